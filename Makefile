@@ -1,0 +1,46 @@
+# Every target does its own set-up: a virtual environment in .venv from requirements.lock (5.3 GB installed).
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.PHONY: setup search test test-long check fix bench lock
+setup: $(STAMP)
+
+# The stamp is written last: an install that was interrupted is done again.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not that. Name another: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "'$(PYTHON)' lacks the venv module. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@test -x $(RUN) || { echo "Set-up: .venv gets 5.3 GB of packages, once. This takes one to several minutes."; $(PYTHON) -m venv $(VENV); }
+	@$(RUN) -m uv --version >/dev/null 2>&1 || $(RUN) -m pip install --quiet --disable-pip-version-check uv
+	$(RUN) -m uv pip install --quiet --python $(RUN) --require-hashes -r requirements.lock
+	$(RUN) -m uv pip install --quiet --python $(RUN) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+search: $(STAMP)
+	$(RUN) -m tune.search --space search_spaces/demo.yaml
+
+test: $(STAMP)
+	$(RUN) -m pytest -m "not long"
+
+test-long: $(STAMP)
+	$(RUN) -m pytest
+
+check: $(STAMP)
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+fix: $(STAMP)
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+bench: $(STAMP)
+	$(RUN) -m benchmarks.trial
+	$(RUN) -m benchmarks.engine
+
+lock: $(STAMP)
+	$(RUN) -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --custom-compile-command "make lock" --quiet --output-file requirements.lock

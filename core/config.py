@@ -1,0 +1,286 @@
+"""Every setting of a trial, once: name, unit, range, default and meaning.
+
+A setting's name is its path, such as `optim.learning_rate`; space files, `--set`, `trials.csv` and MLflow all use it.
+Defaults are those of the reference report where they are sound; `docs/decisions.md` says where they are not.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from core.errors import SettingError
+
+Value = bool | int | float | str
+"""What a setting can be."""
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d"]
+BOTTLENECK_BACKBONES = ("resnet50", "resnet101", "resnext50_32x4d")
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class DataConfig(_Settings):
+    """Which images train and which validate. The split depends on nothing but these settings and the data set."""
+
+    validation_fraction: float = Field(0.2, gt=0, lt=1)
+    """Fraction of the images held out for validation; unused when `folds` is set."""
+    folds: int = Field(0, ge=0, le=100)
+    """0 for a hold-out; k >= 2 for k-fold cross-validation."""
+    fold: int = Field(0, ge=0)
+    """Which of the `folds` validates, counted from 0."""
+    split_seed: int = Field(0, ge=0)
+    """Seed of the split."""
+    group_pattern: str = ""
+    """Regular expression searched in the image's name; its first group names the group. A group is never split."""
+    crop: int = Field(0, ge=0, le=8192)
+    """Pixels; 0 for the whole image, otherwise the side of a random training crop and of the tiles in prediction."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.folds == 1:
+            raise ValueError("data.folds must be 0 (hold-out) or at least 2, and is 1")
+        if self.fold >= max(self.folds, 1):
+            raise ValueError(f"data.fold must be under data.folds ({self.folds}), and is {self.fold}")
+        if 0 < self.crop < 32:
+            raise ValueError(f"data.crop must be 0 or at least 32 pixels, and is {self.crop}")
+        if self.group_pattern:
+            try:
+                groups = re.compile(self.group_pattern).groups
+            except re.error as error:
+                raise ValueError(f"data.group_pattern is no regular expression: {error}") from None
+            if groups < 1:
+                raise ValueError(f"data.group_pattern needs a group in parentheses, and is {self.group_pattern!r}")
+        return self
+
+
+class AugmentConfig(_Settings):
+    """What happens to a training image and its label maps; five switches, their strengths beside them."""
+
+    horizontal_flip: bool = False
+    """Mirror left and right."""
+    color_jitter: bool = False
+    """Brightness and contrast, then hue, saturation and value, each with its own coin."""
+    affine: bool = False
+    """Shift, scale and rotate together."""
+    elastic: bool = False
+    """Smooth random displacement of every pixel."""
+    blur_or_noise: bool = False
+    """Gaussian blur or Gaussian noise, one of the two."""
+
+    horizontal_flip_p: Probability = 0.5
+    """Probability of a flip."""
+    color_jitter_p: Probability = 0.2
+    """Probability of each of the two colour changes."""
+    brightness: Probability = 0.2
+    """Largest relative change of brightness."""
+    contrast: Probability = 0.2
+    """Largest relative change of contrast."""
+    hue: int = Field(20, ge=0, le=90)
+    """Largest shift of hue, in steps of 2 degrees (OpenCV's scale)."""
+    saturation: int = Field(30, ge=0, le=255)
+    """Largest shift of saturation, of 255."""
+    value: int = Field(20, ge=0, le=255)
+    """Largest shift of value, of 255."""
+    affine_p: Probability = 0.5
+    """Probability of shift, scale and rotate."""
+    shift: float = Field(0.05, ge=0, le=0.5)
+    """Largest shift, as a fraction of the image's side."""
+    scale: float = Field(0.1, ge=0, le=0.5)
+    """Largest relative change of scale."""
+    rotate: float = Field(15, ge=0, le=180)
+    """Largest rotation in degrees."""
+    elastic_p: Probability = 0.5
+    """Probability of an elastic displacement."""
+    elastic_alpha: float = Field(60, ge=0, le=1000)
+    """Amplitude in pixels before smoothing; displacements have a standard deviation of about 0.16 alpha / sigma."""
+    elastic_sigma: float = Field(6, ge=1, le=100)
+    """Smoothing of the displacement field, a standard deviation in pixels."""
+    blur_or_noise_p: Probability = 0.3
+    """Probability that the image is blurred or noised."""
+
+
+class ModelConfig(_Settings):
+    """The network: detector, backbone, what it starts from and how much of it trains."""
+
+    detector: Literal["fpn", "fpn_v2"] = "fpn"
+    """torchvision's two recipes for Mask R-CNN."""
+    backbone: Backbone = "resnet50"
+    """The feature extractor."""
+    weights: str = Field("auto", min_length=1)
+    """auto (coco for resnet50, imagenet for the others), coco, imagenet, none, or the path of a file."""
+    stride_in_1x1: bool = False
+    """Whether a bottleneck's stride sits on its first 1x1 convolution; a WEIGHTS.json beside the file may declare it."""
+    trainable_layers: int = Field(1, ge=0, le=5)
+    """Backbone stages that train, from the last: 0 frozen, 1 the last stage, 5 all."""
+    trainable_fpn: bool = True
+    """Whether the feature pyramid trains."""
+    image_min_side: int = Field(800, ge=32, le=8192)
+    """Pixels; the shorter side is brought to this length ..."""
+    image_max_side: int = Field(1333, ge=32, le=8192)
+    """... unless the longer side would pass this one. Pixels."""
+    anchor_scale: float = Field(1.0, gt=0, le=8)
+    """Factor on torchvision's anchor sides of 32, 64, 128, 256, 512 pixels."""
+    proposals_train: int = Field(2000, ge=16, le=10000)
+    """Proposals kept per image before and after non-maximum suppression, in training."""
+    proposals_test: int = Field(1000, ge=16, le=10000)
+    """The same in prediction."""
+    rpn_samples: int = Field(256, ge=16, le=4096)
+    """Anchors per image that enter the loss of the proposal network."""
+    box_samples: int = Field(512, ge=16, le=4096)
+    """Proposals per image that enter the losses of the heads; a quarter at most are positive."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.image_min_side > self.image_max_side:
+            raise ValueError(
+                f"model.image_min_side must not pass model.image_max_side ({self.image_max_side}), "
+                f"and is {self.image_min_side}"
+            )
+        if self.weights == "coco" and self.backbone != "resnet50":
+            raise ValueError(
+                f"model.weights: coco exists for resnet50 only, and model.backbone is {self.backbone}; use imagenet or auto"
+            )
+        if self.stride_in_1x1 and self.backbone not in BOTTLENECK_BACKBONES:
+            raise ValueError(
+                f"model.stride_in_1x1 is a matter of bottleneck blocks ({', '.join(BOTTLENECK_BACKBONES)}), "
+                f"and model.backbone is {self.backbone}"
+            )
+        return self
+
+
+class OptimConfig(_Settings):
+    """AdamW and its learning rate, step by step."""
+
+    learning_rate: float = Field(5e-5, gt=0, le=1)
+    """Highest learning rate of every cycle."""
+    weight_decay: float = Field(0.01, ge=0, le=10)
+    """Decoupled weight decay of AdamW."""
+    epochs: int = Field(50, ge=1, le=10000)
+    """Passes over the training images."""
+    batch_size: int = Field(2, ge=1, le=256)
+    """Images a step; the last batch of an epoch may be smaller."""
+    restarts: int = Field(0, ge=0, le=100)
+    """Warm restarts: r restarts make r + 1 cosine cycles, each down to 0, in optimizer steps."""
+    restart_multiplier: float = Field(1, ge=1, le=10)
+    """Each cycle is so many times longer than the one before; the last takes the remainder."""
+    warmup_epochs: float = Field(0, ge=0)
+    """Epochs of linear warm-up before the first cycle."""
+    gradient_clip: float = Field(0, ge=0)
+    """Largest norm of the gradient; 0 for no limit."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: autocast of the network; weights and losses stay in fp32."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"optim.warmup_epochs must be under optim.epochs ({self.epochs}), and is {self.warmup_epochs:g}"
+            )
+        return self
+
+
+class PredictConfig(_Settings):
+    """From network outputs to detections."""
+
+    score_threshold: float = Field(0.05, ge=0, lt=1)
+    """Detections must score more than this."""
+    nms_iou: float = Field(0.5, gt=0, le=1)
+    """Boxes of one class that overlap more than this are one."""
+    max_detections: int = Field(400, ge=1, le=10000)
+    """Detections kept per image, all classes together."""
+    flips: bool = False
+    """Predict on the mirrored image as well and merge."""
+    tile: int = Field(0, ge=0, le=8192)
+    """Pixels; side of overlapping tiles, 0 for the whole image (or `data.crop` where that is set)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if 0 < self.tile < 32:
+            raise ValueError(f"predict.tile must be 0 or at least 32 pixels, and is {self.tile}")
+        return self
+
+
+class MetricConfig(_Settings):
+    """The objective: COCO AP50 of masks."""
+
+    max_dets: int = Field(100, ge=1, le=10000)
+    """Detections per image and class that count, as in the official evaluation."""
+
+
+class TrialConfig(_Settings):
+    """All settings of one trial."""
+
+    seed: int = Field(0, ge=0)
+    """Names every random draw of the trial except its split."""
+    data: DataConfig = DataConfig()
+    """The split."""
+    augment: AugmentConfig = AugmentConfig()
+    """The augmentations."""
+    model: ModelConfig = ModelConfig()
+    """The network."""
+    optim: OptimConfig = OptimConfig()
+    """The optimizer."""
+    predict: PredictConfig = PredictConfig()
+    """The detections."""
+    metric: MetricConfig = MetricConfig()
+    """The objective."""
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], place: str = "settings") -> "TrialConfig":
+        """Build a configuration from flat names, such as `{"optim.epochs": 5}`; what is not named keeps its default.
+
+        Raises SettingError, one sentence that begins with `place`.
+        """
+        nested: dict[str, Any] = {}
+        for name, value in settings.items():
+            check_setting_name(name, place)
+            *groups, leaf = name.split(".")
+            node = nested
+            for group in groups:
+                node = node.setdefault(group, {})
+            node[leaf] = value
+        try:
+            return cls.model_validate(nested)
+        except ValidationError as error:
+            raise SettingError(f"{place}: {_sentence(error)}") from None
+
+    def settings(self) -> dict[str, Value]:
+        """All settings with flat names, in the order of their definition."""
+        return dict(_flatten(self.model_dump()))
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Value]]:
+    pairs: list[tuple[str, Value]] = []
+    for key, value in tree.items():
+        pairs += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return pairs
+
+
+SETTINGS: Mapping[str, Value] = TrialConfig().settings()
+"""Every setting's name with its default."""
+
+
+def check_setting_name(name: str, place: str) -> None:
+    """Raise SettingError, with the nearest existing name, unless `name` is a trial setting."""
+    if name in SETTINGS:
+        return
+    near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.5)
+    near = near or [known for known in SETTINGS if known.rpartition(".")[2] == name.rpartition(".")[2]]
+    way_out = f"Did you mean '{near[0]}'?" if near else "core/config.py lists all settings."
+    raise SettingError(f"{place}: '{name}' is not a trial setting. {way_out}")
+
+
+def _sentence(error: ValidationError) -> str:
+    """The first problem of a pydantic error as: name, rule, value received."""
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "value_error":  # ours: already a sentence that names the setting
+        return first["msg"].removeprefix("Value error, ")
+    rule = first["msg"].removeprefix("Input ").removeprefix("should ")
+    return f"{name} must {rule}, and is {first['input']!r}"

@@ -1,0 +1,1 @@
+"""One reader per data format; each ends in a `Dataset`."""

@@ -1,0 +1,53 @@
+"""The error tree. Every message is one sentence that names the rule, the value received, the place, and a way out.
+
+CellTuneError
+├── BadRequest          the user can mend it; a command line prints the sentence and exits with status 2
+│   ├── SettingError    a setting that does not exist, or a value outside its range
+│   ├── DataError       a data folder, an image or a mask that cannot be used
+│   ├── WeightsError    pretrained weights that are not there, or are not what they should be
+│   ├── SpaceError      a space file that makes no search
+│   ├── ResourceError   more processors or GPUs asked for than there are
+│   └── StudyError      a study that is unknown, busy, or not the one the request describes
+├── TrialDiverged       a loss that is no longer finite: the trial failed, it has no score
+└── CheckpointError     a checkpoint that is torn or belongs to another configuration
+"""
+
+
+class CellTuneError(Exception):
+    """The root: whatever this project raises on purpose."""
+
+
+class BadRequest(CellTuneError):
+    """A wrong request. Nothing was started and nothing was written."""
+
+
+class SettingError(BadRequest):
+    """An unknown trial setting, or a value outside its range."""
+
+
+class DataError(BadRequest):
+    """A data set that cannot be read or must not be trained on."""
+
+
+class WeightsError(BadRequest):
+    """Pretrained weights that are missing or do not fit the model."""
+
+
+class SpaceError(BadRequest):
+    """A space file that is not well formed, or describes nothing to search."""
+
+
+class ResourceError(BadRequest):
+    """A request for resources this machine or cluster does not have."""
+
+
+class StudyError(BadRequest):
+    """A study that is not known, is being run by another process, or has changed."""
+
+
+class TrialDiverged(CellTuneError):
+    """A training loss that is not finite."""
+
+
+class CheckpointError(CellTuneError):
+    """A checkpoint that cannot be continued from."""

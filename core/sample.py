@@ -1,0 +1,111 @@
+"""The vocabulary of one image: what is read, what is trained on, what is predicted.
+
+Axis letters, used as suffixes of names and in comments:
+
+    H, W   height and width of an image in pixels
+    L      label maps of one image; almost always 1, more only where instances overlap
+    N      instances (annotated or detected) of one image
+    P      positive proposals of one image
+    C      classes; class numbers run from 1 to C, 0 is background
+
+Images are RGB, uint8, [H, W, 3]. Boxes are half-open, x0 y0 x1 y1 in pixels of the image they belong to: a box holds the
+columns x0 .. x1 - 1, so one pixel has width 1. A label map is uint16 [H, W]: 0 is background, every other value k is the
+instance whose class is `labels_N[k - 1]`. Instance numbers are unique over the maps of one image, run from 1 to N, and no
+instance is in two maps.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+MAX_INSTANCES = np.iinfo(np.uint16).max
+"""A label map counts instances in 16 bits: 65,535 an image."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One annotated image, as read.
+
+    name         unique in its data set; groups are read off it
+    image        uint8 [H, W, 3]
+    label_maps   uint16 [L, H, W], L >= 1 (an image without instances has one empty map)
+    labels_N     int64 [N], class numbers 1..C; instance k has labels_N[k - 1]
+    crowd_N      bool [N], COCO's crowd regions: ignored in evaluation, absent from training
+    """
+
+    name: str
+    image: NDArray[np.uint8]
+    label_maps: NDArray[np.uint16]
+    labels_N: NDArray[np.int64]
+    crowd_N: NDArray[np.bool_]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.image.shape[0], self.image.shape[1]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the model learns from one (augmented) image: its instances, still as label maps.
+
+    boxes_N4        float32 [N, 4], half-open, pixels of the augmented image, every box at least one pixel wide and high
+    labels_N        int64 [N], class numbers 1..C
+    ids_N           int64 [N], the instance's value in its label map
+    maps_N          int64 [N], index of the label map (axis L) that holds the instance
+    label_maps_LHW  int32 [L, H, W]
+    """
+
+    boxes_N4: torch.Tensor
+    labels_N: torch.Tensor
+    ids_N: torch.Tensor
+    maps_N: torch.Tensor
+    label_maps_LHW: torch.Tensor
+
+    def to(self, device: torch.device) -> "Target":
+        """The same target on another device."""
+        return Target(
+            *(
+                tensor.to(device, non_blocking=True)
+                for tensor in (self.boxes_N4, self.labels_N, self.ids_N, self.maps_N, self.label_maps_LHW)
+            )
+        )
+
+
+@dataclass(frozen=True)
+class MaskCrop:
+    """One instance mask inside its window; everything outside the window is background.
+
+    y0, x0   first row and column of the window in the image
+    pixels   bool [h, w], the window's mask; the window lies inside the image and may be empty (h or w 0)
+    """
+
+    y0: int
+    x0: int
+    pixels: NDArray[np.bool_]
+
+    @property
+    def area(self) -> int:
+        """Number of mask pixels."""
+        return int(np.count_nonzero(self.pixels))
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What the model found in one image, best score first, in pixels of that image. No mask is empty.
+
+    boxes_N4   float32 [N, 4], half-open
+    labels_N   int64 [N], class numbers 1..C
+    scores_N   float32 [N], in (0, 1], descending
+    masks      N mask crops
+    """
+
+    boxes_N4: NDArray[np.float32]
+    labels_N: NDArray[np.int64]
+    scores_N: NDArray[np.float32]
+    masks: tuple[MaskCrop, ...]
+
+    def __len__(self) -> int:
+        return len(self.scores_N)

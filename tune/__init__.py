@@ -1,0 +1,1 @@
+"""Many trials: what to try, where it runs, what came of it."""
