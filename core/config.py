@@ -115,7 +115,7 @@ class ModelConfig(_Settings):
     weights: str = Field("auto", min_length=1)
     """auto (coco for resnet50, imagenet for the others), coco, imagenet, none, or the path of a file."""
     stride_in_1x1: bool = False
-    """Whether a bottleneck's stride sits on its first 1x1 convolution; a WEIGHTS.json beside the file may declare it."""
+    """Whether a bottleneck strides in its first 1x1 convolution; a WEIGHTS.json beside the file may declare it."""
     trainable_layers: int = Field(1, ge=0, le=5)
     """Backbone stages that train, from the last: 0 frozen, 1 the last stage, 5 all."""
     trainable_fpn: bool = True
@@ -144,7 +144,8 @@ class ModelConfig(_Settings):
             )
         if self.weights == "coco" and self.backbone != "resnet50":
             raise ValueError(
-                f"model.weights: coco exists for resnet50 only, and model.backbone is {self.backbone}; use imagenet or auto"
+                f"model.weights: coco exists for resnet50 only, and model.backbone is {self.backbone}; "
+                "use imagenet or auto"
             )
         if self.stride_in_1x1 and self.backbone not in BOTTLENECK_BACKBONES:
             raise ValueError(

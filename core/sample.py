@@ -8,10 +8,10 @@ Axis letters, used as suffixes of names and in comments:
     P      positive proposals of one image
     C      classes; class numbers run from 1 to C, 0 is background
 
-Images are RGB, uint8, [H, W, 3]. Boxes are half-open, x0 y0 x1 y1 in pixels of the image they belong to: a box holds the
-columns x0 .. x1 - 1, so one pixel has width 1. A label map is uint16 [H, W]: 0 is background, every other value k is the
-instance whose class is `labels_N[k - 1]`. Instance numbers are unique over the maps of one image, run from 1 to N, and no
-instance is in two maps.
+Images are RGB, uint8, [H, W, 3]. Boxes are half-open, x0 y0 x1 y1 in pixels of the image they belong to: a box holds
+the columns x0 .. x1 - 1, so one pixel has width 1. A label map is uint16 [H, W]: 0 is background, every other value k
+is the instance whose class is `labels_N[k - 1]`. Instance numbers are unique over the maps of one image, run from 1 to
+N, and no instance is in two maps.
 """
 
 from dataclasses import dataclass
