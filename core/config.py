@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from core.errors import SettingError
 
@@ -23,6 +24,14 @@ BOTTLENECK_BACKBONES = ("resnet50", "resnet101", "resnext50_32x4d")
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python takes True for 1: `optim.epochs: true` would quietly train one epoch."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
+            raise PydanticCustomError("number", "Input should be a number, not true or false")
+        return value
 
 
 class DataConfig(_Settings):
@@ -53,7 +62,9 @@ class DataConfig(_Settings):
             try:
                 groups = re.compile(self.group_pattern).groups
             except re.error as error:
-                raise ValueError(f"data.group_pattern is no regular expression: {error}") from None
+                raise ValueError(
+                    f"data.group_pattern must be a regular expression, and is {self.group_pattern!r} ({error})"
+                ) from None
             if groups < 1:
                 raise ValueError(f"data.group_pattern needs a group in parentheses, and is {self.group_pattern!r}")
         return self

@@ -1,1 +1,54 @@
-"""One reader per data format; each ends in a `Dataset`."""
+"""Images and their annotations: one reader per format, all of them ending in a `Dataset`."""
+
+from pathlib import Path
+
+from core.data import coco, hw3, synthetic
+from core.data.dataset import Category, Dataset, Inspection, Problem, TestImage
+from core.errors import DataError
+
+__all__ = ["Category", "Dataset", "Inspection", "Problem", "TestImage", "inspect", "load"]
+
+
+def load(where: str) -> Dataset:
+    """Read a data set: the word `synthetic`, or a folder in the HW3 or COCO layout.
+
+    Raises DataError with the first problem, and says how many more there are. Images without instances are fine.
+    """
+    inspection = inspect(where)
+    if inspection.problems:
+        more = len(inspection.problems) - 1
+        tail = (
+            f" (and {more:,} more problem{'s' * (more > 1)}; `python -m core.check {where}` lists all)" if more else ""
+        )
+        raise DataError(f"{inspection.problems[0]}{tail}")
+    assert inspection.dataset is not None, "a reader found neither images nor a problem"
+    return inspection.dataset
+
+
+def inspect(where: str) -> Inspection:
+    """Read as much of a data set as can be read, and collect every problem on the way."""
+    if where == "synthetic":
+        return Inspection(synthetic.make(), ())
+    folder = Path(where)
+    if not folder.exists():
+        return Inspection(None, (Problem(where, f"there is no such folder; {_where_to_put(where)}"),))
+    if not folder.is_dir():
+        return Inspection(None, (Problem(where, f"a folder is expected, and this is a file; {_where_to_put(where)}"),))
+    try:
+        if coco.annotation_file(folder) is not None:
+            return coco.read(folder)
+        if hw3.images_folder(folder) is not None:
+            return hw3.read(folder)
+    except DataError as error:
+        return Inspection(None, (Problem.of(error, folder / "annotations"),))
+    except OSError as error:
+        return Inspection(None, (Problem(str(error.filename), f"the folder cannot be read: {error.strerror}"),))
+    return Inspection(None, (Problem(where, f"the folder holds no annotated image; {_where_to_put(where)}"),))
+
+
+def _where_to_put(where: str) -> str:
+    return (
+        f"put one folder an image there, {where}/train/NAME/image.tif with its masks class1.tif, class2.tif, ... "
+        f"beside it (the HW3 layout; {where}/NAME/image.tif is read too), or COCO annotations as {where}/train.json "
+        f"with the images in {where}/train/, or name another folder with --data"
+    )

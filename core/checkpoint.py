@@ -1,0 +1,38 @@
+"""A checkpoint: named tensors and a JSON state in one safetensors file, there whole or not at all. No pickle."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+from core.errors import CheckpointError
+from core.files import write_atomically
+
+
+def save(path: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+    """Write `tensors`, from any device, and `state`, anything JSON can hold but NaN, atomically to `path`."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"state": json.dumps(state, allow_nan=False)}
+    write_atomically(path, safetensors.torch.save(on_cpu, metadata))
+
+
+def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors, on the CPU, and the state that `save` wrote to `path`; raises CheckpointError."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            # Copies: what is read must outlive the file, which a later checkpoint replaces.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such checkpoint") from None
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} is torn or is no checkpoint ({error}); remove it to begin anew") from None
+    try:
+        state = json.loads(metadata["state"])
+    except (KeyError, json.JSONDecodeError):
+        raise CheckpointError(f"{path} is a safetensors file without a trial's state, not a checkpoint") from None
+    return tensors, state

@@ -1,0 +1,175 @@
+"""A data set in memory: decoded arrays, classes, and a fingerprint of both; what every reader delivers."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import DataError
+from core.sample import MAX_INSTANCES, Sample
+
+Array = TypeVar("Array", bound=NDArray[np.generic])
+
+
+@dataclass(frozen=True)
+class Category:
+    """A class as its data set calls it.
+
+    id     the data set's own number (COCO's category id, HW3's K of classK.tif); class numbers run from 1 to C in
+           ascending id, so class number c is `Dataset.classes[c - 1]`
+    name   for people
+    """
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class TestImage:
+    """An image to predict on, listed and not decoded; `core.data.images.read_rgb(Path(path))` reads it.
+
+    path             absolute
+    file_name, id    as the listing has them; a submission names the image by its id
+    height, width    pixels
+    """
+
+    __test__: ClassVar[bool] = False  # the name begins like a test's, and pytest would try to collect it
+
+    path: str
+    file_name: str
+    id: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All annotated images of a data set, in the order of their names, and the images to predict on.
+
+    Plain dataclasses over contiguous read-only arrays, so that Ray's object store shares them between processes without
+    a copy. The fingerprint covers classes, names, pixels and labels, not the test images and not the folder.
+    """
+
+    name: str
+    classes: tuple[Category, ...]
+    samples: tuple[Sample, ...]
+    test_images: tuple[TestImage, ...]
+    fingerprint: str
+
+    def instance_counts(self) -> NDArray[np.int64]:
+        """int64 [images, C]: instances of each class in each image; crowd regions are not counted."""
+        counts = np.zeros((len(self.samples), len(self.classes)), np.int64)
+        for row, sample in enumerate(self.samples):
+            labels = sample.labels_N[~sample.crowd_N]
+            counts[row] = np.bincount(labels, minlength=len(self.classes) + 1)[1:]
+        return counts
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that keeps a data set from being used.
+
+    place     file, and where it helps the part of it
+    message   rule, value received, way out; begins in lower case, to be read after "place: "
+    """
+
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
+
+    @classmethod
+    def of(cls, error: DataError, place: object) -> "Problem":
+        """The problem of an error whose sentence begins with `place`."""
+        return cls(str(place), str(error).removeprefix(f"{place}: "))
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All that was found in a data folder.
+
+    dataset    what could be read, None when that is nothing; to be trained on only when there are no problems
+    problems   in the order of the files' names
+    """
+
+    dataset: Dataset | None
+    problems: tuple[Problem, ...]
+
+
+def assemble(
+    name: str, classes: Sequence[Category], samples: Iterable[Sample], test_images: Sequence[TestImage] = ()
+) -> Dataset:
+    """Put the samples in the order of their names, make their arrays contiguous and read-only, fingerprint them."""
+    ordered = tuple(
+        Sample(
+            name=sample.name,
+            image=_frozen(sample.image),
+            label_maps=_frozen(sample.label_maps),
+            labels_N=_frozen(sample.labels_N),
+            crowd_N=_frozen(sample.crowd_N),
+        )
+        for sample in sorted(samples, key=lambda sample: sample.name)
+    )
+    return Dataset(name, tuple(classes), ordered, tuple(test_images), fingerprint(classes, ordered))
+
+
+def fingerprint(classes: Sequence[Category], samples: Sequence[Sample]) -> str:
+    """SHA-256, in hexadecimal, over classes, names, pixels and labels in the order of the names.
+
+    Equal for equal content on every machine: byte order and text encoding are fixed, folders do not enter.
+    """
+    digest = hashlib.sha256()
+    digest.update(json.dumps([[category.id, category.name] for category in classes]).encode())
+    for sample in sorted(samples, key=lambda sample: sample.name):
+        digest.update(json.dumps([sample.name, sample.image.shape, sample.label_maps.shape]).encode())
+        digest.update(np.ascontiguousarray(sample.image).data)
+        digest.update(np.ascontiguousarray(sample.label_maps, "<u2").data)
+        digest.update(np.ascontiguousarray(sample.labels_N, "<i8").data)
+        digest.update(np.ascontiguousarray(sample.crowd_N).data)
+    return digest.hexdigest()
+
+
+def renumber(ids_HW: NDArray[np.generic], first: int) -> tuple[NDArray[np.uint16], int]:
+    """Instance numbers `first`, `first + 1`, ... in place of the ids of a mask, in ascending id; 0 stays background.
+
+    Returns the label map, uint16 [H, W], and how many instances it holds. Raises DataError when the numbers would pass
+    what a label map can count; the caller says where.
+    """
+    inside = ids_HW != 0
+    ids, index = np.unique(ids_HW[inside], return_inverse=True)
+    if first + len(ids) - 1 > MAX_INSTANCES:
+        raise DataError(f"an image can hold {MAX_INSTANCES:,} instances, and this one holds more; cut it into tiles")
+    labels_HW = np.zeros(ids_HW.shape, np.uint16)
+    labels_HW[inside] = index + first
+    return labels_HW, len(ids)
+
+
+def place(label_maps: list[NDArray[np.uint16]], labels_hw: NDArray[np.uint16], y0: int = 0, x0: int = 0) -> None:
+    """Write labels into the first map whose pixels under all of them are free; where none is, into a new one.
+
+    label_maps   at least one uint16 [H, W]; changed in place, and longer afterwards when a map was added
+    labels_hw    uint16 [h, w], the label of every pixel in a window that begins at row y0 and column x0; 0 is nothing.
+                 It is never spread over two maps, so no instance is.
+    """
+    height, width = labels_hw.shape
+    window = (slice(y0, y0 + height), slice(x0, x0 + width))
+    covered = labels_hw != 0
+    for label_map in label_maps:
+        if not np.any(label_map[window][covered]):
+            break
+    else:
+        label_map = np.zeros_like(label_maps[0])
+        label_maps.append(label_map)
+    label_map[window][covered] = labels_hw[covered]
+
+
+def _frozen(array: Array) -> Array:
+    # A copy, so that a caller's own array stays writable. Ray hands arrays out read-only: they are so from the start.
+    frozen = array.copy(order="C")
+    frozen.flags.writeable = False
+    return frozen

@@ -1,0 +1,187 @@
+"""Which images train and which validate: a hold-out or k folds, by class as even as can be, groups kept whole.
+
+A split is a random draw that is mended only as far as needed: groups are dealt out at random, then exchanged, one good
+exchange at a time, until every class's share is near its target or no exchange helps. So splits of different seeds
+differ almost as random ones do, which is what repeats over seeds measure, and no class is missing where it need not be.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.config import DataConfig
+from core.data.dataset import Dataset
+from core.errors import DataError
+from core.randomness import Purpose, generator
+
+NEAR = 0.25
+"""A class's share of a part is even when it is at most so far from its target, as a fraction of the target."""
+CANDIDATES = 256
+"""Groups among which exchanges are tried in one round; all of them in a small data set."""
+ROUNDS_WITHOUT_GAIN = 3
+"""Rounds after which a large data set's split is taken to be as good as it gets."""
+LEAST_GAIN = 1e-6
+"""Above the rounding of the largest costs, so that the exchanges end."""
+NO_IMAGE, NO_INSTANCE, NO_CLASS, UNEVEN_IMAGES = 1e8, 1e6, 1e4, 100.0
+"""What a part costs that lacks them; an uneven class costs its squared relative distance from what is near."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices into `Dataset.samples`, ascending; together they are all of them, and none is in both."""
+
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
+
+
+def split(dataset: Dataset, config: DataConfig) -> Split:
+    """Divide the images as the settings say; the result depends on the data set and these settings alone.
+
+    Raises DataError: a name that `data.group_pattern` does not match, too few groups, or a part of the hold-out or of
+    any fold that would hold no instance.
+    """
+    group_of_image = _groups(dataset, config.group_pattern)
+    groups = int(group_of_image.max(initial=-1)) + 1
+    parts = config.folds or 2
+    if groups < parts:
+        what = f"data.folds {config.folds}" if config.folds else "a hold-out"
+        kind = "groups of images (data.group_pattern)" if config.group_pattern else "images"
+        raise DataError(f"{dataset.name}: {what} needs at least {parts} {kind}, and there are {groups}")
+
+    counts = np.concatenate([np.ones((len(dataset.samples), 1), np.int64), dataset.instance_counts()], axis=1)
+    sizes_GD = np.zeros((groups, counts.shape[1]), np.int64)
+    np.add.at(sizes_GD, group_of_image, counts)
+    if config.folds:
+        targets_P, validates_P = np.full(parts, 1 / parts), np.full(parts, True)
+    else:
+        images = len(dataset.samples)
+        held_out = min(max(1, int(config.validation_fraction * images + 0.5)), images - 1)
+        targets_P, validates_P = np.array([held_out / images, 1 - held_out / images]), np.array([True, False])
+    part_of_group = _deal(sizes_GD, targets_P, validates_P, generator(config.split_seed, Purpose.SPLIT))
+
+    part_of_image = part_of_group[group_of_image]
+    has_instance: NDArray[np.bool_] = np.any(counts[:, 1:] > 0, axis=1)
+    for part in range(parts if config.folds else 1):
+        for name, inside in (("validation", part_of_image == part), ("training", part_of_image != part)):
+            if not has_instance[inside].any():
+                where = f"fold {part} of {parts}" if config.folds else "the hold-out"
+                raise DataError(
+                    f"{dataset.name}: the {name} part must hold an instance, and that of {where} holds none in "
+                    f"{np.count_nonzero(inside)} images; {np.count_nonzero(has_instance)} of "
+                    f"{len(has_instance)} images hold any: annotate more, or use fewer folds or groups"
+                )
+    validates = part_of_image == config.fold
+    return Split(
+        train=tuple(np.flatnonzero(~validates).tolist()),
+        validation=tuple(np.flatnonzero(validates).tolist()),
+    )
+
+
+def _groups(dataset: Dataset, pattern: str) -> NDArray[np.int64]:
+    """Int64 [images]: the number of each image's group, from 0 in the order of the names."""
+    if not pattern:
+        return np.arange(len(dataset.samples))
+    names = []
+    for sample in dataset.samples:
+        match = re.search(pattern, sample.name)
+        if match is None or match[1] is None:
+            raise DataError(
+                f"{dataset.name}: data.group_pattern must find a group in every image's name, "
+                f"and {pattern!r} finds none in {sample.name!r}"
+            )
+        names.append(match[1])
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([numbers[name] for name in names], np.int64)
+
+
+def _deal(
+    sizes_GD: NDArray[np.int64],
+    targets_P: NDArray[np.float64],
+    validates_P: NDArray[np.bool_],
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Int64 [G]: the part of each group.
+
+    sizes_GD      what each group holds: images in column 0, instances of class d in column d
+    targets_P     the fraction of the images that each part should hold; they add up to 1
+    validates_P   whether a part validates what all the others train
+    """
+    groups, parts = len(sizes_GD), len(targets_P)
+    totals_D = sizes_GD.sum(axis=0)
+    part_of_group = np.zeros(groups, np.int64)
+    missing_P = targets_P * totals_D[0]
+    for group in rng.permutation(groups):
+        part = int(np.argmax(missing_P))
+        part_of_group[group] = part
+        missing_P[part] -= sizes_GD[group, 0]
+    held_PD = np.zeros((parts, len(totals_D)), np.int64)
+    np.add.at(held_PD, part_of_group, sizes_GD)
+
+    def cost(held_KD: NDArray[np.int64], part_K: NDArray[np.int64]) -> NDArray[np.float64]:
+        return _cost(held_KD, totals_D, targets_P[part_K], validates_P[part_K])
+
+    # Where every image is its own group the parts have the right number of images, and only exchanges keep it.
+    may_move = bool(sizes_GD[:, 0].max() > 1)
+    patience = ROUNDS_WITHOUT_GAIN
+    while patience:
+        chosen = np.sort(rng.permutation(groups)[:CANDIDATES])
+        out_K, in_K, to_K = _changes(chosen, part_of_group, parts, may_move)
+        if not len(out_K):
+            break
+        from_K = part_of_group[out_K]
+        moved_KD = sizes_GD[out_K] - np.where(in_K[:, None] >= 0, sizes_GD[in_K], 0)
+        gain_K = cost(held_PD[to_K], to_K) + cost(held_PD[from_K], from_K)
+        gain_K -= cost(held_PD[to_K] + moved_KD, to_K) + cost(held_PD[from_K] - moved_KD, from_K)
+        better = np.flatnonzero(gain_K > np.maximum(LEAST_GAIN, 0.5 * gain_K.max()))
+        if not len(better):
+            patience = 0 if groups <= CANDIDATES else patience - 1
+            continue
+        patience = ROUNDS_WITHOUT_GAIN
+        best = int(rng.choice(better))
+        held_PD[to_K[best]] += moved_KD[best]
+        held_PD[from_K[best]] -= moved_KD[best]
+        part_of_group[out_K[best]] = to_K[best]
+        if in_K[best] >= 0:
+            part_of_group[in_K[best]] = from_K[best]
+    return part_of_group
+
+
+def _changes(
+    chosen: NDArray[np.int64], part_of_group: NDArray[np.int64], parts: int, may_move: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Three int64 [K]: a group that leaves its part, the one it changes places with (-1: none), the part it goes to."""
+    out_K, in_K = (axis.ravel() for axis in np.meshgrid(chosen, chosen, indexing="ij"))
+    is_swap = (out_K < in_K) & (part_of_group[out_K] != part_of_group[in_K])
+    out_K, in_K = out_K[is_swap], in_K[is_swap]
+    to_K = part_of_group[in_K]
+    if not may_move:
+        return out_K, in_K, to_K
+    alone, part = (axis.ravel() for axis in np.meshgrid(chosen, np.arange(parts), indexing="ij"))
+    is_move = part_of_group[alone] != part
+    alone, part = alone[is_move], part[is_move]
+    return np.append(out_K, alone), np.append(in_K, np.full(len(alone), -1)), np.append(to_K, part)
+
+
+def _cost(
+    held_KD: NDArray[np.int64],
+    totals_D: NDArray[np.int64],
+    targets_K: NDArray[np.float64],
+    validates_K: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Float64 [K]: what it costs that a part holds this: no image, no instance, no class, uneven shares."""
+    held_K = held_KD[:, 1:].sum(axis=1)
+    cost_K: NDArray[np.float64] = NO_IMAGE * (held_KD[:, 0] == 0)
+    cost_K += NO_INSTANCE * (validates_K & ((held_K == 0) | (held_K == totals_D[1:].sum())))
+    for column, total in enumerate(totals_D.tolist()):
+        if total == 0:
+            continue
+        held = held_KD[:, column]
+        off_K = np.abs(held / total / targets_K - 1)
+        if column:
+            off_K = np.maximum(off_K - NEAR, 0.0)
+        cost_K += (1.0 if column else UNEVEN_IMAGES) * off_K * off_K
+        # A class of a single group trains: nothing is learned from it where it validates.
+        cost_K += NO_CLASS * (validates_K & (held == 0)) + 2 * NO_CLASS * (validates_K & (held == total))
+    return cost_K

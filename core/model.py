@@ -1,0 +1,350 @@
+"""Mask R-CNN, assembled from torchvision's parts, that learns from label maps instead of stacks of masks.
+
+Parameters and buffers bear torchvision's names, for any of the backbones, so that its weights load.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torchvision import models
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, box_iou
+
+from core import masks
+from core.config import ModelConfig, PredictConfig
+from core.errors import SettingError, WeightsError
+from core.sample import Target
+from core.weights import BaseWeights, first_names
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of RGB in 0..1: what all of torchvision's weights were trained with. The model normalises, nobody else."""
+
+ANCHOR_SIDES = (32, 64, 128, 256, 512)
+"""Pixels of the resized image, one for each level of the pyramid; times `anchor_scale`."""
+ANCHOR_RATIOS = (0.5, 1.0, 2.0)
+SMALLEST_ANCHOR_SCALE = 0.05
+"""Below, the corners of a 32 pixel anchor round to its centre, and an anchor without an area has no logarithm."""
+
+STAGES = ("layer4", "layer3", "layer2", "layer1", "conv1")
+"""The backbone's stages, from the last; `trainable_layers` of them train. The stem's batch norm belongs to conv1."""
+
+CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
+"""What depends on the classes. Never taken from pretrained weights, even if the number of classes is the same: class 1
+of the data set is not class 1 of COCO, nor known to be class 1 of somebody's file."""
+
+IOU_ENTRIES = 2**24
+"""Most entries of an IoU matrix that are computed at once."""
+
+Features = Mapping[str, torch.Tensor]
+_TargetTensors = dict[str, torch.Tensor]
+"""A target as torchvision has it (boxes, labels), with ids, maps and label_maps where it would have masks."""
+
+
+@dataclass(frozen=True)
+class RawDetections:
+    """What the network found in one image, best score first, on the network's device.
+
+    boxes_N4        float32 [N, 4], half-open, pixels of the image that was given
+    labels_N        int64 [N], class numbers 1..C
+    scores_N        float32 [N]
+    mask_probs_N28  float32 [N, 28, 28], probability of the mask inside its box
+    """
+
+    boxes_N4: torch.Tensor
+    labels_N: torch.Tensor
+    scores_N: torch.Tensor
+    mask_probs_N28: torch.Tensor
+
+
+class MaskRCNN(GeneralizedRCNN):  # type: ignore[misc]
+    """Mask R-CNN. `losses` in training mode, `detect` in evaluation mode.
+
+    Both work under autocast: what follows the convolutions (boxes, losses, masks) is computed in float32.
+    """
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; batch norm of frozen layers stays in evaluation mode, so its statistics never move."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+                module.eval()
+        return self
+
+    def losses(self, images: Sequence[torch.Tensor], targets: Sequence[Target]) -> dict[str, torch.Tensor]:
+        """The five loss terms of a batch, scalars: torchvision's, which draws samples from torch's global generator.
+
+        images    float32 [3, H, W] each, RGB in 0..1, of any sizes
+        targets   one for each image; without instances the image teaches background
+        """
+        assert self.training, "call train() first"
+        tensors = [
+            {"boxes": target.boxes_N4, "labels": target.labels_N, "ids": target.ids_N, "maps": target.maps_N}
+            for target in targets
+        ]
+        batch, resized = self.transform(list(images), tensors)
+        features = self._features(batch.tensors)
+        proposals, rpn_losses = self.rpn(batch, features, resized)
+        for tensors_of_one, target, (height, width) in zip(resized, targets, batch.image_sizes, strict=True):
+            tensors_of_one["label_maps"] = masks.resize_label_maps(target.label_maps_LHW, height, width)
+        head_losses = self.roi_heads.losses(features, proposals, batch.image_sizes, resized)
+        return {**head_losses, **rpn_losses}
+
+    @torch.no_grad()
+    def detect(self, images: Sequence[torch.Tensor]) -> list[RawDetections]:
+        """The detections in each image, float32 [3, H, W], RGB in 0..1. Masks are not pasted: see core/masks.py."""
+        assert not self.training, "call eval() first"
+        batch, _ = self.transform(list(images), None)
+        features = self._features(batch.tensors)
+        proposals, _ = self.rpn(batch, features, None)
+        found, _ = self.roi_heads(features, proposals, batch.image_sizes, None)
+        return [
+            RawDetections(
+                boxes_N4=resize_boxes(one["boxes"], size, image.shape[-2:]),
+                labels_N=one["labels"],
+                scores_N=one["scores"],
+                mask_probs_N28=one["masks"][:, 0],
+            )
+            for one, size, image in zip(found, batch.image_sizes, images, strict=True)
+        ]
+
+    def _features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The pyramid in float32: its dtype becomes that of anchors and boxes, and bfloat16 holds no pixel past 256."""
+        return {level: feature.float() for level, feature in self.backbone(images).items()}
+
+
+class _LabelMapRoIHeads(RoIHeads):  # type: ignore[misc]
+    """torchvision's heads, with a mask loss that samples its targets from label maps."""
+
+    def check_targets(self, targets: Sequence[_TargetTensors]) -> None:
+        """There are no masks to check."""
+
+    def losses(
+        self,
+        features: Features,
+        proposals: list[torch.Tensor],
+        image_sizes: list[tuple[int, int]],
+        targets: Sequence[_TargetTensors],
+    ) -> dict[str, torch.Tensor]:
+        """Losses of classes, boxes and masks; the same steps and draws as the training half of RoIHeads.forward."""
+        proposals, matches, labels, regression_targets = self.select_training_samples(proposals, targets)
+        box_features = self.box_head(self.box_roi_pool(features, proposals, image_sizes))
+        class_logits, box_regression = self.box_predictor(box_features)
+        loss_classifier, loss_box_reg = fastrcnn_loss(class_logits, box_regression, labels, regression_targets)
+        positive = [torch.where(labels_of_one > 0)[0] for labels_of_one in labels]
+        loss_mask = self._mask_loss(
+            features,
+            [boxes[chosen] for boxes, chosen in zip(proposals, positive, strict=True)],
+            [indices[chosen] for indices, chosen in zip(matches, positive, strict=True)],
+            image_sizes,
+            targets,
+        )
+        return {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg, "loss_mask": loss_mask}
+
+    def _mask_loss(
+        self,
+        features: Features,
+        proposals: list[torch.Tensor],
+        matches: list[torch.Tensor],
+        image_sizes: list[tuple[int, int]],
+        targets: Sequence[_TargetTensors],
+    ) -> torch.Tensor:
+        """Mean binary cross-entropy over the mask of the right class of each positive proposal; 0 without any.
+
+        proposals   float32 [P, 4] of each image
+        matches     int64 [P] of each image, index of the instance each is matched to
+        """
+        if not any(len(indices) for indices in matches):
+            return features["0"].new_zeros(())
+        mask_features = self.mask_roi_pool(features, proposals, image_sizes)
+        logits_PC28 = self.mask_predictor(self.mask_head(mask_features))
+        with torch.autocast(logits_PC28.device.type, enabled=False):
+            wanted_P28 = torch.cat(
+                [
+                    masks.mask_targets(
+                        target["label_maps"],
+                        target["ids"][indices],
+                        target["maps"][indices],
+                        target["boxes"][indices],
+                        boxes,
+                        logits_PC28.shape[-1],
+                    )
+                    for target, indices, boxes in zip(targets, matches, proposals, strict=True)
+                ]
+            )
+            labels_P = torch.cat([target["labels"][indices] for target, indices in zip(targets, matches, strict=True)])
+            rows_P = torch.arange(len(labels_P), device=labels_P.device)
+            return functional.binary_cross_entropy_with_logits(logits_PC28[rows_P, labels_P], wanted_P28)
+
+
+class _RPNHead(RPNHead):  # type: ignore[misc]
+    """torchvision's, float32 out of autocast: it would decode boxes in the dtype of the predictions."""
+
+    def forward(self, features: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Objectness and box deltas of each level."""
+        objectness, deltas = super().forward(features)
+        return [level.float() for level in objectness], [level.float() for level in deltas]
+
+
+class _BoxPredictor(FastRCNNPredictor):  # type: ignore[misc]
+    """torchvision's, float32 out of autocast."""
+
+    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class logits and box deltas of each proposal."""
+        logits, deltas = super().forward(features)
+        return logits.float(), deltas.float()
+
+
+class _MaskPredictor(MaskRCNNPredictor):  # type: ignore[misc]
+    """torchvision's, float32 out of autocast."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Mask logits of each proposal and class."""
+        logits: torch.Tensor = super().forward(features)
+        return logits.float()
+
+
+def build_mask_rcnn(config: ModelConfig, classes: int, weights: BaseWeights | None, predict: PredictConfig) -> MaskRCNN:
+    """Mask R-CNN for `classes` classes beside background, in training mode on the CPU, frozen as `config` says.
+
+    weights   what `config.weights` names; None for none, and only then
+
+    Norms are those of torchvision's recipes: fpn_v2 has batch norm in backbone, pyramid and heads; fpn in the backbone
+    only, where pretrained weights make it FrozenBatchNorm2d. Layers that no weights fill are drawn from torch's global
+    generator, which the caller seeds. Raises WeightsError for weights that do not fit, SettingError for an anchor_scale
+    without anchors.
+    """
+    assert (weights is None) == (config.weights == "none"), f"weights for model.weights: {config.weights}"
+    if config.anchor_scale < SMALLEST_ANCHOR_SCALE:
+        raise SettingError(
+            f"model.anchor_scale must be at least {SMALLEST_ANCHOR_SCALE}, where the smallest anchor is 1.6 pixels, "
+            f"and is {config.anchor_scale:g}"
+        )
+    model = _assemble(config, classes, predict, frozen_norm=config.detector == "fpn" and weights is not None)
+    if weights is not None:
+        _load(model, weights, config)
+    if config.stride_in_1x1 or (weights is not None and weights.stride_in_1x1):
+        _stride_in_1x1(model)
+    _freeze(model, config)
+    return model.train()
+
+
+def trained_state(model: MaskRCNN) -> dict[str, torch.Tensor]:
+    """What training can change, by name: parameters that train, and statistics of batch norm that is not frozen.
+
+    The tensors are the model's own, not copies. Together with the pretrained weights and the seed they are the model.
+    """
+    state = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d) and module.weight.requires_grad:
+            state |= dict(module.named_buffers(prefix=name))
+    return state
+
+
+def _assemble(config: ModelConfig, classes: int, predict: PredictConfig, frozen_norm: bool) -> MaskRCNN:
+    """The network of torchvision's `maskrcnn_resnet50_fpn` or `..._fpn_v2`, with any backbone, no weights loaded."""
+    v2 = config.detector == "fpn_v2"
+    norm = nn.BatchNorm2d if v2 else None
+    resnet = getattr(models, config.backbone)(norm_layer=FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d)
+    channels = [resnet.inplanes // 8 * 2**stage for stage in range(4)]
+    levels = {f"layer{stage + 1}": str(stage) for stage in range(4)}
+    backbone = BackboneWithFPN(resnet, levels, channels, out_channels=256, norm_layer=norm)
+
+    ratios = (ANCHOR_RATIOS,) * len(ANCHOR_SIDES)
+    anchors = AnchorGenerator(tuple((side * config.anchor_scale,) for side in ANCHOR_SIDES), ratios)
+    rpn = RegionProposalNetwork(
+        anchors,
+        _RPNHead(256, len(ANCHOR_RATIOS), conv_depth=2 if v2 else 1),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=config.rpn_samples,
+        positive_fraction=0.5,
+        pre_nms_top_n={"training": config.proposals_train, "testing": config.proposals_test},
+        post_nms_top_n={"training": config.proposals_train, "testing": config.proposals_test},
+        nms_thresh=0.7,
+    )
+    rpn.box_similarity = _box_iou
+
+    conv_layers = (256, 256, 256, 256)
+    heads = _LabelMapRoIHeads(
+        MultiScaleRoIAlign(list(levels.values()), output_size=7, sampling_ratio=2),
+        FastRCNNConvFCHead((256, 7, 7), conv_layers, [1024], norm_layer=norm) if v2 else TwoMLPHead(256 * 7 * 7, 1024),
+        _BoxPredictor(1024, classes + 1),
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=config.box_samples,
+        positive_fraction=0.25,
+        bbox_reg_weights=None,
+        score_thresh=predict.score_threshold,
+        nms_thresh=predict.nms_iou,
+        detections_per_img=predict.max_detections,
+        mask_roi_pool=MultiScaleRoIAlign(list(levels.values()), output_size=14, sampling_ratio=2),
+        mask_head=MaskRCNNHeads(256, conv_layers, dilation=1, norm_layer=norm),
+        mask_predictor=_MaskPredictor(256, 256, classes + 1),
+    )
+    transform = GeneralizedRCNNTransform(config.image_min_side, config.image_max_side, IMAGENET_MEAN, IMAGENET_STD)
+    return MaskRCNN(backbone, rpn, heads, transform)
+
+
+def _box_iou(boxes_N4: torch.Tensor, anchors_A4: torch.Tensor) -> torch.Tensor:
+    """IoU of boxes, float32 [N, A], some rows at a time: in one go, 700 boxes by 267,000 anchors take 6.6 GB."""
+    iou_NA = boxes_N4.new_empty((len(boxes_N4), len(anchors_A4)))
+    rows = max(1, IOU_ENTRIES // max(1, len(anchors_A4)))
+    for start in range(0, len(boxes_N4), rows):
+        iou_NA[start : start + rows] = box_iou(boxes_N4[start : start + rows], anchors_A4)
+    return iou_NA
+
+
+def _load(model: MaskRCNN, weights: BaseWeights, config: ModelConfig) -> None:
+    """Copy pretrained weights into the model, or into its backbone where they are a ResNet's."""
+    unwanted = CLASS_LAYERS if weights.whole else ("fc.",)
+    place = model if weights.whole else model.backbone.body
+    tensors = {
+        # A copy: shared arrays are read-only, which torch does not know.
+        name: torch.from_numpy(np.array(value))
+        for name, value in weights.tensors.items()
+        if not name.startswith(unwanted)
+    }
+    misfit = f"{weights.name} does not fit model.detector {config.detector} with model.backbone {config.backbone}"
+    way_out = "name the weights of this network, or set model.weights to auto or none"
+    try:
+        loaded = place.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:  # sizes that differ: one line each, after a headline
+        raise WeightsError(f"{misfit}: {str(error).splitlines()[1].strip().rstrip('.')}; {way_out}") from None
+    missing = [
+        name for name in loaded.missing_keys if not (name.startswith(unwanted) or name.endswith("num_batches_tracked"))
+    ]
+    if missing:
+        raise WeightsError(f"{misfit}: it lacks {first_names(missing)}; {way_out}")
+    if loaded.unexpected_keys:
+        raise WeightsError(f"{misfit}: the model has no {first_names(loaded.unexpected_keys)}; {way_out}")
+    for module in model.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.eps = weights.norm_eps
+
+
+def _stride_in_1x1(model: MaskRCNN) -> None:
+    """Move the stride of each stage from the 3x3 convolution to the 1x1 before it, as in Keras and the first ResNet."""
+    for stage in ("layer2", "layer3", "layer4"):
+        bottleneck = model.backbone.body[stage][0]
+        bottleneck.conv1.stride, bottleneck.conv2.stride = (2, 2), (1, 1)
+
+
+def _freeze(model: MaskRCNN, config: ModelConfig) -> None:
+    """Let only the last stages train, whatever the weights came from: torchvision does so only for its own."""
+    trained = STAGES[: config.trainable_layers]
+    for name, module in model.backbone.body.named_children():
+        module.requires_grad_(name in trained or (name == "bn1" and "conv1" in trained))
+    model.backbone.fpn.requires_grad_(config.trainable_fpn)

@@ -1,0 +1,317 @@
+"""One trial: a configuration on a data set, epoch by epoch, able to stop anywhere and go on as if it had not."""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core import ap50, checkpoint
+from core import weights as pretrained
+from core.config import TrialConfig
+from core.data.dataset import Dataset
+from core.data.split import split
+from core.errors import CheckpointError
+from core.model import build_mask_rcnn, trained_state
+from core.optim import Schedule, build_optimizer
+from core.predict import predict
+from core.randomness import Purpose, torch_seed
+from core.train import TrainingBatches, seeded, train_one_epoch
+from core.weights import BaseWeights
+
+FORMAT = 1
+"""Version of the checkpoint's layout; a checkpoint of another is refused."""
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one epoch did. Every number is finite.
+
+    epoch              counted from 1
+    losses             mean over training images of each loss term, and of their sum as 'loss'
+    learning_rate      of the epoch's last step
+    ap50               COCO AP50 of masks on the validation images, at most `metric.max_dets` detections per image and
+                       class, mean over the classes present; the objective
+    ap50_uncapped      the same, all detections
+    ap50_box           the same as `ap50`, of boxes
+    ap50_per_class     `ap50` of each class; None for a class without a validation instance
+    seconds            wall time of `run_epoch`; of it `train_seconds` and `evaluate_seconds`
+    images_per_second  training images by `train_seconds`
+    peak_memory_bytes  most memory that tensors took on the GPU, training and evaluation; None on a CPU
+    steps              optimizer steps
+    detections         on all validation images
+    """
+
+    epoch: int
+    losses: dict[str, float]
+    learning_rate: float
+    ap50: float
+    ap50_uncapped: float
+    ap50_box: float
+    ap50_per_class: tuple[float | None, ...]
+    seconds: float
+    train_seconds: float
+    evaluate_seconds: float
+    images_per_second: float
+    peak_memory_bytes: int | None
+    steps: int
+    detections: int
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of what JSON knows."""
+        return asdict(self) | {"ap50_per_class": list(self.ap50_per_class)}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "EpochReport":
+        """The report that `to_json` was made from."""
+        return cls(**content | {"ap50_per_class": tuple(content["ap50_per_class"])})
+
+
+class Trial:
+    """A trial on one device: `run_epoch` until `epoch` is `config.optim.epochs`, `save` after any of them.
+
+    device           'auto' (the first GPU that torch sees, or else the CPU), or a torch device
+    loader_workers   processes that read and augment training images; 0: this process does. No influence on results
+    threads          CPU threads of torch; None for as many as it has now. On a CPU results depend on their number,
+                     so a loaded trial goes on with those it began with
+
+    Attributes: `reports` of the epochs done; `matches`, the masks' match table of each epoch run since the last save.
+
+    Raises SettingError, DataError or WeightsError for what cannot be trained.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        data: Dataset,
+        weights: BaseWeights | None = None,
+        *,
+        device: str = "auto",
+        loader_workers: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        if device == "auto":
+            device = "cuda:0" if torch.cuda.is_available() else "cpu"
+        if weights is None:
+            file = pretrained.find(config.model)
+            weights = None if file is None else pretrained.read(file)
+        self.config = config
+        self.data = data
+        self.device = torch.device(device)
+        self.threads = threads or torch.get_num_threads()
+        self.reports: list[EpochReport] = []
+        self.matches: dict[int, ap50.MatchTable] = {}
+        self.split = split(data, config.data)
+        self.batches = TrainingBatches(
+            data, self.split.train, config, loader_workers, pin_memory=self.device.type == "cuda"
+        )
+        self.schedule = Schedule(config.optim, len(self.batches))
+        with seeded(torch_seed(config.seed, Purpose.INITIALISE), self.device):
+            self.model = build_mask_rcnn(config.model, len(data.classes), weights, config.predict)
+        self.model.to(self.device)
+        self.optimizer = build_optimizer(self.model.parameters(), config.optim)
+        # What a checkpoint must agree on. The learned numbers mean nothing with any other of these.
+        self._identity: dict[str, Any] = {
+            "settings": config.settings(),
+            "weights": None if weights is None else _identify(weights),
+            "data": data.fingerprint,
+        }
+        self._best_weights: dict[str, torch.Tensor] = {}
+        self._best_is_saved = False
+        self._midway = False
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.reports)
+
+    @property
+    def best(self) -> EpochReport | None:
+        """The report of the best epoch: highest `ap50`, the first of equals; None before the first epoch."""
+        return max(self.reports, key=lambda report: report.ap50, default=None)
+
+    def run_epoch(self) -> EpochReport:
+        """Train one epoch and evaluate it on the validation images.
+
+        Raises TrialDiverged. After any exception the weights stand between two epochs: only `load` helps.
+        """
+        assert not self._midway, "an epoch broke off; load a checkpoint first"
+        epoch = self.epoch + 1
+        assert epoch <= self.config.optim.epochs, f"all {self.config.optim.epochs} epochs are done"
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        torch.set_num_threads(self.threads)
+        self._midway = True
+        begin = time.perf_counter()
+        with seeded(torch_seed(self.config.seed, Purpose.TRAIN, epoch), self.device):
+            losses = train_one_epoch(
+                self.model,
+                self.batches.of_epoch(epoch),
+                self.optimizer,
+                self.schedule,
+                epoch,
+                self.config.optim,
+                self.device,
+            )
+        trained = time.perf_counter()
+        masks, boxes, detections = self._evaluate()
+        max_dets = self.config.metric.max_dets
+        of_masks = ap50.ap50(masks, max_dets)
+        ap50_uncapped, ap50_box = ap50.ap50(masks, None).mean, ap50.ap50(boxes, max_dets).mean
+        end = time.perf_counter()
+        report = EpochReport(
+            epoch=epoch,
+            losses=losses,
+            learning_rate=self.schedule.learning_rate(epoch * len(self.batches) - 1),
+            ap50=of_masks.mean,
+            ap50_uncapped=ap50_uncapped,
+            ap50_box=ap50_box,
+            ap50_per_class=of_masks.per_class,
+            seconds=end - begin,
+            train_seconds=trained - begin,
+            evaluate_seconds=end - trained,
+            images_per_second=len(self.split.train) / (trained - begin),
+            peak_memory_bytes=torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
+            steps=len(self.batches),
+            detections=detections,
+        )
+        self.matches[epoch] = masks
+        self.reports.append(report)
+        if self.best is report:
+            self._best_weights = {
+                name: value.detach().cpu().clone() for name, value in trained_state(self.model).items()
+            }
+            self._best_is_saved = False
+        self._midway = False
+        return report
+
+    def _evaluate(self) -> tuple[ap50.MatchTable, ap50.MatchTable, int]:
+        """Match tables of masks and of boxes, and the number of detections; in fp32, as the model is used later."""
+        self.model.eval()
+        samples = [self.data.samples[index] for index in self.split.validation]
+        found = [predict(self.model, sample.image, self.config.predict, self.config.data.crop) for sample in samples]
+        masks, boxes = ap50.match(samples, found, len(self.data.classes))
+        return masks, boxes, sum(len(detections) for detections in found)
+
+    def save(self, folder: Path) -> None:
+        """Write all that `load` needs to go on, and what the best epoch was.
+
+        In this order, each file atomically: `matches/epoch-0007.npz` of the epochs run since the last save,
+        `best-0007.safetensors` (the trained weights of the best epoch), `last.safetensors`; then bests of other epochs
+        are removed. Whatever moment the process dies at, `last.safetensors` names files that are there.
+        """
+        best = self.best
+        assert best is not None, "there is nothing to save before the first epoch"
+        assert not self._midway, "an epoch broke off; its weights belong to no epoch"
+        (folder / "matches").mkdir(parents=True, exist_ok=True)
+        for epoch, table in self.matches.items():
+            table.save(folder / "matches" / f"epoch-{epoch:04d}.npz")
+        best_path = _best_path(folder, best.epoch)
+        if not (self._best_is_saved and best_path.exists()):
+            state = {"format": FORMAT, **self._identity, "report": best.to_json()}
+            checkpoint.save(best_path, self._best_weights, state)
+        state = {
+            "format": FORMAT,
+            **self._identity,
+            "threads": self.threads,
+            "epoch": self.epoch,
+            "reports": [report.to_json() for report in self.reports],
+            "best": {"epoch": best.epoch, "file": best_path.name},
+        }
+        checkpoint.save(folder / "last.safetensors", self._tensors(), state)
+        self._best_is_saved = True
+        self.matches = {}
+        _remove_what_is_not_named(folder, best_path)
+
+    def load(self, folder: Path) -> bool:
+        """Continue from what `save` wrote; False, and nothing changed, where `folder` holds no `last.safetensors`.
+
+        Raises CheckpointError for a file that is torn, or of another configuration, data set, or pretrained weights.
+        The trial goes on with the number of threads it began with. Removes what a lost attempt left behind; match
+        tables of epochs that were lost stay until the epoch is run again.
+        """
+        path = folder / "last.safetensors"
+        if not path.exists():
+            return False
+        tensors, state = checkpoint.load(path)
+        self._check_identity(path, state)
+        best_path = _best_path(folder, state["best"]["epoch"])
+        best_weights, best_state = checkpoint.load(best_path)
+        self._check_identity(best_path, best_state)
+        self._restore(path, tensors)
+        self.threads = state["threads"]
+        self.reports = [EpochReport.from_json(report) for report in state["reports"]]
+        self.matches = {}
+        self._midway = False
+        self._best_weights, self._best_is_saved = best_weights, True
+        _remove_what_is_not_named(folder, best_path)
+        return True
+
+    def _check_identity(self, path: Path, state: dict[str, Any]) -> None:
+        if state.get("format") != FORMAT:
+            raise CheckpointError(f"{path} has format {state.get('format')}, and this version reads format {FORMAT}")
+        before, now = state["settings"], self._identity["settings"]
+        for name in [*now, *(name for name in before if name not in now)]:
+            if before.get(name) != now.get(name):
+                raise CheckpointError(
+                    f"{path} belongs to another configuration: {name} was {before.get(name)!r} and is "
+                    f"{now.get(name)!r}; go back to the old value, or begin in another folder"
+                )
+        if state["weights"] != self._identity["weights"]:
+            raise CheckpointError(
+                f"{path} began from other pretrained weights: they were {_describe(state['weights'])} "
+                f"and are {_describe(self._identity['weights'])}; bring the old ones back, or begin in another folder"
+            )
+        if state["data"] != self._identity["data"]:
+            raise CheckpointError(
+                f"{path} belongs to another data set: its fingerprint was {state['data'][:12]} and is "
+                f"{self._identity['data'][:12]}; bring the old images and masks back, or begin in another folder"
+            )
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """What training changed: 'model.NAME', and AdamW's 'optimizer.KEY.NAME' for each parameter that trains."""
+        tensors = {f"model.{name}": value for name, value in trained_state(self.model).items()}
+        for name, parameter in self._trainable():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{key}.{name}"] = value
+        return tensors
+
+    def _restore(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        """Put back what `_tensors` took."""
+        model = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        expected = trained_state(self.model)
+        if {name: value.shape for name, value in model.items()} != {n: value.shape for n, value in expected.items()}:
+            raise CheckpointError(f"{path} holds other layers than this trial trains; begin in another folder")
+        self.model.load_state_dict(model, strict=False)
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for index, (name, _) in enumerate(self._trainable()):
+            found = {key: tensors.get(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            moments[index] = {key: value for key, value in found.items() if value is not None}
+        state = {index: values for index, values in moments.items() if values}
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+    def _trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """The parameters that train with their names, in the optimizer's order."""
+        return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
+
+
+def _best_path(folder: Path, epoch: int) -> Path:
+    return folder / f"best-{epoch:04d}.safetensors"
+
+
+def _identify(weights: BaseWeights) -> dict[str, Any]:
+    return {"name": weights.name, "sha256": weights.sha256, "stride_in_1x1": weights.stride_in_1x1}
+
+
+def _describe(weights: dict[str, Any] | None) -> str:
+    return "none" if weights is None else f"{weights['name']} (SHA-256 {weights['sha256'][:12]})"
+
+
+def _remove_what_is_not_named(folder: Path, best: Path) -> None:
+    """Remove weights of epochs that are no longer the best, and what a killed process had half written."""
+    for path in folder.glob("best-*.safetensors"):
+        if path != best:
+            path.unlink()
+    for path in [*folder.glob(".*.part"), *folder.glob("matches/.*.part")]:
+        path.unlink()

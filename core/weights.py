@@ -1,0 +1,260 @@
+"""Where pretrained weights come from, and what they say about the network that learned them.
+
+`model.weights` names the file:
+
+    coco       torchvision's Mask R-CNN of the same detector, trained on COCO; exists for resnet50 only
+    imagenet   torchvision's ResNet, trained on ImageNet, recipe IMAGENET1K_V1
+    auto       coco for resnet50, imagenet for the other backbones
+    none       no file
+    a path     .pth or .pt (a state dict; nothing else is unpickled) or .safetensors
+
+IMAGENET1K_V1 for both detectors: it exists for all five backbones and was one recipe, so that a comparison of backbones
+compares backbones; the stronger IMAGENET1K_V2 exists for three of them (name its file to use it).
+
+The files of coco and imagenet are looked for in the folder given, in the folder that the environment variable
+CELL_TUNE_WEIGHTS names, in ./weights and in torch.hub's checkpoints, and at last downloaded into the latter.
+
+Beside any of these files a `WEIGHTS.json` may say that the network strode in the first 1x1 convolution of a bottleneck
+(Keras and the original ResNet do, torchvision does not). It speaks of all files in its folder, or of each by name:
+
+    {"stride_in_1x1": true}          {"resnet50.pth": {"stride_in_1x1": true}}
+"""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import re
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torchvision.models import get_model_weights
+
+from core.config import BOTTLENECK_BACKBONES, ModelConfig
+from core.errors import WeightsError
+
+FOLDER_VARIABLE = "CELL_TUNE_WEIGHTS"
+"""Environment variable that names a folder of weights."""
+
+SUFFIXES = (".pth", ".pt", ".safetensors")
+"""What a file of weights is called."""
+
+CONNECT_SECONDS = 10.0
+"""A download that hears nothing for so long has failed: without a network the user waits seconds, not minutes."""
+
+FILE_WITHOUT_EPSILON = "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
+"""Trained when torchvision's frozen batch norm still divided by sqrt(variance) alone; torchvision sets eps 0 for it."""
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file that is there.
+
+    path           where
+    kind           what model.weights asked for; 'file' for a path
+    stride_in_1x1  what the WEIGHTS.json beside it declares; False without one
+    """
+
+    path: Path
+    kind: Literal["coco", "imagenet", "file"]
+    stride_in_1x1: bool = False
+
+
+@dataclass(frozen=True)
+class BaseWeights:
+    """Weights as read: what a trial starts from.
+
+    name           the file's name
+    sha256         of the file, hexadecimal
+    stride_in_1x1  whether a bottleneck of the network that learned them strides in its first 1x1 convolution
+    tensors        by torchvision's names, of a ResNet or of a whole Mask R-CNN: float32, num_batches_tracked int64. Ray
+                   hands them out read-only
+    norm_eps       added to the variance by frozen batch norm
+    """
+
+    name: str
+    sha256: str
+    stride_in_1x1: bool
+    tensors: Mapping[str, NDArray[Any]]
+    norm_eps: float = 1e-5
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are the weights of a whole Mask R-CNN, not of a ResNet alone."""
+        return _is_mask_rcnn(self.tensors)
+
+
+def find(config: ModelConfig, folder: Path | None = None) -> WeightsFile | None:
+    """The file that `config.weights` asks for; None for none. Decodes nothing, but downloads what is nowhere.
+
+    Raises WeightsError: which file, where to put it, and the way out.
+    """
+    if config.weights == "none":
+        return None
+    kind = _kind(config)
+    path = _given(config.weights) if kind == "file" else _known(config, kind, folder)
+    stride_in_1x1 = _declared_stride(path)
+    if stride_in_1x1 and config.backbone not in BOTTLENECK_BACKBONES:
+        raise WeightsError(
+            f"{path.parent / 'WEIGHTS.json'} declares stride_in_1x1 for {path.name}, which is a matter of bottleneck "
+            f"blocks ({', '.join(BOTTLENECK_BACKBONES)}), and model.backbone is {config.backbone}; "
+            "declare it for the file that it is true of, by name"
+        )
+    return WeightsFile(path, kind, stride_in_1x1)
+
+
+def read(file: WeightsFile) -> BaseWeights:
+    """Decode a file of weights. Half precision becomes float32.
+
+    Raises WeightsError for a file that is torn, holds anything but a state dict of finite tensors, or is of neither a
+    ResNet nor a Mask R-CNN.
+    """
+    try:
+        data = file.path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{file.path} cannot be read ({error.strerror}); see to it, or name another file") from None
+    tensors: dict[str, NDArray[Any]] = {}
+    for name, value in _state_dict(file.path, data).items():
+        if not isinstance(value, torch.Tensor):
+            raise WeightsError(
+                f"{file.path} must be a state dict, names and tensors, and its '{name}' is a {type(value).__name__}"
+            )
+        value = value.to(torch.float32 if value.is_floating_point() else torch.int64)
+        if not torch.isfinite(value).all():
+            raise WeightsError(f"{file.path} must hold finite numbers, and its '{name}' does not; name another file")
+        tensors[name] = value.contiguous().numpy()
+    if not (_is_mask_rcnn(tensors) or _is_resnet(tensors)):
+        raise WeightsError(
+            f"{file.path} must hold a ResNet or a Mask R-CNN by torchvision's names, and its tensors are "
+            f"{first_names(tensors)}"
+        )
+    return BaseWeights(
+        name=file.path.name,
+        sha256=hashlib.sha256(data).hexdigest(),
+        stride_in_1x1=file.stride_in_1x1,
+        tensors=tensors,
+        norm_eps=0.0 if file.path.name == FILE_WITHOUT_EPSILON else 1e-5,
+    )
+
+
+def first_names(names: Mapping[str, Any] | list[str]) -> str:
+    """The first three names of many, for a message."""
+    return ", ".join(list(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _is_mask_rcnn(tensors: Mapping[str, Any]) -> bool:
+    return any(name.startswith("backbone.body.") for name in tensors)
+
+
+def _is_resnet(tensors: Mapping[str, Any]) -> bool:
+    return "layer1.0.conv1.weight" in tensors
+
+
+def _kind(config: ModelConfig) -> Literal["coco", "imagenet", "file"]:
+    if config.weights == "auto":
+        return "coco" if config.backbone == "resnet50" else "imagenet"
+    if config.weights == "coco":
+        return "coco"
+    return "imagenet" if config.weights == "imagenet" else "file"
+
+
+def _given(name: str) -> Path:
+    """The file that the user names."""
+    path = Path(name).expanduser()
+    if path.is_file() and path.suffix in SUFFIXES:
+        return path
+    state = "is no such file" if path.is_file() else "is not there"
+    raise WeightsError(
+        f"model.weights must be auto, coco, imagenet, none, or the path of a {', '.join(SUFFIXES)} file, "
+        f"and '{name}' {state}"
+    )
+
+
+def _known(config: ModelConfig, kind: str, folder: Path | None) -> Path:
+    """The file of torchvision's weights: the first one found, else downloaded."""
+    if kind == "coco":
+        url: str = get_model_weights(f"maskrcnn_resnet50_{config.detector}").COCO_V1.url
+    else:
+        url = get_model_weights(config.backbone).IMAGENET1K_V1.url
+    name = url.rpartition("/")[2]
+    variable = os.environ.get(FOLDER_VARIABLE)
+    hub = Path(torch.hub.get_dir()) / "checkpoints"
+    places = [place for place in (folder, variable and Path(variable), Path("weights"), hub) if place]
+    for place in places:
+        if (place / name).is_file():
+            return place / name
+    try:
+        return _download(url, hub)
+    except (OSError, RuntimeError, HTTPException) as error:
+        raise WeightsError(
+            f"model.weights: {config.weights} with model.backbone {config.backbone} needs the file {name}, which is in "
+            f"none of {', '.join(map(str, places))} and could not be downloaded ({getattr(error, 'reason', error)}); "
+            f"put it into {places[0]}, or set model.weights to none or to the path of another file"
+        ) from None
+
+
+def _download(url: str, folder: Path) -> Path:
+    """Fetch a file into `folder`, whole and with the SHA-256 that its name promises, or not at all.
+
+    Raises OSError, RuntimeError or HTTPException.
+    """
+    path = folder / url.rpartition("/")[2]
+    promised = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(CONNECT_SECONDS)  # torch.hub takes none
+    try:
+        torch.hub.download_url_to_file(url, str(path), promised and promised[1], progress=sys.stderr.isatty())
+    finally:
+        socket.setdefaulttimeout(before)
+    return path
+
+
+def _declared_stride(path: Path) -> bool:
+    """What the WEIGHTS.json beside `path` says; all of it is checked."""
+    place = path.parent / "WEIGHTS.json"
+    try:
+        content = json.loads(place.read_text("utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{place} must be JSON, and is not ({error}); mend or remove it") from None
+    of_all = not isinstance(content, dict) or "stride_in_1x1" in content
+    entries = {path.name: content} if of_all else content
+    for name, entry in entries.items():
+        if not isinstance(entry, dict) or [*entry] != ["stride_in_1x1"] or not isinstance(entry["stride_in_1x1"], bool):
+            raise WeightsError(
+                f'{place} must be {{"stride_in_1x1": true}} (or false), or hold that for each file by name, '
+                f"and says {json.dumps(entry)} of {name}"
+            )
+    return path.name in entries and bool(entries[path.name]["stride_in_1x1"])
+
+
+def _state_dict(path: Path, data: bytes) -> Mapping[str, Any]:
+    """The state dict in a file's bytes; also one level down, where training scripts put it beside an optimizer's."""
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = safetensors.torch.load(data)
+        else:
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"{path} is torn, or holds more than tensors ({reason}); fetch it again") from None
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path} is torn, or is no safetensors file ({error}); fetch it again") from None
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not (isinstance(content, dict) and all(isinstance(name, str) for name in content)):
+        raise WeightsError(f"{path} must be a state dict, names and tensors, and is a {type(content).__name__}")
+    return content

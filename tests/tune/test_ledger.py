@@ -1,0 +1,302 @@
+"""Laws of the ledger. Plain Optuna reads beside it and is the oracle for what the database holds."""
+
+import random
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from tune.ledger import MAX_LOST, Ledger, State, TrialRecord, preview
+from tune.space import StudyRequest
+
+SPACE: dict[str, Any] = {
+    "study": "law",
+    "data": "synthetic",
+    "fixed": {"optim.epochs": 9},
+    "space": {
+        "optim.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
+        "optim.restarts": [0, 1, 3],
+        "optim.restart_multiplier": {"choices": [1, 2], "when": {"optim.restarts": [1, 3]}},
+        "augment.elastic": [True, False],
+    },
+    "start": [{"optim.learning_rate": 0.001, "optim.restarts": 0}],
+    "search": {"sampler": "tpe", "trials": 12, "seed": 3},
+    "stop_early": {"rule": "successive_halving", "min_epochs": 1, "reduction": 3},
+}
+VARIANTS: dict[str, Any] = {
+    "study": "law",
+    "data": "synthetic",
+    "fixed": {"optim.epochs": 2},
+    "variants": {"plain": {}, "flip": {"augment.horizontal_flip": True}, "deep": {"model.trainable_layers": 5}},
+    "baseline": "plain",
+    "seeds": 2,
+}
+
+
+def request(document: dict[str, Any], **changes: Any) -> StudyRequest:
+    return StudyRequest.from_document({**document, **changes}, "test")
+
+
+def epoch(number: int, ap50: float) -> dict[str, Any]:
+    return {"epoch": number, "ap50": ap50, "seconds": 1.5, "losses": {"loss": 1.0}}
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+def run_epochs(ledger: Ledger, record: TrialRecord, quality: float) -> None:
+    history: list[dict[str, Any]] = []
+    for number in range(1, record.planned_epochs + 1):
+        history.append(epoch(number, quality * number / record.planned_epochs))
+        if ledger.report(record.id, history):
+            return
+
+
+def by_learning_rate(record: TrialRecord) -> float:
+    return float(record.params["optim.learning_rate"]) * 100
+
+
+def run_all(ledger: Ledger, quality: Callable[[TrialRecord], float] = by_learning_rate) -> None:
+    while (record := ledger.next()) is not None:
+        run_epochs(ledger, record, quality(record))
+
+
+def read_with_plain_optuna(url: str) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name="law", storage=url).trials
+
+
+def test_a_study_has_exactly_the_trials_it_was_asked_for_each_in_an_end_state(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    run_all(ledger)
+    assert ledger.finished
+    trials = read_with_plain_optuna(url)
+    assert len(trials) == 12
+    assert {trial.state.name for trial in trials} == {"COMPLETE", "PRUNED"}
+
+
+def test_plain_optuna_reads_every_epoch_and_the_best_score(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    run_all(ledger)
+    for trial, record in zip(read_with_plain_optuna(url), ledger.records, strict=True):
+        assert list(trial.intermediate_values.values()) == record.curve
+        assert trial.params == dict(record.params)
+        if record.state is State.COMPLETE:
+            assert trial.value == max(record.curve)
+            assert len(record.curve) == 9
+
+
+def test_trials_stopped_early_keep_their_epochs_and_are_never_best(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    first = ledger.next()
+    assert first is not None
+    run_epochs(ledger, first, 0.5)
+    second = ledger.next()
+    assert second is not None
+    assert ledger.report(second.id, [epoch(1, 0.01)])
+    pruned = ledger.records[second.id]
+    assert (pruned.state, pruned.curve) == (State.PRUNED, [0.01])
+    assert ledger.best is not None
+    assert ledger.best.id == first.id
+
+
+def test_only_active_settings_are_drawn_and_start_points_come_first(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    run_all(ledger)
+    first = ledger.records[0].params
+    assert (first["optim.learning_rate"], first["optim.restarts"]) == (0.001, 0)
+    for record in ledger.records:
+        assert ("optim.restart_multiplier" in record.params) == (record.params["optim.restarts"] != 0)
+
+
+def test_the_settings_of_a_trial_are_its_params_over_the_fixed_over_the_defaults(url: str) -> None:
+    record = Ledger(url, request(SPACE)).next()
+    assert record is not None
+    assert record.settings["optim.epochs"] == 9
+    assert record.settings["optim.weight_decay"] == 0.01
+    assert {name: record.settings[name] for name in record.params} == dict(record.params)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_study_that_is_reopened_after_every_trial_proposes_what_an_uninterrupted_one_does(
+    tmp_path: Path, sampler: str
+) -> None:
+    asked = request(SPACE, search={"sampler": sampler, "trials": 14, "seed": 3})
+    whole, broken = (f"sqlite:///{tmp_path / name}.db" for name in ("whole", "broken"))
+    run_all(Ledger(whole, asked))
+    while (record := (ledger := Ledger(broken, asked)).next()) is not None:
+        run_epochs(ledger, record, by_learning_rate(record))
+    first, second = Ledger(whole, asked).records, Ledger(broken, asked).records
+    assert [record.params for record in first] == [record.params for record in second]
+    assert [record.curve for record in first] == [record.curve for record in second]
+
+
+def test_two_seeds_propose_different_trials() -> None:
+    proposals = [
+        [record.params for record in preview(request(SPACE, search={"trials": 5, "seed": seed}), 5)[1:]]
+        for seed in (1, 2)
+    ]
+    assert proposals[0] != proposals[1]
+
+
+def test_a_sampler_that_learns_finds_the_good_region_more_often_than_chance(url: str) -> None:
+    def score(record: TrialRecord) -> float:
+        return float(record.params["augment.elastic"]) * 0.5 + 0.1
+
+    ledger = Ledger(url, request(SPACE, search={"trials": 60, "seed": 0}, stop_early={"rule": "none"}))
+    run_all(ledger, score)
+    late = [record.params["augment.elastic"] for record in ledger.records[30:]]
+    assert sum(bool(value) for value in late) > 20
+
+
+def test_a_trial_that_lost_its_worker_comes_again_before_new_ones_with_its_next_attempt(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    record = ledger.next()
+    assert record is not None
+    ledger.report(record.id, [epoch(1, 0.3)])
+    assert ledger.lost(record.id, "its worker process died", seconds=7.0)
+    again = ledger.next()
+    assert again is not None
+    assert (again.id, again.attempts, again.curve, again.params) == (record.id, 2, [0.3], record.params)
+    assert again.seconds == 1.5 + 7.0
+
+
+def test_a_trial_that_keeps_losing_its_worker_fails_with_the_reason(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    for _ in range(MAX_LOST + 1):
+        record = ledger.next()
+        assert record is not None
+        assert record.id == 0
+        ledger.lost(0, "its worker process died")
+    failed = ledger.records[0]
+    assert (failed.state, failed.reason) == (State.FAIL, f"its worker process died ({MAX_LOST + 1} times)")
+    following = ledger.next()
+    assert following is not None
+    assert following.id == 1
+
+
+def test_a_failure_has_a_reason_and_no_score(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    record = ledger.next()
+    assert record is not None
+    ledger.report(record.id, [epoch(1, 0.9)])
+    ledger.fail(record.id, "diverged: epoch 2, batch 1: loss is nan")
+    trial = read_with_plain_optuna(url)[0]
+    assert (trial.state.name, trial.value) == ("FAIL", None)
+    assert trial.user_attrs["reason"].startswith("diverged")
+    assert ledger.best is None
+
+
+def test_a_failed_trial_is_no_rival_at_a_rung(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    first, second = ledger.next(), ledger.next()
+    assert first is not None
+    assert second is not None
+    ledger.report(first.id, [epoch(1, 0.9)])
+    ledger.fail(first.id, "diverged")
+    assert not ledger.report(second.id, [epoch(1, 0.1)])
+
+
+def test_running_trials_of_a_dead_driver_go_on_where_the_ledger_has_them(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    record = ledger.next()
+    assert record is not None
+    ledger.report(record.id, [epoch(1, 0.3)])
+    del ledger
+    continued = Ledger(url, request(SPACE))
+    again = continued.next()
+    assert again is not None
+    assert (again.id, again.attempts, again.curve, again.lost) == (record.id, 2, [0.3], 0)
+
+
+def test_a_history_that_repeats_known_epochs_enters_each_once(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    record = ledger.next()
+    assert record is not None
+    history = [epoch(1, 0.3), epoch(2, 0.4)]
+    ledger.report(record.id, history[:1])
+    ledger.report(record.id, history)
+    ledger.report(record.id, history)
+    assert ledger.records[0].curve == [0.3, 0.4]
+    assert read_with_plain_optuna(url)[0].intermediate_values == {1: 0.3, 2: 0.4}
+
+
+def test_a_driver_that_dies_while_settings_are_drawn_loses_no_trial_and_draws_no_setting_twice(url: str) -> None:
+    study = optuna.create_study(storage=url, study_name="law", direction="maximize")
+    study.enqueue_trial({"optim.learning_rate": 0.001, "optim.restarts": 0})
+    trial = study.ask()
+    drawn = trial.suggest_float("optim.learning_rate", 1e-5, 1e-2, log=True)
+    ledger = Ledger(url, request(SPACE))
+    record = ledger.next()
+    assert record is not None
+    assert (record.id, record.params["optim.learning_rate"], record.params["optim.restarts"]) == (0, drawn, 0)
+    run_epochs(ledger, record, 0.5)
+    run_all(ledger)
+    assert len(read_with_plain_optuna(url)) == 12
+
+
+def test_a_driver_that_dies_between_enqueueing_and_asking_loses_no_trial(url: str) -> None:
+    optuna.create_study(storage=url, study_name="law", direction="maximize").enqueue_trial({"optim.restarts": 3})
+    ledger = Ledger(url, request(SPACE))
+    record = ledger.next()
+    assert record is not None
+    assert (record.id, record.params["optim.restarts"]) == (0, 3)
+
+
+def test_a_verdict_that_was_due_when_the_driver_died_is_carried_out(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    first, second = ledger.next(), ledger.next()
+    assert first is not None
+    assert second is not None
+    ledger.report(first.id, [epoch(1, 0.9)])
+    # The process dies after the epoch was written and before the verdict was told.
+    trial = optuna.Trial(optuna.load_study(study_name="law", storage=url), 2)
+    trial.set_user_attr("epoch 1", {**epoch(1, 0.1), "at": 0})
+    trial.report(0.1, 1)
+    assert Ledger(url, request(SPACE)).records[second.id].state is State.PRUNED
+
+
+def test_variants_run_once_for_each_seed_in_the_order_of_the_table(url: str) -> None:
+    ledger = Ledger(url, request(VARIANTS))
+    run_all(ledger, lambda record: random.Random(record.id).random())
+    names = [(record.name, record.settings["seed"], record.settings["data.split_seed"]) for record in ledger.records]
+    assert names == [(name, seed, seed) for seed in (0, 1) for name in ("plain", "flip", "deep")]
+    assert {record.state for record in ledger.records} == {State.COMPLETE}
+    flips = [record.settings["augment.horizontal_flip"] for record in ledger.records]
+    assert flips == [False, True, False] * 2
+
+
+def test_a_grid_tries_every_point_once(url: str) -> None:
+    space = {"optim.restarts": [0, 1], "augment.elastic": [True, False]}
+    ledger = Ledger(url, request(SPACE, space=space, start=[], search={"sampler": "grid"}, stop_early={"rule": "none"}))
+    run_all(ledger, lambda _: 0.5)
+    points = {tuple(record.params.values()) for record in ledger.records}
+    assert len(points) == len(ledger.records) == 4
+
+
+def test_a_preview_shows_what_the_search_then_asks_and_writes_nothing(tmp_path: Path) -> None:
+    shown = preview(request(SPACE), 2)
+    ledger = Ledger(f"sqlite:///{tmp_path / 'study.db'}", request(SPACE))
+    asked = [ledger.next(), ledger.next()]
+    assert [record.params for record in shown] == [record.params for record in asked if record is not None]
+
+
+def test_the_best_of_equals_is_the_earliest(url: str) -> None:
+    ledger = Ledger(url, request(VARIANTS))
+    run_all(ledger, lambda _: 0.5)
+    assert ledger.best is not None
+    assert ledger.best.id == 0
+
+
+def test_the_database_can_be_read_while_it_is_written(tmp_path: Path, url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    ledger.next()
+    reader = sqlite3.connect(tmp_path / "study.db")
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM trials").fetchone()
+    assert ledger.next() is not None  # in the default journal mode this would wait for the reader
+    reader.close()

@@ -1,0 +1,186 @@
+"""The space files that are shipped: each loads, means what its header says, and can be searched."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.config import SETTINGS, TrialConfig
+from tune.space import Choices, Domain, IntRange, StudyRequest, json_schema
+
+FOLDER = Path("search_spaces")
+FILES = sorted(FOLDER.glob("*.yaml"))
+SEARCHES = [path for path in FILES if not StudyRequest.load(path).space.variants]
+TABLES = [path for path in FILES if StudyRequest.load(path).space.variants]
+ROWS_OF_THE_REPORT = [
+    "Res50",
+    "Aug.",
+    "Elastic",
+    "Partial",
+    "Partial + Aug.",
+    "Partial + Elastic",
+    "Res50 with restart",
+    "Full fine-tuning",
+    "ResNet-101",
+    "ResNeXt-50",
+]
+
+
+def load(name: str) -> StudyRequest:
+    return StudyRequest.load(FOLDER / f"{name}.yaml")
+
+
+def configs(name: str) -> dict[str, TrialConfig]:
+    return {row.name: row.config for row in load(name).space.rows() if row.config.seed == 0}
+
+
+def difference(one: TrialConfig, other: TrialConfig) -> set[str]:
+    left, right = one.settings(), other.settings()
+    return {name for name in SETTINGS if left[name] != right[name]}
+
+
+def test_the_files_are_those_we_know() -> None:
+    assert {path.stem for path in FILES} >= {"demo", "ablation", "report_tables", "report_as_run"}
+
+
+def test_the_schema_file_is_the_generated_one() -> None:
+    assert (FOLDER / "schema.json").read_text() == json.dumps(json_schema(), indent=2) + "\n", (
+        "run: python -m tune.space > search_spaces/schema.json"
+    )
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_file_names_its_schema_and_its_study_fits_it_and_survives_its_document(path: Path) -> None:
+    assert path.read_text().splitlines()[0] == "# yaml-language-server: $schema=schema.json"
+    request = StudyRequest.load(path)
+    assert request.study == path.stem
+    document = json.loads(json.dumps(request.to_document()))
+    jsonschema.Draft7Validator(json_schema()).validate(document)
+    assert StudyRequest.from_document(document, "study.json") == request
+
+
+@pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
+@given(data=st.data())
+def test_every_point_of_a_space_is_a_configuration(path: Path, data: st.DataObject) -> None:
+    space = StudyRequest.load(path).space
+
+    def draw(_: str, domain: Domain) -> Any:
+        if isinstance(domain, Choices):
+            return data.draw(st.sampled_from(domain.values))
+        if isinstance(domain, IntRange):
+            return data.draw(st.integers(domain.low, domain.high))
+        return data.draw(st.floats(domain.low, domain.high))
+
+    params = space.sample(draw)
+    settings = space.resolve(params).settings()
+    assert {name: settings[name] for name in params} == params
+    assert all(name in params or not space.is_active(name, params) for name in space.possible)
+    fixed = {name: settings[name] for name in space.fixed}
+    assert fixed == space.fixed
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_a_table_holds_every_row_of_the_report(path: Path) -> None:
+    space = StudyRequest.load(path).space
+    assert [variant.name for variant in space.variants if variant.name in ROWS_OF_THE_REPORT] == ROWS_OF_THE_REPORT
+    assert space.baseline == "Res50"
+    assert StudyRequest.load(path).stop_early.rule == "none"
+
+
+@pytest.mark.parametrize(
+    ("row", "counterpart", "changed"),
+    [
+        (
+            "Aug.",
+            "Res50",
+            {"augment.horizontal_flip", "augment.color_jitter", "augment.affine", "augment.blur_or_noise"},
+        ),
+        ("Elastic", "Aug.", {"augment.elastic"}),
+        ("Partial", "Res50", {"model.trainable_layers"}),
+        ("Partial + Aug.", "Aug.", {"model.trainable_layers"}),
+        ("Partial + Elastic", "Elastic", {"model.trainable_layers"}),
+        ("Partial + Elastic", "Partial + Aug.", {"augment.elastic"}),
+        ("Res50 with restart", "Res50", {"optim.restarts", "optim.restart_multiplier"}),
+        ("Full fine-tuning", "Partial", {"model.trainable_layers"}),
+        ("Res50 (ImageNet)", "Res50", {"model.weights"}),
+        ("ResNet-101", "Res50 (ImageNet)", {"model.backbone"}),
+        ("ResNeXt-50", "Res50 (ImageNet)", {"model.backbone"}),
+    ],
+)
+def test_a_row_of_the_report_s_tables_changes_what_its_name_promises_and_nothing_else(
+    row: str, counterpart: str, changed: set[str]
+) -> None:
+    rows = configs("report_tables")
+    assert difference(rows[row], rows[counterpart]) == changed
+
+
+def test_the_report_s_tables_train_every_row_alike() -> None:
+    request = load("report_tables")
+    assert request.space.seeds == 3
+    assert request.planned_trials == 3 * 11
+    for config in configs("report_tables").values():
+        assert (config.optim.learning_rate, config.optim.batch_size, config.optim.epochs) == (5e-5, 2, 50)
+        assert config.model.trainable_fpn
+    layers = {name: config.model.trainable_layers for name, config in configs("report_tables").items()}
+    assert (layers["Res50"], layers["Partial"], layers["Full fine-tuning"]) == (0, 1, 5)
+
+
+def test_the_report_as_run_has_its_own_batch_sizes_its_frozen_pyramid_and_its_threshold() -> None:
+    rows = configs("report_as_run")
+    sizes = [rows[name].optim.batch_size for name in ROWS_OF_THE_REPORT]
+    assert sizes == [2, 8, 4, 2, 8, 8, 2, 1, 8, 2]
+    assert {name for name, config in rows.items() if config.model.trainable_fpn} == {"Full fine-tuning"}
+    assert load("report_as_run").space.seeds == 1
+    for config in rows.values():
+        assert (config.predict.score_threshold, config.predict.max_detections) == (0.5, 100)
+        assert config.augment.horizontal_flip
+        assert config.augment.color_jitter
+        assert config.model.detector == "fpn_v2"
+
+
+def test_the_elastic_transform_of_the_report_as_run_moves_next_to_nothing() -> None:
+    augment = configs("report_as_run")["Elastic"].augment
+    assert augment.elastic
+    assert 0.16 * augment.elastic_alpha / augment.elastic_sigma < 0.01
+
+
+def test_the_ablation_tries_the_report_s_good_rows_first() -> None:
+    space = load("ablation").space
+    rows = configs("report_tables")
+    shared = {parameter.name for parameter in space.parameters}
+    for point, name in zip(space.start, ["Partial", "Partial + Aug.", "Partial + Elastic"], strict=True):
+        settings = rows[name].settings()
+        assert point == {setting: settings[setting] for setting in point}
+        assert shared - set(point) == {"optim.restart_multiplier"}
+
+
+def test_the_demonstration_needs_nothing_but_two_cores() -> None:
+    request = load("demo")
+    config = request.space.resolve(request.space.start[0])
+    assert (request.data, config.model.weights, request.confirm.top) == ("synthetic", "none", 0)
+    assert request.planned_trials >= 6
+    assert request.stop_early.first_rung(request.max_epochs) < request.max_epochs
+    assert request.notes == ()
+
+
+@pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
+def test_the_command_line_can_pin_every_searched_setting(path: Path) -> None:
+    request = StudyRequest.load(path)
+    for parameter in request.space.parameters:
+        value = parameter.domain.corners[-1]
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        pinned = StudyRequest.load(path, [f"{parameter.name}={text}"]).space
+        assert pinned.fixed[parameter.name] == value
+        assert parameter.name not in [left.name for left in pinned.parameters]
+        assert all(parameter.name not in point for point in pinned.start)
+
+
+def test_the_acceptance_run_of_the_ablation_is_a_request() -> None:
+    overrides = ["optim.epochs=1", "model.weights=none", "model.image_min_side=256", "confirm.top=0"]
+    request = StudyRequest.load(FOLDER / "ablation.yaml", overrides, data="data/consep", trials=3)
+    assert (request.data, request.planned_trials, request.max_epochs) == ("data/consep", 3, 1)
+    assert request.notes == ("stop_early.min_epochs 6 is not under optim.epochs 1: no trial is stopped early",)

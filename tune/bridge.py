@@ -1,0 +1,103 @@
+"""Ray asks the ledger what to run and tells it what happened: two thin adapters over one desk.
+
+Ray calls the scheduler on every result and the searcher only on some, so the searcher hands out work and the scheduler
+takes in what comes back; it alone ends trials. Every epoch so reaches the ledger once. Ray's own retries are off: a
+trial that lost its worker is handed out again as a new Ray trial, the same path as after the death of the driver.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One attempt of one trial, as a worker gets it.
+
+    trial          number in the ledger
+    attempt        1 for the first
+    folder         absolute path of the trial's folder, the only place its worker writes to
+    settings       every setting of the trial, flat names
+    known_epochs   epochs the ledger has; a checkpoint that holds more is reported before anything runs
+    """
+
+    trial: int
+    attempt: int
+    folder: str
+    settings: Mapping[str, Any]
+    known_epochs: int
+
+
+class Desk(Protocol):
+    """Where work is handed out and results come in."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to hand out, now or later."""
+
+    def hand_out(self) -> Assignment | None:
+        """The next attempt to start, None if none may start now."""
+
+    def take_in(self, assignment: Assignment, result: Mapping[str, Any]) -> bool:
+        """Enter a worker's result; True if its work on this trial ends."""
+
+    def lost(self, assignment: Assignment, reason: str) -> None:
+        """A worker is gone."""
+
+
+class LedgerSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
+    """Ray's search algorithm: asks the desk."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()
+        self._desk = desk
+
+    def suggest(self, trial_id: str) -> Any:  # noqa: ARG002  # Ray's signature
+        """The configuration of the next Ray trial, None to be asked again later, FINISHED for the end."""
+        if self._desk.finished:
+            return Searcher.FINISHED
+        assignment = self._desk.hand_out()
+        return None if assignment is None else {"assignment": asdict(assignment)}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The scheduler has said it already."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the ledger is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: the ledger is the state."""
+
+
+class LedgerScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray ships no types
+    """Ray's trial scheduler: reports to the desk and obeys it."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()
+        self._desk = desk
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:  # noqa: ARG002
+        """Enter the result; STOP ends the Ray trial."""
+        ended = self._desk.take_in(Assignment(**trial.config["assignment"]), result)
+        return str(TrialScheduler.STOP if ended else TrialScheduler.CONTINUE)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ARG002
+        """A worker's process died, or could not start: exceptions of a trial arrive as results."""
+        self._desk.lost(Assignment(**trial.config["assignment"]), _cause(trial))
+
+
+def _cause(trial: Trial) -> str:
+    """One line on why a Ray trial ended in error, from the text file Ray leaves."""
+    try:
+        lines = [line.strip() for line in Path(trial.error_file).read_text().splitlines() if line.strip()]
+    except (OSError, TypeError):
+        return "its worker process died"
+    text = " ".join(lines)
+    if "ActorDiedError" in text or "WorkerCrashedError" in text:
+        return "its worker process died"
+    return f"its worker could not run: {lines[-1][:300]}" if lines else "its worker process died"

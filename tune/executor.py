@@ -1,0 +1,312 @@
+"""Ray: start it, give each attempt its processors and its GPU, and run it in a process that later attempts reuse."""
+
+import contextlib
+import gc
+import logging
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from core.errors import CheckpointError, ResourceError, TrialDiverged
+from core.files import write_atomically, write_json_atomically
+
+# Ray reads these on import. Its results go to the ledger, not to loggers and progress tables of its own.
+for _name, _value in {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_THRESHOLD_S": "60",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+import filelock  # noqa: E402
+import ray  # noqa: E402
+import torch  # noqa: E402
+from ray import tune as ray_tune  # noqa: E402
+
+from tune.bridge import Assignment, Desk, LedgerScheduler, LedgerSearcher  # noqa: E402
+
+LOCK_SECONDS = 120
+"""How long a new attempt waits for a worker of an earlier one to leave the trial's folder."""
+
+
+class RunnableTrial(Protocol):
+    """What a worker can drive: the real trial of `core.trainable`, or a replayed curve."""
+
+    @property
+    def reports(self) -> list[Any]:
+        """One EpochReport an epoch done so far, the first epoch's first."""
+
+    def run_epoch(self) -> Any:
+        """Train and evaluate one epoch."""
+
+    def save(self, folder: Path) -> None:
+        """Write all that is needed to continue, atomically."""
+
+    def load(self, folder: Path) -> bool:
+        """Continue from `folder`; False if there is nothing to continue from."""
+
+
+MakeTrial = Callable[..., RunnableTrial]
+"""Builds the trial of an attempt in the worker's process: `make_trial(assignment, cpus, **shared)`.
+
+`shared` arrives from Ray's object store; its arrays are read-only.
+"""
+
+
+@dataclass(frozen=True)
+class TrialResources:
+    """What each trial holds, and how many run at once.
+
+    cpus       whole processors, also the threads of a trial
+    gpus       0, a fraction of one GPU, or whole GPUs
+    parallel   trials at once
+    """
+
+    cpus: int
+    gpus: float
+    parallel: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The processors and GPUs that Ray may use: this machine's, or those of the cluster at `address`."""
+
+    cpus: int
+    gpus: int
+    address: str | None = None
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """What this process may use of the machine it runs on."""
+        return cls(len(os.sched_getaffinity(0)), torch.cuda.device_count())
+
+    def share(self, cpus_per_trial: int | str, gpus_per_trial: float | str, parallel: int | None) -> TrialResources:
+        """Resolve `auto` and count how many trials fit.
+
+        auto GPUs: one whole GPU a trial where there is any, else none. auto processors: an equal share for each of the
+        GPUs' trials, at most 8; without GPUs one processor a trial up to 4 processors, then as many as make 4 trials.
+        Raises ResourceError for more than there is, since Ray would wait for it in silence for ever.
+        """
+        gpus = (1.0 if self.gpus else 0.0) if gpus_per_trial == "auto" else float(gpus_per_trial)
+        if gpus > self.gpus:
+            raise ResourceError(
+                f"resources.gpus_per_trial must not pass the {self.gpus} GPUs there are, and is {gpus:g}; "
+                "--gpus-per-trial 0 runs on processors"
+            )
+        if gpus > 1 and gpus != int(gpus):
+            raise ResourceError(
+                f"resources.gpus_per_trial must be a fraction of one GPU or a whole number, and is {gpus:g}"
+            )
+        by_gpu = sys.maxsize if gpus == 0 else self.gpus * int(1 / gpus + 1e-9) if gpus <= 1 else int(self.gpus // gpus)
+        if cpus_per_trial == "auto":
+            cpus = max(1, min(8, self.cpus // by_gpu)) if gpus else max(1, self.cpus // 4)
+        else:
+            cpus = int(cpus_per_trial)
+        if cpus > self.cpus:
+            raise ResourceError(
+                f"resources.cpus_per_trial must not pass the {self.cpus} processors there are, and is {cpus}; "
+                "--cpus-per-trial auto fits"
+            )
+        fitting = min(by_gpu, self.cpus // cpus)
+        return TrialResources(cpus, gpus, fitting if parallel is None else min(parallel, fitting))
+
+
+class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no types
+    """Runs attempts, one epoch a step. What goes wrong inside a trial is a result, so only a dead process is an error.
+
+    A result holds either `epochs`, the whole history of the trial as JSON objects, or `failure`, a sentence, with
+    `retry`: whether another attempt may succeed.
+    """
+
+    def setup(self, config: dict[str, Any], make_trial: Any, cpus: int, shared: dict[str, Any]) -> None:  # noqa: ARG002
+        """Do nothing that costs: Ray starts workers it then hands another trial to. Work begins in the first step."""
+        self._make_trial, self._cpus, self._shared = make_trial, cpus, shared
+        self._trial: RunnableTrial | None = None
+        self._lock: filelock.BaseFileLock | None = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:  # noqa: ARG002
+        """Leave the last trial; its GPU memory is given back."""
+        self._leave()
+        return True
+
+    def cleanup(self) -> None:
+        """Leave the last trial."""
+        self._leave()
+
+    def step(self) -> dict[str, Any]:
+        """Run one epoch and save it, then report; a checkpoint the ledger has not heard of is reported at once."""
+        assignment = Assignment(**self.config["assignment"])
+        folder = Path(assignment.folder)
+        try:
+            if self._trial is None:
+                self._trial = self._open(assignment, folder)
+                if len(self._trial.reports) > assignment.known_epochs:
+                    return self._result()
+            self._trial.run_epoch()
+            self._trial.save(folder)
+            _write_epochs(folder, self._trial.reports)
+            return self._result()
+        except TrialDiverged as error:
+            return {"failure": f"diverged: {error}", "retry": False}
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            return {"failure": f"out of memory: {_first_line(error)}", "retry": True}
+        except (filelock.Timeout, CheckpointError) as error:
+            return {"failure": _first_line(error), "retry": isinstance(error, filelock.Timeout)}
+        except Exception as error:  # noqa: BLE001  # whatever a trial raises is data for the ledger
+            write_atomically(folder / "error.txt", traceback.format_exc().encode())
+            return {"failure": f"{type(error).__name__}: {_first_line(error)}", "retry": False}
+
+    def _open(self, assignment: Assignment, folder: Path) -> RunnableTrial:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
+        self._lock.acquire()
+        write_json_atomically(folder / "config.json", dict(assignment.settings))
+        trial: RunnableTrial = self._make_trial(assignment, self._cpus, **self._shared)
+        trial.load(folder)
+        return trial
+
+    def _result(self) -> dict[str, Any]:
+        assert self._trial is not None
+        return {"epochs": [report.to_json() for report in self._trial.reports]}
+
+    def _leave(self) -> None:
+        self._trial = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+
+def execute(
+    desk: Desk,
+    make_trial: MakeTrial,
+    shared: Mapping[str, Any],
+    machine: Machine,
+    resources: TrialResources,
+) -> None:
+    """Run what the desk hands out until it is finished, or until Ctrl-C.
+
+    shared   keyword arguments for `make_trial`; they go to the object store once, for all workers
+    """
+    with _ray(machine) as scratch:
+        trainable = ray_tune.with_resources(
+            ray_tune.with_parameters(TrialWorker, make_trial=make_trial, cpus=resources.cpus, shared=dict(shared)),
+            {"cpu": resources.cpus, "gpu": resources.gpus},
+        )
+        ray_tune.Tuner(
+            trainable,
+            tune_config=ray_tune.TuneConfig(
+                search_alg=LedgerSearcher(desk),
+                scheduler=LedgerScheduler(desk),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=_ray_trial_name,
+                trial_dirname_creator=_ray_trial_name,
+            ),
+            run_config=ray_tune.RunConfig(
+                name="study",
+                storage_path=str(scratch / "results"),
+                verbose=0,
+                failure_config=ray_tune.FailureConfig(max_failures=0),
+                checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        ).fit()
+
+
+@contextlib.contextmanager
+def _ray(machine: Machine) -> Iterator[Path]:
+    """Ray for the time of a study, its temporary files in a folder that goes with it."""
+    scratch = Path(tempfile.mkdtemp(prefix="ct-"))  # short: the paths of Ray's sockets may not pass 107 bytes
+    try:
+        if machine.address is None:
+            _make_token()
+            ray.init(
+                num_cpus=machine.cpus,
+                num_gpus=machine.gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(scratch / "ray"),
+            )
+        else:
+            packages = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "core")]
+            ray.init(
+                machine.address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"py_modules": packages},
+            )
+        yield scratch
+    finally:
+        ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _make_token() -> None:
+    """Have the token that Ray asks of everyone who connects to what it starts, readable by its owner alone.
+
+    Ray, which asks for a token unless RAY_AUTH_MODE says otherwise, would make one itself, readable by all.
+    """
+    if "RAY_AUTH_TOKEN" in os.environ:
+        return
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(secrets.token_hex(32))
+    path.chmod(0o600)
+
+
+def cluster(address: str) -> Machine:
+    """The processors and GPUs of the cluster at `address`."""
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ResourceError(f"--address: no Ray cluster answers at {address!r}: {_first_line(error)}") from None
+    try:
+        total = ray.cluster_resources()
+        return Machine(int(total.get("CPU", 0)), int(total.get("GPU", 0)), address)
+    finally:
+        ray.shutdown()
+
+
+def _ray_trial_name(trial: Any) -> str:
+    assignment = trial.config["assignment"]
+    return f"{assignment['trial']}-{assignment['attempt']}"
+
+
+def _write_epochs(folder: Path, reports: list[Any]) -> None:
+    """The trial's epochs as a table for people and spreadsheets: one row an epoch, losses flattened."""
+    rows = [_flat(report.to_json()) for report in reports]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [",".join(names)] + [",".join(str(row.get(name, "")) for name in names) for row in rows]
+    write_atomically(folder / "epochs.csv", ("\n".join(lines) + "\n").encode())
+
+
+def _flat(report: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in report.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}/{key}": inner for key, inner in value.items()}
+        elif isinstance(value, list | tuple):
+            flat |= {f"{name}/{place}": inner for place, inner in enumerate(value, start=1)}
+        else:
+            flat[name] = value
+    return {name: "" if value is None else value for name, value in flat.items()}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

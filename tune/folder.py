@@ -1,0 +1,74 @@
+"""The files of one study, `results/STUDY/`, and the lock that one search at a time holds."""
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from core.errors import StudyError
+from core.files import write_json_atomically
+
+FORMAT = 1
+"""Version of study.json."""
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The files of a study: `results/STUDY/`."""
+
+    path: Path
+
+    @property
+    def description(self) -> Path:
+        """The request and all that is needed to repeat it."""
+        return self.path / "study.json"
+
+    @property
+    def trials_csv(self) -> Path:
+        """One row a trial."""
+        return self.path / "trials.csv"
+
+    def trial(self, number: int) -> Path:
+        """The folder of one trial, written by its worker alone."""
+        return self.path / "trials" / str(number)
+
+    def read_description(self) -> dict[str, Any]:
+        """What study.json holds. Raises StudyError."""
+        try:
+            content = json.loads(self.description.read_text())
+        except FileNotFoundError:
+            raise StudyError(
+                f"{self.path} holds no study; start one with: python -m tune.search --space FILE"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise StudyError(f"{self.description} cannot be read: {error}") from None
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise StudyError(f"{self.description} must be of format {FORMAT}, and is not; another version wrote it")
+        return content
+
+    @contextlib.contextmanager
+    def driver_lock(self) -> Iterator[None]:
+        """Hold the study for one search. Raises StudyError with the process and host that has it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        holder = self.path / "driver.json"
+        lock = filelock.FileLock(self.path / ".driver.lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            who = json.loads(holder.read_text()) if holder.exists() else {"pid": "unknown", "host": "unknown"}
+            raise StudyError(
+                f"{self.path} is being searched by process {who['pid']} on host {who['host']}; "
+                "wait for it, stop it, or give this search another --study name"
+            ) from None
+        try:
+            write_json_atomically(holder, {"pid": os.getpid(), "host": socket.gethostname()})
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()

@@ -1,0 +1,350 @@
+"""The ledger: an Optuna study in a database that holds every trial. It is the truth; Ray executes, MLflow is a view.
+
+One process at a time writes a ledger (the study's lock sees to that), so what was read once is kept in memory and each
+change goes to both. Each trial of the Optuna study carries these user attributes:
+
+    name          the variant's name, empty in a sampled study
+    settings      every setting of the trial, flat names
+    attempts      how often a worker was started on it, written before the start
+    lost          how many of these ended without a word (a dead process, no memory)
+    lost_seconds  wall time of epochs that were lost with them
+    gpu_share     GPUs the trial holds while it runs
+    reason        why it failed, or was stopped
+    mlflow_run    its run in MLflow
+    epoch 7       the report of that epoch, as JSON, with the time it arrived
+"""
+
+import math
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, cast
+
+import numpy as np
+import optuna
+import sqlalchemy
+from optuna.trial import TrialState
+
+from core.config import Value
+from tune.space import Choices, Domain, FloatRange, SearchSpace, StudyRequest
+from tune.stopping import SuccessiveHalving
+
+MAX_LOST = 2
+"""So many attempts of a trial may end without a word and are repeated; the next such end is a failure."""
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_SAMPLER_STREAM = 1
+_IN_MEMORY = "memory"
+
+
+class State(StrEnum):
+    """What became of a trial. The names are Optuna's."""
+
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial as the ledger has it.
+
+    id         number of the trial in its study, counted from 0
+    params     what distinguishes it: the searched settings, or those of its variant
+    settings   every setting, flat names
+    epochs     one report an epoch, epoch 1 first, as JSON objects (see `core.trainable.EpochReport`), each with `at`,
+               the time it reached the ledger in milliseconds since 1970
+    """
+
+    id: int
+    name: str = ""
+    state: State = State.RUNNING
+    params: Mapping[str, Value] = field(default_factory=dict)
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    epochs: tuple[Mapping[str, Any], ...] = ()
+    attempts: int = 0
+    lost: int = 0
+    lost_seconds: float = 0.0
+    gpu_share: float = 0.0
+    reason: str = ""
+    mlflow_run: str | None = None
+
+    @property
+    def curve(self) -> list[float]:
+        """AP50 after each epoch."""
+        return [float(epoch["ap50"]) for epoch in self.epochs]
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch of the highest AP50, the first of equals; None before the first epoch."""
+        curve = self.curve
+        return 1 + curve.index(max(curve)) if curve else None
+
+    @property
+    def ap50(self) -> float | None:
+        """AP50 of the best epoch; None before the first epoch."""
+        return max(self.curve, default=None)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time inside epochs, over all attempts, lost epochs included."""
+        return self.lost_seconds + math.fsum(float(epoch["seconds"]) for epoch in self.epochs)
+
+    @property
+    def planned_epochs(self) -> int:
+        """Epochs the trial runs unless it is stopped."""
+        return int(self.settings["optim.epochs"])
+
+
+class Ledger:
+    """What to run next, what came of it, and whether it goes on.
+
+    storage    SQLAlchemy URL of the database, such as `sqlite:///results/demo/study.db`
+    request    the study; its name is the name of the Optuna study
+    """
+
+    def __init__(self, storage: str, request: StudyRequest) -> None:
+        self._request = request
+        self._space: SearchSpace = request.space
+        self._rule = (
+            SuccessiveHalving(request.stop_early.first_rung(request.max_epochs), request.stop_early.reduction)
+            if request.stop_early.rule == "successive_halving"
+            else None
+        )
+        self._points = _points(request)
+        self._study = optuna.create_study(
+            storage=_open_storage(storage), study_name=request.study, direction="maximize", load_if_exists=True
+        )
+        self._trials: dict[int, optuna.Trial] = {}
+        self._records: dict[int, TrialRecord] = {}
+        for frozen in self._study.get_trials(deepcopy=False):
+            if frozen.state is not TrialState.WAITING:  # enqueued, and the process died before it was asked for
+                self._trials[frozen.number] = optuna.Trial(self._study, frozen._trial_id)
+                self._records[frozen.number] = _record(frozen)
+        for record in self.records:  # a verdict that was due when the last driver died
+            if record.state is State.RUNNING and record.epochs:
+                self._judge(record.id)
+        self._waiting = deque(record.id for record in self.records if record.state is State.RUNNING)
+
+    @property
+    def planned(self) -> int:
+        """Trials the study is to have in the end."""
+        return self._request.planned_trials
+
+    @property
+    def records(self) -> tuple[TrialRecord, ...]:
+        """All trials, in the order of their numbers."""
+        return tuple(self._records[number] for number in sorted(self._records))
+
+    @property
+    def finished(self) -> bool:
+        """Whether every planned trial has ended."""
+        return len(self._records) >= self.planned and all(
+            record.state is not State.RUNNING for record in self._records.values()
+        )
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The complete trial with the highest AP50, the earliest of equals.
+
+        Trials that were stopped early are never compared with trials that ran to the end.
+        """
+        complete = [record for record in self.records if record.state is State.COMPLETE]
+        return max(complete, key=lambda record: (record.ap50, -record.id), default=None)
+
+    def next(self, gpu_share: float = 0.0) -> TrialRecord | None:
+        """The trial to start now, with the number of its new attempt already written; None if there is none.
+
+        Trials that lost their worker come first, from their last checkpoint; then new ones until there are `planned`.
+        """
+        if self._waiting:
+            number = self._waiting.popleft()
+        elif len(self._records) < self.planned:
+            number = self._ask()
+        else:
+            return None
+        if not self._records[number].settings:
+            self._draw(number)
+        return self._note(number, attempts=self._records[number].attempts + 1, gpu_share=gpu_share)
+
+    def report(self, number: int, epochs: Sequence[Mapping[str, Any]]) -> bool:
+        """Enter a trial's epochs, its whole history, of which known ones are skipped; True if the trial ends here.
+
+        It ends because its last epoch is done (COMPLETE), or because the rule stops it (PRUNED).
+        """
+        for epoch in epochs[len(self._records[number].epochs) :]:
+            record = self._records[number]
+            assert record.state is State.RUNNING
+            assert epoch["epoch"] == len(record.epochs) + 1
+            entry = {**epoch, "at": time.time_ns() // 1_000_000}
+            self._trials[number].set_user_attr(f"epoch {epoch['epoch']}", entry)
+            self._trials[number].report(float(epoch["ap50"]), int(epoch["epoch"]))
+            self._records[number] = replace(record, epochs=(*record.epochs, entry))
+            if self._judge(number):
+                return True
+        return False
+
+    def fail(self, number: int, reason: str) -> None:
+        """End a trial as failed. A failure has a reason and no score."""
+        self._note(number, reason=reason)
+        self._tell(number, State.FAIL)
+
+    def lost(self, number: int, reason: str, seconds: float = 0.0) -> bool:
+        """A worker ended without finishing its trial; True if the trial waits for another attempt, False if it failed.
+
+        `seconds` is the wall time that went with it.
+        """
+        record = self._records[number]
+        record = self._note(number, lost=record.lost + 1, lost_seconds=record.lost_seconds + seconds)
+        if record.lost > MAX_LOST:
+            self.fail(number, f"{reason} ({record.lost} times)")
+            return False
+        self._waiting.append(number)
+        return True
+
+    def note_mlflow_run(self, number: int, run: str) -> None:
+        """Remember a trial's run in MLflow."""
+        if self._records[number].mlflow_run != run:
+            self._note(number, mlflow_run=run)
+
+    def _ask(self) -> int:
+        """A new trial, RUNNING in the database; its settings are still to be drawn."""
+        number = len(self._records)
+        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if number < len(self._points) and not waiting:
+            self._study.enqueue_trial(dict(self._points[number].params))
+        self._study.sampler = _sampler(self._request, number)
+        trial = self._study.ask()
+        assert trial.number == number
+        self._trials[number] = trial
+        self._records[number] = TrialRecord(number)
+        return number
+
+    def _draw(self, number: int) -> None:
+        """Draw a trial's settings. After a crash in between, what was drawn before comes back from the database."""
+        trial = self._trials[number]
+        point = self._points[number] if number < len(self._points) else None
+        if point is not None and point.settings is not None:
+            params = {name: _suggest(trial, name, _variant_choices(self._points, name)) for name in point.params}
+            name, settings = point.name, point.settings
+        else:
+            params = self._space.sample(lambda name, domain: _suggest(trial, name, domain))
+            name, settings = "", self._space.resolve(params).settings()
+        self._records[number] = replace(self._records[number], params=params)
+        self._note(number, name=name, settings=dict(settings))
+
+    def _judge(self, number: int) -> bool:
+        """End a trial whose last epoch is done or whom the rule stops; True if it ended."""
+        record = self._records[number]
+        if len(record.epochs) >= record.planned_epochs:
+            self._tell(number, State.COMPLETE)
+        elif self._rule is not None and self._rule.stops(record.curve, self._rival_curves(number)):
+            self._note(number, reason=f"stopped early after epoch {len(record.epochs)}")
+            self._tell(number, State.PRUNED)
+        return self._records[number].state is not State.RUNNING
+
+    def _rival_curves(self, number: int) -> Iterator[list[float]]:
+        for record in self._records.values():
+            if record.id != number and record.state is not State.FAIL:
+                yield record.curve
+
+    def _note(self, number: int, **changes: Any) -> TrialRecord:
+        for name, value in changes.items():
+            self._trials[number].set_user_attr(name, value)
+        record = self._records[number] = replace(self._records[number], **changes)
+        return record
+
+    def _tell(self, number: int, state: State) -> None:
+        record = self._records[number]
+        value = record.ap50 if state is State.COMPLETE else None
+        self._study.tell(number, value, state=TrialState[state.name])
+        self._records[number] = replace(record, state=state)
+
+
+def preview(request: StudyRequest, count: int) -> list[TrialRecord]:
+    """The first trials of a study as they would be asked for without results; nothing is written."""
+    ledger = Ledger(_IN_MEMORY, request)
+    records: list[TrialRecord] = []
+    while len(records) < count and (record := ledger.next()) is not None:
+        records.append(record)
+    return records
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A trial whose params are known in advance: a row of an ablation table, a grid point, a start point."""
+
+    name: str
+    params: Mapping[str, Value]
+    settings: Mapping[str, Value] | None = None
+
+
+def _points(request: StudyRequest) -> tuple[_Point, ...]:
+    if request.space.variants:
+        return tuple(_Point(row.name, row.params, row.config.settings()) for row in request.space.rows())
+    if request.search.sampler == "grid":
+        return tuple(_Point("", params) for params in request.space.grid())
+    return tuple(_Point("", params) for params in request.space.start)
+
+
+def _variant_choices(points: Sequence[_Point], name: str) -> Choices:
+    return Choices(tuple(dict.fromkeys(point.params[name] for point in points if name in point.params)))
+
+
+def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> Value:
+    if isinstance(domain, Choices):
+        return cast(Value, trial.suggest_categorical(name, domain.values))
+    if isinstance(domain, FloatRange):
+        return trial.suggest_float(name, domain.low, domain.high, step=domain.step, log=domain.log)
+    return trial.suggest_int(name, domain.low, domain.high, step=domain.step, log=domain.log)
+
+
+def _sampler(request: StudyRequest, number: int) -> optuna.samplers.BaseSampler:
+    """The sampler of one trial, seeded by the study's seed and the trial's number.
+
+    A sampler that lived on would start its random numbers anew after a restart and propose the same trials again.
+    """
+    seed = int(np.random.default_rng([request.search.seed, _SAMPLER_STREAM, number]).integers(2**32))
+    if request.search.sampler == "tpe" and not request.space.variants:
+        # `group` samples settings that are conditional on others jointly with those; without it they are independent.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _record(trial: optuna.trial.FrozenTrial) -> TrialRecord:
+    attrs = trial.user_attrs
+    epochs: list[Mapping[str, Any]] = []
+    while (entry := attrs.get(f"epoch {len(epochs) + 1}")) is not None:
+        epochs.append(entry)
+    known = {name: attrs[name] for name in _NOTED if name in attrs}
+    return TrialRecord(
+        trial.number, params=dict(trial.params), state=State[trial.state.name], epochs=tuple(epochs), **known
+    )
+
+
+_NOTED = ("name", "settings", "attempts", "lost", "lost_seconds", "gpu_share", "reason", "mlflow_run")
+
+
+def _open_storage(url: str) -> optuna.storages.BaseStorage:
+    if url == _IN_MEMORY:
+        return optuna.storages.InMemoryStorage()
+    if not url.startswith("sqlite"):
+        return optuna.storages.RDBStorage(url)
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+    # Write-ahead logging lets others read while the search writes; the file remembers it, `synchronous` it does not.
+    sqlalchemy.event.listen(storage.engine, "connect", _synchronous_normal)
+    with storage.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+    storage.engine.dispose()
+    return storage
+
+
+def _synchronous_normal(connection: Any, _: Any) -> None:
+    connection.execute("PRAGMA synchronous=NORMAL")

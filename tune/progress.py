@@ -1,0 +1,118 @@
+"""What a person sees while a search runs: a live table in a terminal, one line an event elsewhere."""
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from tune.ledger import State, TrialRecord
+
+
+class Progress:
+    """Shows the trials of a search as they change.
+
+    planned    trials the study is to have
+    console    where to
+    """
+
+    def __init__(self, planned: int, console: Console) -> None:
+        self._planned = planned
+        self._console = console
+        self._begin = time.monotonic()
+        self._seconds_before: float | None = None
+        self._records: Sequence[TrialRecord] = ()
+        self._live = Live(console=console, refresh_per_second=2, get_renderable=self._table, transient=True)
+        self._shown: dict[int, tuple[State, int, int]] = {}
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def show(self, records: Sequence[TrialRecord], changed: TrialRecord | None = None) -> None:
+        """All trials as they are now, and the one that changed."""
+        if self._seconds_before is None:
+            self._seconds_before = sum(record.seconds for record in records)
+        self._records = records
+        if changed is None or self._console.is_terminal:
+            return
+        shown = (changed.state, len(changed.epochs), changed.attempts)
+        if self._shown.get(changed.id) == shown:
+            return
+        self._shown[changed.id] = shown
+        self._console.print(self._line(changed), markup=False, highlight=False, soft_wrap=True)
+
+    def _line(self, record: TrialRecord) -> str:
+        done = sum(other.state is not State.RUNNING for other in self._records)
+        head = f"[{done}/{self._planned}] trial {record.id}" + (f" ({record.name})" if record.name else "")
+        if record.state is State.FAIL:
+            return f"{head} failed: {record.reason}"
+        if not record.epochs:
+            again = f", attempt {record.attempts}" if record.attempts > 1 else ""
+            params = ", ".join(f"{name} {_short(value)}" for name, value in record.params.items())
+            return f"{head} starts{again}: {params or 'all settings at their defaults'}"
+        last = record.epochs[-1]
+        text = (
+            f"{head} epoch {len(record.epochs)}/{record.planned_epochs}: loss {last['losses']['loss']:.3f}, "
+            f"AP50 {last['ap50']:.3f}, {last['seconds']:.1f} s"
+        )
+        if record.state is State.PRUNED:
+            return f"{text}; stopped early"
+        return f"{text}; complete, AP50 {record.ap50:.3f}" if record.state is State.COMPLETE else text
+
+    def _table(self) -> Table:
+        done = [record for record in self._records if record.state is not State.RUNNING]
+        running = [record for record in self._records if record.state is State.RUNNING]
+        complete = [record for record in done if record.state is State.COMPLETE]
+        best = max(complete, key=lambda record: record.ap50 or 0.0, default=None)
+        title = f"{len(done)} of {self._planned} trials done"
+        if best is not None:
+            title += f", best AP50 {best.ap50:.3f} (trial {best.id})"
+        table = Table(title=title, caption=self._time_left(), title_justify="left", caption_justify="left")
+        for name in ("trial", "epoch", "AP50", "best", "what"):
+            table.add_column(name)
+        for record in running:
+            curve = record.curve
+            what = record.name or ", ".join(
+                f"{name.partition('.')[2]} {_short(v)}" for name, v in record.params.items()
+            )
+            table.add_row(
+                str(record.id),
+                f"{len(curve)}/{record.planned_epochs}" if record.settings else "",
+                f"{curve[-1]:.3f}" if curve else "",
+                f"{record.ap50:.3f}" if curve else "",
+                escape(what),
+            )
+        return table
+
+    def _time_left(self) -> str:
+        """What is left costs the mean of the trials that ended, at the pace of this session."""
+        passed = time.monotonic() - self._begin
+        spent = sum(record.seconds for record in self._records) - (self._seconds_before or 0.0)
+        ended = [record for record in self._records if record.state is not State.RUNNING]
+        if not ended or spent <= 0:
+            return f"{_duration(passed)} so far"
+        a_trial = sum(record.seconds for record in ended) / len(ended)
+        running = sum(record.seconds for record in self._records if record.state is State.RUNNING)
+        left = max(0.0, a_trial * (self._planned - len(ended)) - running) * passed / spent
+        return f"{_duration(passed)} so far, about {_duration(left)} left"
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{round(seconds)} s" if seconds < 90 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

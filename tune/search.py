@@ -1,0 +1,165 @@
+"""Search: `python -m tune.search --space FILE`."""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from core.errors import BadRequest, CellTuneError, StudyError
+from tune import study
+from tune.folder import StudyFolder
+from tune.ledger import Ledger, State, preview
+from tune.plan import Options, Plan, check, make_plan
+from tune.space import StudyRequest
+
+PREVIEW = 3
+"""Configurations that a dry run shows."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0 done, 2 a wrong request, 1 the rest."""
+    parsed = _parser().parse_args(arguments)
+    console = Console()
+    try:
+        options = _options(parsed)
+        request = _request(parsed, options)
+        if parsed.dry_run:
+            return _dry_run(request, options, console)
+        plan = make_plan(request, options)
+        _announce(plan, console)
+        finished = study.run(plan, console)
+    except BadRequest as error:
+        print(error, file=sys.stderr)
+        return 2
+    except CellTuneError as error:
+        print(error, file=sys.stderr)
+        return 1
+    _conclude(plan, finished, console)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tune.search",
+        description="Search the settings of Mask R-CNN on a data set. The same command, run again, continues.",
+    )
+    add = parser.add_argument
+    add("--space", type=Path, metavar="FILE", help="the space file; may be left out with --study of a known study")
+    add("--data", metavar="DIR", help="the data set: a folder in HW3 or COCO layout, or 'synthetic'")
+    add("--study", metavar="NAME", help="name of the study and of its folder; default: that of the space file")
+    add("--trials", type=int, metavar="N", help="trials the study is to have in the end")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="fix a setting; repeatable")
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all studies; default: results")
+    add("--gpus-per-trial", metavar="X|auto", help="GPUs a trial holds: a fraction, a whole number, 0 or auto")
+    add("--cpus-per-trial", metavar="N|auto", help="processors a trial holds")
+    add("--parallel", type=int, metavar="N", help="most trials at once; default: as many as fit")
+    add("--time-budget", metavar="90m", help="end after this time, such as 45s, 90m or 12h; run again to continue")
+    add("--address", metavar="RAY", help="a running Ray cluster; default: this machine")
+    add("--tracking-uri", metavar="URI", help="MLflow; default: a database in the results folder")
+    add("--storage", metavar="URL", help="the ledger's database; default: a file in the study's folder")
+    add("--dry-run", action="store_true", help="print the plan and what is wrong with it; start nothing")
+    return parser
+
+
+def _options(parsed: argparse.Namespace) -> Options:
+    if parsed.parallel is not None and parsed.parallel < 1:
+        raise BadRequest(f"--parallel must be at least 1, and is {parsed.parallel}")
+    budget = None if parsed.time_budget is None else _seconds(parsed.time_budget)
+    return Options(parsed.results, parsed.storage, parsed.tracking_uri, parsed.parallel, budget, parsed.address)
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if match is None:
+        raise BadRequest(f"--time-budget must be a number and s, m or h, such as 90m, and is {text!r}")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _request(parsed: argparse.Namespace, options: Options) -> StudyRequest:
+    overrides = list(parsed.overrides)
+    overrides += [f"resources.gpus_per_trial={parsed.gpus_per_trial}"] if parsed.gpus_per_trial else []
+    overrides += [f"resources.cpus_per_trial={parsed.cpus_per_trial}"] if parsed.cpus_per_trial else []
+    named = {"data": parsed.data, "study": parsed.study, "trials": parsed.trials}
+    if parsed.space is not None:
+        return StudyRequest.load(parsed.space, overrides, **named)
+    if parsed.study is None:
+        raise BadRequest("--space FILE is needed, or --study NAME of a known study; search_spaces/ holds examples")
+    folder = StudyFolder(options.results / parsed.study)
+    if not folder.description.exists():
+        raise StudyError(f"--study: {parsed.study!r} is not a study in {options.results}; start it with --space FILE")
+    request = StudyRequest.from_document(folder.read_description()["request"], str(folder.description))
+    return request.with_overrides(overrides, **named)
+
+
+def _announce(plan: Plan, console: Console) -> None:
+    for line in _plan_lines(plan):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _plan_lines(plan: Plan) -> list[str]:
+    request, resources, data = plan.request, plan.resources, plan.data
+    instances = sum(len(sample.labels_N) for sample in data.samples)
+    gpu = f"{resources.gpus:g} GPU and " if resources.gpus else ""
+    cpus = "1 processor" if resources.cpus == 1 else f"{resources.cpus} processors"
+    lines = [
+        f"Study {request.study}: {request.planned_trials} trials of up to {request.max_epochs} epochs, "
+        f"{resources.parallel} at once, {gpu}{cpus} each",
+        f"Data {request.data}: {len(data.samples)} images, {instances} instances, {len(data.classes)} classes",
+    ]
+    lines += [f"Weights: {file.path}" for file in plan.weights.values()]
+    return lines + [f"Note: {note}" for note in request.notes]
+
+
+def _dry_run(request: StudyRequest, options: Options, console: Console) -> int:
+    plan, problems = check(request, options)
+    if plan is None:
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        return 2
+    _announce(plan, console)
+    console.print("First configurations:", highlight=False)
+    for record in preview(request, PREVIEW):
+        params = (
+            ", ".join(f"{name} {value}" for name, value in record.params.items()) or "all settings at their defaults"
+        )
+        name = f"{record.name}: " if record.name else ""
+        console.print(f"  {record.id}  {name}{params}", markup=False, highlight=False, soft_wrap=True)
+    console.print("Dry run: nothing was started, nothing was written.", highlight=False)
+    return 0
+
+
+def _conclude(plan: Plan, finished: bool, console: Console) -> None:
+    ledger = Ledger(plan.storage, plan.request)
+    states = [record.state for record in ledger.records]
+    counts = ", ".join(
+        f"{states.count(state)} {words}"
+        for state, words in (
+            (State.COMPLETE, "complete"),
+            (State.PRUNED, "stopped early"),
+            (State.FAIL, "failed"),
+            (State.RUNNING, "to be continued"),
+        )
+        if state in states
+    )
+    lines = [f"{'Finished' if finished else 'Not finished'}: {counts or 'no trial yet'}"]
+    best = ledger.best
+    if best is not None:
+        what = best.name or ", ".join(f"{name} {value}" for name, value in best.params.items())
+        lines.append(f"Best: trial {best.id}, AP50 {best.ap50:.4f} at epoch {best.best_epoch}: {what}")
+        lines.append(
+            "This is the best of several scores on one validation part, so it is too high; "
+            "how sure the order is needs fresh seeds"
+        )
+    lines.append(f"Results: {plan.folder.path} (table: {plan.folder.trials_csv})")
+    lines.append(f"Compare: {plan.tracking.ui_command}")
+    if not finished:
+        lines.append("To continue, run the same command again")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""One study: what it needs, its folder, and its life from the first trial to the last."""
+
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+
+from core import weights as pretrained
+from core.config import TrialConfig
+from core.data.dataset import Dataset
+from core.files import write_atomically, write_json_atomically
+from core.trainable import Trial
+from core.weights import BaseWeights
+from tune import executor
+from tune.bridge import Assignment
+from tune.executor import MakeTrial
+from tune.folder import FORMAT, StudyFolder
+from tune.ledger import Ledger, State, TrialRecord
+from tune.plan import Plan, searched_settings, weights_key
+from tune.progress import Progress
+from tune.space import StudyRequest
+from tune.tables import trials_csv
+from tune.tracking import Tracker, TrackingThread, without_password
+
+_PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "albumentations", "pycocotools", "numpy")
+
+
+def make_core_trial(
+    assignment: Assignment, cpus: int, *, data: Dataset, weights: Mapping[str, BaseWeights], gpu: bool
+) -> Trial:
+    """The real trial of an attempt, built in its worker."""
+    config = TrialConfig.from_settings(assignment.settings, f"trial {assignment.trial}")
+    return Trial(
+        config,
+        data,
+        weights.get(weights_key(config.model)),
+        device="auto" if gpu else "cpu",
+        # Beside a GPU one processor drives it and the others prepare images; without one all of them compute.
+        loader_workers=cpus - 1 if gpu else 0,
+        threads=cpus,
+    )
+
+
+def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -> bool:
+    """Run a study, or continue it; True if it is finished, False if it was interrupted or its time is up.
+
+    make_trial   builds what the workers drive, from `data`, `weights` and `gpu`; another one replays learning curves
+    """
+    with plan.folder.driver_lock():
+        _describe(plan)
+        ledger = Ledger(plan.storage, plan.request)
+        with Progress(ledger.planned, console) as progress, _Conductor(plan, ledger, progress) as conductor:
+            if not ledger.finished:
+                weights = {key: pretrained.read(file) for key, file in plan.weights.items()}
+                shared = {"data": plan.data, "weights": weights, "gpu": plan.resources.gpus > 0}
+                executor.execute(conductor, make_trial, shared, plan.machine, plan.resources)
+        for number, trouble in conductor.untracked:
+            console.print(f"MLflow does not show trial {number} in full: {trouble}", markup=False, soft_wrap=True)
+        return ledger.finished
+
+
+class _Conductor:
+    """The desk of `bridge`: ledger, MLflow, trials.csv and progress, each told of everything once."""
+
+    def __init__(self, plan: Plan, ledger: Ledger, progress: Progress) -> None:
+        self._plan, self._ledger, self._progress = plan, ledger, progress
+        self._deadline = None if plan.options.time_budget is None else time.monotonic() + plan.options.time_budget
+        self._heard: dict[int, float] = {}
+        self._tracking = TrackingThread(
+            lambda: Tracker(plan.tracking, plan.request.study, _parent_tags(plan)),
+            plan.folder.trial,
+            ledger.note_mlflow_run,
+        )
+        self.untracked: list[tuple[int, str]] = []
+        """Trials that MLflow does not show in full, and what it answered; known once the study has ended."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Ray pickles searcher and scheduler on principle, and never uses the copies.
+        return (str, ())
+
+    def __enter__(self) -> Self:
+        for record in self._ledger.records:
+            self._tracking.show(record)
+        self._progress.show(self._ledger.records)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._write_table()
+        unwritten = self._tracking.close(self._ledger.finished)
+        self.untracked = [(number, self._tracking.trouble or "it took too long") for number in unwritten]
+
+    @property
+    def finished(self) -> bool:
+        return self._ledger.finished or (self._time_is_up and not self._heard)
+
+    @property
+    def _time_is_up(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def hand_out(self) -> Assignment | None:
+        if self._time_is_up or len(self._heard) >= self._plan.resources.parallel:
+            return None
+        record = self._ledger.next(self._plan.resources.gpus)
+        if record is None:
+            return None
+        self._heard[record.id] = time.monotonic()
+        self._show(record.id)
+        folder = self._plan.folder.trial(record.id).absolute()
+        return Assignment(record.id, record.attempts, str(folder), dict(record.settings), len(record.epochs))
+
+    def take_in(self, assignment: Assignment, result: Mapping[str, Any]) -> bool:
+        number = assignment.trial
+        if "epochs" in result:
+            ended = self._ledger.report(number, result["epochs"])
+        elif result["retry"]:
+            self._ledger.lost(number, result["failure"], self._silence(number))
+            ended = True
+        else:
+            self._ledger.fail(number, result["failure"])
+            ended = True
+        return self._after(number, ended)
+
+    def lost(self, assignment: Assignment, reason: str) -> None:
+        self._ledger.lost(assignment.trial, reason, self._silence(assignment.trial))
+        self._after(assignment.trial, ended=True)
+
+    def _after(self, number: int, ended: bool) -> bool:
+        """Show what happened to a trial; True if its worker leaves it."""
+        self._heard[number] = time.monotonic()
+        if ended or self._time_is_up:
+            del self._heard[number]
+        self._show(number)
+        if ended:
+            self._write_table()
+            self._remove_weights_that_lost()
+        return number not in self._heard
+
+    def _silence(self, number: int) -> float:
+        return time.monotonic() - self._heard[number]
+
+    def _show(self, number: int) -> None:
+        records = self._ledger.records
+        self._tracking.show(records[number])
+        self._progress.show(records, records[number])
+
+    def _write_table(self) -> None:
+        write_trials_csv(self._plan.folder, self._plan.request, self._ledger.records)
+
+    def _remove_weights_that_lost(self) -> None:
+        """Of trials that ended only the best keeps its weights; reports, curves and match tables stay for all."""
+        best = self._ledger.best
+        for record in self._ledger.records:
+            if record.state is State.RUNNING:
+                continue
+            folder = self._plan.folder.trial(record.id)
+            for file in [*folder.glob("*.safetensors")]:
+                if file.name == "last.safetensors" or record is not best:
+                    file.unlink(missing_ok=True)
+
+
+def write_trials_csv(folder: StudyFolder, request: StudyRequest, records: Sequence[TrialRecord]) -> None:
+    """Write `trials.csv` anew."""
+    write_atomically(folder.trials_csv, trials_csv(records, searched_settings(request.space)).encode())
+
+
+def _describe(plan: Plan) -> None:
+    """Write study.json, the first time with its creation date."""
+    folder = plan.folder
+    created = folder.read_description()["created"] if folder.description.exists() else datetime.now(UTC).isoformat()
+    write_json_atomically(
+        folder.description,
+        {
+            "format": FORMAT,
+            "study": plan.request.study,
+            "created": created,
+            "command": " ".join(["python", "-m", "tune.search", *map(without_password, sys.argv[1:])]),
+            "request": plan.request.to_document(),
+            "data": {
+                "where": plan.request.data,
+                "fingerprint": plan.data.fingerprint,
+                "images": len(plan.data.samples),
+                "classes": [category.name for category in plan.data.classes],
+            },
+            "storage": without_password(plan.storage),
+            "tracking_uri": without_password(plan.tracking.uri),
+            "resources": {"cpus_per_trial": plan.resources.cpus, "gpus_per_trial": plan.resources.gpus},
+            "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES},
+            "git_revision": _git_revision(),
+        },
+    )
+
+
+def _parent_tags(plan: Plan) -> dict[str, str]:
+    return {
+        "data": plan.request.data,
+        "data_fingerprint": plan.data.fingerprint,
+        "planned_trials": str(plan.request.planned_trials),
+    }
+
+
+def _git_revision() -> str | None:
+    """The revision of this project's checkout, with `+` where it has changes; None outside a checkout."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    here = Path(__file__).parent
+    describe = subprocess.run(
+        [git, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
+        cwd=here, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return describe.stdout.strip() or None
