@@ -61,7 +61,7 @@ class DataConfig(_Settings):
         if self.group_pattern:
             try:
                 groups = re.compile(self.group_pattern).groups
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(
                     f"data.group_pattern must be a regular expression, and is {self.group_pattern!r} ({error})"
                 ) from None

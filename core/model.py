@@ -121,7 +121,7 @@ class MaskRCNN(GeneralizedRCNN):  # type: ignore[misc]
         ]
 
     def _features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The pyramid in float32: its dtype becomes that of anchors and boxes, and bfloat16 holds no pixel past 256."""
+        """The pyramid in float32: anchors and boxes take its dtype, and bfloat16 has no odd pixels past 256."""
         return {level: feature.float() for level, feature in self.backbone(images).items()}
 
 

@@ -21,10 +21,9 @@ SAME_MASK = 0.5
 """Masks that agree more than this are of one instance. Above one half, no mask agrees with two that are disjoint."""
 
 CUT_MARGIN = 0.05
-"""Of a box's side, but at least ..."""
+"""A box nearer than this fraction of its side to an inner border of its tile may be cut by it, ..."""
 CUT_PIXELS = 2
-"""... so many pixels: a box nearer than this to an inner border of its tile may be cut by it. Predicted boxes are not
-better than that."""
+"""... and so may any box nearer than so many pixels: predicted boxes are no better than that."""
 
 
 @dataclass(frozen=True)

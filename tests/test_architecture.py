@@ -19,14 +19,15 @@ SPEAKERS = {
 
 # From the command lines down to what knows nobody. A module imports modules of lower rows only.
 ROWS = [
-    {"search", "retrain_best"},
+    {"search", "retrain_best", "schema"},
     {"report", "retrain"},
     {"study"},
     {"plan", "progress"},
     {"executor"},
     {"bridge", "tracking", "tables"},
-    {"ledger"},
-    {"space", "stopping", "folder", "certainty", "figures"},
+    {"ledger", "space_file"},
+    {"request", "space_sections"},
+    {"space", "values", "stopping", "folder", "certainty", "figures"},
 ]
 
 

@@ -29,7 +29,8 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from core.config import Value
-from tune.space import Choices, Domain, FloatRange, SearchSpace, StudyRequest
+from tune.request import StudyRequest
+from tune.space import Choices, Domain, FloatRange, SearchSpace
 from tune.stopping import SuccessiveHalving
 
 MAX_LOST = 2

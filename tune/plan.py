@@ -17,7 +17,8 @@ from core.weights import WeightsFile
 from tune import executor
 from tune.executor import Machine, TrialResources
 from tune.folder import StudyFolder
-from tune.space import Choices, SearchSpace, StudyRequest
+from tune.request import StudyRequest
+from tune.space import Choices, SearchSpace
 from tune.tracking import Destination
 
 _MODEL_SETTINGS = ("model.detector", "model.backbone", "model.weights", "model.stride_in_1x1")

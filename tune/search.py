@@ -13,7 +13,8 @@ from tune import study
 from tune.folder import StudyFolder
 from tune.ledger import Ledger, State, preview
 from tune.plan import Options, Plan, check, make_plan
-from tune.space import StudyRequest
+from tune.request import StudyRequest
+from tune.space_file import from_document, load, with_overrides
 
 PREVIEW = 3
 """Configurations that a dry run shows."""
@@ -84,14 +85,14 @@ def _request(parsed: argparse.Namespace, options: Options) -> StudyRequest:
     overrides += [f"resources.cpus_per_trial={parsed.cpus_per_trial}"] if parsed.cpus_per_trial else []
     named = {"data": parsed.data, "study": parsed.study, "trials": parsed.trials}
     if parsed.space is not None:
-        return StudyRequest.load(parsed.space, overrides, **named)
+        return load(parsed.space, overrides, **named)
     if parsed.study is None:
         raise BadRequest("--space FILE is needed, or --study NAME of a known study; search_spaces/ holds examples")
     folder = StudyFolder(options.results / parsed.study)
     if not folder.description.exists():
         raise StudyError(f"--study: {parsed.study!r} is not a study in {options.results}; start it with --space FILE")
-    request = StudyRequest.from_document(folder.read_description()["request"], str(folder.description))
-    return request.with_overrides(overrides, **named)
+    request = from_document(folder.read_description()["request"], str(folder.description))
+    return with_overrides(request, overrides, **named)
 
 
 def _announce(plan: Plan, console: Console) -> None:

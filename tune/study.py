@@ -26,7 +26,7 @@ from tune.folder import FORMAT, StudyFolder
 from tune.ledger import Ledger, State, TrialRecord
 from tune.plan import Plan, searched_settings, weights_key
 from tune.progress import Progress
-from tune.space import StudyRequest
+from tune.request import StudyRequest
 from tune.tables import trials_csv
 from tune.tracking import Tracker, TrackingThread, without_password
 

@@ -9,7 +9,6 @@ images, the same for every study.
 """
 
 import json
-import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping
@@ -138,6 +137,8 @@ def _classes(items: list[Any], path: Path, problems: list[Problem]) -> list[Cate
 
 def _images(items: list[Any], path: Path, problems: list[Problem]) -> dict[int, dict[str, Any]]:
     images = _entries(items, "image", path, problems)
+    if not items:
+        problems.append(Problem(str(path), "there must be at least one image, and there is none"))
     names: set[str] = set()
     for image_id, item in list(images.items()):
         name = item.get("file_name")
@@ -242,7 +243,7 @@ def _of_polygons(polygons: list[Any], height: int, width: int) -> list[int]:
             raise DataError(f"a polygon must be a list x, y, x, y, ... of three points or more, and is {polygon!r:.80}")
         for position, value in enumerate(polygon):
             side = height if position % 2 else width
-            is_real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            is_real = isinstance(value, int | float) and not isinstance(value, bool)
             # pycocotools allocates memory by the length of the outline, so a stray corner would take gigabytes.
             if not is_real or not -side <= value <= 2 * side:
                 raise DataError(

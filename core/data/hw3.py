@@ -34,9 +34,19 @@ TEST_FOLDERS = ("test_release", "test")
 def images_folder(folder: Path) -> Path | None:
     """The folder whose subfolders hold image.tif: `folder/train`, else `folder` itself, else None."""
     for candidate in (folder / "train", folder):
-        if candidate.is_dir() and any((entry / IMAGE).is_file() for entry in candidate.iterdir()):
+        if candidate.is_dir() and any((entry / IMAGE).is_file() for entry in _entries(candidate, folder)):
             return candidate
     return None
+
+
+def _entries(images: Path, folder: Path) -> list[Path]:
+    """The folders of single images, in the order of their names; not what systems and the layout itself put beside."""
+    beside = TEST_FOLDERS if images == folder else ()
+    return sorted(
+        entry
+        for entry in images.iterdir()
+        if entry.is_dir() and not entry.name.startswith((".", "__")) and entry.name not in beside
+    )
 
 
 def read(folder: Path) -> Inspection:
@@ -44,12 +54,7 @@ def read(folder: Path) -> Inspection:
     images = images_folder(folder)
     if images is None:
         return Inspection(None, (Problem(str(folder), f"no subfolder holds {IMAGE}"),))
-    others = TEST_FOLDERS if images == folder else ()
-    entries = sorted(
-        entry
-        for entry in images.iterdir()
-        if entry.is_dir() and not entry.name.startswith((".", "__")) and entry.name not in others
-    )
+    entries = _entries(images, folder)
     numbers = {number for entry in entries for number, _ in _class_files(entry)[0]}
     classes = [Category(number, f"class{number}") for number in sorted(numbers | {1, 2, 3, 4})]
     label_of = {category.id: label for label, category in enumerate(classes, start=1)}

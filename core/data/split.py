@@ -19,9 +19,7 @@ from core.randomness import Purpose, generator
 NEAR = 0.25
 """A class's share of a part is even when it is at most so far from its target, as a fraction of the target."""
 CANDIDATES = 256
-"""Groups among which exchanges are tried in one round; all of them in a small data set."""
-ROUNDS_WITHOUT_GAIN = 3
-"""Rounds after which a large data set's split is taken to be as good as it gets."""
+"""Groups among which exchanges are tried in one round; all of them in a small data set, a part of a large one."""
 LEAST_GAIN = 1e-6
 """Above the rounding of the largest costs, so that the exchanges end."""
 NO_IMAGE, NO_INSTANCE, NO_CLASS, UNEVEN_IMAGES = 1e8, 1e6, 1e4, 100.0
@@ -124,21 +122,20 @@ def _deal(
 
     # Where every image is its own group the parts have the right number of images, and only exchanges keep it.
     may_move = bool(sizes_GD[:, 0].max() > 1)
-    patience = ROUNDS_WITHOUT_GAIN
-    while patience:
-        chosen = np.sort(rng.permutation(groups)[:CANDIDATES])
+    rounds = -(-groups // CANDIDATES)  # without gain, in which every group had its chance
+    order, tried = rng.permutation(groups), 0
+    while tried < rounds:
+        chosen, order = np.sort(order[:CANDIDATES]), np.roll(order, -CANDIDATES)
         out_K, in_K, to_K = _changes(chosen, part_of_group, parts, may_move)
-        if not len(out_K):
-            break
         from_K = part_of_group[out_K]
         moved_KD = sizes_GD[out_K] - np.where(in_K[:, None] >= 0, sizes_GD[in_K], 0)
         gain_K = cost(held_PD[to_K], to_K) + cost(held_PD[from_K], from_K)
         gain_K -= cost(held_PD[to_K] + moved_KD, to_K) + cost(held_PD[from_K] - moved_KD, from_K)
-        better = np.flatnonzero(gain_K > np.maximum(LEAST_GAIN, 0.5 * gain_K.max()))
+        better = np.flatnonzero(gain_K > max(LEAST_GAIN, 0.5 * gain_K.max(initial=0)))
         if not len(better):
-            patience = 0 if groups <= CANDIDATES else patience - 1
+            tried += 1
             continue
-        patience = ROUNDS_WITHOUT_GAIN
+        tried = 0
         best = int(rng.choice(better))
         held_PD[to_K[best]] += moved_KD[best]
         held_PD[from_K[best]] -= moved_KD[best]

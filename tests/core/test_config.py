@@ -162,6 +162,8 @@ def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(name: str) -
         ({"data.crop": 31}, "data.crop"),
         ({"data.group_pattern": "("}, "data.group_pattern"),
         ({"data.group_pattern": "no group"}, "data.group_pattern"),
+        ({"data.group_pattern": f"(a{{{10**12}}})"}, "data.group_pattern"),
+        ({"data.group_pattern": "(" * 1000 + ")" * 1000}, "data.group_pattern"),
         ({"model.image_min_side": 1400}, "model.image_min_side"),
         ({"model.weights": "coco", "model.backbone": "resnet101"}, "model.weights"),
         ({"model.stride_in_1x1": True, "model.backbone": "resnet18"}, "model.stride_in_1x1"),

@@ -77,6 +77,13 @@ def test_the_fingerprint_does_not_depend_on_the_folder_or_on_naming_the_train_fo
     assert prints == {data.fingerprint}
 
 
+def test_the_test_folder_is_no_training_image_and_a_training_image_may_be_called_test(tmp_path: Path) -> None:
+    write_image(tmp_path, "test")
+    write_image(tmp_path, "a")
+    assert [sample.name for sample in load(str(tmp_path)).samples] == ["a", "test"]
+    assert [sample.name for sample in load(str(tmp_path / "train")).samples] == ["a"]
+
+
 def test_rgba_rgb_and_grey_images_become_rgb(tmp_path: Path) -> None:
     path = tmp_path / "image.tif"
     alpha = np.full((20, 30, 1), 7, np.uint8)
@@ -268,7 +275,7 @@ def test_a_truncated_tiff_whose_directory_comes_last_is_refused(tmp_path: Path) 
     place = write_image(tmp_path)
     Image.fromarray(RGB).save(place / "image.tif", compression="tiff_lzw")
     whole = (place / "image.tif").read_bytes()
-    for length in range(len(whole)):
+    for length in (*range(0, len(whole), 20), *range(len(whole) - 140, len(whole))):
         (place / "image.tif").write_bytes(whole[:length])
         with pytest.raises(DataError, match=r"image\.tif: the file is (damaged|empty)|image\.tif: an image must be"):
             load(str(tmp_path))
@@ -334,6 +341,10 @@ def test_a_missing_folder_is_answered_with_where_to_put_the_images(tmp_path: Pat
         load(where)
     (tmp_path / "train_set" / "train").mkdir(parents=True)
     with pytest.raises(DataError, match="holds no annotated image") as empty:
+        load(where)
+    (tmp_path / "train_set" / "train").rmdir()
+    write_image(tmp_path / "train_set", ".hidden")
+    with pytest.raises(DataError, match="holds no annotated image"):
         load(where)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="this is a file"):

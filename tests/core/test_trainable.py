@@ -1,8 +1,9 @@
-"""Laws of the trial: the settings are the ones applied, it learns, and it goes on after any death as if nothing happened."""
+"""Laws of the trial: what was set is what is applied, it learns, and it goes on after any death as if none had been."""
 
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core import checkpoint
@@ -53,6 +54,7 @@ EVERYTHING = TINY | {
     "optim.gradient_clip": 5,
 }
 DATA = synthetic.make(images=5, side=64)
+Uninterrupted = tuple[Trial, list[dict[str, torch.Tensor]], Path]
 WALL_TIME = ("seconds", "train_seconds", "evaluate_seconds", "images_per_second")
 
 
@@ -64,12 +66,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def trial_of(settings: dict[str, Any], data: Dataset = DATA, **options: Any) -> Trial:
-    return Trial(TrialConfig.from_settings(settings), data, device="cpu", **{"threads": 1} | options)
+def trial_of(chosen: dict[str, Any], data: Dataset = DATA, **options: Any) -> Trial:
+    return Trial(TrialConfig.from_settings(chosen), data, device="cpu", **{"threads": 1} | options)
 
 
 def without_wall_time(reports: list[EpochReport]) -> list[EpochReport]:
-    return [replace(report, **dict.fromkeys(WALL_TIME, 0.0)) for report in reports]
+    wall_time: dict[str, Any] = dict.fromkeys(WALL_TIME, 0.0)
+    return [replace(report, **wall_time) for report in reports]
 
 
 def state_of(trial: Trial) -> dict[str, torch.Tensor]:
@@ -85,26 +88,34 @@ def assert_same_state(one: dict[str, torch.Tensor], other: dict[str, torch.Tenso
     assert [name for name, value in one.items() if not torch.equal(value, other[name])] == []
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def contents(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Every file with what changes when it is written: inode, time and size."""
+    files = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {name: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for name, stat in files.items()}
+
+
+def copy(folder: Path, to: Path) -> Path:
+    """The same files under hard links: a trial replaces its files, and never writes into one."""
+    shutil.copytree(folder, to, copy_function=os.link)
+    return to
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trial, list[dict[str, torch.Tensor]], Path]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
     """Three epochs in one go; the state after each, and a parent of folders 1, 2, 3: the trial's folder after each."""
     parent = tmp_path_factory.mktemp("uninterrupted")
     trial, states = trial_of(EVERYTHING), []
     for epoch in (1, 2, 3):
         trial.run_epoch()
         if epoch > 1:
-            shutil.copytree(parent / str(epoch - 1), parent / str(epoch))
+            copy(parent / str(epoch - 1), parent / str(epoch))
         trial.save(parent / str(epoch))
         states.append(state_of(trial))
     return trial, states, parent
 
 
 def test_resumed_trial_equals_uninterrupted_trial_whatever_the_loader_workers_and_the_threads(
-    uninterrupted: tuple[Trial, list[dict[str, torch.Tensor]], Path], tmp_path: Path
+    uninterrupted: Uninterrupted, tmp_path: Path
 ) -> None:
     whole, states, _ = uninterrupted
     torch.manual_seed(1234)
@@ -112,7 +123,9 @@ def test_resumed_trial_equals_uninterrupted_trial_whatever_the_loader_workers_an
         # A machine with other defaults: the trial goes on with the one thread that it began with.
         trial = trial_of(EVERYTHING, loader_workers=workers, threads=1 if epoch == 1 else 2)
         assert trial.load(tmp_path) == (epoch > 1)
-        assert trial.epoch == epoch - 1
+        if epoch > 1:
+            assert_same_state(state_of(trial), states[epoch - 2])
+        assert without_wall_time(trial.reports) == without_wall_time(whole.reports[: epoch - 1])
         torch.rand(epoch)
         trial.run_epoch()
         trial.save(tmp_path)
@@ -121,19 +134,8 @@ def test_resumed_trial_equals_uninterrupted_trial_whatever_the_loader_workers_an
         assert without_wall_time(trial.reports) == without_wall_time(whole.reports[:epoch])
 
 
-def test_a_loaded_trial_is_the_one_that_was_saved(
-    uninterrupted: tuple[Trial, list[dict[str, torch.Tensor]], Path],
-) -> None:
-    whole, states, parent = uninterrupted
-    for epoch in (1, 2, 3):
-        trial = trial_of(EVERYTHING)
-        assert trial.load(parent / str(epoch))
-        assert_same_state(state_of(trial), states[epoch - 1])
-        assert trial.reports == whole.reports[:epoch]
-
-
 def test_training_moves_weights_every_epoch_and_another_seed_moves_them_elsewhere(
-    uninterrupted: tuple[Trial, list[dict[str, torch.Tensor]], Path],
+    uninterrupted: Uninterrupted,
 ) -> None:
     _, states, _ = uninterrupted
     name = "roi_heads.mask_head.0.0.weight"
@@ -145,7 +147,7 @@ def test_training_moves_weights_every_epoch_and_another_seed_moves_them_elsewher
 
 
 def test_a_folder_holds_match_tables_the_best_weights_and_all_to_go_on(
-    uninterrupted: tuple[Trial, list[dict[str, torch.Tensor]], Path],
+    uninterrupted: Uninterrupted,
 ) -> None:
     whole, _, parent = uninterrupted
     for epoch in (1, 2, 3):
@@ -165,7 +167,7 @@ def test_a_folder_holds_match_tables_the_best_weights_and_all_to_go_on(
 
 
 def test_reports_follow_from_the_match_tables_and_these_from_the_model(
-    uninterrupted: tuple[Trial, list[dict[str, torch.Tensor]], Path],
+    uninterrupted: Uninterrupted,
 ) -> None:
     whole, _, parent = uninterrupted
     for report in whole.reports:
@@ -187,7 +189,7 @@ def test_reports_follow_from_the_match_tables_and_these_from_the_model(
         assert (ap50(masks, 100).mean, ap50(boxes, 100).mean) == (report.ap50, report.ap50_box)
 
 
-def test_reports_say_what_was_done(uninterrupted: tuple[Trial, list[dict[str, torch.Tensor]], Path]) -> None:
+def test_reports_say_what_was_done(uninterrupted: Uninterrupted) -> None:
     whole, _, _ = uninterrupted
     schedule = Schedule(whole.config.optim, 2)
     assert (len(whole.split.train), len(whole.split.validation)) == (3, 2)
@@ -200,6 +202,7 @@ def test_reports_say_what_was_done(uninterrupted: tuple[Trial, list[dict[str, to
         assert len(report.ap50_per_class) == len(DATA.classes)
 
 
+@settings(max_examples=30)
 @given(
     st.builds(
         EpochReport,
@@ -214,82 +217,78 @@ def test_a_report_passes_through_json_unchanged(report: EpochReport) -> None:
     assert EpochReport.from_json(json.loads(json.dumps(report.to_json(), allow_nan=False))) == report
 
 
-def test_the_first_of_equal_epochs_is_the_best_and_an_older_best_gives_way(tmp_path: Path) -> None:
-    still = TINY | {"optim.learning_rate": 1e-30}  # every epoch scores the same
-    trial = trial_of(still)
+def test_the_first_of_equal_epochs_is_the_best() -> None:
+    trial = trial_of(TINY | {"optim.learning_rate": 1e-30})  # every epoch scores the same
     for _ in range(2):
         trial.run_epoch()
-    trial.save(tmp_path)
     assert trial.reports[0].ap50 == trial.reports[1].ap50
     assert trial.best is trial.reports[0]
-    assert [path.name for path in tmp_path.glob("best-*")] == ["best-0001.safetensors"]
-    assert len(list((tmp_path / "matches").iterdir())) == 2  # saved together, as they were run
 
-    # As if both had scored less: the third epoch is the best.
-    tensors, state = checkpoint.load(tmp_path / "last.safetensors")
-    for report in state["reports"]:
-        report["ap50"] = -1.0
-    checkpoint.save(tmp_path / "last.safetensors", tensors, state)
-    trial = trial_of(still)
-    trial.load(tmp_path)
+
+def test_an_older_best_gives_way_to_a_better_epoch(uninterrupted: Uninterrupted, tmp_path: Path) -> None:
+    folder = copy(uninterrupted[2] / "1", tmp_path / "trial")
+    tensors, state = checkpoint.load(folder / "last.safetensors")
+    state["reports"][0]["ap50"] = -1.0
+    checkpoint.save(folder / "last.safetensors", tensors, state)
+    trial = trial_of(EVERYTHING)
+    trial.load(folder)
     trial.run_epoch()
-    trial.save(tmp_path)
-    assert [path.name for path in tmp_path.glob("best-*")] == ["best-0003.safetensors"]
-    assert checkpoint.load(tmp_path / "last.safetensors")[1]["best"]["epoch"] == 3
+    trial.save(folder)
+    assert [path.name for path in folder.glob("best-*")] == ["best-0002.safetensors"]
+    assert checkpoint.load(folder / "last.safetensors")[1]["best"]["epoch"] == 2
+    best, _ = checkpoint.load(folder / "best-0002.safetensors")
+    assert_same_state(best, trained_state(trial.model))
 
 
 def test_a_trial_goes_on_from_whatever_a_death_inside_save_left(
-    uninterrupted: tuple[Trial, list[dict[str, torch.Tensor]], Path], tmp_path: Path
+    uninterrupted: Uninterrupted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, states, parent = uninterrupted
-    folder = tmp_path / "trial"
-    shutil.copytree(parent / "1", folder)
-    # Files are written in the order matches, best, last; here it died while it wrote last.
-    (folder / "matches" / "epoch-0002.npz").write_bytes(b"of the lost attempt")
-    (folder / "best-0002.safetensors").write_bytes((folder / "best-0001.safetensors").read_bytes())
-    (folder / ".last.safetensors.4711.part").write_bytes(b"half")
+    folder = copy(parent / "1", tmp_path / "trial")
+    before = contents(folder)
+
+    def die(path: Path, *_: Any) -> None:
+        path.with_name(f".{path.name}.4711.part").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    lost = trial_of(EVERYTHING)
+    lost.load(folder)
+    lost.run_epoch()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", die)
+        with pytest.raises(KeyboardInterrupt):
+            lost.save(folder)
+    os.link(folder / "best-0001.safetensors", folder / "best-0002.safetensors")  # had it died a little later
+    (folder / "matches" / "epoch-0002.npz").write_bytes(b"of another attempt")
     (folder / "matches" / ".epoch-0002.npz.4711.part").write_bytes(b"half")
+
     trial = trial_of(EVERYTHING)
     assert trial.load(folder)
     assert trial.epoch == 1
-    assert sorted(contents(folder)) == [
-        "best-0001.safetensors",
-        "last.safetensors",
-        "matches/epoch-0001.npz",
-        "matches/epoch-0002.npz",
-    ]
+    left = contents(folder)
+    assert left.pop("matches/epoch-0002.npz")
+    assert left == before
     trial.run_epoch()
     trial.save(folder)
     assert_same_state(state_of(trial), states[1])
     assert ap50(MatchTable.load(folder / "matches" / "epoch-0002.npz"), 100).mean == whole.reports[1].ap50
 
 
-def test_a_save_writes_last_after_what_it_names(
-    uninterrupted: tuple[Trial, list[dict[str, torch.Tensor]], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_save_writes_match_tables_then_the_best_then_last(
+    uninterrupted: Uninterrupted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, states, parent = uninterrupted
-    whole_save, saved = checkpoint.save, []
-
-    def save_and_die(path: Path, *what: Any) -> None:
-        saved.append(path.name)
-        if path.name == "last.safetensors":
-            raise KeyboardInterrupt
-        whole_save(path, *what)
-
     trial = trial_of(EVERYTHING)
-    trial.load(parent / "1")
+    trial.load(uninterrupted[2] / "1")
     trial.run_epoch()
+    there: list[tuple[str, list[str]]] = []
+
+    def note(path: Path, *_: Any) -> None:
+        there.append((path.name[:4], sorted(contents(tmp_path))))
+
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", save_and_die)
-        with pytest.raises(KeyboardInterrupt):
-            trial.save(tmp_path)  # a new folder: the best is written as well
-    assert (saved[0][:5], saved[1:]) == ("best-", ["last.safetensors"])
-    assert [path.name for path in (tmp_path / "matches").iterdir()] == ["epoch-0002.npz"]
-    assert not trial_of(EVERYTHING).load(tmp_path)
-    trial.save(tmp_path)  # a second try is whole
-    again = trial_of(EVERYTHING)
-    assert again.load(tmp_path)
-    assert_same_state(state_of(again), states[1])
+        patch.setattr(checkpoint, "save", note)
+        trial.save(tmp_path)  # a new folder: the best is written as well
+    assert there == [("best", ["matches/epoch-0002.npz"]), ("last", ["matches/epoch-0002.npz"])]
 
 
 def test_an_empty_folder_is_not_continued_and_stays_empty(tmp_path: Path) -> None:
@@ -299,72 +298,60 @@ def test_an_empty_folder_is_not_continued_and_stays_empty(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def _change_settings(state: dict[str, Any]) -> None:
-    state["settings"]["optim.learning_rate"] = 0.5
+CHANGES: list[tuple[dict[str, Any], str]] = [
+    (
+        {"settings": EVERYTHING | {"optim.learning_rate": 0.5}},
+        r"another configuration: optim\.learning_rate was 0\.5 and is 0\.001; go back",
+    ),
+    (
+        {"weights": {"name": "a.pth", "sha256": "0123456789abcdef", "stride_in_1x1": False}},
+        r"other pretrained weights: they were a\.pth \(SHA-256 0123456789ab\) and are none",
+    ),
+    ({"data": "fedcba9876543210"}, r"another data set: its fingerprint was fedcba987654 and is "),
+    ({"format": 0}, r"has format 0, and this version reads format 1"),
+]
 
 
-def _change_weights(state: dict[str, Any]) -> None:
-    state["weights"] = {"name": "resnet18.pth", "sha256": "0123456789abcdef", "stride_in_1x1": False}
-
-
-def _change_data(state: dict[str, Any]) -> None:
-    state["data"] = "fedcba9876543210"
-
-
-def _change_format(state: dict[str, Any]) -> None:
-    state["format"] = 0
-
-
-@pytest.mark.parametrize("name", ["last.safetensors", "best"])
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        (_change_settings, r"another configuration: optim\.learning_rate was 0\.5 and is 0\.001; go back"),
-        (_change_weights, r"other pretrained weights: they were resnet18\.pth \(SHA-256 0123456789ab\) and are none"),
-        (_change_data, r"another data set: its fingerprint was fedcba987654 and is "),
-        (_change_format, r"has format 0, and this version reads format 1"),
-    ],
-)
 def test_a_checkpoint_that_is_not_this_trials_is_refused_and_changes_nothing(
-    uninterrupted: tuple[Trial, list[dict[str, torch.Tensor]], Path],
-    tmp_path: Path,
-    name: str,
-    change: Callable[[dict[str, Any]], None],
-    sentence: str,
+    uninterrupted: Uninterrupted, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "trial"
-    shutil.copytree(uninterrupted[2] / "1", folder)
-    path = folder / ("best-0001.safetensors" if name == "best" else name)
-    tensors, state = checkpoint.load(path)
-    change(state)
-    checkpoint.save(path, tensors, state)
-    files = contents(folder)
     trial = trial_of(EVERYTHING)
     fresh = state_of(trial)
-    with pytest.raises(CheckpointError, match=f"^{path} .*{sentence}") as caught:
+    for number, (change, sentence) in enumerate(CHANGES):
+        for name in ("last.safetensors", "best-0001.safetensors"):
+            folder = copy(uninterrupted[2] / "1", tmp_path / f"{number}-{name}")
+            _, state = checkpoint.load(folder / name)
+            if "settings" in change:
+                change = {"settings": state["settings"] | change["settings"]}
+            checkpoint.save(folder / name, {}, state | change)
+            files = contents(folder)
+            with pytest.raises(CheckpointError, match=f"^{folder / name} .*{sentence}") as caught:
+                trial.load(folder)
+            assert "\n" not in str(caught.value)
+            assert contents(folder) == files
+    folder = copy(uninterrupted[2] / "1", tmp_path / "other layers")
+    _, state = checkpoint.load(folder / "last.safetensors")
+    checkpoint.save(folder / "last.safetensors", {"model.no.such.weight": torch.zeros(1)}, state)
+    with pytest.raises(CheckpointError, match="holds other layers than this trial trains"):
         trial.load(folder)
-    assert "\n" not in str(caught.value)
     assert trial.epoch == 0
     assert_same_state(state_of(trial), fresh)
-    assert contents(folder) == files
 
 
-def test_a_torn_checkpoint_is_refused_and_changes_nothing(
-    uninterrupted: tuple[Trial, list[dict[str, torch.Tensor]], Path], tmp_path: Path
-) -> None:
+def test_a_torn_checkpoint_is_refused_and_changes_nothing(uninterrupted: Uninterrupted, tmp_path: Path) -> None:
+    trial = trial_of(EVERYTHING)
+    fresh = state_of(trial)
     for name in ("last.safetensors", "best-0001.safetensors"):
-        folder = tmp_path / name
-        shutil.copytree(uninterrupted[2] / "1", folder)
-        (folder / name).write_bytes((folder / name).read_bytes()[:-100])
-        trial = trial_of(EVERYTHING)
-        fresh = state_of(trial)
-        with pytest.raises(CheckpointError, match=f"{name} is torn"):
-            trial.load(folder)
+        folder = copy(uninterrupted[2] / "1", tmp_path / name)
+        half = (folder / name).read_bytes()[:-100]
         (folder / name).unlink()
         if name != "last.safetensors":
             with pytest.raises(CheckpointError, match=f"{name}: there is no such checkpoint"):
                 trial.load(folder)
-        assert_same_state(state_of(trial), fresh)
+        (folder / name).write_bytes(half)
+        with pytest.raises(CheckpointError, match=f"{name} is torn"):
+            trial.load(folder)
+    assert_same_state(state_of(trial), fresh)
 
 
 def imagenet_like(seed: int) -> BaseWeights:
@@ -376,8 +363,8 @@ def imagenet_like(seed: int) -> BaseWeights:
 
 
 def test_a_checkpoint_holds_only_what_training_changed_and_needs_the_same_pretrained_weights(tmp_path: Path) -> None:
-    settings = TINY | {"model.trainable_layers": 0, "model.weights": "resnet18.pth"}
-    trial = trial_of(settings, weights=imagenet_like(1))
+    chosen = TINY | {"model.trainable_layers": 0, "model.weights": "resnet18.pth"}
+    trial = trial_of(chosen, weights=imagenet_like(1))
     trial.run_epoch()
     trial.save(tmp_path)
     for path in tmp_path.glob("*.safetensors"):
@@ -385,11 +372,11 @@ def test_a_checkpoint_holds_only_what_training_changed_and_needs_the_same_pretra
         assert not any("backbone.body" in name for name in tensors)
         assert any("backbone.fpn" in name for name in tensors)
         assert state["weights"]["sha256"] == f"{1:064d}"
-    again = trial_of(settings, weights=imagenet_like(1))
+    again = trial_of(chosen, weights=imagenet_like(1))
     assert again.load(tmp_path)
     assert_same_state(state_of(again), state_of(trial))
     with pytest.raises(CheckpointError, match=r"other pretrained weights: they were resnet18\.pth"):
-        trial_of(settings, weights=imagenet_like(2)).load(tmp_path)
+        trial_of(chosen, weights=imagenet_like(2)).load(tmp_path)
 
 
 def test_a_trial_finds_its_pretrained_weights_by_itself(tmp_path: Path) -> None:
@@ -439,18 +426,17 @@ def test_the_settings_given_are_those_applied() -> None:
 
 
 def test_crops_tiles_flips_and_bf16_run_together() -> None:
-    settings = {"data.crop": 40, "predict.flips": True, "optim.precision": "bf16", "model.detector": "fpn_v2"}
-    report = trial_of(TINY | settings).run_epoch()
+    chosen = {"data.crop": 40, "predict.flips": True, "optim.precision": "bf16", "model.detector": "fpn_v2"}
+    report = trial_of(TINY | chosen).run_epoch()
     assert np.isfinite([report.ap50, report.losses["loss"]]).all()
     assert report.ap50 <= 1
 
 
 def test_a_trial_that_diverges_has_no_score_saves_nothing_and_can_go_back(
-    uninterrupted: tuple[Trial, list[dict[str, torch.Tensor]], Path], tmp_path: Path
+    uninterrupted: Uninterrupted, tmp_path: Path
 ) -> None:
     _, states, parent = uninterrupted
-    folder = tmp_path / "trial"
-    shutil.copytree(parent / "1", folder)
+    folder = copy(parent / "1", tmp_path / "trial")
     trial = trial_of(EVERYTHING)
     trial.load(folder)
     files = contents(folder)
@@ -468,18 +454,7 @@ def test_a_trial_that_diverges_has_no_score_saves_nothing_and_can_go_back(
     assert_same_state(state_of(trial), states[1])
 
 
-def test_a_learning_rate_far_too_high_diverges() -> None:
-    trial = trial_of(TINY | {"optim.learning_rate": 1.0, "optim.epochs": 20, "optim.batch_size": 1})
-
-    def train_on() -> None:
-        while trial.epoch < 20:
-            trial.run_epoch()
-
-    with pytest.raises(TrialDiverged, match=r"epoch \d+, batch \d+: loss is (nan|inf|-inf)"):
-        train_on()
-
-
-def test_no_epoch_follows_the_last(uninterrupted: tuple[Trial, list[dict[str, torch.Tensor]], Path]) -> None:
+def test_no_epoch_follows_the_last(uninterrupted: Uninterrupted) -> None:
     whole, _, _ = uninterrupted
     with pytest.raises(AssertionError, match="all 3 epochs are done"):
         whole.run_epoch()
@@ -494,18 +469,19 @@ def test_a_trial_learns_what_it_can_memorise() -> None:
     """Eight copies of one field of cells: seven train, one validates."""
     field = DATA.samples[0]
     copies = assemble("copies", DATA.classes, [replace(field, name=f"copy-{number}") for number in range(8)])
-    settings = {
+    chosen = {
         "data.validation_fraction": 0.125,
         "optim.epochs": 7,
+        "optim.learning_rate": 5e-4,
         "optim.batch_size": 1,
         "model.proposals_train": 64,
         "model.proposals_test": 64,
         "model.box_samples": 32,
         "model.rpn_samples": 64,
     }
-    trial = trial_of(TINY | settings, copies)
+    trial = trial_of(TINY | chosen, copies)
     reports = [trial.run_epoch() for _ in range(7)]
-    assert reports[-1].losses["loss"] < 0.75 * reports[0].losses["loss"]
+    assert reports[-1].losses["loss"] < 0.3 * reports[0].losses["loss"]
     assert reports[0].ap50 < 0.1
-    assert reports[-1].ap50_box > 0.6
-    assert reports[-1].ap50 > 0.25
+    assert max(report.ap50 for report in reports) > 0.6
+    assert max(report.ap50_box for report in reports) > 0.6

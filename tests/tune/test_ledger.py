@@ -10,7 +10,8 @@ import optuna
 import pytest
 
 from tune.ledger import MAX_LOST, Ledger, State, TrialRecord, preview
-from tune.space import StudyRequest
+from tune.request import StudyRequest
+from tune.space_file import from_document
 
 SPACE: dict[str, Any] = {
     "study": "law",
@@ -37,7 +38,7 @@ VARIANTS: dict[str, Any] = {
 
 
 def request(document: dict[str, Any], **changes: Any) -> StudyRequest:
-    return StudyRequest.from_document({**document, **changes}, "test")
+    return from_document({**document, **changes}, "test")
 
 
 def epoch(number: int, ap50: float) -> dict[str, Any]:

@@ -10,12 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.config import SETTINGS, TrialConfig
-from tune.space import Choices, Domain, IntRange, StudyRequest, json_schema
+from tune.request import StudyRequest
+from tune.schema import json_schema
+from tune.space import Choices, Domain, IntRange
+from tune.space_file import from_document, load
 
 FOLDER = Path("search_spaces")
 FILES = sorted(FOLDER.glob("*.yaml"))
-SEARCHES = [path for path in FILES if not StudyRequest.load(path).space.variants]
-TABLES = [path for path in FILES if StudyRequest.load(path).space.variants]
+SEARCHES = [path for path in FILES if not load(path).space.variants]
+TABLES = [path for path in FILES if load(path).space.variants]
 ROWS_OF_THE_REPORT = [
     "Res50",
     "Aug.",
@@ -30,12 +33,12 @@ ROWS_OF_THE_REPORT = [
 ]
 
 
-def load(name: str) -> StudyRequest:
-    return StudyRequest.load(FOLDER / f"{name}.yaml")
+def shipped(name: str) -> StudyRequest:
+    return load(FOLDER / f"{name}.yaml")
 
 
 def configs(name: str) -> dict[str, TrialConfig]:
-    return {row.name: row.config for row in load(name).space.rows() if row.config.seed == 0}
+    return {row.name: row.config for row in shipped(name).space.rows() if row.config.seed == 0}
 
 
 def difference(one: TrialConfig, other: TrialConfig) -> set[str]:
@@ -49,24 +52,24 @@ def test_the_files_are_those_we_know() -> None:
 
 def test_the_schema_file_is_the_generated_one() -> None:
     assert (FOLDER / "schema.json").read_text() == json.dumps(json_schema(), indent=2) + "\n", (
-        "run: python -m tune.space > search_spaces/schema.json"
+        "run: python -m tune.schema > search_spaces/schema.json"
     )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_file_names_its_schema_and_its_study_fits_it_and_survives_its_document(path: Path) -> None:
     assert path.read_text().splitlines()[0] == "# yaml-language-server: $schema=schema.json"
-    request = StudyRequest.load(path)
+    request = load(path)
     assert request.study == path.stem
     document = json.loads(json.dumps(request.to_document()))
     jsonschema.Draft7Validator(json_schema()).validate(document)
-    assert StudyRequest.from_document(document, "study.json") == request
+    assert from_document(document, "study.json") == request
 
 
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
 @given(data=st.data())
 def test_every_point_of_a_space_is_a_configuration(path: Path, data: st.DataObject) -> None:
-    space = StudyRequest.load(path).space
+    space = load(path).space
 
     def draw(_: str, domain: Domain) -> Any:
         if isinstance(domain, Choices):
@@ -85,10 +88,10 @@ def test_every_point_of_a_space_is_a_configuration(path: Path, data: st.DataObje
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_a_table_holds_every_row_of_the_report(path: Path) -> None:
-    space = StudyRequest.load(path).space
+    space = load(path).space
     assert [variant.name for variant in space.variants if variant.name in ROWS_OF_THE_REPORT] == ROWS_OF_THE_REPORT
     assert space.baseline == "Res50"
-    assert StudyRequest.load(path).stop_early.rule == "none"
+    assert load(path).stop_early.rule == "none"
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,7 @@ def test_a_row_of_the_report_s_tables_changes_what_its_name_promises_and_nothing
 
 
 def test_the_report_s_tables_train_every_row_alike() -> None:
-    request = load("report_tables")
+    request = shipped("report_tables")
     assert request.space.seeds == 3
     assert request.planned_trials == 3 * 11
     for config in configs("report_tables").values():
@@ -134,7 +137,7 @@ def test_the_report_as_run_has_its_own_batch_sizes_its_frozen_pyramid_and_its_th
     sizes = [rows[name].optim.batch_size for name in ROWS_OF_THE_REPORT]
     assert sizes == [2, 8, 4, 2, 8, 8, 2, 1, 8, 2]
     assert {name for name, config in rows.items() if config.model.trainable_fpn} == {"Full fine-tuning"}
-    assert load("report_as_run").space.seeds == 1
+    assert shipped("report_as_run").space.seeds == 1
     for config in rows.values():
         assert (config.predict.score_threshold, config.predict.max_detections) == (0.5, 100)
         assert config.augment.horizontal_flip
@@ -149,7 +152,7 @@ def test_the_elastic_transform_of_the_report_as_run_moves_next_to_nothing() -> N
 
 
 def test_the_ablation_tries_the_report_s_good_rows_first() -> None:
-    space = load("ablation").space
+    space = shipped("ablation").space
     rows = configs("report_tables")
     shared = {parameter.name for parameter in space.parameters}
     for point, name in zip(space.start, ["Partial", "Partial + Aug.", "Partial + Elastic"], strict=True):
@@ -159,7 +162,7 @@ def test_the_ablation_tries_the_report_s_good_rows_first() -> None:
 
 
 def test_the_demonstration_needs_nothing_but_two_cores() -> None:
-    request = load("demo")
+    request = shipped("demo")
     config = request.space.resolve(request.space.start[0])
     assert (request.data, config.model.weights, request.confirm.top) == ("synthetic", "none", 0)
     assert request.planned_trials >= 6
@@ -169,11 +172,11 @@ def test_the_demonstration_needs_nothing_but_two_cores() -> None:
 
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
 def test_the_command_line_can_pin_every_searched_setting(path: Path) -> None:
-    request = StudyRequest.load(path)
+    request = load(path)
     for parameter in request.space.parameters:
         value = parameter.domain.corners[-1]
         text = str(value).lower() if isinstance(value, bool) else str(value)
-        pinned = StudyRequest.load(path, [f"{parameter.name}={text}"]).space
+        pinned = load(path, [f"{parameter.name}={text}"]).space
         assert pinned.fixed[parameter.name] == value
         assert parameter.name not in [left.name for left in pinned.parameters]
         assert all(parameter.name not in point for point in pinned.start)
@@ -181,6 +184,6 @@ def test_the_command_line_can_pin_every_searched_setting(path: Path) -> None:
 
 def test_the_acceptance_run_of_the_ablation_is_a_request() -> None:
     overrides = ["optim.epochs=1", "model.weights=none", "model.image_min_side=256", "confirm.top=0"]
-    request = StudyRequest.load(FOLDER / "ablation.yaml", overrides, data="data/consep", trials=3)
+    request = load(FOLDER / "ablation.yaml", overrides, data="data/consep", trials=3)
     assert (request.data, request.planned_trials, request.max_epochs) == ("data/consep", 3, 1)
     assert request.notes == ("stop_early.min_epochs 6 is not under optim.epochs 1: no trial is stopped early",)

@@ -5,7 +5,6 @@ Ray, the databases and the worker processes are real; only the training is not.
 
 import csv
 import io
-import json
 import os
 import signal
 import sys
@@ -21,17 +20,16 @@ import pytest
 from ray import cloudpickle
 from rich.console import Console
 
+from benchmarks.replay import ReplayedTrial
 from core import data as datasets
 from core.errors import StudyError, TrialDiverged
-from core.files import write_json_atomically
-from core.trainable import EpochReport
 from tune import study
 from tune.bridge import Assignment
 from tune.executor import Machine, TrialResources
 from tune.folder import StudyFolder
 from tune.ledger import Ledger, State
 from tune.plan import Options, Plan
-from tune.space import StudyRequest
+from tune.space_file import from_document
 
 EPOCHS = 4
 SPACE: dict[str, Any] = {
@@ -45,39 +43,16 @@ SPACE: dict[str, Any] = {
 }
 
 
-class Replayed:
-    """A trial whose AP50 is its learning rate times the share of its epochs; what else it does, `deed` says."""
-
-    def __init__(self, assignment: Assignment, deed: Callable[[Assignment, int], None]) -> None:
-        self.assignment, self.deed = assignment, deed
-        self.reports: list[EpochReport] = []
-
-    def run_epoch(self) -> EpochReport:
-        epoch = len(self.reports) + 1
-        self.deed(self.assignment, epoch)
-        ap50 = float(self.assignment.settings["optim.learning_rate"]) * epoch / EPOCHS
-        report = EpochReport(
-            epoch=epoch, losses={"loss": 1 / epoch}, learning_rate=0.1, ap50=ap50, ap50_uncapped=ap50, ap50_box=ap50,
-            ap50_per_class=(ap50, None), seconds=0.25, train_seconds=0.2, evaluate_seconds=0.05, images_per_second=10.0,
-            peak_memory_bytes=None, steps=3, detections=7,
-        )  # fmt: skip
-        self.reports.append(report)
-        return report
-
-    def save(self, folder: Path) -> None:
-        write_json_atomically(folder / "last.json", [report.to_json() for report in self.reports])
-
-    def load(self, folder: Path) -> bool:
-        if not (folder / "last.json").exists():
-            return False
-        self.reports = [EpochReport.from_json(report) for report in json.loads((folder / "last.json").read_text())]
-        return True
-
-
 def replaying(deed: Callable[[Assignment, int], None]) -> Any:
-    def make_trial(assignment: Assignment, cpus: int, **_: Any) -> Replayed:
+    """Trials whose AP50 is their learning rate times the share of their epochs; what else they do, `deed` says."""
+
+    def ap50(assignment: Assignment, epoch: int) -> float:
+        deed(assignment, epoch)
+        return float(assignment.settings["optim.learning_rate"]) * epoch / EPOCHS
+
+    def make_trial(assignment: Assignment, cpus: int, **_: Any) -> ReplayedTrial:
         assert cpus == 1
-        return Replayed(assignment, deed)
+        return ReplayedTrial(assignment, ap50)
 
     return make_trial
 
@@ -98,7 +73,7 @@ def make_plan(
     results: Path, document: dict[str, Any] | None = None, gpus: int = 0, share: float = 0.0, parallel: int = 2
 ) -> Plan:
     return Plan(
-        StudyRequest.from_document({**SPACE, **(document or {})}, "test"),
+        from_document({**SPACE, **(document or {})}, "test"),
         Options(results),
         datasets.load("synthetic"),
         {},
@@ -209,7 +184,7 @@ def test_a_checkpoint_that_the_ledger_has_not_heard_of_is_reported_before_anythi
     # A driver that died after its worker had saved the last epoch and before it heard of it.
     record = Ledger(plan.storage, plan.request).next()
     assert record is not None
-    done = Replayed(Assignment(0, 1, "", record.settings, 0), nothing_else)
+    done = replaying(nothing_else)(Assignment(0, 1, "", record.settings, 0), cpus=1)
     for _ in range(EPOCHS):
         done.run_epoch()
     plan.folder.trial(0).mkdir(parents=True)

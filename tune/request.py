@@ -1,0 +1,220 @@
+"""What a search is asked to do, in full. `tune.space_file` reads and checks it; here it is only described."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from core.config import SETTINGS, Value
+from tune.space import Choices, Parameter, SearchSpace
+from tune.values import condition
+
+DEFAULT_TRIALS = 30
+MAX_TRIALS = 10_000
+"""Trials a study may plan."""
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class SearchOptions(_Options):
+    """How configurations are chosen, and how many."""
+
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """tpe learns from the trials before; random does not; grid tries every point once."""
+    trials: int | None = Field(None, ge=1, le=MAX_TRIALS)
+    """Trials in all, 30 if not given. A grid and variants have as many as they have points or rows."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of the sampler; the trials' own seed is the setting `seed`."""
+
+
+class StopEarly(_Options):
+    """When a trial is given up before its last epoch."""
+
+    rule: Literal["successive_halving", "none"] = "successive_halving"
+    """successive_halving: at each rung only the best 1 / reduction of the trials go on. Variants: none unless asked."""
+    min_epochs: int | None = Field(None, ge=1)
+    """The first rung, in epochs; a tenth of the epochs if not given."""
+    reduction: int = Field(3, ge=2)
+    """Each rung is so many times higher than the one before."""
+
+    def first_rung(self, epochs: int) -> int:
+        """The first rung, in epochs, of a study whose longest trial has so many."""
+        return self.min_epochs or math.ceil(epochs / 10)
+
+
+class Confirm(_Options):
+    """How the winner is chosen among the best: on fresh seeds and splits."""
+
+    top: int = Field(5, ge=0, le=100)
+    """So many of the best trials are run again; 0 for none. Variants: 0 unless asked."""
+    seeds: int = Field(3, ge=1, le=100)
+    """Fresh seeds for each of them."""
+    folds: int = Field(0, ge=0, le=100)
+    """0 for a hold-out a seed; k >= 2 for k-fold cross-validation a seed."""
+
+    @field_validator("folds")
+    @classmethod
+    def _check_folds(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("folds must be 0 (hold-out) or at least 2, and is 1")
+        return folds
+
+
+class Resources(_Options):
+    """What one trial gets."""
+
+    gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """A part of one GPU (0.5), or whole GPUs; 0 for none; auto measures."""
+    cpus_per_trial: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """CPU cores; auto shares them out."""
+    stall_minutes: float = Field(60, gt=0)
+    """A trial that reports no epoch for so long counts as lost."""
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _check_gpus(cls, gpus: float | Literal["auto"]) -> float | Literal["auto"]:
+        if gpus != "auto" and gpus > 1 and gpus % 1:
+            raise ValueError(f"gpus_per_trial must be a whole number or at most 1, and is {gpus}")
+        return gpus
+
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """Everything that a search is asked to do, merged and checked.
+
+    study   the study's name
+    data    a folder, relative to where the command runs, or `synthetic`
+    """
+
+    study: str
+    data: str
+    space: SearchSpace
+    search: SearchOptions = field(default_factory=SearchOptions)
+    stop_early: StopEarly = field(default_factory=StopEarly)
+    confirm: Confirm = field(default_factory=Confirm)
+    resources: Resources = field(default_factory=Resources)
+
+    def to_document(self) -> dict[str, Any]:
+        """The request in the form of a space file, with JSON's types only."""
+        space = self.space
+        searched: dict[str, Any] = {}
+        if space.variants:
+            searched["variants"] = {variant.name: dict(variant.settings) for variant in space.variants}
+            searched |= {"baseline": space.baseline, "seeds": space.seeds}
+        else:
+            searched["space"] = {parameter.name: _parameter_document(parameter) for parameter in space.parameters}
+            searched["start"] = [dict(point) for point in space.start]
+        return {
+            "study": self.study,
+            "data": self.data,
+            "fixed": dict(space.fixed),
+            **searched,
+            **{name: getattr(self, name).model_dump(exclude_none=True) for name in OPTIONS},
+        }
+
+    @property
+    def planned_trials(self) -> int:
+        """Trials the study is to have in the end."""
+        if self.space.variants:
+            return len(self.space.variants) * self.space.seeds * max(int(self.space.value("data.folds", {})), 1)
+        if self.search.sampler == "grid":
+            assert self.space.size is not None
+            return self.space.size
+        return self.search.trials or DEFAULT_TRIALS
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of the longest trial that is possible."""
+        space = self.space
+        epochs = [space.value("optim.epochs", variant.settings) for variant in space.variants]
+        for parameter in space.parameters:
+            if parameter.name == "optim.epochs" and parameter.name in space.possible:
+                epochs += parameter.domain.corners
+        if not space.variants and not any(p.name == "optim.epochs" and not p.when for p in space.parameters):
+            epochs.append(space.value("optim.epochs", {}))
+        return max(int(value) for value in epochs)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know before the search starts, a sentence each."""
+        return (*self._space_notes(), *self._stopping_notes(), *self._confirm_notes())
+
+    def _space_notes(self) -> Iterator[str]:
+        space, planned = self.space, self.planned_trials
+        if space.variants:
+            yield from _variant_notes(space, planned)
+            if self.search != SearchOptions():
+                yield f"search is not used by variants: there are {planned} trials, each variant {space.seeds} times"
+            return
+        for parameter in space.parameters:
+            if parameter.name not in space.possible:
+                yield f"{parameter.name} is never searched: it needs that {condition(space.unmet(parameter))}"
+        if self.search.sampler == "grid":
+            if self.search.trials is not None:
+                yield f"search.trials {self.search.trials} is not used: the grid has {planned} points, one trial each"
+            if space.start:
+                yield "start is not used: a grid tries every point"
+        elif space.size is not None and planned > space.size:
+            yield f"search.trials {planned} is more than the {space.size} different configurations: some are repeated"
+        if self.search.sampler != "grid" and len(space.start) > planned:
+            yield f"search.trials {planned} is less than the {len(space.start)} start points: the last are not tried"
+
+    def _stopping_notes(self) -> Iterator[str]:
+        if self.stop_early.rule == "none":
+            if self.space.variants:
+                yield "variants are not stopped early; stop_early.rule: successive_halving would ask for it"
+            return
+        rung = self.stop_early.first_rung(self.max_epochs)
+        if rung >= self.max_epochs:
+            yield f"stop_early.min_epochs {rung} is not under optim.epochs {self.max_epochs}: no trial is stopped early"
+        elif self.space.variants:
+            yield "variants that are stopped early have no score to be compared by"
+
+    def _confirm_notes(self) -> Iterator[str]:
+        if self.confirm.top > 0:
+            yield (
+                f"confirm (top {self.confirm.top}) is read and checked, but not carried out yet: "
+                "the winner is the best score, which is too high by the luck of one seed and one split"
+            )
+
+
+def _variant_notes(space: SearchSpace, planned: int) -> Iterator[str]:
+    names: dict[tuple[tuple[str, Value], ...], str] = {}
+    for variant in space.variants:
+        settings = tuple(sorted(({**SETTINGS, **space.fixed, **variant.settings}).items()))
+        if settings in names:
+            yield f"variants '{names[settings]}' and '{variant.name}' have the same settings"
+        names.setdefault(settings, variant.name)
+    if space.seeds == 1:
+        yield "seeds is 1: what differs between variants cannot be told from what differs between seeds"
+    if folds := space.value("data.folds", {}):
+        yield f"data.folds {folds}: each variant runs {folds} times a seed, {planned} trials in all"
+
+
+def _parameter_document(parameter: Parameter) -> dict[str, Any]:
+    domain = parameter.domain
+    document: dict[str, Any]
+    if isinstance(domain, Choices):
+        document = {"choices": list(domain.values)}
+    else:
+        document = {"low": domain.low, "high": domain.high}
+        if domain.log:
+            document["log"] = True
+        elif domain.step is not None:
+            document["step"] = domain.step
+    if parameter.when:
+        document["when"] = {name: list(values) for name, values in parameter.when.items()}
+    return document
+
+
+OPTIONS: Mapping[str, type[BaseModel]] = {
+    "search": SearchOptions,
+    "stop_early": StopEarly,
+    "confirm": Confirm,
+    "resources": Resources,
+}
+"""The sections of a space file that hold options, each with its model."""

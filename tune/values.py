@@ -1,0 +1,151 @@
+"""Values in a space file, checked one by one, and how a message shows them."""
+
+import difflib
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from core.config import SETTINGS, TrialConfig, Value, check_setting_name
+from core.errors import SettingError, SpaceError
+
+_MAX_TEXT = 1000
+
+
+def _fields() -> dict[str, FieldInfo]:
+    fields: dict[str, FieldInfo] = {}
+    for group, info in TrialConfig.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            fields |= {f"{group}.{leaf}": inner for leaf, inner in info.annotation.model_fields.items()}
+        else:
+            fields[group] = info
+    assert list(fields) == list(SETTINGS)
+    return fields
+
+
+def _adapter(info: FieldInfo) -> TypeAdapter[Any]:
+    # The description only fills a place: Annotated wants at least one annotation, and not every field has a constraint.
+    annotated: Any = Annotated
+    constrained = annotated[info.annotation, info.description, *info.metadata]
+    return TypeAdapter(constrained, config=ConfigDict(allow_inf_nan=False))
+
+
+FIELDS: Mapping[str, FieldInfo] = _fields()
+"""Every setting with its definition."""
+TYPES: Mapping[str, Any] = {name: info.annotation for name, info in FIELDS.items()}
+"""Every setting with its type."""
+ADAPTERS: Mapping[str, TypeAdapter[Any]] = {name: _adapter(info) for name, info in FIELDS.items()}
+"""Every setting with what checks its type and range."""
+
+
+def checked_value(name: str, value: object, place: str) -> Value:
+    """A setting's value with the setting's own type, so that 1, 1.0 and '1e0' of a float are one value.
+
+    Raises SettingError.
+    """
+    _check_scalar(name, value, place)
+    if isinstance(value, bool) and TYPES[name] in (int, float):
+        raise SettingError(f"{place}: {name} must be a number, not true or false, and is {value}.")
+    try:
+        result: Value = ADAPTERS[name].validate_python(value)
+    except ValidationError as error:
+        raise SettingError(f"{place}: {name} must {_rule(error)}, and is {value!r}.") from None
+    return result
+
+
+def _check_scalar(name: str, value: object, place: str) -> None:
+    if not isinstance(value, bool | int | float | str):
+        raise SettingError(f"{place}: {name} must be one number, text or truth value, and is {shown(value)}.")
+    if isinstance(value, str) and (len(value) > _MAX_TEXT or not value.isprintable()):
+        raise SettingError(
+            f"{place}: {name} must be a text of at most {_MAX_TEXT} printable characters, and is {shown(value)}."
+        )
+    if isinstance(value, int) and value.bit_length() > 64:
+        raise SettingError(f"{place}: {name} must be a number of at most 64 bits, and has {value.bit_length()}.")
+
+
+def checked_settings(raw: Mapping[str, object], place: str) -> dict[str, Value]:
+    """One value for each setting that is named. Raises SettingError."""
+    settings: dict[str, Value] = {}
+    for name, value in raw.items():
+        check_name(name, place)
+        if isinstance(value, list | Mapping):
+            raise SettingError(f"{place}: {name} must be one value, and is {shown(value)}. Ranges go under `space:`.")
+        settings[name] = checked_value(name, value, place)
+    return settings
+
+
+def check_name(name: object, place: str) -> None:
+    """Raise SettingError unless `name`, which may be anything that YAML can hold, is a trial setting."""
+    if not isinstance(name, str) or len(name) > _MAX_TEXT or not name.isprintable():
+        raise SettingError(f"{place}: {shown(name)} is not a trial setting. core/config.py lists all settings.")
+    check_setting_name(name, place)
+
+
+_M = TypeVar("_M", bound=BaseModel)
+
+
+def checked_options(model: type[_M], raw: Mapping[str, object], place: str) -> _M:
+    """Options of one section, those that are not named at their defaults. Raises SpaceError."""
+    check_known(raw, tuple(model.model_fields), place, "an option")
+    for name, value in raw.items():
+        try:
+            _check_scalar(name, value, place)
+        except SettingError as error:
+            raise SpaceError(str(error)) from None
+        if isinstance(value, bool):
+            raise SpaceError(f"{place}: {name} must not be true or false, and is {value}.")
+    try:
+        return model.model_validate(dict(raw))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if first["type"] == "value_error":
+            raise SpaceError(f"{place}: {first['msg'].removeprefix('Value error, ')}.") from None
+        name = str(first["loc"][0])
+        raise SpaceError(f"{place}: {name} must {_rule(error)}, and is {raw[name]!r}.") from None
+
+
+def _rule(error: ValidationError) -> str:
+    """What the first value that is wrong must be; where it may be one of two things, both."""
+    errors = error.errors(include_url=False)
+    messages = [entry["msg"] for entry in errors if entry["loc"][:1] == errors[0]["loc"][:1]]
+    rules = (message.removeprefix("Input ").removeprefix("should ") for message in messages)
+    return " or ".join(rule.partition(", unable to parse")[0] for rule in rules)
+
+
+def check_known(raw: Mapping[Any, object], names: Sequence[str], place: str, what: str) -> None:
+    """Raise SpaceError, with the nearest of `names`, unless all keys are among them."""
+    for name in raw:
+        if name not in names:
+            raise SpaceError(f"{place}: {shown(name)} is not {what}. {suggestion(name, names)}")
+
+
+def suggestion(name: object, names: Sequence[str]) -> str:
+    """A way out for a name that is not among `names`."""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5) if isinstance(name, str) else []
+    return f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(names)}."
+
+
+def as_mapping(value: object, place: str, what: str) -> Mapping[Any, Any]:
+    """The value, if it is a mapping. Raises SpaceError."""
+    if not isinstance(value, Mapping):
+        raise SpaceError(f"{place}: must be a mapping of {what}, and is {shown(value)}.")
+    return value
+
+
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 2
+        self.maxstring = self.maxother = 80
+
+
+shown: Callable[[object], str] = _Short().repr
+"""A value as it stands in a message; a file can hold values whose full text would fill the memory."""
+
+
+def condition(when: Mapping[str, tuple[Value, ...]]) -> str:
+    """A `when` in words."""
+    return " and ".join(f"{name} is one of {', '.join(map(shown, values))}" for name, values in when.items())
