@@ -135,8 +135,8 @@ class ModelConfig(_Settings):
     """Pixels; the shorter side is brought to this length ..."""
     image_max_side: int = Field(1333, ge=32, le=8192)
     """... unless the longer side would pass this one. Pixels."""
-    anchor_scale: float = Field(1.0, gt=0, le=8)
-    """Factor on torchvision's anchor sides of 32, 64, 128, 256, 512 pixels."""
+    anchor_scale: float = Field(1.0, ge=0.05, le=8)
+    """Factor on torchvision's anchor sides of 32, 64, 128, 256, 512 pixels; under 0.05 the smallest have no area."""
     proposals_train: int = Field(2000, ge=16, le=10000)
     """Proposals kept per image before and after non-maximum suppression, in training."""
     proposals_test: int = Field(1000, ge=16, le=10000)

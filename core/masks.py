@@ -99,7 +99,6 @@ def mask_targets(
     label_maps_LHW: torch.Tensor,
     ids_P: torch.Tensor,
     maps_P: torch.Tensor,
-    boxes_P4: torch.Tensor,  # noqa: ARG001
     proposals_P4: torch.Tensor,
     size: int = 28,
 ) -> torch.Tensor:
@@ -107,7 +106,6 @@ def mask_targets(
 
     label_maps_LHW   int32 [L, H, W], at the size that the network sees
     ids_P, maps_P    int64 [P], the instance that each proposal is matched to, and the label map that holds it
-    boxes_P4         float32 [P, 4], the box of that instance; unused, because the window is that of the proposal
     proposals_P4     float32 [P, 4], x0 y0 x1 y1 in pixels of the label maps
 
     Equals torchvision's `project_masks_on_boxes` on full masks up to rounding: `roi_align` on a window around each

@@ -21,10 +21,11 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, box_iou
+from torchvision.ops.poolers import initLevelMapper
 
 from core import masks
 from core.config import ModelConfig, PredictConfig
-from core.errors import SettingError, WeightsError
+from core.errors import WeightsError
 from core.sample import Target
 from core.weights import BaseWeights, first_names
 
@@ -35,8 +36,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 ANCHOR_SIDES = (32, 64, 128, 256, 512)
 """Pixels of the resized image, one for each level of the pyramid; times `anchor_scale`."""
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)
-SMALLEST_ANCHOR_SCALE = 0.05
-"""Below, the corners of a 32 pixel anchor round to its centre, and an anchor without an area has no logarithm."""
 
 STAGES = ("layer4", "layer3", "layer2", "layer1", "conv1")
 """The backbone's stages, from the last; `trainable_layers` of them train. The stem's batch norm belongs to conv1."""
@@ -177,7 +176,6 @@ class _LabelMapRoIHeads(RoIHeads):  # type: ignore[misc]
                         target["label_maps"],
                         target["ids"][indices],
                         target["maps"][indices],
-                        target["boxes"][indices],
                         boxes,
                         logits_PC28.shape[-1],
                     )
@@ -223,15 +221,9 @@ def build_mask_rcnn(config: ModelConfig, classes: int, weights: BaseWeights | No
 
     Norms are those of torchvision's recipes: fpn_v2 has batch norm in backbone, pyramid and heads; fpn in the backbone
     only, where pretrained weights make it FrozenBatchNorm2d. Layers that no weights fill are drawn from torch's global
-    generator, which the caller seeds. Raises WeightsError for weights that do not fit, SettingError for an anchor_scale
-    without anchors.
+    generator, which the caller seeds. Raises WeightsError for weights that do not fit.
     """
     assert (weights is None) == (config.weights == "none"), f"weights for model.weights: {config.weights}"
-    if config.anchor_scale < SMALLEST_ANCHOR_SCALE:
-        raise SettingError(
-            f"model.anchor_scale must be at least {SMALLEST_ANCHOR_SCALE}, where the smallest anchor is 1.6 pixels, "
-            f"and is {config.anchor_scale:g}"
-        )
     model = _assemble(config, classes, predict, frozen_norm=config.detector == "fpn" and weights is not None)
     if weights is not None:
         _load(model, weights, config)
@@ -279,7 +271,7 @@ def _assemble(config: ModelConfig, classes: int, predict: PredictConfig, frozen_
 
     conv_layers = (256, 256, 256, 256)
     heads = _LabelMapRoIHeads(
-        MultiScaleRoIAlign(list(levels.values()), output_size=7, sampling_ratio=2),
+        _pool(list(levels.values()), output_size=7),
         FastRCNNConvFCHead((256, 7, 7), conv_layers, [1024], norm_layer=norm) if v2 else TwoMLPHead(256 * 7 * 7, 1024),
         _BoxPredictor(1024, classes + 1),
         fg_iou_thresh=0.5,
@@ -290,12 +282,24 @@ def _assemble(config: ModelConfig, classes: int, predict: PredictConfig, frozen_
         score_thresh=predict.score_threshold,
         nms_thresh=predict.nms_iou,
         detections_per_img=predict.max_detections,
-        mask_roi_pool=MultiScaleRoIAlign(list(levels.values()), output_size=14, sampling_ratio=2),
+        mask_roi_pool=_pool(list(levels.values()), output_size=14),
         mask_head=MaskRCNNHeads(256, conv_layers, dilation=1, norm_layer=norm),
         mask_predictor=_MaskPredictor(256, 256, classes + 1),
     )
     transform = GeneralizedRCNNTransform(config.image_min_side, config.image_max_side, IMAGENET_MEAN, IMAGENET_STD)
     return MaskRCNN(backbone, rpn, heads, transform)
+
+
+def _pool(levels: list[str], output_size: int) -> MultiScaleRoIAlign:
+    """The pooling of a pyramid whose levels are the image by 4, 8, 16 and 32.
+
+    torchvision guesses that from the first batch it sees and keeps it. The guess depends on how much padding that batch
+    had and is wrong for small images; a resumed trial, or a model that is loaded, would go on with other scales.
+    """
+    pool = MultiScaleRoIAlign(levels, output_size=output_size, sampling_ratio=2)
+    pool.scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+    pool.map_levels = initLevelMapper(2, 5, pool.canonical_scale, pool.canonical_level)
+    return pool
 
 
 def _box_iou(boxes_N4: torch.Tensor, anchors_A4: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torchvision.ops.poolers import initLevelMapper
 
 from core import ap50, checkpoint
 from core import weights as pretrained
@@ -14,7 +13,7 @@ from core.config import TrialConfig
 from core.data.dataset import Dataset
 from core.data.split import split
 from core.errors import CheckpointError
-from core.model import MaskRCNN, build_mask_rcnn, trained_state
+from core.model import build_mask_rcnn, trained_state
 from core.optim import Schedule, build_optimizer
 from core.predict import predict
 from core.randomness import Purpose, torch_seed
@@ -110,7 +109,6 @@ class Trial:
         self.schedule = Schedule(config.optim, len(self.batches))
         with seeded(torch_seed(config.seed, Purpose.INITIALISE), self.device):
             self.model = build_mask_rcnn(config.model, len(data.classes), weights, config.predict)
-        _fix_pyramid_scales(self.model)
         self.model.to(self.device)
         self.optimizer = build_optimizer(self.model.parameters(), config.optim)
         # What a checkpoint must agree on. The learned numbers mean nothing with any other of these.
@@ -296,17 +294,6 @@ class Trial:
     def _trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
         """The parameters that train with their names, in the optimizer's order."""
         return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
-
-
-def _fix_pyramid_scales(model: MaskRCNN) -> None:
-    """Tell the poolers that the levels are the image by 4, 8, 16 and 32.
-
-    torchvision guesses that from the first batch and keeps it. The guess depends on how much padding that batch had and
-    is wrong for small images, and a resumed trial, whose first batch is another, would go on with other scales.
-    """
-    for pool in (model.roi_heads.box_roi_pool, model.roi_heads.mask_roi_pool):
-        pool.scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
-        pool.map_levels = initLevelMapper(2, 5, pool.canonical_scale, pool.canonical_level)
 
 
 def _best_path(folder: Path, epoch: int) -> Path:

@@ -168,7 +168,6 @@ def test_mask_targets_equal_those_of_torchvision_on_full_masks(device, seed, hei
         torch.from_numpy(label_maps.astype(np.int32)).to(device),
         torch.from_numpy(found.ids_N[matched]).to(device),
         torch.from_numpy(found.maps_N[matched]).to(device),
-        torch.from_numpy(found.boxes_N4[matched]).float().to(device),
         proposals_P4,
         size,
     )
@@ -188,7 +187,6 @@ def test_mask_targets_are_as_exact_in_a_large_image_as_torchvision_in_float64():
         torch.from_numpy(label_maps.astype(np.int32)),
         torch.from_numpy(found.ids_N[matched]),
         torch.from_numpy(found.maps_N[matched]),
-        torch.from_numpy(found.boxes_N4[matched]).float(),
         proposals_P4,
     )
     stack = torch.from_numpy(np.array([(label_maps == number).any(axis=0) for number in found.ids_N]))
@@ -207,7 +205,7 @@ def test_mask_targets_repeat_the_last_pixel_at_the_border_of_the_image(side):
     found = masks.find_instances(label_map)
     one = torch.tensor([0])
     proposals = torch.from_numpy(found.boxes_N4).float()
-    got = masks.mask_targets(torch.from_numpy(label_map.astype(np.int32)), one + 1, one, proposals, proposals)
+    got = masks.mask_targets(torch.from_numpy(label_map.astype(np.int32)), one + 1, one, proposals)
     wanted = project_masks_on_boxes(torch.from_numpy(label_map == 1), proposals, one, 28)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
     edge = {"left": got[0, :, 0], "top": got[0, 0], "right": got[0, :, -1], "bottom": got[0, -1]}[side]
@@ -224,7 +222,6 @@ def test_mask_targets_do_not_depend_on_how_the_windows_are_divided(monkeypatch):
         torch.from_numpy(label_maps.astype(np.int32)),
         torch.from_numpy(found.ids_N[matched]),
         torch.from_numpy(found.maps_N[matched]),
-        torch.from_numpy(found.boxes_N4[matched]).float(),
         torch.from_numpy(proposals),
     )
     at_once = masks.mask_targets(*arguments)
@@ -246,9 +243,7 @@ def test_windows_are_gathered_in_pieces_of_bounded_size_and_each_once(sides):
 
 def test_no_proposals_make_no_mask_targets():
     none = torch.zeros(0, dtype=torch.int64)
-    targets = masks.mask_targets(
-        torch.zeros(1, 9, 9, dtype=torch.int32), none, none, torch.zeros(0, 4), torch.zeros(0, 4)
-    )
+    targets = masks.mask_targets(torch.zeros(1, 9, 9, dtype=torch.int32), none, none, torch.zeros(0, 4))
     assert targets.shape == (0, 28, 28)
 
 

@@ -19,7 +19,7 @@ from torchvision.ops import FrozenBatchNorm2d, box_iou
 from core import masks
 from core import model as model_module
 from core.config import BOTTLENECK_BACKBONES, ModelConfig, PredictConfig
-from core.errors import SettingError, WeightsError
+from core.errors import WeightsError
 from core.model import IMAGENET_MEAN, MaskRCNN, build_mask_rcnn, trained_state
 from core.sample import MaskCrop, Target
 from core.weights import FILE_WITHOUT_EPSILON, BaseWeights, WeightsFile, read
@@ -191,11 +191,17 @@ def vars_of(target: Target) -> dict[str, torch.Tensor]:
     return {"boxes": target.boxes_N4, "labels": target.labels_N}
 
 
-def test_anchors_too_small_to_have_an_area_are_refused() -> None:
-    with pytest.raises(SettingError, match=r"anchor_scale must be at least 0\.05.*is 0\.02"):
-        build(settings(anchor_scale=0.02))
-    smallest = build(settings(anchor_scale=model_module.SMALLEST_ANCHOR_SCALE)).rpn.anchor_generator.cell_anchors
+def test_the_smallest_anchors_that_settings_allow_have_an_area() -> None:
+    smallest = build(settings(anchor_scale=0.05)).rpn.anchor_generator.cell_anchors
     assert all(((anchors[:, 2:] - anchors[:, :2]) > 0).all() for anchors in smallest)
+
+
+def test_pyramid_scales_do_not_depend_on_the_first_images_seen() -> None:
+    network = build(settings(image_min_side=64, image_max_side=64)).eval()
+    for size in (40, 64):
+        network.detect([torch.rand(3, size, 64)])
+        for pool in (network.roi_heads.box_roi_pool, network.roi_heads.mask_roi_pool):
+            assert pool.scales == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
 
 
 # Losses and detections: torchvision is the oracle
