@@ -22,11 +22,14 @@ $(STAMP): requirements.lock pyproject.toml
 search: $(STAMP)
 	$(RUN) -m tune.search --space search_spaces/demo.yaml
 
+# Two processes of one thread each; a file stays in one, so that its tests share what is dear to set up.
+TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+
 test: $(STAMP)
-	$(RUN) -m pytest -m "not long"
+	$(TEST) -m "not long"
 
 test-long: $(STAMP)
-	$(RUN) -m pytest
+	$(TEST) --timeout 1800
 
 check: $(STAMP)
 	$(VENV)/bin/ruff format --check .

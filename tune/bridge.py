@@ -98,6 +98,6 @@ def _cause(trial: Trial) -> str:
     except (OSError, TypeError):
         return "its worker process died"
     text = " ".join(lines)
-    if "ActorDiedError" in text or "WorkerCrashedError" in text:
+    if "ActorDiedError" in text or "WorkerCrashedError" in text or "worker process has died" in text:
         return "its worker process died"
     return f"its worker could not run: {lines[-1][:300]}" if lines else "its worker process died"

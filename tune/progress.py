@@ -27,7 +27,7 @@ class Progress:
         self._seconds_before: float | None = None
         self._records: Sequence[TrialRecord] = ()
         self._live = Live(console=console, refresh_per_second=2, get_renderable=self._table, transient=True)
-        self._shown: dict[int, tuple[State, int, int]] = {}
+        self._shown: dict[int, TrialRecord] = {}
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -47,21 +47,26 @@ class Progress:
         self._records = records
         if changed is None or self._console.is_terminal:
             return
-        shown = (changed.state, len(changed.epochs), changed.attempts)
-        if self._shown.get(changed.id) == shown:
-            return
-        self._shown[changed.id] = shown
-        self._console.print(self._line(changed), markup=False, highlight=False, soft_wrap=True)
+        line = self._line(changed, self._shown.get(changed.id))
+        self._shown[changed.id] = changed
+        if line:
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _line(self, record: TrialRecord) -> str:
+    def _line(self, record: TrialRecord, before: TrialRecord | None) -> str | None:
+        """What is new about a trial; None if there is nothing to say."""
         done = sum(other.state is not State.RUNNING for other in self._records)
         head = f"[{done}/{self._planned}] trial {record.id}" + (f" ({record.name})" if record.name else "")
         if record.state is State.FAIL:
             return f"{head} failed: {record.reason}"
-        if not record.epochs:
-            again = f", attempt {record.attempts}" if record.attempts > 1 else ""
+        if before is not None and record.lost > before.lost:
+            return f"{head} lost its worker and will be tried again after epoch {len(record.epochs)}"
+        if before is None or record.attempts > before.attempts:
+            if record.attempts > 1:
+                return f"{head} goes on after epoch {len(record.epochs)}, attempt {record.attempts}"
             params = ", ".join(f"{name} {_short(value)}" for name, value in record.params.items())
-            return f"{head} starts{again}: {params or 'all settings at their defaults'}"
+            return f"{head} starts: {params or 'all settings at their defaults'}"
+        if len(record.epochs) == len(before.epochs) and record.state is before.state:
+            return None
         last = record.epochs[-1]
         text = (
             f"{head} epoch {len(record.epochs)}/{record.planned_epochs}: loss {last['losses']['loss']:.3f}, "

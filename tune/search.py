@@ -151,11 +151,11 @@ def _conclude(plan: Plan, finished: bool, console: Console) -> None:
         what = best.name or ", ".join(f"{name} {value}" for name, value in best.params.items())
         lines.append(f"Best: trial {best.id}, AP50 {best.ap50:.4f} at epoch {best.best_epoch}: {what}")
         lines.append(
-            "This is the best of several scores on one validation part, so it is too high; "
-            "how sure the order is needs fresh seeds"
+            "That is the best of several scores on the same validation images, and so too high; "
+            "only fresh seeds and splits can tell how sure the order is"
         )
     lines.append(f"Results: {plan.folder.path} (table: {plan.folder.trials_csv})")
-    lines.append(f"Compare: {plan.tracking.ui_command}")
+    lines.append(f"Compare: {plan.tracking.how_to_open}")
     if not finished:
         lines.append("To continue, run the same command again")
     for line in lines:

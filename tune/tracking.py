@@ -6,6 +6,8 @@ records again, and a search never waits for MLflow.
 """
 
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,9 +52,13 @@ class Destination:
         return cls(f"sqlite:///{results / 'mlflow.db'}", results / "mlartifacts")
 
     @property
-    def ui_command(self) -> str:
-        """The command that shows it in a browser."""
-        return f"mlflow ui --backend-store-uri {self.uri}"
+    def how_to_open(self) -> str:
+        """What to do to see it in a browser: a command for a database, the address of a server."""
+        if urlsplit(self.uri).scheme in ("http", "https"):
+            return f"open {without_password(self.uri)}"
+        program = Path(sys.executable).with_name("mlflow")
+        shown = os.path.relpath(program) if program.is_relative_to(Path.cwd()) else program
+        return f"{shown} ui --backend-store-uri {without_password(self.uri)}"
 
 
 class Tracker:

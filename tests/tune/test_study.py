@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from tune import study
 from tune.bridge import Assignment
 from tune.executor import Machine, TrialResources
 from tune.folder import StudyFolder
-from tune.ledger import Ledger, State
+from tune.ledger import Ledger, State, TrialRecord
 from tune.plan import Options, Plan
 from tune.space_file import from_document
 
@@ -89,7 +89,7 @@ def run(plan: Plan, deed: Callable[[Assignment, int], None] = nothing_else) -> s
 
 
 def table(plan: Plan) -> list[dict[str, str]]:
-    return list(csv.DictReader(plan.folder.trials_csv.open()))
+    return list(csv.DictReader(io.StringIO(plan.folder.trials_csv.read_text())))
 
 
 def mlflow_runs(plan: Plan) -> dict[int, Any]:
@@ -100,27 +100,47 @@ def mlflow_runs(plan: Plan) -> dict[int, Any]:
     return {int(run.data.tags["trial"]): run for run in runs}
 
 
-def misbehave(assignment: Assignment, epoch: int) -> None:
-    if assignment.trial == 1 and epoch == 1:
-        raise TrialDiverged("epoch 1, batch 3: loss is nan")
-    if assignment.trial == 2 and epoch == 1:
-        raise ValueError("no such tile")
+def events(folder: Path) -> Callable[[Assignment, int], None]:
+    """What happens in the eventful study; every epoch that begins leaves a file, and every process one more."""
+
+    def happen(assignment: Assignment, epoch: int) -> None:
+        (folder / f"process-{os.getpid()}").touch()
+        (folder / f"epoch-{assignment.trial}-{epoch}-{assignment.attempt}").touch()
+        if (assignment.trial, epoch, assignment.attempt) == (0, 3, 1) or assignment.trial == 4:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if assignment.trial == 1:
+            raise TrialDiverged("epoch 1, batch 3: loss is nan")
+        if assignment.trial == 2:
+            raise ValueError("no such tile")
+
+    return happen
 
 
-def test_complete_pruned_and_failed_trials_are_the_same_in_ledger_table_and_mlflow(tmp_path: Path) -> None:
-    plan = make_plan(tmp_path)
-    run(plan, misbehave)
+@dataclass(frozen=True)
+class Eventful:
+    plan: Plan
+    records: tuple[TrialRecord, ...]
+    said: str
+    files: list[str]
 
+
+@pytest.fixture(scope="module")
+def eventful(tmp_path_factory: pytest.TempPathFactory) -> Eventful:
+    """A study of ten trials in which much goes wrong: 1 diverges, 2 raises, 4 kills every worker, 0 its first."""
+    results, files = tmp_path_factory.mktemp("eventful"), tmp_path_factory.mktemp("events")
+    plan = make_plan(results, {"search": {"sampler": "random", "trials": 10, "seed": 0}})
+    said = run(plan, events(files))
     records = Ledger(plan.storage, plan.request).records
-    assert [record.state for record in records[1:3]] == [State.FAIL, State.FAIL]
-    assert records[1].reason == "diverged: epoch 1, batch 3: loss is nan"
-    assert records[2].reason == "ValueError: no such tile"
-    assert {record.state for record in records} == {State.COMPLETE, State.PRUNED, State.FAIL}
+    return Eventful(plan, records, said, sorted(path.name for path in files.iterdir()))
 
+
+def test_complete_pruned_and_failed_trials_are_the_same_in_ledger_table_and_mlflow(eventful: Eventful) -> None:
+    plan, records = eventful.plan, eventful.records
+    assert {record.state for record in records} == {State.COMPLETE, State.PRUNED, State.FAIL}
     trials = optuna.load_study(study_name="replayed", storage=plan.storage).trials
     runs = mlflow_runs(plan)
     rows = table(plan)
-    assert len(records) == len(trials) == len(runs) == len(rows) == 6
+    assert len(records) == len(trials) == len(runs) == len(rows) == 10
     client = mlflow.MlflowClient(plan.tracking.uri)
     for record, trial, row in zip(records, trials, rows, strict=True):
         shown = runs[record.id]
@@ -137,110 +157,91 @@ def test_complete_pruned_and_failed_trials_are_the_same_in_ledger_table_and_mlfl
         assert set(shown.data.params) == set(record.settings)
 
 
+def test_a_trial_that_diverges_or_raises_fails_with_its_reason_and_is_not_tried_again(eventful: Eventful) -> None:
+    assert [record.reason for record in eventful.records[1:3]] == [
+        "diverged: epoch 1, batch 3: loss is nan",
+        "ValueError: no such tile",
+    ]
+    for record in eventful.records[1:3]:
+        assert (record.state, record.attempts, record.ap50) == (State.FAIL, 1, None)
+
+
 def test_a_worker_killed_in_an_epoch_is_replaced_and_its_trial_goes_on_from_the_last_saved_epoch(
-    tmp_path: Path,
+    eventful: Eventful,
 ) -> None:
-    seen = tmp_path / "epochs"
-    seen.mkdir()
-
-    def die_once(assignment: Assignment, epoch: int) -> None:
-        (seen / f"{assignment.trial}-{epoch}-{assignment.attempt}").touch()
-        if (assignment.trial, epoch, assignment.attempt) == (0, 3, 1):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    plan = make_plan(
-        tmp_path / "results", {"stop_early": {"rule": "none"}, "search": {"sampler": "random", "trials": 3}}
-    )
-    run(plan, die_once)
-    first, *others = Ledger(plan.storage, plan.request).records
+    first = eventful.records[0]
     assert (first.state, first.attempts, first.lost) == (State.COMPLETE, 2, 1)
-    assert {(other.state, other.attempts) for other in others} == {(State.COMPLETE, 1)}
-    assert sorted(path.name for path in seen.glob("0-*")) == ["0-1-1", "0-2-1", "0-3-1", "0-3-2", "0-4-2"]
-    assert first.seconds > 4 * 0.25  # the lost epoch is paid for as well
+    epochs = [name for name in eventful.files if name.startswith("epoch-0-")]
+    assert epochs == ["epoch-0-1-1", "epoch-0-2-1", "epoch-0-3-1", "epoch-0-3-2", "epoch-0-4-2"]
+    assert first.seconds > EPOCHS * 0.25  # the lost epoch is paid for as well
 
 
-def test_a_trial_whose_worker_always_dies_fails_and_the_others_go_on(tmp_path: Path) -> None:
-    def die(assignment: Assignment, epoch: int) -> None:  # noqa: ARG001
-        if assignment.trial == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    plan = make_plan(tmp_path, {"search": {"sampler": "random", "trials": 3}})
-    run(plan, die)
-    states = [record.state for record in Ledger(plan.storage, plan.request).records]
-    assert states[0] is State.FAIL
-    assert State.FAIL not in states[1:]
-    assert table(plan)[0]["reason"] == "its worker process died (3 times)"
+def test_a_trial_whose_worker_always_dies_fails_and_the_others_go_on(eventful: Eventful) -> None:
+    failed = eventful.records[4]
+    assert (failed.state, failed.reason) == (State.FAIL, "its worker process died (3 times)")
+    assert State.FAIL not in {record.state for record in eventful.records if record.id not in (1, 2, 4)}
 
 
-def test_a_checkpoint_that_the_ledger_has_not_heard_of_is_reported_before_anything_runs(tmp_path: Path) -> None:
-    seen = tmp_path / "epochs"
-    seen.mkdir()
-
-    def note(assignment: Assignment, epoch: int) -> None:
-        (seen / f"{assignment.trial}-{epoch}").touch(exist_ok=False)
-
-    plan = make_plan(tmp_path / "results", {"search": {"sampler": "random", "trials": 1}})
-    plan.folder.path.mkdir(parents=True)
-    # A driver that died after its worker had saved the last epoch and before it heard of it.
-    record = Ledger(plan.storage, plan.request).next()
-    assert record is not None
-    done = replaying(nothing_else)(Assignment(0, 1, "", record.settings, 0), cpus=1)
-    for _ in range(EPOCHS):
-        done.run_epoch()
-    plan.folder.trial(0).mkdir(parents=True)
-    done.save(plan.folder.trial(0))
-    run(plan, note)
-    record = Ledger(plan.storage, plan.request).records[0]
-    assert (record.state, len(record.curve)) == (State.COMPLETE, EPOCHS)
-    assert not list(seen.iterdir())
+def test_worker_processes_are_reused(eventful: Eventful) -> None:
+    # Two at once, four that were killed, and two that Ray may start in advance; each trial in one of its own makes 14.
+    assert sum(name.startswith("process-") for name in eventful.files) <= 8
 
 
-def test_the_same_command_on_a_finished_study_runs_nothing_and_loses_nothing(tmp_path: Path) -> None:
-    def refuse(assignment: Assignment, epoch: int) -> None:  # noqa: ARG001
+def test_progress_says_what_starts_what_an_epoch_gave_and_how_trials_end(eventful: Eventful) -> None:
+    said = eventful.said
+    assert "[0/10] trial 0 starts: optim.learning_rate" in said
+    assert "trial 0 lost its worker and will be tried again after epoch 2" in said
+    assert "trial 0 goes on after epoch 2, attempt 2" in said
+    assert f"epoch 1/{EPOCHS}: loss 1.000, AP50" in said
+    assert "failed: diverged: epoch 1, batch 3: loss is nan" in said
+    assert "; stopped early" in said
+    assert "; complete, AP50" in said
+
+
+def test_the_same_command_on_a_finished_study_runs_nothing_and_loses_nothing(eventful: Eventful) -> None:
+    def refuse(*_: object) -> None:
         raise AssertionError
 
-    plan = make_plan(tmp_path, {"search": {"sampler": "random", "trials": 2}})
-    run(plan)
-    before = plan.folder.trials_csv.read_bytes()
-    run(plan, refuse)
-    assert plan.folder.trials_csv.read_bytes() == before
-    assert len(mlflow_runs(plan)) == 2
+    before = eventful.plan.folder.trials_csv.read_bytes()
+    run(eventful.plan, refuse)
+    assert eventful.plan.folder.trials_csv.read_bytes() == before
+    assert len(mlflow_runs(eventful.plan)) == 10
 
 
-def test_more_trials_on_a_finished_study_are_added_to_it(tmp_path: Path) -> None:
-    run(make_plan(tmp_path, {"search": {"sampler": "random", "trials": 2, "seed": 1}}))
-    plan = make_plan(tmp_path, {"search": {"sampler": "random", "trials": 4, "seed": 1}})
-    run(plan)
-    records = Ledger(plan.storage, plan.request).records
-    assert len(records) == 4
-    assert all(record.attempts == 1 for record in records)
-    assert len(mlflow_runs(plan)) == 4
+def test_what_a_time_budget_or_a_dead_driver_left_is_finished_by_the_same_command_and_no_epoch_runs_twice(
+    tmp_path: Path,
+) -> None:
+    begun = tmp_path / "begun"
+    begun.mkdir()
 
-
-def test_worker_processes_are_reused(tmp_path: Path) -> None:
-    pids = tmp_path / "pids"
-    pids.mkdir()
-
-    def note(assignment: Assignment, epoch: int) -> None:  # noqa: ARG001
-        (pids / str(os.getpid())).touch()
-
-    run(make_plan(tmp_path / "results", {"search": {"sampler": "random", "trials": 12}}), note)
-    assert len(list(pids.iterdir())) <= 4
-
-
-def test_a_time_budget_ends_the_study_after_running_epochs_and_the_same_command_finishes_it(tmp_path: Path) -> None:
-    def slow(assignment: Assignment, epoch: int) -> None:  # noqa: ARG001
+    def slow_and_once(assignment: Assignment, epoch: int) -> None:
+        (begun / f"{assignment.trial}-{epoch}").touch(exist_ok=False)
         time.sleep(0.5)
 
-    plan = make_plan(tmp_path, {"stop_early": {"rule": "none"}})
-    run(replace(plan, options=replace(plan.options, time_budget=8.0)), slow)
+    document = {"stop_early": {"rule": "none"}, "search": {"sampler": "random", "trials": 4, "seed": 0}}
+    plan = make_plan(tmp_path / "results", document)
+    run(replace(plan, options=replace(plan.options, time_budget=12.0)), slow_and_once)
     ledger = Ledger(plan.storage, plan.request)
     assert not ledger.finished
-    epochs_before = sum(len(record.epochs) for record in ledger.records)
-    run(plan)
-    records = Ledger(plan.storage, plan.request).records
+
+    # A driver that handed out one more trial and died after the worker had saved its last epoch, before it heard of it.
+    number = len(ledger.records)
+    while (record := ledger.next()) is not None and record.id != number:
+        pass
+    assert record is not None
+    done = replaying(nothing_else)(Assignment(number, 1, "", record.settings, 0), cpus=1)
+    for epoch in range(EPOCHS):
+        done.run_epoch()
+        (begun / f"{number}-{epoch + 1}").touch(exist_ok=False)
+    plan.folder.trial(number).mkdir(parents=True)
+    done.save(plan.folder.trial(number))
+
+    more = make_plan(tmp_path / "results", {**document, "search": {"sampler": "random", "trials": 6, "seed": 0}})
+    run(more, slow_and_once)
+    records = Ledger(more.storage, more.request).records
     assert [record.state for record in records] == [State.COMPLETE] * 6
-    assert sum(len(record.epochs) for record in records) == 6 * EPOCHS >= epochs_before
+    assert len(list(begun.iterdir())) == 6 * EPOCHS
+    assert len(mlflow_runs(more)) == 6
 
 
 def test_whole_gpu_trials_see_different_gpus_and_half_gpu_trials_run_four_at_once_on_two(tmp_path: Path) -> None:
@@ -278,13 +279,3 @@ def test_a_study_that_is_being_searched_refuses_a_second_search_and_says_whose_i
         folder.driver_lock().__enter__()
     with folder.driver_lock():
         pass
-
-
-def test_progress_says_what_starts_what_an_epoch_gave_and_how_trials_end(tmp_path: Path) -> None:
-    said = run(make_plan(tmp_path), misbehave)
-    assert "[0/6] trial 0 starts: optim.learning_rate" in said
-    assert f"epoch 1/{EPOCHS}: loss 1.000, AP50" in said
-    assert "failed: diverged: epoch 1, batch 3: loss is nan" in said
-    assert "; stopped early" in said
-    assert f"epoch {EPOCHS}/{EPOCHS}" in said
-    assert "; complete, AP50" in said
