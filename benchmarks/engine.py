@@ -17,7 +17,7 @@ from benchmarks.replay import ReplayedTrial
 from core import data as datasets
 from tune import space_file, study
 from tune.bridge import Assignment
-from tune.executor import Machine
+from tune.executor import Machine, Node
 from tune.ledger import Ledger
 from tune.plan import Options, Plan
 
@@ -89,7 +89,7 @@ def engine(trials: int) -> None:
     data = datasets.load("synthetic")
     for workers in (1, 2):
         with tempfile.TemporaryDirectory() as folder:
-            machine = Machine(2, 0)
+            machine = Machine((Node(2, 0),))
             plan = Plan(asked, Options(Path(folder)), data, {}, machine, machine.share(1, 0, workers))
             study.run(plan, Console(file=io.StringIO()), make_replayed)
             records = Ledger(plan.storage, asked).records

@@ -94,15 +94,17 @@ class BaseWeights:
         return _is_mask_rcnn(self.tensors)
 
 
-def find(config: ModelConfig, folder: Path | None = None) -> WeightsFile | None:
+def find(config: ModelConfig, folder: Path | None = None, *, download: bool = True) -> WeightsFile | None:
     """The file that `config.weights` asks for; None for none. Decodes nothing, but downloads what is nowhere.
+
+    Without `download` a file that is nowhere is named by the path that it would be downloaded to.
 
     Raises WeightsError: which file, where to put it, and the way out.
     """
     if config.weights == "none":
         return None
     kind = _kind(config)
-    path = _given(config.weights) if kind == "file" else _known(config, kind, folder)
+    path = _given(config.weights) if kind == "file" else _known(config, kind, folder, download)
     stride_in_1x1 = _declared_stride(path)
     if stride_in_1x1 and config.backbone not in BOTTLENECK_BACKBONES:
         raise WeightsError(
@@ -180,7 +182,7 @@ def _given(name: str) -> Path:
     )
 
 
-def _known(config: ModelConfig, kind: str, folder: Path | None) -> Path:
+def _known(config: ModelConfig, kind: str, folder: Path | None, download: bool) -> Path:
     """The file of torchvision's weights: the first one found, else downloaded."""
     if kind == "coco":
         url: str = get_model_weights(f"maskrcnn_resnet50_{config.detector}").COCO_V1.url
@@ -193,6 +195,8 @@ def _known(config: ModelConfig, kind: str, folder: Path | None) -> Path:
     for place in places:
         if (place / name).is_file():
             return place / name
+    if not download:
+        return hub / name
     try:
         return _download(url, hub)
     except (OSError, RuntimeError, HTTPException) as error:

@@ -27,7 +27,7 @@ ROWS = [
     {"bridge", "tracking", "tables"},
     {"ledger", "space_file"},
     {"request", "space_sections"},
-    {"space", "values", "stopping", "folder", "certainty", "figures"},
+    {"space", "values", "stopping", "folder", "redaction", "certainty", "figures"},
 ]
 
 

@@ -78,47 +78,73 @@ class TrialResources:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """The processors and GPUs that Ray may use: this machine's, or those of the cluster at `address`."""
+class Node:
+    """The processors and GPUs of one computer. A trial never spans two."""
 
     cpus: int
     gpus: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The nodes that Ray may use: this machine alone, or those of the cluster at `address`."""
+
+    nodes: tuple[Node, ...]
     address: str | None = None
 
     @classmethod
     def here(cls) -> "Machine":
         """What this process may use of the machine it runs on."""
-        return cls(len(os.sched_getaffinity(0)), torch.cuda.device_count())
+        return cls((Node(len(os.sched_getaffinity(0)), torch.cuda.device_count()),))
 
     def share(self, cpus_per_trial: int | str, gpus_per_trial: float | str, parallel: int | None) -> TrialResources:
-        """Resolve `auto` and count how many trials fit.
+        """Resolve `auto` and count how many trials fit: on each node by itself, then summed.
 
-        auto GPUs: one whole GPU a trial where there is any, else none. auto processors: an equal share for each of the
-        GPUs' trials, at most 8; without GPUs one processor a trial up to 4 processors, then as many as make 4 trials.
-        Raises ResourceError for more than there is, since Ray would wait for it in silence for ever.
+        auto GPUs: one whole GPU a trial where any node has one, else none. auto processors: with GPUs an equal share
+        for each trial that the GPUs of a node hold, on the node where that is least, at most 8; without GPUs one
+        processor a trial up to 4 processors, then as many as make 4 trials on the largest node.
+        Raises ResourceError for what fits on no node, since Ray would wait for it in silence for ever.
         """
-        gpus = (1.0 if self.gpus else 0.0) if gpus_per_trial == "auto" else float(gpus_per_trial)
-        if gpus > self.gpus:
+        several = len(self.nodes) > 1
+        most_gpus = max((node.gpus for node in self.nodes), default=0)
+        gpus = (1.0 if most_gpus else 0.0) if gpus_per_trial == "auto" else float(gpus_per_trial)
+        if gpus > most_gpus:
             raise ResourceError(
-                f"resources.gpus_per_trial must not pass the {self.gpus} GPUs there are, and is {gpus:g}; "
+                f"resources.gpus_per_trial must not pass the {most_gpus} GPUs "
+                f"{'of the largest node' if several else 'there are'}, and is {gpus:g}; "
                 "--gpus-per-trial 0 runs on processors"
             )
         if gpus > 1 and gpus != int(gpus):
             raise ResourceError(
                 f"resources.gpus_per_trial must be a fraction of one GPU or a whole number, and is {gpus:g}"
             )
-        by_gpu = sys.maxsize if gpus == 0 else self.gpus * int(1 / gpus + 1e-9) if gpus <= 1 else int(self.gpus // gpus)
-        if cpus_per_trial == "auto":
-            cpus = max(1, min(8, self.cpus // by_gpu)) if gpus else max(1, self.cpus // 4)
-        else:
+        by_gpu = [(node, _trials_by_gpu(node, gpus)) for node in self.nodes]
+        by_gpu = [(node, trials) for node, trials in by_gpu if trials]
+        most_cpus = max((node.cpus for node, _ in by_gpu), default=0)
+        if cpus_per_trial != "auto":
             cpus = int(cpus_per_trial)
-        if cpus > self.cpus:
+        elif gpus:
+            # A node without processors runs nothing, so it has no say.
+            least = min((node.cpus // trials for node, trials in by_gpu if node.cpus), default=1)
+            cpus = max(1, min(8, least))
+        else:
+            cpus = max(1, most_cpus // 4)
+        if cpus > most_cpus:
+            largest = "of the largest node with enough GPUs" if gpus else "of the largest node"
             raise ResourceError(
-                f"resources.cpus_per_trial must not pass the {self.cpus} processors there are, and is {cpus}; "
-                "--cpus-per-trial auto fits"
+                f"resources.cpus_per_trial must not pass the {most_cpus} processors "
+                f"{largest if several else 'there are'}, and is {cpus}; "
+                + ("--cpus-per-trial auto fits" if most_cpus else "give Ray's nodes processors")
             )
-        fitting = min(by_gpu, self.cpus // cpus)
+        fitting = sum(min(trials, node.cpus // cpus) for node, trials in by_gpu)
         return TrialResources(cpus, gpus, fitting if parallel is None else min(parallel, fitting))
+
+
+def _trials_by_gpu(node: Node, gpus: float) -> int:
+    """How many trials the GPUs of a node hold; a fraction lies on one GPU."""
+    if gpus == 0:
+        return sys.maxsize
+    return node.gpus * int(1 / gpus + 1e-9) if gpus <= 1 else int(node.gpus // gpus)
 
 
 class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no types
@@ -231,10 +257,11 @@ def _ray(machine: Machine) -> Iterator[Path]:
     scratch = Path(tempfile.mkdtemp(prefix="ct-"))  # short: the paths of Ray's sockets may not pass 107 bytes
     try:
         if machine.address is None:
+            (node,) = machine.nodes
             _make_token()
             ray.init(
-                num_cpus=machine.cpus,
-                num_gpus=machine.gpus,
+                num_cpus=node.cpus,
+                num_gpus=node.gpus,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
@@ -271,14 +298,14 @@ def _make_token() -> None:
 
 
 def cluster(address: str) -> Machine:
-    """The processors and GPUs of the cluster at `address`."""
+    """The nodes of the cluster at `address` that are alive."""
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ResourceError(f"--address: no Ray cluster answers at {address!r}: {_first_line(error)}") from None
-    try:
-        total = ray.cluster_resources()
-        return Machine(int(total.get("CPU", 0)), int(total.get("GPU", 0)), address)
+    else:
+        found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return Machine(tuple(Node(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in found), address)
     finally:
         ray.shutdown()
 

@@ -9,18 +9,25 @@ change goes to both. Each trial of the Optuna study carries these user attribute
     lost          how many of these ended without a word (a dead process, no memory)
     lost_seconds  wall time of epochs that were lost with them
     gpu_share     GPUs the trial holds while it runs
-    reason        why it failed, or was stopped
-    mlflow_run    its run in MLflow
+    reason        why it failed, was stopped, or lost its last worker
     epoch 7       the report of that epoch, as JSON, with the time it arrived
+
+and the study itself these:
+
+    identity      a name that no other ledger has
+    facts         what its trials have in common: the request, the data's fingerprint, the weights' hashes
+    mlflow_run 3  trial 3's run in MLflow
 """
 
 import math
 import time
+import uuid
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -29,6 +36,8 @@ import sqlalchemy
 from optuna.trial import TrialState
 
 from core.config import Value
+from core.errors import StudyError
+from tune.redaction import without_password
 from tune.request import StudyRequest
 from tune.space import Choices, Domain, FloatRange, SearchSpace
 from tune.stopping import SuccessiveHalving
@@ -121,16 +130,37 @@ class Ledger:
         self._study = optuna.create_study(
             storage=_open_storage(storage), study_name=request.study, direction="maximize", load_if_exists=True
         )
+        known = self._study.user_attrs
+        self._facts: Mapping[str, Any] | None = known.get("facts")
+        self.identity: str = known.get("identity") or uuid.uuid4().hex
+        """A name that no other ledger has, whatever its study is called."""
+        if "identity" not in known:
+            self._study.set_user_attr("identity", self.identity)
         self._trials: dict[int, optuna.Trial] = {}
         self._records: dict[int, TrialRecord] = {}
         for frozen in self._study.get_trials(deepcopy=False):
-            if frozen.state is not TrialState.WAITING:  # enqueued, and the process died before it was asked for
+            if frozen.state is TrialState.WAITING:  # enqueued, and the process died before it was asked for
+                continue
+            self._records[frozen.number] = _record(frozen, known.get(f"mlflow_run {frozen.number}"))
+            if frozen.state is TrialState.RUNNING:
+                # Settings that are still to be drawn are drawn as they would have been.
+                self._study.sampler = _sampler(request, frozen.number)
                 self._trials[frozen.number] = optuna.Trial(self._study, frozen._trial_id)
-                self._records[frozen.number] = _record(frozen)
         for record in self.records:  # a verdict that was due when the last driver died
             if record.state is State.RUNNING and record.epochs:
                 self._judge(record.id)
         self._waiting = deque(record.id for record in self.records if record.state is State.RUNNING)
+
+    @property
+    def facts(self) -> Mapping[str, Any] | None:
+        """What all trials of the study have in common, as `remember` wrote it; None before."""
+        return self._facts
+
+    def remember(self, facts: Mapping[str, Any]) -> None:
+        """Write down what all trials of the study have in common: JSON types."""
+        if self._facts != facts:
+            self._study.set_user_attr("facts", facts)
+            self._facts = facts
 
     @property
     def planned(self) -> int:
@@ -201,7 +231,7 @@ class Ledger:
         `seconds` is the wall time that went with it.
         """
         record = self._records[number]
-        record = self._note(number, lost=record.lost + 1, lost_seconds=record.lost_seconds + seconds)
+        record = self._note(number, lost=record.lost + 1, lost_seconds=record.lost_seconds + seconds, reason=reason)
         if record.lost > MAX_LOST:
             self.fail(number, f"{reason} ({record.lost} times)")
             return False
@@ -209,9 +239,10 @@ class Ledger:
         return True
 
     def note_mlflow_run(self, number: int, run: str) -> None:
-        """Remember a trial's run in MLflow."""
+        """Remember a trial's run in MLflow; also of a trial that has ended, whose own attributes are closed."""
         if self._records[number].mlflow_run != run:
-            self._note(number, mlflow_run=run)
+            self._study.set_user_attr(f"mlflow_run {number}", run)
+            self._records[number] = replace(self._records[number], mlflow_run=run)
 
     def _ask(self) -> int:
         """A new trial, RUNNING in the database; its settings are still to be drawn."""
@@ -243,6 +274,8 @@ class Ledger:
         """End a trial whose last epoch is done or whom the rule stops; True if it ended."""
         record = self._records[number]
         if len(record.epochs) >= record.planned_epochs:
+            if record.reason:  # it lost a worker on its way
+                self._note(number, reason="")
             self._tell(number, State.COMPLETE)
         elif self._rule is not None and self._rule.stops(record.curve, self._rival_curves(number)):
             self._note(number, reason=f"stopped early after epoch {len(record.epochs)}")
@@ -319,23 +352,53 @@ def _sampler(request: StudyRequest, number: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed)
 
 
-def _record(trial: optuna.trial.FrozenTrial) -> TrialRecord:
+def _record(trial: optuna.trial.FrozenTrial, mlflow_run: str | None) -> TrialRecord:
     attrs = trial.user_attrs
     epochs: list[Mapping[str, Any]] = []
     while (entry := attrs.get(f"epoch {len(epochs) + 1}")) is not None:
         epochs.append(entry)
     known = {name: attrs[name] for name in _NOTED if name in attrs}
     return TrialRecord(
-        trial.number, params=dict(trial.params), state=State[trial.state.name], epochs=tuple(epochs), **known
+        trial.number,
+        mlflow_run=mlflow_run,
+        params=dict(trial.params),
+        state=State[trial.state.name],
+        epochs=tuple(epochs),
+        **known,
     )
 
 
-_NOTED = ("name", "settings", "attempts", "lost", "lost_seconds", "gpu_share", "reason", "mlflow_run")
+_NOTED = ("name", "settings", "attempts", "lost", "lost_seconds", "gpu_share", "reason")
+
+
+def remembered_facts(storage: str, study: str) -> Mapping[str, Any] | None:
+    """The facts of a study in a ledger, None if there is no such study yet. Raises StudyError; writes nothing."""
+    try:
+        url = sqlalchemy.engine.make_url(storage)
+    except sqlalchemy.exc.ArgumentError:
+        raise StudyError(
+            f"--storage must be an SQLAlchemy URL, such as sqlite:///team.db, and is {without_password(storage)!r}"
+        ) from None
+    if url.drivername.startswith("sqlite") and not Path(url.database or "").is_file():
+        return None
+    try:
+        facts = optuna.load_study(study_name=study, storage=_open_storage(storage)).user_attrs.get("facts")
+    except KeyError:
+        return None
+    return cast("Mapping[str, Any] | None", facts)
 
 
 def _open_storage(url: str) -> optuna.storages.BaseStorage:
     if url == _IN_MEMORY:
         return optuna.storages.InMemoryStorage()
+    try:
+        return _open_database(url)
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError) as error:
+        reason = without_password(str(error).strip().splitlines()[0])
+        raise StudyError(f"the ledger {without_password(url)} cannot be opened: {reason}") from None
+
+
+def _open_database(url: str) -> optuna.storages.RDBStorage:
     if not url.startswith("sqlite"):
         return optuna.storages.RDBStorage(url)
     storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})

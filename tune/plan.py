@@ -4,8 +4,9 @@ import contextlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from core import data as datasets
 from core import weights as pretrained
@@ -17,10 +18,14 @@ from core.weights import WeightsFile
 from tune import executor
 from tune.executor import Machine, TrialResources
 from tune.folder import StudyFolder
+from tune.ledger import remembered_facts
+from tune.redaction import without_password
 from tune.request import StudyRequest
 from tune.space import Choices, SearchSpace
 from tune.tracking import Destination
 
+_COMPARED = ("fixed", "space", "start", "variants", "baseline", "seeds", "search", "stop_early")
+_KINDS = {"request": "another request", "data": "other data", "weights": "other pretrained weights"}
 _MODEL_SETTINGS = ("model.detector", "model.backbone", "model.weights", "model.stride_in_1x1")
 
 
@@ -66,7 +71,7 @@ class Plan:
     @property
     def storage(self) -> str:
         """URL of the ledger."""
-        return self.options.storage or f"sqlite:///{self.folder.path / 'study.db'}"
+        return _storage(self.options, self.folder)
 
     @property
     def tracking(self) -> Destination:
@@ -76,16 +81,20 @@ class Plan:
 
 
 def make_plan(request: StudyRequest, options: Options) -> Plan:
-    """Check a request against the world. Starts and writes nothing. Raises BadRequest for the first thing wrong."""
+    """Check a request against the world. Starts nothing. Raises BadRequest for the first thing wrong.
+
+    Pretrained weights that are nowhere are downloaded into torch's cache; nothing else is written.
+    """
     plan, problems = check(request, options)
-    if problems:
+    if plan is None:
         raise problems[0]
-    assert plan is not None
+    for model in _model_configs(request.space):
+        pretrained.find(model)  # downloads what is nowhere, now that nothing else is wrong
     return plan
 
 
 def check(request: StudyRequest, options: Options) -> tuple[Plan | None, Sequence[BadRequest]]:
-    """The plan of a request, or everything that is wrong with it."""
+    """The plan of a request, or everything that is wrong with it. Downloads nothing and writes nothing."""
     problems: list[BadRequest] = []
     data: Dataset | None = None
     machine: Machine | None = None
@@ -99,7 +108,7 @@ def check(request: StudyRequest, options: Options) -> tuple[Plan | None, Sequenc
         problems.append(error)
     for model in _model_configs(request.space):
         try:
-            file = pretrained.find(model)
+            file = pretrained.find(model, download=False)
         except BadRequest as error:
             problems.append(error)
         else:
@@ -112,7 +121,16 @@ def check(request: StudyRequest, options: Options) -> tuple[Plan | None, Sequenc
     except BadRequest as error:
         problems.append(error)
     try:
-        _check_continues(request, data, StudyFolder(options.results / request.study))
+        folder = StudyFolder(options.results / request.study)
+        options = _recall(options, folder)
+        before = remembered_facts(_storage(options, folder), request.study)
+        if before is None and folder.description.exists():
+            ledger = without_password(_storage(options, folder))
+            raise StudyError(
+                f"{folder.path} is a study that its ledger {ledger} does not hold; "
+                "bring the ledger back, or give this search another --study name"
+            )
+        refuse_other_facts(before, facts_of(request, data), folder)
     except BadRequest as error:
         problems.append(error)
     if problems or data is None or machine is None or resources is None:
@@ -170,23 +188,63 @@ def _models(space: SearchSpace) -> Iterator[ModelConfig]:
             yield TrialConfig.from_settings(dict(zip(values, combination, strict=True))).model
 
 
-def _check_continues(request: StudyRequest, data: Dataset | None, folder: StudyFolder) -> None:
-    """Refuse to continue a study with another space or other data, which would mix what cannot be compared."""
-    if not folder.description.exists():
+def facts_of(request: StudyRequest, data: Dataset | None) -> dict[str, Any]:
+    """What all trials of a study must have in common for their scores to be compared, as JSON types."""
+    document = request.to_document()
+    asked = {part: document[part] for part in _COMPARED if part in document}
+    asked["search"] = {name: value for name, value in asked["search"].items() if name != "trials"}  # more are welcome
+    return {"request": asked} | ({} if data is None else {"data": data.fingerprint})
+
+
+def refuse_other_facts(before: Mapping[str, Any] | None, now: Mapping[str, Any], folder: StudyFolder) -> None:
+    """Refuse to mix trials that cannot be compared: StudyError with the first difference."""
+    if before is None:
         return
-    before = folder.read_description()
-    now = request.to_document()
-    for part in ("fixed", "space", "start", "variants", "baseline", "seeds", "search", "stop_early"):
-        old, new = before["request"].get(part, {}), now.get(part, {})
-        if part == "search":  # more trials are welcome
-            old, new = {**old, "trials": None}, {**new, "trials": None}
-        if old != new:
+    for kind, (old, new) in {name: (before.get(name), now.get(name)) for name in _KINDS}.items():
+        if old is None or new is None:
+            continue
+        different = _difference(old, new)
+        if different is not None:
             raise StudyError(
-                f"{folder.path} is a study with another '{part}': it was {json.dumps(old)} and is {json.dumps(new)}; "
-                "go back to it, or give this search another --study name"
+                f"{folder.path} is a study with {_KINDS[kind]}: {different}; "
+                "go back to that, or give this search another --study name"
             )
-    if data is not None and before["data"]["fingerprint"] != data.fingerprint:
-        raise StudyError(
-            f"{folder.path} was searched on other data: the fingerprint was {before['data']['fingerprint'][:12]} and "
-            f"is {data.fingerprint[:12]}; bring the old data back, or give this search another --study name"
-        )
+
+
+def _difference(old: Any, new: Any, place: str = "") -> str | None:
+    """The first place where two JSON values differ, with both values; of weights only what both name is compared."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in dict.fromkeys([*old, *new]):
+            found = _difference(old.get(key), new.get(key), f"{place}, {key}" if place else str(key))
+            if found is not None:
+                return found
+        return None
+    if old == new:
+        return None
+    was, now = ("not there" if value is None else json.dumps(value)[:200] for value in (old, new))
+    return f"{place + ' ' if place else ''}was {was} and is {now}"
+
+
+def _storage(options: Options, folder: StudyFolder) -> str:
+    return options.storage or f"sqlite:///{folder.path / 'study.db'}"
+
+
+def _recall(options: Options, folder: StudyFolder) -> Options:
+    """The addresses of a study's ledger and tracker where this command does not give them. Raises StudyError."""
+    if not folder.description.exists():
+        return options
+    described = folder.read_description()
+    for name, option in (("storage", "--storage"), ("tracking_uri", "--tracking-uri")):
+        before, given = described[name], getattr(options, name)
+        if given is None and before is not None:
+            if "***" in before:
+                raise StudyError(
+                    f"{option} must be given again for {folder.path}: it was {before}, passwords are not kept"
+                )
+            options = replace(options, **{name: before})
+        elif given is not None and name == "storage" and without_password(given) != before:
+            raise StudyError(
+                f"{option} must be that of the study, {before or 'its own file'}, and is {without_password(given)}; "
+                "leave it out, or give this search another --study name"
+            )
+    return options

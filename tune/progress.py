@@ -59,7 +59,7 @@ class Progress:
         if record.state is State.FAIL:
             return f"{head} failed: {record.reason}"
         if before is not None and record.lost > before.lost:
-            return f"{head} lost its worker and will be tried again after epoch {len(record.epochs)}"
+            return f"{head} will go on after epoch {len(record.epochs)}: {record.reason}"
         if before is None or record.attempts > before.attempts:
             if record.attempts > 1:
                 return f"{head} goes on after epoch {len(record.epochs)}, attempt {record.attempts}"

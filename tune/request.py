@@ -68,11 +68,9 @@ class Resources(_Options):
     """What one trial gets."""
 
     gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    """A part of one GPU (0.5), or whole GPUs; 0 for none; auto measures."""
+    """A part of one GPU (0.5), or whole GPUs; 0 for none; auto: one whole GPU where there is any."""
     cpus_per_trial: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """CPU cores; auto shares them out."""
-    stall_minutes: float = Field(60, gt=0)
-    """A trial that reports no epoch for so long counts as lost."""
 
     @field_validator("gpus_per_trial")
     @classmethod

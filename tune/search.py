@@ -3,6 +3,7 @@
 import argparse
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CellTuneError as error:
         print(error, file=sys.stderr)
         return 1
-    _conclude(plan, finished, console)
-    return 0
+    return _conclude(plan, finished, console)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,7 +110,9 @@ def _plan_lines(plan: Plan) -> list[str]:
         f"{resources.parallel} at once, {gpu}{cpus} each",
         f"Data {request.data}: {len(data.samples)} images, {instances} instances, {len(data.classes)} classes",
     ]
-    lines += [f"Weights: {file.path}" for file in plan.weights.values()]
+    lines += [
+        f"Weights: {file.path}{'' if file.path.exists() else ' (to be downloaded)'}" for file in plan.weights.values()
+    ]
     return lines + [f"Note: {note}" for note in request.notes]
 
 
@@ -132,7 +134,8 @@ def _dry_run(request: StudyRequest, options: Options, console: Console) -> int:
     return 0
 
 
-def _conclude(plan: Plan, finished: bool, console: Console) -> None:
+def _conclude(plan: Plan, finished: bool, console: Console) -> int:
+    """Say what came of the study; 1 if all that ended failed."""
     ledger = Ledger(plan.storage, plan.request)
     states = [record.state for record in ledger.records]
     counts = ", ".join(
@@ -154,12 +157,20 @@ def _conclude(plan: Plan, finished: bool, console: Console) -> None:
             "That is the best of several scores on the same validation images, and so too high; "
             "only fresh seeds and splits can tell how sure the order is"
         )
+    failed = [record for record in ledger.records if record.state is State.FAIL]
+    if failed:
+        reason, times = Counter(record.reason for record in failed).most_common(1)[0]
+        errors = plan.folder.trial(failed[-1].id) / "error.txt"
+        lines.append(
+            f"Failed: {times} of {len(failed)} for this reason: {reason}" + (f" ({errors})" if errors.exists() else "")
+        )
     lines.append(f"Results: {plan.folder.path} (table: {plan.folder.trials_csv})")
     lines.append(f"Compare: {plan.tracking.how_to_open}")
     if not finished:
         lines.append("To continue, run the same command again")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return 1 if failed and len(failed) == sum(state is not State.RUNNING for state in states) else 0
 
 
 if __name__ == "__main__":

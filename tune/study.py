@@ -1,6 +1,7 @@
 """One study: what it needs, its folder, and its life from the first trial to the last."""
 
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,11 +25,12 @@ from tune.bridge import Assignment
 from tune.executor import MakeTrial
 from tune.folder import FORMAT, StudyFolder
 from tune.ledger import Ledger, State, TrialRecord
-from tune.plan import Plan, searched_settings, weights_key
+from tune.plan import Plan, facts_of, refuse_other_facts, searched_settings, weights_key
 from tune.progress import Progress
+from tune.redaction import without_password
 from tune.request import StudyRequest
 from tune.tables import trials_csv
-from tune.tracking import Tracker, TrackingThread, without_password
+from tune.tracking import Tracker, TrackingThread
 
 _PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "albumentations", "pycocotools", "numpy")
 
@@ -55,15 +57,26 @@ def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -
     make_trial   builds what the workers drive, from `data`, `weights` and `gpu`; another one replays learning curves
     """
     with plan.folder.driver_lock():
-        _describe(plan)
         ledger = Ledger(plan.storage, plan.request)
+        weights = {key: pretrained.read(file) for key, file in plan.weights.items()}
+        facts = facts_of(plan.request, plan.data) | {
+            "weights": {key: [base.sha256, base.stride_in_1x1] for key, base in weights.items()}
+        }
+        refuse_other_facts(ledger.facts, facts, plan.folder)
+        ledger.remember(facts)
+        _describe(plan)
         with Progress(ledger.planned, console) as progress, _Conductor(plan, ledger, progress) as conductor:
             if not ledger.finished:
-                weights = {key: pretrained.read(file) for key, file in plan.weights.items()}
                 shared = {"data": plan.data, "weights": weights, "gpu": plan.resources.gpus > 0}
                 executor.execute(conductor, make_trial, shared, plan.machine, plan.resources)
-        for number, trouble in conductor.untracked:
-            console.print(f"MLflow does not show trial {number} in full: {trouble}", markup=False, soft_wrap=True)
+        if conductor.untracked:
+            numbers = ", ".join(map(str, conductor.untracked))
+            console.print(
+                f"MLflow does not show trials {numbers} in full ({conductor.trouble}); run the same command again "
+                "when it answers",
+                markup=False,
+                soft_wrap=True,
+            )
         return ledger.finished
 
 
@@ -75,12 +88,12 @@ class _Conductor:
         self._deadline = None if plan.options.time_budget is None else time.monotonic() + plan.options.time_budget
         self._heard: dict[int, float] = {}
         self._tracking = TrackingThread(
-            lambda: Tracker(plan.tracking, plan.request.study, _parent_tags(plan)),
-            plan.folder.trial,
-            ledger.note_mlflow_run,
+            lambda: Tracker(plan.tracking, plan.request.study, ledger.identity, _parent_tags(plan)), plan.folder.trial
         )
-        self.untracked: list[tuple[int, str]] = []
-        """Trials that MLflow does not show in full, and what it answered; known once the study has ended."""
+        self.untracked: Sequence[int] = ()
+        """Trials that MLflow does not show in full; known once the study has ended."""
+        self.trouble: str | None = None
+        """What MLflow answered then."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Ray pickles searcher and scheduler on principle, and never uses the copies.
@@ -94,8 +107,9 @@ class _Conductor:
 
     def __exit__(self, *_: object) -> None:
         self._write_table()
-        unwritten = self._tracking.close(self._ledger.finished)
-        self.untracked = [(number, self._tracking.trouble or "it took too long") for number in unwritten]
+        self.untracked = self._tracking.close(self._ledger.finished)
+        self.trouble = self._tracking.trouble or "it took too long"
+        self._note_runs()
 
     @property
     def finished(self) -> bool:
@@ -138,10 +152,16 @@ class _Conductor:
         if ended or self._time_is_up:
             del self._heard[number]
         self._show(number)
+        self._note_runs()
         if ended:
             self._write_table()
             self._remove_weights_that_lost()
         return number not in self._heard
+
+    def _note_runs(self) -> None:
+        """Enter what the tracking thread has to say; the ledger is this thread's alone."""
+        for number, run in self._tracking.new_runs().items():
+            self._ledger.note_mlflow_run(number, run)
 
     def _silence(self, number: int) -> float:
         return time.monotonic() - self._heard[number]
@@ -162,7 +182,7 @@ class _Conductor:
                 continue
             folder = self._plan.folder.trial(record.id)
             for file in [*folder.glob("*.safetensors")]:
-                if file.name == "last.safetensors" or record is not best:
+                if file.name == "last.safetensors" or best is None or record.id != best.id:
                     file.unlink(missing_ok=True)
 
 
@@ -181,7 +201,7 @@ def _describe(plan: Plan) -> None:
             "format": FORMAT,
             "study": plan.request.study,
             "created": created,
-            "command": " ".join(["python", "-m", "tune.search", *map(without_password, sys.argv[1:])]),
+            "command": shlex.join(["python", "-m", "tune.search", *map(without_password, sys.argv[1:])]),
             "request": plan.request.to_document(),
             "data": {
                 "where": plan.request.data,
@@ -189,8 +209,9 @@ def _describe(plan: Plan) -> None:
                 "images": len(plan.data.samples),
                 "classes": [category.name for category in plan.data.classes],
             },
-            "storage": without_password(plan.storage),
-            "tracking_uri": without_password(plan.tracking.uri),
+            # None: the files that lie beside this one, wherever that is.
+            "storage": plan.options.storage and without_password(plan.options.storage),
+            "tracking_uri": plan.options.tracking_uri and without_password(plan.options.tracking_uri),
             "resources": {"cpus_per_trial": plan.resources.cpus, "gpus_per_trial": plan.resources.gpus},
             "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES},
             "git_revision": _git_revision(),

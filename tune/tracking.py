@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import mlflow
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from tune.ledger import State, TrialRecord
+from tune.redaction import without_password
 
 RETRY_SECONDS = 5.0
 """Pause after MLflow did not answer."""
@@ -64,15 +65,17 @@ class Destination:
 class Tracker:
     """Writes records as MLflow runs.
 
-    study   name of the experiment and of the parent run
-    tags    tags of the parent run: what the study is
+    study    name of the experiment and of the parent run
+    ledger   the ledger's identity: a study that was thrown away and searched anew has other runs in the same experiment
+    tags     tags of the parent run: what the study is
     """
 
-    def __init__(self, destination: Destination, study: str, tags: Mapping[str, str]) -> None:
+    def __init__(self, destination: Destination, study: str, ledger: str, tags: Mapping[str, str]) -> None:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         self._client = mlflow.MlflowClient(tracking_uri=destination.uri)
         self._experiment = self._find_experiment(study, destination)
+        self._ledger = ledger
         self._runs = {
             run.data.tags["trial"]: run.info.run_id for run in self._search("tags.phase = 'search'") if run.data.tags
         }
@@ -138,6 +141,7 @@ class Tracker:
     def _search(self, where: str) -> list[Run]:
         found: list[Run] = []
         token = None
+        where = f"{where} and tags.ledger = '{self._ledger}'"
         while True:
             page = self._client.search_runs([self._experiment], where, ViewType.ACTIVE_ONLY, 1000, page_token=token)
             found += page
@@ -146,7 +150,8 @@ class Tracker:
                 return found
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
-        return str(self._client.create_run(self._experiment, run_name=name, tags=dict(tags)).info.run_id)
+        tags = {**tags, "ledger": self._ledger}
+        return str(self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id)
 
 
 class TrackingThread:
@@ -154,16 +159,11 @@ class TrackingThread:
 
     open_tracker   makes the tracker, in the thread; called again until it succeeds
     folder_of      a trial's folder by its number
-    on_run         told each trial's run id, in the thread
     """
 
-    def __init__(
-        self,
-        open_tracker: Callable[[], Tracker],
-        folder_of: Callable[[int], Path],
-        on_run: Callable[[int, str], None],
-    ) -> None:
-        self._open_tracker, self._folder_of, self._on_run = open_tracker, folder_of, on_run
+    def __init__(self, open_tracker: Callable[[], Tracker], folder_of: Callable[[int], Path]) -> None:
+        self._open_tracker, self._folder_of = open_tracker, folder_of
+        self._runs: dict[int, str] = {}
         self._changed = threading.Condition()
         self._pending: dict[int, TrialRecord] = {}
         self._closing = False
@@ -179,6 +179,12 @@ class TrackingThread:
         with self._changed:
             self._pending[record.id] = record
             self._changed.notify()
+
+    def new_runs(self) -> Mapping[int, str]:
+        """The run of each trial that was written since the last call."""
+        with self._changed:
+            runs, self._runs = self._runs, {}
+        return runs
 
     def close(self, ended: bool, seconds: float = 60.0) -> Sequence[int]:
         """Write what is left, waiting at most `seconds`; returns the trials that MLflow still does not show in full."""
@@ -202,29 +208,38 @@ class TrackingThread:
                 self._changed.wait_for(lambda: self._pending or self._closing)
                 if not self._pending and self._tracker is not None:
                     return
-                batch = dict(self._pending)
-            try:
-                if self._tracker is None:
-                    self._tracker = self._open_tracker()
-                for number, record in batch.items():
-                    self._on_run(number, self._tracker.write(record, self._folder_of(number)))
-                    with self._changed:
-                        if self._pending.get(number) is record:
-                            del self._pending[number]
-                self.trouble = None
-            except Exception as error:  # whatever MLflow's stores raise: the search goes on
-                self.trouble = _first_line(error)
-                _logger.debug("MLflow did not take a record", exc_info=True)
+                batch = list(self._pending.values())
+            self.trouble = self._try_to_open() or self._try_to_write(batch)
+            if self.trouble:
                 self._stopped.wait(RETRY_SECONDS)
 
+    def _try_to_open(self) -> str | None:
+        """Open the tracker if it is not; returns what went wrong."""
+        try:
+            self._tracker = self._tracker or self._open_tracker()
+        except Exception as error:  # noqa: BLE001  # whatever MLflow's stores raise: the search goes on
+            return self._note(error)
+        return None
 
-def without_password(url: str) -> str:
-    """`url` as it may be shown and stored: a password in it becomes ***."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
+    def _try_to_write(self, batch: Sequence[TrialRecord]) -> str | None:
+        """Write records; one that MLflow does not take holds up no other. Returns what went wrong last."""
+        assert self._tracker is not None
+        trouble = None
+        for record in batch:
+            try:
+                run = self._tracker.write(record, self._folder_of(record.id))
+            except Exception as error:  # noqa: BLE001
+                trouble = self._note(error)
+                continue
+            with self._changed:
+                self._runs[record.id] = run
+                if self._pending.get(record.id) is record:
+                    del self._pending[record.id]
+        return trouble
+
+    def _note(self, error: Exception) -> str:
+        _logger.debug("MLflow did not take a record", exc_info=error)
+        return _first_line(error)
 
 
 def _points(epoch: Mapping[str, Any]) -> list[Metric]:
@@ -236,4 +251,4 @@ def _points(epoch: Mapping[str, Any]) -> list[Metric]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return without_password((str(error).strip() or type(error).__name__).splitlines()[0][:300])

@@ -123,11 +123,12 @@ def test_a_study_whose_space_or_data_changed_is_refused_with_the_difference(sear
     folder, _ = searched
     changed = command("--space", "tiny.yaml", "--set", "optim.epochs=3", folder=folder)
     assert changed.returncode == 2
-    assert "another 'fixed'" in changed.stderr
+    assert "another request: request" not in changed.stderr
+    assert "fixed, optim.epochs was 2 and is 3" in changed.stderr
     synthetic.write_hw3(synthetic.make(images=6, side=64, seed=1), folder / "others")
     other_data = command("--study", "tiny", "--data", "others", folder=folder)
     assert other_data.returncode == 2
-    assert "searched on other data" in other_data.stderr
+    assert "other data" in other_data.stderr
 
 
 @pytest.fixture
@@ -284,6 +285,26 @@ def test_the_ablation_without_its_images_says_where_to_put_them(
     said = refused(capsys, "--space", str(ROOT / "search_spaces/ablation.yaml"), "--set", "model.weights=none")
     assert "data/train_set" in said
     assert "image.tif" in said
+
+
+def test_a_study_remembers_its_ledger_and_refuses_another(
+    searched: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(searched[0])
+    assert main(["--study", "tiny", "--storage", "sqlite:///other.db"]) == 2
+    assert "--storage must be that of the study, its own file" in capsys.readouterr().err
+    assert not Path("other.db").exists()
+
+
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize("address", ["nonsense", "sqlite:///none/where.db", "nosuch://u:secret@h/db"])
+def test_a_ledger_that_cannot_be_opened_is_one_sentence_without_its_password(
+    capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    assert main(["--space", "tiny.yaml", "--gpus-per-trial", "0", "--storage", address]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "secret" not in said
 
 
 @pytest.mark.usefixtures("workplace")

@@ -136,6 +136,31 @@ def test_a_study_that_is_reopened_after_every_trial_proposes_what_an_uninterrupt
     assert [record.curve for record in first] == [record.curve for record in second]
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_trial_whose_draw_was_cut_off_is_drawn_as_it_would_have_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    asked = request(SPACE, search={"sampler": sampler, "trials": 14, "seed": 3})
+    whole, broken = (f"sqlite:///{tmp_path / name}.db" for name in ("whole", "broken"))
+    run_all(Ledger(whole, asked))
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(14):
+        ledger = Ledger(broken, asked)
+        with monkeypatch.context() as dying:
+            dying.setattr(Ledger, "_draw", die)
+            with pytest.raises(KeyboardInterrupt):
+                ledger.next()
+        ledger = Ledger(broken, asked)
+        record = ledger.next()
+        assert record is not None
+        run_epochs(ledger, record, by_learning_rate(record))
+    first, second = Ledger(whole, asked).records, Ledger(broken, asked).records
+    assert [record.params for record in first] == [record.params for record in second]
+
+
 def test_two_seeds_propose_different_trials() -> None:
     proposals = [
         [record.params for record in preview(request(SPACE, search={"trials": 5, "seed": seed}), 5)[1:]]

@@ -499,7 +499,6 @@ MISTAKES = {
         [],
         "s.yaml, resources: cpus_per_trial must be greater than or equal",
     ),
-    "stall": (ONE + "resources: {stall_minutes: 0}", [], "s.yaml, resources: stall_minutes must be greater than 0"),
     "truth for an option": (ONE + "search: {trials: yes}", [], "s.yaml, search: trials must not be true or false"),
     "section of another kind": (
         ONE + "search: 3",

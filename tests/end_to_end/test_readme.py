@@ -1,0 +1,51 @@
+"""The README is checked against what is there: its file tree, its commands, its settings."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from core.config import SETTINGS
+from tune import search
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line.strip() for line in README.splitlines() if line.startswith("    .venv/bin/python -m ")]
+
+
+def test_every_module_has_its_line_in_the_file_tree_and_every_line_its_module() -> None:
+    listed = set()
+    folder = ""
+    for name in re.findall(r"^    ( {0,2}[\w.]+[/.]\S*) ", README.partition("## Files")[2], re.MULTILINE):
+        if not name.startswith(" "):
+            folder = name
+        elif name.endswith(".py"):
+            listed.add(folder + name.strip())
+    there = {
+        f"{package}/{path.name}"
+        for package in ("core", "tune")
+        for path in (ROOT / package).glob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert listed == there
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_python_command_names_a_module_and_options_that_exist(command: str) -> None:
+    _, _, module, *arguments = shlex.split(command, comments=True)
+    assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+    if module == "tune.search":
+        parsed = search._parser().parse_args(arguments)
+        assert (ROOT / parsed.space).is_file()
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    named = set(re.findall(r"\b((?:data|augment|model|optim|predict|metric)\.[a-z_0-9]+)\b", README))
+    assert {name for name in named if not name.endswith((".py", ".tif"))} <= SETTINGS.keys()
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    targets = set(re.findall(r"make ([a-z-]+)", README))
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
