@@ -153,10 +153,14 @@ def mlflow_ui(searched: tuple[Path, str]) -> Iterator[str]:
             server.wait(30)
 
 
+# Loopback is reached directly, whatever proxy the environment names.
+open_url = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+
 def wait_for(port: int, log: Path) -> None:
     until = time.monotonic() + 180
     while time.monotonic() < until:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10):
+        with contextlib.suppress(OSError), open_url(f"http://127.0.0.1:{port}/health", timeout=10):
             return
         time.sleep(0.5)
     pytest.fail(f"the server did not answer; it said:\n{log.read_text()}")
@@ -165,7 +169,7 @@ def wait_for(port: int, log: Path) -> None:
 def ask(address: str, path: str, **content: Any) -> Any:
     body = json.dumps(content).encode() if content else None
     request = urllib.request.Request(f"{address}/api/2.0/mlflow/{path}", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with open_url(request, timeout=30) as answer:
         return json.load(answer)
 
 
