@@ -4,10 +4,12 @@ CellTuneError
 ├── BadRequest          the user can mend it; a command line prints the sentence and exits with status 2
 │   ├── SettingError    a setting that does not exist, or a value outside its range
 │   ├── DataError       a data folder, an image or a mask that cannot be used
+│   ├── ModelError      a folder that holds no trained model, or a damaged one
 │   ├── WeightsError    pretrained weights that are not there, or are not what they should be
 │   ├── SpaceError      a space file that makes no search
 │   ├── ResourceError   more processors or GPUs asked for than there are
 │   └── StudyError      a study that is unknown, busy, or not the one the request describes
+├── SubmissionError     results that do not keep the format they are handed in with: nothing was written
 ├── TrialDiverged       a loss that is no longer finite: the trial failed, it has no score
 └── CheckpointError     a checkpoint that is torn or belongs to another configuration
 """
@@ -29,6 +31,10 @@ class DataError(BadRequest):
     """A data set that cannot be read or must not be trained on."""
 
 
+class ModelError(BadRequest):
+    """A folder that holds no trained model, or a damaged one."""
+
+
 class WeightsError(BadRequest):
     """Pretrained weights that are missing or do not fit the model."""
 
@@ -43,6 +49,10 @@ class ResourceError(BadRequest):
 
 class StudyError(BadRequest):
     """A study that is not known, is being run by another process, or has changed."""
+
+
+class SubmissionError(CellTuneError):
+    """Results that do not fit the listed images, or break a rule of the submission. Nothing was written."""
 
 
 class TrialDiverged(CellTuneError):

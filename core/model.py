@@ -27,7 +27,7 @@ from core import masks
 from core.config import ModelConfig, PredictConfig
 from core.errors import WeightsError
 from core.sample import Target
-from core.weights import BaseWeights, first_names
+from core.weights import NORM_EPS, BaseWeights, first_names
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -46,6 +46,8 @@ of the data set is not class 1 of COCO, nor known to be class 1 of somebody's fi
 
 IOU_ENTRIES = 2**24
 """Most entries of an IoU matrix that are computed at once."""
+MASKS_AT_ONCE = 128
+"""Detections whose masks are computed at once: about 200 MB of activations."""
 
 Features = Mapping[str, torch.Tensor]
 _TargetTensors = dict[str, torch.Tensor]
@@ -68,11 +70,27 @@ class RawDetections:
     mask_probs_N28: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What a network has from the weights it began with beside their numbers; to build it again takes all three.
+
+    frozen_norm    whether the backbone's batch norm is torchvision's FrozenBatchNorm2d
+    norm_eps       what frozen batch norm adds to the variance
+    stride_in_1x1  whether a bottleneck strides in its first 1x1 convolution
+    """
+
+    frozen_norm: bool
+    norm_eps: float
+    stride_in_1x1: bool
+
+
 class MaskRCNN(GeneralizedRCNN):  # type: ignore[misc]
-    """Mask R-CNN. `losses` in training mode, `detect` in evaluation mode.
+    """Mask R-CNN. `losses` in training mode, `detect` in evaluation mode; `traits` say how it was built.
 
     Both work under autocast: what follows the convolutions (boxes, losses, masks) is computed in float32.
     """
+
+    traits: Traits
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; batch norm of frozen layers stays in evaluation mode, so its statistics never move."""
@@ -108,13 +126,13 @@ class MaskRCNN(GeneralizedRCNN):  # type: ignore[misc]
         batch, _ = self.transform(list(images), None)
         features = self._features(batch.tensors)
         proposals, _ = self.rpn(batch, features, None)
-        found, _ = self.roi_heads(features, proposals, batch.image_sizes, None)
+        found = self.roi_heads.detections(features, proposals, batch.image_sizes)
         return [
             RawDetections(
                 boxes_N4=resize_boxes(one["boxes"], size, image.shape[-2:]),
                 labels_N=one["labels"],
                 scores_N=one["scores"],
-                mask_probs_N28=one["masks"][:, 0],
+                mask_probs_N28=one["masks"],
             )
             for one, size, image in zip(found, batch.image_sizes, images, strict=True)
         ]
@@ -125,7 +143,7 @@ class MaskRCNN(GeneralizedRCNN):  # type: ignore[misc]
 
 
 class _LabelMapRoIHeads(RoIHeads):  # type: ignore[misc]
-    """torchvision's heads, with a mask loss that samples its targets from label maps."""
+    """torchvision's heads: the mask loss samples its targets from label maps, masks are predicted some at a time."""
 
     def check_targets(self, targets: Sequence[_TargetTensors]) -> None:
         """There are no masks to check."""
@@ -151,6 +169,35 @@ class _LabelMapRoIHeads(RoIHeads):  # type: ignore[misc]
             targets,
         )
         return {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg, "loss_mask": loss_mask}
+
+    def detections(
+        self, features: Features, proposals: list[torch.Tensor], image_sizes: list[tuple[int, int]]
+    ) -> list[dict[str, torch.Tensor]]:
+        """Boxes [N, 4], labels [N], scores [N] and masks [N, 28, 28] of each image, as RoIHeads.forward has them.
+
+        The mask head sees MASKS_AT_ONCE detections at a time: all at once, 1,500 of them would take gigabytes.
+        """
+        box_features = self.box_head(self.box_roi_pool(features, proposals, image_sizes))
+        class_logits, box_regression = self.box_predictor(box_features)
+        found = []
+        for number, (boxes_N4, scores_N, labels_N) in enumerate(
+            zip(*self.postprocess_detections(class_logits, box_regression, proposals, image_sizes), strict=True)
+        ):
+            of_image = {level: feature[number : number + 1] for level, feature in features.items()}
+            masks_N28 = [
+                self._mask_probabilities(of_image, boxes_K4, labels_K, image_sizes[number])
+                for boxes_K4, labels_K in zip(boxes_N4.split(MASKS_AT_ONCE), labels_N.split(MASKS_AT_ONCE), strict=True)
+            ]
+            found.append({"boxes": boxes_N4, "labels": labels_N, "scores": scores_N, "masks": torch.cat(masks_N28)})
+        return found
+
+    def _mask_probabilities(
+        self, features: Features, boxes_K4: torch.Tensor, labels_K: torch.Tensor, image_size: tuple[int, int]
+    ) -> torch.Tensor:
+        """The masks of detections in one image, float32 [K, 28, 28]."""
+        logits_KC28 = self.mask_predictor(self.mask_head(self.mask_roi_pool(features, [boxes_K4], [image_size])))
+        probs_K28: torch.Tensor = logits_KC28[torch.arange(len(labels_K), device=labels_K.device), labels_K].sigmoid()
+        return probs_K28
 
     def _mask_loss(
         self,
@@ -224,13 +271,38 @@ def build_mask_rcnn(config: ModelConfig, classes: int, weights: BaseWeights | No
     generator, which the caller seeds. Raises WeightsError for weights that do not fit.
     """
     assert (weights is None) == (config.weights == "none"), f"weights for model.weights: {config.weights}"
-    model = _assemble(config, classes, predict, frozen_norm=config.detector == "fpn" and weights is not None)
+    traits = Traits(
+        frozen_norm=config.detector == "fpn" and weights is not None,
+        norm_eps=NORM_EPS if weights is None else weights.norm_eps,
+        stride_in_1x1=config.stride_in_1x1 or (weights is not None and weights.stride_in_1x1),
+    )
+    model = _assemble(config, classes, predict, traits)
     if weights is not None:
         _load(model, weights, config)
-    if config.stride_in_1x1 or (weights is not None and weights.stride_in_1x1):
-        _stride_in_1x1(model)
     _freeze(model, config)
     return model.train()
+
+
+def restore_mask_rcnn(
+    config: ModelConfig, classes: int, traits: Traits, predict: PredictConfig, state: Mapping[str, torch.Tensor]
+) -> MaskRCNN:
+    """The network whose `state_dict` is `state`, in evaluation mode on the CPU; nothing of it trains.
+
+    Draws nothing from torch's generators. Raises RuntimeError, torch's own, for a state of another network.
+    """
+    with torch.random.fork_rng([]):  # layers are drawn before they are filled
+        model = _assemble(config, classes, predict, traits)
+    model.load_state_dict(state)
+    model.requires_grad_(False)
+    model.eval()
+    return model
+
+
+def predict_with(model: MaskRCNN, predict: PredictConfig) -> None:
+    """Give a model other settings of prediction; nothing of them is learned."""
+    heads = model.roi_heads
+    heads.score_thresh, heads.nms_thresh = predict.score_threshold, predict.nms_iou
+    heads.detections_per_img = predict.max_detections
 
 
 def trained_state(model: MaskRCNN) -> dict[str, torch.Tensor]:
@@ -245,11 +317,11 @@ def trained_state(model: MaskRCNN) -> dict[str, torch.Tensor]:
     return state
 
 
-def _assemble(config: ModelConfig, classes: int, predict: PredictConfig, frozen_norm: bool) -> MaskRCNN:
+def _assemble(config: ModelConfig, classes: int, predict: PredictConfig, traits: Traits) -> MaskRCNN:
     """The network of torchvision's `maskrcnn_resnet50_fpn` or `..._fpn_v2`, with any backbone, no weights loaded."""
     v2 = config.detector == "fpn_v2"
     norm = nn.BatchNorm2d if v2 else None
-    resnet = getattr(models, config.backbone)(norm_layer=FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d)
+    resnet = getattr(models, config.backbone)(norm_layer=FrozenBatchNorm2d if traits.frozen_norm else nn.BatchNorm2d)
     channels = [resnet.inplanes // 8 * 2**stage for stage in range(4)]
     levels = {f"layer{stage + 1}": str(stage) for stage in range(4)}
     backbone = BackboneWithFPN(resnet, levels, channels, out_channels=256, norm_layer=norm)
@@ -287,7 +359,14 @@ def _assemble(config: ModelConfig, classes: int, predict: PredictConfig, frozen_
         mask_predictor=_MaskPredictor(256, 256, classes + 1),
     )
     transform = GeneralizedRCNNTransform(config.image_min_side, config.image_max_side, IMAGENET_MEAN, IMAGENET_STD)
-    return MaskRCNN(backbone, rpn, heads, transform)
+    model = MaskRCNN(backbone, rpn, heads, transform)
+    model.traits = traits
+    for module in model.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.eps = traits.norm_eps
+    if traits.stride_in_1x1:
+        _stride_in_1x1(model)
+    return model
 
 
 def _pool(levels: list[str], output_size: int) -> MultiScaleRoIAlign:
@@ -334,9 +413,6 @@ def _load(model: MaskRCNN, weights: BaseWeights, config: ModelConfig) -> None:
         raise WeightsError(f"{misfit}: it lacks {first_names(missing)}; {way_out}")
     if loaded.unexpected_keys:
         raise WeightsError(f"{misfit}: the model has no {first_names(loaded.unexpected_keys)}; {way_out}")
-    for module in model.modules():
-        if isinstance(module, FrozenBatchNorm2d):
-            module.eps = weights.norm_eps
 
 
 def _stride_in_1x1(model: MaskRCNN) -> None:

@@ -1,260 +1,193 @@
-"""From a model and an image of any size to its detections: mirrored views and overlapping tiles, merged once."""
+"""Use a trained model: COCO results of new images, of any size.
 
+    python -m core.predict --model results/STUDY/best --images DIR --out results.json
+
+Beside the results, `results.images.json` lists the images with their ids, and the categories, as COCO does:
+`COCO("results.images.json").loadRes("results.json")` reads the two. Nothing is written before the last image is done.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torchvision.ops import nms
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from core import masks
-from core.config import PredictConfig
-from core.model import MaskRCNN
-from core.sample import Detections, MaskCrop
+from core.config import TrialConfig
+from core.data import TestImage, list_images
+from core.data.images import read_test_image
+from core.data.listing import find_listing
+from core.errors import BadRequest, CellTuneError, ResourceError
+from core.files import write_atomically, write_json_atomically
+from core.submission import results_of
+from core.trained_model import TrainedModel, load
 
-TILE_OVERLAP = 4
-"""Neighbouring tiles share a quarter of their side: what is no larger is whole in one of them; 1.8 times the pixels."""
-
-SAME_MASK = 0.5
-"""Masks that agree more than this are of one instance. Above one half, no mask agrees with two that are disjoint."""
-
-CUT_MARGIN = 0.05
-"""A box nearer than this fraction of its side to an inner border of its tile may be cut by it, ..."""
-CUT_PIXELS = 2
-"""... and so may any box nearer than so many pixels: predicted boxes are no better than that."""
+MOST_THREADS = 256
+"""More are a slip of the keyboard, and starting them would end the process."""
 
 
-@dataclass(frozen=True)
-class Window:
-    """A tile: rows y0 .. y1 - 1 and columns x0 .. x1 - 1 of the image."""
-
-    y0: int
-    x0: int
-    y1: int
-    x1: int
-
-
-def predict(model: MaskRCNN, image: NDArray[np.uint8], config: PredictConfig, tile: int = 0) -> Detections:
-    """What the model, in evaluation mode, finds in an image.
-
-    image   uint8 [H, W, 3], RGB
-    config  the one the model was built with
-    tile    side of the tiles in pixels where `config.tile` is 0, such as `data.crop`; 0 for the whole image
-
-    An image no larger than a tile is one tile. Only crops of masks are kept, and one tile at a time is on the device.
-    """
-    heads = model.roi_heads
-    assert (heads.score_thresh, heads.nms_thresh, heads.detections_per_img) == (
-        config.score_threshold,
-        config.nms_iou,
-        config.max_detections,
-    ), "the model was built with other settings of predict"
-    height, width = image.shape[:2]
-    windows = tiles(height, width, config.tile or tile)
-    found = [_in_window(model, image, window, config) for window in windows]
-    if len(windows) == 1:
-        return found[0]
-    return suppress(merge_tiles(windows, found, height, width), config.nms_iou, config.max_detections)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0 done, 2 a wrong request, 1 the rest, 130 interrupted."""
+    parsed = _parser().parse_args(arguments)
+    console = Console()
+    try:
+        _set_threads(parsed.threads)
+        images = list_images(parsed.images)
+        listing_out = _listing_beside(parsed.out, parsed.images)
+        trained = _with_options(load(parsed.model, parsed.device), parsed)
+        classes = f"{_many(len(trained.classes), 'class')} ({', '.join(category.name for category in trained.classes)})"
+        on = next(trained.model.parameters()).device
+        _say(console, f"Model {parsed.model}: {trained.config.model.backbone}, {classes}, on {on}")
+        results = _predict(trained, images, console)
+        _write(parsed.out, listing_out, results, _listing(trained, images))
+    except BadRequest as error:
+        print(error, file=sys.stderr)
+        return 2
+    except CellTuneError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"Interrupted: {parsed.out} was not written", file=sys.stderr)
+        return 130
+    done = f"{_many(len(images), 'image')}, {_many(len(results), 'instance')}"
+    _say(console, f"{done}: {parsed.out} (the images and their ids: {listing_out})")
+    return 0
 
 
-def tiles(height: int, width: int, side: int) -> list[Window]:
-    """Tiles of `side` pixels that cover the image evenly and overlap by at least a quarter; one if `side` is 0."""
-    return [
-        Window(y, x, min(y + (side or height), height), min(x + (side or width), width))
-        for y in _starts(height, side)
-        for x in _starts(width, side)
-    ]
-
-
-def _starts(length: int, side: int) -> list[int]:
-    if side == 0 or length <= side:
-        return [0]
-    steps = -(-(length - side) // (side - side // TILE_OVERLAP))
-    return [(length - side) * step // steps for step in range(steps + 1)]
-
-
-def suppress(detections: Detections, iou: float, max_detections: int) -> Detections:
-    """Non-maximum suppression of boxes, each class by itself; of what is left, the best `max_detections`."""
-    boxes_N4, scores_N = torch.from_numpy(detections.boxes_N4), torch.from_numpy(detections.scores_N)
-    kept = [np.empty(0, np.int64)]
-    for label in np.unique(detections.labels_N):
-        (members,) = np.nonzero(detections.labels_N == label)
-        chosen = torch.from_numpy(members)
-        kept.append(members[nms(boxes_N4[chosen], scores_N[chosen], iou).numpy()])
-    return _take(detections, np.sort(np.concatenate(kept))[:max_detections])
-
-
-def merge_tiles(windows: Sequence[Window], found: Sequence[Detections], height: int, width: int) -> Detections:
-    """Each instance once, where overlapping tiles show it twice, or show pieces of it.
-
-    windows         the tiles of a `height` x `width` image
-    found           the detections in each tile, in pixels of the image
-
-    Two detections of one class in different tiles are of the same instance if their masks agree in the area that both
-    tiles show: by IoU, or, if one may be cut by its tile, by the fraction of this piece that the other mask holds (of
-    two pieces, of the smaller). Of what is not cut the best score stays. Pieces stay only if no tile shows the instance
-    whole: then they are one detection, with the union of their masks and boxes and the best score.
-    """
-    tiles_N = np.repeat(np.arange(len(windows)), [len(one) for one in found])
-    boxes_N4 = np.concatenate([one.boxes_N4 for one in found])
-    labels_N = np.concatenate([one.labels_N for one in found])
-    scores_N = np.concatenate([one.scores_N for one in found])
-    crops = [crop for one in found for crop in one.masks]
-    cuts = [_cut(one.boxes_N4, window, height, width) for one, window in zip(found, windows, strict=True)]
-    cut_N = np.concatenate(cuts)
-    same: list[set[int]] = [set() for _ in crops]
-    for first, second in _same_instances(windows, tiles_N, labels_N, cut_N, crops):
-        same[first].add(second)
-        same[second].add(first)
-    kept: set[int] = set()
-    for index in np.argsort(-scores_N, kind="stable").tolist():
-        if not cut_N[index] and not same[index] & kept:
-            kept.add(index)
-    pieces = {index for index in np.nonzero(cut_N)[0].tolist() if all(cut_N[other] for other in same[index])}
-    groups = [[index] for index in sorted(kept)]
-    while pieces:
-        group = [min(pieces)]
-        pieces -= {group[0]}
-        for index in group:  # grows while it is walked: all that is connected
-            group += sorted(same[index] & pieces)
-            pieces -= same[index]
-        groups.append(group)
-    groups.sort(key=lambda group: -scores_N[group].max())
-    return Detections(
-        boxes_N4=np.array(
-            [[*boxes_N4[group, :2].min(axis=0), *boxes_N4[group, 2:].max(axis=0)] for group in groups], np.float32
-        ).reshape(-1, 4),
-        labels_N=labels_N[[group[0] for group in groups]],
-        scores_N=np.array([scores_N[group].max() for group in groups], np.float32),
-        masks=tuple(_union([crops[index] for index in group]) for group in groups),
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m core.predict",
+        description="Predict instances with a trained model and write them as COCO results.",
     )
-
-
-def _in_window(model: MaskRCNN, image: NDArray[np.uint8], window: Window, config: PredictConfig) -> Detections:
-    """The detections in a tile, in pixels of the image."""
-    view = image[window.y0 : window.y1, window.x0 : window.x1]
-    found = _detect(model, view)
-    if config.flips:
-        mirrored = _mirror(_detect(model, view[:, ::-1]), view.shape[1])
-        found = suppress(_join(found, mirrored), config.nms_iou, config.max_detections)
-    corner = np.array([window.x0, window.y0] * 2, np.float32)
-    crops = tuple(MaskCrop(crop.y0 + window.y0, crop.x0 + window.x0, crop.pixels) for crop in found.masks)
-    return Detections(found.boxes_N4 + corner, found.labels_N, found.scores_N, crops)
-
-
-def _detect(model: MaskRCNN, view: NDArray[np.uint8]) -> Detections:
-    """The detections in uint8 [H, W, 3] whose masks are not empty."""
-    pixels = torch.from_numpy(np.array(view.transpose(2, 0, 1), order="C"))
-    device = next(model.parameters()).device
-    raw = model.detect([pixels.to(device).float() / 255])[0]
-    found = Detections(
-        boxes_N4=raw.boxes_N4.cpu().numpy(),
-        labels_N=raw.labels_N.cpu().numpy(),
-        scores_N=raw.scores_N.cpu().numpy(),
-        masks=tuple(masks.paste(raw.mask_probs_N28, raw.boxes_N4, *view.shape[:2])),
+    add = parser.add_argument
+    add("--model", type=Path, required=True, metavar="FOLDER", help="a trained model, such as results/STUDY/best")
+    add(
+        "--images",
+        required=True,
+        metavar="DIR",
+        help="a folder of TIFF, PNG or JPEG files, a data set with a test listing (HW3 or COCO), or the listing",
     )
-    return _take(found, np.array([index for index, crop in enumerate(found.masks) if crop.area], np.int64))
+    add("--out", type=Path, required=True, metavar="FILE", help="the results, a .json file in a folder that exists")
+    settings = parser.add_argument_group("prediction; what is not given is as the model was trained or tuned")
+    add = settings.add_argument
+    add("--flips", action=argparse.BooleanOptionalAction, help="predict on the mirrored image as well and merge")
+    add("--tile", type=int, metavar="N", help="side of overlapping tiles in pixels; 0: the training crop, or no tiles")
+    add("--score-threshold", type=float, metavar="X", help="instances must score more than this")
+    add("--max-detections", type=int, metavar="N", help="most instances of an image")
+    add = parser.add_argument_group("machine").add_argument
+    add("--device", default="auto", metavar="auto|cpu|cuda:0", help="auto, the default: the first GPU, else the CPU")
+    add("--threads", type=int, metavar="N", help="processor threads; default: those that torch takes")
+    return parser
 
 
-def _take(detections: Detections, indices: NDArray[np.int64]) -> Detections:
-    return Detections(
-        detections.boxes_N4[indices],
-        detections.labels_N[indices],
-        detections.scores_N[indices],
-        tuple(detections.masks[index] for index in indices),
+def _set_threads(threads: int | None) -> None:
+    if threads is None:
+        return
+    if not 1 <= threads <= MOST_THREADS:
+        raise BadRequest(f"--threads must be from 1 to {MOST_THREADS}, and is {threads}")
+    torch.set_num_threads(threads)
+
+
+def _listing_beside(out: Path, images: str) -> Path:
+    """The file of the images' ids, beside `out`. Raises BadRequest where the two could not be written in the end."""
+    if out.suffix != ".json":
+        raise BadRequest(f"--out must be the name of a .json file, and is {str(out)!r}")
+    beside = out.with_suffix(".images.json")
+    source = find_listing(Path(images))
+    try:
+        for path in (out, beside):
+            if path.is_dir():
+                raise BadRequest(f"--out: {path} must be a file, and is a folder; name another file")
+            if source is not None and path.exists() and path.samefile(source):
+                raise BadRequest(f"--out: {path} lists the images, and would be overwritten; name another file")
+        with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{beside.name}.", suffix=".part"):
+            return beside
+    except OSError as error:
+        raise BadRequest(f"--out: {out} cannot be written: {error.strerror}; name a file in another folder") from None
+
+
+def _with_options(trained: TrainedModel, parsed: argparse.Namespace) -> TrainedModel:
+    """The model, predicting with the settings that the command line names."""
+    config = trained.config
+    for name in ("flips", "tile", "score_threshold", "max_detections"):
+        value = getattr(parsed, name)
+        if value is not None:
+            settings = config.settings() | {f"predict.{name}": value}
+            config = TrialConfig.from_settings(settings, f"--{name.replace('_', '-')}")
+    return trained.predicting_with(config.predict)
+
+
+def _predict(trained: TrainedModel, images: Sequence[TestImage], console: Console) -> list[str]:
+    """Each result as JSON, image after image: text takes a fraction of what the objects would, masks included."""
+    results: list[str] = []
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
     )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=len(images))
+        for number, image in enumerate(images, start=1):
+            progress.update(task, description=image.file_name)
+            begin = time.perf_counter()
+            of_image = _results_in(trained, image)
+            results += of_image
+            progress.advance(task)
+            if not console.is_terminal:
+                seconds = time.perf_counter() - begin
+                found = _many(len(of_image), "instance")
+                _say(console, f"{number}/{len(images)} {image.file_name}: {found}, {seconds:.1f} s")
+    return results
 
 
-def _join(one: Detections, other: Detections) -> Detections:
-    """Both, best score first."""
-    scores_N = np.concatenate([one.scores_N, other.scores_N])
-    joined = Detections(
-        np.concatenate([one.boxes_N4, other.boxes_N4]),
-        np.concatenate([one.labels_N, other.labels_N]),
-        scores_N,
-        one.masks + other.masks,
-    )
-    return _take(joined, np.argsort(-scores_N, kind="stable"))
+def _results_in(trained: TrainedModel, image: TestImage) -> list[str]:
+    try:
+        found = trained.predict(read_test_image(image))
+    except torch.OutOfMemoryError:
+        raise ResourceError(
+            f"{image.file_name}: {image.height} x {image.width} pixels do not fit in the GPU's memory; "
+            "use --tile 1024, or --device cpu"
+        ) from None
+    results = results_of(found, image.id, image.height, image.width, trained.classes)
+    return [json.dumps(result, allow_nan=False) for result in results]
 
 
-def _mirror(detections: Detections, width: int) -> Detections:
-    """The detections of a mirrored image, in pixels of the image."""
-    boxes_N4 = detections.boxes_N4[:, [2, 1, 0, 3]].copy()
-    boxes_N4[:, [0, 2]] = width - boxes_N4[:, [0, 2]]
-    crops = tuple(
-        MaskCrop(crop.y0, width - crop.x0 - crop.pixels.shape[1], crop.pixels[:, ::-1]) for crop in detections.masks
-    )
-    return Detections(boxes_N4, detections.labels_N, detections.scores_N, crops)
+def _listing(trained: TrainedModel, images: Sequence[TestImage]) -> dict[str, Any]:
+    """What the ids in the results mean: a COCO file without annotations."""
+    return {
+        "images": [
+            {"id": image.id, "file_name": image.file_name, "height": image.height, "width": image.width}
+            for image in images
+        ],
+        "annotations": [],
+        "categories": [asdict(category) for category in trained.classes],
+    }
 
 
-def _cut(boxes_N4: NDArray[np.float32], window: Window, height: int, width: int) -> NDArray[np.bool_]:
-    """Which boxes may be cut by a border of their tile that is not the image's, bool [N]."""
-    low, high = np.array([window.x0, window.y0]), np.array([window.x1, window.y1])
-    margin_N2 = np.maximum(CUT_MARGIN * (boxes_N4[:, 2:] - boxes_N4[:, :2]), CUT_PIXELS)
-    cut_N2 = (low > 0) & (boxes_N4[:, :2] - margin_N2 < low)
-    cut_N2 |= (high < [width, height]) & (boxes_N4[:, 2:] + margin_N2 > high)
-    cut_N: NDArray[np.bool_] = cut_N2.any(axis=1)
-    return cut_N
+def _write(out: Path, listing_out: Path, results: Sequence[str], listing: dict[str, Any]) -> None:
+    try:
+        write_json_atomically(listing_out, listing)
+        write_atomically(out, ("[\n" + ",\n".join(results) + "\n]\n").encode())
+    except OSError as error:
+        raise CellTuneError(f"{out} cannot be written: {error.strerror}") from None
 
 
-def _same_instances(
-    windows: Sequence[Window],
-    tiles_N: NDArray[np.int64],
-    labels_N: NDArray[np.int64],
-    cut_N: NDArray[np.bool_],
-    crops: Sequence[MaskCrop],
-) -> list[tuple[int, int]]:
-    """Pairs of detections, by index, that are of one instance seen in two tiles."""
-    low_N2 = np.array([(crop.y0, crop.x0) for crop in crops], np.int64).reshape(-1, 2)
-    high_N2 = low_N2 + np.array([crop.pixels.shape for crop in crops], np.int64).reshape(-1, 2)
-    pairs = []
-    for (a, one), (b, other) in combinations(enumerate(windows), 2):
-        zone = Window(max(one.y0, other.y0), max(one.x0, other.x0), min(one.y1, other.y1), min(one.x1, other.x1))
-        reaches_N = (np.maximum(low_N2, [zone.y0, zone.x0]) < np.minimum(high_N2, [zone.y1, zone.x1])).all(axis=1)
-        (in_a,), (in_b,) = np.nonzero(reaches_N & (tiles_N == a)), np.nonzero(reaches_N & (tiles_N == b))
-        touch_AB2 = np.maximum(low_N2[in_a, None], low_N2[in_b]) < np.minimum(high_N2[in_a, None], high_N2[in_b])
-        candidates = touch_AB2.all(axis=2) & (labels_N[in_a, None] == labels_N[in_b])
-        for first, second in zip(*np.nonzero(candidates), strict=True):
-            i, j = int(in_a[first]), int(in_b[second])
-            intersection, area_i, area_j = _areas(zone, crops[i], crops[j])
-            pieces = [area for area, cut in ((area_i, cut_N[i]), (area_j, cut_N[j])) if cut]
-            if intersection > SAME_MASK * min(pieces, default=area_i + area_j - intersection):
-                pairs.append((i, j))
-    return pairs
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _areas(zone: Window, one: MaskCrop, other: MaskCrop) -> tuple[int, int, int]:
-    """Pixels inside `zone` that are in both masks, in the one, in the other. Their windows overlap somewhere."""
-    y0, x0 = max(one.y0, other.y0, zone.y0), max(one.x0, other.x0, zone.x0)
-    y1 = min(one.y0 + one.pixels.shape[0], other.y0 + other.pixels.shape[0], zone.y1)
-    x1 = min(one.x0 + one.pixels.shape[1], other.x0 + other.pixels.shape[1], zone.x1)
-    if y0 >= y1 or x0 >= x1:
-        return 0, 0, 0
-    both = Window(y0, x0, y1, x1)
-    return (
-        int(np.count_nonzero(_inside(one, both) & _inside(other, both))),
-        int(np.count_nonzero(_inside(one, zone))),
-        int(np.count_nonzero(_inside(other, zone))),
-    )
+def _many(count: int, thing: str) -> str:
+    plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"
+    return f"{count:,} {thing if count == 1 else plural}"
 
 
-def _inside(crop: MaskCrop, window: Window) -> NDArray[np.bool_]:
-    """The part of a mask's window that lies in `window`."""
-    return crop.pixels[
-        max(window.y0 - crop.y0, 0) : window.y1 - crop.y0, max(window.x0 - crop.x0, 0) : window.x1 - crop.x0
-    ]
-
-
-def _union(crops: Sequence[MaskCrop]) -> MaskCrop:
-    if len(crops) == 1:
-        return crops[0]
-    y0, x0 = min(crop.y0 for crop in crops), min(crop.x0 for crop in crops)
-    y1 = max(crop.y0 + crop.pixels.shape[0] for crop in crops)
-    x1 = max(crop.x0 + crop.pixels.shape[1] for crop in crops)
-    pixels = np.zeros((y1 - y0, x1 - x0), np.bool_)
-    for crop in crops:
-        height, width = crop.pixels.shape
-        pixels[crop.y0 - y0 : crop.y0 - y0 + height, crop.x0 - x0 : crop.x0 - x0 + width] |= crop.pixels
-    return MaskCrop(y0, x0, pixels)
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,6 +1,8 @@
 """One trial: a configuration on a data set, epoch by epoch, able to stop anywhere and go on as if it had not."""
 
+import copy
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,18 @@ from core import ap50, checkpoint
 from core import weights as pretrained
 from core.config import TrialConfig
 from core.data.dataset import Dataset
-from core.data.split import split
+from core.data.split import Split, split
+from core.device import resolve
 from core.errors import CheckpointError
+from core.inference import predict
 from core.model import build_mask_rcnn, trained_state
 from core.optim import Schedule, build_optimizer
-from core.predict import predict
 from core.randomness import Purpose, torch_seed
-from core.train import TrainingBatches, seeded, train_one_epoch
+from core.train import Batch, TrainingBatches, seeded, train_one_epoch
+from core.trained_model import TrainedModel
 from core.weights import BaseWeights
 
-FORMAT = 1
+FORMAT = 2
 """Version of the checkpoint's layout; a checkpoint of another is refused."""
 
 
@@ -32,10 +36,11 @@ class EpochReport:
     losses             mean over training images of each loss term, and of their sum as 'loss'
     learning_rate      of the epoch's last step
     ap50               COCO AP50 of masks on the validation images, at most `metric.max_dets` detections per image and
-                       class, mean over the classes present; the objective
+                       class, mean over the classes present; the objective. None where no image validates
     ap50_uncapped      the same, all detections
     ap50_box           the same as `ap50`, of boxes
-    ap50_per_class     `ap50` of each class; None for a class without a validation instance
+    ap50_per_class     `ap50` of each class; None for a class without a validation instance; empty where no image
+                       validates
     seconds            wall time of `run_epoch`; of it `train_seconds` and `evaluate_seconds`
     images_per_second  training images by `train_seconds`
     peak_memory_bytes  most memory that tensors took on the GPU, training and evaluation; None on a CPU
@@ -46,9 +51,9 @@ class EpochReport:
     epoch: int
     losses: dict[str, float]
     learning_rate: float
-    ap50: float
-    ap50_uncapped: float
-    ap50_box: float
+    ap50: float | None
+    ap50_uncapped: float | None
+    ap50_box: float | None
     ap50_per_class: tuple[float | None, ...]
     seconds: float
     train_seconds: float
@@ -71,14 +76,15 @@ class EpochReport:
 class Trial:
     """A trial on one device: `run_epoch` until `epoch` is `config.optim.epochs`, `save` after any of them.
 
-    device           'auto' (the first GPU that torch sees, or else the CPU), or a torch device
+    device           auto (the first GPU that torch sees, or else the CPU), cpu, or cuda:0 and so on
     loader_workers   processes that read and augment training images; 0: this process does. No influence on results
+    validate         False: every image trains, and none is left to validate; the last epoch is then the best
     threads          CPU threads of torch; None for as many as it has now. On a CPU results depend on their number,
                      so a loaded trial goes on with those it began with
 
     Attributes: `reports` of the epochs done; `matches`, the masks' match table of each epoch run since the last save.
 
-    Raises SettingError, DataError or WeightsError for what cannot be trained.
+    Raises SettingError, DataError, WeightsError or ResourceError for what cannot be trained.
     """
 
     def __init__(
@@ -87,22 +93,21 @@ class Trial:
         data: Dataset,
         weights: BaseWeights | None = None,
         *,
+        validate: bool = True,
         device: str = "auto",
         loader_workers: int = 0,
         threads: int | None = None,
     ) -> None:
-        if device == "auto":
-            device = "cuda:0" if torch.cuda.is_available() else "cpu"
         if weights is None:
             file = pretrained.find(config.model)
             weights = None if file is None else pretrained.read(file)
         self.config = config
         self.data = data
-        self.device = torch.device(device)
+        self.device = resolve(device)
         self.threads = threads or torch.get_num_threads()
         self.reports: list[EpochReport] = []
         self.matches: dict[int, ap50.MatchTable] = {}
-        self.split = split(data, config.data)
+        self.split = split(data, config.data) if validate else Split(tuple(range(len(data.samples))), ())
         self.batches = TrainingBatches(
             data, self.split.train, config, loader_workers, pin_memory=self.device.type == "cuda"
         )
@@ -111,11 +116,13 @@ class Trial:
             self.model = build_mask_rcnn(config.model, len(data.classes), weights, config.predict)
         self.model.to(self.device)
         self.optimizer = build_optimizer(self.model.parameters(), config.optim)
+        self._weights = None if weights is None else _identify(weights)
         # What a checkpoint must agree on. The learned numbers mean nothing with any other of these.
         self._identity: dict[str, Any] = {
             "settings": config.settings(),
-            "weights": None if weights is None else _identify(weights),
+            "weights": self._weights,
             "data": data.fingerprint,
+            "validate": validate,
         }
         self._best_weights: dict[str, torch.Tensor] = {}
         self._best_is_saved = False
@@ -128,11 +135,19 @@ class Trial:
 
     @property
     def best(self) -> EpochReport | None:
-        """The report of the best epoch: highest `ap50`, the first of equals; None before the first epoch."""
-        return max(self.reports, key=lambda report: report.ap50, default=None)
+        """The report of the best epoch; None before the first epoch.
 
-    def run_epoch(self) -> EpochReport:
+        Highest `ap50`, the first of equals; the last epoch where no image validates.
+        """
+        if not self.split.validation:
+            return self.reports[-1] if self.reports else None
+        return max(self.reports, key=lambda report: report.ap50 or 0.0, default=None)
+
+    def run_epoch(self, progress: Callable[[float], object] = float) -> EpochReport:
         """Train one epoch and evaluate it on the validation images.
+
+        `progress` is called after each batch and each validation image with the fraction of the epoch's images that
+        were seen.
 
         Raises TrialDiverged. After any exception the weights stand between two epochs: only `load` helps.
         """
@@ -144,10 +159,19 @@ class Trial:
         torch.set_num_threads(self.threads)
         self._midway = True
         begin = time.perf_counter()
+        images = len(self.split.train) + len(self.split.validation)
+
+        def counted(batches: Iterator[Batch]) -> Iterator[Batch]:
+            seen = 0
+            for batch in batches:
+                yield batch
+                seen += len(batch.images)
+                progress(seen / images)
+
         with seeded(torch_seed(self.config.seed, Purpose.TRAIN, epoch), self.device):
             losses = train_one_epoch(
                 self.model,
-                self.batches.of_epoch(epoch),
+                counted(self.batches.of_epoch(epoch)),
                 self.optimizer,
                 self.schedule,
                 epoch,
@@ -155,28 +179,20 @@ class Trial:
                 self.device,
             )
         trained = time.perf_counter()
-        masks, boxes, detections = self._evaluate()
-        max_dets = self.config.metric.max_dets
-        of_masks = ap50.ap50(masks, max_dets)
-        ap50_uncapped, ap50_box = ap50.ap50(masks, None).mean, ap50.ap50(boxes, max_dets).mean
+        scores = self._evaluate(epoch, lambda seen: progress((len(self.split.train) + seen) / images))
         end = time.perf_counter()
         report = EpochReport(
             epoch=epoch,
             losses=losses,
             learning_rate=self.schedule.learning_rate(epoch * len(self.batches) - 1),
-            ap50=of_masks.mean,
-            ap50_uncapped=ap50_uncapped,
-            ap50_box=ap50_box,
-            ap50_per_class=of_masks.per_class,
+            **scores,
             seconds=end - begin,
             train_seconds=trained - begin,
             evaluate_seconds=end - trained,
             images_per_second=len(self.split.train) / (trained - begin),
             peak_memory_bytes=torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
             steps=len(self.batches),
-            detections=detections,
         )
-        self.matches[epoch] = masks
         self.reports.append(report)
         if self.best is report:
             self._best_weights = {
@@ -186,13 +202,52 @@ class Trial:
         self._midway = False
         return report
 
-    def _evaluate(self) -> tuple[ap50.MatchTable, ap50.MatchTable, int]:
-        """Match tables of masks and of boxes, and the number of detections; in fp32, as the model is used later."""
+    def _evaluate(self, epoch: int, progress: Callable[[int], object]) -> dict[str, Any]:
+        """The scores of an epoch, by their names in EpochReport; in fp32, as the model is used later."""
+        if not self.split.validation:
+            return {"ap50": None, "ap50_uncapped": None, "ap50_box": None, "ap50_per_class": (), "detections": 0}
         self.model.eval()
         samples = [self.data.samples[index] for index in self.split.validation]
-        found = [predict(self.model, sample.image, self.config.predict, self.config.data.crop) for sample in samples]
+        found = []
+        for seen, sample in enumerate(samples, start=1):
+            found.append(predict(self.model, sample.image, self.config.predict, self.config.data.crop))
+            progress(seen)
         masks, boxes = ap50.match(samples, found, len(self.data.classes))
-        return masks, boxes, sum(len(detections) for detections in found)
+        self.matches[epoch] = masks
+        max_dets = self.config.metric.max_dets
+        of_masks = ap50.ap50(masks, max_dets)
+        return {
+            "ap50": of_masks.mean,
+            "ap50_uncapped": ap50.ap50(masks, None).mean,
+            "ap50_box": ap50.ap50(boxes, max_dets).mean,
+            "ap50_per_class": of_masks.per_class,
+            "detections": sum(len(detections) for detections in found),
+        }
+
+    def trained_model(self) -> TrainedModel:
+        """The model as it was after its best epoch: a copy, on the trial's device, in evaluation mode."""
+        assert self.best is not None, "there is no model before the first epoch"
+        return self._model_with(self._best_weights)
+
+    def kept_model(self, folder: Path) -> TrainedModel | None:
+        """The model after the best epoch of a trial that has ended; None where `folder` does not keep its weights.
+
+        Raises CheckpointError as `load` does. The trial itself is not touched.
+        """
+        path = max(folder.glob("best-*.safetensors"), default=None)
+        if path is None:
+            return None
+        tensors, state = checkpoint.load(path)
+        self._check_identity(path, state)
+        return self._model_with(tensors)
+
+    def _model_with(self, state: dict[str, torch.Tensor]) -> TrainedModel:
+        """A copy of the model with what training changes taken from `state`."""
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(state, strict=False)
+        model.requires_grad_(False)
+        model.eval()
+        return TrainedModel(self.config, self.data.classes, model, self._weights)
 
     def save(self, folder: Path) -> None:
         """Write all that `load` needs to go on, and what the best epoch was.
@@ -263,6 +318,9 @@ class Trial:
                 f"{path} began from other pretrained weights: they were {_describe(state['weights'])} "
                 f"and are {_describe(self._identity['weights'])}; bring the old ones back, or begin in another folder"
             )
+        if state["validate"] != self._identity["validate"]:
+            before = "a part of the images" if state["validate"] else "all images"
+            raise CheckpointError(f"{path} was trained on {before}; do so again, or begin in another folder")
         if state["data"] != self._identity["data"]:
             raise CheckpointError(
                 f"{path} belongs to another data set: its fingerprint was {state['data'][:12]} and is "

@@ -52,6 +52,9 @@ SUFFIXES = (".pth", ".pt", ".safetensors")
 CONNECT_SECONDS = 10.0
 """A download that hears nothing for so long has failed: without a network the user waits seconds, not minutes."""
 
+NORM_EPS = 1e-5
+"""What batch norm adds to the variance: torch's default, with which all other files were trained."""
+
 FILE_WITHOUT_EPSILON = "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
 """Trained when torchvision's frozen batch norm still divided by sqrt(variance) alone; torchvision sets eps 0 for it."""
 
@@ -86,7 +89,7 @@ class BaseWeights:
     sha256: str
     stride_in_1x1: bool
     tensors: Mapping[str, NDArray[Any]]
-    norm_eps: float = 1e-5
+    norm_eps: float = NORM_EPS
 
     @property
     def whole(self) -> bool:
@@ -145,7 +148,7 @@ def read(file: WeightsFile) -> BaseWeights:
         sha256=hashlib.sha256(data).hexdigest(),
         stride_in_1x1=file.stride_in_1x1,
         tensors=tensors,
-        norm_eps=0.0 if file.path.name == FILE_WITHOUT_EPSILON else 1e-5,
+        norm_eps=0.0 if file.path.name == FILE_WITHOUT_EPSILON else NORM_EPS,
     )
 
 

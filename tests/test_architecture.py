@@ -14,17 +14,17 @@ ROOT = Path(__file__).parents[1]
 SPEAKERS = {
     "ray": {"tune.executor", "tune.bridge"},
     "optuna": {"tune.ledger"},
-    "mlflow": {"tune.tracking"},
+    "mlflow": {"tune.tracking", "tune.registered_model"},
 }
 
 # From the command lines down to what knows nobody. A module imports modules of lower rows only.
 ROWS = [
     {"search", "retrain_best", "schema"},
     {"report", "retrain"},
-    {"study"},
+    {"study", "retrain_plan"},
     {"plan", "progress"},
     {"executor"},
-    {"bridge", "tracking", "tables"},
+    {"bridge", "tracking", "registered_model", "tables"},
     {"ledger", "space_file"},
     {"request", "space_sections"},
     {"space", "values", "stopping", "folder", "redaction", "certainty", "figures"},

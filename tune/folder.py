@@ -34,6 +34,16 @@ class StudyFolder:
         """One row a trial."""
         return self.path / "trials.csv"
 
+    @property
+    def retrain(self) -> Path:
+        """Checkpoints of retrainings, a folder each."""
+        return self.path / "retrain"
+
+    @property
+    def best(self) -> Path:
+        """What the last retraining left."""
+        return self.path / "best"
+
     def trial(self, number: int) -> Path:
         """The folder of one trial, written by its worker alone."""
         return self.path / "trials" / str(number)
@@ -52,23 +62,30 @@ class StudyFolder:
             raise StudyError(f"{self.description} must be of format {FORMAT}, and is not; another version wrote it")
         return content
 
-    @contextlib.contextmanager
-    def driver_lock(self) -> Iterator[None]:
+    def driver_lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the study for one search. Raises StudyError with the process and host that has it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        holder = self.path / "driver.json"
-        lock = filelock.FileLock(self.path / ".driver.lock", timeout=0)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            who = json.loads(holder.read_text()) if holder.exists() else {"pid": "unknown", "host": "unknown"}
-            raise StudyError(
-                f"{self.path} is being searched by process {who['pid']} on host {who['host']}; "
-                "wait for it, stop it, or give this search another --study name"
-            ) from None
-        try:
-            write_json_atomically(holder, {"pid": os.getpid(), "host": socket.gethostname()})
-            yield
-        finally:
-            holder.unlink(missing_ok=True)
-            lock.release()
+        return _held(self.path, "driver", "searched", "wait for it, stop it, or give this search another --study name")
+
+    def retrain_lock(self) -> contextlib.AbstractContextManager[None]:
+        """Hold `retrain/` and `best/` for one retraining. Raises StudyError with the process and host that has them."""
+        return _held(self.retrain, "retrain", "retrained", "wait for it, or stop it")
+
+
+@contextlib.contextmanager
+def _held(folder: Path, name: str, doing: str, way_out: str) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    holder = folder / f"{name}.json"
+    lock = filelock.FileLock(folder / f".{name}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        who = json.loads(holder.read_text()) if holder.exists() else {"pid": "unknown", "host": "unknown"}
+        raise StudyError(
+            f"{folder} is being {doing} by process {who['pid']} on host {who['host']}; {way_out}"
+        ) from None
+    try:
+        write_json_atomically(holder, {"pid": os.getpid(), "host": socket.gethostname()})
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()

@@ -24,7 +24,7 @@ import time
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -181,12 +181,8 @@ class Ledger:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The complete trial with the highest AP50, the earliest of equals.
-
-        Trials that were stopped early are never compared with trials that ran to the end.
-        """
-        complete = [record for record in self.records if record.state is State.COMPLETE]
-        return max(complete, key=lambda record: (record.ap50, -record.id), default=None)
+        """The complete trial with the highest AP50; see `best_of`."""
+        return best_of(self.records)
 
     def next(self, gpu_share: float = 0.0) -> TrialRecord | None:
         """The trial to start now, with the number of its new attempt already written; None if there is none.
@@ -300,6 +296,43 @@ class Ledger:
         self._records[number] = replace(record, state=state)
 
 
+def best_of(records: Iterable[TrialRecord]) -> TrialRecord | None:
+    """The complete trial with the highest AP50, the earliest of equals; None without a complete one.
+
+    Trials that were stopped early are never compared with trials that ran to the end.
+    """
+    complete = [record for record in records if record.state is State.COMPLETE]
+    return max(complete, key=lambda record: (record.ap50, -record.id), default=None)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A ledger as it stands, read by somebody who does not run its study.
+
+    identity   a name that no other ledger has
+    facts      what its trials have in common (see `Ledger.remember`)
+    records    its trials, in the order of their numbers
+    """
+
+    identity: str
+    facts: Mapping[str, Any]
+    records: tuple[TrialRecord, ...]
+
+
+def read(storage: str, study: str) -> Reading | None:
+    """A study in a ledger, also while it runs; None if there is no such study. Raises StudyError; writes nothing."""
+    found = _load(storage, study)
+    if found is None:
+        return None
+    known = found.user_attrs
+    records = tuple(
+        _record(trial, known.get(f"mlflow_run {trial.number}"))
+        for trial in found.get_trials(deepcopy=False)
+        if trial.state is not TrialState.WAITING
+    )
+    return Reading(known.get("identity", ""), known.get("facts", {}), records)
+
+
 def preview(request: StudyRequest, count: int) -> list[TrialRecord]:
     """The first trials of a study as they would be asked for without results; nothing is written."""
     ledger = Ledger(_IN_MEMORY, request)
@@ -373,6 +406,11 @@ _NOTED = ("name", "settings", "attempts", "lost", "lost_seconds", "gpu_share", "
 
 def remembered_facts(storage: str, study: str) -> Mapping[str, Any] | None:
     """The facts of a study in a ledger, None if there is no such study yet. Raises StudyError; writes nothing."""
+    found = _load(storage, study)
+    return None if found is None else cast("Mapping[str, Any] | None", found.user_attrs.get("facts"))
+
+
+def _load(storage: str, study: str) -> optuna.Study | None:
     try:
         url = sqlalchemy.engine.make_url(storage)
     except sqlalchemy.exc.ArgumentError:
@@ -382,10 +420,9 @@ def remembered_facts(storage: str, study: str) -> Mapping[str, Any] | None:
     if url.drivername.startswith("sqlite") and not Path(url.database or "").is_file():
         return None
     try:
-        facts = optuna.load_study(study_name=study, storage=_open_storage(storage)).user_attrs.get("facts")
+        return optuna.load_study(study_name=study, storage=_open_storage(storage))
     except KeyError:
         return None
-    return cast("Mapping[str, Any] | None", facts)
 
 
 def _open_storage(url: str) -> optuna.storages.BaseStorage:

@@ -71,13 +71,12 @@ class Plan:
     @property
     def storage(self) -> str:
         """URL of the ledger."""
-        return _storage(self.options, self.folder)
+        return storage_of(self.options, self.folder)
 
     @property
     def tracking(self) -> Destination:
         """Where MLflow's view is."""
-        default = Destination.default(self.options.results)
-        return Destination(self.options.tracking_uri or default.uri, default.artifacts.absolute())
+        return tracking_of(self.options)
 
 
 def make_plan(request: StudyRequest, options: Options) -> Plan:
@@ -122,10 +121,10 @@ def check(request: StudyRequest, options: Options) -> tuple[Plan | None, Sequenc
         problems.append(error)
     try:
         folder = StudyFolder(options.results / request.study)
-        options = _recall(options, folder)
-        before = remembered_facts(_storage(options, folder), request.study)
+        options = recall(options, folder)
+        before = remembered_facts(storage_of(options, folder), request.study)
         if before is None and folder.description.exists():
-            ledger = without_password(_storage(options, folder))
+            ledger = without_password(storage_of(options, folder))
             raise StudyError(
                 f"{folder.path} is a study that its ledger {ledger} does not hold; "
                 "bring the ledger back, or give this search another --study name"
@@ -225,11 +224,18 @@ def _difference(old: Any, new: Any, place: str = "") -> str | None:
     return f"{place + ' ' if place else ''}was {was} and is {now}"
 
 
-def _storage(options: Options, folder: StudyFolder) -> str:
+def storage_of(options: Options, folder: StudyFolder) -> str:
+    """URL of a study's ledger."""
     return options.storage or f"sqlite:///{folder.path / 'study.db'}"
 
 
-def _recall(options: Options, folder: StudyFolder) -> Options:
+def tracking_of(options: Options) -> Destination:
+    """Where MLflow's view of the studies is."""
+    default = Destination.default(options.results)
+    return Destination(options.tracking_uri or default.uri, default.artifacts.absolute())
+
+
+def recall(options: Options, folder: StudyFolder) -> Options:
     """The addresses of a study's ledger and tracker where this command does not give them. Raises StudyError."""
     if not folder.description.exists():
         return options

@@ -1,13 +1,15 @@
-"""What a person sees while a search runs: a live table in a terminal, one line an event elsewhere."""
+"""What a person sees while a command runs: a live table or a bar in a terminal, one line an event elsewhere."""
 
 import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+import rich.progress
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from tune.ledger import State, TrialRecord
@@ -112,6 +114,39 @@ class Progress:
         running = sum(record.seconds for record in self._records if record.state is State.RUNNING)
         left = max(0.0, a_trial * (self._planned - len(ended)) - running) * passed / spent
         return f"{_duration(passed)} so far, about {_duration(left)} left"
+
+
+class Steps:
+    """A bar for a number of steps, in a terminal; elsewhere only what is said.
+
+    total   steps
+    unit    what a step is, to be read after "3/50"; empty to show percents alone
+    """
+
+    def __init__(self, console: Console, what: str, total: int, unit: str) -> None:
+        self._console = console
+        columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()]
+        columns += [TextColumn(f"{unit} {{task.fields[step]}}/{total}")] if unit else []
+        self._bar = rich.progress.Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+        self._total = total
+        self._task = self._bar.add_task(what, total=total, step=min(1, total))
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def at(self, done: float) -> None:
+        """So many steps are done, the last of them perhaps in part."""
+        self._bar.update(self._task, completed=done, step=min(int(done) + 1, self._total))
+
+    def say(self, line: str) -> None:
+        """Print a line, above the bar where there is one."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _short(value: object) -> str:

@@ -1,5 +1,6 @@
 """What a search is asked to do, in full. `tune.space_file` reads and checks it; here it is only described."""
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from core.config import SETTINGS, Value
+from core.config import SETTINGS, PredictConfig, TrialConfig, Value
 from tune.space import Choices, Parameter, SearchSpace
 from tune.values import condition
 
@@ -84,8 +85,10 @@ class Resources(_Options):
 class StudyRequest:
     """Everything that a search is asked to do, merged and checked.
 
-    study   the study's name
-    data    a folder, relative to where the command runs, or `synthetic`
+    study            the study's name
+    data             a folder, relative to where the command runs, or `synthetic`
+    after_training   `predict.` settings with the values to try on the winner; no trial is trained for them, in trials
+                     they have their defaults
     """
 
     study: str
@@ -95,6 +98,20 @@ class StudyRequest:
     stop_early: StopEarly = field(default_factory=StopEarly)
     confirm: Confirm = field(default_factory=Confirm)
     resources: Resources = field(default_factory=Resources)
+    after_training: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+
+    def prediction_candidates(self, config: TrialConfig) -> list[PredictConfig]:
+        """The settings of prediction to try for a winner: its own, completed by each combination of `after_training`.
+
+        In the order of itertools.product, so the first has the first value of each list; the winner's own where nothing
+        is to be tried.
+        """
+        names = [name.removeprefix("predict.") for name in self.after_training]
+        own = config.predict.model_dump()
+        return [
+            PredictConfig.model_validate({**own, **dict(zip(names, values, strict=True))})
+            for values in itertools.product(*self.after_training.values())
+        ]
 
     def to_document(self) -> dict[str, Any]:
         """The request in the form of a space file, with JSON's types only."""
@@ -111,6 +128,7 @@ class StudyRequest:
             "data": self.data,
             "fixed": dict(space.fixed),
             **searched,
+            "after_training": {name: list(values) for name, values in self.after_training.items()},
             **{name: getattr(self, name).model_dump(exclude_none=True) for name in OPTIONS},
         }
 
@@ -139,7 +157,7 @@ class StudyRequest:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know before the search starts, a sentence each."""
-        return (*self._space_notes(), *self._stopping_notes(), *self._confirm_notes())
+        return (*self._space_notes(), *self._stopping_notes(), *self._confirm_notes(), *self._after_training_notes())
 
     def _space_notes(self) -> Iterator[str]:
         space, planned = self.space, self.planned_trials
@@ -178,6 +196,16 @@ class StudyRequest:
                 f"confirm (top {self.confirm.top}) is read and checked, but not carried out yet: "
                 "the winner is the best score, which is too high by the luck of one seed and one split"
             )
+
+    def _after_training_notes(self) -> Iterator[str]:
+        if not self.after_training:
+            return
+        count = math.prod(len(values) for values in self.after_training.values())
+        trials = ", ".join(f"{name} {SETTINGS[name]}" for name in self.after_training)
+        yield (
+            f"after_training: {count} combination{'' if count == 1 else 's'} of predict settings will be tried on the "
+            f"winner after its retraining, at no cost for training; the trials predict with {trials}"
+        )
 
 
 def _variant_notes(space: SearchSpace, planned: int) -> Iterator[str]:

@@ -39,6 +39,7 @@ def json_schema() -> dict[str, Any]:
             ends = {"low": reference[name], "high": reference[name], "log": {"type": "boolean"}, "step": step}
             forms.append(_object({**ends, "when": {"$ref": "#/$defs/when"}}, ["low", "high"]))
         searched[name] = {"description": settings[name]["description"], "anyOf": forms}
+    predictions = {name: some_of[name] for name in SETTINGS if name.startswith("predict.")}
     # Draft 7 ignores what stands beside a `$ref`, and editors know that draft best.
     all_settings = {"allOf": [{"$ref": "#/$defs/settings"}]}
     sections: dict[str, Any] = {
@@ -55,6 +56,10 @@ def json_schema() -> dict[str, Any]:
         },
         "baseline": {"type": "string", "description": "The variant that the others are compared with; the first."},
         "seeds": {"type": "integer", "minimum": 1, "maximum": 1000, "description": "Repeats of each variant; 1."},
+        "after_training": {
+            **_object(predictions),
+            "description": "Settings of prediction: every combination is tried on the winner, without more training.",
+        },
         **{name: _options_schema(model) for name, model in OPTIONS.items()},
     }
     assert tuple(sections) == SECTIONS

@@ -1,7 +1,8 @@
 """Space files: read, merged with the command line, and checked before anything starts.
 
 A space file is YAML. Each of its settings is one of `core.config.TrialConfig`; precedence is defaults < `fixed` <
-`variants` or `space` < `--set`. What is wrong with a file is said in one sentence, as SpaceError or SettingError.
+`variants` or `space` < `--set`. `after_training` holds what is tried on the winner alone, by predicting again. What is
+wrong with a file is said in one sentence, as SpaceError or SettingError.
 """
 
 import re
@@ -12,13 +13,13 @@ from typing import Any
 
 import yaml
 
-from core.config import SETTINGS, check_setting_name
+from core.config import SETTINGS, Value, check_setting_name
 from core.errors import SettingError, SpaceError
 from tune.request import MAX_TRIALS, OPTIONS, SearchOptions, StudyRequest
-from tune.space_sections import sampled_space, variants_space
+from tune.space_sections import prediction_values, sampled_space, variants_space
 from tune.values import as_mapping, check_known, checked_options, checked_settings, checked_value, shown
 
-SECTIONS = ("study", "data", "fixed", "space", "start", "variants", "baseline", "seeds", *OPTIONS)
+SECTIONS = ("study", "data", "fixed", "space", "start", "variants", "baseline", "seeds", "after_training", *OPTIONS)
 """The keys of a space file."""
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 """A study's name, which is its folder's too."""
@@ -152,6 +153,9 @@ def _shape(document: object, place: str) -> dict[str, Any]:
     check_known(sections, SECTIONS, place, "a key of a space file")
     for name in ("fixed", *OPTIONS):
         sections[name] = dict(as_mapping(_or(sections.get(name), {}), f"{place}, {name}", "names and values"))
+    sections["after_training"] = dict(
+        as_mapping(_or(sections.get("after_training"), {}), f"{place}, after_training", "settings with their values")
+    )
     if "space" in sections and "variants" in sections:
         raise SpaceError(f"{place}: a study has `space:` or `variants:`, and this has both. Make two files of it.")
     if "variants" in sections:
@@ -182,18 +186,9 @@ def _refuse(sections: Mapping[str, Any], names: Iterable[str], message: str) -> 
         raise SpaceError(message)
 
 
-def _override(sections: dict[str, Any], text: str) -> str:
-    """Merge one `--set KEY=VALUE` into the sections; returns the key."""
-    place = f"--set {shown(text)}"
-    key, equals, raw = text.partition("=")
-    key, raw = key.strip(), raw.strip()
-    if not equals or not key or not text.isprintable():
-        raise SettingError(f"{place}: must be KEY=VALUE, such as optim.epochs=5.")
-    section, _, option = key.partition(".")
-    if section in OPTIONS and option:
-        options = checked_options(OPTIONS[section], {option: _override_value(raw, place)}, place)
-        sections[section][option] = getattr(options, option)
-        return key
+def setting_override(text: str) -> tuple[str, Value]:
+    """The trial setting and its value that `--set KEY=VALUE` asks for. Raises SettingError."""
+    key, raw, place = _key_and_value(text)
     check_setting_name(key, place)
     try:
         value = _override_value(raw, place)
@@ -203,12 +198,34 @@ def _override(sections: dict[str, Any], text: str) -> str:
         value = raw
     # A text that happens to be YAML for something else, such as a regular expression in brackets, is still a text.
     value = raw if isinstance(SETTINGS[key], str) and not isinstance(value, str) else value
-    sections["fixed"][key] = checked_value(key, value, place)
-    for settings in (sections.get("space", {}), *sections.get("variants", {}).values(), *sections.get("start", [])):
+    return key, checked_value(key, value, place)
+
+
+def _override(sections: dict[str, Any], text: str) -> str:
+    """Merge one `--set KEY=VALUE` into the sections; returns the key."""
+    key, raw, place = _key_and_value(text)
+    section, _, option = key.partition(".")
+    if section in OPTIONS and option:
+        options = checked_options(OPTIONS[section], {option: _override_value(raw, place)}, place)
+        sections[section][option] = getattr(options, option)
+        return key
+    _, sections["fixed"][key] = setting_override(text)
+    searched = (sections.get("space", {}), *sections.get("variants", {}).values(), *sections.get("start", []))
+    for settings in (*searched, sections["after_training"]):
         settings.pop(key, None)
     if "start" in sections:
         sections["start"] = [point for point in sections["start"] if point]
     return key
+
+
+def _key_and_value(text: str) -> tuple[str, str, str]:
+    """The key, the value's text, and the place for messages, of `--set KEY=VALUE`."""
+    place = f"--set {shown(text)}"
+    key, equals, raw = text.partition("=")
+    key, raw = key.strip(), raw.strip()
+    if not equals or not key or not text.isprintable():
+        raise SettingError(f"{place}: must be KEY=VALUE, such as optim.epochs=5.")
+    return key, raw, place
 
 
 def _override_value(raw: str, place: str) -> object:
@@ -237,11 +254,12 @@ def _request(sections: Mapping[str, Any], place: str, overridden: Set[str]) -> S
         name: checked_options(model, with_defaults[name], f"{place}, {name}") for name, model in OPTIONS.items()
     }
     fixed = checked_settings(sections["fixed"], f"{place}, fixed")
+    after_training = prediction_values(sections, place)
     if "variants" in sections:
         space = variants_space(sections, fixed, place)
     else:
         space = sampled_space(sections, fixed, place, overridden)
-    request = StudyRequest(study, data, space, **options)
+    request = StudyRequest(study, data, space, after_training=after_training, **options)
     _check_number_of_trials(request, place, overridden)
     return request
 

@@ -1,5 +1,6 @@
-"""The sections `space`, `start` and `variants` of a space file: what they say, checked line by line and together."""
+"""The sections of a space file that name settings with values: what they say, checked line by line and together."""
 
+import itertools
 import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -8,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from core.config import SETTINGS, Value
+from core.config import SETTINGS, TrialConfig, Value
 from core.errors import SettingError, SpaceError
 from tune.space import (
     BY_REPEAT,
@@ -34,6 +35,8 @@ from tune.values import (
     suggestion,
 )
 
+MAX_CANDIDATES = 100
+"""Combinations of `after_training`: each predicts all validation images once more."""
 _MAX_STEPS = 1_000_000
 _MAX_COMBINATIONS = 2000
 _SAMPLED_COMBINATIONS = 200
@@ -121,6 +124,43 @@ def sampled_space(
     # A point that is there twice, perhaps because --set took away what distinguished it, is tried once.
     distinct = {tuple(point.items()): point for point in points if point}
     return replace(space, start=tuple(distinct.values()))
+
+
+def prediction_values(sections: Mapping[str, Any], place: str) -> dict[str, tuple[Value, ...]]:
+    """The section `after_training`: settings of prediction, each with the values to try on the winner.
+
+    Raises SpaceError or SettingError.
+    """
+    where = f"{place}, after_training"
+    named = [("fixed", sections["fixed"]), ("space", sections.get("space", {}))]
+    named += [("variants", settings) for settings in sections.get("variants", {}).values()]
+    named += [("start", point) for point in sections.get("start", [])]
+    tried: dict[str, tuple[Value, ...]] = {}
+    for name, values in sections["after_training"].items():
+        check_name(name, where)
+        if not name.startswith("predict."):
+            raise SpaceError(
+                f"{where}: '{name}' must be a `predict.` setting, which no training depends on, and is not. "
+                "Search it under `space:`."
+            )
+        for section, settings in named:
+            if name in settings:
+                raise SpaceError(f"{where}: '{name}' is under `{section}:` too. Keep it in one of the two.")
+        if not isinstance(values, list):
+            raise SpaceError(
+                f"{where}: {name} must be a list of values, and is {shown(values)}. "
+                "A single value belongs under `fixed:`."
+            )
+        tried[name] = _choices(name, values, where).values
+    count = math.prod(len(values) for values in tried.values())
+    if count > MAX_CANDIDATES:
+        raise SpaceError(
+            f"{where}: must make at most {MAX_CANDIDATES} combinations, each of which predicts all validation images "
+            f"once more, and makes {count}. Take values out."
+        )
+    for combination in itertools.product(*tried.values()):
+        TrialConfig.from_settings(dict(zip(tried, combination, strict=True)), where)
+    return tried
 
 
 def _check_not_shared(names: Iterable[str], place: str) -> None:

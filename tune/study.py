@@ -64,7 +64,7 @@ def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -
         }
         refuse_other_facts(ledger.facts, facts, plan.folder)
         ledger.remember(facts)
-        _describe(plan)
+        describe(plan)
         with Progress(ledger.planned, console) as progress, _Conductor(plan, ledger, progress) as conductor:
             if not ledger.finished:
                 shared = {"data": plan.data, "weights": weights, "gpu": plan.resources.gpus > 0}
@@ -191,7 +191,7 @@ def write_trials_csv(folder: StudyFolder, request: StudyRequest, records: Sequen
     write_atomically(folder.trials_csv, trials_csv(records, searched_settings(request.space)).encode())
 
 
-def _describe(plan: Plan) -> None:
+def describe(plan: Plan) -> None:
     """Write study.json, the first time with its creation date."""
     folder = plan.folder
     created = folder.read_description()["created"] if folder.description.exists() else datetime.now(UTC).isoformat()

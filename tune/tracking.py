@@ -1,14 +1,20 @@
 """MLflow: one experiment a study, one parent run, one nested run a trial. A view of the ledger, written from a thread.
 
+A retraining is one more nested run, linked to its trial, and a version of the registered model named like the study.
 What is written follows from the ledger's records alone, and writing it again changes nothing: runs are found by their
 tags, and a metric's point is the same down to its time. So a view that missed something is mended by showing it the
 records again, and a search never waits for MLflow.
 """
 
+import hashlib
+import importlib.metadata
 import logging
 import os
 import sys
+import tempfile
 import threading
+import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +22,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+import sqlalchemy
+from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ParamSchema, ParamSpec
 
+from core import trained_model
+from core.config import Value
 from tune.ledger import State, TrialRecord
 from tune.redaction import without_password
 
 RETRY_SECONDS = 5.0
 """Pause after MLflow did not answer."""
 
+_PARENT = "mlflow.parentRunId"
 _PARAMS_A_CALL = 100
 _METRICS_A_CALL = 1000
 _STATUS = {State.RUNNING: "RUNNING", State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAIL: "FAILED"}
@@ -32,6 +44,15 @@ _MEASURED = (
     "ap50", "ap50_uncapped", "ap50_box", "learning_rate", "seconds", "train_seconds", "evaluate_seconds",
     "images_per_second", "peak_memory_bytes", "detections",
 )  # fmt: skip
+
+ALIAS = "best"
+"""The version that `results/STUDY/best` holds; `latest` is the newest."""
+
+MODEL_NEEDS = (
+    "imagecodecs", "numpy", "pillow", "pycocotools", "pydantic", "pyyaml", "safetensors", "scipy", "tifffile", "torch",
+    "torchvision",
+)  # fmt: skip
+"""Distributions that a registered model needs beside MLflow and this project."""
 
 _logger = logging.getLogger(__name__)
 
@@ -62,26 +83,71 @@ class Destination:
         return f"{shown} ui --backend-store-uri {without_password(self.uri)}"
 
 
+class StudyRuns:
+    """The runs of one study, in its experiment, which is made where it is missing.
+
+    study    name of the experiment
+    ledger   the ledger's identity: a study that was thrown away and searched anew has other runs in the same experiment
+    """
+
+    def __init__(self, destination: Destination, study: str, ledger: str) -> None:
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        self.client = mlflow.MlflowClient(tracking_uri=destination.uri)
+        self.experiment = self._find_experiment(study, destination)
+        self._ledger = ledger
+
+    def search(self, **tags: str) -> list[Run]:
+        """The runs with these tags, newest first."""
+        found: list[Run] = []
+        token = None
+        where = " and ".join(f"tags.{name} = '{value}'" for name, value in {**tags, "ledger": self._ledger}.items())
+        while True:
+            page = self.client.search_runs([self.experiment], where, ViewType.ACTIVE_ONLY, 1000, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def create(self, name: str, tags: Mapping[str, str], start: int | None = None) -> Run:
+        """A new run. `start`: milliseconds since 1970, None for now."""
+        tags = {**tags, "ledger": self._ledger}
+        return self.client.create_run(self.experiment, start, tags, name)
+
+    def log_params(self, run: str, settings: Mapping[str, Value]) -> None:
+        """Write settings as params; MLflow takes them again if they are the same."""
+        params = [Param(name, str(value)) for name, value in settings.items()]
+        for start in range(0, len(params), _PARAMS_A_CALL):
+            self.client.log_batch(run, params=params[start : start + _PARAMS_A_CALL])
+
+    def log_metrics(self, run: str, metrics: Sequence[Metric]) -> None:
+        """Write points of metrics; a point that is there already stays one."""
+        for start in range(0, len(metrics), _METRICS_A_CALL):
+            self.client.log_batch(run, metrics=metrics[start : start + _METRICS_A_CALL])
+
+    def _find_experiment(self, study: str, destination: Destination) -> str:
+        found = self.client.get_experiment_by_name(study)
+        if found is not None:
+            return str(found.experiment_id)
+        local = urlsplit(destination.uri).scheme.startswith(("sqlite", "file"))
+        return str(self.client.create_experiment(study, (destination.artifacts / study).as_uri() if local else None))
+
+
 class Tracker:
     """Writes records as MLflow runs.
 
     study    name of the experiment and of the parent run
-    ledger   the ledger's identity: a study that was thrown away and searched anew has other runs in the same experiment
+    ledger   the ledger's identity
     tags     tags of the parent run: what the study is
     """
 
     def __init__(self, destination: Destination, study: str, ledger: str, tags: Mapping[str, str]) -> None:
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        self._client = mlflow.MlflowClient(tracking_uri=destination.uri)
-        self._experiment = self._find_experiment(study, destination)
-        self._ledger = ledger
-        self._runs = {
-            run.data.tags["trial"]: run.info.run_id for run in self._search("tags.phase = 'search'") if run.data.tags
-        }
+        self._view = StudyRuns(destination, study, ledger)
+        self._client = self._view.client
+        self._runs = {run.data.tags["trial"]: run.info.run_id for run in self._view.search(phase="search")}
         self._written: dict[str, int] = {}
-        parents = self._search("tags.phase = 'study'")
-        self._parent = parents[0].info.run_id if parents else self._create(study, {"phase": "study"})
+        parents = self._view.search(phase="study")
+        self._parent = (parents[0] if parents else self._view.create(study, {"phase": "study"})).info.run_id
         for name, value in tags.items():
             self._client.set_tag(self._parent, name, value)
 
@@ -93,18 +159,13 @@ class Tracker:
         trial = str(record.id)
         run = self._runs.get(trial)
         if run is None:
-            run = self._runs[trial] = self._create(
-                record.name or f"trial {trial}",
-                {"trial": trial, "phase": "search", "state": State.RUNNING, "mlflow.parentRunId": self._parent},
-            )
+            tags = {"trial": trial, "phase": "search", "state": State.RUNNING, _PARENT: self._parent}
+            run = self._runs[trial] = str(self._view.create(record.name or f"trial {trial}", tags).info.run_id)
         if trial not in self._written:
-            params = [Param(name, str(value)) for name, value in record.settings.items()]
-            for start in range(0, len(params), _PARAMS_A_CALL):
-                self._client.log_batch(run, params=params[start : start + _PARAMS_A_CALL])
+            self._view.log_params(run, record.settings)
             self._written[trial] = 0
         metrics = [point for epoch in record.epochs[self._written[trial] :] for point in _points(epoch)]
-        for start in range(0, len(metrics), _METRICS_A_CALL):
-            self._client.log_batch(run, metrics=metrics[start : start + _METRICS_A_CALL])
+        self._view.log_metrics(run, metrics)
         self._written[trial] = len(record.epochs)
         if record.state is not State.RUNNING:
             self._finish(run, record, folder)
@@ -130,28 +191,6 @@ class Tracker:
             if file.exists():
                 self._client.log_artifact(run, str(file))
         self._client.set_terminated(run, _STATUS[record.state])
-
-    def _find_experiment(self, study: str, destination: Destination) -> str:
-        found = self._client.get_experiment_by_name(study)
-        if found is not None:
-            return str(found.experiment_id)
-        local = urlsplit(destination.uri).scheme.startswith(("sqlite", "file"))
-        return str(self._client.create_experiment(study, (destination.artifacts / study).as_uri() if local else None))
-
-    def _search(self, where: str) -> list[Run]:
-        found: list[Run] = []
-        token = None
-        where = f"{where} and tags.ledger = '{self._ledger}'"
-        while True:
-            page = self._client.search_runs([self._experiment], where, ViewType.ACTIVE_ONLY, 1000, page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                return found
-
-    def _create(self, name: str, tags: Mapping[str, str]) -> str:
-        tags = {**tags, "ledger": self._ledger}
-        return str(self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id)
 
 
 class TrackingThread:
@@ -240,6 +279,169 @@ class TrackingThread:
     def _note(self, error: Exception) -> str:
         _logger.debug("MLflow did not take a record", exc_info=error)
         return _first_line(error)
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """A trial that was trained again, and the folder that holds its model.
+
+    folder     complete: config.yaml, model.safetensors, metrics.json, and what else there is: submission.zip, overlays/
+    on         train (the trial's own split) or all (every annotated image)
+    key        its name; the same key and the same config.yaml are the same retraining
+    settings   every setting of the model, flat names
+    epochs     the report of each epoch (`EpochReport.to_json`), epoch 1 first
+    metrics    the numbers of the model that was kept; `ap50` and others that an epoch has as well, and `epoch` itself,
+               are shown as best_ap50, best_epoch, as of a trial
+    """
+
+    folder: Path
+    on: str
+    key: str
+    settings: Mapping[str, Value]
+    epochs: Sequence[Mapping[str, Any]]
+    metrics: Mapping[str, float]
+
+
+def show_retraining(
+    destination: Destination, study: str, ledger: str, record: TrialRecord, retraining: Retraining
+) -> str:
+    """Show a retraining as a run linked to the trial's, and register its model; returns `models:/STUDY/VERSION`.
+
+    ledger   the ledger's identity
+    record   the trial that was trained again
+
+    The alias `best` (`models:/STUDY@best`) names the version shown last, also where a later one exists. What is there
+    already is found again, and completed where an earlier call was killed or failed; nothing is there twice. Raises
+    MlflowException, whose message is one line without passwords, or OSError.
+    """
+    try:
+        runs = StudyRuns(destination, study, ledger)
+        run, tags = _retraining_run(runs, record, retraining)
+        model = _logged_model(runs, study, run, tags, retraining)
+        _log_results(runs, run, model, retraining)
+        version = _registered_version(runs, study, run, model, tags, _description(record, retraining))
+        runs.client.set_registered_model_alias(study, ALIAS, version)
+        if run.info.status != "FINISHED":
+            runs.client.set_terminated(run.info.run_id, "FINISHED")
+    except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise MlflowException(_first_line(error)) from error
+    return f"models:/{study}/{version}"
+
+
+def _retraining_run(runs: StudyRuns, record: TrialRecord, retraining: Retraining) -> tuple[Run, dict[str, str]]:
+    """The run with its tags and params, and those of its tags that its model has as well."""
+    trial = str(record.id)
+    # The same training with other settings of prediction is another model, and params of a run cannot change.
+    content = hashlib.sha256((retraining.folder / trained_model.CONFIG).read_bytes()).hexdigest()
+    tags = {"trial": trial, "on": retraining.on, "retraining": retraining.key, "content": content}
+    winner = record.mlflow_run or next((run.info.run_id for run in runs.search(phase="search", trial=trial)), None)
+    if winner is not None:
+        tags["winner_run"] = winner
+    own = {**tags, "phase": "retrain"}
+    parent = next((run.info.run_id for run in runs.search(phase="study")), None)
+    if parent is not None:
+        own[_PARENT] = parent
+    known = (run for run in runs.search(phase="retrain", content=content))
+    run = next((run for run in known if run.data.tags["retraining"] == retraining.key), None)
+    if run is None:
+        took = sum(float(epoch["seconds"]) for epoch in retraining.epochs)
+        run = runs.create(f"retrain trial {trial}", own, int((time.time() - took) * 1000))
+    runs.client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in own.items()])
+    runs.log_params(run.info.run_id, retraining.settings)
+    return run, tags
+
+
+def _log_results(runs: StudyRuns, run: Run, model: LoggedModel, retraining: Retraining) -> None:
+    """Write the run's metrics, the last of them to the model as well, and its files; the weights are the model's."""
+    at = int(run.info.start_time)  # the same whenever it is written again
+    points = []
+    for epoch in retraining.epochs:
+        at += int(float(epoch["seconds"]) * 1000)
+        points += _points({**epoch, "at": at})
+    kept = int(retraining.metrics.get("epoch", len(retraining.epochs)))
+    for name, value in retraining.metrics.items():
+        shown = f"best_{name}" if name in (*_MEASURED, "epoch") else name
+        points.append(Metric(shown, float(value), at, kept, model_id=model.model_id, run_id=run.info.run_id))
+    runs.log_metrics(run.info.run_id, points)
+    for path in sorted(retraining.folder.iterdir()):
+        if path.is_dir():
+            runs.client.log_artifacts(run.info.run_id, str(path), path.name)
+        elif path.name != trained_model.WEIGHTS:
+            runs.client.log_artifact(run.info.run_id, str(path))
+
+
+def _logged_model(
+    runs: StudyRuns, study: str, run: Run, tags: Mapping[str, str], retraining: Retraining
+) -> LoggedModel:
+    """The run's model, uploaded whole."""
+    run_id = run.info.run_id
+    known = runs.client.search_logged_models([runs.experiment], f"source_run_id = '{run_id}'")
+    if known:
+        model = known[0]
+    else:
+        params = {name: str(value) for name, value in retraining.settings.items()}
+        model = runs.client.create_logged_model(runs.experiment, study, run_id, dict(tags), params)
+    if model.status != LoggedModelStatus.READY:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            _save_model(folder, model, run_id, retraining.folder)
+            runs.client.log_model_artifacts(model.model_id, str(folder))
+        runs.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    outputs = run.outputs.model_outputs if run.outputs is not None else []
+    if model.model_id not in [output.model_id for output in outputs]:
+        runs.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    return model
+
+
+def _save_model(folder: Path, model: LoggedModel, run: str, best: Path) -> None:
+    """Write an MLflow model: the two files of `best`, and `registered_model.py`, which reads them."""
+    with warnings.catch_warnings():
+        # An example is no help: JSON knows no uint8, and an input schema would let neither paths nor lists through.
+        warnings.filterwarnings("ignore", "(?s).*An input example was not provided", UserWarning)
+        mlflow.pyfunc.save_model(
+            str(folder),
+            python_model=str(Path(__file__).with_name("registered_model.py")),
+            artifacts={name: str(best / name) for name in (trained_model.CONFIG, trained_model.WEIGHTS)},
+            signature=ModelSignature(params=ParamSchema([ParamSpec("image_id", "long", 1)])),
+            pip_requirements=[f"{name}=={_public_version(name)}" for name in MODEL_NEEDS],
+            mlflow_model=Model(
+                artifact_path=model.artifact_location, run_id=run, model_uuid=model.model_id, model_id=model.model_id
+            ),
+        )
+
+
+def _public_version(distribution: str) -> str:
+    """The version without its local part: an index has 2.11.0, not 2.11.0+cpu."""
+    return importlib.metadata.version(distribution).partition("+")[0]
+
+
+def _registered_version(
+    runs: StudyRuns, study: str, run: Run, model: LoggedModel, tags: Mapping[str, str], description: str
+) -> str:
+    run_id = run.info.run_id
+    known = runs.client.search_model_versions(f"name = '{study}' and run_id = '{run_id}'")
+    if known:
+        return str(known[0].version)
+    try:
+        runs.client.create_registered_model(
+            study, description="An RGB image, uint8 [height, width, 3], or the path of one, to COCO results."
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    # A source `models:/ID` would be looked up where MLflow's global tracking URI leads.
+    return str(
+        runs.client.create_model_version(
+            study, model.artifact_location, run_id, dict(tags), description=description, model_id=model.model_id
+        ).version
+    )
+
+
+def _description(record: TrialRecord, retraining: Retraining) -> str:
+    name = f" ({record.name})" if record.name else ""
+    on = {"train": "its own split", "all": "every annotated image"}[retraining.on]
+    scores = [f"{metric} {value:.4f}" for metric, value in retraining.metrics.items() if "ap50" in metric]
+    return f"Trial {record.id}{name}, trained again on {on}" + (f": {', '.join(scores)}" if scores else "")
 
 
 def _points(epoch: Mapping[str, Any]) -> list[Metric]:

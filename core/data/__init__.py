@@ -4,9 +4,10 @@ from pathlib import Path
 
 from core.data import coco, hw3, synthetic
 from core.data.dataset import Category, Dataset, Inspection, Problem, TestImage
+from core.data.listing import SYNTHETIC_TEST_IMAGES, list_images
 from core.errors import DataError
 
-__all__ = ["Category", "Dataset", "Inspection", "Problem", "TestImage", "inspect", "load"]
+__all__ = ["Category", "Dataset", "Inspection", "Problem", "TestImage", "inspect", "list_images", "load"]
 
 
 def load(where: str) -> Dataset:
@@ -28,7 +29,7 @@ def load(where: str) -> Dataset:
 def inspect(where: str) -> Inspection:
     """Read as much of a data set as can be read, and collect every problem on the way."""
     if where == "synthetic":
-        return Inspection(synthetic.make(), ())
+        return Inspection(synthetic.make(test=SYNTHETIC_TEST_IMAGES), ())
     folder = Path(where)
     if not folder.exists():
         return Inspection(None, (Problem(where, f"there is no such folder; {_where_to_put(where)}"),))

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from core import rle
 from core.data.dataset import Category, Dataset, Inspection, Problem, TestImage, assemble, place
 from core.data.images import find_file, read_listed, read_rgb
 from core.errors import DataError
@@ -59,7 +60,7 @@ def read(folder: Path) -> Inspection:
     label_of = {category.id: label for label, category in enumerate(classes, start=1)}
     images = _images(document["images"], path, problems)
     annotations = _by_image(document["annotations"], images, label_of, path, problems)
-    folders = _image_folders(folder, path, "train")
+    folders = image_folders(folder, path, "train")
 
     def read_image(image_id: int) -> tuple[Sample | None, list[Problem]]:
         return _read_image(images[image_id], annotations[image_id], label_of, folders, path)
@@ -76,7 +77,7 @@ def read(folder: Path) -> Inspection:
         except DataError as error:
             problems.append(Problem.of(error, test_path))
         else:
-            test_images, found = read_listed(listed, _image_folders(folder, test_path, "test"), str(test_path))
+            test_images, found = read_listed(listed, image_folders(folder, test_path, "test"), str(test_path))
             problems += found
     dataset: Dataset | None = None
     if samples:
@@ -84,20 +85,25 @@ def read(folder: Path) -> Inspection:
     return Inspection(dataset, tuple(problems))
 
 
-def _load(path: Path, lists: tuple[str, ...]) -> dict[str, list[Any]]:
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises DataError, one sentence that begins with the path."""
     try:
-        document = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: the file is no JSON ({error})") from None
     except OSError as error:
         raise DataError(f"{path}: the file cannot be read: {error.strerror}") from None
+
+
+def _load(path: Path, lists: tuple[str, ...]) -> dict[str, list[Any]]:
+    document = read_json(path)
     for name in lists:
         if not isinstance(document, dict) or not isinstance(document.get(name), list):
             raise DataError(f"{path}: a COCO file must hold the lists {', '.join(lists)}, and {name} is missing")
     return {name: document[name] for name in lists}
 
 
-def _image_folders(folder: Path, annotations: Path, part: str) -> list[Path]:
+def image_folders(folder: Path, annotations: Path, part: str) -> list[Path]:
     """Where a part's images may lie; train2017 goes with instances_train2017.json."""
     year = annotations.stem.rpartition(part)[2]
     names = dict.fromkeys((f"{part}{year}", part, "images", "."))
@@ -250,7 +256,7 @@ def _of_polygons(polygons: list[Any], height: int, width: int) -> list[int]:
                     f"a polygon's corners must be numbers in or near the image ({width} wide, {height} high), "
                     f"and value {position} (counted from 0) is {value!r}"
                 )
-    return _runs(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))["counts"].decode())
+    return rle.runs(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))["counts"].decode())
 
 
 def _of_encoding(segmentation: Mapping[str, Any], height: int, width: int) -> list[int]:
@@ -258,7 +264,7 @@ def _of_encoding(segmentation: Mapping[str, Any], height: int, width: int) -> li
     if size != [height, width]:
         raise DataError(f"a run-length encoding must have the image's size, {[height, width]}, and has {size!r}")
     if isinstance(counts, str):
-        runs = _runs(counts)
+        runs = rle.runs(counts)
     elif isinstance(counts, list) and all(_is_number(count) for count in counts):
         runs = counts
     else:
@@ -268,29 +274,4 @@ def _of_encoding(segmentation: Mapping[str, Any], height: int, width: int) -> li
             f"the runs must be 0 or more and add up to the image's {height * width:,} pixels, "
             f"and add up to {sum(runs):,}"
         )
-    return runs
-
-
-def _runs(counts: str) -> list[int]:
-    """The runs in COCO's compressed text: base 32 with a continuation bit, from the fourth on as differences.
-
-    pycocotools reads the same format, but reads past the end of a damaged text, and fills what its runs leave open with
-    whatever is in memory.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts:
-        digit = ord(character) - 48
-        if not 0 <= digit < 64:
-            raise DataError(f"counts must be text as pycocotools writes it, and holds {character!r}")
-        value |= (digit & 31) << shift
-        shift += 5
-        if digit & 32:
-            continue
-        if digit & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    if shift:
-        raise DataError("counts must be text as pycocotools writes it, and ends inside a number")
     return runs

@@ -30,11 +30,12 @@ class Category:
 
 @dataclass(frozen=True)
 class TestImage:
-    """An image to predict on, listed and not decoded; `core.data.images.read_rgb(Path(path))` reads it.
+    """An image to predict on, listed and not decoded; `core.data.images.read_test_image` reads it.
 
-    path             absolute
+    path             absolute; empty where there is no file
     file_name, id    as the listing has them; a submission names the image by its id
     height, width    pixels
+    pixels           uint8 [H, W, 3], RGB, where there is no file
     """
 
     __test__: ClassVar[bool] = False  # the name begins like a test's, and pytest would try to collect it
@@ -44,6 +45,7 @@ class TestImage:
     id: int
     height: int
     width: int
+    pixels: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,18 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     return _decoded(path, lambda: _tiff_rgb(path) if _signature(path) == "TIFF" else _picture_rgb(path))
 
 
+def read_test_image(image: TestImage) -> NDArray[np.uint8]:
+    """The pixels of a listed image, uint8 [H, W, 3]. Raises DataError as `read_rgb`, and for a size not listed."""
+    pixels = read_rgb(Path(image.path)) if image.pixels is None else image.pixels
+    height, width = pixels.shape[:2]
+    if (height, width) != (image.height, image.width):
+        raise DataError(
+            f"{image.path or image.file_name}: the image is listed with {image.height} x {image.width} pixels "
+            f"(height x width), and has {height} x {width}"
+        )
+    return pixels
+
+
 def read_ids(path: Path, size: tuple[int, int]) -> NDArray[Any]:
     """The instance ids of a mask, [H, W] in the data type of the file: bool, integer or floating point.
 

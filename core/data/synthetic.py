@@ -21,7 +21,7 @@ import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from core.data.dataset import Category, Dataset, assemble
+from core.data.dataset import Category, Dataset, TestImage, assemble
 from core.errors import DataError
 from core.randomness import Purpose, generator
 from core.sample import Sample
@@ -53,14 +53,19 @@ class _Nucleus:
     lobes: float
 
 
-def make(images: int = 24, side: int = 128, seed: int = 0) -> Dataset:
-    """A data set of `images` fields, names such as `slide01_field2`, three fields a slide, no test images.
+def make(images: int = 24, side: int = 128, seed: int = 0, test: int = 0) -> Dataset:
+    """A data set of `images` fields, names such as `slide01_field2`, three fields a slide, and `test` images more.
 
     Heights and widths lie between three quarters of `side` and `side`, in pixels. Field k is the same in every data set
-    of one seed and side, however many there are.
+    of one seed and side, however many there are; the test images are the fields that follow, without their labels, ids
+    from 1.
     """
-    samples = [_draw_field(index, side, seed) for index in range(images)]
-    return assemble("synthetic", CLASSES, samples)
+    samples = [_draw_field(index, side, seed) for index in range(images + test)]
+    test_images = [
+        TestImage("", f"{sample.name}.png", number, *sample.size, sample.image)
+        for number, sample in enumerate(samples[images:], start=1)
+    ]
+    return assemble("synthetic", CLASSES, samples[:images], test_images)
 
 
 def write_hw3(dataset: Dataset, folder: Path, test: Sequence[Sample] = ()) -> None:

@@ -11,11 +11,11 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from core import rle
 from core.data import coco, inspect, load
 from core.data.synthetic import make
 from core.errors import DataError
@@ -121,11 +121,6 @@ def test_the_same_cells_as_coco_and_as_synthetic_have_the_same_label_maps(tmp_pa
         np.testing.assert_array_equal(sample.labels_N, original.labels_N)
 
 
-@given(hnp.arrays(np.bool_, st.tuples(st.integers(1, 20), st.integers(1, 20))))
-def test_compressed_runs_are_read_as_pycocotools_writes_them(mask: np.ndarray) -> None:
-    assert coco._runs(compressed(mask)["counts"]) == uncompressed(mask)["counts"]
-
-
 @given(st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=12))
 @settings(deadline=None)
 def test_a_damaged_run_length_encoding_is_refused_or_decodes_to_its_runs(counts: str) -> None:
@@ -134,7 +129,7 @@ def test_a_damaged_run_length_encoding_is_refused_or_decodes_to_its_runs(counts:
         mask = coco._mask(segmentation, 4, 5)
     except DataError:
         return
-    runs = coco._runs(counts)
+    runs = rle.runs(counts)
     assert sum(runs) == 20
     np.testing.assert_array_equal(mask.ravel(order="F"), np.repeat(np.arange(len(runs)) % 2 == 1, runs))
 

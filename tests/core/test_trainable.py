@@ -21,9 +21,9 @@ from core.config import TrialConfig
 from core.data import synthetic
 from core.data.dataset import Dataset, assemble
 from core.errors import CheckpointError, TrialDiverged
+from core.inference import predict
 from core.model import trained_state
 from core.optim import Schedule
-from core.predict import predict
 from core.trainable import EpochReport, Trial
 from core.weights import BaseWeights
 
@@ -308,7 +308,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
         r"other pretrained weights: they were a\.pth \(SHA-256 0123456789ab\) and are none",
     ),
     ({"data": "fedcba9876543210"}, r"another data set: its fingerprint was fedcba987654 and is "),
-    ({"format": 0}, r"has format 0, and this version reads format 1"),
+    ({"format": 0}, r"has format 0, and this version reads format 2"),
 ]
 
 
@@ -485,3 +485,76 @@ def test_a_trial_learns_what_it_can_memorise() -> None:
     assert reports[0].ap50 < 0.1
     assert max(report.ap50 for report in reports) > 0.6
     assert max(report.ap50_box for report in reports) > 0.6
+
+
+# Every image trains
+
+
+def test_without_validation_every_image_trains_and_no_score_is_made_up(tmp_path: Path) -> None:
+    trial = trial_of(EVERYTHING, validate=False)
+    assert trial.split.train == tuple(range(len(DATA.samples)))
+    for _ in range(2):
+        report = trial.run_epoch()
+        assert (report.ap50, report.ap50_uncapped, report.ap50_box, report.ap50_per_class) == (None, None, None, ())
+        trial.save(tmp_path)
+        assert trial.best is report
+    assert list((tmp_path / "matches").iterdir()) == []
+    assert EpochReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+    resumed = trial_of(EVERYTHING, validate=False)
+    assert resumed.load(tmp_path)
+    for one in (trial, resumed):
+        one.run_epoch()
+    assert_same_state(state_of(trial), state_of(resumed))
+    assert without_wall_time(trial.reports) == without_wall_time(resumed.reports)
+
+
+def test_the_horizon_of_the_schedule_is_that_of_all_epochs_however_many_are_run() -> None:
+    trial = trial_of(TINY, validate=False)
+    steps = -(-len(DATA.samples) // 2)
+    assert len(trial.batches) == steps
+    expected = Schedule(trial.config.optim, steps)
+    assert trial.run_epoch().learning_rate == expected.learning_rate(steps - 1) > 0
+    assert expected.learning_rate(3 * steps - 1) < expected.learning_rate(steps - 1)
+
+
+@pytest.mark.parametrize(("first", "then"), [(True, "a part of the images"), (False, "all images")])
+def test_a_checkpoint_with_validation_is_none_without_and_the_other_way_round(
+    first: bool, then: str, tmp_path: Path
+) -> None:
+    trial = trial_of(TINY, validate=first)
+    trial.run_epoch()
+    trial.save(tmp_path)
+    with pytest.raises(CheckpointError, match=f"was trained on {then}"):
+        trial_of(TINY, validate=not first).load(tmp_path)
+
+
+# What others see of a trial
+
+
+def test_progress_rises_to_one_and_changes_nothing(uninterrupted: Uninterrupted) -> None:
+    watched, seen = trial_of(EVERYTHING), []
+    report = watched.run_epoch(seen.append)
+    assert seen == pytest.approx([2 / 5, 3 / 5, 4 / 5, 1.0])  # 3 images train in batches of 2, 2 validate
+    assert without_wall_time([report]) == without_wall_time(uninterrupted[0].reports[:1])
+
+
+def test_the_trained_model_is_that_of_the_best_epoch_and_a_copy(uninterrupted: Uninterrupted) -> None:
+    trial, states, parent = uninterrupted
+    before = state_of(trial)
+    trained = trial.trained_model()
+    assert trial.best is not None
+    best = states[trial.best.epoch - 1]
+    assert_same_state(trained.model.state_dict(), {name: best[name] for name in trained.model.state_dict()})
+    assert not trained.model.training
+    assert not any(parameter.requires_grad for parameter in trained.model.parameters())
+    with torch.no_grad():
+        next(trained.model.parameters()).add_(1)
+    assert_same_state(state_of(trial), before)
+    kept = trial_of(EVERYTHING).kept_model(parent / "3")
+    assert kept is not None
+    assert_same_state(kept.model.state_dict(), trial.trained_model().model.state_dict())
+
+
+def test_no_model_is_kept_where_the_weights_are_gone(tmp_path: Path) -> None:
+    assert trial_of(TINY).kept_model(tmp_path) is None

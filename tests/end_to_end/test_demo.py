@@ -9,7 +9,7 @@ import pytest
 
 from core import ap50
 from core import data as datasets
-from core.predict import predict
+from core.inference import predict
 from core.trainable import Trial
 from tune import space_file
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from core.config import PredictConfig, TrialConfig
+from tune.plan import facts_of
 from tune.request import StopEarly, StudyRequest
 from tune.space_file import load
 
@@ -106,10 +108,62 @@ def test_the_longest_trial_is_the_longest_that_is_possible(text: str, epochs: in
             "variants: {A: {}}\nseeds: 2\nsearch: {trials: 12}",
             "search is not used by variants: there are 2 trials, each variant 2 times",
         ),
+        (
+            "space: {optim.restarts: [0, 1]}\n"
+            "after_training: {predict.flips: [false, true], predict.score_threshold: [0.02, 0.01, 0.1]}",
+            "after_training: 6 combinations of predict settings will be tried on the winner after its retraining, at "
+            "no cost for training; the trials predict with predict.flips False, predict.score_threshold 0.05",
+        ),
+        (
+            "variants: {A: {}}\nafter_training: {predict.flips: [true]}",
+            "after_training: 1 combination of predict settings will be tried on the winner after its retraining, at no "
+            "cost for training; the trials predict with predict.flips False",
+        ),
     ],
 )
 def test_what_a_request_will_not_do_is_noted(text: str, note: str, tmp_path: Path) -> None:
     assert note in request_of(text, tmp_path).notes
+
+
+AFTER_TRAINING = """
+after_training:
+  predict.flips: [false, true]
+  predict.score_threshold: [0.05, 0.02]
+  predict.max_detections: [400, 1000, 200]
+"""
+
+
+@pytest.mark.parametrize("searched", ["space: {optim.restarts: [0, 1]}", "variants: {A: {}, B: {optim.restarts: 1}}"])
+def test_a_winner_is_to_be_tried_with_every_combination_the_first_values_first(searched: str, tmp_path: Path) -> None:
+    request = request_of(searched + AFTER_TRAINING, tmp_path)
+    candidates = request.prediction_candidates(TrialConfig())
+    tried = [(one.flips, one.score_threshold, one.max_detections) for one in candidates]
+    assert tried == [
+        (flips, threshold, most) for flips in (False, True) for threshold in (0.05, 0.02) for most in (400, 1000, 200)
+    ]
+    assert candidates[0] == PredictConfig()
+
+
+def test_what_is_not_tried_on_a_winner_stays_the_winner_s_own(tmp_path: Path) -> None:
+    text = "fixed: {predict.tile: 64}\nspace: {predict.nms_iou: [0.4, 0.6]}" + AFTER_TRAINING
+    request = request_of(text, tmp_path)
+    winner = request.space.resolve({"predict.nms_iou": 0.6})
+    assert {(one.tile, one.nms_iou) for one in request.prediction_candidates(winner)} == {(64, 0.6)}
+
+
+def test_where_nothing_is_tried_after_training_the_winner_predicts_as_its_trial_did(tmp_path: Path) -> None:
+    winner = TrialConfig(predict=PredictConfig(flips=True, tile=128))
+    for section in ("", "\nafter_training:", "\nafter_training: {}"):
+        request = request_of("space: {optim.restarts: [0, 1]}" + section, tmp_path)
+        assert request.prediction_candidates(winner) == [winner.predict]
+        assert not any("after_training" in note for note in request.notes)
+
+
+@pytest.mark.parametrize("searched", ["space: {optim.restarts: [0, 1]}", "variants: {A: {}}"])
+def test_a_study_may_go_on_with_other_settings_to_try_after_training(searched: str, tmp_path: Path) -> None:
+    without, with_it = (request_of(searched + section, tmp_path) for section in ("", AFTER_TRAINING))
+    assert without.to_document() != with_it.to_document()
+    assert facts_of(without, None) == facts_of(with_it, None)
 
 
 def test_a_request_with_nothing_remarkable_has_no_notes(tmp_path: Path) -> None:

@@ -36,12 +36,25 @@ def test_the_schema_knows_every_setting_with_its_meaning_and_range() -> None:
         {"search": {"sampler": "bayes"}},
         {"search": {"trails": 3}},
         {"study": "-"},
+        {"after_training": {"optim.restarts": [0, 1]}},
+        {"after_training": {"predict.flip": [True]}},
+        {"after_training": {"predict.flips": True}},
+        {"after_training": {"predict.flips": []}},
+        {"after_training": {"predict.flips": [True, True]}},
+        {"after_training": {"predict.nms_iou": [0, 0.5]}},
+        {"after_training": {"predict.tile": {"low": 0, "high": 64}}},
     ],
 )
 def test_the_schema_marks_what_the_reader_refuses(document: dict[str, Any]) -> None:
-    good = {"study": "s", "data": "synthetic", "space": {"optim.restarts": [0, 1]}}
+    good = {
+        "study": "s",
+        "data": "synthetic",
+        "space": {"optim.restarts": [0, 1]},
+        "after_training": {"predict.flips": [False, True], "predict.tile": [0, 64]},
+    }
     validator = jsonschema.Draft7Validator(json_schema())
     assert validator.is_valid(good)
+    from_document(good, "document")
     bad = {**good, **document}
     assert not validator.is_valid(bad)
     with pytest.raises(CellTuneError):

@@ -1,6 +1,7 @@
 """The space files that are shipped: each loads, means what its header says, and can be searched."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def difference(one: TrialConfig, other: TrialConfig) -> set[str]:
 
 
 def test_the_files_are_those_we_know() -> None:
-    assert {path.stem for path in FILES} >= {"demo", "ablation", "report_tables", "report_as_run"}
+    assert {path.stem for path in FILES} >= {"demo", "ablation", "report_tables", "report_as_run", "best_ap50"}
 
 
 def test_the_schema_file_is_the_generated_one() -> None:
@@ -159,6 +160,91 @@ def test_the_ablation_tries_the_report_s_good_rows_first() -> None:
         settings = rows[name].settings()
         assert point == {setting: settings[setting] for setting in point}
         assert shared - set(point) == {"optim.restart_multiplier"}
+
+
+def test_the_best_score_is_sought_from_the_report_s_good_rows_and_then_from_them_with_what_helped_elsewhere() -> None:
+    space = shipped("best_ap50").space
+    partial, *rows = [space.resolve(point) for point in space.start[:3]]
+    tables, as_run = configs("report_tables"), configs("report_as_run")
+    for config, name in zip(rows, ["Partial + Aug.", "Partial + Elastic"], strict=True):
+        # COCO weights are what `auto` means for ResNet-50, and 2000 proposals are what all trials here have.
+        assert difference(config, tables[name]) == {"model.weights", "model.proposals_test"}
+        assert tables[name].model.weights == "coco"
+        assert config.model.backbone == "resnet50"
+    assert partial.augment.model_dump(exclude={"elastic_alpha", "elastic_sigma"}) == as_run[
+        "Partial"
+    ].augment.model_dump(exclude={"elastic_alpha", "elastic_sigma"})
+    elastic = rows[1]
+    changes = [difference(space.resolve(point), elastic) for point in space.start[3:]]
+    assert changes == [
+        {"model.anchor_scale"},
+        {"model.anchor_scale", "model.image_min_side", "model.image_max_side"},
+        {"model.anchor_scale", "data.crop"},
+    ]
+    assert all(space.resolve(point).model.anchor_scale < elastic.model.anchor_scale for point in space.start[3:])
+
+
+@pytest.mark.parametrize("name", ["ablation", "best_ap50"])
+def test_a_start_point_leaves_nothing_to_be_drawn(name: str) -> None:
+    space = shipped(name).space
+    for point in space.start:
+        assert [p.name for p in space.parameters if space.is_active(p.name, point)] == list(point)
+
+
+def test_the_strengths_of_an_augmentation_are_searched_only_where_it_is_on() -> None:
+    space = shipped("best_ap50").space
+    switches = {name for name, value in SETTINGS.items() if name.startswith("augment.") and isinstance(value, bool)}
+    searched = {parameter.name: parameter for parameter in space.parameters if parameter.name.startswith("augment.")}
+    assert switches - set(searched) == {"augment.horizontal_flip"}
+    assert space.fixed["augment.horizontal_flip"] is True
+    strengths = {name: parameter.when for name, parameter in searched.items() if name not in switches}
+    assert {switch for when in strengths.values() for switch in when} == switches & set(searched)
+    assert all(list(when.values()) == [(True,)] for when in strengths.values())
+
+
+def test_no_shorter_side_passes_the_longer_one_in_any_combination_of_the_best_score_s_image_sizes() -> None:
+    space = shipped("best_ap50").space
+    sizes = {"model.image_min_side", "model.image_max_side"}
+    alone = replace(space, parameters=tuple(p for p in space.parameters if p.name in sizes))
+    models = [space.resolve(point).model for point in alone.grid()]
+    assert [(model.image_min_side, model.image_max_side) for model in models] == [
+        (800, 1333),
+        (1000, 1333),
+        (1000, 2000),
+        (1200, 1333),
+        (1200, 2000),
+    ]
+
+
+def test_only_a_backbone_with_coco_weights_may_have_the_second_recipe_in_the_search_for_the_best_score() -> None:
+    space = shipped("best_ap50").space
+    recipe = next(parameter for parameter in space.parameters if parameter.name == "model.detector")
+    assert recipe.when == {"model.backbone": ("resnet50",)}
+    others = [space.resolve({"model.backbone": name}).model for name in ("resnet101", "resnext50_32x4d")]
+    assert {(model.detector, model.weights) for model in others} == {("fpn", "auto")}
+
+
+def test_what_costs_no_training_is_not_searched_by_training_and_begins_with_what_the_trials_predict_with() -> None:
+    request = shipped("best_ap50")
+    assert set(request.after_training) == {
+        "predict.flips",
+        "predict.score_threshold",
+        "predict.max_detections",
+        "predict.tile",
+    }
+    searched = {*request.space.fixed, *(parameter.name for parameter in request.space.parameters)}
+    assert not any(name.startswith(("predict.", "metric.")) for name in searched)
+    winner = request.space.resolve(request.space.start[-1])
+    candidates = request.prediction_candidates(winner)
+    assert candidates[0] == winner.predict
+    assert len(set(candidates)) == len(candidates) == 16
+
+
+def test_the_best_score_is_judged_after_a_tenth_of_the_epochs_and_confirmed() -> None:
+    request = shipped("best_ap50")
+    assert request.stop_early.first_rung(request.max_epochs) * 10 == request.max_epochs
+    assert (request.confirm.top, request.confirm.seeds) == (5, 3)
+    assert request.planned_trials > len(request.space.start)
 
 
 def test_the_demonstration_needs_nothing_but_two_cores() -> None:

@@ -572,6 +572,83 @@ MISTAKES = {
         "--set 'confirm.top=-1': top must be greater than or",
     ),
     "override that is no yaml": (ONE, ["optim.epochs={"], "--set 'optim.epochs={', line 1: must be YAML"),
+    "training after training": (
+        ONE + "after_training: {optim.epochs: [5, 9]}",
+        [],
+        "s.yaml, after_training: 'optim.epochs' must be a `predict.` setting, which no training depends on, and is",
+    ),
+    "metric after training": (
+        ONE + "after_training: {metric.max_dets: [100]}",
+        [],
+        "'metric.max_dets' must be a `predict.`",
+    ),
+    "unknown after training": (
+        ONE + "after_training: {predict.flip: [true]}",
+        [],
+        "s.yaml, after_training: 'predict.flip' is not a trial setting. Did you mean 'predict.flips'?",
+    ),
+    "after training no mapping": (
+        ONE + "after_training: [predict.flips]",
+        [],
+        "s.yaml, after_training: must be a mapping of settings with their values, and is ['predict.flips'].",
+    ),
+    "after training one value": (
+        ONE + "after_training: {predict.flips: true}",
+        [],
+        "s.yaml, after_training: predict.flips must be a list of values, and is True. A single value belongs under",
+    ),
+    "after training a range": (
+        ONE + "after_training: {predict.tile: {low: 0, high: 512}}",
+        [],
+        "s.yaml, after_training: predict.tile must be a list of values, and is {",
+    ),
+    "after training no value": (
+        ONE + "after_training: {predict.tile: []}",
+        [],
+        "s.yaml, after_training: predict.tile must have at least one choice, and its list is empty.",
+    ),
+    "after training twice": (
+        ONE + "after_training: {predict.score_threshold: [0.05, 5e-2]}",
+        [],
+        "s.yaml, after_training: predict.score_threshold must have different choices, and 0.05 is there twice.",
+    ),
+    "after training out of range": (
+        ONE + "after_training: {predict.nms_iou: [0.5, 1.5]}",
+        [],
+        "s.yaml, after_training: predict.nms_iou must be less than or equal to 1, and is 1.5.",
+    ),
+    "after training no configuration": (
+        ONE + "after_training: {predict.tile: [0, 16]}",
+        [],
+        "s.yaml, after_training: predict.tile must be 0 or at least 32 pixels, and is 16",
+    ),
+    "after training and fixed": (
+        ONE + "fixed: {predict.flips: true}\nafter_training: {predict.flips: [false, true]}",
+        [],
+        "s.yaml, after_training: 'predict.flips' is under `fixed:` too. Keep it in one of the two.",
+    ),
+    "after training and searched": (
+        "space: {predict.flips: [false, true]}\nafter_training: {predict.flips: [false, true]}",
+        [],
+        "s.yaml, after_training: 'predict.flips' is under `space:` too.",
+    ),
+    "after training and start": (
+        ONE + "start: [{optim.restarts: 0}, {predict.flips: true}]\nafter_training: {predict.flips: [false, true]}",
+        [],
+        "s.yaml, after_training: 'predict.flips' is under `start:` too.",
+    ),
+    "after training and variants": (
+        "variants: {A: {}, B: {predict.flips: true}}\nafter_training: {predict.flips: [false, true]}",
+        [],
+        "s.yaml, after_training: 'predict.flips' is under `variants:` too.",
+    ),
+    "after training too many": (
+        ONE + "after_training: {predict.flips: [false, true], "
+        f"predict.max_detections: [{', '.join(str(most) for most in range(1, 52))}]}}",
+        [],
+        "s.yaml, after_training: must make at most 100 combinations, each of which predicts all validation images once "
+        "more, and makes 102. Take values out.",
+    ),
     "trials of variants": (
         TWO,
         ["search.trials=5"],
@@ -699,6 +776,39 @@ def test_overrides_on_a_request_equal_overrides_on_its_file(tmp_path: Path) -> N
     assert with_overrides(load(path), [], "d", "t", 7) == load(path, [], "d", "t", 7)
 
 
+@pytest.mark.parametrize("searched", [ONE, TWO], ids=["space", "variants"])
+def test_what_is_tried_after_training_survives_its_document_and_may_be_missing_in_an_old_one(
+    searched: str, tmp_path: Path
+) -> None:
+    text = searched + "after_training: {predict.score_threshold: [5e-2, 1e-2], predict.flips: [true]}"
+    request = request_of(text, tmp_path=tmp_path)
+    assert request.after_training == {"predict.score_threshold": (0.05, 0.01), "predict.flips": (True,)}
+    document = json.loads(json.dumps(request.to_document()))
+    assert from_document(document, "study.json") == request
+    del document["after_training"]
+    assert from_document(document, "study.json") == request_of(searched, tmp_path=tmp_path)
+
+
+@pytest.mark.parametrize("searched", [ONE, TWO], ids=["space", "variants"])
+def test_a_setting_on_the_command_line_is_not_tried_after_training_any_more(searched: str, tmp_path: Path) -> None:
+    text = searched + "after_training: {predict.flips: [false, true], predict.tile: [0, 64]}"
+    request = request_of(text, "predict.flips=true", tmp_path=tmp_path)
+    assert request.after_training == {"predict.tile": (0, 64)}
+    assert request.space.fixed == {"predict.flips": True}
+    assert with_overrides(request_of(text, tmp_path=tmp_path), ["predict.flips=true"]) == request
+    none_left = request_of(text, "predict.flips=true", "predict.tile=64", tmp_path=tmp_path)
+    assert none_left.after_training == {}
+    winner = none_left.space.resolve({})
+    assert none_left.prediction_candidates(winner) == [winner.predict]
+
+
+def test_a_hundred_combinations_may_be_tried_after_training(tmp_path: Path) -> None:
+    most = ", ".join(str(count) for count in range(1, 51))
+    text = ONE + f"after_training: {{predict.flips: [false, true], predict.max_detections: [{most}]}}"
+    request = request_of(text, tmp_path=tmp_path)
+    assert len(set(request.prediction_candidates(TrialConfig()))) == 100
+
+
 def test_ranges_survive_their_document(tmp_path: Path) -> None:
     text = (
         "space:\n  optim.learning_rate: {low: 1e-5, high: 1e-3, log: true}\n"
@@ -726,7 +836,9 @@ KEYS = (
     st.sampled_from(
         ["study", "data", "fixed", "space", "start", "variants", "baseline", "seeds", "search", "stop_early"]
     )
-    | st.sampled_from(["confirm", "resources", "choices", "low", "high", "log", "step", "when", *SETTINGS])
+    | st.sampled_from(
+        ["after_training", "confirm", "resources", "choices", "low", "high", "log", "step", "when", *SETTINGS]
+    )
     | st.text(max_size=5)
     | st.integers()
 )

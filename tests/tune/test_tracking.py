@@ -1,16 +1,23 @@
 """Laws of the view in MLflow, on a real database."""
 
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 
 from tune.ledger import Ledger, State, TrialRecord
 from tune.redaction import without_password
 from tune.space_file import from_document
-from tune.tracking import Destination, Tracker, TrackingThread
+from tune.tracking import Destination, Retraining, Tracker, TrackingThread, show_retraining
 
+# Said by MLflow of its own classes, when mlflow.pyfunc is first imported.
 SPACE = {
     "study": "view",
     "data": "synthetic",
@@ -44,8 +51,17 @@ def curve(destination: Destination, run: Any) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in history]
 
 
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tracking database with nothing in it: MLflow takes seconds to make one."""
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
 @pytest.fixture
-def destination(tmp_path: Path) -> Destination:
+def destination(tmp_path: Path, empty_database: Path) -> Destination:
+    shutil.copy(empty_database, tmp_path)
     return Destination.default(tmp_path)
 
 
@@ -134,3 +150,223 @@ def test_what_could_not_be_shown_is_shown_when_mlflow_is_back(
 )
 def test_passwords_are_taken_out_of_what_is_shown(text: str, shown: str) -> None:
     assert without_password(text) == shown
+
+
+def best(folder: Path, content: str = "settings: {}") -> Path:
+    """A folder as a retraining leaves it."""
+    (folder / "overlays" / "test").mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(content)
+    (folder / "model.safetensors").write_bytes(content.encode() * 1000)
+    (folder / "metrics.json").write_text("{}")
+    (folder / "submission.zip").write_bytes(b"PK")
+    (folder / "overlays" / "test" / "1.png").write_bytes(b"PNG")
+    return folder
+
+
+def retraining(folder: Path, **changes: Any) -> Retraining:
+    epochs = [{**epoch(number), "at": None} for number in (1, 2, 3)]
+    metrics = {"ap50": 0.25, "search_ap50": 0.2, "epoch": 2}
+    settings = {"optim.epochs": 3, "optim.learning_rate": 0.1}
+    given = {"folder": folder, "on": "train", "key": "7-train", "settings": settings, "epochs": epochs}
+    return Retraining(**{**given, "metrics": metrics, **changes})
+
+
+def shown(destination: Destination, study: str = "view") -> list[Any]:
+    """The runs of all retrainings, oldest first."""
+    client = mlflow.MlflowClient(destination.uri)
+    experiment = client.get_experiment_by_name(study)
+    found = client.search_runs([experiment.experiment_id], "tags.phase = 'retrain'", order_by=["start_time ASC"])
+    return list(found)
+
+
+def versions(destination: Destination, study: str = "view") -> list[Any]:
+    found = mlflow.MlflowClient(destination.uri).search_model_versions(f"name = '{study}'")
+    return sorted(found, key=lambda version: int(version.version))
+
+
+def local(uri: str) -> Path:
+    return Path(unquote(urlsplit(uri).path))
+
+
+def everything(destination: Destination, study: str) -> dict[str, Any]:
+    """All that MLflow shows of a study's retrainings, without ids and times."""
+    client = mlflow.MlflowClient(destination.uri)
+    experiment = client.get_experiment_by_name(study)
+    content: dict[str, Any] = {}
+    for number, run in enumerate(shown(destination, study)):
+        tags = {name: value for name, value in run.data.tags.items() if name not in ("ledger", "mlflow.user")}
+        names = sorted(run.data.metrics)
+        points = [(p.key, p.step, p.value) for name in names for p in client.get_metric_history(run.info.run_id, name)]
+        files = {
+            str(path.relative_to(local(run.info.artifact_uri))): path.read_bytes()
+            for path in local(run.info.artifact_uri).rglob("*")
+            if path.is_file()
+        }
+        run_name, outputs = run.info.run_name, len(run.outputs.model_outputs)
+        content[f"run {number}"] = (run_name, run.info.status, tags, run.data.params, points, files, outputs)
+    for number, model in enumerate(client.search_logged_models([experiment.experiment_id])):
+        weights = (local(model.artifact_location) / "artifacts" / "model.safetensors").read_bytes()
+        metrics = sorted((metric.key, metric.value) for metric in model.metrics or [])
+        content[f"model {number}"] = (str(model.status), model.tags, model.params, metrics, weights)
+    for version in versions(destination, study):
+        aliases = client.get_model_version(study, version.version).aliases
+        content[f"version {version.version}"] = (version.tags, version.description, version.status, aliases)
+    return content
+
+
+def test_a_retraining_is_a_finished_run_linked_to_the_trial_that_won(destination: Destination, tmp_path: Path) -> None:
+    assert not show(destination, record(6), record(7)).close(ended=True)
+    address = show_retraining(destination, "view", "one", record(7), retraining(best(tmp_path / "best")))
+    assert address == "models:/view/1"
+    (run,) = shown(destination)
+    winner = runs(destination)["7"]
+    assert run.info.run_name == "retrain trial 7"
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"optim.epochs": "3", "optim.learning_rate": "0.1"}
+    expected = {"phase": "retrain", "trial": "7", "on": "train", "retraining": "7-train", "ledger": "one"}
+    expected |= {"winner_run": winner.info.run_id}
+    expected |= {"mlflow.parentRunId": winner.data.tags["mlflow.parentRunId"]}
+    assert expected.items() <= run.data.tags.items()
+    assert curve(destination, run) == [(1, 0.1), (2, 0.2), (3, 0.3)]
+    assert {"best_ap50": 0.25, "best_epoch": 2, "search_ap50": 0.2}.items() <= run.data.metrics.items()
+    files = {path.name for path in local(run.info.artifact_uri).rglob("*") if path.is_file()}
+    assert files == {"config.yaml", "metrics.json", "submission.zip", "1.png"}
+    assert (local(run.info.artifact_uri) / "overlays" / "test" / "1.png").exists()
+    (version,) = versions(destination)
+    assert version.run_id == run.info.run_id
+    assert {"trial": "7", "on": "train", "winner_run": winner.info.run_id}.items() <= version.tags.items()
+    assert version.description == "Trial 7, trained again on its own split: ap50 0.2500, search_ap50 0.2000"
+
+
+def test_the_ledger_s_word_for_the_winner_s_run_comes_first(destination: Destination, tmp_path: Path) -> None:
+    assert not show(destination, record(7)).close(ended=True)
+    named = record(7, mlflow_run="abc", name="Partial")
+    show_retraining(destination, "view", "one", named, retraining(best(tmp_path / "best"), on="all"))
+    (run,) = shown(destination)
+    assert run.data.tags["winner_run"] == "abc"
+    (version,) = versions(destination)
+    assert version.description.startswith("Trial 7 (Partial), trained again on every annotated image: ")
+
+
+def test_a_retraining_is_shown_where_its_study_never_was(destination: Destination, tmp_path: Path) -> None:
+    blind = [{**epoch(1), "ap50": None, "losses": {"loss": 1.0}}]
+    bare = retraining(best(tmp_path / "best"), on="all", epochs=blind, metrics={"confirmed_ap50": 0.4})
+    assert show_retraining(destination, "view", "one", record(0), bare) == "models:/view/1"
+    (run,) = shown(destination)
+    assert not {"winner_run", "mlflow.parentRunId"} & set(run.data.tags)
+    assert "ap50" not in run.data.metrics
+    assert run.data.metrics["confirmed_ap50"] == 0.4
+    assert versions(destination)[0].description.endswith("every annotated image: confirmed_ap50 0.4000")
+
+
+def test_the_weights_lie_once_among_the_artifacts_of_the_study(destination: Destination, tmp_path: Path) -> None:
+    folder = best(tmp_path / "best")
+    show_retraining(destination, "view", "one", record(7), retraining(folder))
+    uri = mlflow.MlflowClient(destination.uri).get_model_version_download_uri("view", "1")
+    study = destination.artifacts / "view"
+    assert local(uri).is_relative_to(study)
+    wanted = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.rglob("*") if path.is_file()]
+    assert hashes.count(wanted) == 2  # in best/ and here
+    assert len(list(study.rglob("model.safetensors"))) == 1
+
+
+def test_showing_a_retraining_again_changes_nothing(destination: Destination, tmp_path: Path) -> None:
+    same = retraining(best(tmp_path / "best"))
+    first = show_retraining(destination, "view", "one", record(7), same)
+    before, (run,) = everything(destination, "view"), shown(destination)
+    assert show_retraining(destination, "view", "one", record(7), same) == first
+    assert everything(destination, "view") == before
+    assert shown(destination)[0].info.end_time == run.info.end_time
+    assert before["version 1"]
+
+
+def test_another_retraining_or_another_model_of_one_is_another_version(
+    destination: Destination, tmp_path: Path
+) -> None:
+    folder = best(tmp_path / "best")
+    assert show_retraining(destination, "view", "one", record(7), retraining(folder)) == "models:/view/1"
+    other_key = retraining(folder, key="7-all", on="all")
+    assert show_retraining(destination, "view", "one", record(7), other_key) == "models:/view/2"
+    best(folder, "settings: {predict.flips: true}")
+    flipped = retraining(folder, settings={"optim.epochs": 3, "predict.flips": True})
+    assert show_retraining(destination, "view", "one", record(7), flipped) == "models:/view/3"
+    assert show_retraining(destination, "view", "two", record(7), flipped) == "models:/view/4"
+    assert len(shown(destination)) == 4
+    client = mlflow.MlflowClient(destination.uri)
+    assert int(client.get_model_version_by_alias("view", "best").version) == 4
+    best(folder)
+    assert show_retraining(destination, "view", "one", record(7), retraining(folder)) == "models:/view/1"
+    assert int(client.get_model_version_by_alias("view", "best").version) == 1
+
+
+STEPS = (
+    "create_experiment", "create_run", "log_batch", "create_logged_model", "log_model_artifacts",
+    "finalize_logged_model", "log_outputs", "log_artifacts", "log_artifact", "create_registered_model",
+    "create_model_version", "set_registered_model_alias", "set_terminated",
+)  # fmt: skip
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture(scope="module")
+def whole(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What an undisturbed retraining leaves."""
+    root = tmp_path_factory.mktemp("whole")
+    shutil.copy(empty_database, root)
+    destination = Destination.default(root)
+    show_retraining(destination, "view", "one", record(7), retraining(best(root / "best")))
+    return everything(destination, "view")
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_retraining_whose_showing_was_cut_short_is_completed_by_the_next_call(
+    step: str, after: bool, destination: Destination, tmp_path: Path, whole: dict[str, Any]
+) -> None:
+    same = retraining(best(tmp_path / "best"))
+    real: Callable[..., Any] = getattr(mlflow.MlflowClient, step)
+
+    def cut_short(*args: Any, **kwargs: Any) -> None:
+        if after:
+            real(*args, **kwargs)
+        for torn in destination.artifacts.rglob("model.safetensors") if step == "log_model_artifacts" else ():
+            torn.write_bytes(b"torn")
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, step, cut_short)
+        with pytest.raises(Killed):
+            show_retraining(destination, "view", "one", record(7), same)
+    assert show_retraining(destination, "view", "one", record(7), same) == "models:/view/1"
+    assert everything(destination, "view") == whole
+
+
+def test_what_else_uses_mlflow_in_the_process_is_left_as_it_was_and_nothing_is_printed(
+    destination: Destination, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri(), os.environ.get("MLFLOW_TRACKING_URI")
+    show_retraining(destination, "view", "one", record(7), retraining(best(tmp_path / "best")))
+    after = mlflow.get_tracking_uri(), mlflow.get_registry_uri(), os.environ.get("MLFLOW_TRACKING_URI")
+    assert after == before
+    assert mlflow.active_run() is None
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_tracking_database_that_is_none_is_mlflow_s_failure(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("this is no database" * 100)
+    with pytest.raises(MlflowException, match="not a database") as caught:
+        show_retraining(Destination.default(tmp_path), "view", "one", record(7), retraining(best(tmp_path / "best")))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_does_not_answer_is_named_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    nobody = Destination("http://somebody:hidden@127.0.0.1:9", tmp_path)
+    with pytest.raises(MlflowException, match=r"127\.0\.0\.1") as caught:
+        show_retraining(nobody, "view", "one", record(7), retraining(best(tmp_path / "best")))
+    assert "hidden" not in str(caught.value)

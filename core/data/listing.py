@@ -1,0 +1,112 @@
+"""Images to predict on: those of a listing, or simply all that lie in a folder."""
+
+import os
+from pathlib import Path
+
+from core.data import coco, hw3, synthetic
+from core.data.dataset import TestImage
+from core.data.images import read_listed, read_size
+from core.errors import DataError
+
+SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+"""How the names of image files end, in small or capital letters."""
+
+SYNTHETIC_TEST_IMAGES = 6
+"""Of the data set `synthetic`: two more slides."""
+
+
+def list_images(where: str) -> tuple[TestImage, ...]:
+    """The images to predict on, at least one; nothing is decoded, sizes are those in the files' headers.
+
+    where   a data folder with a test listing in the HW3 or COCO layout, or the listing itself: its images, with its
+            ids; any other folder: the image files directly in it, in the order of their names, ids from 1; one image
+            file; or the word `synthetic`
+
+    Raises DataError, one sentence: for a listed image that is missing or of another size, a file that is damaged, and
+    a folder in which there is nothing to predict on.
+    """
+    if where == "synthetic":
+        return synthetic.make(test=SYNTHETIC_TEST_IMAGES).test_images
+    path = Path(where)
+    try:
+        if not path.exists():
+            raise DataError(
+                f"{where}: there is no such folder; name a folder of images, or the JSON file that lists them"
+            )
+        listing = find_listing(path)
+        return _files(path) if listing is None else _listed(listing)
+    except OSError as error:
+        raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}") from None
+
+
+def find_listing(path: Path) -> Path | None:
+    """The listing that a data folder holds, or `path` itself where it is a file; None for image files.
+
+    Raises DataError for a folder that holds several listings, and for another kind of file.
+    """
+    if path.is_file():
+        if not _is_image_file(path) and path.suffix != ".json":
+            kinds = ", ".join(SUFFIXES)
+            raise DataError(f"{path}: an image must be a {kinds} file, a listing a .json file, and this is neither")
+        return None if _is_image_file(path) else path
+    found = coco.annotation_file(path, "test")
+    listings = [listing for listing in (path / hw3.LISTING, found) if listing is not None and listing.is_file()]
+    if len(listings) > 1:
+        raise DataError(f"{path}: both {listings[0]} and {listings[1]} list images; name the one that is meant")
+    return listings[0] if listings else None
+
+
+def _is_image_file(path: Path) -> bool:
+    hidden = path.name.startswith(".")  # macOS puts ._NAME.tif beside NAME.tif on foreign disks
+    return path.suffix.lower() in SUFFIXES and path.is_file() and not hidden
+
+
+def _listed(listing: Path) -> tuple[TestImage, ...]:
+    """The images of a listing: COCO's is an object, HW3's a list."""
+    document = coco.read_json(listing)
+    folder = listing.parent
+    if isinstance(document, list):
+        there = [folder / name for name in hw3.TEST_FOLDERS if (folder / name).is_dir()]
+        entries, folders = document, there or [folder / hw3.TEST_FOLDERS[0]]
+    elif isinstance(document, dict) and isinstance(document.get("images"), list):
+        data = folder.parent if folder.name == "annotations" else folder
+        part = next((part for part in ("test", "val", "train") if part in listing.stem), "test")
+        entries, folders = document["images"], coco.image_folders(data, listing, part)
+    else:
+        raise DataError(
+            f"{listing}: a listing must be an object with a list of images (COCO), or a list of images (HW3), "
+            "and this is neither; name the folder of the images instead"
+        )
+    images, problems = read_listed(entries, list(dict.fromkeys([*folders, folder])), str(listing))
+    if problems:
+        more = len(problems) - 1
+        raise DataError(str(problems[0]) + (f" (and {more:,} more problem{'s' * (more > 1)})" if more else ""))
+    if not images:
+        raise DataError(f"{listing}: there must be at least one image, and none is listed")
+    return tuple(images)
+
+
+def _files(path: Path) -> tuple[TestImage, ...]:
+    """One image file, or all that lie directly in a folder."""
+    files = [path] if path.is_file() else sorted(entry for entry in path.iterdir() if _is_image_file(entry))
+    if not files:
+        raise DataError(f"{path}: no image file ({', '.join(SUFFIXES)}) lies directly in this folder; {_way_out(path)}")
+    for file in files:
+        if any("\ud800" <= character <= "\udfff" for character in file.name):  # stand for bytes that are no UTF-8
+            raise DataError(f"{path}: a file name must be UTF-8, and is {os.fsencode(file.name)!r}; rename the file")
+    return tuple(
+        TestImage(str(file.absolute()), file.name, number, *read_size(file))
+        for number, file in enumerate(files, start=1)
+    )
+
+
+def _way_out(folder: Path) -> str:
+    for name in hw3.TEST_FOLDERS:
+        if (folder / name).is_dir():
+            return f"name {folder / name}, or add {hw3.LISTING} with the images' ids"
+    if (images := hw3.images_folder(folder)) is not None:
+        return (
+            f"it holds annotated images, {images}/NAME/{hw3.IMAGE}, and no {hw3.LISTING}; "
+            "copy the images to predict on into one folder"
+        )
+    return "name the folder that holds the images, or the JSON file that lists them"

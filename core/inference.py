@@ -1,0 +1,146 @@
+"""From a model and an image of any size to its detections: mirrored views and overlapping tiles, merged once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision.ops import nms
+
+from core import masks
+from core.config import PredictConfig
+from core.model import MaskRCNN
+from core.sample import Detections, MaskCrop
+from core.tiles import Window, merge_tiles, tiles
+
+
+@dataclass(frozen=True)
+class View:
+    """What the network found in one tile, in pixels of the tile, empty masks included.
+
+    window     where the tile lies in the image
+    direct     in the tile as it is
+    mirrored   in the mirrored tile, mirrored back; None where nobody looked
+    """
+
+    window: Window
+    direct: Detections
+    mirrored: Detections | None
+
+
+def predict(model: MaskRCNN, image: NDArray[np.uint8], config: PredictConfig, tile: int = 0) -> Detections:
+    """What the model, in evaluation mode, finds in an image.
+
+    image   uint8 [H, W, 3], RGB
+    config  the one the model was built with
+    tile    side of the tiles in pixels where `config.tile` is 0, such as `data.crop`; 0 for the whole image
+
+    An image no larger than a tile is one tile. Only crops of masks are kept, and one tile at a time is on the device.
+    """
+    return combine(look(model, image, config, tile), config, *image.shape[:2])
+
+
+def look(model: MaskRCNN, image: NDArray[np.uint8], config: PredictConfig, tile: int = 0) -> list[View]:
+    """The network's part of `predict`: what it finds in each tile, and in each mirrored tile where `config.flips`."""
+    heads = model.roi_heads
+    assert (heads.score_thresh, heads.nms_thresh, heads.detections_per_img) == (
+        config.score_threshold,
+        config.nms_iou,
+        config.max_detections,
+    ), "the model was built with other settings of predict"
+    height, width = image.shape[:2]
+    views = []
+    for window in tiles(height, width, config.tile or tile):
+        pixels = image[window.y0 : window.y1, window.x0 : window.x1]
+        mirrored = _mirror(_detect(model, pixels[:, ::-1]), pixels.shape[1]) if config.flips else None
+        views.append(View(window, _detect(model, pixels), mirrored))
+    return views
+
+
+def combine(views: Sequence[View], config: PredictConfig, height: int, width: int) -> Detections:
+    """The rest of `predict`: the detections in a `height` x `width` image, from what was found in its tiles.
+
+    `config` may be stricter than the one `look` had: a higher `score_threshold`, a lower `max_detections`, no `flips`.
+    The network need not run again, because what is dropped never kept anything else out: suppression goes from the
+    best score down.
+    """
+    found = [_in_window(view, config) for view in views]
+    if len(views) == 1:
+        return found[0]
+    windows = [view.window for view in views]
+    return suppress(merge_tiles(windows, found, height, width), config.nms_iou, config.max_detections)
+
+
+def suppress(detections: Detections, iou: float, max_detections: int) -> Detections:
+    """Non-maximum suppression of boxes, each class by itself; of what is left, the best `max_detections`."""
+    boxes_N4, scores_N = torch.from_numpy(detections.boxes_N4), torch.from_numpy(detections.scores_N)
+    kept = [np.empty(0, np.int64)]
+    for label in np.unique(detections.labels_N):
+        (members,) = np.nonzero(detections.labels_N == label)
+        chosen = torch.from_numpy(members)
+        kept.append(members[nms(boxes_N4[chosen], scores_N[chosen], iou).numpy()])
+    return _take(detections, np.sort(np.concatenate(kept))[:max_detections])
+
+
+def _in_window(view: View, config: PredictConfig) -> Detections:
+    """The detections in a tile, in pixels of the image."""
+    found = _allowed(view.direct, config)
+    if config.flips:
+        assert view.mirrored is not None, "nobody looked at the mirrored image"
+        found = suppress(_join(found, _allowed(view.mirrored, config)), config.nms_iou, config.max_detections)
+    window = view.window
+    corner = np.array([window.x0, window.y0] * 2, np.float32)
+    crops = tuple(MaskCrop(crop.y0 + window.y0, crop.x0 + window.x0, crop.pixels) for crop in found.masks)
+    return Detections(found.boxes_N4 + corner, found.labels_N, found.scores_N, crops)
+
+
+def _allowed(found: Detections, config: PredictConfig) -> Detections:
+    """What the settings let through, and of that what has a mask."""
+    (indices,) = np.nonzero(found.scores_N > config.score_threshold)
+    indices = indices[: config.max_detections]
+    return _take(found, indices[[found.masks[index].area > 0 for index in indices]])
+
+
+def _detect(model: MaskRCNN, view: NDArray[np.uint8]) -> Detections:
+    """All detections in uint8 [H, W, 3]."""
+    pixels = torch.from_numpy(np.array(view.transpose(2, 0, 1), order="C"))
+    device = next(model.parameters()).device
+    raw = model.detect([pixels.to(device).float() / 255])[0]
+    return Detections(
+        boxes_N4=raw.boxes_N4.cpu().numpy(),
+        labels_N=raw.labels_N.cpu().numpy(),
+        scores_N=raw.scores_N.cpu().numpy(),
+        masks=tuple(masks.paste(raw.mask_probs_N28, raw.boxes_N4, *view.shape[:2])),
+    )
+
+
+def _take(detections: Detections, indices: NDArray[np.int64]) -> Detections:
+    return Detections(
+        detections.boxes_N4[indices],
+        detections.labels_N[indices],
+        detections.scores_N[indices],
+        tuple(detections.masks[index] for index in indices),
+    )
+
+
+def _join(one: Detections, other: Detections) -> Detections:
+    """Both, best score first."""
+    scores_N = np.concatenate([one.scores_N, other.scores_N])
+    joined = Detections(
+        np.concatenate([one.boxes_N4, other.boxes_N4]),
+        np.concatenate([one.labels_N, other.labels_N]),
+        scores_N,
+        one.masks + other.masks,
+    )
+    return _take(joined, np.argsort(-scores_N, kind="stable"))
+
+
+def _mirror(detections: Detections, width: int) -> Detections:
+    """The detections of a mirrored image, in pixels of the image."""
+    boxes_N4 = detections.boxes_N4[:, [2, 1, 0, 3]].copy()
+    boxes_N4[:, [0, 2]] = width - boxes_N4[:, [0, 2]]
+    crops = tuple(
+        MaskCrop(crop.y0, width - crop.x0 - crop.pixels.shape[1], crop.pixels[:, ::-1]) for crop in detections.masks
+    )
+    return Detections(boxes_N4, detections.labels_N, detections.scores_N, crops)

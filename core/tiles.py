@@ -1,0 +1,164 @@
+"""Overlapping tiles of a large image, and the instances that several of them show, merged once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.sample import Detections, MaskCrop
+
+TILE_OVERLAP = 4
+"""Neighbouring tiles share a quarter of their side: what is no larger is whole in one of them; 1.8 times the pixels."""
+
+SAME_MASK = 0.5
+"""Masks that agree more than this are of one instance. Above one half, no mask agrees with two that are disjoint."""
+
+CUT_MARGIN = 0.05
+"""A box nearer than this fraction of its side to an inner border of its tile may be cut by it, ..."""
+CUT_PIXELS = 2
+"""... and so may any box nearer than so many pixels: predicted boxes are no better than that."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A tile: rows y0 .. y1 - 1 and columns x0 .. x1 - 1 of the image."""
+
+    y0: int
+    x0: int
+    y1: int
+    x1: int
+
+
+def tiles(height: int, width: int, side: int) -> list[Window]:
+    """Tiles of `side` pixels that cover the image evenly and overlap by at least a quarter; one if `side` is 0."""
+    return [
+        Window(y, x, min(y + (side or height), height), min(x + (side or width), width))
+        for y in _starts(height, side)
+        for x in _starts(width, side)
+    ]
+
+
+def _starts(length: int, side: int) -> list[int]:
+    if side == 0 or length <= side:
+        return [0]
+    steps = -(-(length - side) // (side - side // TILE_OVERLAP))
+    return [(length - side) * step // steps for step in range(steps + 1)]
+
+
+def merge_tiles(windows: Sequence[Window], found: Sequence[Detections], height: int, width: int) -> Detections:
+    """Each instance once, where overlapping tiles show it twice, or show pieces of it.
+
+    windows         the tiles of a `height` x `width` image
+    found           the detections in each tile, in pixels of the image
+
+    Two detections of one class in different tiles are of the same instance if their masks agree in the area that both
+    tiles show: by IoU, or, if one may be cut by its tile, by the fraction of this piece that the other mask holds (of
+    two pieces, of the smaller). Of what is not cut the best score stays. Pieces stay only if no tile shows the instance
+    whole: then they are one detection, with the union of their masks and boxes and the best score.
+    """
+    tiles_N = np.repeat(np.arange(len(windows)), [len(one) for one in found])
+    boxes_N4 = np.concatenate([one.boxes_N4 for one in found])
+    labels_N = np.concatenate([one.labels_N for one in found])
+    scores_N = np.concatenate([one.scores_N for one in found])
+    crops = [crop for one in found for crop in one.masks]
+    cuts = [_cut(one.boxes_N4, window, height, width) for one, window in zip(found, windows, strict=True)]
+    cut_N = np.concatenate(cuts)
+    same: list[set[int]] = [set() for _ in crops]
+    for first, second in _same_instances(windows, tiles_N, labels_N, cut_N, crops):
+        same[first].add(second)
+        same[second].add(first)
+    kept: set[int] = set()
+    for index in np.argsort(-scores_N, kind="stable").tolist():
+        if not cut_N[index] and not same[index] & kept:
+            kept.add(index)
+    pieces = {index for index in np.nonzero(cut_N)[0].tolist() if all(cut_N[other] for other in same[index])}
+    groups = [[index] for index in sorted(kept)]
+    while pieces:
+        group = [min(pieces)]
+        pieces -= {group[0]}
+        for index in group:  # grows while it is walked: all that is connected
+            group += sorted(same[index] & pieces)
+            pieces -= same[index]
+        groups.append(group)
+    groups.sort(key=lambda group: -scores_N[group].max())
+    return Detections(
+        boxes_N4=np.array(
+            [[*boxes_N4[group, :2].min(axis=0), *boxes_N4[group, 2:].max(axis=0)] for group in groups], np.float32
+        ).reshape(-1, 4),
+        labels_N=labels_N[[group[0] for group in groups]],
+        scores_N=np.array([scores_N[group].max() for group in groups], np.float32),
+        masks=tuple(_union([crops[index] for index in group]) for group in groups),
+    )
+
+
+def _cut(boxes_N4: NDArray[np.float32], window: Window, height: int, width: int) -> NDArray[np.bool_]:
+    """Which boxes may be cut by a border of their tile that is not the image's, bool [N]."""
+    low, high = np.array([window.x0, window.y0]), np.array([window.x1, window.y1])
+    margin_N2 = np.maximum(CUT_MARGIN * (boxes_N4[:, 2:] - boxes_N4[:, :2]), CUT_PIXELS)
+    cut_N2 = (low > 0) & (boxes_N4[:, :2] - margin_N2 < low)
+    cut_N2 |= (high < [width, height]) & (boxes_N4[:, 2:] + margin_N2 > high)
+    cut_N: NDArray[np.bool_] = cut_N2.any(axis=1)
+    return cut_N
+
+
+def _same_instances(
+    windows: Sequence[Window],
+    tiles_N: NDArray[np.int64],
+    labels_N: NDArray[np.int64],
+    cut_N: NDArray[np.bool_],
+    crops: Sequence[MaskCrop],
+) -> list[tuple[int, int]]:
+    """Pairs of detections, by index, that are of one instance seen in two tiles."""
+    low_N2 = np.array([(crop.y0, crop.x0) for crop in crops], np.int64).reshape(-1, 2)
+    high_N2 = low_N2 + np.array([crop.pixels.shape for crop in crops], np.int64).reshape(-1, 2)
+    pairs = []
+    for (a, one), (b, other) in combinations(enumerate(windows), 2):
+        zone = Window(max(one.y0, other.y0), max(one.x0, other.x0), min(one.y1, other.y1), min(one.x1, other.x1))
+        reaches_N = (np.maximum(low_N2, [zone.y0, zone.x0]) < np.minimum(high_N2, [zone.y1, zone.x1])).all(axis=1)
+        (in_a,), (in_b,) = np.nonzero(reaches_N & (tiles_N == a)), np.nonzero(reaches_N & (tiles_N == b))
+        touch_AB2 = np.maximum(low_N2[in_a, None], low_N2[in_b]) < np.minimum(high_N2[in_a, None], high_N2[in_b])
+        candidates = touch_AB2.all(axis=2) & (labels_N[in_a, None] == labels_N[in_b])
+        for first, second in zip(*np.nonzero(candidates), strict=True):
+            i, j = int(in_a[first]), int(in_b[second])
+            intersection, area_i, area_j = _areas(zone, crops[i], crops[j])
+            pieces = [area for area, cut in ((area_i, cut_N[i]), (area_j, cut_N[j])) if cut]
+            if intersection > SAME_MASK * min(pieces, default=area_i + area_j - intersection):
+                pairs.append((i, j))
+    return pairs
+
+
+def _areas(zone: Window, one: MaskCrop, other: MaskCrop) -> tuple[int, int, int]:
+    """Pixels inside `zone` that are in both masks, in the one, in the other. Their windows overlap somewhere."""
+    y0, x0 = max(one.y0, other.y0, zone.y0), max(one.x0, other.x0, zone.x0)
+    y1 = min(one.y0 + one.pixels.shape[0], other.y0 + other.pixels.shape[0], zone.y1)
+    x1 = min(one.x0 + one.pixels.shape[1], other.x0 + other.pixels.shape[1], zone.x1)
+    if y0 >= y1 or x0 >= x1:
+        return 0, 0, 0
+    both = Window(y0, x0, y1, x1)
+    return (
+        int(np.count_nonzero(_inside(one, both) & _inside(other, both))),
+        int(np.count_nonzero(_inside(one, zone))),
+        int(np.count_nonzero(_inside(other, zone))),
+    )
+
+
+def _inside(crop: MaskCrop, window: Window) -> NDArray[np.bool_]:
+    """The part of a mask's window that lies in `window`."""
+    return crop.pixels[
+        max(window.y0 - crop.y0, 0) : window.y1 - crop.y0, max(window.x0 - crop.x0, 0) : window.x1 - crop.x0
+    ]
+
+
+def _union(crops: Sequence[MaskCrop]) -> MaskCrop:
+    if len(crops) == 1:
+        return crops[0]
+    y0, x0 = min(crop.y0 for crop in crops), min(crop.x0 for crop in crops)
+    y1 = max(crop.y0 + crop.pixels.shape[0] for crop in crops)
+    x1 = max(crop.x0 + crop.pixels.shape[1] for crop in crops)
+    pixels = np.zeros((y1 - y0, x1 - x0), np.bool_)
+    for crop in crops:
+        height, width = crop.pixels.shape
+        pixels[crop.y0 - y0 : crop.y0 - y0 + height, crop.x0 - x0 : crop.x0 - x0 + width] |= crop.pixels
+    return MaskCrop(y0, x0, pixels)

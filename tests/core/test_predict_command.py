@@ -1,0 +1,428 @@
+"""Laws of `python -m core.predict`, with real models of random weights, real files, and pycocotools as the reader."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from benchmarks.predict_memory import HEIGHT, INSTANCES, WIDTH, measure_in_fresh_process
+from core import trained_model
+from core.config import TrialConfig
+from core.data import Category, list_images
+from core.data.images import read_rgb, read_test_image
+from core.data.synthetic import make, write_hw3
+from core.model import build_mask_rcnn
+from core.predict import main
+from core.submission import results_of
+from core.trained_model import TrainedModel
+
+ROOT = Path(__file__).parents[2]
+CLASSES = (Category(3, "epithelium"), Category(12, "lymphocyte"), Category(40, "[red] fibroblast"))
+SETTINGS = {
+    "model.backbone": "resnet18",
+    "model.weights": "none",
+    "model.image_min_side": 64,
+    "model.image_max_side": 96,
+    "model.proposals_test": 16,
+    "predict.score_threshold": 0.1,
+    "predict.max_detections": 6,
+}
+
+decodes = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools on NumPy 2
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study") / "best"
+    config = TrialConfig.from_settings(SETTINGS)
+    torch.manual_seed(0)
+    network = build_mask_rcnn(config.model, len(CLASSES), None, config.predict)
+    trained_model.save(folder, TrainedModel(config, CLASSES, network.eval()))
+    return folder
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Path:
+    """Three image files in a folder: grey, RGBA and RGB in a TIFF, a PNG and a JPEG, of any size."""
+    folder = tmp_path / "cells"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    tifffile.imwrite(folder / "a grey.tif", rng.integers(0, 256, (33, 33), np.uint8))
+    Image.fromarray(rng.integers(0, 256, (40, 300, 4), np.uint8)).save(folder / "b.png")
+    Image.fromarray(rng.integers(0, 256, (90, 70, 3), np.uint8)).save(folder / "c.jpg")
+    return folder
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one command left: exit status, what it printed, and the two files."""
+
+    status: int
+    out: str
+    err: str
+    results: list[dict[str, Any]] | None
+    listing: dict[str, Any] | None
+
+    def by_name(self) -> dict[str, list[dict[str, Any]]]:
+        """The results of each image, without its id."""
+        assert self.results is not None
+        assert self.listing is not None
+        return {
+            image["file_name"]: [
+                {key: value for key, value in result.items() if key != "image_id"}
+                for result in self.results
+                if result["image_id"] == image["id"]
+            ]
+            for image in self.listing["images"]
+        }
+
+
+def command(model: Path, images: Path | str, out: Path, *options: str) -> Answer:
+    for file in (out, out.with_suffix(".images.json")):
+        file.unlink(missing_ok=True)
+    printed, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
+        status = main(["--model", str(model), "--images", str(images), "--out", str(out), *options])
+    return answer(status, printed.getvalue(), errors.getvalue(), out)
+
+
+def answer(status: int, printed: str, errors: str, out: Path) -> Answer:
+    files = out, out.with_suffix(".images.json")
+    contents = [json.loads(file.read_text()) if file.is_file() else None for file in files]
+    return Answer(status, printed, errors, *contents)
+
+
+def refused(found: Answer, sentence: str) -> None:
+    """Exit status 2, one sentence, and no file."""
+    assert (found.status, found.results, found.listing) == (2, None, None)
+    assert re.search(sentence, found.err), found.err
+    assert found.err.count("\n") == 1
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def predicted(model: Path, images: Path | str) -> list[dict[str, Any]]:
+    """What the command shall write, made by its parts."""
+    trained = trained_model.load(model, "cpu")
+    return [
+        json.loads(json.dumps(result))
+        for image in list_images(str(images))
+        for result in results_of(trained.predict(read_test_image(image)), image.id, image.height, image.width, CLASSES)
+    ]
+
+
+@decodes
+def test_the_command_writes_what_its_parts_find_in_images_of_any_size_and_pycocotools_reads_it(
+    model: Path, cells: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "results.json"
+    out.parent.mkdir()
+    line = [
+        sys.executable,
+        "-m",
+        "core.predict",
+        "--model",
+        str(model),
+        "--images",
+        "cells",
+        "--out",
+        "new/results.json",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*line, "--threads", "1", "--device", "cpu"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    found = answer(done.returncode, done.stdout, done.stderr, out)
+    assert (found.status, found.err) == (0, "")
+    assert found.results == predicted(model, cells)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["results.images.json", "results.json"]
+    assert found.listing == {
+        "images": [
+            {"id": 1, "file_name": "a grey.tif", "height": 33, "width": 33},
+            {"id": 2, "file_name": "b.png", "height": 40, "width": 300},
+            {"id": 3, "file_name": "c.jpg", "height": 90, "width": 70},
+        ],
+        "annotations": [],
+        "categories": [
+            {"id": 3, "name": "epithelium"},
+            {"id": 12, "name": "lymphocyte"},
+            {"id": 40, "name": "[red] fibroblast"},
+        ],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        loaded = COCO(str(out.with_suffix(".images.json"))).loadRes(str(out))
+    for image in found.listing["images"]:
+        annotations = loaded.loadAnns(loaded.getAnnIds(imgIds=[image["id"]]))
+        assert 0 < len(annotations) <= 6
+        for annotation in annotations:
+            mask = coco_mask.decode(annotation["segmentation"])
+            assert mask.shape == (image["height"], image["width"])
+            assert mask.any()
+            assert loaded.cats[annotation["category_id"]]["name"] in {category.name for category in CLASSES}
+
+
+def test_what_is_printed_names_model_images_and_files(model: Path, cells: Path, tmp_path: Path) -> None:
+    found = command(model, cells, tmp_path / "results.json", "--device", "cpu")
+    assert found.results is not None
+    lines = found.out.splitlines()
+    counts = [len(results) for results in found.by_name().values()]
+    words = [f"{count} instance" + "s" * (count != 1) for count in counts]
+    assert lines[0] == (f"Model {model}: resnet18, 3 classes (epithelium, lymphocyte, [red] fibroblast), on cpu")
+    assert re.fullmatch(rf"1/3 a grey\.tif: {words[0]}, \d+\.\d s", lines[1])
+    assert re.fullmatch(rf"2/3 b\.png: {words[1]}, \d+\.\d s", lines[2])
+    assert re.fullmatch(rf"3/3 c\.jpg: {words[2]}, \d+\.\d s", lines[3])
+    assert lines[4] == (
+        f"3 images, {sum(counts)} instances: {tmp_path}/results.json "
+        f"(the images and their ids: {tmp_path}/results.images.json)"
+    )
+    assert len(lines) == 5
+
+
+def test_a_terminal_gets_a_bar_and_the_files_are_the_same(
+    model: Path, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = command(model, cells, tmp_path / "plain.json")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+    in_terminal = command(model, cells, tmp_path / "terminal.json")
+    assert "3/3" in in_terminal.out
+    assert "\x1b[" in in_terminal.out
+    assert "2/3 b.png:" not in in_terminal.out
+    assert (in_terminal.results, in_terminal.listing) == (plain.results, plain.listing)
+
+
+def test_the_same_pixels_give_the_same_detections_from_hw3_coco_a_plain_folder_and_the_listings(
+    model: Path, tmp_path: Path
+) -> None:
+    test = make(images=2, side=64, seed=4).samples
+    write_hw3(make(images=1, side=64), tmp_path / "hw3", test)
+    names = [f"{sample.name}.tif" for sample in test]
+    shutil.copytree(tmp_path / "hw3" / "test_release", tmp_path / "plain")
+    shutil.copytree(tmp_path / "hw3" / "test_release", tmp_path / "coco" / "test")
+    entries = [
+        {"id": number, "file_name": sample_name, "height": sample.size[0], "width": sample.size[1]}
+        for number, sample_name, sample in zip((70, 4), names, test, strict=True)
+    ]
+    (tmp_path / "coco" / "test.json").write_text(json.dumps({"images": entries}))
+    ids = {
+        "plain": [1, 2],
+        "hw3": [1, 2],
+        "hw3/test_image_name_to_ids.json": [1, 2],
+        "coco": [70, 4],
+        "coco/test.json": [70, 4],
+    }
+    answers = {where: command(model, tmp_path / where, tmp_path / "results.json") for where in ids}
+    expected = answers["plain"].by_name()
+    assert list(expected) == names
+    assert all(len(results) > 0 for results in expected.values())
+    for where, found in answers.items():
+        assert found.listing is not None
+        assert [image["id"] for image in found.listing["images"]] == ids[where]
+        assert found.by_name() == expected
+
+
+def test_options_override_the_settings_of_the_model_and_no_option_leaves_them(
+    model: Path, cells: Path, tmp_path: Path
+) -> None:
+    trained = trained_model.load(model, "cpu")
+    image = read_rgb(cells / "c.jpg")
+    height, width = image.shape[:2]
+    cases: dict[tuple[str, ...], dict[str, Any]] = {
+        (): {},
+        ("--no-flips", "--tile", "0"): {},
+        ("--flips",): {"flips": True},
+        ("--tile", "48"): {"tile": 48},
+        ("--score-threshold", "0.35"): {"score_threshold": 0.35},
+        ("--max-detections", "2"): {"max_detections": 2},
+        ("--flips", "--tile", "64", "--max-detections", "40"): {"flips": True, "tile": 64, "max_detections": 40},
+    }
+    seen = []
+    for options, settings in cases.items():
+        found = command(model, cells / "c.jpg", tmp_path / "results.json", *options)
+        trained = trained.predicting_with(TrialConfig.from_settings(SETTINGS).predict.model_copy(update=settings))
+        results = results_of(trained.predict(image), 1, height, width, CLASSES)
+        assert found.results == json.loads(json.dumps(results))
+        seen.append(json.dumps(found.results))
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == len(seen) - 1, "an option changed nothing"
+
+
+def test_what_the_model_was_tuned_to_holds_until_an_option_says_otherwise(
+    model: Path, cells: Path, tmp_path: Path
+) -> None:
+    image = cells / "c.jpg"
+    trained = trained_model.load(model, "cpu")
+    config = trained.config.model_copy(
+        update={"predict": trained.config.predict.model_copy(update={"flips": True, "tile": 64})}
+    )
+    trained_model.save(tmp_path / "tuned", TrainedModel(config, trained.classes, trained.model))
+    out = tmp_path / "results.json"
+    tuned = command(tmp_path / "tuned", image, out)
+    assert tuned.results == command(model, image, out, "--flips", "--tile", "64").results
+    assert command(tmp_path / "tuned", image, out, "--no-flips", "--tile", "0").results == predicted(model, image)
+    assert tuned.results != predicted(model, image)
+
+
+def test_nothing_found_is_an_empty_list(model: Path, cells: Path, tmp_path: Path) -> None:
+    found = command(model, cells, tmp_path / "results.json", "--score-threshold", "0.999")
+    assert (found.status, found.results) == (0, [])
+    assert found.out.splitlines()[-1].startswith("3 images, 0 instances: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--tile", "16"], r"^--tile: predict\.tile must be 0 or at least 32 pixels, and is 16$"),
+        (["--tile", "-1"], r"^--tile: predict\.tile must be greater than or equal to 0, and is -1$"),
+        (["--score-threshold", "1"], r"^--score-threshold: predict\.score_threshold must be less than 1, and is 1"),
+        (["--score-threshold", "nan"], r"^--score-threshold: predict\.score_threshold must be .*, and is nan$"),
+        (["--max-detections", "0"], r"^--max-detections: predict\.max_detections must be .* 1, and is 0$"),
+        (["--threads", "0"], r"^--threads must be from 1 to 256, and is 0$"),
+        (["--threads", "1000000"], r"^--threads must be from 1 to 256, and is 1000000$"),
+        (["--device", "gpu"], r"^the device must be auto, cpu, or a GPU such as cuda:0, and is 'gpu'$"),
+        (["--device", "cuda:99"], r"^the device cuda:99 is not there: torch sees \d+ GPUs; use auto or cpu$"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(
+    model: Path, cells: Path, tmp_path: Path, options: list[str], sentence: str
+) -> None:
+    found = command(model, cells, tmp_path / "results.json", *options)
+    refused(found, sentence)
+    assert found.out == ""
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("nowhere/results.json", r"nowhere/results\.json cannot be written: No such file or directory; name a file in"),
+        ("cells/b.png/results.json", r"cannot be written: Not a directory; name a file in another folder$"),
+        ("results", r"^--out must be the name of a \.json file, and is "),
+        ("cells/b.png", r"^--out must be the name of a \.json file, and is "),
+        (".json", r"^--out must be the name of a \.json file, and is "),
+        ("taken.json", r"taken\.json must be a file, and is a folder; name another file$"),
+        (f"{'x' * 245}.json", r"cannot be written: File name too long; name a file in another folder$"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_found_before_anything_is_predicted(
+    model: Path, cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, sentence: str
+) -> None:
+    (tmp_path / "taken.json").mkdir()
+    status = main(["--model", str(model), "--images", str(cells), "--out", str(tmp_path / out)])
+    captured = capsys.readouterr()
+    assert (status, captured.out) == (2, "")
+    assert re.search(sentence, captured.err.rstrip("\n")), captured.err
+    assert captured.err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells", "taken.json"]
+
+
+@pytest.mark.parametrize("out", ["a.json", "a.images.json"])
+def test_the_listing_of_the_images_is_never_overwritten(
+    model: Path, cells: Path, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    listing = json.dumps({"images": [{"id": 8, "file_name": "b.png", "height": 40, "width": 300}]})
+    (cells / out).write_text(listing)
+    status = main(["--model", str(model), "--images", str(cells / out), "--out", str(cells / "a.json")])
+    assert status == 2
+    assert f"{out} lists the images, and would be overwritten; name another file" in capsys.readouterr().err
+    assert (cells / out).read_text() == listing
+    assert leftovers(cells) == []
+
+
+def test_wrong_models_and_folders_are_one_sentence(model: Path, cells: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+    refused(command(tmp_path, cells, out), "holds no trained model")
+    refused(command(tmp_path / "nowhere", cells, out), "holds no trained model")
+    refused(command(model, model, out), r"no image file \(\.tif, .* lies directly in this folder")
+    refused(command(model, tmp_path / "nowhere", out), "there is no such folder")
+    refused(command(model, cells / "notes.txt", out), "there is no such folder")
+
+
+def test_an_image_whose_header_is_damaged_stops_the_command_before_the_first_is_predicted(
+    model: Path, cells: Path, tmp_path: Path
+) -> None:
+    (cells / "b.png").write_bytes((cells / "b.png").read_bytes()[:20])
+    found = command(model, cells, tmp_path / "results.json")
+    refused(found, r"b\.png: the file is damaged or cut off")
+    assert found.out == ""
+
+
+def test_an_image_that_turns_out_damaged_in_the_middle_is_named_and_nothing_is_written(
+    model: Path, cells: Path, tmp_path: Path
+) -> None:
+    whole = (cells / "b.png").read_bytes()
+    (cells / "b.png").write_bytes(whole[: len(whole) // 2])
+    found = command(model, cells, tmp_path / "results.json")
+    refused(found, r"b\.png: the file is damaged or cut off")
+    assert "1/3 a grey.tif" in found.out
+    assert leftovers(tmp_path) == []
+
+
+def test_older_results_stay_when_the_command_fails_and_go_when_it_does_not(
+    model: Path, cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results.json"
+    out.write_text("older")
+    line = ["--model", str(model), "--images", str(cells), "--out", str(out)]
+    whole = (cells / "c.jpg").read_bytes()
+    (cells / "c.jpg").write_bytes(b"")
+    assert main(line) == 2
+    assert out.read_text() == "older"
+    (cells / "c.jpg").write_bytes(whole)
+    assert main(line) == 0
+    assert len(json.loads(out.read_text())) > 0
+    capsys.readouterr()
+
+
+def test_an_interrupt_is_one_sentence_and_writes_nothing(
+    model: Path, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupting(io.StringIO):
+        """Standard output that sends the signal of Ctrl-C once the first image is reported."""
+
+        def write(self, text: str) -> int:
+            if text.startswith("1/3"):
+                signal.raise_signal(signal.SIGINT)
+            return super().write(text)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        monkeypatch.setattr(sys, "stdout", Interrupting())
+        out = tmp_path / "results.json"
+        status = main(["--model", str(model), "--images", str(cells), "--out", str(out)])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert status == 130
+    assert capsys.readouterr().err == f"Interrupted: {out} was not written\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["cells"]
+
+
+def test_masks_of_a_large_image_take_a_fraction_of_what_full_size_masks_would() -> None:
+    """Resident memory of a fresh process, not tracemalloc, which does not see what torch allocates."""
+    row = measure_in_fresh_process("paste", threads=1)
+    assert row["results"] == INSTANCES
+    assert row["windows"] > HEIGHT * WIDTH, "a mask of the whole image is among them"
+    assert row["peak"] - row["before"] < INSTANCES * HEIGHT * WIDTH / 10

@@ -1,0 +1,336 @@
+"""From a search to what is handed in, as its user does it: real training, a real kill, real MLflow, pycocotools."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import yaml
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from core import rle, trained_model
+from core.ap50 import ap50, match
+from core.config import TrialConfig
+from core.data import synthetic
+from core.data.dataset import Category
+from core.data.images import read_size
+from core.data.split import split
+from core.masks import crop, find_instances
+from core.sample import Sample
+from tune.folder import StudyFolder
+from tune.retrain_best import main
+
+SPACE = """
+study: tiny
+data: cells
+fixed:
+  data.validation_fraction: 0.4
+  model.backbone: resnet18
+  model.weights: none
+  model.trainable_layers: 5
+  model.image_min_side: 64
+  model.image_max_side: 64
+  model.anchor_scale: 0.5
+  model.proposals_train: 32
+  model.proposals_test: 32
+  model.rpn_samples: 32
+  model.box_samples: 16
+  optim.epochs: 3
+  predict.score_threshold: 0.0
+space:
+  optim.learning_rate: {low: 1e-4, high: 1e-3, log: true}
+after_training:
+  predict.max_detections: [20, 40]
+  predict.flips: [false, true]
+search: {sampler: random, trials: 1}
+stop_early: {rule: none}
+confirm: {top: 0}
+"""
+FIELDS = synthetic.make(images=7, side=64).samples
+HELD_BACK = FIELDS[5:]
+
+
+def python(module: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def retrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which a search and the retraining of its winner have ended, and what the latter printed."""
+    folder = tmp_path_factory.mktemp("retrained")
+    synthetic.write_hw3(synthetic.make(images=5, side=64), folder / "cells", test=HELD_BACK)
+    (folder / "tiny.yaml").write_text(SPACE)
+    python("tune.search", "--space", "tiny.yaml", "--gpus-per-trial", "0", folder=folder)
+    done = python("tune.retrain_best", folder=folder)
+    assert done.stderr == ""
+    return folder, done.stdout
+
+
+def results_in(archive: Path) -> list[dict[str, Any]]:
+    with zipfile.ZipFile(archive) as file:
+        assert file.namelist() == ["test-results.json"]
+        results: list[dict[str, Any]] = json.loads(file.read("test-results.json"))
+    return results
+
+
+def coco_truth(samples: tuple[Sample, ...], classes: tuple[Category, ...]) -> dict[str, Any]:
+    """The ground truth in COCO's format; image ids from 1."""
+    annotations: list[dict[str, Any]] = []
+    for image_id, sample in enumerate(samples, start=1):
+        found = find_instances(sample.label_maps)
+        for index in range(len(found)):
+            x0, y0, x1, y1 = found.boxes_N4[index].tolist()
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": classes[sample.labels_N[found.ids_N[index] - 1] - 1].id,
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": int(found.areas_N[index]),
+                    "iscrowd": 0,
+                    "segmentation": rle.encode(crop(sample.label_maps, found, index), *sample.size),
+                }
+            )
+    return {
+        "images": [
+            {"id": number, "file_name": sample.name, "height": sample.size[0], "width": sample.size[1]}
+            for number, sample in enumerate(samples, start=1)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": category.id, "name": category.name} for category in classes],
+    }
+
+
+def official_ap50(truth: dict[str, Any], results: list[dict[str, Any]], folder: Path) -> float:
+    """AP50 of masks by pycocotools, read from files."""
+    (folder / "truth.json").write_text(json.dumps(truth))
+    (folder / "results.json").write_text(json.dumps(results))
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(folder / "truth.json"))
+        evaluation = COCOeval(coco, coco.loadRes(str(folder / "results.json")), "segm")
+        evaluation.params.maxDets = [1, 10, 100]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        precision = evaluation.eval["precision"][0, :, :, 0, 2]
+    return float(np.mean(precision[precision > -1]))
+
+
+def test_what_was_chosen_and_why_and_where_everything_is_stands_on_the_console(retrained: tuple[Path, str]) -> None:
+    _, said = retrained
+    assert "Study tiny: retraining trial 0, which alone ran to its end, with AP50 0." in said
+    assert [line.split(":")[0] for line in said.splitlines() if line.startswith("Epoch")] == [
+        f"Epoch {epoch}/3" for epoch in (1, 2, 3)
+    ]
+    assert "Submission: results/tiny/best/submission.zip (2 images, " in said
+    assert "MLflow: models:/tiny/1; " in said
+    assert "python -m core.predict --model results/tiny/best --images DIR --out results.json" in said
+
+
+def test_best_holds_the_model_its_settings_what_is_known_of_it_the_submission_and_pictures(
+    retrained: tuple[Path, str],
+) -> None:
+    best = retrained[0] / "results/tiny/best"
+    assert sorted(path.name for path in best.iterdir()) == [
+        "config.yaml", "metrics.json", "model.safetensors", "overlays", "submission.zip",
+    ]  # fmt: skip
+    settings = yaml.safe_load((best / "config.yaml").read_text())["settings"]
+    searched = json.loads((retrained[0] / "results/tiny/trials/0/config.json").read_text())
+    assert {name for name in settings if settings[name] != searched[name]} <= {
+        "predict.max_detections",
+        "predict.flips",
+    }
+    metrics = json.loads((best / "metrics.json").read_text())
+    assert (metrics["trial"], metrics["on"], metrics["epochs_trained"]) == (0, "train", 3)
+    tried = metrics["prediction"]["tried"]
+    assert len(tried) == 5  # the trial's own and four combinations
+    assert metrics["validation"]["ap50"] == max(one["ap50"] for one in tried)
+    assert {
+        f"predict.{name}": value for name, value in metrics["prediction"]["chosen"].items()
+    }.items() <= settings.items()
+    pictures = sorted(str(path.relative_to(best / "overlays")) for path in best.rglob("*.png"))
+    assert pictures == [
+        "test/slide02_field3.png", "test/slide03_field1.png",
+        *(f"validation/{FIELDS[index].name}.png" for index in validation_of(settings)),
+    ]  # fmt: skip
+    for picture in pictures:
+        assert min(read_size(best / "overlays" / picture)) > 64
+
+
+def validation_of(settings: dict[str, Any]) -> tuple[int, ...]:
+    config = TrialConfig.from_settings(settings)
+    return split(synthetic.make(images=5, side=64), config.data).validation
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_pycocotools_scores_the_submission_as_we_do(retrained: tuple[Path, str], tmp_path: Path) -> None:
+    best = retrained[0] / "results/tiny/best"
+    trained = trained_model.load(best, "cpu")
+    results = results_in(best / "submission.zip")
+    assert results
+    ours = ap50(match(HELD_BACK, [trained.predict(sample.image) for sample in HELD_BACK], 4)[0], 100).mean
+    theirs = official_ap50(coco_truth(HELD_BACK, trained.classes), results, tmp_path)
+    assert theirs == pytest.approx(ours, abs=1e-12)
+
+
+def test_the_predict_command_gives_what_the_submission_holds(retrained: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = retrained
+    out = tmp_path / "again.json"
+    python("core.predict", "--model", "results/tiny/best", "--images", "cells", "--out", str(out), folder=folder)
+    assert json.loads(out.read_text()) == results_in(folder / "results/tiny/best/submission.zip")
+
+
+def test_the_registered_model_predicts_in_a_process_that_knows_no_path(
+    retrained: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, _ = retrained
+    np.save(tmp_path / "image.npy", HELD_BACK[0].image)
+    code = (
+        "import json, mlflow, numpy\n"
+        'model = mlflow.pyfunc.load_model("models:/tiny/latest")\n'
+        'print(json.dumps(model.predict(numpy.load("image.npy"))))\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/results/mlflow.db"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = [one for one in results_in(folder / "results/tiny/best/submission.zip") if one["image_id"] == 1]
+    assert json.loads(done.stdout.splitlines()[-1]) == expected
+
+
+def test_mlflow_shows_the_retraining_linked_to_its_trial(retrained: tuple[Path, str]) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{retrained[0]}/results/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    (run,) = client.search_runs([experiment.experiment_id], "tags.phase = 'retrain'")
+    (winner,) = client.search_runs([experiment.experiment_id], "tags.phase = 'search'")
+    assert run.data.tags["trial"] == "0"
+    assert run.data.tags["winner_run"] == winner.info.run_id
+    assert len(client.get_metric_history(run.info.run_id, "ap50")) == 3
+
+
+def again(retrained: tuple[Path, str], to: Path) -> Path:
+    """A copy of the folder as it was after the search."""
+    shutil.copytree(retrained[0], to, ignore=shutil.ignore_patterns("best", "retrain", "mlflow.db", "mlartifacts"))
+    return to
+
+
+def test_a_retraining_that_was_killed_goes_on_and_ends_with_the_same_weights(
+    retrained: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder = again(retrained, tmp_path / "killed")
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "tune.retrain_best"], cwd=folder, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("Epoch 1/3"):
+                os.kill(process.pid, signal.SIGKILL)
+                break
+    assert process.returncode == -signal.SIGKILL
+    assert not (folder / "results/tiny/best").exists()
+    said = python("tune.retrain_best", folder=folder).stdout
+    assert "Goes on after epoch 1 of 3" in said
+    assert "Epoch 1/3" not in said
+    for name in ("model.safetensors", "config.yaml", "submission.zip"):
+        one, other = (path / "results/tiny/best" / name for path in (folder, retrained[0]))
+        assert one.read_bytes() == other.read_bytes(), name
+
+
+def test_all_images_train_to_the_best_epoch_and_no_new_score_is_made_up(
+    retrained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(again(retrained, tmp_path / "all"))
+    assert main(["--on", "all", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    best = Path("results/tiny/best")
+    metrics = json.loads((best / "metrics.json").read_text())
+    searched = json.loads((retrained[0] / "results/tiny/best/metrics.json").read_text())["search"]
+    assert metrics["validation"] is None
+    assert metrics["search"] == searched
+    assert metrics["images"] == {"train": 5, "validation": 0}
+    assert metrics["epoch"] == metrics["epochs_trained"] == searched["epoch"]
+    assert metrics["epochs_of_schedule"] == 3
+    assert metrics["prediction"]["tried_on"] == "the trial of the search"
+    assert "no image is left to score it" in said
+    assert not (best / "overlays/validation").exists()
+
+    # Other settings of prediction: another model, and not one epoch more.
+    before = (best / "model.safetensors").read_bytes()
+    assert main(["--on", "all", "--set", "predict.max_detections=7"]) == 0
+    said = capsys.readouterr().out
+    assert "The training had ended" in said
+    assert "Epoch" not in said
+    assert (best / "model.safetensors").read_bytes() == before
+    assert max(np.bincount([one["image_id"] for one in results_in(best / "submission.zip")])) <= 7
+
+
+def test_a_test_image_that_has_changed_is_named_and_the_old_results_stay(
+    retrained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(retrained[0], folder)
+    monkeypatch.chdir(folder)
+    image = folder / "cells/test_release" / f"{HELD_BACK[1].name}.tif"
+    shutil.copy(folder / "cells/test_release" / f"{HELD_BACK[0].name}.tif", image)
+    before = {path: path.read_bytes() for path in sorted(folder.rglob("best/*")) if path.is_file()}
+    if HELD_BACK[0].size != HELD_BACK[1].size:
+        assert main([]) == 2
+        assert f"{HELD_BACK[1].name}.tif is listed with" in capsys.readouterr().err
+    image.write_bytes(image.read_bytes()[:300])
+    assert main([]) == 2
+    assert HELD_BACK[1].name in capsys.readouterr().err
+    image.unlink()
+    assert main([]) == 2
+    assert HELD_BACK[1].name in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in sorted(folder.rglob("best/*")) if path.is_file()} == before
+
+
+def test_two_retrainings_of_one_study_do_not_meet(
+    retrained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(again(retrained, tmp_path / "busy"))
+    with StudyFolder(Path("results/tiny")).retrain_lock():
+        assert main([]) == 2
+    assert f"is being retrained by process {os.getpid()} on host" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--trial", "4"], "--trial must be a trial of the study"),
+        (["--study", "other"], "holds no study"),
+        (["--device", "gpu7"], "the device must be auto, cpu"),
+        (["--set", "optim.epoch=3"], "Did you mean 'optim.epochs'?"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence_and_status_2(
+    arguments: list[str],
+    sentence: str,
+    retrained: tuple[Path, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(retrained[0])
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1

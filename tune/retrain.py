@@ -1,0 +1,268 @@
+"""The winner of a study again: trained to the end, its prediction chosen, its submission written, shown in MLflow.
+
+What is left in `results/STUDY/best/`, all of it or nothing new:
+
+    config.yaml, model.safetensors    the model (see `core.trained_model`)
+    metrics.json                      which trial, how it was trained, and what is known of its score
+    submission.zip                    the detections in the data set's test images, where it lists any
+    overlays/validation, overlays/test
+
+Training keeps its checkpoints in `results/STUDY/retrain/KEY/`, so that the same command goes on after whatever end.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from core import ap50, overlay, prediction_choice, submission, trained_model
+from core.data.dataset import TestImage
+from core.data.images import read_test_image
+from core.device import resolve
+from core.errors import CellTuneError
+from core.files import write_json_atomically
+from core.prediction_choice import Evaluated
+from core.submission import CocoResult
+from core.trainable import EpochReport, Trial
+from core.trained_model import TrainedModel
+from tune.progress import Steps
+from tune.redaction import without_password
+from tune.retrain_plan import Plan
+from tune.tracking import Retraining, show_retraining
+
+MAX_WORKERS = 8
+"""Most processes that prepare images beside a GPU."""
+
+
+class OutOfMemoryError(CellTuneError):
+    """The training does not fit into memory."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a retraining.
+
+    metrics     the content of metrics.json
+    test        detections in each test image, by its id
+    model       the model's address in MLflow's registry; None where MLflow did not take it
+    trouble     what MLflow answered then
+    """
+
+    metrics: dict[str, Any]
+    test: dict[int, list[CocoResult]]
+    model: str | None
+    trouble: str | None
+
+
+def run(plan: Plan, console: Console, device: str = "auto") -> Outcome:
+    """Retrain, or go on with it, and write `best/`. Raises CellTuneError."""
+    with plan.folder.retrain_lock():
+        trial = _train(plan, console, device)
+        trained = trial.trained_model()
+        evaluated: list[Evaluated] = []
+        if plan.on == "train":
+            evaluated = _evaluate(plan, trained, trial, console)
+        elif plan.candidates:
+            evaluated = _evaluate_winner(plan, console, device)
+        chosen = prediction_choice.best(evaluated) if evaluated else None
+        trained = trained.predicting_with(plan.own if chosen is None else chosen.config)
+        metrics = _metrics(plan, trial, evaluated, chosen)
+        with _whole(plan.folder.best) as folder:
+            trained_model.save(folder, trained)
+            write_json_atomically(folder / "metrics.json", metrics)
+            if plan.on == "train" and chosen is not None:
+                _draw_validation(folder / "overlays" / "validation", trained, trial, chosen, console)
+            test = _predict_test(folder / "overlays" / "test", trained, plan.data.test_images, console)
+            if plan.data.test_images:
+                submission.write_zip(
+                    folder / "submission.zip",
+                    test,
+                    plan.data.test_images,
+                    trained.classes,
+                    trained.config.predict.max_detections,
+                )
+        model, trouble = _show(plan, trial, trained, metrics)
+    return Outcome(metrics, test, model, trouble)
+
+
+def _train(plan: Plan, console: Console, device: str) -> Trial:
+    """The trial after its last epoch."""
+    helpers = min(len(os.sched_getaffinity(0)) - 1, MAX_WORKERS)
+    trial = Trial(
+        plan.config,
+        plan.data,
+        plan.weights,
+        validate=plan.on == "train",
+        device=device,
+        loader_workers=helpers if resolve(device).type == "cuda" else 0,
+    )
+    with Steps(console, "Training", plan.epochs, "epoch") as steps:
+        if trial.load(plan.work):
+            left = plan.epochs - trial.epoch
+            steps.say(f"Goes on after epoch {trial.epoch} of {plan.epochs}" if left else "The training had ended")
+            steps.at(trial.epoch)
+        while trial.epoch < plan.epochs:
+            before = trial.epoch
+            try:
+                report = trial.run_epoch(lambda done, before=before: steps.at(before + done))  # type: ignore[misc]
+            except (MemoryError, torch.OutOfMemoryError) as error:
+                raise OutOfMemoryError(
+                    f"epoch {before + 1} does not fit into memory ({str(error).splitlines()[0]}); the epochs before it "
+                    "are kept: free memory, or run on --device cpu, and give the same command again"
+                ) from None
+            trial.save(plan.work)
+            steps.say(_line(report, plan.epochs))
+    torch.set_num_threads(trial.threads)  # so that what follows is the same whether or not an epoch was run
+    return trial
+
+
+def _line(report: EpochReport, epochs: int) -> str:
+    score = "" if report.ap50 is None else f", AP50 {report.ap50:.4f}"
+    return f"Epoch {report.epoch}/{epochs}: loss {report.losses['loss']:.3f}{score}, {report.seconds:.1f} s"
+
+
+def _evaluate(plan: Plan, trained: TrainedModel, trial: Trial, console: Console) -> list[Evaluated]:
+    """What the model scores on its validation images, with its own settings first."""
+    samples = [plan.data.samples[index] for index in trial.split.validation]
+    candidates = [plan.own, *plan.candidates]
+    with Steps(console, "Predicting the validation images", 1, "") as steps:
+        return prediction_choice.evaluate(trained, samples, candidates, steps.at)
+
+
+def _evaluate_winner(plan: Plan, console: Console, device: str) -> list[Evaluated]:
+    """What the trial of the search scores with each candidate: all that is left where every image trains.
+
+    Nothing where the search kept no weights of it, or where other settings than its own are trained.
+    """
+    if any(not name.startswith("predict.") for name in plan.changed):
+        return []
+    trial = Trial(plan.config, plan.data, plan.weights, device=device)
+    kept = trial.kept_model(plan.folder.trial(plan.record.id))
+    return [] if kept is None else _evaluate(plan, kept, trial, console)
+
+
+def _metrics(plan: Plan, trial: Trial, evaluated: Sequence[Evaluated], chosen: Evaluated | None) -> dict[str, Any]:
+    record, best = plan.record, trial.best
+    assert best is not None
+    search = {"ap50": record.ap50, "epoch": record.best_epoch, "of": "trial in the search, on its validation images"}
+    metrics: dict[str, Any] = {
+        "study": plan.request.study,
+        "trial": record.id,
+        "name": record.name,
+        "why": plan.why,
+        "on": plan.on,
+        "images": {"train": len(trial.split.train), "validation": len(trial.split.validation)},
+        "epoch": best.epoch,
+        "epochs_trained": trial.epoch,
+        "epochs_of_schedule": plan.config.optim.epochs,
+        "changed": dict(plan.changed),
+        "search": search,
+        "validation": None,
+        "prediction": {
+            "chosen": (plan.own if chosen is None else chosen.config).model_dump(),
+            "tried_on": None if not evaluated else "this model" if plan.on == "train" else "the trial of the search",
+            "tried": [{**one.config.model_dump(), "ap50": one.ap50} for one in evaluated],
+        },
+        "data_fingerprint": plan.data.fingerprint,
+        "threads": trial.threads,
+    }
+    if plan.on == "train" and chosen is not None:
+        of_masks = ap50.ap50(chosen.masks, chosen.max_dets)
+        metrics["validation"] = {
+            "of": "this model, on the images by which its epoch and its prediction were chosen: too high",
+            "ap50": of_masks.mean,
+            "ap50_uncapped": ap50.ap50(chosen.masks, None).mean,
+            "ap50_box": ap50.ap50(chosen.boxes, chosen.max_dets).mean,
+            "ap50_per_class": {
+                category.name: score for category, score in zip(plan.data.classes, of_masks.per_class, strict=True)
+            },
+        }
+    return metrics
+
+
+def _draw_validation(folder: Path, trained: TrainedModel, trial: Trial, chosen: Evaluated, console: Console) -> None:
+    folder.mkdir(parents=True)
+    names = _file_names([trial.data.samples[index].name for index in trial.split.validation])
+    with Steps(console, "Drawing the validation images", len(names), "") as steps:
+        for seen, (index, name, found) in enumerate(zip(trial.split.validation, names, chosen.found, strict=True), 1):
+            sample = trial.data.samples[index]
+            overlay.write_png(folder / name, overlay.draw(sample.image, found, trained.classes, sample))
+            steps.at(seen)
+
+
+def _predict_test(
+    folder: Path, trained: TrainedModel, images: Sequence[TestImage], console: Console
+) -> dict[int, list[CocoResult]]:
+    """The detections in each test image, by its id; a picture of each in `folder`."""
+    results: dict[int, list[CocoResult]] = {}
+    if not images:
+        return results
+    folder.mkdir(parents=True)
+    names = _file_names([image.file_name for image in images])
+    with Steps(console, "Predicting the test images", len(images), "") as steps:
+        for seen, (image, name) in enumerate(zip(images, names, strict=True), 1):
+            pixels = read_test_image(image)
+            found = trained.predict(pixels)
+            results[image.id] = submission.results_of(found, image.id, image.height, image.width, trained.classes)
+            overlay.write_png(folder / name, overlay.draw(pixels, found, trained.classes))
+            steps.at(seen)
+    return results
+
+
+def _file_names(names: Sequence[str]) -> list[str]:
+    """A PNG's name for each image, in one folder, no two alike."""
+    taken: dict[str, None] = {}
+    for name in names:
+        path = Path(name.replace("\\", "/"))
+        stem = "_".join(path.with_suffix("").parts if path.suffix.lower() in _IMAGE_SUFFIXES else path.parts)
+        candidate, number = f"{stem}.png", 1
+        while candidate in taken:
+            number += 1
+            candidate = f"{stem}_{number}.png"
+        taken[candidate] = None
+    return list(taken)
+
+
+_IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+
+
+@contextlib.contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, put in the place of `folder` when all is written; else it goes."""
+    part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _show(plan: Plan, trial: Trial, trained: TrainedModel, metrics: dict[str, Any]) -> tuple[str | None, str | None]:
+    """The model's address in MLflow, or what MLflow answered: it is a view, and must not undo what was done."""
+    validation = metrics["validation"] or {}
+    numbers = {name: validation[name] for name in ("ap50", "ap50_uncapped", "ap50_box") if name in validation}
+    retraining = Retraining(
+        folder=plan.folder.best,
+        on=plan.on,
+        key=plan.key,
+        settings=trained.config.settings(),
+        epochs=[report.to_json() for report in trial.reports],
+        metrics={**numbers, "search_ap50": float(plan.record.ap50 or 0.0), "epoch": metrics["epoch"]},
+    )
+    try:
+        return show_retraining(plan.tracking, plan.request.study, plan.identity, plan.record, retraining), None
+    except Exception as error:  # noqa: BLE001  # whatever MLflow's stores raise
+        return None, without_password((str(error).strip() or type(error).__name__).splitlines()[0][:300])

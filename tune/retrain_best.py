@@ -1,0 +1,131 @@
+"""Retrain the winner of a study and write its submission: `python -m tune.retrain_best`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from core.errors import BadRequest, CellTuneError
+from tune import retrain
+from tune.plan import Options
+from tune.retrain import Outcome
+from tune.retrain_plan import Plan, make_plan
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0 done, 2 a wrong request, 1 the rest, 130 after Ctrl-C."""
+    parsed = _parser().parse_args(arguments)
+    console = Console()
+    try:
+        options = Options(parsed.results, parsed.storage, parsed.tracking_uri)
+        plan = make_plan(options, parsed.study, parsed.trial, parsed.data, parsed.on, parsed.overrides)
+        _print(console, _plan_lines(plan))
+        outcome = retrain.run(plan, console, parsed.device)
+    except BadRequest as error:
+        print(error, file=sys.stderr)
+        return 2
+    except CellTuneError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on after the last epoch that was saved", file=sys.stderr)
+        return 130
+    _print(console, _outcome_lines(plan, outcome))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tune.retrain_best",
+        description="Retrain the winner of a study and write its model, submission and pictures. "
+        "The same command, run again, continues.",
+    )
+    add = parser.add_argument
+    add("--study", metavar="NAME", help="the study; default: the one that was searched last")
+    add("--trial", type=int, metavar="ID", help="another trial than the winner")
+    add("--data", metavar="DIR", help="where the data set is now; default: where it was")
+    add(
+        "--on",
+        choices=("train", "all"),
+        default="train",
+        help="train: the trial's own split, the epoch chosen on its validation images (default); "
+        "all: every annotated image, as many epochs as were best for the trial",
+    )
+    add(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="change a setting; repeatable"
+    )
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all studies; default: results")
+    add("--device", default="auto", metavar="DEVICE", help="cpu, cuda:0, ...; default: the first GPU, else the CPU")
+    add("--tracking-uri", metavar="URI", help="MLflow; default: where the search showed it")
+    add("--storage", metavar="URL", help="the ledger's database; needed again where its URL has a password")
+    return parser
+
+
+def _plan_lines(plan: Plan) -> list[str]:
+    samples = len(plan.data.samples)
+    how = (
+        "on the trial's own split, the epoch chosen on its validation images"
+        if plan.on == "train"
+        else f"on all {samples} images, up to the epoch that was best for the trial"
+    )
+    epochs = f"{plan.epochs} of {plan.config.optim.epochs} epochs" if plan.on == "all" else f"{plan.epochs} epochs"
+    lines = [f"Study {plan.request.study}: retraining {plan.why}", f"Training {how}; {epochs}"]
+    return lines + [f"Note: {note}" for note in plan.notes]
+
+
+def _outcome_lines(plan: Plan, outcome: Outcome) -> list[str]:
+    best, metrics = plan.folder.best, outcome.metrics
+    lines = [f"Retrained: the model of epoch {metrics['epoch']}{_score(metrics)}"]
+    lines += _prediction(plan, metrics)
+    lines.append(f"Model: {best}")
+    if plan.data.test_images:
+        count = sum(len(results) for results in outcome.test.values())
+        lines.append(f"Submission: {best / 'submission.zip'} ({len(outcome.test)} images, {count} instances)")
+        if not count:
+            lines.append("Nothing was found in any test image: the submission is an empty list")
+    lines.append(f"Pictures: {best / 'overlays'}")
+    if outcome.model is None:
+        lines.append(
+            f"MLflow does not show it ({outcome.trouble}); run the same command again when it "
+            "answers: nothing is trained twice"
+        )
+    else:
+        lines.append(f"MLflow: {outcome.model}; {plan.tracking.how_to_open}")
+    lines.append(f"Use it: python -m core.predict --model {best} --images DIR --out results.json")
+    return lines
+
+
+def _score(metrics: dict[str, Any]) -> str:
+    search = f"AP50 {metrics['search']['ap50']:.4f} in the search"
+    if metrics["validation"] is None:
+        return f"; no image is left to score it, the trial had {search}"
+    return f", AP50 {metrics['validation']['ap50']:.4f} on its validation images ({search})"
+
+
+def _prediction(plan: Plan, metrics: dict[str, Any]) -> list[str]:
+    tried = metrics["prediction"]["tried"]
+    if not plan.candidates:
+        return []
+    if not tried:
+        return ["Settings of prediction were not tried: the search kept no weights to try them with"]
+    chosen, own = metrics["prediction"]["chosen"], plan.own.model_dump()
+    changes = ", ".join(f"predict.{name} {value}" for name, value in chosen.items() if value != own[name])
+    before, best = tried[0]["ap50"], max(one["ap50"] for one in tried)
+    if not changes:
+        others = len(tried) - 1
+        return [f"Prediction: the trial's own settings; none of {others} others had an AP50 above its {before:.4f}"]
+    return [
+        f"Prediction: {changes}, the best of {len(tried)} that were tried (AP50 {before:.4f} before, {best:.4f} now)"
+    ]
+
+
+def _print(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
