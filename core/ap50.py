@@ -152,6 +152,22 @@ def ap50(table: MatchTable, max_dets: int | None) -> Ap50:
     return Ap50(float(np.mean(present)) if present else float("nan"), tuple(per_class))
 
 
+def balanced_score(table: MatchTable) -> float | None:
+    """The score from which on detections have the highest F1, all classes and images together; None without a hit.
+
+    F1 = 2 hits / (detections + instances), the harmonic mean of precision and recall. A score to show pictures by: AP50
+    itself needs none. Of equal F1 the highest score.
+    """
+    counted_D = ~table.ignored_D
+    order = np.argsort(-table.score_D[counted_D], kind="stable")
+    score_D, hit_D = table.score_D[counted_D][order], table.hit_D[counted_D][order]
+    if not hit_D.any():
+        return None
+    f1_D = 2 * np.cumsum(hit_D) / (np.arange(1, len(hit_D) + 1) + table.truths_IC.sum())
+    is_last_of_its_score = np.append(score_D[1:] != score_D[:-1], True)
+    return float(score_D[np.argmax(np.where(is_last_of_its_score, f1_D, -1.0))])
+
+
 def _average_precision(score_D: NDArray[np.float32], hit_D: NDArray[np.bool_], truths: int) -> float:
     """One class; the rows in the order of the images, which decides between equal scores."""
     hits_D = np.cumsum(hit_D[np.argsort(-score_D, kind="stable")])

@@ -236,8 +236,8 @@ def _title_of_predictions(predicted: Detections, count: int, min_score: float) -
     if len(predicted) == 0:
         return "predicted: none"
     if count:
-        return f"predicted: {count:,} of score {min_score:g} or more"
-    return f"predicted: none of score {min_score:g} or more (the best has {predicted.scores_N.max():.2g})"
+        return f"predicted: {count:,} of score {min_score:.2g} or more"
+    return f"predicted: none of score {min_score:.2g} or more (the best has {predicted.scores_N.max():.2g})"
 
 
 def _paint(

@@ -22,6 +22,7 @@ import torch
 from rich.console import Console
 
 from core import ap50, overlay, prediction_choice, submission, trained_model
+from core.ap50 import MatchTable
 from core.data.dataset import TestImage
 from core.data.images import read_test_image
 from core.device import resolve
@@ -36,6 +37,8 @@ from tune.redaction import without_password
 from tune.retrain_plan import Plan
 from tune.tracking import Retraining, show_retraining
 
+DRAWN_SCORE = 0.5
+"""Detections under it are not drawn where no validation image says which score balances precision and recall."""
 MAX_WORKERS = 8
 """Most processes that prepare images beside a GPU."""
 
@@ -73,12 +76,16 @@ def run(plan: Plan, console: Console, device: str = "auto") -> Outcome:
         chosen = prediction_choice.best(evaluated) if evaluated else None
         trained = trained.predicting_with(plan.own if chosen is None else chosen.config)
         metrics = _metrics(plan, trial, evaluated, chosen)
+        matches = _matches_of_search(plan) if chosen is None or plan.on == "all" else chosen.masks
+        balanced = None if matches is None else ap50.balanced_score(matches)
+        metrics["balanced_score"] = balanced
+        shown = DRAWN_SCORE if balanced is None else balanced
         with _whole(plan.folder.best) as folder:
             trained_model.save(folder, trained)
             write_json_atomically(folder / "metrics.json", metrics)
             if plan.on == "train" and chosen is not None:
-                _draw_validation(folder / "overlays" / "validation", trained, trial, chosen, console)
-            test = _predict_test(folder / "overlays" / "test", trained, plan.data.test_images, console)
+                _draw_validation(folder / "overlays" / "validation", trained, trial, chosen, shown, console)
+            test = _predict_test(folder / "overlays" / "test", trained, plan.data.test_images, shown, console)
             if plan.data.test_images:
                 submission.write_zip(
                     folder / "submission.zip",
@@ -147,6 +154,12 @@ def _evaluate_winner(plan: Plan, console: Console, device: str) -> list[Evaluate
     return [] if kept is None else _evaluate(plan, kept, trial, console)
 
 
+def _matches_of_search(plan: Plan) -> MatchTable | None:
+    """The match table of the trial's best epoch in the search, where it is there."""
+    path = plan.folder.trial(plan.record.id) / "matches" / f"epoch-{plan.record.best_epoch:04d}.npz"
+    return MatchTable.load(path) if path.exists() else None
+
+
 def _metrics(plan: Plan, trial: Trial, evaluated: Sequence[Evaluated], chosen: Evaluated | None) -> dict[str, Any]:
     record, best = plan.record, trial.best
     assert best is not None
@@ -186,18 +199,22 @@ def _metrics(plan: Plan, trial: Trial, evaluated: Sequence[Evaluated], chosen: E
     return metrics
 
 
-def _draw_validation(folder: Path, trained: TrainedModel, trial: Trial, chosen: Evaluated, console: Console) -> None:
+def _draw_validation(
+    folder: Path, trained: TrainedModel, trial: Trial, chosen: Evaluated, shown: float, console: Console
+) -> None:
     folder.mkdir(parents=True)
     names = _file_names([trial.data.samples[index].name for index in trial.split.validation])
     with Steps(console, "Drawing the validation images", len(names), "") as steps:
         for seen, (index, name, found) in enumerate(zip(trial.split.validation, names, chosen.found, strict=True), 1):
             sample = trial.data.samples[index]
-            overlay.write_png(folder / name, overlay.draw(sample.image, found, trained.classes, sample))
+            overlay.write_png(
+                folder / name, overlay.draw(sample.image, found, trained.classes, sample, min_score=shown)
+            )
             steps.at(seen)
 
 
 def _predict_test(
-    folder: Path, trained: TrainedModel, images: Sequence[TestImage], console: Console
+    folder: Path, trained: TrainedModel, images: Sequence[TestImage], shown: float, console: Console
 ) -> dict[int, list[CocoResult]]:
     """The detections in each test image, by its id; a picture of each in `folder`."""
     results: dict[int, list[CocoResult]] = {}
@@ -210,7 +227,7 @@ def _predict_test(
             pixels = read_test_image(image)
             found = trained.predict(pixels)
             results[image.id] = submission.results_of(found, image.id, image.height, image.width, trained.classes)
-            overlay.write_png(folder / name, overlay.draw(pixels, found, trained.classes))
+            overlay.write_png(folder / name, overlay.draw(pixels, found, trained.classes, min_score=shown))
             steps.at(seen)
     return results
 

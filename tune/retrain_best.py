@@ -71,7 +71,8 @@ def _plan_lines(plan: Plan) -> list[str]:
         if plan.on == "train"
         else f"on all {samples} images, up to the epoch that was best for the trial"
     )
-    epochs = f"{plan.epochs} of {plan.config.optim.epochs} epochs" if plan.on == "all" else f"{plan.epochs} epochs"
+    epochs = f"{plan.config.optim.epochs} epoch{'' if plan.config.optim.epochs == 1 else 's'}"
+    epochs = f"{plan.epochs} of {epochs}" if plan.on == "all" else epochs
     lines = [f"Study {plan.request.study}: retraining {plan.why}", f"Training {how}; {epochs}"]
     return lines + [f"Note: {note}" for note in plan.notes]
 
@@ -79,6 +80,8 @@ def _plan_lines(plan: Plan) -> list[str]:
 def _outcome_lines(plan: Plan, outcome: Outcome) -> list[str]:
     best, metrics = plan.folder.best, outcome.metrics
     lines = [f"Retrained: the model of epoch {metrics['epoch']}{_score(metrics)}"]
+    if metrics["validation"] is not None and not plan.changed:
+        lines += _scatter(metrics)
     lines += _prediction(plan, metrics)
     lines.append(f"Model: {best}")
     if plan.data.test_images:
@@ -103,6 +106,17 @@ def _score(metrics: dict[str, Any]) -> str:
     if metrics["validation"] is None:
         return f"; no image is left to score it, the trial had {search}"
     return f", AP50 {metrics['validation']['ap50']:.4f} on its validation images ({search})"
+
+
+def _scatter(metrics: dict[str, Any]) -> list[str]:
+    """Why the same settings and the same seed did not give the same score, if they did not."""
+    again = metrics["prediction"]["tried"][0]["ap50"]
+    if again == metrics["search"]["ap50"]:
+        return []
+    return [
+        "The settings, seed and split are the trial's: rounding alone, on another device or with other threads, moves "
+        f"the score from {metrics['search']['ap50']:.4f} to {again:.4f}"
+    ]
 
 
 def _prediction(plan: Plan, metrics: dict[str, Any]) -> list[str]:

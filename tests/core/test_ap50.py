@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from core.ap50 import MatchTable, ap50, match
+from core.ap50 import MatchTable, ap50, balanced_score, match
 from core.errors import CheckpointError
 from core.masks import find_instances
 from core.sample import Detections, MaskCrop, Sample
@@ -348,3 +348,33 @@ def test_a_damaged_match_table_is_an_error_that_names_the_file_or_is_read_unharm
 def test_a_missing_match_table_is_an_error_that_names_the_file(tmp_path):
     with pytest.raises(CheckpointError, match=r"nowhere\.npz"):
         MatchTable.load(tmp_path / "nowhere.npz")
+
+
+rows = st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.3, 0.7, 0.9]), st.booleans(), st.booleans()), max_size=12)
+
+
+@given(rows, st.integers(0, 5))
+def test_the_balanced_score_is_the_highest_of_those_with_the_best_f1(
+    detections: list[tuple[float, bool, bool]], missed: int
+) -> None:
+    scores, hits, ignored = (np.array(column) for column in zip(*detections, strict=True)) if detections else ([],) * 3
+    hits = np.array(hits, np.bool_) & ~np.array(ignored, np.bool_)
+    truths = int(hits.sum()) + missed
+    count = len(detections)
+    table = MatchTable(
+        image_D=np.zeros(count, np.int32),
+        label_D=np.ones(count, np.int16),
+        score_D=np.array(scores, np.float32),
+        rank_D=np.arange(count, dtype=np.int32),
+        hit_D=hits,
+        ignored_D=np.array(ignored, np.bool_),
+        truths_IC=np.array([[truths]], np.int32),
+        image_names=("a",),
+    )
+    best, expected = 0.0, None
+    for threshold in sorted({float(score) for score in table.score_D}, reverse=True):
+        shown = (table.score_D >= threshold) & ~table.ignored_D
+        f1 = 2 * int((table.hit_D & shown).sum()) / max(int(shown.sum()) + truths, 1)
+        if f1 > best:
+            best, expected = f1, threshold
+    assert balanced_score(table) == expected

@@ -15,22 +15,28 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+import torch
 import yaml
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from core import rle, trained_model
 from core.ap50 import ap50, match
 from core.config import TrialConfig
-from core.data import synthetic
+from core.data import hw3, synthetic
 from core.data.dataset import Category
 from core.data.images import read_size
+from core.data.listing import SYNTHETIC_TEST_IMAGES
 from core.data.split import split
 from core.masks import crop, find_instances
 from core.sample import Sample
 from tune.folder import StudyFolder
 from tune.retrain_best import main
 
+ROOT = Path(__file__).parents[2]
+CONSEP = ROOT.parent / "shared/data/consep"
+WEIGHTS = ROOT.parent / "shared/weights/resnet50_imagenet_stride1x1_fp16.pth"
 SPACE = """
 study: tiny
 data: cells
@@ -334,3 +340,103 @@ def test_a_wrong_request_is_one_sentence_and_status_2(
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
+
+
+# The whole chain, on more than toys
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_the_demo_ends_in_a_submission_that_scores_what_we_say_on_images_it_has_not_seen(tmp_path: Path) -> None:
+    python("tune.search", "--space", str(ROOT / "search_spaces/demo.yaml"), "--gpus-per-trial", "0", folder=tmp_path)
+    python("tune.retrain_best", "--device", "cpu", folder=tmp_path)
+    unseen = synthetic.make(images=24 + SYNTHETIC_TEST_IMAGES).samples[24:]
+    best = tmp_path / "results/demo/best"
+    trained = trained_model.load(best, "cpu")
+    torch.set_num_threads(json.loads((best / "metrics.json").read_text())["threads"])
+    ours = ap50(match(unseen, [trained.predict(sample.image) for sample in unseen], 4)[0], 100).mean
+    theirs = official_ap50(coco_truth(unseen, trained.classes), results_in(best / "submission.zip"), tmp_path)
+    assert theirs == pytest.approx(ours, abs=1e-12)
+    assert ours > 0.05
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not CONSEP.exists(), reason=f"{CONSEP} is not there")
+def test_real_tissue_ends_in_a_submission_that_scores_what_we_say(tmp_path: Path) -> None:
+    """Seven tiles train, two are held back with their masks."""
+    subprocess.run([sys.executable, str(CONSEP / "unpack.py"), str(tmp_path / "all")], check=True, capture_output=True)
+    listing = []
+    for number, folder in enumerate(sorted((tmp_path / "all/train").iterdir())):
+        tile = int(folder.name.split("_")[1])
+        if tile <= 7:
+            shutil.copytree(folder, tmp_path / "cells/train" / folder.name)
+        elif tile <= 9:
+            shutil.copytree(folder, tmp_path / "held/train" / folder.name)
+            (tmp_path / "cells/test_release").mkdir(exist_ok=True)
+            shutil.copy(folder / "image.tif", tmp_path / "cells/test_release" / f"{folder.name}.tif")
+            listing.append({"file_name": f"{folder.name}.tif", "id": number, "height": 500, "width": 500})
+    (tmp_path / "cells/test_image_name_to_ids.json").write_text(json.dumps(listing))
+    weights = ["model.weights=none", "model.backbone=resnet18", "model.trainable_layers=5"]
+    if WEIGHTS.exists():
+        weights = [f"model.weights={WEIGHTS}", "model.backbone=resnet50", "model.stride_in_1x1=true"]
+    settings = [
+        *weights, "optim.epochs=2", "optim.learning_rate=3e-4", "model.image_min_side=256", "model.box_samples=64",
+        "model.proposals_train=300", "model.proposals_test=300", "model.anchor_scale=0.5", "predict.max_detections=200",
+        r"data.group_pattern=^(.+)_\d+_\d+$", "confirm.top=0",
+    ]  # fmt: skip
+    python(
+        "tune.search", "--space", str(ROOT / "search_spaces/ablation.yaml"), "--data", "cells", "--trials", "1",
+        "--gpus-per-trial", "0", "--cpus-per-trial", "2", *(f"--set={one}" for one in settings), folder=tmp_path,
+    )  # fmt: skip
+    python("tune.retrain_best", "--device", "cpu", folder=tmp_path)
+    held = hw3.read(tmp_path / "held").dataset
+    assert held is not None
+    best = tmp_path / "results/ablation/best"
+    trained = trained_model.load(best, "cpu")
+    torch.set_num_threads(json.loads((best / "metrics.json").read_text())["threads"])
+    ours = ap50(match(held.samples, [trained.predict(one.image) for one in held.samples], 4)[0], 100).mean
+    number_of = {entry["file_name"]: entry["id"] for entry in listing}
+    truth = coco_truth(held.samples, held.classes)
+    names = {image["id"]: number_of[f"{image['file_name']}.tif"] for image in truth["images"]}
+    for entry in truth["images"]:
+        entry["id"] = names[entry["id"]]
+    for entry in truth["annotations"]:
+        entry["image_id"] = names[entry["image_id"]]
+    theirs = official_ap50(truth, results_in(best / "submission.zip"), tmp_path)
+    assert theirs == pytest.approx(ours, abs=1e-12)
+    print(f"AP50 of the held back tiles {ours:.4f}, in all {sum(len(one.labels_N) for one in held.samples)} instances")
+
+
+@pytest.mark.long
+def test_a_data_set_in_coco_layout_gets_the_same_with_the_ids_of_its_own(tmp_path: Path) -> None:
+    classes = (Category(10, "a"), Category(20, "b"), Category(35, "c"), Category(36, "d"))
+    for part, samples in (("train", FIELDS[:5]), ("test", HELD_BACK)):
+        (tmp_path / "cells" / part).mkdir(parents=True)
+        document = coco_truth(samples, classes)
+        for entry in document["images"]:
+            entry["file_name"] += ".png"
+            entry["id"] += 500
+        for entry in document["annotations"]:
+            entry["image_id"] += 500
+        for sample in samples:
+            Image.fromarray(sample.image).save(tmp_path / "cells" / part / f"{sample.name}.png")
+        if part == "test":
+            (tmp_path / "truth.json").write_text(json.dumps(document))
+            document["annotations"] = []
+        (tmp_path / "cells" / f"{part}.json").write_text(json.dumps(document))
+    (tmp_path / "tiny.yaml").write_text(SPACE)
+    python("tune.search", "--space", "tiny.yaml", "--gpus-per-trial", "0", folder=tmp_path)
+    python("tune.retrain_best", "--device", "cpu", folder=tmp_path)
+    best = tmp_path / "results/tiny/best"
+    results = results_in(best / "submission.zip")
+    assert {one["image_id"] for one in results} == {501, 502}
+    assert {one["category_id"] for one in results} <= {10, 20, 35, 36}
+    trained = trained_model.load(best, "cpu")
+    torch.set_num_threads(json.loads((best / "metrics.json").read_text())["threads"])
+    ours = ap50(match(HELD_BACK, [trained.predict(sample.image) for sample in HELD_BACK], 4)[0], 100).mean
+    truth = json.loads((tmp_path / "truth.json").read_text())
+    assert official_ap50(truth, results, tmp_path) == pytest.approx(ours, abs=1e-12)
+    out = tmp_path / "again.json"
+    python("core.predict", "--model", str(best), "--images", "cells/test.json", "--out", str(out), folder=tmp_path)
+    assert json.loads(out.read_text()) == results
