@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from core.errors import TornCheckpoint
 from core.files import write_json_atomically
 from core.trainable import EpochReport
 from tune.bridge import Assignment
@@ -41,5 +42,13 @@ class ReplayedTrial:
         path = folder / "last.json"
         if not path.exists():
             return False
-        self.reports = [EpochReport.from_json(report) for report in json.loads(path.read_text())]
+        try:
+            reports = json.loads(path.read_text())
+        except ValueError as error:
+            raise TornCheckpoint(f"{path} is torn ({error})") from None
+        self.reports = [EpochReport.from_json(report) for report in reports]
         return True
+
+    def discard(self, folder: Path) -> None:
+        """Set a torn checkpoint aside."""
+        (folder / "last.json").replace(folder / "last.json.torn")

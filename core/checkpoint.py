@@ -9,7 +9,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from core.errors import CheckpointError
+from core.errors import CheckpointError, TornCheckpoint
 from core.files import write_atomically
 
 
@@ -21,18 +21,23 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, An
 
 
 def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors, on the CPU, and the state that `save` wrote to `path`; raises CheckpointError."""
+    """The tensors, on the CPU, and the state that `save` wrote to `path`.
+
+    Raises CheckpointError, TornCheckpoint where the file is damaged or gone.
+    """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             # Copies: what is read must outlive the file, which a later checkpoint replaces.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such checkpoint") from None
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path} is torn or is no checkpoint ({error}); remove it to begin anew") from None
+        raise TornCheckpoint(f"{path}: there is no such checkpoint") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    except safetensors.SafetensorError as error:
+        raise TornCheckpoint(f"{path} is torn or is no checkpoint ({error}); remove it to begin anew") from None
     try:
         state = json.loads(metadata["state"])
     except (KeyError, json.JSONDecodeError):
-        raise CheckpointError(f"{path} is a safetensors file without a trial's state, not a checkpoint") from None
+        raise TornCheckpoint(f"{path} is a safetensors file without a trial's state, not a checkpoint") from None
     return tensors, state

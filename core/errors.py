@@ -10,8 +10,10 @@ CellTuneError
 │   ├── ResourceError   more processors or GPUs asked for than there are
 │   └── StudyError      a study that is unknown, busy, or not the one the request describes
 ├── SubmissionError     results that do not keep the format they are handed in with: nothing was written
+├── StorageError        a disk or a database that takes no more, or is not to be reached; what was saved is whole
 ├── TrialDiverged       a loss that is no longer finite: the trial failed, it has no score
-└── CheckpointError     a checkpoint that is torn or belongs to another configuration
+└── CheckpointError     a checkpoint that belongs to another configuration, or cannot be read
+    └── TornCheckpoint  a checkpoint that is damaged: what it held is lost, and training begins anew
 """
 
 
@@ -55,9 +57,17 @@ class SubmissionError(CellTuneError):
     """Results that do not fit the listed images, or break a rule of the submission. Nothing was written."""
 
 
+class StorageError(CellTuneError):
+    """A disk that is full or read-only, or a database that is locked or away."""
+
+
 class TrialDiverged(CellTuneError):
     """A training loss that is not finite."""
 
 
 class CheckpointError(CellTuneError):
     """A checkpoint that cannot be continued from."""
+
+
+class TornCheckpoint(CheckpointError):
+    """A checkpoint that is damaged."""

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from core import faults
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` beside `path`, flush it to the disk, then rename it over `path`.
@@ -17,6 +19,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
+        faults.passing(f"writing {path.name}")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -282,7 +282,8 @@ class Trial:
     def load(self, folder: Path) -> bool:
         """Continue from what `save` wrote; False, and nothing changed, where `folder` holds no `last.safetensors`.
 
-        Raises CheckpointError for a file that is torn, or of another configuration, data set, or pretrained weights.
+        Raises CheckpointError for a file of another configuration, data set, or pretrained weights, and TornCheckpoint
+        for one that is damaged: `discard` it to begin anew.
         The trial goes on with the number of threads it began with. Removes what a lost attempt left behind; match
         tables of epochs that were lost stay until the epoch is run again.
         """
@@ -302,6 +303,11 @@ class Trial:
         self._best_weights, self._best_is_saved = best_weights, True
         _remove_what_is_not_named(folder, best_path)
         return True
+
+    def discard(self, folder: Path) -> None:
+        """Set a torn checkpoint aside, as `last.safetensors.torn`, so that the next `load` begins anew."""
+        path = folder / "last.safetensors"
+        path.replace(path.with_suffix(".safetensors.torn"))
 
     def _check_identity(self, path: Path, state: dict[str, Any]) -> None:
         if state.get("format") != FORMAT:

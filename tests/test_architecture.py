@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 # What speaks to each of the three libraries.
 SPEAKERS = {
-    "ray": {"tune.executor", "tune.bridge"},
+    "ray": {"tune.executor", "tune.bridge", "tune.loopback"},
     "optuna": {"tune.ledger"},
     "mlflow": {"tune.tracking", "tune.registered_model"},
 }
@@ -27,7 +27,7 @@ ROWS = [
     {"bridge", "tracking", "registered_model", "tables"},
     {"ledger", "space_file"},
     {"request", "space_sections"},
-    {"space", "values", "stopping", "folder", "redaction", "certainty", "figures"},
+    {"space", "values", "stopping", "folder", "redaction", "loopback", "certainty", "figures"},
 ]
 
 

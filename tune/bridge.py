@@ -23,6 +23,7 @@ class Assignment:
     attempt        1 for the first
     folder         absolute path of the trial's folder, the only place its worker writes to
     settings       every setting of the trial, flat names
+    gpus           GPUs the attempt holds
     known_epochs   epochs the ledger has; a checkpoint that holds more is reported before anything runs
     """
 
@@ -31,6 +32,7 @@ class Assignment:
     folder: str
     settings: Mapping[str, Any]
     known_epochs: int
+    gpus: float = 0.0
 
 
 class Desk(Protocol):

@@ -1,20 +1,24 @@
 """Ray: start it, give each attempt its processors and its GPU, and run it in a process that later attempts reuse."""
 
 import contextlib
+import errno
 import gc
 import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from core.errors import CheckpointError, ResourceError, TrialDiverged
+from core import faults
+from core.errors import CheckpointError, ResourceError, TornCheckpoint, TrialDiverged
 from core.files import write_atomically, write_json_atomically
 
 # Ray reads these on import. Its results go to the ledger, not to loggers and progress tables of its own.
@@ -34,6 +38,7 @@ import torch  # noqa: E402
 from ray import tune as ray_tune  # noqa: E402
 
 from tune.bridge import Assignment, Desk, LedgerScheduler, LedgerSearcher  # noqa: E402
+from tune.loopback import on_loopback  # noqa: E402
 
 LOCK_SECONDS = 120
 """How long a new attempt waits for a worker of an earlier one to leave the trial's folder."""
@@ -53,8 +58,24 @@ class RunnableTrial(Protocol):
         """Write all that is needed to continue, atomically."""
 
     def load(self, folder: Path) -> bool:
-        """Continue from `folder`; False if there is nothing to continue from."""
+        """Continue from `folder`; False if there is nothing to continue from. Raises CheckpointError."""
 
+    def discard(self, folder: Path) -> None:
+        """Set a torn checkpoint aside."""
+
+
+class Then(StrEnum):
+    """What follows a failed attempt."""
+
+    FAIL = "fail"
+    RETRY = "retry"
+    RETRY_WITH_MORE_MEMORY = "retry with more memory"
+    HALT = "halt"
+    """Nothing is wrong with the trial, and no other would fare better: the study stops until somebody sees to it."""
+
+
+STORAGE_ERRORS = {errno.EACCES, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE}
+"""What a disk says that is full, read-only, broken or away."""
 
 MakeTrial = Callable[..., RunnableTrial]
 """Builds the trial of an attempt in the worker's process: `make_trial(assignment, cpus, **shared)`.
@@ -151,12 +172,20 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
     """Runs attempts, one epoch a step. What goes wrong inside a trial is a result, so only a dead process is an error.
 
     A result holds either `epochs`, the whole history of the trial as JSON objects, or `failure`, a sentence, with
-    `retry`: whether another attempt may succeed.
+    `then`, what is to follow (see `Then`).
     """
 
-    def setup(self, config: dict[str, Any], make_trial: Any, cpus: int, shared: dict[str, Any]) -> None:  # noqa: ARG002
+    def setup(  # Ray ships the configuration; the assignment is read in the step
+        self,
+        config: dict[str, Any],  # noqa: ARG002
+        make_trial: Any,
+        cpus: int,
+        stall_seconds: float,
+        shared: dict[str, Any],
+    ) -> None:
         """Do nothing that costs: Ray starts workers it then hands another trial to. Work begins in the first step."""
         self._make_trial, self._cpus, self._shared = make_trial, cpus, shared
+        self._stall_seconds = stall_seconds
         self._trial: RunnableTrial | None = None
         self._lock: filelock.BaseFileLock | None = None
 
@@ -173,6 +202,8 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         """Run one epoch and save it, then report; a checkpoint the ledger has not heard of is reported at once."""
         assignment = Assignment(**self.config["assignment"])
         folder = Path(assignment.folder)
+        # The kernel ends this process when the time is up, whatever holds Python then; 0 sets no alarm.
+        signal.setitimer(signal.ITIMER_REAL, self._stall_seconds)
         try:
             if self._trial is None:
                 self._trial = self._open(assignment, folder)
@@ -180,17 +211,25 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
                     return self._result()
             self._trial.run_epoch()
             self._trial.save(folder)
+            faults.passing("saved")
             _write_epochs(folder, self._trial.reports)
             return self._result()
         except TrialDiverged as error:
-            return {"failure": f"diverged: {error}", "retry": False}
+            return _failure(f"diverged: {error}", Then.FAIL)
         except (MemoryError, torch.OutOfMemoryError) as error:
-            return {"failure": f"out of memory: {_first_line(error)}", "retry": True}
-        except (filelock.Timeout, CheckpointError) as error:
-            return {"failure": _first_line(error), "retry": isinstance(error, filelock.Timeout)}
+            return _failure(f"out of memory: {_first_line(error)}", Then.RETRY_WITH_MORE_MEMORY)
+        except (TornCheckpoint, filelock.Timeout) as error:
+            return _failure(_first_line(error), Then.RETRY)
+        except CheckpointError as error:
+            return _failure(_first_line(error), Then.FAIL)
         except Exception as error:  # noqa: BLE001  # whatever a trial raises is data for the ledger
-            write_atomically(folder / "error.txt", traceback.format_exc().encode())
-            return {"failure": f"{type(error).__name__}: {_first_line(error)}", "retry": False}
+            if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
+                return _failure(f"{folder} cannot be written: {error.strerror}", Then.HALT)
+            with contextlib.suppress(OSError):
+                write_atomically(folder / "error.txt", traceback.format_exc().encode())
+            return _failure(f"{type(error).__name__}: {_first_line(error)}", Then.FAIL)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _open(self, assignment: Assignment, folder: Path) -> RunnableTrial:
         folder.mkdir(parents=True, exist_ok=True)
@@ -198,7 +237,11 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         self._lock.acquire()
         write_json_atomically(folder / "config.json", dict(assignment.settings))
         trial: RunnableTrial = self._make_trial(assignment, self._cpus, **self._shared)
-        trial.load(folder)
+        try:
+            trial.load(folder)
+        except TornCheckpoint:
+            trial.discard(folder)
+            raise
         return trial
 
     def _result(self) -> dict[str, Any]:
@@ -221,15 +264,23 @@ def execute(
     shared: Mapping[str, Any],
     machine: Machine,
     resources: TrialResources,
+    stall_seconds: float = 0.0,
 ) -> None:
     """Run what the desk hands out until it is finished, or until Ctrl-C.
 
-    shared   keyword arguments for `make_trial`; they go to the object store once, for all workers
+    shared         keyword arguments for `make_trial`; they go to the object store once, for all workers
+    stall_seconds  a worker that takes longer for an epoch is ended, and its trial lost; 0 for no limit
     """
     with _ray(machine) as scratch:
         trainable = ray_tune.with_resources(
-            ray_tune.with_parameters(TrialWorker, make_trial=make_trial, cpus=resources.cpus, shared=dict(shared)),
-            {"cpu": resources.cpus, "gpu": resources.gpus},
+            ray_tune.with_parameters(
+                TrialWorker,
+                make_trial=make_trial,
+                cpus=resources.cpus,
+                stall_seconds=stall_seconds,
+                shared=dict(shared),
+            ),
+            lambda config: _room(resources.cpus, config["assignment"]["gpus"]),
         )
         ray_tune.Tuner(
             trainable,
@@ -259,14 +310,16 @@ def _ray(machine: Machine) -> Iterator[Path]:
         if machine.address is None:
             (node,) = machine.nodes
             _make_token()
-            ray.init(
-                num_cpus=node.cpus,
-                num_gpus=node.gpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=str(scratch / "ray"),
-            )
+            with on_loopback():
+                ray.init(
+                    "local",  # whatever cluster RAY_ADDRESS names
+                    num_cpus=node.cpus,
+                    num_gpus=node.gpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=str(scratch / "ray"),
+                )
         else:
             packages = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "core")]
             ray.init(
@@ -310,6 +363,11 @@ def cluster(address: str) -> Machine:
         ray.shutdown()
 
 
+def _room(cpus: int, gpus: float) -> Any:
+    """What Ray sets aside for an attempt."""
+    return ray_tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}])
+
+
 def _ray_trial_name(trial: Any) -> str:
     assignment = trial.config["assignment"]
     return f"{assignment['trial']}-{assignment['attempt']}"
@@ -333,6 +391,10 @@ def _flat(report: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[name] = value
     return {name: "" if value is None else value for name, value in flat.items()}
+
+
+def _failure(sentence: str, then: Then) -> dict[str, Any]:
+    return {"failure": sentence, "then": then.value}
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ change goes to both. Each trial of the Optuna study carries these user attribute
     lost          how many of these ended without a word (a dead process, no memory)
     lost_seconds  wall time of epochs that were lost with them
     gpu_share     GPUs the trial holds while it runs
+    gpus_needed   GPUs its next attempt is to have, after it ran out of memory with less; 0 for what the study gives
     reason        why it failed, was stopped, or lost its last worker
     epoch 7       the report of that epoch, as JSON, with the time it arrived
 
@@ -19,24 +20,26 @@ and the study itself these:
     mlflow_run 3  trial 3's run in MLflow
 """
 
+import functools
 import math
 import time
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import optuna
 import sqlalchemy
 from optuna.trial import TrialState
 
+from core import faults
 from core.config import Value
-from core.errors import StudyError
+from core.errors import StorageError, StudyError
 from tune.redaction import without_password
 from tune.request import StudyRequest
 from tune.space import Choices, Domain, FloatRange, SearchSpace
@@ -81,6 +84,7 @@ class TrialRecord:
     lost: int = 0
     lost_seconds: float = 0.0
     gpu_share: float = 0.0
+    gpus_needed: float = 0.0
     reason: str = ""
     mlflow_run: str | None = None
 
@@ -109,6 +113,27 @@ class TrialRecord:
     def planned_epochs(self) -> int:
         """Epochs the trial runs unless it is stopped."""
         return int(self.settings["optim.epochs"])
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _translated(method: _F) -> _F:
+    """Turn what a database raises that is locked, full or away into StorageError. Afterwards read the ledger anew."""
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+            cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+            reason = without_password(str(getattr(cause, "orig", cause) or error).strip().splitlines()[0])
+            raise StorageError(
+                f"the ledger could not be read or written ({reason}); what it holds is whole: see to the database, "
+                "then run the same command again"
+            ) from error
+
+    return cast(_F, call)
 
 
 class Ledger:
@@ -156,6 +181,7 @@ class Ledger:
         """What all trials of the study have in common, as `remember` wrote it; None before."""
         return self._facts
 
+    @_translated
     def remember(self, facts: Mapping[str, Any]) -> None:
         """Write down what all trials of the study have in common: JSON types."""
         if self._facts != facts:
@@ -184,6 +210,7 @@ class Ledger:
         """The complete trial with the highest AP50; see `best_of`."""
         return best_of(self.records)
 
+    @_translated
     def next(self, gpu_share: float = 0.0) -> TrialRecord | None:
         """The trial to start now, with the number of its new attempt already written; None if there is none.
 
@@ -195,10 +222,15 @@ class Ledger:
             number = self._ask()
         else:
             return None
+        faults.passing("asked")
         if not self._records[number].settings:
             self._draw(number)
-        return self._note(number, attempts=self._records[number].attempts + 1, gpu_share=gpu_share)
+        record = self._records[number]
+        record = self._note(number, attempts=record.attempts + 1, gpu_share=max(gpu_share, record.gpus_needed))
+        faults.passing("started")
+        return record
 
+    @_translated
     def report(self, number: int, epochs: Sequence[Mapping[str, Any]]) -> bool:
         """Enter a trial's epochs, its whole history, of which known ones are skipped; True if the trial ends here.
 
@@ -212,28 +244,35 @@ class Ledger:
             self._trials[number].set_user_attr(f"epoch {epoch['epoch']}", entry)
             self._trials[number].report(float(epoch["ap50"]), int(epoch["epoch"]))
             self._records[number] = replace(record, epochs=(*record.epochs, entry))
+            faults.passing("reported")
             if self._judge(number):
                 return True
         return False
 
+    @_translated
     def fail(self, number: int, reason: str) -> None:
         """End a trial as failed. A failure has a reason and no score."""
         self._note(number, reason=reason)
         self._tell(number, State.FAIL)
 
-    def lost(self, number: int, reason: str, seconds: float = 0.0) -> bool:
+    @_translated
+    def lost(self, number: int, reason: str, seconds: float = 0.0, gpus_needed: float | None = None) -> bool:
         """A worker ended without finishing its trial; True if the trial waits for another attempt, False if it failed.
 
-        `seconds` is the wall time that went with it.
+        seconds       wall time that went with it
+        gpus_needed   what the next attempt is to have; None for no change
         """
         record = self._records[number]
-        record = self._note(number, lost=record.lost + 1, lost_seconds=record.lost_seconds + seconds, reason=reason)
+        changes: dict[str, Any] = {} if gpus_needed is None else {"gpus_needed": gpus_needed}
+        changes |= {"lost": record.lost + 1, "lost_seconds": record.lost_seconds + seconds, "reason": reason}
+        record = self._note(number, **changes)
         if record.lost > MAX_LOST:
             self.fail(number, f"{reason} ({record.lost} times)")
             return False
         self._waiting.append(number)
         return True
 
+    @_translated
     def note_mlflow_run(self, number: int, run: str) -> None:
         """Remember a trial's run in MLflow; also of a trial that has ended, whose own attributes are closed."""
         if self._records[number].mlflow_run != run:
@@ -292,8 +331,10 @@ class Ledger:
     def _tell(self, number: int, state: State) -> None:
         record = self._records[number]
         value = record.ap50 if state is State.COMPLETE else None
+        faults.passing("judged")
         self._study.tell(number, value, state=TrialState[state.name])
         self._records[number] = replace(record, state=state)
+        faults.passing("told")
 
 
 def best_of(records: Iterable[TrialRecord]) -> TrialRecord | None:
@@ -401,7 +442,7 @@ def _record(trial: optuna.trial.FrozenTrial, mlflow_run: str | None) -> TrialRec
     )
 
 
-_NOTED = ("name", "settings", "attempts", "lost", "lost_seconds", "gpu_share", "reason")
+_NOTED = ("name", "settings", "attempts", "lost", "lost_seconds", "gpu_share", "gpus_needed", "reason")
 
 
 def remembered_facts(storage: str, study: str) -> Mapping[str, Any] | None:

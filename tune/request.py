@@ -72,6 +72,8 @@ class Resources(_Options):
     """A part of one GPU (0.5), or whole GPUs; 0 for none; auto: one whole GPU where there is any."""
     cpus_per_trial: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """CPU cores; auto shares them out."""
+    stall_minutes: float = Field(120, ge=0)
+    """A worker that takes longer for one epoch is ended, and its trial goes on in another; 0 for no limit."""
 
     @field_validator("gpus_per_trial")
     @classmethod

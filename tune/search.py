@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CellTuneError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Interrupted; to continue, run the same command again", file=sys.stderr)
+        return 130
     return _conclude(plan, finished, console)
 
 

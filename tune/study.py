@@ -1,12 +1,14 @@
 """One study: what it needs, its folder, and its life from the first trial to the last."""
 
+import contextlib
 import platform
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -14,15 +16,17 @@ from typing import Any, Self
 
 from rich.console import Console
 
+from core import faults
 from core import weights as pretrained
 from core.config import TrialConfig
 from core.data.dataset import Dataset
+from core.errors import StorageError
 from core.files import write_atomically, write_json_atomically
 from core.trainable import Trial
 from core.weights import BaseWeights
 from tune import executor
 from tune.bridge import Assignment
-from tune.executor import MakeTrial
+from tune.executor import MakeTrial, Then
 from tune.folder import FORMAT, StudyFolder
 from tune.ledger import Ledger, State, TrialRecord
 from tune.plan import Plan, facts_of, refuse_other_facts, searched_settings, weights_key
@@ -31,6 +35,9 @@ from tune.redaction import without_password
 from tune.request import StudyRequest
 from tune.tables import trials_csv
 from tune.tracking import Tracker, TrackingThread
+
+CLOSE_SECONDS, INTERRUPTED_SECONDS = 60.0, 10.0
+"""How long MLflow is waited for when a study has ended, and when it was interrupted: it is brought up to date later."""
 
 _PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "albumentations", "pycocotools", "numpy")
 
@@ -56,6 +63,7 @@ def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -
 
     make_trial   builds what the workers drive, from `data`, `weights` and `gpu`; another one replays learning curves
     """
+    faults.mark_driver()
     with plan.folder.driver_lock():
         ledger = Ledger(plan.storage, plan.request)
         weights = {key: pretrained.read(file) for key, file in plan.weights.items()}
@@ -68,7 +76,9 @@ def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -
         with Progress(ledger.planned, console) as progress, _Conductor(plan, ledger, progress) as conductor:
             if not ledger.finished:
                 shared = {"data": plan.data, "weights": weights, "gpu": plan.resources.gpus > 0}
-                executor.execute(conductor, make_trial, shared, plan.machine, plan.resources)
+                stall_seconds = 60 * plan.request.resources.stall_minutes
+                executor.execute(conductor, make_trial, shared, plan.machine, plan.resources, stall_seconds)
+        _raise(conductor.error)
         if conductor.untracked:
             numbers = ", ".join(map(str, conductor.untracked))
             console.print(
@@ -80,6 +90,17 @@ def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -
         return ledger.finished
 
 
+def _raise(error: Exception | None) -> None:
+    """Raise what stopped a study; of a disk that takes no more, in one sentence."""
+    if isinstance(error, OSError):
+        raise StorageError(
+            f"{error.filename or 'a file'} could not be written ({error.strerror}); what was saved is whole: see to "
+            "the disk, then run the same command again"
+        ) from error
+    if error is not None:
+        raise error
+
+
 class _Conductor:
     """The desk of `bridge`: ledger, MLflow, trials.csv and progress, each told of everything once."""
 
@@ -87,6 +108,9 @@ class _Conductor:
         self._plan, self._ledger, self._progress = plan, ledger, progress
         self._deadline = None if plan.options.time_budget is None else time.monotonic() + plan.options.time_budget
         self._heard: dict[int, float] = {}
+        self._stall_seconds = 60 * plan.request.resources.stall_minutes
+        self.error: Exception | None = None
+        """What stopped the study before its end."""
         self._tracking = TrackingThread(
             lambda: Tracker(plan.tracking, plan.request.study, ledger.identity, _parent_tags(plan)), plan.folder.trial
         )
@@ -106,45 +130,95 @@ class _Conductor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._write_table()
-        self.untracked = self._tracking.close(self._ledger.finished)
+        with self._halting():
+            self._write_table()
+        ended = self._ledger.finished
+        self.untracked = self._tracking.close(ended, CLOSE_SECONDS if ended else INTERRUPTED_SECONDS)
         self.trouble = self._tracking.trouble or "it took too long"
-        self._note_runs()
+        with self._halting():
+            self._note_runs()
 
     @property
     def finished(self) -> bool:
-        return self._ledger.finished or (self._time_is_up and not self._heard)
+        if self.error is not None or self._ledger.finished:
+            return True
+        return not self._heard and (self._time_is_up or not self._first_rung_fits)
 
     @property
     def _time_is_up(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def hand_out(self) -> Assignment | None:
-        if self._time_is_up or len(self._heard) >= self._plan.resources.parallel:
+        if self._time_is_up or len(self._heard) >= self._plan.resources.parallel or not self._first_rung_fits:
             return None
-        record = self._ledger.next(self._plan.resources.gpus)
-        if record is None:
-            return None
-        self._heard[record.id] = time.monotonic()
-        self._show(record.id)
-        folder = self._plan.folder.trial(record.id).absolute()
-        return Assignment(record.id, record.attempts, str(folder), dict(record.settings), len(record.epochs))
+        with self._halting():
+            record = self._ledger.next(self._plan.resources.gpus)
+            if record is None:
+                return None
+            self._heard[record.id] = time.monotonic()
+            self._show(record.id)
+            folder = str(self._plan.folder.trial(record.id).absolute())
+            known = len(record.epochs)
+            return Assignment(record.id, record.attempts, folder, dict(record.settings), known, record.gpu_share)
+        return None
+
+    @property
+    def _first_rung_fits(self) -> bool:
+        """Whether a trial that starts now can be expected to reach its first rung before the time is up."""
+        if self._deadline is None:
+            return True
+        seconds = [float(epoch["seconds"]) for record in self._ledger.records for epoch in record.epochs]
+        if not seconds:
+            return True
+        request = self._plan.request
+        stops = request.stop_early.rule != "none"
+        rung = min(request.stop_early.first_rung(request.max_epochs), request.max_epochs) if stops else 1
+        return time.monotonic() + rung * statistics.median(seconds) <= self._deadline
 
     def take_in(self, assignment: Assignment, result: Mapping[str, Any]) -> bool:
         number = assignment.trial
-        if "epochs" in result:
-            ended = self._ledger.report(number, result["epochs"])
-        elif result["retry"]:
-            self._ledger.lost(number, result["failure"], self._silence(number))
+        if self.error is not None:
+            return True
+        with self._halting():
             ended = True
-        else:
-            self._ledger.fail(number, result["failure"])
-            ended = True
-        return self._after(number, ended)
+            if "epochs" in result:
+                ended = self._ledger.report(number, result["epochs"])
+            elif result["then"] == Then.HALT:
+                self._halt(StorageError(f"{result['failure']}; see to it, then run the same command again"))
+            elif result["then"] == Then.FAIL:
+                self._ledger.fail(number, result["failure"])
+            else:
+                more = self._more_memory(number) if result["then"] == Then.RETRY_WITH_MORE_MEMORY else None
+                self._ledger.lost(number, result["failure"], self._silence(number), more)
+            return self._after(number, ended)
+        return True
 
     def lost(self, assignment: Assignment, reason: str) -> None:
-        self._ledger.lost(assignment.trial, reason, self._silence(assignment.trial))
-        self._after(assignment.trial, ended=True)
+        if self.error is not None:
+            return
+        silence, limit = self._silence(assignment.trial), self._stall_seconds
+        if limit and silence >= limit:
+            reason = f"no epoch for {limit / 60:g} minutes (resources.stall_minutes): its worker was ended"
+        with self._halting():
+            self._ledger.lost(assignment.trial, reason, silence)
+            self._after(assignment.trial, ended=True)
+
+    def _more_memory(self, number: int) -> float | None:
+        """GPUs for a trial that ran out of memory: twice its share, so that fewer trials are beside it."""
+        share = self._ledger.records[number].gpu_share
+        return min(2 * share, 1.0) if 0 < share < 1 else None
+
+    @contextlib.contextmanager
+    def _halting(self) -> Iterator[None]:
+        """Stop the study at what goes wrong here: an exception in one of Ray's hooks would end it in disorder."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  # raised again when Ray has ended
+            self._halt(error)
+
+    def _halt(self, error: Exception) -> None:
+        self.error = self.error or error
+        self._heard.clear()
 
     def _after(self, number: int, ended: bool) -> bool:
         """Show what happened to a trial; True if its worker leaves it."""
