@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: setup search test test-long check fix bench lock
+.PHONY: setup search test test-faults test-long check fix bench lock
 setup: $(STAMP)
 
 # The stamp is written last: an install that was interrupted is done again.
@@ -27,6 +27,10 @@ TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
 
 test: $(STAMP)
 	$(TEST) -m "not long"
+
+# What is killed, full or away; the test that kills at random is in test-long.
+test-faults: $(STAMP)
+	$(TEST) --timeout 1800 -m "long" -k "not ten_times" tests/tune/test_kills.py tests/tune/test_faults.py tests/test_closed_doors.py
 
 test-long: $(STAMP)
 	$(TEST) --timeout 1800

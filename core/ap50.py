@@ -12,7 +12,7 @@ AP, the mean over the IoUs .50 to .95.
 import io
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,7 +77,33 @@ class MatchTable:
                 f"{path}: a match table must be a whole npz file, and this one cannot be read ({error}); "
                 "evaluate the epoch again"
             ) from error
+        if not _is_table(arrays):
+            raise CheckpointError(
+                f"{path}: a match table must hold what an evaluation writes; evaluate the epoch again"
+            )
         return cls(**arrays | {"image_names": tuple(arrays["image_names"].tolist())})
+
+
+def _is_table(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether arrays from a file have the types, shapes and ranges of a match table."""
+    rows, truths_IC, names = arrays["image_D"], arrays["truths_IC"], arrays["image_names"]
+    kinds = {"image_D": "i4", "label_D": "i2", "score_D": "f4", "rank_D": "i4", "hit_D": "?", "ignored_D": "?"}
+    return (
+        rows.ndim == 1
+        and all(arrays[name].dtype == kind and arrays[name].shape == rows.shape for name, kind in kinds.items())
+        and (truths_IC.dtype.str[1:], truths_IC.ndim, names.dtype.kind) == ("i4", 2, "U")
+        and names.shape == truths_IC.shape[:1]
+        and all(
+            bool(np.all((least <= arrays[name]) & (arrays[name] < end)))
+            for name, least, end in (
+                ("image_D", 0, len(names)),
+                ("label_D", 1, truths_IC.shape[1] + 1),
+                ("rank_D", 0, max(1, len(rows))),
+                ("truths_IC", 0, MAX_INSTANCES + 1),
+            )
+        )
+        and bool(np.isfinite(arrays["score_D"]).all())
+    )
 
 
 @dataclass(frozen=True)

@@ -285,7 +285,7 @@ def check_setting_name(name: str, place: str) -> None:
     near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.5)
     near = near or [known for known in SETTINGS if known.rpartition(".")[2] == name.rpartition(".")[2]]
     way_out = f"Did you mean '{near[0]}'?" if near else "core/config.py lists all settings."
-    raise SettingError(f"{place}: '{name}' is not a trial setting. {way_out}")
+    raise SettingError(f"{place}: {name!r:.80} is not a trial setting. {way_out}")
 
 
 def _sentence(error: ValidationError) -> str:

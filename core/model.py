@@ -123,7 +123,7 @@ class MaskRCNN(GeneralizedRCNN):  # type: ignore[misc]
     def detect(self, images: Sequence[torch.Tensor]) -> list[RawDetections]:
         """The detections in each image, float32 [3, H, W], RGB in 0..1. Masks are not pasted: see core/masks.py."""
         assert not self.training, "call eval() first"
-        batch, _ = self.transform(list(images), None)
+        batch, _ = self.transform([self._not_vanishing(image) for image in images], None)
         features = self._features(batch.tensors)
         proposals, _ = self.rpn(batch, features, None)
         found = self.roi_heads.detections(features, proposals, batch.image_sizes)
@@ -136,6 +136,15 @@ class MaskRCNN(GeneralizedRCNN):  # type: ignore[misc]
             )
             for one, size, image in zip(found, batch.image_sizes, images, strict=True)
         ]
+
+    def _not_vanishing(self, image: torch.Tensor) -> torch.Tensor:
+        """An image so long that resizing would leave no pixel of its shorter side, widened; others as they are."""
+        shorter, longer = sorted(image.shape[-2:])
+        if shorter * self.transform.max_size > longer:
+            return image
+        least = -(-2 * longer // self.transform.max_size)
+        size = [max(side, least) for side in image.shape[-2:]]
+        return functional.interpolate(image[None], size=size, mode="nearest")[0]
 
     def _features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """The pyramid in float32: anchors and boxes take its dtype, and bfloat16 has no odd pixels past 256."""

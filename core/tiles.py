@@ -113,11 +113,17 @@ def _same_instances(
     """Pairs of detections, by index, that are of one instance seen in two tiles."""
     low_N2 = np.array([(crop.y0, crop.x0) for crop in crops], np.int64).reshape(-1, 2)
     high_N2 = low_N2 + np.array([crop.pixels.shape for crop in crops], np.int64).reshape(-1, 2)
+    of_tile = [np.flatnonzero(tiles_N == number) for number in range(len(windows))]
     pairs = []
     for (a, one), (b, other) in combinations(enumerate(windows), 2):
         zone = Window(max(one.y0, other.y0), max(one.x0, other.x0), min(one.y1, other.y1), min(one.x1, other.x1))
-        reaches_N = (np.maximum(low_N2, [zone.y0, zone.x0]) < np.minimum(high_N2, [zone.y1, zone.x1])).all(axis=1)
-        (in_a,), (in_b,) = np.nonzero(reaches_N & (tiles_N == a)), np.nonzero(reaches_N & (tiles_N == b))
+        if zone.y0 >= zone.y1 or zone.x0 >= zone.x1:
+            continue
+        low, high = [zone.y0, zone.x0], [zone.y1, zone.x1]
+        in_a, in_b = (
+            rows[(np.maximum(low_N2[rows], low) < np.minimum(high_N2[rows], high)).all(axis=1)]
+            for rows in (of_tile[a], of_tile[b])
+        )
         touch_AB2 = np.maximum(low_N2[in_a, None], low_N2[in_b]) < np.minimum(high_N2[in_a, None], high_N2[in_b])
         candidates = touch_AB2.all(axis=2) & (labels_N[in_a, None] == labels_N[in_b])
         for first, second in zip(*np.nonzero(candidates), strict=True):

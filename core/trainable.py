@@ -1,5 +1,6 @@
 """One trial: a configuration on a data set, epoch by epoch, able to stop anywhere and go on as if it had not."""
 
+import contextlib
 import copy
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from core.config import TrialConfig
 from core.data.dataset import Dataset
 from core.data.split import Split, split
 from core.device import resolve
-from core.errors import CheckpointError
+from core.errors import CheckpointError, TornCheckpoint
 from core.inference import predict
 from core.model import build_mask_rcnn, trained_state
 from core.optim import Schedule, build_optimizer
@@ -26,6 +27,8 @@ from core.weights import BaseWeights
 
 FORMAT = 2
 """Version of the checkpoint's layout; a checkpoint of another is refused."""
+
+_MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -239,6 +242,7 @@ class Trial:
             return None
         tensors, state = checkpoint.load(path)
         self._check_identity(path, state)
+        self._check_layers(path, tensors)
         return self._model_with(tensors)
 
     def _model_with(self, state: dict[str, torch.Tensor]) -> TrainedModel:
@@ -292,12 +296,17 @@ class Trial:
             return False
         tensors, state = checkpoint.load(path)
         self._check_identity(path, state)
-        best_path = _best_path(folder, state["best"]["epoch"])
+        with _damage_named(path):
+            best_path = _best_path(folder, state["best"]["epoch"])
+            threads, reports = int(state["threads"]), [EpochReport.from_json(report) for report in state["reports"]]
+        if not 1 <= threads <= _MOST_THREADS or [report.epoch for report in reports] != [*range(1, len(reports) + 1)]:
+            raise TornCheckpoint(f"{path} is damaged: it counts {threads} threads and {len(reports)} reports")
         best_weights, best_state = checkpoint.load(best_path)
         self._check_identity(best_path, best_state)
+        self._check_layers(best_path, best_weights)
         self._restore(path, tensors)
-        self.threads = state["threads"]
-        self.reports = [EpochReport.from_json(report) for report in state["reports"]]
+        self.threads = threads
+        self.reports = reports
         self.matches = {}
         self._midway = False
         self._best_weights, self._best_is_saved = best_weights, True
@@ -310,6 +319,10 @@ class Trial:
         path.replace(path.with_suffix(".safetensors.torn"))
 
     def _check_identity(self, path: Path, state: dict[str, Any]) -> None:
+        with _damage_named(path):
+            self._compare_identity(path, state)
+
+    def _compare_identity(self, path: Path, state: dict[str, Any]) -> None:
         if state.get("format") != FORMAT:
             raise CheckpointError(f"{path} has format {state.get('format')}, and this version reads format {FORMAT}")
         before, now = state["settings"], self._identity["settings"]
@@ -341,12 +354,15 @@ class Trial:
                 tensors[f"optimizer.{key}.{name}"] = value
         return tensors
 
+    def _check_layers(self, path: Path, weights: dict[str, torch.Tensor]) -> None:
+        expected = {name: value.shape for name, value in trained_state(self.model).items()}
+        if {name: value.shape for name, value in weights.items()} != expected:
+            raise CheckpointError(f"{path} holds other layers than this trial trains; begin in another folder")
+
     def _restore(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
         """Put back what `_tensors` took."""
         model = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-        expected = trained_state(self.model)
-        if {name: value.shape for name, value in model.items()} != {n: value.shape for n, value in expected.items()}:
-            raise CheckpointError(f"{path} holds other layers than this trial trains; begin in another folder")
+        self._check_layers(path, model)
         self.model.load_state_dict(model, strict=False)
         moments: dict[int, dict[str, torch.Tensor]] = {}
         for index, (name, _) in enumerate(self._trainable()):
@@ -358,6 +374,15 @@ class Trial:
     def _trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
         """The parameters that train with their names, in the optimizer's order."""
         return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Say which checkpoint it is whose state is whole JSON, and not what was written."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise TornCheckpoint(f"{path} is damaged ({type(error).__name__}: {error}); remove it to begin anew") from None
 
 
 def _best_path(folder: Path, epoch: int) -> Path:

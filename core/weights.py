@@ -28,6 +28,7 @@ import pickle
 import re
 import socket
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -253,7 +254,9 @@ def _state_dict(path: Path, data: bytes) -> Mapping[str, Any]:
         if path.suffix == ".safetensors":
             content: Any = safetensors.torch.load(data)
         else:
-            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a file that it refuses in the end
+                content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(f"{path} is torn, or holds more than tensors ({reason}); fetch it again") from None

@@ -21,7 +21,7 @@ SPEAKERS = {
 ROWS = [
     {"search", "retrain_best", "schema"},
     {"report", "retrain"},
-    {"study", "retrain_plan"},
+    {"study", "retrain_plan", "rebuild"},
     {"plan", "progress"},
     {"executor"},
     {"bridge", "tracking", "registered_model", "tables"},

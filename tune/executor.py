@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -208,6 +209,7 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
             if self._trial is None:
                 self._trial = self._open(assignment, folder)
                 if len(self._trial.reports) > assignment.known_epochs:
+                    _write_epochs(folder, self._trial.reports)
                     return self._result()
             self._trial.run_epoch()
             self._trial.save(folder)
@@ -235,6 +237,8 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
         self._lock.acquire()
+        for part in folder.glob(".*.part"):  # what a killed process had half written
+            part.unlink()
         write_json_atomically(folder / "config.json", dict(assignment.settings))
         trial: RunnableTrial = self._make_trial(assignment, self._cpus, **self._shared)
         try:
@@ -266,12 +270,14 @@ def execute(
     resources: TrialResources,
     stall_seconds: float = 0.0,
 ) -> None:
-    """Run what the desk hands out until it is finished, or until Ctrl-C.
+    """Run what the desk hands out until it is finished.
 
     shared         keyword arguments for `make_trial`; they go to the object store once, for all workers
     stall_seconds  a worker that takes longer for an epoch is ended, and its trial lost; 0 for no limit
+
+    Raises KeyboardInterrupt after Ctrl-C, when what runs has had some seconds to report; a second one ends the process.
     """
-    with _ray(machine) as scratch:
+    with _second_interrupt_ends(), _ray(machine) as scratch:
         trainable = ray_tune.with_resources(
             ray_tune.with_parameters(
                 TrialWorker,
@@ -282,7 +288,7 @@ def execute(
             ),
             lambda config: _room(resources.cpus, config["assignment"]["gpus"]),
         )
-        ray_tune.Tuner(
+        tuner = ray_tune.Tuner(
             trainable,
             tune_config=ray_tune.TuneConfig(
                 search_alg=LedgerSearcher(desk),
@@ -299,7 +305,33 @@ def execute(
                 failure_config=ray_tune.FailureConfig(max_failures=0),
                 checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
             ),
-        ).fit()
+        )
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # each end of a worker, told in the end once more
+        tuner.fit()
+    if not desk.finished:  # Ray took the interrupt for itself, and returns as if all were done
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _second_interrupt_ends() -> Iterator[None]:
+    """Have Ctrl-C end this process at once where Ray does not answer it: what is saved is whole at any moment.
+
+    While trials run Ray answers the first one, by giving workers some seconds, and then puts back the handler it found.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, _end_at_once)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end_at_once(*_: object) -> None:
+    show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
+    print(f"{show_cursor}Ended at once; to continue, run the same command again", file=sys.stderr, flush=True)
+    os._exit(128 + signal.SIGINT)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,9 @@ from core.files import write_json_atomically
 FORMAT = 1
 """Version of study.json."""
 
+_READ_AGAIN = {"created": str, "request": dict, "storage": str | None, "tracking_uri": str | None}
+"""What later commands take from study.json, with its types."""
+
 
 @dataclass(frozen=True)
 class StudyFolder:
@@ -56,10 +59,13 @@ class StudyFolder:
             raise StudyError(
                 f"{self.path} holds no study; start one with: python -m tune.search --space FILE"
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise StudyError(f"{self.description} cannot be read: {error}") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise StudyError(f"{self.description} must be of format {FORMAT}, and is not; another version wrote it")
+        for name, kinds in _READ_AGAIN.items():
+            if not isinstance(content.get(name, ...), kinds):
+                raise StudyError(f"{self.description} is damaged: {name} is {content.get(name)!r:.80}; bring it back")
         return content
 
     def driver_lock(self) -> contextlib.AbstractContextManager[None]:
@@ -79,13 +85,18 @@ def _held(folder: Path, name: str, doing: str, way_out: str) -> Iterator[None]:
     try:
         lock.acquire()
     except filelock.Timeout:
-        who = json.loads(holder.read_text()) if holder.exists() else {"pid": "unknown", "host": "unknown"}
-        raise StudyError(
-            f"{folder} is being {doing} by process {who['pid']} on host {who['host']}; {way_out}"
-        ) from None
+        raise StudyError(f"{folder} is being {doing} by process {_who(holder)}; {way_out}") from None
     try:
         write_json_atomically(holder, {"pid": os.getpid(), "host": socket.gethostname()})
         yield
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def _who(holder: Path) -> str:
+    try:
+        who = json.loads(holder.read_text())
+        return f"{who['pid']} on host {who['host']}"
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):  # not written yet, or damaged
+        return "unknown on host unknown"

@@ -18,10 +18,13 @@ and the study itself these:
     identity      a name that no other ledger has
     facts         what its trials have in common: the request, the data's fingerprint, the weights' hashes
     mlflow_run 3  trial 3's run in MLflow
+    driver        the process that runs the study: pid, host, and when it was last heard of
 """
 
 import functools
 import math
+import os
+import socket
 import time
 import uuid
 import warnings
@@ -47,6 +50,9 @@ from tune.stopping import SuccessiveHalving
 
 MAX_LOST = 2
 """So many attempts of a trial may end without a word and are repeated; the next such end is a failure."""
+
+BEAT_SECONDS, CLAIM_SECONDS = 30, 180
+"""How often a driver says that it runs its study, and how long it is believed without."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -115,6 +121,18 @@ class TrialRecord:
         return int(self.settings["optim.epochs"])
 
 
+def _this_process() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "at": time.time()}
+
+
+def _is_alive(driver: Mapping[str, Any]) -> bool:
+    """Whether a study's driver was heard of lately and, on this machine, still exists. This process is no other."""
+    here = driver["host"] == socket.gethostname()
+    if time.time() - driver["at"] > CLAIM_SECONDS or (here and driver["pid"] == os.getpid()):
+        return False
+    return not here or Path(f"/proc/{driver['pid']}").exists()
+
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -152,8 +170,10 @@ class Ledger:
             else None
         )
         self._points = _points(request)
+        opened = _open_storage(storage)
+        self._order = _order_of_choices(opened, request)
         self._study = optuna.create_study(
-            storage=_open_storage(storage), study_name=request.study, direction="maximize", load_if_exists=True
+            storage=opened, study_name=request.study, direction="maximize", load_if_exists=True
         )
         known = self._study.user_attrs
         self._facts: Mapping[str, Any] | None = known.get("facts")
@@ -161,6 +181,7 @@ class Ledger:
         """A name that no other ledger has, whatever its study is called."""
         if "identity" not in known:
             self._study.set_user_attr("identity", self.identity)
+        self._beat = -math.inf
         self._trials: dict[int, optuna.Trial] = {}
         self._records: dict[int, TrialRecord] = {}
         for frozen in self._study.get_trials(deepcopy=False):
@@ -175,6 +196,37 @@ class Ledger:
             if record.state is State.RUNNING and record.epochs:
                 self._judge(record.id)
         self._waiting = deque(record.id for record in self.records if record.state is State.RUNNING)
+
+    @_translated
+    def claim(self) -> None:
+        """Enter this process as the one that runs the study. Raises StudyError where another one, anywhere, does.
+
+        The lock in the study's folder keeps processes apart that share the folder; this keeps those apart that share a
+        database.
+        """
+        driver = optuna.load_study(study_name=self._request.study, storage=self._study._storage).user_attrs.get(
+            "driver"
+        )
+        if driver is not None and _is_alive(driver):
+            raise StudyError(
+                f"study {self._request.study} is being searched by process {driver['pid']} on host {driver['host']}; "
+                f"wait for it or stop it (if it is dead, {CLAIM_SECONDS // 60} minutes are enough), or give this "
+                "search another --study name"
+            )
+        self._beat = -math.inf
+        self.beat()
+
+    @_translated
+    def beat(self) -> None:
+        """Say that this process still runs the study; writes every BEAT_SECONDS at most."""
+        if time.monotonic() - self._beat >= BEAT_SECONDS:
+            self._beat = time.monotonic()
+            self._study.set_user_attr("driver", _this_process())
+
+    @_translated
+    def release(self) -> None:
+        """Say that this process does not run the study any more."""
+        self._study.set_user_attr("driver", None)
 
     @property
     def facts(self) -> Mapping[str, Any] | None:
@@ -300,7 +352,9 @@ class Ledger:
             params = {name: _suggest(trial, name, _variant_choices(self._points, name)) for name in point.params}
             name, settings = point.name, point.settings
         else:
-            params = self._space.sample(lambda name, domain: _suggest(trial, name, domain))
+            params = self._space.sample(
+                lambda name, domain: _suggest(trial, name, self._order.get(name, domain)),
+            )
             name, settings = "", self._space.resolve(params).settings()
         self._records[number] = replace(self._records[number], params=params)
         self._note(number, name=name, settings=dict(settings))
@@ -402,6 +456,48 @@ def _points(request: StudyRequest) -> tuple[_Point, ...]:
 
 def _variant_choices(points: Sequence[_Point], name: str) -> Choices:
     return Choices(tuple(dict.fromkeys(point.params[name] for point in points if name in point.params)))
+
+
+def _order_of_choices(storage: optuna.storages.BaseStorage, request: StudyRequest) -> dict[str, Choices]:
+    """The searched choices in the order in which the ledger has them, those that were added since at the end.
+
+    Optuna stores a choice as its place among the choices, and refuses other choices under one name. So where choices
+    were added, the trials that are there are rewritten to say that these were among theirs: places stay what they were.
+    """
+    order: dict[str, Choices] = {}
+    try:
+        study = storage.get_study_id_from_name(request.study)
+    except KeyError:
+        return order
+    known: dict[str, tuple[Value, ...]] = {}
+    for trial in storage.get_all_trials(study, deepcopy=False):
+        for name, distribution in trial.distributions.items():
+            if isinstance(distribution, optuna.distributions.CategoricalDistribution):
+                known.setdefault(name, cast("tuple[Value, ...]", distribution.choices))
+    for parameter in request.space.parameters:
+        before, domain = known.get(parameter.name), parameter.domain
+        if before is None or not isinstance(domain, Choices):
+            continue
+        order[parameter.name] = Choices(tuple(dict.fromkeys([*before, *domain.values])))
+        if len(order[parameter.name].values) > len(before) and isinstance(storage, optuna.storages.RDBStorage):
+            wider = optuna.distributions.CategoricalDistribution(order[parameter.name].values)
+            with storage.engine.begin() as connection:
+                connection.execute(
+                    _WIDEN,
+                    {
+                        "wider": optuna.distributions.distribution_to_json(wider),
+                        "name": parameter.name,
+                        "study": study,
+                    },
+                )
+    return order
+
+
+_WIDEN = sqlalchemy.text(
+    "UPDATE trial_params SET distribution_json = :wider WHERE param_name = :name "
+    "AND trial_id IN (SELECT trial_id FROM trials WHERE study_id = :study)"
+)
+"""Of Optuna's own tables, which its interface does not let us change."""
 
 
 def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> Value:

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from tune.space import Choices, SearchSpace
 from tune.tracking import Destination
 
 _COMPARED = ("fixed", "space", "start", "variants", "baseline", "seeds", "search", "stop_early")
+_EXTENT = ("low", "high", "choices")
+"""What of a setting's domain may grow while a study goes on."""
 _KINDS = {"request": "another request", "data": "other data", "weights": "other pretrained weights"}
 _MODEL_SETTINGS = ("model.detector", "model.backbone", "model.weights", "model.stride_in_1x1")
 
@@ -54,6 +57,7 @@ class Plan:
     """A request that was checked against the data, the weights and the machine: it can start.
 
     weights   the file of pretrained weights for each way to ask for one (see `weights_key`)
+    growth    how the space of the study that it continues has grown, a sentence a setting
     """
 
     request: StudyRequest
@@ -62,6 +66,7 @@ class Plan:
     weights: Mapping[str, WeightsFile]
     machine: Machine
     resources: TrialResources
+    growth: tuple[str, ...] = ()
 
     @property
     def folder(self) -> StudyFolder:
@@ -99,6 +104,7 @@ def check(request: StudyRequest, options: Options) -> tuple[Plan | None, Sequenc
     machine: Machine | None = None
     resources: TrialResources | None = None
     weights: dict[str, WeightsFile] = {}
+    grown: list[str] = []
     try:
         data = datasets.load(request.data)
         for config in _data_configs(request.space):
@@ -130,11 +136,12 @@ def check(request: StudyRequest, options: Options) -> tuple[Plan | None, Sequenc
                 "bring the ledger back, or give this search another --study name"
             )
         refuse_other_facts(before, facts_of(request, data), folder)
+        grown = growth(before or {}, facts_of(request, data))
     except BadRequest as error:
         problems.append(error)
     if problems or data is None or machine is None or resources is None:
         return None, problems
-    return Plan(request, options, data, weights, machine, resources), problems
+    return Plan(request, options, data, weights, machine, resources, tuple(grown)), problems
 
 
 def weights_key(model: ModelConfig) -> str:
@@ -196,18 +203,59 @@ def facts_of(request: StudyRequest, data: Dataset | None) -> dict[str, Any]:
 
 
 def refuse_other_facts(before: Mapping[str, Any] | None, now: Mapping[str, Any], folder: StudyFolder) -> None:
-    """Refuse to mix trials that cannot be compared: StudyError with the first difference."""
+    """Refuse to mix trials that cannot be compared: StudyError with the first difference.
+
+    A space may grow: wider bounds and more choices leave all trials in it comparable (see `growth`).
+    """
     if before is None:
         return
     for kind, (old, new) in {name: (before.get(name), now.get(name)) for name in _KINDS}.items():
         if old is None or new is None:
             continue
+        if kind == "request" and growth(before, now):
+            old = {**old, "space": new["space"]}
+        if kind == "weights":  # a choice that was added may start from a file of its own
+            old, new = ({key: one[key] for key in old.keys() & new.keys()} for one in (old, new))
         different = _difference(old, new)
         if different is not None:
             raise StudyError(
                 f"{folder.path} is a study with {_KINDS[kind]}: {different}; "
                 "go back to that, or give this search another --study name"
             )
+
+
+def growth(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """How the space has grown since the study's facts were written, a sentence a setting.
+
+    Empty where it has not, and where it changed in any other way than by wider bounds or more choices. A grid and
+    variants have their trials numbered in advance, so they do not grow.
+    """
+    old, new = (facts.get("request", {}).get("space") for facts in (before, now))
+    if not old or not new or list(old) != list(new) or now["request"]["search"].get("sampler") == "grid":
+        return []
+    grown = []
+    for name in old:
+        if old[name] != new[name]:
+            sentence = _grown(name, old[name], new[name])
+            if sentence is None:
+                return []
+            grown.append(sentence)
+    return grown
+
+
+def _grown(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    if {key: value for key, value in old.items() if key not in _EXTENT} != {
+        key: value for key, value in new.items() if key not in _EXTENT
+    }:
+        return None
+    if "choices" in old and "choices" in new:
+        added = [value for value in new["choices"] if value not in old["choices"]]
+        kept = all(value in new["choices"] for value in old["choices"])
+        shown = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in added)
+        return f"{name} may be {shown} as well" if kept and added else None
+    if "low" in old and "low" in new and new["low"] <= old["low"] and new["high"] >= old["high"]:
+        return f"{name} ranges from {new['low']:g} to {new['high']:g}, before from {old['low']:g} to {old['high']:g}"
+    return None
 
 
 def _difference(old: Any, new: Any, place: str = "") -> str | None:
@@ -235,8 +283,17 @@ def tracking_of(options: Options) -> Destination:
     return Destination(options.tracking_uri or default.uri, default.artifacts.absolute())
 
 
-def recall(options: Options, folder: StudyFolder) -> Options:
-    """The addresses of a study's ledger and tracker where this command does not give them. Raises StudyError."""
+def absolute(url: str | None) -> str | None:
+    """The URL of a sqlite file, wherever it is read from later; others as they are."""
+    relative = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/?:][^?]*)(.*)", url or "")
+    return url if relative is None else f"{relative[1]}{Path(relative[2]).absolute()}{relative[3]}"
+
+
+def recall(options: Options, folder: StudyFolder, moved: bool = False) -> Options:
+    """The addresses of a study's ledger and tracker where this command does not give them. Raises StudyError.
+
+    moved   whether the ledger may be at another place than it was
+    """
     if not folder.description.exists():
         return options
     described = folder.read_description()
@@ -248,7 +305,7 @@ def recall(options: Options, folder: StudyFolder) -> Options:
                     f"{option} must be given again for {folder.path}: it was {before}, passwords are not kept"
                 )
             options = replace(options, **{name: before})
-        elif given is not None and name == "storage" and without_password(given) != before:
+        elif given is not None and name == "storage" and not moved and without_password(given) != before:
             raise StudyError(
                 f"{option} must be that of the study, {before or 'its own file'}, and is {without_password(given)}; "
                 "leave it out, or give this search another --study name"

@@ -1,7 +1,7 @@
 """What MLflow runs when it loads a registered model: this file itself, copied beside the weights; nothing is pickled.
 
     model = mlflow.pyfunc.load_model("models:/STUDY/latest")
-    model.predict(image)                                         # uint8 [H, W, 3], RGB
+    model.predict(image)                                         # uint8 [H, W, 3], RGB; grey and RGBA will do
     model.predict("slide.tif")                                   # or the path of an image file
     model.predict([image, "slide.tif"], {"image_id": 7})         # or a list of both: image ids 7 and 8
 
@@ -23,7 +23,9 @@ from core.data.images import read_rgb
 from core.errors import DataError
 from core.submission import CocoResult, results_of
 
-_WANTED = "a NumPy array, uint8 [height, width, 3], or the path of an image file, or a list of these"
+_WANTED = (
+    "a NumPy array, uint8 [height, width] or [height, width, 3 or 4], or the path of an image file, or a list of these"
+)
 
 
 class RegisteredModel(PythonModel):
@@ -69,9 +71,11 @@ def _pixels(image: object, place: str) -> NDArray[np.uint8]:
         raise DataError(f"{place} must be {_WANTED}, and is of type {type(image).__name__}")
     if image.dtype != np.uint8:
         raise DataError(f"{place} must be {_WANTED}, and holds {image.dtype}; bring its values to 0 .. 255")
-    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+    if image.ndim == 2:
+        image = np.repeat(image[:, :, None], 3, axis=2)
+    if image.ndim != 3 or image.shape[2] not in (3, 4) or 0 in image.shape:
         raise DataError(f"{place} must be {_WANTED}, and has the shape {list(image.shape)}")
-    return image
+    return image[:, :, :3]
 
 
 mlflow.models.set_model(RegisteredModel())

@@ -11,6 +11,7 @@ Training keeps its checkpoints in `results/STUDY/retrain/KEY/`, so that the same
 """
 
 import contextlib
+import ctypes
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -21,12 +22,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from core import ap50, overlay, prediction_choice, submission, trained_model
+from core import ap50, faults, overlay, prediction_choice, submission, trained_model
 from core.ap50 import MatchTable
 from core.data.dataset import TestImage
 from core.data.images import read_test_image
 from core.device import resolve
-from core.errors import CellTuneError
+from core.errors import CellTuneError, CheckpointError, TornCheckpoint
 from core.files import write_json_atomically
 from core.prediction_choice import Evaluated
 from core.submission import CocoResult
@@ -53,19 +54,18 @@ class Outcome:
 
     metrics     the content of metrics.json
     test        detections in each test image, by its id
-    model       the model's address in MLflow's registry; None where MLflow did not take it
-    trouble     what MLflow answered then
+    shown       what MLflow is to show
     """
 
     metrics: dict[str, Any]
     test: dict[int, list[CocoResult]]
-    model: str | None
-    trouble: str | None
+    shown: Retraining
 
 
 def run(plan: Plan, console: Console, device: str = "auto") -> Outcome:
     """Retrain, or go on with it, and write `best/`. Raises CellTuneError."""
-    with plan.folder.retrain_lock():
+    with plan.folder.retrain_lock(), _memory(plan):
+        _recover(plan.folder.best)
         trial = _train(plan, console, device)
         trained = trial.trained_model()
         evaluated: list[Evaluated] = []
@@ -94,8 +94,34 @@ def run(plan: Plan, console: Console, device: str = "auto") -> Outcome:
                     trained.classes,
                     trained.config.predict.max_detections,
                 )
-        model, trouble = _show(plan, trial, trained, metrics)
-    return Outcome(metrics, test, model, trouble)
+        plan.folder.description.touch()  # this is now the study that was used last
+    return Outcome(metrics, test, _shown(plan, trial, trained, metrics))
+
+
+def show(plan: Plan, outcome: Outcome) -> tuple[str | None, str]:
+    """The model's address in MLflow's registry; None, and what MLflow answered, where it did not take the model.
+
+    MLflow is a view: what was written stays whatever it answers.
+    """
+    try:
+        return show_retraining(plan.tracking, plan.request.study, plan.identity, plan.record, outcome.shown), ""
+    except Exception as error:  # noqa: BLE001  # whatever MLflow's stores raise
+        return None, without_password((str(error).strip() or type(error).__name__).splitlines()[0][:300])
+
+
+@contextlib.contextmanager
+def _memory(plan: Plan) -> Iterator[None]:
+    """Say in a sentence that memory was too small; torch on a CPU says so with a plain RuntimeError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+            raise
+        reason = (str(error).strip() or "out of memory").splitlines()[0][:200]
+        raise OutOfMemoryError(
+            f"this does not fit into memory ({reason}); the epochs that ended are kept in {plan.work}: free memory, or "
+            "give the command again with --device cpu, or, if training had ended, with --set predict.tile=512"
+        ) from error
 
 
 def _train(plan: Plan, console: Console, device: str) -> Trial:
@@ -108,21 +134,22 @@ def _train(plan: Plan, console: Console, device: str) -> Trial:
         validate=plan.on == "train",
         device=device,
         loader_workers=helpers if resolve(device).type == "cuda" else 0,
+        threads=plan.threads,
     )
     with Steps(console, "Training", plan.epochs, "epoch") as steps:
-        if trial.load(plan.work):
+        try:
+            there = trial.load(plan.work)
+        except TornCheckpoint as error:
+            trial.discard(plan.work)
+            there = False
+            steps.say(f"Begins anew: {error}")
+        if there:
             left = plan.epochs - trial.epoch
             steps.say(f"Goes on after epoch {trial.epoch} of {plan.epochs}" if left else "The training had ended")
             steps.at(trial.epoch)
         while trial.epoch < plan.epochs:
             before = trial.epoch
-            try:
-                report = trial.run_epoch(lambda done, before=before: steps.at(before + done))  # type: ignore[misc]
-            except (MemoryError, torch.OutOfMemoryError) as error:
-                raise OutOfMemoryError(
-                    f"epoch {before + 1} does not fit into memory ({str(error).splitlines()[0]}); the epochs before it "
-                    "are kept: free memory, or run on --device cpu, and give the same command again"
-                ) from None
+            report = trial.run_epoch(lambda done, before=before: steps.at(before + done))  # type: ignore[misc]
             trial.save(plan.work)
             steps.say(_line(report, plan.epochs))
     torch.set_num_threads(trial.threads)  # so that what follows is the same whether or not an epoch was run
@@ -150,7 +177,10 @@ def _evaluate_winner(plan: Plan, console: Console, device: str) -> list[Evaluate
     if any(not name.startswith("predict.") for name in plan.changed):
         return []
     trial = Trial(plan.config, plan.data, plan.weights, device=device)
-    kept = trial.kept_model(plan.folder.trial(plan.record.id))
+    try:
+        kept = trial.kept_model(plan.folder.trial(plan.record.id))
+    except CheckpointError:  # of an earlier version, or damaged: then nothing is tried
+        kept = None
     return [] if kept is None else _evaluate(plan, kept, trial, console)
 
 
@@ -163,7 +193,13 @@ def _matches_of_search(plan: Plan) -> MatchTable | None:
 def _metrics(plan: Plan, trial: Trial, evaluated: Sequence[Evaluated], chosen: Evaluated | None) -> dict[str, Any]:
     record, best = plan.record, trial.best
     assert best is not None
-    search = {"ap50": record.ap50, "epoch": record.best_epoch, "of": "trial in the search, on its validation images"}
+    search = {
+        "of": "the trial in the search, on its validation images",
+        "ap50": record.ap50,
+        "epoch": record.best_epoch,
+        "epochs": len(record.epochs),
+        "state": record.state.value,
+    }
     metrics: dict[str, Any] = {
         "study": plan.request.study,
         "trial": record.id,
@@ -238,6 +274,7 @@ def _file_names(names: Sequence[str]) -> list[str]:
     for name in names:
         path = Path(name.replace("\\", "/"))
         stem = "_".join(path.with_suffix("").parts if path.suffix.lower() in _IMAGE_SUFFIXES else path.parts)
+        stem = stem.encode()[:_LONGEST].decode(errors="ignore")
         candidate, number = f"{stem}.png", 1
         while candidate in taken:
             number += 1
@@ -246,6 +283,8 @@ def _file_names(names: Sequence[str]) -> list[str]:
     return list(taken)
 
 
+_LONGEST = 200
+"""Bytes of a picture's name: file systems allow 255, and writing takes some."""
 _IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 
 
@@ -261,17 +300,36 @@ def _whole(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
+    if folder.exists() and not _exchange(part, folder):
+        faults.passing("best is written")
         folder.rename(old)
-    part.rename(folder)
+    faults.passing("best is away")
+    if not folder.exists():
+        part.rename(folder)
+    shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _show(plan: Plan, trial: Trial, trained: TrainedModel, metrics: dict[str, Any]) -> tuple[str | None, str | None]:
-    """The model's address in MLflow, or what MLflow answered: it is a view, and must not undo what was done."""
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders at once, so that both are always there; False where the file system cannot."""
+    try:
+        exchanged: int = ctypes.CDLL(None).renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2)
+    except AttributeError:  # a C library before 2018
+        return False
+    return exchanged == 0
+
+
+def _recover(folder: Path) -> None:
+    """Bring back what was put away by a process that died before it put the new folder in its place."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+
+
+def _shown(plan: Plan, trial: Trial, trained: TrainedModel, metrics: dict[str, Any]) -> Retraining:
     validation = metrics["validation"] or {}
     numbers = {name: validation[name] for name in ("ap50", "ap50_uncapped", "ap50_box") if name in validation}
-    retraining = Retraining(
+    return Retraining(
         folder=plan.folder.best,
         on=plan.on,
         key=plan.key,
@@ -279,7 +337,3 @@ def _show(plan: Plan, trial: Trial, trained: TrainedModel, metrics: dict[str, An
         epochs=[report.to_json() for report in trial.reports],
         metrics={**numbers, "search_ap50": float(plan.record.ap50 or 0.0), "epoch": metrics["epoch"]},
     )
-    try:
-        return show_retraining(plan.tracking, plan.request.study, plan.identity, plan.record, retraining), None
-    except Exception as error:  # noqa: BLE001  # whatever MLflow's stores raise
-        return None, without_password((str(error).strip() or type(error).__name__).splitlines()[0][:300])

@@ -1,6 +1,8 @@
 """Retrain the winner of a study and write its submission: `python -m tune.retrain_best`."""
 
 import argparse
+import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +12,8 @@ from rich.console import Console
 
 from core.errors import BadRequest, CellTuneError
 from tune import retrain
-from tune.plan import Options
+from tune.ledger import State
+from tune.plan import Options, absolute
 from tune.retrain import Outcome
 from tune.retrain_plan import Plan, make_plan
 
@@ -20,20 +23,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     console = Console()
     try:
-        options = Options(parsed.results, parsed.storage, parsed.tracking_uri)
-        plan = make_plan(options, parsed.study, parsed.trial, parsed.data, parsed.on, parsed.overrides)
+        options = Options(parsed.results, absolute(parsed.storage), absolute(parsed.tracking_uri))
+        plan = make_plan(options, parsed.study, parsed.trial, parsed.data, parsed.on, parsed.overrides, parsed.threads)
         _print(console, _plan_lines(plan))
         outcome = retrain.run(plan, console, parsed.device)
+        _print(console, _outcome_lines(plan, outcome))
+        _print(console, _shown_lines(plan, *retrain.show(plan, outcome)))
     except BadRequest as error:
         print(error, file=sys.stderr)
         return 2
     except CellTuneError as error:
         print(error, file=sys.stderr)
         return 1
+    except OSError as error:
+        print(
+            f"{error.filename or 'a file'} could not be written or read ({error.strerror}); what was saved is whole: "
+            "see to it, then give the same command again",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on after the last epoch that was saved", file=sys.stderr)
         return 130
-    _print(console, _outcome_lines(plan, outcome))
     return 0
 
 
@@ -59,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all studies; default: results")
     add("--device", default="auto", metavar="DEVICE", help="cpu, cuda:0, ...; default: the first GPU, else the CPU")
+    add(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="processor threads; default: those of the trial, so that it is repeated",
+    )
     add("--tracking-uri", metavar="URI", help="MLflow; default: where the search showed it")
     add("--storage", metavar="URL", help="the ledger's database; needed again where its URL has a password")
     return parser
@@ -80,7 +97,7 @@ def _plan_lines(plan: Plan) -> list[str]:
 def _outcome_lines(plan: Plan, outcome: Outcome) -> list[str]:
     best, metrics = plan.folder.best, outcome.metrics
     lines = [f"Retrained: the model of epoch {metrics['epoch']}{_score(metrics)}"]
-    if metrics["validation"] is not None and not plan.changed:
+    if plan.on == "train" and plan.record.state is State.COMPLETE and not plan.changed:
         lines += _scatter(metrics)
     lines += _prediction(plan, metrics)
     lines.append(f"Model: {best}")
@@ -90,15 +107,22 @@ def _outcome_lines(plan: Plan, outcome: Outcome) -> list[str]:
         if not count:
             lines.append("Nothing was found in any test image: the submission is an empty list")
     lines.append(f"Pictures: {best / 'overlays'}")
-    if outcome.model is None:
-        lines.append(
-            f"MLflow does not show it ({outcome.trouble}); run the same command again when it "
-            "answers: nothing is trained twice"
-        )
-    else:
-        lines.append(f"MLflow: {outcome.model}; {plan.tracking.how_to_open}")
-    lines.append(f"Use it: python -m core.predict --model {best} --images DIR --out results.json")
-    return lines
+    use = f"{_python()} -m core.predict --model {shlex.quote(str(best))} --images DIR --out results.json"
+    return [*lines, f"Use it: {use}"]
+
+
+def _shown_lines(plan: Plan, model: str | None, trouble: str) -> list[str]:
+    if model is not None:
+        return [f"MLflow: {model}; {plan.tracking.how_to_open}"]
+    return [
+        f"MLflow does not show it ({trouble}); give the same command again when it answers: nothing is trained twice"
+    ]
+
+
+def _python() -> str:
+    """The program that runs here, as a person in this folder would type it."""
+    program = Path(sys.executable)
+    return shlex.quote(os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program))
 
 
 def _score(metrics: dict[str, Any]) -> str:
@@ -114,8 +138,8 @@ def _scatter(metrics: dict[str, Any]) -> list[str]:
     if again == metrics["search"]["ap50"]:
         return []
     return [
-        "The settings, seed and split are the trial's: rounding alone, on another device or with other threads, moves "
-        f"the score from {metrics['search']['ap50']:.4f} to {again:.4f}"
+        f"Settings, seed and split are the trial's, and its AP50 was {metrics['search']['ap50']:.4f} against "
+        f"{again:.4f} now: another device, number of threads or version rounds otherwise, and so far do scores scatter"
     ]
 
 
@@ -130,7 +154,7 @@ def _prediction(plan: Plan, metrics: dict[str, Any]) -> list[str]:
     before, best = tried[0]["ap50"], max(one["ap50"] for one in tried)
     if not changes:
         others = len(tried) - 1
-        return [f"Prediction: the trial's own settings; none of {others} others had an AP50 above its {before:.4f}"]
+        return [f"Prediction: its settings stay; none of {others} others had an AP50 above their {before:.4f}"]
     return [
         f"Prediction: {changes}, the best of {len(tried)} that were tried (AP50 {before:.4f} before, {best:.4f} now)"
     ]

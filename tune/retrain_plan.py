@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from core import data as datasets
 from core import weights as pretrained
-from core.config import PredictConfig, TrialConfig, Value
+from core.config import ModelConfig, PredictConfig, TrialConfig, Value
 from core.data.dataset import Dataset
 from core.data.split import split
 from core.errors import BadRequest, SettingError, StudyError
@@ -18,12 +18,16 @@ from tune import ledger
 from tune.folder import StudyFolder
 from tune.ledger import State, TrialRecord
 from tune.plan import Options, recall, storage_of, tracking_of, weights_key
+from tune.redaction import without_password
 from tune.request import StudyRequest
 from tune.space import SHARED
 from tune.space_file import from_document, setting_override
 from tune.tracking import Destination
 
 On = Literal["train", "all"]
+MOST_THREADS = 256
+"""More are a slip of the keyboard, and starting them would end the process."""
+_SPLIT = ("data.split_seed", "data.fold")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Plan:
     own         the settings it predicts with unless one of `candidates` is better
     candidates  other settings of prediction to try
     changed     the settings that the command line gives other values than the trial's
+    threads     processor threads; None for as many as torch takes
     """
 
     folder: StudyFolder
@@ -55,6 +60,7 @@ class Plan:
     changed: Mapping[str, Value]
     data: Dataset
     weights: BaseWeights | None
+    threads: int | None
 
     @property
     def key(self) -> str:
@@ -92,6 +98,7 @@ def make_plan(
     data: str | None = None,
     on: On = "train",
     overrides: Sequence[str] = (),
+    threads: int | None = None,
 ) -> Plan:
     """Check a retraining against the world. Writes nothing but pretrained weights that had to be downloaded.
 
@@ -99,17 +106,28 @@ def make_plan(
     trial       its number, None for the winner
     data        where the data set is now, None for where it was
     overrides   texts KEY=VALUE
+    threads     None for those of the trial, where it is repeated on its own split: a CPU then repeats it bit for bit
 
     Raises BadRequest for the first thing wrong.
     """
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise BadRequest(f"--threads must be from 1 to {MOST_THREADS}, and is {threads}")
     folder = StudyFolder(options.results / study) if study is not None else _last_study(options.results)
-    request = from_document(folder.read_description()["request"], str(folder.description))
-    options = recall(options, folder)
-    reading = ledger.read(storage_of(options, folder), request.study)
+    description = folder.read_description()
+    request = from_document(description["request"], str(folder.description))
+    options = recall(options, folder, moved=True)
+    storage = storage_of(options, folder)
+    reading = ledger.read(storage, request.study)
     if reading is None:
-        raise StudyError(f"{folder.path} is a study that its ledger does not hold; bring the ledger back")
+        raise StudyError(
+            f"{folder.path} is a study that its ledger {without_password(storage)} does not hold; bring the ledger "
+            "back, or name it with --storage"
+        )
     record, why = choose(reading.records, trial, request.planned_trials)
     changed = _changes(overrides, record, on)
+    weights = _weights(TrialConfig.from_settings({**record.settings, **changed}).model, reading.facts, record)
+    if weights is not None and _same_weights(weights, reading.facts, record):
+        changed.pop("model.weights", None)  # the file has moved, that is all
     for_training = {name: value for name, value in changed.items() if not name.startswith("predict.")}
     place = f"trial {record.id}"
     config = TrialConfig.from_settings({**record.settings, **for_training}, place)
@@ -142,7 +160,8 @@ def make_plan(
         candidates=[candidate for candidate in candidates if candidate != own],
         changed=changed,
         data=dataset,
-        weights=_weights(config, reading.facts, changed, folder),
+        weights=weights,
+        threads=threads if threads or on == "all" else int(description["resources"]["cpus_per_trial"]),
     )
 
 
@@ -161,11 +180,13 @@ def choose(records: Sequence[TrialRecord], trial: int | None, planned: int) -> t
         so_far = "" if ended >= planned else f" so far ({ended} of {planned} trials have ended)"
         return best, (
             f"trial {best.id}{_named(best)}, which {among}{so_far}, with AP50 {best.ap50:.4f}; "
-            "no fresh seeds and splits confirmed it"
+            + _other_images(records)
+            + "no fresh seeds and splits confirmed it"
         )
     record = next((record for record in records if record.id == trial), None)
     if record is None:
-        raise StudyError(f"--trial must be a trial of the study, 0 to {len(records) - 1}, and is {trial}")
+        there = f"0 to {len(records) - 1}" if records else "which has none yet"
+        raise StudyError(f"--trial must be a trial of the study, {there}, and is {trial}")
     if record.state in (State.FAIL, State.RUNNING) or record.ap50 is None:
         state = f"failed: {record.reason}" if record.state is State.FAIL else "has not ended"
         raise StudyError(f"--trial must be a trial with a score, and trial {trial} {state}")
@@ -173,6 +194,12 @@ def choose(records: Sequence[TrialRecord], trial: int | None, planned: int) -> t
     if best is not None and best.id != trial:
         place = f"; the best is trial {best.id} with {best.ap50:.4f}"
     return record, f"trial {record.id}{_named(record)}, because --trial names it; its AP50 is {record.ap50:.4f}{place}"
+
+
+def _other_images(records: Sequence[TrialRecord]) -> str:
+    """A warning where the trials were scored on different images: repeats of variants, or folds."""
+    splits = {tuple(record.settings.get(name) for name in _SPLIT) for record in records}
+    return "the trials were scored on different images, so that luck has a part in it; " if len(splits) > 1 else ""
 
 
 def _named(record: TrialRecord) -> str:
@@ -210,18 +237,22 @@ def _changes(overrides: Sequence[str], record: TrialRecord, on: On) -> dict[str,
     return {name: value for name, value in changed.items() if value != record.settings.get(name)}
 
 
-def _weights(
-    config: TrialConfig, facts: Mapping[str, Any], changed: Mapping[str, Value], folder: StudyFolder
-) -> BaseWeights | None:
-    """The pretrained weights, those of the search unless the command line asks for others. Raises BadRequest."""
-    file = pretrained.find(config.model)
+def _weights(model: ModelConfig, facts: Mapping[str, Any], record: TrialRecord) -> BaseWeights | None:
+    """The pretrained weights of a model; those of the search, unless they are another file's. Raises BadRequest."""
+    file = pretrained.find(model)
     if file is None:
         return None
     weights = pretrained.read(file)
-    known = facts.get("weights", {}).get(weights_key(config.model))
-    if known not in (None, [weights.sha256, weights.stride_in_1x1]) and "model.weights" not in changed:
+    known = facts.get("weights", {}).get(weights_key(model))  # None for weights that the search did not use
+    if known not in (None, [weights.sha256, weights.stride_in_1x1]):
         raise StudyError(
-            f"{folder.path} was searched with other pretrained weights: {file.path} had SHA-256 {known[0][:12]} and "
+            f"trial {record.id} began with other pretrained weights: {file.path} had SHA-256 {known[0][:12]} and "
             f"stride_in_1x1 {known[1]}, and has {weights.sha256[:12]} and {weights.stride_in_1x1}; bring them back"
         )
     return weights
+
+
+def _same_weights(weights: BaseWeights, facts: Mapping[str, Any], record: TrialRecord) -> bool:
+    """Whether these are the weights that the trial began with, under whatever name."""
+    model = TrialConfig.from_settings(record.settings).model
+    return bool(facts.get("weights", {}).get(weights_key(model)) == [weights.sha256, weights.stride_in_1x1])

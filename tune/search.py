@@ -13,7 +13,8 @@ from core.errors import BadRequest, CellTuneError, StudyError
 from tune import study
 from tune.folder import StudyFolder
 from tune.ledger import Ledger, State, preview
-from tune.plan import Options, Plan, check, make_plan
+from tune.plan import Options, Plan, absolute, check, make_plan
+from tune.rebuild import rebuild_tracking
 from tune.request import StudyRequest
 from tune.space_file import from_document, load, with_overrides
 
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         options = _options(parsed)
+        if parsed.rebuild_tracking:
+            return _rebuild_tracking(parsed, options, console)
         request = _request(parsed, options)
         if parsed.dry_run:
             return _dry_run(request, options, console)
@@ -64,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--address", metavar="RAY", help="a running Ray cluster; default: this machine")
     add("--tracking-uri", metavar="URI", help="MLflow; default: a database in the results folder")
     add("--storage", metavar="URL", help="the ledger's database; default: a file in the study's folder")
+    add("--rebuild-tracking", action="store_true", help="write MLflow anew from the ledger of --study; train nothing")
     add("--dry-run", action="store_true", help="print the plan and what is wrong with it; start nothing")
     return parser
 
@@ -72,7 +76,8 @@ def _options(parsed: argparse.Namespace) -> Options:
     if parsed.parallel is not None and parsed.parallel < 1:
         raise BadRequest(f"--parallel must be at least 1, and is {parsed.parallel}")
     budget = None if parsed.time_budget is None else _seconds(parsed.time_budget)
-    return Options(parsed.results, parsed.storage, parsed.tracking_uri, parsed.parallel, budget, parsed.address)
+    storage, tracking_uri = absolute(parsed.storage), absolute(parsed.tracking_uri)
+    return Options(parsed.results, storage, tracking_uri, parsed.parallel, budget, parsed.address)
 
 
 def _seconds(text: str) -> float:
@@ -98,6 +103,15 @@ def _request(parsed: argparse.Namespace, options: Options) -> StudyRequest:
     return with_overrides(request, overrides, **named)
 
 
+def _rebuild_tracking(parsed: argparse.Namespace, options: Options, console: Console) -> int:
+    if parsed.study is None:
+        raise BadRequest("--rebuild-tracking needs --study NAME, the study to show in MLflow")
+    trials, destination = rebuild_tracking(options, parsed.study)
+    console.print(f"MLflow shows {trials} trials of {parsed.study}", highlight=False)
+    console.print(f"Compare: {destination.how_to_open}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
 def _announce(plan: Plan, console: Console) -> None:
     for line in _plan_lines(plan):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -116,6 +130,7 @@ def _plan_lines(plan: Plan) -> list[str]:
     lines += [
         f"Weights: {file.path}{'' if file.path.exists() else ' (to be downloaded)'}" for file in plan.weights.values()
     ]
+    lines += [f"Note: the space has grown: {sentence}" for sentence in plan.growth]
     return lines + [f"Note: {note}" for note in request.notes]
 
 

@@ -64,8 +64,7 @@ def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -
     make_trial   builds what the workers drive, from `data`, `weights` and `gpu`; another one replays learning curves
     """
     faults.mark_driver()
-    with plan.folder.driver_lock():
-        ledger = Ledger(plan.storage, plan.request)
+    with _files_in_one_sentence(), plan.folder.driver_lock(), _claimed(plan) as ledger:
         weights = {key: pretrained.read(file) for key, file in plan.weights.items()}
         facts = facts_of(plan.request, plan.data) | {
             "weights": {key: [base.sha256, base.stride_in_1x1] for key, base in weights.items()}
@@ -78,7 +77,8 @@ def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -
                 shared = {"data": plan.data, "weights": weights, "gpu": plan.resources.gpus > 0}
                 stall_seconds = 60 * plan.request.resources.stall_minutes
                 executor.execute(conductor, make_trial, shared, plan.machine, plan.resources, stall_seconds)
-        _raise(conductor.error)
+        if conductor.error is not None:
+            raise conductor.error
         if conductor.untracked:
             numbers = ", ".join(map(str, conductor.untracked))
             console.print(
@@ -90,15 +90,28 @@ def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -
         return ledger.finished
 
 
-def _raise(error: Exception | None) -> None:
-    """Raise what stopped a study; of a disk that takes no more, in one sentence."""
-    if isinstance(error, OSError):
+@contextlib.contextmanager
+def _claimed(plan: Plan) -> Iterator[Ledger]:
+    """The study's ledger, run by this process alone."""
+    ledger = Ledger(plan.storage, plan.request)
+    ledger.claim()
+    try:
+        yield ledger
+    finally:
+        with contextlib.suppress(StorageError):  # whoever comes next finds this process gone
+            ledger.release()
+
+
+@contextlib.contextmanager
+def _files_in_one_sentence() -> Iterator[None]:
+    """Say of a disk that takes no more, is read-only or away, what is to be done."""
+    try:
+        yield
+    except OSError as error:
         raise StorageError(
-            f"{error.filename or 'a file'} could not be written ({error.strerror}); what was saved is whole: see to "
-            "the disk, then run the same command again"
+            f"{error.filename or 'a file of the study'} cannot be used ({error.strerror or error}); what was saved is "
+            "whole: see to the disk, then run the same command again"
         ) from error
-    if error is not None:
-        raise error
 
 
 class _Conductor:
@@ -152,6 +165,7 @@ class _Conductor:
         if self._time_is_up or len(self._heard) >= self._plan.resources.parallel or not self._first_rung_fits:
             return None
         with self._halting():
+            self._ledger.beat()
             record = self._ledger.next(self._plan.resources.gpus)
             if record is None:
                 return None

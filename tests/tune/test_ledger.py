@@ -326,3 +326,69 @@ def test_the_database_can_be_read_while_it_is_written(tmp_path: Path, url: str) 
     reader.execute("SELECT count(*) FROM trials").fetchone()
     assert ledger.next() is not None  # in the default journal mode this would wait for the reader
     reader.close()
+
+
+# A space that grows
+
+GROWN: dict[str, Any] = {
+    **SPACE,
+    "space": {
+        "optim.learning_rate": {"low": 1e-6, "high": 1e-1, "log": True},
+        "optim.restarts": [5, 3, 1, 0],
+        "optim.restart_multiplier": {"choices": [1, 2], "when": {"optim.restarts": [1, 3]}},
+        "augment.elastic": [True, False],
+    },
+    "search": {"sampler": "tpe", "trials": 30, "seed": 3},
+}
+
+
+def test_a_space_that_has_grown_keeps_every_trial_and_searches_what_was_added(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    run_all(ledger)
+    before = ledger.records
+    more = Ledger(url, request(GROWN))
+    assert more.records == before
+    run_all(more)
+    assert more.finished
+    trials = read_with_plain_optuna(url)
+    assert len(trials) == 30
+    for trial, record in zip(trials, more.records, strict=True):
+        assert trial.params == record.params
+    assert more.records[:12] == before
+    added = {record.params["optim.restarts"] for record in more.records[12:]}
+    assert 5 in added
+    assert added & {0, 1, 3}
+    for trial in trials[12:]:
+        domain = trial.distributions["optim.learning_rate"]
+        assert isinstance(domain, optuna.distributions.FloatDistribution)
+        assert (domain.low, domain.high) == (1e-6, 1e-1)
+
+
+def test_a_space_grows_twice_and_a_trial_that_was_running_keeps_what_it_drew(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    ledger.next()
+    running = ledger.next()
+    assert running is not None
+    run_epochs(ledger, ledger.records[0], 0.5)
+    more = Ledger(url, request(GROWN))
+    again = more.next()
+    assert again is not None
+    assert (again.id, again.params, again.settings) == (running.id, running.params, running.settings)
+    run_epochs(more, again, 0.4)
+    space = {**GROWN["space"], "optim.restarts": [0, 1, 3, 5, 7]}
+    most = Ledger(url, request({**GROWN, "space": space}))
+    assert [record.params for record in most.records] == [record.params for record in more.records]
+    run_all(most)
+    assert most.finished
+    assert {trial.state.name for trial in read_with_plain_optuna(url)} <= {"COMPLETE", "PRUNED"}
+
+
+def test_growing_touches_no_other_study_of_the_database(url: str) -> None:
+    other = Ledger(url, request(SPACE, study="other"))
+    run_all(other)
+    run_all(Ledger(url, request(SPACE)))
+    Ledger(url, request(GROWN))
+    distributions = [
+        trial.distributions["optim.restarts"] for trial in optuna.load_study(study_name="other", storage=url).trials
+    ]
+    assert {distribution.choices for distribution in distributions} == {(0, 1, 3)}

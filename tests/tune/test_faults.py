@@ -1,0 +1,525 @@
+"""Laws of a study in which trials, MLflow, the disk or the ledger's database fail, and of one that is interrupted.
+
+The trials replay a curve; what fails, really fails: processes die, files grow no more, databases are locked.
+"""
+
+import contextlib
+import csv
+import io
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import optuna
+import pytest
+from rich.console import Console
+
+from benchmarks.replayed_search import Script, replayed_ap50
+from core import data as datasets
+from core.errors import StorageError
+from tune import ledger as ledgers
+from tune import study
+from tune.executor import Machine, Node, TrialResources
+from tune.ledger import Ledger, State, TrialRecord
+from tune.plan import Options, Plan
+from tune.search import main
+from tune.space_file import from_document
+
+ROOT = Path(__file__).parents[2]
+EPOCHS = 3
+SPACE: dict[str, Any] = {
+    "study": "faulty",
+    "data": "synthetic",
+    "fixed": {"optim.epochs": EPOCHS, "model.weights": "none"},
+    "space": {
+        "optim.learning_rate": {"low": 1e-5, "high": 0.1, "log": True},
+        "optim.weight_decay": {"low": 0.0, "high": 0.9},
+        "optim.batch_size": [2, 4, 8],
+    },
+    "search": {"sampler": "random", "trials": 8, "seed": 0},
+    "stop_early": {"rule": "none"},
+    "confirm": {"top": 0},
+    "resources": {"stall_minutes": 0.15},
+}
+FILE = """
+study: faulty
+data: synthetic
+fixed: {optim.epochs: 3, model.weights: none}
+space:
+  optim.learning_rate: {low: 1.0e-5, high: 0.1, log: true}
+  optim.weight_decay: {low: 0.0, high: 0.9}
+search: {sampler: random, trials: 6, seed: 0}
+stop_early: {rule: none}
+confirm: {top: 0}
+"""
+
+
+def plan_of(results: Path, gpus: int = 0, share: float = 0.0, **changes: Any) -> Plan:
+    return Plan(
+        from_document({**SPACE, **changes}, "test"),
+        Options(results),
+        datasets.load("synthetic"),
+        {},
+        Machine((Node(2, gpus),)),
+        TrialResources(1, share, 2),
+    )
+
+
+def read_table(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO((folder / "trials.csv").read_text())))
+
+
+def begun(witness: Path) -> list[tuple[int, int, int]]:
+    """Trial, epoch and attempt of every epoch that began."""
+    names = [path.name.split("-") for path in witness.iterdir()]
+    return sorted((int(trial), int(epoch), int(attempt)) for trial, epoch, attempt in names)
+
+
+@dataclass(frozen=True)
+class Faulty:
+    plan: Plan
+    records: tuple[TrialRecord, ...]
+    witness: Path
+    said: str
+    rows: list[dict[str, str]]
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Faulty:
+    """Eight trials, each with half of a machine's only GPU, of which six have trouble."""
+    results, witness = tmp_path_factory.mktemp("faulty"), tmp_path_factory.mktemp("witness")
+    plan = plan_of(results, gpus=1, share=0.5)
+    deeds = (
+        ("hang", 0, 2, None),
+        ("raise", 1, 2, None),
+        ("diverge", 2, 1, None),
+        ("memory", 3, 2, 1),
+        ("spin", 5, 2, 1),
+        ("die", 6, 3, 1),
+    )
+    output = io.StringIO()
+    study.run(plan, Console(file=output, width=200), Script(witness, deeds, epoch_seconds=0.2))
+    return Faulty(
+        plan, Ledger(plan.storage, plan.request).records, witness, output.getvalue(), read_table(plan.folder.path)
+    )
+
+
+def test_trials_that_have_no_trouble_complete_beside_those_that_do(faulty: Faulty) -> None:
+    states = {record.id: record.state for record in faulty.records}
+    assert {number for number, state in states.items() if state is State.FAIL} == {0, 1, 2}
+    assert {number for number, state in states.items() if state is State.COMPLETE} == {3, 4, 5, 6, 7}
+    for record in faulty.records:
+        expected = [replayed_ap50(record.settings, epoch) for epoch in range(1, EPOCHS + 1)]
+        assert record.curve == expected[: len(record.curve)]
+        assert len(record.curve) == (EPOCHS if record.state is State.COMPLETE else {0: 1, 1: 1, 2: 0}[record.id])
+
+
+def test_why_trials_failed_stands_in_the_table_and_what_was_overcome_does_not(faulty: Faulty) -> None:
+    reasons = [row["reason"] for row in faulty.rows]
+    assert reasons[0] == "no epoch for 0.15 minutes (resources.stall_minutes): its worker was ended (3 times)"
+    assert reasons[1] == "ValueError: no such tile"
+    assert reasons[2] == "diverged: epoch 1, batch 3: loss is nan"
+    assert reasons[3:] == [""] * 5
+    assert "trial 3 will go on after epoch 1: out of memory: CUDA out of memory" in faulty.said
+    assert "trial 5 will go on after epoch 1: no epoch for 0.15 minutes" in faulty.said
+    assert "trial 6 will go on after epoch 2: its worker process died" in faulty.said
+
+
+def test_a_trial_that_hangs_is_tried_three_times_and_costs_its_time(faulty: Faulty) -> None:
+    assert [epoch for epoch in begun(faulty.witness) if epoch[0] == 0] == [(0, 1, 1), (0, 2, 1), (0, 2, 2), (0, 2, 3)]
+    assert faulty.records[0].seconds >= 3 * 60 * 0.15
+
+
+def test_a_trial_whose_worker_holds_python_for_ever_is_ended_all_the_same_and_goes_on_after_its_last_epoch(
+    faulty: Faulty,
+) -> None:
+    assert [epoch for epoch in begun(faulty.witness) if epoch[0] == 5] == [(5, 1, 1), (5, 2, 1), (5, 2, 2), (5, 3, 2)]
+
+
+def test_a_trial_out_of_memory_goes_on_with_the_whole_gpu_to_itself_and_with_the_same_settings(faulty: Faulty) -> None:
+    record = faulty.records[3]
+    assert (record.attempts, record.gpu_share, record.lost) == (2, 1.0, 1)
+    fresh = Ledger("memory", faulty.plan.request)
+    for _ in range(4):
+        asked = fresh.next(0.5)
+    assert asked is not None
+    assert asked.settings == record.settings  # batch size and all
+    times = {name: (faulty.witness / "-".join(map(str, name))).stat().st_mtime for name in begun(faulty.witness)}
+    alone = [at for (trial, _, attempt), at in times.items() if (trial, attempt) == (3, 2)]
+    assert len(alone) == EPOCHS - 1
+    assert not [name for name, at in times.items() if name[0] != 3 and min(alone) <= at < max(alone) + 0.2]
+
+
+def test_a_file_that_cannot_grow_stops_the_study_in_one_sentence_and_costs_no_trial(tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+    witness.mkdir()
+    plan = plan_of(tmp_path / "results", search={"sampler": "random", "trials": 3, "seed": 0})
+    script = Script(witness, [("full", 1, 2, 1)], epoch_seconds=0.1)
+    with pytest.raises(StorageError, match=r"trials/1 cannot be written: File too large; see to it, then run the same"):
+        study.run(plan, Console(file=io.StringIO()), script)
+    left = Ledger(plan.storage, plan.request)
+    assert not left.finished
+    assert State.FAIL not in {record.state for record in left.records}
+    assert study.run(plan, Console(file=io.StringIO()), script)
+    records = Ledger(plan.storage, plan.request).records
+    assert [(record.state, record.lost) for record in records] == [(State.COMPLETE, 0)] * 3
+    assert [row["state"] for row in read_table(plan.folder.path)] == ["COMPLETE"] * 3
+
+
+@contextlib.contextmanager
+def locked(database: Path) -> Iterator[Callable[[], None]]:
+    """Another process writes a database, and does not end its transaction until it is told to."""
+    holder = subprocess.Popen(
+        [
+            sys.executable, "-c",
+            "import sqlite3, sys\n"
+            "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+            "connection.execute('BEGIN EXCLUSIVE')\n"
+            "print('locked', flush=True)\n"
+            "sys.stdin.read()\n"
+            "connection.execute('COMMIT')\n",
+            str(database),
+        ],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert holder.stdout is not None
+    assert holder.stdin is not None
+    assert holder.stdout.readline() == b"locked\n"
+
+    def let_go() -> None:
+        holder.communicate(timeout=30)
+
+    try:
+        yield let_go
+    finally:
+        if holder.poll() is None:
+            let_go()
+
+
+def an_epoch(number: int) -> dict[str, Any]:
+    return {"epoch": number, "ap50": number / 10, "seconds": 1.0, "losses": {"loss": 1.0}}
+
+
+def test_a_ledger_that_another_process_locks_for_a_moment_is_waited_for(tmp_path: Path) -> None:
+    request = from_document(SPACE, "test")
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    ledger = Ledger(url, request)
+    asked = ledger.next()
+    assert asked is not None
+    with locked(tmp_path / "study.db") as let_go:
+        timer = threading.Timer(2.0, let_go)
+        timer.start()
+        begin = time.monotonic()
+        assert not ledger.report(asked.id, [an_epoch(1)])
+        assert time.monotonic() - begin > 1
+        timer.join()
+    assert Ledger(url, request).records[0].curve == [0.1]
+
+
+def test_a_ledger_that_stays_locked_is_one_sentence_and_read_again_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledgers, "BUSY_SECONDS", 1, raising=False)
+    request = from_document(SPACE, "test")
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    ledger = Ledger(url, request)
+    asked = ledger.next()
+    assert asked is not None
+    assert not ledger.report(asked.id, [an_epoch(1)])
+    with (
+        locked(tmp_path / "study.db"),
+        pytest.raises(StorageError, match=r"the ledger could not be .* \(database is locked\); what it holds is whole"),
+    ):
+        ledger.report(asked.id, [an_epoch(1), an_epoch(2)])
+    again = Ledger(url, request)
+    assert again.records[0].curve in ([0.1], [0.1, 0.2])
+    assert again.report(asked.id, [an_epoch(1), an_epoch(2), an_epoch(3)])
+    assert Ledger(url, request).records[0].state is State.COMPLETE
+
+
+def searching(folder: Path, results: Path, *more: str) -> list[str]:
+    space = folder / "space.yaml"
+    space.write_text(FILE)
+    return ["--space", str(space), "--results", str(results), "--cpus-per-trial", "1", "--gpus-per-trial", "0", *more]
+
+
+def test_a_results_folder_that_cannot_be_made_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(searching(tmp_path, tmp_path / "file" / "results")) in (1, 2)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert str(tmp_path / "file") in said
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, size: str) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mount.returncode:
+        pytest.skip(f"a file system cannot be mounted here: {mount.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_a_read_only_results_folder_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with mounted(tmp_path / "results", "1m"):
+        subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "results")], check=True)
+        assert main(searching(tmp_path, tmp_path / "results")) in (1, 2)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "Read-only file system" in said
+
+
+@dataclass
+class Search:
+    """`tune.search` on replayed trials, in a process of its own."""
+
+    folder: Path
+    more: tuple[str, ...] = ()
+    do: tuple[str, ...] = ()
+    results: Path = field(init=False)
+    witness: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.results, self.witness = self.folder / "results", self.folder / "witness"
+        self.witness.mkdir(parents=True)
+
+    def start(self) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "benchmarks.replayed_search", "--witness", str(self.witness), *self.do]
+        command += searching(self.folder, self.results, *self.more)
+        with (self.folder / "out").open("a") as out, (self.folder / "err").open("a") as err:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=err, text=True)
+
+    def run(self, seconds: float = 280) -> int:
+        return self.start().wait(seconds)
+
+    @property
+    def out(self) -> str:
+        return (self.folder / "out").read_text()
+
+    @property
+    def err(self) -> str:
+        return (self.folder / "err").read_text()
+
+    def wait_for(self, epoch: str, driver: subprocess.Popen[str]) -> int:
+        """Wait until an epoch has begun; the process id of its worker."""
+        path = self.witness / epoch
+        while not path.exists() or not path.read_text():
+            assert driver.poll() is None, self.out + self.err
+            time.sleep(0.02)
+        return int(path.read_text())
+
+    def assert_complete(self, trials: int, tracking: str | None = None) -> None:
+        """Every trial ended as if nothing had happened: in ledger, table and MLflow."""
+        storage = f"sqlite:///{self.results / 'faulty/study.db'}"
+        found = optuna.load_study(study_name="faulty", storage=storage).trials
+        rows = read_table(self.results / "faulty")
+        assert [trial.state.name for trial in found] == [row["state"] for row in rows] == ["COMPLETE"] * trials
+        client = mlflow.MlflowClient(tracking or f"sqlite:///{self.results / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("faulty")
+        runs = client.search_runs([experiment.experiment_id], "tags.phase = 'search'")
+        shown = {int(run.data.tags["trial"]): run for run in runs}
+        assert sorted(shown) == list(range(trials))
+        assert len(runs) == trials
+        for trial in found:
+            curve = {epoch: replayed_ap50(trial.params, epoch) for epoch in range(1, EPOCHS + 1)}
+            assert trial.intermediate_values == curve
+            history = client.get_metric_history(shown[trial.number].info.run_id, "ap50")
+            assert {point.step: point.value for point in history} == curve
+            assert shown[trial.number].info.status == "FINISHED"
+
+
+@pytest.mark.long
+def test_a_full_disk_stops_the_study_in_one_sentence_and_with_space_the_same_command_ends_it(tmp_path: Path) -> None:
+    search = Search(tmp_path / "full", ("--parallel", "2"), ("--epoch-seconds", "0.5"))
+    with mounted(search.results, "8m"):
+        driver = search.start()
+        search.wait_for("2-1-1", driver)
+        ballast = search.results / "ballast"
+        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        assert driver.wait(120) == 1
+        assert search.err.count("\n") == 1, search.err
+        assert "run the same command again" in search.err
+        ballast.unlink()
+        assert search.run() == 0, search.err
+        search.assert_complete(6)
+        assert len(begun(search.witness)) <= 6 * EPOCHS + 2
+
+
+@pytest.mark.long
+def test_a_ledger_that_cannot_grow_stops_the_study_in_one_sentence_and_the_same_command_ends_it(
+    tmp_path: Path,
+) -> None:
+    search = Search(tmp_path / "limited", ("--parallel", "1"), ("--epoch-seconds", "0.5"))
+    driver = search.start()
+    search.wait_for("2-1-1", driver)
+    # Of the files that the driver writes, only its databases are larger; they take nothing from now on.
+    resource.prlimit(driver.pid, resource.RLIMIT_FSIZE, (2**16, resource.RLIM_INFINITY))
+    assert driver.wait(120) == 1
+    assert search.err.count("\n") == 1, search.err
+    assert "run the same command again" in search.err
+    assert search.run() == 0, search.err
+    search.assert_complete(6)
+
+
+@pytest.mark.long
+def test_a_trial_whose_checkpoint_is_torn_begins_anew_and_completes(tmp_path: Path) -> None:
+    search = Search(tmp_path / "torn", ("--parallel", "1", "--trials", "2"), ("--epoch-seconds", "1"))
+    driver = search.start()
+    worker = search.wait_for("0-3-1", driver)
+    driver.kill()
+    os.kill(worker, signal.SIGKILL)  # it would live for some seconds, and save its epoch
+    driver.wait()
+    checkpoint = search.results / "faulty/trials/0/last.json"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
+    assert search.run() == 0, search.err
+    search.assert_complete(2)
+    assert [epoch for epoch in begun(search.witness) if epoch[0] == 0 and epoch[2] > 1] == [
+        (0, epoch, 3) for epoch in range(1, EPOCHS + 1)
+    ]
+
+
+@pytest.mark.long
+def test_ctrl_c_ends_a_study_of_long_epochs_within_half_a_minute_and_says_how_to_continue(tmp_path: Path) -> None:
+    search = Search(tmp_path / "interrupted", ("--parallel", "2", "--trials", "2"), ("--epoch-seconds", "60"))
+    driver = search.start()
+    search.wait_for("0-1-1", driver)
+    search.wait_for("1-1-1", driver)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(30) == 130
+    assert "to continue, run the same command again" in search.err
+    assert "Traceback" not in search.err
+    driver = search.start()
+    search.wait_for("0-1-2", driver)
+    driver.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(5) == 130
+    assert "Ended at once; to continue, run the same command again" in search.err
+    search.do = ()
+    assert search.run() == 0, search.err
+    search.assert_complete(2)
+
+
+@pytest.mark.long
+def test_ctrl_c_lets_an_epoch_that_is_nearly_done_be_saved(tmp_path: Path) -> None:
+    search = Search(tmp_path / "nearly", ("--parallel", "1", "--trials", "1"), ("--epoch-seconds", "4"))
+    driver = search.start()
+    search.wait_for("0-2-1", driver)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(30) == 130
+    search.do = ()
+    assert search.run() == 0, search.err
+    search.assert_complete(1)
+    assert begun(search.witness) == [(0, 1, 1), (0, 2, 1), (0, 3, 2)]
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    with (folder / "server.log").open("a") as log:
+        server = subprocess.Popen(
+            [
+                sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder / 'away.db'}",
+                "--artifacts-destination", str(folder / "artifacts"),
+                "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+            ],
+            stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        ask = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+        until = time.monotonic() + 90
+        while True:
+            assert time.monotonic() < until, (folder / "server.log").read_text()
+            try:
+                ask(f"http://127.0.0.1:{port}/health", timeout=5)
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield server
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(30)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.mark.long
+def test_what_a_server_of_mlflow_missed_while_it_was_away_is_there_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    port = free_port()
+    search = Search(
+        tmp_path / "server",
+        ("--parallel", "1", "--tracking-uri", f"http://127.0.0.1:{port}"),
+        ("--epoch-seconds", "1.5"),
+    )
+    with mlflow_server(tmp_path, port):
+        driver = search.start()
+        search.wait_for("1-2-1", driver)
+    search.wait_for("3-2-1", driver)  # the search goes on
+    with mlflow_server(tmp_path, port):
+        assert driver.wait(200) == 0, search.err
+        assert "MLflow does not show" not in search.out
+        search.assert_complete(6, f"http://127.0.0.1:{port}")
+
+
+@pytest.mark.long
+def test_a_study_ends_without_mlflow_says_what_is_not_shown_and_the_same_command_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    port = free_port()
+    search = Search(
+        tmp_path / "server", ("--parallel", "1", "--tracking-uri", f"http://127.0.0.1:{port}"), ("--epoch-seconds", "1")
+    )
+    with mlflow_server(tmp_path, port):
+        driver = search.start()
+        search.wait_for("2-2-1", driver)
+    assert driver.wait(200) == 0, search.err
+    assert "MLflow does not show trials" in search.out
+    assert [row["state"] for row in read_table(search.results / "faulty")] == ["COMPLETE"] * 6
+    with mlflow_server(tmp_path, port):
+        assert search.run() == 0, search.err
+        search.assert_complete(6, f"http://127.0.0.1:{port}")
+    assert len(begun(search.witness)) == 6 * EPOCHS
+
+
+@pytest.mark.long
+def test_a_database_of_mlflow_that_is_locked_for_a_while_holds_up_no_trial_and_misses_nothing(tmp_path: Path) -> None:
+    search = Search(tmp_path / "locked", ("--parallel", "1"), ("--epoch-seconds", "1"))
+    driver = search.start()
+    search.wait_for("1-1-1", driver)
+    with locked(search.results / "mlflow.db"):
+        search.wait_for("4-1-1", driver)
+    assert driver.wait(200) == 0, search.err
+    assert "MLflow does not show" not in search.out
+    search.assert_complete(6)
