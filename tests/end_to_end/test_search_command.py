@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import optuna
 import pytest
@@ -220,6 +222,31 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("workplace")
+def test_mlflow_is_rebuilt_from_the_ledger_without_data_and_without_training(
+    searched: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "rebuilt"
+    shutil.copytree(searched[0], folder, ignore=shutil.ignore_patterns("mlflow.db*", "mlartifacts", "cells"))
+    monkeypatch.chdir(folder)
+    assert main(["--rebuild-tracking"]) == 2
+    assert "--rebuild-tracking needs --study NAME" in capsys.readouterr().err
+    assert main(["--study", "other", "--rebuild-tracking"]) == 2
+    for _ in range(2):
+        assert main(["--study", "tiny", "--rebuild-tracking"]) == 0
+        assert "MLflow shows 3 trials of tiny" in capsys.readouterr().out
+
+    def runs(where: Path) -> list[tuple[Any, ...]]:
+        client = mlflow.MlflowClient(f"sqlite:///{where}/results/mlflow.db")
+        experiment = client.get_experiment_by_name("tiny")
+        found = client.search_runs([experiment.experiment_id], "tags.phase = 'search'")
+        return sorted(
+            (run.data.tags["trial"], run.info.status, sorted(run.data.params.items()), sorted(run.data.metrics.items()))
+            for run in found
+        )
+
+    assert runs(folder) == runs(searched[0])
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -4,6 +4,7 @@ The driver is a process of its own, killed by SIGKILL. Its trials replay a curve
 epoch alone; Ray, the databases and the processes are real.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -258,9 +259,14 @@ def test_a_study_whose_driver_is_killed_ten_times_at_random_moments_ends_with_ex
             reached["at any time from its start"] += 1
             time.sleep(moments.uniform(0.0, 15.0))
         assert driver.poll() is None, f"ended after {kills} kills: {search.said}"
+        others = search.processes if moments.random() < 0.5 else []
         driver.kill()
+        for process in others:  # as when the power fails; else workers outlive their driver by a second or two
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         driver.wait()
         kills += 1
+        reached["with all its workers"] += bool(others)
         for before in left:
             assert_nothing_ran_again(search, before)
         if moments.random() < 0.5:  # else the next driver meets what is left of this one

@@ -1,7 +1,14 @@
 """Laws of the ledger. Plain Optuna reads beside it and is the oracle for what the database holds."""
 
+import json
+import os
 import random
+import socket
 import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +16,8 @@ from typing import Any
 import optuna
 import pytest
 
-from tune.ledger import MAX_LOST, Ledger, State, TrialRecord, preview
+from core.errors import StudyError
+from tune.ledger import CLAIM_SECONDS, MAX_LOST, Ledger, State, TrialRecord, best_of, preview, read
 from tune.request import StudyRequest
 from tune.space_file import from_document
 
@@ -392,3 +400,87 @@ def test_growing_touches_no_other_study_of_the_database(url: str) -> None:
         trial.distributions["optim.restarts"] for trial in optuna.load_study(study_name="other", storage=url).trials
     ]
     assert {distribution.choices for distribution in distributions} == {(0, 1, 3)}
+
+
+# One driver
+
+
+def written_driver(url: str) -> Any:
+    return optuna.load_study(study_name="law", storage=url).user_attrs["driver"]
+
+
+def write_driver(url: str, **driver: Any) -> None:
+    optuna.load_study(study_name="law", storage=url).set_user_attr("driver", driver)
+
+
+def test_a_study_is_claimed_by_one_live_process_of_this_machine(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    ledger.claim()
+    assert (written_driver(url)["pid"], written_driver(url)["host"]) == (os.getpid(), socket.gethostname())
+    with subprocess.Popen(["sleep", "100"]) as other:
+        write_driver(url, pid=other.pid, host=socket.gethostname(), at=time.time())
+        with pytest.raises(
+            StudyError, match=f"is being searched by process {other.pid} on host {socket.gethostname()}"
+        ):
+            Ledger(url, request(SPACE)).claim()
+        other.kill()
+    Ledger(url, request(SPACE)).claim()
+    assert written_driver(url)["pid"] == os.getpid()
+
+
+def test_a_driver_of_another_machine_is_believed_as_long_as_it_is_heard_of(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    write_driver(url, pid=1, host="elsewhere", at=time.time() - CLAIM_SECONDS / 2)
+    with pytest.raises(StudyError, match=r"by process 1 on host elsewhere; .* 3 minutes are enough"):
+        ledger.claim()
+    write_driver(url, pid=1, host="elsewhere", at=time.time() - CLAIM_SECONDS - 1)
+    ledger.claim()
+    ledger.release()
+    assert written_driver(url) is None
+    ledger.claim()
+
+
+def test_a_ledger_is_read_beside_the_one_that_writes_it(url: str) -> None:
+    assert read(url, "law") is None
+    ledger = Ledger(url, request(SPACE))
+    ledger.remember({"request": {"a": 1}})
+    run_epochs(ledger, ledger.next(), 0.5)  # type: ignore[arg-type]
+    running = ledger.next()
+    reading = read(url, "law")
+    assert reading is not None
+    assert (reading.identity, reading.facts, reading.records) == (ledger.identity, ledger.facts, ledger.records)
+    assert running in reading.records
+    assert best_of(reading.records) == ledger.best
+
+
+@pytest.mark.long
+def test_optuna_dashboard_opens_the_ledger_while_it_is_written(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    run_epochs(ledger, ledger.next(), 0.5)  # type: ignore[arg-type]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    program = Path(sys.executable).with_name("optuna-dashboard")
+    with subprocess.Popen(
+        [program, url, "--host", "127.0.0.1", "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as dashboard:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+        def shown(path: str) -> Any:
+            until = time.monotonic() + 60
+            while True:
+                try:
+                    with direct.open(f"http://127.0.0.1:{port}/api/{path}", timeout=10) as answer:
+                        return json.load(answer)
+                except OSError:
+                    assert time.monotonic() < until, "the dashboard did not start"
+                    time.sleep(0.2)
+
+        try:
+            assert [one["study_name"] for one in shown("studies")["study_summaries"]] == ["law"]
+            run_epochs(ledger, ledger.next(), 0.7)  # type: ignore[arg-type]
+            time.sleep(6)  # the dashboard keeps what it read for some seconds
+            trials = shown("studies/1")["trials"]
+            assert len(trials) == 2
+            assert {trial["state"] for trial in trials} <= {"Complete", "Pruned"}
+        finally:
+            dashboard.terminate()

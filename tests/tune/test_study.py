@@ -29,6 +29,7 @@ from tune.executor import Machine, Node, TrialResources
 from tune.folder import StudyFolder
 from tune.ledger import Ledger, State, TrialRecord
 from tune.plan import Options, Plan
+from tune.progress import Progress
 from tune.space_file import from_document
 
 EPOCHS = 4
@@ -245,6 +246,34 @@ def test_what_a_time_budget_or_a_dead_driver_left_is_finished_by_the_same_comman
     assert [record.state for record in records] == [State.COMPLETE] * 6
     assert len(list(begun.iterdir())) == 6 * EPOCHS
     assert len(mlflow_runs(more)) == 6
+
+
+@pytest.mark.parametrize(
+    ("budget", "rule", "starts"),
+    [
+        (100.0, {"rule": "none"}, True),
+        (5.0, {"rule": "none"}, False),
+        (100.0, {"rule": "successive_halving", "min_epochs": 3}, True),
+        (25.0, {"rule": "successive_halving", "min_epochs": 3}, False),
+    ],
+)
+def test_no_trial_starts_that_cannot_reach_its_first_rung_before_the_time_is_up(
+    budget: float, rule: dict[str, Any], starts: bool, tmp_path: Path
+) -> None:
+    """An epoch takes 10 seconds by the ledger; the first rung is after one epoch, or after three."""
+    plan = make_plan(tmp_path, {"stop_early": rule})
+    plan = replace(plan, options=replace(plan.options, time_budget=budget))
+    plan.folder.path.mkdir()
+    ledger = Ledger(plan.storage, plan.request)
+    first = ledger.next()
+    assert first is not None
+    epochs = [
+        {"epoch": number, "ap50": 0.5, "seconds": 10.0, "losses": {"loss": 1.0}} for number in range(1, EPOCHS + 1)
+    ]
+    ledger.report(first.id, epochs)
+    with Progress(6, Console(file=io.StringIO())) as progress, study._Conductor(plan, ledger, progress) as conductor:
+        assert conductor.finished is not starts
+        assert (conductor.hand_out() is not None) is starts
 
 
 def test_whole_gpu_trials_see_different_gpus_and_half_gpu_trials_run_four_at_once_on_two(tmp_path: Path) -> None:
