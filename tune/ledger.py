@@ -51,6 +51,9 @@ from tune.stopping import SuccessiveHalving
 MAX_LOST = 2
 """So many attempts of a trial may end without a word and are repeated; the next such end is a failure."""
 
+BUSY_SECONDS = 60
+"""How long a sqlite ledger that another process has locked is waited for."""
+
 BEAT_SECONDS, CLAIM_SECONDS = 30, 180
 """How often a driver says that it runs its study, and how long it is believed without."""
 
@@ -130,7 +133,15 @@ def _is_alive(driver: Mapping[str, Any]) -> bool:
     here = driver["host"] == socket.gethostname()
     if time.time() - driver["at"] > CLAIM_SECONDS or (here and driver["pid"] == os.getpid()):
         return False
-    return not here or Path(f"/proc/{driver['pid']}").exists()
+    return not here or _runs(driver["pid"])
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process of this machine exists and has not ended: its parent may not have asked for its end yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return False
 
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -161,6 +172,7 @@ class Ledger:
     request    the study; its name is the name of the Optuna study
     """
 
+    @_translated
     def __init__(self, storage: str, request: StudyRequest) -> None:
         self._request = request
         self._space: SearchSpace = request.space
@@ -575,7 +587,7 @@ def _open_storage(url: str) -> optuna.storages.BaseStorage:
 def _open_database(url: str) -> optuna.storages.RDBStorage:
     if not url.startswith("sqlite"):
         return optuna.storages.RDBStorage(url)
-    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
     # Write-ahead logging lets others read while the search writes; the file remembers it, `synchronous` it does not.
     sqlalchemy.event.listen(storage.engine, "connect", _synchronous_normal)
     with storage.engine.connect() as connection:

@@ -162,10 +162,13 @@ class _Conductor:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     def hand_out(self) -> Assignment | None:
-        if self._time_is_up or len(self._heard) >= self._plan.resources.parallel or not self._first_rung_fits:
+        with self._halting():
+            self._ledger.beat()  # Ray asks all the time
+        if self.error is not None or self._time_is_up or not self._first_rung_fits:
+            return None
+        if len(self._heard) >= self._plan.resources.parallel:
             return None
         with self._halting():
-            self._ledger.beat()
             record = self._ledger.next(self._plan.resources.gpus)
             if record is None:
                 return None

@@ -230,7 +230,7 @@ def test_a_ledger_that_another_process_locks_for_a_moment_is_waited_for(tmp_path
 def test_a_ledger_that_stays_locked_is_one_sentence_and_read_again_it_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledgers, "BUSY_SECONDS", 1, raising=False)
+    monkeypatch.setattr(ledgers, "BUSY_SECONDS", 1)
     request = from_document(SPACE, "test")
     url = f"sqlite:///{tmp_path / 'study.db'}"
     ledger = Ledger(url, request)
