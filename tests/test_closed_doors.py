@@ -32,6 +32,8 @@ from tune.executor import _make_token
 from tune.loopback import on_loopback
 from tune.plan import Options
 
+pytestmark = pytest.mark.fault
+
 ROOT = Path(__file__).parents[1]
 SPACE = """
 study: tiny

@@ -36,6 +36,8 @@ from tune.plan import Options, Plan
 from tune.search import main
 from tune.space_file import from_document
 
+pytestmark = pytest.mark.fault
+
 ROOT = Path(__file__).parents[2]
 EPOCHS = 3
 SPACE: dict[str, Any] = {

@@ -30,6 +30,8 @@ from benchmarks.replayed_search import replayed_ap50
 from tune.ledger import Ledger
 from tune.space_file import load
 
+pytestmark = pytest.mark.fault
+
 ROOT = Path(__file__).parents[2]
 EPOCHS = 5
 SPACE = f"""
