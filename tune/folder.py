@@ -86,6 +86,9 @@ def _held(folder: Path, name: str, doing: str, way_out: str) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout:
         raise StudyError(f"{folder} is being {doing} by process {_who(holder)}; {way_out}") from None
+    for part in folder.glob(".*.part"):  # what a process that was killed had half written
+        if part.is_file():
+            part.unlink()
     try:
         write_json_atomically(holder, {"pid": os.getpid(), "host": socket.gethostname()})
         yield

@@ -221,7 +221,6 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.usefixtures("workplace")
 def test_mlflow_is_rebuilt_from_the_ledger_without_data_and_without_training(
     searched: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -247,6 +246,7 @@ def test_mlflow_is_rebuilt_from_the_ledger_without_data_and_without_training(
     assert runs(folder) == runs(searched[0])
 
 
+@pytest.mark.usefixtures("workplace")
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

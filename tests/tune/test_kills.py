@@ -298,10 +298,8 @@ def test_a_worker_that_outlives_its_driver_writes_nothing_into_the_next_attempt(
     os.kill(worker, signal.SIGSTOP)  # it cannot notice that its driver dies, and keeps the lock on trials/0
     driver.kill()
     driver.wait()
-    until = time.monotonic() + 60
-    while search.processes != [worker]:
-        assert time.monotonic() < until
-        time.sleep(0.1)
+    time.sleep(5)  # what of Ray can still notice that the driver died ends now
+    assert worker in search.processes
     before = (search.study / "trials/0/last.json").read_bytes()
     driver = search.start()
     while "trial 0 goes on after epoch 1, attempt 2" not in search.said:
