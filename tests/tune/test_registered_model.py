@@ -158,7 +158,7 @@ def test_an_image_a_path_and_a_list_of_both_are_understood(registered: Registere
     [
         (np.zeros((8, 8, 3)), "the image must be .* and holds float64"),
         (np.zeros((8, 8, 3), np.uint16), "the image must be .* and holds uint16"),
-        (np.zeros((8, 8), np.uint8), r"the image must be .* and has the shape \[8, 8\]"),
+        (np.zeros((8, 8, 5), np.uint8), r"the image must be .* and has the shape \[8, 8, 5\]"),
         (np.zeros((3, 8, 8), np.uint8), r"and has the shape \[3, 8, 8\]"),
         (np.zeros((0, 8, 3), np.uint8), r"and has the shape \[0, 8, 3\]"),
         ([np.zeros((8, 8, 3), np.uint8), 5], "image 2 of 2 must be .* and is of type int"),
