@@ -545,5 +545,16 @@ def test_a_data_set_in_coco_layout_gets_the_same_with_the_ids_of_its_own(tmp_pat
     assert official_ap50(truth, results, tmp_path) == pytest.approx(ours, abs=1e-12)
     assert ours > 0.05, "the model has learned nothing, and 0 equals 0"
     out = tmp_path / "again.json"
-    python("core.predict", "--model", str(best), "--images", "cells/test.json", "--out", str(out), folder=tmp_path)
+    python(
+        "core.predict",
+        "--model",
+        str(best),
+        "--images",
+        "cells/test.json",
+        "--out",
+        str(out),
+        "--threads",
+        str(torch.get_num_threads()),
+        folder=tmp_path,
+    )
     assert json.loads(out.read_text()) == results
