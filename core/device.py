@@ -6,6 +6,9 @@ import torch
 
 from core.errors import ResourceError
 
+MOST_THREADS = 256
+"""More are a slip of the keyboard, and starting them would end the process."""
+
 
 def resolve(name: str) -> torch.device:
     """The device of a name: auto (the first GPU that torch sees, or else the CPU), cpu, cuda or cuda:N.

@@ -24,13 +24,11 @@ from core.config import TrialConfig
 from core.data import TestImage, list_images
 from core.data.images import read_test_image
 from core.data.listing import find_listing
+from core.device import MOST_THREADS
 from core.errors import BadRequest, CellTuneError, ResourceError
 from core.files import write_atomically, write_json_atomically
 from core.submission import results_of
 from core.trained_model import TrainedModel, load
-
-MOST_THREADS = 256
-"""More are a slip of the keyboard, and starting them would end the process."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

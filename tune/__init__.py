@@ -9,7 +9,6 @@ import os
 
 for _name, _value in {
     "NO_ALBUMENTATIONS_UPDATE": "1",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # who writes to it tries again by himself
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",

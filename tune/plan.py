@@ -283,6 +283,15 @@ def tracking_of(options: Options) -> Destination:
     return Destination(options.tracking_uri or default.uri, default.artifacts.absolute())
 
 
+def tags_of(request: StudyRequest, fingerprint: str) -> dict[str, str]:
+    """What MLflow shows of a study itself."""
+    return {
+        "data": request.data,
+        "data_fingerprint": fingerprint,
+        "planned_trials": str(request.planned_trials),
+    }
+
+
 def absolute(url: str | None) -> str | None:
     """The URL of a sqlite file, wherever it is read from later; others as they are."""
     relative = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/?:][^?]*)(.*)", url or "")

@@ -3,10 +3,10 @@
 from core.errors import StorageError, StudyError
 from tune.folder import StudyFolder
 from tune.ledger import Ledger
-from tune.plan import Options, recall, storage_of, tracking_of
+from tune.plan import Options, recall, storage_of, tags_of, tracking_of
 from tune.redaction import without_password
 from tune.space_file import from_document
-from tune.tracking import Destination, Tracker
+from tune.tracking import Destination, Tracker, first_line
 
 
 def rebuild_tracking(options: Options, study: str) -> tuple[int, Destination]:
@@ -24,20 +24,15 @@ def rebuild_tracking(options: Options, study: str) -> tuple[int, Destination]:
         ledger = Ledger(storage_of(options, folder), request)
         if not ledger.records:
             raise StudyError(f"{folder.path} has no trials yet; there is nothing to show")
-        tags = {
-            "data": description["data"]["where"],
-            "data_fingerprint": description["data"]["fingerprint"],
-            "planned_trials": str(request.planned_trials),
-        }
+        tags = tags_of(request, description["data"]["fingerprint"])
         try:
             tracker = Tracker(destination, request.study, ledger.identity, tags)
             runs = {record.id: tracker.write(record, folder.trial(record.id)) for record in ledger.records}
             tracker.close(ledger.finished)
         except Exception as error:  # whatever MLflow's stores raise
-            reason = without_password((str(error).strip() or type(error).__name__).splitlines()[0][:300])
             raise StorageError(
-                f"MLflow at {without_password(destination.uri)} did not take the trials ({reason}); run the same "
-                "command again when it answers"
+                f"MLflow at {without_password(destination.uri)} did not take the trials ({first_line(error)}); run the "
+                "same command again when it answers"
             ) from error
         for number, run in runs.items():
             ledger.note_mlflow_run(number, run)

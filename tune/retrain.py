@@ -34,9 +34,8 @@ from core.submission import CocoResult
 from core.trainable import EpochReport, Trial
 from core.trained_model import TrainedModel
 from tune.progress import Steps
-from tune.redaction import without_password
 from tune.retrain_plan import Plan
-from tune.tracking import Retraining, show_retraining
+from tune.tracking import Retraining, first_line, show_retraining
 
 DRAWN_SCORE = 0.5
 """Detections under it are not drawn where no validation image says which score balances precision and recall."""
@@ -106,7 +105,7 @@ def show(plan: Plan, outcome: Outcome) -> tuple[str | None, str]:
     try:
         return show_retraining(plan.tracking, plan.request.study, plan.identity, plan.record, outcome.shown), ""
     except Exception as error:  # noqa: BLE001  # whatever MLflow's stores raise
-        return None, without_password((str(error).strip() or type(error).__name__).splitlines()[0][:300])
+        return None, first_line(error)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from core import weights as pretrained
 from core.config import ModelConfig, PredictConfig, TrialConfig, Value
 from core.data.dataset import Dataset
 from core.data.split import split
+from core.device import MOST_THREADS
 from core.errors import BadRequest, SettingError, StudyError
 from core.weights import BaseWeights
 from tune import ledger
@@ -25,8 +26,6 @@ from tune.space_file import from_document, setting_override
 from tune.tracking import Destination
 
 On = Literal["train", "all"]
-MOST_THREADS = 256
-"""More are a slip of the keyboard, and starting them would end the process."""
 _SPLIT = ("data.split_seed", "data.fold")
 
 

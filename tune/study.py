@@ -29,7 +29,7 @@ from tune.bridge import Assignment
 from tune.executor import MakeTrial, Then
 from tune.folder import FORMAT, StudyFolder
 from tune.ledger import Ledger, State, TrialRecord
-from tune.plan import Plan, facts_of, refuse_other_facts, searched_settings, weights_key
+from tune.plan import Plan, facts_of, refuse_other_facts, searched_settings, tags_of, weights_key
 from tune.progress import Progress
 from tune.redaction import without_password
 from tune.request import StudyRequest
@@ -125,7 +125,10 @@ class _Conductor:
         self.error: Exception | None = None
         """What stopped the study before its end."""
         self._tracking = TrackingThread(
-            lambda: Tracker(plan.tracking, plan.request.study, ledger.identity, _parent_tags(plan)), plan.folder.trial
+            lambda: Tracker(
+                plan.tracking, plan.request.study, ledger.identity, tags_of(plan.request, plan.data.fingerprint)
+            ),
+            plan.folder.trial,
         )
         self.untracked: Sequence[int] = ()
         """Trials that MLflow does not show in full; known once the study has ended."""
@@ -308,14 +311,6 @@ def describe(plan: Plan) -> None:
             "git_revision": _git_revision(),
         },
     )
-
-
-def _parent_tags(plan: Plan) -> dict[str, str]:
-    return {
-        "data": plan.request.data,
-        "data_fingerprint": plan.data.fingerprint,
-        "planned_trials": str(plan.request.planned_trials),
-    }
 
 
 def _git_revision() -> str | None:

@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 # A server that is away is asked again by `TrackingThread`, whose records do not pile up behind one long wait.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 import mlflow
@@ -243,7 +243,7 @@ class TrackingThread:
             try:
                 self._tracker.close(ended)
             except (MlflowException, OSError) as error:
-                self.trouble = _first_line(error)
+                self.trouble = first_line(error)
         return unwritten
 
     def _run(self) -> None:
@@ -283,7 +283,7 @@ class TrackingThread:
 
     def _note(self, error: Exception) -> str:
         _logger.debug("MLflow did not take a record", exc_info=error)
-        return _first_line(error)
+        return first_line(error)
 
 
 @dataclass(frozen=True)
@@ -329,7 +329,7 @@ def show_retraining(
         if run.info.status != "FINISHED":
             runs.client.set_terminated(run.info.run_id, "FINISHED")
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise MlflowException(_first_line(error)) from error
+        raise MlflowException(first_line(error)) from error
     return f"models:/{study}/{version}"
 
 
@@ -457,5 +457,6 @@ def _points(epoch: Mapping[str, Any]) -> list[Metric]:
     return [Metric(name, float(value), at, step) for name, value in values.items() if value is not None]
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line without passwords."""
     return without_password((str(error).strip() or type(error).__name__).splitlines()[0][:300])
