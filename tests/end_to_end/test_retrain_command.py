@@ -262,9 +262,8 @@ def again(retrained: tuple[Path, str], to: Path) -> Path:
     return to
 
 
-@pytest.mark.parametrize(
-    "when", [pytest.param("after the first epoch", marks=pytest.mark.long), "within the second epoch"]
-)
+@pytest.mark.fault
+@pytest.mark.parametrize("when", ["after the first epoch", "within the second epoch"])
 def test_a_retraining_that_was_killed_goes_on_and_ends_with_the_same_weights(
     when: str, retrained: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -302,16 +301,8 @@ def test_the_trial_is_repeated_bit_for_bit(retrained: tuple[Path, str]) -> None:
     assert "now: another device" not in said
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [
-        "best is away",
-        *(
-            pytest.param(moment, marks=pytest.mark.long)
-            for moment in ("best is written", "writing config.yaml", "writing submission.zip")
-        ),
-    ],
-)
+@pytest.mark.fault
+@pytest.mark.parametrize("moment", ["best is away", "best is written", "writing config.yaml", "writing submission.zip"])
 def test_best_is_whole_whenever_its_writer_dies(moment: str, retrained: tuple[Path, str], tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     shutil.copytree(retrained[0], folder)
@@ -337,7 +328,7 @@ def test_best_is_whole_whenever_its_writer_dies(moment: str, retrained: tuple[Pa
     assert [path.name for path in (folder / "results/tiny").glob(".best*")] == []
 
 
-@pytest.mark.long
+@pytest.mark.fault
 def test_a_torn_checkpoint_of_a_retraining_is_set_aside_and_training_begins_anew(
     retrained: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -352,6 +343,7 @@ def test_a_torn_checkpoint_of_a_retraining_is_set_aside_and_training_begins_anew
     assert (folder / model).read_bytes() == (retrained[0] / model).read_bytes()
 
 
+@pytest.mark.fault
 def test_a_full_disk_is_one_sentence_and_the_old_results_stay(retrained: tuple[Path, str], tmp_path: Path) -> None:
     folder = tmp_path / "full"
     shutil.copytree(retrained[0], folder)
@@ -366,6 +358,7 @@ def test_a_full_disk_is_one_sentence_and_the_old_results_stay(retrained: tuple[P
     assert (folder / "results/tiny/best/config.yaml").read_bytes() == before
 
 
+@pytest.mark.long
 def test_all_images_train_to_the_best_epoch_and_no_new_score_is_made_up(
     retrained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
