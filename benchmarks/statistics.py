@@ -1,0 +1,260 @@
+"""Are the statistics right? Simulated studies in which the truth is known.
+
+    python -m benchmarks.statistics            the table of docs/statistics.md, about an hour on 2 cores
+    python -m benchmarks.statistics --short    a tenth of the repetitions
+
+Each line is one law and how often it held; a share of R repetitions has a standard error of sqrt(p (1 - p) / R).
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from benchmarks.simulated_scores import MAX_DETS, SEED_SD, Images, draw_images, evaluate, quality_for, truth
+from core.ap50 import MatchTable
+from tune.certainty import Difference, Scored, Verdict, compare_all, interval, smallest_difference
+from tune.choice import choose
+from tune.reweighted import Reweighted
+
+FRACTION = 5
+"""A data set has so many times the images of its hold-out (`data.validation_fraction` 0.2)."""
+
+
+def study(
+    rng: np.random.Generator,
+    images: int,
+    repeats: int,
+    qualities: Sequence[float],
+    fresh: bool,
+    seed_sd: float = SEED_SD,
+) -> dict[str, dict[int, Scored]]:
+    """A table of variants: each repeat trains a model of each variant and validates it on `images` images.
+
+    fresh   each repeat has its own hold-out of one data set, as the variants of a study have; else all the same images
+    """
+    data = draw_images(rng, images * FRACTION if fresh else images)
+    scores: dict[str, dict[int, Scored]] = {str(variant): {} for variant in range(len(qualities))}
+    for repeat in range(repeats):
+        held_out = np.sort(rng.choice(len(data), images, replace=False)) if fresh else np.arange(images)
+        part = data.take(held_out)
+        for variant, quality in enumerate(qualities):
+            table = evaluate(rng, part, quality + rng.normal(0, seed_sd), held_out)
+            scores[str(variant)][repeat] = Scored.of(table, MAX_DETS)
+    return scores
+
+
+def comparisons(
+    images: int, repeats: int, qualities: Sequence[float], fresh: bool, seed_sd: float, seed: int
+) -> list[Difference]:
+    """The comparisons of one simulated table with its first variant."""
+    rng = np.random.default_rng([seed, images, repeats, fresh, len(qualities)])
+    scores = study(rng, images, repeats, qualities, fresh, seed_sd)
+    return compare_all(scores, [(variant, "0") for variant in list(scores)[1:]])
+
+
+@dataclass(frozen=True)
+class FalseAlarms:
+    """Shares of tables without any true difference: single comparisons under 5%, and tables with any verdict."""
+
+    single: float
+    family: float
+    smallest: float
+    """Mean of the smallest difference that is stated."""
+
+
+def false_alarms(
+    images: int,
+    repeats: int,
+    variants: int,
+    fresh: bool,
+    repetitions: int,
+    score: float = 0.33,
+    seed_sd: float = SEED_SD,
+) -> FalseAlarms:
+    """Tables whose variants are all alike."""
+    qualities = [quality_for(score) if score != 0.33 else 0.0] * variants
+    tables = _in_parallel(partial(comparisons, images, repeats, qualities, fresh, seed_sd), range(repetitions))
+    return FalseAlarms(
+        float(np.mean([[one.p < 0.05 for one in table] for table in tables])),
+        float(np.mean([any(one.verdict is not Verdict.CANNOT_TELL for one in table) for table in tables])),
+        float(np.median([smallest_difference(one.se, one.df) for table in tables for one in table])),
+    )
+
+
+def power(images: int, repeats: int, fresh: bool, repetitions: int, difference: float) -> float:
+    """How often a true difference is found, of two variants around an AP50 of 0.33."""
+    qualities = [quality_for(0.33 - difference / 2), quality_for(0.33 + difference / 2)]
+    tables = _in_parallel(partial(comparisons, images, repeats, qualities, fresh, SEED_SD), range(repetitions))
+    return float(np.mean([table[0].verdict is Verdict.BETTER for table in tables]))
+
+
+def _covers(images: int, quality: float, true: float, seed: int) -> tuple[bool, float]:
+    rng = np.random.default_rng([seed, images])
+    found = interval(Scored.of(evaluate(rng, draw_images(rng, images), quality), MAX_DETS))
+    return found.low <= true <= found.high, found.high - found.low
+
+
+def coverage(images: int, score: float, repetitions: int) -> tuple[float, float]:
+    """How often the 95% interval of one model holds its truth, and how wide it is at the median."""
+    quality = quality_for(score)
+    found = _in_parallel(partial(_covers, images, quality, truth(quality)), range(repetitions))
+    return float(np.mean([covers for covers, _ in found])), float(np.median([width for _, width in found]))
+
+
+@dataclass(frozen=True)
+class Won:
+    """What came of taking the best score of a search, and of a confirmation; means over repetitions, in AP50.
+
+    by_score, confirmed   regret: how much the truly best of all is better than what was chosen
+    too_high              what the search's best score promises above the truth
+    raw, corrected        the same of the confirmed score, and of it less its optimism
+    covered               how often the interval of the corrected score held the truth
+    """
+
+    by_score: float
+    confirmed: float
+    too_high: float
+    raw: float
+    corrected: float
+    covered: float
+
+
+EPOCHS = 8
+_EPOCH_SD, _TRUE_SD = 0.03, 0.06
+
+
+def _search(images: int, trials: int, top: int, repeats: int, seed: int) -> tuple[float, ...]:
+    """One search of trials of different quality on one hold-out, and the confirmation of its best."""
+    rng = np.random.default_rng([seed, images, trials, top, repeats])
+    data = draw_images(rng, images * FRACTION)
+    quality_T = rng.normal(0.0, _TRUE_SD, trials)
+
+    def curve(number: int, part: Images, names: np.ndarray) -> list[MatchTable]:
+        """Epoch after epoch: nearly learned from the third on, up and down around that."""
+        trained = quality_T[number] + rng.normal(0, SEED_SD)
+        rise = [-0.5, -0.2] + [0.0] * (EPOCHS - 2)
+        return [evaluate(rng, part, trained + step + rng.normal(0, _EPOCH_SD), names) for step in rise]
+
+    held_out = np.sort(rng.choice(len(data), images, replace=False))
+    part = data.take(held_out)
+    best_T = np.array([max(Scored.of(t, MAX_DETS).ap50 for t in curve(n, part, held_out)) for n in range(trials)])
+    first = int(np.argmax(best_T))
+    tables: dict[str, list[list[Callable[[], MatchTable]]]] = {
+        str(number): [] for number in np.argsort(-best_T)[:top].tolist()
+    }
+    for _ in range(repeats):
+        held_out = np.sort(rng.choice(len(data), images, replace=False))
+        part = data.take(held_out)
+        for number in tables:
+            tables[number].append([partial(_same, table) for table in curve(int(number), part, held_out)])
+    choice = choose(tables, MAX_DETS, seed=seed)
+    # AP50 is all but linear in quality over so small a range.
+    slope, at_zero = (truth(0.2) - truth(-0.2)) / 0.4, truth(0.0)
+    true_T = at_zero + slope * quality_T
+    winner = int(choice.name)
+    return (
+        float(true_T.max() - true_T[first]),
+        float(true_T.max() - true_T[winner]),
+        float(best_T[first] - true_T[first]),
+        float(choice.score - true_T[winner]),
+        float(choice.corrected.estimate - true_T[winner]),
+        float(choice.corrected.low <= true_T[winner] <= choice.corrected.high),
+    )
+
+
+def _same(table: MatchTable) -> MatchTable:
+    return table
+
+
+def won(images: int, trials: int, top: int, repeats: int, repetitions: int) -> Won:
+    """Searches whose trials differ by a true SD of 0.02, and their confirmations."""
+    found = _in_parallel(partial(_search, images, trials, top, repeats), range(repetitions))
+    return Won(*np.mean(found, axis=0).tolist())
+
+
+def _in_parallel(task: Callable[[int], object], seeds: Sequence[int]) -> list:
+    with ProcessPoolExecutor(os.cpu_count(), initializer=_one_thread) as pool:
+        return list(pool.map(task, seeds, chunksize=max(1, min(20, len(seeds) // 8))))
+
+
+def _one_thread() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def _alarms(less: int) -> Iterator[str]:
+    yield "No true difference, tables of 4: % of comparisons under p 0.05, of tables with a verdict; smallest stated"
+    for fresh in (True, False):
+        for images in (10, 20, 41, 100):
+            for repeats in (3, 5):
+                found = false_alarms(images, repeats, 4, fresh, 1000 // less)
+                how = "fresh hold-outs" if fresh else "same images"
+                shares = f"{100 * found.single:4.1f}  {100 * found.family:4.1f}"
+                yield f"  {images:4} images, {repeats} seeds, {how:15}: {shares}  {found.smallest:.3f}"
+
+
+def _power(less: int) -> Iterator[str]:
+    yield "A true difference of the stated smallest size: % found"
+    for images in (20, 41, 100):
+        for repeats in (3, 5):
+            smallest = false_alarms(images, repeats, 2, True, 400 // less).smallest
+            found = power(images, repeats, True, 600 // less, smallest)
+            yield f"  {images:4} images, {repeats} seeds: {smallest:.3f}  {100 * found:4.1f}"
+
+
+def _coverage(less: int) -> Iterator[str]:
+    yield "One model: % of 95% intervals that hold the truth; median width"
+    for score in (0.05, 0.1, 0.3, 0.5, 0.8):
+        for images in (10, 20, 41, 100, 200):
+            covered, width = coverage(images, score, 1000 // less)
+            yield f"  AP50 {score:4}, {images:4} images: {100 * covered:4.1f}  {width:.3f}"
+
+
+def _winner(less: int) -> Iterator[str]:
+    yield "Winner of 30 trials, 41 images: regret by best score, by confirmation; too high: best, confirmed, corrected"
+    for top, repeats in ((3, 3), (5, 3), (5, 5)):
+        result = won(41, 30, top, repeats, 200 // less)
+        yield (
+            f"  top {top} x {repeats}: {result.by_score:.4f} {result.confirmed:.4f}; {result.too_high:.4f} "
+            f"{result.raw:.4f} {result.corrected:.4f}; interval holds {100 * result.covered:.0f}%"
+        )
+
+
+def _speed(_: int) -> Iterator[str]:
+    rng = np.random.default_rng(0)
+    while len((table := evaluate(rng, draw_images(rng, 41), 1.0)).image_D) < 10_000:
+        pass
+    weights = rng.multinomial(41, np.full(41, 1 / 41), 2000).T
+    started = time.process_time()
+    Reweighted(table, None).ap50(weights)
+    yield (
+        f"2,000 resamples of 41 images with {len(table.image_D):,} detections: "
+        f"{time.process_time() - started:.2f} s of processor time"
+    )
+
+
+_TABLES = {"speed": _speed, "alarms": _alarms, "power": _power, "coverage": _coverage, "winner": _winner}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print all tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.statistics", description=__doc__.splitlines()[0])
+    parser.add_argument("--short", action="store_true", help="a tenth of the repetitions")
+    parser.add_argument("--only", choices=_TABLES, help="one of the tables")
+    parsed = parser.parse_args(arguments)
+    less = 10 if parsed.short else 1
+    for name, table in _TABLES.items():
+        if parsed.only in (None, name):
+            for line in table(less):
+                print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
