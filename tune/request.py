@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from core.config import SETTINGS, PredictConfig, TrialConfig, Value
-from tune.space import Choices, Parameter, SearchSpace
+from tune import confounds
+from tune.confounds import Attribution
+from tune.space import BY_REPEAT, Choices, Parameter, SearchSpace
 from tune.values import condition
 
 DEFAULT_TRIALS = 30
@@ -121,7 +123,7 @@ class StudyRequest:
         searched: dict[str, Any] = {}
         if space.variants:
             searched["variants"] = {variant.name: dict(variant.settings) for variant in space.variants}
-            searched |= {"baseline": space.baseline, "seeds": space.seeds}
+            searched |= {"baseline": space.baseline, "compare": dict(space.compare), "seeds": space.seeds}
         else:
             searched["space"] = {parameter.name: _parameter_document(parameter) for parameter in space.parameters}
             searched["start"] = [dict(point) for point in space.start]
@@ -143,6 +145,12 @@ class StudyRequest:
             assert self.space.size is not None
             return self.space.size
         return self.search.trials or DEFAULT_TRIALS
+
+    @property
+    def candidates(self) -> int:
+        """How many of the best are run again, if none fails; 0 for none."""
+        size = self.space.size
+        return min(self.confirm.top, self.planned_trials, self.planned_trials if size is None else size)
 
     @property
     def max_epochs(self) -> int:
@@ -193,11 +201,17 @@ class StudyRequest:
             yield "variants that are stopped early have no score to be compared by"
 
     def _confirm_notes(self) -> Iterator[str]:
-        if self.confirm.top > 0:
-            yield (
-                f"confirm (top {self.confirm.top}) is read and checked, but not carried out yet: "
-                "the winner is the best score, which is too high by the luck of one seed and one split"
-            )
+        if not self.candidates:
+            return
+        best, seeds, folds = self.candidates, self.confirm.seeds, self.confirm.folds
+        trainings, epochs = best * seeds * max(folds, 1), self.max_epochs
+        yield (
+            f"confirm: the best {best if best > 1 else 'one'} of the search will be trained again on "
+            f"{seeds} fresh seed{'s' if seeds > 1 else ''} and split{'s' if seeds > 1 else ''}"
+            f"{f' into {folds} folds' if folds else ''}, never stopped early, and the winner chosen there: "
+            f"{trainings} training{'s' if trainings > 1 else ''} of up to {epochs} epoch{'s' if epochs > 1 else ''} "
+            f"beside the search's {self.planned_trials}"
+        )
 
     def _after_training_notes(self) -> Iterator[str]:
         if not self.after_training:
@@ -217,10 +231,23 @@ def _variant_notes(space: SearchSpace, planned: int) -> Iterator[str]:
         if settings in names:
             yield f"variants '{names[settings]}' and '{variant.name}' have the same settings"
         names.setdefault(settings, variant.name)
+    yield from (found.sentence for found in attributions(space) if found.is_confounded)
     if space.seeds == 1:
         yield "seeds is 1: what differs between variants cannot be told from what differs between seeds"
     if folds := space.value("data.folds", {}):
         yield f"data.folds {folds}: each variant runs {folds} times a seed, {planned} trials in all"
+
+
+def attributions(space: SearchSpace, trained: Mapping[str, Mapping[str, Value]] | None = None) -> list[Attribution]:
+    """Of every variant that is compared with another: what the difference between the two can be attributed to.
+
+    trained   all settings of the variants that were trained; the others are as the space has them
+    """
+    table = {variant.name: space.resolve(variant.settings).settings() for variant in space.variants}
+    by_repeat = {name: SETTINGS[name] for name in BY_REPEAT}
+    table |= {name: {**settings, **by_repeat} for name, settings in (trained or {}).items()}
+    counterparts = {name: other for name in table if (other := space.counterpart(name)) is not None}
+    return confounds.attributions(counterparts, table)
 
 
 def _parameter_document(parameter: Parameter) -> dict[str, Any]:

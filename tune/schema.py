@@ -55,6 +55,11 @@ def json_schema() -> dict[str, Any]:
             "description": "In place of `space:`, the rows of an ablation table.",
         },
         "baseline": {"type": "string", "description": "The variant that the others are compared with; the first."},
+        "compare": {
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+            "description": "Variants that are compared with another one than the baseline, each with that one.",
+        },
         "seeds": {"type": "integer", "minimum": 1, "maximum": 1000, "description": "Repeats of each variant; 1."},
         "after_training": {
             **_object(predictions),

@@ -153,6 +153,7 @@ class SearchSpace:
     parameters   parents before those whose `when` names them
     start        points that are tried first; what they do not name is drawn
     baseline     the variant that the others are compared with
+    compare      the counterparts of variants that are compared with another than the baseline
     seeds        repeats of each variant; repeat r has seed and split seed r, counted from 0
     """
 
@@ -161,6 +162,7 @@ class SearchSpace:
     variants: tuple[Variant, ...] = ()
     start: tuple[Mapping[str, Value], ...] = ()
     baseline: str | None = None
+    compare: Mapping[str, str] = field(default_factory=dict)
     seeds: int = 1
 
     def is_active(self, name: str, params: Mapping[str, Value]) -> bool:
@@ -192,6 +194,10 @@ class SearchSpace:
             for repeat in [dict[str, Value](zip(BY_REPEAT, (seed, seed, fold), strict=True))]
             for variant in self.variants
         )
+
+    def counterpart(self, name: str) -> str | None:
+        """The variant that a variant is compared with; None for a baseline that is compared with none."""
+        return self.compare.get(name, None if name == self.baseline else self.baseline)
 
     def grid(self) -> list[dict[str, Value]]:
         """Every point once, in the order of the file. Raises SpaceError if a range has no step."""

@@ -19,7 +19,19 @@ from tune.request import MAX_TRIALS, OPTIONS, SearchOptions, StudyRequest
 from tune.space_sections import prediction_values, sampled_space, variants_space
 from tune.values import as_mapping, check_known, checked_options, checked_settings, checked_value, shown
 
-SECTIONS = ("study", "data", "fixed", "space", "start", "variants", "baseline", "seeds", "after_training", *OPTIONS)
+SECTIONS = (
+    "study",
+    "data",
+    "fixed",
+    "space",
+    "start",
+    "variants",
+    "baseline",
+    "compare",
+    "seeds",
+    "after_training",
+    *OPTIONS,
+)
 """The keys of a space file."""
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 """A study's name, which is its folder's too."""
@@ -166,12 +178,16 @@ def _shape(document: object, place: str) -> dict[str, Any]:
             name: dict(as_mapping(_or(settings, {}), f"{place}, variants, {shown(name)}", "settings"))
             for name, settings in variants.items()
         }
+        sections["compare"] = dict(
+            as_mapping(_or(sections.get("compare"), {}), f"{place}, compare", "variants with their counterparts")
+        )
         _refuse(sections, ("start",), f"{place}: `start:` belongs to a `space:`, and this study has variants.")
     elif "space" in sections:
         sections["space"] = dict(
             as_mapping(_or(sections["space"], {}), f"{place}, space", "settings with their ranges")
         )
-        _refuse(sections, ("baseline", "seeds"), f"{place}: `baseline:` and `seeds:` belong to `variants:`.")
+        of_variants = ("baseline", "compare", "seeds")
+        _refuse(sections, of_variants, f"{place}: `baseline:`, `compare:` and `seeds:` belong to `variants:`.")
         points = _or(sections.get("start"), [])
         if not isinstance(points, list):
             raise SpaceError(f"{place}, start: must be a list of points, and is {shown(points)}.")

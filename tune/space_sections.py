@@ -73,10 +73,27 @@ def variants_space(sections: Mapping[str, Any], fixed: Mapping[str, Value], plac
         raise SpaceError(
             f"{place}: `baseline:` must name a variant, and is {shown(baseline)}. {suggestion(baseline, names)}"
         )
-    space = SearchSpace(fixed, variants=tuple(variants), baseline=baseline, seeds=seeds)
+    compare = _counterparts(sections["compare"], names, f"{place}, compare")
+    space = SearchSpace(fixed, variants=tuple(variants), baseline=baseline, compare=compare, seeds=seeds)
     for variant in variants:
         space.resolve(variant.settings, f"{place}, variants, '{variant.name}'")
     return space
+
+
+def _counterparts(raw: Mapping[object, object], names: Sequence[str], place: str) -> dict[str, str]:
+    """The section `compare`: which variant each is compared with, where that is not the baseline."""
+    counterparts: dict[str, str] = {}
+    for name, counterpart in raw.items():
+        for one in (name, counterpart):
+            if one not in names:
+                raise SpaceError(f"{place}: must name variants, and {shown(one)} is none. {suggestion(one, names)}")
+        if name == counterpart:
+            raise SpaceError(
+                f"{place}: a variant must be compared with another one, and {shown(name)} is with itself. "
+                "Leave it out, or name the variant that differs from it in one thing."
+            )
+        counterparts[str(name)] = str(counterpart)
+    return counterparts
 
 
 def sampled_space(

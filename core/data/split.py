@@ -6,6 +6,7 @@ differ almost as random ones do, which is what repeats over seeds measure, and n
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,19 +78,30 @@ def split(dataset: Dataset, config: DataConfig) -> Split:
     )
 
 
+def group_names(names: Iterable[str], pattern: str, place: str) -> list[str]:
+    """The group of each image, by its name and `data.group_pattern`; without a pattern each image is its own.
+
+    Raises DataError, which begins with `place`, for a name in which the pattern finds none.
+    """
+    if not pattern:
+        return list(names)
+    groups = []
+    for name in names:
+        match = re.search(pattern, name)
+        if match is None or match[1] is None:
+            raise DataError(
+                f"{place}: data.group_pattern must find a group in every image's name, "
+                f"and {pattern!r} finds none in {name!r}"
+            )
+        groups.append(match[1])
+    return groups
+
+
 def _groups(dataset: Dataset, pattern: str) -> NDArray[np.int64]:
     """Int64 [images]: the number of each image's group, from 0 in the order of the names."""
     if not pattern:
         return np.arange(len(dataset.samples))
-    names = []
-    for sample in dataset.samples:
-        match = re.search(pattern, sample.name)
-        if match is None or match[1] is None:
-            raise DataError(
-                f"{dataset.name}: data.group_pattern must find a group in every image's name, "
-                f"and {pattern!r} finds none in {sample.name!r}"
-            )
-        names.append(match[1])
+    names = group_names([sample.name for sample in dataset.samples], pattern, dataset.name)
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([numbers[name] for name in names], np.int64)
 

@@ -92,8 +92,24 @@ def test_the_longest_trial_is_the_longest_that_is_possible(text: str, epochs: in
         ),
         (
             "space: {optim.restarts: [0, 1]}",
-            "confirm (top 5) is read and checked, but not carried out yet: the winner is the best score, which is too "
-            "high by the luck of one seed and one split",
+            "confirm: the best 2 of the search will be trained again on 3 fresh seeds and splits, never stopped early, "
+            "and the winner chosen there: 6 trainings of up to 50 epochs beside the search's 30",
+        ),
+        (
+            "fixed: {optim.epochs: 1}\nspace: {optim.learning_rate: {low: 1e-5, high: 1e-3}}\n"
+            "confirm: {top: 1, seeds: 1}",
+            "confirm: the best one of the search will be trained again on 1 fresh seed and split, never stopped early, "
+            "and the winner chosen there: 1 training of up to 1 epoch beside the search's 30",
+        ),
+        (
+            "space: {optim.learning_rate: {low: 1e-5, high: 1e-3}}\nconfirm: {folds: 4}",
+            "confirm: the best 5 of the search will be trained again on 3 fresh seeds and splits into 4 folds, never "
+            "stopped early, and the winner chosen there: 60 trainings of up to 50 epochs beside the search's 30",
+        ),
+        (
+            "variants: {A: {}, B: {optim.restarts: 1}, C: {optim.restarts: 3}}\nseeds: 2\nconfirm: {top: 2}",
+            "confirm: the best 2 of the search will be trained again on 3 fresh seeds and splits, never stopped early, "
+            "and the winner chosen there: 6 trainings of up to 50 epochs beside the search's 6",
         ),
         (
             "variants: {A: {}}\nstop_early: {rule: successive_halving}",

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from core.config import SETTINGS, TrialConfig
 from core.errors import CellTuneError, SettingError, SpaceError
+from tune.plan import facts_of
 from tune.request import Confirm, Resources, StopEarly, StudyRequest
 from tune.space import Choices, Domain, FloatRange, IntRange
 from tune.space_file import from_document, load, with_overrides
@@ -408,7 +409,21 @@ MISTAKES = {
         [],
         "s.yaml: `start:` belongs to a `space:`, and this study has variants.",
     ),
-    "seeds of a search": (ONE + "seeds: 3", [], "s.yaml: `baseline:` and `seeds:` belong to `variants:`."),
+    "seeds of a search": (ONE + "seeds: 3", [], "s.yaml: `baseline:`, `compare:` and `seeds:` belong to `variants:`."),
+    "compare in a search": (ONE + "compare: {A: B}", [], "`compare:` and `seeds:` belong to `variants:`."),
+    "compare no mapping": (TWO + "compare: A", [], "s.yaml, compare: must be a mapping of variants with their count"),
+    "compare a stranger": (
+        TWO + "compare: {A: Bb}",
+        [],
+        "s.yaml, compare: must name variants, and 'Bb' is none. Did you mean 'B'?",
+    ),
+    "compare of a stranger": (TWO + "compare: {3: A}", [], "s.yaml, compare: must name variants, and 3 is none."),
+    "compare with a list": (TWO + "compare: {A: [B]}", [], "s.yaml, compare: must name variants, and ['B'] is none."),
+    "compare with itself": (
+        TWO + "compare: {B: B}",
+        [],
+        "s.yaml, compare: a variant must be compared with another one, and 'B' is with itself.",
+    ),
     "baseline": (TWO + "baseline: C", [], "s.yaml: `baseline:` must name a variant, and is 'C'. There are A, B."),
     "seeds zero": (TWO + "seeds: 0", [], "s.yaml: `seeds:` must be a whole number from 1 to 1000, and is 0."),
     "fixed seed of variants": (TWO + "fixed: {seed: 3}", [], "s.yaml: 'seed' cannot be fixed in a study of variants"),
@@ -809,6 +824,25 @@ def test_a_hundred_combinations_may_be_tried_after_training(tmp_path: Path) -> N
     assert len(set(request.prediction_candidates(TrialConfig()))) == 100
 
 
+def test_a_variant_is_compared_with_the_baseline_unless_the_file_names_another(tmp_path: Path) -> None:
+    text = "variants: {A: {}, B: {optim.restarts: 1}, C: {optim.restarts: 2}}\nbaseline: B\n"
+    space = request_of(text, tmp_path=tmp_path).space
+    assert [space.counterpart(name) for name in "ABC"] == ["B", None, "B"]
+    request = request_of(text + "compare: {C: A, B: C}", tmp_path=tmp_path)
+    assert [request.space.counterpart(name) for name in "ABC"] == ["B", "C", "A"]  # in a circle, which does no harm
+    document = json.loads(json.dumps(request.to_document()))
+    assert from_document(document, "study.json") == request
+    del document["compare"]  # a study from before there was this section
+    assert from_document(document, "study.json") == request_of(text, tmp_path=tmp_path)
+
+
+def test_what_is_compared_is_no_part_of_what_a_continued_study_must_keep(tmp_path: Path) -> None:
+    text = "variants: {A: {}, B: {optim.restarts: 1}, C: {optim.restarts: 2}}\n"
+    before = request_of(text, tmp_path=tmp_path)
+    after = request_of(text + "compare: {C: B}", tmp_path=tmp_path)
+    assert facts_of(before, None) == facts_of(after, None)
+
+
 def test_ranges_survive_their_document(tmp_path: Path) -> None:
     text = (
         "space:\n  optim.learning_rate: {low: 1e-5, high: 1e-3, log: true}\n"
@@ -833,11 +867,21 @@ SCALARS = (
     )
 )
 KEYS = (
-    st.sampled_from(
-        ["study", "data", "fixed", "space", "start", "variants", "baseline", "seeds", "search", "stop_early"]
-    )
+    st.sampled_from(["study", "data", "fixed", "space", "start", "variants", "baseline", "compare", "seeds", "search"])
     | st.sampled_from(
-        ["after_training", "confirm", "resources", "choices", "low", "high", "log", "step", "when", *SETTINGS]
+        [
+            "stop_early",
+            "after_training",
+            "confirm",
+            "resources",
+            "choices",
+            "low",
+            "high",
+            "log",
+            "step",
+            "when",
+            *SETTINGS,
+        ]
     )
     | st.text(max_size=5)
     | st.integers()

@@ -1,0 +1,245 @@
+"""What differs between two configurations, and whether a difference in AP50 can be attributed to it.
+
+A comparison says something about a factor only where this factor alone differs. The reference report compared rows that
+differed in more than their names said: "Aug." had eight images a step where its baseline had two.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from core.config import SETTINGS, Value
+
+BATCH, RATE = "optim.batch_size", "optim.learning_rate"
+
+AUGMENTATION = "augmentation"
+BACKBONE_FREEZING = "freezing of the backbone"
+PYRAMID_FREEZING = "freezing of the feature pyramid"
+BACKBONE = "backbone"
+SCHEDULE = "learning rate schedule"
+
+FACTORS: Mapping[str, tuple[str, ...]] = {
+    AUGMENTATION: tuple(name for name in SETTINGS if name.startswith("augment.")),
+    BACKBONE_FREEZING: ("model.trainable_layers",),
+    PYRAMID_FREEZING: ("model.trainable_fpn",),
+    BACKBONE: ("model.backbone",),
+    "pretrained weights": ("model.weights", "model.stride_in_1x1"),
+    "detector": ("model.detector",),
+    "anchors": ("model.anchor_scale",),
+    "image size": ("model.image_min_side", "model.image_max_side"),
+    "training crops": ("data.crop",),
+    "learning rate": (RATE,),
+    "batch size": (BATCH,),
+    SCHEDULE: ("optim.restarts", "optim.restart_multiplier", "optim.warmup_epochs"),
+    "epochs": ("optim.epochs",),
+    "optimizer": ("optim.weight_decay", "optim.gradient_clip", "optim.precision"),
+    "sampling of proposals": ("model.proposals_train", "model.rpn_samples", "model.box_samples"),
+    "prediction": ("model.proposals_test", *(name for name in SETTINGS if name.startswith("predict."))),
+    "evaluation": tuple(name for name in SETTINGS if name.startswith("metric.")),
+    "seed": ("seed",),
+    "split": (
+        "data.validation_fraction", "data.folds", "data.fold", "data.split_seed", "data.group_pattern",
+    ),
+}  # fmt: skip
+"""Every setting, in the factor that a reader would name: a bundle such as the augmentations counts as one."""
+
+_STRENGTHS = {
+    "augment.horizontal_flip": ("horizontal_flip_p",),
+    "augment.color_jitter": ("color_jitter_p", "brightness", "contrast", "hue", "saturation", "value"),
+    "augment.affine": ("affine_p", "shift", "scale", "rotate"),
+    "augment.elastic": ("elastic_p", "elastic_alpha", "elastic_sigma"),
+    "augment.blur_or_noise": ("blur_or_noise_p",),
+}
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A factor in which two configurations differ.
+
+    settings   those of it that differ
+    values     both values in words, the first configuration's first: `8 instead of 2`
+    """
+
+    name: str
+    settings: tuple[str, ...]
+    values: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.values})"
+
+
+def differences(one: Mapping[str, Value], other: Mapping[str, Value]) -> tuple[Factor, ...]:
+    """The factors in which two configurations, all settings of each with flat names, differ.
+
+    A setting that has no effect does not differ: the strength of an augmentation that is off, the length of cycles
+    without restarts. A learning rate that follows the batch size in proportion is part of that factor.
+    """
+    one, other = effective(one), effective(other)
+    names = {name for name in SETTINGS if one.get(name) != other.get(name)}
+    if _scaled(one, other):
+        names.discard(RATE)
+    found = []
+    for factor, settings in FACTORS.items():
+        differing = tuple(name for name in settings if name in names)
+        if differing:
+            found.append(Factor(factor, differing, _values(factor, differing, one, other)))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """What the difference between a row of a table and its counterpart can be attributed to.
+
+    name, counterpart   of the two rows
+    factors             in which they differ
+    together            rows that differ from the same counterpart in one factor each and together in just these
+    """
+
+    name: str
+    counterpart: str
+    factors: tuple[Factor, ...]
+    together: tuple[str, ...] = ()
+
+    @property
+    def is_confounded(self) -> bool:
+        """Whether several factors differ that no other rows of the table tell apart."""
+        return len(self.factors) > 1 and not self.together
+
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """What the difference is the effect of: a factor, or rows whose effects are joined; empty if confounded."""
+        if self.is_confounded:
+            return ()
+        return self.together or tuple(factor.name for factor in self.factors)
+
+    @property
+    def sentence(self) -> str:
+        """What can be attributed, for any reader."""
+        if not self.factors:
+            return f"{self.name} has the same settings as {self.counterpart}: they differ by chance alone"
+        differs = f"{self.name} differs from {self.counterpart} in {listed([str(factor) for factor in self.factors])}"
+        if self.together:
+            return f"{differs}: the difference is that of {listed(self.together)} together"
+        if self.is_confounded:
+            return f"{differs}: the difference cannot be attributed to the {self.factors[0].name} alone"
+        return differs
+
+
+def attributions(counterparts: Mapping[str, str], table: Mapping[str, Mapping[str, Value]]) -> list[Attribution]:
+    """What each comparison of a table can be attributed to.
+
+    counterparts   the row that each row is compared with
+    table          all settings of each row, without those that distinguish its repeats
+
+    Several factors are attributable where other rows of the table differ from the same counterpart in one of them each,
+    in the same settings and to the same values: "Partial + Aug." is "Partial" and "Aug." together.
+    """
+    factors: dict[str, dict[str, tuple[Factor, ...]]] = {}
+    alone: dict[str, dict[str, dict[str, Value | None]]] = {}
+    for counterpart in dict.fromkeys(counterparts.values()):
+        found = {row: differences(settings, table[counterpart]) for row, settings in table.items()}
+        factors[counterpart] = found
+        alone[counterpart] = {
+            row: _changes(table[row], table[counterpart]) for row, differing in found.items() if len(differing) == 1
+        }
+    return [
+        Attribution(
+            name,
+            counterpart,
+            factors[counterpart][name],
+            _together(_changes(table[name], table[counterpart]), alone[counterpart])
+            if len(factors[counterpart][name]) > 1
+            else (),
+        )
+        for name, counterpart in counterparts.items()
+    ]
+
+
+def _together(changes: Mapping[str, Value | None], alone: Mapping[str, Mapping[str, Value | None]]) -> tuple[str, ...]:
+    """The rows of `alone` that together make just these changes; none where they cannot."""
+    chosen: list[str] = []
+    covered: dict[str, Value | None] = {}
+    # The largest first, so that "Elastic" speaks for the augmentations rather than "Aug." with a part of them.
+    for row in sorted(alone, key=lambda name: -len(alone[name])):
+        if alone[row].items() <= changes.items() and not alone[row].items() <= covered.items():
+            chosen.append(row)
+            covered |= alone[row]
+    return tuple(row for row in alone if row in chosen) if covered == changes else ()
+
+
+def _changes(one: Mapping[str, Value], other: Mapping[str, Value]) -> dict[str, Value | None]:
+    """Every setting in which a configuration differs from another, with its own value."""
+    names = [name for factor in differences(one, other) for name in factor.settings]
+    names += [RATE] if _scaled(one, other) else []
+    own = effective(one)
+    return {name: own.get(name) for name in names}
+
+
+def effective(settings: Mapping[str, Value]) -> dict[str, Value]:
+    """All settings that have an effect, with the weights that `auto` means."""
+    having = {**SETTINGS, **settings}
+    if having["model.weights"] == "auto":
+        having["model.weights"] = "coco" if having["model.backbone"] == "resnet50" else "imagenet"
+    if not having["optim.restarts"]:
+        del having["optim.restart_multiplier"]
+    for switch, strengths in _STRENGTHS.items():
+        for strength in strengths if not having[switch] else ():
+            del having[f"augment.{strength}"]
+    return having
+
+
+def _scaled(one: Mapping[str, Value], other: Mapping[str, Value]) -> bool:
+    """Whether batch sizes differ and the learning rates with them, in proportion."""
+    return one[BATCH] != other[BATCH] and abs(_rate_per_image(one) / _rate_per_image(other) - 1) < 1e-9
+
+
+def _rate_per_image(settings: Mapping[str, Value]) -> float:
+    return float(settings[RATE]) / float(settings[BATCH])
+
+
+def _values(factor: str, names: Sequence[str], one: Mapping[str, Value], other: Mapping[str, Value]) -> str:
+    if factor == BACKBONE_FREEZING:
+        return f"trains {_stages(one[names[0]])} instead of {_stages(other[names[0]])}"
+    if factor == PYRAMID_FREEZING:
+        return "trained instead of frozen" if one[names[0]] else "frozen instead of trained"
+    if factor == "batch size":
+        return f"{_both(BATCH, one, other)}{_rate_beside_batch(one, other)}"
+    parts = []
+    for name in names:
+        mine, its = one.get(name), other.get(name)
+        if mine is None or (its is None and mine == SETTINGS[name]):
+            continue  # it goes without saying beside the switch that it belongs to
+        leaf = "" if name == "model.weights" or len(FACTORS[factor]) == 1 else f"{name.rpartition('.')[2]} "
+        parts.append(f"{leaf.replace('_', ' ')}{_both(name, one, other)}")
+    return ", ".join(parts)
+
+
+def _stages(layers: Value) -> str:
+    known: Mapping[Value, str] = {0: "no stage", 1: "the last stage", 5: "all stages"}
+    return known.get(layers, f"the last {layers} stages")
+
+
+def _rate_beside_batch(one: Mapping[str, Value], other: Mapping[str, Value]) -> str:
+    if _scaled(one, other):
+        return ", the learning rate in proportion"
+    ratio = round(_rate_per_image(one) / _rate_per_image(other), 9)
+    words = {0.25: "a quarter", 0.5: "half", 1.0: "the same", 2.0: "twice", 4.0: "four times"}
+    return f"; learning rate per image {words.get(ratio, f'{ratio:.3g} times')}"
+
+
+def _both(name: str, one: Mapping[str, Value], other: Mapping[str, Value]) -> str:
+    mine, its = one[name], other.get(name)
+    if its is None or isinstance(mine, bool):
+        return shown(mine)
+    return f"{shown(mine)} instead of {shown(its)}"
+
+
+def shown(value: Value) -> str:
+    """A setting's value in a sentence."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def listed(parts: Sequence[str]) -> str:
+    """In a sentence: `a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
