@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from core import ap50
+from core.ap50 import MatchTable
 from core.errors import TornCheckpoint
 from core.files import write_json_atomically
 from core.trainable import EpochReport
@@ -13,28 +15,41 @@ from tune.bridge import Assignment
 class ReplayedTrial:
     """What `tune.executor` drives, without training.
 
-    ap50   the value after an epoch, by assignment and epoch; it may do what a real trial may: raise, wait, kill its
-           process
+    result   the AP50 after an epoch, by assignment and epoch, or the match table that has it, which is then kept as a
+             real trial keeps it; it may do what a real trial may: raise, wait, kill its process
     """
 
-    def __init__(self, assignment: Assignment, ap50: Callable[[Assignment, int], float]) -> None:
-        self._assignment, self._ap50 = assignment, ap50
+    def __init__(self, assignment: Assignment, result: Callable[[Assignment, int], float | MatchTable]) -> None:
+        self._assignment, self._result = assignment, result
+        self._matches: dict[int, MatchTable] = {}
         self.reports: list[EpochReport] = []
 
     def run_epoch(self) -> EpochReport:
         """Append the report of the next epoch; each claims a quarter of a second."""
         epoch = len(self.reports) + 1
-        ap50 = self._ap50(self._assignment, epoch)
+        result = self._result(self._assignment, epoch)
+        per_class: tuple[float | None, ...]
+        if isinstance(result, MatchTable):
+            self._matches[epoch] = result
+            max_dets = int(self._assignment.settings["metric.max_dets"])
+            score, uncapped = ap50.ap50(result, max_dets), ap50.ap50(result, None)
+            mean, mean_uncapped, per_class = score.mean, uncapped.mean, score.per_class
+        else:
+            mean, mean_uncapped, per_class = result, result, (result, None)
         report = EpochReport(
-            epoch=epoch, losses={"loss": 1 / epoch}, learning_rate=0.1, ap50=ap50, ap50_uncapped=ap50, ap50_box=ap50,
-            ap50_per_class=(ap50, None), seconds=0.25, train_seconds=0.2, evaluate_seconds=0.05, images_per_second=10.0,
-            peak_memory_bytes=None, steps=3, detections=7,
+            epoch=epoch, losses={"loss": 1 / epoch}, learning_rate=0.1, ap50=mean, ap50_uncapped=mean_uncapped,
+            ap50_box=mean, ap50_per_class=per_class, seconds=0.25, train_seconds=0.2, evaluate_seconds=0.05,
+            images_per_second=10.0, peak_memory_bytes=None, steps=3, detections=7,
         )  # fmt: skip
         self.reports.append(report)
         return report
 
     def save(self, folder: Path) -> None:
-        """Write the reports, atomically."""
+        """Write the match tables since the last save, then the reports, each file atomically."""
+        (folder / "matches").mkdir(parents=True, exist_ok=True)
+        for epoch, table in self._matches.items():
+            table.save(folder / "matches" / f"epoch-{epoch:04d}.npz")
+        self._matches = {}
         write_json_atomically(folder / "last.json", [report.to_json() for report in self.reports])
 
     def load(self, folder: Path) -> bool:

@@ -38,6 +38,11 @@ class StudyFolder:
         return self.path / "trials.csv"
 
     @property
+    def confirm_csv(self) -> Path:
+        """One row a trial of the confirmation."""
+        return self.path / "confirm.csv"
+
+    @property
     def retrain(self) -> Path:
         """Checkpoints of retrainings, a folder each."""
         return self.path / "retrain"
@@ -50,6 +55,10 @@ class StudyFolder:
     def trial(self, number: int) -> Path:
         """The folder of one trial, written by its worker alone."""
         return self.path / "trials" / str(number)
+
+    def confirm_trial(self, number: int) -> Path:
+        """The folder of one trial of the confirmation, likewise."""
+        return self.path / "confirm" / str(number)
 
     def read_description(self) -> dict[str, Any]:
         """What study.json holds. Raises StudyError."""

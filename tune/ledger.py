@@ -3,8 +3,9 @@
 One process at a time writes a ledger (the study's lock sees to that), so what was read once is kept in memory and each
 change goes to both. Each trial of the Optuna study carries these user attributes:
 
-    name          the variant's name, empty in a sampled study
+    name          the variant's name, empty in a sampled study; what is repeated, in a confirmation
     settings      every setting of the trial, flat names
+    params        what distinguishes it, where nothing was drawn (in a confirmation); else Optuna's own params hold it
     attempts      how often a worker was started on it, written before the start
     lost          how many of these ended without a word (a dead process, no memory)
     lost_seconds  wall time of epochs that were lost with them
@@ -170,10 +171,13 @@ class Ledger:
 
     storage    SQLAlchemy URL of the database, such as `sqlite:///results/demo/study.db`
     request    the study; its name is the name of the Optuna study
+    wanted     the trials to have, where other trials decide on them, and so later ones may decide otherwise; None for
+               those of the request. Trials with these settings that are there count, unless they were stopped; others
+               that have ended stay, and others that have not are stopped: nobody waits for them any more
     """
 
     @_translated
-    def __init__(self, storage: str, request: StudyRequest) -> None:
+    def __init__(self, storage: str, request: StudyRequest, wanted: Sequence["Point"] | None = None) -> None:
         self._request = request
         self._space: SearchSpace = request.space
         self._rule = (
@@ -207,6 +211,7 @@ class Ledger:
         for record in self.records:  # a verdict that was due when the last driver died
             if record.state is State.RUNNING and record.epochs:
                 self._judge(record.id)
+        self._missing: deque[Point] | None = None if wanted is None else deque(self._keep_only(wanted))
         self._waiting = deque(record.id for record in self.records if record.state is State.RUNNING)
 
     @_translated
@@ -255,7 +260,7 @@ class Ledger:
     @property
     def planned(self) -> int:
         """Trials the study is to have in the end."""
-        return self._request.planned_trials
+        return self._request.planned_trials if self._missing is None else len(self._records) + len(self._missing)
 
     @property
     def records(self) -> tuple[TrialRecord, ...]:
@@ -344,8 +349,11 @@ class Ledger:
             self._records[number] = replace(self._records[number], mlflow_run=run)
 
     def _ask(self) -> int:
-        """A new trial, RUNNING in the database; its settings are still to be drawn."""
+        """A new trial, RUNNING in the database; its settings are still to be drawn, unless they are known."""
         number = len(self._records)
+        if self._missing is not None:
+            self._add(number, self._missing.popleft())
+            return number
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         if number < len(self._points) and not waiting:
             self._study.enqueue_trial(dict(self._points[number].params))
@@ -355,6 +363,30 @@ class Ledger:
         self._trials[number] = trial
         self._records[number] = TrialRecord(number)
         return number
+
+    def _add(self, number: int, point: "Point") -> None:
+        """A new trial with all that is known of it, in one transaction. Nothing is drawn, so Optuna has no params."""
+        assert point.settings is not None
+        known = {"name": point.name, "params": dict(point.params), "settings": dict(point.settings)}
+        self._study.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=known))
+        frozen = self._study.get_trials(deepcopy=False)[-1]
+        assert frozen.number == number
+        self._study.sampler = _sampler(self._request, number)
+        self._trials[number] = optuna.Trial(self._study, frozen._trial_id)
+        self._records[number] = _record(frozen, None)
+
+    def _keep_only(self, wanted: Sequence["Point"]) -> list["Point"]:
+        """Stop what runs and is not wanted; the points that are missing."""
+        asked = {_key(point.settings or {}) for point in wanted}
+        there = set()
+        for record in self.records:
+            key = _key(record.settings)
+            if record.state is State.RUNNING and key not in asked:
+                self._note(record.id, reason=f"stopped after epoch {len(record.epochs)}: no longer asked for")
+                self._tell(record.id, State.PRUNED)
+            elif record.state is not State.PRUNED:
+                there.add(key)
+        return [point for point in wanted if _key(point.settings or {}) not in there]
 
     def _draw(self, number: int) -> None:
         """Draw a trial's settings. After a crash in between, what was drawn before comes back from the database."""
@@ -450,23 +482,30 @@ def preview(request: StudyRequest, count: int) -> list[TrialRecord]:
 
 
 @dataclass(frozen=True)
-class _Point:
-    """A trial whose params are known in advance: a row of an ablation table, a grid point, a start point."""
+class Point:
+    """A trial whose params are known in advance: a row of an ablation table, a grid point, a start point, a repeat.
+
+    settings   all of them, where these are known as well
+    """
 
     name: str
     params: Mapping[str, Value]
     settings: Mapping[str, Value] | None = None
 
 
-def _points(request: StudyRequest) -> tuple[_Point, ...]:
+def _points(request: StudyRequest) -> tuple[Point, ...]:
     if request.space.variants:
-        return tuple(_Point(row.name, row.params, row.config.settings()) for row in request.space.rows())
+        return tuple(Point(row.name, row.params, row.config.settings()) for row in request.space.rows())
     if request.search.sampler == "grid":
-        return tuple(_Point("", params) for params in request.space.grid())
-    return tuple(_Point("", params) for params in request.space.start)
+        return tuple(Point("", params) for params in request.space.grid())
+    return tuple(Point("", params) for params in request.space.start)
 
 
-def _variant_choices(points: Sequence[_Point], name: str) -> Choices:
+def _key(settings: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
+    return tuple(sorted(settings.items()))
+
+
+def _variant_choices(points: Sequence[Point], name: str) -> Choices:
     return Choices(tuple(dict.fromkeys(point.params[name] for point in points if name in point.params)))
 
 
@@ -543,7 +582,7 @@ def _record(trial: optuna.trial.FrozenTrial, mlflow_run: str | None) -> TrialRec
     return TrialRecord(
         trial.number,
         mlflow_run=mlflow_run,
-        params=dict(trial.params),
+        params={**trial.params, **attrs.get("params", {})},
         state=State[trial.state.name],
         epochs=tuple(epochs),
         **known,
@@ -598,3 +637,24 @@ def _open_database(url: str) -> optuna.storages.RDBStorage:
 
 def _synchronous_normal(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")
+
+
+LEAST_FOR_IMPORTANCES = 10
+"""Complete trials under which Optuna's importances are left out: they compare the best tenth of the trials with all."""
+
+
+def importances(storage: str, study: str) -> Mapping[str, float]:
+    """Optuna's importance of each searched setting over complete trials, highest first; they add up to 1.
+
+    PED-ANOVA (Watanabe, Bansal and Hutter 2023), Optuna's default: how much the setting's values in the best tenth of
+    the trials differ from those in all. It draws nothing at random. Empty where Optuna cannot tell: no such study, too
+    few complete trials, equal scores, nothing searched.
+    """
+    found = _load(storage, study)
+    complete = [] if found is None else found.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if found is None or len(complete) < LEAST_FOR_IMPORTANCES or len({trial.value for trial in complete}) == 1:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a conditional setting has few trials
+        shares = optuna.importance.get_param_importances(found)
+    return dict(sorted(shares.items(), key=lambda share: (-share[1], share[0])))

@@ -17,6 +17,7 @@ from core.data.split import split
 from core.errors import BadRequest, SettingError, StudyError
 from core.weights import WeightsFile
 from tune import executor
+from tune.confirmation import Repeat, fresh_repeats
 from tune.executor import Machine, TrialResources
 from tune.folder import StudyFolder
 from tune.ledger import remembered_facts
@@ -79,6 +80,11 @@ class Plan:
         return storage_of(self.options, self.folder)
 
     @property
+    def repeats(self) -> tuple[Repeat, ...]:
+        """The fresh seeds and folds on which the best of the search are confirmed; none where nothing is."""
+        return fresh_repeats(self.request, self.data)
+
+    @property
     def tracking(self) -> Destination:
         """Where MLflow's view is."""
         return tracking_of(self.options)
@@ -109,6 +115,7 @@ def check(request: StudyRequest, options: Options) -> tuple[Plan | None, Sequenc
         data = datasets.load(request.data)
         for config in _data_configs(request.space):
             split(data, config.data)
+        fresh_repeats(request, data)
     except BadRequest as error:
         problems.append(error)
     for model in _model_configs(request.space):

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 import rich.progress
 from rich.console import Console
@@ -16,15 +16,16 @@ from tune.ledger import State, TrialRecord
 
 
 class Progress:
-    """Shows the trials of a search as they change.
+    """Shows the trials of a search, or those that confirm its best, as they change.
 
-    planned    trials the study is to have
+    planned    trials there are to be
     console    where to
     """
 
-    def __init__(self, planned: int, console: Console) -> None:
+    def __init__(self, planned: int, console: Console, phase: Literal["search", "confirm"] = "search") -> None:
         self._planned = planned
         self._console = console
+        self._confirms = phase == "confirm"
         self._begin = time.monotonic()
         self._seconds_before: float | None = None
         self._records: Sequence[TrialRecord] = ()
@@ -57,7 +58,7 @@ class Progress:
     def _line(self, record: TrialRecord, before: TrialRecord | None) -> str | None:
         """What is new about a trial; None if there is nothing to say."""
         done = sum(other.state is not State.RUNNING for other in self._records)
-        head = f"[{done}/{self._planned}] trial {record.id}" + (f" ({record.name})" if record.name else "")
+        head = f"[{done}/{self._planned}] {self._called(record)}"
         if record.state is State.FAIL:
             return f"{head} failed: {record.reason}"
         if before is not None and record.lost > before.lost:
@@ -78,22 +79,27 @@ class Progress:
             return f"{text}; stopped early"
         return f"{text}; complete, AP50 {record.ap50:.3f}" if record.state is State.COMPLETE else text
 
+    def _called(self, record: TrialRecord) -> str:
+        if self._confirms:
+            fold = f", fold {record.settings['data.fold']}" if record.settings["data.folds"] else ""
+            return f"confirming {record.name}, seed {record.settings['seed']}{fold}"
+        return f"trial {record.id}" + (f" ({record.name})" if record.name else "")
+
     def _table(self) -> Table:
         done = [record for record in self._records if record.state is not State.RUNNING]
         running = [record for record in self._records if record.state is State.RUNNING]
         complete = [record for record in done if record.state is State.COMPLETE]
         best = max(complete, key=lambda record: record.ap50 or 0.0, default=None)
-        title = f"{len(done)} of {self._planned} trials done"
-        if best is not None:
+        title = f"{len(done)} of {self._planned} {'confirming ' if self._confirms else ''}trials done"
+        if best is not None and not self._confirms:
             title += f", best AP50 {best.ap50:.3f} (trial {best.id})"
         table = Table(title=title, caption=self._time_left(), title_justify="left", caption_justify="left")
         for name in ("trial", "epoch", "AP50", "best", "what"):
             table.add_column(name)
         for record in running:
             curve = record.curve
-            what = record.name or ", ".join(
-                f"{name.partition('.')[2]} {_short(v)}" for name, v in record.params.items()
-            )
+            params = ", ".join(f"{name.partition('.')[2]} {_short(v)}" for name, v in record.params.items())
+            what = self._called(record) if self._confirms else record.name or params
             table.add_row(
                 str(record.id),
                 f"{len(curve)}/{record.planned_epochs}" if record.settings else "",

@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=("train", "all"),
         default="train",
         help="train: the trial's own split, the epoch chosen on its validation images (default); "
-        "all: every annotated image, as many epochs as were best for the trial",
+        "all: every annotated image, as many epochs as were best",
     )
     add(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="change a setting; repeatable"
@@ -86,7 +86,7 @@ def _plan_lines(plan: Plan) -> list[str]:
     how = (
         "on the trial's own split, the epoch chosen on its validation images"
         if plan.on == "train"
-        else f"on all {samples} images, up to the epoch that was best for the trial"
+        else f"on all {samples} images, up to the epoch that was best"
     )
     epochs = f"{plan.config.optim.epochs} epoch{'' if plan.config.optim.epochs == 1 else 's'}"
     epochs = f"{plan.epochs} of {epochs}" if plan.on == "all" else epochs

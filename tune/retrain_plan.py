@@ -15,7 +15,9 @@ from core.data.split import split
 from core.device import MOST_THREADS
 from core.errors import BadRequest, SettingError, StudyError
 from core.weights import BaseWeights
-from tune import ledger
+from tune import confirmation, ledger
+from tune.choice import Choice
+from tune.confirmation import Confirmation
 from tune.folder import StudyFolder
 from tune.ledger import State, TrialRecord
 from tune.plan import Options, recall, storage_of, tracking_of, weights_key
@@ -38,7 +40,8 @@ class Plan:
     why         why this one, a sentence
     on          train: the trial's own split, the epoch chosen on its validation part; all: every image
     config      the settings it is trained with
-    epochs      epochs to train; `config.optim.epochs` stays the horizon of the schedule
+    epochs      epochs to train: with `all` those that were best, on the mean curve of the confirmation where there is
+                one; `config.optim.epochs` stays the horizon of the schedule
     own         the settings it predicts with unless one of `candidates` is better
     candidates  other settings of prediction to try
     changed     the settings that the command line gives other values than the trial's
@@ -111,7 +114,7 @@ def make_plan(
     """
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise BadRequest(f"--threads must be from 1 to {MOST_THREADS}, and is {threads}")
-    folder = StudyFolder(options.results / study) if study is not None else _last_study(options.results)
+    folder = StudyFolder(options.results / study) if study is not None else last_study(options.results)
     description = folder.read_description()
     request = from_document(description["request"], str(folder.description))
     options = recall(options, folder, moved=True)
@@ -122,8 +125,11 @@ def make_plan(
             f"{folder.path} is a study that its ledger {without_password(storage)} does not hold; bring the ledger "
             "back, or name it with --storage"
         )
-    record, why = choose(reading.records, trial, request.planned_trials)
-    changed = _changes(overrides, record, on)
+    confirmed = confirmation.read(folder, storage, request, reading.records)
+    choice = None if confirmed is None or trial is not None else confirmation.winner(confirmed)
+    record, why = choose(reading.records, trial, request.planned_trials, confirmed, choice)
+    best_epoch = (record.best_epoch or 1) if choice is None else choice.epoch
+    changed = _changes(overrides, record, on, best_epoch)
     weights = _weights(TrialConfig.from_settings({**record.settings, **changed}).model, reading.facts, record)
     if weights is not None and _same_weights(weights, reading.facts, record):
         changed.pop("model.weights", None)  # the file has moved, that is all
@@ -154,7 +160,7 @@ def make_plan(
         why=why,
         on=on,
         config=config,
-        epochs=(record.best_epoch or 1) if on == "all" else config.optim.epochs,
+        epochs=best_epoch if on == "all" else config.optim.epochs,
         own=own,
         candidates=[candidate for candidate in candidates if candidate != own],
         changed=changed,
@@ -164,9 +170,22 @@ def make_plan(
     )
 
 
-def choose(records: Sequence[TrialRecord], trial: int | None, planned: int) -> tuple[TrialRecord, str]:
-    """The trial to retrain and why, a sentence. Raises StudyError."""
+def choose(
+    records: Sequence[TrialRecord],
+    trial: int | None,
+    planned: int,
+    confirmed: Confirmation | None = None,
+    choice: Choice | None = None,
+) -> tuple[TrialRecord, str]:
+    """The trial to retrain and why, a sentence. Raises StudyError.
+
+    trial       its number, None for the winner: the one of `choice`, else the best of the search
+    confirmed   the confirmation of the search, where there is one
+    choice      its winner, where it has one
+    """
     best = ledger.best_of(records)
+    if trial is None and confirmed is not None and choice is not None:
+        return _confirmed_winner(confirmed, choice, best)
     if trial is None:
         if best is None:
             raise StudyError(
@@ -180,7 +199,7 @@ def choose(records: Sequence[TrialRecord], trial: int | None, planned: int) -> t
         return best, (
             f"trial {best.id}{_named(best)}, which {among}{so_far}, with AP50 {best.ap50:.4f}; "
             + _other_images(records)
-            + "no fresh seeds and splits confirmed it"
+            + _unconfirmed(confirmed)
         )
     record = next((record for record in records if record.id == trial), None)
     if record is None:
@@ -195,6 +214,32 @@ def choose(records: Sequence[TrialRecord], trial: int | None, planned: int) -> t
     return record, f"trial {record.id}{_named(record)}, because --trial names it; its AP50 is {record.ap50:.4f}{place}"
 
 
+def _confirmed_winner(confirmed: Confirmation, choice: Choice, best: TrialRecord | None) -> tuple[TrialRecord, str]:
+    winner = next(candidate for candidate in confirmed.candidates if candidate.name == choice.name)
+    others = len(confirmed.confirmed)
+    among = f", the best of {others} candidates" if others > 1 else ""
+    place = ""
+    if best is not None and best.id not in [record.id for record in winner.trials]:
+        place = f"; the search's best was trial {best.id} with {best.ap50:.4f}"
+    return winner.trial, (
+        f"trial {winner.trial.id}{_named(winner.trial)}, confirmed on {confirmed.on}: "
+        f"AP50 {choice.corrected.estimate:.4f} (in the search {winner.score:.4f}){among}; "
+        f"its mean curve is highest at epoch {choice.epoch}{place}"
+    )
+
+
+def _unconfirmed(confirmed: Confirmation | None) -> str:
+    """Why the best of the search is taken without fresh seeds."""
+    if confirmed is None:
+        return "no fresh seeds and splits confirmed it"
+    if confirmed.finished:
+        return f"no candidate could be confirmed: {'; '.join(confirmed.notes)}"
+    return (
+        f"it is not confirmed yet: {confirmed.ended} of {confirmed.planned} trainings on fresh seeds and splits have "
+        "ended, and the search command goes on with them"
+    )
+
+
 def _other_images(records: Sequence[TrialRecord]) -> str:
     """A warning where the trials were scored on different images: repeats of variants, or folds."""
     splits = {tuple(record.settings.get(name) for name in _SPLIT) for record in records}
@@ -205,14 +250,15 @@ def _named(record: TrialRecord) -> str:
     return f" ({record.name})" if record.name else ""
 
 
-def _last_study(results: Path) -> StudyFolder:
+def last_study(results: Path) -> StudyFolder:
+    """The study that was searched or retrained last. Raises StudyError where there is none."""
     found = sorted(results.glob("*/study.json"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise StudyError(f"{results} holds no study; start one with: python -m tune.search --space FILE")
     return StudyFolder(found[-1].parent)
 
 
-def _changes(overrides: Sequence[str], record: TrialRecord, on: On) -> dict[str, Value]:
+def _changes(overrides: Sequence[str], record: TrialRecord, on: On, best_epoch: int) -> dict[str, Value]:
     """The settings that the command line changes. Raises SettingError."""
     changed: dict[str, Value] = {}
     for text in overrides:
@@ -225,7 +271,7 @@ def _changes(overrides: Sequence[str], record: TrialRecord, on: On) -> dict[str,
         if name == "optim.epochs" and on == "all":
             raise SettingError(
                 f"--set {text}: --on all trains as many epochs as were best for trial {record.id} "
-                f"({record.best_epoch} of {record.planned_epochs}), which another schedule would change; leave it out"
+                f"({best_epoch} of {record.planned_epochs}), which another schedule would change; leave it out"
             )
         changed[name] = value
     if on == "all" and record.state is not State.COMPLETE:

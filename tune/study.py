@@ -1,4 +1,4 @@
-"""One study: what it needs, its folder, and its life from the first trial to the last."""
+"""One study: what it needs, its folder, and its life from the first trial to the last, confirmation included."""
 
 import contextlib
 import platform
@@ -8,11 +8,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from rich.console import Console
 
@@ -24,15 +25,14 @@ from core.errors import StorageError
 from core.files import write_atomically, write_json_atomically
 from core.trainable import Trial
 from core.weights import BaseWeights
-from tune import executor
+from tune import confirmation, executor
 from tune.bridge import Assignment
 from tune.executor import MakeTrial, Then
-from tune.folder import FORMAT, StudyFolder
-from tune.ledger import Ledger, State, TrialRecord
+from tune.folder import FORMAT
+from tune.ledger import Ledger, State
 from tune.plan import Plan, facts_of, refuse_other_facts, searched_settings, tags_of, weights_key
 from tune.progress import Progress
 from tune.redaction import without_password
-from tune.request import StudyRequest
 from tune.tables import trials_csv
 from tune.tracking import Tracker, TrackingThread
 
@@ -61,9 +61,12 @@ def make_core_trial(
 def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -> bool:
     """Run a study, or continue it; True if it is finished, False if it was interrupted or its time is up.
 
+    A search that is finished is confirmed, where the request asks for it: the study is finished when that is, too.
+
     make_trial   builds what the workers drive, from `data`, `weights` and `gpu`; another one replays learning curves
     """
     faults.mark_driver()
+    deadline = None if plan.options.time_budget is None else time.monotonic() + plan.options.time_budget
     with _files_in_one_sentence(), plan.folder.driver_lock(), _claimed(plan) as ledger:
         weights = {key: pretrained.read(file) for key, file in plan.weights.items()}
         facts = facts_of(plan.request, plan.data) | {
@@ -72,22 +75,105 @@ def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -
         refuse_other_facts(ledger.facts, facts, plan.folder)
         ledger.remember(facts)
         describe(plan)
-        with Progress(ledger.planned, console) as progress, _Conductor(plan, ledger, progress) as conductor:
-            if not ledger.finished:
-                shared = {"data": plan.data, "weights": weights, "gpu": plan.resources.gpus > 0}
-                stall_seconds = 60 * plan.request.resources.stall_minutes
-                executor.execute(conductor, make_trial, shared, plan.machine, plan.resources, stall_seconds)
-        if conductor.error is not None:
-            raise conductor.error
-        if conductor.untracked:
-            numbers = ", ".join(map(str, conductor.untracked))
-            console.print(
-                f"MLflow does not show trials {numbers} in full ({conductor.trouble}); run the same command again "
-                "when it answers",
-                markup=False,
-                soft_wrap=True,
-            )
-        return ledger.finished
+        shared = {"data": plan.data, "weights": weights, "gpu": plan.resources.gpus > 0}
+        _run_phase(plan, _search_phase(plan, ledger), deadline, console, make_trial, shared)
+        if not ledger.finished:
+            return False
+        repeats = plan.repeats
+        points = confirmation.points(ledger.records, plan.request, repeats)
+        if not points:
+            return True
+        confirming = Ledger(plan.storage, confirmation.request_of(plan.request), points)
+        refuse_other_facts(confirming.facts, facts, plan.folder)
+        confirming.remember(facts | confirmation.facts_of(plan.request, repeats))
+        _run_phase(plan, _confirm_phase(plan, ledger, confirming), deadline, console, make_trial, shared)
+        return confirming.finished
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """Trials of one kind, those of the search or those that confirm its best, and what is done with them.
+
+    name        search or confirm, also in MLflow
+    ledger      holds these trials
+    claimed     the study's ledger, by which this process is known to run the study
+    first_rung  epochs after which a trial can be stopped early; 1 where none is
+    folder_of   a trial's folder by its number
+    table       of these trials, a CSV file
+    kept        the trials whose weights are kept when they have ended
+    followed    whether another phase comes when all these trials have ended
+    """
+
+    name: Literal["search", "confirm"]
+    ledger: Ledger
+    claimed: Ledger
+    first_rung: int
+    folder_of: Callable[[int], Path]
+    table: Path
+    kept: Callable[[], Container[int]]
+    followed: Callable[[], bool]
+
+
+def _search_phase(plan: Plan, ledger: Ledger) -> _Phase:
+    request = plan.request
+    stops = request.stop_early.rule != "none"
+
+    def kept() -> set[int]:
+        best = [ledger.best, *(candidate.trial for candidate in confirmation.candidates(ledger.records, request))]
+        return {record.id for record in best if record is not None}
+
+    return _Phase(
+        name="search",
+        ledger=ledger,
+        claimed=ledger,
+        first_rung=min(request.stop_early.first_rung(request.max_epochs), request.max_epochs) if stops else 1,
+        folder_of=plan.folder.trial,
+        table=plan.folder.trials_csv,
+        kept=kept,
+        followed=lambda: bool(confirmation.points(ledger.records, request, plan.repeats)),
+    )
+
+
+def _confirm_phase(plan: Plan, claimed: Ledger, ledger: Ledger) -> _Phase:
+    return _Phase(
+        name="confirm",
+        ledger=ledger,
+        claimed=claimed,
+        first_rung=1,
+        folder_of=plan.folder.confirm_trial,
+        table=plan.folder.confirm_csv,
+        kept=frozenset,
+        followed=lambda: False,
+    )
+
+
+def _run_phase(
+    plan: Plan,
+    phase: _Phase,
+    deadline: float | None,
+    console: Console,
+    make_trial: MakeTrial,
+    shared: Mapping[str, Any],
+) -> None:
+    """Run what is left of a phase until the deadline (of `time.monotonic`, None for no limit)."""
+    with (
+        Progress(phase.ledger.planned, console, phase.name) as progress,
+        _Conductor(plan, phase, progress, deadline) as conductor,
+    ):
+        if not conductor.finished:
+            stall_seconds = 60 * plan.request.resources.stall_minutes
+            executor.execute(conductor, make_trial, shared, plan.machine, plan.resources, stall_seconds)
+    if conductor.error is not None:
+        raise conductor.error
+    if conductor.untracked:
+        numbers = ", ".join(map(str, conductor.untracked))
+        what = {"search": "trials", "confirm": "confirming trials"}[phase.name]
+        console.print(
+            f"MLflow does not show {what} {numbers} in full ({conductor.trouble}); run the same command again "
+            "when it answers",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 @contextlib.contextmanager
@@ -115,20 +201,19 @@ def _files_in_one_sentence() -> Iterator[None]:
 
 
 class _Conductor:
-    """The desk of `bridge`: ledger, MLflow, trials.csv and progress, each told of everything once."""
+    """The desk of `bridge`: ledger, MLflow, table and progress of a phase, each told of everything once."""
 
-    def __init__(self, plan: Plan, ledger: Ledger, progress: Progress) -> None:
-        self._plan, self._ledger, self._progress = plan, ledger, progress
-        self._deadline = None if plan.options.time_budget is None else time.monotonic() + plan.options.time_budget
+    def __init__(self, plan: Plan, phase: _Phase, progress: Progress, deadline: float | None) -> None:
+        self._plan, self._phase, self._progress, self._deadline = plan, phase, progress, deadline
+        self._ledger = phase.ledger
         self._heard: dict[int, float] = {}
         self._stall_seconds = 60 * plan.request.resources.stall_minutes
         self.error: Exception | None = None
         """What stopped the study before its end."""
+        tags = tags_of(plan.request, plan.data.fingerprint)
         self._tracking = TrackingThread(
-            lambda: Tracker(
-                plan.tracking, plan.request.study, ledger.identity, tags_of(plan.request, plan.data.fingerprint)
-            ),
-            plan.folder.trial,
+            lambda: Tracker(plan.tracking, plan.request.study, phase.claimed.identity, tags, phase.name),
+            phase.folder_of,
         )
         self.untracked: Sequence[int] = ()
         """Trials that MLflow does not show in full; known once the study has ended."""
@@ -149,7 +234,8 @@ class _Conductor:
         with self._halting():
             self._write_table()
         ended = self._ledger.finished
-        self.untracked = self._tracking.close(ended, CLOSE_SECONDS if ended else INTERRUPTED_SECONDS)
+        last = ended and not self._phase.followed()
+        self.untracked = self._tracking.close(last, CLOSE_SECONDS if ended else INTERRUPTED_SECONDS)
         self.trouble = self._tracking.trouble or "it took too long"
         with self._halting():
             self._note_runs()
@@ -166,7 +252,7 @@ class _Conductor:
 
     def hand_out(self) -> Assignment | None:
         with self._halting():
-            self._ledger.beat()  # Ray asks all the time
+            self._phase.claimed.beat()  # Ray asks all the time
         if self.error is not None or self._time_is_up or not self._first_rung_fits:
             return None
         if len(self._heard) >= self._plan.resources.parallel:
@@ -177,7 +263,7 @@ class _Conductor:
                 return None
             self._heard[record.id] = time.monotonic()
             self._show(record.id)
-            folder = str(self._plan.folder.trial(record.id).absolute())
+            folder = str(self._phase.folder_of(record.id).absolute())
             known = len(record.epochs)
             return Assignment(record.id, record.attempts, folder, dict(record.settings), known, record.gpu_share)
         return None
@@ -187,13 +273,11 @@ class _Conductor:
         """Whether a trial that starts now can be expected to reach its first rung before the time is up."""
         if self._deadline is None:
             return True
-        seconds = [float(epoch["seconds"]) for record in self._ledger.records for epoch in record.epochs]
+        records = (*self._phase.claimed.records, *self._ledger.records)
+        seconds = [float(epoch["seconds"]) for record in records for epoch in record.epochs]
         if not seconds:
             return True
-        request = self._plan.request
-        stops = request.stop_early.rule != "none"
-        rung = min(request.stop_early.first_rung(request.max_epochs), request.max_epochs) if stops else 1
-        return time.monotonic() + rung * statistics.median(seconds) <= self._deadline
+        return time.monotonic() + self._phase.first_rung * statistics.median(seconds) <= self._deadline
 
     def take_in(self, assignment: Assignment, result: Mapping[str, Any]) -> bool:
         number = assignment.trial
@@ -266,23 +350,18 @@ class _Conductor:
         self._progress.show(records, records[number])
 
     def _write_table(self) -> None:
-        write_trials_csv(self._plan.folder, self._plan.request, self._ledger.records)
+        table = trials_csv(self._ledger.records, searched_settings(self._plan.request.space))
+        write_atomically(self._phase.table, table.encode())
 
     def _remove_weights_that_lost(self) -> None:
-        """Of trials that ended only the best keeps its weights; reports, curves and match tables stay for all."""
-        best = self._ledger.best
+        """Of trials that ended only those that may win keep weights; reports, curves and match tables stay for all."""
+        kept = self._phase.kept()
         for record in self._ledger.records:
             if record.state is State.RUNNING:
                 continue
-            folder = self._plan.folder.trial(record.id)
-            for file in [*folder.glob("*.safetensors")]:
-                if file.name == "last.safetensors" or best is None or record.id != best.id:
+            for file in [*self._phase.folder_of(record.id).glob("*.safetensors")]:
+                if file.name == "last.safetensors" or record.id not in kept:
                     file.unlink(missing_ok=True)
-
-
-def write_trials_csv(folder: StudyFolder, request: StudyRequest, records: Sequence[TrialRecord]) -> None:
-    """Write `trials.csv` anew."""
-    write_atomically(folder.trials_csv, trials_csv(records, searched_settings(request.space)).encode())
 
 
 def describe(plan: Plan) -> None:

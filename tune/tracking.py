@@ -1,6 +1,7 @@
 """MLflow: one experiment a study, one parent run, one nested run a trial. A view of the ledger, written from a thread.
 
-A retraining is one more nested run, linked to its trial, and a version of the registered model named like the study.
+Trials of the search have the tag `phase=search`, those that confirm its best `phase=confirm`. A retraining is one more
+nested run, linked to its trial, and a version of the registered model named like the study.
 What is written follows from the ledger's records alone, and writing it again changes nothing: runs are found by their
 tags, and a metric's point is the same down to its time. So a view that missed something is mended by showing it the
 records again, and a search never waits for MLflow.
@@ -141,14 +142,18 @@ class Tracker:
     """Writes records as MLflow runs.
 
     study    name of the experiment and of the parent run
-    ledger   the ledger's identity
+    ledger   identity of the search's ledger
     tags     tags of the parent run: what the study is
+    phase    of the trials: search, or confirm
     """
 
-    def __init__(self, destination: Destination, study: str, ledger: str, tags: Mapping[str, str]) -> None:
+    def __init__(
+        self, destination: Destination, study: str, ledger: str, tags: Mapping[str, str], phase: str = "search"
+    ) -> None:
         self._view = StudyRuns(destination, study, ledger)
         self._client = self._view.client
-        self._runs = {run.data.tags["trial"]: run.info.run_id for run in self._view.search(phase="search")}
+        self._phase = phase
+        self._runs = {run.data.tags["trial"]: run.info.run_id for run in self._view.search(phase=phase)}
         self._written: dict[str, int] = {}
         parents = self._view.search(phase="study")
         self._parent = (parents[0] if parents else self._view.create(study, {"phase": "study"})).info.run_id
@@ -163,8 +168,8 @@ class Tracker:
         trial = str(record.id)
         run = self._runs.get(trial)
         if run is None:
-            tags = {"trial": trial, "phase": "search", "state": State.RUNNING, _PARENT: self._parent}
-            run = self._runs[trial] = str(self._view.create(record.name or f"trial {trial}", tags).info.run_id)
+            tags = {"trial": trial, "phase": self._phase, "state": State.RUNNING, _PARENT: self._parent}
+            run = self._runs[trial] = str(self._view.create(self._name(record), tags).info.run_id)
         if trial not in self._written:
             self._view.log_params(run, record.settings)
             self._written[trial] = 0
@@ -175,6 +180,12 @@ class Tracker:
         if record.state is not State.RUNNING:
             self._finish(run, record, folder)
         return run
+
+    def _name(self, record: TrialRecord) -> str:
+        if self._phase == "confirm":
+            fold = f", fold {record.settings['data.fold']}" if record.settings["data.folds"] else ""
+            return f"confirm {record.name}, seed {record.settings['seed']}{fold}"
+        return record.name or f"trial {record.id}"
 
     def close(self, ended: bool) -> None:
         """Say that the study has ended, or is interrupted and can go on."""
@@ -331,6 +342,26 @@ def show_retraining(
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
         raise MlflowException(first_line(error)) from error
     return f"models:/{study}/{version}"
+
+
+def show_report(destination: Destination, study: str, ledger: str, folder: Path) -> str:
+    """Show a report as artifacts of the study's parent run, whose tag `report` names the page; returns its address.
+
+    ledger   identity of the search's ledger
+    folder   holds index.html and the files beside it
+
+    Raises MlflowException, whose message is one line without passwords, or OSError.
+    """
+    try:
+        runs = StudyRuns(destination, study, ledger)
+        parents = runs.search(phase="study")
+        parent = parents[0] if parents else runs.create(study, {"phase": "study"})
+        runs.client.log_artifacts(parent.info.run_id, str(folder), "report")
+        address = f"{parent.info.artifact_uri}/report/index.html"
+        runs.client.set_tag(parent.info.run_id, "report", address)
+    except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise MlflowException(first_line(error)) from error
+    return address
 
 
 def _retraining_run(runs: StudyRuns, record: TrialRecord, retraining: Retraining) -> tuple[Run, dict[str, str]]:

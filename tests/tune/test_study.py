@@ -262,7 +262,6 @@ def test_no_trial_starts_that_cannot_reach_its_first_rung_before_the_time_is_up(
 ) -> None:
     """An epoch takes 10 seconds by the ledger; the first rung is after one epoch, or after three."""
     plan = make_plan(tmp_path, {"stop_early": rule})
-    plan = replace(plan, options=replace(plan.options, time_budget=budget))
     plan.folder.path.mkdir()
     ledger = Ledger(plan.storage, plan.request)
     first = ledger.next()
@@ -271,7 +270,11 @@ def test_no_trial_starts_that_cannot_reach_its_first_rung_before_the_time_is_up(
         {"epoch": number, "ap50": 0.5, "seconds": 10.0, "losses": {"loss": 1.0}} for number in range(1, EPOCHS + 1)
     ]
     ledger.report(first.id, epochs)
-    with Progress(6, Console(file=io.StringIO())) as progress, study._Conductor(plan, ledger, progress) as conductor:
+    phase, deadline = study._search_phase(plan, ledger), time.monotonic() + budget
+    with (
+        Progress(6, Console(file=io.StringIO())) as progress,
+        study._Conductor(plan, phase, progress, deadline) as conductor,
+    ):
         assert conductor.finished is not starts
         assert (conductor.hand_out() is not None) is starts
 

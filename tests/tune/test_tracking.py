@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from tune.ledger import Ledger, State, TrialRecord
 from tune.redaction import without_password
 from tune.space_file import from_document
-from tune.tracking import Destination, Retraining, Tracker, TrackingThread, show_retraining
+from tune.tracking import Destination, Retraining, Tracker, TrackingThread, show_report, show_retraining
 
 # Said by MLflow of its own classes, when mlflow.pyfunc is first imported.
 SPACE = {
@@ -150,6 +150,44 @@ def test_what_could_not_be_shown_is_shown_when_mlflow_is_back(
 )
 def test_passwords_are_taken_out_of_what_is_shown(text: str, shown: str) -> None:
     assert without_password(text) == shown
+
+
+def test_confirming_trials_have_runs_of_their_own_beside_those_of_the_search(destination: Destination) -> None:
+    repeated = record(0, name="trial 3")
+    settings = {**repeated.settings, "seed": 1000, "data.folds": 5, "data.fold": 2}
+    repeated = TrialRecord(0, "trial 3", State.COMPLETE, settings=settings, epochs=repeated.epochs)
+    for _ in range(2):
+        Tracker(destination, "view", "one", {}).write(record(0), Path("none"))
+        Tracker(destination, "view", "one", {}, "confirm").write(repeated, Path("none"))
+    client = mlflow.MlflowClient(destination.uri)
+    found = client.search_runs([client.get_experiment_by_name("view").experiment_id])
+    by_phase = {run.data.tags["phase"]: run for run in found}
+    assert len(found) == len(by_phase) == 3
+    assert by_phase["confirm"].info.run_name == "confirm trial 3, seed 1000, fold 2"
+    assert by_phase["confirm"].data.params["seed"] == "1000"
+    assert "seed" not in by_phase["search"].data.params
+    parents = {by_phase[phase].data.tags["mlflow.parentRunId"] for phase in ("search", "confirm")}
+    assert parents == {by_phase["study"].info.run_id}
+
+
+def test_a_report_is_shown_whole_in_the_studys_run_with_its_address_however_often(
+    destination: Destination, tmp_path: Path
+) -> None:
+    Tracker(destination, "view", "one", {})
+    folder = tmp_path / "report"
+    (folder / "tables").mkdir(parents=True)
+    (folder / "tables" / "main.csv").write_text("a,b")
+    for page in ("first", "second"):
+        (folder / "index.html").write_text(page)
+        address = show_report(destination, "view", "one", folder)
+        assert Path(unquote(urlsplit(address).path)).read_text() == page
+    client = mlflow.MlflowClient(destination.uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("view").experiment_id])
+    assert (run.data.tags["phase"], run.data.tags["report"]) == ("study", address)
+    assert {one.path for one in client.list_artifacts(run.info.run_id, "report")} == {
+        "report/index.html",
+        "report/tables",
+    }
 
 
 def best(folder: Path, content: str = "settings: {}") -> Path:
