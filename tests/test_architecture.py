@@ -24,10 +24,20 @@ ROWS = [
     {"study", "retrain_plan", "rebuild"},
     {"plan", "progress"},
     {"executor"},
-    {"bridge", "tracking", "registered_model", "tables"},
+    {"figures", "examples"},
+    {"curves"},
+    {"marks"},
+    {"findings"},
+    {"sentences"},
+    {"report_tables"},
+    {"evidence"},
+    {"rows"},
+    {"bridge", "tracking", "registered_model", "tables", "confirmation", "trial_scores"},
     {"ledger", "space_file"},
     {"request", "space_sections"},
-    {"space", "values", "stopping", "folder", "redaction", "loopback", "certainty", "figures"},
+    {"space", "values", "stopping", "folder", "redaction", "loopback", "choice", "effects", "svg", "confounds"},
+    {"certainty"},
+    {"reweighted"},
 ]
 
 

@@ -10,12 +10,15 @@ from pathlib import Path
 from rich.console import Console
 
 from core.errors import BadRequest, CellTuneError, StudyError
-from tune import study
+from tune import confirmation, report, study
+from tune.choice import Choice
 from tune.folder import StudyFolder
-from tune.ledger import Ledger, State, preview
+from tune.ledger import Ledger, State, TrialRecord, preview
 from tune.plan import Options, Plan, absolute, check, make_plan
 from tune.rebuild import rebuild_tracking
+from tune.report import Written
 from tune.request import StudyRequest
+from tune.rows import smallest_shown
 from tune.space_file import from_document, load, with_overrides
 
 PREVIEW = 3
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted; to continue, run the same command again", file=sys.stderr)
         return 130
-    return _conclude(plan, finished, console)
+    return _conclude(plan, finished, console, *_report(plan))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,8 +109,9 @@ def _request(parsed: argparse.Namespace, options: Options) -> StudyRequest:
 def _rebuild_tracking(parsed: argparse.Namespace, options: Options, console: Console) -> int:
     if parsed.study is None:
         raise BadRequest("--rebuild-tracking needs --study NAME, the study to show in MLflow")
-    trials, destination = rebuild_tracking(options, parsed.study)
-    console.print(f"MLflow shows {trials} trials of {parsed.study}", highlight=False)
+    trials, confirming, destination = rebuild_tracking(options, parsed.study)
+    beside = f" and {confirming} that confirm them" if confirming else ""
+    console.print(f"MLflow shows {trials} trials of {parsed.study}{beside}", highlight=False)
     console.print(f"Compare: {destination.how_to_open}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
@@ -131,7 +135,10 @@ def _plan_lines(plan: Plan) -> list[str]:
         f"Weights: {file.path}{'' if file.path.exists() else ' (to be downloaded)'}" for file in plan.weights.values()
     ]
     lines += [f"Note: the space has grown: {sentence}" for sentence in plan.growth]
-    return lines + [f"Note: {note}" for note in request.notes]
+    shortage = confirmation.shortage(request, plan.repeats)
+    lines += [f"Note: {shortage}"] if shortage else []
+    lines += [f"Note: {note}" for note in request.notes]
+    return [*lines, f"Note: {smallest_shown(request, (), len(data.samples)).sentence}"]
 
 
 def _dry_run(request: StudyRequest, options: Options, console: Console) -> int:
@@ -143,16 +150,24 @@ def _dry_run(request: StudyRequest, options: Options, console: Console) -> int:
     _announce(plan, console)
     console.print("First configurations:", highlight=False)
     for record in preview(request, PREVIEW):
-        params = (
-            ", ".join(f"{name} {value}" for name, value in record.params.items()) or "all settings at their defaults"
-        )
+        params = _params(record) or "all settings at their defaults"
         name = f"{record.name}: " if record.name else ""
         console.print(f"  {record.id}  {name}{params}", markup=False, highlight=False, soft_wrap=True)
     console.print("Dry run: nothing was started, nothing was written.", highlight=False)
     return 0
 
 
-def _conclude(plan: Plan, finished: bool, console: Console) -> int:
+def _report(plan: Plan) -> tuple[Written | None, str]:
+    """The report of the study as it stands; None, and why, where it could not be written: the study is whole."""
+    try:
+        return report.make(plan.options, plan.folder, plan.data), ""
+    except CellTuneError as error:
+        return None, str(error)
+    except OSError as error:
+        return None, f"{error.filename or 'a file'} cannot be used ({error.strerror or error})"
+
+
+def _conclude(plan: Plan, finished: bool, console: Console, written: Written | None, trouble: str) -> int:
     """Say what came of the study; 1 if all that ended failed."""
     ledger = Ledger(plan.storage, plan.request)
     states = [record.state for record in ledger.records]
@@ -169,12 +184,11 @@ def _conclude(plan: Plan, finished: bool, console: Console) -> int:
     lines = [f"{'Finished' if finished else 'Not finished'}: {counts or 'no trial yet'}"]
     best = ledger.best
     if best is not None:
-        what = best.name or ", ".join(f"{name} {value}" for name, value in best.params.items())
+        what = best.name or _params(best)
         lines.append(f"Best: trial {best.id}, AP50 {best.ap50:.4f} at epoch {best.best_epoch}: {what}")
-        lines.append(
-            "That is the best of several scores on the same validation images, and so too high; "
-            "only fresh seeds and splits can tell how sure the order is"
-        )
+    lines += _confirmation_lines(plan, ledger, None if written is None else written.findings.choice)
+    if written is not None:
+        lines.append(written.findings.smallest_difference.sentence)
     failed = [record for record in ledger.records if record.state is State.FAIL]
     if failed:
         reason, times = Counter(record.reason for record in failed).most_common(1)[0]
@@ -182,6 +196,12 @@ def _conclude(plan: Plan, finished: bool, console: Console) -> int:
         lines.append(
             f"Failed: {times} of {len(failed)} for this reason: {reason}" + (f" ({errors})" if errors.exists() else "")
         )
+    if written is None:
+        lines.append(f"The report could not be written: {trouble}; to try again: python -m tune.report")
+    else:
+        lines.append(f"Report: {written.page}")
+        if written.address is None:
+            lines.append(f"MLflow does not show the report ({written.trouble}); python -m tune.report shows it again")
     lines.append(f"Results: {plan.folder.path} (table: {plan.folder.trials_csv})")
     lines.append(f"Compare: {plan.tracking.how_to_open}")
     if not finished:
@@ -189,6 +209,43 @@ def _conclude(plan: Plan, finished: bool, console: Console) -> int:
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 1 if failed and len(failed) == sum(state is not State.RUNNING for state in states) else 0
+
+
+def _params(record: TrialRecord) -> str:
+    return ", ".join(f"{name} {value}" for name, value in record.params.items())
+
+
+def _confirmation_lines(plan: Plan, ledger: Ledger, choice: Choice | None) -> list[str]:
+    """What the best of the search is worth on fresh seeds and splits, as far as that is known."""
+    best = ledger.best
+    if best is None:
+        return []
+    too_high = "That is the best of several scores on the same validation images, and so too high"
+    read = confirmation.read(plan.folder, plan.storage, plan.request, ledger.records)
+    if read is None:
+        return [f"{too_high}; only fresh seeds and splits can tell how sure the order is"]
+    if not read.finished:
+        return [f"{too_high}; of {read.planned} trainings on fresh seeds and splits {read.ended} have ended"]
+    lines = [f"Note: {note}" for note in read.notes]
+    if choice is None:
+        return [f"{too_high}, and nothing confirmed it", *lines]
+    winner = next(candidate for candidate in read.candidates if candidate.name == choice.name)
+    sure = choice.corrected
+    lines.append(
+        f"Confirmed: {choice.name}, AP50 {sure.estimate:.4f} ({sure.low:.4f} to {sure.high:.4f}) at epoch "
+        f"{choice.epoch}, on {read.on}; in the search it had {winner.score:.4f}"
+        + (f", which was {winner.score - sure.estimate:.4f} too high" if winner.score > sure.estimate else "")
+    )
+    first = read.candidates[0]
+    if first.name != choice.name:
+        curve = choice.curves.get(first.name)
+        lines.append(
+            f"The best of the search was another: {first.name} had {first.score:.4f} there"
+            + (f" and {max(curve):.4f} on the fresh seeds, where the winner had {choice.score:.4f}" if curve else "")
+        )
+        if not winner.trial.name:
+            lines.append(f"Settings of {choice.name}: {_params(winner.trial)}")
+    return lines
 
 
 if __name__ == "__main__":

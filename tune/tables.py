@@ -1,27 +1,33 @@
-"""`trials.csv`: one row a trial, for spreadsheets and other programs."""
+"""Tables: `trials.csv`, and those of the report, each from the same cells as CSV, Markdown, LaTeX or text for the page.
+
+How a value is written is said here alone (`text`), so a number looks alike wherever it stands.
+"""
 
 import csv
 import io
+import math
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 
 from core.config import Value
+from tune.certainty import Interval
 from tune.ledger import TrialRecord
 
 COLUMNS = (
     "trial", "name", "state", "epochs", "ap50", "ap50_last", "best_epoch", "seconds", "gpu_hours", "attempts", "seed",
     "fold", "reason",
 )  # fmt: skip
-"""The first columns; one for each searched setting follows."""
+"""The first columns of `trials.csv`; one for each searched setting follows."""
 
 
 def trials_csv(records: Iterable[TrialRecord], searched: Sequence[str]) -> str:
     """The text of `trials.csv`. A setting that a trial did not search has its value all the same."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, *searched])
-    for record in records:
-        writer.writerow([*_row(record), *(record.settings.get(name, "") for name in searched)])
-    return text.getvalue()
+    return _csv(
+        [*COLUMNS, *searched],
+        ([*_row(record), *(record.settings.get(name, "") for name in searched)] for record in records),
+    )
 
 
 def _row(record: TrialRecord) -> list[Value]:
@@ -41,3 +47,187 @@ def _row(record: TrialRecord) -> list[Value]:
         record.settings.get("data.fold", ""),
         record.reason,
     ]
+
+
+class Kind(StrEnum):
+    """What a column holds, which says how it is written."""
+
+    TEXT = "text"
+    COUNT = "count"
+    NUMBER = "number"
+    AP50 = "ap50"
+    INTERVAL = "interval"
+    DIFFERENCE = "difference"
+    CHANGE = "change"
+    P = "p"
+    HOURS = "hours"
+    PERCENT = "percent"
+
+
+Cell = str | int | float | Interval | None
+"""The full value of a cell; None where there is none.
+
+text: str. count: int. interval, difference: Interval, whose ends are nan where they are not known. The others: float; a
+change is a difference without an interval, a percent a fraction of 1.
+"""
+
+NOTHING = "\N{EN DASH}"
+"""How a reader sees a cell without a value."""
+
+
+def text(cell: Cell, kind: Kind) -> str:
+    """A cell as a reader sees it. AP50 has four digits, as in the reference report; minus signs are real ones."""
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+        return NOTHING
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, Interval):
+        sign, estimate = ("+", "+.4f") if kind is Kind.DIFFERENCE else ("", ".4f")
+        if math.isnan(cell.low):
+            return _minus(f"{cell.estimate:{estimate}}") + " (interval not known)"
+        return _minus(f"{cell.estimate:{estimate}} ({cell.low:{sign}.3f} to {cell.high:{sign}.3f})")
+    return _minus(_number(cell, kind))
+
+
+def _number(value: float, kind: Kind) -> str:
+    match kind:
+        case Kind.COUNT:
+            return f"{value:,}"
+        case Kind.AP50:
+            return f"{value:.4f}"
+        case Kind.CHANGE | Kind.DIFFERENCE:
+            return f"{value:+.4f}"
+        case Kind.P:
+            return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+        case Kind.HOURS:
+            return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+        case Kind.PERCENT:
+            return f"{100 * value:.1f}%"
+        case _:
+            return f"{value:.4g}"
+
+
+def _minus(number: str) -> str:
+    return re.sub("(?<!e)-", "\N{MINUS SIGN}", number)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its name in the CSV file, its heading, and what it holds.
+
+    An interval takes three columns of the CSV file: NAME, NAME_low and NAME_high.
+    """
+
+    name: str
+    title: str
+    kind: Kind = Kind.TEXT
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether its cells are set flush right."""
+        return self.kind is not Kind.TEXT
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its columns in the CSV file."""
+        if self.kind in (Kind.INTERVAL, Kind.DIFFERENCE):
+            return self.name, f"{self.name}_low", f"{self.name}_high"
+        return (self.name,)
+
+    def values(self, cell: Cell) -> tuple[Value, ...]:
+        """What a cell puts into them: full precision, empty where there is no value."""
+        assert cell is None or isinstance(cell, Interval) == (len(self.names) == 3), self.name
+        parts = (cell.estimate, cell.low, cell.high) if isinstance(cell, Interval) else (cell,) * len(self.names)
+        return tuple("" if part is None or (isinstance(part, float) and math.isnan(part)) else part for part in parts)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report, written as a page, CSV, Markdown or LaTeX from the same cells.
+
+    name      of its files
+    caption   what it shows and how to read it, plain sentences
+    rows      each with a cell for every column
+    """
+
+    name: str
+    title: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def __post_init__(self) -> None:
+        assert all(len(row) == len(self.columns) for row in self.rows), self.name
+
+    @property
+    def texts(self) -> tuple[tuple[str, ...], ...]:
+        """The cells as a reader sees them; nothing is escaped."""
+        return tuple(
+            tuple(text(cell, column.kind) for cell, column in zip(row, self.columns, strict=True)) for row in self.rows
+        )
+
+    def csv(self) -> str:
+        """For programs: plain column names, numbers in full precision."""
+        names = [name for column in self.columns for name in column.names]
+        return _csv(names, (self._values(row) for row in self.rows))
+
+    def _values(self, row: Sequence[Cell]) -> list[Value]:
+        return [value for cell, column in zip(row, self.columns, strict=True) for value in column.values(cell)]
+
+    def markdown(self) -> str:
+        """For a README or a laboratory book: title, table, caption."""
+
+        def line(cells: Iterable[str]) -> str:
+            return f"| {' | '.join(cells)} |"
+
+        rules = ("---:" if column.is_numeric else "---" for column in self.columns)
+        rows = (line(map(_in_markdown, row)) for row in self.texts)
+        heads = line(_in_markdown(column.title) for column in self.columns)
+        caption = _in_markdown(self.caption)
+        return "\n".join([f"### {_in_markdown(self.title)}", "", heads, line(rules), *rows, "", caption, ""])
+
+    def latex(self) -> str:
+        r"""For a paper: a `table` that needs `\usepackage{booktabs}`."""
+        heads = " & ".join(_in_latex(column.title) for column in self.columns)
+        rows = [" & ".join(map(_in_latex, row)) + r" \\" for row in self.texts]
+        sides = "".join("r" if column.is_numeric else "l" for column in self.columns)
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_in_latex(self.caption)}}}",
+            rf"\label{{tab:{self.name}}}",
+            rf"\begin{{tabular}}{{{sides}}}",
+            r"\toprule",
+            rf"{heads} \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def _in_markdown(plain: str) -> str:
+    """Plain text that Markdown shows as it is, in one line."""
+    return re.sub(r"([\\`*_\[\]<>|~&$])", r"\\\1", " ".join(plain.split()))
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}", "\N{MINUS SIGN}": "$-$", "\N{EN DASH}": "--",
+    "[": "{[}", "]": "{]}",  # a row that began with a bracket would be an option of the line break before it
+} | {character: f"\\{character}" for character in "&%$#_{}"}  # fmt: skip
+
+
+def _in_latex(plain: str) -> str:
+    """Plain text that LaTeX sets as it is, in one line."""
+    return "".join(_LATEX.get(character, character) for character in " ".join(plain.split()))
+
+
+def _csv(names: Sequence[str], rows: Iterable[Sequence[Value]]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(rows)
+    return stream.getvalue()

@@ -1,0 +1,325 @@
+"""The report in a real browser: Chromium without a window, at the widths of a desk and of a phone, light and dark.
+
+Chromium is driven by its DevTools protocol over two pipes: no port is opened, and no driver has to be installed.
+"""
+
+import base64
+import fcntl
+import io
+import json
+import os
+import re
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from PIL import Image
+
+from benchmarks.simulated_study import REFERENCE, REFERENCE_QUALITY, SAMPLED, build, sampled_quality
+from tune import report
+from tune.examples import Examples, Picture
+from tune.findings import find
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
+
+# As root it has no sandbox of its own; the page is ours, and nothing else is opened.
+FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-extensions",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-pipe",
+)  # fmt: skip
+# Chromium listens on descriptor 3 and answers on 4.
+START = "import os, sys; [os.dup2(int(sys.argv[n]), n + 2) for n in (1, 2)]; os.execv(sys.argv[3], sys.argv[3:])"
+SECONDS = 90
+
+DESK, PHONE = 1280, 360
+VIEWS = [(width, scheme) for width in (DESK, PHONE) for scheme in ("light", "dark")]
+
+
+class Browser:
+    """Chromium with a profile of its own, as long as it is entered."""
+
+    def __init__(self, profile: Path) -> None:
+        assert CHROMIUM is not None
+        to_read, self._write = os.pipe()
+        self._read, to_write = os.pipe()
+        # Out of the way of 3 and 4, which `START` overwrites.
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (to_read, to_write)]
+        command = [sys.executable, "-c", START, *map(str, ends), CHROMIUM, *FLAGS, f"--user-data-dir={profile}"]
+        self._process = subprocess.Popen(
+            [*command, "about:blank"], pass_fds=ends, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        for end in (to_read, to_write, *ends):
+            os.close(end)
+        self._heard = b""
+        self._sent = 0
+        self.events: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.call("Browser.close")
+            self._process.wait(20)
+        finally:
+            self._process.kill()
+            self._process.wait()
+            os.close(self._read)
+            os.close(self._write)
+
+    def call(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
+        """Ask for something and wait for the answer; what is told in between is kept in `events`."""
+        self._sent += 1
+        message = {"id": self._sent, "method": method, "params": params} | ({"sessionId": session} if session else {})
+        data = json.dumps(message).encode() + b"\0"
+        while data:
+            data = data[os.write(self._write, data) :]
+        while (heard := self._next()).get("id") != self._sent:
+            self.events.append(heard)
+        assert "error" not in heard, heard
+        result: dict[str, Any] = heard["result"]
+        return result
+
+    def wait_for(self, session: str, method: str) -> None:
+        while not any(one.get("method") == method and one.get("sessionId") == session for one in self.events):
+            self.events.append(self._next())
+
+    def _next(self) -> dict[str, Any]:
+        end = time.monotonic() + SECONDS
+        while b"\0" not in self._heard:
+            ready, _, _ = select.select([self._read], [], [], max(0.0, end - time.monotonic()))
+            assert ready, f"Chromium said nothing for {SECONDS} seconds"
+            part = os.read(self._read, 1 << 20)
+            assert part, "Chromium has ended"
+            self._heard += part
+        one, _, self._heard = self._heard.partition(b"\0")
+        heard: dict[str, Any] = json.loads(one)
+        return heard
+
+
+class Tab:
+    """A page that is open in a browser."""
+
+    def __init__(self, browser: Browser, page: Path, width: int, scheme: str, media: str = "screen") -> None:
+        self._browser = browser
+        target = browser.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log"):
+            self.call(f"{domain}.enable")
+        phone = width < 600
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1 + phone, mobile=phone
+        )
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", media=media, features=features)
+        self.call("Page.navigate", url=page.as_uri())
+        browser.wait_for(self._session, "Page.loadEventFired")
+
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        return self._browser.call(method, self._session, **params)
+
+    def run(self, script: str) -> Any:
+        """The value of an expression, as JSON has it."""
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    @property
+    def complaints(self) -> list[dict[str, Any]]:
+        """What the console shows: errors, warnings, and what the page's policy forbade."""
+        told = ("Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled")
+        return [
+            event
+            for event in self._browser.events
+            if event.get("sessionId") == self._session and event["method"] in told
+        ]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, Browser(Path(profile)) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Reports of the reference report's rows, with a long hostile name, and of a search; with every kind of figure."""
+    results = tmp_path_factory.mktemp("results")
+    long = "<b>&" + "long" * 20
+    variants = {**REFERENCE["variants"], long: {"augment.elastic": True}}
+    compare = {"ResNet-101": "Res50 (ImageNet)", "Partial + Elastic": "Partial + Aug.", long: "Full fine-tuning"}
+    document = {**REFERENCE, "fixed": {"optim.epochs": 3}, "seeds": 2, "variants": variants, "compare": compare}
+    fates = {3: "epoch 2, batch 4: loss is nan"}
+    search = {**SAMPLED, "search": {"sampler": "random", "trials": 16}, "confirm": {"top": 2, "seeds": 2}}
+    folders = {
+        "variants": build(results, document, lambda record: REFERENCE_QUALITY.get(record.name, 0.2)),
+        "search": build(results, search, sampled_quality, lambda record: fates.get(record.id, "")),
+    }
+    found = {name: find(folder, f"sqlite:///{folder.path / 'study.db'}") for name, folder in folders.items()}
+    return {name: report.write(folder, found[name], pictured()) for name, folder in folders.items()}
+
+
+def pictured() -> Examples:
+    """Noise, of the size of three panels."""
+    stream = io.BytesIO()
+    Image.effect_noise((1700, 560), 80).save(stream, format="PNG")
+    return Examples("What it sees", "No interval.", (Picture(stream.getvalue(), "Noise."),))
+
+
+each_page = pytest.mark.parametrize("name", ["variants", "search"])
+each_view = pytest.mark.parametrize(("width", "scheme"), VIEWS)
+
+FIGURES = """[...document.querySelectorAll('figure')].map(figure => {
+  const box = element => {
+    const at = element.getBoundingClientRect();
+    return [at.left, at.right, at.width, at.height];
+  };
+  const shown = [...figure.querySelectorAll('svg, img')].filter(element => element.getBoundingClientRect().width > 0);
+  return {
+    name: figure.id,
+    shown: shown.length,
+    pictures: shown.filter(element => element.tagName === 'IMG').length,
+    loaded: shown.every(element => element.tagName !== 'IMG' || element.naturalWidth > 0),
+    box: shown.length ? box(shown[0]) : null,
+    drawn: shown.flatMap(element => [...element.querySelectorAll('path, text')]
+      .filter(part => part.getBoundingClientRect().width + part.getBoundingClientRect().height > 0)).length,
+    cut: shown.filter(element => element.tagName !== 'IMG').flatMap(element => [...element.querySelectorAll('text')]
+      .filter(text => { const [a, b] = [box(text), box(element)]; return a[0] < b[0] - 2 || a[1] > b[1] + 2; })
+      .map(text => text.textContent)),
+    overlapping: shown.flatMap(element => {
+      const texts = [...element.querySelectorAll('text')].map(text => [text.textContent, text.getBoundingClientRect()]);
+      return texts.flatMap(([one, a], place) => texts.slice(place + 1).filter(([other, b]) =>
+        Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+        Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3).map(([other]) => one + ' | ' + other));
+    }),
+    sizes: shown.flatMap(element => [...element.querySelectorAll('text')]
+      .map(text => text.getBoundingClientRect().height)),
+  };
+})"""
+
+# Contrast of the Web Content Accessibility Guidelines 2 between text and page, smallest over some elements.
+CONTRAST = """(() => {
+  const linear = value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const luminance = colour => {
+    const [r, g, b] = colour.match(/[0-9.]+/g).map(Number).map(value => linear(value / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = luminance(getComputedStyle(document.body).backgroundColor);
+  const against = colour => {
+    const text = luminance(colour);
+    return (Math.max(text, ground) + 0.05) / (Math.min(text, ground) + 0.05);
+  };
+  const words = [...document.querySelectorAll('p, li, figcaption, figcaption strong, caption span, th, td, dt, dd, a')];
+  const labels = [...document.querySelectorAll('svg text')];
+  return Math.min(
+    ...words.map(element => against(getComputedStyle(element).color)),
+    ...labels.map(element => against(getComputedStyle(element).fill)),
+  );
+})()"""
+
+OVERFLOW = """[document.scrollingElement.scrollWidth, document.scrollingElement.clientWidth,
+  [...document.querySelectorAll('main *')].filter(element => {
+    for (let at = element; at; at = at.parentElement) if (at.classList.contains('scroll')) return false;
+    return !element.closest('svg') && getComputedStyle(element).position !== 'absolute'
+      && element.getBoundingClientRect().right > document.scrollingElement.clientWidth + 1;
+  }).map(element => element.tagName + '.' + element.className)]"""
+
+
+@needs_chromium
+@each_page
+@each_view
+def test_the_page_shows_every_figure_whole_and_runs_over_no_edge(
+    browser: Browser, pages: dict[str, Path], name: str, width: int, scheme: str
+) -> None:
+    tab = Tab(browser, pages[name], width, scheme)
+    inner, outer, over = tab.run(OVERFLOW)
+    assert over == []
+    assert inner <= outer
+    figures = tab.run(FIGURES)
+    assert len(figures) >= 6
+    for figure in figures:
+        assert figure["shown"] == 1, figure["name"]
+        assert figure["loaded"], figure["name"]
+        left, right, wide, high = figure["box"]
+        assert left >= 0
+        assert wide > 200
+        assert high > 60
+        assert figure["cut"] == [], figure["name"]
+        assert figure["overlapping"] == [], figure["name"]
+        if not figure["pictures"]:
+            assert right <= outer
+            assert figure["drawn"] > 5
+            assert min(figure["sizes"]) >= 10, "text that is too small to be read"
+    assert tab.run(CONTRAST) >= 4.5
+    assert tab.complaints == []
+
+
+@needs_chromium
+@each_page
+def test_light_and_dark_are_two_looks_of_one_page(browser: Browser, pages: dict[str, Path], name: str) -> None:
+    looks = {}
+    for scheme in ("light", "dark"):
+        tab = Tab(browser, pages[name], DESK, scheme)
+        strokes = (
+            "[...new Set([...document.querySelectorAll('.wide path')].map(path => getComputedStyle(path).stroke))]"
+        )
+        looks[scheme] = (tab.run("getComputedStyle(document.body).backgroundColor"), set(tab.run(strokes)) - {"none"})
+    assert looks["light"][0] == "rgb(255, 255, 255)"
+    assert looks["dark"][0] != looks["light"][0]
+    assert not looks["dark"][1] & looks["light"][1]
+
+
+@needs_chromium
+@each_page
+def test_on_paper_no_table_is_cut_and_the_page_is_light(browser: Browser, pages: dict[str, Path], name: str) -> None:
+    # 182 mm of A4 between the margins, in CSS pixels.
+    tab = Tab(browser, pages[name], 688, "dark", media="print")
+    assert tab.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    cut = tab.run("""[...document.querySelectorAll('.scroll, table, svg, img')]
+      .filter(element => element.getBoundingClientRect().width > 0)
+      .filter(element => element.getBoundingClientRect().right > 689 || element.scrollHeight > element.clientHeight + 1
+        && getComputedStyle(element).overflow !== 'visible').map(element => element.outerHTML.slice(0, 80))""")
+    assert cut == []
+    printed = tab.call(
+        "Page.printToPDF", preferCSSPageSize=True, printBackground=True, paperWidth=8.27, paperHeight=11.7
+    )
+    pdf = base64.b64decode(printed["data"])
+    assert pdf.startswith(b"%PDF")
+    assert 4 <= len(re.findall(rb"/Type\s*/Page\b", unpacked(pdf))) <= 40
+
+
+def unpacked(pdf: bytes) -> bytes:
+    """A PDF with its compressed streams beside it in plain: objects may lie in them."""
+    plain = [pdf]
+    for stream in re.findall(rb"stream\r?\n(.*?)\r?\nendstream", pdf, re.DOTALL):
+        try:
+            plain.append(zlib.decompress(stream))
+        except zlib.error:
+            continue
+    return b"\n".join(plain)
+
+
+@needs_chromium
+@each_page
+def test_the_browser_fetches_nothing_but_the_page(browser: Browser, pages: dict[str, Path], name: str) -> None:
+    tab = Tab(browser, pages[name], DESK, "light")
+    fetched = tab.run("performance.getEntriesByType('resource').map(entry => entry.name.slice(0, 22))")
+    assert set(fetched) <= {"data:image/png;base64,"}
+
+
+@needs_chromium
+def test_a_figure_s_own_file_opens_alone(browser: Browser, pages: dict[str, Path]) -> None:
+    for path in sorted((pages["search"].parent / "figures").glob("*.svg")):
+        tab = Tab(browser, path, DESK, "light")
+        assert tab.run("document.documentElement.tagName") == "svg"
+        assert tab.run("[...document.querySelectorAll('path')].some(path => path.getBoundingClientRect().width > 100)")
+        assert tab.complaints == []
