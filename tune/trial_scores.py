@@ -95,6 +95,7 @@ def of_class(scored: Scored, column: int) -> Interval | None:
         scored.per_class_C[one],
         scored.units,
         scored.share_UC[:, one] * present,  # the mean over one class instead of all
+        scored.bias_C[one] * present,
         scored.holds_UC[:, one],
         scored.images_C[one],
     )

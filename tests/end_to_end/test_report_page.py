@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+import yaml
 from PIL import Image
 
 from benchmarks.simulated_study import REFERENCE, REFERENCE_QUALITY, SAMPLED, build, sampled_quality
@@ -28,6 +29,9 @@ from tune import report
 from tune.examples import Examples, Picture
 from tune.findings import find
 
+ROOT = Path(__file__).parents[2]
+CONSEP = ROOT.parent / "shared/data/consep"
+WEIGHTS = ROOT.parent / "shared/weights/resnet50_imagenet_stride1x1_fp16.pth"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
 
@@ -323,3 +327,41 @@ def test_a_figure_s_own_file_opens_alone(browser: Browser, pages: dict[str, Path
         assert tab.run("document.documentElement.tagName") == "svg"
         assert tab.run("[...document.querySelectorAll('path')].some(path => path.getBoundingClientRect().width > 100)")
         assert tab.complaints == []
+
+
+@needs_chromium
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not CONSEP.exists(), reason=f"{CONSEP} is not there")
+def test_the_reference_report_s_rows_on_real_tissue_end_with_a_page(browser: Browser, tmp_path: Path) -> None:
+    """Four rows of report_tables.yaml, three seeds, small and short, from the command line to the page."""
+    unpacked_to = tmp_path / "consep"
+    subprocess.run([sys.executable, str(CONSEP / "unpack.py"), str(unpacked_to)], check=True, capture_output=True)
+    for tile in range(1, 8):
+        for folder in sorted((unpacked_to / "train").glob(f"train_{tile}_*")):
+            shutil.copytree(folder, tmp_path / "cells/train" / folder.name)
+    document = yaml.safe_load((ROOT / "search_spaces/report_tables.yaml").read_text())
+    rows = ("Res50", "Aug.", "Partial", "Res50 with restart")
+    document["variants"] = {name: document["variants"][name] for name in rows}
+    del document["compare"]
+    (tmp_path / "rows.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    settings = [
+        f"model.weights={WEIGHTS if WEIGHTS.exists() else 'none'}", "model.detector=fpn", "optim.epochs=2",
+        "optim.learning_rate=3e-4", "model.image_min_side=192", "model.box_samples=64", "model.proposals_train=200",
+        "model.proposals_test=200", "model.anchor_scale=0.5", r"data.group_pattern=^(.+)_\d+_\d+$",
+        *(["model.stride_in_1x1=true"] if WEIGHTS.exists() else []),
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "tune.search", "--space", "rows.yaml", "--data", "cells", "--gpus-per-trial", "0",
+         *(f"--set={one}" for one in settings)],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    print(done.stdout[-2500:])
+    page = tmp_path / "results/report_tables/report/index.html"
+    assert f"Report: {page.relative_to(tmp_path)}" in done.stdout
+    for width, scheme in VIEWS:
+        tab = Tab(browser, page, width, scheme)
+        inner, outer, over = tab.run(OVERFLOW)
+        assert (inner <= outer, over, tab.complaints) == (True, [], [])
+        assert all(figure["shown"] == 1 and figure["cut"] == [] for figure in tab.run(FIGURES))

@@ -570,7 +570,7 @@ def test_the_search_ends_by_saying_what_was_confirmed_and_that_another_was_the_b
     first, second = made.read().candidates
     assert choice is not None
     said = Console(file=io.StringIO(), width=200)
-    assert search._conclude(made.plan, True, said) == 0
+    assert search._conclude(made.plan, True, said, *search._report(made.plan)) == 0
     lines = said.file.getvalue()  # type: ignore[attr-defined]
     assert f"Confirmed: {second.name}, AP50 {choice.corrected.estimate:.4f} (" in lines
     assert f") at epoch 2, on 2 fresh seeds and splits; in the search it had {second.score:.4f}" in lines
