@@ -84,13 +84,14 @@ def gather(folder: StudyFolder, storage: str) -> Evidence:
             f"{folder.path} is a study that its ledger {without_password(storage)} does not hold; bring the ledger "
             "back, or name it with --storage"
         )
-    trials = tuple(examine(record, "search", folder.trial(record.id)) for record in reading.records)
+    classes = len(description["data"]["classes"])
+    trials = tuple(examine(record, "search", folder.trial(record.id), classes) for record in reading.records)
     rows = rows_of(request, trials)
     complete = [trial for trial in trials if trial.record.state is State.COMPLETE]
     best = best_of(reading.records)
     confirming = confirmation.read(folder, storage, request, reading.records)
     confirm_trials = tuple(
-        examine(record, "confirm", folder.confirm_trial(record.id))
+        examine(record, "confirm", folder.confirm_trial(record.id), classes)
         for record in (confirming.records if confirming else ())
     )
     trouble = [trial.trouble for trial in (*trials, *confirm_trials) if trial.trouble]

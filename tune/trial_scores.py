@@ -51,8 +51,11 @@ def units_of(pattern: str, place: str) -> Callable[[Sequence[str]], Sequence[str
     return (lambda names: group_names(names, pattern, place)) if pattern else None
 
 
-def examine(record: TrialRecord, phase: Literal["search", "confirm"], folder: Path) -> Trial:
-    """A trial with the interval of its best epoch, from the match table in its folder."""
+def examine(record: TrialRecord, phase: Literal["search", "confirm"], folder: Path, classes: int) -> Trial:
+    """A trial with the interval of its best epoch, from the match table in its folder.
+
+    classes   that the data set has
+    """
     best = record.best_epoch
     if best is None:
         return Trial(record, phase, None, ())
@@ -71,6 +74,12 @@ def examine(record: TrialRecord, phase: Literal["search", "confirm"], folder: Pa
         return replace(trial, trouble=f"trial {record.id} has no interval: its match table {path} is {kind}")
     except DataError as error:
         return replace(trial, trouble=f"trial {record.id} has no interval: {error}")
+    if len(scored.per_class_C) != classes:
+        return replace(
+            trial,
+            trouble=f"trial {record.id} has no interval: its match table {path} is of {len(scored.per_class_C)} "
+            f"classes, and the data set has {classes}",
+        )
     if not abs(scored.ap50 - record.curve[best - 1]) <= _ROUNDING:
         return replace(
             trial,

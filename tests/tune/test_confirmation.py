@@ -321,7 +321,7 @@ def match_table(data: Dataset, settings: Any, epoch: int) -> MatchTable:
         rank_D=np.concatenate([np.arange(hits, dtype=np.int32) for hits in hits_I]),
         hit_D=np.ones(found, np.bool_),
         ignored_D=np.zeros(found, np.bool_),
-        truths_IC=np.full((len(names), 1), INSTANCES, np.int32),
+        truths_IC=np.tile(np.array([INSTANCES, 0, 0, 0], np.int32), (len(names), 1)),
         image_names=tuple(names),
     )
 

@@ -7,6 +7,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -246,13 +247,17 @@ def test_what_is_missing_is_said_and_takes_an_interval_and_never_a_score(tmp_pat
     match_table_path(plan.folder.trial(gone), 1).unlink()
     match_table_path(plan.folder.trial(torn), 1).write_bytes(b"PK")
     table_of(0.3, 9).save(match_table_path(plan.folder.trial(other), 1))
+    foreign = match_table_path(plan.folder.trial(numbers["Large"][1]), 1)
+    fewer = MatchTable.load(foreign)
+    replace(fewer, truths_IC=np.pad(fewer.truths_IC, ((0, 0), (0, 1)))).save(foreign)
     left = found(plan)
     troubles = {trial.record.id: trial.trouble for trial in left.trials if trial.trouble}
-    assert set(troubles) == {gone, torn, other}
+    assert set(troubles) == {gone, torn, other, numbers["Large"][1]}
+    assert f"is of {fewer.truths_IC.shape[1] + 1} classes" in troubles[numbers["Large"][1]]
     assert troubles[gone].endswith("is missing")
     assert troubles[torn].endswith("is torn")
     assert f"and the ledger {left.trials[other].record.ap50:.4f}" in troubles[other]
-    assert sum("has no interval" in caution for caution in left.cautions) == 3
+    assert sum("has no interval" in caution for caution in left.cautions) == 3  # the fourth is counted
     for before, after in zip(whole.rows, left.rows, strict=True):
         assert before.ap50 == after.ap50
         assert (after.interval is None) == (after.name in ("Twin", "Good", "Large"))
