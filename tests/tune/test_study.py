@@ -209,6 +209,7 @@ def test_the_same_command_on_a_finished_study_runs_nothing_and_loses_nothing(eve
     assert len(mlflow_runs(eventful.plan)) == 10
 
 
+@pytest.mark.fault
 def test_what_a_time_budget_or_a_dead_driver_left_is_finished_by_the_same_command_and_no_epoch_runs_twice(
     tmp_path: Path,
 ) -> None:
