@@ -135,6 +135,7 @@ def eventful(tmp_path_factory: pytest.TempPathFactory) -> Eventful:
     return Eventful(plan, records, said, sorted(path.name for path in files.iterdir()))
 
 
+@pytest.mark.fault
 def test_complete_pruned_and_failed_trials_are_the_same_in_ledger_table_and_mlflow(eventful: Eventful) -> None:
     plan, records = eventful.plan, eventful.records
     assert {record.state for record in records} == {State.COMPLETE, State.PRUNED, State.FAIL}
@@ -158,6 +159,7 @@ def test_complete_pruned_and_failed_trials_are_the_same_in_ledger_table_and_mlfl
         assert set(shown.data.params) == set(record.settings)
 
 
+@pytest.mark.fault
 def test_a_trial_that_diverges_or_raises_fails_with_its_reason_and_is_not_tried_again(eventful: Eventful) -> None:
     assert [record.reason for record in eventful.records[1:3]] == [
         "diverged: epoch 1, batch 3: loss is nan",
@@ -167,6 +169,7 @@ def test_a_trial_that_diverges_or_raises_fails_with_its_reason_and_is_not_tried_
         assert (record.state, record.attempts, record.ap50) == (State.FAIL, 1, None)
 
 
+@pytest.mark.fault
 def test_a_worker_killed_in_an_epoch_is_replaced_and_its_trial_goes_on_from_the_last_saved_epoch(
     eventful: Eventful,
 ) -> None:
@@ -177,17 +180,20 @@ def test_a_worker_killed_in_an_epoch_is_replaced_and_its_trial_goes_on_from_the_
     assert first.seconds > EPOCHS * 0.25  # the lost epoch is paid for as well
 
 
+@pytest.mark.fault
 def test_a_trial_whose_worker_always_dies_fails_and_the_others_go_on(eventful: Eventful) -> None:
     failed = eventful.records[4]
     assert (failed.state, failed.reason) == (State.FAIL, "its worker process died (3 times)")
     assert State.FAIL not in {record.state for record in eventful.records if record.id not in (1, 2, 4)}
 
 
+@pytest.mark.fault
 def test_worker_processes_are_reused(eventful: Eventful) -> None:
     # Two at once, four that were killed, and two that Ray may start in advance; each trial in one of its own makes 14.
     assert sum(name.startswith("process-") for name in eventful.files) <= 8
 
 
+@pytest.mark.fault
 def test_progress_says_what_starts_what_an_epoch_gave_and_how_trials_end(eventful: Eventful) -> None:
     said = eventful.said
     assert "[0/10] trial 0 starts: optim.learning_rate" in said
@@ -199,6 +205,7 @@ def test_progress_says_what_starts_what_an_epoch_gave_and_how_trials_end(eventfu
     assert "; complete, AP50" in said
 
 
+@pytest.mark.fault
 def test_the_same_command_on_a_finished_study_runs_nothing_and_loses_nothing(eventful: Eventful) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError
