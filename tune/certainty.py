@@ -122,11 +122,29 @@ def mean_interval(scores: Sequence[Scored], seeds: "SeedVariance | None") -> Int
     of_images, df_images = _image_variance(share_UC / len(scores), _held(scores), _PRIOR)
     if math.isnan(estimate) or df_images < 1:
         return Interval(estimate, 0.0, 1.0)
+    if of_images < _NOTHING:
+        return _where_nothing_varies(estimate, _held(scores))
     variance, df = _sum_of_variances(of_images, df_images, 1 / len(scores), seeds)
     bias = float(np.mean([score.bias_C.sum() for score in scores]))
     bias = min(max(bias, 0.0), estimate / 2)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df)) * math.sqrt(variance)
     return Interval(estimate, min(_moved(estimate - bias, -half), estimate), max(_moved(estimate, half), estimate))
+
+
+def _where_nothing_varies(estimate: float, holds_UC: NDArray[np.bool_]) -> Interval:
+    """The interval where no unit pulls: at 0 and 1 as if each of the units of the rarest class had voted, else all.
+
+    The bound of Clopper and Pearson 1934 for none, or all, of k.
+    """
+    k_C = holds_UC.sum(axis=0)
+    bound = ((1 - CONFIDENCE) / 2) ** (1 / int(k_C[k_C > 0].min()))
+    if estimate <= _EDGE:
+        return Interval(estimate, 0.0, 1 - bound)
+    return Interval(estimate, bound if estimate >= 1 - _EDGE else 0.0, 1.0)
+
+
+_NOTHING = 1e-14
+"""A variance under this is rounding."""
 
 
 def _moved(ap50: float, by: float) -> float:
@@ -262,10 +280,12 @@ def seed_variance(scores: Scores) -> SeedVariance | None:
     scored = [scores[variant][repeat] for variant, repeat in cells]
     ap50 = np.array([score.ap50 for score in scored])
     pulls_UM = _aligned([score.share_UC.sum(axis=1) for score in scored], [score.units for score in scored])
-    of_all = float(ap50 @ rest @ ap50) / df
+    of_all = float(np.square(rest @ ap50).sum()) / df
+    if of_all < _NOTHING:  # variants that are the same everywhere: what is left is rounding
+        return SeedVariance(0.0, df)
     of_images = float(((pulls_UM @ rest) ** 2).sum()) / df
     variance = max(of_all - of_images, _LEAST_SEEDS * of_all)
-    return SeedVariance(variance, df * variance / of_all if of_all > 0 else df)
+    return SeedVariance(variance, df * variance / of_all)
 
 
 _LEAST_SEEDS = 0.25
@@ -308,7 +328,7 @@ def compare(variant: Sequence[Scored], baseline: Sequence[Scored], seeds: SeedVa
     variance, df = _sum_of_variances(of_images, df_images, 2 / repeats, seeds)
     units = len(share_UC)
     image_se, seed_se = math.sqrt(of_images), None if seeds is None else math.sqrt(2 / repeats * seeds.variance)
-    if math.isnan(estimate) or units < 2 or df_images <= 0 or variance == 0:
+    if math.isnan(estimate) or units < 2 or df_images <= 0 or variance < _NOTHING:
         # Nothing varies only where the two are the same everywhere, or too little is there to see it vary.
         return Difference(estimate, -1.0, 1.0, 1.0, 1.0, math.inf, 0.0, image_se, seed_se, repeats, units)
     se = math.sqrt(variance)
@@ -339,7 +359,7 @@ def compare_all(scores: Scores, pairs: Sequence[tuple[str, str]]) -> list[Differ
         both = [repeat for repeat in scores[variant] if repeat in scores[baseline]]
         assert both, f"{variant} and {baseline} have no repeat in common"
         one, other = ([scores[name][repeat] for repeat in both] for name in (variant, baseline))
-        found.append(compare(one, other, seeds if len(both) > 1 else None))
+        found.append(compare(one, other, seeds))
     adjusted = holm([difference.p for difference in found])
     return [replace(difference, p_adjusted=p) for difference, p in zip(found, adjusted, strict=True)]
 
@@ -349,12 +369,14 @@ def smallest_difference(se: float, df: float) -> float:
 
     The difference at which a noncentral t exceeds the two-sided 5% bound with that probability: unlike
     (t.975 + t.8) SE, this counts in that SE is an estimate. `_EXTRA` is what simulation says is missing still.
+    Infinity where no difference of AP50s is large enough, which is under 1.
     """
-    if not (0 < se < math.inf and df > 0):
+    if not (0 < se < math.inf and df >= 1):
         return math.inf
     bound = float(stats.t.ppf((1 + CONFIDENCE) / 2, df))
     noncentrality = optimize.brentq(lambda shift: float(stats.nct.sf(bound, df, shift)) - POWER, 0.0, 50 + 50 * bound)
-    return float(noncentrality) * se * _EXTRA
+    smallest = float(noncentrality) * se * _EXTRA
+    return smallest if smallest < 1 else math.inf
 
 
 _EXTRA = 1.15

@@ -74,7 +74,9 @@ def choose(
         curves, resampled, _towards_each_other(curves, scores), seed_sd, np.random.default_rng([seed, 1])
     )
     around = mean_interval(repeated, seeds)
-    corrected = Interval(*(max(value - optimism, 0.0) for value in (around.estimate, around.low, around.high)))
+    corrected = Interval(
+        *(min(max(value - optimism, 0.0), 1.0) for value in (around.estimate, around.low, around.high))
+    )
     return Choice(
         winner,
         best + 1,
@@ -89,10 +91,10 @@ _RESAMPLES = 200
 
 
 class _Weights:
-    """How often each unit counts in each resample: Poisson with mean 1, drawn when a unit is first met.
+    """How much each unit counts in each resample: exponential, in twentieths, drawn when a unit is first met.
 
     Independent of each other, unlike the bootstrap's, so that units need not be known in advance; AP50 depends on their
-    ratios only (Chamandy et al. 2012).
+    ratios only. None is 0, so that no resample loses a class (the Bayesian bootstrap, Rubin 1981).
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -103,7 +105,8 @@ class _Weights:
         """The weights [U, R]."""
         for unit in units:
             if unit not in self._of_unit:
-                self._of_unit[unit] = self._rng.poisson(1.0, _RESAMPLES)
+                drawn = np.rint(20 * self._rng.exponential(size=_RESAMPLES))
+                self._of_unit[unit] = np.maximum(drawn, 1).astype(np.int64)
         return np.array([self._of_unit[unit] for unit in units])
 
 
@@ -113,7 +116,7 @@ def _resampled(
     units_of: Callable[[Sequence[str]], Sequence[str]] | None,
     weights: _Weights,
 ) -> NDArray[np.float64]:
-    """The AP50 of a table as it was, then under each resample [1 + R]; nan where a resample lost a class."""
+    """The AP50 of a table as it was, then under each resample [1 + R]."""
     reweighted = Reweighted(table, max_dets, units_of and units_of(table.image_names))
     weights_UR = weights.of(reweighted.units)
     values_RC = reweighted.ap50(np.concatenate([np.ones((len(weights_UR), 1)), weights_UR], axis=1))
@@ -149,9 +152,7 @@ def _optimism(
     for number in range(_RESAMPLES):
         luck = rng.normal(0.0, seed_sd, len(curves)) if seed_sd else np.zeros(len(curves))
         seen = {name: resampled[name][:, number] + moved[name] + one for name, one in zip(curves, luck, strict=True)}
-        if any(np.isnan(curve).any() for curve in seen.values()):
-            continue
         chosen = max(seen, key=lambda name: float(seen[name].max()))
         epoch = int(np.argmax(seen[chosen]))
         excess.append(float(seen[chosen][epoch] - curves[chosen][epoch] - moved[chosen]))
-    return float(np.mean(excess)) if excess else 0.0
+    return float(np.mean(excess))

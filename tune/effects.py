@@ -37,31 +37,32 @@ def main_effects(points: Sequence[Mapping[str, Value]], ap50: Sequence[float]) -
 
     points   the searched settings of each trial; a conditional one is missing where it is not active
 
-    All settings together where there are `_TRIALS_A_COEFFICIENT` trials for each coefficient, else one at a time. A
-    sampler that learns tries good settings more often and together, which least squares cannot see: these are
-    descriptions, not experiments.
+    All settings that every trial has together, where there are `_TRIALS_A_COEFFICIENT` trials for each coefficient,
+    else one at a time; conditional ones always by themselves. A sampler that learns tries good settings more often and
+    together, which least squares cannot see, and all trials share images and seed: these are descriptions of one
+    search, not experiments.
     """
     y = np.asarray(ap50, dtype=np.float64)
     names = list(dict.fromkeys(name for point in points for name in point))
     codings = [coding for name in names for coding in [_coded(name, points)] if coding is not None]
-    coefficients = 1 + sum(len(coding.changes) for coding in codings)
-    together = len(y) >= _TRIALS_A_COEFFICIENT * coefficients and all(coding.rows_N.all() for coding in codings)
-    if together and codings:
-        columns = np.concatenate([coding.columns_NP for coding in codings], axis=1)
-        changes = [(coding.name, change) for coding in codings for change in coding.changes]
-        if effects := _fitted(changes, columns, y, alone=False):
-            return effects
-    effects = []
-    for coding in codings:
+    everywhere = [coding for coding in codings if coding.rows_N.all()]
+    effects: list[Effect] = []
+    if everywhere and len(y) >= _TRIALS_A_COEFFICIENT * (1 + sum(len(coding.changes) for coding in everywhere)):
+        columns = np.concatenate([coding.columns_NP for coding in everywhere], axis=1)
+        changes = [(coding.name, change) for coding in everywhere for change in coding.changes]
+        effects = _fitted(changes, columns, y, alone=False)
+    for coding in [coding for coding in codings if not effects or not coding.rows_N.all()]:
         rows = coding.rows_N
         changes = [(coding.name, change) for change in coding.changes]
-        effects += _fitted(changes, coding.columns_NP[rows], y[rows], alone=True)
+        effects = [*effects, *_fitted(changes, coding.columns_NP[rows], y[rows], alone=True)]
     return effects
 
 
 _LEVELS = 5
 _TRIALS_A_COEFFICIENT = 3
 _RATIO_OF_DOUBLING = 4.0
+_SAME = 1e-9
+"""Scores that differ by less are the same."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _fitted(
     """Least squares with an intercept; none where the trials cannot tell the coefficients apart."""
     design = np.concatenate([np.ones((len(y), 1)), columns_NP], axis=1)
     df = len(y) - design.shape[1]
-    if df < 1 or np.linalg.matrix_rank(design) < design.shape[1]:
+    if df < 1 or np.ptp(y) < _SAME or np.linalg.matrix_rank(design) < design.shape[1]:
         return []
     solution, *_ = np.linalg.lstsq(design, y, rcond=None)
     variance = float(((y - design @ solution) ** 2).sum()) / df

@@ -96,7 +96,7 @@ def _variant_rows(request: StudyRequest, complete: Sequence[Trial]) -> tuple[Row
         scored = list(scores[name].values())
         whole = len(scored) == len(trials)
         row = _row(name, [trial.record for trial in trials], own[name])
-        row = replace(row, interval=mean_interval(scored, seeds if len(scored) > 1 else None) if whole else None)
+        row = replace(row, interval=mean_interval(scored, seeds) if whole else None)
         attribution = attributed.get(name)
         if attribution is not None and by_name[attribution.counterpart]:
             row = _compared(row, attribution.counterpart, differences.get((name, attribution.counterpart)))

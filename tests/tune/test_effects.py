@@ -79,4 +79,22 @@ def test_settings_that_always_go_together_cannot_be_told_apart() -> None:
     for point in points:
         point["augment.affine"] = point["augment.elastic"]
     effects = main_effects(points, scores)
+    assert {"augment.affine", "augment.elastic"} <= set(by_setting(effects))
     assert all(effect.alone for effect in effects)
+
+
+def test_a_conditional_setting_does_not_take_the_others_from_each_other() -> None:
+    """Elastic goes with the better backbone: held together, it has no effect of its own."""
+    points, scores = simulated(6, 60)
+    for number, point in enumerate(points):
+        point["augment.elastic"] = (point["model.backbone"] == "resnet101") != (number % 10 == 0)
+        if number % 2:
+            point["optim.restart_multiplier"] = 1 + number // 2 % 2
+    found = by_setting(main_effects(points, scores))
+    assert not found["augment.elastic"].alone
+    assert found["augment.elastic"].low <= 0 <= found["augment.elastic"].high
+
+
+def test_scores_that_are_all_the_same_show_no_effect() -> None:
+    points, scores = simulated(7, 40)
+    assert main_effects(points, [0.3] * len(scores)) == []
