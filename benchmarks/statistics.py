@@ -66,7 +66,7 @@ class FalseAlarms:
     single: float
     family: float
     smallest: float
-    """Mean of the smallest difference that is stated."""
+    """Median of the smallest difference that is stated."""
 
 
 def false_alarms(

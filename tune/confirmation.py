@@ -15,7 +15,7 @@ early stopping ever sees them. Their facts hold, beside the search's, `confirm`:
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from core.data.split import group_names, split
 from core.errors import DataError
 from tune import ledger
 from tune.choice import Choice, choose
-from tune.folder import StudyFolder
+from tune.folder import StudyFolder, match_table_path
 from tune.ledger import Point, State, TrialRecord, best_of
 from tune.request import SearchOptions, StopEarly, StudyRequest
 from tune.space import BY_REPEAT, SearchSpace
@@ -39,8 +39,6 @@ PATIENCE = 100
 
 Repeat = tuple[int, int]
 """Seed and fold. The seed is the split's as well; the fold is 0 for a hold-out."""
-
-Units = Callable[[Sequence[str]], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -276,13 +274,11 @@ def _trouble(folder: StudyFolder, ended: Sequence[TrialRecord]) -> str | None:
 
 def _matches(folder: StudyFolder, record: TrialRecord) -> tuple[Path, ...]:
     epochs = range(1, len(record.epochs) + 1)
-    return tuple(folder.confirm_trial(record.id) / "matches" / f"epoch-{epoch:04d}.npz" for epoch in epochs)
+    return tuple(match_table_path(folder.confirm_trial(record.id), epoch) for epoch in epochs)
 
 
-def winner(confirmation: Confirmation, units_of: Units | None = None) -> Choice | None:
+def winner(confirmation: Confirmation) -> Choice | None:
     """The winner and its epoch, with what is known of its score; None before all is confirmed, or where nothing can be.
-
-    units_of   the unit of each image by its name; None for the groups of `data.group_pattern`, else the images
 
     Raises CheckpointError for a damaged match table.
     """
@@ -295,8 +291,7 @@ def winner(confirmation: Confirmation, units_of: Units | None = None) -> Choice 
             for one in confirmation.confirmed
         },
         int(settings["metric.max_dets"]),
-        units_of
-        or functools.partial(group_names, pattern=str(settings["data.group_pattern"]), place="the confirmation"),
+        functools.partial(group_names, pattern=str(settings["data.group_pattern"]), place="the confirmation"),
     )
 
 

@@ -18,7 +18,7 @@ from tune.redaction import without_password
 from tune.request import StudyRequest
 from tune.rows import Row, Smallest, rows_of, smallest_shown
 from tune.space_file import from_document
-from tune.trial_scores import Trial, examine, units_of
+from tune.trial_scores import Trial, examine
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,8 @@ def gather(folder: StudyFolder, storage: str) -> Evidence:
     trouble = [trial.trouble for trial in (*trials, *confirm_trials) if trial.trouble]
     choice = None
     if confirming is not None:
-        pattern = str(request.space.value("data.group_pattern", {}))
         try:
-            choice = confirmation.winner(confirming, units_of(pattern, str(folder.path)))
+            choice = confirmation.winner(confirming)
         except CheckpointError as error:
             trouble.append(f"the winner cannot be chosen: {error}")
     return Evidence(

@@ -20,10 +20,9 @@ from core.data.dataset import Dataset
 from core.errors import CellTuneError
 from core.trainable import Trial
 from tune.findings import Findings
-from tune.folder import StudyFolder
+from tune.folder import StudyFolder, match_table_path
 from tune.ledger import TrialRecord
 from tune.tables import Kind, text
-from tune.trial_scores import match_table_path
 
 PANEL = 560
 """Longest side of a panel in pixels: three of them fill a page."""

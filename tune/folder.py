@@ -21,6 +21,11 @@ _READ_AGAIN = {"created": str, "request": dict, "storage": str | None, "tracking
 """What later commands take from study.json, with its types."""
 
 
+def match_table_path(trial: Path, epoch: int) -> Path:
+    """Where a trial's folder keeps the match table of an epoch."""
+    return trial / "matches" / f"epoch-{epoch:04d}.npz"
+
+
 @dataclass(frozen=True)
 class StudyFolder:
     """The files of a study: `results/STUDY/`."""

@@ -33,6 +33,7 @@ from core.prediction_choice import Evaluated
 from core.submission import CocoResult
 from core.trainable import EpochReport, Trial
 from core.trained_model import TrainedModel
+from tune.folder import match_table_path
 from tune.progress import Steps
 from tune.retrain_plan import Plan
 from tune.tracking import Retraining, first_line, show_retraining
@@ -185,7 +186,7 @@ def _evaluate_winner(plan: Plan, console: Console, device: str) -> list[Evaluate
 
 def _matches_of_search(plan: Plan) -> MatchTable | None:
     """The match table of the trial's best epoch in the search, where it is there."""
-    path = plan.folder.trial(plan.record.id) / "matches" / f"epoch-{plan.record.best_epoch:04d}.npz"
+    path = match_table_path(plan.folder.trial(plan.record.id), plan.record.best_epoch or 0)
     return MatchTable.load(path) if path.exists() else None
 
 

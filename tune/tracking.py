@@ -35,6 +35,7 @@ from mlflow.types import ParamSchema, ParamSpec
 
 from core import faults, trained_model
 from core.config import Value
+from tune.folder import match_table_path
 from tune.ledger import State, TrialRecord
 from tune.redaction import without_password
 
@@ -202,7 +203,7 @@ class Tracker:
                 Metric("best_epoch", record.best_epoch, at, record.best_epoch),
             ]
         self._client.log_batch(run, metrics=metrics, tags=[RunTag(name, value) for name, value in tags.items()])
-        matches = folder / "matches" / f"epoch-{record.best_epoch or 0:04d}.npz"
+        matches = match_table_path(folder, record.best_epoch or 0)
         for file in (folder / "config.json", folder / "epochs.csv", matches):
             if file.exists():
                 self._client.log_artifact(run, str(file))

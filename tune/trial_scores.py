@@ -4,7 +4,6 @@ A table that is missing or damaged, or that gives another score than the ledger 
 nothing else, and that is said.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,7 @@ from core.ap50 import MatchTable
 from core.data.split import group_names
 from core.errors import CheckpointError, DataError
 from tune.certainty import FEW_IMAGES, Interval, Scored, interval
+from tune.folder import match_table_path
 from tune.ledger import State, TrialRecord
 
 _ROUNDING = 1e-9
@@ -41,16 +41,6 @@ class Trial:
     scored: Scored | None = None
 
 
-def match_table_path(folder: Path, epoch: int) -> Path:
-    """Where a trial's folder keeps the match table of an epoch."""
-    return folder / "matches" / f"epoch-{epoch:04d}.npz"
-
-
-def units_of(pattern: str, place: str) -> Callable[[Sequence[str]], Sequence[str]] | None:
-    """What makes groups of images' names, by `data.group_pattern`; None where each image is its own."""
-    return (lambda names: group_names(names, pattern, place)) if pattern else None
-
-
 def examine(record: TrialRecord, phase: Literal["search", "confirm"], folder: Path, classes: int) -> Trial:
     """A trial with the interval of its best epoch, from the match table in its folder.
 
@@ -66,9 +56,9 @@ def examine(record: TrialRecord, phase: Literal["search", "confirm"], folder: Pa
     path = match_table_path(folder, best)
     try:
         table = MatchTable.load(path)
-        group = units_of(str(record.settings["data.group_pattern"]), str(path))
+        units = group_names(table.image_names, str(record.settings["data.group_pattern"]), str(path))
         max_dets = int(record.settings["metric.max_dets"])
-        scored = Scored.of(table, max_dets, group and group(table.image_names))
+        scored = Scored.of(table, max_dets, units)
     except CheckpointError:
         kind = "torn" if path.exists() else "missing"
         return replace(trial, trouble=f"trial {record.id} has no interval: its match table {path} is {kind}")

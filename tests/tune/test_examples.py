@@ -21,11 +21,10 @@ from core.trainable import Trial
 from tune import report, study
 from tune.examples import Examples, chosen, examples, image_f1
 from tune.findings import Findings, find
-from tune.folder import StudyFolder
+from tune.folder import StudyFolder, match_table_path
 from tune.ledger import Ledger
 from tune.plan import Options, check, facts_of
 from tune.space_file import from_document
-from tune.trial_scores import match_table_path
 
 SPACE = {
     "study": "seen",

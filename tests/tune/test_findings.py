@@ -22,13 +22,13 @@ from tune import confirmation, ledger, rows, study
 from tune.certainty import Scored, compare_all
 from tune.executor import Machine, Node, TrialResources
 from tune.findings import Findings, find
-from tune.folder import StudyFolder
+from tune.folder import StudyFolder, match_table_path
 from tune.ledger import Ledger, State, TrialRecord
 from tune.plan import Options, Plan
 from tune.request import attributions
 from tune.space_file import from_document
 from tune.tables import Table
-from tune.trial_scores import Trial, match_table_path
+from tune.trial_scores import Trial
 
 EPOCHS = 2
 MAX_DETS = 100
