@@ -19,7 +19,16 @@ import numpy as np
 
 from benchmarks.simulated_scores import MAX_DETS, SEED_SD, Images, draw_images, evaluate, quality_for, truth
 from core.ap50 import MatchTable
-from tune.certainty import Difference, Scored, Verdict, compare_all, interval, smallest_difference
+from tune.certainty import (
+    Difference,
+    Scored,
+    Verdict,
+    compare_all,
+    interval,
+    mean_interval,
+    seed_variance,
+    smallest_difference,
+)
 from tune.choice import choose
 from tune.reweighted import Reweighted
 
@@ -108,6 +117,20 @@ def coverage(images: int, score: float, repetitions: int) -> tuple[float, float]
     return float(np.mean([covers for covers, _ in found])), float(np.median([width for _, width in found]))
 
 
+def _mean_covers(images: int, repeats: int, quality: float, true: float, seed: int) -> tuple[bool, float]:
+    rng = np.random.default_rng([seed, images, repeats])
+    scores = study(rng, images, repeats, [quality] * 4, fresh=True)
+    found = mean_interval(list(scores["0"].values()), seed_variance(scores))
+    return found.low <= true <= found.high, found.high - found.low
+
+
+def mean_coverage(images: int, repeats: int, score: float, repetitions: int) -> tuple[float, float]:
+    """As `coverage`, of the mean over a variant's repeats on fresh hold-outs, in a table of four variants."""
+    quality = quality_for(score)
+    found = _in_parallel(partial(_mean_covers, images, repeats, quality, truth(quality)), range(repetitions))
+    return float(np.mean([covers for covers, _ in found])), float(np.median([width for _, width in found]))
+
+
 @dataclass(frozen=True)
 class Won:
     """What came of taking the best score of a search, and of a confirmation; means over repetitions, in AP50.
@@ -130,9 +153,9 @@ EPOCHS = 8
 _EPOCH_SD, _TRUE_SD = 0.03, 0.06
 
 
-def _search(images: int, trials: int, top: int, repeats: int, seed: int) -> tuple[float, ...]:
+def _search(images: int, trials: int, top: int, repeats: int, folds: int, seed: int) -> tuple[float, ...]:
     """One search of trials of different quality on one hold-out, and the confirmation of its best."""
-    rng = np.random.default_rng([seed, images, trials, top, repeats])
+    rng = np.random.default_rng([seed, images, trials, top, repeats, *([folds] if folds else [])])
     data = draw_images(rng, images * FRACTION)
     quality_T = rng.normal(0.0, _TRUE_SD, trials)
 
@@ -150,10 +173,11 @@ def _search(images: int, trials: int, top: int, repeats: int, seed: int) -> tupl
         str(number): [] for number in np.argsort(-best_T)[:top].tolist()
     }
     for _ in range(repeats):
-        held_out = np.sort(rng.choice(len(data), images, replace=False))
-        part = data.take(held_out)
-        for number in tables:
-            tables[number].append([partial(_same, table) for table in curve(int(number), part, held_out)])
+        dealt = rng.permutation(len(data))
+        for held_out in map(np.sort, np.array_split(dealt, folds) if folds else [dealt[:images]]):
+            part = data.take(held_out)
+            for number in tables:
+                tables[number].append([partial(_same, table) for table in curve(int(number), part, held_out)])
     choice = choose(tables, MAX_DETS, seed=seed)
     # AP50 is all but linear in quality over so small a range.
     slope, at_zero = (truth(0.2) - truth(-0.2)) / 0.4, truth(0.0)
@@ -173,9 +197,9 @@ def _same(table: MatchTable) -> MatchTable:
     return table
 
 
-def won(images: int, trials: int, top: int, repeats: int, repetitions: int) -> Won:
-    """Searches whose trials differ by a true SD of 0.02, and their confirmations."""
-    found = _in_parallel(partial(_search, images, trials, top, repeats), range(repetitions))
+def won(images: int, trials: int, top: int, repeats: int, repetitions: int, folds: int = 0) -> Won:
+    """Searches whose trials differ by a true SD of 0.02, and their confirmations; folds 0: on hold-outs."""
+    found = _in_parallel(partial(_search, images, trials, top, repeats, folds), range(repetitions))
     return Won(*np.mean(found, axis=0).tolist())
 
 
@@ -216,12 +240,21 @@ def _coverage(less: int) -> Iterator[str]:
             yield f"  AP50 {score:4}, {images:4} images: {100 * covered:4.1f}  {width:.3f}"
 
 
+def _means(less: int) -> Iterator[str]:
+    yield "The mean over repeats on fresh hold-outs: % of 95% intervals that hold the truth; median width"
+    for score in (0.1, 0.33, 0.6):
+        for images, repeats in ((10, 3), (10, 5), (20, 5), (41, 3), (41, 5), (100, 5)):
+            covered, width = mean_coverage(images, repeats, score, 500 // less)
+            yield f"  AP50 {score:4}, {images:4} images, {repeats} seeds: {100 * covered:4.1f}  {width:.3f}"
+
+
 def _winner(less: int) -> Iterator[str]:
     yield "Winner of 30 trials, 41 images: regret by best score, by confirmation; too high: best, confirmed, corrected"
-    for top, repeats in ((3, 3), (5, 3), (5, 5)):
-        result = won(41, 30, top, repeats, 200 // less)
+    for top, repeats, folds in ((3, 3, 0), (5, 3, 0), (5, 3, 5)):
+        result = won(41, 30, top, repeats, (100 if folds else 200) // less, folds)
+        on = f"{top} x {repeats}{f' x {folds} folds' if folds else ''}"
         yield (
-            f"  top {top} x {repeats}: {result.by_score:.4f} {result.confirmed:.4f}; {result.too_high:.4f} "
+            f"  top {on}: {result.by_score:.4f} {result.confirmed:.4f}; {result.too_high:.4f} "
             f"{result.raw:.4f} {result.corrected:.4f}; interval holds {100 * result.covered:.0f}%"
         )
 
@@ -239,7 +272,14 @@ def _speed(_: int) -> Iterator[str]:
     )
 
 
-_TABLES = {"speed": _speed, "alarms": _alarms, "power": _power, "coverage": _coverage, "winner": _winner}
+_TABLES = {
+    "speed": _speed,
+    "alarms": _alarms,
+    "power": _power,
+    "coverage": _coverage,
+    "means": _means,
+    "winner": _winner,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -34,8 +34,8 @@ HIGH_AP50, MANY_UNITS = 0.9, 41
 """Above this AP50, with fewer units than this, no interval that we know of covers what it promises."""
 
 _PRIOR = 1.0
-"""By so many imagined units the variance of a class is drawn to that of all classes. Chosen by simulation: see
-docs/statistics.md."""
+"""By so many imagined units the variance, and the bias, of a class is drawn to that of all classes. Chosen by
+simulation: see docs/statistics.md."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,9 @@ def interval(score: Scored) -> Interval:
 
     A moderated t interval of the logit: the variance of each class is drawn to that of all classes, as if each had a
     unit more, since a class in few images would else seem surer than it is. AP50 on few images is too high on average,
-    so the lower end is counted from the score less the jackknife's bias (at most half of it). With fewer than two units
-    it is 0 to 1. It covers the truth in at least 92% of cases from AP50 0.05 to 0.8 and 10 to 200 images
-    (docs/statistics.md).
+    so the lower end is counted from the score less the jackknife's bias, moderated alike (at most half of it). With
+    fewer than two units it is 0 to 1. It covers the truth in at least 92% of cases from AP50 0.05 to 0.8 and 10 to 200
+    images (docs/statistics.md).
     """
     return mean_interval([score], None)
 
@@ -118,15 +118,13 @@ def mean_interval(scores: Sequence[Scored], seeds: "SeedVariance | None") -> Int
     As `interval`, with the pull of a unit averaged over the repeats and the seeds' variance over the repeats added.
     """
     estimate = float(np.mean([score.ap50 for score in scores]))
-    share_UC = _aligned([score.share_UC for score in scores], [score.units for score in scores]).sum(axis=1)
-    of_images, df_images = _image_variance(share_UC / len(scores), _held(scores), _PRIOR)
+    of_images, df_images = _image_variance(_Pulls.of(scores, [score.share_UC for score in scores]))
     if math.isnan(estimate) or df_images < 1:
         return Interval(estimate, 0.0, 1.0)
     if of_images < _NOTHING:
         return _where_nothing_varies(estimate, _held(scores))
     variance, df = _sum_of_variances(of_images, df_images, 1 / len(scores), seeds)
-    bias = float(np.mean([score.bias_C.sum() for score in scores]))
-    bias = min(max(bias, 0.0), estimate / 2)
+    bias = min(max(float(np.mean([_bias(score) for score in scores])), 0.0), estimate / 2)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df)) * math.sqrt(variance)
     return Interval(estimate, min(_moved(estimate - bias, -half), estimate), max(_moved(estimate, half), estimate))
 
@@ -170,24 +168,80 @@ def warnings_of(score: Scored, classes: Sequence[str]) -> list[str]:
     return warnings
 
 
-def _image_variance(share_UC: NDArray[np.float64], holds_UC: NDArray[np.bool_], prior: float) -> tuple[float, float]:
+@dataclass(frozen=True)
+class _Pulls:
+    """What each unit pulls a mean over repeats by, and how well each class is known; classes in no unit are left out.
+
+    share_UC   the pull of each unit, through each class
+    held_C     units that hold the class
+    known_C    of these, the ones of which the pull on it is known: in some repeat another unit holds it too
+    """
+
+    share_UC: NDArray[np.float64]
+    held_C: NDArray[np.float64]
+    known_C: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, scored: Sequence[Scored], shares: Sequence[NDArray[np.float64]]) -> "_Pulls":
+        """Of repeats; `shares[r]` are the pulls of the units of `scored[r]`.
+
+        Where a class is in one unit of a repeat only, its pull there is unknown, and counted as large as those of the
+        other repeats on the average: such repeats have other images, so that variances are added.
+        """
+        units = [one.units for one in scored]
+        share_UC = _aligned(shares, units).sum(axis=1) / len(scored)
+        holders_RC = np.array([one.holds_UC.sum(axis=0) for one in scored])
+        known_RC = holders_RC > 1
+        share_UC *= np.sqrt((holders_RC > 0).sum(axis=0) / np.maximum(known_RC.sum(axis=0), 1))
+        held_UC = _held(scored)
+        known_UC: NDArray[np.bool_] = np.any(
+            _aligned([one.holds_UC & known_C for one, known_C in zip(scored, known_RC, strict=True)], units), axis=1
+        )
+        present_C = held_UC.any(axis=0)
+        return cls(
+            share_UC[:, present_C],
+            held_UC.sum(axis=0)[present_C].astype(np.float64),
+            known_UC.sum(axis=0)[present_C].astype(np.float64),
+        )
+
+
+def _moderated(
+    value_C: NDArray[np.float64], held_C: NDArray[np.float64], known_C: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A quantity of each class that falls as 1 / k with the k units that hold it, drawn to that of all classes.
+
+    k times the value is averaged with its mean over all classes, weighted by the known units less one and `_PRIOR` (the
+    empirical Bayes of Smyth 2004 with a fixed prior weight). Returns the values and their weights.
+    """
+    weight_C = np.maximum(known_C - 1, 0)
+    pooled = float((weight_C * held_C * value_C).sum() / max(float(weight_C.sum()), 1.0))
+    return (weight_C * held_C * value_C + _PRIOR * pooled) / (weight_C + _PRIOR) / held_C, weight_C + _PRIOR
+
+
+def _bias(score: Scored) -> float:
+    """By how much AP50 is too high on the average: the jackknife's estimate, moderated class by class.
+
+    A class in one unit gives no estimate of its own, and is the most biased.
+    """
+    held_C = score.holds_UC.sum(axis=0).astype(np.float64)
+    present_C = held_C > 0
+    moderated_C, _ = _moderated(score.bias_C[present_C], held_C[present_C], held_C[present_C])
+    return float(moderated_C.sum())
+
+
+def _image_variance(pulls: _Pulls) -> tuple[float, float]:
     """Variance of a sum over units, and its degrees of freedom; moderated class by class.
 
-    With k units that hold a class and v its variance, k v is the variance a unit contributes; it is averaged with that
-    of all classes, weighted k - 1 and `prior` (the empirical Bayes of Smyth 2004 with a fixed prior weight). Degrees of
-    freedom by Satterthwaite, at most those of the units.
+    Degrees of freedom by Satterthwaite, at most those of the units.
     """
-    k_C = holds_UC.sum(axis=0).astype(np.float64)
-    present_C = k_C > 0
-    if not present_C.any():
+    if not len(pulls.held_C):
         return 0.0, 0.0
-    k_C, v_C = k_C[present_C], (share_UC[:, present_C] ** 2).sum(axis=0)
-    pooled = float(((k_C - 1) * k_C * v_C).sum() / max(float((k_C - 1).sum()), 1.0))
-    moderated_C = ((k_C - 1) * k_C * v_C + prior * pooled) / (k_C - 1 + prior) / k_C
-    variance = float((share_UC.sum(axis=1) ** 2).sum() + (moderated_C - v_C).sum())
-    square = float((moderated_C**2 / (k_C - 1 + prior)).sum())
+    v_C = (pulls.share_UC**2).sum(axis=0)
+    moderated_C, weight_C = _moderated(v_C, pulls.held_C, pulls.known_C)
+    variance = float((pulls.share_UC.sum(axis=1) ** 2).sum() + (moderated_C - v_C).sum())
+    square = float((moderated_C**2 / weight_C).sum())
     df = float(moderated_C.sum()) ** 2 / square if square > 0 else math.inf
-    return max(variance, 0.0), min(df, len(share_UC) - 1.0)
+    return max(variance, 0.0), min(df, len(pulls.share_UC) - 1.0)
 
 
 def _sum_of_variances(
@@ -321,12 +375,10 @@ def compare(variant: Sequence[Scored], baseline: Sequence[Scored], seeds: SeedVa
     pairs = list(zip(variant, baseline, strict=True))
     assert all(one.units == other.units for one, other in pairs), "the same images"
     estimate = float(np.mean([one.ap50 - other.ap50 for one, other in pairs]))
-    names = [one.units for one, _ in pairs]
-    share_UC = _aligned([one.share_UC - other.share_UC for one, other in pairs], names).sum(axis=1) / repeats
-    holds_UC = _held([one for one, _ in pairs])
-    of_images, df_images = _image_variance(share_UC, holds_UC, _PRIOR)
+    pulls = _Pulls.of(variant, [one.share_UC - other.share_UC for one, other in pairs])
+    of_images, df_images = _image_variance(pulls)
     variance, df = _sum_of_variances(of_images, df_images, 2 / repeats, seeds)
-    units = len(share_UC)
+    units = len(pulls.share_UC)
     image_se, seed_se = math.sqrt(of_images), None if seeds is None else math.sqrt(2 / repeats * seeds.variance)
     if math.isnan(estimate) or units < 2 or df_images <= 0 or variance < _NOTHING:
         # Nothing varies only where the two are the same everywhere, or too little is there to see it vary.
@@ -382,10 +434,14 @@ def smallest_difference(se: float, df: float) -> float:
 _EXTRA = 1.15
 
 
-def prior_smallest_difference(images: int, repeats: int) -> float:
-    """What `smallest_difference` is before anything is measured: from simulated cell images, not from these data."""
-    variance = _PRIOR_IMAGE_VARIANCE / max(images, 1) + 2 * _PRIOR_SEED_SD**2 / max(repeats, 1)
-    return smallest_difference(math.sqrt(variance), max(images - 1, 1))
+def prior_smallest_difference(units: int, repeats: int) -> float:
+    """What `smallest_difference` is before anything is measured: from simulated cell images, not from these data.
+
+    units      images, or groups of them, that validate in any of the repeats
+    repeats    trainings of each of the two that are compared
+    """
+    variance = _PRIOR_IMAGE_VARIANCE / max(units, 1) + 2 * _PRIOR_SEED_SD**2 / max(repeats, 1)
+    return smallest_difference(math.sqrt(variance), max(units - 1, 1))
 
 
-_PRIOR_IMAGE_VARIANCE, _PRIOR_SEED_SD = 0.04, 0.02
+_PRIOR_IMAGE_VARIANCE, _PRIOR_SEED_SD = 0.12, 0.02

@@ -20,6 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from core.ap50 import MatchTable
 from core.config import DataConfig, TrialConfig, Value
 from core.data.dataset import Dataset
@@ -112,13 +115,37 @@ class Confirmation:
 
 
 def candidates(records: Sequence[TrialRecord], request: StudyRequest) -> tuple[Candidate, ...]:
-    """The best settings of a search, best first: at most `confirm.top`, no two alike but for seed, split and fold."""
+    """The best settings of a search, best first: at most `confirm.top`, no two alike but for seed, split and fold.
+
+    A variant that lacks some repeats, since they failed, is neither lucky nor unlucky in the splits of the others.
+    """
     alike: dict[tuple[tuple[str, Value], ...], list[TrialRecord]] = {}
     for record in records:
         if record.state is State.COMPLETE:
             alike.setdefault(_key(record.settings, BY_REPEAT), []).append(record)
     found = [Candidate(trials[0].name or f"trial {trials[0].id}", tuple(trials)) for trials in alike.values()]
-    return tuple(sorted(found, key=lambda candidate: -candidate.score)[: request.confirm.top])
+    scores = _without_luck_of_splits(found)
+    return tuple(found[place] for place in np.argsort(-scores, kind="stable")[: request.confirm.top])
+
+
+def _without_luck_of_splits(found: Sequence[Candidate]) -> NDArray[np.float64]:
+    """What each candidate adds to AP50, beside what each repeat adds (least squares); the mean where all are there."""
+    if len({frozenset(_repeat(record) for record in one.trials) for one in found}) <= 1:
+        return np.array([one.score for one in found])
+    repeats = list(dict.fromkeys(_repeat(record) for one in found for record in one.trials))
+    rows, scores = [], []
+    for place, one in enumerate(found):
+        for record in one.trials:
+            row = np.zeros(len(found) + len(repeats))
+            row[place] = row[len(found) + repeats.index(_repeat(record))] = 1
+            rows.append(row)
+            scores.append(record.ap50 or 0.0)
+    effects: NDArray[np.float64] = np.linalg.lstsq(np.array(rows), np.array(scores))[0][: len(found)]
+    return effects
+
+
+def _repeat(record: TrialRecord) -> Repeat:
+    return int(record.settings["seed"]), int(record.settings["data.fold"])
 
 
 def fresh_repeats(request: StudyRequest, data: Dataset) -> tuple[Repeat, ...]:

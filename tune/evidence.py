@@ -113,10 +113,16 @@ def gather(folder: StudyFolder, storage: str) -> Evidence:
         choice,
         () if request.space.variants else _effects(complete),
         {} if request.space.variants else ledger.importances(storage, request.study),
-        smallest_shown(request, rows, int(description["data"]["images"])),
+        smallest_shown(request, rows, _units(description)),
         next((trial for trial in trials if best is not None and trial.record.id == best.id), None),
         tuple(trouble),
     )
+
+
+def _units(description: Mapping[str, Any]) -> int:
+    """Groups of images, or images where study.json was written before groups were counted."""
+    data = description["data"]
+    return int(data.get("groups", data["images"]))
 
 
 def _effects(complete: list[Trial]) -> tuple[Effect, ...]:

@@ -13,7 +13,7 @@ from core import data as datasets
 from core import weights as pretrained
 from core.config import SETTINGS, ModelConfig, TrialConfig
 from core.data.dataset import Dataset
-from core.data.split import split
+from core.data.split import group_names, split
 from core.errors import BadRequest, SettingError, StudyError
 from core.weights import WeightsFile
 from tune import executor
@@ -83,6 +83,12 @@ class Plan:
     def repeats(self) -> tuple[Repeat, ...]:
         """The fresh seeds and folds on which the best of the search are confirmed; none where nothing is."""
         return fresh_repeats(self.request, self.data)
+
+    @property
+    def groups(self) -> int:
+        """Groups of images (`data.group_pattern`); without a pattern each image is its own."""
+        pattern = str(self.request.space.value("data.group_pattern", {}))
+        return len(set(group_names((sample.name for sample in self.data.samples), pattern, self.data.name)))
 
     @property
     def tracking(self) -> Destination:

@@ -191,10 +191,10 @@ class Smallest(NamedTuple):
     sentence: str
 
 
-def smallest_shown(request: StudyRequest, rows: Sequence[Row], images: int) -> Smallest:
+def smallest_shown(request: StudyRequest, rows: Sequence[Row], units: int) -> Smallest:
     """The smallest true difference that a comparison of this study finds in 80% of cases, and what is said of it.
 
-    images   of the whole data set, for what is said before two trials can be compared
+    units   images of the whole data set, or their groups, for what is said before two trials can be compared
     """
     found = [row.difference for row in rows if row.difference is not None and math.isfinite(row.difference.se)]
     if found:
@@ -209,23 +209,27 @@ def smallest_shown(request: StudyRequest, rows: Sequence[Row], images: int) -> S
                 f"({_over(request, middle)}); smaller ones mostly stay undecided"
                 + (f", the more so as {len(found)} comparisons share one error rate of 5%" if len(found) > 1 else ""),
             )
-    repeats = request.space.seeds if request.space.variants else 1
-    fraction = (
-        1.0 if request.space.value("data.folds", {}) else float(request.space.value("data.validation_fraction", {}))
-    )
-    validation = max(round(fraction * images), 1)
+    folds = int(request.space.value("data.folds", {}))
+    repeats = request.space.seeds * max(folds, 1) if request.space.variants else 1
+    # A fold validates what no other does; hold-outs of several seeds overlap as random draws do.
+    fraction = 1.0 if folds else 1 - (1 - float(request.space.value("data.validation_fraction", {}))) ** repeats
+    validation = max(round(fraction * units), 1)
     value = prior_smallest_difference(validation, repeats)
+    what = _what_validates(request)
     if not math.isfinite(value):
-        return Smallest(None, "Validation images are too few to say how small a difference they can show")
+        return Smallest(None, f"{what[0].upper()}{what[1:]} are too few to say how small a difference they can show")
     return Smallest(
         value,
-        f"Before two trials can be compared, experience with simulated cell images says: with {validation} validation "
-        f"images and {repeats} repeat{'' if repeats == 1 else 's'}, a true difference of {value:.2f} AP50 is found in "
+        f"Before two trials can be compared, experience with simulated cell images says: with {validation} {what} and "
+        f"{repeats} repeat{'' if repeats == 1 else 's'}, a true difference of {value:.2f} AP50 is found in "
         "80% of cases. This is a prior, not a measurement on these data",
     )
 
 
 def _over(request: StudyRequest, difference: Difference) -> str:
-    what = "groups of validation images" if request.space.value("data.group_pattern", {}) else "validation images"
     repeats = "one training each" if difference.repeats == 1 else f"{difference.repeats} repeats each"
-    return f"{difference.units} {what}, {repeats}"
+    return f"{difference.units} {_what_validates(request)}, {repeats}"
+
+
+def _what_validates(request: StudyRequest) -> str:
+    return "groups of validation images" if request.space.value("data.group_pattern", {}) else "validation images"

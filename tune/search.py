@@ -138,7 +138,7 @@ def _plan_lines(plan: Plan) -> list[str]:
     shortage = confirmation.shortage(request, plan.repeats)
     lines += [f"Note: {shortage}"] if shortage else []
     lines += [f"Note: {note}" for note in request.notes]
-    return [*lines, f"Note: {smallest_shown(request, (), len(data.samples)).sentence}"]
+    return [*lines, f"Note: {smallest_shown(request, (), plan.groups).sentence}"]
 
 
 def _dry_run(request: StudyRequest, options: Options, console: Console) -> int:

@@ -380,6 +380,7 @@ def describe(plan: Plan) -> None:
                 "where": plan.request.data,
                 "fingerprint": plan.data.fingerprint,
                 "images": len(plan.data.samples),
+                "groups": plan.groups,
                 "classes": [category.name for category in plan.data.classes],
             },
             # None: the files that lie beside this one, wherever that is.

@@ -4,6 +4,7 @@ Run as a program, this file is a search with such trials in a process of its own
 """
 
 import csv
+import functools
 import io
 import itertools
 import os
@@ -38,6 +39,7 @@ from core.data.split import split
 from core.errors import DataError, StudyError
 from tune import confirmation, ledger, retrain_plan, search, study
 from tune.bridge import Assignment
+from tune.choice import choose as chosen_among
 from tune.confirmation import FIRST_SEED, Candidate, Confirmation, candidates, fresh_repeats, points, shortage
 from tune.executor import Machine, Node, TrialResources
 from tune.ledger import Ledger, Point, State, TrialRecord
@@ -114,6 +116,24 @@ def test_candidates_are_the_best_settings_of_trials_that_ran_to_their_end_no_two
     assert len({candidate.name for candidate in found}) == len(found)
     for candidate in found:
         assert candidate.trial.ap50 == max(one.ap50 or 0.0 for one in candidate.trials)
+
+
+def test_a_variant_gains_no_rank_by_lacking_a_repeat_on_a_hard_split() -> None:
+    """All differ alike on both splits; the worst has failed on the hard one, and has the highest mean for it."""
+    request = asked(VARIANTS)
+    scores = {"plain": (0.6, 0.2), "flip": (0.7, 0.3), "deep": (0.5, None)}
+    records = [
+        replace(
+            record(number, [score or 0.0], State.FAIL if score is None else State.COMPLETE),
+            name=row.name,
+            settings=row.config.settings(),
+        )
+        for number, row in enumerate(request.space.rows())
+        for score in [scores[row.name][number // 3]]
+    ]
+    found = candidates(records, replace(request, confirm=request.confirm.model_copy(update={"top": 3})))
+    assert [candidate.name for candidate in found] == ["flip", "plain", "deep"]
+    assert [candidate.score for candidate in found] == pytest.approx([0.5, 0.4, 0.5])
 
 
 def test_of_equal_candidates_the_earliest_comes_first() -> None:
@@ -708,7 +728,11 @@ def in_groups(read: Confirmation, pattern: str) -> Confirmation:
 def test_groups_of_images_are_the_units_of_the_choice_where_there_are_groups(made: Study) -> None:
     read = made.read()
     grouped = confirmation.winner(in_groups(read, "^(slide..)"))
-    assert grouped == confirmation.winner(read, lambda names: [name[:7] for name in names])
+    tables = {
+        one.candidate.name: [[functools.partial(MatchTable.load, path) for path in paths] for paths in one.matches]
+        for one in read.confirmed
+    }
+    assert grouped == chosen_among(tables, 100, lambda names: [name[:7] for name in names])
     assert grouped != confirmation.winner(read)
 
 
