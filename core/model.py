@@ -20,12 +20,13 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
-from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, box_iou
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from core import masks
 from core.config import ModelConfig, PredictConfig
 from core.errors import WeightsError
+from core.matching import AnchorMatcher, boxes_and_anchors
 from core.sample import Target
 from core.weights import NORM_EPS, BaseWeights, first_names
 
@@ -44,8 +45,8 @@ CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_l
 """What depends on the classes. Never taken from pretrained weights, even if the number of classes is the same: class 1
 of the data set is not class 1 of COCO, nor known to be class 1 of somebody's file."""
 
-IOU_ENTRIES = 2**24
-"""Most entries of an IoU matrix that are computed at once."""
+ANCHOR_IOU, BACKGROUND_IOU = 0.7, 0.3
+"""An anchor that overlaps an instance more than the first learns it, less than the second learns background."""
 MASKS_AT_ONCE = 128
 """Detections whose masks are computed at once: about 200 MB of activations."""
 
@@ -340,15 +341,15 @@ def _assemble(config: ModelConfig, classes: int, predict: PredictConfig, traits:
     rpn = RegionProposalNetwork(
         anchors,
         _RPNHead(256, len(ANCHOR_RATIOS), conv_depth=2 if v2 else 1),
-        fg_iou_thresh=0.7,
-        bg_iou_thresh=0.3,
+        fg_iou_thresh=ANCHOR_IOU,
+        bg_iou_thresh=BACKGROUND_IOU,
         batch_size_per_image=config.rpn_samples,
         positive_fraction=0.5,
         pre_nms_top_n={"training": config.proposals_train, "testing": config.proposals_test},
         post_nms_top_n={"training": config.proposals_train, "testing": config.proposals_test},
         nms_thresh=0.7,
     )
-    rpn.box_similarity = _box_iou
+    rpn.box_similarity, rpn.proposal_matcher = boxes_and_anchors, AnchorMatcher(ANCHOR_IOU, BACKGROUND_IOU)
 
     conv_layers = (256, 256, 256, 256)
     heads = _LabelMapRoIHeads(
@@ -388,15 +389,6 @@ def _pool(levels: list[str], output_size: int) -> MultiScaleRoIAlign:
     pool.scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
     pool.map_levels = initLevelMapper(2, 5, pool.canonical_scale, pool.canonical_level)
     return pool
-
-
-def _box_iou(boxes_N4: torch.Tensor, anchors_A4: torch.Tensor) -> torch.Tensor:
-    """IoU of boxes, float32 [N, A], some rows at a time: in one go, 700 boxes by 267,000 anchors take 6.6 GB."""
-    iou_NA = boxes_N4.new_empty((len(boxes_N4), len(anchors_A4)))
-    rows = max(1, IOU_ENTRIES // max(1, len(anchors_A4)))
-    for start in range(0, len(boxes_N4), rows):
-        iou_NA[start : start + rows] = box_iou(boxes_N4[start : start + rows], anchors_A4)
-    return iou_NA
 
 
 def _load(model: MaskRCNN, weights: BaseWeights, config: ModelConfig) -> None:

@@ -14,10 +14,9 @@ from torchvision.models import detection
 from torchvision.models.detection import backbone_utils, mask_rcnn, rpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
-from torchvision.ops import FrozenBatchNorm2d, box_iou
+from torchvision.ops import FrozenBatchNorm2d
 
 from core import masks
-from core import model as model_module
 from core.config import BOTTLENECK_BACKBONES, ModelConfig, PredictConfig
 from core.errors import WeightsError
 from core.model import IMAGENET_MEAN, MaskRCNN, build_mask_rcnn, trained_state
@@ -291,17 +290,6 @@ def test_images_are_normalised_once() -> None:
         torch.testing.assert_close(batch[0], torch.zeros(3, 96, 96))
         torch.testing.assert_close(batch[1], torch.ones(3, 96, 96))
     assert len(seen) == 2
-
-
-@pytest.mark.parametrize("rows", [1, 7, 10**6])
-def test_iou_in_pieces_is_the_iou_bit_for_bit(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_module, "IOU_ENTRIES", rows * 50)
-    torch.manual_seed(0)
-    boxes, anchors = torch.rand(20, 4) * 50, torch.rand(50, 4) * 50
-    boxes[:, 2:] += boxes[:, :2]
-    anchors[:, 2:] += anchors[:, :2]
-    assert torch.equal(model_module._box_iou(boxes, anchors), box_iou(boxes, anchors))
-    assert model_module._box_iou(boxes[:0], anchors).shape == (0, 50)
 
 
 # bfloat16
