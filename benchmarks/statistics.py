@@ -204,7 +204,7 @@ def won(images: int, trials: int, top: int, repeats: int, repetitions: int, fold
 
 
 def _in_parallel(task: Callable[[int], object], seeds: Sequence[int]) -> list:
-    with ProcessPoolExecutor(os.cpu_count(), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), initializer=_one_thread) as pool:
         return list(pool.map(task, seeds, chunksize=max(1, min(20, len(seeds) // 8))))
 
 

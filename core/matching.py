@@ -35,24 +35,24 @@ class AnchorMatcher(Matcher):  # type: ignore[misc]
         pair   boxes, float32 [N, 4] with N at least 1, and anchors, float32 [A, 4]
         """
         boxes_N4, anchors_A4 = pair
-        pieces = torch.split(anchors_A4, max(1, IOU_ENTRIES // len(boxes_N4)))
-        values, matched, highest = [], [], []
-        for anchors_K4 in pieces:
-            iou_NK = box_iou(boxes_N4, anchors_K4)
-            value_K, box_K = iou_NK.max(dim=0)
-            values.append(value_K)
-            matched.append(box_K)
-            highest.append(iou_NK.amax(dim=1))
-        value_A, box_A, highest_PN = torch.cat(values), torch.cat(matched), torch.stack(highest)
+        step = max(1, IOU_ENTRIES // len(boxes_N4))
+        starts = range(0, len(anchors_A4), step)
+        # Room for the results first: small tensors that are kept between large ones that are not would keep the memory
+        # of these from being used again.
+        value_A = boxes_N4.new_empty(len(anchors_A4))
+        box_A = torch.empty(len(anchors_A4), dtype=torch.int64, device=boxes_N4.device)
+        highest_SN = boxes_N4.new_empty((len(starts), len(boxes_N4)))
+        for piece, start in enumerate(starts):
+            some = slice(start, start + step)
+            iou_NK = box_iou(boxes_N4, anchors_A4[some])
+            value_A[some], box_A[some] = iou_NK.max(dim=0)
+            highest_SN[piece] = iou_NK.amax(dim=1)
         result_A = torch.where(value_A < self.high_threshold, self.BETWEEN_THRESHOLDS, box_A)
         result_A = torch.where(value_A < self.low_threshold, self.BELOW_LOW_THRESHOLD, result_A)
-        highest_N = highest_PN.amax(dim=0)
-        start = 0
-        for anchors_K4, here_N in zip(pieces, (highest_PN == highest_N).cpu(), strict=True):
+        highest_N = highest_SN.amax(dim=0)
+        for start, here_N in zip(starts, (highest_SN == highest_N).cpu(), strict=True):
             if here_N.any():
-                rows = here_N.to(boxes_N4.device)
-                is_best_K = (box_iou(boxes_N4[rows], anchors_K4) == highest_N[rows, None]).any(dim=0)
-                kept = slice(start, start + len(anchors_K4))
-                result_A[kept] = torch.where(is_best_K, box_A[kept], result_A[kept])
-            start += len(anchors_K4)
+                some, rows = slice(start, start + step), here_N.to(boxes_N4.device)
+                is_best_K = (box_iou(boxes_N4[rows], anchors_A4[some]) == highest_N[rows, None]).any(dim=0)
+                result_A[some] = torch.where(is_best_K, box_A[some], result_A[some])
         return result_A

@@ -3,8 +3,8 @@
 import contextlib
 import copy
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from core import ap50, checkpoint
 from core import weights as pretrained
+from core.coco_summary import coco_summary
 from core.config import TrialConfig
 from core.data.dataset import Dataset
 from core.data.split import Split, split
@@ -49,6 +50,8 @@ class EpochReport:
     peak_memory_bytes  most memory that tensors took on the GPU, training and evaluation; None on a CPU
     steps              optimizer steps
     detections         on all validation images
+    coco               twelve numbers of the masks by their `core.coco_summary.NAMES`, None where there is nothing
+                       to find; after the trial's last epoch only, else empty
     """
 
     epoch: int
@@ -65,6 +68,7 @@ class EpochReport:
     peak_memory_bytes: int | None
     steps: int
     detections: int
+    coco: Mapping[str, float | None] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary of what JSON knows."""
@@ -225,6 +229,7 @@ class Trial:
             "ap50_box": ap50.ap50(boxes, max_dets).mean,
             "ap50_per_class": of_masks.per_class,
             "detections": sum(len(detections) for detections in found),
+            "coco": coco_summary(samples, found, len(self.data.classes)) if epoch == self.config.optim.epochs else {},
         }
 
     def trained_model(self) -> TrainedModel:

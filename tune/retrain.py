@@ -24,6 +24,7 @@ from rich.console import Console
 
 from core import ap50, faults, overlay, prediction_choice, submission, trained_model
 from core.ap50 import MatchTable
+from core.coco_summary import coco_summary
 from core.data.dataset import TestImage
 from core.data.images import read_test_image
 from core.device import resolve
@@ -231,6 +232,9 @@ def _metrics(plan: Plan, trial: Trial, evaluated: Sequence[Evaluated], chosen: E
             "ap50_per_class": {
                 category.name: score for category, score in zip(plan.data.classes, of_masks.per_class, strict=True)
             },
+            "coco": coco_summary(
+                [trial.data.samples[index] for index in trial.split.validation], chosen.found, len(plan.data.classes)
+            ),
         }
     return metrics
 

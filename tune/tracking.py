@@ -486,6 +486,7 @@ def _points(epoch: Mapping[str, Any]) -> list[Metric]:
     at, step = int(epoch["at"]), int(epoch["epoch"])
     values: dict[str, Any] = {name: epoch.get(name) for name in _MEASURED}
     values |= {f"loss/{name}": value for name, value in epoch.get("losses", {}).items()}
+    values |= {f"coco/{name}": value for name, value in epoch.get("coco", {}).items()}
     return [Metric(name, float(value), at, step) for name, value in values.items() if value is not None]
 
 
