@@ -24,3 +24,27 @@ def resolve(name: str) -> torch.device:
     if name.startswith("cuda") and int(match[1] or 0) >= found:
         raise ResourceError(f"the device {name} is not there: torch sees {found} GPUs; use auto or cpu")
     return torch.device(name)
+
+
+def limit_memory(device: torch.device, share: float) -> None:
+    """Let this process take so much of a GPU's memory, a fraction in (0, 1], and no more; of a CPU's it takes any.
+
+    A trial that needs more runs out of memory itself, and not the trials beside it.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(share, device)
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """How convolutions want their numbers: channels last on a GPU, whose tensor cores read them so.
+
+    Not on a CPU, where it gained nothing (results/LOG.md).
+    """
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def use_fast_kernels(device: torch.device) -> None:
+    """Let a GPU multiply float32 matrices in TF32 (10 bits of mantissa), as cuDNN's convolutions do by default."""
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True

@@ -149,6 +149,8 @@ class MaskRCNN(GeneralizedRCNN):  # type: ignore[misc]
 
     def _features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """The pyramid in float32: anchors and boxes take its dtype, and bfloat16 has no odd pixels past 256."""
+        if self.backbone.body.conv1.weight.is_contiguous(memory_format=torch.channels_last):
+            images = images.contiguous(memory_format=torch.channels_last)
         return {level: feature.float() for level, feature in self.backbone(images).items()}
 
 

@@ -16,7 +16,7 @@ from core.coco_summary import coco_summary
 from core.config import TrialConfig
 from core.data.dataset import Dataset
 from core.data.split import Split, split
-from core.device import resolve
+from core.device import memory_format, resolve, use_fast_kernels
 from core.errors import CheckpointError, TornCheckpoint
 from core.inference import predict
 from core.model import build_mask_rcnn, trained_state
@@ -121,7 +121,8 @@ class Trial:
         self.schedule = Schedule(config.optim, len(self.batches))
         with seeded(torch_seed(config.seed, Purpose.INITIALISE), self.device):
             self.model = build_mask_rcnn(config.model, len(data.classes), weights, config.predict)
-        self.model.to(self.device)
+        use_fast_kernels(self.device)
+        self.model.to(self.device, memory_format=memory_format(self.device))
         self.optimizer = build_optimizer(self.model.parameters(), config.optim)
         self._weights = None if weights is None else _identify(weights)
         # What a checkpoint must agree on. The learned numbers mean nothing with any other of these.
@@ -370,9 +371,14 @@ class Trial:
         self._check_layers(path, model)
         self.model.load_state_dict(model, strict=False)
         moments: dict[int, dict[str, torch.Tensor]] = {}
-        for index, (name, _) in enumerate(self._trainable()):
+        for index, (name, parameter) in enumerate(self._trainable()):
             found = {key: tensors.get(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            moments[index] = {key: value for key, value in found.items() if value is not None}
+            moments[index] = {
+                # The fused optimizer goes through a weight and its moments in one order, that of their memory.
+                key: torch.empty_like(parameter, device="cpu").copy_(value) if key != "step" else value
+                for key, value in found.items()
+                if value is not None
+            }
         state = {index: values for index, values in moments.items() if values}
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
 

@@ -48,6 +48,11 @@ class StudyFolder:
         return self.path / "confirm.csv"
 
     @property
+    def packing(self) -> Path:
+        """What a probe of the GPU found."""
+        return self.path / "packing.json"
+
+    @property
     def retrain(self) -> Path:
         """Checkpoints of retrainings, a folder each."""
         return self.path / "retrain"

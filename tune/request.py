@@ -26,8 +26,8 @@ class _Options(BaseModel):
 class SearchOptions(_Options):
     """How configurations are chosen, and how many."""
 
-    sampler: Literal["tpe", "random", "grid"] = "tpe"
-    """tpe learns from the trials before; random does not; grid tries every point once."""
+    sampler: Literal["gp", "tpe", "random", "grid"] = "gp"
+    """gp (a Gaussian process) and tpe learn from the trials before; random does not; grid tries every point once."""
     trials: int | None = Field(None, ge=1, le=MAX_TRIALS)
     """Trials in all, 30 if not given. A grid and variants have as many as they have points or rows."""
     seed: int = Field(0, ge=0, lt=2**32)
@@ -38,7 +38,8 @@ class StopEarly(_Options):
     """When a trial is given up before its last epoch."""
 
     rule: Literal["successive_halving", "none"] = "successive_halving"
-    """successive_halving: at each rung only the best 1 / reduction of the trials go on. Variants: none unless asked."""
+    """successive_halving: at each rung only the best 1 / reduction of the trials go on, and from the first rung on only
+    those that may still reach the best complete one. Variants: none unless asked."""
     min_epochs: int | None = Field(None, ge=1)
     """The first rung, in epochs; a tenth of the epochs if not given."""
     reduction: int = Field(3, ge=2)
@@ -71,7 +72,8 @@ class Resources(_Options):
     """What one trial gets."""
 
     gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    """A part of one GPU (0.5), or whole GPUs; 0 for none; auto: one whole GPU where there is any."""
+    """A part of one GPU (0.5), or whole GPUs; 0 for none; auto: where there is a GPU, as many trials share it
+    as a short probe of the heaviest settings finds room and time for."""
     cpus_per_trial: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """CPU cores; auto shares them out."""
     stall_minutes: float = Field(120, ge=0)

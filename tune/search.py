@@ -126,9 +126,10 @@ def _plan_lines(plan: Plan) -> list[str]:
     instances = sum(len(sample.labels_N) for sample in data.samples)
     gpu = f"{resources.gpus:g} GPU and " if resources.gpus else ""
     cpus = "1 processor" if resources.cpus == 1 else f"{resources.cpus} processors"
+    probed = resources.gpus and request.resources.gpus_per_trial == "auto" and plan.machine.address is None
     lines = [
         f"Study {request.study}: {request.planned_trials} trials of up to {request.max_epochs} epochs, "
-        f"{resources.parallel} at once, {gpu}{cpus} each",
+        f"{resources.parallel} at once, {gpu}{cpus} each{' (more, if a probe finds room on a GPU)' if probed else ''}",
         f"Data {request.data}: {len(data.samples)} images, {instances} instances, {len(data.classes)} classes",
     ]
     lines += [

@@ -15,7 +15,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core import checkpoint
+from core import checkpoint, trainable
 from core.ap50 import MatchTable, ap50, match
 from core.config import TrialConfig
 from core.data import synthetic
@@ -132,6 +132,32 @@ def test_resumed_trial_equals_uninterrupted_trial_whatever_the_loader_workers_an
         assert trial.threads == 1
         assert_same_state(state_of(trial), states[epoch - 1])
         assert without_wall_time(trial.reports) == without_wall_time(whole.reports[:epoch])
+
+
+def test_a_trial_in_the_memory_order_of_a_gpu_resumes_as_if_uninterrupted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Weights and moments keep one order: the fused optimizer walks through them side by side."""
+    monkeypatch.setattr(trainable, "memory_format", lambda _: torch.channels_last)
+    chosen = TINY | {"optim.epochs": 2}
+    whole = trial_of(chosen)
+    whole.run_epoch()
+    whole.save(tmp_path)
+    whole.run_epoch()
+    resumed = trial_of(chosen)
+    assert resumed.load(tmp_path)
+    for parameter, kept in resumed.optimizer.state.items():
+        assert {kept[name].stride() for name in ("exp_avg", "exp_avg_sq")} == {parameter.stride()}
+    resumed.run_epoch()
+    assert resumed.model.backbone.body.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert_same_state(state_of(resumed), state_of(whole))
+
+
+def test_cocos_twelve_numbers_come_once_at_the_end(uninterrupted: Uninterrupted) -> None:
+    first, second, last = uninterrupted[0].reports
+    assert (first.coco, second.coco) == ({}, {})
+    assert last.coco["AP50"] == pytest.approx(last.ap50, abs=1e-12)
+    assert EpochReport.from_json(json.loads(json.dumps(last.to_json()))) == last
 
 
 def test_training_moves_weights_every_epoch_and_another_seed_moves_them_elsewhere(

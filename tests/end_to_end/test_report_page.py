@@ -331,7 +331,7 @@ def test_a_figure_s_own_file_opens_alone(browser: Browser, pages: dict[str, Path
 
 @needs_chromium
 @pytest.mark.long
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not CONSEP.exists(), reason=f"{CONSEP} is not there")
 def test_the_reference_report_s_rows_on_real_tissue_end_with_a_page(browser: Browser, tmp_path: Path) -> None:
     """Four rows of report_tables.yaml, three seeds, small and short, from the command line to the page."""

@@ -1,0 +1,142 @@
+"""Label maps against stacks of masks: boxes, training targets, augmentation, and pasted predictions.
+
+    python -m benchmarks.labels
+
+One thread, medians of repeated calls that take turns with the other side.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
+
+from benchmarks.cells import image_of_cells
+from benchmarks.table import Line, as_text
+from core import augment, masks
+from core.config import AugmentConfig
+
+
+def taking_turns(ours: Callable[[], Any], theirs: Callable[[], Any], times: int) -> tuple[float, float, Any, Any]:
+    """Median seconds of both, and what they returned last; both ran once before the clock did."""
+    results = [ours(), theirs()]
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(times):
+        for side, call in enumerate((ours, theirs)):
+            begin = time.perf_counter()
+            results[side] = call()
+            seconds[side].append(time.perf_counter() - begin)
+    return statistics.median(seconds[0]), statistics.median(seconds[1]), *results
+
+
+def lines(short: bool) -> Iterator[Line]:
+    """All four."""
+    torch.set_num_threads(1)
+    times = 3 if short else 9
+    yield _boxes(times)
+    yield _targets(times)
+    yield _augmentation(times)
+    yield _pasting(times)
+
+
+def _boxes(times: int) -> Line:
+    sample = image_of_cells(250, 500, 500)
+
+    def one_by_one() -> list[tuple[int, int, int, int, int]]:
+        found = []
+        for number in np.unique(sample.label_maps[0])[1:]:
+            rows, columns = np.nonzero(sample.label_maps[0] == number)
+            found.append((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1, len(rows)))
+        return found
+
+    ours, theirs, found, wanted = taking_turns(lambda: masks.find_instances(sample.label_maps), one_by_one, times)
+    equal = np.array_equal(np.column_stack([found.boxes_N4, found.areas_N]), np.array(wanted))
+    assert equal, "the same boxes and areas"
+    return Line(
+        "boxes and areas, 250 instances, 500 px",
+        f"{1e3 * ours:.1f} ms",
+        f"{1e3 * theirs:.0f} ms a comparison an instance",
+        theirs / ours,
+        "equal; goal: under 5 ms",
+    )
+
+
+def _targets(times: int) -> Line:
+    sample = image_of_cells(250, 800, 800)
+    target = masks.target_of(sample.label_maps, sample.labels_N, sample.crowd_N)
+    rng = np.random.default_rng(0)
+    matched_P = torch.from_numpy(rng.integers(0, 250, 128))
+    jitter_P4 = torch.from_numpy(rng.normal(0, 2, (128, 4)).astype(np.float32))
+    proposals_P4 = (target.boxes_N4[matched_P] + jitter_P4).clamp(0, 800)
+    proposals_P4[:, 2:] = torch.maximum(proposals_P4[:, 2:], proposals_P4[:, :2] + 1)
+    full_NHW = (target.label_maps_LHW[target.maps_N] == target.ids_N[:, None, None]).to(torch.uint8)
+    ours, theirs, found, wanted = taking_turns(
+        lambda: masks.mask_targets(
+            target.label_maps_LHW, target.ids_N[matched_P], target.maps_N[matched_P], proposals_P4
+        ),
+        lambda: project_masks_on_boxes(full_NHW, proposals_P4, matched_P, 28),
+        times,
+    )
+    return Line(
+        "28 x 28 targets, 128 proposals, 250 instances, 800 px",
+        f"{1e3 * ours:.1f} ms",
+        f"{1e3 * theirs:.0f} ms torchvision",
+        theirs / ours,
+        f"differ by {float((found - wanted).abs().max()):.0e} at most",
+    )
+
+
+def _augmentation(times: int) -> Line:
+    sample = image_of_cells(300, 512, 512)
+    flags = ("horizontal_flip", "color_jitter", "affine", "elastic", "blur_or_noise")
+    everything = AugmentConfig(**dict.fromkeys(flags, True), **{f"{name}_p": 1.0 for name in flags})
+    change = augment.build(everything)
+    assert change is not None
+    numbers_N = np.arange(1, 301, dtype=np.uint16)
+    full_NHW = (sample.label_maps[0] == numbers_N[:, None, None]).astype(np.uint16)
+    ours, theirs, found, wanted = taking_turns(
+        lambda: change(sample.image, sample.label_maps, np.random.default_rng(1)),
+        lambda: change(sample.image, full_NHW, np.random.default_rng(1)),
+        times,
+    )
+    assert np.array_equal(found[1][0] == numbers_N[:, None, None], wanted[1] > 0), "the same masks"
+    return Line(
+        "all augmentations, 300 instances, 512 px",
+        f"{1e3 * ours:.0f} ms",
+        f"{1e3 * theirs:.0f} ms mask by mask",
+        theirs / ours,
+        "equal; goal: 10 times faster",
+    )
+
+
+def _pasting(times: int) -> Line:
+    sample = image_of_cells(300, 512, 512)
+    boxes_N4 = torch.from_numpy(masks.find_instances(sample.label_maps).boxes_N4.astype(np.float32)) + 0.3
+    probs_N28 = torch.from_numpy(np.random.default_rng(0).random((300, 28, 28)).astype(np.float32))
+    ours, theirs, found, wanted = taking_turns(
+        lambda: masks.paste(probs_N28, boxes_N4, 512, 512),
+        lambda: paste_masks_in_image(probs_N28[:, None], boxes_N4, (512, 512))[:, 0] > 0.5,
+        times,
+    )
+    different = 0
+    for crop, full_HW in zip(found, wanted.numpy(), strict=True):
+        h, w = crop.pixels.shape
+        different += int(full_HW.sum()) - int(
+            (full_HW[crop.y0 : crop.y0 + h, crop.x0 : crop.x0 + w] & crop.pixels).sum()
+        )
+        different += crop.area - int((full_HW[crop.y0 : crop.y0 + h, crop.x0 : crop.x0 + w] & crop.pixels).sum())
+    return Line(
+        "300 predicted masks pasted, 512 px",
+        f"{1e3 * ours:.1f} ms",
+        f"{1e3 * theirs:.0f} ms torchvision",
+        theirs / ours,
+        f"{different} pixels differ",
+    )
+
+
+if __name__ == "__main__":
+    print(as_text(lines(short="--short" in sys.argv)))
