@@ -45,8 +45,7 @@ fix: $(STAMP)
 	$(VENV)/bin/ruff check --fix .
 
 bench: $(STAMP)
-	$(RUN) -m benchmarks.trial
-	$(RUN) -m benchmarks.engine
+	$(RUN) -m benchmarks
 
 lock: $(STAMP)
 	$(RUN) -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

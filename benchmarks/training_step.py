@@ -21,6 +21,9 @@ import numpy as np
 import torch
 from torch import nn
 from torchvision.models import detection
+from torchvision.models.detection._utils import Matcher
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
 
 from benchmarks.cells import CLASSES, image_of_cells
 from benchmarks.table import Line, as_text
@@ -34,13 +37,13 @@ MANY, FEW = 250, 5
 CONFIG = ModelConfig(weights="none", trainable_layers=1)
 
 
-def torchvision_model(state: dict[str, torch.Tensor]) -> nn.Module:
+def torchvision_model(state: dict[str, torch.Tensor], config: ModelConfig, classes: int) -> nn.Module:
     """Torchvision's `maskrcnn_resnet50_fpn` with the numbers of ours, frozen alike."""
     network: nn.Module = detection.maskrcnn_resnet50_fpn(
-        weights=None, weights_backbone=None, num_classes=CLASSES + 1, trainable_backbone_layers=5
+        weights=None, weights_backbone=None, num_classes=classes + 1, trainable_backbone_layers=5
     )
     network.load_state_dict(state)
-    ours = build_mask_rcnn(CONFIG, CLASSES, None, PredictConfig())
+    ours = build_mask_rcnn(config, classes, None, PredictConfig())
     trains = {name: parameter.requires_grad for name, parameter in ours.named_parameters()}
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(trains[name])
@@ -55,7 +58,7 @@ def measure(side: str, instances: int, steps: int, device: torch.device) -> dict
     """Seconds of each step, peak memory in bytes, and the losses of the first step."""
     torch.manual_seed(0)
     ours = build_mask_rcnn(CONFIG, CLASSES, None, PredictConfig())
-    network = ours.to(device) if side == "ours" else torchvision_model(ours.state_dict()).to(device)
+    network = ours.to(device) if side == "ours" else torchvision_model(ours.state_dict(), CONFIG, CLASSES).to(device)
     samples = [image_of_cells(instances, SIDE, SIDE, seed) for seed in range(BATCH)]
     images = [
         torch.from_numpy(sample.image.transpose(2, 0, 1).astype(np.float32) / 255).to(device) for sample in samples
@@ -68,7 +71,7 @@ def measure(side: str, instances: int, steps: int, device: torch.device) -> dict
         if side == "ours":
             terms = ours.losses(images, [target.to(device) for target in targets])
         else:
-            terms = network(images, [_with_full_masks(target, device) for target in targets])
+            terms = network(images, [with_full_masks(target, device) for target in targets])
         sum(terms.values()).backward()
         if not step:
             losses = {name: float(term) for name, term in terms.items()}
@@ -81,7 +84,7 @@ def measure(side: str, instances: int, steps: int, device: torch.device) -> dict
     return {"seconds": seconds, "peak": peak, "losses": losses}
 
 
-def _with_full_masks(target: Any, device: torch.device) -> dict[str, torch.Tensor]:
+def with_full_masks(target: Any, device: torch.device) -> dict[str, torch.Tensor]:
     """What torchvision wants: one mask of the whole image an instance, uint8 [N, H, W]."""
     full = torch.stack([target.label_maps_LHW[0] == number for number in target.ids_N]).to(torch.uint8)
     return {"boxes": target.boxes_N4.to(device), "labels": target.labels_N.to(device), "masks": full.to(device)}
@@ -138,14 +141,14 @@ def match(side: str) -> dict[str, float]:
     sample = image_of_cells(700, 800, 1333)
     boxes_N4 = masks.target_of(sample.label_maps, sample.labels_N, sample.crowd_N).boxes_N4
     features = [torch.zeros(1, 1, -(-800 // stride), -(-1344 // stride)) for stride in (4, 8, 16, 32, 64)]
-    images = detection.image_list.ImageList(torch.zeros(1, 3, 800, 1344), [(800, 1333)])
+    images = ImageList(torch.zeros(1, 3, 800, 1344), [(800, 1333)])
     anchors_A4 = model.rpn.anchor_generator(images, features)[0]
     before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     if side == "ours":
         matched = AnchorMatcher(0.7, 0.3)(boxes_and_anchors(boxes_N4, anchors_A4))
     else:
-        matcher = detection._utils.Matcher(0.7, 0.3, allow_low_quality_matches=True)
-        matched = matcher(detection.rpn.box_ops.box_iou(boxes_N4, anchors_A4))
+        matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
+        matched = matcher(box_iou(boxes_N4, anchors_A4))
     seconds = time.perf_counter() - begin
     added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     place_A = torch.arange(len(matched)) % 9973

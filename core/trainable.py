@@ -46,6 +46,7 @@ class EpochReport:
     ap50_per_class     `ap50` of each class; None for a class without a validation instance; empty where no image
                        validates
     seconds            wall time of `run_epoch`; of it `train_seconds` and `evaluate_seconds`
+    wait_seconds       of `train_seconds`, waiting for the next batch: the loader does not keep up
     images_per_second  training images by `train_seconds`
     peak_memory_bytes  most memory that tensors took on the GPU, training and evaluation; None on a CPU
     steps              optimizer steps
@@ -68,6 +69,7 @@ class EpochReport:
     peak_memory_bytes: int | None
     steps: int
     detections: int
+    wait_seconds: float = 0.0
     coco: Mapping[str, float | None] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -169,9 +171,17 @@ class Trial:
         begin = time.perf_counter()
         images = len(self.split.train) + len(self.split.validation)
 
+        waited = 0.0
+
         def counted(batches: Iterator[Batch]) -> Iterator[Batch]:
+            nonlocal waited
             seen = 0
-            for batch in batches:
+            while True:
+                asked = time.perf_counter()
+                batch = next(batches, None)
+                waited += time.perf_counter() - asked
+                if batch is None:
+                    return
                 yield batch
                 seen += len(batch.images)
                 progress(seen / images)
@@ -197,6 +207,7 @@ class Trial:
             seconds=end - begin,
             train_seconds=trained - begin,
             evaluate_seconds=end - trained,
+            wait_seconds=waited,
             images_per_second=len(self.split.train) / (trained - begin),
             peak_memory_bytes=torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
             steps=len(self.batches),

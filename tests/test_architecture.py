@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # What speaks to each of the three libraries.
 SPEAKERS = {
     "ray": {"tune.executor", "tune.bridge", "tune.loopback"},
-    "optuna": {"tune.ledger"},
+    "optuna": {"tune.ledger", "tune.sampler"},
     "mlflow": {"tune.tracking", "tune.registered_model"},
 }
 
@@ -34,6 +34,7 @@ ROWS = [
     {"rows"},
     {"bridge", "tracking", "registered_model", "tables", "confirmation", "trial_scores"},
     {"ledger", "space_file"},
+    {"sampler"},
     {"request", "space_sections"},
     {"space", "values", "stopping", "folder", "redaction", "loopback", "choice", "effects", "svg", "confounds"},
     {"certainty"},

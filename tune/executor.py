@@ -122,9 +122,10 @@ class Machine:
     def share(self, cpus_per_trial: int | str, gpus_per_trial: float | str, parallel: int | None) -> TrialResources:
         """Resolve `auto` and count how many trials fit: on each node by itself, then summed.
 
-        auto GPUs: one whole GPU a trial where any node has one, else none. auto processors: with GPUs an equal share
-        for each trial that the GPUs of a node hold, on the node where that is least, at most 8; without GPUs one
-        processor a trial up to 4 processors, then as many as make 4 trials on the largest node.
+        auto GPUs: one whole GPU a trial where any node has one (`tune.packing` measures how many may share it), else
+        none. auto processors: with GPUs an equal share for each trial that the GPUs of a node hold, on the node where
+        that is least, at most 8; without GPUs one processor a trial up to 4 processors, then as many as make 4 trials
+        on the largest node.
         Raises ResourceError for what fits on no node, since Ray would wait for it in silence for ever.
         """
         several = len(self.nodes) > 1
@@ -188,6 +189,8 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         self._make_trial, self._cpus, self._shared = make_trial, cpus, shared
         self._stall_seconds = stall_seconds
         self._trial: RunnableTrial | None = None
+        self._history: list[dict[str, Any]] = []
+        self._frozen = False
         self._lock: filelock.BaseFileLock | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:  # noqa: ARG002
@@ -209,13 +212,11 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
             if self._trial is None:
                 self._trial = self._open(assignment, folder)
                 if len(self._trial.reports) > assignment.known_epochs:
-                    _write_epochs(folder, self._trial.reports)
-                    return self._result()
+                    return self._result(folder)
             self._trial.run_epoch()
             self._trial.save(folder)
             faults.passing("saved")
-            _write_epochs(folder, self._trial.reports)
-            return self._result()
+            return self._result(folder)
         except TrialDiverged as error:
             return _failure(f"diverged: {error}", Then.FAIL)
         except (MemoryError, torch.OutOfMemoryError) as error:
@@ -234,6 +235,11 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _open(self, assignment: Assignment, folder: Path) -> RunnableTrial:
+        if not self._frozen:
+            # What was imported stays for good. Searching its half a million objects for garbage, each time that a
+            # trial is left, took most of the time between two trials.
+            gc.freeze()
+            self._frozen = True
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
         self._lock.acquire()
@@ -248,12 +254,15 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
             raise
         return trial
 
-    def _result(self) -> dict[str, Any]:
+    def _result(self, folder: Path) -> dict[str, Any]:
+        """The whole history, written as a table as well."""
         assert self._trial is not None
-        return {"epochs": [report.to_json() for report in self._trial.reports]}
+        self._history += [report.to_json() for report in self._trial.reports[len(self._history) :]]
+        _write_epochs(folder, self._history)
+        return {"epochs": self._history}
 
     def _leave(self) -> None:
-        self._trial = None
+        self._trial, self._history = None, []
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -405,9 +414,9 @@ def _ray_trial_name(trial: Any) -> str:
     return f"{assignment['trial']}-{assignment['attempt']}"
 
 
-def _write_epochs(folder: Path, reports: list[Any]) -> None:
+def _write_epochs(folder: Path, epochs: list[dict[str, Any]]) -> None:
     """The trial's epochs as a table for people and spreadsheets: one row an epoch, losses flattened."""
-    rows = [_flat(report.to_json()) for report in reports]
+    rows = [_flat(epoch) for epoch in epochs]
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [",".join(names)] + [",".join(str(row.get(name, "")) for name in names) for row in rows]
     write_atomically(folder / "epochs.csv", ("\n".join(lines) + "\n").encode())

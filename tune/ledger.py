@@ -23,6 +23,7 @@ and the study itself these:
 """
 
 import functools
+import json
 import math
 import os
 import socket
@@ -39,15 +40,18 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import optuna
 import sqlalchemy
+from optuna.storages._rdb import models
 from optuna.trial import TrialState
 
 from core import faults
 from core.config import Value
 from core.errors import StorageError, StudyError
+from tune import sampler
 from tune.redaction import without_password
 from tune.request import StudyRequest
+from tune.sampler import Tried
 from tune.space import Choices, Domain, FloatRange, SearchSpace
-from tune.stopping import SuccessiveHalving
+from tune.stopping import SuccessiveHalving, expected_score
 
 MAX_LOST = 2
 """So many attempts of a trial may end without a word and are repeated; the next such end is a failure."""
@@ -98,23 +102,23 @@ class TrialRecord:
     reason: str = ""
     mlflow_run: str | None = None
 
-    @property
+    @functools.cached_property
     def curve(self) -> list[float]:
         """AP50 after each epoch."""
         return [float(epoch["ap50"]) for epoch in self.epochs]
 
-    @property
+    @functools.cached_property
     def best_epoch(self) -> int | None:
         """The epoch of the highest AP50, the first of equals; None before the first epoch."""
         curve = self.curve
         return 1 + curve.index(max(curve)) if curve else None
 
-    @property
+    @functools.cached_property
     def ap50(self) -> float | None:
         """AP50 of the best epoch; None before the first epoch."""
         return max(self.curve, default=None)
 
-    @property
+    @functools.cached_property
     def seconds(self) -> float:
         """Wall time inside epochs, over all attempts, lost epochs included."""
         return self.lost_seconds + math.fsum(float(epoch["seconds"]) for epoch in self.epochs)
@@ -187,6 +191,7 @@ class Ledger:
         )
         self._points = _points(request)
         opened = _open_storage(storage)
+        self._database = opened.engine if isinstance(opened, optuna.storages.RDBStorage) else None
         self._order = _order_of_choices(opened, request)
         self._study = optuna.create_study(
             storage=opened, study_name=request.study, direction="maximize", load_if_exists=True
@@ -206,7 +211,7 @@ class Ledger:
             self._records[frozen.number] = _record(frozen, known.get(f"mlflow_run {frozen.number}"))
             if frozen.state is TrialState.RUNNING:
                 # Settings that are still to be drawn are drawn as they would have been.
-                self._study.sampler = _sampler(request, frozen.number)
+                self._study.sampler = self._sampler(frozen.number)
                 self._trials[frozen.number] = optuna.Trial(self._study, frozen._trial_id)
         for record in self.records:  # a verdict that was due when the last driver died
             if record.state is State.RUNNING and record.epochs:
@@ -265,7 +270,7 @@ class Ledger:
     @property
     def records(self) -> tuple[TrialRecord, ...]:
         """All trials, in the order of their numbers."""
-        return tuple(self._records[number] for number in sorted(self._records))
+        return tuple(self._records.values())  # numbers were given in order, and no trial is ever taken out
 
     @property
     def finished(self) -> bool:
@@ -310,8 +315,7 @@ class Ledger:
             assert record.state is State.RUNNING
             assert epoch["epoch"] == len(record.epochs) + 1
             entry = {**epoch, "at": time.time_ns() // 1_000_000}
-            self._trials[number].set_user_attr(f"epoch {epoch['epoch']}", entry)
-            self._trials[number].report(float(epoch["ap50"]), int(epoch["epoch"]))
+            self._write(number, {f"epoch {epoch['epoch']}": entry}, {int(epoch["epoch"]): float(epoch["ap50"])})
             self._records[number] = replace(record, epochs=(*record.epochs, entry))
             faults.passing("reported")
             if self._judge(number):
@@ -357,7 +361,7 @@ class Ledger:
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         if number < len(self._points) and not waiting:
             self._study.enqueue_trial(dict(self._points[number].params))
-        self._study.sampler = _sampler(self._request, number)
+        self._study.sampler = self._sampler(number)
         trial = self._study.ask()
         assert trial.number == number
         self._trials[number] = trial
@@ -371,7 +375,7 @@ class Ledger:
         self._study.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=known))
         frozen = self._study.get_trials(deepcopy=False)[-1]
         assert frozen.number == number
-        self._study.sampler = _sampler(self._request, number)
+        self._study.sampler = self._sampler(number)
         self._trials[number] = optuna.Trial(self._study, frozen._trial_id)
         self._records[number] = _record(frozen, None)
 
@@ -410,7 +414,10 @@ class Ledger:
             if record.reason:  # it lost a worker on its way
                 self._note(number, reason="")
             self._tell(number, State.COMPLETE)
-        elif self._rule is not None and self._rule.stops(record.curve, self._rival_curves(number)):
+        elif self._rule is not None and (
+            self._rule.falls_behind(record.curve, self._rival_curves(number))
+            or self._rule.has_no_hope(record.curve, self._complete_curves(), record.planned_epochs)
+        ):
             self._note(number, reason=f"stopped early after epoch {len(record.epochs)}")
             self._tell(number, State.PRUNED)
         return self._records[number].state is not State.RUNNING
@@ -420,11 +427,69 @@ class Ledger:
             if record.id != number and record.state is not State.FAIL:
                 yield record.curve
 
+    def _complete_curves(self) -> list[list[float]]:
+        return [record.curve for record in self._records.values() if record.state is State.COMPLETE]
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        """The sampler of one trial, seeded by the study's seed and the trial's number.
+
+        A sampler that lived on would start its random numbers anew after a restart and propose the same trials again.
+        """
+        search, space = self._request.search, self._space
+        seed = int(np.random.default_rng([search.seed, _SAMPLER_STREAM, number]).integers(2**32))
+        if search.sampler == "gp" and not space.variants and number <= sampler.MOST:
+            domains = {one.name: self._order.get(one.name, one.domain) for one in space.parameters}
+            return sampler.GaussianProcess(seed, space, domains, self._tried)
+        if search.sampler in ("gp", "tpe") and not space.variants:
+            return sampler.tree_parzen(seed)
+        return optuna.samplers.RandomSampler(seed=seed)
+
+    def _tried(self) -> list[Tried]:
+        """What a sampler is shown: the trials that have settings, stopped ones with the score they promised.
+
+        A trial without a score is one that runs, that failed, or that was stopped before its first epoch.
+        """
+        complete = self._complete_curves()
+
+        def score(record: TrialRecord) -> float | None:
+            if record.state is State.PRUNED and record.epochs:
+                return expected_score(record.curve, complete, record.planned_epochs)
+            return record.ap50 if record.state is State.COMPLETE else None
+
+        return [Tried(record.settings, score(record)) for record in self._records.values() if record.settings]
+
     def _note(self, number: int, **changes: Any) -> TrialRecord:
-        for name, value in changes.items():
-            self._trials[number].set_user_attr(name, value)
+        self._write(number, changes)
         record = self._records[number] = replace(self._records[number], **changes)
         return record
+
+    def _write(self, number: int, attributes: Mapping[str, Any], values: Mapping[int, float] | None = None) -> None:
+        """Write attributes of a trial, and values by their epochs, in one transaction: all of them are there, or none.
+
+        Optuna's interface takes one at a time, each in a transaction of its own with objects for every row. These are
+        its tables all the same.
+        """
+        trial, values = self._trials[number], values or {}
+        if self._database is None:
+            for name, value in attributes.items():
+                trial.set_user_attr(name, value)
+            for step, value in values.items():
+                trial.report(value, step)
+            return
+        key, row, step_row = trial._trial_id, models.TrialUserAttributeModel, models.TrialIntermediateValueModel
+        with self._database.begin() as connection:
+            state = connection.scalar(
+                sqlalchemy.select(models.TrialModel.state).where(models.TrialModel.trial_id == key)
+            )
+            if state is not TrialState.RUNNING:
+                raise optuna.exceptions.UpdateFinishedTrialError(f"trial {number} is {state}")
+            connection.execute(sqlalchemy.delete(row).where(row.trial_id == key, row.key.in_(attributes)))
+            entries = [{"trial_id": key, "key": name, "value_json": json.dumps(v)} for name, v in attributes.items()]
+            connection.execute(sqlalchemy.insert(row), entries)
+            for step, value in values.items():
+                stored, kind = step_row.intermediate_value_to_stored_repr(value)
+                point = {"trial_id": key, "step": step, "intermediate_value": stored, "intermediate_value_type": kind}
+                connection.execute(sqlalchemy.insert(step_row), point)
 
     def _tell(self, number: int, state: State) -> None:
         record = self._records[number]
@@ -557,20 +622,6 @@ def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> Value:
     if isinstance(domain, FloatRange):
         return trial.suggest_float(name, domain.low, domain.high, step=domain.step, log=domain.log)
     return trial.suggest_int(name, domain.low, domain.high, step=domain.step, log=domain.log)
-
-
-def _sampler(request: StudyRequest, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler of one trial, seeded by the study's seed and the trial's number.
-
-    A sampler that lived on would start its random numbers anew after a restart and propose the same trials again.
-    """
-    seed = int(np.random.default_rng([request.search.seed, _SAMPLER_STREAM, number]).integers(2**32))
-    if request.search.sampler == "tpe" and not request.space.variants:
-        # `group` samples settings that are conditional on others jointly with those; without it they are independent.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
-    return optuna.samplers.RandomSampler(seed=seed)
 
 
 def _record(trial: optuna.trial.FrozenTrial, mlflow_run: str | None) -> TrialRecord:

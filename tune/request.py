@@ -27,7 +27,8 @@ class SearchOptions(_Options):
     """How configurations are chosen, and how many."""
 
     sampler: Literal["gp", "tpe", "random", "grid"] = "gp"
-    """gp (a Gaussian process) and tpe learn from the trials before; random does not; grid tries every point once."""
+    """gp (a Gaussian process; from trial 100 on tpe) and tpe learn from the trials before; random does not; grid tries
+    every point once."""
     trials: int | None = Field(None, ge=1, le=MAX_TRIALS)
     """Trials in all, 30 if not given. A grid and variants have as many as they have points or rows."""
     seed: int = Field(0, ge=0, lt=2**32)
@@ -39,7 +40,7 @@ class StopEarly(_Options):
 
     rule: Literal["successive_halving", "none"] = "successive_halving"
     """successive_halving: at each rung only the best 1 / reduction of the trials go on, and from the first rung on only
-    those that may still reach the best complete one. Variants: none unless asked."""
+    those that may still come among the best three complete ones. Variants: none unless asked."""
     min_epochs: int | None = Field(None, ge=1)
     """The first rung, in epochs; a tenth of the epochs if not given."""
     reduction: int = Field(3, ge=2)

@@ -9,18 +9,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import torch
 from rich.console import Console
 
 from core import faults
 from core import weights as pretrained
 from core.config import TrialConfig
 from core.data.dataset import Dataset
+from core.device import limit_memory, resolve
 from core.errors import StorageError
 from core.files import write_atomically, write_json_atomically
 from core.trainable import Trial
@@ -30,6 +32,7 @@ from tune.bridge import Assignment
 from tune.executor import MakeTrial, Then
 from tune.folder import FORMAT
 from tune.ledger import Ledger, State
+from tune.packing import pack, remembered
 from tune.plan import Plan, facts_of, refuse_other_facts, searched_settings, tags_of, weights_key
 from tune.progress import Progress
 from tune.redaction import without_password
@@ -47,6 +50,8 @@ def make_core_trial(
 ) -> Trial:
     """The real trial of an attempt, built in its worker."""
     config = TrialConfig.from_settings(assignment.settings, f"trial {assignment.trial}")
+    if gpu:
+        limit_memory(resolve("auto"), min(assignment.gpus, 1.0) or 1.0)
     return Trial(
         config,
         data,
@@ -74,6 +79,8 @@ def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -
         }
         refuse_other_facts(ledger.facts, facts, plan.folder)
         ledger.remember(facts)
+        if make_trial is make_core_trial:
+            plan = _packed(plan, weights, console)
         describe(plan)
         shared = {"data": plan.data, "weights": weights, "gpu": plan.resources.gpus > 0}
         _run_phase(plan, _search_phase(plan, ledger), deadline, console, make_trial, shared)
@@ -88,6 +95,25 @@ def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -
         confirming.remember(facts | confirmation.facts_of(plan.request, repeats))
         _run_phase(plan, _confirm_phase(plan, ledger, confirming), deadline, console, make_trial, shared)
         return confirming.finished
+
+
+def _packed(plan: Plan, weights: Mapping[str, BaseWeights], console: Console) -> Plan:
+    """The plan with as many trials on a GPU as fit, where the request leaves that to us and a GPU is here to measure.
+
+    A cluster's GPUs are not here. What was measured for the same settings on the same GPU is not measured again.
+    """
+    wanted, here = plan.request.resources, plan.machine.address is None and torch.cuda.is_available()
+    if wanted.gpus_per_trial != "auto" or not plan.resources.gpus or not here or plan.options.parallel == 1:
+        return plan
+    packing = remembered(plan.folder.packing, plan.request.space)
+    if packing is None:
+        console.print("Measuring how many trials share a GPU")
+        packing = pack(plan.request.space, plan.data, lambda config: weights.get(weights_key(config.model)))
+        write_json_atomically(plan.folder.packing, packing.to_json())
+    share = 1 / packing.trials
+    resources = plan.machine.share(wanted.cpus_per_trial, share, plan.options.parallel)
+    console.print(f"{packing.sentence}; {resources.parallel} at once", markup=False, highlight=False, soft_wrap=True)
+    return replace(plan, resources=resources)
 
 
 @dataclass(frozen=True)
@@ -207,6 +233,7 @@ class _Conductor:
         self._plan, self._phase, self._progress, self._deadline = plan, phase, progress, deadline
         self._ledger = phase.ledger
         self._heard: dict[int, float] = {}
+        self._without_weights: set[int] = set()
         self._stall_seconds = 60 * plan.request.resources.stall_minutes
         self.error: Exception | None = None
         """What stopped the study before its end."""
@@ -253,9 +280,9 @@ class _Conductor:
     def hand_out(self) -> Assignment | None:
         with self._halting():
             self._phase.claimed.beat()  # Ray asks all the time
-        if self.error is not None or self._time_is_up or not self._first_rung_fits:
+        if self.error is not None or len(self._heard) >= self._plan.resources.parallel:
             return None
-        if len(self._heard) >= self._plan.resources.parallel:
+        if self._time_is_up or not self._first_rung_fits:  # asked last: it looks at every epoch there is
             return None
         with self._halting():
             record = self._ledger.next(self._plan.resources.gpus)
@@ -357,11 +384,13 @@ class _Conductor:
         """Of trials that ended only those that may win keep weights; reports, curves and match tables stay for all."""
         kept = self._phase.kept()
         for record in self._ledger.records:
-            if record.state is State.RUNNING:
+            if record.state is State.RUNNING or record.id in self._without_weights:
                 continue
             for file in [*self._phase.folder_of(record.id).glob("*.safetensors")]:
                 if file.name == "last.safetensors" or record.id not in kept:
                     file.unlink(missing_ok=True)
+            if record.id not in kept:
+                self._without_weights.add(record.id)
 
 
 def describe(plan: Plan) -> None:

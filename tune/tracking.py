@@ -42,13 +42,17 @@ from tune.redaction import without_password
 RETRY_SECONDS = 5.0
 """Pause after MLflow did not answer."""
 
+PAUSE_SECONDS = 1.0
+"""Pause after records were written, while more of them come: what is written together costs little more than one, and
+Python runs one thread at a time, so each call of MLflow's holds up the search a little."""
+
 _PARENT = "mlflow.parentRunId"
 _PARAMS_A_CALL = 100
 _METRICS_A_CALL = 1000
 _STATUS = {State.RUNNING: "RUNNING", State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAIL: "FAILED"}
 _MEASURED = (
     "ap50", "ap50_uncapped", "ap50_box", "learning_rate", "seconds", "train_seconds", "evaluate_seconds",
-    "images_per_second", "peak_memory_bytes", "detections",
+    "wait_seconds", "images_per_second", "peak_memory_bytes", "detections",
 )  # fmt: skip
 
 ALIAS = "best"
@@ -99,6 +103,8 @@ class StudyRuns:
     def __init__(self, destination: Destination, study: str, ledger: str) -> None:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
+        # What its database refuses is raised as well, and told by us in one sentence.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         self.client = mlflow.MlflowClient(tracking_uri=destination.uri)
         self.experiment = self._find_experiment(study, destination)
         self._ledger = ledger
@@ -154,7 +160,9 @@ class Tracker:
         self._view = StudyRuns(destination, study, ledger)
         self._client = self._view.client
         self._phase = phase
-        self._runs = {run.data.tags["trial"]: run.info.run_id for run in self._view.search(phase=phase)}
+        found = {run.data.tags["trial"]: run for run in self._view.search(phase=phase)}
+        self._runs = {trial: run.info.run_id for trial, run in found.items()}
+        self._ended = {trial: run.info.status for trial, run in found.items() if run.info.end_time}
         self._written: dict[str, int] = {}
         parents = self._view.search(phase="study")
         self._parent = (parents[0] if parents else self._view.create(study, {"phase": "study"})).info.run_id
@@ -181,6 +189,12 @@ class Tracker:
         if record.state is not State.RUNNING:
             self._finish(run, record, folder)
         return run
+
+    def shown(self, record: TrialRecord) -> str | None:
+        """The run of a trial that had been written to its end when this was opened; None for any other."""
+        trial = str(record.id)
+        ended = record.state is not State.RUNNING and self._ended.get(trial) == _STATUS[record.state]
+        return self._runs[trial] if ended else None
 
     def _name(self, record: TrialRecord) -> str:
         if self._phase == "confirm":
@@ -223,6 +237,7 @@ class TrackingThread:
         self._changed = threading.Condition()
         self._pending: dict[int, TrialRecord] = {}
         self._closing = False
+        self._hurry = threading.Event()
         self._stopped = threading.Event()
         self._tracker: Tracker | None = None
         self.trouble: str | None = None
@@ -247,6 +262,7 @@ class TrackingThread:
         with self._changed:
             self._closing = True
             self._changed.notify()
+        self._hurry.set()
         self._thread.join(seconds)
         self._stopped.set()
         with self._changed:
@@ -268,6 +284,8 @@ class TrackingThread:
             self.trouble = self._try_to_open() or self._try_to_write(batch)
             if self.trouble:
                 self._stopped.wait(RETRY_SECONDS)
+            else:
+                self._hurry.wait(PAUSE_SECONDS)
 
     def _try_to_open(self) -> str | None:
         """Open the tracker if it is not; returns what went wrong."""
@@ -283,7 +301,7 @@ class TrackingThread:
         trouble = None
         for record in batch:
             try:
-                run = self._tracker.write(record, self._folder_of(record.id))
+                run = self._tracker.shown(record) or self._tracker.write(record, self._folder_of(record.id))
             except Exception as error:  # noqa: BLE001
                 trouble = self._note(error)
                 continue

@@ -55,7 +55,7 @@ EVERYTHING = TINY | {
 }
 DATA = synthetic.make(images=5, side=64)
 Uninterrupted = tuple[Trial, list[dict[str, torch.Tensor]], Path]
-WALL_TIME = ("seconds", "train_seconds", "evaluate_seconds", "images_per_second")
+WALL_TIME = ("seconds", "train_seconds", "evaluate_seconds", "wait_seconds", "images_per_second")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -798,7 +798,7 @@ def test_a_confirmation_on_other_data_is_refused(made: Study, tmp_path: Path) ->
     [
         ("told:4", "reported:2"),
         pytest.param(("asked:1", "judged:1", "writing confirm.csv:2"), marks=pytest.mark.long),
-        pytest.param(("started:1", "tracking:8", "writing last.json:2"), marks=pytest.mark.long),
+        pytest.param(("started:1", "tracking:3", "writing last.json:2"), marks=pytest.mark.long),
     ],
     ids=lambda kills: ", ".join(kills),
 )

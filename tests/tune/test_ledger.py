@@ -1,5 +1,6 @@
 """Laws of the ledger. Plain Optuna reads beside it and is the oracle for what the database holds."""
 
+import contextlib
 import json
 import os
 import random
@@ -16,7 +17,7 @@ from typing import Any
 import optuna
 import pytest
 
-from core.errors import StudyError
+from core.errors import StorageError, StudyError
 from tune.ledger import CLAIM_SECONDS, MAX_LOST, Ledger, State, TrialRecord, best_of, preview, read
 from tune.request import StudyRequest
 from tune.space_file import from_document
@@ -130,7 +131,7 @@ def test_the_settings_of_a_trial_are_its_params_over_the_fixed_over_the_defaults
     assert {name: record.settings[name] for name in record.params} == dict(record.params)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", ["gp", "tpe", "random"])
 def test_a_study_that_is_reopened_after_every_trial_proposes_what_an_uninterrupted_one_does(
     tmp_path: Path, sampler: str
 ) -> None:
@@ -144,7 +145,7 @@ def test_a_study_that_is_reopened_after_every_trial_proposes_what_an_uninterrupt
     assert [record.curve for record in first] == [record.curve for record in second]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("sampler", ["gp", "tpe", "random"])
 def test_a_trial_whose_draw_was_cut_off_is_drawn_as_it_would_have_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
 ) -> None:
@@ -177,14 +178,28 @@ def test_two_seeds_propose_different_trials() -> None:
     assert proposals[0] != proposals[1]
 
 
-def test_a_sampler_that_learns_finds_the_good_region_more_often_than_chance(url: str) -> None:
+@pytest.mark.parametrize("sampler", ["gp", "tpe"])
+def test_a_sampler_that_learns_finds_the_good_region_more_often_than_chance(url: str, sampler: str) -> None:
     def score(record: TrialRecord) -> float:
         return float(record.params["augment.elastic"]) * 0.5 + 0.1
 
-    ledger = Ledger(url, request(SPACE, search={"trials": 60, "seed": 0}, stop_early={"rule": "none"}))
+    search = {"sampler": sampler, "trials": 60 if sampler == "tpe" else 30, "seed": 0}
+    ledger = Ledger(url, request(SPACE, search=search, stop_early={"rule": "none"}))
     run_all(ledger, score)
-    late = [record.params["augment.elastic"] for record in ledger.records[30:]]
-    assert sum(bool(value) for value in late) > 20
+    late = [record.params["augment.elastic"] for record in ledger.records[len(ledger.records) // 2 :]]
+    assert sum(bool(value) for value in late) > len(late) * 2 / 3
+
+
+def test_a_trial_that_cannot_come_among_the_best_any_more_is_stopped_between_rungs(url: str) -> None:
+    stop_early = {"rule": "successive_halving", "min_epochs": 2, "reduction": 4}
+    ledger = Ledger(url, request(SPACE, fixed={"optim.epochs": 8}, stop_early=stop_early))
+    *whole, last = (record for _ in range(4) if (record := ledger.next()) is not None)
+    for record in whole:
+        run_epochs(ledger, record, 0.8)
+    history = [epoch(number, 0.2) for number in (1, 2)]  # as good as they were after two epochs
+    assert not ledger.report(last.id, history)
+    assert ledger.report(last.id, [*history, epoch(3, 0.2)])  # they had 0.3, and gained 0.5 since
+    assert [record.state for record in ledger.records] == [State.COMPLETE] * 3 + [State.PRUNED]
 
 
 def test_a_trial_that_lost_its_worker_comes_again_before_new_ones_with_its_next_attempt(url: str) -> None:
@@ -257,6 +272,35 @@ def test_a_history_that_repeats_known_epochs_enters_each_once(url: str) -> None:
     ledger.report(record.id, history)
     assert ledger.records[0].curve == [0.3, 0.4]
     assert read_with_plain_optuna(url)[0].intermediate_values == {1: 0.3, 2: 0.4}
+
+
+def test_an_epoch_and_its_value_reach_the_database_together_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    ledger = Ledger(f"sqlite:///{path}", request(SPACE))
+    asked = ledger.next()
+    assert asked is not None
+    refuse = "CREATE TRIGGER refuse BEFORE INSERT ON trial_intermediate_values BEGIN SELECT RAISE(ABORT, 'full'); END"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(refuse)
+    with pytest.raises(StorageError, match="full"):
+        ledger.report(asked.id, [epoch(1, 0.1)])
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TRIGGER refuse")
+    again = Ledger(f"sqlite:///{path}", request(SPACE))
+    assert again.records[asked.id].epochs == ()
+    assert not again.report(asked.id, [epoch(1, 0.1)])
+    (trial,) = optuna.load_study(study_name="law", storage=f"sqlite:///{path}").trials
+    assert trial.intermediate_values == {1: 0.1}
+
+
+def test_nothing_is_added_to_a_trial_that_another_process_has_ended(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    asked = ledger.next()
+    assert asked is not None
+    Ledger(url, request(SPACE)).fail(asked.id, "ended elsewhere")
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        ledger.report(asked.id, [epoch(1, 0.1)])
+    assert Ledger(url, request(SPACE)).records[asked.id].epochs == ()
 
 
 def test_a_driver_that_dies_while_settings_are_drawn_loses_no_trial_and_draws_no_setting_twice(url: str) -> None:

@@ -475,7 +475,7 @@ MISTAKES = {
     "sampler": (
         ONE + "search: {sampler: bayes}",
         [],
-        "s.yaml, search: sampler must be 'tpe', 'random' or 'grid', and is 'bayes'.",
+        "s.yaml, search: sampler must be 'gp', 'tpe', 'random' or 'grid', and is 'bayes'.",
     ),
     "trials": (ONE + "search: {trials: 0}", [], "s.yaml, search: trials must be greater than or equal to 1, and is 0."),
     "rule": (

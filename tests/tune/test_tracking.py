@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -79,6 +80,43 @@ def test_showing_a_record_again_from_another_process_s_view_changes_nothing(dest
     assert sorted(shown) == ["0", "1"]
     assert curve(destination, shown["0"]) == [(1, 0.1), (2, 0.2)]
     assert shown["1"].data.tags["reason"] == "diverged"
+
+
+def test_a_trial_that_is_shown_to_its_end_is_not_written_again_and_one_that_is_not_is_completed(
+    destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = record(1, State.PRUNED)
+    half = replace(half, state=State.RUNNING, epochs=half.epochs[:1])
+    assert not show(destination, record(0), half).close(ended=False)
+    written: list[int] = []
+    write = Tracker.write
+
+    def noted(tracker: Tracker, record: TrialRecord, folder: Path) -> str:
+        written.append(record.id)
+        return write(tracker, record, folder)
+
+    monkeypatch.setattr(Tracker, "write", noted)
+    thread = show(destination, record(0), record(1, State.PRUNED))
+    assert not thread.close(ended=True)
+    assert written == [1]
+    shown = runs(destination)
+    assert thread.new_runs() == {int(trial): run.info.run_id for trial, run in shown.items()}
+    assert (shown["1"].info.status, curve(destination, shown["1"])) == ("KILLED", [(1, 0.1), (2, 0.2)])
+
+
+def test_epochs_that_come_close_together_are_written_together_and_closing_waits_for_no_pause(
+    destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tune.tracking.PAUSE_SECONDS", 1000.0)
+    started = replace(record(0), state=State.RUNNING, epochs=())
+    thread = show(destination, started)
+    while not thread.new_runs():
+        pass
+    for count in (1, 2):
+        thread.show(replace(started, epochs=record(0).epochs[:count]))
+    assert curve(destination, runs(destination)["0"]) == []
+    assert not thread.close(ended=False)
+    assert curve(destination, runs(destination)["0"]) == [(1, 0.1), (2, 0.2)]
 
 
 def test_the_view_of_a_finished_study_is_rebuilt_whole_from_its_ledger(
