@@ -7,8 +7,8 @@ import torch
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
-IOU_ENTRIES = 2**22
-"""Most overlaps that are computed at once: about 150 MB with what computing them takes."""
+IOU_ENTRIES = 2**20
+"""Most overlaps that are computed at once: under 100 MB with what computing them takes."""
 
 BoxesAndAnchors = tuple[torch.Tensor, torch.Tensor]
 

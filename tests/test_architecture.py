@@ -32,7 +32,7 @@ ROWS = [
     {"report_tables"},
     {"evidence"},
     {"rows"},
-    {"bridge", "tracking", "registered_model", "tables", "confirmation", "trial_scores"},
+    {"bridge", "packing", "tracking", "registered_model", "tables", "confirmation", "trial_scores"},
     {"ledger", "space_file"},
     {"sampler"},
     {"request", "space_sections"},
@@ -106,7 +106,8 @@ def test_no_two_modules_need_each_other() -> None:
 
 def test_only_the_trial_assembles_model_optimizer_and_batches() -> None:
     users = {name for name, imported in IMPORTS.items() if imported & {"core.optim", "core.train"}}
-    assert users <= {"core.trainable", "core.train"}
+    # The probe takes the largest images of a trial's batches and trains it with them.
+    assert users <= {"core.trainable", "core.train", "core.probe"}
 
 
 ALONE = """

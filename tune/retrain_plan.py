@@ -166,8 +166,18 @@ def make_plan(
         changed=changed,
         data=dataset,
         weights=weights,
-        threads=threads if threads or on == "all" else int(description["resources"]["cpus_per_trial"]),
+        threads=threads if threads or on == "all" else _threads_of_trials(description),
     )
+
+
+def _threads_of_trials(description: Mapping[str, Any]) -> int:
+    """Processors of each trial of the search. Raises StudyError where study.json is damaged."""
+    try:
+        return int(description["resources"]["cpus_per_trial"])
+    except (LookupError, TypeError, ValueError):
+        raise StudyError(
+            "study.json is damaged: resources.cpus_per_trial must be a whole number; bring it back, or give --on all"
+        ) from None
 
 
 def choose(
