@@ -1,9 +1,10 @@
 """Images a second of a whole study on one GPU, against one trial at a time with torchvision's plain loop.
 
-    python -m benchmarks.gpu_throughput --data DIR [--weights FILE] [--trials 12] [--epochs 2]
+    python -m benchmarks.gpu_throughput --data DIR [--weights FILE] [--trials 12] [--epochs 2] [--shares auto 1 0.1]
 
 Ours is the real search: a probe decides how many trials share the GPU, they train in bf16, and every epoch's
-evaluation, checkpoint and ledger is in the time. Theirs is torchvision's Mask R-CNN in fp32 on full masks, split id by
+evaluation, checkpoint and ledger is in the time; each of the shares is a study of its own, 1 for one trial at a time.
+Theirs is torchvision's Mask R-CNN in fp32 on full masks, split id by
 id from the same label maps in the training process, without any evaluation. Needs a GPU, and says so where none is.
 """
 
@@ -51,8 +52,8 @@ def plain_loop(where: str, steps: int) -> float:
     return 2 * steps / (time.perf_counter() - begin)
 
 
-def study(where: str, weights: str, trials: int, epochs: int) -> tuple[float, str]:
-    """Images/s of a search over learning rates, all trials together, and what its probe said."""
+def study(where: str, weights: str, trials: int, epochs: int, share: str) -> tuple[float, str]:
+    """Images/s of a search over learning rates, all trials together, and how many of them shared the GPU."""
     space = {
         "study": "throughput",
         "data": str(Path(where).resolve()) if where != "synthetic" else where,
@@ -61,19 +62,20 @@ def study(where: str, weights: str, trials: int, epochs: int) -> tuple[float, st
         "search": {"sampler": "random", "trials": trials},
         "stop_early": {"rule": "none"},
         "confirm": {"top": 0},
+        "resources": {"gpus_per_trial": share if share == "auto" else float(share)},
     }
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "space.yaml").write_text(yaml.safe_dump(space))
         command = [sys.executable, "-m", "tune.search", "--space", f"{folder}/space.yaml", "--results", folder]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         reading = ledger.read(f"sqlite:///{folder}/throughput/study.db", "throughput")
     assert reading is not None
     reports = [epoch for record in reading.records for epoch in record.epochs]
     begin = min(epoch["at"] / 1000 - epoch["seconds"] for epoch in reports)
     end = max(epoch["at"] / 1000 for epoch in reports)
     images = sum(epoch["images_per_second"] * epoch["train_seconds"] for epoch in reports)
-    probe = next((line for line in said.splitlines() if line.startswith("Probe")), "no probe")
-    return images / (end - begin), probe
+    how = next(line for word in ("Probe", "Study") for line in said.splitlines() if line.startswith(word))
+    return images / (end - begin), how
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,16 +86,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--steps", type=int, default=40, help="of the plain loop")
+    parser.add_argument("--shares", nargs="+", default=["auto"], help="resources.gpus_per_trial, a study each")
     parsed = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("gpu_throughput needs a GPU, and torch sees none: nothing was measured")
         return 0
     theirs = plain_loop(parsed.data, parsed.steps)
-    ours, probe = study(parsed.data, parsed.weights, parsed.trials, parsed.epochs)
-    print(probe)
-    what = f"a study of {parsed.trials} trials on one {torch.cuda.get_device_name()}"
-    line = Line(what, f"{ours:.1f} images/s", f"{theirs:.1f} images/s one plain trial", ours / theirs, "goal: 3 times")
-    print(as_text([line]))
+    print(f"{theirs:.1f} images/s: one plain trial", flush=True)
+    lines = []
+    for share in parsed.shares:
+        ours, how = study(parsed.data, parsed.weights, parsed.trials, parsed.epochs, share)
+        print(f"{ours:.1f} images/s: {how}", flush=True)
+        what = f"{parsed.trials} trials on one {torch.cuda.get_device_name()}, {share} of it each"
+        goal = "goal: 3 times" if share == "auto" else ""
+        lines.append(Line(what, f"{ours:.1f} images/s", f"{theirs:.1f} images/s one plain trial", ours / theirs, goal))
+    print(as_text(lines))
     return 0
 
 

@@ -21,6 +21,7 @@ from tune.findings import Findings, Row, Trial
 from tune.ledger import State
 from tune.marks import Mark, draw_marks, ends, height_of, without_interval
 from tune.space import BY_REPEAT, Choices, Domain
+from tune.stopping import PLACES, SuccessiveHalving
 from tune.svg import MARKERS, SERIES, Figure, colour, figure, plain
 from tune.tables import Kind, text
 
@@ -251,16 +252,13 @@ def stopped(findings: Findings) -> Figure | None:
     counts = {state: sum(record.state is state for record in records) for state in looks}
     said = ", ".join(f"{count} {looks[state][0]}" for state, count in counts.items() if count)
     request = findings.request
-    rungs: list[int] = []
-    if request.stop_early.rule != "none":
-        rung = request.stop_early.first_rung(request.max_epochs)
-        while rung < request.max_epochs:
-            rungs.append(rung)
-            rung *= request.stop_early.reduction
+    stop, epochs = request.stop_early, request.max_epochs
+    rungs = () if stop.rule == "none" else SuccessiveHalving(stop.first_rung(epochs), stop.reduction).rungs(epochs)
     caption = f"Epochs that each trial trained, in the order they were started: {said}."
     if rungs:
         at = " and ".join(map(str, rungs))
-        caption += f" At each dashed line (epoch {at}) only the best 1 in {request.stop_early.reduction} go on."
+        caption += f" At each dashed line (epoch {at}) only the best 1 in {stop.reduction} go on; after any epoch from"
+        caption += f" the first line on ends what can hardly come among the best {PLACES} complete trials any more."
     caption += " These are counts, not estimates: they have no uncertainty."
 
     def draw(canvas: Canvas, wide: bool) -> None:
