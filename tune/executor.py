@@ -22,12 +22,15 @@ from core import faults
 from core.errors import CheckpointError, ResourceError, TornCheckpoint, TrialDiverged
 from core.files import write_atomically, write_json_atomically
 
-# Ray reads these on import. Its results go to the ledger, not to loggers and progress tables of its own.
+# Ray reads these on import. Its results go to the ledger, not to loggers and progress tables of its own. It may start
+# as many workers at once as it is handed trials, and no more trials than may run are handed out: by itself Ray waits
+# with each until the one before is up, and six trials that share a GPU began 15 s after one another.
 for _name, _value in {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "60",
 }.items():

@@ -18,8 +18,8 @@ STARTUP = 10
 """Trials with a result before which settings are drawn at random."""
 
 MOST = 100
-"""Trials before the one that a Gaussian process proposes. What it costs grows with their cube (half a second of
-processor time at 60); TPE, which costs next to nothing, goes on from there."""
+"""Trials before the one that a Gaussian process proposes. What it costs grows with their cube (0.15 s at 100); TPE,
+which costs next to nothing, goes on from there."""
 
 
 @dataclass(frozen=True)

@@ -257,8 +257,10 @@ def binomial_bound(repetitions: int, share: float = 0.05) -> float:
 def test_without_a_difference_a_verdict_is_rare_and_not_rarer_than_it_need_be(
     images: int, seeds: int, fresh: bool
 ) -> None:
+    """Not rarer where it would cost power: a study's repeats have fresh hold-outs."""
     found = statistics.false_alarms(images, seeds, 2, fresh, 1000)
-    assert stats.binom.ppf(0.01, 1000, 0.02) / 1000 <= found.single <= binomial_bound(1000)
+    least = stats.binom.ppf(0.01, 1000, 0.02) / 1000 if fresh else 0.0
+    assert least <= found.single <= binomial_bound(1000)
 
 
 @pytest.mark.timeout(600)
