@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import multiprocessing
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -74,7 +75,7 @@ def trials_that_share(found: Probe) -> int:
     up because they do not compute in turns.
     """
     by_memory = int(MEMORY * found.total_bytes / (MARGIN * found.peak_bytes))
-    by_time = -int(-1 // found.busy)
+    by_time = math.ceil(1 / found.busy - 1e-9)  # a third fills it with three, however it is rounded
     return max(1, min(by_memory, by_time, MOST))
 
 

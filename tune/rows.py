@@ -191,6 +191,11 @@ class Smallest(NamedTuple):
     sentence: str
 
 
+_NEAR_ZERO = 0.02
+"""Where every AP50 is under this, no image pulls on a score, and a difference seems surer than it will be."""
+_NOTHING_LEARNED = ". Every AP50 is near 0 here: scores that are higher differ by more from image to image"
+
+
 def smallest_shown(request: StudyRequest, rows: Sequence[Row], units: int) -> Smallest:
     """The smallest true difference that a comparison of this study finds in 80% of cases, and what is said of it.
 
@@ -207,7 +212,8 @@ def smallest_shown(request: StudyRequest, rows: Sequence[Row], units: int) -> Sm
                 value,
                 f"A true difference of {value:.2f} AP50 is found in 80% of cases by one such comparison "
                 f"({_over(request, middle)}); smaller ones mostly stay undecided"
-                + (f", the more so as {len(found)} comparisons share one error rate of 5%" if len(found) > 1 else ""),
+                + (f", the more so as {len(found)} comparisons share one error rate of 5%" if len(found) > 1 else "")
+                + (_NOTHING_LEARNED if max(row.ap50 for row in rows) < _NEAR_ZERO else ""),
             )
     folds = int(request.space.value("data.folds", {}))
     repeats = request.space.seeds * max(folds, 1) if request.space.variants else 1

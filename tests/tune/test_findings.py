@@ -237,6 +237,14 @@ def test_the_smallest_difference_is_measured_from_two_trials_on_and_a_stated_pri
     assert two.value is not None
     assert "prior" not in two.sentence
     assert f"{two.value:.2f} AP50 is found in 80% of cases" in two.sentence
+    assert "near 0" not in two.sentence
+
+
+def test_where_nothing_was_learned_the_smallest_difference_is_said_to_be_of_scores_near_zero(tmp_path: Path) -> None:
+    plan = replay(tmp_path, VARIANTS, lambda record, epoch: table_of(-3.5, *record.name.encode(), record.id, epoch))
+    shown = found(plan)
+    assert max(row.ap50 for row in shown.rows) < 0.02
+    assert "Every AP50 is near 0 here" in shown.smallest_difference.sentence
 
 
 def test_what_is_missing_is_said_and_takes_an_interval_and_never_a_score(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_a_trial_that_keeps_the_gpu_busy_shares_it_with_none() -> None:
 
 def test_a_trial_that_leaves_the_gpu_idle_shares_it_with_as_many_as_fill_its_time() -> None:
     assert trials_that_share(probe(1.0, 0.34)) == 3
+    assert trials_that_share(probe(0.5, 1 / 3)) == 3
     assert trials_that_share(probe(1.0, 0.01)) == MOST
 
 
