@@ -10,7 +10,7 @@ import time
 
 from benchmarks.table import Line, as_text
 
-NAMES = ("labels", "evaluation", "network", "training_step", "engine", "search_efficiency")
+NAMES = ("labels", "evaluation", "network", "operations", "training_step", "engine", "search_efficiency")
 
 
 def main() -> int:

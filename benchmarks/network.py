@@ -1,7 +1,7 @@
 """What the network's training costs beside masks: optimizer, kept activations, precision, waiting for images.
 
-python -m benchmarks.network              a minute on 2 cores
-python -m benchmarks.network --precision  bf16 against fp32 over three seeds as well, ten minutes and more
+python -m benchmarks.network                               a minute on 2 cores
+python -m benchmarks.network --precision [--weights FILE]  bf16 against fp32 over three seeds, ten minutes and more
 """
 
 import argparse
@@ -118,14 +118,20 @@ def _loader() -> Line:
     )
 
 
-def precision() -> Iterator[Line]:
-    """AP50 of small trainings on the synthetic data, three seeds each, at equal settings."""
+def precision(weights: str) -> Iterator[Line]:
+    """AP50 of small trainings on the synthetic data, three seeds each, at equal settings.
+
+    weights   of a ResNet-50, whose frozen batch norm is then in it, or none for a small network from scratch
+    """
     torch.set_num_threads(1)
     data = synthetic.make()
     found: dict[str, list[float]] = {"bf16": [], "fp32": []}
     for seed in range(3):
         for kind, scores in found.items():
             settings = {**SMALL, "optim.epochs": 4, "optim.learning_rate": 1e-3, "optim.precision": kind, "seed": seed}
+            if weights != "none":
+                settings |= {"model.backbone": "resnet50", "model.weights": weights, "optim.learning_rate": 3e-4}
+                settings |= {"model.stride_in_1x1": "stride1x1" in weights}
             trial = Trial(TrialConfig.from_settings(settings), data, device="cpu", threads=1)
             for _ in range(4):
                 trial.run_epoch()
@@ -148,8 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.network", description=__doc__.splitlines()[0])
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--precision", action="store_true", help="bf16 against fp32 over three seeds")
+    parser.add_argument("--weights", default="none", metavar="FILE", help="ResNet-50 weights for --precision")
     parsed = parser.parse_args(arguments)
-    print(as_text(precision() if parsed.precision else lines(parsed.short)))
+    print(as_text(precision(parsed.weights) if parsed.precision else lines(parsed.short)))
     return 0
 
 

@@ -11,10 +11,7 @@ tiles   the same in 35 tiles of 512 pixels, with so many detections in each: 12 
 """
 
 import argparse
-import contextlib
 import json
-import re
-import resource
 import subprocess
 import sys
 import time
@@ -24,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.memory import forget_the_peak, peak_bytes
 from core import masks
 from core.config import TrialConfig
 from core.data.dataset import Category
@@ -129,21 +127,6 @@ def _pasted(probs_N28: torch.Tensor, boxes_N4: torch.Tensor) -> Detections:
 
 def _encoded(found: Detections) -> str:
     return json.dumps(results_of(found, 1, HEIGHT, WIDTH, CLASSES))
-
-
-def forget_the_peak() -> None:
-    """Let the peak begin again from what is resident now, on Linux; importing took more for a moment."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_bytes() -> int:
-    """The most memory that was resident so far; on Linux its own count, since getrusage begins with the parent's."""
-    status = Path("/proc/self/status")
-    if status.exists() and (match := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
-        return int(match[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 if __name__ == "__main__":

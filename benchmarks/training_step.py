@@ -9,7 +9,6 @@ never gives back the memory it had; sides take turns. On a GPU (--device cuda) t
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 from benchmarks.cells import CLASSES, image_of_cells
+from benchmarks.memory import forget_the_peak, peak_bytes
 from benchmarks.table import Line, as_text
 from core import masks
 from core.config import ModelConfig, PredictConfig
@@ -65,6 +65,7 @@ def measure(side: str, instances: int, steps: int, device: torch.device) -> dict
     ]
     targets = [masks.target_of(sample.label_maps, sample.labels_N, sample.crowd_N) for sample in samples]
     seconds, losses = [], {}
+    forget_the_peak()
     for step in range(steps):
         torch.manual_seed(1)
         begin = time.perf_counter()
@@ -74,13 +75,12 @@ def measure(side: str, instances: int, steps: int, device: torch.device) -> dict
             terms = network(images, [with_full_masks(target, device) for target in targets])
         sum(terms.values()).backward()
         if not step:
-            losses = {name: float(term) for name, term in terms.items()}
+            losses = {name: float(term.detach()) for name, term in terms.items()}
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - begin)
         network.zero_grad()
-    on_gpu = device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else peak_bytes()
     return {"seconds": seconds, "peak": peak, "losses": losses}
 
 
@@ -143,14 +143,15 @@ def match(side: str) -> dict[str, float]:
     features = [torch.zeros(1, 1, -(-800 // stride), -(-1344 // stride)) for stride in (4, 8, 16, 32, 64)]
     images = ImageList(torch.zeros(1, 3, 800, 1344), [(800, 1333)])
     anchors_A4 = model.rpn.anchor_generator(images, features)[0]
-    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    forget_the_peak()
+    before, begin = peak_bytes(), time.perf_counter()
     if side == "ours":
         matched = AnchorMatcher(0.7, 0.3)(boxes_and_anchors(boxes_N4, anchors_A4))
     else:
         matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
         matched = matcher(box_iou(boxes_N4, anchors_A4))
     seconds = time.perf_counter() - begin
-    added = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    added = peak_bytes() - before
     place_A = torch.arange(len(matched)) % 9973
     return {"added": added, "seconds": seconds, "sum": int((matched * place_A).sum())}
 

@@ -4,11 +4,11 @@ python -m benchmarks.trial [--data DIR] [--epochs N] [--threads N] [--set KEY=VA
 """
 
 import argparse
-import resource
 
 import torch
 import yaml
 
+from benchmarks.memory import peak_bytes
 from core import data as datasets
 from core.config import TrialConfig
 from core.trainable import Trial
@@ -49,7 +49,7 @@ def main() -> None:
     print("epoch  seconds  training  evaluation  images/s  peak MB  loss    AP50")
     for _ in range(parsed.epochs):
         report = trial.run_epoch()
-        peak = report.peak_memory_bytes or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = report.peak_memory_bytes or peak_bytes()
         print(
             f"{report.epoch:5d}  {report.seconds:7.2f}  {report.train_seconds:8.2f}  {report.evaluate_seconds:10.2f}  "
             f"{report.images_per_second:8.2f}  {peak / 2**20:7.0f}  {report.losses['loss']:.3f}  {report.ap50:.4f}",

@@ -20,12 +20,14 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
-from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from core import masks
 from core.config import ModelConfig, PredictConfig
 from core.errors import WeightsError
+from core.frozen_norm import FrozenBatchNorm
+from core.mask_loss import mask_loss
 from core.matching import AnchorMatcher, boxes_and_anchors
 from core.sample import Target
 from core.weights import NORM_EPS, BaseWeights, first_names
@@ -47,6 +49,8 @@ of the data set is not class 1 of COCO, nor known to be class 1 of somebody's fi
 
 ANCHOR_IOU, BACKGROUND_IOU = 0.7, 0.3
 """An anchor that overlaps an instance more than the first learns it, less than the second learns background."""
+MASK_SIDE = 28
+"""Pixels of a predicted mask, whatever the size of its box."""
 MASKS_AT_ONCE = 128
 """Detections whose masks are computed at once: about 200 MB of activations."""
 
@@ -226,24 +230,18 @@ class _LabelMapRoIHeads(RoIHeads):  # type: ignore[misc]
         """
         if not any(len(indices) for indices in matches):
             return features["0"].new_zeros(())
-        mask_features = self.mask_roi_pool(features, proposals, image_sizes)
-        logits_PC28 = self.mask_predictor(self.mask_head(mask_features))
-        with torch.autocast(logits_PC28.device.type, enabled=False):
+        with torch.autocast(proposals[0].device.type, enabled=False):
             wanted_P28 = torch.cat(
                 [
                     masks.mask_targets(
-                        target["label_maps"],
-                        target["ids"][indices],
-                        target["maps"][indices],
-                        boxes,
-                        logits_PC28.shape[-1],
+                        target["label_maps"], target["ids"][indices], target["maps"][indices], boxes, MASK_SIDE
                     )
                     for target, indices, boxes in zip(targets, matches, proposals, strict=True)
                 ]
             )
-            labels_P = torch.cat([target["labels"][indices] for target, indices in zip(targets, matches, strict=True)])
-            rows_P = torch.arange(len(labels_P), device=labels_P.device)
-            return functional.binary_cross_entropy_with_logits(logits_PC28[rows_P, labels_P], wanted_P28)
+        labels_P = torch.cat([target["labels"][indices] for target, indices in zip(targets, matches, strict=True)])
+        pooled_P = self.mask_roi_pool(features, proposals, image_sizes)
+        return mask_loss(nn.Sequential(self.mask_head, self.mask_predictor), pooled_P, labels_P, wanted_P28)
 
 
 class _RPNHead(RPNHead):  # type: ignore[misc]
@@ -333,7 +331,7 @@ def _assemble(config: ModelConfig, classes: int, predict: PredictConfig, traits:
     """The network of torchvision's `maskrcnn_resnet50_fpn` or `..._fpn_v2`, with any backbone, no weights loaded."""
     v2 = config.detector == "fpn_v2"
     norm = nn.BatchNorm2d if v2 else None
-    resnet = getattr(models, config.backbone)(norm_layer=FrozenBatchNorm2d if traits.frozen_norm else nn.BatchNorm2d)
+    resnet = getattr(models, config.backbone)(norm_layer=FrozenBatchNorm if traits.frozen_norm else nn.BatchNorm2d)
     channels = [resnet.inplanes // 8 * 2**stage for stage in range(4)]
     levels = {f"layer{stage + 1}": str(stage) for stage in range(4)}
     backbone = BackboneWithFPN(resnet, levels, channels, out_channels=256, norm_layer=norm)
@@ -374,7 +372,7 @@ def _assemble(config: ModelConfig, classes: int, predict: PredictConfig, traits:
     model = MaskRCNN(backbone, rpn, heads, transform)
     model.traits = traits
     for module in model.modules():
-        if isinstance(module, FrozenBatchNorm2d):
+        if isinstance(module, FrozenBatchNorm):
             module.eps = traits.norm_eps
     if traits.stride_in_1x1:
         _stride_in_1x1(model)

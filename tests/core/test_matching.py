@@ -32,7 +32,7 @@ def test_anchors_are_matched_as_torchvision_does_on_the_whole_matrix_however_the
     truth_N4, anchor_A4 = boxes(generator, truths, 12), boxes(generator, anchors, 20)
     wanted = Matcher(0.7, 0.3, allow_low_quality_matches=True)(box_iou(truth_N4, anchor_A4))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matching, "IOU_ENTRIES", entries)
+        patch.setitem(matching.IOU_ENTRIES, "cpu", entries)
         assert torch.equal(AnchorMatcher(0.7, 0.3)(boxes_and_anchors(truth_N4, anchor_A4)), wanted)
 
 

@@ -1,0 +1,93 @@
+"""The loss of the mask branch and its gradient, computed together, some proposals at a time.
+
+For each proposal the branch keeps 1.8 MB until its gradient is known: seven maps of 256 channels. In crowded images,
+where most of an image's 128 proposals are positive, that was most of the memory that instances added.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+PROPOSALS_AT_ONCE = 64
+"""Proposals whose activations are held at once: 120 MB."""
+
+
+def mask_loss(
+    branch: nn.Module, features_PCHW: torch.Tensor, labels_P: torch.Tensor, wanted_PMM: torch.Tensor
+) -> torch.Tensor:
+    """Mean binary cross-entropy over the mask of the right class of each proposal; a scalar, float32.
+
+    branch          from features to logits, float32 [P, classes + 1, M, M]
+    features_PCHW   float32 [P, C, H, W], pooled from the pyramid; P at least 1
+    labels_P        int64 [P], class numbers
+    wanted_PMM      float32 [P, M, M] in 0..1
+
+    The gradient, for the features and for the parameters of the branch that train, is computed with it and kept until
+    it is asked for, once. A branch whose batch norm takes its statistics from the batch gets all proposals together.
+    """
+    parameters = [parameter for parameter in branch.parameters() if parameter.requires_grad]
+    loss: torch.Tensor = _LossAndGradient.apply(branch, labels_P, wanted_PMM, features_PCHW, *parameters)
+    return loss
+
+
+class _LossAndGradient(torch.autograd.Function):
+    """See `mask_loss`; the parameters are arguments for autograd to know whose gradients these are."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        branch: nn.Module,
+        labels_P: torch.Tensor,
+        wanted_PMM: torch.Tensor,
+        features_PCHW: torch.Tensor,
+        *parameters: nn.Parameter,
+    ) -> torch.Tensor:
+        """The loss; gradients only of what asks for them."""
+        of_features = ctx.needs_input_grad[3]
+        loss = wanted_PMM.new_zeros(())
+        gradient_PCHW = torch.empty_like(features_PCHW) if of_features else None
+        gradients = [torch.zeros_like(parameter) for parameter in parameters]
+        step = len(labels_P) if _takes_statistics(branch) else PROPOSALS_AT_ONCE
+        for start in range(0, len(labels_P), step):
+            some = slice(start, start + step)
+            with torch.enable_grad():
+                features_KCHW = features_PCHW[some].detach().requires_grad_(of_features)
+                part = _share_of_loss(branch(features_KCHW), labels_P[some], wanted_PMM[some], len(labels_P))
+            loss += part.detach()
+            inputs = [*parameters, features_KCHW] if of_features else [*parameters]
+            if not inputs:
+                continue
+            found = torch.autograd.grad(part, inputs)
+            if gradient_PCHW is not None:
+                gradient_PCHW[some] = found[-1]
+            if gradients:
+                torch._foreach_add_(gradients, found[: len(gradients)])
+        ctx.gradients = gradient_PCHW, gradients
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, outer: torch.Tensor) -> Any:
+        """What was computed with the loss, times the gradient of the loss."""
+        gradient_PCHW, gradients = ctx.gradients
+        del ctx.gradients
+        if gradients:
+            torch._foreach_mul_(gradients, outer)
+        return None, None, None, None if gradient_PCHW is None else gradient_PCHW.mul_(outer), *gradients
+
+
+def _share_of_loss(
+    logits_KCMM: torch.Tensor, labels_K: torch.Tensor, wanted_KMM: torch.Tensor, proposals: int
+) -> torch.Tensor:
+    """What some of all proposals bring to the mean."""
+    with torch.autocast(logits_KCMM.device.type, enabled=False):
+        rows_K = torch.arange(len(labels_K), device=labels_K.device)
+        chosen_KMM = logits_KCMM[rows_K, labels_K]
+        total = functional.binary_cross_entropy_with_logits(chosen_KMM, wanted_KMM, reduction="sum")
+        return total / (proposals * chosen_KMM[0].numel())
+
+
+def _takes_statistics(branch: nn.Module) -> bool:
+    return any(isinstance(module, nn.BatchNorm2d) and module.training for module in branch.modules())
