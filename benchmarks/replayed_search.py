@@ -57,6 +57,11 @@ def run_out_of_memory() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
 
+def lose_the_gpu() -> None:
+    """Meet what torch raises after an error on the GPU, which stays for the life of the process."""
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might ...")
+
+
 def die() -> None:
     """Be killed, as by the kernel's out-of-memory killer."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -68,8 +73,8 @@ def fill_disk() -> None:
 
 
 DEEDS: Mapping[str, Callable[[], None]] = {
-    "hang": hang, "spin": spin, "raise": fail, "diverge": diverge, "memory": run_out_of_memory, "die": die,
-    "full": fill_disk,
+    "hang": hang, "spin": spin, "raise": fail, "diverge": diverge, "memory": run_out_of_memory, "gpu": lose_the_gpu,
+    "die": die, "full": fill_disk,
 }  # fmt: skip
 
 

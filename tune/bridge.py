@@ -35,6 +35,14 @@ class Assignment:
     gpus: float = 0.0
 
 
+DIED = "its worker process died"
+"""All that is known of a worker that left without a word."""
+
+
+class WorkerUnusable(Exception):
+    """A worker's process can run nothing any more. The message is the reason, one line."""
+
+
 class Desk(Protocol):
     """Where work is handed out and results come in."""
 
@@ -89,7 +97,7 @@ class LedgerScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray ships no type
         return str(TrialScheduler.STOP if ended else TrialScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ARG002
-        """A worker's process died, or could not start: exceptions of a trial arrive as results."""
+        """A worker's process died, could not start or is of no use: exceptions of a trial arrive as results."""
         self._desk.lost(Assignment(**trial.config["assignment"]), _cause(trial))
 
 
@@ -98,8 +106,11 @@ def _cause(trial: Trial) -> str:
     try:
         lines = [line.strip() for line in Path(trial.error_file).read_text().splitlines() if line.strip()]
     except (OSError, TypeError):
-        return "its worker process died"
+        return DIED
+    given = [line.partition(f"{WorkerUnusable.__name__}: ")[2] for line in lines if WorkerUnusable.__name__ in line]
+    if any(given):
+        return max(given, key=len)
     text = " ".join(lines)
     if "ActorDiedError" in text or "WorkerCrashedError" in text or "worker process has died" in text:
-        return "its worker process died"
-    return f"its worker could not run: {lines[-1][:300]}" if lines else "its worker process died"
+        return DIED
+    return f"its worker could not run: {lines[-1][:300]}" if lines else DIED

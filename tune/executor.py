@@ -41,7 +41,7 @@ import ray  # noqa: E402
 import torch  # noqa: E402
 from ray import tune as ray_tune  # noqa: E402
 
-from tune.bridge import Assignment, Desk, LedgerScheduler, LedgerSearcher  # noqa: E402
+from tune.bridge import Assignment, Desk, LedgerScheduler, LedgerSearcher, WorkerUnusable  # noqa: E402
 from tune.loopback import on_loopback  # noqa: E402
 
 LOCK_SECONDS = 120
@@ -174,10 +174,11 @@ def _trials_by_gpu(node: Node, gpus: float) -> int:
 
 
 class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no types
-    """Runs attempts, one epoch a step. What goes wrong inside a trial is a result, so only a dead process is an error.
+    """Runs attempts, one epoch a step. What goes wrong inside a trial is a result; what ends the process is an error.
 
     A result holds either `epochs`, the whole history of the trial as JSON objects, or `failure`, a sentence, with
-    `then`, what is to follow (see `Then`).
+    `then`, what is to follow (see `Then`). After an error of the GPU nothing works there any more in this process, so
+    that is the one exception it raises: Ray then ends it, and later attempts get another.
     """
 
     def setup(  # Ray ships the configuration; the assignment is read in the step
@@ -233,6 +234,8 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
                 return _failure(f"{folder} cannot be written: {error.strerror}", Then.HALT)
             with contextlib.suppress(OSError):
                 write_atomically(folder / "error.txt", traceback.format_exc().encode())
+            if isinstance(error, torch.AcceleratorError) or not _gpu_answers():
+                raise WorkerUnusable(f"the GPU failed its worker: {_first_line(error)}") from None
             return _failure(f"{type(error).__name__}: {_first_line(error)}", Then.FAIL)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -268,7 +271,8 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         self._trial, self._history = None, []
         gc.collect()
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+            with contextlib.suppress(RuntimeError):  # of a GPU that failed
+                torch.cuda.empty_cache()
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -435,6 +439,16 @@ def _flat(report: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[name] = value
     return {name: "" if value is None else value for name, value in flat.items()}
+
+
+def _gpu_answers() -> bool:
+    """False once an error of the GPU has made it useless to this process; True where there is none."""
+    try:
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _failure(sentence: str, then: Then) -> dict[str, Any]:

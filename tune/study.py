@@ -28,7 +28,7 @@ from core.files import write_atomically, write_json_atomically
 from core.trainable import Trial
 from core.weights import BaseWeights
 from tune import confirmation, executor
-from tune.bridge import Assignment
+from tune.bridge import DIED, Assignment
 from tune.executor import MakeTrial, Then
 from tune.folder import FORMAT
 from tune.ledger import Ledger, State
@@ -328,7 +328,7 @@ class _Conductor:
         if self.error is not None:
             return
         silence, limit = self._silence(assignment.trial), self._stall_seconds
-        if limit and silence >= limit:
+        if limit and silence >= limit and reason == DIED:
             reason = f"no epoch for {limit / 60:g} minutes (resources.stall_minutes): its worker was ended"
         with self._halting():
             self._ledger.lost(assignment.trial, reason, silence)

@@ -99,16 +99,18 @@ class Faulty:
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Faulty:
-    """Eight trials, each with half of a machine's only GPU, of which six have trouble."""
+    """Ten trials, each with half of a machine's only GPU, of which eight have trouble."""
     results, witness = tmp_path_factory.mktemp("faulty"), tmp_path_factory.mktemp("witness")
-    plan = plan_of(results, gpus=1, share=0.5)
+    plan = plan_of(results, gpus=1, share=0.5, search={**SPACE["search"], "trials": 10})
     deeds = (
         ("hang", 0, 2, None),
         ("raise", 1, 2, None),
         ("diverge", 2, 1, None),
         ("memory", 3, 2, 1),
+        ("gpu", 4, 2, 1),
         ("spin", 5, 2, 1),
         ("die", 6, 3, 1),
+        ("gpu", 7, 1, None),
     )
     output = io.StringIO()
     study.run(plan, Console(file=output, width=200), Script(witness, deeds, epoch_seconds=0.2))
@@ -119,12 +121,12 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Faulty:
 
 def test_trials_that_have_no_trouble_complete_beside_those_that_do(faulty: Faulty) -> None:
     states = {record.id: record.state for record in faulty.records}
-    assert {number for number, state in states.items() if state is State.FAIL} == {0, 1, 2}
-    assert {number for number, state in states.items() if state is State.COMPLETE} == {3, 4, 5, 6, 7}
+    assert {number for number, state in states.items() if state is State.FAIL} == {0, 1, 2, 7}
+    assert {number for number, state in states.items() if state is State.COMPLETE} == {3, 4, 5, 6, 8, 9}
     for record in faulty.records:
         expected = [replayed_ap50(record.settings, epoch) for epoch in range(1, EPOCHS + 1)]
         assert record.curve == expected[: len(record.curve)]
-        assert len(record.curve) == (EPOCHS if record.state is State.COMPLETE else {0: 1, 1: 1, 2: 0}[record.id])
+        assert len(record.curve) == (EPOCHS if record.state is State.COMPLETE else {0: 1, 1: 1, 2: 0, 7: 0}[record.id])
 
 
 def test_why_trials_failed_stands_in_the_table_and_what_was_overcome_does_not(faulty: Faulty) -> None:
@@ -132,8 +134,11 @@ def test_why_trials_failed_stands_in_the_table_and_what_was_overcome_does_not(fa
     assert reasons[0] == "no epoch for 0.15 minutes (resources.stall_minutes): its worker was ended (3 times)"
     assert reasons[1] == "ValueError: no such tile"
     assert reasons[2] == "diverged: epoch 1, batch 3: loss is nan"
-    assert reasons[3:] == [""] * 5
+    gpu = "the GPU failed its worker: CUDA error: an illegal memory access was encountered"
+    assert reasons[7] == f"{gpu} (3 times)"
+    assert reasons[3:7] + reasons[8:] == [""] * 6
     assert "trial 3 will go on after epoch 1: out of memory: CUDA out of memory" in faulty.said
+    assert f"trial 4 will go on after epoch 1: {gpu}" in faulty.said
     assert "trial 5 will go on after epoch 1: no epoch for 0.15 minutes" in faulty.said
     assert "trial 6 will go on after epoch 2: its worker process died" in faulty.said
 
@@ -147,6 +152,18 @@ def test_a_trial_whose_worker_holds_python_for_ever_is_ended_all_the_same_and_go
     faulty: Faulty,
 ) -> None:
     assert [epoch for epoch in begun(faulty.witness) if epoch[0] == 5] == [(5, 1, 1), (5, 2, 1), (5, 2, 2), (5, 3, 2)]
+
+
+def test_a_worker_whose_gpu_failed_runs_nothing_more_and_the_trial_goes_on_in_another(faulty: Faulty) -> None:
+    assert [epoch for epoch in begun(faulty.witness) if epoch[0] == 4] == [(4, 1, 1), (4, 2, 1), (4, 2, 2), (4, 3, 2)]
+    assert [epoch for epoch in begun(faulty.witness) if epoch[0] == 7] == [(7, 1, 1), (7, 1, 2), (7, 1, 3)]
+    files = {name: faulty.witness / "-".join(map(str, name)) for name in begun(faulty.witness)}
+    order = sorted(files, key=lambda name: files[name].stat().st_mtime_ns)
+    for failed in [(4, 2, 1), (7, 1, 1), (7, 1, 2), (7, 1, 3)]:
+        process = files[failed].read_text()
+        later = order[order.index(failed) + 1 :]
+        assert process not in {files[name].read_text() for name in later}
+    assert "illegal memory access" in (faulty.plan.folder.trial(7) / "error.txt").read_text()
 
 
 def test_a_trial_out_of_memory_goes_on_with_the_whole_gpu_to_itself_and_with_the_same_settings(faulty: Faulty) -> None:
