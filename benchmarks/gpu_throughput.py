@@ -1,11 +1,13 @@
 """Images a second of a whole study on one GPU, against one trial at a time with torchvision's plain loop.
 
-    python -m benchmarks.gpu_throughput --data DIR [--weights FILE] [--trials 12] [--epochs 2] [--shares auto 1 0.1]
+    python -m benchmarks.gpu_throughput --data DIR [--weights FILE] [--trials 12] [--epochs 4] [--shares auto 1]
+        [--mps]
 
 Ours is the real search: a probe decides how many trials share the GPU, they train in bf16, and every epoch's
 evaluation, checkpoint and ledger is in the time; each of the shares is a study of its own, 1 for one trial at a time.
-Theirs is torchvision's Mask R-CNN in fp32 on full masks, split id by
-id from the same label maps in the training process, without any evaluation. Needs a GPU, and says so where none is.
+With --mps those that share a GPU run once more with NVIDIA's Multi-Process Service. Theirs is torchvision's Mask R-CNN
+in fp32 on full masks, split id by id from the same label maps in the training process, without any evaluation. Needs a
+GPU, and says so where none is.
 """
 
 import argparse
@@ -52,7 +54,7 @@ def plain_loop(where: str, steps: int) -> float:
     return 2 * steps / (time.perf_counter() - begin)
 
 
-def study(where: str, weights: str, trials: int, epochs: int, share: str) -> tuple[float, str]:
+def study(where: str, weights: str, trials: int, epochs: int, share: str, mps: bool) -> tuple[float, str]:
     """Images/s of a search over learning rates, all trials together, and how many of them shared the GPU."""
     space = {
         "study": "throughput",
@@ -62,7 +64,7 @@ def study(where: str, weights: str, trials: int, epochs: int, share: str) -> tup
         "search": {"sampler": "random", "trials": trials},
         "stop_early": {"rule": "none"},
         "confirm": {"top": 0},
-        "resources": {"gpus_per_trial": share if share == "auto" else float(share)},
+        "resources": {"gpus_per_trial": share if share == "auto" else float(share), "mps": mps},
     }
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "space.yaml").write_text(yaml.safe_dump(space))
@@ -84,9 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", default="synthetic")
     parser.add_argument("--weights", default="none")
     parser.add_argument("--trials", type=int, default=12)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--steps", type=int, default=40, help="of the plain loop")
     parser.add_argument("--shares", nargs="+", default=["auto"], help="resources.gpus_per_trial, a study each")
+    parser.add_argument("--mps", action="store_true", help="the shares under 1 once more, with resources.mps")
     parsed = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print("gpu_throughput needs a GPU, and torch sees none: nothing was measured")
@@ -94,10 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     theirs = plain_loop(parsed.data, parsed.steps)
     print(f"{theirs:.1f} images/s: one plain trial", flush=True)
     lines = []
-    for share in parsed.shares:
-        ours, how = study(parsed.data, parsed.weights, parsed.trials, parsed.epochs, share)
-        print(f"{ours:.1f} images/s: {how}", flush=True)
-        what = f"{parsed.trials} trials on one {torch.cuda.get_device_name()}, {share} of it each"
+    asked = [(share, False) for share in parsed.shares]
+    asked += [(share, True) for share in parsed.shares if parsed.mps and share != "1"]
+    for share, mps in asked:
+        ours, how = study(parsed.data, parsed.weights, parsed.trials, parsed.epochs, share, mps)
+        with_mps = ", with MPS" if mps else ""
+        print(f"{ours:.1f} images/s{with_mps}: {how}", flush=True)
+        what = f"{parsed.trials} trials on one {torch.cuda.get_device_name()}, {share} of it each{with_mps}"
         goal = "goal: 3 times" if share == "auto" else ""
         lines.append(Line(what, f"{ours:.1f} images/s", f"{theirs:.1f} images/s one plain trial", ours / theirs, goal))
     print(as_text(lines))

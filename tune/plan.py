@@ -14,9 +14,9 @@ from core import weights as pretrained
 from core.config import SETTINGS, ModelConfig, TrialConfig
 from core.data.dataset import Dataset
 from core.data.split import group_names, split
-from core.errors import BadRequest, SettingError, StudyError
+from core.errors import BadRequest, ResourceError, SettingError, StudyError
 from core.weights import WeightsFile
-from tune import executor
+from tune import executor, mps
 from tune.confirmation import Repeat, fresh_repeats
 from tune.executor import Machine, TrialResources
 from tune.folder import StudyFolder
@@ -134,8 +134,7 @@ def check(request: StudyRequest, options: Options) -> tuple[Plan | None, Sequenc
                 weights[weights_key(model)] = file
     try:
         machine = Machine.here() if options.address is None else executor.cluster(options.address)
-        wanted = request.resources
-        resources = machine.share(wanted.cpus_per_trial, wanted.gpus_per_trial, options.parallel)
+        resources = _resources(request, options, machine)
     except BadRequest as error:
         problems.append(error)
     try:
@@ -155,6 +154,19 @@ def check(request: StudyRequest, options: Options) -> tuple[Plan | None, Sequenc
     if problems or data is None or machine is None or resources is None:
         return None, problems
     return Plan(request, options, data, weights, machine, resources, tuple(grown)), problems
+
+
+def _resources(request: StudyRequest, options: Options, machine: Machine) -> TrialResources:
+    wanted = request.resources
+    resources = machine.share(wanted.cpus_per_trial, wanted.gpus_per_trial, options.parallel)
+    if wanted.mps and machine.address is not None:
+        raise ResourceError(
+            "resources.mps true is for the GPUs of this machine, and --address names a cluster; start the service on "
+            "its nodes, and leave resources.mps out"
+        )
+    if wanted.mps and resources.gpus:
+        mps.check()
+    return resources
 
 
 def weights_key(model: ModelConfig) -> str:

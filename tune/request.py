@@ -77,6 +77,9 @@ class Resources(_Options):
     as a short probe of the heaviest settings finds room and time for."""
     cpus_per_trial: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """CPU cores; auto shares them out."""
+    mps: bool = False
+    """Whether trials that share a GPU of this machine compute at the same time, by NVIDIA's Multi-Process Service, and
+    not in turns; an error on the GPU in one of them then ends all, and they go on in other workers."""
     stall_minutes: float = Field(120, ge=0)
     """A worker that takes longer for one epoch is ended, and its trial goes on in another; 0 for no limit."""
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -32,6 +33,7 @@ from tune.bridge import DIED, Assignment
 from tune.executor import MakeTrial, Then
 from tune.folder import FORMAT
 from tune.ledger import Ledger, State
+from tune.mps import multi_process_service
 from tune.packing import pack, remembered
 from tune.plan import Plan, facts_of, refuse_other_facts, searched_settings, tags_of, weights_key
 from tune.progress import Progress
@@ -83,18 +85,25 @@ def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -
             plan = _packed(plan, weights, console)
         describe(plan)
         shared = {"data": plan.data, "weights": weights, "gpu": plan.resources.gpus > 0}
-        _run_phase(plan, _search_phase(plan, ledger), deadline, console, make_trial, shared)
-        if not ledger.finished:
-            return False
-        repeats = plan.repeats
-        points = confirmation.points(ledger.records, plan.request, repeats)
-        if not points:
-            return True
-        confirming = Ledger(plan.storage, confirmation.request_of(plan.request), points)
-        refuse_other_facts(confirming.facts, facts, plan.folder)
-        confirming.remember(facts | confirmation.facts_of(plan.request, repeats))
-        _run_phase(plan, _confirm_phase(plan, ledger, confirming), deadline, console, make_trial, shared)
-        return confirming.finished
+        with _at_the_same_time(plan):
+            _run_phase(plan, _search_phase(plan, ledger), deadline, console, make_trial, shared)
+            if not ledger.finished:
+                return False
+            repeats = plan.repeats
+            points = confirmation.points(ledger.records, plan.request, repeats)
+            if not points:
+                return True
+            confirming = Ledger(plan.storage, confirmation.request_of(plan.request), points)
+            refuse_other_facts(confirming.facts, facts, plan.folder)
+            confirming.remember(facts | confirmation.facts_of(plan.request, repeats))
+            _run_phase(plan, _confirm_phase(plan, ledger, confirming), deadline, console, make_trial, shared)
+            return confirming.finished
+
+
+def _at_the_same_time(plan: Plan) -> AbstractContextManager[None]:
+    """How trials that share a GPU compute, where the request asks for other than in turns."""
+    shares = 0 < plan.resources.gpus < 1
+    return multi_process_service() if plan.request.resources.mps and shares else contextlib.nullcontext()
 
 
 def _packed(plan: Plan, weights: Mapping[str, BaseWeights], console: Console) -> Plan:

@@ -95,7 +95,7 @@ def checked_options(model: type[_M], raw: Mapping[str, object], place: str) -> _
             _check_scalar(name, value, place)
         except SettingError as error:
             raise SpaceError(str(error)) from None
-        if isinstance(value, bool):
+        if isinstance(value, bool) and model.model_fields[name].annotation is not bool:
             raise SpaceError(f"{place}: {name} must not be true or false, and is {value}.")
     try:
         return model.model_validate(dict(raw))

@@ -1,0 +1,97 @@
+"""NVIDIA's Multi-Process Service for the time of a study, so that trials that share a GPU compute at the same time.
+
+Without it processes on one GPU take turns: each has it for a slice of time, however little of it it uses. The service
+comes with NVIDIA's driver. It takes its folder and its clients from two environment variables, which the processes of
+a study inherit; no setting of the GPU is touched.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from unittest import mock
+
+from core.errors import ResourceError
+
+PROGRAM = "nvidia-cuda-mps-control"
+PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
+ANSWER_SECONDS = 30
+"""How long the program may take to start the service or to end it."""
+_END_WHEN_ORPHANED = f'read -r _; echo "quit -t 5" | {PROGRAM} >/dev/null 2>&1; rm -rf "$1"'
+"""What a shell does when its standard input ends: by `close`, or because the process at the other end died."""
+
+
+def check() -> None:
+    """Raise ResourceError where there is no service to start."""
+    if not _runs_already() and shutil.which(PROGRAM) is None:
+        raise ResourceError(
+            f"resources.mps true needs NVIDIA's {PROGRAM}, which is not on the PATH; it comes with the driver "
+            "(on Debian and Ubuntu in nvidia-compute-utils), or leave resources.mps out"
+        )
+
+
+@contextlib.contextmanager
+def multi_process_service() -> Iterator[None]:
+    """The service for all processes that are started inside and use a GPU.
+
+    A service of the user's own is used as it is. Ours ends with the block, and also when this process is killed.
+    Raises ResourceError, with what the program said, where it does not start.
+    """
+    if _runs_already():
+        yield
+        return
+    check()
+    folder = Path(tempfile.mkdtemp(prefix="ct-mps-"))  # short: a path of a socket may not pass 107 bytes
+    variables = {PIPES: str(folder), LOGS: str(folder)}
+    # The service sees every GPU; to which of them a client is restricted, the client's own variable says.
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"} | variables
+    try:
+        with _ended_with_this_process(folder, environment):
+            _start(environment, folder)
+            with mock.patch.dict(os.environ, variables):
+                yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs_already() -> bool:
+    return PIPES in os.environ
+
+
+def _start(environment: Mapping[str, str], folder: Path) -> None:
+    refusal = f"resources.mps true: {PROGRAM} did not start ({{}}); leave resources.mps out"
+    said = folder / "said"  # a pipe would stay open in the daemon, and be waited for
+    try:
+        with said.open("wb") as output:
+            subprocess.run(
+                [PROGRAM, "-d"], check=True, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=subprocess.STDOUT, start_new_session=True, timeout=ANSWER_SECONDS,
+            )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise ResourceError(refusal.format(f"no answer in {ANSWER_SECONDS} s")) from None
+    except (OSError, subprocess.CalledProcessError) as error:
+        lines = said.read_text(errors="replace").strip().splitlines()
+        raise ResourceError(refusal.format(lines[-1][:300] if lines else error)) from None
+
+
+@contextlib.contextmanager
+def _ended_with_this_process(folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """End the service of this folder when the block is left or this process dies, by a shell that waits for either.
+
+    The shell has a session of its own: Ctrl-C leaves the service to the workers, which end their epochs.
+    """
+    watcher = subprocess.Popen(
+        ["/bin/sh", "-c", _END_WHEN_ORPHANED, "sh", str(folder)],
+        env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        assert watcher.stdin is not None
+        watcher.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            watcher.wait(ANSWER_SECONDS)
