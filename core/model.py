@@ -12,7 +12,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torchvision import models
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
@@ -24,6 +23,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from core import masks
+from core.anchors import KeptAnchors
 from core.config import ModelConfig, PredictConfig
 from core.errors import WeightsError
 from core.frozen_norm import FrozenBatchNorm
@@ -337,7 +337,7 @@ def _assemble(config: ModelConfig, classes: int, predict: PredictConfig, traits:
     backbone = BackboneWithFPN(resnet, levels, channels, out_channels=256, norm_layer=norm)
 
     ratios = (ANCHOR_RATIOS,) * len(ANCHOR_SIDES)
-    anchors = AnchorGenerator(tuple((side * config.anchor_scale,) for side in ANCHOR_SIDES), ratios)
+    anchors = KeptAnchors(tuple((side * config.anchor_scale,) for side in ANCHOR_SIDES), ratios)
     rpn = RegionProposalNetwork(
         anchors,
         _RPNHead(256, len(ANCHOR_RATIOS), conv_depth=2 if v2 else 1),
