@@ -254,7 +254,7 @@ def _paint(
     outlines = np.zeros_like(fills)
     uses = np.zeros(colours.shape[:2], np.int64)
     for instance in instances:
-        y0, x0, inside = _on_screen(instance.mask, rows, columns)
+        y0, x0, inside = _on_screen(instance.mask, size, rows, columns)
         y1, x1 = y0 + inside.shape[0], x0 + inside.shape[1]
         top, left = max(y0 - NEIGHBOURHOOD, 0), max(x0 - NEIGHBOURHOOD, 0)
         around = fills[top : y1 + NEIGHBOURHOOD, left : x1 + NEIGHBOURHOOD]
@@ -280,11 +280,12 @@ def _sampled(length: int, screen: int) -> NDArray[np.int64]:
 
 
 def _on_screen(
-    mask: MaskCrop, rows: NDArray[np.int64], columns: NDArray[np.int64]
+    mask: MaskCrop, size: tuple[int, ...], rows: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> tuple[int, int, NDArray[np.bool_]]:
     """First row, first column and pixels, bool [h, w], of a mask on the screen, nearest pixel, in its tightest window.
 
-    A mask between the sampled pixels becomes the one screen pixel nearest to its first pixel.
+    A mask of an image of `size` (H, W) that lies between the sampled pixels becomes the one screen pixel that shows the
+    middle of its first pixel.
     """
     h, w = mask.pixels.shape
     y0, y1 = np.searchsorted(rows, (mask.y0, mask.y0 + h)).tolist()
@@ -293,8 +294,9 @@ def _on_screen(
     ys, xs = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     if len(ys):
         return y0 + int(ys[0]), x0 + int(xs[0]), inside[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
-    y, x = np.argwhere(mask.pixels)[0] + (mask.y0, mask.x0)
-    return int(np.abs(rows - y).argmin()), int(np.abs(columns - x).argmin()), np.ones((1, 1), np.bool_)
+    y, x = (np.argwhere(mask.pixels)[0] + (mask.y0, mask.x0)).tolist()
+    shown = (2 * y + 1) * len(rows) // (2 * size[0]), (2 * x + 1) * len(columns) // (2 * size[1])
+    return *shown, np.ones((1, 1), np.bool_)
 
 
 def _pick_shade(nearby: NDArray[np.int64], uses: NDArray[np.int64]) -> int:
