@@ -129,6 +129,6 @@ def _read_config(path: Path) -> tuple[TrialConfig, tuple[Category, ...], Traits,
         document["sha256"], document["began_with"]
     except SettingError as error:
         raise ModelError(str(error)) from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(f"{path} is incomplete ({type(error).__name__}: {error}); write the folder again") from None
     return config, classes, traits, document

@@ -199,6 +199,7 @@ def of_another_network(folder: Path) -> None:
         (lambda folder: (folder / CONFIG).write_text("- 1"), "config.yaml must be of format 1"),
         (change(format=99), "must be of format 1, and is not"),
         (change(classes=None), "config.yaml is incomplete .KeyError: 'classes'"),
+        (change(classes=[{"id": float("inf"), "name": "cell"}]), "config.yaml is incomplete .OverflowError"),
         (change(network={"frozen_norm": True}), "config.yaml is incomplete"),
         (change(settings={"optim.epochs": 0}), "config.yaml: optim.epochs must be greater than or equal to 1"),
         (flip_a_bit, "model.safetensors must have the SHA-256 that config.yaml names"),
