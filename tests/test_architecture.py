@@ -36,7 +36,7 @@ ROWS = [
     {"ledger", "space_file"},
     {"sampler"},
     {"request", "space_sections"},
-    {"space", "values", "stopping", "folder", "redaction", "loopback", "choice", "effects", "svg", "confounds"},
+    {"space", "values", "stopping", "folder", "redaction", "loopback", "mps", "choice", "effects", "svg", "confounds"},
     {"certainty"},
     {"reweighted"},
 ]
