@@ -1,30 +1,36 @@
-"""How many operations a training step asks of its device. A GPU is done with most of them before Python asks the next.
+"""How many operations a training step asks of its device, and how often it waits for an answer.
 
     python -m benchmarks.operations            half a minute on 2 cores
 
-Counted on the CPU below autograd, forward and backward, views and allocations left out; two images of 800 px with 150
-instances each, ResNet-50 with frozen batch norm, three stages of it trained. Anchors are matched in the pieces of a
-GPU. Theirs is torchvision's network with the same numbers in it.
+A GPU is done with most operations before Python asks the next; where Python must know a number that is on the GPU, or
+brings one there, it waits until all that was asked before is done, and the GPU then has nothing to do. Both are counted
+on the CPU, forward and backward, views and allocations left out; two images of 800 px with 150 instances each, a
+ResNet-50 with frozen batch norm, three stages of it trained. Anchors are matched and proposals suppressed as on a GPU,
+on both sides. Theirs is torchvision's network with the same numbers in it. A tensor that is made of Python's numbers
+counts as a wait, although a few are meant for the CPU.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import models
 from torchvision.models import detection
 from torchvision.models.detection import backbone_utils
-from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops import FrozenBatchNorm2d, boxes
 
 from benchmarks.cells import CLASSES, image_of_cells
 from benchmarks.table import Line, as_text
 from benchmarks.training_step import with_full_masks
-from core import masks, matching
+from core import masks, matching, proposals
 from core.config import ModelConfig, PredictConfig
 from core.model import MaskRCNN, build_mask_rcnn
 from core.weights import BaseWeights
@@ -37,16 +43,59 @@ WITHOUT_WORK = {
 }  # fmt: skip
 
 
-class _Counter(TorchDispatchMode):
-    """Counts what is asked of the device while it is entered."""
+WAITED_FOR = {"_local_scalar_dense", "_unique2", "lift_fresh", "masked_select", "nms", "nonzero"}
+"""Results whose values, or number of values, Python must know, and numbers that Python brings."""
+INDEXING = {"index", "index_put", "index_put_"}
+
+
+class Counter(TorchDispatchMode):
+    """Counts what is asked of the device while it is entered, and how often its answer is waited for."""
 
     def __init__(self) -> None:
         super().__init__()
         self.operations = 0
+        self.waits = 0
+        self._lists = _Lists(self)
+
+    def __enter__(self) -> "Counter":
+        self._lists.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        self._lists.__exit__(*raised)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.operations += func._schema.name.split("::")[1] not in WITHOUT_WORK
+        name = func._schema.name.split("::")[1]
+        self.operations += name not in WITHOUT_WORK
+        self.waits += name in WAITED_FOR
+        if name in INDEXING:
+            self.waits += any(index is not None and index.dtype == torch.bool for index in args[1])
         return func(*args, **(kwargs or {}))
+
+
+class _Lists(TorchFunctionMode):
+    """Counts tensors that become Python's numbers or NumPy's, which dispatches nothing."""
+
+    def __init__(self, counter: Counter) -> None:
+        super().__init__()
+        self._counter = counter
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._counter.waits += func in (torch.Tensor.tolist, torch.Tensor.cpu, torch.Tensor.numpy)
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Have anchors matched and proposals suppressed on the CPU in the few steps of a GPU, on both sides."""
+    with (
+        mock.patch.dict(matching.IOU_ENTRIES, cpu=matching.IOU_ENTRIES["cuda"]),
+        mock.patch.object(proposals, "SUPPRESSED_TOGETHER", ("cpu",)),
+        mock.patch.object(boxes, "_batched_nms_vanilla", boxes._batched_nms_coordinate_trick),
+    ):
+        yield
 
 
 def networks() -> tuple[MaskRCNN, nn.Module]:
@@ -61,16 +110,16 @@ def networks() -> tuple[MaskRCNN, nn.Module]:
     return ours, theirs
 
 
-def operations(losses: Callable[[], dict[str, torch.Tensor]], precision: str) -> int:
-    """Of a forward and a backward pass, after a forward pass that fills what is computed once."""
+def counted(losses: Callable[[], dict[str, torch.Tensor]], precision: str) -> Counter:
+    """A forward and a backward pass, after a forward pass that fills what is computed once."""
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         losses()
-        counter = _Counter()
+        counter = Counter()
         with counter:
             terms = losses()
     with counter:
         torch.stack([term.float() for term in terms.values()]).sum().backward()
-    return counter.operations
+    return counter
 
 
 def lines(short: bool) -> Iterator[Line]:
@@ -80,16 +129,19 @@ def lines(short: bool) -> Iterator[Line]:
     images = [torch.from_numpy(sample.image.transpose(2, 0, 1).astype(np.float32) / 255) for sample in samples]
     targets = [masks.target_of(sample.label_maps, sample.labels_N, sample.crowd_N) for sample in samples]
     full = [with_full_masks(target, torch.device("cpu")) for target in targets]
-    entries = matching.IOU_ENTRIES["cpu"]
-    matching.IOU_ENTRIES["cpu"] = matching.IOU_ENTRIES["cuda"]
-    try:
+    with as_on_a_gpu():
         for precision in ("fp32",) if short else ("fp32", "bf16"):
-            mine = operations(lambda: ours.losses(images, targets), precision)
-            its = operations(lambda: theirs(images, full), precision)
-            what = f"operations of a training step, {INSTANCES} instances, {SIDE} px, {precision}"
-            yield Line(what, f"{mine}", f"{its} torchvision", its / mine, "a GPU waits for Python to ask each")
-    finally:
-        matching.IOU_ENTRIES["cpu"] = entries
+            mine = counted(lambda: ours.losses(images, targets), precision)
+            its = counted(lambda: theirs(images, full), precision)
+            step = f"training step, {INSTANCES} instances, {SIDE} px, {precision}"
+            yield Line(
+                f"operations of a {step}", f"{mine.operations}", f"{its.operations} torchvision",
+                its.operations / mine.operations, "a GPU waits for Python to ask each",
+            )  # fmt: skip
+            yield Line(
+                f"waits in a {step}", f"{mine.waits}", f"{its.waits} torchvision", its.waits / mine.waits,
+                "a GPU has nothing to do meanwhile",
+            )  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 Masks never become an [N, H, W] stack: the work is proportional to the label maps and to the boxes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,10 +121,11 @@ def mask_targets(
     corners_P2 = proposals_P4[:, :2].floor()
     ends_P2 = torch.maximum(proposals_P4[:, 2:], proposals_P4[:, :2] + 1)  # roi_align widens boxes under one pixel
     sides_P2 = (ends_P2.floor() - corners_P2).to(torch.int64) + 2  # the last sample and its right-hand neighbour
-    sides_P2 = torch.minimum(sides_P2, torch.tensor([width, height], device=device))
-    for members in _chunks(sides_P2.cpu().numpy()):
-        w, h = members.sides
-        chosen = torch.from_numpy(members.indices).to(device)
+    width_P, height_P = sides_P2[:, 0].clamp(max=width), sides_P2[:, 1].clamp(max=height)
+    order_P = (width_P * height_P).argsort(stable=True)
+    sides = torch.stack([width_P, height_P], dim=1)[order_P].tolist()  # waits for the GPU
+    for start, stop, w, h in _chunks(sides):
+        chosen = order_P[start:stop]
         x0_K = corners_P2[chosen, 0].clamp(0, width - w)
         y0_K = corners_P2[chosen, 1].clamp(0, height - h)
         columns_Kw = x0_K[:, None].to(torch.int64) + torch.arange(w, device=device)
@@ -137,30 +139,20 @@ def mask_targets(
     return targets
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """Windows that are gathered together: their numbers, int64 [K], and the width and height that holds each."""
+def _chunks(sides: list[list[int]]) -> Iterator[tuple[int, int, int, int]]:
+    """Divide windows, (width, height) each, the smallest first, into runs of at most WINDOW_PIXELS.
 
-    indices: NDArray[np.int64]
-    sides: tuple[int, int]
-
-
-def _chunks(sides_P2: NDArray[np.int64]) -> list[_Chunk]:
-    """Divide windows (width, height) into chunks of at most WINDOW_PIXELS, like sizes together."""
-    chunks: list[_Chunk] = []
-    members: list[int] = []
-    w = h = 0
-    for index in np.argsort(sides_P2.prod(axis=1), kind="stable").tolist():
-        wider, higher = max(w, int(sides_P2[index, 0])), max(h, int(sides_P2[index, 1]))
-        if members and (len(members) + 1) * wider * higher > WINDOW_PIXELS:
-            chunks.append(_Chunk(np.array(members), (w, h)))
-            members = []
-            wider, higher = sides_P2[index].tolist()
-        members.append(index)
+    Gives the first of each run and the one after its last, and the width and height that holds each of its windows.
+    """
+    start = w = h = 0
+    for index, (width, height) in enumerate(sides):
+        wider, higher = max(w, width), max(h, height)
+        if index > start and (index + 1 - start) * wider * higher > WINDOW_PIXELS:
+            yield start, index, w, h
+            start, wider, higher = index, width, height
         w, h = wider, higher
-    if members:
-        chunks.append(_Chunk(np.array(members), (w, h)))
-    return chunks
+    if sides:
+        yield start, len(sides), w, h
 
 
 @torch.no_grad()

@@ -23,8 +23,9 @@ class AnchorMatcher(Matcher):  # type: ignore[misc]
     """torchvision's matcher, low-quality matches included, of boxes and anchors instead of their overlaps.
 
     The result is torchvision's, bit for bit. Anchors are taken some at a time. That each box keeps the anchors that
-    overlap it most, however little, is known only after all of them were seen; until then each piece remembers the
-    anchors that overlap a box most in it, which are few.
+    overlap it most, however little, is known only after all of them were seen; where they do not fit in one go their
+    overlaps are computed a second time. Nothing is waited for: to remember candidates, some per piece and box, was
+    faster on a CPU and asked a GPU how many there are in each piece.
     """
 
     def __init__(self, high_threshold: float, low_threshold: float) -> None:
@@ -37,34 +38,29 @@ class AnchorMatcher(Matcher):  # type: ignore[misc]
         """
         boxes_N4, anchors_A4 = pair
         step = max(1, IOU_ENTRIES[boxes_N4.device.type] // len(boxes_N4))
-        starts = range(0, len(anchors_A4), step)
+        pieces = [slice(start, start + step) for start in range(0, len(anchors_A4), step)]
         box_areas_N, anchor_areas_A = box_area(boxes_N4), box_area(anchors_A4)
         # Room for the results first: small tensors that are kept between large ones that are not would keep the memory
         # of these from being used again.
         value_A = boxes_N4.new_empty(len(anchors_A4))
         box_A = torch.empty(len(anchors_A4), dtype=torch.int64, device=boxes_N4.device)
-        highest_SN = boxes_N4.new_empty((len(starts), len(boxes_N4)))
-        candidates: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        for piece, start in enumerate(starts):
-            some = slice(start, start + step)
-            iou_NK = _iou(boxes_N4, box_areas_N, anchors_A4[some], anchor_areas_A[some])
+        kept_A = torch.empty(len(anchors_A4), dtype=torch.bool, device=boxes_N4.device)
+        highest_SN = boxes_N4.new_empty((len(pieces), len(boxes_N4)))
+
+        def overlaps(some: slice) -> torch.Tensor:
+            return _iou(boxes_N4, box_areas_N, anchors_A4[some], anchor_areas_A[some])
+
+        for some, highest_N in zip(pieces, highest_SN, strict=True):
+            iou_NK = overlaps(some)
             torch.max(iou_NK, dim=0, out=(value_A[some], box_A[some]))
-            torch.amax(iou_NK, dim=1, out=highest_SN[piece])
-            # Of a box that meets no anchor of the piece every anchor would be a candidate.
-            met_N = torch.where(highest_SN[piece] > 0, highest_SN[piece], torch.inf)
-            box_M, anchor_M = (iou_NK == met_N[:, None]).nonzero(as_tuple=True)
-            candidates.append((box_M, anchor_M + start, met_N[box_M]))
+            torch.amax(iou_NK, dim=1, out=highest_N)
+        highest_N = highest_SN.amax(dim=0)
+        for some in pieces:
+            iou_NK = iou_NK if len(pieces) == 1 else overlaps(some)
+            torch.any(iou_NK == highest_N[:, None], dim=0, out=kept_A[some])
         result_A = torch.where(value_A < self.high_threshold, self.BETWEEN_THRESHOLDS, box_A)
         result_A = torch.where(value_A < self.low_threshold, self.BELOW_LOW_THRESHOLD, result_A)
-        highest_N = highest_SN.amax(dim=0)
-        box_M, anchor_M, value_M = (torch.cat(column) for column in zip(*candidates, strict=True))
-        best_M = anchor_M[value_M == highest_N[box_M]]
-        result_A[best_M] = box_A[best_M]
-        for unmet_4 in boxes_N4[highest_N == 0]:
-            # torchvision lets a box that no anchor meets keep every anchor, and each anchor then has its best box.
-            apart_A = _iou(unmet_4[None], box_area(unmet_4[None]), anchors_A4, anchor_areas_A)[0] == 0
-            result_A = torch.where(apart_A, box_A, result_A)
-        return result_A
+        return torch.where(kept_A, box_A, result_A)
 
 
 def _iou(

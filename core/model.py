@@ -3,6 +3,7 @@
 Parameters and buffers bear torchvision's names, for any of the backbones, so that its weights load.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -16,20 +17,22 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
-from torchvision.ops import MultiScaleRoIAlign
-from torchvision.ops.poolers import initLevelMapper
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RPNHead
 
 from core import masks
 from core.anchors import KeptAnchors
+from core.box_coding import OffsetCoder
 from core.config import ModelConfig, PredictConfig
 from core.errors import WeightsError
 from core.frozen_norm import FrozenBatchNorm
 from core.mask_loss import mask_loss
 from core.matching import AnchorMatcher, boxes_and_anchors
+from core.pooling import PyramidPooling
+from core.proposals import ProposalNetwork
+from core.resizing import ImageTransform, resize_boxes
 from core.sample import Target
+from core.sampling import BalancedSampler
 from core.weights import NORM_EPS, BaseWeights, first_names
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -158,6 +161,22 @@ class MaskRCNN(GeneralizedRCNN):  # type: ignore[misc]
         return {level: feature.float() for level, feature in self.backbone(images).items()}
 
 
+@dataclass(frozen=True)
+class _Samples:
+    """The proposals of one image that the box head learns.
+
+    boxes_S4     float32 [S, 4]
+    matches_S    int64 [S], the instance that each overlaps most
+    labels_S     int64 [S], class numbers, 0 for background
+    positive_P   int64 [P], ascending, those that learn an instance
+    """
+
+    boxes_S4: torch.Tensor
+    matches_S: torch.Tensor
+    labels_S: torch.Tensor
+    positive_P: torch.Tensor
+
+
 class _LabelMapRoIHeads(RoIHeads):  # type: ignore[misc]
     """torchvision's heads: the mask loss samples its targets from label maps, masks are predicted some at a time."""
 
@@ -172,19 +191,61 @@ class _LabelMapRoIHeads(RoIHeads):  # type: ignore[misc]
         targets: Sequence[_TargetTensors],
     ) -> dict[str, torch.Tensor]:
         """Losses of classes, boxes and masks; the same steps and draws as the training half of RoIHeads.forward."""
-        proposals, matches, labels, regression_targets = self.select_training_samples(proposals, targets)
-        box_features = self.box_head(self.box_roi_pool(features, proposals, image_sizes))
+        samples = self._samples(proposals, targets)
+        boxes = [one.boxes_S4 for one in samples]
+        box_features = self.box_head(self.box_roi_pool(features, boxes, image_sizes))
+        positive = [one.boxes_S4[one.positive_P] for one in samples]
+        matches = [one.matches_S[one.positive_P] for one in samples]
         class_logits, box_regression = self.box_predictor(box_features)
-        loss_classifier, loss_box_reg = fastrcnn_loss(class_logits, box_regression, labels, regression_targets)
-        positive = [torch.where(labels_of_one > 0)[0] for labels_of_one in labels]
-        loss_mask = self._mask_loss(
-            features,
-            [boxes[chosen] for boxes, chosen in zip(proposals, positive, strict=True)],
-            [indices[chosen] for indices, chosen in zip(matches, positive, strict=True)],
-            image_sizes,
-            targets,
+        loss_classifier, loss_box_reg = self._box_losses(
+            class_logits, box_regression, samples, positive, matches, targets
         )
+        loss_mask = self._mask_loss(features, positive, matches, image_sizes, targets)
         return {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg, "loss_mask": loss_mask}
+
+    def _samples(self, proposals: list[torch.Tensor], targets: Sequence[_TargetTensors]) -> list[_Samples]:
+        """Torchvision's `select_training_samples`, the same draws: proposals and true boxes, some of each image."""
+        truths = [target["boxes"] for target in targets]
+        candidates = self.add_gt_proposals(proposals, truths)
+        matches, labels = self.assign_targets_to_proposals(candidates, truths, [target["labels"] for target in targets])
+        samples = []
+        for drawn, boxes_K4, matches_K, labels_K in zip(
+            self.fg_bg_sampler(labels), candidates, matches, labels, strict=True
+        ):
+            places_S = torch.cat([drawn.positive_P, drawn.negative_Q]).sort().values
+            samples.append(
+                _Samples(
+                    boxes_S4=boxes_K4[places_S],
+                    matches_S=matches_K[places_S],
+                    labels_S=labels_K[places_S],
+                    positive_P=torch.searchsorted(places_S, drawn.positive_P),
+                )
+            )
+        return samples
+
+    def _box_losses(
+        self,
+        class_logits: torch.Tensor,
+        box_regression: torch.Tensor,
+        samples: Sequence[_Samples],
+        positive: Sequence[torch.Tensor],
+        matches: Sequence[torch.Tensor],
+        targets: Sequence[_TargetTensors],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Torchvision's `fastrcnn_loss` of classes, float32 [S, C + 1], and of boxes, float32 [S, 4 (C + 1)].
+
+        positive, matches   float32 [P, 4] and int64 [P] of each image, the boxes that learn an instance, and which
+        """
+        labels_S = torch.cat([one.labels_S for one in samples])
+        starts = itertools.accumulate((len(one.labels_S) for one in samples), initial=0)
+        positive_P = torch.cat([one.positive_P + start for one, start in zip(samples, starts, strict=False)])
+        truths = [target["boxes"][indices] for target, indices in zip(targets, matches, strict=True)]
+        wanted_P4 = self.box_coder.encode_single(torch.cat(truths), torch.cat(list(positive)))
+        regression_SC4 = box_regression.reshape(len(labels_S), -1, 4)
+        box_loss = functional.smooth_l1_loss(
+            regression_SC4[positive_P, labels_S[positive_P]], wanted_P4, beta=1 / 9, reduction="sum"
+        )
+        return functional.cross_entropy(class_logits, labels_S), box_loss / len(labels_S)
 
     def detections(
         self, features: Features, proposals: list[torch.Tensor], image_sizes: list[tuple[int, int]]
@@ -338,7 +399,7 @@ def _assemble(config: ModelConfig, classes: int, predict: PredictConfig, traits:
 
     ratios = (ANCHOR_RATIOS,) * len(ANCHOR_SIDES)
     anchors = KeptAnchors(tuple((side * config.anchor_scale,) for side in ANCHOR_SIDES), ratios)
-    rpn = RegionProposalNetwork(
+    rpn = ProposalNetwork(
         anchors,
         _RPNHead(256, len(ANCHOR_RATIOS), conv_depth=2 if v2 else 1),
         fg_iou_thresh=ANCHOR_IOU,
@@ -350,10 +411,11 @@ def _assemble(config: ModelConfig, classes: int, predict: PredictConfig, traits:
         nms_thresh=0.7,
     )
     rpn.box_similarity, rpn.proposal_matcher = boxes_and_anchors, AnchorMatcher(ANCHOR_IOU, BACKGROUND_IOU)
+    rpn.fg_bg_sampler, rpn.box_coder = BalancedSampler(config.rpn_samples, 0.5), OffsetCoder((1.0, 1.0, 1.0, 1.0))
 
     conv_layers = (256, 256, 256, 256)
     heads = _LabelMapRoIHeads(
-        _pool(list(levels.values()), output_size=7),
+        PyramidPooling(list(levels.values()), output_size=7),
         FastRCNNConvFCHead((256, 7, 7), conv_layers, [1024], norm_layer=norm) if v2 else TwoMLPHead(256 * 7 * 7, 1024),
         _BoxPredictor(1024, classes + 1),
         fg_iou_thresh=0.5,
@@ -364,11 +426,13 @@ def _assemble(config: ModelConfig, classes: int, predict: PredictConfig, traits:
         score_thresh=predict.score_threshold,
         nms_thresh=predict.nms_iou,
         detections_per_img=predict.max_detections,
-        mask_roi_pool=_pool(list(levels.values()), output_size=14),
+        mask_roi_pool=PyramidPooling(list(levels.values()), output_size=14),
         mask_head=MaskRCNNHeads(256, conv_layers, dilation=1, norm_layer=norm),
         mask_predictor=_MaskPredictor(256, 256, classes + 1),
     )
-    transform = GeneralizedRCNNTransform(config.image_min_side, config.image_max_side, IMAGENET_MEAN, IMAGENET_STD)
+    heads.fg_bg_sampler = BalancedSampler(config.box_samples, 0.25)
+    heads.box_coder = OffsetCoder((10.0, 10.0, 5.0, 5.0))
+    transform = ImageTransform(config.image_min_side, config.image_max_side, IMAGENET_MEAN, IMAGENET_STD)
     model = MaskRCNN(backbone, rpn, heads, transform)
     model.traits = traits
     for module in model.modules():
@@ -377,18 +441,6 @@ def _assemble(config: ModelConfig, classes: int, predict: PredictConfig, traits:
     if traits.stride_in_1x1:
         _stride_in_1x1(model)
     return model
-
-
-def _pool(levels: list[str], output_size: int) -> MultiScaleRoIAlign:
-    """The pooling of a pyramid whose levels are the image by 4, 8, 16 and 32.
-
-    torchvision guesses that from the first batch it sees and keeps it. The guess depends on how much padding that batch
-    had and is wrong for small images; a resumed trial, or a model that is loaded, would go on with other scales.
-    """
-    pool = MultiScaleRoIAlign(levels, output_size=output_size, sampling_ratio=2)
-    pool.scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
-    pool.map_levels = initLevelMapper(2, 5, pool.canonical_scale, pool.canonical_level)
-    return pool
 
 
 def _load(model: MaskRCNN, weights: BaseWeights, config: ModelConfig) -> None:

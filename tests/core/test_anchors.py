@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
+from benchmarks.operations import Counter
 from core.anchors import SIZES_KEPT, KeptAnchors
 
 SIZES, RATIOS = ((16.0,), (32.0,), (64.0,)), ((0.5, 1.0, 2.0),) * 3
@@ -22,16 +22,6 @@ def batch(height: int, width: int, images: int = 2) -> tuple[ImageList, list[tor
 def torchvisions(images: ImageList, levels: list[torch.Tensor]) -> list[torch.Tensor]:
     found: list[torch.Tensor] = AnchorGenerator(SIZES, RATIOS)(images, levels)
     return found
-
-
-class Operations(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 def test_anchors_are_torchvisions_whatever_sizes_came_before() -> None:
@@ -65,9 +55,9 @@ def test_a_size_that_was_seen_asks_for_no_operation() -> None:
     anchors = KeptAnchors(SIZES, RATIOS)
     anchors(*batch(64, 64))
     given = batch(64, 64, images=5)
-    with Operations() as asked:
+    with Counter() as asked:
         anchors(*given)
-    assert not asked.names
+    assert asked.operations == 0
 
 
 def test_the_sizes_that_were_used_last_are_kept_and_no_more() -> None:
@@ -77,9 +67,9 @@ def test_the_sizes_that_were_used_last_are_kept_and_no_more() -> None:
         anchors(*batch(side, 32))
         anchors(*often)
     assert len(anchors._kept) == SIZES_KEPT
-    with Operations() as asked:
+    with Counter() as asked:
         anchors(*often)
-    assert not asked.names
+    assert asked.operations == 0
 
 
 def test_what_was_first_seen_in_inference_trains_afterwards() -> None:

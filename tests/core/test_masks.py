@@ -233,12 +233,14 @@ def test_mask_targets_do_not_depend_on_how_the_windows_are_divided(monkeypatch):
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.integers(2, 900), st.integers(2, 900)), max_size=60))
 def test_windows_are_gathered_in_pieces_of_bounded_size_and_each_once(sides):
-    sides_P2 = np.array(sides, dtype=np.int64).reshape(-1, 2)
-    chunks = masks._chunks(sides_P2)
-    assert sorted(index for chunk in chunks for index in chunk.indices) == list(range(len(sides)))
-    for chunk in chunks:
-        assert (sides_P2[chunk.indices] <= chunk.sides).all()
-        assert len(chunk.indices) == 1 or len(chunk.indices) * np.prod(chunk.sides) <= masks.WINDOW_PIXELS
+    ascending = sorted((list(pair) for pair in sides), key=np.prod)
+    next_one = 0
+    for start, stop, w, h in masks._chunks(ascending):
+        assert start == next_one < stop
+        next_one = stop
+        assert all(width <= w and height <= h for width, height in ascending[start:stop])
+        assert stop - start == 1 or (stop - start) * w * h <= masks.WINDOW_PIXELS
+    assert next_one == len(sides)
 
 
 def test_no_proposals_make_no_mask_targets():

@@ -16,6 +16,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 from torchvision.ops import FrozenBatchNorm2d
 
+from benchmarks.operations import Counter, as_on_a_gpu
 from core import masks
 from core.config import BOTTLENECK_BACKBONES, ModelConfig, PredictConfig
 from core.errors import WeightsError
@@ -226,6 +227,27 @@ def test_losses_and_gradients_equal_torchvision_on_full_masks(detector: str) -> 
     gradients = dict(theirs.named_parameters())
     for name, value in ours.named_parameters():
         torch.testing.assert_close(value.grad, gradients[name].grad, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_a_training_step_waits_for_few_answers_however_many_instances_there_are() -> None:
+    """A GPU has nothing to do while it is waited for.
+
+    An image more is three waits: for the draw of its size, on the CPU, its proposals, and the windows of its masks.
+    """
+    network = build(settings())
+
+    def waits(images: int, instances: int) -> int:
+        scenes = [scene(seed, 100, 120, instances) for seed in range(images)]
+        with as_on_a_gpu(), Counter() as counter:
+            losses = network.losses([image for image, _, _ in scenes], [target for _, target, _ in scenes])
+            torch.stack(list(losses.values())).sum().backward()
+        return counter.waits
+
+    waits(1, 3)  # what is computed once
+    few, crowded, more = waits(2, 3), waits(2, 40), waits(4, 3)
+    assert few == crowded
+    assert more - few == 2 * 3
+    assert few <= 13
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
