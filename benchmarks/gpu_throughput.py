@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{theirs:.1f} images/s: one plain trial", flush=True)
     lines = []
     asked = [(share, False) for share in parsed.shares]
-    asked += [(share, True) for share in parsed.shares if parsed.mps and share != "1"]
+    asked += [(share, True) for share in parsed.shares if parsed.mps and (share == "auto" or float(share) < 1)]
     for share, mps in asked:
         ours, how = study(parsed.data, parsed.weights, parsed.trials, parsed.epochs, share, mps)
         with_mps = ", with MPS" if mps else ""

@@ -26,14 +26,16 @@ class FrozenBatchNorm(FrozenBatchNorm2d):  # type: ignore[misc]
     def _scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
         """float32 [C, 1, 1] each; computed again where a buffer was replaced or written to."""
         buffers = self.weight, self.bias, self.running_mean, self.running_var
-        state = self.eps, *(buffer._version for buffer in buffers)
+        # A tensor made in inference mode counts no versions, and is never written to outside.
+        state = self.eps, *(0 if buffer.is_inference() else buffer._version for buffer in buffers)
         known = self._known
         if (
             known is None
             or known[0] != state
             or any(old is not new for old, new in zip(known[1], buffers, strict=True))
         ):
-            scale_C = self.weight * (self.running_var + self.eps).rsqrt()
-            shift_C = self.bias - self.running_mean * scale_C
+            with torch.inference_mode(False), torch.no_grad():  # who trains later reads them, too
+                scale_C = self.weight * (self.running_var + self.eps).rsqrt()
+                shift_C = self.bias - self.running_mean * scale_C
             self._known = known = state, buffers, scale_C[:, None, None], shift_C[:, None, None]
         return known[2:]

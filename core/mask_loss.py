@@ -25,10 +25,14 @@ def mask_loss(
     wanted_PMM      float32 [P, M, M] in 0..1
 
     The gradient, for the features and for the parameters of the branch that train, is computed with it and kept until
-    it is asked for, once. A branch whose batch norm takes its statistics from the batch gets all proposals together.
+    it is asked for, once; a second time raises RuntimeError. A branch whose batch norm takes its statistics from the
+    batch gets all proposals together.
     """
-    parameters = [parameter for parameter in branch.parameters() if parameter.requires_grad]
-    loss: torch.Tensor = _LossAndGradient.apply(branch, labels_P, wanted_PMM, features_PCHW, *parameters)
+    learns = torch.is_grad_enabled()
+    parameters = [parameter for parameter in branch.parameters() if parameter.requires_grad and learns]
+    loss: torch.Tensor = _LossAndGradient.apply(
+        branch, labels_P, wanted_PMM, features_PCHW if learns else features_PCHW.detach(), *parameters
+    )
     return loss
 
 
@@ -71,8 +75,10 @@ class _LossAndGradient(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, outer: torch.Tensor) -> Any:
         """What was computed with the loss, times the gradient of the loss."""
+        if ctx.gradients is None:
+            raise RuntimeError("the gradient of the mask loss is kept for one backward pass, and this is the second")
         gradient_PCHW, gradients = ctx.gradients
-        del ctx.gradients
+        ctx.gradients = None
         if gradients:
             torch._foreach_mul_(gradients, outer)
         return None, None, None, None if gradient_PCHW is None else gradient_PCHW.mul_(outer), *gradients

@@ -323,6 +323,15 @@ class _BoxPredictor(FastRCNNPredictor):  # type: ignore[misc]
         return logits.float(), deltas.float()
 
 
+class _MaskHead(MaskRCNNHeads):  # type: ignore[misc]
+    """torchvision's, from features in channels-last order, which take three quarters of the time on a CPU."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Features of each proposal for the predictor."""
+        deeper: torch.Tensor = super().forward(features.contiguous(memory_format=torch.channels_last))
+        return deeper
+
+
 class _MaskPredictor(MaskRCNNPredictor):  # type: ignore[misc]
     """torchvision's, float32 out of autocast."""
 
@@ -427,7 +436,7 @@ def _assemble(config: ModelConfig, classes: int, predict: PredictConfig, traits:
         nms_thresh=predict.nms_iou,
         detections_per_img=predict.max_detections,
         mask_roi_pool=PyramidPooling(list(levels.values()), output_size=14),
-        mask_head=MaskRCNNHeads(256, conv_layers, dilation=1, norm_layer=norm),
+        mask_head=_MaskHead(256, conv_layers, dilation=1, norm_layer=norm),
         mask_predictor=_MaskPredictor(256, 256, classes + 1),
     )
     heads.fg_bg_sampler = BalancedSampler(config.box_samples, 0.25)

@@ -44,6 +44,8 @@ from ray import tune as ray_tune  # noqa: E402
 from tune.bridge import Assignment, Desk, LedgerScheduler, LedgerSearcher, WorkerUnusable  # noqa: E402
 from tune.loopback import on_loopback  # noqa: E402
 
+GPU_FAILED = "the GPU failed its worker"
+"""How the reason begins for which a process cannot use its GPU any more."""
 LOCK_SECONDS = 120
 """How long a new attempt waits for a worker of an earlier one to leave the trial's folder."""
 
@@ -229,13 +231,19 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
             return _failure(_first_line(error), Then.RETRY)
         except CheckpointError as error:
             return _failure(_first_line(error), Then.FAIL)
+        except WorkerUnusable:
+            raise
         except Exception as error:  # noqa: BLE001  # whatever a trial raises is data for the ledger
             if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
                 return _failure(f"{folder} cannot be written: {error.strerror}", Then.HALT)
+            if isinstance(error, torch.AcceleratorError) and "out of memory" in str(
+                error
+            ):  # not from torch's allocator
+                return _failure(f"out of memory: {_first_line(error)}", Then.RETRY_WITH_MORE_MEMORY)
             with contextlib.suppress(OSError):
                 write_atomically(folder / "error.txt", traceback.format_exc().encode())
             if isinstance(error, torch.AcceleratorError) or not _gpu_answers():
-                raise WorkerUnusable(f"the GPU failed its worker: {_first_line(error)}") from None
+                raise WorkerUnusable(f"{GPU_FAILED}: {_first_line(error)}") from None
             return _failure(f"{type(error).__name__}: {_first_line(error)}", Then.FAIL)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)

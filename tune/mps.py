@@ -12,15 +12,20 @@ import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from unittest import mock
 
 from core.errors import ResourceError
 
 PROGRAM = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
+MACHINE_WIDE = Path("/tmp/nvidia-mps")
+"""Where a client looks for a service when the variable is not set."""
 ANSWER_SECONDS = 30
 """How long the program may take to start the service or to end it."""
-_END_WHEN_ORPHANED = f'read -r _; echo "quit -t 5" | {PROGRAM} >/dev/null 2>&1; rm -rf "$1"'
+_END_WHEN_ORPHANED = f"""read -r _
+echo "quit -t 5" | timeout 20 {PROGRAM} >/dev/null 2>&1
+test -f "$1/{PROGRAM}.pid" && kill "$(cat "$1/{PROGRAM}.pid")" 2>/dev/null
+rm -rf "$1"
+"""
 """What a shell does when its standard input ends: by `close`, or because the process at the other end died."""
 
 
@@ -45,20 +50,36 @@ def multi_process_service() -> Iterator[None]:
         return
     check()
     folder = Path(tempfile.mkdtemp(prefix="ct-mps-"))  # short: a path of a socket may not pass 107 bytes
-    variables = {PIPES: str(folder), LOGS: str(folder)}
-    # The service sees every GPU; to which of them a client is restricted, the client's own variable says.
-    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"} | variables
+    environment = {**os.environ, PIPES: str(folder), LOGS: str(folder)}
+    if not environment.get("CUDA_VISIBLE_DEVICES", "").startswith(("GPU-", "MIG-")):
+        # Numbers count among the GPUs that the service sees: it sees all, and its clients say which of them they use.
+        environment.pop("CUDA_VISIBLE_DEVICES", None)
     try:
         with _ended_with_this_process(folder, environment):
             _start(environment, folder)
-            with mock.patch.dict(os.environ, variables):
+            with _variables({PIPES: str(folder), LOGS: str(folder)}):
                 yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _runs_already() -> bool:
-    return PIPES in os.environ
+    return Path(os.environ.get(PIPES) or MACHINE_WIDE, "control").exists()
+
+
+@contextlib.contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Set in this process's environment, and nothing else touched: other threads read it."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _start(environment: Mapping[str, str], folder: Path) -> None:

@@ -29,7 +29,7 @@ from core.files import write_atomically, write_json_atomically
 from core.trainable import Trial
 from core.weights import BaseWeights
 from tune import confirmation, executor
-from tune.bridge import DIED, Assignment
+from tune.bridge import DIED, Assignment, WorkerUnusable
 from tune.executor import MakeTrial, Then
 from tune.folder import FORMAT
 from tune.ledger import Ledger, State
@@ -44,6 +44,9 @@ from tune.tracking import Tracker, TrackingThread
 CLOSE_SECONDS, INTERRUPTED_SECONDS = 60.0, 10.0
 """How long MLflow is waited for when a study has ended, and when it was interrupted: it is brought up to date later."""
 
+NO_GPU_SECONDS = 10.0
+"""How long a worker without a GPU stays before another takes its place."""
+
 _PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "albumentations", "pycocotools", "numpy")
 
 
@@ -53,12 +56,15 @@ def make_core_trial(
     """The real trial of an attempt, built in its worker."""
     config = TrialConfig.from_settings(assignment.settings, f"trial {assignment.trial}")
     if gpu:
-        limit_memory(resolve("auto"), min(assignment.gpus, 1.0) or 1.0)
+        if not torch.cuda.is_available():  # lost, or its driver is starting anew: never train on a CPU in silence
+            time.sleep(NO_GPU_SECONDS)
+            raise WorkerUnusable(f"{executor.GPU_FAILED}: torch sees none there, although the trial holds one")
+        limit_memory(resolve("cuda:0"), min(assignment.gpus, 1.0) or 1.0)
     return Trial(
         config,
         data,
         weights.get(weights_key(config.model)),
-        device="auto" if gpu else "cpu",
+        device="cuda:0" if gpu else "cpu",
         # Beside a GPU one processor drives it and the others prepare images; without one all of them compute.
         loader_workers=cpus - 1 if gpu else 0,
         threads=cpus,
@@ -339,8 +345,12 @@ class _Conductor:
         silence, limit = self._silence(assignment.trial), self._stall_seconds
         if limit and silence >= limit and reason == DIED:
             reason = f"no epoch for {limit / 60:g} minutes (resources.stall_minutes): its worker was ended"
+        # With the service one trial's error on the GPU ends all that share it. Each has the GPU alone from then on, so
+        # that the one to blame takes no attempts from the others.
+        shares = self._plan.request.resources.mps and 0 < self._plan.resources.gpus < 1
+        alone = 1.0 if shares and reason.startswith(executor.GPU_FAILED) else None
         with self._halting():
-            self._ledger.lost(assignment.trial, reason, silence)
+            self._ledger.lost(assignment.trial, reason, silence, alone)
             self._after(assignment.trial, ended=True)
 
     def _more_memory(self, number: int) -> float | None:

@@ -1,6 +1,7 @@
 """Laws of frozen batch norm: torchvision's is the oracle."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -48,8 +49,11 @@ def loaded(norm: FrozenBatchNorm) -> None:
     norm.load_state_dict(filled(9).state_dict())
 
 
-def written(norm: FrozenBatchNorm) -> None:
-    norm.running_var.mul_(4)
+def written(name: str) -> Callable[[FrozenBatchNorm], None]:
+    def write(norm: FrozenBatchNorm) -> None:
+        getattr(norm, name).mul_(4)
+
+    return write
 
 
 def replaced(norm: FrozenBatchNorm) -> None:
@@ -60,11 +64,13 @@ def given_another_eps(norm: FrozenBatchNorm) -> None:
     norm.eps = 0.5
 
 
-@pytest.mark.parametrize("change", [loaded, written, replaced, given_another_eps])
-def test_a_change_of_its_numbers_counts_from_the_next_call(change: object) -> None:
+BUFFERS = ("weight", "bias", "running_mean", "running_var")
+
+
+@pytest.mark.parametrize("change", [loaded, *map(written, BUFFERS), replaced, given_another_eps])
+def test_a_change_of_its_numbers_counts_from_the_next_call(change: Callable[[FrozenBatchNorm], None]) -> None:
     norm = filled(1)
     before = norm(images())
-    assert callable(change)
     change(norm)
     after = norm(images())
     assert not torch.equal(before, after)
@@ -102,3 +108,15 @@ def test_in_bfloat16_the_result_is_bfloat16_and_the_statistics_are_not_rounded()
 
 def test_its_names_are_torchvisions() -> None:
     assert filled(1).state_dict().keys() == FrozenBatchNorm2d(5).state_dict().keys()
+
+
+def test_what_was_first_used_or_built_in_inference_mode_is_used_in_training_and_read_there() -> None:
+    used = filled(1)
+    with torch.inference_mode():
+        used(images())
+        built = filled(1)
+        found = built(images())
+    x = images().requires_grad_()
+    used(x).sum().backward()
+    assert x.grad is not None
+    assert torch.equal(found, used(images()))

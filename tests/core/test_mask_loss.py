@@ -120,3 +120,20 @@ def test_under_autocast_loss_and_gradients_of_parameters_are_float32() -> None:
         assert parameter.grad is not None
         assert parameter.grad.dtype == torch.float32
         assert functional.cosine_similarity(parameter.grad.flatten(), gradient.flatten(), dim=0) > 0.999
+
+
+def test_without_gradients_none_is_computed() -> None:
+    network = branch(0)
+    features, labels, wanted = proposals(0, 70)
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.autograd, "grad", None)
+        assert not mask_loss.mask_loss(network, features.requires_grad_(), labels, wanted).requires_grad
+
+
+def test_a_second_backward_pass_is_refused_and_not_answered_with_numbers_that_were_used() -> None:
+    network = branch(0)
+    features, labels, wanted = proposals(0, 70)
+    loss = 3 * mask_loss.mask_loss(network, features.requires_grad_(), labels, wanted)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="this is the second"):
+        loss.backward()

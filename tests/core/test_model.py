@@ -87,7 +87,7 @@ def torchvision_model(config: ModelConfig, frozen_norm: bool = False, classes: i
         parts["box_head"] = FastRCNNConvFCHead((256, 7, 7), [256] * 4, [1024], norm_layer=nn.BatchNorm2d)
         parts["mask_head"] = mask_rcnn.MaskRCNNHeads(256, [256] * 4, 1, norm_layer=nn.BatchNorm2d)
     sizes = tuple((side * config.anchor_scale,) for side in (32, 64, 128, 256, 512))
-    return detection.MaskRCNN(
+    network = detection.MaskRCNN(
         backbone,
         num_classes=classes + 1,
         min_size=config.image_min_side,
@@ -102,6 +102,11 @@ def torchvision_model(config: ModelConfig, frozen_norm: bool = False, classes: i
         box_detections_per_img=400,
         **parts,
     )
+    # Ours has the features of its mask head in this order, whose sums are rounded otherwise.
+    network.roi_heads.mask_head.register_forward_pre_hook(
+        lambda _, given: (given[0].contiguous(memory_format=torch.channels_last),)
+    )
+    return network
 
 
 def scene(seed: int, height: int, width: int, instances: int) -> tuple[torch.Tensor, Target, dict[str, torch.Tensor]]:
@@ -275,6 +280,14 @@ def canvas(crop: MaskCrop, height: int, width: int) -> np.ndarray:
     h, w = crop.pixels.shape
     full[crop.y0 : crop.y0 + h, crop.x0 : crop.x0 + w] = crop.pixels
     return full
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_the_order_in_memory_of_the_mask_heads_features_changes_no_more_than_rounding(detector: str) -> None:
+    head = build(settings(detector=detector)).eval().roi_heads.mask_head
+    features = torch.randn(5, 256, 14, 14, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(head(features), nn.Sequential.forward(head, features), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("detector", DETECTORS)

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from core import data as datasets
 from core.errors import ResourceError
-from tune import executor, study
+from tune import executor, mps, study
 from tune.bridge import Assignment
 from tune.executor import Machine, Node, TrialResources
 from tune.ledger import Ledger, State
@@ -46,17 +47,16 @@ if sys.argv[1:] == ["-d"]:
         os.close(writer)
         os.read(reader, 1)
         sys.exit(0)
-    os.setsid()
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    (folder / "pid").write_text(str(os.getpid()))
+    (folder / "nvidia-cuda-mps-control.pid").write_text(str(os.getpid()))
+    (folder / "control").touch()
     with open({witness!r}, "a") as file:
         file.write(f"{{os.getpid()}} {{os.environ.get('CUDA_VISIBLE_DEVICES')}}\\n")
     os.write(writer, b".")
     os.close(writer)
     while True:
         signal.pause()
-if sys.stdin.read().startswith("quit"):
-    os.kill(int((folder / "pid").read_text()), signal.SIGTERM)
+if sys.stdin.read().startswith("quit -t ") and not os.path.exists({deaf!r}):  # without -t it waits for its clients
+    os.kill(int((folder / "nvidia-cuda-mps-control.pid").read_text()), signal.SIGTERM)
 """
 
 
@@ -67,9 +67,11 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     programs.mkdir()
     witness.touch()
     program = programs / PROGRAM
-    program.write_text(DAEMON.format(python=sys.executable, broken=str(tmp_path / "broken"), witness=str(witness)))
+    places = {"broken": str(tmp_path / "broken"), "deaf": str(tmp_path / "deaf"), "witness": str(witness)}
+    program.write_text(DAEMON.format(python=sys.executable, **places))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(mps, "MACHINE_WIDE", tmp_path / "nowhere")
     monkeypatch.delenv(PIPES, raising=False)
     monkeypatch.delenv(LOGS, raising=False)
     return witness
@@ -116,21 +118,57 @@ def test_the_service_ends_with_an_error_in_the_block(services: Path) -> None:
     assert until(lambda: not runs(process))
 
 
-def test_the_service_is_not_restricted_to_some_gpus_because_its_clients_say_which_they_use(
-    services: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("visible", "expected"), [("3", "None"), ("GPU-8932f937", "GPU-8932f937"), ("MIG-1", "MIG-1")])
+def test_the_service_sees_all_gpus_where_its_clients_count_them_and_those_that_have_names(
+    services: Path, monkeypatch: pytest.MonkeyPatch, visible: str, expected: str
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with multi_process_service():
-        assert services.read_text().split()[1] == "None"
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+        assert services.read_text().split()[1] == expected
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
 
 
-def test_a_service_of_the_users_own_is_used_and_left_running(services: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PIPES, "/somewhere")
+@pytest.mark.parametrize("machine_wide", [True, False])
+def test_a_service_of_the_users_own_is_used_and_left_running(
+    services: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine_wide: bool
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "control").touch()
+    if machine_wide:
+        monkeypatch.setattr(mps, "MACHINE_WIDE", own)
+    else:
+        monkeypatch.setenv(PIPES, str(own))
+    before = os.environ.get(PIPES)
     with multi_process_service():
-        assert os.environ[PIPES] == "/somewhere"
-    assert os.environ[PIPES] == "/somewhere"
+        assert os.environ.get(PIPES) == before
+    assert os.environ.get(PIPES) == before
     assert not started(services)
+
+
+@pytest.mark.parametrize("value", ["", "/nowhere/to/be/found"])
+def test_a_variable_that_names_no_service_is_replaced_within_the_block(
+    services: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv(PIPES, value)
+    with multi_process_service():
+        assert os.environ[PIPES] != value
+        assert len(started(services)) == 1
+    assert os.environ[PIPES] == value
+
+
+def test_other_variables_that_are_set_meanwhile_stay(services: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert services.exists()
+    with multi_process_service():
+        monkeypatch.setenv("SET_MEANWHILE", "1")
+    assert os.environ["SET_MEANWHILE"] == "1"
+
+
+def test_a_service_that_does_not_answer_is_ended_by_its_process(services: Path, tmp_path: Path) -> None:
+    (tmp_path / "deaf").touch()
+    with multi_process_service():
+        (process,) = started(services)
+    assert until(lambda: not runs(process))
 
 
 def test_a_service_that_does_not_start_is_refused_with_what_it_said(services: Path, tmp_path: Path) -> None:
@@ -151,13 +189,18 @@ def test_the_service_ends_when_its_search_is_killed(services: Path, end: signal.
         f"with multi_process_service():\n    print(os.environ['{PIPES}'], flush=True)\n    time.sleep(1e6)\n"
     )
     search = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", program],
+        env={**os.environ, PIPES: "/nowhere/to/be/found"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
     )
     assert search.stdout is not None
     folder = Path(search.stdout.readline().strip())
     (process,) = started(services)
     assert runs(process)
-    search.send_signal(end)
+    os.killpg(search.pid, end)  # Ctrl-C reaches all that the search started in its session
     search.communicate()
     assert until(lambda: not runs(process))
     assert until(lambda: not folder.exists())
@@ -174,6 +217,7 @@ def test_where_there_is_no_such_program_a_search_with_gpus_is_refused_before_it_
 ) -> None:
     monkeypatch.setattr(Machine, "here", lambda: Machine((Node(2, 1),)))
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(mps, "MACHINE_WIDE", tmp_path / "nowhere")
     monkeypatch.delenv(PIPES, raising=False)
     request = from_document({**SPACE, "resources": {"mps": True}}, "test")
     plan, problems = check(request, Options(tmp_path))
@@ -234,3 +278,36 @@ def test_the_workers_of_a_search_whose_trials_share_a_gpu_find_one_service_for_a
     assert (found == {"none"}) is not bool(expected)
     assert len(found) == 1
     assert all(until(lambda process=process: not runs(process)) for process in started(services))
+
+
+class LosesTheGPU:
+    """A trial whose first attempt loses the GPU, for itself and so for all that share it by the service."""
+
+    def __init__(self, seen: Path) -> None:
+        self.seen = seen
+
+    def __call__(self, assignment: Assignment, *_: Any, **__: Any) -> Any:
+        (self.seen / f"{assignment.trial}-{assignment.attempt}").write_text(str(assignment.gpus))
+        if assignment.attempt == 1:
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+        raise ValueError("that was all")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("asked", "next_share"), [(True, "1.0"), (False, "0.5")])
+def test_who_lost_the_gpu_with_others_has_it_alone_in_the_next_attempt(
+    services: Path, tmp_path: Path, asked: bool, next_share: str
+) -> None:
+    """So the trial that is to blame takes one attempt from the others, and not all three."""
+    assert services.exists()
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    document = {**SPACE, "resources": {"mps": asked}, "search": {**SPACE["search"], "trials": 2}}
+    plan = Plan(
+        from_document(document, "test"), Options(tmp_path / "results"), datasets.load("synthetic"), {},
+        Machine((Node(2, 1),)), TrialResources(1, 0.5, 2),
+    )  # fmt: skip
+    study.run(plan, Console(quiet=True), LosesTheGPU(seen))
+    shares = {path.name: path.read_text() for path in seen.iterdir()}
+    assert shares == {"0-1": "0.5", "1-1": "0.5", "0-2": next_share, "1-2": next_share}
+    assert {record.lost for record in Ledger(plan.storage, plan.request).records} == {1}
