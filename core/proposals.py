@@ -1,14 +1,17 @@
-"""The region proposal network: torchvision's numbers and draws, with few questions to the GPU.
+"""The region proposal network: torchvision's numbers and draws, with few questions to the GPU and a sparse gradient.
 
-torchvision asks it, image by image, which boxes are large enough, which score enough, which are drawn; every answer has
-a size that Python must know, and is waited for.
+torchvision asks the GPU, image by image, which boxes are large enough, which score enough, which are drawn; every
+answer has a size that Python must know, and is waited for. And of all anchors of an image, 160,000 at 800 x 800 pixels,
+256 are drawn to be learned: only there is the gradient of the network's layers not zero, and only there it is computed.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch.nn import functional
-from torchvision.models.detection.rpn import RegionProposalNetwork
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.ops import clip_boxes_to_image, nms
 
 SUPPRESSED_TOGETHER = ("cuda",)
@@ -18,6 +21,27 @@ box with those of its own level only, which is faster there."""
 
 class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
     """torchvision's, with a sampler that is a `core.sampling.BalancedSampler`."""
+
+    def forward(
+        self,
+        images: ImageList,
+        features: Mapping[str, torch.Tensor],
+        targets: list[dict[str, torch.Tensor]] | None = None,
+    ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+        """Proposals of each image, float32 [K, 4], best first; and in training, with targets, two losses."""
+        levels = list(features.values())
+        with torch.no_grad():
+            objectness, deltas = self.head(levels)
+            of_level = [level[0].numel() for level in objectness]
+            objectness, deltas = concat_box_prediction_layers(objectness, deltas)
+            anchors = self.anchor_generator(images, levels)
+            boxes_BA4 = self.box_coder.decode(deltas, anchors).view(len(anchors), -1, 4)
+            boxes, _ = self.filter_proposals(boxes_BA4, objectness, images.image_sizes, of_level)
+            if not self.training:
+                return boxes, {}
+            assert targets is not None, "training needs targets"
+            labels, truths = self.assign_targets_to_anchors(anchors, targets)
+        return boxes, self._losses(levels, of_level, anchors, labels, truths)
 
     def filter_proposals(
         self,
@@ -56,24 +80,98 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
             [scores_T[kept_K] for scores_T, kept_K in zip(scores_BT, kept, strict=True)],
         )
 
-    def compute_loss(
+    def _losses(
         self,
-        objectness: torch.Tensor,
-        pred_bbox_deltas: torch.Tensor,
-        labels: list[torch.Tensor],
-        regression_targets: list[torch.Tensor],
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Of objectness, float32 [B A, 1], and of offsets, float32 [B A, 4]; labels and targets image by image."""
+        levels: Sequence[torch.Tensor],
+        of_level: Sequence[int],
+        anchors: Sequence[torch.Tensor],
+        labels: Sequence[torch.Tensor],
+        truths: Sequence[torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        """The terms of torchvision's `compute_loss`.
+
+        of_level   anchors of each level in an image
+        anchors, labels, truths   float32 [A, 4], [A] and [A, 4] of each image: the box that each anchor is to learn
+        """
         drawn = self.fg_bg_sampler(labels)
-        starts = range(0, len(objectness), len(labels[0]))  # all images of a batch have the same anchors
+        starts = range(0, len(anchors) * sum(of_level), sum(of_level))
         positive_P = torch.cat([one.positive_P + start for one, start in zip(drawn, starts, strict=True)])
         negative_Q = torch.cat([one.negative_Q + start for one, start in zip(drawn, starts, strict=True)])
-        drawn_S = torch.cat([positive_P, negative_Q])
-        box_loss = functional.smooth_l1_loss(
-            pred_bbox_deltas[positive_P], torch.cat(regression_targets)[positive_P], beta=1 / 9, reduction="sum"
+        wanted_P4 = self.box_coder.encode_single(
+            torch.cat([boxes_A4[one.positive_P] for boxes_A4, one in zip(truths, drawn, strict=True)]),
+            torch.cat([anchors_A4[one.positive_P] for anchors_A4, one in zip(anchors, drawn, strict=True)]),
         )
-        loss = functional.binary_cross_entropy_with_logits(objectness.flatten()[drawn_S], torch.cat(labels)[drawn_S])
-        return loss, box_loss / len(drawn_S)
+        logits_S, deltas_S4 = predicted_at(self.head, levels, of_level, torch.cat([positive_P, negative_Q]))
+        box_loss = functional.smooth_l1_loss(deltas_S4[: len(positive_P)], wanted_P4, beta=1 / 9, reduction="sum")
+        is_object_S = torch.cat([torch.ones_like(positive_P), torch.zeros_like(negative_Q)]).to(logits_S.dtype)
+        return {
+            "loss_objectness": functional.binary_cross_entropy_with_logits(logits_S, is_object_S),
+            "loss_rpn_box_reg": box_loss / len(logits_S),
+        }
+
+
+def predicted_at(
+    head: RPNHead, levels: Sequence[torch.Tensor], of_level: Sequence[int], places_S: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Objectness, float32 [S], and box deltas, float32 [S, 4], that torchvision's RPNHead predicts for some anchors.
+
+    levels     float32 [B, C, H, W] each
+    of_level   anchors of each level in an image
+    places_S   int64 [S], their places among all anchors of the batch: image, level, row, column, anchor
+
+    They are predicted from the window of features that each sees, whose gradient is that of the whole maps.
+    """
+    image_S, place_S = places_S // sum(of_level), places_S % sum(of_level)
+    starts = list(itertools.accumulate(of_level, initial=0))[:-1]
+    level_S = torch.stack([place_S >= start for start in starts[1:]]).sum(dim=0)
+    order_S = level_S.argsort(stable=True)
+    numbers_L1 = torch.arange(len(levels), device=places_S.device)[:, None]
+    counts = (level_S == numbers_L1).sum(dim=1).tolist()  # waits for the GPU
+    reach = len(head.conv)
+    windows, insides, anchors = [], [], []
+    for features, anchors_of_level, start, image_K, place_K in zip(
+        levels,
+        of_level,
+        starts,
+        torch.split(image_S[order_S], counts),
+        torch.split(place_S[order_S], counts),
+        strict=True,
+    ):
+        # A level of which nothing is drawn has a gradient too, zeros: without one its layers would not decay.
+        height, width = features.shape[-2:]
+        per_cell = anchors_of_level // (height * width)
+        cell_K = (place_K - start) // per_cell
+        window_KkkC, inside_Kkk = _windows(features, image_K, cell_K // width, cell_K % width, reach)
+        windows.append(window_KkkC)
+        insides.append(inside_Kkk)
+        anchors.append((place_K - start) % per_cell)
+    x_SCkk, inside_Skk = torch.cat(windows).permute(0, 3, 1, 2), torch.cat(insides)
+    for layer in head.conv:
+        # The next layer pads with zeros what lies outside, whatever this one would find there.
+        inside_Skk = inside_Skk[:, 1:-1, 1:-1]
+        x_SCkk = functional.conv2d(x_SCkk, layer[0].weight, layer[0].bias).relu() * inside_Skk[:, None]
+    logits_SA = head.cls_logits(x_SCkk).flatten(1).float()
+    deltas_SA4 = head.bbox_pred(x_SCkk).reshape(len(logits_SA), -1, 4).float()
+    rows_S, anchor_S = torch.arange(len(logits_SA), device=places_S.device), torch.cat(anchors)
+    back_S = order_S.argsort()
+    return logits_SA[rows_S, anchor_S][back_S], deltas_SA4[rows_S, anchor_S][back_S]
+
+
+def _windows(
+    features: torch.Tensor, image_K: torch.Tensor, row_K: torch.Tensor, column_K: torch.Tensor, reach: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features around some cells, float32 [K, k, k, C] with k = 2 reach + 1, and where they are inside the map.
+
+    Outside they are zero.
+    """
+    height, width = features.shape[-2:]
+    span_k = torch.arange(-reach, reach + 1, device=features.device)
+    rows_Kk, columns_Kk = row_K[:, None] + span_k, column_K[:, None] + span_k
+    inside_Kkk = ((rows_Kk >= 0) & (rows_Kk < height))[:, :, None] & ((columns_Kk >= 0) & (columns_Kk < width))[:, None]
+    windows_KkkC = features.permute(0, 2, 3, 1)[
+        image_K[:, None, None], rows_Kk.clamp(0, height - 1)[:, :, None], columns_Kk.clamp(0, width - 1)[:, None]
+    ]
+    return windows_KkkC * inside_Kkk[..., None], inside_Kkk
 
 
 def _suppressed(

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 
 from core import proposals
 from core.proposals import ProposalNetwork
@@ -99,25 +100,73 @@ def test_a_gpu_which_suppresses_all_levels_together_keeps_what_each_level_keeps_
     assert torch.equal(together, alone)
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("positives", [0.0, 0.02, 0.9])
-def test_losses_their_gradients_and_draws_are_torchvisions(seed: int, positives: float) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    anchors = 900
-    draws = torch.rand(2, anchors, generator=generator)
-    labels = list(torch.where(draws < positives, 1.0, torch.where(draws < positives + 0.05, -1.0, 0.0)))
-    targets = list(torch.randn(2, anchors, 4, generator=generator))
+def scene(seed: int, depth: int, images: int = 2) -> tuple[list[Any], ImageList, list[dict[str, torch.Tensor]]]:
+    """Ours and torchvision's network with the same numbers in them, images, and boxes, none in the last image."""
+    torch.manual_seed(seed)
+    anchors = AnchorGenerator(((16.0,), (32.0,), (64.0,)), ((0.5, 1.0, 2.0),) * 3)
+    arguments = {"fg_iou_thresh": 0.5, "bg_iou_thresh": 0.3, "batch_size_per_image": 64, "positive_fraction": 0.5}
+    heads = [RPNHead(8, 3, conv_depth=depth) for _ in range(2)]
+    for parameter in heads[0].parameters():
+        nn.init.normal_(parameter, std=0.2)
+    heads[1].load_state_dict(heads[0].state_dict())
+    ours, theirs = (
+        network(anchors, head, **arguments, pre_nms_top_n=COUNTS, post_nms_top_n=COUNTS, nms_thresh=0.7)
+        for network, head in zip((ProposalNetwork, RegionProposalNetwork), heads, strict=True)
+    )
+    ours.fg_bg_sampler = BalancedSampler(64, 0.5)
+    corners = 60 * torch.rand(images, 6, 2)
+    boxes = torch.cat([corners, corners + 8 + 50 * torch.rand(images, 6, 2)], dim=2)
+    targets = [{"boxes": boxes_N4[: 6 if number < images - 1 else 0]} for number, boxes_N4 in enumerate(boxes)]
+    return [ours, theirs], ImageList(torch.zeros(images, 3, 96, 128), [(96, 128)] * images), targets
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("depth", [1, 2])
+def test_losses_gradients_draws_and_proposals_are_torchvisions_at_the_images_border_too(seed: int, depth: int) -> None:
+    networks_of_both, images, targets = scene(seed, depth)
     results = []
-    for network in networks():
-        logits = torch.randn(2 * anchors, 1, generator=torch.Generator().manual_seed(1)).requires_grad_()
-        deltas = torch.randn(2 * anchors, 4, generator=torch.Generator().manual_seed(2)).requires_grad_()
-        torch.manual_seed(3)
-        losses = network.compute_loss(logits, deltas, labels, targets)
+    for network in networks_of_both:
+        generator = torch.Generator().manual_seed(1)
+        sizes = [(24, 32), (12, 16), (3, 4)]  # on the last, each window passes the border
+        levels = {
+            str(level): torch.randn(2, 8, *size, generator=generator).requires_grad_()
+            for level, size in enumerate(sizes)
+        }
+        torch.manual_seed(2)
+        boxes, losses = network(images, levels, targets)
         after = torch.rand(1)
-        sum(losses).backward()
-        results.append((*losses, logits.grad, deltas.grad, after))
-    for one, other in zip(*results, strict=True):
-        assert torch.equal(one, other)
+        sum(losses.values()).backward()
+        gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+        gradients |= {name: level.grad for name, level in levels.items()}
+        results.append((boxes, losses, gradients, after))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_what_is_predicted_at_a_place_is_what_the_whole_maps_have_there(depth: int) -> None:
+    (ours, _), _, _ = scene(0, depth)
+    levels = [torch.randn(2, 8, 6, 5), torch.randn(2, 8, 3, 3), torch.randn(2, 8, 1, 2)]
+    objectness, deltas = ours.head(levels)
+    of_level = [level[0].numel() for level in objectness]
+    logits, boxes = concat_box_prediction_layers(objectness, deltas)
+    places = torch.randperm(2 * sum(of_level))
+    found_logits, found_boxes = proposals.predicted_at(ours.head, levels, of_level, places)
+    torch.testing.assert_close(found_logits, logits[places, 0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found_boxes, boxes[places], rtol=1e-4, atol=1e-6)
+
+
+def test_no_activation_of_the_whole_maps_is_kept_for_the_gradient() -> None:
+    (ours, _), images, targets = scene(0, depth=1)
+    levels = {
+        "0": torch.randn(2, 8, 24, 32).requires_grad_(),
+        "1": torch.randn(2, 8, 12, 16),
+        "2": torch.randn(2, 8, 6, 8),
+    }
+    kept: list[torch.Size] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda t: t):
+        ours(images, levels, targets)
+    assert kept
+    assert not any(shape[-2:] == (24, 32) for shape in kept)
 
 
 def test_the_network_has_torchvisions_parameters() -> None:
