@@ -5,6 +5,7 @@ answer has a size that Python must know, and is waited for. And of all anchors o
 256 are drawn to be learned: only there is the gradient of the network's layers not zero, and only there it is computed.
 """
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 
@@ -124,54 +125,53 @@ def predicted_at(
     image_S, place_S = places_S // sum(of_level), places_S % sum(of_level)
     starts = list(itertools.accumulate(of_level, initial=0))[:-1]
     level_S = torch.stack([place_S >= start for start in starts[1:]]).sum(dim=0)
-    order_S = level_S.argsort(stable=True)
     numbers_L1 = torch.arange(len(levels), device=places_S.device)[:, None]
     counts = (level_S == numbers_L1).sum(dim=1).tolist()  # waits for the GPU
-    reach = len(head.conv)
-    windows, insides, anchors = [], [], []
-    for features, anchors_of_level, start, image_K, place_K in zip(
-        levels,
-        of_level,
-        starts,
-        torch.split(image_S[order_S], counts),
-        torch.split(place_S[order_S], counts),
-        strict=True,
-    ):
-        # A level of which nothing is drawn has a gradient too, zeros: without one its layers would not decay.
-        height, width = features.shape[-2:]
-        per_cell = anchors_of_level // (height * width)
-        cell_K = (place_K - start) // per_cell
-        window_KkkC, inside_Kkk = _windows(features, image_K, cell_K // width, cell_K % width, reach)
-        windows.append(window_KkkC)
-        insides.append(inside_Kkk)
-        anchors.append((place_K - start) % per_cell)
-    x_SCkk, inside_Skk = torch.cat(windows).permute(0, 3, 1, 2), torch.cat(insides)
+    order_S = level_S.argsort(stable=True)
+    back_S = order_S.argsort()
+    layout_L4 = _layout(tuple(of_level), tuple(tuple(level.shape[-2:]) for level in levels), places_S.device)
+    start_S, per_cell_S, height_S, width_S = layout_L4[level_S[order_S]].unbind(1)
+    local_S = place_S[order_S] - start_S
+    cell_S, anchor_S = local_S // per_cell_S, local_S % per_cell_S
+    span_k = torch.arange(-len(head.conv), len(head.conv) + 1, device=places_S.device)
+    row_Sk, row_is_inside_Sk = _along(cell_S // width_S, span_k, height_S)
+    column_Sk, column_is_inside_Sk = _along(cell_S % width_S, span_k, width_S)
+    inside_Skk = row_is_inside_Sk[:, :, None] & column_is_inside_Sk[:, None]
+    # A level of which nothing is drawn has a gradient too, zeros: without one its layers would not decay.
+    windows = [
+        level.permute(0, 2, 3, 1)[image_K[:, None, None], row_Kk[:, :, None], column_Kk[:, None]]
+        for level, image_K, row_Kk, column_Kk in zip(
+            levels, *(torch.split(index, counts) for index in (image_S[order_S], row_Sk, column_Sk)), strict=True
+        )
+    ]
+    x_SCkk = (torch.cat(windows) * inside_Skk[..., None]).permute(0, 3, 1, 2)
     for layer in head.conv:
         # The next layer pads with zeros what lies outside, whatever this one would find there.
         inside_Skk = inside_Skk[:, 1:-1, 1:-1]
         x_SCkk = functional.conv2d(x_SCkk, layer[0].weight, layer[0].bias).relu() * inside_Skk[:, None]
     logits_SA = head.cls_logits(x_SCkk).flatten(1).float()
     deltas_SA4 = head.bbox_pred(x_SCkk).reshape(len(logits_SA), -1, 4).float()
-    rows_S, anchor_S = torch.arange(len(logits_SA), device=places_S.device), torch.cat(anchors)
-    back_S = order_S.argsort()
+    rows_S = torch.arange(len(logits_SA), device=places_S.device)
     return logits_SA[rows_S, anchor_S][back_S], deltas_SA4[rows_S, anchor_S][back_S]
 
 
-def _windows(
-    features: torch.Tensor, image_K: torch.Tensor, row_K: torch.Tensor, column_K: torch.Tensor, reach: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features around some cells, float32 [K, k, k, C] with k = 2 reach + 1, and where they are inside the map.
-
-    Outside they are zero.
-    """
-    height, width = features.shape[-2:]
-    span_k = torch.arange(-reach, reach + 1, device=features.device)
-    rows_Kk, columns_Kk = row_K[:, None] + span_k, column_K[:, None] + span_k
-    inside_Kkk = ((rows_Kk >= 0) & (rows_Kk < height))[:, :, None] & ((columns_Kk >= 0) & (columns_Kk < width))[:, None]
-    windows_KkkC = features.permute(0, 2, 3, 1)[
-        image_K[:, None, None], rows_Kk.clamp(0, height - 1)[:, :, None], columns_Kk.clamp(0, width - 1)[:, None]
+@functools.lru_cache(maxsize=8)
+def _layout(of_level: tuple[int, ...], sizes: tuple[tuple[int, int], ...], device: torch.device) -> torch.Tensor:
+    """Int64 [L, 4]: of each level its first anchor, the anchors of a cell, height and width; kept for some sizes."""
+    starts = itertools.accumulate(of_level, initial=0)
+    rows = [
+        [start, anchors // (height * width), height, width]
+        for start, anchors, (height, width) in zip(starts, of_level, sizes, strict=False)
     ]
-    return windows_KkkC * inside_Kkk[..., None], inside_Kkk
+    with torch.inference_mode(False):
+        return torch.tensor(rows, device=device)
+
+
+def _along(middle_S: torch.Tensor, span_k: torch.Tensor, length_S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of windows along one axis: their places [S, k], brought into the map, and bool [S, k], which were inside it."""
+    place_Sk, last_S1 = middle_S[:, None] + span_k, length_S[:, None] - 1
+    inside_Sk = (place_Sk >= 0) & (place_Sk <= last_S1)
+    return torch.minimum(place_Sk.clamp(min=0), last_S1), inside_Sk
 
 
 def _suppressed(
