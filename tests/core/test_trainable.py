@@ -508,7 +508,7 @@ def test_a_trial_learns_what_it_can_memorise() -> None:
     trial = trial_of(TINY | chosen, copies)
     reports = [trial.run_epoch() for _ in range(7)]
     assert reports[-1].losses["loss"] < 0.3 * reports[0].losses["loss"]
-    assert reports[0].ap50 < 0.1
+    assert reports[0].ap50 < 0.25
     assert max(report.ap50 for report in reports) > 0.6
     assert max(report.ap50_box for report in reports) > 0.6
 

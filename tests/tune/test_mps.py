@@ -185,7 +185,8 @@ def test_a_service_that_does_not_start_is_refused_with_what_it_said(services: Pa
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_service_ends_when_its_search_is_killed(services: Path, end: signal.Signals) -> None:
     program = (
-        "import os, time\nfrom tune.mps import multi_process_service\n"
+        "import os, signal, time\nfrom tune.mps import multi_process_service\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's background jobs ignore
         f"with multi_process_service():\n    print(os.environ['{PIPES}'], flush=True)\n    time.sleep(1e6)\n"
     )
     search = subprocess.Popen(
