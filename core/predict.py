@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from core.config import TrialConfig
+from core.console import complain, say
 from core.data import TestImage, list_images
 from core.data.images import read_test_image
 from core.data.listing import find_listing
@@ -28,6 +29,7 @@ from core.device import MOST_THREADS
 from core.errors import BadRequest, CellTuneError, ResourceError
 from core.files import write_atomically, write_json_atomically
 from core.submission import results_of
+from core.text import many
 from core.trained_model import TrainedModel, load
 
 
@@ -40,22 +42,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         images = list_images(parsed.images)
         listing_out = _listing_beside(parsed.out, parsed.images)
         trained = _with_options(load(parsed.model, parsed.device), parsed)
-        classes = f"{_many(len(trained.classes), 'class')} ({', '.join(category.name for category in trained.classes)})"
+        classes = f"{many(len(trained.classes), 'class')} ({', '.join(category.name for category in trained.classes)})"
         on = next(trained.model.parameters()).device
-        _say(console, f"Model {parsed.model}: {trained.config.model.backbone}, {classes}, on {on}")
+        say(console, f"Model {parsed.model}: {trained.config.model.backbone}, {classes}, on {on}")
         results = _predict(trained, images, console)
         _write(parsed.out, listing_out, results, _listing(trained, images))
     except BadRequest as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     except CellTuneError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 1
     except KeyboardInterrupt:
-        print(f"Interrupted: {parsed.out} was not written", file=sys.stderr)
+        complain(f"Interrupted: {parsed.out} was not written")
         return 130
-    done = f"{_many(len(images), 'image')}, {_many(len(results), 'instance')}"
-    _say(console, f"{done}: {parsed.out} (the images and their ids: {listing_out})")
+    done = f"{many(len(images), 'image')}, {many(len(results), 'instance')}"
+    say(console, f"{done}: {parsed.out} (the images and their ids: {listing_out})")
     return 0
 
 
@@ -141,8 +143,8 @@ def _predict(trained: TrainedModel, images: Sequence[TestImage], console: Consol
             progress.advance(task)
             if not console.is_terminal:
                 seconds = time.perf_counter() - begin
-                found = _many(len(of_image), "instance")
-                _say(console, f"{number}/{len(images)} {image.file_name}: {found}, {seconds:.1f} s")
+                found = many(len(of_image), "instance")
+                say(console, f"{number}/{len(images)} {image.file_name}: {found}, {seconds:.1f} s")
     return results
 
 
@@ -176,15 +178,6 @@ def _write(out: Path, listing_out: Path, results: Sequence[str], listing: dict[s
         write_atomically(out, ("[\n" + ",\n".join(results) + "\n]\n").encode())
     except OSError as error:
         raise CellTuneError(f"{out} cannot be written: {error.strerror}") from None
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _many(count: int, thing: str) -> str:
-    plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"
-    return f"{count:,} {thing if count == 1 else plural}"
 
 
 if __name__ == "__main__":
