@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from core.config import DataConfig, MetricConfig
+from core.config import DataConfig, MetricConfig, TrialConfig
 from core.data import Dataset, Inspection, Problem, inspect
 from core.data.split import split
-from core.errors import DataError
+from core.errors import DataError, SettingError
 from core.sample import Sample
 
 EXAMPLES = 3
@@ -31,13 +31,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Check the data set named on the command line; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m core.check", description=__doc__.partition("\n")[0])
     parser.add_argument("dir", metavar="DIR", help="a folder in the HW3 or COCO layout, or the word synthetic")
-    where = parser.parse_args(argv).dir
-    inspection = inspect(where)
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of reading, such as data.skip_bad=true",
+    )
+    parsed = parser.parse_args(argv)
+    where = parsed.dir
+    try:
+        config = _data_config(parsed.set)
+    except SettingError as error:
+        print(error, file=sys.stderr)
+        return 2
+    inspection = inspect(where, config)
     problems = list(inspection.problems)
     if inspection.dataset is not None:
         print("\n".join(describe(inspection.dataset, where)))
         if not problems:
-            problems = _split_problems(inspection.dataset, where)
+            problems = _split_problems(inspection.dataset, where, config)
     print("\n".join(_verdict(problems, inspection)))
     return 2 if problems else 0
 
@@ -70,7 +83,8 @@ def describe(dataset: Dataset, where: str) -> Iterator[str]:
             f"                    {np.count_nonzero(areas == 1):,} of one pixel, "
             f"{np.count_nonzero(thin):,} of one row or column"
         )
-    notes = list(_notes(dataset, counts_IC, [int(np.count_nonzero(found[3] > 1)) for found in shapes]))
+    notes = list(dataset.notes)
+    notes += list(_notes(dataset, counts_IC, [int(np.count_nonzero(found[3] > 1)) for found in shapes]))
     if notes:
         yield ""
         yield "Unusual, and accepted:"
@@ -131,10 +145,21 @@ def _instance_shapes(sample: Sample) -> NDArray[np.int64]:
     return np.array(found, np.int64).reshape(-1, 4).T
 
 
-def _split_problems(dataset: Dataset, where: str) -> list[Problem]:
+def _data_config(assignments: Sequence[str]) -> DataConfig:
+    """The data settings of `--set`. Raises SettingError."""
+    settings: dict[str, str] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or not name.startswith("data."):
+            raise SettingError(f"--set takes a data setting, data.NAME=VALUE, and is given {assignment!r:.80}")
+        settings[name] = value
+    return TrialConfig.from_settings(settings, "--set").data
+
+
+def _split_problems(dataset: Dataset, where: str, config: DataConfig) -> list[Problem]:
     """What keeps the data set from being divided into a training and a validation part."""
     try:
-        split(dataset, DataConfig())
+        split(dataset, config)
     except DataError as error:
         return [Problem(where, str(error).removeprefix(f"{dataset.name}: "))]
     return []

@@ -47,6 +47,12 @@ class DataConfig(_Settings):
     """Seed of the split."""
     group_pattern: str = ""
     """Regular expression searched in the image's name; its first group names the group. A group is never split."""
+    skip_bad: bool = False
+    """Whether annotations and images that cannot be used are skipped and counted, instead of refusing the data set."""
+    allow_suspicious: bool = False
+    """Whether annotations that look wrong, and that a person has looked at, are used as they are."""
+    split_components: bool = False
+    """Whether every connected piece of a mask is an instance of its own, as semantic masks need it."""
     crop: int = Field(0, ge=0, le=8192)
     """Pixels; 0 for the whole image, otherwise the side of a random training crop and of the tiles in prediction."""
 

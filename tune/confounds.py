@@ -38,6 +38,7 @@ FACTORS: Mapping[str, tuple[str, ...]] = {
     "seed": ("seed",),
     "split": (
         "data.validation_fraction", "data.folds", "data.fold", "data.split_seed", "data.group_pattern",
+        "data.skip_bad", "data.allow_suspicious", "data.split_components",
     ),
 }  # fmt: skip
 """Every setting, in the factor that a reader would name: a bundle such as the augmentations counts as one."""

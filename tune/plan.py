@@ -118,7 +118,7 @@ def check(request: StudyRequest, options: Options) -> tuple[Plan | None, Sequenc
     weights: dict[str, WeightsFile] = {}
     grown: list[str] = []
     try:
-        data = datasets.load(request.data)
+        data = datasets.load(request.data, request.reading)
         for config in _data_configs(request.space):
             split(data, config.data)
         fresh_repeats(request, data)

@@ -9,9 +9,10 @@ results/STUDY/report/
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
@@ -25,6 +26,7 @@ from tune.findings import Findings, find
 from tune.folder import StudyFolder
 from tune.plan import Options, absolute, recall, storage_of, tracking_of
 from tune.retrain_plan import last_study
+from tune.space_file import from_document
 from tune.svg import COLOURS, Figure
 from tune.tables import NOTHING, Table
 from tune.tracking import first_line, show_report
@@ -180,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = Options(parsed.results, absolute(parsed.storage), absolute(parsed.tracking_uri))
         folder = last_study(parsed.results) if parsed.study is None else StudyFolder(parsed.results / parsed.study)
         described = folder.read_description()
-        data, missing = _dataset(parsed.data, described["request"]["data"])
+        data, missing = _dataset(parsed.data, described["request"])
         written = make(options, folder, data)
     except BadRequest as error:
         print(error, file=sys.stderr)
@@ -203,10 +205,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _dataset(given: str | None, known: str) -> tuple[Dataset | None, str]:
+def _dataset(given: str | None, described: Mapping[str, Any]) -> tuple[Dataset | None, str]:
     """The data set, and why there is none where it is not at its old place; one that was named must be there."""
     try:
-        return datasets.load(given or known), ""
+        request = from_document(described, "study.json")
+        return datasets.load(given or request.data, request.reading), ""
     except BadRequest as error:
         if given is not None:
             raise

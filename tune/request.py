@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from core.config import SETTINGS, PredictConfig, TrialConfig, Value
+from core.config import SETTINGS, DataConfig, PredictConfig, TrialConfig, Value
 from tune import confounds
 from tune.confounds import Attribution
 from tune.space import BY_REPEAT, Choices, Parameter, SearchSpace
@@ -157,6 +157,12 @@ class StudyRequest:
         """How many of the best are run again, if none fails; 0 for none."""
         size = self.space.size
         return min(self.confirm.top, self.planned_trials, self.planned_trials if size is None else size)
+
+    @property
+    def reading(self) -> DataConfig:
+        """How the data set is read: the same for all trials."""
+        names = ("skip_bad", "allow_suspicious", "split_components")
+        return DataConfig.model_validate({name: self.space.value(f"data.{name}", {}) for name in names})
 
     @property
     def max_epochs(self) -> int:

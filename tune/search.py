@@ -123,7 +123,7 @@ def _announce(plan: Plan, console: Console) -> None:
 
 def _plan_lines(plan: Plan) -> list[str]:
     request, resources, data = plan.request, plan.resources, plan.data
-    instances = sum(len(sample.labels_N) for sample in data.samples)
+    instances = int(data.instance_counts().sum())
     gpu = f"{resources.gpus:g} GPU and " if resources.gpus else ""
     cpus = "1 processor" if resources.cpus == 1 else f"{resources.cpus} processors"
     probed = resources.gpus and request.resources.gpus_per_trial == "auto" and plan.machine.address is None
@@ -135,6 +135,7 @@ def _plan_lines(plan: Plan) -> list[str]:
     lines += [
         f"Weights: {file.path}{'' if file.path.exists() else ' (to be downloaded)'}" for file in plan.weights.values()
     ]
+    lines += [f"Note: {note}" for note in data.notes]
     lines += [f"Note: the space has grown: {sentence}" for sentence in plan.growth]
     shortage = confirmation.shortage(request, plan.repeats)
     lines += [f"Note: {shortage}"] if shortage else []

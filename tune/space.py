@@ -15,6 +15,9 @@ SHARED = (
     "data.folds",
     "data.fold",
     "data.group_pattern",
+    "data.skip_bad",
+    "data.allow_suspicious",
+    "data.split_components",
     "metric.max_dets",
 )
 """What all configurations of a study have in common: else their scores could not be compared."""

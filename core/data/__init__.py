@@ -1,33 +1,55 @@
 """Images and their annotations: one reader per format, all of them ending in a `Dataset`."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from core.config import DataConfig
 from core.data import coco, hw3, synthetic
-from core.data.dataset import Category, Dataset, Inspection, Problem, TestImage
+from core.data.dataset import Category, Dataset, Inspection, Problem, TestImage, first_of
 from core.data.listing import SYNTHETIC_TEST_IMAGES, list_images
 from core.errors import DataError
 
 __all__ = ["Category", "Dataset", "Inspection", "Problem", "TestImage", "inspect", "list_images", "load"]
 
+STRICT = DataConfig()
+"""A data set is refused for whatever is wrong with it."""
 
-def load(where: str) -> Dataset:
+
+def load(where: str, config: DataConfig = STRICT) -> Dataset:
     """Read a data set: the word `synthetic`, or a folder in the HW3 or COCO layout.
+
+    config   of it, the settings of reading count: skip_bad, allow_suspicious, split_components
 
     Raises DataError with the first problem, and says how many more there are. Images without instances are fine.
     """
-    inspection = inspect(where)
+    inspection = inspect(where, config)
     if inspection.problems:
-        more = len(inspection.problems) - 1
-        tail = (
-            f" (and {more:,} more problem{'s' * (more > 1)}; `python -m core.check {where}` lists all)" if more else ""
-        )
-        raise DataError(f"{inspection.problems[0]}{tail}")
+        problems = first_of(inspection.problems)
+        if any(problem.skippable for problem in inspection.problems):
+            problems += "; `--set data.skip_bad=true` skips and counts annotations and images that cannot be used"
+        lists = f"; `python -m core.check {where}` lists all" if len(inspection.problems) > 1 else ""
+        raise DataError(f"{problems}{lists}")
     assert inspection.dataset is not None, "a reader found neither images nor a problem"
     return inspection.dataset
 
 
-def inspect(where: str) -> Inspection:
+def inspect(where: str, config: DataConfig = STRICT) -> Inspection:
     """Read as much of a data set as can be read, and collect every problem on the way."""
+    found = _read(where)
+    return _without_bad(found) if config.skip_bad else found
+
+
+def _without_bad(found: Inspection) -> Inspection:
+    """The same with one note in place of the problems that concern one annotation or one image alone."""
+    bad = [problem for problem in found.problems if problem.skippable]
+    if not bad or found.dataset is None:
+        return found
+    note = f"data.skip_bad: {len(bad):,} skipped; {first_of(bad)}"
+    dataset = replace(found.dataset, notes=(*found.dataset.notes, note))
+    return Inspection(dataset, tuple(problem for problem in found.problems if not problem.skippable))
+
+
+def _read(where: str) -> Inspection:
     if where == "synthetic":
         return Inspection(synthetic.make(test=SYNTHETIC_TEST_IMAGES), ())
     folder = Path(where)

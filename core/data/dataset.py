@@ -53,7 +53,9 @@ class Dataset:
     """All annotated images of a data set, in the order of their names, and the images to predict on.
 
     Plain dataclasses over contiguous read-only arrays, so that Ray's object store shares them between processes without
-    a copy. The fingerprint covers classes, names, pixels and labels, not the test images and not the folder.
+    a copy. The fingerprint covers classes, names, pixels and labels, not the test images, the notes and the folder.
+
+    notes   sentences for people, each with its count: what was skipped, and what looks unusual and was accepted
     """
 
     name: str
@@ -61,6 +63,7 @@ class Dataset:
     samples: tuple[Sample, ...]
     test_images: tuple[TestImage, ...]
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     def instance_counts(self) -> NDArray[np.int64]:
         """int64 [images, C]: instances of each class in each image; crowd regions are not counted."""
@@ -77,10 +80,12 @@ class Problem:
 
     place     file, and where it helps the part of it
     message   rule, value received, way out; begins in lower case, to be read after "place: "
+    skippable whether it concerns one annotation or one image alone, which `data.skip_bad` leaves out
     """
 
     place: str
     message: str
+    skippable: bool = False
 
     def __str__(self) -> str:
         return f"{self.place}: {self.message}"
@@ -101,6 +106,12 @@ class Inspection:
 
     dataset: Dataset | None
     problems: tuple[Problem, ...]
+
+
+def first_of(problems: Sequence[Problem]) -> str:
+    """The first problem, at least one, and how many more there are."""
+    more = len(problems) - 1
+    return str(problems[0]) + (f" (and {more:,} more problem{'s' * (more > 1)})" if more else "")
 
 
 def assemble(

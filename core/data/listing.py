@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from core.data import coco, hw3, synthetic
-from core.data.dataset import TestImage
+from core.data.dataset import TestImage, first_of
 from core.data.images import read_listed, read_size
 from core.errors import DataError
 
@@ -79,8 +79,7 @@ def _listed(listing: Path) -> tuple[TestImage, ...]:
         )
     images, problems = read_listed(entries, list(dict.fromkeys([*folders, folder])), str(listing))
     if problems:
-        more = len(problems) - 1
-        raise DataError(str(problems[0]) + (f" (and {more:,} more problem{'s' * (more > 1)})" if more else ""))
+        raise DataError(first_of(problems))
     if not images:
         raise DataError(f"{listing}: there must be at least one image, and none is listed")
     return tuple(images)

@@ -331,7 +331,7 @@ def test_all_problems_are_found_at_once_and_load_says_how_many_more(tmp_path: Pa
     ]
     assert inspection.dataset is not None
     assert [sample.name for sample in inspection.dataset.samples] == ["a", "c"]
-    with pytest.raises(DataError, match=r"class1.tif: .* \(and 3 more problems; `python -m core.check .*` lists all\)"):
+    with pytest.raises(DataError, match=r"class1.tif: .* \(and 3 more problems\); `python -m core.check .*` lists all"):
         load(str(tmp_path))
 
 
