@@ -20,6 +20,11 @@ def _plural(noun: str) -> str:
     return f"{noun}s"
 
 
+def have(count: int) -> str:
+    """The verb after such a count: `1 has`, `2 have`."""
+    return "has" if count == 1 else "have"
+
+
 def listed(parts: Sequence[str]) -> str:
     """In a sentence: `a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -20,6 +20,7 @@ import safetensors.torch
 import yaml
 from numpy.typing import NDArray
 
+from core import bounded_yaml
 from core.config import PredictConfig, TrialConfig
 from core.data.dataset import Category
 from core.device import resolve
@@ -112,13 +113,13 @@ def load(folder: Path, device: str = "auto") -> TrainedModel:
 
 def _read_config(path: Path) -> tuple[TrialConfig, tuple[Category, ...], Traits, dict[str, Any]]:
     try:
-        document = yaml.safe_load(path.read_text("utf-8"))
+        document = bounded_yaml.load(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ModelError(
             f"{path.parent} holds no trained model: there is no {CONFIG} in it; tune.retrain_best writes one into "
             "results/STUDY/best"
         ) from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise ModelError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ModelError(f"{path} must be of format {FORMAT}, and is not; another version wrote it, or another program")

@@ -28,6 +28,7 @@ from core.config import DataConfig, TrialConfig, Value
 from core.data.dataset import Dataset
 from core.data.split import group_names, split
 from core.errors import DataError
+from core.text import many
 from tune import ledger
 from tune.choice import Choice, choose
 from tune.folder import StudyFolder, match_table_path
@@ -110,8 +111,8 @@ class Confirmation:
         """What each candidate was trained on, in words."""
         seeds = len({seed for seed, _ in self.repeats})
         folds = 1 + max((fold for _, fold in self.repeats), default=0)
-        plural = "" if seeds == 1 else "s"
-        return f"{seeds} fresh seed{plural} and split{plural}{f' into {folds} folds' if folds > 1 else ''}"
+        splits = "split" if seeds == 1 else "splits"
+        return f"{many(seeds, 'fresh seed')} and {splits}{f' into {folds} folds' if folds > 1 else ''}"
 
 
 def candidates(records: Sequence[TrialRecord], request: StudyRequest) -> tuple[Candidate, ...]:
@@ -204,7 +205,7 @@ def shortage(request: StudyRequest, repeats: Sequence[Repeat]) -> str | None:
     if not found:
         return f"confirm: these images have no split but those of the search, so nothing is confirmed{way_out}"
     return (
-        f"confirm.seeds {asked}: these images have only {found} split{'' if found == 1 else 's'} beside the search's, "
+        f"confirm.seeds {asked}: these images have only {many(found, 'split')} beside the search's, "
         f"and each candidate is trained once on {'it' if found == 1 else 'each'}{way_out}"
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from core.config import SETTINGS, Value
+from core.text import listed
 
 BATCH, RATE = "optim.batch_size", "optim.learning_rate"
 
@@ -239,8 +240,3 @@ def shown(value: Value) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def listed(parts: Sequence[str]) -> str:
-    """In a sentence: `a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

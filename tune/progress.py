@@ -8,10 +8,12 @@ from typing import Literal, Self
 import rich.progress
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
+from core.console import say
+from core.text import many, shown
 from tune.ledger import State, TrialRecord
 
 
@@ -53,7 +55,7 @@ class Progress:
         line = self._line(changed, self._shown.get(changed.id))
         self._shown[changed.id] = changed
         if line:
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            say(self._console, line)
 
     def _line(self, record: TrialRecord, before: TrialRecord | None) -> str | None:
         """What is new about a trial; None if there is nothing to say."""
@@ -90,7 +92,8 @@ class Progress:
         running = [record for record in self._records if record.state is State.RUNNING]
         complete = [record for record in done if record.state is State.COMPLETE]
         best = max(complete, key=lambda record: record.ap50 or 0.0, default=None)
-        title = f"{len(done)} of {self._planned} {'confirming ' if self._confirms else ''}trials done"
+        what = "confirming trial" if self._confirms else "trial"
+        title = f"{len(done)} of {many(self._planned, what)} done"
         if best is not None and not self._confirms:
             title += f", best AP50 {best.ap50:.3f} (trial {best.id})"
         table = Table(title=title, caption=self._time_left(), title_justify="left", caption_justify="left")
@@ -105,7 +108,7 @@ class Progress:
                 f"{len(curve)}/{record.planned_epochs}" if record.settings else "",
                 f"{curve[-1]:.3f}" if curve else "",
                 f"{record.ap50:.3f}" if curve else "",
-                escape(what),
+                Text(shown(what)),
             )
         return table
 
@@ -152,7 +155,7 @@ class Steps:
 
     def say(self, line: str) -> None:
         """Print a line, above the bar where there is one."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(self._console, line)
 
 
 def _short(value: object) -> str:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from rich.console import Console
 
 from core import data as datasets
+from core.console import complain, say
 from core.data.dataset import Dataset
 from core.errors import BadRequest, CellTuneError
 from core.files import write_atomically
@@ -178,6 +180,7 @@ def _sections(findings: Findings, drawn: Sequence[Figure], pictured: Examples | 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0 done, 2 a wrong request, 1 the rest."""
     parsed = _parser().parse_args(arguments)
+    console = Console()
     try:
         options = Options(parsed.results, absolute(parsed.storage), absolute(parsed.tracking_uri))
         folder = last_study(parsed.results) if parsed.study is None else StudyFolder(parsed.results / parsed.study)
@@ -185,23 +188,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data, missing = _dataset(parsed.data, described["request"])
         written = make(options, folder, data)
     except BadRequest as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     except CellTuneError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 1
     except OSError as error:
-        print(
+        complain(
             f"{error.filename or 'a file'} could not be written or read ({error.strerror}); what was saved is whole: "
-            "see to it, then give the same command again",
-            file=sys.stderr,
+            "see to it, then give the same command again"
         )
         return 1
     if missing:
-        print(f"Without pictures: {missing}")
-    print(f"Report: {written.page}")
+        say(console, f"Without pictures: {missing}")
+    say(console, f"Report: {written.page}")
     if written.address is None:
-        print(f"MLflow does not show it ({written.trouble}); give the same command again when it answers")
+        say(console, f"MLflow does not show it ({written.trouble}); give the same command again when it answers")
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from core.config import SETTINGS, DataConfig, PredictConfig, TrialConfig, Value
+from core.text import many
 from tune import confounds
 from tune.confounds import Attribution
 from tune.space import BY_REPEAT, Choices, Parameter, SearchSpace
@@ -186,20 +187,28 @@ class StudyRequest:
         if space.variants:
             yield from _variant_notes(space, planned)
             if self.search != SearchOptions():
-                yield f"search is not used by variants: there are {planned} trials, each variant {space.seeds} times"
+                yield (
+                    f"search is not used by variants: {many(planned, 'trial')} in all, "
+                    f"{many(space.seeds, 'repeat')} of each variant"
+                )
             return
         for parameter in space.parameters:
             if parameter.name not in space.possible:
                 yield f"{parameter.name} is never searched: it needs that {condition(space.unmet(parameter))}"
         if self.search.sampler == "grid":
             if self.search.trials is not None:
-                yield f"search.trials {self.search.trials} is not used: the grid has {planned} points, one trial each"
+                yield (
+                    f"search.trials {self.search.trials} is not used: the grid has {many(planned, 'point')}, one "
+                    "trial each"
+                )
             if space.start:
                 yield "start is not used: a grid tries every point"
         elif space.size is not None and planned > space.size:
-            yield f"search.trials {planned} is more than the {space.size} different configurations: some are repeated"
+            different = many(space.size, "different configuration")
+            yield f"search.trials {planned} is more than the {different}: some are repeated"
         if self.search.sampler != "grid" and len(space.start) > planned:
-            yield f"search.trials {planned} is less than the {len(space.start)} start points: the last are not tried"
+            points = many(len(space.start), "start point")
+            yield f"search.trials {planned} is less than the {points}: the last are not tried"
 
     def _stopping_notes(self) -> Iterator[str]:
         if self.stop_early.rule == "none":
@@ -219,9 +228,9 @@ class StudyRequest:
         trainings, epochs = best * seeds * max(folds, 1), self.max_epochs
         yield (
             f"confirm: the best {best if best > 1 else 'one'} of the search will be trained again on "
-            f"{seeds} fresh seed{'s' if seeds > 1 else ''} and split{'s' if seeds > 1 else ''}"
+            f"{many(seeds, 'fresh seed')} and {'splits' if seeds > 1 else 'split'}"
             f"{f' into {folds} folds' if folds else ''}, never stopped early, and the winner chosen there: "
-            f"{trainings} training{'s' if trainings > 1 else ''} of up to {epochs} epoch{'s' if epochs > 1 else ''} "
+            f"{many(trainings, 'training')} of up to {many(epochs, 'epoch')} "
             f"beside the search's {self.planned_trials}"
         )
 
@@ -231,7 +240,7 @@ class StudyRequest:
         count = math.prod(len(values) for values in self.after_training.values())
         trials = ", ".join(f"{name} {SETTINGS[name]}" for name in self.after_training)
         yield (
-            f"after_training: {count} combination{'' if count == 1 else 's'} of predict settings will be tried on the "
+            f"after_training: {many(count, 'combination')} of predict settings will be tried on the "
             f"winner after its retraining, at no cost for training; the trials predict with {trials}"
         )
 
@@ -247,7 +256,7 @@ def _variant_notes(space: SearchSpace, planned: int) -> Iterator[str]:
     if space.seeds == 1:
         yield "seeds is 1: what differs between variants cannot be told from what differs between seeds"
     if folds := space.value("data.folds", {}):
-        yield f"data.folds {folds}: each variant runs {folds} times a seed, {planned} trials in all"
+        yield f"data.folds {folds}: each variant runs {folds} times a seed, {many(planned, 'trial')} in all"
 
 
 def attributions(space: SearchSpace, trained: Mapping[str, Mapping[str, Value]] | None = None) -> list[Attribution]:

@@ -10,7 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
+from core.console import complain, say
 from core.errors import BadRequest, CellTuneError
+from core.text import many
 from tune import retrain
 from tune.ledger import State
 from tune.plan import Options, absolute
@@ -30,20 +32,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print(console, _outcome_lines(plan, outcome))
         _print(console, _shown_lines(plan, *retrain.show(plan, outcome)))
     except BadRequest as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     except CellTuneError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 1
     except OSError as error:
-        print(
+        complain(
             f"{error.filename or 'a file'} could not be written or read ({error.strerror}); what was saved is whole: "
-            "see to it, then give the same command again",
-            file=sys.stderr,
+            "see to it, then give the same command again"
         )
         return 1
     except KeyboardInterrupt:
-        print("Interrupted; the same command goes on after the last epoch that was saved", file=sys.stderr)
+        complain("Interrupted; the same command goes on after the last epoch that was saved")
         return 130
     return 0
 
@@ -86,9 +87,9 @@ def _plan_lines(plan: Plan) -> list[str]:
     how = (
         "on the trial's own split, the epoch chosen on its validation images"
         if plan.on == "train"
-        else f"on all {samples} images, up to the epoch that was best"
+        else f"on {'the one image' if samples == 1 else f'all {samples:,} images'}, up to the epoch that was best"
     )
-    epochs = f"{plan.config.optim.epochs} epoch{'' if plan.config.optim.epochs == 1 else 's'}"
+    epochs = many(plan.config.optim.epochs, "epoch")
     epochs = f"{plan.epochs} of {epochs}" if plan.on == "all" else epochs
     lines = [f"Study {plan.request.study}: retraining {plan.why}", f"Training {how}; {epochs}"]
     return lines + [f"Note: {note}" for note in plan.notes]
@@ -103,7 +104,9 @@ def _outcome_lines(plan: Plan, outcome: Outcome) -> list[str]:
     lines.append(f"Model: {best}")
     if plan.data.test_images:
         count = sum(len(results) for results in outcome.test.values())
-        lines.append(f"Submission: {best / 'submission.zip'} ({len(outcome.test)} images, {count} instances)")
+        lines.append(
+            f"Submission: {best / 'submission.zip'} ({many(len(outcome.test), 'image')}, {many(count, 'instance')})"
+        )
         if not count:
             lines.append("Nothing was found in any test image: the submission is an empty list")
     lines.append(f"Pictures: {best / 'overlays'}")
@@ -162,7 +165,7 @@ def _prediction(plan: Plan, metrics: dict[str, Any]) -> list[str]:
 
 def _print(console: Console, lines: Sequence[str]) -> None:
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from core.data.dataset import Dataset
 from core.data.split import split
 from core.device import MOST_THREADS
 from core.errors import BadRequest, SettingError, StudyError
+from core.text import have, many
 from core.weights import BaseWeights
 from tune import confirmation, ledger
 from tune.choice import Choice
@@ -205,7 +206,7 @@ def choose(
         complete = sum(record.state is State.COMPLETE for record in records)
         ended = sum(record.state is not State.RUNNING for record in records)
         among = f"is the best of {complete} that ran to their end" if complete > 1 else "alone ran to its end"
-        so_far = "" if ended >= planned else f" so far ({ended} of {planned} trials have ended)"
+        so_far = "" if ended >= planned else f" so far ({ended} of {many(planned, 'trial')} {have(ended)} ended)"
         return best, (
             f"trial {best.id}{_named(best)}, which {among}{so_far}, with AP50 {best.ap50:.4f}; "
             + _other_images(records)
@@ -245,8 +246,8 @@ def _unconfirmed(confirmed: Confirmation | None) -> str:
     if confirmed.finished:
         return f"no candidate could be confirmed: {'; '.join(confirmed.notes)}"
     return (
-        f"it is not confirmed yet: {confirmed.ended} of {confirmed.planned} trainings on fresh seeds and splits have "
-        "ended, and the search command goes on with them"
+        f"it is not confirmed yet: {confirmed.ended} of {many(confirmed.planned, 'training')} on fresh seeds and "
+        f"splits {have(confirmed.ended)} ended, and the search command goes on with them"
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from core.config import Value
+from core.text import many
 from tune.certainty import (
     Difference,
     Interval,
@@ -171,14 +172,13 @@ def _note(row: Row, planned: int) -> str:
     """Of a variant: repeats that are missing, and what makes its difference unclear."""
     notes = []
     if len(row.trials) < planned:
-        notes.append(f"{len(row.trials)} of {planned} repeats")
+        notes.append(f"{len(row.trials)} of {many(planned, 'repeat')}")
     if row.interval is None:
         notes.append("match tables are missing")
     if row.compared_with is not None and row.difference is None:
         notes.append(f"no repeat in common with {row.compared_with}")
     elif row.difference is not None and row.difference.repeats < len(row.trials):
-        shared = row.difference.repeats
-        notes.append(f"compared over {shared} repeat{'' if shared == 1 else 's'} that both have")
+        notes.append(f"compared over {many(row.difference.repeats, 'repeat')} that both have")
     if row.confounds:
         notes.append("confounded")
     return "; ".join(notes)
@@ -227,7 +227,7 @@ def smallest_shown(request: StudyRequest, rows: Sequence[Row], units: int) -> Sm
     return Smallest(
         value,
         f"Before two trials can be compared, experience with simulated cell images says: with {validation} {what} and "
-        f"{repeats} repeat{'' if repeats == 1 else 's'}, a true difference of {value:.2f} AP50 is found in "
+        f"{many(repeats, 'repeat')}, a true difference of {value:.2f} AP50 is found in "
         "80% of cases. This is a prior, not a measurement on these data",
     )
 

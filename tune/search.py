@@ -9,7 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from core.console import complain, say
 from core.errors import BadRequest, CellTuneError, StudyError
+from core.text import have, many
 from tune import confirmation, report, study
 from tune.choice import Choice
 from tune.folder import StudyFolder
@@ -40,13 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _announce(plan, console)
         finished = study.run(plan, console)
     except BadRequest as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
     except CellTuneError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted; to continue, run the same command again", file=sys.stderr)
+        complain("Interrupted; to continue, run the same command again")
         return 130
     return _conclude(plan, finished, console, *_report(plan))
 
@@ -111,26 +113,28 @@ def _rebuild_tracking(parsed: argparse.Namespace, options: Options, console: Con
         raise BadRequest("--rebuild-tracking needs --study NAME, the study to show in MLflow")
     trials, confirming, destination = rebuild_tracking(options, parsed.study)
     beside = f" and {confirming} that confirm them" if confirming else ""
-    console.print(f"MLflow shows {trials} trials of {parsed.study}{beside}", highlight=False)
-    console.print(f"Compare: {destination.how_to_open}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"MLflow shows {many(trials, 'trial')} of {parsed.study}{beside}")
+    say(console, f"Compare: {destination.how_to_open}")
     return 0
 
 
 def _announce(plan: Plan, console: Console) -> None:
     for line in _plan_lines(plan):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
 
 
 def _plan_lines(plan: Plan) -> list[str]:
     request, resources, data = plan.request, plan.resources, plan.data
     instances = int(data.instance_counts().sum())
     gpu = f"{resources.gpus:g} GPU and " if resources.gpus else ""
-    cpus = "1 processor" if resources.cpus == 1 else f"{resources.cpus} processors"
     probed = resources.gpus and request.resources.gpus_per_trial == "auto" and plan.machine.address is None
+    trials, epochs = many(request.planned_trials, "trial"), many(request.max_epochs, "epoch")
     lines = [
-        f"Study {request.study}: {request.planned_trials} trials of up to {request.max_epochs} epochs, "
-        f"{resources.parallel} at once, {gpu}{cpus} each{' (more, if a probe finds room on a GPU)' if probed else ''}",
-        f"Data {request.data}: {len(data.samples)} images, {instances} instances, {len(data.classes)} classes",
+        f"Study {request.study}: {trials} of up to {epochs}, {resources.parallel} at once, "
+        f"{gpu}{many(resources.cpus, 'processor')} each"
+        f"{' (more, if a probe finds room on a GPU)' if probed else ''}",
+        f"Data {request.data}: {many(len(data.samples), 'image')}, {many(instances, 'instance')}, "
+        f"{many(len(data.classes), 'class')}",
     ]
     lines += [
         f"Weights: {file.path}{'' if file.path.exists() else ' (to be downloaded)'}" for file in plan.weights.values()
@@ -147,15 +151,15 @@ def _dry_run(request: StudyRequest, options: Options, console: Console) -> int:
     plan, problems = check(request, options)
     if plan is None:
         for problem in problems:
-            print(problem, file=sys.stderr)
+            complain(problem)
         return 2
     _announce(plan, console)
-    console.print("First configurations:", highlight=False)
+    say(console, "First configurations:")
     for record in preview(request, PREVIEW):
         params = _params(record) or "all settings at their defaults"
         name = f"{record.name}: " if record.name else ""
-        console.print(f"  {record.id}  {name}{params}", markup=False, highlight=False, soft_wrap=True)
-    console.print("Dry run: nothing was started, nothing was written.", highlight=False)
+        say(console, f"  {record.id}  {name}{params}")
+    say(console, "Dry run: nothing was started, nothing was written.")
     return 0
 
 
@@ -209,7 +213,7 @@ def _conclude(plan: Plan, finished: bool, console: Console, written: Written | N
     if not finished:
         lines.append("To continue, run the same command again")
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
     return 1 if failed and len(failed) == sum(state is not State.RUNNING for state in states) else 0
 
 
@@ -227,7 +231,8 @@ def _confirmation_lines(plan: Plan, ledger: Ledger, choice: Choice | None) -> li
     if read is None:
         return [f"{too_high}; only fresh seeds and splits can tell how sure the order is"]
     if not read.finished:
-        return [f"{too_high}; of {read.planned} trainings on fresh seeds and splits {read.ended} have ended"]
+        ended = f"of {many(read.planned, 'training')} on fresh seeds and splits {read.ended} {have(read.ended)} ended"
+        return [f"{too_high}; {ended}"]
     lines = [f"Note: {note}" for note in read.notes]
     if choice is None:
         return [f"{too_high}, and nothing confirmed it", *lines]

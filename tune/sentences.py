@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from core.config import Value
+from core.text import have, listed, many
 from tune.certainty import FEW_IMAGES, Verdict, warnings_of
-from tune.confounds import listed, shown
+from tune.confounds import shown
 from tune.evidence import Evidence
 from tune.ledger import State
 from tune.report_tables import ap50_cell, difference_cell
@@ -53,12 +54,12 @@ def _progress(evidence: Evidence) -> str:
         (State.RUNNING, "running or waiting"),
     )  # fmt: skip
     counts = [f"{len(evidence.in_state(state))} {word}" for state, word in words if evidence.in_state(state)]
-    begun = f"{len(evidence.trials)} of {evidence.request.planned_trials} planned trials were begun"
+    begun = f"{len(evidence.trials)} of {many(evidence.request.planned_trials, 'planned trial')} {_was(evidence)} begun"
     search = f"{begun}: {listed(counts)}" if counts else "no trial was begun"
     if evidence.confirmation is None or evidence.confirmation.finished:
         return search
-    done = f"{evidence.confirmation.ended} of {evidence.confirmation.planned} trainings"
-    return f"{search}; {done} of the confirmation have ended"
+    ended, trainings = evidence.confirmation.ended, many(evidence.confirmation.planned, "training")
+    return f"{search}; {ended} of {trainings} of the confirmation {have(ended)} ended"
 
 
 def _variants_answer(evidence: Evidence) -> Iterator[str]:
@@ -67,7 +68,8 @@ def _variants_answer(evidence: Evidence) -> Iterator[str]:
     planned = len(evidence.request.space.variants)
     of = f"{len(rows)} methods" if len(rows) == planned else f"the {len(rows)} of {planned} methods that have a score"
     if len(rows) == 1:
-        yield f"{best.name} is the only one of {planned} methods with a score: AP50 {_score(best)}, {_repeats(best)}"
+        only = f"is the only one of {many(planned, 'method')} with a score"
+        yield f"{best.name} {only}: AP50 {_score(best)}, {_repeats(best)}"
     else:
         yield f"{best.name} has the highest validation AP50 of {of}: {_score(best)}, {_repeats(best)}"
     yield from _confirmed(evidence)
@@ -84,7 +86,7 @@ def _variants_answer(evidence: Evidence) -> Iterator[str]:
     confounded = [row for row in (best, *others) if row.confounds and not (row is best and _is_clear(row))]
     if confounded:
         yield (
-            f"{_count(len(confounded), 'comparison')} cannot be attributed to what the name says, because more differs "
+            f"{many(len(confounded), 'comparison')} cannot be attributed to what the name says, because more differs "
             f"than that: {listed([_confounded(row) for row in confounded])}"
         )
     if compared and all(row.difference is not None and row.difference.repeats == 1 for row in compared):
@@ -161,7 +163,7 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
         counts = [f"{worse} {_is(worse)} worse"] if worse else []
         counts += [f"{len(alike)} cannot be told from it, first of them {listed(alike[:_MOST])}"] if alike else []
         yield (
-            f"Of {_count(len(compared), 'other')} that can be compared with it, {listed(counts)}; this is said of the "
+            f"Of {many(len(compared), 'other')} that can be compared with it, {listed(counts)}; this is said of the "
             "trained models, one training each"
         )
     clear = sorted((one for one in evidence.effects if one.low > 0 or one.high < 0), key=lambda one: -abs(one.estimate))
@@ -183,9 +185,9 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
     if not evidence.request.space.variants:
         name += f" ({_settings(candidate.trial.params)})"
     yield (
-        f"{name} wins on fresh seeds and splits, among {_count(len(choice.curves), 'candidate')}: AP50 "
+        f"{name} wins on fresh seeds and splits, among {many(len(choice.curves), 'candidate')}: AP50 "
         f"{text(choice.score, Kind.AP50)} at epoch {choice.epoch}, the mean of "
-        f"{_count(len(confirmation.repeats), 'training')}; without the luck of having been chosen "
+        f"{many(len(confirmation.repeats), 'training')}; without the luck of having been chosen "
         f"{text(choice.corrected, Kind.INTERVAL)}"
     )
     optimism = candidate.score - choice.corrected.estimate
@@ -224,10 +226,10 @@ def _cautions(evidence: Evidence) -> Iterator[str]:
         yield f"no trial is complete of {listed(missing)}"
     failed = evidence.in_state(State.FAIL)
     if failed:
-        yield f"{_count(len(failed), 'trial')} failed and {'has' if len(failed) == 1 else 'have'} no score"
+        yield f"{many(len(failed), 'trial')} failed and {have(len(failed))} no score"
     yield from evidence.trouble[:_MOST]
     if len(evidence.trouble) > _MOST:
-        yield f"{_count(len(evidence.trouble) - _MOST, 'more trial')} without interval for such reasons"
+        yield f"{many(len(evidence.trouble) - _MOST, 'more trial')} without interval for such reasons"
 
 
 def provenance_of(evidence: Evidence) -> dict[str, str]:
@@ -236,10 +238,11 @@ def provenance_of(evidence: Evidence) -> dict[str, str]:
     versions: Mapping[str, Any] = known.get("versions") or {}
     data, resources = known["data"], known.get("resources") or {}
     seeds = sorted({str(trial.record.settings.get("seed")) for trial in evidence.trials if trial.record.settings})
+    classes = f"{'class' if len(data['classes']) == 1 else 'classes'} {', '.join(data['classes'])}"
     found = {
         "command": known.get("command"),
         "git revision": known.get("git_revision"),
-        "data": f"{data['where']}, {data['images']} images, classes {', '.join(data['classes'])}",
+        "data": f"{data['where']}, {many(data['images'], 'image')}, {classes}",
         "data fingerprint": data["fingerprint"],
         "pretrained weights": _weights(evidence.facts.get("weights") or {}),
         "seed of the sampler": None if request.space.variants else str(request.search.seed),
@@ -264,8 +267,8 @@ def _repeats(row: Row) -> str:
     return "from one training" if count == 1 else f"the mean of {count} repeats"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _was(evidence: Evidence) -> str:
+    return "was" if len(evidence.trials) == 1 else "were"
 
 
 def _is(number: int) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from core import bounded_yaml
 from core.config import SETTINGS, Value, check_setting_name
 from core.errors import SettingError, SpaceError
 from tune.request import MAX_TRIALS, OPTIONS, SearchOptions, StudyRequest
@@ -90,21 +91,6 @@ def _no_traceback(place: str) -> Iterator[None]:
         raise SpaceError(f"{place}: a number is too large ({error}).") from None
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML of which no line is lost: the plain loader keeps the last of two equal keys and says nothing."""
-
-    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    problem = f"the key {shown(key.value)} is there twice; keep one"
-                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                seen.add(key.value)
-        return node
-
-
 def _read_yaml(path: Path) -> object:
     place = str(path)
     try:
@@ -127,7 +113,7 @@ def _read_yaml(path: Path) -> object:
 
 def _parse_yaml(text: str, place: str) -> object:
     try:
-        return yaml.load(text, _Loader)
+        return bounded_yaml.load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""

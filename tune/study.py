@@ -22,6 +22,7 @@ from rich.console import Console
 from core import faults
 from core import weights as pretrained
 from core.config import TrialConfig
+from core.console import say
 from core.data.dataset import Dataset
 from core.device import limit_memory, resolve
 from core.errors import StorageError
@@ -122,12 +123,12 @@ def _packed(plan: Plan, weights: Mapping[str, BaseWeights], console: Console) ->
         return plan
     packing = remembered(plan.folder.packing, plan.request.space)
     if packing is None:
-        console.print("Measuring how many trials share a GPU")
+        say(console, "Measuring how many trials share a GPU")
         packing = pack(plan.request.space, plan.data, lambda config: weights.get(weights_key(config.model)))
         write_json_atomically(plan.folder.packing, packing.to_json())
     share = 1 / packing.trials
     resources = plan.machine.share(wanted.cpus_per_trial, share, plan.options.parallel)
-    console.print(f"{packing.sentence}; {resources.parallel} at once", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"{packing.sentence}; {resources.parallel} at once")
     return replace(plan, resources=resources)
 
 
@@ -208,12 +209,12 @@ def _run_phase(
         raise conductor.error
     if conductor.untracked:
         numbers = ", ".join(map(str, conductor.untracked))
-        what = {"search": "trials", "confirm": "confirming trials"}[phase.name]
-        console.print(
+        what = "trial" if phase.name == "search" else "confirming trial"
+        what = what if len(conductor.untracked) == 1 else f"{what}s"
+        say(
+            console,
             f"MLflow does not show {what} {numbers} in full ({conductor.trouble}); run the same command again "
             "when it answers",
-            markup=False,
-            soft_wrap=True,
         )
 
 

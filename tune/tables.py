@@ -228,6 +228,29 @@ def _in_latex(plain: str) -> str:
 def _csv(names: Sequence[str], rows: Iterable[Sequence[Value]]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(rows)
+    writer.writerow([_inert(name) for name in names])
+    writer.writerows([_inert(value) for value in row] for row in rows)
     return stream.getvalue()
+
+
+_BEGINS_A_FORMULA = re.compile(r"(^(?=[\t\r\n\0])|(?:^|[;\t\r\n])(?=[\s\0]*[=+@\-＝＋＠－]))")  # noqa: RUF001
+
+
+def _inert(value: Value) -> Value:
+    """A text that a spreadsheet would run as a formula, with an apostrophe before the formula; all else as it is.
+
+    Who names a variant `=HYPERLINK(...)`, or has an error say so, must not run anything on the machine of whoever opens
+    the table. This is OWASP's advice on CSV injection; a text is cut at semicolons by a spreadsheet that takes them for
+    separators, as in German. Numbers are no formulas, whatever their sign.
+    """
+    if not isinstance(value, str) or _is_number(value):
+        return value
+    return _BEGINS_A_FORMULA.sub(r"\1'", value)
+
+
+def _is_number(plain: str) -> bool:
+    try:
+        float(plain)
+    except ValueError:
+        return False
+    return plain.strip() == plain and plain.isascii()

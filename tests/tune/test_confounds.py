@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.config import SETTINGS, TrialConfig, Value
+from core.text import listed
 from tune import confounds
-from tune.confounds import BACKBONE, FACTORS, Attribution, differences, listed
+from tune.confounds import BACKBONE, FACTORS, Attribution, differences
 from tune.request import attributions
 from tune.space_file import load
 

@@ -56,6 +56,9 @@ def test_a_csv_file_gives_back_every_cell_in_full_precision(table: Table) -> Non
                 assert found == [""] * len(found)
             elif isinstance(cell, Interval):
                 assert [float(value) for value in found] == [cell.estimate, cell.low, cell.high]
+            elif isinstance(cell, str):
+                # A text that begins like a formula has an apostrophe before it.
+                assert found[0] == cell or found[0].replace("'", "") == cell.replace("'", "")
             else:
                 assert [type(cell)(value) for value in found] == [cell]
         assert next(values, None) is None
@@ -145,3 +148,34 @@ def test_the_table_of_trials_has_a_row_for_every_trial_and_its_full_scores() -> 
     assert (first["name"], float(first["ap50"]), first["ap50_last"]) == ("A, b", 0.1 + 0.2, "0.25")
     assert (first["best_epoch"], first["seed"], first["seconds"]) == ("1", "7", "3.0")
     assert (second["ap50"], second["ap50_last"], second["reason"]) == ("", "", "diverged: loss is nan")
+
+
+FORMULAS = st.builds(
+    "".join, st.lists(st.sampled_from("=+-@;\t\r\n ,'\"\0 1aé=SUM(A1)\N{FULLWIDTH EQUALS SIGN}"), max_size=12)
+)
+
+
+def is_number(plain: str) -> bool:
+    return re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", plain) is not None
+
+
+@given(FORMULAS)
+@settings(deadline=None)
+def test_no_part_of_a_csv_cell_runs_as_a_formula_whatever_the_spreadsheet_takes_for_a_separator(foreign: str) -> None:
+    record = TrialRecord(0, foreign, State.FAIL, reason=foreign)
+    tables = [trials_csv([record], []), one_cell(foreign).csv(), Table("n", "t", "c", (Column(foreign, ""),), ()).csv()]
+    for cell in (cell for written in tables for row in csv.reader(io.StringIO(written, newline="")) for cell in row):
+        assert is_number(cell) or not cell.startswith(("\t", "\r", "\n", "\0"))
+        for part in re.split("[;\t\r\n]", cell):
+            assert is_number(cell) or not part.lstrip("\0 ").startswith(tuple("=+-@\N{FULLWIDTH EQUALS SIGN}")), cell
+
+
+@pytest.mark.parametrize("number", ["-0.5", "+1e-5", "-1", "1e5", "-.5"])
+def test_a_number_stays_a_number_in_a_csv_file(number: str) -> None:
+    assert read_csv(one_cell(number)) == [["column"], [number]]
+
+
+def test_a_formula_is_shown_as_the_text_that_it_is() -> None:
+    assert read_csv(one_cell("=cmd|' /C calc'!A0")) == [["column"], ["'=cmd|' /C calc'!A0"]]
+    assert read_csv(one_cell("a;@SUM(A1)")) == [["column"], ["a;'@SUM(A1)"]]
+    assert read_csv(one_cell("ResNet-50 + Aug.")) == [["column"], ["ResNet-50 + Aug."]]

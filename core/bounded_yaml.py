@@ -1,0 +1,65 @@
+"""YAML that costs no more time and memory than its size promises."""
+
+import itertools
+from typing import Any, NoReturn
+
+import yaml
+
+MAX_VALUES = 200_000
+"""Keys and values of a document, what aliases repeat included: some seconds and 200 MB."""
+MAX_CHARACTERS = 10_000
+"""Characters of a value: reading a number takes time that grows with the square of its digits."""
+
+
+def load(text: str) -> object:
+    """The content of a document. Raises yaml.YAMLError, and ValueError, TypeError or AttributeError for odd values."""
+    return yaml.load(text, _Loader)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML of which no line is lost and that stays as small as its file.
+
+    The plain loader keeps the last of two equal keys and says nothing. And it lets anchors multiply: twenty lines, each
+    of which merges the one before twice (`<<: [*a, *a]`), make a million entries.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._values = 0
+        self._sizes: dict[yaml.Node, int] = {}
+        """Keys and values in a node that is whole, what an alias repeats in it included."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        is_alias = self.check_event(yaml.AliasEvent)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        if node is None:
+            return None
+        if is_alias and node not in self._sizes:
+            self._refuse(node, "an alias must not name what it stands in; write it out")
+        if not is_alias:
+            inside = itertools.chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
+            self._sizes[node] = (
+                1 if isinstance(node, yaml.ScalarNode) else 1 + sum(map(self._sizes.__getitem__, inside))
+            )
+        if isinstance(node, yaml.ScalarNode) and len(node.value) > MAX_CHARACTERS:
+            self._refuse(node, f"a value must have at most {MAX_CHARACTERS:,} characters, and has {len(node.value):,}")
+        self._values += self._sizes[node] if is_alias else 1
+        if self._values > MAX_VALUES:
+            self._refuse(
+                node, f"there must be at most {MAX_VALUES:,} values, what aliases repeat included, and are more"
+            )
+        return node
+
+    def _refuse(self, node: yaml.Node, problem: str) -> NoReturn:
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"the key {key.value!r:.80} is there twice; keep one"
+                    self._refuse(key, problem)
+                seen.add(key.value)
+        return node
