@@ -4,15 +4,15 @@ A setting's name is its path, such as `optim.learning_rate`; space files, `--set
 Defaults are those of the reference report where they are sound; `docs/decisions.md` says where they are not.
 """
 
-import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from core.errors import SettingError
+from core.text import nearest
 
 Value = bool | int | float | str
 """What a setting can be."""
@@ -284,13 +284,40 @@ SETTINGS: Mapping[str, Value] = TrialConfig().settings()
 """Every setting's name with its default."""
 
 
-def check_setting_name(name: str, place: str) -> None:
-    """Raise SettingError, with the nearest existing name, unless `name` is a trial setting."""
+SYNONYMS: Mapping[str, str] = {
+    "freeze": "model.trainable_layers",
+    "frozen_layers": "model.trainable_layers",
+    "encoder": "model.backbone",
+    "pretrained": "model.weights",
+    "checkpoint": "model.weights",
+    "size": "model.image_min_side",
+    "img_size": "model.image_min_side",
+    "imgsz": "model.image_min_side",
+    "resolution": "model.image_min_side",
+    "flip": "augment.horizontal_flip",
+    "hflip": "augment.horizontal_flip",
+    "fliplr": "augment.horizontal_flip",
+    "colour": "augment.color_jitter",
+    "noise": "augment.blur_or_noise",
+    "amp": "optim.precision",
+    "fp16": "optim.precision",
+    "scheduler": "optim.restarts",
+    "tta": "predict.flips",
+    "conf": "predict.score_threshold",
+    "random_state": "seed",
+}
+"""What other programs call some settings, for who writes that here."""
+
+
+def check_setting_name(name: str, place: str, others: Iterable[str] = ()) -> None:
+    """Raise SettingError, with the nearest existing name, unless `name` is a trial setting.
+
+    others   names of other things that may have been meant
+    """
     if name in SETTINGS:
         return
-    near = difflib.get_close_matches(name, SETTINGS, n=1, cutoff=0.5)
-    near = near or [known for known in SETTINGS if known.rpartition(".")[2] == name.rpartition(".")[2]]
-    way_out = f"Did you mean '{near[0]}'?" if near else "core/config.py lists all settings."
+    near = nearest(name, [*SETTINGS, *others], SYNONYMS)
+    way_out = f"Did you mean '{near}'?" if near else "core/config.py lists all settings."
     raise SettingError(f"{place}: {name!r:.80} is not a trial setting. {way_out}")
 
 

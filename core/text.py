@@ -1,6 +1,8 @@
-"""Words of messages: counts that agree with their noun, lists, and text that others wrote, safe to show."""
+"""Words of messages: counts that agree, lists, text that others wrote, safe to show, and the name that was meant."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
 
 
 def many(count: int, noun: str, plural: str | None = None) -> str:
@@ -40,3 +42,69 @@ def shown(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def nearest(name: str, known: Iterable[str], synonyms: Mapping[str, str] | None = None) -> str | None:
+    """The known name that a person who wrote `name` most likely meant; None where nothing is like it.
+
+    known      names, perhaps with a section before a dot: `optim.learning_rate`
+    synonyms   other words for some of them: `{"freeze": "model.trainable_layers"}`
+
+    The last part counts most: the same word; its initials (`lr`); words that are among the other's (`batch`,
+    `num_epochs`); an abbreviation (`grad_clip`, `hflip`); else how many letters agree in order.
+    """
+    meant = (synonyms or {}).get(_words(name)[-1].replace(" ", "_"))
+    scores = {
+        other: max(_likeness(name, other), 0.97 - _stranger(name, other) if other == meant else 0) for other in known
+    }
+    best = max(scores, key=scores.__getitem__, default=None)
+    return best if best is not None and scores[best] >= _LIKE else None
+
+
+_LIKE = 0.6
+
+
+def _words(name: str) -> list[str]:
+    """The parts of a dotted name in small letters, words in a part set apart by spaces."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).casefold()
+    return [" ".join(re.findall(r"[^\W_]+", part)) for part in apart.split(".")]
+
+
+def _likeness(name: str, other: str) -> float:
+    """From 0 to 1; a section that agrees tells apart names that are alike otherwise."""
+    mine, its = _words(name), _words(other)
+    whole = SequenceMatcher(None, ".".join(mine), ".".join(its)).ratio()
+    return max(whole, _of_leaves(mine[-1], its[-1])) - _stranger(name, other) + 0.001 * whole
+
+
+def _stranger(name: str, other: str) -> float:
+    """What counts against a name of another section; who names none may mean any."""
+    section, its = name.casefold().rpartition(".")[0], other.rpartition(".")[0]
+    return 0.0 if not section or its.startswith(section[:3]) else 0.12
+
+
+def _of_leaves(mine: str, its: str) -> float:
+    if not mine or not its:
+        return 0.0
+    if mine == its:
+        return 0.96
+    words, others = mine.split(), its.split()
+    if len(mine) > 1 and mine == "".join(word[0] for word in others):
+        return 0.92
+    if {_stem(word) for word in words} & {_stem(word) for word in others} in (
+        {_stem(word) for word in words}, {_stem(word) for word in others},
+    ):  # fmt: skip
+        return 0.9 - 0.02 * abs(len(others) - len(words))
+    if len(words) == len(others) and all(
+        o.startswith(w) or w.startswith(o) for w, o in zip(words, others, strict=True)
+    ):
+        return 0.85
+    close = SequenceMatcher(None, mine, its).ratio()
+    letters = iter(its.replace(" ", ""))
+    if len(mine) > 3 and mine[0] == its[0] and all(letter in letters for letter in mine.replace(" ", "")):
+        return max(0.7, close)
+    return close if len(mine) > 3 else 0.0
+
+
+def _stem(word: str) -> str:
+    return word.removesuffix("s")

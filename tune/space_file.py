@@ -34,6 +34,7 @@ SECTIONS = (
     *OPTIONS,
 )
 """The keys of a space file."""
+_OPTIONS = tuple(f"{section}.{option}" for section, model in OPTIONS.items() for option in model.model_fields)
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 """A study's name, which is its folder's too."""
 
@@ -148,7 +149,7 @@ def _shape(document: object, place: str) -> dict[str, Any]:
     for name in sections:
         if name in SETTINGS:
             raise SpaceError(f"{place}: '{name}' is a trial setting and belongs under `fixed:` or `space:`.")
-    check_known(sections, SECTIONS, place, "a key of a space file")
+    check_known(sections, SECTIONS, place, "a key of a space file", [*_OPTIONS, *SETTINGS])
     for name in ("fixed", *OPTIONS):
         sections[name] = dict(as_mapping(_or(sections.get(name), {}), f"{place}, {name}", "names and values"))
     sections["after_training"] = dict(
@@ -211,6 +212,7 @@ def _override(sections: dict[str, Any], text: str) -> str:
         options = checked_options(OPTIONS[section], {option: _override_value(raw, place)}, place)
         sections[section][option] = getattr(options, option)
         return key
+    check_setting_name(key, place, _OPTIONS)
     _, sections["fixed"][key] = setting_override(text)
     searched = (sections.get("space", {}), *sections.get("variants", {}).values(), *sections.get("start", []))
     for settings in (*searched, sections["after_training"]):

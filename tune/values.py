@@ -1,15 +1,16 @@
 """Values in a space file, checked one by one, and how a message shows them."""
 
-import difflib
+import re
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from core.config import SETTINGS, TrialConfig, Value, check_setting_name
+from core.config import SETTINGS, SYNONYMS, TrialConfig, Value, check_setting_name
 from core.errors import SettingError, SpaceError
+from core.text import nearest
 
 _MAX_TEXT = 1000
 
@@ -51,7 +52,7 @@ def checked_value(name: str, value: object, place: str) -> Value:
     try:
         result: Value = ADAPTERS[name].validate_python(value)
     except ValidationError as error:
-        raise SettingError(f"{place}: {name} must {_rule(error)}, and is {value!r}.") from None
+        raise SettingError(f"{place}: {name} must {_rule(error)}, and is {value!r}.{_meant(error)}") from None
     return result
 
 
@@ -104,7 +105,7 @@ def checked_options(model: type[_M], raw: Mapping[str, object], place: str) -> _
         if first["type"] == "value_error":
             raise SpaceError(f"{place}: {first['msg'].removeprefix('Value error, ')}.") from None
         name = str(first["loc"][0])
-        raise SpaceError(f"{place}: {name} must {_rule(error)}, and is {raw[name]!r}.") from None
+        raise SpaceError(f"{place}: {name} must {_rule(error)}, and is {raw[name]!r}.{_meant(error)}") from None
 
 
 def _rule(error: ValidationError) -> str:
@@ -115,17 +116,30 @@ def _rule(error: ValidationError) -> str:
     return " or ".join(rule.partition(", unable to parse")[0] for rule in rules)
 
 
-def check_known(raw: Mapping[Any, object], names: Sequence[str], place: str, what: str) -> None:
-    """Raise SpaceError, with the nearest of `names`, unless all keys are among them."""
+def _meant(error: ValidationError) -> str:
+    """The nearest of the words that a value must be one of, as a question; empty where it is like none."""
+    first = error.errors(include_url=False)[0]
+    words = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
+    near = nearest(first["input"], words) if isinstance(first["input"], str) else None
+    return f" Did you mean '{near}'?" if near else ""
+
+
+def check_known(
+    raw: Mapping[Any, object], names: Sequence[str], place: str, what: str, others: Iterable[str] = ()
+) -> None:
+    """Raise SpaceError, with the nearest of `names`, unless all keys are among them.
+
+    others   names that may have been meant as well, which belong elsewhere
+    """
     for name in raw:
         if name not in names:
-            raise SpaceError(f"{place}: {shown(name)} is not {what}. {suggestion(name, names)}")
+            raise SpaceError(f"{place}: {shown(name)} is not {what}. {suggestion(name, names, others)}")
 
 
-def suggestion(name: object, names: Sequence[str]) -> str:
-    """A way out for a name that is not among `names`."""
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5) if isinstance(name, str) else []
-    return f"Did you mean '{near[0]}'?" if near else f"There are {', '.join(names)}."
+def suggestion(name: object, names: Sequence[str], others: Iterable[str] = ()) -> str:
+    """A way out for a name that is not among `names`; `others` may have been meant as well."""
+    near = nearest(name, [*names, *others], SYNONYMS) if isinstance(name, str) else None
+    return f"Did you mean '{near}'?" if near else f"There are {', '.join(names)}."
 
 
 def as_mapping(value: object, place: str, what: str) -> Mapping[Any, Any]:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.text import listed, many, shown
+from core.config import SETTINGS, SYNONYMS
+from core.text import have, listed, many, nearest, shown
 
 
 @pytest.mark.parametrize(
@@ -59,3 +60,56 @@ def test_what_is_shown_is_one_line_that_any_terminal_only_displays(text: str) ->
 )
 def test_escape_sequences_reach_no_terminal(foreign: str, expected: str) -> None:
     assert shown(foreign) == expected
+
+
+def test_a_verb_agrees_with_its_count() -> None:
+    assert [f"{count} {have(count)}" for count in (0, 1, 2)] == ["0 have", "1 has", "2 have"]
+
+
+MEANT = {
+    "optim.learning_rate": "optim.lr lr learning_rate learningRate optim.LR optimizer.lr optim.learnig_rate",
+    "optim.weight_decay": "wd weight-decay optim.wd decay",
+    "optim.batch_size": "bs batch batch-size optim.batch batchsize",
+    "optim.epochs": "epochs epoch num_epochs max_epochs optim.epoch train.epochs",
+    "optim.gradient_clip": "grad_clip clip optim.grad_clip",
+    "optim.warmup_epochs": "warmup optim.warmup",
+    "optim.precision": "precision amp fp16",
+    "model.backbone": "backbone encoder model.bakbone",
+    "model.trainable_layers": "freeze layers model.freeze",
+    "model.weights": "weights pretrained",
+    "model.image_min_side": "image_size img_size",
+    "model.anchor_scale": "anchors anchor_scales",
+    "augment.horizontal_flip": "hflip flip augment.flip horizontalflip",
+    "augment.color_jitter": "jitter colour augment.color",
+    "augment.rotate": "rotation rotate",
+    "augment.brightness": "brightnes aug.brightness",
+    "predict.flips": "predict.flip tta",
+    "predict.score_threshold": "threshold score predict.threshold",
+    "predict.max_detections": "max_detections detections",
+    "data.folds": "folds k_folds",
+    "data.crop": "crop crop_size",
+    "seed": "random_seed sead",
+}
+
+
+@pytest.mark.parametrize(("wrong", "right"), [(w, right) for right, words in MEANT.items() for w in words.split()])
+def test_a_usual_word_or_abbreviation_leads_to_the_setting_that_is_meant(wrong: str, right: str) -> None:
+    assert nearest(wrong, SETTINGS, SYNONYMS) == right
+
+
+@pytest.mark.parametrize(
+    "wrong", ["nonsense", "foo", "xyz", "", ".", "dropout", "momentum", "search.trails", "x" * 999]
+)
+def test_a_word_that_is_like_no_setting_suggests_none(wrong: str) -> None:
+    assert nearest(wrong, SETTINGS, SYNONYMS) is None
+
+
+@given(st.text(max_size=30), st.lists(st.text(max_size=20)))
+def test_what_is_suggested_is_known_and_a_known_name_is_its_own_nearest(name: str, known: list[str]) -> None:
+    assert nearest(name, known) in {None, *known}
+    assert all(nearest(setting, SETTINGS, SYNONYMS) == setting for setting in list(SETTINGS)[:: max(len(name), 1)])
+
+
+def test_every_synonym_is_of_a_setting_and_is_none_itself() -> None:
+    assert set(SYNONYMS.values()) <= set(SETTINGS)
+    assert not set(SYNONYMS) & set(SETTINGS)

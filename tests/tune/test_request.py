@@ -122,7 +122,7 @@ def test_the_longest_trial_is_the_longest_that_is_possible(text: str, epochs: in
         ),
         (
             "variants: {A: {}}\nseeds: 2\nsearch: {trials: 12}",
-            "search is not used by variants: there are 2 trials, each variant 2 times",
+            "search is not used by variants: 2 trials in all, 2 repeats of each variant",
         ),
         (
             "space: {optim.restarts: [0, 1]}\n"

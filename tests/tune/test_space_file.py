@@ -184,6 +184,37 @@ TWO = "variants: {A: {}, B: {augment.affine: true}}\n"
 
 # The file, what --set says, and the sentence: each names the place, the rule, the value received and a way out.
 MISTAKES = {
+    "a setting at the top": (
+        ONE + "optim.lr: 1e-3",
+        [],
+        "'optim.lr' is not a key of a space file. Did you mean 'optim.learning_rate'?",
+    ),
+    "an option at the top": (
+        ONE + "trials: 3",
+        [],
+        "'trials' is not a key of a space file. Did you mean 'search.trials'?",
+    ),
+    "an abbreviation": (
+        "space: {lr: {low: 1e-5, high: 1e-3}}",
+        [],
+        "s.yaml, space: 'lr' is not a trial setting. Did you mean 'optim.learning_rate'?",
+    ),
+    "an abbreviation in --set": (
+        ONE,
+        ["optim.lr=1e-3"],
+        "'optim.lr' is not a trial setting. Did you mean 'optim.learning_rate'?",
+    ),
+    "a section that is misspelt in --set": (
+        ONE,
+        ["serch.trials=3"],
+        "'serch.trials' is not a trial setting. Did you mean 'search.trials'?",
+    ),
+    "a word of several": (ONE + "search: {sampler: tpee}", [], "and is 'tpee'. Did you mean 'tpe'?"),
+    "a setting's word of several": (
+        ONE + "fixed: {model.backbone: resnet5}",
+        [],
+        "and is 'resnet5'. Did you mean 'resnet50'?",
+    ),
     "unknown section": (ONE + "fixd: {}", [], "s.yaml: 'fixd' is not a key of a space file. Did you mean 'fixed'?"),
     "setting at the top": (ONE + "optim.epochs: 3", [], "'optim.epochs' is a trial setting and belongs under `fixed:`"),
     "unknown setting": (
