@@ -29,7 +29,7 @@ import re
 import socket
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -43,6 +43,7 @@ from torchvision.models import get_model_weights
 
 from core.config import BOTTLENECK_BACKBONES, ModelConfig
 from core.errors import WeightsError
+from core.text import listed
 
 FOLDER_VARIABLE = "CELL_TUNE_WEIGHTS"
 """Environment variable that names a folder of weights."""
@@ -61,17 +62,45 @@ FILE_WITHOUT_EPSILON = "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
 
 
 @dataclass(frozen=True)
-class WeightsFile:
-    """A file that is there.
+class Source:
+    """Where a file of torchvision's comes from.
 
-    path           where
+    url     its address
+    size    in MiB
+    """
+
+    url: str
+    size: float
+
+    @property
+    def name(self) -> str:
+        """What the file is called."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def sha256(self) -> str:
+        """The first digits of its SHA-256, hexadecimal, which its name promises; empty where it promises none."""
+        promised = re.search(r"-([0-9a-f]{8,})\.", self.name)
+        return promised[1] if promised else ""
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.size:.0f} MiB, SHA-256 begins with {self.sha256}, from {self.url})"
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of pretrained weights.
+
+    path           where it is, or will be once it is downloaded
     kind           what model.weights asked for; 'file' for a path
     stride_in_1x1  what the WEIGHTS.json beside it declares; False without one
+    missing        where it comes from, if it is nowhere yet
     """
 
     path: Path
     kind: Literal["coco", "imagenet", "file"]
     stride_in_1x1: bool = False
+    missing: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +137,10 @@ def find(config: ModelConfig, folder: Path | None = None, *, download: bool = Tr
     if config.weights == "none":
         return None
     kind = _kind(config)
-    path = _given(config.weights) if kind == "file" else _known(config, kind, folder, download)
+    path, missing = (_given(config.weights), None) if kind == "file" else _known(config, kind, folder)
+    if missing is not None and download:
+        fetch([missing], folder)
+        missing = None
     stride_in_1x1 = _declared_stride(path)
     if stride_in_1x1 and config.backbone not in BOTTLENECK_BACKBONES:
         raise WeightsError(
@@ -116,7 +148,7 @@ def find(config: ModelConfig, folder: Path | None = None, *, download: bool = Tr
             f"blocks ({', '.join(BOTTLENECK_BACKBONES)}), and model.backbone is {config.backbone}; "
             "declare it for the file that it is true of, by name"
         )
-    return WeightsFile(path, kind, stride_in_1x1)
+    return WeightsFile(path, kind, stride_in_1x1, missing)
 
 
 def read(file: WeightsFile) -> BaseWeights:
@@ -186,43 +218,62 @@ def _given(name: str) -> Path:
     )
 
 
-def _known(config: ModelConfig, kind: str, folder: Path | None, download: bool) -> Path:
-    """The file of torchvision's weights: the first one found, else downloaded."""
-    if kind == "coco":
-        url: str = get_model_weights(f"maskrcnn_resnet50_{config.detector}").COCO_V1.url
-    else:
-        url = get_model_weights(config.backbone).IMAGENET1K_V1.url
-    name = url.rpartition("/")[2]
+def fetch(missing: Iterable[Source], folder: Path | None = None) -> None:
+    """Download files that are nowhere into torch.hub's checkpoints, each once and whole.
+
+    folder   a first place to look in, as in `find`
+
+    Raises WeightsError for the first that cannot be had: without a network none can, so the sentence names all that are
+    still missing, each with its address, size and checksum, and where to put them.
+    """
+    wanted = list(dict.fromkeys(missing))
+    for place, source in enumerate(wanted):
+        try:
+            _download(source, _places(folder)[-1])
+        except (OSError, RuntimeError, HTTPException) as error:
+            places = _places(folder)
+            still = wanted[place:]
+            what = (
+                "a file of pretrained weights is"
+                if len(still) == 1
+                else f"{len(still)} files of pretrained weights are"
+            )
+            raise WeightsError(
+                f"{what} in none of {', '.join(map(str, places))} and could not be downloaded "
+                f"({getattr(error, 'reason', error)}): {listed([str(one) for one in still])}; put "
+                f"{'it' if len(still) == 1 else 'each'} into {places[0]}, or set model.weights to none or to the path "
+                "of another file"
+            ) from None
+
+
+def _places(folder: Path | None) -> list[Path]:
+    """Where files of torchvision's are looked for; the last is where they are downloaded to."""
     variable = os.environ.get(FOLDER_VARIABLE)
     hub = Path(torch.hub.get_dir()) / "checkpoints"
-    places = [place for place in (folder, variable and Path(variable), Path("weights"), hub) if place]
-    for place in places:
-        if (place / name).is_file():
-            return place / name
-    if not download:
-        return hub / name
-    try:
-        return _download(url, hub)
-    except (OSError, RuntimeError, HTTPException) as error:
-        raise WeightsError(
-            f"model.weights: {config.weights} with model.backbone {config.backbone} needs the file {name}, which is in "
-            f"none of {', '.join(map(str, places))} and could not be downloaded ({getattr(error, 'reason', error)}); "
-            f"put it into {places[0]}, or set model.weights to none or to the path of another file"
-        ) from None
+    return [place for place in (folder, variable and Path(variable), Path("weights"), hub) if place]
 
 
-def _download(url: str, folder: Path) -> Path:
+def _known(config: ModelConfig, kind: str, folder: Path | None) -> tuple[Path, Source | None]:
+    """The file of torchvision's weights, the first one found; else where it is to be, and where it comes from."""
+    of = get_model_weights(f"maskrcnn_resnet50_{config.detector}" if kind == "coco" else config.backbone)
+    weights = of.COCO_V1 if kind == "coco" else of.IMAGENET1K_V1
+    source = Source(weights.url, float(weights.meta["_file_size"]))
+    places = _places(folder)
+    found = next((place / source.name for place in places if (place / source.name).is_file()), None)
+    return (found, None) if found else (places[-1] / source.name, source)
+
+
+def _download(source: Source, folder: Path) -> Path:
     """Fetch a file into `folder`, whole and with the SHA-256 that its name promises, or not at all.
 
     Raises OSError, RuntimeError or HTTPException.
     """
-    path = folder / url.rpartition("/")[2]
-    promised = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    path = folder / source.name
     folder.mkdir(parents=True, exist_ok=True)
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_SECONDS)  # torch.hub takes none
     try:
-        torch.hub.download_url_to_file(url, str(path), promised and promised[1], progress=sys.stderr.isatty())
+        torch.hub.download_url_to_file(source.url, str(path), source.sha256 or None, progress=sys.stderr.isatty())
     finally:
         socket.setdefaulttimeout(before)
     return path

@@ -21,7 +21,7 @@ from tune.findings import Findings, Row, Trial
 from tune.ledger import State
 from tune.marks import Mark, draw_marks, ends, height_of, without_interval
 from tune.space import BY_REPEAT, Choices, Domain
-from tune.stopping import PLACES, SuccessiveHalving
+from tune.stopping import NO_HOPE, PLACES, SuccessiveHalving
 from tune.svg import MARKERS, SERIES, Figure, colour, figure, plain
 from tune.tables import Kind, text
 
@@ -250,7 +250,13 @@ def stopped(findings: Findings) -> Figure | None:
         State.RUNNING: ("not ended", "D", "muted", True),
     }
     counts = {state: sum(record.state is state for record in records) for state in looks}
-    said = ", ".join(f"{count} {looks[state][0]}" for state, count in counts.items() if count)
+    hopeless = sum(record.state is State.PRUNED and record.reason.endswith(NO_HOPE) for record in records)
+    between = f" ({hopeless} of them without hope)" if hopeless else ""
+    said = ", ".join(
+        f"{count} {looks[state][0]}{between if state is State.PRUNED else ''}"
+        for state, count in counts.items()
+        if count
+    )
     request = findings.request
     stop, epochs = request.stop_early, request.max_epochs
     rungs = () if stop.rule == "none" else SuccessiveHalving(stop.first_rung(epochs), stop.reduction).rungs(epochs)

@@ -414,12 +414,11 @@ class Ledger:
             if record.reason:  # it lost a worker on its way
                 self._note(number, reason="")
             self._tell(number, State.COMPLETE)
-        elif self._rule is not None and (
-            self._rule.falls_behind(record.curve, self._rival_curves(number))
-            or self._rule.has_no_hope(record.curve, self._complete_curves(), record.planned_epochs)
-        ):
-            self._note(number, reason=f"stopped early after epoch {len(record.epochs)}")
-            self._tell(number, State.PRUNED)
+        elif self._rule is not None:
+            rivals, complete = self._rival_curves(number), self._complete_curves()
+            if why := self._rule.why_stopped(record.curve, rivals, complete, record.planned_epochs):
+                self._note(number, reason=why)
+                self._tell(number, State.PRUNED)
         return self._records[number].state is not State.RUNNING
 
     def _rival_curves(self, number: int) -> Iterator[list[float]]:

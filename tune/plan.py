@@ -104,9 +104,9 @@ def make_plan(request: StudyRequest, options: Options) -> Plan:
     plan, problems = check(request, options)
     if plan is None:
         raise problems[0]
-    for model in _model_configs(request.space):
-        pretrained.find(model)  # downloads what is nowhere, now that nothing else is wrong
-    return plan
+    # Now that nothing else is wrong.
+    pretrained.fetch(file.missing for file in plan.weights.values() if file.missing)
+    return replace(plan, weights={key: replace(file, missing=None) for key, file in plan.weights.items()})
 
 
 def check(request: StudyRequest, options: Options) -> tuple[Plan | None, Sequence[BadRequest]]:

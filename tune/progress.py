@@ -78,7 +78,7 @@ class Progress:
             f"AP50 {last['ap50']:.3f}, {last['seconds']:.1f} s"
         )
         if record.state is State.PRUNED:
-            return f"{text}; stopped early"
+            return f"{text}; {record.reason}"
         return f"{text}; complete, AP50 {record.ap50:.3f}" if record.state is State.COMPLETE else text
 
     def _called(self, record: TrialRecord) -> str:

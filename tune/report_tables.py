@@ -13,6 +13,7 @@ from tune.confounds import BACKBONE, BACKBONE_FREEZING, SCHEDULE, effective
 from tune.evidence import Evidence
 from tune.ledger import State
 from tune.rows import Row
+from tune.stopping import PLACES
 from tune.tables import Cell, Column, Kind, Table
 from tune.trial_scores import of_class
 
@@ -200,12 +201,20 @@ def _stopped(evidence: Evidence) -> Table:
     columns = (
         Column("trial", "Trial"), Column("name", "Name"), Column("epochs", "Stopped after epoch", Kind.COUNT),
         Column("planned", "Of", Kind.COUNT), Column("ap50", "Best AP50 until then", Kind.AP50),
+        Column("reason", "Reason"),
     )  # fmt: skip
     rows = tuple(
-        (str(t.record.id), t.record.name or None, len(t.record.epochs), t.record.planned_epochs, t.record.ap50)
+        (
+            str(t.record.id), t.record.name or None, len(t.record.epochs), t.record.planned_epochs, t.record.ap50,
+            t.record.reason or None,
+        )
         for t in evidence.in_state(State.PRUNED)
+    )  # fmt: skip
+    caption = (
+        "Trials that were given up: at a rung because others had done better by the same epoch, or between rungs "
+        f"because even with much luck they would not have come among the best {PLACES} complete ones. They are "
+        "compared with no other."
     )
-    caption = "Trials that were given up because others did better at the same epoch. They are compared with no other."
     return Table("stopped", "Stopped early", caption, columns, rows)
 
 

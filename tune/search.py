@@ -136,9 +136,9 @@ def _plan_lines(plan: Plan) -> list[str]:
         f"Data {request.data}: {many(len(data.samples), 'image')}, {many(instances, 'instance')}, "
         f"{many(len(data.classes), 'class')}",
     ]
-    lines += [
-        f"Weights: {file.path}{'' if file.path.exists() else ' (to be downloaded)'}" for file in plan.weights.values()
-    ]
+    for file in dict.fromkeys(plan.weights.values()):
+        at_first = f" (to be downloaded: {file.missing.size:.0f} MiB from {file.missing.url})" if file.missing else ""
+        lines.append(f"Weights: {file.path}{at_first}")
     lines += [f"Note: {note}" for note in data.notes]
     lines += [f"Note: the space has grown: {sentence}" for sentence in plan.growth]
     shortage = confirmation.shortage(request, plan.repeats)

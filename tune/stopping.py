@@ -14,6 +14,8 @@ import numpy as np
 PLACES = 3
 """Who may still come among so many best complete trials has hope. With the best alone as the measure too few trials run
 to the end for a winner to be confirmed among them: where scores are noisy, the best one is a lucky one."""
+NO_HOPE = f"without hope of coming among the best {PLACES} complete trials"
+"""In the reason of a trial that ended between rungs, or at one that it would have passed."""
 LUCK = 0.9
 """A trial may hope for what so large a part of the complete trials did not pass in gains."""
 
@@ -37,6 +39,19 @@ class SuccessiveHalving:
             rungs.append(rung)
             rung *= self.reduction
         return tuple(rungs)
+
+    def why_stopped(
+        self,
+        curve: Sequence[float],
+        others: Iterable[Sequence[float]],
+        complete: Iterable[Sequence[float]],
+        epochs: int,
+    ) -> str:
+        """Why a trial of so many epochs in all ends after its last epoch so far, a few words; empty if it goes on."""
+        at = f"stopped early after epoch {len(curve)}"
+        if self.falls_behind(curve, others):
+            return f"{at}: not among the best 1 in {self.reduction} at this rung"
+        return f"{at}: {NO_HOPE}" if self.has_no_hope(curve, complete, epochs) else ""
 
     def falls_behind(self, curve: Sequence[float], others: Iterable[Sequence[float]]) -> bool:
         """Whether a trial with this curve is not among the best of those that have reached its rung.

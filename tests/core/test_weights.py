@@ -15,7 +15,7 @@ from torchvision import models
 from core import weights
 from core.config import ModelConfig
 from core.errors import WeightsError
-from core.weights import WeightsFile, find, read
+from core.weights import Source, WeightsFile, fetch, find, read
 
 IMAGENET_FILES = {
     "resnet18": "resnet18-f37072fd.pth",
@@ -116,16 +116,37 @@ def test_what_is_nowhere_and_cannot_be_downloaded_is_named_with_the_place_for_it
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_one_sentence_names_all_missing_files_with_address_size_checksum_and_place(tmp_path: Path) -> None:
+    put(tmp_path / "folder", IMAGENET_FILES["resnet34"])
+    backbones = [*IMAGENET_FILES, "resnet18"]
+    asked = [ModelConfig.model_validate({"backbone": one, "weights": "imagenet"}) for one in backbones]
+    files = [found for config in asked if (found := find(config, tmp_path / "folder", download=False)) is not None]
+    assert [file.missing is None for file in files] == [backbone == "resnet34" for backbone in backbones]
+    with pytest.raises(WeightsError) as caught:
+        fetch([file.missing for file in files if file.missing], tmp_path / "folder")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("4 files of pretrained weights are in none of ")
+    assert f"put each into {tmp_path / 'folder'}, or " in message
+    for backbone, size in (("resnet18", 45), ("resnet50", 98), ("resnet101", 171), ("resnext50_32x4d", 96)):
+        name = IMAGENET_FILES[backbone]
+        what = (
+            f"{name} ({size} MiB, SHA-256 begins with {name[-12:-4]}, from https://download.pytorch.org/models/{name})"
+        )
+        assert message.count(what) == 1
+    assert IMAGENET_FILES["resnet34"] not in message
+
+
 def test_a_download_is_there_whole_with_its_promised_sum_or_not_at_all(tmp_path: Path) -> None:
     content = b"weights from afar"
     good = tmp_path / "server" / f"resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     good.parent.mkdir()
     good.write_bytes(content)
-    assert weights._download(good.as_uri(), tmp_path / "new" / "hub").read_bytes() == content
+    assert weights._download(Source(good.as_uri(), 1), tmp_path / "new" / "hub").read_bytes() == content
     bad = good.with_name("resnet18-00000000.pth")
     bad.write_bytes(content)
     with pytest.raises(RuntimeError, match="hash"):
-        weights._download(bad.as_uri(), tmp_path / "other")
+        weights._download(Source(bad.as_uri(), 1), tmp_path / "other")
     assert list((tmp_path / "other").iterdir()) == []
 
 

@@ -13,6 +13,7 @@ from tune.curves import HIGHLIGHTED
 from tune.figures import figures
 from tune.findings import Findings, find
 from tune.ledger import State
+from tune.stopping import NO_HOPE, PLACES
 from tune.svg import Figure, colour
 from tune.tables import Kind, text
 
@@ -145,6 +146,16 @@ def test_backbones_are_compared_where_nothing_else_differs(drawn: dict[str, dict
     shown = [one for one in texts(drawn["variants"]["backbones"]) if one.startswith("resnet")]
     assert shown == ["resnet18: Res18", "resnet34: Res34"]
     assert "nothing else" in drawn["variants"]["backbones"].caption
+
+
+def test_the_caption_says_how_many_trials_ended_without_hope(found: dict[str, Findings]) -> None:
+    search = found["search"]
+    stopped = [trial for trial in search.trials if trial.record.state is State.PRUNED]
+    hopeless = [replace(one, record=replace(one.record, reason=f"at 3: {NO_HOPE}")) for one in stopped[:2]]
+    changed = replace(search, trials=(*(one for one in search.trials if one not in stopped[:2]), *hopeless))
+    drawn = next(figure for figure in figures(changed) if figure.name == "stopped")
+    assert f" {len(stopped)} stopped early (2 of them without hope)" in drawn.caption
+    assert f"can hardly come among the best {PLACES} complete trials" in drawn.caption
 
 
 def test_trials_that_were_stopped_early_are_hollow_and_are_counted(

@@ -21,6 +21,7 @@ from core.errors import StorageError, StudyError
 from tune.ledger import CLAIM_SECONDS, MAX_LOST, Ledger, State, TrialRecord, best_of, preview, read
 from tune.request import StudyRequest
 from tune.space_file import from_document
+from tune.stopping import NO_HOPE
 
 SPACE: dict[str, Any] = {
     "study": "law",
@@ -98,6 +99,34 @@ def test_plain_optuna_reads_every_epoch_and_the_best_score(url: str) -> None:
         if record.state is State.COMPLETE:
             assert trial.value == max(record.curve)
             assert len(record.curve) == 9
+
+
+def test_the_reason_of_a_stopped_trial_says_by_which_rule_it_ended(url: str) -> None:
+    ledger = Ledger(url, request(SPACE, stop_early={"rule": "successive_halving", "min_epochs": 2, "reduction": 3}))
+    for quality in (0.5, 0.6, 0.7):
+        record = ledger.next()
+        assert record is not None
+        assert ledger.report(record.id, [epoch(number, quality) for number in range(1, 10)])
+    behind, hopeless = ledger.next(), ledger.next()
+    assert behind is not None
+    assert hopeless is not None
+    assert ledger.report(behind.id, [epoch(number, 0.1) for number in (1, 2)])
+    assert not ledger.report(hopeless.id, [epoch(number, 0.8) for number in (1, 2)])
+    history = [epoch(number, 0.8) for number in (1, 2)]
+    for quality in (0.9, 0.95, 0.99):
+        record = ledger.next()
+        assert record is not None
+        assert ledger.report(record.id, [epoch(number, quality) for number in range(1, 10)])
+    assert ledger.report(hopeless.id, [*history, epoch(3, 0.8)])
+    known = {record.id: record.reason for record in read_reasons(url)}
+    assert known[behind.id] == "stopped early after epoch 2: not among the best 1 in 3 at this rung"
+    assert known[hopeless.id] == f"stopped early after epoch 3: {NO_HOPE}"
+
+
+def read_reasons(url: str) -> tuple[TrialRecord, ...]:
+    reading = read(url, "law")
+    assert reading is not None
+    return reading.records
 
 
 def test_trials_stopped_early_keep_their_epochs_and_are_never_best(url: str) -> None:

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from tune.stopping import PLACES, SuccessiveHalving, expected_score
+from tune.stopping import NO_HOPE, PLACES, SuccessiveHalving, expected_score
 
 RULE = SuccessiveHalving(2, 3)
 EPOCHS = 12
@@ -114,3 +114,15 @@ def test_a_stopped_trial_is_expected_to_gain_what_complete_ones_gained_in_the_mi
 @given(curves, st.lists(whole_curves, max_size=6))
 def test_no_trial_is_expected_to_lose_what_it_reached(curve: list[float], complete: list[list[float]]) -> None:
     assert expected_score(curve, complete, EPOCHS) >= max(curve)
+
+
+@given(curves, st.lists(curves, max_size=8), st.lists(whole_curves, max_size=6))
+def test_the_reason_says_by_which_rule_a_trial_ended(
+    curve: list[float], others: list[list[float]], complete: list[list[float]]
+) -> None:
+    why = RULE.why_stopped(curve, others, complete, EPOCHS)
+    behind, hopeless = RULE.falls_behind(curve, others), RULE.has_no_hope(curve, complete, EPOCHS)
+    assert bool(why) == (behind or hopeless)
+    assert ("at this rung" in why) == behind
+    assert why.endswith(NO_HOPE) == (hopeless and not behind)
+    assert not why or why.startswith(f"stopped early after epoch {len(curve)}: ")
