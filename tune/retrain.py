@@ -26,7 +26,7 @@ from core import ap50, faults, overlay, prediction_choice, submission, trained_m
 from core.ap50 import MatchTable
 from core.coco_summary import coco_summary
 from core.data.dataset import TestImage
-from core.data.images import read_test_image
+from core.data.images import SUFFIXES, read_test_image
 from core.device import resolve
 from core.errors import CellTuneError, CheckpointError, TornCheckpoint
 from core.files import write_json_atomically
@@ -277,7 +277,7 @@ def _file_names(names: Sequence[str]) -> list[str]:
     taken: dict[str, None] = {}
     for name in names:
         path = Path(name.replace("\\", "/"))
-        stem = "_".join(path.with_suffix("").parts if path.suffix.lower() in _IMAGE_SUFFIXES else path.parts)
+        stem = "_".join(path.with_suffix("").parts if path.suffix.lower() in SUFFIXES else path.parts)
         stem = stem.encode()[:_LONGEST].decode(errors="ignore")
         candidate, number = f"{stem}.png", 1
         while candidate in taken:
@@ -289,7 +289,6 @@ def _file_names(names: Sequence[str]) -> list[str]:
 
 _LONGEST = 200
 """Bytes of a picture's name: file systems allow 255, and writing takes some."""
-_IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 
 
 @contextlib.contextmanager

@@ -194,7 +194,8 @@ def _read_image(
     except DataError as error:
         return None, [Problem(place_of_image, str(error))]
     try:
-        pixels = read_rgb(file)
+        listed: Any = (image.get("height"), image.get("width"))
+        pixels = read_rgb(file, listed)
     except DataError as error:
         return None, [Problem.of(error, file)]
     height, width = pixels.shape[:2]

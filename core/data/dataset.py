@@ -91,9 +91,9 @@ class Problem:
         return f"{self.place}: {self.message}"
 
     @classmethod
-    def of(cls, error: DataError, place: object) -> "Problem":
+    def of(cls, error: DataError, place: object, skippable: bool = False) -> "Problem":
         """The problem of an error whose sentence begins with `place`."""
-        return cls(str(place), str(error).removeprefix(f"{place}: "))
+        return cls(str(place), str(error).removeprefix(f"{place}: "), skippable)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The HW3 layout: one folder an image, one mask a class.
 
-    DIR/train/NAME/image.tif           8-bit grey, RGB or RGBA
-    DIR/train/NAME/class1.tif ...      one mask a class that is present: 0 is background, every other value an instance
+    DIR/train/NAME/image.tif           8-bit grey, RGB or RGBA; .tiff, .png, .jpg, .jpeg and .bmp as well
+    DIR/train/NAME/class1.tif ...      one mask a class that is present: 0 is background, every other
+                                       value an instance; .tiff, .png and .bmp as well
     DIR/test_release/FILE              images to predict on; `test/` is read as well
     DIR/test_image_name_to_ids.json    [{"file_name": FILE, "id": 1, "height": 512, "width": 512}, ...]
 
@@ -9,32 +10,78 @@ DIR may also hold the NAME folders itself. The test listing may be absent. A fol
 instances, a true negative. Ids need not be contiguous and need not restart in each class; the same id in two class
 files is two instances. The classes are class1 .. class4, always, so that two parts of one collection agree even where
 a rare class is missing, and whatever higher ones are found.
+
+Every file in a NAME folder is read, or is named: as a problem where it may be a mask or an image that is meant to be
+read, in a note where it is neither. Only what systems leave and texts are passed over.
 """
 
 import json
 import os
 import re
 import unicodedata
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from core.data.dataset import Category, Dataset, Inspection, Problem, TestImage, assemble, place, renumber
-from core.data.images import read_ids, read_listed, read_rgb
+from core.data.images import SUFFIXES, Size, mask_size, read_ids, read_listed, read_rgb
 from core.errors import DataError
 from core.sample import Sample
+from core.text import listed, many
 
 IMAGE = "image.tif"
-CLASS_FILE = re.compile(r"class([1-9]\d*)\.tif")
 LISTING = "test_image_name_to_ids.json"
 TEST_FOLDERS = ("test_release", "test")
 
+_ENDS = "|".join(suffix[1:] for suffix in SUFFIXES)
+_IMAGE_FILE = re.compile(rf"image\.({_ENDS})", re.IGNORECASE | re.ASCII)
+_CLASS_FILE = re.compile(rf"class([1-9][0-9]*)\.({_ENDS})", re.IGNORECASE | re.ASCII)
+_BESIDE = re.compile(
+    r"\..*|thumbs\.db|ehthumbs\.db|desktop\.ini|readme.*|licen[cs]e.*|.*\.(txt|md|rst|log)", re.IGNORECASE
+)
+"""What systems put beside images (`.DS_Store`, `._image.tif`), and texts for people."""
+_PERHAPS_MEANT = re.compile(
+    r"(image|class|mask|label|instance)s?[^a-z].*"
+    r"|.*\.(tiff?|png|bmp|jpe?g|jp2|gif|webp|dib|p[gpn]m|npy|npz|mat|h5|hdf5|zarr|nii|gz|zip|roi|svs|ndpi|czi|nd2|lif|dcm)",
+    re.IGNORECASE,
+)
+"""Names of pictures, arrays and archives, and names that begin like an image's or a mask's."""
+
+_WRONG_NAME = (
+    "the file is not read: masks must be named class1.tif, class2.tif, ... (or .png, .bmp), the image image.tif "
+    "(or .png, .jpg, .bmp); rename it if it is one of these, else move it out of the folder"
+)
+_WRONG_FOLDER = (
+    "pictures in a folder inside an image's folder are not read; make one mask a class of them, class1.tif beside the "
+    "image, in which every instance has its own number"
+)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """What the folder of one image holds.
+
+    images   files that are the image; one is wanted
+    masks    class numbers and files, in ascending number; one a class is wanted
+    strays   files that may be meant to be read and are not, and why
+    others   names of files that are neither read nor meant to be
+    """
+
+    path: Path
+    images: tuple[Path, ...]
+    masks: tuple[tuple[int, Path], ...]
+    strays: tuple[tuple[Path, str], ...]
+    others: tuple[str, ...]
+
 
 def images_folder(folder: Path) -> Path | None:
-    """The folder whose subfolders hold image.tif: `folder/train`, else `folder` itself, else None."""
+    """The folder whose subfolders hold an image: `folder/train`, else `folder` itself, else None."""
     for candidate in (folder / "train", folder):
-        if candidate.is_dir() and any((entry / IMAGE).is_file() for entry in _entries(candidate, folder)):
+        if candidate.is_dir() and any(_look_into(entry).images for entry in _entries(candidate, folder)):
             return candidate
     return None
 
@@ -54,56 +101,118 @@ def read(folder: Path) -> Inspection:
     images = images_folder(folder)
     if images is None:
         return Inspection(None, (Problem(str(folder), f"no subfolder holds {IMAGE}"),))
-    entries = _entries(images, folder)
-    numbers = {number for entry in entries for number, _ in _class_files(entry)[0]}
+    folders = [_look_into(entry) for entry in _entries(images, folder)]
+    numbers = {number for found in folders for number, _ in found.masks}
     classes = [Category(number, f"class{number}") for number in sorted(numbers | {1, 2, 3, 4})]
     label_of = {category.id: label for label, category in enumerate(classes, start=1)}
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = list(pool.map(lambda entry: _read_image(entry, label_of), entries))
+        results = list(pool.map(lambda found: _read_image(found, label_of), folders))
     samples = [sample for sample, _ in results if sample is not None]
     test_images, test_problems = _read_listing(folder)
-    problems = [problem for _, found in results for problem in found] + test_problems
+    problems = [problem for _, found in results for problem in found]
+    problems += [*_stray_problems(folders), *test_problems]
     dataset: Dataset | None = None
     if samples:
         dataset = assemble(folder.resolve().name, classes, samples, test_images)
+        dataset = replace(dataset, notes=tuple(_notes(images, folders)))
     return Inspection(dataset, tuple(problems))
 
 
-def _class_files(entry: Path) -> tuple[list[tuple[int, Path]], list[Problem]]:
-    """The masks of an image with their class numbers, ascending, and files that look like masks and are none."""
-    files, problems = [], []
+def _look_into(entry: Path) -> _Folder:
+    """Sort the files of an image's folder."""
+    images: list[Path] = []
+    masks: list[tuple[int, Path]] = []
+    strays: list[tuple[Path, str]] = []
+    others: list[str] = []
     for path in sorted(entry.iterdir()):
-        if match := CLASS_FILE.fullmatch(path.name):
-            files.append((int(match[1]), path))
-        elif re.match(r"class.*\.tiff?$", path.name, re.IGNORECASE):
-            problems.append(Problem(str(path), "masks must be named class1.tif, class2.tif, ...; rename or remove it"))
-    return sorted(files), problems
+        if _IMAGE_FILE.fullmatch(path.name):
+            images.append(path)
+        elif match := _CLASS_FILE.fullmatch(path.name):
+            masks.append((int(match[1]), path))
+        elif _BESIDE.fullmatch(path.name) or path.name.startswith("__"):
+            continue
+        elif path.is_dir():
+            if any(_PERHAPS_MEANT.fullmatch(inside.name) for inside in path.rglob("*")):
+                strays.append((path, _WRONG_FOLDER))
+        elif _PERHAPS_MEANT.fullmatch(path.name):
+            strays.append((path, _WRONG_NAME))
+        else:
+            others.append(path.name)
+    return _Folder(entry, tuple(images), tuple(sorted(masks)), tuple(strays), tuple(others))
 
 
-def _read_image(entry: Path, label_of: dict[int, int]) -> tuple[Sample | None, list[Problem]]:
-    files, problems = _class_files(entry)
-    if not (entry / IMAGE).is_file():
-        return None, [*problems, Problem(str(entry), f"the folder holds no {IMAGE}; add it, or remove the folder")]
+def _read_image(found: _Folder, label_of: dict[int, int]) -> tuple[Sample | None, list[Problem]]:
+    """The sample of a folder; None where its image or any of its masks cannot be read, with the problems."""
+    masks = dict(found.masks)
+    if not found.images:
+        message = f"the folder holds no {IMAGE} (or .png, .jpg, .bmp); add it, or remove the folder"
+        return None, [Problem(str(found.path), message, skippable=True)]
+    if len(found.images) > 1 or len(masks) < len(found.masks):
+        files = [path.name for path in (*found.images, *(path for _, path in found.masks))]
+        message = f"a folder must hold one image and one mask a class, and holds {listed(files)}; remove what is double"
+        return None, [Problem(str(found.path), message)]
     try:
-        image = read_rgb(entry / IMAGE)
+        image = read_rgb(found.images[0], _size_of_masks(found))
     except DataError as error:
-        return None, [*problems, Problem.of(error, entry / IMAGE)]
+        return None, [Problem.of(error, found.images[0], skippable=True)]
 
+    problems: list[Problem] = []
     label_maps = [np.zeros(image.shape[:2], np.uint16)]
     labels: list[int] = []
-    for number, path in files:
+    for number, path in masks.items():
         try:
             labels_HW, count = renumber(read_ids(path, image.shape[:2]), first=len(labels) + 1)
         except DataError as error:
-            problems.append(Problem.of(error, path))
+            problems.append(Problem.of(error, path, skippable=True))
         else:
             place(label_maps, labels_HW)
             labels += [label_of[number]] * count
+    if problems:  # cells without their mask would be taught as background
+        return None, problems
     # macOS may hand a name out decomposed; it must not change the fingerprint or a group.
-    name = unicodedata.normalize("NFC", entry.name)
+    name = unicodedata.normalize("NFC", found.path.name)
     sample = Sample(name, image, np.stack(label_maps), np.array(labels, np.int64), np.zeros(len(labels), np.bool_))
-    return sample, problems
+    return sample, []
+
+
+def _size_of_masks(found: _Folder) -> Size | None:
+    """The size on which the annotations were drawn, None where no mask says it."""
+    for _, path in found.masks:
+        try:
+            return mask_size(path)
+        except DataError:  # is said where the mask is read
+            continue
+    return None
+
+
+def _stray_problems(folders: Sequence[_Folder]) -> Iterator[Problem]:
+    """A problem for each name of file that is not read and may be meant to be, however many folders hold one."""
+    by_name: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for found in folders:
+        for path, message in found.strays:
+            by_name[path.name.replace(found.path.name, "NAME"), message].append(path)
+    for (_, message), paths in by_name.items():
+        more = f" ({many(len(paths) - 1, 'more folder')} with one like it)" if len(paths) > 1 else ""
+        yield Problem(str(paths[0]), message + more)
+
+
+def _notes(images: Path, folders: Sequence[_Folder]) -> Iterator[str]:
+    loose = sorted(
+        path.name for path in images.iterdir() if path.suffix.lower() in SUFFIXES and not _BESIDE.fullmatch(path.name)
+    )
+    if loose:
+        yield (
+            f"{many(len(loose), 'picture')} directly in {images} not read, since each image has a folder of its own: "
+            f"{_examples(loose)}"
+        )
+    if others := [f"{found.path.name}/{name}" for found in folders for name in found.others]:
+        yield f"{many(len(others), 'file')} beside images, neither image nor mask, not read: {_examples(others)}"
+
+
+def _examples(names: Sequence[str]) -> str:
+    more = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _read_listing(folder: Path) -> tuple[list[TestImage], list[Problem]]:
@@ -120,4 +229,4 @@ def _read_listing(folder: Path) -> tuple[list[TestImage], list[Problem]]:
     if test is None:
         return [], [Problem(str(listing), f"images are listed, and {folder / TEST_FOLDERS[0]} is not there; add it")]
 
-    return read_listed(entries, [test], str(listing))
+    return read_listed(entries, [test, folder], str(listing))

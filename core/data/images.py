@@ -1,58 +1,63 @@
-"""Image files to arrays: sizes are judged by the header before anything is decoded, and damage is one sentence.
+"""Image files to arrays: whatever a header shows is judged before anything is decoded, damage is one sentence.
 
-TIFFs go through tifffile, which keeps their data type (Pillow cannot open float64, and narrows 16-bit RGB to 8 without
-a word); PNG and JPEG go through Pillow.
+TIFF, PNG, JPEG and BMP files are told apart by how they begin, not by their names. Pictures are turned as their EXIF
+says, as every viewer and annotation tool shows them, unless the size that is listed with them says that the annotations
+were drawn on the stored pixels.
 """
 
-import logging
-import math
-import struct
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
-from PIL import Image
 
+from core.data import pictures, tiffs
 from core.data.dataset import Problem, TestImage
+from core.data.stored import MAX_PIXELS, Stored, turned, turned_size
 from core.errors import DataError
 
-MAX_PIXELS = 89_478_485
-"""Pixels of an image. Pillow's own limit, above which it takes a file for a decompression bomb; a float64 mask of this
-size takes 716 MB to decode. A whole slide is larger, and belongs cut into tiles."""
+__all__ = ["MAX_PIXELS", "find_file", "read_ids", "read_listed", "read_rgb", "read_size", "read_test_image"]
 
-TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-JPEG_SIGNATURE = b"\xff\xd8\xff"
-JPEG_IN_TIFF = 7
-PIXEL_TAGS = frozenset({256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 322, 323, 324, 325, 338, 339})
-"""Tags of a TIFF that say how its pixels are stored; where one is lost tifffile goes on with a default."""
+SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
+"""How the names of image files end, in small or capital letters."""
 
-T = TypeVar("T")
-
-# What is wrong with a file is said once, in the sentence that is raised.
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+Size = tuple[int, int]
+"""Height and width in pixels."""
 
 
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """The image as RGB, uint8 [H, W, 3], from 8-bit grey, RGB or RGBA in a TIFF, PNG or JPEG file.
+def read_rgb(path: Path, listed: Size | None = None) -> NDArray[np.uint8]:
+    """The image as RGB, uint8 [H, W, 3], from a TIFF, PNG, JPEG or BMP file of up to 8 bits a channel.
 
-    Grey is repeated, alpha is dropped. An orientation in EXIF is ignored: annotations are drawn on the stored pixels,
-    and their height and width are those of the stored pixels.
+    Grey is repeated, colours of a palette are looked up, 1, 2 and 4 bits are spread over 0 to 255.
+    Alpha is dropped, not blended, and where colours were multiplied by it they are divided by it.
+    EXIF's orientation is obeyed.
 
-    Raises DataError, one sentence that begins with the path: not there, damaged or cut off, over MAX_PIXELS, 16-bit,
-    or another kind of image, by name.
+    listed   the size that the image's annotations were drawn on, where it is known: an image that
+             has it only as stored, not as EXIF turns it, stays as stored
+
+    Raises DataError, one sentence that begins with the path: not there, damaged or cut off, over MAX_PIXELS, over 8
+    bits, several images, depths or times in one file, or another kind of image, by name.
     """
-    return _decoded(path, lambda: _tiff_rgb(path) if _signature(path) == "TIFF" else _picture_rgb(path))
+    with _opened(path) as stored:
+        stored.check_picture()
+        return turned(stored.picture(), _orientation(stored, listed))
+
+
+def read_size(path: Path, listed: Size | None = None) -> Size:
+    """The size of the image that `read_rgb` gives. Raises DataError for all that it refuses and a header shows."""
+    with _opened(path) as stored:
+        stored.check_picture()
+        return turned_size(stored.size, _orientation(stored, listed))
 
 
 def read_test_image(image: TestImage) -> NDArray[np.uint8]:
     """The pixels of a listed image, uint8 [H, W, 3]. Raises DataError as `read_rgb`, and for a size not listed."""
-    pixels = read_rgb(Path(image.path)) if image.pixels is None else image.pixels
+    size = (image.height, image.width)
+    pixels = read_rgb(Path(image.path), size) if image.pixels is None else image.pixels
     height, width = pixels.shape[:2]
-    if (height, width) != (image.height, image.width):
+    if (height, width) != size:
         raise DataError(
             f"{image.path or image.file_name}: the image is listed with {image.height} x {image.width} pixels "
             f"(height x width), and has {height} x {width}"
@@ -60,42 +65,89 @@ def read_test_image(image: TestImage) -> NDArray[np.uint8]:
     return pixels
 
 
-def read_ids(path: Path, size: tuple[int, int]) -> NDArray[Any]:
+def read_ids(path: Path, size: Size) -> NDArray[Any]:
     """The instance ids of a mask, [H, W] in the data type of the file: bool, integer or floating point.
 
-    Raises DataError, one sentence that begins with the path: what `read_rgb` refuses as well, a size other than `size`
-    (height, width), more than one channel, or an id that is negative, fractional, infinite or NaN.
+    They are the values as stored, whatever a viewer makes of them: a palette's indices, not its colours. EXIF's
+    orientation is obeyed as for an image.
+
+    Raises DataError, one sentence that begins with the path: what `read_rgb` refuses but for the depth, a size other
+    than `size`, more than one channel, JPEG, or an id that is negative, fractional, infinite or NaN.
     """
-    ids_HW = _decoded(path, lambda: _tiff_ids(path, size))
-    if ids_HW.dtype.kind in "if":
-        good = ids_HW >= 0
-        if ids_HW.dtype.kind == "f":
-            good &= np.isfinite(ids_HW) & (ids_HW == np.floor(ids_HW))
-        if not np.all(good):
-            row, column = np.argwhere(~good)[0]
+    with _opened(path) as stored:
+        stored.check_ids()
+        orientation = _orientation(stored, size)
+        height, width = turned_size(stored.size, orientation)
+        if (height, width) != size:
             raise DataError(
-                f"{path}: instance ids must be whole numbers from 0 up, and the pixel in row {row}, column {column} "
-                f"(counted from 0) holds {ids_HW[row, column]} ({np.count_nonzero(~good):,} such pixels)"
+                f"a mask must have the size of its image, {size[0]} x {size[1]} (height x width), "
+                f"and has {height} x {width}"
             )
-    return ids_HW
+        ids_HW = turned(stored.ids(), orientation)
+        if ids_HW.dtype.kind in "if":
+            _check_whole(ids_HW)
+        return ids_HW
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """Height and width in pixels, from the header alone. Raises DataError as `read_rgb` does."""
+def mask_size(path: Path) -> Size:
+    """The size of a mask, from its header. Raises DataError as `read_ids` does."""
+    with _opened(path) as stored:
+        stored.check_ids()
+        return turned_size(stored.size, stored.orientation)
 
-    def size() -> tuple[int, int]:
-        if _signature(path) == "TIFF":
-            with tifffile.TiffFile(path) as tiff:
-                page = _only_page(tiff, path)
-                return page.imagelength, page.imagewidth
-        with _picture(path) as picture:
-            return picture.height, picture.width
 
-    return _decoded(path, size)
+def _check_whole(ids_HW: NDArray[Any]) -> None:
+    good = ids_HW >= 0
+    if ids_HW.dtype.kind == "f":
+        good &= np.isfinite(ids_HW) & (ids_HW == np.floor(ids_HW))
+    if not np.all(good):
+        row, column = np.argwhere(~good)[0]
+        raise DataError(
+            f"instance ids must be whole numbers from 0 up, and the pixel in row {row}, column {column} "
+            f"(counted from 0) holds {ids_HW[row, column]} ({np.count_nonzero(~good):,} such pixels)"
+        )
+
+
+def _orientation(stored: Stored, listed: Size | None) -> int:
+    """How to turn the stored pixels: as EXIF says, but not where only the stored size is the listed one."""
+    if listed == stored.size != turned_size(stored.size, stored.orientation):
+        return 1
+    return stored.orientation
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Stored]:
+    """The image in a file. Whatever is raised inside becomes a DataError that begins with the path."""
+    try:
+        kind = _kind(path)
+        with tiffs.opened(path) if kind == "TIFF" else pictures.opened(path, kind) as stored:
+            yield stored
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except Exception as error:  # on damaged bytes decoders raise almost anything: struct.error, IndexError, their own
+        if isinstance(error, OSError) and error.errno:
+            raise DataError(f"{path}: the file cannot be read: {error.strerror}") from error
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{path}: the file is damaged or cut off; copy it again from its source ({cause})") from error
+
+
+def _kind(path: Path) -> str:
+    with path.open("rb") as stream:
+        head = stream.read(8)
+    if not head:
+        raise DataError("the file is empty; copy it again from its source")
+    if head.startswith(tiffs.SIGNATURES):
+        return "TIFF"
+    for kind, signature in pictures.SIGNATURES.items():
+        if head.startswith(signature):
+            return kind
+    raise DataError(f"an image must be a TIFF, PNG, JPEG or BMP file, and this one begins with {head!r}")
 
 
 def find_file(file_name: str, folders: Sequence[Path]) -> Path:
-    """The file inside the first folder that holds it. Links are followed: images may live in a store elsewhere.
+    r"""The file inside the first folder that holds it. Links are followed: images may live in a store elsewhere.
+
+    A name that was written on Windows, `train\picture.png`, is found as `train/picture.png`.
 
     Raises DataError, without a place, for a name that leaves the folder and for a file that is in none.
     """
@@ -103,15 +155,26 @@ def find_file(file_name: str, folders: Sequence[Path]) -> Path:
         if not name.parts or name.anchor or ".." in name.parts or "\0" in file_name:
             raise DataError(f"a file name must stay inside the data folder, and is {file_name!r}")
     for folder in folders:
-        if (folder / file_name).is_file():
-            return folder / file_name
+        for name_here in dict.fromkeys((file_name, file_name.replace("\\", "/"))):
+            if (folder / name_here).is_file():
+                return folder / name_here
     raise DataError(f"the file {file_name!r} is not there; looked in {', '.join(map(str, folders))}")
 
 
-def read_listed(entries: Sequence[Any], folders: Sequence[Path], listing: str) -> tuple[list[TestImage], list[Problem]]:
-    """Check listed images: fields, unique ids and names, files inside one of `folders`, sizes against the headers.
+def whole_number(value: Any) -> int | None:
+    """A whole number from JSON, where tools also write `"7"` and `7.0`; None for anything else."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 18:
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
-    entries   of {"file_name": str, "id": int, "height": int, "width": int}, from JSON, so of any type whatever
+
+def read_listed(entries: Sequence[Any], folders: Sequence[Path], listing: str) -> tuple[list[TestImage], list[Problem]]:
+    """Check listed images: fields, unique ids and names, files inside one of `folders`, headers and sizes.
+
+    entries   of {"file_name": str, "id": int, "height": int, "width": int}, from JSON, so of any type whatever; sizes
+              that are missing, null or 0 are the image's own
     """
     images: list[TestImage] = []
     problems: list[Problem] = []
@@ -133,169 +196,25 @@ def _listed(entry: Any, folders: Sequence[Path]) -> TestImage:
     if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
         raise DataError('an image must be listed as {"file_name": ..., "id": ..., "height": ..., "width": ...}')
     file_name = entry["file_name"]
-    for key, least in (("id", 0), ("height", 1), ("width", 1)):
-        value = entry.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise DataError(f"the {key} of {file_name} must be a whole number from {least} up, and is {value!r}")
+    number = whole_number(entry.get("id"))
+    if number is None or number < 0:
+        raise DataError(f"the id of {file_name} must be a whole number from 0 up, and is {entry.get('id')!r}")
+    sides = [_side(entry.get(key), key, file_name) for key in ("height", "width")]
     path = find_file(file_name, folders)
-    size = read_size(path)
-    if size != (entry["height"], entry["width"]):
+    listed = None if None in sides else (sides[0] or 0, sides[1] or 0)
+    size = read_size(path, listed)
+    if any(side not in (None, real) for side, real in zip(sides, size, strict=True)):
         raise DataError(
-            f"{file_name} is listed with {entry['height']} x {entry['width']} pixels (height x width), "
-            f"and has {size[0]} x {size[1]}"
+            f"{file_name} is listed with {sides[0]} x {sides[1]} pixels (height x width), and has {size[0]} x {size[1]}"
         )
-    return TestImage(str(path.absolute()), file_name, entry["id"], *size)
+    return TestImage(str(path.absolute()), file_name, number, *size)
 
 
-def _decoded(path: Path, decode: Callable[[], T]) -> T:
-    try:
-        return decode()
-    except DataError:
-        raise
-    except Exception as error:  # on damaged bytes decoders raise almost anything: struct.error, IndexError, their own
-        if isinstance(error, OSError) and error.errno:
-            raise DataError(f"{path}: the file cannot be read: {error.strerror}") from error
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(f"{path}: the file is damaged or cut off; copy it again from its source ({cause})") from error
-
-
-def _signature(path: Path) -> str:
-    with path.open("rb") as stream:
-        head = stream.read(8)
-    if head.startswith(TIFF_SIGNATURES):
-        return "TIFF"
-    if head.startswith(PNG_SIGNATURE):
-        return "PNG"
-    if head.startswith(JPEG_SIGNATURE):
-        return "JPEG"
-    if not head:
-        raise DataError(f"{path}: the file is empty; copy it again from its source")
-    raise DataError(f"{path}: an image must be a TIFF, PNG or JPEG file, and this one begins with {head!r}")
-
-
-def _check_size(path: Path, height: int, width: int) -> None:
-    if height < 1 or width < 1:
-        raise DataError(f"{path}: an image must have pixels, and its header says {height} x {width}")
-    if height * width > MAX_PIXELS:
-        raise DataError(
-            f"{path}: an image may have {MAX_PIXELS:,} pixels, and this one has {height:,} x {width:,}; "
-            "cut it into tiles"
-        )
-
-
-def _only_page(tiff: tifffile.TiffFile, path: Path) -> tifffile.TiffPage:
-    if not len(tiff.pages):
-        raise DataError(f"{path}: the file is damaged or cut off; copy it again from its source (it holds no image)")
-    if len(tiff.pages) > 1:
-        raise DataError(f"{path}: a TIFF must hold one image, and this one holds {len(tiff.pages)}; save one page")
-    page = tiff.pages.first
-    if lost := _lost_tags(tiff, page):
-        raise DataError(
-            f"{path}: the file is damaged or cut off; copy it again from its source (tag {lost[0]} has no value)"
-        )
-    _check_size(path, page.imagelength, page.imagewidth)
-    return page
-
-
-def _lost_tags(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> list[int]:
-    """Tags that say how to read the pixels, and that tifffile left out because their value lies beyond the file."""
-    layout, handle = tiff.tiff, tiff.filehandle
-    handle.seek(page.offset)
-    (count,) = struct.unpack(layout.tagnoformat, handle.read(layout.tagnosize))
-    directory = handle.read(count * layout.tagsize)
-    starts = range(0, len(directory), layout.tagsize)
-    codes = [struct.unpack_from(f"{layout.byteorder}H", directory, start)[0] for start in starts]
-    return [code for code in codes if code in PIXEL_TAGS and code not in page.tags]
-
-
-def _pixels(page: tifffile.TiffPage, path: Path) -> NDArray[Any]:
-    """Decode, having made sure that all of it is there: tifffile fills what is missing with zeros."""
-    if page.is_tiled and math.prod(page.chunks) > 4 * MAX_PIXELS:
-        raise DataError(f"{path}: the file is damaged: its tiles are {' x '.join(map(str, page.chunks))}")
-    end_of_file = page.parent.filehandle.size
-    segments = list(zip(page.dataoffsets, page.databytecounts, strict=True))
-    if not page.is_contiguous and len(segments) != math.prod(page.chunked):
-        raise DataError(
-            f"{path}: the file is damaged: it has {len(segments)} of {math.prod(page.chunked)} strips or tiles"
-        )
-    for number, (offset, count) in enumerate(segments):
-        if offset <= 0 or count <= 0 or offset + count > end_of_file:
-            raise DataError(
-                f"{path}: the file is damaged or cut off; copy it again from its source "
-                f"(strip {number} ends at byte {offset + count:,}, the file at {end_of_file:,})"
-            )
-    pixels: NDArray[Any] = page.asarray(maxworkers=1)
-    if pixels.shape != page.shape:
-        raise DataError(f"{path}: the file is damaged: {pixels.shape} decoded, {page.shape} in its header")
-    return pixels
-
-
-def _tiff_rgb(path: Path) -> NDArray[np.uint8]:
-    with tifffile.TiffFile(path) as tiff:
-        page = _only_page(tiff, path)
-        if page.dtype != np.uint8 or page.bitspersample != 8:
-            raise DataError(
-                f"{path}: images must have 8 bits a channel, and this one has {page.bitspersample} ({page.dtype}); "
-                "convert it, with a brightness range that you choose for all images alike"
-            )
-        kind, samples = tifffile.PHOTOMETRIC(page.photometric).name, page.samplesperpixel
-        is_grey = kind in ("MINISBLACK", "MINISWHITE") and page.axes == "YX"
-        # tifffile turns the YCbCr of a JPEG into RGB while it decodes.
-        is_colour = kind == "RGB" or (kind == "YCBCR" and page.compression == JPEG_IN_TIFF)
-        if not is_grey and not (is_colour and samples in (3, 4) and page.axes in ("YXS", "SYX")):
-            raise DataError(
-                f"{path}: an image must be grey, RGB or RGBA, and this one is {kind} with {samples} "
-                f"channel{'s' if samples > 1 else ''}; convert it"
-            )
-        pixels = _pixels(page, path).astype(np.uint8, copy=False)
-        if page.axes == "SYX":
-            pixels = np.moveaxis(pixels, 0, 2)
-        if is_grey:
-            grey = 255 - pixels if kind == "MINISWHITE" else pixels
-            pixels = np.repeat(grey[:, :, None], 3, axis=2)
-        return np.ascontiguousarray(pixels[:, :, :3])
-
-
-def _tiff_ids(path: Path, size: tuple[int, int]) -> NDArray[Any]:
-    if _signature(path) != "TIFF":
-        raise DataError(f"{path}: a mask must be a TIFF file, and this is a {_signature(path)}")
-    with tifffile.TiffFile(path) as tiff:
-        page = _only_page(tiff, path)
-        if page.dtype is None or page.dtype.kind not in "buif" or page.axes != "YX":
-            raise DataError(
-                f"{path}: a mask must have one channel of whole numbers, and this one has {page.samplesperpixel} "
-                f"of {page.dtype}"
-            )
-        if (page.imagelength, page.imagewidth) != size:
-            raise DataError(
-                f"{path}: a mask must have the size of its image, {size[0]} x {size[1]} (height x width), "
-                f"and has {page.imagelength} x {page.imagewidth}"
-            )
-        return _pixels(page, path)
-
-
-def _picture(path: Path) -> Image.Image:
-    try:
-        picture = Image.open(path, formats=("PNG", "JPEG"))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{path}: an image may have {MAX_PIXELS:,} pixels; cut it into tiles ({error})") from None
-    _check_size(path, picture.height, picture.width)
-    return picture
-
-
-def _picture_rgb(path: Path) -> NDArray[np.uint8]:
-    if _signature(path) == "PNG":
-        with path.open("rb") as stream:
-            depth = stream.read(25)[24]  # of the header chunk; Pillow would narrow 16-bit RGB to 8 without a word
-        if depth == 16:
-            raise DataError(
-                f"{path}: images must have 8 bits a channel, and this one has 16; "
-                "convert it, with a brightness range that you choose for all images alike"
-            )
-    with _picture(path) as picture:
-        if picture.mode not in ("L", "RGB", "RGBA", "P"):
-            raise DataError(f"{path}: an image must be grey, RGB or RGBA, and this one is {picture.mode}; convert it")
-        picture.load()
-        if picture.mode == "RGBA":  # dropped, not blended: what lies under transparent pixels was annotated too
-            return np.ascontiguousarray(np.asarray(picture)[:, :, :3])
-        return np.asarray(picture.convert("RGB"))
+def _side(value: Any, key: str, file_name: str) -> int | None:
+    """A listed height or width; None where it is not known, which tools write as null or 0."""
+    if value is None:
+        return None
+    side = whole_number(value)
+    if side is None or side < 0:
+        raise DataError(f"the {key} of {file_name} must be a whole number from 1 up, and is {value!r}")
+    return side or None

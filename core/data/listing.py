@@ -5,11 +5,8 @@ from pathlib import Path
 
 from core.data import coco, hw3, synthetic
 from core.data.dataset import TestImage, first_of
-from core.data.images import read_listed, read_size
+from core.data.images import SUFFIXES, read_listed, read_size
 from core.errors import DataError
-
-SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
-"""How the names of image files end, in small or capital letters."""
 
 SYNTHETIC_TEST_IMAGES = 6
 """Of the data set `synthetic`: two more slides."""

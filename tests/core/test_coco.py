@@ -243,12 +243,14 @@ def test_test_images_are_listed_and_not_decoded(tmp_path: Path) -> None:
         load(str(tmp_path))
 
 
-def test_an_orientation_in_exif_leaves_the_stored_pixels_as_they_are(tmp_path: Path) -> None:
+def test_a_picture_is_turned_by_its_exif_unless_the_listed_size_is_that_of_the_stored_pixels(tmp_path: Path) -> None:
     write(tmp_path, document([SQUARE]))
-    picture = Image.fromarray(RGB)
-    exif = picture.getexif()
+    exif = Image.Exif()
     exif[0x0112] = 6
-    picture.save(tmp_path / "train" / "a.png", exif=exif)
+    path = tmp_path / "train" / "a.png"
+    Image.fromarray(np.rot90(RGB)).save(path, exif=exif)
+    np.testing.assert_array_equal(load(str(tmp_path)).samples[0].image, RGB)
+    Image.fromarray(RGB).save(path, exif=exif)
     np.testing.assert_array_equal(load(str(tmp_path)).samples[0].image, RGB)
 
 

@@ -175,13 +175,15 @@ def test_an_image_that_cannot_be_predicted_on_is_found_before_it_is_decoded(tmp_
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:20])
     refused(tmp_path, r"b\.png: the file is damaged or cut off")
     (tmp_path / "b.png").write_bytes(b"GIF89a")
-    refused(tmp_path, r"b\.png: an image must be a TIFF, PNG or JPEG file")
+    refused(tmp_path, r"b\.png: an image must be a TIFF, PNG, JPEG or BMP file")
 
 
 def test_a_folder_without_images_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "deeper").mkdir()
     save(tmp_path / "deeper" / "x.png", pixels())
-    refused(tmp_path, r"no image file \(\.tif, \.tiff, \.png, \.jpg, \.jpeg\) lies directly in this folder; name the")
+    refused(
+        tmp_path, r"no image file \(\.tif, \.tiff, \.png, \.jpg, \.jpeg, \.bmp\) lies directly in this folder; name the"
+    )
     refused(tmp_path / "nowhere", "nowhere: there is no such folder")
     refused(tmp_path / ("x" * 300), "x: the folder cannot be read: File name too long")
 
@@ -212,7 +214,7 @@ def test_two_listings_in_one_folder_are_not_guessed_between(tmp_path: Path) -> N
         ("x.json", '{"images": []}', "there must be at least one image, and none is listed"),
         ("x.json", "[3]", r"image 0 \(counted from 0\): an image must be listed as"),
         ("x.json", '[{"file_name": "../a.png", "id": 1, "height": 1, "width": 1}]', "must stay inside the data folder"),
-        ("x.bmp", "BM", r"an image must be a \.tif, .* file, a listing a \.json file, and this is neither"),
+        ("x.gif", "GIF89a", r"an image must be a \.tif, .* file, a listing a \.json file, and this is neither"),
     ],
 )
 def test_a_file_that_lists_nothing_is_refused(tmp_path: Path, name: str, content: str, sentence: str) -> None:

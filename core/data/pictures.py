@@ -1,0 +1,112 @@
+"""PNG, JPEG and BMP files, through Pillow."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from core.data.stored import MAX_PIXELS, NOT_8_BITS, check_size
+from core.errors import DataError
+
+SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "BMP": b"BM"}
+
+_ORIENTATION = 274
+_PNG_DEPTH = 24
+"""Byte of a PNG file that holds its bits a channel."""
+
+
+@contextlib.contextmanager
+def opened(path: Path, kind: str) -> Iterator["Picture"]:
+    """The picture in a file of a known kind, a key of SIGNATURES. Raises DataError, and whatever Pillow raises."""
+    depth = 8
+    if kind == "PNG":
+        with path.open("rb") as stream:
+            depth = stream.read(_PNG_DEPTH + 1)[_PNG_DEPTH]
+    try:
+        picture = Image.open(path, formats=(kind,))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"an image may have {MAX_PIXELS:,} pixels; cut it into tiles ({error})") from None
+    except ValueError as error:
+        if "Decompressed data too large" not in str(error):
+            raise
+        raise DataError(
+            "a text or a colour profile in the file unpacks to over a megabyte; save the picture without it"
+        ) from None
+    with picture:
+        check_size(picture.height, picture.width)
+        yield Picture(picture, kind, depth)
+
+
+class Picture:
+    """A picture as `core.data.stored.Stored` has it. Alpha of these formats is never premultiplied, and is dropped."""
+
+    def __init__(self, picture: Image.Image, kind: str, depth: int) -> None:
+        """Take an open picture, its kind, and the bits a channel that its header says."""
+        self._picture, self._kind, self._depth = picture, kind, depth
+        self.size = (picture.height, picture.width)
+        # Only what stands before the pixels: what follows them is known when all is decoded, and browsers ignore it.
+        self.orientation = _orientation(picture.info.get("exif"))
+
+    def check_picture(self) -> None:
+        """Refuse 16 bits, animations, and colours that have no one meaning as RGB."""
+        self._check_frames()
+        if self._depth == 16:  # Pillow would narrow 16-bit RGB to 8 without a word
+            raise DataError(f"images must have 8 bits a channel, and this one has 16; {NOT_8_BITS}")
+        if self._picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+            raise DataError(
+                f"an image must be grey, RGB or RGBA, and this one is {self._picture.mode}; "
+                "convert it to RGB, all images in the same way"
+            )
+
+    def picture(self) -> NDArray[np.uint8]:
+        """RGB, uint8 [H, W, 3]; alpha is dropped, not blended: what lies under it was annotated too."""
+        self._picture.load()
+        pixels = self._picture.convert("RGBA" if self._picture.mode == "PA" else self._picture.mode)
+        if pixels.mode in ("RGBA", "LA"):
+            channels = np.asarray(pixels)[:, :, :-1]
+            return np.repeat(channels, 3, axis=2) if pixels.mode == "LA" else np.ascontiguousarray(channels)
+        return np.array(pixels.convert("RGB"))
+
+    def check_ids(self) -> None:
+        """Refuse JPEG, and more than one channel."""
+        if self._kind == "JPEG":
+            raise DataError(
+                "a mask must keep its ids, and JPEG changes values at the edges of cells; export it again as TIFF or "
+                "PNG from its source, for converting the JPEG brings nothing back"
+            )
+        self._check_frames()
+        if self._picture.mode not in ("1", "L", "P") and not self._picture.mode.startswith("I"):
+            raise DataError(
+                f"a mask must have one channel of whole numbers, and this one is {self._picture.mode}; "
+                "save the ids as grey of 8 or 16 bits"
+            )
+
+    def ids(self) -> NDArray[Any]:
+        """The values as stored, [H, W]; of a palette the indices, whatever their colours."""
+        self._picture.load()
+        return np.array(self._picture)
+
+    def _check_frames(self) -> None:
+        # A JPEG's further pictures (MPO) are previews and depth maps of telephones beside the first.
+        if self._kind != "JPEG" and getattr(self._picture, "n_frames", 1) > 1:
+            raise DataError(
+                f"a file must hold one image, and this one is an animation of {self._picture.n_frames}; "  # type: ignore[attr-defined]
+                "save the frame that was annotated"
+            )
+
+
+def _orientation(exif: bytes | None) -> int:
+    """The orientation that EXIF names; 1, as stored, where it names none or is damaged."""
+    if not exif:
+        return 1
+    tags = Image.Exif()
+    try:
+        tags.load(exif)
+        value = tags.get(_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001  # a damaged note about the picture is no damage to the picture
+        return 1
+    return value if value in range(1, 9) else 1

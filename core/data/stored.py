@@ -1,0 +1,79 @@
+"""An image file as it lies on the disk: what its header promises, and its pixels before they are turned.
+
+`tiffs.py` and `pictures.py` open files, `images.py` is what the rest of the project calls. Errors here carry no place;
+`images.py` puts the path before them.
+"""
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import DataError
+
+MAX_PIXELS = 89_478_485
+"""Pixels of an image. Pillow's own limit, above which it takes a file for a decompression bomb; a float64 mask of this
+size takes 716 MB to decode. A whole slide is larger, and belongs cut into tiles."""
+
+NOT_8_BITS = "convert it, with a brightness range that you choose for all images alike"
+"""Way out for an image of 16 bits or of floating point; the range is a choice that nobody makes for the user."""
+
+
+class Stored(Protocol):
+    """An open image file. `check_...` judge by the header alone whatever a header shows; all raise DataError.
+
+    size           height and width in pixels, as stored
+    orientation    EXIF's number 1 to 8: how a viewer turns the stored pixels
+    """
+
+    size: tuple[int, int]
+    orientation: int
+
+    def check_picture(self) -> None:
+        """Refuse what `picture` would."""
+
+    def picture(self) -> NDArray[np.uint8]:
+        """The pixels as RGB, uint8 [H, W, 3]."""
+
+    def check_ids(self) -> None:
+        """Refuse what `ids` would."""
+
+    def ids(self) -> NDArray[Any]:
+        """The values of a mask as stored, [H, W]: bool, integer or floating point; of a palette, the indices."""
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise DataError for an image without pixels, or with more than MAX_PIXELS."""
+    if height < 1 or width < 1:
+        raise DataError(f"an image must have pixels, and its header says {height} x {width}")
+    if height * width > MAX_PIXELS:
+        raise DataError(
+            f"an image may have {MAX_PIXELS:,} pixels, and this one has {height:,} x {width:,}; cut it into tiles"
+        )
+
+
+def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """The stored pixels, [H, W] or [H, W, C], as EXIF's orientation 1 to 8 has them shown."""
+    match orientation:
+        case 2:
+            shown = pixels[:, ::-1]
+        case 3:
+            shown = pixels[::-1, ::-1]
+        case 4:
+            shown = pixels[::-1]
+        case 5:
+            shown = pixels.swapaxes(0, 1)
+        case 6:
+            shown = pixels[::-1].swapaxes(0, 1)
+        case 7:
+            shown = pixels[::-1, ::-1].swapaxes(0, 1)
+        case 8:
+            shown = pixels[:, ::-1].swapaxes(0, 1)
+        case _:
+            shown = pixels
+    return np.ascontiguousarray(shown)
+
+
+def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Height and width after `turned`."""
+    return (size[1], size[0]) if orientation in (5, 6, 7, 8) else size
