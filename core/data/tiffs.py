@@ -222,13 +222,15 @@ def _named_axes(file: tifffile.TiffFile) -> dict[str, int]:
         known = math.prod(found.values())
         images = _size(file.imagej_metadata, "images")
         return {**found, "Q": images} if known == 1 else found
-    if file.is_stk:
-        return {"Z": _size(file.stk_metadata, "NumberPlanes")}
+    if METAMORPH_PLANES in page.tags:
+        return {"Z": page.tags[METAMORPH_PLANES].count}
     if file.is_shaped:
         return _shaped_axes(page)
     return {}
 
 
+METAMORPH_PLANES = 33629
+"""Tag (UIC2) with an entry a plane; the planes lie behind each other in one page."""
 IMAGEJ_AXES = ("channels", "slices", "frames")
 
 

@@ -253,7 +253,7 @@ def test_a_stack_behind_a_single_page_is_not_taken_for_its_first_plane(tmp_path:
     tiff(path, PLANES, photometric="minisblack", volumetric=True, tile=(16, 16, 16))
     refused(path, r"depth \(Z\) 3")
     tiff(path, GREY, metadata=None, extratags=[(33628, 4, 1, 0, True), (33629, 5, 3, (1, 1) * 3, True)])
-    refused(path, r"must hold one image|the file is damaged")
+    refused(path, r"depth \(Z\) 3")
 
 
 def test_planes_without_a_name_are_refused_with_advice_that_loses_nothing(tmp_path: Path) -> None:
