@@ -9,22 +9,27 @@ changes nothing. Exit status 0 when the data set can be searched on, 2 when it c
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from core.config import DataConfig, MetricConfig, TrialConfig
+from core.config import DataConfig, TrialConfig
+from core.console import complain
 from core.data import Dataset, Inspection, Problem, inspect
+from core.data.advice import advice
+from core.data.dataset import by_cause, examples_of
 from core.data.split import split
+from core.data.suspicion import shapes_of
 from core.errors import DataError, SettingError
-from core.sample import Sample
+from core.text import many, shown
 
-EXAMPLES = 3
-"""Names shown where a note concerns many images."""
-TOUCHING = np.ones((3, 3), np.int64)
-"""Pixels that meet at a corner belong to one piece."""
+MOST_CLASSES = 40
+"""Classes that the table shows."""
+MOST_CAUSES = 40
+"""Kinds of problems that are listed."""
+FEW_IMAGES = 5
+"""Images under which a class is too rare for a score that says much."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,55 +41,61 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a setting of reading, such as data.skip_bad=true",
+        help="a setting of a trial, such as data.skip_bad=true; those of reading, splitting and caps matter here",
     )
     parsed = parser.parse_args(argv)
     where = parsed.dir
     try:
-        config = _data_config(parsed.set)
+        config = _config(parsed.set)
     except SettingError as error:
-        print(error, file=sys.stderr)
+        complain(error)
         return 2
-    inspection = inspect(where, config)
+    inspection = inspect(where, config.data)
     problems = list(inspection.problems)
     if inspection.dataset is not None:
-        print("\n".join(describe(inspection.dataset, where)))
+        _print(describe(inspection.dataset, where, config))
         if not problems:
-            problems = _split_problems(inspection.dataset, where, config)
-    print("\n".join(_verdict(problems, inspection)))
+            problems = _split_problems(inspection.dataset, where, config.data)
+    _print(_verdict(problems, inspection))
     return 2 if problems else 0
 
 
-def describe(dataset: Dataset, where: str) -> Iterator[str]:
-    """The lines of the report: counts by class, sizes, instance areas, then what is unusual and accepted."""
+def _print(lines: Iterable[str]) -> None:
+    """Print lines, in which nothing is left that a terminal would obey."""
+    print("\n".join(shown(line) for line in lines))
+
+
+def describe(dataset: Dataset, where: str, config: TrialConfig | None = None) -> Iterator[str]:
+    """The lines of the report: counts by class, sizes, instance areas, then what is unusual and accepted.
+
+    config   the settings against which the data set is held; the defaults where there are none
+    """
+    config = config or TrialConfig()
     counts_IC = dataset.instance_counts()
-    yield f"{where}: {_many(len(dataset.samples), 'annotated image')}, {_many(counts_IC.sum(), 'instance')}, " + (
-        f"{_many(len(dataset.test_images), 'test image')}"
+    yield f"{where}: {many(len(dataset.samples), 'annotated image')}, " + (
+        f"{many(int(counts_IC.sum()), 'instance')}, {many(len(dataset.test_images), 'test image')}"
     )
     yield ""
-    width = max(len("class"), *(len(category.name) for category in dataset.classes))
-    yield f"{'class':{width}}  {'id':>5}  {'instances':>10}  {'share':>6}  {'images':>7}"
-    for column, category in enumerate(dataset.classes):
-        instances, images = counts_IC[:, column].sum(), np.count_nonzero(counts_IC[:, column])
-        share = instances / max(1, counts_IC.sum())
-        yield f"{category.name:{width}}  {category.id:>5}  {instances:>10,}  {share:>6.1%}  {images:>7,}"
+    yield from _class_table(dataset, counts_IC)
     yield ""
 
     sizes = np.array([sample.size for sample in dataset.samples])
     yield f"image height        {_range(sizes[:, 0])} pixels"
     yield f"image width         {_range(sizes[:, 1])} pixels"
     yield f"instances an image  {_range(counts_IC.sum(axis=1))}"
-    shapes = [_instance_shapes(sample) for sample in dataset.samples]
-    areas, heights, widths = np.concatenate(shapes, axis=1)[:3]
+    shapes = [shapes_of(sample) for sample in dataset.samples]
+    areas = np.concatenate([one.areas_N for one in shapes])
     if len(areas):
+        x0, y0, x1, y1 = np.concatenate([one.boxes_N4 for one in shapes]).T
         yield f"instance area       {_range(areas)} pixels"
-        thin = (areas > 1) & ((heights == 1) | (widths == 1))
+        thin = (areas > 1) & ((y1 - y0 == 1) | (x1 - x0 == 1))
         yield (
             f"                    {np.count_nonzero(areas == 1):,} of one pixel, "
             f"{np.count_nonzero(thin):,} of one row or column"
         )
     notes = list(dataset.notes)
-    notes += list(_notes(dataset, counts_IC, [int(np.count_nonzero(found[3] > 1)) for found in shapes]))
+    notes += _notes(dataset, counts_IC, [int(np.count_nonzero(one.pieces_N > 1)) for one in shapes])
+    notes += advice(dataset, config.data, config.predict, config.metric)
     if notes:
         yield ""
         yield "Unusual, and accepted:"
@@ -92,34 +103,45 @@ def describe(dataset: Dataset, where: str) -> Iterator[str]:
     yield ""
 
 
+def _class_table(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str]:
+    """A line a class; of a great many, those with the most instances."""
+    totals_C, images_C = counts_IC.sum(axis=0), np.count_nonzero(counts_IC, axis=0)
+    columns = np.sort(np.argsort(-totals_C, kind="stable")[:MOST_CLASSES]).tolist()
+    names = {column: shown(dataset.classes[column].name) for column in columns}
+    width = max(len("class"), *(len(name) for name in names.values())) if names else len("class")
+    yield f"{'class':{width}}  {'id':>5}  {'instances':>10}  {'share':>6}  {'images':>7}"
+    for column in columns:
+        share = totals_C[column] / max(1, counts_IC.sum())
+        yield (
+            f"{names[column]:{width}}  {dataset.classes[column].id:>5}  {totals_C[column]:>10,}  {share:>6.1%}  "
+            f"{images_C[column]:>7,}"
+        )
+    if (more := len(dataset.classes) - len(columns)) > 0:
+        rest = int(totals_C.sum() - totals_C[columns].sum())
+        yield f"and {many(more, 'class')} more, with {many(rest, 'instance')} in all"
+
+
 def _notes(dataset: Dataset, counts_IC: NDArray[np.int64], in_pieces: list[int]) -> Iterator[str]:
     names = [sample.name for sample in dataset.samples]
     if empty := [name for name, count in zip(names, counts_IC.sum(axis=1), strict=True) if count == 0]:
-        yield f"{_many(len(empty), 'image')} without instances, taken as true negatives: {_examples(empty)}"
-    for column, category in enumerate(dataset.classes):
-        images = np.count_nonzero(counts_IC[:, column])
-        if images == 0:
-            yield f"class {category.name} has no instance; the model cannot learn it, and it does not enter the score"
-        elif images < 5:
-            yield f"class {category.name} is in {_many(images, 'image')} only; its score will say little"
-    cap = MetricConfig().max_dets
-    if over := [name for name, counts in zip(names, counts_IC, strict=True) if counts.max() > cap]:
         yield (
-            f"{_many(len(over), 'image')} with more than {cap} instances of a class, where COCO's AP50 counts {cap} "
-            f"detections of a class an image (metric.max_dets): {_examples(over)}"
+            f"{many(len(empty), 'image')} without instances, taken as true negatives: {examples_of(empty)}"
+            + ("; take out those that nobody annotated yet" if 2 * len(empty) >= len(names) else "")
         )
+    yield from _class_notes(dataset, counts_IC)
     if sum(in_pieces):
         images_in_pieces = [name for name, count in zip(names, in_pieces, strict=True) if count]
         yield (
-            f"{_many(sum(in_pieces), 'instance')} of several separate pieces, perhaps different cells under one id: "
-            f"{_examples(images_in_pieces)}"
+            f"{many(sum(in_pieces), 'instance')} of several separate pieces, perhaps different cells under one id: "
+            f"{examples_of(images_in_pieces)}"
         )
     if layered := [sample.name for sample in dataset.samples if len(sample.label_maps) > 1]:
-        yield f"{_many(len(layered), 'image')} with overlapping instances: {_examples(layered)}"
+        yield f"{many(len(layered), 'image')} with overlapping instances: {examples_of(layered)}"
     if crowd := [sample.name for sample in dataset.samples if sample.crowd_N.any()]:
+        regions = sum(int(sample.crowd_N.sum()) for sample in dataset.samples)
         yield (
-            f"{_many(len(crowd), 'image')} with crowd regions, left out of training and ignored in the score: "
-            f"{_examples(crowd)}"
+            f"{many(regions, 'crowd region')} in {many(len(crowd), 'image')}, left out of training and ignored in the "
+            f"score: {examples_of(crowd)}"
         )
     by_content: dict[bytes, list[str]] = {}
     for sample in dataset.samples:
@@ -127,33 +149,41 @@ def _notes(dataset: Dataset, counts_IC: NDArray[np.int64], in_pieces: list[int])
         by_content.setdefault(hashlib.sha256(shape + sample.image.tobytes()).digest(), []).append(sample.name)
     if twins := [" = ".join(same) for same in by_content.values() if len(same) > 1]:
         yield (
-            f"{_many(len(twins), 'image')} there more than once, which leaks from training into validation unless "
-            f"data.group_pattern keeps the copies together: {_examples(twins)}"
+            f"{many(len(twins), 'image')} there more than once, which leaks from training into validation unless "
+            f"data.group_pattern keeps the copies together: {examples_of(twins)}"
         )
 
 
-def _instance_shapes(sample: Sample) -> NDArray[np.int64]:
-    """Int64 [4, N]: area, height, width in pixels and number of separate pieces of each instance, crowd left out."""
-    found: list[tuple[int, int, int, int]] = []
-    for label_map in sample.label_maps:
-        for index, window in enumerate(ndimage.find_objects(label_map)):
-            if window is None or sample.crowd_N[index]:
-                continue
-            inside = label_map[window] == index + 1
-            pieces = ndimage.label(inside, TOUCHING)[1]
-            found.append((int(np.count_nonzero(inside)), *inside.shape, pieces))
-    return np.array(found, np.int64).reshape(-1, 4).T
+def _class_notes(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str]:
+    """Classes with too few instances to learn or to score; a sentence for those of which the same is true."""
+    alike: dict[int, list[str]] = {}
+    for category, images in zip(dataset.classes, np.count_nonzero(counts_IC, axis=0).tolist(), strict=True):
+        if images < FEW_IMAGES:
+            alike.setdefault(images, []).append(category.name)
+    for images, classes in sorted(alike.items()):
+        one = len(classes) == 1
+        which = f"class {shown(classes[0])}" if one else f"{many(len(classes), 'class')} ({examples_of(classes)})"
+        if images == 0:
+            yield (
+                f"{which} {'has' if one else 'have'} no instance; the model cannot learn {'it' if one else 'them'}, "
+                f"and {'it does' if one else 'they do'} not enter the score"
+            )
+        else:
+            yield (
+                f"{which} {'is' if one else 'are'} in {many(images, 'image')} {'only' if one else 'each only'}; "
+                f"{'its score' if one else 'their scores'} will say little"
+            )
 
 
-def _data_config(assignments: Sequence[str]) -> DataConfig:
-    """The data settings of `--set`. Raises SettingError."""
+def _config(assignments: Sequence[str]) -> TrialConfig:
+    """The settings of `--set`. Raises SettingError."""
     settings: dict[str, str] = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
-        if not equals or not name.startswith("data."):
-            raise SettingError(f"--set takes a data setting, data.NAME=VALUE, and is given {assignment!r:.80}")
+        if not equals:
+            raise SettingError(f"--set takes a setting, NAME=VALUE, and is given {assignment!r:.80}")
         settings[name] = value
-    return TrialConfig.from_settings(settings, "--set").data
+    return TrialConfig.from_settings(settings, "--set")
 
 
 def _split_problems(dataset: Dataset, where: str, config: DataConfig) -> list[Problem]:
@@ -169,23 +199,23 @@ def _verdict(problems: list[Problem], inspection: Inspection) -> Iterator[str]:
     if not problems:
         yield "Usable: no problems found."
         return
-    yield f"{_many(len(problems), 'problem')} to mend before a search:"
-    yield from (f"  {problem}" for problem in problems)
+    causes = by_cause(problems)
+    kinds = f" of {many(len(causes), 'kind')}" if len(causes) < len(problems) else ""
+    yield f"{many(len(problems), 'problem')}{kinds} to mend before a search:"
+    yield from (f"  {cause}" for cause in causes[:MOST_CAUSES])
+    if (more := len(causes) - MOST_CAUSES) > 0:
+        yield f"  and problems of {many(more, 'other kind')}"
+    if inspection.single:
+        yield (
+            "`--set data.skip_bad=true` leaves out and counts what concerns one annotation or one image alone "
+            f"({len(inspection.single):,} of {many(len(problems), 'problem')})."
+        )
     if inspection.dataset is not None and inspection.problems:
         yield "The figures above leave out what could not be read."
 
 
-def _many(count: int | np.int64, thing: str) -> str:
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
-
-
 def _range(values: NDArray[np.int64]) -> str:
     return f"{values.min():,} to {values.max():,}, median {np.median(values):,.0f}"
-
-
-def _examples(names: Sequence[str]) -> str:
-    more = len(names) - EXAMPLES
-    return ", ".join(names[:EXAMPLES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 if __name__ == "__main__":

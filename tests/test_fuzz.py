@@ -25,9 +25,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from core import checkpoint, trained_model
+from core import check, checkpoint, trained_model
 from core.ap50 import MatchTable, ap50, balanced_score, match
-from core.config import SETTINGS, TrialConfig
+from core.config import SETTINGS, DataConfig, TrialConfig
 from core.data import inspect, list_images, load, synthetic
 from core.data.dataset import Category
 from core.errors import CellTuneError
@@ -215,6 +215,9 @@ def read_all(files: dict[str, bytes]) -> None:
                 (folder / path).write_bytes(content)
         inspection = inspect(name)
         assert inspection.dataset is not None or inspection.problems
+        lenient = DataConfig(skip_bad=True, allow_suspicious=True, split_components=True)
+        assert len(inspect(name, lenient).problems) <= len(inspection.problems)
+        check.main([name])
         problem: CellTuneError | None = None
         try:
             list_images(name)

@@ -11,7 +11,8 @@ from typing import Any
 
 from core import data as datasets
 from core import weights as pretrained
-from core.config import SETTINGS, ModelConfig, TrialConfig
+from core.config import SETTINGS, MetricConfig, ModelConfig, PredictConfig, TrialConfig
+from core.data.advice import advice
 from core.data.dataset import Dataset
 from core.data.split import group_names, split
 from core.errors import BadRequest, ResourceError, SettingError, StudyError
@@ -167,6 +168,26 @@ def _resources(request: StudyRequest, options: Options, machine: Machine) -> Tri
     if wanted.mps and resources.gpus:
         mps.check()
     return resources
+
+
+def data_advice(request: StudyRequest, data: Dataset) -> list[str]:
+    """What the data set asks of a request's settings, which are taken at the loosest that it tries."""
+    largest = max(_tried(request, "predict.max_detections"))
+    tile = min((side for side in _tried(request, "predict.tile") if side), default=0)
+    crop = min((side for side in _tried(request, "data.crop") if side), default=0)
+    metric = MetricConfig(max_dets=max(_tried(request, "metric.max_dets")))
+    predict = PredictConfig(max_detections=largest, tile=tile)
+    return list(advice(data, request.reading.model_copy(update={"crop": crop}), predict, metric))
+
+
+def _tried(request: StudyRequest, name: str) -> list[int]:
+    """The values that a whole number among the settings has in a request: in trials, and after training."""
+    space = request.space
+    values = [space.value(name, variant.settings) for variant in space.variants] or [space.value(name, {})]
+    values += [
+        corner for parameter in space.parameters if parameter.name == name for corner in parameter.domain.corners
+    ]
+    return [int(value) for value in (*values, *request.after_training.get(name, ()))]
 
 
 def weights_key(model: ModelConfig) -> str:

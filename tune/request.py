@@ -162,7 +162,7 @@ class StudyRequest:
     @property
     def reading(self) -> DataConfig:
         """How the data set is read: the same for all trials."""
-        names = ("skip_bad", "allow_suspicious", "split_components")
+        names = ("skip_bad", "allow_suspicious", "split_components", "group_pattern")
         return DataConfig.model_validate({name: self.space.value(f"data.{name}", {}) for name in names})
 
     @property

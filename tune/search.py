@@ -16,7 +16,7 @@ from tune import confirmation, report, study
 from tune.choice import Choice
 from tune.folder import StudyFolder
 from tune.ledger import Ledger, State, TrialRecord, preview
-from tune.plan import Options, Plan, absolute, check, make_plan
+from tune.plan import Options, Plan, absolute, check, data_advice, make_plan
 from tune.rebuild import rebuild_tracking
 from tune.report import Written
 from tune.request import StudyRequest
@@ -139,7 +139,7 @@ def _plan_lines(plan: Plan) -> list[str]:
     for file in dict.fromkeys(plan.weights.values()):
         at_first = f" (to be downloaded: {file.missing.size:.0f} MiB from {file.missing.url})" if file.missing else ""
         lines.append(f"Weights: {file.path}{at_first}")
-    lines += [f"Note: {note}" for note in data.notes]
+    lines += [f"Note: {note}" for note in [*data.notes, *data_advice(request, data)]]
     lines += [f"Note: the space has grown: {sentence}" for sentence in plan.growth]
     shortage = confirmation.shortage(request, plan.repeats)
     lines += [f"Note: {shortage}"] if shortage else []

@@ -1,31 +1,38 @@
 """Images and their annotations: one reader per format, all of them ending in a `Dataset`."""
 
+import itertools
+import os
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from core.config import DataConfig
 from core.data import coco, hw3, synthetic
-from core.data.dataset import Category, Dataset, Inspection, Problem, TestImage, first_of
+from core.data.dataset import Category, Dataset, Inspection, Problem, TestImage, by_cause, first_of
 from core.data.listing import SYNTHETIC_TEST_IMAGES, list_images
+from core.data.suspicion import split_components, suspicions
 from core.errors import DataError
+from core.text import listed, shown
 
 __all__ = ["Category", "Dataset", "Inspection", "Problem", "TestImage", "inspect", "list_images", "load"]
 
 STRICT = DataConfig()
 """A data set is refused for whatever is wrong with it."""
+MOST_FOLDERS, KINDS_SHOWN = 1000, 5
+"""Folders that are looked into, and kinds of files that are named, where a folder holds no data set."""
 
 
 def load(where: str, config: DataConfig = STRICT) -> Dataset:
     """Read a data set: the word `synthetic`, or a folder in the HW3 or COCO layout.
 
-    config   of it, the settings of reading count: skip_bad, allow_suspicious, split_components
+    config   of it, the settings of reading count: skip_bad, allow_suspicious, split_components, group_pattern
 
     Raises DataError with the first problem, and says how many more there are. Images without instances are fine.
     """
     inspection = inspect(where, config)
     if inspection.problems:
         problems = first_of(inspection.problems)
-        if any(problem.skippable for problem in inspection.problems):
+        if inspection.single and not config.skip_bad:
             problems += "; `--set data.skip_bad=true` skips and counts annotations and images that cannot be used"
         lists = f"; `python -m core.check {where}` lists all" if len(inspection.problems) > 1 else ""
         raise DataError(f"{problems}{lists}")
@@ -36,15 +43,27 @@ def load(where: str, config: DataConfig = STRICT) -> Dataset:
 def inspect(where: str, config: DataConfig = STRICT) -> Inspection:
     """Read as much of a data set as can be read, and collect every problem on the way."""
     found = _read(where)
-    return _without_bad(found) if config.skip_bad else found
+    if config.skip_bad:
+        found = _without_bad(found)
+    if found.dataset is None:
+        return found
+    try:
+        dataset = split_components(found.dataset) if config.split_components else found.dataset
+    except DataError as error:
+        return Inspection(found.dataset, (*found.problems, Problem.of(error, found.dataset.name)))
+    suspicious, notes = suspicions(dataset, config, where)
+    problems = [*found.problems, *suspicious]
+    if config.allow_suspicious:
+        notes += [f"data.allow_suspicious: {shown(problem.message)}" for problem in problems if problem.suspicious]
+        problems = [problem for problem in problems if not problem.suspicious]
+    return Inspection(replace(dataset, notes=(*dataset.notes, *notes)), tuple(problems))
 
 
 def _without_bad(found: Inspection) -> Inspection:
     """The same with one note in place of the problems that concern one annotation or one image alone."""
-    bad = [problem for problem in found.problems if problem.skippable]
-    if not bad or found.dataset is None:
+    if found.dataset is None or not found.single:
         return found
-    note = f"data.skip_bad: {len(bad):,} skipped; {first_of(bad)}"
+    note = f"data.skip_bad: {len(found.single):,} skipped; {'; '.join(by_cause(found.single))}"
     dataset = replace(found.dataset, notes=(*found.dataset.notes, note))
     return Inspection(dataset, tuple(problem for problem in found.problems if not problem.skippable))
 
@@ -62,11 +81,26 @@ def _read(where: str) -> Inspection:
             return coco.read(folder)
         if hw3.images_folder(folder) is not None:
             return hw3.read(folder)
+        if coco.unnamed_annotation_file(folder) is not None:
+            return coco.read(folder)
+        message = f"the folder holds no annotated image ({_seen(folder)}); {_where_to_put(where)}"
     except DataError as error:
         return Inspection(None, (Problem.of(error, folder / "annotations"),))
     except OSError as error:
         return Inspection(None, (Problem(str(error.filename), f"the folder cannot be read: {error.strerror}"),))
-    return Inspection(None, (Problem(where, f"the folder holds no annotated image; {_where_to_put(where)}"),))
+    return Inspection(None, (Problem(where, message),))
+
+
+def _seen(folder: Path) -> str:
+    """How many files of which kinds lie in a folder and below it."""
+    kinds: Counter[str] = Counter()
+    for _, _, names in itertools.islice(os.walk(folder), MOST_FOLDERS):
+        kinds.update(Path(name).suffix.lower() or "without a suffix" for name in names if not name.startswith("."))
+    if not kinds:
+        return "it holds no files"
+    common = [f"{count:,} {kind}" for kind, count in kinds.most_common(KINDS_SHOWN)]
+    others = [f"{kinds.total() - sum(count for _, count in kinds.most_common(KINDS_SHOWN)):,} of other kinds"]
+    return f"seen: {listed(common + others * (len(kinds) > KINDS_SHOWN))}"
 
 
 def _where_to_put(where: str) -> str:

@@ -1,7 +1,10 @@
 """The COCO layout: one JSON file of polygons and run-length encodings beside a folder of images.
 
-    DIR/train.json  or  DIR/annotations/instances_train*.json        images in DIR/train*/, DIR/images/ or DIR
-    DIR/test.json   or  DIR/annotations/{image_info,instances}_test*.json    images in DIR/test*/, DIR/images/ or DIR
+    DIR/train.json  or  DIR/annotations/instances_train*.json    images in DIR/train*/, DIR/images/train*/, DIR/images/
+    DIR/test.json   or  DIR/annotations/{image_info,instances}_test*.json          or DIR; likewise in DIR/test*/
+
+Exports of annotation tools are read where they lie: train/_annotations.coco.json (Roboflow), and the one JSON file in
+DIR or DIR/annotations that has the lists of COCO, under any name (CVAT, Label Studio).
 
 The test listing may be absent, and annotations in it are not read. Instances that overlap go to different label maps.
 `iscrowd` marks a crowd region. A validation listing is not read: the split takes validation images out of the training
@@ -10,21 +13,49 @@ images, the same for every study.
 
 import json
 import os
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-from core import rle
-from core.data.dataset import Category, Dataset, Inspection, Problem, TestImage, assemble, place
-from core.data.images import find_file, read_listed, read_rgb
+from core.data.coco_masks import box_of, compare, mask_of, short
+from core.data.dataset import Category, Dataset, Inspection, Problem, TestImage, assemble, examples_of, place
+from core.data.images import find_file, read_listed, read_rgb, whole_number
 from core.errors import DataError
-from core.sample import MAX_INSTANCES, Sample
+from core.sample import MAX_INSTANCES, MaskCrop, Sample
+from core.text import many
+
+LISTS = ("images", "annotations", "categories")
+"""What a COCO file of annotated images holds."""
+ROBOFLOW = "_annotations.coco.json"
+"""The annotations of the images in the same folder."""
+MAX_LAYERS = 32
+"""Most instances of an image that lie on one pixel; each takes a label map of the image's size."""
+LEAST_APART = 3
+"""So many masks elsewhere than their own bbox are no slip, if they are most."""
+MOST = 0.5
+"""The fraction of a file's annotations from which a fault is the file's and no longer that of single annotations."""
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What came of one image.
+
+    sample       None where the image cannot be used
+    problems     of the image and its annotations
+    boxes        how many annotations have a `bbox` that fits their mask, and how others differ (see `compare`)
+    only_boxes   ids of annotations that have a bbox and no outline
+    """
+
+    sample: Sample | None
+    problems: list[Problem]
+    boxes: Counter[str]
+    only_boxes: list[int]
 
 
 def annotation_file(folder: Path, part: str = "train") -> Path | None:
@@ -39,36 +70,65 @@ def annotation_file(folder: Path, part: str = "train") -> Path | None:
             raise DataError(f"{folder / 'annotations'}: one {kind}_{part}*.json is read, and there are {names}")
         if found:
             return found[0]
-    return None
+    return folder / part / ROBOFLOW if (folder / part / ROBOFLOW).is_file() else None
+
+
+def unnamed_annotation_file(folder: Path) -> Path | None:
+    """The one JSON file in a folder, or in `annotations` inside it, that has COCO's lists, whatever its name.
+
+    None where there is none. Raises DataError when there are several, with their names.
+    """
+    found = [
+        path
+        for place in (folder, folder / "annotations")
+        for path in sorted(place.glob("*.json"))
+        if not re.search(r"test|image_info", path.stem) and _holds_lists(path)
+    ]
+    if len(found) > 1:
+        names = ", ".join(str(path.relative_to(folder)) for path in found)
+        raise DataError(f"{folder}: one file of annotations is read, and there are {names}; name one train.json")
+    return found[0] if found else None
+
+
+def _holds_lists(path: Path) -> bool:
+    try:
+        document = read_json(path)
+    except DataError:
+        return False
+    return isinstance(document, dict) and all(isinstance(document.get(name), list) for name in LISTS)
 
 
 def read(folder: Path) -> Inspection:
     """Read every image of a folder in the COCO layout, in a few threads. Problems are collected, not raised."""
     try:
-        path, test_path = annotation_file(folder), annotation_file(folder, "test")
+        path, test_path = annotation_file(folder) or unnamed_annotation_file(folder), annotation_file(folder, "test")
     except DataError as error:
         return Inspection(None, (Problem.of(error, folder / "annotations"),))
     if path is None:
         return Inspection(None, (Problem(str(folder), "no train.json and no annotations/instances_train*.json"),))
     try:
-        document = _load(path, ("images", "annotations", "categories"))
+        document = _load(path, LISTS)
     except DataError as error:
         return Inspection(None, (Problem.of(error, path),))
 
     problems: list[Problem] = []
-    classes = _classes(document["categories"], path, problems)
+    notes = _unread(folder, path)
+    classes = _classes(document, path, problems, notes)
     label_of = {category.id: label for label, category in enumerate(classes, start=1)}
     images = _images(document["images"], path, problems)
-    annotations = _by_image(document["annotations"], images, label_of, path, problems)
+    annotations = _by_image(document["annotations"], images, label_of, path, problems, notes)
     folders = image_folders(folder, path, "train")
 
-    def read_image(image_id: int) -> tuple[Sample | None, list[Problem]]:
+    def read_image(image_id: int) -> _Read:
         return _read_image(images[image_id], annotations[image_id], label_of, folders, path)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results = list(pool.map(read_image, sorted(images, key=lambda image_id: images[image_id]["file_name"])))
-    samples = [sample for sample, _ in results if sample is not None]
-    problems += [problem for _, found in results for problem in found]
+    samples = [result.sample for result in results if result.sample is not None]
+    only_boxes = [number for result in results for number in result.only_boxes]
+    problems += _only_boxes(only_boxes, len(document["annotations"]), path)
+    problems += [problem for result in results for problem in result.problems]
+    problems += _contradictions(sum((result.boxes for result in results), Counter()), path, notes)
 
     test_images: list[TestImage] = []
     if test_path is not None:
@@ -80,19 +140,28 @@ def read(folder: Path) -> Inspection:
             test_images, found = read_listed(listed, image_folders(folder, test_path, "test"), str(test_path))
             problems += found
     dataset: Dataset | None = None
-    if samples:
-        dataset = assemble(folder.resolve().name, classes, samples, test_images)
+    if samples and classes:
+        dataset = replace(assemble(folder.resolve().name, classes, samples, test_images), notes=tuple(notes))
     return Inspection(dataset, tuple(problems))
 
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises DataError, one sentence that begins with the path."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: the file is no JSON ({error})") from None
     except OSError as error:
         raise DataError(f"{path}: the file cannot be read: {error.strerror}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON file. Raises ValueError where a key is there twice, whose first value would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"an object must hold a key once, and one holds {twice!r:.80} twice")
+    return found
 
 
 def _load(path: Path, lists: tuple[str, ...]) -> dict[str, list[Any]]:
@@ -105,40 +174,89 @@ def _load(path: Path, lists: tuple[str, ...]) -> dict[str, list[Any]]:
 
 def image_folders(folder: Path, annotations: Path, part: str) -> list[Path]:
     """Where a part's images may lie; train2017 goes with instances_train2017.json."""
+    subset = annotations.stem.removeprefix("instances_")
     year = annotations.stem.rpartition(part)[2]
-    names = dict.fromkeys((f"{part}{year}", part, "images", "."))
-    return [folder / name for name in names if (folder / name).is_dir()]
+    names = (f"{part}{year}", part, f"images/{subset}", f"images/{part}", "images", ".")
+    there = [folder / name for name in names if (folder / name).is_dir()]
+    return list(dict.fromkeys(there))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _unread(folder: Path, path: Path) -> list[str]:
+    """Notes on what lies there and is not read."""
+    others = [*sorted((folder / "annotations").glob("instances_val*.json"))]
+    others += [other for part in ("val", "valid") for other in (folder / f"{part}.json", folder / part / ROBOFLOW)]
+    there = [str(other.relative_to(folder)) for other in others if other.is_file() and other != path]
+    if not there:
+        return []
+    return [
+        f"{examples_of(there)} is not read: the split takes validation images out of the training images; "
+        "to use its images too, merge the files"
+    ]
+
+
+def _numbered(items: list[Any], kind: str, path: Path, problems: list[Problem]) -> list[dict[str, Any]]:
+    """The items that are objects with a whole number as id."""
+    found = []
+    for position, item in enumerate(items):
+        entry_id = whole_number(item.get("id")) if isinstance(item, dict) else None
+        if entry_id is None:
+            message = f"{kind} must be an object with a whole number as id, and is {short(item)}"
+            problems.append(Problem(f"{path}, {kind} {position} (counted from 0)", message))
+        else:
+            found.append({**item, "id": entry_id})
+    return found
 
 
 def _entries(items: list[Any], kind: str, path: Path, problems: list[Problem]) -> dict[int, dict[str, Any]]:
-    """The items that are objects with a whole number of their own as id."""
+    """The items by their id, a whole number of their own."""
     entries: dict[int, dict[str, Any]] = {}
-    for position, item in enumerate(items):
-        place = f"{path}, {kind} {position} (counted from 0)"
-        if not isinstance(item, dict) or not _is_number(item.get("id")):
-            problems.append(Problem(place, f"{kind} must be an object with a whole number as id, and is {item!r:.80}"))
-        elif item["id"] in entries:
-            problems.append(Problem(place, f"ids must be unique, and {item['id']} repeats one"))
+    for position, item in enumerate(_numbered(items, kind, path, problems)):
+        if item["id"] in entries:
+            place = f"{path}, {kind} {position} (counted from 0)"
+            problems.append(Problem(place, f"ids must be unique, and {item['id']} repeats one; number them anew"))
         else:
             entries[item["id"]] = item
     return entries
 
 
-def _classes(items: list[Any], path: Path, problems: list[Problem]) -> list[Category]:
-    classes = []
-    for category_id, item in sorted(_entries(items, "category", path, problems).items()):
+def _classes(
+    document: Mapping[str, list[Any]], path: Path, problems: list[Problem], notes: list[str]
+) -> list[Category]:
+    entries = _entries(document["categories"], "category", path, problems)
+    used = {whole_number(item.get("category_id")) for item in document["annotations"] if isinstance(item, dict)}
+    parents = {item.get("supercategory") for item in entries.values() if _is_text(item.get("supercategory"))}
+    classes: list[Category] = []
+    headings: list[str] = []
+    names: set[str] = set()
+    for category_id, item in sorted(entries.items(), key=lambda entry: (entry[0] not in used, entry[0])):
         name = item.get("name")
-        if isinstance(name, str) and name:
-            classes.append(Category(category_id, name))
+        if not _is_text(name):
+            problems.append(
+                Problem(f"{path}, category {category_id}", f"its name must be a text, and is {short(name)}")
+            )
+        elif name in parents and category_id not in used and len(entries) > 1:
+            headings.append(name)
+        elif name in names:
+            problems.append(
+                Problem(f"{path}, category {category_id}", f"names must be unique, and {name!r} repeats one; rename it")
+            )
         else:
-            problems.append(Problem(f"{path}, category {category_id}", f"its name must be a text, and is {name!r}"))
+            names.add(name)
+            classes.append(Category(category_id, name))
+    if headings and not classes:
+        return [Category(min(entries), headings[0])]
+    if headings:
+        notes.append(
+            f"{many(len(headings), 'category', 'categories')} without annotations that "
+            f"{'is' if len(headings) == 1 else 'are'} the supercategory of others, left out: {examples_of(headings)}"
+        )
     if not classes:
         problems.append(Problem(str(path), "there must be at least one category, and there is none"))
-    return classes
+    return sorted(classes, key=lambda category: category.id)
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and bool(value)
 
 
 def _images(items: list[Any], path: Path, problems: list[Problem]) -> dict[int, dict[str, Any]]:
@@ -151,9 +269,8 @@ def _images(items: list[Any], path: Path, problems: list[Problem]) -> dict[int, 
         if isinstance(name, str) and name not in names:
             names.add(name)
             continue
-        problems.append(
-            Problem(f"{path}, image {image_id}", f"its file_name must be a text of its own, and is {name!r}")
-        )
+        message = f"its file_name must be a text of its own, and is {short(name)}"
+        problems.append(Problem(f"{path}, image {image_id}", message))
         del images[image_id]
     return images
 
@@ -164,20 +281,33 @@ def _by_image(
     label_of: Mapping[int, int],
     path: Path,
     problems: list[Problem],
+    notes: list[str],
 ) -> dict[int, list[dict[str, Any]]]:
-    """The annotations of each image in ascending id, without those whose image or category is unknown."""
+    """The annotations of each image in ascending id, without those whose image or category is unknown.
+
+    An id only names its annotation, so one that repeats another's is noted and costs nothing.
+    """
+    if not items:
+        message = "the list of annotations is empty; export it again with what was annotated"
+        problems.append(Problem(str(path), message))
     annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for annotation_id, item in sorted(_entries(items, "annotation", path, problems).items()):
-        place = f"{path}, annotation {annotation_id}"
-        image_id, category_id, crowd = item.get("image_id", ""), item.get("category_id", ""), item.get("iscrowd", 0)
-        if not _is_number(image_id) or image_id not in images:
-            problems.append(Problem(place, f"image_id must be the id of an image, and is {image_id!r}"))
-        elif not _is_number(category_id) or category_id not in label_of:
-            problems.append(Problem(place, f"category_id must be the id of a category, and is {category_id!r}"))
-        elif crowd not in (0, 1):
-            problems.append(Problem(place, f"iscrowd must be 0 or 1, and is {crowd!r}"))
+    numbered = _numbered(items, "annotation", path, problems)
+    for item in sorted(numbered, key=lambda item: int(item["id"])):
+        place = f"{path}, annotation {item['id']}"
+        image_id, category_id = whole_number(item.get("image_id")), whole_number(item.get("category_id"))
+        crowd = 0 if item.get("iscrowd") is None else item["iscrowd"]
+        if image_id is None or image_id not in images:
+            given = short(item.get("image_id", ""))
+            problems.append(Problem(place, f"image_id must be the id of an image, and is {given}", skippable=True))
+        elif category_id not in label_of:
+            given = short(item.get("category_id", ""))
+            problems.append(Problem(place, f"category_id must be the id of a category, and is {given}", skippable=True))
+        elif isinstance(crowd, list | dict) or crowd not in (0, 1, "0", "1"):
+            problems.append(Problem(place, f"iscrowd must be 0 or 1, and is {short(crowd)}", skippable=True))
         else:
-            annotations[image_id].append(item)
+            annotations[image_id].append({**item, "category_id": category_id, "iscrowd": int(crowd)})
+    if repeated := len(numbered) - len({item["id"] for item in numbered}):
+        notes.append(f"{many(repeated, 'annotation')} with an id that another one has; all are used")
     return annotations
 
 
@@ -187,92 +317,121 @@ def _read_image(
     label_of: Mapping[int, int],
     folders: list[Path],
     path: Path,
-) -> tuple[Sample | None, list[Problem]]:
+) -> _Read:
+    def unusable(problem: Problem) -> _Read:
+        return _Read(None, [replace(problem, skippable=True)], Counter(), [])
+
     place_of_image = f"{path}, image {image['id']}"
     try:
         file = find_file(image["file_name"], folders)
     except DataError as error:
-        return None, [Problem(place_of_image, str(error))]
+        return unusable(Problem(place_of_image, str(error)))
     try:
-        listed: Any = (image.get("height"), image.get("width"))
-        pixels = read_rgb(file, listed)
+        # A size that nobody knew is left out, null or 0.
+        sides = [whole_number(image.get(side)) or 0 for side in ("height", "width")]
+        pixels = read_rgb(file, (sides[0], sides[1]) if all(sides) else None)
     except DataError as error:
-        return None, [Problem.of(error, file)]
+        return unusable(Problem.of(error, file))
     height, width = pixels.shape[:2]
-    if (image.get("height", height), image.get("width", width)) != (height, width):
-        listed = f"{image.get('height')} x {image.get('width')}"
-        message = f"{file} is listed with {listed} pixels (height x width), and has {height} x {width}"
-        return None, [Problem(place_of_image, message)]
+    listed = (sides[0] or height, sides[1] or width)
+    if listed != (height, width):
+        turned = "; it looks turned by 90 degrees" if listed == (width, height) else ""
+        name, sizes = image["file_name"], f"{listed[0]} x {listed[1]} pixels (height x width)"
+        message = f"{name!r} is listed with {sizes}, and has {height} x {width}{turned}"
+        return unusable(Problem(place_of_image, message))
 
+    canvas = _Canvas(height, width)
     problems: list[Problem] = []
-    label_maps = [np.zeros((height, width), np.uint16)]
+    boxes: Counter[str] = Counter()
+    only_boxes: list[int] = []
     labels: list[int] = []
     crowd: list[bool] = []
     for annotation in annotations:
+        if not annotation.get("segmentation") and box_of(annotation.get("bbox")) is not None:
+            only_boxes.append(annotation["id"])
+            continue
         try:
-            if len(labels) == MAX_INSTANCES:
-                raise DataError(f"an image can hold {MAX_INSTANCES:,} instances; cut it into tiles")
-            mask = _mask(annotation.get("segmentation"), height, width)
+            mask = mask_of(annotation.get("segmentation"), height, width)
+            canvas.draw(mask, len(labels) + 1)
         except DataError as error:
-            problems.append(Problem(f"{path}, annotation {annotation['id']}", str(error)))
+            problems.append(Problem(f"{path}, annotation {annotation['id']}", str(error), skippable=True))
             continue
         labels.append(label_of[annotation["category_id"]])
-        crowd.append(bool(annotation.get("iscrowd", 0)))
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        window = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        place(label_maps, window * np.uint16(len(labels)), int(rows[0]), int(columns[0]))
+        crowd.append(bool(annotation["iscrowd"]))
+        boxes[compare(annotation.get("bbox"), mask)] += 1
     sample = Sample(
-        image["file_name"], pixels, np.stack(label_maps), np.array(labels, np.int64), np.array(crowd, np.bool_)
+        image["file_name"], pixels, np.stack(canvas.label_maps), np.array(labels, np.int64), np.array(crowd, np.bool_)
     )
-    return sample, problems
+    return _Read(sample, problems, boxes, only_boxes)
 
 
-def _mask(segmentation: Any, height: int, width: int) -> NDArray[np.bool_]:
-    """The mask, bool [H, W], of polygons or of a run-length encoding. Raises DataError, without a place."""
-    if isinstance(segmentation, list):
-        runs = _of_polygons(segmentation, height, width)
-    elif isinstance(segmentation, dict):
-        runs = _of_encoding(segmentation, height, width)
-    else:
-        raise DataError(f"segmentation must be polygons or a run-length encoding, and is {segmentation!r:.80}")
-    # Runs of background and of mask take turns, column by column, and begin with background.
-    mask = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
-    if not mask.any():
-        raise DataError("segmentation must cover at least one pixel, and covers none; remove the annotation")
-    return mask
+class _Canvas:
+    """The label maps of an image while instances are drawn into them; `depth_HW` counts the instances of a pixel."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self.label_maps = [np.zeros((height, width), np.uint16)]
+        self.depth_HW = np.zeros((height, width), np.uint8)
+
+    def draw(self, mask: MaskCrop, number: int) -> None:
+        """Draw instance `number`. Raises DataError, without a place, for more instances than maps can hold."""
+        if number > MAX_INSTANCES:
+            raise DataError(f"an image can hold {MAX_INSTANCES:,} instances; cut it into tiles")
+        h, w = mask.pixels.shape
+        depth_hw = self.depth_HW[mask.y0 : mask.y0 + h, mask.x0 : mask.x0 + w]
+        full = depth_hw[mask.pixels].max() >= MAX_LAYERS
+        if not full:
+            full = not place(self.label_maps, mask.pixels * np.uint16(number), mask.y0, mask.x0, most=MAX_LAYERS)
+        if full:
+            raise DataError(
+                f"{MAX_LAYERS} instances of an image may lie on each other, and this one finds no room; "
+                "remove annotations that repeat others"
+            )
+        depth_hw += mask.pixels
 
 
-def _of_polygons(polygons: list[Any], height: int, width: int) -> list[int]:
-    if not polygons:
-        raise DataError("segmentation must cover at least one pixel, and is empty; remove the annotation")
-    for polygon in polygons:
-        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-            raise DataError(f"a polygon must be a list x, y, x, y, ... of three points or more, and is {polygon!r:.80}")
-        for position, value in enumerate(polygon):
-            side = height if position % 2 else width
-            is_real = isinstance(value, int | float) and not isinstance(value, bool)
-            # pycocotools allocates memory by the length of the outline, so a stray corner would take gigabytes.
-            if not is_real or not -side <= value <= 2 * side:
-                raise DataError(
-                    f"a polygon's corners must be numbers in or near the image ({width} wide, {height} high), "
-                    f"and value {position} (counted from 0) is {value!r}"
-                )
-    return rle.runs(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))["counts"].decode())
-
-
-def _of_encoding(segmentation: Mapping[str, Any], height: int, width: int) -> list[int]:
-    counts, size = segmentation.get("counts"), segmentation.get("size")
-    if size != [height, width]:
-        raise DataError(f"a run-length encoding must have the image's size, {[height, width]}, and has {size!r}")
-    if isinstance(counts, str):
-        runs = rle.runs(counts)
-    elif isinstance(counts, list) and all(_is_number(count) for count in counts):
-        runs = counts
-    else:
-        raise DataError(f"counts must be a list of whole numbers or a compressed text, and is {counts!r:.80}")
-    if any(run < 0 for run in runs) or sum(runs) != height * width:
-        raise DataError(
-            f"the runs must be 0 or more and add up to the image's {height * width:,} pixels, "
-            f"and add up to {sum(runs):,}"
+def _only_boxes(found: list[int], annotations: int, path: Path) -> list[Problem]:
+    """The annotations that are boxes without outlines: the file's fault where most are, else each its own."""
+    if len(found) <= MOST * annotations:
+        message = "an annotation must have an outline, and has a bbox and an empty segmentation; draw it, or remove it"
+        return [Problem(f"{path}, annotation {number}", message, skippable=True) for number in found]
+    return [
+        Problem(
+            str(path),
+            f"{len(found):,} of {many(annotations, 'annotation')} are boxes without outlines, a data set for "
+            "detection, and Mask R-CNN learns outlines; export polygons or masks, or draw them inside the boxes (tools "
+            "such as Segment Anything propose them)",
         )
-    return runs
+    ]
+
+
+def _contradictions(boxes: Counter[str], path: Path, notes: list[str]) -> list[Problem]:
+    """What the annotations' own bbox says of their masks: a problem where most contradict them, a note of a few."""
+    compared = boxes.total() - boxes["no bbox"]
+    far = boxes["apart"] + boxes["exchanged"]
+    if boxes["corners"] > MOST * compared:
+        notes.append(
+            f"bbox of {many(boxes['corners'], 'annotation')} holds two corners, where COCO has a corner, width and "
+            "height; boxes are taken from the masks"
+        )
+    elif not far:
+        return []
+    elif far >= LEAST_APART and far > MOST * compared:
+        why = (
+            "x and y look exchanged in one of the two"
+            if boxes["exchanged"] > boxes["apart"]
+            else "they were made for an image of another size or are shifted, or masks are written row by row where "
+            "COCO has columns"
+        )
+        return [
+            Problem(
+                str(path),
+                f"{far:,} of {many(compared, 'annotation')} have a bbox that is not where their mask is ({why}); "
+                "export again, or, if the masks are right, `--set data.allow_suspicious=true`",
+                suspicious=True,
+            )
+        ]
+    else:
+        notes.append(
+            f"{far:,} of {many(compared, 'annotation')} have a bbox that is not where their mask is; masks are used"
+        )
+    return []

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
@@ -11,6 +12,14 @@ from numpy.typing import NDArray
 
 from core.errors import DataError
 from core.sample import MAX_INSTANCES, Sample
+from core.text import listed, many, shown
+
+EXAMPLES = 3
+"""Names shown where a sentence concerns many."""
+SLIPS = 10
+"""So many single annotations and images may be bad in a data set of any size."""
+VALUE = re.compile(r"""'[^']*'|"[^"]*"|\[[^\[\]]*\]|\S+\.(?:tiff?|png|jpe?g|bmp)\b|-?\d[\d.,]*""")
+"""Values in a message: quoted texts, lists, names of image files, figures."""
 
 Array = TypeVar("Array", bound=NDArray[np.generic])
 
@@ -78,17 +87,24 @@ class Dataset:
 class Problem:
     """Something that keeps a data set from being used.
 
-    place     file, and where it helps the part of it
-    message   rule, value received, way out; begins in lower case, to be read after "place: "
-    skippable whether it concerns one annotation or one image alone, which `data.skip_bad` leaves out
+    place       file, and where it helps the part of it
+    message     rule, value received, way out; begins in lower case, to be read after "place: "
+    skippable   whether it concerns one annotation or one image alone, which `data.skip_bad` leaves out
+    suspicious  whether the data could be used, and looks wrong: `data.allow_suspicious` makes a note of it
     """
 
     place: str
     message: str
     skippable: bool = False
+    suspicious: bool = False
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}"
+        return shown(f"{self.place}: {self.message}")
+
+    @property
+    def cause(self) -> str:
+        """The message without its values, quoted or in figures: problems of one cause differ in these alone."""
+        return VALUE.sub("#", self.message)
 
     @classmethod
     def of(cls, error: DataError, place: object, skippable: bool = False) -> "Problem":
@@ -107,11 +123,48 @@ class Inspection:
     dataset: Dataset | None
     problems: tuple[Problem, ...]
 
+    @property
+    def single(self) -> tuple[Problem, ...]:
+        """The problems that `data.skip_bad` leaves out; none where more is bad than good, beyond a few slips."""
+        bad = tuple(problem for problem in self.problems if problem.skippable)
+        samples = () if self.dataset is None else self.dataset.samples
+        good = max(len(samples), sum(len(sample.labels_N) for sample in samples))
+        return bad if len(bad) <= max(good, SLIPS) else ()
+
+
+def by_cause(problems: Iterable[Problem]) -> list[str]:
+    """One sentence a cause, in the order of their first problems: the first one, how many there are, and examples."""
+    causes: dict[str, list[Problem]] = {}
+    for problem in problems:
+        causes.setdefault(problem.cause, []).append(problem)
+    return [_one_sentence(alike) for alike in causes.values()]
+
+
+def _one_sentence(alike: Sequence[Problem]) -> str:
+    first, *others = alike
+    if not others:
+        return str(first)
+    # The places of one file begin alike, and the reader has just seen how.
+    beginning = first.place[: max(first.place.rfind(end) for end in ("/", ", ")) + 1].rstrip()
+    examples = [shown(problem.place.removeprefix(beginning).strip()) for problem in others[: EXAMPLES - 1]]
+    return f"{first} ({len(alike):,} of this kind: also {listed([*examples, *_further(len(others))])})"
+
+
+def _further(others: int) -> list[str]:
+    more = others - (EXAMPLES - 1)
+    return [f"{more:,} more"] if more > 0 else []
+
+
+def examples_of(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - EXAMPLES
+    return ", ".join(shown(name) for name in names[:EXAMPLES]) + (f" and {more:,} more" if more > 0 else "")
+
 
 def first_of(problems: Sequence[Problem]) -> str:
     """The first problem, at least one, and how many more there are."""
     more = len(problems) - 1
-    return str(problems[0]) + (f" (and {more:,} more problem{'s' * (more > 1)})" if more else "")
+    return str(problems[0]) + (f" (and {many(more, 'more problem')})" if more else "")
 
 
 def assemble(
@@ -162,8 +215,16 @@ def renumber(ids_HW: NDArray[np.generic], first: int) -> tuple[NDArray[np.uint16
     return labels_HW, len(ids)
 
 
-def place(label_maps: list[NDArray[np.uint16]], labels_hw: NDArray[np.uint16], y0: int = 0, x0: int = 0) -> None:
+def place(
+    label_maps: list[NDArray[np.uint16]],
+    labels_hw: NDArray[np.uint16],
+    y0: int = 0,
+    x0: int = 0,
+    most: int = MAX_INSTANCES,
+) -> bool:
     """Write labels into the first map whose pixels under all of them are free; where none is, into a new one.
+
+    Returns whether there was room: False, and nothing is written, where a new map would make more than `most`.
 
     label_maps   at least one uint16 [H, W]; changed in place, and longer afterwards when a map was added
     labels_hw    uint16 [h, w], the label of every pixel in a window that begins at row y0 and column x0; 0 is nothing.
@@ -176,9 +237,12 @@ def place(label_maps: list[NDArray[np.uint16]], labels_hw: NDArray[np.uint16], y
         if not np.any(label_map[window][covered]):
             break
     else:
+        if len(label_maps) >= most:
+            return False
         label_map = np.zeros_like(label_maps[0])
         label_maps.append(label_map)
     label_map[window][covered] = labels_hw[covered]
+    return True
 
 
 def _frozen(array: Array) -> Array:

@@ -5,8 +5,9 @@ exchange at a time, until every class's share is near its target or no exchange 
 differ almost as random ones do, which is what repeats over seeds measure, and no class is missing where it need not be.
 """
 
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,40 @@ LEAST_GAIN = 1e-6
 """Above the rounding of the largest costs, so that the exchanges end."""
 NO_IMAGE, NO_INSTANCE, NO_CLASS, UNEVEN_IMAGES = 1e8, 1e6, 1e4, 100.0
 """What a part costs that lacks them; an uneven class costs its squared relative distance from what is near."""
+
+
+COPIES = (
+    (r"\.rf\.[0-9A-Za-z]{8,}", r"^(.+?)(?:\.rf\.|$)"),
+    (
+        r"(?i)[_-](?:aug|augmented|[hv]?flip|fliplr|flipud|flipped|mirrored|rot|rotated)\d*(?:[_.-]|$)",
+        r"(?i)^(.+?)(?:[_-](?:aug|augmented|[hv]?flip|fliplr|flipud|flipped|mirrored|rot|rotated)\d*(?:[_-].*)?)?(?:\.\w+)?$",
+    ),
+)
+"""Names of changed copies: what they hold, and the pattern whose first group names the original (Roboflow; by hand)."""
+PARTS = (
+    (r"^(.+)SEP\d+SEP\d+END", False),
+    (r"^(.+)SEP[xyrc]\d+SEP?[xyrc]\d+END", False),
+    (r"^(.+)SEP[A-Za-z]*(\d+)END", True),
+    (r"^(.+?) ?\((\d+)\)END", True),
+)
+"""Patterns of names of parts: crops by their place, and numbers, which are parts only where they begin anew."""
+SEPARATORS, ENDS = ("_", "-", "[_-]"), (r"$", r"\.\w+$", r"(?:\.\w+)?$")
+"""What may stand for SEP and END in them, the simplest first."""
+LEAST_GROUPS, LARGEST_GROUP, IN_GROUPS = 5, 0.25, 0.8
+"""Names are taken for names of parts where they make so many groups, none with more than this fraction of the images,
+and so many of the images share their group with another."""
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Images that belong together by their names.
+
+    pattern   for `data.group_pattern`; it finds a group in every name
+    groups    the names of each group of two or more, in the order of the names
+    """
+
+    pattern: str
+    groups: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -95,6 +130,49 @@ def group_names(names: Iterable[str], pattern: str, place: str) -> list[str]:
             )
         groups.append(match[1])
     return groups
+
+
+def copies(names: Sequence[str]) -> Grouping | None:
+    """Images that are changed copies of one picture by their names; None where no two are."""
+    for sign, pattern in COPIES:
+        if any(re.search(sign, name) for name in names):
+            grouping = _grouping(names, pattern)
+            if grouping.groups:
+                return grouping
+    return None
+
+
+def parts(names: Sequence[str]) -> Grouping | None:
+    """Images that look like parts of one slide, patient or series by their names; None for mere numbers."""
+    for shape, numbered in PARTS:
+        for separator, end in itertools.product(SEPARATORS, ENDS):
+            pattern = shape.replace("SEP", separator).replace("END", end)
+            if all(re.search(pattern, name) for name in names):
+                grouping = _grouping(names, pattern)
+                if _are_parts(grouping, len(names)) and (not numbered or _count_from_the_start(grouping)):
+                    return grouping
+    return None
+
+
+def _are_parts(grouping: Grouping, images: int) -> bool:
+    sizes = [len(group) for group in grouping.groups]
+    return len(sizes) >= LEAST_GROUPS and sum(sizes) >= IN_GROUPS * images and max(sizes) <= LARGEST_GROUP * images
+
+
+def _grouping(names: Sequence[str], pattern: str) -> Grouping:
+    members: dict[str, list[str]] = {}
+    for group, name in zip(group_names(names, pattern, "names"), names, strict=True):
+        members.setdefault(group, []).append(name)
+    return Grouping(pattern, tuple(tuple(group) for group in members.values() if len(group) > 1))
+
+
+def _count_from_the_start(grouping: Grouping) -> bool:
+    """Whether most groups are numbered 0, 1, 2, ... or 1, 2, 3, ..., with few gaps."""
+    well = 0
+    for group in grouping.groups:
+        found = sorted(int(match[2]) for name in group if (match := re.search(grouping.pattern, name)))
+        well += found[0] in (0, 1) and found[-1] <= 2 * len(found)
+    return well >= IN_GROUPS * len(grouping.groups)
 
 
 def _groups(dataset: Dataset, pattern: str) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """Laws of the data doctor."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from core.check import main
 from core.data.dataset import Dataset, assemble
@@ -87,7 +89,7 @@ def test_unusual_things_are_noted_and_accepted(tmp_path: Path, capsys: pytest.Ca
     assert "1 instance of several separate pieces, perhaps different cells under one id: twin" in notes
     assert "1 image there more than once" in notes
     assert "crowded = twin" in notes
-    assert "class class3 has no instance" in notes
+    assert "2 classes (class3, class4) have no instance" in notes
     assert "class class2 is in 2 images only" in notes
     assert "0 of one pixel, 1 of one row or column" in out
 
@@ -136,3 +138,89 @@ def test_the_command_line_answers_a_missing_folder_with_one_line_and_2(tmp_path:
     assert done.stdout.splitlines()[0] == "1 problem to mend before a search:"
     assert f"{tmp_path / 'nothing'}: there is no such folder; put one folder an image there" in done.stdout
     assert len(done.stdout.splitlines()) == 2
+
+
+def coco(folder: Path, categories: list[object], name: str = "a.png") -> Path:
+    (folder / "train").mkdir(parents=True)
+    Image.fromarray(square("a", [1] * 9).image).save(folder / "train" / name)
+    segmentation = [[1, 1, 8, 1, 8, 8, 1, 8]]
+    content = {
+        "images": [{"id": 1, "file_name": name}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": segmentation}],
+        "categories": categories,
+    }
+    (folder / "train.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_a_data_set_whose_classes_are_all_invalid_ends_in_sentences(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out = report(coco(tmp_path, [{"id": 1, "name": None}, {"id": 2}, 3]), capsys)
+    assert status == 2
+    assert "its name must be a text, and is None (2 of this kind: also category 2)" in out
+    assert "there must be at least one category, and there is none" in out
+
+
+def test_thousands_of_categories_are_counted_and_not_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names: list[object] = [{"id": number, "name": f"kind {number}"} for number in range(1, 3001)]
+    _, out = report(coco(tmp_path, names), capsys)
+    assert len(out.splitlines()) < 80
+    assert "and 2,960 classes more, with 0 instances in all" in out
+    assert "2,999 classes (kind 2, kind 3, kind 4 and 2,996 more) have no instance" in out
+
+
+def test_no_name_reaches_the_terminal_as_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J\u202e"
+    _, out = report(coco(tmp_path / "a", [{"id": 1, "name": f"{evil} cell"}], f"{evil}.png"), capsys)
+    assert "\\x1b]0;owned\\x07\\x1b[2J\\u202e cell" in out
+    gone = coco(tmp_path / "b", [{"id": 1, "name": evil}, {"id": 1, "name": evil}, {"id": evil}])
+    (gone / "train" / "a.png").unlink()
+    content = json.loads((gone / "train.json").read_text())
+    content["images"][0]["file_name"] = f"{evil}.png"
+    (gone / "train.json").write_text(json.dumps(content))
+    _, broken = report(gone, capsys)
+    for text in (out, broken):
+        assert all(character.isprintable() or character == "\n" for character in text)
+
+
+def test_one_cause_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = coco(tmp_path, [{"id": 1, "name": "cell"}])
+    content = json.loads((folder / "train.json").read_text())
+    content["annotations"] = [
+        {"id": number, "image_id": 1, "category_id": 1, "segmentation": [[3, 3, 3, 3, 3, 3]]} for number in range(5000)
+    ] + [{"id": 5000 + number, "image_id": number + 7, "category_id": 1, "segmentation": []} for number in range(9)]
+    (folder / "train.json").write_text(json.dumps(content))
+    status, out = report(folder, capsys)
+    assert status == 2
+    assert "5,009 problems of 2 kinds to mend before a search:" in out
+    assert sum("covers none" in line for line in out.splitlines()) == 1
+    assert "(5,000 of this kind: also annotation 1, annotation 2 and 4,997 more)" in out
+    assert "(9 of this kind: also annotation 5001, annotation 5002 and 6 more)" in out
+
+
+def test_more_cells_than_are_predicted_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = assemble(
+        "cells", DATA.classes, [square("a", [1] * 450), square("b", [1] * 300 + [2] * 120), square("c", [1])]
+    )
+    write_hw3(data, tmp_path)
+    _, out = report(tmp_path, capsys)
+    assert "2 images with more instances than are predicted in one (predict.max_detections 400), so that 70 of" in out
+    assert "871 instances can never be found: a, b; `--set predict.max_detections=500` has room for all" in out
+    assert main([str(tmp_path), "--set", "predict.max_detections=500"]) == 0
+    assert "can never be found" not in capsys.readouterr().out
+    assert main([str(tmp_path), "--set", "predict.tile=64"]) == 0
+    assert "can never be found" not in capsys.readouterr().out
+
+
+def test_names_that_show_slides_are_answered_with_the_pattern(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"slide{slide}_{y}_{x}" for slide in range(5) for y in (0, 64) for x in (0, 64)]
+    data = assemble("cells", DATA.classes, [square(name, [1] * (5 + seed)) for seed, name in enumerate(names)])
+    write_hw3(data, tmp_path)
+    _, out = report(tmp_path, capsys)
+    assert "20 images look by their names like parts of 5 slides, patients or series (slide0_0_0, slide0_0_64," in out
+    pattern = out.split("--set 'data.group_pattern=")[1].split("'")[0]
+    assert main([str(tmp_path), "--set", f"data.group_pattern={pattern}"]) == 0
+    assert "look by their names" not in capsys.readouterr().out

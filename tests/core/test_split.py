@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from core.config import DataConfig
 from core.data.dataset import Category, Dataset, assemble
-from core.data.split import NEAR, Split, split
+from core.data.split import NEAR, Split, copies, group_names, parts, split
 from core.data.synthetic import make
 from core.errors import DataError
 from core.sample import Sample
@@ -214,3 +214,68 @@ def test_the_only_two_images_with_instances_go_to_different_parts() -> None:
     for seed in range(10):
         parts = split(data_of(counts), DataConfig(split_seed=seed))
         assert len({3, 11} & set(parts.validation)) == 1
+
+
+ROBOFLOW = [f"slide{k}_png.rf.{v}{'0123456789abcdef' * 2}.jpg" for k in range(6) for v in range(3)]
+BY_HAND = [f"cell{k:02d}{change}.png" for k in range(6) for change in ("", "_flip", "_rot90", "_aug_3")]
+CROPS = [f"train_{k}_{y}_{x}" for k in range(1, 28) for y in (0, 500) for x in (0, 500)]
+PATCHES = [f"train_{k}_{number:03d}.png" for k in range(1, 28) for number in range(16)]
+NUMBERED = [f"{k}_{number}.tif" for k in range(30) for number in (1, 2, 3, 4)]
+FIELDS = [f"patient{k:02d}-img{number}" for k in range(8) for number in range(3)]
+WINDOWS = [f"biopsy {k} ({number}).jpg" for k in range(6) for number in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("names", "first"),
+    [
+        (ROBOFLOW, ROBOFLOW[:3]), (BY_HAND, BY_HAND[:4]), ([*ROBOFLOW, "alone.png"], ROBOFLOW[:3]),
+    ],
+)  # fmt: skip
+def test_copies_are_known_by_their_names(names: list[str], first: list[str]) -> None:
+    found = copies(names)
+    assert found is not None
+    assert list(found.groups[0]) == first
+    assert len(found.groups) == 6
+    assert len(set(group_names(names, DataConfig(group_pattern=found.pattern).group_pattern, "here"))) == len(
+        {name.split(".rf.")[0] for name in names} if names is not BY_HAND else found.groups
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "first", "pattern"),
+    [
+        (CROPS, CROPS[:4], r"^(.+)_\d+_\d+$"),
+        (PATCHES, PATCHES[:16], r"^(.+)_[A-Za-z]*(\d+)\.\w+$"),
+        (NUMBERED, NUMBERED[:4], r"^(.+)_[A-Za-z]*(\d+)\.\w+$"),
+        (FIELDS, FIELDS[:3], r"^(.+)-[A-Za-z]*(\d+)$"),
+        (WINDOWS, WINDOWS[:2], r"^(.+?) ?\((\d+)\)\.\w+$"),
+    ],
+)
+def test_parts_of_one_slide_are_known_by_their_names(names: list[str], first: list[str], pattern: str) -> None:
+    assert copies(names) is None
+    found = parts(names)
+    assert found is not None
+    assert list(found.groups[0]) == first
+    assert found.pattern == pattern
+    assert len(set(group_names(names, DataConfig(group_pattern=pattern).group_pattern, "here"))) == len(found.groups)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"img_{number:03d}.png" for number in range(1, 201)],
+        [f"{number}.tif" for number in range(200)],
+        [f"train_{number}" for number in range(80)] + [f"val_{number}" for number in range(20)],
+        [f"IMG_2024{month:02d}{day:02d}_14{day:02d}{month:02d}.jpg" for month in range(1, 13) for day in range(1, 9)],
+        [f"{number:08x}-{number * 7919 % 65536:04x}.png" for number in range(100)],
+        [f"cell_{number * 7919 % 1000}_{number * 104729 % 1000}.png" for number in range(100)],
+        [f"image ({number}).png" for number in range(1, 50)],
+        ["rotor_1.png", "rotor_2.png", "flipper_1.png", "flipper_2.png"],
+        [f"slide{number}_png.rf.{number:032x}.jpg" for number in range(50)],
+        ["a", "b"],
+        [],
+    ],
+)
+def test_names_that_only_number_their_images_are_no_groups(names: list[str]) -> None:
+    assert copies(names) is None
+    assert parts(names) is None

@@ -1,0 +1,167 @@
+"""The masks of COCO's annotations, in their windows, and how an annotation's own bbox fits its mask."""
+
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from core import rle
+from core.errors import DataError
+from core.sample import MaskCrop
+
+LONGEST_OUTLINE = 2_000_000
+"""Pixels along the outlines of an annotation. pycocotools takes some 100 bytes a pixel of outline."""
+FAR_BOX = 0.5
+"""The overlap (IoU) of an annotation's own bbox with that of its mask under which the two contradict each other ..."""
+NEAR_SIDES = 2.0
+"""... unless all four sides are within this many pixels."""
+
+
+class _Short(reprlib.Repr):
+    """A value in a message: a list of millions is not written out to be cut off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlist = self.maxdict = 8
+        self.maxstring = self.maxother = 80
+        self.maxlevel = 3
+
+
+short = _Short().repr
+
+
+def is_real(value: Any) -> bool:
+    """Whether a value from JSON is a number that a coordinate can be."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+
+
+def mask_of(segmentation: Any, height: int, width: int) -> MaskCrop:
+    """The mask of polygons or of a run-length encoding in its window. Raises DataError, without a place."""
+    if isinstance(segmentation, list):
+        runs = _of_polygons(segmentation, height, width)
+    elif isinstance(segmentation, dict):
+        runs = _of_encoding(segmentation, height, width)
+    else:
+        raise DataError(f"segmentation must be polygons or a run-length encoding, and is {short(segmentation)}")
+    # Runs of background and of mask take turns, column by column, and begin with background.
+    ends_R = np.cumsum(runs, dtype=np.int64)
+    covers_R = (np.arange(len(runs)) % 2 == 1) & (np.diff(ends_R, prepend=0) > 0)
+    if not covers_R.any():
+        raise DataError("segmentation must cover at least one pixel, and covers none; remove the annotation")
+    covering = np.flatnonzero(covers_R)
+    first = int(ends_R[covering[0] - 1]) // height
+    last = (int(ends_R[covering[-1]]) - 1) // height
+    # Only the columns between the first and the last pixel are unfolded.
+    clipped_R = np.clip(ends_R, first * height, (last + 1) * height)
+    lengths_R = np.diff(clipped_R, prepend=first * height)
+    columns = np.repeat(np.arange(len(runs)) % 2 == 1, lengths_R).reshape(last - first + 1, height).T
+    rows = np.flatnonzero(columns.any(axis=1))
+    return MaskCrop(int(rows[0]), first, columns[rows[0] : rows[-1] + 1])
+
+
+def _of_polygons(polygons: list[Any], height: int, width: int) -> Sequence[int]:
+    if not polygons:
+        raise DataError("segmentation must cover at least one pixel, and is empty; remove the annotation")
+    if len(polygons) >= 6 and all(is_real(value) for value in polygons):
+        polygons = [polygons]  # one polygon without the list around it, as some tools write it
+    outline, in_sight, in_fractions = 0.0, False, True
+    for polygon in polygons:
+        corners = _corners(polygon, height, width)
+        x_K, y_K = corners[::2], corners[1::2]
+        outline += float(np.maximum(abs(np.diff(x_K, append=x_K[0])), abs(np.diff(y_K, append=y_K[0]))).sum())
+        in_fractions &= bool(corners.max() <= 1 and (corners % 1).any())
+        in_sight |= bool(x_K.min() < width and y_K.min() < height and x_K.max() > 0 and y_K.max() > 0)
+    if outline > LONGEST_OUTLINE:
+        raise DataError(
+            f"the outlines of an annotation may be {LONGEST_OUTLINE:,} pixels long, and these are {outline:,.0f}; "
+            "simplify them"
+        )
+    if not in_sight:
+        raise DataError(
+            f"a polygon must lie in the image ({width} wide, {height} high), and this one is beside it; are x and y "
+            "exchanged, or was it drawn on an image of another size?"
+        )
+    if in_fractions and min(height, width) > 8:
+        raise DataError(
+            "a polygon's corners must be in pixels, and these look like fractions of the image (none is over 1); "
+            "multiply x by its width and y by its height"
+        )
+    return rle.runs(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))["counts"].decode())
+
+
+def _corners(polygon: Any, height: int, width: int) -> NDArray[np.float64]:
+    """Float64 [2 K]: x, y, x, y, ... of a polygon, in or near the image. Raises DataError, without a place."""
+    if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+        raise DataError(f"a polygon must be a list x, y, x, y, ... of three points or more, and is {short(polygon)}")
+    if set(map(type, polygon)) <= {int, float} and all(map(is_real, polygon)):
+        corners = np.array(polygon, np.float64)
+        sides = np.tile([width, height], len(corners) // 2)
+        # pycocotools allocates memory by the length of the outline, so a stray corner would take gigabytes.
+        good = (corners >= -sides) & (corners <= 2 * sides)
+        if good.all():
+            return corners
+        position = int(np.argmin(good))
+    else:
+        position = next(number for number, value in enumerate(polygon) if not is_real(value))
+    raise DataError(
+        f"a polygon's corners must be numbers in or near the image ({width} wide, {height} high), "
+        f"and value {position} (counted from 0) is {short(polygon[position])}"
+    )
+
+
+def _of_encoding(segmentation: Mapping[str, Any], height: int, width: int) -> Sequence[int]:
+    counts, size = segmentation.get("counts"), segmentation.get("size")
+    if size != [height, width]:
+        raise DataError(f"a run-length encoding must have the image's size, {[height, width]}, and has {short(size)}")
+    if isinstance(counts, str):
+        runs = rle.runs(counts)
+    elif isinstance(counts, list) and set(map(type, counts)) <= {int}:
+        runs = counts
+    else:
+        raise DataError(f"counts must be a list of whole numbers or a compressed text, and is {short(counts)}")
+    if any(run < 0 for run in runs) or sum(runs) != height * width:
+        raise DataError(
+            f"the runs must be 0 or more and add up to the image's {height * width:,} pixels, "
+            f"and add up to {sum(runs):,}"
+        )
+    return runs
+
+
+def box_of(bbox: Any) -> tuple[float, float, float, float] | None:
+    """A COCO bbox as x0, y0, x1, y1; None where it is none or has no area."""
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_real(value) for value in bbox):
+        return None
+    x, y, w, h = (float(value) for value in bbox)
+    return (x, y, x + w, y + h) if w > 0 and h > 0 else None
+
+
+def compare(bbox: Any, mask: MaskCrop) -> str:
+    """How an annotation's own bbox fits its mask: no bbox, fits, exchanged, corners, fractions, apart."""
+    given = box_of(bbox)
+    if given is None:
+        return "no bbox"
+    h, w = mask.pixels.shape
+    own = (mask.x0, mask.y0, mask.x0 + w, mask.y0 + h)
+    x0, y0, x1, y1 = given
+    readings = {
+        "fits": given,
+        "exchanged": (y0, x0, y1, x1),
+        "corners": (x0, y0, x1 - x0, y1 - y0),
+    }
+    for word, box in readings.items():
+        if _alike(box, own):
+            return word
+    return "fractions" if max(bbox) <= 1 else "apart"
+
+
+def _alike(one: Sequence[float], other: Sequence[float]) -> bool:
+    if max(abs(a - b) for a, b in zip(one, other, strict=True)) <= NEAR_SIDES:
+        return True
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    common = max(0.0, width) * max(0.0, height)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return common >= FAR_BOX * (sum(areas) - common)

@@ -1,0 +1,351 @@
+"""Annotations that can be read and look wrong: what a person should see before a search is spent on them.
+
+Each suspicion is one sentence about the whole data set, whatever its format, with counts, examples and the way out.
+It keeps the data set from being used until it is mended or `data.allow_suspicious` says that somebody has looked.
+Signs in a few instances are notes and keep nothing from being used. The thresholds were set on CoNSeP and on the
+synthetic data set, which raise none, and on damaged copies of them, which do (tests/core/test_suspicion.py).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, sparse, spatial
+
+from core.config import DataConfig
+from core.data.dataset import Dataset, Problem, assemble, examples_of
+from core.data.split import copies, group_names
+from core.errors import DataError
+from core.sample import MAX_INSTANCES, Sample
+from core.text import listed, many, shown
+
+ANYWAY = "`--set data.allow_suspicious=true` uses the annotations as they are"
+MOST = 0.5
+"""The fraction from which something holds for most."""
+SPECK = 0.02
+"""A piece smaller than this fraction of the largest one of its instance is a slip of the brush."""
+SPREAD = 0.25
+"""Pieces whose common box covers this fraction of the image are scattered over it ..."""
+SPARSE = 10
+"""... and so are pieces whose common box is so many times larger than they are, or pieces as many as this."""
+SLIVER = 0.8
+"""The fraction of an instance's pixels that touch another instance from which it is a sliver along a border."""
+SLIVERS = (10, 0.3)
+"""An image is suspicious with so many slivers that are this fraction of its instances."""
+TWIN = 0.9
+"""Two instances with this overlap (IoU) are one that is annotated twice."""
+TWINS = (3, 0.05)
+"""As many twins as this, and this fraction of all instances, are no slip."""
+NEIGHBOURS = 8
+"""Among so many nearest instances, by their centres, an instance's twin is looked for."""
+COVERING = 0.9
+"""An instance that covers this fraction of its image is suspicious; one that reaches all four borders ..."""
+BORDERING, BESIDE = 0.25, 3
+"""... is with this fraction, if as many others are in the image; or with MOST, whatever is there."""
+OFTEN = (2, 0.1)
+"""So many images, and this fraction of all, are no accident."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What the instances of one image look like; crowd regions are left out. Rows are instances.
+
+    ids_N        int64, the values in the label maps
+    areas_N      int64, pixels
+    boxes_N4     int64, half-open x0 y0 x1 y1, pixels
+    pieces_N     int64, connected pieces; pixels that meet at a corner belong to one piece
+    large_N      int64, of them, those that are no specks
+    largest_N    int64, pixels of the largest piece
+    touching_N   int64, pixels beside, above or below one of another instance
+    """
+
+    ids_N: NDArray[np.int64]
+    areas_N: NDArray[np.int64]
+    boxes_N4: NDArray[np.int64]
+    pieces_N: NDArray[np.int64]
+    large_N: NDArray[np.int64]
+    largest_N: NDArray[np.int64]
+    touching_N: NDArray[np.int64]
+
+
+def shapes_of(sample: Sample) -> Shapes:
+    """Measure the instances of an image, in time that grows with its pixels and not with its instances."""
+    tables = [_of_map(label_map) for label_map in sample.label_maps]
+    table = np.concatenate(tables)
+    keep = ~sample.crowd_N[table[:, 0] - 1]
+    ids, areas, x0, y0, x1, y1, pieces, large, largest, touching = table[keep].T
+    return Shapes(ids, areas, np.stack([x0, y0, x1, y1], axis=1), pieces, large, largest, touching)
+
+
+def _of_map(label_map: NDArray[np.uint16]) -> NDArray[np.int64]:
+    """Int64 [N, 10]: the columns of `Shapes` for the instances of one map."""
+    pieces_HW, owner_K = components(label_map)
+    sizes_K = np.bincount(pieces_HW.ravel(), minlength=len(owner_K) + 1)[1:]
+    count = int(label_map.max()) + 1
+    areas = np.bincount(owner_K, sizes_K, minlength=count).astype(np.int64)
+    largest = np.zeros(count, np.int64)
+    np.maximum.at(largest, owner_K, sizes_K)
+    pieces = np.bincount(owner_K, minlength=count)
+    large = np.bincount(owner_K, sizes_K >= SPECK * largest[owner_K], minlength=count).astype(np.int64)
+    touching = np.bincount(label_map.ravel(), _touches_another(label_map).ravel(), minlength=count).astype(np.int64)
+    rows = []
+    for number, window in enumerate(ndimage.find_objects(label_map), start=1):
+        if window is not None:
+            y, x = window
+            rows.append((number, x.start, y.start, x.stop, y.stop))
+    boxes = np.array(rows, np.int64).reshape(-1, 5)
+    ids = boxes[:, 0]
+    columns = [areas[ids], *boxes[:, 1:].T, pieces[ids], large[ids], largest[ids], touching[ids]]
+    return np.stack([ids, *columns], axis=1)
+
+
+def _touches_another(label_map: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """Bool [H, W]: pixels of an instance beside, above or below a pixel of another one."""
+    touches: NDArray[np.bool_] = np.zeros(label_map.shape, np.bool_)
+    for axis in (0, 1):
+        here, there = np.swapaxes(label_map, 0, axis), np.swapaxes(touches, 0, axis)
+        meets = (here[1:] != here[:-1]) & (here[1:] != 0) & (here[:-1] != 0)
+        there[1:] |= meets
+        there[:-1] |= meets
+    return touches
+
+
+def components(label_map: NDArray[np.uint16]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Number the connected pieces of all instances of a map at once.
+
+    label_map   uint16 [H, W]
+
+    Returns the pieces, int64 [H, W], from 1 in the order of their instances, 0 for background, and the instance of each
+    piece, int64 [K]. Pixels that meet at a corner are connected.
+    """
+    height, width = label_map.shape
+    # Runs of equal pixels along each row are the nodes of a graph; runs of one instance in rows that follow are joined.
+    starts = np.ones((height, width), np.bool_)
+    starts[:, 1:] = label_map[:, 1:] != label_map[:, :-1]
+    run_HW = (np.cumsum(starts.ravel()) - 1).reshape(height, width)
+    owner_R = label_map[starts].astype(np.int64)
+    inside = label_map != 0
+    above, below = label_map[:-1], label_map[1:]
+    pairs = []
+    straight = (above == below) & inside[1:]
+    first = straight.copy()
+    first[:, 1:] &= ~straight[:, :-1] | starts[:-1, 1:] | starts[1:, 1:]  # one edge is enough for two runs
+    pairs.append((run_HW[:-1][first], run_HW[1:][first]))
+    for up, down in ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))):
+        corner = (above[:, up] == below[:, down]) & inside[:-1, up]
+        pairs.append((run_HW[:-1, up][corner], run_HW[1:, down][corner]))
+    ones, others = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    graph = sparse.coo_array((np.ones(len(ones), np.int8), (ones, others)), shape=(len(owner_R), len(owner_R)))
+    _, piece_R = sparse.csgraph.connected_components(graph, directed=False)
+    covered = owner_R != 0
+    pieces, index = np.unique(piece_R[covered], return_index=True)
+    owners = owner_R[covered][index]
+    order = np.lexsort((index, owners))
+    number_of = np.zeros(piece_R.max(initial=0) + 1, np.int64)
+    number_of[pieces[order]] = np.arange(1, len(pieces) + 1)
+    return np.where(covered, number_of[piece_R], 0)[run_HW], owners[order]
+
+
+def split_components(dataset: Dataset) -> Dataset:
+    """The same data set with every connected piece of an instance as an instance; crowd regions stay as they are.
+
+    Raises DataError for an image that would hold more instances than a label map can count.
+    """
+    samples = [_split_components(sample, dataset.name) for sample in dataset.samples]
+    split = assemble(dataset.name, dataset.classes, samples, dataset.test_images)
+    before, after = int(dataset.instance_counts().sum()), int(split.instance_counts().sum())
+    note = f"data.split_components: {many(before, 'instance')} became {after:,}, each a connected piece"
+    return replace(split, notes=(*dataset.notes, note))
+
+
+def _split_components(sample: Sample, name: str) -> Sample:
+    label_maps: list[NDArray[np.uint16]] = []
+    labels: list[NDArray[np.int64]] = []
+    crowd: list[NDArray[np.bool_]] = []
+    for label_map in sample.label_maps:
+        is_crowd = np.concatenate([[False], sample.crowd_N])
+        pieces_HW, owner_K = components(np.where(is_crowd[label_map], 0, label_map))
+        crowds = np.unique(label_map[is_crowd[label_map]]).astype(np.int64)
+        for number, crowd_id in enumerate(crowds, start=len(owner_K) + 1):
+            pieces_HW[label_map == crowd_id] = number
+        owners = np.concatenate([owner_K, crowds])
+        first = sum(len(of_map) for of_map in labels)
+        if first + len(owners) > MAX_INSTANCES:
+            raise DataError(
+                f"{name}: an image can hold {MAX_INSTANCES:,} instances, and {sample.name!r} has more connected "
+                "pieces; cut it into tiles"
+            )
+        label_maps.append(np.where(pieces_HW > 0, pieces_HW + first, 0).astype(np.uint16))
+        labels.append(sample.labels_N[owners - 1])
+        crowd.append(sample.crowd_N[owners - 1])
+    return replace(
+        sample, label_maps=np.stack(label_maps), labels_N=np.concatenate(labels), crowd_N=np.concatenate(crowd)
+    )
+
+
+def suspicions(dataset: Dataset, config: DataConfig, where: str) -> tuple[list[Problem], list[str]]:
+    """What looks wrong in a data set: problems, a sentence a cause, and notes of signs that are too few for one."""
+    shapes = [shapes_of(sample) for sample in dataset.samples]
+    smooth = _interpolated(dataset, shapes)
+    scattered = [] if smooth else list(_scattered(dataset, shapes))
+    twins, note = _twins(dataset, shapes)
+    background, background_note = ([], []) if scattered else _background(dataset, shapes)
+    found = [*smooth, *scattered, *twins, *background, *_crowds(dataset), *_copies(dataset, config)]
+    return [Problem(where, message, suspicious=True) for message in found], [*note, *background_note]
+
+
+def _interpolated(dataset: Dataset, shapes: Sequence[Shapes]) -> list[str]:
+    """Ids between those of two neighbours, as smoothing and compression with loss invent them."""
+    least, fraction = SLIVERS
+    slivers = [int(np.count_nonzero(one.touching_N >= SLIVER * one.areas_N)) for one in shapes]
+    images = [
+        index for index, (one, count) in enumerate(zip(shapes, slivers, strict=True))
+        if count >= least and count >= fraction * len(one.ids_N)
+    ]  # fmt: skip
+    if not images:
+        return []
+    instances = sum(len(shapes[index].ids_N) for index in images)
+    return [
+        f"{sum(slivers[index] for index in images):,} of {many(instances, 'instance')} in "
+        f"{many(len(images), 'image')} ({_names(dataset, images)}) are slivers along the borders of others, as ids "
+        "become that are resized with smoothing or saved as JPEG; export the masks again without loss, and resize them "
+        f"by nearest neighbour, or, if they are cells, {ANYWAY}"
+    ]
+
+
+def _scattered(dataset: Dataset, shapes: Sequence[Shapes]) -> Iterator[str]:
+    """Classes whose instances are each many pieces all over the image: masks of a class, not of its instances."""
+    for label, category in enumerate(dataset.classes, start=1):
+        instances, pieces, images = 0, [], []
+        for index, (sample, one) in enumerate(zip(dataset.samples, shapes, strict=True)):
+            of_class = sample.labels_N[one.ids_N - 1] == label
+            height, width = sample.size
+            x0, y0, x1, y1 = one.boxes_N4.T
+            box_areas = (x1 - x0) * (y1 - y0)
+            spread = (box_areas >= SPREAD * height * width) | (box_areas >= SPARSE * one.areas_N)
+            wide = of_class & (one.large_N >= 2) & (spread | (one.large_N >= SPARSE))
+            instances += int(np.count_nonzero(of_class))
+            pieces += one.large_N[wide].tolist()
+            images += [index] * bool(wide.any())
+        # Pairs of organs are scattered too, and are two.
+        if len(images) >= 2 and len(pieces) >= MOST * instances and sum(pieces) >= 2.5 * len(pieces):
+            yield (
+                f"{len(pieces):,} of {many(instances, 'instance')} of {shown(category.name)} are several pieces, "
+                f"{sum(pieces):,} in all, scattered over {many(len(images), 'image')} ({_names(dataset, images)}): "
+                "masks that show where a class is and not which pixels are one instance (semantic masks); "
+                "`--set data.split_components=true` makes each piece an instance (those that touch stay one), or, if "
+                f"they are right, {ANYWAY}"
+            )
+
+
+def _twins(dataset: Dataset, shapes: Sequence[Shapes]) -> tuple[list[str], list[str]]:
+    """Instances that are there twice, as a problem where they are many and as a note where they are few."""
+    in_two_classes, in_one, images = 0, 0, []
+    for index, (sample, one) in enumerate(zip(dataset.samples, shapes, strict=True)):
+        if len(sample.label_maps) < 2:
+            continue  # instances of one map share no pixel
+        pairs = _pairs_alike(sample, one)
+        differ = int(np.count_nonzero(sample.labels_N[pairs[:, 0] - 1] != sample.labels_N[pairs[:, 1] - 1]))
+        in_two_classes += differ
+        in_one += len(pairs) - differ
+        images += [index] * bool(len(pairs))
+    twins = in_two_classes + in_one
+    if not twins:
+        return [], []
+    kinds = [f"{in_two_classes:,} in two classes"] * bool(in_two_classes) + [f"{in_one:,} in one"] * bool(in_one)
+    sentence = (
+        f"{many(twins, 'instance')} in {many(len(images), 'image')} ({_names(dataset, images)}) "
+        f"{'is' if twins == 1 else 'are'} there twice, {listed(kinds)} ({TWIN:.0%} or more of the pixels are common)"
+    )
+    least, fraction = TWINS
+    if twins >= least and twins >= fraction * sum(len(one.ids_N) for one in shapes):
+        return [f"{sentence}; keep one of each, or {ANYWAY}"], []
+    return [], [sentence]
+
+
+def _pairs_alike(sample: Sample, shapes: Shapes) -> NDArray[np.int64]:
+    """Int64 [K, 2]: ids of each instance that has a twin with a smaller id, and of the twin."""
+    ids = shapes.ids_N
+    if len(ids) < 2:
+        return np.zeros((0, 2), np.int64)
+    map_of = np.zeros(len(sample.labels_N) + 1, np.int64)
+    for index, label_map in enumerate(sample.label_maps):
+        map_of[np.unique(label_map)] = index
+    x0, y0, x1, y1 = shapes.boxes_N4.T
+    centres = np.stack([x0 + x1, y0 + y1], axis=1) / 2
+    reach = 0.1 * np.hypot(x1 - x0, y1 - y0) + 1
+    tree = spatial.cKDTree(centres)
+    near = tree.query(centres, k=min(NEIGHBOURS, len(ids)), distance_upper_bound=float(reach.max()))[1]
+    found = []
+    for row, candidates in enumerate(near.reshape(len(ids), -1).tolist()):
+        for other in candidates:
+            if other >= len(ids) or ids[other] >= ids[row]:
+                continue
+            areas = sorted((int(shapes.areas_N[row]), int(shapes.areas_N[other])))
+            if areas[0] < TWIN * areas[1] or map_of[ids[row]] == map_of[ids[other]]:
+                continue
+            window = (slice(int(y0[row]), int(y1[row])), slice(int(x0[row]), int(x1[row])))
+            common = np.count_nonzero(
+                (sample.label_maps[map_of[ids[row]]][window] == ids[row])
+                & (sample.label_maps[map_of[ids[other]]][window] == ids[other])
+            )
+            if common >= TWIN * (sum(areas) - common):
+                found.append((ids[row], ids[other]))
+                break
+    return np.array(found, np.int64).reshape(-1, 2)
+
+
+def _background(dataset: Dataset, shapes: Sequence[Shapes]) -> tuple[list[str], list[str]]:
+    """Instances that are probably what lies between the cells."""
+    images = []
+    for index, (sample, one) in enumerate(zip(dataset.samples, shapes, strict=True)):
+        height, width = sample.size
+        fraction = one.areas_N / (height * width)
+        borders = (one.boxes_N4 == [0, 0, width, height]).all(axis=1) & (one.largest_N >= 0.8 * one.areas_N)
+        between = borders & ((fraction >= MOST) | ((fraction >= BORDERING) & (len(one.ids_N) > BESIDE)))
+        images += [index] * bool((between | (fraction >= COVERING)).any())
+    if not images:
+        return [], []
+    sentence = (
+        f"{many(len(images), 'image')} ({_names(dataset, images)}) with an instance that covers most of the image or "
+        "reaches all its borders, as a background does that is numbered like a cell"
+    )
+    least, fraction_of_images = OFTEN
+    if len(images) >= least and len(images) >= fraction_of_images * len(shapes):
+        return [f"{sentence}; make it 0 in the masks or remove it, or, if it is one, {ANYWAY}"], []
+    return [], [sentence]
+
+
+def _crowds(dataset: Dataset) -> list[str]:
+    """Crowd regions that are most of the annotations: a tool's way to write masks, and no crowds."""
+    crowds = sum(int(sample.crowd_N.sum()) for sample in dataset.samples)
+    annotations = sum(len(sample.crowd_N) for sample in dataset.samples)
+    if not crowds or crowds < MOST * annotations:
+        return []
+    return [
+        f"{crowds:,} of {many(annotations, 'annotation')} are crowd regions (iscrowd 1), which neither train nor "
+        "count; tools such as CVAT mark every mask so that is drawn with a brush: set iscrowd to 0 where an annotation "
+        f"is one instance, or, if they are crowds, {ANYWAY}"
+    ]
+
+
+def _copies(dataset: Dataset, config: DataConfig) -> list[str]:
+    """Versions of one picture that a split would put on both sides."""
+    found = copies([sample.name for sample in dataset.samples])
+    if found is None:
+        return []
+    if config.group_pattern:
+        names = [name for group in found.groups for name in group]
+        given = dict(zip(names, group_names(names, config.group_pattern, dataset.name), strict=True))
+        if all(len({given[name] for name in group}) == 1 for group in found.groups):
+            return []
+    return [
+        f"{many(sum(map(len, found.groups)), 'image')} are versions of {many(len(found.groups), 'picture')} by their "
+        f"names ({examples_of(found.groups[0])}), and would train and validate each other; "
+        f"`--set 'data.group_pattern={found.pattern}'` keeps them together, or, if they are not, {ANYWAY}"
+    ]
+
+
+def _names(dataset: Dataset, indices: Sequence[int]) -> str:
+    return examples_of([dataset.samples[index].name for index in indices])
