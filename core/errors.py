@@ -11,6 +11,7 @@ CellTuneError
 │   └── StudyError      a study that is unknown, busy, or not the one the request describes
 ├── SubmissionError     results that do not keep the format they are handed in with: nothing was written
 ├── StorageError        a disk or a database that takes no more, or is not to be reached; what was saved is whole
+├── ProcessLost         a process of the trial was killed: nothing is wrong with the trial, try it again
 ├── TrialDiverged       a loss that is no longer finite: the trial failed, it has no score
 └── CheckpointError     a checkpoint that belongs to another configuration, or cannot be read
     └── TornCheckpoint  a checkpoint that is damaged: what it held is lost, and training begins anew
@@ -59,6 +60,10 @@ class SubmissionError(CellTuneError):
 
 class StorageError(CellTuneError):
     """A disk that is full or read-only, or a database that is locked or away."""
+
+
+class ProcessLost(CellTuneError):
+    """A process that a trial started was killed. The trial goes on from its last checkpoint in another attempt."""
 
 
 class TrialDiverged(CellTuneError):

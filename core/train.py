@@ -1,6 +1,9 @@
 """The training images in their order, and one epoch of plain training."""
 
 import math
+import multiprocessing
+import multiprocessing.connection
+import signal
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,11 +17,14 @@ from torch.utils.data import DataLoader
 from core import augment, masks
 from core.config import OptimConfig, TrialConfig
 from core.data.dataset import Dataset
-from core.errors import TrialDiverged
+from core.errors import ProcessLost, TrialDiverged
 from core.model import MaskRCNN
 from core.optim import Schedule
 from core.randomness import Purpose, generator
 from core.sample import Target
+
+DEATH_SECONDS = 1.0
+"""How long after a failed read from a loader's process its death may become known."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,7 @@ class TrainingBatches:
             pin_memory=pin_memory,
             generator=torch.Generator(),  # the loader draws a seed nobody uses; not from the global generator
         )
+        self._processes: set[multiprocessing.process.BaseProcess] = set()
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -113,7 +120,45 @@ class TrainingBatches:
     def of_epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch, counted from 1."""
         self.order.epoch = epoch
-        return iter(self.loader)
+        others = set(multiprocessing.active_children())
+        batches = iter(self.loader)
+        self._processes |= set(multiprocessing.active_children()) - others
+        return batches
+
+    @contextmanager
+    def losses_named(self) -> Iterator[None]:
+        """Inside, whatever is raised because a process of the loader died is ProcessLost.
+
+        torch says it by a RuntimeError out of a signal handler, so anywhere; or what reads from the dead process fails.
+        """
+        try:
+            yield
+        except (RuntimeError, OSError, EOFError):
+            died = self._death()
+            if died is None:
+                raise
+            raise ProcessLost(f"a process that prepares images {died}") from None
+
+    def _death(self) -> str | None:
+        """How a process of the loader died; None if none has within DEATH_SECONDS."""
+        for _ in range(3 if self._processes else 0):
+            try:
+                ended = multiprocessing.connection.wait([one.sentinel for one in self._processes], DEATH_SECONDS)
+                for one in self._processes:
+                    if one.sentinel in ended:
+                        one.join(DEATH_SECONDS)
+                codes = [one.exitcode for one in self._processes if one.exitcode]
+                return _how(codes[0]) if codes else None
+            except RuntimeError:  # the signal handler's, while this waited
+                continue
+        return None
+
+
+def _how(exit_code: int) -> str:
+    if exit_code > 0:
+        return f"ended with status {exit_code}"
+    name = signal.Signals(-exit_code).name
+    return f"was killed ({name})" + ("; the machine may be short of memory" if name == "SIGKILL" else "")
 
 
 def _collate(items: list[tuple[torch.Tensor, Target]]) -> Batch:

@@ -159,8 +159,13 @@ class Trial:
         `progress` is called after each batch and each validation image with the fraction of the epoch's images that
         were seen.
 
-        Raises TrialDiverged. After any exception the weights stand between two epochs: only `load` helps.
+        Raises TrialDiverged, and ProcessLost where a loader's process was killed. After any exception the weights stand
+        between two epochs: only `load` helps; after ProcessLost only a new trial does, its loader is gone.
         """
+        with self.batches.losses_named():
+            return self._run_epoch(progress)
+
+    def _run_epoch(self, progress: Callable[[float], object]) -> EpochReport:
         assert not self._midway, "an epoch broke off; load a checkpoint first"
         epoch = self.epoch + 1
         assert epoch <= self.config.optim.epochs, f"all {self.config.optim.epochs} epochs are done"

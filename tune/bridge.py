@@ -1,4 +1,4 @@
-"""Ray asks the ledger what to run and tells it what happened: two thin adapters over one desk.
+"""Ray asks the ledger what to run and tells it what happened: thin adapters over one desk.
 
 Ray calls the scheduler on every result and the searcher only on some, so the searcher hands out work and the scheduler
 takes in what comes back; it alone ends trials. Every epoch so reaches the ledger once. Ray's own retries are off: a
@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -52,6 +53,9 @@ class Desk(Protocol):
 
     def hand_out(self) -> Assignment | None:
         """The next attempt to start, None if none may start now."""
+
+    def begun(self, assignment: Assignment) -> None:
+        """An attempt that was handed out has found room and runs."""
 
     def take_in(self, assignment: Assignment, result: Mapping[str, Any]) -> bool:
         """Enter a worker's result; True if its work on this trial ends."""
@@ -99,6 +103,18 @@ class LedgerScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray ships no type
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ARG002
         """A worker's process died, could not start or is of no use: exceptions of a trial arrive as results."""
         self._desk.lost(Assignment(**trial.config["assignment"]), _cause(trial))
+
+
+class LedgerCallback(Callback):  # type: ignore[misc]  # Ray ships no types
+    """What Ray tells neither searcher nor scheduler: that a trial found room."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()
+        self._desk = desk
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
+        """A worker has the trial from now on."""
+        self._desk.begun(Assignment(**trial.config["assignment"]))
 
 
 def _cause(trial: Trial) -> str:

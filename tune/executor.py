@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from core import faults
-from core.errors import CheckpointError, ResourceError, TornCheckpoint, TrialDiverged
+from core.errors import CheckpointError, ProcessLost, ResourceError, TornCheckpoint, TrialDiverged
 from core.files import write_atomically, write_json_atomically
 
 # Ray reads these on import. Its results go to the ledger, not to loggers and progress tables of its own. It may start
@@ -41,11 +42,13 @@ import ray  # noqa: E402
 import torch  # noqa: E402
 from ray import tune as ray_tune  # noqa: E402
 
-from tune.bridge import Assignment, Desk, LedgerScheduler, LedgerSearcher, WorkerUnusable  # noqa: E402
+from tune.bridge import Assignment, Desk, LedgerCallback, LedgerScheduler, LedgerSearcher, WorkerUnusable  # noqa: E402
 from tune.loopback import on_loopback  # noqa: E402
 
 GPU_FAILED = "the GPU failed its worker"
 """How the reason begins for which a process cannot use its GPU any more."""
+RUNNING = ".epoch"
+"""The file in a trial's folder that is there while an epoch runs: it holds the attempt, and is as old as the epoch."""
 LOCK_SECONDS = 120
 """How long a new attempt waits for a worker of an earlier one to leave the trial's folder."""
 
@@ -95,7 +98,7 @@ class TrialResources:
     """What each trial holds, and how many run at once.
 
     cpus       whole processors, also the threads of a trial
-    gpus       0, a fraction of one GPU, or whole GPUs
+    gpus       0, 1, or a fraction of one GPU
     parallel   trials at once
     """
 
@@ -136,15 +139,11 @@ class Machine:
         several = len(self.nodes) > 1
         most_gpus = max((node.gpus for node in self.nodes), default=0)
         gpus = (1.0 if most_gpus else 0.0) if gpus_per_trial == "auto" else float(gpus_per_trial)
-        if gpus > most_gpus:
+        assert 0 <= gpus <= 1, "a trial trains on one GPU"  # tune.request refuses others
+        if gpus and not most_gpus:
             raise ResourceError(
-                f"resources.gpus_per_trial must not pass the {most_gpus} GPUs "
-                f"{'of the largest node' if several else 'there are'}, and is {gpus:g}; "
-                "--gpus-per-trial 0 runs on processors"
-            )
-        if gpus > 1 and gpus != int(gpus):
-            raise ResourceError(
-                f"resources.gpus_per_trial must be a fraction of one GPU or a whole number, and is {gpus:g}"
+                f"resources.gpus_per_trial must be 0, since {'no node has a' if several else 'there is no'} GPU, "
+                f"and is {gpus:g}; --gpus-per-trial 0 runs on processors"
             )
         by_gpu = [(node, _trials_by_gpu(node, gpus)) for node in self.nodes]
         by_gpu = [(node, trials) for node, trials in by_gpu if trials]
@@ -172,15 +171,16 @@ def _trials_by_gpu(node: Node, gpus: float) -> int:
     """How many trials the GPUs of a node hold; a fraction lies on one GPU."""
     if gpus == 0:
         return sys.maxsize
-    return node.gpus * int(1 / gpus + 1e-9) if gpus <= 1 else int(node.gpus // gpus)
+    return node.gpus * int(1 / gpus + 1e-9)
 
 
 class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no types
     """Runs attempts, one epoch a step. What goes wrong inside a trial is a result; what ends the process is an error.
 
     A result holds either `epochs`, the whole history of the trial as JSON objects, or `failure`, a sentence, with
-    `then`, what is to follow (see `Then`). After an error of the GPU nothing works there any more in this process, so
-    that is the one exception it raises: Ray then ends it, and later attempts get another.
+    `then`, what is to follow (see `Then`), and `seconds`, the wall time inside the epoch that failed. After an error of
+    the GPU nothing works there any more in this process, so that is the one exception it raises: Ray then ends it, and
+    later attempts get another.
     """
 
     def setup(  # Ray ships the configuration; the assignment is read in the step
@@ -196,6 +196,7 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         self._stall_seconds = stall_seconds
         self._trial: RunnableTrial | None = None
         self._history: list[dict[str, Any]] = []
+        self._epoch_began: float | None = None
         self._frozen = False
         self._lock: filelock.BaseFileLock | None = None
 
@@ -214,39 +215,49 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         folder = Path(assignment.folder)
         # The kernel ends this process when the time is up, whatever holds Python then; 0 sets no alarm.
         signal.setitimer(signal.ITIMER_REAL, self._stall_seconds)
+        self._epoch_began = None
         try:
             if self._trial is None:
                 self._trial = self._open(assignment, folder)
                 if len(self._trial.reports) > assignment.known_epochs:
                     return self._result(folder)
+            running = folder / RUNNING
+            running.write_text(str(assignment.attempt))
+            self._epoch_began = time.monotonic()
             self._trial.run_epoch()
             self._trial.save(folder)
+            running.unlink()
             faults.passing("saved")
             return self._result(folder)
         except TrialDiverged as error:
-            return _failure(f"diverged: {error}", Then.FAIL)
+            return self._failure(f"diverged: {error}", Then.FAIL)
         except (MemoryError, torch.OutOfMemoryError) as error:
-            return _failure(f"out of memory: {_first_line(error)}", Then.RETRY_WITH_MORE_MEMORY)
-        except (TornCheckpoint, filelock.Timeout) as error:
-            return _failure(_first_line(error), Then.RETRY)
+            return self._failure(f"out of memory: {_first_line(error)}", Then.RETRY_WITH_MORE_MEMORY)
+        except (ProcessLost, TornCheckpoint, filelock.Timeout) as error:
+            return self._failure(_first_line(error), Then.RETRY)
         except CheckpointError as error:
-            return _failure(_first_line(error), Then.FAIL)
+            return self._failure(_first_line(error), Then.FAIL)
         except WorkerUnusable:
             raise
         except Exception as error:  # noqa: BLE001  # whatever a trial raises is data for the ledger
             if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
-                return _failure(f"{folder} cannot be written: {error.strerror}", Then.HALT)
+                return self._failure(f"{folder} cannot be written: {error.strerror}", Then.HALT)
             if isinstance(error, torch.AcceleratorError) and "out of memory" in str(
                 error
             ):  # not from torch's allocator
-                return _failure(f"out of memory: {_first_line(error)}", Then.RETRY_WITH_MORE_MEMORY)
+                return self._failure(f"out of memory: {_first_line(error)}", Then.RETRY_WITH_MORE_MEMORY)
             with contextlib.suppress(OSError):
                 write_atomically(folder / "error.txt", traceback.format_exc().encode())
             if isinstance(error, torch.AcceleratorError) or not _gpu_answers():
                 raise WorkerUnusable(f"{GPU_FAILED}: {_first_line(error)}") from None
-            return _failure(f"{type(error).__name__}: {_first_line(error)}", Then.FAIL)
+            return self._failure(f"{type(error).__name__}: {_first_line(error)}", Then.FAIL)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def _failure(self, sentence: str, then: Then) -> dict[str, Any]:
+        began = self._epoch_began
+        seconds = 0.0 if began is None else time.monotonic() - began
+        return {"failure": sentence, "then": then.value, "seconds": seconds}
 
     def _open(self, assignment: Assignment, folder: Path) -> RunnableTrial:
         if not self._frozen:
@@ -328,6 +339,7 @@ def execute(
                 verbose=0,
                 failure_config=ray_tune.FailureConfig(max_failures=0),
                 checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
+                callbacks=[LedgerCallback(desk)],
             ),
         )
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # each end of a worker, told in the end once more
@@ -419,6 +431,17 @@ def cluster(address: str) -> Machine:
         ray.shutdown()
 
 
+def seconds_of_lost_epoch(folder: Path, attempt: int) -> float:
+    """Wall time inside the epoch that an attempt was in when its process died; 0 where it was in none."""
+    running = folder / RUNNING
+    try:
+        if int(running.read_text()) != attempt:
+            return 0.0
+        return max(0.0, time.time() - running.stat().st_mtime)
+    except (OSError, ValueError):
+        return 0.0
+
+
 def _room(cpus: int, gpus: float) -> Any:
     """What Ray sets aside for an attempt."""
     return ray_tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}])
@@ -457,10 +480,6 @@ def _gpu_answers() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def _failure(sentence: str, then: Then) -> dict[str, Any]:
-    return {"failure": sentence, "then": then.value}
 
 
 def _first_line(error: BaseException) -> str:

@@ -280,6 +280,11 @@ class Ledger:
         )
 
     @property
+    def comes_again(self) -> bool:
+        """Whether the next trial is one that had an attempt before."""
+        return bool(self._waiting)
+
+    @property
     def best(self) -> TrialRecord | None:
         """The complete trial with the highest AP50; see `best_of`."""
         return best_of(self.records)
@@ -323,23 +328,25 @@ class Ledger:
         return False
 
     @_translated
-    def fail(self, number: int, reason: str) -> None:
-        """End a trial as failed. A failure has a reason and no score."""
-        self._note(number, reason=reason)
+    def fail(self, number: int, reason: str, seconds: float = 0.0) -> None:
+        """End a trial as failed, after `seconds` in an epoch that was lost. A failure has a reason and no score."""
+        self._note(number, reason=reason, lost_seconds=self._records[number].lost_seconds + seconds)
         self._tell(number, State.FAIL)
 
     @_translated
     def lost(self, number: int, reason: str, seconds: float = 0.0, gpus_needed: float | None = None) -> bool:
         """A worker ended without finishing its trial; True if the trial waits for another attempt, False if it failed.
 
-        seconds       wall time that went with it
-        gpus_needed   what the next attempt is to have; None for no change
+        seconds       wall time inside the epoch that was lost with it
+        gpus_needed   what the next attempt is to have; None for no change. A trial whose share can still grow has
+                      another attempt in any case: no trial fails for memory before it had a whole GPU
         """
         record = self._records[number]
+        grows = gpus_needed is not None and gpus_needed > record.gpu_share
         changes: dict[str, Any] = {} if gpus_needed is None else {"gpus_needed": gpus_needed}
         changes |= {"lost": record.lost + 1, "lost_seconds": record.lost_seconds + seconds, "reason": reason}
         record = self._note(number, **changes)
-        if record.lost > MAX_LOST:
+        if record.lost > MAX_LOST and not grows:
             self.fail(number, f"{reason} ({record.lost} times)")
             return False
         self._waiting.append(number)

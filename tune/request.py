@@ -73,9 +73,9 @@ class Confirm(_Options):
 class Resources(_Options):
     """What one trial gets."""
 
-    gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    """A part of one GPU (0.5), or whole GPUs; 0 for none; auto: where there is a GPU, as many trials share it
-    as a short probe of the heaviest settings finds room and time for."""
+    gpus_per_trial: Annotated[float, Field(ge=0, json_schema_extra={"maximum": 1})] | Literal["auto"] = "auto"
+    """A GPU (1), since a trial trains on one, or a part of it (0.5); 0 for none; auto: where there is a
+    GPU, as many trials share it as a short probe of the heaviest settings finds room and time for."""
     cpus_per_trial: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """CPU cores; auto shares them out."""
     mps: bool = False
@@ -87,8 +87,11 @@ class Resources(_Options):
     @field_validator("gpus_per_trial")
     @classmethod
     def _check_gpus(cls, gpus: float | Literal["auto"]) -> float | Literal["auto"]:
-        if gpus != "auto" and gpus > 1 and gpus % 1:
-            raise ValueError(f"gpus_per_trial must be a whole number or at most 1, and is {gpus}")
+        if gpus != "auto" and gpus > 1:
+            raise ValueError(
+                f"gpus_per_trial must be at most 1, since a trial trains on one GPU, and is {gpus:g}; take 1, and more "
+                "GPUs run more trials at once, or a fraction, and trials share a GPU"
+            )
         return gpus
 
 

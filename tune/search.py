@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--trials", type=int, metavar="N", help="trials the study is to have in the end")
     add("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="fix a setting; repeatable")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all studies; default: results")
-    add("--gpus-per-trial", metavar="X|auto", help="GPUs a trial holds: a fraction, a whole number, 0 or auto")
+    add("--gpus-per-trial", metavar="X|auto", help="GPU a trial holds: a fraction, 1, 0 or auto")
     add("--cpus-per-trial", metavar="N|auto", help="processors a trial holds")
     add("--parallel", type=int, metavar="N", help="most trials at once; default: as many as fit")
     add("--time-budget", metavar="90m", help="end after this time, such as 45s, 90m or 12h; run again to continue")

@@ -33,7 +33,7 @@ from tune import confirmation, executor
 from tune.bridge import DIED, Assignment, WorkerUnusable
 from tune.executor import MakeTrial, Then
 from tune.folder import FORMAT
-from tune.ledger import Ledger, State
+from tune.ledger import MAX_LOST, Ledger, State
 from tune.mps import multi_process_service
 from tune.packing import pack, remembered
 from tune.plan import Plan, facts_of, refuse_other_facts, searched_settings, tags_of, weights_key
@@ -249,6 +249,7 @@ class _Conductor:
         self._plan, self._phase, self._progress, self._deadline = plan, phase, progress, deadline
         self._ledger = phase.ledger
         self._heard: dict[int, float] = {}
+        self._without_room: set[int] = set()
         self._without_weights: set[int] = set()
         self._stall_seconds = 60 * plan.request.resources.stall_minutes
         self.error: Exception | None = None
@@ -296,7 +297,7 @@ class _Conductor:
     def hand_out(self) -> Assignment | None:
         with self._halting():
             self._phase.claimed.beat()  # Ray asks all the time
-        if self.error is not None or len(self._heard) >= self._plan.resources.parallel:
+        if self.error is not None or not self._has_room:
             return None
         if self._time_is_up or not self._first_rung_fits:  # asked last: it looks at every epoch there is
             return None
@@ -305,11 +306,26 @@ class _Conductor:
             if record is None:
                 return None
             self._heard[record.id] = time.monotonic()
+            if record.gpu_share > self._plan.resources.gpus:
+                self._without_room.add(record.id)
             self._show(record.id)
             folder = str(self._phase.folder_of(record.id).absolute())
             known = len(record.epochs)
             return Assignment(record.id, record.attempts, folder, dict(record.settings), known, record.gpu_share)
         return None
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether another attempt may be handed out.
+
+        One that needs a larger share than others is handed out before there is room for it; until it has begun,
+        whatever else was handed out would take what becomes free.
+        """
+        if self._without_room or len(self._heard) >= self._plan.resources.parallel:
+            return False
+        held = sum(self._ledger.records[number].gpu_share for number in self._heard)
+        gpus = sum(node.gpus for node in self._plan.machine.nodes)
+        return self._ledger.comes_again or held + self._plan.resources.gpus <= gpus + 1e-6
 
     @property
     def _first_rung_fits(self) -> bool:
@@ -322,6 +338,11 @@ class _Conductor:
             return True
         return time.monotonic() + self._phase.first_rung * statistics.median(seconds) <= self._deadline
 
+    def begun(self, assignment: Assignment) -> None:
+        self._without_room.discard(assignment.trial)
+        if assignment.trial in self._heard:
+            self._heard[assignment.trial] = time.monotonic()
+
     def take_in(self, assignment: Assignment, result: Mapping[str, Any]) -> bool:
         number = assignment.trial
         if self.error is not None:
@@ -333,10 +354,10 @@ class _Conductor:
             elif result["then"] == Then.HALT:
                 self._halt(StorageError(f"{result['failure']}; see to it, then run the same command again"))
             elif result["then"] == Then.FAIL:
-                self._ledger.fail(number, result["failure"])
+                self._ledger.fail(number, result["failure"], result["seconds"])
             else:
                 more = self._more_memory(number) if result["then"] == Then.RETRY_WITH_MORE_MEMORY else None
-                self._ledger.lost(number, result["failure"], self._silence(number), more)
+                self._ledger.lost(number, result["failure"], result["seconds"], more)
             return self._after(number, ended)
         return True
 
@@ -351,13 +372,19 @@ class _Conductor:
         shares = self._plan.request.resources.mps and 0 < self._plan.resources.gpus < 1
         alone = 1.0 if shares and reason.startswith(executor.GPU_FAILED) else None
         with self._halting():
-            self._ledger.lost(assignment.trial, reason, silence, alone)
+            seconds = executor.seconds_of_lost_epoch(Path(assignment.folder), assignment.attempt)
+            self._ledger.lost(assignment.trial, reason, min(seconds, silence), alone)
             self._after(assignment.trial, ended=True)
 
     def _more_memory(self, number: int) -> float | None:
-        """GPUs for a trial that ran out of memory: twice its share, so that fewer trials are beside it."""
-        share = self._ledger.records[number].gpu_share
-        return min(2 * share, 1.0) if 0 < share < 1 else None
+        """GPUs for a trial that ran out of memory: twice its share, so that fewer trials are beside it.
+
+        The last attempt has a whole GPU.
+        """
+        record = self._ledger.records[number]
+        if not 0 < record.gpu_share < 1:
+            return None
+        return 1.0 if record.lost + 1 >= MAX_LOST else min(2 * record.gpu_share, 1.0)
 
     @contextlib.contextmanager
     def _halting(self) -> Iterator[None]:
@@ -370,12 +397,14 @@ class _Conductor:
     def _halt(self, error: Exception) -> None:
         self.error = self.error or error
         self._heard.clear()
+        self._without_room.clear()
 
     def _after(self, number: int, ended: bool) -> bool:
         """Show what happened to a trial; True if its worker leaves it."""
         self._heard[number] = time.monotonic()
         if ended or self._time_is_up:
             del self._heard[number]
+            self._without_room.discard(number)
         self._show(number)
         self._note_runs()
         if ended:

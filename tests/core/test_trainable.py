@@ -1,8 +1,10 @@
 """Laws of the trial: what was set is what is applied, it learns, and it goes on after any death as if none had been."""
 
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,7 +22,7 @@ from core.ap50 import MatchTable, ap50, match
 from core.config import TrialConfig
 from core.data import synthetic
 from core.data.dataset import Dataset, assemble
-from core.errors import CheckpointError, TrialDiverged
+from core.errors import CheckpointError, ProcessLost, TrialDiverged
 from core.inference import predict
 from core.model import trained_state
 from core.optim import Schedule
@@ -584,3 +586,33 @@ def test_the_trained_model_is_that_of_the_best_epoch_and_a_copy(uninterrupted: U
 
 def test_no_model_is_kept_where_the_weights_are_gone(tmp_path: Path) -> None:
     assert trial_of(TINY).kept_model(tmp_path) is None
+
+
+@pytest.mark.parametrize("after", [0.0, 0.7], ids=["while it trains", "while it evaluates"])
+def test_a_loaders_process_that_is_killed_is_named_and_the_trial_goes_on_in_another(
+    tmp_path: Path, after: float
+) -> None:
+    undisturbed = trial_of(TINY)
+    reports = [undisturbed.run_epoch(), undisturbed.run_epoch()]
+    trial = trial_of(TINY, loader_workers=1)
+    trial.run_epoch()
+    trial.save(tmp_path)
+
+    def kill(seen: float) -> None:
+        loaders = multiprocessing.active_children()
+        if seen >= after and loaders:
+            os.kill(loaders[0].pid or 0, signal.SIGKILL)
+
+    with pytest.raises(ProcessLost, match=r"^a process that prepares images was killed \(SIGKILL\)"):
+        trial.run_epoch(kill)
+    again = trial_of(TINY, loader_workers=1)
+    assert again.load(tmp_path)
+    again.run_epoch()
+    assert without_wall_time(again.reports) == without_wall_time(reports)
+
+
+def test_an_error_that_a_loader_met_stays_what_it_is() -> None:
+    trial = trial_of(TINY, loader_workers=1)
+    trial.batches.loader.dataset.samples = ()  # type: ignore[attr-defined]
+    with pytest.raises(IndexError):
+        trial.run_epoch()

@@ -254,7 +254,10 @@ def test_mlflow_is_rebuilt_from_the_ledger_without_data_and_without_training(
         (["--set", "optim.learning_rate=7"], "optim.learning_rate must be less than or equal to 1, and is 7"),
         (["--data", "nowhere"], "nowhere"),
         (["--cpus-per-trial", "4096"], "resources.cpus_per_trial must not pass the"),
-        (["--gpus-per-trial", "512"], "resources.gpus_per_trial must not pass the"),
+        (
+            ["--gpus-per-trial", "2"],
+            "gpus_per_trial must be at most 1, since a trial trains on one GPU, and is 2; take 1",
+        ),
         (["--set", "model.weights=missing.pth"], "missing.pth"),
         (["--space", "none.yaml"], "none.yaml"),
         (["--time-budget", "soon"], "--time-budget must be a number and s, m or h, such as 90m, and is 'soon'"),

@@ -5,7 +5,9 @@ The trials replay a curve; what fails, really fails: processes die, files grow n
 
 import contextlib
 import csv
+import dataclasses
 import io
+import multiprocessing
 import os
 import resource
 import signal
@@ -27,9 +29,14 @@ from rich.console import Console
 
 from benchmarks.replayed_search import Script, replayed_ap50
 from core import data as datasets
+from core.config import TrialConfig
+from core.data import synthetic
+from core.data.dataset import Dataset
 from core.errors import StorageError
+from core.trainable import Trial
 from tune import ledger as ledgers
 from tune import study
+from tune.bridge import Assignment
 from tune.executor import Machine, Node, TrialResources
 from tune.ledger import Ledger, State, TrialRecord
 from tune.plan import Options, Plan
@@ -178,6 +185,44 @@ def test_a_trial_out_of_memory_goes_on_with_the_whole_gpu_to_itself_and_with_the
     alone = [at for (trial, _, attempt), at in times.items() if (trial, attempt) == (3, 2)]
     assert len(alone) == EPOCHS - 1
     assert not [name for name, at in times.items() if name[0] != 3 and min(alone) <= at < max(alone) + 0.2]
+
+
+def test_a_trial_whose_loaders_process_is_killed_goes_on_in_another_attempt_and_fails_after_the_last(
+    tmp_path: Path,
+) -> None:
+    """Trial 0 loses the process that prepares its images in its second epoch, trial 1 in every attempt."""
+
+    def make_trial(assignment: Assignment, *_: Any, data: Dataset, **__: Any) -> Trial:
+        config = TrialConfig.from_settings(assignment.settings)
+        trial = Trial(config, data, device="cpu", loader_workers=1, threads=1)
+        run_epoch = trial.run_epoch
+
+        def killing() -> Any:
+            if assignment.trial == 1 or (trial.epoch, assignment.attempt) == (1, 1):
+                return run_epoch(lambda _: [one.kill() for one in multiprocessing.active_children()])
+            return run_epoch()
+
+        trial.run_epoch = killing  # type: ignore[method-assign]
+        return trial
+
+    small = {"model.backbone": "resnet18", "model.image_min_side": 64, "model.proposals_train": 32}
+    small |= {"model.proposals_test": 32, "model.box_samples": 16, "data.validation_fraction": 0.5}
+    plan = plan_of(
+        tmp_path / "results",
+        fixed={**SPACE["fixed"], **small, "optim.epochs": 2, "optim.batch_size": 2},
+        space={"optim.learning_rate": SPACE["space"]["optim.learning_rate"]},
+        search={"sampler": "random", "trials": 2, "seed": 0},
+        resources={},
+    )
+    plan = dataclasses.replace(plan, data=synthetic.make(images=4, side=64))
+    assert study.run(plan, Console(file=io.StringIO()), make_trial)
+    records = Ledger(plan.storage, plan.request).records
+    assert [(record.state, record.attempts, len(record.epochs)) for record in records] == [
+        (State.COMPLETE, 2, 2),
+        (State.FAIL, 3, 0),
+    ]
+    reason = "a process that prepares images was killed (SIGKILL); the machine may be short of memory (3 times)"
+    assert records[1].reason == reason
 
 
 def test_a_file_that_cannot_grow_stops_the_study_in_one_sentence_and_costs_no_trial(tmp_path: Path) -> None:

@@ -538,8 +538,10 @@ MISTAKES = {
     "parts of two gpus": (
         ONE + "resources: {gpus_per_trial: 1.5}",
         [],
-        "must be a whole number or at most 1, and is 1.5.",
+        "gpus_per_trial must be at most 1, since a trial trains on one GPU, and is 1.5; take 1",
     ),
+    "two gpus": (ONE + "resources: {gpus_per_trial: 2}", [], "since a trial trains on one GPU, and is 2; take 1"),
+    "two gpus set": (ONE, ["resources.gpus_per_trial=2"], "since a trial trains on one GPU, and is 2; take 1"),
     "cpus": (
         ONE + "resources: {cpus_per_trial: 0}",
         [],

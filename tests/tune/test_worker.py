@@ -9,6 +9,7 @@ import torch
 
 from core import data as datasets
 from core.config import TrialConfig
+from core.errors import ProcessLost
 from tune import executor, study
 from tune.bridge import Assignment, WorkerUnusable
 from tune.executor import Then, TrialWorker
@@ -58,6 +59,12 @@ def test_a_worker_whose_gpu_does_not_answer_after_any_error_is_of_no_use(
     monkeypatch.setattr(executor, "_gpu_answers", lambda: False)
     with pytest.raises(WorkerUnusable, match=f"^{executor.GPU_FAILED}: cuDNN said so$"):
         step(tmp_path, RuntimeError("cuDNN said so"))
+
+
+def test_a_trial_whose_loader_was_killed_is_tried_again_as_it_is(tmp_path: Path) -> None:
+    result = step(tmp_path, ProcessLost("a process that prepares images was killed (SIGKILL)"))
+    assert (result["then"], result["failure"]) == (Then.RETRY, "a process that prepares images was killed (SIGKILL)")
+    assert not (tmp_path / "error.txt").exists()
 
 
 def test_any_other_error_is_the_trials_own(tmp_path: Path) -> None:
