@@ -28,13 +28,15 @@ from core.data.listing import find_listing
 from core.device import MOST_THREADS
 from core.errors import BadRequest, CellTuneError, ResourceError
 from core.files import write_atomically, write_json_atomically
+from core.interrupts import exit_status, terminable
 from core.submission import results_of
 from core.text import many
 from core.trained_model import TrainedModel, load
 
 
+@terminable()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 done, 2 a wrong request, 1 the rest, 130 interrupted."""
+    """The command line; returns the exit status: 0 done, 2 a wrong request, 1 the rest, 130 or 143 interrupted."""
     parsed = _parser().parse_args(arguments)
     console = Console()
     try:
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         complain(f"Interrupted: {parsed.out} was not written")
-        return 130
+        return exit_status()
     done = f"{many(len(images), 'image')}, {many(len(results), 'instance')}"
     say(console, f"{done}: {parsed.out} (the images and their ids: {listing_out})")
     return 0

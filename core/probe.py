@@ -31,6 +31,7 @@ class Probe:
                         context; on a CPU the memory of the process
     busy                fraction of the time of training in which the GPU computed, in (0, 1]; 1 on a CPU
     images_per_second   of training
+    host_bytes          most memory of the machine that the process held, the data set among it; 0 where not measured
     """
 
     device: str
@@ -38,6 +39,7 @@ class Probe:
     peak_bytes: int
     busy: float
     images_per_second: float
+    host_bytes: int = 0
 
 
 def measure(config: TrialConfig, data: Dataset, weights: BaseWeights | None, device: str = "auto") -> Probe:
@@ -72,9 +74,9 @@ def measure(config: TrialConfig, data: Dataset, weights: BaseWeights | None, dev
     trial.model.eval()
     predict(trial.model, data.samples[_by_size(data, trial.split.train)[0]].image, config.predict, config.data.crop)
     images = sum(len(batch.images) for batch in batches)
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if where.type != "cuda":
-        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return Probe("cpu", 0, held, busy, images / seconds)
+        return Probe("cpu", 0, held, busy, images / seconds, held)
     # What CUDA itself took for this process is what is gone beyond torch's allocator.
     context = max(free - torch.cuda.mem_get_info(where)[0] - torch.cuda.memory_reserved(where), 0)
     return Probe(
@@ -83,6 +85,7 @@ def measure(config: TrialConfig, data: Dataset, weights: BaseWeights | None, dev
         torch.cuda.max_memory_reserved(where) + context,
         busy,
         images / seconds,
+        held,
     )
 
 

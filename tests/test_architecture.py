@@ -35,9 +35,9 @@ ROWS = [
     {"bridge", "packing", "tracking", "registered_model", "tables", "confirmation", "trial_scores"},
     {"ledger", "space_file"},
     {"sampler"},
-    {"request", "space_sections"},
-    {"space", "values", "stopping", "folder", "redaction", "loopback", "mps", "choice", "effects", "svg", "confounds"},
-    {"certainty"},
+    {"request", "space_sections", "mps"},
+    {"space", "values", "stopping", "folder", "redaction", "loopback", "choice", "effects", "svg", "confounds"},
+    {"certainty", "cgroups", "processes", "scratch"},
     {"reweighted"},
 ]
 

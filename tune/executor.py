@@ -9,7 +9,6 @@ import secrets
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -19,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from core import faults
+from core import faults, interrupts
 from core.errors import CheckpointError, ProcessLost, ResourceError, TornCheckpoint, TrialDiverged
 from core.files import write_atomically, write_json_atomically
 
@@ -42,6 +41,7 @@ import ray  # noqa: E402
 import torch  # noqa: E402
 from ray import tune as ray_tune  # noqa: E402
 
+from tune import cgroups, processes, scratch  # noqa: E402
 from tune.bridge import Assignment, Desk, LedgerCallback, LedgerScheduler, LedgerSearcher, WorkerUnusable  # noqa: E402
 from tune.loopback import on_loopback  # noqa: E402
 
@@ -109,10 +109,14 @@ class TrialResources:
 
 @dataclass(frozen=True)
 class Node:
-    """The processors and GPUs of one computer. A trial never spans two."""
+    """The processors, the GPUs and the memory of one computer. A trial never spans two.
+
+    memory   bytes that may be used; 0 where that is not known
+    """
 
     cpus: int
     gpus: int
+    memory: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,9 @@ class Machine:
 
     @classmethod
     def here(cls) -> "Machine":
-        """What this process may use of the machine it runs on."""
-        return cls((Node(len(os.sched_getaffinity(0)), torch.cuda.device_count()),))
+        """What this process may use of the machine it runs on, its control groups considered."""
+        allowed = cgroups.allowed()
+        return cls((Node(allowed.cpus, torch.cuda.device_count(), allowed.memory),))
 
     def share(self, cpus_per_trial: int | str, gpus_per_trial: float | str, parallel: int | None) -> TrialResources:
         """Resolve `auto` and count how many trials fit: on each node by itself, then summed.
@@ -257,6 +262,8 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
     def _failure(self, sentence: str, then: Then) -> dict[str, Any]:
         began = self._epoch_began
         seconds = 0.0 if began is None else time.monotonic() - began
+        with contextlib.suppress(OSError):
+            (Path(self.config["assignment"]["folder"]) / RUNNING).unlink(missing_ok=True)
         return {"failure": sentence, "then": then.value, "seconds": seconds}
 
     def _open(self, assignment: Assignment, folder: Path) -> RunnableTrial:
@@ -312,7 +319,7 @@ def execute(
 
     Raises KeyboardInterrupt after Ctrl-C, when what runs has had some seconds to report; a second one ends the process.
     """
-    with _second_interrupt_ends(), _ray(machine) as scratch:
+    with _second_interrupt_ends(), _ray(machine) as folder:
         trainable = ray_tune.with_resources(
             ray_tune.with_parameters(
                 TrialWorker,
@@ -335,7 +342,7 @@ def execute(
             ),
             run_config=ray_tune.RunConfig(
                 name="study",
-                storage_path=str(scratch / "results"),
+                storage_path=str(folder / "results"),
                 verbose=0,
                 failure_config=ray_tune.FailureConfig(max_failures=0),
                 checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
@@ -344,7 +351,9 @@ def execute(
         )
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # each end of a worker, told in the end once more
         tuner.fit()
-    if not desk.finished:  # Ray took the interrupt for itself, and returns as if all were done
+    if (
+        not desk.finished or interrupts.terminated()
+    ):  # Ray took the interrupt for itself, and returns as if all were done
         raise KeyboardInterrupt
 
 
@@ -357,71 +366,184 @@ def _second_interrupt_ends() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, _end_at_once)
+    before = signal.signal(
+        signal.SIGINT,
+        lambda *_: _end_at_once(interrupts.exit_status(), "Ended at once; to continue, run the same command again"),
+    )
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _end_at_once(*_: object) -> None:
+_started: dict[str, Path] = {}
+"""The mark of the processes of each Ray that runs, with its folder."""
+
+
+def _end_at_once(status: int, sentence: str) -> None:
+    """End this process with a sentence, and all that it started with it, in about a second."""
     show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
-    print(f"{show_cursor}Ended at once; to continue, run the same command again", file=sys.stderr, flush=True)
-    os._exit(128 + signal.SIGINT)
+    print(f"{show_cursor}{sentence}", file=sys.stderr, flush=True)
+    with Path(os.devnull).open("w") as nothing:
+        os.dup2(nothing.fileno(), sys.__stderr__.fileno() if sys.__stderr__ else 2)  # Ray's libraries tell the same
+    for mark, folder in _started.items():
+        processes.end(mark)
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(status)
 
 
 @contextlib.contextmanager
 def _ray(machine: Machine) -> Iterator[Path]:
-    """Ray for the time of a study, its temporary files in a folder that goes with it."""
-    scratch = Path(tempfile.mkdtemp(prefix="ct-"))  # short: the paths of Ray's sockets may not pass 107 bytes
-    try:
-        if machine.address is None:
-            (node,) = machine.nodes
-            _make_token()
-            with on_loopback():
+    """Ray for the time of a study, its temporary files in a folder that goes with it, as do its processes."""
+    if machine.address is not None:
+        packages = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "core")]
+        with scratch.folder() as folder:
+            try:
+                with _our_answer_to_sigterm():
+                    ray.init(
+                        machine.address,
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                        runtime_env={"py_modules": packages},
+                    )
+                yield folder
+            finally:
+                ray.shutdown()
+        return
+    (node,) = machine.nodes
+    _make_token()
+    with scratch.folder() as folder, processes.marked() as mark:
+        _started[mark] = folder
+        try:
+            with on_loopback(), _temporary_files_in(folder), processes.deaf_to_sigterm(), _our_answer_to_sigterm():
                 ray.init(
                     "local",  # whatever cluster RAY_ADDRESS names
                     num_cpus=node.cpus,
                     num_gpus=node.gpus,
+                    object_store_memory=_object_store_bytes(node.memory),
                     include_dashboard=False,
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    _temp_dir=str(scratch / "ray"),
+                    _temp_dir=str(folder / "ray"),
                 )
-        else:
-            packages = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "core")]
-            ray.init(
-                machine.address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"py_modules": packages},
-            )
-        yield scratch
+            with _ended_with_ray(mark):
+                yield folder
+        finally:
+            with processes.ended_when_asked(mark):
+                ray.shutdown()
+            processes.end(mark)
+            del _started[mark]
+
+
+@contextlib.contextmanager
+def _our_answer_to_sigterm() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM, where Ray that starts inside puts its own: to end without a word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:  # Ray's answer, heard by another thread while it started
+        signal.signal(signal.SIGTERM, ours)
+        signal.raise_signal(signal.SIGTERM)
+        raise
     finally:
-        ray.shutdown()
-        shutil.rmtree(scratch, ignore_errors=True)
+        signal.signal(signal.SIGTERM, ours)
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Have processes that are started inside make their temporary files there: they go with it, sockets' paths fit."""
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
+
+
+@contextlib.contextmanager
+def _ended_with_ray(mark: str) -> Iterator[None]:
+    """End this process soon after one dies without which its Ray is nothing.
+
+    Ray would wait for a minute and then end it, or abort it, without a sentence; its agents would live on.
+    """
+    done = threading.Event()
+    watched = {process: name for process in processes.living(mark) if (name := processes.name_of(process)) in _HEART}
+
+    def watch() -> None:
+        while not done.wait(_WATCH_SECONDS):
+            gone = next((name for process, name in watched.items() if not processes.runs(process)), None)
+            if gone is not None and not done.is_set():
+                _end_at_once(
+                    1,
+                    f"Ray's {gone} ended, killed by somebody or by the kernel for want of memory; what was saved is "
+                    "whole: run the same command again",
+                )
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+_HEART = ("gcs_server", "raylet")
+"""The processes without which a Ray is nothing."""
+_WATCH_SECONDS = 0.5
+
+
+def _object_store_bytes(memory: int) -> int | None:
+    """How large Ray's object store may be where `memory` bytes are allowed; None to leave it to Ray.
+
+    Ray takes three tenths of the memory that it finds, but looks at one group only, and not above or beneath it.
+    """
+    if not memory or memory >= cgroups.memory_of_the_machine():
+        return None
+    return max(_LEAST_STORE, min(int(0.3 * memory), _MOST_STORE))
+
+
+_LEAST_STORE, _MOST_STORE = 80 * 2**20, 10**10
+"""Bytes: Ray refuses less than 75 MB, and more than 10 GB where /dev/shm has less."""
 
 
 def _make_token() -> None:
     """Have the token that Ray asks of everyone who connects to what it starts, readable by its owner alone.
 
-    Ray, which asks for a token unless RAY_AUTH_MODE says otherwise, would make one itself, readable by all.
+    Ray, which asks for a token unless RAY_AUTH_MODE says otherwise, would make one itself, readable by all. Where there
+    is no home to keep it in, this process's own token is in its environment and nowhere else.
     """
     if "RAY_AUTH_TOKEN" in os.environ:
         return
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as stream:
-            stream.write(secrets.token_hex(32))
-    path.chmod(0o600)
+    chosen = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    try:
+        path = Path(chosen) if chosen else Path.home() / ".ray" / "auth_token"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as stream:
+                stream.write(secrets.token_hex(32))
+        path.chmod(0o600)
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home at all
+        if chosen:
+            raise ResourceError(
+                f"RAY_AUTH_TOKEN_PATH must name a file that Ray's token can be kept in, and {chosen} cannot be written "
+                f"({error.strerror if isinstance(error, OSError) else error}); name another, or unset it"
+            ) from None
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def cluster(address: str) -> Machine:
     """The nodes of the cluster at `address` that are alive."""
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        with _our_answer_to_sigterm():
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ResourceError(f"--address: no Ray cluster answers at {address!r}: {_first_line(error)}") from None
     else:

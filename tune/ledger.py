@@ -46,7 +46,7 @@ from optuna.trial import TrialState
 from core import faults
 from core.config import Value
 from core.errors import StorageError, StudyError
-from tune import sampler
+from tune import processes, sampler
 from tune.redaction import without_password
 from tune.request import StudyRequest
 from tune.sampler import Tried
@@ -138,15 +138,7 @@ def _is_alive(driver: Mapping[str, Any]) -> bool:
     here = driver["host"] == socket.gethostname()
     if time.time() - driver["at"] > CLAIM_SECONDS or (here and driver["pid"] == os.getpid()):
         return False
-    return not here or _runs(driver["pid"])
-
-
-def _runs(pid: int) -> bool:
-    """Whether a process of this machine exists and has not ended: its parent may not have asked for its end yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (OSError, IndexError):
-        return False
+    return not here or processes.runs(driver["pid"])
 
 
 _F = TypeVar("_F", bound=Callable[..., Any])

@@ -9,11 +9,11 @@ import contextlib
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from core.errors import ResourceError
+from tune import scratch
 
 PROGRAM = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
@@ -21,8 +21,9 @@ MACHINE_WIDE = Path("/tmp/nvidia-mps")
 """Where a client looks for a service when the variable is not set."""
 ANSWER_SECONDS = 30
 """How long the program may take to start the service or to end it."""
-_END_WHEN_ORPHANED = f"""read -r _
-echo "quit -t 5" | timeout 20 {PROGRAM} >/dev/null 2>&1
+_END_WHEN_ORPHANED = f"""trap '' TERM
+read -r _
+echo "quit -t 5" | timeout -s KILL 20 {PROGRAM} >/dev/null 2>&1
 test -f "$1/{PROGRAM}.pid" && kill "$(cat "$1/{PROGRAM}.pid")" 2>/dev/null
 rm -rf "$1"
 """
@@ -49,18 +50,15 @@ def multi_process_service() -> Iterator[None]:
         yield
         return
     check()
-    folder = Path(tempfile.mkdtemp(prefix="ct-mps-"))  # short: a path of a socket may not pass 107 bytes
-    environment = {**os.environ, PIPES: str(folder), LOGS: str(folder)}
-    if not environment.get("CUDA_VISIBLE_DEVICES", "").startswith(("GPU-", "MIG-")):
-        # Numbers count among the GPUs that the service sees: it sees all, and its clients say which of them they use.
-        environment.pop("CUDA_VISIBLE_DEVICES", None)
-    try:
+    with scratch.folder() as folder:
+        environment = {**os.environ, PIPES: str(folder), LOGS: str(folder)}
+        if not environment.get("CUDA_VISIBLE_DEVICES", "").startswith(("GPU-", "MIG-")):
+            # Numbers count among the GPUs that the service sees: it sees all, and its clients say which they use.
+            environment.pop("CUDA_VISIBLE_DEVICES", None)
         with _ended_with_this_process(folder, environment):
             _start(environment, folder)
             with _variables({PIPES: str(folder), LOGS: str(folder)}):
                 yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _runs_already() -> bool:

@@ -68,15 +68,19 @@ def _weight(config: TrialConfig) -> tuple[float, ...]:
     return tuple(_rank(name)(settings[name]) for name in HEAVY)
 
 
-def trials_that_share(found: Probe) -> int:
-    """Trials on one GPU: as memory allows, and no more than fill its time; at least one.
+def trials_that_share(found: Probe, memory: int = 0) -> int:
+    """Trials on one GPU: as its memory allows and the machine's, and no more than fill its time; at least one.
+
+    memory   bytes of the machine's that may be used for each of its GPUs; 0 where that is not known
 
     A trial that keeps the GPU busy for a fraction b of the time leaves room for others; 1 / b of them fill it, rounded
     up because they do not compute in turns.
     """
     by_memory = int(MEMORY * found.total_bytes / (MARGIN * found.peak_bytes))
     by_time = math.ceil(1 / found.busy - 1e-9)  # a third fills it with three, however it is rounded
-    return max(1, min(by_memory, by_time, MOST))
+    known = memory and found.host_bytes
+    by_host = int(MEMORY * memory / (MARGIN * found.host_bytes)) if known else MOST
+    return max(1, min(by_memory, by_time, by_host, MOST))
 
 
 @dataclass(frozen=True)
@@ -115,18 +119,23 @@ def remembered(path: Path, space: SearchSpace) -> Packing | None:
 
 
 def pack(
-    space: SearchSpace, data: Dataset, weights: Callable[[TrialConfig], BaseWeights | None], device: str = "auto"
+    space: SearchSpace,
+    data: Dataset,
+    weights: Callable[[TrialConfig], BaseWeights | None],
+    device: str = "auto",
+    memory: int = 0,
 ) -> Packing:
     """Probe the heaviest configuration of a study in a process of its own.
 
     weights   the pretrained weights of a configuration
     device    as `core.device.resolve` knows it
+    memory    as `trials_that_share` takes it
 
     Raises ResourceError where that configuration alone is too large for the GPU.
     """
     config = heaviest(space)
     found = _apart(config, data, weights(config), device)
-    return Packing(config.settings(), found, trials_that_share(found) if found.total_bytes else 1)
+    return Packing(config.settings(), found, trials_that_share(found, memory) if found.total_bytes else 1)
 
 
 def _apart(config: TrialConfig, data: Dataset, weights: BaseWeights | None, device: str) -> Probe:
@@ -134,7 +143,13 @@ def _apart(config: TrialConfig, data: Dataset, weights: BaseWeights | None, devi
     place += f"{config.optim.batch_size})"
     try:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(probe.measure, config, data, weights, device).result()
+            measured = pool.submit(probe.measure, config, data, weights, device)
+            try:
+                return measured.result()
+            except KeyboardInterrupt:
+                for child in multiprocessing.active_children():  # leaving the block waits for it
+                    child.kill()
+                raise
     except BadRequest:
         raise
     except (torch.OutOfMemoryError, MemoryError, BrokenProcessPool) as error:

@@ -22,6 +22,7 @@ from core.console import complain, say
 from core.data.dataset import Dataset
 from core.errors import BadRequest, CellTuneError
 from core.files import write_atomically
+from core.interrupts import exit_status, terminable
 from tune.examples import Examples, examples
 from tune.figures import figures
 from tune.findings import Findings, find
@@ -177,8 +178,9 @@ def _sections(findings: Findings, drawn: Sequence[Figure], pictured: Examples | 
     return [section for section in sections if not section.is_empty]
 
 
+@terminable()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 done, 2 a wrong request, 1 the rest."""
+    """The command line; returns the exit status: 0 done, 2 a wrong request, 1 the rest, 130 or 143 interrupted."""
     parsed = _parser().parse_args(arguments)
     console = Console()
     try:
@@ -199,6 +201,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "see to it, then give the same command again"
         )
         return 1
+    except KeyboardInterrupt:
+        print("Interrupted; give the same command again", file=sys.stderr)
+        return exit_status()
     if missing:
         say(console, f"Without pictures: {missing}")
     say(console, f"Report: {written.page}")

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from core.console import complain, say
 from core.errors import BadRequest, CellTuneError
+from core.interrupts import exit_status, terminable
 from core.text import many
 from tune import retrain
 from tune.ledger import State
@@ -20,8 +21,9 @@ from tune.retrain import Outcome
 from tune.retrain_plan import Plan, make_plan
 
 
+@terminable()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 done, 2 a wrong request, 1 the rest, 130 after Ctrl-C."""
+    """The command line; returns the exit status: 0 done, 2 a wrong request, 1 the rest, 130 or 143 interrupted."""
     parsed = _parser().parse_args(arguments)
     console = Console()
     try:
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         complain("Interrupted; the same command goes on after the last epoch that was saved")
-        return 130
+        return exit_status()
     return 0
 
 

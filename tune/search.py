@@ -11,6 +11,7 @@ from rich.console import Console
 
 from core.console import complain, say
 from core.errors import BadRequest, CellTuneError, StudyError
+from core.interrupts import exit_status, terminable
 from core.text import have, many
 from tune import confirmation, report, study
 from tune.choice import Choice
@@ -27,20 +28,12 @@ PREVIEW = 3
 """Configurations that a dry run shows."""
 
 
+@terminable()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 done, 2 a wrong request, 1 the rest."""
+    """The command line; returns the exit status: 0 done, 2 a wrong request, 130 or 143 interrupted, 1 the rest."""
     parsed = _parser().parse_args(arguments)
-    console = Console()
     try:
-        options = _options(parsed)
-        if parsed.rebuild_tracking:
-            return _rebuild_tracking(parsed, options, console)
-        request = _request(parsed, options)
-        if parsed.dry_run:
-            return _dry_run(request, options, console)
-        plan = make_plan(request, options)
-        _announce(plan, console)
-        finished = study.run(plan, console)
+        return _run(parsed, Console())
     except BadRequest as error:
         complain(error)
         return 2
@@ -49,7 +42,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         complain("Interrupted; to continue, run the same command again")
-        return 130
+        return exit_status()
+
+
+def _run(parsed: argparse.Namespace, console: Console) -> int:
+    options = _options(parsed)
+    if parsed.rebuild_tracking:
+        return _rebuild_tracking(parsed, options, console)
+    request = _request(parsed, options)
+    if parsed.dry_run:
+        return _dry_run(request, options, console)
+    plan = make_plan(request, options)
+    _announce(plan, console)
+    finished = study.run(plan, console)
     return _conclude(plan, finished, console, *_report(plan))
 
 

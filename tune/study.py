@@ -124,7 +124,13 @@ def _packed(plan: Plan, weights: Mapping[str, BaseWeights], console: Console) ->
     packing = remembered(plan.folder.packing, plan.request.space)
     if packing is None:
         say(console, "Measuring how many trials share a GPU")
-        packing = pack(plan.request.space, plan.data, lambda config: weights.get(weights_key(config.model)))
+        (node,) = plan.machine.nodes
+        packing = pack(
+            plan.request.space,
+            plan.data,
+            lambda config: weights.get(weights_key(config.model)),
+            memory=node.memory // max(1, node.gpus),
+        )
         write_json_atomically(plan.folder.packing, packing.to_json())
     share = 1 / packing.trials
     resources = plan.machine.share(wanted.cpus_per_trial, share, plan.options.parallel)

@@ -10,6 +10,7 @@ import io
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import sys
 import threading
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -362,6 +364,8 @@ class Search:
     folder: Path
     more: tuple[str, ...] = ()
     do: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     results: Path = field(init=False)
     witness: Path = field(init=False)
 
@@ -373,11 +377,31 @@ class Search:
         command = [sys.executable, "-m", "benchmarks.replayed_search", "--witness", str(self.witness), *self.do]
         command += searching(self.folder, self.results, *self.more)
         with (self.folder / "out").open("a") as out, (self.folder / "err").open("a") as err:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "CELL_TUNE_TEST": self.mark, **self.environment}
             return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=err, text=True)
 
     def run(self, seconds: float = 280) -> int:
         return self.start().wait(seconds)
+
+    @property
+    def processes(self) -> dict[int, str]:
+        """The names of the living processes of this search, itself and Ray's agents among them."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError, IndexError):
+                living = (path / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+                if living and f"CELL_TUNE_TEST={self.mark}".encode() in (path / "environ").read_bytes():
+                    found[int(path.name)] = (path / "comm").read_text().strip()
+        return found
+
+    def wait_for_process(self, name: str, driver: subprocess.Popen[str]) -> int:
+        """Wait until a process of this name lives; its id."""
+        while True:
+            for process, its_name in self.processes.items():
+                if its_name == name:
+                    return process
+            assert driver.poll() is None, self.out + self.err
+            time.sleep(0.02)
 
     @property
     def out(self) -> str:
@@ -500,6 +524,104 @@ def test_ctrl_c_lets_an_epoch_that_is_nearly_done_be_saved(tmp_path: Path) -> No
     assert search.run() == 0, search.err
     search.assert_complete(1)
     assert begun(search.witness) == [(0, 1, 1), (0, 2, 1), (0, 3, 2)]
+
+
+@pytest.mark.parametrize("to", ["the driver", "all its processes"])
+def test_sigterm_is_one_ctrl_c_an_epoch_that_is_nearly_done_is_saved_and_nothing_is_left(
+    to: str, tmp_path: Path
+) -> None:
+    """`docker stop` and Kubernetes end one process, SLURM all of a job."""
+    search = Search(tmp_path / "ended", ("--parallel", "1", "--trials", "1"), ("--epoch-seconds", "4"))
+    driver = search.start()
+    search.wait_for("0-2-1", driver)
+    for process in [driver.pid] if to == "the driver" else search.processes:
+        os.kill(process, signal.SIGTERM)
+    assert driver.wait(60) == 128 + signal.SIGTERM
+    assert search.err == "Interrupted; to continue, run the same command again\n"
+    assert search.processes == {}
+    search.do = ()
+    assert search.run() == 0, search.err
+    search.assert_complete(1)
+    assert begun(search.witness) == [(0, 1, 1), (0, 2, 1), (0, 3, 2)]
+
+
+@pytest.mark.long
+def test_sigterm_while_ray_starts_is_one_sentence_and_nothing_is_left(tmp_path: Path) -> None:
+    search = Search(tmp_path / "early", ("--parallel", "1", "--trials", "1"))
+    driver = search.start()
+    search.wait_for_process("gcs_server", driver)
+    driver.terminate()
+    assert driver.wait(60) == 128 + signal.SIGTERM
+    assert search.err.count("\n") == 1, search.err
+    assert "to continue, run the same command again" in search.err
+    assert search.processes == {}
+    assert search.run() == 0, search.err
+    search.assert_complete(1)
+
+
+def test_a_search_whose_ray_dies_ends_at_once_in_one_sentence_with_all_its_processes(tmp_path: Path) -> None:
+    search = Search(tmp_path / "headless", ("--parallel", "1", "--trials", "1"), ("--epoch-seconds", "60"))
+    driver = search.start()
+    search.wait_for("0-1-1", driver)
+    os.kill(search.wait_for_process("gcs_server", driver), signal.SIGKILL)
+    begin = time.monotonic()
+    assert driver.wait(60) == 1
+    assert time.monotonic() - begin < 30  # Ray waits for a minute
+    assert search.err.startswith("Ray's gcs_server ended, ")
+    assert search.err.endswith("run the same command again\n")
+    assert search.err.count("\n") == 1
+    assert search.processes == {}
+    search.do = ()
+    assert search.run() == 0, search.err
+    search.assert_complete(1)
+
+
+def test_after_a_second_ctrl_c_no_process_and_no_temporary_file_is_left(tmp_path: Path) -> None:
+    base = Path("/tmp") / f"t{os.getpid()}"  # short, for Ray's sockets
+    base.mkdir()
+    try:
+        search = Search(
+            tmp_path / "twice", ("--parallel", "1", "--trials", "1"), ("--epoch-seconds", "60"), {"TMPDIR": str(base)}
+        )
+        driver = search.start()
+        search.wait_for("0-1-1", driver)
+        assert list(base.glob("ct-*"))
+        driver.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        driver.send_signal(signal.SIGINT)
+        assert driver.wait(15) == 130
+        assert search.processes == {}
+        assert not list(base.glob("ct-*"))
+        assert search.err == "Ended at once; to continue, run the same command again\n"
+    finally:
+        shutil.rmtree(base)
+
+
+def test_a_search_runs_where_home_cannot_be_written_and_tmpdir_is_too_long_for_sockets(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    search = Search(
+        tmp_path / "homeless",
+        ("--parallel", "1", "--trials", "1"),
+        environment={"HOME": str(tmp_path / "file" / "home"), "TMPDIR": str(long)},
+    )
+    assert search.run() == 0, search.err
+    search.assert_complete(1)
+    assert search.processes == {}
+
+
+def test_a_place_for_rays_token_that_cannot_be_written_is_named_with_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "file" / "token"))
+    assert main(searching(tmp_path, tmp_path / "results", "--trials", "1")) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("RAY_AUTH_TOKEN_PATH must name a file that Ray's token can be kept in, and ")
+    assert "unset it" in said
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Laws of how many trials share a GPU. The probe runs here on the CPU, in a process of its own as on a GPU."""
 
+import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,13 @@ def test_a_trial_that_leaves_the_gpu_idle_shares_it_with_as_many_as_fill_its_tim
 
 def test_memory_bounds_what_time_would_allow() -> None:
     assert trials_that_share(probe(20.0, 0.1)) == 3
+
+
+def test_the_memory_of_the_machine_bounds_what_a_gpu_would_hold() -> None:
+    found = dataclasses.replace(probe(1.0, 0.01), host_bytes=4 * GB)
+    assert trials_that_share(found, 0) == MOST
+    assert trials_that_share(found, 15 * GB) == 3
+    assert trials_that_share(found, 2 * GB) == 1
 
 
 @given(peak=st.floats(0.1, 79), busy=st.floats(0.01, 1), total=st.floats(4, 200))

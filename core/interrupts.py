@@ -1,0 +1,49 @@
+"""SIGTERM answered as one Ctrl-C: schedulers, containers and service managers end a process with it.
+
+Without an answer of ours it ends Python at once, or as Ray has it. The answer is whatever answers Ctrl-C at that
+moment, so each place that can be interrupted is written once. Further SIGTERMs change nothing: some send several.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+_terminated = False
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Have SIGTERM do inside what Ctrl-C does, once; in the main thread of a program."""
+    global _terminated  # signals are a process's own
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _terminated = False
+    before = signal.signal(signal.SIGTERM, _as_ctrl_c)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def terminated() -> bool:
+    """Whether SIGTERM has come since `terminable` was entered."""
+    return _terminated
+
+
+def exit_status() -> int:
+    """With which status a command ends that was interrupted: 143 by SIGTERM, 130 by Ctrl-C."""
+    return 128 + (signal.SIGTERM if _terminated else signal.SIGINT)
+
+
+def _as_ctrl_c(_: int, frame: FrameType | None) -> None:
+    global _terminated
+    if _terminated:
+        return
+    _terminated = True
+    answer = signal.getsignal(signal.SIGINT)
+    if not callable(answer):  # a shell that starts a program in the background has it ignore Ctrl-C
+        raise KeyboardInterrupt
+    answer(signal.SIGINT, frame)

@@ -1,0 +1,113 @@
+"""The processes that a search starts, and theirs: found by a mark in their environment, wherever they moved to.
+
+Ray's agents leave their parent's group and live for up to a minute after what they served is gone.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+MARK = "CELL_TUNE_SEARCH"
+"""The environment variable that holds the mark."""
+_SIGTERM_BIT = 1 << (signal.SIGTERM - 1)
+_POLL_SECONDS = 0.05
+
+
+@contextlib.contextmanager
+def marked() -> Iterator[str]:
+    """A mark that all processes have that are started inside; this process itself has it not."""
+    before = os.environ.get(MARK)
+    os.environ[MARK] = mark = uuid.uuid4().hex
+    try:
+        yield mark
+    finally:
+        if before is None:
+            del os.environ[MARK]
+        else:
+            os.environ[MARK] = before
+
+
+def living(mark: str) -> list[int]:
+    """The ids of the processes with this mark that have not ended."""
+    wanted, found = f"{MARK}={mark}".encode(), []
+    for path in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if path.name.isdigit() and wanted in (path / "environ").read_bytes().split(b"\0"):
+                found.append(int(path.name))
+    return [process for process in found if runs(process)]
+
+
+def runs(process: int) -> bool:
+    """Whether a process has not ended: its parent may not have asked for its end yet."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
+def name_of(process: int) -> str:
+    """The name of a process's program as the kernel has it, "" where it has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/comm").read_text().strip()
+    return ""
+
+
+def end(mark: str, seconds: float = 2.0) -> None:
+    """Kill the processes with this mark, and wait for their end for so long at most."""
+    until = time.monotonic() + seconds
+    while processes := living(mark):
+        for process in processes:
+            with contextlib.suppress(OSError):
+                os.kill(process, signal.SIGKILL)
+        if time.monotonic() > until:
+            return
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def deaf_to_sigterm() -> Iterator[None]:
+    """Processes started inside do not hear SIGTERM; for this process it waits until the block is left.
+
+    Who ends a job may send it to all its processes: Ray's would end before the search that they work for, which could
+    then save nothing, and would end in Ray's own way. Ray itself does the same with Ctrl-C.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def ended_when_asked(mark: str) -> Iterator[None]:
+    """Kill at once those of these processes that are sent a SIGTERM inside: they do not hear it, and are waited for."""
+    done = threading.Event()
+    asked_before = {process for process in living(mark) if _sigterm_waits(process)}
+
+    def look() -> None:
+        while not done.wait(_POLL_SECONDS):
+            for process in set(living(mark)) - asked_before:
+                if _sigterm_waits(process):
+                    with contextlib.suppress(OSError):
+                        os.kill(process, signal.SIGKILL)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _sigterm_waits(process: int) -> bool:
+    """Whether a process was sent a SIGTERM that it has not taken."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+            if line.startswith("ShdPnd:"):
+                return bool(int(line.split()[1], 16) & _SIGTERM_BIT)
+    return False
