@@ -123,11 +123,9 @@ def _class_table(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str
 
 def _notes(dataset: Dataset, counts_IC: NDArray[np.int64], in_pieces: list[int]) -> Iterator[str]:
     names = [sample.name for sample in dataset.samples]
-    if empty := [name for name, count in zip(names, counts_IC.sum(axis=1), strict=True) if count == 0]:
-        yield (
-            f"{many(len(empty), 'image')} without instances, taken as true negatives: {examples_of(empty)}"
-            + ("; take out those that nobody annotated yet" if 2 * len(empty) >= len(names) else "")
-        )
+    empty = [name for name, count in zip(names, counts_IC.sum(axis=1), strict=True) if count == 0]
+    if 0 < len(empty) < len(names) / 2:  # more of them is a matter of `advice`
+        yield f"{many(len(empty), 'image')} without instances, taken as true negatives: {examples_of(empty)}"
     yield from _class_notes(dataset, counts_IC)
     if sum(in_pieces):
         images_in_pieces = [name for name, count in zip(names, in_pieces, strict=True) if count]

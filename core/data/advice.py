@@ -10,13 +10,27 @@ from core.data.split import copies, parts
 from core.text import many
 from core.tiles import tiles
 
+MOST = 0.5
+"""The fraction of images without instances from which it is asked whether they were annotated."""
+
 
 def advice(dataset: Dataset, data: DataConfig, predict: PredictConfig, metric: MetricConfig) -> Iterator[str]:
     """Notes, a sentence each; `predict` has the largest cap and the smallest tiles that are to be tried."""
+    yield from _empty(dataset)
     yield from _predicted(dataset, data, predict)
     yield from _counted(dataset, metric)
     if not data.group_pattern:
         yield from _together(dataset)
+
+
+def _empty(dataset: Dataset) -> Iterator[str]:
+    """Images without instances that are most, as a project has them that is still being annotated."""
+    names = [sample.name for sample in dataset.samples if sample.crowd_N.all()]
+    if names and len(names) >= MOST * len(dataset.samples):
+        yield (
+            f"{len(names):,} of {many(len(dataset.samples), 'image')} hold no instance and train as background: "
+            f"{examples_of(names)}; take out those that nobody annotated yet"
+        )
 
 
 def _predicted(dataset: Dataset, data: DataConfig, predict: PredictConfig) -> Iterator[str]:

@@ -23,7 +23,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from core.data.coco_masks import box_of, compare, mask_of, short
+from core.data.coco_masks import BesideImage, box_of, compare, mask_of, short
 from core.data.dataset import Category, Dataset, Inspection, Problem, TestImage, assemble, examples_of, place
 from core.data.images import find_file, read_listed, read_rgb, whole_number
 from core.errors import DataError
@@ -38,6 +38,8 @@ MAX_LAYERS = 32
 """Most instances of an image that lie on one pixel; each takes a label map of the image's size."""
 LEAST_APART = 3
 """So many masks elsewhere than their own bbox are no slip, if they are most."""
+SOME = 0.02
+"""The fraction of annotations beside their image from which the others are in doubt."""
 MOST = 0.5
 """The fraction of a file's annotations from which a fault is the file's and no longer that of single annotations."""
 
@@ -50,12 +52,16 @@ class _Read:
     problems     of the image and its annotations
     boxes        how many annotations have a `bbox` that fits their mask, and how others differ (see `compare`)
     only_boxes   ids of annotations that have a bbox and no outline
+    beside       of the problems, those of annotations that lie beside the image
+    lost         why the image is left out with its annotations, where most of these cannot be used
     """
 
     sample: Sample | None
     problems: list[Problem]
     boxes: Counter[str]
     only_boxes: list[int]
+    beside: list[Problem]
+    lost: tuple[Problem, ...] = ()
 
 
 def annotation_file(folder: Path, part: str = "train") -> Path | None:
@@ -128,6 +134,9 @@ def read(folder: Path) -> Inspection:
     only_boxes = [number for result in results for number in result.only_boxes]
     problems += _only_boxes(only_boxes, len(document["annotations"]), path)
     problems += [problem for result in results for problem in result.problems]
+    problems += _beside(
+        [problem for result in results for problem in result.beside], len(document["annotations"]), path
+    )
     problems += _contradictions(sum((result.boxes for result in results), Counter()), path, notes)
 
     test_images: list[TestImage] = []
@@ -137,12 +146,15 @@ def read(folder: Path) -> Inspection:
         except DataError as error:
             problems.append(Problem.of(error, test_path))
         else:
-            test_images, found = read_listed(listed, image_folders(folder, test_path, "test"), str(test_path))
-            problems += found
+            test_images, wrong = read_listed(listed, image_folders(folder, test_path, "test"), str(test_path))
+            problems += wrong
     dataset: Dataset | None = None
     if samples and classes:
         dataset = replace(assemble(folder.resolve().name, classes, samples, test_images), notes=tuple(notes))
-    return Inspection(dataset, tuple(problems))
+    found = Inspection(dataset, tuple(problems))
+    # Where nothing can be skipped, what would be lost with it is no news.
+    lost = [problem for result in results for problem in result.lost] if found.single else []
+    return Inspection(dataset, (*problems, *lost))
 
 
 def read_json(path: Path) -> Any:
@@ -319,7 +331,7 @@ def _read_image(
     path: Path,
 ) -> _Read:
     def unusable(problem: Problem) -> _Read:
-        return _Read(None, [replace(problem, skippable=True)], Counter(), [])
+        return _Read(None, [replace(problem, skippable=True)], Counter(), [], [])
 
     place_of_image = f"{path}, image {image['id']}"
     try:
@@ -344,6 +356,7 @@ def _read_image(
     problems: list[Problem] = []
     boxes: Counter[str] = Counter()
     only_boxes: list[int] = []
+    beside: list[Problem] = []
     labels: list[int] = []
     crowd: list[bool] = []
     for annotation in annotations:
@@ -354,15 +367,20 @@ def _read_image(
             mask = mask_of(annotation.get("segmentation"), height, width)
             canvas.draw(mask, len(labels) + 1)
         except DataError as error:
-            problems.append(Problem(f"{path}, annotation {annotation['id']}", str(error), skippable=True))
+            problem = Problem(f"{path}, annotation {annotation['id']}", str(error), skippable=True)
+            (beside if isinstance(error, BesideImage) else problems).append(problem)
             continue
         labels.append(label_of[annotation["category_id"]])
         crowd.append(bool(annotation["iscrowd"]))
         boxes[compare(annotation.get("bbox"), mask)] += 1
+    if (bad := len(annotations) - len(labels)) > MOST * len(annotations):
+        # Without most of its instances it would teach that they are background.
+        message = f"{bad:,} of its {many(len(annotations), 'annotation')} cannot be used, so that the image cannot be"
+        return _Read(None, problems, boxes, only_boxes, beside, (Problem(place_of_image, message, skippable=True),))
     sample = Sample(
         image["file_name"], pixels, np.stack(canvas.label_maps), np.array(labels, np.int64), np.array(crowd, np.bool_)
     )
-    return _Read(sample, problems, boxes, only_boxes)
+    return _Read(sample, problems, boxes, only_boxes, beside)
 
 
 class _Canvas:
@@ -400,6 +418,19 @@ def _only_boxes(found: list[int], annotations: int, path: Path) -> list[Problem]
             f"{len(found):,} of {many(annotations, 'annotation')} are boxes without outlines, a data set for "
             "detection, and Mask R-CNN learns outlines; export polygons or masks, or draw them inside the boxes (tools "
             "such as Segment Anything propose them)",
+        )
+    ]
+
+
+def _beside(found: list[Problem], annotations: int, path: Path) -> list[Problem]:
+    """The annotations that lie beside their image: the file's fault where they are no slip, else each its own."""
+    if len(found) < LEAST_APART or len(found) < SOME * annotations:
+        return found
+    return [
+        Problem(
+            str(path),
+            f"{len(found):,} of {many(annotations, 'annotation')} lie beside their image, and so the others may be "
+            "wrong as well: x and y are exchanged, or they were drawn on images of another size; export again",
         )
     ]
 

@@ -20,6 +20,10 @@ NEAR_SIDES = 2.0
 """... unless all four sides are within this many pixels."""
 
 
+class BesideImage(DataError):
+    """Outlines that were meant for another image, or are measured otherwise: seldom the fault of one annotation."""
+
+
 class _Short(reprlib.Repr):
     """A value in a message: a list of millions is not written out to be cut off."""
 
@@ -80,7 +84,7 @@ def _of_polygons(polygons: list[Any], height: int, width: int) -> Sequence[int]:
             "simplify them"
         )
     if not in_sight:
-        raise DataError(
+        raise BesideImage(
             f"a polygon must lie in the image ({width} wide, {height} high), and this one is beside it; are x and y "
             "exchanged, or was it drawn on an image of another size?"
         )

@@ -126,9 +126,10 @@ class Inspection:
     @property
     def single(self) -> tuple[Problem, ...]:
         """The problems that `data.skip_bad` leaves out; none where more is bad than good, beyond a few slips."""
+        if self.dataset is None:
+            return ()
         bad = tuple(problem for problem in self.problems if problem.skippable)
-        samples = () if self.dataset is None else self.dataset.samples
-        good = max(len(samples), sum(len(sample.labels_N) for sample in samples))
+        good = max(len(self.dataset.samples), sum(len(sample.labels_N) for sample in self.dataset.samples))
         return bad if len(bad) <= max(good, SLIPS) else ()
 
 

@@ -153,7 +153,9 @@ def find_file(file_name: str, folders: Sequence[Path]) -> Path:
     """
     for name in (PurePosixPath(file_name), PureWindowsPath(file_name)):
         if not name.parts or name.anchor or ".." in name.parts or "\0" in file_name:
-            raise DataError(f"a file name must stay inside the data folder, and is {file_name!r}")
+            raise DataError(
+                f"a file name must stay inside the data folder, and is {file_name!r}; write it as it is from there"
+            )
     for folder in folders:
         for name_here in dict.fromkeys((file_name, file_name.replace("\\", "/"))):
             if (folder / name_here).is_file():

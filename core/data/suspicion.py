@@ -325,8 +325,8 @@ def _crowds(dataset: Dataset) -> list[str]:
         return []
     return [
         f"{crowds:,} of {many(annotations, 'annotation')} are crowd regions (iscrowd 1), which neither train nor "
-        "count; tools such as CVAT mark every mask so that is drawn with a brush: set iscrowd to 0 where an annotation "
-        f"is one instance, or, if they are crowds, {ANYWAY}"
+        "count; CVAT, for one, writes iscrowd 1 for all masks that are drawn with a brush: set it to 0 where an "
+        f"annotation is one instance, or, if they are crowds, {ANYWAY}"
     ]
 
 
@@ -337,7 +337,10 @@ def _copies(dataset: Dataset, config: DataConfig) -> list[str]:
         return []
     if config.group_pattern:
         names = [name for group in found.groups for name in group]
-        given = dict(zip(names, group_names(names, config.group_pattern, dataset.name), strict=True))
+        try:
+            given = dict(zip(names, group_names(names, config.group_pattern, dataset.name), strict=True))
+        except DataError:
+            return []  # of which the split complains
         if all(len({given[name] for name in group}) == 1 for group in found.groups):
             return []
     return [

@@ -224,3 +224,21 @@ def test_names_that_show_slides_are_answered_with_the_pattern(
     pattern = out.split("--set 'data.group_pattern=")[1].split("'")[0]
     assert main([str(tmp_path), "--set", f"data.group_pattern={pattern}"]) == 0
     assert "look by their names" not in capsys.readouterr().out
+
+
+def test_a_data_set_that_is_mostly_empty_is_asked_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = assemble("cells", DATA.classes, [square(f"a{number}", [1] * 3 * (number < 2)) for number in range(6)])
+    _, out = report(tmp_path, capsys, data)
+    assert "4 of 6 images hold no instance and train as background: a2, a3, a4 and 1 more; take out those" in out
+
+
+def test_a_pattern_that_finds_no_group_is_a_problem_and_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"a{number}_png.rf.{number:032x}" for number in (1, 1, 2)] + ["a1_png.rf." + "f" * 32]
+    data = assemble("cells", DATA.classes, [square(name, [1] * (3 + seed)) for seed, name in enumerate(set(names))])
+    write_hw3(data, tmp_path)
+    assert main([str(tmp_path)]) == 2
+    assert "2 images are versions of 1 picture by their names" in capsys.readouterr().out
+    assert main([str(tmp_path), "--set", "data.group_pattern=(zzz)"]) == 2
+    assert "data.group_pattern must find a group in every image's name" in capsys.readouterr().out

@@ -487,12 +487,31 @@ def test_masks_that_are_not_where_their_own_bbox_is_are_suspected(tmp_path: Path
     assert load(str(tmp_path), DataConfig(allow_suspicious=True)).instance_counts().sum() == 30
 
 
-def test_outlines_beside_the_image_are_not_told_to_be_removed(tmp_path: Path) -> None:
-    many_cells(tmp_path, each("annotations", segmentation=exchanged), side=(96, 160))
-    told = [message for message in messages(tmp_path) if "lie in the image" in message]
-    assert told
-    assert "are x and y exchanged" in told[0]
-    assert "remove" not in told[0]
+def test_outlines_beside_the_image_put_the_whole_file_in_doubt(tmp_path: Path) -> None:
+    path = many_cells(tmp_path, each("annotations", segmentation=exchanged, bbox=None), side=(96, 160))
+    (told,) = [problem for problem in inspect(str(tmp_path)).problems if "beside" in problem.message]
+    assert re.match(r"1\d of 30 annotations lie beside their image, and so the others may be wrong", told.message)
+    assert "x and y are exchanged" in told.message
+    assert (told.place, told.skippable) == (str(path), False)
+
+
+def test_one_outline_beside_the_image_is_its_own_problem(tmp_path: Path) -> None:
+    beside = [[200, 10, 220, 10, 220, 30]]
+    path = many_cells(tmp_path, lambda content: content["annotations"][3].update(segmentation=beside))
+    (problem,) = inspect(str(tmp_path)).problems
+    assert str(problem).startswith(f"{path}, annotation 4: a polygon must lie in the image (128 wide, 96 high)")
+    assert problem.skippable
+
+
+def test_an_image_most_of_whose_annotations_are_bad_is_skipped_whole_and_no_true_negative(tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        for annotation in content["annotations"][:4]:
+            annotation["segmentation"] = [[5, 5, 5, 5, 5, 5]]
+
+    path = many_cells(tmp_path, change)
+    data = load(str(tmp_path), DataConfig(skip_bad=True))
+    assert [sample.name for sample in data.samples] == [f"picture {number:02d}.png" for number in range(1, 5)]
+    assert f"{path}, image 1: 4 of its 6 annotations cannot be used, so that the image cannot be" in data.notes[0]
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools on NumPy 2

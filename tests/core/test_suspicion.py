@@ -295,7 +295,7 @@ def test_crowd_regions_that_are_most_annotations_are_counted_by_annotation() -> 
 
     (message,) = suspected(five(crowded))
     assert message.startswith("55 of 60 annotations are crowd regions (iscrowd 1)")
-    assert "set iscrowd to 0" in message
+    assert "set it to 0 where an annotation is one instance" in message
     few = five(lambda seed: sample_of(f"a{seed}", cells(seed), crowd=[True] + [False] * 11))
     assert suspicions(few, DataConfig(), "x") == ([], [])
 

@@ -8,7 +8,7 @@ import pytest
 from core.data import synthetic
 from core.errors import StudyError
 from tune.folder import StudyFolder
-from tune.plan import facts_of, growth, refuse_other_facts
+from tune.plan import data_advice, facts_of, growth, refuse_other_facts
 from tune.space_file import from_document
 
 SPACE: dict[str, Any] = {
@@ -98,3 +98,33 @@ def test_weights_of_a_choice_that_was_added_are_no_change_and_others_are(tmp_pat
     refuse_other_facts(before, after, StudyFolder(tmp_path))
     with pytest.raises(StudyError, match="other pretrained weights: a was"):
         refuse_other_facts(before, {"weights": {"a": ["3", False]}}, StudyFolder(tmp_path))
+
+
+def advised(**sections: Any) -> list[str]:
+    document = {"study": "s", "data": "synthetic", "space": SPACE, **sections}
+    return data_advice(from_document(document, "test"), DATA)
+
+
+def test_instances_beyond_the_cap_are_counted_with_the_loosest_cap_that_is_tried() -> None:
+    counts = DATA.instance_counts().sum(axis=1)
+    low = {"fixed": {"predict.max_detections": 1}}
+    assert any(
+        f"so that {counts.sum() - 2} of {counts.sum()} instances can never be found" in one for one in advised(**low)
+    )
+    assert not any("can never be found" in one for one in advised())
+    searched = {"space": SPACE | {"predict.max_detections": [1, 300]}}
+    variants = {"a": {"predict.max_detections": 1}, "b": {"predict.max_detections": 300}}
+    assert not any("can never be found" in one for one in advised(**searched))
+    document = {"study": "s", "data": "synthetic", "variants": variants, "baseline": "a", "seeds": 1}
+    assert not any("can never be found" in one for one in data_advice(from_document(document, "test"), DATA))
+
+
+def test_how_data_are_read_is_taken_from_the_request() -> None:
+    fixed = {"data.skip_bad": True, "data.allow_suspicious": True, "data.group_pattern": "^(.)"}
+    request = from_document({"study": "s", "data": "synthetic", "space": SPACE, "fixed": fixed}, "test")
+    assert (request.reading.skip_bad, request.reading.allow_suspicious, request.reading.split_components) == (
+        True,
+        True,
+        False,
+    )
+    assert request.reading.group_pattern == "^(.)"
