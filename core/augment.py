@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from core.config import AugmentConfig
 from core.masks import resize_label_maps
+from core.resizing import network_size
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # no question to the package index on import
 
@@ -120,16 +121,15 @@ def random_crop(image: Image, label_maps: LabelMaps, side: int, rng: np.random.G
 
 
 def shrink(image: Image, label_maps: LabelMaps, min_side: int, max_side: int) -> tuple[Image, LabelMaps]:
-    """Shrink both to the size that torchvision's transform would bring them to; smaller ones are returned as they came.
+    """Shrink both to the size at which the network sees them; smaller ones are returned as they came.
 
     Augmenting pixels that the network never sees is wasted. The image is interpolated bilinearly, without smoothing, as
-    torchvision does it, so that training images look like those of prediction, which pass the transform alone.
+    the network's transform does it, so that training images look like those of prediction, which pass that alone.
     """
     height, width = image.shape[:2]
-    ratio = min(min_side / min(height, width), max_side / max(height, width))
-    if ratio >= 1:
+    new_height, new_width = network_size(height, width, min_side, max_side)
+    if max(new_height, new_width) >= max(height, width):
         return image, label_maps
-    height, width = int(height * ratio), int(width * ratio)
-    resized_maps = resize_label_maps(torch.from_numpy(label_maps.astype(np.int32)), height, width)
-    resized_image: Any = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    resized_maps = resize_label_maps(torch.from_numpy(label_maps.astype(np.int32)), new_height, new_width)
+    resized_image: Any = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
     return resized_image, resized_maps.numpy().astype(np.uint16)

@@ -20,13 +20,14 @@ def mask_loss(
     """Mean binary cross-entropy over the mask of the right class of each proposal; a scalar, float32.
 
     branch          from features to logits, float32 [P, classes + 1, M, M]
-    features_PCHW   float32 [P, C, H, W], pooled from the pyramid; P at least 1
+    features_PCHW   float32 [P, C, H, W], pooled from the pyramid
     labels_P        int64 [P], class numbers
     wanted_PMM      float32 [P, M, M] in 0..1
 
     The gradient, for the features and for the parameters of the branch that train, is computed with it and kept until
     it is asked for, once; a second time raises RuntimeError. A branch whose batch norm takes its statistics from the
-    batch gets all proposals together.
+    batch gets all proposals together. Without a proposal the loss is 0 and the gradients are zeros: AdamW leaves out a
+    parameter that has none, and would neither decay its weight nor age its moments.
     """
     learns = torch.is_grad_enabled()
     parameters = [parameter for parameter in branch.parameters() if parameter.requires_grad and learns]
@@ -53,7 +54,7 @@ class _LossAndGradient(torch.autograd.Function):
         loss = wanted_PMM.new_zeros(())
         gradient_PCHW = torch.empty_like(features_PCHW) if of_features else None
         gradients = [torch.zeros_like(parameter) for parameter in parameters]
-        step = len(labels_P) if _takes_statistics(branch) else PROPOSALS_AT_ONCE
+        step = max(len(labels_P), 1) if _takes_statistics(branch) else PROPOSALS_AT_ONCE
         for start in range(0, len(labels_P), step):
             some = slice(start, start + step)
             with torch.enable_grad():

@@ -100,6 +100,15 @@ class MaskRCNN(GeneralizedRCNN):  # type: ignore[misc]
 
     traits: Traits
 
+    def forward(
+        self, images: Sequence[torch.Tensor], targets: Sequence[Target] | None = None
+    ) -> dict[str, torch.Tensor] | list[RawDetections]:
+        """What `losses` returns in training mode, which needs targets, and `detect` in evaluation mode."""
+        if not self.training:
+            return self.detect(images)
+        assert targets is not None, "training needs targets; call eval() first to detect"
+        return self.losses(images, targets)
+
     def train(self, mode: bool = True) -> Self:
         """Set the mode; batch norm of frozen layers stays in evaluation mode, so its statistics never move."""
         super().train(mode)
@@ -131,7 +140,7 @@ class MaskRCNN(GeneralizedRCNN):  # type: ignore[misc]
     def detect(self, images: Sequence[torch.Tensor]) -> list[RawDetections]:
         """The detections in each image, float32 [3, H, W], RGB in 0..1. Masks are not pasted: see core/masks.py."""
         assert not self.training, "call eval() first"
-        batch, _ = self.transform([self._not_vanishing(image) for image in images], None)
+        batch, _ = self.transform(list(images), None)
         features = self._features(batch.tensors)
         proposals, _ = self.rpn(batch, features, None)
         found = self.roi_heads.detections(features, proposals, batch.image_sizes)
@@ -144,15 +153,6 @@ class MaskRCNN(GeneralizedRCNN):  # type: ignore[misc]
             )
             for one, size, image in zip(found, batch.image_sizes, images, strict=True)
         ]
-
-    def _not_vanishing(self, image: torch.Tensor) -> torch.Tensor:
-        """An image so long that resizing would leave no pixel of its shorter side, widened; others as they are."""
-        shorter, longer = sorted(image.shape[-2:])
-        if shorter * self.transform.max_size > longer:
-            return image
-        least = -(-2 * longer // self.transform.max_size)
-        size = [max(side, least) for side in image.shape[-2:]]
-        return functional.interpolate(image[None], size=size, mode="nearest")[0]
 
     def _features(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """The pyramid in float32: anchors and boxes take its dtype, and bfloat16 has no odd pixels past 256."""
@@ -179,9 +179,6 @@ class _Samples:
 
 class _LabelMapRoIHeads(RoIHeads):  # type: ignore[misc]
     """torchvision's heads: the mask loss samples its targets from label maps, masks are predicted some at a time."""
-
-    def check_targets(self, targets: Sequence[_TargetTensors]) -> None:
-        """There are no masks to check."""
 
     def losses(
         self,
@@ -241,11 +238,13 @@ class _LabelMapRoIHeads(RoIHeads):  # type: ignore[misc]
         positive_P = torch.cat([one.positive_P + start for one, start in zip(samples, starts, strict=False)])
         truths = [target["boxes"][indices] for target, indices in zip(targets, matches, strict=True)]
         wanted_P4 = self.box_coder.encode_single(torch.cat(truths), torch.cat(list(positive)))
-        regression_SC4 = box_regression.reshape(len(labels_S), -1, 4)
+        regression_SC4 = box_regression.reshape(len(labels_S), box_regression.shape[1] // 4, 4)
         box_loss = functional.smooth_l1_loss(
             regression_SC4[positive_P, labels_S[positive_P]], wanted_P4, beta=1 / 9, reduction="sum"
         )
-        return functional.cross_entropy(class_logits, labels_S), box_loss / len(labels_S)
+        class_loss = functional.cross_entropy(class_logits, labels_S, reduction="sum")
+        samples_or_1 = max(len(labels_S), 1)
+        return class_loss / samples_or_1, box_loss / samples_or_1
 
     def detections(
         self, features: Features, proposals: list[torch.Tensor], image_sizes: list[tuple[int, int]]
@@ -284,13 +283,11 @@ class _LabelMapRoIHeads(RoIHeads):  # type: ignore[misc]
         image_sizes: list[tuple[int, int]],
         targets: Sequence[_TargetTensors],
     ) -> torch.Tensor:
-        """Mean binary cross-entropy over the mask of the right class of each positive proposal; 0 without any.
+        """Mean binary cross-entropy over the mask of the right class of each positive proposal; see `mask_loss`.
 
         proposals   float32 [P, 4] of each image
         matches     int64 [P] of each image, index of the instance each is matched to
         """
-        if not any(len(indices) for indices in matches):
-            return features["0"].new_zeros(())
         with torch.autocast(proposals[0].device.type, enabled=False):
             wanted_P28 = torch.cat(
                 [

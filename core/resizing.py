@@ -1,19 +1,36 @@
-"""Images normalised and resized with their boxes, without a number on its way to the GPU.
+"""The size at which the network sees an image, and images and boxes brought to it without a number sent to the GPU.
 
 torchvision makes a tensor of every mean, deviation and ratio; for each of the twelve a step the GPU is waited for.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torchvision.models.detection.transform import GeneralizedRCNNTransform, _resize_image_and_masks
+from torch.nn import functional
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 TargetTensors = dict[str, torch.Tensor]
 
 
+def network_size(height: int, width: int, min_side: int, max_side: int) -> tuple[int, int]:
+    """Height and width, in pixels, at which the network sees an image of `height` x `width` pixels.
+
+    The shorter side is brought to `min_side`, or the longer one to `max_side` where it would pass that; both are
+    rounded down, as torchvision rounds them, to no less than one pixel. torchvision computes in floating point and so
+    makes 799 pixels of 801 where 800 are asked for. An image of 799 is therefore left as it is: the size of a size is
+    that size, and what was shrunk before its augmentation is not resampled once more.
+    """
+    shorter, longer = sorted((height, width))
+    if shorter <= min_side and longer <= max_side and (shorter >= min_side - 1 or longer >= max_side - 1):
+        return height, width
+    ratio = min(min_side / shorter, max_side / longer)
+    return max(math.floor(height * ratio), 1), max(math.floor(width * ratio), 1)
+
+
 class ImageTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
-    """torchvision's, the same numbers and draws."""
+    """torchvision's, the same numbers and draws, at the size that `network_size` says."""
 
     def __init__(self, min_size: int, max_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__(min_size, max_size, mean, std)
@@ -29,11 +46,15 @@ class ImageTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
         self, image: torch.Tensor, target: TargetTensors | None = None
     ) -> tuple[torch.Tensor, TargetTensors | None]:
         """Image and boxes at the size that the network sees; changes `boxes` of the target."""
-        size = self.torch_choice(self.min_size) if self.training else self.min_size[-1]
-        resized, _ = _resize_image_and_masks(image, size, self.max_size)
+        min_side = self.torch_choice(self.min_size) if self.training else self.min_size[-1]
+        height, width = image.shape[-2:]
+        size = network_size(height, width, min_side, self.max_size)
+        if size == (height, width):
+            return image, target
+        image = functional.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
         if target is not None:
-            target["boxes"] = resize_boxes(target["boxes"], image.shape[-2:], resized.shape[-2:])
-        return resized, target
+            target["boxes"] = resize_boxes(target["boxes"], (height, width), size)
+        return image, target
 
 
 def resize_boxes(boxes_N4: torch.Tensor, old: Sequence[int], new: Sequence[int]) -> torch.Tensor:

@@ -74,6 +74,21 @@ def test_loss_and_gradients_are_those_of_all_proposals_at_once(
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("norm", [False, True])
+def test_without_a_proposal_the_loss_is_zero_and_so_is_each_gradient_which_is_not_the_same_as_none(norm: bool) -> None:
+    network = branch(0, norm)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    features, labels, wanted = proposals(0, 0)
+    loss = mask_loss.mask_loss(network, features.requires_grad_(), labels, wanted)
+    (3 * loss).backward()
+    assert loss == 0
+    for tensor in (features, *network.parameters()):
+        assert tensor.grad is not None
+        assert tensor.grad.shape == tensor.shape
+        assert not tensor.grad.any()
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
 def test_batch_norm_sees_all_proposals_once() -> None:
     network = branch(0, norm=True)
     features, labels, wanted = proposals(0, 2 * mask_loss.PROPOSALS_AT_ONCE + 1)

@@ -299,10 +299,65 @@ def test_a_batch_without_instances_teaches_background(detector: str) -> None:
     assert losses["loss_box_reg"] == 0
     assert losses["loss_objectness"] > 0
     torch.stack(list(losses.values())).sum().backward()
-    gradients = [value.grad for value in network.parameters() if value.grad is not None]
-    assert gradients
-    assert all(torch.isfinite(gradient).all() for gradient in gradients)
     assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("detector", "precision", "layers", "fpn"),
+    [
+        ("fpn", "fp32", 1, True),
+        ("fpn", "bf16", 5, True),
+        ("fpn", "bf16", 0, False),
+        ("fpn_v2", "fp32", 1, False),
+        ("fpn_v2", "bf16", 1, True),
+    ],
+)
+def test_after_any_batch_each_parameter_that_trains_has_a_gradient(
+    detector: str, precision: str, layers: int, fpn: bool
+) -> None:
+    """AdamW leaves out what has none: such a weight does not decay, and its moments do not age."""
+    network = build(settings(detector=detector, trainable_layers=layers, trainable_fpn=fpn))
+    no_proposals = [False, False, False, True]
+    for instances, none_proposed in zip([(0, 0), (0, 9), (9, 0), (0, 0)], no_proposals, strict=True):
+        scenes = [scene(seed, 64, 80, count) for seed, count in enumerate(instances)]
+        network.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"), pytest.MonkeyPatch.context() as patch:
+            if none_proposed:  # as where objectness is not a number
+                patch.setattr(network.rpn, "filter_proposals", lambda *_: ([torch.zeros(0, 4)] * 2, []))
+            losses = network.losses([image for image, _, _ in scenes], [target for _, target, _ in scenes])
+        torch.stack(list(losses.values())).sum().backward()
+        for name, value in network.named_parameters():
+            assert (value.grad is not None) == value.requires_grad, name
+            assert value.grad is None or torch.isfinite(value.grad).all(), name
+        assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+
+
+def test_without_an_instance_gradients_are_torchvisions_zeros_and_not_none() -> None:
+    ours, theirs = build(settings()), torchvision_model(settings())
+    theirs.load_state_dict(ours.state_dict())
+    ours.requires_grad_(True).train()
+    theirs.train()
+    image, target, full = scene(0, 96, 96, 0)
+    for network, wanted in ((ours.losses, target), (theirs, full)):
+        torch.stack(list(same_draws(network, [image], [wanted]).values())).sum().backward()
+    expected = dict(theirs.named_parameters())
+    for name, value in ours.named_parameters():
+        torch.testing.assert_close(value.grad, expected[name].grad, atol=1e-4, rtol=1e-3, msg=name)
+        if name.startswith(("roi_heads.mask", "roi_heads.box_predictor.bbox_pred")):
+            assert not value.grad.any()
+
+
+def test_calling_the_model_gives_losses_in_training_and_detections_in_evaluation() -> None:
+    network = build(settings())
+    image, target, _ = scene(0, 96, 96, 5)
+    losses, called = same_draws(network.losses, [image], [target]), same_draws(network, [image], [target])
+    assert losses.keys() == called.keys()
+    assert all(torch.equal(called[name], loss) for name, loss in losses.items())
+    with pytest.raises(AssertionError, match=r"training needs targets; call eval\(\) first to detect"):
+        network([image])
+    (found,), (expected,) = network.eval()([image]), network.detect([image])
+    for name, value in vars(expected).items():
+        assert torch.equal(getattr(found, name), value)
 
 
 def test_an_image_without_a_detection_is_no_special_case() -> None:

@@ -142,6 +142,40 @@ def test_losses_gradients_draws_and_proposals_are_torchvisions_at_the_images_bor
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("depth", [1, 2])
+def test_gradients_under_bfloat16_are_torchvisions_but_for_its_rounding(seed: int, depth: int) -> None:
+    """Both passes are under autocast, the first without a graph: what it cached must not stand in for a weight."""
+    networks_of_both, images, targets = scene(seed, depth)
+    results = []
+    for network, half in zip([*networks_of_both, networks_of_both[0]], (True, True, False), strict=True):
+        network.zero_grad(set_to_none=True)
+        generator = torch.Generator().manual_seed(1)
+        levels = {
+            str(level): torch.randn(2, 8, *size, generator=generator).requires_grad_()
+            for level, size in enumerate([(24, 32), (12, 16), (3, 4)])
+        }
+        torch.manual_seed(2)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            _, losses = network(images, levels, targets)
+        sum(losses.values()).backward()
+        gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+        gradients |= {name: level.grad for name, level in levels.items()}
+        results.append((losses, gradients))
+    (ours, gradients), (theirs, expected), (exact, precise) = results
+    assert all(loss.dtype == torch.float32 for loss in ours.values())
+    for name, loss in ours.items():
+        assert loss.item() == pytest.approx(theirs[name].item(), rel=0.02), name
+        assert loss.item() == pytest.approx(exact[name].item(), rel=0.02), name
+    for name, gradient in gradients.items():
+        assert gradient is not None, name
+        assert gradient.dtype == torch.float32
+        norm = precise[name].norm()
+        off, theirs_off = ((one - precise[name]).norm() for one in (gradient, expected[name]))
+        assert off <= 2 * theirs_off + 2**-8 * norm, name
+        assert off <= 0.1 * norm, name
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 def test_what_is_predicted_at_a_place_is_what_the_whole_maps_have_there(depth: int) -> None:
     (ours, _), _, _ = scene(0, depth)

@@ -1,6 +1,7 @@
 """Laws of the training batches and of one epoch of training."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from core.config import TrialConfig
 from core.data.dataset import Category, Dataset, assemble
 from core.errors import TrialDiverged
-from core.model import MaskRCNN, build_mask_rcnn
+from core.inference import predict
+from core.model import MaskRCNN, build_mask_rcnn, predict_with
 from core.optim import Schedule, build_optimizer
 from core.randomness import Purpose, generator
 from core.sample import Sample
@@ -215,6 +217,38 @@ def test_an_image_arrives_no_larger_than_the_network_takes_it(size: tuple[int, i
     seen = oracle.image_sizes[0]
     assert tuple(batch.images[0].shape[1:]) == (seen if seen[0] < size[0] else size)
     assert batch.targets[0].label_maps_LHW.shape[1:] == batch.images[0].shape[1:]
+
+
+def striped(height: int, width: int) -> Sample:
+    """Grey levels drawn at random, and two instances, side by side along the longer side."""
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    label_map = np.zeros((1, height, width), np.uint16)
+    along = label_map[0] if width >= height else label_map[0].T
+    along[:, : along.shape[1] // 2], along[:, along.shape[1] // 2 :] = 1, 2
+    label_map[0] = np.unique(label_map[0], return_inverse=True)[1].reshape(height, width) + 1
+    count = int(label_map.max())
+    return Sample("thin", image, label_map, np.arange(count) % 2 + 1, np.zeros(count, bool))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (1, 200), (3, 5000), (31, 2), (1, 40000)])
+@pytest.mark.parametrize("upright", [False, True])
+def test_images_so_thin_that_a_side_would_vanish_are_trained_on_and_predicted(
+    size: tuple[int, int], upright: bool
+) -> None:
+    height, width = size[::-1] if upright else size
+    thin = striped(height, width)
+    changes = ALL_AUGMENTATIONS | {f"augment.{name}_p": 1 for name in ("affine", "elastic", "blur_or_noise")}
+    settings = changes | {"optim.precision": "bf16" if upright else "fp32", "data.crop": 64 if height > 999 else 0}
+    made = list(batches(settings, dataset(thin), [0]).of_epoch(1))
+    assert min(made[0].images[0].shape) >= 1
+    losses, _, model = epoch_of(settings, made)
+    assert math.isfinite(losses["loss"])
+    predicting = TrialConfig.from_settings(TINY | {"predict.score_threshold": 0, "predict.max_detections": 4}).predict
+    predict_with(model, predicting)
+    found = predict(model.eval(), thin.image, predicting)
+    assert len(found)
+    assert np.isfinite(found.boxes_N4).all()
+    assert (found.boxes_N4 <= np.array([width, height, width, height]) * (1 + 1e-6)).all()
 
 
 def test_a_crop_is_cut_at_full_resolution_and_then_shrunk() -> None:
