@@ -203,6 +203,10 @@ class OptimConfig(_Settings):
         return self
 
 
+MOST_DETECTIONS = 10_000
+"""The largest `predict.max_detections`."""
+
+
 class PredictConfig(_Settings):
     """From network outputs to detections."""
 
@@ -210,8 +214,8 @@ class PredictConfig(_Settings):
     """Detections must score more than this."""
     nms_iou: float = Field(0.5, gt=0, le=1)
     """Boxes of one class that overlap more than this are one."""
-    max_detections: int = Field(400, ge=1, le=10000)
-    """Detections kept per image, all classes together."""
+    max_detections: int = Field(400, ge=1, le=MOST_DETECTIONS)
+    """Detections kept per tile, all classes together; an image that is not cut into tiles is one."""
     flips: bool = False
     """Predict on the mirrored image as well and merge."""
     tile: int = Field(0, ge=0, le=8192)

@@ -12,7 +12,7 @@ CellTuneError
 ├── SubmissionError     results that do not keep the format they are handed in with: nothing was written
 ├── StorageError        a disk or a database that takes no more, or is not to be reached; what was saved is whole
 ├── ProcessLost         a process of the trial was killed: nothing is wrong with the trial, try it again
-├── TrialDiverged       a loss that is no longer finite: the trial failed, it has no score
+├── TrialDiverged       a loss or a weight that is not finite or absurd: the trial failed, it has no score
 └── CheckpointError     a checkpoint that belongs to another configuration, or cannot be read
     └── TornCheckpoint  a checkpoint that is damaged: what it held is lost, and training begins anew
 """
@@ -67,7 +67,7 @@ class ProcessLost(CellTuneError):
 
 
 class TrialDiverged(CellTuneError):
-    """A training loss that is not finite."""
+    """A training whose loss is not finite or larger than any that works, or whose weights are not finite."""
 
 
 class CheckpointError(CellTuneError):

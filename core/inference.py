@@ -1,7 +1,7 @@
 """From a model and an image of any size to its detections: mirrored views and overlapping tiles, merged once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from torchvision.ops import nms
 
 from core import masks
-from core.config import PredictConfig
+from core.config import MOST_DETECTIONS, PredictConfig
 from core.model import MaskRCNN
 from core.sample import Detections, MaskCrop
+from core.text import many
 from core.tiles import Window, merge_tiles, tiles
 
 
@@ -36,7 +37,8 @@ def predict(model: MaskRCNN, image: NDArray[np.uint8], config: PredictConfig, ti
     config  the one the model was built with
     tile    side of the tiles in pixels where `config.tile` is 0, such as `data.crop`; 0 for the whole image
 
-    An image no larger than a tile is one tile. Only crops of masks are kept, and one tile at a time is on the device.
+    An image no larger than a tile is one tile. Each tile keeps its best `config.max_detections`; how many of them found
+    as many stands in the result. Only crops of masks are kept, and one tile at a time is on the device.
     """
     return combine(look(model, image, config, tile), config, *image.shape[:2])
 
@@ -68,38 +70,62 @@ def combine(views: Sequence[View], config: PredictConfig, height: int, width: in
     found = [_in_window(view, config) for view in views]
     if len(views) == 1:
         return found[0]
-    windows = [view.window for view in views]
-    return suppress(merge_tiles(windows, found, height, width), config.nms_iou, config.max_detections)
+    merged = merge_tiles([view.window for view in views], found, height, width)
+    return replace(suppress(merged, config.nms_iou), full_tiles=sum(one.full_tiles for one in found))
 
 
-def suppress(detections: Detections, iou: float, max_detections: int) -> Detections:
-    """Non-maximum suppression of boxes, each class by itself; of what is left, the best `max_detections`."""
+def suppress(detections: Detections, iou: float, most: int | None = None) -> Detections:
+    """Non-maximum suppression of boxes, each class by itself; of what is left, the best `most`, or all."""
     boxes_N4, scores_N = torch.from_numpy(detections.boxes_N4), torch.from_numpy(detections.scores_N)
     kept = [np.empty(0, np.int64)]
     for label in np.unique(detections.labels_N):
         (members,) = np.nonzero(detections.labels_N == label)
         chosen = torch.from_numpy(members)
         kept.append(members[nms(boxes_N4[chosen], scores_N[chosen], iou).numpy()])
-    return _take(detections, np.sort(np.concatenate(kept))[:max_detections])
+    return _take(detections, np.sort(np.concatenate(kept))[:most])
+
+
+def about_full_tiles(found: Sequence[int], most: int, setting: str) -> str | None:
+    """The sentence that says in how many images the cap was reached, and the way out; None where in none.
+
+    found     `Detections.full_tiles` of each image
+    most      `predict.max_detections`
+    setting   what raises it, as the user would write it: `--max-detections`
+    """
+    images = sum(tiles > 0 for tiles in found)
+    if not images:
+        return None
+    where = f"In {images:,} of {many(len(found), 'image')}"
+    if sum(found) > images:
+        where += f", {many(sum(found), 'tile')} of them,"
+    way_out = f"raise {setting}" if most < MOST_DETECTIONS else "make the tiles smaller (predict.tile)"
+    return (
+        f"{where} as many instances were found as predict.max_detections keeps of a tile ({most:,}), so more may be "
+        f"there; to keep them {way_out}"
+    )
 
 
 def _in_window(view: View, config: PredictConfig) -> Detections:
     """The detections in a tile, in pixels of the image."""
     found = _allowed(view.direct, config)
+    is_full = found.full_tiles
     if config.flips:
         assert view.mirrored is not None, "nobody looked at the mirrored image"
-        found = suppress(_join(found, _allowed(view.mirrored, config)), config.nms_iou, config.max_detections)
+        mirrored = _allowed(view.mirrored, config)
+        found = suppress(_join(found, mirrored), config.nms_iou, config.max_detections)
+        is_full = max(is_full, mirrored.full_tiles, int(len(found) == config.max_detections))
     window = view.window
     corner = np.array([window.x0, window.y0] * 2, np.float32)
     crops = tuple(MaskCrop(crop.y0 + window.y0, crop.x0 + window.x0, crop.pixels) for crop in found.masks)
-    return Detections(found.boxes_N4 + corner, found.labels_N, found.scores_N, crops)
+    return Detections(found.boxes_N4 + corner, found.labels_N, found.scores_N, crops, is_full)
 
 
 def _allowed(found: Detections, config: PredictConfig) -> Detections:
     """What the settings let through, and of that what has a mask."""
     (indices,) = np.nonzero(found.scores_N > config.score_threshold)
     indices = indices[: config.max_detections]
-    return _take(found, indices[[found.masks[index].area > 0 for index in indices]])
+    allowed = _take(found, indices[[found.masks[index].area > 0 for index in indices]])
+    return replace(allowed, full_tiles=int(len(indices) == config.max_detections))
 
 
 def _detect(model: MaskRCNN, view: NDArray[np.uint8]) -> Detections:

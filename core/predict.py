@@ -28,6 +28,7 @@ from core.data.listing import find_listing
 from core.device import MOST_THREADS
 from core.errors import BadRequest, CellTuneError, ResourceError
 from core.files import write_atomically, write_json_atomically
+from core.inference import about_full_tiles
 from core.interrupts import exit_status, terminable
 from core.submission import results_of
 from core.text import many
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         classes = f"{many(len(trained.classes), 'class')} ({', '.join(category.name for category in trained.classes)})"
         on = next(trained.model.parameters()).device
         say(console, f"Model {parsed.model}: {trained.config.model.backbone}, {classes}, on {on}")
-        results = _predict(trained, images, console)
+        results, full_tiles = _predict(trained, images, console)
         _write(parsed.out, listing_out, results, _listing(trained, images))
     except BadRequest as error:
         complain(error)
@@ -60,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return exit_status()
     done = f"{many(len(images), 'image')}, {many(len(results), 'instance')}"
     say(console, f"{done}: {parsed.out} (the images and their ids: {listing_out})")
+    full = about_full_tiles(full_tiles, trained.config.predict.max_detections, "--max-detections")
+    if full:
+        say(console, full)
     return 0
 
 
@@ -82,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--flips", action=argparse.BooleanOptionalAction, help="predict on the mirrored image as well and merge")
     add("--tile", type=int, metavar="N", help="side of overlapping tiles in pixels; 0: the training crop, or no tiles")
     add("--score-threshold", type=float, metavar="X", help="instances must score more than this")
-    add("--max-detections", type=int, metavar="N", help="most instances of an image")
+    add("--max-detections", type=int, metavar="N", help="most instances of a tile, or of an image without")
     add = parser.add_argument_group("machine").add_argument
     add("--device", default="auto", metavar="auto|cpu|cuda:0", help="auto, the default: the first GPU, else the CPU")
     add("--threads", type=int, metavar="N", help="processor threads; default: those that torch takes")
@@ -126,9 +130,13 @@ def _with_options(trained: TrainedModel, parsed: argparse.Namespace) -> TrainedM
     return trained.predicting_with(config.predict)
 
 
-def _predict(trained: TrainedModel, images: Sequence[TestImage], console: Console) -> list[str]:
-    """Each result as JSON, image after image: text takes a fraction of what the objects would, masks included."""
+def _predict(trained: TrainedModel, images: Sequence[TestImage], console: Console) -> tuple[list[str], list[int]]:
+    """Each result as JSON, image after image, and how many tiles of each image are full.
+
+    Text takes a fraction of what the objects would, masks included.
+    """
     results: list[str] = []
+    full_tiles: list[int] = []
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
@@ -140,17 +148,18 @@ def _predict(trained: TrainedModel, images: Sequence[TestImage], console: Consol
         for number, image in enumerate(images, start=1):
             progress.update(task, description=image.file_name)
             begin = time.perf_counter()
-            of_image = _results_in(trained, image)
+            of_image, full = _results_in(trained, image)
             results += of_image
+            full_tiles.append(full)
             progress.advance(task)
             if not console.is_terminal:
                 seconds = time.perf_counter() - begin
                 found = many(len(of_image), "instance")
                 say(console, f"{number}/{len(images)} {image.file_name}: {found}, {seconds:.1f} s")
-    return results
+    return results, full_tiles
 
 
-def _results_in(trained: TrainedModel, image: TestImage) -> list[str]:
+def _results_in(trained: TrainedModel, image: TestImage) -> tuple[list[str], int]:
     try:
         found = trained.predict(read_test_image(image))
     except torch.OutOfMemoryError:
@@ -159,7 +168,7 @@ def _results_in(trained: TrainedModel, image: TestImage) -> list[str]:
             "use --tile 1024, or --device cpu"
         ) from None
     results = results_of(found, image.id, image.height, image.width, trained.classes)
-    return [json.dumps(result, allow_nan=False) for result in results]
+    return [json.dumps(result, allow_nan=False) for result in results], found.full_tiles
 
 
 def _listing(trained: TrainedModel, images: Sequence[TestImage]) -> dict[str, Any]:

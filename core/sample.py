@@ -100,12 +100,14 @@ class Detections:
     labels_N   int64 [N], class numbers 1..C
     scores_N   float32 [N], in (0, 1], descending
     masks      N mask crops
+    full_tiles tiles of the image in which as many were found as `predict.max_detections` keeps: more may be there
     """
 
     boxes_N4: NDArray[np.float32]
     labels_N: NDArray[np.int64]
     scores_N: NDArray[np.float32]
     masks: tuple[MaskCrop, ...]
+    full_tiles: int = 0
 
     def __len__(self) -> int:
         return len(self.scores_N)

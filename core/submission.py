@@ -8,7 +8,7 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -69,13 +69,13 @@ def check(
     results: Mapping[int, Sequence[CocoResult]],
     images: Sequence[TestImage],
     classes: Sequence[Category],
-    max_detections: int,
+    most: Callable[[TestImage], int],
 ) -> None:
     """Raise SubmissionError with the first thing that keeps results from being handed in.
 
     results          of every listed image by its id; an image in which nothing was found has an empty list
     images           as listed
-    max_detections   results of one image at most, `predict.max_detections`
+    most             results that an image may have, `predict.max_detections` for each of its tiles
 
     Every listed image was predicted and no other; each result names its image and a known category, its score lies in
     (0, 1], its box is four finite numbers with width and height 0 or more, and its mask is not empty and decodes to
@@ -96,9 +96,9 @@ def check(
                 "list where nothing was found"
             )
         of_image = results[image.id]
-        if len(of_image) > max_detections:
+        if len(of_image) > most(image):
             raise SubmissionError(
-                f"{place}: an image may have at most {max_detections:,} results, and this one has {len(of_image):,}; "
+                f"{place}: an image may have at most {most(image):,} results, and this one has {len(of_image):,}; "
                 "keep the best, or raise predict.max_detections"
             )
         for position, result in enumerate(of_image):
@@ -112,7 +112,7 @@ def write_zip(
     results: Mapping[int, Sequence[CocoResult]],
     images: Sequence[TestImage],
     classes: Sequence[Category],
-    max_detections: int,
+    most: Callable[[TestImage], int],
 ) -> None:
     """Check the results, then write the zip, whole or not at all; the same results give the same bytes.
 
@@ -120,7 +120,7 @@ def write_zip(
     Where nothing was found in any image the list is empty, which is whole, but which `COCO.loadRes` does not read.
     Raises SubmissionError as `check` does, and then leaves an older file as it was.
     """
-    check(results, images, classes, max_detections)
+    check(results, images, classes, most)
     ordered = [result for image in images for result in sorted(results[image.id], key=lambda result: -result["score"])]
     member = zipfile.ZipInfo(MEMBER, date_time=SAME_BYTES)
     member.compress_type = zipfile.ZIP_DEFLATED

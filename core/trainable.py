@@ -51,6 +51,7 @@ class EpochReport:
     peak_memory_bytes  most memory that tensors took on the GPU, training and evaluation; None on a CPU
     steps              optimizer steps
     detections         on all validation images
+    capped_images      validation images of which a tile had as many detections as `predict.max_detections` keeps
     coco               twelve numbers of the masks by their `core.coco_summary.NAMES`, None where there is nothing
                        to find; after the trial's last epoch only, else empty
     """
@@ -70,6 +71,7 @@ class EpochReport:
     steps: int
     detections: int
     wait_seconds: float = 0.0
+    capped_images: int = 0
     coco: Mapping[str, float | None] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -246,6 +248,7 @@ class Trial:
             "ap50_box": ap50.ap50(boxes, max_dets).mean,
             "ap50_per_class": of_masks.per_class,
             "detections": sum(len(detections) for detections in found),
+            "capped_images": sum(detections.full_tiles > 0 for detections in found),
             "coco": coco_summary(samples, found, len(self.data.classes)) if epoch == self.config.optim.epochs else {},
         }
 

@@ -29,6 +29,7 @@ from core.files import write_atomically
 from core.inference import predict
 from core.model import MaskRCNN, Traits, predict_with, restore_mask_rcnn
 from core.sample import Detections
+from core.tiles import tiles
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
@@ -57,6 +58,11 @@ class TrainedModel:
     def predict(self, image: NDArray[np.uint8]) -> Detections:
         """What it finds in uint8 [H, W, 3], RGB, of any size."""
         return predict(self.model, image, self.config.predict, self.config.data.crop)
+
+    def most_detections(self, height: int, width: int) -> int:
+        """Most detections that an image of `height` x `width` pixels can have: `predict.max_detections` a tile."""
+        side = self.config.predict.tile or self.config.data.crop
+        return len(tiles(height, width, side)) * self.config.predict.max_detections
 
     def predicting_with(self, config: PredictConfig) -> "TrainedModel":
         """The same network, not a copy, with other settings of `predict`: this one must not be used any more."""

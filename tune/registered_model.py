@@ -9,6 +9,7 @@ It imports `core` and no more of the project, which must be installed where the 
 first GPU that torch sees, or else stays on the CPU.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ from numpy.typing import NDArray
 from core import trained_model
 from core.data.images import read_rgb
 from core.errors import DataError
+from core.inference import about_full_tiles
 from core.submission import CocoResult, results_of
+
+_logger = logging.getLogger(__name__)
 
 _WANTED = (
     "a NumPy array, uint8 [height, width] or [height, width, 3 or 4], or the path of an image file, or a list of these"
@@ -49,11 +53,17 @@ class RegisteredModel(PythonModel):
         """
         first = int((params or {}).get("image_id", 1))
         results: list[CocoResult] = []
+        full_tiles: list[int] = []
         for offset, (place, image) in enumerate(_images(model_input)):
             pixels = _pixels(image, place)
             height, width = pixels.shape[:2]
             found = self._trained.predict(pixels)
+            full_tiles.append(found.full_tiles)
             results += results_of(found, first + offset, height, width, self._trained.classes)
+        most = self._trained.config.predict.max_detections
+        full = about_full_tiles(full_tiles, most, "it in the config.yaml of the model")
+        if full:
+            _logger.warning("%s", full)
         return results
 
 

@@ -60,6 +60,7 @@ class Outcome:
 
     metrics: dict[str, Any]
     test: dict[int, list[CocoResult]]
+    full_tiles: list[int]
     shown: Retraining
 
 
@@ -86,17 +87,19 @@ def run(plan: Plan, console: Console, device: str = "auto") -> Outcome:
             write_json_atomically(folder / "metrics.json", metrics)
             if plan.on == "train" and chosen is not None:
                 _draw_validation(folder / "overlays" / "validation", trained, trial, chosen, shown, console)
-            test = _predict_test(folder / "overlays" / "test", trained, plan.data.test_images, shown, console)
+            test, full_tiles = _predict_test(
+                folder / "overlays" / "test", trained, plan.data.test_images, shown, console
+            )
             if plan.data.test_images:
                 submission.write_zip(
                     folder / "submission.zip",
                     test,
                     plan.data.test_images,
                     trained.classes,
-                    trained.config.predict.max_detections,
+                    lambda image: trained.most_detections(image.height, image.width),
                 )
         plan.folder.description.touch()  # this is now the study that was used last
-    return Outcome(metrics, test, _shown(plan, trial, trained, metrics))
+    return Outcome(metrics, test, full_tiles, _shown(plan, trial, trained, metrics))
 
 
 def show(plan: Plan, outcome: Outcome) -> tuple[str | None, str]:
@@ -229,6 +232,7 @@ def _metrics(plan: Plan, trial: Trial, evaluated: Sequence[Evaluated], chosen: E
             "ap50": of_masks.mean,
             "ap50_uncapped": ap50.ap50(chosen.masks, None).mean,
             "ap50_box": ap50.ap50(chosen.boxes, chosen.max_dets).mean,
+            "capped_images": sum(found.full_tiles > 0 for found in chosen.found),
             "ap50_per_class": {
                 category.name: score for category, score in zip(plan.data.classes, of_masks.per_class, strict=True)
             },
@@ -255,21 +259,23 @@ def _draw_validation(
 
 def _predict_test(
     folder: Path, trained: TrainedModel, images: Sequence[TestImage], shown: float, console: Console
-) -> dict[int, list[CocoResult]]:
-    """The detections in each test image, by its id; a picture of each in `folder`."""
+) -> tuple[dict[int, list[CocoResult]], list[int]]:
+    """The detections in each test image, by its id, and how many of its tiles are full; pictures in `folder`."""
     results: dict[int, list[CocoResult]] = {}
+    full_tiles: list[int] = []
     if not images:
-        return results
+        return results, full_tiles
     folder.mkdir(parents=True)
     names = _file_names([image.file_name for image in images])
     with Steps(console, "Predicting the test images", len(images), "") as steps:
         for seen, (image, name) in enumerate(zip(images, names, strict=True), 1):
             pixels = read_test_image(image)
             found = trained.predict(pixels)
+            full_tiles.append(found.full_tiles)
             results[image.id] = submission.results_of(found, image.id, image.height, image.width, trained.classes)
             overlay.write_png(folder / name, overlay.draw(pixels, found, trained.classes, min_score=shown))
             steps.at(seen)
-    return results
+    return results, full_tiles
 
 
 def _file_names(names: Sequence[str]) -> list[str]:

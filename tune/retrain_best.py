@@ -12,6 +12,7 @@ from rich.console import Console
 
 from core.console import complain, say
 from core.errors import BadRequest, CellTuneError
+from core.inference import about_full_tiles
 from core.interrupts import exit_status, terminable
 from core.text import many
 from tune import retrain
@@ -109,6 +110,9 @@ def _outcome_lines(plan: Plan, outcome: Outcome) -> list[str]:
         lines.append(
             f"Submission: {best / 'submission.zip'} ({many(len(outcome.test), 'image')}, {many(count, 'instance')})"
         )
+        most = metrics["prediction"]["chosen"]["max_detections"]
+        full = about_full_tiles(outcome.full_tiles, most, "it with --set predict.max_detections=N")
+        lines += [f"Note: {full}"] if full else []
         if not count:
             lines.append("Nothing was found in any test image: the submission is an empty list")
     lines.append(f"Pictures: {best / 'overlays'}")

@@ -214,6 +214,8 @@ def _cautions(evidence: Evidence) -> Iterator[str]:
         images_C = best.scored.images_C
         if (images_C[images_C > 0] < FEW_IMAGES).any():
             yield "AP50 is the mean over classes, so a rare class moves it as much as a common one"
+    if best is not None and best.record.best_epoch:
+        yield from _capped(best.record.epochs[best.record.best_epoch - 1], best.record.settings)
     if evidence.confirmation is not None:
         yield "fresh splits reuse the images of the search: only a test set is independent of it"
         yield from evidence.confirmation.notes
@@ -230,6 +232,17 @@ def _cautions(evidence: Evidence) -> Iterator[str]:
     yield from evidence.trouble[:_MOST]
     if len(evidence.trouble) > _MOST:
         yield f"{many(len(evidence.trouble) - _MOST, 'more trial')} without interval for such reasons"
+
+
+def _capped(epoch: Mapping[str, Any], settings: Mapping[str, Value]) -> Iterator[str]:
+    """A cap that was reached, in the report of one epoch; nothing of an epoch that an earlier version reported."""
+    images = int(epoch.get("capped_images", 0))
+    if images:
+        yield (
+            f"in {many(images, 'validation image')} of the best trial as many instances were found as "
+            f"predict.max_detections keeps of a tile ({settings['predict.max_detections']:,}), so that more may be "
+            "there; try a higher one under after_training"
+        )
 
 
 def provenance_of(evidence: Evidence) -> dict[str, str]:

@@ -53,6 +53,7 @@ _STATUS = {State.RUNNING: "RUNNING", State.COMPLETE: "FINISHED", State.PRUNED: "
 _MEASURED = (
     "ap50", "ap50_uncapped", "ap50_box", "learning_rate", "seconds", "train_seconds", "evaluate_seconds",
     "wait_seconds", "images_per_second", "peak_memory_bytes", "detections",
+    "capped_images",
 )  # fmt: skip
 
 ALIAS = "best"

@@ -9,10 +9,10 @@ from torchvision.ops import batched_nms, box_iou
 
 from core import masks
 from core.config import ModelConfig, PredictConfig
-from core.inference import combine, look, predict, suppress
+from core.inference import View, about_full_tiles, combine, look, predict, suppress
 from core.model import MaskRCNN, build_mask_rcnn
 from core.sample import Detections, MaskCrop
-from core.tiles import merge_tiles, tiles
+from core.tiles import Window, merge_tiles, tiles
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def an_image(height: int, width: int) -> np.ndarray:
 
 def check(found: Detections, height: int, width: int, config: PredictConfig) -> None:
     """What every prediction promises."""
-    assert 0 < len(found) <= config.max_detections
+    assert len(found) > 0
     assert (found.boxes_N4.dtype, found.labels_N.dtype, found.scores_N.dtype) == (np.float32, np.int64, np.float32)
     assert (np.diff(found.scores_N) <= 0).all()
     assert (found.scores_N > config.score_threshold).all()
@@ -95,6 +95,7 @@ def test_a_prediction_is_the_networks_with_its_masks_pasted() -> None:
     image = an_image(70, 100)
     found = predict(model, image, config)
     check(found, 70, 100, config)
+    assert len(found) <= config.max_detections
     raw = model.detect([torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255])[0]
     crops = masks.paste(raw.mask_probs_N28, raw.boxes_N4, 70, 100)
     filled = np.array([crop.area > 0 for crop in crops])
@@ -144,7 +145,46 @@ def test_tiles_are_predicted_alone_and_merged(flips: bool) -> None:
         crops = tuple(MaskCrop(c.y0 + window.y0, c.x0 + window.x0, c.pixels) for c in piece.masks)
         corner = np.array([window.x0, window.y0] * 2, np.float32)
         pieces.append(Detections(piece.boxes_N4 + corner, piece.labels_N, piece.scores_N, crops))
-    assert_equal(found, suppress(merge_tiles(windows, pieces, 64, 112), config.nms_iou, config.max_detections))
+    assert_equal(found, suppress(merge_tiles(windows, pieces, 64, 112), config.nms_iou))
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_the_cap_is_that_of_a_tile_and_an_image_says_in_how_many_it_was_reached(flips: bool) -> None:
+    model, config = build(flips=flips, tile=64, max_detections=3)
+    image = an_image(64, 256)
+    found = predict(model, image, config)
+    windows = tiles(64, 256, 64)
+    alone = config.model_copy(update={"tile": 0})
+    of_tile = [predict(model, image[one.y0 : one.y1, one.x0 : one.x1], alone) for one in windows]
+    assert [len(one) for one in of_tile] == [3] * len(windows)
+    assert [one.full_tiles for one in of_tile] == [1] * len(windows)
+    assert found.full_tiles == len(windows)
+    assert len(found) > 3
+    model, config = build(flips=flips, tile=64, max_detections=1000)
+    assert predict(model, image, config).full_tiles == 0
+
+
+def test_a_detection_without_a_mask_took_a_place_under_the_cap_all_the_same() -> None:
+    one = MaskCrop(0, 0, np.ones((1, 1), np.bool_))
+    boxes_N4 = np.array([[0, 0, 1, 1], [2, 2, 3, 3], [4, 4, 5, 5]], np.float32)
+    crops = (one, MaskCrop(0, 0, np.zeros((0, 0), np.bool_)), one)
+    seen = Detections(boxes_N4, np.array([1, 1, 1]), np.array([0.9, 0.8, 0.1], np.float32), crops)
+    for most, full in ((1, 1), (2, 1), (3, 0)):
+        config = PredictConfig(score_threshold=0.5, max_detections=most)
+        found = combine([View(Window(0, 0, 6, 6), seen, None)], config, 6, 6)
+        assert (len(found), found.full_tiles) == (1, full)
+
+
+def test_a_cap_that_was_reached_is_one_sentence_with_the_way_out() -> None:
+    assert about_full_tiles([0, 0], 400, "--max-detections") is None
+    assert about_full_tiles([1, 0, 1], 400, "--max-detections") == (
+        "In 2 of 3 images as many instances were found as predict.max_detections keeps of a tile (400), so more may "
+        "be there; to keep them raise --max-detections"
+    )
+    told = about_full_tiles([5], 10_000, "--max-detections")
+    assert told is not None
+    assert told.startswith("In 1 of 1 image, 5 tiles of them,")
+    assert told.endswith("to keep them make the tiles smaller (predict.tile)")
 
 
 def test_tiles_have_the_side_of_a_crop_unless_a_setting_names_another() -> None:
@@ -182,5 +222,6 @@ def test_a_stricter_setting_gives_what_it_would_have_given_from_the_start(tile: 
     assert np.array_equal(found.boxes_N4, expected.boxes_N4)
     assert np.array_equal(found.labels_N, expected.labels_N)
     assert np.array_equal(found.scores_N, expected.scores_N)
+    assert found.full_tiles == expected.full_tiles
     for one, other in zip(found.masks, expected.masks, strict=True):  # the network's batches differ, so its rounding
         assert np.count_nonzero(canvas(one, 64, 112) ^ canvas(other, 64, 112)) <= 2

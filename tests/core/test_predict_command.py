@@ -184,8 +184,24 @@ def test_the_command_writes_what_its_parts_find_in_images_of_any_size_and_pycoco
             assert loaded.cats[annotation["category_id"]]["name"] in {category.name for category in CLASSES}
 
 
+def test_a_cap_that_was_reached_is_said_with_the_way_out(model: Path, cells: Path, tmp_path: Path) -> None:
+    found = command(model, cells, tmp_path / "results.json", "--tile", "64", "--max-detections", "2")
+    last = found.out.splitlines()[-1]
+    told = re.fullmatch(
+        r"In (\d) of 3 images, (\d+) tiles of them, as many instances were found as predict\.max_detections keeps of a "
+        r"tile \(2\), so more may be there; to keep them raise --max-detections",
+        last,
+    )
+    assert told is not None, last
+    images, full = map(int, told.groups())
+    counts = [len(results) for results in found.by_name().values()]
+    assert sum(count >= 2 for count in counts) >= images > 0
+    assert full > images
+    assert max(counts) > 2, "the cap is that of a tile, not of the image"
+
+
 def test_what_is_printed_names_model_images_and_files(model: Path, cells: Path, tmp_path: Path) -> None:
-    found = command(model, cells, tmp_path / "results.json", "--device", "cpu")
+    found = command(model, cells, tmp_path / "results.json", "--device", "cpu", "--max-detections", "1000")
     assert found.results is not None
     lines = found.out.splitlines()
     counts = [len(results) for results in found.by_name().values()]

@@ -90,7 +90,7 @@ def results() -> Results:
 
 def written(path: Path, of: Results) -> list[dict[str, Any]]:
     """What the zip holds, after it was written."""
-    write_zip(path, of, LISTING, CLASSES, MAX_DETECTIONS)
+    write_zip(path, of, LISTING, CLASSES, lambda _: MAX_DETECTIONS)
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist() == ["test-results.json"]
         content: list[dict[str, Any]] = json.loads(archive.read("test-results.json"))
@@ -260,18 +260,18 @@ def test_what_may_not_be_handed_in_is_refused_by_name_and_leaves_the_old_file_as
     told = told.replace("FILE", file).replace("RESULT", f"{file}, result 1 (counted from 0)")
     broken = change(copy.deepcopy(results()))
     with pytest.raises(SubmissionError, match=re.escape(told)) as refused:
-        check(broken, LISTING, CLASSES, MAX_DETECTIONS)
+        check(broken, LISTING, CLASSES, lambda _: MAX_DETECTIONS)
     assert str(refused.value).startswith((file, "image id 5"))
     assert "; " in str(refused.value), "a way out follows the rule and the value"
     with pytest.raises(SubmissionError, match=re.escape(told)):
-        write_zip(path, broken, LISTING, CLASSES, MAX_DETECTIONS)
+        write_zip(path, broken, LISTING, CLASSES, lambda _: MAX_DETECTIONS)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_refused_submission_makes_no_file(tmp_path: Path) -> None:
     with pytest.raises(SubmissionError):
-        write_zip(tmp_path / "submission.zip", {}, LISTING, CLASSES, MAX_DETECTIONS)
+        write_zip(tmp_path / "submission.zip", {}, LISTING, CLASSES, lambda _: MAX_DETECTIONS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -279,6 +279,6 @@ def test_as_many_results_as_the_cap_allows_and_a_score_of_one_are_handed_in() ->
     allowed = results()
     allowed[9][0]["score"] = 1.0
     cap = max(len(of_image) for of_image in allowed.values())
-    check(allowed, LISTING, CLASSES, cap)
+    check(allowed, LISTING, CLASSES, lambda _: cap)
     with pytest.raises(SubmissionError, match=f"at most {cap - 1} results, and this one has {cap}"):
-        check(allowed, LISTING, CLASSES, cap - 1)
+        check(allowed, LISTING, CLASSES, lambda _: cap - 1)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -380,5 +381,39 @@ def test_a_loss_that_is_not_finite_ends_the_epoch_before_its_step_with_epoch_and
 def test_a_weight_that_is_not_finite_after_the_last_step_is_no_result() -> None:
     model = model_of(TrialConfig.from_settings(TINY))
     model.roi_heads.box_predictor.cls_score.bias.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(TrialDiverged, match=r"^epoch 1: a weight is not finite after the last step$"):
+    told = r"^epoch 1, batch 1: roi_heads\.box_predictor\.cls_score\.bias is nan after the step, and the loss was \d"
+    with pytest.raises(TrialDiverged, match=told):
         epoch_of({}, list(batches(TINY).of_epoch(1))[:1], model)
+
+
+@pytest.mark.parametrize("broken", ["roi_heads.mask_predictor.mask_fcn_logits.bias", "backbone.body.bn1.running_var"])
+def test_what_no_loss_shows_and_is_not_finite_is_divergence(broken: str) -> None:
+    """A mask of a class that is in no batch; statistics that only prediction uses."""
+    data = dataset(sample(0, 64, 64, instances=0))
+    model = model_of(TrialConfig.from_settings(TINY | {"model.trainable_layers": 5}))
+    tensor = model.state_dict()[broken]
+    tensor[0] = math.inf
+    told = rf"^epoch 1, batch 1: {re.escape(broken)} is inf after the step, and the loss was \d"
+    with pytest.raises(TrialDiverged, match=told):
+        epoch_of({}, list(batches({}, data, [0]).of_epoch(1)), model)
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e10])
+def test_a_loss_that_is_finite_and_absurd_is_divergence_with_epoch_batch_and_value(scale: float) -> None:
+    model = model_of(TrialConfig.from_settings(TINY))
+    with torch.no_grad():
+        model.roi_heads.box_predictor.cls_score.bias[0] = -scale
+    made = list(batches(TINY).of_epoch(1))[:1]
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    told = r"^epoch 1, batch 1: loss is \d\.\d+e\+\d\d, and no training that works has one above 1,000,000$"
+    with pytest.raises(TrialDiverged, match=told):
+        epoch_of({}, made, model)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+
+
+def test_a_loss_as_high_as_an_odd_beginning_is_trained_on() -> None:
+    model = model_of(TrialConfig.from_settings(TINY))
+    with torch.no_grad():
+        model.roi_heads.box_predictor.cls_score.bias[0] = -1e5
+    losses, _, _ = epoch_of({}, list(batches(TINY).of_epoch(1))[:1], model)
+    assert 1e4 < losses["loss"] < 1e6

@@ -212,9 +212,18 @@ def test_reports_follow_from_the_match_tables_and_these_from_the_model(
         best.model.eval()
         samples = [DATA.samples[index] for index in best.split.validation]
         found = [predict(best.model, sample.image, best.config.predict) for sample in samples]
+        assert sum(one.full_tiles > 0 for one in found) == EpochReport.from_json(state["report"]).capped_images
         masks, boxes = match(samples, found, len(DATA.classes))
         report = EpochReport.from_json(state["report"])
         assert (ap50(masks, 100).mean, ap50(boxes, 100).mean) == (report.ap50, report.ap50_box)
+
+
+def test_a_report_counts_the_validation_images_that_reached_the_cap(uninterrupted: Uninterrupted) -> None:
+    whole, _, _ = uninterrupted
+    trial = trial_of({"optim.epochs": 1, "predict.score_threshold": 0.0, "predict.max_detections": 1})
+    assert trial.run_epoch().capped_images == len(trial.split.validation) == len(whole.split.validation)
+    roomy = trial_of({"optim.epochs": 1, "predict.max_detections": 5000})
+    assert roomy.run_epoch().capped_images == 0
 
 
 def test_reports_say_what_was_done(uninterrupted: Uninterrupted) -> None:
@@ -238,7 +247,7 @@ def test_reports_say_what_was_done(uninterrupted: Uninterrupted) -> None:
         | {"losses": st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False), max_size=3)}
         | {"ap50_per_class": st.lists(st.none() | st.floats(0, 1), max_size=4).map(tuple)}
         | {"peak_memory_bytes": st.none() | st.integers(0, 2**40)}
-        | {name: st.integers(0, 2**31) for name in ("epoch", "steps", "detections")},
+        | {name: st.integers(0, 2**31) for name in ("epoch", "steps", "detections", "capped_images")},
     )
 )
 def test_a_report_passes_through_json_unchanged(report: EpochReport) -> None:

@@ -412,6 +412,25 @@ def test_a_class_in_few_images_is_flagged(tmp_path: Path) -> None:
     assert "a rare class moves it as much as a common one" in " ".join(found(plan).cautions)
 
 
+def test_a_cap_that_validation_images_of_the_best_trial_reached_is_said(tmp_path: Path) -> None:
+    plan, book = begin(tmp_path, {"fixed": {"optim.epochs": 2}, "variants": {"Plain": {}}})
+    record = book.next()
+    assert record is not None
+    tables = [table_of(0.0, 1), table_of(1.0, 2)]
+    for epoch, one in enumerate(tables, start=1):
+        path = match_table_path(plan.folder.trial(record.id), epoch)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        one.save(path)
+    reports = [report_of(epoch, one) for epoch, one in enumerate(tables, start=1)]
+    best = max(reports, key=lambda report: report["ap50"])
+    book.report(record.id, [{**report, "capped_images": 3 if report is best else 7} for report in reports])
+    (said,) = [caution for caution in found(plan).cautions if "predict.max_detections" in caution]
+    assert said == (
+        "In 3 validation images of the best trial as many instances were found as predict.max_detections keeps of a "
+        "tile (400), so that more may be there; try a higher one under after_training."
+    )
+
+
 def test_what_is_needed_to_repeat_a_study_is_said(variants: Plan, shown: Findings) -> None:
     known = shown.provenance
     assert known["data fingerprint"] == variants.data.fingerprint
