@@ -385,6 +385,7 @@ def test_all_images_train_to_the_best_epoch_and_no_new_score_is_made_up(
     assert "Epoch" not in said
     assert (best / "model.safetensors").read_bytes() == before
     assert max(np.bincount([one["image_id"] for one in results_in(best / "submission.zip")])) <= 7
+    assert "as many instances were found as predict.max_detections keeps of a tile (7)" in said
 
 
 def test_a_test_image_that_has_changed_is_named_and_the_old_results_stay(
