@@ -360,7 +360,12 @@ def recall(options: Options, folder: StudyFolder, moved: bool = False) -> Option
                     f"{option} must be given again for {folder.path}: it was {before}, passwords are not kept"
                 )
             options = replace(options, **{name: before})
-        elif given is not None and name == "storage" and not moved and without_password(given) != before:
+        elif (
+            given is not None
+            and name == "storage"
+            and not moved
+            and without_password(given) != without_password(before or "")
+        ):
             raise StudyError(
                 f"{option} must be that of the study, {before or 'its own file'}, and is {without_password(given)}; "
                 "leave it out, or give this search another --study name"

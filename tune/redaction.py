@@ -1,14 +1,37 @@
-"""Passwords reach no file, log or tag."""
+"""Secrets reach no file, log or tag: passwords, and tokens that stand where a user's name does."""
 
 import re
 
-_USER_INFO = re.compile(r"//([^:/@\s]*):[^\s]*@")
-_PARAMETER = re.compile(r"((?:password|passwd|pwd|token|secret)=)[^&\s;]+", re.IGNORECASE)
+_USER_INFO = re.compile(r"(?:(?P<scheme>[a-z][a-z0-9+.-]*):)?//(?!/)(?P<user>[^:/@\s]*)(?P<rest>\S*)@", re.IGNORECASE)
+"""All up to the last @ of the word: a password or a token may hold an unescaped @, : or /."""
+
+_SECRET = "password|passwd|passphrase|pwd|token|secret|signature|credentials?|api[-_]?key|access[-_]?key|secret[-_]?key"
+_PARAMETER = re.compile(rf"((?:{_SECRET}|\bsig)=)[^&\s;]+", re.IGNORECASE)
+"""Settings of a URL or of a connection, `sslpassword` and `access_token` among them: their names end so."""
+
+_DATABASES = re.compile(r"(postgresql|postgres|mysql|mariadb|mssql|oracle|cockroachdb)(\+\w+)?", re.IGNORECASE)
+"""Schemes of URLs whose user is a name for everybody's eyes. Elsewhere it may be a token: `https://TOKEN@host`."""
 
 
 def without_password(text: str) -> str:
-    """`text`, a URL or a message that may hold one, with *** in place of passwords.
+    """`text`, a URL or a message that may hold one, with *** in place of secrets.
 
-    Where a password holds an unescaped @ or / it goes as well: all up to the last @ of the word is replaced.
+    A database's user stays, and its password goes. Of any other URL user and password go, since either can be a token.
     """
-    return _PARAMETER.sub(r"\1***", _USER_INFO.sub(r"//\1:***@", text))
+    return re.sub(r"\S+", lambda word: _without_secrets(word[0]), text)
+
+
+def _without_secrets(word: str) -> str:
+    user_info, parameter = _USER_INFO.search(word), _PARAMETER.search(word)
+    if user_info and parameter and parameter.start() < user_info.end():
+        # An @ within the parameter, or a = within the password: nobody can tell where the secret ends.
+        return f"{word[: min(user_info.start('user'), parameter.end(1))]}***"
+    return _PARAMETER.sub(r"\1***", _USER_INFO.sub(_without_user_info, word))
+
+
+def _without_user_info(match: re.Match[str]) -> str:
+    scheme, user, rest = match["scheme"], match["user"], match["rest"]
+    before = f"{scheme}://" if scheme else "//"
+    if scheme is not None and not _DATABASES.fullmatch(scheme):
+        return f"{before}***@"
+    return f"{before}{user}:***@" if ":" in rest else match[0]
