@@ -1,9 +1,12 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and what to do about one that the system refuses."""
 
+import errno
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from core import faults
 
@@ -28,3 +31,76 @@ def write_atomically(path: Path, data: bytes) -> None:
 def write_json_atomically(path: Path, content: Any) -> None:
     """Write `content` as indented JSON; NaN is refused, since JSON has none."""
     write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_once(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write a file unless one is there that holds anything, whole or not at all; it has `mode` from the beginning.
+
+    Of several processes at once one succeeds, and all find what that one wrote.
+    """
+    if path.exists():
+        if path.stat().st_size:
+            return
+        with filelock.FileLock(path.with_name(f".{path.name}.lock")):
+            if path.exists() and not path.stat().st_size:
+                path.unlink()  # left by a process of an earlier version that was killed before it wrote
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        faults.passing(f"writing {path.name}")
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            return
+        except OSError:  # a file system without links
+            part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to the disk, so that a file that was given a name keeps it when power is lost."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_WAYS_OUT = {
+    errno.ENOSPC: "free space on its disk",
+    errno.EDQUOT: "free space in this user's quota",
+    errno.EROFS: "its file system takes no writes: see to the disk, or use another folder",
+    errno.EIO: "see to the disk",
+    errno.EFBIG: "raise the largest size of a file that this process may write (ulimit -f)",
+    errno.EACCES: "give this user the right to use it",
+    errno.EPERM: "give this user the right to use it",
+    errno.ENOENT: "bring it back",
+    errno.ENOTDIR: "one of the folders in its path is a file: name another place",
+    errno.EISDIR: "it is a folder: name a file",
+    errno.ENAMETOOLONG: "use a shorter path",
+    errno.EMFILE: "let this process open more files (ulimit -n)",
+    errno.ENFILE: "let this machine open more files",
+    errno.ESTALE: "see that its file system is mounted",
+    errno.ENOTCONN: "see that its file system is mounted",
+    errno.ENODEV: "see that its file system is mounted",
+    errno.ETIMEDOUT: "see that its file system is mounted",
+}
+
+
+def way_out(error: OSError) -> str:
+    """What the user can do about a file or folder that the system refuses, as an order; empty where nobody knows."""
+    return _WAYS_OUT.get(error.errno or 0, "")
+
+
+def refused(error: OSError, what: str = "a file") -> str:
+    """An error of the operating system in one sentence: the file, the system's words, and the way out, as an order.
+
+    what   what it was where the system names no file
+    """
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename or what} cannot be used ({reason}): {way_out(error) or 'see to it'}"

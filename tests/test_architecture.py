@@ -36,6 +36,7 @@ ROWS = [
     {"ledger", "space_file"},
     {"sampler"},
     {"request", "space_sections", "mps"},
+    {"database"},
     {"space", "values", "stopping", "folder", "redaction", "loopback", "choice", "effects", "svg", "confounds"},
     {"certainty", "cgroups", "processes", "scratch"},
     {"reweighted"},

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from core import faults, interrupts
 from core.errors import CheckpointError, ProcessLost, ResourceError, TornCheckpoint, TrialDiverged
-from core.files import write_atomically, write_json_atomically
+from core.files import write_atomically, write_json_atomically, write_once
 
 # Ray reads these on import. Its results go to the ledger, not to loggers and progress tables of its own. It may start
 # as many workers at once as it is handed trials, and no more trials than may run are handed out: by itself Ray waits
@@ -246,7 +246,7 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
             raise
         except Exception as error:  # noqa: BLE001  # whatever a trial raises is data for the ledger
             if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
-                return self._failure(f"{folder} cannot be written: {error.strerror}", Then.HALT)
+                return self._failure(f"{error.filename or folder} cannot be written: {error.strerror}", Then.HALT)
             if isinstance(error, torch.AcceleratorError) and "out of memory" in str(
                 error
             ):  # not from torch's allocator
@@ -525,10 +525,7 @@ def _make_token() -> None:
     try:
         path = Path(chosen) if chosen else Path.home() / ".ray" / "auth_token"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as stream:
-                stream.write(secrets.token_hex(32))
+        write_once(path, secrets.token_hex(32).encode())
         path.chmod(0o600)
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home at all
         if chosen:

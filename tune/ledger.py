@@ -22,11 +22,14 @@ and the study itself these:
     driver        the process that runs the study: pid, host, and when it was last heard of
 """
 
+import contextlib
 import functools
+import inspect
 import json
 import math
 import os
 import socket
+import sqlite3
 import time
 import uuid
 import warnings
@@ -46,7 +49,8 @@ from optuna.trial import TrialState
 from core import faults
 from core.config import Value
 from core.errors import StorageError, StudyError
-from tune import processes, sampler
+from tune import database, processes, sampler
+from tune.database import Patience, cause_of, place_of, refusal
 from tune.redaction import without_password
 from tune.request import StudyRequest
 from tune.sampler import Tried
@@ -56,8 +60,11 @@ from tune.stopping import SuccessiveHalving, expected_score
 MAX_LOST = 2
 """So many attempts of a trial may end without a word and are repeated; the next such end is a failure."""
 
-BUSY_SECONDS = 60
-"""How long a sqlite ledger that another process has locked is waited for."""
+BUSY_SECONDS = 5
+"""How long sqlite itself waits for a ledger that another process has locked, before `Patience` asks again."""
+
+OPEN_SECONDS = 20.0
+"""How long a ledger is tried that cannot be opened for a reason that may pass: somebody waits for the first answer."""
 
 BEAT_SECONDS, CLAIM_SECONDS = 30, 180
 """How often a driver says that it runs its study, and how long it is believed without."""
@@ -145,21 +152,97 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def _translated(method: _F) -> _F:
-    """Turn what a database raises that is locked, full or away into StorageError. Afterwards read the ledger anew."""
+    """Turn what a database still refuses after all patience into StorageError. Afterwards read the ledger anew."""
 
     @functools.wraps(method)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(ledger: "Ledger", *args: Any, **kwargs: Any) -> Any:
         try:
-            return method(*args, **kwargs)
-        except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
-            cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
-            reason = without_password(str(getattr(cause, "orig", cause) or error).strip().splitlines()[0])
+            return method(ledger, *args, **kwargs)
+        except Exception as error:
+            cause = cause_of(error)
+            if cause is None:
+                raise
+            meant = refusal(cause, ledger.url)
+            tried = f" for {database.RETRY_SECONDS:g} seconds" if meant.transient else ""
+            whole = "what it holds is whole: " if meant.whole else ""
             raise StorageError(
-                f"the ledger could not be read or written ({reason}); what it holds is whole: see to the database, "
-                "then run the same command again"
+                f"the ledger could not be read or written{tried} ({meant.reason}); {whole}{meant.way_out}, then run "
+                "the same command again"
             ) from error
 
     return cast(_F, call)
+
+
+def _patient(name: str) -> Callable[..., Any]:
+    def call(storage: "_PatientStorage", *args: Any, **kwargs: Any) -> Any:
+        method = getattr(storage.inner, name)
+        return storage.patience(lambda: method(*args, **kwargs))
+
+    return call
+
+
+class _PatientStorage(optuna.storages.BaseStorage):
+    """A storage whose every operation is tried again while its database refuses for a reason that may pass.
+
+    Each operation is one transaction, which a refusal leaves undone. Where the connection was lost after the database
+    had done it, doing it again changes nothing; the two operations of which that is not so are looked after below.
+    """
+
+    def __init__(self, inner: optuna.storages.BaseStorage, patience: Patience) -> None:
+        self.inner, self.patience = inner, patience
+
+    def create_new_trial(self, study_id: int, template_trial: optuna.trial.FrozenTrial | None = None) -> int:
+        """A new trial, once: this process alone runs the study, so one more than before is its own."""
+        before = self.get_n_trials(study_id)
+
+        def create() -> int:
+            trials = self.inner.get_all_trials(study_id, deepcopy=False)
+            if len(trials) > before:
+                return trials[-1]._trial_id
+            return self.inner.create_new_trial(study_id, template_trial)
+
+        return self.patience(create)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """End or begin a trial; True if this did it."""
+        tried = False
+
+        def change() -> bool:
+            nonlocal tried
+            again, tried = tried, True
+            if again and self.inner.get_trial(trial_id).state is state:
+                return True
+            return self.inner.set_trial_state_values(trial_id, state, values)
+
+        return self.patience(change)
+
+
+_DELEGATING: Any = type(
+    "_DelegatingStorage",
+    (_PatientStorage,),
+    {
+        name: _patient(name)
+        for name, _ in inspect.getmembers(optuna.storages.BaseStorage, inspect.isfunction)
+        if not name.startswith("_") and name not in vars(_PatientStorage)
+    },
+)
+"""All that Optuna asks of a storage, whichever version it is of, handed on patiently."""
+
+
+@dataclass(frozen=True)
+class _Store:
+    """A ledger's database, opened.
+
+    storage   for a study; ended trials that it has read once it remembers
+    direct    remembers nothing
+    patience  with which it is read and written
+    engine    the database itself; None for one in memory
+    """
+
+    storage: optuna.storages.BaseStorage
+    direct: optuna.storages.BaseStorage
+    patience: Patience
+    engine: sqlalchemy.engine.Engine | None
 
 
 class Ledger:
@@ -174,6 +257,8 @@ class Ledger:
 
     @_translated
     def __init__(self, storage: str, request: StudyRequest, wanted: Sequence["Point"] | None = None) -> None:
+        self.url = storage
+        """Of the database."""
         self._request = request
         self._space: SearchSpace = request.space
         self._rule = (
@@ -182,11 +267,10 @@ class Ledger:
             else None
         )
         self._points = _points(request)
-        opened = _open_storage(storage)
-        self._database = opened.engine if isinstance(opened, optuna.storages.RDBStorage) else None
-        self._order = _order_of_choices(opened, request)
+        self._store = _open_storage(storage)
+        self._order = _order_of_choices(self._store, request)
         self._study = optuna.create_study(
-            storage=opened, study_name=request.study, direction="maximize", load_if_exists=True
+            storage=self._store.storage, study_name=request.study, direction="maximize", load_if_exists=True
         )
         known = self._study.user_attrs
         self._facts: Mapping[str, Any] | None = known.get("facts")
@@ -218,9 +302,7 @@ class Ledger:
         The lock in the study's folder keeps processes apart that share the folder; this keeps those apart that share a
         database.
         """
-        driver = optuna.load_study(study_name=self._request.study, storage=self._study._storage).user_attrs.get(
-            "driver"
-        )
+        driver = optuna.load_study(study_name=self._request.study, storage=self._store.storage).user_attrs.get("driver")
         if driver is not None and _is_alive(driver):
             raise StudyError(
                 f"study {self._request.study} is being searched by process {driver['pid']} on host {driver['host']}; "
@@ -234,8 +316,8 @@ class Ledger:
     def beat(self) -> None:
         """Say that this process still runs the study; writes every BEAT_SECONDS at most."""
         if time.monotonic() - self._beat >= BEAT_SECONDS:
-            self._beat = time.monotonic()
             self._study.set_user_attr("driver", _this_process())
+            self._beat = time.monotonic()
 
     @_translated
     def release(self) -> None:
@@ -467,21 +549,32 @@ class Ledger:
         Optuna's interface takes one at a time, each in a transaction of its own with objects for every row. These are
         its tables all the same.
         """
-        trial, values = self._trials[number], values or {}
-        if self._database is None:
+        trial, values, engine = self._trials[number], values or {}, self._store.engine
+        if engine is None:
             for name, value in attributes.items():
                 trial.set_user_attr(name, value)
             for step, value in values.items():
                 trial.report(value, step)
             return
+        self._store.patience(lambda: self._write_rows(engine, trial, attributes, values))
+
+    @staticmethod
+    def _write_rows(
+        engine: sqlalchemy.engine.Engine,
+        trial: optuna.Trial,
+        attributes: Mapping[str, Any],
+        values: Mapping[int, float],
+    ) -> None:
         key, row, step_row = trial._trial_id, models.TrialUserAttributeModel, models.TrialIntermediateValueModel
-        with self._database.begin() as connection:
+        with engine.begin() as connection:
             state = connection.scalar(
                 sqlalchemy.select(models.TrialModel.state).where(models.TrialModel.trial_id == key)
             )
             if state is not TrialState.RUNNING:
-                raise optuna.exceptions.UpdateFinishedTrialError(f"trial {number} is {state}")
+                raise optuna.exceptions.UpdateFinishedTrialError(f"trial {trial.number} is {state}")
+            # What is there already was written before a lost connection hid it, or is to be replaced.
             connection.execute(sqlalchemy.delete(row).where(row.trial_id == key, row.key.in_(attributes)))
+            connection.execute(sqlalchemy.delete(step_row).where(step_row.trial_id == key, step_row.step.in_(values)))
             entries = [{"trial_id": key, "key": name, "value_json": json.dumps(v)} for name, v in attributes.items()]
             connection.execute(sqlalchemy.insert(row), entries)
             for step, value in values.items():
@@ -572,13 +665,14 @@ def _variant_choices(points: Sequence[Point], name: str) -> Choices:
     return Choices(tuple(dict.fromkeys(point.params[name] for point in points if name in point.params)))
 
 
-def _order_of_choices(storage: optuna.storages.BaseStorage, request: StudyRequest) -> dict[str, Choices]:
+def _order_of_choices(store: _Store, request: StudyRequest) -> dict[str, Choices]:
     """The searched choices in the order in which the ledger has them, those that were added since at the end.
 
     Optuna stores a choice as its place among the choices, and refuses other choices under one name. So where choices
     were added, the trials that are there are rewritten to say that these were among theirs: places stay what they were.
     """
     order: dict[str, Choices] = {}
+    storage, engine = store.direct, store.engine
     try:
         study = storage.get_study_id_from_name(request.study)
     except KeyError:
@@ -593,18 +687,16 @@ def _order_of_choices(storage: optuna.storages.BaseStorage, request: StudyReques
         if before is None or not isinstance(domain, Choices):
             continue
         order[parameter.name] = Choices(tuple(dict.fromkeys([*before, *domain.values])))
-        if len(order[parameter.name].values) > len(before) and isinstance(storage, optuna.storages.RDBStorage):
+        if len(order[parameter.name].values) > len(before) and engine is not None:
             wider = optuna.distributions.CategoricalDistribution(order[parameter.name].values)
-            with storage.engine.begin() as connection:
-                connection.execute(
-                    _WIDEN,
-                    {
-                        "wider": optuna.distributions.distribution_to_json(wider),
-                        "name": parameter.name,
-                        "study": study,
-                    },
-                )
+            change = {"wider": optuna.distributions.distribution_to_json(wider), "name": parameter.name, "study": study}
+            store.patience(functools.partial(_widen, engine, change))
     return order
+
+
+def _widen(engine: sqlalchemy.engine.Engine, change: Mapping[str, Any]) -> None:
+    with engine.begin() as connection:
+        connection.execute(_WIDEN, change)
 
 
 _WIDEN = sqlalchemy.text(
@@ -657,31 +749,54 @@ def _load(storage: str, study: str) -> optuna.Study | None:
     if url.drivername.startswith("sqlite") and not Path(url.database or "").is_file():
         return None
     try:
-        return optuna.load_study(study_name=study, storage=_open_storage(storage))
+        return optuna.load_study(study_name=study, storage=_open_storage(storage).storage)
     except KeyError:
         return None
 
 
-def _open_storage(url: str) -> optuna.storages.BaseStorage:
+def _open_storage(url: str) -> _Store:
+    """Open a ledger's database; a sqlite file that is not there is made, whole or not at all. Raises StudyError."""
     if url == _IN_MEMORY:
-        return optuna.storages.InMemoryStorage()
+        in_memory = optuna.storages.InMemoryStorage()
+        return _Store(in_memory, in_memory, Patience(url), None)
     try:
-        return _open_database(url)
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError, optuna.exceptions.StorageInternalError) as error:
-        reason = without_password(str(error).strip().splitlines()[0])
-        raise StudyError(f"the ledger {without_password(url)} cannot be opened: {reason}") from None
+        return Patience(url, OPEN_SECONDS)(lambda: _open_database(url))
+    except RuntimeError as error:  # another version of Optuna made it
+        reason, order = str(error).splitlines()[0], "see to it, or name another --storage"
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError, ImportError, OSError) as error:
+        cause = cause_of(error)
+        meant = None if cause is None else refusal(cause, url)
+        reason = meant.reason if meant else str(error).strip().splitlines()[0]
+        order = f"{meant.way_out}, then run the same command again" if meant else "see to it, or name another --storage"
+    raise StudyError(f"the ledger {place_of(url)} cannot be opened ({without_password(reason)}): {order}")
 
 
-def _open_database(url: str) -> optuna.storages.RDBStorage:
+def _open_database(url: str) -> _Store:
     if not url.startswith("sqlite"):
-        return optuna.storages.RDBStorage(url)
-    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
+        return _patient_store(optuna.storages.RDBStorage(url), url)
+    file = database.file_of(url)
+    if file is not None:
+        database.make_whole(file, _make_tables)
+    opened = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
     # Write-ahead logging lets others read while the search writes; the file remembers it, `synchronous` it does not.
-    sqlalchemy.event.listen(storage.engine, "connect", _synchronous_normal)
-    with storage.engine.connect() as connection:
+    sqlalchemy.event.listen(opened.engine, "connect", _synchronous_normal)
+    with opened.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-    storage.engine.dispose()
-    return storage
+    opened.engine.dispose()
+    return _patient_store(opened, url)
+
+
+def _patient_store(opened: optuna.storages.RDBStorage, url: str) -> _Store:
+    database.hand_over(opened.engine, url)
+    remembering, patience = optuna.storages.get_storage(opened), Patience(url)
+    return _Store(_DELEGATING(remembering, patience), _DELEGATING(opened, patience), patience, opened.engine)
+
+
+def _make_tables(url: str) -> None:
+    """Have Optuna make its tables, and leave no connection open."""
+    optuna.storages.RDBStorage(url, engine_kwargs={"poolclass": sqlalchemy.pool.NullPool}).remove_session()
+    with contextlib.closing(sqlite3.connect(str(database.file_of(url)))) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
 
 
 def _synchronous_normal(connection: Any, _: Any) -> None:

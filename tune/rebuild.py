@@ -10,7 +10,7 @@ from tune.ledger import Ledger, read
 from tune.plan import Options, recall, storage_of, tags_of, tracking_of
 from tune.redaction import without_password
 from tune.space_file import from_document
-from tune.tracking import Destination, Tracker, first_line
+from tune.tracking import Destination, Tracker, trouble_of
 
 
 def rebuild_tracking(options: Options, study: str) -> tuple[int, int, Destination]:
@@ -42,9 +42,10 @@ def rebuild_tracking(options: Options, study: str) -> tuple[int, int, Destinatio
                 runs += [(held, record.id, tracker.write(record, folder_of(record.id))) for record in held.records]
             tracker.close(finished)
         except Exception as error:  # whatever MLflow's stores raise
+            trouble = trouble_of(error, destination)
             raise StorageError(
-                f"MLflow at {without_password(destination.uri)} did not take the trials ({first_line(error)}); run the "
-                "same command again when it answers"
+                f"MLflow at {without_password(destination.uri)} did not take the trials ({trouble.reason}): "
+                f"{trouble.way_out}"
             ) from error
         for held, number, run in runs:
             held.note_mlflow_run(number, run)

@@ -21,7 +21,7 @@ from core import data as datasets
 from core.console import complain, say
 from core.data.dataset import Dataset
 from core.errors import BadRequest, CellTuneError
-from core.files import write_atomically
+from core.files import refused, write_atomically
 from core.interrupts import exit_status, terminable
 from tune.examples import Examples, examples
 from tune.figures import figures
@@ -32,7 +32,7 @@ from tune.retrain_plan import last_study
 from tune.space_file import from_document
 from tune.svg import COLOURS, Figure
 from tune.tables import NOTHING, Table
-from tune.tracking import first_line, show_report
+from tune.tracking import Trouble, show_report, trouble_of
 
 PAGE = "index.html"
 
@@ -65,13 +65,13 @@ class Written:
     findings   what it says
     page       the page
     address    of the page in MLflow; None where MLflow did not take it
-    trouble    what MLflow answered then
+    trouble    why, and what to do
     """
 
     findings: Findings
     page: Path
     address: str | None
-    trouble: str = ""
+    trouble: Trouble | None = None
 
 
 def make(options: Options, folder: StudyFolder, data: Dataset | None = None) -> Written:
@@ -87,7 +87,7 @@ def make(options: Options, folder: StudyFolder, data: Dataset | None = None) -> 
     try:
         address = show_report(tracking_of(options), findings.study, findings.identity, page.parent)
     except Exception as error:  # noqa: BLE001  # whatever MLflow's stores raise: it is a view
-        return Written(findings, page, None, first_line(error))
+        return Written(findings, page, None, trouble_of(error, tracking_of(options)))
     return Written(findings, page, address)
 
 
@@ -196,10 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(error)
         return 1
     except OSError as error:
-        complain(
-            f"{error.filename or 'a file'} could not be written or read ({error.strerror}); what was saved is whole: "
-            "see to it, then give the same command again"
-        )
+        complain(f"{refused(error)}, then run the same command again; what was saved is whole")
         return 1
     except KeyboardInterrupt:
         print("Interrupted; give the same command again", file=sys.stderr)
@@ -207,8 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         say(console, f"Without pictures: {missing}")
     say(console, f"Report: {written.page}")
-    if written.address is None:
-        say(console, f"MLflow does not show it ({written.trouble}); give the same command again when it answers")
+    if written.trouble is not None:
+        say(console, f"MLflow does not show it ({written.trouble.reason}): {written.trouble.way_out}")
     return 0
 
 

@@ -37,7 +37,7 @@ from core.trained_model import TrainedModel
 from tune.folder import match_table_path
 from tune.progress import Steps
 from tune.retrain_plan import Plan
-from tune.tracking import Retraining, first_line, show_retraining
+from tune.tracking import Retraining, Trouble, show_retraining, trouble_of
 
 DRAWN_SCORE = 0.5
 """Detections under it are not drawn where no validation image says which score balances precision and recall."""
@@ -102,15 +102,15 @@ def run(plan: Plan, console: Console, device: str = "auto") -> Outcome:
     return Outcome(metrics, test, full_tiles, _shown(plan, trial, trained, metrics))
 
 
-def show(plan: Plan, outcome: Outcome) -> tuple[str | None, str]:
-    """The model's address in MLflow's registry; None, and what MLflow answered, where it did not take the model.
+def show(plan: Plan, outcome: Outcome) -> str | Trouble:
+    """The model's address in MLflow's registry, or why MLflow did not take the model.
 
     MLflow is a view: what was written stays whatever it answers.
     """
     try:
-        return show_retraining(plan.tracking, plan.request.study, plan.identity, plan.record, outcome.shown), ""
+        return show_retraining(plan.tracking, plan.request.study, plan.identity, plan.record, outcome.shown)
     except Exception as error:  # noqa: BLE001  # whatever MLflow's stores raise
-        return None, first_line(error)
+        return trouble_of(error, plan.tracking)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from core.console import complain, say
 from core.errors import BadRequest, CellTuneError
+from core.files import refused
 from core.inference import about_full_tiles
 from core.interrupts import exit_status, terminable
 from core.text import many
@@ -20,6 +21,7 @@ from tune.ledger import State
 from tune.plan import Options, absolute
 from tune.retrain import Outcome
 from tune.retrain_plan import Plan, make_plan
+from tune.tracking import Trouble
 
 
 @terminable()
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print(console, _plan_lines(plan))
         outcome = retrain.run(plan, console, parsed.device)
         _print(console, _outcome_lines(plan, outcome))
-        _print(console, _shown_lines(plan, *retrain.show(plan, outcome)))
+        _print(console, _shown_lines(plan, retrain.show(plan, outcome)))
     except BadRequest as error:
         complain(error)
         return 2
@@ -41,10 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(error)
         return 1
     except OSError as error:
-        complain(
-            f"{error.filename or 'a file'} could not be written or read ({error.strerror}); what was saved is whole: "
-            "see to it, then give the same command again"
-        )
+        complain(f"{refused(error)}, then run the same command again; what was saved is whole")
         return 1
     except KeyboardInterrupt:
         complain("Interrupted; the same command goes on after the last epoch that was saved")
@@ -120,12 +119,10 @@ def _outcome_lines(plan: Plan, outcome: Outcome) -> list[str]:
     return [*lines, f"Use it: {use}"]
 
 
-def _shown_lines(plan: Plan, model: str | None, trouble: str) -> list[str]:
-    if model is not None:
-        return [f"MLflow: {model}; {plan.tracking.how_to_open}"]
-    return [
-        f"MLflow does not show it ({trouble}); give the same command again when it answers: nothing is trained twice"
-    ]
+def _shown_lines(plan: Plan, shown: str | Trouble) -> list[str]:
+    if isinstance(shown, str):
+        return [f"MLflow: {shown}; {plan.tracking.how_to_open}"]
+    return [f"MLflow does not show it ({shown.reason}): {shown.way_out}; nothing is trained twice"]
 
 
 def _python() -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from core.console import complain, say
 from core.errors import BadRequest, CellTuneError, StudyError
+from core.files import refused
 from core.interrupts import exit_status, terminable
 from core.text import have, many
 from tune import confirmation, report, study
@@ -175,7 +176,7 @@ def _report(plan: Plan) -> tuple[Written | None, str]:
     except CellTuneError as error:
         return None, str(error)
     except OSError as error:
-        return None, f"{error.filename or 'a file'} cannot be used ({error.strerror or error})"
+        return None, refused(error)
 
 
 def _conclude(plan: Plan, finished: bool, console: Console, written: Written | None, trouble: str) -> int:
@@ -211,8 +212,8 @@ def _conclude(plan: Plan, finished: bool, console: Console, written: Written | N
         lines.append(f"The report could not be written: {trouble}; to try again: python -m tune.report")
     else:
         lines.append(f"Report: {written.page}")
-        if written.address is None:
-            lines.append(f"MLflow does not show the report ({written.trouble}); python -m tune.report shows it again")
+        if written.trouble is not None:
+            lines.append(f"MLflow does not show the report ({written.trouble.reason}): {written.trouble.way_out}")
     lines.append(f"Results: {plan.folder.path} (table: {plan.folder.trials_csv})")
     lines.append(f"Compare: {plan.tracking.how_to_open}")
     if not finished:

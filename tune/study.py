@@ -26,7 +26,7 @@ from core.console import say
 from core.data.dataset import Dataset
 from core.device import limit_memory, resolve
 from core.errors import StorageError
-from core.files import write_atomically, write_json_atomically
+from core.files import refused, write_atomically, write_json_atomically
 from core.trainable import Trial
 from core.weights import BaseWeights
 from tune import confirmation, executor
@@ -40,7 +40,7 @@ from tune.plan import Plan, facts_of, refuse_other_facts, searched_settings, tag
 from tune.progress import Progress
 from tune.redaction import without_password
 from tune.tables import trials_csv
-from tune.tracking import Tracker, TrackingThread
+from tune.tracking import Tracker, TrackingThread, Trouble
 
 CLOSE_SECONDS, INTERRUPTED_SECONDS = 60.0, 10.0
 """How long MLflow is waited for when a study has ended, and when it was interrupted: it is brought up to date later."""
@@ -219,8 +219,7 @@ def _run_phase(
         what = what if len(conductor.untracked) == 1 else f"{what}s"
         say(
             console,
-            f"MLflow does not show {what} {numbers} in full ({conductor.trouble}); run the same command again "
-            "when it answers",
+            f"MLflow does not show {what} {numbers} in full ({conductor.trouble.reason}): {conductor.trouble.way_out}",
         )
 
 
@@ -238,13 +237,12 @@ def _claimed(plan: Plan) -> Iterator[Ledger]:
 
 @contextlib.contextmanager
 def _files_in_one_sentence() -> Iterator[None]:
-    """Say of a disk that takes no more, is read-only or away, what is to be done."""
+    """Say of what the operating system refuses which file it was, why, and what is to be done."""
     try:
         yield
     except OSError as error:
         raise StorageError(
-            f"{error.filename or 'a file of the study'} cannot be used ({error.strerror or error}); what was saved is "
-            "whole: see to the disk, then run the same command again"
+            f"{refused(error, 'a file of the study')}, then run the same command again; what was saved is whole"
         ) from error
 
 
@@ -262,12 +260,13 @@ class _Conductor:
         """What stopped the study before its end."""
         tags = tags_of(plan.request, plan.data.fingerprint)
         self._tracking = TrackingThread(
+            plan.tracking,
             lambda: Tracker(plan.tracking, plan.request.study, phase.claimed.identity, tags, phase.name),
             phase.folder_of,
         )
         self.untracked: Sequence[int] = ()
         """Trials that MLflow does not show in full; known once the study has ended."""
-        self.trouble: str | None = None
+        self.trouble = Trouble("")
         """What MLflow answered then."""
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -286,7 +285,7 @@ class _Conductor:
         ended = self._ledger.finished
         last = ended and not self._phase.followed()
         self.untracked = self._tracking.close(last, CLOSE_SECONDS if ended else INTERRUPTED_SECONDS)
-        self.trouble = self._tracking.trouble or "it took too long"
+        self.trouble = self._tracking.trouble or Trouble("it took too long")
         with self._halting():
             self._note_runs()
 

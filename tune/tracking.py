@@ -7,10 +7,14 @@ tags, and a metric's point is the same down to its time. So a view that missed s
 records again, and a search never waits for MLflow.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import logging
 import os
+import re
+import shlex
+import sqlite3
 import sys
 import tempfile
 import threading
@@ -28,19 +32,34 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 import mlflow
 import sqlalchemy
-from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import (
+    Experiment,
+    LifecycleStage,
+    LoggedModel,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+    ViewType,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ParamSchema, ParamSpec
 
 from core import faults, trained_model
 from core.config import Value
+from core.errors import CellTuneError
+from core.files import way_out
+from tune import database
+from tune.database import cause_of, place_of, refusal
 from tune.folder import match_table_path
 from tune.ledger import State, TrialRecord
 from tune.redaction import without_password
 
-RETRY_SECONDS = 5.0
-"""Pause after MLflow did not answer."""
+RETRY_SECONDS, LASTING_RETRY_SECONDS = 5.0, 30.0
+"""Pause after MLflow did not answer, and after it refused for a reason that stays until somebody does something."""
 
 PAUSE_SECONDS = 1.0
 """Pause after records were written, while more of them come: what is written together costs little more than one, and
@@ -49,6 +68,8 @@ Python runs one thread at a time, so each call of MLflow's holds up the search a
 _PARENT = "mlflow.parentRunId"
 _PARAMS_A_CALL = 100
 _METRICS_A_CALL = 1000
+_OF_WHAT_IS_GONE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
+"""What MLflow answers to writes to a run or an experiment that was deleted, among other things."""
 _STATUS = {State.RUNNING: "RUNNING", State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAIL: "FAILED"}
 _MEASURED = (
     "ap50", "ap50_uncapped", "ap50_box", "learning_rate", "seconds", "train_seconds", "evaluate_seconds",
@@ -89,9 +110,92 @@ class Destination:
         """What to do to see it in a browser: a command for a database, the address of a server."""
         if urlsplit(self.uri).scheme in ("http", "https"):
             return f"open {without_password(self.uri)}"
+        return f"{self.program} ui --backend-store-uri {without_password(self.uri)}"
+
+    @property
+    def program(self) -> str:
+        """MLflow's command line, as a person in this folder would type it."""
         program = Path(sys.executable).with_name("mlflow")
-        shown = os.path.relpath(program) if program.is_relative_to(Path.cwd()) else program
-        return f"{shown} ui --backend-store-uri {without_password(self.uri)}"
+        return os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
+
+    def command(self, words: str) -> str:
+        """A command of MLflow's command line that is about this place."""
+        return f"MLFLOW_TRACKING_URI={shlex.quote(without_password(self.uri))} {self.program} {words}"
+
+
+class ExperimentDeletedError(CellTuneError):
+    """The study's experiment was deleted in MLflow. `number` is its ID there."""
+
+    def __init__(self, name: str, number: str) -> None:
+        super().__init__(f"experiment {name} (ID {number}) was deleted in MLflow")
+        self.number = number
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why MLflow did not take something.
+
+    reason    what it answered, one line without secrets
+    way_out   what the user can do, as an order
+    lasting   whether it stays so until somebody does that
+    """
+
+    reason: str
+    way_out: str = "run the same command again when it answers"
+    lasting: bool = False
+
+
+_REFUSED = {
+    401: "give it a user and password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD) or a token "
+    "(MLFLOW_TRACKING_TOKEN) that it takes",
+    403: "ask whoever runs it for the right to write there",
+    404: "give the address of an MLflow server as --tracking-uri",
+}
+"""The way out of what a server answers by these codes of HTTP."""
+
+
+def trouble_of(error: BaseException, destination: Destination) -> Trouble:
+    """What MLflow's refusal means, and what the user can do."""
+    reason, uri = first_line(error), destination.uri
+    again = ", then run the same command again"
+    if isinstance(error, ExperimentDeletedError):
+        return Trouble(
+            reason,
+            f"bring it back with: {destination.command('experiments restore')} "
+            f"--experiment-id {error.number}{again}, or use another --study name",
+            lasting=True,
+        )
+    if "_alembic_tmp_" in str(error):
+        return Trouble(
+            reason,
+            f"an upgrade of {place_of(uri)} was cut short: put a copy from before it in its place, or move it "
+            "away and write it anew, study by study, with --rebuild-tracking",
+            lasting=True,
+        )
+    if "out-of-date database schema" in str(error):
+        upgrade = f"{destination.program} db upgrade {shlex.quote(without_password(uri))}"
+        return Trouble(
+            reason.partition(". ")[0], f"copy {place_of(uri)}, upgrade it with: {upgrade}{again}", lasting=True
+        )
+    cause = cause_of(error)
+    if cause is not None:
+        meant = refusal(cause, uri)
+        return Trouble(meant.reason, f"{meant.way_out}{again}", not meant.transient)
+    return _trouble_of_server(error, reason, again)
+
+
+def _trouble_of_server(error: BaseException, reason: str, again: str) -> Trouble:
+    said = str(error)
+    inner = error.__cause__ if isinstance(error.__cause__, MlflowException) else error
+    if isinstance(inner, MlflowException):
+        code = inner.get_http_status_code()  # type: ignore[no-untyped-call]
+        if code in _REFUSED and (code != 404 or said.startswith("API request to endpoint")):
+            return Trouble(reason, f"{_REFUSED[code]}{again}", lasting=True)
+    if re.search(r"(name or service not known|nodename nor servname|no address associated)", said, re.IGNORECASE):
+        return Trouble(reason, f"give a host that exists as --tracking-uri{again}", lasting=True)
+    if isinstance(error, OSError) and error.errno and way_out(error):
+        return Trouble(reason, f"{way_out(error)}{again}", lasting=True)
+    return Trouble(reason)
 
 
 class StudyRuns:
@@ -106,8 +210,10 @@ class StudyRuns:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         # What its database refuses is raised as well, and told by us in one sentence.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+        _make_database(destination)
         self.client = mlflow.MlflowClient(tracking_uri=destination.uri)
         self.experiment = self._find_experiment(study, destination)
+        self._study = study
         self._ledger = ledger
 
     def search(self, **tags: str) -> list[Run]:
@@ -121,6 +227,24 @@ class StudyRuns:
             token = page.token
             if not token:
                 return found
+
+    def refuse_deleted(self) -> None:
+        """Raise ExperimentDeletedError where the experiment was deleted since it was found."""
+        try:
+            _refuse_deleted(self.client.get_experiment(self.experiment))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise ExperimentDeletedError(self._study, self.experiment) from error
+
+    def is_gone(self, run: str) -> bool:
+        """Whether a run was deleted."""
+        try:
+            return str(self.client.get_run(run).info.lifecycle_stage) == LifecycleStage.DELETED
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return True
+            raise
 
     def create(self, name: str, tags: Mapping[str, str], start: int | None = None) -> Run:
         """A new run. `start`: milliseconds since 1970, None for now."""
@@ -141,9 +265,47 @@ class StudyRuns:
     def _find_experiment(self, study: str, destination: Destination) -> str:
         found = self.client.get_experiment_by_name(study)
         if found is not None:
+            _refuse_deleted(found)
             return str(found.experiment_id)
         local = urlsplit(destination.uri).scheme.startswith(("sqlite", "file"))
         return str(self.client.create_experiment(study, (destination.artifacts / study).as_uri() if local else None))
+
+
+def _refuse_deleted(experiment: Experiment) -> None:
+    if experiment.lifecycle_stage == LifecycleStage.DELETED:
+        raise ExperimentDeletedError(experiment.name, str(experiment.experiment_id))
+
+
+def _make_database(destination: Destination) -> None:
+    """Have MLflow's tables, whole or not at all, where they are to be in a sqlite file; a server has its own."""
+    file = database.file_of(destination.uri)
+    if file is None:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    database.make_whole(file, lambda url: _make_tables(url, destination.artifacts), _is_half_made)
+
+
+def _make_tables(url: str, artifacts: Path) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # what a server needs nothing of
+
+    store = SqlAlchemyStore(url, artifacts.absolute().as_uri())  # type: ignore[no-untyped-call]
+    store.engine.dispose()
+
+
+def _is_half_made(path: Path) -> bool:
+    """Whether the making of MLflow's tables was cut short: the experiment `Default` is what it makes last.
+
+    MLflow never opens such a database again, because a table by which it changed another one is still there. It holds
+    nothing: no experiment, and so no run.
+    """
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=1.0)) as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            holders = tables & {"experiments", "_alembic_tmp_experiments"}
+            held = any(connection.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() for name in holders)
+    except sqlite3.Error:  # locked, or no database: MLflow says so itself
+        return False
+    return not held and (bool(holders) or not tables - {"alembic_version"})
 
 
 class Tracker:
@@ -165,21 +327,56 @@ class Tracker:
         self._runs = {trial: run.info.run_id for trial, run in found.items()}
         self._ended = {trial: run.info.status for trial, run in found.items() if run.info.end_time}
         self._written: dict[str, int] = {}
+        self._study, self._tags = study, tags
+        self._nested_in = {trial: run.data.tags.get(_PARENT) for trial, run in found.items()}
+        self._find_parent()
+
+    def _find_parent(self) -> None:
+        """The study's run; a new one where there is none, or it was deleted."""
         parents = self._view.search(phase="study")
-        self._parent = (parents[0] if parents else self._view.create(study, {"phase": "study"})).info.run_id
-        for name, value in tags.items():
+        parent = parents[0] if parents else self._view.create(self._study, {"phase": "study"})
+        self._parent, self._parent_status = str(parent.info.run_id), str(parent.info.status)
+        for name, value in self._tags.items():
             self._client.set_tag(self._parent, name, value)
+        for trial, run in self._runs.items():
+            if self._nested_in.get(trial) != self._parent and not self._view.is_gone(run):
+                self._client.set_tag(run, _PARENT, self._parent)
+                self._nested_in[trial] = self._parent
 
     def write(self, record: TrialRecord, folder: Path) -> str:
         """Bring a trial's run to the state of its record; returns the run's id.
 
         `folder` is the trial's: its configuration and the match table of its best epoch become artifacts at its end.
         """
+        try:
+            return self._write(record, folder)
+        except MlflowException as error:
+            if error.error_code not in _OF_WHAT_IS_GONE:
+                raise
+            self._view.refuse_deleted()
+            if not self._forget(str(record.id)):
+                raise
+        return self._write(record, folder)
+
+    def _forget(self, trial: str) -> bool:
+        """Forget a trial's run and that of the study where they were deleted in MLflow; True if either was."""
+        run, parent_is_gone = self._runs.get(trial), self._view.is_gone(self._parent)
+        if parent_is_gone:
+            self._find_parent()
+        if run is None or not self._view.is_gone(run):
+            return parent_is_gone
+        del self._runs[trial]
+        self._written.pop(trial, None)
+        return True
+
+    def _write(self, record: TrialRecord, folder: Path) -> str:
         trial = str(record.id)
         run = self._runs.get(trial)
         if run is None:
             tags = {"trial": trial, "phase": self._phase, "state": State.RUNNING, _PARENT: self._parent}
             run = self._runs[trial] = str(self._view.create(self._name(record), tags).info.run_id)
+            self._nested_in[trial] = self._parent
+            self._go_on()
         if trial not in self._written:
             self._view.log_params(run, record.settings)
             self._written[trial] = 0
@@ -187,9 +384,17 @@ class Tracker:
         metrics = [point for epoch in record.epochs[self._written[trial] :] for point in _points(epoch)]
         self._view.log_metrics(run, metrics)
         self._written[trial] = len(record.epochs)
-        if record.state is not State.RUNNING:
+        if record.state is State.RUNNING:
+            self._go_on()
+        else:
             self._finish(run, record, folder)
         return run
+
+    def _go_on(self) -> None:
+        """Say that the study runs, also one that had ended and was extended."""
+        if self._parent_status != "RUNNING":
+            self._client.update_run(self._parent, status="RUNNING")
+            self._parent_status = "RUNNING"
 
     def shown(self, record: TrialRecord) -> str | None:
         """The run of a trial that had been written to its end when this was opened; None for any other."""
@@ -205,8 +410,11 @@ class Tracker:
 
     def close(self, ended: bool) -> None:
         """Say that the study has ended, or is interrupted and can go on."""
-        if ended:
+        if ended and self._view.is_gone(self._parent):
+            self._find_parent()
+        if ended and self._parent_status != "FINISHED":
             self._client.set_terminated(self._parent, "FINISHED")
+            self._parent_status = "FINISHED"
 
     def _finish(self, run: str, record: TrialRecord, folder: Path) -> None:
         tags = {"state": record.state.value, "reason": record.reason, "attempts": str(record.attempts)}
@@ -228,12 +436,15 @@ class Tracker:
 class TrackingThread:
     """Shows records to MLflow as they come, and holds what it could not show until MLflow is back.
 
+    destination    where it is
     open_tracker   makes the tracker, in the thread; called again until it succeeds
     folder_of      a trial's folder by its number
     """
 
-    def __init__(self, open_tracker: Callable[[], Tracker], folder_of: Callable[[int], Path]) -> None:
-        self._open_tracker, self._folder_of = open_tracker, folder_of
+    def __init__(
+        self, destination: Destination, open_tracker: Callable[[], Tracker], folder_of: Callable[[int], Path]
+    ) -> None:
+        self._destination, self._open_tracker, self._folder_of = destination, open_tracker, folder_of
         self._runs: dict[int, str] = {}
         self._changed = threading.Condition()
         self._pending: dict[int, TrialRecord] = {}
@@ -241,7 +452,7 @@ class TrackingThread:
         self._hurry = threading.Event()
         self._stopped = threading.Event()
         self._tracker: Tracker | None = None
-        self.trouble: str | None = None
+        self.trouble: Trouble | None = None
         """What MLflow last answered while something is unwritten, else None."""
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
@@ -271,8 +482,8 @@ class TrackingThread:
         if self._tracker is not None and not unwritten and not self._thread.is_alive():
             try:
                 self._tracker.close(ended)
-            except (MlflowException, OSError) as error:
-                self.trouble = first_line(error)
+            except Exception as error:  # noqa: BLE001  # whatever MLflow's stores raise
+                self.trouble = trouble_of(error, self._destination)
         return unwritten
 
     def _run(self) -> None:
@@ -281,14 +492,18 @@ class TrackingThread:
                 self._changed.wait_for(lambda: self._pending or self._closing)
                 if not self._pending and self._tracker is not None:
                     return
-                batch = list(self._pending.values())
+                batch, closing = list(self._pending.values()), self._closing
             self.trouble = self._try_to_open() or self._try_to_write(batch)
-            if self.trouble:
+            if not self.trouble:
+                self._hurry.wait(PAUSE_SECONDS)
+            elif closing and self.trouble.lasting:
+                return
+            elif closing:
                 self._stopped.wait(RETRY_SECONDS)
             else:
-                self._hurry.wait(PAUSE_SECONDS)
+                self._hurry.wait(LASTING_RETRY_SECONDS if self.trouble.lasting else RETRY_SECONDS)
 
-    def _try_to_open(self) -> str | None:
+    def _try_to_open(self) -> Trouble | None:
         """Open the tracker if it is not; returns what went wrong."""
         try:
             self._tracker = self._tracker or self._open_tracker()
@@ -296,15 +511,18 @@ class TrackingThread:
             return self._note(error)
         return None
 
-    def _try_to_write(self, batch: Sequence[TrialRecord]) -> str | None:
+    def _try_to_write(self, batch: Sequence[TrialRecord]) -> Trouble | None:
         """Write records; one that MLflow does not take holds up no other. Returns what went wrong last."""
-        assert self._tracker is not None
         trouble = None
         for record in batch:
+            if self._tracker is None:
+                break
             try:
                 run = self._tracker.shown(record) or self._tracker.write(record, self._folder_of(record.id))
             except Exception as error:  # noqa: BLE001
                 trouble = self._note(error)
+                if isinstance(error, ExperimentDeletedError):
+                    self._tracker = None  # opened anew, when it is back or gone for good
                 continue
             with self._changed:
                 self._runs[record.id] = run
@@ -312,9 +530,10 @@ class TrackingThread:
                     del self._pending[record.id]
         return trouble
 
-    def _note(self, error: Exception) -> str:
-        _logger.debug("MLflow did not take a record", exc_info=error)
-        return first_line(error)
+    def _note(self, error: Exception) -> Trouble:
+        trouble = trouble_of(error, self._destination)
+        _logger.debug("MLflow did not take a record: %s", trouble.reason)
+        return trouble
 
 
 @dataclass(frozen=True)
@@ -377,7 +596,7 @@ def show_report(destination: Destination, study: str, ledger: str, folder: Path)
         parents = runs.search(phase="study")
         parent = parents[0] if parents else runs.create(study, {"phase": "study"})
         runs.client.log_artifacts(parent.info.run_id, str(folder), "report")
-        address = f"{parent.info.artifact_uri}/report/index.html"
+        address = without_password(f"{parent.info.artifact_uri}/report/index.html")
         runs.client.set_tag(parent.info.run_id, "report", address)
     except (MlflowException, sqlalchemy.exc.SQLAlchemyError) as error:
         raise MlflowException(first_line(error)) from error

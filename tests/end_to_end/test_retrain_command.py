@@ -353,7 +353,7 @@ def test_a_full_disk_is_one_sentence_and_the_old_results_stay(retrained: tuple[P
         cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "could not be written or read (File too large)" in done.stderr
+    assert "cannot be used (File too large): raise the largest size" in done.stderr
     assert "Traceback" not in done.stderr
     assert (folder / "results/tiny/best/config.yaml").read_bytes() == before
 

@@ -13,6 +13,7 @@ import resource
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,10 @@ from core import data as datasets
 from core.config import TrialConfig
 from core.data import synthetic
 from core.data.dataset import Dataset
-from core.errors import StorageError
+from core.errors import StorageError, StudyError
 from core.trainable import Trial
+from tune import database, study
 from tune import ledger as ledgers
-from tune import study
 from tune.bridge import Assignment
 from tune.executor import Machine, Node, TrialResources
 from tune.ledger import Ledger, State, TrialRecord
@@ -296,7 +297,8 @@ def test_a_ledger_that_another_process_locks_for_a_moment_is_waited_for(tmp_path
 def test_a_ledger_that_stays_locked_is_one_sentence_and_read_again_it_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledgers, "BUSY_SECONDS", 1)
+    monkeypatch.setattr(ledgers, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(database, "RETRY_SECONDS", 1.0)
     request = from_document(SPACE, "test")
     url = f"sqlite:///{tmp_path / 'study.db'}"
     ledger = Ledger(url, request)
@@ -305,13 +307,162 @@ def test_a_ledger_that_stays_locked_is_one_sentence_and_read_again_it_is_whole(
     assert not ledger.report(asked.id, [an_epoch(1)])
     with (
         locked(tmp_path / "study.db"),
-        pytest.raises(StorageError, match=r"the ledger could not be .* \(database is locked\); what it holds is whole"),
+        pytest.raises(
+            StorageError,
+            match=r"could not be read or written for 1 seconds \(database is locked\); what it holds is whole: see "
+            rf"which process holds {tmp_path / 'study.db'}, and end it, then run",
+        ),
     ):
         ledger.report(asked.id, [an_epoch(1), an_epoch(2)])
     again = Ledger(url, request)
     assert again.records[0].curve in ([0.1], [0.1, 0.2])
     assert again.report(asked.id, [an_epoch(1), an_epoch(2), an_epoch(3)])
     assert Ledger(url, request).records[0].state is State.COMPLETE
+
+
+def test_heartbeats_and_writes_outlast_a_lock_that_is_held_longer_than_sqlite_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledgers, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(ledgers, "BEAT_SECONDS", 0.0)
+    request = from_document(SPACE, "test")
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    ledger = Ledger(url, request)
+    ledger.claim()
+    asked = ledger.next()
+    assert asked is not None
+    writes: tuple[Callable[[], Any], ...] = (
+        ledger.beat,
+        lambda: ledger.report(asked.id, [an_epoch(number) for number in (1, 2, 3)]),
+        ledger.next,
+        lambda: ledger.lost(1, "its worker process died"),
+        ledger.next,
+        lambda: ledger.fail(1, "diverged"),
+        lambda: ledger.note_mlflow_run(0, "run"),
+        lambda: ledger.remember({"request": {"a": 1}}),
+        lambda: Ledger(url, request),
+        ledger.release,
+    )
+    for write in writes:
+        with locked(tmp_path / "study.db") as let_go:
+            timer = threading.Timer(1.5, let_go)
+            timer.start()
+            begin = time.monotonic()
+            write()
+            assert time.monotonic() - begin > 1
+            timer.join()
+    again = Ledger(url, request)
+    assert again.facts == {"request": {"a": 1}}
+    assert [(record.state, record.attempts) for record in again.records] == [(State.COMPLETE, 1), (State.FAIL, 2)]
+    assert again.records[0].curve == [0.1, 0.2, 0.3]
+    assert again.records[0].mlflow_run == "run"
+
+
+def test_a_study_whose_ledger_is_locked_for_longer_than_sqlite_waits_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "witness").mkdir()
+    plan = plan_of(tmp_path / "results", search={"sampler": "random", "trials": 3, "seed": 0})
+    script = Script(tmp_path / "witness", epoch_seconds=1.0)
+
+    def lock_for_a_while() -> None:
+        while not (tmp_path / "witness" / "0-2-1").exists():
+            time.sleep(0.05)
+        with locked(plan.folder.path / "study.db"):
+            time.sleep(ledgers.BUSY_SECONDS + 4)
+
+    locker = threading.Thread(target=lock_for_a_while)
+    locker.start()
+    assert study.run(plan, Console(file=io.StringIO()), script)
+    locker.join(60)
+    records = Ledger(plan.storage, plan.request).records
+    assert [(record.state, record.attempts) for record in records] == [(State.COMPLETE, 1)] * 3
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (
+            lambda path: sqlite3.connect(path).executescript("DROP TABLE trial_user_attributes"),
+            r"no such table: trial_user_attributes\); bring .*study\.db back from a copy of it, or name another",
+        ),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:100] + bytes(2**16)),
+            r"(malformed|not a database)\); bring .*study\.db back from a copy of it, then run",
+        ),
+    ],
+    ids=["a table is gone", "damaged"],
+)
+def test_a_ledger_that_will_never_take_a_write_is_told_at_once_with_its_way_out(
+    tmp_path: Path, break_it: Callable[[Path], object], said: str
+) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path / 'study.db'}", from_document(SPACE, "test"))
+    asked = ledger.next()
+    assert asked is not None
+    ledger._store.engine.dispose()  # type: ignore[union-attr]
+    break_it(tmp_path / "study.db")
+    begin = time.monotonic()
+    with pytest.raises(StorageError, match=said):
+        ledger.report(asked.id, [an_epoch(1)])
+    assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda path: path.write_bytes(b"this is no database" * 100), r"not a database\): bring .*study\.db back"),
+        (lambda path: path.mkdir(), r"unable to open database file\): see that the folder of .*study\.db is there"),
+        (
+            lambda path: sqlite3.connect(path).executescript(
+                "CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('v9')"
+            ),
+            r"no longer compatible .*\): see to it, or name another --storage",
+        ),
+    ],
+    ids=["no database", "a folder", "another version"],
+)
+def test_a_ledger_that_will_never_open_is_a_wrong_request_at_once(
+    tmp_path: Path, make: Callable[[Path], object], said: str
+) -> None:
+    make(tmp_path / "study.db")
+    begin = time.monotonic()
+    with pytest.raises(StudyError, match=said):
+        Ledger(f"sqlite:///{tmp_path / 'study.db'}", from_document(SPACE, "test"))
+    assert time.monotonic() - begin < 10
+
+
+def test_a_write_whose_answer_was_lost_is_there_once(tmp_path: Path) -> None:
+    """Each commit of a short study in turn fails: before it was done, or after, so that nobody knows of it."""
+    request = from_document({**SPACE, "search": {"sampler": "tpe", "trials": 2, "seed": 0}}, "test")
+
+    def run(name: str, failing: int, done: bool) -> tuple[tuple[TrialRecord, ...], int]:
+        ledger = Ledger(f"sqlite:///{tmp_path / name}", request)
+        engine = ledger._store.engine
+        assert engine is not None
+        commit, commits = engine.dialect.do_commit, 0
+
+        def lose(connection: Any) -> None:
+            nonlocal commits
+            commits += 1
+            if done or commits != failing:
+                commit(connection)
+            if commits == failing:
+                raise sqlite3.OperationalError("server closed the connection unexpectedly")
+
+        engine.dialect.do_commit = lose  # type: ignore[method-assign]
+        while (record := ledger.next()) is not None:
+            ledger.report(record.id, [an_epoch(1), an_epoch(2), an_epoch(3)])
+        engine.dialect.do_commit = commit  # type: ignore[method-assign]
+        again = Ledger(f"sqlite:///{tmp_path / name}", request)
+        assert again.records == ledger.records
+        return tuple(
+            replace(record, epochs=tuple({**one, "at": 0} for one in record.epochs)) for record in again.records
+        ), commits
+
+    undisturbed, commits = run("whole.db", 0, done=True)
+    assert commits > 15
+    for failing in range(1, commits + 1):
+        for done in (True,) if failing % 3 else (False, True):
+            records, _ = run(f"{failing}-{done}.db", failing, done)
+            assert records == undisturbed, (failing, done)
 
 
 def searching(folder: Path, results: Path, *more: str) -> list[str]:

@@ -1,8 +1,13 @@
 """Laws of the view in MLflow, on a real database."""
 
 import hashlib
+import http.server
 import os
+import re
 import shutil
+import subprocess
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +19,17 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from tune.ledger import Ledger, State, TrialRecord
-from tune.redaction import without_password
 from tune.space_file import from_document
-from tune.tracking import Destination, Retraining, Tracker, TrackingThread, show_report, show_retraining
+from tune.tracking import (
+    Destination,
+    ExperimentDeletedError,
+    Retraining,
+    Tracker,
+    TrackingThread,
+    show_report,
+    show_retraining,
+    trouble_of,
+)
 
 # Said by MLflow of its own classes, when mlflow.pyfunc is first imported.
 SPACE = {
@@ -67,7 +80,9 @@ def destination(tmp_path: Path, empty_database: Path) -> Destination:
 
 
 def show(destination: Destination, *records: TrialRecord, ledger: str = "one") -> TrackingThread:
-    thread = TrackingThread(lambda: Tracker(destination, "view", ledger, {}), lambda number: Path(f"none/{number}"))
+    thread = TrackingThread(
+        destination, lambda: Tracker(destination, "view", ledger, {}), lambda number: Path(f"none/{number}")
+    )
     for each in records:
         thread.show(each)
     return thread
@@ -165,29 +180,167 @@ def test_what_could_not_be_shown_is_shown_when_mlflow_is_back(
             raise ConnectionError("no answer from http://user:secret@server")
         return Tracker(destination, "view", "one", {})
 
-    thread = TrackingThread(open_tracker, lambda number: Path(f"none/{number}"))
+    thread = TrackingThread(destination, open_tracker, lambda number: Path(f"none/{number}"))
     thread.show(record(0))
     while thread.trouble is None:
         pass
-    assert thread.trouble == "no answer from http://user:***@server"
+    assert thread.trouble.reason == "no answer from http://***@server"
     away.touch()
     assert not thread.close(ended=True)
     assert sorted(runs(destination)) == ["0"]
     assert thread.trouble is None
 
 
+# What was deleted in MLflow, and what a server refuses
+
+
+def deleted(destination: Destination) -> tuple[mlflow.MlflowClient, str]:
+    """The study's experiment, deleted as its page does."""
+    client = mlflow.MlflowClient(destination.uri)
+    number = client.get_experiment_by_name("view").experiment_id
+    client.delete_experiment(number)
+    return client, number
+
+
+def test_an_experiment_that_was_deleted_is_told_as_that_with_the_command_that_restores_it(
+    destination: Destination,
+) -> None:
+    assert not show(destination, record(0)).close(ended=False)
+    client, number = deleted(destination)
+    thread = show(destination, record(0), record(1))
+    begin = time.monotonic()
+    assert thread.close(ended=True) == [0, 1]
+    assert time.monotonic() - begin < 20  # nobody waits for what needs a person
+    assert thread.trouble is not None
+    assert thread.trouble.reason == f"experiment view (ID {number}) was deleted in MLflow"
+    command = f"MLFLOW_TRACKING_URI={destination.uri} .*mlflow experiments restore --experiment-id {number}, then run"
+    assert re.search(command, thread.trouble.way_out)
+    client.restore_experiment(number)
+    assert not show(destination, record(0), record(1)).close(ended=True)
+    assert sorted(runs(destination)) == ["0", "1"]
+
+
+@pytest.mark.fault
+def test_the_command_that_is_said_to_restore_an_experiment_restores_it(destination: Destination) -> None:
+    Tracker(destination, "view", "one", {})
+    client, number = deleted(destination)
+    with pytest.raises(ExperimentDeletedError) as caught:
+        Tracker(destination, "view", "one", {})
+    trouble = trouble_of(caught.value, destination)
+    command = trouble.way_out.removeprefix("bring it back with: ").partition(", then")[0]
+    subprocess.run(command, shell=True, check=True, capture_output=True, timeout=200)
+    assert client.get_experiment(number).lifecycle_stage == "active"
+
+
+def test_an_experiment_that_is_deleted_while_trials_are_shown_and_restored_misses_nothing(
+    destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tune.tracking.LASTING_RETRY_SECONDS", 0.2)
+    half = replace(record(0), state=State.RUNNING, epochs=record(0).epochs[:1])
+    thread = show(destination, half)
+    while not thread.new_runs():
+        time.sleep(0.05)
+    client, number = deleted(destination)
+    thread.show(record(0))
+    thread.show(record(1))
+    while thread.trouble is None or "was deleted" not in thread.trouble.reason:
+        time.sleep(0.05)
+    client.restore_experiment(number)
+    assert not thread.close(ended=True)
+    shown = runs(destination)
+    assert sorted(shown) == ["0", "1"]
+    assert curve(destination, shown["0"]) == [(1, 0.1), (2, 0.2)]
+
+
+@pytest.mark.parametrize("phases", [("search",), ("study",), ("search", "study")])
+def test_a_run_that_is_deleted_while_trials_are_shown_is_written_anew(
+    destination: Destination, phases: tuple[str, ...]
+) -> None:
+    half = replace(record(0), state=State.RUNNING, epochs=record(0).epochs[:1])
+    tracker = Tracker(destination, "view", "one", {"data": "cells"})
+    tracker.write(half, Path("none"))
+    client = mlflow.MlflowClient(destination.uri)
+    experiment = client.get_experiment_by_name("view").experiment_id
+    for phase in phases:
+        (run,) = client.search_runs([experiment], f"tags.phase = '{phase}'")
+        client.delete_run(run.info.run_id)
+    tracker.write(record(0), Path("none"))
+    tracker.write(replace(record(1), state=State.RUNNING), Path("none"))
+    tracker.close(ended=True)
+    again = Tracker(destination, "view", "one", {"data": "cells"})
+    (parent,) = client.search_runs([experiment], "tags.phase = 'study'")
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["data"] == "cells"
+    shown = runs(destination)
+    assert {run.data.tags["mlflow.parentRunId"] for run in shown.values()} == {parent.info.run_id}
+    assert sorted(shown) == ["0", "1"]
+    assert curve(destination, shown["0"]) == [(1, 0.1), (2, 0.2)]
+    assert again.shown(record(0))
+
+
 @pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("postgresql://u:secret@host/db", "postgresql://u:***@host/db"),
-        ("--storage=postgresql://u:se/c#r@et@host/db", "--storage=postgresql://u:***@host/db"),
-        ("mysql://host/db?password=secret&x=1", "mysql://host/db?password=***&x=1"),
-        ("sqlite:///results/study.db", "sqlite:///results/study.db"),
-        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
-    ],
+    ("code", "order"),
+    [(401, "MLFLOW_TRACKING_USERNAME"), (403, "the right to write there"), (404, "the address of an MLflow server")],
 )
-def test_passwords_are_taken_out_of_what_is_shown(text: str, shown: str) -> None:
-    assert without_password(text) == shown
+def test_what_a_server_refuses_for_good_is_told_with_its_way_out_and_nobody_waits_for_it(
+    tmp_path: Path, code: int, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(b"no")
+
+        do_POST = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        begin = time.monotonic()
+        thread = show(Destination(f"http://TOKEN@127.0.0.1:{server.server_port}", tmp_path), record(0))
+        assert thread.close(ended=True) == [0]
+        assert time.monotonic() - begin < 20
+        server.shutdown()
+    assert thread.trouble is not None
+    assert thread.trouble.lasting
+    assert order in thread.trouble.way_out
+    assert "TOKEN@" not in str(thread.trouble)
+
+
+def test_a_server_that_is_away_is_only_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    destination = Destination("http://127.0.0.1:9", tmp_path)
+    with pytest.raises(MlflowException) as caught:
+        Tracker(destination, "view", "one", {})
+    trouble = trouble_of(caught.value, destination)
+    assert (trouble.lasting, trouble.way_out) == (False, "run the same command again when it answers")
+
+
+def test_a_finished_study_that_is_extended_runs_in_mlflow_until_it_ends_again(destination: Destination) -> None:
+    client = mlflow.MlflowClient(destination.uri)
+
+    def study() -> Any:
+        (run,) = client.search_runs([client.get_experiment_by_name("view").experiment_id], "tags.phase = 'study'")
+        return run.info
+
+    assert not show(destination, record(0)).close(ended=True)
+    ended = study()
+    assert ended.status == "FINISHED"
+    assert not show(destination, record(0)).close(ended=True)  # the same command, with nothing to do
+    assert (study().status, study().end_time) == ("FINISHED", ended.end_time)
+    thread = show(destination, record(0), replace(record(1), state=State.RUNNING))
+    while not thread.new_runs():
+        time.sleep(0.05)
+    thread.close(ended=False)
+    assert study().status == "RUNNING"
+    assert not show(destination, record(0), record(1)).close(ended=True)
+    assert study().status == "FINISHED"
+    assert study().end_time > ended.end_time
 
 
 def test_confirming_trials_have_runs_of_their_own_beside_those_of_the_search(destination: Destination) -> None:

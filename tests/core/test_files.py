@@ -1,0 +1,83 @@
+"""Laws of files that are there whole or not at all, and of what is said of those that the system refuses."""
+
+import errno
+import multiprocessing
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core.files import refused, way_out, write_atomically, write_once
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_file_is_written_once_for_its_owner_alone_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    write_once(path, b"first")
+    write_once(path, b"second")
+    assert path.read_bytes() == b"first"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_empty_file_that_a_killed_process_left_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.touch()
+    write_once(path, b"first")
+    assert path.read_bytes() == b"first"
+
+
+def _write_own(path: Path, seen: Path) -> None:
+    write_once(path, str(os.getpid()).encode())
+    (seen / str(os.getpid())).write_bytes(path.read_bytes())
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["nothing", "an empty file"])
+def test_of_several_writers_at_once_all_find_what_one_wrote(tmp_path: Path, left: bool) -> None:
+    path, seen = tmp_path / "token", tmp_path / "seen"
+    seen.mkdir()
+    if left:
+        path.touch()
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_write_own, args=(path, seen)) for _ in range(8)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+        assert writer.exitcode == 0
+    assert {one.read_bytes() for one in seen.iterdir()} == {path.read_bytes()}
+
+
+@pytest.mark.parametrize("write", ["write_once", "write_atomically"])
+def test_a_writer_that_is_killed_leaves_no_file_or_the_old_one_and_the_next_writes_it(
+    tmp_path: Path, write: str
+) -> None:
+    path = tmp_path / "token"
+    program = f"from pathlib import Path; from core.files import {write}; {write}(Path({str(path)!r}), b'new')"
+    killed = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env={**os.environ, "CELL_TUNE_KILL": "writing token"}, check=False
+    )
+    assert killed.returncode == -9
+    assert not path.exists()
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_only_what_the_disk_refuses_is_called_the_disk(number: int) -> None:
+    said = refused(OSError(number, os.strerror(number), "/study/file"))
+    assert said.startswith(f"/study/file cannot be used ({os.strerror(number)}): ")
+    of_the_disk = {errno.ENOSPC, errno.EROFS, errno.EIO}
+    assert ("disk" in said.partition("): ")[2]) == (number in of_the_disk)
+
+
+def test_an_error_that_names_neither_file_nor_number_is_told_in_its_own_words(tmp_path: Path) -> None:
+    assert refused(TimeoutError("no answer"), "the lock") == "the lock cannot be used (no answer): see to it"
+    assert way_out(OSError("odd")) == ""
+    with pytest.raises(FileNotFoundError) as caught:
+        write_atomically(tmp_path / "none" / "file", b"")
+    assert refused(caught.value).startswith(str(tmp_path / "none"))

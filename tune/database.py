@@ -1,0 +1,342 @@
+"""Databases: sqlite files that are there whole or not at all, and what a database means when it refuses.
+
+The ledger and MLflow's view both live in databases that other libraries make in many steps. A process that is killed in
+the middle leaves half of the tables, which MLflow never opens again; so a sqlite file is made under another name.
+What a refusal means is told by SQLAlchemy's exception classes, sqlite's result codes and SQLSTATE, whatever library
+raised it: whether the same may succeed in a while, and what a user can do about it.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import filelock
+import sqlalchemy
+
+from core import faults
+from core.files import sync_folder, way_out
+from tune.redaction import without_password
+
+RETRY_SECONDS = 120.0
+"""How long what a database refuses for a reason that may pass is tried again."""
+
+PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
+"""The pause after the first refusal; each is twice as long as the one before, up to the longest."""
+
+QUIET_SECONDS = 10.0
+"""A database whose tables are being made changes more often than this."""
+
+_MAKING_SECONDS = 300.0
+"""How long another process is waited for that makes the same database."""
+
+_BESIDE = ("-journal", "-wal", "-shm")
+"""What sqlite keeps beside a database: it belongs to that file, and would damage another of the same name."""
+
+_T = TypeVar("_T")
+
+
+def file_of(url: str) -> Path | None:
+    """The file of a sqlite URL; None for a database in memory, of another kind, and for what is no URL."""
+    try:
+        parsed = sqlalchemy.engine.make_url(url)
+    except sqlalchemy.exc.ArgumentError:
+        return None
+    in_a_file = parsed.database and parsed.database != ":memory:" and not parsed.database.startswith("file:")
+    return Path(parsed.database or "") if parsed.drivername.startswith("sqlite") and in_a_file else None
+
+
+def place_of(url: str) -> str:
+    """What a message calls a database: its file, or its URL without secrets."""
+    file = file_of(url)
+    return str(file) if file else without_password(url)
+
+
+def make_whole(path: Path, make: Callable[[str], None], half_made: Callable[[Path], bool] = lambda _: False) -> None:
+    """Have a sqlite database made under another name in the same folder, and put it in its place when it is whole.
+
+    make        makes the database at a URL, and leaves no connection open
+    half_made   whether a database that is there was never finished; it is kept under another name (see `set_aside`)
+
+    A database that is there and whole stays. Of several processes one makes it and the others wait. What a maker left
+    that was killed is removed. Raises OSError, and what `make` raises.
+    """
+
+    def is_there() -> bool:
+        return path.exists() and not half_made(path)
+
+    if is_there() and not _parts(path):
+        return
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
+    with filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=_MAKING_SECONDS):
+        for part in _parts(path):  # nobody makes it now, so whoever began these is dead
+            shutil.rmtree(part, ignore_errors=True)
+        if not is_there():
+            _wait_until_quiet(path)  # another program, or an earlier version, may be making it in its place
+        if is_there():
+            return
+        set_aside(path)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        try:
+            make(f"sqlite:///{folder / path.name}")
+            faults.passing(f"{path.name} is made")
+            _put(folder / path.name, path)
+            faults.passing(f"{path.name} is there")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _parts(path: Path) -> list[Path]:
+    return [one for one in path.parent.glob(".*.part") if one.name.startswith(f".{path.name}.") and one.is_dir()]
+
+
+def _put(made: Path, path: Path) -> None:
+    """Give a database that nobody has open its name, unless another program has made one there meanwhile."""
+    if any(made.with_name(made.name + end).exists() for end in _BESIDE):
+        raise sqlite3.OperationalError(f"{made} is still in use")
+    with made.open("rb") as stream:
+        os.fsync(stream.fileno())
+    try:
+        os.link(made, path)  # unlike a renaming it never replaces
+    except FileExistsError:
+        return
+    except OSError:  # a file system without links
+        made.rename(path)
+    sync_folder(path.parent)
+
+
+def set_aside(path: Path) -> Path:
+    """Keep a database, and what sqlite left beside it, under the first free name such as `mlflow.db.half-made`."""
+    number, aside = 1, path.with_name(f"{path.name}.half-made")
+    while any(aside.with_name(aside.name + end).exists() for end in ("", *_BESIDE)):
+        number += 1
+        aside = path.with_name(f"{path.name}.half-made-{number}")
+    for end in ("", *_BESIDE):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
+    return aside
+
+
+def _wait_until_quiet(path: Path) -> None:
+    """Wait until no process has written a database for some seconds, or it is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        while 0 <= (age := time.time() - path.stat().st_mtime) < QUIET_SECONDS:
+            time.sleep(min(1.0, QUIET_SECONDS - age))
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a database means by an error.
+
+    reason      its own words, one line without secrets
+    way_out     what the user can do, as an order that names the database
+    transient   whether the same may succeed in a while
+    whole       whether what the database holds can be trusted
+    """
+
+    reason: str
+    way_out: str
+    transient: bool = False
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of refusal, and how it is recognised.
+
+    way_out   `{place}` stands for the database
+    codes     sqlite's primary result codes
+    states    SQLSTATEs, or how they begin
+    words     a regular expression, for what drivers tell in words alone; in any case
+    """
+
+    way_out: str
+    codes: tuple[int, ...] = ()
+    states: tuple[str, ...] = ()
+    words: str = ""
+    transient: bool = False
+    whole: bool = True
+
+
+_KINDS = (
+    _Kind(
+        "see which process holds {place}, and end it",
+        (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL),
+        ("40", "55P03"),
+        r"database (table )?is locked|deadlock|lock wait timeout",
+        transient=True,
+    ),
+    _Kind(
+        "free space on the disk of {place}",
+        (sqlite3.SQLITE_FULL,),
+        ("53100",),
+        r"no space left|(database or )?disk is full|quota exceeded",
+    ),
+    _Kind(
+        "make {place} and its folder writable for this user",
+        (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH),
+        ("25006", "42501"),
+        r"read[- ]?only|permission denied",
+    ),
+    _Kind(
+        "bring {place} back from a copy of it",
+        (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT),
+        ("XX001", "XX002"),
+        r"malformed|is not a database",
+        whole=False,
+    ),
+    _Kind(
+        "bring {place} back from a copy of it, or name another database: a table is missing there",
+        (),
+        ("42P01", "42703"),
+        r"no such (table|column)|has no column named|doesn't exist",
+        whole=False,
+    ),
+    _Kind("see that the folder of {place} is there and this user's", (sqlite3.SQLITE_CANTOPEN,)),
+    _Kind(
+        "give the right user and password of {place}",
+        (),
+        ("28",),
+        r"(password|ident|peer) authentication failed|access denied for user|no pg_hba\.conf entry|"
+        r"role .* does not exist|login failed",
+    ),
+    _Kind(
+        "make the database of {place} on its server, or name another",
+        (),
+        ("3D",),
+        r"database .* does not exist|unknown database",
+    ),
+    _Kind(
+        "give {place} a host that exists",
+        (),
+        (),
+        r"(could not translate host name|name or service not known|unknown (mysql )?server host|"
+        r"nodename nor servname|no address associated)(?!.*temporary failure)",
+    ),
+    _Kind("see that the disk of {place} answers", (sqlite3.SQLITE_IOERR,), ("58",), transient=True),
+)
+_AWAY = _Kind("see that {place} answers", (), ("08", "53", "57P"), transient=True)
+_OTHER = _Kind("see to {place}")
+_LOST = (sqlalchemy.exc.InterfaceError, sqlalchemy.exc.DisconnectionError, sqlalchemy.exc.TimeoutError)
+
+
+class RefusedForNowError(Exception):
+    """A refusal that may pass, taken out of the hands of a library that would answer it in its own way."""
+
+    def __init__(self, cause: sqlalchemy.exc.SQLAlchemyError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+def hand_over(engine: sqlalchemy.engine.Engine, url: str) -> None:
+    """Have an engine raise refusals that may pass as RefusedForNowError.
+
+    Optuna makes a trial again, up to five times, whatever came of the first: there would be two where only the answer
+    was lost.
+    """
+
+    def replace(context: sqlalchemy.engine.ExceptionContext) -> BaseException | None:
+        error = context.sqlalchemy_exception
+        return RefusedForNowError(error) if error is not None and refusal(error, url).transient else None
+
+    sqlalchemy.event.listen(engine, "handle_error", replace)
+
+
+def cause_of(error: BaseException) -> sqlalchemy.exc.SQLAlchemyError | None:
+    """The database's error, itself or under that of a library that wraps it; None where it is another."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, sqlalchemy.exc.SQLAlchemyError):
+        found = found.cause if isinstance(found, RefusedForNowError) else found.__cause__
+    return found
+
+
+def refusal(error: sqlalchemy.exc.SQLAlchemyError, url: str) -> Refusal:
+    """What the database at `url` means by an error."""
+    said = getattr(error, "orig", None) or error
+    words = str(said).strip() or type(said).__name__
+    kind = _kind(error, words)
+    reason, order = without_password(words.splitlines()[0][:300]), kind.way_out.format(place=place_of(url))
+    file = file_of(url)
+    if _code(said) == sqlite3.SQLITE_IOERR and file is not None and (refused := _refused_by_disk(file)) is not None:
+        # sqlite says so of a full disk as well, and of a file that may not grow: ask the system.
+        return Refusal(f"{reason}: {refused.strerror}", way_out(refused) or order)
+    return Refusal(reason, order, kind.transient, kind.whole)
+
+
+def _kind(error: sqlalchemy.exc.SQLAlchemyError, words: str) -> _Kind:
+    said = getattr(error, "orig", None)
+    code, state = _code(said), str(getattr(said, "sqlstate", None) or getattr(said, "pgcode", None) or "")
+    for kind in (*_KINDS, _AWAY):
+        by_state = bool(state) and state.startswith(kind.states)
+        if (
+            (code is not None and code in kind.codes)
+            or by_state
+            or (kind.words and re.search(kind.words, words, re.IGNORECASE | re.DOTALL))
+        ):
+            return kind
+    lost = isinstance(error, _LOST) or getattr(error, "connection_invalidated", False)
+    # A driver that cannot connect raises it without a code: the server does not answer.
+    unanswered = isinstance(error, sqlalchemy.exc.OperationalError) and code is None and not state
+    return _AWAY if lost or unanswered else _OTHER
+
+
+def _code(said: object) -> int | None:
+    """Primary result code of sqlite; None for an error of another driver."""
+    code = getattr(said, "sqlite_errorcode", None)
+    return None if code is None else int(code) & 0xFF
+
+
+def _refused_by_disk(path: Path) -> OSError | None:
+    """What the system says to a few more bytes beside a file; None where it takes them."""
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            probe.write(bytes(2**16))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        return error
+    return None
+
+
+class Patience:
+    """Tries again what the database at `url` refuses for a reason that may pass.
+
+    seconds   how long, RETRY_SECONDS where it is None
+
+    Who has waited that long in vain does not wait again, until something succeeds: a study whose ledger stays away ends
+    after one such time, not after one for each of its last words.
+    """
+
+    def __init__(self, url: str, seconds: float | None = None) -> None:
+        self.url, self._seconds, self._in_vain = url, seconds, False
+
+    def __call__(self, operation: Callable[[], _T]) -> _T:
+        """What `operation` returns; raises the last refusal when the time is up, and any other error at once."""
+        seconds = RETRY_SECONDS if self._seconds is None else self._seconds
+        until = time.monotonic() + (0.0 if self._in_vain else seconds)
+        pause = PAUSE_SECONDS
+        while True:
+            try:
+                result = operation()
+            except Exception as error:
+                cause = cause_of(error)
+                left = until - time.monotonic()
+                if cause is None or not refusal(cause, self.url).transient:
+                    raise
+                if left <= 0:
+                    self._in_vain = True
+                    raise
+            else:
+                self._in_vain = False
+                return result
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
