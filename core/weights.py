@@ -20,6 +20,7 @@ Beside any of these files a `WEIGHTS.json` may say that the network strode in th
     {"stride_in_1x1": true}          {"resnet50.pth": {"stride_in_1x1": true}}
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -28,6 +29,7 @@ import pickle
 import re
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -53,6 +55,9 @@ SUFFIXES = (".pth", ".pt", ".safetensors")
 
 CONNECT_SECONDS = 10.0
 """A download that hears nothing for so long has failed: without a network the user waits seconds, not minutes."""
+
+ABANDONED_SECONDS = 3600.0
+"""What another download has not added to for so long belongs to a process that is dead."""
 
 NORM_EPS = 1e-5
 """What batch norm adds to the variance: torch's default, with which all other files were trained."""
@@ -266,10 +271,15 @@ def _known(config: ModelConfig, kind: str, folder: Path | None) -> tuple[Path, S
 def _download(source: Source, folder: Path) -> Path:
     """Fetch a file into `folder`, whole and with the SHA-256 that its name promises, or not at all.
 
-    Raises OSError, RuntimeError or HTTPException.
+    What downloads left that were killed goes, once nothing was added to it for an hour. Raises OSError, RuntimeError or
+    HTTPException.
     """
     path = folder / source.name
     folder.mkdir(parents=True, exist_ok=True)
+    for part in folder.glob(f"{source.name}.*.partial"):  # torch.hub's name for it
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > ABANDONED_SECONDS:
+                part.unlink()
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_SECONDS)  # torch.hub takes none
     try:
