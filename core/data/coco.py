@@ -23,7 +23,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from core.data.coco_masks import BesideImage, box_of, compare, mask_of, short
+from core.data.coco_masks import FAR_AREA, BesideImage, box_of, compare, compare_area, mask_of, short
 from core.data.dataset import Category, Dataset, Inspection, Problem, TestImage, assemble, examples_of, place
 from core.data.images import find_file, read_listed, read_rgb, whole_number
 from core.errors import DataError
@@ -50,6 +50,7 @@ class _Read:
 
     sample       None where the image cannot be used
     problems     of the image and its annotations
+    areas        the same of their `area` (see `compare_area`)
     boxes        how many annotations have a `bbox` that fits their mask, and how others differ (see `compare`)
     only_boxes   ids of annotations that have a bbox and no outline
     beside       of the problems, those of annotations that lie beside the image
@@ -59,6 +60,7 @@ class _Read:
     sample: Sample | None
     problems: list[Problem]
     boxes: Counter[str]
+    areas: Counter[str]
     only_boxes: list[int]
     beside: list[Problem]
     lost: tuple[Problem, ...] = ()
@@ -138,6 +140,12 @@ def read(folder: Path) -> Inspection:
         [problem for result in results for problem in result.beside], len(document["annotations"]), path
     )
     problems += _contradictions(sum((result.boxes for result in results), Counter()), path, notes)
+    areas = sum((result.areas for result in results), Counter())
+    if apart := areas["apart"]:
+        notes.append(
+            f"{apart:,} of {many(apart + areas['fits'], 'annotation')} have an area that is not that of their mask, by "
+            f"a factor of more than {FAR_AREA}; masks are used"
+        )
 
     test_images: list[TestImage] = []
     if test_path is not None:
@@ -331,7 +339,7 @@ def _read_image(
     path: Path,
 ) -> _Read:
     def unusable(problem: Problem) -> _Read:
-        return _Read(None, [replace(problem, skippable=True)], Counter(), [], [])
+        return _Read(None, [replace(problem, skippable=True)], Counter(), Counter(), [], [])
 
     place_of_image = f"{path}, image {image['id']}"
     try:
@@ -355,6 +363,7 @@ def _read_image(
     canvas = _Canvas(height, width)
     problems: list[Problem] = []
     boxes: Counter[str] = Counter()
+    areas: Counter[str] = Counter()
     only_boxes: list[int] = []
     beside: list[Problem] = []
     labels: list[int] = []
@@ -373,14 +382,17 @@ def _read_image(
         labels.append(label_of[annotation["category_id"]])
         crowd.append(bool(annotation["iscrowd"]))
         boxes[compare(annotation.get("bbox"), mask)] += 1
+        areas[compare_area(annotation.get("area"), mask)] += 1
     if (bad := len(annotations) - len(labels)) > MOST * len(annotations):
         # Without most of its instances it would teach that they are background.
         message = f"{bad:,} of its {many(len(annotations), 'annotation')} cannot be used, so that the image cannot be"
-        return _Read(None, problems, boxes, only_boxes, beside, (Problem(place_of_image, message, skippable=True),))
+        return _Read(
+            None, problems, boxes, areas, only_boxes, beside, (Problem(place_of_image, message, skippable=True),)
+        )
     sample = Sample(
         image["file_name"], pixels, np.stack(canvas.label_maps), np.array(labels, np.int64), np.array(crowd, np.bool_)
     )
-    return _Read(sample, problems, boxes, only_boxes, beside)
+    return _Read(sample, problems, boxes, areas, only_boxes, beside)
 
 
 class _Canvas:

@@ -18,6 +18,8 @@ FAR_BOX = 0.5
 """The overlap (IoU) of an annotation's own bbox with that of its mask under which the two contradict each other ..."""
 NEAR_SIDES = 2.0
 """... unless all four sides are within this many pixels."""
+FAR_AREA = 4
+"""The factor by which an annotation's own area may differ from its mask's: some tools write that of the box."""
 
 
 class BesideImage(DataError):
@@ -159,6 +161,13 @@ def compare(bbox: Any, mask: MaskCrop) -> str:
         if _alike(box, own):
             return word
     return "fractions" if max(bbox) <= 1 else "apart"
+
+
+def compare_area(area: Any, mask: MaskCrop) -> str:
+    """How an annotation's own area fits its mask: no area, fits, apart."""
+    if not is_real(area) or area <= 0:
+        return "no area"
+    return "fits" if mask.area / FAR_AREA <= area <= mask.area * FAR_AREA else "apart"
 
 
 def _alike(one: Sequence[float], other: Sequence[float]) -> bool:

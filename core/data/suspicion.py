@@ -2,8 +2,8 @@
 
 Each suspicion is one sentence about the whole data set, whatever its format, with counts, examples and the way out.
 It keeps the data set from being used until it is mended or `data.allow_suspicious` says that somebody has looked.
-Signs in a few instances are notes and keep nothing from being used. The thresholds were set on CoNSeP and on the
-synthetic data set, which raise none, and on damaged copies of them, which do (tests/core/test_suspicion.py).
+Signs in a few instances are notes and keep nothing from being used. The thresholds were set on CoNSeP and the
+synthetic data set, which raise none, and on copies of CoNSeP damaged in each of these ways, which do.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,6 +33,8 @@ SLIVER = 0.8
 """The fraction of an instance's pixels that touch another instance from which it is a sliver along a border."""
 SLIVERS = (10, 0.3)
 """An image is suspicious with so many slivers that are this fraction of its instances."""
+CRUMBS = (4, 0.1)
+"""An instance of so many pieces, all but the largest of which are under this fraction of it on average, has crumbs."""
 TWIN = 0.9
 """Two instances with this overlap (IoU) are one that is annotated twice."""
 TWINS = (3, 0.05)
@@ -198,7 +200,7 @@ def suspicions(dataset: Dataset, config: DataConfig, where: str) -> tuple[list[P
 def _interpolated(dataset: Dataset, shapes: Sequence[Shapes]) -> list[str]:
     """Ids between those of two neighbours, as smoothing and compression with loss invent them."""
     least, fraction = SLIVERS
-    slivers = [int(np.count_nonzero(one.touching_N >= SLIVER * one.areas_N)) for one in shapes]
+    slivers = [int(np.count_nonzero((one.touching_N >= SLIVER * one.areas_N) | _has_crumbs(one))) for one in shapes]
     images = [
         index for index, (one, count) in enumerate(zip(shapes, slivers, strict=True))
         if count >= least and count >= fraction * len(one.ids_N)
@@ -208,10 +210,20 @@ def _interpolated(dataset: Dataset, shapes: Sequence[Shapes]) -> list[str]:
     instances = sum(len(shapes[index].ids_N) for index in images)
     return [
         f"{sum(slivers[index] for index in images):,} of {many(instances, 'instance')} in "
-        f"{many(len(images), 'image')} ({_names(dataset, images)}) are slivers along the borders of others, as ids "
-        "become that are resized with smoothing or saved as JPEG; export the masks again without loss, and resize them "
-        f"by nearest neighbour, or, if they are cells, {ANYWAY}"
+        f"{many(len(images), 'image')} ({_names(dataset, images)}) are slivers along the borders of others, or have "
+        "crumbs there, as ids do that are resized with smoothing or saved as JPEG; export the masks again without "
+        f"loss, and resize them by nearest neighbour, or, if they are cells, {ANYWAY}"
     ]
+
+
+def _has_crumbs(shapes: Shapes) -> NDArray[np.bool_]:
+    """Bool [N]: one large piece and several tiny ones; where all ids are taken, invented ones are those of cells."""
+    pieces, crumbs = CRUMBS
+    others = shapes.areas_N - shapes.largest_N
+    is_crumbled: NDArray[np.bool_] = (shapes.pieces_N >= pieces) & (
+        others <= crumbs * shapes.largest_N * (shapes.pieces_N - 1)
+    )
+    return is_crumbled
 
 
 def _scattered(dataset: Dataset, shapes: Sequence[Shapes]) -> Iterator[str]:

@@ -536,6 +536,12 @@ def test_a_few_boxes_elsewhere_and_boxes_of_two_corners_are_notes(tmp_path: Path
     assert any("holds two corners" in note for note in load(str(tmp_path / "corners")).notes)
 
 
+def test_areas_that_are_not_those_of_the_masks_are_a_note(tmp_path: Path) -> None:
+    many_cells(tmp_path, lambda content: [entry.update(area=7) for entry in content["annotations"][:8]])
+    notes = load(str(tmp_path)).notes
+    assert any("8 of 30 annotations have an area that is not that of their mask" in note for note in notes)
+
+
 def test_crowd_regions_that_are_all_annotations_are_suspected(tmp_path: Path) -> None:
     many_cells(tmp_path, each("annotations", iscrowd=1))
     (message,) = messages(tmp_path)

@@ -221,6 +221,18 @@ def test_ids_that_were_interpolated_or_compressed_with_loss_are_suspected(tmp_pa
     assert "nearest neighbour" in problems[0].message
 
 
+def test_ids_that_were_interpolated_where_every_id_is_taken_are_suspected() -> None:
+    def smoothed(seed: int) -> Sample:
+        rows, columns = np.mgrid[:240, :240]
+        order = np.random.default_rng(seed).permutation(225) + 1
+        ids = np.where(np.hypot(rows % 16 - 8, columns % 16 - 8) < 7, order[rows // 16 * 15 + columns // 16], 0)
+        small = Image.fromarray(ids.astype(np.uint8)).resize((192, 192), Image.Resampling.BILINEAR)
+        values = np.asarray(small.resize((240, 240), Image.Resampling.BILINEAR))
+        return sample_of(f"a{seed}", np.unique(values, return_inverse=True)[1].reshape(240, 240).astype(np.uint16))
+
+    assert "or have crumbs there, as ids do that are resized with smoothing" in suspected(five(smoothed))[0]
+
+
 def test_ids_resized_by_nearest_neighbour_are_not(tmp_path: Path) -> None:
     def save(place: Path, labels: Labels) -> None:
         small = Image.fromarray(labels.astype(np.uint8)).resize((SIDE // 2, SIDE // 2), Image.Resampling.NEAREST)
