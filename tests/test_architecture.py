@@ -33,6 +33,7 @@ ROWS = [
     {"evidence"},
     {"rows"},
     {"bridge", "packing", "tracking", "registered_model", "tables", "confirmation", "trial_scores"},
+    {"learned"},
     {"ledger", "space_file"},
     {"sampler"},
     {"request", "space_sections", "mps"},

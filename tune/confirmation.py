@@ -27,11 +27,13 @@ from core.ap50 import MatchTable
 from core.config import DataConfig, TrialConfig, Value
 from core.data.dataset import Dataset
 from core.data.split import group_names, split
+from core.dependence import effective
 from core.errors import DataError
 from core.text import many
 from tune import ledger
 from tune.choice import Choice, choose
 from tune.folder import StudyFolder, match_table_path
+from tune.learned import nothing_learned
 from tune.ledger import Point, State, TrialRecord, best_of
 from tune.request import SearchOptions, StopEarly, StudyRequest
 from tune.space import BY_REPEAT, SearchSpace
@@ -50,8 +52,8 @@ class Candidate:
     """Settings that did well in the search.
 
     name      of the variant, or `trial 12`
-    trials    the complete trials of the search with these settings, in the order of their numbers: those of a variant
-              differ in seed, split and fold
+    trials    the complete trials of the search that are the same in effect, in the order of their numbers: those of a
+              variant differ in seed, split and fold
     """
 
     name: str
@@ -116,14 +118,18 @@ class Confirmation:
 
 
 def candidates(records: Sequence[TrialRecord], request: StudyRequest) -> tuple[Candidate, ...]:
-    """The best settings of a search, best first: at most `confirm.top`, no two alike but for seed, split and fold.
+    """The best settings of a search, best first: at most `confirm.top`, no two alike in effect but for seed and split.
+
+    None where nothing was learned: training it again would confirm nothing.
 
     A variant that lacks some repeats, since they failed, is neither lucky nor unlucky in the splits of the others.
     """
+    if nothing_learned(records):
+        return ()
     alike: dict[tuple[tuple[str, Value], ...], list[TrialRecord]] = {}
     for record in records:
         if record.state is State.COMPLETE:
-            alike.setdefault(_key(record.settings, BY_REPEAT), []).append(record)
+            alike.setdefault(_key(effective(record.settings), BY_REPEAT), []).append(record)
     found = [Candidate(trials[0].name or f"trial {trials[0].id}", tuple(trials)) for trials in alike.values()]
     scores = _without_luck_of_splits(found)
     return tuple(found[place] for place in np.argsort(-scores, kind="stable")[: request.confirm.top])
@@ -218,7 +224,7 @@ def points(records: Sequence[TrialRecord], request: StudyRequest, repeats: Seque
     """
     chosen = candidates(records, request)
     return tuple(
-        Point(candidate.name, candidate.trial.params, _settings(candidate, repeat, request))
+        Point(candidate.name, candidate.trials[0].params, _settings(candidate, repeat, request))
         for repeat in repeats
         for candidate in chosen
     )
@@ -227,7 +233,8 @@ def points(records: Sequence[TrialRecord], request: StudyRequest, repeats: Seque
 def _settings(candidate: Candidate, repeat: Repeat, request: StudyRequest) -> dict[str, Value]:
     seed, fold = repeat
     changed = {"seed": seed, "data.split_seed": seed, "data.folds": request.confirm.folds, "data.fold": fold}
-    return {**candidate.trial.settings, **changed}
+    # Of the first trial and not the best: another one that is the same in effect may become the best.
+    return {**candidate.trials[0].settings, **changed}
 
 
 def request_of(request: StudyRequest) -> StudyRequest:

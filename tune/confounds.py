@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from core.config import SETTINGS, Value
+from core.dependence import effective
 from core.text import listed
 
 BATCH, RATE = "optim.batch_size", "optim.learning_rate"
@@ -43,14 +44,6 @@ FACTORS: Mapping[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """Every setting, in the factor that a reader would name: a bundle such as the augmentations counts as one."""
-
-_STRENGTHS = {
-    "augment.horizontal_flip": ("horizontal_flip_p",),
-    "augment.color_jitter": ("color_jitter_p", "brightness", "contrast", "hue", "saturation", "value"),
-    "augment.affine": ("affine_p", "shift", "scale", "rotate"),
-    "augment.elastic": ("elastic_p", "elastic_alpha", "elastic_sigma"),
-    "augment.blur_or_noise": ("blur_or_noise_p",),
-}
 
 
 @dataclass(frozen=True)
@@ -174,19 +167,6 @@ def _changes(one: Mapping[str, Value], other: Mapping[str, Value]) -> dict[str, 
     names += [RATE] if _scaled(one, other) else []
     own = effective(one)
     return {name: own.get(name) for name in names}
-
-
-def effective(settings: Mapping[str, Value]) -> dict[str, Value]:
-    """All settings that have an effect, with the weights that `auto` means."""
-    having = {**SETTINGS, **settings}
-    if having["model.weights"] == "auto":
-        having["model.weights"] = "coco" if having["model.backbone"] == "resnet50" else "imagenet"
-    if not having["optim.restarts"]:
-        del having["optim.restart_multiplier"]
-    for switch, strengths in _STRENGTHS.items():
-        for strength in strengths if not having[switch] else ():
-            del having[f"augment.{strength}"]
-    return having
 
 
 def _scaled(one: Mapping[str, Value], other: Mapping[str, Value]) -> bool:

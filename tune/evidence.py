@@ -3,16 +3,18 @@
 It can be gathered while the search runs. Neither images nor weights are needed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from core.dependence import unmet
 from core.errors import CheckpointError, StudyError
 from tune import confirmation, ledger
 from tune.choice import Choice
 from tune.confirmation import Confirmation
 from tune.effects import Effect, main_effects
 from tune.folder import StudyFolder
+from tune.learned import nothing_learned
 from tune.ledger import State, best_of
 from tune.redaction import without_password
 from tune.request import StudyRequest
@@ -52,6 +54,11 @@ class Evidence:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes."""
         return tuple(self.description["data"]["classes"])
+
+    @property
+    def nothing_learned(self) -> bool:
+        """Whether no trial of the search ever reached an AP50 that means anything."""
+        return nothing_learned([trial.record for trial in self.trials])
 
     @property
     def searched(self) -> bool:
@@ -101,6 +108,8 @@ def gather(folder: StudyFolder, storage: str) -> Evidence:
             choice = confirmation.winner(confirming)
         except CheckpointError as error:
             trouble.append(f"the winner cannot be chosen: {error}")
+    # Nothing is said of settings where none were drawn, or nothing came of them.
+    alike = bool(request.space.variants) or nothing_learned(reading.records)
     return Evidence(
         request,
         reading.identity,
@@ -111,8 +120,8 @@ def gather(folder: StudyFolder, storage: str) -> Evidence:
         rows,
         confirming,
         choice,
-        () if request.space.variants else _effects(complete),
-        {} if request.space.variants else ledger.importances(storage, request.study),
+        () if alike else _effects(complete),
+        {} if alike else _importances(storage, request.study, _with_effect(complete)),
         smallest_shown(request, rows, _units(description)),
         next((trial for trial in trials if best is not None and trial.record.id == best.id), None),
         tuple(trouble),
@@ -125,6 +134,19 @@ def _units(description: Mapping[str, Any]) -> int:
     return int(data.get("groups", data["images"]))
 
 
+def _with_effect(trials: Sequence[Trial]) -> list[str]:
+    """The searched settings that have an effect in at least one of some trials."""
+    names = [name for trial in trials for name in trial.record.params if unmet(name, trial.record.settings) is None]
+    return list(dict.fromkeys(names))
+
+
+def _importances(storage: str, study: str, names: Sequence[str]) -> dict[str, float]:
+    """Optuna's importances of these settings, adding up to 1: it knows no setting that has no effect."""
+    shares = {name: share for name, share in ledger.importances(storage, study).items() if name in names}
+    total = sum(shares.values())
+    return {name: share / total for name, share in shares.items()} if total else {}
+
+
 def _effects(complete: list[Trial]) -> tuple[Effect, ...]:
-    points = [trial.record.params for trial in complete]
+    points = [{name: trial.record.params[name] for name in _with_effect([trial])} for trial in complete]
     return tuple(main_effects(points, [trial.record.ap50 or 0.0 for trial in complete]))

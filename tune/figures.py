@@ -14,8 +14,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from core.config import Value
+from core.dependence import effective
 from tune.certainty import Verdict
-from tune.confounds import effective
 from tune.curves import ap50_curves, loss_curves
 from tune.findings import Findings, Row, Trial
 from tune.ledger import State
@@ -32,6 +32,8 @@ MOST_SETTINGS = 12
 
 def figures(findings: Findings) -> tuple[Figure, ...]:
     """All figures that a study has something to show in."""
+    if findings.nothing_learned:  # what is left says how training went, and orders nothing
+        return tuple(one for one in (loss_curves(findings), stopped(findings)) if one is not None)
     made = (
         differences(findings),
         scores(findings),
@@ -172,7 +174,7 @@ def hyperparameters(findings: Findings) -> Figure | None:
     parameters = [
         parameter
         for parameter in findings.request.space.parameters
-        if len({trial.record.params.get(parameter.name) for trial in scored} - {None}) > 1
+        if len({effective(trial.record.settings).get(parameter.name) for trial in scored} - {None}) > 1
     ]
     if not parameters or not complete:
         return None

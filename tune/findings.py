@@ -29,6 +29,7 @@ class Findings:
     identity            of its ledger: a name that no other has
     request             what was asked
     finished            whether every planned trial has ended; otherwise all is said "so far"
+    nothing_learned     whether no trial ever reached an AP50 that means anything
     answer              plain sentences, the most important first
     cautions            what limits all of it, a sentence each
     trials              of the search, in the order of their numbers
@@ -49,6 +50,7 @@ class Findings:
     identity: str
     request: StudyRequest
     finished: bool
+    nothing_learned: bool
     answer: tuple[str, ...]
     cautions: tuple[str, ...]
     trials: tuple[Trial, ...]
@@ -79,6 +81,7 @@ def find(folder: StudyFolder, storage: str) -> Findings:
         identity=evidence.identity,
         request=evidence.request,
         finished=evidence.finished,
+        nothing_learned=evidence.nothing_learned,
         answer=answer_of(evidence),
         cautions=cautions_of(evidence),
         trials=evidence.trials,

@@ -8,8 +8,9 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 from core.config import Value
+from core.dependence import effective
 from tune.certainty import Interval
-from tune.confounds import BACKBONE, BACKBONE_FREEZING, SCHEDULE, effective
+from tune.confounds import BACKBONE, BACKBONE_FREEZING, SCHEDULE
 from tune.evidence import Evidence
 from tune.ledger import State
 from tune.rows import Row

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from core.config import SETTINGS, DataConfig, PredictConfig, TrialConfig, Value
+from core.dependence import effective, unmet
 from core.text import many
 from tune import confounds
 from tune.confounds import Attribution
@@ -187,6 +188,10 @@ class StudyRequest:
 
     def _space_notes(self) -> Iterator[str]:
         space, planned = self.space, self.planned_trials
+        for name, need in space.idle.items():
+            searched = any(parameter.name == name for parameter in space.parameters)
+            what = "is searched and can have no effect" if searched else f"{space.fixed[name]} can have no effect"
+            yield f"{name} {what}: it needs {need}, which no trial has"
         if space.variants:
             yield from _variant_notes(space, planned)
             if self.search != SearchOptions():
@@ -251,10 +256,16 @@ class StudyRequest:
 def _variant_notes(space: SearchSpace, planned: int) -> Iterator[str]:
     names: dict[tuple[tuple[str, Value], ...], str] = {}
     for variant in space.variants:
-        settings = tuple(sorted(({**SETTINGS, **space.fixed, **variant.settings}).items()))
-        if settings in names:
-            yield f"variants '{names[settings]}' and '{variant.name}' have the same settings"
-        names.setdefault(settings, variant.name)
+        settings = {**space.fixed, **variant.settings}
+        for name in variant.settings:
+            need = unmet(name, settings)
+            if need is not None and settings[name] != space.value(name, {}):
+                yield f"variant '{variant.name}': {name} {settings[name]} has no effect, since it needs {need}"
+        key = tuple(sorted(effective(settings).items()))
+        if key in names:
+            both = f"variants '{names[key]}' and '{variant.name}'"
+            yield f"{both} are the same configuration in effect, and differ by chance alone"
+        names.setdefault(key, variant.name)
     yield from (found.sentence for found in attributions(space) if found.is_confounded)
     if space.seeds == 1:
         yield "seeds is 1: what differs between variants cannot be told from what differs between seeds"

@@ -20,6 +20,7 @@ from tune import confirmation, ledger
 from tune.choice import Choice
 from tune.confirmation import Confirmation
 from tune.folder import StudyFolder
+from tune.learned import no_winner, nothing_learned
 from tune.ledger import State, TrialRecord
 from tune.plan import Options, recall, storage_of, tracking_of, weights_key
 from tune.redaction import without_password
@@ -203,6 +204,8 @@ def choose(
                 f"a winner is a trial that ran to its end, and none of {len(records)} has; "
                 "continue the search, or name a trial that was stopped early with --trial"
             )
+        if nothing_learned(records):
+            raise StudyError(f"{no_winner(records)}; retrain one of them all the same with --trial ID")
         complete = sum(record.state is State.COMPLETE for record in records)
         ended = sum(record.state is not State.RUNNING for record in records)
         among = f"is the best of {complete} that ran to their end" if complete > 1 else "alone ran to its end"

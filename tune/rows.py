@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from core.config import Value
+from core.dependence import effective
 from core.text import many
 from tune.certainty import (
     Difference,
@@ -20,9 +21,13 @@ from tune.certainty import (
     smallest_difference,
 )
 from tune.confounds import Factor
+from tune.learned import nothing_learned
 from tune.ledger import State, TrialRecord
 from tune.request import StudyRequest, attributions
 from tune.trial_scores import Trial
+
+SAME = "same settings"
+"""In place of a verdict, of a row that is the same configuration in effect as the one it would be compared with."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Row:
     difference      its AP50 minus that of `compared_with`, over the repeats both have; None where there is none
     confounds       why the difference cannot be attributed to what the name says, a sentence each; empty: attributable
     made_of         what an attributable difference is the effect of: a factor, or other rows whose effects it joins
-    verdict         better, worse, cannot tell; empty where nothing is compared
+    verdict         better, worse, cannot tell; same settings; empty where nothing is compared
     note            what the reader must know, in a few words: repeats that are missing, confounds
     factors         in which a variant differs from the one it is compared with
     """
@@ -64,10 +69,14 @@ class Row:
 def rows_of(request: StudyRequest, trials: Sequence[Trial]) -> tuple[Row, ...]:
     """The main table's rows: variants in the order of the file, trials of a sampled study best first.
 
-    A row has at least one complete trial. Trials that were stopped early, failed or still run are in none.
+    A row has at least one complete trial. Rows that are one configuration in effect are not compared: they differ by
+    chance alone. Nor is any where nothing was learned. Trials that were stopped early, failed or still run are in none.
     """
     complete = [trial for trial in trials if trial.record.state is State.COMPLETE]
-    return _variant_rows(request, complete) if request.space.variants else _trial_rows(complete)
+    rows = _variant_rows(request, complete) if request.space.variants else _trial_rows(complete)
+    if nothing_learned([trial.record for trial in trials]):
+        return tuple(replace(row, difference=None, verdict="" if row.verdict != SAME else SAME) for row in rows)
+    return rows
 
 
 def _repeat_of(record: TrialRecord) -> Hashable:
@@ -87,7 +96,9 @@ def _variant_rows(request: StudyRequest, complete: Sequence[Trial]) -> tuple[Row
     trained = {name: trials[0].record.settings for name, trials in by_name.items() if trials}
     attributed = {attribution.name: attribution for attribution in attributions(space, trained)}
     pairs = [
-        (name, one.counterpart) for name, one in attributed.items() if scores[name].keys() & scores[one.counterpart]
+        (name, one.counterpart)
+        for name, one in attributed.items()
+        if one.factors and scores[name].keys() & scores[one.counterpart]
     ]
     differences = dict(zip(pairs, compare_all(scores, pairs), strict=True))
     rows = []
@@ -106,6 +117,7 @@ def _variant_rows(request: StudyRequest, complete: Sequence[Trial]) -> tuple[Row
                 confounds=(attribution.sentence,) if attribution.is_confounded else (),
                 made_of=attribution.causes,
                 factors=attribution.factors,
+                verdict=row.verdict if attribution.factors else SAME,
             )
         rows.append(replace(row, note=_note(row, planned)))
     return tuple(rows)
@@ -121,7 +133,12 @@ def _trial_rows(complete: Sequence[Trial]) -> tuple[Row, ...]:
     rows = [replace(_row(f"trial {t.record.id}", [t.record], t.record.params), interval=t.interval) for t in ranked]
     if not ranked or ranked[0].scored is None:
         return tuple(rows)
-    compared = [place for place, trial in enumerate(ranked) if place and trial.scored is not None]
+    same = [effective(trial.record.settings) == effective(ranked[0].record.settings) for trial in ranked]
+    rows = [
+        replace(row, compared_with=rows[0].name, verdict=SAME) if place and same[place] else row
+        for place, row in enumerate(rows)
+    ]
+    compared = [place for place, trial in enumerate(ranked) if not same[place] and trial.scored is not None]
     found = [compare([scored], [ranked[0].scored], None) for at in compared if (scored := ranked[at].scored)]
     for at, difference, p in zip(compared, found, _for_all_pairs([one.p for one in found]), strict=True):
         rows[at] = _compared(rows[at], rows[0].name, replace(difference, p_adjusted=p))
@@ -175,7 +192,9 @@ def _note(row: Row, planned: int) -> str:
         notes.append(f"{len(row.trials)} of {many(planned, 'repeat')}")
     if row.interval is None:
         notes.append("match tables are missing")
-    if row.compared_with is not None and row.difference is None:
+    if row.verdict == SAME:
+        notes.append(f"the same configuration in effect as {row.compared_with}")
+    elif row.compared_with is not None and row.difference is None:
         notes.append(f"no repeat in common with {row.compared_with}")
     elif row.difference is not None and row.difference.repeats < len(row.trials):
         notes.append(f"compared over {many(row.difference.repeats, 'repeat')} that both have")

@@ -17,6 +17,7 @@ from core.text import have, many
 from tune import confirmation, report, study
 from tune.choice import Choice
 from tune.folder import StudyFolder
+from tune.learned import no_winner, nothing_learned, way_out
 from tune.ledger import Ledger, State, TrialRecord, preview
 from tune.plan import Options, Plan, absolute, check, data_advice, make_plan
 from tune.rebuild import rebuild_tracking
@@ -195,11 +196,15 @@ def _conclude(plan: Plan, finished: bool, console: Console, written: Written | N
     )
     lines = [f"{'Finished' if finished else 'Not finished'}: {counts or 'no trial yet'}"]
     best = ledger.best
-    if best is not None:
+    if nothing_learned(ledger.records):
+        sentences = (no_winner(ledger.records), way_out(ledger.records))
+        lines += [f"{sentence[0].upper()}{sentence[1:]}" for sentence in sentences]
+        lines += ["Nothing is confirmed on fresh seeds and splits"] if plan.request.confirm.top else []
+    elif best is not None:
         what = best.name or _params(best)
         lines.append(f"Best: trial {best.id}, AP50 {best.ap50:.4f} at epoch {best.best_epoch}: {what}")
-    lines += _confirmation_lines(plan, ledger, None if written is None else written.findings.choice)
-    if written is not None:
+        lines += _confirmation_lines(plan, ledger, None if written is None else written.findings.choice)
+    if written is not None and not written.findings.nothing_learned:
         lines.append(written.findings.smallest_difference.sentence)
     failed = [record for record in ledger.records if record.state is State.FAIL]
     if failed:

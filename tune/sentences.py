@@ -12,9 +12,10 @@ from core.text import have, listed, many
 from tune.certainty import FEW_IMAGES, Verdict, warnings_of
 from tune.confounds import shown
 from tune.evidence import Evidence
+from tune.learned import no_winner, way_out
 from tune.ledger import State
 from tune.report_tables import ap50_cell, difference_cell
-from tune.rows import Row
+from tune.rows import SAME, Row
 from tune.tables import Kind, text
 
 _VERDICTS = {
@@ -41,6 +42,12 @@ def _answer(evidence: Evidence) -> Iterator[str]:
         yield f"No trial is complete{'' if evidence.searched else ' yet'}, so there is nothing to compare"
         yield _progress(evidence)
         yield evidence.smallest_difference.sentence
+        return
+    if evidence.nothing_learned:
+        records = [trial.record for trial in evidence.trials]
+        yield from (f"{one[0].upper()}{one[1:]}" for one in (no_winner(records), way_out(records)))
+        if not evidence.finished:
+            yield f"All this is so far: {_progress(evidence)}"
         return
     yield from _variants_answer(evidence) if evidence.request.space.variants else _search_answer(evidence)
     yield evidence.smallest_difference.sentence
@@ -75,6 +82,7 @@ def _variants_answer(evidence: Evidence) -> Iterator[str]:
     yield from _confirmed(evidence)
     yield from _comparison(best, rows)
     compared = [row for row in rows if row.difference is not None]
+    others_of_all = [row for row in rows if row is not best]
     others = [row for row in compared if row is not best]
     for verdict, words in _VERDICTS.items():
         for counterpart in dict.fromkeys(row.compared_with for row in others):
@@ -83,6 +91,9 @@ def _variants_answer(evidence: Evidence) -> Iterator[str]:
             ]
             if named:
                 yield f"{words} {counterpart}: {listed(named)}"
+    same = [f"{row.name} as {row.compared_with}" for row in others_of_all if row.verdict == SAME]
+    if same:
+        yield f"The same configuration in effect, so that they differ by chance alone: {listed(same)}"
     confounded = [row for row in (best, *others) if row.confounds and not (row is best and _is_clear(row))]
     if confounded:
         yield (
@@ -103,7 +114,10 @@ def _comparison(row: Row, rows: Sequence[Row]) -> Iterator[str]:
             yield f"{row.name} is what the others are compared with"
         return
     if row.difference is None:
-        yield f"Whether it is better than {row.compared_with} is not known: {row.note}"
+        if row.verdict == SAME:
+            yield f"It is the same configuration in effect as {row.compared_with}: they differ by chance alone"
+        else:
+            yield f"Whether it is better than {row.compared_with} is not known: {row.note}"
         return
     single = row.difference.repeats == 1
     one, other = (f"The model trained as {row.name}", f"that trained as {row.compared_with}") if single else (
@@ -147,6 +161,13 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
     if not others:
         yield f"Trial {best.trials[0]} is the only complete one: AP50 {_score(best)}, with {_settings(best.settings)}"
         return
+    same = [row.trials[0] for row in others if row.verdict == SAME]
+    if len(same) == len(others):
+        yield (
+            f"All {len(evidence.rows)} complete trials are the same configuration in effect, since what differs "
+            "between them has no effect: they differ by chance alone, and there is nothing to rank"
+        )
+        return
     yield (
         f"Trial {best.trials[0]} has the highest validation AP50 of the search's {len(evidence.rows)} complete trials: "
         f"{_score(best)}, with {_settings(best.settings)}"
@@ -156,6 +177,11 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
             "That is the best of several scores on the same images, and so too high; no fresh seeds and splits "
             "confirmed it"
         )
+    if same:
+        numbers = listed([str(number) for number in same[:_MOST]])
+        more = f" (and {len(same) - _MOST} more)" if len(same) > _MOST else ""
+        is_ = "Trial {} is" if len(same) == 1 else "Trials {}" + more + " are"
+        yield f"{is_.format(numbers)} the same configuration in effect: they differ from it by chance alone"
     compared = [row for row in others if row.difference is not None]
     alike = [row.name for row in compared if row.verdict == Verdict.CANNOT_TELL]
     worse = len(compared) - len(alike)

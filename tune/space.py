@@ -1,11 +1,12 @@
 """The search space of a study: parameters with their domains, or variants to compare. It reads no file."""
 
 from collections.abc import Callable, Iterator, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
 from core.config import SETTINGS, TrialConfig, Value
+from core.dependence import NEEDS, Need, unmet
 from core.errors import SpaceError
 
 SHARED = (
@@ -24,6 +25,8 @@ SHARED = (
 BY_REPEAT = ("seed", "data.split_seed", "data.fold")
 """What distinguishes the repeats of a variant."""
 
+MAX_COMBINATIONS = 2000
+"""Combinations of choices and ends of ranges that are tried when a space is checked."""
 _STEP_TOLERANCE = 1e-8
 
 
@@ -229,6 +232,53 @@ class SearchSpace:
         if any(parameter.domain.count is None for parameter in self.parameters if parameter.name in possible):
             return None
         return self._count(0, {})
+
+    @property
+    def idle(self) -> dict[str, Need]:
+        """Settings, searched or fixed to another value than the default, that can have no effect in any point.
+
+        Each with what it lacks. A setting that depends on too many others to try all is taken to have an effect.
+        """
+        named = {parameter.name for parameter in self.parameters if parameter.name in self.possible}
+        named |= {name for name, value in self.fixed.items() if value != SETTINGS[name]}
+        found = {}
+        for name in [name for name in SETTINGS if name in named & NEEDS.keys()]:
+            lacking = self._lacking(name)
+            if lacking is not None:
+                found[name] = lacking
+        return found
+
+    def _lacking(self, name: str) -> Need | None:
+        """What a setting lacks in every point in which it is there; None if it has an effect in some."""
+        if self.variants:
+            points: list[Mapping[str, Value]] = [variant.settings for variant in self.variants]
+        else:
+            concerned = {name, *(need.setting for need in NEEDS[name])}
+            part = self.part(concerned.__contains__).corners
+            assert part.size is not None
+            if part.size > MAX_COMBINATIONS:
+                return None
+            points = [point for point in part.grid() if name in point or name in self.fixed]
+        lacking = [unmet(name, {**self.fixed, **point}) for point in points]
+        return lacking[0] if lacking and None not in lacking else None
+
+    @property
+    def corners(self) -> "SearchSpace":
+        """The same space with the ends of each range, and the values that some `when` names, in place of the range."""
+
+        def corners(parameter: Parameter) -> Choices:
+            named = [value for value in self.told_apart(parameter.name) if value in parameter.domain]
+            return Choices(tuple(dict.fromkeys([*parameter.domain.corners, *named])))
+
+        return replace(self, parameters=tuple(replace(one, domain=corners(one)) for one in self.parameters))
+
+    def part(self, wants: Callable[[str], bool]) -> "SearchSpace":
+        """The space of some parameters only, with those that their `when`s name."""
+        names: set[str] = set()
+        for parameter in reversed(self.parameters):
+            if wants(parameter.name) or parameter.name in names:
+                names |= {parameter.name, *parameter.when}
+        return replace(self, parameters=tuple(one for one in self.parameters if one.name in names), start=())
 
     @property
     def possible(self) -> frozenset[str]:

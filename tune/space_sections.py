@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import operator
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
@@ -13,6 +14,7 @@ from core.config import SETTINGS, TrialConfig, Value
 from core.errors import SettingError, SpaceError
 from tune.space import (
     BY_REPEAT,
+    MAX_COMBINATIONS,
     SHARED,
     Choices,
     Domain,
@@ -38,7 +40,6 @@ from tune.values import (
 MAX_CANDIDATES = 100
 """Combinations of `after_training`: each predicts all validation images once more."""
 _MAX_STEPS = 1_000_000
-_MAX_COMBINATIONS = 2000
 _SAMPLED_COMBINATIONS = 200
 _STEP: Mapping[Any, TypeAdapter[Any]] = {
     int: TypeAdapter(Annotated[int, Field(gt=0)]),
@@ -133,6 +134,13 @@ def sampled_space(
     if not space.possible:
         only = ", ".join(f"{p.name} only where {condition(p.when)}" for p in space.parameters)
         raise SpaceError(f"{where}: nothing is left to search ({only}). Change `when`, `fixed:` or --set.")
+    idle = space.idle
+    if space.possible <= idle.keys():
+        why = ", ".join(f"{name} needs {need}" for name, need in idle.items() if name in space.possible)
+        raise SpaceError(
+            f"{where}: nothing that is searched can have an effect, so all trials would be one configuration ({why}). "
+            "Search that as well, or put it under `fixed:`."
+        )
     _check_combinations(space, place)
     points = [
         _start_point(space, point, f"{place}, start {number}", overridden)
@@ -308,15 +316,15 @@ def _check_combinations(space: SearchSpace, place: str) -> None:
     Where these are too many, each group of settings (`model.`, `optim.`) is tried by itself, since the rules of
     `core.config` relate settings of one group only; and where a group has too many still, a random sample of it.
     """
-    whole = _corners(space)
+    whole = space.corners
     assert whole.size is not None
-    if whole.size <= _MAX_COMBINATIONS:
+    if whole.size <= MAX_COMBINATIONS:
         _check_all(whole, whole.grid(), place)
         return
     for group in dict.fromkeys(parameter.name.partition(".")[0] for parameter in space.parameters):
-        part = replace(whole, parameters=_with_ancestors(whole.parameters, f"{group}."))
+        part = whole.part(operator.methodcaller("startswith", f"{group}."))
         assert part.size is not None
-        if part.size <= _MAX_COMBINATIONS:
+        if part.size <= MAX_COMBINATIONS:
             _check_all(part, part.grid(), place)
         else:
             _check_all(part, _draws(part), place)
@@ -340,22 +348,6 @@ def _check_all(space: SearchSpace, points: Iterable[Mapping[str, Value]], place:
                 f"{error} (the combination {', '.join(named)}). "
                 "Take a value out, or tie one setting to another by `when`."
             ) from None
-
-
-def _corners(space: SearchSpace) -> SearchSpace:
-    def corners(parameter: Parameter) -> Choices:
-        named = [v for v in space.told_apart(parameter.name) if v in parameter.domain]
-        return Choices(tuple(dict.fromkeys([*parameter.domain.corners, *named])))
-
-    return replace(space, parameters=tuple(replace(p, domain=corners(p)) for p in space.parameters))
-
-
-def _with_ancestors(parameters: Sequence[Parameter], prefix: str) -> tuple[Parameter, ...]:
-    wanted: set[str] = set()
-    for parameter in reversed(parameters):
-        if parameter.name.startswith(prefix) or parameter.name in wanted:
-            wanted |= {parameter.name, *parameter.when}
-    return tuple(parameter for parameter in parameters if parameter.name in wanted)
 
 
 def _start_point(space: SearchSpace, raw: Mapping[str, object], place: str, overridden: Set[str]) -> dict[str, Value]:

@@ -13,6 +13,7 @@ from core.config import TrialConfig
 from core.data import synthetic
 from core.errors import BadRequest, DataError, SettingError, StudyError
 from tune import study
+from tune.learned import nothing_learned
 from tune.ledger import Ledger, State, TrialRecord
 from tune.plan import Options, facts_of
 from tune.plan import make_plan as plan_search
@@ -52,6 +53,10 @@ def test_the_winner_is_the_best_of_those_that_ran_to_their_end(trials: list[tupl
     complete = [one for one in records if one.state is State.COMPLETE]
     if not complete:
         with pytest.raises(StudyError, match=r"none of .* has"):
+            choose(records, None, len(records))
+        return
+    if nothing_learned(records):
+        with pytest.raises(StudyError, match=r"there is no winner; .* --trial ID"):
             choose(records, None, len(records))
         return
     winner, why = choose(records, None, len(records))

@@ -1,0 +1,95 @@
+"""Laws of which settings have an effect. What the settings really do is the oracle."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core import augment
+from core.config import SETTINGS, TrialConfig, Value
+from core.data import synthetic
+from core.data.split import split
+from core.dependence import NEEDS, Need, effective, unmet
+from core.optim import Schedule
+
+IMAGE = synthetic.make(images=4, side=64)
+LARGER: dict[str, Value] = {"augment.hue": 60, "augment.rotate": 90.0, "augment.elastic_sigma": 2.0, "data.fold": 2}
+
+
+def other(name: str) -> Value:
+    """Another value of a setting than its default."""
+    default = SETTINGS[name]
+    if name in LARGER:
+        return LARGER[name]
+    if isinstance(default, bool):
+        return not default
+    return default + 3 if isinstance(default, int) else 0.9 if name.endswith("_p") else float(default) * 3
+
+
+def what_it_does(settings: dict[str, Value]) -> Any:
+    """Everything that the settings of the table decide: augmented images, learning rates, the split."""
+    config = TrialConfig.from_settings(settings)
+    augmenter = augment.build(config.augment)
+    seen = []
+    for number in range(40 if augmenter else 0):
+        sample = IMAGE.samples[number % 4]
+        rng = np.random.default_rng([7, number])
+        assert augmenter is not None
+        changed, labels = augmenter(sample.image, sample.label_maps, rng)
+        seen.append((changed.tobytes(), labels.tobytes()) if not np.array_equal(changed, sample.image) else None)
+    seen = seen if any(seen) else []
+    schedule = Schedule(config.optim, 4)
+    return seen, [schedule.learning_rate(step) for step in range(schedule.steps)], split(IMAGE, config.data)
+
+
+def met(needs: tuple[Need, ...], name: str) -> dict[str, Value]:
+    needed = {need.setting: other(need.setting) if need.above_0 else SETTINGS[need.setting] for need in needs}
+    return {need: value for need, value in needed.items() if bool(SETTINGS[need]) != bool(value)} | (
+        {"data.folds": 4} if name == "data.fold" else {}
+    )
+
+
+def unmeet(need: Need) -> Value:
+    default = SETTINGS[need.setting]
+    if need.above_0:
+        return type(default)(0)
+    return 4
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_a_setting_does_something_where_its_needs_are_met(name: str) -> None:
+    base = met(NEEDS[name], name)
+    assert unmet(name, {**base, name: other(name)}) is None
+    assert what_it_does({**base, name: other(name)}) != what_it_does({**base, name: SETTINGS[name]})
+    assert effective({**base, name: other(name)}) != effective(base)
+
+
+@pytest.mark.parametrize(("name", "need"), [(name, need) for name, needs in NEEDS.items() for need in needs])
+def test_a_setting_does_nothing_where_a_need_is_not_met(name: str, need: Need) -> None:
+    lacking = {**met(NEEDS[name], name), need.setting: unmeet(need)}
+    lacking |= {"data.fold": 0} if name == "data.fold" else {}
+    with_it = {**lacking, name: other(name)}
+    assert unmet(name, with_it) is not None
+    assert effective(with_it) == effective(lacking)
+    if name != "data.fold":  # without folds there is no other fold
+        assert what_it_does(with_it) == what_it_does(lacking)
+
+
+def test_every_need_names_settings() -> None:
+    assert {*NEEDS, *(need.setting for needs in NEEDS.values() for need in needs)} <= set(SETTINGS)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(NEEDS)), st.booleans()))
+def test_what_is_in_effect_is_in_effect_of_itself(chosen: dict[str, bool]) -> None:
+    settings = {name: other(name) for name, changed in chosen.items() if changed}
+    found = effective(settings)
+    assert found.keys() <= SETTINGS.keys()
+    assert effective(found) == found
+
+
+def test_one_configuration_has_one_form() -> None:
+    assert effective({"model.weights": "coco"}) == effective({})
+    assert effective({"data.crop": 256, "predict.tile": 256}) == effective({"data.crop": 256})
+    assert effective({"augment.affine": True, "augment.affine_p": 0.0}) == effective({})
