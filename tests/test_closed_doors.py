@@ -363,16 +363,16 @@ def test_a_search_that_goes_on_among_planted_files_trains_and_runs_none_of_them(
 
 @pytest.mark.parametrize("content", [pickled, pickled_by_torch])
 def test_a_planted_checkpoint_is_set_aside_by_a_retraining(attacked: Attacked, content: Content) -> None:
-    work = retrain_plan.make_plan(Options(Path("results")), "tiny").work
+    work = retrain_plan.make_plan(Options(Path("results")), "tiny", trial=0).work
     plant(work / "last.safetensors", content(attacked.marker))
-    assert attacked.ends(retrain_best.main, "--study", "tiny", "--device", "cpu") == ""
+    assert attacked.ends(retrain_best.main, "--study", "tiny", "--trial", "0", "--device", "cpu") == ""
     assert (work / "last.safetensors.torn").read_bytes() == content(attacked.marker)
     assert (attacked.study / "best" / "model.safetensors").is_file()
 
 
 def test_a_planted_match_table_is_refused_by_a_retraining_in_one_sentence(attacked: Attacked) -> None:
     plant(attacked.study / "trials" / "0" / "matches" / "epoch-0001.npz", pickled_in_arrays(attacked.marker))
-    told = attacked.ends(retrain_best.main, "--study", "tiny", "--on", "all", "--device", "cpu")
+    told = attacked.ends(retrain_best.main, "--study", "tiny", "--trial", "0", "--on", "all", "--device", "cpu")
     assert "a match table must be a whole npz file" in told
 
 

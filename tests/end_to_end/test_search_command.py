@@ -79,7 +79,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, done.stdout
 
 
-def test_a_search_of_images_on_a_disk_ends_with_a_winner_a_table_and_the_way_to_mlflow(
+def test_a_search_of_images_on_a_disk_ends_with_a_table_the_way_to_mlflow_and_no_winner_of_scores_that_are_all_0(
     searched: tuple[Path, str],
 ) -> None:
     folder, said = searched
@@ -87,7 +87,9 @@ def test_a_search_of_images_on_a_disk_ends_with_a_winner_a_table_and_the_way_to_
     assert [row["trial"] for row in rows] == ["0", "1", "2"]
     assert {row["state"] for row in rows} <= {"COMPLETE", "PRUNED"}
     assert "COMPLETE" in {row["state"] for row in rows}
-    assert "Best: trial" in said
+    assert {float(row["ap50"]) for row in rows} == {0.0}  # six images, two epochs
+    assert "Nothing was learned: the highest AP50 of 3 trials is 0.0000 (trial 0), under 0.01" in said
+    assert "Best: trial" not in said
     assert "results/tiny/trials.csv" in said
     assert "mlflow ui" in said.replace("mlflow' ui", "mlflow ui")
 
