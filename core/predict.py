@@ -3,7 +3,10 @@
     python -m core.predict --model results/STUDY/best --images DIR --out results.json
 
 Beside the results, `results.images.json` lists the images with their ids, and the categories, as COCO does:
-`COCO("results.images.json").loadRes("results.json")` reads the two. Nothing is written before the last image is done.
+`COCO("results.images.json").loadRes("results.json")` reads the two.
+
+An image that cannot be predicted costs itself alone: it is named, it is in neither file, and the exit status is 1. The
+two files are written in the end, with the images that are done; so they are where Ctrl-C ends the command.
 """
 
 import argparse
@@ -12,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +25,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from core.config import TrialConfig
 from core.console import complain, say
-from core.data import TestImage, list_images
+from core.data import Problem, TestImage
+from core.data.dataset import first_of
 from core.data.images import read_test_image
-from core.data.listing import find_listing
+from core.data.listing import find_listing, look_through
 from core.device import MOST_THREADS
-from core.errors import BadRequest, CellTuneError, ResourceError
+from core.errors import BadRequest, CellTuneError, DataError, ResourceError
 from core.files import write_atomically, write_json_atomically
 from core.inference import about_full_tiles
 from core.interrupts import exit_status, terminable
@@ -35,21 +39,50 @@ from core.text import many
 from core.trained_model import TrainedModel, load
 
 
+@dataclass
+class _Done:
+    """What came of the images so far.
+
+    images     those that were predicted
+    results    their results as JSON: text takes a fraction of what the objects would, masks included
+    full_tiles of each predicted image, how many tiles hold as many detections as a tile may
+    left_out   a sentence for each image that could not be predicted
+    """
+
+    images: list[TestImage] = field(default_factory=list)
+    results: list[str] = field(default_factory=list)
+    full_tiles: list[int] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{many(len(self.images), 'image')}, {many(len(self.results), 'instance')}"
+
+
 @terminable()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 done, 2 a wrong request, 1 the rest, 130 or 143 interrupted."""
+    """The command line; returns the exit status.
+
+    0 every image was predicted, 1 some were left out or the results could not be written, 2 a wrong request and nothing
+    was written, 130 or 143 interrupted, and what was done is written.
+    """
     parsed = _parser().parse_args(arguments)
     console = Console()
+    done = _Done()
     try:
         _set_threads(parsed.threads)
-        images = list_images(parsed.images)
+        images, problems = look_through(parsed.images)
+        if not images:
+            raise DataError(first_of(problems))
         listing_out = _listing_beside(parsed.out, parsed.images)
         trained = _with_options(load(parsed.model, parsed.device), parsed)
-        classes = f"{many(len(trained.classes), 'class')} ({', '.join(category.name for category in trained.classes)})"
-        on = next(trained.model.parameters()).device
-        say(console, f"Model {parsed.model}: {trained.config.model.backbone}, {classes}, on {on}")
-        results, full_tiles = _predict(trained, images, console)
-        _write(parsed.out, listing_out, results, _listing(trained, images))
+        _say_what_is_used(console, parsed.model, trained, problems)
+        try:
+            _predict(trained, images, console, done)
+        finally:  # what took minutes is kept, whatever ended the rest
+            for sentence in done.left_out:
+                complain(f"Left out: {sentence}")
+            if done.images:
+                _write(parsed.out, listing_out, done.results, _listing(trained, done.images))
     except BadRequest as error:
         complain(error)
         return 2
@@ -57,14 +90,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(error)
         return 1
     except KeyboardInterrupt:
-        complain(f"Interrupted: {parsed.out} was not written")
+        kept = f"holds {done}, of {len(images):,}" if done.images else "was not written"
+        complain(f"Interrupted: {parsed.out} {kept}")
         return exit_status()
-    done = f"{many(len(images), 'image')}, {many(len(results), 'instance')}"
-    say(console, f"{done}: {parsed.out} (the images and their ids: {listing_out})")
-    full = about_full_tiles(full_tiles, trained.config.predict.max_detections, "--max-detections")
+    left_out = len(done.left_out) + len(problems)
+    if not done.images:
+        complain(f"No image could be predicted; {parsed.out} was not written")
+        return 1
+    rest = f"; {many(left_out, 'image')} left out" if left_out else ""
+    say(console, f"{done}: {parsed.out} (the images and their ids: {listing_out}){rest}")
+    full = about_full_tiles(done.full_tiles, trained.config.predict.max_detections, "--max-detections")
     if full:
         say(console, full)
-    return 0
+    return 1 if left_out else 0
+
+
+def _say_what_is_used(console: Console, model: Path, trained: TrainedModel, problems: Sequence[Problem]) -> None:
+    for problem in problems:
+        complain(f"Left out: {problem}")
+    classes = f"{many(len(trained.classes), 'class')} ({', '.join(category.name for category in trained.classes)})"
+    on = next(trained.model.parameters()).device
+    say(console, f"Model {model}: {trained.config.model.backbone}, {classes}, on {on}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         "--images",
         required=True,
         metavar="DIR",
-        help="a folder of TIFF, PNG or JPEG files, a data set with a test listing (HW3 or COCO), or the listing",
+        help="a folder of TIFF, PNG, JPEG or BMP files, a data set with a test listing (HW3 or COCO), or the listing",
     )
     add("--out", type=Path, required=True, metavar="FILE", help="the results, a .json file in a folder that exists")
     settings = parser.add_argument_group("prediction; what is not given is as the model was trained or tuned")
@@ -130,13 +176,8 @@ def _with_options(trained: TrainedModel, parsed: argparse.Namespace) -> TrainedM
     return trained.predicting_with(config.predict)
 
 
-def _predict(trained: TrainedModel, images: Sequence[TestImage], console: Console) -> tuple[list[str], list[int]]:
-    """Each result as JSON, image after image, and how many tiles of each image are full.
-
-    Text takes a fraction of what the objects would, masks included.
-    """
-    results: list[str] = []
-    full_tiles: list[int] = []
+def _predict(trained: TrainedModel, images: Sequence[TestImage], console: Console, done: _Done) -> None:
+    """Predict image after image; `done` grows with each, so that it holds what is done whenever this ends."""
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
@@ -148,15 +189,20 @@ def _predict(trained: TrainedModel, images: Sequence[TestImage], console: Consol
         for number, image in enumerate(images, start=1):
             progress.update(task, description=image.file_name)
             begin = time.perf_counter()
-            of_image, full = _results_in(trained, image)
-            results += of_image
-            full_tiles.append(full)
+            try:
+                of_image, full = _results_in(trained, image)
+            except (DataError, ResourceError) as error:
+                done.left_out.append(str(error))
+                found = "left out"
+            else:
+                done.images.append(image)
+                done.results += of_image
+                done.full_tiles.append(full)
+                found = many(len(of_image), "instance")
             progress.advance(task)
             if not console.is_terminal:
                 seconds = time.perf_counter() - begin
-                found = many(len(of_image), "instance")
                 say(console, f"{number}/{len(images)} {image.file_name}: {found}, {seconds:.1f} s")
-    return results, full_tiles
 
 
 def _results_in(trained: TrainedModel, image: TestImage) -> tuple[list[str], int]:

@@ -1,11 +1,17 @@
 """The winner of a study again: trained to the end, its prediction chosen, its submission written, shown in MLflow.
 
-What is left in `results/STUDY/best/`, all of it or nothing new:
+What is left in `results/STUDY/best/`:
 
     config.yaml, model.safetensors    the model (see `core.trained_model`)
-    metrics.json                      which trial, how it was trained, and what is known of its score
+    metrics.json                      which trial, how it was trained, what is known of its score, and whether the
+                                      submission is there, or why not
+    overlays/validation
     submission.zip                    the detections in the data set's test images, where it lists any
-    overlays/validation, overlays/test
+    overlays/test
+
+The model and what is known of it come first, as a whole in the place of an older `best/`, so that no submission lies
+beside a model it is not from. Then the test images are predicted; one that cannot be costs the submission, never the
+model, and the same command makes it once that image is mended.
 
 Training keeps its checkpoints in `results/STUDY/retrain/KEY/`, so that the same command goes on after whatever end.
 """
@@ -15,7 +21,7 @@ import ctypes
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +34,7 @@ from core.coco_summary import coco_summary
 from core.data.dataset import TestImage
 from core.data.images import SUFFIXES, read_test_image
 from core.device import resolve
-from core.errors import CellTuneError, CheckpointError, TornCheckpoint
+from core.errors import CellTuneError, CheckpointError, DataError, SubmissionError, TornCheckpoint
 from core.files import write_json_atomically
 from core.prediction_choice import Evaluated
 from core.submission import CocoResult
@@ -54,13 +60,15 @@ class Outcome:
     """What came of a retraining.
 
     metrics     the content of metrics.json
-    test        detections in each test image, by its id
+    test        detections in each test image that could be predicted, by its id
+    missing     why there is no submission, a sentence for each test image that could not be predicted
     shown       what MLflow is to show
     """
 
     metrics: dict[str, Any]
     test: dict[int, list[CocoResult]]
     full_tiles: list[int]
+    missing: list[str]
     shown: Retraining
 
 
@@ -82,24 +90,65 @@ def run(plan: Plan, console: Console, device: str = "auto") -> Outcome:
         balanced = None if matches is None else ap50.balanced_score(matches)
         metrics["balanced_score"] = balanced
         shown = DRAWN_SCORE if balanced is None else balanced
+        metrics["submission"] = _NOT_YET if plan.data.test_images else None
         with _whole(plan.folder.best) as folder:
             trained_model.save(folder, trained)
             write_json_atomically(folder / "metrics.json", metrics)
             if plan.on == "train" and chosen is not None:
                 _draw_validation(folder / "overlays" / "validation", trained, trial, chosen, shown, console)
-            test, full_tiles = _predict_test(
-                folder / "overlays" / "test", trained, plan.data.test_images, shown, console
-            )
-            if plan.data.test_images:
-                submission.write_zip(
-                    folder / "submission.zip",
-                    test,
-                    plan.data.test_images,
-                    trained.classes,
-                    lambda image: trained.most_detections(image.height, image.width),
-                )
+        tested = _submit(plan.folder.best, trained, plan.data.test_images, metrics, shown, console)
         plan.folder.description.touch()  # this is now the study that was used last
-    return Outcome(metrics, test, full_tiles, _shown(plan, trial, trained, metrics))
+    return Outcome(
+        metrics, tested.results, tested.full_tiles, tested.missing, _shown(plan, trial, trained, metrics)
+    )
+
+
+_NOT_YET = {"written": False, "why": ["the test images were not predicted to the end; the same command does it"]}
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """What came of the test images.
+
+    results      detections in each image that could be predicted, by its id
+    full_tiles   how many tiles of each of these are full
+    missing      why there is no submission, a sentence for each cause
+    """
+
+    results: dict[int, list[CocoResult]] = field(default_factory=dict)
+    full_tiles: list[int] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def _submit(
+    best: Path,
+    trained: TrainedModel,
+    images: Sequence[TestImage],
+    metrics: dict[str, Any],
+    shown: float,
+    console: Console,
+) -> _Tested:
+    """Predict the test images and add the submission to `best`, if every one of them could be predicted.
+
+    `metrics`, and metrics.json last, say how it ended.
+    """
+    if not images:
+        return _Tested()
+    tested = _predict_test(best / "overlays" / "test", trained, images, shown, console)
+    if not tested.missing:
+        try:
+            submission.write_zip(
+                best / "submission.zip",
+                tested.results,
+                images,
+                trained.classes,
+                lambda image: trained.most_detections(image.height, image.width),
+            )
+        except SubmissionError as error:
+            tested.missing.append(str(error))
+    metrics["submission"] = {"written": not tested.missing, "why": tested.missing}
+    write_json_atomically(best / "metrics.json", metrics)
+    return tested
 
 
 def show(plan: Plan, outcome: Outcome) -> str | Trouble:
@@ -259,23 +308,25 @@ def _draw_validation(
 
 def _predict_test(
     folder: Path, trained: TrainedModel, images: Sequence[TestImage], shown: float, console: Console
-) -> tuple[dict[int, list[CocoResult]], list[int]]:
-    """The detections in each test image, by its id, and how many of its tiles are full; pictures in `folder`."""
-    results: dict[int, list[CocoResult]] = {}
-    full_tiles: list[int] = []
-    if not images:
-        return results, full_tiles
+) -> _Tested:
+    """The detections in each test image that can be read, and why others have none; pictures in `folder`."""
+    tested = _Tested()
     folder.mkdir(parents=True)
     names = _file_names([image.file_name for image in images])
     with Steps(console, "Predicting the test images", len(images), "") as steps:
         for seen, (image, name) in enumerate(zip(images, names, strict=True), 1):
-            pixels = read_test_image(image)
-            found = trained.predict(pixels)
-            full_tiles.append(found.full_tiles)
-            results[image.id] = submission.results_of(found, image.id, image.height, image.width, trained.classes)
-            overlay.write_png(folder / name, overlay.draw(pixels, found, trained.classes, min_score=shown))
+            try:
+                pixels = read_test_image(image)
+            except DataError as error:
+                tested.missing.append(str(error))
+            else:
+                found = trained.predict(pixels)
+                results = submission.results_of(found, image.id, image.height, image.width, trained.classes)
+                tested.results[image.id] = results
+                tested.full_tiles.append(found.full_tiles)
+                overlay.write_png(folder / name, overlay.draw(pixels, found, trained.classes, min_score=shown))
             steps.at(seen)
-    return results, full_tiles
+    return tested
 
 
 def _file_names(names: Sequence[str]) -> list[str]:

@@ -36,6 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome = retrain.run(plan, console, parsed.device)
         _print(console, _outcome_lines(plan, outcome))
         _print(console, _shown_lines(plan, retrain.show(plan, outcome)))
+        for reason in outcome.missing:
+            complain(f"No submission: {reason}")
+        if outcome.missing:
+            complain("The model is whole; see to it, then give the same command again: nothing is trained twice")
+            return 1
     except BadRequest as error:
         complain(error)
         return 2
@@ -104,7 +109,11 @@ def _outcome_lines(plan: Plan, outcome: Outcome) -> list[str]:
         lines += _scatter(metrics)
     lines += _prediction(plan, metrics)
     lines.append(f"Model: {best}")
-    if plan.data.test_images:
+    if outcome.missing:
+        lines.append(
+            f"Submission: none, {len(outcome.test)} of {many(len(plan.data.test_images), 'test image')} predicted"
+        )
+    elif plan.data.test_images:
         count = sum(len(results) for results in outcome.test.values())
         lines.append(
             f"Submission: {best / 'submission.zip'} ({many(len(outcome.test), 'image')}, {many(count, 'instance')})"

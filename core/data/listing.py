@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from core.data import coco, hw3, synthetic
-from core.data.dataset import TestImage, first_of
+from core.data.dataset import Problem, TestImage, first_of
 from core.data.images import SUFFIXES, read_listed, read_size
 from core.errors import DataError
 
@@ -13,17 +13,28 @@ SYNTHETIC_TEST_IMAGES = 6
 
 
 def list_images(where: str) -> tuple[TestImage, ...]:
-    """The images to predict on, at least one; nothing is decoded, sizes are those in the files' headers.
+    """The images to predict on, at least one; nothing is decoded, all that a header shows is judged.
 
     where   a data folder with a test listing in the HW3 or COCO layout, or the listing itself: its images, with its
             ids; any other folder: the image files directly in it, in the order of their names, ids from 1; one image
             file; or the word `synthetic`
 
-    Raises DataError, one sentence: for a listed image that is missing or of another size, a file that is damaged, and
-    a folder in which there is nothing to predict on.
+    Raises DataError, one sentence: for a listed image that is missing or of another size, a file that is damaged or
+    that `read_rgb` would refuse, and a folder in which there is nothing to predict on.
+    """
+    images, problems = look_through(where)
+    if problems:
+        raise DataError(first_of(problems))
+    return images
+
+
+def look_through(where: str) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
+    """The images that can be predicted on and the problems of the others, together at least one; else as `list_images`.
+
+    Raises DataError where it is not a single image that is wrong.
     """
     if where == "synthetic":
-        return synthetic.make(test=SYNTHETIC_TEST_IMAGES).test_images
+        return synthetic.make(test=SYNTHETIC_TEST_IMAGES).test_images, ()
     path = Path(where)
     try:
         if not path.exists():
@@ -58,7 +69,7 @@ def _is_image_file(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and path.is_file() and not hidden
 
 
-def _listed(listing: Path) -> tuple[TestImage, ...]:
+def _listed(listing: Path) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
     """The images of a listing: COCO's is an object, HW3's a list."""
     document = coco.read_json(listing)
     folder = listing.parent
@@ -75,25 +86,28 @@ def _listed(listing: Path) -> tuple[TestImage, ...]:
             "and this is neither; name the folder of the images instead"
         )
     images, problems = read_listed(entries, list(dict.fromkeys([*folders, folder])), str(listing))
-    if problems:
-        raise DataError(first_of(problems))
-    if not images:
+    if not images and not problems:
         raise DataError(f"{listing}: there must be at least one image, and none is listed")
-    return tuple(images)
+    return tuple(images), tuple(problems)
 
 
-def _files(path: Path) -> tuple[TestImage, ...]:
+def _files(path: Path) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
     """One image file, or all that lie directly in a folder."""
     files = [path] if path.is_file() else sorted(entry for entry in path.iterdir() if _is_image_file(entry))
     if not files:
         raise DataError(f"{path}: no image file ({', '.join(SUFFIXES)}) lies directly in this folder; {_way_out(path)}")
-    for file in files:
+    images: list[TestImage] = []
+    problems: list[Problem] = []
+    for number, file in enumerate(files, start=1):
         if any("\ud800" <= character <= "\udfff" for character in file.name):  # stand for bytes that are no UTF-8
-            raise DataError(f"{path}: a file name must be UTF-8, and is {os.fsencode(file.name)!r}; rename the file")
-    return tuple(
-        TestImage(str(file.absolute()), file.name, number, *read_size(file))
-        for number, file in enumerate(files, start=1)
-    )
+            name = os.fsencode(file.name)
+            problems.append(Problem(str(path), f"a file name must be UTF-8, and is {name!r}; rename the file"))
+            continue
+        try:
+            images.append(TestImage(str(file.absolute()), file.name, number, *read_size(file)))
+        except DataError as error:
+            problems.append(Problem.of(error, file))
+    return tuple(images), tuple(problems)
 
 
 def _way_out(folder: Path) -> str:

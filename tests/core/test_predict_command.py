@@ -377,43 +377,89 @@ def test_wrong_models_and_folders_are_one_sentence(model: Path, cells: Path, tmp
     refused(command(model, cells / "notes.txt", out), "there is no such folder")
 
 
-def test_an_image_whose_header_is_damaged_stops_the_command_before_the_first_is_predicted(
-    model: Path, cells: Path, tmp_path: Path
-) -> None:
-    (cells / "b.png").write_bytes((cells / "b.png").read_bytes()[:20])
-    found = command(model, cells, tmp_path / "results.json")
-    refused(found, r"b\.png: the file is damaged or cut off")
-    assert found.out == ""
+def spoil(image: Path, how: str) -> None:
+    whole = image.read_bytes()
+    match how:
+        case "header":
+            image.write_bytes(whole[:20])
+        case "pixels":
+            image.write_bytes(whole[: len(whole) // 2])
+        case "16 bits":
+            Image.fromarray(np.zeros((40, 300), np.uint16)).save(image)
 
 
-def test_an_image_that_turns_out_damaged_in_the_middle_is_named_and_nothing_is_written(
-    model: Path, cells: Path, tmp_path: Path
+@decodes
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("header", "the file is damaged or cut off"),
+        ("pixels", "the file is damaged or cut off"),
+        ("16 bits", "images must have 8 bits a channel, and this one has 16"),
+    ],
+)
+def test_an_image_that_cannot_be_read_costs_itself_and_the_others_are_written(
+    model: Path, cells: Path, tmp_path: Path, how: str, told: str
 ) -> None:
-    whole = (cells / "b.png").read_bytes()
-    (cells / "b.png").write_bytes(whole[: len(whole) // 2])
+    whole = command(model, cells, tmp_path / "results.json").by_name()
+    spoil(cells / "b.png", how)
     found = command(model, cells, tmp_path / "results.json")
-    refused(found, r"b\.png: the file is damaged or cut off")
-    assert "1/3 a grey.tif" in found.out
+    assert found.status == 1
+    assert re.fullmatch(rf"Left out: .*b\.png: {told}.*\n", found.err)
+    assert found.listing is not None
+    assert [(image["id"], image["file_name"]) for image in found.listing["images"]] == [(1, "a grey.tif"), (3, "c.jpg")]
+    assert found.by_name() == {name: whole[name] for name in ("a grey.tif", "c.jpg")}
+    assert found.out.splitlines()[-1].endswith("; 1 image left out")
     assert leftovers(tmp_path) == []
+    with contextlib.redirect_stdout(io.StringIO()):
+        COCO(str(tmp_path / "results.images.json")).loadRes(str(tmp_path / "results.json"))
 
 
-def test_older_results_stay_when_the_command_fails_and_go_when_it_does_not(
-    model: Path, cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_image_that_a_header_refuses_is_named_before_the_first_is_predicted(
+    model: Path, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(cells / "b.png", "16 bits")
+    order = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", order)
+    monkeypatch.setattr(sys, "stderr", order)
+    assert main(["--model", str(model), "--images", str(cells), "--out", str(tmp_path / "results.json")]) == 1
+    lines = order.getvalue().splitlines()
+    assert lines[0].startswith("Left out: ")
+    assert lines[1].startswith("Model ")
+    assert lines[2].startswith("1/2 a grey.tif: ")
+
+
+@pytest.mark.parametrize(("how", "status"), [("header", 2), ("pixels", 1)])
+def test_where_no_image_can_be_predicted_nothing_is_written_and_older_results_stay(
+    model: Path, cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str, status: int
 ) -> None:
     out = tmp_path / "results.json"
     out.write_text("older")
-    line = ["--model", str(model), "--images", str(cells), "--out", str(out)]
-    whole = (cells / "c.jpg").read_bytes()
-    (cells / "c.jpg").write_bytes(b"")
-    assert main(line) == 2
+    line = ["--model", str(model), "--images", str(cells / "b.png"), "--out", str(out)]
+    whole = (cells / "b.png").read_bytes()
+    spoil(cells / "b.png", how)
+    assert main(line) == status
+    assert "b.png: the file is damaged or cut off" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["results.json"]
     assert out.read_text() == "older"
-    (cells / "c.jpg").write_bytes(whole)
+    (cells / "b.png").write_bytes(whole)
     assert main(line) == 0
     assert len(json.loads(out.read_text())) > 0
-    capsys.readouterr()
 
 
-def test_an_interrupt_is_one_sentence_and_writes_nothing(
+def test_a_turned_picture_is_predicted_as_it_is_shown(model: Path, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 70, 3), np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6
+    (tmp_path / "cells").mkdir()
+    Image.fromarray(np.rot90(pixels)).save(tmp_path / "cells" / "a.png", exif=exif)
+    turned = command(model, tmp_path / "cells", tmp_path / "results.json")
+    assert turned.listing is not None
+    assert [(image["height"], image["width"]) for image in turned.listing["images"]] == [(40, 70)]
+    Image.fromarray(pixels).save(tmp_path / "cells" / "a.png")
+    assert command(model, tmp_path / "cells", tmp_path / "results.json").results == turned.results
+
+
+def test_an_interrupt_is_one_sentence_and_keeps_what_is_done(
     model: Path, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Interrupting(io.StringIO):
@@ -432,8 +478,11 @@ def test_an_interrupt_is_one_sentence_and_writes_nothing(
     finally:
         signal.signal(signal.SIGINT, before)
     assert status == 130
-    assert capsys.readouterr().err == f"Interrupted: {out} was not written\n"
-    assert [path.name for path in tmp_path.iterdir()] == ["cells"]
+    results = json.loads(out.read_text())
+    counted = f"1 image, {len(results)} instance{'s' * (len(results) != 1)}"
+    assert capsys.readouterr().err == f"Interrupted: {out} holds {counted}, of 3\n"
+    assert {result["image_id"] for result in results} == {1}
+    assert [image["id"] for image in json.loads((tmp_path / "results.images.json").read_text())["images"]] == [1]
 
 
 def test_masks_of_a_large_image_take_a_fraction_of_what_full_size_masks_would() -> None:

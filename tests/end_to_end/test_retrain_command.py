@@ -322,8 +322,17 @@ def test_best_is_whole_whenever_its_writer_dies(moment: str, retrained: tuple[Pa
     if not best.exists():
         assert moment == "best is away"
         _recover(best)
-    assert (best / "submission.zip").read_bytes() == before
+    if moment == "writing submission.zip":
+        assert sorted(path.name for path in best.iterdir()) == [
+            "config.yaml", "metrics.json", "model.safetensors", "overlays",
+        ]  # fmt: skip
+        metrics = json.loads((best / "metrics.json").read_text())
+        assert not metrics["submission"]["written"]
+        assert trained_model.load(best, "cpu").config.predict.max_detections == 3
+    else:
+        assert (best / "submission.zip").read_bytes() == before
     python("tune.retrain_best", "--set", "predict.max_detections=3", folder=folder)
+    assert json.loads((best / "metrics.json").read_text())["submission"] == {"written": True, "why": []}
     assert max(np.bincount([one["image_id"] for one in results_in(best / "submission.zip")])) <= 3
     assert [path.name for path in (folder / "results/tiny").glob(".best*")] == []
 
@@ -407,6 +416,37 @@ def test_a_test_image_that_has_changed_is_named_and_the_old_results_stay(
     assert main([]) == 2
     assert HELD_BACK[1].name in capsys.readouterr().err
     assert {path: path.read_bytes() for path in sorted(folder.rglob("best/*")) if path.is_file()} == before
+
+
+def test_a_test_image_that_turns_out_damaged_costs_the_submission_and_not_the_model(
+    retrained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(retrained[0], folder)
+    monkeypatch.chdir(folder)
+    best = folder / "results/tiny/best"
+    image = folder / "cells/test_release" / f"{HELD_BACK[1].name}.tif"
+    whole = image.read_bytes()
+    picture = io.BytesIO()
+    Image.fromarray(HELD_BACK[1].image).save(picture, "PNG")
+    image.write_bytes(picture.getvalue()[: len(picture.getvalue()) // 2])  # a whole header, and half of the pixels
+    line = ["--set", "predict.max_detections=3", "--device", "cpu"]
+    assert main(line) == 1
+    printed = capsys.readouterr()
+    assert "Submission: none, 1 of 2 test images predicted" in printed.out
+    assert f"No submission: {image}: the file is damaged or cut off" in printed.err
+    assert "MLflow: models:/tiny/" in printed.out
+    assert sorted(path.name for path in best.iterdir()) == [
+        "config.yaml", "metrics.json", "model.safetensors", "overlays",
+    ]  # fmt: skip
+    assert [path.name for path in (best / "overlays/test").iterdir()] == [f"{HELD_BACK[0].name}.png"]
+    stands = json.loads((best / "metrics.json").read_text())["submission"]
+    assert (stands["written"], len(stands["why"])) == (False, 1)
+    image.write_bytes(whole)
+    assert main(line) == 0
+    assert "Epoch" not in capsys.readouterr().out
+    assert max(np.bincount([one["image_id"] for one in results_in(best / "submission.zip")])) <= 3
+    assert json.loads((best / "metrics.json").read_text())["submission"] == {"written": True, "why": []}
 
 
 def test_two_retrainings_of_one_study_do_not_meet(
