@@ -323,7 +323,7 @@ def test_best_is_whole_whenever_its_writer_dies(moment: str, retrained: tuple[Pa
         assert moment == "best is away"
         _recover(best)
     if moment == "writing submission.zip":
-        assert sorted(path.name for path in best.iterdir()) == [
+        assert sorted(path.name for path in best.iterdir() if not path.name.startswith(".")) == [
             "config.yaml", "metrics.json", "model.safetensors", "overlays",
         ]  # fmt: skip
         metrics = json.loads((best / "metrics.json").read_text())
@@ -333,6 +333,7 @@ def test_best_is_whole_whenever_its_writer_dies(moment: str, retrained: tuple[Pa
         assert (best / "submission.zip").read_bytes() == before
     python("tune.retrain_best", "--set", "predict.max_detections=3", folder=folder)
     assert json.loads((best / "metrics.json").read_text())["submission"] == {"written": True, "why": []}
+    assert not [path.name for path in best.iterdir() if path.name.startswith(".")]
     assert max(np.bincount([one["image_id"] for one in results_in(best / "submission.zip")])) <= 3
     assert [path.name for path in (folder / "results/tiny").glob(".best*")] == []
 
