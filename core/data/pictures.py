@@ -31,10 +31,10 @@ def opened(path: Path, kind: str) -> Iterator["Picture"]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"an image may have {MAX_PIXELS:,} pixels; cut it into tiles ({error})") from None
     except ValueError as error:
-        if "Decompressed data too large" not in str(error):
+        if not str(error).startswith(("Decompressed data too large", "Too much memory used in text")):
             raise
         raise DataError(
-            "a text or a colour profile in the file unpacks to over a megabyte; save the picture without it"
+            "texts or a colour profile in the file unpack to megabytes; save the picture without them"
         ) from None
     with picture:
         check_size(picture.height, picture.width)

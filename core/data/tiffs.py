@@ -231,12 +231,14 @@ def _named_axes(file: tifffile.TiffFile) -> dict[str, int]:
 
 METAMORPH_PLANES = 33629
 """Tag (UIC2) with an entry a plane; the planes lie behind each other in one page."""
+MOST = 1_000_000_000
+"""Planes that a description may claim; one that claims more is not repeated digit by digit."""
 IMAGEJ_AXES = ("channels", "slices", "frames")
 
 
 def _size(content: Mapping[str, Any] | None, key: str) -> int:
     value = (content or {}).get(key, 1)
-    return value if isinstance(value, int) and value > 0 else 1
+    return min(value, MOST) if isinstance(value, int) and value > 0 else 1
 
 
 def _ome_axes(description: str) -> dict[str, int]:
@@ -263,12 +265,12 @@ def _shaped_axes(page: tifffile.TiffPage) -> dict[str, int]:
     """The axes that tifffile's own description names; Q, where it names none, for the planes beyond the page's."""
     try:
         content = json.loads(page.description)
-        shape, axes = [int(size) for size in content["shape"]], content.get("axes")
+        shape, axes = [min(int(size), MOST) for size in content["shape"]], content.get("axes")
     except (ValueError, LookupError, TypeError, RecursionError):
         return {}
     if isinstance(axes, str) and len(axes) == len(shape):
         return dict(zip(axes.upper(), shape, strict=True))
-    return {"Q": math.prod(shape) // max(1, math.prod(page.shape))}
+    return {"Q": min(MOST, math.prod(shape) // max(1, math.prod(page.shape)))}
 
 
 def _lost_tags(file: tifffile.TiffFile, page: tifffile.TiffPage) -> list[int]:

@@ -323,6 +323,35 @@ def test_a_million_pages_are_not_counted(tmp_path: Path) -> None:
     assert time.perf_counter() - begin < 2
 
 
+@pytest.mark.parametrize(
+    ("description", "told"),
+    [
+        ('{"shape": [' + "9" * 4000 + ", 20, 30]}", "holds 1000000000 "),
+        ("ImageJ=1.11a\nimages=99999999999\nslices=99999999999\n", r"says it holds depth \(Z\) 1,000,000,000"),
+        (
+            "<OME><I><Pixels SizeZ='1' SizeT='1' SizeC='1'><TiffData PlaneCount='99999999'/></Pixels></I></OME>",
+            "",
+        ),
+        ('{"shape": ' + "[" * 100_000, ""),
+        (
+            '<?xml version="1.0"?><!DOCTYPE l [<!ENTITY a "aaaaaaaaaa">'
+            + "".join(f'<!ENTITY {chr(98 + i)} "{("&" + chr(97 + i) + ";") * 10}">' for i in range(9))
+            + "]><OME>&j;</OME>",
+            "its OME-XML cannot be read",
+        ),
+    ],
+    ids=["shape", "ImageJ", "planes of OME", "brackets", "entities of OME"],
+)
+def test_what_a_description_claims_takes_no_memory_and_no_time(tmp_path: Path, description: str, told: str) -> None:
+    tiff(tmp_path / "a.tif", GREY, description=description, metadata=None)
+    begin = time.perf_counter()
+    if told:
+        refused(tmp_path / "a.tif", told)
+    else:
+        reads(tmp_path / "a.tif", AS_RGB)
+    assert time.perf_counter() - begin < 5
+
+
 # Turned pictures
 
 
@@ -411,7 +440,7 @@ def test_16_bits_cmyk_and_animations_are_refused_from_the_header(tmp_path: Path)
 
 def test_a_large_colour_profile_is_refused_as_what_it_is(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png", icc_profile=bytes(50_000_000))
-    refused(tmp_path / "a.png", "a text or a colour profile in the file unpacks to over a megabyte; save the picture w")
+    refused(tmp_path / "a.png", "texts or a colour profile in the file unpack to megabytes; save the picture without")
 
 
 # Masks
