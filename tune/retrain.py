@@ -61,6 +61,7 @@ class Outcome:
 
     metrics     the content of metrics.json
     test        detections in each test image that could be predicted, by its id
+    full_tiles  how many tiles of each of these are full
     missing     why there is no submission, a sentence for each test image that could not be predicted
     shown       what MLflow is to show
     """
@@ -98,9 +99,7 @@ def run(plan: Plan, console: Console, device: str = "auto") -> Outcome:
                 _draw_validation(folder / "overlays" / "validation", trained, trial, chosen, shown, console)
         tested = _submit(plan.folder.best, trained, plan.data.test_images, metrics, shown, console)
         plan.folder.description.touch()  # this is now the study that was used last
-    return Outcome(
-        metrics, tested.results, tested.full_tiles, tested.missing, _shown(plan, trial, trained, metrics)
-    )
+    return Outcome(metrics, tested.results, tested.full_tiles, tested.missing, _shown(plan, trial, trained, metrics))
 
 
 _NOT_YET = {"written": False, "why": ["the test images were not predicted to the end; the same command does it"]}
