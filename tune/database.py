@@ -296,10 +296,10 @@ def _code(said: object) -> int | None:
 
 
 def _refused_by_disk(path: Path) -> OSError | None:
-    """What the system says to a few more bytes beside a file; None where it takes them."""
+    """What the system says to one more megabyte beside a file; None where it takes that."""
     try:
         with tempfile.TemporaryFile(dir=path.parent) as probe:
-            probe.write(bytes(2**16))
+            probe.write(bytes(2**20))
             probe.flush()
             os.fsync(probe.fileno())
     except OSError as error:
