@@ -228,6 +228,7 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
                     return self._result(folder)
             running = folder / RUNNING
             running.write_text(str(assignment.attempt))
+            signal.setitimer(signal.ITIMER_REAL, self._stall_seconds)  # opening the trial had its own time
             self._epoch_began = time.monotonic()
             self._trial.run_epoch()
             self._trial.save(folder)

@@ -378,7 +378,9 @@ class _Conductor:
         alone = 1.0 if shares and reason.startswith(executor.GPU_FAILED) else None
         with self._halting():
             seconds = executor.seconds_of_lost_epoch(Path(assignment.folder), assignment.attempt)
-            self._ledger.lost(assignment.trial, reason, min(seconds, silence), alone)
+            # The kernel ended it when its time was up, however late Ray heard of it.
+            seconds = min(seconds, silence, limit or silence)
+            self._ledger.lost(assignment.trial, reason, seconds, alone)
             self._after(assignment.trial, ended=True)
 
     def _more_memory(self, number: int) -> float | None:
