@@ -34,13 +34,14 @@ from benchmarks.replay import ReplayedTrial
 from benchmarks.table import Line, as_text
 from core import data as datasets
 from core.files import write_json_atomically
-from tune import space_file, study
-from tune.bridge import Assignment
-from tune.executor import Machine, Node, TrialResources
-from tune.ledger import Ledger
-from tune.plan import Options, Plan
-from tune.request import StudyRequest
-from tune.tracking import Tracker
+from tune.engine.bridge import Assignment
+from tune.engine.executor import Machine, Node, TrialResources
+from tune.ledger.ledger import Ledger
+from tune.space import file as space_file
+from tune.space.request import StudyRequest
+from tune.study import conductor as study
+from tune.study.plan import Options, Plan
+from tune.tracking.mlflow_runs import Tracker
 
 EPOCHS, EPOCH_SECONDS = 10, 0.05
 FILLED_EPOCHS = 2
@@ -236,7 +237,7 @@ def ours(trials: int, filled: Path | None = None, tracked: bool = True) -> Overh
             there = len(Ledger(f"sqlite:///{options.results}/engine/study.db", request(1)).records)
         plan = Plan(request(there + trials), options, data, {}, Machine((Node(2, 0),)), TrialResources(1, 0, 1))
         if not tracked:
-            stack.enter_context(mock.patch("tune.study.Tracker", NoTracker))
+            stack.enter_context(mock.patch("tune.study.conductor.Tracker", NoTracker))
         elif filled is not None:
             ledger = Ledger(plan.storage, plan.request)
             tracker = Tracker(plan.tracking, plan.request.study, ledger.identity, {})

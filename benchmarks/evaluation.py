@@ -21,8 +21,8 @@ from pycocotools.cocoeval import COCOeval
 
 from benchmarks.cells import CLASSES, image_of_cells
 from benchmarks.table import Line, as_text
-from core import masks
-from core.ap50 import ap50, match
+from core.labels import label_maps as masks
+from core.metric.ap50 import ap50, match
 from core.sample import Detections, Sample
 
 IMAGES, DETECTIONS, SIDE = 41, 300, 512

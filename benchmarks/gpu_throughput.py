@@ -24,10 +24,10 @@ import yaml
 from benchmarks.table import Line, as_text
 from benchmarks.training_step import torchvision_model, with_full_masks
 from core import data as datasets
-from core import masks
 from core.config import ModelConfig, PredictConfig
-from core.model import build_mask_rcnn
-from tune import ledger
+from core.labels import label_maps as masks
+from core.network.mask_rcnn import build_mask_rcnn
+from tune.ledger import ledger
 
 
 def plain_loop(where: str, steps: int) -> float:

@@ -17,8 +17,9 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image, project
 
 from benchmarks.cells import image_of_cells
 from benchmarks.table import Line, as_text
-from core import augment, masks
+from core.augment import pipeline as augment
 from core.config import AugmentConfig
+from core.labels import label_maps as masks
 
 
 def taking_turns(ours: Callable[[], Any], theirs: Callable[[], Any], times: int) -> tuple[float, float, Any, Any]:

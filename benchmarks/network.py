@@ -17,13 +17,13 @@ from benchmarks.cells import CLASSES, image_of_cells
 from benchmarks.labels import taking_turns
 from benchmarks.table import Line, as_text
 from benchmarks.trial import SMALL
-from core import masks
 from core.config import ModelConfig, PredictConfig, TrialConfig
 from core.data import synthetic
-from core.model import build_mask_rcnn
-from core.optim import build_optimizer
-from core.train import TrainingBatches
-from core.trainable import Trial
+from core.labels import label_maps as masks
+from core.network.mask_rcnn import build_mask_rcnn
+from core.training.loop import TrainingBatches
+from core.training.optim import build_optimizer
+from core.training.trial import Trial
 
 
 def lines(short: bool) -> Iterator[Line]:

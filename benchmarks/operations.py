@@ -30,10 +30,11 @@ from torchvision.ops import FrozenBatchNorm2d, boxes
 from benchmarks.cells import CLASSES, image_of_cells
 from benchmarks.table import Line, as_text
 from benchmarks.training_step import with_full_masks
-from core import masks, matching, proposals
 from core.config import ModelConfig, PredictConfig
-from core.model import MaskRCNN, build_mask_rcnn
-from core.weights import BaseWeights
+from core.labels import label_maps as masks
+from core.network import matching, proposals
+from core.network.mask_rcnn import MaskRCNN, build_mask_rcnn
+from core.network.weights import BaseWeights
 
 SIDE, BATCH, INSTANCES = 800, 2, 150
 WITHOUT_WORK = {

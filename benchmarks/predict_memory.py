@@ -22,13 +22,13 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.memory import forget_the_peak, peak_bytes
-from core import masks
 from core.config import TrialConfig
 from core.data.dataset import Category
-from core.model import build_mask_rcnn
+from core.labels import label_maps as masks
+from core.network.mask_rcnn import build_mask_rcnn
+from core.prediction.submission import results_of
+from core.prediction.trained_model import TrainedModel
 from core.sample import Detections
-from core.submission import results_of
-from core.trained_model import TrainedModel
 
 HEIGHT, WIDTH, INSTANCES = 2500, 2000, 1500
 PARTS = ("paste", "whole", "tiles")

@@ -4,16 +4,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from core import ap50
-from core.ap50 import MatchTable
 from core.errors import TornCheckpoint
 from core.files import write_json_atomically
-from core.trainable import EpochReport
-from tune.bridge import Assignment
+from core.metric import ap50
+from core.metric.ap50 import MatchTable
+from core.training.trial import EpochReport
+from tune.engine.bridge import Assignment
 
 
 class ReplayedTrial:
-    """What `tune.executor` drives, without training.
+    """What `tune.engine.executor` drives, without training.
 
     result   the AP50 after an epoch, by assignment and epoch, or the match table that has it, which is then kept as a
              real trial keeps it; it may do what a real trial may: raise, wait, kill its process

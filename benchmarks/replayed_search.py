@@ -28,8 +28,9 @@ import torch
 
 from benchmarks.replay import ReplayedTrial
 from core.errors import TrialDiverged
-from tune import search, study
-from tune.bridge import Assignment
+from tune import search
+from tune.engine.bridge import Assignment
+from tune.study import conductor as study
 
 
 def hang() -> None:

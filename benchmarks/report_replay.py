@@ -19,13 +19,13 @@ from rich.console import Console
 from benchmarks.replay import ReplayedTrial
 from benchmarks.simulated_scores import MAX_DETS, Images, draw_images, evaluate
 from core import data as datasets
-from core.ap50 import MatchTable, ap50
-from tune import study
-from tune.bridge import Assignment
-from tune.executor import Machine, Node, TrialResources
-from tune.findings import Findings, find
-from tune.plan import Options, Plan
-from tune.space_file import from_document
+from core.metric.ap50 import MatchTable, ap50
+from tune.engine.bridge import Assignment
+from tune.engine.executor import Machine, Node, TrialResources
+from tune.report.findings import Findings, find
+from tune.space.file import from_document
+from tune.study import conductor as study
+from tune.study.plan import Options, Plan
 
 IMAGES = 41
 EPOCHS = 3

@@ -25,8 +25,8 @@ from scipy.stats import rankdata
 from benchmarks import learning_curves
 from benchmarks.learning_curves import EPOCHS, SPACE
 from benchmarks.table import Line
-from tune import space_file
-from tune.ledger import Ledger
+from tune.ledger.ledger import Ledger
+from tune.space import file as space_file
 
 BUDGET = 30 * EPOCHS
 AT_ONCE = 4

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from core.ap50 import MatchTable, ap50
+from core.metric.ap50 import MatchTable, ap50
 
 SHARES = np.array([0.44, 0.52, 0.02, 0.02])
 """Of all instances, by class: those of the reference report's data."""

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.simulated_scores import SEED_SD, draw_images, evaluate
-from core.ap50 import ap50
-from tune import confirmation, study
-from tune.folder import StudyFolder
-from tune.ledger import Ledger, State, TrialRecord
-from tune.plan import Options, Plan, check, facts_of, searched_settings
-from tune.space_file import from_document
+from core.metric.ap50 import ap50
+from tune.ledger.ledger import Ledger, State, TrialRecord
+from tune.space.file import from_document
+from tune.store.folder import StudyFolder
+from tune.study import conductor as study
+from tune.study import confirmation
+from tune.study.plan import Options, Plan, check, facts_of, searched_settings
 from tune.tables import trials_csv
 
 IMAGES, VALIDATED = 209, 41

@@ -18,8 +18,8 @@ from functools import partial
 import numpy as np
 
 from benchmarks.simulated_scores import MAX_DETS, SEED_SD, Images, draw_images, evaluate, quality_for, truth
-from core.ap50 import MatchTable
-from tune.certainty import (
+from core.metric.ap50 import MatchTable
+from tune.statistics.certainty import (
     Difference,
     Scored,
     Verdict,
@@ -29,8 +29,8 @@ from tune.certainty import (
     seed_variance,
     smallest_difference,
 )
-from tune.choice import choose
-from tune.reweighted import Reweighted
+from tune.statistics.choice import choose
+from tune.statistics.reweighted import Reweighted
 
 FRACTION = 5
 """A data set has so many times the images of its hold-out (`data.validation_fraction` 0.2)."""

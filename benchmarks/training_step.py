@@ -27,10 +27,10 @@ from torchvision.ops import box_iou
 from benchmarks.cells import CLASSES, image_of_cells
 from benchmarks.memory import forget_the_peak, peak_bytes
 from benchmarks.table import Line, as_text
-from core import masks
 from core.config import ModelConfig, PredictConfig
-from core.matching import AnchorMatcher, boxes_and_anchors
-from core.model import build_mask_rcnn
+from core.labels import label_maps as masks
+from core.network.mask_rcnn import build_mask_rcnn
+from core.network.matching import AnchorMatcher, boxes_and_anchors
 
 SIDE, BATCH = 800, 2
 MANY, FEW = 250, 5

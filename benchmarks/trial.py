@@ -11,7 +11,7 @@ import yaml
 from benchmarks.memory import peak_bytes
 from core import data as datasets
 from core.config import TrialConfig
-from core.trainable import Trial
+from core.training.trial import Trial
 
 SMALL = {
     "model.backbone": "resnet18",

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from core.config import DataConfig, TrialConfig
 from core.console import complain
 from core.data import Dataset, Inspection, Problem, inspect
-from core.data.advice import advice
 from core.data.dataset import by_cause, examples_of
 from core.data.split import split
 from core.data.suspicion import shapes_of
 from core.errors import DataError, SettingError
+from core.prediction.advice import advice
 from core.text import many, shown
 
 MOST_CLASSES = 40

@@ -32,11 +32,11 @@ from core.data.listing import find_listing, look_through
 from core.device import MOST_THREADS
 from core.errors import BadRequest, CellTuneError, DataError, ResourceError
 from core.files import write_atomically, write_json_atomically
-from core.inference import about_full_tiles
 from core.interrupts import exit_status, terminable
-from core.submission import results_of
+from core.prediction.detect import about_full_tiles
+from core.prediction.submission import results_of
+from core.prediction.trained_model import TrainedModel, load
 from core.text import many
-from core.trained_model import TrainedModel, load
 
 
 @dataclass

@@ -21,16 +21,18 @@ import torch
 import yaml
 from ray._private import ray_constants
 
-from core import predict, trained_model
+from core import predict
 from core.config import TrialConfig
 from core.data import synthetic
 from core.data.dataset import Category
-from core.model import build_mask_rcnn
-from core.trained_model import TrainedModel
-from tune import retrain_best, retrain_plan, search
-from tune.executor import _make_token
-from tune.loopback import on_loopback
-from tune.plan import Options
+from core.network.mask_rcnn import build_mask_rcnn
+from core.prediction import trained_model
+from core.prediction.trained_model import TrainedModel
+from tune import retrain_best, search
+from tune.engine.executor import _make_token
+from tune.engine.loopback import on_loopback
+from tune.retrain import plan as retrain_plan
+from tune.study.plan import Options
 
 pytestmark = pytest.mark.fault
 
@@ -188,7 +190,7 @@ def test_a_ray_without_the_switch_is_started_all_the_same(monkeypatch: pytest.Mo
 
 RAY_ALONE = """
 import sys
-from tune.executor import Machine, Node, _ray
+from tune.engine.executor import Machine, Node, _ray
 import ray
 with _ray(Machine((Node(1, 0),))):
     print(ray.get_runtime_context().gcs_address, flush=True)

@@ -25,20 +25,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from core import check, checkpoint, trained_model
-from core.ap50 import MatchTable, ap50, balanced_score, match
+from core import check
 from core.config import SETTINGS, DataConfig, TrialConfig
 from core.data import inspect, list_images, load, synthetic
 from core.data.dataset import Category
 from core.errors import CellTuneError
-from core.model import build_mask_rcnn
+from core.metric.ap50 import MatchTable, ap50, balanced_score, match
+from core.network.mask_rcnn import build_mask_rcnn
+from core.prediction import trained_model
+from core.prediction.trained_model import TrainedModel
 from core.sample import Detections
-from core.trainable import Trial
-from core.trained_model import TrainedModel
-from tune import retrain_plan, search, space_file
-from tune.ledger import Ledger
-from tune.plan import Options, make_plan
-from tune.study import describe
+from core.training import checkpoint
+from core.training.trial import Trial
+from tune import search
+from tune.ledger.ledger import Ledger
+from tune.retrain import plan as retrain_plan
+from tune.space import file as space_file
+from tune.study.conductor import describe
+from tune.study.plan import Options, make_plan
 
 ROOT = Path(__file__).parents[1]
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))

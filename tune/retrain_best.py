@@ -13,15 +13,15 @@ from rich.console import Console
 from core.console import complain, say
 from core.errors import BadRequest, CellTuneError
 from core.files import refused
-from core.inference import about_full_tiles
 from core.interrupts import exit_status, terminable
+from core.prediction.detect import about_full_tiles
 from core.text import many
-from tune import retrain
-from tune.ledger import State
-from tune.plan import Options, absolute
-from tune.retrain import Outcome
-from tune.retrain_plan import Plan, make_plan
-from tune.tracking import Trouble
+from tune.ledger.ledger import State
+from tune.retrain import run as retrain
+from tune.retrain.plan import Plan, make_plan
+from tune.retrain.run import Outcome
+from tune.study.plan import Options, absolute
+from tune.tracking.mlflow_runs import Trouble
 
 
 @terminable()

@@ -14,17 +14,19 @@ from core.errors import BadRequest, CellTuneError, StudyError
 from core.files import refused
 from core.interrupts import exit_status, terminable
 from core.text import have, many
-from tune import confirmation, report, study
-from tune.choice import Choice
-from tune.folder import StudyFolder
-from tune.learned import no_winner, nothing_learned, way_out
-from tune.ledger import Ledger, State, TrialRecord, preview
-from tune.plan import Options, Plan, absolute, check, data_advice, make_plan
-from tune.rebuild import rebuild_tracking
-from tune.report import Written
-from tune.request import StudyRequest
-from tune.rows import smallest_shown
-from tune.space_file import from_document, load, with_overrides
+from tune.ledger.ledger import Ledger, State, TrialRecord, preview
+from tune.report import page as report
+from tune.report.page import Written
+from tune.report.rows import smallest_shown
+from tune.space.file import from_document, load, with_overrides
+from tune.space.request import StudyRequest
+from tune.statistics.choice import Choice
+from tune.store.folder import StudyFolder
+from tune.study import conductor as study
+from tune.study import confirmation
+from tune.study.learned import no_winner, nothing_learned, way_out
+from tune.study.plan import Options, Plan, absolute, check, data_advice, make_plan
+from tune.study.rebuild import rebuild_tracking
 
 PREVIEW = 3
 """Configurations that a dry run shows."""

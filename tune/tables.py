@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from core.config import Value
-from tune.certainty import Interval
-from tune.ledger import TrialRecord
+from tune.ledger.ledger import TrialRecord
+from tune.statistics.certainty import Interval
 
 COLUMNS = (
     "trial", "name", "state", "epochs", "ap50", "ap50_last", "best_epoch", "seconds", "gpu_hours", "attempts", "seed",

@@ -1,4 +1,18 @@
-"""Images and their annotations: one reader per format, all of them ending in a `Dataset`."""
+"""Images and their annotations: one reader per format, all of them ending in a `Dataset`.
+
+coco.py        the COCO layout
+coco_masks.py  polygons and run lengths of a COCO file to masks
+dataset.py     what every reader delivers
+hw3.py         the HW3 layout: one folder an image, one mask a class
+images.py      image and mask files to arrays
+listing.py     images to predict on
+pictures.py    PNG, JPEG and BMP files
+split.py       which images train and which validate
+stored.py      how the pixels of a file are stored
+suspicion.py   annotations that can be read and look wrong
+synthetic.py   cells that are made, not read
+tiffs.py       TIFF files, by the axes that they name
+"""
 
 import itertools
 import os

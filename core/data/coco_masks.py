@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from core import rle
 from core.errors import DataError
+from core.labels import rle
 from core.sample import MaskCrop
 
 LONGEST_OUTLINE = 2_000_000

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core import augment
+from core.augment import pipeline as augment
 from core.config import SETTINGS, TrialConfig, Value
 from core.data import synthetic
 from core.data.split import split
 from core.dependence import NEEDS, Need, effective, unmet
-from core.optim import Schedule
+from core.training.optim import Schedule
 
 IMAGE = synthetic.make(images=4, side=64)
 LARGER: dict[str, Value] = {"augment.hue": 60, "augment.rotate": 90.0, "augment.elastic_sigma": 2.0, "data.fold": 2}

@@ -22,15 +22,15 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from benchmarks.predict_memory import HEIGHT, INSTANCES, WIDTH, measure_in_fresh_process
-from core import trained_model
 from core.config import TrialConfig
 from core.data import Category, list_images
 from core.data.images import read_rgb, read_test_image
 from core.data.synthetic import make, write_hw3
-from core.model import build_mask_rcnn
+from core.network.mask_rcnn import build_mask_rcnn
 from core.predict import main
-from core.submission import results_of
-from core.trained_model import TrainedModel
+from core.prediction import trained_model
+from core.prediction.submission import results_of
+from core.prediction.trained_model import TrainedModel
 
 ROOT = Path(__file__).parents[2]
 CLASSES = (Category(3, "epithelium"), Category(12, "lymphocyte"), Category(40, "[red] fibroblast"))

@@ -25,9 +25,9 @@ import yaml
 from PIL import Image
 
 from benchmarks.simulated_study import REFERENCE, REFERENCE_QUALITY, SAMPLED, build, sampled_quality
-from tune import report
-from tune.examples import Examples, Picture
-from tune.findings import find
+from tune.report import page as report
+from tune.report.examples import Examples, Picture
+from tune.report.findings import find
 
 ROOT = Path(__file__).parents[2]
 CONSEP = ROOT.parent / "shared/data/consep"

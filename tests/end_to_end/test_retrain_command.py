@@ -22,19 +22,22 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from core import checkpoint, faults, rle, trained_model
-from core.ap50 import ap50, match
+from core import faults
 from core.config import TrialConfig
 from core.data import hw3, synthetic
 from core.data.dataset import Category, assemble
 from core.data.images import read_size
 from core.data.listing import SYNTHETIC_TEST_IMAGES
 from core.data.split import split
-from core.masks import crop, find_instances
+from core.labels import rle
+from core.labels.label_maps import crop, find_instances
+from core.metric.ap50 import ap50, match
+from core.prediction import trained_model
 from core.sample import Sample
-from tune.folder import StudyFolder
-from tune.retrain import _recover
+from core.training import checkpoint
+from tune.retrain.run import _recover
 from tune.retrain_best import main
+from tune.store.folder import StudyFolder
 
 ROOT = Path(__file__).parents[2]
 CONSEP = ROOT.parent / "shared/data/consep"
@@ -309,7 +312,7 @@ def test_best_is_whole_whenever_its_writer_dies(moment: str, retrained: tuple[Pa
     best = folder / "results/tiny/best"
     before = (best / "submission.zip").read_bytes()
     code = (
-        "import sys, tune.retrain as retrain\n"
+        "import sys, tune.retrain.run as retrain\n"
         "retrain._exchange = lambda one, other: False  # as on a file system that cannot\n"
         "from tune.retrain_best import main\n"
         'sys.exit(main(["--set", "predict.max_detections=3"]))\n'

@@ -165,9 +165,9 @@ import os, random, signal, sys, time
 from pathlib import Path
 import sqlalchemy
 import tune
-from tune.tracking import Destination, StudyRuns
-from tune.ledger import Ledger, OPEN_SECONDS
-from tune.space_file import from_document
+from tune.tracking.mlflow_runs import Destination, StudyRuns
+from tune.ledger.ledger import Ledger, OPEN_SECONDS
+from tune.space.file import from_document
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 import mlflow
 

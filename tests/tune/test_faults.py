@@ -36,15 +36,16 @@ from core.config import TrialConfig
 from core.data import synthetic
 from core.data.dataset import Dataset
 from core.errors import StorageError, StudyError
-from core.trainable import Trial
-from tune import database, study
-from tune import ledger as ledgers
-from tune.bridge import Assignment
-from tune.executor import Machine, Node, TrialResources
-from tune.ledger import Ledger, State, TrialRecord
-from tune.plan import Options, Plan
+from core.training.trial import Trial
+from tune import database
+from tune.engine.bridge import Assignment
+from tune.engine.executor import Machine, Node, TrialResources
+from tune.ledger import ledger as ledgers
+from tune.ledger.ledger import Ledger, State, TrialRecord
 from tune.search import main
-from tune.space_file import from_document
+from tune.space.file import from_document
+from tune.study import conductor as study
+from tune.study.plan import Options, Plan
 
 pytestmark = pytest.mark.fault
 

@@ -27,8 +27,8 @@ import optuna
 import pytest
 
 from benchmarks.replayed_search import replayed_ap50
-from tune.ledger import Ledger
-from tune.space_file import load
+from tune.ledger.ledger import Ledger
+from tune.space.file import load
 
 pytestmark = pytest.mark.fault
 

@@ -11,13 +11,14 @@ import pytest
 from rich.console import Console
 
 from core import data as datasets
-from tune import executor, study
-from tune.bridge import DIED, Assignment
-from tune.executor import Machine, Node, Then, TrialResources
-from tune.ledger import Ledger, State
-from tune.plan import Options, Plan
-from tune.progress import Progress
-from tune.space_file import from_document
+from tune.engine import executor
+from tune.engine.bridge import DIED, Assignment
+from tune.engine.executor import Machine, Node, Then, TrialResources
+from tune.ledger.ledger import Ledger, State
+from tune.space.file import from_document
+from tune.study import conductor as study
+from tune.study.plan import Options, Plan
+from tune.study.progress import Progress
 
 SPACE: dict[str, Any] = {
     "study": "again",

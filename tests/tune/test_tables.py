@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tune.certainty import Interval
-from tune.ledger import State, TrialRecord
+from tune.ledger.ledger import State, TrialRecord
+from tune.statistics.certainty import Interval
 from tune.tables import COLUMNS, NOTHING, Cell, Column, Kind, Table, text, trials_csv
 
 MINUS = "\N{MINUS SIGN}"

@@ -1,0 +1,302 @@
+"""COCO AP50: average precision at IoU 0.5, of masks and of boxes.
+
+Per class, detections of all images are ranked by score, each is matched within its image to the free ground-truth
+instance that it overlaps most (IoU at least 0.5), and precision, made monotone, is averaged at 101 recall levels; the
+score is the mean over the classes that have ground truth. The numbers are those of pycocotools' COCOeval (IoU 0.5, area
+"all") to 1e-12.
+
+This is not the "average precision" of Cellpose and StarDist, TP / (TP + FP + FN) at one IoU without scores, nor COCO's
+AP, the mean over the IoUs .50 to .95.
+"""
+
+import io
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import CheckpointError
+from core.files import write_atomically
+from core.labels.label_maps import Instances, find_instances
+from core.sample import MAX_INSTANCES, Detections, MaskCrop, Sample
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
+IOU = 0.5
+RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
+"""COCO's recall levels; compared exactly, since a tolerance of 1e-12 moves AP50 by 0.001."""
+
+
+@dataclass(frozen=True)
+class MatchTable:
+    """Which detection found what, and how much there was to find: all that AP50 needs, image by image.
+
+    One row a detection (D), by image, then descending score (equal scores in the order they came):
+
+    image_D       int32, index into image_names
+    label_D       int16, class number 1..C
+    score_D       float32
+    rank_D        int32, 0-based place among the detections of its image and class
+    hit_D         bool, matched a ground-truth instance
+    ignored_D     bool, matched a crowd region: neither right nor wrong
+
+    truths_IC     int32 [images, C], ground-truth instances of each image and class, crowd regions not counted
+    image_names   name of each image
+    """
+
+    image_D: NDArray[np.int32]
+    label_D: NDArray[np.int16]
+    score_D: NDArray[np.float32]
+    rank_D: NDArray[np.int32]
+    hit_D: NDArray[np.bool_]
+    ignored_D: NDArray[np.bool_]
+    truths_IC: NDArray[np.int32]
+    image_names: tuple[str, ...]
+
+    def save(self, path: Path) -> None:
+        """Write one compressed npz file, whole or not at all."""
+        buffer = io.BytesIO()
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        np.savez_compressed(buffer, **arrays | {"image_names": np.array(self.image_names, dtype=str)})
+        write_atomically(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> "MatchTable":
+        """Read what `save` wrote; raises CheckpointError, which names the file, when it is missing or torn."""
+        try:
+            # From memory, because np.load leaves a torn file open.
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+                arrays = {field.name: archive[field.name] for field in fields(cls)}
+        except (OSError, EOFError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            raise CheckpointError(
+                f"{path}: a match table must be a whole npz file, and this one cannot be read ({error}); "
+                "evaluate the epoch again"
+            ) from error
+        if not _is_table(arrays):
+            raise CheckpointError(
+                f"{path}: a match table must hold what an evaluation writes; evaluate the epoch again"
+            )
+        return cls(**arrays | {"image_names": tuple(arrays["image_names"].tolist())})
+
+
+def _is_table(arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Whether arrays from a file have the types, shapes and ranges of a match table."""
+    rows, truths_IC, names = arrays["image_D"], arrays["truths_IC"], arrays["image_names"]
+    kinds = {"image_D": "i4", "label_D": "i2", "score_D": "f4", "rank_D": "i4", "hit_D": "?", "ignored_D": "?"}
+    return (
+        rows.ndim == 1
+        and all(arrays[name].dtype == kind and arrays[name].shape == rows.shape for name, kind in kinds.items())
+        and (truths_IC.dtype.str[1:], truths_IC.ndim, names.dtype.kind) == ("i4", 2, "U")
+        and names.shape == truths_IC.shape[:1]
+        and all(
+            bool(np.all((least <= arrays[name]) & (arrays[name] < end)))
+            for name, least, end in (
+                ("image_D", 0, len(names)),
+                ("label_D", 1, truths_IC.shape[1] + 1),
+                ("rank_D", 0, max(1, len(rows))),
+                ("truths_IC", 0, MAX_INSTANCES + 1),
+            )
+        )
+        and bool(np.isfinite(arrays["score_D"]).all())
+    )
+
+
+@dataclass(frozen=True)
+class Ap50:
+    """The score and its parts.
+
+    mean        mean over the classes with ground truth; nan when no class has any
+    per_class   AP50 of class 1, 2, ..., in 0..1; None for a class without ground truth
+    """
+
+    mean: float
+    per_class: tuple[float | None, ...]
+
+
+def match(samples: Sequence[Sample], detections: Sequence[Detections], classes: int) -> tuple[MatchTable, MatchTable]:
+    """Match the detections of each sample with its ground truth: by masks, and again by boxes.
+
+    `classes` is C; ground-truth boxes are those of the masks. Matching is greedy as in COCOeval: the best score chooses
+    first, among equal scores the one that came first; among equal overlaps the later instance is taken; a crowd region
+    is taken only where no instance is, and by any number of detections.
+    """
+    assert len(samples) == len(detections), "one Detections for each sample"
+    labels: list[NDArray[np.int64]] = []
+    scores: list[NDArray[np.float32]] = []
+    ranks: list[NDArray[np.int64]] = []
+    by_mask: list[_Outcome] = []
+    by_box: list[_Outcome] = []
+    truths_IC = np.zeros((len(samples), classes), dtype=np.int32)
+    for index, (sample, found) in enumerate(zip(samples, detections, strict=True)):
+        order = np.argsort(-found.scores_N, kind="stable")
+        labels_D = found.labels_N[order]
+        truth = find_instances(sample.label_maps)
+        labels_G = sample.labels_N[truth.ids_N - 1]
+        crowd_G = sample.crowd_N[truth.ids_N - 1]
+        assert all(((numbers >= 1) & (numbers <= classes)).all() for numbers in (labels_D, labels_G))
+        masks = [found.masks[row] for row in order.tolist()]
+        overlaps_of_masks = _mask_overlaps(masks, sample.label_maps, truth, crowd_G)
+        overlaps_of_boxes = _box_overlaps(found.boxes_N4[order], labels_D, truth.boxes_N4, labels_G, crowd_G)
+        by_mask.append(_assign(overlaps_of_masks, labels_D, labels_G, crowd_G))
+        by_box.append(_assign(overlaps_of_boxes, labels_D, labels_G, crowd_G))
+        labels.append(labels_D)
+        scores.append(found.scores_N[order])
+        ranks.append(_ranks(labels_D))
+        truths_IC[index] = np.bincount(labels_G[~crowd_G] - 1, minlength=classes)
+
+    def table(outcomes: list[_Outcome]) -> MatchTable:
+        return MatchTable(
+            image_D=np.repeat(np.arange(len(samples), dtype=np.int32), [len(numbers) for numbers in labels]),
+            label_D=_joined(labels, np.int16),
+            score_D=_joined(scores, np.float32),
+            rank_D=_joined(ranks, np.int32),
+            hit_D=_joined([outcome.hit_D for outcome in outcomes], np.bool_),
+            ignored_D=_joined([outcome.ignored_D for outcome in outcomes], np.bool_),
+            truths_IC=truths_IC,
+            image_names=tuple(sample.name for sample in samples),
+        )
+
+    return table(by_mask), table(by_box)
+
+
+def ap50(table: MatchTable, max_dets: int | None) -> Ap50:
+    """Average precision from the `max_dets` best detections of each image and class; None for all of them."""
+    counted_D = ~table.ignored_D if max_dets is None else ~table.ignored_D & (table.rank_D < max_dets)
+    per_class = [
+        _average_precision(table.score_D[rows_D], table.hit_D[rows_D], truths) if truths else None
+        for truths, rows_D in (
+            (truths, counted_D & (table.label_D == label))
+            for label, truths in enumerate(table.truths_IC.sum(axis=0, dtype=np.int64).tolist(), start=1)
+        )
+    ]
+    present = [value for value in per_class if value is not None]
+    return Ap50(float(np.mean(present)) if present else float("nan"), tuple(per_class))
+
+
+def balanced_score(table: MatchTable) -> float | None:
+    """The score from which on detections have the highest F1, all classes and images together; None without a hit.
+
+    F1 = 2 hits / (detections + instances), the harmonic mean of precision and recall. A score to show pictures by: AP50
+    itself needs none. Of equal F1 the highest score.
+    """
+    counted_D = ~table.ignored_D
+    order = np.argsort(-table.score_D[counted_D], kind="stable")
+    score_D, hit_D = table.score_D[counted_D][order], table.hit_D[counted_D][order]
+    if not hit_D.any():
+        return None
+    f1_D = 2 * np.cumsum(hit_D) / (np.arange(1, len(hit_D) + 1) + table.truths_IC.sum())
+    is_last_of_its_score = np.append(score_D[1:] != score_D[:-1], True)
+    return float(score_D[np.argmax(np.where(is_last_of_its_score, f1_D, -1.0))])
+
+
+def _average_precision(score_D: NDArray[np.float32], hit_D: NDArray[np.bool_], truths: int) -> float:
+    """One class; the rows in the order of the images, which decides between equal scores."""
+    hits_D = np.cumsum(hit_D[np.argsort(-score_D, kind="stable")])
+    precision_D = hits_D / (np.arange(1, len(hits_D) + 1) + np.spacing(1))
+    envelope_D = np.maximum.accumulate(precision_D[::-1])[::-1]
+    reached_at = np.searchsorted(hits_D / truths, RECALL_LEVELS, side="left")
+    return float(np.append(envelope_D, 0.0)[reached_at].mean())  # a level that is never reached counts 0
+
+
+@dataclass(frozen=True)
+class _Overlaps:
+    """Pairs of detection and ground truth with their IoU, float64; pairs that are absent do not overlap."""
+
+    detection: NDArray[np.int64]
+    truth: NDArray[np.int64]
+    iou: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of the detections of one image, bool [D] each."""
+
+    hit_D: NDArray[np.bool_]
+    ignored_D: NDArray[np.bool_]
+
+
+def _mask_overlaps(
+    masks: Sequence[MaskCrop], label_maps: NDArray[np.uint16], truth: Instances, crowd_G: NDArray[np.bool_]
+) -> _Overlaps:
+    """Count, for each detection, the labels under its mask: all its intersections at once."""
+    row_of_id = np.zeros(MAX_INSTANCES + 1, dtype=np.int64)
+    row_of_id[truth.ids_N] = np.arange(len(truth))
+    numbers, ids, intersections = [], [], []
+    for number, mask in enumerate(masks):
+        h, w = mask.pixels.shape
+        for window in label_maps[:, mask.y0 : mask.y0 + h, mask.x0 : mask.x0 + w]:
+            counts = np.bincount(window[mask.pixels])
+            under = np.flatnonzero(counts[1:]) + 1
+            numbers.append(np.full(len(under), number))
+            ids.append(under)
+            intersections.append(counts[under])
+    detection, intersection = _joined(numbers, np.int64), _joined(intersections, np.int64)
+    row = row_of_id[_joined(ids, np.int64)]
+    areas_D = np.array([mask.area for mask in masks], dtype=np.int64)
+    union = areas_D[detection] + np.where(crowd_G[row], 0, truth.areas_N[row] - intersection)
+    return _Overlaps(detection, row, intersection / union)
+
+
+def _box_overlaps(
+    boxes_D4: NDArray[np.floating],
+    labels_D: NDArray[np.int64],
+    boxes_G4: NDArray[np.integer | np.floating],
+    labels_G: NDArray[np.int64],
+    crowd_G: NDArray[np.bool_],
+) -> _Overlaps:
+    """Overlaps of boxes of one class, in float64 as pycocotools has them."""
+    boxes_D4, boxes_G4 = boxes_D4.astype(np.float64), boxes_G4.astype(np.float64)
+    areas_D = (boxes_D4[:, 2:] - boxes_D4[:, :2]).prod(axis=1)
+    areas_G = (boxes_G4[:, 2:] - boxes_G4[:, :2]).prod(axis=1)
+    pairs = []
+    for label in np.unique(labels_G):
+        rows_D, rows_G = np.flatnonzero(labels_D == label), np.flatnonzero(labels_G == label)
+        ends_DG2 = np.minimum(boxes_D4[rows_D, None, 2:], boxes_G4[rows_G, 2:])
+        sides_DG2 = ends_DG2 - np.maximum(boxes_D4[rows_D, None, :2], boxes_G4[rows_G, :2])
+        d, g = np.nonzero((sides_DG2 > 0).all(axis=2))
+        intersection = sides_DG2[d, g].prod(axis=1)
+        d, g = rows_D[d], rows_G[g]
+        union = np.where(crowd_G[g], areas_D[d], areas_D[d] + areas_G[g] - intersection)
+        pairs.append((d, g, intersection / union))
+    return _Overlaps(
+        _joined([d for d, _, _ in pairs], np.int64),
+        _joined([g for _, g, _ in pairs], np.int64),
+        _joined([iou for _, _, iou in pairs], np.float64),
+    )
+
+
+def _assign(
+    overlaps: _Overlaps, labels_D: NDArray[np.int64], labels_G: NDArray[np.int64], crowd_G: NDArray[np.bool_]
+) -> _Outcome:
+    """Let each detection, best first, take the free instance of its class that it overlaps most."""
+    hit_D, in_crowd_D = np.zeros(len(labels_D), dtype=np.bool_), np.zeros(len(labels_D), dtype=np.bool_)
+    d, g, iou = overlaps.detection, overlaps.truth, overlaps.iou
+    match_P = (iou >= IOU) & (labels_D[d] == labels_G[g])
+    in_crowd_D[d[match_P & crowd_G[g]]] = True
+    pairs = np.flatnonzero(match_P & ~crowd_G[g])
+    pairs = pairs[np.lexsort((-g[pairs], -iou[pairs], d[pairs]))]
+    taken: set[int] = set()
+    for detection, truth in zip(d[pairs].tolist(), g[pairs].tolist(), strict=True):
+        if not hit_D[detection] and truth not in taken:
+            hit_D[detection] = True
+            taken.add(truth)
+    return _Outcome(hit_D, in_crowd_D & ~hit_D)
+
+
+def _ranks(labels_D: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The place of each row among those of its label, from 0."""
+    order = np.argsort(labels_D, kind="stable")
+    sorted_D = labels_D[order]
+    ranks_D = np.empty(len(labels_D), dtype=np.int64)
+    ranks_D[order] = np.arange(len(labels_D)) - np.searchsorted(sorted_D, sorted_D, side="left")
+    return ranks_D
+
+
+def _joined(parts: Sequence[NDArray[Any]], dtype: type[ScalarT]) -> NDArray[ScalarT]:
+    """Concatenate, also nothing at all."""
+    return np.concatenate([np.empty(0, dtype=dtype), *parts]).astype(dtype)

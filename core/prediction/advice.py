@@ -1,0 +1,81 @@
+"""What a data set asks of the settings: caps that leave instances out, names that show what belongs together."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from core.config import DataConfig, MetricConfig, PredictConfig
+from core.data.dataset import Dataset, examples_of
+from core.data.split import copies, parts
+from core.prediction.tiles import tiles
+from core.text import many
+
+MOST = 0.5
+"""The fraction of images without instances from which it is asked whether they were annotated."""
+
+
+def advice(dataset: Dataset, data: DataConfig, predict: PredictConfig, metric: MetricConfig) -> Iterator[str]:
+    """Notes, a sentence each; `predict` has the largest cap and the smallest tiles that are to be tried."""
+    yield from _empty(dataset)
+    yield from _predicted(dataset, data, predict)
+    yield from _counted(dataset, metric)
+    if not data.group_pattern:
+        yield from _together(dataset)
+
+
+def _empty(dataset: Dataset) -> Iterator[str]:
+    """Images without instances that are most, as a project has them that is still being annotated."""
+    names = [sample.name for sample in dataset.samples if sample.crowd_N.all()]
+    if names and len(names) >= MOST * len(dataset.samples):
+        yield (
+            f"{len(names):,} of {many(len(dataset.samples), 'image')} hold no instance and train as background: "
+            f"{examples_of(names)}; take out those that nobody annotated yet"
+        )
+
+
+def _predicted(dataset: Dataset, data: DataConfig, predict: PredictConfig) -> Iterator[str]:
+    """Instances that are never found because more detections than `predict.max_detections` are not kept."""
+    counts_I = dataset.instance_counts().sum(axis=1)
+    side = predict.tile or data.crop
+    caps_I = predict.max_detections * np.array([len(tiles(*sample.size, side)) for sample in dataset.samples])
+    over = np.flatnonzero(counts_I > caps_I)
+    if len(over):
+        lost, all_of = int((counts_I - caps_I)[over].sum()), many(int(counts_I.sum()), "instance")
+        yield (
+            f"{many(len(over), 'image')} with more instances than are predicted in one (predict.max_detections "
+            f"{predict.max_detections}{' a tile' * bool(side)}), so that {lost:,} of {all_of} "
+            f"can never be found: {examples_of([dataset.samples[index].name for index in over])}; "
+            f"`--set predict.max_detections={_round_up(int(counts_I.max()))}` has room for all"
+        )
+
+
+def _round_up(count: int) -> int:
+    """A tenth more than a count, in hundreds, as far as the setting goes."""
+    most = next(entry.le for entry in PredictConfig.model_fields["max_detections"].metadata if hasattr(entry, "le"))
+    return int(min(most, -(-count * 11 // 1000) * 100))
+
+
+def _counted(dataset: Dataset, metric: MetricConfig) -> Iterator[str]:
+    cap = metric.max_dets
+    over = [
+        sample.name
+        for sample, counts in zip(dataset.samples, dataset.instance_counts(), strict=True)
+        if counts.max(initial=0) > cap
+    ]
+    if over:
+        yield (
+            f"{many(len(over), 'image')} with more than {cap} instances of a class, where COCO's AP50 counts {cap} "
+            f"detections of a class an image (metric.max_dets): {examples_of(over)}"
+        )
+
+
+def _together(dataset: Dataset) -> Iterator[str]:
+    names = [sample.name for sample in dataset.samples]
+    found = None if copies(names) else parts(names)
+    if found is not None:
+        yield (
+            f"{many(sum(map(len, found.groups)), 'image')} look by their names like parts of "
+            f"{many(len(found.groups), 'slide, patient or series', 'slides, patients or series')} "
+            f"({examples_of(found.groups[0])}); if they are, `--set 'data.group_pattern={found.pattern}'` keeps those "
+            "of one together, or the validation score is too good"
+        )

@@ -1,0 +1,81 @@
+"""Which settings of `predict` suit a trained model: tried by predicting again, never by training again."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from core.config import PredictConfig
+from core.metric import ap50
+from core.metric.ap50 import MatchTable
+from core.prediction.detect import View, combine, look
+from core.prediction.trained_model import TrainedModel
+from core.sample import Detections, Sample
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What a model scores with certain settings of `predict`.
+
+    config         the settings
+    found          the detections in each sample
+    masks, boxes   their match tables
+    max_dets       detections per image and class that count in `ap50`
+    """
+
+    config: PredictConfig
+    found: tuple[Detections, ...]
+    masks: MatchTable
+    boxes: MatchTable
+    max_dets: int
+
+    @property
+    def ap50(self) -> float:
+        """COCO AP50 of masks; nan without an instance in the samples."""
+        return ap50.ap50(self.masks, self.max_dets).mean
+
+
+def evaluate(
+    trained: TrainedModel,
+    samples: Sequence[Sample],
+    candidates: Sequence[PredictConfig],
+    progress: Callable[[float], object] = float,
+) -> list[Evaluated]:
+    """Score a model on samples with each of the candidates, which are distinct; in their order.
+
+    The network looks once at each tile of each image, and once more where a candidate wants flips or has another tile
+    or `nms_iou`; candidates with another score threshold or cap are cut from what it saw. `progress` is called after
+    each image with the fraction that is done. The model is left with its own settings.
+    """
+    groups: dict[tuple[int, float], list[PredictConfig]] = {}
+    for candidate in candidates:
+        groups.setdefault((candidate.tile, candidate.nms_iou), []).append(candidate)
+    found: dict[PredictConfig, list[Detections]] = {candidate: [] for candidate in candidates}
+    for number, group in enumerate(groups.values()):
+        loosest = _loosest(group)
+        model = trained.predicting_with(loosest).model
+        for seen, sample in enumerate(samples, start=1):
+            views: list[View] = look(model, sample.image, loosest, trained.config.data.crop)
+            for candidate in group:
+                found[candidate].append(combine(views, candidate, *sample.size))
+            progress((number + seen / len(samples)) / len(groups))
+    trained.predicting_with(trained.config.predict)
+    max_dets = trained.config.metric.max_dets
+    evaluated = []
+    for candidate in candidates:
+        masks, boxes = ap50.match(samples, found[candidate], len(trained.classes))
+        evaluated.append(Evaluated(candidate, tuple(found[candidate]), masks, boxes, max_dets))
+    return evaluated
+
+
+def best(evaluated: Sequence[Evaluated]) -> Evaluated:
+    """The highest AP50, the first of equals."""
+    return max(evaluated, key=lambda one: one.ap50)
+
+
+def _loosest(group: Sequence[PredictConfig]) -> PredictConfig:
+    return group[0].model_copy(
+        update={
+            "score_threshold": min(config.score_threshold for config in group),
+            "max_detections": max(config.max_detections for config in group),
+            "flips": any(config.flips for config in group),
+        }
+    )

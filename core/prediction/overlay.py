@@ -1,0 +1,438 @@
+"""Pictures of instances: image | ground truth where there is any | predictions, with titles and a legend.
+
+An instance has the colour of its class in one of `SHADES` shades, another than its neighbours of that class have. Fill
+is translucent and outline one screen pixel wide, so that the tissue stays visible. Instances are painted one by one,
+each inside its own window: the work is proportional to boxes and panels.
+"""
+
+import io
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from core.data.dataset import Category
+from core.files import write_atomically
+from core.labels import label_maps as masks
+from core.sample import Detections, MaskCrop, Sample
+
+ENLARGE_TO = 480
+"""Pixels; an image with shorter sides than this is enlarged by the smallest whole factor that brings it there."""
+
+HUES = np.array(
+    [
+        (0, 158, 115),  # bluish green
+        (240, 228, 66),  # yellow
+        (86, 180, 233),  # sky blue
+        (213, 94, 0),  # vermillion
+        (204, 121, 167),  # reddish purple
+        (0, 114, 178),  # blue
+        (230, 159, 0),  # orange
+    ],
+    np.uint8,
+)
+"""The seven colours of M. Okabe and K. Ito, "Color Universal Design" (2008, jfly.uni-koeln.de/color), which people with
+any kind of colour vision tell apart. Those that stand out most from pink and purple tissue come first."""
+
+STEPS = (0.0, 1.0, -1.0, 0.5, -0.5)
+"""The shades: from the class's own colour towards white (1) or black (-1) by so much of its reach."""
+SHADES = len(STEPS)
+REACH = 0.42
+"""How far shades go, as a fraction of the distance to the nearest other class. Under one half, none passes midway."""
+PALEST = 0.25
+"""... and at most this fraction of the way to white or black: a shade keeps three quarters of its colour."""
+
+CROWD = np.full((1, SHADES, 3), 128, np.uint8)
+"""Crowd regions are of class number 0 here, and of one grey."""
+FILL = 128
+"""Opacity of a fill, of 256. Beneath it the tissue is grey: yellow over purple nuclei would look grey, not yellow."""
+NEIGHBOURHOOD = 12
+"""Screen pixels around an instance's window in which others count as its neighbours."""
+
+WHITE = (255, 255, 255)
+INK = (40, 40, 40)
+NARROWEST_COLUMN = 200
+"""Screen pixels; a panel narrower than this still has room for its title."""
+FALLBACK_FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc", "arial.ttf")
+"""Tried, where the machine has them, for names with characters that Pillow's own font lacks."""
+
+
+@dataclass(frozen=True)
+class _Instance:
+    """What is drawn: a mask, and its class number, 0 for a crowd region."""
+
+    mask: MaskCrop
+    label: int
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """A picture, uint8 [h, w, 3], and what stands above it."""
+
+    title: str
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A line of the legend: its colours from left to right, uint8 [k, 3], its text and the font that can draw it."""
+
+    colours: NDArray[np.uint8]
+    text: str
+    font: ImageFont.FreeTypeFont
+
+
+def draw(
+    image: NDArray[np.uint8],
+    predicted: Detections,
+    classes: Sequence[Category],
+    truth: Sample | None = None,
+    max_side: int = 1000,
+    min_score: float = 0.5,
+) -> NDArray[np.uint8]:
+    """Put an image, its ground truth where there is any, and its predictions side by side: uint8 [h, w, 3].
+
+    image      uint8 [H, W, 3]
+    predicted  drawn are those that score `min_score` or more, the best on top; their number is in the title
+    classes    class number c is classes[c - 1]; the legend names those that are drawn
+    truth      the same image, annotated; crowd regions are grey and not counted
+    max_side   longest side of a panel in screen pixels. Larger images shrink, small ones grow by a whole factor
+
+    Every mask is painted as one pixel at least, however much the image shrinks. Nothing that is passed in changes. The
+    same arguments give the same picture, except that names which Pillow's own font cannot write look as the fonts of
+    the machine make them.
+    """
+    size = panel_size(image.shape[0], image.shape[1], max_side)
+    colours = np.concatenate([CROWD, palette(len(classes))])
+    base = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    panels = [_Panel("image", base)]
+    drawn: list[_Instance] = []
+    if truth is not None:
+        assert truth.size == image.shape[:2], "the ground truth is of another image"
+        instances = _annotated(truth)
+        drawn += instances
+        count = sum(instance.label > 0 for instance in instances)
+        title = f"annotated: {count:,}" if count else "annotated: none"
+        panels.append(_Panel(title, _paint(base, image.shape[:2], instances, colours)))
+    instances = _found(predicted, min_score)
+    drawn += instances
+    title = _title_of_predictions(predicted, len(instances), min_score)
+    panels.append(_Panel(title, _paint(base, image.shape[:2], instances, colours)))
+    return _compose(panels, sorted({instance.label for instance in drawn}), classes, colours)
+
+
+def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write a picture, uint8 [h, w, 3], as a PNG that is there whole or not at all."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="PNG")
+    write_atomically(path, stream.getvalue())
+
+
+def panel_size(height: int, width: int, max_side: int) -> tuple[int, int]:
+    """Height and width on the screen of an image: the longer side is `max_side` at most."""
+    side = max(height, width)
+    if side > max_side:
+        return max(1, round(height * max_side / side)), max(1, round(width * max_side / side))
+    factor = max(1, min(max_side // side, -(-ENLARGE_TO // side)))
+    return height * factor, width * factor
+
+
+@lru_cache(maxsize=8)
+def palette(count: int) -> NDArray[np.uint8]:
+    """The colours of `count` classes: uint8 [count, SHADES, 3], read-only; shade 0 is the class's own colour.
+
+    The first seven classes have those of `HUES`, each further one the colour that is farthest from all before it, so
+    that a class keeps its colour when others are added. After about 2,500 classes colours repeat. Every shade is nearer
+    to the colour of its class than to that of any other.
+    """
+    labs = _class_colours(count)
+    shades = np.zeros((count, SHADES, 3), np.uint8)
+    for index, lab in enumerate(labs):
+        others = np.linalg.norm(np.delete(labs, index, axis=0) - lab, axis=1)
+        reach = REACH * float(others.min(initial=np.inf))
+        for shade, step in enumerate(STEPS):
+            to_end = np.array([float(step > 0), 0.0, 0.0]) - lab
+            fraction = min(PALEST, reach / float(np.linalg.norm(to_end)))
+            shades[index, shade] = _to_rgb(lab + to_end * fraction * abs(step))
+    shades.setflags(write=False)
+    return shades
+
+
+def _class_colours(count: int) -> NDArray[np.float64]:
+    """Float64 [count, 3], Oklab."""
+    chosen = _to_lab(HUES)[:count]
+    grid = np.arange(0, 256, 17, dtype=np.uint8)
+    candidates = _to_lab(np.stack(np.meshgrid(grid, grid, grid, indexing="ij"), axis=-1).reshape(-1, 3))
+    chroma = np.linalg.norm(candidates[:, 1:], axis=1)
+    candidates = candidates[(candidates[:, 0] > 0.5) & (candidates[:, 0] < 0.93) & (chroma > 0.1)]
+    distances = np.full(len(candidates), np.inf)
+    for lab in chosen:
+        distances = np.minimum(distances, np.linalg.norm(candidates - lab, axis=1))
+    colours = list(chosen)
+    while len(colours) < count:
+        colours.append(candidates[np.argmax(distances)])
+        distances = np.minimum(distances, np.linalg.norm(candidates - colours[-1], axis=1))
+    return np.array(colours).reshape(-1, 3)
+
+
+# Oklab, B. Ottosson 2020, "A perceptual color space for image processing": distances are about as large as they look.
+_TO_CONES = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+_TO_LAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+
+
+def _to_lab(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Oklab, float64 [..., 3], of sRGB, uint8 [..., 3]."""
+    encoded = rgb / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    lab: NDArray[np.float64] = np.cbrt(linear @ _TO_CONES.T) @ _TO_LAB.T
+    return lab
+
+
+def _to_rgb(lab: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """The nearest sRGB, uint8 [..., 3], of Oklab, float64 [..., 3]; channels outside sRGB are clipped."""
+    linear = np.clip((lab @ np.linalg.inv(_TO_LAB).T) ** 3 @ np.linalg.inv(_TO_CONES).T, 0, 1)
+    encoded = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
+    rgb: NDArray[np.uint8] = np.rint(encoded * 255).astype(np.uint8)
+    return rgb
+
+
+def _annotated(truth: Sample) -> list[_Instance]:
+    """The instances of an annotated image in painting order: crowd regions first, then large before small."""
+    found = masks.find_instances(truth.label_maps)
+    is_crowd = truth.crowd_N[found.ids_N - 1]
+    labels = np.where(is_crowd, 0, truth.labels_N[found.ids_N - 1])
+    order = np.lexsort((-found.areas_N, ~is_crowd))
+    return [_Instance(masks.crop(truth.label_maps, found, index), int(labels[index])) for index in order.tolist()]
+
+
+def _found(predicted: Detections, min_score: float) -> list[_Instance]:
+    """The detections worth a look, in painting order: the best last, of equal ones the first."""
+    order = np.argsort(-predicted.scores_N, kind="stable")[::-1]
+    return [
+        _Instance(predicted.masks[index], int(predicted.labels_N[index]))
+        for index in order.tolist()
+        if predicted.scores_N[index] >= min_score and predicted.masks[index].pixels.any()
+    ]
+
+
+def _title_of_predictions(predicted: Detections, count: int, min_score: float) -> str:
+    if len(predicted) == 0:
+        return "predicted: none"
+    if count:
+        return f"predicted: {count:,} of score {min_score:.2g} or more"
+    return f"predicted: none of score {min_score:.2g} or more (the best has {predicted.scores_N.max():.2g})"
+
+
+def _paint(
+    base: NDArray[np.uint8], size: tuple[int, ...], instances: Iterable[_Instance], colours: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """A copy of `base`, uint8 [h, w, 3], with the instances of an image of `size` (H, W) painted in their order.
+
+    colours   uint8 [1 + C, SHADES, 3], crowd regions first
+
+    Where instances overlap, the last one's fill is seen, and the outlines of all.
+    """
+    rows, columns = _sampled(size[0], base.shape[0]), _sampled(size[1], base.shape[1])
+    fills = np.zeros(base.shape[:2], np.int32)  # 0, or 1 + label * SHADES + shade
+    outlines = np.zeros_like(fills)
+    uses = np.zeros(colours.shape[:2], np.int64)
+    for instance in instances:
+        y0, x0, inside = _on_screen(instance.mask, size, rows, columns)
+        y1, x1 = y0 + inside.shape[0], x0 + inside.shape[1]
+        top, left = max(y0 - NEIGHBOURHOOD, 0), max(x0 - NEIGHBOURHOOD, 0)
+        around = fills[top : y1 + NEIGHBOURHOOD, left : x1 + NEIGHBOURHOOD]
+        first = 1 + instance.label * SHADES
+        nearby = np.bincount(around.ravel(), minlength=first + SHADES)[first : first + SHADES]
+        shade = _pick_shade(nearby, uses[instance.label])
+        uses[instance.label, shade] += 1
+        fills[y0:y1, x0:x1][inside] = first + shade
+        outlines[y0:y1, x0:x1][_outline(inside)] = first + shade
+
+    pixels = base.copy()
+    table = colours.reshape(-1, 3)
+    is_filled, is_outline = fills > 0, outlines > 0
+    grey = np.asarray(Image.fromarray(base).convert("L"))[is_filled][:, None].astype(np.uint16)
+    pixels[is_filled] = (grey * (256 - FILL) + table[fills[is_filled] - 1].astype(np.uint16) * FILL) >> 8
+    pixels[is_outline] = table[outlines[is_outline] - 1]
+    return pixels
+
+
+def _sampled(length: int, screen: int) -> NDArray[np.int64]:
+    """Int64 [screen]: the pixel of the image under the middle of each screen pixel, along one axis."""
+    return (2 * np.arange(screen, dtype=np.int64) + 1) * length // (2 * screen)
+
+
+def _on_screen(
+    mask: MaskCrop, size: tuple[int, ...], rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> tuple[int, int, NDArray[np.bool_]]:
+    """First row, first column and pixels, bool [h, w], of a mask on the screen, nearest pixel, in its tightest window.
+
+    A mask of an image of `size` (H, W) that lies between the sampled pixels becomes the one screen pixel that shows the
+    middle of its first pixel.
+    """
+    h, w = mask.pixels.shape
+    y0, y1 = np.searchsorted(rows, (mask.y0, mask.y0 + h)).tolist()
+    x0, x1 = np.searchsorted(columns, (mask.x0, mask.x0 + w)).tolist()
+    inside = mask.pixels[rows[y0:y1] - mask.y0][:, columns[x0:x1] - mask.x0]
+    ys, xs = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    if len(ys):
+        return y0 + int(ys[0]), x0 + int(xs[0]), inside[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
+    y, x = (np.argwhere(mask.pixels)[0] + (mask.y0, mask.x0)).tolist()
+    shown = (2 * y + 1) * len(rows) // (2 * size[0]), (2 * x + 1) * len(columns) // (2 * size[1])
+    return *shown, np.ones((1, 1), np.bool_)
+
+
+def _pick_shade(nearby: NDArray[np.int64], uses: NDArray[np.int64]) -> int:
+    """The shade least seen nearby, then the one farthest from those that are, then the one used least.
+
+    nearby   int64 [SHADES], pixels of each shade of this class around the instance
+    uses     int64 [SHADES], instances of this class that have it already
+    """
+    seen = [STEPS[shade] for shade in np.flatnonzero(nearby)]
+
+    def rank(shade: int) -> tuple[int, float, int]:
+        gap = min((abs(STEPS[shade] - step) for step in seen), default=0.0)
+        return int(nearby[shade]), -gap, int(uses[shade])
+
+    return min(range(SHADES), key=rank)
+
+
+def _outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels of a mask, bool [h, w], that touch a pixel outside it by a side; all outside the window is outside."""
+    padded = np.pad(inside, 1)
+    surrounded = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return inside & ~surrounded
+
+
+def _compose(
+    panels: Sequence[_Panel], labels: Sequence[int], classes: Sequence[Category], colours: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Panels side by side on white, titles above them, the legend beneath: uint8 [h, w, 3]."""
+    h, w = panels[0].pixels.shape[:2]
+    column = max(w, NARROWEST_COLUMN)
+    font_size = min(max(column * len(panels) // 75, 15), 30)
+    font = _font("", font_size)
+    gap, line = font_size * 3 // 4, font_size * 4 // 3
+    width = column * len(panels) + gap * (len(panels) + 1)
+    titles = [_wrapped(panel.title, font, column) for panel in panels]
+    top = gap + line * max(len(lines) for lines in titles) + gap // 3
+    entries = [_entry(label, classes, colours, font_size, width - 2 * gap) for label in labels]
+    rows = _rows(entries, font_size, width - 2 * gap)
+    picture = Image.new("RGB", (width, top + h + gap + len(rows) * line + (gap if rows else 0)), WHITE)
+    pen = ImageDraw.Draw(picture)
+    for index, (panel, lines) in enumerate(zip(panels, titles, strict=True)):
+        x = gap + index * (column + gap)
+        picture.paste(Image.fromarray(panel.pixels), (x, top))
+        for number, text in enumerate(reversed(lines)):  # the last line stands on the panel
+            pen.text((x, top - gap // 3 - number * line - line // 4), text, INK, font, anchor="ls")
+    for number, row in enumerate(rows):
+        y = top + h + gap + number * line
+        for offset, entry in row:
+            _draw_entry(pen, entry, gap + offset, y, font_size)
+    return np.array(picture)
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """`text` in as few lines as `width` pixels allow, broken between words."""
+    characters = len(text)
+    while True:
+        lines = textwrap.wrap(text, characters, break_long_words=False)
+        if characters == 1 or all(font.getlength(line) <= width for line in lines):
+            return lines
+        characters -= 1
+
+
+def _swatch(font_size: int) -> int:
+    """Width in pixels of the colours before a name."""
+    return font_size * 3 // 2
+
+
+def _entry(label: int, classes: Sequence[Category], colours: NDArray[np.uint8], size: int, width: int) -> _Entry:
+    by_lightness = colours[label, np.argsort(STEPS)[::2]]
+    if label == 0:
+        return _Entry(by_lightness, "crowd region, not counted", _font("", size))
+    category = classes[label - 1]
+    # Neither line breaks nor control characters; what is left is drawn as it is.
+    name = " ".join("".join(c if c.isprintable() else " " for c in category.name).split())
+    font = _font(name, size)
+    if not name or not _can_write(font, name):
+        name = f"{name} (id {category.id})".strip()  # boxes do not tell classes apart
+    return _Entry(by_lightness, _shortened(name, font, width - _swatch(size) - size // 2), font)
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """`text`, its middle left out where it is wider than `width` pixels: names often differ at their end."""
+    kept = len(text)
+    shortened = text
+    while font.getlength(shortened) > width and kept > 1:
+        kept -= max(1, kept // 50)  # a name of thousands of characters is measured only so often
+        shortened = f"{text[: (kept + 1) // 2]}...{text[len(text) - kept // 2 :]}"
+    return shortened
+
+
+def _rows(entries: Iterable[_Entry], font_size: int, width: int) -> list[list[tuple[int, _Entry]]]:
+    """The legend's rows of entries with their offsets in pixels, none wider than `width`."""
+    rows: list[list[tuple[int, _Entry]]] = []
+    offset = width
+    for entry in entries:
+        length = _swatch(font_size) + font_size // 2 + int(np.ceil(entry.font.getlength(entry.text)))
+        if not rows or offset + length > width:
+            rows.append([])
+            offset = 0
+        rows[-1].append((offset, entry))
+        offset += length + font_size * 3 // 2
+    return rows
+
+
+def _draw_entry(pen: ImageDraw.ImageDraw, entry: _Entry, x: int, y: int, font_size: int) -> None:
+    """Draw an entry whose row begins at (x, y)."""
+    wide, top = _swatch(font_size), y + font_size // 6
+    count = len(entry.colours)
+    for index, colour in enumerate(entry.colours.tolist()):
+        left, right = x + wide * index // count, x + wide * (index + 1) // count
+        pen.rectangle((left, top, right - 1, top + font_size - 1), fill=tuple(colour))
+    pen.text((x + wide + font_size // 2, y + font_size), entry.text, INK, entry.font, anchor="ls")
+
+
+@lru_cache(maxsize=64)
+def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """The font that can write `text`: Pillow's own, else one of the machine's, else Pillow's own all the same."""
+    fonts = _fonts(size)
+    own = next(fonts)
+    if _can_write(own, text):
+        return own
+    return next((font for font in fonts if _can_write(font, text)), own)
+
+
+def _fonts(size: int) -> Iterator[ImageFont.FreeTypeFont]:
+    own = ImageFont.load_default(size)
+    assert isinstance(own, ImageFont.FreeTypeFont), "Pillow without FreeType"
+    yield own
+    for name in FALLBACK_FONTS:
+        try:
+            yield ImageFont.truetype(name, size)
+        except OSError:
+            continue
+
+
+def _can_write(font: ImageFont.FreeTypeFont, text: str) -> bool:
+    """Whether the font has all characters of `text`: those it lacks look like one that no font has."""
+    lacking = bytes(font.getmask("\U0010fffe"))
+    return all(bytes(font.getmask(character)) != lacking for character in set(text) if not character.isspace())

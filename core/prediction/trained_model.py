@@ -1,0 +1,141 @@
+"""A trained model as a folder, all that it takes to use it: `config.yaml`, complete, and `model.safetensors`, whole.
+
+format          version of this layout
+settings        every setting it was trained with and predicts with, flat names
+classes         the data set's categories, in the order of the class numbers
+network         what it has from its pretrained weights beside their numbers (see `core.network.mask_rcnn.Traits`)
+began_with      file name and SHA-256 of the pretrained weights; null without
+sha256          of model.safetensors
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import yaml
+from numpy.typing import NDArray
+
+from core import bounded_yaml
+from core.config import PredictConfig, TrialConfig
+from core.data.dataset import Category
+from core.device import resolve
+from core.errors import ModelError, SettingError
+from core.files import write_atomically
+from core.network.mask_rcnn import MaskRCNN, Traits, predict_with, restore_mask_rcnn
+from core.prediction.detect import predict
+from core.prediction.tiles import tiles
+from core.sample import Detections
+
+FORMAT = 1
+CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
+
+_HEAD = """\
+# A trained Mask R-CNN; model.safetensors beside it holds its weights.
+#   python -m core.predict --model FOLDER --images DIR --out results.json
+"""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model that is ready to predict.
+
+    config      the settings it was trained with and predicts with
+    classes     class number c of its detections is `classes[c - 1]`
+    model       in evaluation mode, on any device
+    began_with  its pretrained weights: name, sha256; None for none
+    """
+
+    config: TrialConfig
+    classes: tuple[Category, ...]
+    model: MaskRCNN
+    began_with: Mapping[str, Any] | None = None
+
+    def predict(self, image: NDArray[np.uint8]) -> Detections:
+        """What it finds in uint8 [H, W, 3], RGB, of any size."""
+        return predict(self.model, image, self.config.predict, self.config.data.crop)
+
+    def most_detections(self, height: int, width: int) -> int:
+        """Most detections that an image of `height` x `width` pixels can have: `predict.max_detections` a tile."""
+        side = self.config.predict.tile or self.config.data.crop
+        return len(tiles(height, width, side)) * self.config.predict.max_detections
+
+    def predicting_with(self, config: PredictConfig) -> "TrainedModel":
+        """The same network, not a copy, with other settings of `predict`: this one must not be used any more."""
+        predict_with(self.model, config)
+        return replace(self, config=self.config.model_copy(update={"predict": config}))
+
+
+def save(folder: Path, trained: TrainedModel) -> None:
+    """Write the two files; the configuration, which names the other's hash, comes last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in trained.model.state_dict().items()}
+    data = safetensors.torch.save(tensors)
+    document = {
+        "format": FORMAT,
+        "settings": trained.config.settings(),
+        "classes": [asdict(category) for category in trained.classes],
+        "network": asdict(trained.model.traits),
+        "began_with": None if trained.began_with is None else dict(trained.began_with),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    write_atomically(folder / WEIGHTS, data)
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+    write_atomically(folder / CONFIG, (_HEAD + text).encode())
+
+
+def load(folder: Path, device: str = "auto") -> TrainedModel:
+    """Read what `save` wrote, for a device (see `core.device.resolve`).
+
+    Raises ModelError for a folder that holds no model, a damaged one, or files of two models, and ResourceError.
+    """
+    place = resolve(device)
+    config, classes, traits, document = _read_config(folder / CONFIG)
+    path = folder / WEIGHTS
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}); --model needs it beside {CONFIG}") from None
+    found = hashlib.sha256(data).hexdigest()
+    if found != document["sha256"]:
+        raise ModelError(
+            f"{path} must have the SHA-256 that {CONFIG} names, {str(document['sha256'])[:12]}..., and has "
+            f"{found[:12]}...; it is damaged or of another model: write the folder again with tune.retrain_best"
+        )
+    try:
+        model = restore_mask_rcnn(config.model, len(classes), traits, config.predict, safetensors.torch.load(data))
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        lines = str(error).strip().splitlines()
+        raise ModelError(
+            f"{path} does not fit the settings in {CONFIG}: {lines[min(1, len(lines) - 1)].strip()}"
+        ) from None
+    model.to(place)
+    return TrainedModel(config, classes, model, document["began_with"])
+
+
+def _read_config(path: Path) -> tuple[TrialConfig, tuple[Category, ...], Traits, dict[str, Any]]:
+    try:
+        document = bounded_yaml.load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{path.parent} holds no trained model: there is no {CONFIG} in it; tune.retrain_best writes one into "
+            "results/STUDY/best"
+        ) from None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        raise ModelError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ModelError(f"{path} must be of format {FORMAT}, and is not; another version wrote it, or another program")
+    try:
+        config = TrialConfig.from_settings(document["settings"], str(path))
+        classes = tuple(Category(int(entry["id"]), str(entry["name"])) for entry in document["classes"])
+        traits = Traits(**document["network"])
+        document["sha256"], document["began_with"]
+    except SettingError as error:
+        raise ModelError(str(error)) from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ModelError(f"{path} is incomplete ({type(error).__name__}: {error}); write the folder again") from None
+    return config, classes, traits, document

@@ -1,0 +1,245 @@
+"""The training images in their order, and one epoch of plain training."""
+
+import math
+import multiprocessing
+import multiprocessing.connection
+import signal
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from core.augment import pipeline as augment
+from core.config import OptimConfig, TrialConfig
+from core.data.dataset import Dataset
+from core.errors import ProcessLost, TrialDiverged
+from core.labels import label_maps as masks
+from core.network.mask_rcnn import MaskRCNN, trained_state
+from core.randomness import Purpose, generator
+from core.sample import Target
+from core.training.optim import Schedule
+
+DEATH_SECONDS = 1.0
+"""How long after a failed read from a loader's process its death may become known."""
+
+MOST_LOSS = 1e6
+"""A finite loss above this is divergence. The five terms add up to under 20 where a training begins that works. The
+largest beginning that any settings make is 4e4, that of a ResNet-101 drawn at random and frozen. Above a million the
+right class has a probability of e to the power of minus some hundred thousand, or boxes are off by as many of their
+sides: nothing is left of what was learned. Trainings with spikes under it may go on."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The images of one optimizer step.
+
+    images    uint8 [3, H, W] each, RGB, of any sizes; the device turns them into float32
+    targets   one for each image
+    """
+
+    images: list[torch.Tensor]
+    targets: list[Target]
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in page-locked memory, which a GPU can fetch while the CPU goes on."""
+        pinned = [Target(*(tensor.pin_memory() for tensor in vars(target).values())) for target in self.targets]
+        return Batch([image.pin_memory() for image in self.images], pinned)
+
+
+class _TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, Target]]):
+    """Images by their address (epoch, image): a pure function, the same in whatever process."""
+
+    def __init__(self, data: Dataset, config: TrialConfig) -> None:
+        self.samples = data.samples
+        self.config = config
+        self.augmenter = augment.build(config.augment)
+
+    def __getitem__(self, address: tuple[int, int]) -> tuple[torch.Tensor, Target]:
+        epoch, index = address
+        sample, config = self.samples[index], self.config
+        image, label_maps = sample.image, sample.label_maps
+        # The crop comes first: like the tiles in prediction it is cut from the image at full resolution.
+        if config.data.crop:
+            rng = generator(config.seed, Purpose.CROP, epoch, index)
+            image, label_maps = augment.random_crop(image, label_maps, config.data.crop, rng)
+        sides = config.model.image_min_side, config.model.image_max_side
+        image, label_maps = augment.shrink(image, label_maps, *sides)
+        if self.augmenter is not None:
+            rng = generator(config.seed, Purpose.AUGMENT, epoch, index)
+            image, label_maps = self.augmenter(image, label_maps, rng)
+        target = masks.target_of(label_maps, sample.labels_N, sample.crowd_N)
+        # A copy in any case: the data set's arrays may be shared and read-only.
+        return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C")), target
+
+
+class _Order:
+    """The addresses of an epoch's images, batch by batch; the loader asks for them in the main process."""
+
+    def __init__(self, indices: tuple[int, ...], seed: int, batch_size: int) -> None:
+        self.indices = indices
+        self.seed = seed
+        self.batch_size = batch_size
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.indices) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = generator(self.seed, Purpose.ORDER, self.epoch).permutation(np.array(self.indices))
+        for start in range(0, len(order), self.batch_size):
+            yield [(self.epoch, int(index)) for index in order[start : start + self.batch_size]]
+
+
+class TrainingBatches:
+    """The training part of a data set as the batches of an epoch, bit for bit the same with any number of workers.
+
+    Worker processes are forked, so they read the data set where it lies, and live as long as this object.
+    """
+
+    def __init__(
+        self, data: Dataset, indices: tuple[int, ...], config: TrialConfig, workers: int = 0, pin_memory: bool = False
+    ) -> None:
+        assert indices
+        self.order = _Order(indices, config.seed, config.optim.batch_size)
+        if workers:
+            cv2.setNumThreads(0)  # OpenCV's thread pool does not survive a fork
+        self.loader = DataLoader(
+            _TrainingImages(data, config),
+            batch_sampler=self.order,
+            collate_fn=_collate,
+            num_workers=workers,
+            multiprocessing_context="fork" if workers else None,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),  # the loader draws a seed nobody uses; not from the global generator
+        )
+        self._processes: set[multiprocessing.process.BaseProcess] = set()
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return len(self.order)
+
+    def of_epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, counted from 1."""
+        self.order.epoch = epoch
+        others = set(multiprocessing.active_children())
+        batches = iter(self.loader)
+        self._processes |= set(multiprocessing.active_children()) - others
+        return batches
+
+    @contextmanager
+    def losses_named(self) -> Iterator[None]:
+        """Inside, whatever is raised because a process of the loader died is ProcessLost.
+
+        torch says it by a RuntimeError out of a signal handler, so anywhere; or what reads from the dead process fails.
+        """
+        try:
+            yield
+        except (RuntimeError, OSError, EOFError):
+            died = self._death()
+            if died is None:
+                raise
+            raise ProcessLost(f"a process that prepares images {died}") from None
+
+    def _death(self) -> str | None:
+        """How a process of the loader died; None if none has within DEATH_SECONDS."""
+        for _ in range(3 if self._processes else 0):
+            try:
+                ended = multiprocessing.connection.wait([one.sentinel for one in self._processes], DEATH_SECONDS)
+                for one in self._processes:
+                    if one.sentinel in ended:
+                        one.join(DEATH_SECONDS)
+                codes = [one.exitcode for one in self._processes if one.exitcode]
+                return _how(codes[0]) if codes else None
+            except RuntimeError:  # the signal handler's, while this waited
+                continue
+        return None
+
+
+def _how(exit_code: int) -> str:
+    if exit_code > 0:
+        return f"ended with status {exit_code}"
+    name = signal.Signals(-exit_code).name
+    return f"was killed ({name})" + ("; the machine may be short of memory" if name == "SIGKILL" else "")
+
+
+def _collate(items: list[tuple[torch.Tensor, Target]]) -> Batch:
+    images, targets = zip(*items, strict=True)
+    return Batch(list(images), list(targets))
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside, torch draws from `seed`; afterwards its global generators are as they were."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def train_one_epoch(
+    model: MaskRCNN,
+    batches: Iterable[Batch],
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    epoch: int,
+    config: OptimConfig,
+    device: torch.device,
+) -> dict[str, float]:
+    """One pass over `batches`, one optimizer step each; `epoch` counts from 1.
+
+    Draws from torch's global generator, which the caller seeds. Returns the mean over images of each loss term, and of
+    their sum as 'loss'. Raises TrialDiverged at the first loss that is not finite or is above MOST_LOSS, before its
+    step, or where weights or statistics of batch norm that training changes are not finite after the last step.
+    """
+    model.train()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    first_step = (epoch - 1) * schedule.steps_per_epoch
+    sums: dict[str, float] = defaultdict(float)
+    images = 0
+    for number, batch in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate(first_step + number)
+        inputs = [image.to(device, non_blocking=True).float() / 255 for image in batch.images]
+        targets = [target.to(device) for target in batch.targets]
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            terms = model.losses(inputs, targets)
+        loss = torch.stack([term.float() for term in terms.values()]).sum()
+        values = torch.stack([*(term.detach().float() for term in terms.values()), loss.detach()]).tolist()
+        if not math.isfinite(values[-1]):
+            raise TrialDiverged(f"epoch {epoch}, batch {number + 1}: loss is {values[-1]}")
+        if values[-1] > MOST_LOSS:
+            raise TrialDiverged(
+                f"epoch {epoch}, batch {number + 1}: loss is {values[-1]:.4g}, and no training that works has one "
+                f"above {MOST_LOSS:,.0f}"
+            )
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if config.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+        optimizer.step()
+        for name, value in zip([*terms, "loss"], values, strict=True):
+            sums[name] += value * len(inputs)
+        images += len(inputs)
+    losses = {name: value / images for name, value in sums.items()}
+    _check_state(model, f"epoch {epoch}, batch {number + 1}", values[-1])
+    return losses
+
+
+def _check_state(model: MaskRCNN, place: str, loss: float) -> None:
+    """Raise TrialDiverged where something that training changed is not finite.
+
+    A finite loss can have a gradient that is not, and a class that is in no batch a weight that no loss shows; batch
+    norm's running variance can pass float32 while the losses, which do not use it, stay finite.
+    """
+    state = {name: value for name, value in trained_state(model).items() if value.is_floating_point()}
+    largest = torch.nn.utils.get_total_norm(state.values(), math.inf).item()  # waits for the GPU, once an epoch
+    if math.isfinite(largest):
+        return
+    name, value = next((name, value) for name, value in state.items() if not value.isfinite().all())
+    bad = value[~value.isfinite()][0].item()
+    raise TrialDiverged(f"{place}: {name} is {bad} after the step, and the loss was {loss:.4g}")

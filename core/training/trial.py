@@ -1,0 +1,437 @@
+"""One trial: a configuration on a data set, epoch by epoch, able to stop anywhere and go on as if it had not."""
+
+import contextlib
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.config import TrialConfig
+from core.data.dataset import Dataset
+from core.data.split import Split, split
+from core.device import memory_format, resolve, use_fast_kernels
+from core.errors import CheckpointError, TornCheckpoint
+from core.metric import ap50
+from core.metric.coco_summary import coco_summary
+from core.network import weights as pretrained
+from core.network.mask_rcnn import build_mask_rcnn, trained_state
+from core.network.weights import BaseWeights
+from core.prediction.detect import predict
+from core.prediction.trained_model import TrainedModel
+from core.randomness import Purpose, torch_seed
+from core.training import checkpoint
+from core.training.loop import Batch, TrainingBatches, seeded, train_one_epoch
+from core.training.optim import Schedule, build_optimizer
+
+FORMAT = 2
+"""Version of the checkpoint's layout; a checkpoint of another is refused."""
+
+_MOST_THREADS = 1024
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one epoch did. Every number is finite.
+
+    epoch              counted from 1
+    losses             mean over training images of each loss term, and of their sum as 'loss'
+    learning_rate      of the epoch's last step
+    ap50               COCO AP50 of masks on the validation images, at most `metric.max_dets` detections per image and
+                       class, mean over the classes present; the objective. None where no image validates
+    ap50_uncapped      the same, all detections
+    ap50_box           the same as `ap50`, of boxes
+    ap50_per_class     `ap50` of each class; None for a class without a validation instance; empty where no image
+                       validates
+    seconds            wall time of `run_epoch`; of it `train_seconds` and `evaluate_seconds`
+    wait_seconds       of `train_seconds`, waiting for the next batch: the loader does not keep up
+    images_per_second  training images by `train_seconds`
+    peak_memory_bytes  most memory that tensors took on the GPU, training and evaluation; None on a CPU
+    steps              optimizer steps
+    detections         on all validation images
+    capped_images      validation images of which a tile had as many detections as `predict.max_detections` keeps
+    coco               twelve numbers of the masks by their `core.metric.coco_summary.NAMES`, None where there is
+                       nothing to find; after the trial's last epoch only, else empty
+    """
+
+    epoch: int
+    losses: dict[str, float]
+    learning_rate: float
+    ap50: float | None
+    ap50_uncapped: float | None
+    ap50_box: float | None
+    ap50_per_class: tuple[float | None, ...]
+    seconds: float
+    train_seconds: float
+    evaluate_seconds: float
+    images_per_second: float
+    peak_memory_bytes: int | None
+    steps: int
+    detections: int
+    wait_seconds: float = 0.0
+    capped_images: int = 0
+    coco: Mapping[str, float | None] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary of what JSON knows."""
+        return asdict(self) | {"ap50_per_class": list(self.ap50_per_class)}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "EpochReport":
+        """The report that `to_json` was made from."""
+        return cls(**content | {"ap50_per_class": tuple(content["ap50_per_class"])})
+
+
+class Trial:
+    """A trial on one device: `run_epoch` until `epoch` is `config.optim.epochs`, `save` after any of them.
+
+    device           auto (the first GPU that torch sees, or else the CPU), cpu, or cuda:0 and so on
+    loader_workers   processes that read and augment training images; 0: this process does. No influence on results
+    validate         False: every image trains, and none is left to validate; the last epoch is then the best
+    threads          CPU threads of torch; None for as many as it has now. On a CPU results depend on their number,
+                     so a loaded trial goes on with those it began with
+
+    Attributes: `reports` of the epochs done; `matches`, the masks' match table of each epoch run since the last save.
+
+    Raises SettingError, DataError, WeightsError or ResourceError for what cannot be trained.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        data: Dataset,
+        weights: BaseWeights | None = None,
+        *,
+        validate: bool = True,
+        device: str = "auto",
+        loader_workers: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        if weights is None:
+            file = pretrained.find(config.model)
+            weights = None if file is None else pretrained.read(file)
+        self.config = config
+        self.data = data
+        self.device = resolve(device)
+        self.threads = threads or torch.get_num_threads()
+        self.reports: list[EpochReport] = []
+        self.matches: dict[int, ap50.MatchTable] = {}
+        self.split = split(data, config.data) if validate else Split(tuple(range(len(data.samples))), ())
+        self.batches = TrainingBatches(
+            data, self.split.train, config, loader_workers, pin_memory=self.device.type == "cuda"
+        )
+        self.schedule = Schedule(config.optim, len(self.batches))
+        with seeded(torch_seed(config.seed, Purpose.INITIALISE), self.device):
+            self.model = build_mask_rcnn(config.model, len(data.classes), weights, config.predict)
+        use_fast_kernels(self.device)
+        self.model.to(self.device, memory_format=memory_format(self.device))
+        self.optimizer = build_optimizer(self.model.parameters(), config.optim)
+        self._weights = None if weights is None else _identify(weights)
+        # What a checkpoint must agree on. The learned numbers mean nothing with any other of these.
+        self._identity: dict[str, Any] = {
+            "settings": config.settings(),
+            "weights": self._weights,
+            "data": data.fingerprint,
+            "validate": validate,
+        }
+        self._best_weights: dict[str, torch.Tensor] = {}
+        self._best_is_saved = False
+        self._midway = False
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.reports)
+
+    @property
+    def best(self) -> EpochReport | None:
+        """The report of the best epoch; None before the first epoch.
+
+        Highest `ap50`, the first of equals; the last epoch where no image validates.
+        """
+        if not self.split.validation:
+            return self.reports[-1] if self.reports else None
+        return max(self.reports, key=lambda report: report.ap50 or 0.0, default=None)
+
+    def run_epoch(self, progress: Callable[[float], object] = float) -> EpochReport:
+        """Train one epoch and evaluate it on the validation images.
+
+        `progress` is called after each batch and each validation image with the fraction of the epoch's images that
+        were seen.
+
+        Raises TrialDiverged, and ProcessLost where a loader's process was killed. After any exception the weights stand
+        between two epochs: only `load` helps; after ProcessLost only a new trial does, its loader is gone.
+        """
+        with self.batches.losses_named():
+            return self._run_epoch(progress)
+
+    def _run_epoch(self, progress: Callable[[float], object]) -> EpochReport:
+        assert not self._midway, "an epoch broke off; load a checkpoint first"
+        epoch = self.epoch + 1
+        assert epoch <= self.config.optim.epochs, f"all {self.config.optim.epochs} epochs are done"
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        torch.set_num_threads(self.threads)
+        self._midway = True
+        begin = time.perf_counter()
+        images = len(self.split.train) + len(self.split.validation)
+
+        waited = 0.0
+
+        def counted(batches: Iterator[Batch]) -> Iterator[Batch]:
+            nonlocal waited
+            seen = 0
+            while True:
+                asked = time.perf_counter()
+                batch = next(batches, None)
+                waited += time.perf_counter() - asked
+                if batch is None:
+                    return
+                yield batch
+                seen += len(batch.images)
+                progress(seen / images)
+
+        with seeded(torch_seed(self.config.seed, Purpose.TRAIN, epoch), self.device):
+            losses = train_one_epoch(
+                self.model,
+                counted(self.batches.of_epoch(epoch)),
+                self.optimizer,
+                self.schedule,
+                epoch,
+                self.config.optim,
+                self.device,
+            )
+        trained = time.perf_counter()
+        scores = self._evaluate(epoch, lambda seen: progress((len(self.split.train) + seen) / images))
+        end = time.perf_counter()
+        report = EpochReport(
+            epoch=epoch,
+            losses=losses,
+            learning_rate=self.schedule.learning_rate(epoch * len(self.batches) - 1),
+            **scores,
+            seconds=end - begin,
+            train_seconds=trained - begin,
+            evaluate_seconds=end - trained,
+            wait_seconds=waited,
+            images_per_second=len(self.split.train) / (trained - begin),
+            peak_memory_bytes=torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
+            steps=len(self.batches),
+        )
+        self.reports.append(report)
+        if self.best is report:
+            self._best_weights = {
+                name: value.detach().cpu().clone() for name, value in trained_state(self.model).items()
+            }
+            self._best_is_saved = False
+        self._midway = False
+        return report
+
+    def _evaluate(self, epoch: int, progress: Callable[[int], object]) -> dict[str, Any]:
+        """The scores of an epoch, by their names in EpochReport; in fp32, as the model is used later."""
+        if not self.split.validation:
+            return {"ap50": None, "ap50_uncapped": None, "ap50_box": None, "ap50_per_class": (), "detections": 0}
+        self.model.eval()
+        samples = [self.data.samples[index] for index in self.split.validation]
+        found = []
+        for seen, sample in enumerate(samples, start=1):
+            found.append(predict(self.model, sample.image, self.config.predict, self.config.data.crop))
+            progress(seen)
+        masks, boxes = ap50.match(samples, found, len(self.data.classes))
+        self.matches[epoch] = masks
+        max_dets = self.config.metric.max_dets
+        of_masks = ap50.ap50(masks, max_dets)
+        return {
+            "ap50": of_masks.mean,
+            "ap50_uncapped": ap50.ap50(masks, None).mean,
+            "ap50_box": ap50.ap50(boxes, max_dets).mean,
+            "ap50_per_class": of_masks.per_class,
+            "detections": sum(len(detections) for detections in found),
+            "capped_images": sum(detections.full_tiles > 0 for detections in found),
+            "coco": coco_summary(samples, found, len(self.data.classes)) if epoch == self.config.optim.epochs else {},
+        }
+
+    def trained_model(self) -> TrainedModel:
+        """The model as it was after its best epoch: a copy, on the trial's device, in evaluation mode."""
+        assert self.best is not None, "there is no model before the first epoch"
+        return self._model_with(self._best_weights)
+
+    def kept_model(self, folder: Path) -> TrainedModel | None:
+        """The model after the best epoch of a trial that has ended; None where `folder` does not keep its weights.
+
+        Raises CheckpointError as `load` does. The trial itself is not touched.
+        """
+        path = max(folder.glob("best-*.safetensors"), default=None)
+        if path is None:
+            return None
+        tensors, state = checkpoint.load(path)
+        self._check_identity(path, state)
+        self._check_layers(path, tensors)
+        return self._model_with(tensors)
+
+    def _model_with(self, state: dict[str, torch.Tensor]) -> TrainedModel:
+        """A copy of the model with what training changes taken from `state`."""
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(state, strict=False)
+        model.requires_grad_(False)
+        model.eval()
+        return TrainedModel(self.config, self.data.classes, model, self._weights)
+
+    def save(self, folder: Path) -> None:
+        """Write all that `load` needs to go on, and what the best epoch was.
+
+        In this order, each file atomically: `matches/epoch-0007.npz` of the epochs run since the last save,
+        `best-0007.safetensors` (the trained weights of the best epoch), `last.safetensors`; then bests of other epochs
+        are removed. Whatever moment the process dies at, `last.safetensors` names files that are there.
+        """
+        best = self.best
+        assert best is not None, "there is nothing to save before the first epoch"
+        assert not self._midway, "an epoch broke off; its weights belong to no epoch"
+        (folder / "matches").mkdir(parents=True, exist_ok=True)
+        for epoch, table in self.matches.items():
+            table.save(folder / "matches" / f"epoch-{epoch:04d}.npz")
+        best_path = _best_path(folder, best.epoch)
+        if not (self._best_is_saved and best_path.exists()):
+            state = {"format": FORMAT, **self._identity, "report": best.to_json()}
+            checkpoint.save(best_path, self._best_weights, state)
+        state = {
+            "format": FORMAT,
+            **self._identity,
+            "threads": self.threads,
+            "epoch": self.epoch,
+            "reports": [report.to_json() for report in self.reports],
+            "best": {"epoch": best.epoch, "file": best_path.name},
+        }
+        checkpoint.save(folder / "last.safetensors", self._tensors(), state)
+        self._best_is_saved = True
+        self.matches = {}
+        _remove_what_is_not_named(folder, best_path)
+
+    def load(self, folder: Path) -> bool:
+        """Continue from what `save` wrote; False, and nothing changed, where `folder` holds no `last.safetensors`.
+
+        Raises CheckpointError for a file of another configuration, data set, or pretrained weights, and TornCheckpoint
+        for one that is damaged: `discard` it to begin anew.
+        The trial goes on with the number of threads it began with. Removes what a lost attempt left behind; match
+        tables of epochs that were lost stay until the epoch is run again.
+        """
+        path = folder / "last.safetensors"
+        if not path.exists():
+            return False
+        tensors, state = checkpoint.load(path)
+        self._check_identity(path, state)
+        with _damage_named(path):
+            best_path = _best_path(folder, state["best"]["epoch"])
+            threads, reports = int(state["threads"]), [EpochReport.from_json(report) for report in state["reports"]]
+        if not 1 <= threads <= _MOST_THREADS or [report.epoch for report in reports] != [*range(1, len(reports) + 1)]:
+            raise TornCheckpoint(f"{path} is damaged: it counts {threads} threads and {len(reports)} reports")
+        best_weights, best_state = checkpoint.load(best_path)
+        self._check_identity(best_path, best_state)
+        self._check_layers(best_path, best_weights)
+        self._restore(path, tensors)
+        self.threads = threads
+        self.reports = reports
+        self.matches = {}
+        self._midway = False
+        self._best_weights, self._best_is_saved = best_weights, True
+        _remove_what_is_not_named(folder, best_path)
+        return True
+
+    def discard(self, folder: Path) -> None:
+        """Set a torn checkpoint aside, as `last.safetensors.torn`, so that the next `load` begins anew."""
+        path = folder / "last.safetensors"
+        path.replace(path.with_suffix(".safetensors.torn"))
+
+    def _check_identity(self, path: Path, state: dict[str, Any]) -> None:
+        with _damage_named(path):
+            self._compare_identity(path, state)
+
+    def _compare_identity(self, path: Path, state: dict[str, Any]) -> None:
+        if state.get("format") != FORMAT:
+            raise CheckpointError(f"{path} has format {state.get('format')}, and this version reads format {FORMAT}")
+        before, now = state["settings"], self._identity["settings"]
+        for name in [*now, *(name for name in before if name not in now)]:
+            if before.get(name) != now.get(name):
+                raise CheckpointError(
+                    f"{path} belongs to another configuration: {name} was {before.get(name)!r} and is "
+                    f"{now.get(name)!r}; go back to the old value, or begin in another folder"
+                )
+        if state["weights"] != self._identity["weights"]:
+            raise CheckpointError(
+                f"{path} began from other pretrained weights: they were {_describe(state['weights'])} "
+                f"and are {_describe(self._identity['weights'])}; bring the old ones back, or begin in another folder"
+            )
+        if state["validate"] != self._identity["validate"]:
+            before = "a part of the images" if state["validate"] else "all images"
+            raise CheckpointError(f"{path} was trained on {before}; do so again, or begin in another folder")
+        if state["data"] != self._identity["data"]:
+            raise CheckpointError(
+                f"{path} belongs to another data set: its fingerprint was {state['data'][:12]} and is "
+                f"{self._identity['data'][:12]}; bring the old images and masks back, or begin in another folder"
+            )
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """What training changed: 'model.NAME', and AdamW's 'optimizer.KEY.NAME' for each parameter that trains."""
+        tensors = {f"model.{name}": value for name, value in trained_state(self.model).items()}
+        for name, parameter in self._trainable():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{key}.{name}"] = value
+        return tensors
+
+    def _check_layers(self, path: Path, weights: dict[str, torch.Tensor]) -> None:
+        expected = {name: value.shape for name, value in trained_state(self.model).items()}
+        if {name: value.shape for name, value in weights.items()} != expected:
+            raise CheckpointError(f"{path} holds other layers than this trial trains; begin in another folder")
+
+    def _restore(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        """Put back what `_tensors` took."""
+        model = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        self._check_layers(path, model)
+        self.model.load_state_dict(model, strict=False)
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for index, (name, parameter) in enumerate(self._trainable()):
+            found = {key: tensors.get(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            moments[index] = {
+                # The fused optimizer goes through a weight and its moments in one order, that of their memory.
+                key: torch.empty_like(parameter, device="cpu").copy_(value) if key != "step" else value
+                for key, value in found.items()
+                if value is not None
+            }
+        state = {index: values for index, values in moments.items() if values}
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+    def _trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """The parameters that train with their names, in the optimizer's order."""
+        return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    """Say which checkpoint it is whose state is whole JSON, and not what was written."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise TornCheckpoint(f"{path} is damaged ({type(error).__name__}: {error}); remove it to begin anew") from None
+
+
+def _best_path(folder: Path, epoch: int) -> Path:
+    return folder / f"best-{epoch:04d}.safetensors"
+
+
+def _identify(weights: BaseWeights) -> dict[str, Any]:
+    return {"name": weights.name, "sha256": weights.sha256, "stride_in_1x1": weights.stride_in_1x1}
+
+
+def _describe(weights: dict[str, Any] | None) -> str:
+    return "none" if weights is None else f"{weights['name']} (SHA-256 {weights['sha256'][:12]})"
+
+
+def _remove_what_is_not_named(folder: Path, best: Path) -> None:
+    """Remove weights of epochs that are no longer the best, and what a killed process had half written."""
+    for path in folder.glob("best-*.safetensors"):
+        if path != best:
+            path.unlink()
+    for path in [*folder.glob(".*.part"), *folder.glob("matches/.*.part")]:
+        path.unlink()

@@ -1,0 +1,647 @@
+import re
+import warnings
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+from torchvision.models import detection
+from torchvision.models.detection import backbone_utils, mask_rcnn, rpn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
+from torchvision.ops import FrozenBatchNorm2d
+
+from benchmarks.operations import Counter, as_on_a_gpu
+from core.config import BOTTLENECK_BACKBONES, ModelConfig, PredictConfig
+from core.errors import WeightsError
+from core.labels import label_maps as masks
+from core.network.mask_rcnn import IMAGENET_MEAN, MaskRCNN, build_mask_rcnn, trained_state
+from core.network.weights import FILE_WITHOUT_EPSILON, BaseWeights, WeightsFile, read
+from core.sample import MaskCrop, Target
+
+BACKBONES = ["resnet18", "resnet34", *BOTTLENECK_BACKBONES]
+DETECTORS = ["fpn", "fpn_v2"]
+CLASSES = 4
+REAL_WEIGHTS = Path(__file__).parents[3].parent / "shared" / "weights" / "resnet50_imagenet_stride1x1_fp16.pth"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def settings(**changes: Any) -> ModelConfig:
+    small = {
+        "backbone": "resnet18",
+        "weights": "none",
+        "image_min_side": 96,
+        "image_max_side": 128,
+        "proposals_train": 64,
+        "proposals_test": 64,
+        "box_samples": 32,
+        "rpn_samples": 32,
+    }
+    return ModelConfig(**small | changes)
+
+
+def build(config: ModelConfig, weights: BaseWeights | None = None, predict: PredictConfig | None = None) -> MaskRCNN:
+    torch.manual_seed(0)
+    return build_mask_rcnn(config, CLASSES, weights, predict or PredictConfig())
+
+
+@cache
+def resnet_weights(backbone: str, seed: int = 0, stride_in_1x1: bool = False) -> BaseWeights:
+    """A plain ResNet with statistics that a training could have left."""
+    torch.manual_seed(seed)
+    network = getattr(models, backbone)()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    return BaseWeights("resnet.pth", "0" * 64, stride_in_1x1, arrays_of(network))
+
+
+def arrays_of(network: nn.Module) -> dict[str, np.ndarray]:
+    """A state dict as Ray hands it out: read-only arrays."""
+    tensors = {name: value.numpy().copy() for name, value in network.state_dict().items()}
+    for array in tensors.values():
+        array.flags.writeable = False
+    return tensors
+
+
+def torchvision_model(config: ModelConfig, frozen_norm: bool = False, classes: int = CLASSES) -> nn.Module:
+    """The oracle: torchvision's own Mask R-CNN, put together as its two builders do, with any backbone."""
+    v2 = config.detector == "fpn_v2"
+    norm = FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d
+    backbone = backbone_utils._resnet_fpn_extractor(
+        getattr(models, config.backbone)(norm_layer=norm), 5, norm_layer=nn.BatchNorm2d if v2 else None
+    )
+    parts = {}
+    if v2:
+        parts["rpn_head"] = rpn.RPNHead(256, 3, conv_depth=2)
+        parts["box_head"] = FastRCNNConvFCHead((256, 7, 7), [256] * 4, [1024], norm_layer=nn.BatchNorm2d)
+        parts["mask_head"] = mask_rcnn.MaskRCNNHeads(256, [256] * 4, 1, norm_layer=nn.BatchNorm2d)
+    sizes = tuple((side * config.anchor_scale,) for side in (32, 64, 128, 256, 512))
+    network = detection.MaskRCNN(
+        backbone,
+        num_classes=classes + 1,
+        min_size=config.image_min_side,
+        max_size=config.image_max_side,
+        rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 5),
+        rpn_pre_nms_top_n_train=config.proposals_train,
+        rpn_post_nms_top_n_train=config.proposals_train,
+        rpn_pre_nms_top_n_test=config.proposals_test,
+        rpn_post_nms_top_n_test=config.proposals_test,
+        rpn_batch_size_per_image=config.rpn_samples,
+        box_batch_size_per_image=config.box_samples,
+        box_detections_per_img=400,
+        **parts,
+    )
+    # Ours has the features of its mask head in this order, whose sums are rounded otherwise.
+    network.roi_heads.mask_head.register_forward_pre_hook(
+        lambda _, given: (given[0].contiguous(memory_format=torch.channels_last),)
+    )
+    return network
+
+
+def scene(seed: int, height: int, width: int, instances: int) -> tuple[torch.Tensor, Target, dict[str, torch.Tensor]]:
+    """An image whose instances overlap (two label maps) and touch its border; its target, and torchvision's."""
+    rng = np.random.default_rng(seed)
+    label_maps = np.zeros((2, height, width), np.uint16)
+    for number in range(1, instances + 1):
+        y, x = rng.integers(0, height - 8), rng.integers(0, width - 8)
+        h, w = rng.integers(4, 40, 2)
+        label_maps[number % 2, y : y + h, x : x + w] = number
+    labels_N = rng.integers(1, CLASSES + 1, instances)
+    target = masks.target_of(label_maps, labels_N, np.zeros(instances, np.bool_))
+    full = target.label_maps_LHW[target.maps_N] == target.ids_N[:, None, None]
+    image = torch.from_numpy(rng.random((3, height, width), np.float32))
+    return image, target, {"boxes": target.boxes_N4, "labels": target.labels_N, "masks": full.to(torch.uint8)}
+
+
+def same_draws(network: nn.Module, *inputs: Any) -> Any:
+    torch.manual_seed(1)
+    return network(*inputs)
+
+
+# Structure
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_parameters_and_buffers_bear_torchvision_names_and_shapes(backbone: str, detector: str) -> None:
+    config = settings(backbone=backbone, detector=detector)
+    with torch.device("meta"):
+        ours, theirs = build(config), torchvision_model(config)
+    assert {name: value.shape for name, value in ours.state_dict().items()} == {
+        name: value.shape for name, value in theirs.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_the_network_of_resnet50_is_the_one_that_torchvision_published_weights_for(detector: str) -> None:
+    published = models.get_model_weights(f"maskrcnn_resnet50_{detector}").COCO_V1.meta
+    config = settings(backbone="resnet50", detector=detector)
+    with torch.device("meta"):
+        ours = build_mask_rcnn(config, len(published["categories"]) - 1, None, PredictConfig())
+        theirs = models.get_model(f"maskrcnn_resnet50_{detector}", weights=None, weights_backbone=None)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    convolutions_and_heads = sum(value.numel() for value in ours.parameters())
+    of_frozen_norm = 0
+    if detector == "fpn":  # with weights the backbone's norm has buffers, which nobody counts as parameters
+        norms = [module for module in ours.backbone.body.modules() if isinstance(module, nn.BatchNorm2d)]
+        of_frozen_norm = sum(2 * module.num_features for module in norms)
+    assert convolutions_and_heads - of_frozen_norm == published["num_params"]
+
+
+def test_each_setting_that_was_given_is_the_one_that_is_applied() -> None:
+    config = settings(anchor_scale=0.5, proposals_train=50, proposals_test=20, rpn_samples=40, box_samples=24)
+    predict = PredictConfig(score_threshold=0.22, nms_iou=0.3, max_detections=5)
+    network = build(config, predict=predict)
+    assert network.rpn.anchor_generator.sizes == ((16.0,), (32.0,), (64.0,), (128.0,), (256.0,))
+    image, target, _ = scene(0, 100, 150, 12)
+    seen: dict[str, Any] = {}
+
+    def watch(module: nn.Module, args: Any) -> None:
+        seen[module._get_name() + str(module.training)] = args
+
+    for part in (network.backbone, network.roi_heads.box_head):
+        part.register_forward_pre_hook(watch)
+    draws: list[int] = []
+    sampler = network.rpn.fg_bg_sampler
+    network.rpn.fg_bg_sampler = lambda labels: draws.append(sampler.batch_size_per_image) or sampler(labels)
+    network.losses([image], [target])
+    assert seen["BackboneWithFPNTrue"][0].shape == (1, 3, 96, 128)  # 100 x 150: the longer side is brought to 128
+    assert seen["TwoMLPHeadTrue"][0].shape[0] == 24
+    assert draws == [40]
+    found = network.eval().detect([image])[0]
+    assert seen["TwoMLPHeadFalse"][0].shape[0] == 20
+    assert 0 < len(found.scores_N) <= 5
+    assert found.scores_N.min() > 0.22
+    assert network.roi_heads.nms_thresh == 0.3
+    torch.manual_seed(0)
+    network.train()
+    proposals, _ = network.rpn(
+        network.transform([image])[0], network._features(network.transform([image])[0].tensors), [vars_of(target)]
+    )
+    assert len(proposals[0]) == 50
+
+
+def vars_of(target: Target) -> dict[str, torch.Tensor]:
+    return {"boxes": target.boxes_N4, "labels": target.labels_N}
+
+
+def test_the_smallest_anchors_that_settings_allow_have_an_area() -> None:
+    smallest = build(settings(anchor_scale=0.05)).rpn.anchor_generator.cell_anchors
+    assert all(((anchors[:, 2:] - anchors[:, :2]) > 0).all() for anchors in smallest)
+
+
+def test_pyramid_scales_do_not_depend_on_the_first_images_seen() -> None:
+    network = build(settings(image_min_side=64, image_max_side=64)).eval()
+    for size in (40, 64):
+        network.detect([torch.rand(3, size, 64)])
+        for pool in (network.roi_heads.box_roi_pool, network.roi_heads.mask_roi_pool):
+            assert pool.scales == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+
+
+# Losses and detections: torchvision is the oracle
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_losses_and_gradients_equal_torchvision_on_full_masks(detector: str) -> None:
+    config = settings(detector=detector, anchor_scale=0.5, box_samples=16)
+    ours, theirs = build(config), torchvision_model(config)
+    theirs.load_state_dict(ours.state_dict())
+    ours.requires_grad_(True).train()  # torchvision's has no frozen stages here
+    theirs.train()
+    scenes = [scene(0, 90, 120, 9), scene(1, 128, 100, 14), scene(2, 96, 96, 0)]
+    images = [image for image, _, _ in scenes]
+    losses = same_draws(ours.losses, images, [target for _, target, _ in scenes])
+    expected = same_draws(theirs, images, [target for _, _, target in scenes])
+    assert losses.keys() == expected.keys()
+    assert all(value > 0 for value in expected.values())
+    for name, value in expected.items():
+        assert losses[name].item() == pytest.approx(value.item(), abs=1e-5), name
+    torch.stack(list(losses.values())).sum().backward()
+    torch.stack(list(expected.values())).sum().backward()
+    gradients = dict(theirs.named_parameters())
+    for name, value in ours.named_parameters():
+        torch.testing.assert_close(value.grad, gradients[name].grad, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_a_training_step_waits_for_few_answers_however_many_instances_there_are() -> None:
+    """A GPU has nothing to do while it is waited for.
+
+    An image more is three waits: for the draw of its size, on the CPU, its proposals, and the windows of its masks.
+    """
+    network = build(settings())
+
+    def waits(images: int, instances: int) -> int:
+        scenes = [scene(seed, 100, 120, instances) for seed in range(images)]
+        with as_on_a_gpu(), Counter() as counter:
+            losses = network.losses([image for image, _, _ in scenes], [target for _, target, _ in scenes])
+            torch.stack(list(losses.values())).sum().backward()
+        return counter.waits
+
+    waits(1, 3)  # what is computed once
+    few, crowded, more = waits(2, 3), waits(2, 40), waits(4, 3)
+    assert few == crowded
+    assert more - few == 2 * 3
+    assert few <= 14
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_detections_and_their_pasted_masks_equal_torchvision(detector: str) -> None:
+    config = settings(detector=detector, proposals_test=16)
+    ours, theirs = build(config).eval(), torchvision_model(config).eval()
+    theirs.load_state_dict(ours.state_dict())
+    images = [scene(0, 70, 110, 0)[0], scene(1, 128, 100, 0)[0]]
+    with torch.no_grad():
+        expected = theirs(images)
+    for image, found, wanted in zip(images, ours.detect(images), expected, strict=True):
+        assert len(wanted["scores"]) > 20
+        assert torch.equal(found.boxes_N4, wanted["boxes"])
+        assert torch.equal(found.labels_N, wanted["labels"])
+        assert torch.equal(found.scores_N, wanted["scores"])
+        assert found.mask_probs_N28.shape == (len(wanted["scores"]), 28, 28)
+        height, width = image.shape[1:]
+        crops = masks.paste(found.mask_probs_N28, found.boxes_N4, height, width)
+        for crop, full in zip(crops, wanted["masks"][:, 0] > 0.5, strict=True):
+            assert np.array_equal(canvas(crop, height, width), full.numpy())
+
+
+def canvas(crop: MaskCrop, height: int, width: int) -> np.ndarray:
+    full = np.zeros((height, width), np.bool_)
+    h, w = crop.pixels.shape
+    full[crop.y0 : crop.y0 + h, crop.x0 : crop.x0 + w] = crop.pixels
+    return full
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_the_order_in_memory_of_the_mask_heads_features_changes_no_more_than_rounding(detector: str) -> None:
+    head = build(settings(detector=detector)).eval().roi_heads.mask_head
+    features = torch.randn(5, 256, 14, 14, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(head(features), nn.Sequential.forward(head, features), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_a_batch_without_instances_teaches_background(detector: str) -> None:
+    network = build(settings(detector=detector))
+    image, target, _ = scene(0, 96, 96, 0)
+    losses = network.losses([image, image], [target, target])
+    assert losses["loss_mask"] == 0
+    assert losses["loss_box_reg"] == 0
+    assert losses["loss_objectness"] > 0
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("detector", "precision", "layers", "fpn"),
+    [
+        ("fpn", "fp32", 1, True),
+        ("fpn", "bf16", 5, True),
+        ("fpn", "bf16", 0, False),
+        ("fpn_v2", "fp32", 1, False),
+        ("fpn_v2", "bf16", 1, True),
+    ],
+)
+def test_after_any_batch_each_parameter_that_trains_has_a_gradient(
+    detector: str, precision: str, layers: int, fpn: bool
+) -> None:
+    """AdamW leaves out what has none: such a weight does not decay, and its moments do not age."""
+    network = build(settings(detector=detector, trainable_layers=layers, trainable_fpn=fpn))
+    no_proposals = [False, False, False, True]
+    for instances, none_proposed in zip([(0, 0), (0, 9), (9, 0), (0, 0)], no_proposals, strict=True):
+        scenes = [scene(seed, 64, 80, count) for seed, count in enumerate(instances)]
+        network.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"), pytest.MonkeyPatch.context() as patch:
+            if none_proposed:  # as where objectness is not a number
+                patch.setattr(network.rpn, "filter_proposals", lambda *_: ([torch.zeros(0, 4)] * 2, []))
+            losses = network.losses([image for image, _, _ in scenes], [target for _, target, _ in scenes])
+        torch.stack(list(losses.values())).sum().backward()
+        for name, value in network.named_parameters():
+            assert (value.grad is not None) == value.requires_grad, name
+            assert value.grad is None or torch.isfinite(value.grad).all(), name
+        assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+
+
+def test_without_an_instance_gradients_are_torchvisions_zeros_and_not_none() -> None:
+    ours, theirs = build(settings()), torchvision_model(settings())
+    theirs.load_state_dict(ours.state_dict())
+    ours.requires_grad_(True).train()
+    theirs.train()
+    image, target, full = scene(0, 96, 96, 0)
+    for network, wanted in ((ours.losses, target), (theirs, full)):
+        torch.stack(list(same_draws(network, [image], [wanted]).values())).sum().backward()
+    expected = dict(theirs.named_parameters())
+    for name, value in ours.named_parameters():
+        torch.testing.assert_close(value.grad, expected[name].grad, atol=1e-4, rtol=1e-3, msg=name)
+        if name.startswith(("roi_heads.mask", "roi_heads.box_predictor.bbox_pred")):
+            assert not value.grad.any()
+
+
+def test_calling_the_model_gives_losses_in_training_and_detections_in_evaluation() -> None:
+    network = build(settings())
+    image, target, _ = scene(0, 96, 96, 5)
+    losses, called = same_draws(network.losses, [image], [target]), same_draws(network, [image], [target])
+    assert losses.keys() == called.keys()
+    assert all(torch.equal(called[name], loss) for name, loss in losses.items())
+    with pytest.raises(AssertionError, match=r"training needs targets; call eval\(\) first to detect"):
+        network([image])
+    (found,), (expected,) = network.eval()([image]), network.detect([image])
+    for name, value in vars(expected).items():
+        assert torch.equal(getattr(found, name), value)
+
+
+def test_an_image_without_a_detection_is_no_special_case() -> None:
+    network = build(settings(), predict=PredictConfig(score_threshold=0.999)).eval()
+    found = network.detect([torch.rand(3, 80, 80)])[0]
+    assert found.boxes_N4.shape == (0, 4)
+    assert found.mask_probs_N28.shape == (0, 28, 28)
+
+
+def test_images_are_normalised_once() -> None:
+    network = build(settings(proposals_test=16))
+    seen = []
+    network.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    mean = torch.tensor(IMAGENET_MEAN)[:, None, None].expand(3, 96, 96)
+    brighter = mean + torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    target = scene(0, 96, 96, 3)[1]
+    network.losses([mean.clone(), brighter], [target, target])
+    network.eval().detect([mean.clone(), brighter])
+    for batch in seen:
+        torch.testing.assert_close(batch[0], torch.zeros(3, 96, 96))
+        torch.testing.assert_close(batch[1], torch.ones(3, 96, 96))
+    assert len(seen) == 2
+
+
+# bfloat16
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_losses_under_bfloat16_are_float32_and_near_those_without(detector: str) -> None:
+    network = build(settings(detector=detector))
+    image, target, _ = scene(0, 96, 96, 10)
+    exact = same_draws(network.losses, [image], [target])
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = same_draws(network.losses, [image], [target])
+    torch.stack(list(losses.values())).sum().backward()
+    for name in ("loss_classifier", "loss_objectness", "loss_rpn_box_reg", "loss_mask"):
+        assert losses[name].dtype == torch.float32
+        assert losses[name].item() == pytest.approx(exact[name].item(), rel=0.2), name
+    assert all(torch.isfinite(value.grad).all() for value in network.parameters() if value.grad is not None)
+
+
+def test_proposals_keep_their_pixels_under_bfloat16() -> None:
+    """Where nothing moves the anchors, proposals are the anchors, to the pixel: bfloat16 holds odd ones up to 256."""
+    network = build(settings(image_min_side=400, image_max_side=400, anchor_scale=0.3, proposals_test=3000)).eval()
+    for layer in (network.rpn.head.cls_logits, network.rpn.head.bbox_pred):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    batch, _ = network.transform([scene(0, 400, 400, 0)[0]])
+
+    def proposals() -> torch.Tensor:
+        with torch.no_grad():
+            boxes, _ = network.rpn(batch, network._features(batch.tensors))
+        return boxes[0]
+
+    exact = proposals()
+    assert (exact[:, 2] % 2 == 1).any()
+    assert exact[:, 2].max() == 400
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(proposals(), exact)
+
+
+def test_detections_are_float32_under_bfloat16() -> None:
+    network = build(settings(proposals_test=20), predict=PredictConfig(score_threshold=0, max_detections=10)).eval()
+    for value in network.roi_heads.box_predictor.bbox_pred.parameters():
+        nn.init.zeros_(value)
+    proposals = []
+    network.roi_heads.box_roi_pool.register_forward_pre_hook(lambda _, args: proposals.extend(args[1][0].tolist()))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = network.detect([scene(0, 96, 96, 0)[0]])[0]
+    assert found.boxes_N4.dtype == found.scores_N.dtype == found.mask_probs_N28.dtype == torch.float32
+    for box in found.boxes_N4:
+        assert (torch.tensor(proposals) - box).abs().amax(dim=1).min() < 1e-4  # nothing moved them
+
+
+# Freezing
+
+
+def stage_names(trainable_layers: int) -> set[str]:
+    """Of the backbone's children, those that train: written out, not computed."""
+    return [
+        set(),
+        {"layer4"},
+        {"layer4", "layer3"},
+        {"layer4", "layer3", "layer2"},
+        {"layer4", "layer3", "layer2", "layer1"},
+        {"layer4", "layer3", "layer2", "layer1", "conv1", "bn1"},
+    ][trainable_layers]
+
+
+@pytest.mark.parametrize("source", ["none", "file"])
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("depth", range(6))
+def test_just_the_last_stages_train_wherever_the_weights_come_from(depth: int, detector: str, source: str) -> None:
+    weights = resnet_weights("resnet18") if source == "file" else None
+    name = "none" if weights is None else "resnet.pth"
+    with torch.device("meta" if weights is None else "cpu"):  # nothing is computed
+        network = build(settings(detector=detector, trainable_layers=depth, weights=name), weights)
+    body = network.backbone.body
+    trained = {name.split(".")[0] for name, value in body.named_parameters() if value.requires_grad}
+    with_parameters = {name.split(".")[0] for name, _ in body.named_parameters()}
+    assert with_parameters >= {"conv1", "layer1", "layer2", "layer3", "layer4"}
+    assert trained == stage_names(depth) & with_parameters
+    for stage in stage_names(depth):
+        assert all(value.requires_grad for value in body[stage].parameters())
+    others = [value for name, value in network.named_parameters() if not name.startswith("backbone.body.")]
+    assert all(value.requires_grad for value in others)
+    frozen_norm = [module for module in network.modules() if isinstance(module, FrozenBatchNorm2d)]
+    assert len(frozen_norm) == (20 if detector == "fpn" and source == "file" else 0)  # resnet18 has 20
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("depth", range(6))
+def test_a_step_moves_all_that_trains_and_not_one_bit_of_what_is_frozen(depth: int, detector: str) -> None:
+    weights = resnet_weights("resnet18")
+    trainable_fpn = depth % 2 == 1
+    config = settings(
+        detector=detector,
+        trainable_layers=depth,
+        trainable_fpn=trainable_fpn,
+        weights="resnet.pth",
+        image_min_side=64,
+        image_max_side=64,
+        box_samples=16,
+        rpn_samples=4096,  # all anchors, so that every level of the pyramid has a gradient
+    )
+    network = build(config, weights)
+    network.eval()
+    network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    pretrained = {name: array.copy() for name, array in weights.tensors.items()}
+    optimizer = torch.optim.AdamW([value for value in network.parameters() if value.requires_grad], lr=1e-3)
+    image, target, _ = scene(0, 64, 64, 8)
+    torch.stack(list(network.losses([image], [target]).values())).sum().backward()
+    optimizer.step()
+    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == trained_state(network).keys()
+    frozen_stages = {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"} - stage_names(depth)
+    assert not any(name.startswith(tuple(f"backbone.body.{stage}." for stage in frozen_stages)) for name in moved)
+    assert any(name.startswith("backbone.fpn.") for name in moved) == trainable_fpn
+    for stage in frozen_stages:
+        for name in (name for name in pretrained if name.startswith(f"{stage}.") and "num_batches" not in name):
+            assert np.array_equal(network.state_dict()[f"backbone.body.{name}"].numpy(), pretrained[name])
+    for name, array in weights.tensors.items():
+        assert np.array_equal(array, pretrained[name])  # the trial trained a copy, not the shared array
+
+
+def test_the_trained_state_and_the_base_weights_are_the_model() -> None:
+    config, weights = settings(detector="fpn_v2", trainable_layers=2, weights="resnet.pth"), resnet_weights("resnet18")
+    trained = build(config, weights)
+    optimizer = torch.optim.AdamW([value for value in trained.parameters() if value.requires_grad], lr=1e-3)
+    image, target, _ = scene(0, 96, 96, 8)
+    torch.stack(list(trained.losses([image], [target]).values())).sum().backward()
+    optimizer.step()
+    again = build(config, weights)
+    left = again.load_state_dict(trained_state(trained), strict=False)
+    assert not left.unexpected_keys
+    for name, value in trained.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+# Weights
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("backbone", ["resnet18", "resnext50_32x4d"])
+def test_imagenet_weights_fill_the_backbone_and_nothing_else(backbone: str, detector: str) -> None:
+    weights = resnet_weights(backbone, seed=3)
+    without = {name: array for name, array in weights.tensors.items() if not name.endswith("num_batches_tracked")}
+    config = settings(backbone=backbone, detector=detector, weights="resnet.pth")
+    for tensors in (weights.tensors, without):
+        body = build(config, replace(weights, tensors=tensors)).backbone.body.state_dict()
+        names = set(without) - {"fc.weight", "fc.bias"}
+        assert {name for name in body if not name.endswith("num_batches_tracked")} == names
+        assert all(np.array_equal(body[name].numpy(), weights.tensors[name]) for name in names)
+
+
+@pytest.mark.parametrize("classes", [90, CLASSES])
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_weights_of_a_whole_model_fill_all_but_the_class_layers(detector: str, classes: int) -> None:
+    torch.manual_seed(5)
+    other = torchvision_model(settings(detector=detector), frozen_norm=detector == "fpn", classes=classes)
+    weights = BaseWeights("coco.pth", "0" * 64, False, arrays_of(other))
+    state = build(settings(detector=detector, weights="coco.pth"), weights).state_dict()
+    fresh = {name for name, value in state.items() if not np.array_equal(value.numpy(), weights.tensors[name])}
+    assert fresh == {
+        f"roi_heads.{layer}.{kind}"
+        for layer in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits")
+        for kind in ("weight", "bias")
+    }
+
+
+def test_weights_with_the_names_of_older_torchvision_load() -> None:
+    torch.manual_seed(5)
+    tensors = arrays_of(torchvision_model(settings(), frozen_norm=True, classes=90))
+    renamed = {}
+    for name, array in tensors.items():
+        old = re.sub(r"(backbone\.fpn\.\w+_blocks\.\d)\.0\.", r"\1.", name).replace(
+            "rpn.head.conv.0.0.", "rpn.head.conv."
+        )
+        old = re.sub(r"mask_head\.(\d)\.0\.", lambda found: f"mask_head.mask_fcn{int(found[1]) + 1}.", old)
+        renamed[old] = array
+    assert len(set(renamed) - set(tensors)) == 26
+    weights = BaseWeights(FILE_WITHOUT_EPSILON, "0" * 64, False, renamed, norm_eps=0.0)
+    network = build(settings(weights=FILE_WITHOUT_EPSILON), weights)
+    for name in ("backbone.fpn.inner_blocks.2.0.weight", "rpn.head.conv.0.0.bias", "roi_heads.mask_head.3.0.weight"):
+        assert np.array_equal(network.state_dict()[name].numpy(), tensors[name])
+    norms = [module for module in network.modules() if isinstance(module, FrozenBatchNorm2d)]
+    assert {module.eps for module in norms} == {0.0}
+
+
+def test_read_only_weights_load_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build(settings(weights="resnet.pth"), resnet_weights("resnet18"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"backbone": "resnet34"}, r"resnet\.pth does not fit .*resnet34: it lacks layer1\.2\.conv1\.weight.* and \d+"),
+        ({"backbone": "resnet50"}, r"resnet\.pth does not fit .*resnet50: size mismatch for layer1\.0\.conv1\.weight"),
+    ],
+)
+def test_weights_of_another_backbone_are_named_with_their_first_tensors(change: dict[str, str], message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        build(settings(weights="resnet.pth", **change), resnet_weights("resnet18"))
+
+
+def test_weights_with_tensors_that_have_no_place_are_named() -> None:
+    weights = resnet_weights("resnet34")
+    with pytest.raises(WeightsError, match=r"resnet\.pth does not fit .*: the model has no layer1\.2\.conv1\.weight"):
+        build(settings(weights="resnet.pth"), weights)
+
+
+def test_weights_of_the_other_detector_are_named_with_their_first_tensors() -> None:
+    tensors = arrays_of(torchvision_model(settings(), frozen_norm=True))
+    with pytest.raises(WeightsError, match=r"coco\.pth does not fit model\.detector fpn_v2"):
+        build(settings(detector="fpn_v2", weights="coco.pth"), BaseWeights("coco.pth", "0" * 64, False, tensors))
+
+
+# The stride of a bottleneck
+
+
+def strided_outside(tensors: dict[str, np.ndarray], images: torch.Tensor) -> list[torch.Tensor]:
+    """The oracle: a 1x1 convolution with stride 2 is one without stride, of every second pixel.
+
+    So this is torchvision's ResNet with all strides taken out of its stages, and every second pixel taken before each.
+    """
+    network = models.resnet50()
+    network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in tensors.items()}, strict=False)
+    network.eval()
+    x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
+    features = []
+    for number, stage in enumerate((network.layer1, network.layer2, network.layer3, network.layer4)):
+        if number:
+            stage[0].conv2.stride = stage[0].downsample[0].stride = (1, 1)
+            x = x[:, :, ::2, ::2]
+        x = stage(x)
+        features.append(x)
+    return features
+
+
+def check_stride(weights: BaseWeights, config: ModelConfig) -> None:
+    body = build(config, weights).eval().backbone.body
+    torch.manual_seed(2)
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        found, expected = body(images), strided_outside(dict(weights.tensors), images)
+    for level, feature in enumerate(expected):
+        torch.testing.assert_close(found[str(level)], feature, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("by", ["setting", "declaration"])
+def test_the_stride_in_the_1x1_convolution_takes_every_second_pixel(by: str) -> None:
+    weights = resnet_weights("resnet50", stride_in_1x1=by == "declaration")
+    check_stride(weights, settings(backbone="resnet50", weights="a.pth", stride_in_1x1=by == "setting"))
+
+
+def test_without_a_declaration_the_stride_is_torchvision_s() -> None:
+    with pytest.raises(AssertionError, match="not close"):
+        check_stride(resnet_weights("resnet50"), settings(backbone="resnet50", weights="a.pth"))
+
+
+@pytest.mark.skipif(not REAL_WEIGHTS.exists(), reason=f"{REAL_WEIGHTS} is not there")
+def test_real_weights_load_and_stride_as_they_were_trained() -> None:
+    weights = read(WeightsFile(REAL_WEIGHTS, "file"))
+    check_stride(weights, settings(backbone="resnet50", weights=str(REAL_WEIGHTS), stride_in_1x1=True))

@@ -1,0 +1,627 @@
+"""Laws of the trial: what was set is what is applied, it learns, and it goes on after any death as if none had been."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.config import TrialConfig
+from core.data import synthetic
+from core.data.dataset import Dataset, assemble
+from core.errors import CheckpointError, ProcessLost, TrialDiverged
+from core.metric.ap50 import MatchTable, ap50, match
+from core.network.mask_rcnn import trained_state
+from core.network.weights import BaseWeights
+from core.prediction.detect import predict
+from core.training import checkpoint
+from core.training import trial as trainable
+from core.training.optim import Schedule
+from core.training.trial import EpochReport, Trial
+
+TINY: dict[str, Any] = {
+    "data.validation_fraction": 0.4,
+    "model.backbone": "resnet18",
+    "model.weights": "none",
+    "model.trainable_layers": 5,
+    "model.image_min_side": 64,
+    "model.image_max_side": 96,
+    "model.proposals_train": 32,
+    "model.proposals_test": 32,
+    "model.rpn_samples": 32,
+    "model.box_samples": 16,
+    "model.anchor_scale": 0.5,
+    "optim.epochs": 3,
+    "optim.learning_rate": 1e-3,
+    "predict.max_detections": 20,
+}
+EVERYTHING = TINY | {
+    "augment.horizontal_flip": True,
+    "augment.color_jitter": True,
+    "augment.affine": True,
+    "augment.elastic": True,
+    "augment.blur_or_noise": True,
+    "optim.restarts": 1,
+    "optim.warmup_epochs": 0.5,
+    "optim.gradient_clip": 5,
+}
+DATA = synthetic.make(images=5, side=64)
+Uninterrupted = tuple[Trial, list[dict[str, torch.Tensor]], Path]
+WALL_TIME = ("seconds", "train_seconds", "evaluate_seconds", "wait_seconds", "images_per_second")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def trial_of(chosen: dict[str, Any], data: Dataset = DATA, **options: Any) -> Trial:
+    return Trial(TrialConfig.from_settings(chosen), data, device="cpu", **{"threads": 1} | options)
+
+
+def without_wall_time(reports: list[EpochReport]) -> list[EpochReport]:
+    wall_time: dict[str, Any] = dict.fromkeys(WALL_TIME, 0.0)
+    return [replace(report, **wall_time) for report in reports]
+
+
+def state_of(trial: Trial) -> dict[str, torch.Tensor]:
+    """All weights and statistics, trained or not, and all that the optimizer keeps, as copies."""
+    state = {name: value.clone() for name, value in trial.model.state_dict().items()}
+    for index, kept in trial.optimizer.state_dict()["state"].items():
+        state |= {f"optimizer {index} {key}": value.clone() for key, value in kept.items()}
+    return state
+
+
+def assert_same_state(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name, value in one.items() if not torch.equal(value, other[name])] == []
+
+
+def contents(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Every file with what changes when it is written: inode, time and size."""
+    files = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {name: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for name, stat in files.items()}
+
+
+def copy(folder: Path, to: Path) -> Path:
+    """The same files under hard links: a trial replaces its files, and never writes into one."""
+    shutil.copytree(folder, to, copy_function=os.link)
+    return to
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    """Three epochs in one go; the state after each, and a parent of folders 1, 2, 3: the trial's folder after each."""
+    parent = tmp_path_factory.mktemp("uninterrupted")
+    trial, states = trial_of(EVERYTHING), []
+    for epoch in (1, 2, 3):
+        trial.run_epoch()
+        if epoch > 1:
+            copy(parent / str(epoch - 1), parent / str(epoch))
+        trial.save(parent / str(epoch))
+        states.append(state_of(trial))
+    return trial, states, parent
+
+
+def test_resumed_trial_equals_uninterrupted_trial_whatever_the_loader_workers_and_the_threads(
+    uninterrupted: Uninterrupted, tmp_path: Path
+) -> None:
+    whole, states, _ = uninterrupted
+    torch.manual_seed(1234)
+    for epoch, workers in enumerate((0, 2, 1), start=1):
+        # A machine with other defaults: the trial goes on with the one thread that it began with.
+        trial = trial_of(EVERYTHING, loader_workers=workers, threads=1 if epoch == 1 else 2)
+        assert trial.load(tmp_path) == (epoch > 1)
+        if epoch > 1:
+            assert_same_state(state_of(trial), states[epoch - 2])
+        assert without_wall_time(trial.reports) == without_wall_time(whole.reports[: epoch - 1])
+        torch.rand(epoch)
+        trial.run_epoch()
+        trial.save(tmp_path)
+        assert trial.threads == 1
+        assert_same_state(state_of(trial), states[epoch - 1])
+        assert without_wall_time(trial.reports) == without_wall_time(whole.reports[:epoch])
+
+
+def test_a_trial_in_the_memory_order_of_a_gpu_resumes_as_if_uninterrupted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Weights and moments keep one order: the fused optimizer walks through them side by side."""
+    monkeypatch.setattr(trainable, "memory_format", lambda _: torch.channels_last)
+    chosen = TINY | {"optim.epochs": 2}
+    whole = trial_of(chosen)
+    whole.run_epoch()
+    whole.save(tmp_path)
+    whole.run_epoch()
+    resumed = trial_of(chosen)
+    assert resumed.load(tmp_path)
+    for parameter, kept in resumed.optimizer.state.items():
+        assert {kept[name].stride() for name in ("exp_avg", "exp_avg_sq")} == {parameter.stride()}
+    resumed.run_epoch()
+    assert resumed.model.backbone.body.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert_same_state(state_of(resumed), state_of(whole))
+
+
+def test_cocos_twelve_numbers_come_once_at_the_end(uninterrupted: Uninterrupted) -> None:
+    first, second, last = uninterrupted[0].reports
+    assert (first.coco, second.coco) == ({}, {})
+    assert last.coco["AP50"] == pytest.approx(last.ap50, abs=1e-12)
+    assert EpochReport.from_json(json.loads(json.dumps(last.to_json()))) == last
+
+
+def test_training_moves_weights_every_epoch_and_another_seed_moves_them_elsewhere(
+    uninterrupted: Uninterrupted,
+) -> None:
+    _, states, _ = uninterrupted
+    name = "roi_heads.mask_head.0.0.weight"
+    other = trial_of(EVERYTHING | {"seed": 1})
+    fresh = trial_of(EVERYTHING)
+    values = [fresh.model.state_dict()[name], *(state[name] for state in states), other.model.state_dict()[name]]
+    assert all(not torch.equal(a, b) for i, a in enumerate(values) for b in values[:i])
+    assert_same_state(state_of(fresh), state_of(trial_of(EVERYTHING)))
+
+
+def test_a_folder_holds_match_tables_the_best_weights_and_all_to_go_on(
+    uninterrupted: Uninterrupted,
+) -> None:
+    whole, _, parent = uninterrupted
+    for epoch in (1, 2, 3):
+        best = max(whole.reports[:epoch], key=lambda report: report.ap50).epoch
+        assert sorted(contents(parent / str(epoch))) == [
+            f"best-{best:04d}.safetensors",
+            "last.safetensors",
+            *(f"matches/epoch-{number:04d}.npz" for number in range(1, epoch + 1)),
+        ]
+        tensors, state = checkpoint.load(parent / str(epoch) / "last.safetensors")
+        assert state["best"] == {"epoch": best, "file": f"best-{best:04d}.safetensors"}
+        assert state["epoch"] == epoch
+        assert [EpochReport.from_json(report) for report in state["reports"]] == whole.reports[:epoch]
+        trained = [name for name, parameter in whole.model.named_parameters() if parameter.requires_grad]
+        moments = {f"optimizer.{key}.{name}" for name in trained for key in ("exp_avg", "exp_avg_sq", "step")}
+        assert set(tensors) == moments | {f"model.{name}" for name in trained_state(whole.model)}
+
+
+def test_reports_follow_from_the_match_tables_and_these_from_the_model(
+    uninterrupted: Uninterrupted,
+) -> None:
+    whole, _, parent = uninterrupted
+    for report in whole.reports:
+        table = MatchTable.load(parent / "3" / "matches" / f"epoch-{report.epoch:04d}.npz")
+        assert ap50(table, 100).mean == report.ap50
+        assert ap50(table, 100).per_class == report.ap50_per_class
+        assert ap50(table, None).mean == report.ap50_uncapped
+        assert len(table.hit_D) == report.detections
+        assert table.image_names == tuple(DATA.samples[index].name for index in whole.split.validation)
+    for path in (parent / "3").glob("best-*.safetensors"):
+        tensors, state = checkpoint.load(path)
+        best = trial_of(EVERYTHING)
+        best.model.load_state_dict(tensors, strict=False)
+        best.model.eval()
+        samples = [DATA.samples[index] for index in best.split.validation]
+        found = [predict(best.model, sample.image, best.config.predict) for sample in samples]
+        assert sum(one.full_tiles > 0 for one in found) == EpochReport.from_json(state["report"]).capped_images
+        masks, boxes = match(samples, found, len(DATA.classes))
+        report = EpochReport.from_json(state["report"])
+        assert (ap50(masks, 100).mean, ap50(boxes, 100).mean) == (report.ap50, report.ap50_box)
+
+
+@pytest.mark.parametrize(("cap", "capped"), [(1, 2), (5000, 0)])
+def test_a_report_counts_the_validation_images_that_reached_the_cap(cap: int, capped: int) -> None:
+    trial = trial_of(TINY | {"optim.epochs": 1, "predict.score_threshold": 0.0, "predict.max_detections": cap})
+    assert len(trial.split.validation) == 2
+    assert trial.run_epoch().capped_images == capped
+
+
+def test_reports_say_what_was_done(uninterrupted: Uninterrupted) -> None:
+    whole, _, _ = uninterrupted
+    schedule = Schedule(whole.config.optim, 2)
+    assert (len(whole.split.train), len(whole.split.validation)) == (3, 2)
+    for epoch, report in enumerate(whole.reports, start=1):
+        assert (report.epoch, report.steps) == (epoch, 2)
+        assert report.learning_rate == schedule.learning_rate(2 * epoch - 1)
+        assert report.seconds == pytest.approx(report.train_seconds + report.evaluate_seconds)
+        assert report.images_per_second == pytest.approx(3 / report.train_seconds)
+        assert report.peak_memory_bytes is None
+        assert len(report.ap50_per_class) == len(DATA.classes)
+
+
+@settings(max_examples=30)
+@given(
+    st.builds(
+        EpochReport,
+        **{field.name: st.floats(0, 1) for field in fields(EpochReport)}
+        | {"losses": st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False), max_size=3)}
+        | {"ap50_per_class": st.lists(st.none() | st.floats(0, 1), max_size=4).map(tuple)}
+        | {"peak_memory_bytes": st.none() | st.integers(0, 2**40)}
+        | {name: st.integers(0, 2**31) for name in ("epoch", "steps", "detections", "capped_images")},
+    )
+)
+def test_a_report_passes_through_json_unchanged(report: EpochReport) -> None:
+    assert EpochReport.from_json(json.loads(json.dumps(report.to_json(), allow_nan=False))) == report
+
+
+def test_the_first_of_equal_epochs_is_the_best() -> None:
+    trial = trial_of(TINY | {"optim.learning_rate": 1e-30})  # every epoch scores the same
+    for _ in range(2):
+        trial.run_epoch()
+    assert trial.reports[0].ap50 == trial.reports[1].ap50
+    assert trial.best is trial.reports[0]
+
+
+def test_an_older_best_gives_way_to_a_better_epoch(uninterrupted: Uninterrupted, tmp_path: Path) -> None:
+    folder = copy(uninterrupted[2] / "1", tmp_path / "trial")
+    tensors, state = checkpoint.load(folder / "last.safetensors")
+    state["reports"][0]["ap50"] = -1.0
+    checkpoint.save(folder / "last.safetensors", tensors, state)
+    trial = trial_of(EVERYTHING)
+    trial.load(folder)
+    trial.run_epoch()
+    trial.save(folder)
+    assert [path.name for path in folder.glob("best-*")] == ["best-0002.safetensors"]
+    assert checkpoint.load(folder / "last.safetensors")[1]["best"]["epoch"] == 2
+    best, _ = checkpoint.load(folder / "best-0002.safetensors")
+    assert_same_state(best, trained_state(trial.model))
+
+
+def test_a_trial_goes_on_from_whatever_a_death_inside_save_left(
+    uninterrupted: Uninterrupted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, states, parent = uninterrupted
+    folder = copy(parent / "1", tmp_path / "trial")
+    before = contents(folder)
+
+    def die(path: Path, *_: Any) -> None:
+        path.with_name(f".{path.name}.4711.part").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    lost = trial_of(EVERYTHING)
+    lost.load(folder)
+    lost.run_epoch()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", die)
+        with pytest.raises(KeyboardInterrupt):
+            lost.save(folder)
+    os.link(folder / "best-0001.safetensors", folder / "best-0002.safetensors")  # had it died a little later
+    (folder / "matches" / "epoch-0002.npz").write_bytes(b"of another attempt")
+    (folder / "matches" / ".epoch-0002.npz.4711.part").write_bytes(b"half")
+
+    trial = trial_of(EVERYTHING)
+    assert trial.load(folder)
+    assert trial.epoch == 1
+    left = contents(folder)
+    assert left.pop("matches/epoch-0002.npz")
+    assert left == before
+    trial.run_epoch()
+    trial.save(folder)
+    assert_same_state(state_of(trial), states[1])
+    assert ap50(MatchTable.load(folder / "matches" / "epoch-0002.npz"), 100).mean == whole.reports[1].ap50
+
+
+def test_a_save_writes_match_tables_then_the_best_then_last(
+    uninterrupted: Uninterrupted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = trial_of(EVERYTHING)
+    trial.load(uninterrupted[2] / "1")
+    trial.run_epoch()
+    there: list[tuple[str, list[str]]] = []
+
+    def note(path: Path, *_: Any) -> None:
+        there.append((path.name[:4], sorted(contents(tmp_path))))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", note)
+        trial.save(tmp_path)  # a new folder: the best is written as well
+    assert there == [("best", ["matches/epoch-0002.npz"]), ("last", ["matches/epoch-0002.npz"])]
+
+
+def test_an_empty_folder_is_not_continued_and_stays_empty(tmp_path: Path) -> None:
+    trial = trial_of(TINY)
+    assert not trial.load(tmp_path)
+    assert not trial.load(tmp_path / "absent")
+    assert list(tmp_path.iterdir()) == []
+
+
+CHANGES: list[tuple[dict[str, Any], str]] = [
+    (
+        {"settings": EVERYTHING | {"optim.learning_rate": 0.5}},
+        r"another configuration: optim\.learning_rate was 0\.5 and is 0\.001; go back",
+    ),
+    (
+        {"weights": {"name": "a.pth", "sha256": "0123456789abcdef", "stride_in_1x1": False}},
+        r"other pretrained weights: they were a\.pth \(SHA-256 0123456789ab\) and are none",
+    ),
+    ({"data": "fedcba9876543210"}, r"another data set: its fingerprint was fedcba987654 and is "),
+    ({"format": 0}, r"has format 0, and this version reads format 2"),
+]
+
+
+def test_a_checkpoint_that_is_not_this_trials_is_refused_and_changes_nothing(
+    uninterrupted: Uninterrupted, tmp_path: Path
+) -> None:
+    trial = trial_of(EVERYTHING)
+    fresh = state_of(trial)
+    for number, (change, sentence) in enumerate(CHANGES):
+        for name in ("last.safetensors", "best-0001.safetensors"):
+            folder = copy(uninterrupted[2] / "1", tmp_path / f"{number}-{name}")
+            _, state = checkpoint.load(folder / name)
+            if "settings" in change:
+                change = {"settings": state["settings"] | change["settings"]}
+            checkpoint.save(folder / name, {}, state | change)
+            files = contents(folder)
+            with pytest.raises(CheckpointError, match=f"^{folder / name} .*{sentence}") as caught:
+                trial.load(folder)
+            assert "\n" not in str(caught.value)
+            assert contents(folder) == files
+    folder = copy(uninterrupted[2] / "1", tmp_path / "other layers")
+    _, state = checkpoint.load(folder / "last.safetensors")
+    checkpoint.save(folder / "last.safetensors", {"model.no.such.weight": torch.zeros(1)}, state)
+    with pytest.raises(CheckpointError, match="holds other layers than this trial trains"):
+        trial.load(folder)
+    assert trial.epoch == 0
+    assert_same_state(state_of(trial), fresh)
+
+
+def test_a_torn_checkpoint_is_refused_and_changes_nothing(uninterrupted: Uninterrupted, tmp_path: Path) -> None:
+    trial = trial_of(EVERYTHING)
+    fresh = state_of(trial)
+    for name in ("last.safetensors", "best-0001.safetensors"):
+        folder = copy(uninterrupted[2] / "1", tmp_path / name)
+        half = (folder / name).read_bytes()[:-100]
+        (folder / name).unlink()
+        if name != "last.safetensors":
+            with pytest.raises(CheckpointError, match=f"{name}: there is no such checkpoint"):
+                trial.load(folder)
+        (folder / name).write_bytes(half)
+        with pytest.raises(CheckpointError, match=f"{name} is torn"):
+            trial.load(folder)
+    assert_same_state(state_of(trial), fresh)
+
+
+def imagenet_like(seed: int) -> BaseWeights:
+    """A ResNet-18 as a file of weights has it."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        network = torchvision.models.resnet18()
+    return BaseWeights("resnet18.pth", f"{seed:064d}", False, {k: v.numpy() for k, v in network.state_dict().items()})
+
+
+def test_a_checkpoint_holds_only_what_training_changed_and_needs_the_same_pretrained_weights(tmp_path: Path) -> None:
+    chosen = TINY | {"model.trainable_layers": 0, "model.weights": "resnet18.pth"}
+    trial = trial_of(chosen, weights=imagenet_like(1))
+    trial.run_epoch()
+    trial.save(tmp_path)
+    for path in tmp_path.glob("*.safetensors"):
+        tensors, state = checkpoint.load(path)
+        assert not any("backbone.body" in name for name in tensors)
+        assert any("backbone.fpn" in name for name in tensors)
+        assert state["weights"]["sha256"] == f"{1:064d}"
+    again = trial_of(chosen, weights=imagenet_like(1))
+    assert again.load(tmp_path)
+    assert_same_state(state_of(again), state_of(trial))
+    with pytest.raises(CheckpointError, match=r"other pretrained weights: they were resnet18\.pth"):
+        trial_of(chosen, weights=imagenet_like(2)).load(tmp_path)
+
+
+def test_a_trial_finds_its_pretrained_weights_by_itself(tmp_path: Path) -> None:
+    weights = imagenet_like(3)
+    path = tmp_path / "resnet18.pth"
+    torch.save({name: torch.from_numpy(value) for name, value in weights.tensors.items()}, path)
+    trial = trial_of(TINY | {"model.weights": str(path)})
+    kernel = trial.model.backbone.body.conv1.weight.detach().numpy()
+    np.testing.assert_array_equal(kernel, weights.tensors["conv1.weight"])
+
+
+@pytest.mark.parametrize(("layers", "fpn"), [(0, False), (0, True), (1, True), (2, False), (5, True)])
+def test_as_many_parameters_train_as_the_depth_says(layers: int, fpn: bool) -> None:
+    trial = trial_of(TINY | {"model.trainable_layers": layers, "model.trainable_fpn": fpn})
+    network = torchvision.models.resnet18()
+    stages = [network.layer4, network.layer3, network.layer2, network.layer1, network.conv1]
+    wanted = sum(parameter.numel() for stage in stages[:layers] for parameter in stage.parameters())
+    wanted += sum(parameter.numel() for parameter in network.bn1.parameters()) * (layers == 5)
+    (group,) = trial.optimizer.param_groups
+    whole = sum(parameter.numel() for parameter in trial.model.parameters())
+    backbone = sum(parameter.numel() for parameter in trial.model.backbone.parameters())
+    pyramid = sum(parameter.numel() for parameter in trial.model.backbone.fpn.parameters())
+    assert sum(parameter.numel() for parameter in group["params"]) == wanted + fpn * pyramid + whole - backbone
+
+
+def test_the_settings_given_are_those_applied() -> None:
+    trial = trial_of(
+        TINY
+        | {
+            "data.folds": 5,
+            "data.fold": 3,
+            "model.proposals_test": 17,
+            "model.box_samples": 20,
+            "optim.batch_size": 3,
+            "optim.weight_decay": 0.25,
+            "predict.score_threshold": 0.125,
+            "predict.max_detections": 7,
+        }
+    )
+    assert (len(trial.split.train), len(trial.split.validation)) == (4, 1)
+    assert len(trial.batches) == trial.schedule.steps_per_epoch == 2
+    assert trial.optimizer.param_groups[0]["weight_decay"] == 0.25
+    heads = trial.model.roi_heads
+    assert (heads.score_thresh, heads.detections_per_img, heads.fg_bg_sampler.batch_size_per_image) == (0.125, 7, 20)
+    assert trial.model.rpn._post_nms_top_n["testing"] == 17
+    assert (trial.model.transform.min_size, trial.model.transform.max_size) == ((64,), 96)
+
+
+def test_crops_tiles_flips_and_bf16_run_together() -> None:
+    chosen = {"data.crop": 40, "predict.flips": True, "optim.precision": "bf16", "model.detector": "fpn_v2"}
+    report = trial_of(TINY | chosen).run_epoch()
+    assert np.isfinite([report.ap50, report.losses["loss"]]).all()
+    assert report.ap50 <= 1
+
+
+def test_a_trial_that_diverges_has_no_score_saves_nothing_and_can_go_back(
+    uninterrupted: Uninterrupted, tmp_path: Path
+) -> None:
+    _, states, parent = uninterrupted
+    folder = copy(parent / "1", tmp_path / "trial")
+    trial = trial_of(EVERYTHING)
+    trial.load(folder)
+    files = contents(folder)
+    torch.nn.init.constant_(trial.model.roi_heads.box_predictor.cls_score.bias, float("nan"))
+    with pytest.raises(TrialDiverged, match="epoch 2, batch 1: loss is nan"):
+        trial.run_epoch()
+    assert trial.epoch == 1
+    with pytest.raises(AssertionError, match="an epoch broke off"):
+        trial.save(folder)
+    with pytest.raises(AssertionError, match="an epoch broke off"):
+        trial.run_epoch()
+    assert contents(folder) == files
+    assert trial.load(folder)
+    trial.run_epoch()
+    assert_same_state(state_of(trial), states[1])
+
+
+def test_no_epoch_follows_the_last(uninterrupted: Uninterrupted) -> None:
+    whole, _, _ = uninterrupted
+    with pytest.raises(AssertionError, match="all 3 epochs are done"):
+        whole.run_epoch()
+
+
+def test_auto_is_the_gpu_where_there_is_one() -> None:
+    trial = Trial(TrialConfig.from_settings(TINY), DATA)
+    assert trial.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_trial_learns_what_it_can_memorise() -> None:
+    """Eight copies of one field of cells: seven train, one validates."""
+    field = DATA.samples[0]
+    copies = assemble("copies", DATA.classes, [replace(field, name=f"copy-{number}") for number in range(8)])
+    chosen = {
+        "data.validation_fraction": 0.125,
+        "optim.epochs": 7,
+        "optim.learning_rate": 5e-4,
+        "optim.batch_size": 1,
+        "model.proposals_train": 64,
+        "model.proposals_test": 64,
+        "model.box_samples": 32,
+        "model.rpn_samples": 64,
+    }
+    trial = trial_of(TINY | chosen, copies)
+    reports = [trial.run_epoch() for _ in range(7)]
+    assert reports[-1].losses["loss"] < 0.3 * reports[0].losses["loss"]
+    assert reports[0].ap50 < 0.25
+    assert max(report.ap50 for report in reports) > 0.6
+    assert max(report.ap50_box for report in reports) > 0.6
+
+
+# Every image trains
+
+
+def test_without_validation_every_image_trains_and_no_score_is_made_up(tmp_path: Path) -> None:
+    trial = trial_of(EVERYTHING, validate=False)
+    assert trial.split.train == tuple(range(len(DATA.samples)))
+    for _ in range(2):
+        report = trial.run_epoch()
+        assert (report.ap50, report.ap50_uncapped, report.ap50_box, report.ap50_per_class) == (None, None, None, ())
+        trial.save(tmp_path)
+        assert trial.best is report
+    assert list((tmp_path / "matches").iterdir()) == []
+    assert EpochReport.from_json(json.loads(json.dumps(report.to_json()))) == report
+
+    resumed = trial_of(EVERYTHING, validate=False)
+    assert resumed.load(tmp_path)
+    for one in (trial, resumed):
+        one.run_epoch()
+    assert_same_state(state_of(trial), state_of(resumed))
+    assert without_wall_time(trial.reports) == without_wall_time(resumed.reports)
+
+
+def test_the_horizon_of_the_schedule_is_that_of_all_epochs_however_many_are_run() -> None:
+    trial = trial_of(TINY, validate=False)
+    steps = -(-len(DATA.samples) // 2)
+    assert len(trial.batches) == steps
+    expected = Schedule(trial.config.optim, steps)
+    assert trial.run_epoch().learning_rate == expected.learning_rate(steps - 1) > 0
+    assert expected.learning_rate(3 * steps - 1) < expected.learning_rate(steps - 1)
+
+
+@pytest.mark.parametrize(("first", "then"), [(True, "a part of the images"), (False, "all images")])
+def test_a_checkpoint_with_validation_is_none_without_and_the_other_way_round(
+    first: bool, then: str, tmp_path: Path
+) -> None:
+    trial = trial_of(TINY, validate=first)
+    trial.run_epoch()
+    trial.save(tmp_path)
+    with pytest.raises(CheckpointError, match=f"was trained on {then}"):
+        trial_of(TINY, validate=not first).load(tmp_path)
+
+
+# What others see of a trial
+
+
+def test_progress_rises_to_one_and_changes_nothing(uninterrupted: Uninterrupted) -> None:
+    watched, seen = trial_of(EVERYTHING), []
+    report = watched.run_epoch(seen.append)
+    assert seen == pytest.approx([2 / 5, 3 / 5, 4 / 5, 1.0])  # 3 images train in batches of 2, 2 validate
+    assert without_wall_time([report]) == without_wall_time(uninterrupted[0].reports[:1])
+
+
+def test_the_trained_model_is_that_of_the_best_epoch_and_a_copy(uninterrupted: Uninterrupted) -> None:
+    trial, states, parent = uninterrupted
+    before = state_of(trial)
+    trained = trial.trained_model()
+    assert trial.best is not None
+    best = states[trial.best.epoch - 1]
+    assert_same_state(trained.model.state_dict(), {name: best[name] for name in trained.model.state_dict()})
+    assert not trained.model.training
+    assert not any(parameter.requires_grad for parameter in trained.model.parameters())
+    with torch.no_grad():
+        next(trained.model.parameters()).add_(1)
+    assert_same_state(state_of(trial), before)
+    kept = trial_of(EVERYTHING).kept_model(parent / "3")
+    assert kept is not None
+    assert_same_state(kept.model.state_dict(), trial.trained_model().model.state_dict())
+
+
+def test_no_model_is_kept_where_the_weights_are_gone(tmp_path: Path) -> None:
+    assert trial_of(TINY).kept_model(tmp_path) is None
+
+
+@pytest.mark.parametrize("after", [0.0, 0.7], ids=["while it trains", "while it evaluates"])
+def test_a_loaders_process_that_is_killed_is_named_and_the_trial_goes_on_in_another(
+    tmp_path: Path, after: float
+) -> None:
+    undisturbed = trial_of(TINY)
+    reports = [undisturbed.run_epoch(), undisturbed.run_epoch()]
+    trial = trial_of(TINY, loader_workers=1)
+    trial.run_epoch()
+    trial.save(tmp_path)
+
+    def kill(seen: float) -> None:
+        loaders = multiprocessing.active_children()
+        if seen >= after and loaders:
+            os.kill(loaders[0].pid or 0, signal.SIGKILL)
+
+    with pytest.raises(ProcessLost, match=r"^a process that prepares images was killed \(SIGKILL\)"):
+        trial.run_epoch(kill)
+    again = trial_of(TINY, loader_workers=1)
+    assert again.load(tmp_path)
+    again.run_epoch()
+    assert without_wall_time(again.reports) == without_wall_time(reports)
+
+
+def test_an_error_that_a_loader_met_stays_what_it_is() -> None:
+    trial = trial_of(TINY, loader_workers=1)
+    trial.batches.loader.dataset.samples = ()  # type: ignore[attr-defined]
+    with pytest.raises(IndexError):
+        trial.run_epoch()

@@ -1,0 +1,559 @@
+"""Laws of the ledger. Plain Optuna reads beside it and is the oracle for what the database holds."""
+
+import contextlib
+import json
+import os
+import random
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from core.errors import StorageError, StudyError
+from tune.ledger.ledger import CLAIM_SECONDS, MAX_LOST, Ledger, State, TrialRecord, best_of, preview, read
+from tune.space.file import from_document
+from tune.space.request import StudyRequest
+from tune.stopping.halving import NO_HOPE
+
+SPACE: dict[str, Any] = {
+    "study": "law",
+    "data": "synthetic",
+    "fixed": {"optim.epochs": 9},
+    "space": {
+        "optim.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
+        "optim.restarts": [0, 1, 3],
+        "optim.restart_multiplier": {"choices": [1, 2], "when": {"optim.restarts": [1, 3]}},
+        "augment.elastic": [True, False],
+    },
+    "start": [{"optim.learning_rate": 0.001, "optim.restarts": 0}],
+    "search": {"sampler": "tpe", "trials": 12, "seed": 3},
+    "stop_early": {"rule": "successive_halving", "min_epochs": 1, "reduction": 3},
+}
+VARIANTS: dict[str, Any] = {
+    "study": "law",
+    "data": "synthetic",
+    "fixed": {"optim.epochs": 2},
+    "variants": {"plain": {}, "flip": {"augment.horizontal_flip": True}, "deep": {"model.trainable_layers": 5}},
+    "baseline": "plain",
+    "seeds": 2,
+}
+
+
+def request(document: dict[str, Any], **changes: Any) -> StudyRequest:
+    return from_document({**document, **changes}, "test")
+
+
+def epoch(number: int, ap50: float) -> dict[str, Any]:
+    return {"epoch": number, "ap50": ap50, "seconds": 1.5, "losses": {"loss": 1.0}}
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'study.db'}"
+
+
+def run_epochs(ledger: Ledger, record: TrialRecord, quality: float) -> None:
+    history: list[dict[str, Any]] = []
+    for number in range(1, record.planned_epochs + 1):
+        history.append(epoch(number, quality * number / record.planned_epochs))
+        if ledger.report(record.id, history):
+            return
+
+
+def by_learning_rate(record: TrialRecord) -> float:
+    return float(record.params["optim.learning_rate"]) * 100
+
+
+def run_all(ledger: Ledger, quality: Callable[[TrialRecord], float] = by_learning_rate) -> None:
+    while (record := ledger.next()) is not None:
+        run_epochs(ledger, record, quality(record))
+
+
+def read_with_plain_optuna(url: str) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name="law", storage=url).trials
+
+
+def test_a_study_has_exactly_the_trials_it_was_asked_for_each_in_an_end_state(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    run_all(ledger)
+    assert ledger.finished
+    trials = read_with_plain_optuna(url)
+    assert len(trials) == 12
+    assert {trial.state.name for trial in trials} == {"COMPLETE", "PRUNED"}
+
+
+def test_plain_optuna_reads_every_epoch_and_the_best_score(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    run_all(ledger)
+    for trial, record in zip(read_with_plain_optuna(url), ledger.records, strict=True):
+        assert list(trial.intermediate_values.values()) == record.curve
+        assert trial.params == dict(record.params)
+        if record.state is State.COMPLETE:
+            assert trial.value == max(record.curve)
+            assert len(record.curve) == 9
+
+
+def test_the_reason_of_a_stopped_trial_says_by_which_rule_it_ended(url: str) -> None:
+    ledger = Ledger(url, request(SPACE, stop_early={"rule": "successive_halving", "min_epochs": 2, "reduction": 3}))
+    for quality in (0.5, 0.6, 0.7):
+        record = ledger.next()
+        assert record is not None
+        assert ledger.report(record.id, [epoch(number, quality) for number in range(1, 10)])
+    behind, hopeless = ledger.next(), ledger.next()
+    assert behind is not None
+    assert hopeless is not None
+    assert ledger.report(behind.id, [epoch(number, 0.1) for number in (1, 2)])
+    assert not ledger.report(hopeless.id, [epoch(number, 0.8) for number in (1, 2)])
+    history = [epoch(number, 0.8) for number in (1, 2)]
+    for quality in (0.9, 0.95, 0.99):
+        record = ledger.next()
+        assert record is not None
+        assert ledger.report(record.id, [epoch(number, quality) for number in range(1, 10)])
+    assert ledger.report(hopeless.id, [*history, epoch(3, 0.8)])
+    known = {record.id: record.reason for record in read_reasons(url)}
+    assert known[behind.id] == "stopped early after epoch 2: not among the best 1 in 3 at this rung"
+    assert known[hopeless.id] == f"stopped early after epoch 3: {NO_HOPE}"
+
+
+def read_reasons(url: str) -> tuple[TrialRecord, ...]:
+    reading = read(url, "law")
+    assert reading is not None
+    return reading.records
+
+
+def test_trials_stopped_early_keep_their_epochs_and_are_never_best(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    first = ledger.next()
+    assert first is not None
+    run_epochs(ledger, first, 0.5)
+    second = ledger.next()
+    assert second is not None
+    assert ledger.report(second.id, [epoch(1, 0.01)])
+    pruned = ledger.records[second.id]
+    assert (pruned.state, pruned.curve) == (State.PRUNED, [0.01])
+    assert ledger.best is not None
+    assert ledger.best.id == first.id
+
+
+def test_only_active_settings_are_drawn_and_start_points_come_first(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    run_all(ledger)
+    first = ledger.records[0].params
+    assert (first["optim.learning_rate"], first["optim.restarts"]) == (0.001, 0)
+    for record in ledger.records:
+        assert ("optim.restart_multiplier" in record.params) == (record.params["optim.restarts"] != 0)
+
+
+def test_the_settings_of_a_trial_are_its_params_over_the_fixed_over_the_defaults(url: str) -> None:
+    record = Ledger(url, request(SPACE)).next()
+    assert record is not None
+    assert record.settings["optim.epochs"] == 9
+    assert record.settings["optim.weight_decay"] == 0.01
+    assert {name: record.settings[name] for name in record.params} == dict(record.params)
+
+
+@pytest.mark.parametrize("sampler", ["gp", "tpe", "random"])
+def test_a_study_that_is_reopened_after_every_trial_proposes_what_an_uninterrupted_one_does(
+    tmp_path: Path, sampler: str
+) -> None:
+    asked = request(SPACE, search={"sampler": sampler, "trials": 14, "seed": 3})
+    whole, broken = (f"sqlite:///{tmp_path / name}.db" for name in ("whole", "broken"))
+    run_all(Ledger(whole, asked))
+    while (record := (ledger := Ledger(broken, asked)).next()) is not None:
+        run_epochs(ledger, record, by_learning_rate(record))
+    first, second = Ledger(whole, asked).records, Ledger(broken, asked).records
+    assert [record.params for record in first] == [record.params for record in second]
+    assert [record.curve for record in first] == [record.curve for record in second]
+
+
+@pytest.mark.parametrize("sampler", ["gp", "tpe", "random"])
+def test_a_trial_whose_draw_was_cut_off_is_drawn_as_it_would_have_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    asked = request(SPACE, search={"sampler": sampler, "trials": 14, "seed": 3})
+    whole, broken = (f"sqlite:///{tmp_path / name}.db" for name in ("whole", "broken"))
+    run_all(Ledger(whole, asked))
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(14):
+        ledger = Ledger(broken, asked)
+        with monkeypatch.context() as dying:
+            dying.setattr(Ledger, "_draw", die)
+            with pytest.raises(KeyboardInterrupt):
+                ledger.next()
+        ledger = Ledger(broken, asked)
+        record = ledger.next()
+        assert record is not None
+        run_epochs(ledger, record, by_learning_rate(record))
+    first, second = Ledger(whole, asked).records, Ledger(broken, asked).records
+    assert [record.params for record in first] == [record.params for record in second]
+
+
+def test_two_seeds_propose_different_trials() -> None:
+    proposals = [
+        [record.params for record in preview(request(SPACE, search={"trials": 5, "seed": seed}), 5)[1:]]
+        for seed in (1, 2)
+    ]
+    assert proposals[0] != proposals[1]
+
+
+@pytest.mark.parametrize("sampler", ["gp", "tpe"])
+def test_a_sampler_that_learns_finds_the_good_region_more_often_than_chance(url: str, sampler: str) -> None:
+    def score(record: TrialRecord) -> float:
+        return float(record.params["augment.elastic"]) * 0.5 + 0.1
+
+    search = {"sampler": sampler, "trials": 60 if sampler == "tpe" else 30, "seed": 0}
+    ledger = Ledger(url, request(SPACE, search=search, stop_early={"rule": "none"}))
+    run_all(ledger, score)
+    late = [record.params["augment.elastic"] for record in ledger.records[len(ledger.records) // 2 :]]
+    assert sum(bool(value) for value in late) > len(late) * 2 / 3
+
+
+def test_a_trial_that_cannot_come_among_the_best_any_more_is_stopped_between_rungs(url: str) -> None:
+    stop_early = {"rule": "successive_halving", "min_epochs": 2, "reduction": 4}
+    ledger = Ledger(url, request(SPACE, fixed={"optim.epochs": 8}, stop_early=stop_early))
+    *whole, last = (record for _ in range(4) if (record := ledger.next()) is not None)
+    for record in whole:
+        run_epochs(ledger, record, 0.8)
+    history = [epoch(number, 0.2) for number in (1, 2)]  # as good as they were after two epochs
+    assert not ledger.report(last.id, history)
+    assert ledger.report(last.id, [*history, epoch(3, 0.2)])  # they had 0.3, and gained 0.5 since
+    assert [record.state for record in ledger.records] == [State.COMPLETE] * 3 + [State.PRUNED]
+
+
+def test_a_trial_that_lost_its_worker_comes_again_before_new_ones_with_its_next_attempt(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    record = ledger.next()
+    assert record is not None
+    ledger.report(record.id, [epoch(1, 0.3)])
+    assert ledger.lost(record.id, "its worker process died", seconds=7.0)
+    again = ledger.next()
+    assert again is not None
+    assert (again.id, again.attempts, again.curve, again.params) == (record.id, 2, [0.3], record.params)
+    assert again.seconds == 1.5 + 7.0
+
+
+def test_a_trial_that_keeps_losing_its_worker_fails_with_the_reason(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    for _ in range(MAX_LOST + 1):
+        record = ledger.next()
+        assert record is not None
+        assert record.id == 0
+        ledger.lost(0, "its worker process died")
+    failed = ledger.records[0]
+    assert (failed.state, failed.reason) == (State.FAIL, f"its worker process died ({MAX_LOST + 1} times)")
+    following = ledger.next()
+    assert following is not None
+    assert following.id == 1
+
+
+def test_a_failure_has_a_reason_and_no_score(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    record = ledger.next()
+    assert record is not None
+    ledger.report(record.id, [epoch(1, 0.9)])
+    ledger.fail(record.id, "diverged: epoch 2, batch 1: loss is nan")
+    trial = read_with_plain_optuna(url)[0]
+    assert (trial.state.name, trial.value) == ("FAIL", None)
+    assert trial.user_attrs["reason"].startswith("diverged")
+    assert ledger.best is None
+
+
+def test_a_failed_trial_is_no_rival_at_a_rung(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    first, second = ledger.next(), ledger.next()
+    assert first is not None
+    assert second is not None
+    ledger.report(first.id, [epoch(1, 0.9)])
+    ledger.fail(first.id, "diverged")
+    assert not ledger.report(second.id, [epoch(1, 0.1)])
+
+
+def test_running_trials_of_a_dead_driver_go_on_where_the_ledger_has_them(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    record = ledger.next()
+    assert record is not None
+    ledger.report(record.id, [epoch(1, 0.3)])
+    del ledger
+    continued = Ledger(url, request(SPACE))
+    again = continued.next()
+    assert again is not None
+    assert (again.id, again.attempts, again.curve, again.lost) == (record.id, 2, [0.3], 0)
+
+
+def test_a_history_that_repeats_known_epochs_enters_each_once(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    record = ledger.next()
+    assert record is not None
+    history = [epoch(1, 0.3), epoch(2, 0.4)]
+    ledger.report(record.id, history[:1])
+    ledger.report(record.id, history)
+    ledger.report(record.id, history)
+    assert ledger.records[0].curve == [0.3, 0.4]
+    assert read_with_plain_optuna(url)[0].intermediate_values == {1: 0.3, 2: 0.4}
+
+
+def test_an_epoch_and_its_value_reach_the_database_together_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    ledger = Ledger(f"sqlite:///{path}", request(SPACE))
+    asked = ledger.next()
+    assert asked is not None
+    refuse = "CREATE TRIGGER refuse BEFORE INSERT ON trial_intermediate_values BEGIN SELECT RAISE(ABORT, 'full'); END"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(refuse)
+    with pytest.raises(StorageError, match="full"):
+        ledger.report(asked.id, [epoch(1, 0.1)])
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TRIGGER refuse")
+    again = Ledger(f"sqlite:///{path}", request(SPACE))
+    assert again.records[asked.id].epochs == ()
+    assert not again.report(asked.id, [epoch(1, 0.1)])
+    (trial,) = optuna.load_study(study_name="law", storage=f"sqlite:///{path}").trials
+    assert trial.intermediate_values == {1: 0.1}
+
+
+def test_nothing_is_added_to_a_trial_that_another_process_has_ended(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    asked = ledger.next()
+    assert asked is not None
+    Ledger(url, request(SPACE)).fail(asked.id, "ended elsewhere")
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        ledger.report(asked.id, [epoch(1, 0.1)])
+    assert Ledger(url, request(SPACE)).records[asked.id].epochs == ()
+
+
+def test_a_driver_that_dies_while_settings_are_drawn_loses_no_trial_and_draws_no_setting_twice(url: str) -> None:
+    study = optuna.create_study(storage=url, study_name="law", direction="maximize")
+    study.enqueue_trial({"optim.learning_rate": 0.001, "optim.restarts": 0})
+    trial = study.ask()
+    drawn = trial.suggest_float("optim.learning_rate", 1e-5, 1e-2, log=True)
+    ledger = Ledger(url, request(SPACE))
+    record = ledger.next()
+    assert record is not None
+    assert (record.id, record.params["optim.learning_rate"], record.params["optim.restarts"]) == (0, drawn, 0)
+    run_epochs(ledger, record, 0.5)
+    run_all(ledger)
+    assert len(read_with_plain_optuna(url)) == 12
+
+
+def test_a_driver_that_dies_between_enqueueing_and_asking_loses_no_trial(url: str) -> None:
+    optuna.create_study(storage=url, study_name="law", direction="maximize").enqueue_trial({"optim.restarts": 3})
+    ledger = Ledger(url, request(SPACE))
+    record = ledger.next()
+    assert record is not None
+    assert (record.id, record.params["optim.restarts"]) == (0, 3)
+
+
+def test_a_verdict_that_was_due_when_the_driver_died_is_carried_out(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    first, second = ledger.next(), ledger.next()
+    assert first is not None
+    assert second is not None
+    ledger.report(first.id, [epoch(1, 0.9)])
+    # The process dies after the epoch was written and before the verdict was told.
+    trial = optuna.Trial(optuna.load_study(study_name="law", storage=url), 2)
+    trial.set_user_attr("epoch 1", {**epoch(1, 0.1), "at": 0})
+    trial.report(0.1, 1)
+    assert Ledger(url, request(SPACE)).records[second.id].state is State.PRUNED
+
+
+def test_variants_run_once_for_each_seed_in_the_order_of_the_table(url: str) -> None:
+    ledger = Ledger(url, request(VARIANTS))
+    run_all(ledger, lambda record: random.Random(record.id).random())
+    names = [(record.name, record.settings["seed"], record.settings["data.split_seed"]) for record in ledger.records]
+    assert names == [(name, seed, seed) for seed in (0, 1) for name in ("plain", "flip", "deep")]
+    assert {record.state for record in ledger.records} == {State.COMPLETE}
+    flips = [record.settings["augment.horizontal_flip"] for record in ledger.records]
+    assert flips == [False, True, False] * 2
+
+
+def test_a_grid_tries_every_point_once(url: str) -> None:
+    space = {"optim.restarts": [0, 1], "augment.elastic": [True, False]}
+    ledger = Ledger(url, request(SPACE, space=space, start=[], search={"sampler": "grid"}, stop_early={"rule": "none"}))
+    run_all(ledger, lambda _: 0.5)
+    points = {tuple(record.params.values()) for record in ledger.records}
+    assert len(points) == len(ledger.records) == 4
+
+
+def test_a_preview_shows_what_the_search_then_asks_and_writes_nothing(tmp_path: Path) -> None:
+    shown = preview(request(SPACE), 2)
+    ledger = Ledger(f"sqlite:///{tmp_path / 'study.db'}", request(SPACE))
+    asked = [ledger.next(), ledger.next()]
+    assert [record.params for record in shown] == [record.params for record in asked if record is not None]
+
+
+def test_the_best_of_equals_is_the_earliest(url: str) -> None:
+    ledger = Ledger(url, request(VARIANTS))
+    run_all(ledger, lambda _: 0.5)
+    assert ledger.best is not None
+    assert ledger.best.id == 0
+
+
+def test_the_database_can_be_read_while_it_is_written(tmp_path: Path, url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    ledger.next()
+    reader = sqlite3.connect(tmp_path / "study.db")
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM trials").fetchone()
+    assert ledger.next() is not None  # in the default journal mode this would wait for the reader
+    reader.close()
+
+
+# A space that grows
+
+GROWN: dict[str, Any] = {
+    **SPACE,
+    "space": {
+        "optim.learning_rate": {"low": 1e-6, "high": 1e-1, "log": True},
+        "optim.restarts": [5, 3, 1, 0],
+        "optim.restart_multiplier": {"choices": [1, 2], "when": {"optim.restarts": [1, 3]}},
+        "augment.elastic": [True, False],
+    },
+    "search": {"sampler": "tpe", "trials": 30, "seed": 3},
+}
+
+
+def test_a_space_that_has_grown_keeps_every_trial_and_searches_what_was_added(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    run_all(ledger)
+    before = ledger.records
+    more = Ledger(url, request(GROWN))
+    assert more.records == before
+    run_all(more)
+    assert more.finished
+    trials = read_with_plain_optuna(url)
+    assert len(trials) == 30
+    for trial, record in zip(trials, more.records, strict=True):
+        assert trial.params == record.params
+    assert more.records[:12] == before
+    added = {record.params["optim.restarts"] for record in more.records[12:]}
+    assert 5 in added
+    assert added & {0, 1, 3}
+    for trial in trials[12:]:
+        domain = trial.distributions["optim.learning_rate"]
+        assert isinstance(domain, optuna.distributions.FloatDistribution)
+        assert (domain.low, domain.high) == (1e-6, 1e-1)
+
+
+def test_a_space_grows_twice_and_a_trial_that_was_running_keeps_what_it_drew(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    ledger.next()
+    running = ledger.next()
+    assert running is not None
+    run_epochs(ledger, ledger.records[0], 0.5)
+    more = Ledger(url, request(GROWN))
+    again = more.next()
+    assert again is not None
+    assert (again.id, again.params, again.settings) == (running.id, running.params, running.settings)
+    run_epochs(more, again, 0.4)
+    space = {**GROWN["space"], "optim.restarts": [0, 1, 3, 5, 7]}
+    most = Ledger(url, request({**GROWN, "space": space}))
+    assert [record.params for record in most.records] == [record.params for record in more.records]
+    run_all(most)
+    assert most.finished
+    assert {trial.state.name for trial in read_with_plain_optuna(url)} <= {"COMPLETE", "PRUNED"}
+
+
+def test_growing_touches_no_other_study_of_the_database(url: str) -> None:
+    other = Ledger(url, request(SPACE, study="other"))
+    run_all(other)
+    run_all(Ledger(url, request(SPACE)))
+    Ledger(url, request(GROWN))
+    distributions = [
+        trial.distributions["optim.restarts"] for trial in optuna.load_study(study_name="other", storage=url).trials
+    ]
+    assert {distribution.choices for distribution in distributions} == {(0, 1, 3)}
+
+
+# One driver
+
+
+def written_driver(url: str) -> Any:
+    return optuna.load_study(study_name="law", storage=url).user_attrs["driver"]
+
+
+def write_driver(url: str, **driver: Any) -> None:
+    optuna.load_study(study_name="law", storage=url).set_user_attr("driver", driver)
+
+
+def test_a_study_is_claimed_by_one_live_process_of_this_machine(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    ledger.claim()
+    assert (written_driver(url)["pid"], written_driver(url)["host"]) == (os.getpid(), socket.gethostname())
+    with subprocess.Popen(["sleep", "100"]) as other:
+        write_driver(url, pid=other.pid, host=socket.gethostname(), at=time.time())
+        with pytest.raises(
+            StudyError, match=f"is being searched by process {other.pid} on host {socket.gethostname()}"
+        ):
+            Ledger(url, request(SPACE)).claim()
+        other.kill()
+    Ledger(url, request(SPACE)).claim()
+    assert written_driver(url)["pid"] == os.getpid()
+
+
+def test_a_driver_of_another_machine_is_believed_as_long_as_it_is_heard_of(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    write_driver(url, pid=1, host="elsewhere", at=time.time() - CLAIM_SECONDS / 2)
+    with pytest.raises(StudyError, match=r"by process 1 on host elsewhere; .* 3 minutes are enough"):
+        ledger.claim()
+    write_driver(url, pid=1, host="elsewhere", at=time.time() - CLAIM_SECONDS - 1)
+    ledger.claim()
+    ledger.release()
+    assert written_driver(url) is None
+    ledger.claim()
+
+
+def test_a_ledger_is_read_beside_the_one_that_writes_it(url: str) -> None:
+    assert read(url, "law") is None
+    ledger = Ledger(url, request(SPACE))
+    ledger.remember({"request": {"a": 1}})
+    run_epochs(ledger, ledger.next(), 0.5)  # type: ignore[arg-type]
+    running = ledger.next()
+    reading = read(url, "law")
+    assert reading is not None
+    assert (reading.identity, reading.facts, reading.records) == (ledger.identity, ledger.facts, ledger.records)
+    assert running in reading.records
+    assert best_of(reading.records) == ledger.best
+
+
+@pytest.mark.long
+def test_optuna_dashboard_opens_the_ledger_while_it_is_written(url: str) -> None:
+    ledger = Ledger(url, request(SPACE))
+    run_epochs(ledger, ledger.next(), 0.5)  # type: ignore[arg-type]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    program = Path(sys.executable).with_name("optuna-dashboard")
+    with subprocess.Popen(
+        [program, url, "--host", "127.0.0.1", "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as dashboard:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+        def shown(path: str) -> Any:
+            until = time.monotonic() + 60
+            while True:
+                try:
+                    with direct.open(f"http://127.0.0.1:{port}/api/{path}", timeout=10) as answer:
+                        return json.load(answer)
+                except OSError:
+                    assert time.monotonic() < until, "the dashboard did not start"
+                    time.sleep(0.2)
+
+        try:
+            assert [one["study_name"] for one in shown("studies")["study_summaries"]] == ["law"]
+            run_epochs(ledger, ledger.next(), 0.7)  # type: ignore[arg-type]
+            time.sleep(6)  # the dashboard keeps what it read for some seconds
+            trials = shown("studies/1")["trials"]
+            assert len(trials) == 2
+            assert {trial["state"] for trial in trials} <= {"Complete", "Pruned"}
+        finally:
+            dashboard.terminate()

@@ -1,0 +1,195 @@
+"""Laws of the figures: each shows what was found, where it belongs, and is absent where there is nothing to show."""
+
+import re
+import xml.etree.ElementTree as ET
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.simulated_study import SAMPLED, SMALL, build, sampled_quality
+from tune.ledger.ledger import State
+from tune.report.curves import HIGHLIGHTED
+from tune.report.figures import figures
+from tune.report.findings import Findings, find
+from tune.report.svg import Figure, colour
+from tune.statistics.certainty import Verdict
+from tune.stopping.halving import NO_HOPE, PLACES
+from tune.tables import Kind, text
+
+VARIANTS = {
+    **SMALL,
+    "study": "variants",
+    "fixed": {"model.weights": "none", "optim.epochs": 3},
+    "variants": {
+        "Res18": {"model.backbone": "resnet18"},
+        "Res34": {"model.backbone": "resnet34"},
+        "Restart": {"model.backbone": "resnet18", "optim.restarts": 1},
+        "Broken": {"model.backbone": "resnet18", "optim.learning_rate": 1e-3},
+    },
+    "baseline": "Res18",
+    "seeds": 3,
+}
+QUALITY = {"Res18": 0.5, "Res34": 0.5, "Restart": 0.4, "Broken": -2.0}
+SEARCH = {
+    **SAMPLED,
+    "study": "search",
+    "fixed": {"model.weights": "none", "optim.epochs": 4},
+    "search": {"sampler": "random", "trials": 24},
+    "stop_early": {"rule": "successive_halving", "min_epochs": 1, "reduction": 2},
+    "confirm": {"top": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Findings]:
+    results = tmp_path_factory.mktemp("results")
+    fates = {0: "diverged"}
+    folders = [
+        build(results, VARIANTS, lambda record: QUALITY[record.name]),
+        build(results, SEARCH, sampled_quality, lambda record: fates.get(record.id, "")),
+    ]
+    return {folder.path.name: find(folder, f"sqlite:///{folder.path / 'study.db'}") for folder in folders}
+
+
+@pytest.fixture(scope="module")
+def drawn(found: dict[str, Findings]) -> dict[str, dict[str, Figure]]:
+    return {name: {one.name: one for one in figures(findings)} for name, findings in found.items()}
+
+
+def texts(figure: Figure) -> list[str]:
+    return [element.text or "" for element in ET.fromstring(figure.alone).iter() if element.tag.endswith("}text")]
+
+
+def lines(figure: Figure, width: str) -> list[tuple[float, float]]:
+    """Left and right end of the horizontal lines of a width, top to bottom as they were drawn."""
+    ends = []
+    for element in ET.fromstring(figure.alone).iter():
+        points = re.fullmatch(r"M (\S+) (\S+) L (\S+) (\S+)", element.attrib.get("d", ""))
+        if points and f"stroke-width: {width};" in element.attrib["style"] + ";" and points[2] == points[4]:
+            ends.append((float(points[1]), float(points[3])))
+    return ends
+
+
+def hollow(figure: Figure, shade: str) -> int:
+    """How many points were drawn that are filled with the page's colour."""
+    look = f"fill: {colour('paper')}; stroke: {colour(shade)}"
+    uses = [element for element in ET.fromstring(figure.alone).iter() if element.tag.endswith("}use")]
+    return sum(look in element.attrib["style"] for element in uses)
+
+
+@pytest.mark.parametrize("name", ["variants", "search"])
+def test_intervals_are_drawn_to_scale(
+    found: dict[str, Findings], drawn: dict[str, dict[str, Figure]], name: str
+) -> None:
+    rows = found[name].rows
+    intervals = [row.interval for row in rows if row.interval is not None]
+    ends = lines(drawn[name]["scores"], "2")
+    assert len(ends) == len(rows) == len(intervals)
+    (left, right), first = ends[0], intervals[0]
+    scale = (right - left) / (first.high - first.low)
+    for (low, high), interval in zip(ends, intervals, strict=True):
+        assert low == pytest.approx(left + scale * (interval.low - first.low), abs=0.05)
+        assert high == pytest.approx(left + scale * (interval.high - first.low), abs=0.05)
+
+
+def test_a_difference_has_its_verdict_in_words_beside_it(
+    found: dict[str, Findings], drawn: dict[str, dict[str, Figure]]
+) -> None:
+    compared = [row for row in found["variants"].rows if row.difference is not None]
+    figure = drawn["variants"]["differences"]
+    assert {row.verdict for row in compared} == {Verdict.WORSE, Verdict.CANNOT_TELL}
+    said = [one for one in texts(figure) if one.startswith(("better", "worse", "cannot tell"))]
+    assert said == [row.verdict + (" (confounded)" if row.confounds else "") for row in compared]
+    assert len(lines(figure, "2")) == len(compared)
+    smallest = found["variants"].smallest_difference.value
+    assert smallest is not None
+    assert text(smallest, Kind.AP50) in figure.caption
+
+
+def test_a_confounded_difference_is_marked(found: dict[str, Findings]) -> None:
+    findings = found["variants"]
+    rows = tuple(replace(row, confounds=("more differs",)) for row in findings.rows)
+    (figure,) = (one for one in figures(replace(findings, rows=rows)) if one.name == "differences")
+    assert sum("(confounded)" in one for one in texts(figure)) == 3
+    assert "no one cause" in figure.caption
+
+
+@pytest.mark.parametrize("name", ["variants", "search"])
+def test_the_best_curves_have_names_and_scores_and_the_others_are_a_backdrop(
+    found: dict[str, Findings], drawn: dict[str, dict[str, Figure]], name: str
+) -> None:
+    rows = sorted(found[name].rows, key=lambda row: -row.ap50)[:HIGHLIGHTED]
+    for figure in (drawn[name]["ap50-curves"], drawn[name]["loss-curves"]):
+        legend = [one for one in texts(figure) if re.search(r": 0\.\d{4}$", one)]
+        assert legend == [f"{row.name}: {text(row.ap50, Kind.AP50)}" for row in rows]
+        grey = f"stroke: {colour('backdrop')}"
+        backdrop = [
+            element
+            for element in ET.fromstring(figure.alone).iter()
+            if grey in element.attrib.get("style", "") and "stroke-width: 0.9" in element.attrib["style"]
+        ]
+        others = sum(bool(trial.record.epochs) for trial in found[name].trials) - sum(len(row.trials) for row in rows)
+        single = sum(len(trial.record.epochs) == 1 for trial in found[name].trials)
+        assert others - single <= len(backdrop) <= others
+        assert (f"{others} other trials" in figure.caption) == (others > 0)
+
+
+def test_repeats_are_shown_as_bands_and_single_trainings_say_that_there_is_none(
+    drawn: dict[str, dict[str, Figure]],
+) -> None:
+    assert "bands reach from the lowest to the highest repeat" in drawn["variants"]["loss-curves"].caption
+    assert "one training with one seed" in drawn["search"]["loss-curves"].caption
+
+
+def test_backbones_are_compared_where_nothing_else_differs(drawn: dict[str, dict[str, Figure]]) -> None:
+    shown = [one for one in texts(drawn["variants"]["backbones"]) if one.startswith("resnet")]
+    assert shown == ["resnet18: Res18", "resnet34: Res34"]
+    assert "nothing else" in drawn["variants"]["backbones"].caption
+
+
+def test_the_caption_says_how_many_trials_ended_without_hope(found: dict[str, Findings]) -> None:
+    search = found["search"]
+    stopped = [trial for trial in search.trials if trial.record.state is State.PRUNED]
+    hopeless = [replace(one, record=replace(one.record, reason=f"at 3: {NO_HOPE}")) for one in stopped[:2]]
+    changed = replace(search, trials=(*(one for one in search.trials if one not in stopped[:2]), *hopeless))
+    drawn = next(figure for figure in figures(changed) if figure.name == "stopped")
+    assert f" {len(stopped)} stopped early (2 of them without hope)" in drawn.caption
+    assert f"can hardly come among the best {PLACES} complete trials" in drawn.caption
+
+
+def test_trials_that_were_stopped_early_are_hollow_and_are_counted(
+    found: dict[str, Findings], drawn: dict[str, dict[str, Figure]]
+) -> None:
+    states = Counter(trial.record.state for trial in found["search"].trials)
+    assert states[State.PRUNED] > 5
+    assert states[State.FAIL] == 1
+    caption = drawn["search"]["stopped"].caption
+    assert f"{states[State.COMPLETE]} ran to the end, {states[State.PRUNED]} stopped early, 1 failed" in caption
+    assert hollow(drawn["search"]["stopped"], "ochre") == states[State.PRUNED] + 1  # and one in the legend
+    settings = drawn["search"]["hyperparameters"]
+    everywhere = [parameter.name for parameter in found["search"].request.space.parameters if not parameter.when]
+    conditional = sum(
+        "optim.restart_multiplier" in trial.record.params
+        for trial in found["search"].trials
+        if trial.record.state is State.PRUNED
+    )
+    assert hollow(settings, "muted") == len(everywhere) * states[State.PRUNED] + conditional
+
+
+def test_an_interval_that_is_not_known_is_not_drawn_and_the_caption_says_so(found: dict[str, Findings]) -> None:
+    findings = found["variants"]
+    rows = (replace(findings.rows[0], interval=None), *findings.rows[1:])
+    by_name = {one.name: one for one in figures(replace(findings, rows=rows))}
+    assert len(lines(by_name["scores"], "2")) == len(rows) - 1
+    for name in ("scores", "ap50-curves"):
+        assert f"No interval is known for {rows[0].name}" in by_name[name].caption
+
+
+def test_a_figure_without_anything_to_show_is_absent(
+    found: dict[str, Findings], drawn: dict[str, dict[str, Figure]]
+) -> None:
+    assert set(drawn["variants"]) == {"differences", "scores", "ap50-curves", "loss-curves", "backbones"}
+    assert "confirmation" not in drawn["search"]
+    nothing = replace(found["search"], trials=(), rows=(), effects=(), best=None)
+    assert figures(nothing) == ()

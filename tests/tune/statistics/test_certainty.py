@@ -1,0 +1,342 @@
+"""Laws of intervals, paired differences, verdicts and the smallest difference; simulated where truth must be known."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from benchmarks import statistics
+from benchmarks.simulated_scores import MAX_DETS, draw_images, evaluate
+from core.metric.ap50 import MatchTable, ap50
+from tune.statistics import certainty
+from tune.statistics.certainty import (
+    Difference,
+    Scored,
+    Verdict,
+    compare,
+    compare_all,
+    holm,
+    interval,
+    mean_interval,
+    prior_smallest_difference,
+    seed_variance,
+    smallest_difference,
+    warnings_of,
+)
+
+
+def table(seed: int, images: int, quality: float = 0.0) -> MatchTable:
+    rng = np.random.default_rng(seed)
+    return evaluate(rng, draw_images(rng, images), quality)
+
+
+def score(seed: int, images: int, quality: float = 0.0) -> Scored:
+    return Scored.of(table(seed, images, quality), MAX_DETS)
+
+
+def perfect(images: int, found: bool = True) -> MatchTable:
+    """One instance an image, and one detection, which hits or not."""
+    return MatchTable(
+        image_D=np.arange(images, dtype=np.int32),
+        label_D=np.ones(images, np.int16),
+        score_D=np.full(images, 0.5, np.float32),
+        rank_D=np.zeros(images, np.int32),
+        hit_D=np.full(images, found),
+        ignored_D=np.zeros(images, np.bool_),
+        truths_IC=np.ones((images, 1), np.int32),
+        image_names=tuple(f"image {number}" for number in range(images)),
+    )
+
+
+def test_the_score_is_the_ap50_of_the_evaluation() -> None:
+    one = table(1, 12)
+    assert Scored.of(one, MAX_DETS).ap50 == pytest.approx(ap50(one, MAX_DETS).mean, abs=1e-12)
+
+
+def test_the_pull_of_images_is_what_the_bootstrap_finds() -> None:
+    """Where every class is in many images, the squares of the pulls sum to the variance over resamples."""
+    from tune.statistics.reweighted import Reweighted
+
+    rng = np.random.default_rng(0)
+    one = table(2, 150, quality=0.5)
+    common = replace(one, truths_IC=one.truths_IC * [1, 1, 0, 0])
+    resampled = np.nanmean(
+        Reweighted(common, MAX_DETS).ap50(rng.multinomial(150, np.full(150, 1 / 150), 1000).T)[:, :2], axis=1
+    )
+    share_UC = Scored.of(common, MAX_DETS).share_UC
+    assert math.sqrt(float((share_UC.sum(axis=1) ** 2).sum())) == pytest.approx(float(resampled.std()), rel=0.15)
+
+
+@given(seed=st.integers(0, 10_000), images=st.integers(2, 30), quality=st.floats(-2, 2))
+@settings(max_examples=50, deadline=None)
+def test_an_interval_holds_its_estimate_and_stays_between_0_and_1(seed: int, images: int, quality: float) -> None:
+    found = interval(score(seed, images, quality))
+    assert 0 <= found.low <= found.estimate <= found.high <= 1
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_an_interval_of_a_perfect_or_hopeless_model_is_no_traceback(found: bool) -> None:
+    result = interval(Scored.of(perfect(20, found), MAX_DETS))
+    assert result.estimate == pytest.approx(float(found))
+    # Of 20 images without a miss, or without a hit: the bound of Clopper and Pearson for 0 of 20.
+    assert result.high - result.low == pytest.approx(stats.beta.ppf(0.975, 1, 20))
+
+
+def test_one_image_says_nothing() -> None:
+    found = interval(Scored.of(perfect(1), MAX_DETS))
+    assert (found.low, found.high) == (0.0, 1.0)
+
+
+def test_more_images_make_a_narrower_interval() -> None:
+    few, many = (
+        np.median([np.ptp([i.low, i.high]) for i in (interval(score(s, n)) for s in range(8))]) for n in (15, 90)
+    )
+    assert many < few / 1.5
+
+
+def test_groups_of_like_images_make_a_wider_interval_than_as_many_images() -> None:
+    """Five copies of each image are no more than the image: as groups they count once."""
+    one = table(4, 20)
+    copies = replace(
+        one,
+        image_D=np.concatenate([one.image_D + 20 * copy for copy in range(5)]).astype(np.int32),
+        truths_IC=np.tile(one.truths_IC, (5, 1)),
+        image_names=tuple(f"{copy} of {name}" for copy in range(5) for name in one.image_names),
+        **{name: np.tile(getattr(one, name), 5) for name in ("label_D", "score_D", "rank_D", "hit_D", "ignored_D")},
+    )
+    alone, together = (
+        interval(Scored.of(copies, MAX_DETS, units))
+        for units in (None, [name.split(" of ")[1] for name in copies.image_names])
+    )
+    assert together.high - together.low > 1.8 * (alone.high - alone.low)
+    as_one = interval(Scored.of(one, MAX_DETS))
+    assert together.high - together.low == pytest.approx(as_one.high - as_one.low, rel=0.05)
+
+
+def test_a_class_in_few_images_and_a_score_near_1_are_flagged() -> None:
+    scored = Scored.of(perfect(4), MAX_DETS)
+    assert warnings_of(scored, ["nucleus"]) == [
+        "nucleus is in 4 of the validation images only: its AP50 is hardly known",
+        "above an AP50 of 0.9 and under 41 images no known interval covers what it promises",
+    ]
+    assert warnings_of(Scored.of(perfect(60), MAX_DETS), ["nucleus"]) == []
+
+
+def repeats(seed: int, variants: int, count: int, images: int = 20) -> dict[str, dict[int, Scored]]:
+    return statistics.study(np.random.default_rng(seed), images, count, [0.0] * variants, fresh=True)
+
+
+def test_a_model_does_not_differ_from_itself() -> None:
+    one = score(1, 20)
+    found = compare([one], [one], None)
+    assert (found.estimate, found.verdict, found.p) == (0.0, Verdict.CANNOT_TELL, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_table_of_one_method_under_two_names_cannot_tell_and_promises_nothing(seed: int) -> None:
+    scores = repeats(seed, 1, 3, images=10)
+    found = compare_all({"0": scores["0"], "same": scores["0"]}, [("same", "0")])[0]
+    assert (found.estimate, found.verdict, found.p) == (0.0, Verdict.CANNOT_TELL, 1.0)
+    assert smallest_difference(found.se, found.df) == math.inf
+
+
+def test_a_pair_with_one_common_repeat_knows_the_seeds_of_its_table() -> None:
+    scores = repeats(5, 4, 3)
+    scores["1"] = {0: scores["1"][0]}
+    found = compare_all(scores, [("1", "0")])[0]
+    assert found.repeats == 1
+    assert found.seed_se is not None
+    assert found.seed_se > 0
+
+
+def test_exchanging_the_two_turns_the_sign_and_nothing_else() -> None:
+    scores = repeats(3, 2, 3)
+    there, back = (compare_all(scores, [pair])[0] for pair in (("0", "1"), ("1", "0")))
+    assert back.estimate == pytest.approx(-there.estimate)
+    assert (back.low, back.high) == pytest.approx((-there.high, -there.low))
+    assert (back.p, back.se, back.df) == pytest.approx((there.p, there.se, there.df))
+
+
+def test_repeats_are_compared_with_their_like_and_only_those_both_have() -> None:
+    scores = repeats(5, 2, 3)
+    del scores["1"][0]
+    found = compare_all(scores, [("1", "0")])[0]
+    assert found.repeats == 2
+    assert found.estimate == pytest.approx(
+        np.mean([scores["1"][repeat].ap50 - scores["0"][repeat].ap50 for repeat in (1, 2)])
+    )
+
+
+def test_with_one_repeat_the_seeds_cannot_be_seen() -> None:
+    scores = repeats(6, 3, 1)
+    assert seed_variance(scores) is None
+    assert all(found.seed_se is None for found in compare_all(scores, [("1", "0"), ("2", "0")]))
+
+
+def test_seeds_are_pooled_over_the_variants_of_the_table() -> None:
+    found = seed_variance(repeats(7, 4, 3))
+    assert found is not None
+    assert 3 * 2 / 4 <= found.df <= 3 * 2
+
+
+@pytest.mark.parametrize("sd", [0.05, 0.3])
+def test_the_seeds_variance_is_found_beside_that_of_images(sd: float) -> None:
+    """A seed's 0.05 of quality is 0.017 of AP50, and 0.3 is 0.1, around a score of 0.33."""
+    found = [
+        seed_variance(statistics.study(np.random.default_rng(seed), 40, 4, [0.0] * 4, True, sd)) for seed in range(12)
+    ]
+    assert math.sqrt(np.mean([one.variance for one in found if one])) == pytest.approx(sd / 3, rel=0.3)
+
+
+def test_seeds_that_differ_more_make_a_difference_less_sure() -> None:
+    calm, wild = (
+        compare_all(statistics.study(np.random.default_rng(1), 40, 5, [0.0] * 4, True, sd), [("1", "0")])[0]
+        for sd in (0.01, 0.5)
+    )
+    assert wild.se > 1.5 * calm.se
+
+
+@given(p=st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_is_the_closed_test_of_bonferroni(p: list[float]) -> None:
+    """Adjusted p of a comparison: the largest Bonferroni p of all groups of comparisons that it is the smallest of."""
+    adjusted = holm(p)
+    for one, found in zip(p, adjusted, strict=True):
+        as_small = [min(1.0, value * sum(other >= value for other in p)) for value in p if value <= one]
+        assert found == pytest.approx(max(as_small), abs=1e-12)
+    assert all(after >= before for before, after in zip(p, adjusted, strict=True))
+
+
+def test_a_verdict_needs_holm_to_agree() -> None:
+    found = Difference(0.1, 0.02, 0.18, 0.03, 0.03, 0.04, 30, 0.03, 0.02, 3, 41)
+    assert found.verdict is Verdict.BETTER
+    assert replace(found, estimate=-0.1).verdict is Verdict.WORSE
+    assert replace(found, p_adjusted=0.09).verdict is Verdict.CANNOT_TELL
+
+
+@given(df=st.floats(2, 200), se=st.floats(1e-3, 0.05))
+@settings(max_examples=40, deadline=None)
+def test_the_smallest_difference_is_found_four_times_in_five_and_more_than_the_textbook_says(
+    df: float, se: float
+) -> None:
+    smallest = smallest_difference(se, df)
+    bound = stats.t.ppf(0.975, df)
+    assert stats.nct.sf(bound, df, smallest / se) >= 0.8 - 1e-9
+    assert smallest >= (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * se
+
+
+def test_what_cannot_be_compared_can_show_no_difference() -> None:
+    assert smallest_difference(math.inf, 0) == math.inf
+    assert smallest_difference(0.0, 10) == math.inf
+
+
+def test_before_any_trial_the_smallest_difference_falls_with_images_and_repeats() -> None:
+    assert prior_smallest_difference(41, 3) < prior_smallest_difference(41, 1)
+    assert prior_smallest_difference(100, 3) < prior_smallest_difference(41, 3) < prior_smallest_difference(10, 3)
+
+
+def test_before_any_trial_the_smallest_difference_is_that_of_simulated_studies() -> None:
+    """Three hold-outs of a fifth of the data set hold about half of it."""
+    found = statistics.false_alarms(41, 3, 2, True, 40).smallest
+    assert prior_smallest_difference(round(205 * (1 - 0.8**3)), 3) == pytest.approx(found, rel=0.2)
+
+
+def binomial_bound(repetitions: int, share: float = 0.05) -> float:
+    """A share this high is seen once in a hundred times where the truth is `share`."""
+    return float(stats.binom.ppf(0.99, repetitions, share)) / repetitions
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("fresh", [True, False], ids=["fresh hold-outs", "the same images"])
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("images", [10, 20, 41, 100])
+def test_without_a_difference_a_verdict_is_rare_and_not_rarer_than_it_need_be(
+    images: int, seeds: int, fresh: bool
+) -> None:
+    """Not rarer where it would cost power: a study's repeats have fresh hold-outs."""
+    found = statistics.false_alarms(images, seeds, 2, fresh, 1000)
+    least = stats.binom.ppf(0.01, 1000, 0.02) / 1000 if fresh else 0.0
+    assert least <= found.single <= binomial_bound(1000)
+
+
+@pytest.mark.timeout(600)
+def test_without_a_difference_a_table_of_four_seldom_has_any_verdict() -> None:
+    found = statistics.false_alarms(20, 3, 4, True, 200)
+    assert found.family <= binomial_bound(200)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("images", [10, 20, 41])
+def test_without_a_difference_a_table_of_four_has_any_verdict_in_one_of_twenty_at_most(images: int, seeds: int) -> None:
+    assert statistics.false_alarms(images, seeds, 4, True, 1000).family <= binomial_bound(1000)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("score", [0.05, 0.3, 0.8])
+@pytest.mark.parametrize("images", [10, 41, 200])
+def test_intervals_of_one_model_hold_the_truth(images: int, score: float) -> None:
+    covered, _ = statistics.coverage(images, score, 600)
+    assert covered >= 0.92 - 2.33 * math.sqrt(0.92 * 0.08 / 600)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("score", [0.1, 0.33, 0.6])
+@pytest.mark.parametrize(("images", "seeds"), [(10, 5), (41, 3), (41, 5)])
+def test_intervals_of_a_mean_over_repeats_hold_the_truth(images: int, seeds: int, score: float) -> None:
+    covered, _ = statistics.mean_coverage(images, seeds, score, 400)
+    assert covered >= 0.92 - 2.33 * math.sqrt(0.92 * 0.08 / 400)
+
+
+def test_a_class_that_one_image_holds_is_thought_as_biased_as_the_others_and_more() -> None:
+    """Leaving that image out says nothing; the bias falls with the images that hold a class. Over tables."""
+    found = []
+    for seed in range(20):
+        one = table(seed, 20)
+        few = one.truths_IC * [1, 1, 0, 0]
+        few[7, 2] = 3
+        rare = Scored.of(replace(one, truths_IC=few), MAX_DETS)
+        assert rare.bias_C[2] == 0
+        found.append((certainty._bias(rare), rare.bias_C.sum()))
+    moderated, plain = np.mean(found, axis=0)
+    assert moderated > 2 * plain > 0
+
+
+def test_a_class_in_one_image_of_a_repeat_is_as_unsure_there_as_in_the_other_repeats() -> None:
+    """Two repeats on other images; in the second it is not known how the only image of a class pulls on it."""
+    first = score(12, 40)
+    second = replace(first, units=tuple(f"other {name}" for name in first.units))
+    assert (first.holds_UC.sum(axis=0) > 3).all()
+    share_UC, holds_UC = second.share_UC.copy(), second.holds_UC.copy()
+    holds_UC[np.flatnonzero(holds_UC[:, 2])[1:], 2] = False
+    share_UC[:, 2] = 0
+    unknown = replace(second, share_UC=share_UC, holds_UC=holds_UC)
+    whole, partly, blind = (
+        mean_interval(scores, None) for scores in ([first, second], [first, unknown], [first, first])
+    )
+    assert partly.high - partly.low == pytest.approx(whole.high - whole.low, rel=0.15)
+    assert blind.high - blind.low > 1.2 * (whole.high - whole.low)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("images", [20, 41, 100])
+def test_a_difference_of_the_stated_smallest_size_is_found_about_four_times_in_five(images: int, seeds: int) -> None:
+    smallest = statistics.false_alarms(images, seeds, 2, True, 200).smallest
+    assert 0.75 - 0.04 <= statistics.power(images, seeds, True, 400, smallest) <= 0.9 + 0.03
+
+
+def test_a_mean_over_repeats_is_surer_than_one_of_them_and_less_sure_than_its_images_alone() -> None:
+    scores = list(repeats(9, 4, 4, images=40)["0"].values())
+    seeds = certainty.SeedVariance(0.03**2, 9)
+    alone, images_only, both = interval(scores[0]), mean_interval(scores, None), mean_interval(scores, seeds)
+    assert images_only.high - images_only.low < alone.high - alone.low
+    assert images_only.high - images_only.low < both.high - both.low

@@ -1,0 +1,116 @@
+"""NVIDIA's Multi-Process Service for the time of a study, so that trials that share a GPU compute at the same time.
+
+Without it processes on one GPU take turns: each has it for a slice of time, however little of it it uses. The service
+comes with NVIDIA's driver. It takes its folder and its clients from two environment variables, which the processes of
+a study inherit; no setting of the GPU is touched.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from core.errors import ResourceError
+from tune.engine import scratch
+
+PROGRAM = "nvidia-cuda-mps-control"
+PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
+MACHINE_WIDE = Path("/tmp/nvidia-mps")
+"""Where a client looks for a service when the variable is not set."""
+ANSWER_SECONDS = 30
+"""How long the program may take to start the service or to end it."""
+_END_WHEN_ORPHANED = f"""trap '' TERM
+read -r _
+echo "quit -t 5" | timeout -s KILL 20 {PROGRAM} >/dev/null 2>&1
+test -f "$1/{PROGRAM}.pid" && kill "$(cat "$1/{PROGRAM}.pid")" 2>/dev/null
+rm -rf "$1"
+"""
+"""What a shell does when its standard input ends: by `close`, or because the process at the other end died."""
+
+
+def check() -> None:
+    """Raise ResourceError where there is no service to start."""
+    if not _runs_already() and shutil.which(PROGRAM) is None:
+        raise ResourceError(
+            f"resources.mps true needs NVIDIA's {PROGRAM}, which is not on the PATH; it comes with the driver "
+            "(on Debian and Ubuntu in nvidia-compute-utils), or leave resources.mps out"
+        )
+
+
+@contextlib.contextmanager
+def multi_process_service() -> Iterator[None]:
+    """The service for all processes that are started inside and use a GPU.
+
+    A service of the user's own is used as it is. Ours ends with the block, and also when this process is killed.
+    Raises ResourceError, with what the program said, where it does not start.
+    """
+    if _runs_already():
+        yield
+        return
+    check()
+    with scratch.folder() as folder:
+        environment = {**os.environ, PIPES: str(folder), LOGS: str(folder)}
+        if not environment.get("CUDA_VISIBLE_DEVICES", "").startswith(("GPU-", "MIG-")):
+            # Numbers count among the GPUs that the service sees: it sees all, and its clients say which they use.
+            environment.pop("CUDA_VISIBLE_DEVICES", None)
+        with _ended_with_this_process(folder, environment):
+            _start(environment, folder)
+            with _variables({PIPES: str(folder), LOGS: str(folder)}):
+                yield
+
+
+def _runs_already() -> bool:
+    return Path(os.environ.get(PIPES) or MACHINE_WIDE, "control").exists()
+
+
+@contextlib.contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Set in this process's environment, and nothing else touched: other threads read it."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _start(environment: Mapping[str, str], folder: Path) -> None:
+    refusal = f"resources.mps true: {PROGRAM} did not start ({{}}); leave resources.mps out"
+    said = folder / "said"  # a pipe would stay open in the daemon, and be waited for
+    try:
+        with said.open("wb") as output:
+            subprocess.run(
+                [PROGRAM, "-d"], check=True, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=subprocess.STDOUT, start_new_session=True, timeout=ANSWER_SECONDS,
+            )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise ResourceError(refusal.format(f"no answer in {ANSWER_SECONDS} s")) from None
+    except (OSError, subprocess.CalledProcessError) as error:
+        lines = said.read_text(errors="replace").strip().splitlines()
+        raise ResourceError(refusal.format(lines[-1][:300] if lines else error)) from None
+
+
+@contextlib.contextmanager
+def _ended_with_this_process(folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    """End the service of this folder when the block is left or this process dies, by a shell that waits for either.
+
+    The shell has a session of its own: Ctrl-C leaves the service to the workers, which end their epochs.
+    """
+    watcher = subprocess.Popen(
+        ["/bin/sh", "-c", _END_WHEN_ORPHANED, "sh", str(folder)],
+        env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        assert watcher.stdin is not None
+        watcher.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            watcher.wait(ANSWER_SECONDS)

@@ -1,0 +1,159 @@
+"""How many trials share a GPU: as many as the memory of the heaviest one and the time it leaves idle allow."""
+
+import dataclasses
+import json
+import math
+import multiprocessing
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.config import TrialConfig, Value
+from core.data.dataset import Dataset
+from core.errors import BadRequest, ResourceError
+from core.network.weights import BaseWeights
+from core.training import probe
+from core.training.probe import Probe
+from tune.space.space import Choices, SearchSpace
+
+MEMORY = 0.92
+"""Of a GPU's memory that trials may fill; the rest is for what no allocator counts."""
+MARGIN = 1.15
+"""A trial is given so much more memory than the probe took: other images, other proposals, fragments."""
+MOST = 16
+"""Trials on one GPU: beyond, their processes cost more than they bring."""
+
+
+def _rank(name: str) -> Callable[[Value], float]:
+    """How much of a GPU's memory a value of this setting takes, compared with other values of it."""
+    if name == "model.backbone":
+        order: tuple[Value, ...] = ("resnet18", "resnet34", "resnet50", "resnext50_32x4d", "resnet101")
+        return lambda value: order.index(value)
+    if name == "model.detector":
+        return lambda value: value == "fpn_v2"
+    if name == "optim.precision":
+        return lambda value: value == "fp32"
+    if name == "data.crop":
+        return lambda value: float("inf") if not value else float(value)  # 0: the whole image
+    return float
+
+
+HEAVY = (
+    "optim.batch_size", "model.image_min_side", "model.image_max_side", "data.crop", "model.trainable_layers",
+    "model.backbone", "model.detector", "model.trainable_fpn", "model.proposals_train", "model.box_samples",
+    "model.rpn_samples", "model.proposals_test", "predict.max_detections", "predict.tile", "optim.precision",
+)  # fmt: skip
+"""The settings that the memory of a trial depends on, the heaviest first."""
+
+
+def heaviest(space: SearchSpace) -> TrialConfig:
+    """The configuration of a study that takes the most memory, by its settings."""
+    if space.variants:
+        return max((row.config for row in space.rows()), key=_weight)
+
+    def draw(name: str, domain: Any) -> Value:
+        values = domain.values if isinstance(domain, Choices) else domain.corners
+        return max(values, key=_rank(name)) if name in HEAVY else values[0]
+
+    return space.resolve(space.sample(draw))
+
+
+def _weight(config: TrialConfig) -> tuple[float, ...]:
+    settings = config.settings()
+    return tuple(_rank(name)(settings[name]) for name in HEAVY)
+
+
+def trials_that_share(found: Probe, memory: int = 0) -> int:
+    """Trials on one GPU: as its memory allows and the machine's, and no more than fill its time; at least one.
+
+    memory   bytes of the machine's that may be used for each of its GPUs; 0 where that is not known
+
+    A trial that keeps the GPU busy for a fraction b of the time leaves room for others; 1 / b of them fill it, rounded
+    up because they do not compute in turns.
+    """
+    by_memory = int(MEMORY * found.total_bytes / (MARGIN * found.peak_bytes))
+    by_time = math.ceil(1 / found.busy - 1e-9)  # a third fills it with three, however it is rounded
+    known = memory and found.host_bytes
+    by_host = int(MEMORY * memory / (MARGIN * found.host_bytes)) if known else MOST
+    return max(1, min(by_memory, by_time, by_host, MOST))
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What a probe found, and what follows."""
+
+    settings: Mapping[str, Value]
+    probe: Probe
+    trials: int
+
+    @property
+    def sentence(self) -> str:
+        """For the user."""
+        share = "1 trial has a GPU" if self.trials == 1 else f"{self.trials} trials share a GPU"
+        return (
+            f"Probe of the heaviest settings ({self.settings['model.backbone']}, batch "
+            f"{self.settings['optim.batch_size']}): {self.probe.peak_bytes / 2**30:.1f} of "
+            f"{self.probe.total_bytes / 2**30:.0f} GB, and the GPU busy {100 * self.probe.busy:.0f}% of the time: "
+            f"{share}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        return dataclasses.asdict(self)
+
+
+def remembered(path: Path, space: SearchSpace) -> Packing | None:
+    """What was found before, for the same settings on the GPU that is here; None where there is nothing of the kind."""
+    try:
+        content = json.loads(path.read_text())
+        found = Packing(content["settings"], Probe(**content["probe"]), int(content["trials"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    same = found.settings == heaviest(space).settings() and 1 <= found.trials <= MOST
+    return found if same and torch.cuda.is_available() and found.probe.device == torch.cuda.get_device_name() else None
+
+
+def pack(
+    space: SearchSpace,
+    data: Dataset,
+    weights: Callable[[TrialConfig], BaseWeights | None],
+    device: str = "auto",
+    memory: int = 0,
+) -> Packing:
+    """Probe the heaviest configuration of a study in a process of its own.
+
+    weights   the pretrained weights of a configuration
+    device    as `core.device.resolve` knows it
+    memory    as `trials_that_share` takes it
+
+    Raises ResourceError where that configuration alone is too large for the GPU.
+    """
+    config = heaviest(space)
+    found = _apart(config, data, weights(config), device)
+    return Packing(config.settings(), found, trials_that_share(found, memory) if found.total_bytes else 1)
+
+
+def _apart(config: TrialConfig, data: Dataset, weights: BaseWeights | None, device: str) -> Probe:
+    place = f"the heaviest settings of the space (model.backbone {config.model.backbone}, optim.batch_size "
+    place += f"{config.optim.batch_size})"
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            measured = pool.submit(probe.measure, config, data, weights, device)
+            try:
+                return measured.result()
+            except KeyboardInterrupt:
+                for child in multiprocessing.active_children():  # leaving the block waits for it
+                    child.kill()
+                raise
+    except BadRequest:
+        raise
+    except (torch.OutOfMemoryError, MemoryError, BrokenProcessPool) as error:
+        raise ResourceError(
+            f"resources.gpus_per_trial auto: {place} must fit one GPU alone, and ran out of its memory; take smaller "
+            "images or batches out of the space, or name resources.gpus_per_trial"
+        ) from error

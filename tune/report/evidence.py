@@ -1,0 +1,153 @@
+"""All numbers of a study's report, from its folder and its ledger alone, and no words about them.
+
+It can be gathered while the search runs. Neither images nor weights are needed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from core.dependence import unmet
+from core.errors import CheckpointError, StudyError
+from tune.ledger import ledger
+from tune.ledger.ledger import State, best_of
+from tune.redaction import without_password
+from tune.report.rows import Row, Smallest, rows_of, smallest_shown
+from tune.report.trial_scores import Trial, examine
+from tune.space.file import from_document
+from tune.space.request import StudyRequest
+from tune.statistics.choice import Choice
+from tune.statistics.effects import Effect, main_effects
+from tune.store.folder import StudyFolder
+from tune.study import confirmation
+from tune.study.confirmation import Confirmation
+from tune.study.learned import nothing_learned
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a study has to show.
+
+    description     its study.json
+    facts           what its trials have in common (see `Ledger.remember`)
+    confirmation    None where nothing is confirmed, or not yet
+    choice          the confirmed winner; None before all is confirmed
+    trouble         what could not be read, a sentence each
+    The others as in `tune.report.findings.Findings`.
+    """
+
+    request: StudyRequest
+    identity: str
+    description: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+    confirm_trials: tuple[Trial, ...]
+    rows: tuple[Row, ...]
+    confirmation: Confirmation | None
+    choice: Choice | None
+    effects: tuple[Effect, ...]
+    importances: Mapping[str, float]
+    smallest_difference: Smallest
+    best: Trial | None
+    trouble: tuple[str, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(self.description["data"]["classes"])
+
+    @property
+    def nothing_learned(self) -> bool:
+        """Whether no trial of the search ever reached an AP50 that means anything."""
+        return nothing_learned([trial.record for trial in self.trials])
+
+    @property
+    def searched(self) -> bool:
+        """Whether every planned trial of the search has ended."""
+        ended = [trial for trial in self.trials if trial.record.state is not State.RUNNING]
+        return len(ended) == len(self.trials) >= self.request.planned_trials
+
+    @property
+    def finished(self) -> bool:
+        """Whether the search has ended, and the confirmation if there is one."""
+        return self.searched and (self.confirmation is None or self.confirmation.finished)
+
+    def in_state(self, state: State) -> tuple[Trial, ...]:
+        """The trials of the search that are in a state."""
+        return tuple(trial for trial in self.trials if trial.record.state is state)
+
+
+def gather(folder: StudyFolder, storage: str) -> Evidence:
+    """Everything a study has to show.
+
+    storage   SQLAlchemy URL of its ledger
+
+    Raises StudyError for a study that is not there. A study without a complete trial has no rows.
+    """
+    description = folder.read_description()
+    request = from_document(description["request"], str(folder.description))
+    reading = ledger.read(storage, request.study)
+    if reading is None:
+        raise StudyError(
+            f"{folder.path} is a study that its ledger {without_password(storage)} does not hold; bring the ledger "
+            "back, or name it with --storage"
+        )
+    classes = len(description["data"]["classes"])
+    trials = tuple(examine(record, "search", folder.trial(record.id), classes) for record in reading.records)
+    rows = rows_of(request, trials)
+    complete = [trial for trial in trials if trial.record.state is State.COMPLETE]
+    best = best_of(reading.records)
+    confirming = confirmation.read(folder, storage, request, reading.records)
+    confirm_trials = tuple(
+        examine(record, "confirm", folder.confirm_trial(record.id), classes)
+        for record in (confirming.records if confirming else ())
+    )
+    trouble = [trial.trouble for trial in (*trials, *confirm_trials) if trial.trouble]
+    choice = None
+    if confirming is not None:
+        try:
+            choice = confirmation.winner(confirming)
+        except CheckpointError as error:
+            trouble.append(f"the winner cannot be chosen: {error}")
+    # Nothing is said of settings where none were drawn, or nothing came of them.
+    alike = bool(request.space.variants) or nothing_learned(reading.records)
+    return Evidence(
+        request,
+        reading.identity,
+        description,
+        reading.facts,
+        trials,
+        confirm_trials,
+        rows,
+        confirming,
+        choice,
+        () if alike else _effects(complete),
+        {} if alike else _importances(storage, request.study, _with_effect(complete)),
+        smallest_shown(request, rows, _units(description)),
+        next((trial for trial in trials if best is not None and trial.record.id == best.id), None),
+        tuple(trouble),
+    )
+
+
+def _units(description: Mapping[str, Any]) -> int:
+    """Groups of images, or images where study.json was written before groups were counted."""
+    data = description["data"]
+    return int(data.get("groups", data["images"]))
+
+
+def _with_effect(trials: Sequence[Trial]) -> list[str]:
+    """The searched settings that have an effect in at least one of some trials."""
+    names = [name for trial in trials for name in trial.record.params if unmet(name, trial.record.settings) is None]
+    return list(dict.fromkeys(names))
+
+
+def _importances(storage: str, study: str, names: Sequence[str]) -> dict[str, float]:
+    """Optuna's importances of these settings, adding up to 1: it knows no setting that has no effect."""
+    shares = {name: share for name, share in ledger.importances(storage, study).items() if name in names}
+    total = sum(shares.values())
+    return {name: share / total for name, share in shares.items()} if total else {}
+
+
+def _effects(complete: list[Trial]) -> tuple[Effect, ...]:
+    points = [{name: trial.record.params[name] for name in _with_effect([trial])} for trial in complete]
+    return tuple(main_effects(points, [trial.record.ap50 or 0.0 for trial in complete]))

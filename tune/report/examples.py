@@ -1,0 +1,164 @@
+"""Predictions of the best trial beside the annotations, on validation images that were not picked by hand."""
+
+import base64
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from core.config import TrialConfig
+from core.data.dataset import Dataset
+from core.errors import CellTuneError
+from core.metric.ap50 import MatchTable, balanced_score
+from core.network import weights as pretrained
+from core.prediction import overlay
+from core.training.trial import Trial
+from tune.ledger.ledger import TrialRecord
+from tune.report.findings import Findings
+from tune.store.folder import StudyFolder, match_table_path
+from tune.tables import Kind, text
+
+PANEL = 560
+"""Longest side of a panel in pixels: three of them fill a page."""
+MOST_PIXELS = 2_000_000
+"""Larger images are left out where there are others: a report is to be written in seconds, on a processor."""
+MOST_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of the data set, its annotations and predictions side by side, as a PNG.
+
+    alt   what is to be seen, for those who cannot see it
+    """
+
+    png: bytes
+    alt: str
+
+    @property
+    def base64(self) -> str:
+        """The PNG for a data URI."""
+        return base64.b64encode(self.png).decode("ascii")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        width, height = Image.open(io.BytesIO(self.png)).size
+        return width, height
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A figure of pictures."""
+
+    title: str
+    caption: str
+    pictures: tuple[Picture, ...]
+
+
+def examples(findings: Findings, folder: StudyFolder, data: Dataset | None) -> Examples | str:
+    """The validation image on which the best trial did middling, and the one on which it did worst.
+
+    A sentence in their place where data or weights are not there.
+    """
+    record = _best(findings)
+    if record is None:
+        return "There are no pictures: no trial has run to its end yet."
+    if data is None:
+        return "There are no pictures: the data set was not given; --data DIR says where it is."
+    known = folder.read_description()["data"]["fingerprint"]
+    if data.fingerprint != known:
+        return "There are no pictures: the data set is another than the one that was searched on."
+    kept = folder.trial(record.id)
+    if not any(kept.glob("best-*.safetensors")):
+        return f"There are no pictures: the weights of trial {record.id} are not kept."
+    try:
+        return _drawn(record, folder, data)
+    except CellTuneError as error:
+        return f"There are no pictures: {error}"
+
+
+def _best(findings: Findings) -> TrialRecord | None:
+    """The search trial whose settings won: the confirmed one where there is a confirmation."""
+    if findings.choice is not None:
+        number = findings.candidates[findings.choice.name]
+        return next(trial.record for trial in findings.trials if trial.record.id == number)
+    return None if findings.best is None else findings.best.record
+
+
+def _drawn(record: TrialRecord, folder: StudyFolder, data: Dataset) -> Examples | str:
+    config = TrialConfig.from_settings(record.settings, f"trial {record.id}")
+    file = pretrained.find(config.model, download=False)
+    if file is not None and not file.path.exists():
+        return f"There are no pictures: the pretrained weights {file.path} are not there."
+    table = MatchTable.load(match_table_path(folder.trial(record.id), record.best_epoch or 0))
+    shown = balanced_score(table)
+    shown = 0.5 if shown is None else shown
+    f1_I = image_f1(table, shown)
+    places = {sample.name: index for index, sample in enumerate(data.samples)}
+    images = chosen(f1_I, [data.samples[places[name]].image.size // 3 for name in table.image_names])
+    with _few_threads():
+        weights = None if file is None else pretrained.read(file)
+        model = Trial(config, data, weights, device="cpu").kept_model(folder.trial(record.id))
+        if model is None:
+            return f"There are no pictures: the weights of trial {record.id} are not kept."
+        pictures = []
+        for index in images:
+            sample = data.samples[places[table.image_names[index]]]
+            drawn = overlay.draw(
+                sample.image, model.predict(sample.image), data.classes, sample, max_side=PANEL, min_score=shown
+            )
+            stream = io.BytesIO()
+            Image.fromarray(drawn).save(stream, format="PNG")
+            said = f"Image {sample.name}: as it is, as annotated, and as predicted; F1 {text(float(f1_I[index]), _F1)}."
+            pictures.append(Picture(stream.getvalue(), said))
+    which = f"trial {record.id}" + (f" ({record.name})" if record.name else "")
+    which_images = "The validation image on which it did middling, and below it the one on which it did worst"
+    f1 = " and ".join(text(float(f1_I[index]), _F1) for index in images)
+    caption = (
+        f"Annotations, and what {which} predicts at its best epoch, coloured by class. "
+        f"{which_images if images[1:] else 'A validation image'}: F1, the balance of instances that were found and "
+        f"predictions that are right, is {f1}. Shown are predictions of score {text(shown, _F1)} or more, where F1 "
+        "over all validation images is highest. A picture has no uncertainty to show: how much scores differ from "
+        "image to image is in the intervals."
+    )
+    return Examples("What the best trial sees", caption, tuple(pictures))
+
+
+_F1 = Kind.NUMBER
+
+
+def image_f1(table: MatchTable, min_score: float) -> NDArray[np.float64]:
+    """F1 of each image [I], 2 hits / (detections + instances), of detections that score `min_score` or more.
+
+    nan for an image with neither.
+    """
+    counted_D = ~table.ignored_D & (table.score_D >= min_score)
+    images = len(table.image_names)
+    hits_I = np.bincount(table.image_D[counted_D & table.hit_D], minlength=images)
+    both_I = np.bincount(table.image_D[counted_D], minlength=images) + table.truths_IC.sum(axis=1)
+    f1_I: NDArray[np.float64] = np.divide(2.0 * hits_I, both_I, out=np.full(images, np.nan), where=both_I > 0)
+    return f1_I
+
+
+def chosen(f1_I: NDArray[np.float64], pixels: list[int]) -> list[int]:
+    """The image of median F1 and that of the lowest, the first of equals; images too large or empty are left out."""
+    there = [index for index in np.argsort(f1_I, kind="stable").tolist() if not np.isnan(f1_I[index])]
+    small = [index for index in there if pixels[index] <= MOST_PIXELS] or there[:1]
+    return list(dict.fromkeys([small[len(small) // 2], small[0]])) if small else []
+
+
+@contextlib.contextmanager
+def _few_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(MOST_THREADS, len(os.sched_getaffinity(0))))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

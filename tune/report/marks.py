@@ -1,0 +1,78 @@
+"""Points with their intervals, a line each: how differences, scores and effects are drawn."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+
+from tune.report.findings import Row
+from tune.report.svg import colour, plain
+from tune.statistics.certainty import Interval
+
+_ABOVE, _ROW, _TWO_LINES = 64.0, 25.0, 42.0
+_ACROSS = 48
+"""Characters that fit beside each other in a narrow figure."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A line of a figure of intervals: a label, a point with its interval, a note in words.
+
+    dots    smaller points beside it
+    apart   a rule parts it from the one above
+    """
+
+    label: str
+    estimate: float
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+    marker: str = "o"
+    shade: str = "blue"
+    hollow: bool = False
+    dots: tuple[float, ...] = ()
+    apart: bool = False
+
+
+def draw_marks(axes: Axes, marks: Sequence[Mark], wide: bool, label: str) -> None:
+    """Points with their intervals, a line each: labels at the left, or above where there is no room beside them."""
+    lift = 0.0 if wide else 0.2
+    for place, mark in enumerate(marks):
+        y = place + lift
+        shade = colour(mark.shade)
+        if mark.apart and place:
+            axes.axhline(place - (0.5 if wide else 0.68), color=colour("backdrop"), linewidth=0.8, zorder=1)
+        if mark.dots:
+            face = colour("paper")
+            axes.plot(mark.dots, [y] * len(mark.dots), "o", color=shade, markerfacecolor=face, markersize=4, zorder=2.5)
+        if mark.low is not None and mark.high is not None:
+            axes.plot([mark.low, mark.high], [y, y], color=shade, linewidth=2, zorder=2)
+        face = colour("paper") if mark.hollow else shade
+        axes.plot(mark.estimate, y, mark.marker, color=shade, markerfacecolor=face, markersize=7, zorder=3)
+        if not wide:
+            label_above = plain(mark.label, _ACROSS - len(mark.note))
+            axes.text(0, y - 0.42, label_above, transform=axes.get_yaxis_transform(), va="center", ha="left")
+        beside = (1.02, y) if wide else (1.0, y - 0.42)
+        axes.text(*beside, mark.note, transform=axes.get_yaxis_transform(), va="center", ha="left" if wide else "right")
+    axes.set_yticks(range(len(marks)), [mark.label for mark in marks] if wide else [])
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(marks) - 0.4, -0.6)
+    axes.spines["left"].set_visible(False)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(label)
+
+
+def height_of(marks: Sequence[Mark]) -> Callable[[bool], float]:
+    """Of a figure with these marks, wide or narrow."""
+    return lambda wide: _ABOVE + len(marks) * (_ROW if wide else _TWO_LINES)
+
+
+def ends(interval: Interval | None) -> tuple[float | None, float | None]:
+    """Low and high of an interval, as `Mark` has them."""
+    return (None, None) if interval is None else (interval.low, interval.high)
+
+
+def without_interval(rows: Sequence[Row]) -> str:
+    """The end of a caption: which rows have no interval; empty where all have."""
+    missing = [row.name for row in rows if row.interval is None]
+    return f" No interval is known for {', '.join(missing)}: match tables are missing." if missing else ""

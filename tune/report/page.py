@@ -1,0 +1,234 @@
+"""The report of a study: `python -m tune.report`, also written at the end of every search.
+
+results/STUDY/report/
+    index.html               one page that needs nothing else: no network, no script
+    tables/NAME.csv, .md     its tables; the main one also as main.tex
+    figures/NAME.svg         its figures
+    figures/examples-1.png   its pictures
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from rich.console import Console
+
+from core import data as datasets
+from core.console import complain, say
+from core.data.dataset import Dataset
+from core.errors import BadRequest, CellTuneError
+from core.files import refused, write_atomically
+from core.interrupts import exit_status, terminable
+from tune.report.examples import Examples, examples
+from tune.report.figures import figures
+from tune.report.findings import Findings, find
+from tune.report.svg import COLOURS, Figure
+from tune.retrain.plan import last_study
+from tune.space.file import from_document
+from tune.store.folder import StudyFolder
+from tune.study.plan import Options, absolute, recall, storage_of, tracking_of
+from tune.tables import NOTHING, Table
+from tune.tracking.mlflow_runs import Trouble, show_report, trouble_of
+
+PAGE = "index.html"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    name        its anchor
+    sentences   what stands before its tables and figures
+    """
+
+    name: str
+    title: str
+    sentences: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    examples: Examples | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing in it."""
+        return not (self.sentences or self.tables or self.figures or self.examples)
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where a report is.
+
+    findings   what it says
+    page       the page
+    address    of the page in MLflow; None where MLflow did not take it
+    trouble    why, and what to do
+    """
+
+    findings: Findings
+    page: Path
+    address: str | None
+    trouble: Trouble | None = None
+
+
+def make(options: Options, folder: StudyFolder, data: Dataset | None = None) -> Written:
+    """Write the report of a study as its ledger stands, and show it in MLflow where that answers.
+
+    data   for the pictures of predictions; the page is written without it too
+
+    Raises BadRequest where there is no such study, StorageError where the ledger is away, OSError where the disk is.
+    """
+    options = recall(options, folder, moved=True)
+    findings = find(folder, storage_of(options, folder))
+    page = write(folder, findings, examples(findings, folder, data))
+    try:
+        address = show_report(tracking_of(options), findings.study, findings.identity, page.parent)
+    except Exception as error:  # noqa: BLE001  # whatever MLflow's stores raise: it is a view
+        return Written(findings, page, None, trouble_of(error, tracking_of(options)))
+    return Written(findings, page, address)
+
+
+def write(folder: StudyFolder, findings: Findings, pictured: Examples | str) -> Path:
+    """Write all files of a report, each whole or not at all, the page last; what a former one left over goes.
+
+    pictured   the pictures, or why there are none
+    """
+    drawn = figures(findings)
+    sections = _sections(findings, drawn, pictured)
+    files = {f"figures/{one.name}.svg": one.alone.encode() for one in drawn}
+    for number, picture in enumerate(pictured.pictures if isinstance(pictured, Examples) else (), start=1):
+        files[f"figures/examples-{number}.png"] = picture.png
+    for place, table in enumerate(findings.tables):
+        files[f"tables/{table.name}.csv"] = table.csv().encode()
+        files[f"tables/{table.name}.md"] = table.markdown().encode()
+        if place == 0:
+            files["tables/main.tex"] = table.latex().encode()
+    report = folder.path / "report"
+    for part in ("figures", "tables"):
+        (report / part).mkdir(parents=True, exist_ok=True)
+        for path in (report / part).iterdir():
+            if path.is_file() and f"{part}/{path.name}" not in files:
+                path.unlink()
+    for name, content in files.items():
+        write_atomically(report / name, content)
+    write_atomically(report / PAGE, page(findings, sections).encode())
+    return report / PAGE
+
+
+def page(findings: Findings, sections: Sequence[Section]) -> str:
+    """The page: HTML, with everything inside that it needs. Whatever names and reasons hold stays text."""
+    names = [name for section in sections for name in _figure_names(section)]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("page.html.jinja").render(
+        findings=findings,
+        sections=sections,
+        numbers={name: number for number, name in enumerate(names, start=1)},
+        colours=COLOURS,
+        nothing=NOTHING,
+    )
+
+
+def _figure_names(section: Section) -> Iterable[str]:
+    if section.examples is not None:
+        yield "examples"
+    yield from (figure.name for figure in section.figures)
+
+
+def _sections(findings: Findings, drawn: Sequence[Figure], pictured: Examples | str) -> list[Section]:
+    """Tables and figures in the order of reading; what no section names stands under `Other tables`."""
+    tables = {table.name: table for table in findings.tables}
+    by_name = {one.name: one for one in drawn}
+    main = findings.tables[0].name if findings.tables else ""
+    sections = [
+        Section(
+            name,
+            title,
+            tables=tuple(tables.pop(one) for one in of_tables if one in tables),
+            figures=tuple(by_name.pop(one) for one in of_figures if one in by_name),
+        )
+        for name, title, of_tables, of_figures in (
+            ("comparison", "The comparison", (main,), ("differences", "scores")),
+            ("factors", "By factor", ("comparisons", "restarts", "freezing", "backbones"), ("backbones",)),
+            ("settings", "Settings", ("effects",), ("effects", "hyperparameters")),
+            ("training", "Training", (), ("ap50-curves", "loss-curves")),
+            ("confirmation", "Confirmation", ("confirmation",), ("confirmation",)),
+            ("classes", "Classes", ("classes",), ()),
+            ("stopped", "Stopped early", ("stopped",), ("stopped",)),
+            ("cost", "Cost", ("cost",), ()),
+            ("failures", "Failures", ("failures",), ()),
+        )
+    ]
+    sections.append(Section("others", "Other tables", tables=tuple(tables.values()), figures=tuple(by_name.values())))
+    sections.insert(
+        4,
+        Section("pictures", "Pictures", (pictured,))
+        if isinstance(pictured, str)
+        else Section("pictures", "Pictures", examples=pictured),
+    )
+    return [section for section in sections if not section.is_empty]
+
+
+@terminable()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0 done, 2 a wrong request, 1 the rest, 130 or 143 interrupted."""
+    parsed = _parser().parse_args(arguments)
+    console = Console()
+    try:
+        options = Options(parsed.results, absolute(parsed.storage), absolute(parsed.tracking_uri))
+        folder = last_study(parsed.results) if parsed.study is None else StudyFolder(parsed.results / parsed.study)
+        described = folder.read_description()
+        data, missing = _dataset(parsed.data, described["request"])
+        written = make(options, folder, data)
+    except BadRequest as error:
+        complain(error)
+        return 2
+    except CellTuneError as error:
+        complain(error)
+        return 1
+    except OSError as error:
+        complain(f"{refused(error)}, then run the same command again; what was saved is whole")
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted; give the same command again", file=sys.stderr)
+        return exit_status()
+    if missing:
+        say(console, f"Without pictures: {missing}")
+    say(console, f"Report: {written.page}")
+    if written.trouble is not None:
+        say(console, f"MLflow does not show it ({written.trouble.reason}): {written.trouble.way_out}")
+    return 0
+
+
+def _dataset(given: str | None, described: Mapping[str, Any]) -> tuple[Dataset | None, str]:
+    """The data set, and why there is none where it is not at its old place; one that was named must be there."""
+    try:
+        request = from_document(described, "study.json")
+        return datasets.load(given or request.data, request.reading), ""
+    except BadRequest as error:
+        if given is not None:
+            raise
+        return None, str(error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tune.report",
+        description="Write the report of a study: one page with its tables and figures. Run again, it is the same.",
+    )
+    add = parser.add_argument
+    add("--study", metavar="NAME", help="the study; default: the one that was used last")
+    add("--data", metavar="DIR", help="where the data set is now, for the pictures; default: where it was")
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all studies; default: results")
+    add("--tracking-uri", metavar="URI", help="MLflow; default: where the search showed it")
+    add("--storage", metavar="URL", help="the ledger's database; needed again where its URL has a password")
+    return parser

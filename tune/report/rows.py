@@ -1,0 +1,260 @@
+"""The rows of a study's main table: variants with their repeats, or the complete trials of a sampled study."""
+
+import math
+import statistics
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from core.config import Value
+from core.dependence import effective
+from core.text import many
+from tune.ledger.ledger import State, TrialRecord
+from tune.report.trial_scores import Trial
+from tune.space.confounds import Factor
+from tune.space.request import StudyRequest, attributions
+from tune.statistics.certainty import (
+    Difference,
+    Interval,
+    Scored,
+    compare,
+    compare_all,
+    mean_interval,
+    prior_smallest_difference,
+    seed_variance,
+    smallest_difference,
+)
+from tune.study.learned import nothing_learned
+
+SAME = "same settings"
+"""In place of a verdict, of a row that is the same configuration in effect as the one it would be compared with."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the main table: a variant with its repeats, or a complete trial of a sampled study.
+
+    name            the variant's, or `trial 12`
+    trials          the numbers of its complete trials, by repeat
+    settings        what distinguishes it: the variant's own settings, or the searched ones
+    ap50            mean over the repeats of the AP50 of their best epochs, as the ledger has them
+    interval        of `ap50`, over images and, where there are repeats, seeds; None where match tables are missing
+    last            mean AP50 of the last epoch
+    epochs          each complete repeat trained
+    compared_with   the row it is compared with; None for one that is compared with none
+    difference      its AP50 minus that of `compared_with`, over the repeats both have; None where there is none
+    confounds       why the difference cannot be attributed to what the name says, a sentence each; empty: attributable
+    made_of         what an attributable difference is the effect of: a factor, or other rows whose effects it joins
+    verdict         better, worse, cannot tell; same settings; empty where nothing is compared
+    note            what the reader must know, in a few words: repeats that are missing, confounds
+    factors         in which a variant differs from the one it is compared with
+    """
+
+    name: str
+    trials: tuple[int, ...]
+    settings: Mapping[str, Value]
+    ap50: float
+    interval: Interval | None
+    last: float
+    epochs: int
+    compared_with: str | None
+    difference: Difference | None
+    confounds: tuple[str, ...]
+    made_of: tuple[str, ...]
+    verdict: str
+    note: str
+    factors: tuple[Factor, ...] = ()
+
+
+def rows_of(request: StudyRequest, trials: Sequence[Trial]) -> tuple[Row, ...]:
+    """The main table's rows: variants in the order of the file, trials of a sampled study best first.
+
+    A row has at least one complete trial. Rows that are one configuration in effect are not compared: they differ by
+    chance alone. Nor is any where nothing was learned. Trials that were stopped early, failed or still run are in none.
+    """
+    complete = [trial for trial in trials if trial.record.state is State.COMPLETE]
+    rows = _variant_rows(request, complete) if request.space.variants else _trial_rows(complete)
+    if nothing_learned([trial.record for trial in trials]):
+        return tuple(replace(row, difference=None, verdict="" if row.verdict != SAME else SAME) for row in rows)
+    return rows
+
+
+def _repeat_of(record: TrialRecord) -> Hashable:
+    """What pairs the trials of two variants: their seed and fold."""
+    return record.settings["seed"], record.settings["data.fold"]
+
+
+def _variant_rows(request: StudyRequest, complete: Sequence[Trial]) -> tuple[Row, ...]:
+    space, planned = request.space, request.planned_trials // len(request.space.variants)
+    own = {variant.name: dict(variant.settings) for variant in space.variants}
+    by_name = {name: [trial for trial in complete if trial.record.name == name] for name in own}
+    scores: dict[str, dict[Hashable, Scored]] = {
+        name: {_repeat_of(trial.record): trial.scored for trial in trials if trial.scored is not None}
+        for name, trials in by_name.items()
+    }
+    seeds = seed_variance(scores)
+    trained = {name: trials[0].record.settings for name, trials in by_name.items() if trials}
+    attributed = {attribution.name: attribution for attribution in attributions(space, trained)}
+    pairs = [
+        (name, one.counterpart)
+        for name, one in attributed.items()
+        if one.factors and scores[name].keys() & scores[one.counterpart]
+    ]
+    differences = dict(zip(pairs, compare_all(scores, pairs), strict=True))
+    rows = []
+    for name, trials in by_name.items():
+        if not trials:
+            continue
+        scored = list(scores[name].values())
+        whole = len(scored) == len(trials)
+        row = _row(name, [trial.record for trial in trials], own[name])
+        row = replace(row, interval=mean_interval(scored, seeds) if whole else None)
+        attribution = attributed.get(name)
+        if attribution is not None and by_name[attribution.counterpart]:
+            row = _compared(row, attribution.counterpart, differences.get((name, attribution.counterpart)))
+            row = replace(
+                row,
+                confounds=(attribution.sentence,) if attribution.is_confounded else (),
+                made_of=attribution.causes,
+                factors=attribution.factors,
+                verdict=row.verdict if attribution.factors else SAME,
+            )
+        rows.append(replace(row, note=_note(row, planned)))
+    return tuple(rows)
+
+
+def _trial_rows(complete: Sequence[Trial]) -> tuple[Row, ...]:
+    """Each compared with the best, over images alone: with one training each, these are two models and no more.
+
+    Which one is the best is known from the same scores, so that some difference to it is large by chance: p values are
+    adjusted for the comparisons of all trials with each other, of which these are a part.
+    """
+    ranked = sorted(complete, key=lambda trial: (-_ap50(trial.record), trial.record.id))
+    rows = [replace(_row(f"trial {t.record.id}", [t.record], t.record.params), interval=t.interval) for t in ranked]
+    if not ranked or ranked[0].scored is None:
+        return tuple(rows)
+    same = [effective(trial.record.settings) == effective(ranked[0].record.settings) for trial in ranked]
+    rows = [
+        replace(row, compared_with=rows[0].name, verdict=SAME) if place and same[place] else row
+        for place, row in enumerate(rows)
+    ]
+    compared = [place for place, trial in enumerate(ranked) if not same[place] and trial.scored is not None]
+    found = [compare([scored], [ranked[0].scored], None) for at in compared if (scored := ranked[at].scored)]
+    for at, difference, p in zip(compared, found, _for_all_pairs([one.p for one in found]), strict=True):
+        rows[at] = _compared(rows[at], rows[0].name, replace(difference, p_adjusted=p))
+    return tuple(rows)
+
+
+def _for_all_pairs(p_values: Sequence[float]) -> list[float]:
+    """P values of one trial with each other, adjusted by Holm as if those of all other pairs were known, and were 1."""
+    trials = len(p_values) + 1
+    other_pairs = trials * (trials - 1) // 2 - len(p_values)
+    adjusted = [1.0] * len(p_values)
+    least = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, min(1.0, (len(p_values) - rank + other_pairs) * p_values[place]))
+        adjusted[place] = least
+    return adjusted
+
+
+def _row(name: str, records: Sequence[TrialRecord], settings: Mapping[str, Value]) -> Row:
+    return Row(
+        name,
+        tuple(record.id for record in records),
+        settings,
+        statistics.fmean(_ap50(record) for record in records),
+        None,
+        statistics.fmean(record.curve[-1] for record in records),
+        records[0].planned_epochs,
+        compared_with=None,
+        difference=None,
+        confounds=(),
+        made_of=(),
+        verdict="",
+        note="",
+    )
+
+
+def _compared(row: Row, counterpart: str, difference: Difference | None) -> Row:
+    verdict = "" if difference is None else difference.verdict.value
+    return replace(row, compared_with=counterpart, difference=difference, verdict=verdict)
+
+
+def _ap50(record: TrialRecord) -> float:
+    assert record.ap50 is not None, "a complete trial has a score"
+    return record.ap50
+
+
+def _note(row: Row, planned: int) -> str:
+    """Of a variant: repeats that are missing, and what makes its difference unclear."""
+    notes = []
+    if len(row.trials) < planned:
+        notes.append(f"{len(row.trials)} of {many(planned, 'repeat')}")
+    if row.interval is None:
+        notes.append("match tables are missing")
+    if row.verdict == SAME:
+        notes.append(f"the same configuration in effect as {row.compared_with}")
+    elif row.compared_with is not None and row.difference is None:
+        notes.append(f"no repeat in common with {row.compared_with}")
+    elif row.difference is not None and row.difference.repeats < len(row.trials):
+        notes.append(f"compared over {many(row.difference.repeats, 'repeat')} that both have")
+    if row.confounds:
+        notes.append("confounded")
+    return "; ".join(notes)
+
+
+class Smallest(NamedTuple):
+    """The smallest true difference that a comparison of a study finds in 80% of cases; None where nothing is known."""
+
+    value: float | None
+    sentence: str
+
+
+_NEAR_ZERO = 0.02
+"""Where every AP50 is under this, no image pulls on a score, and a difference seems surer than it will be."""
+_NOTHING_LEARNED = ". Every AP50 is near 0 here: scores that are higher differ by more from image to image"
+
+
+def smallest_shown(request: StudyRequest, rows: Sequence[Row], units: int) -> Smallest:
+    """The smallest true difference that a comparison of this study finds in 80% of cases, and what is said of it.
+
+    units   images of the whole data set, or their groups, for what is said before two trials can be compared
+    """
+    found = [row.difference for row in rows if row.difference is not None and math.isfinite(row.difference.se)]
+    if found:
+        value = smallest_difference(
+            statistics.median(one.se for one in found), statistics.median(one.df for one in found)
+        )
+        if math.isfinite(value):
+            middle = sorted(found, key=lambda one: one.se)[len(found) // 2]
+            return Smallest(
+                value,
+                f"A true difference of {value:.2f} AP50 is found in 80% of cases by one such comparison "
+                f"({_over(request, middle)}); smaller ones mostly stay undecided"
+                + (f", the more so as {len(found)} comparisons share one error rate of 5%" if len(found) > 1 else "")
+                + (_NOTHING_LEARNED if max(row.ap50 for row in rows) < _NEAR_ZERO else ""),
+            )
+    folds = int(request.space.value("data.folds", {}))
+    repeats = request.space.seeds * max(folds, 1) if request.space.variants else 1
+    # A fold validates what no other does; hold-outs of several seeds overlap as random draws do.
+    fraction = 1.0 if folds else 1 - (1 - float(request.space.value("data.validation_fraction", {}))) ** repeats
+    validation = max(round(fraction * units), 1)
+    value = prior_smallest_difference(validation, repeats)
+    what = _what_validates(request)
+    if not math.isfinite(value):
+        return Smallest(None, f"{what[0].upper()}{what[1:]} are too few to say how small a difference they can show")
+    return Smallest(
+        value,
+        f"Before two trials can be compared, experience with simulated cell images says: with {validation} {what} and "
+        f"{many(repeats, 'repeat')}, a true difference of {value:.2f} AP50 is found in "
+        "80% of cases. This is a prior, not a measurement on these data",
+    )
+
+
+def _over(request: StudyRequest, difference: Difference) -> str:
+    repeats = "one training each" if difference.repeats == 1 else f"{difference.repeats} repeats each"
+    return f"{difference.units} {_what_validates(request)}, {repeats}"
+
+
+def _what_validates(request: StudyRequest) -> str:
+    return "groups of validation images" if request.space.value("data.group_pattern", {}) else "validation images"

@@ -1,0 +1,101 @@
+"""How sure the score of a trial is, by the match table in its folder.
+
+A table that is missing or damaged, or that gives another score than the ledger has, takes its trial's interval away and
+nothing else, and that is said.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from core.data.split import group_names
+from core.errors import CheckpointError, DataError
+from core.metric.ap50 import MatchTable
+from tune.ledger.ledger import State, TrialRecord
+from tune.statistics.certainty import FEW_IMAGES, Interval, Scored, interval
+from tune.store.folder import match_table_path
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial and how sure its score is.
+
+    record      as the ledger has it
+    phase       search, or confirm for one that repeats a good one on a fresh seed and split
+    interval    of the AP50 of its best epoch, over images alone; None for a failed trial, before the first epoch, and
+                where its table is missing
+    per_class   AP50 of each class at its best epoch; None for one without validation instances; empty without epochs
+    trouble     why there is no interval although there is a score, a sentence; empty otherwise
+    scored      what `interval` was computed from
+    """
+
+    record: TrialRecord
+    phase: Literal["search", "confirm"]
+    interval: Interval | None
+    per_class: tuple[float | None, ...]
+    trouble: str = ""
+    scored: Scored | None = None
+
+
+def examine(record: TrialRecord, phase: Literal["search", "confirm"], folder: Path, classes: int) -> Trial:
+    """A trial with the interval of its best epoch, from the match table in its folder.
+
+    classes   that the data set has
+    """
+    best = record.best_epoch
+    if best is None:
+        return Trial(record, phase, None, ())
+    per_class = tuple(None if value is None else float(value) for value in record.epochs[best - 1]["ap50_per_class"])
+    trial = Trial(record, phase, None, per_class)
+    if record.state is State.FAIL:
+        return trial
+    path = match_table_path(folder, best)
+    try:
+        table = MatchTable.load(path)
+        units = group_names(table.image_names, str(record.settings["data.group_pattern"]), str(path))
+        max_dets = int(record.settings["metric.max_dets"])
+        scored = Scored.of(table, max_dets, units)
+    except CheckpointError:
+        kind = "torn" if path.exists() else "missing"
+        return replace(trial, trouble=f"trial {record.id} has no interval: its match table {path} is {kind}")
+    except DataError as error:
+        return replace(trial, trouble=f"trial {record.id} has no interval: {error}")
+    if len(scored.per_class_C) != classes:
+        return replace(
+            trial,
+            trouble=f"trial {record.id} has no interval: its match table {path} is of {len(scored.per_class_C)} "
+            f"classes, and the data set has {classes}",
+        )
+    if not abs(scored.ap50 - record.curve[best - 1]) <= _ROUNDING:
+        return replace(
+            trial,
+            trouble=f"trial {record.id} has no interval: its match table {path} gives AP50 {scored.ap50:.4f} and the "
+            f"ledger {record.curve[best - 1]:.4f}",
+        )
+    return replace(trial, interval=interval(scored), scored=scored)
+
+
+def of_class(scored: Scored, column: int) -> Interval | None:
+    """The interval of one class's AP50; None where it is in too few images for any.
+
+    column   of the class, from 0
+    """
+    ap50 = float(scored.per_class_C[column])
+    if np.isnan(ap50) or scored.images_C[column] < FEW_IMAGES:
+        return None
+    present = int((~np.isnan(scored.per_class_C)).sum())
+    one = slice(column, column + 1)
+    alone = Scored(
+        ap50,
+        scored.per_class_C[one],
+        scored.units,
+        scored.share_UC[:, one] * present,  # the mean over one class instead of all
+        scored.bias_C[one] * present,
+        scored.holds_UC[:, one],
+        scored.images_C[one],
+    )
+    return interval(alone)

@@ -1,0 +1,318 @@
+"""Which trial is retrained, and how: a retraining checked against the study, the data and the weights."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from core import data as datasets
+from core.config import ModelConfig, PredictConfig, TrialConfig, Value
+from core.data.dataset import Dataset
+from core.data.split import split
+from core.device import MOST_THREADS
+from core.errors import BadRequest, SettingError, StudyError
+from core.network import weights as pretrained
+from core.network.weights import BaseWeights
+from core.text import have, many
+from tune.ledger import ledger
+from tune.ledger.ledger import State, TrialRecord
+from tune.redaction import without_password
+from tune.space.file import from_document, setting_override
+from tune.space.request import StudyRequest
+from tune.space.space import SHARED
+from tune.statistics.choice import Choice
+from tune.store.folder import StudyFolder
+from tune.study import confirmation
+from tune.study.confirmation import Confirmation
+from tune.study.learned import no_winner, nothing_learned
+from tune.study.plan import Options, recall, storage_of, tracking_of, weights_key
+from tune.tracking.mlflow_runs import Destination
+
+On = Literal["train", "all"]
+_SPLIT = ("data.split_seed", "data.fold")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A retraining that can start.
+
+    identity    of the ledger
+    record      the trial that is repeated
+    why         why this one, a sentence
+    on          train: the trial's own split, the epoch chosen on its validation part; all: every image
+    config      the settings it is trained with
+    epochs      epochs to train: with `all` those that were best, on the mean curve of the confirmation where there is
+                one; `config.optim.epochs` stays the horizon of the schedule
+    own         the settings it predicts with unless one of `candidates` is better
+    candidates  other settings of prediction to try
+    changed     the settings that the command line gives other values than the trial's
+    threads     processor threads; None for as many as torch takes
+    """
+
+    folder: StudyFolder
+    request: StudyRequest
+    identity: str
+    tracking: Destination
+    record: TrialRecord
+    why: str
+    on: On
+    config: TrialConfig
+    epochs: int
+    own: PredictConfig
+    candidates: Sequence[PredictConfig]
+    changed: Mapping[str, Value]
+    data: Dataset
+    weights: BaseWeights | None
+    threads: int | None
+
+    @property
+    def key(self) -> str:
+        """A name that no other training of this study has."""
+        identity = [self.config.settings(), self.data.fingerprint, self.weights and self.weights.sha256, self.epochs]
+        digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+        return f"{self.record.id}-{self.on}-{digest[:8]}"
+
+    @property
+    def work(self) -> Path:
+        """Where the training keeps its checkpoints."""
+        return self.folder.retrain / self.key
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know before the training starts, a sentence each."""
+        notes = []
+        if self.record.state is State.PRUNED:
+            notes.append(
+                f"trial {self.record.id} was stopped early after epoch {len(self.record.epochs)} and is trained to its "
+                "end now; its score in the search is of the shorter training"
+            )
+        if self.changed:
+            changed = ", ".join(f"{name} {value}" for name, value in self.changed.items())
+            notes.append(f"the search's score of trial {self.record.id} was without: {changed}")
+        if not self.data.test_images:
+            notes.append(f"{self.data.name} lists no test images, so no submission is written")
+        return tuple(notes)
+
+
+def make_plan(
+    options: Options,
+    study: str | None = None,
+    trial: int | None = None,
+    data: str | None = None,
+    on: On = "train",
+    overrides: Sequence[str] = (),
+    threads: int | None = None,
+) -> Plan:
+    """Check a retraining against the world. Writes nothing but pretrained weights that had to be downloaded.
+
+    study       its name, None for the one that was searched last
+    trial       its number, None for the winner
+    data        where the data set is now, None for where it was
+    overrides   texts KEY=VALUE
+    threads     None for those of the trial, where it is repeated on its own split: a CPU then repeats it bit for bit
+
+    Raises BadRequest for the first thing wrong.
+    """
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise BadRequest(f"--threads must be from 1 to {MOST_THREADS}, and is {threads}")
+    folder = StudyFolder(options.results / study) if study is not None else last_study(options.results)
+    description = folder.read_description()
+    request = from_document(description["request"], str(folder.description))
+    options = recall(options, folder, moved=True)
+    storage = storage_of(options, folder)
+    reading = ledger.read(storage, request.study)
+    if reading is None:
+        raise StudyError(
+            f"{folder.path} is a study that its ledger {without_password(storage)} does not hold; bring the ledger "
+            "back, or name it with --storage"
+        )
+    confirmed = confirmation.read(folder, storage, request, reading.records)
+    choice = None if confirmed is None or trial is not None else confirmation.winner(confirmed)
+    record, why = choose(reading.records, trial, request.planned_trials, confirmed, choice)
+    best_epoch = (record.best_epoch or 1) if choice is None else choice.epoch
+    changed = _changes(overrides, record, on, best_epoch)
+    weights = _weights(TrialConfig.from_settings({**record.settings, **changed}).model, reading.facts, record)
+    if weights is not None and _same_weights(weights, reading.facts, record):
+        changed.pop("model.weights", None)  # the file has moved, that is all
+    for_training = {name: value for name, value in changed.items() if not name.startswith("predict.")}
+    place = f"trial {record.id}"
+    config = TrialConfig.from_settings({**record.settings, **for_training}, place)
+    own = TrialConfig.from_settings({**record.settings, **changed}, place).predict
+    tried = {name: values for name, values in request.after_training.items() if name not in changed}
+    winner = config.model_copy(update={"predict": own})
+    candidates = replace(request, after_training=tried).prediction_candidates(winner)
+
+    dataset = datasets.load(data or request.data, request.reading)
+    known = reading.facts.get("data", dataset.fingerprint)
+    if dataset.fingerprint != known:
+        raise StudyError(
+            f"the data set must be the one that {folder.path} was searched on (fingerprint {known[:12]}), and "
+            f"{data or request.data} is another ({dataset.fingerprint[:12]}); bring the images and masks back, or name "
+            "their folder with --data"
+        )
+    if on == "train":
+        split(dataset, config.data)
+    return Plan(
+        folder=folder,
+        request=request,
+        identity=reading.identity,
+        tracking=tracking_of(options),
+        record=record,
+        why=why,
+        on=on,
+        config=config,
+        epochs=best_epoch if on == "all" else config.optim.epochs,
+        own=own,
+        candidates=[candidate for candidate in candidates if candidate != own],
+        changed=changed,
+        data=dataset,
+        weights=weights,
+        threads=threads if threads or on == "all" else _threads_of_trials(description),
+    )
+
+
+def _threads_of_trials(description: Mapping[str, Any]) -> int:
+    """Processors of each trial of the search. Raises StudyError where study.json is damaged."""
+    try:
+        return int(description["resources"]["cpus_per_trial"])
+    except (LookupError, TypeError, ValueError):
+        raise StudyError(
+            "study.json is damaged: resources.cpus_per_trial must be a whole number; bring it back, or give --on all"
+        ) from None
+
+
+def choose(
+    records: Sequence[TrialRecord],
+    trial: int | None,
+    planned: int,
+    confirmed: Confirmation | None = None,
+    choice: Choice | None = None,
+) -> tuple[TrialRecord, str]:
+    """The trial to retrain and why, a sentence. Raises StudyError.
+
+    trial       its number, None for the winner: the one of `choice`, else the best of the search
+    confirmed   the confirmation of the search, where there is one
+    choice      its winner, where it has one
+    """
+    best = ledger.best_of(records)
+    if trial is None and confirmed is not None and choice is not None:
+        return _confirmed_winner(confirmed, choice, best)
+    if trial is None:
+        if best is None:
+            raise StudyError(
+                f"a winner is a trial that ran to its end, and none of {len(records)} has; "
+                "continue the search, or name a trial that was stopped early with --trial"
+            )
+        if nothing_learned(records):
+            raise StudyError(f"{no_winner(records)}; retrain one of them all the same with --trial ID")
+        complete = sum(record.state is State.COMPLETE for record in records)
+        ended = sum(record.state is not State.RUNNING for record in records)
+        among = f"is the best of {complete} that ran to their end" if complete > 1 else "alone ran to its end"
+        so_far = "" if ended >= planned else f" so far ({ended} of {many(planned, 'trial')} {have(ended)} ended)"
+        return best, (
+            f"trial {best.id}{_named(best)}, which {among}{so_far}, with AP50 {best.ap50:.4f}; "
+            + _other_images(records)
+            + _unconfirmed(confirmed)
+        )
+    record = next((record for record in records if record.id == trial), None)
+    if record is None:
+        there = f"0 to {len(records) - 1}" if records else "which has none yet"
+        raise StudyError(f"--trial must be a trial of the study, {there}, and is {trial}")
+    if record.state in (State.FAIL, State.RUNNING) or record.ap50 is None:
+        state = f"failed: {record.reason}" if record.state is State.FAIL else "has not ended"
+        raise StudyError(f"--trial must be a trial with a score, and trial {trial} {state}")
+    place = ""
+    if best is not None and best.id != trial:
+        place = f"; the best is trial {best.id} with {best.ap50:.4f}"
+    return record, f"trial {record.id}{_named(record)}, because --trial names it; its AP50 is {record.ap50:.4f}{place}"
+
+
+def _confirmed_winner(confirmed: Confirmation, choice: Choice, best: TrialRecord | None) -> tuple[TrialRecord, str]:
+    winner = next(candidate for candidate in confirmed.candidates if candidate.name == choice.name)
+    others = len(confirmed.confirmed)
+    among = f", the best of {others} candidates" if others > 1 else ""
+    place = ""
+    if best is not None and best.id not in [record.id for record in winner.trials]:
+        place = f"; the search's best was trial {best.id} with {best.ap50:.4f}"
+    return winner.trial, (
+        f"trial {winner.trial.id}{_named(winner.trial)}, confirmed on {confirmed.on}: "
+        f"AP50 {choice.corrected.estimate:.4f} (in the search {winner.score:.4f}){among}; "
+        f"its mean curve is highest at epoch {choice.epoch}{place}"
+    )
+
+
+def _unconfirmed(confirmed: Confirmation | None) -> str:
+    """Why the best of the search is taken without fresh seeds."""
+    if confirmed is None:
+        return "no fresh seeds and splits confirmed it"
+    if confirmed.finished:
+        return f"no candidate could be confirmed: {'; '.join(confirmed.notes)}"
+    return (
+        f"it is not confirmed yet: {confirmed.ended} of {many(confirmed.planned, 'training')} on fresh seeds and "
+        f"splits {have(confirmed.ended)} ended, and the search command goes on with them"
+    )
+
+
+def _other_images(records: Sequence[TrialRecord]) -> str:
+    """A warning where the trials were scored on different images: repeats of variants, or folds."""
+    splits = {tuple(record.settings.get(name) for name in _SPLIT) for record in records}
+    return "the trials were scored on different images, so that luck has a part in it; " if len(splits) > 1 else ""
+
+
+def _named(record: TrialRecord) -> str:
+    return f" ({record.name})" if record.name else ""
+
+
+def last_study(results: Path) -> StudyFolder:
+    """The study that was searched or retrained last. Raises StudyError where there is none."""
+    found = sorted(results.glob("*/study.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise StudyError(f"{results} holds no study; start one with: python -m tune.search --space FILE")
+    return StudyFolder(found[-1].parent)
+
+
+def _changes(overrides: Sequence[str], record: TrialRecord, on: On, best_epoch: int) -> dict[str, Value]:
+    """The settings that the command line changes. Raises SettingError."""
+    changed: dict[str, Value] = {}
+    for text in overrides:
+        name, value = setting_override(text)
+        if name in SHARED and name != "seed":
+            raise SettingError(
+                f"--set {text}: {name} is what all trials of a study have in common, and stays; search a study of its "
+                "own with it"
+            )
+        if name == "optim.epochs" and on == "all":
+            raise SettingError(
+                f"--set {text}: --on all trains as many epochs as were best for trial {record.id} "
+                f"({best_epoch} of {record.planned_epochs}), which another schedule would change; leave it out"
+            )
+        changed[name] = value
+    if on == "all" and record.state is not State.COMPLETE:
+        raise BadRequest(
+            f"--on all stops at the best epoch of a whole training, and trial {record.id} was stopped early; "
+            "use --on train, or another trial"
+        )
+    return {name: value for name, value in changed.items() if value != record.settings.get(name)}
+
+
+def _weights(model: ModelConfig, facts: Mapping[str, Any], record: TrialRecord) -> BaseWeights | None:
+    """The pretrained weights of a model; those of the search, unless they are another file's. Raises BadRequest."""
+    file = pretrained.find(model)
+    if file is None:
+        return None
+    weights = pretrained.read(file)
+    known = facts.get("weights", {}).get(weights_key(model))  # None for weights that the search did not use
+    if known not in (None, [weights.sha256, weights.stride_in_1x1]):
+        raise StudyError(
+            f"trial {record.id} began with other pretrained weights: {file.path} had SHA-256 {known[0][:12]} and "
+            f"stride_in_1x1 {known[1]}, and has {weights.sha256[:12]} and {weights.stride_in_1x1}; bring them back"
+        )
+    return weights
+
+
+def _same_weights(weights: BaseWeights, facts: Mapping[str, Any], record: TrialRecord) -> bool:
+    """Whether these are the weights that the trial began with, under whatever name."""
+    model = TrialConfig.from_settings(record.settings).model
+    return bool(facts.get("weights", {}).get(weights_key(model)) == [weights.sha256, weights.stride_in_1x1])

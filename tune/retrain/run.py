@@ -1,0 +1,401 @@
+"""The winner of a study again: trained to the end, its prediction chosen, its submission written, shown in MLflow.
+
+What is left in `results/STUDY/best/`:
+
+    config.yaml, model.safetensors    the model (see `core.prediction.trained_model`)
+    metrics.json                      which trial, how it was trained, what is known of its score, and whether the
+                                      submission is there, or why not
+    overlays/validation
+    submission.zip                    the detections in the data set's test images, where it lists any
+    overlays/test
+
+The model and what is known of it come first, as a whole in the place of an older `best/`, so that no submission lies
+beside a model it is not from. Then the test images are predicted; one that cannot be costs the submission, never the
+model, and the same command makes it once that image is mended.
+
+Training keeps its checkpoints in `results/STUDY/retrain/KEY/`, so that the same command goes on after whatever end.
+"""
+
+import contextlib
+import ctypes
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from core import faults
+from core.data.dataset import TestImage
+from core.data.images import SUFFIXES, read_test_image
+from core.device import resolve
+from core.errors import CellTuneError, CheckpointError, DataError, SubmissionError, TornCheckpoint
+from core.files import write_json_atomically
+from core.metric import ap50
+from core.metric.ap50 import MatchTable
+from core.metric.coco_summary import coco_summary
+from core.prediction import choice as prediction_choice
+from core.prediction import overlay, submission, trained_model
+from core.prediction.choice import Evaluated
+from core.prediction.submission import CocoResult
+from core.prediction.trained_model import TrainedModel
+from core.training.trial import EpochReport, Trial
+from tune.retrain.plan import Plan
+from tune.store.folder import match_table_path
+from tune.study.progress import Steps
+from tune.tracking.mlflow_runs import Retraining, Trouble, show_retraining, trouble_of
+
+DRAWN_SCORE = 0.5
+"""Detections under it are not drawn where no validation image says which score balances precision and recall."""
+MAX_WORKERS = 8
+"""Most processes that prepare images beside a GPU."""
+
+
+class OutOfMemoryError(CellTuneError):
+    """The training does not fit into memory."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a retraining.
+
+    metrics     the content of metrics.json
+    test        detections in each test image that could be predicted, by its id
+    full_tiles  how many tiles of each of these are full
+    missing     why there is no submission, a sentence for each test image that could not be predicted
+    shown       what MLflow is to show
+    """
+
+    metrics: dict[str, Any]
+    test: dict[int, list[CocoResult]]
+    full_tiles: list[int]
+    missing: list[str]
+    shown: Retraining
+
+
+def run(plan: Plan, console: Console, device: str = "auto") -> Outcome:
+    """Retrain, or go on with it, and write `best/`. Raises CellTuneError."""
+    with plan.folder.retrain_lock(), _memory(plan):
+        _recover(plan.folder.best)
+        trial = _train(plan, console, device)
+        trained = trial.trained_model()
+        evaluated: list[Evaluated] = []
+        if plan.on == "train":
+            evaluated = _evaluate(plan, trained, trial, console)
+        elif plan.candidates:
+            evaluated = _evaluate_winner(plan, console, device)
+        chosen = prediction_choice.best(evaluated) if evaluated else None
+        trained = trained.predicting_with(plan.own if chosen is None else chosen.config)
+        metrics = _metrics(plan, trial, evaluated, chosen)
+        matches = _matches_of_search(plan) if chosen is None or plan.on == "all" else chosen.masks
+        balanced = None if matches is None else ap50.balanced_score(matches)
+        metrics["balanced_score"] = balanced
+        shown = DRAWN_SCORE if balanced is None else balanced
+        metrics["submission"] = _NOT_YET if plan.data.test_images else None
+        with _whole(plan.folder.best) as folder:
+            trained_model.save(folder, trained)
+            write_json_atomically(folder / "metrics.json", metrics)
+            if plan.on == "train" and chosen is not None:
+                _draw_validation(folder / "overlays" / "validation", trained, trial, chosen, shown, console)
+        tested = _submit(plan.folder.best, trained, plan.data.test_images, metrics, shown, console)
+        plan.folder.description.touch()  # this is now the study that was used last
+    return Outcome(metrics, tested.results, tested.full_tiles, tested.missing, _shown(plan, trial, trained, metrics))
+
+
+_NOT_YET = {"written": False, "why": ["the test images were not predicted to the end; the same command does it"]}
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """What came of the test images.
+
+    results      detections in each image that could be predicted, by its id
+    full_tiles   how many tiles of each of these are full
+    missing      why there is no submission, a sentence for each cause
+    """
+
+    results: dict[int, list[CocoResult]] = field(default_factory=dict)
+    full_tiles: list[int] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def _submit(
+    best: Path,
+    trained: TrainedModel,
+    images: Sequence[TestImage],
+    metrics: dict[str, Any],
+    shown: float,
+    console: Console,
+) -> _Tested:
+    """Predict the test images and add the submission to `best`, if every one of them could be predicted.
+
+    `metrics`, and metrics.json last, say how it ended.
+    """
+    if not images:
+        return _Tested()
+    tested = _predict_test(best / "overlays" / "test", trained, images, shown, console)
+    if not tested.missing:
+        try:
+            submission.write_zip(
+                best / "submission.zip",
+                tested.results,
+                images,
+                trained.classes,
+                lambda image: trained.most_detections(image.height, image.width),
+            )
+        except SubmissionError as error:
+            tested.missing.append(str(error))
+    metrics["submission"] = {"written": not tested.missing, "why": tested.missing}
+    write_json_atomically(best / "metrics.json", metrics)
+    return tested
+
+
+def show(plan: Plan, outcome: Outcome) -> str | Trouble:
+    """The model's address in MLflow's registry, or why MLflow did not take the model.
+
+    MLflow is a view: what was written stays whatever it answers.
+    """
+    try:
+        return show_retraining(plan.tracking, plan.request.study, plan.identity, plan.record, outcome.shown)
+    except Exception as error:  # noqa: BLE001  # whatever MLflow's stores raise
+        return trouble_of(error, plan.tracking)
+
+
+@contextlib.contextmanager
+def _memory(plan: Plan) -> Iterator[None]:
+    """Say in a sentence that memory was too small; torch on a CPU says so with a plain RuntimeError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+            raise
+        reason = (str(error).strip() or "out of memory").splitlines()[0][:200]
+        raise OutOfMemoryError(
+            f"this does not fit into memory ({reason}); the epochs that ended are kept in {plan.work}: free memory, or "
+            "give the command again with --device cpu, or, if training had ended, with --set predict.tile=512"
+        ) from error
+
+
+def _train(plan: Plan, console: Console, device: str) -> Trial:
+    """The trial after its last epoch."""
+    helpers = min(len(os.sched_getaffinity(0)) - 1, MAX_WORKERS)
+    trial = Trial(
+        plan.config,
+        plan.data,
+        plan.weights,
+        validate=plan.on == "train",
+        device=device,
+        loader_workers=helpers if resolve(device).type == "cuda" else 0,
+        threads=plan.threads,
+    )
+    with Steps(console, "Training", plan.epochs, "epoch") as steps:
+        try:
+            there = trial.load(plan.work)
+        except TornCheckpoint as error:
+            trial.discard(plan.work)
+            there = False
+            steps.say(f"Begins anew: {error}")
+        if there:
+            left = plan.epochs - trial.epoch
+            steps.say(f"Goes on after epoch {trial.epoch} of {plan.epochs}" if left else "The training had ended")
+            steps.at(trial.epoch)
+        while trial.epoch < plan.epochs:
+            before = trial.epoch
+            report = trial.run_epoch(lambda done, before=before: steps.at(before + done))  # type: ignore[misc]
+            trial.save(plan.work)
+            steps.say(_line(report, plan.epochs))
+    torch.set_num_threads(trial.threads)  # so that what follows is the same whether or not an epoch was run
+    return trial
+
+
+def _line(report: EpochReport, epochs: int) -> str:
+    score = "" if report.ap50 is None else f", AP50 {report.ap50:.4f}"
+    return f"Epoch {report.epoch}/{epochs}: loss {report.losses['loss']:.3f}{score}, {report.seconds:.1f} s"
+
+
+def _evaluate(plan: Plan, trained: TrainedModel, trial: Trial, console: Console) -> list[Evaluated]:
+    """What the model scores on its validation images, with its own settings first."""
+    samples = [plan.data.samples[index] for index in trial.split.validation]
+    candidates = [plan.own, *plan.candidates]
+    with Steps(console, "Predicting the validation images", 1, "") as steps:
+        return prediction_choice.evaluate(trained, samples, candidates, steps.at)
+
+
+def _evaluate_winner(plan: Plan, console: Console, device: str) -> list[Evaluated]:
+    """What the trial of the search scores with each candidate: all that is left where every image trains.
+
+    Nothing where the search kept no weights of it, or where other settings than its own are trained.
+    """
+    if any(not name.startswith("predict.") for name in plan.changed):
+        return []
+    trial = Trial(plan.config, plan.data, plan.weights, device=device)
+    try:
+        kept = trial.kept_model(plan.folder.trial(plan.record.id))
+    except CheckpointError:  # of an earlier version, or damaged: then nothing is tried
+        kept = None
+    return [] if kept is None else _evaluate(plan, kept, trial, console)
+
+
+def _matches_of_search(plan: Plan) -> MatchTable | None:
+    """The match table of the trial's best epoch in the search, where it is there."""
+    path = match_table_path(plan.folder.trial(plan.record.id), plan.record.best_epoch or 0)
+    return MatchTable.load(path) if path.exists() else None
+
+
+def _metrics(plan: Plan, trial: Trial, evaluated: Sequence[Evaluated], chosen: Evaluated | None) -> dict[str, Any]:
+    record, best = plan.record, trial.best
+    assert best is not None
+    search = {
+        "of": "the trial in the search, on its validation images",
+        "ap50": record.ap50,
+        "epoch": record.best_epoch,
+        "epochs": len(record.epochs),
+        "state": record.state.value,
+    }
+    metrics: dict[str, Any] = {
+        "study": plan.request.study,
+        "trial": record.id,
+        "name": record.name,
+        "why": plan.why,
+        "on": plan.on,
+        "images": {"train": len(trial.split.train), "validation": len(trial.split.validation)},
+        "epoch": best.epoch,
+        "epochs_trained": trial.epoch,
+        "epochs_of_schedule": plan.config.optim.epochs,
+        "changed": dict(plan.changed),
+        "search": search,
+        "validation": None,
+        "prediction": {
+            "chosen": (plan.own if chosen is None else chosen.config).model_dump(),
+            "tried_on": None if not evaluated else "this model" if plan.on == "train" else "the trial of the search",
+            "tried": [{**one.config.model_dump(), "ap50": one.ap50} for one in evaluated],
+        },
+        "data_fingerprint": plan.data.fingerprint,
+        "threads": trial.threads,
+    }
+    if plan.on == "train" and chosen is not None:
+        of_masks = ap50.ap50(chosen.masks, chosen.max_dets)
+        metrics["validation"] = {
+            "of": "this model, on the images by which its epoch and its prediction were chosen: too high",
+            "ap50": of_masks.mean,
+            "ap50_uncapped": ap50.ap50(chosen.masks, None).mean,
+            "ap50_box": ap50.ap50(chosen.boxes, chosen.max_dets).mean,
+            "capped_images": sum(found.full_tiles > 0 for found in chosen.found),
+            "ap50_per_class": {
+                category.name: score for category, score in zip(plan.data.classes, of_masks.per_class, strict=True)
+            },
+            "coco": coco_summary(
+                [trial.data.samples[index] for index in trial.split.validation], chosen.found, len(plan.data.classes)
+            ),
+        }
+    return metrics
+
+
+def _draw_validation(
+    folder: Path, trained: TrainedModel, trial: Trial, chosen: Evaluated, shown: float, console: Console
+) -> None:
+    folder.mkdir(parents=True)
+    names = _file_names([trial.data.samples[index].name for index in trial.split.validation])
+    with Steps(console, "Drawing the validation images", len(names), "") as steps:
+        for seen, (index, name, found) in enumerate(zip(trial.split.validation, names, chosen.found, strict=True), 1):
+            sample = trial.data.samples[index]
+            overlay.write_png(
+                folder / name, overlay.draw(sample.image, found, trained.classes, sample, min_score=shown)
+            )
+            steps.at(seen)
+
+
+def _predict_test(
+    folder: Path, trained: TrainedModel, images: Sequence[TestImage], shown: float, console: Console
+) -> _Tested:
+    """The detections in each test image that can be read, and why others have none; pictures in `folder`."""
+    tested = _Tested()
+    folder.mkdir(parents=True)
+    names = _file_names([image.file_name for image in images])
+    with Steps(console, "Predicting the test images", len(images), "") as steps:
+        for seen, (image, name) in enumerate(zip(images, names, strict=True), 1):
+            try:
+                pixels = read_test_image(image)
+            except DataError as error:
+                tested.missing.append(str(error))
+            else:
+                found = trained.predict(pixels)
+                results = submission.results_of(found, image.id, image.height, image.width, trained.classes)
+                tested.results[image.id] = results
+                tested.full_tiles.append(found.full_tiles)
+                overlay.write_png(folder / name, overlay.draw(pixels, found, trained.classes, min_score=shown))
+            steps.at(seen)
+    return tested
+
+
+def _file_names(names: Sequence[str]) -> list[str]:
+    """A PNG's name for each image, in one folder, no two alike."""
+    taken: dict[str, None] = {}
+    for name in names:
+        path = Path(name.replace("\\", "/"))
+        stem = "_".join(path.with_suffix("").parts if path.suffix.lower() in SUFFIXES else path.parts)
+        stem = stem.encode()[:_LONGEST].decode(errors="ignore")
+        candidate, number = f"{stem}.png", 1
+        while candidate in taken:
+            number += 1
+            candidate = f"{stem}_{number}.png"
+        taken[candidate] = None
+    return list(taken)
+
+
+_LONGEST = 200
+"""Bytes of a picture's name: file systems allow 255, and writing takes some."""
+
+
+@contextlib.contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, put in the place of `folder` when all is written; else it goes."""
+    part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists() and not _exchange(part, folder):
+        faults.passing("best is written")
+        folder.rename(old)
+    faults.passing("best is away")
+    if not folder.exists():
+        part.rename(folder)
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders at once, so that both are always there; False where the file system cannot."""
+    try:
+        exchanged: int = ctypes.CDLL(None).renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2)
+    except AttributeError:  # a C library before 2018
+        return False
+    return exchanged == 0
+
+
+def _recover(folder: Path) -> None:
+    """Bring back what was put away by a process that died before it put the new folder in its place."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+
+
+def _shown(plan: Plan, trial: Trial, trained: TrainedModel, metrics: dict[str, Any]) -> Retraining:
+    validation = metrics["validation"] or {}
+    numbers = {name: validation[name] for name in ("ap50", "ap50_uncapped", "ap50_box") if name in validation}
+    return Retraining(
+        folder=plan.folder.best,
+        on=plan.on,
+        key=plan.key,
+        settings=trained.config.settings(),
+        epochs=[report.to_json() for report in trial.reports],
+        metrics={**numbers, "search_ap50": float(plan.record.ap50 or 0.0), "epoch": metrics["epoch"]},
+    )

@@ -1,0 +1,4 @@
+"""Which settings are tried next.
+
+gaussian.py  which settings are tried next
+"""

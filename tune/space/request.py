@@ -1,0 +1,310 @@
+"""What a search is asked to do, in full. `tune.space.file` reads and checks it; here it is only described."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from core.config import SETTINGS, DataConfig, PredictConfig, TrialConfig, Value
+from core.dependence import effective, unmet
+from core.text import many
+from tune.space import confounds
+from tune.space.confounds import Attribution
+from tune.space.space import BY_REPEAT, Choices, Parameter, SearchSpace
+from tune.space.values import condition
+
+DEFAULT_TRIALS = 30
+MAX_TRIALS = 10_000
+"""Trials a study may plan."""
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class SearchOptions(_Options):
+    """How configurations are chosen, and how many."""
+
+    sampler: Literal["gp", "tpe", "random", "grid"] = "gp"
+    """gp (a Gaussian process; from trial 100 on tpe) and tpe learn from the trials before; random does not; grid tries
+    every point once."""
+    trials: int | None = Field(None, ge=1, le=MAX_TRIALS)
+    """Trials in all, 30 if not given. A grid and variants have as many as they have points or rows."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of the sampler; the trials' own seed is the setting `seed`."""
+
+
+class StopEarly(_Options):
+    """When a trial is given up before its last epoch."""
+
+    rule: Literal["successive_halving", "none"] = "successive_halving"
+    """successive_halving: at each rung only the best 1 / reduction of the trials go on, and from the first rung on only
+    those that may still come among the best three complete ones. Variants: none unless asked."""
+    min_epochs: int | None = Field(None, ge=1)
+    """The first rung, in epochs; a tenth of the epochs if not given."""
+    reduction: int = Field(3, ge=2)
+    """Each rung is so many times higher than the one before."""
+
+    def first_rung(self, epochs: int) -> int:
+        """The first rung, in epochs, of a study whose longest trial has so many."""
+        return self.min_epochs or math.ceil(epochs / 10)
+
+
+class Confirm(_Options):
+    """How the winner is chosen among the best: on fresh seeds and splits."""
+
+    top: int = Field(5, ge=0, le=100)
+    """So many of the best trials are run again; 0 for none. Variants: 0 unless asked."""
+    seeds: int = Field(3, ge=1, le=100)
+    """Fresh seeds for each of them."""
+    folds: int = Field(0, ge=0, le=100)
+    """0 for a hold-out a seed; k >= 2 for k-fold cross-validation a seed."""
+
+    @field_validator("folds")
+    @classmethod
+    def _check_folds(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("folds must be 0 (hold-out) or at least 2, and is 1")
+        return folds
+
+
+class Resources(_Options):
+    """What one trial gets."""
+
+    gpus_per_trial: Annotated[float, Field(ge=0, json_schema_extra={"maximum": 1})] | Literal["auto"] = "auto"
+    """A GPU (1), since a trial trains on one, or a part of it (0.5); 0 for none; auto: where there is a
+    GPU, as many trials share it as a short probe of the heaviest settings finds room and time for."""
+    cpus_per_trial: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """CPU cores; auto shares them out."""
+    mps: bool = False
+    """Whether trials that share a GPU of this machine compute at the same time, by NVIDIA's Multi-Process Service, and
+    not in turns; an error on the GPU in one of them then ends all, and they go on in other workers."""
+    stall_minutes: float = Field(120, ge=0)
+    """A worker that takes longer for one epoch is ended, and its trial goes on in another; 0 for no limit."""
+
+    @field_validator("gpus_per_trial")
+    @classmethod
+    def _check_gpus(cls, gpus: float | Literal["auto"]) -> float | Literal["auto"]:
+        if gpus != "auto" and gpus > 1:
+            raise ValueError(
+                f"gpus_per_trial must be at most 1, since a trial trains on one GPU, and is {gpus:g}; take 1, and more "
+                "GPUs run more trials at once, or a fraction, and trials share a GPU"
+            )
+        return gpus
+
+
+@dataclass(frozen=True)
+class StudyRequest:
+    """Everything that a search is asked to do, merged and checked.
+
+    study            the study's name
+    data             a folder, relative to where the command runs, or `synthetic`
+    after_training   `predict.` settings with the values to try on the winner; no trial is trained for them, in trials
+                     they have their defaults
+    """
+
+    study: str
+    data: str
+    space: SearchSpace
+    search: SearchOptions = field(default_factory=SearchOptions)
+    stop_early: StopEarly = field(default_factory=StopEarly)
+    confirm: Confirm = field(default_factory=Confirm)
+    resources: Resources = field(default_factory=Resources)
+    after_training: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
+
+    def prediction_candidates(self, config: TrialConfig) -> list[PredictConfig]:
+        """The settings of prediction to try for a winner: its own, completed by each combination of `after_training`.
+
+        In the order of itertools.product, so the first has the first value of each list; the winner's own where nothing
+        is to be tried.
+        """
+        names = [name.removeprefix("predict.") for name in self.after_training]
+        own = config.predict.model_dump()
+        return [
+            PredictConfig.model_validate({**own, **dict(zip(names, values, strict=True))})
+            for values in itertools.product(*self.after_training.values())
+        ]
+
+    def to_document(self) -> dict[str, Any]:
+        """The request in the form of a space file, with JSON's types only."""
+        space = self.space
+        searched: dict[str, Any] = {}
+        if space.variants:
+            searched["variants"] = {variant.name: dict(variant.settings) for variant in space.variants}
+            searched |= {"baseline": space.baseline, "compare": dict(space.compare), "seeds": space.seeds}
+        else:
+            searched["space"] = {parameter.name: _parameter_document(parameter) for parameter in space.parameters}
+            searched["start"] = [dict(point) for point in space.start]
+        return {
+            "study": self.study,
+            "data": self.data,
+            "fixed": dict(space.fixed),
+            **searched,
+            "after_training": {name: list(values) for name, values in self.after_training.items()},
+            **{name: getattr(self, name).model_dump(exclude_none=True) for name in OPTIONS},
+        }
+
+    @property
+    def planned_trials(self) -> int:
+        """Trials the study is to have in the end."""
+        if self.space.variants:
+            return len(self.space.variants) * self.space.seeds * max(int(self.space.value("data.folds", {})), 1)
+        if self.search.sampler == "grid":
+            assert self.space.size is not None
+            return self.space.size
+        return self.search.trials or DEFAULT_TRIALS
+
+    @property
+    def candidates(self) -> int:
+        """How many of the best are run again, if none fails; 0 for none."""
+        size = self.space.size
+        return min(self.confirm.top, self.planned_trials, self.planned_trials if size is None else size)
+
+    @property
+    def reading(self) -> DataConfig:
+        """How the data set is read: the same for all trials."""
+        names = ("skip_bad", "allow_suspicious", "split_components", "group_pattern")
+        return DataConfig.model_validate({name: self.space.value(f"data.{name}", {}) for name in names})
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of the longest trial that is possible."""
+        space = self.space
+        epochs = [space.value("optim.epochs", variant.settings) for variant in space.variants]
+        for parameter in space.parameters:
+            if parameter.name == "optim.epochs" and parameter.name in space.possible:
+                epochs += parameter.domain.corners
+        if not space.variants and not any(p.name == "optim.epochs" and not p.when for p in space.parameters):
+            epochs.append(space.value("optim.epochs", {}))
+        return max(int(value) for value in epochs)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know before the search starts, a sentence each."""
+        return (*self._space_notes(), *self._stopping_notes(), *self._confirm_notes(), *self._after_training_notes())
+
+    def _space_notes(self) -> Iterator[str]:
+        space, planned = self.space, self.planned_trials
+        for name, need in space.idle.items():
+            searched = any(parameter.name == name for parameter in space.parameters)
+            what = "is searched and can have no effect" if searched else f"{space.fixed[name]} can have no effect"
+            yield f"{name} {what}: it needs {need}, which no trial has"
+        if space.variants:
+            yield from _variant_notes(space, planned)
+            if self.search != SearchOptions():
+                yield (
+                    f"search is not used by variants: {many(planned, 'trial')} in all, "
+                    f"{many(space.seeds, 'repeat')} of each variant"
+                )
+            return
+        for parameter in space.parameters:
+            if parameter.name not in space.possible:
+                yield f"{parameter.name} is never searched: it needs that {condition(space.unmet(parameter))}"
+        if self.search.sampler == "grid":
+            if self.search.trials is not None:
+                yield (
+                    f"search.trials {self.search.trials} is not used: the grid has {many(planned, 'point')}, one "
+                    "trial each"
+                )
+            if space.start:
+                yield "start is not used: a grid tries every point"
+        elif space.size is not None and planned > space.size:
+            different = many(space.size, "different configuration")
+            yield f"search.trials {planned} is more than the {different}: some are repeated"
+        if self.search.sampler != "grid" and len(space.start) > planned:
+            points = many(len(space.start), "start point")
+            yield f"search.trials {planned} is less than the {points}: the last are not tried"
+
+    def _stopping_notes(self) -> Iterator[str]:
+        if self.stop_early.rule == "none":
+            if self.space.variants:
+                yield "variants are not stopped early; stop_early.rule: successive_halving would ask for it"
+            return
+        rung = self.stop_early.first_rung(self.max_epochs)
+        if rung >= self.max_epochs:
+            yield f"stop_early.min_epochs {rung} is not under optim.epochs {self.max_epochs}: no trial is stopped early"
+        elif self.space.variants:
+            yield "variants that are stopped early have no score to be compared by"
+
+    def _confirm_notes(self) -> Iterator[str]:
+        if not self.candidates:
+            return
+        best, seeds, folds = self.candidates, self.confirm.seeds, self.confirm.folds
+        trainings, epochs = best * seeds * max(folds, 1), self.max_epochs
+        yield (
+            f"confirm: the best {best if best > 1 else 'one'} of the search will be trained again on "
+            f"{many(seeds, 'fresh seed')} and {'splits' if seeds > 1 else 'split'}"
+            f"{f' into {folds} folds' if folds else ''}, never stopped early, and the winner chosen there: "
+            f"{many(trainings, 'training')} of up to {many(epochs, 'epoch')} "
+            f"beside the search's {self.planned_trials}"
+        )
+
+    def _after_training_notes(self) -> Iterator[str]:
+        if not self.after_training:
+            return
+        count = math.prod(len(values) for values in self.after_training.values())
+        trials = ", ".join(f"{name} {SETTINGS[name]}" for name in self.after_training)
+        yield (
+            f"after_training: {many(count, 'combination')} of predict settings will be tried on the "
+            f"winner after its retraining, at no cost for training; the trials predict with {trials}"
+        )
+
+
+def _variant_notes(space: SearchSpace, planned: int) -> Iterator[str]:
+    names: dict[tuple[tuple[str, Value], ...], str] = {}
+    for variant in space.variants:
+        settings = {**space.fixed, **variant.settings}
+        for name in variant.settings:
+            need = unmet(name, settings)
+            if need is not None and settings[name] != space.value(name, {}):
+                yield f"variant '{variant.name}': {name} {settings[name]} has no effect, since it needs {need}"
+        key = tuple(sorted(effective(settings).items()))
+        if key in names:
+            both = f"variants '{names[key]}' and '{variant.name}'"
+            yield f"{both} are the same configuration in effect, and differ by chance alone"
+        names.setdefault(key, variant.name)
+    yield from (found.sentence for found in attributions(space) if found.is_confounded)
+    if space.seeds == 1:
+        yield "seeds is 1: what differs between variants cannot be told from what differs between seeds"
+    if folds := space.value("data.folds", {}):
+        yield f"data.folds {folds}: each variant runs {folds} times a seed, {many(planned, 'trial')} in all"
+
+
+def attributions(space: SearchSpace, trained: Mapping[str, Mapping[str, Value]] | None = None) -> list[Attribution]:
+    """Of every variant that is compared with another: what the difference between the two can be attributed to.
+
+    trained   all settings of the variants that were trained; the others are as the space has them
+    """
+    table = {variant.name: space.resolve(variant.settings).settings() for variant in space.variants}
+    by_repeat = {name: SETTINGS[name] for name in BY_REPEAT}
+    table |= {name: {**settings, **by_repeat} for name, settings in (trained or {}).items()}
+    counterparts = {name: other for name in table if (other := space.counterpart(name)) is not None}
+    return confounds.attributions(counterparts, table)
+
+
+def _parameter_document(parameter: Parameter) -> dict[str, Any]:
+    domain = parameter.domain
+    document: dict[str, Any]
+    if isinstance(domain, Choices):
+        document = {"choices": list(domain.values)}
+    else:
+        document = {"low": domain.low, "high": domain.high}
+        if domain.log:
+            document["log"] = True
+        elif domain.step is not None:
+            document["step"] = domain.step
+    if parameter.when:
+        document["when"] = {name: list(values) for name, values in parameter.when.items()}
+    return document
+
+
+OPTIONS: Mapping[str, type[BaseModel]] = {
+    "search": SearchOptions,
+    "stop_early": StopEarly,
+    "confirm": Confirm,
+    "resources": Resources,
+}
+"""The sections of a space file that hold options, each with its model."""

@@ -1,0 +1,100 @@
+"""The JSON schema by which editors complete and check a space file.
+
+It is written by `python -m tune.space.schema > search_spaces/schema.json`.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from core.config import SETTINGS
+from tune.space.file import SECTIONS, STUDY_NAME
+from tune.space.request import OPTIONS
+from tune.space.space import SHARED
+from tune.space.values import ADAPTERS, FIELDS, TYPES
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a space file, from the same models that check it."""
+    settings = {name: _setting_schema(name) for name in SETTINGS}
+    reference = {name: {"$ref": f"#/$defs/settings/properties/{name}"} for name in SETTINGS}
+    some_of = {name: {"$ref": f"#/$defs/choices/{name}"} for name in SETTINGS}
+    choices = {
+        name: {"type": "array", "items": reference[name], "minItems": 1, "uniqueItems": True} for name in SETTINGS
+    }
+    when = {
+        "description": "The setting is searched only where each of these has one of the values.",
+        **_object({name: {"anyOf": [reference[name], some_of[name]]} for name in SETTINGS}),
+    }
+    searched: dict[str, Any] = {}
+    for name in SETTINGS:
+        if name in SHARED:
+            continue
+        forms = [some_of[name], _object({"choices": some_of[name], "when": {"$ref": "#/$defs/when"}}, ["choices"])]
+        if TYPES[name] in (int, float):
+            step = {"type": "integer" if TYPES[name] is int else "number", "exclusiveMinimum": 0}
+            ends = {"low": reference[name], "high": reference[name], "log": {"type": "boolean"}, "step": step}
+            forms.append(_object({**ends, "when": {"$ref": "#/$defs/when"}}, ["low", "high"]))
+        searched[name] = {"description": settings[name]["description"], "anyOf": forms}
+    predictions = {name: some_of[name] for name in SETTINGS if name.startswith("predict.")}
+    # Draft 7 ignores what stands beside a `$ref`, and editors know that draft best.
+    all_settings = {"allOf": [{"$ref": "#/$defs/settings"}]}
+    sections: dict[str, Any] = {
+        "study": {"type": "string", "pattern": f"^{STUDY_NAME.pattern}$", "description": "The study's name."},
+        "data": {"type": "string", "minLength": 1, "description": "A folder of images, or `synthetic`; --data wins."},
+        "fixed": {**all_settings, "description": "What all trials share; what is not named keeps its default."},
+        "space": {**_object(searched), "minProperties": 1, "description": "What is searched, and where."},
+        "start": {"type": "array", "items": all_settings, "description": "Known good points, tried first."},
+        "variants": {
+            "type": "object",
+            "additionalProperties": all_settings,
+            "minProperties": 1,
+            "description": "In place of `space:`, the rows of an ablation table.",
+        },
+        "baseline": {"type": "string", "description": "The variant that the others are compared with; the first."},
+        "compare": {
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+            "description": "Variants that are compared with another one than the baseline, each with that one.",
+        },
+        "seeds": {"type": "integer", "minimum": 1, "maximum": 1000, "description": "Repeats of each variant; 1."},
+        "after_training": {
+            **_object(predictions),
+            "description": "Settings of prediction: every combination is tried on the winner, without more training.",
+        },
+        **{name: _options_schema(model) for name, model in OPTIONS.items()},
+    }
+    assert tuple(sections) == SECTIONS
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "A search space of cell-tune",
+        **_object(sections, ["study", "data"]),
+        "oneOf": [{"required": ["space"]}, {"required": ["variants"]}],
+        "$defs": {"settings": _object(settings), "choices": choices, "when": when},
+    }
+
+
+def _object(properties: Mapping[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object", "properties": dict(properties), "additionalProperties": False}
+    return {**schema, "required": list(required)} if required else schema
+
+
+def _setting_schema(name: str) -> dict[str, Any]:
+    info = FIELDS[name]
+    assert info.description, f"{name} has no docstring"
+    return {**ADAPTERS[name].json_schema(), "default": SETTINGS[name], "description": info.description}
+
+
+def _options_schema(model: type[BaseModel]) -> dict[str, Any]:
+    schema = model.model_json_schema()
+    for option in schema["properties"].values():
+        del option["title"]
+    return {key: value for key, value in schema.items() if key != "title"}
+
+
+if __name__ == "__main__":
+    json.dump(json_schema(), sys.stdout, indent=2)
+    sys.stdout.write("\n")

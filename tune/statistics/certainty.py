@@ -1,0 +1,449 @@
+"""How sure a score is: intervals of AP50, paired differences with a verdict, and the smallest difference data can show.
+
+Everything is computed from the match tables of evaluated epochs, by reweighting (see `tune.statistics.reweighted`).
+The choice of a winner is in `tune.statistics.choice`, the effects of searched settings in `tune.statistics.effects`.
+
+What varies is of two kinds. *Images*: another sample of them would have given another score; their part is measured by
+leaving out one at a time. *Seeds*: another training on the same settings would have given another model; their part is
+what the repeats of the variants of a table differ by beyond what images explain, pooled over all variants, and cannot
+be seen with one repeat each.
+
+The unit that is left out is an image, or a group of images (`data.group_pattern`) where there are groups.
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, special, stats
+
+from core.metric.ap50 import MatchTable
+from tune.statistics.reweighted import Reweighted
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
+CONFIDENCE = 0.95
+POWER = 0.8
+FEW_IMAGES = 5
+"""A class in fewer images than this is flagged: its AP50 is hardly known."""
+HIGH_AP50, MANY_UNITS = 0.9, 41
+"""Above this AP50, with fewer units than this, no interval that we know of covers what it promises."""
+
+_PRIOR = 1.0
+"""By so many imagined units the variance, and the bias, of a class is drawn to that of all classes. Chosen by
+simulation: see docs/statistics.md."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The AP50 of one trained model and what each unit had to do with it.
+
+    ap50           mean over the classes with ground truth
+    per_class_C    of each class; nan for one without ground truth
+    units          names of the U units
+    share_UC       what each unit pulls the mean over classes by, through each class: the variance of `ap50` due to
+                   images is the sum over units of the squared sum over classes
+    bias_C         by how much AP50 on so few images is too high, through each class: the jackknife's estimate
+    holds_UC       whether the unit has instances of the class
+    images_C       images with instances of the class
+    """
+
+    ap50: float
+    per_class_C: NDArray[np.float64]
+    units: tuple[str, ...]
+    share_UC: NDArray[np.float64]
+    bias_C: NDArray[np.float64]
+    holds_UC: NDArray[np.bool_]
+    images_C: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, table: MatchTable, max_dets: int | None, units: Sequence[str] | None = None) -> "Scored":
+        """Score a match table. `units` as in `Reweighted`.
+
+        The pull of a unit is its jackknife pseudo-value without the mean, (n - 1) (mean_j AP(-j) - AP(-i)), over n and
+        by sqrt(n / (n - 1)); 0 where a class is in no other unit, whose variance is then that of the other classes.
+        """
+        reweighted = Reweighted(table, max_dets, units)
+        per_class_C = reweighted.per_class
+        present_C = ~np.isnan(per_class_C)
+        n = len(reweighted.units)
+        share_UC, bias_C = np.zeros(reweighted.truths_UC.shape), np.zeros(len(per_class_C))
+        if n > 1:
+            left_UC = reweighted.without_each()
+            known_UC = ~np.isnan(left_UC)
+            mean_C = np.where(known_UC, left_UC, 0.0).sum(axis=0) / np.maximum(known_UC.sum(axis=0), 1)
+            classes = max(int(present_C.sum()), 1)
+            share_UC[known_UC] = (mean_C - left_UC)[known_UC] * math.sqrt((n - 1) / n) / classes
+            in_several_C = present_C & (np.count_nonzero(reweighted.truths_UC, axis=0) > 1)
+            bias_C[in_several_C] = (n - 1) * (mean_C - per_class_C)[in_several_C] / classes
+        return cls(
+            float(per_class_C[present_C].mean()) if present_C.any() else math.nan,
+            per_class_C,
+            reweighted.units,
+            share_UC,
+            bias_C,
+            reweighted.truths_UC > 0,
+            (table.truths_IC > 0).sum(axis=0),
+        )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where a value is at 95% confidence."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def interval(score: Scored) -> Interval:
+    """The interval of one trained model's AP50 over the images it could have been validated on.
+
+    A moderated t interval of the logit: the variance of each class is drawn to that of all classes, as if each had a
+    unit more, since a class in few images would else seem surer than it is. AP50 on few images is too high on average,
+    so the lower end is counted from the score less the jackknife's bias, moderated alike (at most half of it). With
+    fewer than two units it is 0 to 1. It covers the truth in at least 92% of cases from AP50 0.05 to 0.8 and 10 to 200
+    images (docs/statistics.md).
+    """
+    return mean_interval([score], None)
+
+
+def mean_interval(scores: Sequence[Scored], seeds: "SeedVariance | None") -> Interval:
+    """The interval of the mean AP50 of repeats of one variant, over images and, where `seeds` is known, trainings.
+
+    As `interval`, with the pull of a unit averaged over the repeats and the seeds' variance over the repeats added.
+    """
+    estimate = float(np.mean([score.ap50 for score in scores]))
+    of_images, df_images = _image_variance(_Pulls.of(scores, [score.share_UC for score in scores]))
+    if math.isnan(estimate) or df_images < 1:
+        return Interval(estimate, 0.0, 1.0)
+    if of_images < _NOTHING:
+        return _where_nothing_varies(estimate, _held(scores))
+    variance, df = _sum_of_variances(of_images, df_images, 1 / len(scores), seeds)
+    bias = min(max(float(np.mean([_bias(score) for score in scores])), 0.0), estimate / 2)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df)) * math.sqrt(variance)
+    return Interval(estimate, min(_moved(estimate - bias, -half), estimate), max(_moved(estimate, half), estimate))
+
+
+def _where_nothing_varies(estimate: float, holds_UC: NDArray[np.bool_]) -> Interval:
+    """The interval where no unit pulls: at 0 and 1 as if each of the units of the rarest class had voted, else all.
+
+    The bound of Clopper and Pearson 1934 for none, or all, of k.
+    """
+    k_C = holds_UC.sum(axis=0)
+    bound = ((1 - CONFIDENCE) / 2) ** (1 / int(k_C[k_C > 0].min()))
+    if estimate <= _EDGE:
+        return Interval(estimate, 0.0, 1 - bound)
+    return Interval(estimate, bound if estimate >= 1 - _EDGE else 0.0, 1.0)
+
+
+_NOTHING = 1e-14
+"""A variance under this is rounding."""
+
+
+def _moved(ap50: float, by: float) -> float:
+    """An AP50 moved on the scale of its logit, by what would be so much where it is."""
+    at = min(max(ap50, _EDGE), 1 - _EDGE)  # at 0 and at 1 the logit has no slope
+    return float(special.expit(special.logit(at) + by / (at * (1 - at))))
+
+
+_EDGE = 1e-4
+
+
+def warnings_of(score: Scored, classes: Sequence[str]) -> list[str]:
+    """What makes the interval of a score less than it promises, a sentence each."""
+    warnings = [
+        f"{name} is in {images} of the validation images only: its AP50 is hardly known"
+        for name, images in zip(classes, score.images_C.tolist(), strict=True)
+        if 0 < images < FEW_IMAGES
+    ]
+    if score.ap50 > HIGH_AP50 and len(score.units) < MANY_UNITS:
+        warnings.append(
+            f"above an AP50 of {HIGH_AP50} and under {MANY_UNITS} images no known interval covers what it promises"
+        )
+    return warnings
+
+
+@dataclass(frozen=True)
+class _Pulls:
+    """What each unit pulls a mean over repeats by, and how well each class is known; classes in no unit are left out.
+
+    share_UC   the pull of each unit, through each class
+    held_C     units that hold the class
+    known_C    of these, the ones of which the pull on it is known: in some repeat another unit holds it too
+    """
+
+    share_UC: NDArray[np.float64]
+    held_C: NDArray[np.float64]
+    known_C: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, scored: Sequence[Scored], shares: Sequence[NDArray[np.float64]], paired: bool = False) -> "_Pulls":
+        """Of repeats; `shares[r]` are the pulls of the units of `scored[r]`.
+
+        Where a class is in one unit of a repeat only, its pull there is unknown, and counted as large as those of the
+        other repeats on the average: such repeats have other images, so that variances are added. Not so where the
+        pulls are `paired`, of a difference on the same images: there what is unknown of the two cancels, and by
+        simulation counting it loses a tenth of what ten images can show.
+        """
+        units = [one.units for one in scored]
+        share_UC = _aligned(shares, units).sum(axis=1) / len(scored)
+        known_UC = held_UC = _held(scored)
+        if not paired:
+            holders_RC = np.array([one.holds_UC.sum(axis=0) for one in scored])
+            known_RC = holders_RC > 1
+            share_UC *= np.sqrt((holders_RC > 0).sum(axis=0) / np.maximum(known_RC.sum(axis=0), 1))
+            known = [one.holds_UC & known_C for one, known_C in zip(scored, known_RC, strict=True)]
+            known_UC = np.any(_aligned(known, units), axis=1)
+        present_C = held_UC.any(axis=0)
+        return cls(
+            share_UC[:, present_C],
+            held_UC.sum(axis=0)[present_C].astype(np.float64),
+            known_UC.sum(axis=0)[present_C].astype(np.float64),
+        )
+
+
+def _moderated(
+    value_C: NDArray[np.float64], held_C: NDArray[np.float64], known_C: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A quantity of each class that falls as 1 / k with the k units that hold it, drawn to that of all classes.
+
+    k times the value is averaged with its mean over all classes, weighted by the known units less one and `_PRIOR` (the
+    empirical Bayes of Smyth 2004 with a fixed prior weight). Returns the values and their weights.
+    """
+    weight_C = np.maximum(known_C - 1, 0)
+    pooled = float((weight_C * held_C * value_C).sum() / max(float(weight_C.sum()), 1.0))
+    return (weight_C * held_C * value_C + _PRIOR * pooled) / (weight_C + _PRIOR) / held_C, weight_C + _PRIOR
+
+
+def _bias(score: Scored) -> float:
+    """By how much AP50 is too high on the average: the jackknife's estimate, moderated class by class.
+
+    A class in one unit gives no estimate of its own, and is the most biased.
+    """
+    held_C = score.holds_UC.sum(axis=0).astype(np.float64)
+    present_C = held_C > 0
+    moderated_C, _ = _moderated(score.bias_C[present_C], held_C[present_C], held_C[present_C])
+    return float(moderated_C.sum())
+
+
+def _image_variance(pulls: _Pulls) -> tuple[float, float]:
+    """Variance of a sum over units, and its degrees of freedom; moderated class by class.
+
+    Degrees of freedom by Satterthwaite, at most those of the units.
+    """
+    if not len(pulls.held_C):
+        return 0.0, 0.0
+    v_C = (pulls.share_UC**2).sum(axis=0)
+    moderated_C, weight_C = _moderated(v_C, pulls.held_C, pulls.known_C)
+    variance = float((pulls.share_UC.sum(axis=1) ** 2).sum() + (moderated_C - v_C).sum())
+    square = float((moderated_C**2 / weight_C).sum())
+    df = float(moderated_C.sum()) ** 2 / square if square > 0 else math.inf
+    return max(variance, 0.0), min(df, len(pulls.share_UC) - 1.0)
+
+
+def _sum_of_variances(
+    of_images: float, df_images: float, times: float, seeds: "SeedVariance | None"
+) -> tuple[float, float]:
+    """The variance due to images plus `times` that of seeds, and its degrees of freedom by Satterthwaite."""
+    of_seeds = 0.0 if seeds is None else times * seeds.variance
+    variance = of_images + of_seeds
+    spread = (of_images**2 / df_images if df_images > 0 else 0.0) + (of_seeds**2 / seeds.df if seeds else 0.0)
+    return variance, variance**2 / spread if spread > 0 else df_images
+
+
+class Verdict(StrEnum):
+    """What a comparison shows."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    CANNOT_TELL = "cannot tell"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference in AP50: a variant's minus its baseline's, over the same repeats and images.
+
+    estimate      mean over the repeats
+    low, high     95% confidence, of this comparison by itself
+    p             two-sided
+    p_adjusted    for all comparisons of the table, by Holm
+    se, df        standard error and degrees of freedom of the t distribution
+    image_se      the part of the standard error that is due to images
+    seed_se       the part that is due to seeds; None with one repeat, where it cannot be seen
+    repeats       trained pairs that were compared
+    units         images, or groups, that they were validated on
+    """
+
+    estimate: float
+    low: float
+    high: float
+    p: float
+    p_adjusted: float
+    se: float
+    df: float
+    image_se: float
+    seed_se: float | None
+    repeats: int
+    units: int
+
+    @property
+    def verdict(self) -> Verdict:
+        """Better or worse where the adjusted p is under 5%. With one repeat it is about the two trained models only."""
+        if not self.p_adjusted < 1 - CONFIDENCE:
+            return Verdict.CANNOT_TELL
+        return Verdict.BETTER if self.estimate > 0 else Verdict.WORSE
+
+
+Scores = Mapping[str, Mapping[Hashable, Scored]]
+"""The scored trials of a table: by variant, then by repeat (seed and fold), which pairs them."""
+
+
+@dataclass(frozen=True)
+class SeedVariance:
+    """How much AP50 differs between trainings on the same settings, beyond what their images explain.
+
+    variance   of one training's AP50
+    df         degrees of freedom of this estimate
+    """
+
+    variance: float
+    df: float
+
+
+def seed_variance(scores: Scores) -> SeedVariance | None:
+    """The seeds' variance, pooled over the variants of a table; None where no variant pairs two repeats with another.
+
+    AP50 is taken apart into variant + repeat + rest by least squares; the rest of a whole table has (variants - 1)
+    (repeats - 1) degrees of freedom. It has a part that is due to images, whose expectation follows from what each unit
+    pulls; what is left is due to the seeds. It is at least a quarter of the rest, because the difference of two
+    estimates can come out as nothing by chance, and has fewer degrees of freedom by the same ratio, because it is known
+    less well than the rest. Both were chosen by simulation (docs/statistics.md).
+    """
+    cells = [(variant, repeat) for variant, row in scores.items() for repeat in row]
+    variants, repeats = list(dict.fromkeys(v for v, _ in cells)), list(dict.fromkeys(r for _, r in cells))
+    design = np.zeros((len(cells), len(variants) + len(repeats)))
+    for row, (variant, repeat) in enumerate(cells):
+        design[row, variants.index(variant)] = design[row, len(variants) + repeats.index(repeat)] = 1
+    rest = np.eye(len(cells)) - design @ np.linalg.pinv(design)
+    df = round(float(np.trace(rest)))
+    if df < 1:
+        return None
+    scored = [scores[variant][repeat] for variant, repeat in cells]
+    ap50 = np.array([score.ap50 for score in scored])
+    pulls_UM = _aligned([score.share_UC.sum(axis=1) for score in scored], [score.units for score in scored])
+    of_all = float(np.square(rest @ ap50).sum()) / df
+    if of_all < _NOTHING:  # variants that are the same everywhere: what is left is rounding
+        return SeedVariance(0.0, df)
+    of_images = float(((pulls_UM @ rest) ** 2).sum()) / df
+    variance = max(of_all - of_images, _LEAST_SEEDS * of_all)
+    return SeedVariance(variance, df * variance / of_all)
+
+
+_LEAST_SEEDS = 0.25
+
+
+def _aligned(columns: Sequence[NDArray[ScalarT]], units: Sequence[Sequence[str]]) -> NDArray[ScalarT]:
+    """Columns over units of their own, as one array over the union of the units; 0 where a column lacks a unit."""
+    union = {unit: row for row, unit in enumerate(dict.fromkeys(unit for names in units for unit in names))}
+    result = np.zeros((len(union), len(columns), *columns[0].shape[1:]), dtype=columns[0].dtype)
+    for number, (column, names) in enumerate(zip(columns, units, strict=True)):
+        result[[union[unit] for unit in names], number] = column
+    return result
+
+
+def _held(scored: Sequence[Scored]) -> NDArray[np.bool_]:
+    """Whether a unit has instances of a class in any of these evaluations, over the union of their units."""
+    held_UC: NDArray[np.bool_] = np.any(
+        _aligned([one.holds_UC for one in scored], [one.units for one in scored]), axis=1
+    )
+    return held_UC
+
+
+def compare(variant: Sequence[Scored], baseline: Sequence[Scored], seeds: SeedVariance | None) -> Difference:
+    """The paired difference of two variants: `variant[r]` and `baseline[r]` were validated on the same images.
+
+    seeds   of the table (`seed_variance`); None with one repeat: the difference is then of these two trained models
+
+    The variance of the mean difference is that of its images, moderated as in `interval`, plus
+    twice the seeds' variance over the repeats; degrees of freedom by Satterthwaite.
+    """
+    assert len(variant) == len(baseline) > 0
+    repeats = len(variant)
+    pairs = list(zip(variant, baseline, strict=True))
+    assert all(one.units == other.units for one, other in pairs), "the same images"
+    estimate = float(np.mean([one.ap50 - other.ap50 for one, other in pairs]))
+    pulls = _Pulls.of(variant, [one.share_UC - other.share_UC for one, other in pairs], paired=True)
+    of_images, df_images = _image_variance(pulls)
+    variance, df = _sum_of_variances(of_images, df_images, 2 / repeats, seeds)
+    units = len(pulls.share_UC)
+    image_se, seed_se = math.sqrt(of_images), None if seeds is None else math.sqrt(2 / repeats * seeds.variance)
+    if math.isnan(estimate) or units < 2 or df_images <= 0 or variance < _NOTHING:
+        # Nothing varies only where the two are the same everywhere, or too little is there to see it vary.
+        return Difference(estimate, -1.0, 1.0, 1.0, 1.0, math.inf, 0.0, image_se, seed_se, repeats, units)
+    se = math.sqrt(variance)
+    p = float(2 * stats.t.sf(abs(estimate) / se, df))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df)) * se
+    low, high = max(estimate - half, -1.0), min(estimate + half, 1.0)
+    return Difference(estimate, low, high, p, p, se, df, image_se, seed_se, repeats, units)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values adjusted for all comparisons of a table (Holm 1979).
+
+    The smallest is multiplied by their number, the next by one less, and so on; none falls under the one before.
+    """
+    adjusted = [1.0] * len(p_values)
+    least = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = least
+    return adjusted
+
+
+def compare_all(scores: Scores, pairs: Sequence[tuple[str, str]]) -> list[Difference]:
+    """The comparisons of a table: each variant with its baseline, over the repeats both have; Holm's over them all."""
+    seeds = seed_variance(scores)
+    found = []
+    for variant, baseline in pairs:
+        both = [repeat for repeat in scores[variant] if repeat in scores[baseline]]
+        assert both, f"{variant} and {baseline} have no repeat in common"
+        one, other = ([scores[name][repeat] for repeat in both] for name in (variant, baseline))
+        found.append(compare(one, other, seeds))
+    adjusted = holm([difference.p for difference in found])
+    return [replace(difference, p_adjusted=p) for difference, p in zip(found, adjusted, strict=True)]
+
+
+def smallest_difference(se: float, df: float) -> float:
+    """The true difference that is found in 80% of cases, given the standard error of such comparisons.
+
+    The difference at which a noncentral t exceeds the two-sided 5% bound with that probability: unlike
+    (t.975 + t.8) SE, this counts in that SE is an estimate. `_EXTRA` is what simulation says is missing still.
+    Infinity where no difference of AP50s is large enough, which is under 1.
+    """
+    if not (0 < se < math.inf and df >= 1):
+        return math.inf
+    bound = float(stats.t.ppf((1 + CONFIDENCE) / 2, df))
+    noncentrality = optimize.brentq(lambda shift: float(stats.nct.sf(bound, df, shift)) - POWER, 0.0, 50 + 50 * bound)
+    smallest = float(noncentrality) * se * _EXTRA
+    return smallest if smallest < 1 else math.inf
+
+
+_EXTRA = 1.15
+
+
+def prior_smallest_difference(units: int, repeats: int) -> float:
+    """What `smallest_difference` is before anything is measured: from simulated cell images, not from these data.
+
+    units      images, or groups of them, that validate in any of the repeats
+    repeats    trainings of each of the two that are compared
+    """
+    variance = _PRIOR_IMAGE_VARIANCE / max(units, 1) + 2 * _PRIOR_SEED_SD**2 / max(repeats, 1)
+    return smallest_difference(math.sqrt(variance), max(units - 1, 1))
+
+
+_PRIOR_IMAGE_VARIANCE, _PRIOR_SEED_SD = 0.12, 0.02

@@ -1,0 +1,158 @@
+"""Which candidate wins a confirmation, at which epoch, and how much of its score is the luck of having been chosen."""
+
+import itertools
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.metric.ap50 import MatchTable
+from tune.statistics.certainty import Interval, Scored, Scores, compare_all, mean_interval, seed_variance
+from tune.statistics.reweighted import Reweighted
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The winner among candidates that were repeated on fresh seeds and splits, and how much of its score is luck.
+
+    name        of the winner: the candidate with the highest mean curve
+    epoch       where its mean curve is highest, from 1
+    score       its mean AP50 over the repeats at that epoch
+    optimism    what choosing among the candidates and epochs on the same images and seeds adds to that, by bootstrap
+    corrected   score - optimism, with its interval
+    curves      the mean AP50 of each candidate after each epoch
+    """
+
+    name: str
+    epoch: int
+    score: float
+    optimism: float
+    corrected: Interval
+    curves: Mapping[str, tuple[float, ...]]
+
+
+Tables = Mapping[str, Sequence[Sequence[Callable[[], MatchTable]]]]
+"""Candidates: the match table of each by repeat and epoch, loaded when it is called."""
+
+
+def choose(
+    candidates: Tables,
+    max_dets: int | None,
+    units_of: Callable[[Sequence[str]], Sequence[str]] | None = None,
+    seed: int = 0,
+) -> Choice:
+    """Choose among candidates; all have the same repeats, and a candidate's repeats the same number of epochs.
+
+    units_of   the units of images by their names; None for each image its own
+
+    The whole choice, of candidate and epoch, is made again on resampled images and seeds; by how much the resampled
+    score of what is chosen there exceeds its score here is the optimism (Efron and Gong 1983). The candidates' scores
+    are first drawn together as far as their differences are explained by chance (an empirical Bayes), since candidates
+    that look different and are not would hide the luck of the best.
+    """
+    weights = _Weights(np.random.default_rng([seed, 0]))
+    curves: dict[str, NDArray[np.float64]] = {}
+    resampled: dict[str, NDArray[np.float64]] = {}
+    scores: dict[str, dict[Hashable, Scored]] = {}
+    for name, repeats in candidates.items():
+        means_ER = np.mean(
+            [[_resampled(load(), max_dets, units_of, weights) for load in epochs] for epochs in repeats], axis=0
+        )
+        curves[name], resampled[name] = means_ER[:, 0], means_ER[:, 1:]
+        best = int(np.argmax(curves[name]))
+        scores[name] = {
+            number: Scored.of(table, max_dets, units_of and units_of(table.image_names))
+            for number, table in enumerate(epochs[best]() for epochs in repeats)
+        }
+    winner = max(curves, key=lambda name: float(curves[name].max()))
+    best, repeated = int(np.argmax(curves[winner])), list(scores[winner].values())
+    seeds = seed_variance(scores)
+    seed_sd = 0.0 if seeds is None else math.sqrt(seeds.variance / len(repeated))
+    optimism = _optimism(
+        curves, resampled, _towards_each_other(curves, scores), seed_sd, np.random.default_rng([seed, 1])
+    )
+    around = mean_interval(repeated, seeds)
+    corrected = Interval(
+        *(min(max(value - optimism, 0.0), 1.0) for value in (around.estimate, around.low, around.high))
+    )
+    return Choice(
+        winner,
+        best + 1,
+        float(curves[winner][best]),
+        optimism,
+        corrected,
+        {name: tuple(curve.tolist()) for name, curve in curves.items()},
+    )
+
+
+_RESAMPLES = 200
+
+
+class _Weights:
+    """How much each unit counts in each resample: exponential, in twentieths, drawn when a unit is first met.
+
+    Independent of each other, unlike the bootstrap's, so that units need not be known in advance; AP50 depends on their
+    ratios only. None is 0, so that no resample loses a class (the Bayesian bootstrap, Rubin 1981).
+    """
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._of_unit: dict[str, NDArray[np.int64]] = {}
+
+    def of(self, units: Sequence[str]) -> NDArray[np.int64]:
+        """The weights [U, R]."""
+        for unit in units:
+            if unit not in self._of_unit:
+                drawn = np.rint(20 * self._rng.exponential(size=_RESAMPLES))
+                self._of_unit[unit] = np.maximum(drawn, 1).astype(np.int64)
+        return np.array([self._of_unit[unit] for unit in units])
+
+
+def _resampled(
+    table: MatchTable,
+    max_dets: int | None,
+    units_of: Callable[[Sequence[str]], Sequence[str]] | None,
+    weights: _Weights,
+) -> NDArray[np.float64]:
+    """The AP50 of a table as it was, then under each resample [1 + R]."""
+    reweighted = Reweighted(table, max_dets, units_of and units_of(table.image_names))
+    weights_UR = weights.of(reweighted.units)
+    values_RC = reweighted.ap50(np.concatenate([np.ones((len(weights_UR), 1)), weights_UR], axis=1))
+    present_C = ~np.isnan(values_RC[0])
+    means_R: NDArray[np.float64] = values_RC[:, present_C].mean(axis=1)
+    return means_R
+
+
+def _towards_each_other(curves: Mapping[str, NDArray[np.float64]], scores: Scores) -> dict[str, float]:
+    """By how much each candidate's curve is moved towards their common mean, as far as chance explains the distance.
+
+    Scores that vary by s^2, of which v by chance, are drawn together by the factor v / s^2 (James and Stein 1961).
+    """
+    best = {name: float(curve.max()) for name, curve in curves.items()}
+    observed = float(np.var(list(best.values()), ddof=1)) if len(best) > 1 else 0.0
+    if observed == 0:
+        return dict.fromkeys(best, 0.0)
+    pairs = list(itertools.combinations(best, 2))
+    by_chance = float(np.mean([min(pair.se, 1.0) ** 2 for pair in compare_all(scores, pairs)])) / 2
+    mean = float(np.mean(list(best.values())))
+    return {name: min(by_chance / observed, 1.0) * (mean - score) for name, score in best.items()}
+
+
+def _optimism(
+    curves: Mapping[str, NDArray[np.float64]],
+    resampled: Mapping[str, NDArray[np.float64]],
+    moved: Mapping[str, float],
+    seed_sd: float,
+    rng: np.random.Generator,
+) -> float:
+    """By how much, on average, the highest point of all resampled curves exceeds the same point unresampled."""
+    excess = []
+    for number in range(_RESAMPLES):
+        luck = rng.normal(0.0, seed_sd, len(curves)) if seed_sd else np.zeros(len(curves))
+        seen = {name: resampled[name][:, number] + moved[name] + one for name, one in zip(curves, luck, strict=True)}
+        chosen = max(seen, key=lambda name: float(seen[name].max()))
+        epoch = int(np.argmax(seen[chosen]))
+        excess.append(float(seen[chosen][epoch] - curves[chosen][epoch] - moved[chosen]))
+    return float(np.mean(excess))

@@ -1,0 +1,119 @@
+"""What each searched setting has to do with AP50, estimated from the complete trials of a study."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from core.config import Value
+from tune.statistics.certainty import CONFIDENCE
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a searched setting has to do with AP50, from complete trials, the other settings held where they can be.
+
+    setting   its name
+    change    what is compared: `5 instead of 1`, `doubled`, `from 0.1 to 0.9`
+    estimate  the change of AP50 with it, low to high at 95% confidence
+    trials    complete trials it was estimated from
+    alone     estimated without regard to the other settings, because there are too few trials for all of them together
+    """
+
+    setting: str
+    change: str
+    estimate: float
+    low: float
+    high: float
+    trials: int
+    alone: bool
+
+
+def main_effects(points: Sequence[Mapping[str, Value]], ap50: Sequence[float]) -> list[Effect]:
+    """The effect of each setting by least squares over complete trials, settings of at most `_LEVELS` values as levels.
+
+    points   the searched settings of each trial; a conditional one is missing where it is not active
+
+    All settings that every trial has together, where there are `_TRIALS_A_COEFFICIENT` trials for each coefficient,
+    else one at a time; conditional ones always by themselves. A sampler that learns tries good settings more often and
+    together, which least squares cannot see, and all trials share images and seed: these are descriptions of one
+    search, not experiments.
+    """
+    y = np.asarray(ap50, dtype=np.float64)
+    names = list(dict.fromkeys(name for point in points for name in point))
+    codings = [coding for name in names for coding in [_coded(name, points)] if coding is not None]
+    everywhere = [coding for coding in codings if coding.rows_N.all()]
+    effects: list[Effect] = []
+    if everywhere and len(y) >= _TRIALS_A_COEFFICIENT * (1 + sum(len(coding.changes) for coding in everywhere)):
+        columns = np.concatenate([coding.columns_NP for coding in everywhere], axis=1)
+        changes = [(coding.name, change) for coding in everywhere for change in coding.changes]
+        effects = _fitted(changes, columns, y, alone=False)
+    for coding in [coding for coding in codings if not effects or not coding.rows_N.all()]:
+        rows = coding.rows_N
+        changes = [(coding.name, change) for change in coding.changes]
+        effects = [*effects, *_fitted(changes, coding.columns_NP[rows], y[rows], alone=True)]
+    return effects
+
+
+_LEVELS = 5
+_TRIALS_A_COEFFICIENT = 3
+_RATIO_OF_DOUBLING = 4.0
+_SAME = 1e-9
+"""Scores that differ by less are the same."""
+
+
+@dataclass(frozen=True)
+class _Coding:
+    """A setting as columns of a regression: rows_N where it is there, columns_NP one for each change."""
+
+    name: str
+    changes: tuple[str, ...]
+    rows_N: NDArray[np.bool_]
+    columns_NP: NDArray[np.float64]
+
+
+def _coded(name: str, points: Sequence[Mapping[str, Value]]) -> _Coding | None:
+    """None for a setting that does not vary."""
+    rows_N = np.array([name in point for point in points])
+    values = [point[name] for point in points if name in point]
+    distinct = sorted(set(values), key=lambda value: (-values.count(value), str(value)))
+    if len(distinct) < 2:
+        return None
+    is_number = not any(isinstance(value, (bool, str)) for value in distinct)
+    if not is_number or len(distinct) <= _LEVELS < len(values):
+        reference, *others = distinct
+        columns = [[float(point.get(name, reference) == other) for point in points] for other in others]
+        changes = tuple(f"{_shown(other)} instead of {_shown(reference)}" for other in others)
+        return _Coding(name, changes, rows_N, np.array(columns).T)
+    numbers = np.array([float(point.get(name, math.nan)) for point in points])
+    low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
+    if low > 0 and high / low >= _RATIO_OF_DOUBLING:
+        return _Coding(name, ("doubled",), rows_N, np.log2(numbers)[:, None])
+    return _Coding(name, (f"from {low:.3g} to {high:.3g}",), rows_N, ((numbers - low) / (high - low))[:, None])
+
+
+def _shown(value: Value) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _fitted(
+    names: Sequence[tuple[str, str]], columns_NP: NDArray[np.float64], y: NDArray[np.float64], alone: bool
+) -> list[Effect]:
+    """Least squares with an intercept; none where the trials cannot tell the coefficients apart."""
+    design = np.concatenate([np.ones((len(y), 1)), columns_NP], axis=1)
+    df = len(y) - design.shape[1]
+    if df < 1 or np.ptp(y) < _SAME or np.linalg.matrix_rank(design) < design.shape[1]:
+        return []
+    solution, *_ = np.linalg.lstsq(design, y, rcond=None)
+    variance = float(((y - design @ solution) ** 2).sum()) / df
+    se = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * variance)
+    bound = float(stats.t.ppf((1 + CONFIDENCE) / 2, df))
+    return [
+        Effect(setting, change, float(value), float(value - bound * one), float(value + bound * one), len(y), alone)
+        for (setting, change), value, one in zip(names, solution[1:], se[1:], strict=True)
+    ]

@@ -1,0 +1,121 @@
+"""AP50 of another sample of images, from the match table of the one that was evaluated.
+
+Matching at one IoU never looks beyond an image, so another sample of images is the same table under other weights:
+nothing is matched again, and the result is exact.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from core.metric.ap50 import RECALL_LEVELS, MatchTable
+
+_AT_ONCE = 128
+"""Resamples that are computed together: few enough that they stay in the processor's cache."""
+
+
+class Reweighted:
+    """AP50 of one match table as a function of how often each of its units counts.
+
+    table      of one evaluated epoch, C classes
+    max_dets   detections counted per image and class (`metric.max_dets`); None for all
+    units      the unit of each image, such as its group; None for each image its own
+
+    Detections of equal score keep the order of the images, whatever the weights.
+    """
+
+    def __init__(self, table: MatchTable, max_dets: int | None, units: Sequence[str] | None = None) -> None:
+        named = table.image_names if units is None else tuple(units)
+        assert len(named) == len(table.image_names), "one unit for each image"
+        self.units: tuple[str, ...] = tuple(dict.fromkeys(named))
+        """Names of the units, U."""
+        place = {unit: number for number, unit in enumerate(self.units)}
+        unit_I = np.array([place[unit] for unit in named], dtype=np.int64)
+        self.truths_UC = np.zeros((len(self.units), table.truths_IC.shape[1]), dtype=np.int64)
+        """Ground-truth instances of each unit and class."""
+        np.add.at(self.truths_UC, unit_I, table.truths_IC)
+        self._classes = [
+            _Ranking.of(table, label, max_dets, unit_I, len(self.units))
+            for label in range(1, 1 + len(self.truths_UC.T))
+        ]
+
+    @property
+    def per_class(self) -> NDArray[np.float64]:
+        """AP50 of each class [C] as it was evaluated; nan for a class without ground truth."""
+        result_C: NDArray[np.float64] = self.ap50(np.ones((len(self.units), 1)))[0]
+        return result_C
+
+    def ap50(self, weights_UR: ArrayLike) -> NDArray[np.float64]:
+        """AP50 of each class [R, C] under R weightings of the units; nan where nothing is to find.
+
+        The weight of a unit, a whole number from 0, is how often its images count: weights of one give the evaluation
+        as it was.
+        """
+        weights = np.asarray(weights_UR, dtype=np.float32)  # sums of whole numbers under 2^24 are exact
+        result_RC = np.full((weights.shape[1], len(self._classes)), np.nan)
+        for start in range(0, weights.shape[1], _AT_ONCE):
+            some_UR = weights[:, start : start + _AT_ONCE]
+            for column, ranking in enumerate(self._classes):
+                truths_R = self.truths_UC[:, column].astype(np.float64) @ some_UR
+                result_RC[start : start + _AT_ONCE, column] = _average_precision(
+                    ranking.hits_KU @ some_UR, ranking.rows_KU @ some_UR, truths_R
+                )
+        return result_RC
+
+    def without_each(self) -> NDArray[np.float64]:
+        """AP50 of each class [U, C] with one unit left out; nan where nothing is left to find."""
+        result_UC = np.full(self.truths_UC.shape, np.nan)
+        for column, ranking in enumerate(self._classes):
+            truths_U = self.truths_UC[:, column].astype(np.float64)
+            hits_K1, rows_K1 = (
+                counts_KU.sum(axis=1, keepdims=True) for counts_KU in (ranking.hits_KU, ranking.rows_KU)
+            )
+            result_UC[:, column] = _average_precision(
+                hits_K1 - ranking.hits_KU, rows_K1 - ranking.rows_KU, truths_U.sum() - truths_U
+            )
+        return result_UC
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """The detections of one class, best first, as far as AP50 needs them: counts up to each of the K hits, by unit.
+
+    hits_KU   float32, hits up to this one, itself included
+    rows_KU   float32, detections up to this one, itself included
+    """
+
+    hits_KU: NDArray[np.float32]
+    rows_KU: NDArray[np.float32]
+
+    @classmethod
+    def of(
+        cls, table: MatchTable, label: int, max_dets: int | None, unit_I: NDArray[np.int64], units: int
+    ) -> "_Ranking":
+        counted_D = (table.label_D == label) & ~table.ignored_D
+        if max_dets is not None:
+            counted_D &= table.rank_D < max_dets
+        rows = np.flatnonzero(counted_D)
+        rows = rows[np.argsort(-table.score_D[rows], kind="stable")]
+        unit_D, hits = unit_I[table.image_D[rows]], np.flatnonzero(table.hit_D[rows])
+        # Each detection counts from the first hit on that is not before it.
+        rows_KU = np.zeros((len(hits) + 1, units), dtype=np.float32)
+        np.add.at(rows_KU, (np.searchsorted(hits, np.arange(len(rows))), unit_D), 1)
+        hits_KU = np.zeros((len(hits), units), dtype=np.float32)
+        hits_KU[np.arange(len(hits)), unit_D[hits]] = 1
+        return cls(np.cumsum(hits_KU, axis=0), np.cumsum(rows_KU[:-1], axis=0))
+
+
+def _average_precision(
+    hits_KR: NDArray[np.floating], rows_KR: NDArray[np.floating], truths_R: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """One class under R weightings; `core.metric.ap50` explains the formula."""
+    hits_RK = np.ascontiguousarray(hits_KR.T, dtype=np.float64)
+    precision_RK = hits_RK / (np.ascontiguousarray(rows_KR.T, dtype=np.float64) + np.spacing(1))
+    envelope_RK = np.maximum.accumulate(precision_RK[:, ::-1], axis=1)[:, ::-1]
+    result_R = np.full(len(hits_RK), np.nan)
+    for row in np.flatnonzero(truths_R > 0):
+        reached_at = np.searchsorted(hits_RK[row] / truths_R[row], RECALL_LEVELS, side="left")
+        result_R[row] = np.append(envelope_RK[row], 0.0)[reached_at].mean()
+    return result_R

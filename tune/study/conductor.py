@@ -1,0 +1,492 @@
+"""One study: what it needs, its folder, and its life from the first trial to the last, confirmation included."""
+
+import contextlib
+import platform
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from rich.console import Console
+
+from core import faults
+from core.config import TrialConfig
+from core.console import say
+from core.data.dataset import Dataset
+from core.device import limit_memory, resolve
+from core.errors import StorageError
+from core.files import refused, write_atomically, write_json_atomically
+from core.network import weights as pretrained
+from core.network.weights import BaseWeights
+from core.training.trial import Trial
+from tune.engine import executor
+from tune.engine.bridge import DIED, Assignment, WorkerUnusable
+from tune.engine.executor import MakeTrial, Then
+from tune.engine.mps import multi_process_service
+from tune.engine.packing import pack, remembered
+from tune.ledger.ledger import MAX_LOST, Ledger, State
+from tune.redaction import without_password
+from tune.store.folder import FORMAT
+from tune.study import confirmation
+from tune.study.plan import Plan, facts_of, refuse_other_facts, searched_settings, tags_of, weights_key
+from tune.study.progress import Progress
+from tune.tables import trials_csv
+from tune.tracking.mlflow_runs import Tracker, TrackingThread, Trouble
+
+CLOSE_SECONDS, INTERRUPTED_SECONDS = 60.0, 10.0
+"""How long MLflow is waited for when a study has ended, and when it was interrupted: it is brought up to date later."""
+
+NO_GPU_SECONDS = 10.0
+"""How long a worker without a GPU stays before another takes its place."""
+
+_PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "albumentations", "pycocotools", "numpy")
+
+
+def make_core_trial(
+    assignment: Assignment, cpus: int, *, data: Dataset, weights: Mapping[str, BaseWeights], gpu: bool
+) -> Trial:
+    """The real trial of an attempt, built in its worker."""
+    config = TrialConfig.from_settings(assignment.settings, f"trial {assignment.trial}")
+    if gpu:
+        if not torch.cuda.is_available():  # lost, or its driver is starting anew: never train on a CPU in silence
+            time.sleep(NO_GPU_SECONDS)
+            raise WorkerUnusable(f"{executor.GPU_FAILED}: torch sees none there, although the trial holds one")
+        limit_memory(resolve("cuda:0"), min(assignment.gpus, 1.0) or 1.0)
+    return Trial(
+        config,
+        data,
+        weights.get(weights_key(config.model)),
+        device="cuda:0" if gpu else "cpu",
+        # Beside a GPU one processor drives it and the others prepare images; without one all of them compute.
+        loader_workers=cpus - 1 if gpu else 0,
+        threads=cpus,
+    )
+
+
+def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -> bool:
+    """Run a study, or continue it; True if it is finished, False if it was interrupted or its time is up.
+
+    A search that is finished is confirmed, where the request asks for it: the study is finished when that is, too.
+
+    make_trial   builds what the workers drive, from `data`, `weights` and `gpu`; another one replays learning curves
+    """
+    faults.mark_driver()
+    deadline = None if plan.options.time_budget is None else time.monotonic() + plan.options.time_budget
+    with _files_in_one_sentence(), plan.folder.driver_lock(), _claimed(plan) as ledger:
+        weights = {key: pretrained.read(file) for key, file in plan.weights.items()}
+        facts = facts_of(plan.request, plan.data) | {
+            "weights": {key: [base.sha256, base.stride_in_1x1] for key, base in weights.items()}
+        }
+        refuse_other_facts(ledger.facts, facts, plan.folder)
+        ledger.remember(facts)
+        if make_trial is make_core_trial:
+            plan = _packed(plan, weights, console)
+        describe(plan)
+        shared = {"data": plan.data, "weights": weights, "gpu": plan.resources.gpus > 0}
+        with _at_the_same_time(plan):
+            _run_phase(plan, _search_phase(plan, ledger), deadline, console, make_trial, shared)
+            if not ledger.finished:
+                return False
+            repeats = plan.repeats
+            points = confirmation.points(ledger.records, plan.request, repeats)
+            if not points:
+                return True
+            confirming = Ledger(plan.storage, confirmation.request_of(plan.request), points)
+            refuse_other_facts(confirming.facts, facts, plan.folder)
+            confirming.remember(facts | confirmation.facts_of(plan.request, repeats))
+            _run_phase(plan, _confirm_phase(plan, ledger, confirming), deadline, console, make_trial, shared)
+            return confirming.finished
+
+
+def _at_the_same_time(plan: Plan) -> AbstractContextManager[None]:
+    """How trials that share a GPU compute, where the request asks for other than in turns."""
+    shares = 0 < plan.resources.gpus < 1
+    return multi_process_service() if plan.request.resources.mps and shares else contextlib.nullcontext()
+
+
+def _packed(plan: Plan, weights: Mapping[str, BaseWeights], console: Console) -> Plan:
+    """The plan with as many trials on a GPU as fit, where the request leaves that to us and a GPU is here to measure.
+
+    A cluster's GPUs are not here. What was measured for the same settings on the same GPU is not measured again.
+    """
+    wanted, here = plan.request.resources, plan.machine.address is None and torch.cuda.is_available()
+    if wanted.gpus_per_trial != "auto" or not plan.resources.gpus or not here or plan.options.parallel == 1:
+        return plan
+    packing = remembered(plan.folder.packing, plan.request.space)
+    if packing is None:
+        say(console, "Measuring how many trials share a GPU")
+        (node,) = plan.machine.nodes
+        packing = pack(
+            plan.request.space,
+            plan.data,
+            lambda config: weights.get(weights_key(config.model)),
+            memory=node.memory // max(1, node.gpus),
+        )
+        write_json_atomically(plan.folder.packing, packing.to_json())
+    share = 1 / packing.trials
+    resources = plan.machine.share(wanted.cpus_per_trial, share, plan.options.parallel)
+    say(console, f"{packing.sentence}; {resources.parallel} at once")
+    return replace(plan, resources=resources)
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """Trials of one kind, those of the search or those that confirm its best, and what is done with them.
+
+    name        search or confirm, also in MLflow
+    ledger      holds these trials
+    claimed     the study's ledger, by which this process is known to run the study
+    first_rung  epochs after which a trial can be stopped early; 1 where none is
+    folder_of   a trial's folder by its number
+    table       of these trials, a CSV file
+    kept        the trials whose weights are kept when they have ended
+    followed    whether another phase comes when all these trials have ended
+    """
+
+    name: Literal["search", "confirm"]
+    ledger: Ledger
+    claimed: Ledger
+    first_rung: int
+    folder_of: Callable[[int], Path]
+    table: Path
+    kept: Callable[[], Container[int]]
+    followed: Callable[[], bool]
+
+
+def _search_phase(plan: Plan, ledger: Ledger) -> _Phase:
+    request = plan.request
+    stops = request.stop_early.rule != "none"
+
+    def kept() -> set[int]:
+        best = [ledger.best, *(candidate.trial for candidate in confirmation.candidates(ledger.records, request))]
+        return {record.id for record in best if record is not None}
+
+    return _Phase(
+        name="search",
+        ledger=ledger,
+        claimed=ledger,
+        first_rung=min(request.stop_early.first_rung(request.max_epochs), request.max_epochs) if stops else 1,
+        folder_of=plan.folder.trial,
+        table=plan.folder.trials_csv,
+        kept=kept,
+        followed=lambda: bool(confirmation.points(ledger.records, request, plan.repeats)),
+    )
+
+
+def _confirm_phase(plan: Plan, claimed: Ledger, ledger: Ledger) -> _Phase:
+    return _Phase(
+        name="confirm",
+        ledger=ledger,
+        claimed=claimed,
+        first_rung=1,
+        folder_of=plan.folder.confirm_trial,
+        table=plan.folder.confirm_csv,
+        kept=frozenset,
+        followed=lambda: False,
+    )
+
+
+def _run_phase(
+    plan: Plan,
+    phase: _Phase,
+    deadline: float | None,
+    console: Console,
+    make_trial: MakeTrial,
+    shared: Mapping[str, Any],
+) -> None:
+    """Run what is left of a phase until the deadline (of `time.monotonic`, None for no limit)."""
+    with (
+        Progress(phase.ledger.planned, console, phase.name) as progress,
+        _Conductor(plan, phase, progress, deadline) as conductor,
+    ):
+        if not conductor.finished:
+            stall_seconds = 60 * plan.request.resources.stall_minutes
+            executor.execute(conductor, make_trial, shared, plan.machine, plan.resources, stall_seconds)
+    if conductor.error is not None:
+        raise conductor.error
+    if conductor.untracked:
+        numbers = ", ".join(map(str, conductor.untracked))
+        what = "trial" if phase.name == "search" else "confirming trial"
+        what = what if len(conductor.untracked) == 1 else f"{what}s"
+        say(
+            console,
+            f"MLflow does not show {what} {numbers} in full ({conductor.trouble.reason}): {conductor.trouble.way_out}",
+        )
+
+
+@contextlib.contextmanager
+def _claimed(plan: Plan) -> Iterator[Ledger]:
+    """The study's ledger, run by this process alone."""
+    ledger = Ledger(plan.storage, plan.request)
+    ledger.claim()
+    try:
+        yield ledger
+    finally:
+        with contextlib.suppress(StorageError):  # whoever comes next finds this process gone
+            ledger.release()
+
+
+@contextlib.contextmanager
+def _files_in_one_sentence() -> Iterator[None]:
+    """Say of what the operating system refuses which file it was, why, and what is to be done."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"{refused(error, 'a file of the study')}, then run the same command again; what was saved is whole"
+        ) from error
+
+
+class _Conductor:
+    """The desk of `bridge`: ledger, MLflow, table and progress of a phase, each told of everything once."""
+
+    def __init__(self, plan: Plan, phase: _Phase, progress: Progress, deadline: float | None) -> None:
+        self._plan, self._phase, self._progress, self._deadline = plan, phase, progress, deadline
+        self._ledger = phase.ledger
+        self._heard: dict[int, float] = {}
+        self._without_room: set[int] = set()
+        self._without_weights: set[int] = set()
+        self._stall_seconds = 60 * plan.request.resources.stall_minutes
+        self.error: Exception | None = None
+        """What stopped the study before its end."""
+        tags = tags_of(plan.request, plan.data.fingerprint)
+        self._tracking = TrackingThread(
+            plan.tracking,
+            lambda: Tracker(plan.tracking, plan.request.study, phase.claimed.identity, tags, phase.name),
+            phase.folder_of,
+        )
+        self.untracked: Sequence[int] = ()
+        """Trials that MLflow does not show in full; known once the study has ended."""
+        self.trouble = Trouble("")
+        """What MLflow answered then."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Ray pickles searcher and scheduler on principle, and never uses the copies.
+        return (str, ())
+
+    def __enter__(self) -> Self:
+        for record in self._ledger.records:
+            self._tracking.show(record)
+        self._progress.show(self._ledger.records)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._halting():
+            self._write_table()
+        ended = self._ledger.finished
+        last = ended and not self._phase.followed()
+        self.untracked = self._tracking.close(last, CLOSE_SECONDS if ended else INTERRUPTED_SECONDS)
+        self.trouble = self._tracking.trouble or Trouble("it took too long")
+        with self._halting():
+            self._note_runs()
+
+    @property
+    def finished(self) -> bool:
+        if self.error is not None or self._ledger.finished:
+            return True
+        return not self._heard and (self._time_is_up or not self._first_rung_fits)
+
+    @property
+    def _time_is_up(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def hand_out(self) -> Assignment | None:
+        with self._halting():
+            self._phase.claimed.beat()  # Ray asks all the time
+        if self.error is not None or not self._has_room:
+            return None
+        if self._time_is_up or not self._first_rung_fits:  # asked last: it looks at every epoch there is
+            return None
+        with self._halting():
+            record = self._ledger.next(self._plan.resources.gpus)
+            if record is None:
+                return None
+            self._heard[record.id] = time.monotonic()
+            if record.gpu_share > self._plan.resources.gpus:
+                self._without_room.add(record.id)
+            self._show(record.id)
+            folder = str(self._phase.folder_of(record.id).absolute())
+            known = len(record.epochs)
+            return Assignment(record.id, record.attempts, folder, dict(record.settings), known, record.gpu_share)
+        return None
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether another attempt may be handed out.
+
+        One that needs a larger share than others is handed out before there is room for it; until it has begun,
+        whatever else was handed out would take what becomes free.
+        """
+        if self._without_room or len(self._heard) >= self._plan.resources.parallel:
+            return False
+        held = sum(self._ledger.records[number].gpu_share for number in self._heard)
+        gpus = sum(node.gpus for node in self._plan.machine.nodes)
+        return self._ledger.comes_again or held + self._plan.resources.gpus <= gpus + 1e-6
+
+    @property
+    def _first_rung_fits(self) -> bool:
+        """Whether a trial that starts now can be expected to reach its first rung before the time is up."""
+        if self._deadline is None:
+            return True
+        records = (*self._phase.claimed.records, *self._ledger.records)
+        seconds = [float(epoch["seconds"]) for record in records for epoch in record.epochs]
+        if not seconds:
+            return True
+        return time.monotonic() + self._phase.first_rung * statistics.median(seconds) <= self._deadline
+
+    def begun(self, assignment: Assignment) -> None:
+        self._without_room.discard(assignment.trial)
+        if assignment.trial in self._heard:
+            self._heard[assignment.trial] = time.monotonic()
+
+    def take_in(self, assignment: Assignment, result: Mapping[str, Any]) -> bool:
+        number = assignment.trial
+        if self.error is not None:
+            return True
+        with self._halting():
+            ended = True
+            if "epochs" in result:
+                ended = self._ledger.report(number, result["epochs"])
+            elif result["then"] == Then.HALT:
+                self._halt(StorageError(f"{result['failure']}; see to it, then run the same command again"))
+            elif result["then"] == Then.FAIL:
+                self._ledger.fail(number, result["failure"], result["seconds"])
+            else:
+                more = self._more_memory(number) if result["then"] == Then.RETRY_WITH_MORE_MEMORY else None
+                self._ledger.lost(number, result["failure"], result["seconds"], more)
+            return self._after(number, ended)
+        return True
+
+    def lost(self, assignment: Assignment, reason: str) -> None:
+        if self.error is not None:
+            return
+        silence, limit = self._silence(assignment.trial), self._stall_seconds
+        if limit and silence >= limit and reason == DIED:
+            reason = f"no epoch for {limit / 60:g} minutes (resources.stall_minutes): its worker was ended"
+        # With the service one trial's error on the GPU ends all that share it. Each has the GPU alone from then on, so
+        # that the one to blame takes no attempts from the others.
+        shares = self._plan.request.resources.mps and 0 < self._plan.resources.gpus < 1
+        alone = 1.0 if shares and reason.startswith(executor.GPU_FAILED) else None
+        with self._halting():
+            seconds = executor.seconds_of_lost_epoch(Path(assignment.folder), assignment.attempt)
+            # The kernel ended it when its time was up, however late Ray heard of it.
+            seconds = min(seconds, silence, limit or silence)
+            self._ledger.lost(assignment.trial, reason, seconds, alone)
+            self._after(assignment.trial, ended=True)
+
+    def _more_memory(self, number: int) -> float | None:
+        """GPUs for a trial that ran out of memory: twice its share, so that fewer trials are beside it.
+
+        The last attempt has a whole GPU.
+        """
+        record = self._ledger.records[number]
+        if not 0 < record.gpu_share < 1:
+            return None
+        return 1.0 if record.lost + 1 >= MAX_LOST else min(2 * record.gpu_share, 1.0)
+
+    @contextlib.contextmanager
+    def _halting(self) -> Iterator[None]:
+        """Stop the study at what goes wrong here: an exception in one of Ray's hooks would end it in disorder."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  # raised again when Ray has ended
+            self._halt(error)
+
+    def _halt(self, error: Exception) -> None:
+        self.error = self.error or error
+        self._heard.clear()
+        self._without_room.clear()
+
+    def _after(self, number: int, ended: bool) -> bool:
+        """Show what happened to a trial; True if its worker leaves it."""
+        self._heard[number] = time.monotonic()
+        if ended or self._time_is_up:
+            del self._heard[number]
+            self._without_room.discard(number)
+        self._show(number)
+        self._note_runs()
+        if ended:
+            self._write_table()
+            self._remove_weights_that_lost()
+        return number not in self._heard
+
+    def _note_runs(self) -> None:
+        """Enter what the tracking thread has to say; the ledger is this thread's alone."""
+        for number, run in self._tracking.new_runs().items():
+            self._ledger.note_mlflow_run(number, run)
+
+    def _silence(self, number: int) -> float:
+        return time.monotonic() - self._heard[number]
+
+    def _show(self, number: int) -> None:
+        records = self._ledger.records
+        self._tracking.show(records[number])
+        self._progress.show(records, records[number])
+
+    def _write_table(self) -> None:
+        table = trials_csv(self._ledger.records, searched_settings(self._plan.request.space))
+        write_atomically(self._phase.table, table.encode())
+
+    def _remove_weights_that_lost(self) -> None:
+        """Of trials that ended only those that may win keep weights; reports, curves and match tables stay for all."""
+        kept = self._phase.kept()
+        for record in self._ledger.records:
+            if record.state is State.RUNNING or record.id in self._without_weights:
+                continue
+            for file in [*self._phase.folder_of(record.id).glob("*.safetensors")]:
+                if file.name == "last.safetensors" or record.id not in kept:
+                    file.unlink(missing_ok=True)
+            if record.id not in kept:
+                self._without_weights.add(record.id)
+
+
+def describe(plan: Plan) -> None:
+    """Write study.json, the first time with its creation date."""
+    folder = plan.folder
+    created = folder.read_description()["created"] if folder.description.exists() else datetime.now(UTC).isoformat()
+    write_json_atomically(
+        folder.description,
+        {
+            "format": FORMAT,
+            "study": plan.request.study,
+            "created": created,
+            "command": shlex.join(["python", "-m", "tune.search", *map(without_password, sys.argv[1:])]),
+            "request": plan.request.to_document(),
+            "data": {
+                "where": plan.request.data,
+                "fingerprint": plan.data.fingerprint,
+                "images": len(plan.data.samples),
+                "groups": plan.groups,
+                "classes": [category.name for category in plan.data.classes],
+            },
+            # None: the files that lie beside this one, wherever that is.
+            "storage": plan.options.storage and without_password(plan.options.storage),
+            "tracking_uri": plan.options.tracking_uri and without_password(plan.options.tracking_uri),
+            "resources": {"cpus_per_trial": plan.resources.cpus, "gpus_per_trial": plan.resources.gpus},
+            "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES},
+            "git_revision": _git_revision(),
+        },
+    )
+
+
+def _git_revision() -> str | None:
+    """The revision of this project's checkout, with `+` where it has changes; None outside a checkout."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    here = Path(__file__).parent
+    describe = subprocess.run(
+        [git, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
+        cwd=here, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return describe.stdout.strip() or None

@@ -1,0 +1,334 @@
+"""A confirmed winner: the best of a search run again on fresh seeds and splits, and the winner is chosen there.
+
+The best of many scores on the same images is partly the luckiest of them. So the best K settings are trained again,
+each on the same fresh seeds; the split of the images is drawn by the seed as well. The winner is the best there, and
+its epoch that of its mean curve. Fresh splits reuse the search's images: only a test set is independent of the search.
+
+The trials of a confirmation are a second study in the ledger, `STUDY.confirm`: neither the search's sampler nor its
+early stopping ever sees them. Their facts hold, beside the search's, `confirm`:
+
+    asked      the options they were asked for with
+    repeats    seed and fold of each repeat
+    notes      what the user should know, a sentence each
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.config import DataConfig, TrialConfig, Value
+from core.data.dataset import Dataset
+from core.data.split import group_names, split
+from core.dependence import effective
+from core.errors import DataError
+from core.metric.ap50 import MatchTable
+from core.text import many
+from tune.ledger import ledger
+from tune.ledger.ledger import Point, State, TrialRecord, best_of
+from tune.space.request import SearchOptions, StopEarly, StudyRequest
+from tune.space.space import BY_REPEAT, SearchSpace
+from tune.statistics.choice import Choice, choose
+from tune.store.folder import StudyFolder, match_table_path
+from tune.study.learned import nothing_learned
+
+FIRST_SEED = 1000
+"""Fresh seeds are numbers from here on."""
+PATIENCE = 100
+"""So many numbers in a row whose split is known already, and no other is looked for."""
+
+Repeat = tuple[int, int]
+"""Seed and fold. The seed is the split's as well; the fold is 0 for a hold-out."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Settings that did well in the search.
+
+    name      of the variant, or `trial 12`
+    trials    the complete trials of the search that are the same in effect, in the order of their numbers: those of a
+              variant differ in seed, split and fold
+    """
+
+    name: str
+    trials: tuple[TrialRecord, ...]
+
+    @property
+    def score(self) -> float:
+        """AP50 in the search, the mean over its trials."""
+        return math.fsum(record.ap50 or 0.0 for record in self.trials) / len(self.trials)
+
+    @property
+    def trial(self) -> TrialRecord:
+        """Its best trial in the search."""
+        best = best_of(self.trials)
+        assert best is not None
+        return best
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """A candidate whose repeats are all complete.
+
+    repeats   their trials, in the order of `Confirmation.repeats`
+    matches   the files of their match tables, by repeat and epoch
+    """
+
+    candidate: Candidate
+    repeats: tuple[TrialRecord, ...]
+    matches: tuple[tuple[Path, ...], ...]
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A confirmation as its ledger and folder have it.
+
+    candidates   the best of the search as it stands, best first
+    confirmed    those of them that can be chosen, in the same order
+    repeats      of each candidate
+    records      all its trials, those of former candidates among them
+    ended        trainings of these candidates that have ended
+    planned      trainings that these candidates need
+    finished     whether the search and all of these have ended: the winner can be chosen
+    notes        what is left out and why, a sentence each
+    """
+
+    candidates: tuple[Candidate, ...]
+    confirmed: tuple[Confirmed, ...]
+    repeats: tuple[Repeat, ...]
+    records: tuple[TrialRecord, ...]
+    ended: int
+    planned: int
+    finished: bool
+    notes: tuple[str, ...]
+
+    @property
+    def on(self) -> str:
+        """What each candidate was trained on, in words."""
+        seeds = len({seed for seed, _ in self.repeats})
+        folds = 1 + max((fold for _, fold in self.repeats), default=0)
+        splits = "split" if seeds == 1 else "splits"
+        return f"{many(seeds, 'fresh seed')} and {splits}{f' into {folds} folds' if folds > 1 else ''}"
+
+
+def candidates(records: Sequence[TrialRecord], request: StudyRequest) -> tuple[Candidate, ...]:
+    """The best settings of a search, best first: at most `confirm.top`, no two alike in effect but for seed and split.
+
+    None where nothing was learned: training it again would confirm nothing.
+
+    A variant that lacks some repeats, since they failed, is neither lucky nor unlucky in the splits of the others.
+    """
+    if nothing_learned(records):
+        return ()
+    alike: dict[tuple[tuple[str, Value], ...], list[TrialRecord]] = {}
+    for record in records:
+        if record.state is State.COMPLETE:
+            alike.setdefault(_key(effective(record.settings), BY_REPEAT), []).append(record)
+    found = [Candidate(trials[0].name or f"trial {trials[0].id}", tuple(trials)) for trials in alike.values()]
+    scores = _without_luck_of_splits(found)
+    return tuple(found[place] for place in np.argsort(-scores, kind="stable")[: request.confirm.top])
+
+
+def _without_luck_of_splits(found: Sequence[Candidate]) -> NDArray[np.float64]:
+    """What each candidate adds to AP50, beside what each repeat adds (least squares); the mean where all are there."""
+    if len({frozenset(_repeat(record) for record in one.trials) for one in found}) <= 1:
+        return np.array([one.score for one in found])
+    repeats = list(dict.fromkeys(_repeat(record) for one in found for record in one.trials))
+    rows, scores = [], []
+    for place, one in enumerate(found):
+        for record in one.trials:
+            row = np.zeros(len(found) + len(repeats))
+            row[place] = row[len(found) + repeats.index(_repeat(record))] = 1
+            rows.append(row)
+            scores.append(record.ap50 or 0.0)
+    effects: NDArray[np.float64] = np.linalg.lstsq(np.array(rows), np.array(scores))[0][: len(found)]
+    return effects
+
+
+def _repeat(record: TrialRecord) -> Repeat:
+    return int(record.settings["seed"]), int(record.settings["data.fold"])
+
+
+def fresh_repeats(request: StudyRequest, data: Dataset) -> tuple[Repeat, ...]:
+    """The repeats of each candidate: seeds and splits that the search does not use, the same whenever it is asked.
+
+    A number is passed over where it is a seed of the search, and where the validation images that it draws (all parts
+    of them, with `confirm.folds`) validate already: a small data set has few splits. So there may be fewer seeds than
+    asked for, and none (see `shortage`). Raises DataError where the images cannot be divided so.
+    """
+    asked, space = request.confirm, request.space
+    if not asked.top:
+        return ()
+    data_settings = {name: value for name, value in space.fixed.items() if name.startswith("data.")}
+    searched = TrialConfig.from_settings(data_settings).data
+    if space.variants:
+        seeds = split_seeds = set(range(space.seeds))
+    else:
+        seeds, split_seeds = {int(space.value("seed", {}))}, {searched.split_seed}
+    known = {part for seed in split_seeds for part in _validation_parts(data, searched, seed)}
+    config = searched.model_copy(update={"folds": asked.folds, "fold": 0})
+
+    found: list[int] = []
+    in_vain, trouble = 0, None
+    for seed in itertools.count(FIRST_SEED):
+        if len(found) == asked.seeds or in_vain == PATIENCE:
+            break
+        if seed in seeds | split_seeds:
+            continue
+        parts: set[tuple[int, ...]] = set()
+        try:
+            parts = _validation_parts(data, config, seed)
+        except DataError as error:
+            trouble = error
+        in_vain += 1
+        if not parts <= known:
+            found.append(seed)
+            known |= parts
+            in_vain = 0
+    if trouble is not None and not found:
+        raise DataError(f"confirm, {asked.folds} folds: {trouble}" if asked.folds else f"confirm: {trouble}")
+    return tuple((seed, fold) for seed in found for fold in range(max(asked.folds, 1)))
+
+
+def _validation_parts(data: Dataset, config: DataConfig, seed: int) -> set[tuple[int, ...]]:
+    """The validation images of every part that validates: one, or one a fold."""
+    configs = (config.model_copy(update={"split_seed": seed, "fold": fold}) for fold in range(max(config.folds, 1)))
+    return {split(data, one).validation for one in configs}
+
+
+def shortage(request: StudyRequest, repeats: Sequence[Repeat]) -> str | None:
+    """What to tell the user where there are fewer fresh splits than asked for; None where there are enough."""
+    found, asked = len({seed for seed, _ in repeats}), request.confirm.seeds
+    if not request.confirm.top or found == asked:
+        return None
+    way_out = "" if request.confirm.folds else " (confirm.folds would have every image validate)"
+    if not found:
+        return f"confirm: these images have no split but those of the search, so nothing is confirmed{way_out}"
+    return (
+        f"confirm.seeds {asked}: these images have only {many(found, 'split')} beside the search's, "
+        f"and each candidate is trained once on {'it' if found == 1 else 'each'}{way_out}"
+    )
+
+
+def points(records: Sequence[TrialRecord], request: StudyRequest, repeats: Sequence[Repeat]) -> tuple[Point, ...]:
+    """The trials that confirm the best of a search.
+
+    Every candidate has its first repeat before any has its second: a confirmation that is cut short compares like with
+    like.
+    """
+    chosen = candidates(records, request)
+    return tuple(
+        Point(candidate.name, candidate.trials[0].params, _settings(candidate, repeat, request))
+        for repeat in repeats
+        for candidate in chosen
+    )
+
+
+def _settings(candidate: Candidate, repeat: Repeat, request: StudyRequest) -> dict[str, Value]:
+    seed, fold = repeat
+    changed = {"seed": seed, "data.split_seed": seed, "data.folds": request.confirm.folds, "data.fold": fold}
+    # Of the first trial and not the best: another one that is the same in effect may become the best.
+    return {**candidate.trials[0].settings, **changed}
+
+
+def request_of(request: StudyRequest) -> StudyRequest:
+    """The confirmation as a study of its own, for its ledger: nothing is searched and nothing is stopped early."""
+    return replace(
+        request,
+        study=f"{request.study}.confirm",
+        space=SearchSpace(),
+        search=SearchOptions(sampler="random"),
+        stop_early=StopEarly(rule="none"),
+    )
+
+
+def facts_of(request: StudyRequest, repeats: Sequence[Repeat]) -> dict[str, Any]:
+    """What the ledger of a confirmation remembers beside what it shares with the search, as JSON types."""
+    note = shortage(request, repeats)
+    asked = request.confirm.model_dump()
+    return {
+        "confirm": {"asked": asked, "repeats": [list(repeat) for repeat in repeats], "notes": [note] if note else []}
+    }
+
+
+def read(
+    folder: StudyFolder, storage: str, request: StudyRequest, search_records: Sequence[TrialRecord]
+) -> Confirmation | None:
+    """The confirmation of a study as it stands, also while it runs; None where there is none. Writes nothing."""
+    reading = ledger.read(storage, request_of(request).study) if request.confirm.top else None
+    known = None if reading is None else reading.facts.get("confirm")
+    if reading is None or known is None:
+        return None
+    repeats = tuple((int(seed), int(fold)) for seed, fold in known["repeats"])
+    by_settings = {_key(record.settings): record for record in reading.records if record.state is not State.PRUNED}
+    chosen = candidates(search_records, request)
+    confirmed: list[Confirmed] = []
+    notes: list[str] = list(known["notes"])
+    ended = 0
+    for candidate in chosen:
+        there = [by_settings.get(_key(_settings(candidate, repeat, request))) for repeat in repeats]
+        done = [record for record in there if record is not None and record.state is not State.RUNNING]
+        ended += len(done)
+        trouble = _trouble(folder, done)
+        if trouble is not None:
+            notes.append(f"{candidate.name} is left out of the choice: {trouble}")
+        elif len(done) == len(repeats):
+            confirmed.append(Confirmed(candidate, tuple(done), tuple(_matches(folder, record) for record in done)))
+    searched = len(search_records) >= request.planned_trials and all(
+        record.state is not State.RUNNING for record in search_records
+    )
+    planned = len(chosen) * len(repeats)
+    return Confirmation(
+        candidates=chosen,
+        confirmed=tuple(confirmed),
+        repeats=repeats,
+        records=reading.records,
+        ended=ended,
+        planned=planned,
+        finished=searched and ended == planned and known["asked"] == request.confirm.model_dump(),
+        notes=tuple(notes),
+    )
+
+
+def _trouble(folder: StudyFolder, ended: Sequence[TrialRecord]) -> str | None:
+    """Why a candidate cannot be chosen, whatever its other repeats will bring; None if it can."""
+    for record in ended:
+        if record.state is State.FAIL:
+            return f"its training with seed {record.settings['seed']} failed ({record.reason})"
+        for path in _matches(folder, record):
+            if not path.exists():
+                return f"the match table {path} is missing"
+    return None
+
+
+def _matches(folder: StudyFolder, record: TrialRecord) -> tuple[Path, ...]:
+    epochs = range(1, len(record.epochs) + 1)
+    return tuple(match_table_path(folder.confirm_trial(record.id), epoch) for epoch in epochs)
+
+
+def winner(confirmation: Confirmation) -> Choice | None:
+    """The winner and its epoch, with what is known of its score; None before all is confirmed, or where nothing can be.
+
+    Raises CheckpointError for a damaged match table.
+    """
+    if not confirmation.finished or not confirmation.confirmed:
+        return None
+    settings = confirmation.confirmed[0].candidate.trial.settings
+    return choose(
+        {
+            one.candidate.name: [[functools.partial(MatchTable.load, path) for path in paths] for paths in one.matches]
+            for one in confirmation.confirmed
+        },
+        int(settings["metric.max_dets"]),
+        functools.partial(group_names, pattern=str(settings["data.group_pattern"]), place="the confirmation"),
+    )
+
+
+def _key(settings: Mapping[str, Value], without: Sequence[str] = ()) -> tuple[tuple[str, Value], ...]:
+    return tuple(sorted((name, value) for name, value in settings.items() if name not in without))

@@ -1,0 +1,52 @@
+"""Whether the trials of a study learned anything, and what to say and to do where they did not."""
+
+from collections.abc import Iterable, Sequence
+
+from core.config import Value
+from core.text import many
+from tune.ledger.ledger import State, TrialRecord
+
+LEARNED = 0.01
+"""A study of which no trial ever reached this AP50 has learned nothing: its scores differ by accident."""
+
+
+def nothing_learned(records: Iterable[TrialRecord]) -> bool:
+    """Whether trials are complete, and none of the study, complete or not, ever reached an AP50 of `LEARNED`."""
+    scored = [record for record in records if record.ap50 is not None]
+    return any(record.state is State.COMPLETE for record in scored) and all(
+        record.ap50 < LEARNED for record in scored if record.ap50 is not None
+    )
+
+
+def no_winner(records: Sequence[TrialRecord]) -> str:
+    """Why a study in which nothing was learned has no winner, without a full stop."""
+    scored = [record for record in records if record.ap50 is not None]
+    best = max(scored, key=lambda record: (record.ap50, -record.id))
+    return (
+        f"nothing was learned: the highest AP50 of {many(len(scored), 'trial')} is {best.ap50:.4f} (trial {best.id}), "
+        f"under {LEARNED}, so no trial is better than another and there is no winner"
+    )
+
+
+def way_out(records: Sequence[TrialRecord]) -> str:
+    """What to try where nothing was learned, with what was tried, without a full stop."""
+    tried = [record.settings for record in records if record.ap50 is not None]
+
+    def had(name: str) -> str:
+        values = list(dict.fromkeys(settings[name] for settings in tried if name in settings))
+        return f"{name} was {_range(values)}" if values else name
+
+    return (
+        f"to try: more epochs ({had('optim.epochs')}), a higher learning rate ({had('optim.learning_rate')}), "
+        f"pretrained weights ({had('model.weights')}), and where cells are small larger images "
+        f"({had('model.image_min_side')}) or smaller anchors ({had('model.anchor_scale')}); "
+        "python -m core.check looks for faults of the annotations, and the pictures of the report show them beside the "
+        "predictions"
+    )
+
+
+def _range(values: Sequence[Value]) -> str:
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(values) > 1 and len(numbers) == len(values):
+        return f"{min(numbers):g} to {max(numbers):g}"
+    return " or ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)

@@ -1,0 +1,373 @@
+"""A request checked against the world: the data, the weights, the machine, and the study it continues."""
+
+import contextlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from core import data as datasets
+from core.config import SETTINGS, MetricConfig, ModelConfig, PredictConfig, TrialConfig
+from core.data.dataset import Dataset
+from core.data.split import group_names, split
+from core.errors import BadRequest, ResourceError, SettingError, StudyError
+from core.network import weights as pretrained
+from core.network.weights import WeightsFile
+from core.prediction.advice import advice
+from tune.engine import executor, mps
+from tune.engine.executor import Machine, TrialResources
+from tune.ledger.ledger import remembered_facts
+from tune.redaction import without_password
+from tune.space.request import StudyRequest
+from tune.space.space import Choices, SearchSpace
+from tune.store.folder import StudyFolder
+from tune.study.confirmation import Repeat, fresh_repeats
+from tune.tracking.mlflow_runs import Destination
+
+_COMPARED = ("fixed", "space", "start", "variants", "baseline", "seeds", "search", "stop_early")
+_EXTENT = ("low", "high", "choices")
+"""What of a setting's domain may grow while a study goes on."""
+_KINDS = {"request": "another request", "data": "other data", "weights": "other pretrained weights"}
+_MODEL_SETTINGS = ("model.detector", "model.backbone", "model.weights", "model.stride_in_1x1")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line adds to a request: where things are and what the trials may use.
+
+    results       folder of all studies
+    storage       SQLAlchemy URL of the ledger, None for a file in the study's folder
+    tracking_uri  MLflow's, None for a database in `results`
+    parallel      most trials at once, None for as many as fit
+    time_budget   seconds after which no epoch is begun any more, None for no limit
+    address       a Ray cluster, None for this machine
+    """
+
+    results: Path = Path("results")
+    storage: str | None = None
+    tracking_uri: str | None = None
+    parallel: int | None = None
+    time_budget: float | None = None
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that was checked against the data, the weights and the machine: it can start.
+
+    weights   the file of pretrained weights for each way to ask for one (see `weights_key`)
+    growth    how the space of the study that it continues has grown, a sentence a setting
+    """
+
+    request: StudyRequest
+    options: Options
+    data: Dataset
+    weights: Mapping[str, WeightsFile]
+    machine: Machine
+    resources: TrialResources
+    growth: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> StudyFolder:
+        """Where the study lives."""
+        return StudyFolder(self.options.results / self.request.study)
+
+    @property
+    def storage(self) -> str:
+        """URL of the ledger."""
+        return storage_of(self.options, self.folder)
+
+    @property
+    def repeats(self) -> tuple[Repeat, ...]:
+        """The fresh seeds and folds on which the best of the search are confirmed; none where nothing is."""
+        return fresh_repeats(self.request, self.data)
+
+    @property
+    def groups(self) -> int:
+        """Groups of images (`data.group_pattern`); without a pattern each image is its own."""
+        pattern = str(self.request.space.value("data.group_pattern", {}))
+        return len(set(group_names((sample.name for sample in self.data.samples), pattern, self.data.name)))
+
+    @property
+    def tracking(self) -> Destination:
+        """Where MLflow's view is."""
+        return tracking_of(self.options)
+
+
+def make_plan(request: StudyRequest, options: Options) -> Plan:
+    """Check a request against the world. Starts nothing. Raises BadRequest for the first thing wrong.
+
+    Pretrained weights that are nowhere are downloaded into torch's cache; nothing else is written.
+    """
+    plan, problems = check(request, options)
+    if plan is None:
+        raise problems[0]
+    # Now that nothing else is wrong.
+    pretrained.fetch(file.missing for file in plan.weights.values() if file.missing)
+    return replace(plan, weights={key: replace(file, missing=None) for key, file in plan.weights.items()})
+
+
+def check(request: StudyRequest, options: Options) -> tuple[Plan | None, Sequence[BadRequest]]:
+    """The plan of a request, or everything that is wrong with it. Downloads nothing and writes nothing."""
+    problems: list[BadRequest] = []
+    data: Dataset | None = None
+    machine: Machine | None = None
+    resources: TrialResources | None = None
+    weights: dict[str, WeightsFile] = {}
+    grown: list[str] = []
+    try:
+        data = datasets.load(request.data, request.reading)
+        for config in _data_configs(request.space):
+            split(data, config.data)
+        fresh_repeats(request, data)
+    except BadRequest as error:
+        problems.append(error)
+    for model in _model_configs(request.space):
+        try:
+            file = pretrained.find(model, download=False)
+        except BadRequest as error:
+            problems.append(error)
+        else:
+            if file is not None:
+                weights[weights_key(model)] = file
+    try:
+        machine = Machine.here() if options.address is None else executor.cluster(options.address)
+        resources = _resources(request, options, machine)
+    except BadRequest as error:
+        problems.append(error)
+    try:
+        folder = StudyFolder(options.results / request.study)
+        options = recall(options, folder)
+        before = remembered_facts(storage_of(options, folder), request.study)
+        if before is None and folder.description.exists():
+            ledger = without_password(storage_of(options, folder))
+            raise StudyError(
+                f"{folder.path} is a study that its ledger {ledger} does not hold; "
+                "bring the ledger back, or give this search another --study name"
+            )
+        refuse_other_facts(before, facts_of(request, data), folder)
+        grown = growth(before or {}, facts_of(request, data))
+    except BadRequest as error:
+        problems.append(error)
+    if problems or data is None or machine is None or resources is None:
+        return None, problems
+    return Plan(request, options, data, weights, machine, resources, tuple(grown)), problems
+
+
+def _resources(request: StudyRequest, options: Options, machine: Machine) -> TrialResources:
+    wanted = request.resources
+    resources = machine.share(wanted.cpus_per_trial, wanted.gpus_per_trial, options.parallel)
+    if wanted.mps and machine.address is not None:
+        raise ResourceError(
+            "resources.mps true is for the GPUs of this machine, and --address names a cluster; start the service on "
+            "its nodes, and leave resources.mps out"
+        )
+    if wanted.mps and resources.gpus:
+        mps.check()
+    return resources
+
+
+def data_advice(request: StudyRequest, data: Dataset) -> list[str]:
+    """What the data set asks of a request's settings, which are taken at the loosest that it tries."""
+    largest = max(_tried(request, "predict.max_detections"))
+    tile = min((side for side in _tried(request, "predict.tile") if side), default=0)
+    crop = min((side for side in _tried(request, "data.crop") if side), default=0)
+    metric = MetricConfig(max_dets=max(_tried(request, "metric.max_dets")))
+    predict = PredictConfig(max_detections=largest, tile=tile)
+    return list(advice(data, request.reading.model_copy(update={"crop": crop}), predict, metric))
+
+
+def _tried(request: StudyRequest, name: str) -> list[int]:
+    """The values that a whole number among the settings has in a request: in trials, and after training."""
+    space = request.space
+    values = [space.value(name, variant.settings) for variant in space.variants] or [space.value(name, {})]
+    values += [
+        corner for parameter in space.parameters if parameter.name == name for corner in parameter.domain.corners
+    ]
+    return [int(value) for value in (*values, *request.after_training.get(name, ()))]
+
+
+def weights_key(model: ModelConfig) -> str:
+    """Models with the same key start from the same file."""
+    return f"{model.detector} {model.backbone} {model.weights}"
+
+
+def searched_settings(space: SearchSpace) -> list[str]:
+    """The settings that differ between the trials of a study, in the order of the space file."""
+    names = [parameter.name for parameter in space.parameters]
+    names += [name for variant in space.variants for name in variant.settings]
+    return list(dict.fromkeys(names))
+
+
+def _data_configs(space: SearchSpace) -> Iterator[TrialConfig]:
+    """One configuration for each split the study uses."""
+    if not space.variants:
+        yield TrialConfig.from_settings(
+            {name: value for name, value in space.fixed.items() if name.startswith("data.")}
+        )
+        return
+    seen = set()
+    for row in space.rows():
+        if row.config.data not in seen:
+            seen.add(row.config.data)
+            yield row.config
+
+
+def _model_configs(space: SearchSpace) -> Iterator[ModelConfig]:
+    """One model for each key that the study's trials can have."""
+    seen = set()
+    for model in _models(space):
+        if weights_key(model) not in seen:
+            seen.add(weights_key(model))
+            yield model
+
+
+def _models(space: SearchSpace) -> Iterator[ModelConfig]:
+    if space.variants:
+        yield from (row.config.model for row in space.rows())
+        return
+    values = {name: [space.fixed.get(name, SETTINGS[name])] for name in _MODEL_SETTINGS}
+    for parameter in space.parameters:
+        if parameter.name in values and isinstance(parameter.domain, Choices):
+            # Where it is not active its default holds.
+            default = [SETTINGS[parameter.name]] if parameter.when else []
+            values[parameter.name] = list(dict.fromkeys([*parameter.domain.values, *default]))
+    for combination in itertools.product(*values.values()):
+        with contextlib.suppress(SettingError):  # a combination that `when` rules out
+            yield TrialConfig.from_settings(dict(zip(values, combination, strict=True))).model
+
+
+def facts_of(request: StudyRequest, data: Dataset | None) -> dict[str, Any]:
+    """What all trials of a study must have in common for their scores to be compared, as JSON types."""
+    document = request.to_document()
+    asked = {part: document[part] for part in _COMPARED if part in document}
+    asked["search"] = {name: value for name, value in asked["search"].items() if name != "trials"}  # more are welcome
+    return {"request": asked} | ({} if data is None else {"data": data.fingerprint})
+
+
+def refuse_other_facts(before: Mapping[str, Any] | None, now: Mapping[str, Any], folder: StudyFolder) -> None:
+    """Refuse to mix trials that cannot be compared: StudyError with the first difference.
+
+    A space may grow: wider bounds and more choices leave all trials in it comparable (see `growth`).
+    """
+    if before is None:
+        return
+    for kind, (old, new) in {name: (before.get(name), now.get(name)) for name in _KINDS}.items():
+        if old is None or new is None:
+            continue
+        if kind == "request" and growth(before, now):
+            old = {**old, "space": new["space"]}
+        if kind == "weights":  # a choice that was added may start from a file of its own
+            old, new = ({key: one[key] for key in old.keys() & new.keys()} for one in (old, new))
+        different = _difference(old, new)
+        if different is not None:
+            raise StudyError(
+                f"{folder.path} is a study with {_KINDS[kind]}: {different}; "
+                "go back to that, or give this search another --study name"
+            )
+
+
+def growth(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """How the space has grown since the study's facts were written, a sentence a setting.
+
+    Empty where it has not, and where it changed in any other way than by wider bounds or more choices. A grid and
+    variants have their trials numbered in advance, so they do not grow.
+    """
+    old, new = (facts.get("request", {}).get("space") for facts in (before, now))
+    if not old or not new or list(old) != list(new) or now["request"]["search"].get("sampler") == "grid":
+        return []
+    grown = []
+    for name in old:
+        if old[name] != new[name]:
+            sentence = _grown(name, old[name], new[name])
+            if sentence is None:
+                return []
+            grown.append(sentence)
+    return grown
+
+
+def _grown(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    if {key: value for key, value in old.items() if key not in _EXTENT} != {
+        key: value for key, value in new.items() if key not in _EXTENT
+    }:
+        return None
+    if "choices" in old and "choices" in new:
+        added = [value for value in new["choices"] if value not in old["choices"]]
+        kept = all(value in new["choices"] for value in old["choices"])
+        shown = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in added)
+        return f"{name} may be {shown} as well" if kept and added else None
+    if "low" in old and "low" in new and new["low"] <= old["low"] and new["high"] >= old["high"]:
+        return f"{name} ranges from {new['low']:g} to {new['high']:g}, before from {old['low']:g} to {old['high']:g}"
+    return None
+
+
+def _difference(old: Any, new: Any, place: str = "") -> str | None:
+    """The first place where two JSON values differ, with both values; of weights only what both name is compared."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in dict.fromkeys([*old, *new]):
+            found = _difference(old.get(key), new.get(key), f"{place}, {key}" if place else str(key))
+            if found is not None:
+                return found
+        return None
+    if old == new:
+        return None
+    was, now = ("not there" if value is None else json.dumps(value)[:200] for value in (old, new))
+    return f"{place + ' ' if place else ''}was {was} and is {now}"
+
+
+def storage_of(options: Options, folder: StudyFolder) -> str:
+    """URL of a study's ledger."""
+    return options.storage or f"sqlite:///{folder.path / 'study.db'}"
+
+
+def tracking_of(options: Options) -> Destination:
+    """Where MLflow's view of the studies is."""
+    default = Destination.default(options.results)
+    return Destination(options.tracking_uri or default.uri, default.artifacts.absolute())
+
+
+def tags_of(request: StudyRequest, fingerprint: str) -> dict[str, str]:
+    """What MLflow shows of a study itself."""
+    return {
+        "data": request.data,
+        "data_fingerprint": fingerprint,
+        "planned_trials": str(request.planned_trials),
+    }
+
+
+def absolute(url: str | None) -> str | None:
+    """The URL of a sqlite file, wherever it is read from later; others as they are."""
+    relative = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/?:][^?]*)(.*)", url or "")
+    return url if relative is None else f"{relative[1]}{Path(relative[2]).absolute()}{relative[3]}"
+
+
+def recall(options: Options, folder: StudyFolder, moved: bool = False) -> Options:
+    """The addresses of a study's ledger and tracker where this command does not give them. Raises StudyError.
+
+    moved   whether the ledger may be at another place than it was
+    """
+    if not folder.description.exists():
+        return options
+    described = folder.read_description()
+    for name, option in (("storage", "--storage"), ("tracking_uri", "--tracking-uri")):
+        before, given = described[name], getattr(options, name)
+        if given is None and before is not None:
+            if "***" in before:
+                raise StudyError(
+                    f"{option} must be given again for {folder.path}: it was {before}, passwords are not kept"
+                )
+            options = replace(options, **{name: before})
+        elif (
+            given is not None
+            and name == "storage"
+            and not moved
+            and without_password(given) != without_password(before or "")
+        ):
+            raise StudyError(
+                f"{option} must be that of the study, {before or 'its own file'}, and is {without_password(given)}; "
+                "leave it out, or give this search another --study name"
+            )
+    return options

@@ -1,0 +1,167 @@
+"""What a person sees while a command runs: a live table or a bar in a terminal, one line an event elsewhere."""
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Literal, Self
+
+import rich.progress
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from core.console import say
+from core.text import many, shown
+from tune.ledger.ledger import State, TrialRecord
+
+
+class Progress:
+    """Shows the trials of a search, or those that confirm its best, as they change.
+
+    planned    trials there are to be
+    console    where to
+    """
+
+    def __init__(self, planned: int, console: Console, phase: Literal["search", "confirm"] = "search") -> None:
+        self._planned = planned
+        self._console = console
+        self._confirms = phase == "confirm"
+        self._begin = time.monotonic()
+        self._seconds_before: float | None = None
+        self._records: Sequence[TrialRecord] = ()
+        self._live = Live(console=console, refresh_per_second=2, get_renderable=self._table, transient=True)
+        self._shown: dict[int, TrialRecord] = {}
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def show(self, records: Sequence[TrialRecord], changed: TrialRecord | None = None) -> None:
+        """All trials as they are now, and the one that changed."""
+        if self._seconds_before is None:
+            self._seconds_before = sum(record.seconds for record in records)
+        self._records = records
+        if changed is None or self._console.is_terminal:
+            return
+        line = self._line(changed, self._shown.get(changed.id))
+        self._shown[changed.id] = changed
+        if line:
+            say(self._console, line)
+
+    def _line(self, record: TrialRecord, before: TrialRecord | None) -> str | None:
+        """What is new about a trial; None if there is nothing to say."""
+        done = sum(other.state is not State.RUNNING for other in self._records)
+        head = f"[{done}/{self._planned}] {self._called(record)}"
+        if record.state is State.FAIL:
+            return f"{head} failed: {record.reason}"
+        if before is not None and record.lost > before.lost:
+            return f"{head} will go on after epoch {len(record.epochs)}: {record.reason}"
+        if before is None or record.attempts > before.attempts:
+            if record.attempts > 1:
+                return f"{head} goes on after epoch {len(record.epochs)}, attempt {record.attempts}"
+            params = ", ".join(f"{name} {_short(value)}" for name, value in record.params.items())
+            return f"{head} starts: {params or 'all settings at their defaults'}"
+        if len(record.epochs) == len(before.epochs) and record.state is before.state:
+            return None
+        last = record.epochs[-1]
+        text = (
+            f"{head} epoch {len(record.epochs)}/{record.planned_epochs}: loss {last['losses']['loss']:.3f}, "
+            f"AP50 {last['ap50']:.3f}, {last['seconds']:.1f} s"
+        )
+        if record.state is State.PRUNED:
+            return f"{text}; {record.reason}"
+        return f"{text}; complete, AP50 {record.ap50:.3f}" if record.state is State.COMPLETE else text
+
+    def _called(self, record: TrialRecord) -> str:
+        if self._confirms:
+            fold = f", fold {record.settings['data.fold']}" if record.settings["data.folds"] else ""
+            return f"confirming {record.name}, seed {record.settings['seed']}{fold}"
+        return f"trial {record.id}" + (f" ({record.name})" if record.name else "")
+
+    def _table(self) -> Table:
+        done = [record for record in self._records if record.state is not State.RUNNING]
+        running = [record for record in self._records if record.state is State.RUNNING]
+        complete = [record for record in done if record.state is State.COMPLETE]
+        best = max(complete, key=lambda record: record.ap50 or 0.0, default=None)
+        what = "confirming trial" if self._confirms else "trial"
+        title = f"{len(done)} of {many(self._planned, what)} done"
+        if best is not None and not self._confirms:
+            title += f", best AP50 {best.ap50:.3f} (trial {best.id})"
+        table = Table(title=title, caption=self._time_left(), title_justify="left", caption_justify="left")
+        for name in ("trial", "epoch", "AP50", "best", "what"):
+            table.add_column(name)
+        for record in running:
+            curve = record.curve
+            params = ", ".join(f"{name.partition('.')[2]} {_short(v)}" for name, v in record.params.items())
+            what = self._called(record) if self._confirms else record.name or params
+            table.add_row(
+                str(record.id),
+                f"{len(curve)}/{record.planned_epochs}" if record.settings else "",
+                f"{curve[-1]:.3f}" if curve else "",
+                f"{record.ap50:.3f}" if curve else "",
+                Text(shown(what)),
+            )
+        return table
+
+    def _time_left(self) -> str:
+        """What is left costs the mean of the trials that ended, at the pace of this session."""
+        passed = time.monotonic() - self._begin
+        spent = sum(record.seconds for record in self._records) - (self._seconds_before or 0.0)
+        ended = [record for record in self._records if record.state is not State.RUNNING]
+        if not ended or spent <= 0:
+            return f"{_duration(passed)} so far"
+        a_trial = sum(record.seconds for record in ended) / len(ended)
+        running = sum(record.seconds for record in self._records if record.state is State.RUNNING)
+        left = max(0.0, a_trial * (self._planned - len(ended)) - running) * passed / spent
+        return f"{_duration(passed)} so far, about {_duration(left)} left"
+
+
+class Steps:
+    """A bar for a number of steps, in a terminal; elsewhere only what is said.
+
+    total   steps
+    unit    what a step is, to be read after "3/50"; empty to show percents alone
+    """
+
+    def __init__(self, console: Console, what: str, total: int, unit: str) -> None:
+        self._console = console
+        columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()]
+        columns += [TextColumn(f"{unit} {{task.fields[step]}}/{total}")] if unit else []
+        self._bar = rich.progress.Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+        self._total = total
+        self._task = self._bar.add_task(what, total=total, step=min(1, total))
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def at(self, done: float) -> None:
+        """So many steps are done, the last of them perhaps in part."""
+        self._bar.update(self._task, completed=done, step=min(int(done) + 1, self._total))
+
+    def say(self, line: str) -> None:
+        """Print a line, above the bar where there is one."""
+        say(self._console, line)
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{round(seconds)} s" if seconds < 90 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,52 @@
+"""MLflow's view of a study, written anew from its ledger: `python -m tune.search --study NAME --rebuild-tracking`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from core.errors import StorageError, StudyError
+from tune.ledger.ledger import Ledger, read
+from tune.redaction import without_password
+from tune.space.file import from_document
+from tune.store.folder import StudyFolder
+from tune.study import confirmation
+from tune.study.plan import Options, recall, storage_of, tags_of, tracking_of
+from tune.tracking.mlflow_runs import Destination, Tracker, trouble_of
+
+
+def rebuild_tracking(options: Options, study: str) -> tuple[int, int, Destination]:
+    """Show every trial of a study's ledger in MLflow; how many, how many that confirm others, and where.
+
+    Needs neither the data set nor pretrained weights, and trains nothing. What MLflow has already stays and is
+    completed. Raises StudyError for a study that is unknown or being searched, StorageError where MLflow is away.
+    """
+    folder = StudyFolder(options.results / study)
+    description = folder.read_description()
+    request = from_document(description["request"], str(folder.description))
+    options = recall(options, folder)
+    destination, storage = tracking_of(options), storage_of(options, folder)
+    with folder.driver_lock():
+        ledger = Ledger(storage, request)
+        if not ledger.records:
+            raise StudyError(f"{folder.path} has no trials yet; there is nothing to show")
+        phases: list[tuple[str, Ledger, Callable[[int], Path]]] = [("search", ledger, folder.trial)]
+        confirming = confirmation.request_of(request)
+        if read(storage, confirming.study) is not None:
+            phases.append(("confirm", Ledger(storage, confirming), folder.confirm_trial))
+        confirmed = confirmation.read(folder, storage, request, ledger.records)
+        finished = ledger.finished and (confirmed is None or confirmed.finished)
+        tags = tags_of(request, description["data"]["fingerprint"])
+        runs: list[tuple[Ledger, int, str]] = []
+        try:
+            for phase, held, folder_of in phases:
+                tracker = Tracker(destination, request.study, ledger.identity, tags, phase)
+                runs += [(held, record.id, tracker.write(record, folder_of(record.id))) for record in held.records]
+            tracker.close(finished)
+        except Exception as error:  # whatever MLflow's stores raise
+            trouble = trouble_of(error, destination)
+            raise StorageError(
+                f"MLflow at {without_password(destination.uri)} did not take the trials ({trouble.reason}): "
+                f"{trouble.way_out}"
+            ) from error
+        for held, number, run in runs:
+            held.note_mlflow_run(number, run)
+    return len(ledger.records), len(runs) - len(ledger.records), destination

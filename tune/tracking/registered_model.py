@@ -1,0 +1,91 @@
+"""What MLflow runs when it loads a registered model: this file itself, copied beside the weights; nothing is pickled.
+
+    model = mlflow.pyfunc.load_model("models:/STUDY/latest")
+    model.predict(image)                                         # uint8 [H, W, 3], RGB; grey and RGBA will do
+    model.predict("slide.tif")                                   # or the path of an image file
+    model.predict([image, "slide.tif"], {"image_id": 7})         # or a list of both: image ids 7 and 8
+
+It imports `core` and no more of the project, which must be installed where the model is loaded. The network goes to the
+first GPU that torch sees, or else stays on the CPU.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+from numpy.typing import NDArray
+
+from core.data.images import read_rgb
+from core.errors import DataError
+from core.prediction import trained_model
+from core.prediction.detect import about_full_tiles
+from core.prediction.submission import CocoResult, results_of
+
+_logger = logging.getLogger(__name__)
+
+_WANTED = (
+    "a NumPy array, uint8 [height, width] or [height, width, 3 or 4], or the path of an image file, or a list of these"
+)
+
+
+class RegisteredModel(PythonModel):
+    """An image to COCO results."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Read the model from the two files that were registered, which MLflow keeps in one folder."""
+        folder = Path(context.artifacts[trained_model.CONFIG]).parent
+        self._trained = trained_model.load(folder)
+
+    # Other hints than a bare array make MLflow warn whoever loads the model, or refuse lists and paths.
+    def predict(  # type: ignore[override]  # MLflow calls it with or without a context, as it is written
+        self, model_input: np.ndarray, params: dict[str, Any] | None = None
+    ) -> list[CocoResult]:
+        """The results of all images, each image's with the best score first.
+
+        model_input   an image, uint8 [H, W, 3], RGB, or the path of an image file, or a list of these
+        params        image_id: of the (first) image, 1 where it is left out; those after it count on
+
+        Raises DataError, one sentence, for anything else.
+        """
+        first = int((params or {}).get("image_id", 1))
+        results: list[CocoResult] = []
+        full_tiles: list[int] = []
+        for offset, (place, image) in enumerate(_images(model_input)):
+            pixels = _pixels(image, place)
+            height, width = pixels.shape[:2]
+            found = self._trained.predict(pixels)
+            full_tiles.append(found.full_tiles)
+            results += results_of(found, first + offset, height, width, self._trained.classes)
+        most = self._trained.config.predict.max_detections
+        full = about_full_tiles(full_tiles, most, "it in the config.yaml of the model")
+        if full:
+            _logger.warning("%s", full)
+        return results
+
+
+def _images(given: object) -> Sequence[tuple[str, object]]:
+    """Each image, after what a message calls it."""
+    if isinstance(given, list | tuple):
+        return [(f"image {number} of {len(given)}", image) for number, image in enumerate(given, 1)]
+    return [("the image", given)]
+
+
+def _pixels(image: object, place: str) -> NDArray[np.uint8]:
+    if isinstance(image, str | Path):
+        return read_rgb(Path(image))
+    if not isinstance(image, np.ndarray):
+        raise DataError(f"{place} must be {_WANTED}, and is of type {type(image).__name__}")
+    if image.dtype != np.uint8:
+        raise DataError(f"{place} must be {_WANTED}, and holds {image.dtype}; bring its values to 0 .. 255")
+    if image.ndim == 2:
+        image = np.repeat(image[:, :, None], 3, axis=2)
+    if image.ndim != 3 or image.shape[2] not in (3, 4) or 0 in image.shape:
+        raise DataError(f"{place} must be {_WANTED}, and has the shape {list(image.shape)}")
+    return image[:, :, :3]
+
+
+mlflow.models.set_model(RegisteredModel())
