@@ -186,7 +186,7 @@ class OptimConfig(_Settings):
     restarts: int = Field(0, ge=0, le=100)
     """Warm restarts: r restarts make r + 1 cosine cycles, each down to 0, in optimizer steps."""
     restart_multiplier: float = Field(1, ge=1, le=10)
-    """Each cycle is so many times longer than the one before; the last takes the remainder."""
+    """Ratio of each cycle's length to that of the cycle before; the last cycle takes the steps that remain."""
     warmup_epochs: float = Field(0, ge=0)
     """Epochs of linear warm-up before the first cycle."""
     gradient_clip: float = Field(0, ge=0)

@@ -59,7 +59,7 @@ from tune.space.space import Choices, Domain, FloatRange, SearchSpace
 from tune.stopping.halving import SuccessiveHalving, expected_score
 
 MAX_LOST = 2
-"""So many attempts of a trial may end without a word and are repeated; the next such end is a failure."""
+"""Number of a trial's attempts that may end without a report and are repeated; the next such end marks it FAIL."""
 
 BUSY_SECONDS = 5
 """How long sqlite itself waits for a ledger that another process has locked, before `Patience` asks again."""

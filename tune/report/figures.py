@@ -265,8 +265,10 @@ def stopped(findings: Findings) -> Figure | None:
     caption = f"Epochs that each trial trained, in the order they were started: {said}."
     if rungs:
         at = " and ".join(map(str, rungs))
-        caption += f" At each dashed line (epoch {at}) only the best 1 in {stop.reduction} go on; after any epoch from"
-        caption += f" the first line on ends what can hardly come among the best {PLACES} complete trials any more."
+        caption += f" At each dashed line (epoch {at}) only the best 1 in {stop.reduction} go on. From the first line"
+        caption += (
+            f" on, a trial also ends after any epoch where it is unlikely to reach the best {PLACES} complete trials."
+        )
     caption += " These are counts, not estimates: they have no uncertainty."
 
     def draw(canvas: Canvas, wide: bool) -> None:

@@ -46,10 +46,10 @@ class StopEarly(_Options):
     min_epochs: int | None = Field(None, ge=1)
     """The first rung, in epochs; a tenth of the epochs if not given."""
     reduction: int = Field(3, ge=2)
-    """Each rung is so many times higher than the one before."""
+    """Ratio of each rung to the one before: at reduction 3 the rungs are at 1, 3, 9, ... times min_epochs."""
 
     def first_rung(self, epochs: int) -> int:
-        """The first rung, in epochs, of a study whose longest trial has so many."""
+        """The first rung, in epochs, of a study whose longest trial has `epochs` epochs."""
         return self.min_epochs or math.ceil(epochs / 10)
 
 
@@ -57,7 +57,7 @@ class Confirm(_Options):
     """How the winner is chosen among the best: on fresh seeds and splits."""
 
     top: int = Field(5, ge=0, le=100)
-    """So many of the best trials are run again; 0 for none. Variants: 0 unless asked."""
+    """Number of the best trials that are run again; 0 for none. Variants: 0 unless asked."""
     seeds: int = Field(3, ge=1, le=100)
     """Fresh seeds for each of them."""
     folds: int = Field(0, ge=0, le=100)

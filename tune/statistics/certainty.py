@@ -34,8 +34,8 @@ HIGH_AP50, MANY_UNITS = 0.9, 41
 """Above this AP50, with fewer units than this, no interval that we know of covers what it promises."""
 
 _PRIOR = 1.0
-"""By so many imagined units the variance, and the bias, of a class is drawn to that of all classes. Chosen by
-simulation: see docs/statistics.md."""
+"""Prior weight of the moderated variance and bias, in units: each class's value is averaged with the pooled one as if
+the pooled one came from this many units. Chosen by simulation: see docs/statistics.md."""
 
 
 @dataclass(frozen=True)

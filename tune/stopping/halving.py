@@ -1,8 +1,8 @@
 """When a trial is stopped early, read from the learning curves alone: where it falls behind, or where hope ends.
 
-The rule keeps no state of its own. Asked again about the same curves, after a crash for one, it gives the same verdict.
-Falling behind is asynchronous successive halving: Li et al. 2020, "A System for Massively Parallel Hyperparameter
-Tuning" (ASHA), its stopping variant. Hope is what trials that ran to the end still gained after the same epoch.
+The rule keeps no state of its own. Asked again about the same curves, for example after a crash, it gives the same
+verdict. Falling behind is judged by asynchronous successive halving (Li et al. 2020, "A System for Massively Parallel
+Hyperparameter Tuning", ASHA, its stopping variant), hope by what complete trials still gained after the same epoch.
 Curves hold one value an epoch, higher is better; a trial stands for its best epoch so far.
 """
 
@@ -12,27 +12,27 @@ from dataclasses import dataclass
 import numpy as np
 
 PLACES = 3
-"""Who may still come among so many best complete trials has hope. With the best alone as the measure too few trials run
-to the end for a winner to be confirmed among them: where scores are noisy, the best one is a lucky one."""
+"""A trial has hope while it may still come among this number of best complete trials. A measure of 1, the best trial
+alone, would let too few trials run to the end to confirm a winner among them: noisy scores make the best one lucky."""
 NO_HOPE = f"without hope of coming among the best {PLACES} complete trials"
-"""In the reason of a trial that ended between rungs, or at one that it would have passed."""
+"""Part of the reason of a trial that ended between rungs, or at a rung that it would have passed."""
 LUCK = 0.9
-"""A trial may hope for what so large a part of the complete trials did not pass in gains."""
+"""Quantile of the complete trials' gains after an epoch: the largest gain that a trial at this epoch may hope for."""
 
 
 @dataclass(frozen=True)
 class SuccessiveHalving:
     """At each rung only the best 1 / `reduction` of the trials that have reached it go on, if there is hope at all.
 
-    min_epochs   the first rung, in epochs (at least 1); nobody is stopped before it
-    reduction    each rung is so many times higher than the one before (at least 2)
+    min_epochs   the first rung, in epochs (at least 1); no trial is stopped before it
+    reduction    ratio of each rung to the one before (at least 2)
     """
 
     min_epochs: int
     reduction: int
 
     def rungs(self, epochs: int) -> tuple[int, ...]:
-        """The epochs after which a trial of so many epochs is judged; the last epoch is none of them."""
+        """The epochs after which a trial of `epochs` epochs in all is judged; its last epoch is no rung."""
         rungs: list[int] = []
         rung = self.min_epochs
         while rung < epochs:
@@ -47,7 +47,12 @@ class SuccessiveHalving:
         complete: Iterable[Sequence[float]],
         epochs: int,
     ) -> str:
-        """Why a trial of so many epochs in all ends after its last epoch so far, a few words; empty if it goes on."""
+        """Why a trial of `epochs` epochs in all is stopped after its last epoch so far; empty if it goes on.
+
+        curve      the trial's scores so far, one an epoch
+        others     the curves of the study's other trials, for the rungs
+        complete   the curves of its complete trials, for hope
+        """
         at = f"stopped early after epoch {len(curve)}"
         if self.falls_behind(curve, others):
             return f"{at}: not among the best 1 in {self.reduction} at this rung"
@@ -70,10 +75,10 @@ class SuccessiveHalving:
         return better >= keep
 
     def has_no_hope(self, curve: Sequence[float], complete: Iterable[Sequence[float]], epochs: int) -> bool:
-        """Whether a trial of so many epochs in all would not come among the best complete ones even with much luck.
+        """Whether a trial of `epochs` epochs in all would not come among the best complete ones even with much luck.
 
-        Much luck is to gain from here on more than nine of ten complete trials did after the same epoch. Those that ran
-        for fewer epochs than this one will do not say what it may gain.
+        With much luck it gains as much from here on as the `LUCK` quantile of the complete trials did after the same
+        epoch. Complete trials of fewer than `epochs` epochs are left out: they do not say what this one may gain.
         """
         if len(curve) < self.min_epochs:
             return False
@@ -85,14 +90,14 @@ class SuccessiveHalving:
 
 
 def expected_score(curve: Sequence[float], complete: Iterable[Sequence[float]], epochs: int) -> float:
-    """What a trial of so many epochs that was stopped might have reached: with the median gain of the complete ones.
+    """The score that a stopped trial of `epochs` epochs might have reached: with the complete trials' median gain.
 
-    Its best epoch where there are none. Shown to a sampler; no score of a trial.
+    It is the trial's best epoch so far where no trial is complete. A sampler is shown it; it is never a trial's score.
     """
     gains = _gains(complete, len(curve), epochs)
     return max(curve) + (float(np.median(gains)) if gains else 0.0)
 
 
 def _gains(complete: Iterable[Sequence[float]], epoch: int, epochs: int) -> list[float]:
-    """By how much the best epoch of each complete trial of at least so many epochs passed its best up to one epoch."""
+    """The gain of each complete trial of at least `epochs` epochs: its best score less its best up to epoch `epoch`."""
     return [max(curve) - max(curve[:epoch]) for curve in complete if len(curve) >= epochs]

@@ -155,7 +155,7 @@ def test_the_caption_says_how_many_trials_ended_without_hope(found: dict[str, Fi
     changed = replace(search, trials=(*(one for one in search.trials if one not in stopped[:2]), *hopeless))
     drawn = next(figure for figure in figures(changed) if figure.name == "stopped")
     assert f" {len(stopped)} stopped early (2 of them without hope)" in drawn.caption
-    assert f"can hardly come among the best {PLACES} complete trials" in drawn.caption
+    assert f"unlikely to reach the best {PLACES} complete trials" in drawn.caption
 
 
 def test_trials_that_were_stopped_early_are_hollow_and_are_counted(
