@@ -1,4 +1,4 @@
-"""Which settings are tried next.
+"""Samplers: they choose the settings of the next trial.
 
-gaussian.py  which settings are tried next
+gaussian.py  Optuna's Gaussian process over conditional spaces, and Optuna's TPE
 """

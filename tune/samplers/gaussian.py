@@ -1,4 +1,4 @@
-"""Which settings are tried next: Optuna's Gaussian process, shown every trial of a space that may be conditional."""
+"""The choice of the next trial's settings by Optuna's Gaussian process, also in a conditional space."""
 
 import contextlib
 import warnings
@@ -15,19 +15,19 @@ from core.config import Value
 from tune.space.space import Choices, Domain, FloatRange, SearchSpace
 
 STARTUP = 10
-"""Trials with a result before which settings are drawn at random."""
+"""Number of trials with a score before which settings are drawn at random."""
 
 MOST = 100
-"""Trials before the one that a Gaussian process proposes. What it costs grows with their cube (0.15 s at 100); TPE,
-which costs next to nothing, goes on from there."""
+"""Largest number of earlier trials with which the Gaussian process is used. Its cost grows with their cube (0.15 s at
+100); beyond, TPE, which costs next to nothing, takes over."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """What a sampler learns of a trial.
+    """A trial as a sampler sees it.
 
     settings   every setting, flat names
-    score      what it reached, or what it might have reached where it was stopped early; None where the result is out
+    score      the trial's AP50, or what it might have reached if it was stopped early; None while there is no result
     """
 
     settings: Mapping[str, Value]
@@ -37,12 +37,12 @@ class Tried:
 class GaussianProcess(optuna.samplers.BaseSampler):
     """Optuna's GPSampler over all parameters of a space at once, conditional ones too.
 
-    Where a parameter is not active its setting has a fixed value, and that is what the process is shown; of what it
-    proposes, inactive settings are not asked for. Trials without a score are shown as still running, failed ones too:
-    the process looks elsewhere, and nobody invents a score for them.
+    Where a parameter is not active, its setting has a fixed value, and the process is shown that value; values that it
+    proposes for inactive parameters are not used. Trials without a score, failed ones included, are shown as still
+    running: the process then looks elsewhere, and no score is invented for them.
 
-    domains   what is drawn from, by parameter
-    tried     the other trials, asked for when settings are drawn
+    domains   the domain of each parameter
+    tried     returns the other trials; called when settings are drawn
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class GaussianProcess(optuna.samplers.BaseSampler):
         trial: FrozenTrial,  # noqa: ARG002
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
-        """A value for each parameter; none where too little is known, or where the proposal has been tried."""
+        """A value for each parameter; empty where fewer than STARTUP trials have a score or the proposal was tried."""
         tried = self._tried()
         if sum(one.score is not None for one in tried) < STARTUP:
             return {}
@@ -99,14 +99,14 @@ class GaussianProcess(optuna.samplers.BaseSampler):
         return self._at_random.sample_independent(study, trial, param_name, param_distribution)
 
     def _without_inactive(self, proposed: Mapping[str, Value]) -> dict[str, Value]:
-        """What the process would be shown of the trial that comes of a proposal."""
+        """The values with which the process would be shown a trial made from this proposal."""
         active = self._space.sample(lambda name, _: proposed[name])
         return {name: _inside(domain, self._space.value(name, active)) for name, domain in self._domains.items()}
 
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """The process's matrices are so small that torch's threads wait for each other: with two, 2.5 times as long."""
+    """Use one thread of torch: on matrices this small two threads wait for each other and take 2.5 times as long."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -116,14 +116,14 @@ def _one_thread() -> Iterator[None]:
 
 
 def tree_parzen(seed: int) -> optuna.samplers.BaseSampler:
-    """Optuna's TPE. `group` samples settings that are conditional on others jointly with those, else one by one."""
+    """Optuna's TPE. `group` samples a conditional setting jointly with its parents; without it, by itself."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
 
 
 def distribution(domain: Domain) -> BaseDistribution:
-    """A domain as Optuna has it."""
+    """The Optuna distribution of a domain."""
     if isinstance(domain, Choices):
         return CategoricalDistribution(domain.values)
     if isinstance(domain, FloatRange):
@@ -132,7 +132,7 @@ def distribution(domain: Domain) -> BaseDistribution:
 
 
 def _inside(domain: Domain, value: Value) -> Value:
-    """The value itself, or one of the domain that stands for it: a setting that is not active may have any."""
+    """The value itself, or a value of the domain that stands for it: an inactive setting may lie outside its domain."""
     if value in domain:
         return value
     if isinstance(domain, Choices):

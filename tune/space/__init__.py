@@ -1,10 +1,10 @@
-"""What is searched: domains, variants, requests, and the space files that ask for them.
+"""The search space of a study: domains, variants, requests, and the space files that ask for them.
 
-confounds.py  what differs between two configurations, and what a difference can be attributed to
+confounds.py  the factors in which two configurations differ, and what a difference can be attributed to
 file.py       reads a space file and merges the command line into it
-request.py    a search as it was asked for
+request.py    everything that a search is asked to do
 schema.py     the JSON schema of space files
-sections.py   what its sections mean, and what may not be in them
-space.py      what is searched
+sections.py   the sections of a space file that name settings, checked
+space.py      parameters with their domains, or variants to compare
 values.py     single values, checked
 """

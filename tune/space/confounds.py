@@ -1,4 +1,4 @@
-"""What differs between two configurations, and whether a difference in AP50 can be attributed to it.
+"""The factors in which two configurations differ, and whether a difference in AP50 can be attributed to one of them.
 
 A comparison says something about a factor only where this factor alone differs. The reference report compared rows that
 differed in more than their names said: "Aug." had eight images a step where its baseline had two.
@@ -43,14 +43,14 @@ FACTORS: Mapping[str, tuple[str, ...]] = {
         "data.skip_bad", "data.allow_suspicious", "data.split_components",
     ),
 }  # fmt: skip
-"""Every setting, in the factor that a reader would name: a bundle such as the augmentations counts as one."""
+"""Every setting, under the factor that a reader would name; all augmentations together are one factor."""
 
 
 @dataclass(frozen=True)
 class Factor:
     """A factor in which two configurations differ.
 
-    settings   those of it that differ
+    settings   the factor's settings that differ
     values     both values in words, the first configuration's first: `8 instead of 2`
     """
 
@@ -82,11 +82,11 @@ def differences(one: Mapping[str, Value], other: Mapping[str, Value]) -> tuple[F
 
 @dataclass(frozen=True)
 class Attribution:
-    """What the difference between a row of a table and its counterpart can be attributed to.
+    """The cause, if there is one, of the difference between a row of a table and its counterpart.
 
-    name, counterpart   of the two rows
-    factors             in which they differ
-    together            rows that differ from the same counterpart in one factor each and together in just these
+    name, counterpart   the names of the two rows
+    factors             the factors in which they differ
+    together            rows that differ from the same counterpart in one factor each, and together in exactly `factors`
     """
 
     name: str
@@ -101,14 +101,14 @@ class Attribution:
 
     @property
     def causes(self) -> tuple[str, ...]:
-        """What the difference is the effect of: a factor, or rows whose effects are joined; empty if confounded."""
+        """The causes of the difference: one factor, or the rows whose effects add up to it; empty if confounded."""
         if self.is_confounded:
             return ()
         return self.together or tuple(factor.name for factor in self.factors)
 
     @property
     def sentence(self) -> str:
-        """What can be attributed, for any reader."""
+        """One sentence on what differs and what the difference can be attributed to."""
         if not self.factors:
             return f"{self.name} has the same settings as {self.counterpart}: they differ by chance alone"
         differs = f"{self.name} differs from {self.counterpart} in {listed([str(factor) for factor in self.factors])}"
@@ -120,13 +120,13 @@ class Attribution:
 
 
 def attributions(counterparts: Mapping[str, str], table: Mapping[str, Mapping[str, Value]]) -> list[Attribution]:
-    """What each comparison of a table can be attributed to.
+    """The attribution of each comparison of a table.
 
     counterparts   the row that each row is compared with
     table          all settings of each row, without those that distinguish its repeats
 
-    Several factors are attributable where other rows of the table differ from the same counterpart in one of them each,
-    in the same settings and to the same values: "Partial + Aug." is "Partial" and "Aug." together.
+    A difference in several factors can be attributed where other rows of the table differ from the same counterpart in
+    one of these factors each, with the same settings and values: "Partial + Aug." is "Partial" and "Aug." together.
     """
     factors: dict[str, dict[str, tuple[Factor, ...]]] = {}
     alone: dict[str, dict[str, dict[str, Value | None]]] = {}
@@ -150,7 +150,7 @@ def attributions(counterparts: Mapping[str, str], table: Mapping[str, Mapping[st
 
 
 def _together(changes: Mapping[str, Value | None], alone: Mapping[str, Mapping[str, Value | None]]) -> tuple[str, ...]:
-    """The rows of `alone` that together make just these changes; none where they cannot."""
+    """The rows of `alone` that together make exactly these changes; empty where none do."""
     chosen: list[str] = []
     covered: dict[str, Value | None] = {}
     # The largest first, so that "Elastic" speaks for the augmentations rather than "Aug." with a part of them.

@@ -1,8 +1,8 @@
 """Space files: read, merged with the command line, and checked before anything starts.
 
 A space file is YAML. Each of its settings is one of `core.config.TrialConfig`; precedence is defaults < `fixed` <
-`variants` or `space` < `--set`. `after_training` holds what is tried on the winner alone, by predicting again. What is
-wrong with a file is said in one sentence, as SpaceError or SettingError.
+`variants` or `space` < `--set`. `after_training` holds settings of prediction that are tried on the winner alone, by
+predicting again. An invalid file raises SpaceError or SettingError, with one sentence that says what is wrong.
 """
 
 import re
@@ -36,7 +36,7 @@ SECTIONS = (
 """The keys of a space file."""
 _OPTIONS = tuple(f"{section}.{option}" for section, model in OPTIONS.items() for option in model.model_fields)
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-"""A study's name, which is its folder's too."""
+"""A study's name, which is also the name of its folder."""
 
 _MAX_FILE_BYTES = 1_000_000
 
@@ -50,8 +50,8 @@ def load(
 ) -> StudyRequest:
     """Read a space file and merge the command line into it.
 
-    overrides            `KEY=VALUE` of each `--set`, the last of one key wins
-    data, study, trials  of `--data`, `--study` and `--trials`, where given
+    overrides            `KEY=VALUE` of each `--set`; of several with the same key the last wins
+    data, study, trials  the values of `--data`, `--study` and `--trials`, where given
 
     Raises SpaceError or SettingError.
     """
@@ -60,9 +60,9 @@ def load(
 
 
 def from_document(document: object, place: str) -> StudyRequest:
-    """The request of which `document` is the `to_document()`; it may have been to a JSON file and back.
+    """The request whose `to_document()` is `document`, which may have been written as JSON and read again.
 
-    Raises SpaceError or SettingError, sentences that begin with `place`.
+    Raises SpaceError or SettingError, whose sentences begin with `place`.
     """
     with _no_traceback(place):
         return _merge(document, place)
@@ -83,7 +83,7 @@ def with_overrides(
 
 @contextmanager
 def _no_traceback(place: str) -> Iterator[None]:
-    """Says in one sentence what a hostile file can do to a parser: exhaust the stack or overflow a number."""
+    """Turn an exhausted stack and a number that overflows, which a hostile file can cause, into SpaceError."""
     try:
         yield
     except RecursionError:

@@ -1,4 +1,4 @@
-"""What a search is asked to do, in full. `tune.space.file` reads and checks it; here it is only described."""
+"""A search request in full: everything that a search is asked to do. `tune.space.file` reads and checks it."""
 
 import itertools
 import math
@@ -18,7 +18,7 @@ from tune.space.values import condition
 
 DEFAULT_TRIALS = 30
 MAX_TRIALS = 10_000
-"""Trials a study may plan."""
+"""Largest number of trials that a study may plan."""
 
 
 class _Options(BaseModel):
@@ -29,20 +29,20 @@ class SearchOptions(_Options):
     """How configurations are chosen, and how many."""
 
     sampler: Literal["gp", "tpe", "random", "grid"] = "gp"
-    """gp (a Gaussian process; from trial 100 on tpe) and tpe learn from the trials before; random does not; grid tries
+    """gp (a Gaussian process; tpe from trial 100 on) and tpe learn from earlier trials; random does not; grid tries
     every point once."""
     trials: int | None = Field(None, ge=1, le=MAX_TRIALS)
-    """Trials in all, 30 if not given. A grid and variants have as many as they have points or rows."""
+    """Trials in all, 30 if not given. A grid has one trial for each point, variants one for each row and repeat."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the sampler; the trials' own seed is the setting `seed`."""
 
 
 class StopEarly(_Options):
-    """When a trial is given up before its last epoch."""
+    """When a trial is stopped before its last epoch."""
 
     rule: Literal["successive_halving", "none"] = "successive_halving"
     """successive_halving: at each rung only the best 1 / reduction of the trials go on, and from the first rung on only
-    those that may still come among the best three complete ones. Variants: none unless asked."""
+    trials that may still come among the best three complete ones. Variants: none unless asked."""
     min_epochs: int | None = Field(None, ge=1)
     """The first rung, in epochs; a tenth of the epochs if not given."""
     reduction: int = Field(3, ge=2)
@@ -61,7 +61,7 @@ class Confirm(_Options):
     seeds: int = Field(3, ge=1, le=100)
     """Fresh seeds for each of them."""
     folds: int = Field(0, ge=0, le=100)
-    """0 for a hold-out a seed; k >= 2 for k-fold cross-validation a seed."""
+    """0 for one hold-out for each seed; k >= 2 for a k-fold cross-validation for each seed."""
 
     @field_validator("folds")
     @classmethod
@@ -72,18 +72,19 @@ class Confirm(_Options):
 
 
 class Resources(_Options):
-    """What one trial gets."""
+    """The GPU, the processors and the time that one trial gets."""
 
     gpus_per_trial: Annotated[float, Field(ge=0, json_schema_extra={"maximum": 1})] | Literal["auto"] = "auto"
-    """A GPU (1), since a trial trains on one, or a part of it (0.5); 0 for none; auto: where there is a
-    GPU, as many trials share it as a short probe of the heaviest settings finds room and time for."""
+    """GPUs of one trial, from 0 (none) over a share of one (0.5) to a whole one (1); auto: where there is a GPU, as
+    many trials share it as a short probe of the heaviest settings finds memory and time for."""
     cpus_per_trial: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """CPU cores; auto shares them out."""
+    """CPU cores of one trial; auto divides them among the trials that run at once."""
     mps: bool = False
-    """Whether trials that share a GPU of this machine compute at the same time, by NVIDIA's Multi-Process Service, and
-    not in turns; an error on the GPU in one of them then ends all, and they go on in other workers."""
+    """Whether trials that share a GPU of this machine compute at the same time, by NVIDIA's Multi-Process Service,
+    instead of in turns. An error on the GPU in one of them then ends all of them; they go on in other workers."""
     stall_minutes: float = Field(120, ge=0)
-    """A worker that takes longer for one epoch is ended, and its trial goes on in another; 0 for no limit."""
+    """Minutes that one epoch may take. A worker that takes longer is ended, and its trial goes on in another worker; 0
+    for no limit."""
 
     @field_validator("gpus_per_trial")
     @classmethod
@@ -102,8 +103,8 @@ class StudyRequest:
 
     study            the study's name
     data             a folder, relative to where the command runs, or `synthetic`
-    after_training   `predict.` settings with the values to try on the winner; no trial is trained for them, in trials
-                     they have their defaults
+    after_training   `predict.` settings with the values to try on the winner; no trial is trained for them, and all
+                     trials use their defaults
     """
 
     study: str
@@ -116,10 +117,10 @@ class StudyRequest:
     after_training: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
 
     def prediction_candidates(self, config: TrialConfig) -> list[PredictConfig]:
-        """The settings of prediction to try for a winner: its own, completed by each combination of `after_training`.
+        """The settings of prediction to try for a winner: its own, changed by each combination of `after_training`.
 
-        In the order of itertools.product, so the first has the first value of each list; the winner's own where nothing
-        is to be tried.
+        They have the order of itertools.product, so the first has the first value of each list. Where nothing is to be
+        tried, they are the winner's own alone.
         """
         names = [name.removeprefix("predict.") for name in self.after_training]
         own = config.predict.model_dump()
@@ -149,7 +150,7 @@ class StudyRequest:
 
     @property
     def planned_trials(self) -> int:
-        """Trials the study is to have in the end."""
+        """Number of trials the study is to have in the end."""
         if self.space.variants:
             return len(self.space.variants) * self.space.seeds * max(int(self.space.value("data.folds", {})), 1)
         if self.search.sampler == "grid":
@@ -171,7 +172,7 @@ class StudyRequest:
 
     @property
     def max_epochs(self) -> int:
-        """Epochs of the longest trial that is possible."""
+        """Number of epochs of the longest possible trial."""
         space = self.space
         epochs = [space.value("optim.epochs", variant.settings) for variant in space.variants]
         for parameter in space.parameters:
@@ -183,7 +184,7 @@ class StudyRequest:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know before the search starts, a sentence each."""
+        """Notes for the user before the search starts, a sentence each."""
         return (*self._space_notes(), *self._stopping_notes(), *self._confirm_notes(), *self._after_training_notes())
 
     def _space_notes(self) -> Iterator[str]:
@@ -274,9 +275,9 @@ def _variant_notes(space: SearchSpace, planned: int) -> Iterator[str]:
 
 
 def attributions(space: SearchSpace, trained: Mapping[str, Mapping[str, Value]] | None = None) -> list[Attribution]:
-    """Of every variant that is compared with another: what the difference between the two can be attributed to.
+    """For every variant that is compared with another: what the difference between the two can be attributed to.
 
-    trained   all settings of the variants that were trained; the others are as the space has them
+    trained   all settings of the variants that were trained; other variants have the settings of the space
     """
     table = {variant.name: space.resolve(variant.settings).settings() for variant in space.variants}
     by_repeat = {name: SETTINGS[name] for name in BY_REPEAT}

@@ -1,4 +1,4 @@
-"""The sections of a space file that name settings with values: what they say, checked line by line and together."""
+"""The sections of a space file that name settings with values, checked line by line and as a whole."""
 
 import itertools
 import math
@@ -38,7 +38,7 @@ from tune.space.values import (
 )
 
 MAX_CANDIDATES = 100
-"""Combinations of `after_training`: each predicts all validation images once more."""
+"""Largest number of combinations of `after_training`: each predicts all validation images once more."""
 _MAX_STEPS = 1_000_000
 _SAMPLED_COMBINATIONS = 200
 _STEP: Mapping[Any, TypeAdapter[Any]] = {
@@ -82,7 +82,7 @@ def variants_space(sections: Mapping[str, Any], fixed: Mapping[str, Value], plac
 
 
 def _counterparts(raw: Mapping[object, object], names: Sequence[str], place: str) -> dict[str, str]:
-    """The section `compare`: which variant each is compared with, where that is not the baseline."""
+    """The section `compare`: the counterpart of each variant that is not compared with the baseline."""
     counterparts: dict[str, str] = {}
     for name, counterpart in raw.items():
         for one in (name, counterpart):
@@ -102,7 +102,7 @@ def sampled_space(
 ) -> SearchSpace:
     """The space of a search.
 
-    overridden    settings that `--set` fixed, and took out of the sections
+    overridden    settings that `--set` fixed and that are therefore no longer in the sections
 
     Raises SpaceError or SettingError.
     """
@@ -146,7 +146,7 @@ def sampled_space(
         _start_point(space, point, f"{place}, start {number}", overridden)
         for number, point in enumerate(sections["start"], 1)
     ]
-    # A point that is there twice, perhaps because --set took away what distinguished it, is tried once.
+    # Points may be equal, for example because --set took away what distinguished them; each is tried once.
     distinct = {tuple(point.items()): point for point in points if point}
     return replace(space, start=tuple(distinct.values()))
 
@@ -296,7 +296,7 @@ def _when(
 
 
 def _parents_first(parameters: Sequence[Parameter], place: str) -> tuple[Parameter, ...]:
-    """In the order of the file, except that a parameter waits for those that its `when` names."""
+    """The parameters in the order of the file, except that each comes after those that its `when` names."""
     ordered: list[Parameter] = []
     waiting = list(parameters)
     while waiting:
@@ -311,10 +311,10 @@ def _parents_first(parameters: Sequence[Parameter], place: str) -> tuple[Paramet
 
 
 def _check_combinations(space: SearchSpace, place: str) -> None:
-    """Refuse a space of which some points are no configurations: all combinations of choices and ends of ranges.
+    """Refuse a space in which some points are no valid configuration; combinations of choices and range ends are tried.
 
-    Where these are too many, each group of settings (`model.`, `optim.`) is tried by itself, since the rules of
-    `core.config` relate settings of one group only; and where a group has too many still, a random sample of it.
+    Where these are more than MAX_COMBINATIONS, each group of settings (`model.`, `optim.`) is tried by itself, since
+    the rules of `core.config` relate settings of one group only; of a group that still has too many, a random sample.
     """
     whole = space.corners
     assert whole.size is not None

@@ -1,4 +1,4 @@
-"""The search space of a study: parameters with their domains, or variants to compare. It reads no file."""
+"""The search space of a study: parameters with their domains, or variants to compare. This module reads no file."""
 
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
@@ -21,18 +21,18 @@ SHARED = (
     "data.split_components",
     "metric.max_dets",
 )
-"""What all configurations of a study have in common: else their scores could not be compared."""
+"""Settings that are the same in all configurations of a study; otherwise their scores could not be compared."""
 BY_REPEAT = ("seed", "data.split_seed", "data.fold")
-"""What distinguishes the repeats of a variant."""
+"""Settings that distinguish the repeats of a variant."""
 
 MAX_COMBINATIONS = 2000
-"""Combinations of choices and ends of ranges that are tried when a space is checked."""
+"""Largest number of combinations of choices and range ends that are tried when a space is checked."""
 _STEP_TOLERANCE = 1e-8
 
 
 @dataclass(frozen=True)
 class Choices:
-    """One of these values, at least one and no two alike."""
+    """A domain of listed values: at least one, no two alike."""
 
     values: tuple[Value, ...]
 
@@ -46,7 +46,7 @@ class Choices:
 
     @property
     def corners(self) -> tuple[Value, ...]:
-        """The values that are tried when the space is checked: all."""
+        """The values that are tried when the space is checked: all of them."""
         return self.values
 
     def points(self) -> Iterator[Value]:
@@ -79,7 +79,7 @@ class FloatRange:
         return self.low, self.high
 
     def points(self) -> Iterator[float]:
-        """All values; a range without `step` has too many."""
+        """All values, for a range with `step` only."""
         assert self.count is not None
         # In decimals, so that the third step of 0.1 is 0.3 and not 0.30000000000000004.
         low, step = Decimal(repr(self.low)), Decimal(repr(self.step))
@@ -120,8 +120,8 @@ Domain = Choices | FloatRange | IntRange
 class Parameter:
     """A searched setting.
 
-    when   the parameter is active only where every setting named here has one of the values, after merging: a setting
-           that is not searched has its fixed value or its default, and so has a parameter that is not active itself
+    when   the parameter is active only where every setting named here has one of its listed values after merging. A
+           setting that is not searched, or not active itself, has its fixed value or its default
     """
 
     name: str
@@ -141,8 +141,8 @@ class Variant:
 class Row:
     """One trial of a study of variants.
 
-    name     the variant's; all its repeats have the same
-    config   with the seed, split seed and fold of the repeat
+    name     the variant's name, the same for all its repeats
+    config   the configuration, with the seed, split seed and fold of the repeat
     params   the variant's own settings
     """
 
@@ -155,11 +155,11 @@ class Row:
 class SearchSpace:
     """The configurations of a study: parameters to search, or variants to compare.
 
-    fixed        settings that all trials share; what is not named keeps its default
-    parameters   parents before those whose `when` names them
-    start        points that are tried first; what they do not name is drawn
+    fixed        settings that all trials share; a setting that is not named keeps its default
+    parameters   the searched settings, parents before the parameters whose `when` names them
+    start        points that are tried first; settings that a point does not name are drawn
     baseline     the variant that the others are compared with
-    compare      the counterparts of variants that are compared with another than the baseline
+    compare      the counterparts of variants that are not compared with the baseline
     seeds        repeats of each variant; repeat r has seed and split seed r, counted from 0
     """
 
@@ -176,7 +176,7 @@ class SearchSpace:
         return self._holds(self._parameter(name), params)
 
     def sample(self, draw: Callable[[str, Domain], Value]) -> dict[str, Value]:
-        """One point: `draw` is asked for the active parameters only, parents first."""
+        """One point of the space. `draw(name, domain)` is called for the active parameters only, parents first."""
         params: dict[str, Value] = {}
         for parameter in self.parameters:
             if self._holds(parameter, params):
@@ -190,7 +190,8 @@ class SearchSpace:
     def rows(self) -> tuple[Row, ...]:
         """The trials of a study of variants.
 
-        Every variant has its first repeat before any has its second: a study that is cut short compares like with like.
+        The first repeats of all variants come before any second one, so a study that is cut short compares like with
+        like.
         """
         folds = int(self.value("data.folds", {}))
         return tuple(
@@ -235,9 +236,10 @@ class SearchSpace:
 
     @property
     def idle(self) -> dict[str, Need]:
-        """Settings, searched or fixed to another value than the default, that can have no effect in any point.
+        """Settings that can have no effect in any point, each with the need that is not met.
 
-        Each with what it lacks. A setting that depends on too many others to try all is taken to have an effect.
+        They are searched, or fixed to another value than the default. A setting that depends on too many others to try
+        all combinations is taken to have an effect.
         """
         named = {parameter.name for parameter in self.parameters if parameter.name in self.possible}
         named |= {name for name, value in self.fixed.items() if value != SETTINGS[name]}
@@ -249,7 +251,7 @@ class SearchSpace:
         return found
 
     def _lacking(self, name: str) -> Need | None:
-        """What a setting lacks in every point in which it is there; None if it has an effect in some."""
+        """A need of the setting that no point with the setting meets; None if it has an effect in some point."""
         if self.variants:
             points: list[Mapping[str, Value]] = [variant.settings for variant in self.variants]
         else:
@@ -264,7 +266,7 @@ class SearchSpace:
 
     @property
     def corners(self) -> "SearchSpace":
-        """The same space with the ends of each range, and the values that some `when` names, in place of the range."""
+        """The same space with each range replaced by its two ends and by its values that some `when` names."""
 
         def corners(parameter: Parameter) -> Choices:
             named = [value for value in self.told_apart(parameter.name) if value in parameter.domain]
@@ -273,7 +275,7 @@ class SearchSpace:
         return replace(self, parameters=tuple(replace(one, domain=corners(one)) for one in self.parameters))
 
     def part(self, wants: Callable[[str], bool]) -> "SearchSpace":
-        """The space of some parameters only, with those that their `when`s name."""
+        """The space of the parameters that `wants` accepts, together with those that their `when`s name."""
         names: set[str] = set()
         for parameter in reversed(self.parameters):
             if wants(parameter.name) or parameter.name in names:
@@ -282,7 +284,7 @@ class SearchSpace:
 
     @property
     def possible(self) -> frozenset[str]:
-        """The parameters that are active in at least some points."""
+        """The parameters that are active in at least one point."""
         possible: set[str] = set()
         for parameter in self.parameters:
             if all(self._may_be(name, values, possible) for name, values in parameter.when.items()):
@@ -290,15 +292,15 @@ class SearchSpace:
         return frozenset(possible)
 
     def value(self, name: str, params: Mapping[str, Value]) -> Value:
-        """A setting after merging."""
+        """The value of a setting after merging: drawn, fixed, or the default."""
         return params.get(name, self.fixed.get(name, SETTINGS[name]))
 
     def told_apart(self, name: str) -> list[Value]:
-        """The values of a setting that some `when` names, each once."""
+        """The values of a setting that any `when` names, each once."""
         return list(dict.fromkeys(value for parameter in self.parameters for value in parameter.when.get(name, ())))
 
     def unmet(self, parameter: Parameter) -> dict[str, tuple[Value, ...]]:
-        """The conditions of a parameter that hold in no point."""
+        """The conditions of a parameter that no point fulfils."""
         possible = self.possible
         return {name: values for name, values in parameter.when.items() if not self._may_be(name, values, possible)}
 
@@ -316,9 +318,9 @@ class SearchSpace:
         return by_default
 
     def _count(self, index: int, params: Mapping[str, Any]) -> int:
-        """Points that differ in the parameters from `index` on, without walking through them.
+        """Number of points that differ in the parameters from `index` on, counted without visiting each.
 
-        Of a parent's values only those that a `when` names are told apart.
+        Values of a parent that no `when` names lead to the same number of points, so one of them stands for all.
         """
         if index == len(self.parameters):
             return 1
@@ -334,5 +336,5 @@ class SearchSpace:
 
 
 def is_whole(quotient: float) -> bool:
-    """Whether a quotient of numbers that are rounded themselves means a whole number."""
+    """Whether a quotient of rounded numbers is a whole number but for rounding."""
     return abs(quotient - round(quotient)) < _STEP_TOLERANCE

@@ -1,4 +1,4 @@
-"""Values in a space file, checked one by one, and how a message shows them."""
+"""The values in a space file: each is checked by itself, and messages show them."""
 
 import re
 import reprlib
@@ -27,7 +27,7 @@ def _fields() -> dict[str, FieldInfo]:
 
 
 def _adapter(info: FieldInfo) -> TypeAdapter[Any]:
-    # The description only fills a place: Annotated wants at least one annotation, and not every field has a constraint.
+    # The description is there because Annotated needs at least one annotation, and not every field has a constraint.
     annotated: Any = Annotated
     constrained = annotated[info.annotation, info.description, *info.metadata]
     return TypeAdapter(constrained, config=ConfigDict(allow_inf_nan=False))
@@ -38,11 +38,11 @@ FIELDS: Mapping[str, FieldInfo] = _fields()
 TYPES: Mapping[str, Any] = {name: info.annotation for name, info in FIELDS.items()}
 """Every setting with its type."""
 ADAPTERS: Mapping[str, TypeAdapter[Any]] = {name: _adapter(info) for name, info in FIELDS.items()}
-"""Every setting with what checks its type and range."""
+"""Every setting with the validator of its type and range."""
 
 
 def checked_value(name: str, value: object, place: str) -> Value:
-    """A setting's value with the setting's own type, so that 1, 1.0 and '1e0' of a float are one value.
+    """The value, converted to the setting's own type, so that 1, 1.0 and '1e0' are the same value of a float.
 
     Raises SettingError.
     """
@@ -68,7 +68,7 @@ def _check_scalar(name: str, value: object, place: str) -> None:
 
 
 def checked_settings(raw: Mapping[str, object], place: str) -> dict[str, Value]:
-    """One value for each setting that is named. Raises SettingError."""
+    """The checked value of each setting in `raw`. Raises SettingError."""
     settings: dict[str, Value] = {}
     for name, value in raw.items():
         check_name(name, place)
@@ -89,7 +89,7 @@ _M = TypeVar("_M", bound=BaseModel)
 
 
 def checked_options(model: type[_M], raw: Mapping[str, object], place: str) -> _M:
-    """Options of one section, those that are not named at their defaults. Raises SpaceError."""
+    """The options of one section; those that are not named have their defaults. Raises SpaceError."""
     check_known(raw, tuple(model.model_fields), place, "an option")
     for name, value in raw.items():
         try:
@@ -109,7 +109,7 @@ def checked_options(model: type[_M], raw: Mapping[str, object], place: str) -> _
 
 
 def _rule(error: ValidationError) -> str:
-    """What the first value that is wrong must be; where it may be one of two things, both."""
+    """The rule that the first wrong value breaks, as words after "must"; alternatives are joined by "or"."""
     errors = error.errors(include_url=False)
     messages = [entry["msg"] for entry in errors if entry["loc"][:1] == errors[0]["loc"][:1]]
     rules = (message.removeprefix("Input ").removeprefix("should ") for message in messages)
@@ -117,7 +117,7 @@ def _rule(error: ValidationError) -> str:
 
 
 def _meant(error: ValidationError) -> str:
-    """The nearest of the words that a value must be one of, as a question; empty where it is like none."""
+    """A question that suggests the allowed word nearest to the value; empty where none is near."""
     first = error.errors(include_url=False)[0]
     words = re.findall(r"'([^']*)'", str(first.get("ctx", {}).get("expected", "")))
     near = nearest(first["input"], words) if isinstance(first["input"], str) else None
@@ -129,7 +129,7 @@ def check_known(
 ) -> None:
     """Raise SpaceError, with the nearest of `names`, unless all keys are among them.
 
-    others   names that may have been meant as well, which belong elsewhere
+    others   names that belong elsewhere, but may have been meant
     """
     for name in raw:
         if name not in names:
@@ -137,7 +137,7 @@ def check_known(
 
 
 def suggestion(name: object, names: Sequence[str], others: Iterable[str] = ()) -> str:
-    """A way out for a name that is not among `names`; `others` may have been meant as well."""
+    """A way out for a name that is not among `names`: the nearest of `names` and `others`, or a list of `names`."""
     near = nearest(name, [*names, *others], SYNONYMS) if isinstance(name, str) else None
     return f"Did you mean '{near}'?" if near else f"There are {', '.join(names)}."
 
@@ -157,9 +157,9 @@ class _Short(reprlib.Repr):
 
 
 shown: Callable[[object], str] = _Short().repr
-"""A value as it stands in a message; a file can hold values whose full text would fill the memory."""
+"""A value as a message shows it, shortened: a file can hold values whose full text would fill the memory."""
 
 
 def condition(when: Mapping[str, tuple[Value, ...]]) -> str:
-    """A `when` in words."""
+    """The conditions of a `when` in words."""
     return " and ".join(f"{name} is one of {', '.join(map(shown, values))}" for name, values in when.items())

@@ -2,6 +2,6 @@
 
 certainty.py   intervals, paired differences, verdicts, the smallest difference
 choice.py      the winner of a confirmation, and its luck
-effects.py     what each searched setting has to do with AP50
+effects.py     the effect of each searched setting on AP50
 reweighted.py  AP50 of another sample of images, from the match table
 """

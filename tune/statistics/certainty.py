@@ -3,10 +3,10 @@
 Everything is computed from the match tables of evaluated epochs, by reweighting (see `tune.statistics.reweighted`).
 The choice of a winner is in `tune.statistics.choice`, the effects of searched settings in `tune.statistics.effects`.
 
-What varies is of two kinds. *Images*: another sample of them would have given another score; their part is measured by
-leaving out one at a time. *Seeds*: another training on the same settings would have given another model; their part is
-what the repeats of the variants of a table differ by beyond what images explain, pooled over all variants, and cannot
-be seen with one repeat each.
+A score varies for two reasons. *Images*: another sample of images would have given another score; this variance is
+estimated by leaving out one unit at a time. *Seeds*: another training on the same settings would have given another
+model; this variance is how much the repeats of a variant differ beyond what their images explain, pooled over all
+variants of a table. It cannot be estimated where each variant has one repeat.
 
 The unit that is left out is an image, or a group of images (`data.group_pattern`) where there are groups.
 """
@@ -40,14 +40,14 @@ the pooled one came from this many units. Chosen by simulation: see docs/statist
 
 @dataclass(frozen=True)
 class Scored:
-    """The AP50 of one trained model and what each unit had to do with it.
+    """The AP50 of one trained model, and how much each unit pulled it.
 
     ap50           mean over the classes with ground truth
-    per_class_C    of each class; nan for one without ground truth
+    per_class_C    AP50 of each class; nan for one without ground truth
     units          names of the U units
-    share_UC       what each unit pulls the mean over classes by, through each class: the variance of `ap50` due to
+    share_UC       the pull of each unit on the mean over classes, through each class: the variance of `ap50` due to
                    images is the sum over units of the squared sum over classes
-    bias_C         by how much AP50 on so few images is too high, through each class: the jackknife's estimate
+    bias_C         the jackknife's estimate of how much AP50 on this few images is too high, through each class
     holds_UC       whether the unit has instances of the class
     images_C       images with instances of the class
     """
@@ -64,8 +64,9 @@ class Scored:
     def of(cls, table: MatchTable, max_dets: int | None, units: Sequence[str] | None = None) -> "Scored":
         """Score a match table. `units` as in `Reweighted`.
 
-        The pull of a unit is its jackknife pseudo-value without the mean, (n - 1) (mean_j AP(-j) - AP(-i)), over n and
-        by sqrt(n / (n - 1)); 0 where a class is in no other unit, whose variance is then that of the other classes.
+        The pull of unit i is its jackknife pseudo-value less the mean, (n - 1) (mean_j AP(-j) - AP(-i)), divided by n
+        and multiplied by sqrt(n / (n - 1)). It is 0 where no other unit holds the class; that class then takes its
+        variance from the other classes.
         """
         reweighted = Reweighted(table, max_dets, units)
         per_class_C = reweighted.per_class
@@ -93,7 +94,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Interval:
-    """Where a value is at 95% confidence."""
+    """An estimate with its interval at 95% confidence."""
 
     estimate: float
     low: float
@@ -103,11 +104,11 @@ class Interval:
 def interval(score: Scored) -> Interval:
     """The interval of one trained model's AP50 over the images it could have been validated on.
 
-    A moderated t interval of the logit: the variance of each class is drawn to that of all classes, as if each had a
-    unit more, since a class in few images would else seem surer than it is. AP50 on few images is too high on average,
-    so the lower end is counted from the score less the jackknife's bias, moderated alike (at most half of it). With
-    fewer than two units it is 0 to 1. It covers the truth in at least 92% of cases from AP50 0.05 to 0.8 and 10 to 200
-    images (docs/statistics.md).
+    It is a moderated t interval of the logit. The variance of each class is averaged with the pooled variance of all
+    classes, at a weight of `_PRIOR` units, since a class in few images would otherwise seem surer than it is. AP50 on
+    few images is too high on average, so the lower end is counted from the score less the jackknife's bias, which is
+    moderated in the same way and is at most half the score. With fewer than two units the interval is 0 to 1. It covers
+    the truth in at least 92% of cases for an AP50 of 0.05 to 0.8 and 10 to 200 images (docs/statistics.md).
     """
     return mean_interval([score], None)
 
@@ -115,7 +116,8 @@ def interval(score: Scored) -> Interval:
 def mean_interval(scores: Sequence[Scored], seeds: "SeedVariance | None") -> Interval:
     """The interval of the mean AP50 of repeats of one variant, over images and, where `seeds` is known, trainings.
 
-    As `interval`, with the pull of a unit averaged over the repeats and the seeds' variance over the repeats added.
+    It is made as `interval` is, with each unit's pull averaged over the repeats, plus the seeds' variance divided by
+    the number of repeats.
     """
     estimate = float(np.mean([score.ap50 for score in scores]))
     of_images, df_images = _image_variance(_Pulls.of(scores, [score.share_UC for score in scores]))
@@ -130,9 +132,10 @@ def mean_interval(scores: Sequence[Scored], seeds: "SeedVariance | None") -> Int
 
 
 def _where_nothing_varies(estimate: float, holds_UC: NDArray[np.bool_]) -> Interval:
-    """The interval where no unit pulls: at 0 and 1 as if each of the units of the rarest class had voted, else all.
+    """The interval where no unit pulls.
 
-    The bound of Clopper and Pearson 1934 for none, or all, of k.
+    At an AP50 of 0 or 1 it is the bound of Clopper and Pearson 1934 for none, or all, of the k units of the rarest
+    class; elsewhere it is 0 to 1.
     """
     k_C = holds_UC.sum(axis=0)
     bound = ((1 - CONFIDENCE) / 2) ** (1 / int(k_C[k_C > 0].min()))
@@ -142,11 +145,11 @@ def _where_nothing_varies(estimate: float, holds_UC: NDArray[np.bool_]) -> Inter
 
 
 _NOTHING = 1e-14
-"""A variance under this is rounding."""
+"""A variance below this is rounding error."""
 
 
 def _moved(ap50: float, by: float) -> float:
-    """An AP50 moved on the scale of its logit, by what would be so much where it is."""
+    """An AP50 moved on the scale of its logit, by the logit's distance that equals `by` at this AP50's slope."""
     at = min(max(ap50, _EDGE), 1 - _EDGE)  # at 0 and at 1 the logit has no slope
     return float(special.expit(special.logit(at) + by / (at * (1 - at))))
 
@@ -155,7 +158,7 @@ _EDGE = 1e-4
 
 
 def warnings_of(score: Scored, classes: Sequence[str]) -> list[str]:
-    """What makes the interval of a score less than it promises, a sentence each."""
+    """The reasons why the interval of a score may promise too much, a sentence each."""
     warnings = [
         f"{name} is in {images} of the validation images only: its AP50 is hardly known"
         for name, images in zip(classes, score.images_C.tolist(), strict=True)
@@ -170,11 +173,11 @@ def warnings_of(score: Scored, classes: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Pulls:
-    """What each unit pulls a mean over repeats by, and how well each class is known; classes in no unit are left out.
+    """The pull of each unit on a mean over repeats, and how well each class is known; classes in no unit are left out.
 
     share_UC   the pull of each unit, through each class
-    held_C     units that hold the class
-    known_C    of these, the ones of which the pull on it is known: in some repeat another unit holds it too
+    held_C     number of units that hold the class
+    known_C    number of these whose pull on the class is known, because in some repeat another unit holds it too
     """
 
     share_UC: NDArray[np.float64]
@@ -183,12 +186,12 @@ class _Pulls:
 
     @classmethod
     def of(cls, scored: Sequence[Scored], shares: Sequence[NDArray[np.float64]], paired: bool = False) -> "_Pulls":
-        """Of repeats; `shares[r]` are the pulls of the units of `scored[r]`.
+        """The pulls on the mean of repeats; `shares[r]` are the pulls of the units of `scored[r]`.
 
-        Where a class is in one unit of a repeat only, its pull there is unknown, and counted as large as those of the
-        other repeats on the average: such repeats have other images, so that variances are added. Not so where the
-        pulls are `paired`, of a difference on the same images: there what is unknown of the two cancels, and by
-        simulation counting it loses a tenth of what ten images can show.
+        Where only one unit of a repeat holds a class, its pull there is unknown, and is counted as the average of the
+        known pulls of the other repeats: these have other images, so that variances add up. It is not counted where the
+        pulls are `paired`, those of a difference on the same images: the unknown parts of the two models cancel there,
+        and in simulations counting them loses a tenth of the difference that ten images can show.
         """
         units = [one.units for one in scored]
         share_UC = _aligned(shares, units).sum(axis=1) / len(scored)
@@ -210,10 +213,11 @@ class _Pulls:
 def _moderated(
     value_C: NDArray[np.float64], held_C: NDArray[np.float64], known_C: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A quantity of each class that falls as 1 / k with the k units that hold it, drawn to that of all classes.
+    """A value of each class that falls as 1 / k with the k units that hold it, moderated by the value of all classes.
 
-    k times the value is averaged with its mean over all classes, weighted by the known units less one and `_PRIOR` (the
-    empirical Bayes of Smyth 2004 with a fixed prior weight). Returns the values and their weights.
+    k times the value is averaged with its pooled mean over all classes; the weights are the number of known units less
+    one, and `_PRIOR` (the empirical Bayes of Smyth 2004 with a fixed prior weight). Returns the values and their
+    weights.
     """
     weight_C = np.maximum(known_C - 1, 0)
     pooled = float((weight_C * held_C * value_C).sum() / max(float(weight_C.sum()), 1.0))
@@ -221,9 +225,9 @@ def _moderated(
 
 
 def _bias(score: Scored) -> float:
-    """By how much AP50 is too high on the average: the jackknife's estimate, moderated class by class.
+    """How much AP50 is too high on average: the jackknife's estimate, moderated class by class.
 
-    A class in one unit gives no estimate of its own, and is the most biased.
+    A class in one unit gives no estimate of its own, although it is the most biased.
     """
     held_C = score.holds_UC.sum(axis=0).astype(np.float64)
     present_C = held_C > 0
@@ -232,9 +236,9 @@ def _bias(score: Scored) -> float:
 
 
 def _image_variance(pulls: _Pulls) -> tuple[float, float]:
-    """Variance of a sum over units, and its degrees of freedom; moderated class by class.
+    """The variance of a sum over units, moderated class by class, and its degrees of freedom.
 
-    Degrees of freedom by Satterthwaite, at most those of the units.
+    The degrees of freedom are Satterthwaite's, and at most the number of units less one.
     """
     if not len(pulls.held_C):
         return 0.0, 0.0
@@ -257,7 +261,7 @@ def _sum_of_variances(
 
 
 class Verdict(StrEnum):
-    """What a comparison shows."""
+    """The result of a comparison, in one word or two."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -269,9 +273,9 @@ class Difference:
     """A paired difference in AP50: a variant's minus its baseline's, over the same repeats and images.
 
     estimate      mean over the repeats
-    low, high     95% confidence, of this comparison by itself
-    p             two-sided
-    p_adjusted    for all comparisons of the table, by Holm
+    low, high     interval at 95% confidence, for this comparison by itself
+    p             two-sided p value
+    p_adjusted    p value adjusted for all comparisons of the table, by Holm
     se, df        standard error and degrees of freedom of the t distribution
     image_se      the part of the standard error that is due to images
     seed_se       the part that is due to seeds; None with one repeat, where it cannot be seen
@@ -307,7 +311,7 @@ Scores = Mapping[str, Mapping[Hashable, Scored]]
 class SeedVariance:
     """How much AP50 differs between trainings on the same settings, beyond what their images explain.
 
-    variance   of one training's AP50
+    variance   variance of one training's AP50
     df         degrees of freedom of this estimate
     """
 
@@ -316,13 +320,13 @@ class SeedVariance:
 
 
 def seed_variance(scores: Scores) -> SeedVariance | None:
-    """The seeds' variance, pooled over the variants of a table; None where no variant pairs two repeats with another.
+    """The seeds' variance, pooled over the variants of a table; None where no two variants share two repeats.
 
     AP50 is taken apart into variant + repeat + rest by least squares; the rest of a whole table has (variants - 1)
-    (repeats - 1) degrees of freedom. It has a part that is due to images, whose expectation follows from what each unit
-    pulls; what is left is due to the seeds. It is at least a quarter of the rest, because the difference of two
-    estimates can come out as nothing by chance, and has fewer degrees of freedom by the same ratio, because it is known
-    less well than the rest. Both were chosen by simulation (docs/statistics.md).
+    (repeats - 1) degrees of freedom. One part of the rest's variance is due to images, and its expectation follows from
+    the units' pulls; what remains is due to the seeds. It is set to at least a quarter of the rest's variance, because
+    the difference of two estimates can be 0 by chance. Its degrees of freedom are those of the rest times its share of
+    the rest's variance, because it is known less well. Both rules were chosen by simulation (docs/statistics.md).
     """
     cells = [(variant, repeat) for variant, row in scores.items() for repeat in row]
     variants, repeats = list(dict.fromkeys(v for v, _ in cells)), list(dict.fromkeys(r for _, r in cells))
@@ -367,10 +371,11 @@ def _held(scored: Sequence[Scored]) -> NDArray[np.bool_]:
 def compare(variant: Sequence[Scored], baseline: Sequence[Scored], seeds: SeedVariance | None) -> Difference:
     """The paired difference of two variants: `variant[r]` and `baseline[r]` were validated on the same images.
 
-    seeds   of the table (`seed_variance`); None with one repeat: the difference is then of these two trained models
+    seeds   the seeds' variance of the table (`seed_variance`); None with one repeat: the difference is then one between
+            these two trained models
 
-    The variance of the mean difference is that of its images, moderated as in `interval`, plus
-    twice the seeds' variance over the repeats; degrees of freedom by Satterthwaite.
+    The variance of the mean difference is the variance due to images, moderated as in `interval`, plus twice the seeds'
+    variance divided by the number of repeats. The degrees of freedom are Satterthwaite's.
     """
     assert len(variant) == len(baseline) > 0
     repeats = len(variant)
@@ -383,7 +388,7 @@ def compare(variant: Sequence[Scored], baseline: Sequence[Scored], seeds: SeedVa
     units = len(pulls.share_UC)
     image_se, seed_se = math.sqrt(of_images), None if seeds is None else math.sqrt(2 / repeats * seeds.variance)
     if math.isnan(estimate) or units < 2 or df_images <= 0 or variance < _NOTHING:
-        # Nothing varies only where the two are the same everywhere, or too little is there to see it vary.
+        # Without variance the two models are the same everywhere, or there are too few units to estimate it.
         return Difference(estimate, -1.0, 1.0, 1.0, 1.0, math.inf, 0.0, image_se, seed_se, repeats, units)
     se = math.sqrt(variance)
     p = float(2 * stats.t.sf(abs(estimate) / se, df))
@@ -395,7 +400,7 @@ def compare(variant: Sequence[Scored], baseline: Sequence[Scored], seeds: SeedVa
 def holm(p_values: Sequence[float]) -> list[float]:
     """P values adjusted for all comparisons of a table (Holm 1979).
 
-    The smallest is multiplied by their number, the next by one less, and so on; none falls under the one before.
+    The smallest is multiplied by their number, the next by one less, and so on; each is at least the one before.
     """
     adjusted = [1.0] * len(p_values)
     least = 0.0
@@ -406,7 +411,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare_all(scores: Scores, pairs: Sequence[tuple[str, str]]) -> list[Difference]:
-    """The comparisons of a table: each variant with its baseline, over the repeats both have; Holm's over them all."""
+    """Each variant compared with its baseline, over the repeats that both have; p values adjusted over all pairs."""
     seeds = seed_variance(scores)
     found = []
     for variant, baseline in pairs:
@@ -421,9 +426,9 @@ def compare_all(scores: Scores, pairs: Sequence[tuple[str, str]]) -> list[Differ
 def smallest_difference(se: float, df: float) -> float:
     """The true difference that is found in 80% of cases, given the standard error of such comparisons.
 
-    The difference at which a noncentral t exceeds the two-sided 5% bound with that probability: unlike
-    (t.975 + t.8) SE, this counts in that SE is an estimate. `_EXTRA` is what simulation says is missing still.
-    Infinity where no difference of AP50s is large enough, which is under 1.
+    It is the difference at which a noncentral t exceeds the two-sided 5% bound with that probability. Unlike
+    (t.975 + t.8) SE, this takes into account that SE is an estimate. `_EXTRA` is the factor that simulation found
+    missing. Returns infinity where the difference would have to be 1 or more, which no two AP50s can differ by.
     """
     if not (0 < se < math.inf and df >= 1):
         return math.inf
@@ -437,7 +442,7 @@ _EXTRA = 1.15
 
 
 def prior_smallest_difference(units: int, repeats: int) -> float:
-    """What `smallest_difference` is before anything is measured: from simulated cell images, not from these data.
+    """The `smallest_difference` to expect before anything is measured, from simulated cell images, not from these data.
 
     units      images, or groups of them, that validate in any of the repeats
     repeats    trainings of each of the two that are compared

@@ -1,4 +1,4 @@
-"""Which candidate wins a confirmation, at which epoch, and how much of its score is the luck of having been chosen."""
+"""The winner of a confirmation and its epoch, and how much of its score is the luck of having been chosen."""
 
 import itertools
 import math
@@ -17,10 +17,10 @@ from tune.statistics.reweighted import Reweighted
 class Choice:
     """The winner among candidates that were repeated on fresh seeds and splits, and how much of its score is luck.
 
-    name        of the winner: the candidate with the highest mean curve
-    epoch       where its mean curve is highest, from 1
-    score       its mean AP50 over the repeats at that epoch
-    optimism    what choosing among the candidates and epochs on the same images and seeds adds to that, by bootstrap
+    name        the winner's: the candidate whose mean curve reaches the highest point
+    epoch       the epoch of that point, counted from 1
+    score       the winner's mean AP50 over the repeats at that epoch
+    optimism    how much the choice among candidates and epochs on the same images and seeds adds to it, by bootstrap
     corrected   score - optimism, with its interval
     curves      the mean AP50 of each candidate after each epoch
     """
@@ -34,7 +34,7 @@ class Choice:
 
 
 Tables = Mapping[str, Sequence[Sequence[Callable[[], MatchTable]]]]
-"""Candidates: the match table of each by repeat and epoch, loaded when it is called."""
+"""Candidates by name; for each a function that loads the match table of [repeat][epoch]."""
 
 
 def choose(
@@ -45,12 +45,12 @@ def choose(
 ) -> Choice:
     """Choose among candidates; all have the same repeats, and a candidate's repeats the same number of epochs.
 
-    units_of   the units of images by their names; None for each image its own
+    units_of   the units of images, given their names; None where each image is its own unit
 
-    The whole choice, of candidate and epoch, is made again on resampled images and seeds; by how much the resampled
-    score of what is chosen there exceeds its score here is the optimism (Efron and Gong 1983). The candidates' scores
-    are first drawn together as far as their differences are explained by chance (an empirical Bayes), since candidates
-    that look different and are not would hide the luck of the best.
+    The whole choice, of candidate and epoch, is repeated on resampled images and seeds. The optimism is how much the
+    resampled score of the choice made there exceeds its score here, on average (Efron and Gong 1983). Before that the
+    candidates' scores are shrunk towards their mean, as far as chance explains their differences (empirical Bayes):
+    candidates that differ by chance alone would otherwise hide the luck of the best.
     """
     weights = _Weights(np.random.default_rng([seed, 0]))
     curves: dict[str, NDArray[np.float64]] = {}
@@ -91,10 +91,10 @@ _RESAMPLES = 200
 
 
 class _Weights:
-    """How much each unit counts in each resample: exponential, in twentieths, drawn when a unit is first met.
+    """The weight of each unit in each resample: exponential, in twentieths, drawn when the unit is first met.
 
-    Independent of each other, unlike the bootstrap's, so that units need not be known in advance; AP50 depends on their
-    ratios only. None is 0, so that no resample loses a class (the Bayesian bootstrap, Rubin 1981).
+    The weights are independent of each other, unlike the bootstrap's, so that units need not be known in advance; AP50
+    depends on their ratios only. None is 0, so that no resample loses a class (the Bayesian bootstrap, Rubin 1981).
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -102,7 +102,7 @@ class _Weights:
         self._of_unit: dict[str, NDArray[np.int64]] = {}
 
     def of(self, units: Sequence[str]) -> NDArray[np.int64]:
-        """The weights [U, R]."""
+        """The weights of these units, int64 [U, R]."""
         for unit in units:
             if unit not in self._of_unit:
                 drawn = np.rint(20 * self._rng.exponential(size=_RESAMPLES))
@@ -116,7 +116,7 @@ def _resampled(
     units_of: Callable[[Sequence[str]], Sequence[str]] | None,
     weights: _Weights,
 ) -> NDArray[np.float64]:
-    """The AP50 of a table as it was, then under each resample [1 + R]."""
+    """The AP50 of a table as it was evaluated, then under each resample: [1 + R]."""
     reweighted = Reweighted(table, max_dets, units_of and units_of(table.image_names))
     weights_UR = weights.of(reweighted.units)
     values_RC = reweighted.ap50(np.concatenate([np.ones((len(weights_UR), 1)), weights_UR], axis=1))
@@ -126,9 +126,10 @@ def _resampled(
 
 
 def _towards_each_other(curves: Mapping[str, NDArray[np.float64]], scores: Scores) -> dict[str, float]:
-    """By how much each candidate's curve is moved towards their common mean, as far as chance explains the distance.
+    """The shift of each candidate's curve towards the candidates' common mean, as far as chance explains the distance.
 
-    Scores that vary by s^2, of which v by chance, are drawn together by the factor v / s^2 (James and Stein 1961).
+    Where scores have variance s^2, of which v is due to chance, the shift is v / s^2 of the distance to the mean
+    (James and Stein 1961).
     """
     best = {name: float(curve.max()) for name, curve in curves.items()}
     observed = float(np.var(list(best.values()), ddof=1)) if len(best) > 1 else 0.0
@@ -147,7 +148,7 @@ def _optimism(
     seed_sd: float,
     rng: np.random.Generator,
 ) -> float:
-    """By how much, on average, the highest point of all resampled curves exceeds the same point unresampled."""
+    """How much, on average, the highest point of all resampled curves exceeds the same point before resampling."""
     excess = []
     for number in range(_RESAMPLES):
         luck = rng.normal(0.0, seed_sd, len(curves)) if seed_sd else np.zeros(len(curves))

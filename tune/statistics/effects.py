@@ -1,4 +1,4 @@
-"""What each searched setting has to do with AP50, estimated from the complete trials of a study."""
+"""The effect of each searched setting on AP50, estimated from the complete trials of a study."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ from tune.statistics.certainty import CONFIDENCE
 
 @dataclass(frozen=True)
 class Effect:
-    """What a searched setting has to do with AP50, from complete trials, the other settings held where they can be.
+    """The effect of a searched setting on AP50 over complete trials, the other settings held fixed where possible.
 
-    setting   its name
-    change    what is compared: `5 instead of 1`, `doubled`, `from 0.1 to 0.9`
-    estimate  the change of AP50 with it, low to high at 95% confidence
-    trials    complete trials it was estimated from
-    alone     estimated without regard to the other settings, because there are too few trials for all of them together
+    setting   name of the setting
+    change    the change of the setting: `5 instead of 1`, `doubled`, `from 0.1 to 0.9`
+    estimate  the change of AP50 that goes with it; `low` to `high` is its interval at 95% confidence
+    trials    number of complete trials that it was estimated from
+    alone     whether the other settings were left out of the model, because there are too few trials for all together
     """
 
     setting: str
@@ -33,14 +33,16 @@ class Effect:
 
 
 def main_effects(points: Sequence[Mapping[str, Value]], ap50: Sequence[float]) -> list[Effect]:
-    """The effect of each setting by least squares over complete trials, settings of at most `_LEVELS` values as levels.
+    """The effect of each setting, by least squares over complete trials; a setting of few values enters as levels.
 
     points   the searched settings of each trial; a conditional one is missing where it is not active
+    ap50     the score of each trial
 
-    All settings that every trial has together, where there are `_TRIALS_A_COEFFICIENT` trials for each coefficient,
-    else one at a time; conditional ones always by themselves. A sampler that learns tries good settings more often and
-    together, which least squares cannot see, and all trials share images and seed: these are descriptions of one
-    search, not experiments.
+    A number enters as levels where it has at most `_LEVELS` values. The settings that every trial has are estimated
+    together where there are `_TRIALS_A_COEFFICIENT` trials for each coefficient, else one at a time; conditional
+    settings are always estimated by themselves. A sampler that learns tries good settings more often and together,
+    which least squares cannot see, and all trials share images and seed: effects describe one search, they are no
+    experiment.
     """
     y = np.asarray(ap50, dtype=np.float64)
     names = list(dict.fromkeys(name for point in points for name in point))
@@ -62,12 +64,16 @@ _LEVELS = 5
 _TRIALS_A_COEFFICIENT = 3
 _RATIO_OF_DOUBLING = 4.0
 _SAME = 1e-9
-"""Scores that differ by less are the same."""
+"""Scores that differ by less than this count as equal."""
 
 
 @dataclass(frozen=True)
 class _Coding:
-    """A setting as columns of a regression: rows_N where it is there, columns_NP one for each change."""
+    """A setting as columns of a regression.
+
+    rows_N       whether trial n has the setting
+    columns_NP   one column for each of `changes`
+    """
 
     name: str
     changes: tuple[str, ...]
@@ -76,7 +82,7 @@ class _Coding:
 
 
 def _coded(name: str, points: Sequence[Mapping[str, Value]]) -> _Coding | None:
-    """None for a setting that does not vary."""
+    """The coding of a setting; None where it does not vary."""
     rows_N = np.array([name in point for point in points])
     values = [point[name] for point in points if name in point]
     distinct = sorted(set(values), key=lambda value: (-values.count(value), str(value)))
@@ -104,7 +110,7 @@ def _shown(value: Value) -> str:
 def _fitted(
     names: Sequence[tuple[str, str]], columns_NP: NDArray[np.float64], y: NDArray[np.float64], alone: bool
 ) -> list[Effect]:
-    """Least squares with an intercept; none where the trials cannot tell the coefficients apart."""
+    """The effects by least squares with an intercept; empty where the trials cannot tell the coefficients apart."""
     design = np.concatenate([np.ones((len(y), 1)), columns_NP], axis=1)
     df = len(y) - design.shape[1]
     if df < 1 or np.ptp(y) < _SAME or np.linalg.matrix_rank(design) < design.shape[1]:

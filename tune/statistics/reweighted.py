@@ -13,15 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 from core.metric.ap50 import RECALL_LEVELS, MatchTable
 
 _AT_ONCE = 128
-"""Resamples that are computed together: few enough that they stay in the processor's cache."""
+"""Number of resamples that are computed together: few enough to stay in the processor's cache."""
 
 
 class Reweighted:
     """AP50 of one match table as a function of how often each of its units counts.
 
-    table      of one evaluated epoch, C classes
+    table      the match table of one evaluated epoch, with C classes
     max_dets   detections counted per image and class (`metric.max_dets`); None for all
-    units      the unit of each image, such as its group; None for each image its own
+    units      the unit of each image, such as its group; None where each image is its own unit
 
     Detections of equal score keep the order of the images, whatever the weights.
     """
@@ -30,7 +30,7 @@ class Reweighted:
         named = table.image_names if units is None else tuple(units)
         assert len(named) == len(table.image_names), "one unit for each image"
         self.units: tuple[str, ...] = tuple(dict.fromkeys(named))
-        """Names of the units, U."""
+        """Names of the U units."""
         place = {unit: number for number, unit in enumerate(self.units)}
         unit_I = np.array([place[unit] for unit in named], dtype=np.int64)
         self.truths_UC = np.zeros((len(self.units), table.truths_IC.shape[1]), dtype=np.int64)
@@ -48,10 +48,10 @@ class Reweighted:
         return result_C
 
     def ap50(self, weights_UR: ArrayLike) -> NDArray[np.float64]:
-        """AP50 of each class [R, C] under R weightings of the units; nan where nothing is to find.
+        """AP50 of each class, [R, C], under R weightings of the units; nan where there is no ground truth.
 
-        The weight of a unit, a whole number from 0, is how often its images count: weights of one give the evaluation
-        as it was.
+        The weight of a unit, a whole number from 0, is how often its images count. Weights of 1 give the AP50 that was
+        evaluated.
         """
         weights = np.asarray(weights_UR, dtype=np.float32)  # sums of whole numbers under 2^24 are exact
         result_RC = np.full((weights.shape[1], len(self._classes)), np.nan)
@@ -65,7 +65,7 @@ class Reweighted:
         return result_RC
 
     def without_each(self) -> NDArray[np.float64]:
-        """AP50 of each class [U, C] with one unit left out; nan where nothing is left to find."""
+        """AP50 of each class, [U, C], with one unit left out; nan where no ground truth is left."""
         result_UC = np.full(self.truths_UC.shape, np.nan)
         for column, ranking in enumerate(self._classes):
             truths_U = self.truths_UC[:, column].astype(np.float64)
@@ -80,10 +80,10 @@ class Reweighted:
 
 @dataclass(frozen=True)
 class _Ranking:
-    """The detections of one class, best first, as far as AP50 needs them: counts up to each of the K hits, by unit.
+    """The detections of one class, best score first, as far as AP50 needs them: counts up to each of K hits, by unit.
 
-    hits_KU   float32, hits up to this one, itself included
-    rows_KU   float32, detections up to this one, itself included
+    hits_KU   float32, number of hits up to and including this one
+    rows_KU   float32, number of detections up to and including this one
     """
 
     hits_KU: NDArray[np.float32]
@@ -99,7 +99,7 @@ class _Ranking:
         rows = np.flatnonzero(counted_D)
         rows = rows[np.argsort(-table.score_D[rows], kind="stable")]
         unit_D, hits = unit_I[table.image_D[rows]], np.flatnonzero(table.hit_D[rows])
-        # Each detection counts from the first hit on that is not before it.
+        # A detection counts from the first hit at or after it.
         rows_KU = np.zeros((len(hits) + 1, units), dtype=np.float32)
         np.add.at(rows_KU, (np.searchsorted(hits, np.arange(len(rows))), unit_D), 1)
         hits_KU = np.zeros((len(hits), units), dtype=np.float32)
@@ -110,7 +110,7 @@ class _Ranking:
 def _average_precision(
     hits_KR: NDArray[np.floating], rows_KR: NDArray[np.floating], truths_R: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """One class under R weightings; `core.metric.ap50` explains the formula."""
+    """AP50 of one class under R weightings, [R]; `core.metric.ap50` explains the formula."""
     hits_RK = np.ascontiguousarray(hits_KR.T, dtype=np.float64)
     precision_RK = hits_RK / (np.ascontiguousarray(rows_KR.T, dtype=np.float64) + np.spacing(1))
     envelope_RK = np.maximum.accumulate(precision_RK[:, ::-1], axis=1)[:, ::-1]

@@ -1,4 +1,4 @@
-"""When a trial is stopped early, read from learning curves alone.
+"""Early stopping: whether a trial goes on, judged by learning curves alone.
 
-halving.py  when a trial is stopped early
+halving.py  asynchronous successive halving, and an end to trials without hope
 """

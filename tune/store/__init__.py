@@ -1,4 +1,4 @@
-"""Where a study's and its trials' files live.
+"""The files of a study and its trials, and where they are.
 
-folder.py  a study's files and lock
+folder.py  the paths of a study's files, and its lock
 """

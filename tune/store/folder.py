@@ -18,11 +18,11 @@ FORMAT = 1
 """Version of study.json."""
 
 _READ_AGAIN = {"created": str, "request": dict, "storage": str | None, "tracking_uri": str | None}
-"""What later commands take from study.json, with its types."""
+"""The entries of study.json that later commands read, with their types."""
 
 
 def match_table_path(trial: Path, epoch: int) -> Path:
-    """Where a trial's folder keeps the match table of an epoch."""
+    """The path of an epoch's match table in a trial's folder."""
     return trial / "matches" / f"epoch-{epoch:04d}.npz"
 
 
@@ -49,17 +49,17 @@ class StudyFolder:
 
     @property
     def packing(self) -> Path:
-        """What a probe of the GPU found."""
+        """The result of the probe of the GPU."""
         return self.path / "packing.json"
 
     @property
     def retrain(self) -> Path:
-        """Checkpoints of retrainings, a folder each."""
+        """The checkpoints of retrainings, one folder for each retraining."""
         return self.path / "retrain"
 
     @property
     def best(self) -> Path:
-        """What the last retraining left."""
+        """The result of the last retraining: model, metrics, submission, pictures."""
         return self.path / "best"
 
     def trial(self, number: int) -> Path:
@@ -67,11 +67,11 @@ class StudyFolder:
         return self.path / "trials" / str(number)
 
     def confirm_trial(self, number: int) -> Path:
-        """The folder of one trial of the confirmation, likewise."""
+        """The folder of one trial of the confirmation, written by its worker alone."""
         return self.path / "confirm" / str(number)
 
     def read_description(self) -> dict[str, Any]:
-        """What study.json holds. Raises StudyError."""
+        """The content of study.json. Raises StudyError."""
         try:
             content = json.loads(self.description.read_text())
         except FileNotFoundError:
@@ -88,11 +88,11 @@ class StudyFolder:
         return content
 
     def driver_lock(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the study for one search. Raises StudyError with the process and host that has it."""
+        """Hold the study for one search. Raises StudyError, which names the process and host that hold it."""
         return _held(self.path, "driver", "searched", "wait for it, stop it, or give this search another --study name")
 
     def retrain_lock(self) -> contextlib.AbstractContextManager[None]:
-        """Hold `retrain/` and `best/` for one retraining. Raises StudyError with the process and host that has them."""
+        """Hold `retrain/` and `best/` for one retraining. Raises StudyError, which names their holder."""
         return _held(self.retrain, "retrain", "retrained", "wait for it, or stop it")
 
 
@@ -105,7 +105,7 @@ def _held(folder: Path, name: str, doing: str, way_out: str) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout:
         raise StudyError(f"{folder} is being {doing} by process {_who(holder)}; {way_out}") from None
-    for part in folder.glob(".*.part"):  # what a process that was killed had half written
+    for part in folder.glob(".*.part"):  # files that a killed process had half written
         if part.is_file():
             part.unlink()
     try:
