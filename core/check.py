@@ -53,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     inspection = inspect(where, config.data)
     problems = list(inspection.problems)
     if inspection.dataset is not None:
-        _print(describe(inspection.dataset, where, config))
+        suspected = any(problem.suspicious for problem in problems)
+        nothing_read = bool(problems) and not inspection.dataset.instance_counts().any()
+        _print(describe(inspection.dataset, where, config, signs=not suspected and not nothing_read))
         if not problems:
             problems = _split_problems(inspection.dataset, where, config.data)
     _print(_verdict(problems, inspection))
@@ -65,10 +67,12 @@ def _print(lines: Iterable[str]) -> None:
     print("\n".join(shown(line) for line in lines))
 
 
-def describe(dataset: Dataset, where: str, config: TrialConfig | None = None) -> Iterator[str]:
+def describe(dataset: Dataset, where: str, config: TrialConfig | None = None, signs: bool = True) -> Iterator[str]:
     """The lines of the report: counts by class, sizes, instance areas, then what is unusual and accepted.
 
     config   the settings against which the data set is held; the defaults where there are none
+    signs    whether to note classes without instances, pieces, overlaps and crowd regions: not where a problem is
+             their cause and says more
     """
     config = config or TrialConfig()
     counts_IC = dataset.instance_counts()
@@ -94,7 +98,8 @@ def describe(dataset: Dataset, where: str, config: TrialConfig | None = None) ->
             f"{np.count_nonzero(thin):,} of one row or column"
         )
     notes = list(dataset.notes)
-    notes += _notes(dataset, counts_IC, [int(np.count_nonzero(one.pieces_N > 1)) for one in shapes])
+    notes += _notes(dataset, counts_IC)
+    notes += _signs(dataset, counts_IC, [int(np.count_nonzero(one.pieces_N > 1)) for one in shapes]) if signs else ()
     notes += advice(dataset, config.data, config.predict, config.metric)
     if notes:
         yield ""
@@ -121,12 +126,26 @@ def _class_table(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str
         yield f"and {many(more, 'class')} more, with {many(rest, 'instance')} in all"
 
 
-def _notes(dataset: Dataset, counts_IC: NDArray[np.int64], in_pieces: list[int]) -> Iterator[str]:
+def _notes(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str]:
     names = [sample.name for sample in dataset.samples]
     empty = [name for name, count in zip(names, counts_IC.sum(axis=1), strict=True) if count == 0]
     if 0 < len(empty) < len(names) / 2:  # more of them is a matter of `advice`
         yield f"{many(len(empty), 'image')} without instances, taken as true negatives: {examples_of(empty)}"
+    by_content: dict[bytes, list[str]] = {}
+    for sample in dataset.samples:
+        shape = repr(sample.image.shape).encode()
+        by_content.setdefault(hashlib.sha256(shape + sample.image.tobytes()).digest(), []).append(sample.name)
+    if twins := [" = ".join(same) for same in by_content.values() if len(same) > 1]:
+        yield (
+            f"{many(len(twins), 'image')} there more than once, which leaks from training into validation unless "
+            f"data.group_pattern keeps the copies together: {examples_of(twins)}"
+        )
+
+
+def _signs(dataset: Dataset, counts_IC: NDArray[np.int64], in_pieces: list[int]) -> Iterator[str]:
+    """What wrong annotations would look like, and right ones may too."""
     yield from _class_notes(dataset, counts_IC)
+    names = [sample.name for sample in dataset.samples]
     if sum(in_pieces):
         images_in_pieces = [name for name, count in zip(names, in_pieces, strict=True) if count]
         yield (
@@ -140,15 +159,6 @@ def _notes(dataset: Dataset, counts_IC: NDArray[np.int64], in_pieces: list[int])
         yield (
             f"{many(regions, 'crowd region')} in {many(len(crowd), 'image')}, left out of training and ignored in the "
             f"score: {examples_of(crowd)}"
-        )
-    by_content: dict[bytes, list[str]] = {}
-    for sample in dataset.samples:
-        shape = repr(sample.image.shape).encode()
-        by_content.setdefault(hashlib.sha256(shape + sample.image.tobytes()).digest(), []).append(sample.name)
-    if twins := [" = ".join(same) for same in by_content.values() if len(same) > 1]:
-        yield (
-            f"{many(len(twins), 'image')} there more than once, which leaks from training into validation unless "
-            f"data.group_pattern keeps the copies together: {examples_of(twins)}"
         )
 
 
@@ -208,7 +218,7 @@ def _verdict(problems: list[Problem], inspection: Inspection) -> Iterator[str]:
             "`--set data.skip_bad=true` leaves out and counts what concerns one annotation or one image alone "
             f"({len(inspection.single):,} of {many(len(problems), 'problem')})."
         )
-    if inspection.dataset is not None and inspection.problems:
+    if inspection.dataset is not None and not all(problem.suspicious for problem in inspection.problems):
         yield "The figures above leave out what could not be read."
 
 

@@ -136,12 +136,13 @@ def read(folder: Path) -> Inspection:
     only_boxes = [number for result in results for number in result.only_boxes]
     problems += _only_boxes(only_boxes, len(document["annotations"]), path)
     problems += [problem for result in results for problem in result.problems]
-    problems += _beside(
-        [problem for result in results for problem in result.beside], len(document["annotations"]), path
-    )
-    problems += _contradictions(sum((result.boxes for result in results), Counter()), path, notes)
+    beside = _beside([problem for result in results for problem in result.beside], len(document["annotations"]), path)
+    problems += beside
+    in_doubt = any(not problem.skippable for problem in beside)
+    if not in_doubt:  # else all that follows would say the same once more
+        problems += _contradictions(sum((result.boxes for result in results), Counter()), path, notes)
     areas = sum((result.areas for result in results), Counter())
-    if apart := areas["apart"]:
+    if (apart := areas["apart"]) and not in_doubt:
         notes.append(
             f"{apart:,} of {many(apart + areas['fits'], 'annotation')} have an area that is not that of their mask, by "
             f"a factor of more than {FAR_AREA}; masks are used"

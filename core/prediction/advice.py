@@ -24,9 +24,12 @@ def advice(dataset: Dataset, data: DataConfig, predict: PredictConfig, metric: M
 
 
 def _empty(dataset: Dataset) -> Iterator[str]:
-    """Images without instances that are most, as a project has them that is still being annotated."""
+    """Images without instances that are most, as a project has them that is still being annotated.
+
+    Where all are, the data set cannot be used, for a reason that others give.
+    """
     names = [sample.name for sample in dataset.samples if sample.crowd_N.all()]
-    if names and len(names) >= MOST * len(dataset.samples):
+    if MOST * len(dataset.samples) <= len(names) < len(dataset.samples):
         yield (
             f"{len(names):,} of {many(len(dataset.samples), 'image')} hold no instance and train as background: "
             f"{examples_of(names)}; take out those that nobody annotated yet"

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -197,6 +198,66 @@ def test_one_cause_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
     assert sum("covers none" in line for line in out.splitlines()) == 1
     assert "(5,000 of this kind: also annotation 1, annotation 2 and 4,997 more)" in out
     assert "(9 of this kind: also annotation 5001, annotation 5002 and 6 more)" in out
+
+
+def semantic(name: str) -> Sample:
+    """Nine squares under one id."""
+    squares = square(name, [1] * 9)
+    one = (squares.label_maps > 0).astype(np.uint16)
+    return replace(squares, label_maps=one, labels_N=np.array([1]), crowd_N=np.zeros(1, np.bool_))
+
+
+def twice(name: str) -> Sample:
+    """Nine squares in one class and in another."""
+    squares = square(name, [1] * 9)
+    above = np.where(squares.label_maps > 0, squares.label_maps + 9, 0).astype(np.uint16)
+    both = np.concatenate([squares.label_maps, above])
+    return replace(squares, label_maps=both, labels_N=np.repeat([1, 2], 9), crowd_N=np.zeros(18, np.bool_))
+
+
+@pytest.mark.parametrize(
+    ("of", "told", "sign"),
+    [
+        (semantic, "(semantic masks)", "of several separate pieces"),
+        (twice, "are there twice, 45 in two classes", "with overlapping instances"),
+    ],
+)
+def test_what_is_suspected_is_said_once_and_is_no_figure_left_out(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    of: Callable[[str], Sample],
+    told: str,
+    sign: str,
+) -> None:
+    write_hw3(assemble("cells", DATA.classes, [of(f"a{number}") for number in range(5)]), tmp_path)
+    status, out = report(tmp_path, capsys)
+    assert status == 2
+    assert sum(told in line for line in out.splitlines()) == 1
+    assert sign not in out
+    assert "leave out" not in out, "all was read"
+    assert main([str(tmp_path), "--set", "data.allow_suspicious=true"]) == 0
+    assert sign in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"iscrowd": 1}, "4 of 4 annotations are crowd regions"),
+        ({"category_id": 7}, "category_id must be the id of a category, and is 7"),
+    ],
+)
+def test_where_no_instance_is_left_only_the_cause_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, int], told: str
+) -> None:
+    """Nobody is asked to annotate more, nor to take out images that were annotated."""
+    folder = coco(tmp_path, [{"id": 1, "name": "cell"}])
+    content = json.loads((folder / "train.json").read_text())
+    content["annotations"] = [{**content["annotations"][0], **change, "id": number} for number in range(4)]
+    (folder / "train.json").write_text(json.dumps(content))
+    status, out = report(folder, capsys)
+    assert status == 2
+    assert told in out
+    assert "Unusual" not in out
 
 
 def test_more_cells_than_are_predicted_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

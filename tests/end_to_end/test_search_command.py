@@ -23,7 +23,9 @@ import numpy as np
 import optuna
 import pytest
 import tifffile
+from PIL import Image
 
+from core import check
 from core.data import synthetic
 from tune.search import main
 
@@ -352,6 +354,35 @@ def test_a_dry_run_shows_the_plan_and_starts_nothing(capsys: pytest.CaptureFixtu
     assert "  0  optim.learning_rate" in said
     assert "nothing was started" in said
     assert not Path("results").exists()
+
+
+def test_doctor_and_dry_run_count_the_same_instances_and_name_the_same_images_over_the_cap(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Crowd regions are no instances, and what lies on another one is."""
+    (workplace / "both/train").mkdir(parents=True)
+    images, annotations = [], []
+    for image in range(1, 5):
+        Image.fromarray(np.random.default_rng(image).integers(0, 256, (64, 64, 3), np.uint8)).save(
+            workplace / f"both/train/{image}.png"
+        )
+        images.append({"id": image, "file_name": f"{image}.png", "height": 64, "width": 64})
+        for x in range(4, 4 + 6 * (image + 2), 6):
+            corners = [[x, 4, x + 9, 4, x + 9, 20, x, 20]]
+            crowd = {"iscrowd": int(x == 4), "segmentation": corners, "id": len(annotations) + 1}
+            annotations.append({**crowd, "image_id": image, "category_id": 1})
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cell"}]}
+    (workplace / "both/train.json").write_text(json.dumps(content))
+    cap = ["--set", "predict.max_detections=4"]
+    assert check.main(["both", *cap]) == 0
+    doctor = capsys.readouterr().out
+    assert main(["--space", "tiny.yaml", "--data", "both", "--gpus-per-trial", "0", "--dry-run", *cap]) == 0
+    dry_run = capsys.readouterr().out
+    assert "both: 4 annotated images, 14 instances" in doctor
+    assert "Data both: 4 images, 14 instances" in dry_run
+    over = "1 image with more instances than are predicted in one (predict.max_detections 4), so that 1 of 14 instances"
+    assert over in doctor
+    assert f"Note: {over} can never be found: 4.png; `--set predict.max_detections=100` has room for all" in dry_run
 
 
 @pytest.mark.usefixtures("workplace")

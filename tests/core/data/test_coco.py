@@ -248,6 +248,15 @@ def test_test_images_are_listed_and_not_decoded(tmp_path: Path) -> None:
         load(str(tmp_path))
 
 
+def test_a_listed_test_image_that_prediction_would_refuse_is_refused_with_the_data_set(tmp_path: Path) -> None:
+    write(tmp_path, document([SQUARE]))
+    (tmp_path / "test").mkdir()
+    Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint16)).save(tmp_path / "test" / "b.png")
+    (tmp_path / "test.json").write_text(json.dumps({"images": [{"id": 4, "file_name": "b.png"}]}))
+    with pytest.raises(DataError, match=r"b\.png: images must have 8 bits a channel, and this one has 16"):
+        load(str(tmp_path))
+
+
 def test_a_picture_is_turned_by_its_exif_unless_the_listed_size_is_that_of_the_stored_pixels(tmp_path: Path) -> None:
     write(tmp_path, document([SQUARE]))
     exif = Image.Exif()
@@ -487,9 +496,12 @@ def test_masks_that_are_not_where_their_own_bbox_is_are_suspected(tmp_path: Path
     assert load(str(tmp_path), DataConfig(allow_suspicious=True)).instance_counts().sum() == 30
 
 
-def test_outlines_beside_the_image_put_the_whole_file_in_doubt(tmp_path: Path) -> None:
-    path = many_cells(tmp_path, each("annotations", segmentation=exchanged, bbox=None), side=(96, 160))
-    (told,) = [problem for problem in inspect(str(tmp_path)).problems if "beside" in problem.message]
+@pytest.mark.parametrize("change", [{}, {"bbox": None}, {"area": 1}])
+def test_outlines_beside_the_image_put_the_whole_file_in_doubt_in_one_sentence(tmp_path: Path, change: Any) -> None:
+    path = many_cells(tmp_path, each("annotations", segmentation=exchanged, **change), side=(96, 160))
+    found = inspect(str(tmp_path))
+    (told,) = found.problems
+    assert found.dataset is None or found.dataset.notes == ()
     assert re.match(r"1\d of 30 annotations lie beside their image, and so the others may be wrong", told.message)
     assert "x and y are exchanged" in told.message
     assert (told.place, told.skippable) == (str(path), False)

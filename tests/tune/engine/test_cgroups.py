@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tune.engine.cgroups import allowed
+from tune.engine.cgroups import Allowed, allowed
+from tune.engine.executor import Machine
 
 HERE = len(os.sched_getaffinity(0))
 GIB = 2**30
@@ -139,6 +140,13 @@ def test_affinity_counts() -> None:
         f"import os; os.sched_setaffinity(0, [{one}]); from tune.engine.cgroups import allowed; print(allowed().cpus)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
+
+
+def test_a_machine_has_what_its_control_groups_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tune.engine.cgroups.allowed", lambda: Allowed(cpus=3, memory=5 * GIB))
+    (node,) = Machine.here().nodes
+    assert (node.cpus, node.memory) == (3, 5 * GIB)
+    assert Machine.here().share("auto", 0, None).parallel == 3
 
 
 @contextmanager

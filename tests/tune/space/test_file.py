@@ -416,6 +416,17 @@ MISTAKES = {
         [],
         "nothing is left to search (optim.restart_multiplier only where optim.restarts is one of 1).",
     ),
+    "nothing with an effect": (
+        "space: {augment.brightness: {low: 0.1, high: 0.5}}",
+        [],
+        "s.yaml, space: nothing that is searched can have an effect, so all trials would be one configuration "
+        "(augment.brightness needs augment.color_jitter true). Search that as well, or put it under `fixed:`.",
+    ),
+    "nothing with an effect any more": (
+        "space: {augment.brightness: {low: 0.1, high: 0.5}, augment.color_jitter: [false, true]}",
+        ["augment.color_jitter=false"],
+        "nothing that is searched can have an effect",
+    ),
     "start outside": (
         ONE + "start: [{optim.restarts: 2}]",
         [],

@@ -75,6 +75,25 @@ def test_the_longest_trial_is_the_longest_that_is_possible(text: str, epochs: in
             "stop_early.min_epochs 6 is not under optim.epochs 5: no trial is stopped early",
         ),
         (
+            "space: {optim.learning_rate: [1e-4, 1e-3], augment.brightness: {low: 0.1, high: 0.5}}",
+            "augment.brightness is searched and can have no effect: it needs augment.color_jitter true, which no trial "
+            "has",
+        ),
+        (
+            "space: {augment.color_jitter: [false, true], augment.brightness: {choices: [0.1, 0.5], "
+            "when: {augment.color_jitter: false}}}",
+            "augment.brightness is searched and can have no effect: it needs augment.color_jitter true, which no trial "
+            "has",
+        ),
+        (
+            "fixed: {augment.rotate: 45}\nspace: {optim.restarts: [0, 1]}",
+            "augment.rotate 45.0 can have no effect: it needs augment.affine true, which no trial has",
+        ),
+        (
+            "space: {optim.restarts: [0, 1], augment.rotate: {choices: [5, 45], when: {optim.epochs: 10}}}",
+            "augment.rotate is never searched: it needs that optim.epochs is one of 10",
+        ),
+        (
             "space: {optim.restarts: [0, 1]}\nsearch: {trials: 12}",
             "search.trials 12 is more than the 2 different configurations: some are repeated",
         ),
