@@ -25,7 +25,7 @@ import numpy as np
 
 from core.data.coco_masks import FAR_AREA, BesideImage, box_of, compare, compare_area, mask_of, short
 from core.data.dataset import Category, Dataset, Inspection, Problem, TestImage, assemble, examples_of, place
-from core.data.images import find_file, read_listed, read_rgb, whole_number
+from core.data.images import about_turned, find_file, read_listed, read_rgb, turned_in_doubt, whole_number
 from core.errors import DataError
 from core.sample import MAX_INSTANCES, MaskCrop, Sample
 from core.text import many
@@ -55,6 +55,7 @@ class _Read:
     only_boxes   ids of annotations that have a bbox and no outline
     beside       of the problems, those of annotations that lie beside the image
     lost         why the image is left out with its annotations, where most of these cannot be used
+    turned       whether nothing tells if the annotations were drawn on the image as EXIF turns it
     """
 
     sample: Sample | None
@@ -64,6 +65,7 @@ class _Read:
     only_boxes: list[int]
     beside: list[Problem]
     lost: tuple[Problem, ...] = ()
+    turned: bool = False
 
 
 def annotation_file(folder: Path, part: str = "train") -> Path | None:
@@ -141,6 +143,7 @@ def read(folder: Path) -> Inspection:
     in_doubt = any(not problem.skippable for problem in beside)
     if not in_doubt:  # else all that follows would say the same once more
         problems += _contradictions(sum((result.boxes for result in results), Counter()), path, notes)
+    notes += about_turned([result.sample.name for result in results if result.sample is not None and result.turned])
     areas = sum((result.areas for result in results), Counter())
     if (apart := areas["apart"]) and not in_doubt:
         notes.append(
@@ -350,7 +353,8 @@ def _read_image(
     try:
         # A size that nobody knew is left out, null or 0.
         sides = [whole_number(image.get(side)) or 0 for side in ("height", "width")]
-        pixels = read_rgb(file, (sides[0], sides[1]) if all(sides) else None)
+        known = (sides[0], sides[1]) if all(sides) else None
+        pixels, in_doubt = read_rgb(file, known), turned_in_doubt(file, known)
     except DataError as error:
         return unusable(Problem.of(error, file))
     height, width = pixels.shape[:2]
@@ -393,7 +397,7 @@ def _read_image(
     sample = Sample(
         image["file_name"], pixels, np.stack(canvas.label_maps), np.array(labels, np.int64), np.array(crowd, np.bool_)
     )
-    return _Read(sample, problems, boxes, areas, only_boxes, beside)
+    return _Read(sample, problems, boxes, areas, only_boxes, beside, turned=in_doubt and bool(labels))
 
 
 class _Canvas:

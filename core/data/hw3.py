@@ -28,7 +28,16 @@ from pathlib import Path
 import numpy as np
 
 from core.data.dataset import Category, Dataset, Inspection, Problem, TestImage, assemble, place, renumber
-from core.data.images import SUFFIXES, Size, mask_size, read_ids, read_listed, read_rgb
+from core.data.images import (
+    SUFFIXES,
+    Size,
+    about_turned,
+    mask_size,
+    read_ids,
+    read_listed,
+    read_rgb,
+    turned_in_doubt,
+)
 from core.errors import DataError
 from core.sample import Sample
 from core.text import listed, many
@@ -208,6 +217,16 @@ def _notes(images: Path, folders: Sequence[_Folder]) -> Iterator[str]:
         )
     if others := [f"{found.path.name}/{name}" for found in folders for name in found.others]:
         yield f"{many(len(others), 'file')} beside images, neither image nor mask, not read: {_examples(others)}"
+
+    yield from about_turned([found.path.name for found in folders if _is_turned_in_doubt(found)])
+
+
+def _is_turned_in_doubt(found: _Folder) -> bool:
+    """Whether nothing tells if the masks were drawn on the image as EXIF turns it."""
+    try:
+        return any(turned_in_doubt(path, _size_of_masks(found)) for path in found.images if found.masks)
+    except DataError:  # is said where the image is read
+        return False
 
 
 def _examples(names: Sequence[str]) -> str:

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.data import pictures, tiffs
-from core.data.dataset import Problem, TestImage
+from core.data.dataset import Problem, TestImage, examples_of
 from core.data.stored import MAX_PIXELS, Stored, turned, turned_size
 from core.errors import DataError
+from core.text import many
 
 __all__ = ["MAX_PIXELS", "find_file", "read_ids", "read_listed", "read_rgb", "read_size", "read_test_image"]
 
@@ -50,6 +51,28 @@ def read_size(path: Path, listed: Size | None = None) -> Size:
     with _opened(path) as stored:
         stored.check_picture()
         return turned_size(stored.size, _orientation(stored, listed))
+
+
+def turned_in_doubt(path: Path, listed: Size | None = None) -> bool:
+    """Whether EXIF turns or mirrors the image that `read_rgb` gives, and its size is the same if it did not.
+
+    Then nothing tells on which of the two its annotations were drawn. Raises DataError for what is no image.
+    """
+    with _opened(path) as stored:
+        orientation = _orientation(stored, listed)
+        return orientation in range(2, 9) and (listed is None or turned_size(stored.size, orientation) == stored.size)
+
+
+def about_turned(names: Sequence[str]) -> list[str]:
+    """A note of the images, by name, of which `turned_in_doubt` is true; none where there are none."""
+    if not names:
+        return []
+    one = len(names) == 1
+    return [
+        f"{many(len(names), 'image')} {'is' if one else 'are'} turned as EXIF says, and no size tells whether the "
+        f"annotations were drawn so, as most tools do: {examples_of(names)}; look at "
+        f"{'it' if one else 'them'}, and where they were not, remove the orientation from the EXIF data"
+    ]
 
 
 def read_test_image(image: TestImage) -> NDArray[np.uint8]:

@@ -291,6 +291,36 @@ def test_sixteen_bit_and_cmyk_pictures_are_refused_by_name(tmp_path: Path) -> No
         load(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("orientation", "height", "width", "listed", "noted"),
+    [
+        (6, 40, 40, True, True),
+        (8, 40, 40, False, True),
+        (3, 40, 56, True, True),
+        (2, 40, 56, True, True),
+        (6, 40, 56, False, True),
+        (6, 40, 56, True, False),
+        (1, 40, 40, True, False),
+        (9, 40, 40, False, False),
+    ],
+)
+def test_where_no_size_tells_whether_annotations_were_drawn_on_the_turned_picture_it_is_noted(
+    tmp_path: Path, orientation: int, height: int, width: int, listed: bool, noted: bool
+) -> None:
+    stored = RGB[:height, :width] if orientation < 5 or height == width else np.ascontiguousarray(np.rot90(RGB))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = document([SQUARE])
+    content["images"] = [{"id": 7, "file_name": "a.png", "height": height, "width": width}]
+    if not listed:
+        content["images"] = [{"id": 7, "file_name": "a.png"}]
+    write(tmp_path, content)
+    Image.fromarray(stored).save(tmp_path / "train" / "a.png", exif=exif)
+    notes = load(str(tmp_path)).notes
+    assert any(note.startswith("1 image is turned as EXIF says, and no size tells") for note in notes) == noted
+    assert not noted or "a.png; look at it, and where they were not, remove the orientation" in " ".join(notes)
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_a_truncated_picture_is_refused(tmp_path: Path, kind: str) -> None:
     write(tmp_path, document([SQUARE]))

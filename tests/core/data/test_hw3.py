@@ -334,6 +334,16 @@ def test_an_image_that_is_turned_by_its_exif_stays_as_stored_where_its_masks_wer
     np.testing.assert_array_equal(load(str(tmp_path)).samples[0].image, np.rot90(RGB, -1))
 
 
+@pytest.mark.parametrize("side", [20, 30])
+def test_a_square_image_that_exif_turns_is_noted_for_its_masks_may_be_drawn_on_either(
+    tmp_path: Path, side: int
+) -> None:
+    place = write_image(tmp_path, image=RGB[:, :side], masks={1: mask_with(2)[:, :side]})
+    Image.fromarray(RGB[:, :side]).save(place / "image.tif", tiffinfo={274: 8})
+    notes = load(str(tmp_path)).notes
+    assert any("turned as EXIF says, and no size tells" in note for note in notes) == (side == 20)
+
+
 @pytest.mark.parametrize("file_name", ["x.tif", "test\\x.tif", ".\\x.tif", "test/x.tif"])
 @pytest.mark.parametrize("unknown", [None, 0, "gone"])
 def test_back_slashes_ids_as_text_and_sizes_that_are_missing_are_understood(
