@@ -1,8 +1,8 @@
-"""Ray asks the ledger what to run and tells it what happened: thin adapters over one desk.
+"""Thin adapters by which Ray asks a desk what to run and tells it what happened.
 
-Ray calls the scheduler on every result and the searcher only on some, so the searcher hands out work and the scheduler
-takes in what comes back; it alone ends trials. Every epoch so reaches the ledger once. Ray's own retries are off: a
-trial that lost its worker is handed out again as a new Ray trial, the same path as after the death of the driver.
+Ray calls the scheduler on every result and the searcher only on some, so the searcher hands out work, and the scheduler
+takes in results and alone ends trials. Thus every epoch reaches the ledger once. Ray's own retries are off: a trial
+that lost its worker is handed out again as a new Ray trial, just as after the death of the driver.
 """
 
 from collections.abc import Mapping
@@ -37,31 +37,31 @@ class Assignment:
 
 
 DIED = "its worker process died"
-"""All that is known of a worker that left without a word."""
+"""The reason of an attempt whose worker ended without a message."""
 
 
 class WorkerUnusable(Exception):
-    """A worker's process can run nothing any more. The message is the reason, one line."""
+    """A worker's process cannot run trials any longer. The message is the reason, in one line."""
 
 
 class Desk(Protocol):
-    """Where work is handed out and results come in."""
+    """The place that hands out attempts and takes in their results."""
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to hand out, now or later."""
+        """Whether nothing is left to hand out, now or later."""
 
     def hand_out(self) -> Assignment | None:
-        """The next attempt to start, None if none may start now."""
+        """The next attempt to start; None if none may start now."""
 
     def begun(self, assignment: Assignment) -> None:
-        """An attempt that was handed out has found room and runs."""
+        """Note that an attempt that was handed out has found room and runs."""
 
     def take_in(self, assignment: Assignment, result: Mapping[str, Any]) -> bool:
         """Enter a worker's result; True if its work on this trial ends."""
 
     def lost(self, assignment: Assignment, reason: str) -> None:
-        """A worker is gone."""
+        """Enter that the worker of an attempt is gone, and why."""
 
 
 class LedgerSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
@@ -72,14 +72,14 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         self._desk = desk
 
     def suggest(self, trial_id: str) -> Any:  # noqa: ARG002  # Ray's signature
-        """The configuration of the next Ray trial, None to be asked again later, FINISHED for the end."""
+        """The configuration of the next Ray trial; None makes Ray ask again later, FINISHED ends the search."""
         if self._desk.finished:
             return Searcher.FINISHED
         assignment = self._desk.hand_out()
         return None if assignment is None else {"assignment": asdict(assignment)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The scheduler has said it already."""
+        """Do nothing: the scheduler has told the desk already."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the ledger is the state."""
@@ -101,24 +101,27 @@ class LedgerScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray ships no type
         return str(TrialScheduler.STOP if ended else TrialScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ARG002
-        """A worker's process died, could not start or is of no use: exceptions of a trial arrive as results."""
+        """Tell the desk that a worker's process died, could not start or cannot go on.
+
+        Exceptions inside a trial arrive as results instead.
+        """
         self._desk.lost(Assignment(**trial.config["assignment"]), _cause(trial))
 
 
 class LedgerCallback(Callback):  # type: ignore[misc]  # Ray ships no types
-    """What Ray tells neither searcher nor scheduler: that a trial found room."""
+    """Ray's callback: tells the desk that a trial found room, which searcher and scheduler do not hear of."""
 
     def __init__(self, desk: Desk) -> None:
         super().__init__()
         self._desk = desk
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
-        """A worker has the trial from now on."""
+        """Tell the desk that a worker has the trial from now on."""
         self._desk.begun(Assignment(**trial.config["assignment"]))
 
 
 def _cause(trial: Trial) -> str:
-    """One line on why a Ray trial ended in error, from the text file Ray leaves."""
+    """The reason why a Ray trial ended in error, one line, from the text file that Ray leaves."""
     try:
         lines = [line.strip() for line in Path(trial.error_file).read_text().splitlines() if line.strip()]
     except (OSError, TypeError):

@@ -1,7 +1,8 @@
-"""What this process's control groups let it use of the machine: a container, a job or a service has less than all.
+"""The processors and memory that this process's control groups let it use; a container or a job has less than all.
 
-Linux counts in two ways (cgroups(7)): in version 1 a hierarchy for each controller, in version 2 one for all; a machine
-may mount both. Limits hold for all groups beneath, so along the path of a process the smallest of each kind wins.
+Linux has two versions of control groups (cgroups(7)): version 1 has a hierarchy for each controller, version 2 one for
+all; a machine may mount both. A limit holds for all groups beneath it, so the smallest limit on the path from the root
+to a process's group counts.
 """
 
 import os
@@ -10,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 _UNLIMITED = 2**60
-"""Bytes from which version 1 means no limit: it writes the largest multiple of a page that 63 bits hold."""
+"""Bytes from which a limit means none: without a limit version 1 shows the largest multiple of a page in 63 bits."""
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """What one process may use.
+    """The processors and memory that one process may use.
 
-    cpus     processors, at least 1; a part of one is left out, because a trial that fills it would be slowed down
-    memory   bytes
+    cpus     processors, at least 1, rounded down: a trial that counts on a fraction of one would be slowed down
+    memory   memory in bytes
     """
 
     cpus: int
@@ -26,9 +27,9 @@ class Allowed:
 
 
 def allowed(root: Path = Path("/")) -> Allowed:
-    """Processors and memory of this process: by its affinity, the machine's memory, and its control groups.
+    """Processors and memory of this process, from its affinity, the machine's memory and its control groups.
 
-    root   the folder that holds `proc` and the control groups' files; a test gives another
+    root   the folder that holds `proc` and the control groups' files; tests give another than `/`
     """
     cpus: list[float] = [float(len(os.sched_getaffinity(0)))]
     memory: list[float] = [memory_of_the_machine()]
@@ -39,7 +40,7 @@ def allowed(root: Path = Path("/")) -> Allowed:
 
 
 def memory_of_the_machine() -> int:
-    """All of it, in bytes."""
+    """The whole memory of the machine, in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -48,7 +49,7 @@ def _numbers(limit: float | None) -> list[float]:
 
 
 def _cpu_limit(group: Path) -> float | None:
-    """Processors' worth of time that a group may use, by version 2 or 1; None for all."""
+    """Processors that a group may use, a fraction included, by version 2 or 1; None for no limit."""
     quota, _, period = (_read(group / "cpu.max") or "").partition(" ")
     if not period:
         quota, period = _read(group / "cpu.cfs_quota_us") or "", _read(group / "cpu.cfs_period_us") or ""
@@ -58,7 +59,7 @@ def _cpu_limit(group: Path) -> float | None:
 
 
 def _memory_limit(group: Path) -> int | None:
-    """Bytes that a group may use, by version 2 or 1; None for all."""
+    """Bytes that a group may use, by version 2 or 1; None for no limit."""
     for name in ("memory.max", "memory.limit_in_bytes"):
         text = _read(group / name)
         if text and text.isdigit() and 0 < int(text) < _UNLIMITED:
@@ -67,7 +68,7 @@ def _memory_limit(group: Path) -> int | None:
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """The folder of each group that this process is in, in every hierarchy, and of those above it that can be seen."""
+    """The folders of this process's groups, in every hierarchy, and of the groups above these that can be seen."""
     mine = _my_groups(root)
     for line in (_read(root / "proc/self/mountinfo") or "").splitlines():
         # 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw: root in the file system, mount point, options
@@ -89,13 +90,16 @@ def _groups(root: Path) -> Iterator[Path]:
 
 
 def _my_groups(root: Path) -> Mapping[str, PurePosixPath]:
-    """The path of this process's group by the hierarchy's controllers, "" for version 2: `4:cpu,cpuacct:/jobs/7`."""
+    """The path of this process's group for each hierarchy, by the hierarchy's controllers ("" in version 2).
+
+    A line of /proc/self/cgroup is `4:cpu,cpuacct:/jobs/7`.
+    """
     lines = [line.split(":", 2) for line in (_read(root / "proc/self/cgroup") or "").splitlines()]
     return {line[1]: PurePosixPath(line[2]) for line in lines if len(line) == 3}
 
 
 def _same_hierarchy(controllers: str, options: str) -> bool:
-    """Whether controllers of a process's group are those that a mount of version 1 names among its options."""
+    """Whether a group's controllers are among the options of a mount of version 1; both are empty in version 2."""
     if not controllers or not options:
         return controllers == options
     return set(controllers.split(",")) <= set(options.split(","))

@@ -22,9 +22,9 @@ from core import faults, interrupts
 from core.errors import CheckpointError, ProcessLost, ResourceError, TornCheckpoint, TrialDiverged
 from core.files import write_atomically, write_json_atomically, write_once
 
-# Ray reads these on import. Its results go to the ledger, not to loggers and progress tables of its own. It may start
-# as many workers at once as it is handed trials, and no more trials than may run are handed out: by itself Ray waits
-# with each until the one before is up, and six trials that share a GPU began 15 s after one another.
+# Ray reads these on import. Results go to the ledger, so Ray's own loggers and progress tables are off. Ray may start
+# as many workers at once as it is handed trials, since no more trials are handed out than may run: by default it starts
+# a worker when the one before is up, and six trials that share a GPU began 15 s apart.
 for _name, _value in {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -47,45 +47,45 @@ from tune.engine.bridge import Assignment, Desk, LedgerCallback, LedgerScheduler
 from tune.engine.loopback import on_loopback  # noqa: E402
 
 GPU_FAILED = "the GPU failed its worker"
-"""How the reason begins for which a process cannot use its GPU any more."""
+"""The beginning of the reason where a process can no longer use its GPU."""
 RUNNING = ".epoch"
-"""The file in a trial's folder that is there while an epoch runs: it holds the attempt, and is as old as the epoch."""
+"""A file in a trial's folder that exists while an epoch runs: it holds the attempt, and is as old as the epoch."""
 LOCK_SECONDS = 120
-"""How long a new attempt waits for a worker of an earlier one to leave the trial's folder."""
+"""Seconds that a new attempt waits for the worker of an earlier attempt to leave the trial's folder."""
 
 
 class RunnableTrial(Protocol):
-    """What a worker can drive: the real trial of `core.training.trial`, or a replayed curve."""
+    """A trial that a worker can run: the real one of `core.training.trial`, or a replayed curve."""
 
     @property
     def reports(self) -> list[Any]:
-        """One EpochReport an epoch done so far, the first epoch's first."""
+        """The EpochReport of each epoch so far, the first epoch's first."""
 
     def run_epoch(self) -> Any:
         """Train and evaluate one epoch."""
 
     def save(self, folder: Path) -> None:
-        """Write all that is needed to continue, atomically."""
+        """Write a checkpoint into `folder`, atomically."""
 
     def load(self, folder: Path) -> bool:
-        """Continue from `folder`; False if there is nothing to continue from. Raises CheckpointError."""
+        """Continue from the checkpoint in `folder`; False if there is none. Raises CheckpointError."""
 
     def discard(self, folder: Path) -> None:
         """Set a torn checkpoint aside."""
 
 
 class Then(StrEnum):
-    """What follows a failed attempt."""
+    """The step that follows a failed attempt."""
 
     FAIL = "fail"
     RETRY = "retry"
     RETRY_WITH_MORE_MEMORY = "retry with more memory"
     HALT = "halt"
-    """Nothing is wrong with the trial, and no other would fare better: the study stops until somebody sees to it."""
+    """The study stops until the user removes the cause: nothing is wrong with the trial, and the next would fail too."""
 
 
 STORAGE_ERRORS = {errno.EACCES, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE}
-"""What a disk says that is full, read-only, broken or away."""
+"""Error numbers of a disk that is full, read-only, broken or away."""
 
 MakeTrial = Callable[..., RunnableTrial]
 """Builds the trial of an attempt in the worker's process: `make_trial(assignment, cpus, **shared)`.
@@ -96,11 +96,11 @@ MakeTrial = Callable[..., RunnableTrial]
 
 @dataclass(frozen=True)
 class TrialResources:
-    """What each trial holds, and how many run at once.
+    """The processors and GPUs that each trial holds, and how many trials run at once.
 
-    cpus       whole processors, also the threads of a trial
-    gpus       0, 1, or a fraction of one GPU
-    parallel   trials at once
+    cpus       whole processors of a trial, and also its number of threads
+    gpus       GPUs of a trial: 0, 1, or a fraction of one
+    parallel   number of trials that run at once
     """
 
     cpus: int
@@ -129,18 +129,18 @@ class Machine:
 
     @classmethod
     def here(cls) -> "Machine":
-        """What this process may use of the machine it runs on, its control groups considered."""
+        """The machine that this process runs on, as far as its control groups let it use it."""
         allowed = cgroups.allowed()
         return cls((Node(allowed.cpus, torch.cuda.device_count(), allowed.memory),))
 
     def share(self, cpus_per_trial: int | str, gpus_per_trial: float | str, parallel: int | None) -> TrialResources:
         """Resolve `auto` and count how many trials fit: on each node by itself, then summed.
 
-        auto GPUs: one whole GPU a trial where any node has one (`tune.engine.packing` measures how many may share it),
-        else none. auto processors: with GPUs an equal share for each trial that the GPUs of a node hold, on the node
-        where that is least, at most 8; without GPUs one processor a trial up to 4 processors, then as many as
-        make 4 trials on the largest node.
-        Raises ResourceError for what fits on no node, since Ray would wait for it in silence for ever.
+        GPUs, auto: one whole GPU for each trial where any node has one (`tune.engine.packing` measures how many trials
+        may share it), else none. Processors, auto: with GPUs, a node's processors divided by the trials that its GPUs
+        hold, on the node where that is least, and at most 8; without GPUs, a quarter of the largest node's processors,
+        and at least one.
+        Raises ResourceError for a trial that fits on no node, since Ray would wait for ever without a message.
         """
         several = len(self.nodes) > 1
         most_gpus = max((node.gpus for node in self.nodes), default=0)
@@ -157,7 +157,7 @@ class Machine:
         if cpus_per_trial != "auto":
             cpus = int(cpus_per_trial)
         elif gpus:
-            # A node without processors runs nothing, so it has no say.
+            # A node without processors runs no trial, so it does not count.
             least = min((node.cpus // trials for node, trials in by_gpu if node.cpus), default=1)
             cpus = max(1, min(8, least))
         else:
@@ -174,19 +174,19 @@ class Machine:
 
 
 def _trials_by_gpu(node: Node, gpus: float) -> int:
-    """How many trials the GPUs of a node hold; a fraction lies on one GPU."""
+    """How many trials the GPUs of a node hold; a trial with a fraction of a GPU stays on one GPU."""
     if gpus == 0:
         return sys.maxsize
     return node.gpus * int(1 / gpus + 1e-9)
 
 
 class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no types
-    """Runs attempts, one epoch a step. What goes wrong inside a trial is a result; what ends the process is an error.
+    """Runs attempts, one epoch in each step. A failure inside a trial is a result, not an exception.
 
     A result holds either `epochs`, the whole history of the trial as JSON objects, or `failure`, a sentence, with
-    `then`, what is to follow (see `Then`), and `seconds`, the wall time inside the epoch that failed. After an error of
-    the GPU nothing works there any more in this process, so that is the one exception it raises: Ray then ends it, and
-    later attempts get another.
+    `then`, the step that follows (see `Then`), and `seconds`, the wall time inside the epoch that failed. The one
+    exception is an error of the GPU: this process can no longer use it, so the worker raises WorkerUnusable, Ray ends
+    the process, and later attempts run in another.
     """
 
     def setup(  # Ray ships the configuration; the assignment is read in the step
@@ -197,7 +197,7 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         stall_seconds: float,
         shared: dict[str, Any],
     ) -> None:
-        """Do nothing that costs: Ray starts workers it then hands another trial to. Work begins in the first step."""
+        """Store the arguments only: Ray may hand a started worker another trial. Work begins in the first step."""
         self._make_trial, self._cpus, self._shared = make_trial, cpus, shared
         self._stall_seconds = stall_seconds
         self._trial: RunnableTrial | None = None
@@ -207,7 +207,7 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         self._lock: filelock.BaseFileLock | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:  # noqa: ARG002
-        """Leave the last trial; its GPU memory is given back."""
+        """Leave the last trial and give back its GPU memory; returns True."""
         self._leave()
         return True
 
@@ -216,7 +216,7 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         self._leave()
 
     def step(self) -> dict[str, Any]:
-        """Run one epoch and save it, then report; a checkpoint the ledger has not heard of is reported at once."""
+        """Run one epoch, save it and report it; a checkpoint that is ahead of the ledger is reported at once."""
         assignment = Assignment(**self.config["assignment"])
         folder = Path(assignment.folder)
         # The kernel ends this process when the time is up, whatever holds Python then; 0 sets no alarm.
@@ -270,14 +270,14 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
 
     def _open(self, assignment: Assignment, folder: Path) -> RunnableTrial:
         if not self._frozen:
-            # What was imported stays for good. Searching its half a million objects for garbage, each time that a
-            # trial is left, took most of the time between two trials.
+            # Imported modules stay for good. Searching their half a million objects for garbage whenever a trial ends
+            # took most of the time between two trials.
             gc.freeze()
             self._frozen = True
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
         self._lock.acquire()
-        for part in folder.glob(".*.part"):  # what a killed process had half written
+        for part in folder.glob(".*.part"):  # files that a killed process had half written
             part.unlink()
         write_json_atomically(folder / "config.json", dict(assignment.settings))
         trial: RunnableTrial = self._make_trial(assignment, self._cpus, **self._shared)
@@ -289,7 +289,7 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         return trial
 
     def _result(self, folder: Path) -> dict[str, Any]:
-        """The whole history, written as a table as well."""
+        """The result with the trial's whole history, which is also written as a table."""
         assert self._trial is not None
         self._history += [report.to_json() for report in self._trial.reports[len(self._history) :]]
         _write_epochs(folder, self._history)
@@ -299,7 +299,7 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         self._trial, self._history = None, []
         gc.collect()
         if torch.cuda.is_available():
-            with contextlib.suppress(RuntimeError):  # of a GPU that failed
+            with contextlib.suppress(RuntimeError):  # the GPU may have failed
                 torch.cuda.empty_cache()
         if self._lock is not None:
             self._lock.release()
@@ -314,12 +314,14 @@ def execute(
     resources: TrialResources,
     stall_seconds: float = 0.0,
 ) -> None:
-    """Run what the desk hands out until it is finished.
+    """Run the attempts that the desk hands out until it is finished.
 
     shared         keyword arguments for `make_trial`; they go to the object store once, for all workers
-    stall_seconds  a worker that takes longer for an epoch is ended, and its trial lost; 0 for no limit
+    stall_seconds  seconds that one epoch may take; a worker that takes longer is ended, and its attempt is lost; 0 for
+                   no limit
 
-    Raises KeyboardInterrupt after Ctrl-C, when what runs has had some seconds to report; a second one ends the process.
+    Raises KeyboardInterrupt after Ctrl-C, when running trials have had some seconds to report. A second Ctrl-C ends the
+    process.
     """
     with _second_interrupt_ends(), _ray(machine) as folder:
         trainable = ray_tune.with_resources(
@@ -351,19 +353,19 @@ def execute(
                 callbacks=[LedgerCallback(desk)],
             ),
         )
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # each end of a worker, told in the end once more
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # in the end it lists each end of a worker once more
         tuner.fit()
     if (
         not desk.finished or interrupts.terminated()
-    ):  # Ray took the interrupt for itself, and returns as if all were done
+    ):  # Ray handles the interrupt itself and returns as if all trials were done
         raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def _second_interrupt_ends() -> Iterator[None]:
-    """Have Ctrl-C end this process at once where Ray does not answer it: what is saved is whole at any moment.
+    """End this process at once on a Ctrl-C that Ray does not handle: saved files are whole at any moment.
 
-    While trials run Ray answers the first one, by giving workers some seconds, and then puts back the handler it found.
+    While trials run, Ray handles the first Ctrl-C by giving workers some seconds; then it restores this handler.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -379,15 +381,15 @@ def _second_interrupt_ends() -> Iterator[None]:
 
 
 _started: dict[str, Path] = {}
-"""The mark of the processes of each Ray that runs, with its folder."""
+"""For each Ray that runs, the mark of its processes and its temporary folder."""
 
 
 def _end_at_once(status: int, sentence: str) -> None:
-    """End this process with a sentence, and all that it started with it, in about a second."""
+    """Print a sentence, and end this process and all processes that it started, in about a second."""
     show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
     print(f"{show_cursor}{sentence}", file=sys.stderr, flush=True)
     with Path(os.devnull).open("w") as nothing:
-        os.dup2(nothing.fileno(), sys.__stderr__.fileno() if sys.__stderr__ else 2)  # Ray's libraries tell the same
+        os.dup2(nothing.fileno(), sys.__stderr__.fileno() if sys.__stderr__ else 2)  # Ray's libraries would repeat it
     for mark, folder in _started.items():
         processes.end(mark)
         shutil.rmtree(folder, ignore_errors=True)
@@ -396,7 +398,7 @@ def _end_at_once(status: int, sentence: str) -> None:
 
 @contextlib.contextmanager
 def _ray(machine: Machine) -> Iterator[Path]:
-    """Ray for the time of a study, its temporary files in a folder that goes with it, as do its processes."""
+    """Run Ray for the time of the block; its processes and its temporary folder, which is yielded, end with it."""
     if machine.address is not None:
         packages = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "core")]
         with scratch.folder() as folder:
@@ -419,7 +421,7 @@ def _ray(machine: Machine) -> Iterator[Path]:
         try:
             with on_loopback(), _temporary_files_in(folder), processes.deaf_to_sigterm(), _our_answer_to_sigterm():
                 ray.init(
-                    "local",  # whatever cluster RAY_ADDRESS names
+                    "local",  # RAY_ADDRESS may name a cluster
                     num_cpus=node.cpus,
                     num_gpus=node.gpus,
                     object_store_memory=_object_store_bytes(node.memory),
@@ -439,14 +441,14 @@ def _ray(machine: Machine) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _our_answer_to_sigterm() -> Iterator[None]:
-    """Keep this process's answer to SIGTERM, where Ray that starts inside puts its own: to end without a word."""
+    """Keep this process's handler of SIGTERM: Ray installs one when it starts, which ends without a message."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     ours = signal.getsignal(signal.SIGTERM)
     try:
         yield
-    except SystemExit:  # Ray's answer, heard by another thread while it started
+    except SystemExit:  # Ray's handler was called while Ray started
         signal.signal(signal.SIGTERM, ours)
         signal.raise_signal(signal.SIGTERM)
         raise
@@ -456,7 +458,7 @@ def _our_answer_to_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """Have processes that are started inside make their temporary files there: they go with it, sockets' paths fit."""
+    """Let processes that are started inside use `folder` for temporary files: it is removed, and its path is short."""
     before = os.environ.get("TMPDIR")
     os.environ["TMPDIR"] = str(folder)
     try:
@@ -470,9 +472,9 @@ def _temporary_files_in(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ended_with_ray(mark: str) -> Iterator[None]:
-    """End this process soon after one dies without which its Ray is nothing.
+    """End this process soon after a process dies that Ray cannot run without.
 
-    Ray would wait for a minute and then end it, or abort it, without a sentence; its agents would live on.
+    Ray would wait for a minute and then end or abort this process without a message; Ray's agents would live on.
     """
     done = threading.Event()
     watched = {process: name for process in processes.living(mark) if (name := processes.name_of(process)) in _HEART}
@@ -497,14 +499,14 @@ def _ended_with_ray(mark: str) -> Iterator[None]:
 
 
 _HEART = ("gcs_server", "raylet")
-"""The processes without which a Ray is nothing."""
+"""The processes that Ray cannot run without."""
 _WATCH_SECONDS = 0.5
 
 
 def _object_store_bytes(memory: int) -> int | None:
-    """How large Ray's object store may be where `memory` bytes are allowed; None to leave it to Ray.
+    """Largest size, in bytes, of Ray's object store where `memory` bytes are allowed; None to leave it to Ray.
 
-    Ray takes three tenths of the memory that it finds, but looks at one group only, and not above or beneath it.
+    Ray takes three tenths of the memory that it finds, but it reads one control group only, and none above or beneath.
     """
     if not memory or memory >= cgroups.memory_of_the_machine():
         return None
@@ -516,10 +518,10 @@ _LEAST_STORE, _MOST_STORE = 80 * 2**20, 10**10
 
 
 def _make_token() -> None:
-    """Have the token that Ray asks of everyone who connects to what it starts, readable by its owner alone.
+    """Make the token that Ray asks of everyone who connects to its processes, readable by its owner alone.
 
-    Ray, which asks for a token unless RAY_AUTH_MODE says otherwise, would make one itself, readable by all. Where there
-    is no home to keep it in, this process's own token is in its environment and nowhere else.
+    Ray asks for a token unless RAY_AUTH_MODE says otherwise, and would make one that all can read. Where there is no
+    home folder to keep it in, the token of this process is in its environment only.
     """
     if "RAY_AUTH_TOKEN" in os.environ:
         return
@@ -553,7 +555,7 @@ def cluster(address: str) -> Machine:
 
 
 def seconds_of_lost_epoch(folder: Path, attempt: int) -> float:
-    """Wall time inside the epoch that an attempt was in when its process died; 0 where it was in none."""
+    """Seconds since the beginning of the epoch that an attempt was in when its process died; 0 if it was in none."""
     running = folder / RUNNING
     try:
         if int(running.read_text()) != attempt:
@@ -564,7 +566,7 @@ def seconds_of_lost_epoch(folder: Path, attempt: int) -> float:
 
 
 def _room(cpus: int, gpus: float) -> Any:
-    """What Ray sets aside for an attempt."""
+    """The processors and GPUs that Ray reserves for an attempt."""
     return ray_tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}])
 
 
@@ -574,7 +576,7 @@ def _ray_trial_name(trial: Any) -> str:
 
 
 def _write_epochs(folder: Path, epochs: list[dict[str, Any]]) -> None:
-    """The trial's epochs as a table for people and spreadsheets: one row an epoch, losses flattened."""
+    """Write the trial's epochs as a table for people and spreadsheets: one row for each epoch, losses flattened."""
     rows = [_flat(epoch) for epoch in epochs]
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [",".join(names)] + [",".join(str(row.get(name, "")) for name in names) for row in rows]
@@ -594,7 +596,7 @@ def _flat(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _gpu_answers() -> bool:
-    """False once an error of the GPU has made it useless to this process; True where there is none."""
+    """Whether this process can still use its GPU; True where it has none."""
     try:
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""Ray on the loopback interface: what it starts cannot be reached from another computer."""
+"""Ray on the loopback interface: its processes cannot be reached from another computer."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ _SWITCH = "ENABLE_RAY_CLUSTER"
 
 @contextlib.contextmanager
 def on_loopback() -> Iterator[None]:
-    """Have a Ray that is started inside take loopback for its address, and so for that of all its processes.
+    """Let a Ray that is started inside the block use the loopback address for all its processes.
 
     Ray does so by itself on macOS and Windows, where it expects no cluster. On Linux it listens on every address, and
-    replaces a 127.0.0.1 that it is given by the host's own. Its variable RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER would do it
-    too, but is read when Ray is first imported, by whomever, and would hold for a cluster at --address as well.
+    replaces a given 127.0.0.1 by the host's own address. Its variable RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER would do the
+    same, but it is read when Ray is first imported, and would hold for a cluster at --address as well.
 
-    A Ray that has no such switch any more is left as it is: it listens on every address then, and asks for the token.
+    A version of Ray without this switch is left as it is: it then listens on every address and asks for the token.
     """
     before = getattr(ray_constants, _SWITCH, None)
     if before is None:

@@ -1,8 +1,8 @@
 """NVIDIA's Multi-Process Service for the time of a study, so that trials that share a GPU compute at the same time.
 
-Without it processes on one GPU take turns: each has it for a slice of time, however little of it it uses. The service
-comes with NVIDIA's driver. It takes its folder and its clients from two environment variables, which the processes of
-a study inherit; no setting of the GPU is touched.
+Without it, processes on one GPU take turns: each has the GPU for a slice of time, however little of the GPU it uses.
+The service comes with NVIDIA's driver. Two environment variables, which the processes of a study inherit, name its
+folder and connect its clients to it; no setting of the GPU is touched.
 """
 
 import contextlib
@@ -18,16 +18,16 @@ from tune.engine import scratch
 PROGRAM = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 MACHINE_WIDE = Path("/tmp/nvidia-mps")
-"""Where a client looks for a service when the variable is not set."""
+"""The folder in which a client looks for the service when the variable is not set."""
 ANSWER_SECONDS = 30
-"""How long the program may take to start the service or to end it."""
+"""Seconds that the program may take to start the service or to end it."""
 _END_WHEN_ORPHANED = f"""trap '' TERM
 read -r _
 echo "quit -t 5" | timeout -s KILL 20 {PROGRAM} >/dev/null 2>&1
 test -f "$1/{PROGRAM}.pid" && kill "$(cat "$1/{PROGRAM}.pid")" 2>/dev/null
 rm -rf "$1"
 """
-"""What a shell does when its standard input ends: by `close`, or because the process at the other end died."""
+"""A shell script that ends the service when its standard input ends: it was closed, or the writing process died."""
 
 
 def check() -> None:
@@ -41,10 +41,10 @@ def check() -> None:
 
 @contextlib.contextmanager
 def multi_process_service() -> Iterator[None]:
-    """The service for all processes that are started inside and use a GPU.
+    """Run the service for all processes that are started inside the block and use a GPU.
 
-    A service of the user's own is used as it is. Ours ends with the block, and also when this process is killed.
-    Raises ResourceError, with what the program said, where it does not start.
+    A service that the user runs already is used as it is. Ours ends with the block, and also when this process is
+    killed. Raises ResourceError, with the program's own words, where it does not start.
     """
     if _runs_already():
         yield
@@ -53,7 +53,7 @@ def multi_process_service() -> Iterator[None]:
     with scratch.folder() as folder:
         environment = {**os.environ, PIPES: str(folder), LOGS: str(folder)}
         if not environment.get("CUDA_VISIBLE_DEVICES", "").startswith(("GPU-", "MIG-")):
-            # Numbers count among the GPUs that the service sees: it sees all, and its clients say which they use.
+            # A client's numbers count the GPUs that the service sees. So the service sees all, and clients choose.
             environment.pop("CUDA_VISIBLE_DEVICES", None)
         with _ended_with_this_process(folder, environment):
             _start(environment, folder)
@@ -67,7 +67,7 @@ def _runs_already() -> bool:
 
 @contextlib.contextmanager
 def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Set in this process's environment, and nothing else touched: other threads read it."""
+    """Set these variables of this process's environment and no others, since other threads read it."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -82,7 +82,7 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
 
 def _start(environment: Mapping[str, str], folder: Path) -> None:
     refusal = f"resources.mps true: {PROGRAM} did not start ({{}}); leave resources.mps out"
-    said = folder / "said"  # a pipe would stay open in the daemon, and be waited for
+    said = folder / "said"  # a pipe would stay open in the daemon, and `run` would wait for its end
     try:
         with said.open("wb") as output:
             subprocess.run(
@@ -98,9 +98,9 @@ def _start(environment: Mapping[str, str], folder: Path) -> None:
 
 @contextlib.contextmanager
 def _ended_with_this_process(folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
-    """End the service of this folder when the block is left or this process dies, by a shell that waits for either.
+    """End the service of this folder when the block is left or this process dies: a shell waits for either.
 
-    The shell has a session of its own: Ctrl-C leaves the service to the workers, which end their epochs.
+    The shell has a session of its own, so that Ctrl-C does not end it: workers need the service to end their epochs.
     """
     watcher = subprocess.Popen(
         ["/bin/sh", "-c", _END_WHEN_ORPHANED, "sh", str(folder)],

@@ -22,15 +22,15 @@ from core.training.probe import Probe
 from tune.space.space import Choices, SearchSpace
 
 MEMORY = 0.92
-"""Of a GPU's memory that trials may fill; the rest is for what no allocator counts."""
+"""Fraction of a GPU's memory that trials may fill; the rest is for memory that no allocator counts."""
 MARGIN = 1.15
-"""A trial is given so much more memory than the probe took: other images, other proposals, fragments."""
+"""A trial's memory as a multiple of the probe's peak: other images, other proposals and fragments may need more."""
 MOST = 16
-"""Trials on one GPU: beyond, their processes cost more than they bring."""
+"""Largest number of trials on one GPU: with more, their processes cost more than they bring."""
 
 
 def _rank(name: str) -> Callable[[Value], float]:
-    """How much of a GPU's memory a value of this setting takes, compared with other values of it."""
+    """A key that orders the values of a setting by how much of a GPU's memory a trial takes with them."""
     if name == "model.backbone":
         order: tuple[Value, ...] = ("resnet18", "resnet34", "resnet50", "resnext50_32x4d", "resnet101")
         return lambda value: order.index(value)
@@ -52,7 +52,7 @@ HEAVY = (
 
 
 def heaviest(space: SearchSpace) -> TrialConfig:
-    """The configuration of a study that takes the most memory, by its settings."""
+    """The configuration of a study that takes the most memory, judged by the settings in HEAVY."""
     if space.variants:
         return max((row.config for row in space.rows()), key=_weight)
 
@@ -69,15 +69,15 @@ def _weight(config: TrialConfig) -> tuple[float, ...]:
 
 
 def trials_that_share(found: Probe, memory: int = 0) -> int:
-    """Trials on one GPU: as its memory allows and the machine's, and no more than fill its time; at least one.
+    """Number of trials on one GPU, at least one: as many as fit its memory, the machine's memory and the GPU's time.
 
-    memory   bytes of the machine's that may be used for each of its GPUs; 0 where that is not known
+    memory   bytes of the machine's memory that may be used for each of its GPUs; 0 where that is not known
 
-    A trial that keeps the GPU busy for a fraction b of the time leaves room for others; 1 / b of them fill it, rounded
-    up because they do not compute in turns.
+    A trial that keeps the GPU busy for a fraction b of the time leaves the rest to others; 1 / b trials fill it. The
+    number is rounded up, because trials do not compute in turns.
     """
     by_memory = int(MEMORY * found.total_bytes / (MARGIN * found.peak_bytes))
-    by_time = math.ceil(1 / found.busy - 1e-9)  # a third fills it with three, however it is rounded
+    by_time = math.ceil(1 / found.busy - 1e-9)  # at a third of the time three trials, whatever the rounding of 1/3
     known = memory and found.host_bytes
     by_host = int(MEMORY * memory / (MARGIN * found.host_bytes)) if known else MOST
     return max(1, min(by_memory, by_time, by_host, MOST))
@@ -85,7 +85,7 @@ def trials_that_share(found: Probe, memory: int = 0) -> int:
 
 @dataclass(frozen=True)
 class Packing:
-    """What a probe found, and what follows."""
+    """The result of a probe, and the number of trials on one GPU that follows from it."""
 
     settings: Mapping[str, Value]
     probe: Probe
@@ -93,7 +93,7 @@ class Packing:
 
     @property
     def sentence(self) -> str:
-        """For the user."""
+        """The result in one sentence for the user."""
         share = "1 trial has a GPU" if self.trials == 1 else f"{self.trials} trials share a GPU"
         return (
             f"Probe of the heaviest settings ({self.settings['model.backbone']}, batch "
@@ -108,7 +108,7 @@ class Packing:
 
 
 def remembered(path: Path, space: SearchSpace) -> Packing | None:
-    """What was found before, for the same settings on the GPU that is here; None where there is nothing of the kind."""
+    """The packing that `path` holds, if it is of the same settings and of the GPU of this machine; else None."""
     try:
         content = json.loads(path.read_text())
         found = Packing(content["settings"], Probe(**content["probe"]), int(content["trials"]))
@@ -127,9 +127,9 @@ def pack(
 ) -> Packing:
     """Probe the heaviest configuration of a study in a process of its own.
 
-    weights   the pretrained weights of a configuration
-    device    as `core.device.resolve` knows it
-    memory    as `trials_that_share` takes it
+    weights   returns the pretrained weights of a configuration
+    device    a device's name, as `core.device.resolve` takes it
+    memory    bytes of the machine's memory for each GPU, as `trials_that_share` takes it
 
     Raises ResourceError where that configuration alone is too large for the GPU.
     """
@@ -147,7 +147,7 @@ def _apart(config: TrialConfig, data: Dataset, weights: BaseWeights | None, devi
             try:
                 return measured.result()
             except KeyboardInterrupt:
-                for child in multiprocessing.active_children():  # leaving the block waits for it
+                for child in multiprocessing.active_children():  # leaving the block would wait for the child
                     child.kill()
                 raise
     except BadRequest:

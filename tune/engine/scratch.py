@@ -1,7 +1,8 @@
-"""Temporary folders, for sockets above all: short, our own, and removed even where their owner could not do it.
+"""Temporary folders, above all for sockets: short paths, our own, and removed even after their owner was killed.
 
-A folder's owner holds a lock on a file in it for as long as it lives, which the kernel lets go when it dies. So whoever
-makes a folder next removes those whose lock nobody holds: also where process ids mean nothing, as between containers.
+A folder's owner holds a lock on a file in it for as long as it lives; the kernel releases the lock when the owner dies.
+So the next process that makes a folder removes those whose lock is free. This also holds between containers, where
+process ids mean nothing.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from core.errors import ResourceError
 PREFIX = "ct-"
 LOCK = ".owner"
 LONGEST_BASE = 107 - len("/ct-12345678/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
-"""Bytes of the path of a folder in which temporary folders may lie: a socket's path may have 107 (unix(7))."""
+"""Largest path, in bytes, of the folder that holds temporary folders: a socket's path may have 107 (unix(7))."""
 _FALLBACK = Path("/tmp")
 
 
@@ -28,7 +29,7 @@ def folder() -> Iterator[Path]:
     base = _base()
     _remove_what_the_dead_left(base)
     try:
-        # Under another name until its lock is held, or one that looks for what is left would take it for that.
+        # It has another name until its lock is held; otherwise a process that cleans up would take it for a dead one's.
         made = Path(tempfile.mkdtemp(prefix="new-ct-", dir=base))
         lock = filelock.FileLock(made / LOCK, timeout=0)
         lock.acquire()
@@ -45,7 +46,7 @@ def folder() -> Iterator[Path]:
 
 
 def _base() -> Path:
-    """Where temporary folders lie: where TMPDIR says, or in /tmp where its path is too long for sockets."""
+    """The folder that holds temporary folders: TMPDIR, or /tmp if the path of TMPDIR is too long for sockets."""
     wanted = Path(tempfile.gettempdir()).absolute()
     if len(os.fsencode(wanted)) <= LONGEST_BASE:
         return wanted
@@ -58,7 +59,7 @@ def _base() -> Path:
 
 
 def _remove_what_the_dead_left(base: Path) -> None:
-    """Remove this user's folders here whose owners live no more."""
+    """Remove this user's temporary folders in `base` whose owners are dead."""
     for path in base.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError, filelock.Timeout):
             if path.is_symlink() or path.stat().st_uid != os.geteuid() or not (path / LOCK).is_file():

@@ -1,25 +1,25 @@
 """The ledger: an Optuna study in a database that holds every trial. It is the truth; Ray executes, MLflow is a view.
 
-One process at a time writes a ledger (the study's lock sees to that), so what was read once is kept in memory and each
-change goes to both. Each trial of the Optuna study carries these user attributes:
+One process at a time writes a ledger (the study's lock ensures that), so the records are read once and kept in memory,
+and each change goes to both. Each trial of the Optuna study carries these user attributes:
 
-    name          the variant's name, empty in a sampled study; what is repeated, in a confirmation
+    name          the variant's name, empty in a sampled study; the candidate's name in a confirmation
     settings      every setting of the trial, flat names
-    params        what distinguishes it, where nothing was drawn (in a confirmation); else Optuna's own params hold it
-    attempts      how often a worker was started on it, written before the start
-    lost          how many of these ended without a word (a dead process, no memory)
-    lost_seconds  wall time of epochs that were lost with them
-    gpu_share     GPUs the trial holds while it runs
-    gpus_needed   GPUs its next attempt is to have, after it ran out of memory with less; 0 for what the study gives
+    params        the params of a trial for which Optuna drew nothing (in a confirmation); else Optuna's own params
+    attempts      number of attempts, each written before its worker starts
+    lost          number of attempts that ended without a result for the trial (a dead process, no memory)
+    lost_seconds  wall time, in seconds, of the epochs that were lost with these attempts
+    gpu_share     GPUs that the trial holds while it runs
+    gpus_needed   GPUs that its next attempt needs, after it ran out of memory with less; 0 for the study's share
     reason        why it failed, was stopped, or lost its last worker
-    epoch 7       the report of that epoch, as JSON, with the time it arrived
+    epoch 7       the report of epoch 7, as JSON, with the time it arrived
 
 and the study itself these:
 
     identity      a name that no other ledger has
     facts         what its trials have in common: the request, the data's fingerprint, the weights' hashes
-    mlflow_run 3  trial 3's run in MLflow
-    driver        the process that runs the study: pid, host, and when it was last heard of
+    mlflow_run 3  id of trial 3's run in MLflow
+    driver        the process that runs the study: pid, host, and the time of its last heartbeat
 """
 
 import contextlib
@@ -62,13 +62,13 @@ MAX_LOST = 2
 """Number of a trial's attempts that may end without a report and are repeated; the next such end marks it FAIL."""
 
 BUSY_SECONDS = 5
-"""How long sqlite itself waits for a ledger that another process has locked, before `Patience` asks again."""
+"""Seconds that sqlite itself waits for a ledger that another process has locked, before `Patience` tries again."""
 
 OPEN_SECONDS = 20.0
-"""How long a ledger is tried that cannot be opened for a reason that may pass: somebody waits for the first answer."""
+"""Seconds for which opening a ledger is tried again, where the reason may pass: a user waits for the first answer."""
 
 BEAT_SECONDS, CLAIM_SECONDS = 30, 180
-"""How often a driver says that it runs its study, and how long it is believed without."""
+"""Seconds between a driver's heartbeats, and seconds without one after which the driver is taken for dead."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -77,7 +77,7 @@ _IN_MEMORY = "memory"
 
 
 class State(StrEnum):
-    """What became of a trial. The names are Optuna's."""
+    """The state of a trial. The names are Optuna's."""
 
     RUNNING = "RUNNING"
     COMPLETE = "COMPLETE"
@@ -90,7 +90,7 @@ class TrialRecord:
     """One trial as the ledger has it.
 
     id         number of the trial in its study, counted from 0
-    params     what distinguishes it: the searched settings, or those of its variant
+    params     the settings that distinguish it: the searched ones, or those of its variant
     settings   every setting, flat names
     epochs     one report an epoch, epoch 1 first, as JSON objects (see `core.training.trial.EpochReport`), each
                with `at`, the time it reached the ledger in milliseconds since 1970
@@ -133,7 +133,7 @@ class TrialRecord:
 
     @property
     def planned_epochs(self) -> int:
-        """Epochs the trial runs unless it is stopped."""
+        """Number of epochs that the trial runs unless it is stopped."""
         return int(self.settings["optim.epochs"])
 
 
@@ -142,7 +142,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _is_alive(driver: Mapping[str, Any]) -> bool:
-    """Whether a study's driver was heard of lately and, on this machine, still exists. This process is no other."""
+    """Whether another process runs the study: its heartbeat is recent and, on this machine, it still exists."""
     here = driver["host"] == socket.gethostname()
     if time.time() - driver["at"] > CLAIM_SECONDS or (here and driver["pid"] == os.getpid()):
         return False
@@ -153,7 +153,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def _translated(method: _F) -> _F:
-    """Turn what a database still refuses after all patience into StorageError. Afterwards read the ledger anew."""
+    """Turn a database's last refusal, after all tries, into StorageError. The ledger must then be opened anew."""
 
     @functools.wraps(method)
     def call(ledger: "Ledger", *args: Any, **kwargs: Any) -> Any:
@@ -183,17 +183,17 @@ def _patient(name: str) -> Callable[..., Any]:
 
 
 class _PatientStorage(optuna.storages.BaseStorage):
-    """A storage whose every operation is tried again while its database refuses for a reason that may pass.
+    """A storage that tries each operation again while its database refuses for a reason that may pass.
 
-    Each operation is one transaction, which a refusal leaves undone. Where the connection was lost after the database
-    had done it, doing it again changes nothing; the two operations of which that is not so are looked after below.
+    Each operation is one transaction, which a refusal leaves undone. If the connection was lost after the transaction,
+    most operations can be repeated without effect; the two that cannot have methods of their own below.
     """
 
     def __init__(self, inner: optuna.storages.BaseStorage, patience: Patience) -> None:
         self.inner, self.patience = inner, patience
 
     def create_new_trial(self, study_id: int, template_trial: optuna.trial.FrozenTrial | None = None) -> int:
-        """A new trial, once: this process alone runs the study, so one more than before is its own."""
+        """Make one new trial, never two: this process alone runs the study, so a trial more than before is its own."""
         before = self.get_n_trials(study_id)
 
         def create() -> int:
@@ -205,7 +205,7 @@ class _PatientStorage(optuna.storages.BaseStorage):
         return self.patience(create)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """End or begin a trial; True if this did it."""
+        """Change the state of a trial; True if this call changed it."""
         tried = False
 
         def change() -> bool:
@@ -227,16 +227,16 @@ _DELEGATING: Any = type(
         if not name.startswith("_") and name not in vars(_PatientStorage)
     },
 )
-"""All that Optuna asks of a storage, whichever version it is of, handed on patiently."""
+"""`_PatientStorage` with every public method of Optuna's storages, in whichever version is installed."""
 
 
 @dataclass(frozen=True)
 class _Store:
     """A ledger's database, opened.
 
-    storage   for a study; ended trials that it has read once it remembers
-    direct    remembers nothing
-    patience  with which it is read and written
+    storage   the storage of a study; it keeps ended trials in memory once it has read them
+    direct    a storage that keeps nothing in memory
+    patience  tries operations on the database again
     engine    the database itself; None for one in memory
     """
 
@@ -247,19 +247,19 @@ class _Store:
 
 
 class Ledger:
-    """What to run next, what came of it, and whether it goes on.
+    """The trials of one study: it gives the next trial to start, takes in reports, and decides whether a trial goes on.
 
     storage    SQLAlchemy URL of the database, such as `sqlite:///results/demo/study.db`
     request    the study; its name is the name of the Optuna study
-    wanted     the trials to have, where other trials decide on them, and so later ones may decide otherwise; None for
-               those of the request. Trials with these settings that are there count, unless they were stopped; others
-               that have ended stay, and others that have not are stopped: nobody waits for them any more
+    wanted     the trials to have; None for those of the request. A confirmation gives them, and they change when the
+               search goes on. A trial with wanted settings counts unless it was stopped; a trial that is not wanted
+               stays if it has ended, and is stopped if it runs
     """
 
     @_translated
     def __init__(self, storage: str, request: StudyRequest, wanted: Sequence["Point"] | None = None) -> None:
         self.url = storage
-        """Of the database."""
+        """SQLAlchemy URL of the database."""
         self._request = request
         self._space: SearchSpace = request.space
         self._rule = (
@@ -283,11 +283,11 @@ class Ledger:
         self._trials: dict[int, optuna.Trial] = {}
         self._records: dict[int, TrialRecord] = {}
         for frozen in self._study.get_trials(deepcopy=False):
-            if frozen.state is TrialState.WAITING:  # enqueued, and the process died before it was asked for
+            if frozen.state is TrialState.WAITING:  # it was enqueued, and the process died before asking for it
                 continue
             self._records[frozen.number] = _record(frozen, known.get(f"mlflow_run {frozen.number}"))
             if frozen.state is TrialState.RUNNING:
-                # Settings that are still to be drawn are drawn as they would have been.
+                # Settings that are still missing are drawn as the dead driver would have drawn them.
                 self._study.sampler = self._sampler(frozen.number)
                 self._trials[frozen.number] = optuna.Trial(self._study, frozen._trial_id)
         for record in self.records:  # a verdict that was due when the last driver died
@@ -298,10 +298,10 @@ class Ledger:
 
     @_translated
     def claim(self) -> None:
-        """Enter this process as the one that runs the study. Raises StudyError where another one, anywhere, does.
+        """Enter this process as the one that runs the study. Raises StudyError where another process runs it.
 
-        The lock in the study's folder keeps processes apart that share the folder; this keeps those apart that share a
-        database.
+        The lock in the study's folder keeps two processes apart that share the folder; the claim keeps two apart that
+        share only the database.
         """
         driver = optuna.load_study(study_name=self._request.study, storage=self._store.storage).user_attrs.get("driver")
         if driver is not None and _is_alive(driver):
@@ -315,31 +315,31 @@ class Ledger:
 
     @_translated
     def beat(self) -> None:
-        """Say that this process still runs the study; writes every BEAT_SECONDS at most."""
+        """Write a heartbeat: this process still runs the study. Writes once in BEAT_SECONDS at most."""
         if time.monotonic() - self._beat >= BEAT_SECONDS:
             self._study.set_user_attr("driver", _this_process())
             self._beat = time.monotonic()
 
     @_translated
     def release(self) -> None:
-        """Say that this process does not run the study any more."""
+        """Give up the claim: this process no longer runs the study."""
         self._study.set_user_attr("driver", None)
 
     @property
     def facts(self) -> Mapping[str, Any] | None:
-        """What all trials of the study have in common, as `remember` wrote it; None before."""
+        """The facts that all trials of the study have in common, as `remember` wrote them; None before that."""
         return self._facts
 
     @_translated
     def remember(self, facts: Mapping[str, Any]) -> None:
-        """Write down what all trials of the study have in common: JSON types."""
+        """Store the facts that all trials of the study have in common; they consist of JSON types."""
         if self._facts != facts:
             self._study.set_user_attr("facts", facts)
             self._facts = facts
 
     @property
     def planned(self) -> int:
-        """Trials the study is to have in the end."""
+        """Number of trials the study is to have in the end."""
         return self._request.planned_trials if self._missing is None else len(self._records) + len(self._missing)
 
     @property
@@ -356,7 +356,7 @@ class Ledger:
 
     @property
     def comes_again(self) -> bool:
-        """Whether the next trial is one that had an attempt before."""
+        """Whether the next trial has had an attempt before."""
         return bool(self._waiting)
 
     @property
@@ -368,7 +368,8 @@ class Ledger:
     def next(self, gpu_share: float = 0.0) -> TrialRecord | None:
         """The trial to start now, with the number of its new attempt already written; None if there is none.
 
-        Trials that lost their worker come first, from their last checkpoint; then new ones until there are `planned`.
+        Trials that lost their worker come first and go on from their last checkpoint; new trials follow until there are
+        `planned` trials.
         """
         if self._waiting:
             number = self._waiting.popleft()
@@ -386,9 +387,11 @@ class Ledger:
 
     @_translated
     def report(self, number: int, epochs: Sequence[Mapping[str, Any]]) -> bool:
-        """Enter a trial's epochs, its whole history, of which known ones are skipped; True if the trial ends here.
+        """Enter a trial's epochs; True if the trial ends here.
 
-        It ends because its last epoch is done (COMPLETE), or because the rule stops it (PRUNED).
+        epochs   the whole history of the trial, the first epoch's report first; epochs that are known are skipped
+
+        The trial ends because its last epoch is done (COMPLETE), or because the stopping rule stops it (PRUNED).
         """
         for epoch in epochs[len(self._records[number].epochs) :]:
             record = self._records[number]
@@ -410,11 +413,11 @@ class Ledger:
 
     @_translated
     def lost(self, number: int, reason: str, seconds: float = 0.0, gpus_needed: float | None = None) -> bool:
-        """A worker ended without finishing its trial; True if the trial waits for another attempt, False if it failed.
+        """Enter that an attempt ended without finishing its trial; True if the trial waits for another, else it failed.
 
-        seconds       wall time inside the epoch that was lost with it
-        gpus_needed   what the next attempt is to have; None for no change. A trial whose share can still grow has
-                      another attempt in any case: no trial fails for memory before it had a whole GPU
+        seconds       wall time inside the epoch that was lost with the attempt
+        gpus_needed   GPUs of the next attempt; None for no change. A trial whose share can still grow has another
+                      attempt in any case: no trial fails for memory before it had a whole GPU
         """
         record = self._records[number]
         grows = gpus_needed is not None and gpus_needed > record.gpu_share
@@ -429,13 +432,13 @@ class Ledger:
 
     @_translated
     def note_mlflow_run(self, number: int, run: str) -> None:
-        """Remember a trial's run in MLflow; also of a trial that has ended, whose own attributes are closed."""
+        """Store the id of a trial's run in MLflow, with the study: attributes of an ended trial cannot be changed."""
         if self._records[number].mlflow_run != run:
             self._study.set_user_attr(f"mlflow_run {number}", run)
             self._records[number] = replace(self._records[number], mlflow_run=run)
 
     def _ask(self) -> int:
-        """A new trial, RUNNING in the database; its settings are still to be drawn, unless they are known."""
+        """Make a new trial, RUNNING in the database, and return its number; unknown settings are drawn later."""
         number = len(self._records)
         if self._missing is not None:
             self._add(number, self._missing.popleft())
@@ -451,7 +454,7 @@ class Ledger:
         return number
 
     def _add(self, number: int, point: "Point") -> None:
-        """A new trial with all that is known of it, in one transaction. Nothing is drawn, so Optuna has no params."""
+        """Add a trial whose settings are all known, in one transaction. Nothing is drawn, so Optuna has no params."""
         assert point.settings is not None
         known = {"name": point.name, "params": dict(point.params), "settings": dict(point.settings)}
         self._study.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=known))
@@ -462,7 +465,7 @@ class Ledger:
         self._records[number] = _record(frozen, None)
 
     def _keep_only(self, wanted: Sequence["Point"]) -> list["Point"]:
-        """Stop what runs and is not wanted; the points that are missing."""
+        """Stop the running trials that are not wanted; returns the wanted points that have no trial yet."""
         asked = {_key(point.settings or {}) for point in wanted}
         there = set()
         for record in self.records:
@@ -475,7 +478,7 @@ class Ledger:
         return [point for point in wanted if _key(point.settings or {}) not in there]
 
     def _draw(self, number: int) -> None:
-        """Draw a trial's settings. After a crash in between, what was drawn before comes back from the database."""
+        """Draw a trial's settings. After a crash in between, the settings drawn before it come from the database."""
         trial = self._trials[number]
         point = self._points[number] if number < len(self._points) else None
         if point is not None and point.settings is not None:
@@ -490,7 +493,7 @@ class Ledger:
         self._note(number, name=name, settings=dict(settings))
 
     def _judge(self, number: int) -> bool:
-        """End a trial whose last epoch is done or whom the rule stops; True if it ended."""
+        """End a trial if its last epoch is done or the stopping rule stops it; True if it ended."""
         record = self._records[number]
         if len(record.epochs) >= record.planned_epochs:
             if record.reason:  # it lost a worker on its way
@@ -514,7 +517,7 @@ class Ledger:
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """The sampler of one trial, seeded by the study's seed and the trial's number.
 
-        A sampler that lived on would start its random numbers anew after a restart and propose the same trials again.
+        One sampler for all trials would begin its random numbers anew after a restart and propose the same trials.
         """
         search, space = self._request.search, self._space
         seed = int(np.random.default_rng([search.seed, _SAMPLER_STREAM, number]).integers(2**32))
@@ -526,9 +529,9 @@ class Ledger:
         return optuna.samplers.RandomSampler(seed=seed)
 
     def _tried(self) -> list[Tried]:
-        """What a sampler is shown: the trials that have settings, stopped ones with the score they promised.
+        """The trials as a sampler is shown them: all that have settings, stopped ones with their expected score.
 
-        A trial without a score is one that runs, that failed, or that was stopped before its first epoch.
+        A trial without a score runs, has failed, or was stopped before its first epoch.
         """
         complete = self._complete_curves()
 
@@ -545,10 +548,10 @@ class Ledger:
         return record
 
     def _write(self, number: int, attributes: Mapping[str, Any], values: Mapping[int, float] | None = None) -> None:
-        """Write attributes of a trial, and values by their epochs, in one transaction: all of them are there, or none.
+        """Write attributes of a trial, and values by their epochs, in one transaction: all of them are stored, or none.
 
-        Optuna's interface takes one at a time, each in a transaction of its own with objects for every row. These are
-        its tables all the same.
+        Optuna's interface takes one at a time, each in a transaction of its own with objects for every row. So this
+        writes to Optuna's tables directly.
         """
         trial, values, engine = self._trials[number], values or {}, self._store.engine
         if engine is None:
@@ -573,7 +576,7 @@ class Ledger:
             )
             if state is not TrialState.RUNNING:
                 raise optuna.exceptions.UpdateFinishedTrialError(f"trial {trial.number} is {state}")
-            # What is there already was written before a lost connection hid it, or is to be replaced.
+            # A row that is there was written before the connection was lost, or is to be replaced.
             connection.execute(sqlalchemy.delete(row).where(row.trial_id == key, row.key.in_(attributes)))
             connection.execute(sqlalchemy.delete(step_row).where(step_row.trial_id == key, step_row.step.in_(values)))
             entries = [{"trial_id": key, "key": name, "value_json": json.dumps(v)} for name, v in attributes.items()]
@@ -603,7 +606,7 @@ def best_of(records: Iterable[TrialRecord]) -> TrialRecord | None:
 
 @dataclass(frozen=True)
 class Reading:
-    """A ledger as it stands, read by somebody who does not run its study.
+    """A ledger as it stands, read by a process that does not run its study.
 
     identity   a name that no other ledger has
     facts      what its trials have in common (see `Ledger.remember`)
@@ -616,7 +619,10 @@ class Reading:
 
 
 def read(storage: str, study: str) -> Reading | None:
-    """A study in a ledger, also while it runs; None if there is no such study. Raises StudyError; writes nothing."""
+    """Read a study from a ledger, also while it runs; None if there is no such study. Raises StudyError.
+
+    Writes nothing.
+    """
     found = _load(storage, study)
     if found is None:
         return None
@@ -630,7 +636,7 @@ def read(storage: str, study: str) -> Reading | None:
 
 
 def preview(request: StudyRequest, count: int) -> list[TrialRecord]:
-    """The first trials of a study as they would be asked for without results; nothing is written."""
+    """The first `count` trials of a study, as they would be asked for without any results; nothing is written."""
     ledger = Ledger(_IN_MEMORY, request)
     records: list[TrialRecord] = []
     while len(records) < count and (record := ledger.next()) is not None:
@@ -642,7 +648,7 @@ def preview(request: StudyRequest, count: int) -> list[TrialRecord]:
 class Point:
     """A trial whose params are known in advance: a row of an ablation table, a grid point, a start point, a repeat.
 
-    settings   all of them, where these are known as well
+    settings   every setting of the trial; None where some are still drawn
     """
 
     name: str
@@ -667,10 +673,11 @@ def _variant_choices(points: Sequence[Point], name: str) -> Choices:
 
 
 def _order_of_choices(store: _Store, request: StudyRequest) -> dict[str, Choices]:
-    """The searched choices in the order in which the ledger has them, those that were added since at the end.
+    """The choices of each searched setting in the ledger's order, with choices that were added since at the end.
 
-    Optuna stores a choice as its place among the choices, and refuses other choices under one name. So where choices
-    were added, the trials that are there are rewritten to say that these were among theirs: places stay what they were.
+    Optuna stores a choice as its place among the choices, and refuses other choices under the same name. So where
+    choices were added, the trials that are there are rewritten as if these had been among their choices: places keep
+    their meaning.
     """
     order: dict[str, Choices] = {}
     storage, engine = store.direct, store.engine
@@ -704,7 +711,7 @@ _WIDEN = sqlalchemy.text(
     "UPDATE trial_params SET distribution_json = :wider WHERE param_name = :name "
     "AND trial_id IN (SELECT trial_id FROM trials WHERE study_id = :study)"
 )
-"""Of Optuna's own tables, which its interface does not let us change."""
+"""A statement on Optuna's own tables: its interface cannot change the choices of stored trials."""
 
 
 def _suggest(trial: optuna.Trial, name: str, domain: Domain) -> Value:
@@ -735,7 +742,7 @@ _NOTED = ("name", "settings", "attempts", "lost", "lost_seconds", "gpu_share", "
 
 
 def remembered_facts(storage: str, study: str) -> Mapping[str, Any] | None:
-    """The facts of a study in a ledger, None if there is no such study yet. Raises StudyError; writes nothing."""
+    """The facts of a study in a ledger; None if there is no such study yet. Raises StudyError and writes nothing."""
     found = _load(storage, study)
     return None if found is None else cast("Mapping[str, Any] | None", found.user_attrs.get("facts"))
 
@@ -779,7 +786,7 @@ def _open_database(url: str) -> _Store:
     if file is not None:
         database.make_whole(file, _make_tables)
     opened = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}})
-    # Write-ahead logging lets others read while the search writes; the file remembers it, `synchronous` it does not.
+    # Write-ahead logging lets others read while the search writes. The file stores this mode, but not `synchronous`.
     sqlalchemy.event.listen(opened.engine, "connect", _synchronous_normal)
     with opened.engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA journal_mode=WAL")
@@ -805,21 +812,21 @@ def _synchronous_normal(connection: Any, _: Any) -> None:
 
 
 LEAST_FOR_IMPORTANCES = 10
-"""Complete trials under which Optuna's importances are left out: they compare the best tenth of the trials with all."""
+"""Least number of complete trials for Optuna's importances, which compare the best tenth of the trials with all."""
 
 
 def importances(storage: str, study: str) -> Mapping[str, float]:
     """Optuna's importance of each searched setting over complete trials, highest first; they add up to 1.
 
-    PED-ANOVA (Watanabe, Bansal and Hutter 2023), Optuna's default: how much the setting's values in the best tenth of
-    the trials differ from those in all. It draws nothing at random. Empty where Optuna cannot tell: no such study, too
-    few complete trials, equal scores, nothing searched.
+    They are PED-ANOVA's (Watanabe, Bansal and Hutter 2023), Optuna's default: how much the setting's values in the best
+    tenth of the trials differ from those in all trials. Nothing random enters. The result is empty where Optuna cannot
+    tell: no such study, too few complete trials, equal scores, nothing searched.
     """
     found = _load(storage, study)
     complete = [] if found is None else found.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if found is None or len(complete) < LEAST_FOR_IMPORTANCES or len({trial.value for trial in complete}) == 1:
         return {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that a conditional setting has few trials
+        warnings.simplefilter("ignore")  # Optuna warns that a conditional setting has few trials
         shares = optuna.importance.get_param_importances(found)
     return dict(sorted(shares.items(), key=lambda share: (-share[1], share[0])))
