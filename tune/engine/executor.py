@@ -81,7 +81,7 @@ class Then(StrEnum):
     RETRY = "retry"
     RETRY_WITH_MORE_MEMORY = "retry with more memory"
     HALT = "halt"
-    """The study stops until the user removes the cause: nothing is wrong with the trial, and the next would fail too."""
+    """The study stops until the user removes the cause: nothing is wrong with the trial, the next would fail too."""
 
 
 STORAGE_ERRORS = {errno.EACCES, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE}

@@ -1,9 +1,9 @@
-"""A study's life: checked against the world, run, confirmed, shown, rebuilt.
+"""A study's life: its request is checked, its trials are run, its best ones confirmed, its progress shown.
 
-conductor.py     a study's life
-confirmation.py  the best of a search again, on fresh seeds and splits
-learned.py       whether anything was learned, and what to do where not
-plan.py          a request checked against data, weights and machine
-progress.py      what is shown while it runs
+conductor.py     runs a study from its first trial to its last, confirmation included
+confirmation.py  the best of a search run again on fresh seeds and splits
+learned.py       whether anything was learned, and what to do if not
+plan.py          a request checked against the data, the weights and the machine
+progress.py      the table, bars and lines that are shown while a command runs
 rebuild.py       MLflow written anew from the ledger
 """

@@ -1,4 +1,4 @@
-"""One study: what it needs, its folder, and its life from the first trial to the last, confirmation included."""
+"""The run of one study, from its first trial to its last, confirmation included."""
 
 import contextlib
 import platform
@@ -44,10 +44,10 @@ from tune.tables import trials_csv
 from tune.tracking.mlflow_runs import Tracker, TrackingThread, Trouble
 
 CLOSE_SECONDS, INTERRUPTED_SECONDS = 60.0, 10.0
-"""How long MLflow is waited for when a study has ended, and when it was interrupted: it is brought up to date later."""
+"""Seconds that the end of a study waits for MLflow, and that an interruption does: MLflow can be completed later."""
 
 NO_GPU_SECONDS = 10.0
-"""How long a worker without a GPU stays before another takes its place."""
+"""Seconds that a worker that finds no GPU stays before another takes its place."""
 
 _PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "albumentations", "pycocotools", "numpy")
 
@@ -58,7 +58,7 @@ def make_core_trial(
     """The real trial of an attempt, built in its worker."""
     config = TrialConfig.from_settings(assignment.settings, f"trial {assignment.trial}")
     if gpu:
-        if not torch.cuda.is_available():  # lost, or its driver is starting anew: never train on a CPU in silence
+        if not torch.cuda.is_available():  # the GPU is lost or its driver restarts: never train on a CPU unnoticed
             time.sleep(NO_GPU_SECONDS)
             raise WorkerUnusable(f"{executor.GPU_FAILED}: torch sees none there, although the trial holds one")
         limit_memory(resolve("cuda:0"), min(assignment.gpus, 1.0) or 1.0)
@@ -76,9 +76,10 @@ def make_core_trial(
 def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -> bool:
     """Run a study, or continue it; True if it is finished, False if it was interrupted or its time is up.
 
-    A search that is finished is confirmed, where the request asks for it: the study is finished when that is, too.
+    Where the request asks for a confirmation, it follows the finished search, and the study is finished when it ends.
 
-    make_trial   builds what the workers drive, from `data`, `weights` and `gpu`; another one replays learning curves
+    make_trial   builds the trial that a worker runs, from `data`, `weights` and `gpu`; tests and benchmarks replay
+                 learning curves with another function
     """
     faults.mark_driver()
     deadline = None if plan.options.time_budget is None else time.monotonic() + plan.options.time_budget
@@ -109,15 +110,15 @@ def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -
 
 
 def _at_the_same_time(plan: Plan) -> AbstractContextManager[None]:
-    """How trials that share a GPU compute, where the request asks for other than in turns."""
+    """NVIDIA's service for the time of the block, where trials share a GPU and the request asks for it."""
     shares = 0 < plan.resources.gpus < 1
     return multi_process_service() if plan.request.resources.mps and shares else contextlib.nullcontext()
 
 
 def _packed(plan: Plan, weights: Mapping[str, BaseWeights], console: Console) -> Plan:
-    """The plan with as many trials on a GPU as fit, where the request leaves that to us and a GPU is here to measure.
+    """The plan with as many trials on a GPU as fit, where the request says `auto` and this machine has a GPU.
 
-    A cluster's GPUs are not here. What was measured for the same settings on the same GPU is not measured again.
+    The GPUs of a cluster are not measured. A result for the same settings and the same GPU is used again.
     """
     wanted, here = plan.request.resources, plan.machine.address is None and torch.cuda.is_available()
     if wanted.gpus_per_trial != "auto" or not plan.resources.gpus or not here or plan.options.parallel == 1:
@@ -141,16 +142,16 @@ def _packed(plan: Plan, weights: Mapping[str, BaseWeights], console: Console) ->
 
 @dataclass(frozen=True)
 class _Phase:
-    """Trials of one kind, those of the search or those that confirm its best, and what is done with them.
+    """A phase of a study: the trials of the search, or the trials that confirm its best, and where they are kept.
 
-    name        search or confirm, also in MLflow
-    ledger      holds these trials
-    claimed     the study's ledger, by which this process is known to run the study
-    first_rung  epochs after which a trial can be stopped early; 1 where none is
-    folder_of   a trial's folder by its number
-    table       of these trials, a CSV file
-    kept        the trials whose weights are kept when they have ended
-    followed    whether another phase comes when all these trials have ended
+    name        search or confirm, also the name of the phase in MLflow
+    ledger      the ledger that holds these trials
+    claimed     the study's ledger, by which other processes know that this one runs the study
+    first_rung  epochs after which a trial can be stopped early; 1 where no trial is
+    folder_of   returns a trial's folder, given its number
+    table       the CSV file with the table of these trials
+    kept        returns the numbers of the trials whose weights are kept after their end
+    followed    whether another phase follows when all these trials have ended
     """
 
     name: Literal["search", "confirm"]
@@ -204,7 +205,7 @@ def _run_phase(
     make_trial: MakeTrial,
     shared: Mapping[str, Any],
 ) -> None:
-    """Run what is left of a phase until the deadline (of `time.monotonic`, None for no limit)."""
+    """Run the rest of a phase until the deadline (a time of `time.monotonic`; None for no limit)."""
     with (
         Progress(phase.ledger.planned, console, phase.name) as progress,
         _Conductor(plan, phase, progress, deadline) as conductor,
@@ -226,19 +227,19 @@ def _run_phase(
 
 @contextlib.contextmanager
 def _claimed(plan: Plan) -> Iterator[Ledger]:
-    """The study's ledger, run by this process alone."""
+    """The study's ledger, claimed by this process for the time of the block."""
     ledger = Ledger(plan.storage, plan.request)
     ledger.claim()
     try:
         yield ledger
     finally:
-        with contextlib.suppress(StorageError):  # whoever comes next finds this process gone
+        with contextlib.suppress(StorageError):  # the next search finds that this process is gone
             ledger.release()
 
 
 @contextlib.contextmanager
 def _files_in_one_sentence() -> Iterator[None]:
-    """Say of what the operating system refuses which file it was, why, and what is to be done."""
+    """Turn an OSError into StorageError, whose sentence names the file, the reason and the way out."""
     try:
         yield
     except OSError as error:
@@ -248,7 +249,7 @@ def _files_in_one_sentence() -> Iterator[None]:
 
 
 class _Conductor:
-    """The desk of `bridge`: ledger, MLflow, table and progress of a phase, each told of everything once."""
+    """The desk of `bridge` for one phase: it tells ledger, MLflow, table and progress of each event once."""
 
     def __init__(self, plan: Plan, phase: _Phase, progress: Progress, deadline: float | None) -> None:
         self._plan, self._phase, self._progress, self._deadline = plan, phase, progress, deadline
@@ -258,7 +259,7 @@ class _Conductor:
         self._without_weights: set[int] = set()
         self._stall_seconds = 60 * plan.request.resources.stall_minutes
         self.error: Exception | None = None
-        """What stopped the study before its end."""
+        """The error that stopped the study before its end; None if there was none."""
         tags = tags_of(plan.request, plan.data.fingerprint)
         self._tracking = TrackingThread(
             plan.tracking,
@@ -266,12 +267,12 @@ class _Conductor:
             phase.folder_of,
         )
         self.untracked: Sequence[int] = ()
-        """Trials that MLflow does not show in full; known once the study has ended."""
+        """Trials that MLflow does not show in full; known when the phase has ended."""
         self.trouble = Trouble("")
-        """What MLflow answered then."""
+        """The reason why MLflow does not show them, and the way out."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Ray pickles searcher and scheduler on principle, and never uses the copies.
+        # Ray always pickles searcher and scheduler, and never uses the copies.
         return (str, ())
 
     def __enter__(self) -> Self:
@@ -302,10 +303,10 @@ class _Conductor:
 
     def hand_out(self) -> Assignment | None:
         with self._halting():
-            self._phase.claimed.beat()  # Ray asks all the time
+            self._phase.claimed.beat()  # Ray calls this often enough for a heartbeat
         if self.error is not None or not self._has_room:
             return None
-        if self._time_is_up or not self._first_rung_fits:  # asked last: it looks at every epoch there is
+        if self._time_is_up or not self._first_rung_fits:  # tested last, since it reads every epoch of the study
             return None
         with self._halting():
             record = self._ledger.next(self._plan.resources.gpus)
@@ -324,8 +325,8 @@ class _Conductor:
     def _has_room(self) -> bool:
         """Whether another attempt may be handed out.
 
-        One that needs a larger share than others is handed out before there is room for it; until it has begun,
-        whatever else was handed out would take what becomes free.
+        An attempt that needs a larger share than others is handed out before there is room for it. Until it has begun,
+        no other is handed out, because it would take the part of the GPU that becomes free.
         """
         if self._without_room or len(self._heard) >= self._plan.resources.parallel:
             return False
@@ -335,7 +336,7 @@ class _Conductor:
 
     @property
     def _first_rung_fits(self) -> bool:
-        """Whether a trial that starts now can be expected to reach its first rung before the time is up."""
+        """Whether a trial that starts now can be expected to reach its first rung before the deadline."""
         if self._deadline is None:
             return True
         records = (*self._phase.claimed.records, *self._ledger.records)
@@ -373,21 +374,21 @@ class _Conductor:
         silence, limit = self._silence(assignment.trial), self._stall_seconds
         if limit and silence >= limit and reason == DIED:
             reason = f"no epoch for {limit / 60:g} minutes (resources.stall_minutes): its worker was ended"
-        # With the service one trial's error on the GPU ends all that share it. Each has the GPU alone from then on, so
-        # that the one to blame takes no attempts from the others.
+        # With the service one trial's error on the GPU ends all trials that share it. From then on each has a whole
+        # GPU, so that the trial that caused the error costs the others no more attempts.
         shares = self._plan.request.resources.mps and 0 < self._plan.resources.gpus < 1
         alone = 1.0 if shares and reason.startswith(executor.GPU_FAILED) else None
         with self._halting():
             seconds = executor.seconds_of_lost_epoch(Path(assignment.folder), assignment.attempt)
-            # The kernel ended it when its time was up, however late Ray heard of it.
+            # The kernel ended the worker at its time limit, however late Ray noticed.
             seconds = min(seconds, silence, limit or silence)
             self._ledger.lost(assignment.trial, reason, seconds, alone)
             self._after(assignment.trial, ended=True)
 
     def _more_memory(self, number: int) -> float | None:
-        """GPUs for a trial that ran out of memory: twice its share, so that fewer trials are beside it.
+        """GPUs for the next attempt of a trial that ran out of memory; None for no change.
 
-        The last attempt has a whole GPU.
+        It is twice the trial's share, so that fewer trials run beside it; the last attempt has a whole GPU.
         """
         record = self._ledger.records[number]
         if not 0 < record.gpu_share < 1:
@@ -396,7 +397,7 @@ class _Conductor:
 
     @contextlib.contextmanager
     def _halting(self) -> Iterator[None]:
-        """Stop the study at what goes wrong here: an exception in one of Ray's hooks would end it in disorder."""
+        """Stop the study in order at any exception inside; one that reached Ray's hooks would end it in disorder."""
         try:
             yield
         except Exception as error:  # noqa: BLE001  # raised again when Ray has ended
@@ -408,7 +409,7 @@ class _Conductor:
         self._without_room.clear()
 
     def _after(self, number: int, ended: bool) -> bool:
-        """Show what happened to a trial; True if its worker leaves it."""
+        """Show a trial's new state; True if its worker leaves the trial."""
         self._heard[number] = time.monotonic()
         if ended or self._time_is_up:
             del self._heard[number]
@@ -421,7 +422,7 @@ class _Conductor:
         return number not in self._heard
 
     def _note_runs(self) -> None:
-        """Enter what the tracking thread has to say; the ledger is this thread's alone."""
+        """Enter the MLflow runs that the tracking thread has made: only this thread writes the ledger."""
         for number, run in self._tracking.new_runs().items():
             self._ledger.note_mlflow_run(number, run)
 
@@ -438,7 +439,7 @@ class _Conductor:
         write_atomically(self._phase.table, table.encode())
 
     def _remove_weights_that_lost(self) -> None:
-        """Of trials that ended only those that may win keep weights; reports, curves and match tables stay for all."""
+        """Remove the weights of ended trials that can no longer win; their reports, curves and match tables stay."""
         kept = self._phase.kept()
         for record in self._ledger.records:
             if record.state is State.RUNNING or record.id in self._without_weights:
@@ -451,7 +452,7 @@ class _Conductor:
 
 
 def describe(plan: Plan) -> None:
-    """Write study.json, the first time with its creation date."""
+    """Write study.json; the date of its creation stays that of the first time."""
     folder = plan.folder
     created = folder.read_description()["created"] if folder.description.exists() else datetime.now(UTC).isoformat()
     write_json_atomically(
@@ -469,7 +470,7 @@ def describe(plan: Plan) -> None:
                 "groups": plan.groups,
                 "classes": [category.name for category in plan.data.classes],
             },
-            # None: the files that lie beside this one, wherever that is.
+            # None stands for the default, a file in this folder or beside it, wherever it is moved to.
             "storage": plan.options.storage and without_password(plan.options.storage),
             "tracking_uri": plan.options.tracking_uri and without_password(plan.options.tracking_uri),
             "resources": {"cpus_per_trial": plan.resources.cpus, "gpus_per_trial": plan.resources.gpus},

@@ -1,15 +1,16 @@
-"""A confirmed winner: the best of a search run again on fresh seeds and splits, and the winner is chosen there.
+"""The confirmation of a study: the best of a search run again on fresh seeds and splits, where the winner is chosen.
 
-The best of many scores on the same images is partly the luckiest of them. So the best K settings are trained again,
-each on the same fresh seeds; the split of the images is drawn by the seed as well. The winner is the best there, and
-its epoch that of its mean curve. Fresh splits reuse the search's images: only a test set is independent of the search.
+The best of many scores on the same images is partly the luckiest of them. So the best `confirm.top` candidates are
+trained again, all on the same fresh seeds; the seed also draws the split of the images. The winner is the candidate
+whose mean curve reaches the highest point there, and that point is its epoch. Fresh splits divide the search's images:
+only a test set is independent of the search.
 
-The trials of a confirmation are a second study in the ledger, `STUDY.confirm`: neither the search's sampler nor its
-early stopping ever sees them. Their facts hold, beside the search's, `confirm`:
+The trials of a confirmation are a second study in the ledger, `STUDY.confirm`, so neither the search's sampler nor its
+early stopping sees them. Its facts are the search's and `confirm`:
 
-    asked      the options they were asked for with
+    asked      the options of the confirmation
     repeats    seed and fold of each repeat
-    notes      what the user should know, a sentence each
+    notes      notes for the user, a sentence each
 """
 
 import functools
@@ -39,21 +40,21 @@ from tune.store.folder import StudyFolder, match_table_path
 from tune.study.learned import nothing_learned
 
 FIRST_SEED = 1000
-"""Fresh seeds are numbers from here on."""
+"""The smallest fresh seed."""
 PATIENCE = 100
-"""So many numbers in a row whose split is known already, and no other is looked for."""
+"""Number of seeds in a row without a new split after which the search for fresh splits ends."""
 
 Repeat = tuple[int, int]
-"""Seed and fold. The seed is the split's as well; the fold is 0 for a hold-out."""
+"""Seed and fold of a repeat. The seed is also the split's seed; the fold is 0 for a hold-out."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Settings that did well in the search.
+    """A configuration that did well in the search.
 
-    name      of the variant, or `trial 12`
-    trials    the complete trials of the search that are the same in effect, in the order of their numbers: those of a
-              variant differ in seed, split and fold
+    name      name of the variant, or `trial 12`
+    trials    the complete trials of the search with this configuration in effect, in the order of their numbers; the
+              trials of a variant differ in seed, split and fold
     """
 
     name: str
@@ -66,7 +67,7 @@ class Candidate:
 
     @property
     def trial(self) -> TrialRecord:
-        """Its best trial in the search."""
+        """The candidate's best trial in the search."""
         best = best_of(self.trials)
         assert best is not None
         return best
@@ -76,7 +77,7 @@ class Candidate:
 class Confirmed:
     """A candidate whose repeats are all complete.
 
-    repeats   their trials, in the order of `Confirmation.repeats`
+    repeats   the trials of the repeats, in the order of `Confirmation.repeats`
     matches   the files of their match tables, by repeat and epoch
     """
 
@@ -89,14 +90,14 @@ class Confirmed:
 class Confirmation:
     """A confirmation as its ledger and folder have it.
 
-    candidates   the best of the search as it stands, best first
-    confirmed    those of them that can be chosen, in the same order
-    repeats      of each candidate
-    records      all its trials, those of former candidates among them
-    ended        trainings of these candidates that have ended
-    planned      trainings that these candidates need
-    finished     whether the search and all of these have ended: the winner can be chosen
-    notes        what is left out and why, a sentence each
+    candidates   the candidates of the search as it stands, best first
+    confirmed    the candidates that can be chosen, in the same order
+    repeats      the repeats of each candidate
+    records      all trials of the confirmation, those of former candidates included
+    ended        number of trainings of these candidates that have ended
+    planned      number of trainings that these candidates need
+    finished     whether the search and all these trainings have ended, so that the winner can be chosen
+    notes        which candidates are left out and why, a sentence each
     """
 
     candidates: tuple[Candidate, ...]
@@ -110,7 +111,7 @@ class Confirmation:
 
     @property
     def on(self) -> str:
-        """What each candidate was trained on, in words."""
+        """The seeds and splits that each candidate was trained on, in words."""
         seeds = len({seed for seed, _ in self.repeats})
         folds = 1 + max((fold for _, fold in self.repeats), default=0)
         splits = "split" if seeds == 1 else "splits"
@@ -118,11 +119,10 @@ class Confirmation:
 
 
 def candidates(records: Sequence[TrialRecord], request: StudyRequest) -> tuple[Candidate, ...]:
-    """The best settings of a search, best first: at most `confirm.top`, no two alike in effect but for seed and split.
+    """The candidates of a search, best first: at most `confirm.top`, no two the same in effect but for seed and split.
 
-    None where nothing was learned: training it again would confirm nothing.
-
-    A variant that lacks some repeats, since they failed, is neither lucky nor unlucky in the splits of the others.
+    There are none where nothing was learned, since training again would confirm nothing. Where some repeats of a
+    variant failed, its score is corrected for the splits of the repeats that it lacks.
     """
     if nothing_learned(records):
         return ()
@@ -136,7 +136,11 @@ def candidates(records: Sequence[TrialRecord], request: StudyRequest) -> tuple[C
 
 
 def _without_luck_of_splits(found: Sequence[Candidate]) -> NDArray[np.float64]:
-    """What each candidate adds to AP50, beside what each repeat adds (least squares); the mean where all are there."""
+    """The score of each candidate without the effect of its repeats' splits.
+
+    It is the mean where all candidates have the same repeats, else the candidate's effect beside that of each repeat,
+    by least squares.
+    """
     if len({frozenset(_repeat(record) for record in one.trials) for one in found}) <= 1:
         return np.array([one.score for one in found])
     repeats = list(dict.fromkeys(_repeat(record) for one in found for record in one.trials))
@@ -156,11 +160,11 @@ def _repeat(record: TrialRecord) -> Repeat:
 
 
 def fresh_repeats(request: StudyRequest, data: Dataset) -> tuple[Repeat, ...]:
-    """The repeats of each candidate: seeds and splits that the search does not use, the same whenever it is asked.
+    """The repeats of each candidate: seeds and splits that the search does not use, the same in every call.
 
-    A number is passed over where it is a seed of the search, and where the validation images that it draws (all parts
-    of them, with `confirm.folds`) validate already: a small data set has few splits. So there may be fewer seeds than
-    asked for, and none (see `shortage`). Raises DataError where the images cannot be divided so.
+    A number is passed over if it is a seed of the search, or if every validation part that it draws is known already: a
+    small data set has few splits. So there may be fewer seeds than asked for, or none (see `shortage`). Raises
+    DataError where the images cannot be divided this way.
     """
     asked, space = request.confirm, request.space
     if not asked.top:
@@ -197,13 +201,13 @@ def fresh_repeats(request: StudyRequest, data: Dataset) -> tuple[Repeat, ...]:
 
 
 def _validation_parts(data: Dataset, config: DataConfig, seed: int) -> set[tuple[int, ...]]:
-    """The validation images of every part that validates: one, or one a fold."""
+    """The validation parts of a seed, as indices of images: one for a hold-out, one for each fold else."""
     configs = (config.model_copy(update={"split_seed": seed, "fold": fold}) for fold in range(max(config.folds, 1)))
     return {split(data, one).validation for one in configs}
 
 
 def shortage(request: StudyRequest, repeats: Sequence[Repeat]) -> str | None:
-    """What to tell the user where there are fewer fresh splits than asked for; None where there are enough."""
+    """A sentence for the user where there are fewer fresh splits than asked for; None where there are enough."""
     found, asked = len({seed for seed, _ in repeats}), request.confirm.seeds
     if not request.confirm.top or found == asked:
         return None
@@ -219,8 +223,8 @@ def shortage(request: StudyRequest, repeats: Sequence[Repeat]) -> str | None:
 def points(records: Sequence[TrialRecord], request: StudyRequest, repeats: Sequence[Repeat]) -> tuple[Point, ...]:
     """The trials that confirm the best of a search.
 
-    Every candidate has its first repeat before any has its second: a confirmation that is cut short compares like with
-    like.
+    The first repeats of all candidates come before any second one, so a confirmation that is cut short compares like
+    with like.
     """
     chosen = candidates(records, request)
     return tuple(
@@ -233,7 +237,7 @@ def points(records: Sequence[TrialRecord], request: StudyRequest, repeats: Seque
 def _settings(candidate: Candidate, repeat: Repeat, request: StudyRequest) -> dict[str, Value]:
     seed, fold = repeat
     changed = {"seed": seed, "data.split_seed": seed, "data.folds": request.confirm.folds, "data.fold": fold}
-    # Of the first trial and not the best: another one that is the same in effect may become the best.
+    # The first trial's settings, not the best one's: another trial with the same effect may become the best.
     return {**candidate.trials[0].settings, **changed}
 
 
@@ -249,7 +253,7 @@ def request_of(request: StudyRequest) -> StudyRequest:
 
 
 def facts_of(request: StudyRequest, repeats: Sequence[Repeat]) -> dict[str, Any]:
-    """What the ledger of a confirmation remembers beside what it shares with the search, as JSON types."""
+    """The facts of a confirmation beside those that it shares with the search, as JSON types."""
     note = shortage(request, repeats)
     asked = request.confirm.model_dump()
     return {
@@ -260,7 +264,7 @@ def facts_of(request: StudyRequest, repeats: Sequence[Repeat]) -> dict[str, Any]
 def read(
     folder: StudyFolder, storage: str, request: StudyRequest, search_records: Sequence[TrialRecord]
 ) -> Confirmation | None:
-    """The confirmation of a study as it stands, also while it runs; None where there is none. Writes nothing."""
+    """Read the confirmation of a study as it stands, also while it runs; None if there is none. Writes nothing."""
     reading = ledger.read(storage, request_of(request).study) if request.confirm.top else None
     known = None if reading is None else reading.facts.get("confirm")
     if reading is None or known is None:
@@ -297,7 +301,7 @@ def read(
 
 
 def _trouble(folder: StudyFolder, ended: Sequence[TrialRecord]) -> str | None:
-    """Why a candidate cannot be chosen, whatever its other repeats will bring; None if it can."""
+    """Why a candidate cannot be chosen, whatever the results of its other repeats; None if it can."""
     for record in ended:
         if record.state is State.FAIL:
             return f"its training with seed {record.settings['seed']} failed ({record.reason})"
@@ -313,7 +317,7 @@ def _matches(folder: StudyFolder, record: TrialRecord) -> tuple[Path, ...]:
 
 
 def winner(confirmation: Confirmation) -> Choice | None:
-    """The winner and its epoch, with what is known of its score; None before all is confirmed, or where nothing can be.
+    """The winner, its epoch and its corrected score; None before the confirmation has ended, or if it confirmed none.
 
     Raises CheckpointError for a damaged match table.
     """

@@ -1,4 +1,4 @@
-"""Whether the trials of a study learned anything, and what to say and to do where they did not."""
+"""Whether the trials of a study learned anything, and the sentences for the user where they did not."""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,11 +7,11 @@ from core.text import many
 from tune.ledger.ledger import State, TrialRecord
 
 LEARNED = 0.01
-"""A study of which no trial ever reached this AP50 has learned nothing: its scores differ by accident."""
+"""AP50 that at least one trial must reach; below it a study has learned nothing, and its scores differ by chance."""
 
 
 def nothing_learned(records: Iterable[TrialRecord]) -> bool:
-    """Whether trials are complete, and none of the study, complete or not, ever reached an AP50 of `LEARNED`."""
+    """Whether at least one trial is complete, and no trial, complete or not, ever reached an AP50 of `LEARNED`."""
     scored = [record for record in records if record.ap50 is not None]
     return any(record.state is State.COMPLETE for record in scored) and all(
         record.ap50 < LEARNED for record in scored if record.ap50 is not None
@@ -29,7 +29,7 @@ def no_winner(records: Sequence[TrialRecord]) -> str:
 
 
 def way_out(records: Sequence[TrialRecord]) -> str:
-    """What to try where nothing was learned, with what was tried, without a full stop."""
+    """Suggestions where nothing was learned, with the values that were tried, without a full stop."""
     tried = [record.settings for record in records if record.ap50 is not None]
 
     def had(name: str) -> str:

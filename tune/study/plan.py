@@ -1,4 +1,4 @@
-"""A request checked against the world: the data, the weights, the machine, and the study it continues."""
+"""A request checked against the data, the weights, the machine, and the study that it continues."""
 
 import contextlib
 import itertools
@@ -29,21 +29,21 @@ from tune.tracking.mlflow_runs import Destination
 
 _COMPARED = ("fixed", "space", "start", "variants", "baseline", "seeds", "search", "stop_early")
 _EXTENT = ("low", "high", "choices")
-"""What of a setting's domain may grow while a study goes on."""
+"""The parts of a setting's domain that may grow while a study goes on."""
 _KINDS = {"request": "another request", "data": "other data", "weights": "other pretrained weights"}
 _MODEL_SETTINGS = ("model.detector", "model.backbone", "model.weights", "model.stride_in_1x1")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line adds to a request: where things are and what the trials may use.
+    """The options of a command line beside its request: where files are and what the trials may use.
 
     results       folder of all studies
-    storage       SQLAlchemy URL of the ledger, None for a file in the study's folder
-    tracking_uri  MLflow's, None for a database in `results`
-    parallel      most trials at once, None for as many as fit
-    time_budget   seconds after which no epoch is begun any more, None for no limit
-    address       a Ray cluster, None for this machine
+    storage       SQLAlchemy URL of the ledger; None for a file in the study's folder
+    tracking_uri  MLflow's tracking URI; None for a database in `results`
+    parallel      largest number of trials at once; None for as many as fit
+    time_budget   seconds after which no epoch begins; None for no limit
+    address       address of a Ray cluster; None for this machine
     """
 
     results: Path = Path("results")
@@ -56,10 +56,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Plan:
-    """A request that was checked against the data, the weights and the machine: it can start.
+    """A request that was checked against the data, the weights and the machine, and can start.
 
-    weights   the file of pretrained weights for each way to ask for one (see `weights_key`)
-    growth    how the space of the study that it continues has grown, a sentence a setting
+    weights   the files of pretrained weights, by `weights_key`
+    growth    how the space of the continued study has grown, a sentence for each setting
     """
 
     request: StudyRequest
@@ -72,7 +72,7 @@ class Plan:
 
     @property
     def folder(self) -> StudyFolder:
-        """Where the study lives."""
+        """The study's folder."""
         return StudyFolder(self.options.results / self.request.study)
 
     @property
@@ -82,30 +82,31 @@ class Plan:
 
     @property
     def repeats(self) -> tuple[Repeat, ...]:
-        """The fresh seeds and folds on which the best of the search are confirmed; none where nothing is."""
+        """The fresh seeds and folds on which the candidates are confirmed; empty without a confirmation."""
         return fresh_repeats(self.request, self.data)
 
     @property
     def groups(self) -> int:
-        """Groups of images (`data.group_pattern`); without a pattern each image is its own."""
+        """Number of groups of images (`data.group_pattern`); without a pattern each image is a group."""
         pattern = str(self.request.space.value("data.group_pattern", {}))
         return len(set(group_names((sample.name for sample in self.data.samples), pattern, self.data.name)))
 
     @property
     def tracking(self) -> Destination:
-        """Where MLflow's view is."""
+        """The MLflow database or server that shows the study."""
         return tracking_of(self.options)
 
 
 def make_plan(request: StudyRequest, options: Options) -> Plan:
-    """Check a request against the world. Starts nothing. Raises BadRequest for the first thing wrong.
+    """Check a request against data, weights, machine and ledger. Raises BadRequest for the first problem.
 
-    Pretrained weights that are nowhere are downloaded into torch's cache; nothing else is written.
+    Nothing is started. Pretrained weights that are on no disk are downloaded into torch's cache; nothing else is
+    written.
     """
     plan, problems = check(request, options)
     if plan is None:
         raise problems[0]
-    # Now that nothing else is wrong.
+    # Weights are downloaded only when nothing else is wrong.
     pretrained.fetch(file.missing for file in plan.weights.values() if file.missing)
     return replace(plan, weights={key: replace(file, missing=None) for key, file in plan.weights.items()})
 
@@ -171,7 +172,7 @@ def _resources(request: StudyRequest, options: Options, machine: Machine) -> Tri
 
 
 def data_advice(request: StudyRequest, data: Dataset) -> list[str]:
-    """What the data set asks of a request's settings, which are taken at the loosest that it tries."""
+    """Notes on settings that do not suit the data set; of several values that a request tries, the loosest counts."""
     largest = max(_tried(request, "predict.max_detections"))
     tile = min((side for side in _tried(request, "predict.tile") if side), default=0)
     crop = min((side for side in _tried(request, "data.crop") if side), default=0)
@@ -181,7 +182,7 @@ def data_advice(request: StudyRequest, data: Dataset) -> list[str]:
 
 
 def _tried(request: StudyRequest, name: str) -> list[int]:
-    """The values that a whole number among the settings has in a request: in trials, and after training."""
+    """The values that a request tries of a setting that is a whole number: in trials, and after training."""
     space = request.space
     values = [space.value(name, variant.settings) for variant in space.variants] or [space.value(name, {})]
     values += [
@@ -232,7 +233,7 @@ def _models(space: SearchSpace) -> Iterator[ModelConfig]:
     values = {name: [space.fixed.get(name, SETTINGS[name])] for name in _MODEL_SETTINGS}
     for parameter in space.parameters:
         if parameter.name in values and isinstance(parameter.domain, Choices):
-            # Where it is not active its default holds.
+            # Where the parameter is not active, its default holds.
             default = [SETTINGS[parameter.name]] if parameter.when else []
             values[parameter.name] = list(dict.fromkeys([*parameter.domain.values, *default]))
     for combination in itertools.product(*values.values()):
@@ -241,7 +242,7 @@ def _models(space: SearchSpace) -> Iterator[ModelConfig]:
 
 
 def facts_of(request: StudyRequest, data: Dataset | None) -> dict[str, Any]:
-    """What all trials of a study must have in common for their scores to be compared, as JSON types."""
+    """The facts that all trials of a study must have in common for their scores to be compared, as JSON types."""
     document = request.to_document()
     asked = {part: document[part] for part in _COMPARED if part in document}
     asked["search"] = {name: value for name, value in asked["search"].items() if name != "trials"}  # more are welcome
@@ -249,9 +250,9 @@ def facts_of(request: StudyRequest, data: Dataset | None) -> dict[str, Any]:
 
 
 def refuse_other_facts(before: Mapping[str, Any] | None, now: Mapping[str, Any], folder: StudyFolder) -> None:
-    """Refuse to mix trials that cannot be compared: StudyError with the first difference.
+    """Raise StudyError, which names the first difference, where new trials could not be compared with those there are.
 
-    A space may grow: wider bounds and more choices leave all trials in it comparable (see `growth`).
+    A space may grow: with wider bounds and more choices all trials stay comparable (see `growth`).
     """
     if before is None:
         return
@@ -260,7 +261,7 @@ def refuse_other_facts(before: Mapping[str, Any] | None, now: Mapping[str, Any],
             continue
         if kind == "request" and growth(before, now):
             old = {**old, "space": new["space"]}
-        if kind == "weights":  # a choice that was added may start from a file of its own
+        if kind == "weights":  # a backbone that was added to the choices has weights that the study did not know
             old, new = ({key: one[key] for key in old.keys() & new.keys()} for one in (old, new))
         different = _difference(old, new)
         if different is not None:
@@ -271,10 +272,10 @@ def refuse_other_facts(before: Mapping[str, Any] | None, now: Mapping[str, Any],
 
 
 def growth(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """How the space has grown since the study's facts were written, a sentence a setting.
+    """How the space has grown since the study's facts were written, a sentence for each setting.
 
-    Empty where it has not, and where it changed in any other way than by wider bounds or more choices. A grid and
-    variants have their trials numbered in advance, so they do not grow.
+    The list is empty where the space has not grown, or has changed in another way than by wider bounds or more choices.
+    A grid and variants cannot grow, because their trials are numbered in advance.
     """
     old, new = (facts.get("request", {}).get("space") for facts in (before, now))
     if not old or not new or list(old) != list(new) or now["request"]["search"].get("sampler") == "grid":
@@ -305,7 +306,7 @@ def _grown(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str | N
 
 
 def _difference(old: Any, new: Any, place: str = "") -> str | None:
-    """The first place where two JSON values differ, with both values; of weights only what both name is compared."""
+    """The first place where two JSON values differ, with both values; None where they are equal."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in dict.fromkeys([*old, *new]):
             found = _difference(old.get(key), new.get(key), f"{place}, {key}" if place else str(key))
@@ -324,13 +325,13 @@ def storage_of(options: Options, folder: StudyFolder) -> str:
 
 
 def tracking_of(options: Options) -> Destination:
-    """Where MLflow's view of the studies is."""
+    """The MLflow database or server that shows the studies."""
     default = Destination.default(options.results)
     return Destination(options.tracking_uri or default.uri, default.artifacts.absolute())
 
 
 def tags_of(request: StudyRequest, fingerprint: str) -> dict[str, str]:
-    """What MLflow shows of a study itself."""
+    """The tags that describe a study in MLflow."""
     return {
         "data": request.data,
         "data_fingerprint": fingerprint,
@@ -339,15 +340,17 @@ def tags_of(request: StudyRequest, fingerprint: str) -> dict[str, str]:
 
 
 def absolute(url: str | None) -> str | None:
-    """The URL of a sqlite file, wherever it is read from later; others as they are."""
+    """The URL of a sqlite file with an absolute path, so that it holds in every folder; other URLs as they are."""
     relative = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/?:][^?]*)(.*)", url or "")
     return url if relative is None else f"{relative[1]}{Path(relative[2]).absolute()}{relative[3]}"
 
 
 def recall(options: Options, folder: StudyFolder, moved: bool = False) -> Options:
-    """The addresses of a study's ledger and tracker where this command does not give them. Raises StudyError.
+    """The options, with the study's own addresses of ledger and MLflow where the command gives none.
 
-    moved   whether the ledger may be at another place than it was
+    moved   whether the ledger may have moved since
+
+    Raises StudyError where the command gives another ledger, or must give a URL again because it has a password.
     """
     if not folder.description.exists():
         return options

@@ -1,4 +1,4 @@
-"""What a person sees while a command runs: a live table or a bar in a terminal, one line an event elsewhere."""
+"""The progress of a command: a live table or a bar in a terminal, one line for each event elsewhere."""
 
 import time
 from collections.abc import Sequence
@@ -18,10 +18,11 @@ from tune.ledger.ledger import State, TrialRecord
 
 
 class Progress:
-    """Shows the trials of a search, or those that confirm its best, as they change.
+    """Shows the trials of a search or of its confirmation as they change.
 
-    planned    trials there are to be
-    console    where to
+    planned    number of trials there will be
+    console    the console to write to
+    phase      search or confirm
     """
 
     def __init__(self, planned: int, console: Console, phase: Literal["search", "confirm"] = "search") -> None:
@@ -46,7 +47,7 @@ class Progress:
             self._live.stop()
 
     def show(self, records: Sequence[TrialRecord], changed: TrialRecord | None = None) -> None:
-        """All trials as they are now, and the one that changed."""
+        """Show all trials as they are now; `changed` is the one that has news."""
         if self._seconds_before is None:
             self._seconds_before = sum(record.seconds for record in records)
         self._records = records
@@ -58,7 +59,7 @@ class Progress:
             say(self._console, line)
 
     def _line(self, record: TrialRecord, before: TrialRecord | None) -> str | None:
-        """What is new about a trial; None if there is nothing to say."""
+        """One line on what is new about a trial; None if nothing is."""
         done = sum(other.state is not State.RUNNING for other in self._records)
         head = f"[{done}/{self._planned}] {self._called(record)}"
         if record.state is State.FAIL:
@@ -113,7 +114,7 @@ class Progress:
         return table
 
     def _time_left(self) -> str:
-        """What is left costs the mean of the trials that ended, at the pace of this session."""
+        """The time so far and the time left: the remaining trials are taken to cost the mean of those that ended."""
         passed = time.monotonic() - self._begin
         spent = sum(record.seconds for record in self._records) - (self._seconds_before or 0.0)
         ended = [record for record in self._records if record.state is not State.RUNNING]
@@ -126,10 +127,11 @@ class Progress:
 
 
 class Steps:
-    """A bar for a number of steps, in a terminal; elsewhere only what is said.
+    """A bar for a number of steps in a terminal; elsewhere only the lines of `say`.
 
-    total   steps
-    unit    what a step is, to be read after "3/50"; empty to show percents alone
+    what    name of the work, shown before the bar
+    total   number of steps
+    unit    name of a step, shown before "3/50"; empty to show the percentage alone
     """
 
     def __init__(self, console: Console, what: str, total: int, unit: str) -> None:
@@ -150,7 +152,7 @@ class Steps:
             self._bar.stop()
 
     def at(self, done: float) -> None:
-        """So many steps are done, the last of them perhaps in part."""
+        """Show that `done` steps are done; a fraction is a step that is done in part."""
         self._bar.update(self._task, completed=done, step=min(int(done) + 1, self._total))
 
     def say(self, line: str) -> None:

@@ -14,10 +14,12 @@ from tune.tracking.mlflow_runs import Destination, Tracker, trouble_of
 
 
 def rebuild_tracking(options: Options, study: str) -> tuple[int, int, Destination]:
-    """Show every trial of a study's ledger in MLflow; how many, how many that confirm others, and where.
+    """Show every trial of a study's ledger in MLflow.
 
-    Needs neither the data set nor pretrained weights, and trains nothing. What MLflow has already stays and is
-    completed. Raises StudyError for a study that is unknown or being searched, StorageError where MLflow is away.
+    Returns the number of the search's trials, the number of trials that confirm them, and where MLflow is. It needs
+    neither the data set nor pretrained weights, and trains nothing. Runs that MLflow has already are kept and
+    completed. Raises StudyError for a study that is unknown or being searched, and StorageError where MLflow does not
+    take the trials.
     """
     folder = StudyFolder(options.results / study)
     description = folder.read_description()
