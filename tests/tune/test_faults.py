@@ -546,6 +546,18 @@ class Search:
                     found[int(path.name)] = (path / "comm").read_text().strip()
         return found
 
+    @property
+    def shared_memory(self) -> dict[str, bool]:
+        """The files in /dev/shm that its processes have in memory, each with whether it would outlive them."""
+        found = {}
+        for process in self.processes:
+            with contextlib.suppress(OSError):
+                for line in (Path("/proc") / str(process) / "maps").read_text().splitlines():
+                    _, shared, name = line.partition("/dev/shm/")
+                    if shared:
+                        found[name] = not name.endswith(" (deleted)")
+        return found
+
     def wait_for_process(self, name: str, driver: subprocess.Popen[str]) -> int:
         """Wait until a process of this name lives; its id."""
         while True:
@@ -738,6 +750,7 @@ def test_after_a_second_ctrl_c_no_process_and_no_temporary_file_is_left(tmp_path
         driver = search.start()
         search.wait_for("0-1-1", driver)
         assert list(base.glob("ct-*"))
+        assert set(search.shared_memory.values()) == {False}  # nor would a kill leave any
         driver.send_signal(signal.SIGINT)
         time.sleep(0.5)
         driver.send_signal(signal.SIGINT)
