@@ -65,7 +65,8 @@ def inspect(where: str, config: DataConfig = STRICT) -> Inspection:
         dataset = split_components(found.dataset) if config.split_components else found.dataset
     except DataError as error:
         return Inspection(found.dataset, (*found.problems, Problem.of(error, found.dataset.name)))
-    suspicious, notes = suspicions(dataset, config, where)
+    misplaced = any(problem.suspicious for problem in found.problems) and not config.allow_suspicious
+    suspicious, notes = suspicions(dataset, config, where, misplaced)
     problems = [*found.problems, *suspicious]
     if config.allow_suspicious:
         notes += [f"data.allow_suspicious: {shown(problem.message)}" for problem in problems if problem.suspicious]

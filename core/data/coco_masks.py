@@ -14,6 +14,7 @@ from core.sample import MaskCrop
 
 LONGEST_OUTLINE = 2_000_000
 """Pixels along the outlines of an annotation. pycocotools takes some 100 bytes a pixel of outline."""
+_MOST_WRITTEN = 10**18
 FAR_BOX = 0.5
 """The overlap (IoU) of an annotation's own bbox with that of its mask under which the two contradict each other ..."""
 NEAR_SIDES = 2.0
@@ -128,10 +129,12 @@ def _of_encoding(segmentation: Mapping[str, Any], height: int, width: int) -> Se
         runs = counts
     else:
         raise DataError(f"counts must be a list of whole numbers or a compressed text, and is {short(counts)}")
-    if any(run < 0 for run in runs) or sum(runs) != height * width:
+    total = sum(runs)
+    if any(run < 0 for run in runs) or total != height * width:
+        # Python writes out no number of thousands of digits.
+        given = f"{total:,}" if abs(total) < _MOST_WRITTEN else "far more" if total > 0 else "far less"
         raise DataError(
-            f"the runs must be 0 or more and add up to the image's {height * width:,} pixels, "
-            f"and add up to {sum(runs):,}"
+            f"the runs must be 0 or more and add up to the image's {height * width:,} pixels, and add up to {given}"
         )
     return runs
 

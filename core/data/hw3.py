@@ -15,6 +15,7 @@ Every file in a NAME folder is read, or is named: as a problem where it may be a
 read, in a note where it is neither. Only what systems leave and texts are passed over.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -95,6 +96,10 @@ def images_folder(folder: Path) -> Path | None:
     return None
 
 
+def _holds_image(entry: Path) -> bool:
+    return any(_IMAGE_FILE.fullmatch(path.name) for path in entry.iterdir())
+
+
 def _entries(images: Path, folder: Path) -> list[Path]:
     """The folders of single images, in the order of their names; not what systems and the layout itself put beside."""
     beside = TEST_FOLDERS if images == folder else ()
@@ -124,7 +129,7 @@ def read(folder: Path) -> Inspection:
     dataset: Dataset | None = None
     if samples:
         dataset = assemble(folder.resolve().name, classes, samples, test_images)
-        dataset = replace(dataset, notes=tuple(_notes(images, folders)))
+        dataset = replace(dataset, notes=tuple(_notes(folder, images, folders)))
     return Inspection(dataset, tuple(problems))
 
 
@@ -206,7 +211,16 @@ def _stray_problems(folders: Sequence[_Folder]) -> Iterator[Problem]:
         yield Problem(str(paths[0]), message + more)
 
 
-def _notes(images: Path, folders: Sequence[_Folder]) -> Iterator[str]:
+def _notes(folder: Path, images: Path, folders: Sequence[_Folder]) -> Iterator[str]:
+    for other in _entries(folder, folder) if images != folder else ():
+        inside = 0
+        with contextlib.suppress(OSError):  # of a folder that is none of this data set's nothing is known
+            inside = sum(_holds_image(entry) for entry in (other, *_entries(other, folder))) if other != images else 0
+        if inside:
+            yield (
+                f"{many(inside, 'image')} in {other} not read: the split takes validation images out of those in "
+                f"{images}; to use them too, move their folders there"
+            )
     loose = sorted(
         path.name for path in images.iterdir() if path.suffix.lower() in SUFFIXES and not _BESIDE.fullmatch(path.name)
     )

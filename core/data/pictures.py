@@ -65,7 +65,8 @@ class Picture:
     def picture(self) -> NDArray[np.uint8]:
         """RGB, uint8 [H, W, 3]; alpha is dropped, not blended: what lies under it was annotated too."""
         self._picture.load()
-        pixels = self._picture.convert("RGBA" if self._picture.mode == "PA" else self._picture.mode)
+        mode, has_alpha = self._picture.mode, "transparency" in self._picture.info
+        pixels = self._picture.convert("RGBA" if mode == "PA" or (mode == "P" and has_alpha) else mode)
         if pixels.mode in ("RGBA", "LA"):
             channels = np.asarray(pixels)[:, :, :-1]
             return np.repeat(channels, 3, axis=2) if pixels.mode == "LA" else np.ascontiguousarray(channels)

@@ -30,9 +30,9 @@ SPREAD = 0.25
 SPARSE = 10
 """... and so are pieces whose common box is so many times larger than they are, or pieces as many as this."""
 SLIVER = 0.8
-"""The fraction of an instance's pixels that touch another instance from which it is a sliver along a border."""
+"""The fraction of a piece's pixels that touch another instance from which it is a sliver along a border."""
 SLIVERS = (10, 0.3)
-"""An image is suspicious with so many slivers that are this fraction of its instances."""
+"""An image is suspicious with so many slivers, in this fraction of its instances."""
 CRUMBS = (4, 0.1)
 """An instance of so many pieces, all but the largest of which are under this fraction of it on average, has crumbs."""
 TWIN = 0.9
@@ -60,6 +60,7 @@ class Shapes:
     large_N      int64, of them, those that are no specks
     largest_N    int64, pixels of the largest piece
     touching_N   int64, pixels beside, above or below one of another instance
+    slivers_N    int64, pieces of which most pixels are such ones
     """
 
     ids_N: NDArray[np.int64]
@@ -69,6 +70,7 @@ class Shapes:
     large_N: NDArray[np.int64]
     largest_N: NDArray[np.int64]
     touching_N: NDArray[np.int64]
+    slivers_N: NDArray[np.int64]
 
 
 def shapes_of(sample: Sample) -> Shapes:
@@ -76,12 +78,12 @@ def shapes_of(sample: Sample) -> Shapes:
     tables = [_of_map(label_map) for label_map in sample.label_maps]
     table = np.concatenate(tables)
     keep = ~sample.crowd_N[table[:, 0] - 1]
-    ids, areas, x0, y0, x1, y1, pieces, large, largest, touching = table[keep].T
-    return Shapes(ids, areas, np.stack([x0, y0, x1, y1], axis=1), pieces, large, largest, touching)
+    ids, areas, x0, y0, x1, y1, *rest = table[keep].T
+    return Shapes(ids, areas, np.stack([x0, y0, x1, y1], axis=1), *rest)
 
 
 def _of_map(label_map: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """Int64 [N, 10]: the columns of `Shapes` for the instances of one map."""
+    """Int64 [N, 11]: the columns of `Shapes` for the instances of one map."""
     pieces_HW, owner_K = components(label_map)
     sizes_K = np.bincount(pieces_HW.ravel(), minlength=len(owner_K) + 1)[1:]
     count = int(label_map.max()) + 1
@@ -90,7 +92,9 @@ def _of_map(label_map: NDArray[np.uint16]) -> NDArray[np.int64]:
     np.maximum.at(largest, owner_K, sizes_K)
     pieces = np.bincount(owner_K, minlength=count)
     large = np.bincount(owner_K, sizes_K >= SPECK * largest[owner_K], minlength=count).astype(np.int64)
-    touching = np.bincount(label_map.ravel(), _touches_another(label_map).ravel(), minlength=count).astype(np.int64)
+    touching_K = np.bincount(pieces_HW.ravel(), _touches_another(label_map).ravel(), len(owner_K) + 1)[1:]
+    touching = np.bincount(owner_K, touching_K, minlength=count).astype(np.int64)
+    slivers = np.bincount(owner_K, touching_K >= SLIVER * sizes_K, minlength=count).astype(np.int64)
     rows = []
     for number, window in enumerate(ndimage.find_objects(label_map), start=1):
         if window is not None:
@@ -98,7 +102,7 @@ def _of_map(label_map: NDArray[np.uint16]) -> NDArray[np.int64]:
             rows.append((number, x.start, y.start, x.stop, y.stop))
     boxes = np.array(rows, np.int64).reshape(-1, 5)
     ids = boxes[:, 0]
-    columns = [areas[ids], *boxes[:, 1:].T, pieces[ids], large[ids], largest[ids], touching[ids]]
+    columns = [areas[ids], *boxes[:, 1:].T, pieces[ids], large[ids], largest[ids], touching[ids], slivers[ids]]
     return np.stack([ids, *columns], axis=1)
 
 
@@ -186,11 +190,16 @@ def _split_components(sample: Sample, name: str) -> Sample:
     )
 
 
-def suspicions(dataset: Dataset, config: DataConfig, where: str) -> tuple[list[Problem], list[str]]:
-    """What looks wrong in a data set: problems, a sentence a cause, and notes of signs that are too few for one."""
+def suspicions(
+    dataset: Dataset, config: DataConfig, where: str, misplaced: bool = False
+) -> tuple[list[Problem], list[str]]:
+    """What looks wrong in a data set: problems, a sentence a cause, and notes of signs that are too few for one.
+
+    misplaced   whether masks are known not to be where they belong; then that they are scattered is no news
+    """
     shapes = [shapes_of(sample) for sample in dataset.samples]
     smooth = _interpolated(dataset, shapes)
-    scattered = [] if smooth else list(_scattered(dataset, shapes))
+    scattered = [] if smooth or misplaced else list(_scattered(dataset, shapes))
     twins, note = _twins(dataset, shapes)
     background, background_note = ([], []) if scattered else _background(dataset, shapes)
     found = [*smooth, *scattered, *twins, *background, *_crowds(dataset), *_copies(dataset, config)]
@@ -200,10 +209,14 @@ def suspicions(dataset: Dataset, config: DataConfig, where: str) -> tuple[list[P
 def _interpolated(dataset: Dataset, shapes: Sequence[Shapes]) -> list[str]:
     """Ids between those of two neighbours, as smoothing and compression with loss invent them."""
     least, fraction = SLIVERS
-    slivers = [int(np.count_nonzero((one.touching_N >= SLIVER * one.areas_N) | _has_crumbs(one))) for one in shapes]
+    slivers = [
+        int(np.count_nonzero((one.touching_N >= SLIVER * one.areas_N) | (one.slivers_N > 1) | _has_crumbs(one)))
+        for one in shapes
+    ]
+    # Where few ids are taken, few are invented, and each of them lies around many cells.
     images = [
         index for index, (one, count) in enumerate(zip(shapes, slivers, strict=True))
-        if count >= least and count >= fraction * len(one.ids_N)
+        if max(count, one.slivers_N.sum()) >= least and count >= fraction * len(one.ids_N)
     ]  # fmt: skip
     if not images:
         return []

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from core.config import TrialConfig
+from core.config import SETTINGS, TrialConfig
 from core.data.dataset import Dataset
 from core.data.split import Split, split
 from core.device import memory_format, resolve, use_fast_kernels
@@ -351,7 +351,8 @@ class Trial:
     def _compare_identity(self, path: Path, state: dict[str, Any]) -> None:
         if state.get("format") != FORMAT:
             raise CheckpointError(f"{path} has format {state.get('format')}, and this version reads format {FORMAT}")
-        before, now = state["settings"], self._identity["settings"]
+        # A setting that an earlier version did not know yet had the effect of its default.
+        before, now = {**SETTINGS, **state["settings"]}, self._identity["settings"]
         for name in [*now, *(name for name in before if name not in now)]:
             if before.get(name) != now.get(name):
                 raise CheckpointError(
@@ -364,8 +365,8 @@ class Trial:
                 f"and are {_describe(self._identity['weights'])}; bring the old ones back, or begin in another folder"
             )
         if state["validate"] != self._identity["validate"]:
-            before = "a part of the images" if state["validate"] else "all images"
-            raise CheckpointError(f"{path} was trained on {before}; do so again, or begin in another folder")
+            images = "a part of the images" if state["validate"] else "all images"
+            raise CheckpointError(f"{path} was trained on {images}; do so again, or begin in another folder")
         if state["data"] != self._identity["data"]:
             raise CheckpointError(
                 f"{path} belongs to another data set: its fingerprint was {state['data'][:12]} and is "

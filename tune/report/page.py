@@ -213,7 +213,7 @@ def _dataset(given: str | None, described: Mapping[str, Any]) -> tuple[Dataset |
     """The data set, and why there is none where it is not at its old place; one that was named must be there."""
     try:
         request = from_document(described, "study.json")
-        return datasets.load(given or request.data, request.reading), ""
+        return datasets.load(given or request.data, request.reading_again), ""
     except BadRequest as error:
         if given is not None:
             raise

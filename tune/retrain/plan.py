@@ -144,7 +144,7 @@ def make_plan(
     winner = config.model_copy(update={"predict": own})
     candidates = replace(request, after_training=tried).prediction_candidates(winner)
 
-    dataset = datasets.load(data or request.data, request.reading)
+    dataset = datasets.load(data or request.data, request.reading_again)
     known = reading.facts.get("data", dataset.fingerprint)
     if dataset.fingerprint != known:
         raise StudyError(

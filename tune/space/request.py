@@ -171,6 +171,14 @@ class StudyRequest:
         return DataConfig.model_validate({name: self.space.value(f"data.{name}", {}) for name in names})
 
     @property
+    def reading_again(self) -> DataConfig:
+        """How the data set of a study that has begun is read: its fingerprint is compared, and nothing is suspected.
+
+        Else a version that suspects more would keep studies from going on, whose settings nobody can change any more.
+        """
+        return self.reading.model_copy(update={"allow_suspicious": True})
+
+    @property
     def max_epochs(self) -> int:
         """Number of epochs of the longest possible trial."""
         space = self.space

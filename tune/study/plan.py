@@ -119,8 +119,9 @@ def check(request: StudyRequest, options: Options) -> tuple[Plan | None, Sequenc
     resources: TrialResources | None = None
     weights: dict[str, WeightsFile] = {}
     grown: list[str] = []
+    folder = StudyFolder(options.results / request.study)
     try:
-        data = datasets.load(request.data, request.reading)
+        data = datasets.load(request.data, request.reading_again if folder.description.exists() else request.reading)
         for config in _data_configs(request.space):
             split(data, config.data)
         fresh_repeats(request, data)
@@ -140,7 +141,6 @@ def check(request: StudyRequest, options: Options) -> tuple[Plan | None, Sequenc
     except BadRequest as error:
         problems.append(error)
     try:
-        folder = StudyFolder(options.results / request.study)
         options = recall(options, folder)
         before = remembered_facts(storage_of(options, folder), request.study)
         if before is None and folder.description.exists():

@@ -557,7 +557,7 @@ def test_an_image_most_of_whose_annotations_are_bad_is_skipped_whole_and_no_true
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools on NumPy 2
-def test_masks_written_row_by_row_are_suspected(tmp_path: Path) -> None:
+def test_masks_written_row_by_row_are_suspected_and_not_called_semantic(tmp_path: Path) -> None:
     def row_by_row(content: dict[str, Any]) -> None:
         for annotation in content["annotations"]:
             mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(annotation["segmentation"], 96, 128)))
@@ -565,7 +565,21 @@ def test_masks_written_row_by_row_are_suspected(tmp_path: Path) -> None:
             annotation["segmentation"] = {"size": [96, 128], "counts": encoded["counts"]}
 
     many_cells(tmp_path, row_by_row)
-    assert any("written row by row" in message for message in messages(tmp_path))
+    (message,) = messages(tmp_path)
+    assert "written row by row" in message
+    noted = inspect(str(tmp_path), DataConfig(allow_suspicious=True))
+    assert noted.problems == ()
+    assert noted.dataset is not None
+    assert any("semantic masks" in note for note in noted.dataset.notes)
+
+
+@pytest.mark.parametrize(("sign", "told"), [("", "far more"), ("-", "far less")])
+def test_runs_of_more_digits_than_python_writes_are_refused_in_a_sentence(tmp_path: Path, sign: str, told: str) -> None:
+    path = write(tmp_path, "")
+    runs = ",".join([f"{sign}{'9' * 4300}"] * 20)
+    content = json.dumps(document({"size": [HEIGHT, WIDTH], "counts": []}))
+    path.write_text(content.replace('"counts": []', f'"counts": [{runs}]'))
+    assert any(f"add up to {told}" in message for message in messages(tmp_path))
 
 
 def test_a_few_boxes_elsewhere_and_boxes_of_two_corners_are_notes(tmp_path: Path) -> None:

@@ -438,6 +438,12 @@ def test_16_bits_cmyk_and_animations_are_refused_from_the_header(tmp_path: Path)
     refused(tmp_path / "a.png", "this one is an animation of 2; save the frame that was annotated")
 
 
+def test_a_palette_some_of_whose_colours_are_transparent_is_looked_up_without_a_warning(tmp_path: Path) -> None:
+    picture = Image.fromarray(RGB).quantize(64)
+    picture.save(tmp_path / "a.png", transparency=bytes(range(0, 256, 4)))
+    reads(tmp_path / "a.png", np.asarray(picture.convert("RGB")))
+
+
 def test_a_large_colour_profile_is_refused_as_what_it_is(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png", icc_profile=bytes(50_000_000))
     refused(tmp_path / "a.png", "texts or a colour profile in the file unpack to megabytes; save the picture without")

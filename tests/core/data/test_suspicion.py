@@ -18,7 +18,7 @@ from scipy import ndimage
 from core.config import DataConfig
 from core.data import inspect, load
 from core.data.dataset import Category, Dataset, assemble
-from core.data.suspicion import components, shapes_of, split_components, suspicions
+from core.data.suspicion import SLIVER, components, shapes_of, split_components, suspicions
 from core.data.synthetic import make
 from core.errors import DataError
 from core.sample import Sample
@@ -123,6 +123,8 @@ def test_shapes_are_measured_as_scipy_measures_them(label_map: Labels) -> None:
         assert found.pieces_N[row] == count
         assert found.largest_N[row] == np.bincount(labelled.ravel())[1:].max()
         assert found.touching_N[row] == np.count_nonzero(mask & beside)
+        pieces = [labelled == number for number in range(1, count + 1)]
+        assert found.slivers_N[row] == sum(np.count_nonzero(one & beside) >= SLIVER * one.sum() for one in pieces)
 
 
 def test_cells_that_are_well_annotated_raise_no_suspicion() -> None:
@@ -231,6 +233,39 @@ def test_ids_that_were_interpolated_where_every_id_is_taken_are_suspected() -> N
         return sample_of(f"a{seed}", np.unique(values, return_inverse=True)[1].reshape(240, 240).astype(np.uint16))
 
     assert "or have crumbs there, as ids do that are resized with smoothing" in suspected(five(smoothed))[0]
+
+
+def test_few_ids_that_were_interpolated_are_not_called_semantic() -> None:
+    def smoothed(seed: int) -> Sample:
+        small = Image.fromarray(cells(seed, count=6).astype(np.uint8)).resize((48, 48), Image.Resampling.BILINEAR)
+        return sample_of(
+            f"a{seed}", np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BILINEAR)).astype(np.uint16)
+        )
+
+    (message,) = suspected(five(smoothed))
+    assert "as ids do that are resized with smoothing" in message
+    assert "split_components" not in message
+
+
+@pytest.mark.parametrize("kind", ["grey", "one bit", "palette"])
+def test_binary_masks_of_any_kind_of_png_are_called_semantic(tmp_path: Path, kind: str) -> None:
+    def save(place: Path, labels: Labels) -> None:
+        picture = Image.fromarray((labels > 0).astype(np.uint8) * 255)
+        picture.convert({"grey": "L", "one bit": "1", "palette": "P"}[kind]).save(place / "class1.png")
+
+    (problem,) = inspect(write_hw3(tmp_path, save)).problems
+    assert "(semantic masks)" in problem.message
+
+
+@pytest.mark.parametrize(("inverted", "told"), [(False, "(semantic masks)"), (True, "reaches all its borders")])
+def test_a_mask_of_one_bit_whose_white_is_0_is_read_as_stored_and_suspected_either_way(
+    tmp_path: Path, inverted: bool, told: str
+) -> None:
+    def save(place: Path, labels: Labels) -> None:
+        tifffile.imwrite(place / "class1.tif", (labels > 0) != inverted, photometric="miniswhite")
+
+    (problem,) = inspect(write_hw3(tmp_path, save)).problems
+    assert told in problem.message
 
 
 def test_ids_resized_by_nearest_neighbour_are_not(tmp_path: Path) -> None:

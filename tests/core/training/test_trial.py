@@ -375,6 +375,27 @@ def test_a_checkpoint_that_is_not_this_trials_is_refused_and_changes_nothing(
     assert_same_state(state_of(trial), fresh)
 
 
+def test_a_trial_that_an_earlier_version_began_goes_on_though_settings_were_added_since(
+    uninterrupted: Uninterrupted, tmp_path: Path
+) -> None:
+    """Epochs that it reported may lack fields as well."""
+    added = ("data.skip_bad", "data.allow_suspicious", "data.split_components")
+    folder = copy(uninterrupted[2] / "1", tmp_path / "old")
+    for path in (folder / "last.safetensors", next(folder.glob("best-*.safetensors"))):
+        tensors, state = checkpoint.load(path)
+        for report in (state.get("report"), *state.get("reports", [])):
+            if report is not None:
+                del report["capped_images"]
+        state["settings"] = {name: value for name, value in state["settings"].items() if name not in added}
+        checkpoint.save(path, tensors, state)
+    trial = trial_of(EVERYTHING)
+    assert trial.load(folder)
+    assert trial.epoch == 1
+    other = trial_of(EVERYTHING | {"data.allow_suspicious": True})
+    with pytest.raises(CheckpointError, match=r"data\.allow_suspicious was False and is True"):
+        other.load(folder)
+
+
 def test_a_torn_checkpoint_is_refused_and_changes_nothing(uninterrupted: Uninterrupted, tmp_path: Path) -> None:
     trial = trial_of(EVERYTHING)
     fresh = state_of(trial)

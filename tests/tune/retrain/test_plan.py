@@ -1,5 +1,6 @@
 """Laws of choosing what is retrained: which trial, why, with what, and what is refused before anything starts."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,10 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with a study of two trials in its ledger; its data set and space file beside it."""
     folder = tmp_path_factory.mktemp("searched")
     synthetic.write_hw3(synthetic.make(images=5, side=64), folder / "cells")
+    return search(folder)
+
+
+def search(folder: Path) -> Path:
     (folder / "space.yaml").write_text(SPACE.format(data=folder / "cells"))
     plan = plan_search(load_space(folder / "space.yaml"), Options(folder / "results"))
     plan.folder.path.mkdir(parents=True)
@@ -208,6 +213,22 @@ def test_another_data_set_is_refused_with_both_fingerprints(searched: Path, tmp_
 def test_the_data_set_may_have_moved(searched: Path, tmp_path: Path) -> None:
     synthetic.write_hw3(synthetic.make(images=5, side=64), tmp_path / "elsewhere")
     assert plan_of(searched, data=str(tmp_path / "elsewhere")).data.name == "elsewhere"
+
+
+def test_a_study_goes_on_with_data_that_only_a_later_version_suspects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synthetic.write_hw3(synthetic.make(images=5, side=64), tmp_path / "cells")
+    for mask in (tmp_path / "cells").rglob("class2.tif"):
+        shutil.copy(mask, mask.with_name("class5.tif"))
+    with monkeypatch.context() as earlier:
+        earlier.setattr("core.data.suspicions", lambda *_: ([], []))
+        results = search(tmp_path)
+    request = load_space(tmp_path / "space.yaml")
+    assert any("are there twice" in note for note in plan_search(request, Options(results)).data.notes)
+    assert any("are there twice" in note for note in make_plan(Options(results)).data.notes)
+    with pytest.raises(DataError, match="are there twice"):
+        plan_search(replace(request, study="another"), Options(results))
 
 
 def test_the_study_searched_last_is_the_one(searched: Path, tmp_path: Path) -> None:
