@@ -1,8 +1,8 @@
-"""Many trials: what to try, where it runs, what came of it.
+"""Many trials: their settings are chosen, they run, and their results are compared and shown.
 
-Nothing phones home, draws over our own progress bar, or prints a server's address with its password. A model's
-requirements are its own, not those of a project that the command was started in. These switches are read when the
-libraries are imported, so they are set before any of them is.
+The switches below keep libraries from phoning home, from drawing over our progress bar, from printing a server's
+address with its password, and from taking the requirements of a model from the project in whose folder the command was
+started. Libraries read them when they are imported, so they are set before any of them is.
 """
 
 import os

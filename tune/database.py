@@ -1,9 +1,9 @@
-"""Databases: sqlite files that are there whole or not at all, and what a database means when it refuses.
+"""Databases: sqlite files that are made whole or not at all, and the meaning of a database's refusals.
 
-The ledger and MLflow's view both live in databases that other libraries make in many steps. A process that is killed in
-the middle leaves half of the tables, which MLflow never opens again; so a sqlite file is made under another name.
-What a refusal means is told by SQLAlchemy's exception classes, sqlite's result codes and SQLSTATE, whatever library
-raised it: whether the same may succeed in a while, and what a user can do about it.
+The ledger and MLflow's view are in databases that other libraries make in many steps. A process that is killed in the
+middle leaves half of the tables, and MLflow never opens such a file again; so a sqlite file is made under another name.
+The meaning of a refusal is whether the same operation may succeed later, and what the user can do. It is read from
+SQLAlchemy's exception classes, sqlite's result codes and SQLSTATE, whichever library raised the error.
 """
 
 import contextlib
@@ -27,25 +27,25 @@ from core.files import sync_folder, way_out
 from tune.redaction import without_password
 
 RETRY_SECONDS = 120.0
-"""How long what a database refuses for a reason that may pass is tried again."""
+"""Seconds for which an operation is tried again that a database refuses for a reason that may pass."""
 
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
-"""The pause after the first refusal; each is twice as long as the one before, up to the longest."""
+"""Seconds of pause after the first refusal, and at most; each pause is twice as long as the one before."""
 
 QUIET_SECONDS = 10.0
-"""A database whose tables are being made changes more often than this."""
+"""Seconds without a change after which nobody is taken to be making a database's tables."""
 
 _MAKING_SECONDS = 300.0
-"""How long another process is waited for that makes the same database."""
+"""Seconds of waiting for another process that makes the same database."""
 
 _BESIDE = ("-journal", "-wal", "-shm")
-"""What sqlite keeps beside a database: it belongs to that file, and would damage another of the same name."""
+"""Suffixes of the files that sqlite keeps beside a database; they would damage another database of the same name."""
 
 _T = TypeVar("_T")
 
 
 def file_of(url: str) -> Path | None:
-    """The file of a sqlite URL; None for a database in memory, of another kind, and for what is no URL."""
+    """The file of a sqlite URL; None for a database in memory or of another kind, and for a text that is no URL."""
     try:
         parsed = sqlalchemy.engine.make_url(url)
     except sqlalchemy.exc.ArgumentError:
@@ -55,19 +55,19 @@ def file_of(url: str) -> Path | None:
 
 
 def place_of(url: str) -> str:
-    """What a message calls a database: its file, or its URL without secrets."""
+    """The name of a database in messages: its file, or its URL without secrets."""
     file = file_of(url)
     return str(file) if file else without_password(url)
 
 
 def make_whole(path: Path, make: Callable[[str], None], half_made: Callable[[Path], bool] = lambda _: False) -> None:
-    """Have a sqlite database made under another name in the same folder, and put it in its place when it is whole.
+    """Make a sqlite database under another name in the same folder, and give it its name when it is whole.
 
     make        makes the database at a URL, and leaves no connection open
-    half_made   whether a database that is there was never finished; it is kept under another name (see `set_aside`)
+    half_made   tells whether an existing database was never finished; it is kept under another name (see `set_aside`)
 
-    A database that is there and whole stays. Of several processes one makes it and the others wait. What a maker left
-    that was killed is removed. Raises OSError, and what `make` raises.
+    A database that exists and is whole stays as it is. Of several processes one makes it and the others wait. Files
+    that a killed process left are removed. Raises OSError, and whatever `make` raises.
     """
 
     def is_there() -> bool:
@@ -78,7 +78,7 @@ def make_whole(path: Path, make: Callable[[str], None], half_made: Callable[[Pat
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
     with filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=_MAKING_SECONDS):
-        for part in _parts(path):  # nobody makes it now, so whoever began these is dead
+        for part in _parts(path):  # this process has the lock, so the processes that began these are dead
             shutil.rmtree(part, ignore_errors=True)
         if not is_there():
             _wait_until_quiet(path)  # another program, or an earlier version, may be making it in its place
@@ -100,7 +100,7 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _put(made: Path, path: Path) -> None:
-    """Give a database that nobody has open its name, unless another program has made one there meanwhile."""
+    """Give a database that no process has open its name, unless another program has made one there meanwhile."""
     if any(made.with_name(made.name + end).exists() for end in _BESIDE):
         raise sqlite3.OperationalError(f"{made} is still in use")
     with made.open("rb") as stream:
@@ -115,7 +115,7 @@ def _put(made: Path, path: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Keep a database, and what sqlite left beside it, under the first free name such as `mlflow.db.half-made`."""
+    """Rename a database, and sqlite's files beside it, to the first free name such as `mlflow.db.half-made`."""
     number, aside = 1, path.with_name(f"{path.name}.half-made")
     while any(aside.with_name(aside.name + end).exists() for end in ("", *_BESIDE)):
         number += 1
@@ -127,7 +127,7 @@ def set_aside(path: Path) -> Path:
 
 
 def _wait_until_quiet(path: Path) -> None:
-    """Wait until no process has written a database for some seconds, or it is gone."""
+    """Wait until no process has written a database for QUIET_SECONDS, or until it is gone."""
     with contextlib.suppress(FileNotFoundError):
         while 0 <= (age := time.time() - path.stat().st_mtime) < QUIET_SECONDS:
             time.sleep(min(1.0, QUIET_SECONDS - age))
@@ -135,12 +135,12 @@ def _wait_until_quiet(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What a database means by an error.
+    """The meaning of a database's error.
 
-    reason      its own words, one line without secrets
+    reason      the database's own words, one line without secrets
     way_out     what the user can do, as an order that names the database
-    transient   whether the same may succeed in a while
-    whole       whether what the database holds can be trusted
+    transient   whether the same operation may succeed later
+    whole       whether the content of the database can be trusted
     """
 
     reason: str
@@ -153,10 +153,10 @@ class Refusal:
 class _Kind:
     """A kind of refusal, and how it is recognised.
 
-    way_out   `{place}` stands for the database
+    way_out   as in `Refusal`; `{place}` stands for the database
     codes     sqlite's primary result codes
-    states    SQLSTATEs, or how they begin
-    words     a regular expression, for what drivers tell in words alone; in any case
+    states    SQLSTATEs, or their first characters
+    words     a regular expression, case ignored, for drivers that give a message alone
     """
 
     way_out: str
@@ -230,7 +230,7 @@ _LOST = (sqlalchemy.exc.InterfaceError, sqlalchemy.exc.DisconnectionError, sqlal
 
 
 class RefusedForNowError(Exception):
-    """A refusal that may pass, taken out of the hands of a library that would answer it in its own way."""
+    """A refusal that may pass, in the place of an error that a library would handle in its own way."""
 
     def __init__(self, cause: sqlalchemy.exc.SQLAlchemyError) -> None:
         super().__init__(str(cause))
@@ -238,10 +238,10 @@ class RefusedForNowError(Exception):
 
 
 def hand_over(engine: sqlalchemy.engine.Engine, url: str) -> None:
-    """Have an engine raise refusals that may pass as RefusedForNowError.
+    """Let an engine raise refusals that may pass as RefusedForNowError.
 
-    Optuna makes a trial again, up to five times, whatever came of the first: there would be two where only the answer
-    was lost.
+    Otherwise Optuna would make a trial again, up to five times, whether or not the first was stored: there would be two
+    trials where only the database's answer was lost.
     """
 
     def replace(context: sqlalchemy.engine.ExceptionContext) -> BaseException | None:
@@ -252,7 +252,7 @@ def hand_over(engine: sqlalchemy.engine.Engine, url: str) -> None:
 
 
 def cause_of(error: BaseException) -> sqlalchemy.exc.SQLAlchemyError | None:
-    """The database's error, itself or under that of a library that wraps it; None where it is another."""
+    """The database's error: this one, or the one that a library wrapped; None if no database raised it."""
     found: BaseException | None = error
     while found is not None and not isinstance(found, sqlalchemy.exc.SQLAlchemyError):
         found = found.cause if isinstance(found, RefusedForNowError) else found.__cause__
@@ -260,14 +260,14 @@ def cause_of(error: BaseException) -> sqlalchemy.exc.SQLAlchemyError | None:
 
 
 def refusal(error: sqlalchemy.exc.SQLAlchemyError, url: str) -> Refusal:
-    """What the database at `url` means by an error."""
+    """The meaning of an error of the database at `url`."""
     said = getattr(error, "orig", None) or error
     words = str(said).strip() or type(said).__name__
     kind = _kind(error, words)
     reason, order = without_password(words.splitlines()[0][:300]), kind.way_out.format(place=place_of(url))
     file = file_of(url)
     if _code(said) == sqlite3.SQLITE_IOERR and file is not None and (refused := _refused_by_disk(file)) is not None:
-        # sqlite says so of a full disk as well, and of a file that may not grow: ask the system.
+        # sqlite reports a full disk, and a file that may not grow, by the same code: ask the system.
         return Refusal(f"{reason}: {refused.strerror}", way_out(refused) or order)
     return Refusal(reason, order, kind.transient, kind.whole)
 
@@ -284,19 +284,19 @@ def _kind(error: sqlalchemy.exc.SQLAlchemyError, words: str) -> _Kind:
         ):
             return kind
     lost = isinstance(error, _LOST) or getattr(error, "connection_invalidated", False)
-    # A driver that cannot connect raises it without a code: the server does not answer.
+    # A driver that cannot connect raises an OperationalError without a code: the server does not answer.
     unanswered = isinstance(error, sqlalchemy.exc.OperationalError) and code is None and not state
     return _AWAY if lost or unanswered else _OTHER
 
 
 def _code(said: object) -> int | None:
-    """Primary result code of sqlite; None for an error of another driver."""
+    """The primary result code of sqlite; None for an error of another driver."""
     code = getattr(said, "sqlite_errorcode", None)
     return None if code is None else int(code) & 0xFF
 
 
 def _refused_by_disk(path: Path) -> OSError | None:
-    """What the system says to one more megabyte beside a file; None where it takes that."""
+    """The system's error on writing one more megabyte beside a file; None if it can be written."""
     try:
         with tempfile.TemporaryFile(dir=path.parent) as probe:
             probe.write(bytes(2**20))
@@ -308,19 +308,19 @@ def _refused_by_disk(path: Path) -> OSError | None:
 
 
 class Patience:
-    """Tries again what the database at `url` refuses for a reason that may pass.
+    """Tries an operation again that the database at `url` refuses for a reason that may pass.
 
-    seconds   how long, RETRY_SECONDS where it is None
+    seconds   for how long; None for RETRY_SECONDS
 
-    Who has waited that long in vain does not wait again, until something succeeds: a study whose ledger stays away ends
-    after one such time, not after one for each of its last words.
+    After one wait in vain it does not wait again until an operation succeeds: a study whose ledger stays away ends
+    after one such time, not after one for each of its last writes.
     """
 
     def __init__(self, url: str, seconds: float | None = None) -> None:
         self.url, self._seconds, self._in_vain = url, seconds, False
 
     def __call__(self, operation: Callable[[], _T]) -> _T:
-        """What `operation` returns; raises the last refusal when the time is up, and any other error at once."""
+        """Return the result of `operation`; raise the last refusal when the time is up, and any other error at once."""
         seconds = RETRY_SECONDS if self._seconds is None else self._seconds
         until = time.monotonic() + (0.0 if self._in_vain else seconds)
         pause = PAUSE_SECONDS

@@ -1,6 +1,6 @@
-"""The processes that a search starts, and theirs: found by a mark in their environment, wherever they moved to.
+"""The processes that a search starts, and their children, found by a mark in their environment.
 
-Ray's agents leave their parent's group and live for up to a minute after what they served is gone.
+Process groups would not do: Ray's agents leave their parent's group, and live for up to a minute after it has ended.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.05
 
 @contextlib.contextmanager
 def marked() -> Iterator[str]:
-    """A mark that all processes have that are started inside; this process itself has it not."""
+    """Yield a mark that all processes have that are started inside the block; this process does not have it."""
     before = os.environ.get(MARK)
     os.environ[MARK] = mark = uuid.uuid4().hex
     try:
@@ -43,21 +43,21 @@ def living(mark: str) -> list[int]:
 
 
 def runs(process: int) -> bool:
-    """Whether a process has not ended: its parent may not have asked for its end yet."""
+    """Whether a process has not ended; a zombie, for whose end its parent has not asked yet, has ended."""
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
 
 
 def name_of(process: int) -> str:
-    """The name of a process's program as the kernel has it, "" where it has ended."""
+    """The kernel's name of a process's program; empty if the process has ended."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{process}/comm").read_text().strip()
     return ""
 
 
 def end(mark: str, seconds: float = 2.0) -> None:
-    """Kill the processes with this mark, and wait for their end for so long at most."""
+    """Kill the processes with this mark, and wait for their end for at most `seconds`."""
     until = time.monotonic() + seconds
     while processes := living(mark):
         for process in processes:
@@ -70,10 +70,10 @@ def end(mark: str, seconds: float = 2.0) -> None:
 
 @contextlib.contextmanager
 def deaf_to_sigterm() -> Iterator[None]:
-    """Processes started inside do not hear SIGTERM; for this process it waits until the block is left.
+    """Block SIGTERM in processes that are started inside the block; for this process it is delayed to the block's end.
 
-    Who ends a job may send it to all its processes: Ray's would end before the search that they work for, which could
-    then save nothing, and would end in Ray's own way. Ray itself does the same with Ctrl-C.
+    A scheduler that ends a job may signal all its processes: Ray's would end before the search that uses them, which
+    could then save nothing, and would end in Ray's own way. Ray itself blocks Ctrl-C in the same way.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
@@ -84,7 +84,7 @@ def deaf_to_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ended_when_asked(mark: str) -> Iterator[None]:
-    """Kill at once those of these processes that are sent a SIGTERM inside: they do not hear it, and are waited for."""
+    """Kill each process with this mark that Ray sends a SIGTERM: they block it, and Ray would wait for them."""
     done = threading.Event()
     asked_before = {process for process in living(mark) if _sigterm_waits(process)}
 
@@ -105,7 +105,7 @@ def ended_when_asked(mark: str) -> Iterator[None]:
 
 
 def _sigterm_waits(process: int) -> bool:
-    """Whether a process was sent a SIGTERM that it has not taken."""
+    """Whether a process was sent a SIGTERM that it has not handled."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{process}/status").read_text().splitlines():
             if line.startswith("ShdPnd:"):

@@ -1,22 +1,23 @@
-"""Secrets reach no file, log or tag: passwords, and tokens that stand where a user's name does."""
+"""Passwords, and tokens in the place of a user's name, are removed from whatever reaches a file, a log or a tag."""
 
 import re
 
 _USER_INFO = re.compile(r"(?:(?P<scheme>[a-z][a-z0-9+.-]*):)?//(?!/)(?P<user>[^:/@\s]*)(?P<rest>\S*)@", re.IGNORECASE)
-"""All up to the last @ of the word: a password or a token may hold an unescaped @, : or /."""
+"""User and password of a URL, up to the last @ of the word: either may hold an unescaped @, : or /."""
 
 _SECRET = "password|passwd|passphrase|pwd|token|secret|signature|credentials?|api[-_]?key|access[-_]?key|secret[-_]?key"
 _PARAMETER = re.compile(rf"((?:{_SECRET}|\bsig)=)[^&\s;]+", re.IGNORECASE)
-"""Settings of a URL or of a connection, `sslpassword` and `access_token` among them: their names end so."""
+"""A secret setting of a URL or a connection: its name ends in one of these words, as `sslpassword` does."""
 
 _DATABASES = re.compile(r"(postgresql|postgres|mysql|mariadb|mssql|oracle|cockroachdb)(\+\w+)?", re.IGNORECASE)
-"""Schemes of URLs whose user is a name for everybody's eyes. Elsewhere it may be a token: `https://TOKEN@host`."""
+"""Schemes of URLs in which the user is a name that may be shown. Elsewhere it may be a token: `https://TOKEN@host`."""
 
 
 def without_password(text: str) -> str:
     """`text`, a URL or a message that may hold one, with *** in place of secrets.
 
-    A database's user stays, and its password goes. Of any other URL user and password go, since either can be a token.
+    In a database's URL the password is hidden and the user stays. In any other URL both are hidden, since either can be
+    a token.
     """
     return re.sub(r"\S+", lambda word: _without_secrets(word[0]), text)
 

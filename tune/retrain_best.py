@@ -135,7 +135,7 @@ def _shown_lines(plan: Plan, shown: str | Trouble) -> list[str]:
 
 
 def _python() -> str:
-    """The program that runs here, as a person in this folder would type it."""
+    """The Python program that runs here, as a person in this folder would type it."""
     program = Path(sys.executable)
     return shlex.quote(os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program))
 
@@ -154,7 +154,7 @@ def _scatter(metrics: dict[str, Any]) -> list[str]:
         return []
     return [
         f"Settings, seed and split are the trial's, and its AP50 was {metrics['search']['ap50']:.4f} against "
-        f"{again:.4f} now: another device, number of threads or version rounds otherwise, and so far do scores scatter"
+        f"{again:.4f} now: another device, number of threads or version rounds otherwise, and scores scatter that much"
     ]
 
 
@@ -169,7 +169,7 @@ def _prediction(plan: Plan, metrics: dict[str, Any]) -> list[str]:
     before, best = tried[0]["ap50"], max(one["ap50"] for one in tried)
     if not changes:
         others = len(tried) - 1
-        return [f"Prediction: its settings stay; none of {others} others had an AP50 above their {before:.4f}"]
+        return [f"Prediction: its settings stay; none of {others} others had an AP50 above {before:.4f}"]
     return [
         f"Prediction: {changes}, the best of {len(tried)} that were tried (AP50 {before:.4f} before, {best:.4f} now)"
     ]

@@ -29,7 +29,7 @@ from tune.study.plan import Options, Plan, absolute, check, data_advice, make_pl
 from tune.study.rebuild import rebuild_tracking
 
 PREVIEW = 3
-"""Configurations that a dry run shows."""
+"""Number of configurations that a dry run shows."""
 
 
 @terminable()
@@ -173,7 +173,7 @@ def _dry_run(request: StudyRequest, options: Options, console: Console) -> int:
 
 
 def _report(plan: Plan) -> tuple[Written | None, str]:
-    """The report of the study as it stands; None, and why, where it could not be written: the study is whole."""
+    """Write the report of the study as it stands; None, and the reason, if it cannot be written: the study is whole."""
     try:
         return report.make(plan.options, plan.folder, plan.data), ""
     except CellTuneError as error:
@@ -183,7 +183,7 @@ def _report(plan: Plan) -> tuple[Written | None, str]:
 
 
 def _conclude(plan: Plan, finished: bool, console: Console, written: Written | None, trouble: str) -> int:
-    """Say what came of the study; 1 if all that ended failed."""
+    """Print the results of the study; returns the exit status, 1 if every trial that ended failed."""
     ledger = Ledger(plan.storage, plan.request)
     states = [record.state for record in ledger.records]
     counts = ", ".join(
@@ -235,7 +235,7 @@ def _params(record: TrialRecord) -> str:
 
 
 def _confirmation_lines(plan: Plan, ledger: Ledger, choice: Choice | None) -> list[str]:
-    """What the best of the search is worth on fresh seeds and splits, as far as that is known."""
+    """Lines on the scores of the search's best on fresh seeds and splits, as far as these are known."""
     best = ledger.best
     if best is None:
         return []

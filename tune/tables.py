@@ -1,6 +1,6 @@
 """Tables: `trials.csv`, and those of the report, each from the same cells as CSV, Markdown, LaTeX or text for the page.
 
-How a value is written is said here alone (`text`), so a number looks alike wherever it stands.
+Values are formatted in this module alone (`text`), so a number looks the same everywhere.
 """
 
 import csv
@@ -23,7 +23,7 @@ COLUMNS = (
 
 
 def trials_csv(records: Iterable[TrialRecord], searched: Sequence[str]) -> str:
-    """The text of `trials.csv`. A setting that a trial did not search has its value all the same."""
+    """The text of `trials.csv`. A setting has its value also in trials that did not search it."""
     return _csv(
         [*COLUMNS, *searched],
         ([*_row(record), *(record.settings.get(name, "") for name in searched)] for record in records),
@@ -50,7 +50,7 @@ def _row(record: TrialRecord) -> list[Value]:
 
 
 class Kind(StrEnum):
-    """What a column holds, which says how it is written."""
+    """The kind of a column's values, which decides how they are written."""
 
     TEXT = "text"
     COUNT = "count"
@@ -67,12 +67,12 @@ class Kind(StrEnum):
 Cell = str | int | float | Interval | None
 """The full value of a cell; None where there is none.
 
-text: str. count: int. interval, difference: Interval, whose ends are nan where they are not known. The others: float; a
-change is a difference without an interval, a percent a fraction of 1.
+By kind: text is a str, count an int; interval and difference are an Interval, whose ends are nan where they are not
+known. The others are floats: a change is a difference without an interval, a percent is a fraction of 1.
 """
 
 NOTHING = "\N{EN DASH}"
-"""How a reader sees a cell without a value."""
+"""The text of a cell without a value."""
 
 
 def text(cell: Cell, kind: Kind) -> str:
@@ -113,7 +113,7 @@ def _minus(number: str) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its name in the CSV file, its heading, and what it holds.
+    """A column: its name in the CSV file, its heading, and the kind of its values.
 
     An interval takes three columns of the CSV file: NAME, NAME_low and NAME_high.
     """
@@ -135,7 +135,7 @@ class Column:
         return (self.name,)
 
     def values(self, cell: Cell) -> tuple[Value, ...]:
-        """What a cell puts into them: full precision, empty where there is no value."""
+        """The values of a cell in these columns, in full precision; empty where there is none."""
         assert cell is None or isinstance(cell, Interval) == (len(self.names) == 3), self.name
         parts = (cell.estimate, cell.low, cell.high) if isinstance(cell, Interval) else (cell,) * len(self.names)
         return tuple("" if part is None or (isinstance(part, float) and math.isnan(part)) else part for part in parts)
@@ -145,9 +145,9 @@ class Column:
 class Table:
     """A table of the report, written as a page, CSV, Markdown or LaTeX from the same cells.
 
-    name      of its files
-    caption   what it shows and how to read it, plain sentences
-    rows      each with a cell for every column
+    name      name of its files
+    caption   what the table shows and how to read it, in plain sentences
+    rows      the rows, each with a cell for every column
     """
 
     name: str
@@ -209,7 +209,7 @@ class Table:
 
 
 def _in_markdown(plain: str) -> str:
-    """Plain text that Markdown shows as it is, in one line."""
+    """Plain text, escaped so that Markdown shows it unchanged, in one line."""
     return re.sub(r"([\\`*_\[\]<>|~&$])", r"\\\1", " ".join(plain.split()))
 
 
@@ -221,7 +221,7 @@ _LATEX = {
 
 
 def _in_latex(plain: str) -> str:
-    """Plain text that LaTeX sets as it is, in one line."""
+    """Plain text, escaped so that LaTeX sets it unchanged, in one line."""
     return "".join(_LATEX.get(character, character) for character in " ".join(plain.split()))
 
 
@@ -239,9 +239,9 @@ _BEGINS_A_FORMULA = re.compile(r"(^(?=[\t\r\n\0])|(?:^|[;\t\r\n])(?=[\s\0]*[=+@\
 def _inert(value: Value) -> Value:
     """A text that a spreadsheet would run as a formula, with an apostrophe before the formula; all else as it is.
 
-    Who names a variant `=HYPERLINK(...)`, or has an error say so, must not run anything on the machine of whoever opens
-    the table. This is OWASP's advice on CSV injection; a text is cut at semicolons by a spreadsheet that takes them for
-    separators, as in German. Numbers are no formulas, whatever their sign.
+    A variant named `=HYPERLINK(...)`, or an error with such a text, must not run anything on the machine where the
+    table is opened. This follows OWASP's advice on CSV injection. A spreadsheet may take semicolons for separators, as
+    German ones do, so the part after a semicolon counts as a text too. Numbers are no formulas, whatever their sign.
     """
     if not isinstance(value, str) or _is_number(value):
         return value

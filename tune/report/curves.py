@@ -1,4 +1,4 @@
-"""What happened while trials trained: AP50 and loss after each epoch, the best by name, the others as a backdrop."""
+"""The learning curves: AP50 and loss after each epoch, of the best trials by name, of the others as a backdrop."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,9 +15,9 @@ from tune.report.svg import DASHES, MARKERS, SERIES, Figure, colour, figure, pla
 from tune.tables import Kind, text
 
 HIGHLIGHTED = 5
-"""Curves with a name and a colour, beside that of the baseline; the others are a backdrop."""
+"""Number of curves with a name and a colour, beside the baseline's; the others are a backdrop."""
 BACKDROP = 150
-"""Curves of the backdrop: more are one grey mass."""
+"""Largest number of curves in the backdrop: more are one grey mass."""
 
 
 def ap50_curves(findings: Findings) -> Figure | None:
@@ -75,7 +75,10 @@ def loss_curves(findings: Findings) -> Figure | None:
 
 @dataclass(frozen=True)
 class _Series:
-    """The curves of a row, one a repeat, in its look; without a row, a curve of the backdrop."""
+    """The curves of a row, one for each repeat; without a row, a curve of the backdrop.
+
+    look   the row's place among the highlighted ones, which chooses colour, marker and dashes
+    """
 
     row: Row | None
     look: int
@@ -83,12 +86,12 @@ class _Series:
 
     @property
     def mean(self) -> list[float]:
-        """Over the repeats, as long as all of them last."""
+        """The mean curve over the repeats, up to the last epoch that all of them have."""
         return [math.fsum(values) / len(values) for values in zip(*self.curves, strict=False)]
 
 
 def _series(findings: Findings, values: Callable[[TrialRecord], Sequence[float]]) -> list[_Series]:
-    """What is drawn of all trials: the backdrop first, then the highlighted rows, best first."""
+    """The curves to draw: the backdrop first, then the highlighted rows, best first."""
     records = {trial.record.id: trial.record for trial in findings.trials}
     best = sorted(findings.rows, key=lambda row: -row.ap50)[:HIGHLIGHTED]
     partners = [row for row in findings.rows if any(row.name == other.compared_with for other in findings.rows)]

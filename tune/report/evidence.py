@@ -1,6 +1,6 @@
-"""All numbers of a study's report, from its folder and its ledger alone, and no words about them.
+"""All numbers of a study's report, from its folder and its ledger alone, without any sentences about them.
 
-It can be gathered while the search runs. Neither images nor weights are needed.
+They can be gathered while the search runs. Neither images nor weights are needed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,14 +26,14 @@ from tune.study.learned import nothing_learned
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a study has to show.
+    """All numbers of a study that its report shows.
 
-    description     its study.json
-    facts           what its trials have in common (see `Ledger.remember`)
-    confirmation    None where nothing is confirmed, or not yet
-    choice          the confirmed winner; None before all is confirmed
-    trouble         what could not be read, a sentence each
-    The others as in `tune.report.findings.Findings`.
+    description     content of study.json
+    facts           the facts that its trials have in common (see `Ledger.remember`)
+    confirmation    the confirmation as it stands; None if there is none
+    choice          the confirmed winner; None before the confirmation has ended
+    trouble         files that could not be read, a sentence each
+    The other fields are those of `tune.report.findings.Findings`.
     """
 
     request: StudyRequest
@@ -58,7 +58,7 @@ class Evidence:
 
     @property
     def nothing_learned(self) -> bool:
-        """Whether no trial of the search ever reached an AP50 that means anything."""
+        """Whether trials of the search are complete, and none ever reached an AP50 of `tune.study.learned.LEARNED`."""
         return nothing_learned([trial.record for trial in self.trials])
 
     @property
@@ -78,11 +78,11 @@ class Evidence:
 
 
 def gather(folder: StudyFolder, storage: str) -> Evidence:
-    """Everything a study has to show.
+    """Gather all numbers of a study's report.
 
-    storage   SQLAlchemy URL of its ledger
+    storage   SQLAlchemy URL of the study's ledger
 
-    Raises StudyError for a study that is not there. A study without a complete trial has no rows.
+    Raises StudyError for a study that does not exist. A study without a complete trial has no rows.
     """
     description = folder.read_description()
     request = from_document(description["request"], str(folder.description))
@@ -109,7 +109,7 @@ def gather(folder: StudyFolder, storage: str) -> Evidence:
             choice = confirmation.winner(confirming)
         except CheckpointError as error:
             trouble.append(f"the winner cannot be chosen: {error}")
-    # Nothing is said of settings where none were drawn, or nothing came of them.
+    # Settings have no effects to report where none were drawn, or where nothing was learned.
     alike = bool(request.space.variants) or nothing_learned(reading.records)
     return Evidence(
         request,
@@ -130,19 +130,19 @@ def gather(folder: StudyFolder, storage: str) -> Evidence:
 
 
 def _units(description: Mapping[str, Any]) -> int:
-    """Groups of images, or images where study.json was written before groups were counted."""
+    """Number of groups of images, or of images if study.json is older than the count of groups."""
     data = description["data"]
     return int(data.get("groups", data["images"]))
 
 
 def _with_effect(trials: Sequence[Trial]) -> list[str]:
-    """The searched settings that have an effect in at least one of some trials."""
+    """The searched settings that have an effect in at least one of these trials."""
     names = [name for trial in trials for name in trial.record.params if unmet(name, trial.record.settings) is None]
     return list(dict.fromkeys(names))
 
 
 def _importances(storage: str, study: str, names: Sequence[str]) -> dict[str, float]:
-    """Optuna's importances of these settings, adding up to 1: it knows no setting that has no effect."""
+    """Optuna's importances of these settings, scaled to add up to 1: Optuna also rates settings without effect."""
     shares = {name: share for name, share in ledger.importances(storage, study).items() if name in names}
     total = sum(shares.values())
     return {name: share / total for name, share in shares.items()} if total else {}

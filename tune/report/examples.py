@@ -25,9 +25,9 @@ from tune.store.folder import StudyFolder, match_table_path
 from tune.tables import Kind, text
 
 PANEL = 560
-"""Longest side of a panel in pixels: three of them fill a page."""
+"""Longest side of a panel, in pixels: three of them fill a page's width."""
 MOST_PIXELS = 2_000_000
-"""Larger images are left out where there are others: a report is to be written in seconds, on a processor."""
+"""Larger images are left out if there are smaller ones: a report should be written in seconds, on a processor."""
 MOST_THREADS = 4
 
 
@@ -35,7 +35,7 @@ MOST_THREADS = 4
 class Picture:
     """One image of the data set, its annotations and predictions side by side, as a PNG.
 
-    alt   what is to be seen, for those who cannot see it
+    alt   a description for readers who cannot see the picture
     """
 
     png: bytes
@@ -43,7 +43,7 @@ class Picture:
 
     @property
     def base64(self) -> str:
-        """The PNG for a data URI."""
+        """The PNG in base64, for a data URI."""
         return base64.b64encode(self.png).decode("ascii")
 
     @property
@@ -63,9 +63,9 @@ class Examples:
 
 
 def examples(findings: Findings, folder: StudyFolder, data: Dataset | None) -> Examples | str:
-    """The validation image on which the best trial did middling, and the one on which it did worst.
+    """The validation images on which the best trial has its median and its lowest F1.
 
-    A sentence in their place where data or weights are not there.
+    Returns a sentence in their place if data or weights are missing.
     """
     record = _best(findings)
     if record is None:
@@ -85,7 +85,7 @@ def examples(findings: Findings, folder: StudyFolder, data: Dataset | None) -> E
 
 
 def _best(findings: Findings) -> TrialRecord | None:
-    """The search trial whose settings won: the confirmed one where there is a confirmation."""
+    """The trial of the search whose settings won: the confirmed winner's trial, else the best trial of the search."""
     if findings.choice is not None:
         number = findings.candidates[findings.choice.name]
         return next(trial.record for trial in findings.trials if trial.record.id == number)
@@ -135,9 +135,9 @@ _F1 = Kind.NUMBER
 
 
 def image_f1(table: MatchTable, min_score: float) -> NDArray[np.float64]:
-    """F1 of each image [I], 2 hits / (detections + instances), of detections that score `min_score` or more.
+    """F1 of each image [I], 2 hits / (detections + instances), over detections that score `min_score` or more.
 
-    nan for an image with neither.
+    It is nan for an image with neither.
     """
     counted_D = ~table.ignored_D & (table.score_D >= min_score)
     images = len(table.image_names)
@@ -148,7 +148,10 @@ def image_f1(table: MatchTable, min_score: float) -> NDArray[np.float64]:
 
 
 def chosen(f1_I: NDArray[np.float64], pixels: list[int]) -> list[int]:
-    """The image of median F1 and that of the lowest, the first of equals; images too large or empty are left out."""
+    """The image of median F1 and that of the lowest; too large and empty images are left out.
+
+    Of images with equal F1 the first counts.
+    """
     there = [index for index in np.argsort(f1_I, kind="stable").tolist() if not np.isnan(f1_I[index])]
     small = [index for index in there if pixels[index] <= MOST_PIXELS] or there[:1]
     return list(dict.fromkeys([small[len(small) // 2], small[0]])) if small else []

@@ -1,7 +1,7 @@
 """The figures of a report, each with its caption. Every score and interval was computed in `findings`.
 
-No figure is without its uncertainty: where a number has an interval it is drawn, and where there is none to be had the
-caption says so. Nothing is told by colour alone.
+Each figure shows its uncertainty: a number's interval is drawn if it has one, else the caption says that there is none.
+Nothing is told by colour alone.
 """
 
 import math
@@ -26,13 +26,13 @@ from tune.stopping.halving import NO_HOPE, PLACES, SuccessiveHalving
 from tune.tables import Kind, text
 
 MOST_ROWS = 12
-"""Trials of a sampled study that are shown by name; variants are all shown."""
+"""Largest number of trials of a sampled study that are shown by name; variants are all shown."""
 MOST_SETTINGS = 12
 
 
 def figures(findings: Findings) -> tuple[Figure, ...]:
-    """All figures that a study has something to show in."""
-    if findings.nothing_learned:  # what is left says how training went, and orders nothing
+    """All figures for which a study has data."""
+    if findings.nothing_learned:  # these two show how training went, and rank nothing
         return tuple(one for one in (loss_curves(findings), stopped(findings)) if one is not None)
     made = (
         differences(findings),
@@ -49,7 +49,7 @@ def figures(findings: Findings) -> tuple[Figure, ...]:
 
 
 def differences(findings: Findings) -> Figure | None:
-    """The main comparison: each row's difference to what it is compared with."""
+    """The main comparison: the difference of each row to its counterpart."""
     rows = [row for row in findings.rows if row.difference is not None]
     if not rows:
         return None
@@ -128,7 +128,7 @@ def backbones(findings: Findings) -> Figure | None:
     name = "model.backbone"
     rows = [row for row in findings.rows if name in _settings(findings, row)]
     if findings.request.space.variants:
-        # Equal in their weights too, where there are such.
+        # Rows that are also equal in their weights come first, if there are any.
         rows = _same_but(findings, rows, (name, *BY_REPEAT)) or _same_but(
             findings, rows, (name, "model.weights", *BY_REPEAT)
         )
@@ -154,9 +154,7 @@ def backbones(findings: Findings) -> Figure | None:
             " but their pretrained weights." if len(weights) > 1 else "."
         )
     else:
-        caption += (
-            ": the best trials of each, whose other settings differ too, and of which the search tried some more."
-        )
+        caption += ": the best trials of each. Their other settings differ too, and the search tried some more often."
     if len(weights) > 1:
         caption += " Not all started from the same kind of weights, which is part of what is seen here."
 
@@ -214,7 +212,7 @@ def hyperparameters(findings: Findings) -> Figure | None:
 
 
 def effects(findings: Findings) -> Figure | None:
-    """What changing one setting does, by the main effects."""
+    """The change of AP50 with each setting, by the main effects."""
     if not findings.effects:
         return None
     marks = []
@@ -241,7 +239,7 @@ def effects(findings: Findings) -> Figure | None:
 
 
 def stopped(findings: Findings) -> Figure | None:
-    """How many epochs each trial trained, and why it ended there."""
+    """The number of epochs that each trial trained, and why it ended there."""
     records = [trial.record for trial in findings.trials]
     if all(record.state is State.COMPLETE for record in records):
         return None
@@ -335,7 +333,7 @@ def confirmation(findings: Findings) -> Figure | None:
 
 
 def _search_scores(findings: Findings) -> dict[str, float]:
-    """AP50 in the search of each candidate, as the table of the confirmation has it."""
+    """AP50 of each candidate in the search, as in the table of the confirmation."""
     table = next(table for table in findings.tables if table.name == "confirmation")
     place = [column.name for column in table.columns].index("search_ap50")
     return {str(row[0]): score for row in table.rows if isinstance(score := row[place], float)}
@@ -394,13 +392,13 @@ def _scores_of(findings: Findings, row: Row) -> tuple[float, ...]:
 
 
 def _settings(findings: Findings, row: Row) -> dict[str, Value]:
-    """Every setting of a row's first trial, what `auto` stood for resolved."""
+    """The effective settings of a row's first trial, with `auto` resolved."""
     first = next(trial.record for trial in findings.trials if trial.record.id in row.trials)
     return dict(effective(first.settings))
 
 
 def _same_but(findings: Findings, rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """The rows of the largest group that agrees in all settings but these, and differs in the first of them."""
+    """The rows of the largest group that agree in all settings but `names`, and differ in the first of `names`."""
     groups: dict[tuple[tuple[str, Value], ...], list[Row]] = {}
     for row in rows:
         settings = _settings(findings, row)

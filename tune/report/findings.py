@@ -1,7 +1,7 @@
-"""What a study shows, computed once: every number and every sentence of its report.
+"""The findings of a study, computed once: every number, sentence and table of its report.
 
-It is computed from the study's folder and its ledger alone, also while the search runs; neither images nor weights are
-needed. What is missing on disk is said, never guessed.
+They are computed from the study's folder and its ledger alone, also while the search runs; neither images nor weights
+are needed. Files that are missing are named, and their content is never guessed.
 """
 
 from collections.abc import Mapping
@@ -23,27 +23,27 @@ __all__ = ["Findings", "Row", "Smallest", "Trial", "find"]
 
 @dataclass(frozen=True)
 class Findings:
-    """What a study shows.
+    """The findings of a study.
 
-    study               its name
-    identity            of its ledger: a name that no other has
-    request             what was asked
-    finished            whether every planned trial has ended; otherwise all is said "so far"
-    nothing_learned     whether no trial ever reached an AP50 that means anything
-    answer              plain sentences, the most important first
-    cautions            what limits all of it, a sentence each
-    trials              of the search, in the order of their numbers
-    confirm_trials      of the confirmation, likewise
-    rows                of the main table: variants in the order of the file, trials of a sampled study best first
-    choice              the confirmed winner; None before every candidate is confirmed, and where nothing is
-    candidates          the search trial that each candidate of the confirmation repeats, by its name
-    effects             of each setting in a sampled study, from its complete trials; empty for variants
-    importances         Optuna's, of the searched settings, adding up to 1; empty where Optuna cannot say
-    smallest_difference that a comparison finds in 80% of cases
+    study               name of the study
+    identity            identity of its ledger: a name that no other ledger has
+    request             the search request
+    finished            whether search and confirmation have ended; otherwise the answer says "so far"
+    nothing_learned     whether trials are complete, and none ever reached an AP50 of `tune.study.learned.LEARNED`
+    answer              the answer in plain sentences, the most important first
+    cautions            the limits of the answer, a sentence each
+    trials              trials of the search, in the order of their numbers
+    confirm_trials      trials of the confirmation, in the order of their numbers
+    rows                rows of the main table: variants in the order of the file, trials of a sampled study best first
+    choice              the confirmed winner; None before the confirmation has ended, and without one
+    candidates          number of the search trial that each candidate of the confirmation repeats, by candidate name
+    effects             effects of the settings of a sampled study, from its complete trials; empty for variants
+    importances         Optuna's importances of the searched settings, which add up to 1; empty if Optuna has none
+    smallest_difference the smallest true difference that a comparison finds in 80% of cases
     classes             names of the classes, in the order of every `per_class`
-    tables              the main one first
+    tables              the tables, the main one first
     best                the complete trial of the search with the highest AP50
-    provenance          what is needed to repeat it, by what it is
+    provenance          facts that are needed to repeat the study, by name
     """
 
     study: str
@@ -68,11 +68,11 @@ class Findings:
 
 
 def find(folder: StudyFolder, storage: str) -> Findings:
-    """Everything that the report of a study says.
+    """Compute the findings of a study.
 
-    storage   SQLAlchemy URL of its ledger
+    storage   SQLAlchemy URL of the study's ledger
 
-    Raises StudyError for a study that is not there. A study without a complete trial says that it has none.
+    Raises StudyError for a study that does not exist. Without a complete trial the answer says that there is none.
     """
     evidence = gather(folder, storage)
     confirmation = evidence.confirmation

@@ -1,4 +1,4 @@
-"""Points with their intervals, a line each: how differences, scores and effects are drawn."""
+"""Points with their intervals, one a line: the form in which differences, scores and effects are drawn."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ _ACROSS = 48
 class Mark:
     """A line of a figure of intervals: a label, a point with its interval, a note in words.
 
-    dots    smaller points beside it
-    apart   a rule parts it from the one above
+    dots    smaller points on the same line, such as single repeats
+    apart   whether a rule separates the line from the one above
     """
 
     label: str
@@ -35,7 +35,7 @@ class Mark:
 
 
 def draw_marks(axes: Axes, marks: Sequence[Mark], wide: bool, label: str) -> None:
-    """Points with their intervals, a line each: labels at the left, or above where there is no room beside them."""
+    """Draw points with their intervals, one a line: labels stand at the left, in a narrow figure above the points."""
     lift = 0.0 if wide else 0.2
     for place, mark in enumerate(marks):
         y = place + lift
@@ -63,16 +63,16 @@ def draw_marks(axes: Axes, marks: Sequence[Mark], wide: bool, label: str) -> Non
 
 
 def height_of(marks: Sequence[Mark]) -> Callable[[bool], float]:
-    """Of a figure with these marks, wide or narrow."""
+    """The height of a figure with these marks, as a function of whether it is wide."""
     return lambda wide: _ABOVE + len(marks) * (_ROW if wide else _TWO_LINES)
 
 
 def ends(interval: Interval | None) -> tuple[float | None, float | None]:
-    """Low and high of an interval, as `Mark` has them."""
+    """The ends of an interval, as `Mark` takes them."""
     return (None, None) if interval is None else (interval.low, interval.high)
 
 
 def without_interval(rows: Sequence[Row]) -> str:
-    """The end of a caption: which rows have no interval; empty where all have."""
+    """The last sentence of a caption, which names the rows without interval; empty if all have one."""
     missing = [row.name for row in rows if row.interval is None]
     return f" No interval is known for {', '.join(missing)}: match tables are missing." if missing else ""

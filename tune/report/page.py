@@ -1,7 +1,7 @@
 """The report of a study: `python -m tune.report`, also written at the end of every search.
 
 results/STUDY/report/
-    index.html               one page that needs nothing else: no network, no script
+    index.html               one page that needs no other file, no network and no script
     tables/NAME.csv, .md     its tables; the main one also as main.tex
     figures/NAME.svg         its figures
     figures/examples-1.png   its pictures
@@ -41,8 +41,8 @@ PAGE = "index.html"
 class Section:
     """A part of the page.
 
-    name        its anchor
-    sentences   what stands before its tables and figures
+    name        anchor of the section
+    sentences   sentences before its tables and figures
     """
 
     name: str
@@ -54,18 +54,18 @@ class Section:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing in it."""
+        """Whether the section has no content."""
         return not (self.sentences or self.tables or self.figures or self.examples)
 
 
 @dataclass(frozen=True)
 class Written:
-    """Where a report is.
+    """A report that was written.
 
-    findings   what it says
-    page       the page
-    address    of the page in MLflow; None where MLflow did not take it
-    trouble    why, and what to do
+    findings   the findings that it shows
+    page       file of the page
+    address    address of the page in MLflow; None if MLflow did not take it
+    trouble    why MLflow did not take it, and the way out
     """
 
     findings: Findings
@@ -75,11 +75,11 @@ class Written:
 
 
 def make(options: Options, folder: StudyFolder, data: Dataset | None = None) -> Written:
-    """Write the report of a study as its ledger stands, and show it in MLflow where that answers.
+    """Write the report of a study as its ledger stands, and show it in MLflow if MLflow answers.
 
-    data   for the pictures of predictions; the page is written without it too
+    data   the data set, for the pictures of predictions; without it the page has none
 
-    Raises BadRequest where there is no such study, StorageError where the ledger is away, OSError where the disk is.
+    Raises BadRequest if there is no such study, StorageError if the ledger does not answer, OSError if the disk fails.
     """
     options = recall(options, folder, moved=True)
     findings = find(folder, storage_of(options, folder))
@@ -92,9 +92,9 @@ def make(options: Options, folder: StudyFolder, data: Dataset | None = None) -> 
 
 
 def write(folder: StudyFolder, findings: Findings, pictured: Examples | str) -> Path:
-    """Write all files of a report, each whole or not at all, the page last; what a former one left over goes.
+    """Write all files of a report, each whole or not at all, the page last; other files of an older report are removed.
 
-    pictured   the pictures, or why there are none
+    pictured   the pictures, or a sentence on why there are none
     """
     drawn = figures(findings)
     sections = _sections(findings, drawn, pictured)
@@ -119,7 +119,7 @@ def write(folder: StudyFolder, findings: Findings, pictured: Examples | str) -> 
 
 
 def page(findings: Findings, sections: Sequence[Section]) -> str:
-    """The page: HTML, with everything inside that it needs. Whatever names and reasons hold stays text."""
+    """The page as HTML that needs no other file. Names and reasons are escaped, so they stay text."""
     names = [name for section in sections for name in _figure_names(section)]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -145,7 +145,7 @@ def _figure_names(section: Section) -> Iterable[str]:
 
 
 def _sections(findings: Findings, drawn: Sequence[Figure], pictured: Examples | str) -> list[Section]:
-    """Tables and figures in the order of reading; what no section names stands under `Other tables`."""
+    """The sections in the order of reading; tables and figures that none of them names are in `Other tables`."""
     tables = {table.name: table for table in findings.tables}
     by_name = {one.name: one for one in drawn}
     main = findings.tables[0].name if findings.tables else ""
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dataset(given: str | None, described: Mapping[str, Any]) -> tuple[Dataset | None, str]:
-    """The data set, and why there is none where it is not at its old place; one that was named must be there."""
+    """The data set; None, and the reason, if it is not at its old place. Raises BadRequest if `given` is missing."""
     try:
         request = from_document(described, "study.json")
         return datasets.load(given or request.data, request.reading_again), ""

@@ -27,27 +27,27 @@ from tune.statistics.certainty import (
 from tune.study.learned import nothing_learned
 
 SAME = "same settings"
-"""In place of a verdict, of a row that is the same configuration in effect as the one it would be compared with."""
+"""The verdict of a row that is the same configuration in effect as its counterpart."""
 
 
 @dataclass(frozen=True)
 class Row:
     """A row of the main table: a variant with its repeats, or a complete trial of a sampled study.
 
-    name            the variant's, or `trial 12`
-    trials          the numbers of its complete trials, by repeat
-    settings        what distinguishes it: the variant's own settings, or the searched ones
+    name            name of the variant, or `trial 12`
+    trials          numbers of its complete trials, one for each repeat
+    settings        the settings that distinguish the row: the variant's own, or the searched ones
     ap50            mean over the repeats of the AP50 of their best epochs, as the ledger has them
-    interval        of `ap50`, over images and, where there are repeats, seeds; None where match tables are missing
-    last            mean AP50 of the last epoch
-    epochs          each complete repeat trained
-    compared_with   the row it is compared with; None for one that is compared with none
-    difference      its AP50 minus that of `compared_with`, over the repeats both have; None where there is none
-    confounds       why the difference cannot be attributed to what the name says, a sentence each; empty: attributable
-    made_of         what an attributable difference is the effect of: a factor, or other rows whose effects it joins
-    verdict         better, worse, cannot tell; same settings; empty where nothing is compared
-    note            what the reader must know, in a few words: repeats that are missing, confounds
-    factors         in which a variant differs from the one it is compared with
+    interval        interval of `ap50`, over images and, with several repeats, seeds; None if match tables are missing
+    last            mean over the repeats of the AP50 of their last epochs
+    epochs          number of epochs of each complete repeat
+    compared_with   name of the row's counterpart; None for a row that is compared with none
+    difference      the row's AP50 minus its counterpart's, over the repeats that both have; None if there is none
+    confounds       why the difference cannot be attributed to what the name says, a sentence each; empty if it can
+    made_of         the causes of an attributable difference: a factor, or other rows whose effects add up to it
+    verdict         better, worse, cannot tell, or same settings; empty where nothing is compared
+    note            a note for the reader in a few words: missing repeats, confounds
+    factors         the factors in which a variant differs from its counterpart
     """
 
     name: str
@@ -69,8 +69,9 @@ class Row:
 def rows_of(request: StudyRequest, trials: Sequence[Trial]) -> tuple[Row, ...]:
     """The main table's rows: variants in the order of the file, trials of a sampled study best first.
 
-    A row has at least one complete trial. Rows that are one configuration in effect are not compared: they differ by
-    chance alone. Nor is any where nothing was learned. Trials that were stopped early, failed or still run are in none.
+    A row has at least one complete trial; trials that were stopped early, have failed or still run are in no row. Rows
+    that are the same configuration in effect are not compared, since they differ by chance alone. No row is compared
+    where nothing was learned.
     """
     complete = [trial for trial in trials if trial.record.state is State.COMPLETE]
     rows = _variant_rows(request, complete) if request.space.variants else _trial_rows(complete)
@@ -80,7 +81,7 @@ def rows_of(request: StudyRequest, trials: Sequence[Trial]) -> tuple[Row, ...]:
 
 
 def _repeat_of(record: TrialRecord) -> Hashable:
-    """What pairs the trials of two variants: their seed and fold."""
+    """The repeat of a trial, its seed and fold, which pairs the trials of two variants."""
     return record.settings["seed"], record.settings["data.fold"]
 
 
@@ -124,10 +125,10 @@ def _variant_rows(request: StudyRequest, complete: Sequence[Trial]) -> tuple[Row
 
 
 def _trial_rows(complete: Sequence[Trial]) -> tuple[Row, ...]:
-    """Each compared with the best, over images alone: with one training each, these are two models and no more.
+    """The trials, best first, each compared with the best over images alone: each is one trained model.
 
-    Which one is the best is known from the same scores, so that some difference to it is large by chance: p values are
-    adjusted for the comparisons of all trials with each other, of which these are a part.
+    The best was picked by the same scores, so some difference to it is large by chance. So p values are adjusted for
+    the comparisons of all trials with each other, of which these are a part.
     """
     ranked = sorted(complete, key=lambda trial: (-_ap50(trial.record), trial.record.id))
     rows = [replace(_row(f"trial {t.record.id}", [t.record], t.record.params), interval=t.interval) for t in ranked]
@@ -146,7 +147,7 @@ def _trial_rows(complete: Sequence[Trial]) -> tuple[Row, ...]:
 
 
 def _for_all_pairs(p_values: Sequence[float]) -> list[float]:
-    """P values of one trial with each other, adjusted by Holm as if those of all other pairs were known, and were 1."""
+    """P values of the best trial with each other trial, adjusted by Holm as if all other pairs had p values of 1."""
     trials = len(p_values) + 1
     other_pairs = trials * (trials - 1) // 2 - len(p_values)
     adjusted = [1.0] * len(p_values)
@@ -186,7 +187,7 @@ def _ap50(record: TrialRecord) -> float:
 
 
 def _note(row: Row, planned: int) -> str:
-    """Of a variant: repeats that are missing, and what makes its difference unclear."""
+    """The note of a variant: its missing repeats, and the reasons why its difference is unclear."""
     notes = []
     if len(row.trials) < planned:
         notes.append(f"{len(row.trials)} of {many(planned, 'repeat')}")
@@ -204,21 +205,24 @@ def _note(row: Row, planned: int) -> str:
 
 
 class Smallest(NamedTuple):
-    """The smallest true difference that a comparison of a study finds in 80% of cases; None where nothing is known."""
+    """The smallest true difference that a comparison of a study finds in 80% of cases, and a sentence on it.
+
+    value   the difference in AP50; None if there are too few images to say
+    """
 
     value: float | None
     sentence: str
 
 
 _NEAR_ZERO = 0.02
-"""Where every AP50 is under this, no image pulls on a score, and a difference seems surer than it will be."""
+"""An AP50 below which no image pulls on a score. Where all are below it, a difference seems surer than it will be."""
 _NOTHING_LEARNED = ". Every AP50 is near 0 here: scores that are higher differ by more from image to image"
 
 
 def smallest_shown(request: StudyRequest, rows: Sequence[Row], units: int) -> Smallest:
-    """The smallest true difference that a comparison of this study finds in 80% of cases, and what is said of it.
+    """The smallest true difference that a comparison of this study finds in 80% of cases, and a sentence on it.
 
-    units   images of the whole data set, or their groups, for what is said before two trials can be compared
+    units   number of images of the whole data set, or of their groups, for the time before two trials can be compared
     """
     found = [row.difference for row in rows if row.difference is not None and math.isfinite(row.difference.se)]
     if found:
@@ -236,7 +240,7 @@ def smallest_shown(request: StudyRequest, rows: Sequence[Row], units: int) -> Sm
             )
     folds = int(request.space.value("data.folds", {}))
     repeats = request.space.seeds * max(folds, 1) if request.space.variants else 1
-    # A fold validates what no other does; hold-outs of several seeds overlap as random draws do.
+    # No two folds validate the same image; the hold-outs of several seeds overlap as random draws do.
     fraction = 1.0 if folds else 1 - (1 - float(request.space.value("data.validation_fraction", {}))) ** repeats
     validation = max(round(fraction * units), 1)
     value = prior_smallest_difference(validation, repeats)

@@ -1,7 +1,7 @@
-"""What a study shows, in plain sentences: the answer, what limits it, and what is needed to repeat it.
+"""The findings of a study in plain sentences: the answer, its limits, and the facts that are needed to repeat it.
 
-Words follow the numbers: a difference is called the effect of something only where nothing else differs, and with one
-training each it is a difference of two trained models.
+The sentences follow the numbers: a difference is called the effect of something only where nothing else differs, and
+with one training each it is a difference of two trained models.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ _VERDICTS = {
     Verdict.CANNOT_TELL: "The data cannot tell these from",
 }
 _MOST = 3
-"""Of sentences that are alike so many are said; the others are counted."""
+"""Largest number of similar items or sentences that are written out; the others are counted."""
 
 
 def answer_of(evidence: Evidence) -> tuple[str, ...]:
@@ -33,7 +33,7 @@ def answer_of(evidence: Evidence) -> tuple[str, ...]:
 
 
 def cautions_of(evidence: Evidence) -> tuple[str, ...]:
-    """What limits the answer, a sentence each."""
+    """The limits of the answer, a sentence each."""
     return tuple(f"{sentence[0].upper()}{sentence[1:]}." for sentence in _cautions(evidence))
 
 
@@ -108,7 +108,7 @@ def _variants_answer(evidence: Evidence) -> Iterator[str]:
 
 
 def _comparison(row: Row, rows: Sequence[Row]) -> Iterator[str]:
-    """What can be said of the winner and the row it is compared with."""
+    """Sentences on the comparison of the winner with its counterpart."""
     if row.compared_with is None:
         if any(other.compared_with == row.name for other in rows):
             yield f"{row.name} is what the others are compared with"
@@ -136,7 +136,7 @@ def _comparison(row: Row, rows: Sequence[Row]) -> Iterator[str]:
         differs = listed([str(factor) for factor in row.factors])
         yield f"They differ in {differs}; with one training each, luck can have made the difference as well"
     elif len(row.factors) > 1:
-        yield f"What made the difference is what {listed(row.made_of)} have changed, together"
+        yield f"The difference is the joint effect of {listed(row.made_of)}"
     elif row.factors:
         yield f"Nothing but {row.factors[0]} differs between the two, so that is what made the difference"
 
@@ -195,9 +195,9 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
     clear = sorted((one for one in evidence.effects if one.low > 0 or one.high < 0), key=lambda one: -abs(one.estimate))
     if clear:
         said = [f"{one.setting} {one.change} ({text(one.estimate, Kind.DIFFERENCE)})" for one in clear[:_MOST]]
-        yield f"What goes with a difference in AP50: {listed(said)}; each by itself at 95% confidence"
+        yield f"Settings that go with a difference in AP50: {listed(said)}; each by itself at 95% confidence"
     elif evidence.effects:
-        yield "Of no searched setting can it be told that it made a difference"
+        yield "The data cannot tell of any searched setting that it made a difference"
 
 
 def _confirmed(evidence: Evidence) -> Iterator[str]:
@@ -261,7 +261,7 @@ def _cautions(evidence: Evidence) -> Iterator[str]:
 
 
 def _capped(epoch: Mapping[str, Any], settings: Mapping[str, Value]) -> Iterator[str]:
-    """A cap that was reached, in the report of one epoch; nothing of an epoch that an earlier version reported."""
+    """A sentence if the cap on detections was reached in an epoch; none for an epoch of an earlier version."""
     images = int(epoch.get("capped_images", 0))
     if images:
         yield (
@@ -272,7 +272,7 @@ def _capped(epoch: Mapping[str, Any], settings: Mapping[str, Value]) -> Iterator
 
 
 def provenance_of(evidence: Evidence) -> dict[str, str]:
-    """What is needed to repeat the study, by what it is."""
+    """The facts that are needed to repeat the study, by name."""
     known, request = evidence.description, evidence.request
     versions: Mapping[str, Any] = known.get("versions") or {}
     data, resources = known["data"], known.get("resources") or {}

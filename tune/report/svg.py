@@ -1,8 +1,8 @@
-"""Figures as SVG text: drawn by matplotlib, coloured by the page's theme, with words for those who do not see them.
+"""Figures as SVG text: drawn by matplotlib, coloured by the page's theme, with a description for blind readers.
 
 A figure is drawn twice, wide and narrow, because text that is shrunk to the width of a phone cannot be read. Inside a
-page its colours are CSS variables, so that it follows the page from light to dark; a file of its own has those of the
-light theme. Text stays text, ids are unlike those of any other figure, and the same figure is the same text.
+page its colours are CSS variables, so that it follows the page from light to dark; a file of its own has the colours of
+the light theme. Text stays text, no two figures share an id, and drawing the same figure again gives the same text.
 """
 
 import io
@@ -16,7 +16,7 @@ import matplotlib.style
 from matplotlib.figure import Figure as Canvas
 
 WIDE, NARROW = 720.0, 344.0
-"""Widths of the two drawings in their own units, which are CSS pixels where there is room: text is 12 high."""
+"""Widths of the two drawings in their own units, which are CSS pixels if there is room; text is 12 units high."""
 
 COLOURS: Mapping[str, tuple[str, str]] = {
     "paper": ("#ffffff", "#15181b"),
@@ -40,7 +40,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES: tuple[tuple[float, tuple[float, ...] | None], ...] = (
     (0, None), (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)), (0, (3, 3)), (0, (9, 3)),
 )  # fmt: skip
-"""What tells series apart for those who do not see the colours: `COLOURS`' order, and no two alike."""
+"""Dashes by series, in the order of SERIES and MARKERS, so that readers who see no colours can tell series apart."""
 
 _STYLE = {
     "svg.fonttype": "none",
@@ -73,11 +73,11 @@ _STYLE = {
 class Figure:
     """A figure of the report.
 
-    name      of its file: report/figures/NAME.svg
-    caption   what to see in it, and how sure it is; plain sentences
-    wide      an `svg` element for a page with room, in the colours of the page
+    name      name of its file: report/figures/NAME.svg
+    caption   what the figure shows, and how sure it is, in plain sentences
+    wide      an `svg` element for a wide page, in the colours of the page
     narrow    the same for a phone
-    alone     a file, in the colours of the light theme
+    alone     content of a file of its own, in the colours of the light theme
     """
 
     name: str
@@ -89,15 +89,15 @@ class Figure:
 
 
 def colour(name: str) -> str:
-    """A colour to draw with: that of the light theme, which the page's own takes the place of."""
+    """A colour to draw with: the light theme's, which inside a page is replaced by the page's variable."""
     return COLOURS[name][0]
 
 
 def figure(name: str, title: str, caption: str, height: Callable[[bool], float], draw: "Draw") -> Figure:
     """Draw a figure in both widths.
 
-    height   of the wide (True) and the narrow drawing, in the units of `WIDE`
-    draw     puts the content on an empty canvas; it is told whether that is the wide one
+    height   returns the height of the wide (True) or the narrow drawing, in the units of `WIDE`
+    draw     draws on an empty canvas; its second argument says whether that is the wide one
     """
     wide, narrow = (_svg(width, height(width == WIDE), draw) for width in (WIDE, NARROW))
     return Figure(
@@ -114,7 +114,7 @@ Draw = Callable[[Canvas, bool], None]
 
 
 def plain(text: str, longest: int = 30) -> str:
-    """`text` on one line for a figure, its middle left out where it is long: names often differ at their end."""
+    """`text` on one line for a figure. The middle of a long text is left out, since names often differ at their end."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     if len(text) <= longest:
         return text
@@ -123,10 +123,10 @@ def plain(text: str, longest: int = 30) -> str:
 
 
 def _svg(width: float, height: float, draw: Draw) -> str:
-    """What matplotlib writes. Only the settings of this call are changed, and only while it lasts."""
+    """The SVG file that matplotlib writes. Its settings are changed for the time of this call only."""
     stream = io.StringIO()
     with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
-        # The browser has the fonts; matplotlib only measures, with its own.
+        # The browser has the fonts; matplotlib only measures the text, with fonts of its own.
         warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
         canvas = Canvas(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
         draw(canvas, width == WIDE)
@@ -144,7 +144,7 @@ _MEASURES = ("d", "x", "y", "transform", "width", "height", "points")
 
 
 def _finished(svg: str, prefix: str, title: str, description: str, themed: bool) -> str:
-    """Make of matplotlib's file an element that can stand beside others in one page."""
+    """Turn matplotlib's file into an element that can stand beside others in one page."""
     root = ET.fromstring(svg)
     used: dict[str, str] = {}
     for element in root.iter():
@@ -198,7 +198,7 @@ def _references(name: str, value: str) -> list[str]:
 
 
 def _only_its_size(match: re.Match[str]) -> str:
-    """Of a text's font the size: the family is the page's."""
+    """The font of a text reduced to its size: the family is the page's."""
     size = _FONT_SIZE.search(match[0])
     return f"font-size: {size[1]}px" if size else ""
 

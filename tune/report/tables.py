@@ -1,6 +1,6 @@
-"""The tables of a study's report, from its evidence: methods, what they differ in, classes, cost, and what ended early.
+"""The tables of a study's report: methods, their differences, classes, cost, and trials that ended early.
 
-Those of the reference report (restarts, depth of freezing, backbones) are there where a study's variants answer them.
+The tables of the reference report (restarts, depth of freezing, backbones) are made if a study's variants fill them.
 """
 
 import math
@@ -25,7 +25,7 @@ _P = Column("p", "p (Holm)", Kind.P)
 
 
 def tables_of(evidence: Evidence) -> tuple[Table, ...]:
-    """All tables that the study has something to say in, the main one first."""
+    """All tables for which the study has data, the main one first."""
     variants = bool(evidence.request.space.variants)
     found = [_methods(evidence) if variants else _ranking(evidence), *_factor_tables(evidence)]
     others = [_comparisons, _confirmation, _effects, _classes, _stopped, _failures, _cost]
@@ -79,7 +79,7 @@ def _ranking(evidence: Evidence) -> Table:
 
 
 def _factor_tables(evidence: Evidence) -> Iterator[Table]:
-    """Rows of the main table that differ from their counterpart in one of these factors only, with the counterpart."""
+    """For each of these factors, the rows of the main table that differ from their counterpart in it alone."""
     for factor, name, title, settings in (
         (SCHEDULE, "restarts", "Warm restarts", ("optim.restarts", "optim.restart_multiplier", "optim.warmup_epochs")),
         (BACKBONE_FREEZING, "freezing", "Depth of freezing", ("model.trainable_layers",)),
@@ -96,7 +96,7 @@ def _factor_tables(evidence: Evidence) -> Iterator[Table]:
         )  # fmt: skip
         cells = []
         for row in rows:
-            # A counterpart may itself be compared with another row, in something else.
+            # A counterpart may itself be compared with another row, for another factor.
             own = (row.compared_with, difference_cell(row), row.verdict or None) if row in alone else (None,) * 3
             values = (_setting_cell(by_row[row.name].get(one)) for one in varying)
             cells.append((row.name, *values, ap50_cell(row), row.last, *own))
@@ -212,9 +212,9 @@ def _stopped(evidence: Evidence) -> Table:
         for t in evidence.in_state(State.PRUNED)
     )  # fmt: skip
     caption = (
-        "Trials that were given up: at a rung because others had done better by the same epoch, or between rungs "
-        f"because even with much luck they would not have come among the best {PLACES} complete ones. They are "
-        "compared with no other."
+        "Trials that were stopped early: at a rung because others had done better by the same epoch, or between rungs "
+        f"because even with much luck they would not have come among the best {PLACES} complete trials. They are "
+        "compared with no other trial."
     )
     return Table("stopped", "Stopped early", caption, columns, rows)
 
@@ -274,19 +274,19 @@ def _cause(row: Row) -> str:
 
 
 def ap50_cell(row: Row) -> Interval:
-    """A row's AP50 as the ledger has it, with its interval where there is one."""
+    """A row's AP50 as the ledger has it, with its interval if there is one."""
     ends = (math.nan, math.nan) if row.interval is None else (row.interval.low, row.interval.high)
     return Interval(row.ap50, *ends)
 
 
 def difference_cell(row: Row) -> Interval | None:
-    """A row's difference to what it is compared with."""
+    """The difference of a row to its counterpart."""
     found = row.difference
     return None if found is None else Interval(found.estimate, found.low, found.high)
 
 
 def p_cell(row: Row) -> float | None:
-    """Its p value, for all comparisons of the table together."""
+    """The p value of a row's difference, adjusted for all comparisons of the table."""
     return None if row.difference is None else row.difference.p_adjusted
 
 
@@ -295,7 +295,7 @@ def _single(rows: Sequence[Row]) -> bool:
 
 
 def _settings(evidence: Evidence, row: Row) -> Mapping[str, Value]:
-    """All settings of a row, as they were trained."""
+    """All settings with which a row was trained."""
     return next(trial.record.settings for trial in evidence.trials if trial.record.id == row.trials[0])
 
 

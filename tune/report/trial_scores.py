@@ -1,7 +1,7 @@
 """How sure the score of a trial is, by the match table in its folder.
 
-A table that is missing or damaged, or that gives another score than the ledger has, takes its trial's interval away and
-nothing else, and that is said.
+If the table is missing or damaged, or gives another score than the ledger, the trial has no interval; its score stays,
+and the report says why.
 """
 
 from dataclasses import dataclass, replace
@@ -24,13 +24,14 @@ _ROUNDING = 1e-9
 class Trial:
     """A trial and how sure its score is.
 
-    record      as the ledger has it
-    phase       search, or confirm for one that repeats a good one on a fresh seed and split
-    interval    of the AP50 of its best epoch, over images alone; None for a failed trial, before the first epoch, and
-                where its table is missing
-    per_class   AP50 of each class at its best epoch; None for one without validation instances; empty without epochs
+    record      the trial as the ledger has it
+    phase       search, or confirm for a repeat of a candidate on a fresh seed and split
+    interval    interval of the AP50 of its best epoch, over images alone; None for a failed trial, before the first
+                epoch, and if its match table is missing
+    per_class   AP50 of each class at its best epoch; None for a class without validation instances; empty without
+                epochs
     trouble     why there is no interval although there is a score, a sentence; empty otherwise
-    scored      what `interval` was computed from
+    scored      the score and pulls from which `interval` was computed
     """
 
     record: TrialRecord
@@ -44,7 +45,7 @@ class Trial:
 def examine(record: TrialRecord, phase: Literal["search", "confirm"], folder: Path, classes: int) -> Trial:
     """A trial with the interval of its best epoch, from the match table in its folder.
 
-    classes   that the data set has
+    classes   number of classes of the data set
     """
     best = record.best_epoch
     if best is None:
@@ -80,9 +81,9 @@ def examine(record: TrialRecord, phase: Literal["search", "confirm"], folder: Pa
 
 
 def of_class(scored: Scored, column: int) -> Interval | None:
-    """The interval of one class's AP50; None where it is in too few images for any.
+    """The interval of one class's AP50; None if the class is in fewer than FEW_IMAGES images.
 
-    column   of the class, from 0
+    column   the class's place, counted from 0
     """
     ap50 = float(scored.per_class_C[column])
     if np.isnan(ap50) or scored.images_C[column] < FEW_IMAGES:

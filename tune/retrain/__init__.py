@@ -1,5 +1,5 @@
-"""The winner again: which trial, with what and on what; trained, predicted, written to `best/`.
+"""The retraining of a study's winner: it is trained again, tried with prediction settings, and written to `best/`.
 
-plan.py  which trial is retrained, with what, on what
-run.py   the winner again: training, submission, pictures
+plan.py  the choice of the trial, and the check of its retraining
+run.py   the training, the submission and the pictures
 """

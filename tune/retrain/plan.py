@@ -1,4 +1,4 @@
-"""Which trial is retrained, and how: a retraining checked against the study, the data and the weights."""
+"""A retraining: the choice of its trial, and its check against the study, the data and the weights."""
 
 import hashlib
 import json
@@ -38,17 +38,17 @@ _SPLIT = ("data.split_seed", "data.fold")
 class Plan:
     """A retraining that can start.
 
-    identity    of the ledger
+    identity    the ledger's identity
     record      the trial that is repeated
-    why         why this one, a sentence
+    why         the reason for this trial, a sentence
     on          train: the trial's own split, the epoch chosen on its validation part; all: every image
-    config      the settings it is trained with
-    epochs      epochs to train: with `all` those that were best, on the mean curve of the confirmation where there is
-                one; `config.optim.epochs` stays the horizon of the schedule
-    own         the settings it predicts with unless one of `candidates` is better
+    config      the settings of the training
+    epochs      number of epochs to train; with `all` the best epoch, on the mean curve of the confirmation where there
+                is one, while `config.optim.epochs` stays the length of the schedule
+    own         the settings of prediction that are used unless one of `candidates` is better
     candidates  other settings of prediction to try
-    changed     the settings that the command line gives other values than the trial's
-    threads     processor threads; None for as many as torch takes
+    changed     the settings to which the command line gives other values than the trial's
+    threads     number of processor threads; None for torch's default
     """
 
     folder: StudyFolder
@@ -76,12 +76,12 @@ class Plan:
 
     @property
     def work(self) -> Path:
-        """Where the training keeps its checkpoints."""
+        """The folder in which the training keeps its checkpoints."""
         return self.folder.retrain / self.key
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know before the training starts, a sentence each."""
+        """Notes for the user before the training starts, a sentence each."""
         notes = []
         if self.record.state is State.PRUNED:
             notes.append(
@@ -105,15 +105,17 @@ def make_plan(
     overrides: Sequence[str] = (),
     threads: int | None = None,
 ) -> Plan:
-    """Check a retraining against the world. Writes nothing but pretrained weights that had to be downloaded.
+    """Check a retraining against study, data and weights. Nothing is written but pretrained weights that it downloads.
 
-    study       its name, None for the one that was searched last
-    trial       its number, None for the winner
-    data        where the data set is now, None for where it was
+    study       name of the study; None for the one that was used last
+    trial       number of the trial; None for the winner
+    data        the folder of the data set now; None for the folder of the search
+    on          train or all, see `Plan`
     overrides   texts KEY=VALUE
-    threads     None for those of the trial, where it is repeated on its own split: a CPU then repeats it bit for bit
+    threads     number of processor threads; None for the trial's, where it is repeated on its own split: a CPU then
+                repeats it bit for bit
 
-    Raises BadRequest for the first thing wrong.
+    Raises BadRequest for the first problem.
     """
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise BadRequest(f"--threads must be from 1 to {MOST_THREADS}, and is {threads}")
@@ -135,7 +137,7 @@ def make_plan(
     changed = _changes(overrides, record, on, best_epoch)
     weights = _weights(TrialConfig.from_settings({**record.settings, **changed}).model, reading.facts, record)
     if weights is not None and _same_weights(weights, reading.facts, record):
-        changed.pop("model.weights", None)  # the file has moved, that is all
+        changed.pop("model.weights", None)  # the same file at another place is no change
     for_training = {name: value for name, value in changed.items() if not name.startswith("predict.")}
     place = f"trial {record.id}"
     config = TrialConfig.from_settings({**record.settings, **for_training}, place)
@@ -190,11 +192,12 @@ def choose(
     confirmed: Confirmation | None = None,
     choice: Choice | None = None,
 ) -> tuple[TrialRecord, str]:
-    """The trial to retrain and why, a sentence. Raises StudyError.
+    """The trial to retrain, and the reason for it in a sentence. Raises StudyError.
 
-    trial       its number, None for the winner: the one of `choice`, else the best of the search
-    confirmed   the confirmation of the search, where there is one
-    choice      its winner, where it has one
+    trial       number of the trial; None for the winner: that of `choice`, else the best of the search
+    planned     number of trials that the search plans
+    confirmed   the confirmation of the search, if there is one
+    choice      the winner of the confirmation, if there is one
     """
     best = ledger.best_of(records)
     if trial is None and confirmed is not None and choice is not None:
@@ -244,7 +247,7 @@ def _confirmed_winner(confirmed: Confirmation, choice: Choice, best: TrialRecord
 
 
 def _unconfirmed(confirmed: Confirmation | None) -> str:
-    """Why the best of the search is taken without fresh seeds."""
+    """Why the best of the search is taken although no fresh seeds confirmed it."""
     if confirmed is None:
         return "no fresh seeds and splits confirmed it"
     if confirmed.finished:
@@ -298,7 +301,7 @@ def _changes(overrides: Sequence[str], record: TrialRecord, on: On, best_epoch: 
 
 
 def _weights(model: ModelConfig, facts: Mapping[str, Any], record: TrialRecord) -> BaseWeights | None:
-    """The pretrained weights of a model; those of the search, unless they are another file's. Raises BadRequest."""
+    """The pretrained weights of a model. Raises BadRequest, also where a file of the search has other content now."""
     file = pretrained.find(model)
     if file is None:
         return None
@@ -313,6 +316,6 @@ def _weights(model: ModelConfig, facts: Mapping[str, Any], record: TrialRecord) 
 
 
 def _same_weights(weights: BaseWeights, facts: Mapping[str, Any], record: TrialRecord) -> bool:
-    """Whether these are the weights that the trial began with, under whatever name."""
+    """Whether these are the weights that the trial began with, whatever the name of their file."""
     model = TrialConfig.from_settings(record.settings).model
     return bool(facts.get("weights", {}).get(weights_key(model)) == [weights.sha256, weights.stride_in_1x1])

@@ -1,19 +1,18 @@
-"""The winner of a study again: trained to the end, its prediction chosen, its submission written, shown in MLflow.
+"""The retraining of a study's winner: training, settings of prediction, submission, pictures, and MLflow.
 
-What is left in `results/STUDY/best/`:
+It writes `results/STUDY/best/`:
 
     config.yaml, model.safetensors    the model (see `core.prediction.trained_model`)
-    metrics.json                      which trial, how it was trained, what is known of its score, and whether the
-                                      submission is there, or why not
-    overlays/validation
+    metrics.json                      the trial, its training, its scores, and whether there is a submission or why not
+    overlays/validation               pictures of the validation images
     submission.zip                    the detections in the data set's test images, where it lists any
-    overlays/test
+    overlays/test                     pictures of the test images
 
-The model and what is known of it come first, as a whole in the place of an older `best/`, so that no submission lies
-beside a model it is not from. Then the test images are predicted; one that cannot be costs the submission, never the
-model, and the same command makes it once that image is mended.
+The model and its metrics come first and replace an older `best/` as a whole, so that no submission lies beside a model
+that it is not from. Then the test images are predicted. One that cannot be read costs the submission, never the model,
+and the same command makes the submission once that image is repaired.
 
-Training keeps its checkpoints in `results/STUDY/retrain/KEY/`, so that the same command goes on after whatever end.
+The training keeps its checkpoints in `results/STUDY/retrain/KEY/`, so the same command goes on after any interruption.
 """
 
 import contextlib
@@ -49,9 +48,9 @@ from tune.study.progress import Steps
 from tune.tracking.mlflow_runs import Retraining, Trouble, show_retraining, trouble_of
 
 DRAWN_SCORE = 0.5
-"""Detections under it are not drawn where no validation image says which score balances precision and recall."""
+"""Least score of a drawn detection, where no validation image tells which score balances precision and recall."""
 MAX_WORKERS = 8
-"""Most processes that prepare images beside a GPU."""
+"""Largest number of processes that prepare images beside a GPU."""
 
 
 class OutOfMemoryError(CellTuneError):
@@ -60,13 +59,13 @@ class OutOfMemoryError(CellTuneError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a retraining.
+    """The result of a retraining.
 
     metrics     the content of metrics.json
-    test        detections in each test image that could be predicted, by its id
-    full_tiles  how many tiles of each of these are full
-    missing     why there is no submission, a sentence for each test image that could not be predicted
-    shown       what MLflow is to show
+    test        the detections in each test image that could be predicted, by the image's id
+    full_tiles  for each of these images, the number of tiles that reached the cap on detections
+    missing     why there is no submission, a sentence for each cause; empty if there is one
+    shown       the results for MLflow
     """
 
     metrics: dict[str, Any]
@@ -77,7 +76,7 @@ class Outcome:
 
 
 def run(plan: Plan, console: Console, device: str = "auto") -> Outcome:
-    """Retrain, or go on with it, and write `best/`. Raises CellTuneError."""
+    """Retrain, or continue a retraining, and write `best/`. Raises CellTuneError."""
     with plan.folder.retrain_lock(), _memory(plan):
         _recover(plan.folder.best)
         trial = _train(plan, console, device)
@@ -110,10 +109,10 @@ _NOT_YET = {"written": False, "why": ["the test images were not predicted to the
 
 @dataclass(frozen=True)
 class _Tested:
-    """What came of the test images.
+    """The predictions of the test images.
 
-    results      detections in each image that could be predicted, by its id
-    full_tiles   how many tiles of each of these are full
+    results      the detections in each image that could be predicted, by the image's id
+    full_tiles   for each of these images, the number of tiles that reached the cap on detections
     missing      why there is no submission, a sentence for each cause
     """
 
@@ -130,9 +129,9 @@ def _submit(
     shown: float,
     console: Console,
 ) -> _Tested:
-    """Predict the test images and add the submission to `best`, if every one of them could be predicted.
+    """Predict the test images, and add the submission to `best` if every image could be predicted.
 
-    `metrics`, and metrics.json last, say how it ended.
+    The result is entered in `metrics`, and at the end in metrics.json.
     """
     if not images:
         return _Tested()
@@ -154,9 +153,9 @@ def _submit(
 
 
 def show(plan: Plan, outcome: Outcome) -> str | Trouble:
-    """The model's address in MLflow's registry, or why MLflow did not take the model.
+    """Show a retraining in MLflow; returns the model's address in its registry, or why MLflow did not take the model.
 
-    MLflow is a view: what was written stays whatever it answers.
+    MLflow is a view: the files that were written stay, whatever it answers.
     """
     try:
         return show_retraining(plan.tracking, plan.request.study, plan.identity, plan.record, outcome.shown)
@@ -166,7 +165,7 @@ def show(plan: Plan, outcome: Outcome) -> str | Trouble:
 
 @contextlib.contextmanager
 def _memory(plan: Plan) -> Iterator[None]:
-    """Say in a sentence that memory was too small; torch on a CPU says so with a plain RuntimeError."""
+    """Turn a lack of memory, for which torch on a CPU raises a plain RuntimeError, into OutOfMemoryError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -180,7 +179,7 @@ def _memory(plan: Plan) -> Iterator[None]:
 
 
 def _train(plan: Plan, console: Console, device: str) -> Trial:
-    """The trial after its last epoch."""
+    """Train to the last epoch, from a checkpoint if there is one; returns the trial."""
     helpers = min(len(os.sched_getaffinity(0)) - 1, MAX_WORKERS)
     trial = Trial(
         plan.config,
@@ -217,7 +216,7 @@ def _line(report: EpochReport, epochs: int) -> str:
 
 
 def _evaluate(plan: Plan, trained: TrainedModel, trial: Trial, console: Console) -> list[Evaluated]:
-    """What the model scores on its validation images, with its own settings first."""
+    """The model's scores on its validation images, with its own settings of prediction first, then each candidate's."""
     samples = [plan.data.samples[index] for index in trial.split.validation]
     candidates = [plan.own, *plan.candidates]
     with Steps(console, "Predicting the validation images", 1, "") as steps:
@@ -225,22 +224,22 @@ def _evaluate(plan: Plan, trained: TrainedModel, trial: Trial, console: Console)
 
 
 def _evaluate_winner(plan: Plan, console: Console, device: str) -> list[Evaluated]:
-    """What the trial of the search scores with each candidate: all that is left where every image trains.
+    """The scores of the search's own model with each candidate, since no image is left where every image trains.
 
-    Nothing where the search kept no weights of it, or where other settings than its own are trained.
+    The list is empty where the search kept no weights of the trial, or where the retraining has other settings.
     """
     if any(not name.startswith("predict.") for name in plan.changed):
         return []
     trial = Trial(plan.config, plan.data, plan.weights, device=device)
     try:
         kept = trial.kept_model(plan.folder.trial(plan.record.id))
-    except CheckpointError:  # of an earlier version, or damaged: then nothing is tried
+    except CheckpointError:  # the checkpoint is of an earlier version, or damaged: nothing is tried
         kept = None
     return [] if kept is None else _evaluate(plan, kept, trial, console)
 
 
 def _matches_of_search(plan: Plan) -> MatchTable | None:
-    """The match table of the trial's best epoch in the search, where it is there."""
+    """The match table of the trial's best epoch in the search; None if it is missing."""
     path = match_table_path(plan.folder.trial(plan.record.id), plan.record.best_epoch or 0)
     return MatchTable.load(path) if path.exists() else None
 
@@ -311,7 +310,7 @@ def _draw_validation(
 def _predict_test(
     folder: Path, trained: TrainedModel, images: Sequence[TestImage], shown: float, console: Console
 ) -> _Tested:
-    """The detections in each test image that can be read, and why others have none; pictures in `folder`."""
+    """Predict each test image that can be read, and write its picture to `folder`; the others get a sentence each."""
     tested = _Tested()
     folder.mkdir(parents=True)
     names = _file_names([image.file_name for image in images])
@@ -332,7 +331,7 @@ def _predict_test(
 
 
 def _file_names(names: Sequence[str]) -> list[str]:
-    """A PNG's name for each image, in one folder, no two alike."""
+    """A file name for the picture of each image, no two alike in one folder."""
     taken: dict[str, None] = {}
     for name in names:
         path = Path(name.replace("\\", "/"))
@@ -347,12 +346,12 @@ def _file_names(names: Sequence[str]) -> list[str]:
 
 
 _LONGEST = 200
-"""Bytes of a picture's name: file systems allow 255, and writing takes some."""
+"""Largest length, in bytes, of a picture's name: file systems allow 255, and writing adds a suffix."""
 
 
 @contextlib.contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """A new folder to write into, put in the place of `folder` when all is written; else it goes."""
+    """Yield a new folder that replaces `folder` when the block ends; after an exception it is removed instead."""
     part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -373,7 +372,7 @@ def _whole(folder: Path) -> Iterator[Path]:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two folders at once, so that both are always there; False where the file system cannot."""
+    """Exchange two folders in one step, so that both always exist; False where the file system cannot."""
     try:
         exchanged: int = ctypes.CDLL(None).renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2)
     except AttributeError:  # a C library before 2018
@@ -382,7 +381,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def _recover(folder: Path) -> None:
-    """Bring back what was put away by a process that died before it put the new folder in its place."""
+    """Bring back the old folder of a process that died before it put the new one in its place."""
     old = folder.with_name(f".{folder.name}.old")
     if old.exists() and not folder.exists():
         old.rename(folder)

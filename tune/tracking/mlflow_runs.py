@@ -1,10 +1,10 @@
-"""MLflow: one experiment a study, one parent run, one nested run a trial. A view of the ledger, written from a thread.
+"""MLflow, a view of the ledger: an experiment for each study, in it a parent run, and a nested run for each trial.
 
 Trials of the search have the tag `phase=search`, those that confirm its best `phase=confirm`. A retraining is one more
 nested run, linked to its trial, and a version of the registered model named like the study.
-What is written follows from the ledger's records alone, and writing it again changes nothing: runs are found by their
-tags, and a metric's point is the same down to its time. So a view that missed something is mended by showing it the
-records again, and a search never waits for MLflow.
+Everything is written from the ledger's records alone, and writing it again changes nothing: runs are found by their
+tags, and a metric's point is the same down to its time. So a view that missed records is completed by writing them
+again. A thread writes, so a search never waits for MLflow.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-# A server that is away is asked again by `TrackingThread`, whose records do not pile up behind one long wait.
+# `TrackingThread` itself tries a server again that does not answer, so MLflow's own attempts are short.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
@@ -60,17 +60,17 @@ from tune.redaction import without_password
 from tune.store.folder import match_table_path
 
 RETRY_SECONDS, LASTING_RETRY_SECONDS = 5.0, 30.0
-"""Pause after MLflow did not answer, and after it refused for a reason that stays until somebody does something."""
+"""Seconds of pause after MLflow did not answer, and after it refused for a reason that lasts until the user acts."""
 
 PAUSE_SECONDS = 1.0
-"""Pause after records were written, while more of them come: what is written together costs little more than one, and
-Python runs one thread at a time, so each call of MLflow's holds up the search a little."""
+"""Seconds of pause after records were written, so that more come together: many cost little more than one, and since
+Python runs one thread at a time, each call of MLflow's delays the search a little."""
 
 _PARENT = "mlflow.parentRunId"
 _PARAMS_A_CALL = 100
 _METRICS_A_CALL = 1000
 _OF_WHAT_IS_GONE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
-"""What MLflow answers to writes to a run or an experiment that was deleted, among other things."""
+"""Error codes with which MLflow refuses writes to a deleted run or experiment, and other writes as well."""
 _STATUS = {State.RUNNING: "RUNNING", State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAIL: "FAILED"}
 _MEASURED = (
     "ap50", "ap50_uncapped", "ap50_box", "learning_rate", "seconds", "train_seconds", "evaluate_seconds",
@@ -79,7 +79,7 @@ _MEASURED = (
 )  # fmt: skip
 
 ALIAS = "best"
-"""The version that `results/STUDY/best` holds; `latest` is the newest."""
+"""The alias of the version that `results/STUDY/best` holds; `latest` is the newest version."""
 
 MODEL_NEEDS = (
     "imagecodecs", "numpy", "pillow", "pycocotools", "pydantic", "pyyaml", "safetensors", "scipy", "tifffile", "torch",
@@ -92,10 +92,10 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a study is shown.
+    """The MLflow database or server that shows a study.
 
     uri         MLflow's tracking URI
-    artifacts   folder for artifacts, used where `uri` is a local database; a server has its own place
+    artifacts   folder for artifacts, used where `uri` is a local database; a server has its own
     """
 
     uri: str
@@ -108,7 +108,7 @@ class Destination:
 
     @property
     def how_to_open(self) -> str:
-        """What to do to see it in a browser: a command for a database, the address of a server."""
+        """How to see the study in a browser: a command for a database, the address of a server."""
         if urlsplit(self.uri).scheme in ("http", "https"):
             return f"open {without_password(self.uri)}"
         return f"{self.program} ui --backend-store-uri {without_password(self.uri)}"
@@ -120,7 +120,7 @@ class Destination:
         return os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
 
     def command(self, words: str) -> str:
-        """A command of MLflow's command line that is about this place."""
+        """A command of MLflow's command line for this database or server."""
         return f"MLFLOW_TRACKING_URI={shlex.quote(without_password(self.uri))} {self.program} {words}"
 
 
@@ -136,9 +136,9 @@ class ExperimentDeletedError(CellTuneError):
 class Trouble:
     """Why MLflow did not take something.
 
-    reason    what it answered, one line without secrets
+    reason    MLflow's answer, one line without secrets
     way_out   what the user can do, as an order
-    lasting   whether it stays so until somebody does that
+    lasting   whether MLflow refuses until the user does that
     """
 
     reason: str
@@ -152,11 +152,11 @@ _REFUSED = {
     403: "ask whoever runs it for the right to write there",
     404: "give the address of an MLflow server as --tracking-uri",
 }
-"""The way out of what a server answers by these codes of HTTP."""
+"""The way out for each of these HTTP status codes of a server."""
 
 
 def trouble_of(error: BaseException, destination: Destination) -> Trouble:
-    """What MLflow's refusal means, and what the user can do."""
+    """The meaning of MLflow's refusal, and what the user can do."""
     reason, uri = first_line(error), destination.uri
     again = ", then run the same command again"
     if isinstance(error, ExperimentDeletedError):
@@ -200,16 +200,16 @@ def _trouble_of_server(error: BaseException, reason: str, again: str) -> Trouble
 
 
 class StudyRuns:
-    """The runs of one study, in its experiment, which is made where it is missing.
+    """The runs of one study, in its experiment, which is made if it is missing.
 
     study    name of the experiment
-    ledger   the ledger's identity: a study that was thrown away and searched anew has other runs in the same experiment
+    ledger   the ledger's identity: a study that was deleted and searched anew has other runs in the same experiment
     """
 
     def __init__(self, destination: Destination, study: str, ledger: str) -> None:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
-        # What its database refuses is raised as well, and told by us in one sentence.
+        # MLflow logs what its database refuses and raises it as well; our own sentence reports it once.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         _make_database(destination)
         self.client = mlflow.MlflowClient(tracking_uri=destination.uri)
@@ -230,7 +230,7 @@ class StudyRuns:
                 return found
 
     def refuse_deleted(self) -> None:
-        """Raise ExperimentDeletedError where the experiment was deleted since it was found."""
+        """Raise ExperimentDeletedError if the experiment was deleted since it was found."""
         try:
             _refuse_deleted(self.client.get_experiment(self.experiment))
         except MlflowException as error:
@@ -248,18 +248,18 @@ class StudyRuns:
             raise
 
     def create(self, name: str, tags: Mapping[str, str], start: int | None = None) -> Run:
-        """A new run. `start`: milliseconds since 1970, None for now."""
+        """Make a run. `start` is in milliseconds since 1970; None for now."""
         tags = {**tags, "ledger": self._ledger}
         return self.client.create_run(self.experiment, start, tags, name)
 
     def log_params(self, run: str, settings: Mapping[str, Value]) -> None:
-        """Write settings as params; MLflow takes them again if they are the same."""
+        """Write settings as params; MLflow accepts equal params again."""
         params = [Param(name, str(value)) for name, value in settings.items()]
         for start in range(0, len(params), _PARAMS_A_CALL):
             self.client.log_batch(run, params=params[start : start + _PARAMS_A_CALL])
 
     def log_metrics(self, run: str, metrics: Sequence[Metric]) -> None:
-        """Write points of metrics; a point that is there already stays one."""
+        """Write points of metrics; a point that is there already is not doubled."""
         for start in range(0, len(metrics), _METRICS_A_CALL):
             self.client.log_batch(run, metrics=metrics[start : start + _METRICS_A_CALL])
 
@@ -278,7 +278,7 @@ def _refuse_deleted(experiment: Experiment) -> None:
 
 
 def _make_database(destination: Destination) -> None:
-    """Have MLflow's tables, whole or not at all, where they are to be in a sqlite file; a server has its own."""
+    """Make MLflow's tables in a sqlite file, whole or not at all, if they are missing; a server makes its own."""
     file = database.file_of(destination.uri)
     if file is None:
         return
@@ -287,24 +287,24 @@ def _make_database(destination: Destination) -> None:
 
 
 def _make_tables(url: str, artifacts: Path) -> None:
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # what a server needs nothing of
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # not needed with a server
 
     store = SqlAlchemyStore(url, artifacts.absolute().as_uri())  # type: ignore[no-untyped-call]
     store.engine.dispose()
 
 
 def _is_half_made(path: Path) -> bool:
-    """Whether the making of MLflow's tables was cut short: the experiment `Default` is what it makes last.
+    """Whether the making of MLflow's tables was cut short: MLflow makes the experiment `Default` last.
 
-    MLflow never opens such a database again, because a table by which it changed another one is still there. It holds
-    nothing: no experiment, and so no run.
+    MLflow never opens such a database again, because a temporary table of an upgrade is still there. The database has
+    no experiment, and so no run.
     """
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=1.0)) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             holders = tables & {"experiments", "_alembic_tmp_experiments"}
             held = any(connection.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() for name in holders)
-    except sqlite3.Error:  # locked, or no database: MLflow says so itself
+    except sqlite3.Error:  # locked, or no database: MLflow itself will say so
         return False
     return not held and (bool(holders) or not tables - {"alembic_version"})
 
@@ -314,8 +314,8 @@ class Tracker:
 
     study    name of the experiment and of the parent run
     ledger   identity of the search's ledger
-    tags     tags of the parent run: what the study is
-    phase    of the trials: search, or confirm
+    tags     tags of the parent run, which describe the study
+    phase    phase of the trials: search or confirm
     """
 
     def __init__(
@@ -333,7 +333,7 @@ class Tracker:
         self._find_parent()
 
     def _find_parent(self) -> None:
-        """The study's run; a new one where there is none, or it was deleted."""
+        """Find the study's parent run, or make a new one where there is none or it was deleted."""
         parents = self._view.search(phase="study")
         parent = parents[0] if parents else self._view.create(self._study, {"phase": "study"})
         self._parent, self._parent_status = str(parent.info.run_id), str(parent.info.status)
@@ -347,7 +347,8 @@ class Tracker:
     def write(self, record: TrialRecord, folder: Path) -> str:
         """Bring a trial's run to the state of its record; returns the run's id.
 
-        `folder` is the trial's: its configuration and the match table of its best epoch become artifacts at its end.
+        folder   the trial's folder: its configuration, its epochs and the match table of its best epoch become
+                 artifacts when the trial has ended
         """
         try:
             return self._write(record, folder)
@@ -360,7 +361,7 @@ class Tracker:
         return self._write(record, folder)
 
     def _forget(self, trial: str) -> bool:
-        """Forget a trial's run and that of the study where they were deleted in MLflow; True if either was."""
+        """Forget the runs of a trial and of the study that were deleted in MLflow; True if either was."""
         run, parent_is_gone = self._runs.get(trial), self._view.is_gone(self._parent)
         if parent_is_gone:
             self._find_parent()
@@ -392,13 +393,13 @@ class Tracker:
         return run
 
     def _go_on(self) -> None:
-        """Say that the study runs, also one that had ended and was extended."""
+        """Set the parent run to RUNNING, also that of a study that had ended and was extended."""
         if self._parent_status != "RUNNING":
             self._client.update_run(self._parent, status="RUNNING")
             self._parent_status = "RUNNING"
 
     def shown(self, record: TrialRecord) -> str | None:
-        """The run of a trial that had been written to its end when this was opened; None for any other."""
+        """The run of a trial that was written to its end before this tracker was opened; None for any other trial."""
         trial = str(record.id)
         ended = record.state is not State.RUNNING and self._ended.get(trial) == _STATUS[record.state]
         return self._runs[trial] if ended else None
@@ -410,7 +411,7 @@ class Tracker:
         return record.name or f"trial {record.id}"
 
     def close(self, ended: bool) -> None:
-        """Say that the study has ended, or is interrupted and can go on."""
+        """Set the parent run to FINISHED if the study has ended; an interrupted study stays RUNNING."""
         if ended and self._view.is_gone(self._parent):
             self._find_parent()
         if ended and self._parent_status != "FINISHED":
@@ -435,11 +436,11 @@ class Tracker:
 
 
 class TrackingThread:
-    """Shows records to MLflow as they come, and holds what it could not show until MLflow is back.
+    """A thread that writes records to MLflow as they come, and keeps those that MLflow does not take until it does.
 
-    destination    where it is
-    open_tracker   makes the tracker, in the thread; called again until it succeeds
-    folder_of      a trial's folder by its number
+    destination    the MLflow database or server
+    open_tracker   makes the tracker, inside the thread; it is called again until it succeeds
+    folder_of      returns a trial's folder, given its number
     """
 
     def __init__(
@@ -454,7 +455,7 @@ class TrackingThread:
         self._stopped = threading.Event()
         self._tracker: Tracker | None = None
         self.trouble: Trouble | None = None
-        """What MLflow last answered while something is unwritten, else None."""
+        """The last reason why a record is unwritten; None if all are written."""
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -505,7 +506,7 @@ class TrackingThread:
                 self._hurry.wait(LASTING_RETRY_SECONDS if self.trouble.lasting else RETRY_SECONDS)
 
     def _try_to_open(self) -> Trouble | None:
-        """Open the tracker if it is not; returns what went wrong."""
+        """Open the tracker if it is not open; returns the trouble, or None."""
         try:
             self._tracker = self._tracker or self._open_tracker()
         except Exception as error:  # noqa: BLE001  # whatever MLflow's stores raise: the search goes on
@@ -513,7 +514,7 @@ class TrackingThread:
         return None
 
     def _try_to_write(self, batch: Sequence[TrialRecord]) -> Trouble | None:
-        """Write records; one that MLflow does not take holds up no other. Returns what went wrong last."""
+        """Write records; a record that MLflow does not take delays no other. Returns the last trouble, or None."""
         trouble = None
         for record in batch:
             if self._tracker is None:
@@ -541,13 +542,14 @@ class TrackingThread:
 class Retraining:
     """A trial that was trained again, and the folder that holds its model.
 
-    folder     complete: config.yaml, model.safetensors, metrics.json, and what else there is: submission.zip, overlays/
+    folder     holds config.yaml, model.safetensors and metrics.json, and where there are any submission.zip and
+               overlays/
     on         train (the trial's own split) or all (every annotated image)
-    key        its name; the same key and the same config.yaml are the same retraining
+    key        name of the training; the same key and the same config.yaml mean the same retraining
     settings   every setting of the model, flat names
     epochs     the report of each epoch (`EpochReport.to_json`), epoch 1 first
-    metrics    the numbers of the model that was kept; `ap50` and others that an epoch has as well, and `epoch` itself,
-               are shown as best_ap50, best_epoch, as of a trial
+    metrics    the numbers of the model that was kept; those that an epoch has too, and `epoch` itself, are shown with
+               the prefix `best_`, as a trial's are
     """
 
     folder: Path
@@ -566,9 +568,9 @@ def show_retraining(
     ledger   the ledger's identity
     record   the trial that was trained again
 
-    The alias `best` (`models:/STUDY@best`) names the version shown last, also where a later one exists. What is there
-    already is found again, and completed where an earlier call was killed or failed; nothing is there twice. Raises
-    MlflowException, whose message is one line without passwords, or OSError.
+    The alias `best` (`models:/STUDY@best`) names the version that was shown last, even if a later version exists. Runs,
+    models and versions of an earlier call that was killed or failed are found and completed; nothing is made twice.
+    Raises MlflowException, whose message is one line without passwords, or OSError.
     """
     try:
         runs = StudyRuns(destination, study, ledger)
@@ -605,7 +607,7 @@ def show_report(destination: Destination, study: str, ledger: str, folder: Path)
 
 
 def _retraining_run(runs: StudyRuns, record: TrialRecord, retraining: Retraining) -> tuple[Run, dict[str, str]]:
-    """The run with its tags and params, and those of its tags that its model has as well."""
+    """The run of a retraining with its tags and params, and the tags that its model shares."""
     trial = str(record.id)
     # The same training with other settings of prediction is another model, and params of a run cannot change.
     content = hashlib.sha256((retraining.folder / trained_model.CONFIG).read_bytes()).hexdigest()
@@ -628,7 +630,7 @@ def _retraining_run(runs: StudyRuns, record: TrialRecord, retraining: Retraining
 
 
 def _log_results(runs: StudyRuns, run: Run, model: LoggedModel, retraining: Retraining) -> None:
-    """Write the run's metrics, the last of them to the model as well, and its files; the weights are the model's."""
+    """Write the run's metrics and files. Metrics of the kept model are the model's too; the weights are its alone."""
     at = int(run.info.start_time)  # the same whenever it is written again
     points = []
     for epoch in retraining.epochs:
@@ -649,7 +651,7 @@ def _log_results(runs: StudyRuns, run: Run, model: LoggedModel, retraining: Retr
 def _logged_model(
     runs: StudyRuns, study: str, run: Run, tags: Mapping[str, str], retraining: Retraining
 ) -> LoggedModel:
-    """The run's model, uploaded whole."""
+    """The run's model, which is made and uploaded if it is missing or incomplete."""
     run_id = run.info.run_id
     known = runs.client.search_logged_models([runs.experiment], f"source_run_id = '{run_id}'")
     if known:
@@ -672,7 +674,7 @@ def _logged_model(
 def _save_model(folder: Path, model: LoggedModel, run: str, best: Path) -> None:
     """Write an MLflow model: the two files of `best`, and `registered_model.py`, which reads them."""
     with warnings.catch_warnings():
-        # An example is no help: JSON knows no uint8, and an input schema would let neither paths nor lists through.
+        # An example would not help: JSON has no uint8, and an input schema would refuse paths and lists.
         warnings.filterwarnings("ignore", "(?s).*An input example was not provided", UserWarning)
         mlflow.pyfunc.save_model(
             str(folder),
@@ -730,5 +732,5 @@ def _points(epoch: Mapping[str, Any]) -> list[Metric]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line without passwords."""
+    """The first line of an error's message, without passwords."""
     return without_password((str(error).strip() or type(error).__name__).splitlines()[0][:300])

@@ -1,12 +1,12 @@
-"""What MLflow runs when it loads a registered model: this file itself, copied beside the weights; nothing is pickled.
+"""The code of a registered model: MLflow copies this file beside the weights and runs it; nothing is pickled.
 
     model = mlflow.pyfunc.load_model("models:/STUDY/latest")
     model.predict(image)                                         # uint8 [H, W, 3], RGB; grey and RGBA will do
     model.predict("slide.tif")                                   # or the path of an image file
     model.predict([image, "slide.tif"], {"image_id": 7})         # or a list of both: image ids 7 and 8
 
-It imports `core` and no more of the project, which must be installed where the model is loaded. The network goes to the
-first GPU that torch sees, or else stays on the CPU.
+The file imports `core` and no more of this project, which must be installed where the model is loaded. The network goes
+to the first GPU that torch sees, or else stays on the CPU.
 """
 
 import logging
@@ -33,21 +33,21 @@ _WANTED = (
 
 
 class RegisteredModel(PythonModel):
-    """An image to COCO results."""
+    """A model that takes images and returns COCO results."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Read the model from the two files that were registered, which MLflow keeps in one folder."""
         folder = Path(context.artifacts[trained_model.CONFIG]).parent
         self._trained = trained_model.load(folder)
 
-    # Other hints than a bare array make MLflow warn whoever loads the model, or refuse lists and paths.
+    # With any type hint but a bare array, MLflow warns on loading the model, or refuses lists and paths.
     def predict(  # type: ignore[override]  # MLflow calls it with or without a context, as it is written
         self, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> list[CocoResult]:
         """The results of all images, each image's with the best score first.
 
         model_input   an image, uint8 [H, W, 3], RGB, or the path of an image file, or a list of these
-        params        image_id: of the (first) image, 1 where it is left out; those after it count on
+        params        image_id: the id of the first image, 1 if it is left out; further images count on from it
 
         Raises DataError, one sentence, for anything else.
         """
@@ -68,7 +68,7 @@ class RegisteredModel(PythonModel):
 
 
 def _images(given: object) -> Sequence[tuple[str, object]]:
-    """Each image, after what a message calls it."""
+    """Each image, with the name by which a message calls it before it."""
     if isinstance(given, list | tuple):
         return [(f"image {number} of {len(given)}", image) for number, image in enumerate(given, 1)]
     return [("the image", given)]

@@ -179,7 +179,7 @@ def test_a_clear_difference_in_one_thing_is_said_to_be_its_effect(shown: Finding
     said = {
         "Good": "Nothing but freezing of the backbone (trains all stages instead of the last stage) differs between "
         "the two, so that is what made the difference.",
-        "Good + affine": "What made the difference is what Twin and Good have changed, together.",
+        "Good + affine": "The difference is the joint effect of Twin and Good.",
     }
     assert shown.answer[2] == said[best.name]
 
