@@ -362,7 +362,10 @@ def _read_image(
     if listed != (height, width):
         turned = "; it looks turned by 90 degrees" if listed == (width, height) else ""
         name, sizes = image["file_name"], f"{listed[0]} x {listed[1]} pixels (height x width)"
-        message = f"{name!r} is listed with {sizes}, and has {height} x {width}{turned}"
+        message = (
+            f"{name!r} is listed with {sizes}, and has {height} x {width}{turned}; bring the picture that was "
+            "annotated, for outlines on another one lie elsewhere"
+        )
         return unusable(Problem(place_of_image, message))
 
     canvas = _Canvas(height, width)

@@ -127,7 +127,8 @@ def _check_whole(ids_HW: NDArray[Any]) -> None:
         row, column = np.argwhere(~good)[0]
         raise DataError(
             f"instance ids must be whole numbers from 0 up, and the pixel in row {row}, column {column} "
-            f"(counted from 0) holds {ids_HW[row, column]} ({np.count_nonzero(~good):,} such pixels)"
+            f"(counted from 0) holds {ids_HW[row, column]} ({many(int((~good).sum()), 'such pixel')}); export the "
+            "ids again, with 0 where no instance is"
         )
 
 

@@ -17,6 +17,7 @@ from core.config import DataConfig
 from core.data.dataset import Dataset
 from core.errors import DataError
 from core.randomness import Purpose, generator
+from core.text import have, many
 
 NEAR = 0.25
 """A class's share of a part is even when it is at most so far from its target, as a fraction of the target."""
@@ -82,7 +83,9 @@ def split(dataset: Dataset, config: DataConfig) -> Split:
     if groups < parts:
         what = f"data.folds {config.folds}" if config.folds else "a hold-out"
         kind = "groups of images (data.group_pattern)" if config.group_pattern else "images"
-        raise DataError(f"{dataset.name}: {what} needs at least {parts} {kind}, and there are {groups}")
+        raise DataError(
+            f"{dataset.name}: {what} needs at least {parts} {kind}, and there {'is' if groups == 1 else 'are'} {groups}"
+        )
 
     counts = np.concatenate([np.ones((len(dataset.samples), 1), np.int64), dataset.instance_counts()], axis=1)
     sizes_GD = np.zeros((groups, counts.shape[1]), np.int64)
@@ -101,10 +104,12 @@ def split(dataset: Dataset, config: DataConfig) -> Split:
         for name, inside in (("validation", part_of_image == part), ("training", part_of_image != part)):
             if not has_instance[inside].any():
                 where = f"fold {part} of {parts}" if config.folds else "the hold-out"
+                having = int(has_instance.sum())
                 raise DataError(
                     f"{dataset.name}: the {name} part must hold an instance, and that of {where} holds none in "
-                    f"{np.count_nonzero(inside)} images; {np.count_nonzero(has_instance)} of "
-                    f"{len(has_instance)} images hold any: annotate more, or use fewer folds or groups"
+                    f"{many(int(inside.sum()), 'image')}; of {many(len(has_instance), 'image')} "
+                    f"{having} {have(having)} any: annotate more, or "
+                    "use fewer folds or groups"
                 )
     validates = part_of_image == config.fold
     return Split(

@@ -45,6 +45,8 @@ COVERING = 0.9
 """An instance that covers this fraction of its image is suspicious; one that reaches all four borders ..."""
 BORDERING, BESIDE = 0.25, 3
 """... is with this fraction, if as many others are in the image; or with MOST, whatever is there."""
+SIDE_OF_A_BOX, BOXES = 6, (10, 0.9)
+"""Rectangles of at least so many pixels a side, so many and this fraction of all instances, are no accident."""
 OFTEN = (2, 0.1)
 """So many images, and this fraction of all, are no accident."""
 
@@ -203,7 +205,8 @@ def suspicions(
     twins, note = _twins(dataset, shapes)
     background, background_note = ([], []) if scattered else _background(dataset, shapes)
     found = [*smooth, *scattered, *twins, *background, *_crowds(dataset), *_copies(dataset, config)]
-    return [Problem(where, message, suspicious=True) for message in found], [*note, *background_note]
+    notes = [*note, *background_note, *_rectangles(shapes)]
+    return [Problem(where, message, suspicious=True) for message in found], notes
 
 
 def _interpolated(dataset: Dataset, shapes: Sequence[Shapes]) -> list[str]:
@@ -372,6 +375,23 @@ def _copies(dataset: Dataset, config: DataConfig) -> list[str]:
         f"{many(sum(map(len, found.groups)), 'image')} are versions of {many(len(found.groups), 'picture')} by their "
         f"names ({examples_of(found.groups[0])}), and would train and validate each other; "
         f"`--set 'data.group_pattern={found.pattern}'` keeps them together, or, if they are not, {ANYWAY}"
+    ]
+
+
+def _rectangles(shapes: Sequence[Shapes]) -> list[str]:
+    """A note of masks that fill their boxes, as those of a detection data set do whose boxes were made outlines."""
+    if not shapes:
+        return []
+    x0, y0, x1, y1 = np.concatenate([one.boxes_N4 for one in shapes]).T
+    areas = np.concatenate([one.areas_N for one in shapes])
+    full = (areas == (x1 - x0) * (y1 - y0)) & (np.minimum(x1 - x0, y1 - y0) >= SIDE_OF_A_BOX)
+    count, least = int(np.count_nonzero(full)), BOXES[0]
+    if count < least or count < BOXES[1] * len(areas):
+        return []
+    return [
+        f"{count:,} of {many(len(areas), 'instance')} are rectangles, as boxes of a detection data set are that were "
+        "exported as outlines; if cells are not rectangles, export their outlines or draw them: Mask R-CNN learns what "
+        "it is shown"
     ]
 
 

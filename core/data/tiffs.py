@@ -118,7 +118,8 @@ class Tiff:
         if page.dtype is None or page.dtype.kind not in "buif" or page.axes != "YX" or len(self._planes) > 1:
             channels = page.samplesperpixel * len(self._planes)
             raise DataError(
-                f"a mask must have one channel of whole numbers, and this one has {channels} of {page.dtype}"
+                f"a mask must have one channel of whole numbers, and this one has {channels} of {page.dtype}; "
+                "save the ids as grey of 8 or 16 bits"
             )
 
     def ids(self) -> NDArray[Any]:

@@ -118,7 +118,7 @@ def test_overlapping_instances_are_noted(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("samples", "told"),
     [
-        ([square("a", [1])], "a hold-out needs at least 2 images, and there are 1"),
+        ([square("a", [1])], "a hold-out needs at least 2 images, and there is 1"),
         ([square("a", []), square("b", [])], "the validation part must hold an instance"),
     ],
 )

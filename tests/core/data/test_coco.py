@@ -193,7 +193,10 @@ def changed(*where: str | int, to: Any) -> dict[str, Any]:
         (changed("images", 0, "file_name", to=None), "image 7: its file_name must be a text of its own"),
         (changed("images", 0, "file_name", to="b.png"), "image 7: the file 'b.png' is not there; looked in"),
         (changed("images", 0, "file_name", to="../a.png"), "must stay inside the data folder, and is '../a.png'"),
-        (changed("images", 0, "height", to=41), "is listed with 41 x 56 pixels (height x width), and has 40 x 56"),
+        (
+            changed("images", 0, "height", to=41),
+            "is listed with 41 x 56 pixels (height x width), and has 40 x 56; bring the picture that was annotated",
+        ),
         ({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}, "there must be at least one image"),
         ([], "must hold the lists"),
     ],

@@ -483,7 +483,11 @@ def test_masks_are_read_from_tiff_png_and_bmp_with_the_values_that_are_stored(tm
         ("a.png", Image.fromarray(RGB), "must have one channel of whole numbers, and this one is RGB"),
         ("a.png", Image.fromarray(RGB).convert("LA"), "must have one channel of whole numbers, and this one is LA"),
         ("a.png", Image.fromarray(GREY[:9]), r"must have the size of its image, 20 x 30 .*, and has 9 x 30"),
-        ("a.tif", Image.fromarray(RGB), "must have one channel of whole numbers, and this one has 3 of uint8"),
+        (
+            "a.tif",
+            Image.fromarray(RGB),
+            "must have one channel of whole numbers, and this one has 3 of uint8; save the ids as grey",
+        ),
     ],
 )
 def test_a_mask_that_is_lossy_coloured_or_of_another_size_is_refused_by_name(

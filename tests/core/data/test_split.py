@@ -191,14 +191,20 @@ def test_synthetic_slides_are_kept_together() -> None:
 @pytest.mark.parametrize(
     ("counts", "groups", "config", "told"),
     [
-        ([[1]], None, DataConfig(), "a hold-out needs at least 2 images, and there are 1"),
+        ([[1]], None, DataConfig(), "a hold-out needs at least 2 images, and there is 1"),
         ([[1]] * 4, None, DataConfig(folds=5), "data.folds 5 needs at least 5 images, and there are 4"),
         ([[1]] * 6, [1] * 6, DataConfig(group_pattern=GROUPS), "2 groups of images (data.group_pattern)"),
         ([[1]] * 6, None, DataConfig(group_pattern=r"slide(\d)"), "finds none in 'patient000_000'"),
         ([[1]] * 6, None, DataConfig(group_pattern=r"patient|(x)"), "finds none in 'patient000_000'"),
-        ([[0]] * 6, None, DataConfig(), "the validation part must hold an instance, and that of the hold-out"),
+        (
+            [[0]] * 6,
+            None,
+            DataConfig(),
+            "the validation part must hold an instance, and that of the hold-out holds none in 1 image; "
+            "of 6 images 0 have any",
+        ),
         ([[1], [0], [0]], None, DataConfig(), "must hold an instance"),
-        ([[1], [1], [0]], None, DataConfig(folds=3), "2 of 3 images hold any"),
+        ([[1], [1], [0]], None, DataConfig(folds=3), "of 3 images 2 have any"),
     ],
 )
 def test_what_cannot_be_split_is_refused(

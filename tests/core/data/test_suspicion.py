@@ -336,6 +336,24 @@ def test_one_image_with_such_an_instance_is_a_note() -> None:
     assert noted(dataset)[0].startswith("1 image (a0) with an instance that covers most of the image")
 
 
+def test_boxes_that_were_exported_as_outlines_are_noted_and_cells_are_not() -> None:
+    def boxes(seed: int) -> Sample:
+        labels = np.zeros((SIDE, SIDE), np.uint16)
+        for number in range(12):
+            row, column = divmod(number, 4)
+            labels[24 * row + 2 : 24 * row + 9 + seed, 24 * column + 3 : 24 * column + 18] = number + 1
+        return sample_of(f"a{seed}", labels)
+
+    assert suspected(five(boxes)) == []
+    (note,) = noted(five(boxes))
+    assert note.startswith("60 of 60 instances are rectangles, as boxes of a detection data set are")
+    assert noted(data_of(boxes(0), sample_of("b", cells(0)))) == []
+    tiny = five(
+        lambda seed: sample_of(f"a{seed}", np.kron(np.arange(1, 17).reshape(4, 4), np.eye(2)).astype(np.uint16))
+    )
+    assert noted(tiny) == []
+
+
 def test_crowd_regions_that_are_most_annotations_are_counted_by_annotation() -> None:
     def crowded(seed: int) -> Sample:
         return sample_of(f"a{seed}", cells(seed), crowd=[False] + [True] * 11)
