@@ -245,7 +245,8 @@ def _inert(value: Value) -> Value:
     """
     if not isinstance(value, str) or _is_number(value):
         return value
-    return _BEGINS_A_FORMULA.sub(r"\1'", value)
+    # Python's writer does not quote a carriage return, and what follows would be a row of its own.
+    return _BEGINS_A_FORMULA.sub(r"\1'", value.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def _is_number(plain: str) -> bool:

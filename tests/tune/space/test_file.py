@@ -94,7 +94,7 @@ def test_a_variant_wins_over_what_is_fixed_and_the_command_line_over_both(tmp_pa
     assert [row.config.optim.batch_size for row in request_of(text, tmp_path=tmp_path).space.rows()] == [8, 4]
     request = request_of(text, "optim.batch_size=1", tmp_path=tmp_path)
     assert [row.config.optim.batch_size for row in request.space.rows()] == [1, 1]
-    assert "variants 'A' and 'B' have the same settings" in request.notes
+    assert "variants 'A' and 'B' are the same configuration in effect, and differ by chance alone" in request.notes
 
 
 CONDITIONAL = """

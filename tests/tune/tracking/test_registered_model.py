@@ -175,7 +175,9 @@ def test_what_is_no_image_is_refused_in_one_sentence(loaded: Any, given: Any, me
 
 def test_a_version_holds_the_weights_and_the_code_and_no_pickle(registered: Registered) -> None:
     files = {path.name: path for path in registered.folder.rglob("*") if path.is_file()}
-    assert files["registered_model.py"].read_bytes() == (ROOT / "tune" / "registered_model.py").read_bytes()
+    assert (
+        files["registered_model.py"].read_bytes() == (ROOT / "tune" / "tracking" / "registered_model.py").read_bytes()
+    )
     for name in (trained_model.CONFIG, trained_model.WEIGHTS):
         assert files[name].read_bytes() == (registered.best / name).read_bytes()
     expected = {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"}
