@@ -82,8 +82,8 @@ ALIAS = "best"
 """The alias of the version that `results/STUDY/best` holds; `latest` is the newest version."""
 
 MODEL_NEEDS = (
-    "filelock", "imagecodecs", "numpy", "pillow", "pycocotools", "pydantic", "pyyaml", "safetensors", "scipy", "tifffile",
-    "torch", "torchvision",
+    "filelock", "imagecodecs", "numpy", "pillow", "pycocotools", "pydantic", "pyyaml", "safetensors", "scipy",
+    "tifffile", "torch", "torchvision",
 )  # fmt: skip
 """Distributions that a registered model needs beside MLflow and this project."""
 
