@@ -1,4 +1,4 @@
-"""YAML that costs no more time and memory than its size promises."""
+"""YAML read in time and memory that grow with the size of the file, whatever its aliases and merge keys say."""
 
 import itertools
 from typing import Any, NoReturn
@@ -6,9 +6,9 @@ from typing import Any, NoReturn
 import yaml
 
 MAX_VALUES = 200_000
-"""Keys and values of a document, what aliases repeat included: some seconds and 200 MB."""
+"""Largest number of keys and values in a document, repeats by aliases included: some seconds and 200 MB."""
 MAX_CHARACTERS = 10_000
-"""Characters of a value: reading a number takes time that grows with the square of its digits."""
+"""Largest length of a value, in characters: the time to read a number grows with the square of its digits."""
 
 
 def load(text: str) -> object:
@@ -17,10 +17,10 @@ def load(text: str) -> object:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML of which no line is lost and that stays as small as its file.
+    """A loader that refuses equal keys, and documents that aliases and merge keys make larger than MAX_VALUES.
 
-    The plain loader keeps the last of two equal keys and says nothing. And it lets anchors multiply: twenty lines, each
-    of which merges the one before twice (`<<: [*a, *a]`), make a million entries.
+    The plain loader keeps the last of two equal keys without a message. It also lets anchors multiply: twenty lines,
+    each of which merges the one before twice (`<<: [*a, *a]`), make a million entries.
     """
 
     def __init__(self, stream: str) -> None:

@@ -25,15 +25,15 @@ from core.prediction.advice import advice
 from core.text import many, shown
 
 MOST_CLASSES = 40
-"""Classes that the table shows."""
+"""Largest number of classes in the table."""
 MOST_CAUSES = 40
-"""Kinds of problems that are listed."""
+"""Largest number of causes of problems that are listed."""
 FEW_IMAGES = 5
 """Images under which a class is too rare for a score that says much."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check the data set named on the command line; the exit status."""
+    """Check the data set that the command line names; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m core.check", description=__doc__.partition("\n")[0])
     parser.add_argument("dir", metavar="DIR", help="a folder in the HW3 or COCO layout, or the word synthetic")
     parser.add_argument(
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print(lines: Iterable[str]) -> None:
-    """Print lines, in which nothing is left that a terminal would obey."""
+    """Print lines, with escape sequences shown as text."""
     print("\n".join(shown(line) for line in lines))
 
 
@@ -109,7 +109,7 @@ def describe(dataset: Dataset, where: str, config: TrialConfig | None = None, si
 
 
 def _class_table(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str]:
-    """A line a class; of a great many, those with the most instances."""
+    """One line for each class; of more than MOST_CLASSES classes, those with the most instances."""
     totals_C, images_C = counts_IC.sum(axis=0), np.count_nonzero(counts_IC, axis=0)
     columns = np.sort(np.argsort(-totals_C, kind="stable")[:MOST_CLASSES]).tolist()
     names = {column: shown(dataset.classes[column].name) for column in columns}
@@ -143,7 +143,7 @@ def _notes(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str]:
 
 
 def _signs(dataset: Dataset, counts_IC: NDArray[np.int64], in_pieces: list[int]) -> Iterator[str]:
-    """What wrong annotations would look like, and right ones may too."""
+    """Notes on signs that wrong annotations have, and right ones may have too."""
     yield from _class_notes(dataset, counts_IC)
     names = [sample.name for sample in dataset.samples]
     if sum(in_pieces):
@@ -163,7 +163,7 @@ def _signs(dataset: Dataset, counts_IC: NDArray[np.int64], in_pieces: list[int])
 
 
 def _class_notes(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str]:
-    """Classes with too few instances to learn or to score; a sentence for those of which the same is true."""
+    """Notes on classes with too few instances to learn or to score, one sentence for each cause."""
     alike: dict[int, list[str]] = {}
     for category, images in zip(dataset.classes, np.count_nonzero(counts_IC, axis=0).tolist(), strict=True):
         if images < FEW_IMAGES:
@@ -195,7 +195,7 @@ def _config(assignments: Sequence[str]) -> TrialConfig:
 
 
 def _split_problems(dataset: Dataset, where: str, config: DataConfig) -> list[Problem]:
-    """What keeps the data set from being divided into a training and a validation part."""
+    """The problems that prevent a division into a training and a validation part."""
     try:
         split(dataset, config)
     except DataError as error:

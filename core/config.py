@@ -15,7 +15,7 @@ from core.errors import SettingError
 from core.text import nearest
 
 Value = bool | int | float | str
-"""What a setting can be."""
+"""The types that a setting's value can have."""
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d"]
@@ -28,21 +28,21 @@ class _Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Python takes True for 1: `optim.epochs: true` would quietly train one epoch."""
+        """Refuse true and false as numbers: Python takes True for 1, so `optim.epochs: true` would train one epoch."""
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
             raise PydanticCustomError("number", "Input should be a number, not true or false")
         return value
 
 
 class DataConfig(_Settings):
-    """Which images train and which validate. The split depends on nothing but these settings and the data set."""
+    """The split into training and validation images, which depends on these settings and the data set alone."""
 
     validation_fraction: float = Field(0.2, gt=0, lt=1)
     """Fraction of the images held out for validation; unused when `folds` is set."""
     folds: int = Field(0, ge=0, le=100)
     """0 for a hold-out; k >= 2 for k-fold cross-validation."""
     fold: int = Field(0, ge=0)
-    """Which of the `folds` validates, counted from 0."""
+    """The fold that validates, counted from 0 to `folds` - 1."""
     split_seed: int = Field(0, ge=0)
     """Seed of the split."""
     group_pattern: str = ""
@@ -77,7 +77,7 @@ class DataConfig(_Settings):
 
 
 class AugmentConfig(_Settings):
-    """What happens to a training image and its label maps; five switches, their strengths beside them."""
+    """The augmentation of a training image and its label maps: five switches, and the strengths of each."""
 
     horizontal_flip: bool = False
     """Mirror left and right."""
@@ -101,9 +101,9 @@ class AugmentConfig(_Settings):
     hue: int = Field(20, ge=0, le=90)
     """Largest shift of hue, in steps of 2 degrees (OpenCV's scale)."""
     saturation: int = Field(30, ge=0, le=255)
-    """Largest shift of saturation, of 255."""
+    """Largest shift of saturation, on a scale of 0 to 255."""
     value: int = Field(20, ge=0, le=255)
-    """Largest shift of value, of 255."""
+    """Largest shift of value (lightness in HSV), on a scale of 0 to 255."""
     affine_p: Probability = 0.5
     """Probability of shift, scale and rotate."""
     shift: float = Field(0.05, ge=0, le=0.5)
@@ -128,7 +128,7 @@ class ModelConfig(_Settings):
     detector: Literal["fpn", "fpn_v2"] = "fpn"
     """torchvision's two recipes for Mask R-CNN."""
     backbone: Backbone = "resnet50"
-    """The feature extractor."""
+    """The feature extractor, pretrained as `model.weights` says."""
     weights: str = Field("auto", min_length=1)
     """auto (coco for resnet50, imagenet for the others), coco, imagenet, none, or the path of a file."""
     stride_in_1x1: bool = False
@@ -146,7 +146,7 @@ class ModelConfig(_Settings):
     proposals_train: int = Field(2000, ge=16, le=10000)
     """Proposals kept per image before and after non-maximum suppression, in training."""
     proposals_test: int = Field(1000, ge=16, le=10000)
-    """The same in prediction."""
+    """Proposals kept per image before and after non-maximum suppression, in prediction."""
     rpn_samples: int = Field(256, ge=16, le=4096)
     """Anchors per image that enter the loss of the proposal network."""
     box_samples: int = Field(512, ge=16, le=4096)
@@ -182,7 +182,7 @@ class OptimConfig(_Settings):
     epochs: int = Field(50, ge=1, le=10000)
     """Passes over the training images."""
     batch_size: int = Field(2, ge=1, le=256)
-    """Images a step; the last batch of an epoch may be smaller."""
+    """Images in one optimizer step; the last batch of an epoch may be smaller."""
     restarts: int = Field(0, ge=0, le=100)
     """Warm restarts: r restarts make r + 1 cosine cycles, each down to 0, in optimizer steps."""
     restart_multiplier: float = Field(1, ge=1, le=10)
@@ -213,7 +213,7 @@ class PredictConfig(_Settings):
     score_threshold: float = Field(0.05, ge=0, lt=1)
     """Detections must score more than this."""
     nms_iou: float = Field(0.5, gt=0, le=1)
-    """Boxes of one class that overlap more than this are one."""
+    """Largest overlap (IoU) of two boxes of one class; of boxes that overlap more only the best stays."""
     max_detections: int = Field(400, ge=1, le=MOST_DETECTIONS)
     """Detections kept per tile, all classes together; an image that is not cut into tiles is one."""
     flips: bool = False
@@ -310,7 +310,7 @@ SYNONYMS: Mapping[str, str] = {
     "conf": "predict.score_threshold",
     "random_state": "seed",
 }
-"""What other programs call some settings, for who writes that here."""
+"""Names by which other programs call some settings, to suggest ours to a user who writes them."""
 
 
 def check_setting_name(name: str, place: str, others: Iterable[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""The only place where a command line prints: a line each, and nothing in it that a terminal would obey."""
+"""The only place where a command line prints: single lines, with escape sequences shown as text."""
 
 import sys
 
@@ -8,7 +8,7 @@ from core.text import shown
 
 
 def say(console: Console, line: str) -> None:
-    """Print a line. Names and reasons in it may be anybody's: no escapes, no markup, no emoji codes."""
+    """Print a line. Names and reasons in it may be foreign text, so escapes, markup and emoji codes have no effect."""
     console.print(shown(line), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 

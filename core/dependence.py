@@ -1,4 +1,4 @@
-"""Which settings have an effect, given the others: one table for whoever compares, searches or ranks configurations."""
+"""The settings that have an effect, given the others: one table for all code that compares, searches or ranks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ from core.config import SETTINGS, Value
 
 @dataclass(frozen=True)
 class Need:
-    """What another setting must be for one to have an effect.
+    """A condition on another setting, without which a setting has no effect.
 
-    setting   the other one
-    above_0   whether it must be on, or a number above 0; else it must be off, or 0
+    setting   name of the other setting
+    above_0   whether the other must be on, or a number above 0; else it must be off, or 0
     """
 
     setting: str
     above_0: bool = True
 
     def is_met(self, settings: Mapping[str, Value]) -> bool:
-        """Whether it holds among settings with flat names; one that is not named has its default."""
+        """Whether the condition holds among settings with flat names; a setting that is not named has its default."""
         return bool(settings.get(self.setting, SETTINGS[self.setting])) == self.above_0
 
     def __str__(self) -> str:
@@ -34,7 +34,7 @@ _STRENGTHS: Mapping[str, tuple[str, ...]] = {
     "elastic": ("elastic_alpha", "elastic_sigma"),
     "blur_or_noise": (),
 }
-"""Augmentations with their strengths; beside each stands its probability, `NAME_p`."""
+"""Augmentations with their strengths; each also has a probability, `NAME_p`."""
 
 
 def _needs() -> dict[str, tuple[Need, ...]]:
@@ -56,15 +56,15 @@ NEEDS: Mapping[str, tuple[Need, ...]] = _needs()
 
 
 def unmet(name: str, settings: Mapping[str, Value]) -> Need | None:
-    """The first thing that a setting lacks to have an effect among settings with flat names; None if it has one."""
+    """The first need of a setting that settings with flat names do not meet; None if the setting has an effect."""
     return next((need for need in NEEDS.get(name, ()) if not need.is_met(settings)), None)
 
 
 def effective(settings: Mapping[str, Value]) -> dict[str, Value]:
-    """The settings that have an effect, in one form: equal for two configurations exactly if they train alike.
+    """The settings that have an effect, in a form that is equal for two configurations exactly if they train alike.
 
-    Left out is what has no effect, such as the strength of an augmentation that is off; a switch without effect is off;
-    weights that `auto` means are named, and tiles as large as the crops are the default.
+    Settings without effect are left out, such as the strength of an augmentation that is off; a switch without effect
+    is off; `auto` weights have their real name, and tiles as large as the crops become the default.
     """
     having = {**SETTINGS, **settings}
     if having["model.weights"] == "auto":

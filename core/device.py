@@ -1,4 +1,4 @@
-"""Where a model computes."""
+"""The device on which a model computes: CPU or GPU."""
 
 import re
 
@@ -7,7 +7,7 @@ import torch
 from core.errors import ResourceError
 
 MOST_THREADS = 256
-"""More are a slip of the keyboard, and starting them would end the process."""
+"""Largest number of threads: more are a typing error, and starting them would end the process."""
 
 
 def resolve(name: str) -> torch.device:
@@ -27,18 +27,18 @@ def resolve(name: str) -> torch.device:
 
 
 def limit_memory(device: torch.device, share: float) -> None:
-    """Let this process take so much of a GPU's memory, a fraction in (0, 1], and no more; of a CPU's it takes any.
+    """Limit this process to a fraction `share`, in (0, 1], of a GPU's memory; on a CPU there is no limit.
 
-    A trial that needs more runs out of memory itself, and not the trials beside it.
+    A trial that needs more then runs out of memory itself, and the trials beside it do not.
     """
     if device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(share, device)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """How convolutions want their numbers: channels last on a GPU, whose tensor cores read them so.
+    """The memory format for convolutions: channels last on a GPU, whose tensor cores read it.
 
-    Not on a CPU, where it gained nothing (results/LOG.md).
+    A CPU keeps the default, because channels last gained nothing there (results/LOG.md).
     """
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 

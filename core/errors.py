@@ -1,25 +1,25 @@
 """The error tree. Every message is one sentence that names the rule, the value received, the place, and a way out.
 
 CellTuneError
-├── BadRequest          the user can mend it; a command line prints the sentence and exits with status 2
+├── BadRequest          the user can correct it; a command line prints the sentence and exits with status 2
 │   ├── SettingError    a setting that does not exist, or a value outside its range
 │   ├── DataError       a data folder, an image or a mask that cannot be used
 │   ├── ModelError      a folder that holds no trained model, or a damaged one
-│   ├── WeightsError    pretrained weights that are not there, or are not what they should be
-│   ├── SpaceError      a space file that makes no search
+│   ├── WeightsError    pretrained weights that are missing, or have another content than they should
+│   ├── SpaceError      a space file that describes no search
 │   ├── ResourceError   more processors or GPUs asked for than there are
 │   └── StudyError      a study that is unknown, busy, or not the one the request describes
-├── SubmissionError     results that do not keep the format they are handed in with: nothing was written
-├── StorageError        a disk or a database that takes no more, or is not to be reached; what was saved is whole
+├── SubmissionError     results that break the format of a submission: nothing was written
+├── StorageError        a disk or a database that takes no more, or cannot be reached; saved files are whole
 ├── ProcessLost         a process of the trial was killed: nothing is wrong with the trial, try it again
-├── TrialDiverged       a loss or a weight that is not finite or absurd: the trial failed, it has no score
+├── TrialDiverged       a loss that is not finite or absurdly large, or a weight that is not finite: no score
 └── CheckpointError     a checkpoint that belongs to another configuration, or cannot be read
-    └── TornCheckpoint  a checkpoint that is damaged: what it held is lost, and training begins anew
+    └── TornCheckpoint  a checkpoint that is damaged: its content is lost, and training begins anew
 """
 
 
 class CellTuneError(Exception):
-    """The root: whatever this project raises on purpose."""
+    """The root of all errors that this project raises on purpose."""
 
 
 class BadRequest(CellTuneError):

@@ -1,9 +1,9 @@
-"""Where a test may end everything, to show that nothing is lost: points that the code passes, and one that kills.
+"""Named points of the code at which a test can kill the process, to show that nothing is lost.
 
-    CELL_TUNE_KILL=told:2      SIGKILL, the second time a process passes the point `told`
+    CELL_TUNE_KILL=told:2      SIGKILL when a process passes the point `told` for the second time
 
-A point that a worker passes kills the driver and then the worker itself, as a machine does that loses power. The points
-are named where they are passed, `writing FILE` in `core.files` among them. Without the variable, nothing happens.
+In a worker such a point kills the driver and then the worker itself, as a loss of power would. The code names its
+points where it passes them, for example `writing FILE` in `core.files`. Without the variable, nothing happens.
 """
 
 import os
@@ -18,13 +18,13 @@ _passed: Counter[str] = Counter()
 
 
 def mark_driver() -> None:
-    """Have workers that are started from now on kill this process as well, where a test asks for it."""
+    """Mark this process as the driver: workers that start from now on kill it as well, if a test asks for it."""
     if VARIABLE in os.environ:
         os.environ[DRIVER] = str(os.getpid())
 
 
 def passing(point: str) -> None:
-    """Say that a point is passed."""
+    """Pass a point: the process is killed here if the variable says so."""
     wanted = os.environ.get(VARIABLE)
     if wanted is None:
         return

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what to do about one that the system refuses."""
+"""Files that are written whole or not at all, and the way out where the system refuses one."""
 
 import errno
 import json
@@ -34,9 +34,9 @@ def write_json_atomically(path: Path, content: Any) -> None:
 
 
 def write_once(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write a file unless one is there that holds anything, whole or not at all; it has `mode` from the beginning.
+    """Write a file, whole or not at all, unless a file with content exists; it has `mode` from the beginning.
 
-    Of several processes at once one succeeds, and all find what that one wrote.
+    If several processes do so at once, one succeeds, and all find the content that it wrote.
     """
     if path.exists():
         if path.stat().st_size:
@@ -93,14 +93,14 @@ _WAYS_OUT = {
 
 
 def way_out(error: OSError) -> str:
-    """What the user can do about a file or folder that the system refuses, as an order; empty where nobody knows."""
+    """The user's way out where the system refuses a file or folder, as an order; empty if none is known."""
     return _WAYS_OUT.get(error.errno or 0, "")
 
 
 def refused(error: OSError, what: str = "a file") -> str:
     """An error of the operating system in one sentence: the file, the system's words, and the way out, as an order.
 
-    what   what it was where the system names no file
+    what   words for the file if the system does not name it
     """
     reason = error.strerror or str(error) or type(error).__name__
     return f"{error.filename or what} cannot be used ({reason}): {way_out(error) or 'see to it'}"

@@ -1,7 +1,7 @@
-"""SIGTERM answered as one Ctrl-C: schedulers, containers and service managers end a process with it.
+"""SIGTERM handled as one Ctrl-C: schedulers, containers and service managers end a process with it.
 
-Without an answer of ours it ends Python at once, or as Ray has it. The answer is whatever answers Ctrl-C at that
-moment, so each place that can be interrupted is written once. Further SIGTERMs change nothing: some send several.
+Without a handler of ours it ends Python at once, or in Ray's own way. Ours calls the handler that Ctrl-C has at that
+moment, so each place that can be interrupted is written once. Further SIGTERMs are ignored: some senders send several.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ _terminated = False
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Have SIGTERM do inside what Ctrl-C does, once; in the main thread of a program."""
+    """Handle the first SIGTERM inside the block as Ctrl-C; only in the main thread of a program."""
     global _terminated  # signals are a process's own
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -34,7 +34,7 @@ def terminated() -> bool:
 
 
 def exit_status() -> int:
-    """With which status a command ends that was interrupted: 143 by SIGTERM, 130 by Ctrl-C."""
+    """The exit status of a command that was interrupted: 143 after SIGTERM, 130 after Ctrl-C."""
     return 128 + (signal.SIGTERM if _terminated else signal.SIGINT)
 
 

@@ -5,8 +5,8 @@
 Beside the results, `results.images.json` lists the images with their ids, and the categories, as COCO does:
 `COCO("results.images.json").loadRes("results.json")` reads the two.
 
-An image that cannot be predicted costs itself alone: it is named, it is in neither file, and the exit status is 1. The
-two files are written in the end, with the images that are done; so they are where Ctrl-C ends the command.
+An image that cannot be predicted does not stop the others: it is named, it is in neither file, and the exit status is
+1. The two files are written at the end with the images that are done, also where Ctrl-C ends the command.
 """
 
 import argparse
@@ -41,12 +41,12 @@ from core.text import many
 
 @dataclass
 class _Done:
-    """What came of the images so far.
+    """The results of the images so far.
 
-    images     those that were predicted
-    results    their results as JSON: text takes a fraction of what the objects would, masks included
-    full_tiles of each predicted image, how many tiles hold as many detections as a tile may
-    left_out   a sentence for each image that could not be predicted
+    images      the images that were predicted
+    results     their results as JSON: text takes a fraction of the objects' memory, masks included
+    full_tiles  for each predicted image, the number of tiles that reached the cap on detections
+    left_out    a sentence for each image that could not be predicted
     """
 
     images: list[TestImage] = field(default_factory=list)
@@ -62,8 +62,8 @@ class _Done:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status.
 
-    0 every image was predicted, 1 some were left out or the results could not be written, 2 a wrong request and nothing
-    was written, 130 or 143 interrupted, and what was done is written.
+    It is 0 if every image was predicted; 1 if some were left out or the results could not be written; 2 for a wrong
+    request, where nothing was written; 130 or 143 after an interruption, where the images that are done were written.
     """
     parsed = _parser().parse_args(arguments)
     console = Console()
@@ -177,7 +177,7 @@ def _with_options(trained: TrainedModel, parsed: argparse.Namespace) -> TrainedM
 
 
 def _predict(trained: TrainedModel, images: Sequence[TestImage], console: Console, done: _Done) -> None:
-    """Predict image after image; `done` grows with each, so that it holds what is done whenever this ends."""
+    """Predict image after image; each is added to `done`, which so holds all finished images whenever this ends."""
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
@@ -218,7 +218,7 @@ def _results_in(trained: TrainedModel, image: TestImage) -> tuple[list[str], int
 
 
 def _listing(trained: TrainedModel, images: Sequence[TestImage]) -> dict[str, Any]:
-    """What the ids in the results mean: a COCO file without annotations."""
+    """The images and categories that the ids in the results refer to, as a COCO file without annotations."""
     return {
         "images": [
             {"id": image.id, "file_name": image.file_name, "height": image.height, "width": image.width}

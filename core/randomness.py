@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """What a generator is for. The numbers are part of every result: never reuse or reorder them."""
+    """The purpose of a generator. The numbers are part of every result: never reuse or reorder them."""
 
     INITIALISE = 0
     SPLIT = 1

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 MAX_INSTANCES = np.iinfo(np.uint16).max
-"""A label map counts instances in 16 bits: 65,535 an image."""
+"""Largest number of instances of an image, 65,535: a label map counts them in 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Target:
-    """What the model learns from one (augmented) image: its instances, still as label maps.
+    """The training target of one (augmented) image: its instances, still as label maps.
 
     boxes_N4        float32 [N, 4], half-open, pixels of the augmented image, every box at least one pixel wide and high
     labels_N        int64 [N], class numbers 1..C
@@ -94,13 +94,13 @@ class MaskCrop:
 
 @dataclass(frozen=True)
 class Detections:
-    """What the model found in one image, best score first, in pixels of that image. No mask is empty.
+    """The detections in one image, best score first, in pixels of that image. No mask is empty.
 
     boxes_N4   float32 [N, 4], half-open
     labels_N   int64 [N], class numbers 1..C
     scores_N   float32 [N], in (0, 1], descending
     masks      N mask crops
-    full_tiles tiles of the image in which as many were found as `predict.max_detections` keeps: more may be there
+    full_tiles number of tiles that have `predict.max_detections` detections, so that more instances may be there
     """
 
     boxes_N4: NDArray[np.float32]

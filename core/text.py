@@ -1,4 +1,4 @@
-"""Words of messages: counts that agree, lists, text that others wrote, safe to show, and the name that was meant."""
+"""The words of messages: counts that agree with their noun, lists, foreign text made safe, and suggested names."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ def have(count: int) -> str:
 
 
 def listed(parts: Sequence[str]) -> str:
-    """In a sentence: `a`, `a and b`, `a, b and c`."""
+    """The parts as words of a sentence: `a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
@@ -78,7 +78,7 @@ def _likeness(name: str, other: str) -> float:
 
 
 def _stranger(name: str, other: str) -> float:
-    """What counts against a name of another section; who names none may mean any."""
+    """The penalty for a name of another section; a name without a section may mean any."""
     section, its = name.casefold().rpartition(".")[0], other.rpartition(".")[0]
     return 0.0 if not section or its.startswith(section[:3]) else 0.12
 

@@ -1,4 +1,4 @@
 """Training images and their label maps, changed together.
 
-pipeline.py  images and label maps changed together
+pipeline.py  the augmentations, random crops, and shrinking to the network's size
 """

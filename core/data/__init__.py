@@ -2,14 +2,14 @@
 
 coco.py        the COCO layout
 coco_masks.py  polygons and run lengths of a COCO file to masks
-dataset.py     what every reader delivers
+dataset.py     the data set that every reader delivers, and its problems
 hw3.py         the HW3 layout: one folder an image, one mask a class
 images.py      image and mask files to arrays
 listing.py     images to predict on
 pictures.py    PNG, JPEG and BMP files
-split.py       which images train and which validate
-stored.py      how the pixels of a file are stored
-suspicion.py   annotations that can be read and look wrong
+split.py       the split into training and validation images
+stored.py      an image file as it is stored, before EXIF turns it
+suspicion.py   annotations that can be read but look wrong
 synthetic.py   cells that are made, not read
 tiffs.py       TIFF files, by the axes that they name
 """
@@ -31,15 +31,15 @@ from core.text import listed, shown
 __all__ = ["Category", "Dataset", "Inspection", "Problem", "TestImage", "inspect", "list_images", "load"]
 
 STRICT = DataConfig()
-"""A data set is refused for whatever is wrong with it."""
+"""Settings of reading under which a data set with any problem is refused."""
 MOST_FOLDERS, KINDS_SHOWN = 1000, 5
-"""Folders that are looked into, and kinds of files that are named, where a folder holds no data set."""
+"""Largest numbers of folders that are looked into, and of kinds of files that are named, if there is no data set."""
 
 
 def load(where: str, config: DataConfig = STRICT) -> Dataset:
     """Read a data set: the word `synthetic`, or a folder in the HW3 or COCO layout.
 
-    config   of it, the settings of reading count: skip_bad, allow_suspicious, split_components, group_pattern
+    config   only its settings of reading count: skip_bad, allow_suspicious, split_components, group_pattern
 
     Raises DataError with the first problem, and says how many more there are. Images without instances are fine.
     """
@@ -107,7 +107,7 @@ def _read(where: str) -> Inspection:
 
 
 def _seen(folder: Path) -> str:
-    """How many files of which kinds lie in a folder and below it."""
+    """The kinds of the files in a folder and below it, with their numbers."""
     kinds: Counter[str] = Counter()
     for _, _, names in itertools.islice(os.walk(folder), MOST_FOLDERS):
         kinds.update(Path(name).suffix.lower() or "without a suffix" for name in names if not name.startswith("."))

@@ -31,31 +31,31 @@ from core.sample import MAX_INSTANCES, MaskCrop, Sample
 from core.text import many
 
 LISTS = ("images", "annotations", "categories")
-"""What a COCO file of annotated images holds."""
+"""The lists that a COCO file of annotated images has."""
 ROBOFLOW = "_annotations.coco.json"
 """The annotations of the images in the same folder."""
 MAX_LAYERS = 32
-"""Most instances of an image that lie on one pixel; each takes a label map of the image's size."""
+"""Largest number of instances on one pixel of an image; each takes a label map of the image's size."""
 LEAST_APART = 3
-"""So many masks elsewhere than their own bbox are no slip, if they are most."""
+"""Least number of masks elsewhere than their own bbox that is no slip, where they are also most of the masks."""
 SOME = 0.02
-"""The fraction of annotations beside their image from which the others are in doubt."""
+"""Fraction of annotations that lie beside their image, from which the other annotations are in doubt too."""
 MOST = 0.5
-"""The fraction of a file's annotations from which a fault is the file's and no longer that of single annotations."""
+"""Fraction of a file's annotations from which a fault is one of the file, not of single annotations."""
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What came of one image.
+    """The result of reading one image.
 
-    sample       None where the image cannot be used
-    problems     of the image and its annotations
-    areas        the same of their `area` (see `compare_area`)
-    boxes        how many annotations have a `bbox` that fits their mask, and how others differ (see `compare`)
+    sample       the image with its instances; None if it cannot be used
+    problems     the problems of the image and its annotations
+    boxes        number of annotations by how their `bbox` fits their mask (see `compare`)
+    areas        number of annotations by how their `area` fits their mask (see `compare_area`)
     only_boxes   ids of annotations that have a bbox and no outline
-    beside       of the problems, those of annotations that lie beside the image
+    beside       those of the problems that are annotations beside the image
     lost         why the image is left out with its annotations, where most of these cannot be used
-    turned       whether nothing tells if the annotations were drawn on the image as EXIF turns it
+    turned       whether it is unknown if the annotations were drawn on the image as EXIF turns it
     """
 
     sample: Sample | None
@@ -197,7 +197,7 @@ def _load(path: Path, lists: tuple[str, ...]) -> dict[str, list[Any]]:
 
 
 def image_folders(folder: Path, annotations: Path, part: str) -> list[Path]:
-    """Where a part's images may lie; train2017 goes with instances_train2017.json."""
+    """The folders that may hold a part's images; train2017 goes with instances_train2017.json."""
     subset = annotations.stem.removeprefix("instances_")
     year = annotations.stem.rpartition(part)[2]
     names = (f"{part}{year}", part, f"images/{subset}", f"images/{part}", "images", ".")
@@ -206,7 +206,7 @@ def image_folders(folder: Path, annotations: Path, part: str) -> list[Path]:
 
 
 def _unread(folder: Path, path: Path) -> list[str]:
-    """Notes on what lies there and is not read."""
+    """Notes on files of the folder that are not read."""
     others = [*sorted((folder / "annotations").glob("instances_val*.json"))]
     others += [other for part in ("val", "valid") for other in (folder / f"{part}.json", folder / part / ROBOFLOW)]
     there = [str(other.relative_to(folder)) for other in others if other.is_file() and other != path]
@@ -428,7 +428,7 @@ class _Canvas:
 
 
 def _only_boxes(found: list[int], annotations: int, path: Path) -> list[Problem]:
-    """The annotations that are boxes without outlines: the file's fault where most are, else each its own."""
+    """The problems of annotations that are boxes without outlines: one of the file where most are, else one each."""
     if len(found) <= MOST * annotations:
         message = "an annotation must have an outline, and has a bbox and an empty segmentation; draw it, or remove it"
         return [Problem(f"{path}, annotation {number}", message, skippable=True) for number in found]
@@ -443,7 +443,7 @@ def _only_boxes(found: list[int], annotations: int, path: Path) -> list[Problem]
 
 
 def _beside(found: list[Problem], annotations: int, path: Path) -> list[Problem]:
-    """The annotations that lie beside their image: the file's fault where they are no slip, else each its own."""
+    """The problems of annotations beside their image: one of the file where they are no slip, else one each."""
     if len(found) < LEAST_APART or len(found) < SOME * annotations:
         return found
     return [
@@ -456,7 +456,7 @@ def _beside(found: list[Problem], annotations: int, path: Path) -> list[Problem]
 
 
 def _contradictions(boxes: Counter[str], path: Path, notes: list[str]) -> list[Problem]:
-    """What the annotations' own bbox says of their masks: a problem where most contradict them, a note of a few."""
+    """Contradictions between the annotations' own bbox and their masks: a problem if most contradict, else a note."""
     compared = boxes.total() - boxes["no bbox"]
     far = boxes["apart"] + boxes["exchanged"]
     if boxes["corners"] > MOST * compared:

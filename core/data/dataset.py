@@ -15,9 +15,9 @@ from core.sample import MAX_INSTANCES, Sample
 from core.text import listed, many, shown
 
 EXAMPLES = 3
-"""Names shown where a sentence concerns many."""
+"""Number of names that a sentence shows as examples."""
 SLIPS = 10
-"""So many single annotations and images may be bad in a data set of any size."""
+"""Number of single bad annotations and images that `data.skip_bad` allows in a data set of any size."""
 VALUE = re.compile(r"""'[^']*'|"[^"]*"|\[[^\[\]]*\]|\S+\.(?:tiff?|png|jpe?g|bmp)\b|-?\d[\d.,]*""")
 """Values in a message: quoted texts, lists, names of image files, figures."""
 

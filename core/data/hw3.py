@@ -53,7 +53,7 @@ _CLASS_FILE = re.compile(rf"class([1-9][0-9]*)\.({_ENDS})", re.IGNORECASE | re.A
 _BESIDE = re.compile(
     r"\..*|thumbs\.db|ehthumbs\.db|desktop\.ini|readme.*|licen[cs]e.*|.*\.(txt|md|rst|log)", re.IGNORECASE
 )
-"""What systems put beside images (`.DS_Store`, `._image.tif`), and texts for people."""
+"""Files that operating systems put beside images (`.DS_Store`, `._image.tif`), and texts for people."""
 _PERHAPS_MEANT = re.compile(
     r"(image|class|mask|label|instance)s?[^a-z].*"
     r"|.*\.(tiff?|png|bmp|jpe?g|jp2|gif|webp|dib|p[gpn]m|npy|npz|mat|h5|hdf5|zarr|nii|gz|zip|roi|svs|ndpi|czi|nd2|lif|dcm)",
@@ -73,10 +73,10 @@ _WRONG_FOLDER = (
 
 @dataclass(frozen=True)
 class _Folder:
-    """What the folder of one image holds.
+    """The files in the folder of one image.
 
-    images   files that are the image; one is wanted
-    masks    class numbers and files, in ascending number; one a class is wanted
+    images   files that are the image; there must be one
+    masks    class numbers and files, in ascending number; there must be one for each class
     strays   files that may be meant to be read and are not, and why
     others   names of files that are neither read nor meant to be
     """

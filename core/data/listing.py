@@ -9,7 +9,7 @@ from core.data.images import SUFFIXES, read_listed, read_size
 from core.errors import DataError
 
 SYNTHETIC_TEST_IMAGES = 6
-"""Of the data set `synthetic`: two more slides."""
+"""Number of test images of the data set `synthetic`: two more slides."""
 
 
 def list_images(where: str) -> tuple[TestImage, ...]:

@@ -1,8 +1,8 @@
-"""Which images train and which validate: a hold-out or k folds, by class as even as can be, groups kept whole.
+"""The split into training and validation images: a hold-out or k folds, even by class, with groups kept whole.
 
-A split is a random draw that is mended only as far as needed: groups are dealt out at random, then exchanged, one good
+A split is a random draw that is changed as little as needed: groups are dealt out at random, then exchanged, one good
 exchange at a time, until every class's share is near its target or no exchange helps. So splits of different seeds
-differ almost as random ones do, which is what repeats over seeds measure, and no class is missing where it need not be.
+differ almost as much as random ones, which repeats over seeds are to measure, and no class is missing without need.
 """
 
 import itertools
@@ -26,7 +26,8 @@ CANDIDATES = 256
 LEAST_GAIN = 1e-6
 """Above the rounding of the largest costs, so that the exchanges end."""
 NO_IMAGE, NO_INSTANCE, NO_CLASS, UNEVEN_IMAGES = 1e8, 1e6, 1e4, 100.0
-"""What a part costs that lacks them; an uneven class costs its squared relative distance from what is near."""
+"""Cost of a part without images, without instances, without a class, and with an uneven number of images; an uneven
+class costs its squared relative distance from the range that `NEAR` allows."""
 
 
 COPIES = (
@@ -45,10 +46,10 @@ PARTS = (
 )
 """Patterns of names of parts: crops by their place, and numbers, which are parts only where they begin anew."""
 SEPARATORS, ENDS = ("_", "-", "[_-]"), (r"$", r"\.\w+$", r"(?:\.\w+)?$")
-"""What may stand for SEP and END in them, the simplest first."""
+"""Texts that replace SEP and END in these patterns, the simplest first."""
 LEAST_GROUPS, LARGEST_GROUP, IN_GROUPS = 5, 0.25, 0.8
-"""Names are taken for names of parts where they make so many groups, none with more than this fraction of the images,
-and so many of the images share their group with another."""
+"""Names count as names of parts if they make at least LEAST_GROUPS groups, none with more than the fraction
+LARGEST_GROUP of the images, and at least the fraction IN_GROUPS of the images share their group with another."""
 
 
 @dataclass(frozen=True)

@@ -28,19 +28,20 @@ SPECK = 0.02
 SPREAD = 0.25
 """Pieces whose common box covers this fraction of the image are scattered over it ..."""
 SPARSE = 10
-"""... and so are pieces whose common box is so many times larger than they are, or pieces as many as this."""
+"""... and so are pieces whose common box is this many times larger than they are, or at least this many pieces."""
 SLIVER = 0.8
 """The fraction of a piece's pixels that touch another instance from which it is a sliver along a border."""
 SLIVERS = (10, 0.3)
-"""An image is suspicious with so many slivers, in this fraction of its instances."""
+"""An image is suspicious with at least this number of slivers, in at least this fraction of its instances."""
 CRUMBS = (4, 0.1)
-"""An instance of so many pieces, all but the largest of which are under this fraction of it on average, has crumbs."""
+"""An instance has crumbs with at least this number of pieces, if the others have on average at most this fraction of
+the largest one's pixels."""
 TWIN = 0.9
 """Two instances with this overlap (IoU) are one that is annotated twice."""
 TWINS = (3, 0.05)
 """As many twins as this, and this fraction of all instances, are no slip."""
 NEIGHBOURS = 8
-"""Among so many nearest instances, by their centres, an instance's twin is looked for."""
+"""Number of nearest instances, by their centres, among which an instance's twin is looked for."""
 COVERING = 0.9
 """An instance that covers this fraction of its image is suspicious; one that reaches all four borders ..."""
 BORDERING, BESIDE = 0.25, 3
@@ -48,12 +49,12 @@ BORDERING, BESIDE = 0.25, 3
 SIDE_OF_A_BOX, BOXES = 6, (10, 0.9)
 """Rectangles of at least so many pixels a side, so many and this fraction of all instances, are no accident."""
 OFTEN = (2, 0.1)
-"""So many images, and this fraction of all, are no accident."""
+"""Least number of images, and least fraction of all images, that are no accident."""
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What the instances of one image look like; crowd regions are left out. Rows are instances.
+    """The shapes of the instances of one image, without crowd regions. Rows are instances.
 
     ids_N        int64, the values in the label maps
     areas_N      int64, pixels
@@ -195,9 +196,9 @@ def _split_components(sample: Sample, name: str) -> Sample:
 def suspicions(
     dataset: Dataset, config: DataConfig, where: str, misplaced: bool = False
 ) -> tuple[list[Problem], list[str]]:
-    """What looks wrong in a data set: problems, a sentence a cause, and notes of signs that are too few for one.
+    """The suspicions of a data set: problems, one sentence for each cause, and notes on signs too few for a problem.
 
-    misplaced   whether masks are known not to be where they belong; then that they are scattered is no news
+    misplaced   whether masks are known to be misplaced; then it is not reported that they are scattered as well
     """
     shapes = [shapes_of(sample) for sample in dataset.samples]
     smooth = _interpolated(dataset, shapes)

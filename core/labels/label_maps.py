@@ -17,7 +17,7 @@ from torchvision.ops import roi_align
 from core.sample import MaskCrop, Target
 
 WINDOW_PIXELS = 2**20
-"""Most pixels that `mask_targets` gathers at once, unless a single window is larger: about 10 MB."""
+"""Largest number of pixels that `mask_targets` gathers at once, unless a single window is larger: about 10 MB."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def mask_targets(
     proposals_P4: torch.Tensor,
     size: int = 28,
 ) -> torch.Tensor:
-    """What the mask head shall predict for each proposal: float32 [P, size, size] in 0..1.
+    """The training target of the mask head for each proposal: float32 [P, size, size] in 0..1.
 
     label_maps_LHW   int32 [L, H, W], at the size that the network sees
     ids_P, maps_P    int64 [P], the instance that each proposal is matched to, and the label map that holds it

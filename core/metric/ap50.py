@@ -34,9 +34,9 @@ RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
 
 @dataclass(frozen=True)
 class MatchTable:
-    """Which detection found what, and how much there was to find: all that AP50 needs, image by image.
+    """The matches of detections with the ground truth of each image: all that AP50 needs.
 
-    One row a detection (D), by image, then descending score (equal scores in the order they came):
+    One row for each detection (D), ordered by image, then by descending score (equal scores keep their order):
 
     image_D       int32, index into image_names
     label_D       int16, class number 1..C
@@ -214,7 +214,7 @@ class _Overlaps:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of the detections of one image, bool [D] each."""
+    """The result of matching the detections of one image, bool [D] each."""
 
     hit_D: NDArray[np.bool_]
     ignored_D: NDArray[np.bool_]
@@ -298,5 +298,5 @@ def _ranks(labels_D: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _joined(parts: Sequence[NDArray[Any]], dtype: type[ScalarT]) -> NDArray[ScalarT]:
-    """Concatenate, also nothing at all."""
+    """Concatenate arrays; an empty list gives an empty array."""
     return np.concatenate([np.empty(0, dtype=dtype), *parts]).astype(dtype)

@@ -1,4 +1,4 @@
-"""What a data set asks of the settings: caps that leave instances out, names that show what belongs together."""
+"""Notes on settings that do not suit a data set: caps that leave instances out, names that show groups of images."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from core.prediction.tiles import tiles
 from core.text import many
 
 MOST = 0.5
-"""The fraction of images without instances from which it is asked whether they were annotated."""
+"""Fraction of images without instances from which a note asks whether they were annotated."""
 
 
 def advice(dataset: Dataset, data: DataConfig, predict: PredictConfig, metric: MetricConfig) -> Iterator[str]:
@@ -24,9 +24,9 @@ def advice(dataset: Dataset, data: DataConfig, predict: PredictConfig, metric: M
 
 
 def _empty(dataset: Dataset) -> Iterator[str]:
-    """Images without instances that are most, as a project has them that is still being annotated.
+    """A note where most images have no instances, as in a project that is still being annotated.
 
-    Where all are, the data set cannot be used, for a reason that others give.
+    Where no image has any, the data set cannot be used, and another message says so.
     """
     names = [sample.name for sample in dataset.samples if sample.crowd_N.all()]
     if MOST * len(dataset.samples) <= len(names) < len(dataset.samples):
@@ -37,7 +37,7 @@ def _empty(dataset: Dataset) -> Iterator[str]:
 
 
 def _predicted(dataset: Dataset, data: DataConfig, predict: PredictConfig) -> Iterator[str]:
-    """Instances that are never found because more detections than `predict.max_detections` are not kept."""
+    """A note on images with more instances than the detections that `predict.max_detections` keeps."""
     counts_I = dataset.instance_counts().sum(axis=1)
     side = predict.tile or data.crop
     caps_I = predict.max_detections * np.array([len(tiles(*sample.size, side)) for sample in dataset.samples])
@@ -53,7 +53,7 @@ def _predicted(dataset: Dataset, data: DataConfig, predict: PredictConfig) -> It
 
 
 def _round_up(count: int) -> int:
-    """A tenth more than a count, in hundreds, as far as the setting goes."""
+    """A tenth more than a count, rounded up to hundreds, and at most the setting's largest value."""
     most = next(entry.le for entry in PredictConfig.model_fields["max_detections"].metadata if hasattr(entry, "le"))
     return int(min(most, -(-count * 11 // 1000) * 100))
 

@@ -1,4 +1,4 @@
-"""Which settings of `predict` suit a trained model: tried by predicting again, never by training again."""
+"""The choice of `predict` settings for a trained model, by predicting again, never by training again."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from core.sample import Detections, Sample
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What a model scores with certain settings of `predict`.
+    """The scores of a model with certain settings of `predict`.
 
     config         the settings
     found          the detections in each sample
@@ -39,11 +39,11 @@ def evaluate(
     candidates: Sequence[PredictConfig],
     progress: Callable[[float], object] = float,
 ) -> list[Evaluated]:
-    """Score a model on samples with each of the candidates, which are distinct; in their order.
+    """Score a model on samples with each of the candidates, which are distinct; returns the scores in their order.
 
-    The network looks once at each tile of each image, and once more where a candidate wants flips or has another tile
-    or `nms_iou`; candidates with another score threshold or cap are cut from what it saw. `progress` is called after
-    each image with the fraction that is done. The model is left with its own settings.
+    The network runs once on each tile of each image, and once more where a candidate has flips, another tile or another
+    `nms_iou`; candidates with another score threshold or cap are taken from the same detections. `progress` is called
+    after each image with the fraction that is done. The model keeps its own settings.
     """
     groups: dict[tuple[int, float], list[PredictConfig]] = {}
     for candidate in candidates:
@@ -67,7 +67,7 @@ def evaluate(
 
 
 def best(evaluated: Sequence[Evaluated]) -> Evaluated:
-    """The highest AP50, the first of equals."""
+    """The candidate with the highest AP50; the first of equals."""
     return max(evaluated, key=lambda one: one.ap50)
 
 

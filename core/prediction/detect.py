@@ -18,11 +18,11 @@ from core.text import many
 
 @dataclass(frozen=True)
 class View:
-    """What the network found in one tile, in pixels of the tile, empty masks included.
+    """The network's detections in one tile, in pixels of the tile, empty masks included.
 
-    window     where the tile lies in the image
-    direct     in the tile as it is
-    mirrored   in the mirrored tile, mirrored back; None where nobody looked
+    window     the tile's place in the image
+    direct     the detections in the tile as it is
+    mirrored   the detections in the mirrored tile, mirrored back; None without `flips`
     """
 
     window: Window
@@ -31,20 +31,21 @@ class View:
 
 
 def predict(model: MaskRCNN, image: NDArray[np.uint8], config: PredictConfig, tile: int = 0) -> Detections:
-    """What the model, in evaluation mode, finds in an image.
+    """The detections of a model, in evaluation mode, in an image.
 
     image   uint8 [H, W, 3], RGB
     config  the one the model was built with
     tile    side of the tiles in pixels where `config.tile` is 0, such as `data.crop`; 0 for the whole image
 
-    An image no larger than a tile is one tile. Each tile keeps its best `config.max_detections`; how many of them found
-    as many stands in the result. Only crops of masks are kept, and one tile at a time is on the device.
+    An image no larger than a tile is one tile. Each tile keeps its best `config.max_detections` detections, and
+    `full_tiles` of the result counts the tiles that reached this cap. Only crops of masks are kept, and one tile at a
+    time is on the device.
     """
     return combine(look(model, image, config, tile), config, *image.shape[:2])
 
 
 def look(model: MaskRCNN, image: NDArray[np.uint8], config: PredictConfig, tile: int = 0) -> list[View]:
-    """The network's part of `predict`: what it finds in each tile, and in each mirrored tile where `config.flips`."""
+    """The network's part of `predict`: its detections in each tile, and with `config.flips` in each mirrored tile."""
     heads = model.roi_heads
     assert (heads.score_thresh, heads.nms_thresh, heads.detections_per_img) == (
         config.score_threshold,
@@ -61,11 +62,11 @@ def look(model: MaskRCNN, image: NDArray[np.uint8], config: PredictConfig, tile:
 
 
 def combine(views: Sequence[View], config: PredictConfig, height: int, width: int) -> Detections:
-    """The rest of `predict`: the detections in a `height` x `width` image, from what was found in its tiles.
+    """The rest of `predict`: the detections in a `height` x `width` image, from those in its tiles.
 
     `config` may be stricter than the one `look` had: a higher `score_threshold`, a lower `max_detections`, no `flips`.
-    The network need not run again, because what is dropped never kept anything else out: suppression goes from the
-    best score down.
+    The network need not run again: suppression goes from the best score down, so a detection that is dropped here had
+    not suppressed any other.
     """
     found = [_in_window(view, config) for view in views]
     if len(views) == 1:
@@ -75,7 +76,7 @@ def combine(views: Sequence[View], config: PredictConfig, height: int, width: in
 
 
 def suppress(detections: Detections, iou: float, most: int | None = None) -> Detections:
-    """Non-maximum suppression of boxes, each class by itself; of what is left, the best `most`, or all."""
+    """Non-maximum suppression of boxes, each class by itself; then the best `most` detections, or all."""
     boxes_N4, scores_N = torch.from_numpy(detections.boxes_N4), torch.from_numpy(detections.scores_N)
     kept = [np.empty(0, np.int64)]
     for label in np.unique(detections.labels_N):
@@ -86,11 +87,11 @@ def suppress(detections: Detections, iou: float, most: int | None = None) -> Det
 
 
 def about_full_tiles(found: Sequence[int], most: int, setting: str) -> str | None:
-    """The sentence that says in how many images the cap was reached, and the way out; None where in none.
+    """A sentence that says in how many images the cap was reached, and the way out; None if in none.
 
     found     `Detections.full_tiles` of each image
     most      `predict.max_detections`
-    setting   what raises it, as the user would write it: `--max-detections`
+    setting   words for the way to raise the cap, as the user would write it: `--max-detections`
     """
     images = sum(tiles > 0 for tiles in found)
     if not images:
@@ -121,7 +122,7 @@ def _in_window(view: View, config: PredictConfig) -> Detections:
 
 
 def _allowed(found: Detections, config: PredictConfig) -> Detections:
-    """What the settings let through, and of that what has a mask."""
+    """The detections that the settings allow and that have a mask."""
     (indices,) = np.nonzero(found.scores_N > config.score_threshold)
     indices = indices[: config.max_detections]
     allowed = _take(found, indices[[found.masks[index].area > 0 for index in indices]])
@@ -129,7 +130,7 @@ def _allowed(found: Detections, config: PredictConfig) -> Detections:
 
 
 def _detect(model: MaskRCNN, view: NDArray[np.uint8]) -> Detections:
-    """All detections in uint8 [H, W, 3]."""
+    """All detections in an image, uint8 [H, W, 3]."""
     pixels = torch.from_numpy(np.array(view.transpose(2, 0, 1), order="C"))
     device = next(model.parameters()).device
     raw = model.detect([pixels.to(device).float() / 255])[0]
@@ -151,7 +152,7 @@ def _take(detections: Detections, indices: NDArray[np.int64]) -> Detections:
 
 
 def _join(one: Detections, other: Detections) -> Detections:
-    """Both, best score first."""
+    """The detections of both, best score first."""
     scores_N = np.concatenate([one.scores_N, other.scores_N])
     joined = Detections(
         np.concatenate([one.boxes_N4, other.boxes_N4]),

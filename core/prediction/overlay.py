@@ -40,10 +40,11 @@ HUES = np.array(
 any kind of colour vision tell apart. Those that stand out most from pink and purple tissue come first."""
 
 STEPS = (0.0, 1.0, -1.0, 0.5, -0.5)
-"""The shades: from the class's own colour towards white (1) or black (-1) by so much of its reach."""
+"""The shades: the fraction of a colour's reach towards white (up to 1) or black (down to -1)."""
 SHADES = len(STEPS)
 REACH = 0.42
-"""How far shades go, as a fraction of the distance to the nearest other class. Under one half, none passes midway."""
+"""Reach of the shades, as a fraction of the distance to the nearest other class's colour. Below one half, no shade is
+nearer to another class's colour than to its own."""
 PALEST = 0.25
 """... and at most this fraction of the way to white or black: a shade keeps three quarters of its colour."""
 
@@ -64,7 +65,7 @@ FALLBACK_FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.tt
 
 @dataclass(frozen=True)
 class _Instance:
-    """What is drawn: a mask, and its class number, 0 for a crowd region."""
+    """An instance to draw: its mask, and its class number, 0 for a crowd region."""
 
     mask: MaskCrop
     label: int
@@ -72,7 +73,7 @@ class _Instance:
 
 @dataclass(frozen=True)
 class _Panel:
-    """A picture, uint8 [h, w, 3], and what stands above it."""
+    """A picture, uint8 [h, w, 3], and the title above it."""
 
     title: str
     pixels: NDArray[np.uint8]

@@ -71,11 +71,11 @@ def check(
     classes: Sequence[Category],
     most: Callable[[TestImage], int],
 ) -> None:
-    """Raise SubmissionError with the first thing that keeps results from being handed in.
+    """Raise SubmissionError with the first rule of a submission that the results break.
 
-    results          of every listed image by its id; an image in which nothing was found has an empty list
-    images           as listed
-    most             results that an image may have, `predict.max_detections` for each of its tiles
+    results          the results of every listed image by its id; an image without detections has an empty list
+    images           the listed images
+    most             largest number of results of an image, `predict.max_detections` for each of its tiles
 
     Every listed image was predicted and no other; each result names its image and a known category, its score lies in
     (0, 1], its box is four finite numbers with width and height 0 or more, and its mask is not empty and decodes to
@@ -133,7 +133,7 @@ def write_zip(
 
 
 def _problem(result: CocoResult, image: TestImage, category_ids: Sequence[int]) -> str | None:
-    """Rule, value received and way out of the first rule that a result breaks; None when it keeps them all."""
+    """The first rule that a result breaks, with the value received and the way out; None if it keeps them all."""
     if result["image_id"] != image.id:
         return f"image_id must be that of the image, and is {result['image_id']!r}; put it with its own image"
     if result["category_id"] not in category_ids:

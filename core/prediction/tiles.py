@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from core.sample import Detections, MaskCrop
 
 TILE_OVERLAP = 4
-"""Neighbouring tiles share a quarter of their side: what is no larger is whole in one of them; 1.8 times the pixels."""
+"""Neighbouring tiles share one in this number of their side, a quarter: an instance up to this size is whole in one of
+them. The tiles have 1.8 times the pixels of the image."""
 
 SAME_MASK = 0.5
 """Masks that agree more than this are of one instance. Above one half, no mask agrees with two that are disjoint."""
@@ -18,7 +19,7 @@ SAME_MASK = 0.5
 CUT_MARGIN = 0.05
 """A box nearer than this fraction of its side to an inner border of its tile may be cut by it, ..."""
 CUT_PIXELS = 2
-"""... and so may any box nearer than so many pixels: predicted boxes are no better than that."""
+"""... and so may any box nearer than this number of pixels: predicted boxes are no more exact than that."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def merge_tiles(windows: Sequence[Window], found: Sequence[Detections], height: 
 
 
 def _cut(boxes_N4: NDArray[np.float32], window: Window, height: int, width: int) -> NDArray[np.bool_]:
-    """Which boxes may be cut by a border of their tile that is not the image's, bool [N]."""
+    """Whether each box may be cut by a border of its tile that is not the image's, bool [N]."""
     low, high = np.array([window.x0, window.y0]), np.array([window.x1, window.y1])
     margin_N2 = np.maximum(CUT_MARGIN * (boxes_N4[:, 2:] - boxes_N4[:, :2]), CUT_PIXELS)
     cut_N2 = (low > 0) & (boxes_N4[:, :2] - margin_N2 < low)

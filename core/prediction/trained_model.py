@@ -1,4 +1,4 @@
-"""A trained model as a folder, all that it takes to use it: `config.yaml`, complete, and `model.safetensors`, whole.
+"""A trained model as a folder of two files, which are enough to use it: `config.yaml` and `model.safetensors`.
 
 format          version of this layout
 settings        every setting it was trained with and predicts with, flat names
@@ -56,7 +56,7 @@ class TrainedModel:
     began_with: Mapping[str, Any] | None = None
 
     def predict(self, image: NDArray[np.uint8]) -> Detections:
-        """What it finds in uint8 [H, W, 3], RGB, of any size."""
+        """The detections in an image, uint8 [H, W, 3], RGB, of any size."""
         return predict(self.model, image, self.config.predict, self.config.data.crop)
 
     def most_detections(self, height: int, width: int) -> int:
@@ -65,7 +65,7 @@ class TrainedModel:
         return len(tiles(height, width, side)) * self.config.predict.max_detections
 
     def predicting_with(self, config: PredictConfig) -> "TrainedModel":
-        """The same network, not a copy, with other settings of `predict`: this one must not be used any more."""
+        """The same network, not a copy, with other settings of `predict`; this object must no longer be used."""
         predict_with(self.model, config)
         return replace(self, config=self.config.model_copy(update={"predict": config}))
 

@@ -3,6 +3,6 @@
 checkpoint.py  one atomic file of tensors
 loop.py        the batches of an epoch and the training loop
 optim.py       AdamW and its learning rate, step by step
-probe.py       what a trial asks of a GPU, measured by a few steps
+probe.py       the memory and the time that a trial takes of a GPU, measured by a few steps
 trial.py       the trial: run_epoch, save, load
 """

@@ -25,13 +25,13 @@ from core.sample import Target
 from core.training.optim import Schedule
 
 DEATH_SECONDS = 1.0
-"""How long after a failed read from a loader's process its death may become known."""
+"""Seconds after a failed read from a loader's process within which its death becomes known."""
 
 MOST_LOSS = 1e6
-"""A finite loss above this is divergence. The five terms add up to under 20 where a training begins that works. The
-largest beginning that any settings make is 4e4, that of a ResNet-101 drawn at random and frozen. Above a million the
-right class has a probability of e to the power of minus some hundred thousand, or boxes are off by as many of their
-sides: nothing is left of what was learned. Trainings with spikes under it may go on."""
+"""A finite loss above this counts as divergence. In a training that works the five terms add up to less than 20 at the
+beginning; the largest beginning that any settings cause is 4e4, with a random frozen ResNet-101. At a million the right
+class has a probability of about e to the power of minus some hundred thousand, or boxes are off by as many of their
+sides: the network has lost all it had learned. Trainings with smaller spikes may recover and go on."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Batch:
 
 
 class _TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, Target]]):
-    """Images by their address (epoch, image): a pure function, the same in whatever process."""
+    """Images by their address (epoch, image): a pure function, the same in every process."""
 
     def __init__(self, data: Dataset, config: TrialConfig) -> None:
         self.samples = data.samples
@@ -134,9 +134,9 @@ class TrainingBatches:
 
     @contextmanager
     def losses_named(self) -> Iterator[None]:
-        """Inside, whatever is raised because a process of the loader died is ProcessLost.
+        """Inside the block, an exception that the death of a loader's process caused becomes ProcessLost.
 
-        torch says it by a RuntimeError out of a signal handler, so anywhere; or what reads from the dead process fails.
+        torch raises a RuntimeError from a signal handler, so at any point; or the read from the dead process fails.
         """
         try:
             yield
@@ -175,7 +175,7 @@ def _collate(items: list[tuple[torch.Tensor, Target]]) -> Batch:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Inside, torch draws from `seed`; afterwards its global generators are as they were."""
+    """Seed torch's global generators inside the block; afterwards they have their former state."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

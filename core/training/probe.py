@@ -1,4 +1,4 @@
-"""What a trial asks of its device, measured by a few steps of it: memory, and how much of the time it computes."""
+"""The memory that a trial takes of its device, and the fraction of time it computes, measured by a few of its steps."""
 
 import resource
 import time
@@ -18,20 +18,20 @@ from core.training.loop import Batch, TrainingBatches, seeded, train_one_epoch
 from core.training.trial import Trial
 
 STEPS = 4
-"""Training steps that are measured, after as many that are not."""
+"""Number of training steps that are measured, after the same number that are not."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What one trial takes.
+    """The memory and the time that one trial takes.
 
     device              name of the GPU, or cpu
     total_bytes         memory of the GPU; 0 on a CPU
     peak_bytes          most of it that the process held, in training and prediction: torch's allocator and CUDA's own
                         context; on a CPU the memory of the process
-    busy                fraction of the time of training in which the GPU computed, in (0, 1]; 1 on a CPU
-    images_per_second   of training
-    host_bytes          most memory of the machine that the process held, the data set among it; 0 where not measured
+    busy                fraction of the training time in which the GPU computed, in (0, 1]; 1 on a CPU
+    images_per_second   training images per second
+    host_bytes          most memory of the machine that the process held, the data set included; 0 if not measured
     """
 
     device: str

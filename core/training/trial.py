@@ -35,11 +35,11 @@ _MOST_THREADS = 1024
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What one epoch did. Every number is finite.
+    """The results of one epoch. Every number is finite.
 
     epoch              counted from 1
     losses             mean over training images of each loss term, and of their sum as 'loss'
-    learning_rate      of the epoch's last step
+    learning_rate      learning rate of the epoch's last step
     ap50               COCO AP50 of masks on the validation images, at most `metric.max_dets` detections per image and
                        class, mean over the classes present; the objective. None where no image validates
     ap50_uncapped      the same, all detections
@@ -47,12 +47,12 @@ class EpochReport:
     ap50_per_class     `ap50` of each class; None for a class without a validation instance; empty where no image
                        validates
     seconds            wall time of `run_epoch`; of it `train_seconds` and `evaluate_seconds`
-    wait_seconds       of `train_seconds`, waiting for the next batch: the loader does not keep up
-    images_per_second  training images by `train_seconds`
+    wait_seconds       part of `train_seconds` in which training waited for the loader's next batch
+    images_per_second  training images per second of `train_seconds`
     peak_memory_bytes  most memory that tensors took on the GPU, training and evaluation; None on a CPU
     steps              optimizer steps
-    detections         on all validation images
-    capped_images      validation images of which a tile had as many detections as `predict.max_detections` keeps
+    detections         number of detections in all validation images
+    capped_images      number of validation images with a tile that reached the cap `predict.max_detections`
     coco               twelve numbers of the masks by their `core.metric.coco_summary.NAMES`, None where there is
                        nothing to find; after the trial's last epoch only, else empty
     """
@@ -76,7 +76,7 @@ class EpochReport:
     coco: Mapping[str, float | None] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary of what JSON knows."""
+        """The report as a dictionary of JSON types."""
         return asdict(self) | {"ap50_per_class": list(self.ap50_per_class)}
 
     @classmethod
@@ -143,7 +143,7 @@ class Trial:
 
     @property
     def epoch(self) -> int:
-        """Epochs done."""
+        """Number of epochs done."""
         return len(self.reports)
 
     @property
@@ -374,7 +374,7 @@ class Trial:
             )
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """What training changed: 'model.NAME', and AdamW's 'optimizer.KEY.NAME' for each parameter that trains."""
+        """The tensors that training changes: 'model.NAME', and AdamW's 'optimizer.KEY.NAME' by trained parameter."""
         tensors = {f"model.{name}": value for name, value in trained_state(self.model).items()}
         for name, parameter in self._trainable():
             for key, value in self.optimizer.state[parameter].items():
@@ -410,7 +410,7 @@ class Trial:
 
 @contextlib.contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    """Say which checkpoint it is whose state is whole JSON, and not what was written."""
+    """Turn errors on a state that is valid JSON but has another content than `save` writes into TornCheckpoint."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -430,7 +430,7 @@ def _describe(weights: dict[str, Any] | None) -> str:
 
 
 def _remove_what_is_not_named(folder: Path, best: Path) -> None:
-    """Remove weights of epochs that are no longer the best, and what a killed process had half written."""
+    """Remove weights of epochs that are no longer the best, and files that a killed process had half written."""
     for path in folder.glob("best-*.safetensors"):
         if path != best:
             path.unlink()
