@@ -13,14 +13,14 @@ from core.labels import rle
 from core.sample import MaskCrop
 
 LONGEST_OUTLINE = 2_000_000
-"""Pixels along the outlines of an annotation. pycocotools takes some 100 bytes a pixel of outline."""
+"""Largest length, in pixels, of an annotation's outlines. pycocotools takes some 100 bytes for each of these pixels."""
 _MOST_WRITTEN = 10**18
 FAR_BOX = 0.5
-"""The overlap (IoU) of an annotation's own bbox with that of its mask under which the two contradict each other ..."""
+"""Overlap (IoU) of an annotation's own bbox with its mask's box, below which the two contradict each other ..."""
 NEAR_SIDES = 2.0
 """... unless all four sides are within this many pixels."""
 FAR_AREA = 4
-"""The factor by which an annotation's own area may differ from its mask's: some tools write that of the box."""
+"""Factor by which an annotation's own area may differ from its mask's: some tools write the area of the box."""
 
 
 class BesideImage(DataError):
@@ -28,7 +28,7 @@ class BesideImage(DataError):
 
 
 class _Short(reprlib.Repr):
-    """A value in a message: a list of millions is not written out to be cut off."""
+    """Shortens values in messages without writing out lists of millions first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ def box_of(bbox: Any) -> tuple[float, float, float, float] | None:
 
 
 def compare(bbox: Any, mask: MaskCrop) -> str:
-    """How an annotation's own bbox fits its mask: no bbox, fits, exchanged, corners, fractions, apart."""
+    """How an annotation's own bbox fits its mask: one of no bbox, fits, exchanged, corners, fractions, apart."""
     given = box_of(bbox)
     if given is None:
         return "no bbox"
@@ -167,7 +167,7 @@ def compare(bbox: Any, mask: MaskCrop) -> str:
 
 
 def compare_area(area: Any, mask: MaskCrop) -> str:
-    """How an annotation's own area fits its mask: no area, fits, apart."""
+    """How an annotation's own area fits its mask: one of no area, fits, apart."""
     if not is_real(area) or area <= 0:
         return "no area"
     return "fits" if mask.area / FAR_AREA <= area <= mask.area * FAR_AREA else "apart"

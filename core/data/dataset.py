@@ -1,4 +1,4 @@
-"""A data set in memory: decoded arrays, classes, and a fingerprint of both; what every reader delivers."""
+"""A data set in memory, which every reader delivers: decoded arrays, classes, and a fingerprint of both."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ class Category:
 
     id     the data set's own number (COCO's category id, HW3's K of classK.tif); class numbers run from 1 to C in
            ascending id, so class number c is `Dataset.classes[c - 1]`
-    name   for people
+    name   name of the class
     """
 
     id: int
@@ -41,7 +41,7 @@ class Category:
 class TestImage:
     """An image to predict on, listed and not decoded; `core.data.images.read_test_image` reads it.
 
-    path             absolute; empty where there is no file
+    path             absolute path; empty if there is no file
     file_name, id    as the listing has them; a submission names the image by its id
     height, width    pixels
     pixels           uint8 [H, W, 3], RGB, where there is no file
@@ -64,7 +64,7 @@ class Dataset:
     Plain dataclasses over contiguous read-only arrays, so that Ray's object store shares them between processes without
     a copy. The fingerprint covers classes, names, pixels and labels, not the test images, the notes and the folder.
 
-    notes   sentences for people, each with its count: what was skipped, and what looks unusual and was accepted
+    notes   sentences for the user, each with a count: parts that were skipped, and unusual ones that were accepted
     """
 
     name: str
@@ -103,7 +103,7 @@ class Problem:
 
     @property
     def cause(self) -> str:
-        """The message without its values, quoted or in figures: problems of one cause differ in these alone."""
+        """The message without its quoted texts and figures: problems of one cause differ in these alone."""
         return VALUE.sub("#", self.message)
 
     @classmethod
@@ -114,10 +114,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that was found in a data folder.
+    """The result of reading a data folder.
 
-    dataset    what could be read, None when that is nothing; to be trained on only when there are no problems
-    problems   in the order of the files' names
+    dataset    the images that could be read; None if none could. It may be trained on only if there are no problems
+    problems   the problems, in the order of the files' names
     """
 
     dataset: Dataset | None
@@ -125,7 +125,7 @@ class Inspection:
 
     @property
     def single(self) -> tuple[Problem, ...]:
-        """The problems that `data.skip_bad` leaves out; none where more is bad than good, beyond a few slips."""
+        """The problems that `data.skip_bad` leaves out; none if more are bad than good, and more than SLIPS."""
         if self.dataset is None:
             return ()
         bad = tuple(problem for problem in self.problems if problem.skippable)
@@ -134,7 +134,10 @@ class Inspection:
 
 
 def by_cause(problems: Iterable[Problem]) -> list[str]:
-    """One sentence a cause, in the order of their first problems: the first one, how many there are, and examples."""
+    """One sentence for each cause: its first problem, the number of its problems, and examples.
+
+    Causes come in the order of their first problems.
+    """
     causes: dict[str, list[Problem]] = {}
     for problem in problems:
         causes.setdefault(problem.cause, []).append(problem)
@@ -145,7 +148,7 @@ def _one_sentence(alike: Sequence[Problem]) -> str:
     first, *others = alike
     if not others:
         return str(first)
-    # The places of one file begin alike, and the reader has just seen how.
+    # The places in one file begin with the same path, which the sentence has shown already.
     beginning = first.place[: max(first.place.rfind(end) for end in ("/", ", ")) + 1].rstrip()
     examples = [shown(problem.place.removeprefix(beginning).strip()) for problem in others[: EXAMPLES - 1]]
     return f"{first} ({len(alike):,} of this kind: also {listed([*examples, *_further(len(others))])})"
@@ -223,9 +226,9 @@ def place(
     x0: int = 0,
     most: int = MAX_INSTANCES,
 ) -> bool:
-    """Write labels into the first map whose pixels under all of them are free; where none is, into a new one.
+    """Write labels into the first map in which all their pixels are free, or else into a new map.
 
-    Returns whether there was room: False, and nothing is written, where a new map would make more than `most`.
+    Returns False, and writes nothing, if a new map would make more than `most` maps.
 
     label_maps   at least one uint16 [H, W]; changed in place, and longer afterwards when a map was added
     labels_hw    uint16 [h, w], the label of every pixel in a window that begins at row y0 and column x0; 0 is nothing.

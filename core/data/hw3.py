@@ -11,8 +11,8 @@ instances, a true negative. Ids need not be contiguous and need not restart in e
 files is two instances. The classes are class1 .. class4, always, so that two parts of one collection agree even where
 a rare class is missing, and whatever higher ones are found.
 
-Every file in a NAME folder is read, or is named: as a problem where it may be a mask or an image that is meant to be
-read, in a note where it is neither. Only what systems leave and texts are passed over.
+Every file in a NAME folder is read or named: in a problem if it may be a mask or an image that is meant to be read, in
+a note if it is neither. Only texts and the files that operating systems leave are passed over.
 """
 
 import contextlib

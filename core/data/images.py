@@ -1,8 +1,8 @@
-"""Image files to arrays: whatever a header shows is judged before anything is decoded, damage is one sentence.
+"""Image files to arrays: headers are checked before anything is decoded, and damage is reported in one sentence.
 
-TIFF, PNG, JPEG and BMP files are told apart by how they begin, not by their names. Pictures are turned as their EXIF
-says, as every viewer and annotation tool shows them, unless the size that is listed with them says that the annotations
-were drawn on the stored pixels.
+TIFF, PNG, JPEG and BMP files are told apart by their first bytes, not by their names. Pictures are turned by their EXIF
+orientation, as every viewer and annotation tool shows them, unless the listed size shows that the annotations were
+drawn on the stored pixels.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from core.text import many
 __all__ = ["MAX_PIXELS", "find_file", "read_ids", "read_listed", "read_rgb", "read_size", "read_test_image"]
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
-"""How the names of image files end, in small or capital letters."""
+"""Suffixes of image files, in small or capital letters."""
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -237,7 +237,7 @@ def _listed(entry: Any, folders: Sequence[Path]) -> TestImage:
 
 
 def _side(value: Any, key: str, file_name: str) -> int | None:
-    """A listed height or width; None where it is not known, which tools write as null or 0."""
+    """A listed height or width; None if it is unknown, which tools write as null or 0."""
     if value is None:
         return None
     side = whole_number(value)

@@ -16,7 +16,7 @@ SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "BMP": b"BM"
 
 _ORIENTATION = 274
 _PNG_DEPTH = 24
-"""Byte of a PNG file that holds its bits a channel."""
+"""Place of the byte of a PNG file that holds its bits per channel."""
 
 
 @contextlib.contextmanager
@@ -48,7 +48,7 @@ class Picture:
         """Take an open picture, its kind, and the bits a channel that its header says."""
         self._picture, self._kind, self._depth = picture, kind, depth
         self.size = (picture.height, picture.width)
-        # Only what stands before the pixels: what follows them is known when all is decoded, and browsers ignore it.
+        # Only metadata before the pixels counts: later metadata is known after decoding only, and browsers ignore it.
         self.orientation = _orientation(picture.info.get("exif"))
 
     def check_picture(self) -> None:

@@ -1,4 +1,4 @@
-"""An image file as it lies on the disk: what its header promises, and its pixels before they are turned.
+"""An image file as it is stored: the promises of its header, and its pixels before EXIF turns them.
 
 `tiffs.py` and `pictures.py` open files, `images.py` is what the rest of the project calls. Errors here carry no place;
 `images.py` puts the path before them.
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from core.errors import DataError
 
 MAX_PIXELS = 89_478_485
-"""Pixels of an image. Pillow's own limit, above which it takes a file for a decompression bomb; a float64 mask of this
-size takes 716 MB to decode. A whole slide is larger, and belongs cut into tiles."""
+"""Largest number of pixels of an image: Pillow's own limit, above which it takes a file for a decompression bomb. A
+float64 mask of this size takes 716 MB to decode. A whole slide is larger and must be cut into tiles."""
 
 NOT_8_BITS = "convert it, with a brightness range that you choose for all images alike"
-"""Way out for an image of 16 bits or of floating point; the range is a choice that nobody makes for the user."""
+"""Way out for an image of 16 bits or of floating point: only the user can choose the range of brightness."""
 
 
 class Stored(Protocol):
@@ -30,13 +30,13 @@ class Stored(Protocol):
     orientation: int
 
     def check_picture(self) -> None:
-        """Refuse what `picture` would."""
+        """Raise DataError if the header shows that `picture` would fail."""
 
     def picture(self) -> NDArray[np.uint8]:
         """The pixels as RGB, uint8 [H, W, 3]."""
 
     def check_ids(self) -> None:
-        """Refuse what `ids` would."""
+        """Raise DataError if the header shows that `ids` would fail."""
 
     def ids(self) -> NDArray[Any]:
         """The values of a mask as stored, [H, W]: bool, integer or floating point; of a palette, the indices."""

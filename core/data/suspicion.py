@@ -1,7 +1,7 @@
-"""Annotations that can be read and look wrong: what a person should see before a search is spent on them.
+"""Annotations that can be read but look wrong, which a person should check before a search is spent on them.
 
 Each suspicion is one sentence about the whole data set, whatever its format, with counts, examples and the way out.
-It keeps the data set from being used until it is mended or `data.allow_suspicious` says that somebody has looked.
+The data set cannot be used until it is corrected, or `data.allow_suspicious` says that a person has looked at it.
 Signs in a few instances are notes and keep nothing from being used. The thresholds were set on CoNSeP and the
 synthetic data set, which raise none, and on copies of CoNSeP damaged in each of these ways, which do.
 """

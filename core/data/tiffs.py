@@ -1,4 +1,4 @@
-"""TIFF files, through tifffile: which page is the image, which axes it has, and its pixels.
+"""TIFF files, through tifffile: the page that is the image, its axes, and its pixels.
 
 tifffile keeps the data type: Pillow cannot open float64, and narrows 16-bit RGB to 8 without a word. Its `series` are
 not used: those of OME-TIFF open other files that the description names.
@@ -27,7 +27,7 @@ from core.text import listed, many
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 MAX_PAGES = 64
-"""Pages that are looked at; a file with more holds no single image, and a million would take minutes."""
+"""Largest number of pages that are read: a file with more holds no single image, and a million would take minutes."""
 
 LOSSLESS = frozenset({1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 34926, 50000})
 """Compressions by which a strip cannot unpack to more than its header says: none, CCITT, LZW, deflate, PackBits, LZMA,
@@ -39,11 +39,11 @@ PIXEL_TAGS = frozenset(
     {*(254, 255, 256, 257, 258, 259, 262, 266, 270, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325)}
     | {*(330, 338, 339, 347, 529, 530, 532)}
 )
-"""Tags of a TIFF that say how its pixels are stored; where one is lost tifffile goes on with a default."""
+"""Tags of a TIFF that say how its pixels are stored; if one is missing, tifffile goes on with a default."""
 
 AXES = {"Z": "depth (Z)", "T": "time (T)", "C": "channels (C)"}
 
-# What is wrong with a file is said once, in the sentence that is raised.
+# tifffile logs the problems of a file; the error that is raised reports them once.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 PHOTOMETRIC = tifffile.PHOTOMETRIC
@@ -52,7 +52,7 @@ EXTRA = tifffile.EXTRASAMPLE
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator["Tiff"]:
-    """The image in a TIFF file. Raises DataError where none is the one, and whatever tifffile raises."""
+    """Open the image in a TIFF file. Raises DataError if there is no single image, and whatever tifffile raises."""
     with tifffile.TiffFile(path) as file:
         yield Tiff(file)
 
@@ -130,8 +130,8 @@ class Tiff:
 def _planes(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     """The page that is the image, or its three channels where the file says that its pages are channels.
 
-    Thumbnails, masks, reduced copies and levels of a pyramid are passed over. Raises DataError for all else: of several
-    images, depths or times none is taken silently.
+    Thumbnails, masks, reduced copies and levels of a pyramid are passed over. Raises DataError for several images,
+    depths or times: none of them is taken silently.
     """
     pages = _pages(file)
     # A file whose only page is called a thumbnail is a saved thumbnail.
@@ -233,7 +233,7 @@ def _named_axes(file: tifffile.TiffFile) -> dict[str, int]:
 METAMORPH_PLANES = 33629
 """Tag (UIC2) with an entry a plane; the planes lie behind each other in one page."""
 MOST = 1_000_000_000
-"""Planes that a description may claim; one that claims more is not repeated digit by digit."""
+"""Cap on the number of planes that a description claims, so that no message shows a number of many digits."""
 IMAGEJ_AXES = ("channels", "slices", "frames")
 
 
