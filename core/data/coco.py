@@ -15,7 +15,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +36,8 @@ ROBOFLOW = "_annotations.coco.json"
 """The annotations of the images in the same folder."""
 MAX_LAYERS = 32
 """Largest number of instances on one pixel of an image; each takes a label map of the image's size."""
+MAX_LAYER_PIXELS = MAX_LAYERS * 2**24
+"""Largest number of pixels in all label maps of an image: 1 GB."""
 LEAST_APART = 3
 """Least number of masks elsewhere than their own bbox that is no slip, where they are also most of the masks."""
 SOME = 0.02
@@ -88,16 +90,21 @@ def unnamed_annotation_file(folder: Path) -> Path | None:
 
     None where there is none. Raises DataError when there are several, with their names.
     """
-    found = [
-        path
-        for place in (folder, folder / "annotations")
-        for path in sorted(place.glob("*.json"))
-        if not re.search(r"test|image_info", path.stem) and _holds_lists(path)
-    ]
+    found = _unnamed(folder)
     if len(found) > 1:
         names = ", ".join(str(path.relative_to(folder)) for path in found)
         raise DataError(f"{folder}: one file of annotations is read, and there are {names}; name one train.json")
     return found[0] if found else None
+
+
+def _unnamed(folder: Path, without: Sequence[Path] = ()) -> list[Path]:
+    """The files in a folder, and in `annotations` inside it, that have COCO's lists and are no listing of a test."""
+    return [
+        path
+        for place in (folder, folder / "annotations")
+        for path in sorted(place.glob("*.json"))
+        if path not in without and not re.search(r"test|image_info", path.stem) and _holds_lists(path)
+    ]
 
 
 def _holds_lists(path: Path) -> bool:
@@ -209,13 +216,21 @@ def _unread(folder: Path, path: Path) -> list[str]:
     """Notes on files of the folder that are not read."""
     others = [*sorted((folder / "annotations").glob("instances_val*.json"))]
     others += [other for part in ("val", "valid") for other in (folder / f"{part}.json", folder / part / ROBOFLOW)]
-    there = [str(other.relative_to(folder)) for other in others if other.is_file() and other != path]
-    if not there:
-        return []
-    return [
-        f"{examples_of(there)} is not read: the split takes validation images out of the training images; "
-        "to use its images too, merge the files"
-    ]
+    others = [other for other in others if other.is_file() and other != path]
+    more = _unnamed(folder, without=(path, *others))
+    validation, further = ([str(one.relative_to(folder)) for one in found] for found in (others, more))
+    notes = []
+    if validation:
+        notes.append(
+            f"{examples_of(validation)} is not read: the split takes validation images out of the training images; "
+            "to use its images too, merge the files"
+        )
+    if further:
+        notes.append(
+            f"{examples_of(further)} is not read beside {path.relative_to(folder)}: one file is; to use its "
+            "annotations too, merge the files"
+        )
+    return notes
 
 
 def _numbered(items: list[Any], kind: str, path: Path, problems: list[Problem]) -> list[dict[str, Any]]:
@@ -404,11 +419,15 @@ def _read_image(
 
 
 class _Canvas:
-    """The label maps of an image while instances are drawn into them; `depth_HW` counts the instances of a pixel."""
+    """The label maps of an image, at most `most`, while instances are drawn into them.
+
+    `depth_HW` counts the instances of a pixel.
+    """
 
     def __init__(self, height: int, width: int) -> None:
         self.label_maps = [np.zeros((height, width), np.uint16)]
         self.depth_HW = np.zeros((height, width), np.uint8)
+        self.most = min(MAX_LAYERS, MAX_LAYER_PIXELS // (height * width))
 
     def draw(self, mask: MaskCrop, number: int) -> None:
         """Draw instance `number`. Raises DataError, without a place, for more instances than maps can hold."""
@@ -416,12 +435,12 @@ class _Canvas:
             raise DataError(f"an image can hold {MAX_INSTANCES:,} instances; cut it into tiles")
         h, w = mask.pixels.shape
         depth_hw = self.depth_HW[mask.y0 : mask.y0 + h, mask.x0 : mask.x0 + w]
-        full = depth_hw[mask.pixels].max() >= MAX_LAYERS
+        full = depth_hw[mask.pixels].max() >= self.most
         if not full:
-            full = not place(self.label_maps, mask.pixels * np.uint16(number), mask.y0, mask.x0, most=MAX_LAYERS)
+            full = not place(self.label_maps, mask.pixels * np.uint16(number), mask.y0, mask.x0, most=self.most)
         if full:
             raise DataError(
-                f"{MAX_LAYERS} instances of an image may lie on each other, and this one finds no room; "
+                f"{self.most} instances of an image of this size may lie on each other, and this one finds no room; "
                 "remove annotations that repeat others"
             )
         depth_hw += mask.pixels

@@ -96,7 +96,11 @@ def _of_polygons(polygons: list[Any], height: int, width: int) -> Sequence[int]:
             "a polygon's corners must be in pixels, and these look like fractions of the image (none is over 1); "
             "multiply x by its width and y by its height"
         )
-    return rle.runs(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))["counts"].decode())
+    encoded = coco_mask.frPyObjects(polygons, height, width)
+    # pycocotools adds each to all before it, which took 16 s for 60,000 pieces in a file of 3 MB; this takes 0.1 s.
+    while len(encoded) > 1:
+        encoded = [coco_mask.merge(encoded[start : start + 8]) for start in range(0, len(encoded), 8)]
+    return rle.runs(encoded[0]["counts"].decode())
 
 
 def _corners(polygon: Any, height: int, width: int) -> NDArray[np.float64]:

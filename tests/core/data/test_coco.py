@@ -714,3 +714,36 @@ def test_an_outline_that_would_take_gigabytes_is_refused(tmp_path: Path) -> None
 def test_a_message_never_writes_out_a_large_value(tmp_path: Path) -> None:
     many_cells(tmp_path, lambda content: content["annotations"][0].update(segmentation=[[["x"] * 100_000] * 4]))
     assert len(refusal(tmp_path)) < 1000
+
+
+def test_large_images_have_room_for_fewer_instances_on_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.data.coco.MAX_LAYER_PIXELS", 3 * HEIGHT * WIDTH + 1)
+    write(tmp_path, document(*[[SQUARE]] * 5))
+    found = [message for message in messages(tmp_path) if "may lie on each other" in message]
+    assert len(found) == 2
+    assert found[0].startswith("3 instances of an image of this size may lie on each other")
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools on NumPy 2
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 65, 500])
+def test_an_outline_of_many_pieces_is_drawn_as_pycocotools_draws_it(count: int) -> None:
+    corners = np.random.default_rng(count).integers(0, 190, (count, 2))
+    pieces = [[x, y, x + 9, y, x + 9, y + 7, x, y + 7] for x, y in corners.tolist()]
+    expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(pieces, 200, 220)))
+    found = mask_of(pieces, 200, 220)
+    height, width = found.pixels.shape
+    drawn = np.zeros((200, 220), np.uint8)
+    drawn[found.y0 : found.y0 + height, found.x0 : found.x0 + width] = found.pixels
+    np.testing.assert_array_equal(drawn, expected)
+
+
+def test_another_file_of_annotations_beside_the_one_that_is_read_is_noted(tmp_path: Path) -> None:
+    path = many_cells(tmp_path)
+    for name in ("train2.json", "test.json", "annotations/second_half.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(path.read_text() if name != "test.json" else '{"images": []}')
+    (tmp_path / "info.json").write_text("{}")
+    (note,) = [note for note in load(str(tmp_path)).notes if "not read" in note]
+    assert note.startswith("train2.json, annotations/second_half.json is not read beside train.json: one file is; ")

@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -113,8 +115,10 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return search(folder)
 
 
-def search(folder: Path) -> Path:
-    (folder / "space.yaml").write_text(SPACE.format(data=folder / "cells"))
+def search(folder: Path, reading: str = "") -> Path:
+    """Write what a search of `folder / "cells"` leaves; `reading` is further fixed settings, each after a comma."""
+    text = SPACE.format(data=folder / "cells").replace("optim.epochs: 4", f"optim.epochs: 4{reading}")
+    (folder / "space.yaml").write_text(text)
     plan = plan_search(load_space(folder / "space.yaml"), Options(folder / "results"))
     plan.folder.path.mkdir(parents=True)
     ledger = Ledger(plan.storage, plan.request)
@@ -229,6 +233,22 @@ def test_a_study_goes_on_with_data_that_only_a_later_version_suspects(
     assert any("are there twice" in note for note in make_plan(Options(results)).data.notes)
     with pytest.raises(DataError, match="are there twice"):
         plan_search(replace(request, study="another"), Options(results))
+
+
+def test_a_data_set_is_read_again_as_the_search_read_it(tmp_path: Path) -> None:
+    data = synthetic.make(images=5, side=64)
+    synthetic.write_hw3(data, tmp_path / "cells")
+    image = next((tmp_path / "cells").rglob("image.tif"))
+    image.write_bytes(b"")
+    for mask in (tmp_path / "cells").rglob("class2.tif"):
+        tifffile.imwrite(mask, (tifffile.imread(mask) > 0).astype(np.uint8))
+    results = search(tmp_path, ", data.skip_bad: true, data.split_components: true, data.allow_suspicious: true")
+    searched = plan_search(load_space(tmp_path / "space.yaml"), Options(results)).data
+    retrained = make_plan(Options(results)).data
+    assert len(searched.samples) == 4
+    assert searched.fingerprint == retrained.fingerprint
+    assert searched.notes == retrained.notes
+    assert [note.partition(":")[0] for note in searched.notes][:2] == ["data.skip_bad", "data.split_components"]
 
 
 def test_the_study_searched_last_is_the_one(searched: Path, tmp_path: Path) -> None:
