@@ -171,7 +171,7 @@ def read(folder: Path) -> Inspection:
     if samples and classes:
         dataset = replace(assemble(folder.resolve().name, classes, samples, test_images), notes=tuple(notes))
     found = Inspection(dataset, tuple(problems))
-    # Where nothing can be skipped, what would be lost with it is no news.
+    # Images that are lost with skipped annotations are reported only if something can be skipped.
     lost = [problem for result in results for problem in result.lost] if found.single else []
     return Inspection(dataset, (*problems, *lost))
 

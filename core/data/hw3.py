@@ -214,7 +214,7 @@ def _stray_problems(folders: Sequence[_Folder]) -> Iterator[Problem]:
 def _notes(folder: Path, images: Path, folders: Sequence[_Folder]) -> Iterator[str]:
     for other in _entries(folder, folder) if images != folder else ():
         inside = 0
-        with contextlib.suppress(OSError):  # of a folder that is none of this data set's nothing is known
+        with contextlib.suppress(OSError):  # the folder may be no part of this data set
             inside = sum(_holds_image(entry) for entry in (other, *_entries(other, folder))) if other != images else 0
         if inside:
             yield (

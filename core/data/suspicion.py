@@ -45,9 +45,9 @@ NEIGHBOURS = 8
 COVERING = 0.9
 """An instance that covers this fraction of its image is suspicious; one that reaches all four borders ..."""
 BORDERING, BESIDE = 0.25, 3
-"""... is with this fraction, if as many others are in the image; or with MOST, whatever is there."""
+"""... is suspicious from this fraction, with at least this number of others in its image; or from MOST, with any."""
 SIDE_OF_A_BOX, BOXES = 6, (10, 0.9)
-"""Rectangles of at least so many pixels a side, so many and this fraction of all instances, are no accident."""
+"""Rectangles count from this side, in pixels; this number and this fraction of all instances or more is no accident."""
 OFTEN = (2, 0.1)
 """Least number of images, and least fraction of all images, that are no accident."""
 

@@ -172,9 +172,9 @@ class StudyRequest:
 
     @property
     def reading_again(self) -> DataConfig:
-        """How the data set of a study that has begun is read: its fingerprint is compared, and nothing is suspected.
+        """How the data set of a study that has begun is read: with suspicions allowed, for its fingerprint is compared.
 
-        Else a version that suspects more would keep studies from going on, whose settings nobody can change any more.
+        Otherwise a version with more suspicions would stop studies that have begun and whose settings are fixed.
         """
         return self.reading.model_copy(update={"allow_suspicious": True})
 
