@@ -5,6 +5,7 @@
 Everything but the training is that of `python -m tune.search`, whose options it takes as well.
 
     --witness DIR          every epoch that begins leaves a file there, TRIAL-EPOCH-ATTEMPT, with its process id in it
+                           (confirm-TRIAL-EPOCH-ATTEMPT in a confirmation)
     --do DEED@T[.E[.A]]    in trial T, its epoch E and attempt A, or in all of them; repeatable; DEEDS are below
     --epoch-seconds S      what every epoch takes
 """
@@ -105,7 +106,8 @@ class Script:
         return ReplayedTrial(assignment, self._ap50)
 
     def _ap50(self, assignment: Assignment, epoch: int) -> float:
-        name = f"{assignment.trial}-{epoch}-{assignment.attempt}"
+        phase = "confirm-" if Path(assignment.folder).parent.name == "confirm" else ""
+        name = f"{phase}{assignment.trial}-{epoch}-{assignment.attempt}"
         with (self.witness / name).open("x") as file:
             file.write(str(os.getpid()))
         time.sleep(self.epoch_seconds)

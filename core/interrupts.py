@@ -11,26 +11,37 @@ from collections.abc import Iterator
 from types import FrameType
 
 _terminated = False
+_interrupted = False
 
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
     """Handle the first SIGTERM inside the block as Ctrl-C; only in the main thread of a program."""
-    global _terminated  # signals are a process's own
+    global _terminated, _interrupted  # signals are a process's own
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _terminated = False
+    _terminated = _interrupted = False
     before = signal.signal(signal.SIGTERM, _as_ctrl_c)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        _interrupted = False
 
 
-def terminated() -> bool:
-    """Whether SIGTERM has come since `terminable` was entered."""
-    return _terminated
+def interrupted() -> bool:
+    """Whether this process was asked to end: by SIGTERM, or by a Ctrl-C that a library answers in its own time.
+
+    Who waits for something looks at this now and then. Elsewhere Ctrl-C is an exception, and needs no looking.
+    """
+    return _interrupted
+
+
+def note() -> None:
+    """Say that Ctrl-C has come, where a library answers it by ending what it does in its own time."""
+    global _interrupted
+    _interrupted = True
 
 
 def exit_status() -> int:
@@ -43,6 +54,7 @@ def _as_ctrl_c(_: int, frame: FrameType | None) -> None:
     if _terminated:
         return
     _terminated = True
+    note()
     answer = signal.getsignal(signal.SIGINT)
     if not callable(answer):  # a shell that starts a program in the background has it ignore Ctrl-C
         raise KeyboardInterrupt

@@ -24,6 +24,7 @@ import sqlalchemy
 
 from core import faults
 from core.files import sync_folder, way_out
+from core.interrupts import interrupted
 from tune.redaction import without_password
 
 RETRY_SECONDS = 120.0
@@ -313,11 +314,16 @@ class Patience:
     seconds   for how long; None for RETRY_SECONDS
 
     After one wait in vain it does not wait again until an operation succeeds: a study whose ledger stays away ends
-    after one such time, not after one for each of its last writes.
+    after one such time, not after one for each of its last writes. Nor does it wait in a process that was asked to end
+    (see `core.interrupts`).
     """
 
     def __init__(self, url: str, seconds: float | None = None) -> None:
         self.url, self._seconds, self._in_vain = url, seconds, False
+
+    def lose(self) -> None:
+        """Stop waiting: every operation is tried once, until one succeeds."""
+        self._in_vain = True
 
     def __call__(self, operation: Callable[[], _T]) -> _T:
         """Return the result of `operation`; raise the last refusal when the time is up, and any other error at once."""
@@ -332,11 +338,21 @@ class Patience:
                 left = until - time.monotonic()
                 if cause is None or not refusal(cause, self.url).transient:
                     raise
-                if left <= 0:
+                if left <= 0 or interrupted():
                     self._in_vain = True
                     raise
             else:
                 self._in_vain = False
                 return result
-            time.sleep(min(pause, left))
+            _sleep(min(pause, left))
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _sleep(seconds: float) -> None:
+    """Sleep for this time, or until the process is asked to end: `time.sleep` goes on after a signal was handled."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0 and not interrupted():
+        time.sleep(min(left, _NAP_SECONDS))
+
+
+_NAP_SECONDS = 0.2

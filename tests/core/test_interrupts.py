@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from core.interrupts import exit_status, terminable, terminated
+from core.interrupts import exit_status, interrupted, note, terminable
 
 
 @pytest.fixture(autouse=True)
@@ -19,12 +19,13 @@ def ctrl_c() -> Iterator[None]:
 def test_sigterm_interrupts_once_and_leaves_the_answer_as_it_was() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with terminable():
-        assert (terminated(), exit_status()) == (False, 130)
+        assert (interrupted(), exit_status()) == (False, 130)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)  # some send several
-        assert (terminated(), exit_status()) == (True, 143)
+        assert (interrupted(), exit_status()) == (True, 143)
     assert signal.getsignal(signal.SIGTERM) == before
+    assert not interrupted()
     with terminable():
         assert exit_status() == 130
 
@@ -41,3 +42,10 @@ def test_sigterm_interrupts_where_ctrl_c_is_ignored_too() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with terminable(), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_ctrl_c_that_a_library_answers_is_known_until_the_command_ends() -> None:
+    with terminable():
+        note()
+        assert (interrupted(), exit_status()) == (True, 130)
+    assert not interrupted()

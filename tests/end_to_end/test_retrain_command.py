@@ -296,6 +296,35 @@ def test_a_retraining_that_was_killed_goes_on_and_ends_with_the_same_weights(
     assert [name for name in tensors if not torch.equal(tensors[name], expected[name])] == []
 
 
+@pytest.mark.fault
+@pytest.mark.parametrize("moment", ["Epoch 1/3", "Retrained"])
+def test_sigterm_ends_a_retraining_in_one_sentence_and_the_same_command_goes_on(
+    moment: str, retrained: tuple[Path, str], tmp_path: Path
+) -> None:
+    """While it trains, and while MLflow is shown what came of it."""
+    folder = again(retrained, tmp_path / "ended")
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "tune.retrain_best"],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(moment):
+                process.terminate()
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert said == "Interrupted; the same command goes on after the last epoch that was saved\n"
+    assert process.returncode == 128 + signal.SIGTERM
+    best = folder / "results/tiny/best"
+    assert best.exists() == (moment == "Retrained")
+    assert [path.name for path in (folder / "results/tiny").glob(".best*")] == []
+    done = python("tune.retrain_best", folder=folder)
+    assert "Epoch 1/3" not in done.stdout
+    assert "MLflow: models:/tiny/1;" in done.stdout
+    for name in ("model.safetensors", "config.yaml", "submission.zip"):
+        assert (best / name).read_bytes() == (retrained[0] / "results/tiny/best" / name).read_bytes(), name
+
+
 def test_the_trial_is_repeated_bit_for_bit(retrained: tuple[Path, str]) -> None:
     folder, said = retrained
     metrics = json.loads((folder / "results/tiny/best/metrics.json").read_text())

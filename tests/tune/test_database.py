@@ -12,6 +12,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ import sqlalchemy
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core import interrupts
 from tune import database
 from tune.database import Patience, cause_of, file_of, make_whole, place_of, refusal
 
@@ -341,6 +343,41 @@ def test_a_lock_is_transient_and_waited_out(table: tuple[sqlalchemy.Engine, str,
         assert len(attempts) == 5
         pauses = [after - before for before, after in itertools.pairwise(attempts)]
         assert pauses[-1] > 3 * pauses[0]
+
+
+def test_nobody_waits_for_a_database_in_a_process_that_is_asked_to_end(
+    table: tuple[sqlalchemy.Engine, str, Path],
+) -> None:
+    engine, url, path = table
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other, interrupts.terminable():
+        other.execute("BEGIN EXCLUSIVE")
+        patience = Patience(url)
+        timer = threading.Timer(1.5, interrupts.note)
+        timer.start()
+        begin = time.monotonic()
+        for _ in range(3):
+            with pytest.raises(sqlalchemy.exc.OperationalError):
+                patience(lambda: insert(engine))
+            with pytest.raises(sqlalchemy.exc.OperationalError):
+                Patience(url)(lambda: insert(engine))
+        assert 1.5 <= time.monotonic() - begin < 10
+        timer.join()
+        other.execute("COMMIT")
+        patience(lambda: insert(engine))  # what finds it free is done all the same
+
+
+def test_who_waits_no_more_tries_once_until_something_succeeds(table: tuple[sqlalchemy.Engine, str, Path]) -> None:
+    engine, url, path = table
+    patience = Patience(url)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        patience.lose()
+        begin = time.monotonic()
+        with pytest.raises(sqlalchemy.exc.OperationalError):
+            patience(lambda: insert(engine))
+        assert time.monotonic() - begin < 10
+        other.execute("COMMIT")
+        patience(lambda: insert(engine))
 
 
 def test_what_stays_refused_is_raised_as_it_is_when_the_time_is_up(

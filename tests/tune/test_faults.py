@@ -709,6 +709,56 @@ def test_sigterm_is_one_ctrl_c_an_epoch_that_is_nearly_done_is_saved_and_nothing
     assert begun(search.witness) == [(0, 1, 1), (0, 2, 1), (0, 3, 2)]
 
 
+def test_sigterm_in_a_confirmation_is_one_ctrl_c_and_the_same_command_confirms_the_rest(tmp_path: Path) -> None:
+    search = Search(
+        tmp_path / "confirming",
+        ("--parallel", "1", "--trials", "2", "--set", "confirm.top=1", "--set", "confirm.seeds=2"),
+        ("--epoch-seconds", "2"),
+    )
+    driver = search.start()
+    search.wait_for("confirm-0-2-1", driver)
+    driver.terminate()
+    assert driver.wait(60) == 128 + signal.SIGTERM
+    assert search.err == "Interrupted; to continue, run the same command again\n"
+    assert search.processes == {}
+    search.do = ()
+    assert search.run() == 0, search.err
+    search.assert_complete(2)
+    reading = ledgers.read(f"sqlite:///{search.results / 'faulty/study.db'}", "faulty.confirm")
+    assert reading is not None
+    assert [(record.state, record.attempts) for record in reading.records] == [(State.COMPLETE, 2), (State.COMPLETE, 1)]
+    epochs = sorted(path.name for path in search.witness.glob("confirm-*"))
+    assert epochs == [f"confirm-{name}" for name in ("0-1-1", "0-2-1", "0-3-2", "1-1-1", "1-2-1", "1-3-1")]
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        pytest.param(signal.SIGTERM, 143, id="SIGTERM"),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.long, id="Ctrl-C"),
+    ],
+)
+def test_a_search_that_waits_for_a_locked_ledger_ends_soon_when_it_is_asked_to(
+    number: signal.Signals, status: int, tmp_path: Path
+) -> None:
+    search = Search(tmp_path / "waiting", ("--parallel", "1", "--trials", "1"), ("--epoch-seconds", "3"))
+    driver = search.start()
+    search.wait_for("0-2-1", driver)
+    with locked(search.results / "faulty/study.db"):
+        time.sleep(3 + ledgers.BUSY_SECONDS + 2)
+        assert not (search.witness / "0-3-1").exists()  # the epoch before it waits to be written
+        begin = time.monotonic()
+        driver.send_signal(number)
+        assert driver.wait(90) == status
+        assert time.monotonic() - begin < database.RETRY_SECONDS / 2
+    assert search.err == "Interrupted; to continue, run the same command again\n"
+    assert search.processes == {}
+    search.do = ()
+    assert search.run() == 0, search.err
+    search.assert_complete(1)
+    assert begun(search.witness) == [(0, 1, 1), (0, 2, 1), (0, 3, 2)]
+
+
 @pytest.mark.long
 def test_sigterm_while_ray_starts_is_one_sentence_and_nothing_is_left(tmp_path: Path) -> None:
     search = Search(tmp_path / "early", ("--parallel", "1", "--trials", "1"))

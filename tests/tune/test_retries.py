@@ -151,6 +151,47 @@ def test_a_trial_that_comes_again_with_more_of_the_gpu_gets_what_becomes_free_be
         assert at.hand_out_all() == []
 
 
+def test_a_trial_that_needed_a_whole_gpu_goes_on_without_one_where_the_study_now_runs_on_processors(
+    tmp_path: Path,
+) -> None:
+    """Ray would wait for a GPU that is not there in silence for ever."""
+    with desk(tmp_path, 0.5, 1) as at:
+        one = at.conductor.hand_out()
+        assert one is not None
+        at.out_of_memory(one)
+        assert at.ledger.records[0].gpus_needed == 1.0
+    with desk(tmp_path, 0.0, 1) as at:
+        again = at.conductor.hand_out()
+        assert again is not None
+        assert (again.trial, again.attempt, again.gpus) == (0, 2, 0.0)
+        assert at.conductor.hand_out() is None
+        at.done(again)
+        assert at.ledger.records[0].state is State.COMPLETE
+        assert at.ledger.records[0].gpu_share == 0.0
+
+
+def test_several_trials_that_need_the_whole_gpu_have_it_one_after_another_and_then_new_ones_come(
+    tmp_path: Path,
+) -> None:
+    with desk(tmp_path, 0.5, 2) as at:
+        running = at.hand_out_all()
+        assert [one.trial for one in running] == [0, 1]
+        for one in running:
+            at.out_of_memory(one)
+        for number in (0, 1):
+            (again,) = at.hand_out_all()  # nothing beside it, as long as it has not begun and while it runs
+            assert (again.trial, again.gpus) == (number, 1.0)
+            at.conductor.begun(again)
+            # The next whole GPU is asked for before this one is free; a new trial is not.
+            waiting = at.hand_out_all()
+            assert [one.trial for one in waiting] == ([1] if number == 0 else [])
+            at.done(again)
+            if waiting:
+                at.conductor.begun(waiting[0])
+                at.out_of_memory(waiting[0])
+        assert [one.trial for one in at.hand_out_all()] == [2, 3]
+
+
 def test_only_time_inside_epochs_is_counted_and_of_every_attempt(tmp_path: Path) -> None:
     with desk(tmp_path, 0.5, 1) as at:
         one = at.conductor.hand_out()

@@ -350,15 +350,35 @@ def execute(
                 verbose=0,
                 failure_config=ray_tune.FailureConfig(max_failures=0),
                 checkpoint_config=ray_tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[LedgerCallback(desk)],
+                callbacks=[LedgerCallback(desk), _NotesCtrlC()],
             ),
         )
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # in the end it lists each end of a worker once more
         tuner.fit()
     if (
-        not desk.finished or interrupts.terminated()
+        not desk.finished or interrupts.interrupted()
     ):  # Ray handles the interrupt itself and returns as if all trials were done
         raise KeyboardInterrupt
+
+
+class _NotesCtrlC(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
+    """Lets this process know that Ctrl-C came. Ray answers it by setting an event, which it checks between steps only.
+
+    Code that waits inside a step, for a database, must stop waiting.
+    """
+
+    def setup(self, *_: Any, **__: Any) -> None:
+        """Handle Ctrl-C before the handler of Ray, which is installed by now and restores the earlier one itself."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        rays = signal.getsignal(signal.SIGINT)
+
+        def answer(number: int, frame: Any) -> None:
+            interrupts.note()
+            if callable(rays):
+                rays(number, frame)
+
+        signal.signal(signal.SIGINT, answer)
 
 
 @contextlib.contextmanager

@@ -152,24 +152,34 @@ def _is_alive(driver: Mapping[str, Any]) -> bool:
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
+@contextlib.contextmanager
+def _in_one_sentence(url: Callable[[], str]) -> Iterator[None]:
+    """Turn what the database at a URL still refuses after all patience into StorageError.
+
+    url   gives it when something is refused: a ledger that is being made learns its own inside
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = cause_of(error)
+        if cause is None:
+            raise
+        meant = refusal(cause, url())
+        tried = f" for {database.RETRY_SECONDS:g} seconds" if meant.transient else ""
+        whole = "what it holds is whole: " if meant.whole else ""
+        raise StorageError(
+            f"the ledger could not be read or written{tried} ({meant.reason}); {whole}{meant.way_out}, then run "
+            "the same command again"
+        ) from error
+
+
 def _translated(method: _F) -> _F:
     """Turn a database's last refusal, after all tries, into StorageError. The ledger must then be opened anew."""
 
     @functools.wraps(method)
     def call(ledger: "Ledger", *args: Any, **kwargs: Any) -> Any:
-        try:
+        with _in_one_sentence(lambda: ledger.url):
             return method(ledger, *args, **kwargs)
-        except Exception as error:
-            cause = cause_of(error)
-            if cause is None:
-                raise
-            meant = refusal(cause, ledger.url)
-            tried = f" for {database.RETRY_SECONDS:g} seconds" if meant.transient else ""
-            whole = "what it holds is whole: " if meant.whole else ""
-            raise StorageError(
-                f"the ledger could not be read or written{tried} ({meant.reason}); {whole}{meant.way_out}, then run "
-                "the same command again"
-            ) from error
 
     return cast(_F, call)
 
@@ -320,6 +330,10 @@ class Ledger:
             self._study.set_user_attr("driver", _this_process())
             self._beat = time.monotonic()
 
+    def hurry(self) -> None:
+        """Stop waiting for a database that refuses: each write that is left is tried once."""
+        self._store.patience.lose()
+
     @_translated
     def release(self) -> None:
         """Give up the claim: this process no longer runs the study."""
@@ -370,6 +384,8 @@ class Ledger:
 
         Trials that lost their worker come first and go on from their last checkpoint; new trials follow until there are
         `planned` trials.
+
+        gpu_share   GPUs that each trial holds; 0 where trials run on processors
         """
         if self._waiting:
             number = self._waiting.popleft()
@@ -381,7 +397,9 @@ class Ledger:
         if not self._records[number].settings:
             self._draw(number)
         record = self._records[number]
-        record = self._note(number, attempts=record.attempts + 1, gpu_share=max(gpu_share, record.gpus_needed))
+        # On processors it holds none, whatever it needed of a GPU before.
+        share = max(gpu_share, record.gpus_needed) if gpu_share else 0.0
+        record = self._note(number, attempts=record.attempts + 1, gpu_share=share)
         faults.passing("started")
         return record
 
@@ -619,19 +637,20 @@ class Reading:
 
 
 def read(storage: str, study: str) -> Reading | None:
-    """Read a study from a ledger, also while it runs; None if there is no such study. Raises StudyError.
+    """Read a study from a ledger, also while it runs; None if there is no such study. Writes nothing.
 
-    Writes nothing.
+    Raises StudyError where the ledger cannot be opened, StorageError where it cannot be read.
     """
-    found = _load(storage, study)
-    if found is None:
-        return None
-    known = found.user_attrs
-    records = tuple(
-        _record(trial, known.get(f"mlflow_run {trial.number}"))
-        for trial in found.get_trials(deepcopy=False)
-        if trial.state is not TrialState.WAITING
-    )
+    with _in_one_sentence(lambda: storage):
+        found = _load(storage, study)
+        if found is None:
+            return None
+        known = found.user_attrs
+        records = tuple(
+            _record(trial, known.get(f"mlflow_run {trial.number}"))
+            for trial in found.get_trials(deepcopy=False)
+            if trial.state is not TrialState.WAITING
+        )
     return Reading(known.get("identity", ""), known.get("facts", {}), records)
 
 
@@ -742,9 +761,10 @@ _NOTED = ("name", "settings", "attempts", "lost", "lost_seconds", "gpu_share", "
 
 
 def remembered_facts(storage: str, study: str) -> Mapping[str, Any] | None:
-    """The facts of a study in a ledger; None if there is no such study yet. Raises StudyError and writes nothing."""
-    found = _load(storage, study)
-    return None if found is None else cast("Mapping[str, Any] | None", found.user_attrs.get("facts"))
+    """The facts of a study in a ledger; None if there is no such study yet. Raises as `read` does; writes nothing."""
+    with _in_one_sentence(lambda: storage):
+        found = _load(storage, study)
+        return None if found is None else cast("Mapping[str, Any] | None", found.user_attrs.get("facts"))
 
 
 def _load(storage: str, study: str) -> optuna.Study | None:
@@ -822,11 +842,12 @@ def importances(storage: str, study: str) -> Mapping[str, float]:
     tenth of the trials differ from those in all trials. Nothing random enters. The result is empty where Optuna cannot
     tell: no such study, too few complete trials, equal scores, nothing searched.
     """
-    found = _load(storage, study)
-    complete = [] if found is None else found.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if found is None or len(complete) < LEAST_FOR_IMPORTANCES or len({trial.value for trial in complete}) == 1:
-        return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna warns that a conditional setting has few trials
-        shares = optuna.importance.get_param_importances(found)
+    with _in_one_sentence(lambda: storage):
+        found = _load(storage, study)
+        complete = [] if found is None else found.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if found is None or len(complete) < LEAST_FOR_IMPORTANCES or len({trial.value for trial in complete}) == 1:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna warns that a conditional setting has few trials
+            shares = optuna.importance.get_param_importances(found)
     return dict(sorted(shares.items(), key=lambda share: (-share[1], share[0])))

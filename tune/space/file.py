@@ -17,7 +17,7 @@ from core import bounded_yaml
 from core.config import SETTINGS, Value, check_setting_name
 from core.errors import SettingError, SpaceError
 from tune.space.request import MAX_TRIALS, OPTIONS, SearchOptions, StudyRequest
-from tune.space.sections import prediction_values, sampled_space, variants_space
+from tune.space.sections import prediction_values, refuse_without_effect, sampled_space, variants_space
 from tune.space.values import as_mapping, check_known, checked_options, checked_settings, checked_value, shown
 
 SECTIONS = (
@@ -56,16 +56,28 @@ def load(
     Raises SpaceError or SettingError.
     """
     with _no_traceback(str(path)):
-        return _merge(_read_yaml(path), str(path), overrides, data, study, trials)
+        request = _merge(_read_yaml(path), str(path), overrides, data, study, trials)
+        refuse_without_effect(request.space, str(path))
+        return request
 
 
 def from_document(document: object, place: str) -> StudyRequest:
     """The request whose `to_document()` is `document`, which may have been written as JSON and read again.
 
+    A document of an earlier version can be read as well, also where a new search of the same would be refused.
     Raises SpaceError or SettingError, whose sentences begin with `place`.
     """
     with _no_traceback(place):
-        return _merge(document, place)
+        return _merge(_as_of_now(document), place)
+
+
+def _as_of_now(document: object) -> object:
+    """Replace several GPUs a trial by one: an earlier version accepted them and trained on one."""
+    resources = document.get("resources") if isinstance(document, Mapping) else None
+    gpus = resources.get("gpus_per_trial") if isinstance(resources, Mapping) else None
+    if not isinstance(document, Mapping) or not isinstance(resources, Mapping) or not isinstance(gpus, int | float):
+        return document
+    return {**document, "resources": {**resources, "gpus_per_trial": min(gpus, 1)}}
 
 
 def with_overrides(

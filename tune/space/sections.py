@@ -134,13 +134,6 @@ def sampled_space(
     if not space.possible:
         only = ", ".join(f"{p.name} only where {condition(p.when)}" for p in space.parameters)
         raise SpaceError(f"{where}: nothing is left to search ({only}). Change `when`, `fixed:` or --set.")
-    idle = space.idle
-    if space.possible <= idle.keys():
-        why = ", ".join(f"{name} needs {need}" for name, need in idle.items() if name in space.possible)
-        raise SpaceError(
-            f"{where}: nothing that is searched can have an effect, so all trials would be one configuration ({why}). "
-            "Search that as well, or put it under `fixed:`."
-        )
     _check_combinations(space, place)
     points = [
         _start_point(space, point, f"{place}, start {number}", overridden)
@@ -149,6 +142,17 @@ def sampled_space(
     # Points may be equal, for example because --set took away what distinguished them; each is tried once.
     distinct = {tuple(point.items()): point for point in points if point}
     return replace(space, start=tuple(distinct.values()))
+
+
+def refuse_without_effect(space: SearchSpace, place: str) -> None:
+    """Refuse a search whose trials would all be one configuration, with SpaceError."""
+    idle, searched = space.idle, space.possible
+    if searched and searched <= idle.keys():
+        why = ", ".join(f"{name} needs {need}" for name, need in idle.items() if name in searched)
+        raise SpaceError(
+            f"{place}, space: nothing that is searched can have an effect, so all trials would be one configuration "
+            f"({why}). Search that as well, or put it under `fixed:`."
+        )
 
 
 def prediction_values(sections: Mapping[str, Any], place: str) -> dict[str, tuple[Value, ...]]:

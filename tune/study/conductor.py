@@ -232,6 +232,9 @@ def _claimed(plan: Plan) -> Iterator[Ledger]:
     ledger.claim()
     try:
         yield ledger
+    except BaseException:
+        ledger.hurry()  # after a failure or an interrupt the last write is not worth two minutes
+        raise
     finally:
         with contextlib.suppress(StorageError):  # the next search finds that this process is gone
             ledger.release()

@@ -18,7 +18,18 @@ import optuna
 import pytest
 
 from core.errors import StorageError, StudyError
-from tune.ledger.ledger import CLAIM_SECONDS, MAX_LOST, Ledger, State, TrialRecord, best_of, preview, read
+from tune.ledger.ledger import (
+    CLAIM_SECONDS,
+    MAX_LOST,
+    Ledger,
+    State,
+    TrialRecord,
+    best_of,
+    importances,
+    preview,
+    read,
+    remembered_facts,
+)
 from tune.space.file import from_document
 from tune.space.request import StudyRequest
 from tune.stopping.halving import NO_HOPE
@@ -557,3 +568,25 @@ def test_optuna_dashboard_opens_the_ledger_while_it_is_written(url: str) -> None
             assert {trial["state"] for trial in trials} <= {"Complete", "Pruned"}
         finally:
             dashboard.terminate()
+
+
+@pytest.mark.parametrize("table", ["trials", "trial_params", "trial_user_attributes", "study_user_attributes"])
+def test_a_ledger_with_a_damaged_table_is_one_sentence_for_whoever_reads_it(table: str, tmp_path: Path) -> None:
+    url, path = f"sqlite:///{tmp_path / 'study.db'}", tmp_path / "study.db"
+    asked = request(SPACE)
+    run_all(Ledger(url, asked))
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    content = bytearray(path.read_bytes())
+    content[(page - 1) * size : page * size] = b"\7" * size
+    path.write_bytes(content)
+    said = []
+    for look in (read, remembered_facts, importances, lambda url, _: Ledger(url, asked)):
+        try:
+            look(url, asked.study)  # what does not read the table is none the worse
+        except StorageError as error:
+            said.append(str(error))
+    assert len(said) >= 2
+    assert all(f"malformed); bring {path} back from a copy of it, then run" in one for one in said)

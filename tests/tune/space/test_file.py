@@ -835,6 +835,24 @@ def test_overrides_on_a_request_equal_overrides_on_its_file(tmp_path: Path) -> N
     assert with_overrides(load(path), [], "d", "t", 7) == load(path, [], "d", "t", 7)
 
 
+IDLE = "space: {augment.brightness: [0.1, 0.3]}\n"
+
+
+def test_what_an_earlier_version_searched_can_still_be_read_where_a_new_search_of_it_is_refused(tmp_path: Path) -> None:
+    """It took several GPUs for a trial, and used one; it searched settings without effect."""
+    with pytest.raises(SpaceError, match="all trials would be one configuration"):
+        request_of(IDLE, tmp_path=tmp_path)
+    document = json.loads(json.dumps(request_of(ONE, tmp_path=tmp_path).to_document()))
+    document["space"] = {"augment.brightness": {"choices": [0.1, 0.3]}}
+    document["resources"]["gpus_per_trial"] = 2.0
+    request = from_document(document, "study.json")
+    assert request.resources == Resources(gpus_per_trial=1)
+    assert domain_of(request, "augment.brightness") == Choices((0.1, 0.3))
+    assert with_overrides(request, trials=40).search.trials == 40
+    assert any("augment.brightness is searched and can have no effect" in note for note in request.notes)
+    assert from_document(request.to_document(), "study.json") == request
+
+
 @pytest.mark.parametrize("searched", [ONE, TWO], ids=["space", "variants"])
 def test_what_is_tried_after_training_survives_its_document_and_may_be_missing_in_an_old_one(
     searched: str, tmp_path: Path
