@@ -66,7 +66,8 @@ def find_listing(path: Path) -> Path | None:
 
 def _is_image_file(path: Path) -> bool:
     hidden = path.name.startswith(".")  # macOS puts ._NAME.tif beside NAME.tif on foreign disks
-    return path.suffix.lower() in SUFFIXES and path.is_file() and not hidden
+    leads_nowhere = path.is_symlink() and not path.exists()  # is named as a problem, not passed over
+    return path.suffix.lower() in SUFFIXES and (path.is_file() or leads_nowhere) and not hidden
 
 
 def _listed(listing: Path) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:

@@ -44,11 +44,17 @@ def _predicted(dataset: Dataset, data: DataConfig, predict: PredictConfig) -> It
     over = np.flatnonzero(counts_I > caps_I)
     if len(over):
         lost, all_of = int((counts_I - caps_I)[over].sum()), many(int(counts_I.sum()), "instance")
+        enough = _round_up(int(counts_I.max()))
+        way_out = (
+            f"`--set predict.max_detections={enough}` has room for all"
+            if enough >= counts_I.max()
+            else "smaller tiles (predict.tile) hold as many each"
+        )
         yield (
             f"{many(len(over), 'image')} with more instances than are predicted in one (predict.max_detections "
             f"{predict.max_detections}{' a tile' * bool(side)}), so that {lost:,} of {all_of} "
             f"can never be found: {examples_of([dataset.samples[index].name for index in over])}; "
-            f"`--set predict.max_detections={_round_up(int(counts_I.max()))}` has room for all"
+            f"{way_out}"
         )
 
 

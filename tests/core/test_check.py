@@ -13,8 +13,10 @@ import tifffile
 from PIL import Image
 
 from core.check import main
-from core.data.dataset import Dataset, assemble
+from core.config import MOST_DETECTIONS, DataConfig, MetricConfig, PredictConfig
+from core.data.dataset import Category, Dataset, assemble
 from core.data.synthetic import make, write_hw3
+from core.prediction.advice import advice
 from core.sample import Sample
 
 DATA = make(images=6, side=64)
@@ -198,6 +200,12 @@ def test_one_cause_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
     assert sum("covers none" in line for line in out.splitlines()) == 1
     assert "(5,000 of this kind: also annotation 1, annotation 2 and 4,997 more)" in out
     assert "(9 of this kind: also annotation 5001, annotation 5002 and 6 more)" in out
+
+
+def test_more_cells_than_the_largest_cap_holds_are_answered_with_tiles() -> None:
+    data = assemble("x", [Category(1, "cell")], [square("a", [1] * (MOST_DETECTIONS + 1), step=4)])
+    (note,) = (one for one in advice(data, DataConfig(), PredictConfig(), MetricConfig()) if "never be found" in one)
+    assert note.endswith("; smaller tiles (predict.tile) hold as many each")
 
 
 def semantic(name: str) -> Sample:

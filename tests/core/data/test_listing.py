@@ -13,7 +13,7 @@ from PIL import Image
 
 from core.data import TestImage, coco, hw3, list_images, load
 from core.data.images import read_test_image
-from core.data.listing import find_listing
+from core.data.listing import find_listing, look_through
 from core.data.synthetic import make, write_hw3
 from core.errors import DataError
 
@@ -145,6 +145,16 @@ def test_paths_hold_in_another_working_folder(tmp_path: Path, monkeypatch: pytes
     (image,) = list_images("cells")
     monkeypatch.chdir("/")
     assert np.array_equal(read_test_image(image), pixels())
+
+
+def test_a_link_to_an_image_that_is_gone_is_named_and_not_passed_over(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", pixels())
+    (tmp_path / "b.png").symlink_to(tmp_path / "moved away.png")
+    images, problems = look_through(str(tmp_path))
+    assert [image.file_name for image in images] == ["a.png"]
+    assert [str(problem) for problem in problems] == [
+        f"{tmp_path / 'b.png'}: the file cannot be read: No such file or directory"
+    ]
 
 
 def test_one_image_file_is_a_list_of_one(tmp_path: Path) -> None:
