@@ -26,7 +26,7 @@ from benchmarks.training_step import torchvision_model, with_full_masks
 from core import data as datasets
 from core.config import ModelConfig, PredictConfig
 from core.labels import label_maps as masks
-from core.network.mask_rcnn import build_mask_rcnn
+from core.network.build import build_detector
 from tune.ledger import ledger
 
 
@@ -35,7 +35,7 @@ def plain_loop(where: str, steps: int) -> float:
     data, device = datasets.load(where), torch.device("cuda")
     torch.manual_seed(0)
     config = ModelConfig(weights="none", trainable_layers=1)
-    state = build_mask_rcnn(config, len(data.classes), None, PredictConfig()).state_dict()
+    state = build_detector(config, len(data.classes), None, PredictConfig()).state_dict()
     network = torchvision_model(state, config, len(data.classes)).to(device)
     optimizer = torch.optim.AdamW([one for one in network.parameters() if one.requires_grad], lr=5e-5)
     warm, begin = 5, 0.0

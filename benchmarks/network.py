@@ -20,7 +20,7 @@ from benchmarks.trial import SMALL
 from core.config import ModelConfig, PredictConfig, TrialConfig
 from core.data import synthetic
 from core.labels import label_maps as masks
-from core.network.mask_rcnn import build_mask_rcnn
+from core.network.build import build_detector
 from core.training.loop import TrainingBatches
 from core.training.optim import build_optimizer
 from core.training.trial import Trial
@@ -39,7 +39,7 @@ def _optimizer(times: int) -> Line:
     networks = []
     for _ in range(2):
         torch.manual_seed(0)
-        networks.append(build_mask_rcnn(config.model, CLASSES, None, PredictConfig()))
+        networks.append(build_detector(config.model, CLASSES, None, PredictConfig()))
     trainable = [[one for one in network.parameters() if one.requires_grad] for network in networks]
     fused = build_optimizer(trainable[0], config.optim)
     plain = torch.optim.AdamW(
@@ -73,7 +73,7 @@ def _kept_activations() -> Iterator[Line]:
             box_samples=32,
         )  # fmt: skip
         torch.manual_seed(0)
-        network = build_mask_rcnn(config, CLASSES, None, PredictConfig())
+        network = build_detector(config, CLASSES, None, PredictConfig())
         frozen = {one.data_ptr() for one in network.parameters()}
         held: dict[int, int] = {}
 

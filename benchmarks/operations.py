@@ -33,7 +33,8 @@ from benchmarks.training_step import with_full_masks
 from core.config import ModelConfig, PredictConfig
 from core.labels import label_maps as masks
 from core.network import matching, proposals
-from core.network.mask_rcnn import MaskRCNN, build_mask_rcnn
+from core.network.build import build_detector
+from core.network.detector import Detector
 from core.network.weights import BaseWeights
 
 SIDE, BATCH, INSTANCES = 800, 2, 150
@@ -99,12 +100,12 @@ def as_on_a_gpu() -> Iterator[None]:
         yield
 
 
-def networks() -> tuple[MaskRCNN, nn.Module]:
+def networks() -> tuple[Detector, nn.Module]:
     """Ours and torchvision's, with a frozen norm as pretrained weights bring it, the same numbers and freezing."""
     torch.manual_seed(0)
     tensors = {name: value.numpy() for name, value in models.resnet50().state_dict().items()}
     config = ModelConfig(weights="drawn", trainable_layers=3)
-    ours = build_mask_rcnn(config, CLASSES, BaseWeights("drawn", "0" * 64, False, tensors), PredictConfig())
+    ours = build_detector(config, CLASSES, BaseWeights("drawn", "0" * 64, False, tensors), PredictConfig())
     backbone = backbone_utils._resnet_fpn_extractor(models.resnet50(norm_layer=FrozenBatchNorm2d), 3)
     theirs: nn.Module = detection.MaskRCNN(backbone, num_classes=CLASSES + 1)
     theirs.load_state_dict(ours.state_dict())

@@ -25,7 +25,7 @@ from benchmarks.memory import forget_the_peak, peak_bytes
 from core.config import TrialConfig
 from core.data.dataset import Category
 from core.labels import label_maps as masks
-from core.network.mask_rcnn import build_mask_rcnn
+from core.network.build import build_detector
 from core.prediction.submission import results_of
 from core.prediction.trained_model import TrainedModel
 from core.sample import Detections
@@ -115,7 +115,7 @@ def untrained(tile: int) -> TrainedModel:
     """A network of random weights that finds as many instances as it may."""
     config = TrialConfig.from_settings(UNTRAINED | {"predict.tile": tile}, "benchmark")
     torch.manual_seed(0)
-    return TrainedModel(config, CLASSES, build_mask_rcnn(config.model, len(CLASSES), None, config.predict).eval())
+    return TrainedModel(config, CLASSES, build_detector(config.model, len(CLASSES), None, config.predict).eval())
 
 
 def _pasted(probs_N28: torch.Tensor, boxes_N4: torch.Tensor) -> Detections:

@@ -21,7 +21,6 @@ import torch
 from torch import nn
 from torchvision.models import detection
 from torchvision.models.detection._utils import Matcher
-from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 from benchmarks.cells import CLASSES, image_of_cells
@@ -29,8 +28,10 @@ from benchmarks.memory import forget_the_peak, peak_bytes
 from benchmarks.table import Line, as_text
 from core.config import ModelConfig, PredictConfig
 from core.labels import label_maps as masks
-from core.network.mask_rcnn import build_mask_rcnn
-from core.network.matching import AnchorMatcher, boxes_and_anchors
+from core.network.anchors import Anchors
+from core.network.build import build_detector
+from core.network.detectors import ANCHOR_RATIOS, ANCHOR_SIDES
+from core.network.matching import match_anchors
 
 SIDE, BATCH = 800, 2
 MANY, FEW = 250, 5
@@ -43,7 +44,7 @@ def torchvision_model(state: dict[str, torch.Tensor], config: ModelConfig, class
         weights=None, weights_backbone=None, num_classes=classes + 1, trainable_backbone_layers=5
     )
     network.load_state_dict(state)
-    ours = build_mask_rcnn(config, classes, None, PredictConfig())
+    ours = build_detector(config, classes, None, PredictConfig())
     trains = {name: parameter.requires_grad for name, parameter in ours.named_parameters()}
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(trains[name])
@@ -57,7 +58,7 @@ def torchvision_model(state: dict[str, torch.Tensor], config: ModelConfig, class
 def measure(side: str, instances: int, steps: int, device: torch.device) -> dict[str, Any]:
     """Seconds of each step, peak memory in bytes, and the losses of the first step."""
     torch.manual_seed(0)
-    ours = build_mask_rcnn(CONFIG, CLASSES, None, PredictConfig())
+    ours = build_detector(CONFIG, CLASSES, None, PredictConfig())
     network = ours.to(device) if side == "ours" else torchvision_model(ours.state_dict(), CONFIG, CLASSES).to(device)
     samples = [image_of_cells(instances, SIDE, SIDE, seed) for seed in range(BATCH)]
     images = [
@@ -137,16 +138,14 @@ def lines(short: bool, device: str = "cpu") -> Iterator[Line]:
 
 def match(side: str) -> dict[str, float]:
     """Memory and seconds of matching 700 boxes with all anchors of an image of 800 x 1333 pixels."""
-    model = build_mask_rcnn(CONFIG, CLASSES, None, PredictConfig())
     sample = image_of_cells(700, 800, 1333)
     boxes_N4 = masks.target_of(sample.label_maps, sample.labels_N, sample.crowd_N).boxes_N4
     features = [torch.zeros(1, 1, -(-800 // stride), -(-1344 // stride)) for stride in (4, 8, 16, 32, 64)]
-    images = ImageList(torch.zeros(1, 3, 800, 1344), [(800, 1333)])
-    anchors_A4 = model.rpn.anchor_generator(images, features)[0]
+    anchors_A4 = Anchors(ANCHOR_SIDES, ANCHOR_RATIOS)((800, 1344), features)
     forget_the_peak()
     before, begin = peak_bytes(), time.perf_counter()
     if side == "ours":
-        matched = AnchorMatcher(0.7, 0.3)(boxes_and_anchors(boxes_N4, anchors_A4))
+        matched = match_anchors(boxes_N4, anchors_A4)
     else:
         matcher = Matcher(0.7, 0.3, allow_low_quality_matches=True)
         matched = matcher(box_iou(boxes_N4, anchors_A4))

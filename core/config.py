@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from core import backbones
+from core.backbones import BACKBONES, WITH_BOTTLENECKS, WITH_COCO
 from core.errors import SettingError
 from core.text import nearest
 
@@ -18,8 +20,6 @@ Value = bool | int | float | str
 """The types that a setting's value can have."""
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d"]
-BOTTLENECK_BACKBONES = ("resnet50", "resnet101", "resnext50_32x4d")
 
 
 class _Settings(BaseModel):
@@ -127,7 +127,7 @@ class ModelConfig(_Settings):
 
     detector: Literal["fpn", "fpn_v2"] = "fpn"
     """torchvision's two recipes for Mask R-CNN."""
-    backbone: Backbone = "resnet50"
+    backbone: backbones.Name = "resnet50"
     """The feature extractor, pretrained as `model.weights` says."""
     weights: str = Field("auto", min_length=1)
     """auto (coco for resnet50, imagenet for the others), coco, imagenet, none, or the path of a file."""
@@ -159,14 +159,14 @@ class ModelConfig(_Settings):
                 f"model.image_min_side must not pass model.image_max_side ({self.image_max_side}), "
                 f"and is {self.image_min_side}"
             )
-        if self.weights == "coco" and self.backbone != "resnet50":
+        if self.weights == "coco" and not BACKBONES[self.backbone].coco:
             raise ValueError(
-                f"model.weights: coco exists for resnet50 only, and model.backbone is {self.backbone}; "
+                f"model.weights: coco exists for {', '.join(WITH_COCO)} only, and model.backbone is {self.backbone}; "
                 "use imagenet or auto"
             )
-        if self.stride_in_1x1 and self.backbone not in BOTTLENECK_BACKBONES:
+        if self.stride_in_1x1 and not BACKBONES[self.backbone].bottleneck:
             raise ValueError(
-                f"model.stride_in_1x1 is a matter of bottleneck blocks ({', '.join(BOTTLENECK_BACKBONES)}), "
+                f"model.stride_in_1x1 is a matter of bottleneck blocks ({', '.join(WITH_BOTTLENECKS)}), "
                 f"and model.backbone is {self.backbone}"
             )
         return self

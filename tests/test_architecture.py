@@ -16,7 +16,7 @@ SPEAKERS = {"ray": {"tune.engine"}, "optuna": {"tune.ledger", "tune.samplers"}, 
 # From what knows nobody up to the command lines. A package uses those of the rows above its own, and what stands in its
 # own folder; packages of one row do not know each other.
 ROWS = [
-    "core.errors core.text core.faults core.randomness core.interrupts core.bounded_yaml",
+    "core.backbones core.errors core.text core.faults core.randomness core.interrupts core.bounded_yaml",
     "core.config core.files core.console core.device",
     "core.dependence core.sample",
     "core.labels",

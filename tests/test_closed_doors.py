@@ -25,7 +25,7 @@ from core import predict
 from core.config import TrialConfig
 from core.data import synthetic
 from core.data.dataset import Category
-from core.network.mask_rcnn import build_mask_rcnn
+from core.network.build import build_detector
 from core.prediction import trained_model
 from core.prediction.trained_model import TrainedModel
 from tune import retrain_best, search
@@ -415,7 +415,7 @@ def test_a_planted_model_is_refused_in_one_sentence(attacked: Attacked, file: st
     best, images = attacked.study / "best", next((attacked.folder / "cells" / "train").iterdir()) / "image.tif"
     config = TrialConfig.from_settings({"model.backbone": "resnet18", "model.weights": "none"})
     classes = (Category(1, "cell"),)
-    model = build_mask_rcnn(config.model, len(classes), None, config.predict)
+    model = build_detector(config.model, len(classes), None, config.predict)
     trained_model.save(best, TrainedModel(config, classes, model.eval()))
     data = content(attacked.marker)
     plant(best / file, data)

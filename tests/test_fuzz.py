@@ -31,7 +31,7 @@ from core.data import inspect, list_images, load, synthetic
 from core.data.dataset import Category
 from core.errors import CellTuneError
 from core.metric.ap50 import MatchTable, ap50, balanced_score, match
-from core.network.mask_rcnn import build_mask_rcnn
+from core.network.build import build_detector
 from core.prediction import trained_model
 from core.prediction.trained_model import TrainedModel
 from core.sample import Detections
@@ -492,7 +492,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trained model's folder."""
     config = TrialConfig.from_settings(TINY)
     classes = (Category(1, "cell"), Category(4, "mitosis"))
-    network = build_mask_rcnn(config.model, len(classes), None, config.predict)
+    network = build_detector(config.model, len(classes), None, config.predict)
     folder = tmp_path_factory.mktemp("model")
     trained_model.save(folder, TrainedModel(config, classes, network.eval()))
     return folder

@@ -1,31 +1,61 @@
-"""The anchors of the proposal network, computed once for each size of image."""
+"""The boxes that proposals start from, computed once for each size of image."""
+
+from collections.abc import Sequence
 
 import torch
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.image_list import ImageList
 
 SIZES_KEPT = 8
-"""Sizes of batches whose anchors are kept: 4 MB each at 800 x 1333 pixels, and with all scales on there are some."""
+"""Number of batch sizes whose anchors are kept: 4 MB each at 800 x 1333 pixels."""
 
 
-class KeptAnchors(AnchorGenerator):  # type: ignore[misc]
-    """torchvision's anchors; it computes them anew for every batch, in 52 operations."""
+class Anchors:
+    """torchvision's anchors, the same numbers; it computes them for every batch, in 52 operations.
 
-    def __init__(self, sizes: tuple[tuple[float, ...], ...], aspect_ratios: tuple[tuple[float, ...], ...]) -> None:
-        super().__init__(sizes, aspect_ratios)
+    sides    side of a square anchor in pixels, one for each level of the pyramid
+    ratios   height by width of the anchors in each cell of a level
+    """
+
+    def __init__(self, sides: Sequence[float], ratios: Sequence[float]) -> None:
+        self.sides = tuple(sides)
+        roots_R = torch.tensor(ratios).sqrt()
+        self.of_cell = [_around_zero(1 / roots_R * side, roots_R * side) for side in sides]
         self._kept: dict[tuple[object, ...], torch.Tensor] = {}
 
-    def forward(self, image_list: ImageList, feature_maps: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Float [A, 4] for each image: x0 y0 x1 y1 in pixels of the batch. One tensor for all, not to be written to."""
-        first = feature_maps[0]
-        grids = tuple(tuple(level.shape[-2:]) for level in feature_maps)
-        key = *image_list.tensors.shape[-2:], grids, first.dtype, first.device
+    def __call__(self, image_size: Sequence[int], levels: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Float [A, 4], x0 y0 x1 y1 in pixels of the batch, level after level; not to be written to.
+
+        image_size   height and width of the batch in pixels, padding included
+        levels       [B, C, H, W] of each level; the anchors have their dtype and device
+        """
+        dtype, device = levels[0].dtype, levels[0].device
+        grids = tuple((level.shape[-2], level.shape[-1]) for level in levels)
+        key = *image_size, grids, dtype, device
         anchors_A4 = self._kept.pop(key, None)
         if anchors_A4 is None:
-            one = ImageList(image_list.tensors, image_list.image_sizes[:1])
-            with torch.inference_mode(False):
-                (anchors_A4,) = super().forward(one, feature_maps)
-        self._kept[key] = anchors_A4  # the last of all
+            with torch.inference_mode(False):  # a batch that trains may use them later
+                anchors_A4 = torch.cat(
+                    [
+                        _on_grid(of_cell_R4.to(device, dtype), grid, image_size)
+                        for of_cell_R4, grid in zip(self.of_cell, grids, strict=True)
+                    ]
+                )
+        self._kept[key] = anchors_A4  # at the end: the size that was used last
         if len(self._kept) > SIZES_KEPT:
             del self._kept[next(iter(self._kept))]
-        return [anchors_A4] * len(image_list.image_sizes)
+        return anchors_A4
+
+
+def _around_zero(widths_R: torch.Tensor, heights_R: torch.Tensor) -> torch.Tensor:
+    """Boxes [R, 4] centred on the corner of an image, in whole pixels."""
+    return (torch.stack([-widths_R, -heights_R, widths_R, heights_R], dim=1) / 2).round()
+
+
+def _on_grid(of_cell_R4: torch.Tensor, grid: tuple[int, int], image_size: Sequence[int]) -> torch.Tensor:
+    """The anchors of a cell moved to every cell of a grid: row by row, then by anchor."""
+    down, across = (
+        torch.arange(cells, device=of_cell_R4.device) * (pixels // cells)
+        for cells, pixels in zip(grid, image_size, strict=True)
+    )
+    y_HW, x_HW = torch.meshgrid(down, across, indexing="ij")
+    corners_HW14 = torch.stack([x_HW, y_HW, x_HW, y_HW], dim=2)[:, :, None]
+    return (corners_HW14 + of_cell_R4).reshape(-1, 4)

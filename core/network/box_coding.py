@@ -3,38 +3,45 @@
 torchvision brings its weights and a half to the GPU at each call, and waits for it.
 """
 
+import math
+from dataclasses import dataclass
+
 import torch
-from torchvision.models.detection._utils import BoxCoder
+
+MOST_GROWTH = math.log(1000 / 16)
+"""Largest logarithm by which a side may grow, so that no box becomes infinite."""
 
 
-class OffsetCoder(BoxCoder):  # type: ignore[misc]
-    """torchvision's coder, the same roundings."""
+@dataclass(frozen=True)
+class OffsetCoder:
+    """torchvision's coder, the same roundings.
 
-    def encode_single(self, reference_boxes: torch.Tensor, proposals: torch.Tensor) -> torch.Tensor:
-        """Float32 [P, 4]: what moves each of `proposals` [P, 4] to the box of the same row in `reference_boxes`."""
-        corners_P2, sides_P2 = _corners_and_sides(proposals)
-        wanted_corners_P2, wanted_sides_P2 = _corners_and_sides(reference_boxes)
+    centre_weight   factor on the moves of a centre, in sides of the box it is moved from
+    size_weight     factor on the logarithms of the sides' growth
+    """
+
+    centre_weight: float
+    size_weight: float
+
+    def encode(self, wanted_P4: torch.Tensor, boxes_P4: torch.Tensor) -> torch.Tensor:
+        """Float32 [P, 4]: what brings each of `boxes_P4` to the box of the same row in `wanted_P4`."""
+        corners_P2, sides_P2 = _corners_and_sides(boxes_P4)
+        wanted_corners_P2, wanted_sides_P2 = _corners_and_sides(wanted_P4)
         centres_P2 = corners_P2 + 0.5 * sides_P2
         wanted_centres_P2 = wanted_corners_P2 + 0.5 * wanted_sides_P2
-        weight_x, weight_y, weight_w, weight_h = self.weights
-        assert weight_x == weight_y
-        assert weight_w == weight_h
-        moves_P2 = weight_x * (wanted_centres_P2 - centres_P2) / sides_P2
-        return torch.cat((moves_P2, weight_w * torch.log(wanted_sides_P2 / sides_P2)), dim=1)
+        moves_P2 = self.centre_weight * (wanted_centres_P2 - centres_P2) / sides_P2
+        growth_P2 = self.size_weight * torch.log(wanted_sides_P2 / sides_P2)
+        return torch.cat((moves_P2, growth_P2), dim=1)
 
-    def decode_single(self, rel_codes: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        """Float32 [P, 4 C]: what is reached from `boxes` [P, 4] by each of their C offsets, `rel_codes` [P, 4 C]."""
-        corners_P2, sides_P2 = _corners_and_sides(boxes.to(rel_codes.dtype))
-        centres_P12 = (corners_P2 + 0.5 * sides_P2)[:, None]
-        sides_P12 = sides_P2[:, None]
-        weight_x, _, weight_w, _ = self.weights
-        codes_PC4 = rel_codes.reshape(len(rel_codes), rel_codes.shape[1] // 4, 4)
-        moves_PC2, growth_PC2 = codes_PC4[..., :2] / weight_x, codes_PC4[..., 2:] / weight_w
-        centres_PC2 = moves_PC2 * sides_P12 + centres_P12
-        half_PC2 = 0.5 * (torch.exp(growth_PC2.clamp(max=self.bbox_xform_clip)) * sides_P12)
-        return torch.cat((centres_PC2 - half_PC2, centres_PC2 + half_PC2), dim=2).flatten(1)
+    def decode(self, offsets: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        """Float32 [..., 4]: the boxes that `offsets` reach from `boxes`; both [..., 4], broadcast."""
+        corners, sides = _corners_and_sides(boxes)
+        centres = offsets[..., :2] / self.centre_weight * sides + (corners + 0.5 * sides)
+        growth = (offsets[..., 2:] / self.size_weight).clamp(max=MOST_GROWTH)
+        half_sides = 0.5 * (torch.exp(growth) * sides)
+        return torch.cat((centres - half_sides, centres + half_sides), dim=-1)
 
 
-def _corners_and_sides(boxes_P4: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """First corner and sides (x, y) of each box, float32 [P, 2] each."""
-    return boxes_P4[:, :2], boxes_P4[:, 2:] - boxes_P4[:, :2]
+def _corners_and_sides(boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """First corner and sides (x, y) of each box, float32 [..., 2] each."""
+    return boxes[..., :2], boxes[..., 2:] - boxes[..., :2]

@@ -5,15 +5,29 @@ for Python to ask for each, and a ResNet-50 has 53 of these layers.
 """
 
 import torch
+from torch import nn
 from torch.nn import functional
-from torchvision.ops import FrozenBatchNorm2d
 
 
-class FrozenBatchNorm(FrozenBatchNorm2d):  # type: ignore[misc]
-    """torchvision's, with one multiplication and addition: scale and shift are computed once from its four buffers."""
+class FrozenBatchNorm(nn.Module):
+    """torchvision's FrozenBatchNorm2d in one operation: scale and shift are kept, not computed for each batch.
 
-    _known: tuple[tuple[float, ...], tuple[torch.Tensor, ...], torch.Tensor, torch.Tensor] | None = None
-    """What scale and shift were computed from, and they."""
+    eps   added to the variance
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self._known: _Known | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images [N, C, H, W], normalised by the frozen statistics, in the dtype of x."""
@@ -24,18 +38,23 @@ class FrozenBatchNorm(FrozenBatchNorm2d):  # type: ignore[misc]
         return torch.addcmul(shift, x, scale)  # keeps nothing of the size of x for the gradient
 
     def _scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """float32 [C, 1, 1] each; computed again where a buffer was replaced or written to."""
+        """Float32 [C, 1, 1] each; computed again where a buffer was replaced or written to."""
         buffers = self.weight, self.bias, self.running_mean, self.running_var
         # A tensor made in inference mode counts no versions, and is never written to outside.
-        state = self.eps, *(0 if buffer.is_inference() else buffer._version for buffer in buffers)
+        versions = [0 if buffer.is_inference() else buffer._version for buffer in buffers]
+        state = self.eps, *versions
         known = self._known
         if (
             known is None
             or known[0] != state
             or any(old is not new for old, new in zip(known[1], buffers, strict=True))
         ):
-            with torch.inference_mode(False), torch.no_grad():  # who trains later reads them, too
+            with torch.inference_mode(False), torch.no_grad():  # a later training reads them, too
                 scale_C = self.weight * (self.running_var + self.eps).rsqrt()
                 shift_C = self.bias - self.running_mean * scale_C
             self._known = known = state, buffers, scale_C[:, None, None], shift_C[:, None, None]
         return known[2:]
+
+
+_Known = tuple[tuple[float, ...], tuple[torch.Tensor, ...], torch.Tensor, torch.Tensor]
+"""eps and the versions of the buffers, the buffers, and the scale and shift that were computed from them."""

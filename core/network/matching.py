@@ -1,66 +1,73 @@
-"""Which ground-truth box each anchor is to learn, without a matrix of all boxes by all anchors.
+"""Which instance each anchor and each proposal is to learn, without a matrix of all boxes by all anchors.
 
 700 boxes by the 267,000 anchors of 800 x 1333 pixels make a matrix of 0.75 GB, and computing it in one go takes 6.6 GB.
 """
 
 import torch
-from torchvision.models.detection._utils import Matcher
-from torchvision.ops import box_area
+from torchvision.ops import box_area, box_iou
 
 IOU_ENTRIES = {"cpu": 2**20, "cuda": 2**23}
 """Most overlaps that are computed at once, 14 bytes each: 15 MB, and on a GPU, which waits for every call from Python,
 120 MB."""
 
-BoxesAndAnchors = tuple[torch.Tensor, torch.Tensor]
+ANCHOR_IOU, BACKGROUND_IOU = 0.7, 0.3
+"""An anchor that overlaps an instance at least as much as the first learns it, less than the second background."""
+PROPOSAL_IOU = 0.5
+"""A proposal that overlaps an instance at least as much learns it, every other one background."""
+
+BACKGROUND, NEITHER = -1, -2
+"""Matches of anchors that overlap no instance enough to learn it: those that learn background, and the rest."""
 
 
-def boxes_and_anchors(boxes_N4: torch.Tensor, anchors_A4: torch.Tensor) -> BoxesAndAnchors:
-    """What torchvision hands its matcher; it would be their overlaps, float32 [N, A]."""
-    return boxes_N4, anchors_A4
+def match_anchors(boxes_N4: torch.Tensor, anchors_A4: torch.Tensor) -> torch.Tensor:
+    """Int64 [A]: the box that each anchor learns, or BACKGROUND, or NEITHER; float32 [N, 4] and [A, 4].
 
-
-class AnchorMatcher(Matcher):  # type: ignore[misc]
-    """torchvision's matcher, low-quality matches included, of boxes and anchors instead of their overlaps.
-
-    The result is torchvision's, bit for bit. Anchors are taken some at a time. That each box keeps the anchors that
-    overlap it most, however little, is known only after all of them were seen; where they do not fit in one go their
-    overlaps are computed a second time. Nothing is waited for: to remember candidates, some per piece and box, was
-    faster on a CPU and asked a GPU how many there are in each piece.
+    The result is that of torchvision's matcher, bit for bit: an anchor that overlaps some box more than any other
+    anchor does learns its own best box, however little they overlap. Which ones these are is known only after all
+    anchors were seen, so where these do not fit in one go their overlaps are computed twice. To remember
+    candidates, some per piece and box, was faster on a CPU, but a GPU was then waited for in each piece.
     """
+    if not len(boxes_N4):
+        return torch.full_like(anchors_A4[:, 0], BACKGROUND, dtype=torch.int64)
+    step = max(1, IOU_ENTRIES[boxes_N4.device.type] // len(boxes_N4))
+    pieces = [slice(start, start + step) for start in range(0, len(anchors_A4), step)]
+    box_areas_N, anchor_areas_A = box_area(boxes_N4), box_area(anchors_A4)
+    # Room for the results first: small tensors that are kept between large ones that are not would keep the memory of
+    # these from being used again.
+    value_A = boxes_N4.new_empty(len(anchors_A4))
+    box_A = torch.empty(len(anchors_A4), dtype=torch.int64, device=boxes_N4.device)
+    kept_A = torch.empty(len(anchors_A4), dtype=torch.bool, device=boxes_N4.device)
+    highest_SN = boxes_N4.new_empty((len(pieces), len(boxes_N4)))
 
-    def __init__(self, high_threshold: float, low_threshold: float) -> None:
-        super().__init__(high_threshold, low_threshold, allow_low_quality_matches=True)
+    def overlaps(some: slice) -> torch.Tensor:
+        return _iou(boxes_N4, box_areas_N, anchors_A4[some], anchor_areas_A[some])
 
-    def __call__(self, pair: BoxesAndAnchors) -> torch.Tensor:
-        """int64 [A]: the box of each anchor, -1 where it is background, -2 where it is neither.
+    for some, highest_N in zip(pieces, highest_SN, strict=True):
+        iou_NK = overlaps(some)
+        torch.max(iou_NK, dim=0, out=(value_A[some], box_A[some]))
+        torch.amax(iou_NK, dim=1, out=highest_N)
+    highest_N = highest_SN.amax(dim=0)
+    for some in pieces:
+        iou_NK = iou_NK if len(pieces) == 1 else overlaps(some)
+        torch.any(iou_NK == highest_N[:, None], dim=0, out=kept_A[some])
+    result_A = torch.where(value_A < ANCHOR_IOU, NEITHER, box_A)
+    result_A = torch.where(value_A < BACKGROUND_IOU, BACKGROUND, result_A)
+    return torch.where(kept_A, box_A, result_A)
 
-        pair   boxes, float32 [N, 4] with N at least 1, and anchors, float32 [A, 4]
-        """
-        boxes_N4, anchors_A4 = pair
-        step = max(1, IOU_ENTRIES[boxes_N4.device.type] // len(boxes_N4))
-        pieces = [slice(start, start + step) for start in range(0, len(anchors_A4), step)]
-        box_areas_N, anchor_areas_A = box_area(boxes_N4), box_area(anchors_A4)
-        # Room for the results first: small tensors that are kept between large ones that are not would keep the memory
-        # of these from being used again.
-        value_A = boxes_N4.new_empty(len(anchors_A4))
-        box_A = torch.empty(len(anchors_A4), dtype=torch.int64, device=boxes_N4.device)
-        kept_A = torch.empty(len(anchors_A4), dtype=torch.bool, device=boxes_N4.device)
-        highest_SN = boxes_N4.new_empty((len(pieces), len(boxes_N4)))
 
-        def overlaps(some: slice) -> torch.Tensor:
-            return _iou(boxes_N4, box_areas_N, anchors_A4[some], anchor_areas_A[some])
+def match_proposals(
+    boxes_N4: torch.Tensor, labels_N: torch.Tensor, proposals_K4: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The box that each proposal overlaps most, and the class that it learns, 0 for background; int64 [K] each.
 
-        for some, highest_N in zip(pieces, highest_SN, strict=True):
-            iou_NK = overlaps(some)
-            torch.max(iou_NK, dim=0, out=(value_A[some], box_A[some]))
-            torch.amax(iou_NK, dim=1, out=highest_N)
-        highest_N = highest_SN.amax(dim=0)
-        for some in pieces:
-            iou_NK = iou_NK if len(pieces) == 1 else overlaps(some)
-            torch.any(iou_NK == highest_N[:, None], dim=0, out=kept_A[some])
-        result_A = torch.where(value_A < self.high_threshold, self.BETWEEN_THRESHOLDS, box_A)
-        result_A = torch.where(value_A < self.low_threshold, self.BELOW_LOW_THRESHOLD, result_A)
-        return torch.where(kept_A, box_A, result_A)
+    boxes_N4, labels_N   float32 [N, 4] and int64 [N], class numbers from 1
+    proposals_K4         float32 [K, 4]
+    """
+    if not len(boxes_N4):
+        none_K = torch.zeros_like(proposals_K4[:, 0], dtype=torch.int64)
+        return none_K, none_K
+    value_K, box_K = box_iou(boxes_N4, proposals_K4).max(dim=0)
+    return box_K, torch.where(value_K < PROPOSAL_IOU, 0, labels_N[box_K])
 
 
 def _iou(

@@ -4,48 +4,57 @@ torchvision asks the GPU level by level which boxes belong to it, and waits for 
 by level and one answer, how many each has, is waited for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from torchvision.ops import MultiScaleRoIAlign, roi_align
-from torchvision.ops.poolers import initLevelMapper
+from torch import nn
+from torchvision.ops import box_area, roi_align
 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
-"""Of the levels. torchvision guesses them from the first batch it sees and keeps the guess. It depends on how much
-padding that batch had and is wrong for small images; a resumed trial, or a model that is loaded, would go on with other
-scales."""
+"""Of the levels that are pooled from. torchvision guesses them from the first batch it sees and keeps the guess. It
+depends on how much padding that batch had and is wrong for small images; a resumed trial, or a model that is loaded,
+would go on with other scales."""
+
+USUAL_SIDE, USUAL_HALVINGS, LEAST_HALVINGS = 224, 4, 2
+"""A square box of this side, in pixels, is pooled from the level that is the image halved four times; one of twice the
+side from the next. The finest level is the image halved twice."""
 
 
-class PyramidPooling(MultiScaleRoIAlign):  # type: ignore[misc]
-    """torchvision's pooling, bit for bit, from levels that are the image by 4, 8, 16 and 32."""
+class PyramidPooling(nn.Module):
+    """torchvision's MultiScaleRoIAlign, bit for bit, from levels that are the image by 4, 8, 16 and 32.
 
-    def __init__(self, levels: list[str], output_size: int) -> None:
-        super().__init__(levels, output_size=output_size, sampling_ratio=2)
-        self.scales = list(SCALES)
-        self.map_levels = initLevelMapper(2, 5, self.canonical_scale, self.canonical_level)
+    output_size   side of what is pooled from each box, in cells
+    """
 
-    def forward(
-        self,
-        x: Mapping[str, torch.Tensor],
-        boxes: Sequence[torch.Tensor],
-        image_shapes: Sequence[tuple[int, int]],  # noqa: ARG002  # torchvision's signature
-    ) -> torch.Tensor:
-        """Float32 [P, C, S, S], image after image; x has [B, C, H, W] of each level, boxes [P, 4] of each image."""
-        features = [x[name] for name in self.featmap_names]
-        images = [torch.full_like(boxes_P4[:, :1], number) for number, boxes_P4 in enumerate(boxes)]
-        rois_P5 = torch.cat([torch.cat(images), torch.cat(list(boxes))], dim=1)
-        level_P = self.map_levels(boxes)
+    def __init__(self, output_size: int) -> None:
+        super().__init__()
+        self.output_size = output_size
+
+    def forward(self, levels: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Float32 [P, C, S, S], image after image; levels [B, C, H, W], finest first, boxes [P, 4] of each image.
+
+        Levels beyond SCALES are not looked at.
+        """
+        numbers = [torch.full_like(boxes_P4[:, :1], image) for image, boxes_P4 in enumerate(boxes)]
+        boxes_P4 = torch.cat(list(boxes))
+        rois_P5 = torch.cat([torch.cat(numbers), boxes_P4], dim=1)
+        level_P = _level_of(boxes_P4)
         order_P = level_P.argsort(stable=True)
-        numbers_L1 = torch.arange(len(features), device=level_P.device)[:, None]
+        numbers_L1 = torch.arange(len(SCALES), device=level_P.device)[:, None]
         counts = (level_P == numbers_L1).sum(dim=1).tolist()  # waits for the GPU
         pooled = [
-            roi_align(feature, rois_K5, self.output_size, scale, self.sampling_ratio)
-            for feature, rois_K5, scale in zip(
-                features, torch.split(rois_P5[order_P], counts), self.scales, strict=True
-            )
+            roi_align(level, rois_K5, self.output_size, scale, sampling_ratio=2)
+            for level, rois_K5, scale in zip(levels, torch.split(rois_P5[order_P], counts), SCALES, strict=False)
             if len(rois_K5)
         ]
         if not pooled:
-            return features[0].new_zeros((0, features[0].shape[1], *self.output_size))
+            return levels[0].new_zeros((0, levels[0].shape[1], self.output_size, self.output_size))
         sorted_PCSS = torch.cat(pooled)
         return torch.empty_like(sorted_PCSS).index_copy(0, order_P, sorted_PCSS)
+
+
+def _level_of(boxes_P4: torch.Tensor) -> torch.Tensor:
+    """Int64 [P], 0 for the finest level. The millionth keeps a side that is on a limit from falling below it."""
+    doublings_P = torch.log2(box_area(boxes_P4).sqrt() / USUAL_SIDE)
+    halvings_P = torch.floor(USUAL_HALVINGS + doublings_P + 1e-6)
+    return (halvings_P - LEAST_HALVINGS).clamp(0, len(SCALES) - 1).to(torch.int64)

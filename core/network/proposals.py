@@ -1,81 +1,104 @@
-"""The region proposal network: torchvision's numbers and draws, with few questions to the GPU and a sparse gradient.
+"""The region proposal network: torchvision's numbers and draws, with few questions to the GPU.
 
 torchvision asks the GPU, image by image, which boxes are large enough, which score enough, which are drawn; every
-answer has a size that Python must know, and is waited for. And of all anchors of an image, 160,000 at 800 x 800 pixels,
-256 are drawn to be learned: only there is the gradient of the network's layers not zero, and only there it is computed.
+answer has a size that Python must know, and is waited for.
 """
 
-import functools
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
+from torch import nn
 from torch.nn import functional
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
 from torchvision.ops import clip_boxes_to_image, nms
+
+from core.network.anchors import Anchors
+from core.network.balanced import BalancedSampler
+from core.network.box_coding import OffsetCoder
+from core.network.matching import match_anchors
+from core.network.resizing import ImageBatch, Size
 
 SUPPRESSED_TOGETHER = ("cuda",)
 """Devices that suppress the boxes of all levels at once: they would be waited for at each level. A CPU compares each
 box with those of its own level only, which is faster there."""
 
+SUPPRESSION_IOU = 0.7
+"""Of two boxes of a level that overlap more than this only the better one is proposed."""
+LEAST_SIDE = 1e-3
+"""Pixels; a narrower box is not proposed."""
 
-class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
-    """torchvision's, with a sampler that is a `core.network.balanced.BalancedSampler`."""
+
+class ProposalNetwork(nn.Module):
+    """Where instances may be, whatever their class.
+
+    head                 [B, C, H, W] of each level to objectness [B, R, H, W] and offsets [B, 4 R, H, W] of each
+    kept_in_training     boxes of a level that are compared, and boxes of an image that are proposed, at most
+    kept_in_evaluation   the same in evaluation mode
+    """
+
+    def __init__(
+        self,
+        head: nn.Module,
+        anchors: Anchors,
+        sampler: BalancedSampler,
+        kept_in_training: int,
+        kept_in_evaluation: int,
+    ) -> None:
+        super().__init__()
+        self.head = head
+        self.anchors = anchors
+        self.sampler = sampler
+        self.coder = OffsetCoder(1.0, 1.0)
+        self.kept_in_training, self.kept_in_evaluation = kept_in_training, kept_in_evaluation
 
     def forward(
-        self,
-        images: ImageList,
-        features: Mapping[str, torch.Tensor],
-        targets: list[dict[str, torch.Tensor]] | None = None,
+        self, batch: ImageBatch, levels: Sequence[torch.Tensor], truths: Sequence[torch.Tensor] | None = None
     ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-        """Proposals of each image, float32 [K, 4], best first; and in training, with targets, two losses."""
-        levels = list(features.values())
-        with torch.no_grad():
-            objectness, deltas = self.head(levels)
-            of_level = [level[0].numel() for level in objectness]
-            objectness, deltas = concat_box_prediction_layers(objectness, deltas)
-            anchors = self.anchor_generator(images, levels)
-            boxes_BA4 = self.box_coder.decode(deltas, anchors).view(len(anchors), -1, 4)
-            boxes, _ = self.filter_proposals(boxes_BA4, objectness, images.image_sizes, of_level)
-            if not self.training:
-                return boxes, {}
-            assert targets is not None, "training needs targets"
-            labels, truths = self.assign_targets_to_anchors(anchors, targets)
-        return boxes, self._losses(levels, of_level, anchors, labels, truths)
+        """Proposals of each image, float32 [K, 4], best first; and two losses where there are `truths`.
 
-    def filter_proposals(
-        self,
-        proposals: torch.Tensor,
-        objectness: torch.Tensor,
-        image_shapes: Sequence[tuple[int, int]],
-        num_anchors_per_level: list[int],
+        levels   float32 [B, C, H, W] each, the finest first
+        truths   the boxes of each image's instances, float32 [N, 4]
+        """
+        objectness, offsets = self.head(levels)
+        of_level = [level[0].numel() for level in objectness]
+        # Float32 out of autocast: bfloat16 has no odd pixels past 256.
+        objectness_BA = torch.cat([_by_anchor(level, 1)[..., 0] for level in objectness], dim=1).float()
+        offsets_BA4 = torch.cat([_by_anchor(level, 4) for level in offsets], dim=1).float()
+        anchors_A4 = self.anchors(batch.images_B3HW.shape[-2:], levels)
+        with torch.no_grad():
+            boxes_BA4 = self.coder.decode(offsets_BA4, anchors_A4)
+            proposals, _ = self.best(boxes_BA4, objectness_BA.detach(), batch.sizes, of_level)
+        if truths is None:
+            return proposals, {}
+        return proposals, self._losses(objectness_BA, offsets_BA4, anchors_A4, truths)
+
+    def best(
+        self, boxes_BA4: torch.Tensor, objectness_BA: torch.Tensor, sizes: Sequence[Size], of_level: Sequence[int]
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Boxes, float32 [K, 4], and scores [K] of each image, best first, after suppression level by level.
 
-        proposals    float32 [B, A, 4]
-        objectness   float32 [B A, 1], logits
+        objectness_BA   float32, logits
+        of_level        anchors of each level in an image, which come level after level
         """
-        objectness_BA = objectness.detach().reshape(len(proposals), -1)
-        top_BT = self._get_top_n_idx(objectness_BA, num_anchors_per_level)
-        of_level = [min(self.pre_nms_top_n(), anchors) for anchors in num_anchors_per_level]
+        most = self.kept_in_training if self.training else self.kept_in_evaluation
+        top_of_level = [min(most, anchors) for anchors in of_level]
+        top_BT = _top(objectness_BA, of_level, top_of_level)
         scores_BT = objectness_BA.gather(1, top_BT).sigmoid()
-        boxes_BT4 = proposals.gather(1, top_BT[..., None].expand(-1, -1, 4))
+        boxes_BT4 = boxes_BA4.gather(1, top_BT[..., None].expand(-1, -1, 4))
         boxes_BT4 = torch.stack(
-            [clip_boxes_to_image(boxes_T4, size) for boxes_T4, size in zip(boxes_BT4, image_shapes, strict=True)]
+            [clip_boxes_to_image(boxes_T4, size) for boxes_T4, size in zip(boxes_BT4, sizes, strict=True)]
         )
         sides_BT2 = boxes_BT4[..., 2:] - boxes_BT4[..., :2]
-        fits_BT = (sides_BT2 >= self.min_size).all(dim=2) & (scores_BT >= self.score_thresh)
-        # What does not fit has a score below all others: it suppresses none of them, and comes last.
+        fits_BT = (sides_BT2 >= LEAST_SIDE).all(dim=2) & (scores_BT >= 0)  # no score is "not a number"
+        # A box that does not fit gets a score below all others: it suppresses none of them, and comes last.
         scores_BT = torch.where(fits_BT, scores_BT, -1.0)
         kept = [
-            _suppressed(boxes_T4, scores_T, of_level, self.nms_thresh, max(size))
-            for boxes_T4, scores_T, size in zip(boxes_BT4, scores_BT, image_shapes, strict=True)
+            _suppressed(boxes_T4, scores_T, top_of_level, SUPPRESSION_IOU, max(size))
+            for boxes_T4, scores_T, size in zip(boxes_BT4, scores_BT, sizes, strict=True)
         ]
         fit = torch.stack(
             [(scores_T[kept_K] >= 0).sum() for scores_T, kept_K in zip(scores_BT, kept, strict=True)]
         ).tolist()  # waits for the GPU
-        kept = [kept_K[: min(fitting, self.post_nms_top_n())] for kept_K, fitting in zip(kept, fit, strict=True)]
+        kept = [kept_K[: min(fitting, most)] for kept_K, fitting in zip(kept, fit, strict=True)]
         return (
             [boxes_T4[kept_K] for boxes_T4, kept_K in zip(boxes_BT4, kept, strict=True)],
             [scores_T[kept_K] for scores_T, kept_K in zip(scores_BT, kept, strict=True)],
@@ -83,95 +106,51 @@ class ProposalNetwork(RegionProposalNetwork):  # type: ignore[misc]
 
     def _losses(
         self,
-        levels: Sequence[torch.Tensor],
-        of_level: Sequence[int],
-        anchors: Sequence[torch.Tensor],
-        labels: Sequence[torch.Tensor],
+        objectness_BA: torch.Tensor,
+        offsets_BA4: torch.Tensor,
+        anchors_A4: torch.Tensor,
         truths: Sequence[torch.Tensor],
     ) -> dict[str, torch.Tensor]:
-        """The terms of torchvision's `compute_loss`.
-
-        of_level   anchors of each level in an image
-        anchors, labels, truths   float32 [A, 4], [A] and [A, 4] of each image: the box that each anchor is to learn
-        """
-        drawn = self.fg_bg_sampler(labels)
-        starts = range(0, len(anchors) * sum(of_level), sum(of_level))
+        """The two losses of torchvision's proposal network, at the anchors that are drawn."""
+        matches = [match_anchors(boxes_N4, anchors_A4) for boxes_N4 in truths]
+        drawn = self.sampler([match_A + 1 for match_A in matches])  # background is 0, and neither below
+        starts = range(0, objectness_BA.numel(), len(anchors_A4))
         positive_P = torch.cat([one.positive_P + start for one, start in zip(drawn, starts, strict=True)])
         negative_Q = torch.cat([one.negative_Q + start for one, start in zip(drawn, starts, strict=True)])
-        wanted_P4 = self.box_coder.encode_single(
-            torch.cat([boxes_A4[one.positive_P] for boxes_A4, one in zip(truths, drawn, strict=True)]),
-            torch.cat([anchors_A4[one.positive_P] for anchors_A4, one in zip(anchors, drawn, strict=True)]),
+        wanted_P4 = self.coder.encode(
+            torch.cat(
+                [
+                    boxes_N4[match_A[one.positive_P]]
+                    for boxes_N4, match_A, one in zip(truths, matches, drawn, strict=True)
+                ]
+            ),
+            torch.cat([anchors_A4[one.positive_P] for one in drawn]),
         )
-        logits_S, deltas_S4 = predicted_at(self.head, levels, of_level, torch.cat([positive_P, negative_Q]))
-        box_loss = functional.smooth_l1_loss(deltas_S4[: len(positive_P)], wanted_P4, beta=1 / 9, reduction="sum")
+        logits_S = objectness_BA.flatten()[torch.cat([positive_P, negative_Q])]
         is_object_S = torch.cat([torch.ones_like(positive_P), torch.zeros_like(negative_Q)]).to(logits_S.dtype)
+        box_loss = functional.smooth_l1_loss(
+            offsets_BA4.flatten(0, 1)[positive_P], wanted_P4, beta=1 / 9, reduction="sum"
+        )
         return {
             "loss_objectness": functional.binary_cross_entropy_with_logits(logits_S, is_object_S),
             "loss_rpn_box_reg": box_loss / len(logits_S),
         }
 
 
-def predicted_at(
-    head: RPNHead, levels: Sequence[torch.Tensor], of_level: Sequence[int], places_S: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Objectness, float32 [S], and box deltas, float32 [S, 4], that torchvision's RPNHead predicts for some anchors.
-
-    levels     float32 [B, C, H, W] each
-    of_level   anchors of each level in an image
-    places_S   int64 [S], their places among all anchors of the batch: image, level, row, column, anchor
-
-    They are predicted from the window of features that each sees, whose gradient is that of the whole maps.
-    """
-    image_S, place_S = places_S // sum(of_level), places_S % sum(of_level)
-    starts = list(itertools.accumulate(of_level, initial=0))[:-1]
-    level_S = torch.stack([place_S >= start for start in starts[1:]]).sum(dim=0)
-    numbers_L1 = torch.arange(len(levels), device=places_S.device)[:, None]
-    counts = (level_S == numbers_L1).sum(dim=1).tolist()  # waits for the GPU
-    order_S = level_S.argsort(stable=True)
-    back_S = order_S.argsort()
-    layout_L4 = _layout(tuple(of_level), tuple(tuple(level.shape[-2:]) for level in levels), places_S.device)
-    start_S, per_cell_S, height_S, width_S = layout_L4[level_S[order_S]].unbind(1)
-    local_S = place_S[order_S] - start_S
-    cell_S, anchor_S = local_S // per_cell_S, local_S % per_cell_S
-    span_k = torch.arange(-len(head.conv), len(head.conv) + 1, device=places_S.device)
-    row_Sk, row_is_inside_Sk = _along(cell_S // width_S, span_k, height_S)
-    column_Sk, column_is_inside_Sk = _along(cell_S % width_S, span_k, width_S)
-    inside_Skk = row_is_inside_Sk[:, :, None] & column_is_inside_Sk[:, None]
-    # A level of which nothing is drawn has a gradient too, zeros: without one its layers would not decay.
-    windows = [
-        level.permute(0, 2, 3, 1)[image_K[:, None, None], row_Kk[:, :, None], column_Kk[:, None]]
-        for level, image_K, row_Kk, column_Kk in zip(
-            levels, *(torch.split(index, counts) for index in (image_S[order_S], row_Sk, column_Sk)), strict=True
-        )
-    ]
-    x_SCkk = (torch.cat(windows) * inside_Skk[..., None]).permute(0, 3, 1, 2)
-    for layer in head.conv:
-        # The next layer pads with zeros what lies outside, whatever this one would find there.
-        inside_Skk = inside_Skk[:, 1:-1, 1:-1]
-        x_SCkk = functional.conv2d(x_SCkk, layer[0].weight, layer[0].bias).relu() * inside_Skk[:, None]
-    logits_SA = head.cls_logits(x_SCkk).flatten(1).float()
-    deltas_SA4 = head.bbox_pred(x_SCkk).reshape(len(logits_SA), -1, 4).float()
-    rows_S = torch.arange(len(logits_SA), device=places_S.device)
-    return logits_SA[rows_S, anchor_S][back_S], deltas_SA4[rows_S, anchor_S][back_S]
+def _by_anchor(level: torch.Tensor, numbers: int) -> torch.Tensor:
+    """[B, A, numbers], by row, column and anchor of a cell, from [B, R numbers, H, W]."""
+    batch, channels, height, width = level.shape
+    by_anchor = level.reshape(batch, channels // numbers, numbers, height, width)
+    return by_anchor.permute(0, 3, 4, 1, 2).reshape(batch, -1, numbers)
 
 
-@functools.lru_cache(maxsize=8)
-def _layout(of_level: tuple[int, ...], sizes: tuple[tuple[int, int], ...], device: torch.device) -> torch.Tensor:
-    """Int64 [L, 4]: of each level its first anchor, the anchors of a cell, height and width; kept for some sizes."""
-    starts = itertools.accumulate(of_level, initial=0)
-    rows = [
-        [start, anchors // (height * width), height, width]
-        for start, anchors, (height, width) in zip(starts, of_level, sizes, strict=False)
-    ]
-    with torch.inference_mode(False):
-        return torch.tensor(rows, device=device)
-
-
-def _along(middle_S: torch.Tensor, span_k: torch.Tensor, length_S: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of windows along one axis: their places [S, k], brought into the map, and bool [S, k], which were inside it."""
-    place_Sk, last_S1 = middle_S[:, None] + span_k, length_S[:, None] - 1
-    inside_Sk = (place_Sk >= 0) & (place_Sk <= last_S1)
-    return torch.minimum(place_Sk.clamp(min=0), last_S1), inside_Sk
+def _top(objectness_BA: torch.Tensor, of_level: Sequence[int], top_of_level: Sequence[int]) -> torch.Tensor:
+    """The places of the best anchors of each level, int64 [B, T], level after level and best first."""
+    tops, start = [], 0
+    for level_BK, most in zip(torch.split(objectness_BA, list(of_level), dim=1), top_of_level, strict=True):
+        tops.append(level_BK.topk(most, dim=1).indices + start)
+        start += level_BK.shape[1]
+    return torch.cat(tops, dim=1)
 
 
 def _suppressed(

@@ -1,20 +1,28 @@
-"""The size at which the network sees an image, and images and boxes brought to it without a number sent to the GPU.
+"""The size at which the network sees an image, and images, boxes and targets brought to it.
 
 torchvision makes a tensor of every mean, deviation and ratio; for each of the twelve a step the GPU is waited for.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
-TargetTensors = dict[str, torch.Tensor]
+from core.labels.label_maps import resize_label_maps
+from core.sample import Target
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+MULTIPLE = 32
+"""The sides of a batch are multiples of it: the backbone halves them five times."""
 
 
-def network_size(height: int, width: int, min_side: int, max_side: int) -> tuple[int, int]:
+def network_size(height: int, width: int, min_side: int, max_side: int) -> Size:
     """Height and width, in pixels, at which the network sees an image of `height` x `width` pixels.
 
     The shorter side is brought to `min_side`, or the longer one to `max_side` where it would pass that; both are
@@ -29,32 +37,69 @@ def network_size(height: int, width: int, min_side: int, max_side: int) -> tuple
     return max(math.floor(height * ratio), 1), max(math.floor(width * ratio), 1)
 
 
-class ImageTransform(GeneralizedRCNNTransform):  # type: ignore[misc]
-    """torchvision's, the same numbers and draws, at the size that `network_size` says."""
+@dataclass(frozen=True)
+class ImageBatch:
+    """Images as the network sees them.
 
-    def __init__(self, min_size: int, max_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__(min_size, max_size, mean, std)
-        for name, values in (("_mean_311", mean), ("_std_311", std)):  # not saved: torchvision's has no such names
+    images_B3HW   float32, normalised, with zeros to the right of and below what is smaller than the batch
+    sizes         of each image, without that padding
+    """
+
+    images_B3HW: torch.Tensor
+    sizes: list[Size]
+
+
+class ImageTransform(nn.Module):
+    """Images normalised, resized and padded to a batch: torchvision's numbers at the sizes of `network_size`.
+
+    mean, std   of red, green and blue in 0..1
+    """
+
+    mean_311: torch.Tensor
+    std_311: torch.Tensor
+
+    def __init__(self, min_side: int, max_side: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.min_side, self.max_side = min_side, max_side
+        for name, values in (("mean_311", mean), ("std_311", std)):  # not saved: torchvision's has no such names
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+
+    def forward(self, images: Sequence[torch.Tensor]) -> ImageBatch:
+        """A batch of float32 [3, H, W], RGB in 0..1, of any sizes."""
+        if self.training:
+            # torchvision draws which of one size it takes. The draws of a training after this one stay what they were.
+            torch.empty(len(images)).uniform_()
+        resized = [self.resize(self.normalize(image)) for image in images]
+        sizes = [(image.shape[-2], image.shape[-1]) for image in resized]
+        height, width = (math.ceil(max(sides) / MULTIPLE) * MULTIPLE for sides in zip(*sizes, strict=True))
+        images_B3HW = resized[0].new_zeros((len(resized), 3, height, width))
+        for place_3HW, image in zip(images_B3HW, resized, strict=True):
+            place_3HW[:, : image.shape[-2], : image.shape[-1]].copy_(image)
+        return ImageBatch(images_B3HW, sizes)
 
     def normalize(self, image: torch.Tensor) -> torch.Tensor:
         """Float32 [3, H, W], RGB in 0..1, to that with mean 0 and deviation 1 over photographs."""
-        normal: torch.Tensor = (image - self._mean_311) / self._std_311
-        return normal
+        return (image - self.mean_311) / self.std_311
 
-    def resize(
-        self, image: torch.Tensor, target: TargetTensors | None = None
-    ) -> tuple[torch.Tensor, TargetTensors | None]:
-        """Image and boxes at the size that the network sees; changes `boxes` of the target."""
-        min_side = self.torch_choice(self.min_size) if self.training else self.min_size[-1]
+    def resize(self, image: torch.Tensor) -> torch.Tensor:
+        """Float32 [3, H, W] at the size that the network sees."""
         height, width = image.shape[-2:]
-        size = network_size(height, width, min_side, self.max_size)
+        size = network_size(height, width, self.min_side, self.max_side)
         if size == (height, width):
-            return image, target
-        image = functional.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
-        if target is not None:
-            target["boxes"] = resize_boxes(target["boxes"], (height, width), size)
-        return image, target
+            return image
+        return functional.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def resize_target(target: Target, size: Size) -> Target:
+    """A target whose boxes and label maps are those of its image at `size`."""
+    height, width = target.label_maps_LHW.shape[-2:]
+    if size == (height, width):
+        return target
+    return replace(
+        target,
+        boxes_N4=resize_boxes(target.boxes_N4, (height, width), size),
+        label_maps_LHW=resize_label_maps(target.label_maps_LHW, *size),
+    )
 
 
 def resize_boxes(boxes_N4: torch.Tensor, old: Sequence[int], new: Sequence[int]) -> torch.Tensor:

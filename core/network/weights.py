@@ -43,7 +43,8 @@ import torch
 from numpy.typing import NDArray
 from torchvision.models import get_model_weights
 
-from core.config import BOTTLENECK_BACKBONES, ModelConfig
+from core.backbones import BACKBONES, WITH_BOTTLENECKS
+from core.config import ModelConfig
 from core.errors import WeightsError
 from core.text import listed
 
@@ -147,10 +148,10 @@ def find(config: ModelConfig, folder: Path | None = None, *, download: bool = Tr
         fetch([missing], folder)
         missing = None
     stride_in_1x1 = _declared_stride(path)
-    if stride_in_1x1 and config.backbone not in BOTTLENECK_BACKBONES:
+    if stride_in_1x1 and not BACKBONES[config.backbone].bottleneck:
         raise WeightsError(
             f"{path.parent / 'WEIGHTS.json'} declares stride_in_1x1 for {path.name}, which is a matter of bottleneck "
-            f"blocks ({', '.join(BOTTLENECK_BACKBONES)}), and model.backbone is {config.backbone}; "
+            f"blocks ({', '.join(WITH_BOTTLENECKS)}), and model.backbone is {config.backbone}; "
             "declare it for the file that it is true of, by name"
         )
     return WeightsFile(path, kind, stride_in_1x1, missing)
@@ -205,7 +206,7 @@ def _is_resnet(tensors: Mapping[str, Any]) -> bool:
 
 def _kind(config: ModelConfig) -> Literal["coco", "imagenet", "file"]:
     if config.weights == "auto":
-        return "coco" if config.backbone == "resnet50" else "imagenet"
+        return "coco" if BACKBONES[config.backbone].coco else "imagenet"
     if config.weights == "coco":
         return "coco"
     return "imagenet" if config.weights == "imagenet" else "file"
@@ -260,7 +261,7 @@ def _places(folder: Path | None) -> list[Path]:
 
 def _known(config: ModelConfig, kind: str, folder: Path | None) -> tuple[Path, Source | None]:
     """The file of torchvision's weights, the first one found; else where it is to be, and where it comes from."""
-    of = get_model_weights(f"maskrcnn_resnet50_{config.detector}" if kind == "coco" else config.backbone)
+    of = get_model_weights(f"maskrcnn_{config.backbone}_{config.detector}" if kind == "coco" else config.backbone)
     weights = of.COCO_V1 if kind == "coco" else of.IMAGENET1K_V1
     source = Source(weights.url, float(weights.meta["_file_size"]))
     places = _places(folder)

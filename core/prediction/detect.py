@@ -10,7 +10,7 @@ from torchvision.ops import nms
 
 from core.config import MOST_DETECTIONS, PredictConfig
 from core.labels import label_maps as masks
-from core.network.mask_rcnn import MaskRCNN
+from core.network.detector import Detector
 from core.prediction.tiles import Window, merge_tiles, tiles
 from core.sample import Detections, MaskCrop
 from core.text import many
@@ -30,11 +30,11 @@ class View:
     mirrored: Detections | None
 
 
-def predict(model: MaskRCNN, image: NDArray[np.uint8], config: PredictConfig, tile: int = 0) -> Detections:
+def predict(model: Detector, image: NDArray[np.uint8], config: PredictConfig, tile: int = 0) -> Detections:
     """The detections of a model, in evaluation mode, in an image.
 
     image   uint8 [H, W, 3], RGB
-    config  the one the model was built with
+    config  the one the model predicts with
     tile    side of the tiles in pixels where `config.tile` is 0, such as `data.crop`; 0 for the whole image
 
     An image no larger than a tile is one tile. Each tile keeps its best `config.max_detections` detections, and
@@ -44,10 +44,10 @@ def predict(model: MaskRCNN, image: NDArray[np.uint8], config: PredictConfig, ti
     return combine(look(model, image, config, tile), config, *image.shape[:2])
 
 
-def look(model: MaskRCNN, image: NDArray[np.uint8], config: PredictConfig, tile: int = 0) -> list[View]:
+def look(model: Detector, image: NDArray[np.uint8], config: PredictConfig, tile: int = 0) -> list[View]:
     """The network's part of `predict`: its detections in each tile, and with `config.flips` in each mirrored tile."""
-    heads = model.roi_heads
-    assert (heads.score_thresh, heads.nms_thresh, heads.detections_per_img) == (
+    own = model.predict
+    assert (own.score_threshold, own.nms_iou, own.max_detections) == (
         config.score_threshold,
         config.nms_iou,
         config.max_detections,
@@ -129,7 +129,7 @@ def _allowed(found: Detections, config: PredictConfig) -> Detections:
     return replace(allowed, full_tiles=int(len(indices) == config.max_detections))
 
 
-def _detect(model: MaskRCNN, view: NDArray[np.uint8]) -> Detections:
+def _detect(model: Detector, view: NDArray[np.uint8]) -> Detections:
     """All detections in an image, uint8 [H, W, 3]."""
     pixels = torch.from_numpy(np.array(view.transpose(2, 0, 1), order="C"))
     device = next(model.parameters()).device

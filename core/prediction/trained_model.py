@@ -3,7 +3,7 @@
 format          version of this layout
 settings        every setting it was trained with and predicts with, flat names
 classes         the data set's categories, in the order of the class numbers
-network         what it has from its pretrained weights beside their numbers (see `core.network.mask_rcnn.Traits`)
+network         what it has from its pretrained weights beside their numbers (see `core.network.detector.Traits`)
 began_with      file name and SHA-256 of the pretrained weights; null without
 sha256          of model.safetensors
 """
@@ -26,7 +26,8 @@ from core.data.dataset import Category
 from core.device import resolve
 from core.errors import ModelError, SettingError
 from core.files import write_atomically
-from core.network.mask_rcnn import MaskRCNN, Traits, predict_with, restore_mask_rcnn
+from core.network.build import restore_detector
+from core.network.detector import Detector, Traits
 from core.prediction.detect import predict
 from core.prediction.tiles import tiles
 from core.sample import Detections
@@ -52,7 +53,7 @@ class TrainedModel:
 
     config: TrialConfig
     classes: tuple[Category, ...]
-    model: MaskRCNN
+    model: Detector
     began_with: Mapping[str, Any] | None = None
 
     def predict(self, image: NDArray[np.uint8]) -> Detections:
@@ -66,7 +67,7 @@ class TrainedModel:
 
     def predicting_with(self, config: PredictConfig) -> "TrainedModel":
         """The same network, not a copy, with other settings of `predict`; this object must no longer be used."""
-        predict_with(self.model, config)
+        self.model.predict = config
         return replace(self, config=self.config.model_copy(update={"predict": config}))
 
 
@@ -107,7 +108,7 @@ def load(folder: Path, device: str = "auto") -> TrainedModel:
             f"{found[:12]}...; it is damaged or of another model: write the folder again with tune.retrain_best"
         )
     try:
-        model = restore_mask_rcnn(config.model, len(classes), traits, config.predict, safetensors.torch.load(data))
+        model = restore_detector(config.model, len(classes), traits, config.predict, safetensors.torch.load(data))
     except (safetensors.SafetensorError, RuntimeError) as error:
         lines = str(error).strip().splitlines()
         raise ModelError(

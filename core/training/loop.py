@@ -19,7 +19,7 @@ from core.config import OptimConfig, TrialConfig
 from core.data.dataset import Dataset
 from core.errors import ProcessLost, TrialDiverged
 from core.labels import label_maps as masks
-from core.network.mask_rcnn import MaskRCNN, trained_state
+from core.network.detector import Detector
 from core.randomness import Purpose, generator
 from core.sample import Target
 from core.training.optim import Schedule
@@ -182,7 +182,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def train_one_epoch(
-    model: MaskRCNN,
+    model: Detector,
     batches: Iterable[Batch],
     optimizer: torch.optim.Optimizer,
     schedule: Schedule,
@@ -230,13 +230,13 @@ def train_one_epoch(
     return losses
 
 
-def _check_state(model: MaskRCNN, place: str, loss: float) -> None:
+def _check_state(model: Detector, place: str, loss: float) -> None:
     """Raise TrialDiverged where something that training changed is not finite.
 
     A finite loss can have a gradient that is not, and a class that is in no batch a weight that no loss shows; batch
     norm's running variance can pass float32 while the losses, which do not use it, stay finite.
     """
-    state = {name: value for name, value in trained_state(model).items() if value.is_floating_point()}
+    state = {name: value for name, value in model.trained_state().items() if value.is_floating_point()}
     largest = torch.nn.utils.get_total_norm(state.values(), math.inf).item()  # waits for the GPU, once an epoch
     if math.isfinite(largest):
         return

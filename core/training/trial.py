@@ -18,7 +18,7 @@ from core.errors import CheckpointError, TornCheckpoint
 from core.metric import ap50
 from core.metric.coco_summary import coco_summary
 from core.network import weights as pretrained
-from core.network.mask_rcnn import build_mask_rcnn, trained_state
+from core.network.build import build_detector
 from core.network.weights import BaseWeights
 from core.prediction.detect import predict
 from core.prediction.trained_model import TrainedModel
@@ -125,9 +125,9 @@ class Trial:
         )
         self.schedule = Schedule(config.optim, len(self.batches))
         with seeded(torch_seed(config.seed, Purpose.INITIALISE), self.device):
-            self.model = build_mask_rcnn(config.model, len(data.classes), weights, config.predict)
+            self.model = build_detector(config.model, len(data.classes), weights, config.predict)
         use_fast_kernels(self.device)
-        self.model.to(self.device, memory_format=memory_format(self.device))
+        self.model.to(self.device).to(memory_format=memory_format(self.device))
         self.optimizer = build_optimizer(self.model.parameters(), config.optim)
         self._weights = None if weights is None else _identify(weights)
         # What a checkpoint must agree on. The learned numbers mean nothing with any other of these.
@@ -223,7 +223,7 @@ class Trial:
         self.reports.append(report)
         if self.best is report:
             self._best_weights = {
-                name: value.detach().cpu().clone() for name, value in trained_state(self.model).items()
+                name: value.detach().cpu().clone() for name, value in self.model.trained_state().items()
             }
             self._best_is_saved = False
         self._midway = False
@@ -375,14 +375,14 @@ class Trial:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """The tensors that training changes: 'model.NAME', and AdamW's 'optimizer.KEY.NAME' by trained parameter."""
-        tensors = {f"model.{name}": value for name, value in trained_state(self.model).items()}
+        tensors = {f"model.{name}": value for name, value in self.model.trained_state().items()}
         for name, parameter in self._trainable():
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"optimizer.{key}.{name}"] = value
         return tensors
 
     def _check_layers(self, path: Path, weights: dict[str, torch.Tensor]) -> None:
-        expected = {name: value.shape for name, value in trained_state(self.model).items()}
+        expected = {name: value.shape for name, value in self.model.trained_state().items()}
         if {name: value.shape for name, value in weights.items()} != expected:
             raise CheckpointError(f"{path} holds other layers than this trial trains; begin in another folder")
 

@@ -26,7 +26,7 @@ from core.config import TrialConfig
 from core.data import Category, list_images
 from core.data.images import read_rgb, read_test_image
 from core.data.synthetic import make, write_hw3
-from core.network.mask_rcnn import build_mask_rcnn
+from core.network.build import build_detector
 from core.predict import main
 from core.prediction import trained_model
 from core.prediction.submission import results_of
@@ -57,7 +57,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study") / "best"
     config = TrialConfig.from_settings(SETTINGS)
     torch.manual_seed(0)
-    network = build_mask_rcnn(config.model, len(CLASSES), None, config.predict)
+    network = build_detector(config.model, len(CLASSES), None, config.predict)
     trained_model.save(folder, TrainedModel(config, CLASSES, network.eval()))
     return folder
 

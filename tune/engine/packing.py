@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from core.backbones import BACKBONES
 from core.config import TrialConfig, Value
 from core.data.dataset import Dataset
 from core.errors import BadRequest, ResourceError
@@ -32,8 +33,7 @@ MOST = 16
 def _rank(name: str) -> Callable[[Value], float]:
     """A key that orders the values of a setting by how much of a GPU's memory a trial takes with them."""
     if name == "model.backbone":
-        order: tuple[Value, ...] = ("resnet18", "resnet34", "resnet50", "resnext50_32x4d", "resnet101")
-        return lambda value: order.index(value)
+        return lambda value: BACKBONES[str(value)].memory_rank
     if name == "model.detector":
         return lambda value: value == "fpn_v2"
     if name == "optim.precision":

@@ -6,7 +6,12 @@ from torchvision.models.detection._utils import BoxCoder
 
 from core.network.box_coding import OffsetCoder
 
-WEIGHTS = [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)]
+WEIGHTS = [(1.0, 1.0), (10.0, 5.0)]
+
+
+def torchvisions(weights: tuple[float, float]) -> BoxCoder:
+    of_centre, of_size = weights
+    return BoxCoder((of_centre, of_centre, of_size, of_size))
 
 
 def boxes(seed: int, count: int) -> torch.Tensor:
@@ -16,18 +21,17 @@ def boxes(seed: int, count: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("count", [0, 1, 500])
-def test_offsets_are_torchvisions(weights: tuple[float, float, float, float], count: int) -> None:
-    wanted, given = [boxes(0, count), boxes(1, count)], [boxes(2, count), boxes(3, count)]
-    for found, expected in zip(
-        OffsetCoder(weights).encode(wanted, given), BoxCoder(weights).encode(wanted, given), strict=True
-    ):
-        assert torch.equal(found, expected)
+def test_offsets_are_torchvisions(weights: tuple[float, float], count: int) -> None:
+    wanted_P4, given_P4 = boxes(0, count), boxes(2, count)
+    found = OffsetCoder(*weights).encode(wanted_P4, given_P4)
+    assert torch.equal(found, torchvisions(weights).encode_single(wanted_P4, given_P4))
 
 
 def test_boxes_without_a_side_have_the_offsets_that_torchvision_gives_them() -> None:
     flat, other = torch.tensor([[3.0, 3, 3, 9]]), torch.tensor([[1.0, 1, 5, 5]])
     for one, two in ((flat, other), (other, flat)):
-        found, expected = (coder(WEIGHTS[1]).encode_single(one, two) for coder in (OffsetCoder, BoxCoder))
+        found = OffsetCoder(*WEIGHTS[1]).encode(one, two)
+        expected = torchvisions(WEIGHTS[1]).encode_single(one, two)
         torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
 
@@ -35,8 +39,17 @@ def test_boxes_without_a_side_have_the_offsets_that_torchvision_gives_them() -> 
 @pytest.mark.parametrize("classes", [1, 5])
 @pytest.mark.parametrize("count", [0, 1, 500])
 def test_boxes_from_offsets_are_torchvisions_however_large_the_offsets(
-    weights: tuple[float, float, float, float], classes: int, count: int
+    weights: tuple[float, float], classes: int, count: int
 ) -> None:
-    codes = 3 * torch.randn(2 * count, 4 * classes, generator=torch.Generator().manual_seed(4))
-    given = [boxes(5, count), boxes(6, count)]
-    assert torch.equal(OffsetCoder(weights).decode(codes, given), BoxCoder(weights).decode(codes, given))
+    offsets_PC4 = 3 * torch.randn(count, classes, 4, generator=torch.Generator().manual_seed(4))
+    given_P4 = boxes(5, count)
+    found = OffsetCoder(*weights).decode(offsets_PC4, given_P4[:, None])
+    expected = torchvisions(weights).decode_single(offsets_PC4.flatten(1), given_P4)
+    assert torch.equal(found.flatten(1), expected)
+
+
+def test_anchors_that_images_share_are_decoded_as_each_images_own() -> None:
+    offsets_BA4, anchors_A4 = torch.randn(3, 50, 4), boxes(6, 50)
+    found = OffsetCoder(1.0, 1.0).decode(offsets_BA4, anchors_A4)
+    expected = torchvisions(WEIGHTS[0]).decode(offsets_BA4.flatten(0, 1), [anchors_A4] * 3)
+    assert torch.equal(found.flatten(0, 1), expected[:, 0])

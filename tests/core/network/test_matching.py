@@ -1,14 +1,15 @@
-"""Laws of the matching of anchors: torchvision's own matcher on the whole matrix is the oracle."""
+"""Laws of the matching of anchors and proposals: torchvision's own matcher on the whole matrix is the oracle."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.models.detection._utils import Matcher
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import box_iou
 
 from core.network import matching
-from core.network.matching import AnchorMatcher, boxes_and_anchors
+from core.network.matching import BACKGROUND, match_anchors, match_proposals
 
 
 def boxes(generator: torch.Generator, count: int, largest: int) -> torch.Tensor:
@@ -33,11 +34,28 @@ def test_anchors_are_matched_as_torchvision_does_on_the_whole_matrix_however_the
     wanted = Matcher(0.7, 0.3, allow_low_quality_matches=True)(box_iou(truth_N4, anchor_A4))
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(matching.IOU_ENTRIES, "cpu", entries)
-        assert torch.equal(AnchorMatcher(0.7, 0.3)(boxes_and_anchors(truth_N4, anchor_A4)), wanted)
+        assert torch.equal(match_anchors(truth_N4, anchor_A4), wanted)
 
 
 def test_a_box_that_no_anchor_meets_is_treated_as_by_torchvision() -> None:
     truth_N4 = torch.tensor([[0.0, 0, 4, 4], [90, 90, 95, 95]])
     anchor_A4 = torch.tensor([[0.0, 0, 4, 5], [20, 20, 30, 30]])
     wanted = Matcher(0.7, 0.3, allow_low_quality_matches=True)(box_iou(truth_N4, anchor_A4))
-    assert torch.equal(AnchorMatcher(0.7, 0.3)((truth_N4, anchor_A4)), wanted)
+    assert torch.equal(match_anchors(truth_N4, anchor_A4), wanted)
+
+
+def test_without_a_box_every_anchor_is_background() -> None:
+    assert match_anchors(torch.zeros(0, 4), torch.rand(5, 4)).tolist() == [BACKGROUND] * 5
+
+
+@given(seed=st.integers(0, 2**32), truths=st.integers(0, 12), proposals=st.integers(1, 60))
+@settings(deadline=None)
+def test_proposals_learn_what_torchvision_has_them_learn(seed: int, truths: int, proposals: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    truth_N4, proposal_K4 = boxes(generator, truths, 12), boxes(generator, proposals, 12)
+    labels_N = torch.randint(1, 5, (truths,), generator=generator)
+    heads = RoIHeads(None, None, None, 0.5, 0.5, 16, 0.25, None, 0.05, 0.5, 100)
+    (wanted_K,), (wanted_labels_K,) = heads.assign_targets_to_proposals([proposal_K4], [truth_N4], [labels_N])
+    match_K, labels_K = match_proposals(truth_N4, labels_N, proposal_K4)
+    assert torch.equal(labels_K, wanted_labels_K)
+    assert torch.equal(match_K[labels_K > 0], wanted_K[labels_K > 0])

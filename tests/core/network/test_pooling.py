@@ -45,9 +45,12 @@ def boxes(seed: int, count: int, sides: tuple[float, float]) -> torch.Tensor:
 )
 def test_pooled_features_and_their_gradients_are_torchvisions(size: int, given: list[torch.Tensor]) -> None:
     results = []
-    for pool in (PyramidPooling(LEVELS, size), torchvisions(size)):
+    for ours in (True, False):
         features = pyramid(len(given))
-        pooled = pool(features, given, [(640, 640)] * len(given))
+        if ours:
+            pooled = PyramidPooling(size)(list(features.values()), given)
+        else:
+            pooled = torchvisions(size)(features, given, [(640, 640)] * len(given))
         (pooled * torch.linspace(-1, 1, pooled.numel()).reshape(pooled.shape)).sum().backward()
         results.append((pooled, [features[name].grad for name in LEVELS]))
     (pooled, gradients), (expected, expected_gradients) = results
@@ -60,5 +63,12 @@ def test_pooled_features_and_their_gradients_are_torchvisions(size: int, given: 
 def test_no_box_at_all_has_no_features() -> None:
     none = [boxes(0, 0, (1, 2))] * 2
     features = pyramid(2)
-    found = PyramidPooling(LEVELS, 7)(features, none, [(640, 640)] * 2)
+    found = PyramidPooling(7)(list(features.values()), none)
     assert found.shape == torchvisions(7)(features, none, [(640, 640)] * 2).shape == (0, 6, 7, 7)
+
+
+@pytest.mark.parametrize("side", [28.0, 56.0, 111.99, 112.0, 224.0, 448.0, 447.99, 896.0])
+def test_a_side_on_the_limit_of_a_level_is_pooled_from_the_level_that_torchvision_takes(side: float) -> None:
+    given, features = [torch.tensor([[0.0, 0, side, side]])], pyramid(1)
+    found = PyramidPooling(7)(list(features.values()), given)
+    assert torch.equal(found, torchvisions(7)(features, given, [(640, 640)]))

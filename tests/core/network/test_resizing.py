@@ -9,7 +9,9 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.models.detection.transform import resize_boxes as torchvisions_boxes
 
 from core.augment import pipeline as augment
-from core.network.resizing import ImageTransform, network_size, resize_boxes
+from core.labels.label_maps import resize_label_maps
+from core.network.resizing import ImageTransform, network_size, resize_boxes, resize_target
+from core.sample import Target
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LIMITS = [(800, 1333), (64, 128), (1000, 1000), (512, 2600), (33, 8192), (8192, 32), (1333, 1333)]
@@ -31,7 +33,7 @@ def torchvisions_size(transform: GeneralizedRCNNTransform, height: int, width: i
 
 
 def seen_size(transform: ImageTransform, height: int, width: int) -> tuple[int, int]:
-    resized, _ = transform.resize(torch.empty(3, height, width, device="meta"))
+    resized = transform.resize(torch.empty(3, height, width, device="meta"))
     return resized.shape[1], resized.shape[2]
 
 
@@ -91,7 +93,7 @@ def test_training_sees_the_pixels_that_prediction_sees_through_the_whole_path(
 
     def seen(pixels: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C")).float()
-        return transform.resize(tensor)[0]
+        return transform.resize(tensor)
 
     trained, predicted = seen(small), seen(image)
     assert trained.shape == predicted.shape
@@ -132,23 +134,22 @@ def test_images_and_boxes_are_torchvisions_and_so_are_the_draws(training: bool) 
     theirs = GeneralizedRCNNTransform(100, 150, MEAN, STD).train(training)
     generator = torch.Generator().manual_seed(0)
     images = [torch.rand(3, height, width, generator=generator) for height, width in ((90, 70), (33, 140), (200, 201))]
-    targets = [
-        {"boxes": 30 * torch.rand(4, 4, generator=generator), "ids": torch.arange(4)},
-        *[{"boxes": torch.zeros(0, 4)}] * 2,
-    ]
-    given = [dict(target) for target in targets]
+    boxes = [30 * torch.rand(4, 4, generator=generator), torch.zeros(0, 4), torch.zeros(0, 4)]
     torch.manual_seed(0)
-    expected, expected_targets = theirs(images, targets)
+    expected, expected_targets = theirs(images, [{"boxes": boxes_N4} for boxes_N4 in boxes])
     after = torch.rand(2)
     torch.manual_seed(0)
-    found, found_targets = ours(images, given)
+    found = ours(images)
     assert torch.equal(torch.rand(2), after)
-    assert torch.equal(found.tensors, expected.tensors)
-    assert found.image_sizes == expected.image_sizes
-    for one, other in zip(found_targets, expected_targets, strict=True):
-        assert one.keys() == other.keys()
-        assert torch.equal(one["boxes"], other["boxes"])
-    assert all(torch.equal(one["boxes"], other["boxes"]) for one, other in zip(given, targets, strict=True))
+    assert torch.equal(found.images_B3HW, expected.tensors)
+    assert found.sizes == expected.image_sizes
+    for image, boxes_N4, size, target in zip(images, boxes, found.sizes, expected_targets, strict=True):
+        label_maps = torch.randint(0, 5, (2, *image.shape[-2:]), dtype=torch.int32)
+        given = Target(boxes_N4, *[torch.zeros(len(boxes_N4), dtype=torch.int64)] * 3, label_maps)
+        resized = resize_target(given, size)
+        assert torch.equal(resized.boxes_N4, target["boxes"])
+        assert torch.equal(resized.label_maps_LHW, resize_label_maps(label_maps, *size))
+        assert torch.equal(given.boxes_N4, boxes_N4)
 
 
 @settings(deadline=None)

@@ -9,7 +9,7 @@ import torch
 from core.config import PredictConfig, TrialConfig
 from core.data import synthetic
 from core.metric.ap50 import ap50, match
-from core.network.mask_rcnn import build_mask_rcnn
+from core.network.build import build_detector
 from core.prediction.choice import best, evaluate
 from core.prediction.detect import predict
 from core.training.trial import Trial
@@ -63,7 +63,7 @@ def test_each_candidate_scores_what_a_model_built_with_it_scores(trial: Trial) -
     evaluated = evaluate(trained, samples, candidates(trained.config.predict))
     different = set()
     for one in evaluated:
-        model = build_mask_rcnn(trial.config.model, len(DATA.classes), None, one.config)
+        model = build_detector(trial.config.model, len(DATA.classes), None, one.config)
         model.load_state_dict(state)
         model.eval()
         expected = [predict(model, sample.image, one.config) for sample in samples]

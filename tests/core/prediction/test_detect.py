@@ -9,7 +9,8 @@ from torchvision.ops import batched_nms, box_iou
 
 from core.config import ModelConfig, PredictConfig
 from core.labels import label_maps as masks
-from core.network.mask_rcnn import MaskRCNN, build_mask_rcnn
+from core.network.build import build_detector
+from core.network.detector import Detector
 from core.prediction.detect import View, about_full_tiles, combine, look, predict, suppress
 from core.prediction.tiles import Window, merge_tiles, tiles
 from core.sample import Detections, MaskCrop
@@ -54,7 +55,7 @@ def test_suppression_is_that_of_torchvision_by_class(seed: int, count: int, iou:
     assert_equal(suppress(kept, iou, most), kept)
 
 
-def build(**predict_settings: Any) -> tuple[MaskRCNN, PredictConfig]:
+def build(**predict_settings: Any) -> tuple[Detector, PredictConfig]:
     config = ModelConfig(
         backbone="resnet18",
         weights="none",
@@ -64,7 +65,7 @@ def build(**predict_settings: Any) -> tuple[MaskRCNN, PredictConfig]:
     )
     predict_config = PredictConfig(**{"score_threshold": 0.1, "max_detections": 8} | predict_settings)
     torch.manual_seed(0)
-    return build_mask_rcnn(config, 4, None, predict_config).eval(), predict_config
+    return build_detector(config, 4, None, predict_config).eval(), predict_config
 
 
 def an_image(height: int, width: int) -> np.ndarray:

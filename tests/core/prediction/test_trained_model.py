@@ -11,13 +11,15 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
+from torch import nn
 from torchvision import models
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from core.config import TrialConfig
 from core.data import synthetic
 from core.data.dataset import Category
 from core.errors import ModelError
-from core.network.mask_rcnn import build_mask_rcnn
+from core.network.build import build_detector
 from core.network.weights import BaseWeights
 from core.prediction import trained_model
 from core.prediction.trained_model import CONFIG, WEIGHTS, TrainedModel
@@ -58,7 +60,7 @@ def imagenet_like(backbone: str, norm_eps: float, stride_in_1x1: bool) -> BaseWe
 def build(settings: dict[str, Any], weights: BaseWeights | None = None) -> TrainedModel:
     config = TrialConfig.from_settings(TINY | settings)
     torch.manual_seed(0)
-    model = build_mask_rcnn(config.model, len(CLASSES), weights, config.predict)
+    model = build_detector(config.model, len(CLASSES), weights, config.predict)
     with torch.no_grad():  # an untrained mask head is undecided, and pastes nothing but noise
         model.roi_heads.mask_predictor.mask_fcn_logits.bias += 0.5
     began_with = None if weights is None else {"name": weights.name, "sha256": weights.sha256}
@@ -142,7 +144,8 @@ def test_the_weights_are_whole_under_torchvisions_names(tmp_path: Path) -> None:
     trained = build({})
     trained_model.save(tmp_path, trained)
     tensors = safetensors.torch.load_file(tmp_path / WEIGHTS)
-    theirs = models.detection.MaskRCNN(trained.model.backbone, num_classes=len(CLASSES) + 1)
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d)
+    theirs = models.detection.MaskRCNN(backbone, num_classes=len(CLASSES) + 1)
     assert tensors.keys() == theirs.state_dict().keys()
     assert all(torch.equal(value, tensors[name]) for name, value in trained.model.state_dict().items())
 

@@ -14,7 +14,8 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from core.config import TrialConfig
 from core.data.dataset import Category, Dataset, assemble
 from core.errors import TrialDiverged
-from core.network.mask_rcnn import MaskRCNN, build_mask_rcnn, predict_with
+from core.network.build import build_detector
+from core.network.detector import Detector
 from core.prediction.detect import predict
 from core.randomness import Purpose, generator
 from core.sample import Sample
@@ -245,7 +246,7 @@ def test_images_so_thin_that_a_side_would_vanish_are_trained_on_and_predicted(
     losses, _, model = epoch_of(settings, made)
     assert math.isfinite(losses["loss"])
     predicting = TrialConfig.from_settings(TINY | {"predict.score_threshold": 0, "predict.max_detections": 4}).predict
-    predict_with(model, predicting)
+    model.predict = predicting
     found = predict(model.eval(), thin.image, predicting)
     assert len(found)
     assert np.isfinite(found.boxes_N4).all()
@@ -279,14 +280,14 @@ def test_seeded_draws_are_named_by_the_seed_and_leave_the_global_generator_alone
         assert not torch.equal(torch.rand(3), inside)
 
 
-def model_of(config: TrialConfig) -> MaskRCNN:
+def model_of(config: TrialConfig) -> Detector:
     with seeded(0, CPU):
-        return build_mask_rcnn(config.model, 2, None, config.predict)
+        return build_detector(config.model, 2, None, config.predict)
 
 
 def epoch_of(
-    settings: dict[str, Any], made: Sequence[Batch] | None = None, model: MaskRCNN | None = None, seed: int | None = 0
-) -> tuple[dict[str, float], list[dict[str, float]], MaskRCNN]:
+    settings: dict[str, Any], made: Sequence[Batch] | None = None, model: Detector | None = None, seed: int | None = 0
+) -> tuple[dict[str, float], list[dict[str, float]], Detector]:
     """Train the first epoch; also what the optimizer held at each step: rate and norm of the gradient."""
     config = TrialConfig.from_settings(TINY | settings)
     model = model or model_of(config)

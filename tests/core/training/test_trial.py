@@ -22,7 +22,6 @@ from core.data import synthetic
 from core.data.dataset import Dataset, assemble
 from core.errors import CheckpointError, ProcessLost, TrialDiverged
 from core.metric.ap50 import MatchTable, ap50, match
-from core.network.mask_rcnn import trained_state
 from core.network.weights import BaseWeights
 from core.prediction.detect import predict
 from core.training import checkpoint
@@ -192,7 +191,7 @@ def test_a_folder_holds_match_tables_the_best_weights_and_all_to_go_on(
         assert [EpochReport.from_json(report) for report in state["reports"]] == whole.reports[:epoch]
         trained = [name for name, parameter in whole.model.named_parameters() if parameter.requires_grad]
         moments = {f"optimizer.{key}.{name}" for name in trained for key in ("exp_avg", "exp_avg_sq", "step")}
-        assert set(tensors) == moments | {f"model.{name}" for name in trained_state(whole.model)}
+        assert set(tensors) == moments | {f"model.{name}" for name in whole.model.trained_state()}
 
 
 def test_reports_follow_from_the_match_tables_and_these_from_the_model(
@@ -274,7 +273,7 @@ def test_an_older_best_gives_way_to_a_better_epoch(uninterrupted: Uninterrupted,
     assert [path.name for path in folder.glob("best-*")] == ["best-0002.safetensors"]
     assert checkpoint.load(folder / "last.safetensors")[1]["best"]["epoch"] == 2
     best, _ = checkpoint.load(folder / "best-0002.safetensors")
-    assert_same_state(best, trained_state(trial.model))
+    assert_same_state(best, trial.model.trained_state())
 
 
 def test_a_trial_goes_on_from_whatever_a_death_inside_save_left(
@@ -477,10 +476,10 @@ def test_the_settings_given_are_those_applied() -> None:
     assert (len(trial.split.train), len(trial.split.validation)) == (4, 1)
     assert len(trial.batches) == trial.schedule.steps_per_epoch == 2
     assert trial.optimizer.param_groups[0]["weight_decay"] == 0.25
-    heads = trial.model.roi_heads
-    assert (heads.score_thresh, heads.detections_per_img, heads.fg_bg_sampler.batch_size_per_image) == (0.125, 7, 20)
-    assert trial.model.rpn._post_nms_top_n["testing"] == 17
-    assert (trial.model.transform.min_size, trial.model.transform.max_size) == ((64,), 96)
+    assert (trial.model.predict.score_threshold, trial.model.predict.max_detections) == (0.125, 7)
+    assert trial.model.roi_heads.sampler.batch_size_per_image == 20
+    assert trial.model.rpn.kept_in_evaluation == 17
+    assert (trial.model.transform.min_side, trial.model.transform.max_side) == (64, 96)
 
 
 def test_crops_tiles_flips_and_bf16_run_together() -> None:

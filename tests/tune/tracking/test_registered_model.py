@@ -23,7 +23,7 @@ from core.config import TrialConfig
 from core.data import synthetic
 from core.data.dataset import Category
 from core.errors import DataError
-from core.network.mask_rcnn import build_mask_rcnn
+from core.network.build import build_detector
 from core.prediction import trained_model
 from core.prediction.submission import results_of
 from core.prediction.trained_model import TrainedModel
@@ -90,7 +90,7 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Registered:
         (older / name).write_text("no model")
     show_retraining(destination, "cells", "one", RECORD, Retraining(older, "train", "older", {}, [], {}))
     torch.manual_seed(0)
-    model = build_mask_rcnn(CONFIG.model, len(CLASSES), None, CONFIG.predict).eval()
+    model = build_detector(CONFIG.model, len(CLASSES), None, CONFIG.predict).eval()
     best = root / "cells" / "best"
     trained_model.save(best, TrainedModel(CONFIG, CLASSES, model))
     retraining = Retraining(best, "train", "newer", CONFIG.settings(), [], {"ap50": 0.5})

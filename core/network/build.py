@@ -1,0 +1,79 @@
+"""A detector from its settings: begun from weights and frozen, or restored from what was saved."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from core.config import ModelConfig, PredictConfig
+from core.errors import WeightsError
+from core.network.detector import Detector, Traits
+from core.network.detectors import DETECTORS
+from core.network.weights import NORM_EPS, BaseWeights, first_names
+
+CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
+"""What depends on the classes. Never taken from pretrained weights, even if the number of classes is the same: class 1
+of the data set is not class 1 of COCO, nor known to be class 1 of somebody's file."""
+
+COUNTER = "num_batches_tracked"
+"""What batch norm counts and nothing reads; older files and frozen batch norm have none."""
+
+
+def build_detector(config: ModelConfig, classes: int, weights: BaseWeights | None, predict: PredictConfig) -> Detector:
+    """A detector of `classes` classes beside background, in training mode on the CPU, frozen as `config` says.
+
+    weights   what `config.weights` names; None for none, and only then
+
+    Layers that no weights fill are drawn from torch's global generator, which the caller seeds. Raises WeightsError for
+    weights that do not fit.
+    """
+    assert (weights is None) == (config.weights == "none"), f"weights for model.weights: {config.weights}"
+    recipe = DETECTORS[config.detector]
+    traits = Traits(
+        frozen_norm=recipe.freezes_norm and weights is not None,
+        norm_eps=NORM_EPS if weights is None else weights.norm_eps,
+        stride_in_1x1=config.stride_in_1x1 or (weights is not None and weights.stride_in_1x1),
+    )
+    model = recipe.build(config, classes, predict, traits)
+    if weights is not None:
+        _load(model, weights, config)
+    model.freeze(config.trainable_layers, config.trainable_fpn)
+    return model.train()
+
+
+def restore_detector(
+    config: ModelConfig, classes: int, traits: Traits, predict: PredictConfig, state: Mapping[str, torch.Tensor]
+) -> Detector:
+    """The detector whose `state_dict` is `state`, in evaluation mode on the CPU; nothing of it trains.
+
+    Draws nothing from torch's generators. Raises RuntimeError, torch's own, for a state of another network.
+    """
+    with torch.random.fork_rng([]):  # layers are drawn before they are filled
+        model = DETECTORS[config.detector].build(config, classes, predict, traits)
+    model.load_state_dict(state)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def _load(model: Detector, weights: BaseWeights, config: ModelConfig) -> None:
+    """Copy pretrained weights into the model, or into its backbone where they are a ResNet's."""
+    unwanted = CLASS_LAYERS if weights.whole else ("fc.",)
+    place = model if weights.whole else model.get_submodule("backbone.body")
+    has = place.state_dict().keys()
+    tensors = {
+        # A copy: shared arrays are read-only, which torch does not know.
+        name: torch.from_numpy(np.array(value))
+        for name, value in weights.tensors.items()
+        if not name.startswith(unwanted) and (name in has or not name.endswith(COUNTER))
+    }
+    misfit = f"{weights.name} does not fit model.detector {config.detector} with model.backbone {config.backbone}"
+    way_out = "name the weights of this network, or set model.weights to auto or none"
+    try:
+        loaded = place.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:  # sizes that differ: one line each, after a headline
+        raise WeightsError(f"{misfit}: {str(error).splitlines()[1].strip().rstrip('.')}; {way_out}") from None
+    missing = [name for name in loaded.missing_keys if not name.startswith(unwanted) and not name.endswith(COUNTER)]
+    if missing:
+        raise WeightsError(f"{misfit}: it lacks {first_names(missing)}; {way_out}")
+    if loaded.unexpected_keys:
+        raise WeightsError(f"{misfit}: the model has no {first_names(loaded.unexpected_keys)}; {way_out}")

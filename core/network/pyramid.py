@@ -1,0 +1,76 @@
+"""The features of an image: a backbone's stages, and the feature pyramid over them.
+
+Names of parameters are torchvision's: `body.conv1`, `body.layer1.0.conv1`, `fpn.inner_blocks.0.0`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torchvision import models
+from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
+
+from core.backbones import BACKBONES
+
+CHANNELS = 256
+"""Channels of every level of the pyramid."""
+
+Norm = Callable[..., nn.Module]
+"""What makes a layer of normalisation for a number of channels."""
+
+
+class Stages(nn.ModuleDict):
+    """The children of a classifier as far as the last of `levels`, which are the ones whose output counts."""
+
+    def __init__(self, classifier: nn.Module, levels: Sequence[str]) -> None:
+        children = dict(classifier.named_children())
+        last = list(children).index(levels[-1])
+        super().__init__(dict(list(children.items())[: last + 1]))
+        self.levels = tuple(levels)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The output of each level, [B, C, H, W], from the finest."""
+        found = []
+        for name, child in self.items():
+            x = child(x)
+            if name in self.levels:
+                found.append(x)
+        return found
+
+
+class PyramidBackbone(nn.Module):
+    """A body that makes the features of each level, and the pyramid that joins them."""
+
+    def __init__(self, body: nn.Module, fpn: FeaturePyramidNetwork) -> None:
+        super().__init__()
+        self.body = body
+        self.fpn = fpn
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Float32 [B, 256, H, W] at strides of 4, 8, 16, 32 and 64 pixels, from images [B, 3, H, W].
+
+        Float32 under autocast too: anchors and boxes take this dtype, and bfloat16 has no odd pixels past 256. The
+        images are brought to the order in memory that the weights have.
+        """
+        if next(self.body.parameters()).is_contiguous(memory_format=torch.channels_last):
+            images = images.contiguous(memory_format=torch.channels_last)
+        features = {str(number): level for number, level in enumerate(self.body(images))}
+        return [level.float() for level in self.fpn(features).values()]
+
+
+def resnet_pyramid(name: str, body_norm: Norm, pyramid_norm: Norm | None, stride_in_1x1: bool) -> PyramidBackbone:
+    """A ResNet of the table under a feature pyramid, drawn from torch's global generator.
+
+    pyramid_norm    None for a pyramid without normalisation
+    stride_in_1x1   whether a bottleneck strides in the 1x1 convolution before its 3x3 one, as in Keras
+    """
+    row = BACKBONES[name]
+    body = Stages(models.get_model(name, weights=None, norm_layer=body_norm), row.levels)
+    if stride_in_1x1:
+        for stage in row.levels[1:]:  # the first has no stride
+            for layer, stride in (("conv1", 2), ("conv2", 1)):
+                convolution = body.get_submodule(f"{stage}.0.{layer}")
+                assert isinstance(convolution, nn.Conv2d)
+                convolution.stride = (stride, stride)
+    fpn = FeaturePyramidNetwork(list(row.channels), CHANNELS, LastLevelMaxPool(), pyramid_norm)
+    return PyramidBackbone(body, fpn)

@@ -1,0 +1,52 @@
+"""Laws of the table of backbones: it says what torchvision's networks are."""
+
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from core import backbones
+from core.backbones import BACKBONES
+from core.config import ModelConfig
+from core.network.pyramid import resnet_pyramid
+
+
+def test_the_settings_know_the_backbones_of_the_table_and_no_others() -> None:
+    assert get_args(backbones.Name) == tuple(BACKBONES)
+    assert get_args(ModelConfig.model_fields["backbone"].annotation) == tuple(BACKBONES)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_each_row_describes_the_network_of_its_name(name: str) -> None:
+    row = BACKBONES[name]
+    with torch.device("meta"):
+        body = resnet_pyramid(name, nn.BatchNorm2d, None, stride_in_1x1=False).body
+        levels = body(torch.zeros(1, 3, 64, 96))
+    assert [tuple(level.shape[1:]) for level in levels] == [
+        (channels, 64 // stride, 96 // stride) for channels, stride in zip(row.channels, (4, 8, 16, 32), strict=True)
+    ]
+    blocks = {type(block) for stage in row.levels for block in body.get_submodule(stage)}
+    assert blocks == {models.resnet.Bottleneck if row.bottleneck else models.resnet.BasicBlock}
+    with_parameters = {child for child, module in body.named_children() if list(module.parameters())}
+    assert sorted(child for stage in row.stages for child in stage) == sorted(with_parameters)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("detector", ["fpn", "fpn_v2"])
+def test_coco_weights_exist_where_the_table_says_so(name: str, detector: str) -> None:
+    assert BACKBONES[name].coco == (f"maskrcnn_{name}_{detector}" in models.list_models())
+    assert models.get_model_weights(name).IMAGENET1K_V1.url
+
+
+def test_every_backbone_has_its_own_place_by_memory() -> None:
+    assert sorted(row.memory_rank for row in BACKBONES.values()) == list(range(len(BACKBONES)))
+
+
+def test_settings_are_read_without_torch() -> None:
+    source = "import sys; import core.config; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "False"
