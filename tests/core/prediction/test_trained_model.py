@@ -96,7 +96,9 @@ np.savez(folder / "found.npz", boxes=found.boxes_N4, scores=found.scores_N, labe
         pytest.param({}, None, marks=pytest.mark.long),
         pytest.param({"model.detector": "fpn_v2", "model.trainable_layers": 5}, None, marks=pytest.mark.long),
         ({"model.weights": "imagenet"}, ("resnet18", 1e-5, False)),
-        ({"model.weights": "imagenet", "model.detector": "fpn_v2"}, ("resnet18", 1e-5, False)),
+        pytest.param(
+            {"model.weights": "imagenet", "model.detector": "fpn_v2"}, ("resnet18", 1e-5, False), marks=pytest.mark.long
+        ),
         ({"model.weights": "imagenet", "model.backbone": "resnet50"}, ("resnet50", 0.0, True)),
         ({"predict.flips": True, "predict.tile": 64, "model.anchor_scale": 0.5}, None),
     ],

@@ -522,6 +522,7 @@ def test_auto_is_the_gpu_where_there_is_one() -> None:
     assert trial.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@pytest.mark.long
 def test_a_trial_learns_what_it_can_memorise() -> None:
     """Eight copies of one field of cells: seven train, one validates."""
     field = DATA.samples[0]
