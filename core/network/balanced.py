@@ -1,4 +1,4 @@
-"""Which anchors and proposals a batch learns: some positive, some negative, drawn evenly.
+"""The choice of the anchors and proposals that a batch learns: some positive, some negative, drawn evenly.
 
 torchvision asks the GPU for the numbers of both kinds in each image, and for their places, and waits for each answer;
 here one answer is waited for.
@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True)
 class Drawn:
-    """What was drawn in one image: int64, ascending places in its labels."""
+    """The draw of one image: int64, ascending places in its labels."""
 
     positive_P: torch.Tensor
     negative_Q: torch.Tensor
@@ -30,7 +30,7 @@ class BalancedSampler:
         self.positive_fraction = positive_fraction
 
     def __call__(self, labels: Sequence[torch.Tensor]) -> list[Drawn]:
-        """Of each image; labels [A] each, positive at 1 or more, negative at 0, below neither."""
+        """The draw of each image; labels [A] each, positive at 1 or more, negative at 0, below 0 neither."""
         kinds = [torch.stack([labels_A >= 1, labels_A == 0]) for labels_A in labels]
         counts = torch.stack([kinds_2A.sum(dim=1) for kinds_2A in kinds]).tolist()  # waits for the GPU
         drawn = []

@@ -12,11 +12,11 @@ from core.network.detectors import DETECTORS
 from core.network.weights import NORM_EPS, BaseWeights, first_names
 
 CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
-"""What depends on the classes. Never taken from pretrained weights, even if the number of classes is the same: class 1
-of the data set is not class 1 of COCO, nor known to be class 1 of somebody's file."""
+"""Layers that depend on the classes. They are never taken from pretrained weights, even if the number of
+classes is the same: class 1 of the data set is not class 1 of COCO, nor known to be class 1 of somebody's file."""
 
 COUNTER = "num_batches_tracked"
-"""What batch norm counts and nothing reads; older files and frozen batch norm have none."""
+"""A count that batch norm keeps and nothing reads; older files and frozen batch norm have none."""
 
 
 def build_detector(config: ModelConfig, classes: int, weights: BaseWeights | None, predict: PredictConfig) -> Detector:

@@ -1,4 +1,4 @@
-"""What training, prediction and a trained model need of a detector, whatever is inside."""
+"""The detector as training, prediction and a trained model know it, whatever is inside."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from core.sample import Target
 
 @dataclass(frozen=True)
 class RawDetections:
-    """What the network found in one image, best score first, on the network's device.
+    """The detections of the network in one image, best score first, on the network's device.
 
     boxes_N4        float32 [N, 4], half-open, pixels of the image that was given
     labels_N        int64 [N], class numbers 1..C
@@ -30,7 +30,7 @@ class RawDetections:
 
 @dataclass(frozen=True)
 class Traits:
-    """What a network has from the weights it began with beside their numbers; to build it again takes all three.
+    """Facts that a network has from its first weights beside their numbers; to build it again takes all three.
 
     frozen_norm    whether the backbone's batch norm is FrozenBatchNorm
     norm_eps       what frozen batch norm adds to the variance
@@ -66,7 +66,7 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def detect(self, images: Sequence[torch.Tensor]) -> list[RawDetections]:
-        """What is in each image, float32 [3, H, W], RGB in 0..1, in evaluation mode. Masks are not pasted."""
+        """The instances in each image, float32 [3, H, W], RGB in 0..1, in evaluation mode. Masks are not pasted."""
 
     @abstractmethod
     def freeze(self, stages: int, pyramid: bool) -> None:
@@ -75,7 +75,7 @@ class Detector(nn.Module, ABC):
     def forward(
         self, images: Sequence[torch.Tensor], targets: Sequence[Target] | None = None
     ) -> dict[str, torch.Tensor] | list[RawDetections]:
-        """What `losses` returns in training mode, which needs targets, and `detect` in evaluation mode."""
+        """The result of `losses` in training mode, which needs targets, and of `detect` in evaluation mode."""
         if not self.training:
             return self.detect(images)
         assert targets is not None, "training needs targets; call eval() first to detect"
@@ -90,7 +90,7 @@ class Detector(nn.Module, ABC):
         return self
 
     def trained_state(self) -> dict[str, torch.Tensor]:
-        """What training can change, by name: parameters that train, and statistics of batch norm that is not frozen.
+        """All that training can change, by name: parameters that train, statistics of batch norm that is not frozen.
 
         The tensors are the detector's own, not copies. Together with the pretrained weights and the seed they are the
         detector.

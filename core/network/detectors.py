@@ -31,7 +31,7 @@ from core.network.roi_heads import RoIHeads
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of RGB in 0..1: what all of torchvision's weights were trained with. The model normalises, nobody else."""
+"""Mean and deviation of RGB in 0..1 that all of torchvision's weights were trained with. Only the model normalises."""
 
 ANCHOR_SIDES = (32, 64, 128, 256, 512)
 """Pixels of the resized image, one for each level of the pyramid; times `anchor_scale`."""

@@ -75,7 +75,7 @@ class _LossAndGradient(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, outer: torch.Tensor) -> Any:
-        """What was computed with the loss, times the gradient of the loss."""
+        """The gradients that were computed with the loss, times the gradient of the loss."""
         if ctx.gradients is None:
             raise RuntimeError("the gradient of the mask loss is kept for one backward pass, and this is the second")
         gradient_PCHW, gradients = ctx.gradients
@@ -88,7 +88,7 @@ class _LossAndGradient(torch.autograd.Function):
 def _share_of_loss(
     logits_KCMM: torch.Tensor, labels_K: torch.Tensor, wanted_KMM: torch.Tensor, proposals: int
 ) -> torch.Tensor:
-    """What some of all proposals bring to the mean."""
+    """The part of the mean that some of all proposals bring."""
     with torch.autocast(logits_KCMM.device.type, enabled=False):
         rows_K = torch.arange(len(labels_K), device=labels_K.device)
         chosen_KMM = logits_KCMM[rows_K, labels_K]

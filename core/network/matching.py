@@ -1,4 +1,4 @@
-"""Which instance each anchor and each proposal is to learn, without a matrix of all boxes by all anchors.
+"""The instance that each anchor and each proposal is to learn, without a matrix of all boxes by all anchors.
 
 700 boxes by the 267,000 anchors of 800 x 1333 pixels make a matrix of 0.75 GB, and computing it in one go takes 6.6 GB.
 """

@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.ops import box_area, roi_align
 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
-"""Of the levels that are pooled from. torchvision guesses them from the first batch it sees and keeps the guess. It
+"""Scales of the levels. torchvision guesses them from the first batch it sees and keeps the guess. It
 depends on how much padding that batch had and is wrong for small images; a resumed trial, or a model that is loaded,
 would go on with other scales."""
 

@@ -22,13 +22,13 @@ SUPPRESSED_TOGETHER = ("cuda",)
 box with those of its own level only, which is faster there."""
 
 SUPPRESSION_IOU = 0.7
-"""Of two boxes of a level that overlap more than this only the better one is proposed."""
+"""Only the better of two boxes of a level that overlap more than this is proposed."""
 LEAST_SIDE = 1e-3
 """Pixels; a narrower box is not proposed."""
 
 
 class ProposalNetwork(nn.Module):
-    """Where instances may be, whatever their class.
+    """The proposal network: boxes where instances may be, whatever their class.
 
     head                 [B, C, H, W] of each level to objectness [B, R, H, W] and offsets [B, 4 R, H, W] of each
     kept_in_training     boxes of a level that are compared, and boxes of an image that are proposed, at most
@@ -156,7 +156,7 @@ def _top(objectness_BA: torch.Tensor, of_level: Sequence[int], top_of_level: Seq
 def _suppressed(
     boxes_T4: torch.Tensor, scores_T: torch.Tensor, of_level: Sequence[int], iou: float, side: int
 ) -> torch.Tensor:
-    """What non-maximum suppression leaves of each level by itself, int64, best score first.
+    """The boxes that non-maximum suppression leaves of each level by itself, int64, best score first.
 
     of_level   boxes of each level, which come level after level
     side       of the image, in pixels; no box passes it

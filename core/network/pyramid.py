@@ -16,7 +16,7 @@ CHANNELS = 256
 """Channels of every level of the pyramid."""
 
 Norm = Callable[..., nn.Module]
-"""What makes a layer of normalisation for a number of channels."""
+"""A function that makes a layer of normalisation for a number of channels."""
 
 
 class Stages(nn.ModuleDict):

@@ -151,7 +151,7 @@ class RoIHeads(nn.Module):
         return logits.float(), offsets.float().reshape(*logits.shape, 4)
 
     def _samples(self, proposals: Sequence[torch.Tensor], targets: Sequence[Target]) -> list[_Samples]:
-        """Of proposals and true boxes, those of each image that are learned."""
+        """The proposals and true boxes of each image that are learned."""
         candidates = [
             torch.cat([boxes_K4, target.boxes_N4]) for boxes_K4, target in zip(proposals, targets, strict=True)
         ]

@@ -1,4 +1,4 @@
-"""Where pretrained weights come from, and what they say about the network that learned them.
+"""Sources of pretrained weights, and what they say about the network that learned them.
 
 `model.weights` names the file:
 
@@ -52,16 +52,16 @@ FOLDER_VARIABLE = "CELL_TUNE_WEIGHTS"
 """Environment variable that names a folder of weights."""
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
-"""What a file of weights is called."""
+"""Suffixes of a file of weights."""
 
 CONNECT_SECONDS = 10.0
 """A download that hears nothing for so long has failed: without a network the user waits seconds, not minutes."""
 
 ABANDONED_SECONDS = 3600.0
-"""What another download has not added to for so long belongs to a process that is dead."""
+"""A download that nothing was added to for this time, in seconds, belongs to a process that is dead."""
 
 NORM_EPS = 1e-5
-"""What batch norm adds to the variance: torch's default, with which all other files were trained."""
+"""The number that batch norm adds to the variance: torch's default, with which all other files were trained."""
 
 FILE_WITHOUT_EPSILON = "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
 """Trained when torchvision's frozen batch norm still divided by sqrt(variance) alone; torchvision sets eps 0 for it."""
@@ -69,7 +69,7 @@ FILE_WITHOUT_EPSILON = "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a file of torchvision's comes from.
+    """The source of a file of torchvision's.
 
     url     its address
     size    in MiB
@@ -80,7 +80,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What the file is called."""
+        """The name of the file."""
         return self.url.rpartition("/")[2]
 
     @property
@@ -253,7 +253,7 @@ def fetch(missing: Iterable[Source], folder: Path | None = None) -> None:
 
 
 def _places(folder: Path | None) -> list[Path]:
-    """Where files of torchvision's are looked for; the last is where they are downloaded to."""
+    """Folders in which files of torchvision's are looked for; the last is the one they are downloaded to."""
     variable = os.environ.get(FOLDER_VARIABLE)
     hub = Path(torch.hub.get_dir()) / "checkpoints"
     return [place for place in (folder, variable and Path(variable), Path("weights"), hub) if place]
@@ -291,7 +291,7 @@ def _download(source: Source, folder: Path) -> Path:
 
 
 def _declared_stride(path: Path) -> bool:
-    """What the WEIGHTS.json beside `path` says; all of it is checked."""
+    """The content of the WEIGHTS.json beside `path`, all of which is checked."""
     place = path.parent / "WEIGHTS.json"
     try:
         content = json.loads(place.read_text("utf-8"))
