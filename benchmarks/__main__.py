@@ -10,13 +10,25 @@ import time
 
 from benchmarks.table import Line, as_text
 
-NAMES = ("labels", "evaluation", "network", "operations", "training_step", "engine", "search_efficiency")
+NAMES = (
+    "labels",
+    "evaluation",
+    "network",
+    "operations",
+    "training_step",
+    "engine",
+    "search_efficiency",
+)
 
 
 def main() -> int:
     """Print what is done on standard error, and the table at the end."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", choices=[[], *NAMES], metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "names", nargs="*", choices=[[], *NAMES], metavar="NAME", help=f"of {', '.join(NAMES)}"
+    )
     lines: list[Line] = []
     for name in parser.parse_args().names or NAMES:
         begin = time.monotonic()

@@ -1,4 +1,6 @@
-"""Images crowded with cells of about equal size, for benchmarks: fast to draw, and as many as asked for."""
+"""Images crowded with cells of about equal size, for benchmarks: fast to draw, and as many as
+asked for.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +11,9 @@ CLASSES = 4
 
 
 def image_of_cells(instances: int, height: int, width: int, seed: int = 0) -> Sample:
-    """An image of bright discs on a jittered grid, classes 1 to 4; none hides another, some touch the border."""
+    """An image of bright discs on a jittered grid, classes 1 to 4; none hides another, some
+    touch the border.
+    """
     rng = np.random.default_rng([seed, instances, height, width])
     columns = max(1, round((instances * width / height) ** 0.5))
     rows = -(-instances // columns)
@@ -24,7 +28,9 @@ def image_of_cells(instances: int, height: int, width: int, seed: int = 0) -> Sa
         cx = (place % columns + 0.5) * width / columns + rng.uniform(-0.06, 0.06) * pitch
         top, left = int(cy - radius), int(cx - radius)
         disc = (y + top - cy) ** 2 + (x + left - cx) ** 2 <= radius**2
-        window: NDArray[np.uint16] = label_map[max(top, 0) : top + len(disc), max(left, 0) : left + len(disc)]
+        window: NDArray[np.uint16] = label_map[
+            max(top, 0) : top + len(disc), max(left, 0) : left + len(disc)
+        ]
         disc = disc[max(-top, 0) :, max(-left, 0) :][: window.shape[0], : window.shape[1]]
         window[disc] = number
         pixels = image[max(top, 0) : top + len(y), max(left, 0) : left + len(y)]

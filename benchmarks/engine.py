@@ -2,10 +2,11 @@
 
     python -m benchmarks.engine [--trials N] [--ledger-trials N]       some five minutes on 2 cores
 
-Workers note when each epoch begins and ends, so what lies between the end of one and the begin of the next is the
-engine's: the trial's own files, the way to the driver, ledger, table, MLflow, progress, and the way back. One trial
-runs at a time, an epoch sleeps for EPOCH_SECONDS. Beside it, as the other side, Ray Tune as its documentation has it:
-OptunaSearch, FIFO, reused actors, a checkpoint an epoch, default loggers.
+Workers note when each epoch begins and ends, so what lies between the end of one and the begin of
+the next is the engine's: the trial's own files, the way to the driver, ledger, table, MLflow,
+progress, and the way back. One trial runs at a time, an epoch sleeps for EPOCH_SECONDS. Beside it,
+as the other side, Ray Tune as its documentation has it: OptunaSearch, FIFO, reused actors, a
+checkpoint an epoch, default loggers.
 """
 
 import argparse
@@ -74,14 +75,17 @@ def request(trials: int, sampler: str = "tpe", epochs: int = EPOCHS) -> StudyReq
 def report(epoch: int, ap50: float) -> dict[str, Any]:
     """An epoch as a worker reports it."""
     return {
-        "epoch": epoch, "losses": {"loss": 1 / epoch}, "learning_rate": 0.1, "ap50": ap50, "ap50_uncapped": ap50,
-        "ap50_box": ap50, "ap50_per_class": [ap50, None], "seconds": 0.25, "train_seconds": 0.2,
-        "evaluate_seconds": 0.05, "images_per_second": 10.0, "peak_memory_bytes": None, "steps": 3, "detections": 7,
+        "epoch": epoch, "losses": {"loss": 1 / epoch}, "learning_rate": 0.1, "ap50": ap50,
+        "ap50_uncapped": ap50, "ap50_box": ap50, "ap50_per_class": [ap50, None], "seconds": 0.25,
+        "train_seconds": 0.2, "evaluate_seconds": 0.05, "images_per_second": 10.0,
+        "peak_memory_bytes": None, "steps": 3, "detections": 7,
     }  # fmt: skip
 
 
 def better_than_all_before(assignment: Assignment, epoch: int) -> float:
-    """A curve that no rung stops: above those of earlier trials, and above those the ledger was filled with."""
+    """A curve that no rung stops: above those of earlier trials, and above those the ledger was
+    filled with.
+    """
     time.sleep(EPOCH_SECONDS)
     return 0.5 + assignment.trial / 10_000 + epoch / 1_000_000
 
@@ -89,15 +93,18 @@ def better_than_all_before(assignment: Assignment, epoch: int) -> float:
 def fill(study_folder: Path, trials: int) -> None:
     """A ledger of so many trials that have ended, through its own interface.
 
-    Settings are drawn at random and a whole trial is FILLED_EPOCHS long: their number matters here, and TPE and ten
-    epochs each would take many minutes. The rung after the first epoch stops about two thirds of them.
+    Settings are drawn at random and a whole trial is FILLED_EPOCHS long: their number matters here,
+    and TPE and ten epochs each would take many minutes. The rung after the first epoch stops about
+    two thirds of them.
     """
     study_folder.mkdir(parents=True, exist_ok=True)
     asked = request(trials, sampler="random", epochs=FILLED_EPOCHS)
     ledger = Ledger(f"sqlite:///{study_folder / 'study.db'}", asked)
     while (record := ledger.next()) is not None:
         score = float(record.settings["optim.learning_rate"]) / 2
-        epochs = [report(epoch, score * epoch / FILLED_EPOCHS) for epoch in range(1, FILLED_EPOCHS + 1)]
+        epochs = [
+            report(epoch, score * epoch / FILLED_EPOCHS) for epoch in range(1, FILLED_EPOCHS + 1)
+        ]
         ledger.report(record.id, epochs)
 
 
@@ -126,7 +133,9 @@ class Span:
 
 @dataclass(frozen=True)
 class Timed:
-    """Makes trials that note when their epochs begin and end, in files of `folder`, one a process."""
+    """Makes trials that note when their epochs begin and end, in files of `folder`, one a
+    process.
+    """
 
     folder: Path
 
@@ -169,7 +178,14 @@ class TimedTrial(ReplayedTrial):
         begin = time.time()
         super().save(folder)
         epoch = len(self.reports)
-        note(self._notes, self._assignment.trial, epoch, self._began, self._ended, time.time() - begin)
+        note(
+            self._notes,
+            self._assignment.trial,
+            epoch,
+            self._began,
+            self._ended,
+            time.time() - begin,
+        )
 
 
 class NoTracker:
@@ -195,7 +211,8 @@ class Overheads:
     """What an engine adds, medians.
 
     start   seconds from the call to the begin of the first epoch
-    trial   seconds from the end of a trial's last epoch to the begin of the next one's first, in the same process
+    trial   seconds from the end of a trial's last epoch to the begin of the next one's first, in
+            the same process
     epoch   seconds from the end of an epoch to the begin of the next in the same trial
     saving  seconds of these that are the trial's own `save`
     """
@@ -223,9 +240,11 @@ class Overheads:
 
 
 def ours(trials: int, filled: Path | None = None, tracked: bool = True) -> Overheads:
-    """A study of so many trials, one at a time, in a new ledger or in a copy of one that was filled.
+    """A study of so many trials, one at a time, in a new ledger or in a copy of one that was
+    filled.
 
-    tracked   whether MLflow is written; trials that were in the ledger are then brought to it before
+    tracked   whether MLflow is written; trials that were in the ledger are then brought to it
+              before
     """
     data = datasets.load("synthetic")
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
@@ -235,7 +254,14 @@ def ours(trials: int, filled: Path | None = None, tracked: bool = True) -> Overh
         if filled is not None:
             copy(filled, options.results / "engine")
             there = len(Ledger(f"sqlite:///{options.results}/engine/study.db", request(1)).records)
-        plan = Plan(request(there + trials), options, data, {}, Machine((Node(2, 0),)), TrialResources(1, 0, 1))
+        plan = Plan(
+            request(there + trials),
+            options,
+            data,
+            {},
+            Machine((Node(2, 0),)),
+            TrialResources(1, 0, 1),
+        )
         if not tracked:
             stack.enter_context(mock.patch("tune.study.conductor.Tracker", NoTracker))
         elif filled is not None:
@@ -279,7 +305,9 @@ class BareTrial(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no types
 
 
 def bare_ray(trials: int) -> Overheads:
-    """The same number of trials by Ray Tune and its OptunaSearch, one at a time, with a checkpoint an epoch."""
+    """The same number of trials by Ray Tune and its OptunaSearch, one at a time, with a
+    checkpoint an epoch.
+    """
     space = {
         "optim.learning_rate": ray_tune.loguniform(1e-5, 0.9),
         "model.backbone": ray_tune.choice(["resnet18", "resnet34", "resnet101"]),
@@ -299,12 +327,17 @@ def bare_ray(trials: int) -> Overheads:
                 logging_level=logging.ERROR, _temp_dir=str(Path(temporary) / "ray"),
             )  # fmt: skip
             try:
-                search = OptunaSearch(metric="ap50", mode="max", sampler=optuna.samplers.TPESampler(seed=0))
+                search = OptunaSearch(
+                    metric="ap50", mode="max", sampler=optuna.samplers.TPESampler(seed=0)
+                )
                 ray_tune.Tuner(
-                    ray_tune.with_resources(ray_tune.with_parameters(BareTrial, folder=str(times)), {"cpu": 1}),
+                    ray_tune.with_resources(
+                        ray_tune.with_parameters(BareTrial, folder=str(times)), {"cpu": 1}
+                    ),
                     param_space=space,
                     tune_config=ray_tune.TuneConfig(
-                        search_alg=search, num_samples=trials, max_concurrent_trials=1, reuse_actors=True
+                        search_alg=search, num_samples=trials, max_concurrent_trials=1,
+                        reuse_actors=True
                     ),
                     run_config=ray_tune.RunConfig(
                         name="bare", storage_path=str(Path(temporary) / "results"), verbose=0,
@@ -316,8 +349,13 @@ def bare_ray(trials: int) -> Overheads:
             finally:
                 ray.shutdown()
         spans = Timed(times).spans()
-    order = {trial: place for place, trial in enumerate(dict.fromkeys(span.trial for span in spans))}
-    numbered = [Span(span.process, order[span.trial], span.epoch, span.began, span.ended, span.saved) for span in spans]
+    order = {
+        trial: place for place, trial in enumerate(dict.fromkeys(span.trial for span in spans))
+    }
+    numbered = [
+        Span(span.process, order[span.trial], span.epoch, span.began, span.ended, span.saved)
+        for span in spans
+    ]
     return Overheads.of(begin, numbered)
 
 
@@ -360,24 +398,40 @@ def ledger_calls(filled: Path, trials: int) -> Calls:
 
 
 def lines(short: bool, trials: int = 0, ledger_trials: int = 1000) -> Iterator[Line]:
-    """What the engine adds, with few trials in the ledger and with many, and what Ray adds by itself."""
+    """What the engine adds, with few trials in the ledger and with many, and what Ray adds by
+    itself.
+    """
     trials = trials or (8 if short else 20)
     with tempfile.TemporaryDirectory() as temporary:
         small, large = Path(temporary) / "small", Path(temporary) / "large"
         fill(small, 10)
         fill(large, ledger_trials)
         few, bare = ours(trials, small), bare_ray(trials)
-        # What MLflow takes depends on one trial's run, and showing it a thousand first takes minutes.
+        # What MLflow takes depends on one trial's run, and showing it a thousand first takes
+        # minutes.
         many = ours(trials, large, tracked=not short)
-        before, after = ledger_calls(small, 4 if short else 20), ledger_calls(large, 4 if short else 20)
+        before, after = (
+            ledger_calls(small, 4 if short else 20),
+            ledger_calls(large, 4 if short else 20),
+        )
     at = f"... at {ledger_trials} trials in the ledger" + (", MLflow not counted" if short else "")
     yield _line("start of Ray and of the first worker", few.start, bare.start, "")
-    yield _line("end of a trial's last epoch to begin of the next one's first", few.trial, bare.trial, "under 0.3 s")
+    yield _line(
+        "end of a trial's last epoch to begin of the next one's first",
+        few.trial,
+        bare.trial,
+        "under 0.3 s",
+    )
     yield _line(at, many.trial, None, "under 0.3 s")
     saving = f"under 20 ms; of it the trial's own save {1000 * few.saving:.1f} ms"
     yield _line("a reported epoch", few.epoch, bare.epoch, saving)
     yield _line(at, many.epoch, None, "under 20 ms")
-    for name, what in {"ask": "ask", "epoch": "an epoch", "rung": "an epoch at a rung", "end": "the end"}.items():
+    for name, what in {
+        "ask": "ask",
+        "epoch": "an epoch",
+        "rung": "an epoch at a rung",
+        "end": "the end",
+    }.items():
         yield Line(
             f"ledger alone, {what}, at {ledger_trials} trials",
             _milliseconds(getattr(after, name)),

@@ -2,8 +2,8 @@
 
     python -m benchmarks.evaluation
 
-Ours pastes, matches masks and boxes, and computes AP50; theirs encodes the same masks and runs pycocotools, once with
-what AP50 needs alone and once whole.
+Ours pastes, matches masks and boxes, and computes AP50; theirs encodes the same masks and runs
+pycocotools, once with what AP50 needs alone and once whole.
 """
 
 import contextlib
@@ -29,8 +29,12 @@ IMAGES, DETECTIONS, SIDE = 41, 300, 512
 MAX_DETS = 100
 
 
-def predictions(sample: Sample, seed: int) -> tuple[torch.Tensor, torch.Tensor, np.ndarray, np.ndarray]:
-    """Mask probabilities [N, 28, 28], boxes [N, 4], labels [N] and descending scores [N], near the annotations."""
+def predictions(
+    sample: Sample, seed: int
+) -> tuple[torch.Tensor, torch.Tensor, np.ndarray, np.ndarray]:
+    """Mask probabilities [N, 28, 28], boxes [N, 4], labels [N] and descending scores [N], near
+    the annotations.
+    """
     rng = np.random.default_rng(seed)
     truth = masks.find_instances(sample.label_maps)
     rows = rng.integers(0, len(truth), DETECTIONS)
@@ -41,7 +45,12 @@ def predictions(sample: Sample, seed: int) -> tuple[torch.Tensor, torch.Tensor, 
     labels_N = np.where(rng.random(DETECTIONS) < 0.9, sample.labels_N[truth.ids_N[rows] - 1], 1)
     scores_N = -np.sort(-rng.random(DETECTIONS)).astype(np.float32)
     boxes_N4 = np.clip(boxes_N4, 0, SIDE).astype(np.float32)
-    return torch.from_numpy(probs_N28.astype(np.float32)), torch.from_numpy(boxes_N4), labels_N, scores_N
+    return (
+        torch.from_numpy(probs_N28.astype(np.float32)),
+        torch.from_numpy(boxes_N4),
+        labels_N,
+        scores_N,
+    )
 
 
 def lines(short: bool) -> Iterator[Line]:
@@ -86,7 +95,9 @@ def lines(short: bool) -> Iterator[Line]:
         )
 
 
-def _as_coco(samples: list[Sample], found: list[Detections]) -> tuple[COCO, list[dict[str, Any]], float]:
+def _as_coco(
+    samples: list[Sample], found: list[Detections]
+) -> tuple[COCO, list[dict[str, Any]], float]:
     """Annotations, results, and seconds that encoding the results' full masks took."""
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
@@ -106,7 +117,10 @@ def _as_coco(samples: list[Sample], found: list[Detections]) -> tuple[COCO, list
                 }
             )
         for label, score, crop in zip(
-            detections.labels_N.tolist(), detections.scores_N.tolist(), detections.masks, strict=True
+            detections.labels_N.tolist(),
+            detections.scores_N.tolist(),
+            detections.masks,
+            strict=True,
         ):
             begin = time.perf_counter()
             full = np.zeros(sample.size, np.uint8, order="F")
@@ -114,11 +128,15 @@ def _as_coco(samples: list[Sample], found: list[Detections]) -> tuple[COCO, list
             full[crop.y0 : crop.y0 + h, crop.x0 : crop.x0 + w] = crop.pixels
             encoded = coco_mask.encode(full)
             seconds += time.perf_counter() - begin
-            results.append({"image_id": image, "category_id": label, "score": score, "segmentation": encoded})
+            results.append(
+                {"image_id": image, "category_id": label, "score": score, "segmentation": encoded}
+            )
     coco = COCO()
     coco.dataset = {
         "info": {},
-        "images": [{"id": image, "height": SIDE, "width": SIDE} for image in range(1, len(samples) + 1)],
+        "images": [
+            {"id": image, "height": SIDE, "width": SIDE} for image in range(1, len(samples) + 1)
+        ],
         "categories": [{"id": label} for label in range(1, CLASSES + 1)],
         "annotations": annotations,
     }

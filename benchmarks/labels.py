@@ -1,4 +1,5 @@
-"""Label maps against stacks of masks: boxes, training targets, augmentation, and pasted predictions.
+"""Label maps against stacks of masks: boxes, training targets, augmentation, and pasted
+predictions.
 
     python -m benchmarks.labels
 
@@ -22,7 +23,9 @@ from core.config import AugmentConfig
 from core.labels import label_maps as masks
 
 
-def taking_turns(ours: Callable[[], Any], theirs: Callable[[], Any], times: int) -> tuple[float, float, Any, Any]:
+def taking_turns(
+    ours: Callable[[], Any], theirs: Callable[[], Any], times: int
+) -> tuple[float, float, Any, Any]:
     """Median seconds of both, and what they returned last; both ran once before the clock did."""
     results = [ours(), theirs()]
     seconds: tuple[list[float], list[float]] = ([], [])
@@ -54,7 +57,9 @@ def _boxes(times: int) -> Line:
             found.append((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1, len(rows)))
         return found
 
-    ours, theirs, found, wanted = taking_turns(lambda: masks.find_instances(sample.label_maps), one_by_one, times)
+    ours, theirs, found, wanted = taking_turns(
+        lambda: masks.find_instances(sample.label_maps), one_by_one, times
+    )
     equal = np.array_equal(np.column_stack([found.boxes_N4, found.areas_N]), np.array(wanted))
     assert equal, "the same boxes and areas"
     return Line(
@@ -116,7 +121,9 @@ def _augmentation(times: int) -> Line:
 
 def _pasting(times: int) -> Line:
     sample = image_of_cells(300, 512, 512)
-    boxes_N4 = torch.from_numpy(masks.find_instances(sample.label_maps).boxes_N4.astype(np.float32)) + 0.3
+    boxes_N4 = (
+        torch.from_numpy(masks.find_instances(sample.label_maps).boxes_N4.astype(np.float32)) + 0.3
+    )
     probs_N28 = torch.from_numpy(np.random.default_rng(0).random((300, 28, 28)).astype(np.float32))
     ours, theirs, found, wanted = taking_turns(
         lambda: masks.paste(probs_N28, boxes_N4, 512, 512),
@@ -129,7 +136,9 @@ def _pasting(times: int) -> Line:
         different += int(full_HW.sum()) - int(
             (full_HW[crop.y0 : crop.y0 + h, crop.x0 : crop.x0 + w] & crop.pixels).sum()
         )
-        different += crop.area - int((full_HW[crop.y0 : crop.y0 + h, crop.x0 : crop.x0 + w] & crop.pixels).sum())
+        different += crop.area - int(
+            (full_HW[crop.y0 : crop.y0 + h, crop.x0 : crop.x0 + w] & crop.pixels).sum()
+        )
     return Line(
         "300 predicted masks pasted, 512 px",
         f"{1e3 * ours:.1f} ms",

@@ -1,7 +1,8 @@
-"""Learning curves of LCBench: 34 data sets, seven settings, 52 epochs, replayed from a surrogate of real trainings.
+"""Learning curves of LCBench: 34 data sets, seven settings, 52 epochs, replayed from a surrogate
+of real trainings.
 
-Zimmer, Lindauer and Hutter 2021 (Auto-PyTorch); the surrogate is YAHPO Gym's; both Apache 2.0. They lie beside the
-project, in `../shared/data/lcbench`, and need onnxruntime.
+Zimmer, Lindauer and Hutter 2021 (Auto-PyTorch); the surrogate is YAHPO Gym's; both Apache 2.0. They
+lie beside the project, in `../shared/data/lcbench`, and need onnxruntime.
 """
 
 import functools
@@ -35,7 +36,10 @@ _CHUNK = 20
 def missing() -> str | None:
     """Why there are no curves here, a sentence; None where there are."""
     if not (FOLDER / "model.onnx").is_file():
-        return "The learning curves of LCBench are not here: they are looked for in ../shared/data/lcbench."
+        return (
+            "The learning curves of LCBench are not here: they are looked for in"
+            " ../shared/data/lcbench."
+        )
     try:
         import onnxruntime  # noqa: F401
     except ImportError:
@@ -44,7 +48,9 @@ def missing() -> str | None:
 
 
 def data_sets(tuning: bool) -> list[str]:
-    """The half on which choices are made, or the half that only shows what they are worth; sorted by name."""
+    """The half on which choices are made, or the half that only shows what they are worth;
+    sorted by name.
+    """
     names = sorted(name for name in _codes() if name not in _NOT_DATA_SETS)
     return names[0 if tuning else 1 :: 2]
 
@@ -57,22 +63,30 @@ def curves(data_set: str, configs: np.ndarray) -> np.ndarray:
     """
     whole = [number for _, _, _, number in SPACE.values()]
     configs = np.where(whole, np.round(configs), configs).astype(np.float32)
-    return np.concatenate([_replay(data_set, configs[i : i + _CHUNK]) for i in range(0, len(configs), _CHUNK)])
+    return np.concatenate(
+        [_replay(data_set, configs[i : i + _CHUNK]) for i in range(0, len(configs), _CHUNK)]
+    )
 
 
 def random_configs(count: int, rng: np.random.Generator) -> np.ndarray:
     """Configurations drawn from SPACE, [count, 7]."""
     columns = []
     for low, high, log, whole in SPACE.values():
-        pad = 0.5 if whole and not log else 0  # so that the ends of 1 to 5 are as likely as what lies between
+        pad = (
+            0.5 if whole and not log else 0
+        )  # so that the ends of 1 to 5 are as likely as what lies between
         low, high = low - pad, high + pad
-        column = rng.uniform(np.log(low), np.log(high), count) if log else rng.uniform(low, high, count)
+        column = (
+            rng.uniform(np.log(low), np.log(high), count) if log else rng.uniform(low, high, count)
+        )
         columns.append(np.exp(column) if log else column)
     return np.stack(columns, axis=1)
 
 
 def best_of_random(data_set: str, count: int) -> float:
-    """The highest accuracy in any epoch of so many random configurations, the same ones each time."""
+    """The highest accuracy in any epoch of so many random configurations, the same ones each
+    time.
+    """
     rng = np.random.default_rng([count, int(data_set)])
     return float(curves(data_set, random_configs(count, rng)).max())
 
@@ -102,4 +116,6 @@ def _session() -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(FOLDER / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        str(FOLDER / "model.onnx"), options, providers=["CPUExecutionProvider"]
+    )

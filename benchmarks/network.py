@@ -1,7 +1,9 @@
-"""What the network's training costs beside masks: optimizer, kept activations, precision, waiting for images.
+"""What the network's training costs beside masks: optimizer, kept activations, precision,
+waiting for images.
 
 python -m benchmarks.network                               a minute on 2 cores
-python -m benchmarks.network --precision [--weights FILE]  bf16 against fp32 over three seeds, ten minutes and more
+python -m benchmarks.network --precision [--weights FILE]  bf16 against fp32 over three seeds, ten
+                                                           minutes and more
 """
 
 import argparse
@@ -43,14 +45,19 @@ def _optimizer(times: int) -> Line:
     trainable = [[one for one in network.parameters() if one.requires_grad] for network in networks]
     fused = build_optimizer(trainable[0], config.optim)
     plain = torch.optim.AdamW(
-        trainable[1], lr=config.optim.learning_rate, weight_decay=config.optim.weight_decay, foreach=False
+        trainable[1],
+        lr=config.optim.learning_rate,
+        weight_decay=config.optim.weight_decay,
+        foreach=False,
     )
     torch.manual_seed(1)
     for one, other in zip(*trainable, strict=True):
         one.grad = torch.randn_like(one)
         other.grad = one.grad.clone()
     ours, theirs, *_ = taking_turns(fused.step, plain.step, times)
-    differ = max(float((one - other).detach().abs().max()) for one, other in zip(*trainable, strict=True))
+    differ = max(
+        float((one - other).detach().abs().max()) for one, other in zip(*trainable, strict=True)
+    )
     millions = sum(one.numel() for one in trainable[0]) / 1e6
     return Line(
         f"an AdamW step, {millions:.0f} M parameters",
@@ -69,15 +76,17 @@ def _kept_activations() -> Iterator[Line]:
     kept: dict[int, float] = {}
     for depth in (0, 1, 5):
         config = ModelConfig(
-            weights="none", trainable_layers=depth, image_min_side=320, image_max_side=320, proposals_train=200,
-            box_samples=32,
+            weights="none", trainable_layers=depth, image_min_side=320, image_max_side=320,
+            proposals_train=200, box_samples=32,
         )  # fmt: skip
         torch.manual_seed(0)
         network = build_detector(config, CLASSES, None, PredictConfig())
         frozen = {one.data_ptr() for one in network.parameters()}
         held: dict[int, int] = {}
 
-        def note(tensor: torch.Tensor, frozen: set[int] = frozen, held: dict[int, int] = held) -> torch.Tensor:
+        def note(
+            tensor: torch.Tensor, frozen: set[int] = frozen, held: dict[int, int] = held
+        ) -> torch.Tensor:
             storage = tensor.untyped_storage()
             if tensor.data_ptr() not in frozen:
                 held[storage.data_ptr()] = storage.nbytes()
@@ -121,16 +130,27 @@ def _loader() -> Line:
 def precision(weights: str) -> Iterator[Line]:
     """AP50 of small trainings on the synthetic data, three seeds each, at equal settings.
 
-    weights   of a ResNet-50, whose frozen batch norm is then in it, or none for a small network from scratch
+    weights   of a ResNet-50, whose frozen batch norm is then in it, or none for a small network
+              from scratch
     """
     torch.set_num_threads(1)
     data = synthetic.make()
     found: dict[str, list[float]] = {"bf16": [], "fp32": []}
     for seed in range(3):
         for kind, scores in found.items():
-            settings = {**SMALL, "optim.epochs": 4, "optim.learning_rate": 1e-3, "optim.precision": kind, "seed": seed}
+            settings = {
+                **SMALL,
+                "optim.epochs": 4,
+                "optim.learning_rate": 1e-3,
+                "optim.precision": kind,
+                "seed": seed,
+            }
             if weights != "none":
-                settings |= {"model.backbone": "resnet50", "model.weights": weights, "optim.learning_rate": 3e-4}
+                settings |= {
+                    "model.backbone": "resnet50",
+                    "model.weights": weights,
+                    "optim.learning_rate": 3e-4,
+                }
                 settings |= {"model.stride_in_1x1": "stride1x1" in weights}
             trial = Trial(TrialConfig.from_settings(settings), data, device="cpu", threads=1)
             for _ in range(4):
@@ -151,10 +171,16 @@ def precision(weights: str) -> Iterator[Line]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.network", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.network", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--short", action="store_true")
-    parser.add_argument("--precision", action="store_true", help="bf16 against fp32 over three seeds")
-    parser.add_argument("--weights", default="none", metavar="FILE", help="ResNet-50 weights for --precision")
+    parser.add_argument(
+        "--precision", action="store_true", help="bf16 against fp32 over three seeds"
+    )
+    parser.add_argument(
+        "--weights", default="none", metavar="FILE", help="ResNet-50 weights for --precision"
+    )
     parsed = parser.parse_args(arguments)
     print(as_text(precision(parsed.weights) if parsed.precision else lines(parsed.short)))
     return 0

@@ -2,12 +2,13 @@
 
     python -m benchmarks.operations            half a minute on 2 cores
 
-A GPU is done with most operations before Python asks the next; where Python must know a number that is on the GPU, or
-brings one there, it waits until all that was asked before is done, and the GPU then has nothing to do. Both are counted
-on the CPU, forward and backward, views and allocations left out; two images of 800 px with 150 instances each, a
-ResNet-50 with frozen batch norm, three stages of it trained. Anchors are matched and proposals suppressed as on a GPU,
-on both sides. Theirs is torchvision's network with the same numbers in it. A tensor that is made of Python's numbers
-counts as a wait, although a few are meant for the CPU.
+A GPU is done with most operations before Python asks the next; where Python must know a number that
+is on the GPU, or brings one there, it waits until all that was asked before is done, and the GPU
+then has nothing to do. Both are counted on the CPU, forward and backward, views and allocations
+left out; two images of 800 px with 150 instances each, a ResNet-50 with frozen batch norm, three
+stages of it trained. Anchors are matched and proposals suppressed as on a GPU, on both sides.
+Theirs is torchvision's network with the same numbers in it. A tensor that is made of Python's
+numbers counts as a wait, although a few are meant for the CPU.
 """
 
 import argparse
@@ -39,9 +40,10 @@ from core.network.weights import BaseWeights
 
 SIDE, BATCH, INSTANCES = 800, 2, 150
 WITHOUT_WORK = {
-    "_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach", "empty", "empty_like", "empty_strided", "expand",
-    "is_same_size", "lift_fresh", "new_empty", "new_empty_strided", "permute", "select", "slice", "split",
-    "split_with_sizes", "squeeze", "t", "transpose", "unbind", "unsqueeze", "view",
+    "_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach", "empty", "empty_like",
+    "empty_strided", "expand", "is_same_size", "lift_fresh", "new_empty", "new_empty_strided",
+    "permute", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "transpose",
+    "unbind", "unsqueeze", "view",
 }  # fmt: skip
 
 
@@ -51,7 +53,9 @@ INDEXING = {"index", "index_put", "index_put_"}
 
 
 class Counter(TorchDispatchMode):
-    """Counts what is asked of the device while it is entered, and how often its answer is waited for."""
+    """Counts what is asked of the device while it is entered, and how often its answer is waited
+    for.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +95,9 @@ class _Lists(TorchFunctionMode):
 
 @contextmanager
 def as_on_a_gpu() -> Iterator[None]:
-    """Have anchors matched and proposals suppressed on the CPU in the few steps of a GPU, on both sides."""
+    """Have anchors matched and proposals suppressed on the CPU in the few steps of a GPU, on
+    both sides.
+    """
     with (
         mock.patch.dict(matching.IOU_ENTRIES, cpu=matching.IOU_ENTRIES["cuda"]),
         mock.patch.object(proposals, "SUPPRESSED_TOGETHER", ("cpu",)),
@@ -101,12 +107,18 @@ def as_on_a_gpu() -> Iterator[None]:
 
 
 def networks() -> tuple[Detector, nn.Module]:
-    """Ours and torchvision's, with a frozen norm as pretrained weights bring it, the same numbers and freezing."""
+    """Ours and torchvision's, with a frozen norm as pretrained weights bring it, the same
+    numbers and freezing.
+    """
     torch.manual_seed(0)
     tensors = {name: value.numpy() for name, value in models.resnet50().state_dict().items()}
     config = ModelConfig(weights="drawn", trainable_layers=3)
-    ours = build_detector(config, CLASSES, BaseWeights("drawn", "0" * 64, False, tensors), PredictConfig())
-    backbone = backbone_utils._resnet_fpn_extractor(models.resnet50(norm_layer=FrozenBatchNorm2d), 3)
+    ours = build_detector(
+        config, CLASSES, BaseWeights("drawn", "0" * 64, False, tensors), PredictConfig()
+    )
+    backbone = backbone_utils._resnet_fpn_extractor(
+        models.resnet50(norm_layer=FrozenBatchNorm2d), 3
+    )
     theirs: nn.Module = detection.MaskRCNN(backbone, num_classes=CLASSES + 1)
     theirs.load_state_dict(ours.state_dict())
     return ours, theirs
@@ -128,8 +140,13 @@ def lines(short: bool) -> Iterator[Line]:
     """fp32; bf16 as well where there is time, which CPUs without matrix units take for it."""
     ours, theirs = networks()
     samples = [image_of_cells(INSTANCES, SIDE, SIDE, seed) for seed in range(BATCH)]
-    images = [torch.from_numpy(sample.image.transpose(2, 0, 1).astype(np.float32) / 255) for sample in samples]
-    targets = [masks.target_of(sample.label_maps, sample.labels_N, sample.crowd_N) for sample in samples]
+    images = [
+        torch.from_numpy(sample.image.transpose(2, 0, 1).astype(np.float32) / 255)
+        for sample in samples
+    ]
+    targets = [
+        masks.target_of(sample.label_maps, sample.labels_N, sample.crowd_N) for sample in samples
+    ]
     full = [with_full_masks(target, torch.device("cpu")) for target in targets]
     with as_on_a_gpu():
         for precision in ("fp32",) if short else ("fp32", "bf16"):
@@ -141,14 +158,16 @@ def lines(short: bool) -> Iterator[Line]:
                 its.operations / mine.operations, "a GPU waits for Python to ask each",
             )  # fmt: skip
             yield Line(
-                f"waits in a {step}", f"{mine.waits}", f"{its.waits} torchvision", its.waits / mine.waits,
-                "a GPU has nothing to do meanwhile",
+                f"waits in a {step}", f"{mine.waits}", f"{its.waits} torchvision",
+                its.waits / mine.waits, "a GPU has nothing to do meanwhile",
             )  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.operations", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.operations", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--short", action="store_true", help="fp32 alone")
     print(as_text(lines(parser.parse_args(arguments).short)))
     return 0

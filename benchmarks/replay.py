@@ -1,4 +1,6 @@
-"""A trial that replays a learning curve: drives the whole search engine in milliseconds an epoch."""
+"""A trial that replays a learning curve: drives the whole search engine in milliseconds an
+epoch.
+"""
 
 import json
 from collections.abc import Callable
@@ -15,11 +17,14 @@ from tune.engine.bridge import Assignment
 class ReplayedTrial:
     """What `tune.engine.executor` drives, without training.
 
-    result   the AP50 after an epoch, by assignment and epoch, or the match table that has it, which is then kept as a
-             real trial keeps it; it may do what a real trial may: raise, wait, kill its process
+    result   the AP50 after an epoch, by assignment and epoch, or the match table that has it, which
+             is then kept as a real trial keeps it; it may do what a real trial may: raise, wait,
+             kill its process
     """
 
-    def __init__(self, assignment: Assignment, result: Callable[[Assignment, int], float | MatchTable]) -> None:
+    def __init__(
+        self, assignment: Assignment, result: Callable[[Assignment, int], float | MatchTable]
+    ) -> None:
         self._assignment, self._result = assignment, result
         self._matches: dict[int, MatchTable] = {}
         self.reports: list[EpochReport] = []
@@ -37,9 +42,10 @@ class ReplayedTrial:
         else:
             mean, mean_uncapped, per_class = result, result, (result, None)
         report = EpochReport(
-            epoch=epoch, losses={"loss": 1 / epoch}, learning_rate=0.1, ap50=mean, ap50_uncapped=mean_uncapped,
-            ap50_box=mean, ap50_per_class=per_class, seconds=0.25, train_seconds=0.2, evaluate_seconds=0.05,
-            images_per_second=10.0, peak_memory_bytes=None, steps=3, detections=7,
+            epoch=epoch, losses={"loss": 1 / epoch}, learning_rate=0.1, ap50=mean,
+            ap50_uncapped=mean_uncapped, ap50_box=mean, ap50_per_class=per_class, seconds=0.25,
+            train_seconds=0.2, evaluate_seconds=0.05, images_per_second=10.0,
+            peak_memory_bytes=None, steps=3, detections=7,
         )  # fmt: skip
         self.reports.append(report)
         return report

@@ -4,9 +4,10 @@
 
 Everything but the training is that of `python -m tune.search`, whose options it takes as well.
 
-    --witness DIR          every epoch that begins leaves a file there, TRIAL-EPOCH-ATTEMPT, with its process id in it
-                           (confirm-TRIAL-EPOCH-ATTEMPT in a confirmation)
-    --do DEED@T[.E[.A]]    in trial T, its epoch E and attempt A, or in all of them; repeatable; DEEDS are below
+    --witness DIR          every epoch that begins leaves a file there, TRIAL-EPOCH-ATTEMPT, with
+                           its process id in it (confirm-TRIAL-EPOCH-ATTEMPT in a confirmation)
+    --do DEED@T[.E[.A]]    in trial T, its epoch E and attempt A, or in all of them; repeatable;
+                           DEEDS are below
     --epoch-seconds S      what every epoch takes
 """
 
@@ -40,7 +41,9 @@ def hang() -> None:
 
 
 def spin() -> None:
-    """Compute for ever inside one call, which never gives Python back to another thread or a signal handler."""
+    """Compute for ever inside one call, which never gives Python back to another thread or a
+    signal handler.
+    """
     re.match(r"(a+)+$", "a" * 64 + "b")
 
 
@@ -61,7 +64,9 @@ def run_out_of_memory() -> None:
 
 def lose_the_gpu() -> None:
     """Meet what torch raises after an error on the GPU, which stays for the life of the process."""
-    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might ...")
+    raise torch.AcceleratorError(
+        "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might ..."
+    )
 
 
 def die() -> None:
@@ -75,15 +80,16 @@ def fill_disk() -> None:
 
 
 DEEDS: Mapping[str, Callable[[], None]] = {
-    "hang": hang, "spin": spin, "raise": fail, "diverge": diverge, "memory": run_out_of_memory, "gpu": lose_the_gpu,
-    "die": die, "full": fill_disk,
+    "hang": hang, "spin": spin, "raise": fail, "diverge": diverge, "memory": run_out_of_memory,
+    "gpu": lose_the_gpu, "die": die, "full": fill_disk,
 }  # fmt: skip
 
 
 def replayed_ap50(settings: Mapping[str, Any], epoch: int) -> float:
     """A learning curve: a function of two settings and the epoch, and of nothing else.
 
-    The best learning rate is 1e-3; a large weight decay learns fast and ends low, so that curves cross.
+    The best learning rate is 1e-3; a large weight decay learns fast and ends low, so that curves
+    cross.
     """
     distance = abs(math.log10(float(settings["optim.learning_rate"])) + 3)
     decay = float(settings["optim.weight_decay"])
@@ -112,7 +118,11 @@ class Script:
             file.write(str(os.getpid()))
         time.sleep(self.epoch_seconds)
         for deed, trial, in_epoch, in_attempt in self.deeds:
-            if trial == assignment.trial and in_epoch in (None, epoch) and in_attempt in (None, assignment.attempt):
+            if (
+                trial == assignment.trial
+                and in_epoch in (None, epoch)
+                and in_attempt in (None, assignment.attempt)
+            ):
                 DEEDS[deed]()
         return replayed_ap50(assignment.settings, epoch)
 
@@ -122,13 +132,17 @@ def parse_deed(text: str) -> tuple[str, int, int | None, int | None]:
     name, _, place = text.partition("@")
     trial, epoch, attempt = ([int(part) for part in place.split(".")] + [None, None])[:3]
     if name not in DEEDS or trial is None:
-        raise argparse.ArgumentTypeError(f"a deed is one of {', '.join(DEEDS)}, as in hang@2.1, and is {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"a deed is one of {', '.join(DEEDS)}, as in hang@2.1, and is {text!r}"
+        )
     return name, trial, epoch, attempt
 
 
 def main() -> int:
     """The command line; returns the exit status of the search."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.replayed_search", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.replayed_search", allow_abbrev=False
+    )
     parser.add_argument("--witness", type=Path, required=True)
     parser.add_argument("--do", type=parse_deed, action="append", default=[], dest="deeds")
     parser.add_argument("--epoch-seconds", type=float, default=0.0)

@@ -1,10 +1,12 @@
-"""The reference report's Table 1, replayed: what its numbers can tell with 41 validation images and one seed.
+"""The reference report's Table 1, replayed: what its numbers can tell with 41 validation images
+and one seed.
 
     python -m benchmarks.report_replay DIR
 
-Each row has its validation AP50 as the report has it, by match tables of 41 simulated images: from 1 to 700 cells in an
-image, two of four classes rare, hits drawn by chance; all rows are scored on the same images, as the report's were. The
-study runs through the whole engine, Ray and ledger and MLflow, with one seed, and what it shows is printed.
+Each row has its validation AP50 as the report has it, by match tables of 41 simulated images: from
+1 to 700 cells in an image, two of four classes rare, hits drawn by chance; all rows are scored on
+the same images, as the report's were. The study runs through the whole engine, Ray and ledger and
+MLflow, with one seed, and what it shows is printed.
 """
 
 import functools
@@ -45,7 +47,10 @@ TABLE_1: Mapping[str, float] = {
 """Validation AP50 of the best epoch, by method."""
 
 _FROZEN, _PARTIAL = {"model.trainable_layers": 0}, {"model.trainable_layers": 1}
-_AUG = {f"augment.{name}": True for name in ("horizontal_flip", "color_jitter", "affine", "blur_or_noise")}
+_AUG = {
+    f"augment.{name}": True
+    for name in ("horizontal_flip", "color_jitter", "affine", "blur_or_noise")
+}
 
 STUDY: Mapping[str, Any] = {
     "study": "report_replay",
@@ -64,7 +69,8 @@ STUDY: Mapping[str, Any] = {
     "baseline": "Res50",
     "seeds": 1,
 }
-"""The rows as their names promise, one thing at a time; how they were really run is in report_as_run.yaml."""
+"""The rows as their names promise, one thing at a time; how they were really run is in
+report_as_run.yaml."""
 
 
 @functools.cache
@@ -130,7 +136,9 @@ def show(findings: Findings, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    from benchmarks import report_replay  # by its own name: what is in __main__ reaches the workers by value
+    from benchmarks import (
+        report_replay,
+    )  # by its own name: what is in __main__ reaches the workers by value
 
     done = report_replay.run(Path(sys.argv[1]), Console())
     show(find(done.folder, done.storage), Console())

@@ -1,11 +1,13 @@
-"""What a search finds for its epochs: the real engine and its rivals on replayed learning curves, at equal epochs.
+"""What a search finds for its epochs: the real engine and its rivals on replayed learning
+curves, at equal epochs.
 
 python -m benchmarks.search_efficiency [--seeds N] [--tuning] [--jobs N]
 
-Every method may spend 30 full trainings' worth of epochs, four trials at a time, epoch by epoch in turn. A trial
-counts when it has run to its last epoch, and then stands for its best one; stopped trials never count, whoever
-stopped them. Nobody starts a trial that, should it run to the end, would not fit into the epochs that are left. The gap
-is what is missing to the best accuracy known of a data set: of 2,000 random configurations and of all methods here.
+Every method may spend 30 full trainings' worth of epochs, four trials at a time, epoch by epoch in
+turn. A trial counts when it has run to its last epoch, and then stands for its best one; stopped
+trials never count, whoever stopped them. Nobody starts a trial that, should it run to the end,
+would not fit into the epochs that are left. The gap is what is missing to the best accuracy known
+of a data set: of 2,000 random configurations and of all methods here.
 """
 
 import argparse
@@ -55,7 +57,10 @@ class Method(Protocol):
         """A new trial and its configuration, names as in SPACE."""
 
     def stops(self, trial: Trial, epoch: int, accuracy: float) -> bool:
-        """Enter a trial's accuracy (percent) after an epoch; whether it ends there. After the last it does."""
+        """Enter a trial's accuracy (percent) after an epoch; whether it ends there.
+
+        After the last it does.
+        """
 
 
 class Engine:
@@ -81,7 +86,9 @@ class Engine:
         record = self._ledger.next()
         assert record is not None
         self._history[record.id] = []
-        return record.id, {name: float(record.params[setting]) for name, setting in SETTINGS.items()}
+        return record.id, {
+            name: float(record.params[setting]) for name, setting in SETTINGS.items()
+        }
 
     def stops(self, trial: int, epoch: int, accuracy: float) -> bool:
         """The ledger's verdict."""
@@ -90,16 +97,20 @@ class Engine:
 
 
 class Ray:
-    """Ray's OptunaSearch and ASHAScheduler, their hooks called in the order in which Ray Tune calls them."""
+    """Ray's OptunaSearch and ASHAScheduler, their hooks called in the order in which Ray Tune
+    calls them.
+    """
 
     def __init__(self, seed: int, **asha: Any) -> None:
         from ray.tune.schedulers import ASHAScheduler
         from ray.tune.search.optuna import OptunaSearch
 
         distributions = {
-            name: optuna.distributions.IntDistribution(int(low), int(high), log=log)
-            if whole and not log
-            else optuna.distributions.FloatDistribution(low, high, log=log)
+            name: (
+                optuna.distributions.IntDistribution(int(low), int(high), log=log)
+                if whole and not log
+                else optuna.distributions.FloatDistribution(low, high, log=log)
+            )
             for name, (low, high, log, whole) in SPACE.items()
         }
         self._searcher = OptunaSearch(space=distributions, metric="accuracy", mode="max", seed=seed)
@@ -115,7 +126,9 @@ class Ray:
         return trial, config
 
     def stops(self, trial: SimpleNamespace, epoch: int, accuracy: float) -> bool:
-        """The scheduler's verdict; the searcher never sees the report that stops a trial as a result."""
+        """The scheduler's verdict; the searcher never sees the report that stops a trial as a
+        result.
+        """
         result = {"training_iteration": epoch, "accuracy": accuracy}
         if self._scheduler.on_trial_result(None, trial, result) == "STOP":
             self._scheduler.on_trial_complete(None, trial, result)
@@ -129,7 +142,8 @@ class Ray:
 class Course:
     """What a method had found when.
 
-    found    [BUDGET + 1] the best accuracy (percent) of its complete trials after so many epochs; nan before the first
+    found    [BUDGET + 1] the best accuracy (percent) of its complete trials after so many epochs;
+             nan before the first
     trials   how many it started
     """
 
@@ -146,7 +160,13 @@ def play(method: Method, data_set: str) -> Course:
         promised = sum(EPOCHS - len(done) for _, _, done in running)
         while len(running) < AT_ONCE and BUDGET - spent - promised >= EPOCHS:
             trial, config = method.start()
-            running.append((trial, learning_curves.curves(data_set, np.array([[config[n] for n in SPACE]]))[0], []))
+            running.append(
+                (
+                    trial,
+                    learning_curves.curves(data_set, np.array([[config[n] for n in SPACE]]))[0],
+                    [],
+                )
+            )
             trials += 1
             promised += EPOCHS
         if not running:
@@ -163,12 +183,15 @@ def play(method: Method, data_set: str) -> Course:
 
 
 def best_after_one_epoch(data_set: str, seed: int, top: int) -> Course:
-    """Train at random for one epoch each, as many as leave the epochs to train the best ones to the end.
+    """Train at random for one epoch each, as many as leave the epochs to train the best ones to
+    the end.
 
     "Is one epoch all you need for multi-fidelity hyperparameter optimization?", arXiv 2307.15422.
     """
     trials = BUDGET - top * (EPOCHS - 1)
-    drawn = learning_curves.curves(data_set, learning_curves.random_configs(trials, np.random.default_rng(seed)))
+    drawn = learning_curves.curves(
+        data_set, learning_curves.random_configs(trials, np.random.default_rng(seed))
+    )
     found = np.full(BUDGET + 1, np.nan)
     spent = trials
     for curve in drawn[np.argsort(-drawn[:, 0])[:top]]:
@@ -191,7 +214,9 @@ METHODS: Mapping[str, Callable[[str, int], Course]] = {
 
 
 def played(data_set: str, seeds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gaps [method, seed, BUDGET + 1] in accuracy points, and trials [method, seed], of one data set."""
+    """Gaps [method, seed, BUDGET + 1] in accuracy points, and trials [method, seed], of one data
+    set.
+    """
     courses = [[METHODS[name](data_set, seed) for seed in range(seeds)] for name in METHODS]
     found = np.array([[course.found for course in row] for row in courses])
     best = max(learning_curves.best_of_random(data_set, RANDOM_CONFIGS), float(np.nanmax(found)))
@@ -202,7 +227,8 @@ def played(data_set: str, seeds: int) -> tuple[np.ndarray, np.ndarray]:
 class Outcome:
     """What came of all methods on all data sets.
 
-    gaps     [data set, method, seed, BUDGET + 1] in accuracy points, nan before the first complete trial
+    gaps     [data set, method, seed, BUDGET + 1] in accuracy points, nan before the first complete
+             trial
     trials   [data set, method, seed]
     """
 
@@ -216,23 +242,32 @@ class Outcome:
 
     @property
     def ranks(self) -> np.ndarray:
-        """Ranks among the methods, 1 the best, ties shared, [data set, method]: a rank a seed, then their mean."""
+        """Ranks among the methods, 1 the best, ties shared, [data set, method]: a rank a seed,
+        then their mean.
+        """
         return rankdata(self.gaps[..., -1], axis=1).mean(axis=2)
 
     def epochs_to(self, gap: float, method: str) -> float:
-        """Epochs after which the mean gap of a method is at most so much; infinite where it never is."""
-        mean = self.gaps[:, list(METHODS).index(method)].mean(axis=(0, 1))  # nan until all have a complete trial
+        """Epochs after which the mean gap of a method is at most so much; infinite where it
+        never is.
+        """
+        mean = self.gaps[:, list(METHODS).index(method)].mean(
+            axis=(0, 1)
+        )  # nan until all have a complete trial
         reached = np.flatnonzero(mean <= gap)
         return float(reached[0]) if len(reached) else math.inf
 
 
 def measure(data_sets: Sequence[str], seeds: int, jobs: int) -> Outcome:
     """Play all methods on all data sets, so many at a time."""
-    # A process of its own for each: Ray and onnxruntime have threads, which a fork would not survive.
+    # A process of its own for each: Ray and onnxruntime have threads, which a fork would not
+    # survive.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         results = list(pool.map(played, data_sets, [seeds] * len(data_sets)))
-    return Outcome(np.array([gaps for gaps, _ in results]), np.array([trials for _, trials in results]))
+    return Outcome(
+        np.array([gaps for gaps, _ in results]), np.array([trials for _, trials in results])
+    )
 
 
 def _mean(values: np.ndarray) -> tuple[float, float]:
@@ -242,7 +277,14 @@ def _mean(values: np.ndarray) -> tuple[float, float]:
 
 
 def _rows(outcome: Outcome) -> Iterator[list[str]]:
-    yield ["method", "trials", "gap ± SE", "rank ± SE", "its gap - ours ± SE", "epochs to the gap of TPE, of all"]
+    yield [
+        "method",
+        "trials",
+        "gap ± SE",
+        "rank ± SE",
+        "its gap - ours ± SE",
+        "epochs to the gap of TPE, of all",
+    ]
     ours = list(METHODS).index(OURS)
     target = float(outcome.at_the_end[:, list(METHODS).index(TPE)].mean())
     for index, name in enumerate(METHODS):
@@ -264,12 +306,14 @@ def as_text(outcome: Outcome) -> str:
     rows = list(_rows(outcome))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
     )
 
 
 def lines(short: bool) -> Iterator[Line]:
-    """What the table of all benchmarks says of the search; nothing where the curves are missing, but why.
+    """What the table of all benchmarks says of the search; nothing where the curves are missing,
+    but why.
 
     short   two data sets and one seed, about a minute on two cores, instead of 17 and three
     """
@@ -305,9 +349,13 @@ def _lines(outcome: Outcome) -> Iterator[Line]:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--tuning", action="store_true", help="the half of the data sets on which choices were made")
+    parser.add_argument(
+        "--tuning", action="store_true", help="the half of the data sets on which choices were made"
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parsed = parser.parse_args()
     if why := learning_curves.missing():
@@ -316,7 +364,8 @@ def main() -> None:
     names = learning_curves.data_sets(parsed.tuning)
     outcome = measure(names, parsed.seeds, parsed.jobs)
     print(
-        f"{len(names)} data sets ({'tuning' if parsed.tuning else 'final'} half), {parsed.seeds} seeds, {BUDGET} epochs"
+        f"{len(names)} data sets ({'tuning' if parsed.tuning else 'final'} half), {parsed.seeds}"
+        f" seeds, {BUDGET} epochs"
     )
     print(as_text(outcome))
 

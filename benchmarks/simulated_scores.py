@@ -1,9 +1,11 @@
-"""Match tables of models that were never trained: cells clustered in images, rare classes, and luck of the seed.
+"""Match tables of models that were never trained: cells clustered in images, rare classes, and
+luck of the seed.
 
-What is simulated is what makes AP50 uncertain on small biomedical data sets: images hold from 1 to 700 instances; two
-of four classes are rare and come in few images; some images are hard for every model, some for one; false alarms come
-in clusters too; and two trainings on the same settings give models of different quality. The truth of a model is its
-AP50 on a pool so large that images no longer matter.
+What is simulated is what makes AP50 uncertain on small biomedical data sets: images hold from 1 to
+700 instances; two of four classes are rare and come in few images; some images are hard for every
+model, some for one; false alarms come in clusters too; and two trainings on the same settings give
+models of different quality. The truth of a model is its AP50 on a pool so large that images no
+longer matter.
 """
 
 import functools
@@ -85,17 +87,20 @@ def evaluate(
     taste_I = rng.normal(0, _TASTE_SD, count)
     taste_IC = rng.normal(0, _TASTE_SD, (count, classes))
     clear_G = (
-        quality + (images.ease_I + taste_I)[images.image_G] + taste_IC[images.image_G, images.label_G] + images.ease_G
+        quality + (images.ease_I + taste_I)[images.image_G]
+        + taste_IC[images.image_G, images.label_G] + images.ease_G
         + rng.normal(0, 0.7, len(images.ease_G))
     )  # fmt: skip
     found_G = clear_G > 0
-    expected_IC = (0.35 * images.truths_IC + SHARES) * np.exp(images.clutter_I + 0.5 * taste_I - 0.35 * quality)[
-        :, None
-    ]
+    expected_IC = (0.35 * images.truths_IC + SHARES) * np.exp(
+        images.clutter_I + 0.5 * taste_I - 0.35 * quality
+    )[:, None]
     alarms_IC = rng.poisson(expected_IC)
     alarms = int(alarms_IC.sum())
     hits = int(found_G.sum())
-    image_D = np.concatenate([images.image_G[found_G], np.repeat(np.arange(count), alarms_IC.sum(axis=1))])
+    image_D = np.concatenate(
+        [images.image_G[found_G], np.repeat(np.arange(count), alarms_IC.sum(axis=1))]
+    )
     label_D = np.concatenate(
         [images.label_G[found_G], np.repeat(np.tile(np.arange(classes), count), alarms_IC.ravel())]
     )

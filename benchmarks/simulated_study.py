@@ -1,7 +1,10 @@
-"""A whole study without training: a real ledger and real match tables, of scores that are simulated.
+"""A whole study without training: a real ledger and real match tables, of scores that are
+simulated.
 
-    python -m benchmarks.simulated_study reference DIR      the rows of the reference report, 41 images
-    python -m benchmarks.simulated_study sampled DIR        a search with trials stopped early, failures, a confirmation
+    python -m benchmarks.simulated_study reference DIR      the rows of the reference report, 41
+                                                            images
+    python -m benchmarks.simulated_study sampled DIR        a search with trials stopped early,
+                                                            failures, a confirmation
 
 Then `python -m tune.report --results DIR` writes its report.
 """
@@ -32,7 +35,10 @@ SMALL = {
 }
 
 _BASIC = {"model.detector": "fpn_v2", "model.trainable_layers": 0}
-_MILD = {f"augment.{name}": True for name in ("horizontal_flip", "color_jitter", "affine", "blur_or_noise")}
+_MILD = {
+    f"augment.{name}": True
+    for name in ("horizontal_flip", "color_jitter", "affine", "blur_or_noise")
+}
 _PARTIAL = {**_BASIC, "model.trainable_layers": 1}
 _NEW = {**_BASIC, "model.weights": "imagenet"}
 
@@ -59,9 +65,9 @@ REFERENCE: Mapping[str, Any] = {
 """The rows of `search_spaces/report_tables.yaml`, fewer epochs."""
 
 REFERENCE_QUALITY = {
-    "Res50": 0.45, "Aug.": 0.40, "Elastic": 0.34, "Partial": 0.52, "Partial + Aug.": 0.52, "Partial + Elastic": 0.50,
-    "Res50 with restart": 0.35, "Full fine-tuning": 0.05, "Res50 (ImageNet)": -0.2, "ResNet-101": -0.25,
-    "ResNeXt-50": -0.5,
+    "Res50": 0.45, "Aug.": 0.40, "Elastic": 0.34, "Partial": 0.52, "Partial + Aug.": 0.52,
+    "Partial + Elastic": 0.50, "Res50 with restart": 0.35, "Full fine-tuning": 0.05,
+    "Res50 (ImageNet)": -0.2, "ResNet-101": -0.25, "ResNeXt-50": -0.5,
 }  # fmt: skip
 """Near the AP50 of the reference report's table."""
 
@@ -89,7 +95,10 @@ def sampled_quality(record: TrialRecord) -> float:
     settings = record.settings
     rate = np.log10(float(settings["optim.learning_rate"]) / 1e-4)
     return float(
-        0.5 - 0.8 * rate**2 + 0.1 * bool(settings["augment.elastic"]) - 0.05 * (settings["model.trainable_layers"] == 5)
+        0.5
+        - 0.8 * rate**2
+        + 0.1 * bool(settings["augment.elastic"])
+        - 0.05 * (settings["model.trainable_layers"] == 5)
     )
 
 
@@ -98,8 +107,12 @@ Fate = Callable[[TrialRecord], str]
 """Why a trial fails after its first epoch; empty for one that does not."""
 
 
-def build(results: Path, document: Mapping[str, Any], quality: Quality, fate: Fate = lambda _: "") -> StudyFolder:
-    """Write a study into a results folder: study.json, ledger, match tables, trials.csv; returns its folder."""
+def build(
+    results: Path, document: Mapping[str, Any], quality: Quality, fate: Fate = lambda _: ""
+) -> StudyFolder:
+    """Write a study into a results folder: study.json, ledger, match tables, trials.csv; returns
+    its folder.
+    """
     plan, problems = check(from_document(document, "replayed"), Options(results))
     if plan is None:
         raise problems[0]
@@ -109,7 +122,9 @@ def build(results: Path, document: Mapping[str, Any], quality: Quality, fate: Fa
     ledger.remember(facts)
     study.describe(plan)
     _run(ledger, plan.folder.trial, quality, fate)
-    plan.folder.trials_csv.write_text(trials_csv(ledger.records, searched_settings(plan.request.space)))
+    plan.folder.trials_csv.write_text(
+        trials_csv(ledger.records, searched_settings(plan.request.space))
+    )
     _confirm(plan, ledger, facts, quality)
     return plan.folder
 
@@ -121,7 +136,9 @@ def _confirm(plan: Plan, ledger: Ledger, facts: Mapping[str, Any], quality: Qual
     confirming = Ledger(plan.storage, confirmation.request_of(plan.request), points)
     confirming.remember({**facts, **confirmation.facts_of(plan.request, plan.repeats)})
     _run(confirming, plan.folder.confirm_trial, quality, lambda _: "")
-    plan.folder.confirm_csv.write_text(trials_csv(confirming.records, searched_settings(plan.request.space)))
+    plan.folder.confirm_csv.write_text(
+        trials_csv(confirming.records, searched_settings(plan.request.space))
+    )
 
 
 def _run(ledger: Ledger, folder_of: Callable[[int], Path], quality: Quality, fate: Fate) -> None:
@@ -145,17 +162,24 @@ def _run(ledger: Ledger, folder_of: Callable[[int], Path], quality: Quality, fat
             now = best - 1.5 * np.exp(-6 * epoch / record.planned_epochs)
             table = evaluate(rng, images, float(now), names)
             table.save(matches / f"epoch-{epoch:04d}.npz")
-            score, loss = ap50(table, int(settings["metric.max_dets"])), 0.9 + 1.8 * np.exp(-epoch / 5) - 0.2 * best
-            epochs.append(_report(epoch, score.mean, score.per_class, float(loss + rng.normal(0, 0.02))))
+            score, loss = (
+                ap50(table, int(settings["metric.max_dets"])),
+                0.9 + 1.8 * np.exp(-epoch / 5) - 0.2 * best,
+            )
+            epochs.append(
+                _report(epoch, score.mean, score.per_class, float(loss + rng.normal(0, 0.02)))
+            )
             ledger.report(record.id, epochs)
 
 
-def _report(epoch: int, score: float, per_class: tuple[float | None, ...], loss: float) -> dict[str, Any]:
+def _report(
+    epoch: int, score: float, per_class: tuple[float | None, ...], loss: float
+) -> dict[str, Any]:
     return {
-        "epoch": epoch, "losses": {"loss": loss, "loss_mask": loss / 3}, "learning_rate": 1e-4, "ap50": score,
-        "ap50_uncapped": score, "ap50_box": score, "ap50_per_class": list(per_class), "seconds": 61.0,
-        "train_seconds": 50.0, "evaluate_seconds": 11.0, "images_per_second": 3.4, "peak_memory_bytes": None,
-        "steps": 84, "detections": 4000,
+        "epoch": epoch, "losses": {"loss": loss, "loss_mask": loss / 3}, "learning_rate": 1e-4,
+        "ap50": score, "ap50_uncapped": score, "ap50_box": score, "ap50_per_class": list(per_class),
+        "seconds": 61.0, "train_seconds": 50.0, "evaluate_seconds": 11.0, "images_per_second": 3.4,
+        "peak_memory_bytes": None, "steps": 84, "detections": 4000,
     }  # fmt: skip
 
 
@@ -165,4 +189,8 @@ if __name__ == "__main__":
         print(build(Path(where), REFERENCE, lambda record: REFERENCE_QUALITY[record.name]).path)
     else:
         reasons = {7: "epoch 3, batch 4: loss is nan"}
-        print(build(Path(where), SAMPLED, sampled_quality, lambda record: reasons.get(record.id, "")).path)
+        print(
+            build(
+                Path(where), SAMPLED, sampled_quality, lambda record: reasons.get(record.id, "")
+            ).path
+        )

@@ -1,9 +1,11 @@
 """Are the statistics right? Simulated studies in which the truth is known.
 
-    python -m benchmarks.statistics            the table of docs/statistics.md, about an hour on 2 cores
+    python -m benchmarks.statistics            the table of docs/statistics.md, about an hour on 2
+                                               cores
     python -m benchmarks.statistics --short    a tenth of the repetitions
 
-Each line is one law and how often it held; a share of R repetitions has a standard error of sqrt(p (1 - p) / R).
+Each line is one law and how often it held; a share of R repetitions has a standard error of sqrt(p
+(1 - p) / R).
 """
 
 import argparse
@@ -17,7 +19,15 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.simulated_scores import MAX_DETS, SEED_SD, Images, draw_images, evaluate, quality_for, truth
+from benchmarks.simulated_scores import (
+    MAX_DETS,
+    SEED_SD,
+    Images,
+    draw_images,
+    evaluate,
+    quality_for,
+    truth,
+)
 from core.metric.ap50 import MatchTable
 from tune.statistics.certainty import (
     Difference,
@@ -44,14 +54,18 @@ def study(
     fresh: bool,
     seed_sd: float = SEED_SD,
 ) -> dict[str, dict[int, Scored]]:
-    """A table of variants: each repeat trains a model of each variant and validates it on `images` images.
+    """A table of variants: each repeat trains a model of each variant and validates it on
+    `images` images.
 
-    fresh   each repeat has its own hold-out of one data set, as the variants of a study have; else all the same images
+    fresh   each repeat has its own hold-out of one data set, as the variants of a study have; else
+            all the same images
     """
     data = draw_images(rng, images * FRACTION if fresh else images)
     scores: dict[str, dict[int, Scored]] = {str(variant): {} for variant in range(len(qualities))}
     for repeat in range(repeats):
-        held_out = np.sort(rng.choice(len(data), images, replace=False)) if fresh else np.arange(images)
+        held_out = (
+            np.sort(rng.choice(len(data), images, replace=False)) if fresh else np.arange(images)
+        )
         part = data.take(held_out)
         for variant, quality in enumerate(qualities):
             table = evaluate(rng, part, quality + rng.normal(0, seed_sd), held_out)
@@ -70,7 +84,9 @@ def comparisons(
 
 @dataclass(frozen=True)
 class FalseAlarms:
-    """Shares of tables without any true difference: single comparisons under 5%, and tables with any verdict."""
+    """Shares of tables without any true difference: single comparisons under 5%, and tables with
+    any verdict.
+    """
 
     single: float
     family: float
@@ -89,18 +105,28 @@ def false_alarms(
 ) -> FalseAlarms:
     """Tables whose variants are all alike."""
     qualities = [quality_for(score) if score != 0.33 else 0.0] * variants
-    tables = _in_parallel(partial(comparisons, images, repeats, qualities, fresh, seed_sd), range(repetitions))
+    tables = _in_parallel(
+        partial(comparisons, images, repeats, qualities, fresh, seed_sd), range(repetitions)
+    )
     return FalseAlarms(
         float(np.mean([[one.p < 0.05 for one in table] for table in tables])),
-        float(np.mean([any(one.verdict is not Verdict.CANNOT_TELL for one in table) for table in tables])),
-        float(np.median([smallest_difference(one.se, one.df) for table in tables for one in table])),
+        float(
+            np.mean(
+                [any(one.verdict is not Verdict.CANNOT_TELL for one in table) for table in tables]
+            )
+        ),
+        float(
+            np.median([smallest_difference(one.se, one.df) for table in tables for one in table])
+        ),
     )
 
 
 def power(images: int, repeats: int, fresh: bool, repetitions: int, difference: float) -> float:
     """How often a true difference is found, of two variants around an AP50 of 0.33."""
     qualities = [quality_for(0.33 - difference / 2), quality_for(0.33 + difference / 2)]
-    tables = _in_parallel(partial(comparisons, images, repeats, qualities, fresh, SEED_SD), range(repetitions))
+    tables = _in_parallel(
+        partial(comparisons, images, repeats, qualities, fresh, SEED_SD), range(repetitions)
+    )
     return float(np.mean([table[0].verdict is Verdict.BETTER for table in tables]))
 
 
@@ -114,10 +140,14 @@ def coverage(images: int, score: float, repetitions: int) -> tuple[float, float]
     """How often the 95% interval of one model holds its truth, and how wide it is at the median."""
     quality = quality_for(score)
     found = _in_parallel(partial(_covers, images, quality, truth(quality)), range(repetitions))
-    return float(np.mean([covers for covers, _ in found])), float(np.median([width for _, width in found]))
+    return float(np.mean([covers for covers, _ in found])), float(
+        np.median([width for _, width in found])
+    )
 
 
-def _mean_covers(images: int, repeats: int, quality: float, true: float, seed: int) -> tuple[bool, float]:
+def _mean_covers(
+    images: int, repeats: int, quality: float, true: float, seed: int
+) -> tuple[bool, float]:
     rng = np.random.default_rng([seed, images, repeats])
     scores = study(rng, images, repeats, [quality] * 4, fresh=True)
     found = mean_interval(list(scores["0"].values()), seed_variance(scores))
@@ -125,15 +155,22 @@ def _mean_covers(images: int, repeats: int, quality: float, true: float, seed: i
 
 
 def mean_coverage(images: int, repeats: int, score: float, repetitions: int) -> tuple[float, float]:
-    """As `coverage`, of the mean over a variant's repeats on fresh hold-outs, in a table of four variants."""
+    """As `coverage`, of the mean over a variant's repeats on fresh hold-outs, in a table of four
+    variants.
+    """
     quality = quality_for(score)
-    found = _in_parallel(partial(_mean_covers, images, repeats, quality, truth(quality)), range(repetitions))
-    return float(np.mean([covers for covers, _ in found])), float(np.median([width for _, width in found]))
+    found = _in_parallel(
+        partial(_mean_covers, images, repeats, quality, truth(quality)), range(repetitions)
+    )
+    return float(np.mean([covers for covers, _ in found])), float(
+        np.median([width for _, width in found])
+    )
 
 
 @dataclass(frozen=True)
 class Won:
-    """What came of taking the best score of a search, and of a confirmation; means over repetitions, in AP50.
+    """What came of taking the best score of a search, and of a confirmation; means over
+    repetitions, in AP50.
 
     by_score, confirmed   regret: how much the truly best of all is better than what was chosen
     too_high              what the search's best score promises above the truth
@@ -153,8 +190,12 @@ EPOCHS = 8
 _EPOCH_SD, _TRUE_SD = 0.03, 0.06
 
 
-def _search(images: int, trials: int, top: int, repeats: int, folds: int, seed: int) -> tuple[float, ...]:
-    """One search of trials of different quality on one hold-out, and the confirmation of its best."""
+def _search(
+    images: int, trials: int, top: int, repeats: int, folds: int, seed: int
+) -> tuple[float, ...]:
+    """One search of trials of different quality on one hold-out, and the confirmation of its
+    best.
+    """
     rng = np.random.default_rng([seed, images, trials, top, repeats, *([folds] if folds else [])])
     data = draw_images(rng, images * FRACTION)
     quality_T = rng.normal(0.0, _TRUE_SD, trials)
@@ -163,11 +204,15 @@ def _search(images: int, trials: int, top: int, repeats: int, folds: int, seed: 
         """Epoch after epoch: nearly learned from the third on, up and down around that."""
         trained = quality_T[number] + rng.normal(0, SEED_SD)
         rise = [-0.5, -0.2] + [0.0] * (EPOCHS - 2)
-        return [evaluate(rng, part, trained + step + rng.normal(0, _EPOCH_SD), names) for step in rise]
+        return [
+            evaluate(rng, part, trained + step + rng.normal(0, _EPOCH_SD), names) for step in rise
+        ]
 
     held_out = np.sort(rng.choice(len(data), images, replace=False))
     part = data.take(held_out)
-    best_T = np.array([max(Scored.of(t, MAX_DETS).ap50 for t in curve(n, part, held_out)) for n in range(trials)])
+    best_T = np.array(
+        [max(Scored.of(t, MAX_DETS).ap50 for t in curve(n, part, held_out)) for n in range(trials)]
+    )
     first = int(np.argmax(best_T))
     tables: dict[str, list[list[Callable[[], MatchTable]]]] = {
         str(number): [] for number in np.argsort(-best_T)[:top].tolist()
@@ -177,7 +222,9 @@ def _search(images: int, trials: int, top: int, repeats: int, folds: int, seed: 
         for held_out in map(np.sort, np.array_split(dealt, folds) if folds else [dealt[:images]]):
             part = data.take(held_out)
             for number in tables:
-                tables[number].append([partial(_same, table) for table in curve(int(number), part, held_out)])
+                tables[number].append(
+                    [partial(_same, table) for table in curve(int(number), part, held_out)]
+                )
     choice = choose(tables, MAX_DETS, seed=seed)
     # AP50 is all but linear in quality over so small a range.
     slope, at_zero = (truth(0.2) - truth(-0.2)) / 0.4, truth(0.0)
@@ -198,7 +245,9 @@ def _same(table: MatchTable) -> MatchTable:
 
 
 def won(images: int, trials: int, top: int, repeats: int, repetitions: int, folds: int = 0) -> Won:
-    """Searches whose trials differ by a true SD of 0.02, and their confirmations; folds 0: on hold-outs."""
+    """Searches whose trials differ by a true SD of 0.02, and their confirmations; folds 0: on
+    hold-outs.
+    """
     found = _in_parallel(partial(_search, images, trials, top, repeats, folds), range(repetitions))
     return Won(*np.mean(found, axis=0).tolist())
 
@@ -213,14 +262,20 @@ def _one_thread() -> None:
 
 
 def _alarms(less: int) -> Iterator[str]:
-    yield "No true difference, tables of 4: % of comparisons under p 0.05, of tables with a verdict; smallest stated"
+    yield (
+        "No true difference, tables of 4: % of comparisons under p 0.05, of tables with a verdict;"
+        " smallest stated"
+    )
     for fresh in (True, False):
         for images in (10, 20, 41, 100):
             for repeats in (3, 5):
                 found = false_alarms(images, repeats, 4, fresh, 1000 // less)
                 how = "fresh hold-outs" if fresh else "same images"
                 shares = f"{100 * found.single:4.1f}  {100 * found.family:4.1f}"
-                yield f"  {images:4} images, {repeats} seeds, {how:15}: {shares}  {found.smallest:.3f}"
+                yield (
+                    f"  {images:4} images, {repeats} seeds, {how:15}: {shares} "
+                    f" {found.smallest:.3f}"
+                )
 
 
 def _power(less: int) -> Iterator[str]:
@@ -241,15 +296,24 @@ def _coverage(less: int) -> Iterator[str]:
 
 
 def _means(less: int) -> Iterator[str]:
-    yield "The mean over repeats on fresh hold-outs: % of 95% intervals that hold the truth; median width"
+    yield (
+        "The mean over repeats on fresh hold-outs: % of 95% intervals that hold the truth; median"
+        " width"
+    )
     for score in (0.1, 0.33, 0.6):
         for images, repeats in ((10, 3), (10, 5), (20, 5), (41, 3), (41, 5), (100, 5)):
             covered, width = mean_coverage(images, repeats, score, 500 // less)
-            yield f"  AP50 {score:4}, {images:4} images, {repeats} seeds: {100 * covered:4.1f}  {width:.3f}"
+            yield (
+                f"  AP50 {score:4}, {images:4} images, {repeats} seeds: {100 * covered:4.1f} "
+                f" {width:.3f}"
+            )
 
 
 def _winner(less: int) -> Iterator[str]:
-    yield "Winner of 30 trials, 41 images: regret by best score, by confirmation; too high: best, confirmed, corrected"
+    yield (
+        "Winner of 30 trials, 41 images: regret by best score, by confirmation; too high: best,"
+        " confirmed, corrected"
+    )
     for top, repeats, folds in ((3, 3, 0), (5, 3, 0), (5, 3, 5)):
         result = won(41, 30, top, repeats, (100 if folds else 200) // less, folds)
         on = f"{top} x {repeats}{f' x {folds} folds' if folds else ''}"
@@ -284,7 +348,9 @@ _TABLES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print all tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.statistics", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.statistics", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--short", action="store_true", help="a tenth of the repetitions")
     parser.add_argument("--only", choices=_TABLES, help="one of the tables")
     parsed = parser.parse_args(arguments)

@@ -33,26 +33,38 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--loader-workers", type=int, default=0)
-    parser.add_argument("--full", action="store_true", help="begin from the defaults, not from a small model")
+    parser.add_argument(
+        "--full", action="store_true", help="begin from the defaults, not from a small model"
+    )
     parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
     parsed = parser.parse_args()
 
     settings = {} if parsed.full else dict(SMALL)
-    settings |= {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in parsed.overrides)}
+    settings |= {
+        key: yaml.safe_load(value)
+        for key, _, value in (text.partition("=") for text in parsed.overrides)
+    }
     settings["optim.epochs"] = parsed.epochs
     config = TrialConfig.from_settings(settings, "--set")
-    trial = Trial(config, datasets.load(parsed.data), threads=parsed.threads, loader_workers=parsed.loader_workers)
+    trial = Trial(
+        config,
+        datasets.load(parsed.data),
+        threads=parsed.threads,
+        loader_workers=parsed.loader_workers,
+    )
     print(
-        f"{trial.device}, {parsed.threads} threads, {config.model.backbone}, batch {config.optim.batch_size}, "
-        f"{len(trial.split.train)} training and {len(trial.split.validation)} validation images"
+        f"{trial.device}, {parsed.threads} threads, {config.model.backbone}, batch"
+        f" {config.optim.batch_size}, {len(trial.split.train)} training and"
+        f" {len(trial.split.validation)} validation images"
     )
     print("epoch  seconds  training  evaluation  images/s  peak MB  loss    AP50")
     for _ in range(parsed.epochs):
         report = trial.run_epoch()
         peak = report.peak_memory_bytes or peak_bytes()
         print(
-            f"{report.epoch:5d}  {report.seconds:7.2f}  {report.train_seconds:8.2f}  {report.evaluate_seconds:10.2f}  "
-            f"{report.images_per_second:8.2f}  {peak / 2**20:7.0f}  {report.losses['loss']:.3f}  {report.ap50:.4f}",
+            f"{report.epoch:5d}  {report.seconds:7.2f}  {report.train_seconds:8.2f} "
+            f" {report.evaluate_seconds:10.2f}  {report.images_per_second:8.2f} "
+            f" {peak / 2**20:7.0f}  {report.losses['loss']:.3f}  {report.ap50:.4f}",
             flush=True,
         )
 

@@ -1,7 +1,9 @@
-"""The table of backbones: what settings, weights, the packing of a GPU and the network must know of each.
+"""The table of backbones: what settings, weights, the packing of a GPU and the network must know
+of each.
 
-It imports no torch, because settings are read before anything is trained. To add a ResNet of torchvision, add its name
-to `Name` and a row to `BACKBONES`; a network of another kind needs a body in `core/network/pyramid.py` as well.
+It imports no torch, because settings are read before anything is trained. To add a ResNet of
+torchvision, add its name to `Name` and a row to `BACKBONES`; a network of another kind needs a body
+in `core/network/pyramid.py` as well.
 """
 
 from collections.abc import Mapping
@@ -14,14 +16,17 @@ Name = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """One row of the table; its key is the name of torchvision's builder and of its ImageNet weights.
+    """One row of the table; its key is the name of torchvision's builder and of its ImageNet
+    weights.
 
     channels     channels of each level, from the finest
-    bottleneck   whether its blocks are bottlenecks, whose stride may be in the first 1x1 convolution
+    bottleneck   whether its blocks are bottlenecks, whose stride may be in the first 1x1
+                 convolution
     memory_rank  place by the memory that training takes, 0 for the least
     coco         whether torchvision has a Mask R-CNN with it that was trained on COCO
     levels       the children whose output the pyramid takes, at strides of 4, 8, 16 and 32 pixels
-    stages       what `model.trainable_layers` counts, from the last: the children that train together
+    stages       what `model.trainable_layers` counts, from the last: the children that train
+                 together
     """
 
     channels: tuple[int, int, int, int]

@@ -1,4 +1,6 @@
-"""YAML read in time and memory that grow with the size of the file, whatever its aliases and merge keys say."""
+"""YAML read in time and memory that grow with the size of the file, whatever its aliases and
+merge keys say.
+"""
 
 import itertools
 from typing import Any, NoReturn
@@ -6,21 +8,28 @@ from typing import Any, NoReturn
 import yaml
 
 MAX_VALUES = 200_000
-"""Largest number of keys and values in a document, repeats by aliases included: some seconds and 200 MB."""
+"""Largest number of keys and values in a document, repeats by aliases included: some seconds and
+200 MB."""
 MAX_CHARACTERS = 10_000
-"""Largest length of a value, in characters: the time to read a number grows with the square of its digits."""
+"""Largest length of a value, in characters: the time to read a number grows with the square of its
+digits."""
 
 
 def load(text: str) -> object:
-    """The content of a document. Raises yaml.YAMLError, and ValueError, TypeError or AttributeError for odd values."""
+    """The content of a document.
+
+    Raises yaml.YAMLError, and ValueError, TypeError or AttributeError for odd values.
+    """
     return yaml.load(text, _Loader)
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader that refuses equal keys, and documents that aliases and merge keys make larger than MAX_VALUES.
+    """A loader that refuses equal keys, and documents that aliases and merge keys make larger
+    than MAX_VALUES.
 
-    The plain loader keeps the last of two equal keys without a message. It also lets anchors multiply: twenty lines,
-    each of which merges the one before twice (`<<: [*a, *a]`), make a million entries.
+    The plain loader keeps the last of two equal keys without a message. It also lets anchors
+    multiply: twenty lines, each of which merges the one before twice (`<<: [*a, *a]`), make a
+    million entries.
     """
 
     def __init__(self, stream: str) -> None:
@@ -37,16 +46,26 @@ class _Loader(yaml.SafeLoader):
         if is_alias and node not in self._sizes:
             self._refuse(node, "an alias must not name what it stands in; write it out")
         if not is_alias:
-            inside = itertools.chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
+            inside = (
+                itertools.chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
+            )
             self._sizes[node] = (
-                1 if isinstance(node, yaml.ScalarNode) else 1 + sum(map(self._sizes.__getitem__, inside))
+                1
+                if isinstance(node, yaml.ScalarNode)
+                else 1 + sum(map(self._sizes.__getitem__, inside))
             )
         if isinstance(node, yaml.ScalarNode) and len(node.value) > MAX_CHARACTERS:
-            self._refuse(node, f"a value must have at most {MAX_CHARACTERS:,} characters, and has {len(node.value):,}")
+            self._refuse(
+                node,
+                f"a value must have at most {MAX_CHARACTERS:,} characters, and has"
+                f" {len(node.value):,}",
+            )
         self._values += self._sizes[node] if is_alias else 1
         if self._values > MAX_VALUES:
             self._refuse(
-                node, f"there must be at most {MAX_VALUES:,} values, what aliases repeat included, and are more"
+                node,
+                f"there must be at most {MAX_VALUES:,} values, what aliases repeat included, and"
+                " are more",
             )
         return node
 

@@ -2,8 +2,9 @@
 
     python -m core.check DIR
 
-It prints what the data set holds, what is unusual and accepted, and every problem that keeps it from being used. It
-changes nothing. Exit status 0 when the data set can be searched on, 2 when it cannot.
+It prints what the data set holds, what is unusual and accepted, and every problem that keeps it
+from being used. It changes nothing. Exit status 0 when the data set can be searched on, 2 when it
+cannot.
 """
 
 import argparse
@@ -34,14 +35,21 @@ FEW_IMAGES = 5
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check the data set that the command line names; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m core.check", description=__doc__.partition("\n")[0])
-    parser.add_argument("dir", metavar="DIR", help="a folder in the HW3 or COCO layout, or the word synthetic")
+    parser = argparse.ArgumentParser(
+        prog="python -m core.check", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument(
+        "dir", metavar="DIR", help="a folder in the HW3 or COCO layout, or the word synthetic"
+    )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a setting of a trial, such as data.skip_bad=true; those of reading, splitting and caps matter here",
+        help=(
+            "a setting of a trial, such as data.skip_bad=true; those of reading, splitting and caps"
+            " matter here"
+        ),
     )
     parsed = parser.parse_args(argv)
     where = parsed.dir
@@ -55,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if inspection.dataset is not None:
         suspected = any(problem.suspicious for problem in problems)
         nothing_read = bool(problems) and not inspection.dataset.instance_counts().any()
-        _print(describe(inspection.dataset, where, config, signs=not suspected and not nothing_read))
+        _print(
+            describe(inspection.dataset, where, config, signs=not suspected and not nothing_read)
+        )
         if not problems:
             problems = _split_problems(inspection.dataset, where, config.data)
     _print(_verdict(problems, inspection))
@@ -67,17 +77,22 @@ def _print(lines: Iterable[str]) -> None:
     print("\n".join(shown(line) for line in lines))
 
 
-def describe(dataset: Dataset, where: str, config: TrialConfig | None = None, signs: bool = True) -> Iterator[str]:
-    """The lines of the report: counts by class, sizes, instance areas, then what is unusual and accepted.
+def describe(
+    dataset: Dataset, where: str, config: TrialConfig | None = None, signs: bool = True
+) -> Iterator[str]:
+    """The lines of the report: counts by class, sizes, instance areas, then what is unusual and
+    accepted.
 
     config   the settings against which the data set is held; the defaults where there are none
-    signs    whether to note classes without instances, pieces, overlaps and crowd regions: not where a problem is
-             their cause and says more
+    signs    whether to note classes without instances, pieces, overlaps and crowd regions: not
+             where a problem is their cause and says more
     """
     config = config or TrialConfig()
     counts_IC = dataset.instance_counts()
-    yield f"{where}: {many(len(dataset.samples), 'annotated image')}, " + (
-        f"{many(int(counts_IC.sum()), 'instance')}, {many(len(dataset.test_images), 'test image')}"
+    yield (
+        f"{where}: {many(len(dataset.samples), 'annotated image')}, "
+        + f"{many(int(counts_IC.sum()), 'instance')},"
+        f" {many(len(dataset.test_images), 'test image')}"
     )
     yield ""
     yield from _class_table(dataset, counts_IC)
@@ -99,7 +114,11 @@ def describe(dataset: Dataset, where: str, config: TrialConfig | None = None, si
         )
     notes = list(dataset.notes)
     notes += _notes(dataset, counts_IC)
-    notes += _signs(dataset, counts_IC, [int(np.count_nonzero(one.pieces_N > 1)) for one in shapes]) if signs else ()
+    notes += (
+        _signs(dataset, counts_IC, [int(np.count_nonzero(one.pieces_N > 1)) for one in shapes])
+        if signs
+        else ()
+    )
     notes += advice(dataset, config.data, config.predict, config.metric)
     if notes:
         yield ""
@@ -118,8 +137,8 @@ def _class_table(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str
     for column in columns:
         share = totals_C[column] / max(1, counts_IC.sum())
         yield (
-            f"{names[column]:{width}}  {dataset.classes[column].id:>5}  {totals_C[column]:>10,}  {share:>6.1%}  "
-            f"{images_C[column]:>7,}"
+            f"{names[column]:{width}}  {dataset.classes[column].id:>5}  {totals_C[column]:>10,} "
+            f" {share:>6.1%}  {images_C[column]:>7,}"
         )
     if (more := len(dataset.classes) - len(columns)) > 0:
         rest = int(totals_C.sum() - totals_C[columns].sum())
@@ -130,15 +149,20 @@ def _notes(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str]:
     names = [sample.name for sample in dataset.samples]
     empty = [name for name, count in zip(names, counts_IC.sum(axis=1), strict=True) if count == 0]
     if 0 < len(empty) < len(names) / 2:  # more of them is a matter of `advice`
-        yield f"{many(len(empty), 'image')} without instances, taken as true negatives: {examples_of(empty)}"
+        yield (
+            f"{many(len(empty), 'image')} without instances, taken as true negatives:"
+            f" {examples_of(empty)}"
+        )
     by_content: dict[bytes, list[str]] = {}
     for sample in dataset.samples:
         shape = repr(sample.image.shape).encode()
-        by_content.setdefault(hashlib.sha256(shape + sample.image.tobytes()).digest(), []).append(sample.name)
+        by_content.setdefault(hashlib.sha256(shape + sample.image.tobytes()).digest(), []).append(
+            sample.name
+        )
     if twins := [" = ".join(same) for same in by_content.values() if len(same) > 1]:
         yield (
-            f"{many(len(twins), 'image')} there more than once, which leaks from training into validation unless "
-            f"data.group_pattern keeps the copies together: {examples_of(twins)}"
+            f"{many(len(twins), 'image')} there more than once, which leaks from training into"
+            f" validation unless data.group_pattern keeps the copies together: {examples_of(twins)}"
         )
 
 
@@ -149,37 +173,45 @@ def _signs(dataset: Dataset, counts_IC: NDArray[np.int64], in_pieces: list[int])
     if sum(in_pieces):
         images_in_pieces = [name for name, count in zip(names, in_pieces, strict=True) if count]
         yield (
-            f"{many(sum(in_pieces), 'instance')} of several separate pieces, perhaps different cells under one id: "
-            f"{examples_of(images_in_pieces)}"
+            f"{many(sum(in_pieces), 'instance')} of several separate pieces, perhaps different"
+            f" cells under one id: {examples_of(images_in_pieces)}"
         )
     if layered := [sample.name for sample in dataset.samples if len(sample.label_maps) > 1]:
         yield f"{many(len(layered), 'image')} with overlapping instances: {examples_of(layered)}"
     if crowd := [sample.name for sample in dataset.samples if sample.crowd_N.any()]:
         regions = sum(int(sample.crowd_N.sum()) for sample in dataset.samples)
         yield (
-            f"{many(regions, 'crowd region')} in {many(len(crowd), 'image')}, left out of training and ignored in the "
-            f"score: {examples_of(crowd)}"
+            f"{many(regions, 'crowd region')} in {many(len(crowd), 'image')}, left out of training"
+            f" and ignored in the score: {examples_of(crowd)}"
         )
 
 
 def _class_notes(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str]:
     """Notes on classes with too few instances to learn or to score, one sentence for each cause."""
     alike: dict[int, list[str]] = {}
-    for category, images in zip(dataset.classes, np.count_nonzero(counts_IC, axis=0).tolist(), strict=True):
+    for category, images in zip(
+        dataset.classes, np.count_nonzero(counts_IC, axis=0).tolist(), strict=True
+    ):
         if images < FEW_IMAGES:
             alike.setdefault(images, []).append(category.name)
     for images, classes in sorted(alike.items()):
         one = len(classes) == 1
-        which = f"class {shown(classes[0])}" if one else f"{many(len(classes), 'class')} ({examples_of(classes)})"
+        which = (
+            f"class {shown(classes[0])}"
+            if one
+            else f"{many(len(classes), 'class')} ({examples_of(classes)})"
+        )
         if images == 0:
             yield (
-                f"{which} {'has' if one else 'have'} no instance; the model cannot learn {'it' if one else 'them'}, "
-                f"and {'it does' if one else 'they do'} not enter the score"
+                f"{which} {'has' if one else 'have'} no instance; the model cannot learn"
+                f" {'it' if one else 'them'}, and {'it does' if one else 'they do'} not enter the"
+                " score"
             )
         else:
             yield (
-                f"{which} {'is' if one else 'are'} in {many(images, 'image')} {'only' if one else 'each only'}; "
-                f"{'its score' if one else 'their scores'} will say little"
+                f"{which} {'is' if one else 'are'} in {many(images, 'image')}"
+                f" {'only' if one else 'each only'}; {'its score' if one else 'their scores'} will"
+                " say little"
             )
 
 
@@ -189,7 +221,9 @@ def _config(assignments: Sequence[str]) -> TrialConfig:
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
-            raise SettingError(f"--set takes a setting, NAME=VALUE, and is given {assignment!r:.80}")
+            raise SettingError(
+                f"--set takes a setting, NAME=VALUE, and is given {assignment!r:.80}"
+            )
         settings[name] = value
     return TrialConfig.from_settings(settings, "--set")
 
@@ -215,10 +249,12 @@ def _verdict(problems: list[Problem], inspection: Inspection) -> Iterator[str]:
         yield f"  and problems of {many(more, 'other kind')}"
     if inspection.single:
         yield (
-            "`--set data.skip_bad=true` leaves out and counts what concerns one annotation or one image alone "
-            f"({len(inspection.single):,} of {many(len(problems), 'problem')})."
+            "`--set data.skip_bad=true` leaves out and counts what concerns one annotation or one"
+            f" image alone ({len(inspection.single):,} of {many(len(problems), 'problem')})."
         )
-    if inspection.dataset is not None and not all(problem.suspicious for problem in inspection.problems):
+    if inspection.dataset is not None and not all(
+        problem.suspicious for problem in inspection.problems
+    ):
         yield "The figures above leave out what could not be read."
 
 

@@ -1,14 +1,23 @@
 """Every setting of a trial, once: name, unit, range, default and meaning.
 
-A setting's name is its path, such as `optim.learning_rate`; space files, `--set`, `trials.csv` and MLflow all use it.
-Defaults are those of the reference report where they are sound; `docs/decisions.md` says where they are not.
+A setting's name is its path, such as `optim.learning_rate`; space files, `--set`, `trials.csv` and
+MLflow all use it. Defaults are those of the reference report where they are sound;
+`docs/decisions.md` says where they are not.
 """
 
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from core import backbones
@@ -23,19 +32,28 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false as numbers: Python takes True for 1, so `optim.epochs: true` would train one epoch."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (int, float):
+        """Refuse true and false as numbers: Python takes True for 1, so `optim.epochs: true`
+        would train one epoch.
+        """
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (
+            int,
+            float,
+        ):
             raise PydanticCustomError("number", "Input should be a number, not true or false")
         return value
 
 
 class DataConfig(_Settings):
-    """The split into training and validation images, which depends on these settings and the data set alone."""
+    """The split into training and validation images, which depends on these settings and the
+    data set alone.
+    """
 
     validation_fraction: float = Field(0.2, gt=0, lt=1)
     """Fraction of the images held out for validation; unused when `folds` is set."""
@@ -46,22 +64,29 @@ class DataConfig(_Settings):
     split_seed: int = Field(0, ge=0)
     """Seed of the split."""
     group_pattern: str = ""
-    """Regular expression searched in the image's name; its first group names the group. A group is never split."""
+    """Regular expression searched in the image's name; its first group names the group. A group is
+    never split."""
     skip_bad: bool = False
-    """Whether annotations and images that cannot be used are skipped and counted, instead of refusing the data set."""
+    """Whether annotations and images that cannot be used are skipped and counted, instead of
+    refusing the data set."""
     allow_suspicious: bool = False
-    """Whether annotations that look wrong, and that a person has looked at, are used as they are."""
+    """Whether annotations that look wrong, and that a person has looked at, are used as they are.
+    """
     split_components: bool = False
-    """Whether every connected piece of a mask is an instance of its own, as semantic masks need it."""
+    """Whether every connected piece of a mask is an instance of its own, as semantic masks need it.
+    """
     crop: int = Field(0, ge=0, le=8192)
-    """Pixels; 0 for the whole image, otherwise the side of a random training crop and of the tiles in prediction."""
+    """Pixels; 0 for the whole image, otherwise the side of a random training crop and of the tiles
+    in prediction."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.folds == 1:
             raise ValueError("data.folds must be 0 (hold-out) or at least 2, and is 1")
         if self.fold >= max(self.folds, 1):
-            raise ValueError(f"data.fold must be under data.folds ({self.folds}), and is {self.fold}")
+            raise ValueError(
+                f"data.fold must be under data.folds ({self.folds}), and is {self.fold}"
+            )
         if 0 < self.crop < 32:
             raise ValueError(f"data.crop must be 0 or at least 32 pixels, and is {self.crop}")
         if self.group_pattern:
@@ -69,15 +94,21 @@ class DataConfig(_Settings):
                 groups = re.compile(self.group_pattern).groups
             except (re.error, OverflowError, RecursionError) as error:
                 raise ValueError(
-                    f"data.group_pattern must be a regular expression, and is {self.group_pattern!r} ({error})"
+                    "data.group_pattern must be a regular expression, and is"
+                    f" {self.group_pattern!r} ({error})"
                 ) from None
             if groups < 1:
-                raise ValueError(f"data.group_pattern needs a group in parentheses, and is {self.group_pattern!r}")
+                raise ValueError(
+                    "data.group_pattern needs a group in parentheses, and is"
+                    f" {self.group_pattern!r}"
+                )
         return self
 
 
 class AugmentConfig(_Settings):
-    """The augmentation of a training image and its label maps: five switches, and the strengths of each."""
+    """The augmentation of a training image and its label maps: five switches, and the strengths
+    of each.
+    """
 
     horizontal_flip: bool = False
     """Mirror left and right."""
@@ -115,7 +146,8 @@ class AugmentConfig(_Settings):
     elastic_p: Probability = 0.5
     """Probability of an elastic displacement."""
     elastic_alpha: float = Field(60, ge=0, le=1000)
-    """Amplitude in pixels before smoothing; displacements have a standard deviation of about 0.16 alpha / sigma."""
+    """Amplitude in pixels before smoothing; displacements have a standard deviation of about 0.16
+    alpha / sigma."""
     elastic_sigma: float = Field(6, ge=1, le=100)
     """Smoothing of the displacement field, a standard deviation in pixels."""
     blur_or_noise_p: Probability = 0.3
@@ -130,9 +162,11 @@ class ModelConfig(_Settings):
     backbone: backbones.Name = "resnet50"
     """The feature extractor, pretrained as `model.weights` says."""
     weights: str = Field("auto", min_length=1)
-    """auto (coco for resnet50, imagenet for the others), coco, imagenet, none, or the path of a file."""
+    """auto (coco for resnet50, imagenet for the others), coco, imagenet, none, or the path of a
+    file."""
     stride_in_1x1: bool = False
-    """Whether a bottleneck strides in its first 1x1 convolution; a WEIGHTS.json beside the file may declare it."""
+    """Whether a bottleneck strides in its first 1x1 convolution; a WEIGHTS.json beside the file may
+    declare it."""
     trainable_layers: int = Field(1, ge=0, le=5)
     """Backbone stages that train, from the last: 0 frozen, 1 the last stage, 5 all."""
     trainable_fpn: bool = True
@@ -142,7 +176,8 @@ class ModelConfig(_Settings):
     image_max_side: int = Field(1333, ge=32, le=8192)
     """... unless the longer side would pass this one. Pixels."""
     anchor_scale: float = Field(1.0, ge=0.05, le=8)
-    """Factor on torchvision's anchor sides of 32, 64, 128, 256, 512 pixels; under 0.05 the smallest have no area."""
+    """Factor on torchvision's anchor sides of 32, 64, 128, 256, 512 pixels; under 0.05 the smallest
+    have no area."""
     proposals_train: int = Field(2000, ge=16, le=10000)
     """Proposals kept per image before and after non-maximum suppression, in training."""
     proposals_test: int = Field(1000, ge=16, le=10000)
@@ -161,13 +196,13 @@ class ModelConfig(_Settings):
             )
         if self.weights == "coco" and not BACKBONES[self.backbone].coco:
             raise ValueError(
-                f"model.weights: coco exists for {', '.join(WITH_COCO)} only, and model.backbone is {self.backbone}; "
-                "use imagenet or auto"
+                f"model.weights: coco exists for {', '.join(WITH_COCO)} only, and model.backbone is"
+                f" {self.backbone}; use imagenet or auto"
             )
         if self.stride_in_1x1 and not BACKBONES[self.backbone].bottleneck:
             raise ValueError(
-                f"model.stride_in_1x1 is a matter of bottleneck blocks ({', '.join(WITH_BOTTLENECKS)}), "
-                f"and model.backbone is {self.backbone}"
+                "model.stride_in_1x1 is a matter of bottleneck blocks"
+                f" ({', '.join(WITH_BOTTLENECKS)}), and model.backbone is {self.backbone}"
             )
         return self
 
@@ -186,7 +221,8 @@ class OptimConfig(_Settings):
     restarts: int = Field(0, ge=0, le=100)
     """Warm restarts: r restarts make r + 1 cosine cycles, each down to 0, in optimizer steps."""
     restart_multiplier: float = Field(1, ge=1, le=10)
-    """Ratio of each cycle's length to that of the cycle before; the last cycle takes the steps that remain."""
+    """Ratio of each cycle's length to that of the cycle before; the last cycle takes the steps that
+    remain."""
     warmup_epochs: float = Field(0, ge=0)
     """Epochs of linear warm-up before the first cycle."""
     gradient_clip: float = Field(0, ge=0)
@@ -198,7 +234,8 @@ class OptimConfig(_Settings):
     def _check(self) -> Self:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
-                f"optim.warmup_epochs must be under optim.epochs ({self.epochs}), and is {self.warmup_epochs:g}"
+                f"optim.warmup_epochs must be under optim.epochs ({self.epochs}), and is"
+                f" {self.warmup_epochs:g}"
             )
         return self
 
@@ -213,13 +250,16 @@ class PredictConfig(_Settings):
     score_threshold: float = Field(0.05, ge=0, lt=1)
     """Detections must score more than this."""
     nms_iou: float = Field(0.5, gt=0, le=1)
-    """Largest overlap (IoU) of two boxes of one class; of boxes that overlap more only the best stays."""
+    """Largest overlap (IoU) of two boxes of one class; of boxes that overlap more only the best
+    stays."""
     max_detections: int = Field(400, ge=1, le=MOST_DETECTIONS)
-    """Detections kept per tile, all classes together; an image that is not cut into tiles is one."""
+    """Detections kept per tile, all classes together; an image that is not cut into tiles is one.
+    """
     flips: bool = False
     """Predict on the mirrored image as well and merge."""
     tile: int = Field(0, ge=0, le=8192)
-    """Pixels; side of overlapping tiles, 0 for the whole image (or `data.crop` where that is set)."""
+    """Pixels; side of overlapping tiles, 0 for the whole image (or `data.crop` where that is set).
+    """
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -255,7 +295,8 @@ class TrialConfig(_Settings):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], place: str = "settings") -> "TrialConfig":
-        """Build a configuration from flat names, such as `{"optim.epochs": 5}`; what is not named keeps its default.
+        """Build a configuration from flat names, such as `{"optim.epochs": 5}`; what is not
+        named keeps its default.
 
         Raises SettingError, one sentence that begins with `place`.
         """
@@ -280,7 +321,11 @@ class TrialConfig(_Settings):
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Value]]:
     pairs: list[tuple[str, Value]] = []
     for key, value in tree.items():
-        pairs += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+        pairs += (
+            _flatten(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else [(f"{prefix}{key}", value)]
+        )
     return pairs
 
 

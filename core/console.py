@@ -8,7 +8,10 @@ from core.text import shown
 
 
 def say(console: Console, line: str) -> None:
-    """Print a line. Names and reasons in it may be foreign text, so escapes, markup and emoji codes have no effect."""
+    """Print a line.
+
+    Names and reasons in it may be foreign text, so escapes, markup and emoji codes have no effect.
+    """
     console.print(shown(line), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 

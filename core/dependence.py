@@ -1,4 +1,6 @@
-"""The settings that have an effect, given the others: one table for all code that compares, searches or ranks."""
+"""The settings that have an effect, given the others: one table for all code that compares,
+searches or ranks.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +20,9 @@ class Need:
     above_0: bool = True
 
     def is_met(self, settings: Mapping[str, Value]) -> bool:
-        """Whether the condition holds among settings with flat names; a setting that is not named has its default."""
+        """Whether the condition holds among settings with flat names; a setting that is not
+        named has its default.
+        """
         return bool(settings.get(self.setting, SETTINGS[self.setting])) == self.above_0
 
     def __str__(self) -> str:
@@ -56,20 +60,30 @@ NEEDS: Mapping[str, tuple[Need, ...]] = _needs()
 
 
 def unmet(name: str, settings: Mapping[str, Value]) -> Need | None:
-    """The first need of a setting that settings with flat names do not meet; None if the setting has an effect."""
+    """The first need of a setting that settings with flat names do not meet; None if the setting
+    has an effect.
+    """
     return next((need for need in NEEDS.get(name, ()) if not need.is_met(settings)), None)
 
 
 def effective(settings: Mapping[str, Value]) -> dict[str, Value]:
-    """The settings that have an effect, in a form that is equal for two configurations exactly if they train alike.
+    """The settings that have an effect, in a form that is equal for two configurations exactly
+    if they train alike.
 
-    Settings without effect are left out, such as the strength of an augmentation that is off; a switch without effect
-    is off; `auto` weights have their real name, and tiles as large as the crops become the default.
+    Settings without effect are left out, such as the strength of an augmentation that is off; a
+    switch without effect is off; `auto` weights have their real name, and tiles as large as the
+    crops become the default.
     """
     having = {**SETTINGS, **settings}
     if having["model.weights"] == "auto":
         having["model.weights"] = "coco" if having["model.backbone"] == "resnet50" else "imagenet"
     if having["predict.tile"] == having["data.crop"]:
         having["predict.tile"] = 0
-    having |= {name: False for name in NEEDS if isinstance(having[name], bool) and unmet(name, having)}
-    return {name: value for name, value in having.items() if isinstance(value, bool) or unmet(name, having) is None}
+    having |= {
+        name: False for name in NEEDS if isinstance(having[name], bool) and unmet(name, having)
+    }
+    return {
+        name: value
+        for name, value in having.items()
+        if isinstance(value, bool) or unmet(name, having) is None
+    }

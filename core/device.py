@@ -11,7 +11,8 @@ MOST_THREADS = 256
 
 
 def resolve(name: str) -> torch.device:
-    """The device of a name: auto (the first GPU that torch sees, or else the CPU), cpu, cuda or cuda:N.
+    """The device of a name: auto (the first GPU that torch sees, or else the CPU), cpu, cuda or
+    cuda:N.
 
     Raises ResourceError for another name, and for a GPU that is not there.
     """
@@ -19,15 +20,20 @@ def resolve(name: str) -> torch.device:
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     match = re.fullmatch(r"cpu|cuda(?::(\d|[1-9]\d))?", name)
     if match is None:
-        raise ResourceError(f"the device must be auto, cpu, or a GPU such as cuda:0, and is {name!r}")
+        raise ResourceError(
+            f"the device must be auto, cpu, or a GPU such as cuda:0, and is {name!r}"
+        )
     found = torch.cuda.device_count()
     if name.startswith("cuda") and int(match[1] or 0) >= found:
-        raise ResourceError(f"the device {name} is not there: torch sees {found} GPUs; use auto or cpu")
+        raise ResourceError(
+            f"the device {name} is not there: torch sees {found} GPUs; use auto or cpu"
+        )
     return torch.device(name)
 
 
 def limit_memory(device: torch.device, share: float) -> None:
-    """Limit this process to a fraction `share`, in (0, 1], of a GPU's memory; on a CPU there is no limit.
+    """Limit this process to a fraction `share`, in (0, 1], of a GPU's memory; on a CPU there is
+    no limit.
 
     A trial that needs more then runs out of memory itself, and the trials beside it do not.
     """
@@ -44,7 +50,9 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 
 def use_fast_kernels(device: torch.device) -> None:
-    """Let a GPU multiply float32 matrices in TF32 (10 bits of mantissa), as cuDNN's convolutions do by default."""
+    """Let a GPU multiply float32 matrices in TF32 (10 bits of mantissa), as cuDNN's convolutions
+    do by default.
+    """
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -1,18 +1,25 @@
-"""The error tree. Every message is one sentence that names the rule, the value received, the place, and a way out.
+"""The error tree.
+
+Every message is one sentence that names the rule, the value received, the place, and a way out.
 
 CellTuneError
-├── BadRequest          the user can correct it; a command line prints the sentence and exits with status 2
+├── BadRequest          the user can correct it; a command line prints the sentence and exits with
+                        status 2
 │   ├── SettingError    a setting that does not exist, or a value outside its range
 │   ├── DataError       a data folder, an image or a mask that cannot be used
 │   ├── ModelError      a folder that holds no trained model, or a damaged one
-│   ├── WeightsError    pretrained weights that are missing, or have another content than they should
+│   ├── WeightsError    pretrained weights that are missing, or have another content than they
+                        should
 │   ├── SpaceError      a space file that describes no search
 │   ├── ResourceError   more processors or GPUs asked for than there are
 │   └── StudyError      a study that is unknown, busy, or not the one the request describes
 ├── SubmissionError     results that break the format of a submission: nothing was written
-├── StorageError        a disk or a database that takes no more, or cannot be reached; saved files are whole
-├── ProcessLost         a process of the trial was killed: nothing is wrong with the trial, try it again
-├── TrialDiverged       a loss that is not finite or absurdly large, or a weight that is not finite: no score
+├── StorageError        a disk or a database that takes no more, or cannot be reached; saved files
+                        are whole
+├── ProcessLost         a process of the trial was killed: nothing is wrong with the trial, try it
+                        again
+├── TrialDiverged       a loss that is not finite or absurdly large, or a weight that is not finite:
+                        no score
 └── CheckpointError     a checkpoint that belongs to another configuration, or cannot be read
     └── TornCheckpoint  a checkpoint that is damaged: its content is lost, and training begins anew
 """
@@ -55,7 +62,10 @@ class StudyError(BadRequest):
 
 
 class SubmissionError(CellTuneError):
-    """Results that do not fit the listed images, or break a rule of the submission. Nothing was written."""
+    """Results that do not fit the listed images, or break a rule of the submission.
+
+    Nothing was written.
+    """
 
 
 class StorageError(CellTuneError):
@@ -63,11 +73,16 @@ class StorageError(CellTuneError):
 
 
 class ProcessLost(CellTuneError):
-    """A process that a trial started was killed. The trial goes on from its last checkpoint in another attempt."""
+    """A process that a trial started was killed.
+
+    The trial goes on from its last checkpoint in another attempt.
+    """
 
 
 class TrialDiverged(CellTuneError):
-    """A training whose loss is not finite or larger than any that works, or whose weights are not finite."""
+    """A training whose loss is not finite or larger than any that works, or whose weights are
+    not finite.
+    """
 
 
 class CheckpointError(CellTuneError):

@@ -2,8 +2,9 @@
 
     CELL_TUNE_KILL=told:2      SIGKILL when a process passes the point `told` for the second time
 
-In a worker such a point kills the driver and then the worker itself, as a loss of power would. The code names its
-points where it passes them, for example `writing FILE` in `core.files`. Without the variable, nothing happens.
+In a worker such a point kills the driver and then the worker itself, as a loss of power would. The
+code names its points where it passes them, for example `writing FILE` in `core.files`. Without the
+variable, nothing happens.
 """
 
 import os
@@ -18,7 +19,9 @@ _passed: Counter[str] = Counter()
 
 
 def mark_driver() -> None:
-    """Mark this process as the driver: workers that start from now on kill it as well, if a test asks for it."""
+    """Mark this process as the driver: workers that start from now on kill it as well, if a test
+    asks for it.
+    """
     if VARIABLE in os.environ:
         os.environ[DRIVER] = str(os.getpid())
 

@@ -34,7 +34,8 @@ def write_json_atomically(path: Path, content: Any) -> None:
 
 
 def write_once(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write a file, whole or not at all, unless a file with content exists; it has `mode` from the beginning.
+    """Write a file, whole or not at all, unless a file with content exists; it has `mode` from
+    the beginning.
 
     If several processes do so at once, one succeeds, and all find the content that it wrote.
     """
@@ -43,7 +44,8 @@ def write_once(path: Path, data: bytes, mode: int = 0o600) -> None:
             return
         with filelock.FileLock(path.with_name(f".{path.name}.lock")):
             if path.exists() and not path.stat().st_size:
-                path.unlink()  # left by a process of an earlier version that was killed before it wrote
+                # A process of an earlier version was killed before it wrote.
+                path.unlink()
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.unlink(missing_ok=True)
     try:
@@ -63,7 +65,9 @@ def write_once(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk, so that a file that was given a name keeps it when power is lost."""
+    """Flush the names in a folder to the disk, so that a file that was given a name keeps it
+    when power is lost.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -93,12 +97,15 @@ _WAYS_OUT = {
 
 
 def way_out(error: OSError) -> str:
-    """The user's way out where the system refuses a file or folder, as an order; empty if none is known."""
+    """The user's way out where the system refuses a file or folder, as an order; empty if none
+    is known.
+    """
     return _WAYS_OUT.get(error.errno or 0, "")
 
 
 def refused(error: OSError, what: str = "a file") -> str:
-    """An error of the operating system in one sentence: the file, the system's words, and the way out, as an order.
+    """An error of the operating system in one sentence: the file, the system's words, and the
+    way out, as an order.
 
     what   words for the file if the system does not name it
     """

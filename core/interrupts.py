@@ -1,7 +1,8 @@
 """SIGTERM handled as one Ctrl-C: schedulers, containers and service managers end a process with it.
 
-Without a handler of ours it ends Python at once, or in Ray's own way. Ours calls the handler that Ctrl-C has at that
-moment, so each place that can be interrupted is written once. Further SIGTERMs are ignored: some senders send several.
+Without a handler of ours it ends Python at once, or in Ray's own way. Ours calls the handler that
+Ctrl-C has at that moment, so each place that can be interrupted is written once. Further SIGTERMs
+are ignored: some senders send several.
 """
 
 import contextlib
@@ -31,15 +32,19 @@ def terminable() -> Iterator[None]:
 
 
 def interrupted() -> bool:
-    """Whether this process was asked to end: by SIGTERM, or by a Ctrl-C that a library answers in its own time.
+    """Whether this process was asked to end: by SIGTERM, or by a Ctrl-C that a library answers
+    in its own time.
 
-    Who waits for something looks at this now and then. Elsewhere Ctrl-C is an exception, and needs no looking.
+    Who waits for something looks at this now and then. Elsewhere Ctrl-C is an exception, and needs
+    no looking.
     """
     return _interrupted
 
 
 def note() -> None:
-    """Say that Ctrl-C has come, where a library answers it by ending what it does in its own time."""
+    """Say that Ctrl-C has come, where a library answers it by ending what it does in its own
+    time.
+    """
     global _interrupted
     _interrupted = True
 

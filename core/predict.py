@@ -2,11 +2,12 @@
 
     python -m core.predict --model results/STUDY/best --images DIR --out results.json
 
-Beside the results, `results.images.json` lists the images with their ids, and the categories, as COCO does:
-`COCO("results.images.json").loadRes("results.json")` reads the two.
+Beside the results, `results.images.json` lists the images with their ids, and the categories, as
+COCO does: `COCO("results.images.json").loadRes("results.json")` reads the two.
 
-An image that cannot be predicted does not stop the others: it is named, it is in neither file, and the exit status is
-1. The two files are written at the end with the images that are done, also where Ctrl-C ends the command.
+An image that cannot be predicted does not stop the others: it is named, it is in neither file, and
+the exit status is 1. The two files are written at the end with the images that are done, also where
+Ctrl-C ends the command.
 """
 
 import argparse
@@ -62,8 +63,9 @@ class _Done:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status.
 
-    It is 0 if every image was predicted; 1 if some were left out or the results could not be written; 2 for a wrong
-    request, where nothing was written; 130 or 143 after an interruption, where the images that are done were written.
+    It is 0 if every image was predicted; 1 if some were left out or the results could not be
+    written; 2 for a wrong request, where nothing was written; 130 or 143 after an interruption,
+    where the images that are done were written.
     """
     parsed = _parser().parse_args(arguments)
     console = Console()
@@ -99,16 +101,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     rest = f"; {many(left_out, 'image')} left out" if left_out else ""
     say(console, f"{done}: {parsed.out} (the images and their ids: {listing_out}){rest}")
-    full = about_full_tiles(done.full_tiles, trained.config.predict.max_detections, "--max-detections")
+    full = about_full_tiles(
+        done.full_tiles, trained.config.predict.max_detections, "--max-detections"
+    )
     if full:
         say(console, full)
     return 1 if left_out else 0
 
 
-def _say_what_is_used(console: Console, model: Path, trained: TrainedModel, problems: Sequence[Problem]) -> None:
+def _say_what_is_used(
+    console: Console, model: Path, trained: TrainedModel, problems: Sequence[Problem]
+) -> None:
     for problem in problems:
         complain(f"Left out: {problem}")
-    classes = f"{many(len(trained.classes), 'class')} ({', '.join(category.name for category in trained.classes)})"
+    classes = (
+        f"{many(len(trained.classes), 'class')}"
+        f" ({', '.join(category.name for category in trained.classes)})"
+    )
     on = next(trained.model.parameters()).device
     say(console, f"Model {model}: {trained.config.model.backbone}, {classes}, on {on}")
 
@@ -119,23 +128,64 @@ def _parser() -> argparse.ArgumentParser:
         description="Predict instances with a trained model and write them as COCO results.",
     )
     add = parser.add_argument
-    add("--model", type=Path, required=True, metavar="FOLDER", help="a trained model, such as results/STUDY/best")
+    add(
+        "--model",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="a trained model, such as results/STUDY/best",
+    )
     add(
         "--images",
         required=True,
         metavar="DIR",
-        help="a folder of TIFF, PNG, JPEG or BMP files, a data set with a test listing (HW3 or COCO), or the listing",
+        help=(
+            "a folder of TIFF, PNG, JPEG or BMP files, a data set with a test listing (HW3 or"
+            " COCO), or the listing"
+        ),
     )
-    add("--out", type=Path, required=True, metavar="FILE", help="the results, a .json file in a folder that exists")
-    settings = parser.add_argument_group("prediction; what is not given is as the model was trained or tuned")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the results, a .json file in a folder that exists",
+    )
+    settings = parser.add_argument_group(
+        "prediction; what is not given is as the model was trained or tuned"
+    )
     add = settings.add_argument
-    add("--flips", action=argparse.BooleanOptionalAction, help="predict on the mirrored image as well and merge")
-    add("--tile", type=int, metavar="N", help="side of overlapping tiles in pixels; 0: the training crop, or no tiles")
+    add(
+        "--flips",
+        action=argparse.BooleanOptionalAction,
+        help="predict on the mirrored image as well and merge",
+    )
+    add(
+        "--tile",
+        type=int,
+        metavar="N",
+        help="side of overlapping tiles in pixels; 0: the training crop, or no tiles",
+    )
     add("--score-threshold", type=float, metavar="X", help="instances must score more than this")
-    add("--max-detections", type=int, metavar="N", help="most instances of a tile, or of an image without")
+    add(
+        "--max-detections",
+        type=int,
+        metavar="N",
+        help="most instances of a tile, or of an image without",
+    )
     add = parser.add_argument_group("machine").add_argument
-    add("--device", default="auto", metavar="auto|cpu|cuda:0", help="auto, the default: the first GPU, else the CPU")
-    add("--threads", type=int, metavar="N", help="processor threads; default: those that torch takes")
+    add(
+        "--device",
+        default="auto",
+        metavar="auto|cpu|cuda:0",
+        help="auto, the default: the first GPU, else the CPU",
+    )
+    add(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="processor threads; default: those that torch takes",
+    )
     return parser
 
 
@@ -148,7 +198,10 @@ def _set_threads(threads: int | None) -> None:
 
 
 def _listing_beside(out: Path, images: str) -> Path:
-    """The file of the images' ids, beside `out`. Raises BadRequest where the two could not be written in the end."""
+    """The file of the images' ids, beside `out`.
+
+    Raises BadRequest where the two could not be written in the end.
+    """
     if out.suffix != ".json":
         raise BadRequest(f"--out must be the name of a .json file, and is {str(out)!r}")
     beside = out.with_suffix(".images.json")
@@ -156,13 +209,19 @@ def _listing_beside(out: Path, images: str) -> Path:
     try:
         for path in (out, beside):
             if path.is_dir():
-                raise BadRequest(f"--out: {path} must be a file, and is a folder; name another file")
+                raise BadRequest(
+                    f"--out: {path} must be a file, and is a folder; name another file"
+                )
             if source is not None and path.exists() and path.samefile(source):
-                raise BadRequest(f"--out: {path} lists the images, and would be overwritten; name another file")
+                raise BadRequest(
+                    f"--out: {path} lists the images, and would be overwritten; name another file"
+                )
         with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{beside.name}.", suffix=".part"):
             return beside
     except OSError as error:
-        raise BadRequest(f"--out: {out} cannot be written: {error.strerror}; name a file in another folder") from None
+        raise BadRequest(
+            f"--out: {out} cannot be written: {error.strerror}; name a file in another folder"
+        ) from None
 
 
 def _with_options(trained: TrainedModel, parsed: argparse.Namespace) -> TrainedModel:
@@ -176,15 +235,21 @@ def _with_options(trained: TrainedModel, parsed: argparse.Namespace) -> TrainedM
     return trained.predicting_with(config.predict)
 
 
-def _predict(trained: TrainedModel, images: Sequence[TestImage], console: Console, done: _Done) -> None:
-    """Predict image after image; each is added to `done`, which so holds all finished images whenever this ends."""
+def _predict(
+    trained: TrainedModel, images: Sequence[TestImage], console: Console, done: _Done
+) -> None:
+    """Predict image after image; each is added to `done`, which so holds all finished images
+    whenever this ends.
+    """
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
         task = progress.add_task("", total=len(images))
         for number, image in enumerate(images, start=1):
             progress.update(task, description=image.file_name)
@@ -210,18 +275,25 @@ def _results_in(trained: TrainedModel, image: TestImage) -> tuple[list[str], int
         found = trained.predict(read_test_image(image))
     except torch.OutOfMemoryError:
         raise ResourceError(
-            f"{image.file_name}: {image.height} x {image.width} pixels do not fit in the GPU's memory; "
-            "use --tile 1024, or --device cpu"
+            f"{image.file_name}: {image.height} x {image.width} pixels do not fit in the GPU's"
+            " memory; use --tile 1024, or --device cpu"
         ) from None
     results = results_of(found, image.id, image.height, image.width, trained.classes)
     return [json.dumps(result, allow_nan=False) for result in results], found.full_tiles
 
 
 def _listing(trained: TrainedModel, images: Sequence[TestImage]) -> dict[str, Any]:
-    """The images and categories that the ids in the results refer to, as a COCO file without annotations."""
+    """The images and categories that the ids in the results refer to, as a COCO file without
+    annotations.
+    """
     return {
         "images": [
-            {"id": image.id, "file_name": image.file_name, "height": image.height, "width": image.width}
+            {
+                "id": image.id,
+                "file_name": image.file_name,
+                "height": image.height,
+                "width": image.width,
+            }
             for image in images
         ],
         "annotations": [],

@@ -1,7 +1,8 @@
 """Every random draw has an address: (seed, purpose, epoch, image).
 
-A draw depends on its address alone, not on what was drawn before. So a resumed trial repeats the uninterrupted one,
-with any number of loader workers, and a checkpoint need not hold the state of a generator.
+A draw depends on its address alone, not on what was drawn before. So a resumed trial repeats the
+uninterrupted one, with any number of loader workers, and a checkpoint need not hold the state of a
+generator.
 """
 
 from enum import IntEnum
@@ -10,7 +11,10 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """The purpose of a generator. The numbers are part of every result: never reuse or reorder them."""
+    """The purpose of a generator.
+
+    The numbers are part of every result: never reuse or reorder them.
+    """
 
     INITIALISE = 0
     SPLIT = 1

@@ -8,10 +8,10 @@ Axis letters, used as suffixes of names and in comments:
     P      positive proposals of one image
     C      classes; class numbers run from 1 to C, 0 is background
 
-Images are RGB, uint8, [H, W, 3]. Boxes are half-open, x0 y0 x1 y1 in pixels of the image they belong to: a box holds
-the columns x0 .. x1 - 1, so one pixel has width 1. A label map is uint16 [H, W]: 0 is background, every other value k
-is the instance whose class is `labels_N[k - 1]`. Instance numbers are unique over the maps of one image, run from 1 to
-N, and no instance is in two maps.
+Images are RGB, uint8, [H, W, 3]. Boxes are half-open, x0 y0 x1 y1 in pixels of the image they
+belong to: a box holds the columns x0 .. x1 - 1, so one pixel has width 1. A label map is uint16 [H,
+W]: 0 is background, every other value k is the instance whose class is `labels_N[k - 1]`. Instance
+numbers are unique over the maps of one image, run from 1 to N, and no instance is in two maps.
 """
 
 from dataclasses import dataclass
@@ -51,7 +51,8 @@ class Sample:
 class Target:
     """The training target of one (augmented) image: its instances, still as label maps.
 
-    boxes_N4        float32 [N, 4], half-open, pixels of the augmented image, every box at least one pixel wide and high
+    boxes_N4        float32 [N, 4], half-open, pixels of the augmented image, every box at least one
+                    pixel wide and high
     labels_N        int64 [N], class numbers 1..C
     ids_N           int64 [N], the instance's value in its label map
     maps_N          int64 [N], index of the label map (axis L) that holds the instance
@@ -69,7 +70,13 @@ class Target:
         return Target(
             *(
                 tensor.to(device, non_blocking=True)
-                for tensor in (self.boxes_N4, self.labels_N, self.ids_N, self.maps_N, self.label_maps_LHW)
+                for tensor in (
+                    self.boxes_N4,
+                    self.labels_N,
+                    self.ids_N,
+                    self.maps_N,
+                    self.label_maps_LHW,
+                )
             )
         )
 
@@ -79,7 +86,8 @@ class MaskCrop:
     """One instance mask inside its window; everything outside the window is background.
 
     y0, x0   first row and column of the window in the image
-    pixels   bool [h, w], the window's mask; the window lies inside the image and may be empty (h or w 0)
+    pixels   bool [h, w], the window's mask; the window lies inside the image and may be empty (h or
+             w 0)
     """
 
     y0: int
@@ -100,7 +108,8 @@ class Detections:
     labels_N   int64 [N], class numbers 1..C
     scores_N   float32 [N], in (0, 1], descending
     masks      N mask crops
-    full_tiles number of tiles that have `predict.max_detections` detections, so that more instances may be there
+    full_tiles number of tiles that have `predict.max_detections` detections, so that more instances
+    may be there
     """
 
     boxes_N4: NDArray[np.float32]

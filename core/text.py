@@ -1,4 +1,6 @@
-"""The words of messages: counts that agree with their noun, lists, foreign text made safe, and suggested names."""
+"""The words of messages: counts that agree with their noun, lists, foreign text made safe, and
+suggested names.
+"""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,29 +35,38 @@ def listed(parts: Sequence[str]) -> str:
 
 
 def shown(text: str) -> str:
-    r"""Text of any origin as one line that a terminal only displays: what is not printable stands there as an escape.
+    r"""Text of any origin as one line that a terminal only displays: what is not printable stands
+    there as an escape.
 
-    Names of files, classes and variants, and reasons of errors, may hold escape sequences that move the cursor or
-    retitle the window, characters that turn the direction of writing, line breaks, and halves of characters that no
-    encoding takes: `\x1b[2J`, `\u202e`, `\n`, `\udcff`. Text that is printable stays as it is.
+    Names of files, classes and variants, and reasons of errors, may hold escape sequences that move
+    the cursor or retitle the window, characters that turn the direction of writing, line breaks,
+    and halves of characters that no encoding takes: `\x1b[2J`, `\u202e`, `\n`, `\udcff`. Text that
+    is printable stays as it is.
     """
     if text.isprintable():
         return text
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
 
 
-def nearest(name: str, known: Iterable[str], synonyms: Mapping[str, str] | None = None) -> str | None:
-    """The known name that a person who wrote `name` most likely meant; None where nothing is like it.
+def nearest(
+    name: str, known: Iterable[str], synonyms: Mapping[str, str] | None = None
+) -> str | None:
+    """The known name that a person who wrote `name` most likely meant; None where nothing is
+    like it.
 
     known      names, perhaps with a section before a dot: `optim.learning_rate`
     synonyms   other words for some of them: `{"freeze": "model.trainable_layers"}`
 
-    The last part counts most: the same word; its initials (`lr`); words that are among the other's (`batch`,
-    `num_epochs`); an abbreviation (`grad_clip`, `hflip`); else how many letters agree in order.
+    The last part counts most: the same word; its initials (`lr`); words that are among the other's
+    (`batch`, `num_epochs`); an abbreviation (`grad_clip`, `hflip`); else how many letters agree in
+    order.
     """
     meant = (synonyms or {}).get(_words(name)[-1].replace(" ", "_"))
     scores = {
-        other: max(_likeness(name, other), 0.97 - _stranger(name, other) if other == meant else 0) for other in known
+        other: max(_likeness(name, other), 0.97 - _stranger(name, other) if other == meant else 0)
+        for other in known
     }
     best = max(scores, key=scores.__getitem__, default=None)
     return best if best is not None and scores[best] >= _LIKE else None
@@ -101,7 +112,11 @@ def _of_leaves(mine: str, its: str) -> float:
         return 0.85
     close = SequenceMatcher(None, mine, its).ratio()
     letters = iter(its.replace(" ", ""))
-    if len(mine) > 3 and mine[0] == its[0] and all(letter in letters for letter in mine.replace(" ", "")):
+    if (
+        len(mine) > 3
+        and mine[0] == its[0]
+        and all(letter in letters for letter in mine.replace(" ", ""))
+    ):
         return max(0.7, close)
     return close if len(mine) > 3 else 0.0
 

@@ -11,12 +11,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # The packages that speak to each of the three libraries.
-SPEAKERS = {"ray": {"tune.engine"}, "optuna": {"tune.ledger", "tune.samplers"}, "mlflow": {"tune.tracking"}}
+SPEAKERS = {
+    "ray": {"tune.engine"},
+    "optuna": {"tune.ledger", "tune.samplers"},
+    "mlflow": {"tune.tracking"},
+}
 
-# From what knows nobody up to the command lines. A package uses those of the rows above its own, and what stands in its
-# own folder; packages of one row do not know each other.
+# From what knows nobody up to the command lines. A package uses those of the rows above its own,
+# and what stands in its own folder; packages of one row do not know each other.
 ROWS = [
-    "core.backbones core.errors core.text core.faults core.randomness core.interrupts core.bounded_yaml",
+    (
+        "core.backbones core.errors core.text core.faults core.randomness core.interrupts"
+        " core.bounded_yaml"
+    ),
     "core.config core.files core.console core.device",
     "core.dependence core.sample",
     "core.labels",
@@ -37,7 +44,9 @@ ROWS = [
 
 
 def imports(path: Path) -> set[str]:
-    """Dotted names of all that a file imports, inside functions too; `from a import b` gives a.b if that is a file."""
+    """Dotted names of all that a file imports, inside functions too; `from a import b` gives a.b
+    if that is a file.
+    """
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -74,7 +83,8 @@ def test_core_does_not_know_what_is_built_on_it(library: str) -> None:
     guilty = [
         name
         for name, imported in IMPORTS.items()
-        if name.split(".")[0] == "core" and any(other.split(".")[0] == library for other in imported)
+        if name.split(".")[0] == "core"
+        and any(other.split(".")[0] == library for other in imported)
     ]
     assert guilty == []
 
@@ -86,12 +96,19 @@ def package(module: str) -> str:
 
 @pytest.mark.parametrize("library", sorted(SPEAKERS))
 def test_each_library_is_spoken_to_in_its_own_place(library: str) -> None:
-    speakers = {name for name, imported in IMPORTS.items() if any(other.split(".")[0] == library for other in imported)}
+    speakers = {
+        name
+        for name, imported in IMPORTS.items()
+        if any(other.split(".")[0] == library for other in imported)
+    }
     assert {package(name) for name in speakers} == SPEAKERS[library]
 
 
 def test_every_package_has_its_place() -> None:
-    assert {one for row in ROWS for one in row.split()} == {package(name) for name in MODULES} - {"core", "tune"}
+    assert {one for row in ROWS for one in row.split()} == {package(name) for name in MODULES} - {
+        "core",
+        "tune",
+    }
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
@@ -101,10 +118,16 @@ def test_imports_go_to_packages_further_down(name: str) -> None:
     assert {other for other in others if row_of[other] >= row_of[package(name)]} == set()
 
 
-@pytest.mark.parametrize("folder", sorted({path.parent for path in MODULES.values() if path.parent.parent != ROOT}))
+@pytest.mark.parametrize(
+    "folder", sorted({path.parent for path in MODULES.values() if path.parent.parent != ROOT})
+)
 def test_every_package_names_its_files(folder: Path) -> None:
     docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
-    named = {line.split()[0] for line in docstring.splitlines() if line.strip() and line.split()[0].endswith(".py")}
+    named = {
+        line.split()[0]
+        for line in docstring.splitlines()
+        if line.strip() and line.split()[0].endswith(".py")
+    }
     assert named == {path.name for path in folder.glob("*.py")} - {"__init__.py"}
 
 
@@ -114,7 +137,11 @@ def test_no_two_modules_need_each_other() -> None:
 
 
 def test_only_the_trial_assembles_model_optimizer_and_batches() -> None:
-    users = {name for name, imported in IMPORTS.items() if imported & {"core.training.optim", "core.training.loop"}}
+    users = {
+        name
+        for name, imported in IMPORTS.items()
+        if imported & {"core.training.optim", "core.training.loop"}
+    }
     # The probe takes the largest images of a trial's batches and trains it with them.
     assert users <= {"core.training.trial", "core.training.loop", "core.training.probe"}
 
@@ -135,8 +162,9 @@ from core.data import synthetic
 from core.training.trial import Trial
 
 config = TrialConfig.from_settings({
-    "model.backbone": "resnet18", "model.weights": "none", "model.image_min_side": 64, "model.proposals_train": 32,
-    "model.proposals_test": 32, "model.box_samples": 16, "optim.epochs": 1, "data.validation_fraction": 0.5,
+    "model.backbone": "resnet18", "model.weights": "none", "model.image_min_side": 64,
+    "model.proposals_train": 32, "model.proposals_test": 32, "model.box_samples": 16,
+    "optim.epochs": 1, "data.validation_fraction": 0.5,
 })
 trial = Trial(config, synthetic.make(images=4, side=64), device="cpu", threads=1)
 report = trial.run_epoch()
@@ -148,7 +176,12 @@ print(report.epoch, report.losses["loss"] > 0)
 
 def test_a_trial_runs_where_ray_optuna_and_mlflow_are_not_installed(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", ALONE, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["1", "True"]

@@ -1,4 +1,6 @@
-"""What strangers cannot do: reach what a study starts, or have their code run by a file in a study's folder."""
+"""What strangers cannot do: reach what a study starts, or have their code run by a file in a
+study's folder.
+"""
 
 import ast
 import hashlib
@@ -120,7 +122,9 @@ def listeners(root: int) -> Iterator[Listener]:
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[Listener]]:
-    """A folder in which a search of one real trial has ended, and all that listened on its behalf meanwhile."""
+    """A folder in which a search of one real trial has ended, and all that listened on its
+    behalf meanwhile.
+    """
     folder = tmp_path_factory.mktemp("searched")
     synthetic.write_hw3(synthetic.make(images=5, side=64), folder / "cells")
     (folder / "tiny.yaml").write_text(SPACE)
@@ -141,25 +145,36 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[Listen
     return folder, seen
 
 
-def test_all_that_a_search_starts_listens_on_loopback_alone(searched: tuple[Path, set[Listener]]) -> None:
+def test_all_that_a_search_starts_listens_on_loopback_alone(
+    searched: tuple[Path, set[Listener]],
+) -> None:
     seen = searched[1]
     names = " ".join(listener.process for listener in seen)
-    assert all(name in names for name in ("gcs_server", "raylet", "ray::")), f"of Ray only these were seen: {names}"
+    assert all(name in names for name in ("gcs_server", "raylet", "ray::")), (
+        f"of Ray only these were seen: {names}"
+    )
     assert {listener for listener in seen if not listener.address.is_loopback} == set()
 
 
 def test_nothing_but_the_search_and_its_ray_listens(searched: tuple[Path, set[Listener]]) -> None:
     others = {
-        one.process for one in searched[1] if not one.process.startswith(("python", "gcs_server", "raylet", "ray::"))
+        one.process
+        for one in searched[1]
+        if not one.process.startswith(("python", "gcs_server", "raylet", "ray::"))
     }
     assert others == set()
 
 
 def test_a_socket_that_is_open_to_all_would_be_seen() -> None:
-    program = "import socket, sys; one = socket.create_server((sys.argv[1], 0)); print(flush=True); input()"
+    program = (
+        "import socket, sys; one = socket.create_server((sys.argv[1], 0)); print(flush=True);"
+        " input()"
+    )
     for asked in ("0.0.0.0", "127.0.0.1"):
         command = [sys.executable, "-c", program, asked]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
             assert process.stdout is not None
             process.stdout.readline()
             found = [listener.address for listener in listeners(process.pid)]
@@ -167,7 +182,9 @@ def test_a_socket_that_is_open_to_all_would_be_seen() -> None:
         assert found == [ipaddress.ip_address(asked)]
 
 
-def test_the_switch_to_loopback_is_put_back_also_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_switch_to_loopback_is_put_back_also_after_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
     seen = []
 
@@ -203,7 +220,9 @@ print(b"session_name" in GcsClient(address=sys.argv[1]).internal_kv_keys(b"", No
 """
 
 
-def test_ray_refuses_who_has_no_token_or_another_and_the_token_is_its_owners_alone(tmp_path: Path) -> None:
+def test_ray_refuses_who_has_no_token_or_another_and_the_token_is_its_owners_alone(
+    tmp_path: Path,
+) -> None:
     token, other = tmp_path / "token", tmp_path / "other"
     token.write_text("0" * 64)
     token.chmod(0o644)  # as Ray would have left it
@@ -212,7 +231,9 @@ def test_ray_refuses_who_has_no_token_or_another_and_the_token_is_its_owners_alo
 
     def asked(address: str, **variables: str) -> str:
         command = [sys.executable, "-c", CLIENT, address]
-        done = subprocess.run(command, env=clean | variables, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, env=clean | variables, capture_output=True, text=True, timeout=60, check=False
+        )
         return done.stdout + done.stderr
 
     command = [sys.executable, "-c", RAY_ALONE]
@@ -279,7 +300,16 @@ def pickled_by_torch(marker: Path) -> bytes:
 
 
 def pickled_in_arrays(marker: Path) -> bytes:
-    names = ("image_D", "label_D", "score_D", "rank_D", "hit_D", "ignored_D", "truths_IC", "image_names")
+    names = (
+        "image_D",
+        "label_D",
+        "score_D",
+        "rank_D",
+        "hit_D",
+        "ignored_D",
+        "truths_IC",
+        "image_names",
+    )
     buffer = io.BytesIO()
     np.savez(buffer, **dict.fromkeys(names, np.array([Touch(marker)], dtype=object)))
     return buffer.getvalue()
@@ -311,7 +341,9 @@ class Attacked:
         return self.folder / "results" / "tiny"
 
     def ends(self, main: Callable[[list[str]], int], *arguments: str) -> str:
-        """What a command says on standard error: nothing, or one sentence; nobody else's code ran."""
+        """What a command says on standard error: nothing, or one sentence; nobody else's code
+        ran.
+        """
         self.capsys.readouterr()
         status = main(list(arguments))
         errors = self.capsys.readouterr().err
@@ -332,7 +364,13 @@ def attacked(
     shutil.copytree(searched[0], folder)
     monkeypatch.chdir(folder)
     found = Attacked(folder, tmp_path / "ran", capsys)
-    for name in ("tuner.pkl", "searcher-state.pkl", "trainable.pkl", "params.pkl", "best/python_model.pkl"):
+    for name in (
+        "tuner.pkl",
+        "searcher-state.pkl",
+        "trainable.pkl",
+        "params.pkl",
+        "best/python_model.pkl",
+    ):
         plant(found.study / name, pickled(found.marker))
     return found
 
@@ -353,7 +391,9 @@ def test_what_is_planted_here_does_run_where_it_is_loaded_carelessly(
     assert (tmp_path / "ran").exists()
 
 
-def test_a_search_that_goes_on_among_planted_files_trains_and_runs_none_of_them(attacked: Attacked) -> None:
+def test_a_search_that_goes_on_among_planted_files_trains_and_runs_none_of_them(
+    attacked: Attacked,
+) -> None:
     trial, marker = attacked.study / "trials" / "1", attacked.marker
     plant(trial / "last.safetensors", pickled(marker))
     plant(trial / "best-0001.safetensors", pickled_by_torch(marker))
@@ -364,23 +404,36 @@ def test_a_search_that_goes_on_among_planted_files_trains_and_runs_none_of_them(
 
 
 @pytest.mark.parametrize("content", [pickled, pickled_by_torch])
-def test_a_planted_checkpoint_is_set_aside_by_a_retraining(attacked: Attacked, content: Content) -> None:
+def test_a_planted_checkpoint_is_set_aside_by_a_retraining(
+    attacked: Attacked, content: Content
+) -> None:
     work = retrain_plan.make_plan(Options(Path("results")), "tiny", trial=0).work
     plant(work / "last.safetensors", content(attacked.marker))
-    assert attacked.ends(retrain_best.main, "--study", "tiny", "--trial", "0", "--device", "cpu") == ""
+    assert (
+        attacked.ends(retrain_best.main, "--study", "tiny", "--trial", "0", "--device", "cpu") == ""
+    )
     assert (work / "last.safetensors.torn").read_bytes() == content(attacked.marker)
     assert (attacked.study / "best" / "model.safetensors").is_file()
 
 
-def test_a_planted_match_table_is_refused_by_a_retraining_in_one_sentence(attacked: Attacked) -> None:
-    plant(attacked.study / "trials" / "0" / "matches" / "epoch-0001.npz", pickled_in_arrays(attacked.marker))
-    told = attacked.ends(retrain_best.main, "--study", "tiny", "--trial", "0", "--on", "all", "--device", "cpu")
+def test_a_planted_match_table_is_refused_by_a_retraining_in_one_sentence(
+    attacked: Attacked,
+) -> None:
+    plant(
+        attacked.study / "trials" / "0" / "matches" / "epoch-0001.npz",
+        pickled_in_arrays(attacked.marker),
+    )
+    told = attacked.ends(
+        retrain_best.main, "--study", "tiny", "--trial", "0", "--on", "all", "--device", "cpu"
+    )
     assert "a match table must be a whole npz file" in told
 
 
 @pytest.mark.parametrize("content", [pickled, called_by_yaml])
 @pytest.mark.parametrize("command", [retrain_best, search])
-def test_a_planted_study_json_is_refused_in_one_sentence(attacked: Attacked, command: Any, content: Content) -> None:
+def test_a_planted_study_json_is_refused_in_one_sentence(
+    attacked: Attacked, command: Any, content: Content
+) -> None:
     plant(attacked.study / "study.json", content(attacked.marker))
     assert "study.json cannot be read" in attacked.ends(command.main, "--study", "tiny")
 
@@ -411,8 +464,13 @@ def test_planted_pretrained_weights_are_refused_in_one_sentence(
         ("model.safetensors", pickled_by_torch),
     ],
 )
-def test_a_planted_model_is_refused_in_one_sentence(attacked: Attacked, file: str, content: Content) -> None:
-    best, images = attacked.study / "best", next((attacked.folder / "cells" / "train").iterdir()) / "image.tif"
+def test_a_planted_model_is_refused_in_one_sentence(
+    attacked: Attacked, file: str, content: Content
+) -> None:
+    best, images = (
+        attacked.study / "best",
+        next((attacked.folder / "cells" / "train").iterdir()) / "image.tif",
+    )
     config = TrialConfig.from_settings({"model.backbone": "resnet18", "model.weights": "none"})
     classes = (Category(1, "cell"),)
     model = build_detector(config.model, len(classes), None, config.predict)
@@ -424,7 +482,15 @@ def test_a_planted_model_is_refused_in_one_sentence(attacked: Attacked, file: st
         document["sha256"] = hashlib.sha256(data).hexdigest()
         (best / "config.yaml").write_text(yaml.safe_dump(document))
     told = attacked.ends(
-        predict.main, "--model", str(best), "--images", str(images), "--out", "out.json", "--device", "cpu"
+        predict.main,
+        "--model",
+        str(best),
+        "--images",
+        str(images),
+        "--out",
+        "out.json",
+        "--device",
+        "cpu",
     )
     assert file in told
 
@@ -434,12 +500,16 @@ def test_no_line_of_the_program_unpickles() -> None:
     for path in [*(ROOT / "core").rglob("*.py"), *(ROOT / "tune").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
-                found += [f"{path.relative_to(ROOT)}: {ast.unparse(node)}"] if is_unsafe(node) else []
+                found += (
+                    [f"{path.relative_to(ROOT)}: {ast.unparse(node)}"] if is_unsafe(node) else []
+                )
     assert found == []
 
 
 def is_unsafe(call: ast.Call) -> bool:
-    """Whether a call may run what it reads: loaders of pickles and of arbitrary YAML, and evaluation of text."""
+    """Whether a call may run what it reads: loaders of pickles and of arbitrary YAML, and
+    evaluation of text.
+    """
     keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
     match ast.unparse(call.func):
         case "torch.load":
@@ -447,7 +517,9 @@ def is_unsafe(call: ast.Call) -> bool:
         case "np.load":
             return keywords.get("allow_pickle") != "False"
         case "yaml.load":
-            return [ast.unparse(argument) for argument in call.args[1:]] != ["_Loader"]  # of yaml.SafeLoader
+            return [ast.unparse(argument) for argument in call.args[1:]] != [
+                "_Loader"
+            ]  # of yaml.SafeLoader
         case name:
             return name in {"eval", "exec", "yaml.full_load", "yaml.unsafe_load"} or name.endswith(
                 ("pickle.load", "pickle.loads", "Unpickler", "joblib.load", "read_pickle")
@@ -518,8 +590,9 @@ def peak():
 
 before = peak()
 for name, read in [
-    ("grey.tif", read_rgb), ("grey.tif", read_size), ("float.tif", lambda path: read_ids(path, (side, side))),
-    ("grey.png", read_rgb), ("grey.png", read_size), ("large.jpg", read_rgb), ("large.jpg", read_size),
+    ("grey.tif", read_rgb), ("grey.tif", read_size),
+    ("float.tif", lambda path: read_ids(path, (side, side))), ("grey.png", read_rgb),
+    ("grey.png", read_size), ("large.jpg", read_rgb), ("large.jpg", read_size),
     ("strip.tif", read_rgb), ("text.png", read_rgb),
 ]:
     try:
@@ -534,7 +607,11 @@ print("growth", peak() - before)
 
 def test_image_bombs_are_refused_and_take_no_memory(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", BOMBS, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", BOMBS, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     *lines, last = done.stdout.splitlines()

@@ -1,6 +1,9 @@
-"""Whatever a file holds: what reads it succeeds, or says in one sentence of ours what is wrong. Nothing else.
+"""Whatever a file holds: what reads it succeeds, or says in one sentence of ours what is wrong.
 
-A short run of each goes with every test run; `make test-long` puts in more than ten thousand inputs.
+Nothing else.
+
+A short run of each goes with every test run; `make test-long` puts in more than ten thousand
+inputs.
 """
 
 import contextlib
@@ -64,7 +67,8 @@ TINY = {
 def budgets(short: int, long: int) -> pytest.MarkDecorator:
     """How many inputs a test puts in: few in every run, many in `make test-long`."""
     return pytest.mark.parametrize(
-        "inputs", [pytest.param(short, id="short"), pytest.param(long, id="long", marks=pytest.mark.long)]
+        "inputs",
+        [pytest.param(short, id="short"), pytest.param(long, id="long", marks=pytest.mark.long)],
     )
 
 
@@ -92,7 +96,9 @@ def put_in(inputs: int, attempt: Callable[[st.DataObject], None]) -> None:
 NUMBERS = st.one_of(
     st.integers(-2, 40),
     st.floats(width=32),
-    st.sampled_from([2**31, 2**63, 2**64, -(2**63), 10**40, 1e308, 1e-320, math.inf, -math.inf, math.nan]),
+    st.sampled_from(
+        [2**31, 2**63, 2**64, -(2**63), 10**40, 1e308, 1e-320, math.inf, -math.inf, math.nan]
+    ),
 )
 TEXTS = st.one_of(
     st.text(max_size=6),
@@ -118,12 +124,16 @@ TEXTS = st.one_of(
 )
 SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS
 JUNK = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=6
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
 )
 
 
 def mutated(document: Any, data: st.DataObject, keys: st.SearchStrategy[Any] = TEXTS) -> Any:
-    """A copy of which one entry, anywhere, is something else, is gone, is there twice, or has another name."""
+    """A copy of which one entry, anywhere, is something else, is gone, is there twice, or has
+    another name.
+    """
     what = data.draw(st.sampled_from(["deeper", "deeper", "deeper", "replace", "remove", "again"]))
     if isinstance(document, dict) and document and what != "replace":
         key = data.draw(st.sampled_from(list(document)))
@@ -135,7 +145,9 @@ def mutated(document: Any, data: st.DataObject, keys: st.SearchStrategy[Any] = T
         return {**document, key: mutated(document[key], data, keys)}
     if isinstance(document, list) and document and what != "replace":
         index = data.draw(st.integers(0, len(document) - 1))
-        middle = {"remove": [], "again": [document[index], copy.deepcopy(document[index])]}.get(what)
+        middle = {"remove": [], "again": [document[index], copy.deepcopy(document[index])]}.get(
+            what
+        )
         if middle is None:
             middle = [mutated(document[index], data, keys)]
         return [*document[:index], *middle, *document[index + 1 :]]
@@ -154,7 +166,9 @@ def damaged(content: bytes, data: st.DataObject) -> bytes:
     place = data.draw(st.integers(0, max(0, len(content) - 1)))
     if what == "flip":
         changed = bytearray(content)
-        for position in data.draw(st.lists(st.integers(0, max(0, len(content) - 1)), min_size=1, max_size=6)):
+        for position in data.draw(
+            st.lists(st.integers(0, max(0, len(content) - 1)), min_size=1, max_size=6)
+        ):
             if position < len(changed):
                 changed[position] = data.draw(st.integers(0, 255))
         return bytes(changed)
@@ -174,15 +188,26 @@ def as_json(document: Any, data: st.DataObject) -> bytes:
 # --- space files
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # of `re`, about a pattern that is somebody's setting
+@pytest.mark.filterwarnings(
+    "ignore::FutureWarning"
+)  # of `re`, about a pattern that is somebody's setting
 @budgets(200, 4000)
 def test_space_files(inputs: int, tmp_path: Path) -> None:
     texts = [path.read_bytes() for path in SPACES]
     documents = [yaml.safe_load(text) for text in texts]
-    keys = st.sampled_from([*space_file.SECTIONS, "choices", "low", "high", "log", "step", "when", *SETTINGS]) | TEXTS
+    keys = (
+        st.sampled_from(
+            [*space_file.SECTIONS, "choices", "low", "high", "log", "step", "when", *SETTINGS]
+        )
+        | TEXTS
+    )
     path = tmp_path / "space.yaml"
     overrides = st.lists(
-        st.builds("{}={}".format, st.sampled_from([*SETTINGS, "search.trials", "confirm.top"]) | TEXTS, SCALARS),
+        st.builds(
+            "{}={}".format,
+            st.sampled_from([*SETTINGS, "search.trials", "confirm.top"]) | TEXTS,
+            SCALARS,
+        ),
         max_size=1,
     )
 
@@ -195,7 +220,10 @@ def test_space_files(inputs: int, tmp_path: Path) -> None:
             content = yaml.safe_dump(document, allow_unicode=True).encode(errors="surrogatepass")
         path.write_bytes(content)
         request = space_file.load(path, data.draw(overrides))
-        assert space_file.from_document(json.loads(json.dumps(request.to_document())), "again") == request
+        assert (
+            space_file.from_document(json.loads(json.dumps(request.to_document())), "again")
+            == request
+        )
 
     put_in(inputs, attempt)
 
@@ -205,12 +233,17 @@ def test_space_files(inputs: int, tmp_path: Path) -> None:
 
 def files_in(folder: Path) -> dict[str, bytes]:
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }
 
 
 def read_all(files: dict[str, bytes]) -> None:
-    """Write a data folder and read it in every way there is. Names that no disk takes are left out."""
+    """Write a data folder and read it in every way there is.
+
+    Names that no disk takes are left out.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for path, content in files.items():
@@ -267,7 +300,9 @@ def renamed(path: str, data: st.DataObject) -> str:
 @pytest.mark.filterwarnings("ignore")  # of decoders, about files that are damaged on purpose
 @budgets(200, 3000)
 def test_hw3_folders(inputs: int, tmp_path: Path) -> None:
-    synthetic.write_hw3(synthetic.make(images=2, side=32), tmp_path, test=synthetic.make(images=1, side=16).samples)
+    synthetic.write_hw3(
+        synthetic.make(images=2, side=32), tmp_path, test=synthetic.make(images=1, side=16).samples
+    )
     whole = files_in(tmp_path)
     listing = "test_image_name_to_ids.json"
     entries = json.loads(whole[listing])
@@ -276,7 +311,11 @@ def test_hw3_folders(inputs: int, tmp_path: Path) -> None:
         files = dict(whole)
         for _ in range(data.draw(st.integers(1, 3))):
             path = data.draw(st.sampled_from(sorted(files)))
-            match data.draw(st.sampled_from(["damage", "damage", "damage", "listing", "rename", "remove", "swap"])):
+            match data.draw(
+                st.sampled_from(
+                    ["damage", "damage", "damage", "listing", "rename", "remove", "swap"]
+                )
+            ):
                 case "listing":
                     files[listing] = as_json(mutated_often(entries, data), data)
                 case "damage":
@@ -307,15 +346,35 @@ def coco_folder() -> tuple[dict[str, bytes], dict[str, Any]]:
             {"id": 9, "file_name": "b.jpg", "height": 12, "width": 16},
         ],
         "annotations": [
-            {"id": 1, "image_id": 7, "category_id": 2, "iscrowd": 0, "segmentation": [square, [0, 0, 3, 0, 0, 3]]},
-            {"id": 2, "image_id": 7, "category_id": 5, "iscrowd": 1, "bbox": [0, 0, 5, 5], "area": 25}
+            {
+                "id": 1,
+                "image_id": 7,
+                "category_id": 2,
+                "iscrowd": 0,
+                "segmentation": [square, [0, 0, 3, 0, 0, 3]],
+            },
+            {
+                "id": 2,
+                "image_id": 7,
+                "category_id": 5,
+                "iscrowd": 1,
+                "bbox": [0, 0, 5, 5],
+                "area": 25,
+            }
             | {"segmentation": {"size": [12, 16], "counts": [30, 40, 122]}},
-            {"id": 3, "image_id": 9, "category_id": 2, "segmentation": {"size": [12, 16], "counts": "n0X1j3"}},
+            {
+                "id": 3,
+                "image_id": 9,
+                "category_id": 2,
+                "segmentation": {"size": [12, 16], "counts": "n0X1j3"},
+            },
         ],
         "categories": [{"id": 2, "name": "cell"}, {"id": 5, "name": "mitosis"}],
     }
     files["train.json"] = json.dumps(document).encode()
-    files["test.json"] = json.dumps({"images": [{"id": 1, "file_name": "c.png", "height": 12, "width": 16}]}).encode()
+    files["test.json"] = json.dumps(
+        {"images": [{"id": 1, "file_name": "c.png", "height": 12, "width": 16}]}
+    ).encode()
     return files, document
 
 
@@ -383,14 +442,19 @@ def test_descriptions_of_studies(inputs: int, study: Path) -> None:
             name = data.draw(st.sampled_from(["storage", "tracking_uri", "data", "format"]))
             content = json.dumps({**whole, name: data.draw(JUNK)}).encode()
         elif part == "request":
-            content = json.dumps({**whole, "request": mutated_often(whole["request"], data)}).encode()
+            content = json.dumps(
+                {**whole, "request": mutated_often(whole["request"], data)}
+            ).encode()
         else:
             content = as_json(mutated_often(whole, data), data)
         file.write_bytes(content)
         if data.draw(st.booleans()):
             retrain_plan.make_plan(options, "fuzzed")
         else:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:
+            with (
+                contextlib.redirect_stdout(io.StringIO()),
+                contextlib.redirect_stderr(io.StringIO()) as said,
+            ):
                 status = search.main(["--study", "fuzzed", "--dry-run"])
             assert status == (2 if said.getvalue() else 0)
 
@@ -402,7 +466,9 @@ def test_descriptions_of_studies(inputs: int, study: Path) -> None:
 def test_checkpoints(inputs: int, tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
     checkpoint.save(
-        path, {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}, {"epoch": 3}
+        path,
+        {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)},
+        {"epoch": 3},
     )
     whole = path.read_bytes()
     (length,) = struct.unpack("<Q", whole[:8])
@@ -422,7 +488,9 @@ def test_checkpoints(inputs: int, tmp_path: Path) -> None:
 
 @budgets(60, 400)
 def test_states_of_trials(inputs: int, tmp_path: Path) -> None:
-    trial = Trial(TrialConfig.from_settings(TINY), synthetic.make(images=4, side=32), device="cpu", threads=1)
+    trial = Trial(
+        TrialConfig.from_settings(TINY), synthetic.make(images=4, side=32), device="cpu", threads=1
+    )
     trial.run_epoch()
     trial.save(tmp_path)
     last, best = tmp_path / "last.safetensors", tmp_path / "best-0001.safetensors"
@@ -454,13 +522,24 @@ def safetensors_bytes(header: dict[str, Any]) -> bytes:
 @budgets(200, 1200)
 def test_match_tables(inputs: int, tmp_path: Path) -> None:
     samples = synthetic.make(images=2, side=48).samples
-    nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), [])
+    nothing = Detections(
+        np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), []
+    )
     path = tmp_path / "epoch-0001.npz"
     table = match(samples, [nothing] * len(samples), 4)[0]
-    rows = {"image_D": 0, "label_D": 1, "score_D": 0.5, "rank_D": 0, "hit_D": True, "ignored_D": False}
+    rows = {
+        "image_D": 0,
+        "label_D": 1,
+        "score_D": 0.5,
+        "rank_D": 0,
+        "hit_D": True,
+        "ignored_D": False,
+    }
     columns = {name: np.full(5, value, getattr(table, name).dtype) for name, value in rows.items()}
     columns |= {"truths_IC": table.truths_IC, "image_names": np.array(table.image_names)}
-    dtypes = st.sampled_from(["float32", "int32", "int64", "bool", "U3", "S2", "complex64", "datetime64[s]", "uint8"])
+    dtypes = st.sampled_from(
+        ["float32", "int32", "int64", "bool", "U3", "S2", "complex64", "datetime64[s]", "uint8"]
+    )
 
     def attempt(data: st.DataObject) -> None:
         arrays = dict(columns)
@@ -471,7 +550,9 @@ def test_match_tables(inputs: int, tmp_path: Path) -> None:
             arrays[name] = np.zeros(shape, data.draw(dtypes))
         elif what == "values" and name != "image_names":
             kind = arrays[name].dtype
-            arrays[name] = np.resize(np.array(data.draw(st.lists(NUMBERS, min_size=1)), float), columns[name].shape)
+            arrays[name] = np.resize(
+                np.array(data.draw(st.lists(NUMBERS, min_size=1)), float), columns[name].shape
+            )
             with np.errstate(all="ignore"):
                 arrays[name] = arrays[name].astype(kind)
         elif what == "gone":
@@ -510,7 +591,9 @@ def test_configurations_of_models(inputs: int, model: Path, tmp_path: Path) -> N
         if data.draw(st.booleans()):
             content = damaged(text, data)
         else:
-            content = yaml.safe_dump(mutated_often(document, data), allow_unicode=True).encode(errors="surrogatepass")
+            content = yaml.safe_dump(mutated_often(document, data), allow_unicode=True).encode(
+                errors="surrogatepass"
+            )
         (tmp_path / "config.yaml").write_bytes(content)
         trained_model.load(tmp_path, "cpu")
 
@@ -532,7 +615,9 @@ def test_models(inputs: int, model: Path, tmp_path: Path) -> None:
         if part == "weights":
             name = data.draw(st.sampled_from(sorted(tensors)))
             shape = data.draw(st.lists(st.integers(0, 3), max_size=4))
-            weights = safetensors.torch.save({**tensors, name: torch.zeros(shape, dtype=torch.int16)})
+            weights = safetensors.torch.save(
+                {**tensors, name: torch.zeros(shape, dtype=torch.int16)}
+            )
         else:
             changed[part] = mutated(changed[part], data)
         changed["sha256"] = hashlib.sha256(weights).hexdigest()

@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[1]
 LIBRARIES = {"torchvision", "optuna", "ray", "mlflow"}
 FILES = sorted((ROOT / "core").rglob("*.py"))
 
-# Of torch, which promises them no less than others: a tensor's count of writes, and addition to many tensors at once.
+# Of torch, which promises them no less than others: a tensor's count of writes, and addition to
+# many tensors at once.
 OF_TORCH = {"_version", "_foreach_add_", "_foreach_mul_"}
 
 
@@ -19,7 +20,9 @@ def is_private(name: str) -> bool:
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """Each dotted name that is imported from the libraries, and the name that it has in the file."""
+    """Each dotted name that is imported from the libraries, and the name that it has in the
+    file.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [(one.name, one.asname or one.name.split(".")[0]) for one in node.names]
@@ -44,9 +47,13 @@ def own_names(tree: ast.AST) -> set[str]:
 
 
 def private_uses(source: str) -> list[str]:
-    """Private names that are imported from the libraries, or that are attributes of what is not the file's own."""
+    """Private names that are imported from the libraries, or that are attributes of what is not
+    the file's own.
+    """
     tree = ast.parse(source)
-    found = [name for name, _ in imported(tree) if any(is_private(part) for part in name.split("."))]
+    found = [
+        name for name, _ in imported(tree) if any(is_private(part) for part in name.split("."))
+    ]
     own = own_names(tree) | OF_TORCH
     found += [
         ast.unparse(node)
@@ -69,7 +76,9 @@ def heirs(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
-def test_no_private_name_of_a_library_is_used_and_no_class_of_one_is_inherited_from(path: Path) -> None:
+def test_no_private_name_of_a_library_is_used_and_no_class_of_one_is_inherited_from(
+    path: Path,
+) -> None:
     source = path.read_text()
     assert private_uses(source) == []
     assert heirs(source) == []
@@ -103,6 +112,7 @@ def test_inheritance_is_found_whatever_the_import_looks_like(source: str) -> Non
 
 def test_what_is_public_or_the_files_own_is_not_found() -> None:
     source = (
-        "from torchvision.ops import nms\nclass A:\n    def __init__(self):\n        self._kept = nms\n        a._kept"
+        "from torchvision.ops import nms\nclass A:\n    def __init__(self):\n        self._kept ="
+        " nms\n        a._kept"
     )
     assert private_uses(source) == heirs(source) == []

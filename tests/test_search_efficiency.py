@@ -1,4 +1,6 @@
-"""Laws of the benchmark that compares searches: the same epochs for everybody, and only complete trials count."""
+"""Laws of the benchmark that compares searches: the same epochs for everybody, and only complete
+trials count.
+"""
 
 import itertools
 
@@ -30,7 +32,9 @@ class Stopping:
 def test_no_method_spends_more_than_all_epochs_nor_leaves_a_full_training_unused(
     after: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learning_curves, "curves", lambda _, configs: np.ones((len(configs), EPOCHS)))
+    monkeypatch.setattr(
+        learning_curves, "curves", lambda _, configs: np.ones((len(configs), EPOCHS))
+    )
     method = Stopping(after)
     course = play(method, "data")
     assert BUDGET - EPOCHS < method.epochs <= BUDGET
@@ -39,7 +43,9 @@ def test_no_method_spends_more_than_all_epochs_nor_leaves_a_full_training_unused
 
 def test_trials_that_were_stopped_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = itertools.count(1)
-    monkeypatch.setattr(learning_curves, "curves", lambda *_: np.full((1, EPOCHS), next(accuracies)))
+    monkeypatch.setattr(
+        learning_curves, "curves", lambda *_: np.full((1, EPOCHS), next(accuracies))
+    )
     course = play(Stopping(10), "data")
     best = course.found[-1]
     assert (best - 1) % 3 == 0, "every third runs to the end, the first of them with accuracy 1"
@@ -64,7 +70,9 @@ def test_the_replayed_curves_are_accuracies_and_both_halves_are_apart() -> None:
     assert curves.shape == (25, EPOCHS)
     assert curves.min() >= 0
     assert curves.max() <= 100
-    one_by_one = np.concatenate([learning_curves.curves(tuning[0], config[None]) for config in configs])
+    one_by_one = np.concatenate(
+        [learning_curves.curves(tuning[0], config[None]) for config in configs]
+    )
     assert np.abs(curves - one_by_one).max() < 1e-3
 
 

@@ -1,8 +1,9 @@
 """Many trials: their settings are chosen, they run, and their results are compared and shown.
 
-The switches below keep libraries from phoning home, from drawing over our progress bar, from printing a server's
-address with its password, and from taking the requirements of a model from the project in whose folder the command was
-started. Libraries read them when they are imported, so they are set before any of them is.
+The switches below keep libraries from phoning home, from drawing over our progress bar, from
+printing a server's address with its password, and from taking the requirements of a model from the
+project in whose folder the command was started. Libraries read them when they are imported, so they
+are set before any of them is.
 """
 
 import os

@@ -1,9 +1,11 @@
-"""Databases: sqlite files that are made whole or not at all, and the meaning of a database's refusals.
+"""Databases: sqlite files that are made whole or not at all, and the meaning of a database's
+refusals.
 
-The ledger and MLflow's view are in databases that other libraries make in many steps. A process that is killed in the
-middle leaves half of the tables, and MLflow never opens such a file again; so a sqlite file is made under another name.
-The meaning of a refusal is whether the same operation may succeed later, and what the user can do. It is read from
-SQLAlchemy's exception classes, sqlite's result codes and SQLSTATE, whichever library raised the error.
+The ledger and MLflow's view are in databases that other libraries make in many steps. A process
+that is killed in the middle leaves half of the tables, and MLflow never opens such a file again; so
+a sqlite file is made under another name. The meaning of a refusal is whether the same operation may
+succeed later, and what the user can do. It is read from SQLAlchemy's exception classes, sqlite's
+result codes and SQLSTATE, whichever library raised the error.
 """
 
 import contextlib
@@ -28,10 +30,12 @@ from core.interrupts import interrupted
 from tune.redaction import without_password
 
 RETRY_SECONDS = 120.0
-"""Seconds for which an operation is tried again that a database refuses for a reason that may pass."""
+"""Seconds for which an operation is tried again that a database refuses for a reason that may pass.
+"""
 
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
-"""Seconds of pause after the first refusal, and at most; each pause is twice as long as the one before."""
+"""Seconds of pause after the first refusal, and at most; each pause is twice as long as the one
+before."""
 
 QUIET_SECONDS = 10.0
 """Seconds without a change after which nobody is taken to be making a database's tables."""
@@ -40,19 +44,30 @@ _MAKING_SECONDS = 300.0
 """Seconds of waiting for another process that makes the same database."""
 
 _BESIDE = ("-journal", "-wal", "-shm")
-"""Suffixes of the files that sqlite keeps beside a database; they would damage another database of the same name."""
+"""Suffixes of the files that sqlite keeps beside a database; they would damage another database of
+the same name."""
 
 _T = TypeVar("_T")
 
 
 def file_of(url: str) -> Path | None:
-    """The file of a sqlite URL; None for a database in memory or of another kind, and for a text that is no URL."""
+    """The file of a sqlite URL; None for a database in memory or of another kind, and for a text
+    that is no URL.
+    """
     try:
         parsed = sqlalchemy.engine.make_url(url)
     except sqlalchemy.exc.ArgumentError:
         return None
-    in_a_file = parsed.database and parsed.database != ":memory:" and not parsed.database.startswith("file:")
-    return Path(parsed.database or "") if parsed.drivername.startswith("sqlite") and in_a_file else None
+    in_a_file = (
+        parsed.database
+        and parsed.database != ":memory:"
+        and not parsed.database.startswith("file:")
+    )
+    return (
+        Path(parsed.database or "")
+        if parsed.drivername.startswith("sqlite") and in_a_file
+        else None
+    )
 
 
 def place_of(url: str) -> str:
@@ -61,14 +76,19 @@ def place_of(url: str) -> str:
     return str(file) if file else without_password(url)
 
 
-def make_whole(path: Path, make: Callable[[str], None], half_made: Callable[[Path], bool] = lambda _: False) -> None:
-    """Make a sqlite database under another name in the same folder, and give it its name when it is whole.
+def make_whole(
+    path: Path, make: Callable[[str], None], half_made: Callable[[Path], bool] = lambda _: False
+) -> None:
+    """Make a sqlite database under another name in the same folder, and give it its name when it
+    is whole.
 
     make        makes the database at a URL, and leaves no connection open
-    half_made   tells whether an existing database was never finished; it is kept under another name (see `set_aside`)
+    half_made   tells whether an existing database was never finished; it is kept under another name
+                (see `set_aside`)
 
-    A database that exists and is whole stays as it is. Of several processes one makes it and the others wait. Files
-    that a killed process left are removed. Raises OSError, and whatever `make` raises.
+    A database that exists and is whole stays as it is. Of several processes one makes it and the
+    others wait. Files that a killed process left are removed. Raises OSError, and whatever `make`
+    raises.
     """
 
     def is_there() -> bool:
@@ -79,10 +99,14 @@ def make_whole(path: Path, make: Callable[[str], None], half_made: Callable[[Pat
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
     with filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=_MAKING_SECONDS):
-        for part in _parts(path):  # this process has the lock, so the processes that began these are dead
+        for part in _parts(
+            path
+        ):  # this process has the lock, so the processes that began these are dead
             shutil.rmtree(part, ignore_errors=True)
         if not is_there():
-            _wait_until_quiet(path)  # another program, or an earlier version, may be making it in its place
+            _wait_until_quiet(
+                path
+            )  # another program, or an earlier version, may be making it in its place
         if is_there():
             return
         set_aside(path)
@@ -97,11 +121,17 @@ def make_whole(path: Path, make: Callable[[str], None], half_made: Callable[[Pat
 
 
 def _parts(path: Path) -> list[Path]:
-    return [one for one in path.parent.glob(".*.part") if one.name.startswith(f".{path.name}.") and one.is_dir()]
+    return [
+        one
+        for one in path.parent.glob(".*.part")
+        if one.name.startswith(f".{path.name}.") and one.is_dir()
+    ]
 
 
 def _put(made: Path, path: Path) -> None:
-    """Give a database that no process has open its name, unless another program has made one there meanwhile."""
+    """Give a database that no process has open its name, unless another program has made one
+    there meanwhile.
+    """
     if any(made.with_name(made.name + end).exists() for end in _BESIDE):
         raise sqlite3.OperationalError(f"{made} is still in use")
     with made.open("rb") as stream:
@@ -116,7 +146,9 @@ def _put(made: Path, path: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a database, and sqlite's files beside it, to the first free name such as `mlflow.db.half-made`."""
+    """Rename a database, and sqlite's files beside it, to the first free name such as
+    `mlflow.db.half-made`.
+    """
     number, aside = 1, path.with_name(f"{path.name}.half-made")
     while any(aside.with_name(aside.name + end).exists() for end in ("", *_BESIDE)):
         number += 1
@@ -227,11 +259,17 @@ _KINDS = (
 )
 _AWAY = _Kind("see that {place} answers", (), ("08", "53", "57P"), transient=True)
 _OTHER = _Kind("see to {place}")
-_LOST = (sqlalchemy.exc.InterfaceError, sqlalchemy.exc.DisconnectionError, sqlalchemy.exc.TimeoutError)
+_LOST = (
+    sqlalchemy.exc.InterfaceError,
+    sqlalchemy.exc.DisconnectionError,
+    sqlalchemy.exc.TimeoutError,
+)
 
 
 class RefusedForNowError(Exception):
-    """A refusal that may pass, in the place of an error that a library would handle in its own way."""
+    """A refusal that may pass, in the place of an error that a library would handle in its own
+    way.
+    """
 
     def __init__(self, cause: sqlalchemy.exc.SQLAlchemyError) -> None:
         super().__init__(str(cause))
@@ -241,19 +279,25 @@ class RefusedForNowError(Exception):
 def hand_over(engine: sqlalchemy.engine.Engine, url: str) -> None:
     """Let an engine raise refusals that may pass as RefusedForNowError.
 
-    Otherwise Optuna would make a trial again, up to five times, whether or not the first was stored: there would be two
-    trials where only the database's answer was lost.
+    Otherwise Optuna would make a trial again, up to five times, whether or not the first was
+    stored: there would be two trials where only the database's answer was lost.
     """
 
     def replace(context: sqlalchemy.engine.ExceptionContext) -> BaseException | None:
         error = context.sqlalchemy_exception
-        return RefusedForNowError(error) if error is not None and refusal(error, url).transient else None
+        return (
+            RefusedForNowError(error)
+            if error is not None and refusal(error, url).transient
+            else None
+        )
 
     sqlalchemy.event.listen(engine, "handle_error", replace)
 
 
 def cause_of(error: BaseException) -> sqlalchemy.exc.SQLAlchemyError | None:
-    """The database's error: this one, or the one that a library wrapped; None if no database raised it."""
+    """The database's error: this one, or the one that a library wrapped; None if no database
+    raised it.
+    """
     found: BaseException | None = error
     while found is not None and not isinstance(found, sqlalchemy.exc.SQLAlchemyError):
         found = found.cause if isinstance(found, RefusedForNowError) else found.__cause__
@@ -265,17 +309,28 @@ def refusal(error: sqlalchemy.exc.SQLAlchemyError, url: str) -> Refusal:
     said = getattr(error, "orig", None) or error
     words = str(said).strip() or type(said).__name__
     kind = _kind(error, words)
-    reason, order = without_password(words.splitlines()[0][:300]), kind.way_out.format(place=place_of(url))
+    reason, order = (
+        without_password(words.splitlines()[0][:300]),
+        kind.way_out.format(place=place_of(url)),
+    )
     file = file_of(url)
-    if _code(said) == sqlite3.SQLITE_IOERR and file is not None and (refused := _refused_by_disk(file)) is not None:
-        # sqlite reports a full disk, and a file that may not grow, by the same code: ask the system.
+    if (
+        _code(said) == sqlite3.SQLITE_IOERR
+        and file is not None
+        and (refused := _refused_by_disk(file)) is not None
+    ):
+        # sqlite reports a full disk, and a file that may not grow, by the same code: ask the
+        # system.
         return Refusal(f"{reason}: {refused.strerror}", way_out(refused) or order)
     return Refusal(reason, order, kind.transient, kind.whole)
 
 
 def _kind(error: sqlalchemy.exc.SQLAlchemyError, words: str) -> _Kind:
     said = getattr(error, "orig", None)
-    code, state = _code(said), str(getattr(said, "sqlstate", None) or getattr(said, "pgcode", None) or "")
+    code, state = (
+        _code(said),
+        str(getattr(said, "sqlstate", None) or getattr(said, "pgcode", None) or ""),
+    )
     for kind in (*_KINDS, _AWAY):
         by_state = bool(state) and state.startswith(kind.states)
         if (
@@ -285,7 +340,8 @@ def _kind(error: sqlalchemy.exc.SQLAlchemyError, words: str) -> _Kind:
         ):
             return kind
     lost = isinstance(error, _LOST) or getattr(error, "connection_invalidated", False)
-    # A driver that cannot connect raises an OperationalError without a code: the server does not answer.
+    # A driver that cannot connect raises an OperationalError without a code: the server does not
+    # answer.
     unanswered = isinstance(error, sqlalchemy.exc.OperationalError) and code is None and not state
     return _AWAY if lost or unanswered else _OTHER
 
@@ -313,9 +369,9 @@ class Patience:
 
     seconds   for how long; None for RETRY_SECONDS
 
-    After one wait in vain it does not wait again until an operation succeeds: a study whose ledger stays away ends
-    after one such time, not after one for each of its last writes. Nor does it wait in a process that was asked to end
-    (see `core.interrupts`).
+    After one wait in vain it does not wait again until an operation succeeds: a study whose ledger
+    stays away ends after one such time, not after one for each of its last writes. Nor does it wait
+    in a process that was asked to end (see `core.interrupts`).
     """
 
     def __init__(self, url: str, seconds: float | None = None) -> None:
@@ -326,7 +382,9 @@ class Patience:
         self._in_vain = True
 
     def __call__(self, operation: Callable[[], _T]) -> _T:
-        """Return the result of `operation`; raise the last refusal when the time is up, and any other error at once."""
+        """Return the result of `operation`; raise the last refusal when the time is up, and any
+        other error at once.
+        """
         seconds = RETRY_SECONDS if self._seconds is None else self._seconds
         until = time.monotonic() + (0.0 if self._in_vain else seconds)
         pause = PAUSE_SECONDS
@@ -349,7 +407,9 @@ class Patience:
 
 
 def _sleep(seconds: float) -> None:
-    """Sleep for this time, or until the process is asked to end: `time.sleep` goes on after a signal was handled."""
+    """Sleep for this time, or until the process is asked to end: `time.sleep` goes on after a
+    signal was handled.
+    """
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0 and not interrupted():
         time.sleep(min(left, _NAP_SECONDS))

@@ -1,6 +1,7 @@
 """The processes that a search starts, and their children, found by a mark in their environment.
 
-Process groups would not do: Ray's agents leave their parent's group, and live for up to a minute after it has ended.
+Process groups would not do: Ray's agents leave their parent's group, and live for up to a minute
+after it has ended.
 """
 
 import contextlib
@@ -20,7 +21,9 @@ _POLL_SECONDS = 0.05
 
 @contextlib.contextmanager
 def marked() -> Iterator[str]:
-    """Yield a mark that all processes have that are started inside the block; this process does not have it."""
+    """Yield a mark that all processes have that are started inside the block; this process does
+    not have it.
+    """
     before = os.environ.get(MARK)
     os.environ[MARK] = mark = uuid.uuid4().hex
     try:
@@ -43,7 +46,9 @@ def living(mark: str) -> list[int]:
 
 
 def runs(process: int) -> bool:
-    """Whether a process has not ended; a zombie, for whose end its parent has not asked yet, has ended."""
+    """Whether a process has not ended; a zombie, for whose end its parent has not asked yet, has
+    ended.
+    """
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
@@ -70,10 +75,12 @@ def end(mark: str, seconds: float = 2.0) -> None:
 
 @contextlib.contextmanager
 def deaf_to_sigterm() -> Iterator[None]:
-    """Block SIGTERM in processes that are started inside the block; for this process it is delayed to the block's end.
+    """Block SIGTERM in processes that are started inside the block; for this process it is
+    delayed to the block's end.
 
-    A scheduler that ends a job may signal all its processes: Ray's would end before the search that uses them, which
-    could then save nothing, and would end in Ray's own way. Ray itself blocks Ctrl-C in the same way.
+    A scheduler that ends a job may signal all its processes: Ray's would end before the search that
+    uses them, which could then save nothing, and would end in Ray's own way. Ray itself blocks
+    Ctrl-C in the same way.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
@@ -84,7 +91,9 @@ def deaf_to_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ended_when_asked(mark: str) -> Iterator[None]:
-    """Kill each process with this mark that Ray sends a SIGTERM: they block it, and Ray would wait for them."""
+    """Kill each process with this mark that Ray sends a SIGTERM: they block it, and Ray would
+    wait for them.
+    """
     done = threading.Event()
     asked_before = {process for process in living(mark) if _sigterm_waits(process)}
 

@@ -1,23 +1,35 @@
-"""Passwords, and tokens in the place of a user's name, are removed from whatever reaches a file, a log or a tag."""
+"""Passwords, and tokens in the place of a user's name, are removed from whatever reaches a file,
+a log or a tag.
+"""
 
 import re
 
-_USER_INFO = re.compile(r"(?:(?P<scheme>[a-z][a-z0-9+.-]*):)?//(?!/)(?P<user>[^:/@\s]*)(?P<rest>\S*)@", re.IGNORECASE)
-"""User and password of a URL, up to the last @ of the word: either may hold an unescaped @, : or /."""
+_USER_INFO = re.compile(
+    r"(?:(?P<scheme>[a-z][a-z0-9+.-]*):)?//(?!/)(?P<user>[^:/@\s]*)(?P<rest>\S*)@", re.IGNORECASE
+)
+"""User and password of a URL, up to the last @ of the word: either may hold an unescaped @, : or /.
+"""
 
-_SECRET = "password|passwd|passphrase|pwd|token|secret|signature|credentials?|api[-_]?key|access[-_]?key|secret[-_]?key"
+_SECRET = (
+    "password|passwd|passphrase|pwd|token|secret|signature|credentials?|"
+    "api[-_]?key|access[-_]?key|secret[-_]?key"
+)
 _PARAMETER = re.compile(rf"((?:{_SECRET}|\bsig)=)[^&\s;]+", re.IGNORECASE)
-"""A secret setting of a URL or a connection: its name ends in one of these words, as `sslpassword` does."""
+"""A secret setting of a URL or a connection: its name ends in one of these words, as `sslpassword`
+does."""
 
-_DATABASES = re.compile(r"(postgresql|postgres|mysql|mariadb|mssql|oracle|cockroachdb)(\+\w+)?", re.IGNORECASE)
-"""Schemes of URLs in which the user is a name that may be shown. Elsewhere it may be a token: `https://TOKEN@host`."""
+_DATABASES = re.compile(
+    r"(postgresql|postgres|mysql|mariadb|mssql|oracle|cockroachdb)(\+\w+)?", re.IGNORECASE
+)
+"""Schemes of URLs in which the user is a name that may be shown. Elsewhere it may be a token:
+`https://TOKEN@host`."""
 
 
 def without_password(text: str) -> str:
     """`text`, a URL or a message that may hold one, with *** in place of secrets.
 
-    In a database's URL the password is hidden and the user stays. In any other URL both are hidden, since either can be
-    a token.
+    In a database's URL the password is hidden and the user stays. In any other URL both are hidden,
+    since either can be a token.
     """
     return re.sub(r"\S+", lambda word: _without_secrets(word[0]), text)
 
@@ -25,7 +37,8 @@ def without_password(text: str) -> str:
 def _without_secrets(word: str) -> str:
     user_info, parameter = _USER_INFO.search(word), _PARAMETER.search(word)
     if user_info and parameter and parameter.start() < user_info.end():
-        # An @ within the parameter, or a = within the password: nobody can tell where the secret ends.
+        # An @ within the parameter, or a = within the password: nobody can tell where the secret
+        # ends.
         return f"{word[: min(user_info.start('user'), parameter.end(1))]}***"
     return _PARAMETER.sub(r"\1***", _USER_INFO.sub(_without_user_info, word))
 

@@ -26,12 +26,22 @@ from tune.tracking.mlflow_runs import Trouble
 
 @terminable()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 done, 2 a wrong request, 1 the rest, 130 or 143 interrupted."""
+    """The command line; returns the exit status: 0 done, 2 a wrong request, 1 the rest, 130 or
+    143 interrupted.
+    """
     parsed = _parser().parse_args(arguments)
     console = Console()
     try:
         options = Options(parsed.results, absolute(parsed.storage), absolute(parsed.tracking_uri))
-        plan = make_plan(options, parsed.study, parsed.trial, parsed.data, parsed.on, parsed.overrides, parsed.threads)
+        plan = make_plan(
+            options,
+            parsed.study,
+            parsed.trial,
+            parsed.data,
+            parsed.on,
+            parsed.overrides,
+            parsed.threads,
+        )
         _print(console, _plan_lines(plan))
         outcome = retrain.run(plan, console, parsed.device)
         _print(console, _outcome_lines(plan, outcome))
@@ -39,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for reason in outcome.missing:
             complain(f"No submission: {reason}")
         if outcome.missing:
-            complain("The model is whole; see to it, then give the same command again: nothing is trained twice")
+            complain(
+                "The model is whole; see to it, then give the same command again: nothing is"
+                " trained twice"
+            )
             return 1
     except BadRequest as error:
         complain(error)
@@ -59,8 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tune.retrain_best",
-        description="Retrain the winner of a study and write its model, submission and pictures. "
-        "The same command, run again, continues.",
+        description=(
+            "Retrain the winner of a study and write its model, submission and pictures. "
+            "The same command, run again, continues."
+        ),
     )
     add = parser.add_argument
     add("--study", metavar="NAME", help="the study; default: the one that was searched last")
@@ -70,14 +85,32 @@ def _parser() -> argparse.ArgumentParser:
         "--on",
         choices=("train", "all"),
         default="train",
-        help="train: the trial's own split, the epoch chosen on its validation images (default); "
-        "all: every annotated image, as many epochs as were best",
+        help=(
+            "train: the trial's own split, the epoch chosen on its validation images (default); "
+            "all: every annotated image, as many epochs as were best"
+        ),
     )
     add(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="change a setting; repeatable"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change a setting; repeatable",
     )
-    add("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all studies; default: results")
-    add("--device", default="auto", metavar="DEVICE", help="cpu, cuda:0, ...; default: the first GPU, else the CPU")
+    add(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="folder of all studies; default: results",
+    )
+    add(
+        "--device",
+        default="auto",
+        metavar="DEVICE",
+        help="cpu, cuda:0, ...; default: the first GPU, else the CPU",
+    )
     add(
         "--threads",
         type=int,
@@ -85,7 +118,11 @@ def _parser() -> argparse.ArgumentParser:
         help="processor threads; default: those of the trial, so that it is repeated",
     )
     add("--tracking-uri", metavar="URI", help="MLflow; default: where the search showed it")
-    add("--storage", metavar="URL", help="the ledger's database; needed again where its URL has a password")
+    add(
+        "--storage",
+        metavar="URL",
+        help="the ledger's database; needed again where its URL has a password",
+    )
     return parser
 
 
@@ -94,7 +131,10 @@ def _plan_lines(plan: Plan) -> list[str]:
     how = (
         "on the trial's own split, the epoch chosen on its validation images"
         if plan.on == "train"
-        else f"on {'the one image' if samples == 1 else f'all {samples:,} images'}, up to the epoch that was best"
+        else (
+            f"on {'the one image' if samples == 1 else f'all {samples:,} images'}, up to the epoch"
+            " that was best"
+        )
     )
     epochs = many(plan.config.optim.epochs, "epoch")
     epochs = f"{plan.epochs} of {epochs}" if plan.on == "all" else epochs
@@ -111,12 +151,14 @@ def _outcome_lines(plan: Plan, outcome: Outcome) -> list[str]:
     lines.append(f"Model: {best}")
     if outcome.missing:
         lines.append(
-            f"Submission: none, {len(outcome.test)} of {many(len(plan.data.test_images), 'test image')} predicted"
+            f"Submission: none, {len(outcome.test)} of"
+            f" {many(len(plan.data.test_images), 'test image')} predicted"
         )
     elif plan.data.test_images:
         count = sum(len(results) for results in outcome.test.values())
         lines.append(
-            f"Submission: {best / 'submission.zip'} ({many(len(outcome.test), 'image')}, {many(count, 'instance')})"
+            f"Submission: {best / 'submission.zip'} ({many(len(outcome.test), 'image')},"
+            f" {many(count, 'instance')})"
         )
         most = metrics["prediction"]["chosen"]["max_detections"]
         full = about_full_tiles(outcome.full_tiles, most, "it with --set predict.max_detections=N")
@@ -124,7 +166,10 @@ def _outcome_lines(plan: Plan, outcome: Outcome) -> list[str]:
         if not count:
             lines.append("Nothing was found in any test image: the submission is an empty list")
     lines.append(f"Pictures: {best / 'overlays'}")
-    use = f"{_python()} -m core.predict --model {shlex.quote(str(best))} --images DIR --out results.json"
+    use = (
+        f"{_python()} -m core.predict --model {shlex.quote(str(best))} --images DIR --out"
+        " results.json"
+    )
     return [*lines, f"Use it: {use}"]
 
 
@@ -137,7 +182,9 @@ def _shown_lines(plan: Plan, shown: str | Trouble) -> list[str]:
 def _python() -> str:
     """The Python program that runs here, as a person in this folder would type it."""
     program = Path(sys.executable)
-    return shlex.quote(os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program))
+    return shlex.quote(
+        os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
+    )
 
 
 def _score(metrics: dict[str, Any]) -> str:
@@ -153,8 +200,9 @@ def _scatter(metrics: dict[str, Any]) -> list[str]:
     if again == metrics["search"]["ap50"]:
         return []
     return [
-        f"Settings, seed and split are the trial's, and its AP50 was {metrics['search']['ap50']:.4f} against "
-        f"{again:.4f} now: another device, number of threads or version rounds otherwise, and scores scatter that much"
+        "Settings, seed and split are the trial's, and its AP50 was"
+        f" {metrics['search']['ap50']:.4f} against {again:.4f} now: another device, number of"
+        " threads or version rounds otherwise, and scores scatter that much"
     ]
 
 
@@ -163,15 +211,22 @@ def _prediction(plan: Plan, metrics: dict[str, Any]) -> list[str]:
     if not plan.candidates:
         return []
     if not tried:
-        return ["Settings of prediction were not tried: the search kept no weights to try them with"]
+        return [
+            "Settings of prediction were not tried: the search kept no weights to try them with"
+        ]
     chosen, own = metrics["prediction"]["chosen"], plan.own.model_dump()
-    changes = ", ".join(f"predict.{name} {value}" for name, value in chosen.items() if value != own[name])
+    changes = ", ".join(
+        f"predict.{name} {value}" for name, value in chosen.items() if value != own[name]
+    )
     before, best = tried[0]["ap50"], max(one["ap50"] for one in tried)
     if not changes:
         others = len(tried) - 1
-        return [f"Prediction: its settings stay; none of {others} others had an AP50 above {before:.4f}"]
+        return [
+            f"Prediction: its settings stay; none of {others} others had an AP50 above {before:.4f}"
+        ]
     return [
-        f"Prediction: {changes}, the best of {len(tried)} that were tried (AP50 {before:.4f} before, {best:.4f} now)"
+        f"Prediction: {changes}, the best of {len(tried)} that were tried (AP50 {before:.4f}"
+        f" before, {best:.4f} now)"
     ]
 
 

@@ -1,4 +1,5 @@
-"""Tables: `trials.csv`, and those of the report, each from the same cells as CSV, Markdown, LaTeX or text for the page.
+"""Tables: `trials.csv`, and those of the report, each from the same cells as CSV, Markdown,
+LaTeX or text for the page.
 
 Values are formatted in this module alone (`text`), so a number looks the same everywhere.
 """
@@ -16,8 +17,8 @@ from tune.ledger.ledger import TrialRecord
 from tune.statistics.certainty import Interval
 
 COLUMNS = (
-    "trial", "name", "state", "epochs", "ap50", "ap50_last", "best_epoch", "seconds", "gpu_hours", "attempts", "seed",
-    "fold", "reason",
+    "trial", "name", "state", "epochs", "ap50", "ap50_last", "best_epoch", "seconds", "gpu_hours",
+    "attempts", "seed", "fold", "reason",
 )  # fmt: skip
 """The first columns of `trials.csv`; one for each searched setting follows."""
 
@@ -26,7 +27,10 @@ def trials_csv(records: Iterable[TrialRecord], searched: Sequence[str]) -> str:
     """The text of `trials.csv`. A setting has its value also in trials that did not search it."""
     return _csv(
         [*COLUMNS, *searched],
-        ([*_row(record), *(record.settings.get(name, "") for name in searched)] for record in records),
+        (
+            [*_row(record), *(record.settings.get(name, "") for name in searched)]
+            for record in records
+        ),
     )
 
 
@@ -67,8 +71,9 @@ class Kind(StrEnum):
 Cell = str | int | float | Interval | None
 """The full value of a cell; None where there is none.
 
-By kind: text is a str, count an int; interval and difference are an Interval, whose ends are nan where they are not
-known. The others are floats: a change is a difference without an interval, a percent is a fraction of 1.
+By kind: text is a str, count an int; interval and difference are an Interval, whose ends are nan
+where they are not known. The others are floats: a change is a difference without an interval, a
+percent is a fraction of 1.
 """
 
 NOTHING = "\N{EN DASH}"
@@ -76,7 +81,10 @@ NOTHING = "\N{EN DASH}"
 
 
 def text(cell: Cell, kind: Kind) -> str:
-    """A cell as a reader sees it. AP50 has four digits, as in the reference report; minus signs are real ones."""
+    """A cell as a reader sees it.
+
+    AP50 has four digits, as in the reference report; minus signs are real ones.
+    """
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return NOTHING
     if isinstance(cell, str):
@@ -137,8 +145,15 @@ class Column:
     def values(self, cell: Cell) -> tuple[Value, ...]:
         """The values of a cell in these columns, in full precision; empty where there is none."""
         assert cell is None or isinstance(cell, Interval) == (len(self.names) == 3), self.name
-        parts = (cell.estimate, cell.low, cell.high) if isinstance(cell, Interval) else (cell,) * len(self.names)
-        return tuple("" if part is None or (isinstance(part, float) and math.isnan(part)) else part for part in parts)
+        parts = (
+            (cell.estimate, cell.low, cell.high)
+            if isinstance(cell, Interval)
+            else (cell,) * len(self.names)
+        )
+        return tuple(
+            "" if part is None or (isinstance(part, float) and math.isnan(part)) else part
+            for part in parts
+        )
 
 
 @dataclass(frozen=True)
@@ -163,7 +178,8 @@ class Table:
     def texts(self) -> tuple[tuple[str, ...], ...]:
         """The cells as a reader sees them; nothing is escaped."""
         return tuple(
-            tuple(text(cell, column.kind) for cell, column in zip(row, self.columns, strict=True)) for row in self.rows
+            tuple(text(cell, column.kind) for cell, column in zip(row, self.columns, strict=True))
+            for row in self.rows
         )
 
     def csv(self) -> str:
@@ -172,7 +188,11 @@ class Table:
         return _csv(names, (self._values(row) for row in self.rows))
 
     def _values(self, row: Sequence[Cell]) -> list[Value]:
-        return [value for cell, column in zip(row, self.columns, strict=True) for value in column.values(cell)]
+        return [
+            value
+            for cell, column in zip(row, self.columns, strict=True)
+            for value in column.values(cell)
+        ]
 
     def markdown(self) -> str:
         """For a README or a laboratory book: title, table, caption."""
@@ -184,7 +204,9 @@ class Table:
         rows = (line(map(_in_markdown, row)) for row in self.texts)
         heads = line(_in_markdown(column.title) for column in self.columns)
         caption = _in_markdown(self.caption)
-        return "\n".join([f"### {_in_markdown(self.title)}", "", heads, line(rules), *rows, "", caption, ""])
+        return "\n".join(
+            [f"### {_in_markdown(self.title)}", "", heads, line(rules), *rows, "", caption, ""]
+        )
 
     def latex(self) -> str:
         r"""For a paper: a `table` that needs `\usepackage{booktabs}`."""
@@ -214,9 +236,10 @@ def _in_markdown(plain: str) -> str:
 
 
 _LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}", "\N{MINUS SIGN}": "$-$", "\N{EN DASH}": "--",
-    "[": "{[}", "]": "{]}",  # a row that began with a bracket would be an option of the line break before it
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\N{MINUS SIGN}": "$-$",
+    "\N{EN DASH}": "--", "[": "{[}", "]": "{]}",
+    # a row that began with a bracket would be an option of the line break before it
 } | {character: f"\\{character}" for character in "&%$#_{}"}  # fmt: skip
 
 
@@ -237,11 +260,13 @@ _BEGINS_A_FORMULA = re.compile(r"(^(?=[\t\r\n\0])|(?:^|[;\t\r\n])(?=[\s\0]*[=+@\
 
 
 def _inert(value: Value) -> Value:
-    """A text that a spreadsheet would run as a formula, with an apostrophe before the formula; all else as it is.
+    """A text that a spreadsheet would run as a formula, with an apostrophe before the formula;
+    all else as it is.
 
-    A variant named `=HYPERLINK(...)`, or an error with such a text, must not run anything on the machine where the
-    table is opened. This follows OWASP's advice on CSV injection. A spreadsheet may take semicolons for separators, as
-    German ones do, so the part after a semicolon counts as a text too. Numbers are no formulas, whatever their sign.
+    A variant named `=HYPERLINK(...)`, or an error with such a text, must not run anything on the
+    machine where the table is opened. This follows OWASP's advice on CSV injection. A spreadsheet
+    may take semicolons for separators, as German ones do, so the part after a semicolon counts as a
+    text too. Numbers are no formulas, whatever their sign.
     """
     if not isinstance(value, str) or _is_number(value):
         return value

@@ -28,27 +28,44 @@ from core.data.suspicion import split_components, suspicions
 from core.errors import DataError
 from core.text import listed, shown
 
-__all__ = ["Category", "Dataset", "Inspection", "Problem", "TestImage", "inspect", "list_images", "load"]
+__all__ = [
+    "Category",
+    "Dataset",
+    "Inspection",
+    "Problem",
+    "TestImage",
+    "inspect",
+    "list_images",
+    "load",
+]
 
 STRICT = DataConfig()
 """Settings of reading under which a data set with any problem is refused."""
 MOST_FOLDERS, KINDS_SHOWN = 1000, 5
-"""Largest numbers of folders that are looked into, and of kinds of files that are named, if there is no data set."""
+"""Largest numbers of folders that are looked into, and of kinds of files that are named, if there
+is no data set."""
 
 
 def load(where: str, config: DataConfig = STRICT) -> Dataset:
     """Read a data set: the word `synthetic`, or a folder in the HW3 or COCO layout.
 
-    config   only its settings of reading count: skip_bad, allow_suspicious, split_components, group_pattern
+    config   only its settings of reading count: skip_bad, allow_suspicious, split_components,
+             group_pattern
 
-    Raises DataError with the first problem, and says how many more there are. Images without instances are fine.
+    Raises DataError with the first problem, and says how many more there are. Images without
+    instances are fine.
     """
     inspection = inspect(where, config)
     if inspection.problems:
         problems = first_of(inspection.problems)
         if inspection.single and not config.skip_bad:
-            problems += "; `--set data.skip_bad=true` skips and counts annotations and images that cannot be used"
-        lists = f"; `python -m core.check {where}` lists all" if len(inspection.problems) > 1 else ""
+            problems += (
+                "; `--set data.skip_bad=true` skips and counts annotations and images that cannot"
+                " be used"
+            )
+        lists = (
+            f"; `python -m core.check {where}` lists all" if len(inspection.problems) > 1 else ""
+        )
         raise DataError(f"{problems}{lists}")
     assert inspection.dataset is not None, "a reader found neither images nor a problem"
     return inspection.dataset
@@ -65,22 +82,32 @@ def inspect(where: str, config: DataConfig = STRICT) -> Inspection:
         dataset = split_components(found.dataset) if config.split_components else found.dataset
     except DataError as error:
         return Inspection(found.dataset, (*found.problems, Problem.of(error, found.dataset.name)))
-    misplaced = any(problem.suspicious for problem in found.problems) and not config.allow_suspicious
+    misplaced = (
+        any(problem.suspicious for problem in found.problems) and not config.allow_suspicious
+    )
     suspicious, notes = suspicions(dataset, config, where, misplaced)
     problems = [*found.problems, *suspicious]
     if config.allow_suspicious:
-        notes += [f"data.allow_suspicious: {shown(problem.message)}" for problem in problems if problem.suspicious]
+        notes += [
+            f"data.allow_suspicious: {shown(problem.message)}"
+            for problem in problems
+            if problem.suspicious
+        ]
         problems = [problem for problem in problems if not problem.suspicious]
     return Inspection(replace(dataset, notes=(*dataset.notes, *notes)), tuple(problems))
 
 
 def _without_bad(found: Inspection) -> Inspection:
-    """The same with one note in place of the problems that concern one annotation or one image alone."""
+    """The same with one note in place of the problems that concern one annotation or one image
+    alone.
+    """
     if found.dataset is None or not found.single:
         return found
     note = f"data.skip_bad: {len(found.single):,} skipped; {'; '.join(by_cause(found.single))}"
     dataset = replace(found.dataset, notes=(*found.dataset.notes, note))
-    return Inspection(dataset, tuple(problem for problem in found.problems if not problem.skippable))
+    return Inspection(
+        dataset, tuple(problem for problem in found.problems if not problem.skippable)
+    )
 
 
 def _read(where: str) -> Inspection:
@@ -88,9 +115,14 @@ def _read(where: str) -> Inspection:
         return Inspection(synthetic.make(test=SYNTHETIC_TEST_IMAGES), ())
     folder = Path(where)
     if not folder.exists():
-        return Inspection(None, (Problem(where, f"there is no such folder; {_where_to_put(where)}"),))
+        return Inspection(
+            None, (Problem(where, f"there is no such folder; {_where_to_put(where)}"),)
+        )
     if not folder.is_dir():
-        return Inspection(None, (Problem(where, f"a folder is expected, and this is a file; {_where_to_put(where)}"),))
+        return Inspection(
+            None,
+            (Problem(where, f"a folder is expected, and this is a file; {_where_to_put(where)}"),),
+        )
     try:
         if coco.annotation_file(folder) is not None:
             return coco.read(folder)
@@ -102,7 +134,9 @@ def _read(where: str) -> Inspection:
     except DataError as error:
         return Inspection(None, (Problem.of(error, folder / "annotations"),))
     except OSError as error:
-        return Inspection(None, (Problem(str(error.filename), f"the folder cannot be read: {error.strerror}"),))
+        return Inspection(
+            None, (Problem(str(error.filename), f"the folder cannot be read: {error.strerror}"),)
+        )
     return Inspection(None, (Problem(where, message),))
 
 
@@ -110,17 +144,25 @@ def _seen(folder: Path) -> str:
     """The kinds of the files in a folder and below it, with their numbers."""
     kinds: Counter[str] = Counter()
     for _, _, names in itertools.islice(os.walk(folder), MOST_FOLDERS):
-        kinds.update(Path(name).suffix.lower() or "without a suffix" for name in names if not name.startswith("."))
+        kinds.update(
+            Path(name).suffix.lower() or "without a suffix"
+            for name in names
+            if not name.startswith(".")
+        )
     if not kinds:
         return "it holds no files"
     common = [f"{count:,} {kind}" for kind, count in kinds.most_common(KINDS_SHOWN)]
-    others = [f"{kinds.total() - sum(count for _, count in kinds.most_common(KINDS_SHOWN)):,} of other kinds"]
+    others = [
+        f"{kinds.total() - sum(count for _, count in kinds.most_common(KINDS_SHOWN)):,} of other"
+        " kinds"
+    ]
     return f"seen: {listed(common + others * (len(kinds) > KINDS_SHOWN))}"
 
 
 def _where_to_put(where: str) -> str:
     return (
-        f"put one folder an image there, {where}/train/NAME/image.tif with its masks class1.tif, class2.tif, ... "
-        f"beside it (the HW3 layout; {where}/NAME/image.tif is read too), or COCO annotations as {where}/train.json "
-        f"with the images in {where}/train/, or name another folder with --data"
+        f"put one folder an image there, {where}/train/NAME/image.tif with its masks class1.tif,"
+        f" class2.tif, ... beside it (the HW3 layout; {where}/NAME/image.tif is read too), or COCO"
+        f" annotations as {where}/train.json with the images in {where}/train/, or name another"
+        " folder with --data"
     )

@@ -1,14 +1,17 @@
 """The COCO layout: one JSON file of polygons and run-length encodings beside a folder of images.
 
-    DIR/train.json  or  DIR/annotations/instances_train*.json    images in DIR/train*/, DIR/images/train*/, DIR/images/
-    DIR/test.json   or  DIR/annotations/{image_info,instances}_test*.json          or DIR; likewise in DIR/test*/
+    DIR/train.json  or  DIR/annotations/instances_train*.json    images in DIR/train*/,
+                    DIR/images/train*/, DIR/images/
+    DIR/test.json   or  DIR/annotations/{image_info,instances}_test*.json          or DIR; likewise
+                    in DIR/test*/
 
-Exports of annotation tools are read where they lie: train/_annotations.coco.json (Roboflow), and the one JSON file in
-DIR or DIR/annotations that has the lists of COCO, under any name (CVAT, Label Studio).
+Exports of annotation tools are read where they lie: train/_annotations.coco.json (Roboflow), and
+the one JSON file in DIR or DIR/annotations that has the lists of COCO, under any name (CVAT, Label
+Studio).
 
-The test listing may be absent, and annotations in it are not read. Instances that overlap go to different label maps.
-`iscrowd` marks a crowd region. A validation listing is not read: the split takes validation images out of the training
-images, the same for every study.
+The test listing may be absent, and annotations in it are not read. Instances that overlap go to
+different label maps. `iscrowd` marks a crowd region. A validation listing is not read: the split
+takes validation images out of the training images, the same for every study.
 """
 
 import json
@@ -23,9 +26,33 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from core.data.coco_masks import FAR_AREA, BesideImage, box_of, compare, compare_area, mask_of, short
-from core.data.dataset import Category, Dataset, Inspection, Problem, TestImage, assemble, examples_of, place
-from core.data.images import about_turned, find_file, read_listed, read_rgb, turned_in_doubt, whole_number
+from core.data.coco_masks import (
+    FAR_AREA,
+    BesideImage,
+    box_of,
+    compare,
+    compare_area,
+    mask_of,
+    short,
+)
+from core.data.dataset import (
+    Category,
+    Dataset,
+    Inspection,
+    Problem,
+    TestImage,
+    assemble,
+    examples_of,
+    place,
+)
+from core.data.images import (
+    about_turned,
+    find_file,
+    read_listed,
+    read_rgb,
+    turned_in_doubt,
+    whole_number,
+)
 from core.errors import DataError
 from core.sample import MAX_INSTANCES, MaskCrop, Sample
 from core.text import many
@@ -35,15 +62,19 @@ LISTS = ("images", "annotations", "categories")
 ROBOFLOW = "_annotations.coco.json"
 """The annotations of the images in the same folder."""
 MAX_LAYERS = 32
-"""Largest number of instances on one pixel of an image; each takes a label map of the image's size."""
+"""Largest number of instances on one pixel of an image; each takes a label map of the image's size.
+"""
 MAX_LAYER_PIXELS = MAX_LAYERS * 2**24
 """Largest number of pixels in all label maps of an image: 1 GB."""
 LEAST_APART = 3
-"""Least number of masks elsewhere than their own bbox that is no slip, where they are also most of the masks."""
+"""Least number of masks elsewhere than their own bbox that is no slip, where they are also most of
+the masks."""
 SOME = 0.02
-"""Fraction of annotations that lie beside their image, from which the other annotations are in doubt too."""
+"""Fraction of annotations that lie beside their image, from which the other annotations are in
+doubt too."""
 MOST = 0.5
-"""Fraction of a file's annotations from which a fault is one of the file, not of single annotations."""
+"""Fraction of a file's annotations from which a fault is one of the file, not of single
+annotations."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +102,10 @@ class _Read:
 
 
 def annotation_file(folder: Path, part: str = "train") -> Path | None:
-    """The JSON file of a part (train, test), None when there is none. Raises DataError when there are several."""
+    """The JSON file of a part (train, test), None when there is none.
+
+    Raises DataError when there are several.
+    """
     if (folder / f"{part}.json").is_file():
         return folder / f"{part}.json"
     kinds = ("instances",) if part == "train" else ("image_info", "instances")
@@ -79,31 +113,40 @@ def annotation_file(folder: Path, part: str = "train") -> Path | None:
         found = sorted((folder / "annotations").glob(f"{kind}_{part}*.json"))
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
-            raise DataError(f"{folder / 'annotations'}: one {kind}_{part}*.json is read, and there are {names}")
+            raise DataError(
+                f"{folder / 'annotations'}: one {kind}_{part}*.json is read, and there are {names}"
+            )
         if found:
             return found[0]
     return folder / part / ROBOFLOW if (folder / part / ROBOFLOW).is_file() else None
 
 
 def unnamed_annotation_file(folder: Path) -> Path | None:
-    """The one JSON file in a folder, or in `annotations` inside it, that has COCO's lists, whatever its name.
+    """The one JSON file in a folder, or in `annotations` inside it, that has COCO's lists,
+    whatever its name.
 
     None where there is none. Raises DataError when there are several, with their names.
     """
     found = _unnamed(folder)
     if len(found) > 1:
         names = ", ".join(str(path.relative_to(folder)) for path in found)
-        raise DataError(f"{folder}: one file of annotations is read, and there are {names}; name one train.json")
+        raise DataError(
+            f"{folder}: one file of annotations is read, and there are {names}; name one train.json"
+        )
     return found[0] if found else None
 
 
 def _unnamed(folder: Path, without: Sequence[Path] = ()) -> list[Path]:
-    """The files in a folder, and in `annotations` inside it, that have COCO's lists and are no listing of a test."""
+    """The files in a folder, and in `annotations` inside it, that have COCO's lists and are no
+    listing of a test.
+    """
     return [
         path
         for place in (folder, folder / "annotations")
         for path in sorted(place.glob("*.json"))
-        if path not in without and not re.search(r"test|image_info", path.stem) and _holds_lists(path)
+        if path not in without
+        and not re.search(r"test|image_info", path.stem)
+        and _holds_lists(path)
     ]
 
 
@@ -112,17 +155,27 @@ def _holds_lists(path: Path) -> bool:
         document = read_json(path)
     except DataError:
         return False
-    return isinstance(document, dict) and all(isinstance(document.get(name), list) for name in LISTS)
+    return isinstance(document, dict) and all(
+        isinstance(document.get(name), list) for name in LISTS
+    )
 
 
 def read(folder: Path) -> Inspection:
-    """Read every image of a folder in the COCO layout, in a few threads. Problems are collected, not raised."""
+    """Read every image of a folder in the COCO layout, in a few threads.
+
+    Problems are collected, not raised.
+    """
     try:
-        path, test_path = annotation_file(folder) or unnamed_annotation_file(folder), annotation_file(folder, "test")
+        path, test_path = (
+            annotation_file(folder) or unnamed_annotation_file(folder),
+            annotation_file(folder, "test"),
+        )
     except DataError as error:
         return Inspection(None, (Problem.of(error, folder / "annotations"),))
     if path is None:
-        return Inspection(None, (Problem(str(folder), "no train.json and no annotations/instances_train*.json"),))
+        return Inspection(
+            None, (Problem(str(folder), "no train.json and no annotations/instances_train*.json"),)
+        )
     try:
         document = _load(path, LISTS)
     except DataError as error:
@@ -140,22 +193,32 @@ def read(folder: Path) -> Inspection:
         return _read_image(images[image_id], annotations[image_id], label_of, folders, path)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = list(pool.map(read_image, sorted(images, key=lambda image_id: images[image_id]["file_name"])))
+        results = list(
+            pool.map(read_image, sorted(images, key=lambda image_id: images[image_id]["file_name"]))
+        )
     samples = [result.sample for result in results if result.sample is not None]
     only_boxes = [number for result in results for number in result.only_boxes]
     problems += _only_boxes(only_boxes, len(document["annotations"]), path)
     problems += [problem for result in results for problem in result.problems]
-    beside = _beside([problem for result in results for problem in result.beside], len(document["annotations"]), path)
+    beside = _beside(
+        [problem for result in results for problem in result.beside],
+        len(document["annotations"]),
+        path,
+    )
     problems += beside
     in_doubt = any(not problem.skippable for problem in beside)
     if not in_doubt:  # else all that follows would say the same once more
-        problems += _contradictions(sum((result.boxes for result in results), Counter()), path, notes)
-    notes += about_turned([result.sample.name for result in results if result.sample is not None and result.turned])
+        problems += _contradictions(
+            sum((result.boxes for result in results), Counter()), path, notes
+        )
+    notes += about_turned(
+        [result.sample.name for result in results if result.sample is not None and result.turned]
+    )
     areas = sum((result.areas for result in results), Counter())
     if (apart := areas["apart"]) and not in_doubt:
         notes.append(
-            f"{apart:,} of {many(apart + areas['fits'], 'annotation')} have an area that is not that of their mask, by "
-            f"a factor of more than {FAR_AREA}; masks are used"
+            f"{apart:,} of {many(apart + areas['fits'], 'annotation')} have an area that is not"
+            f" that of their mask, by a factor of more than {FAR_AREA}; masks are used"
         )
 
     test_images: list[TestImage] = []
@@ -165,11 +228,15 @@ def read(folder: Path) -> Inspection:
         except DataError as error:
             problems.append(Problem.of(error, test_path))
         else:
-            test_images, wrong = read_listed(listed, image_folders(folder, test_path, "test"), str(test_path))
+            test_images, wrong = read_listed(
+                listed, image_folders(folder, test_path, "test"), str(test_path)
+            )
             problems += wrong
     dataset: Dataset | None = None
     if samples and classes:
-        dataset = replace(assemble(folder.resolve().name, classes, samples, test_images), notes=tuple(notes))
+        dataset = replace(
+            assemble(folder.resolve().name, classes, samples, test_images), notes=tuple(notes)
+        )
     found = Inspection(dataset, tuple(problems))
     # Images that are lost with skipped annotations are reported only if something can be skipped.
     lost = [problem for result in results for problem in result.lost] if found.single else []
@@ -187,7 +254,10 @@ def read_json(path: Path) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of a JSON file. Raises ValueError where a key is there twice, whose first value would be lost."""
+    """An object of a JSON file.
+
+    Raises ValueError where a key is there twice, whose first value would be lost.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
@@ -199,7 +269,9 @@ def _load(path: Path, lists: tuple[str, ...]) -> dict[str, list[Any]]:
     document = read_json(path)
     for name in lists:
         if not isinstance(document, dict) or not isinstance(document.get(name), list):
-            raise DataError(f"{path}: a COCO file must hold the lists {', '.join(lists)}, and {name} is missing")
+            raise DataError(
+                f"{path}: a COCO file must hold the lists {', '.join(lists)}, and {name} is missing"
+            )
     return {name: document[name] for name in lists}
 
 
@@ -215,25 +287,33 @@ def image_folders(folder: Path, annotations: Path, part: str) -> list[Path]:
 def _unread(folder: Path, path: Path) -> list[str]:
     """Notes on files of the folder that are not read."""
     others = [*sorted((folder / "annotations").glob("instances_val*.json"))]
-    others += [other for part in ("val", "valid") for other in (folder / f"{part}.json", folder / part / ROBOFLOW)]
+    others += [
+        other
+        for part in ("val", "valid")
+        for other in (folder / f"{part}.json", folder / part / ROBOFLOW)
+    ]
     others = [other for other in others if other.is_file() and other != path]
     more = _unnamed(folder, without=(path, *others))
-    validation, further = ([str(one.relative_to(folder)) for one in found] for found in (others, more))
+    validation, further = (
+        [str(one.relative_to(folder)) for one in found] for found in (others, more)
+    )
     notes = []
     if validation:
         notes.append(
-            f"{examples_of(validation)} is not read: the split takes validation images out of the training images; "
-            "to use its images too, merge the files"
+            f"{examples_of(validation)} is not read: the split takes validation images out of the"
+            " training images; to use its images too, merge the files"
         )
     if further:
         notes.append(
-            f"{examples_of(further)} is not read beside {path.relative_to(folder)}: one file is; to use its "
-            "annotations too, merge the files"
+            f"{examples_of(further)} is not read beside {path.relative_to(folder)}: one file is; to"
+            " use its annotations too, merge the files"
         )
     return notes
 
 
-def _numbered(items: list[Any], kind: str, path: Path, problems: list[Problem]) -> list[dict[str, Any]]:
+def _numbered(
+    items: list[Any], kind: str, path: Path, problems: list[Problem]
+) -> list[dict[str, Any]]:
     """The items that are objects with a whole number as id."""
     found = []
     for position, item in enumerate(items):
@@ -246,13 +326,19 @@ def _numbered(items: list[Any], kind: str, path: Path, problems: list[Problem]) 
     return found
 
 
-def _entries(items: list[Any], kind: str, path: Path, problems: list[Problem]) -> dict[int, dict[str, Any]]:
+def _entries(
+    items: list[Any], kind: str, path: Path, problems: list[Problem]
+) -> dict[int, dict[str, Any]]:
     """The items by their id, a whole number of their own."""
     entries: dict[int, dict[str, Any]] = {}
     for position, item in enumerate(_numbered(items, kind, path, problems)):
         if item["id"] in entries:
             place = f"{path}, {kind} {position} (counted from 0)"
-            problems.append(Problem(place, f"ids must be unique, and {item['id']} repeats one; number them anew"))
+            problems.append(
+                Problem(
+                    place, f"ids must be unique, and {item['id']} repeats one; number them anew"
+                )
+            )
         else:
             entries[item["id"]] = item
     return entries
@@ -262,22 +348,38 @@ def _classes(
     document: Mapping[str, list[Any]], path: Path, problems: list[Problem], notes: list[str]
 ) -> list[Category]:
     entries = _entries(document["categories"], "category", path, problems)
-    used = {whole_number(item.get("category_id")) for item in document["annotations"] if isinstance(item, dict)}
-    parents = {item.get("supercategory") for item in entries.values() if _is_text(item.get("supercategory"))}
+    used = {
+        whole_number(item.get("category_id"))
+        for item in document["annotations"]
+        if isinstance(item, dict)
+    }
+    parents = {
+        item.get("supercategory")
+        for item in entries.values()
+        if _is_text(item.get("supercategory"))
+    }
     classes: list[Category] = []
     headings: list[str] = []
     names: set[str] = set()
-    for category_id, item in sorted(entries.items(), key=lambda entry: (entry[0] not in used, entry[0])):
+    for category_id, item in sorted(
+        entries.items(), key=lambda entry: (entry[0] not in used, entry[0])
+    ):
         name = item.get("name")
         if not _is_text(name):
             problems.append(
-                Problem(f"{path}, category {category_id}", f"its name must be a text, and is {short(name)}")
+                Problem(
+                    f"{path}, category {category_id}",
+                    f"its name must be a text, and is {short(name)}",
+                )
             )
         elif name in parents and category_id not in used and len(entries) > 1:
             headings.append(name)
         elif name in names:
             problems.append(
-                Problem(f"{path}, category {category_id}", f"names must be unique, and {name!r} repeats one; rename it")
+                Problem(
+                    f"{path}, category {category_id}",
+                    f"names must be unique, and {name!r} repeats one; rename it",
+                )
             )
         else:
             names.add(name)
@@ -286,11 +388,14 @@ def _classes(
         return [Category(min(entries), headings[0])]
     if headings:
         notes.append(
-            f"{many(len(headings), 'category', 'categories')} without annotations that "
-            f"{'is' if len(headings) == 1 else 'are'} the supercategory of others, left out: {examples_of(headings)}"
+            f"{many(len(headings), 'category', 'categories')} without annotations that"
+            f" {'is' if len(headings) == 1 else 'are'} the supercategory of others, left out:"
+            f" {examples_of(headings)}"
         )
     if not classes:
-        problems.append(Problem(str(path), "there must be at least one category, and there is none"))
+        problems.append(
+            Problem(str(path), "there must be at least one category, and there is none")
+        )
     return sorted(classes, key=lambda category: category.id)
 
 
@@ -322,7 +427,8 @@ def _by_image(
     problems: list[Problem],
     notes: list[str],
 ) -> dict[int, list[dict[str, Any]]]:
-    """The annotations of each image in ascending id, without those whose image or category is unknown.
+    """The annotations of each image in ascending id, without those whose image or category is
+    unknown.
 
     An id only names its annotation, so one that repeats another's is noted and costs nothing.
     """
@@ -333,20 +439,39 @@ def _by_image(
     numbered = _numbered(items, "annotation", path, problems)
     for item in sorted(numbered, key=lambda item: int(item["id"])):
         place = f"{path}, annotation {item['id']}"
-        image_id, category_id = whole_number(item.get("image_id")), whole_number(item.get("category_id"))
+        image_id, category_id = (
+            whole_number(item.get("image_id")),
+            whole_number(item.get("category_id")),
+        )
         crowd = 0 if item.get("iscrowd") is None else item["iscrowd"]
         if image_id is None or image_id not in images:
             given = short(item.get("image_id", ""))
-            problems.append(Problem(place, f"image_id must be the id of an image, and is {given}", skippable=True))
+            problems.append(
+                Problem(
+                    place, f"image_id must be the id of an image, and is {given}", skippable=True
+                )
+            )
         elif category_id not in label_of:
             given = short(item.get("category_id", ""))
-            problems.append(Problem(place, f"category_id must be the id of a category, and is {given}", skippable=True))
+            problems.append(
+                Problem(
+                    place,
+                    f"category_id must be the id of a category, and is {given}",
+                    skippable=True,
+                )
+            )
         elif isinstance(crowd, list | dict) or crowd not in (0, 1, "0", "1"):
-            problems.append(Problem(place, f"iscrowd must be 0 or 1, and is {short(crowd)}", skippable=True))
+            problems.append(
+                Problem(place, f"iscrowd must be 0 or 1, and is {short(crowd)}", skippable=True)
+            )
         else:
-            annotations[image_id].append({**item, "category_id": category_id, "iscrowd": int(crowd)})
+            annotations[image_id].append(
+                {**item, "category_id": category_id, "iscrowd": int(crowd)}
+            )
     if repeated := len(numbered) - len({item["id"] for item in numbered}):
-        notes.append(f"{many(repeated, 'annotation')} with an id that another one has; all are used")
+        notes.append(
+            f"{many(repeated, 'annotation')} with an id that another one has; all are used"
+        )
     return annotations
 
 
@@ -378,8 +503,8 @@ def _read_image(
         turned = "; it looks turned by 90 degrees" if listed == (width, height) else ""
         name, sizes = image["file_name"], f"{listed[0]} x {listed[1]} pixels (height x width)"
         message = (
-            f"{name!r} is listed with {sizes}, and has {height} x {width}{turned}; bring the picture that was "
-            "annotated, for outlines on another one lie elsewhere"
+            f"{name!r} is listed with {sizes}, and has {height} x {width}{turned}; bring the"
+            " picture that was annotated, for outlines on another one lie elsewhere"
         )
         return unusable(Problem(place_of_image, message))
 
@@ -408,14 +533,29 @@ def _read_image(
         areas[compare_area(annotation.get("area"), mask)] += 1
     if (bad := len(annotations) - len(labels)) > MOST * len(annotations):
         # Without most of its instances it would teach that they are background.
-        message = f"{bad:,} of its {many(len(annotations), 'annotation')} cannot be used, so that the image cannot be"
+        message = (
+            f"{bad:,} of its {many(len(annotations), 'annotation')} cannot be used, so that the"
+            " image cannot be"
+        )
         return _Read(
-            None, problems, boxes, areas, only_boxes, beside, (Problem(place_of_image, message, skippable=True),)
+            None,
+            problems,
+            boxes,
+            areas,
+            only_boxes,
+            beside,
+            (Problem(place_of_image, message, skippable=True),),
         )
     sample = Sample(
-        image["file_name"], pixels, np.stack(canvas.label_maps), np.array(labels, np.int64), np.array(crowd, np.bool_)
+        image["file_name"],
+        pixels,
+        np.stack(canvas.label_maps),
+        np.array(labels, np.int64),
+        np.array(crowd, np.bool_),
     )
-    return _Read(sample, problems, boxes, areas, only_boxes, beside, turned=in_doubt and bool(labels))
+    return _Read(
+        sample, problems, boxes, areas, only_boxes, beside, turned=in_doubt and bool(labels)
+    )
 
 
 class _Canvas:
@@ -430,58 +570,75 @@ class _Canvas:
         self.most = min(MAX_LAYERS, MAX_LAYER_PIXELS // (height * width))
 
     def draw(self, mask: MaskCrop, number: int) -> None:
-        """Draw instance `number`. Raises DataError, without a place, for more instances than maps can hold."""
+        """Draw instance `number`.
+
+        Raises DataError, without a place, for more instances than maps can hold.
+        """
         if number > MAX_INSTANCES:
             raise DataError(f"an image can hold {MAX_INSTANCES:,} instances; cut it into tiles")
         h, w = mask.pixels.shape
         depth_hw = self.depth_HW[mask.y0 : mask.y0 + h, mask.x0 : mask.x0 + w]
         full = depth_hw[mask.pixels].max() >= self.most
         if not full:
-            full = not place(self.label_maps, mask.pixels * np.uint16(number), mask.y0, mask.x0, most=self.most)
+            full = not place(
+                self.label_maps, mask.pixels * np.uint16(number), mask.y0, mask.x0, most=self.most
+            )
         if full:
             raise DataError(
-                f"{self.most} instances of an image of this size may lie on each other, and this one finds no room; "
-                "remove annotations that repeat others"
+                f"{self.most} instances of an image of this size may lie on each other, and this"
+                " one finds no room; remove annotations that repeat others"
             )
         depth_hw += mask.pixels
 
 
 def _only_boxes(found: list[int], annotations: int, path: Path) -> list[Problem]:
-    """The problems of annotations that are boxes without outlines: one of the file where most are, else one each."""
+    """The problems of annotations that are boxes without outlines: one of the file where most
+    are, else one each.
+    """
     if len(found) <= MOST * annotations:
-        message = "an annotation must have an outline, and has a bbox and an empty segmentation; draw it, or remove it"
-        return [Problem(f"{path}, annotation {number}", message, skippable=True) for number in found]
+        message = (
+            "an annotation must have an outline, and has a bbox and an empty segmentation; draw it,"
+            " or remove it"
+        )
+        return [
+            Problem(f"{path}, annotation {number}", message, skippable=True) for number in found
+        ]
     return [
         Problem(
             str(path),
-            f"{len(found):,} of {many(annotations, 'annotation')} are boxes without outlines, a data set for "
-            "detection, and Mask R-CNN learns outlines; export polygons or masks, or draw them inside the boxes (tools "
-            "such as Segment Anything propose them)",
+            f"{len(found):,} of {many(annotations, 'annotation')} are boxes without outlines, a"
+            " data set for detection, and Mask R-CNN learns outlines; export polygons or masks, or"
+            " draw them inside the boxes (tools such as Segment Anything propose them)",
         )
     ]
 
 
 def _beside(found: list[Problem], annotations: int, path: Path) -> list[Problem]:
-    """The problems of annotations beside their image: one of the file where they are no slip, else one each."""
+    """The problems of annotations beside their image: one of the file where they are no slip,
+    else one each.
+    """
     if len(found) < LEAST_APART or len(found) < SOME * annotations:
         return found
     return [
         Problem(
             str(path),
-            f"{len(found):,} of {many(annotations, 'annotation')} lie beside their image, and so the others may be "
-            "wrong as well: x and y are exchanged, or they were drawn on images of another size; export again",
+            f"{len(found):,} of {many(annotations, 'annotation')} lie beside their image, and so"
+            " the others may be wrong as well: x and y are exchanged, or they were drawn on images"
+            " of another size; export again",
         )
     ]
 
 
 def _contradictions(boxes: Counter[str], path: Path, notes: list[str]) -> list[Problem]:
-    """Contradictions between the annotations' own bbox and their masks: a problem if most contradict, else a note."""
+    """Contradictions between the annotations' own bbox and their masks: a problem if most
+    contradict, else a note.
+    """
     compared = boxes.total() - boxes["no bbox"]
     far = boxes["apart"] + boxes["exchanged"]
     if boxes["corners"] > MOST * compared:
         notes.append(
-            f"bbox of {many(boxes['corners'], 'annotation')} holds two corners, where COCO has a corner, width and "
-            "height; boxes are taken from the masks"
+            f"bbox of {many(boxes['corners'], 'annotation')} holds two corners, where COCO has a"
+            " corner, width and height; boxes are taken from the masks"
         )
     elif not far:
         return []
@@ -489,19 +646,23 @@ def _contradictions(boxes: Counter[str], path: Path, notes: list[str]) -> list[P
         why = (
             "x and y look exchanged in one of the two"
             if boxes["exchanged"] > boxes["apart"]
-            else "they were made for an image of another size or are shifted, or masks are written row by row where "
-            "COCO has columns"
+            else (
+                "they were made for an image of another size or are shifted, or masks are written"
+                " row by row where COCO has columns"
+            )
         )
         return [
             Problem(
                 str(path),
-                f"{far:,} of {many(compared, 'annotation')} have a bbox that is not where their mask is ({why}); "
-                "export again, or, if the masks are right, `--set data.allow_suspicious=true`",
+                f"{far:,} of {many(compared, 'annotation')} have a bbox that is not where their"
+                f" mask is ({why}); export again, or, if the masks are right, `--set"
+                " data.allow_suspicious=true`",
                 suspicious=True,
             )
         ]
     else:
         notes.append(
-            f"{far:,} of {many(compared, 'annotation')} have a bbox that is not where their mask is; masks are used"
+            f"{far:,} of {many(compared, 'annotation')} have a bbox that is not where their mask"
+            " is; masks are used"
         )
     return []

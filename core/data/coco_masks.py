@@ -1,4 +1,6 @@
-"""The masks of COCO's annotations, in their windows, and how an annotation's own bbox fits its mask."""
+"""The masks of COCO's annotations, in their windows, and how an annotation's own bbox fits its
+mask.
+"""
 
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -13,18 +15,23 @@ from core.labels import rle
 from core.sample import MaskCrop
 
 LONGEST_OUTLINE = 2_000_000
-"""Largest length, in pixels, of an annotation's outlines. pycocotools takes some 100 bytes for each of these pixels."""
+"""Largest length, in pixels, of an annotation's outlines. pycocotools takes some 100 bytes for each
+of these pixels."""
 _MOST_WRITTEN = 10**18
 FAR_BOX = 0.5
-"""Overlap (IoU) of an annotation's own bbox with its mask's box, below which the two contradict each other ..."""
+"""Overlap (IoU) of an annotation's own bbox with its mask's box, below which the two contradict
+each other ..."""
 NEAR_SIDES = 2.0
 """... unless all four sides are within this many pixels."""
 FAR_AREA = 4
-"""Factor by which an annotation's own area may differ from its mask's: some tools write the area of the box."""
+"""Factor by which an annotation's own area may differ from its mask's: some tools write the area of
+the box."""
 
 
 class BesideImage(DataError):
-    """Outlines that were meant for another image, or are measured otherwise: seldom the fault of one annotation."""
+    """Outlines that were meant for another image, or are measured otherwise: seldom the fault of
+    one annotation.
+    """
 
 
 class _Short(reprlib.Repr):
@@ -46,71 +53,96 @@ def is_real(value: Any) -> bool:
 
 
 def mask_of(segmentation: Any, height: int, width: int) -> MaskCrop:
-    """The mask of polygons or of a run-length encoding in its window. Raises DataError, without a place."""
+    """The mask of polygons or of a run-length encoding in its window.
+
+    Raises DataError, without a place.
+    """
     if isinstance(segmentation, list):
         runs = _of_polygons(segmentation, height, width)
     elif isinstance(segmentation, dict):
         runs = _of_encoding(segmentation, height, width)
     else:
-        raise DataError(f"segmentation must be polygons or a run-length encoding, and is {short(segmentation)}")
+        raise DataError(
+            f"segmentation must be polygons or a run-length encoding, and is {short(segmentation)}"
+        )
     # Runs of background and of mask take turns, column by column, and begin with background.
     ends_R = np.cumsum(runs, dtype=np.int64)
     covers_R = (np.arange(len(runs)) % 2 == 1) & (np.diff(ends_R, prepend=0) > 0)
     if not covers_R.any():
-        raise DataError("segmentation must cover at least one pixel, and covers none; remove the annotation")
+        raise DataError(
+            "segmentation must cover at least one pixel, and covers none; remove the annotation"
+        )
     covering = np.flatnonzero(covers_R)
     first = int(ends_R[covering[0] - 1]) // height
     last = (int(ends_R[covering[-1]]) - 1) // height
     # Only the columns between the first and the last pixel are unfolded.
     clipped_R = np.clip(ends_R, first * height, (last + 1) * height)
     lengths_R = np.diff(clipped_R, prepend=first * height)
-    columns = np.repeat(np.arange(len(runs)) % 2 == 1, lengths_R).reshape(last - first + 1, height).T
+    columns = (
+        np.repeat(np.arange(len(runs)) % 2 == 1, lengths_R).reshape(last - first + 1, height).T
+    )
     rows = np.flatnonzero(columns.any(axis=1))
     return MaskCrop(int(rows[0]), first, columns[rows[0] : rows[-1] + 1])
 
 
 def _of_polygons(polygons: list[Any], height: int, width: int) -> Sequence[int]:
     if not polygons:
-        raise DataError("segmentation must cover at least one pixel, and is empty; remove the annotation")
+        raise DataError(
+            "segmentation must cover at least one pixel, and is empty; remove the annotation"
+        )
     if len(polygons) >= 6 and all(is_real(value) for value in polygons):
         polygons = [polygons]  # one polygon without the list around it, as some tools write it
     outline, in_sight, in_fractions = 0.0, False, True
     for polygon in polygons:
         corners = _corners(polygon, height, width)
         x_K, y_K = corners[::2], corners[1::2]
-        outline += float(np.maximum(abs(np.diff(x_K, append=x_K[0])), abs(np.diff(y_K, append=y_K[0]))).sum())
+        outline += float(
+            np.maximum(abs(np.diff(x_K, append=x_K[0])), abs(np.diff(y_K, append=y_K[0]))).sum()
+        )
         in_fractions &= bool(corners.max() <= 1 and (corners % 1).any())
-        in_sight |= bool(x_K.min() < width and y_K.min() < height and x_K.max() > 0 and y_K.max() > 0)
+        in_sight |= bool(
+            x_K.min() < width and y_K.min() < height and x_K.max() > 0 and y_K.max() > 0
+        )
     if outline > LONGEST_OUTLINE:
         raise DataError(
-            f"the outlines of an annotation may be {LONGEST_OUTLINE:,} pixels long, and these are {outline:,.0f}; "
-            "simplify them"
+            f"the outlines of an annotation may be {LONGEST_OUTLINE:,} pixels long, and these are"
+            f" {outline:,.0f}; simplify them"
         )
     if not in_sight:
         raise BesideImage(
-            f"a polygon must lie in the image ({width} wide, {height} high), and this one is beside it; are x and y "
-            "exchanged, or was it drawn on an image of another size?"
+            f"a polygon must lie in the image ({width} wide, {height} high), and this one is beside"
+            " it; are x and y exchanged, or was it drawn on an image of another size?"
         )
     if in_fractions and min(height, width) > 8:
         raise DataError(
-            "a polygon's corners must be in pixels, and these look like fractions of the image (none is over 1); "
-            "multiply x by its width and y by its height"
+            "a polygon's corners must be in pixels, and these look like fractions of the image"
+            " (none is over 1); multiply x by its width and y by its height"
         )
     encoded = coco_mask.frPyObjects(polygons, height, width)
-    # pycocotools adds each to all before it, which took 16 s for 60,000 pieces in a file of 3 MB; this takes 0.1 s.
+    # pycocotools adds each to all before it, which took 16 s for 60,000 pieces in a file of 3 MB;
+    # this takes 0.1 s.
     while len(encoded) > 1:
-        encoded = [coco_mask.merge(encoded[start : start + 8]) for start in range(0, len(encoded), 8)]
+        encoded = [
+            coco_mask.merge(encoded[start : start + 8]) for start in range(0, len(encoded), 8)
+        ]
     return rle.runs(encoded[0]["counts"].decode())
 
 
 def _corners(polygon: Any, height: int, width: int) -> NDArray[np.float64]:
-    """Float64 [2 K]: x, y, x, y, ... of a polygon, in or near the image. Raises DataError, without a place."""
+    """Float64 [2 K]: x, y, x, y, ... of a polygon, in or near the image.
+
+    Raises DataError, without a place.
+    """
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-        raise DataError(f"a polygon must be a list x, y, x, y, ... of three points or more, and is {short(polygon)}")
+        raise DataError(
+            "a polygon must be a list x, y, x, y, ... of three points or more, and is"
+            f" {short(polygon)}"
+        )
     if set(map(type, polygon)) <= {int, float} and all(map(is_real, polygon)):
         corners = np.array(polygon, np.float64)
         sides = np.tile([width, height], len(corners) // 2)
-        # pycocotools allocates memory by the length of the outline, so a stray corner would take gigabytes.
+        # pycocotools allocates memory by the length of the outline, so a stray corner would take
+        # gigabytes.
         good = (corners >= -sides) & (corners <= 2 * sides)
         if good.all():
             return corners
@@ -126,19 +158,27 @@ def _corners(polygon: Any, height: int, width: int) -> NDArray[np.float64]:
 def _of_encoding(segmentation: Mapping[str, Any], height: int, width: int) -> Sequence[int]:
     counts, size = segmentation.get("counts"), segmentation.get("size")
     if size != [height, width]:
-        raise DataError(f"a run-length encoding must have the image's size, {[height, width]}, and has {short(size)}")
+        raise DataError(
+            f"a run-length encoding must have the image's size, {[height, width]}, and has"
+            f" {short(size)}"
+        )
     if isinstance(counts, str):
         runs = rle.runs(counts)
     elif isinstance(counts, list) and set(map(type, counts)) <= {int}:
         runs = counts
     else:
-        raise DataError(f"counts must be a list of whole numbers or a compressed text, and is {short(counts)}")
+        raise DataError(
+            f"counts must be a list of whole numbers or a compressed text, and is {short(counts)}"
+        )
     total = sum(runs)
     if any(run < 0 for run in runs) or total != height * width:
         # Python writes out no number of thousands of digits.
-        given = f"{total:,}" if abs(total) < _MOST_WRITTEN else "far more" if total > 0 else "far less"
+        given = (
+            f"{total:,}" if abs(total) < _MOST_WRITTEN else "far more" if total > 0 else "far less"
+        )
         raise DataError(
-            f"the runs must be 0 or more and add up to the image's {height * width:,} pixels, and add up to {given}"
+            f"the runs must be 0 or more and add up to the image's {height * width:,} pixels, and"
+            f" add up to {given}"
         )
     return runs
 
@@ -152,7 +192,9 @@ def box_of(bbox: Any) -> tuple[float, float, float, float] | None:
 
 
 def compare(bbox: Any, mask: MaskCrop) -> str:
-    """How an annotation's own bbox fits its mask: one of no bbox, fits, exchanged, corners, fractions, apart."""
+    """How an annotation's own bbox fits its mask: one of no bbox, fits, exchanged, corners,
+    fractions, apart.
+    """
     given = box_of(bbox)
     if given is None:
         return "no bbox"

@@ -1,4 +1,6 @@
-"""A data set in memory, which every reader delivers: decoded arrays, classes, and a fingerprint of both."""
+"""A data set in memory, which every reader delivers: decoded arrays, classes, and a fingerprint
+of both.
+"""
 
 import hashlib
 import json
@@ -17,7 +19,8 @@ from core.text import listed, many, shown
 EXAMPLES = 3
 """Number of names that a sentence shows as examples."""
 SLIPS = 10
-"""Number of single bad annotations and images that `data.skip_bad` allows in a data set of any size."""
+"""Number of single bad annotations and images that `data.skip_bad` allows in a data set of any
+size."""
 VALUE = re.compile(r"""'[^']*'|"[^"]*"|\[[^\[\]]*\]|\S+\.(?:tiff?|png|jpe?g|bmp)\b|-?\d[\d.,]*""")
 """Values in a message: quoted texts, lists, names of image files, figures."""
 
@@ -28,8 +31,8 @@ Array = TypeVar("Array", bound=NDArray[np.generic])
 class Category:
     """A class as its data set calls it.
 
-    id     the data set's own number (COCO's category id, HW3's K of classK.tif); class numbers run from 1 to C in
-           ascending id, so class number c is `Dataset.classes[c - 1]`
+    id     the data set's own number (COCO's category id, HW3's K of classK.tif); class numbers run
+           from 1 to C in ascending id, so class number c is `Dataset.classes[c - 1]`
     name   name of the class
     """
 
@@ -47,7 +50,9 @@ class TestImage:
     pixels           uint8 [H, W, 3], RGB, where there is no file
     """
 
-    __test__: ClassVar[bool] = False  # the name begins like a test's, and pytest would try to collect it
+    __test__: ClassVar[bool] = (
+        False  # the name begins like a test's, and pytest would try to collect it
+    )
 
     path: str
     file_name: str
@@ -59,12 +64,15 @@ class TestImage:
 
 @dataclass(frozen=True)
 class Dataset:
-    """All annotated images of a data set, in the order of their names, and the images to predict on.
+    """All annotated images of a data set, in the order of their names, and the images to predict
+    on.
 
-    Plain dataclasses over contiguous read-only arrays, so that Ray's object store shares them between processes without
-    a copy. The fingerprint covers classes, names, pixels and labels, not the test images, the notes and the folder.
+    Plain dataclasses over contiguous read-only arrays, so that Ray's object store shares them
+    between processes without a copy. The fingerprint covers classes, names, pixels and labels, not
+    the test images, the notes and the folder.
 
-    notes   sentences for the user, each with a count: parts that were skipped, and unusual ones that were accepted
+    notes   sentences for the user, each with a count: parts that were skipped, and unusual ones
+            that were accepted
     """
 
     name: str
@@ -75,7 +83,9 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def instance_counts(self) -> NDArray[np.int64]:
-        """int64 [images, C]: instances of each class in each image; crowd regions are not counted."""
+        """int64 [images, C]: instances of each class in each image; crowd regions are not
+        counted.
+        """
         counts = np.zeros((len(self.samples), len(self.classes)), np.int64)
         for row, sample in enumerate(self.samples):
             labels = sample.labels_N[~sample.crowd_N]
@@ -89,8 +99,10 @@ class Problem:
 
     place       file, and where it helps the part of it
     message     rule, value received, way out; begins in lower case, to be read after "place: "
-    skippable   whether it concerns one annotation or one image alone, which `data.skip_bad` leaves out
-    suspicious  whether the data could be used, and looks wrong: `data.allow_suspicious` makes a note of it
+    skippable   whether it concerns one annotation or one image alone, which `data.skip_bad` leaves
+                out
+    suspicious  whether the data could be used, and looks wrong: `data.allow_suspicious` makes a
+                note of it
     """
 
     place: str
@@ -103,7 +115,9 @@ class Problem:
 
     @property
     def cause(self) -> str:
-        """The message without its quoted texts and figures: problems of one cause differ in these alone."""
+        """The message without its quoted texts and figures: problems of one cause differ in
+        these alone.
+        """
         return VALUE.sub("#", self.message)
 
     @classmethod
@@ -116,7 +130,8 @@ class Problem:
 class Inspection:
     """The result of reading a data folder.
 
-    dataset    the images that could be read; None if none could. It may be trained on only if there are no problems
+    dataset    the images that could be read; None if none could. It may be trained on only if there
+               are no problems
     problems   the problems, in the order of the files' names
     """
 
@@ -125,11 +140,15 @@ class Inspection:
 
     @property
     def single(self) -> tuple[Problem, ...]:
-        """The problems that `data.skip_bad` leaves out; none if more are bad than good, and more than SLIPS."""
+        """The problems that `data.skip_bad` leaves out; none if more are bad than good, and more
+        than SLIPS.
+        """
         if self.dataset is None:
             return ()
         bad = tuple(problem for problem in self.problems if problem.skippable)
-        good = max(len(self.dataset.samples), sum(len(sample.labels_N) for sample in self.dataset.samples))
+        good = max(
+            len(self.dataset.samples), sum(len(sample.labels_N) for sample in self.dataset.samples)
+        )
         return bad if len(bad) <= max(good, SLIPS) else ()
 
 
@@ -150,8 +169,12 @@ def _one_sentence(alike: Sequence[Problem]) -> str:
         return str(first)
     # The places in one file begin with the same path, which the sentence has shown already.
     beginning = first.place[: max(first.place.rfind(end) for end in ("/", ", ")) + 1].rstrip()
-    examples = [shown(problem.place.removeprefix(beginning).strip()) for problem in others[: EXAMPLES - 1]]
-    return f"{first} ({len(alike):,} of this kind: also {listed([*examples, *_further(len(others))])})"
+    examples = [
+        shown(problem.place.removeprefix(beginning).strip()) for problem in others[: EXAMPLES - 1]
+    ]
+    return (
+        f"{first} ({len(alike):,} of this kind: also {listed([*examples, *_further(len(others))])})"
+    )
 
 
 def _further(others: int) -> list[str]:
@@ -162,7 +185,9 @@ def _further(others: int) -> list[str]:
 def examples_of(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
     more = len(names) - EXAMPLES
-    return ", ".join(shown(name) for name in names[:EXAMPLES]) + (f" and {more:,} more" if more > 0 else "")
+    return ", ".join(shown(name) for name in names[:EXAMPLES]) + (
+        f" and {more:,} more" if more > 0 else ""
+    )
 
 
 def first_of(problems: Sequence[Problem]) -> str:
@@ -172,9 +197,14 @@ def first_of(problems: Sequence[Problem]) -> str:
 
 
 def assemble(
-    name: str, classes: Sequence[Category], samples: Iterable[Sample], test_images: Sequence[TestImage] = ()
+    name: str,
+    classes: Sequence[Category],
+    samples: Iterable[Sample],
+    test_images: Sequence[TestImage] = (),
 ) -> Dataset:
-    """Put the samples in the order of their names, make their arrays contiguous and read-only, fingerprint them."""
+    """Put the samples in the order of their names, make their arrays contiguous and read-only,
+    fingerprint them.
+    """
     ordered = tuple(
         Sample(
             name=sample.name,
@@ -191,12 +221,15 @@ def assemble(
 def fingerprint(classes: Sequence[Category], samples: Sequence[Sample]) -> str:
     """SHA-256, in hexadecimal, over classes, names, pixels and labels in the order of the names.
 
-    Equal for equal content on every machine: byte order and text encoding are fixed, folders do not enter.
+    Equal for equal content on every machine: byte order and text encoding are fixed, folders do not
+    enter.
     """
     digest = hashlib.sha256()
     digest.update(json.dumps([[category.id, category.name] for category in classes]).encode())
     for sample in sorted(samples, key=lambda sample: sample.name):
-        digest.update(json.dumps([sample.name, sample.image.shape, sample.label_maps.shape]).encode())
+        digest.update(
+            json.dumps([sample.name, sample.image.shape, sample.label_maps.shape]).encode()
+        )
         digest.update(np.ascontiguousarray(sample.image).data)
         digest.update(np.ascontiguousarray(sample.label_maps, "<u2").data)
         digest.update(np.ascontiguousarray(sample.labels_N, "<i8").data)
@@ -205,15 +238,19 @@ def fingerprint(classes: Sequence[Category], samples: Sequence[Sample]) -> str:
 
 
 def renumber(ids_HW: NDArray[np.generic], first: int) -> tuple[NDArray[np.uint16], int]:
-    """Instance numbers `first`, `first + 1`, ... in place of the ids of a mask, in ascending id; 0 stays background.
+    """Instance numbers `first`, `first + 1`, ... in place of the ids of a mask, in ascending id;
+    0 stays background.
 
-    Returns the label map, uint16 [H, W], and how many instances it holds. Raises DataError when the numbers would pass
-    what a label map can count; the caller says where.
+    Returns the label map, uint16 [H, W], and how many instances it holds. Raises DataError when the
+    numbers would pass what a label map can count; the caller says where.
     """
     inside = ids_HW != 0
     ids, index = np.unique(ids_HW[inside], return_inverse=True)
     if first + len(ids) - 1 > MAX_INSTANCES:
-        raise DataError(f"an image can hold {MAX_INSTANCES:,} instances, and this one holds more; cut it into tiles")
+        raise DataError(
+            f"an image can hold {MAX_INSTANCES:,} instances, and this one holds more; cut it into"
+            " tiles"
+        )
     labels_HW = np.zeros(ids_HW.shape, np.uint16)
     labels_HW[inside] = index + first
     return labels_HW, len(ids)
@@ -230,9 +267,10 @@ def place(
 
     Returns False, and writes nothing, if a new map would make more than `most` maps.
 
-    label_maps   at least one uint16 [H, W]; changed in place, and longer afterwards when a map was added
-    labels_hw    uint16 [h, w], the label of every pixel in a window that begins at row y0 and column x0; 0 is nothing.
-                 It is never spread over two maps, so no instance is.
+    label_maps   at least one uint16 [H, W]; changed in place, and longer afterwards when a map was
+                 added
+    labels_hw    uint16 [h, w], the label of every pixel in a window that begins at row y0 and
+                 column x0; 0 is nothing. It is never spread over two maps, so no instance is.
     """
     height, width = labels_hw.shape
     window = (slice(y0, y0 + height), slice(x0, x0 + width))
@@ -250,7 +288,8 @@ def place(
 
 
 def _frozen(array: Array) -> Array:
-    # A copy, so that a caller's own array stays writable. Ray hands arrays out read-only: they are so from the start.
+    # A copy, so that a caller's own array stays writable. Ray hands arrays out read-only: they are
+    # so from the start.
     frozen = array.copy(order="C")
     frozen.flags.writeable = False
     return frozen

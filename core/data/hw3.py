@@ -1,18 +1,22 @@
 """The HW3 layout: one folder an image, one mask a class.
 
-    DIR/train/NAME/image.tif           8-bit grey, RGB or RGBA; .tiff, .png, .jpg, .jpeg and .bmp as well
-    DIR/train/NAME/class1.tif ...      one mask a class that is present: 0 is background, every other
-                                       value an instance; .tiff, .png and .bmp as well
+    DIR/train/NAME/image.tif           8-bit grey, RGB or RGBA; .tiff, .png, .jpg, .jpeg and .bmp as
+                                       well
+    DIR/train/NAME/class1.tif ...      one mask a class that is present: 0 is background, every
+                                       other value an instance; .tiff, .png and .bmp as well
     DIR/test_release/FILE              images to predict on; `test/` is read as well
-    DIR/test_image_name_to_ids.json    [{"file_name": FILE, "id": 1, "height": 512, "width": 512}, ...]
+    DIR/test_image_name_to_ids.json    [{"file_name": FILE, "id": 1, "height": 512, "width": 512},
+                                       ...]
 
-DIR may also hold the NAME folders itself. The test listing may be absent. A folder without masks is an image without
-instances, a true negative. Ids need not be contiguous and need not restart in each class; the same id in two class
-files is two instances. The classes are class1 .. class4, always, so that two parts of one collection agree even where
-a rare class is missing, and whatever higher ones are found.
+DIR may also hold the NAME folders itself. The test listing may be absent. A folder without masks is
+an image without instances, a true negative. Ids need not be contiguous and need not restart in each
+class; the same id in two class files is two instances. The classes are class1 .. class4, always, so
+that two parts of one collection agree even where a rare class is missing, and whatever higher ones
+are found.
 
-Every file in a NAME folder is read or named: in a problem if it may be a mask or an image that is meant to be read, in
-a note if it is neither. Only texts and the files that operating systems leave are passed over.
+Every file in a NAME folder is read or named: in a problem if it may be a mask or an image that is
+meant to be read, in a note if it is neither. Only texts and the files that operating systems leave
+are passed over.
 """
 
 import contextlib
@@ -28,7 +32,16 @@ from pathlib import Path
 
 import numpy as np
 
-from core.data.dataset import Category, Dataset, Inspection, Problem, TestImage, assemble, place, renumber
+from core.data.dataset import (
+    Category,
+    Dataset,
+    Inspection,
+    Problem,
+    TestImage,
+    assemble,
+    place,
+    renumber,
+)
 from core.data.images import (
     SUFFIXES,
     Size,
@@ -51,9 +64,11 @@ _ENDS = "|".join(suffix[1:] for suffix in SUFFIXES)
 _IMAGE_FILE = re.compile(rf"image\.({_ENDS})", re.IGNORECASE | re.ASCII)
 _CLASS_FILE = re.compile(rf"class([1-9][0-9]*)\.({_ENDS})", re.IGNORECASE | re.ASCII)
 _BESIDE = re.compile(
-    r"\..*|thumbs\.db|ehthumbs\.db|desktop\.ini|readme.*|licen[cs]e.*|.*\.(txt|md|rst|log)", re.IGNORECASE
+    r"\..*|thumbs\.db|ehthumbs\.db|desktop\.ini|readme.*|licen[cs]e.*|.*\.(txt|md|rst|log)",
+    re.IGNORECASE,
 )
-"""Files that operating systems put beside images (`.DS_Store`, `._image.tif`), and texts for people."""
+"""Files that operating systems put beside images (`.DS_Store`, `._image.tif`), and texts for
+people."""
 _PERHAPS_MEANT = re.compile(
     r"(image|class|mask|label|instance)s?[^a-z].*"
     r"|.*\.(tiff?|png|bmp|jpe?g|jp2|gif|webp|dib|p[gpn]m|npy|npz|mat|h5|hdf5|zarr|nii|gz|zip|roi|svs|ndpi|czi|nd2|lif|dcm)",
@@ -62,12 +77,13 @@ _PERHAPS_MEANT = re.compile(
 """Names of pictures, arrays and archives, and names that begin like an image's or a mask's."""
 
 _WRONG_NAME = (
-    "the file is not read: masks must be named class1.tif, class2.tif, ... (or .png, .bmp), the image image.tif "
-    "(or .png, .jpg, .bmp); rename it if it is one of these, else move it out of the folder"
+    "the file is not read: masks must be named class1.tif, class2.tif, ... (or .png, .bmp), the"
+    " image image.tif (or .png, .jpg, .bmp); rename it if it is one of these, else move it out of"
+    " the folder"
 )
 _WRONG_FOLDER = (
-    "pictures in a folder inside an image's folder are not read; make one mask a class of them, class1.tif beside the "
-    "image, in which every instance has its own number"
+    "pictures in a folder inside an image's folder are not read; make one mask a class of them,"
+    " class1.tif beside the image, in which every instance has its own number"
 )
 
 
@@ -89,9 +105,13 @@ class _Folder:
 
 
 def images_folder(folder: Path) -> Path | None:
-    """The folder whose subfolders hold an image: `folder/train`, else `folder` itself, else None."""
+    """The folder whose subfolders hold an image: `folder/train`, else `folder` itself, else
+    None.
+    """
     for candidate in (folder / "train", folder):
-        if candidate.is_dir() and any(_look_into(entry).images for entry in _entries(candidate, folder)):
+        if candidate.is_dir() and any(
+            _look_into(entry).images for entry in _entries(candidate, folder)
+        ):
             return candidate
     return None
 
@@ -101,7 +121,9 @@ def _holds_image(entry: Path) -> bool:
 
 
 def _entries(images: Path, folder: Path) -> list[Path]:
-    """The folders of single images, in the order of their names; not what systems and the layout itself put beside."""
+    """The folders of single images, in the order of their names; not what systems and the layout
+    itself put beside.
+    """
     beside = TEST_FOLDERS if images == folder else ()
     return sorted(
         entry
@@ -111,7 +133,10 @@ def _entries(images: Path, folder: Path) -> list[Path]:
 
 
 def read(folder: Path) -> Inspection:
-    """Read every image of a folder in the HW3 layout, in a few threads. Problems are collected, not raised."""
+    """Read every image of a folder in the HW3 layout, in a few threads.
+
+    Problems are collected, not raised.
+    """
     images = images_folder(folder)
     if images is None:
         return Inspection(None, (Problem(str(folder), f"no subfolder holds {IMAGE}"),))
@@ -157,14 +182,19 @@ def _look_into(entry: Path) -> _Folder:
 
 
 def _read_image(found: _Folder, label_of: dict[int, int]) -> tuple[Sample | None, list[Problem]]:
-    """The sample of a folder; None where its image or any of its masks cannot be read, with the problems."""
+    """The sample of a folder; None where its image or any of its masks cannot be read, with the
+    problems.
+    """
     masks = dict(found.masks)
     if not found.images:
         message = f"the folder holds no {IMAGE} (or .png, .jpg, .bmp); add it, or remove the folder"
         return None, [Problem(str(found.path), message, skippable=True)]
     if len(found.images) > 1 or len(masks) < len(found.masks):
         files = [path.name for path in (*found.images, *(path for _, path in found.masks))]
-        message = f"a folder must hold one image and one mask a class, and holds {listed(files)}; remove what is double"
+        message = (
+            f"a folder must hold one image and one mask a class, and holds {listed(files)}; remove"
+            " what is double"
+        )
         return None, [Problem(str(found.path), message)]
     try:
         image = read_rgb(found.images[0], _size_of_masks(found))
@@ -186,7 +216,13 @@ def _read_image(found: _Folder, label_of: dict[int, int]) -> tuple[Sample | None
         return None, problems
     # macOS may hand a name out decomposed; it must not change the fingerprint or a group.
     name = unicodedata.normalize("NFC", found.path.name)
-    sample = Sample(name, image, np.stack(label_maps), np.array(labels, np.int64), np.zeros(len(labels), np.bool_))
+    sample = Sample(
+        name,
+        image,
+        np.stack(label_maps),
+        np.array(labels, np.int64),
+        np.zeros(len(labels), np.bool_),
+    )
     return sample, []
 
 
@@ -201,13 +237,17 @@ def _size_of_masks(found: _Folder) -> Size | None:
 
 
 def _stray_problems(folders: Sequence[_Folder]) -> Iterator[Problem]:
-    """A problem for each name of file that is not read and may be meant to be, however many folders hold one."""
+    """A problem for each name of file that is not read and may be meant to be, however many
+    folders hold one.
+    """
     by_name: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for found in folders:
         for path, message in found.strays:
             by_name[path.name.replace(found.path.name, "NAME"), message].append(path)
     for (_, message), paths in by_name.items():
-        more = f" ({many(len(paths) - 1, 'more folder')} with one like it)" if len(paths) > 1 else ""
+        more = (
+            f" ({many(len(paths) - 1, 'more folder')} with one like it)" if len(paths) > 1 else ""
+        )
         yield Problem(str(paths[0]), message + more)
 
 
@@ -215,22 +255,31 @@ def _notes(folder: Path, images: Path, folders: Sequence[_Folder]) -> Iterator[s
     for other in _entries(folder, folder) if images != folder else ():
         inside = 0
         with contextlib.suppress(OSError):  # the folder may be no part of this data set
-            inside = sum(_holds_image(entry) for entry in (other, *_entries(other, folder))) if other != images else 0
+            inside = (
+                sum(_holds_image(entry) for entry in (other, *_entries(other, folder)))
+                if other != images
+                else 0
+            )
         if inside:
             yield (
-                f"{many(inside, 'image')} in {other} not read: the split takes validation images out of those in "
-                f"{images}; to use them too, move their folders there"
+                f"{many(inside, 'image')} in {other} not read: the split takes validation images"
+                f" out of those in {images}; to use them too, move their folders there"
             )
     loose = sorted(
-        path.name for path in images.iterdir() if path.suffix.lower() in SUFFIXES and not _BESIDE.fullmatch(path.name)
+        path.name
+        for path in images.iterdir()
+        if path.suffix.lower() in SUFFIXES and not _BESIDE.fullmatch(path.name)
     )
     if loose:
         yield (
-            f"{many(len(loose), 'picture')} directly in {images} not read, since each image has a folder of its own: "
-            f"{_examples(loose)}"
+            f"{many(len(loose), 'picture')} directly in {images} not read, since each image has a"
+            f" folder of its own: {_examples(loose)}"
         )
     if others := [f"{found.path.name}/{name}" for found in folders for name in found.others]:
-        yield f"{many(len(others), 'file')} beside images, neither image nor mask, not read: {_examples(others)}"
+        yield (
+            f"{many(len(others), 'file')} beside images, neither image nor mask, not read:"
+            f" {_examples(others)}"
+        )
 
     yield from about_turned([found.path.name for found in folders if _is_turned_in_doubt(found)])
 
@@ -238,7 +287,9 @@ def _notes(folder: Path, images: Path, folders: Sequence[_Folder]) -> Iterator[s
 def _is_turned_in_doubt(found: _Folder) -> bool:
     """Whether nothing tells if the masks were drawn on the image as EXIF turns it."""
     try:
-        return any(turned_in_doubt(path, _size_of_masks(found)) for path in found.images if found.masks)
+        return any(
+            turned_in_doubt(path, _size_of_masks(found)) for path in found.images if found.masks
+        )
     except DataError:  # is said where the image is read
         return False
 
@@ -257,9 +308,19 @@ def _read_listing(folder: Path) -> tuple[list[TestImage], list[Problem]]:
     except (ValueError, RecursionError, OSError) as error:
         return [], [Problem(str(listing), f"the listing is no JSON ({error})")]
     if not isinstance(entries, list):
-        return [], [Problem(str(listing), f"the listing must be a list of images, and is a {type(entries).__name__}")]
+        return [], [
+            Problem(
+                str(listing),
+                f"the listing must be a list of images, and is a {type(entries).__name__}",
+            )
+        ]
     test = next((folder / name for name in TEST_FOLDERS if (folder / name).is_dir()), None)
     if test is None:
-        return [], [Problem(str(listing), f"images are listed, and {folder / TEST_FOLDERS[0]} is not there; add it")]
+        return [], [
+            Problem(
+                str(listing),
+                f"images are listed, and {folder / TEST_FOLDERS[0]} is not there; add it",
+            )
+        ]
 
     return read_listed(entries, [test, folder], str(listing))

@@ -1,8 +1,9 @@
-"""Image files to arrays: headers are checked before anything is decoded, and damage is reported in one sentence.
+"""Image files to arrays: headers are checked before anything is decoded, and damage is reported
+in one sentence.
 
-TIFF, PNG, JPEG and BMP files are told apart by their first bytes, not by their names. Pictures are turned by their EXIF
-orientation, as every viewer and annotation tool shows them, unless the listed size shows that the annotations were
-drawn on the stored pixels.
+TIFF, PNG, JPEG and BMP files are told apart by their first bytes, not by their names. Pictures are
+turned by their EXIF orientation, as every viewer and annotation tool shows them, unless the listed
+size shows that the annotations were drawn on the stored pixels.
 """
 
 import contextlib
@@ -19,7 +20,15 @@ from core.data.stored import MAX_PIXELS, Stored, turned, turned_size
 from core.errors import DataError
 from core.text import many
 
-__all__ = ["MAX_PIXELS", "find_file", "read_ids", "read_listed", "read_rgb", "read_size", "read_test_image"]
+__all__ = [
+    "MAX_PIXELS",
+    "find_file",
+    "read_ids",
+    "read_listed",
+    "read_rgb",
+    "read_size",
+    "read_test_image",
+]
 
 SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 """Suffixes of image files, in small or capital letters."""
@@ -29,7 +38,8 @@ Size = tuple[int, int]
 
 
 def read_rgb(path: Path, listed: Size | None = None) -> NDArray[np.uint8]:
-    """The image as RGB, uint8 [H, W, 3], from a TIFF, PNG, JPEG or BMP file of up to 8 bits a channel.
+    """The image as RGB, uint8 [H, W, 3], from a TIFF, PNG, JPEG or BMP file of up to 8 bits a
+    channel.
 
     Grey is repeated, colours of a palette are looked up, 1, 2 and 4 bits are spread over 0 to 255.
     Alpha is dropped, not blended, and where colours were multiplied by it they are divided by it.
@@ -38,8 +48,9 @@ def read_rgb(path: Path, listed: Size | None = None) -> NDArray[np.uint8]:
     listed   the size that the image's annotations were drawn on, where it is known: an image that
              has it only as stored, not as EXIF turns it, stays as stored
 
-    Raises DataError, one sentence that begins with the path: not there, damaged or cut off, over MAX_PIXELS, over 8
-    bits, several images, depths or times in one file, or another kind of image, by name.
+    Raises DataError, one sentence that begins with the path: not there, damaged or cut off, over
+    MAX_PIXELS, over 8 bits, several images, depths or times in one file, or another kind of image,
+    by name.
     """
     with _opened(path) as stored:
         stored.check_picture()
@@ -47,55 +58,70 @@ def read_rgb(path: Path, listed: Size | None = None) -> NDArray[np.uint8]:
 
 
 def read_size(path: Path, listed: Size | None = None) -> Size:
-    """The size of the image that `read_rgb` gives. Raises DataError for all that it refuses and a header shows."""
+    """The size of the image that `read_rgb` gives.
+
+    Raises DataError for all that it refuses and a header shows.
+    """
     with _opened(path) as stored:
         stored.check_picture()
         return turned_size(stored.size, _orientation(stored, listed))
 
 
 def turned_in_doubt(path: Path, listed: Size | None = None) -> bool:
-    """Whether EXIF turns or mirrors the image that `read_rgb` gives, and its size is the same if it did not.
+    """Whether EXIF turns or mirrors the image that `read_rgb` gives, and its size is the same if
+    it did not.
 
-    Then nothing tells on which of the two its annotations were drawn. Raises DataError for what is no image.
+    Then nothing tells on which of the two its annotations were drawn. Raises DataError for what is
+    no image.
     """
     with _opened(path) as stored:
         orientation = _orientation(stored, listed)
-        return orientation in range(2, 9) and (listed is None or turned_size(stored.size, orientation) == stored.size)
+        return orientation in range(2, 9) and (
+            listed is None or turned_size(stored.size, orientation) == stored.size
+        )
 
 
 def about_turned(names: Sequence[str]) -> list[str]:
-    """A note of the images, by name, of which `turned_in_doubt` is true; none where there are none."""
+    """A note of the images, by name, of which `turned_in_doubt` is true; none where there are
+    none.
+    """
     if not names:
         return []
     one = len(names) == 1
     return [
-        f"{many(len(names), 'image')} {'is' if one else 'are'} turned as EXIF says, and no size tells whether the "
-        f"annotations were drawn so, as most tools do: {examples_of(names)}; look at "
-        f"{'it' if one else 'them'}, and where they were not, remove the orientation from the EXIF data"
+        f"{many(len(names), 'image')} {'is' if one else 'are'} turned as EXIF says, and no size"
+        f" tells whether the annotations were drawn so, as most tools do: {examples_of(names)};"
+        f" look at {'it' if one else 'them'}, and where they were not, remove the orientation from"
+        " the EXIF data"
     ]
 
 
 def read_test_image(image: TestImage) -> NDArray[np.uint8]:
-    """The pixels of a listed image, uint8 [H, W, 3]. Raises DataError as `read_rgb`, and for a size not listed."""
+    """The pixels of a listed image, uint8 [H, W, 3].
+
+    Raises DataError as `read_rgb`, and for a size not listed.
+    """
     size = (image.height, image.width)
     pixels = read_rgb(Path(image.path), size) if image.pixels is None else image.pixels
     height, width = pixels.shape[:2]
     if (height, width) != size:
         raise DataError(
-            f"{image.path or image.file_name}: the image is listed with {image.height} x {image.width} pixels "
-            f"(height x width), and has {height} x {width}"
+            f"{image.path or image.file_name}: the image is listed with {image.height} x"
+            f" {image.width} pixels (height x width), and has {height} x {width}"
         )
     return pixels
 
 
 def read_ids(path: Path, size: Size) -> NDArray[Any]:
-    """The instance ids of a mask, [H, W] in the data type of the file: bool, integer or floating point.
+    """The instance ids of a mask, [H, W] in the data type of the file: bool, integer or floating
+    point.
 
-    They are the values as stored, whatever a viewer makes of them: a palette's indices, not its colours. EXIF's
-    orientation is obeyed as for an image.
+    They are the values as stored, whatever a viewer makes of them: a palette's indices, not its
+    colours. EXIF's orientation is obeyed as for an image.
 
-    Raises DataError, one sentence that begins with the path: what `read_rgb` refuses but for the depth, a size other
-    than `size`, more than one channel, JPEG, or an id that is negative, fractional, infinite or NaN.
+    Raises DataError, one sentence that begins with the path: what `read_rgb` refuses but for the
+    depth, a size other than `size`, more than one channel, JPEG, or an id that is negative,
+    fractional, infinite or NaN.
     """
     with _opened(path) as stored:
         stored.check_ids()
@@ -126,14 +152,17 @@ def _check_whole(ids_HW: NDArray[Any]) -> None:
     if not np.all(good):
         row, column = np.argwhere(~good)[0]
         raise DataError(
-            f"instance ids must be whole numbers from 0 up, and the pixel in row {row}, column {column} "
-            f"(counted from 0) holds {ids_HW[row, column]} ({many(int((~good).sum()), 'such pixel')}); export the "
-            "ids again, with 0 where no instance is"
+            f"instance ids must be whole numbers from 0 up, and the pixel in row {row}, column"
+            f" {column} (counted from 0) holds {ids_HW[row, column]}"
+            f" ({many(int((~good).sum()), 'such pixel')}); export the ids again, with 0 where no"
+            " instance is"
         )
 
 
 def _orientation(stored: Stored, listed: Size | None) -> int:
-    """How to turn the stored pixels: as EXIF says, but not where only the stored size is the listed one."""
+    """How to turn the stored pixels: as EXIF says, but not where only the stored size is the
+    listed one.
+    """
     if listed == stored.size != turned_size(stored.size, stored.orientation):
         return 1
     return stored.orientation
@@ -141,18 +170,24 @@ def _orientation(stored: Stored, listed: Size | None) -> int:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Stored]:
-    """The image in a file. Whatever is raised inside becomes a DataError that begins with the path."""
+    """The image in a file.
+
+    Whatever is raised inside becomes a DataError that begins with the path.
+    """
     try:
         kind = _kind(path)
         with tiffs.opened(path) if kind == "TIFF" else pictures.opened(path, kind) as stored:
             yield stored
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    except Exception as error:  # on damaged bytes decoders raise almost anything: struct.error, IndexError, their own
+    # On damaged bytes decoders raise almost anything: struct.error, IndexError, their own errors.
+    except Exception as error:
         if isinstance(error, OSError) and error.errno:
             raise DataError(f"{path}: the file cannot be read: {error.strerror}") from error
         cause = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(f"{path}: the file is damaged or cut off; copy it again from its source ({cause})") from error
+        raise DataError(
+            f"{path}: the file is damaged or cut off; copy it again from its source ({cause})"
+        ) from error
 
 
 def _kind(path: Path) -> str:
@@ -165,26 +200,33 @@ def _kind(path: Path) -> str:
     for kind, signature in pictures.SIGNATURES.items():
         if head.startswith(signature):
             return kind
-    raise DataError(f"an image must be a TIFF, PNG, JPEG or BMP file, and this one begins with {head!r}")
+    raise DataError(
+        f"an image must be a TIFF, PNG, JPEG or BMP file, and this one begins with {head!r}"
+    )
 
 
 def find_file(file_name: str, folders: Sequence[Path]) -> Path:
-    r"""The file inside the first folder that holds it. Links are followed: images may live in a store elsewhere.
+    r"""The file inside the first folder that holds it. Links are followed: images may live in a
+    store elsewhere.
 
     A name that was written on Windows, `train\picture.png`, is found as `train/picture.png`.
 
-    Raises DataError, without a place, for a name that leaves the folder and for a file that is in none.
+    Raises DataError, without a place, for a name that leaves the folder and for a file that is in
+    none.
     """
     for name in (PurePosixPath(file_name), PureWindowsPath(file_name)):
         if not name.parts or name.anchor or ".." in name.parts or "\0" in file_name:
             raise DataError(
-                f"a file name must stay inside the data folder, and is {file_name!r}; write it as it is from there"
+                f"a file name must stay inside the data folder, and is {file_name!r}; write it as"
+                " it is from there"
             )
     for folder in folders:
         for name_here in dict.fromkeys((file_name, file_name.replace("\\", "/"))):
             if (folder / name_here).is_file():
                 return folder / name_here
-    raise DataError(f"the file {file_name!r} is not there; looked in {', '.join(map(str, folders))}")
+    raise DataError(
+        f"the file {file_name!r} is not there; looked in {', '.join(map(str, folders))}"
+    )
 
 
 def whole_number(value: Any) -> int | None:
@@ -196,11 +238,14 @@ def whole_number(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def read_listed(entries: Sequence[Any], folders: Sequence[Path], listing: str) -> tuple[list[TestImage], list[Problem]]:
-    """Check listed images: fields, unique ids and names, files inside one of `folders`, headers and sizes.
+def read_listed(
+    entries: Sequence[Any], folders: Sequence[Path], listing: str
+) -> tuple[list[TestImage], list[Problem]]:
+    """Check listed images: fields, unique ids and names, files inside one of `folders`, headers
+    and sizes.
 
-    entries   of {"file_name": str, "id": int, "height": int, "width": int}, from JSON, so of any type whatever; sizes
-              that are missing, null or 0 are the image's own
+    entries   of {"file_name": str, "id": int, "height": int, "width": int}, from JSON, so of any
+              type whatever; sizes that are missing, null or 0 are the image's own
     """
     images: list[TestImage] = []
     problems: list[Problem] = []
@@ -209,7 +254,10 @@ def read_listed(entries: Sequence[Any], folders: Sequence[Path], listing: str) -
         try:
             image = _listed(entry, folders)
             if image.id in seen or image.file_name in seen:
-                raise DataError(f"ids and file names must be unique, and {image.file_name} (id {image.id}) repeats one")
+                raise DataError(
+                    f"ids and file names must be unique, and {image.file_name} (id {image.id})"
+                    " repeats one"
+                )
         except DataError as error:
             problems.append(Problem(f"{listing}, image {position} (counted from 0)", str(error)))
         else:
@@ -220,18 +268,23 @@ def read_listed(entries: Sequence[Any], folders: Sequence[Path], listing: str) -
 
 def _listed(entry: Any, folders: Sequence[Path]) -> TestImage:
     if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
-        raise DataError('an image must be listed as {"file_name": ..., "id": ..., "height": ..., "width": ...}')
+        raise DataError(
+            'an image must be listed as {"file_name": ..., "id": ..., "height": ..., "width": ...}'
+        )
     file_name = entry["file_name"]
     number = whole_number(entry.get("id"))
     if number is None or number < 0:
-        raise DataError(f"the id of {file_name} must be a whole number from 0 up, and is {entry.get('id')!r}")
+        raise DataError(
+            f"the id of {file_name} must be a whole number from 0 up, and is {entry.get('id')!r}"
+        )
     sides = [_side(entry.get(key), key, file_name) for key in ("height", "width")]
     path = find_file(file_name, folders)
     listed = None if None in sides else (sides[0] or 0, sides[1] or 0)
     size = read_size(path, listed)
     if any(side not in (None, real) for side, real in zip(sides, size, strict=True)):
         raise DataError(
-            f"{file_name} is listed with {sides[0]} x {sides[1]} pixels (height x width), and has {size[0]} x {size[1]}"
+            f"{file_name} is listed with {sides[0]} x {sides[1]} pixels (height x width), and has"
+            f" {size[0]} x {size[1]}"
         )
     return TestImage(str(path.absolute()), file_name, number, *size)
 
@@ -242,5 +295,7 @@ def _side(value: Any, key: str, file_name: str) -> int | None:
         return None
     side = whole_number(value)
     if side is None or side < 0:
-        raise DataError(f"the {key} of {file_name} must be a whole number from 1 up, and is {value!r}")
+        raise DataError(
+            f"the {key} of {file_name} must be a whole number from 1 up, and is {value!r}"
+        )
     return side or None

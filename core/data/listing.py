@@ -13,14 +13,16 @@ SYNTHETIC_TEST_IMAGES = 6
 
 
 def list_images(where: str) -> tuple[TestImage, ...]:
-    """The images to predict on, at least one; nothing is decoded, all that a header shows is judged.
+    """The images to predict on, at least one; nothing is decoded, all that a header shows is
+    judged.
 
-    where   a data folder with a test listing in the HW3 or COCO layout, or the listing itself: its images, with its
-            ids; any other folder: the image files directly in it, in the order of their names, ids from 1; one image
-            file; or the word `synthetic`
+    where   a data folder with a test listing in the HW3 or COCO layout, or the listing itself: its
+            images, with its ids; any other folder: the image files directly in it, in the order of
+            their names, ids from 1; one image file; or the word `synthetic`
 
-    Raises DataError, one sentence: for a listed image that is missing or of another size, a file that is damaged or
-    that `read_rgb` would refuse, and a folder in which there is nothing to predict on.
+    Raises DataError, one sentence: for a listed image that is missing or of another size, a file
+    that is damaged or that `read_rgb` would refuse, and a folder in which there is nothing to
+    predict on.
     """
     images, problems = look_through(where)
     if problems:
@@ -29,7 +31,8 @@ def list_images(where: str) -> tuple[TestImage, ...]:
 
 
 def look_through(where: str) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
-    """The images that can be predicted on and the problems of the others, together at least one; else as `list_images`.
+    """The images that can be predicted on and the problems of the others, together at least one;
+    else as `list_images`.
 
     Raises DataError where it is not a single image that is wrong.
     """
@@ -39,7 +42,8 @@ def look_through(where: str) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]
     try:
         if not path.exists():
             raise DataError(
-                f"{where}: there is no such folder; name a folder of images, or the JSON file that lists them"
+                f"{where}: there is no such folder; name a folder of images, or the JSON file that"
+                " lists them"
             )
         listing = find_listing(path)
         return _files(path) if listing is None else _listed(listing)
@@ -48,25 +52,37 @@ def look_through(where: str) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]
 
 
 def find_listing(path: Path) -> Path | None:
-    """The listing that a data folder holds, or `path` itself where it is a file; None for image files.
+    """The listing that a data folder holds, or `path` itself where it is a file; None for image
+    files.
 
     Raises DataError for a folder that holds several listings, and for another kind of file.
     """
     if path.is_file():
         if not _is_image_file(path) and path.suffix != ".json":
             kinds = ", ".join(SUFFIXES)
-            raise DataError(f"{path}: an image must be a {kinds} file, a listing a .json file, and this is neither")
+            raise DataError(
+                f"{path}: an image must be a {kinds} file, a listing a .json file, and this is"
+                " neither"
+            )
         return None if _is_image_file(path) else path
     found = coco.annotation_file(path, "test")
-    listings = [listing for listing in (path / hw3.LISTING, found) if listing is not None and listing.is_file()]
+    listings = [
+        listing
+        for listing in (path / hw3.LISTING, found)
+        if listing is not None and listing.is_file()
+    ]
     if len(listings) > 1:
-        raise DataError(f"{path}: both {listings[0]} and {listings[1]} list images; name the one that is meant")
+        raise DataError(
+            f"{path}: both {listings[0]} and {listings[1]} list images; name the one that is meant"
+        )
     return listings[0] if listings else None
 
 
 def _is_image_file(path: Path) -> bool:
     hidden = path.name.startswith(".")  # macOS puts ._NAME.tif beside NAME.tif on foreign disks
-    leads_nowhere = path.is_symlink() and not path.exists()  # is named as a problem, not passed over
+    leads_nowhere = (
+        path.is_symlink() and not path.exists()
+    )  # is named as a problem, not passed over
     return path.suffix.lower() in SUFFIXES and (path.is_file() or leads_nowhere) and not hidden
 
 
@@ -83,8 +99,8 @@ def _listed(listing: Path) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
         entries, folders = document["images"], coco.image_folders(data, listing, part)
     else:
         raise DataError(
-            f"{listing}: a listing must be an object with a list of images (COCO), or a list of images (HW3), "
-            "and this is neither; name the folder of the images instead"
+            f"{listing}: a listing must be an object with a list of images (COCO), or a list of"
+            " images (HW3), and this is neither; name the folder of the images instead"
         )
     images, problems = read_listed(entries, list(dict.fromkeys([*folders, folder])), str(listing))
     if not images and not problems:
@@ -94,15 +110,26 @@ def _listed(listing: Path) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
 
 def _files(path: Path) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
     """One image file, or all that lie directly in a folder."""
-    files = [path] if path.is_file() else sorted(entry for entry in path.iterdir() if _is_image_file(entry))
+    files = (
+        [path]
+        if path.is_file()
+        else sorted(entry for entry in path.iterdir() if _is_image_file(entry))
+    )
     if not files:
-        raise DataError(f"{path}: no image file ({', '.join(SUFFIXES)}) lies directly in this folder; {_way_out(path)}")
+        raise DataError(
+            f"{path}: no image file ({', '.join(SUFFIXES)}) lies directly in this folder;"
+            f" {_way_out(path)}"
+        )
     images: list[TestImage] = []
     problems: list[Problem] = []
     for number, file in enumerate(files, start=1):
-        if any("\ud800" <= character <= "\udfff" for character in file.name):  # stand for bytes that are no UTF-8
+        if any(
+            "\ud800" <= character <= "\udfff" for character in file.name
+        ):  # stand for bytes that are no UTF-8
             name = os.fsencode(file.name)
-            problems.append(Problem(str(path), f"a file name must be UTF-8, and is {name!r}; rename the file"))
+            problems.append(
+                Problem(str(path), f"a file name must be UTF-8, and is {name!r}; rename the file")
+            )
             continue
         try:
             images.append(TestImage(str(file.absolute()), file.name, number, *read_size(file)))

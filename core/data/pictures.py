@@ -21,7 +21,10 @@ _PNG_DEPTH = 24
 
 @contextlib.contextmanager
 def opened(path: Path, kind: str) -> Iterator["Picture"]:
-    """The picture in a file of a known kind, a key of SIGNATURES. Raises DataError, and whatever Pillow raises."""
+    """The picture in a file of a known kind, a key of SIGNATURES.
+
+    Raises DataError, and whatever Pillow raises.
+    """
     depth = 8
     if kind == "PNG":
         with path.open("rb") as stream:
@@ -29,12 +32,17 @@ def opened(path: Path, kind: str) -> Iterator["Picture"]:
     try:
         picture = Image.open(path, formats=(kind,))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"an image may have {MAX_PIXELS:,} pixels; cut it into tiles ({error})") from None
+        raise DataError(
+            f"an image may have {MAX_PIXELS:,} pixels; cut it into tiles ({error})"
+        ) from None
     except ValueError as error:
-        if not str(error).startswith(("Decompressed data too large", "Too much memory used in text")):
+        if not str(error).startswith(
+            ("Decompressed data too large", "Too much memory used in text")
+        ):
             raise
         raise DataError(
-            "texts or a colour profile in the file unpack to megabytes; save the picture without them"
+            "texts or a colour profile in the file unpack to megabytes; save the picture without"
+            " them"
         ) from None
     with picture:
         check_size(picture.height, picture.width)
@@ -42,13 +50,17 @@ def opened(path: Path, kind: str) -> Iterator["Picture"]:
 
 
 class Picture:
-    """A picture as `core.data.stored.Stored` has it. Alpha of these formats is never premultiplied, and is dropped."""
+    """A picture as `core.data.stored.Stored` has it.
+
+    Alpha of these formats is never premultiplied, and is dropped.
+    """
 
     def __init__(self, picture: Image.Image, kind: str, depth: int) -> None:
         """Take an open picture, its kind, and the bits a channel that its header says."""
         self._picture, self._kind, self._depth = picture, kind, depth
         self.size = (picture.height, picture.width)
-        # Only metadata before the pixels counts: later metadata is known after decoding only, and browsers ignore it.
+        # Only metadata before the pixels counts: later metadata is known after decoding only, and
+        # browsers ignore it.
         self.orientation = _orientation(picture.info.get("exif"))
 
     def check_picture(self) -> None:
@@ -63,27 +75,35 @@ class Picture:
             )
 
     def picture(self) -> NDArray[np.uint8]:
-        """RGB, uint8 [H, W, 3]; alpha is dropped, not blended: what lies under it was annotated too."""
+        """RGB, uint8 [H, W, 3]; alpha is dropped, not blended: what lies under it was annotated
+        too.
+        """
         self._picture.load()
         mode, has_alpha = self._picture.mode, "transparency" in self._picture.info
-        pixels = self._picture.convert("RGBA" if mode == "PA" or (mode == "P" and has_alpha) else mode)
+        pixels = self._picture.convert(
+            "RGBA" if mode == "PA" or (mode == "P" and has_alpha) else mode
+        )
         if pixels.mode in ("RGBA", "LA"):
             channels = np.asarray(pixels)[:, :, :-1]
-            return np.repeat(channels, 3, axis=2) if pixels.mode == "LA" else np.ascontiguousarray(channels)
+            return (
+                np.repeat(channels, 3, axis=2)
+                if pixels.mode == "LA"
+                else np.ascontiguousarray(channels)
+            )
         return np.array(pixels.convert("RGB"))
 
     def check_ids(self) -> None:
         """Refuse JPEG, and more than one channel."""
         if self._kind == "JPEG":
             raise DataError(
-                "a mask must keep its ids, and JPEG changes values at the edges of cells; export it again as TIFF or "
-                "PNG from its source, for converting the JPEG brings nothing back"
+                "a mask must keep its ids, and JPEG changes values at the edges of cells; export it"
+                " again as TIFF or PNG from its source, for converting the JPEG brings nothing back"
             )
         self._check_frames()
         if self._picture.mode not in ("1", "L", "P") and not self._picture.mode.startswith("I"):
             raise DataError(
-                f"a mask must have one channel of whole numbers, and this one is {self._picture.mode}; "
-                "save the ids as grey of 8 or 16 bits"
+                "a mask must have one channel of whole numbers, and this one is"
+                f" {self._picture.mode}; save the ids as grey of 8 or 16 bits"
             )
 
     def ids(self) -> NDArray[Any]:
@@ -92,10 +112,12 @@ class Picture:
         return np.array(self._picture)
 
     def _check_frames(self) -> None:
-        # A JPEG's further pictures (MPO) are previews and depth maps of telephones beside the first.
-        if self._kind != "JPEG" and getattr(self._picture, "n_frames", 1) > 1:
+        # A JPEG's further pictures (MPO) are previews and depth maps of telephones beside the
+        # first.
+        frames = getattr(self._picture, "n_frames", 1)
+        if self._kind != "JPEG" and frames > 1:
             raise DataError(
-                f"a file must hold one image, and this one is an animation of {self._picture.n_frames}; "  # type: ignore[attr-defined]
+                f"a file must hold one image, and this one is an animation of {frames}; "
                 "save the frame that was annotated"
             )
 

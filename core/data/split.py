@@ -1,8 +1,10 @@
-"""The split into training and validation images: a hold-out or k folds, even by class, with groups kept whole.
+"""The split into training and validation images: a hold-out or k folds, even by class, with
+groups kept whole.
 
-A split is a random draw that is changed as little as needed: groups are dealt out at random, then exchanged, one good
-exchange at a time, until every class's share is near its target or no exchange helps. So splits of different seeds
-differ almost as much as random ones, which repeats over seeds are to measure, and no class is missing without need.
+A split is a random draw that is changed as little as needed: groups are dealt out at random, then
+exchanged, one good exchange at a time, until every class's share is near its target or no exchange
+helps. So splits of different seeds differ almost as much as random ones, which repeats over seeds
+are to measure, and no class is missing without need.
 """
 
 import itertools
@@ -20,14 +22,16 @@ from core.randomness import Purpose, generator
 from core.text import have, many
 
 NEAR = 0.25
-"""A class's share of a part is even when it is at most so far from its target, as a fraction of the target."""
+"""A class's share of a part is even when it is at most so far from its target, as a fraction of the
+target."""
 CANDIDATES = 256
-"""Groups among which exchanges are tried in one round; all of them in a small data set, a part of a large one."""
+"""Groups among which exchanges are tried in one round; all of them in a small data set, a part of a
+large one."""
 LEAST_GAIN = 1e-6
 """Above the rounding of the largest costs, so that the exchanges end."""
 NO_IMAGE, NO_INSTANCE, NO_CLASS, UNEVEN_IMAGES = 1e8, 1e6, 1e4, 100.0
-"""Cost of a part without images, without instances, without a class, and with an uneven number of images; an uneven
-class costs its squared relative distance from the range that `NEAR` allows."""
+"""Cost of a part without images, without instances, without a class, and with an uneven number of
+images; an uneven class costs its squared relative distance from the range that `NEAR` allows."""
 
 
 COPIES = (
@@ -37,19 +41,22 @@ COPIES = (
         r"(?i)^(.+?)(?:[_-](?:aug|augmented|[hv]?flip|fliplr|flipud|flipped|mirrored|rot|rotated)\d*(?:[_-].*)?)?(?:\.\w+)?$",
     ),
 )
-"""Names of changed copies: what they hold, and the pattern whose first group names the original (Roboflow; by hand)."""
+"""Names of changed copies: what they hold, and the pattern whose first group names the original
+(Roboflow; by hand)."""
 PARTS = (
     (r"^(.+)SEP\d+SEP\d+END", False),
     (r"^(.+)SEP[xyrc]\d+SEP?[xyrc]\d+END", False),
     (r"^(.+)SEP[A-Za-z]*(\d+)END", True),
     (r"^(.+?) ?\((\d+)\)END", True),
 )
-"""Patterns of names of parts: crops by their place, and numbers, which are parts only where they begin anew."""
+"""Patterns of names of parts: crops by their place, and numbers, which are parts only where they
+begin anew."""
 SEPARATORS, ENDS = ("_", "-", "[_-]"), (r"$", r"\.\w+$", r"(?:\.\w+)?$")
 """Texts that replace SEP and END in these patterns, the simplest first."""
 LEAST_GROUPS, LARGEST_GROUP, IN_GROUPS = 5, 0.25, 0.8
-"""Names count as names of parts if they make at least LEAST_GROUPS groups, none with more than the fraction
-LARGEST_GROUP of the images, and at least the fraction IN_GROUPS of the images share their group with another."""
+"""Names count as names of parts if they make at least LEAST_GROUPS groups, none with more than the
+fraction LARGEST_GROUP of the images, and at least the fraction IN_GROUPS of the images share their
+group with another."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +73,20 @@ class Grouping:
 
 @dataclass(frozen=True)
 class Split:
-    """Indices into `Dataset.samples`, ascending; together they are all of them, and none is in both."""
+    """Indices into `Dataset.samples`, ascending; together they are all of them, and none is in
+    both.
+    """
 
     train: tuple[int, ...]
     validation: tuple[int, ...]
 
 
 def split(dataset: Dataset, config: DataConfig) -> Split:
-    """Divide the images as the settings say; the result depends on the data set and these settings alone.
+    """Divide the images as the settings say; the result depends on the data set and these
+    settings alone.
 
-    Raises DataError: a name that `data.group_pattern` does not match, too few groups, or a part of the hold-out or of
-    any fold that would hold no instance.
+    Raises DataError: a name that `data.group_pattern` does not match, too few groups, or a part of
+    the hold-out or of any fold that would hold no instance.
     """
     group_of_image = _groups(dataset, config.group_pattern)
     groups = int(group_of_image.max(initial=-1)) + 1
@@ -85,10 +95,13 @@ def split(dataset: Dataset, config: DataConfig) -> Split:
         what = f"data.folds {config.folds}" if config.folds else "a hold-out"
         kind = "groups of images (data.group_pattern)" if config.group_pattern else "images"
         raise DataError(
-            f"{dataset.name}: {what} needs at least {parts} {kind}, and there {'is' if groups == 1 else 'are'} {groups}"
+            f"{dataset.name}: {what} needs at least {parts} {kind}, and there"
+            f" {'is' if groups == 1 else 'are'} {groups}"
         )
 
-    counts = np.concatenate([np.ones((len(dataset.samples), 1), np.int64), dataset.instance_counts()], axis=1)
+    counts = np.concatenate(
+        [np.ones((len(dataset.samples), 1), np.int64), dataset.instance_counts()], axis=1
+    )
     sizes_GD = np.zeros((groups, counts.shape[1]), np.int64)
     np.add.at(sizes_GD, group_of_image, counts)
     if config.folds:
@@ -96,21 +109,29 @@ def split(dataset: Dataset, config: DataConfig) -> Split:
     else:
         images = len(dataset.samples)
         held_out = min(max(1, int(config.validation_fraction * images + 0.5)), images - 1)
-        targets_P, validates_P = np.array([held_out / images, 1 - held_out / images]), np.array([True, False])
-    part_of_group = _deal(sizes_GD, targets_P, validates_P, generator(config.split_seed, Purpose.SPLIT))
+        targets_P, validates_P = (
+            np.array([held_out / images, 1 - held_out / images]),
+            np.array([True, False]),
+        )
+    part_of_group = _deal(
+        sizes_GD, targets_P, validates_P, generator(config.split_seed, Purpose.SPLIT)
+    )
 
     part_of_image = part_of_group[group_of_image]
     has_instance: NDArray[np.bool_] = np.any(counts[:, 1:] > 0, axis=1)
     for part in range(parts if config.folds else 1):
-        for name, inside in (("validation", part_of_image == part), ("training", part_of_image != part)):
+        for name, inside in (
+            ("validation", part_of_image == part),
+            ("training", part_of_image != part),
+        ):
             if not has_instance[inside].any():
                 where = f"fold {part} of {parts}" if config.folds else "the hold-out"
                 having = int(has_instance.sum())
                 raise DataError(
-                    f"{dataset.name}: the {name} part must hold an instance, and that of {where} holds none in "
-                    f"{many(int(inside.sum()), 'image')}; of {many(len(has_instance), 'image')} "
-                    f"{having} {have(having)} any: annotate more, or "
-                    "use fewer folds or groups"
+                    f"{dataset.name}: the {name} part must hold an instance, and that of {where}"
+                    f" holds none in {many(int(inside.sum()), 'image')}; of"
+                    f" {many(len(has_instance), 'image')} {having} {have(having)} any: annotate"
+                    " more, or use fewer folds or groups"
                 )
     validates = part_of_image == config.fold
     return Split(
@@ -120,7 +141,8 @@ def split(dataset: Dataset, config: DataConfig) -> Split:
 
 
 def group_names(names: Iterable[str], pattern: str, place: str) -> list[str]:
-    """The group of each image, by its name and `data.group_pattern`; without a pattern each image is its own.
+    """The group of each image, by its name and `data.group_pattern`; without a pattern each
+    image is its own.
 
     Raises DataError, which begins with `place`, for a name in which the pattern finds none.
     """
@@ -149,20 +171,28 @@ def copies(names: Sequence[str]) -> Grouping | None:
 
 
 def parts(names: Sequence[str]) -> Grouping | None:
-    """Images that look like parts of one slide, patient or series by their names; None for mere numbers."""
+    """Images that look like parts of one slide, patient or series by their names; None for mere
+    numbers.
+    """
     for shape, numbered in PARTS:
         for separator, end in itertools.product(SEPARATORS, ENDS):
             pattern = shape.replace("SEP", separator).replace("END", end)
             if all(re.search(pattern, name) for name in names):
                 grouping = _grouping(names, pattern)
-                if _are_parts(grouping, len(names)) and (not numbered or _count_from_the_start(grouping)):
+                if _are_parts(grouping, len(names)) and (
+                    not numbered or _count_from_the_start(grouping)
+                ):
                     return grouping
     return None
 
 
 def _are_parts(grouping: Grouping, images: int) -> bool:
     sizes = [len(group) for group in grouping.groups]
-    return len(sizes) >= LEAST_GROUPS and sum(sizes) >= IN_GROUPS * images and max(sizes) <= LARGEST_GROUP * images
+    return (
+        len(sizes) >= LEAST_GROUPS
+        and sum(sizes) >= IN_GROUPS * images
+        and max(sizes) <= LARGEST_GROUP * images
+    )
 
 
 def _grouping(names: Sequence[str], pattern: str) -> Grouping:
@@ -176,7 +206,9 @@ def _count_from_the_start(grouping: Grouping) -> bool:
     """Whether most groups are numbered 0, 1, 2, ... or 1, 2, 3, ..., with few gaps."""
     well = 0
     for group in grouping.groups:
-        found = sorted(int(match[2]) for name in group if (match := re.search(grouping.pattern, name)))
+        found = sorted(
+            int(match[2]) for name in group if (match := re.search(grouping.pattern, name))
+        )
         well += found[0] in (0, 1) and found[-1] <= 2 * len(found)
     return well >= IN_GROUPS * len(grouping.groups)
 
@@ -216,7 +248,8 @@ def _deal(
     def cost(held_KD: NDArray[np.int64], part_K: NDArray[np.int64]) -> NDArray[np.float64]:
         return _cost(held_KD, totals_D, targets_P[part_K], validates_P[part_K])
 
-    # Where every image is its own group the parts have the right number of images, and only exchanges keep it.
+    # Where every image is its own group the parts have the right number of images, and only
+    # exchanges keep it.
     may_move = bool(sizes_GD[:, 0].max() > 1)
     rounds = -(-groups // CANDIDATES)  # without gain, in which every group had its chance
     order, tried = rng.permutation(groups), 0
@@ -244,7 +277,9 @@ def _deal(
 def _changes(
     chosen: NDArray[np.int64], part_of_group: NDArray[np.int64], parts: int, may_move: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Three int64 [K]: a group that leaves its part, the one it changes places with (-1: none), the part it goes to."""
+    """Three int64 [K]: a group that leaves its part, the one it changes places with (-1: none),
+    the part it goes to.
+    """
     out_K, in_K = (axis.ravel() for axis in np.meshgrid(chosen, chosen, indexing="ij"))
     is_swap = (out_K < in_K) & (part_of_group[out_K] != part_of_group[in_K])
     out_K, in_K = out_K[is_swap], in_K[is_swap]
@@ -263,7 +298,9 @@ def _cost(
     targets_K: NDArray[np.float64],
     validates_K: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
-    """Float64 [K]: what it costs that a part holds this: no image, no instance, no class, uneven shares."""
+    """Float64 [K]: what it costs that a part holds this: no image, no instance, no class, uneven
+    shares.
+    """
     held_K = held_KD[:, 1:].sum(axis=1)
     cost_K: NDArray[np.float64] = NO_IMAGE * (held_KD[:, 0] == 0)
     cost_K += NO_INSTANCE * (validates_K & ((held_K == 0) | (held_K == totals_D[1:].sum())))
@@ -276,5 +313,7 @@ def _cost(
             off_K = np.maximum(off_K - NEAR, 0.0)
         cost_K += (1.0 if column else UNEVEN_IMAGES) * off_K * off_K
         # A class of a single group trains: nothing is learned from it where it validates.
-        cost_K += NO_CLASS * (validates_K & (held == 0)) + 2 * NO_CLASS * (validates_K & (held == total))
+        cost_K += NO_CLASS * (validates_K & (held == 0)) + 2 * NO_CLASS * (
+            validates_K & (held == total)
+        )
     return cost_K

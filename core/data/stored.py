@@ -1,7 +1,7 @@
 """An image file as it is stored: the promises of its header, and its pixels before EXIF turns them.
 
-`tiffs.py` and `pictures.py` open files, `images.py` is what the rest of the project calls. Errors here carry no place;
-`images.py` puts the path before them.
+`tiffs.py` and `pictures.py` open files, `images.py` is what the rest of the project calls. Errors
+here carry no place; `images.py` puts the path before them.
 """
 
 from typing import Any, Protocol
@@ -12,15 +12,19 @@ from numpy.typing import NDArray
 from core.errors import DataError
 
 MAX_PIXELS = 89_478_485
-"""Largest number of pixels of an image: Pillow's own limit, above which it takes a file for a decompression bomb. A
-float64 mask of this size takes 716 MB to decode. A whole slide is larger and must be cut into tiles."""
+"""Largest number of pixels of an image: Pillow's own limit, above which it takes a file for a
+decompression bomb. A float64 mask of this size takes 716 MB to decode. A whole slide is larger and
+must be cut into tiles."""
 
 NOT_8_BITS = "convert it, with a brightness range that you choose for all images alike"
-"""Way out for an image of 16 bits or of floating point: only the user can choose the range of brightness."""
+"""Way out for an image of 16 bits or of floating point: only the user can choose the range of
+brightness."""
 
 
 class Stored(Protocol):
-    """An open image file. `check_...` judge by the header alone whatever a header shows; all raise DataError.
+    """An open image file.
+
+    `check_...` judge by the header alone whatever a header shows; all raise DataError.
 
     size           height and width in pixels, as stored
     orientation    EXIF's number 1 to 8: how a viewer turns the stored pixels
@@ -39,7 +43,9 @@ class Stored(Protocol):
         """Raise DataError if the header shows that `ids` would fail."""
 
     def ids(self) -> NDArray[Any]:
-        """The values of a mask as stored, [H, W]: bool, integer or floating point; of a palette, the indices."""
+        """The values of a mask as stored, [H, W]: bool, integer or floating point; of a palette,
+        the indices.
+        """
 
 
 def check_size(height: int, width: int) -> None:
@@ -48,7 +54,8 @@ def check_size(height: int, width: int) -> None:
         raise DataError(f"an image must have pixels, and its header says {height} x {width}")
     if height * width > MAX_PIXELS:
         raise DataError(
-            f"an image may have {MAX_PIXELS:,} pixels, and this one has {height:,} x {width:,}; cut it into tiles"
+            f"an image may have {MAX_PIXELS:,} pixels, and this one has {height:,} x {width:,}; cut"
+            " it into tiles"
         )
 
 

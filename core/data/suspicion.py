@@ -1,9 +1,11 @@
-"""Annotations that can be read but look wrong, which a person should check before a search is spent on them.
+"""Annotations that can be read but look wrong, which a person should check before a search is
+spent on them.
 
-Each suspicion is one sentence about the whole data set, whatever its format, with counts, examples and the way out.
-The data set cannot be used until it is corrected, or `data.allow_suspicious` says that a person has looked at it.
-Signs in a few instances are notes and keep nothing from being used. The thresholds were set on CoNSeP and the
-synthetic data set, which raise none, and on copies of CoNSeP damaged in each of these ways, which do.
+Each suspicion is one sentence about the whole data set, whatever its format, with counts, examples
+and the way out. The data set cannot be used until it is corrected, or `data.allow_suspicious` says
+that a person has looked at it. Signs in a few instances are notes and keep nothing from being used.
+The thresholds were set on CoNSeP and the synthetic data set, which raise none, and on copies of
+CoNSeP damaged in each of these ways, which do.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,14 +30,17 @@ SPECK = 0.02
 SPREAD = 0.25
 """Pieces whose common box covers this fraction of the image are scattered over it ..."""
 SPARSE = 10
-"""... and so are pieces whose common box is this many times larger than they are, or at least this many pieces."""
+"""... and so are pieces whose common box is this many times larger than they are, or at least this
+many pieces."""
 SLIVER = 0.8
-"""The fraction of a piece's pixels that touch another instance from which it is a sliver along a border."""
+"""The fraction of a piece's pixels that touch another instance from which it is a sliver along a
+border."""
 SLIVERS = (10, 0.3)
-"""An image is suspicious with at least this number of slivers, in at least this fraction of its instances."""
+"""An image is suspicious with at least this number of slivers, in at least this fraction of its
+instances."""
 CRUMBS = (4, 0.1)
-"""An instance has crumbs with at least this number of pieces, if the others have on average at most this fraction of
-the largest one's pixels."""
+"""An instance has crumbs with at least this number of pieces, if the others have on average at most
+this fraction of the largest one's pixels."""
 TWIN = 0.9
 """Two instances with this overlap (IoU) are one that is annotated twice."""
 TWINS = (3, 0.05)
@@ -43,11 +48,14 @@ TWINS = (3, 0.05)
 NEIGHBOURS = 8
 """Number of nearest instances, by their centres, among which an instance's twin is looked for."""
 COVERING = 0.9
-"""An instance that covers this fraction of its image is suspicious; one that reaches all four borders ..."""
+"""An instance that covers this fraction of its image is suspicious; one that reaches all four
+borders ..."""
 BORDERING, BESIDE = 0.25, 3
-"""... is suspicious from this fraction, with at least this number of others in its image; or from MOST, with any."""
+"""... is suspicious from this fraction, with at least this number of others in its image; or from
+MOST, with any."""
 SIDE_OF_A_BOX, BOXES = 6, (10, 0.9)
-"""Rectangles count from this side, in pixels; this number and this fraction of all instances or more is no accident."""
+"""Rectangles count from this side, in pixels; this number and this fraction of all instances or
+more is no accident."""
 OFTEN = (2, 0.1)
 """Least number of images, and least fraction of all images, that are no accident."""
 
@@ -77,7 +85,9 @@ class Shapes:
 
 
 def shapes_of(sample: Sample) -> Shapes:
-    """Measure the instances of an image, in time that grows with its pixels and not with its instances."""
+    """Measure the instances of an image, in time that grows with its pixels and not with its
+    instances.
+    """
     tables = [_of_map(label_map) for label_map in sample.label_maps]
     table = np.concatenate(tables)
     keep = ~sample.crowd_N[table[:, 0] - 1]
@@ -94,8 +104,12 @@ def _of_map(label_map: NDArray[np.uint16]) -> NDArray[np.int64]:
     largest = np.zeros(count, np.int64)
     np.maximum.at(largest, owner_K, sizes_K)
     pieces = np.bincount(owner_K, minlength=count)
-    large = np.bincount(owner_K, sizes_K >= SPECK * largest[owner_K], minlength=count).astype(np.int64)
-    touching_K = np.bincount(pieces_HW.ravel(), _touches_another(label_map).ravel(), len(owner_K) + 1)[1:]
+    large = np.bincount(owner_K, sizes_K >= SPECK * largest[owner_K], minlength=count).astype(
+        np.int64
+    )
+    touching_K = np.bincount(
+        pieces_HW.ravel(), _touches_another(label_map).ravel(), len(owner_K) + 1
+    )[1:]
     touching = np.bincount(owner_K, touching_K, minlength=count).astype(np.int64)
     slivers = np.bincount(owner_K, touching_K >= SLIVER * sizes_K, minlength=count).astype(np.int64)
     rows = []
@@ -105,7 +119,15 @@ def _of_map(label_map: NDArray[np.uint16]) -> NDArray[np.int64]:
             rows.append((number, x.start, y.start, x.stop, y.stop))
     boxes = np.array(rows, np.int64).reshape(-1, 5)
     ids = boxes[:, 0]
-    columns = [areas[ids], *boxes[:, 1:].T, pieces[ids], large[ids], largest[ids], touching[ids], slivers[ids]]
+    columns = [
+        areas[ids],
+        *boxes[:, 1:].T,
+        pieces[ids],
+        large[ids],
+        largest[ids],
+        touching[ids],
+        slivers[ids],
+    ]
     return np.stack([ids, *columns], axis=1)
 
 
@@ -125,11 +147,12 @@ def components(label_map: NDArray[np.uint16]) -> tuple[NDArray[np.int64], NDArra
 
     label_map   uint16 [H, W]
 
-    Returns the pieces, int64 [H, W], from 1 in the order of their instances, 0 for background, and the instance of each
-    piece, int64 [K]. Pixels that meet at a corner are connected.
+    Returns the pieces, int64 [H, W], from 1 in the order of their instances, 0 for background, and
+    the instance of each piece, int64 [K]. Pixels that meet at a corner are connected.
     """
     height, width = label_map.shape
-    # Runs of equal pixels along each row are the nodes of a graph; runs of one instance in rows that follow are joined.
+    # Runs of equal pixels along each row are the nodes of a graph; runs of one instance in rows
+    # that follow are joined.
     starts = np.ones((height, width), np.bool_)
     starts[:, 1:] = label_map[:, 1:] != label_map[:, :-1]
     run_HW = (np.cumsum(starts.ravel()) - 1).reshape(height, width)
@@ -139,13 +162,17 @@ def components(label_map: NDArray[np.uint16]) -> tuple[NDArray[np.int64], NDArra
     pairs = []
     straight = (above == below) & inside[1:]
     first = straight.copy()
-    first[:, 1:] &= ~straight[:, :-1] | starts[:-1, 1:] | starts[1:, 1:]  # one edge is enough for two runs
+    first[:, 1:] &= (
+        ~straight[:, :-1] | starts[:-1, 1:] | starts[1:, 1:]
+    )  # one edge is enough for two runs
     pairs.append((run_HW[:-1][first], run_HW[1:][first]))
     for up, down in ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))):
         corner = (above[:, up] == below[:, down]) & inside[:-1, up]
         pairs.append((run_HW[:-1, up][corner], run_HW[1:, down][corner]))
     ones, others = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    graph = sparse.coo_array((np.ones(len(ones), np.int8), (ones, others)), shape=(len(owner_R), len(owner_R)))
+    graph = sparse.coo_array(
+        (np.ones(len(ones), np.int8), (ones, others)), shape=(len(owner_R), len(owner_R))
+    )
     _, piece_R = sparse.csgraph.connected_components(graph, directed=False)
     covered = owner_R != 0
     pieces, index = np.unique(piece_R[covered], return_index=True)
@@ -157,14 +184,18 @@ def components(label_map: NDArray[np.uint16]) -> tuple[NDArray[np.int64], NDArra
 
 
 def split_components(dataset: Dataset) -> Dataset:
-    """The same data set with every connected piece of an instance as an instance; crowd regions stay as they are.
+    """The same data set with every connected piece of an instance as an instance; crowd regions
+    stay as they are.
 
     Raises DataError for an image that would hold more instances than a label map can count.
     """
     samples = [_split_components(sample, dataset.name) for sample in dataset.samples]
     split = assemble(dataset.name, dataset.classes, samples, dataset.test_images)
     before, after = int(dataset.instance_counts().sum()), int(split.instance_counts().sum())
-    note = f"data.split_components: {many(before, 'instance')} became {after:,}, each a connected piece"
+    note = (
+        f"data.split_components: {many(before, 'instance')} became {after:,}, each a connected"
+        " piece"
+    )
     return replace(split, notes=(*dataset.notes, note))
 
 
@@ -182,23 +213,28 @@ def _split_components(sample: Sample, name: str) -> Sample:
         first = sum(len(of_map) for of_map in labels)
         if first + len(owners) > MAX_INSTANCES:
             raise DataError(
-                f"{name}: an image can hold {MAX_INSTANCES:,} instances, and {sample.name!r} has more connected "
-                "pieces; cut it into tiles"
+                f"{name}: an image can hold {MAX_INSTANCES:,} instances, and {sample.name!r} has"
+                " more connected pieces; cut it into tiles"
             )
         label_maps.append(np.where(pieces_HW > 0, pieces_HW + first, 0).astype(np.uint16))
         labels.append(sample.labels_N[owners - 1])
         crowd.append(sample.crowd_N[owners - 1])
     return replace(
-        sample, label_maps=np.stack(label_maps), labels_N=np.concatenate(labels), crowd_N=np.concatenate(crowd)
+        sample,
+        label_maps=np.stack(label_maps),
+        labels_N=np.concatenate(labels),
+        crowd_N=np.concatenate(crowd),
     )
 
 
 def suspicions(
     dataset: Dataset, config: DataConfig, where: str, misplaced: bool = False
 ) -> tuple[list[Problem], list[str]]:
-    """The suspicions of a data set: problems, one sentence for each cause, and notes on signs too few for a problem.
+    """The suspicions of a data set: problems, one sentence for each cause, and notes on signs
+    too few for a problem.
 
-    misplaced   whether masks are known to be misplaced; then it is not reported that they are scattered as well
+    misplaced   whether masks are known to be misplaced; then it is not reported that they are
+                scattered as well
     """
     shapes = [shapes_of(sample) for sample in dataset.samples]
     smooth = _interpolated(dataset, shapes)
@@ -214,7 +250,11 @@ def _interpolated(dataset: Dataset, shapes: Sequence[Shapes]) -> list[str]:
     """Ids between those of two neighbours, as smoothing and compression with loss invent them."""
     least, fraction = SLIVERS
     slivers = [
-        int(np.count_nonzero((one.touching_N >= SLIVER * one.areas_N) | (one.slivers_N > 1) | _has_crumbs(one)))
+        int(
+            np.count_nonzero(
+                (one.touching_N >= SLIVER * one.areas_N) | (one.slivers_N > 1) | _has_crumbs(one)
+            )
+        )
         for one in shapes
     ]
     # Where few ids are taken, few are invented, and each of them lies around many cells.
@@ -226,15 +266,18 @@ def _interpolated(dataset: Dataset, shapes: Sequence[Shapes]) -> list[str]:
         return []
     instances = sum(len(shapes[index].ids_N) for index in images)
     return [
-        f"{sum(slivers[index] for index in images):,} of {many(instances, 'instance')} in "
-        f"{many(len(images), 'image')} ({_names(dataset, images)}) are slivers along the borders of others, or have "
-        "crumbs there, as ids do that are resized with smoothing or saved as JPEG; export the masks again without "
-        f"loss, and resize them by nearest neighbour, or, if they are cells, {ANYWAY}"
+        f"{sum(slivers[index] for index in images):,} of {many(instances, 'instance')} in"
+        f" {many(len(images), 'image')} ({_names(dataset, images)}) are slivers along the borders"
+        " of others, or have crumbs there, as ids do that are resized with smoothing or saved as"
+        " JPEG; export the masks again without loss, and resize them by nearest neighbour, or, if"
+        f" they are cells, {ANYWAY}"
     ]
 
 
 def _has_crumbs(shapes: Shapes) -> NDArray[np.bool_]:
-    """Bool [N]: one large piece and several tiny ones; where all ids are taken, invented ones are those of cells."""
+    """Bool [N]: one large piece and several tiny ones; where all ids are taken, invented ones
+    are those of cells.
+    """
     pieces, crumbs = CRUMBS
     others = shapes.areas_N - shapes.largest_N
     is_crumbled: NDArray[np.bool_] = (shapes.pieces_N >= pieces) & (
@@ -244,7 +287,9 @@ def _has_crumbs(shapes: Shapes) -> NDArray[np.bool_]:
 
 
 def _scattered(dataset: Dataset, shapes: Sequence[Shapes]) -> Iterator[str]:
-    """Classes whose instances are each many pieces all over the image: masks of a class, not of its instances."""
+    """Classes whose instances are each many pieces all over the image: masks of a class, not of
+    its instances.
+    """
     for label, category in enumerate(dataset.classes, start=1):
         instances, pieces, images = 0, [], []
         for index, (sample, one) in enumerate(zip(dataset.samples, shapes, strict=True)):
@@ -258,34 +303,46 @@ def _scattered(dataset: Dataset, shapes: Sequence[Shapes]) -> Iterator[str]:
             pieces += one.large_N[wide].tolist()
             images += [index] * bool(wide.any())
         # Pairs of organs are scattered too, and are two.
-        if len(images) >= 2 and len(pieces) >= MOST * instances and sum(pieces) >= 2.5 * len(pieces):
+        if (
+            len(images) >= 2
+            and len(pieces) >= MOST * instances
+            and sum(pieces) >= 2.5 * len(pieces)
+        ):
             yield (
-                f"{len(pieces):,} of {many(instances, 'instance')} of {shown(category.name)} are several pieces, "
-                f"{sum(pieces):,} in all, scattered over {many(len(images), 'image')} ({_names(dataset, images)}): "
-                "masks that show where a class is and not which pixels are one instance (semantic masks); "
-                "`--set data.split_components=true` makes each piece an instance (those that touch stay one), or, if "
-                f"they are right, {ANYWAY}"
+                f"{len(pieces):,} of {many(instances, 'instance')} of {shown(category.name)} are"
+                f" several pieces, {sum(pieces):,} in all, scattered over"
+                f" {many(len(images), 'image')} ({_names(dataset, images)}): masks that show where"
+                " a class is and not which pixels are one instance (semantic masks); `--set"
+                " data.split_components=true` makes each piece an instance (those that touch stay"
+                f" one), or, if they are right, {ANYWAY}"
             )
 
 
 def _twins(dataset: Dataset, shapes: Sequence[Shapes]) -> tuple[list[str], list[str]]:
-    """Instances that are there twice, as a problem where they are many and as a note where they are few."""
+    """Instances that are there twice, as a problem where they are many and as a note where they
+    are few.
+    """
     in_two_classes, in_one, images = 0, 0, []
     for index, (sample, one) in enumerate(zip(dataset.samples, shapes, strict=True)):
         if len(sample.label_maps) < 2:
             continue  # instances of one map share no pixel
         pairs = _pairs_alike(sample, one)
-        differ = int(np.count_nonzero(sample.labels_N[pairs[:, 0] - 1] != sample.labels_N[pairs[:, 1] - 1]))
+        differ = int(
+            np.count_nonzero(sample.labels_N[pairs[:, 0] - 1] != sample.labels_N[pairs[:, 1] - 1])
+        )
         in_two_classes += differ
         in_one += len(pairs) - differ
         images += [index] * bool(len(pairs))
     twins = in_two_classes + in_one
     if not twins:
         return [], []
-    kinds = [f"{in_two_classes:,} in two classes"] * bool(in_two_classes) + [f"{in_one:,} in one"] * bool(in_one)
+    kinds = [f"{in_two_classes:,} in two classes"] * bool(in_two_classes) + [
+        f"{in_one:,} in one"
+    ] * bool(in_one)
     sentence = (
-        f"{many(twins, 'instance')} in {many(len(images), 'image')} ({_names(dataset, images)}) "
-        f"{'is' if twins == 1 else 'are'} there twice, {listed(kinds)} ({TWIN:.0%} or more of the pixels are common)"
+        f"{many(twins, 'instance')} in {many(len(images), 'image')} ({_names(dataset, images)})"
+        f" {'is' if twins == 1 else 'are'} there twice, {listed(kinds)} ({TWIN:.0%} or more of the"
+        " pixels are common)"
     )
     least, fraction = TWINS
     if twins >= least and twins >= fraction * sum(len(one.ids_N) for one in shapes):
@@ -305,7 +362,9 @@ def _pairs_alike(sample: Sample, shapes: Shapes) -> NDArray[np.int64]:
     centres = np.stack([x0 + x1, y0 + y1], axis=1) / 2
     reach = 0.1 * np.hypot(x1 - x0, y1 - y0) + 1
     tree = spatial.cKDTree(centres)
-    near = tree.query(centres, k=min(NEIGHBOURS, len(ids)), distance_upper_bound=float(reach.max()))[1]
+    near = tree.query(
+        centres, k=min(NEIGHBOURS, len(ids)), distance_upper_bound=float(reach.max())
+    )[1]
     found = []
     for row, candidates in enumerate(near.reshape(len(ids), -1).tolist()):
         for other in candidates:
@@ -331,14 +390,19 @@ def _background(dataset: Dataset, shapes: Sequence[Shapes]) -> tuple[list[str], 
     for index, (sample, one) in enumerate(zip(dataset.samples, shapes, strict=True)):
         height, width = sample.size
         fraction = one.areas_N / (height * width)
-        borders = (one.boxes_N4 == [0, 0, width, height]).all(axis=1) & (one.largest_N >= 0.8 * one.areas_N)
-        between = borders & ((fraction >= MOST) | ((fraction >= BORDERING) & (len(one.ids_N) > BESIDE)))
+        borders = (one.boxes_N4 == [0, 0, width, height]).all(axis=1) & (
+            one.largest_N >= 0.8 * one.areas_N
+        )
+        between = borders & (
+            (fraction >= MOST) | ((fraction >= BORDERING) & (len(one.ids_N) > BESIDE))
+        )
         images += [index] * bool((between | (fraction >= COVERING)).any())
     if not images:
         return [], []
     sentence = (
-        f"{many(len(images), 'image')} ({_names(dataset, images)}) with an instance that covers most of the image or "
-        "reaches all its borders, as a background does that is numbered like a cell"
+        f"{many(len(images), 'image')} ({_names(dataset, images)}) with an instance that covers"
+        " most of the image or reaches all its borders, as a background does that is numbered like"
+        " a cell"
     )
     least, fraction_of_images = OFTEN
     if len(images) >= least and len(images) >= fraction_of_images * len(shapes):
@@ -347,15 +411,18 @@ def _background(dataset: Dataset, shapes: Sequence[Shapes]) -> tuple[list[str], 
 
 
 def _crowds(dataset: Dataset) -> list[str]:
-    """Crowd regions that are most of the annotations: a tool's way to write masks, and no crowds."""
+    """Crowd regions that are most of the annotations: a tool's way to write masks, and no
+    crowds.
+    """
     crowds = sum(int(sample.crowd_N.sum()) for sample in dataset.samples)
     annotations = sum(len(sample.crowd_N) for sample in dataset.samples)
     if not crowds or crowds < MOST * annotations:
         return []
     return [
-        f"{crowds:,} of {many(annotations, 'annotation')} are crowd regions (iscrowd 1), which neither train nor "
-        "count; CVAT, for one, writes iscrowd 1 for all masks that are drawn with a brush: set it to 0 where an "
-        f"annotation is one instance, or, if they are crowds, {ANYWAY}"
+        f"{crowds:,} of {many(annotations, 'annotation')} are crowd regions (iscrowd 1), which"
+        " neither train nor count; CVAT, for one, writes iscrowd 1 for all masks that are drawn"
+        " with a brush: set it to 0 where an annotation is one instance, or, if they are crowds,"
+        f" {ANYWAY}"
     ]
 
 
@@ -367,20 +434,25 @@ def _copies(dataset: Dataset, config: DataConfig) -> list[str]:
     if config.group_pattern:
         names = [name for group in found.groups for name in group]
         try:
-            given = dict(zip(names, group_names(names, config.group_pattern, dataset.name), strict=True))
+            given = dict(
+                zip(names, group_names(names, config.group_pattern, dataset.name), strict=True)
+            )
         except DataError:
             return []  # of which the split complains
         if all(len({given[name] for name in group}) == 1 for group in found.groups):
             return []
     return [
-        f"{many(sum(map(len, found.groups)), 'image')} are versions of {many(len(found.groups), 'picture')} by their "
-        f"names ({examples_of(found.groups[0])}), and would train and validate each other; "
-        f"`--set 'data.group_pattern={found.pattern}'` keeps them together, or, if they are not, {ANYWAY}"
+        f"{many(sum(map(len, found.groups)), 'image')} are versions of"
+        f" {many(len(found.groups), 'picture')} by their names ({examples_of(found.groups[0])}),"
+        f" and would train and validate each other; `--set 'data.group_pattern={found.pattern}'`"
+        f" keeps them together, or, if they are not, {ANYWAY}"
     ]
 
 
 def _rectangles(shapes: Sequence[Shapes]) -> list[str]:
-    """A note of masks that fill their boxes, as those of a detection data set do whose boxes were made outlines."""
+    """A note of masks that fill their boxes, as those of a detection data set do whose boxes
+    were made outlines.
+    """
     if not shapes:
         return []
     x0, y0, x1, y1 = np.concatenate([one.boxes_N4 for one in shapes]).T
@@ -390,9 +462,9 @@ def _rectangles(shapes: Sequence[Shapes]) -> list[str]:
     if count < least or count < BOXES[1] * len(areas):
         return []
     return [
-        f"{count:,} of {many(len(areas), 'instance')} are rectangles, as boxes of a detection data set are that were "
-        "exported as outlines; if cells are not rectangles, export their outlines or draw them: Mask R-CNN learns what "
-        "it is shown"
+        f"{count:,} of {many(len(areas), 'instance')} are rectangles, as boxes of a detection data"
+        " set are that were exported as outlines; if cells are not rectangles, export their"
+        " outlines or draw them: Mask R-CNN learns what it is shown"
     ]
 
 

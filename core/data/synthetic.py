@@ -1,14 +1,16 @@
-"""Stained tissue drawn from a seed: four kinds of nuclei on a pink, textured ground, with much that deceives.
+"""Stained tissue drawn from a seed: four kinds of nuclei on a pink, textured ground, with much
+that deceives.
 
     class1   large, pale, oval, with a dark rim and nucleoli        (epithelium)
     class2   small, round, dense and dark                           (lymphocytes)
     class3   long, thin, tapered, slightly bent                     (fibroblasts)
     class4   three lobes in a red halo that is not part of it       (granulocytes)
 
-Stain and ground differ from slide to slide, some nuclei are pale or out of focus, some touch or hide a part of another,
-some are cut by the border; red blood cells, pigment and smudges are not annotated. Every pixel is the same on every
-machine: only uniform draws, and only +, -, *, /, square roots and comparisons element by element, which IEEE 754 rounds
-in one way; no sine, exponential, matrix product or floating-point sum over an axis.
+Stain and ground differ from slide to slide, some nuclei are pale or out of focus, some touch or
+hide a part of another, some are cut by the border; red blood cells, pigment and smudges are not
+annotated. Every pixel is the same on every machine: only uniform draws, and only +, -, *, /, square
+roots and comparisons element by element, which IEEE 754 rounds in one way; no sine, exponential,
+matrix product or floating-point sum over an axis.
 """
 
 import json
@@ -41,7 +43,9 @@ SLIDE, FIELD = 0, 1  # the two kinds of draws, part of their addresses
 
 @dataclass(frozen=True)
 class _Nucleus:
-    """One nucleus before it is drawn; radii in pixels, `across` is a unit vector along the long axis."""
+    """One nucleus before it is drawn; radii in pixels, `across` is a unit vector along the long
+    axis.
+    """
 
     label: int
     y: float
@@ -54,11 +58,12 @@ class _Nucleus:
 
 
 def make(images: int = 24, side: int = 128, seed: int = 0, test: int = 0) -> Dataset:
-    """A data set of `images` fields, names such as `slide01_field2`, three fields a slide, and `test` images more.
+    """A data set of `images` fields, names such as `slide01_field2`, three fields a slide, and
+    `test` images more.
 
-    Heights and widths lie between three quarters of `side` and `side`, in pixels. Field k is the same in every data set
-    of one seed and side, however many there are; the test images are the fields that follow, without their labels, ids
-    from 1.
+    Heights and widths lie between three quarters of `side` and `side`, in pixels. Field k is the
+    same in every data set of one seed and side, however many there are; the test images are the
+    fields that follow, without their labels, ids from 1.
     """
     samples = [_draw_field(index, side, seed) for index in range(images + test)]
     test_images = [
@@ -71,15 +76,20 @@ def make(images: int = 24, side: int = 128, seed: int = 0, test: int = 0) -> Dat
 def write_hw3(dataset: Dataset, folder: Path, test: Sequence[Sample] = ()) -> None:
     """Write a data set in the HW3 layout: RGBA LZW images and float64 masks.
 
-    `test` becomes the test images and their listing, ids from 1, without masks. Reading the folder again gives the same
-    data set when its classes are HW3's and its instances are numbered class by class, as those of `make` are.
+    `test` becomes the test images and their listing, ids from 1, without masks. Reading the folder
+    again gives the same data set when its classes are HW3's and its instances are numbered class by
+    class, as those of `make` are.
 
-    Raises DataError for what a mask a class cannot hold: crowd regions, overlapping instances of one class.
+    Raises DataError for what a mask a class cannot hold: crowd regions, overlapping instances of
+    one class.
     """
     for sample in dataset.samples:
         place = folder / "train" / sample.name
         if sample.crowd_N.any():
-            raise DataError(f"{place}: the HW3 layout has no crowd regions, and the image has {sample.crowd_N.sum()}")
+            raise DataError(
+                f"{place}: the HW3 layout has no crowd regions, and the image has"
+                f" {sample.crowd_N.sum()}"
+            )
         place.mkdir(parents=True, exist_ok=True)
         _write_image(place / "image.tif", sample.image)
         label_of = np.concatenate([[0], sample.labels_N])
@@ -87,10 +97,13 @@ def write_hw3(dataset: Dataset, folder: Path, test: Sequence[Sample] = ()) -> No
             maps = np.where(label_of[sample.label_maps] == label, sample.label_maps, 0)
             if np.any(np.count_nonzero(maps, axis=0) > 1):
                 raise DataError(
-                    f"{place}: the HW3 layout has one mask a class, and instances of {category.name} overlap"
+                    f"{place}: the HW3 layout has one mask a class, and instances of"
+                    f" {category.name} overlap"
                 )
             if maps.any():
-                tifffile.imwrite(place / f"class{category.id}.tif", maps.max(axis=0).astype(np.float64))
+                tifffile.imwrite(
+                    place / f"class{category.id}.tif", maps.max(axis=0).astype(np.float64)
+                )
     if not test:
         return
     (folder / "test_release").mkdir(parents=True, exist_ok=True)
@@ -98,7 +111,9 @@ def write_hw3(dataset: Dataset, folder: Path, test: Sequence[Sample] = ()) -> No
     for number, sample in enumerate(test, start=1):
         _write_image(folder / "test_release" / f"{sample.name}.tif", sample.image)
         height, width = sample.size
-        listing.append({"file_name": f"{sample.name}.tif", "id": number, "height": height, "width": width})
+        listing.append(
+            {"file_name": f"{sample.name}.tif", "id": number, "height": height, "width": width}
+        )
     (folder / "test_image_name_to_ids.json").write_text(json.dumps(listing, indent=4))
 
 
@@ -142,7 +157,9 @@ def _draw_field(index: int, side: int, seed: int) -> Sample:
     number_of = np.zeros(len(labels) + 1, np.uint16)
     number_of[order + 1] = np.arange(1, len(labels) + 1)
     name = f"slide{slide + 1:02d}_field{field + 1}"
-    return Sample(name, image, number_of[label_map][None], labels[order], np.zeros(len(labels), np.bool_))
+    return Sample(
+        name, image, number_of[label_map][None], labels[order], np.zeros(len(labels), np.bool_)
+    )
 
 
 def _ground(rng: np.random.Generator, height: int, width: int) -> Field:
@@ -154,7 +171,9 @@ def _ground(rng: np.random.Generator, height: int, width: int) -> Field:
     clouds = _noise(rng, y / 17, x / 17)
     grain = _noise(rng, y / 2.5, x / 2.5)
     density = 0.4 * clouds + 0.42 * fibres + 0.18 * grain
-    colour = _mix(np.array([243.0, 220.0, 232.0]), np.array([205.0, 138.0, 180.0]), density[..., None])
+    colour = _mix(
+        np.array([243.0, 220.0, 232.0]), np.array([205.0, 138.0, 180.0]), density[..., None]
+    )
     gaps = _step((_noise(rng, y / 30, x / 30) - 0.68) / 0.1)
     return _mix(colour, np.array([244.0, 240.0, 244.0]), 0.9 * gaps[..., None])
 
@@ -173,7 +192,9 @@ def _draw_distractors(canvas: Field, rng: np.random.Generator) -> None:
         radius = 3.4 + 1.6 * rng.random()
         disc = _step((radius - np.sqrt(squared)) / 1.2 + 0.5)
         hollow = 0.35 * _step(1 - squared / (radius * radius) * 2)
-        canvas[:] = _mix(canvas, np.array([218.0, 104.0, 110.0]), (disc * (0.85 - hollow))[..., None])
+        canvas[:] = _mix(
+            canvas, np.array([218.0, 104.0, 110.0]), (disc * (0.85 - hollow))[..., None]
+        )
 
 
 def _draw_pigment(canvas: Field, rng: np.random.Generator) -> None:
@@ -188,7 +209,9 @@ def _draw_pigment(canvas: Field, rng: np.random.Generator) -> None:
 
 
 def _place_nuclei(label_map: NDArray[np.uint16], rng: np.random.Generator) -> list[_Nucleus]:
-    """Draw nuclei until the field is as full as it should be; number k of the list is label k + 1 of the map."""
+    """Draw nuclei until the field is as full as it should be; number k of the list is label k +
+    1 of the map.
+    """
     height, width = label_map.shape
     wanted = max(1, int(height * width / PIXELS_PER_CELL * (0.88 + 0.28 * rng.random()) + 0.5))
     nuclei: list[_Nucleus] = []
@@ -212,11 +235,17 @@ def _place_nuclei(label_map: NDArray[np.uint16], rng: np.random.Generator) -> li
 
 def _still_seen(visible: NDArray[np.bool_], area: int) -> bool:
     """Whether a nucleus that another now covers in part is one piece and mostly visible."""
-    return bool(np.count_nonzero(visible) >= (1 - MOST_HIDDEN) * area and ndimage.label(visible)[1] == 1)
+    return bool(
+        np.count_nonzero(visible) >= (1 - MOST_HIDDEN) * area and ndimage.label(visible)[1] == 1
+    )
 
 
-def _random_nucleus(rng: np.random.Generator, height: int, width: int, beside: _Nucleus | None) -> _Nucleus:
-    """A nucleus of any class, anywhere or beside another; classes overlap in size and in roundness."""
+def _random_nucleus(
+    rng: np.random.Generator, height: int, width: int, beside: _Nucleus | None
+) -> _Nucleus:
+    """A nucleus of any class, anywhere or beside another; classes overlap in size and in
+    roundness.
+    """
     label = 1 + int(np.searchsorted(np.cumsum(SHARES[:-1]), rng.random(), side="right"))
     low, high, thinnest, roundest, roughness = {
         1: (6.0, 9.5, 0.66, 0.98, 0.10),
@@ -241,7 +270,9 @@ def _random_nucleus(rng: np.random.Generator, height: int, width: int, beside: _
 
 
 def _outline(nucleus: _Nucleus, y: Field, x: Field) -> Field:
-    """Float64 [H, W]: distance from the centre over that of the outline, squared; inside it is under 1."""
+    """Float64 [H, W]: distance from the centre over that of the outline, squared; inside it is
+    under 1.
+    """
     cosine, sine = nucleus.across
     down, right = y - nucleus.y, x - nucleus.x
     along = (right * cosine + down * sine) / nucleus.radii[0]
@@ -258,7 +289,9 @@ def _outline(nucleus: _Nucleus, y: Field, x: Field) -> Field:
     return fraction * fraction
 
 
-def _draw_nucleus(canvas: Field, nucleus: _Nucleus, rng: np.random.Generator, strength: float) -> None:
+def _draw_nucleus(
+    canvas: Field, nucleus: _Nucleus, rng: np.random.Generator, strength: float
+) -> None:
     y, x = _grid(*canvas.shape[:2])
     q = _outline(nucleus, y, x)
     pale = np.array([166.0, 134.0, 190.0])
@@ -280,7 +313,9 @@ def _draw_nucleus(canvas: Field, nucleus: _Nucleus, rng: np.random.Generator, st
     elif nucleus.label == 4:
         density = 0.7 + 0.4 * chromatin
         reach = nucleus.radii[0] * (1.25 + 0.35 * rng.random())
-        halo = _step(1.6 - 1.3 * _squared(y, x, nucleus.y, nucleus.x) / (reach * reach)) * (0.3 + 0.4 * rng.random())
+        halo = _step(1.6 - 1.3 * _squared(y, x, nucleus.y, nucleus.x) / (reach * reach)) * (
+            0.3 + 0.4 * rng.random()
+        )
         canvas[:] = _mix(canvas, np.array([222.0, 122.0, 152.0]), halo[..., None])
     else:
         density = (0.75 if nucleus.label == 2 else 0.55) + 0.45 * chromatin
@@ -319,7 +354,9 @@ def _step(value: Field) -> Field:
 
 
 def _direction(rng: np.random.Generator) -> tuple[float, float]:
-    """A unit vector of any direction, without sine or cosine: a point in the disc, brought to length 1."""
+    """A unit vector of any direction, without sine or cosine: a point in the disc, brought to
+    length 1.
+    """
     while True:
         a, b = (2 * value - 1 for value in rng.random(2).tolist())
         if 0.01 < a * a + b * b <= 1:
@@ -328,7 +365,9 @@ def _direction(rng: np.random.Generator) -> tuple[float, float]:
 
 
 def _noise(rng: np.random.Generator, v: Field, u: Field) -> Field:
-    """Smooth noise in 0..1 at coordinates v and u: random values at whole coordinates, smoothly in between."""
+    """Smooth noise in 0..1 at coordinates v and u: random values at whole coordinates, smoothly
+    in between.
+    """
     v, u = np.broadcast_arrays(v, u)
     v0, u0 = np.floor(v).astype(np.int64), np.floor(u).astype(np.int64)
     top, left = int(v0.min()), int(u0.min())

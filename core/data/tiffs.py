@@ -1,7 +1,7 @@
 """TIFF files, through tifffile: the page that is the image, its axes, and its pixels.
 
-tifffile keeps the data type: Pillow cannot open float64, and narrows 16-bit RGB to 8 without a word. Its `series` are
-not used: those of OME-TIFF open other files that the description names.
+tifffile keeps the data type: Pillow cannot open float64, and narrows 16-bit RGB to 8 without a
+word. Its `series` are not used: those of OME-TIFF open other files that the description names.
 """
 
 import contextlib
@@ -27,19 +27,45 @@ from core.text import listed, many
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 MAX_PAGES = 64
-"""Largest number of pages that are read: a file with more holds no single image, and a million would take minutes."""
+"""Largest number of pages that are read: a file with more holds no single image, and a million
+would take minutes."""
 
 LOSSLESS = frozenset({1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 34926, 50000})
-"""Compressions by which a strip cannot unpack to more than its header says: none, CCITT, LZW, deflate, PackBits, LZMA,
-Zstandard."""
+"""Compressions by which a strip cannot unpack to more than its header says: none, CCITT, LZW,
+deflate, PackBits, LZMA, Zstandard."""
 JPEG = 7
 JPEG_2000 = frozenset({33005, 34712})
 
 PIXEL_TAGS = frozenset(
-    {*(254, 255, 256, 257, 258, 259, 262, 266, 270, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325)}
+    {
+        *(
+            254,
+            255,
+            256,
+            257,
+            258,
+            259,
+            262,
+            266,
+            270,
+            273,
+            274,
+            277,
+            278,
+            279,
+            284,
+            317,
+            320,
+            322,
+            323,
+            324,
+            325,
+        )
+    }
     | {*(330, 338, 339, 347, 529, 530, 532)}
 )
-"""Tags of a TIFF that say how its pixels are stored; if one is missing, tifffile goes on with a default."""
+"""Tags of a TIFF that say how its pixels are stored; if one is missing, tifffile goes on with a
+default."""
 
 AXES = {"Z": "depth (Z)", "T": "time (T)", "C": "channels (C)"}
 
@@ -52,7 +78,10 @@ EXTRA = tifffile.EXTRASAMPLE
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator["Tiff"]:
-    """Open the image in a TIFF file. Raises DataError if there is no single image, and whatever tifffile raises."""
+    """Open the image in a TIFF file.
+
+    Raises DataError if there is no single image, and whatever tifffile raises.
+    """
     with tifffile.TiffFile(path) as file:
         yield Tiff(file)
 
@@ -69,20 +98,28 @@ class Tiff:
         self.orientation = orientation if orientation in range(1, 9) else 1
 
     def check_picture(self) -> None:
-        """Refuse other depths than 8 bits or less, and kinds of colour that have no one meaning as RGB."""
+        """Refuse other depths than 8 bits or less, and kinds of colour that have no one meaning
+        as RGB.
+        """
         page = self._planes[0]
         bits = page.bitspersample
         if page.dtype is None or page.dtype.kind not in "bu" or bits not in (1, 2, 4, 8):
-            raise DataError(f"images must have 8 bits a channel, and this one has {bits} ({page.dtype}); {NOT_8_BITS}")
+            raise DataError(
+                f"images must have 8 bits a channel, and this one has {bits} ({page.dtype});"
+                f" {NOT_8_BITS}"
+            )
         if not (_is_grey(page) or _is_colour(page)):
             kind, samples = _kind(page), page.samplesperpixel
             raise DataError(
-                "an image must be grey, RGB or RGBA, and "
-                f"this one is {kind} with {many(samples, 'channel')}; convert it to RGB, all images in the same way"
+                f"an image must be grey, RGB or RGBA, and this one is {kind} with"
+                f" {many(samples, 'channel')}; convert it to RGB, all images in the same way"
             )
 
     def picture(self) -> NDArray[np.uint8]:
-        """RGB, uint8 [H, W, 3]. Alpha is dropped; colours that were multiplied by it are divided by it."""
+        """RGB, uint8 [H, W, 3].
+
+        Alpha is dropped; colours that were multiplied by it are divided by it.
+        """
         page = self._planes[0]
         planes = [_pixels(plane) for plane in self._planes]
         pixels = np.stack(planes, axis=2) if len(planes) > 1 else planes[0]
@@ -108,18 +145,25 @@ class Tiff:
         return np.ascontiguousarray(np.broadcast_to(pixels[:, :, :colours], (*self.size, 3)))
 
     def check_ids(self) -> None:
-        """Refuse lossy compression, more than one channel, and other data types than bool, integer and float."""
+        """Refuse lossy compression, more than one channel, and other data types than bool,
+        integer and float.
+        """
         page = self._planes[0]
         if page.compression == JPEG:
             raise DataError(
-                "a mask must keep its ids, and JPEG compression changes values at the edges of cells; export it again "
-                "without it from its source"
+                "a mask must keep its ids, and JPEG compression changes values at the edges of"
+                " cells; export it again without it from its source"
             )
-        if page.dtype is None or page.dtype.kind not in "buif" or page.axes != "YX" or len(self._planes) > 1:
+        if (
+            page.dtype is None
+            or page.dtype.kind not in "buif"
+            or page.axes != "YX"
+            or len(self._planes) > 1
+        ):
             channels = page.samplesperpixel * len(self._planes)
             raise DataError(
-                f"a mask must have one channel of whole numbers, and this one has {channels} of {page.dtype}; "
-                "save the ids as grey of 8 or 16 bits"
+                f"a mask must have one channel of whole numbers, and this one has {channels} of"
+                f" {page.dtype}; save the ids as grey of 8 or 16 bits"
             )
 
     def ids(self) -> NDArray[Any]:
@@ -128,10 +172,11 @@ class Tiff:
 
 
 def _planes(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    """The page that is the image, or its three channels where the file says that its pages are channels.
+    """The page that is the image, or its three channels where the file says that its pages are
+    channels.
 
-    Thumbnails, masks, reduced copies and levels of a pyramid are passed over. Raises DataError for several images,
-    depths or times: none of them is taken silently.
+    Thumbnails, masks, reduced copies and levels of a pyramid are passed over. Raises DataError for
+    several images, depths or times: none of them is taken silently.
     """
     pages = _pages(file)
     # A file whose only page is called a thumbnail is a saved thumbnail.
@@ -140,41 +185,56 @@ def _planes(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
     for page in planes:
         check_size(page.imagelength, page.imagewidth)
         _check_segments(page)
-    named = {axis: size for axis, size in _named_axes(file).items() if size > 1 and axis not in "YXS"}
+    named = {
+        axis: size for axis, size in _named_axes(file).items() if size > 1 and axis not in "YXS"
+    }
     channels, unnamed = named.pop("C", 1), named.pop("Q", 1)
     first = planes[0]
     if named:
-        axes = listed([f"{AXES.get(axis, f'axis {axis}')} {size:,}" for axis, size in named.items()])
+        axes = listed(
+            [f"{AXES.get(axis, f'axis {axis}')} {size:,}" for axis, size in named.items()]
+        )
         raise DataError(
-            f"a TIFF must hold one image, and this one says it holds {axes}; make one plane of them, the one that was "
-            "annotated or a projection, in the same way for all images"
+            f"a TIFF must hold one image, and this one says it holds {axes}; make one plane of"
+            " them, the one that was annotated or a projection, in the same way for all images"
         )
     if len(planes) == unnamed == 1 and channels in (1, first.samplesperpixel):
         return planes
-    is_plain = all(page.axes == "YX" and page.photometric == PHOTOMETRIC.MINISBLACK for page in planes)
-    if channels == len(planes) > 1 and is_plain and len({(page.shape, page.dtype) for page in planes}) == 1:
+    is_plain = all(
+        page.axes == "YX" and page.photometric == PHOTOMETRIC.MINISBLACK for page in planes
+    )
+    if (
+        channels == len(planes) > 1
+        and is_plain
+        and len({(page.shape, page.dtype) for page in planes}) == 1
+    ):
         if channels == 3:
             return planes
         raise DataError(
-            f"an image must have one channel or three, and this one has {channels}; choose which channels become red, "
-            "green and blue, in the same way for all images, and save them as RGB"
+            f"an image must have one channel or three, and this one has {channels}; choose which"
+            " channels become red, green and blue, in the same way for all images, and save them"
+            " as RGB"
         )
     if channels > 1:
         raise DataError(
-            f"the file says that it has {channels} channels, and holds {many(len(planes), 'image')}; "
-            "save it again as RGB from its source"
+            f"the file says that it has {channels} channels, and holds"
+            f" {many(len(planes), 'image')}; save it again as RGB from its source"
         )
-    sizes = listed(list(dict.fromkeys(f"{page.imagelength} x {page.imagewidth}" for page in planes)))
+    sizes = listed(
+        list(dict.fromkeys(f"{page.imagelength} x {page.imagewidth}" for page in planes))
+    )
     count = f"more than {MAX_PAGES}" if len(pages) > MAX_PAGES else str(max(len(planes), unnamed))
     raise DataError(
-        f"a TIFF must hold one image, and this one holds {count} ({sizes} pixels) without saying what they are; if "
-        "they are red, green and blue, save them as one RGB image, if they are depths or times, save the one that was "
-        "annotated or a projection"
+        f"a TIFF must hold one image, and this one holds {count} ({sizes} pixels) without saying"
+        " what they are; if they are red, green and blue, save them as one RGB image, if they are"
+        " depths or times, save the one that was annotated or a projection"
     )
 
 
 def _pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    """The pages, at least one, at most MAX_PAGES + 1, with all tags that say how pixels are stored."""
+    """The pages, at least one, at most MAX_PAGES + 1, with all tags that say how pixels are
+    stored.
+    """
     pages: list[tifffile.TiffPage] = []
     for index in range(MAX_PAGES + 1):
         try:
@@ -184,16 +244,21 @@ def _pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
         assert isinstance(page, tifffile.TiffPage), "frames are made only where they are asked for"
         if lost := _lost_tags(file, page):
             raise DataError(
-                f"the file is damaged or cut off; copy it again from its source (tag {lost[0]} has no value)"
+                f"the file is damaged or cut off; copy it again from its source (tag {lost[0]} has"
+                " no value)"
             )
         pages.append(page)
     if not pages:
-        raise DataError("the file is damaged or cut off; copy it again from its source (it holds no image)")
+        raise DataError(
+            "the file is damaged or cut off; copy it again from its source (it holds no image)"
+        )
     return pages
 
 
 def _without_levels(pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
-    """The first page alone where each that follows is a smaller copy by its size: both sides divided by one number."""
+    """The first page alone where each that follows is a smaller copy by its size: both sides
+    divided by one number.
+    """
 
     def is_level(page: tifffile.TiffPage) -> bool:
         first = pages[0]
@@ -206,20 +271,27 @@ def _without_levels(pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
             return False
         factor = round(first.imagelength / page.imagelength)
         sides = ((first.imagelength, page.imagelength), (first.imagewidth, page.imagewidth))
-        return factor > 1 and all(small in (large // factor, -(-large // factor)) for large, small in sides)
+        return factor > 1 and all(
+            small in (large // factor, -(-large // factor)) for large, small in sides
+        )
 
     return pages[:1] if all(is_level(page) for page in pages[1:]) else pages
 
 
 def _named_axes(file: tifffile.TiffFile) -> dict[str, int]:
-    """Sizes of the axes that the file itself names: Z depth, T time, C channels, Q one without a name."""
+    """Sizes of the axes that the file itself names: Z depth, T time, C channels, Q one without a
+    name.
+    """
     page = file.pages.first
     if page.imagedepth > 1:
         return {"Z": page.imagedepth}
     if file.is_ome:
         return _ome_axes(page.description)
     if file.is_imagej:
-        found = {axis: _size(file.imagej_metadata, key) for axis, key in zip("CZT", IMAGEJ_AXES, strict=True)}
+        found = {
+            axis: _size(file.imagej_metadata, key)
+            for axis, key in zip("CZT", IMAGEJ_AXES, strict=True)
+        }
         known = math.prod(found.values())
         images = _size(file.imagej_metadata, "images")
         return {**found, "Q": images} if known == 1 else found
@@ -233,7 +305,8 @@ def _named_axes(file: tifffile.TiffFile) -> dict[str, int]:
 METAMORPH_PLANES = 33629
 """Tag (UIC2) with an entry a plane; the planes lie behind each other in one page."""
 MOST = 1_000_000_000
-"""Cap on the number of planes that a description claims, so that no message shows a number of many digits."""
+"""Cap on the number of planes that a description claims, so that no message shows a number of many
+digits."""
 IMAGEJ_AXES = ("channels", "slices", "frames")
 
 
@@ -249,21 +322,32 @@ def _ome_axes(description: str) -> dict[str, int]:
         pixels = [element for element in root.iter() if element.tag.rpartition("}")[2] == "Pixels"]
         found = {axis: int(pixels[0].attrib[f"Size{axis}"]) for axis in "ZTC"}
         parts = [(part.tag.rpartition("}")[2], part.attrib) for part in pixels[0]]
-        samples = [int(known.get("SamplesPerPixel", "1")) for tag, known in parts if tag == "Channel"]
-        in_order = all(known.get("FirstC", "0") == known.get("IFD", "0") for tag, known in parts if tag == "TiffData")
+        samples = [
+            int(known.get("SamplesPerPixel", "1")) for tag, known in parts if tag == "Channel"
+        ]
+        in_order = all(
+            known.get("FirstC", "0") == known.get("IFD", "0")
+            for tag, known in parts
+            if tag == "TiffData"
+        )
     except (ElementTree.ParseError, LookupError, ValueError) as error:
-        raise DataError(f"its OME-XML cannot be read ({error}); save the image again from its source") from None
+        raise DataError(
+            f"its OME-XML cannot be read ({error}); save the image again from its source"
+        ) from None
     if samples and samples[0] > 1:
         found["C"] = len(samples)
     if not in_order and found["C"] > 1:
         raise DataError(
-            "its OME-XML stores channels in another order than pages; save the image as RGB from its source"
+            "its OME-XML stores channels in another order than pages; save the image as RGB from"
+            " its source"
         )
     return found
 
 
 def _shaped_axes(page: tifffile.TiffPage) -> dict[str, int]:
-    """The axes that tifffile's own description names; Q, where it names none, for the planes beyond the page's."""
+    """The axes that tifffile's own description names; Q, where it names none, for the planes
+    beyond the page's.
+    """
     try:
         content = json.loads(page.description)
         shape, axes = [min(int(size), MOST) for size in content["shape"]], content.get("axes")
@@ -275,7 +359,9 @@ def _shaped_axes(page: tifffile.TiffPage) -> dict[str, int]:
 
 
 def _lost_tags(file: tifffile.TiffFile, page: tifffile.TiffPage) -> list[int]:
-    """Tags that say how to read the pixels, and that tifffile left out because their value lies beyond the file."""
+    """Tags that say how to read the pixels, and that tifffile left out because their value lies
+    beyond the file.
+    """
     layout, handle = file.tiff, file.filehandle
     handle.seek(page.offset)
     (count,) = struct.unpack(layout.tagnoformat, handle.read(layout.tagnosize))
@@ -307,7 +393,9 @@ def _is_colour(page: tifffile.TiffPage) -> bool:
     if page.bitspersample != 8 or page.axes not in ("YXS", "SYX"):
         return False
     samples, kind = page.samplesperpixel, page.photometric
-    if kind == PHOTOMETRIC.YCBCR and page.compression != JPEG:  # in JPEG tifffile turns it into RGB while it decodes
+    if (
+        kind == PHOTOMETRIC.YCBCR and page.compression != JPEG
+    ):  # in JPEG tifffile turns it into RGB while it decodes
         return samples == 3 and _is_usual_ycbcr(page)
     return (kind in (PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR) and samples in (3, 4)) or (
         kind == PHOTOMETRIC.MINISBLACK and samples == 3
@@ -315,7 +403,9 @@ def _is_colour(page: tifffile.TiffPage) -> bool:
 
 
 def _is_usual_ycbcr(page: tifffile.TiffPage) -> bool:
-    """Colours at full resolution, with the coefficients and the range that JPEG has and Pillow turns into RGB."""
+    """Colours at full resolution, with the coefficients and the range that JPEG has and Pillow
+    turns into RGB.
+    """
     coefficients, ranges = _ratios(page, 529), _ratios(page, 532)
     return (
         page.tags.valueof(530, (2, 2)) == (1, 1)
@@ -332,18 +422,23 @@ def _ratios(page: tifffile.TiffPage, tag: int) -> list[float] | None:
 
 
 def _colours(page: tifffile.TiffPage) -> NDArray[np.uint8]:
-    """The palette, uint8 [colours, 3]. Its values have 16 bits, but for writers that put 8 there."""
+    """The palette, uint8 [colours, 3].
+
+    Its values have 16 bits, but for writers that put 8 there.
+    """
     palette = np.asarray(page.colormap).T
     return (palette if palette.max() < 256 else palette >> 8).astype(np.uint8)
 
 
 def _straight(colours: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Colours as they were before they were multiplied by alpha, uint8 [H, W, C]; black where alpha is 0."""
+    """Colours as they were before they were multiplied by alpha, uint8 [H, W, C]; black where
+    alpha is 0.
+    """
     over = int(np.count_nonzero((colours > alpha.astype(np.int16) + 2).any(axis=2)))
     if over:
         raise DataError(
-            f"its colours are said to be multiplied by alpha, and {many(over, 'pixel')} are brighter than their alpha; "
-            "save it as RGB from its source"
+            f"its colours are said to be multiplied by alpha, and {many(over, 'pixel')} are"
+            " brighter than their alpha; save it as RGB from its source"
         )
     wide = np.maximum(alpha, 1).astype(np.uint16)
     divided = np.minimum((colours * np.uint16(255) + wide // 2) // wide, 255)
@@ -351,7 +446,8 @@ def _straight(colours: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[n
 
 
 def _check_segments(page: tifffile.TiffPage) -> None:
-    """Raise DataError where not all strips or tiles are there, or are compressed in a way that is not read.
+    """Raise DataError where not all strips or tiles are there, or are compressed in a way that
+    is not read.
 
     tifffile fills what is missing with zeros.
     """
@@ -361,13 +457,18 @@ def _check_segments(page: tifffile.TiffPage) -> None:
             name = tifffile.COMPRESSION(page.compression).name
         except ValueError:
             name = f"number {page.compression}"
-        raise DataError(f"the compression {name} is not read; save the file with LZW, deflate or none")
+        raise DataError(
+            f"the compression {name} is not read; save the file with LZW, deflate or none"
+        )
     if page.is_tiled and math.prod(page.chunks) > 4 * MAX_PIXELS:
         raise DataError(f"the file is damaged: its tiles are {' x '.join(map(str, page.chunks))}")
     end_of_file = page.parent.filehandle.size
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=True))
     if not page.is_contiguous and len(segments) != math.prod(page.chunked):
-        raise DataError(f"the file is damaged: it has {len(segments)} of {math.prod(page.chunked)} strips or tiles")
+        raise DataError(
+            f"the file is damaged: it has {len(segments)} of {math.prod(page.chunked)} strips or"
+            " tiles"
+        )
     for number, (offset, count) in enumerate(segments):
         if offset <= 0 or count <= 0 or offset + count > end_of_file:
             raise DataError(
@@ -387,7 +488,9 @@ def _pixels(page: tifffile.TiffPage) -> NDArray[Any]:
 
 
 def _check_pictures_inside(page: tifffile.TiffPage) -> None:
-    """Raise DataError for a strip or tile that is a larger picture than the header says: it would be decoded whole."""
+    """Raise DataError for a strip or tile that is a larger picture than the header says: it
+    would be decoded whole.
+    """
     chunk = page.chunks[:2] if page.axes != "SYX" else page.chunks[1:3]
     most = max(math.prod(chunk), math.prod((page.imagelength, page.imagewidth)))
     handle = page.parent.filehandle

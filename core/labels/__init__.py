@@ -1,4 +1,5 @@
-"""Instances as label maps, crops and run lengths: read off, resized, made into targets, pasted, encoded.
+"""Instances as label maps, crops and run lengths: read off, resized, made into targets, pasted,
+encoded.
 
 The whole package knows arrays only: no network, no file, no setting.
 

@@ -17,7 +17,8 @@ from torchvision.ops import roi_align
 from core.sample import MaskCrop, Target
 
 WINDOW_PIXELS = 2**20
-"""Largest number of pixels that `mask_targets` gathers at once, unless a single window is larger: about 10 MB."""
+"""Largest number of pixels that `mask_targets` gathers at once, unless a single window is larger:
+about 10 MB."""
 
 
 @dataclass(frozen=True)
@@ -58,21 +59,25 @@ def find_instances(label_maps: NDArray[np.uint16]) -> Instances:
 
 
 def crop(label_maps: NDArray[np.uint16], instances: Instances, index: int) -> MaskCrop:
-    """Cut instance `index` (a row of `instances`, not an id) out of `label_maps`, uint16 [L, H, W]."""
+    """Cut instance `index` (a row of `instances`, not an id) out of `label_maps`, uint16 [L, H,
+    W].
+    """
     x0, y0, x1, y1 = instances.boxes_N4[index].tolist()
     window = label_maps[instances.maps_N[index], y0:y1, x0:x1]
     return MaskCrop(y0, x0, window == instances.ids_N[index])
 
 
-def target_of(label_maps: NDArray[np.uint16], labels_N: NDArray[np.int64], crowd_N: NDArray[np.bool_]) -> Target:
+def target_of(
+    label_maps: NDArray[np.uint16], labels_N: NDArray[np.int64], crowd_N: NDArray[np.bool_]
+) -> Target:
     """Turn the label maps of one (augmented) image into what the model learns.
 
     label_maps   uint16 [L, H, W]
     labels_N     int64 [N], class numbers; instance k has labels_N[k - 1]
     crowd_N      bool [N], the crowd regions
 
-    Crowd regions and instances without a pixel left are absent. Boxes are read off the maps, so they always enclose
-    their masks; `ids_N` keeps the values that the maps hold.
+    Crowd regions and instances without a pixel left are absent. Boxes are read off the maps, so
+    they always enclose their masks; `ids_N` keeps the values that the maps hold.
     """
     found = find_instances(label_maps)
     keep = ~crowd_N[found.ids_N - 1]
@@ -87,12 +92,16 @@ def target_of(label_maps: NDArray[np.uint16], labels_N: NDArray[np.int64], crowd
 
 
 def resize_label_maps(label_maps_LHW: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Resize int32 [L, H, W] to [L, height, width], nearest pixel: those that torchvision's transform gives a mask.
+    """Resize int32 [L, H, W] to [L, height, width], nearest pixel: those that torchvision's
+    transform gives a mask.
 
-    torchvision resizes masks with `interpolate(..., recompute_scale_factor=True)`, whose ratio is that of the sizes.
+    torchvision resizes masks with `interpolate(..., recompute_scale_factor=True)`, whose ratio is
+    that of the sizes.
     """
     maps_1LHW = label_maps_LHW[None].to(torch.float32)  # exact: instance numbers have 16 bits
-    return functional.interpolate(maps_1LHW, size=(height, width), mode="nearest")[0].to(torch.int32)
+    return functional.interpolate(maps_1LHW, size=(height, width), mode="nearest")[0].to(
+        torch.int32
+    )
 
 
 @torch.no_grad()
@@ -106,21 +115,27 @@ def mask_targets(
     """The training target of the mask head for each proposal: float32 [P, size, size] in 0..1.
 
     label_maps_LHW   int32 [L, H, W], at the size that the network sees
-    ids_P, maps_P    int64 [P], the instance that each proposal is matched to, and the label map that holds it
+    ids_P, maps_P    int64 [P], the instance that each proposal is matched to, and the label map
+                     that holds it
     proposals_P4     float32 [P, 4], x0 y0 x1 y1 in pixels of the label maps
 
-    Equals torchvision's `project_masks_on_boxes` on full masks up to rounding: `roi_align` on a window around each
-    proposal. A window never passes the image's border, so that the two borders coincide where they matter, and
-    `roi_align` repeats the last pixels, and stops, where it would on the full mask. Windows move by whole pixels, which
-    float32 subtracts exactly, so the sampling grid stays torchvision's.
+    Equals torchvision's `project_masks_on_boxes` on full masks up to rounding: `roi_align` on a
+    window around each proposal. A window never passes the image's border, so that the two borders
+    coincide where they matter, and `roi_align` repeats the last pixels, and stops, where it would
+    on the full mask. Windows move by whole pixels, which float32 subtracts exactly, so the sampling
+    grid stays torchvision's.
     """
     height, width = label_maps_LHW.shape[-2:]
     device = label_maps_LHW.device
     targets = torch.zeros((len(proposals_P4), size, size), dtype=torch.float32, device=device)
     proposals_P4 = proposals_P4.to(torch.float32)
     corners_P2 = proposals_P4[:, :2].floor()
-    ends_P2 = torch.maximum(proposals_P4[:, 2:], proposals_P4[:, :2] + 1)  # roi_align widens boxes under one pixel
-    sides_P2 = (ends_P2.floor() - corners_P2).to(torch.int64) + 2  # the last sample and its right-hand neighbour
+    ends_P2 = torch.maximum(
+        proposals_P4[:, 2:], proposals_P4[:, :2] + 1
+    )  # roi_align widens boxes under one pixel
+    sides_P2 = (ends_P2.floor() - corners_P2).to(
+        torch.int64
+    ) + 2  # the last sample and its right-hand neighbour
     width_P, height_P = sides_P2[:, 0].clamp(max=width), sides_P2[:, 1].clamp(max=height)
     order_P = (width_P * height_P).argsort(stable=True)
     sides = torch.stack([width_P, height_P], dim=1)[order_P].tolist()  # waits for the GPU
@@ -130,19 +145,24 @@ def mask_targets(
         y0_K = corners_P2[chosen, 1].clamp(0, height - h)
         columns_Kw = x0_K[:, None].to(torch.int64) + torch.arange(w, device=device)
         rows_Kh = y0_K[:, None].to(torch.int64) + torch.arange(h, device=device)
-        windows_Khw = label_maps_LHW[maps_P[chosen, None, None], rows_Kh[:, :, None], columns_Kw[:, None, :]]
+        windows_Khw = label_maps_LHW[
+            maps_P[chosen, None, None], rows_Kh[:, :, None], columns_Kw[:, None, :]
+        ]
         masks_Khw = (windows_Khw == ids_P[chosen, None, None]).to(torch.float32)
         boxes_K4 = proposals_P4[chosen] - torch.stack([x0_K, y0_K, x0_K, y0_K], dim=1)
         numbers_K1 = torch.arange(len(chosen), device=device, dtype=torch.float32)[:, None]
         rois_K5 = torch.cat([numbers_K1, boxes_K4], dim=1)
-        targets[chosen] = roi_align(masks_Khw[:, None], rois_K5, (size, size), sampling_ratio=-1, aligned=False)[:, 0]
+        targets[chosen] = roi_align(
+            masks_Khw[:, None], rois_K5, (size, size), sampling_ratio=-1, aligned=False
+        )[:, 0]
     return targets
 
 
 def _chunks(sides: list[list[int]]) -> Iterator[tuple[int, int, int, int]]:
     """Divide windows, (width, height) each, the smallest first, into runs of at most WINDOW_PIXELS.
 
-    Gives the first of each run and the one after its last, and the width and height that holds each of its windows.
+    Gives the first of each run and the one after its last, and the width and height that holds each
+    of its windows.
     """
     start = w = h = 0
     for index, (width, height) in enumerate(sides):
@@ -157,15 +177,20 @@ def _chunks(sides: list[list[int]]) -> Iterator[tuple[int, int, int, int]]:
 
 @torch.no_grad()
 def paste(
-    mask_probs_N28: torch.Tensor, boxes_N4: torch.Tensor, height: int, width: int, threshold: float = 0.5
+    mask_probs_N28: torch.Tensor,
+    boxes_N4: torch.Tensor,
+    height: int,
+    width: int,
+    threshold: float = 0.5,
 ) -> list[MaskCrop]:
     """Turn mask predictions into masks, each inside its own window of a `height` x `width` image.
 
     mask_probs_N28   float32 [N, 28, 28], probabilities
     boxes_N4         float32 [N, 4], in pixels of that image
 
-    The pixels are those of `torchvision.models.detection.roi_heads.paste_masks_in_image(...) > threshold`. Windows are
-    clipped to the image; a box outside it gives an empty one. Runs on the CPU wherever the predictions are.
+    The pixels are those of `torchvision.models.detection.roi_heads.paste_masks_in_image(...) >
+    threshold`. Windows are clipped to the image; a box outside it gives an empty one. Runs on the
+    CPU wherever the predictions are.
     """
     probs_N1MM, scale = expand_masks(mask_probs_N28[:, None].cpu(), padding=1)
     boxes = expand_boxes(boxes_N4.cpu(), scale).to(torch.int64).tolist()
@@ -174,7 +199,9 @@ def paste(
         size = max(bottom - top + 1, 1), max(right - left + 1, 1)
         y0, x0 = max(top, 0), max(left, 0)
         y1, x1 = max(min(bottom + 1, height), y0), max(min(right + 1, width), x0)
-        resized = functional.interpolate(probs_1MM[None], size=size, mode="bilinear", align_corners=False)[0, 0]
+        resized = functional.interpolate(
+            probs_1MM[None], size=size, mode="bilinear", align_corners=False
+        )[0, 0]
         window = resized[y0 - top : y1 - top, x0 - left : x1 - left] > threshold
         crops.append(MaskCrop(y0, x0, window.numpy()))
     return crops

@@ -1,7 +1,8 @@
 """COCO's run-length encoding of a mask, made and read without the mask at its full size.
 
-An encoding is the lengths of runs of equal pixels, column by column and down each column; background and mask take
-turns, and background comes first, if need be with 0 pixels. COCO writes the runs as a compressed text.
+An encoding is the lengths of runs of equal pixels, column by column and down each column;
+background and mask take turns, and background comes first, if need be with 0 pixels. COCO writes
+the runs as a compressed text.
 """
 
 from typing import TypedDict
@@ -13,7 +14,8 @@ from core.errors import DataError
 from core.sample import MaskCrop
 
 LONGEST_NUMBER = 7
-"""Characters of 5 bits that pycocotools needs at most: its runs have 32 bits, and their differences two more."""
+"""Characters of 5 bits that pycocotools needs at most: its runs have 32 bits, and their differences
+two more."""
 
 
 class Rle(TypedDict):
@@ -30,15 +32,18 @@ class Rle(TypedDict):
 def encode(crop: MaskCrop, height: int, width: int) -> Rle:
     """Encode the mask of one instance in an image of `height` x `width` pixels; it may be empty.
 
-    Byte for byte what `pycocotools.mask.encode` makes of the full mask, in time and memory of the window alone.
+    Byte for byte what `pycocotools.mask.encode` makes of the full mask, in time and memory of the
+    window alone.
     """
     h, w = crop.pixels.shape
     assert 0 <= crop.y0 <= height - h, "the window lies inside the image"
     assert 0 <= crop.x0 <= width - w, "the window lies inside the image"
-    # Above and below every column of the window is background, so each column begins and ends as many runs.
+    # Above and below every column of the window is background, so each column begins and ends as
+    # many runs.
     x_B, y_B = np.nonzero(np.diff(crop.pixels.T, axis=1, prepend=False, append=False))
     borders_B = (x_B + crop.x0) * height + y_B + crop.y0
-    # In a window as high as the image, a run that ends with its column may go on at the top of the next one.
+    # In a window as high as the image, a run that ends with its column may go on at the top of the
+    # next one.
     joined = np.flatnonzero(borders_B[1:] == borders_B[:-1])
     borders_B = np.delete(borders_B, np.concatenate([joined, joined + 1]))
     runs_R = np.diff(borders_B, prepend=0, append=height * width)
@@ -49,10 +54,12 @@ def encode(crop: MaskCrop, height: int, width: int) -> Rle:
 
 
 def runs(counts: str) -> list[int]:
-    """The runs in COCO's compressed text: base 32 with a continuation bit, from the fourth on as differences.
+    """The runs in COCO's compressed text: base 32 with a continuation bit, from the fourth on as
+    differences.
 
-    Strict, where pycocotools reads past the end of a damaged text, and fills what its runs leave open with whatever is
-    in memory. The caller says how many pixels the runs must add up to, and that none may be negative.
+    Strict, where pycocotools reads past the end of a damaged text, and fills what its runs leave
+    open with whatever is in memory. The caller says how many pixels the runs must add up to, and
+    that none may be negative.
 
     Raises DataError, without a place, for a text that pycocotools would not write.
     """
@@ -61,10 +68,13 @@ def runs(counts: str) -> list[int]:
     for character in counts:
         digit = ord(character) - 48
         if not 0 <= digit < 64:
-            raise DataError(f"counts must be text as pycocotools writes it, and holds {character!r}")
+            raise DataError(
+                f"counts must be text as pycocotools writes it, and holds {character!r}"
+            )
         if shift == 5 * LONGEST_NUMBER:
             raise DataError(
-                f"counts must be text as pycocotools writes it, and holds a number of over {LONGEST_NUMBER} characters"
+                "counts must be text as pycocotools writes it, and holds a number of over"
+                f" {LONGEST_NUMBER} characters"
             )
         value |= (digit & 31) << shift
         shift += 5

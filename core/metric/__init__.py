@@ -1,4 +1,5 @@
-"""COCO AP50 of masks, the per-image match tables from which all statistics come, and COCO's twelve numbers.
+"""COCO AP50 of masks, the per-image match tables from which all statistics come, and COCO's
+twelve numbers.
 
 ap50.py          COCO AP50 and the per-image match table
 coco_summary.py  COCO's twelve numbers, once a trial

@@ -1,12 +1,12 @@
 """COCO AP50: average precision at IoU 0.5, of masks and of boxes.
 
-Per class, detections of all images are ranked by score, each is matched within its image to the free ground-truth
-instance that it overlaps most (IoU at least 0.5), and precision, made monotone, is averaged at 101 recall levels; the
-score is the mean over the classes that have ground truth. The numbers are those of pycocotools' COCOeval (IoU 0.5, area
-"all") to 1e-12.
+Per class, detections of all images are ranked by score, each is matched within its image to the
+free ground-truth instance that it overlaps most (IoU at least 0.5), and precision, made monotone,
+is averaged at 101 recall levels; the score is the mean over the classes that have ground truth. The
+numbers are those of pycocotools' COCOeval (IoU 0.5, area "all") to 1e-12.
 
-This is not the "average precision" of Cellpose and StarDist, TP / (TP + FP + FN) at one IoU without scores, nor COCO's
-AP, the mean over the IoUs .50 to .95.
+This is not the "average precision" of Cellpose and StarDist, TP / (TP + FP + FN) at one IoU without
+scores, nor COCO's AP, the mean over the IoUs .50 to .95.
 """
 
 import io
@@ -36,7 +36,8 @@ RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
 class MatchTable:
     """The matches of detections with the ground truth of each image: all that AP50 needs.
 
-    One row for each detection (D), ordered by image, then by descending score (equal scores keep their order):
+    One row for each detection (D), ordered by image, then by descending score (equal scores keep
+    their order):
 
     image_D       int32, index into image_names
     label_D       int16, class number 1..C
@@ -45,7 +46,8 @@ class MatchTable:
     hit_D         bool, matched a ground-truth instance
     ignored_D     bool, matched a crowd region: neither right nor wrong
 
-    truths_IC     int32 [images, C], ground-truth instances of each image and class, crowd regions not counted
+    truths_IC     int32 [images, C], ground-truth instances of each image and class, crowd regions
+                  not counted
     image_names   name of each image
     """
 
@@ -62,24 +64,37 @@ class MatchTable:
         """Write one compressed npz file, whole or not at all."""
         buffer = io.BytesIO()
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-        np.savez_compressed(buffer, **arrays | {"image_names": np.array(self.image_names, dtype=str)})
+        np.savez_compressed(
+            buffer, **arrays | {"image_names": np.array(self.image_names, dtype=str)}
+        )
         write_atomically(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> "MatchTable":
-        """Read what `save` wrote; raises CheckpointError, which names the file, when it is missing or torn."""
+        """Read what `save` wrote; raises CheckpointError, which names the file, when it is
+        missing or torn.
+        """
         try:
             # From memory, because np.load leaves a torn file open.
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
                 arrays = {field.name: archive[field.name] for field in fields(cls)}
-        except (OSError, EOFError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        except (
+            OSError,
+            EOFError,
+            KeyError,
+            ValueError,
+            NotImplementedError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
             raise CheckpointError(
-                f"{path}: a match table must be a whole npz file, and this one cannot be read ({error}); "
-                "evaluate the epoch again"
+                f"{path}: a match table must be a whole npz file, and this one cannot be read"
+                f" ({error}); evaluate the epoch again"
             ) from error
         if not _is_table(arrays):
             raise CheckpointError(
-                f"{path}: a match table must hold what an evaluation writes; evaluate the epoch again"
+                f"{path}: a match table must hold what an evaluation writes; evaluate the epoch"
+                " again"
             )
         return cls(**arrays | {"image_names": tuple(arrays["image_names"].tolist())})
 
@@ -87,10 +102,20 @@ class MatchTable:
 def _is_table(arrays: Mapping[str, NDArray[Any]]) -> bool:
     """Whether arrays from a file have the types, shapes and ranges of a match table."""
     rows, truths_IC, names = arrays["image_D"], arrays["truths_IC"], arrays["image_names"]
-    kinds = {"image_D": "i4", "label_D": "i2", "score_D": "f4", "rank_D": "i4", "hit_D": "?", "ignored_D": "?"}
+    kinds = {
+        "image_D": "i4",
+        "label_D": "i2",
+        "score_D": "f4",
+        "rank_D": "i4",
+        "hit_D": "?",
+        "ignored_D": "?",
+    }
     return (
         rows.ndim == 1
-        and all(arrays[name].dtype == kind and arrays[name].shape == rows.shape for name, kind in kinds.items())
+        and all(
+            arrays[name].dtype == kind and arrays[name].shape == rows.shape
+            for name, kind in kinds.items()
+        )
         and (truths_IC.dtype.str[1:], truths_IC.ndim, names.dtype.kind) == ("i4", 2, "U")
         and names.shape == truths_IC.shape[:1]
         and all(
@@ -118,12 +143,15 @@ class Ap50:
     per_class: tuple[float | None, ...]
 
 
-def match(samples: Sequence[Sample], detections: Sequence[Detections], classes: int) -> tuple[MatchTable, MatchTable]:
+def match(
+    samples: Sequence[Sample], detections: Sequence[Detections], classes: int
+) -> tuple[MatchTable, MatchTable]:
     """Match the detections of each sample with its ground truth: by masks, and again by boxes.
 
-    `classes` is C; ground-truth boxes are those of the masks. Matching is greedy as in COCOeval: the best score chooses
-    first, among equal scores the one that came first; among equal overlaps the later instance is taken; a crowd region
-    is taken only where no instance is, and by any number of detections.
+    `classes` is C; ground-truth boxes are those of the masks. Matching is greedy as in COCOeval:
+    the best score chooses first, among equal scores the one that came first; among equal overlaps
+    the later instance is taken; a crowd region is taken only where no instance is, and by any
+    number of detections.
     """
     assert len(samples) == len(detections), "one Detections for each sample"
     labels: list[NDArray[np.int64]] = []
@@ -138,10 +166,14 @@ def match(samples: Sequence[Sample], detections: Sequence[Detections], classes: 
         truth = find_instances(sample.label_maps)
         labels_G = sample.labels_N[truth.ids_N - 1]
         crowd_G = sample.crowd_N[truth.ids_N - 1]
-        assert all(((numbers >= 1) & (numbers <= classes)).all() for numbers in (labels_D, labels_G))
+        assert all(
+            ((numbers >= 1) & (numbers <= classes)).all() for numbers in (labels_D, labels_G)
+        )
         masks = [found.masks[row] for row in order.tolist()]
         overlaps_of_masks = _mask_overlaps(masks, sample.label_maps, truth, crowd_G)
-        overlaps_of_boxes = _box_overlaps(found.boxes_N4[order], labels_D, truth.boxes_N4, labels_G, crowd_G)
+        overlaps_of_boxes = _box_overlaps(
+            found.boxes_N4[order], labels_D, truth.boxes_N4, labels_G, crowd_G
+        )
         by_mask.append(_assign(overlaps_of_masks, labels_D, labels_G, crowd_G))
         by_box.append(_assign(overlaps_of_boxes, labels_D, labels_G, crowd_G))
         labels.append(labels_D)
@@ -151,7 +183,9 @@ def match(samples: Sequence[Sample], detections: Sequence[Detections], classes: 
 
     def table(outcomes: list[_Outcome]) -> MatchTable:
         return MatchTable(
-            image_D=np.repeat(np.arange(len(samples), dtype=np.int32), [len(numbers) for numbers in labels]),
+            image_D=np.repeat(
+                np.arange(len(samples), dtype=np.int32), [len(numbers) for numbers in labels]
+            ),
             label_D=_joined(labels, np.int16),
             score_D=_joined(scores, np.float32),
             rank_D=_joined(ranks, np.int32),
@@ -165,13 +199,19 @@ def match(samples: Sequence[Sample], detections: Sequence[Detections], classes: 
 
 
 def ap50(table: MatchTable, max_dets: int | None) -> Ap50:
-    """Average precision from the `max_dets` best detections of each image and class; None for all of them."""
-    counted_D = ~table.ignored_D if max_dets is None else ~table.ignored_D & (table.rank_D < max_dets)
+    """Average precision from the `max_dets` best detections of each image and class; None for
+    all of them.
+    """
+    counted_D = (
+        ~table.ignored_D if max_dets is None else ~table.ignored_D & (table.rank_D < max_dets)
+    )
     per_class = [
         _average_precision(table.score_D[rows_D], table.hit_D[rows_D], truths) if truths else None
         for truths, rows_D in (
             (truths, counted_D & (table.label_D == label))
-            for label, truths in enumerate(table.truths_IC.sum(axis=0, dtype=np.int64).tolist(), start=1)
+            for label, truths in enumerate(
+                table.truths_IC.sum(axis=0, dtype=np.int64).tolist(), start=1
+            )
         )
     ]
     present = [value for value in per_class if value is not None]
@@ -179,10 +219,11 @@ def ap50(table: MatchTable, max_dets: int | None) -> Ap50:
 
 
 def balanced_score(table: MatchTable) -> float | None:
-    """The score from which on detections have the highest F1, all classes and images together; None without a hit.
+    """The score from which on detections have the highest F1, all classes and images together;
+    None without a hit.
 
-    F1 = 2 hits / (detections + instances), the harmonic mean of precision and recall. A score to show pictures by: AP50
-    itself needs none. Of equal F1 the highest score.
+    F1 = 2 hits / (detections + instances), the harmonic mean of precision and recall. A score to
+    show pictures by: AP50 itself needs none. Of equal F1 the highest score.
     """
     counted_D = ~table.ignored_D
     order = np.argsort(-table.score_D[counted_D], kind="stable")
@@ -194,18 +235,24 @@ def balanced_score(table: MatchTable) -> float | None:
     return float(score_D[np.argmax(np.where(is_last_of_its_score, f1_D, -1.0))])
 
 
-def _average_precision(score_D: NDArray[np.float32], hit_D: NDArray[np.bool_], truths: int) -> float:
+def _average_precision(
+    score_D: NDArray[np.float32], hit_D: NDArray[np.bool_], truths: int
+) -> float:
     """One class; the rows in the order of the images, which decides between equal scores."""
     hits_D = np.cumsum(hit_D[np.argsort(-score_D, kind="stable")])
     precision_D = hits_D / (np.arange(1, len(hits_D) + 1) + np.spacing(1))
     envelope_D = np.maximum.accumulate(precision_D[::-1])[::-1]
     reached_at = np.searchsorted(hits_D / truths, RECALL_LEVELS, side="left")
-    return float(np.append(envelope_D, 0.0)[reached_at].mean())  # a level that is never reached counts 0
+    return float(
+        np.append(envelope_D, 0.0)[reached_at].mean()
+    )  # a level that is never reached counts 0
 
 
 @dataclass(frozen=True)
 class _Overlaps:
-    """Pairs of detection and ground truth with their IoU, float64; pairs that are absent do not overlap."""
+    """Pairs of detection and ground truth with their IoU, float64; pairs that are absent do not
+    overlap.
+    """
 
     detection: NDArray[np.int64]
     truth: NDArray[np.int64]
@@ -221,7 +268,10 @@ class _Outcome:
 
 
 def _mask_overlaps(
-    masks: Sequence[MaskCrop], label_maps: NDArray[np.uint16], truth: Instances, crowd_G: NDArray[np.bool_]
+    masks: Sequence[MaskCrop],
+    label_maps: NDArray[np.uint16],
+    truth: Instances,
+    crowd_G: NDArray[np.bool_],
 ) -> _Overlaps:
     """Count, for each detection, the labels under its mask: all its intersections at once."""
     row_of_id = np.zeros(MAX_INSTANCES + 1, dtype=np.int64)
@@ -271,10 +321,16 @@ def _box_overlaps(
 
 
 def _assign(
-    overlaps: _Overlaps, labels_D: NDArray[np.int64], labels_G: NDArray[np.int64], crowd_G: NDArray[np.bool_]
+    overlaps: _Overlaps,
+    labels_D: NDArray[np.int64],
+    labels_G: NDArray[np.int64],
+    crowd_G: NDArray[np.bool_],
 ) -> _Outcome:
     """Let each detection, best first, take the free instance of its class that it overlaps most."""
-    hit_D, in_crowd_D = np.zeros(len(labels_D), dtype=np.bool_), np.zeros(len(labels_D), dtype=np.bool_)
+    hit_D, in_crowd_D = (
+        np.zeros(len(labels_D), dtype=np.bool_),
+        np.zeros(len(labels_D), dtype=np.bool_),
+    )
     d, g, iou = overlaps.detection, overlaps.truth, overlaps.iou
     match_P = (iou >= IOU) & (labels_D[d] == labels_G[g])
     in_crowd_D[d[match_P & crowd_G[g]]] = True

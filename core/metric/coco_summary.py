@@ -21,8 +21,9 @@ NAMES = (
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
     "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
 )  # fmt: skip
-"""In pycocotools' order. Means over the IoUs .50 to .95 but for AP50 and AP75; at most 100 detections an image and
-class but for AR_1 and AR_10; small is under 32^2 pixels of area, large over 96^2."""
+"""In pycocotools' order. Means over the IoUs .50 to .95 but for AP50 and AP75; at most 100
+detections an image and class but for AR_1 and AR_10; small is under 32^2 pixels of area, large over
+96^2."""
 
 
 def coco_summary(
@@ -38,18 +39,24 @@ def coco_summary(
     for image, (sample, found) in enumerate(zip(samples, detections, strict=True), start=1):
         height, width = sample.size
         instances = masks.find_instances(sample.label_maps)
-        for row, (number, area) in enumerate(zip(instances.ids_N.tolist(), instances.areas_N.tolist(), strict=True)):
+        for row, (number, area) in enumerate(
+            zip(instances.ids_N.tolist(), instances.areas_N.tolist(), strict=True)
+        ):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image,
                     "category_id": int(sample.labels_N[number - 1]),
-                    "segmentation": rle.encode(masks.crop(sample.label_maps, instances, row), height, width),
+                    "segmentation": rle.encode(
+                        masks.crop(sample.label_maps, instances, row), height, width
+                    ),
                     "area": area,
                     "iscrowd": int(sample.crowd_N[number - 1]),
                 }
             )
-        for label, score, crop in zip(found.labels_N.tolist(), found.scores_N.tolist(), found.masks, strict=True):
+        for label, score, crop in zip(
+            found.labels_N.tolist(), found.scores_N.tolist(), found.masks, strict=True
+        ):
             results.append(
                 {
                     "image_id": image,
@@ -68,7 +75,9 @@ def coco_summary(
         "categories": [{"id": number} for number in range(1, classes + 1)],
         "annotations": annotations,
     }
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress, and no option keeps it from that
+    with contextlib.redirect_stdout(
+        io.StringIO()
+    ):  # it prints its progress, and no option keeps it from that
         truth.createIndex()
         empty.dataset = {**truth.dataset, "annotations": []}
         empty.createIndex()

@@ -1,8 +1,10 @@
-"""Mask R-CNN: backbones, pyramid, proposals and heads, its losses in training and raw detections in evaluation.
+"""Mask R-CNN: backbones, pyramid, proposals and heads, its losses in training and raw detections
+in evaluation.
 
-`build_detector` makes a `Detector` of settings, `restore_detector` one of what was saved; training and prediction know
-no more of it than `detector.py` says. Modules receive finished parts: `detectors.py` is the only place where settings
-meet layers. torchvision gives leaf layers, public operators and the names of parameters.
+`build_detector` makes a `Detector` of settings, `restore_detector` one of what was saved; training
+and prediction know no more of it than `detector.py` says. Modules receive finished parts:
+`detectors.py` is the only place where settings meet layers. torchvision gives leaf layers, public
+operators and the names of parameters.
 
     anchors.py      where proposals start from, once for each size
     balanced.py     which anchors and proposals a batch learns

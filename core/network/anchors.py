@@ -22,7 +22,8 @@ class Anchors:
         self._kept: dict[tuple[object, ...], torch.Tensor] = {}
 
     def __call__(self, image_size: Sequence[int], levels: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Float [A, 4], x0 y0 x1 y1 in pixels of the batch, level after level; not to be written to.
+        """Float [A, 4], x0 y0 x1 y1 in pixels of the batch, level after level; not to be written
+        to.
 
         image_size   height and width of the batch in pixels, padding included
         levels       [B, C, H, W] of each level; the anchors have their dtype and device
@@ -50,7 +51,9 @@ def _around_zero(widths_R: torch.Tensor, heights_R: torch.Tensor) -> torch.Tenso
     return (torch.stack([-widths_R, -heights_R, widths_R, heights_R], dim=1) / 2).round()
 
 
-def _on_grid(of_cell_R4: torch.Tensor, grid: tuple[int, int], image_size: Sequence[int]) -> torch.Tensor:
+def _on_grid(
+    of_cell_R4: torch.Tensor, grid: tuple[int, int], image_size: Sequence[int]
+) -> torch.Tensor:
     """The anchors of a cell moved to every cell of a grid: row by row, then by anchor."""
     down, across = (
         torch.arange(cells, device=of_cell_R4.device) * (pixels // cells)

@@ -24,7 +24,9 @@ class OffsetCoder:
     size_weight: float
 
     def encode(self, wanted_P4: torch.Tensor, boxes_P4: torch.Tensor) -> torch.Tensor:
-        """Float32 [P, 4]: what brings each of `boxes_P4` to the box of the same row in `wanted_P4`."""
+        """Float32 [P, 4]: what brings each of `boxes_P4` to the box of the same row in
+        `wanted_P4`.
+        """
         corners_P2, sides_P2 = _corners_and_sides(boxes_P4)
         wanted_corners_P2, wanted_sides_P2 = _corners_and_sides(wanted_P4)
         centres_P2 = corners_P2 + 0.5 * sides_P2
@@ -34,7 +36,9 @@ class OffsetCoder:
         return torch.cat((moves_P2, growth_P2), dim=1)
 
     def decode(self, offsets: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        """Float32 [..., 4]: the boxes that `offsets` reach from `boxes`; both [..., 4], broadcast."""
+        """Float32 [..., 4]: the boxes that `offsets` reach from `boxes`; both [..., 4],
+        broadcast.
+        """
         corners, sides = _corners_and_sides(boxes)
         centres = offsets[..., :2] / self.centre_weight * sides + (corners + 0.5 * sides)
         growth = (offsets[..., 2:] / self.size_weight).clamp(max=MOST_GROWTH)

@@ -12,22 +12,28 @@ from core.network.detectors import DETECTORS
 from core.network.weights import NORM_EPS, BaseWeights, first_names
 
 CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
-"""Layers that depend on the classes. They are never taken from pretrained weights, even if the number of
-classes is the same: class 1 of the data set is not class 1 of COCO, nor known to be class 1 of somebody's file."""
+"""Layers that depend on the classes. They are never taken from pretrained weights, even if the
+number of classes is the same: class 1 of the data set is not class 1 of COCO, nor known to be class
+1 of somebody's file."""
 
 COUNTER = "num_batches_tracked"
 """A count that batch norm keeps and nothing reads; older files and frozen batch norm have none."""
 
 
-def build_detector(config: ModelConfig, classes: int, weights: BaseWeights | None, predict: PredictConfig) -> Detector:
-    """A detector of `classes` classes beside background, in training mode on the CPU, frozen as `config` says.
+def build_detector(
+    config: ModelConfig, classes: int, weights: BaseWeights | None, predict: PredictConfig
+) -> Detector:
+    """A detector of `classes` classes beside background, in training mode on the CPU, frozen as
+    `config` says.
 
     weights   what `config.weights` names; None for none, and only then
 
-    Layers that no weights fill are drawn from torch's global generator, which the caller seeds. Raises WeightsError for
-    weights that do not fit.
+    Layers that no weights fill are drawn from torch's global generator, which the caller seeds.
+    Raises WeightsError for weights that do not fit.
     """
-    assert (weights is None) == (config.weights == "none"), f"weights for model.weights: {config.weights}"
+    assert (weights is None) == (config.weights == "none"), (
+        f"weights for model.weights: {config.weights}"
+    )
     recipe = DETECTORS[config.detector]
     traits = Traits(
         frozen_norm=recipe.freezes_norm and weights is not None,
@@ -42,11 +48,17 @@ def build_detector(config: ModelConfig, classes: int, weights: BaseWeights | Non
 
 
 def restore_detector(
-    config: ModelConfig, classes: int, traits: Traits, predict: PredictConfig, state: Mapping[str, torch.Tensor]
+    config: ModelConfig,
+    classes: int,
+    traits: Traits,
+    predict: PredictConfig,
+    state: Mapping[str, torch.Tensor],
 ) -> Detector:
-    """The detector whose `state_dict` is `state`, in evaluation mode on the CPU; nothing of it trains.
+    """The detector whose `state_dict` is `state`, in evaluation mode on the CPU; nothing of it
+    trains.
 
-    Draws nothing from torch's generators. Raises RuntimeError, torch's own, for a state of another network.
+    Draws nothing from torch's generators. Raises RuntimeError, torch's own, for a state of another
+    network.
     """
     with torch.random.fork_rng([]):  # layers are drawn before they are filled
         model = DETECTORS[config.detector].build(config, classes, predict, traits)
@@ -66,14 +78,25 @@ def _load(model: Detector, weights: BaseWeights, config: ModelConfig) -> None:
         for name, value in weights.tensors.items()
         if not name.startswith(unwanted) and (name in has or not name.endswith(COUNTER))
     }
-    misfit = f"{weights.name} does not fit model.detector {config.detector} with model.backbone {config.backbone}"
+    misfit = (
+        f"{weights.name} does not fit model.detector {config.detector} with model.backbone"
+        f" {config.backbone}"
+    )
     way_out = "name the weights of this network, or set model.weights to auto or none"
     try:
         loaded = place.load_state_dict(tensors, strict=False)
     except RuntimeError as error:  # sizes that differ: one line each, after a headline
-        raise WeightsError(f"{misfit}: {str(error).splitlines()[1].strip().rstrip('.')}; {way_out}") from None
-    missing = [name for name in loaded.missing_keys if not name.startswith(unwanted) and not name.endswith(COUNTER)]
+        raise WeightsError(
+            f"{misfit}: {str(error).splitlines()[1].strip().rstrip('.')}; {way_out}"
+        ) from None
+    missing = [
+        name
+        for name in loaded.missing_keys
+        if not name.startswith(unwanted) and not name.endswith(COUNTER)
+    ]
     if missing:
         raise WeightsError(f"{misfit}: it lacks {first_names(missing)}; {way_out}")
     if loaded.unexpected_keys:
-        raise WeightsError(f"{misfit}: the model has no {first_names(loaded.unexpected_keys)}; {way_out}")
+        raise WeightsError(
+            f"{misfit}: the model has no {first_names(loaded.unexpected_keys)}; {way_out}"
+        )

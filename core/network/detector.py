@@ -30,7 +30,8 @@ class RawDetections:
 
 @dataclass(frozen=True)
 class Traits:
-    """Facts that a network has from its first weights beside their numbers; to build it again takes all three.
+    """Facts that a network has from its first weights beside their numbers; to build it again
+    takes all three.
 
     frozen_norm    whether the backbone's batch norm is FrozenBatchNorm
     norm_eps       what frozen batch norm adds to the variance
@@ -45,7 +46,8 @@ class Traits:
 class Detector(nn.Module, ABC):
     """A network that learns from targets and detects instances.
 
-    predict   settings of prediction, which nothing learned depends on: another may be assigned at any time
+    predict   settings of prediction, which nothing learned depends on: another may be assigned at
+              any time
     traits    how it was built
 
     `losses` and `detect` work under autocast: they return float32.
@@ -57,8 +59,11 @@ class Detector(nn.Module, ABC):
         self.traits = traits
 
     @abstractmethod
-    def losses(self, images: Sequence[torch.Tensor], targets: Sequence[Target]) -> dict[str, torch.Tensor]:
-        """The loss terms of a batch, scalars, in training mode; draws from torch's global generator.
+    def losses(
+        self, images: Sequence[torch.Tensor], targets: Sequence[Target]
+    ) -> dict[str, torch.Tensor]:
+        """The loss terms of a batch, scalars, in training mode; draws from torch's global
+        generator.
 
         images    float32 [3, H, W] each, RGB in 0..1, of any sizes
         targets   one for each image; without instances the image teaches background
@@ -66,23 +71,32 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def detect(self, images: Sequence[torch.Tensor]) -> list[RawDetections]:
-        """The instances in each image, float32 [3, H, W], RGB in 0..1, in evaluation mode. Masks are not pasted."""
+        """The instances in each image, float32 [3, H, W], RGB in 0..1, in evaluation mode.
+
+        Masks are not pasted.
+        """
 
     @abstractmethod
     def freeze(self, stages: int, pyramid: bool) -> None:
-        """Let of the backbone only the last `stages` stages train, and the pyramid where `pyramid` is True."""
+        """Let of the backbone only the last `stages` stages train, and the pyramid where
+        `pyramid` is True.
+        """
 
     def forward(
         self, images: Sequence[torch.Tensor], targets: Sequence[Target] | None = None
     ) -> dict[str, torch.Tensor] | list[RawDetections]:
-        """The result of `losses` in training mode, which needs targets, and of `detect` in evaluation mode."""
+        """The result of `losses` in training mode, which needs targets, and of `detect` in
+        evaluation mode.
+        """
         if not self.training:
             return self.detect(images)
         assert targets is not None, "training needs targets; call eval() first to detect"
         return self.losses(images, targets)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; batch norm of frozen layers stays in evaluation mode, so its statistics never move."""
+        """Set the mode; batch norm of frozen layers stays in evaluation mode, so its statistics
+        never move.
+        """
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
@@ -90,10 +104,11 @@ class Detector(nn.Module, ABC):
         return self
 
     def trained_state(self) -> dict[str, torch.Tensor]:
-        """All that training can change, by name: parameters that train, statistics of batch norm that is not frozen.
+        """All that training can change, by name: parameters that train, statistics of batch norm
+        that is not frozen.
 
-        The tensors are the detector's own, not copies. Together with the pretrained weights and the seed they are the
-        detector.
+        The tensors are the detector's own, not copies. Together with the pretrained weights and the
+        seed they are the detector.
         """
         state: dict[str, torch.Tensor] = {}
         state |= {name: value for name, value in self.named_parameters() if value.requires_grad}

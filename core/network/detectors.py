@@ -1,6 +1,7 @@
 """The table of detectors, and the only place where settings of the network meet its layers.
 
-To add a detector, write a builder of a `Detector` and give it a row here, and its name to `model.detector`.
+To add a detector, write a builder of a `Detector` and give it a row here, and its name to
+`model.detector`.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,7 +32,8 @@ from core.network.roi_heads import RoIHeads
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Mean and deviation of RGB in 0..1 that all of torchvision's weights were trained with. Only the model normalises."""
+"""Mean and deviation of RGB in 0..1 that all of torchvision's weights were trained with. Only the
+model normalises."""
 
 ANCHOR_SIDES = (32, 64, 128, 256, 512)
 """Pixels of the resized image, one for each level of the pyramid; times `anchor_scale`."""
@@ -43,7 +45,8 @@ CONVOLUTIONS = [CHANNELS] * 4
 """Channels of each convolution of a branch."""
 
 Builder = Callable[[ModelConfig, int, PredictConfig, Traits], Detector]
-"""From settings, the number of classes beside background, and traits to a network that is drawn at random."""
+"""From settings, the number of classes beside background, and traits to a network that is drawn at
+random."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Recipe:
     """One row of the table.
 
     build         its builder
-    freezes_norm  whether batch norm of a pretrained backbone is frozen, and all other layers have none
+    freezes_norm  whether batch norm of a pretrained backbone is frozen, and all other layers have
+                  none
     """
 
     build: Builder
@@ -73,7 +77,9 @@ def mask_rcnn(
     norm        of pyramid and heads
     box_head    makes what describes a box, [K, 1024], from its features [K, 256, 7, 7]
     """
-    body_norm = partial(FrozenBatchNorm, eps=traits.norm_eps) if traits.frozen_norm else nn.BatchNorm2d
+    body_norm = (
+        partial(FrozenBatchNorm, eps=traits.norm_eps) if traits.frozen_norm else nn.BatchNorm2d
+    )
     backbone = resnet_pyramid(config.backbone, body_norm, norm, traits.stride_in_1x1)
     rpn = ProposalNetwork(
         RPNHead(CHANNELS, len(ANCHOR_RATIOS), proposal_convolutions),
@@ -91,7 +97,9 @@ def mask_rcnn(
         MaskRCNNHeads(CHANNELS, CONVOLUTIONS, dilation=1, norm_layer=norm),
         MaskRCNNPredictor(CHANNELS, CHANNELS, classes + 1),
     )
-    transform = ImageTransform(config.image_min_side, config.image_max_side, IMAGENET_MEAN, IMAGENET_STD)
+    transform = ImageTransform(
+        config.image_min_side, config.image_max_side, IMAGENET_MEAN, IMAGENET_STD
+    )
     row = BACKBONES[config.backbone]
     return MaskRCNN(transform, backbone, rpn, roi_heads, row=row, predict=predict, traits=traits)
 

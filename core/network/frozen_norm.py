@@ -1,7 +1,7 @@
 """Batch norm whose statistics and parameters are frozen, as pretrained backbones have it.
 
-torchvision's asks for seven operations, five of them on its own buffers and always with the same result. A GPU waits
-for Python to ask for each, and a ResNet-50 has 53 of these layers.
+torchvision's asks for seven operations, five of them on its own buffers and always with the same
+result. A GPU waits for Python to ask for each, and a ResNet-50 has 53 of these layers.
 """
 
 import torch
@@ -10,7 +10,8 @@ from torch.nn import functional
 
 
 class FrozenBatchNorm(nn.Module):
-    """torchvision's FrozenBatchNorm2d in one operation: scale and shift are kept, not computed for each batch.
+    """torchvision's FrozenBatchNorm2d in one operation: scale and shift are kept, not computed
+    for each batch.
 
     eps   added to the variance
     """
@@ -32,8 +33,11 @@ class FrozenBatchNorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images [N, C, H, W], normalised by the frozen statistics, in the dtype of x."""
         if x.dtype != torch.float32:
-            # In a reduced precision too the statistics stay float32; autograd keeps x for it, of half the size.
-            return functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+            # In a reduced precision too the statistics stay float32; autograd keeps x for it, of
+            # half the size.
+            return functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
         scale, shift = self._scale_and_shift()
         return torch.addcmul(shift, x, scale)  # keeps nothing of the size of x for the gradient
 
@@ -57,4 +61,5 @@ class FrozenBatchNorm(nn.Module):
 
 
 _Known = tuple[tuple[float, ...], tuple[torch.Tensor, ...], torch.Tensor, torch.Tensor]
-"""eps and the versions of the buffers, the buffers, and the scale and shift that were computed from them."""
+"""eps and the versions of the buffers, the buffers, and the scale and shift that were computed from
+them."""

@@ -1,7 +1,8 @@
 """The loss of the mask branch and its gradient, computed together, some proposals at a time.
 
-For each proposal the branch keeps 1.8 MB until its gradient is known: seven maps of 256 channels. In crowded images,
-where most of an image's 128 proposals are positive, that was most of the memory that instances added.
+For each proposal the branch keeps 1.8 MB until its gradient is known: seven maps of 256 channels.
+In crowded images, where most of an image's 128 proposals are positive, that was most of the memory
+that instances added.
 """
 
 from typing import Any
@@ -17,28 +18,38 @@ PROPOSALS_AT_ONCE = 64
 def mask_loss(
     branch: nn.Module, features_PCHW: torch.Tensor, labels_P: torch.Tensor, wanted_PMM: torch.Tensor
 ) -> torch.Tensor:
-    """Mean binary cross-entropy over the mask of the right class of each proposal; a scalar, float32.
+    """Mean binary cross-entropy over the mask of the right class of each proposal; a scalar,
+    float32.
 
     branch          from features to logits, float32 [P, classes + 1, M, M]
     features_PCHW   float32 [P, C, H, W], pooled from the pyramid
     labels_P        int64 [P], class numbers
     wanted_PMM      float32 [P, M, M] in 0..1
 
-    The gradient, for the features and for the parameters of the branch that train, is computed with it and kept until
-    it is asked for, once; a second time raises RuntimeError. A branch whose batch norm takes its statistics from the
-    batch gets all proposals together. Without a proposal the loss is 0 and the gradients are zeros: AdamW leaves out a
-    parameter that has none, and would neither decay its weight nor age its moments.
+    The gradient, for the features and for the parameters of the branch that train, is computed with
+    it and kept until it is asked for, once; a second time raises RuntimeError. A branch whose batch
+    norm takes its statistics from the batch gets all proposals together. Without a proposal the
+    loss is 0 and the gradients are zeros: AdamW leaves out a parameter that has none, and would
+    neither decay its weight nor age its moments.
     """
     learns = torch.is_grad_enabled()
-    parameters = [parameter for parameter in branch.parameters() if parameter.requires_grad and learns]
+    parameters = [
+        parameter for parameter in branch.parameters() if parameter.requires_grad and learns
+    ]
     loss: torch.Tensor = _LossAndGradient.apply(
-        branch, labels_P, wanted_PMM, features_PCHW if learns else features_PCHW.detach(), *parameters
+        branch,
+        labels_P,
+        wanted_PMM,
+        features_PCHW if learns else features_PCHW.detach(),
+        *parameters,
     )
     return loss
 
 
 class _LossAndGradient(torch.autograd.Function):
-    """See `mask_loss`; the parameters are arguments for autograd to know whose gradients these are."""
+    """See `mask_loss`; the parameters are arguments for autograd to know whose gradients these
+    are.
+    """
 
     @staticmethod
     def forward(
@@ -59,7 +70,9 @@ class _LossAndGradient(torch.autograd.Function):
             some = slice(start, start + step)
             with torch.enable_grad():
                 features_KCHW = features_PCHW[some].detach().requires_grad_(of_features)
-                part = _share_of_loss(branch(features_KCHW), labels_P[some], wanted_PMM[some], len(labels_P))
+                part = _share_of_loss(
+                    branch(features_KCHW), labels_P[some], wanted_PMM[some], len(labels_P)
+                )
             loss += part.detach()
             inputs = [*parameters, features_KCHW] if of_features else [*parameters]
             if not inputs:
@@ -77,12 +90,21 @@ class _LossAndGradient(torch.autograd.Function):
     def backward(ctx: Any, outer: torch.Tensor) -> Any:
         """The gradients that were computed with the loss, times the gradient of the loss."""
         if ctx.gradients is None:
-            raise RuntimeError("the gradient of the mask loss is kept for one backward pass, and this is the second")
+            raise RuntimeError(
+                "the gradient of the mask loss is kept for one backward pass, and this is the"
+                " second"
+            )
         gradient_PCHW, gradients = ctx.gradients
         ctx.gradients = None
         if gradients:
             torch._foreach_mul_(gradients, outer)
-        return None, None, None, None if gradient_PCHW is None else gradient_PCHW.mul_(outer), *gradients
+        return (
+            None,
+            None,
+            None,
+            None if gradient_PCHW is None else gradient_PCHW.mul_(outer),
+            *gradients,
+        )
 
 
 def _share_of_loss(
@@ -97,4 +119,6 @@ def _share_of_loss(
 
 
 def _takes_statistics(branch: nn.Module) -> bool:
-    return any(isinstance(module, nn.BatchNorm2d) and module.training for module in branch.modules())
+    return any(
+        isinstance(module, nn.BatchNorm2d) and module.training for module in branch.modules()
+    )

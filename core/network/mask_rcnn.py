@@ -41,11 +41,17 @@ class MaskRCNN(Detector):
         self.rpn = rpn
         self.roi_heads = roi_heads
 
-    def losses(self, images: Sequence[torch.Tensor], targets: Sequence[Target]) -> dict[str, torch.Tensor]:
-        """The five loss terms of torchvision's Mask R-CNN, with the same draws; see `Detector.losses`."""
+    def losses(
+        self, images: Sequence[torch.Tensor], targets: Sequence[Target]
+    ) -> dict[str, torch.Tensor]:
+        """The five loss terms of torchvision's Mask R-CNN, with the same draws; see
+        `Detector.losses`.
+        """
         assert self.training, "call train() first"
         batch = self.transform(images)
-        resized = [resize_target(target, size) for target, size in zip(targets, batch.sizes, strict=True)]
+        resized = [
+            resize_target(target, size) for target, size in zip(targets, batch.sizes, strict=True)
+        ]
         levels = self.backbone(batch.images_B3HW)
         proposals, rpn_losses = self.rpn(batch, levels, [target.boxes_N4 for target in resized])
         return {**self.roi_heads.losses(levels, proposals, resized), **rpn_losses}
@@ -59,8 +65,12 @@ class MaskRCNN(Detector):
         proposals, _ = self.rpn(batch, levels)
         found = self.roi_heads.detections(levels, proposals, batch.sizes, self.predict)
         return [
-            RawDetections(resize_boxes(boxes_N4, size, image.shape[-2:]), labels_N, scores_N, masks_N28)
-            for (boxes_N4, labels_N, scores_N, masks_N28), size, image in zip(found, batch.sizes, images, strict=True)
+            RawDetections(
+                resize_boxes(boxes_N4, size, image.shape[-2:]), labels_N, scores_N, masks_N28
+            )
+            for (boxes_N4, labels_N, scores_N, masks_N28), size, image in zip(
+                found, batch.sizes, images, strict=True
+            )
         ]
 
     def freeze(self, stages: int, pyramid: bool) -> None:

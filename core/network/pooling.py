@@ -1,7 +1,7 @@
 """Features of boxes from the level of the pyramid that fits each.
 
-torchvision asks the GPU level by level which boxes belong to it, and waits for each answer; here the boxes are sorted
-by level and one answer, how many each has, is waited for.
+torchvision asks the GPU level by level which boxes belong to it, and waits for each answer; here
+the boxes are sorted by level and one answer, how many each has, is waited for.
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,18 @@ from torch import nn
 from torchvision.ops import box_area, roi_align
 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
-"""Scales of the levels. torchvision guesses them from the first batch it sees and keeps the guess. It
-depends on how much padding that batch had and is wrong for small images; a resumed trial, or a model that is loaded,
-would go on with other scales."""
+"""Scales of the levels. torchvision guesses them from the first batch it sees and keeps the guess.
+It depends on how much padding that batch had and is wrong for small images; a resumed trial, or a
+model that is loaded, would go on with other scales."""
 
 USUAL_SIDE, USUAL_HALVINGS, LEAST_HALVINGS = 224, 4, 2
-"""A square box of this side, in pixels, is pooled from the level that is the image halved four times; one of twice the
-side from the next. The finest level is the image halved twice."""
+"""A square box of this side, in pixels, is pooled from the level that is the image halved four
+times; one of twice the side from the next. The finest level is the image halved twice."""
 
 
 class PyramidPooling(nn.Module):
-    """torchvision's MultiScaleRoIAlign, bit for bit, from levels that are the image by 4, 8, 16 and 32.
+    """torchvision's MultiScaleRoIAlign, bit for bit, from levels that are the image by 4, 8, 16
+    and 32.
 
     output_size   side of what is pooled from each box, in cells
     """
@@ -30,8 +31,11 @@ class PyramidPooling(nn.Module):
         super().__init__()
         self.output_size = output_size
 
-    def forward(self, levels: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Float32 [P, C, S, S], image after image; levels [B, C, H, W], finest first, boxes [P, 4] of each image.
+    def forward(
+        self, levels: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        """Float32 [P, C, S, S], image after image; levels [B, C, H, W], finest first, boxes [P,
+        4] of each image.
 
         Levels beyond SCALES are not looked at.
         """
@@ -44,7 +48,9 @@ class PyramidPooling(nn.Module):
         counts = (level_P == numbers_L1).sum(dim=1).tolist()  # waits for the GPU
         pooled = [
             roi_align(level, rois_K5, self.output_size, scale, sampling_ratio=2)
-            for level, rois_K5, scale in zip(levels, torch.split(rois_P5[order_P], counts), SCALES, strict=False)
+            for level, rois_K5, scale in zip(
+                levels, torch.split(rois_P5[order_P], counts), SCALES, strict=False
+            )
             if len(rois_K5)
         ]
         if not pooled:
@@ -54,7 +60,10 @@ class PyramidPooling(nn.Module):
 
 
 def _level_of(boxes_P4: torch.Tensor) -> torch.Tensor:
-    """Int64 [P], 0 for the finest level. The millionth keeps a side that is on a limit from falling below it."""
+    """Int64 [P], 0 for the finest level.
+
+    The millionth keeps a side that is on a limit from falling below it.
+    """
     doublings_P = torch.log2(box_area(boxes_P4).sqrt() / USUAL_SIDE)
     halvings_P = torch.floor(USUAL_HALVINGS + doublings_P + 1e-6)
     return (halvings_P - LEAST_HALVINGS).clamp(0, len(SCALES) - 1).to(torch.int64)

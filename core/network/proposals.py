@@ -1,7 +1,7 @@
 """The region proposal network: torchvision's numbers and draws, with few questions to the GPU.
 
-torchvision asks the GPU, image by image, which boxes are large enough, which score enough, which are drawn; every
-answer has a size that Python must know, and is waited for.
+torchvision asks the GPU, image by image, which boxes are large enough, which score enough, which
+are drawn; every answer has a size that Python must know, and is waited for.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from core.network.matching import match_anchors
 from core.network.resizing import ImageBatch, Size
 
 SUPPRESSED_TOGETHER = ("cuda",)
-"""Devices that suppress the boxes of all levels at once: they would be waited for at each level. A CPU compares each
-box with those of its own level only, which is faster there."""
+"""Devices that suppress the boxes of all levels at once: they would be waited for at each level. A
+CPU compares each box with those of its own level only, which is faster there."""
 
 SUPPRESSION_IOU = 0.7
 """Only the better of two boxes of a level that overlap more than this is proposed."""
@@ -30,8 +30,10 @@ LEAST_SIDE = 1e-3
 class ProposalNetwork(nn.Module):
     """The proposal network: boxes where instances may be, whatever their class.
 
-    head                 [B, C, H, W] of each level to objectness [B, R, H, W] and offsets [B, 4 R, H, W] of each
-    kept_in_training     boxes of a level that are compared, and boxes of an image that are proposed, at most
+    head                 [B, C, H, W] of each level to objectness [B, R, H, W] and offsets [B, 4 R,
+                         H, W] of each
+    kept_in_training     boxes of a level that are compared, and boxes of an image that are
+                         proposed, at most
     kept_in_evaluation   the same in evaluation mode
     """
 
@@ -51,9 +53,13 @@ class ProposalNetwork(nn.Module):
         self.kept_in_training, self.kept_in_evaluation = kept_in_training, kept_in_evaluation
 
     def forward(
-        self, batch: ImageBatch, levels: Sequence[torch.Tensor], truths: Sequence[torch.Tensor] | None = None
+        self,
+        batch: ImageBatch,
+        levels: Sequence[torch.Tensor],
+        truths: Sequence[torch.Tensor] | None = None,
     ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-        """Proposals of each image, float32 [K, 4], best first; and two losses where there are `truths`.
+        """Proposals of each image, float32 [K, 4], best first; and two losses where there are
+        `truths`.
 
         levels   float32 [B, C, H, W] each, the finest first
         truths   the boxes of each image's instances, float32 [N, 4]
@@ -61,7 +67,9 @@ class ProposalNetwork(nn.Module):
         objectness, offsets = self.head(levels)
         of_level = [level[0].numel() for level in objectness]
         # Float32 out of autocast: bfloat16 has no odd pixels past 256.
-        objectness_BA = torch.cat([_by_anchor(level, 1)[..., 0] for level in objectness], dim=1).float()
+        objectness_BA = torch.cat(
+            [_by_anchor(level, 1)[..., 0] for level in objectness], dim=1
+        ).float()
         offsets_BA4 = torch.cat([_by_anchor(level, 4) for level in offsets], dim=1).float()
         anchors_A4 = self.anchors(batch.images_B3HW.shape[-2:], levels)
         with torch.no_grad():
@@ -72,9 +80,14 @@ class ProposalNetwork(nn.Module):
         return proposals, self._losses(objectness_BA, offsets_BA4, anchors_A4, truths)
 
     def best(
-        self, boxes_BA4: torch.Tensor, objectness_BA: torch.Tensor, sizes: Sequence[Size], of_level: Sequence[int]
+        self,
+        boxes_BA4: torch.Tensor,
+        objectness_BA: torch.Tensor,
+        sizes: Sequence[Size],
+        of_level: Sequence[int],
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Boxes, float32 [K, 4], and scores [K] of each image, best first, after suppression level by level.
+        """Boxes, float32 [K, 4], and scores [K] of each image, best first, after suppression
+        level by level.
 
         objectness_BA   float32, logits
         of_level        anchors of each level in an image, which come level after level
@@ -85,18 +98,27 @@ class ProposalNetwork(nn.Module):
         scores_BT = objectness_BA.gather(1, top_BT).sigmoid()
         boxes_BT4 = boxes_BA4.gather(1, top_BT[..., None].expand(-1, -1, 4))
         boxes_BT4 = torch.stack(
-            [clip_boxes_to_image(boxes_T4, size) for boxes_T4, size in zip(boxes_BT4, sizes, strict=True)]
+            [
+                clip_boxes_to_image(boxes_T4, size)
+                for boxes_T4, size in zip(boxes_BT4, sizes, strict=True)
+            ]
         )
         sides_BT2 = boxes_BT4[..., 2:] - boxes_BT4[..., :2]
-        fits_BT = (sides_BT2 >= LEAST_SIDE).all(dim=2) & (scores_BT >= 0)  # no score is "not a number"
-        # A box that does not fit gets a score below all others: it suppresses none of them, and comes last.
+        fits_BT = (sides_BT2 >= LEAST_SIDE).all(dim=2) & (
+            scores_BT >= 0
+        )  # no score is "not a number"
+        # A box that does not fit gets a score below all others: it suppresses none of them, and
+        # comes last.
         scores_BT = torch.where(fits_BT, scores_BT, -1.0)
         kept = [
             _suppressed(boxes_T4, scores_T, top_of_level, SUPPRESSION_IOU, max(size))
             for boxes_T4, scores_T, size in zip(boxes_BT4, scores_BT, sizes, strict=True)
         ]
         fit = torch.stack(
-            [(scores_T[kept_K] >= 0).sum() for scores_T, kept_K in zip(scores_BT, kept, strict=True)]
+            [
+                (scores_T[kept_K] >= 0).sum()
+                for scores_T, kept_K in zip(scores_BT, kept, strict=True)
+            ]
         ).tolist()  # waits for the GPU
         kept = [kept_K[: min(fitting, most)] for kept_K, fitting in zip(kept, fit, strict=True)]
         return (
@@ -113,10 +135,16 @@ class ProposalNetwork(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """The two losses of torchvision's proposal network, at the anchors that are drawn."""
         matches = [match_anchors(boxes_N4, anchors_A4) for boxes_N4 in truths]
-        drawn = self.sampler([match_A + 1 for match_A in matches])  # background is 0, and neither below
+        drawn = self.sampler(
+            [match_A + 1 for match_A in matches]
+        )  # background is 0, and neither below
         starts = range(0, objectness_BA.numel(), len(anchors_A4))
-        positive_P = torch.cat([one.positive_P + start for one, start in zip(drawn, starts, strict=True)])
-        negative_Q = torch.cat([one.negative_Q + start for one, start in zip(drawn, starts, strict=True)])
+        positive_P = torch.cat(
+            [one.positive_P + start for one, start in zip(drawn, starts, strict=True)]
+        )
+        negative_Q = torch.cat(
+            [one.negative_Q + start for one, start in zip(drawn, starts, strict=True)]
+        )
         wanted_P4 = self.coder.encode(
             torch.cat(
                 [
@@ -127,7 +155,9 @@ class ProposalNetwork(nn.Module):
             torch.cat([anchors_A4[one.positive_P] for one in drawn]),
         )
         logits_S = objectness_BA.flatten()[torch.cat([positive_P, negative_Q])]
-        is_object_S = torch.cat([torch.ones_like(positive_P), torch.zeros_like(negative_Q)]).to(logits_S.dtype)
+        is_object_S = torch.cat([torch.ones_like(positive_P), torch.zeros_like(negative_Q)]).to(
+            logits_S.dtype
+        )
         box_loss = functional.smooth_l1_loss(
             offsets_BA4.flatten(0, 1)[positive_P], wanted_P4, beta=1 / 9, reduction="sum"
         )
@@ -144,10 +174,16 @@ def _by_anchor(level: torch.Tensor, numbers: int) -> torch.Tensor:
     return by_anchor.permute(0, 3, 4, 1, 2).reshape(batch, -1, numbers)
 
 
-def _top(objectness_BA: torch.Tensor, of_level: Sequence[int], top_of_level: Sequence[int]) -> torch.Tensor:
-    """The places of the best anchors of each level, int64 [B, T], level after level and best first."""
+def _top(
+    objectness_BA: torch.Tensor, of_level: Sequence[int], top_of_level: Sequence[int]
+) -> torch.Tensor:
+    """The places of the best anchors of each level, int64 [B, T], level after level and best
+    first.
+    """
     tops, start = [], 0
-    for level_BK, most in zip(torch.split(objectness_BA, list(of_level), dim=1), top_of_level, strict=True):
+    for level_BK, most in zip(
+        torch.split(objectness_BA, list(of_level), dim=1), top_of_level, strict=True
+    ):
         tops.append(level_BK.topk(most, dim=1).indices + start)
         start += level_BK.shape[1]
     return torch.cat(tops, dim=1)
@@ -156,7 +192,8 @@ def _top(objectness_BA: torch.Tensor, of_level: Sequence[int], top_of_level: Seq
 def _suppressed(
     boxes_T4: torch.Tensor, scores_T: torch.Tensor, of_level: Sequence[int], iou: float, side: int
 ) -> torch.Tensor:
-    """The boxes that non-maximum suppression leaves of each level by itself, int64, best score first.
+    """The boxes that non-maximum suppression leaves of each level by itself, int64, best score
+    first.
 
     of_level   boxes of each level, which come level after level
     side       of the image, in pixels; no box passes it
@@ -170,14 +207,22 @@ def _level_by_level(
     boxes_T4: torch.Tensor, scores_T: torch.Tensor, of_level: Sequence[int], iou: float
 ) -> torch.Tensor:
     places = torch.split(torch.arange(len(scores_T), device=scores_T.device), list(of_level))
-    kept_K = torch.cat([place_T[nms(boxes_T4[place_T], scores_T[place_T], iou)] for place_T in places]).sort().values
+    kept_K = (
+        torch.cat([place_T[nms(boxes_T4[place_T], scores_T[place_T], iou)] for place_T in places])
+        .sort()
+        .values
+    )
     return kept_K[scores_T[kept_K].sort(descending=True, stable=True).indices]
 
 
 def _all_together(
     boxes_T4: torch.Tensor, scores_T: torch.Tensor, of_level: Sequence[int], iou: float, side: int
 ) -> torch.Tensor:
-    """Levels are moved apart so that their boxes do not meet; that rounds corners to a thousandth of a pixel."""
-    apart_T1 = torch.cat([boxes_T4.new_full((count, 1), level * (side + 1)) for level, count in enumerate(of_level)])
+    """Levels are moved apart so that their boxes do not meet; that rounds corners to a
+    thousandth of a pixel.
+    """
+    apart_T1 = torch.cat(
+        [boxes_T4.new_full((count, 1), level * (side + 1)) for level, count in enumerate(of_level)]
+    )
     kept_K: torch.Tensor = nms(boxes_T4 + apart_T1, scores_T, iou)
     return kept_K

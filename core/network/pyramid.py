@@ -20,7 +20,9 @@ Norm = Callable[..., nn.Module]
 
 
 class Stages(nn.ModuleDict):
-    """The children of a classifier as far as the last of `levels`, which are the ones whose output counts."""
+    """The children of a classifier as far as the last of `levels`, which are the ones whose
+    output counts.
+    """
 
     def __init__(self, classifier: nn.Module, levels: Sequence[str]) -> None:
         children = dict(classifier.named_children())
@@ -47,10 +49,11 @@ class PyramidBackbone(nn.Module):
         self.fpn = fpn
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Float32 [B, 256, H, W] at strides of 4, 8, 16, 32 and 64 pixels, from images [B, 3, H, W].
+        """Float32 [B, 256, H, W] at strides of 4, 8, 16, 32 and 64 pixels, from images [B, 3, H,
+        W].
 
-        Float32 under autocast too: anchors and boxes take this dtype, and bfloat16 has no odd pixels past 256. The
-        images are brought to the order in memory that the weights have.
+        Float32 under autocast too: anchors and boxes take this dtype, and bfloat16 has no odd
+        pixels past 256. The images are brought to the order in memory that the weights have.
         """
         if next(self.body.parameters()).is_contiguous(memory_format=torch.channels_last):
             images = images.contiguous(memory_format=torch.channels_last)
@@ -58,11 +61,14 @@ class PyramidBackbone(nn.Module):
         return [level.float() for level in self.fpn(features).values()]
 
 
-def resnet_pyramid(name: str, body_norm: Norm, pyramid_norm: Norm | None, stride_in_1x1: bool) -> PyramidBackbone:
+def resnet_pyramid(
+    name: str, body_norm: Norm, pyramid_norm: Norm | None, stride_in_1x1: bool
+) -> PyramidBackbone:
     """A ResNet of the table under a feature pyramid, drawn from torch's global generator.
 
     pyramid_norm    None for a pyramid without normalisation
-    stride_in_1x1   whether a bottleneck strides in the 1x1 convolution before its 3x3 one, as in Keras
+    stride_in_1x1   whether a bottleneck strides in the 1x1 convolution before its 3x3 one, as in
+                    Keras
     """
     row = BACKBONES[name]
     body = Stages(models.get_model(name, weights=None, norm_layer=body_norm), row.levels)

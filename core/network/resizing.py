@@ -1,6 +1,7 @@
 """The size at which the network sees an image, and images, boxes and targets brought to it.
 
-torchvision makes a tensor of every mean, deviation and ratio; for each of the twelve a step the GPU is waited for.
+torchvision makes a tensor of every mean, deviation and ratio; for each of the twelve a step the GPU
+is waited for.
 """
 
 import math
@@ -25,13 +26,18 @@ MULTIPLE = 32
 def network_size(height: int, width: int, min_side: int, max_side: int) -> Size:
     """Height and width, in pixels, at which the network sees an image of `height` x `width` pixels.
 
-    The shorter side is brought to `min_side`, or the longer one to `max_side` where it would pass that; both are
-    rounded down, as torchvision rounds them, to no less than one pixel. torchvision computes in floating point and so
-    makes 799 pixels of 801 where 800 are asked for. An image of 799 is therefore left as it is: the size of a size is
-    that size, and what was shrunk before its augmentation is not resampled once more.
+    The shorter side is brought to `min_side`, or the longer one to `max_side` where it would pass
+    that; both are rounded down, as torchvision rounds them, to no less than one pixel. torchvision
+    computes in floating point and so makes 799 pixels of 801 where 800 are asked for. An image of
+    799 is therefore left as it is: the size of a size is that size, and what was shrunk before its
+    augmentation is not resampled once more.
     """
     shorter, longer = sorted((height, width))
-    if shorter <= min_side and longer <= max_side and (shorter >= min_side - 1 or longer >= max_side - 1):
+    if (
+        shorter <= min_side
+        and longer <= max_side
+        and (shorter >= min_side - 1 or longer >= max_side - 1)
+    ):
         return height, width
     ratio = min(min_side / shorter, max_side / longer)
     return max(math.floor(height * ratio), 1), max(math.floor(width * ratio), 1)
@@ -41,7 +47,8 @@ def network_size(height: int, width: int, min_side: int, max_side: int) -> Size:
 class ImageBatch:
     """Images as the network sees them.
 
-    images_B3HW   float32, normalised, with zeros to the right of and below what is smaller than the batch
+    images_B3HW   float32, normalised, with zeros to the right of and below what is smaller than the
+                  batch
     sizes         of each image, without that padding
     """
 
@@ -50,7 +57,8 @@ class ImageBatch:
 
 
 class ImageTransform(nn.Module):
-    """Images normalised, resized and padded to a batch: torchvision's numbers at the sizes of `network_size`.
+    """Images normalised, resized and padded to a batch: torchvision's numbers at the sizes of
+    `network_size`.
 
     mean, std   of red, green and blue in 0..1
     """
@@ -58,20 +66,28 @@ class ImageTransform(nn.Module):
     mean_311: torch.Tensor
     std_311: torch.Tensor
 
-    def __init__(self, min_side: int, max_side: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, min_side: int, max_side: int, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
         super().__init__()
         self.min_side, self.max_side = min_side, max_side
-        for name, values in (("mean_311", mean), ("std_311", std)):  # not saved: torchvision's has no such names
+        for name, values in (
+            ("mean_311", mean),
+            ("std_311", std),
+        ):  # not saved: torchvision's has no such names
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     def forward(self, images: Sequence[torch.Tensor]) -> ImageBatch:
         """A batch of float32 [3, H, W], RGB in 0..1, of any sizes."""
         if self.training:
-            # torchvision draws which of one size it takes. The draws of a training after this one stay what they were.
+            # torchvision draws which of one size it takes. The draws of a training after this one
+            # stay what they were.
             torch.empty(len(images)).uniform_()
         resized = [self.resize(self.normalize(image)) for image in images]
         sizes = [(image.shape[-2], image.shape[-1]) for image in resized]
-        height, width = (math.ceil(max(sides) / MULTIPLE) * MULTIPLE for sides in zip(*sizes, strict=True))
+        height, width = (
+            math.ceil(max(sides) / MULTIPLE) * MULTIPLE for sides in zip(*sizes, strict=True)
+        )
         images_B3HW = resized[0].new_zeros((len(resized), 3, height, width))
         for place_3HW, image in zip(images_B3HW, resized, strict=True):
             place_3HW[:, : image.shape[-2], : image.shape[-1]].copy_(image)
@@ -87,7 +103,9 @@ class ImageTransform(nn.Module):
         size = network_size(height, width, self.min_side, self.max_side)
         if size == (height, width):
             return image
-        return functional.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0]
+        return functional.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[
+            0
+        ]
 
 
 def resize_target(target: Target, size: Size) -> Target:

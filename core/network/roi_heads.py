@@ -1,4 +1,5 @@
-"""The heads of Mask R-CNN: classes, boxes and masks of proposals; their losses, and the detections they make.
+"""The heads of Mask R-CNN: classes, boxes and masks of proposals; their losses, and the
+detections they make.
 
 The mask loss samples its targets from label maps, and masks are predicted some at a time.
 """
@@ -54,7 +55,8 @@ class _Samples:
 class MaskBranch(nn.Module):
     """Mask logits, float32 [P, classes + 1, 28, 28], from features [P, C, 14, 14].
 
-    Features in channels-last order take three quarters of the time on a CPU. Logits are float32 under autocast too.
+    Features in channels-last order take three quarters of the time on a CPU. Logits are float32
+    under autocast too.
     """
 
     def __init__(self, head: nn.Module, predictor: nn.Module) -> None:
@@ -72,7 +74,8 @@ class MaskBranch(nn.Module):
 class RoIHeads(nn.Module):
     """The two branches of the heads.
 
-    box_head, box_predictor     pooled features to a vector each, and that to class logits and box offsets
+    box_head, box_predictor     pooled features to a vector each, and that to class logits and box
+                                offsets
     mask_head, mask_predictor   pooled features to deeper ones, and these to mask logits
     """
 
@@ -98,13 +101,16 @@ class RoIHeads(nn.Module):
 
     @property
     def mask_branch(self) -> MaskBranch:
-        """Mask head and predictor as one; not a child, because weights have the names of the two."""
+        """Mask head and predictor as one; not a child, because weights have the names of the
+        two.
+        """
         return MaskBranch(self.mask_head, self.mask_predictor)
 
     def losses(
         self, levels: Levels, proposals: Sequence[torch.Tensor], targets: Sequence[Target]
     ) -> dict[str, torch.Tensor]:
-        """Losses of classes, boxes and masks; the same steps and draws as those of torchvision's heads.
+        """Losses of classes, boxes and masks; the same steps and draws as those of torchvision's
+        heads.
 
         proposals   float32 [K, 4] of each image
         targets     at the size that the network sees
@@ -119,17 +125,26 @@ class RoIHeads(nn.Module):
         }
 
     def detections(
-        self, levels: Levels, proposals: Sequence[torch.Tensor], sizes: Sequence[Size], predict: PredictConfig
+        self,
+        levels: Levels,
+        proposals: Sequence[torch.Tensor],
+        sizes: Sequence[Size],
+        predict: PredictConfig,
     ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Boxes [N, 4], labels [N], scores [N] and masks [N, 28, 28] of each image, best score first.
+        """Boxes [N, 4], labels [N], scores [N] and masks [N, 28, 28] of each image, best score
+        first.
 
-        The mask head sees MASKS_AT_ONCE detections at a time: all at once, 1,500 of them would take gigabytes.
+        The mask head sees MASKS_AT_ONCE detections at a time: all at once, 1,500 of them would take
+        gigabytes.
         """
         logits_KC, offsets_KC4 = self._classified(levels, proposals)
         boxes_KC4 = self.coder.decode(offsets_KC4, torch.cat(list(proposals))[:, None])
         counts = [len(proposals_K4) for proposals_K4 in proposals]
         of_images = zip(
-            torch.split(boxes_KC4, counts), torch.split(logits_KC.softmax(dim=1), counts), sizes, strict=True
+            torch.split(boxes_KC4, counts),
+            torch.split(logits_KC.softmax(dim=1), counts),
+            sizes,
+            strict=True,
         )
         found = []
         for number, (of_boxes, of_scores, size) in enumerate(of_images):
@@ -138,22 +153,31 @@ class RoIHeads(nn.Module):
             masks = [
                 self._mask_probabilities(of_image, boxes_M4, labels_M)
                 for boxes_M4, labels_M in zip(
-                    torch.split(boxes_N4, MASKS_AT_ONCE), torch.split(labels_N, MASKS_AT_ONCE), strict=True
+                    torch.split(boxes_N4, MASKS_AT_ONCE),
+                    torch.split(labels_N, MASKS_AT_ONCE),
+                    strict=True,
                 )
             ]
             found.append((boxes_N4, labels_N, scores_N, torch.cat(masks)))
         return found
 
-    def _classified(self, levels: Levels, boxes: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class logits, float32 [K, C + 1], and offsets for each class, float32 [K, C + 1, 4], of all boxes."""
+    def _classified(
+        self, levels: Levels, boxes: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class logits, float32 [K, C + 1], and offsets for each class, float32 [K, C + 1, 4],
+        of all boxes.
+        """
         logits, offsets = self.box_predictor(self.box_head(self.box_roi_pool(levels, boxes)))
         # Float32 out of autocast: boxes would be decoded in bfloat16.
         return logits.float(), offsets.float().reshape(*logits.shape, 4)
 
-    def _samples(self, proposals: Sequence[torch.Tensor], targets: Sequence[Target]) -> list[_Samples]:
+    def _samples(
+        self, proposals: Sequence[torch.Tensor], targets: Sequence[Target]
+    ) -> list[_Samples]:
         """The proposals and true boxes of each image that are learned."""
         candidates = [
-            torch.cat([boxes_K4, target.boxes_N4]) for boxes_K4, target in zip(proposals, targets, strict=True)
+            torch.cat([boxes_K4, target.boxes_N4])
+            for boxes_K4, target in zip(proposals, targets, strict=True)
         ]
         matched = [
             match_proposals(target.boxes_N4, target.labels_N, boxes_K4)
@@ -181,12 +205,20 @@ class RoIHeads(nn.Module):
         samples: Sequence[_Samples],
         targets: Sequence[Target],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of classes, and of the boxes of the right classes, as torchvision's `fastrcnn_loss`."""
+        """The loss of classes, and of the boxes of the right classes, as torchvision's
+        `fastrcnn_loss`.
+        """
         labels_S = torch.cat([one.labels_S for one in samples])
         starts = itertools.accumulate((len(one.labels_S) for one in samples), initial=0)
-        positive_P = torch.cat([one.positive_P + start for one, start in zip(samples, starts, strict=False)])
-        truths = [target.boxes_N4[one.instances_P] for target, one in zip(targets, samples, strict=True)]
-        wanted_P4 = self.coder.encode(torch.cat(truths), torch.cat([one.positive_boxes_P4 for one in samples]))
+        positive_P = torch.cat(
+            [one.positive_P + start for one, start in zip(samples, starts, strict=False)]
+        )
+        truths = [
+            target.boxes_N4[one.instances_P] for target, one in zip(targets, samples, strict=True)
+        ]
+        wanted_P4 = self.coder.encode(
+            torch.cat(truths), torch.cat([one.positive_boxes_P4 for one in samples])
+        )
         box_loss = functional.smooth_l1_loss(
             offsets_SC4[positive_P, labels_S[positive_P]], wanted_P4, beta=1 / 9, reduction="sum"
         )
@@ -194,23 +226,35 @@ class RoIHeads(nn.Module):
         samples_or_1 = max(len(labels_S), 1)
         return class_loss / samples_or_1, box_loss / samples_or_1
 
-    def _mask_loss(self, levels: Levels, samples: Sequence[_Samples], targets: Sequence[Target]) -> torch.Tensor:
-        """Mean binary cross-entropy over the mask of the right class of each positive proposal; see `mask_loss`."""
+    def _mask_loss(
+        self, levels: Levels, samples: Sequence[_Samples], targets: Sequence[Target]
+    ) -> torch.Tensor:
+        """Mean binary cross-entropy over the mask of the right class of each positive proposal;
+        see `mask_loss`.
+        """
         boxes = [one.positive_boxes_P4 for one in samples]
         instances = [one.instances_P for one in samples]
         with torch.autocast(boxes[0].device.type, enabled=False):
             wanted_P28 = torch.cat(
                 [
                     mask_targets(
-                        target.label_maps_LHW, target.ids_N[chosen_P], target.maps_N[chosen_P], boxes_P4, MASK_SIDE
+                        target.label_maps_LHW,
+                        target.ids_N[chosen_P],
+                        target.maps_N[chosen_P],
+                        boxes_P4,
+                        MASK_SIDE,
                     )
                     for target, chosen_P, boxes_P4 in zip(targets, instances, boxes, strict=True)
                 ]
             )
-        labels_P = torch.cat([target.labels_N[chosen_P] for target, chosen_P in zip(targets, instances, strict=True)])
+        labels_P = torch.cat(
+            [target.labels_N[chosen_P] for target, chosen_P in zip(targets, instances, strict=True)]
+        )
         return mask_loss(self.mask_branch, self.mask_roi_pool(levels, boxes), labels_P, wanted_P28)
 
-    def _mask_probabilities(self, levels: Levels, boxes_M4: torch.Tensor, labels_M: torch.Tensor) -> torch.Tensor:
+    def _mask_probabilities(
+        self, levels: Levels, boxes_M4: torch.Tensor, labels_M: torch.Tensor
+    ) -> torch.Tensor:
         """The masks of detections in one image, float32 [M, 28, 28]."""
         logits_MC28 = self.mask_branch(self.mask_roi_pool(levels, [boxes_M4]))
         rows_M = torch.arange(len(labels_M), device=labels_M.device)
@@ -221,7 +265,9 @@ class RoIHeads(nn.Module):
 def _best(
     boxes_KC4: torch.Tensor, scores_KC: torch.Tensor, size: Size, predict: PredictConfig
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Boxes [N, 4], labels [N] and scores [N] of an image: each class of each proposal, suppressed class by class."""
+    """Boxes [N, 4], labels [N] and scores [N] of an image: each class of each proposal,
+    suppressed class by class.
+    """
     labels_KC = torch.arange(scores_KC.shape[1], device=scores_KC.device).expand_as(scores_KC)
     boxes_J4 = clip_boxes_to_image(boxes_KC4, size)[:, 1:].reshape(-1, 4)  # 0 is background
     scores_J, labels_J = scores_KC[:, 1:].reshape(-1), labels_KC[:, 1:].reshape(-1)

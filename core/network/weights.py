@@ -2,20 +2,24 @@
 
 `model.weights` names the file:
 
-    coco       torchvision's Mask R-CNN of the same detector, trained on COCO; exists for resnet50 only
+    coco       torchvision's Mask R-CNN of the same detector, trained on COCO; exists for resnet50
+               only
     imagenet   torchvision's ResNet, trained on ImageNet, recipe IMAGENET1K_V1
     auto       coco for resnet50, imagenet for the other backbones
     none       no file
     a path     .pth or .pt (a state dict; nothing else is unpickled) or .safetensors
 
-IMAGENET1K_V1 for both detectors: it exists for all five backbones and was one recipe, so that a comparison of backbones
-compares backbones; the stronger IMAGENET1K_V2 exists for three of them (name its file to use it).
+IMAGENET1K_V1 for both detectors: it exists for all five backbones and was one recipe, so that a
+comparison of backbones compares backbones; the stronger IMAGENET1K_V2 exists for three of them
+(name its file to use it).
 
-The files of coco and imagenet are looked for in the folder given, in the folder that the environment variable
-CELL_TUNE_WEIGHTS names, in ./weights and in torch.hub's checkpoints, and at last downloaded into the latter.
+The files of coco and imagenet are looked for in the folder given, in the folder that the
+environment variable CELL_TUNE_WEIGHTS names, in ./weights and in torch.hub's checkpoints, and at
+last downloaded into the latter.
 
-Beside any of these files a `WEIGHTS.json` may say that the network strode in the first 1x1 convolution of a bottleneck
-(Keras and the original ResNet do, torchvision does not). It speaks of all files in its folder, or of each by name:
+Beside any of these files a `WEIGHTS.json` may say that the network strode in the first 1x1
+convolution of a bottleneck (Keras and the original ResNet do, torchvision does not). It speaks of
+all files in its folder, or of each by name:
 
     {"stride_in_1x1": true}          {"resnet50.pth": {"stride_in_1x1": true}}
 """
@@ -55,16 +59,20 @@ SUFFIXES = (".pth", ".pt", ".safetensors")
 """Suffixes of a file of weights."""
 
 CONNECT_SECONDS = 10.0
-"""A download that hears nothing for so long has failed: without a network the user waits seconds, not minutes."""
+"""A download that hears nothing for so long has failed: without a network the user waits seconds,
+not minutes."""
 
 ABANDONED_SECONDS = 3600.0
-"""A download that nothing was added to for this time, in seconds, belongs to a process that is dead."""
+"""A download that nothing was added to for this time, in seconds, belongs to a process that is
+dead."""
 
 NORM_EPS = 1e-5
-"""The number that batch norm adds to the variance: torch's default, with which all other files were trained."""
+"""The number that batch norm adds to the variance: torch's default, with which all other files were
+trained."""
 
 FILE_WITHOUT_EPSILON = "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
-"""Trained when torchvision's frozen batch norm still divided by sqrt(variance) alone; torchvision sets eps 0 for it."""
+"""Trained when torchvision's frozen batch norm still divided by sqrt(variance) alone; torchvision
+sets eps 0 for it."""
 
 
 @dataclass(frozen=True)
@@ -85,12 +93,16 @@ class Source:
 
     @property
     def sha256(self) -> str:
-        """The first digits of its SHA-256, hexadecimal, which its name promises; empty where it promises none."""
+        """The first digits of its SHA-256, hexadecimal, which its name promises; empty where it
+        promises none.
+        """
         promised = re.search(r"-([0-9a-f]{8,})\.", self.name)
         return promised[1] if promised else ""
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.size:.0f} MiB, SHA-256 begins with {self.sha256}, from {self.url})"
+        return (
+            f"{self.name} ({self.size:.0f} MiB, SHA-256 begins with {self.sha256}, from {self.url})"
+        )
 
 
 @dataclass(frozen=True)
@@ -115,9 +127,10 @@ class BaseWeights:
 
     name           the file's name
     sha256         of the file, hexadecimal
-    stride_in_1x1  whether a bottleneck of the network that learned them strides in its first 1x1 convolution
-    tensors        by torchvision's names, of a ResNet or of a whole Mask R-CNN: float32, num_batches_tracked int64. Ray
-                   hands them out read-only
+    stride_in_1x1  whether a bottleneck of the network that learned them strides in its first 1x1
+                   convolution
+    tensors        by torchvision's names, of a ResNet or of a whole Mask R-CNN: float32,
+                   num_batches_tracked int64. Ray hands them out read-only
     norm_eps       added to the variance by frozen batch norm
     """
 
@@ -133,8 +146,12 @@ class BaseWeights:
         return _is_mask_rcnn(self.tensors)
 
 
-def find(config: ModelConfig, folder: Path | None = None, *, download: bool = True) -> WeightsFile | None:
-    """The file that `config.weights` asks for; None for none. Decodes nothing, but downloads what is nowhere.
+def find(
+    config: ModelConfig, folder: Path | None = None, *, download: bool = True
+) -> WeightsFile | None:
+    """The file that `config.weights` asks for; None for none.
+
+    Decodes nothing, but downloads what is nowhere.
 
     Without `download` a file that is nowhere is named by the path that it would be downloaded to.
 
@@ -143,16 +160,18 @@ def find(config: ModelConfig, folder: Path | None = None, *, download: bool = Tr
     if config.weights == "none":
         return None
     kind = _kind(config)
-    path, missing = (_given(config.weights), None) if kind == "file" else _known(config, kind, folder)
+    path, missing = (
+        (_given(config.weights), None) if kind == "file" else _known(config, kind, folder)
+    )
     if missing is not None and download:
         fetch([missing], folder)
         missing = None
     stride_in_1x1 = _declared_stride(path)
     if stride_in_1x1 and not BACKBONES[config.backbone].bottleneck:
         raise WeightsError(
-            f"{path.parent / 'WEIGHTS.json'} declares stride_in_1x1 for {path.name}, which is a matter of bottleneck "
-            f"blocks ({', '.join(WITH_BOTTLENECKS)}), and model.backbone is {config.backbone}; "
-            "declare it for the file that it is true of, by name"
+            f"{path.parent / 'WEIGHTS.json'} declares stride_in_1x1 for {path.name}, which is a"
+            f" matter of bottleneck blocks ({', '.join(WITH_BOTTLENECKS)}), and model.backbone is"
+            f" {config.backbone}; declare it for the file that it is true of, by name"
         )
     return WeightsFile(path, kind, stride_in_1x1, missing)
 
@@ -160,27 +179,33 @@ def find(config: ModelConfig, folder: Path | None = None, *, download: bool = Tr
 def read(file: WeightsFile) -> BaseWeights:
     """Decode a file of weights. Half precision becomes float32.
 
-    Raises WeightsError for a file that is torn, holds anything but a state dict of finite tensors, or is of neither a
-    ResNet nor a Mask R-CNN.
+    Raises WeightsError for a file that is torn, holds anything but a state dict of finite tensors,
+    or is of neither a ResNet nor a Mask R-CNN.
     """
     try:
         data = file.path.read_bytes()
     except OSError as error:
-        raise WeightsError(f"{file.path} cannot be read ({error.strerror}); see to it, or name another file") from None
+        raise WeightsError(
+            f"{file.path} cannot be read ({error.strerror}); see to it, or name another file"
+        ) from None
     tensors: dict[str, NDArray[Any]] = {}
     for name, value in _state_dict(file.path, data).items():
         if not isinstance(value, torch.Tensor):
             raise WeightsError(
-                f"{file.path} must be a state dict, names and tensors, and its '{name}' is a {type(value).__name__}"
+                f"{file.path} must be a state dict, names and tensors, and its '{name}' is a"
+                f" {type(value).__name__}"
             )
         value = value.to(torch.float32 if value.is_floating_point() else torch.int64)
         if not torch.isfinite(value).all():
-            raise WeightsError(f"{file.path} must hold finite numbers, and its '{name}' does not; name another file")
+            raise WeightsError(
+                f"{file.path} must hold finite numbers, and its '{name}' does not; name another"
+                " file"
+            )
         tensors[name] = value.contiguous().numpy()
     if not (_is_mask_rcnn(tensors) or _is_resnet(tensors)):
         raise WeightsError(
-            f"{file.path} must hold a ResNet or a Mask R-CNN by torchvision's names, and its tensors are "
-            f"{first_names(tensors)}"
+            f"{file.path} must hold a ResNet or a Mask R-CNN by torchvision's names, and its"
+            f" tensors are {first_names(tensors)}"
         )
     return BaseWeights(
         name=file.path.name,
@@ -219,8 +244,8 @@ def _given(name: str) -> Path:
         return path
     state = "is no such file" if path.is_file() else "is not there"
     raise WeightsError(
-        f"model.weights must be auto, coco, imagenet, none, or the path of a {', '.join(SUFFIXES)} file, "
-        f"and '{name}' {state}"
+        f"model.weights must be auto, coco, imagenet, none, or the path of a {', '.join(SUFFIXES)}"
+        f" file, and '{name}' {state}"
     )
 
 
@@ -229,8 +254,9 @@ def fetch(missing: Iterable[Source], folder: Path | None = None) -> None:
 
     folder   a first place to look in, as in `find`
 
-    Raises WeightsError for the first that cannot be had: without a network none can, so the sentence names all that are
-    still missing, each with its address, size and checksum, and where to put them.
+    Raises WeightsError for the first that cannot be had: without a network none can, so the
+    sentence names all that are still missing, each with its address, size and checksum, and where
+    to put them.
     """
     wanted = list(dict.fromkeys(missing))
     for place, source in enumerate(wanted):
@@ -245,23 +271,29 @@ def fetch(missing: Iterable[Source], folder: Path | None = None) -> None:
                 else f"{len(still)} files of pretrained weights are"
             )
             raise WeightsError(
-                f"{what} in none of {', '.join(map(str, places))} and could not be downloaded "
-                f"({getattr(error, 'reason', error)}): {listed([str(one) for one in still])}; put "
-                f"{'it' if len(still) == 1 else 'each'} into {places[0]}, or set model.weights to none or to the path "
-                "of another file"
+                f"{what} in none of {', '.join(map(str, places))} and could not be downloaded"
+                f" ({getattr(error, 'reason', error)}): {listed([str(one) for one in still])}; put"
+                f" {'it' if len(still) == 1 else 'each'} into {places[0]}, or set model.weights to"
+                " none or to the path of another file"
             ) from None
 
 
 def _places(folder: Path | None) -> list[Path]:
-    """Folders in which files of torchvision's are looked for; the last is the one they are downloaded to."""
+    """Folders in which files of torchvision's are looked for; the last is the one they are
+    downloaded to.
+    """
     variable = os.environ.get(FOLDER_VARIABLE)
     hub = Path(torch.hub.get_dir()) / "checkpoints"
     return [place for place in (folder, variable and Path(variable), Path("weights"), hub) if place]
 
 
 def _known(config: ModelConfig, kind: str, folder: Path | None) -> tuple[Path, Source | None]:
-    """The file of torchvision's weights, the first one found; else where it is to be, and where it comes from."""
-    of = get_model_weights(f"maskrcnn_{config.backbone}_{config.detector}" if kind == "coco" else config.backbone)
+    """The file of torchvision's weights, the first one found; else where it is to be, and where
+    it comes from.
+    """
+    of = get_model_weights(
+        f"maskrcnn_{config.backbone}_{config.detector}" if kind == "coco" else config.backbone
+    )
     weights = of.COCO_V1 if kind == "coco" else of.IMAGENET1K_V1
     source = Source(weights.url, float(weights.meta["_file_size"]))
     places = _places(folder)
@@ -272,8 +304,8 @@ def _known(config: ModelConfig, kind: str, folder: Path | None) -> tuple[Path, S
 def _download(source: Source, folder: Path) -> Path:
     """Fetch a file into `folder`, whole and with the SHA-256 that its name promises, or not at all.
 
-    What downloads left that were killed goes, once nothing was added to it for an hour. Raises OSError, RuntimeError or
-    HTTPException.
+    What downloads left that were killed goes, once nothing was added to it for an hour. Raises
+    OSError, RuntimeError or HTTPException.
     """
     path = folder / source.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -284,7 +316,9 @@ def _download(source: Source, folder: Path) -> Path:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_SECONDS)  # torch.hub takes none
     try:
-        torch.hub.download_url_to_file(source.url, str(path), source.sha256 or None, progress=sys.stderr.isatty())
+        torch.hub.download_url_to_file(
+            source.url, str(path), source.sha256 or None, progress=sys.stderr.isatty()
+        )
     finally:
         socket.setdefaulttimeout(before)
     return path
@@ -298,20 +332,28 @@ def _declared_stride(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{place} must be JSON, and is not ({error}); mend or remove it") from None
+        raise WeightsError(
+            f"{place} must be JSON, and is not ({error}); mend or remove it"
+        ) from None
     of_all = not isinstance(content, dict) or "stride_in_1x1" in content
     entries = {path.name: content} if of_all else content
     for name, entry in entries.items():
-        if not isinstance(entry, dict) or [*entry] != ["stride_in_1x1"] or not isinstance(entry["stride_in_1x1"], bool):
+        if (
+            not isinstance(entry, dict)
+            or [*entry] != ["stride_in_1x1"]
+            or not isinstance(entry["stride_in_1x1"], bool)
+        ):
             raise WeightsError(
-                f'{place} must be {{"stride_in_1x1": true}} (or false), or hold that for each file by name, '
-                f"and says {json.dumps(entry)} of {name}"
+                f'{place} must be {{"stride_in_1x1": true}} (or false), or hold that for each file'
+                f" by name, and says {json.dumps(entry)} of {name}"
             )
     return path.name in entries and bool(entries[path.name]["stride_in_1x1"])
 
 
 def _state_dict(path: Path, data: bytes) -> Mapping[str, Any]:
-    """The state dict in a file's bytes; also one level down, where training scripts put it beside an optimizer's."""
+    """The state dict in a file's bytes; also one level down, where training scripts put it
+    beside an optimizer's.
+    """
     try:
         if path.suffix == ".safetensors":
             content: Any = safetensors.torch.load(data)
@@ -321,12 +363,18 @@ def _state_dict(path: Path, data: bytes) -> Mapping[str, Any]:
                 content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"{path} is torn, or holds more than tensors ({reason}); fetch it again") from None
+        raise WeightsError(
+            f"{path} is torn, or holds more than tensors ({reason}); fetch it again"
+        ) from None
     except safetensors.SafetensorError as error:
-        raise WeightsError(f"{path} is torn, or is no safetensors file ({error}); fetch it again") from None
+        raise WeightsError(
+            f"{path} is torn, or is no safetensors file ({error}); fetch it again"
+        ) from None
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not (isinstance(content, dict) and all(isinstance(name, str) for name in content)):
-        raise WeightsError(f"{path} must be a state dict, names and tensors, and is a {type(content).__name__}")
+        raise WeightsError(
+            f"{path} must be a state dict, names and tensors, and is a {type(content).__name__}"
+        )
     return content

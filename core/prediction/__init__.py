@@ -1,4 +1,5 @@
-"""From a trained network to detections: views and tiles merged, a model as a folder, submissions, pictures.
+"""From a trained network to detections: views and tiles merged, a model as a folder,
+submissions, pictures.
 
 advice.py         notes on settings that do not suit a data set: caps, groups
 choice.py         settings of prediction, tried on a trained model

@@ -1,4 +1,6 @@
-"""Notes on settings that do not suit a data set: caps that leave instances out, names that show groups of images."""
+"""Notes on settings that do not suit a data set: caps that leave instances out, names that show
+groups of images.
+"""
 
 from collections.abc import Iterator
 
@@ -14,8 +16,12 @@ MOST = 0.5
 """Fraction of images without instances from which a note asks whether they were annotated."""
 
 
-def advice(dataset: Dataset, data: DataConfig, predict: PredictConfig, metric: MetricConfig) -> Iterator[str]:
-    """Notes, a sentence each; `predict` has the largest cap and the smallest tiles that are to be tried."""
+def advice(
+    dataset: Dataset, data: DataConfig, predict: PredictConfig, metric: MetricConfig
+) -> Iterator[str]:
+    """Notes, a sentence each; `predict` has the largest cap and the smallest tiles that are to
+    be tried.
+    """
     yield from _empty(dataset)
     yield from _predicted(dataset, data, predict)
     yield from _counted(dataset, metric)
@@ -31,16 +37,20 @@ def _empty(dataset: Dataset) -> Iterator[str]:
     names = [sample.name for sample in dataset.samples if sample.crowd_N.all()]
     if MOST * len(dataset.samples) <= len(names) < len(dataset.samples):
         yield (
-            f"{len(names):,} of {many(len(dataset.samples), 'image')} hold no instance and train as background: "
-            f"{examples_of(names)}; take out those that nobody annotated yet"
+            f"{len(names):,} of {many(len(dataset.samples), 'image')} hold no instance and train as"
+            f" background: {examples_of(names)}; take out those that nobody annotated yet"
         )
 
 
 def _predicted(dataset: Dataset, data: DataConfig, predict: PredictConfig) -> Iterator[str]:
-    """A note on images with more instances than the detections that `predict.max_detections` keeps."""
+    """A note on images with more instances than the detections that `predict.max_detections`
+    keeps.
+    """
     counts_I = dataset.instance_counts().sum(axis=1)
     side = predict.tile or data.crop
-    caps_I = predict.max_detections * np.array([len(tiles(*sample.size, side)) for sample in dataset.samples])
+    caps_I = predict.max_detections * np.array(
+        [len(tiles(*sample.size, side)) for sample in dataset.samples]
+    )
     over = np.flatnonzero(counts_I > caps_I)
     if len(over):
         lost, all_of = int((counts_I - caps_I)[over].sum()), many(int(counts_I.sum()), "instance")
@@ -51,16 +61,22 @@ def _predicted(dataset: Dataset, data: DataConfig, predict: PredictConfig) -> It
             else "smaller tiles (predict.tile) hold as many each"
         )
         yield (
-            f"{many(len(over), 'image')} with more instances than are predicted in one (predict.max_detections "
-            f"{predict.max_detections}{' a tile' * bool(side)}), so that {lost:,} of {all_of} "
-            f"can never be found: {examples_of([dataset.samples[index].name for index in over])}; "
-            f"{way_out}"
+            f"{many(len(over), 'image')} with more instances than are predicted in one"
+            f" (predict.max_detections {predict.max_detections}{' a tile' * bool(side)}), so that"
+            f" {lost:,} of {all_of} can never be found:"
+            f" {examples_of([dataset.samples[index].name for index in over])}; {way_out}"
         )
 
 
 def _round_up(count: int) -> int:
-    """A tenth more than a count, rounded up to hundreds, and at most the setting's largest value."""
-    most = next(entry.le for entry in PredictConfig.model_fields["max_detections"].metadata if hasattr(entry, "le"))
+    """A tenth more than a count, rounded up to hundreds, and at most the setting's largest
+    value.
+    """
+    most = next(
+        entry.le
+        for entry in PredictConfig.model_fields["max_detections"].metadata
+        if hasattr(entry, "le")
+    )
     return int(min(most, -(-count * 11 // 1000) * 100))
 
 
@@ -73,8 +89,9 @@ def _counted(dataset: Dataset, metric: MetricConfig) -> Iterator[str]:
     ]
     if over:
         yield (
-            f"{many(len(over), 'image')} with more than {cap} instances of a class, where COCO's AP50 counts {cap} "
-            f"detections of a class an image (metric.max_dets): {examples_of(over)}"
+            f"{many(len(over), 'image')} with more than {cap} instances of a class, where COCO's"
+            f" AP50 counts {cap} detections of a class an image (metric.max_dets):"
+            f" {examples_of(over)}"
         )
 
 
@@ -83,8 +100,9 @@ def _together(dataset: Dataset) -> Iterator[str]:
     found = None if copies(names) else parts(names)
     if found is not None:
         yield (
-            f"{many(sum(map(len, found.groups)), 'image')} look by their names like parts of "
-            f"{many(len(found.groups), 'slide, patient or series', 'slides, patients or series')} "
-            f"({examples_of(found.groups[0])}); if they are, `--set 'data.group_pattern={found.pattern}'` keeps those "
-            "of one together, or the validation score is too good"
+            f"{many(sum(map(len, found.groups)), 'image')} look by their names like parts of"
+            f" {many(len(found.groups), 'slide, patient or series', 'slides, patients or series')}"
+            f" ({examples_of(found.groups[0])}); if they are, `--set"
+            f" 'data.group_pattern={found.pattern}'` keeps those of one together, or the validation"
+            " score is too good"
         )

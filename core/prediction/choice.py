@@ -1,4 +1,6 @@
-"""The choice of `predict` settings for a trained model, by predicting again, never by training again."""
+"""The choice of `predict` settings for a trained model, by predicting again, never by training
+again.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,11 +41,13 @@ def evaluate(
     candidates: Sequence[PredictConfig],
     progress: Callable[[float], object] = float,
 ) -> list[Evaluated]:
-    """Score a model on samples with each of the candidates, which are distinct; returns the scores in their order.
+    """Score a model on samples with each of the candidates, which are distinct; returns the
+    scores in their order.
 
-    The network runs once on each tile of each image, and once more where a candidate has flips, another tile or another
-    `nms_iou`; candidates with another score threshold or cap are taken from the same detections. `progress` is called
-    after each image with the fraction that is done. The model keeps its own settings.
+    The network runs once on each tile of each image, and once more where a candidate has flips,
+    another tile or another `nms_iou`; candidates with another score threshold or cap are taken from
+    the same detections. `progress` is called after each image with the fraction that is done. The
+    model keeps its own settings.
     """
     groups: dict[tuple[int, float], list[PredictConfig]] = {}
     for candidate in candidates:

@@ -1,4 +1,6 @@
-"""From a model and an image of any size to its detections: mirrored views and overlapping tiles, merged once."""
+"""From a model and an image of any size to its detections: mirrored views and overlapping tiles,
+merged once.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -30,22 +32,29 @@ class View:
     mirrored: Detections | None
 
 
-def predict(model: Detector, image: NDArray[np.uint8], config: PredictConfig, tile: int = 0) -> Detections:
+def predict(
+    model: Detector, image: NDArray[np.uint8], config: PredictConfig, tile: int = 0
+) -> Detections:
     """The detections of a model, in evaluation mode, in an image.
 
     image   uint8 [H, W, 3], RGB
     config  the one the model predicts with
-    tile    side of the tiles in pixels where `config.tile` is 0, such as `data.crop`; 0 for the whole image
+    tile    side of the tiles in pixels where `config.tile` is 0, such as `data.crop`; 0 for the
+            whole image
 
-    An image no larger than a tile is one tile. Each tile keeps its best `config.max_detections` detections, and
-    `full_tiles` of the result counts the tiles that reached this cap. Only crops of masks are kept, and one tile at a
-    time is on the device.
+    An image no larger than a tile is one tile. Each tile keeps its best `config.max_detections`
+    detections, and `full_tiles` of the result counts the tiles that reached this cap. Only crops of
+    masks are kept, and one tile at a time is on the device.
     """
     return combine(look(model, image, config, tile), config, *image.shape[:2])
 
 
-def look(model: Detector, image: NDArray[np.uint8], config: PredictConfig, tile: int = 0) -> list[View]:
-    """The network's part of `predict`: its detections in each tile, and with `config.flips` in each mirrored tile."""
+def look(
+    model: Detector, image: NDArray[np.uint8], config: PredictConfig, tile: int = 0
+) -> list[View]:
+    """The network's part of `predict`: its detections in each tile, and with `config.flips` in
+    each mirrored tile.
+    """
     own = model.predict
     assert (own.score_threshold, own.nms_iou, own.max_detections) == (
         config.score_threshold,
@@ -56,7 +65,9 @@ def look(model: Detector, image: NDArray[np.uint8], config: PredictConfig, tile:
     views = []
     for window in tiles(height, width, config.tile or tile):
         pixels = image[window.y0 : window.y1, window.x0 : window.x1]
-        mirrored = _mirror(_detect(model, pixels[:, ::-1]), pixels.shape[1]) if config.flips else None
+        mirrored = (
+            _mirror(_detect(model, pixels[:, ::-1]), pixels.shape[1]) if config.flips else None
+        )
         views.append(View(window, _detect(model, pixels), mirrored))
     return views
 
@@ -64,20 +75,27 @@ def look(model: Detector, image: NDArray[np.uint8], config: PredictConfig, tile:
 def combine(views: Sequence[View], config: PredictConfig, height: int, width: int) -> Detections:
     """The rest of `predict`: the detections in a `height` x `width` image, from those in its tiles.
 
-    `config` may be stricter than the one `look` had: a higher `score_threshold`, a lower `max_detections`, no `flips`.
-    The network need not run again: suppression goes from the best score down, so a detection that is dropped here had
-    not suppressed any other.
+    `config` may be stricter than the one `look` had: a higher `score_threshold`, a lower
+    `max_detections`, no `flips`. The network need not run again: suppression goes from the best
+    score down, so a detection that is dropped here had not suppressed any other.
     """
     found = [_in_window(view, config) for view in views]
     if len(views) == 1:
         return found[0]
     merged = merge_tiles([view.window for view in views], found, height, width)
-    return replace(suppress(merged, config.nms_iou), full_tiles=sum(one.full_tiles for one in found))
+    return replace(
+        suppress(merged, config.nms_iou), full_tiles=sum(one.full_tiles for one in found)
+    )
 
 
 def suppress(detections: Detections, iou: float, most: int | None = None) -> Detections:
-    """Non-maximum suppression of boxes, each class by itself; then the best `most` detections, or all."""
-    boxes_N4, scores_N = torch.from_numpy(detections.boxes_N4), torch.from_numpy(detections.scores_N)
+    """Non-maximum suppression of boxes, each class by itself; then the best `most` detections,
+    or all.
+    """
+    boxes_N4, scores_N = (
+        torch.from_numpy(detections.boxes_N4),
+        torch.from_numpy(detections.scores_N),
+    )
     kept = [np.empty(0, np.int64)]
     for label in np.unique(detections.labels_N):
         (members,) = np.nonzero(detections.labels_N == label)
@@ -87,7 +105,8 @@ def suppress(detections: Detections, iou: float, most: int | None = None) -> Det
 
 
 def about_full_tiles(found: Sequence[int], most: int, setting: str) -> str | None:
-    """A sentence that says in how many images the cap was reached, and the way out; None if in none.
+    """A sentence that says in how many images the cap was reached, and the way out; None if in
+    none.
 
     found     `Detections.full_tiles` of each image
     most      `predict.max_detections`
@@ -99,10 +118,12 @@ def about_full_tiles(found: Sequence[int], most: int, setting: str) -> str | Non
     where = f"In {images:,} of {many(len(found), 'image')}"
     if sum(found) > images:
         where += f", {many(sum(found), 'tile')} of them,"
-    way_out = f"raise {setting}" if most < MOST_DETECTIONS else "make the tiles smaller (predict.tile)"
+    way_out = (
+        f"raise {setting}" if most < MOST_DETECTIONS else "make the tiles smaller (predict.tile)"
+    )
     return (
-        f"{where} as many instances were found as predict.max_detections keeps of a tile ({most:,}), so more may be "
-        f"there; to keep them {way_out}"
+        f"{where} as many instances were found as predict.max_detections keeps of a tile"
+        f" ({most:,}), so more may be there; to keep them {way_out}"
     )
 
 
@@ -117,7 +138,9 @@ def _in_window(view: View, config: PredictConfig) -> Detections:
         is_full = max(is_full, mirrored.full_tiles, int(len(found) == config.max_detections))
     window = view.window
     corner = np.array([window.x0, window.y0] * 2, np.float32)
-    crops = tuple(MaskCrop(crop.y0 + window.y0, crop.x0 + window.x0, crop.pixels) for crop in found.masks)
+    crops = tuple(
+        MaskCrop(crop.y0 + window.y0, crop.x0 + window.x0, crop.pixels) for crop in found.masks
+    )
     return Detections(found.boxes_N4 + corner, found.labels_N, found.scores_N, crops, is_full)
 
 
@@ -168,6 +191,7 @@ def _mirror(detections: Detections, width: int) -> Detections:
     boxes_N4 = detections.boxes_N4[:, [2, 1, 0, 3]].copy()
     boxes_N4[:, [0, 2]] = width - boxes_N4[:, [0, 2]]
     crops = tuple(
-        MaskCrop(crop.y0, width - crop.x0 - crop.pixels.shape[1], crop.pixels[:, ::-1]) for crop in detections.masks
+        MaskCrop(crop.y0, width - crop.x0 - crop.pixels.shape[1], crop.pixels[:, ::-1])
+        for crop in detections.masks
     )
     return Detections(boxes_N4, detections.labels_N, detections.scores_N, crops)

@@ -1,8 +1,10 @@
-"""Pictures of instances: image | ground truth where there is any | predictions, with titles and a legend.
+"""Pictures of instances: image | ground truth where there is any | predictions, with titles and
+a legend.
 
-An instance has the colour of its class in one of `SHADES` shades, another than its neighbours of that class have. Fill
-is translucent and outline one screen pixel wide, so that the tissue stays visible. Instances are painted one by one,
-each inside its own window: the work is proportional to boxes and panels.
+An instance has the colour of its class in one of `SHADES` shades, another than its neighbours of
+that class have. Fill is translucent and outline one screen pixel wide, so that the tissue stays
+visible. Instances are painted one by one, each inside its own window: the work is proportional to
+boxes and panels.
 """
 
 import io
@@ -22,7 +24,8 @@ from core.labels import label_maps as masks
 from core.sample import Detections, MaskCrop, Sample
 
 ENLARGE_TO = 480
-"""Pixels; an image with shorter sides than this is enlarged by the smallest whole factor that brings it there."""
+"""Pixels; an image with shorter sides than this is enlarged by the smallest whole factor that
+brings it there."""
 
 HUES = np.array(
     [
@@ -36,22 +39,25 @@ HUES = np.array(
     ],
     np.uint8,
 )
-"""The seven colours of M. Okabe and K. Ito, "Color Universal Design" (2008, jfly.uni-koeln.de/color), which people with
-any kind of colour vision tell apart. Those that stand out most from pink and purple tissue come first."""
+"""The seven colours of M. Okabe and K. Ito, "Color Universal Design" (2008,
+jfly.uni-koeln.de/color), which people with any kind of colour vision tell apart. Those that stand
+out most from pink and purple tissue come first."""
 
 STEPS = (0.0, 1.0, -1.0, 0.5, -0.5)
 """The shades: the fraction of a colour's reach towards white (up to 1) or black (down to -1)."""
 SHADES = len(STEPS)
 REACH = 0.42
-"""Reach of the shades, as a fraction of the distance to the nearest other class's colour. Below one half, no shade is
-nearer to another class's colour than to its own."""
+"""Reach of the shades, as a fraction of the distance to the nearest other class's colour. Below one
+half, no shade is nearer to another class's colour than to its own."""
 PALEST = 0.25
-"""... and at most this fraction of the way to white or black: a shade keeps three quarters of its colour."""
+"""... and at most this fraction of the way to white or black: a shade keeps three quarters of its
+colour."""
 
 CROWD = np.full((1, SHADES, 3), 128, np.uint8)
 """Crowd regions are of class number 0 here, and of one grey."""
 FILL = 128
-"""Opacity of a fill, of 256. Beneath it the tissue is grey: yellow over purple nuclei would look grey, not yellow."""
+"""Opacity of a fill, of 256. Beneath it the tissue is grey: yellow over purple nuclei would look
+grey, not yellow."""
 NEIGHBOURHOOD = 12
 """Screen pixels around an instance's window in which others count as its neighbours."""
 
@@ -59,7 +65,13 @@ WHITE = (255, 255, 255)
 INK = (40, 40, 40)
 NARROWEST_COLUMN = 200
 """Screen pixels; a panel narrower than this still has room for its title."""
-FALLBACK_FONTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc", "arial.ttf")
+FALLBACK_FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "Arial Unicode.ttf",
+    "msyh.ttc",
+    "arial.ttf",
+)
 """Tried, where the machine has them, for names with characters that Pillow's own font lacks."""
 
 
@@ -81,7 +93,9 @@ class _Panel:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A line of the legend: its colours from left to right, uint8 [k, 3], its text and the font that can draw it."""
+    """A line of the legend: its colours from left to right, uint8 [k, 3], its text and the font
+    that can draw it.
+    """
 
     colours: NDArray[np.uint8]
     text: str
@@ -96,17 +110,20 @@ def draw(
     max_side: int = 1000,
     min_score: float = 0.5,
 ) -> NDArray[np.uint8]:
-    """Put an image, its ground truth where there is any, and its predictions side by side: uint8 [h, w, 3].
+    """Put an image, its ground truth where there is any, and its predictions side by side: uint8
+    [h, w, 3].
 
     image      uint8 [H, W, 3]
-    predicted  drawn are those that score `min_score` or more, the best on top; their number is in the title
+    predicted  drawn are those that score `min_score` or more, the best on top; their number is in
+               the title
     classes    class number c is classes[c - 1]; the legend names those that are drawn
     truth      the same image, annotated; crowd regions are grey and not counted
-    max_side   longest side of a panel in screen pixels. Larger images shrink, small ones grow by a whole factor
+    max_side   longest side of a panel in screen pixels. Larger images shrink, small ones grow by a
+               whole factor
 
-    Every mask is painted as one pixel at least, however much the image shrinks. Nothing that is passed in changes. The
-    same arguments give the same picture, except that names which Pillow's own font cannot write look as the fonts of
-    the machine make them.
+    Every mask is painted as one pixel at least, however much the image shrinks. Nothing that is
+    passed in changes. The same arguments give the same picture, except that names which Pillow's
+    own font cannot write look as the fonts of the machine make them.
     """
     size = panel_size(image.shape[0], image.shape[1], max_side)
     colours = np.concatenate([CROWD, palette(len(classes))])
@@ -145,11 +162,12 @@ def panel_size(height: int, width: int, max_side: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=8)
 def palette(count: int) -> NDArray[np.uint8]:
-    """The colours of `count` classes: uint8 [count, SHADES, 3], read-only; shade 0 is the class's own colour.
+    """The colours of `count` classes: uint8 [count, SHADES, 3], read-only; shade 0 is the
+    class's own colour.
 
-    The first seven classes have those of `HUES`, each further one the colour that is farthest from all before it, so
-    that a class keeps its colour when others are added. After about 2,500 classes colours repeat. Every shade is nearer
-    to the colour of its class than to that of any other.
+    The first seven classes have those of `HUES`, each further one the colour that is farthest from
+    all before it, so that a class keeps its colour when others are added. After about 2,500 classes
+    colours repeat. Every shade is nearer to the colour of its class than to that of any other.
     """
     labs = _class_colours(count)
     shades = np.zeros((count, SHADES, 3), np.uint8)
@@ -168,7 +186,9 @@ def _class_colours(count: int) -> NDArray[np.float64]:
     """Float64 [count, 3], Oklab."""
     chosen = _to_lab(HUES)[:count]
     grid = np.arange(0, 256, 17, dtype=np.uint8)
-    candidates = _to_lab(np.stack(np.meshgrid(grid, grid, grid, indexing="ij"), axis=-1).reshape(-1, 3))
+    candidates = _to_lab(
+        np.stack(np.meshgrid(grid, grid, grid, indexing="ij"), axis=-1).reshape(-1, 3)
+    )
     chroma = np.linalg.norm(candidates[:, 1:], axis=1)
     candidates = candidates[(candidates[:, 0] > 0.5) & (candidates[:, 0] < 0.93) & (chroma > 0.1)]
     distances = np.full(len(candidates), np.inf)
@@ -181,7 +201,8 @@ def _class_colours(count: int) -> NDArray[np.float64]:
     return np.array(colours).reshape(-1, 3)
 
 
-# Oklab, B. Ottosson 2020, "A perceptual color space for image processing": distances are about as large as they look.
+# Oklab, B. Ottosson 2020, "A perceptual color space for image processing": distances are about as
+# large as they look.
 _TO_CONES = np.array(
     [
         [0.4122214708, 0.5363325363, 0.0514459929],
@@ -207,7 +228,9 @@ def _to_lab(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _to_rgb(lab: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """The nearest sRGB, uint8 [..., 3], of Oklab, float64 [..., 3]; channels outside sRGB are clipped."""
+    """The nearest sRGB, uint8 [..., 3], of Oklab, float64 [..., 3]; channels outside sRGB are
+    clipped.
+    """
     linear = np.clip((lab @ np.linalg.inv(_TO_LAB).T) ** 3 @ np.linalg.inv(_TO_CONES).T, 0, 1)
     encoded = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
     rgb: NDArray[np.uint8] = np.rint(encoded * 255).astype(np.uint8)
@@ -215,12 +238,17 @@ def _to_rgb(lab: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def _annotated(truth: Sample) -> list[_Instance]:
-    """The instances of an annotated image in painting order: crowd regions first, then large before small."""
+    """The instances of an annotated image in painting order: crowd regions first, then large
+    before small.
+    """
     found = masks.find_instances(truth.label_maps)
     is_crowd = truth.crowd_N[found.ids_N - 1]
     labels = np.where(is_crowd, 0, truth.labels_N[found.ids_N - 1])
     order = np.lexsort((-found.areas_N, ~is_crowd))
-    return [_Instance(masks.crop(truth.label_maps, found, index), int(labels[index])) for index in order.tolist()]
+    return [
+        _Instance(masks.crop(truth.label_maps, found, index), int(labels[index]))
+        for index in order.tolist()
+    ]
 
 
 def _found(predicted: Detections, min_score: float) -> list[_Instance]:
@@ -238,13 +266,20 @@ def _title_of_predictions(predicted: Detections, count: int, min_score: float) -
         return "predicted: none"
     if count:
         return f"predicted: {count:,} of score {min_score:.2g} or more"
-    return f"predicted: none of score {min_score:.2g} or more (the best has {predicted.scores_N.max():.2g})"
+    return (
+        f"predicted: none of score {min_score:.2g} or more (the best has"
+        f" {predicted.scores_N.max():.2g})"
+    )
 
 
 def _paint(
-    base: NDArray[np.uint8], size: tuple[int, ...], instances: Iterable[_Instance], colours: NDArray[np.uint8]
+    base: NDArray[np.uint8],
+    size: tuple[int, ...],
+    instances: Iterable[_Instance],
+    colours: NDArray[np.uint8],
 ) -> NDArray[np.uint8]:
-    """A copy of `base`, uint8 [h, w, 3], with the instances of an image of `size` (H, W) painted in their order.
+    """A copy of `base`, uint8 [h, w, 3], with the instances of an image of `size` (H, W) painted
+    in their order.
 
     colours   uint8 [1 + C, SHADES, 3], crowd regions first
 
@@ -270,23 +305,28 @@ def _paint(
     table = colours.reshape(-1, 3)
     is_filled, is_outline = fills > 0, outlines > 0
     grey = np.asarray(Image.fromarray(base).convert("L"))[is_filled][:, None].astype(np.uint16)
-    pixels[is_filled] = (grey * (256 - FILL) + table[fills[is_filled] - 1].astype(np.uint16) * FILL) >> 8
+    pixels[is_filled] = (
+        grey * (256 - FILL) + table[fills[is_filled] - 1].astype(np.uint16) * FILL
+    ) >> 8
     pixels[is_outline] = table[outlines[is_outline] - 1]
     return pixels
 
 
 def _sampled(length: int, screen: int) -> NDArray[np.int64]:
-    """Int64 [screen]: the pixel of the image under the middle of each screen pixel, along one axis."""
+    """Int64 [screen]: the pixel of the image under the middle of each screen pixel, along one
+    axis.
+    """
     return (2 * np.arange(screen, dtype=np.int64) + 1) * length // (2 * screen)
 
 
 def _on_screen(
     mask: MaskCrop, size: tuple[int, ...], rows: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> tuple[int, int, NDArray[np.bool_]]:
-    """First row, first column and pixels, bool [h, w], of a mask on the screen, nearest pixel, in its tightest window.
+    """First row, first column and pixels, bool [h, w], of a mask on the screen, nearest pixel,
+    in its tightest window.
 
-    A mask of an image of `size` (H, W) that lies between the sampled pixels becomes the one screen pixel that shows the
-    middle of its first pixel.
+    A mask of an image of `size` (H, W) that lies between the sampled pixels becomes the one screen
+    pixel that shows the middle of its first pixel.
     """
     h, w = mask.pixels.shape
     y0, y1 = np.searchsorted(rows, (mask.y0, mask.y0 + h)).tolist()
@@ -301,7 +341,8 @@ def _on_screen(
 
 
 def _pick_shade(nearby: NDArray[np.int64], uses: NDArray[np.int64]) -> int:
-    """The shade least seen nearby, then the one farthest from those that are, then the one used least.
+    """The shade least seen nearby, then the one farthest from those that are, then the one used
+    least.
 
     nearby   int64 [SHADES], pixels of each shade of this class around the instance
     uses     int64 [SHADES], instances of this class that have it already
@@ -316,14 +357,19 @@ def _pick_shade(nearby: NDArray[np.int64], uses: NDArray[np.int64]) -> int:
 
 
 def _outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of a mask, bool [h, w], that touch a pixel outside it by a side; all outside the window is outside."""
+    """Pixels of a mask, bool [h, w], that touch a pixel outside it by a side; all outside the
+    window is outside.
+    """
     padded = np.pad(inside, 1)
     surrounded = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return inside & ~surrounded
 
 
 def _compose(
-    panels: Sequence[_Panel], labels: Sequence[int], classes: Sequence[Category], colours: NDArray[np.uint8]
+    panels: Sequence[_Panel],
+    labels: Sequence[int],
+    classes: Sequence[Category],
+    colours: NDArray[np.uint8],
 ) -> NDArray[np.uint8]:
     """Panels side by side on white, titles above them, the legend beneath: uint8 [h, w, 3]."""
     h, w = panels[0].pixels.shape[:2]
@@ -336,7 +382,9 @@ def _compose(
     top = gap + line * max(len(lines) for lines in titles) + gap // 3
     entries = [_entry(label, classes, colours, font_size, width - 2 * gap) for label in labels]
     rows = _rows(entries, font_size, width - 2 * gap)
-    picture = Image.new("RGB", (width, top + h + gap + len(rows) * line + (gap if rows else 0)), WHITE)
+    picture = Image.new(
+        "RGB", (width, top + h + gap + len(rows) * line + (gap if rows else 0)), WHITE
+    )
     pen = ImageDraw.Draw(picture)
     for index, (panel, lines) in enumerate(zip(panels, titles, strict=True)):
         x = gap + index * (column + gap)
@@ -365,7 +413,9 @@ def _swatch(font_size: int) -> int:
     return font_size * 3 // 2
 
 
-def _entry(label: int, classes: Sequence[Category], colours: NDArray[np.uint8], size: int, width: int) -> _Entry:
+def _entry(
+    label: int, classes: Sequence[Category], colours: NDArray[np.uint8], size: int, width: int
+) -> _Entry:
     by_lightness = colours[label, np.argsort(STEPS)[::2]]
     if label == 0:
         return _Entry(by_lightness, "crowd region, not counted", _font("", size))
@@ -379,7 +429,9 @@ def _entry(label: int, classes: Sequence[Category], colours: NDArray[np.uint8], 
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """`text`, its middle left out where it is wider than `width` pixels: names often differ at their end."""
+    """`text`, its middle left out where it is wider than `width` pixels: names often differ at
+    their end.
+    """
     kept = len(text)
     shortened = text
     while font.getlength(shortened) > width and kept > 1:
@@ -393,7 +445,9 @@ def _rows(entries: Iterable[_Entry], font_size: int, width: int) -> list[list[tu
     rows: list[list[tuple[int, _Entry]]] = []
     offset = width
     for entry in entries:
-        length = _swatch(font_size) + font_size // 2 + int(np.ceil(entry.font.getlength(entry.text)))
+        length = (
+            _swatch(font_size) + font_size // 2 + int(np.ceil(entry.font.getlength(entry.text)))
+        )
         if not rows or offset + length > width:
             rows.append([])
             offset = 0
@@ -414,7 +468,9 @@ def _draw_entry(pen: ImageDraw.ImageDraw, entry: _Entry, x: int, y: int, font_si
 
 @lru_cache(maxsize=64)
 def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """The font that can write `text`: Pillow's own, else one of the machine's, else Pillow's own all the same."""
+    """The font that can write `text`: Pillow's own, else one of the machine's, else Pillow's own
+    all the same.
+    """
     fonts = _fonts(size)
     own = next(fonts)
     if _can_write(own, text):
@@ -434,6 +490,12 @@ def _fonts(size: int) -> Iterator[ImageFont.FreeTypeFont]:
 
 
 def _can_write(font: ImageFont.FreeTypeFont, text: str) -> bool:
-    """Whether the font has all characters of `text`: those it lacks look like one that no font has."""
+    """Whether the font has all characters of `text`: those it lacks look like one that no font
+    has.
+    """
     lacking = bytes(font.getmask("\U0010fffe"))
-    return all(bytes(font.getmask(character)) != lacking for character in set(text) if not character.isspace())
+    return all(
+        bytes(font.getmask(character)) != lacking
+        for character in set(text)
+        if not character.isspace()
+    )

@@ -1,7 +1,9 @@
-"""Detections as COCO results, and the zip that is handed in: `test-results.json`, checked before it is written.
+"""Detections as COCO results, and the zip that is handed in: `test-results.json`, checked before
+it is written.
 
-One result is {"image_id", "bbox", "score", "category_id", "segmentation": {"size": [height, width], "counts"}}; ids are
-the data set's own, boxes [x, y, width, height] in pixels of the listed image, and masks text as pycocotools writes it.
+One result is {"image_id", "bbox", "score", "category_id", "segmentation": {"size": [height, width],
+"counts"}}; ids are the data set's own, boxes [x, y, width, height] in pixels of the listed image,
+and masks text as pycocotools writes it.
 """
 
 import io
@@ -22,7 +24,8 @@ MEMBER = "test-results.json"
 """The only file in the zip."""
 
 SAME_BYTES = (1980, 1, 1, 0, 0, 0)
-"""Time of change that the zip gives its member, the earliest it can: what is written does not depend on when."""
+"""Time of change that the zip gives its member, the earliest it can: what is written does not
+depend on when."""
 
 
 class CocoResult(TypedDict):
@@ -47,7 +50,8 @@ def results_of(
 ) -> list[CocoResult]:
     """The detections in an image of `height` x `width` pixels as COCO results, in their order.
 
-    Class number c becomes the id of `classes[c - 1]`. Masks are encoded in their windows, never at full size.
+    Class number c becomes the id of `classes[c - 1]`. Masks are encoded in their windows, never at
+    full size.
     """
     results: list[CocoResult] = []
     columns = found.boxes_N4.tolist(), found.labels_N.tolist(), found.scores_N.tolist(), found.masks
@@ -73,33 +77,35 @@ def check(
 ) -> None:
     """Raise SubmissionError with the first rule of a submission that the results break.
 
-    results          the results of every listed image by its id; an image without detections has an empty list
+    results          the results of every listed image by its id; an image without detections has an
+                     empty list
     images           the listed images
-    most             largest number of results of an image, `predict.max_detections` for each of its tiles
+    most             largest number of results of an image, `predict.max_detections` for each of its
+                     tiles
 
-    Every listed image was predicted and no other; each result names its image and a known category, its score lies in
-    (0, 1], its box is four finite numbers with width and height 0 or more, and its mask is not empty and decodes to
-    exactly the listed size.
+    Every listed image was predicted and no other; each result names its image and a known category,
+    its score lies in (0, 1], its box is four finite numbers with width and height 0 or more, and
+    its mask is not empty and decodes to exactly the listed size.
     """
     unlisted = results.keys() - {image.id for image in images}
     if unlisted:
         raise SubmissionError(
-            f"image id {min(unlisted)}: only listed images may be handed in, and this id is none of the {len(images)} "
-            "listed ones; predict the images of the listing"
+            f"image id {min(unlisted)}: only listed images may be handed in, and this id is none of"
+            f" the {len(images)} listed ones; predict the images of the listing"
         )
     category_ids = [category.id for category in classes]
     for image in images:
         place = f"{image.file_name} (image id {image.id})"
         if image.id not in results:
             raise SubmissionError(
-                f"{place}: every listed image must be predicted, and this one was not; predict it, or hand in an empty "
-                "list where nothing was found"
+                f"{place}: every listed image must be predicted, and this one was not; predict it,"
+                " or hand in an empty list where nothing was found"
             )
         of_image = results[image.id]
         if len(of_image) > most(image):
             raise SubmissionError(
-                f"{place}: an image may have at most {most(image):,} results, and this one has {len(of_image):,}; "
-                "keep the best, or raise predict.max_detections"
+                f"{place}: an image may have at most {most(image):,} results, and this one has"
+                f" {len(of_image):,}; keep the best, or raise predict.max_detections"
             )
         for position, result in enumerate(of_image):
             problem = _problem(result, image, category_ids)
@@ -114,17 +120,25 @@ def write_zip(
     classes: Sequence[Category],
     most: Callable[[TestImage], int],
 ) -> None:
-    """Check the results, then write the zip, whole or not at all; the same results give the same bytes.
+    """Check the results, then write the zip, whole or not at all; the same results give the same
+    bytes.
 
-    Images come in the order of the listing, the results of each with the best score first (equal scores as they came).
-    Where nothing was found in any image the list is empty, which is whole, but which `COCO.loadRes` does not read.
-    Raises SubmissionError as `check` does, and then leaves an older file as it was.
+    Images come in the order of the listing, the results of each with the best score first (equal
+    scores as they came). Where nothing was found in any image the list is empty, which is whole,
+    but which `COCO.loadRes` does not read. Raises SubmissionError as `check` does, and then leaves
+    an older file as it was.
     """
     check(results, images, classes, most)
-    ordered = [result for image in images for result in sorted(results[image.id], key=lambda result: -result["score"])]
+    ordered = [
+        result
+        for image in images
+        for result in sorted(results[image.id], key=lambda result: -result["score"])
+    ]
     member = zipfile.ZipInfo(MEMBER, date_time=SAME_BYTES)
     member.compress_type = zipfile.ZIP_DEFLATED
-    member.create_system = 3  # as on Unix, wherever it is written, so that the permissions below are read
+    member.create_system = (
+        3  # as on Unix, wherever it is written, so that the permissions below are read
+    )
     member.external_attr = 0o644 << 16
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -133,17 +147,25 @@ def write_zip(
 
 
 def _problem(result: CocoResult, image: TestImage, category_ids: Sequence[int]) -> str | None:
-    """The first rule that a result breaks, with the value received and the way out; None if it keeps them all."""
+    """The first rule that a result breaks, with the value received and the way out; None if it
+    keeps them all.
+    """
     if result["image_id"] != image.id:
-        return f"image_id must be that of the image, and is {result['image_id']!r}; put it with its own image"
+        return (
+            f"image_id must be that of the image, and is {result['image_id']!r}; put it with its"
+            " own image"
+        )
     if result["category_id"] not in category_ids:
         known = ", ".join(map(str, category_ids))
         return (
-            f"category_id must be the id of a category of the data set ({known}), and is {result['category_id']!r}; "
-            "predict with a model that was trained on this data set"
+            f"category_id must be the id of a category of the data set ({known}), and is"
+            f" {result['category_id']!r}; predict with a model that was trained on this data set"
         )
     if not 0 < result["score"] <= 1:  # NaN neither
-        return f"a score must be over 0 and at most 1, and is {result['score']!r}; leave the detection out"
+        return (
+            f"a score must be over 0 and at most 1, and is {result['score']!r}; leave the"
+            " detection out"
+        )
     bbox = result["bbox"]
     if len(bbox) != 4 or not all(map(math.isfinite, bbox)) or min(bbox[2:]) < 0:
         return (

@@ -10,16 +10,19 @@ from numpy.typing import NDArray
 from core.sample import Detections, MaskCrop
 
 TILE_OVERLAP = 4
-"""Neighbouring tiles share one in this number of their side, a quarter: an instance up to this size is whole in one of
-them. The tiles have 1.8 times the pixels of the image."""
+"""Neighbouring tiles share one in this number of their side, a quarter: an instance up to this size
+is whole in one of them. The tiles have 1.8 times the pixels of the image."""
 
 SAME_MASK = 0.5
-"""Masks that agree more than this are of one instance. Above one half, no mask agrees with two that are disjoint."""
+"""Masks that agree more than this are of one instance. Above one half, no mask agrees with two that
+are disjoint."""
 
 CUT_MARGIN = 0.05
-"""A box nearer than this fraction of its side to an inner border of its tile may be cut by it, ..."""
+"""A box nearer than this fraction of its side to an inner border of its tile may be cut by it, ...
+"""
 CUT_PIXELS = 2
-"""... and so may any box nearer than this number of pixels: predicted boxes are no more exact than that."""
+"""... and so may any box nearer than this number of pixels: predicted boxes are no more exact than
+that."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,9 @@ class Window:
 
 
 def tiles(height: int, width: int, side: int) -> list[Window]:
-    """Tiles of `side` pixels that cover the image evenly and overlap by at least a quarter; one if `side` is 0."""
+    """Tiles of `side` pixels that cover the image evenly and overlap by at least a quarter; one
+    if `side` is 0.
+    """
     return [
         Window(y, x, min(y + (side or height), height), min(x + (side or width), width))
         for y in _starts(height, side)
@@ -48,23 +53,29 @@ def _starts(length: int, side: int) -> list[int]:
     return [(length - side) * step // steps for step in range(steps + 1)]
 
 
-def merge_tiles(windows: Sequence[Window], found: Sequence[Detections], height: int, width: int) -> Detections:
+def merge_tiles(
+    windows: Sequence[Window], found: Sequence[Detections], height: int, width: int
+) -> Detections:
     """Each instance once, where overlapping tiles show it twice, or show pieces of it.
 
     windows         the tiles of a `height` x `width` image
     found           the detections in each tile, in pixels of the image
 
-    Two detections of one class in different tiles are of the same instance if their masks agree in the area that both
-    tiles show: by IoU, or, if one may be cut by its tile, by the fraction of this piece that the other mask holds (of
-    two pieces, of the smaller). Of what is not cut the best score stays. Pieces stay only if no tile shows the instance
-    whole: then they are one detection, with the union of their masks and boxes and the best score.
+    Two detections of one class in different tiles are of the same instance if their masks agree in
+    the area that both tiles show: by IoU, or, if one may be cut by its tile, by the fraction of
+    this piece that the other mask holds (of two pieces, of the smaller). Of what is not cut the
+    best score stays. Pieces stay only if no tile shows the instance whole: then they are one
+    detection, with the union of their masks and boxes and the best score.
     """
     tiles_N = np.repeat(np.arange(len(windows)), [len(one) for one in found])
     boxes_N4 = np.concatenate([one.boxes_N4 for one in found])
     labels_N = np.concatenate([one.labels_N for one in found])
     scores_N = np.concatenate([one.scores_N for one in found])
     crops = [crop for one in found for crop in one.masks]
-    cuts = [_cut(one.boxes_N4, window, height, width) for one, window in zip(found, windows, strict=True)]
+    cuts = [
+        _cut(one.boxes_N4, window, height, width)
+        for one, window in zip(found, windows, strict=True)
+    ]
     cut_N = np.concatenate(cuts)
     same: list[set[int]] = [set() for _ in crops]
     for first, second in _same_instances(windows, tiles_N, labels_N, cut_N, crops):
@@ -74,7 +85,11 @@ def merge_tiles(windows: Sequence[Window], found: Sequence[Detections], height: 
     for index in np.argsort(-scores_N, kind="stable").tolist():
         if not cut_N[index] and not same[index] & kept:
             kept.add(index)
-    pieces = {index for index in np.nonzero(cut_N)[0].tolist() if all(cut_N[other] for other in same[index])}
+    pieces = {
+        index
+        for index in np.nonzero(cut_N)[0].tolist()
+        if all(cut_N[other] for other in same[index])
+    }
     groups = [[index] for index in sorted(kept)]
     while pieces:
         group = [min(pieces)]
@@ -86,7 +101,11 @@ def merge_tiles(windows: Sequence[Window], found: Sequence[Detections], height: 
     groups.sort(key=lambda group: -scores_N[group].max())
     return Detections(
         boxes_N4=np.array(
-            [[*boxes_N4[group, :2].min(axis=0), *boxes_N4[group, 2:].max(axis=0)] for group in groups], np.float32
+            [
+                [*boxes_N4[group, :2].min(axis=0), *boxes_N4[group, 2:].max(axis=0)]
+                for group in groups
+            ],
+            np.float32,
         ).reshape(-1, 4),
         labels_N=labels_N[[group[0] for group in groups]],
         scores_N=np.array([scores_N[group].max() for group in groups], np.float32),
@@ -94,7 +113,9 @@ def merge_tiles(windows: Sequence[Window], found: Sequence[Detections], height: 
     )
 
 
-def _cut(boxes_N4: NDArray[np.float32], window: Window, height: int, width: int) -> NDArray[np.bool_]:
+def _cut(
+    boxes_N4: NDArray[np.float32], window: Window, height: int, width: int
+) -> NDArray[np.bool_]:
     """Whether each box may be cut by a border of its tile that is not the image's, bool [N]."""
     low, high = np.array([window.x0, window.y0]), np.array([window.x1, window.y1])
     margin_N2 = np.maximum(CUT_MARGIN * (boxes_N4[:, 2:] - boxes_N4[:, :2]), CUT_PIXELS)
@@ -117,7 +138,12 @@ def _same_instances(
     of_tile = [np.flatnonzero(tiles_N == number) for number in range(len(windows))]
     pairs = []
     for (a, one), (b, other) in combinations(enumerate(windows), 2):
-        zone = Window(max(one.y0, other.y0), max(one.x0, other.x0), min(one.y1, other.y1), min(one.x1, other.x1))
+        zone = Window(
+            max(one.y0, other.y0),
+            max(one.x0, other.x0),
+            min(one.y1, other.y1),
+            min(one.x1, other.x1),
+        )
         if zone.y0 >= zone.y1 or zone.x0 >= zone.x1:
             continue
         low, high = [zone.y0, zone.x0], [zone.y1, zone.x1]
@@ -125,7 +151,9 @@ def _same_instances(
             rows[(np.maximum(low_N2[rows], low) < np.minimum(high_N2[rows], high)).all(axis=1)]
             for rows in (of_tile[a], of_tile[b])
         )
-        touch_AB2 = np.maximum(low_N2[in_a, None], low_N2[in_b]) < np.minimum(high_N2[in_a, None], high_N2[in_b])
+        touch_AB2 = np.maximum(low_N2[in_a, None], low_N2[in_b]) < np.minimum(
+            high_N2[in_a, None], high_N2[in_b]
+        )
         candidates = touch_AB2.all(axis=2) & (labels_N[in_a, None] == labels_N[in_b])
         for first, second in zip(*np.nonzero(candidates), strict=True):
             i, j = int(in_a[first]), int(in_b[second])
@@ -137,7 +165,10 @@ def _same_instances(
 
 
 def _areas(zone: Window, one: MaskCrop, other: MaskCrop) -> tuple[int, int, int]:
-    """Pixels inside `zone` that are in both masks, in the one, in the other. Their windows overlap somewhere."""
+    """Pixels inside `zone` that are in both masks, in the one, in the other.
+
+    Their windows overlap somewhere.
+    """
     y0, x0 = max(one.y0, other.y0, zone.y0), max(one.x0, other.x0, zone.x0)
     y1 = min(one.y0 + one.pixels.shape[0], other.y0 + other.pixels.shape[0], zone.y1)
     x1 = min(one.x0 + one.pixels.shape[1], other.x0 + other.pixels.shape[1], zone.x1)
@@ -154,7 +185,8 @@ def _areas(zone: Window, one: MaskCrop, other: MaskCrop) -> tuple[int, int, int]
 def _inside(crop: MaskCrop, window: Window) -> NDArray[np.bool_]:
     """The part of a mask's window that lies in `window`."""
     return crop.pixels[
-        max(window.y0 - crop.y0, 0) : window.y1 - crop.y0, max(window.x0 - crop.x0, 0) : window.x1 - crop.x0
+        max(window.y0 - crop.y0, 0) : window.y1 - crop.y0,
+        max(window.x0 - crop.x0, 0) : window.x1 - crop.x0,
     ]
 
 
@@ -167,5 +199,7 @@ def _union(crops: Sequence[MaskCrop]) -> MaskCrop:
     pixels = np.zeros((y1 - y0, x1 - x0), np.bool_)
     for crop in crops:
         height, width = crop.pixels.shape
-        pixels[crop.y0 - y0 : crop.y0 - y0 + height, crop.x0 - x0 : crop.x0 - x0 + width] |= crop.pixels
+        pixels[crop.y0 - y0 : crop.y0 - y0 + height, crop.x0 - x0 : crop.x0 - x0 + width] |= (
+            crop.pixels
+        )
     return MaskCrop(y0, x0, pixels)

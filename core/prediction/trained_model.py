@@ -1,9 +1,11 @@
-"""A trained model as a folder of two files, which are enough to use it: `config.yaml` and `model.safetensors`.
+"""A trained model as a folder of two files, which are enough to use it: `config.yaml` and
+`model.safetensors`.
 
 format          version of this layout
 settings        every setting it was trained with and predicts with, flat names
 classes         the data set's categories, in the order of the class numbers
-network         what it has from its pretrained weights beside their numbers (see `core.network.detector.Traits`)
+network         what it has from its pretrained weights beside their numbers (see
+                `core.network.detector.Traits`)
 began_with      file name and SHA-256 of the pretrained weights; null without
 sha256          of model.safetensors
 """
@@ -61,12 +63,16 @@ class TrainedModel:
         return predict(self.model, image, self.config.predict, self.config.data.crop)
 
     def most_detections(self, height: int, width: int) -> int:
-        """Most detections that an image of `height` x `width` pixels can have: `predict.max_detections` a tile."""
+        """Most detections that an image of `height` x `width` pixels can have:
+        `predict.max_detections` a tile.
+        """
         side = self.config.predict.tile or self.config.data.crop
         return len(tiles(height, width, side)) * self.config.predict.max_detections
 
     def predicting_with(self, config: PredictConfig) -> "TrainedModel":
-        """The same network, not a copy, with other settings of `predict`; this object must no longer be used."""
+        """The same network, not a copy, with other settings of `predict`; this object must no
+        longer be used.
+        """
         self.model.predict = config
         return replace(self, config=self.config.model_copy(update={"predict": config}))
 
@@ -74,7 +80,10 @@ class TrainedModel:
 def save(folder: Path, trained: TrainedModel) -> None:
     """Write the two files; the configuration, which names the other's hash, comes last."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in trained.model.state_dict().items()}
+    tensors = {
+        name: value.detach().cpu().contiguous()
+        for name, value in trained.model.state_dict().items()
+    }
     data = safetensors.torch.save(tensors)
     document = {
         "format": FORMAT,
@@ -92,7 +101,8 @@ def save(folder: Path, trained: TrainedModel) -> None:
 def load(folder: Path, device: str = "auto") -> TrainedModel:
     """Read what `save` wrote, for a device (see `core.device.resolve`).
 
-    Raises ModelError for a folder that holds no model, a damaged one, or files of two models, and ResourceError.
+    Raises ModelError for a folder that holds no model, a damaged one, or files of two models, and
+    ResourceError.
     """
     place = resolve(device)
     config, classes, traits, document = _read_config(folder / CONFIG)
@@ -100,15 +110,20 @@ def load(folder: Path, device: str = "auto") -> TrainedModel:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror}); --model needs it beside {CONFIG}") from None
+        raise ModelError(
+            f"{path} cannot be read ({error.strerror}); --model needs it beside {CONFIG}"
+        ) from None
     found = hashlib.sha256(data).hexdigest()
     if found != document["sha256"]:
         raise ModelError(
-            f"{path} must have the SHA-256 that {CONFIG} names, {str(document['sha256'])[:12]}..., and has "
-            f"{found[:12]}...; it is damaged or of another model: write the folder again with tune.retrain_best"
+            f"{path} must have the SHA-256 that {CONFIG} names, {str(document['sha256'])[:12]}...,"
+            f" and has {found[:12]}...; it is damaged or of another model: write the folder again"
+            " with tune.retrain_best"
         )
     try:
-        model = restore_detector(config.model, len(classes), traits, config.predict, safetensors.torch.load(data))
+        model = restore_detector(
+            config.model, len(classes), traits, config.predict, safetensors.torch.load(data)
+        )
     except (safetensors.SafetensorError, RuntimeError) as error:
         lines = str(error).strip().splitlines()
         raise ModelError(
@@ -123,20 +138,34 @@ def _read_config(path: Path) -> tuple[TrialConfig, tuple[Category, ...], Traits,
         document = bounded_yaml.load(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ModelError(
-            f"{path.parent} holds no trained model: there is no {CONFIG} in it; tune.retrain_best writes one into "
-            "results/STUDY/best"
+            f"{path.parent} holds no trained model: there is no {CONFIG} in it; tune.retrain_best"
+            " writes one into results/STUDY/best"
         ) from None
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:
         raise ModelError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ModelError(f"{path} must be of format {FORMAT}, and is not; another version wrote it, or another program")
+        raise ModelError(
+            f"{path} must be of format {FORMAT}, and is not; another version wrote it, or another"
+            " program"
+        )
     try:
         config = TrialConfig.from_settings(document["settings"], str(path))
-        classes = tuple(Category(int(entry["id"]), str(entry["name"])) for entry in document["classes"])
+        classes = tuple(
+            Category(int(entry["id"]), str(entry["name"])) for entry in document["classes"]
+        )
         traits = Traits(**document["network"])
         document["sha256"], document["began_with"]
     except SettingError as error:
         raise ModelError(str(error)) from None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ModelError(f"{path} is incomplete ({type(error).__name__}: {error}); write the folder again") from None
+        raise ModelError(
+            f"{path} is incomplete ({type(error).__name__}: {error}); write the folder again"
+        ) from None
     return config, classes, traits, document

@@ -1,4 +1,5 @@
-"""One trial: batches, the loop of an epoch, the optimizer, checkpoints, and `Trial` that joins them.
+"""One trial: batches, the loop of an epoch, the optimizer, checkpoints, and `Trial` that joins
+them.
 
 checkpoint.py  one atomic file of tensors
 loop.py        the batches of an epoch and the training loop

@@ -1,4 +1,7 @@
-"""A checkpoint: named tensors and a JSON state in one safetensors file, there whole or not at all. No pickle."""
+"""A checkpoint: named tensors and a JSON state in one safetensors file, there whole or not at all.
+
+No pickle.
+"""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +17,9 @@ from core.files import write_atomically
 
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-    """Write `tensors`, from any device, and `state`, anything JSON can hold but NaN, atomically to `path`."""
+    """Write `tensors`, from any device, and `state`, anything JSON can hold but NaN, atomically
+    to `path`.
+    """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"state": json.dumps(state, allow_nan=False)}
     write_atomically(path, safetensors.torch.save(on_cpu, metadata))
@@ -35,9 +40,13 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     except safetensors.SafetensorError as error:
-        raise TornCheckpoint(f"{path} is torn or is no checkpoint ({error}); remove it to begin anew") from None
+        raise TornCheckpoint(
+            f"{path} is torn or is no checkpoint ({error}); remove it to begin anew"
+        ) from None
     try:
         state = json.loads(metadata["state"])
     except (KeyError, json.JSONDecodeError):
-        raise TornCheckpoint(f"{path} is a safetensors file without a trial's state, not a checkpoint") from None
+        raise TornCheckpoint(
+            f"{path} is a safetensors file without a trial's state, not a checkpoint"
+        ) from None
     return tensors, state

@@ -28,10 +28,11 @@ DEATH_SECONDS = 1.0
 """Seconds after a failed read from a loader's process within which its death becomes known."""
 
 MOST_LOSS = 1e6
-"""A finite loss above this counts as divergence. In a training that works the five terms add up to less than 20 at the
-beginning; the largest beginning that any settings cause is 4e4, with a random frozen ResNet-101. At a million the right
-class has a probability of about e to the power of minus some hundred thousand, or boxes are off by as many of their
-sides: the network has lost all it had learned. Trainings with smaller spikes may recover and go on."""
+"""A finite loss above this counts as divergence. In a training that works the five terms add up to
+less than 20 at the beginning; the largest beginning that any settings cause is 4e4, with a random
+frozen ResNet-101. At a million the right class has a probability of about e to the power of minus
+some hundred thousand, or boxes are off by as many of their sides: the network has lost all it had
+learned. Trainings with smaller spikes may recover and go on."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,10 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory, which a GPU can fetch while the CPU goes on."""
-        pinned = [Target(*(tensor.pin_memory() for tensor in vars(target).values())) for target in self.targets]
+        pinned = [
+            Target(*(tensor.pin_memory() for tensor in vars(target).values()))
+            for target in self.targets
+        ]
         return Batch([image.pin_memory() for image in self.images], pinned)
 
 
@@ -63,7 +67,8 @@ class _TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, Target]]):
         epoch, index = address
         sample, config = self.samples[index], self.config
         image, label_maps = sample.image, sample.label_maps
-        # The crop comes first: like the tiles in prediction it is cut from the image at full resolution.
+        # The crop comes first: like the tiles in prediction it is cut from the image at full
+        # resolution.
         if config.data.crop:
             rng = generator(config.seed, Purpose.CROP, epoch, index)
             image, label_maps = augment.random_crop(image, label_maps, config.data.crop, rng)
@@ -78,7 +83,9 @@ class _TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, Target]]):
 
 
 class _Order:
-    """The addresses of an epoch's images, batch by batch; the loader asks for them in the main process."""
+    """The addresses of an epoch's images, batch by batch; the loader asks for them in the main
+    process.
+    """
 
     def __init__(self, indices: tuple[int, ...], seed: int, batch_size: int) -> None:
         self.indices = indices
@@ -96,13 +103,20 @@ class _Order:
 
 
 class TrainingBatches:
-    """The training part of a data set as the batches of an epoch, bit for bit the same with any number of workers.
+    """The training part of a data set as the batches of an epoch, bit for bit the same with any
+    number of workers.
 
-    Worker processes are forked, so they read the data set where it lies, and live as long as this object.
+    Worker processes are forked, so they read the data set where it lies, and live as long as this
+    object.
     """
 
     def __init__(
-        self, data: Dataset, indices: tuple[int, ...], config: TrialConfig, workers: int = 0, pin_memory: bool = False
+        self,
+        data: Dataset,
+        indices: tuple[int, ...],
+        config: TrialConfig,
+        workers: int = 0,
+        pin_memory: bool = False,
     ) -> None:
         assert indices
         self.order = _Order(indices, config.seed, config.optim.batch_size)
@@ -116,7 +130,8 @@ class TrainingBatches:
             multiprocessing_context="fork" if workers else None,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
-            generator=torch.Generator(),  # the loader draws a seed nobody uses; not from the global generator
+            # The loader draws a seed that nobody uses; it must not come from the global generator.
+            generator=torch.Generator(),
         )
         self._processes: set[multiprocessing.process.BaseProcess] = set()
 
@@ -134,9 +149,11 @@ class TrainingBatches:
 
     @contextmanager
     def losses_named(self) -> Iterator[None]:
-        """Inside the block, an exception that the death of a loader's process caused becomes ProcessLost.
+        """Inside the block, an exception that the death of a loader's process caused becomes
+        ProcessLost.
 
-        torch raises a RuntimeError from a signal handler, so at any point; or the read from the dead process fails.
+        torch raises a RuntimeError from a signal handler, so at any point; or the read from the
+        dead process fails.
         """
         try:
             yield
@@ -150,7 +167,9 @@ class TrainingBatches:
         """How a process of the loader died; None if none has within DEATH_SECONDS."""
         for _ in range(3 if self._processes else 0):
             try:
-                ended = multiprocessing.connection.wait([one.sentinel for one in self._processes], DEATH_SECONDS)
+                ended = multiprocessing.connection.wait(
+                    [one.sentinel for one in self._processes], DEATH_SECONDS
+                )
                 for one in self._processes:
                     if one.sentinel in ended:
                         one.join(DEATH_SECONDS)
@@ -165,7 +184,9 @@ def _how(exit_code: int) -> str:
     if exit_code > 0:
         return f"ended with status {exit_code}"
     name = signal.Signals(-exit_code).name
-    return f"was killed ({name})" + ("; the machine may be short of memory" if name == "SIGKILL" else "")
+    return f"was killed ({name})" + (
+        "; the machine may be short of memory" if name == "SIGKILL" else ""
+    )
 
 
 def _collate(items: list[tuple[torch.Tensor, Target]]) -> Batch:
@@ -192,9 +213,10 @@ def train_one_epoch(
 ) -> dict[str, float]:
     """One pass over `batches`, one optimizer step each; `epoch` counts from 1.
 
-    Draws from torch's global generator, which the caller seeds. Returns the mean over images of each loss term, and of
-    their sum as 'loss'. Raises TrialDiverged at the first loss that is not finite or is above MOST_LOSS, before its
-    step, or where weights or statistics of batch norm that training changes are not finite after the last step.
+    Draws from torch's global generator, which the caller seeds. Returns the mean over images of
+    each loss term, and of their sum as 'loss'. Raises TrialDiverged at the first loss that is not
+    finite or is above MOST_LOSS, before its step, or where weights or statistics of batch norm that
+    training changes are not finite after the last step.
     """
     model.train()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -209,13 +231,15 @@ def train_one_epoch(
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             terms = model.losses(inputs, targets)
         loss = torch.stack([term.float() for term in terms.values()]).sum()
-        values = torch.stack([*(term.detach().float() for term in terms.values()), loss.detach()]).tolist()
+        values = torch.stack(
+            [*(term.detach().float() for term in terms.values()), loss.detach()]
+        ).tolist()
         if not math.isfinite(values[-1]):
             raise TrialDiverged(f"epoch {epoch}, batch {number + 1}: loss is {values[-1]}")
         if values[-1] > MOST_LOSS:
             raise TrialDiverged(
-                f"epoch {epoch}, batch {number + 1}: loss is {values[-1]:.4g}, and no training that works has one "
-                f"above {MOST_LOSS:,.0f}"
+                f"epoch {epoch}, batch {number + 1}: loss is {values[-1]:.4g}, and no training that"
+                f" works has one above {MOST_LOSS:,.0f}"
             )
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -233,11 +257,16 @@ def train_one_epoch(
 def _check_state(model: Detector, place: str, loss: float) -> None:
     """Raise TrialDiverged where something that training changed is not finite.
 
-    A finite loss can have a gradient that is not, and a class that is in no batch a weight that no loss shows; batch
-    norm's running variance can pass float32 while the losses, which do not use it, stay finite.
+    A finite loss can have a gradient that is not, and a class that is in no batch a weight that no
+    loss shows; batch norm's running variance can pass float32 while the losses, which do not use
+    it, stay finite.
     """
-    state = {name: value for name, value in model.trained_state().items() if value.is_floating_point()}
-    largest = torch.nn.utils.get_total_norm(state.values(), math.inf).item()  # waits for the GPU, once an epoch
+    state = {
+        name: value for name, value in model.trained_state().items() if value.is_floating_point()
+    }
+    largest = torch.nn.utils.get_total_norm(
+        state.values(), math.inf
+    ).item()  # waits for the GPU, once an epoch
     if math.isfinite(largest):
         return
     name, value = next((name, value) for name, value in state.items() if not value.isfinite().all())

@@ -1,4 +1,6 @@
-"""The memory that a trial takes of its device, and the fraction of time it computes, measured by a few of its steps."""
+"""The memory that a trial takes of its device, and the fraction of time it computes, measured by
+a few of its steps.
+"""
 
 import resource
 import time
@@ -27,11 +29,13 @@ class Probe:
 
     device              name of the GPU, or cpu
     total_bytes         memory of the GPU; 0 on a CPU
-    peak_bytes          most of it that the process held, in training and prediction: torch's allocator and CUDA's own
-                        context; on a CPU the memory of the process
-    busy                fraction of the training time in which the GPU computed, in (0, 1]; 1 on a CPU
+    peak_bytes          most of it that the process held, in training and prediction: torch's
+                        allocator and CUDA's own context; on a CPU the memory of the process
+    busy                fraction of the training time in which the GPU computed, in (0, 1]; 1 on a
+                        CPU
     images_per_second   training images per second
-    host_bytes          most memory of the machine that the process held, the data set included; 0 if not measured
+    host_bytes          most memory of the machine that the process held, the data set included; 0
+                        if not measured
     """
 
     device: str
@@ -42,15 +46,20 @@ class Probe:
     host_bytes: int = 0
 
 
-def measure(config: TrialConfig, data: Dataset, weights: BaseWeights | None, device: str = "auto") -> Probe:
+def measure(
+    config: TrialConfig, data: Dataset, weights: BaseWeights | None, device: str = "auto"
+) -> Probe:
     """Train and predict a little with the largest images, each of a batch, of the training part.
 
-    Call it in a process of its own: what the trial held is given back with the process. Raises torch.OutOfMemoryError
-    where the trial alone is too large for the device, and what `Trial` raises.
+    Call it in a process of its own: what the trial held is given back with the process. Raises
+    torch.OutOfMemoryError where the trial alone is too large for the device, and what `Trial`
+    raises.
     """
     where = resolve(device)
     # At the smallest of learning rates nothing diverges; the work is the same.
-    config = config.model_copy(update={"optim": config.optim.model_copy(update={"learning_rate": 1e-12})})
+    config = config.model_copy(
+        update={"optim": config.optim.model_copy(update={"learning_rate": 1e-12})}
+    )
     free = torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else 0
     trial = Trial(config, data, weights, device=device)
     batches = _largest_batches(config, data, trial.split.train)[: trial.schedule.steps]
@@ -60,7 +69,9 @@ def measure(config: TrialConfig, data: Dataset, weights: BaseWeights | None, dev
     def train() -> float:
         begin = time.perf_counter()
         with seeded(torch_seed(config.seed, Purpose.TRAIN, 1), where):
-            train_one_epoch(trial.model, batches, trial.optimizer, trial.schedule, 1, config.optim, where)
+            train_one_epoch(
+                trial.model, batches, trial.optimizer, trial.schedule, 1, config.optim, where
+            )
         return time.perf_counter() - begin
 
     train()
@@ -72,7 +83,12 @@ def measure(config: TrialConfig, data: Dataset, weights: BaseWeights | None, dev
         busy = min(max(computed / seconds, 0.01), 1.0)
     seconds = train()  # the profiler slows what it watches
     trial.model.eval()
-    predict(trial.model, data.samples[_by_size(data, trial.split.train)[0]].image, config.predict, config.data.crop)
+    predict(
+        trial.model,
+        data.samples[_by_size(data, trial.split.train)[0]].image,
+        config.predict,
+        config.data.crop,
+    )
     images = sum(len(batch.images) for batch in batches)
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if where.type != "cuda":
@@ -93,14 +109,22 @@ def _by_size(data: Dataset, indices: tuple[int, ...]) -> list[int]:
     """The images by pixels, then instances, largest first."""
     return sorted(
         indices,
-        key=lambda index: (-data.samples[index].image[..., 0].size, -len(data.samples[index].labels_N), index),
+        key=lambda index: (
+            -data.samples[index].image[..., 0].size,
+            -len(data.samples[index].labels_N),
+            index,
+        ),
     )
 
 
 def _largest_batches(config: TrialConfig, data: Dataset, train: tuple[int, ...]) -> list[Batch]:
-    """STEPS batches of the largest images, the most crowded of them first, as training would see them."""
+    """STEPS batches of the largest images, the most crowded of them first, as training would see
+    them.
+    """
     largest = _by_size(data, train)[: 4 * config.optim.batch_size]
-    crowded = sorted(largest, key=lambda index: -len(find_instances(data.samples[index].label_maps)))
+    crowded = sorted(
+        largest, key=lambda index: -len(find_instances(data.samples[index].label_maps))
+    )
     chosen = tuple(sorted(crowded[: config.optim.batch_size]))
     loader = TrainingBatches(data, chosen, config)
     return [batch for epoch in range(1, STEPS + 1) for batch in loader.of_epoch(epoch)]

@@ -1,4 +1,6 @@
-"""One trial: a configuration on a data set, epoch by epoch, able to stop anywhere and go on as if it had not."""
+"""One trial: a configuration on a data set, epoch by epoch, able to stop anywhere and go on as
+if it had not.
+"""
 
 import contextlib
 import copy
@@ -40,21 +42,24 @@ class EpochReport:
     epoch              counted from 1
     losses             mean over training images of each loss term, and of their sum as 'loss'
     learning_rate      learning rate of the epoch's last step
-    ap50               COCO AP50 of masks on the validation images, at most `metric.max_dets` detections per image and
-                       class, mean over the classes present; the objective. None where no image validates
+    ap50               COCO AP50 of masks on the validation images, at most `metric.max_dets`
+                       detections per image and class, mean over the classes present; the objective.
+                       None where no image validates
     ap50_uncapped      the same, all detections
     ap50_box           the same as `ap50`, of boxes
-    ap50_per_class     `ap50` of each class; None for a class without a validation instance; empty where no image
-                       validates
+    ap50_per_class     `ap50` of each class; None for a class without a validation instance; empty
+                       where no image validates
     seconds            wall time of `run_epoch`; of it `train_seconds` and `evaluate_seconds`
     wait_seconds       part of `train_seconds` in which training waited for the loader's next batch
     images_per_second  training images per second of `train_seconds`
-    peak_memory_bytes  most memory that tensors took on the GPU, training and evaluation; None on a CPU
+    peak_memory_bytes  most memory that tensors took on the GPU, training and evaluation; None on a
+                       CPU
     steps              optimizer steps
     detections         number of detections in all validation images
-    capped_images      number of validation images with a tile that reached the cap `predict.max_detections`
-    coco               twelve numbers of the masks by their `core.metric.coco_summary.NAMES`, None where there is
-                       nothing to find; after the trial's last epoch only, else empty
+    capped_images      number of validation images with a tile that reached the cap
+                       `predict.max_detections`
+    coco               twelve numbers of the masks by their `core.metric.coco_summary.NAMES`, None
+                       where there is nothing to find; after the trial's last epoch only, else empty
     """
 
     epoch: int
@@ -86,15 +91,19 @@ class EpochReport:
 
 
 class Trial:
-    """A trial on one device: `run_epoch` until `epoch` is `config.optim.epochs`, `save` after any of them.
+    """A trial on one device: `run_epoch` until `epoch` is `config.optim.epochs`, `save` after
+    any of them.
 
     device           auto (the first GPU that torch sees, or else the CPU), cpu, or cuda:0 and so on
-    loader_workers   processes that read and augment training images; 0: this process does. No influence on results
-    validate         False: every image trains, and none is left to validate; the last epoch is then the best
-    threads          CPU threads of torch; None for as many as it has now. On a CPU results depend on their number,
-                     so a loaded trial goes on with those it began with
+    loader_workers   processes that read and augment training images; 0: this process does. No
+                     influence on results
+    validate         False: every image trains, and none is left to validate; the last epoch is then
+                     the best
+    threads          CPU threads of torch; None for as many as it has now. On a CPU results depend
+                     on their number, so a loaded trial goes on with those it began with
 
-    Attributes: `reports` of the epochs done; `matches`, the masks' match table of each epoch run since the last save.
+    Attributes: `reports` of the epochs done; `matches`, the masks' match table of each epoch run
+    since the last save.
 
     Raises SettingError, DataError, WeightsError or ResourceError for what cannot be trained.
     """
@@ -119,7 +128,9 @@ class Trial:
         self.threads = threads or torch.get_num_threads()
         self.reports: list[EpochReport] = []
         self.matches: dict[int, ap50.MatchTable] = {}
-        self.split = split(data, config.data) if validate else Split(tuple(range(len(data.samples))), ())
+        self.split = (
+            split(data, config.data) if validate else Split(tuple(range(len(data.samples))), ())
+        )
         self.batches = TrainingBatches(
             data, self.split.train, config, loader_workers, pin_memory=self.device.type == "cuda"
         )
@@ -159,11 +170,12 @@ class Trial:
     def run_epoch(self, progress: Callable[[float], object] = float) -> EpochReport:
         """Train one epoch and evaluate it on the validation images.
 
-        `progress` is called after each batch and each validation image with the fraction of the epoch's images that
-        were seen.
+        `progress` is called after each batch and each validation image with the fraction of the
+        epoch's images that were seen.
 
-        Raises TrialDiverged, and ProcessLost where a loader's process was killed. After any exception the weights stand
-        between two epochs: only `load` helps; after ProcessLost only a new trial does, its loader is gone.
+        Raises TrialDiverged, and ProcessLost where a loader's process was killed. After any
+        exception the weights stand between two epochs: only `load` helps; after ProcessLost only a
+        new trial does, its loader is gone.
         """
         with self.batches.losses_named():
             return self._run_epoch(progress)
@@ -205,7 +217,9 @@ class Trial:
                 self.device,
             )
         trained = time.perf_counter()
-        scores = self._evaluate(epoch, lambda seen: progress((len(self.split.train) + seen) / images))
+        scores = self._evaluate(
+            epoch, lambda seen: progress((len(self.split.train) + seen) / images)
+        )
         end = time.perf_counter()
         report = EpochReport(
             epoch=epoch,
@@ -217,27 +231,40 @@ class Trial:
             evaluate_seconds=end - trained,
             wait_seconds=waited,
             images_per_second=len(self.split.train) / (trained - begin),
-            peak_memory_bytes=torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None,
+            peak_memory_bytes=(
+                torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+            ),
             steps=len(self.batches),
         )
         self.reports.append(report)
         if self.best is report:
             self._best_weights = {
-                name: value.detach().cpu().clone() for name, value in self.model.trained_state().items()
+                name: value.detach().cpu().clone()
+                for name, value in self.model.trained_state().items()
             }
             self._best_is_saved = False
         self._midway = False
         return report
 
     def _evaluate(self, epoch: int, progress: Callable[[int], object]) -> dict[str, Any]:
-        """The scores of an epoch, by their names in EpochReport; in fp32, as the model is used later."""
+        """The scores of an epoch, by their names in EpochReport; in fp32, as the model is used
+        later.
+        """
         if not self.split.validation:
-            return {"ap50": None, "ap50_uncapped": None, "ap50_box": None, "ap50_per_class": (), "detections": 0}
+            return {
+                "ap50": None,
+                "ap50_uncapped": None,
+                "ap50_box": None,
+                "ap50_per_class": (),
+                "detections": 0,
+            }
         self.model.eval()
         samples = [self.data.samples[index] for index in self.split.validation]
         found = []
         for seen, sample in enumerate(samples, start=1):
-            found.append(predict(self.model, sample.image, self.config.predict, self.config.data.crop))
+            found.append(
+                predict(self.model, sample.image, self.config.predict, self.config.data.crop)
+            )
             progress(seen)
         masks, boxes = ap50.match(samples, found, len(self.data.classes))
         self.matches[epoch] = masks
@@ -250,16 +277,23 @@ class Trial:
             "ap50_per_class": of_masks.per_class,
             "detections": sum(len(detections) for detections in found),
             "capped_images": sum(detections.full_tiles > 0 for detections in found),
-            "coco": coco_summary(samples, found, len(self.data.classes)) if epoch == self.config.optim.epochs else {},
+            "coco": (
+                coco_summary(samples, found, len(self.data.classes))
+                if epoch == self.config.optim.epochs
+                else {}
+            ),
         }
 
     def trained_model(self) -> TrainedModel:
-        """The model as it was after its best epoch: a copy, on the trial's device, in evaluation mode."""
+        """The model as it was after its best epoch: a copy, on the trial's device, in evaluation
+        mode.
+        """
         assert self.best is not None, "there is no model before the first epoch"
         return self._model_with(self._best_weights)
 
     def kept_model(self, folder: Path) -> TrainedModel | None:
-        """The model after the best epoch of a trial that has ended; None where `folder` does not keep its weights.
+        """The model after the best epoch of a trial that has ended; None where `folder` does not
+        keep its weights.
 
         Raises CheckpointError as `load` does. The trial itself is not touched.
         """
@@ -282,9 +316,10 @@ class Trial:
     def save(self, folder: Path) -> None:
         """Write all that `load` needs to go on, and what the best epoch was.
 
-        In this order, each file atomically: `matches/epoch-0007.npz` of the epochs run since the last save,
-        `best-0007.safetensors` (the trained weights of the best epoch), `last.safetensors`; then bests of other epochs
-        are removed. Whatever moment the process dies at, `last.safetensors` names files that are there.
+        In this order, each file atomically: `matches/epoch-0007.npz` of the epochs run since the
+        last save, `best-0007.safetensors` (the trained weights of the best epoch),
+        `last.safetensors`; then bests of other epochs are removed. Whatever moment the process dies
+        at, `last.safetensors` names files that are there.
         """
         best = self.best
         assert best is not None, "there is nothing to save before the first epoch"
@@ -310,11 +345,12 @@ class Trial:
         _remove_what_is_not_named(folder, best_path)
 
     def load(self, folder: Path) -> bool:
-        """Continue from what `save` wrote; False, and nothing changed, where `folder` holds no `last.safetensors`.
+        """Continue from what `save` wrote; False, and nothing changed, where `folder` holds no
+        `last.safetensors`.
 
-        Raises CheckpointError for a file of another configuration, data set, or pretrained weights, and TornCheckpoint
-        for one that is damaged: `discard` it to begin anew.
-        The trial goes on with the number of threads it began with. Removes what a lost attempt left behind; match
+        Raises CheckpointError for a file of another configuration, data set, or pretrained weights,
+        and TornCheckpoint for one that is damaged: `discard` it to begin anew. The trial goes on
+        with the number of threads it began with. Removes what a lost attempt left behind; match
         tables of epochs that were lost stay until the epoch is run again.
         """
         path = folder / "last.safetensors"
@@ -324,9 +360,16 @@ class Trial:
         self._check_identity(path, state)
         with _damage_named(path):
             best_path = _best_path(folder, state["best"]["epoch"])
-            threads, reports = int(state["threads"]), [EpochReport.from_json(report) for report in state["reports"]]
-        if not 1 <= threads <= _MOST_THREADS or [report.epoch for report in reports] != [*range(1, len(reports) + 1)]:
-            raise TornCheckpoint(f"{path} is damaged: it counts {threads} threads and {len(reports)} reports")
+            threads, reports = (
+                int(state["threads"]),
+                [EpochReport.from_json(report) for report in state["reports"]],
+            )
+        if not 1 <= threads <= _MOST_THREADS or [report.epoch for report in reports] != [
+            *range(1, len(reports) + 1)
+        ]:
+            raise TornCheckpoint(
+                f"{path} is damaged: it counts {threads} threads and {len(reports)} reports"
+            )
         best_weights, best_state = checkpoint.load(best_path)
         self._check_identity(best_path, best_state)
         self._check_layers(best_path, best_weights)
@@ -340,7 +383,9 @@ class Trial:
         return True
 
     def discard(self, folder: Path) -> None:
-        """Set a torn checkpoint aside, as `last.safetensors.torn`, so that the next `load` begins anew."""
+        """Set a torn checkpoint aside, as `last.safetensors.torn`, so that the next `load`
+        begins anew.
+        """
         path = folder / "last.safetensors"
         path.replace(path.with_suffix(".safetensors.torn"))
 
@@ -350,31 +395,39 @@ class Trial:
 
     def _compare_identity(self, path: Path, state: dict[str, Any]) -> None:
         if state.get("format") != FORMAT:
-            raise CheckpointError(f"{path} has format {state.get('format')}, and this version reads format {FORMAT}")
+            raise CheckpointError(
+                f"{path} has format {state.get('format')}, and this version reads format {FORMAT}"
+            )
         # A setting that an earlier version did not know yet had the effect of its default.
         before, now = {**SETTINGS, **state["settings"]}, self._identity["settings"]
         for name in [*now, *(name for name in before if name not in now)]:
             if before.get(name) != now.get(name):
                 raise CheckpointError(
-                    f"{path} belongs to another configuration: {name} was {before.get(name)!r} and is "
-                    f"{now.get(name)!r}; go back to the old value, or begin in another folder"
+                    f"{path} belongs to another configuration: {name} was {before.get(name)!r} and"
+                    f" is {now.get(name)!r}; go back to the old value, or begin in another folder"
                 )
         if state["weights"] != self._identity["weights"]:
             raise CheckpointError(
-                f"{path} began from other pretrained weights: they were {_describe(state['weights'])} "
-                f"and are {_describe(self._identity['weights'])}; bring the old ones back, or begin in another folder"
+                f"{path} began from other pretrained weights: they were"
+                f" {_describe(state['weights'])} and are {_describe(self._identity['weights'])};"
+                " bring the old ones back, or begin in another folder"
             )
         if state["validate"] != self._identity["validate"]:
             images = "a part of the images" if state["validate"] else "all images"
-            raise CheckpointError(f"{path} was trained on {images}; do so again, or begin in another folder")
+            raise CheckpointError(
+                f"{path} was trained on {images}; do so again, or begin in another folder"
+            )
         if state["data"] != self._identity["data"]:
             raise CheckpointError(
-                f"{path} belongs to another data set: its fingerprint was {state['data'][:12]} and is "
-                f"{self._identity['data'][:12]}; bring the old images and masks back, or begin in another folder"
+                f"{path} belongs to another data set: its fingerprint was {state['data'][:12]} and"
+                f" is {self._identity['data'][:12]}; bring the old images and masks back, or begin"
+                " in another folder"
             )
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors that training changes: 'model.NAME', and AdamW's 'optimizer.KEY.NAME' by trained parameter."""
+        """The tensors that training changes: 'model.NAME', and AdamW's 'optimizer.KEY.NAME' by
+        trained parameter.
+        """
         tensors = {f"model.{name}": value for name, value in self.model.trained_state().items()}
         for name, parameter in self._trainable():
             for key, value in self.optimizer.state[parameter].items():
@@ -384,37 +437,59 @@ class Trial:
     def _check_layers(self, path: Path, weights: dict[str, torch.Tensor]) -> None:
         expected = {name: value.shape for name, value in self.model.trained_state().items()}
         if {name: value.shape for name, value in weights.items()} != expected:
-            raise CheckpointError(f"{path} holds other layers than this trial trains; begin in another folder")
+            raise CheckpointError(
+                f"{path} holds other layers than this trial trains; begin in another folder"
+            )
 
     def _restore(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
         """Put back what `_tensors` took."""
-        model = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+        model = {
+            name.removeprefix("model."): value
+            for name, value in tensors.items()
+            if name.startswith("model.")
+        }
         self._check_layers(path, model)
         self.model.load_state_dict(model, strict=False)
         moments: dict[int, dict[str, torch.Tensor]] = {}
         for index, (name, parameter) in enumerate(self._trainable()):
-            found = {key: tensors.get(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            found = {
+                key: tensors.get(f"optimizer.{key}.{name}")
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }
             moments[index] = {
-                # The fused optimizer goes through a weight and its moments in one order, that of their memory.
-                key: torch.empty_like(parameter, device="cpu").copy_(value) if key != "step" else value
+                # The fused optimizer goes through a weight and its moments in one order, that of
+                # their memory.
+                key: (
+                    torch.empty_like(parameter, device="cpu").copy_(value)
+                    if key != "step"
+                    else value
+                )
                 for key, value in found.items()
                 if value is not None
             }
         state = {index: values for index, values in moments.items() if values}
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.optimizer.load_state_dict(
+            {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        )
 
     def _trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
         """The parameters that train with their names, in the optimizer's order."""
-        return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
+        return [
+            (name, value) for name, value in self.model.named_parameters() if value.requires_grad
+        ]
 
 
 @contextlib.contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    """Turn errors on a state that is valid JSON but has another content than `save` writes into TornCheckpoint."""
+    """Turn errors on a state that is valid JSON but has another content than `save` writes into
+    TornCheckpoint.
+    """
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise TornCheckpoint(f"{path} is damaged ({type(error).__name__}: {error}); remove it to begin anew") from None
+        raise TornCheckpoint(
+            f"{path} is damaged ({type(error).__name__}: {error}); remove it to begin anew"
+        ) from None
 
 
 def _best_path(folder: Path, epoch: int) -> Path:
@@ -430,7 +505,9 @@ def _describe(weights: dict[str, Any] | None) -> str:
 
 
 def _remove_what_is_not_named(folder: Path, best: Path) -> None:
-    """Remove weights of epochs that are no longer the best, and files that a killed process had half written."""
+    """Remove weights of epochs that are no longer the best, and files that a killed process had
+    half written.
+    """
     for path in folder.glob("best-*.safetensors"):
         if path != best:
             path.unlink()

@@ -1,4 +1,6 @@
-"""Small random scenes with all that makes matching hard: overlaps, copies, crowds, equal scores, empty images."""
+"""Small random scenes with all that makes matching hard: overlaps, copies, crowds, equal scores,
+empty images.
+"""
 
 import numpy as np
 
@@ -7,8 +9,12 @@ from core.sample import Detections, MaskCrop, Sample
 CLASSES = 4
 
 
-def random_sample(rng: np.random.Generator, name: str, classes: list[int], instances: int) -> Sample:
-    """Rectangles in up to three label maps, so that instances overlap; some are copies of another, some are crowds."""
+def random_sample(
+    rng: np.random.Generator, name: str, classes: list[int], instances: int
+) -> Sample:
+    """Rectangles in up to three label maps, so that instances overlap; some are copies of
+    another, some are crowds.
+    """
     height, width = rng.integers(20, 50, size=2)
     label_maps = np.zeros((3, height, width), dtype=np.uint16)
     for number in range(1, instances + 1):
@@ -33,8 +39,12 @@ def random_sample(rng: np.random.Generator, name: str, classes: list[int], insta
     )
 
 
-def random_detections(rng: np.random.Generator, sample: Sample, classes: list[int], count: int) -> Detections:
-    """Shifted and grown instances, exact ones, halves and noise; many equal scores; boxes near their masks."""
+def random_detections(
+    rng: np.random.Generator, sample: Sample, classes: list[int], count: int
+) -> Detections:
+    """Shifted and grown instances, exact ones, halves and noise; many equal scores; boxes near
+    their masks.
+    """
     height, width = sample.size
     boxes, labels, masks = [], [], []
     for _ in range(count):
@@ -42,7 +52,11 @@ def random_detections(rng: np.random.Generator, sample: Sample, classes: list[in
         label = int(rng.choice(classes))
         if len(sample.labels_N) and rng.random() < 0.8:
             number = rng.integers(len(sample.labels_N))
-            mask = np.roll((sample.label_maps == number + 1).any(axis=0), rng.integers(-1, 2, size=2), axis=(0, 1))
+            mask = np.roll(
+                (sample.label_maps == number + 1).any(axis=0),
+                rng.integers(-1, 2, size=2),
+                axis=(0, 1),
+            )
             if rng.random() < 0.3:
                 mask[:, rng.integers(width) :] = False
             if rng.random() < 0.8 and sample.labels_N[number] in classes:
@@ -55,10 +69,14 @@ def random_detections(rng: np.random.Generator, sample: Sample, classes: list[in
         margin = rng.integers(0, 2)  # the window need not be the tightest
         top, left = max(y0 - margin, 0), max(x0 - margin, 0)
         masks.append(MaskCrop(int(top), int(left), mask[top : y1 + margin, left : x1 + margin]))
-        outward = rng.choice([0.0, 0.7], size=4) * np.clip(rng.normal(size=4), -0.6, 3)  # the box stays a box
+        outward = rng.choice([0.0, 0.7], size=4) * np.clip(
+            rng.normal(size=4), -0.6, 3
+        )  # the box stays a box
         boxes.append(np.array([x0, y0, x1, y1]) + outward * [-1, -1, 1, 1])
         labels.append(label)
-    scores = np.where(rng.random(count) < 0.5, rng.integers(1, 5, count) / 5, rng.random(count)).astype(np.float32)
+    scores = np.where(
+        rng.random(count) < 0.5, rng.integers(1, 5, count) / 5, rng.random(count)
+    ).astype(np.float32)
     order = np.argsort(-scores, kind="stable")
     return Detections(
         boxes_N4=np.array(boxes, dtype=np.float32).reshape(-1, 4)[order],
@@ -69,13 +87,20 @@ def random_detections(rng: np.random.Generator, sample: Sample, classes: list[in
 
 
 def random_scene(seed: int) -> tuple[list[Sample], list[Detections]]:
-    """Up to six images; empty ones, ones without detections, classes without truth and classes never detected."""
+    """Up to six images; empty ones, ones without detections, classes without truth and classes
+    never detected.
+    """
     rng = np.random.default_rng(seed)
     drawn = rng.permutation(CLASSES) + 1
-    in_truth, in_detections = drawn[: rng.integers(1, 5)].tolist(), drawn[rng.integers(0, 3) :].tolist()
+    in_truth, in_detections = (
+        drawn[: rng.integers(1, 5)].tolist(),
+        drawn[rng.integers(0, 3) :].tolist(),
+    )
     samples, detections = [], []
     for index in range(rng.integers(1, 7)):
         sample = random_sample(rng, f"image{index}", in_truth, int(rng.choice([0, 1, 8, 20])))
         samples.append(sample)
-        detections.append(random_detections(rng, sample, in_detections, int(rng.choice([0, 1, 10, 40]))))
+        detections.append(
+            random_detections(rng, sample, in_detections, int(rng.choice([0, 1, 10, 40])))
+        )
     return samples, detections

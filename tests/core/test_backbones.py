@@ -27,11 +27,14 @@ def test_each_row_describes_the_network_of_its_name(name: str) -> None:
         body = resnet_pyramid(name, nn.BatchNorm2d, None, stride_in_1x1=False).body
         levels = body(torch.zeros(1, 3, 64, 96))
     assert [tuple(level.shape[1:]) for level in levels] == [
-        (channels, 64 // stride, 96 // stride) for channels, stride in zip(row.channels, (4, 8, 16, 32), strict=True)
+        (channels, 64 // stride, 96 // stride)
+        for channels, stride in zip(row.channels, (4, 8, 16, 32), strict=True)
     ]
     blocks = {type(block) for stage in row.levels for block in body.get_submodule(stage)}
     assert blocks == {models.resnet.Bottleneck if row.bottleneck else models.resnet.BasicBlock}
-    with_parameters = {child for child, module in body.named_children() if list(module.parameters())}
+    with_parameters = {
+        child for child, module in body.named_children() if list(module.parameters())
+    }
     assert sorted(child for stage in row.stages for child in stage) == sorted(with_parameters)
 
 
@@ -48,5 +51,7 @@ def test_every_backbone_has_its_own_place_by_memory() -> None:
 
 def test_settings_are_read_without_torch() -> None:
     source = "import sys; import core.config; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout.strip() == "False"

@@ -34,7 +34,9 @@ def square(name: str, labels: list[int], image: np.ndarray | None = None, step: 
     return Sample(name, image, maps, np.array(labels, np.int64), np.zeros(len(labels), np.bool_))
 
 
-def report(folder: Path, capsys: pytest.CaptureFixture[str], data: Dataset | None = None) -> tuple[int, str]:
+def report(
+    folder: Path, capsys: pytest.CaptureFixture[str], data: Dataset | None = None
+) -> tuple[int, str]:
     if data is not None:
         write_hw3(data, folder)
     status = main([str(folder)])
@@ -43,7 +45,9 @@ def report(folder: Path, capsys: pytest.CaptureFixture[str], data: Dataset | Non
     return status, captured.out
 
 
-def test_a_usable_data_set_is_described_and_ends_with_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_usable_data_set_is_described_and_ends_with_0(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     status, out = report(tmp_path, capsys, DATA)
     assert status == 0
     assert out.endswith("Usable: no problems found.\n")
@@ -54,12 +58,20 @@ def test_a_usable_data_set_is_described_and_ends_with_0(tmp_path: Path, capsys: 
         expected = [str(counts[:, column].sum()), str(np.count_nonzero(counts[:, column]))]
         assert [row[2], row[4]] == expected
     heights = [sample.size[0] for sample in DATA.samples]
-    assert f"image height        {min(heights)} to {max(heights)}, median {np.median(heights):.0f} pixels" in out
+    assert (
+        f"image height        {min(heights)} to {max(heights)}, median {np.median(heights):.0f}"
+        " pixels" in out
+    )
     areas = np.concatenate([np.bincount(sample.label_maps.ravel())[1:] for sample in DATA.samples])
-    assert f"instance area       {areas.min()} to {areas.max()}, median {np.median(areas):,.0f} pixels" in out
+    assert (
+        f"instance area       {areas.min()} to {areas.max()}, median {np.median(areas):,.0f} pixels"
+        in out
+    )
 
 
-def test_all_problems_are_listed_at_once_and_it_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_problems_are_listed_at_once_and_it_ends_with_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_hw3(DATA, tmp_path)
     train = tmp_path / "train"
     damaged = [sample.name for sample in DATA.samples[:3]]
@@ -71,25 +83,35 @@ def test_all_problems_are_listed_at_once_and_it_ends_with_2(tmp_path: Path, caps
     status, out = report(tmp_path, capsys)
     assert status == 2
     assert "3 problems to mend before a search:" in out
-    for place in (f"{damaged[0]}/image.tif", f"{damaged[1]}/class1.tif", f"{damaged[2]}/class9.tif"):
+    for place in (
+        f"{damaged[0]}/image.tif",
+        f"{damaged[1]}/class1.tif",
+        f"{damaged[2]}/class9.tif",
+    ):
         assert sum(line.startswith(f"  {train / place}: ") for line in out.splitlines()) == 1
     assert "3 annotated images" in out, "an image with a damaged mask is not half read"
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.tif")} == before
 
 
-def test_unusual_things_are_noted_and_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusual_things_are_noted_and_accepted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     crowded = square("crowded", [1] * 101 + [2])
     negative = square("negative", [])
     twin = square("twin", [2, 2], crowded.image, step=4)
     twin_maps = np.zeros((1, *crowded.size), np.uint16)
     twin_maps[0, 0, 0], twin_maps[0, 9, 9], twin_maps[0, 5, 2:7] = 1, 1, 2
     twin = replace(twin, label_maps=twin_maps)
-    status, out = report(tmp_path, capsys, assemble("cells", DATA.classes, [crowded, negative, twin]))
+    status, out = report(
+        tmp_path, capsys, assemble("cells", DATA.classes, [crowded, negative, twin])
+    )
     notes = out[out.index("Unusual, and accepted:") :]
     assert status == 0
     assert "1 image without instances, taken as true negatives: negative" in notes
     assert "1 image with more than 100 instances of a class" in notes
-    assert "1 instance of several separate pieces, perhaps different cells under one id: twin" in notes
+    assert (
+        "1 instance of several separate pieces, perhaps different cells under one id: twin" in notes
+    )
     assert "1 image there more than once" in notes
     assert "crowded = twin" in notes
     assert "2 classes (class3, class4) have no instance" in notes
@@ -97,7 +119,9 @@ def test_unusual_things_are_noted_and_accepted(tmp_path: Path, capsys: pytest.Ca
     assert "0 of one pixel, 1 of one row or column" in out
 
 
-def test_one_pixel_instances_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_pixel_instances_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     dots = square("dots", [1, 1, 3])
     maps = np.zeros_like(dots.label_maps)
     maps[0, 0, 0], maps[0, 0, 2:4], maps[0, 4:6, 4:6] = 1, 2, 3
@@ -108,11 +132,15 @@ def test_one_pixel_instances_are_counted(tmp_path: Path, capsys: pytest.CaptureF
     assert "instance area       1 to 9, median 3 pixels" in out
 
 
-def test_overlapping_instances_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_overlapping_instances_are_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     maps = np.zeros((2, 8, 8), np.uint16)
     maps[0, :4], maps[1, 2:6] = 1, 2
     both = replace(square("both", [1, 2]), label_maps=maps)
-    status, out = report(tmp_path, capsys, assemble("cells", DATA.classes, [both, square("b", [1])]))
+    status, out = report(
+        tmp_path, capsys, assemble("cells", DATA.classes, [both, square("b", [1])])
+    )
     assert status == 0
     assert "1 image with overlapping instances: both" in out
 
@@ -135,11 +163,16 @@ def test_what_cannot_be_split_is_not_usable(
 
 def test_the_command_line_answers_a_missing_folder_with_one_line_and_2(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "core.check", str(tmp_path / "nothing")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False
+    )
     assert done.returncode == 2
     assert done.stderr == ""
     assert done.stdout.splitlines()[0] == "1 problem to mend before a search:"
-    assert f"{tmp_path / 'nothing'}: there is no such folder; put one folder an image there" in done.stdout
+    assert (
+        f"{tmp_path / 'nothing'}: there is no such folder; put one folder an image there"
+        in done.stdout
+    )
     assert len(done.stdout.splitlines()) == 2
 
 
@@ -165,7 +198,9 @@ def test_a_data_set_whose_classes_are_all_invalid_ends_in_sentences(
     assert "there must be at least one category, and there is none" in out
 
 
-def test_thousands_of_categories_are_counted_and_not_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_thousands_of_categories_are_counted_and_not_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     names: list[object] = [{"id": number, "name": f"kind {number}"} for number in range(1, 3001)]
     _, out = report(coco(tmp_path, names), capsys)
     assert len(out.splitlines()) < 80
@@ -173,9 +208,13 @@ def test_thousands_of_categories_are_counted_and_not_listed(tmp_path: Path, caps
     assert "2,999 classes (kind 2, kind 3, kind 4 and 2,996 more) have no instance" in out
 
 
-def test_no_name_reaches_the_terminal_as_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_name_reaches_the_terminal_as_a_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     evil = "\x1b]0;owned\x07\x1b[2J\u202e"
-    _, out = report(coco(tmp_path / "a", [{"id": 1, "name": f"{evil} cell"}], f"{evil}.png"), capsys)
+    _, out = report(
+        coco(tmp_path / "a", [{"id": 1, "name": f"{evil} cell"}], f"{evil}.png"), capsys
+    )
     assert "\\x1b]0;owned\\x07\\x1b[2J\\u202e cell" in out
     gone = coco(tmp_path / "b", [{"id": 1, "name": evil}, {"id": 1, "name": evil}, {"id": evil}])
     (gone / "train" / "a.png").unlink()
@@ -191,8 +230,12 @@ def test_one_cause_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
     folder = coco(tmp_path, [{"id": 1, "name": "cell"}])
     content = json.loads((folder / "train.json").read_text())
     content["annotations"] = [
-        {"id": number, "image_id": 1, "category_id": 1, "segmentation": [[3, 3, 3, 3, 3, 3]]} for number in range(5000)
-    ] + [{"id": 5000 + number, "image_id": number + 7, "category_id": 1, "segmentation": []} for number in range(9)]
+        {"id": number, "image_id": 1, "category_id": 1, "segmentation": [[3, 3, 3, 3, 3, 3]]}
+        for number in range(5000)
+    ] + [
+        {"id": 5000 + number, "image_id": number + 7, "category_id": 1, "segmentation": []}
+        for number in range(9)
+    ]
     (folder / "train.json").write_text(json.dumps(content))
     status, out = report(folder, capsys)
     assert status == 2
@@ -204,7 +247,11 @@ def test_one_cause_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_more_cells_than_the_largest_cap_holds_are_answered_with_tiles() -> None:
     data = assemble("x", [Category(1, "cell")], [square("a", [1] * (MOST_DETECTIONS + 1), step=4)])
-    (note,) = (one for one in advice(data, DataConfig(), PredictConfig(), MetricConfig()) if "never be found" in one)
+    (note,) = (
+        one
+        for one in advice(data, DataConfig(), PredictConfig(), MetricConfig())
+        if "never be found" in one
+    )
     assert note.endswith("; smaller tiles (predict.tile) hold as many each")
 
 
@@ -220,7 +267,9 @@ def twice(name: str) -> Sample:
     squares = square(name, [1] * 9)
     above = np.where(squares.label_maps > 0, squares.label_maps + 9, 0).astype(np.uint16)
     both = np.concatenate([squares.label_maps, above])
-    return replace(squares, label_maps=both, labels_N=np.repeat([1, 2], 9), crowd_N=np.zeros(18, np.bool_))
+    return replace(
+        squares, label_maps=both, labels_N=np.repeat([1, 2], 9), crowd_N=np.zeros(18, np.bool_)
+    )
 
 
 @pytest.mark.parametrize(
@@ -260,7 +309,9 @@ def test_where_no_instance_is_left_only_the_cause_is_said(
     """Nobody is asked to annotate more, nor to take out images that were annotated."""
     folder = coco(tmp_path, [{"id": 1, "name": "cell"}])
     content = json.loads((folder / "train.json").read_text())
-    content["annotations"] = [{**content["annotations"][0], **change, "id": number} for number in range(4)]
+    content["annotations"] = [
+        {**content["annotations"][0], **change, "id": number} for number in range(4)
+    ]
     (folder / "train.json").write_text(json.dumps(content))
     status, out = report(folder, capsys)
     assert status == 2
@@ -268,14 +319,24 @@ def test_where_no_instance_is_left_only_the_cause_is_said(
     assert "Unusual" not in out
 
 
-def test_more_cells_than_are_predicted_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_cells_than_are_predicted_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = assemble(
-        "cells", DATA.classes, [square("a", [1] * 450), square("b", [1] * 300 + [2] * 120), square("c", [1])]
+        "cells",
+        DATA.classes,
+        [square("a", [1] * 450), square("b", [1] * 300 + [2] * 120), square("c", [1])],
     )
     write_hw3(data, tmp_path)
     _, out = report(tmp_path, capsys)
-    assert "2 images with more instances than are predicted in one (predict.max_detections 400), so that 70 of" in out
-    assert "871 instances can never be found: a, b; `--set predict.max_detections=500` has room for all" in out
+    assert (
+        "2 images with more instances than are predicted in one (predict.max_detections 400), so"
+        " that 70 of" in out
+    )
+    assert (
+        "871 instances can never be found: a, b; `--set predict.max_detections=500` has room"
+        " for all" in out
+    )
     assert main([str(tmp_path), "--set", "predict.max_detections=500"]) == 0
     assert "can never be found" not in capsys.readouterr().out
     assert main([str(tmp_path), "--set", "predict.tile=64"]) == 0
@@ -286,26 +347,42 @@ def test_names_that_show_slides_are_answered_with_the_pattern(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [f"slide{slide}_{y}_{x}" for slide in range(5) for y in (0, 64) for x in (0, 64)]
-    data = assemble("cells", DATA.classes, [square(name, [1] * (5 + seed)) for seed, name in enumerate(names)])
+    data = assemble(
+        "cells", DATA.classes, [square(name, [1] * (5 + seed)) for seed, name in enumerate(names)]
+    )
     write_hw3(data, tmp_path)
     _, out = report(tmp_path, capsys)
-    assert "20 images look by their names like parts of 5 slides, patients or series (slide0_0_0, slide0_0_64," in out
+    assert (
+        "20 images look by their names like parts of 5 slides, patients or series (slide0_0_0,"
+        " slide0_0_64," in out
+    )
     pattern = out.split("--set 'data.group_pattern=")[1].split("'")[0]
     assert main([str(tmp_path), "--set", f"data.group_pattern={pattern}"]) == 0
     assert "look by their names" not in capsys.readouterr().out
 
 
-def test_a_data_set_that_is_mostly_empty_is_asked_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = assemble("cells", DATA.classes, [square(f"a{number}", [1] * 3 * (number < 2)) for number in range(6)])
+def test_a_data_set_that_is_mostly_empty_is_asked_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = assemble(
+        "cells", DATA.classes, [square(f"a{number}", [1] * 3 * (number < 2)) for number in range(6)]
+    )
     _, out = report(tmp_path, capsys, data)
-    assert "4 of 6 images hold no instance and train as background: a2, a3, a4 and 1 more; take out those" in out
+    assert (
+        "4 of 6 images hold no instance and train as background: a2, a3, a4 and 1 more; take out"
+        " those" in out
+    )
 
 
 def test_a_pattern_that_finds_no_group_is_a_problem_and_no_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = [f"a{number}_png.rf.{number:032x}" for number in (1, 1, 2)] + ["a1_png.rf." + "f" * 32]
-    data = assemble("cells", DATA.classes, [square(name, [1] * (3 + seed)) for seed, name in enumerate(set(names))])
+    data = assemble(
+        "cells",
+        DATA.classes,
+        [square(name, [1] * (3 + seed)) for seed, name in enumerate(set(names))],
+    )
     write_hw3(data, tmp_path)
     assert main([str(tmp_path)]) == 2
     assert "2 images are versions of 1 picture by their names" in capsys.readouterr().out

@@ -1,4 +1,6 @@
-"""Laws of the settings, of the addresses of random draws, and of files that are there whole or not at all."""
+"""Laws of the settings, of the addresses of random draws, and of files that are there whole or
+not at all.
+"""
 
 import json
 import math
@@ -36,7 +38,9 @@ def limits(field: FieldInfo) -> list[tuple[str, float]]:
         (kind, getattr(limit, kind))
         for limit in field.metadata
         for kind in ("ge", "gt", "le", "lt")
-        if isinstance(limit, annotated_types.Ge | annotated_types.Gt | annotated_types.Le | annotated_types.Lt)
+        if isinstance(
+            limit, annotated_types.Ge | annotated_types.Gt | annotated_types.Le | annotated_types.Lt
+        )
         and hasattr(limit, kind)
     ]
 
@@ -88,7 +92,9 @@ def test_every_number_has_a_range() -> None:
         },
     )
 )
-def test_a_configuration_is_rebuilt_from_its_settings_even_through_json(settings: dict[str, Any]) -> None:
+def test_a_configuration_is_rebuilt_from_its_settings_even_through_json(
+    settings: dict[str, Any],
+) -> None:
     config = TrialConfig.from_settings(settings)
     assert config.settings() == dict(SETTINGS) | settings
     assert TrialConfig.from_settings(json.loads(json.dumps(config.settings()))) == config
@@ -101,13 +107,18 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 
 @given(st.sampled_from(sorted(SETTINGS)), st.data())
-def test_a_misspelt_setting_is_refused_with_a_suggestion_that_exists(name: str, data: st.DataObject) -> None:
+def test_a_misspelt_setting_is_refused_with_a_suggestion_that_exists(
+    name: str, data: st.DataObject
+) -> None:
     place = data.draw(st.integers(name.rfind(".") + 1, len(name) - 1))
     misspelt = name[:place] + name[place + 1 :]
     assume(misspelt not in SETTINGS)
     message = refusal({misspelt: 1})
     assert f"'{misspelt}' is not a trial setting" in message
-    assert message.endswith("lists all settings.") or message.split("Did you mean '")[1].rstrip("'?") in SETTINGS
+    assert (
+        message.endswith("lists all settings.")
+        or message.split("Did you mean '")[1].rstrip("'?") in SETTINGS
+    )
 
 
 @pytest.mark.parametrize(
@@ -171,7 +182,9 @@ def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(name: str) -
         ({"predict.tile": 31}, "predict.tile"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], named: str) -> None:
+def test_settings_that_contradict_each_other_are_refused(
+    settings: dict[str, Any], named: str
+) -> None:
     message = refusal(settings)
     assert message.startswith(f"space.yaml: {named}")
     assert all(str(value) in message for value in settings.values() if not isinstance(value, bool))
@@ -179,7 +192,9 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any
 
 # A purpose's addresses all have one length, so no two may give the same draws.
 ADDRESSES = st.sampled_from(Purpose).flatmap(
-    lambda purpose: st.tuples(st.integers(0, 2**32 - 1), st.just(purpose), st.integers(0, 10000), st.integers(0, 10000))
+    lambda purpose: st.tuples(
+        st.integers(0, 2**32 - 1), st.just(purpose), st.integers(0, 10000), st.integers(0, 10000)
+    )
 )
 
 
@@ -224,7 +239,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(
             write_atomically(path, b"new")
     with pytest.raises(ValueError, match="Out of range float"):
         write_json_atomically(path, {"ap50": math.nan})
-    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("state.json", b"old")]
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [
+        ("state.json", b"old")
+    ]
 
 
 def test_a_reader_sees_the_old_file_or_the_new_one_and_never_a_mixture(tmp_path: Path) -> None:
@@ -247,11 +264,17 @@ def test_a_reader_sees_the_old_file_or_the_new_one_and_never_a_mixture(tmp_path:
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
         st.lists,
     )
 )
-def test_json_is_read_back_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, content: Any) -> None:
+def test_json_is_read_back_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, content: Any
+) -> None:
     path = tmp_path_factory.getbasetemp() / "content.json"
     write_json_atomically(path, content)
     assert json.loads(path.read_text()) == content

@@ -15,7 +15,12 @@ from core.dependence import NEEDS, Need, effective, unmet
 from core.training.optim import Schedule
 
 IMAGE = synthetic.make(images=4, side=64)
-LARGER: dict[str, Value] = {"augment.hue": 60, "augment.rotate": 90.0, "augment.elastic_sigma": 2.0, "data.fold": 2}
+LARGER: dict[str, Value] = {
+    "augment.hue": 60,
+    "augment.rotate": 90.0,
+    "augment.elastic_sigma": 2.0,
+    "data.fold": 2,
+}
 
 
 def other(name: str) -> Value:
@@ -25,11 +30,19 @@ def other(name: str) -> Value:
         return LARGER[name]
     if isinstance(default, bool):
         return not default
-    return default + 3 if isinstance(default, int) else 0.9 if name.endswith("_p") else float(default) * 3
+    return (
+        default + 3
+        if isinstance(default, int)
+        else 0.9
+        if name.endswith("_p")
+        else float(default) * 3
+    )
 
 
 def what_it_does(settings: dict[str, Value]) -> Any:
-    """Everything that the settings of the table decide: augmented images, learning rates, the split."""
+    """Everything that the settings of the table decide: augmented images, learning rates, the
+    split.
+    """
     config = TrialConfig.from_settings(settings)
     augmenter = augment.build(config.augment)
     seen = []
@@ -38,17 +51,28 @@ def what_it_does(settings: dict[str, Value]) -> Any:
         rng = np.random.default_rng([7, number])
         assert augmenter is not None
         changed, labels = augmenter(sample.image, sample.label_maps, rng)
-        seen.append((changed.tobytes(), labels.tobytes()) if not np.array_equal(changed, sample.image) else None)
+        seen.append(
+            (changed.tobytes(), labels.tobytes())
+            if not np.array_equal(changed, sample.image)
+            else None
+        )
     seen = seen if any(seen) else []
     schedule = Schedule(config.optim, 4)
-    return seen, [schedule.learning_rate(step) for step in range(schedule.steps)], split(IMAGE, config.data)
+    return (
+        seen,
+        [schedule.learning_rate(step) for step in range(schedule.steps)],
+        split(IMAGE, config.data),
+    )
 
 
 def met(needs: tuple[Need, ...], name: str) -> dict[str, Value]:
-    needed = {need.setting: other(need.setting) if need.above_0 else SETTINGS[need.setting] for need in needs}
-    return {need: value for need, value in needed.items() if bool(SETTINGS[need]) != bool(value)} | (
-        {"data.folds": 4} if name == "data.fold" else {}
-    )
+    needed = {
+        need.setting: other(need.setting) if need.above_0 else SETTINGS[need.setting]
+        for need in needs
+    }
+    return {
+        need: value for need, value in needed.items() if bool(SETTINGS[need]) != bool(value)
+    } | ({"data.folds": 4} if name == "data.fold" else {})
 
 
 def unmeet(need: Need) -> Value:
@@ -66,7 +90,9 @@ def test_a_setting_does_something_where_its_needs_are_met(name: str) -> None:
     assert effective({**base, name: other(name)}) != effective(base)
 
 
-@pytest.mark.parametrize(("name", "need"), [(name, need) for name, needs in NEEDS.items() for need in needs])
+@pytest.mark.parametrize(
+    ("name", "need"), [(name, need) for name, needs in NEEDS.items() for need in needs]
+)
 def test_a_setting_does_nothing_where_a_need_is_not_met(name: str, need: Need) -> None:
     lacking = {**met(NEEDS[name], name), need.setting: unmeet(need)}
     lacking |= {"data.fold": 0} if name == "data.fold" else {}

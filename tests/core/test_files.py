@@ -1,4 +1,6 @@
-"""Laws of files that are there whole or not at all, and of what is said of those that the system refuses."""
+"""Laws of files that are there whole or not at all, and of what is said of those that the system
+refuses.
+"""
 
 import errno
 import multiprocessing
@@ -57,9 +59,15 @@ def test_a_writer_that_is_killed_leaves_no_file_or_the_old_one_and_the_next_writ
     tmp_path: Path, write: str
 ) -> None:
     path = tmp_path / "token"
-    program = f"from pathlib import Path; from core.files import {write}; {write}(Path({str(path)!r}), b'new')"
+    program = (
+        f"from pathlib import Path; from core.files import {write}; {write}(Path({str(path)!r}),"
+        " b'new')"
+    )
     killed = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env={**os.environ, "CELL_TUNE_KILL": "writing token"}, check=False
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "CELL_TUNE_KILL": "writing token"},
+        check=False,
     )
     assert killed.returncode == -9
     assert not path.exists()
@@ -75,8 +83,13 @@ def test_only_what_the_disk_refuses_is_called_the_disk(number: int) -> None:
     assert ("disk" in said.partition("): ")[2]) == (number in of_the_disk)
 
 
-def test_an_error_that_names_neither_file_nor_number_is_told_in_its_own_words(tmp_path: Path) -> None:
-    assert refused(TimeoutError("no answer"), "the lock") == "the lock cannot be used (no answer): see to it"
+def test_an_error_that_names_neither_file_nor_number_is_told_in_its_own_words(
+    tmp_path: Path,
+) -> None:
+    assert (
+        refused(TimeoutError("no answer"), "the lock")
+        == "the lock cannot be used (no answer): see to it"
+    )
     assert way_out(OSError("odd")) == ""
     with pytest.raises(FileNotFoundError) as caught:
         write_atomically(tmp_path / "none" / "file", b"")

@@ -1,4 +1,6 @@
-"""Laws of `python -m core.predict`, with real models of random weights, real files, and pycocotools as the reader."""
+"""Laws of `python -m core.predict`, with real models of random weights, real files, and
+pycocotools as the reader.
+"""
 
 import contextlib
 import io
@@ -44,7 +46,9 @@ SETTINGS = {
     "predict.max_detections": 6,
 }
 
-decodes = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools on NumPy 2
+decodes = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # pycocotools on NumPy 2
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +68,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cells(tmp_path: Path) -> Path:
-    """Three image files in a folder: grey, RGBA and RGB in a TIFF, a PNG and a JPEG, of any size."""
+    """Three image files in a folder: grey, RGBA and RGB in a TIFF, a PNG and a JPEG, of any
+    size.
+    """
     folder = tmp_path / "cells"
     folder.mkdir()
     rng = np.random.default_rng(0)
@@ -130,7 +136,9 @@ def predicted(model: Path, images: Path | str) -> list[dict[str, Any]]:
     return [
         json.loads(json.dumps(result))
         for image in list_images(str(images))
-        for result in results_of(trained.predict(read_test_image(image)), image.id, image.height, image.width, CLASSES)
+        for result in results_of(
+            trained.predict(read_test_image(image)), image.id, image.height, image.width, CLASSES
+        )
     ]
 
 
@@ -153,12 +161,19 @@ def test_the_command_writes_what_its_parts_find_in_images_of_any_size_and_pycoco
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*line, "--threads", "1", "--device", "cpu"], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [*line, "--threads", "1", "--device", "cpu"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     found = answer(done.returncode, done.stdout, done.stderr, out)
     assert (found.status, found.err) == (0, "")
     assert found.results == predicted(model, cells)
-    assert sorted(path.name for path in out.parent.iterdir()) == ["results.images.json", "results.json"]
+    assert sorted(path.name for path in out.parent.iterdir()) == [
+        "results.images.json",
+        "results.json",
+    ]
     assert found.listing == {
         "images": [
             {"id": 1, "file_name": "a grey.tif", "height": 33, "width": 33},
@@ -181,14 +196,21 @@ def test_the_command_writes_what_its_parts_find_in_images_of_any_size_and_pycoco
             mask = coco_mask.decode(annotation["segmentation"])
             assert mask.shape == (image["height"], image["width"])
             assert mask.any()
-            assert loaded.cats[annotation["category_id"]]["name"] in {category.name for category in CLASSES}
+            assert loaded.cats[annotation["category_id"]]["name"] in {
+                category.name for category in CLASSES
+            }
 
 
-def test_a_cap_that_was_reached_is_said_with_the_way_out(model: Path, cells: Path, tmp_path: Path) -> None:
-    found = command(model, cells, tmp_path / "results.json", "--tile", "64", "--max-detections", "2")
+def test_a_cap_that_was_reached_is_said_with_the_way_out(
+    model: Path, cells: Path, tmp_path: Path
+) -> None:
+    found = command(
+        model, cells, tmp_path / "results.json", "--tile", "64", "--max-detections", "2"
+    )
     last = found.out.splitlines()[-1]
     told = re.fullmatch(
-        r"In (\d) of 3 images, (\d+) tiles of them, as many instances were found as predict\.max_detections keeps of a "
+        r"In (\d) of 3 images, (\d+) tiles of them, as many instances were found as"
+        r" predict\.max_detections keeps of a "
         r"tile \(2\), so more may be there; to keep them raise --max-detections",
         last,
     )
@@ -200,18 +222,25 @@ def test_a_cap_that_was_reached_is_said_with_the_way_out(model: Path, cells: Pat
     assert max(counts) > 2, "the cap is that of a tile, not of the image"
 
 
-def test_what_is_printed_names_model_images_and_files(model: Path, cells: Path, tmp_path: Path) -> None:
-    found = command(model, cells, tmp_path / "results.json", "--device", "cpu", "--max-detections", "1000")
+def test_what_is_printed_names_model_images_and_files(
+    model: Path, cells: Path, tmp_path: Path
+) -> None:
+    found = command(
+        model, cells, tmp_path / "results.json", "--device", "cpu", "--max-detections", "1000"
+    )
     assert found.results is not None
     lines = found.out.splitlines()
     counts = [len(results) for results in found.by_name().values()]
     words = [f"{count} instance" + "s" * (count != 1) for count in counts]
-    assert lines[0] == (f"Model {model}: resnet18, 3 classes (epithelium, lymphocyte, [red] fibroblast), on cpu")
+    assert (
+        lines[0]
+        == f"Model {model}: resnet18, 3 classes (epithelium, lymphocyte, [red] fibroblast), on cpu"
+    )
     assert re.fullmatch(rf"1/3 a grey\.tif: {words[0]}, \d+\.\d s", lines[1])
     assert re.fullmatch(rf"2/3 b\.png: {words[1]}, \d+\.\d s", lines[2])
     assert re.fullmatch(rf"3/3 c\.jpg: {words[2]}, \d+\.\d s", lines[3])
-    assert lines[4] == (
-        f"3 images, {sum(counts)} instances: {tmp_path}/results.json "
+    assert (
+        lines[4] == f"3 images, {sum(counts)} instances: {tmp_path}/results.json "
         f"(the images and their ids: {tmp_path}/results.images.json)"
     )
     assert len(lines) == 5
@@ -273,12 +302,18 @@ def test_options_override_the_settings_of_the_model_and_no_option_leaves_them(
         ("--tile", "48"): {"tile": 48},
         ("--score-threshold", "0.35"): {"score_threshold": 0.35},
         ("--max-detections", "2"): {"max_detections": 2},
-        ("--flips", "--tile", "64", "--max-detections", "40"): {"flips": True, "tile": 64, "max_detections": 40},
+        ("--flips", "--tile", "64", "--max-detections", "40"): {
+            "flips": True,
+            "tile": 64,
+            "max_detections": 40,
+        },
     }
     seen = []
     for options, settings in cases.items():
         found = command(model, cells / "c.jpg", tmp_path / "results.json", *options)
-        trained = trained.predicting_with(TrialConfig.from_settings(SETTINGS).predict.model_copy(update=settings))
+        trained = trained.predicting_with(
+            TrialConfig.from_settings(SETTINGS).predict.model_copy(update=settings)
+        )
         results = results_of(trained.predict(image), 1, height, width, CLASSES)
         assert found.results == json.loads(json.dumps(results))
         seen.append(json.dumps(found.results))
@@ -298,7 +333,9 @@ def test_what_the_model_was_tuned_to_holds_until_an_option_says_otherwise(
     out = tmp_path / "results.json"
     tuned = command(tmp_path / "tuned", image, out)
     assert tuned.results == command(model, image, out, "--flips", "--tile", "64").results
-    assert command(tmp_path / "tuned", image, out, "--no-flips", "--tile", "0").results == predicted(model, image)
+    assert command(
+        tmp_path / "tuned", image, out, "--no-flips", "--tile", "0"
+    ).results == predicted(model, image)
     assert tuned.results != predicted(model, image)
 
 
@@ -312,14 +349,32 @@ def test_nothing_found_is_an_empty_list(model: Path, cells: Path, tmp_path: Path
     ("options", "sentence"),
     [
         (["--tile", "16"], r"^--tile: predict\.tile must be 0 or at least 32 pixels, and is 16$"),
-        (["--tile", "-1"], r"^--tile: predict\.tile must be greater than or equal to 0, and is -1$"),
-        (["--score-threshold", "1"], r"^--score-threshold: predict\.score_threshold must be less than 1, and is 1"),
-        (["--score-threshold", "nan"], r"^--score-threshold: predict\.score_threshold must be .*, and is nan$"),
-        (["--max-detections", "0"], r"^--max-detections: predict\.max_detections must be .* 1, and is 0$"),
+        (
+            ["--tile", "-1"],
+            r"^--tile: predict\.tile must be greater than or equal to 0, and is -1$",
+        ),
+        (
+            ["--score-threshold", "1"],
+            r"^--score-threshold: predict\.score_threshold must be less than 1, and is 1",
+        ),
+        (
+            ["--score-threshold", "nan"],
+            r"^--score-threshold: predict\.score_threshold must be .*, and is nan$",
+        ),
+        (
+            ["--max-detections", "0"],
+            r"^--max-detections: predict\.max_detections must be .* 1, and is 0$",
+        ),
         (["--threads", "0"], r"^--threads must be from 1 to 256, and is 0$"),
         (["--threads", "1000000"], r"^--threads must be from 1 to 256, and is 1000000$"),
-        (["--device", "gpu"], r"^the device must be auto, cpu, or a GPU such as cuda:0, and is 'gpu'$"),
-        (["--device", "cuda:99"], r"^the device cuda:99 is not there: torch sees \d+ GPUs; use auto or cpu$"),
+        (
+            ["--device", "gpu"],
+            r"^the device must be auto, cpu, or a GPU such as cuda:0, and is 'gpu'$",
+        ),
+        (
+            ["--device", "cuda:99"],
+            r"^the device cuda:99 is not there: torch sees \d+ GPUs; use auto or cpu$",
+        ),
     ],
 )
 def test_a_wrong_option_is_one_sentence(
@@ -334,17 +389,31 @@ def test_a_wrong_option_is_one_sentence(
 @pytest.mark.parametrize(
     ("out", "sentence"),
     [
-        ("nowhere/results.json", r"nowhere/results\.json cannot be written: No such file or directory; name a file in"),
-        ("cells/b.png/results.json", r"cannot be written: Not a directory; name a file in another folder$"),
+        (
+            "nowhere/results.json",
+            r"nowhere/results\.json cannot be written: No such file or directory; name a file in",
+        ),
+        (
+            "cells/b.png/results.json",
+            r"cannot be written: Not a directory; name a file in another folder$",
+        ),
         ("results", r"^--out must be the name of a \.json file, and is "),
         ("cells/b.png", r"^--out must be the name of a \.json file, and is "),
         (".json", r"^--out must be the name of a \.json file, and is "),
         ("taken.json", r"taken\.json must be a file, and is a folder; name another file$"),
-        (f"{'x' * 245}.json", r"cannot be written: File name too long; name a file in another folder$"),
+        (
+            f"{'x' * 245}.json",
+            r"cannot be written: File name too long; name a file in another folder$",
+        ),
     ],
 )
 def test_a_place_that_cannot_be_written_is_found_before_anything_is_predicted(
-    model: Path, cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str, sentence: str
+    model: Path,
+    cells: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    out: str,
+    sentence: str,
 ) -> None:
     (tmp_path / "taken.json").mkdir()
     status = main(["--model", str(model), "--images", str(cells), "--out", str(tmp_path / out)])
@@ -361,14 +430,21 @@ def test_the_listing_of_the_images_is_never_overwritten(
 ) -> None:
     listing = json.dumps({"images": [{"id": 8, "file_name": "b.png", "height": 40, "width": 300}]})
     (cells / out).write_text(listing)
-    status = main(["--model", str(model), "--images", str(cells / out), "--out", str(cells / "a.json")])
+    status = main(
+        ["--model", str(model), "--images", str(cells / out), "--out", str(cells / "a.json")]
+    )
     assert status == 2
-    assert f"{out} lists the images, and would be overwritten; name another file" in capsys.readouterr().err
+    assert (
+        f"{out} lists the images, and would be overwritten; name another file"
+        in capsys.readouterr().err
+    )
     assert (cells / out).read_text() == listing
     assert leftovers(cells) == []
 
 
-def test_wrong_models_and_folders_are_one_sentence(model: Path, cells: Path, tmp_path: Path) -> None:
+def test_wrong_models_and_folders_are_one_sentence(
+    model: Path, cells: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "results.json"
     refused(command(tmp_path, cells, out), "holds no trained model")
     refused(command(tmp_path / "nowhere", cells, out), "holds no trained model")
@@ -406,7 +482,10 @@ def test_an_image_that_cannot_be_read_costs_itself_and_the_others_are_written(
     assert found.status == 1
     assert re.fullmatch(rf"Left out: .*b\.png: {told}.*\n", found.err)
     assert found.listing is not None
-    assert [(image["id"], image["file_name"]) for image in found.listing["images"]] == [(1, "a grey.tif"), (3, "c.jpg")]
+    assert [(image["id"], image["file_name"]) for image in found.listing["images"]] == [
+        (1, "a grey.tif"),
+        (3, "c.jpg"),
+    ]
     assert found.by_name() == {name: whole[name] for name in ("a grey.tif", "c.jpg")}
     assert any(line.endswith("; 1 image left out") for line in found.out.splitlines())
     assert leftovers(tmp_path) == []
@@ -421,7 +500,12 @@ def test_an_image_that_a_header_refuses_is_named_before_the_first_is_predicted(
     order = io.StringIO()
     monkeypatch.setattr(sys, "stdout", order)
     monkeypatch.setattr(sys, "stderr", order)
-    assert main(["--model", str(model), "--images", str(cells), "--out", str(tmp_path / "results.json")]) == 1
+    assert (
+        main(
+            ["--model", str(model), "--images", str(cells), "--out", str(tmp_path / "results.json")]
+        )
+        == 1
+    )
     lines = order.getvalue().splitlines()
     assert lines[0].startswith("Left out: ")
     assert lines[1].startswith("Model ")
@@ -430,7 +514,12 @@ def test_an_image_that_a_header_refuses_is_named_before_the_first_is_predicted(
 
 @pytest.mark.parametrize(("how", "status"), [("header", 2), ("pixels", 1)])
 def test_where_no_image_can_be_predicted_nothing_is_written_and_older_results_stay(
-    model: Path, cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str, status: int
+    model: Path,
+    cells: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    how: str,
+    status: int,
 ) -> None:
     out = tmp_path / "results.json"
     out.write_text("older")
@@ -460,7 +549,11 @@ def test_a_turned_picture_is_predicted_as_it_is_shown(model: Path, tmp_path: Pat
 
 
 def test_an_interrupt_is_one_sentence_and_keeps_what_is_done(
-    model: Path, cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: Path,
+    cells: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     class Interrupting(io.StringIO):
         """Standard output that sends the signal of Ctrl-C once the first image is reported."""
@@ -482,11 +575,16 @@ def test_an_interrupt_is_one_sentence_and_keeps_what_is_done(
     counted = f"1 image, {len(results)} instance{'s' * (len(results) != 1)}"
     assert capsys.readouterr().err == f"Interrupted: {out} holds {counted}, of 3\n"
     assert {result["image_id"] for result in results} == {1}
-    assert [image["id"] for image in json.loads((tmp_path / "results.images.json").read_text())["images"]] == [1]
+    assert [
+        image["id"]
+        for image in json.loads((tmp_path / "results.images.json").read_text())["images"]
+    ] == [1]
 
 
 def test_masks_of_a_large_image_take_a_fraction_of_what_full_size_masks_would() -> None:
-    """Resident memory of a fresh process, not tracemalloc, which does not see what torch allocates."""
+    """Resident memory of a fresh process, not tracemalloc, which does not see what torch
+    allocates.
+    """
     row = measure_in_fresh_process("paste", threads=1)
     assert row["results"] == INSTANCES
     assert row["windows"] > HEIGHT * WIDTH, "a mask of the whole image is among them"

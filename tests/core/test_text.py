@@ -31,7 +31,12 @@ def test_an_irregular_plural_is_the_one_given() -> None:
 
 
 def test_a_list_ends_with_and() -> None:
-    assert [listed(list("abc")[:length]) for length in range(4)] == ["", "a", "a and b", "a, b and c"]
+    assert [listed(list("abc")[:length]) for length in range(4)] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
 
 
 @given(st.text())
@@ -67,7 +72,9 @@ def test_a_verb_agrees_with_its_count() -> None:
 
 
 MEANT = {
-    "optim.learning_rate": "optim.lr lr learning_rate learningRate optim.LR optimizer.lr optim.learnig_rate",
+    "optim.learning_rate": (
+        "optim.lr lr learning_rate learningRate optim.LR optimizer.lr optim.learnig_rate"
+    ),
     "optim.weight_decay": "wd weight-decay optim.wd decay",
     "optim.batch_size": "bs batch batch-size optim.batch batchsize",
     "optim.epochs": "epochs epoch num_epochs max_epochs optim.epoch train.epochs",
@@ -92,8 +99,12 @@ MEANT = {
 }
 
 
-@pytest.mark.parametrize(("wrong", "right"), [(w, right) for right, words in MEANT.items() for w in words.split()])
-def test_a_usual_word_or_abbreviation_leads_to_the_setting_that_is_meant(wrong: str, right: str) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "right"), [(w, right) for right, words in MEANT.items() for w in words.split()]
+)
+def test_a_usual_word_or_abbreviation_leads_to_the_setting_that_is_meant(
+    wrong: str, right: str
+) -> None:
     assert nearest(wrong, SETTINGS, SYNONYMS) == right
 
 

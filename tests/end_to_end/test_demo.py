@@ -23,7 +23,9 @@ def test_the_demo_ends_with_some_trials_stopped_early_and_a_winner_clearly_above
 ) -> None:
     arguments = [sys.executable, "-m", "tune.search", "--space", str(DEMO), "--gpus-per-trial", "0"]
     subprocess.run(arguments, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
-    study = optuna.load_study(study_name="demo", storage=f"sqlite:///{tmp_path}/results/demo/study.db")
+    study = optuna.load_study(
+        study_name="demo", storage=f"sqlite:///{tmp_path}/results/demo/study.db"
+    )
     states = [trial.state.name for trial in study.trials]
     assert len(states) >= 6
     assert states.count("PRUNED") >= 1

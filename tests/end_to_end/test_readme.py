@@ -12,7 +12,9 @@ from tune import retrain_best, search
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-COMMANDS = [line.strip() for line in README.splitlines() if line.startswith("    .venv/bin/python -m ")]
+COMMANDS = [
+    line.strip() for line in README.splitlines() if line.startswith("    .venv/bin/python -m ")
+]
 
 
 PARSERS = {f"{one.__name__}": one._parser() for one in (predict, retrain_best, search)}
@@ -22,7 +24,9 @@ NO_SETTINGS = {"model.safetensors", "model.predict"}
 def test_every_package_has_its_line_in_the_file_tree_and_every_line_its_package() -> None:
     listed = set()
     folder = ""
-    for name in re.findall(r"^    ( {0,2}[\w.]+[/.]\S*) ", README.partition("## Files")[2], re.MULTILINE):
+    for name in re.findall(
+        r"^    ( {0,2}[\w.]+[/.]\S*) ", README.partition("## Files")[2], re.MULTILINE
+    ):
         if not name.startswith(" "):
             folder = name
         elif folder in ("core/", "tune/"):
@@ -36,7 +40,9 @@ def test_every_package_has_its_line_in_the_file_tree_and_every_line_its_package(
     assert listed == there
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:core|tune|search_spaces|docs)/[\w/.]+)`", README))))
+@pytest.mark.parametrize(
+    "path", sorted(set(re.findall(r"`((?:core|tune|search_spaces|docs)/[\w/.]+)`", README)))
+)
 def test_every_path_that_is_named_exists(path: str) -> None:
     assert (ROOT / path).exists()
 
@@ -53,8 +59,12 @@ def test_every_python_command_names_a_module_and_options_that_exist(command: str
 
 
 def test_every_setting_that_is_named_exists() -> None:
-    named = set(re.findall(r"\b((?:data|augment|model|optim|predict|metric)\.[a-z_0-9]+)\b", README))
-    assert {name for name in named - NO_SETTINGS if not name.endswith((".py", ".tif"))} <= SETTINGS.keys()
+    named = set(
+        re.findall(r"\b((?:data|augment|model|optim|predict|metric)\.[a-z_0-9]+)\b", README)
+    )
+    assert {
+        name for name in named - NO_SETTINGS if not name.endswith((".py", ".tif"))
+    } <= SETTINGS.keys()
 
 
 def test_every_make_target_that_is_named_exists() -> None:

@@ -1,6 +1,8 @@
-"""The report in a real browser: Chromium without a window, at the widths of a desk and of a phone, light and dark.
+"""The report in a real browser: Chromium without a window, at the widths of a desk and of a
+phone, light and dark.
 
-Chromium is driven by its DevTools protocol over two pipes: no port is opened, and no driver has to be installed.
+Chromium is driven by its DevTools protocol over two pipes: no port is opened, and no driver has to
+be installed.
 """
 
 import base64
@@ -32,16 +34,24 @@ from tune.report.findings import find
 ROOT = Path(__file__).parents[2]
 CONSEP = ROOT.parent / "shared/data/consep"
 WEIGHTS = ROOT.parent / "shared/weights/resnet50_imagenet_stride1x1_fp16.pth"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium"
+)
 
 # As root it has no sandbox of its own; the page is ours, and nothing else is opened.
 FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-extensions",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-pipe",
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-extensions", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--remote-debugging-pipe",
 )  # fmt: skip
 # Chromium listens on descriptor 3 and answers on 4.
-START = "import os, sys; [os.dup2(int(sys.argv[n]), n + 2) for n in (1, 2)]; os.execv(sys.argv[3], sys.argv[3:])"
+START = (
+    "import os, sys; [os.dup2(int(sys.argv[n]), n + 2) for n in (1, 2)]; os.execv(sys.argv[3],"
+    " sys.argv[3:])"
+)
 SECONDS = 90
 
 DESK, PHONE = 1280, 360
@@ -57,9 +67,20 @@ class Browser:
         self._read, to_write = os.pipe()
         # Out of the way of 3 and 4, which `START` overwrites.
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (to_read, to_write)]
-        command = [sys.executable, "-c", START, *map(str, ends), CHROMIUM, *FLAGS, f"--user-data-dir={profile}"]
+        command = [
+            sys.executable,
+            "-c",
+            START,
+            *map(str, ends),
+            CHROMIUM,
+            *FLAGS,
+            f"--user-data-dir={profile}",
+        ]
         self._process = subprocess.Popen(
-            [*command, "about:blank"], pass_fds=ends, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*command, "about:blank"],
+            pass_fds=ends,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         for end in (to_read, to_write, *ends):
             os.close(end)
@@ -81,9 +102,13 @@ class Browser:
             os.close(self._write)
 
     def call(self, method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
-        """Ask for something and wait for the answer; what is told in between is kept in `events`."""
+        """Ask for something and wait for the answer; what is told in between is kept in
+        `events`.
+        """
         self._sent += 1
-        message = {"id": self._sent, "method": method, "params": params} | ({"sessionId": session} if session else {})
+        message = {"id": self._sent, "method": method, "params": params} | (
+            {"sessionId": session} if session else {}
+        )
         data = json.dumps(message).encode() + b"\0"
         while data:
             data = data[os.write(self._write, data) :]
@@ -94,7 +119,9 @@ class Browser:
         return result
 
     def wait_for(self, session: str, method: str) -> None:
-        while not any(one.get("method") == method and one.get("sessionId") == session for one in self.events):
+        while not any(
+            one.get("method") == method and one.get("sessionId") == session for one in self.events
+        ):
             self.events.append(self._next())
 
     def _next(self) -> dict[str, Any]:
@@ -113,15 +140,23 @@ class Browser:
 class Tab:
     """A page that is open in a browser."""
 
-    def __init__(self, browser: Browser, page: Path, width: int, scheme: str, media: str = "screen") -> None:
+    def __init__(
+        self, browser: Browser, page: Path, width: int, scheme: str, media: str = "screen"
+    ) -> None:
         self._browser = browser
         target = browser.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = browser.call("Target.attachToTarget", targetId=target, flatten=True)[
+            "sessionId"
+        ]
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
         phone = width < 600
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1 + phone, mobile=phone
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=900,
+            deviceScaleFactor=1 + phone,
+            mobile=phone,
         )
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", media=media, features=features)
@@ -150,25 +185,49 @@ class Tab:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, Browser(Path(profile)) as opened:
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile,
+        Browser(Path(profile)) as opened,
+    ):
         yield opened
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Reports of the reference report's rows, with a long hostile name, and of a search; with every kind of figure."""
+    """Reports of the reference report's rows, with a long hostile name, and of a search; with
+    every kind of figure.
+    """
     results = tmp_path_factory.mktemp("results")
     long = "<b>&" + "long" * 20
     variants = {**REFERENCE["variants"], long: {"augment.elastic": True}}
-    compare = {"ResNet-101": "Res50 (ImageNet)", "Partial + Elastic": "Partial + Aug.", long: "Full fine-tuning"}
-    document = {**REFERENCE, "fixed": {"optim.epochs": 3}, "seeds": 2, "variants": variants, "compare": compare}
+    compare = {
+        "ResNet-101": "Res50 (ImageNet)",
+        "Partial + Elastic": "Partial + Aug.",
+        long: "Full fine-tuning",
+    }
+    document = {
+        **REFERENCE,
+        "fixed": {"optim.epochs": 3},
+        "seeds": 2,
+        "variants": variants,
+        "compare": compare,
+    }
     fates = {3: "epoch 2, batch 4: loss is nan"}
-    search = {**SAMPLED, "search": {"sampler": "random", "trials": 16}, "confirm": {"top": 2, "seeds": 2}}
+    search = {
+        **SAMPLED,
+        "search": {"sampler": "random", "trials": 16},
+        "confirm": {"top": 2, "seeds": 2},
+    }
     folders = {
-        "variants": build(results, document, lambda record: REFERENCE_QUALITY.get(record.name, 0.2)),
+        "variants": build(
+            results, document, lambda record: REFERENCE_QUALITY.get(record.name, 0.2)
+        ),
         "search": build(results, search, sampled_quality, lambda record: fates.get(record.id, "")),
     }
-    found = {name: find(folder, f"sqlite:///{folder.path / 'study.db'}") for name, folder in folders.items()}
+    found = {
+        name: find(folder, f"sqlite:///{folder.path / 'study.db'}")
+        for name, folder in folders.items()
+    }
     return {name: report.write(folder, found[name], pictured()) for name, folder in folders.items()}
 
 
@@ -210,7 +269,8 @@ FIGURES = """[...document.querySelectorAll('figure')].map(figure => {
   };
 })"""
 
-# Contrast of the Web Content Accessibility Guidelines 2 between text and page, smallest over some elements.
+# Contrast of the Web Content Accessibility Guidelines 2 between text and page, smallest over some
+# elements.
 CONTRAST = """(() => {
   const linear = value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
   const luminance = colour => {
@@ -269,14 +329,20 @@ def test_the_page_shows_every_figure_whole_and_runs_over_no_edge(
 
 @needs_chromium
 @each_page
-def test_light_and_dark_are_two_looks_of_one_page(browser: Browser, pages: dict[str, Path], name: str) -> None:
+def test_light_and_dark_are_two_looks_of_one_page(
+    browser: Browser, pages: dict[str, Path], name: str
+) -> None:
     looks = {}
     for scheme in ("light", "dark"):
         tab = Tab(browser, pages[name], DESK, scheme)
         strokes = (
-            "[...new Set([...document.querySelectorAll('.wide path')].map(path => getComputedStyle(path).stroke))]"
+            "[...new Set([...document.querySelectorAll('.wide path')].map(path =>"
+            " getComputedStyle(path).stroke))]"
         )
-        looks[scheme] = (tab.run("getComputedStyle(document.body).backgroundColor"), set(tab.run(strokes)) - {"none"})
+        looks[scheme] = (
+            tab.run("getComputedStyle(document.body).backgroundColor"),
+            set(tab.run(strokes)) - {"none"},
+        )
     assert looks["light"][0] == "rgb(255, 255, 255)"
     assert looks["dark"][0] != looks["light"][0]
     assert not looks["dark"][1] & looks["light"][1]
@@ -284,17 +350,25 @@ def test_light_and_dark_are_two_looks_of_one_page(browser: Browser, pages: dict[
 
 @needs_chromium
 @each_page
-def test_on_paper_no_table_is_cut_and_the_page_is_light(browser: Browser, pages: dict[str, Path], name: str) -> None:
+def test_on_paper_no_table_is_cut_and_the_page_is_light(
+    browser: Browser, pages: dict[str, Path], name: str
+) -> None:
     # 182 mm of A4 between the margins, in CSS pixels.
     tab = Tab(browser, pages[name], 688, "dark", media="print")
     assert tab.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    cut = tab.run("""[...document.querySelectorAll('.scroll, table, svg, img')]
+    cut = tab.run(
+        """[...document.querySelectorAll('.scroll, table, svg, img')]
       .filter(element => element.getBoundingClientRect().width > 0)
       .filter(element => element.getBoundingClientRect().right > 689 || element.scrollHeight > element.clientHeight + 1
-        && getComputedStyle(element).overflow !== 'visible').map(element => element.outerHTML.slice(0, 80))""")
+        && getComputedStyle(element).overflow !== 'visible').map(element => element.outerHTML.slice(0, 80))"""
+    )
     assert cut == []
     printed = tab.call(
-        "Page.printToPDF", preferCSSPageSize=True, printBackground=True, paperWidth=8.27, paperHeight=11.7
+        "Page.printToPDF",
+        preferCSSPageSize=True,
+        printBackground=True,
+        paperWidth=8.27,
+        paperHeight=11.7,
     )
     pdf = base64.b64decode(printed["data"])
     assert pdf.startswith(b"%PDF")
@@ -314,9 +388,13 @@ def unpacked(pdf: bytes) -> bytes:
 
 @needs_chromium
 @each_page
-def test_the_browser_fetches_nothing_but_the_page(browser: Browser, pages: dict[str, Path], name: str) -> None:
+def test_the_browser_fetches_nothing_but_the_page(
+    browser: Browser, pages: dict[str, Path], name: str
+) -> None:
     tab = Tab(browser, pages[name], DESK, "light")
-    fetched = tab.run("performance.getEntriesByType('resource').map(entry => entry.name.slice(0, 22))")
+    fetched = tab.run(
+        "performance.getEntriesByType('resource').map(entry => entry.name.slice(0, 22))"
+    )
     assert set(fetched) <= {"data:image/png;base64,"}
 
 
@@ -325,7 +403,10 @@ def test_a_figure_s_own_file_opens_alone(browser: Browser, pages: dict[str, Path
     for path in sorted((pages["search"].parent / "figures").glob("*.svg")):
         tab = Tab(browser, path, DESK, "light")
         assert tab.run("document.documentElement.tagName") == "svg"
-        assert tab.run("[...document.querySelectorAll('path')].some(path => path.getBoundingClientRect().width > 100)")
+        assert tab.run(
+            "[...document.querySelectorAll('path')].some(path => path.getBoundingClientRect().width"
+            " > 100)"
+        )
         assert tab.complaints == []
 
 
@@ -333,10 +414,18 @@ def test_a_figure_s_own_file_opens_alone(browser: Browser, pages: dict[str, Path
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(not CONSEP.exists(), reason=f"{CONSEP} is not there")
-def test_the_reference_report_s_rows_on_real_tissue_end_with_a_page(browser: Browser, tmp_path: Path) -> None:
-    """Four rows of report_tables.yaml, three seeds, small and short, from the command line to the page."""
+def test_the_reference_report_s_rows_on_real_tissue_end_with_a_page(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """Four rows of report_tables.yaml, three seeds, small and short, from the command line to
+    the page.
+    """
     unpacked_to = tmp_path / "consep"
-    subprocess.run([sys.executable, str(CONSEP / "unpack.py"), str(unpacked_to)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, str(CONSEP / "unpack.py"), str(unpacked_to)],
+        check=True,
+        capture_output=True,
+    )
     for tile in range(1, 8):
         for folder in sorted((unpacked_to / "train").glob(f"train_{tile}_*")):
             shutil.copytree(folder, tmp_path / "cells/train" / folder.name)
@@ -346,9 +435,10 @@ def test_the_reference_report_s_rows_on_real_tissue_end_with_a_page(browser: Bro
     del document["compare"]
     (tmp_path / "rows.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     settings = [
-        f"model.weights={WEIGHTS if WEIGHTS.exists() else 'none'}", "model.detector=fpn", "optim.epochs=2",
-        "optim.learning_rate=3e-4", "model.image_min_side=192", "model.box_samples=64", "model.proposals_train=200",
-        "model.proposals_test=200", "model.anchor_scale=0.5", r"data.group_pattern=^(.+)_\d+_\d+$",
+        f"model.weights={WEIGHTS if WEIGHTS.exists() else 'none'}", "model.detector=fpn",
+        "optim.epochs=2", "optim.learning_rate=3e-4", "model.image_min_side=192",
+        "model.box_samples=64", "model.proposals_train=200", "model.proposals_test=200",
+        "model.anchor_scale=0.5", r"data.group_pattern=^(.+)_\d+_\d+$",
         *(["model.stride_in_1x1=true"] if WEIGHTS.exists() else []),
     ]  # fmt: skip
     done = subprocess.run(
@@ -366,4 +456,8 @@ def test_the_reference_report_s_rows_on_real_tissue_end_with_a_page(browser: Bro
         assert (inner <= outer, over, tab.complaints) == (True, [], [])
         for figure in tab.run(FIGURES):
             assert figure["shown"] == max(figure["pictures"], 1), figure["name"]
-            assert (figure["loaded"], figure["cut"], figure["overlapping"]) == (True, [], []), figure["name"]
+            assert (figure["loaded"], figure["cut"], figure["overlapping"]) == (
+                True,
+                [],
+                [],
+            ), figure["name"]

@@ -1,4 +1,6 @@
-"""From a search to what is handed in, as its user does it: real training, a real kill, real MLflow, pycocotools."""
+"""From a search to what is handed in, as its user does it: real training, a real kill, real
+MLflow, pycocotools.
+"""
 
 import contextlib
 import io
@@ -83,7 +85,9 @@ def discs(images: int) -> tuple[Sample, ...]:
         for instance, (y, x) in enumerate(corners + rng.integers(-4, 5, (3, 2)), start=1):
             inside = (rows - y) ** 2 + (columns - x) ** 2 <= 100
             image[inside], labels[0, inside] = (90, 40, 120), instance
-        samples.append(Sample(f"disc{number:02d}", image, labels, np.ones(3, np.int64), np.zeros(3, np.bool_)))
+        samples.append(
+            Sample(f"disc{number:02d}", image, labels, np.ones(3, np.int64), np.zeros(3, np.bool_))
+        )
     return tuple(samples)
 
 
@@ -94,7 +98,11 @@ HELD_BACK = SAMPLES[10:]
 
 def python(module: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -103,7 +111,9 @@ def python(module: str, *arguments: str, folder: Path) -> subprocess.CompletedPr
 
 @pytest.fixture(scope="module")
 def retrained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A folder in which a search and the retraining of its winner have ended, and what the latter printed."""
+    """A folder in which a search and the retraining of its winner have ended, and what the
+    latter printed.
+    """
     folder = tmp_path_factory.mktemp("retrained")
     synthetic.write_hw3(TRAINED_ON, folder / "cells", test=HELD_BACK)
     (folder / "tiny.yaml").write_text(SPACE)
@@ -140,7 +150,12 @@ def coco_truth(samples: tuple[Sample, ...], classes: tuple[Category, ...]) -> di
             )
     return {
         "images": [
-            {"id": number, "file_name": sample.name, "height": sample.size[0], "width": sample.size[1]}
+            {
+                "id": number,
+                "file_name": sample.name,
+                "height": sample.size[0],
+                "width": sample.size[1],
+            }
             for number, sample in enumerate(samples, start=1)
         ],
         "annotations": annotations,
@@ -162,7 +177,9 @@ def official_ap50(truth: dict[str, Any], results: list[dict[str, Any]], folder: 
     return float(np.mean(precision[precision > -1]))
 
 
-def test_what_was_chosen_and_why_and_where_everything_is_stands_on_the_console(retrained: tuple[Path, str]) -> None:
+def test_what_was_chosen_and_why_and_where_everything_is_stands_on_the_console(
+    retrained: tuple[Path, str],
+) -> None:
     _, said = retrained
     assert "Study tiny: retraining trial 0, which alone ran to its end, with AP50 0." in said
     assert [line.split(":")[0] for line in said.splitlines() if line.startswith("Epoch")] == [
@@ -170,7 +187,9 @@ def test_what_was_chosen_and_why_and_where_everything_is_stands_on_the_console(r
     ]
     assert "Submission: results/tiny/best/submission.zip (2 images, " in said
     assert "MLflow: models:/tiny/1; " in said
-    assert "python -m core.predict --model results/tiny/best --images DIR --out results.json" in said
+    assert (
+        "python -m core.predict --model results/tiny/best --images DIR --out results.json" in said
+    )
 
 
 def test_best_holds_the_model_its_settings_what_is_known_of_it_the_submission_and_pictures(
@@ -209,21 +228,36 @@ def validation_of(settings: dict[str, Any]) -> tuple[int, ...]:
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_pycocotools_scores_the_submission_as_we_do(retrained: tuple[Path, str], tmp_path: Path) -> None:
+def test_pycocotools_scores_the_submission_as_we_do(
+    retrained: tuple[Path, str], tmp_path: Path
+) -> None:
     best = retrained[0] / "results/tiny/best"
     trained = trained_model.load(best, "cpu")
     results = results_in(best / "submission.zip")
     assert results
-    ours = ap50(match(HELD_BACK, [trained.predict(sample.image) for sample in HELD_BACK], 4)[0], 100).mean
+    ours = ap50(
+        match(HELD_BACK, [trained.predict(sample.image) for sample in HELD_BACK], 4)[0], 100
+    ).mean
     theirs = official_ap50(coco_truth(HELD_BACK, trained.classes), results, tmp_path)
     assert theirs == pytest.approx(ours, abs=1e-12)
     assert ours > 0.05, "the model has learned nothing, and 0 equals 0"
 
 
-def test_the_predict_command_gives_what_the_submission_holds(retrained: tuple[Path, str], tmp_path: Path) -> None:
+def test_the_predict_command_gives_what_the_submission_holds(
+    retrained: tuple[Path, str], tmp_path: Path
+) -> None:
     folder, _ = retrained
     out = tmp_path / "again.json"
-    python("core.predict", "--model", "results/tiny/best", "--images", "cells", "--out", str(out), folder=folder)
+    python(
+        "core.predict",
+        "--model",
+        "results/tiny/best",
+        "--images",
+        "cells",
+        "--out",
+        str(out),
+        folder=folder,
+    )
     assert json.loads(out.read_text()) == results_in(folder / "results/tiny/best/submission.zip")
 
 
@@ -245,7 +279,11 @@ def test_the_registered_model_predicts_in_a_process_that_knows_no_path(
         text=True,
         check=True,
     )
-    expected = [one for one in results_in(folder / "results/tiny/best/submission.zip") if one["image_id"] == 1]
+    expected = [
+        one
+        for one in results_in(folder / "results/tiny/best/submission.zip")
+        if one["image_id"] == 1
+    ]
     assert json.loads(done.stdout.splitlines()[-1]) == expected
 
 
@@ -261,7 +299,11 @@ def test_mlflow_shows_the_retraining_linked_to_its_trial(retrained: tuple[Path, 
 
 def again(retrained: tuple[Path, str], to: Path) -> Path:
     """A copy of the folder as it was after the search."""
-    shutil.copytree(retrained[0], to, ignore=shutil.ignore_patterns("best", "retrain", "mlflow.db", "mlartifacts"))
+    shutil.copytree(
+        retrained[0],
+        to,
+        ignore=shutil.ignore_patterns("best", "retrain", "mlflow.db", "mlartifacts"),
+    )
     return to
 
 
@@ -272,7 +314,10 @@ def test_a_retraining_that_was_killed_goes_on_and_ends_with_the_same_weights(
 ) -> None:
     folder = again(retrained, tmp_path / "killed")
     with subprocess.Popen(
-        [sys.executable, "-u", "-m", "tune.retrain_best"], cwd=folder, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-u", "-m", "tune.retrain_best"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -286,11 +331,14 @@ def test_a_retraining_that_was_killed_goes_on_and_ends_with_the_same_weights(
     assert "Goes on after epoch 1 of 3" in said
     assert "Epoch 1/3" not in said
     one, other = (path / "results/tiny" for path in (folder, retrained[0]))
-    assert json.loads((one / "best/metrics.json").read_text())["epoch"] > 1, "the best epoch was before the kill"
+    assert json.loads((one / "best/metrics.json").read_text())["epoch"] > 1, (
+        "the best epoch was before the kill"
+    )
     for name in ("model.safetensors", "config.yaml", "submission.zip"):
         assert (one / "best" / name).read_bytes() == (other / "best" / name).read_bytes(), name
     tensors, expected = (
-        checkpoint.load(next((study / "retrain").glob("*/last.safetensors")))[0] for study in (one, other)
+        checkpoint.load(next((study / "retrain").glob("*/last.safetensors")))[0]
+        for study in (one, other)
     )
     assert tensors.keys() == expected.keys()
     assert [name for name in tensors if not torch.equal(tensors[name], expected[name])] == []
@@ -322,7 +370,9 @@ def test_sigterm_ends_a_retraining_in_one_sentence_and_the_same_command_goes_on(
     assert "Epoch 1/3" not in done.stdout
     assert "MLflow: models:/tiny/1;" in done.stdout
     for name in ("model.safetensors", "config.yaml", "submission.zip"):
-        assert (best / name).read_bytes() == (retrained[0] / "results/tiny/best" / name).read_bytes(), name
+        assert (best / name).read_bytes() == (
+            retrained[0] / "results/tiny/best" / name
+        ).read_bytes(), name
 
 
 def test_the_trial_is_repeated_bit_for_bit(retrained: tuple[Path, str]) -> None:
@@ -334,8 +384,12 @@ def test_the_trial_is_repeated_bit_for_bit(retrained: tuple[Path, str]) -> None:
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("moment", ["best is away", "best is written", "writing config.yaml", "writing submission.zip"])
-def test_best_is_whole_whenever_its_writer_dies(moment: str, retrained: tuple[Path, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "moment", ["best is away", "best is written", "writing config.yaml", "writing submission.zip"]
+)
+def test_best_is_whole_whenever_its_writer_dies(
+    moment: str, retrained: tuple[Path, str], tmp_path: Path
+) -> None:
     folder = tmp_path / "folder"
     shutil.copytree(retrained[0], folder)
     best = folder / "results/tiny/best"
@@ -364,7 +418,10 @@ def test_best_is_whole_whenever_its_writer_dies(moment: str, retrained: tuple[Pa
     else:
         assert (best / "submission.zip").read_bytes() == before
     python("tune.retrain_best", "--set", "predict.max_detections=3", folder=folder)
-    assert json.loads((best / "metrics.json").read_text())["submission"] == {"written": True, "why": []}
+    assert json.loads((best / "metrics.json").read_text())["submission"] == {
+        "written": True,
+        "why": [],
+    }
     assert not [path.name for path in best.iterdir() if path.name.startswith(".")]
     assert max(np.bincount([one["image_id"] for one in results_in(best / "submission.zip")])) <= 3
     assert [path.name for path in (folder / "results/tiny").glob(".best*")] == []
@@ -386,7 +443,9 @@ def test_a_torn_checkpoint_of_a_retraining_is_set_aside_and_training_begins_anew
 
 
 @pytest.mark.fault
-def test_a_full_disk_is_one_sentence_and_the_old_results_stay(retrained: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_full_disk_is_one_sentence_and_the_old_results_stay(
+    retrained: tuple[Path, str], tmp_path: Path
+) -> None:
     folder = tmp_path / "full"
     shutil.copytree(retrained[0], folder)
     before = (folder / "results/tiny/best/config.yaml").read_bytes()
@@ -402,7 +461,10 @@ def test_a_full_disk_is_one_sentence_and_the_old_results_stay(retrained: tuple[P
 
 @pytest.mark.long
 def test_all_images_train_to_the_best_epoch_and_no_new_score_is_made_up(
-    retrained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    retrained: tuple[Path, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(again(retrained, tmp_path / "all"))
     assert main(["--on", "all", "--device", "cpu"]) == 0
@@ -431,7 +493,10 @@ def test_all_images_train_to_the_best_epoch_and_no_new_score_is_made_up(
 
 
 def test_a_test_image_that_has_changed_is_named_and_the_old_results_stay(
-    retrained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    retrained: tuple[Path, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "changed"
     shutil.copytree(retrained[0], folder)
@@ -448,11 +513,16 @@ def test_a_test_image_that_has_changed_is_named_and_the_old_results_stay(
     image.unlink()
     assert main([]) == 2
     assert HELD_BACK[1].name in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in sorted(folder.rglob("best/*")) if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in sorted(folder.rglob("best/*")) if path.is_file()
+    } == before
 
 
 def test_a_test_image_that_turns_out_damaged_costs_the_submission_and_not_the_model(
-    retrained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    retrained: tuple[Path, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "damaged"
     shutil.copytree(retrained[0], folder)
@@ -462,7 +532,9 @@ def test_a_test_image_that_turns_out_damaged_costs_the_submission_and_not_the_mo
     whole = image.read_bytes()
     picture = io.BytesIO()
     Image.fromarray(HELD_BACK[1].image).save(picture, "PNG")
-    image.write_bytes(picture.getvalue()[: len(picture.getvalue()) // 2])  # a whole header, and half of the pixels
+    image.write_bytes(
+        picture.getvalue()[: len(picture.getvalue()) // 2]
+    )  # a whole header, and half of the pixels
     line = ["--set", "predict.max_detections=3", "--device", "cpu"]
     assert main(line) == 1
     printed = capsys.readouterr()
@@ -472,18 +544,26 @@ def test_a_test_image_that_turns_out_damaged_costs_the_submission_and_not_the_mo
     assert sorted(path.name for path in best.iterdir()) == [
         "config.yaml", "metrics.json", "model.safetensors", "overlays",
     ]  # fmt: skip
-    assert [path.name for path in (best / "overlays/test").iterdir()] == [f"{HELD_BACK[0].name}.png"]
+    assert [path.name for path in (best / "overlays/test").iterdir()] == [
+        f"{HELD_BACK[0].name}.png"
+    ]
     stands = json.loads((best / "metrics.json").read_text())["submission"]
     assert (stands["written"], len(stands["why"])) == (False, 1)
     image.write_bytes(whole)
     assert main(line) == 0
     assert "Epoch" not in capsys.readouterr().out
     assert max(np.bincount([one["image_id"] for one in results_in(best / "submission.zip")])) <= 3
-    assert json.loads((best / "metrics.json").read_text())["submission"] == {"written": True, "why": []}
+    assert json.loads((best / "metrics.json").read_text())["submission"] == {
+        "written": True,
+        "why": [],
+    }
 
 
 def test_two_retrainings_of_one_study_do_not_meet(
-    retrained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    retrained: tuple[Path, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(again(retrained, tmp_path / "busy"))
     with StudyFolder(Path("results/tiny")).retrain_lock():
@@ -519,15 +599,26 @@ def test_a_wrong_request_is_one_sentence_and_status_2(
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_the_demo_ends_in_a_submission_that_scores_what_we_say_on_images_it_has_not_seen(tmp_path: Path) -> None:
-    python("tune.search", "--space", str(ROOT / "search_spaces/demo.yaml"), "--gpus-per-trial", "0", folder=tmp_path)
+def test_the_demo_ends_in_a_submission_that_scores_what_we_say_on_images_it_has_not_seen(
+    tmp_path: Path,
+) -> None:
+    python(
+        "tune.search",
+        "--space",
+        str(ROOT / "search_spaces/demo.yaml"),
+        "--gpus-per-trial",
+        "0",
+        folder=tmp_path,
+    )
     python("tune.retrain_best", "--device", "cpu", folder=tmp_path)
     unseen = synthetic.make(images=24 + SYNTHETIC_TEST_IMAGES).samples[24:]
     best = tmp_path / "results/demo/best"
     trained = trained_model.load(best, "cpu")
     torch.set_num_threads(json.loads((best / "metrics.json").read_text())["threads"])
     ours = ap50(match(unseen, [trained.predict(sample.image) for sample in unseen], 4)[0], 100).mean
-    theirs = official_ap50(coco_truth(unseen, trained.classes), results_in(best / "submission.zip"), tmp_path)
+    theirs = official_ap50(
+        coco_truth(unseen, trained.classes), results_in(best / "submission.zip"), tmp_path
+    )
     assert theirs == pytest.approx(ours, abs=1e-12)
     assert ours > 0.05
 
@@ -537,7 +628,11 @@ def test_the_demo_ends_in_a_submission_that_scores_what_we_say_on_images_it_has_
 @pytest.mark.skipif(not CONSEP.exists(), reason=f"{CONSEP} is not there")
 def test_real_tissue_ends_in_a_submission_that_scores_what_we_say(tmp_path: Path) -> None:
     """Seven tiles train, two are held back with their masks."""
-    subprocess.run([sys.executable, str(CONSEP / "unpack.py"), str(tmp_path / "all")], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, str(CONSEP / "unpack.py"), str(tmp_path / "all")],
+        check=True,
+        capture_output=True,
+    )
     listing = []
     for number, folder in enumerate(sorted((tmp_path / "all/train").iterdir())):
         tile = int(folder.name.split("_")[1])
@@ -546,20 +641,30 @@ def test_real_tissue_ends_in_a_submission_that_scores_what_we_say(tmp_path: Path
         elif tile <= 9:
             shutil.copytree(folder, tmp_path / "held/train" / folder.name)
             (tmp_path / "cells/test_release").mkdir(exist_ok=True)
-            shutil.copy(folder / "image.tif", tmp_path / "cells/test_release" / f"{folder.name}.tif")
-            listing.append({"file_name": f"{folder.name}.tif", "id": number, "height": 500, "width": 500})
+            shutil.copy(
+                folder / "image.tif", tmp_path / "cells/test_release" / f"{folder.name}.tif"
+            )
+            listing.append(
+                {"file_name": f"{folder.name}.tif", "id": number, "height": 500, "width": 500}
+            )
     (tmp_path / "cells/test_image_name_to_ids.json").write_text(json.dumps(listing))
     weights = ["model.weights=none", "model.backbone=resnet18", "model.trainable_layers=5"]
     if WEIGHTS.exists():
-        weights = [f"model.weights={WEIGHTS}", "model.backbone=resnet50", "model.stride_in_1x1=true"]
+        weights = [
+            f"model.weights={WEIGHTS}",
+            "model.backbone=resnet50",
+            "model.stride_in_1x1=true",
+        ]
     settings = [
-        *weights, "optim.epochs=2", "optim.learning_rate=3e-4", "model.image_min_side=256", "model.box_samples=64",
-        "model.proposals_train=300", "model.proposals_test=300", "model.anchor_scale=0.5", "predict.max_detections=200",
+        *weights, "optim.epochs=2", "optim.learning_rate=3e-4", "model.image_min_side=256",
+        "model.box_samples=64", "model.proposals_train=300", "model.proposals_test=300",
+        "model.anchor_scale=0.5", "predict.max_detections=200",
         r"data.group_pattern=^(.+)_\d+_\d+$", "confirm.top=0",
     ]  # fmt: skip
     python(
-        "tune.search", "--space", str(ROOT / "search_spaces/ablation.yaml"), "--data", "cells", "--trials", "1",
-        "--gpus-per-trial", "0", "--cpus-per-trial", "2", *(f"--set={one}" for one in settings), folder=tmp_path,
+        "tune.search", "--space", str(ROOT / "search_spaces/ablation.yaml"), "--data", "cells",
+        "--trials", "1", "--gpus-per-trial", "0", "--cpus-per-trial", "2",
+        *(f"--set={one}" for one in settings), folder=tmp_path,
     )  # fmt: skip
     python("tune.retrain_best", "--device", "cpu", folder=tmp_path)
     held = hw3.read(tmp_path / "held").dataset
@@ -567,7 +672,9 @@ def test_real_tissue_ends_in_a_submission_that_scores_what_we_say(tmp_path: Path
     best = tmp_path / "results/ablation/best"
     trained = trained_model.load(best, "cpu")
     torch.set_num_threads(json.loads((best / "metrics.json").read_text())["threads"])
-    ours = ap50(match(held.samples, [trained.predict(one.image) for one in held.samples], 4)[0], 100).mean
+    ours = ap50(
+        match(held.samples, [trained.predict(one.image) for one in held.samples], 4)[0], 100
+    ).mean
     number_of = {entry["file_name"]: entry["id"] for entry in listing}
     truth = coco_truth(held.samples, held.classes)
     names = {image["id"]: number_of[f"{image['file_name']}.tif"] for image in truth["images"]}
@@ -578,7 +685,10 @@ def test_real_tissue_ends_in_a_submission_that_scores_what_we_say(tmp_path: Path
     theirs = official_ap50(truth, results_in(best / "submission.zip"), tmp_path)
     assert theirs == pytest.approx(ours, abs=1e-12)
     assert ours > 0, "the model has learned nothing, and 0 equals 0"
-    print(f"AP50 of the held back tiles {ours:.4f}, in all {sum(len(one.labels_N) for one in held.samples)} instances")
+    print(
+        f"AP50 of the held back tiles {ours:.4f}, in all"
+        f" {sum(len(one.labels_N) for one in held.samples)} instances"
+    )
 
 
 @pytest.mark.long
@@ -607,7 +717,9 @@ def test_a_data_set_in_coco_layout_gets_the_same_with_the_ids_of_its_own(tmp_pat
     assert {one["category_id"] for one in results} <= {10, 20, 35, 36}
     trained = trained_model.load(best, "cpu")
     torch.set_num_threads(json.loads((best / "metrics.json").read_text())["threads"])
-    ours = ap50(match(HELD_BACK, [trained.predict(sample.image) for sample in HELD_BACK], 4)[0], 100).mean
+    ours = ap50(
+        match(HELD_BACK, [trained.predict(sample.image) for sample in HELD_BACK], 4)[0], 100
+    ).mean
     truth = json.loads((tmp_path / "truth.json").read_text())
     assert official_ap50(truth, results, tmp_path) == pytest.approx(ours, abs=1e-12)
     assert ours > 0.05, "the model has learned nothing, and 0 equals 0"

@@ -1,4 +1,6 @@
-"""The search as its user runs it: real images on a disk, real training, real Ray, Optuna and MLflow."""
+"""The search as its user runs it: real images on a disk, real training, real Ray, Optuna and
+MLflow.
+"""
 
 import contextlib
 import csv
@@ -65,7 +67,11 @@ def cells(folder: Path) -> Path:
 
 def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tune.search", *arguments], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tune.search", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -90,7 +96,9 @@ def test_a_search_of_images_on_a_disk_ends_with_a_table_the_way_to_mlflow_and_no
     assert {row["state"] for row in rows} <= {"COMPLETE", "PRUNED"}
     assert "COMPLETE" in {row["state"] for row in rows}
     assert {float(row["ap50"]) for row in rows} == {0.0}  # six images, two epochs
-    assert "Nothing was learned: the highest AP50 of 3 trials is 0.0000 (trial 0), under 0.01" in said
+    assert (
+        "Nothing was learned: the highest AP50 of 3 trials is 0.0000 (trial 0), under 0.01" in said
+    )
     assert "Best: trial" not in said
     assert "results/tiny/trials.csv" in said
     assert "mlflow ui" in said.replace("mlflow' ui", "mlflow ui")
@@ -100,21 +108,38 @@ def test_every_trial_leaves_its_settings_epochs_and_match_tables_and_only_the_wi
     searched: tuple[Path, str],
 ) -> None:
     folder, _ = searched
-    best = optuna.load_study(study_name="tiny", storage=f"sqlite:///{folder}/results/tiny/study.db").best_trial.number
+    best = optuna.load_study(
+        study_name="tiny", storage=f"sqlite:///{folder}/results/tiny/study.db"
+    ).best_trial.number
     for row in read_csv(folder / "results/tiny/trials.csv"):
         trial = folder / "results/tiny/trials" / row["trial"]
         assert json.loads((trial / "config.json").read_text())["optim.epochs"] == 2
         assert len(read_csv(trial / "epochs.csv")) == int(row["epochs"])
         assert len(list((trial / "matches").glob("epoch-*.npz"))) == int(row["epochs"])
-        assert [path.name[:5] for path in trial.glob("*.safetensors")] == (["best-"] if trial.name == str(best) else [])
+        assert [path.name[:5] for path in trial.glob("*.safetensors")] == (
+            ["best-"] if trial.name == str(best) else []
+        )
 
 
-def test_study_json_says_all_that_is_needed_to_repeat_the_search(searched: tuple[Path, str]) -> None:
+def test_study_json_says_all_that_is_needed_to_repeat_the_search(
+    searched: tuple[Path, str],
+) -> None:
     folder, _ = searched
     described = json.loads((folder / "results/tiny/study.json").read_text())
-    assert described["request"]["space"]["optim.learning_rate"] == {"low": 1e-4, "high": 1e-3, "log": True}
+    assert described["request"]["space"]["optim.learning_rate"] == {
+        "low": 1e-4,
+        "high": 1e-3,
+        "log": True,
+    }
     assert len(described["data"]["fingerprint"]) == 64
-    assert set(described["versions"]) >= {"python", "torch", "torchvision", "ray", "optuna", "mlflow"}
+    assert set(described["versions"]) >= {
+        "python",
+        "torch",
+        "torchvision",
+        "ray",
+        "optuna",
+        "mlflow",
+    }
 
 
 def test_the_same_command_again_trains_nothing(searched: tuple[Path, str]) -> None:
@@ -125,7 +150,9 @@ def test_the_same_command_again_trains_nothing(searched: tuple[Path, str]) -> No
     assert again.stdout.splitlines()[-4:] == said.splitlines()[-4:]
 
 
-def test_a_study_whose_space_or_data_changed_is_refused_with_the_difference(searched: tuple[Path, str]) -> None:
+def test_a_study_whose_space_or_data_changed_is_refused_with_the_difference(
+    searched: tuple[Path, str],
+) -> None:
     folder, _ = searched
     changed = command("--space", "tiny.yaml", "--set", "optim.epochs=3", folder=folder)
     assert changed.returncode == 2
@@ -174,7 +201,9 @@ def wait_for(port: int, log: Path) -> None:
 
 def ask(address: str, path: str, **content: Any) -> Any:
     body = json.dumps(content).encode() if content else None
-    request = urllib.request.Request(f"{address}/api/2.0/mlflow/{path}", body, {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{address}/api/2.0/mlflow/{path}", body, {"Content-Type": "application/json"}
+    )
     with open_url(request, timeout=30) as answer:
         return json.load(answer)
 
@@ -183,12 +212,20 @@ def test_the_mlflow_ui_that_a_search_prints_shows_every_trial_with_its_params_an
     searched: tuple[Path, str], mlflow_ui: str
 ) -> None:
     folder, _ = searched
-    trials = optuna.load_study(study_name="tiny", storage=f"sqlite:///{folder}/results/tiny/study.db").trials
-    experiment = ask(mlflow_ui, "experiments/get-by-name?experiment_name=tiny")["experiment"]["experiment_id"]
+    trials = optuna.load_study(
+        study_name="tiny", storage=f"sqlite:///{folder}/results/tiny/study.db"
+    ).trials
+    experiment = ask(mlflow_ui, "experiments/get-by-name?experiment_name=tiny")["experiment"][
+        "experiment_id"
+    ]
     runs = ask(mlflow_ui, "runs/search", experiment_ids=[experiment])["runs"]
     tags = [{tag["key"]: tag["value"] for tag in run["data"]["tags"]} for run in runs]
     parents = [run for run, tag in zip(runs, tags, strict=True) if tag["phase"] == "study"]
-    nested = {int(tag["trial"]): (run, tag) for run, tag in zip(runs, tags, strict=True) if tag["phase"] == "search"}
+    nested = {
+        int(tag["trial"]): (run, tag)
+        for run, tag in zip(runs, tags, strict=True)
+        if tag["phase"] == "search"
+    }
     assert len(parents) == 1
     assert sorted(nested) == [trial.number for trial in trials]
     for trial in trials:
@@ -197,12 +234,23 @@ def test_the_mlflow_ui_that_a_search_prints_shows_every_trial_with_its_params_an
         assert tag["mlflow.parentRunId"] == parents[0]["info"]["run_id"]
         assert tag["state"] == trial.state.name
         params = {param["key"]: param["value"] for param in run["data"]["params"]}
-        assert {name: params[name] for name in trial.params} == {k: str(v) for k, v in trial.params.items()}
+        assert {name: params[name] for name in trial.params} == {
+            k: str(v) for k, v in trial.params.items()
+        }
         curve = ask(mlflow_ui, f"metrics/get-history?run_id={identity}&metric_key=ap50")["metrics"]
         assert {point["step"]: point["value"] for point in curve} == trial.intermediate_values
         measured = {metric["key"] for metric in run["data"]["metrics"]}
-        assert measured >= {"ap50_box", "learning_rate", "seconds", "images_per_second", "loss/loss", "loss/loss_mask"}
-        files = [file["path"] for file in ask(mlflow_ui, f"artifacts/list?run_id={identity}")["files"]]
+        assert measured >= {
+            "ap50_box",
+            "learning_rate",
+            "seconds",
+            "images_per_second",
+            "loss/loss",
+            "loss/loss_mask",
+        }
+        files = [
+            file["path"] for file in ask(mlflow_ui, f"artifacts/list?run_id={identity}")["files"]
+        ]
         assert "config.json" in files
         assert any(file.startswith("epoch-") for file in files)
 
@@ -226,10 +274,15 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_mlflow_is_rebuilt_from_the_ledger_without_data_and_without_training(
-    searched: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    searched: tuple[Path, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "rebuilt"
-    shutil.copytree(searched[0], folder, ignore=shutil.ignore_patterns("mlflow.db*", "mlartifacts", "cells"))
+    shutil.copytree(
+        searched[0], folder, ignore=shutil.ignore_patterns("mlflow.db*", "mlartifacts", "cells")
+    )
     monkeypatch.chdir(folder)
     assert main(["--rebuild-tracking"]) == 2
     assert "--rebuild-tracking needs --study NAME" in capsys.readouterr().err
@@ -243,7 +296,12 @@ def test_mlflow_is_rebuilt_from_the_ledger_without_data_and_without_training(
         experiment = client.get_experiment_by_name("tiny")
         found = client.search_runs([experiment.experiment_id], "tags.phase = 'search'")
         return sorted(
-            (run.data.tags["trial"], run.info.status, sorted(run.data.params.items()), sorted(run.data.metrics.items()))
+            (
+                run.data.tags["trial"],
+                run.info.status,
+                sorted(run.data.params.items()),
+                sorted(run.data.metrics.items()),
+            )
             for run in found
         )
 
@@ -255,7 +313,10 @@ def test_mlflow_is_rebuilt_from_the_ledger_without_data_and_without_training(
     ("arguments", "sentence"),
     [
         (["--set", "optim.learnig_rate=1"], "Did you mean 'optim.learning_rate'"),
-        (["--set", "optim.learning_rate=7"], "optim.learning_rate must be less than or equal to 1, and is 7"),
+        (
+            ["--set", "optim.learning_rate=7"],
+            "optim.learning_rate must be less than or equal to 1, and is 7",
+        ),
         (["--data", "nowhere"], "nowhere"),
         (["--cpus-per-trial", "4096"], "resources.cpus_per_trial must not pass the"),
         (
@@ -264,7 +325,10 @@ def test_mlflow_is_rebuilt_from_the_ledger_without_data_and_without_training(
         ),
         (["--set", "model.weights=missing.pth"], "missing.pth"),
         (["--space", "none.yaml"], "none.yaml"),
-        (["--time-budget", "soon"], "--time-budget must be a number and s, m or h, such as 90m, and is 'soon'"),
+        (
+            ["--time-budget", "soon"],
+            "--time-budget must be a number and s, m or h, such as 90m, and is 'soon'",
+        ),
         (["--parallel", "0"], "--parallel must be at least 1, and is 0"),
         (["--study", "../outside"], "study"),
         (["--trials", "0"], "trials"),
@@ -284,7 +348,10 @@ def test_a_wrong_request_is_one_sentence_status_2_and_nothing_written(
         (lambda image: image.write_bytes(image.read_bytes()[:-400]), "image.tif"),
         (lambda image: image.write_bytes(b"II*\0"), "image.tif"),
         (lambda image: tifffile.imwrite(image, np.zeros((64, 64, 3), np.uint16)), "16"),
-        (lambda image: tifffile.imwrite(image, np.zeros((9, 9, 3), np.uint8), photometric="rgb"), "9"),
+        (
+            lambda image: tifffile.imwrite(image, np.zeros((9, 9, 3), np.uint8), photometric="rgb"),
+            "9",
+        ),
         (
             lambda image: tifffile.imwrite(
                 image.with_name("class1.tif"), np.full(tifffile.imread(image).shape[:2], -3.0)
@@ -304,7 +371,15 @@ def test_a_wrong_request_is_one_sentence_status_2_and_nothing_written(
             "nan",
         ),
     ],
-    ids=["truncated", "header only", "16 bits", "another size", "negative id", "fractional id", "nan id"],
+    ids=[
+        "truncated",
+        "header only",
+        "16 bits",
+        "another size",
+        "negative id",
+        "fractional id",
+        "nan id",
+    ],
 )
 def test_a_data_set_that_cannot_be_trained_on_is_refused_by_file_and_value(
     workplace: Path, capsys: pytest.CaptureFixture[str], break_it: Any, sentence: str
@@ -320,7 +395,9 @@ def test_the_ablation_without_its_images_says_where_to_put_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = refused(capsys, "--space", str(ROOT / "search_spaces/ablation.yaml"), "--set", "model.weights=none")
+    said = refused(
+        capsys, "--space", str(ROOT / "search_spaces/ablation.yaml"), "--set", "model.weights=none"
+    )
     assert "data/train_set" in said
     assert "image.tif" in said
 
@@ -335,7 +412,9 @@ def test_a_study_remembers_its_ledger_and_refuses_another(
 
 
 @pytest.mark.usefixtures("workplace")
-@pytest.mark.parametrize("address", ["nonsense", "sqlite:///none/where.db", "nosuch://u:secret@h/db"])
+@pytest.mark.parametrize(
+    "address", ["nonsense", "sqlite:///none/where.db", "nosuch://u:secret@h/db"]
+)
 def test_a_ledger_that_cannot_be_opened_is_one_sentence_without_its_password(
     capsys: pytest.CaptureFixture[str], address: str
 ) -> None:
@@ -371,22 +450,37 @@ def test_doctor_and_dry_run_count_the_same_instances_and_name_the_same_images_ov
             corners = [[x, 4, x + 9, 4, x + 9, 20, x, 20]]
             crowd = {"iscrowd": int(x == 4), "segmentation": corners, "id": len(annotations) + 1}
             annotations.append({**crowd, "image_id": image, "category_id": 1})
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cell"}]}
+    content = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "cell"}],
+    }
     (workplace / "both/train.json").write_text(json.dumps(content))
     cap = ["--set", "predict.max_detections=4"]
     assert check.main(["both", *cap]) == 0
     doctor = capsys.readouterr().out
-    assert main(["--space", "tiny.yaml", "--data", "both", "--gpus-per-trial", "0", "--dry-run", *cap]) == 0
+    assert (
+        main(["--space", "tiny.yaml", "--data", "both", "--gpus-per-trial", "0", "--dry-run", *cap])
+        == 0
+    )
     dry_run = capsys.readouterr().out
     assert "both: 4 annotated images, 14 instances" in doctor
     assert "Data both: 4 images, 14 instances" in dry_run
-    over = "1 image with more instances than are predicted in one (predict.max_detections 4), so that 1 of 14 instances"
+    over = (
+        "1 image with more instances than are predicted in one (predict.max_detections 4), so that"
+        " 1 of 14 instances"
+    )
     assert over in doctor
-    assert f"Note: {over} can never be found: 4.png; `--set predict.max_detections=100` has room for all" in dry_run
+    assert (
+        f"Note: {over} can never be found: 4.png; `--set predict.max_detections=100` has room"
+        " for all" in dry_run
+    )
 
 
 @pytest.mark.usefixtures("workplace")
-def test_a_dry_run_lists_everything_that_is_wrong_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_lists_everything_that_is_wrong_at_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     wrong = ["--data", "nowhere", "--cpus-per-trial", "4096", "--set", "model.weights=missing.pth"]
     assert main(["--space", "tiny.yaml", "--dry-run", *wrong]) == 2
     said = capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Laws of databases that are made whole or not at all, and of what is tried again when one refuses.
 
-What is killed is a process of its own, by SIGKILL, at a statement of SQL that is counted; sqlite is real.
+What is killed is a process of its own, by SIGKILL, at a statement of SQL that is counted; sqlite is
+real.
 """
 
 import contextlib
@@ -141,7 +142,9 @@ def test_of_several_makers_at_once_one_makes_it_and_all_find_it(tmp_path: Path) 
     made = tmp_path / "made"
     made.mkdir()
     context = multiprocessing.get_context("fork")
-    makers = [context.Process(target=_make_slowly, args=(tmp_path / "view.db", made)) for _ in range(4)]
+    makers = [
+        context.Process(target=_make_slowly, args=(tmp_path / "view.db", made)) for _ in range(4)
+    ]
     for maker in makers:
         maker.start()
     for maker in makers:
@@ -153,7 +156,9 @@ def test_of_several_makers_at_once_one_makes_it_and_all_find_it(tmp_path: Path) 
     assert names(tmp_path) == {"view.db", "made"}
 
 
-def test_a_file_system_without_links_does_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_links_does_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError("no links here")
 
@@ -225,15 +230,17 @@ for step in sys.argv[1:]:
 def killed(*steps: tuple[Path, str, object]) -> list[int]:
     """Do one thing after the other, each in a process that is killed at a moment; how each ended.
 
-    A step is a folder, what is done in it, and the moment: the number of a statement, `after TEXT` of one, `second S`,
-    `point NAME`, or `never`.
+    A step is a folder, what is done in it, and the moment: the number of a statement, `after TEXT`
+    of one, `second S`, `point NAME`, or `never`.
     """
     done = subprocess.run(
         [sys.executable, "-c", KILLED, *("|".join(map(str, step)) for step in steps)],
         cwd=ROOT, capture_output=True, text=True, timeout=590, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    ends = [int(line.rpartition(" ended ")[2]) for line in done.stdout.splitlines() if " ended " in line]
+    ends = [
+        int(line.rpartition(" ended ")[2]) for line in done.stdout.splitlines() if " ended " in line
+    ]
     assert len(ends) == len(steps), done.stdout + done.stderr
     return ends
 
@@ -245,14 +252,18 @@ def test_a_first_start_that_is_killed_anywhere_while_mlflow_makes_its_tables_is_
     one, other = tmp_path / "one", tmp_path / "other"
     one.mkdir()
     other.mkdir()
-    moments: list[object] = [random.Random(place).randrange(place, place + 90) for place in range(1, 400, 90)]
+    moments: list[object] = [
+        random.Random(place).randrange(place, place + 90) for place in range(1, 400, 90)
+    ]
     moments += [f"second {random.Random(place).uniform(0.1, 2.0):.2f}" for place in range(3)]
     ends = killed(*((one, "view", moment) for moment in [*moments, "point mlflow.db is made"]))
     assert ends == [-9] * len(ends)
     assert not (one / "mlflow.db").exists()
     assert len(list(one.glob(".mlflow.db.*.part"))) == 1  # each removes what the one before it left
     shutil.copytree(one, other, dirs_exist_ok=True)
-    assert killed((one, "view", "point mlflow.db is there"), (one, "view", "never"), (other, "view", "never")) == [
+    assert killed(
+        (one, "view", "point mlflow.db is there"), (one, "view", "never"), (other, "view", "never")
+    ) == [
         -9,
         0,
         0,
@@ -267,7 +278,9 @@ def test_a_database_of_mlflow_that_an_earlier_version_left_half_made_is_kept_asi
 ) -> None:
     folders = [tmp_path / str(number) for number in range(3)]
     steps: list[tuple[Path, str, object]] = []
-    for folder, moment in zip(folders, ("after CREATE TABLE _alembic_tmp_experiments", 3, 120), strict=True):
+    for folder, moment in zip(
+        folders, ("after CREATE TABLE _alembic_tmp_experiments", 3, 120), strict=True
+    ):
         folder.mkdir()
         steps += [(folder, "in_place", moment), (folder, "age", "never"), (folder, "view", "never")]
     # Before the first is mended, the fault itself: MLflow never opens it again.
@@ -279,7 +292,9 @@ def test_a_database_of_mlflow_that_an_earlier_version_left_half_made_is_kept_asi
 
 
 @pytest.mark.fault
-def test_a_ledger_whose_making_was_killed_anywhere_opens_also_one_of_an_earlier_version(tmp_path: Path) -> None:
+def test_a_ledger_whose_making_was_killed_anywhere_opens_also_one_of_an_earlier_version(
+    tmp_path: Path,
+) -> None:
     whole = tmp_path / "whole"
     steps: list[tuple[Path, str, object]] = [(whole, "ledger", "never")]
     for moment in (*range(1, 70, 9), "point study.db is made", "point study.db is there"):
@@ -349,7 +364,10 @@ def test_nobody_waits_for_a_database_in_a_process_that_is_asked_to_end(
     table: tuple[sqlalchemy.Engine, str, Path],
 ) -> None:
     engine, url, path = table
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other, interrupts.terminable():
+    with (
+        contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other,
+        interrupts.terminable(),
+    ):
         other.execute("BEGIN EXCLUSIVE")
         patience = Patience(url)
         timer = threading.Timer(1.5, interrupts.note)
@@ -366,7 +384,9 @@ def test_nobody_waits_for_a_database_in_a_process_that_is_asked_to_end(
         patience(lambda: insert(engine))  # what finds it free is done all the same
 
 
-def test_who_waits_no_more_tries_once_until_something_succeeds(table: tuple[sqlalchemy.Engine, str, Path]) -> None:
+def test_who_waits_no_more_tries_once_until_something_succeeds(
+    table: tuple[sqlalchemy.Engine, str, Path],
+) -> None:
     engine, url, path = table
     patience = Patience(url)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -417,7 +437,14 @@ def test_what_will_never_be_taken_is_said_at_once_with_the_file_and_its_way_out(
         shutil.rmtree(broken, ignore_errors=True)
         broken.write_bytes(content) if content is not None else (broken.unlink(), broken.mkdir())
         other = f"sqlite:///{broken}"
-        found.append(meant(other, lambda other=other: Patience(other)(lambda: insert(sqlalchemy.create_engine(other)))))
+        found.append(
+            meant(
+                other,
+                lambda other=other: Patience(other)(
+                    lambda: insert(sqlalchemy.create_engine(other))
+                ),
+            )
+        )
     assert [one.transient for one in found] == [False] * 3
     assert [one.whole for one in found] == [False, False, True]
     assert "a table is missing" in found[0].way_out
@@ -429,7 +456,10 @@ def test_a_read_only_database_is_said_at_once(table: tuple[sqlalchemy.Engine, st
     _, url, path = table
     uri = f"sqlite:///file:{path}?mode=ro&uri=true"
     found = meant(url, lambda: Patience(url)(lambda: insert(sqlalchemy.create_engine(uri))))
-    assert (found.transient, found.way_out) == (False, f"make {path} and its folder writable for this user")
+    assert (found.transient, found.way_out) == (
+        False,
+        f"make {path} and its folder writable for this user",
+    )
 
 
 class Told(Exception):
@@ -440,8 +470,12 @@ class Told(Exception):
         self.sqlstate = state or None
 
 
-def from_driver(words: str, state: str = "", lost: bool = False, kind: str = "OperationalError") -> Any:
-    return getattr(sqlalchemy.exc, kind)("SELECT 1", {}, Told(words, state), connection_invalidated=lost)
+def from_driver(
+    words: str, state: str = "", lost: bool = False, kind: str = "OperationalError"
+) -> Any:
+    return getattr(sqlalchemy.exc, kind)(
+        "SELECT 1", {}, Told(words, state), connection_invalidated=lost
+    )
 
 
 @pytest.mark.parametrize(
@@ -449,26 +483,50 @@ def from_driver(words: str, state: str = "", lost: bool = False, kind: str = "Op
     [
         (from_driver("server closed the connection unexpectedly", lost=True), True, "answers"),
         (from_driver("connection already closed", kind="InterfaceError"), True, "answers"),
-        (from_driver('connection to server at "db", port 5432 failed: Connection refused'), True, "answers"),
         (
-            from_driver("could not translate host name to address: Temporary failure in name resolution"),
+            from_driver('connection to server at "db", port 5432 failed: Connection refused'),
+            True,
+            "answers",
+        ),
+        (
+            from_driver(
+                "could not translate host name to address: Temporary failure in name resolution"
+            ),
             True,
             "answers",
         ),
         (from_driver("the database system is shutting down", "57P03"), True, "answers"),
         (from_driver("too many connections", "53300"), True, "answers"),
         (from_driver("deadlock detected", "40P01"), True, "which process"),
-        (from_driver("could not extend file: No space left on device", "53100"), False, "free space"),
         (
-            from_driver("cannot execute INSERT in a read-only transaction", "25006", kind="InternalError"),
+            from_driver("could not extend file: No space left on device", "53100"),
+            False,
+            "free space",
+        ),
+        (
+            from_driver(
+                "cannot execute INSERT in a read-only transaction", "25006", kind="InternalError"
+            ),
             False,
             "writable",
         ),
-        (from_driver('relation "trials" does not exist', "42P01", kind="ProgrammingError"), False, "table is missing"),
-        (from_driver('FATAL:  password authentication failed for user "me"'), False, "user and password"),
+        (
+            from_driver('relation "trials" does not exist', "42P01", kind="ProgrammingError"),
+            False,
+            "table is missing",
+        ),
+        (
+            from_driver('FATAL:  password authentication failed for user "me"'),
+            False,
+            "user and password",
+        ),
         (from_driver("FATAL: no", "28P01"), False, "user and password"),
         (from_driver('FATAL:  database "team" does not exist'), False, "on its server"),
-        (from_driver('could not translate host name "dd" to address: Name or service not known'), False, "a host"),
+        (
+            from_driver('could not translate host name "dd" to address: Name or service not known'),
+            False,
+            "a host",
+        ),
         (from_driver("value too long", "22001", kind="DataError"), False, "see to"),
         (sqlalchemy.exc.TimeoutError("QueuePool limit"), True, "answers"),
     ],
@@ -483,7 +541,9 @@ def test_refusals_of_a_server_that_may_pass_are_told_from_those_that_will_not(
 
 
 @given(st.integers(0, 6), st.booleans())
-def test_an_operation_is_done_as_often_as_it_takes_and_not_once_more(refusals: int, passes: bool) -> None:
+def test_an_operation_is_done_as_often_as_it_takes_and_not_once_more(
+    refusals: int, passes: bool
+) -> None:
     calls: list[int] = []
 
     def operation() -> str:

@@ -1,6 +1,8 @@
-"""Laws of a study in which trials, MLflow, the disk or the ledger's database fail, and of one that is interrupted.
+"""Laws of a study in which trials, MLflow, the disk or the ledger's database fail, and of one
+that is interrupted.
 
-The trials replay a curve; what fails, really fails: processes die, files grow no more, databases are locked.
+The trials replay a curve; what fails, really fails: processes die, files grow no more, databases
+are locked.
 """
 
 import contextlib
@@ -126,23 +128,41 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Faulty:
     output = io.StringIO()
     study.run(plan, Console(file=output, width=200), Script(witness, deeds, epoch_seconds=0.2))
     return Faulty(
-        plan, Ledger(plan.storage, plan.request).records, witness, output.getvalue(), read_table(plan.folder.path)
+        plan,
+        Ledger(plan.storage, plan.request).records,
+        witness,
+        output.getvalue(),
+        read_table(plan.folder.path),
     )
 
 
 def test_trials_that_have_no_trouble_complete_beside_those_that_do(faulty: Faulty) -> None:
     states = {record.id: record.state for record in faulty.records}
     assert {number for number, state in states.items() if state is State.FAIL} == {0, 1, 2, 7}
-    assert {number for number, state in states.items() if state is State.COMPLETE} == {3, 4, 5, 6, 8, 9}
+    assert {number for number, state in states.items() if state is State.COMPLETE} == {
+        3,
+        4,
+        5,
+        6,
+        8,
+        9,
+    }
     for record in faulty.records:
         expected = [replayed_ap50(record.settings, epoch) for epoch in range(1, EPOCHS + 1)]
         assert record.curve == expected[: len(record.curve)]
-        assert len(record.curve) == (EPOCHS if record.state is State.COMPLETE else {0: 1, 1: 1, 2: 0, 7: 0}[record.id])
+        assert len(record.curve) == (
+            EPOCHS if record.state is State.COMPLETE else {0: 1, 1: 1, 2: 0, 7: 0}[record.id]
+        )
 
 
-def test_why_trials_failed_stands_in_the_table_and_what_was_overcome_does_not(faulty: Faulty) -> None:
+def test_why_trials_failed_stands_in_the_table_and_what_was_overcome_does_not(
+    faulty: Faulty,
+) -> None:
     reasons = [row["reason"] for row in faulty.rows]
-    assert reasons[0] == "no epoch for 0.15 minutes (resources.stall_minutes): its worker was ended (3 times)"
+    assert (
+        reasons[0]
+        == "no epoch for 0.15 minutes (resources.stall_minutes): its worker was ended (3 times)"
+    )
     assert reasons[1] == "ValueError: no such tile"
     assert reasons[2] == "diverged: epoch 1, batch 3: loss is nan"
     gpu = "the GPU failed its worker: CUDA error: an illegal memory access was encountered"
@@ -155,19 +175,40 @@ def test_why_trials_failed_stands_in_the_table_and_what_was_overcome_does_not(fa
 
 
 def test_a_trial_that_hangs_is_tried_three_times_and_costs_its_time(faulty: Faulty) -> None:
-    assert [epoch for epoch in begun(faulty.witness) if epoch[0] == 0] == [(0, 1, 1), (0, 2, 1), (0, 2, 2), (0, 2, 3)]
+    assert [epoch for epoch in begun(faulty.witness) if epoch[0] == 0] == [
+        (0, 1, 1),
+        (0, 2, 1),
+        (0, 2, 2),
+        (0, 2, 3),
+    ]
     assert faulty.records[0].seconds >= 3 * 60 * 0.15
 
 
 def test_a_trial_whose_worker_holds_python_for_ever_is_ended_all_the_same_and_goes_on_after_its_last_epoch(
     faulty: Faulty,
 ) -> None:
-    assert [epoch for epoch in begun(faulty.witness) if epoch[0] == 5] == [(5, 1, 1), (5, 2, 1), (5, 2, 2), (5, 3, 2)]
+    assert [epoch for epoch in begun(faulty.witness) if epoch[0] == 5] == [
+        (5, 1, 1),
+        (5, 2, 1),
+        (5, 2, 2),
+        (5, 3, 2),
+    ]
 
 
-def test_a_worker_whose_gpu_failed_runs_nothing_more_and_the_trial_goes_on_in_another(faulty: Faulty) -> None:
-    assert [epoch for epoch in begun(faulty.witness) if epoch[0] == 4] == [(4, 1, 1), (4, 2, 1), (4, 2, 2), (4, 3, 2)]
-    assert [epoch for epoch in begun(faulty.witness) if epoch[0] == 7] == [(7, 1, 1), (7, 1, 2), (7, 1, 3)]
+def test_a_worker_whose_gpu_failed_runs_nothing_more_and_the_trial_goes_on_in_another(
+    faulty: Faulty,
+) -> None:
+    assert [epoch for epoch in begun(faulty.witness) if epoch[0] == 4] == [
+        (4, 1, 1),
+        (4, 2, 1),
+        (4, 2, 2),
+        (4, 3, 2),
+    ]
+    assert [epoch for epoch in begun(faulty.witness) if epoch[0] == 7] == [
+        (7, 1, 1),
+        (7, 1, 2),
+        (7, 1, 3),
+    ]
     files = {name: faulty.witness / "-".join(map(str, name)) for name in begun(faulty.witness)}
     order = sorted(files, key=lambda name: files[name].stat().st_mtime_ns)
     for failed in [(4, 2, 1), (7, 1, 1), (7, 1, 2), (7, 1, 3)]:
@@ -177,7 +218,9 @@ def test_a_worker_whose_gpu_failed_runs_nothing_more_and_the_trial_goes_on_in_an
     assert "illegal memory access" in (faulty.plan.folder.trial(7) / "error.txt").read_text()
 
 
-def test_a_trial_out_of_memory_goes_on_with_the_whole_gpu_to_itself_and_with_the_same_settings(faulty: Faulty) -> None:
+def test_a_trial_out_of_memory_goes_on_with_the_whole_gpu_to_itself_and_with_the_same_settings(
+    faulty: Faulty,
+) -> None:
     record = faulty.records[3]
     assert (record.attempts, record.gpu_share, record.lost) == (2, 1.0, 1)
     fresh = Ledger("memory", faulty.plan.request)
@@ -185,16 +228,23 @@ def test_a_trial_out_of_memory_goes_on_with_the_whole_gpu_to_itself_and_with_the
         asked = fresh.next(0.5)
     assert asked is not None
     assert asked.settings == record.settings  # batch size and all
-    times = {name: (faulty.witness / "-".join(map(str, name))).stat().st_mtime for name in begun(faulty.witness)}
+    times = {
+        name: (faulty.witness / "-".join(map(str, name))).stat().st_mtime
+        for name in begun(faulty.witness)
+    }
     alone = [at for (trial, _, attempt), at in times.items() if (trial, attempt) == (3, 2)]
     assert len(alone) == EPOCHS - 1
-    assert not [name for name, at in times.items() if name[0] != 3 and min(alone) <= at < max(alone) + 0.2]
+    assert not [
+        name for name, at in times.items() if name[0] != 3 and min(alone) <= at < max(alone) + 0.2
+    ]
 
 
 def test_a_trial_whose_loaders_process_is_killed_goes_on_in_another_attempt_and_fails_after_the_last(
     tmp_path: Path,
 ) -> None:
-    """Trial 0 loses the process that prepares its images in its second epoch, trial 1 in every attempt."""
+    """Trial 0 loses the process that prepares its images in its second epoch, trial 1 in every
+    attempt.
+    """
 
     def make_trial(assignment: Assignment, *_: Any, data: Dataset, **__: Any) -> Trial:
         config = TrialConfig.from_settings(assignment.settings)
@@ -203,7 +253,9 @@ def test_a_trial_whose_loaders_process_is_killed_goes_on_in_another_attempt_and_
 
         def killing() -> Any:
             if assignment.trial == 1 or (trial.epoch, assignment.attempt) == (1, 1):
-                return run_epoch(lambda _: [one.kill() for one in multiprocessing.active_children()])
+                return run_epoch(
+                    lambda _: [one.kill() for one in multiprocessing.active_children()]
+                )
             return run_epoch()
 
         trial.run_epoch = killing  # type: ignore[method-assign]
@@ -225,16 +277,24 @@ def test_a_trial_whose_loaders_process_is_killed_goes_on_in_another_attempt_and_
         (State.COMPLETE, 2, 2),
         (State.FAIL, 3, 0),
     ]
-    reason = "a process that prepares images was killed (SIGKILL); the machine may be short of memory (3 times)"
+    reason = (
+        "a process that prepares images was killed (SIGKILL); the machine may be short of memory (3"
+        " times)"
+    )
     assert records[1].reason == reason
 
 
-def test_a_file_that_cannot_grow_stops_the_study_in_one_sentence_and_costs_no_trial(tmp_path: Path) -> None:
+def test_a_file_that_cannot_grow_stops_the_study_in_one_sentence_and_costs_no_trial(
+    tmp_path: Path,
+) -> None:
     witness = tmp_path / "witness"
     witness.mkdir()
     plan = plan_of(tmp_path / "results", search={"sampler": "random", "trials": 3, "seed": 0})
     script = Script(witness, [("full", 1, 2, 1)], epoch_seconds=0.1)
-    with pytest.raises(StorageError, match=r"trials/1 cannot be written: File too large; see to it, then run the same"):
+    with pytest.raises(
+        StorageError,
+        match=r"trials/1 cannot be written: File too large; see to it, then run the same",
+    ):
         study.run(plan, Console(file=io.StringIO()), script)
     left = Ledger(plan.storage, plan.request)
     assert not left.finished
@@ -310,8 +370,11 @@ def test_a_ledger_that_stays_locked_is_one_sentence_and_read_again_it_is_whole(
         locked(tmp_path / "study.db"),
         pytest.raises(
             StorageError,
-            match=r"could not be read or written for 1 seconds \(database is locked\); what it holds is whole: see "
-            rf"which process holds {tmp_path / 'study.db'}, and end it, then run",
+            match=(
+                r"could not be read or written for 1 seconds \(database is locked\); what it holds"
+                r" is whole: see "
+                rf"which process holds {tmp_path / 'study.db'}, and end it, then run"
+            ),
         ),
     ):
         ledger.report(asked.id, [an_epoch(1), an_epoch(2)])
@@ -354,12 +417,17 @@ def test_heartbeats_and_writes_outlast_a_lock_that_is_held_longer_than_sqlite_wa
             timer.join()
     again = Ledger(url, request)
     assert again.facts == {"request": {"a": 1}}
-    assert [(record.state, record.attempts) for record in again.records] == [(State.COMPLETE, 1), (State.FAIL, 2)]
+    assert [(record.state, record.attempts) for record in again.records] == [
+        (State.COMPLETE, 1),
+        (State.FAIL, 2),
+    ]
     assert again.records[0].curve == [0.1, 0.2, 0.3]
     assert again.records[0].mlflow_run == "run"
 
 
-def test_a_study_whose_ledger_is_locked_for_longer_than_sqlite_waits_goes_on(tmp_path: Path) -> None:
+def test_a_study_whose_ledger_is_locked_for_longer_than_sqlite_waits_goes_on(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "witness").mkdir()
     plan = plan_of(tmp_path / "results", search={"sampler": "random", "trials": 3, "seed": 0})
     script = Script(tmp_path / "witness", epoch_seconds=1.0)
@@ -383,7 +451,10 @@ def test_a_study_whose_ledger_is_locked_for_longer_than_sqlite_waits_goes_on(tmp
     [
         (
             lambda path: sqlite3.connect(path).executescript("DROP TABLE trial_user_attributes"),
-            r"no such table: trial_user_attributes\); bring .*study\.db back from a copy of it, or name another",
+            (
+                r"no such table: trial_user_attributes\); bring .*study\.db back from a copy of it,"
+                r" or name another"
+            ),
         ),
         (
             lambda path: path.write_bytes(path.read_bytes()[:100] + bytes(2**16)),
@@ -409,11 +480,18 @@ def test_a_ledger_that_will_never_take_a_write_is_told_at_once_with_its_way_out(
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda path: path.write_bytes(b"this is no database" * 100), r"not a database\): bring .*study\.db back"),
-        (lambda path: path.mkdir(), r"unable to open database file\): see that the folder of .*study\.db is there"),
+        (
+            lambda path: path.write_bytes(b"this is no database" * 100),
+            r"not a database\): bring .*study\.db back",
+        ),
+        (
+            lambda path: path.mkdir(),
+            r"unable to open database file\): see that the folder of .*study\.db is there",
+        ),
         (
             lambda path: sqlite3.connect(path).executescript(
-                "CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES ('v9')"
+                "CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES"
+                " ('v9')"
             ),
             r"no longer compatible .*\): see to it, or name another --storage",
         ),
@@ -431,7 +509,9 @@ def test_a_ledger_that_will_never_open_is_a_wrong_request_at_once(
 
 
 def test_a_write_whose_answer_was_lost_is_there_once(tmp_path: Path) -> None:
-    """Each commit of a short study in turn fails: before it was done, or after, so that nobody knows of it."""
+    """Each commit of a short study in turn fails: before it was done, or after, so that nobody
+    knows of it.
+    """
     request = from_document({**SPACE, "search": {"sampler": "tpe", "trials": 2, "seed": 0}}, "test")
 
     def run(name: str, failing: int, done: bool) -> tuple[tuple[TrialRecord, ...], int]:
@@ -454,9 +534,13 @@ def test_a_write_whose_answer_was_lost_is_there_once(tmp_path: Path) -> None:
         engine.dialect.do_commit = commit  # type: ignore[method-assign]
         again = Ledger(f"sqlite:///{tmp_path / name}", request)
         assert again.records == ledger.records
-        return tuple(
-            replace(record, epochs=tuple({**one, "at": 0} for one in record.epochs)) for record in again.records
-        ), commits
+        return (
+            tuple(
+                replace(record, epochs=tuple({**one, "at": 0} for one in record.epochs))
+                for record in again.records
+            ),
+            commits,
+        )
 
     undisturbed, commits = run("whole.db", 0, done=True)
     assert commits > 15
@@ -469,7 +553,17 @@ def test_a_write_whose_answer_was_lost_is_there_once(tmp_path: Path) -> None:
 def searching(folder: Path, results: Path, *more: str) -> list[str]:
     space = folder / "space.yaml"
     space.write_text(FILE)
-    return ["--space", str(space), "--results", str(results), "--cpus-per-trial", "1", "--gpus-per-trial", "0", *more]
+    return [
+        "--space",
+        str(space),
+        "--results",
+        str(results),
+        "--cpus-per-trial",
+        "1",
+        "--gpus-per-trial",
+        "0",
+        *more,
+    ]
 
 
 def test_a_results_folder_that_cannot_be_made_is_one_sentence(
@@ -500,7 +594,9 @@ def mounted(folder: Path, size: str) -> Iterator[None]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
-def test_a_read_only_results_folder_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_read_only_results_folder_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with mounted(tmp_path / "results", "1m"):
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "results")], check=True)
         assert main(searching(tmp_path, tmp_path / "results")) in (1, 2)
@@ -526,11 +622,25 @@ class Search:
         self.witness.mkdir(parents=True)
 
     def start(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "benchmarks.replayed_search", "--witness", str(self.witness), *self.do]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.replayed_search",
+            "--witness",
+            str(self.witness),
+            *self.do,
+        ]
         command += searching(self.folder, self.results, *self.more)
         with (self.folder / "out").open("a") as out, (self.folder / "err").open("a") as err:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "CELL_TUNE_TEST": self.mark, **self.environment}
-            return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=err, text=True)
+            environment = {
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "CELL_TUNE_TEST": self.mark,
+                **self.environment,
+            }
+            return subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=out, stderr=err, text=True
+            )
 
     def run(self, seconds: float = 280) -> int:
         return self.start().wait(seconds)
@@ -542,13 +652,18 @@ class Search:
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError, IndexError):
                 living = (path / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-                if living and f"CELL_TUNE_TEST={self.mark}".encode() in (path / "environ").read_bytes():
+                if (
+                    living
+                    and f"CELL_TUNE_TEST={self.mark}".encode() in (path / "environ").read_bytes()
+                ):
                     found[int(path.name)] = (path / "comm").read_text().strip()
         return found
 
     @property
     def shared_memory(self) -> dict[str, bool]:
-        """The files in /dev/shm that its processes have in memory, each with whether it would outlive them."""
+        """The files in /dev/shm that its processes have in memory, each with whether it would
+        outlive them.
+        """
         found = {}
         for process in self.processes:
             with contextlib.suppress(OSError):
@@ -588,7 +703,11 @@ class Search:
         storage = f"sqlite:///{self.results / 'faulty/study.db'}"
         found = optuna.load_study(study_name="faulty", storage=storage).trials
         rows = read_table(self.results / "faulty")
-        assert [trial.state.name for trial in found] == [row["state"] for row in rows] == ["COMPLETE"] * trials
+        assert (
+            [trial.state.name for trial in found]
+            == [row["state"] for row in rows]
+            == ["COMPLETE"] * trials
+        )
         client = mlflow.MlflowClient(tracking or f"sqlite:///{self.results / 'mlflow.db'}")
         experiment = client.get_experiment_by_name("faulty")
         runs = client.search_runs([experiment.experiment_id], "tags.phase = 'search'")
@@ -604,7 +723,9 @@ class Search:
 
 
 @pytest.mark.long
-def test_a_full_disk_stops_the_study_in_one_sentence_and_with_space_the_same_command_ends_it(tmp_path: Path) -> None:
+def test_a_full_disk_stops_the_study_in_one_sentence_and_with_space_the_same_command_ends_it(
+    tmp_path: Path,
+) -> None:
     search = Search(tmp_path / "full", ("--parallel", "2"), ("--epoch-seconds", "0.5"))
     with mounted(search.results, "8m"):
         driver = search.start()
@@ -629,7 +750,8 @@ def test_a_ledger_that_cannot_grow_stops_the_study_in_one_sentence_and_the_same_
     search = Search(tmp_path / "limited", ("--parallel", "1"), ("--epoch-seconds", "0.5"))
     driver = search.start()
     search.wait_for("2-1-1", driver)
-    # Of the files that the driver writes, only its databases are larger; they take nothing from now on.
+    # Of the files that the driver writes, only its databases are larger; they take nothing from now
+    # on.
     resource.prlimit(driver.pid, resource.RLIMIT_FSIZE, (2**16, resource.RLIM_INFINITY))
     assert driver.wait(120) == 1
     assert search.err.count("\n") == 1, search.err
@@ -640,7 +762,9 @@ def test_a_ledger_that_cannot_grow_stops_the_study_in_one_sentence_and_the_same_
 
 @pytest.mark.long
 def test_a_trial_whose_checkpoint_is_torn_begins_anew_and_completes(tmp_path: Path) -> None:
-    search = Search(tmp_path / "torn", ("--parallel", "1", "--trials", "2"), ("--epoch-seconds", "1"))
+    search = Search(
+        tmp_path / "torn", ("--parallel", "1", "--trials", "2"), ("--epoch-seconds", "1")
+    )
     driver = search.start()
     worker = search.wait_for("0-3-1", driver)
     driver.kill()
@@ -656,8 +780,12 @@ def test_a_trial_whose_checkpoint_is_torn_begins_anew_and_completes(tmp_path: Pa
 
 
 @pytest.mark.long
-def test_ctrl_c_ends_a_study_of_long_epochs_within_half_a_minute_and_says_how_to_continue(tmp_path: Path) -> None:
-    search = Search(tmp_path / "interrupted", ("--parallel", "2", "--trials", "2"), ("--epoch-seconds", "60"))
+def test_ctrl_c_ends_a_study_of_long_epochs_within_half_a_minute_and_says_how_to_continue(
+    tmp_path: Path,
+) -> None:
+    search = Search(
+        tmp_path / "interrupted", ("--parallel", "2", "--trials", "2"), ("--epoch-seconds", "60")
+    )
     driver = search.start()
     search.wait_for("0-1-1", driver)
     search.wait_for("1-1-1", driver)
@@ -679,7 +807,9 @@ def test_ctrl_c_ends_a_study_of_long_epochs_within_half_a_minute_and_says_how_to
 
 @pytest.mark.long
 def test_ctrl_c_lets_an_epoch_that_is_nearly_done_be_saved(tmp_path: Path) -> None:
-    search = Search(tmp_path / "nearly", ("--parallel", "1", "--trials", "1"), ("--epoch-seconds", "4"))
+    search = Search(
+        tmp_path / "nearly", ("--parallel", "1", "--trials", "1"), ("--epoch-seconds", "4")
+    )
     driver = search.start()
     search.wait_for("0-2-1", driver)
     driver.send_signal(signal.SIGINT)
@@ -695,7 +825,9 @@ def test_sigterm_is_one_ctrl_c_an_epoch_that_is_nearly_done_is_saved_and_nothing
     to: str, tmp_path: Path
 ) -> None:
     """`docker stop` and Kubernetes end one process, SLURM all of a job."""
-    search = Search(tmp_path / "ended", ("--parallel", "1", "--trials", "1"), ("--epoch-seconds", "4"))
+    search = Search(
+        tmp_path / "ended", ("--parallel", "1", "--trials", "1"), ("--epoch-seconds", "4")
+    )
     driver = search.start()
     search.wait_for("0-2-1", driver)
     for process in [driver.pid] if to == "the driver" else search.processes:
@@ -709,7 +841,9 @@ def test_sigterm_is_one_ctrl_c_an_epoch_that_is_nearly_done_is_saved_and_nothing
     assert begun(search.witness) == [(0, 1, 1), (0, 2, 1), (0, 3, 2)]
 
 
-def test_sigterm_in_a_confirmation_is_one_ctrl_c_and_the_same_command_confirms_the_rest(tmp_path: Path) -> None:
+def test_sigterm_in_a_confirmation_is_one_ctrl_c_and_the_same_command_confirms_the_rest(
+    tmp_path: Path,
+) -> None:
     search = Search(
         tmp_path / "confirming",
         ("--parallel", "1", "--trials", "2", "--set", "confirm.top=1", "--set", "confirm.seeds=2"),
@@ -726,9 +860,14 @@ def test_sigterm_in_a_confirmation_is_one_ctrl_c_and_the_same_command_confirms_t
     search.assert_complete(2)
     reading = ledgers.read(f"sqlite:///{search.results / 'faulty/study.db'}", "faulty.confirm")
     assert reading is not None
-    assert [(record.state, record.attempts) for record in reading.records] == [(State.COMPLETE, 2), (State.COMPLETE, 1)]
+    assert [(record.state, record.attempts) for record in reading.records] == [
+        (State.COMPLETE, 2),
+        (State.COMPLETE, 1),
+    ]
     epochs = sorted(path.name for path in search.witness.glob("confirm-*"))
-    assert epochs == [f"confirm-{name}" for name in ("0-1-1", "0-2-1", "0-3-2", "1-1-1", "1-2-1", "1-3-1")]
+    assert epochs == [
+        f"confirm-{name}" for name in ("0-1-1", "0-2-1", "0-3-2", "1-1-1", "1-2-1", "1-3-1")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -741,7 +880,9 @@ def test_sigterm_in_a_confirmation_is_one_ctrl_c_and_the_same_command_confirms_t
 def test_a_search_that_waits_for_a_locked_ledger_ends_soon_when_it_is_asked_to(
     number: signal.Signals, status: int, tmp_path: Path
 ) -> None:
-    search = Search(tmp_path / "waiting", ("--parallel", "1", "--trials", "1"), ("--epoch-seconds", "3"))
+    search = Search(
+        tmp_path / "waiting", ("--parallel", "1", "--trials", "1"), ("--epoch-seconds", "3")
+    )
     driver = search.start()
     search.wait_for("0-2-1", driver)
     with locked(search.results / "faulty/study.db"):
@@ -773,8 +914,12 @@ def test_sigterm_while_ray_starts_is_one_sentence_and_nothing_is_left(tmp_path: 
     search.assert_complete(1)
 
 
-def test_a_search_whose_ray_dies_ends_at_once_in_one_sentence_with_all_its_processes(tmp_path: Path) -> None:
-    search = Search(tmp_path / "headless", ("--parallel", "1", "--trials", "1"), ("--epoch-seconds", "60"))
+def test_a_search_whose_ray_dies_ends_at_once_in_one_sentence_with_all_its_processes(
+    tmp_path: Path,
+) -> None:
+    search = Search(
+        tmp_path / "headless", ("--parallel", "1", "--trials", "1"), ("--epoch-seconds", "60")
+    )
     driver = search.start()
     search.wait_for("0-1-1", driver)
     os.kill(search.wait_for_process("gcs_server", driver), signal.SIGKILL)
@@ -795,7 +940,10 @@ def test_after_a_second_ctrl_c_no_process_and_no_temporary_file_is_left(tmp_path
     base.mkdir()
     try:
         search = Search(
-            tmp_path / "twice", ("--parallel", "1", "--trials", "1"), ("--epoch-seconds", "60"), {"TMPDIR": str(base)}
+            tmp_path / "twice",
+            ("--parallel", "1", "--trials", "1"),
+            ("--epoch-seconds", "60"),
+            {"TMPDIR": str(base)},
         )
         driver = search.start()
         search.wait_for("0-1-1", driver)
@@ -812,7 +960,9 @@ def test_after_a_second_ctrl_c_no_process_and_no_temporary_file_is_left(tmp_path
         shutil.rmtree(base)
 
 
-def test_a_search_runs_where_home_cannot_be_written_and_tmpdir_is_too_long_for_sockets(tmp_path: Path) -> None:
+def test_a_search_runs_where_home_cannot_be_written_and_tmpdir_is_too_long_for_sockets(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "file").touch()
     long = tmp_path / ("x" * 90)
     long.mkdir()
@@ -835,7 +985,9 @@ def test_a_place_for_rays_token_that_cannot_be_written_is_named_with_its_variabl
     assert main(searching(tmp_path, tmp_path / "results", "--trials", "1")) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert said.startswith("RAY_AUTH_TOKEN_PATH must name a file that Ray's token can be kept in, and ")
+    assert said.startswith(
+        "RAY_AUTH_TOKEN_PATH must name a file that Ray's token can be kept in, and "
+    )
     assert "unset it" in said
 
 
@@ -844,9 +996,10 @@ def mlflow_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     with (folder / "server.log").open("a") as log:
         server = subprocess.Popen(
             [
-                sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder / 'away.db'}",
-                "--artifacts-destination", str(folder / "artifacts"),
-                "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+                sys.executable, "-m", "mlflow", "server", "--backend-store-uri",
+                f"sqlite:///{folder / 'away.db'}", "--artifacts-destination",
+                str(folder / "artifacts"), "--host", "127.0.0.1", "--port", str(port), "--workers",
+                "1",
             ],
             stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
@@ -900,7 +1053,9 @@ def test_a_study_ends_without_mlflow_says_what_is_not_shown_and_the_same_command
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     port = free_port()
     search = Search(
-        tmp_path / "server", ("--parallel", "1", "--tracking-uri", f"http://127.0.0.1:{port}"), ("--epoch-seconds", "1")
+        tmp_path / "server",
+        ("--parallel", "1", "--tracking-uri", f"http://127.0.0.1:{port}"),
+        ("--epoch-seconds", "1"),
     )
     with mlflow_server(tmp_path, port):
         driver = search.start()
@@ -915,7 +1070,9 @@ def test_a_study_ends_without_mlflow_says_what_is_not_shown_and_the_same_command
 
 
 @pytest.mark.long
-def test_a_database_of_mlflow_that_is_locked_for_a_while_holds_up_no_trial_and_misses_nothing(tmp_path: Path) -> None:
+def test_a_database_of_mlflow_that_is_locked_for_a_while_holds_up_no_trial_and_misses_nothing(
+    tmp_path: Path,
+) -> None:
     search = Search(tmp_path / "locked", ("--parallel", "1"), ("--epoch-seconds", "1"))
     driver = search.start()
     search.wait_for("1-1-1", driver)

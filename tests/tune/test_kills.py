@@ -1,7 +1,8 @@
-"""Laws of a study whose processes are killed: nothing measured is lost, nothing runs twice, the same command goes on.
+"""Laws of a study whose processes are killed: nothing measured is lost, nothing runs twice, the
+same command goes on.
 
-The driver is a process of its own, killed by SIGKILL. Its trials replay a curve that depends on their settings and the
-epoch alone; Ray, the databases and the processes are real.
+The driver is a process of its own, killed by SIGKILL. Its trials replay a curve that depends on
+their settings and the epoch alone; Ray, the databases and the processes are real.
 """
 
 import contextlib
@@ -46,7 +47,8 @@ stop_early: {{rule: successive_halving, min_epochs: 2, reduction: 2}}
 confirm: {{top: 0}}
 """
 MARK = "CELL_TUNE_TEST"
-"""In the environment of what a test starts, and so in that of Ray's processes, wherever they move to."""
+"""In the environment of what a test starts, and so in that of Ray's processes, wherever they move
+to."""
 
 
 @dataclass
@@ -66,14 +68,30 @@ class Search:
         return self.folder / "results" / "replayed"
 
     def start(self, kill: str = "") -> subprocess.Popen[str]:
-        command = ["benchmarks.replayed_search", "--witness", str(self.folder / "witness"), "--cpus-per-trial", "1"]
-        command += ["--space", str(self.folder / "space.yaml"), "--results", str(self.folder / "results"), *self.more]
+        command = [
+            "benchmarks.replayed_search",
+            "--witness",
+            str(self.folder / "witness"),
+            "--cpus-per-trial",
+            "1",
+        ]
+        command += [
+            "--space",
+            str(self.folder / "space.yaml"),
+            "--results",
+            str(self.folder / "results"),
+            *self.more,
+        ]
         environment = {**os.environ, MARK: self.mark, "OMP_NUM_THREADS": "1"} | (
             {"CELL_TUNE_KILL": kill} if kill else {}
         )
         with (self.folder / "said.txt").open("a") as said:
             return subprocess.Popen(
-                [sys.executable, "-m", *command], cwd=ROOT, env=environment, stdout=said, stderr=said
+                [sys.executable, "-m", *command],
+                cwd=ROOT,
+                env=environment,
+                stdout=said,
+                stderr=said,
             )
 
     @property
@@ -88,13 +106,19 @@ class Search:
 
     @property
     def processes(self) -> list[int]:
-        """The living processes of this study, but for Ray's agents: they run no trials, and die up to minutes later."""
+        """The living processes of this study, but for Ray's agents: they run no trials, and die
+        up to minutes later.
+        """
         found = []
         for path in Path("/proc").iterdir():
             try:
                 living = (path / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
                 agent = b"Agent" in (path / "cmdline").read_bytes()
-                if living and not agent and f"{MARK}={self.mark}".encode() in (path / "environ").read_bytes():
+                if (
+                    living
+                    and not agent
+                    and f"{MARK}={self.mark}".encode() in (path / "environ").read_bytes()
+                ):
                     found.append(int(path.name))
             except (OSError, IndexError):
                 continue
@@ -104,7 +128,9 @@ class Search:
         """Wait until the processes of a dead driver are gone as well."""
         until = time.monotonic() + 60
         while self.processes:
-            assert time.monotonic() < until, [Path(f"/proc/{pid}/cmdline").read_text() for pid in self.processes]
+            assert time.monotonic() < until, [
+                Path(f"/proc/{pid}/cmdline").read_text() for pid in self.processes
+            ]
             time.sleep(0.1)
 
     def saved(self) -> dict[int, int]:
@@ -116,13 +142,19 @@ class Search:
         """The ledger, read by plain Optuna."""
         storage = f"sqlite:///{self.study / 'study.db'}"
         return optuna.load_study(study_name="replayed", storage=storage).get_trials(
-            states=[state for state in optuna.trial.TrialState if state is not optuna.trial.TrialState.WAITING]
+            states=[
+                state
+                for state in optuna.trial.TrialState
+                if state is not optuna.trial.TrialState.WAITING
+            ]
         )
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[optuna.trial.FrozenTrial]:
-    """The trials of the study as its ledger alone has them, asked for and reported to by hand, one after the other."""
+    """The trials of the study as its ledger alone has them, asked for and reported to by hand,
+    one after the other.
+    """
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "space.yaml").write_text(SPACE)
     url = f"sqlite:///{folder / 'study.db'}"
@@ -132,28 +164,43 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[optuna.trial.F
         ended = False
         while not ended:
             ap50 = replayed_ap50(record.settings, len(epochs) + 1)
-            epochs.append({"epoch": len(epochs) + 1, "ap50": ap50, "seconds": 1.0, "losses": {"loss": 1.0}})
+            epochs.append(
+                {"epoch": len(epochs) + 1, "ap50": ap50, "seconds": 1.0, "losses": {"loss": 1.0}}
+            )
             ended = ledger.report(record.id, epochs)
     return optuna.load_study(study_name="replayed", storage=url).trials
 
 
 def assert_whole(search: Search, planned: int) -> None:
-    """Ledger, trials.csv and MLflow show the same trials, each once, none running, and what they measured is right."""
+    """Ledger, trials.csv and MLflow show the same trials, each once, none running, and what they
+    measured is right.
+    """
     trials = search.trials()
     rows = list(csv.DictReader(io.StringIO((search.study / "trials.csv").read_text())))
     client = mlflow.MlflowClient(f"sqlite:///{search.folder / 'results' / 'mlflow.db'}")
     experiments = client.search_experiments(filter_string="name = 'replayed'")
     everything = client.search_runs([experiments[0].experiment_id])
-    runs = {int(run.data.tags["trial"]): run for run in everything if run.data.tags["phase"] == "search"}
+    runs = {
+        int(run.data.tags["trial"]): run for run in everything if run.data.tags["phase"] == "search"
+    }
     numbers = list(range(planned))
-    assert [trial.number for trial in trials] == [int(row["trial"]) for row in rows] == sorted(runs) == numbers
+    assert (
+        [trial.number for trial in trials]
+        == [int(row["trial"]) for row in rows]
+        == sorted(runs)
+        == numbers
+    )
     assert Counter(run.data.tags["phase"] for run in everything) == {"study": 1, "search": planned}
-    assert {run.info.status for run in everything if run.data.tags["phase"] == "study"} == {"FINISHED"}
+    assert {run.info.status for run in everything if run.data.tags["phase"] == "study"} == {
+        "FINISHED"
+    }
     for trial, row in zip(trials, rows, strict=True):
         run = runs[trial.number]
         assert trial.state.name == row["state"] == run.data.tags["state"]
         assert trial.state.name in ("COMPLETE", "PRUNED"), trial.user_attrs["reason"]
-        curve = {epoch: replayed_ap50(trial.params, epoch) for epoch in range(1, int(row["epochs"]) + 1)}
+        curve = {
+            epoch: replayed_ap50(trial.params, epoch) for epoch in range(1, int(row["epochs"]) + 1)
+        }
         assert trial.intermediate_values == curve
         assert len(curve) == (EPOCHS if trial.state.name == "COMPLETE" else len(curve))
         assert len(curve) in (2, 4, EPOCHS)
@@ -162,7 +209,11 @@ def assert_whole(search: Search, planned: int) -> None:
         assert run.info.status == {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}[trial.state.name]
         assert float(row["ap50"]) == max(curve.values())
         assert search.saved()[trial.number] == len(curve)
-        epochs = list(csv.DictReader(io.StringIO((search.study / f"trials/{trial.number}/epochs.csv").read_text())))
+        epochs = list(
+            csv.DictReader(
+                io.StringIO((search.study / f"trials/{trial.number}/epochs.csv").read_text())
+            )
+        )
         assert [int(epoch["epoch"]) for epoch in epochs] == list(curve)
     assert not list(search.study.rglob(".*.part"))
 
@@ -181,14 +232,22 @@ def snapshot(search: Search) -> Snapshot:
     saved = search.saved()
     trials = search.trials() if (search.study / "study.db").exists() else []
     for trial in trials:
-        assert len(trial.intermediate_values) <= saved.get(trial.number, 0)  # the ledger never leads the folder
-    return Snapshot(search.begun, saved, {trial.number for trial in trials if trial.state.is_finished()})
+        assert len(trial.intermediate_values) <= saved.get(
+            trial.number, 0
+        )  # the ledger never leads the folder
+    return Snapshot(
+        search.begun, saved, {trial.number for trial in trials if trial.state.is_finished()}
+    )
 
 
 def assert_nothing_ran_again(search: Search, before: Snapshot) -> None:
     for trial, epoch, attempt in search.begun - before.begun:
-        assert trial not in before.ended, f"trial {trial} had ended, and attempt {attempt} ran epoch {epoch}"
-        assert epoch > before.saved.get(trial, 0), f"epoch {epoch} of trial {trial} was saved, and ran again"
+        assert trial not in before.ended, (
+            f"trial {trial} had ended, and attempt {attempt} ran epoch {epoch}"
+        )
+        assert epoch > before.saved.get(trial, 0), (
+            f"epoch {epoch} of trial {trial} was saved, and ran again"
+        )
 
 
 def end_by_itself(search: Search, kill: str) -> None:
@@ -213,7 +272,9 @@ long = pytest.mark.long
         pytest.param(("told:3",), marks=long),
         pytest.param(("tracking:4",), marks=long),
         pytest.param(("writing trials.csv:2",), marks=long),
-        pytest.param(("asked", "started", "reported", "tracking", "told", "writing last.json"), marks=long),
+        pytest.param(
+            ("asked", "started", "reported", "tracking", "told", "writing last.json"), marks=long
+        ),
     ],
     ids=lambda points: ", ".join(points) or "none",
 )
@@ -245,7 +306,9 @@ def test_a_study_whose_driver_is_killed_ten_times_at_random_moments_ends_with_ex
 ) -> None:
     moments = random.Random(os.environ.get("CELL_TUNE_SEED", "0"))
     planned, kills = 20, 0
-    search = Search(tmp_path / "random", ("--parallel", "2", "--trials", str(planned), "--epoch-seconds", "1.2"))
+    search = Search(
+        tmp_path / "random", ("--parallel", "2", "--trials", str(planned), "--epoch-seconds", "1.2")
+    )
     left: list[Snapshot] = []
     reached: Counter[str] = Counter()
     while kills < 10:
@@ -263,7 +326,9 @@ def test_a_study_whose_driver_is_killed_ten_times_at_random_moments_ends_with_ex
         assert driver.poll() is None, f"ended after {kills} kills: {search.said}"
         others = search.processes if moments.random() < 0.5 else []
         driver.kill()
-        for process in others:  # as when the power fails; else workers outlive their driver by a second or two
+        for process in (
+            others
+        ):  # as when the power fails; else workers outlive their driver by a second or two
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         driver.wait()
@@ -283,19 +348,27 @@ def test_a_study_whose_driver_is_killed_ten_times_at_random_moments_ends_with_ex
     again = sum(epochs.values()) - len(epochs)
     with capsys.disabled():
         print(f"\n{kills} kills of the driver: {dict(reached)}; {planned} trials: {dict(states)};")
-        print(f"{len(epochs)} epochs, of which {again} were running when a driver died, and ran again")
+        print(
+            f"{len(epochs)} epochs, of which {again} were running when a driver died, and ran again"
+        )
 
 
 @pytest.mark.long
-def test_a_worker_that_outlives_its_driver_writes_nothing_into_the_next_attempt(tmp_path: Path) -> None:
-    search = Search(tmp_path / "outlived", ("--parallel", "1", "--trials", "2", "--epoch-seconds", "2"))
+def test_a_worker_that_outlives_its_driver_writes_nothing_into_the_next_attempt(
+    tmp_path: Path,
+) -> None:
+    search = Search(
+        tmp_path / "outlived", ("--parallel", "1", "--trials", "2", "--epoch-seconds", "2")
+    )
     driver = search.start()
     witness = search.folder / "witness" / "0-2-1"
     while not witness.exists() or not witness.read_text():
         assert driver.poll() is None, search.said
         time.sleep(0.02)
     worker = int(witness.read_text())
-    os.kill(worker, signal.SIGSTOP)  # it cannot notice that its driver dies, and keeps the lock on trials/0
+    os.kill(
+        worker, signal.SIGSTOP
+    )  # it cannot notice that its driver dies, and keeps the lock on trials/0
     driver.kill()
     driver.wait()
     time.sleep(5)  # what of Ray can still notice that the driver died ends now
@@ -338,7 +411,9 @@ def test_the_next_attempt_waits_while_somebody_holds_the_trials_folder(tmp_path:
         assert sorted(path.name for path in folder.iterdir()) == [".lock"]
         second = search.start()
         assert second.wait(120) == 2
-        refusal = re.search(r"^.*is being searched by process (\d+) on host (\S+);.*$", search.said, re.MULTILINE)
+        refusal = re.search(
+            r"^.*is being searched by process (\d+) on host (\S+);.*$", search.said, re.MULTILINE
+        )
         assert refusal is not None
         assert refusal[1] == str(driver.pid)
         assert refusal[2] == os.uname().nodename
@@ -349,19 +424,25 @@ def test_the_next_attempt_waits_while_somebody_holds_the_trials_folder(tmp_path:
 
 
 @pytest.mark.long
-def test_two_studies_at_once_on_one_machine_and_one_mlflow_database_both_end_whole(tmp_path: Path) -> None:
+def test_two_studies_at_once_on_one_machine_and_one_mlflow_database_both_end_whole(
+    tmp_path: Path,
+) -> None:
     shared = tmp_path / "both" / "mlflow.db"
     searches: list[Any] = [Search(tmp_path / "both" / name) for name in ("one", "two")]
     for search, name in zip(searches, ("one", "two"), strict=True):
         search.more = ("--parallel", "1", "--trials", "5", "--tracking-uri", f"sqlite:///{shared}")
-        (search.folder / "space.yaml").write_text(SPACE.replace("study: replayed", f"study: {name}"))
+        (search.folder / "space.yaml").write_text(
+            SPACE.replace("study: replayed", f"study: {name}")
+        )
     drivers = [search.start() for search in searches]
     for driver, search in zip(drivers, searches, strict=True):
         assert driver.wait(280) == 0, search.said
         assert "MLflow does not show" not in search.said
     client = mlflow.MlflowClient(f"sqlite:///{shared}")
     for search, name in zip(searches, ("one", "two"), strict=True):
-        study = optuna.load_study(study_name=name, storage=f"sqlite:///{search.folder}/results/{name}/study.db")
+        study = optuna.load_study(
+            study_name=name, storage=f"sqlite:///{search.folder}/results/{name}/study.db"
+        )
         experiment = client.get_experiment_by_name(name)
         runs = client.search_runs([experiment.experiment_id], "tags.phase = 'search'")
         shown = {int(run.data.tags["trial"]): run for run in runs}
@@ -369,5 +450,7 @@ def test_two_studies_at_once_on_one_machine_and_one_mlflow_database_both_end_who
         for trial in study.trials:
             curve = client.get_metric_history(shown[trial.number].info.run_id, "ap50")
             assert {point.step: point.value for point in curve} == trial.intermediate_values
-            assert shown[trial.number].data.tags["state"] == trial.state.name in ("COMPLETE", "PRUNED")
+            assert (
+                shown[trial.number].data.tags["state"] == trial.state.name in ("COMPLETE", "PRUNED")
+            )
         search.wait_until_alone()

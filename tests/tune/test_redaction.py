@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from tune.redaction import without_password
 
-SECRET = st.text(string.ascii_letters + string.digits + "-._~!$&'()*+,=:@/%", min_size=1, max_size=30).map(
-    lambda text: f"S3cr3t{text}t3rc3S"
-)
+SECRET = st.text(
+    string.ascii_letters + string.digits + "-._~!$&'()*+,=:@/%", min_size=1, max_size=30
+).map(lambda text: f"S3cr3t{text}t3rc3S")
 HOST = st.sampled_from(["host", "ml.example.org", "127.0.0.1:5000", "[::1]:5432"])
 TAIL = st.sampled_from(["", "/", "/db", "/a/b?x=1", "?x=1&y=2"])
 AROUND = st.sampled_from(
@@ -30,11 +30,23 @@ def without_secret(secret: str, text: str) -> None:
 def test_a_token_in_the_place_of_a_user_is_no_more_shown_than_a_password(
     scheme: str, secret: str, host: str, tail: str, around: tuple[str, str]
 ) -> None:
-    for user_info in (secret, f"{secret}:", f"{secret}:x-oauth-basic", f"user:{secret}", f":{secret}"):
+    for user_info in (
+        secret,
+        f"{secret}:",
+        f"{secret}:x-oauth-basic",
+        f"user:{secret}",
+        f":{secret}",
+    ):
         without_secret(secret, f"{around[0]}{scheme}://{user_info}@{host}{tail}{around[1]}")
 
 
-@given(st.sampled_from(["postgresql", "postgresql+psycopg2", "mysql", "mssql+pyodbc"]), SECRET, HOST, TAIL, AROUND)
+@given(
+    st.sampled_from(["postgresql", "postgresql+psycopg2", "mysql", "mssql+pyodbc"]),
+    SECRET,
+    HOST,
+    TAIL,
+    AROUND,
+)
 def test_the_password_of_a_database_is_not_shown_and_its_user_is(
     scheme: str, secret: str, host: str, tail: str, around: tuple[str, str]
 ) -> None:
@@ -44,12 +56,27 @@ def test_the_password_of_a_database_is_not_shown_and_its_user_is(
 
 
 @given(
-    st.sampled_from(["password", "sslpassword", "PWD", "token", "access_token", "client_secret", "api_key", "sig"]),
-    st.text(string.ascii_letters + string.digits + "-._~%:/@", min_size=1).map(lambda text: f"S3cr3t{text}t3rc3S"),
+    st.sampled_from(
+        [
+            "password",
+            "sslpassword",
+            "PWD",
+            "token",
+            "access_token",
+            "client_secret",
+            "api_key",
+            "sig",
+        ]
+    ),
+    st.text(string.ascii_letters + string.digits + "-._~%:/@", min_size=1).map(
+        lambda text: f"S3cr3t{text}t3rc3S"
+    ),
     st.sampled_from(["?", "?x=1&", " "]),
     st.sampled_from(["", "&y=2", ";y=2", " and more"]),
 )
-def test_a_secret_among_the_settings_of_a_url_is_not_shown(name: str, secret: str, before: str, after: str) -> None:
+def test_a_secret_among_the_settings_of_a_url_is_not_shown(
+    name: str, secret: str, before: str, after: str
+) -> None:
     without_secret(secret, f"mysql://host/db{before}{name}={secret}{after}")
 
 

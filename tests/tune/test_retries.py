@@ -1,4 +1,7 @@
-"""Laws of attempts: who comes next, with how much of a GPU, and what time is counted. Ray is not started."""
+"""Laws of attempts: who comes next, with how much of a GPU, and what time is counted.
+
+Ray is not started.
+"""
 
 import io
 import time
@@ -68,11 +71,17 @@ class Desk:
         return handed
 
     def out_of_memory(self, assignment: Assignment, seconds: float = 0.0) -> None:
-        failure = {"failure": "out of memory: all of it", "then": Then.RETRY_WITH_MORE_MEMORY, "seconds": seconds}
+        failure = {
+            "failure": "out of memory: all of it",
+            "then": Then.RETRY_WITH_MORE_MEMORY,
+            "seconds": seconds,
+        }
         assert self.conductor.take_in(assignment, failure)
 
     def done(self, assignment: Assignment) -> None:
-        epochs = [{"epoch": 1 + n, "ap50": 0.5, "seconds": 1.0, "losses": {"loss": 1.0}} for n in range(3)]
+        epochs = [
+            {"epoch": 1 + n, "ap50": 0.5, "seconds": 1.0, "losses": {"loss": 1.0}} for n in range(3)
+        ]
         assert self.conductor.take_in(assignment, {"epochs": epochs})
 
 
@@ -85,14 +94,17 @@ def desk(folder: Path, share: float, parallel: int) -> Iterator[Desk]:
         stack.enter_context(plan.folder.driver_lock())
         ledger = Ledger(plan.storage, request)
         phase = study._search_phase(plan, ledger)
-        progress = stack.enter_context(Progress(ledger.planned, Console(file=io.StringIO()), "search"))
+        progress = stack.enter_context(
+            Progress(ledger.planned, Console(file=io.StringIO()), "search")
+        )
         conductor = stack.enter_context(study._Conductor(plan, phase, progress, None))
         yield Desk(conductor, ledger)
         assert conductor.error is None
 
 
 @pytest.mark.parametrize(
-    ("share", "shares"), [(0.2, [0.2, 0.4, 1.0]), (0.1, [0.1, 0.2, 1.0]), (0.5, [0.5, 1.0, 1.0]), (1.0, [1.0] * 3)]
+    ("share", "shares"),
+    [(0.2, [0.2, 0.4, 1.0]), (0.1, [0.1, 0.2, 1.0]), (0.5, [0.5, 1.0, 1.0]), (1.0, [1.0] * 3)],
 )
 def test_a_trial_out_of_memory_has_twice_its_share_and_in_its_last_attempt_a_whole_gpu(
     tmp_path: Path, share: float, shares: list[float]
@@ -130,7 +142,9 @@ def test_a_trial_that_lost_its_attempts_otherwise_still_has_a_whole_gpu_before_i
         assert at.ledger.records[0].state is State.FAIL
 
 
-def test_a_trial_that_comes_again_with_more_of_the_gpu_gets_what_becomes_free_before_new_trials(tmp_path: Path) -> None:
+def test_a_trial_that_comes_again_with_more_of_the_gpu_gets_what_becomes_free_before_new_trials(
+    tmp_path: Path,
+) -> None:
     with desk(tmp_path, 0.2, 5) as at:
         running = at.hand_out_all()
         assert [one.trial for one in running] == [0, 1, 2, 3, 4]
@@ -138,7 +152,9 @@ def test_a_trial_that_comes_again_with_more_of_the_gpu_gets_what_becomes_free_be
         (again,) = at.hand_out_all()
         assert (again.trial, again.gpus, again.attempt) == (2, 0.4, 2)
         at.done(running[0])
-        assert at.hand_out_all() == []  # a fifth of the GPU is free: the other half of what trial 2 waits for
+        assert (
+            at.hand_out_all() == []
+        )  # a fifth of the GPU is free: the other half of what trial 2 waits for
         at.conductor.begun(again)
         assert at.hand_out_all() == []  # 1, 3, 4 and 2 fill it
         at.done(running[1])
@@ -179,7 +195,9 @@ def test_several_trials_that_need_the_whole_gpu_have_it_one_after_another_and_th
         for one in running:
             at.out_of_memory(one)
         for number in (0, 1):
-            (again,) = at.hand_out_all()  # nothing beside it, as long as it has not begun and while it runs
+            (again,) = (
+                at.hand_out_all()
+            )  # nothing beside it, as long as it has not begun and while it runs
             assert (again.trial, again.gpus) == (number, 1.0)
             at.conductor.begun(again)
             # The next whole GPU is asked for before this one is free; a new trial is not.

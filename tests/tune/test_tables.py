@@ -1,4 +1,6 @@
-"""Laws of tables: no precision is lost in CSV, no text breaks Markdown or LaTeX, and a number is written in one way."""
+"""Laws of tables: no precision is lost in CSV, no text breaks Markdown or LaTeX, and a number is
+written in one way.
+"""
 
 import csv
 import io
@@ -22,14 +24,18 @@ CELLS = {
     Kind.COUNT: st.integers(),
     Kind.INTERVAL: INTERVALS,
     Kind.DIFFERENCE: INTERVALS,
-    **dict.fromkeys((Kind.NUMBER, Kind.AP50, Kind.CHANGE, Kind.P, Kind.HOURS, Kind.PERCENT), NUMBERS),
+    **dict.fromkeys(
+        (Kind.NUMBER, Kind.AP50, Kind.CHANGE, Kind.P, Kind.HOURS, Kind.PERCENT), NUMBERS
+    ),
 }
 
 
 @st.composite
 def tables(draw: st.DrawFn) -> Table:
     kinds = draw(st.lists(st.sampled_from(list(Kind)), min_size=1, max_size=6))
-    columns = tuple(Column(f"column_{place}", draw(PRINTABLE), kind) for place, kind in enumerate(kinds))
+    columns = tuple(
+        Column(f"column_{place}", draw(PRINTABLE), kind) for place, kind in enumerate(kinds)
+    )
     rows = draw(st.lists(st.tuples(*(st.none() | CELLS[kind] for kind in kinds)), max_size=5))
     return Table("name", draw(PRINTABLE), draw(PRINTABLE), columns, tuple(rows))
 
@@ -88,9 +94,17 @@ def test_no_text_reaches_latex_as_a_command(plain: str) -> None:
 
 
 def test_latex_sets_a_table_of_booktabs() -> None:
-    columns = (Column("method", "Method"), Column("ap50", "AP50", Kind.INTERVAL), Column("p", "p", Kind.P))
+    columns = (
+        Column("method", "Method"),
+        Column("ap50", "AP50", Kind.INTERVAL),
+        Column("p", "p", Kind.P),
+    )
     table = Table(
-        "methods", "Methods", "100% of it.", columns, (("Res_50 & more", Interval(0.4699, 0.4, 0.5), 0.00001),)
+        "methods",
+        "Methods",
+        "100% of it.",
+        columns,
+        (("Res_50 & more", Interval(0.4699, 0.4, 0.5), 0.00001),),
     )
     assert table.latex() == "\n".join([
         r"\begin{table}",
@@ -125,7 +139,11 @@ def test_latex_sets_a_table_of_booktabs() -> None:
         (0.4449, Kind.PERCENT, "44.5%"),
         (Interval(0.4699, 0.3812, 0.5601), Kind.INTERVAL, "0.4699 (0.381 to 0.560)"),
         (Interval(0.4699, math.nan, math.nan), Kind.INTERVAL, "0.4699 (interval not known)"),
-        (Interval(-0.0144, -0.05, 0.02), Kind.DIFFERENCE, f"{MINUS}0.0144 ({MINUS}0.050 to +0.020)"),
+        (
+            Interval(-0.0144, -0.05, 0.02),
+            Kind.DIFFERENCE,
+            f"{MINUS}0.0144 ({MINUS}0.050 to +0.020)",
+        ),
     ],
 )
 def test_a_value_is_written_by_what_it_is(cell: Cell, kind: Kind, seen: str) -> None:
@@ -139,19 +157,33 @@ def test_ends_of_an_interval_that_are_not_known_are_empty_in_csv() -> None:
 
 
 def test_the_table_of_trials_has_a_row_for_every_trial_and_its_full_scores() -> None:
-    epochs = tuple({"epoch": number, "ap50": ap50, "seconds": 1.5} for number, ap50 in ((1, 0.1 + 0.2), (2, 0.25)))
-    done = TrialRecord(0, "A, b", State.COMPLETE, {"optim.epochs": 2}, {"optim.epochs": 2, "seed": 7}, epochs, 1)
-    failed = TrialRecord(1, state=State.FAIL, settings={"optim.epochs": 2}, reason="diverged: loss is nan")
+    epochs = tuple(
+        {"epoch": number, "ap50": ap50, "seconds": 1.5}
+        for number, ap50 in ((1, 0.1 + 0.2), (2, 0.25))
+    )
+    done = TrialRecord(
+        0, "A, b", State.COMPLETE, {"optim.epochs": 2}, {"optim.epochs": 2, "seed": 7}, epochs, 1
+    )
+    failed = TrialRecord(
+        1, state=State.FAIL, settings={"optim.epochs": 2}, reason="diverged: loss is nan"
+    )
     head, *rows = csv.reader(io.StringIO(trials_csv([done, failed], ["optim.epochs"])))
     assert head == [*COLUMNS, "optim.epochs"]
     first, second = (dict(zip(head, row, strict=True)) for row in rows)
     assert (first["name"], float(first["ap50"]), first["ap50_last"]) == ("A, b", 0.1 + 0.2, "0.25")
     assert (first["best_epoch"], first["seed"], first["seconds"]) == ("1", "7", "3.0")
-    assert (second["ap50"], second["ap50_last"], second["reason"]) == ("", "", "diverged: loss is nan")
+    assert (second["ap50"], second["ap50_last"], second["reason"]) == (
+        "",
+        "",
+        "diverged: loss is nan",
+    )
 
 
 FORMULAS = st.builds(
-    "".join, st.lists(st.sampled_from("=+-@;\t\r\n ,'\"\0 1aé=SUM(A1)\N{FULLWIDTH EQUALS SIGN}"), max_size=12)
+    "".join,
+    st.lists(
+        st.sampled_from("=+-@;\t\r\n ,'\"\0 1aé=SUM(A1)\N{FULLWIDTH EQUALS SIGN}"), max_size=12
+    ),
 )
 
 
@@ -162,13 +194,26 @@ def is_number(plain: str) -> bool:
 @example("\r\0")  # a carriage return that nobody quotes begins a row
 @given(FORMULAS)
 @settings(deadline=None)
-def test_no_part_of_a_csv_cell_runs_as_a_formula_whatever_the_spreadsheet_takes_for_a_separator(foreign: str) -> None:
+def test_no_part_of_a_csv_cell_runs_as_a_formula_whatever_the_spreadsheet_takes_for_a_separator(
+    foreign: str,
+) -> None:
     record = TrialRecord(0, foreign, State.FAIL, reason=foreign)
-    tables = [trials_csv([record], []), one_cell(foreign).csv(), Table("n", "t", "c", (Column(foreign, ""),), ()).csv()]
-    for cell in (cell for written in tables for row in csv.reader(io.StringIO(written, newline="")) for cell in row):
+    tables = [
+        trials_csv([record], []),
+        one_cell(foreign).csv(),
+        Table("n", "t", "c", (Column(foreign, ""),), ()).csv(),
+    ]
+    for cell in (
+        cell
+        for written in tables
+        for row in csv.reader(io.StringIO(written, newline=""))
+        for cell in row
+    ):
         assert is_number(cell) or not cell.startswith(("\t", "\r", "\n", "\0"))
         for part in re.split("[;\t\r\n]", cell):
-            assert is_number(cell) or not part.lstrip("\0 ").startswith(tuple("=+-@\N{FULLWIDTH EQUALS SIGN}")), cell
+            assert is_number(cell) or not part.lstrip("\0 ").startswith(
+                tuple("=+-@\N{FULLWIDTH EQUALS SIGN}")
+            ), cell
 
 
 @pytest.mark.parametrize("number", ["-0.5", "+1e-5", "-1", "1e5", "-.5"])

@@ -1,8 +1,9 @@
 """Thin adapters by which Ray asks a desk what to run and tells it what happened.
 
-Ray calls the scheduler on every result and the searcher only on some, so the searcher hands out work, and the scheduler
-takes in results and alone ends trials. Thus every epoch reaches the ledger once. Ray's own retries are off: a trial
-that lost its worker is handed out again as a new Ray trial, just as after the death of the driver.
+Ray calls the scheduler on every result and the searcher only on some, so the searcher hands out
+work, and the scheduler takes in results and alone ends trials. Thus every epoch reaches the ledger
+once. Ray's own retries are off: a trial that lost its worker is handed out again as a new Ray
+trial, just as after the death of the driver.
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,8 @@ class Assignment:
     folder         absolute path of the trial's folder, the only place its worker writes to
     settings       every setting of the trial, flat names
     gpus           GPUs the attempt holds
-    known_epochs   epochs the ledger has; a checkpoint that holds more is reported before anything runs
+    known_epochs   epochs the ledger has; a checkpoint that holds more is reported before anything
+                   runs
     """
 
     trial: int
@@ -72,13 +74,17 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         self._desk = desk
 
     def suggest(self, trial_id: str) -> Any:  # noqa: ARG002  # Ray's signature
-        """The configuration of the next Ray trial; None makes Ray ask again later, FINISHED ends the search."""
+        """The configuration of the next Ray trial; None makes Ray ask again later, FINISHED ends
+        the search.
+        """
         if self._desk.finished:
             return Searcher.FINISHED
         assignment = self._desk.hand_out()
         return None if assignment is None else {"assignment": asdict(assignment)}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """Do nothing: the scheduler has told the desk already."""
 
     def save(self, checkpoint_path: str) -> None:
@@ -109,13 +115,21 @@ class LedgerScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray ships no type
 
 
 class LedgerCallback(Callback):  # type: ignore[misc]  # Ray ships no types
-    """Ray's callback: tells the desk that a trial found room, which searcher and scheduler do not hear of."""
+    """Ray's callback: tells the desk that a trial found room, which searcher and scheduler do
+    not hear of.
+    """
 
     def __init__(self, desk: Desk) -> None:
         super().__init__()
         self._desk = desk
 
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:  # noqa: ARG002
+    def on_trial_start(
+        self,
+        iteration: int,  # noqa: ARG002  # Ray's signature
+        trials: list[Trial],  # noqa: ARG002
+        trial: Trial,
+        **info: Any,  # noqa: ARG002
+    ) -> None:
         """Tell the desk that a worker has the trial from now on."""
         self._desk.begun(Assignment(**trial.config["assignment"]))
 
@@ -123,13 +137,23 @@ class LedgerCallback(Callback):  # type: ignore[misc]  # Ray ships no types
 def _cause(trial: Trial) -> str:
     """The reason why a Ray trial ended in error, one line, from the text file that Ray leaves."""
     try:
-        lines = [line.strip() for line in Path(trial.error_file).read_text().splitlines() if line.strip()]
+        lines = [
+            line.strip() for line in Path(trial.error_file).read_text().splitlines() if line.strip()
+        ]
     except (OSError, TypeError):
         return DIED
-    given = [line.partition(f"{WorkerUnusable.__name__}: ")[2] for line in lines if WorkerUnusable.__name__ in line]
+    given = [
+        line.partition(f"{WorkerUnusable.__name__}: ")[2]
+        for line in lines
+        if WorkerUnusable.__name__ in line
+    ]
     if any(given):
         return max(given, key=len)
     text = " ".join(lines)
-    if "ActorDiedError" in text or "WorkerCrashedError" in text or "worker process has died" in text:
+    if (
+        "ActorDiedError" in text
+        or "WorkerCrashedError" in text
+        or "worker process has died" in text
+    ):
         return DIED
     return f"its worker could not run: {lines[-1][:300]}" if lines else DIED

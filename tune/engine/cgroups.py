@@ -1,8 +1,9 @@
-"""The processors and memory that this process's control groups let it use; a container or a job has less than all.
+"""The processors and memory that this process's control groups let it use; a container or a job
+has less than all.
 
-Linux has two versions of control groups (cgroups(7)): version 1 has a hierarchy for each controller, version 2 one for
-all; a machine may mount both. A limit holds for all groups beneath it, so the smallest limit on the path from the root
-to a process's group counts.
+Linux has two versions of control groups (cgroups(7)): version 1 has a hierarchy for each
+controller, version 2 one for all; a machine may mount both. A limit holds for all groups beneath
+it, so the smallest limit on the path from the root to a process's group counts.
 """
 
 import os
@@ -11,14 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 _UNLIMITED = 2**60
-"""Bytes from which a limit means none: without a limit version 1 shows the largest multiple of a page in 63 bits."""
+"""Bytes from which a limit means none: without a limit version 1 shows the largest multiple of a
+page in 63 bits."""
 
 
 @dataclass(frozen=True)
 class Allowed:
     """The processors and memory that one process may use.
 
-    cpus     processors, at least 1, rounded down: a trial that counts on a fraction of one would be slowed down
+    cpus     processors, at least 1, rounded down: a trial that counts on a fraction of one would be
+             slowed down
     memory   memory in bytes
     """
 
@@ -27,7 +30,8 @@ class Allowed:
 
 
 def allowed(root: Path = Path("/")) -> Allowed:
-    """Processors and memory of this process, from its affinity, the machine's memory and its control groups.
+    """Processors and memory of this process, from its affinity, the machine's memory and its
+    control groups.
 
     root   the folder that holds `proc` and the control groups' files; tests give another than `/`
     """
@@ -49,10 +53,15 @@ def _numbers(limit: float | None) -> list[float]:
 
 
 def _cpu_limit(group: Path) -> float | None:
-    """Processors that a group may use, a fraction included, by version 2 or 1; None for no limit."""
+    """Processors that a group may use, a fraction included, by version 2 or 1; None for no
+    limit.
+    """
     quota, _, period = (_read(group / "cpu.max") or "").partition(" ")
     if not period:
-        quota, period = _read(group / "cpu.cfs_quota_us") or "", _read(group / "cpu.cfs_period_us") or ""
+        quota, period = (
+            _read(group / "cpu.cfs_quota_us") or "",
+            _read(group / "cpu.cfs_period_us") or "",
+        )
     if not (quota.isdigit() and period.isdigit()) or not int(quota) or not int(period):
         return None  # "max", or -1
     return int(quota) / int(period)
@@ -68,16 +77,21 @@ def _memory_limit(group: Path) -> int | None:
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """The folders of this process's groups, in every hierarchy, and of the groups above these that can be seen."""
+    """The folders of this process's groups, in every hierarchy, and of the groups above these
+    that can be seen.
+    """
     mine = _my_groups(root)
     for line in (_read(root / "proc/self/mountinfo") or "").splitlines():
-        # 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw: root in the file system, mount point, options
+        # 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw: root in the file system,
+        # mount point, options
         before, _, after = line.partition(" - ")
         fields, (kind, *rest) = before.split(" "), after.split(" ") or [""]
         if kind not in ("cgroup", "cgroup2") or len(fields) < 5 or len(rest) < 2:
             continue
         controllers = "" if kind == "cgroup2" else rest[1]
-        group = next((path for name, path in mine.items() if _same_hierarchy(name, controllers)), None)
+        group = next(
+            (path for name, path in mine.items() if _same_hierarchy(name, controllers)), None
+        )
         if group is None:
             continue
         seen, mount = PurePosixPath(_unescaped(fields[3])), _unescaped(fields[4])
@@ -90,7 +104,8 @@ def _groups(root: Path) -> Iterator[Path]:
 
 
 def _my_groups(root: Path) -> Mapping[str, PurePosixPath]:
-    """The path of this process's group for each hierarchy, by the hierarchy's controllers ("" in version 2).
+    """The path of this process's group for each hierarchy, by the hierarchy's controllers ("" in
+    version 2).
 
     A line of /proc/self/cgroup is `4:cpu,cpuacct:/jobs/7`.
     """
@@ -99,7 +114,9 @@ def _my_groups(root: Path) -> Mapping[str, PurePosixPath]:
 
 
 def _same_hierarchy(controllers: str, options: str) -> bool:
-    """Whether a group's controllers are among the options of a mount of version 1; both are empty in version 2."""
+    """Whether a group's controllers are among the options of a mount of version 1; both are
+    empty in version 2.
+    """
     if not controllers or not options:
         return controllers == options
     return set(controllers.split(",")) <= set(options.split(","))

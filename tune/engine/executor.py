@@ -1,4 +1,6 @@
-"""Ray: start it, give each attempt its processors and its GPU, and run it in a process that later attempts reuse."""
+"""Ray: start it, give each attempt its processors and its GPU, and run it in a process that
+later attempts reuse.
+"""
 
 import contextlib
 import errno
@@ -22,9 +24,10 @@ from core import faults, interrupts
 from core.errors import CheckpointError, ProcessLost, ResourceError, TornCheckpoint, TrialDiverged
 from core.files import write_atomically, write_json_atomically, write_once
 
-# Ray reads these on import. Results go to the ledger, so Ray's own loggers and progress tables are off. Ray may start
-# as many workers at once as it is handed trials, since no more trials are handed out than may run: by default it starts
-# a worker when the one before is up, and six trials that share a GPU began 15 s apart.
+# Ray reads these on import. Results go to the ledger, so Ray's own loggers and progress tables are
+# off. Ray may start as many workers at once as it is handed trials, since no more trials are handed
+# out than may run: by default it starts a worker when the one before is up, and six trials that
+# share a GPU began 15 s apart.
 for _name, _value in {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -43,15 +46,24 @@ from ray import tune as ray_tune  # noqa: E402
 
 from tune import processes  # noqa: E402
 from tune.engine import cgroups, scratch  # noqa: E402
-from tune.engine.bridge import Assignment, Desk, LedgerCallback, LedgerScheduler, LedgerSearcher, WorkerUnusable  # noqa: E402
+from tune.engine.bridge import (  # noqa: E402
+    Assignment,
+    Desk,
+    LedgerCallback,
+    LedgerScheduler,
+    LedgerSearcher,
+    WorkerUnusable,
+)
 from tune.engine.loopback import on_loopback  # noqa: E402
 
 GPU_FAILED = "the GPU failed its worker"
 """The beginning of the reason where a process can no longer use its GPU."""
 RUNNING = ".epoch"
-"""A file in a trial's folder that exists while an epoch runs: it holds the attempt, and is as old as the epoch."""
+"""A file in a trial's folder that exists while an epoch runs: it holds the attempt, and is as old
+as the epoch."""
 LOCK_SECONDS = 120
-"""Seconds that a new attempt waits for the worker of an earlier attempt to leave the trial's folder."""
+"""Seconds that a new attempt waits for the worker of an earlier attempt to leave the trial's
+folder."""
 
 
 class RunnableTrial(Protocol):
@@ -68,7 +80,10 @@ class RunnableTrial(Protocol):
         """Write a checkpoint into `folder`, atomically."""
 
     def load(self, folder: Path) -> bool:
-        """Continue from the checkpoint in `folder`; False if there is none. Raises CheckpointError."""
+        """Continue from the checkpoint in `folder`; False if there is none.
+
+        Raises CheckpointError.
+        """
 
     def discard(self, folder: Path) -> None:
         """Set a torn checkpoint aside."""
@@ -81,10 +96,19 @@ class Then(StrEnum):
     RETRY = "retry"
     RETRY_WITH_MORE_MEMORY = "retry with more memory"
     HALT = "halt"
-    """The study stops until the user removes the cause: nothing is wrong with the trial, the next would fail too."""
+    """The study stops until the user removes the cause: nothing is wrong with the trial, the next
+    would fail too."""
 
 
-STORAGE_ERRORS = {errno.EACCES, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.ESTALE}
+STORAGE_ERRORS = {
+    errno.EACCES,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ESTALE,
+}
 """Error numbers of a disk that is full, read-only, broken or away."""
 
 MakeTrial = Callable[..., RunnableTrial]
@@ -133,14 +157,17 @@ class Machine:
         allowed = cgroups.allowed()
         return cls((Node(allowed.cpus, torch.cuda.device_count(), allowed.memory),))
 
-    def share(self, cpus_per_trial: int | str, gpus_per_trial: float | str, parallel: int | None) -> TrialResources:
+    def share(
+        self, cpus_per_trial: int | str, gpus_per_trial: float | str, parallel: int | None
+    ) -> TrialResources:
         """Resolve `auto` and count how many trials fit: on each node by itself, then summed.
 
-        GPUs, auto: one whole GPU for each trial where any node has one (`tune.engine.packing` measures how many trials
-        may share it), else none. Processors, auto: with GPUs, a node's processors divided by the trials that its GPUs
-        hold, on the node where that is least, and at most 8; without GPUs, a quarter of the largest node's processors,
-        and at least one.
-        Raises ResourceError for a trial that fits on no node, since Ray would wait for ever without a message.
+        GPUs, auto: one whole GPU for each trial where any node has one (`tune.engine.packing`
+        measures how many trials may share it), else none. Processors, auto: with GPUs, a node's
+        processors divided by the trials that its GPUs hold, on the node where that is least, and at
+        most 8; without GPUs, a quarter of the largest node's processors, and at least one. Raises
+        ResourceError for a trial that fits on no node, since Ray would wait for ever without a
+        message.
         """
         several = len(self.nodes) > 1
         most_gpus = max((node.gpus for node in self.nodes), default=0)
@@ -148,8 +175,9 @@ class Machine:
         assert 0 <= gpus <= 1, "a trial trains on one GPU"  # tune.space.request refuses others
         if gpus and not most_gpus:
             raise ResourceError(
-                f"resources.gpus_per_trial must be 0, since {'no node has a' if several else 'there is no'} GPU, "
-                f"and is {gpus:g}; --gpus-per-trial 0 runs on processors"
+                "resources.gpus_per_trial must be 0, since"
+                f" {'no node has a' if several else 'there is no'} GPU, and is {gpus:g};"
+                " --gpus-per-trial 0 runs on processors"
             )
         by_gpu = [(node, _trials_by_gpu(node, gpus)) for node in self.nodes]
         by_gpu = [(node, trials) for node, trials in by_gpu if trials]
@@ -174,19 +202,24 @@ class Machine:
 
 
 def _trials_by_gpu(node: Node, gpus: float) -> int:
-    """How many trials the GPUs of a node hold; a trial with a fraction of a GPU stays on one GPU."""
+    """How many trials the GPUs of a node hold; a trial with a fraction of a GPU stays on one
+    GPU.
+    """
     if gpus == 0:
         return sys.maxsize
     return node.gpus * int(1 / gpus + 1e-9)
 
 
 class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no types
-    """Runs attempts, one epoch in each step. A failure inside a trial is a result, not an exception.
+    """Runs attempts, one epoch in each step.
 
-    A result holds either `epochs`, the whole history of the trial as JSON objects, or `failure`, a sentence, with
-    `then`, the step that follows (see `Then`), and `seconds`, the wall time inside the epoch that failed. The one
-    exception is an error of the GPU: this process can no longer use it, so the worker raises WorkerUnusable, Ray ends
-    the process, and later attempts run in another.
+    A failure inside a trial is a result, not an exception.
+
+    A result holds either `epochs`, the whole history of the trial as JSON objects, or `failure`, a
+    sentence, with `then`, the step that follows (see `Then`), and `seconds`, the wall time inside
+    the epoch that failed. The one exception is an error of the GPU: this process can no longer use
+    it, so the worker raises WorkerUnusable, Ray ends the process, and later attempts run in
+    another.
     """
 
     def setup(  # Ray ships the configuration; the assignment is read in the step
@@ -197,7 +230,10 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         stall_seconds: float,
         shared: dict[str, Any],
     ) -> None:
-        """Store the arguments only: Ray may hand a started worker another trial. Work begins in the first step."""
+        """Store the arguments only: Ray may hand a started worker another trial.
+
+        Work begins in the first step.
+        """
         self._make_trial, self._cpus, self._shared = make_trial, cpus, shared
         self._stall_seconds = stall_seconds
         self._trial: RunnableTrial | None = None
@@ -216,10 +252,13 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         self._leave()
 
     def step(self) -> dict[str, Any]:
-        """Run one epoch, save it and report it; a checkpoint that is ahead of the ledger is reported at once."""
+        """Run one epoch, save it and report it; a checkpoint that is ahead of the ledger is
+        reported at once.
+        """
         assignment = Assignment(**self.config["assignment"])
         folder = Path(assignment.folder)
-        # The kernel ends this process when the time is up, whatever holds Python then; 0 sets no alarm.
+        # The kernel ends this process when the time is up, whatever holds Python then; 0 sets no
+        # alarm.
         signal.setitimer(signal.ITIMER_REAL, self._stall_seconds)
         self._epoch_began = None
         try:
@@ -229,7 +268,9 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
                     return self._result(folder)
             running = folder / RUNNING
             running.write_text(str(assignment.attempt))
-            signal.setitimer(signal.ITIMER_REAL, self._stall_seconds)  # opening the trial had its own time
+            signal.setitimer(
+                signal.ITIMER_REAL, self._stall_seconds
+            )  # opening the trial had its own time
             self._epoch_began = time.monotonic()
             self._trial.run_epoch()
             self._trial.save(folder)
@@ -239,7 +280,9 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         except TrialDiverged as error:
             return self._failure(f"diverged: {error}", Then.FAIL)
         except (MemoryError, torch.OutOfMemoryError) as error:
-            return self._failure(f"out of memory: {_first_line(error)}", Then.RETRY_WITH_MORE_MEMORY)
+            return self._failure(
+                f"out of memory: {_first_line(error)}", Then.RETRY_WITH_MORE_MEMORY
+            )
         except (ProcessLost, TornCheckpoint, filelock.Timeout) as error:
             return self._failure(_first_line(error), Then.RETRY)
         except CheckpointError as error:
@@ -248,11 +291,15 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
             raise
         except Exception as error:  # noqa: BLE001  # whatever a trial raises is data for the ledger
             if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
-                return self._failure(f"{error.filename or folder} cannot be written: {error.strerror}", Then.HALT)
+                return self._failure(
+                    f"{error.filename or folder} cannot be written: {error.strerror}", Then.HALT
+                )
             if isinstance(error, torch.AcceleratorError) and "out of memory" in str(
                 error
             ):  # not from torch's allocator
-                return self._failure(f"out of memory: {_first_line(error)}", Then.RETRY_WITH_MORE_MEMORY)
+                return self._failure(
+                    f"out of memory: {_first_line(error)}", Then.RETRY_WITH_MORE_MEMORY
+                )
             with contextlib.suppress(OSError):
                 write_atomically(folder / "error.txt", traceback.format_exc().encode())
             if isinstance(error, torch.AcceleratorError) or not _gpu_answers():
@@ -270,8 +317,8 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
 
     def _open(self, assignment: Assignment, folder: Path) -> RunnableTrial:
         if not self._frozen:
-            # Imported modules stay for good. Searching their half a million objects for garbage whenever a trial ends
-            # took most of the time between two trials.
+            # Imported modules stay for good. Searching their half a million objects for garbage
+            # whenever a trial ends took most of the time between two trials.
             gc.freeze()
             self._frozen = True
         folder.mkdir(parents=True, exist_ok=True)
@@ -316,12 +363,13 @@ def execute(
 ) -> None:
     """Run the attempts that the desk hands out until it is finished.
 
-    shared         keyword arguments for `make_trial`; they go to the object store once, for all workers
-    stall_seconds  seconds that one epoch may take; a worker that takes longer is ended, and its attempt is lost; 0 for
-                   no limit
+    shared         keyword arguments for `make_trial`; they go to the object store once, for all
+                   workers
+    stall_seconds  seconds that one epoch may take; a worker that takes longer is ended, and its
+                   attempt is lost; 0 for no limit
 
-    Raises KeyboardInterrupt after Ctrl-C, when running trials have had some seconds to report. A second Ctrl-C ends the
-    process.
+    Raises KeyboardInterrupt after Ctrl-C, when running trials have had some seconds to report. A
+    second Ctrl-C ends the process.
     """
     with _second_interrupt_ends(), _ray(machine) as folder:
         trainable = ray_tune.with_resources(
@@ -353,7 +401,9 @@ def execute(
                 callbacks=[LedgerCallback(desk), _NotesCtrlC()],
             ),
         )
-        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # in the end it lists each end of a worker once more
+        logging.getLogger("ray.tune").setLevel(
+            logging.CRITICAL
+        )  # in the end it lists each end of a worker once more
         tuner.fit()
     if (
         not desk.finished or interrupts.interrupted()
@@ -362,13 +412,17 @@ def execute(
 
 
 class _NotesCtrlC(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
-    """Lets this process know that Ctrl-C came. Ray answers it by setting an event, which it checks between steps only.
+    """Lets this process know that Ctrl-C came.
+
+    Ray answers it by setting an event, which it checks between steps only.
 
     Code that waits inside a step, for a database, must stop waiting.
     """
 
     def setup(self, *_: Any, **__: Any) -> None:
-        """Handle Ctrl-C before the handler of Ray, which is installed by now and restores the earlier one itself."""
+        """Handle Ctrl-C before the handler of Ray, which is installed by now and restores the
+        earlier one itself.
+        """
         if threading.current_thread() is not threading.main_thread():
             return
         rays = signal.getsignal(signal.SIGINT)
@@ -383,16 +437,20 @@ class _NotesCtrlC(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no type
 
 @contextlib.contextmanager
 def _second_interrupt_ends() -> Iterator[None]:
-    """End this process at once on a Ctrl-C that Ray does not handle: saved files are whole at any moment.
+    """End this process at once on a Ctrl-C that Ray does not handle: saved files are whole at
+    any moment.
 
-    While trials run, Ray handles the first Ctrl-C by giving workers some seconds; then it restores this handler.
+    While trials run, Ray handles the first Ctrl-C by giving workers some seconds; then it restores
+    this handler.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(
         signal.SIGINT,
-        lambda *_: _end_at_once(interrupts.exit_status(), "Ended at once; to continue, run the same command again"),
+        lambda *_: _end_at_once(
+            interrupts.exit_status(), "Ended at once; to continue, run the same command again"
+        ),
     )
     try:
         yield
@@ -405,11 +463,15 @@ _started: dict[str, Path] = {}
 
 
 def _end_at_once(status: int, sentence: str) -> None:
-    """Print a sentence, and end this process and all processes that it started, in about a second."""
+    """Print a sentence, and end this process and all processes that it started, in about a
+    second.
+    """
     show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
     print(f"{show_cursor}{sentence}", file=sys.stderr, flush=True)
     with Path(os.devnull).open("w") as nothing:
-        os.dup2(nothing.fileno(), sys.__stderr__.fileno() if sys.__stderr__ else 2)  # Ray's libraries would repeat it
+        os.dup2(
+            nothing.fileno(), sys.__stderr__.fileno() if sys.__stderr__ else 2
+        )  # Ray's libraries would repeat it
     for mark, folder in _started.items():
         processes.end(mark)
         shutil.rmtree(folder, ignore_errors=True)
@@ -418,7 +480,9 @@ def _end_at_once(status: int, sentence: str) -> None:
 
 @contextlib.contextmanager
 def _ray(machine: Machine) -> Iterator[Path]:
-    """Run Ray for the time of the block; its processes and its temporary folder, which is yielded, end with it."""
+    """Run Ray for the time of the block; its processes and its temporary folder, which is
+    yielded, end with it.
+    """
     if machine.address is not None:
         packages = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "core")]
         with scratch.folder() as folder:
@@ -439,7 +503,12 @@ def _ray(machine: Machine) -> Iterator[Path]:
     with scratch.folder() as folder, processes.marked() as mark:
         _started[mark] = folder
         try:
-            with on_loopback(), _temporary_files_in(folder), processes.deaf_to_sigterm(), _our_answer_to_sigterm():
+            with (
+                on_loopback(),
+                _temporary_files_in(folder),
+                processes.deaf_to_sigterm(),
+                _our_answer_to_sigterm(),
+            ):
                 ray.init(
                     "local",  # RAY_ADDRESS may name a cluster
                     num_cpus=node.cpus,
@@ -461,7 +530,9 @@ def _ray(machine: Machine) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _our_answer_to_sigterm() -> Iterator[None]:
-    """Keep this process's handler of SIGTERM: Ray installs one when it starts, which ends without a message."""
+    """Keep this process's handler of SIGTERM: Ray installs one when it starts, which ends
+    without a message.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -478,7 +549,9 @@ def _our_answer_to_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """Let processes that are started inside use `folder` for temporary files: it is removed, and its path is short."""
+    """Let processes that are started inside use `folder` for temporary files: it is removed, and
+    its path is short.
+    """
     before = os.environ.get("TMPDIR")
     os.environ["TMPDIR"] = str(folder)
     try:
@@ -494,19 +567,26 @@ def _temporary_files_in(folder: Path) -> Iterator[None]:
 def _ended_with_ray(mark: str) -> Iterator[None]:
     """End this process soon after a process dies that Ray cannot run without.
 
-    Ray would wait for a minute and then end or abort this process without a message; Ray's agents would live on.
+    Ray would wait for a minute and then end or abort this process without a message; Ray's agents
+    would live on.
     """
     done = threading.Event()
-    watched = {process: name for process in processes.living(mark) if (name := processes.name_of(process)) in _HEART}
+    watched = {
+        process: name
+        for process in processes.living(mark)
+        if (name := processes.name_of(process)) in _HEART
+    }
 
     def watch() -> None:
         while not done.wait(_WATCH_SECONDS):
-            gone = next((name for process, name in watched.items() if not processes.runs(process)), None)
+            gone = next(
+                (name for process, name in watched.items() if not processes.runs(process)), None
+            )
             if gone is not None and not done.is_set():
                 _end_at_once(
                     1,
-                    f"Ray's {gone} ended, killed by somebody or by the kernel for want of memory; what was saved is "
-                    "whole: run the same command again",
+                    f"Ray's {gone} ended, killed by somebody or by the kernel for want of memory;"
+                    " what was saved is whole: run the same command again",
                 )
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -524,9 +604,11 @@ _WATCH_SECONDS = 0.5
 
 
 def _object_store_bytes(memory: int) -> int | None:
-    """Largest size, in bytes, of Ray's object store where `memory` bytes are allowed; None to leave it to Ray.
+    """Largest size, in bytes, of Ray's object store where `memory` bytes are allowed; None to
+    leave it to Ray.
 
-    Ray takes three tenths of the memory that it finds, but it reads one control group only, and none above or beneath.
+    Ray takes three tenths of the memory that it finds, but it reads one control group only, and
+    none above or beneath.
     """
     if not memory or memory >= cgroups.memory_of_the_machine():
         return None
@@ -538,10 +620,12 @@ _LEAST_STORE, _MOST_STORE = 80 * 2**20, 10**10
 
 
 def _make_token() -> None:
-    """Make the token that Ray asks of everyone who connects to its processes, readable by its owner alone.
+    """Make the token that Ray asks of everyone who connects to its processes, readable by its
+    owner alone.
 
-    Ray asks for a token unless RAY_AUTH_MODE says otherwise, and would make one that all can read. Where there is no
-    home folder to keep it in, the token of this process is in its environment only.
+    Ray asks for a token unless RAY_AUTH_MODE says otherwise, and would make one that all can read.
+    Where there is no home folder to keep it in, the token of this process is in its environment
+    only.
     """
     if "RAY_AUTH_TOKEN" in os.environ:
         return
@@ -554,8 +638,10 @@ def _make_token() -> None:
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home at all
         if chosen:
             raise ResourceError(
-                f"RAY_AUTH_TOKEN_PATH must name a file that Ray's token can be kept in, and {chosen} cannot be written "
-                f"({error.strerror if isinstance(error, OSError) else error}); name another, or unset it"
+                "RAY_AUTH_TOKEN_PATH must name a file that Ray's token can be kept in, and"
+                f" {chosen} cannot be written"
+                f" ({error.strerror if isinstance(error, OSError) else error}); name another, or"
+                " unset it"
             ) from None
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
@@ -566,16 +652,22 @@ def cluster(address: str) -> Machine:
         with _our_answer_to_sigterm():
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ResourceError(f"--address: no Ray cluster answers at {address!r}: {_first_line(error)}") from None
+        raise ResourceError(
+            f"--address: no Ray cluster answers at {address!r}: {_first_line(error)}"
+        ) from None
     else:
         found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return Machine(tuple(Node(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in found), address)
+        return Machine(
+            tuple(Node(int(has.get("CPU", 0)), int(has.get("GPU", 0))) for has in found), address
+        )
     finally:
         ray.shutdown()
 
 
 def seconds_of_lost_epoch(folder: Path, attempt: int) -> float:
-    """Seconds since the beginning of the epoch that an attempt was in when its process died; 0 if it was in none."""
+    """Seconds since the beginning of the epoch that an attempt was in when its process died; 0
+    if it was in none.
+    """
     running = folder / RUNNING
     try:
         if int(running.read_text()) != attempt:
@@ -596,7 +688,9 @@ def _ray_trial_name(trial: Any) -> str:
 
 
 def _write_epochs(folder: Path, epochs: list[dict[str, Any]]) -> None:
-    """Write the trial's epochs as a table for people and spreadsheets: one row for each epoch, losses flattened."""
+    """Write the trial's epochs as a table for people and spreadsheets: one row for each epoch,
+    losses flattened.
+    """
     rows = [_flat(epoch) for epoch in epochs]
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [",".join(names)] + [",".join(str(row.get(name, "")) for name in names) for row in rows]

@@ -12,11 +12,13 @@ _SWITCH = "ENABLE_RAY_CLUSTER"
 def on_loopback() -> Iterator[None]:
     """Let a Ray that is started inside the block use the loopback address for all its processes.
 
-    Ray does so by itself on macOS and Windows, where it expects no cluster. On Linux it listens on every address, and
-    replaces a given 127.0.0.1 by the host's own address. Its variable RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER would do the
-    same, but it is read when Ray is first imported, and would hold for a cluster at --address as well.
+    Ray does so by itself on macOS and Windows, where it expects no cluster. On Linux it listens on
+    every address, and replaces a given 127.0.0.1 by the host's own address. Its variable
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER would do the same, but it is read when Ray is first imported,
+    and would hold for a cluster at --address as well.
 
-    A version of Ray without this switch is left as it is: it then listens on every address and asks for the token.
+    A version of Ray without this switch is left as it is: it then listens on every address and asks
+    for the token.
     """
     before = getattr(ray_constants, _SWITCH, None)
     if before is None:

@@ -1,8 +1,10 @@
-"""NVIDIA's Multi-Process Service for the time of a study, so that trials that share a GPU compute at the same time.
+"""NVIDIA's Multi-Process Service for the time of a study, so that trials that share a GPU
+compute at the same time.
 
-Without it, processes on one GPU take turns: each has the GPU for a slice of time, however little of the GPU it uses.
-The service comes with NVIDIA's driver. Two environment variables, which the processes of a study inherit, name its
-folder and connect its clients to it; no setting of the GPU is touched.
+Without it, processes on one GPU take turns: each has the GPU for a slice of time, however little of
+the GPU it uses. The service comes with NVIDIA's driver. Two environment variables, which the
+processes of a study inherit, name its folder and connect its clients to it; no setting of the GPU
+is touched.
 """
 
 import contextlib
@@ -27,15 +29,17 @@ echo "quit -t 5" | timeout -s KILL 20 {PROGRAM} >/dev/null 2>&1
 test -f "$1/{PROGRAM}.pid" && kill "$(cat "$1/{PROGRAM}.pid")" 2>/dev/null
 rm -rf "$1"
 """
-"""A shell script that ends the service when its standard input ends: it was closed, or the writing process died."""
+"""A shell script that ends the service when its standard input ends: it was closed, or the writing
+process died."""
 
 
 def check() -> None:
     """Raise ResourceError where there is no service to start."""
     if not _runs_already() and shutil.which(PROGRAM) is None:
         raise ResourceError(
-            f"resources.mps true needs NVIDIA's {PROGRAM}, which is not on the PATH; it comes with the driver "
-            "(on Debian and Ubuntu in nvidia-compute-utils), or leave resources.mps out"
+            f"resources.mps true needs NVIDIA's {PROGRAM}, which is not on the PATH; it comes with"
+            " the driver (on Debian and Ubuntu in nvidia-compute-utils), or leave"
+            " resources.mps out"
         )
 
 
@@ -43,8 +47,9 @@ def check() -> None:
 def multi_process_service() -> Iterator[None]:
     """Run the service for all processes that are started inside the block and use a GPU.
 
-    A service that the user runs already is used as it is. Ours ends with the block, and also when this process is
-    killed. Raises ResourceError, with the program's own words, where it does not start.
+    A service that the user runs already is used as it is. Ours ends with the block, and also when
+    this process is killed. Raises ResourceError, with the program's own words, where it does not
+    start.
     """
     if _runs_already():
         yield
@@ -53,7 +58,8 @@ def multi_process_service() -> Iterator[None]:
     with scratch.folder() as folder:
         environment = {**os.environ, PIPES: str(folder), LOGS: str(folder)}
         if not environment.get("CUDA_VISIBLE_DEVICES", "").startswith(("GPU-", "MIG-")):
-            # A client's numbers count the GPUs that the service sees. So the service sees all, and clients choose.
+            # A client's numbers count the GPUs that the service sees. So the service sees all, and
+            # clients choose.
             environment.pop("CUDA_VISIBLE_DEVICES", None)
         with _ended_with_this_process(folder, environment):
             _start(environment, folder)
@@ -67,7 +73,9 @@ def _runs_already() -> bool:
 
 @contextlib.contextmanager
 def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Set these variables of this process's environment and no others, since other threads read it."""
+    """Set these variables of this process's environment and no others, since other threads read
+    it.
+    """
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -86,8 +94,9 @@ def _start(environment: Mapping[str, str], folder: Path) -> None:
     try:
         with said.open("wb") as output:
             subprocess.run(
-                [PROGRAM, "-d"], check=True, env=environment, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT, start_new_session=True, timeout=ANSWER_SECONDS,
+                [PROGRAM, "-d"], check=True, env=environment, stdin=subprocess.DEVNULL,
+                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                timeout=ANSWER_SECONDS,
             )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise ResourceError(refusal.format(f"no answer in {ANSWER_SECONDS} s")) from None
@@ -98,13 +107,15 @@ def _start(environment: Mapping[str, str], folder: Path) -> None:
 
 @contextlib.contextmanager
 def _ended_with_this_process(folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
-    """End the service of this folder when the block is left or this process dies: a shell waits for either.
+    """End the service of this folder when the block is left or this process dies: a shell waits
+    for either.
 
-    The shell has a session of its own, so that Ctrl-C does not end it: workers need the service to end their epochs.
+    The shell has a session of its own, so that Ctrl-C does not end it: workers need the service to
+    end their epochs.
     """
     watcher = subprocess.Popen(
-        ["/bin/sh", "-c", _END_WHEN_ORPHANED, "sh", str(folder)],
-        env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        ["/bin/sh", "-c", _END_WHEN_ORPHANED, "sh", str(folder)], env=environment,
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
     try:

@@ -1,4 +1,6 @@
-"""How many trials share a GPU: as many as the memory of the heaviest one and the time it leaves idle allow."""
+"""How many trials share a GPU: as many as the memory of the heaviest one and the time it leaves
+idle allow.
+"""
 
 import dataclasses
 import json
@@ -23,15 +25,19 @@ from core.training.probe import Probe
 from tune.space.space import Choices, SearchSpace
 
 MEMORY = 0.92
-"""Fraction of a GPU's memory that trials may fill; the rest is for memory that no allocator counts."""
+"""Fraction of a GPU's memory that trials may fill; the rest is for memory that no allocator counts.
+"""
 MARGIN = 1.15
-"""A trial's memory as a multiple of the probe's peak: other images, other proposals and fragments may need more."""
+"""A trial's memory as a multiple of the probe's peak: other images, other proposals and fragments
+may need more."""
 MOST = 16
 """Largest number of trials on one GPU: with more, their processes cost more than they bring."""
 
 
 def _rank(name: str) -> Callable[[Value], float]:
-    """A key that orders the values of a setting by how much of a GPU's memory a trial takes with them."""
+    """A key that orders the values of a setting by how much of a GPU's memory a trial takes with
+    them.
+    """
     if name == "model.backbone":
         return lambda value: BACKBONES[str(value)].memory_rank
     if name == "model.detector":
@@ -44,9 +50,10 @@ def _rank(name: str) -> Callable[[Value], float]:
 
 
 HEAVY = (
-    "optim.batch_size", "model.image_min_side", "model.image_max_side", "data.crop", "model.trainable_layers",
-    "model.backbone", "model.detector", "model.trainable_fpn", "model.proposals_train", "model.box_samples",
-    "model.rpn_samples", "model.proposals_test", "predict.max_detections", "predict.tile", "optim.precision",
+    "optim.batch_size", "model.image_min_side", "model.image_max_side", "data.crop",
+    "model.trainable_layers", "model.backbone", "model.detector", "model.trainable_fpn",
+    "model.proposals_train", "model.box_samples", "model.rpn_samples", "model.proposals_test",
+    "predict.max_detections", "predict.tile", "optim.precision",
 )  # fmt: skip
 """The settings that the memory of a trial depends on, the heaviest first."""
 
@@ -69,15 +76,19 @@ def _weight(config: TrialConfig) -> tuple[float, ...]:
 
 
 def trials_that_share(found: Probe, memory: int = 0) -> int:
-    """Number of trials on one GPU, at least one: as many as fit its memory, the machine's memory and the GPU's time.
+    """Number of trials on one GPU, at least one: as many as fit its memory, the machine's memory
+    and the GPU's time.
 
-    memory   bytes of the machine's memory that may be used for each of its GPUs; 0 where that is not known
+    memory   bytes of the machine's memory that may be used for each of its GPUs; 0 where that is
+             not known
 
-    A trial that keeps the GPU busy for a fraction b of the time leaves the rest to others; 1 / b trials fill it. The
-    number is rounded up, because trials do not compute in turns.
+    A trial that keeps the GPU busy for a fraction b of the time leaves the rest to others; 1 / b
+    trials fill it. The number is rounded up, because trials do not compute in turns.
     """
     by_memory = int(MEMORY * found.total_bytes / (MARGIN * found.peak_bytes))
-    by_time = math.ceil(1 / found.busy - 1e-9)  # at a third of the time three trials, whatever the rounding of 1/3
+    by_time = math.ceil(
+        1 / found.busy - 1e-9
+    )  # at a third of the time three trials, whatever the rounding of 1/3
     known = memory and found.host_bytes
     by_host = int(MEMORY * memory / (MARGIN * found.host_bytes)) if known else MOST
     return max(1, min(by_memory, by_time, by_host, MOST))
@@ -96,10 +107,10 @@ class Packing:
         """The result in one sentence for the user."""
         share = "1 trial has a GPU" if self.trials == 1 else f"{self.trials} trials share a GPU"
         return (
-            f"Probe of the heaviest settings ({self.settings['model.backbone']}, batch "
-            f"{self.settings['optim.batch_size']}): {self.probe.peak_bytes / 2**30:.1f} of "
-            f"{self.probe.total_bytes / 2**30:.0f} GB, and the GPU busy {100 * self.probe.busy:.0f}% of the time: "
-            f"{share}"
+            f"Probe of the heaviest settings ({self.settings['model.backbone']}, batch"
+            f" {self.settings['optim.batch_size']}): {self.probe.peak_bytes / 2**30:.1f} of"
+            f" {self.probe.total_bytes / 2**30:.0f} GB, and the GPU busy"
+            f" {100 * self.probe.busy:.0f}% of the time: {share}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -108,14 +119,20 @@ class Packing:
 
 
 def remembered(path: Path, space: SearchSpace) -> Packing | None:
-    """The packing that `path` holds, if it is of the same settings and of the GPU of this machine; else None."""
+    """The packing that `path` holds, if it is of the same settings and of the GPU of this
+    machine; else None.
+    """
     try:
         content = json.loads(path.read_text())
         found = Packing(content["settings"], Probe(**content["probe"]), int(content["trials"]))
     except (OSError, ValueError, LookupError, TypeError):
         return None
     same = found.settings == heaviest(space).settings() and 1 <= found.trials <= MOST
-    return found if same and torch.cuda.is_available() and found.probe.device == torch.cuda.get_device_name() else None
+    return (
+        found
+        if same and torch.cuda.is_available() and found.probe.device == torch.cuda.get_device_name()
+        else None
+    )
 
 
 def pack(
@@ -135,11 +152,16 @@ def pack(
     """
     config = heaviest(space)
     found = _apart(config, data, weights(config), device)
-    return Packing(config.settings(), found, trials_that_share(found, memory) if found.total_bytes else 1)
+    return Packing(
+        config.settings(), found, trials_that_share(found, memory) if found.total_bytes else 1
+    )
 
 
 def _apart(config: TrialConfig, data: Dataset, weights: BaseWeights | None, device: str) -> Probe:
-    place = f"the heaviest settings of the space (model.backbone {config.model.backbone}, optim.batch_size "
+    place = (
+        f"the heaviest settings of the space (model.backbone {config.model.backbone},"
+        " optim.batch_size "
+    )
     place += f"{config.optim.batch_size})"
     try:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
@@ -147,13 +169,16 @@ def _apart(config: TrialConfig, data: Dataset, weights: BaseWeights | None, devi
             try:
                 return measured.result()
             except KeyboardInterrupt:
-                for child in multiprocessing.active_children():  # leaving the block would wait for the child
+                for child in (
+                    multiprocessing.active_children()
+                ):  # leaving the block would wait for the child
                     child.kill()
                 raise
     except BadRequest:
         raise
     except (torch.OutOfMemoryError, MemoryError, BrokenProcessPool) as error:
         raise ResourceError(
-            f"resources.gpus_per_trial auto: {place} must fit one GPU alone, and ran out of its memory; take smaller "
-            "images or batches out of the space, or name resources.gpus_per_trial"
+            f"resources.gpus_per_trial auto: {place} must fit one GPU alone, and ran out of its"
+            " memory; take smaller images or batches out of the space, or name"
+            " resources.gpus_per_trial"
         ) from error

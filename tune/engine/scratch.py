@@ -1,8 +1,9 @@
-"""Temporary folders, above all for sockets: short paths, our own, and removed even after their owner was killed.
+"""Temporary folders, above all for sockets: short paths, our own, and removed even after their
+owner was killed.
 
-A folder's owner holds a lock on a file in it for as long as it lives; the kernel releases the lock when the owner dies.
-So the next process that makes a folder removes those whose lock is free. This also holds between containers, where
-process ids mean nothing.
+A folder's owner holds a lock on a file in it for as long as it lives; the kernel releases the lock
+when the owner dies. So the next process that makes a folder removes those whose lock is free. This
+also holds between containers, where process ids mean nothing.
 """
 
 import contextlib
@@ -18,25 +19,33 @@ from core.errors import ResourceError
 
 PREFIX = "ct-"
 LOCK = ".owner"
-LONGEST_BASE = 107 - len("/ct-12345678/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store")
-"""Largest path, in bytes, of the folder that holds temporary folders: a socket's path may have 107 (unix(7))."""
+LONGEST_BASE = 107 - len(
+    "/ct-12345678/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
+)
+"""Largest path, in bytes, of the folder that holds temporary folders: a socket's path may have 107
+(unix(7))."""
 _FALLBACK = Path("/tmp")
 
 
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
-    """A temporary folder for the time of the block. Raises ResourceError where there is no place for one."""
+    """A temporary folder for the time of the block.
+
+    Raises ResourceError where there is no place for one.
+    """
     base = _base()
     _remove_what_the_dead_left(base)
     try:
-        # It has another name until its lock is held; otherwise a process that cleans up would take it for a dead one's.
+        # It has another name until its lock is held; otherwise a process that cleans up would take
+        # it for a dead one's.
         made = Path(tempfile.mkdtemp(prefix="new-ct-", dir=base))
         lock = filelock.FileLock(made / LOCK, timeout=0)
         lock.acquire()
         path = made.rename(base / f"{PREFIX}{made.name[-8:]}")
     except OSError as error:
         raise ResourceError(
-            f"TMPDIR must be a folder that can be written, and {base} cannot ({error.strerror}); set TMPDIR to another"
+            f"TMPDIR must be a folder that can be written, and {base} cannot ({error.strerror});"
+            " set TMPDIR to another"
         ) from None
     try:
         yield path
@@ -46,15 +55,18 @@ def folder() -> Iterator[Path]:
 
 
 def _base() -> Path:
-    """The folder that holds temporary folders: TMPDIR, or /tmp if the path of TMPDIR is too long for sockets."""
+    """The folder that holds temporary folders: TMPDIR, or /tmp if the path of TMPDIR is too long
+    for sockets.
+    """
     wanted = Path(tempfile.gettempdir()).absolute()
     if len(os.fsencode(wanted)) <= LONGEST_BASE:
         return wanted
     if os.access(_FALLBACK, os.W_OK | os.X_OK):
         return _FALLBACK
     raise ResourceError(
-        f"TMPDIR must have at most {LONGEST_BASE} bytes, since the paths of sockets in it may have 107, and {wanted} "
-        f"has {len(os.fsencode(wanted))}; set TMPDIR to a shorter path, as {_FALLBACK} cannot be written"
+        f"TMPDIR must have at most {LONGEST_BASE} bytes, since the paths of sockets in it may have"
+        f" 107, and {wanted} has {len(os.fsencode(wanted))}; set TMPDIR to a shorter path, as"
+        f" {_FALLBACK} cannot be written"
     )
 
 
@@ -62,7 +74,11 @@ def _remove_what_the_dead_left(base: Path) -> None:
     """Remove this user's temporary folders in `base` whose owners are dead."""
     for path in base.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError, filelock.Timeout):
-            if path.is_symlink() or path.stat().st_uid != os.geteuid() or not (path / LOCK).is_file():
+            if (
+                path.is_symlink()
+                or path.stat().st_uid != os.geteuid()
+                or not (path / LOCK).is_file()
+            ):
                 continue
             with filelock.FileLock(path / LOCK, timeout=0):
                 shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,6 @@
-"""The learning curves: AP50 and loss after each epoch, of the best trials by name, of the others as a backdrop."""
+"""The learning curves: AP50 and loss after each epoch, of the best trials by name, of the others
+as a backdrop.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -26,10 +28,11 @@ def ap50_curves(findings: Findings) -> Figure | None:
     if not shown:
         return None
     caption = (
-        f"Validation AP50 after each epoch: {_whose(findings, shown)} {_bands(shown)} At the right, the AP50 of the "
-        "best epoch with its 95% interval, in the same colours and markers: the best epoch was picked on the same "
-        "images, so this is somewhat too high. A step from one epoch to the next that is much smaller than these "
-        f"intervals means nothing.{without_interval([one.row for one in shown if one.row is not None])}"
+        f"Validation AP50 after each epoch: {_whose(findings, shown)} {_bands(shown)} At the right,"
+        " the AP50 of the best epoch with its 95% interval, in the same colours and markers: the"
+        " best epoch was picked on the same images, so this is somewhat too high. A step from one"
+        " epoch to the next that is much smaller than these intervals means"
+        f" nothing.{without_interval([one.row for one in shown if one.row is not None])}"
     )
 
     def draw(canvas: Canvas, wide: bool) -> None:
@@ -49,18 +52,23 @@ def ap50_curves(findings: Findings) -> Figure | None:
         best.spines["left"].set_visible(False)
         best.tick_params(left=False)
 
-    return figure("ap50-curves", "AP50 while training", caption, lambda wide: 380 if wide else 430, draw)
+    return figure(
+        "ap50-curves", "AP50 while training", caption, lambda wide: 380 if wide else 430, draw
+    )
 
 
 def loss_curves(findings: Findings) -> Figure | None:
     """Training loss of each epoch."""
-    shown = _series(findings, lambda record: [float(epoch["losses"]["loss"]) for epoch in record.epochs])
+    shown = _series(
+        findings, lambda record: [float(epoch["losses"]["loss"]) for epoch in record.epochs]
+    )
     if not shown:
         return None
     caption = (
-        f"Training loss, the sum of all terms, mean over the images of each epoch: {_whose(findings, shown)} "
-        f"{_bands(shown)} A loss has no interval over validation images. It says whether training went well, not which "
-        "settings are better: augmentation raises the loss and may still improve AP50."
+        "Training loss, the sum of all terms, mean over the images of each epoch:"
+        f" {_whose(findings, shown)} {_bands(shown)} A loss has no interval over validation images."
+        " It says whether training went well, not which settings are better: augmentation raises"
+        " the loss and may still improve AP50."
     )
     values = [value for one in shown for curve in one.curves for value in curve]
 
@@ -70,7 +78,9 @@ def loss_curves(findings: Findings) -> Figure | None:
         if min(values) > 0 and max(values) > 20 * min(values):
             axes.set_yscale("log")
 
-    return figure("loss-curves", "Loss while training", caption, lambda wide: 340 if wide else 400, draw)
+    return figure(
+        "loss-curves", "Loss while training", caption, lambda wide: 340 if wide else 400, draw
+    )
 
 
 @dataclass(frozen=True)
@@ -94,14 +104,21 @@ def _series(findings: Findings, values: Callable[[TrialRecord], Sequence[float]]
     """The curves to draw: the backdrop first, then the highlighted rows, best first."""
     records = {trial.record.id: trial.record for trial in findings.trials}
     best = sorted(findings.rows, key=lambda row: -row.ap50)[:HIGHLIGHTED]
-    partners = [row for row in findings.rows if any(row.name == other.compared_with for other in findings.rows)]
+    partners = [
+        row
+        for row in findings.rows
+        if any(row.name == other.compared_with for other in findings.rows)
+    ]
     chosen = [*best, *(row for row in partners[:1] if row not in best)]
     highlighted = [
         _Series(row, look, tuple(tuple(values(records[number])) for number in row.trials))
         for look, row in enumerate(chosen)
     ]
     named = {number for row in chosen for number in row.trials}
-    others = sorted((record for record in records.values() if record.id not in named), key=lambda one: -(one.ap50 or 0))
+    others = sorted(
+        (record for record in records.values() if record.id not in named),
+        key=lambda one: -(one.ap50 or 0),
+    )
     backdrop = [_Series(None, 0, (tuple(values(record)),)) for record in others if record.epochs]
     return [*backdrop[:BACKDROP], *highlighted]
 
@@ -113,7 +130,11 @@ def _whose(findings: Findings, shown: Sequence[_Series]) -> str:
     if not named:
         sentence = "no trial has run to its end yet."
     elif len(named) == len(findings.rows):
-        sentence = f"all {len(named)} {what}, best first." if len(named) > 1 else "the one trial that ran to its end."
+        sentence = (
+            f"all {len(named)} {what}, best first."
+            if len(named) > 1
+            else "the one trial that ran to its end."
+        )
     else:
         sentence = f"the best {min(HIGHLIGHTED, len(named))} {what}, best first"
         sentence += ", and the baseline." if len(named) > HIGHLIGHTED else "."
@@ -122,25 +143,43 @@ def _whose(findings: Findings, shown: Sequence[_Series]) -> str:
 
 def _bands(shown: Sequence[_Series]) -> str:
     if any(len(one.curves) > 1 for one in shown):
-        return "Lines are means over the repeats, bands reach from the lowest to the highest repeat."
-    return "Each line is one training with one seed, so how far another seed would be from it cannot be seen."
+        return (
+            "Lines are means over the repeats, bands reach from the lowest to the highest repeat."
+        )
+    return (
+        "Each line is one training with one seed, so how far another seed would be from it cannot"
+        " be seen."
+    )
 
 
-def _draw_curves(canvas: Canvas, axes: Axes, shown: Sequence[_Series], wide: bool, label: str) -> None:
+def _draw_curves(
+    canvas: Canvas, axes: Axes, shown: Sequence[_Series], wide: bool, label: str
+) -> None:
     for one in shown:
         epochs = range(1, 1 + len(one.mean))
         if one.row is None:
             end = "." if len(one.mean) == 1 else ""
-            axes.plot(epochs, one.mean, end or "-", color=colour("backdrop"), linewidth=0.9, markersize=4, zorder=1.5)
+            axes.plot(
+                epochs,
+                one.mean,
+                end or "-",
+                color=colour("backdrop"),
+                linewidth=0.9,
+                markersize=4,
+                zorder=1.5,
+            )
             continue
         shade = colour(SERIES[one.look])
         if len(one.curves) > 1:
-            lows, highs = ([edge(values) for values in zip(*one.curves, strict=False)] for edge in (min, max))
+            lows, highs = (
+                [edge(values) for values in zip(*one.curves, strict=False)] for edge in (min, max)
+            )
             axes.fill_between(epochs, lows, highs, color=shade, alpha=0.12, linewidth=0, zorder=1.7)
         marked = sorted({0, len(one.mean) - 1, one.mean.index(max(one.mean))})
         axes.plot(
-            epochs, one.mean, color=shade, linestyle=DASHES[one.look], marker=MARKERS[one.look], markevery=marked,
-            markersize=5, label=f"{plain(one.row.name)}: {text(one.row.ap50, Kind.AP50)}", zorder=3,
+            epochs, one.mean, color=shade, linestyle=DASHES[one.look], marker=MARKERS[one.look],
+            markevery=marked, markersize=5,
+            label=f"{plain(one.row.name)}: {text(one.row.ap50, Kind.AP50)}", zorder=3,
         )  # fmt: skip
     longest = max(len(one.mean) for one in shown)
     margin = 0.5 if longest == 1 else 0.03 * longest

@@ -1,4 +1,5 @@
-"""All numbers of a study's report, from its folder and its ledger alone, without any sentences about them.
+"""All numbers of a study's report, from its folder and its ledger alone, without any sentences
+about them.
 
 They can be gathered while the search runs. Neither images nor weights are needed.
 """
@@ -58,7 +59,9 @@ class Evidence:
 
     @property
     def nothing_learned(self) -> bool:
-        """Whether trials of the search are complete, and none ever reached an AP50 of `tune.study.learned.LEARNED`."""
+        """Whether trials of the search are complete, and none ever reached an AP50 of
+        `tune.study.learned.LEARNED`.
+        """
         return nothing_learned([trial.record for trial in self.trials])
 
     @property
@@ -89,11 +92,13 @@ def gather(folder: StudyFolder, storage: str) -> Evidence:
     reading = ledger.read(storage, request.study)
     if reading is None:
         raise StudyError(
-            f"{folder.path} is a study that its ledger {without_password(storage)} does not hold; bring the ledger "
-            "back, or name it with --storage"
+            f"{folder.path} is a study that its ledger {without_password(storage)} does not hold;"
+            " bring the ledger back, or name it with --storage"
         )
     classes = len(description["data"]["classes"])
-    trials = tuple(examine(record, "search", folder.trial(record.id), classes) for record in reading.records)
+    trials = tuple(
+        examine(record, "search", folder.trial(record.id), classes) for record in reading.records
+    )
     rows = rows_of(request, trials)
     complete = [trial for trial in trials if trial.record.state is State.COMPLETE]
     best = best_of(reading.records)
@@ -137,17 +142,28 @@ def _units(description: Mapping[str, Any]) -> int:
 
 def _with_effect(trials: Sequence[Trial]) -> list[str]:
     """The searched settings that have an effect in at least one of these trials."""
-    names = [name for trial in trials for name in trial.record.params if unmet(name, trial.record.settings) is None]
+    names = [
+        name
+        for trial in trials
+        for name in trial.record.params
+        if unmet(name, trial.record.settings) is None
+    ]
     return list(dict.fromkeys(names))
 
 
 def _importances(storage: str, study: str, names: Sequence[str]) -> dict[str, float]:
-    """Optuna's importances of these settings, scaled to add up to 1: Optuna also rates settings without effect."""
-    shares = {name: share for name, share in ledger.importances(storage, study).items() if name in names}
+    """Optuna's importances of these settings, scaled to add up to 1: Optuna also rates settings
+    without effect.
+    """
+    shares = {
+        name: share for name, share in ledger.importances(storage, study).items() if name in names
+    }
     total = sum(shares.values())
     return {name: share / total for name, share in shares.items()} if total else {}
 
 
 def _effects(complete: list[Trial]) -> tuple[Effect, ...]:
-    points = [{name: trial.record.params[name] for name in _with_effect([trial])} for trial in complete]
+    points = [
+        {name: trial.record.params[name] for name in _with_effect([trial])} for trial in complete
+    ]
     return tuple(main_effects(points, [trial.record.ap50 or 0.0 for trial in complete]))

@@ -1,4 +1,6 @@
-"""Predictions of the best trial beside the annotations, on validation images that were not picked by hand."""
+"""Predictions of the best trial beside the annotations, on validation images that were not
+picked by hand.
+"""
 
 import base64
 import contextlib
@@ -27,7 +29,8 @@ from tune.tables import Kind, text
 PANEL = 560
 """Longest side of a panel, in pixels: three of them fill a page's width."""
 MOST_PIXELS = 2_000_000
-"""Larger images are left out if there are smaller ones: a report should be written in seconds, on a processor."""
+"""Larger images are left out if there are smaller ones: a report should be written in seconds, on a
+processor."""
 MOST_THREADS = 4
 
 
@@ -85,7 +88,9 @@ def examples(findings: Findings, folder: StudyFolder, data: Dataset | None) -> E
 
 
 def _best(findings: Findings) -> TrialRecord | None:
-    """The trial of the search whose settings won: the confirmed winner's trial, else the best trial of the search."""
+    """The trial of the search whose settings won: the confirmed winner's trial, else the best
+    trial of the search.
+    """
     if findings.choice is not None:
         number = findings.candidates[findings.choice.name]
         return next(trial.record for trial in findings.trials if trial.record.id == number)
@@ -102,7 +107,9 @@ def _drawn(record: TrialRecord, folder: StudyFolder, data: Dataset) -> Examples 
     shown = 0.5 if shown is None else shown
     f1_I = image_f1(table, shown)
     places = {sample.name: index for index, sample in enumerate(data.samples)}
-    images = chosen(f1_I, [data.samples[places[name]].image.size // 3 for name in table.image_names])
+    images = chosen(
+        f1_I, [data.samples[places[name]].image.size // 3 for name in table.image_names]
+    )
     with _few_threads():
         weights = None if file is None else pretrained.read(file)
         model = Trial(config, data, weights, device="cpu").kept_model(folder.trial(record.id))
@@ -112,21 +119,32 @@ def _drawn(record: TrialRecord, folder: StudyFolder, data: Dataset) -> Examples 
         for index in images:
             sample = data.samples[places[table.image_names[index]]]
             drawn = overlay.draw(
-                sample.image, model.predict(sample.image), data.classes, sample, max_side=PANEL, min_score=shown
+                sample.image,
+                model.predict(sample.image),
+                data.classes,
+                sample,
+                max_side=PANEL,
+                min_score=shown,
             )
             stream = io.BytesIO()
             Image.fromarray(drawn).save(stream, format="PNG")
-            said = f"Image {sample.name}: as it is, as annotated, and as predicted; F1 {text(float(f1_I[index]), _F1)}."
+            said = (
+                f"Image {sample.name}: as it is, as annotated, and as predicted; F1"
+                f" {text(float(f1_I[index]), _F1)}."
+            )
             pictures.append(Picture(stream.getvalue(), said))
     which = f"trial {record.id}" + (f" ({record.name})" if record.name else "")
-    which_images = "The validation image on which it did middling, and below it the one on which it did worst"
+    which_images = (
+        "The validation image on which it did middling, and below it the one on which it did worst"
+    )
     f1 = " and ".join(text(float(f1_I[index]), _F1) for index in images)
     caption = (
-        f"Annotations, and what {which} predicts at its best epoch, coloured by class. "
-        f"{which_images if images[1:] else 'A validation image'}: F1, the balance of instances that were found and "
-        f"predictions that are right, is {f1}. Shown are predictions of score {text(shown, _F1)} or more, where F1 "
-        "over all validation images is highest. A picture has no uncertainty to show: how much scores differ from "
-        "image to image is in the intervals."
+        f"Annotations, and what {which} predicts at its best epoch, coloured by class."
+        f" {which_images if images[1:] else 'A validation image'}: F1, the balance of instances"
+        f" that were found and predictions that are right, is {f1}. Shown are predictions of score"
+        f" {text(shown, _F1)} or more, where F1 over all validation images is highest. A picture"
+        " has no uncertainty to show: how much scores differ from image to image is in the"
+        " intervals."
     )
     return Examples("What the best trial sees", caption, tuple(pictures))
 
@@ -135,7 +153,8 @@ _F1 = Kind.NUMBER
 
 
 def image_f1(table: MatchTable, min_score: float) -> NDArray[np.float64]:
-    """F1 of each image [I], 2 hits / (detections + instances), over detections that score `min_score` or more.
+    """F1 of each image [I], 2 hits / (detections + instances), over detections that score
+    `min_score` or more.
 
     It is nan for an image with neither.
     """
@@ -143,7 +162,9 @@ def image_f1(table: MatchTable, min_score: float) -> NDArray[np.float64]:
     images = len(table.image_names)
     hits_I = np.bincount(table.image_D[counted_D & table.hit_D], minlength=images)
     both_I = np.bincount(table.image_D[counted_D], minlength=images) + table.truths_IC.sum(axis=1)
-    f1_I: NDArray[np.float64] = np.divide(2.0 * hits_I, both_I, out=np.full(images, np.nan), where=both_I > 0)
+    f1_I: NDArray[np.float64] = np.divide(
+        2.0 * hits_I, both_I, out=np.full(images, np.nan), where=both_I > 0
+    )
     return f1_I
 
 
@@ -152,7 +173,9 @@ def chosen(f1_I: NDArray[np.float64], pixels: list[int]) -> list[int]:
 
     Of images with equal F1 the first counts.
     """
-    there = [index for index in np.argsort(f1_I, kind="stable").tolist() if not np.isnan(f1_I[index])]
+    there = [
+        index for index in np.argsort(f1_I, kind="stable").tolist() if not np.isnan(f1_I[index])
+    ]
     small = [index for index in there if pixels[index] <= MOST_PIXELS] or there[:1]
     return list(dict.fromkeys([small[len(small) // 2], small[0]])) if small else []
 

@@ -1,7 +1,7 @@
 """The findings of a study, computed once: every number, sentence and table of its report.
 
-They are computed from the study's folder and its ledger alone, also while the search runs; neither images nor weights
-are needed. Files that are missing are named, and their content is never guessed.
+They are computed from the study's folder and its ledger alone, also while the search runs; neither
+images nor weights are needed. Files that are missing are named, and their content is never guessed.
 """
 
 from collections.abc import Mapping
@@ -28,17 +28,24 @@ class Findings:
     study               name of the study
     identity            identity of its ledger: a name that no other ledger has
     request             the search request
-    finished            whether search and confirmation have ended; otherwise the answer says "so far"
-    nothing_learned     whether trials are complete, and none ever reached an AP50 of `tune.study.learned.LEARNED`
+    finished            whether search and confirmation have ended; otherwise the answer says "so
+                        far"
+    nothing_learned     whether trials are complete, and none ever reached an AP50 of
+                        `tune.study.learned.LEARNED`
     answer              the answer in plain sentences, the most important first
     cautions            the limits of the answer, a sentence each
     trials              trials of the search, in the order of their numbers
     confirm_trials      trials of the confirmation, in the order of their numbers
-    rows                rows of the main table: variants in the order of the file, trials of a sampled study best first
-    choice              the confirmed winner; None before the confirmation has ended, and without one
-    candidates          number of the search trial that each candidate of the confirmation repeats, by candidate name
-    effects             effects of the settings of a sampled study, from its complete trials; empty for variants
-    importances         Optuna's importances of the searched settings, which add up to 1; empty if Optuna has none
+    rows                rows of the main table: variants in the order of the file, trials of a
+                        sampled study best first
+    choice              the confirmed winner; None before the confirmation has ended, and without
+                        one
+    candidates          number of the search trial that each candidate of the confirmation repeats,
+                        by candidate name
+    effects             effects of the settings of a sampled study, from its complete trials; empty
+                        for variants
+    importances         Optuna's importances of the searched settings, which add up to 1; empty if
+                        Optuna has none
     smallest_difference the smallest true difference that a comparison finds in 80% of cases
     classes             names of the classes, in the order of every `per_class`
     tables              the tables, the main one first
@@ -72,7 +79,8 @@ def find(folder: StudyFolder, storage: str) -> Findings:
 
     storage   SQLAlchemy URL of the study's ledger
 
-    Raises StudyError for a study that does not exist. Without a complete trial the answer says that there is none.
+    Raises StudyError for a study that does not exist. Without a complete trial the answer says that
+    there is none.
     """
     evidence = gather(folder, storage)
     confirmation = evidence.confirmation
@@ -88,7 +96,9 @@ def find(folder: StudyFolder, storage: str) -> Findings:
         confirm_trials=evidence.confirm_trials,
         rows=evidence.rows,
         choice=evidence.choice,
-        candidates={one.name: one.trial.id for one in confirmation.candidates} if confirmation else {},
+        candidates=(
+            {one.name: one.trial.id for one in confirmation.candidates} if confirmation else {}
+        ),
         effects=evidence.effects,
         importances=evidence.importances,
         smallest_difference=evidence.smallest_difference,

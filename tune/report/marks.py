@@ -1,4 +1,6 @@
-"""Points with their intervals, one a line: the form in which differences, scores and effects are drawn."""
+"""Points with their intervals, one a line: the form in which differences, scores and effects are
+drawn.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,25 +37,52 @@ class Mark:
 
 
 def draw_marks(axes: Axes, marks: Sequence[Mark], wide: bool, label: str) -> None:
-    """Draw points with their intervals, one a line: labels stand at the left, in a narrow figure above the points."""
+    """Draw points with their intervals, one a line: labels stand at the left, in a narrow figure
+    above the points.
+    """
     lift = 0.0 if wide else 0.2
     for place, mark in enumerate(marks):
         y = place + lift
         shade = colour(mark.shade)
         if mark.apart and place:
-            axes.axhline(place - (0.5 if wide else 0.68), color=colour("backdrop"), linewidth=0.8, zorder=1)
+            axes.axhline(
+                place - (0.5 if wide else 0.68), color=colour("backdrop"), linewidth=0.8, zorder=1
+            )
         if mark.dots:
             face = colour("paper")
-            axes.plot(mark.dots, [y] * len(mark.dots), "o", color=shade, markerfacecolor=face, markersize=4, zorder=2.5)
+            axes.plot(
+                mark.dots,
+                [y] * len(mark.dots),
+                "o",
+                color=shade,
+                markerfacecolor=face,
+                markersize=4,
+                zorder=2.5,
+            )
         if mark.low is not None and mark.high is not None:
             axes.plot([mark.low, mark.high], [y, y], color=shade, linewidth=2, zorder=2)
         face = colour("paper") if mark.hollow else shade
-        axes.plot(mark.estimate, y, mark.marker, color=shade, markerfacecolor=face, markersize=7, zorder=3)
+        axes.plot(
+            mark.estimate, y, mark.marker, color=shade, markerfacecolor=face, markersize=7, zorder=3
+        )
         if not wide:
             label_above = plain(mark.label, _ACROSS - len(mark.note))
-            axes.text(0, y - 0.42, label_above, transform=axes.get_yaxis_transform(), va="center", ha="left")
+            axes.text(
+                0,
+                y - 0.42,
+                label_above,
+                transform=axes.get_yaxis_transform(),
+                va="center",
+                ha="left",
+            )
         beside = (1.02, y) if wide else (1.0, y - 0.42)
-        axes.text(*beside, mark.note, transform=axes.get_yaxis_transform(), va="center", ha="left" if wide else "right")
+        axes.text(
+            *beside,
+            mark.note,
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            ha="left" if wide else "right",
+        )
     axes.set_yticks(range(len(marks)), [mark.label for mark in marks] if wide else [])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(marks) - 0.4, -0.6)
@@ -73,6 +102,12 @@ def ends(interval: Interval | None) -> tuple[float | None, float | None]:
 
 
 def without_interval(rows: Sequence[Row]) -> str:
-    """The last sentence of a caption, which names the rows without interval; empty if all have one."""
+    """The last sentence of a caption, which names the rows without interval; empty if all have
+    one.
+    """
     missing = [row.name for row in rows if row.interval is None]
-    return f" No interval is known for {', '.join(missing)}: match tables are missing." if missing else ""
+    return (
+        f" No interval is known for {', '.join(missing)}: match tables are missing."
+        if missing
+        else ""
+    )

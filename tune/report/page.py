@@ -79,7 +79,8 @@ def make(options: Options, folder: StudyFolder, data: Dataset | None = None) -> 
 
     data   the data set, for the pictures of predictions; without it the page has none
 
-    Raises BadRequest if there is no such study, StorageError if the ledger does not answer, OSError if the disk fails.
+    Raises BadRequest if there is no such study, StorageError if the ledger does not answer, OSError
+    if the disk fails.
     """
     options = recall(options, folder, moved=True)
     findings = find(folder, storage_of(options, folder))
@@ -92,14 +93,17 @@ def make(options: Options, folder: StudyFolder, data: Dataset | None = None) -> 
 
 
 def write(folder: StudyFolder, findings: Findings, pictured: Examples | str) -> Path:
-    """Write all files of a report, each whole or not at all, the page last; other files of an older report are removed.
+    """Write all files of a report, each whole or not at all, the page last; other files of an
+    older report are removed.
 
     pictured   the pictures, or a sentence on why there are none
     """
     drawn = figures(findings)
     sections = _sections(findings, drawn, pictured)
     files = {f"figures/{one.name}.svg": one.alone.encode() for one in drawn}
-    for number, picture in enumerate(pictured.pictures if isinstance(pictured, Examples) else (), start=1):
+    for number, picture in enumerate(
+        pictured.pictures if isinstance(pictured, Examples) else (), start=1
+    ):
         files[f"figures/examples-{number}.png"] = picture.png
     for place, table in enumerate(findings.tables):
         files[f"tables/{table.name}.csv"] = table.csv().encode()
@@ -119,7 +123,10 @@ def write(folder: StudyFolder, findings: Findings, pictured: Examples | str) -> 
 
 
 def page(findings: Findings, sections: Sequence[Section]) -> str:
-    """The page as HTML that needs no other file. Names and reasons are escaped, so they stay text."""
+    """The page as HTML that needs no other file.
+
+    Names and reasons are escaped, so they stay text.
+    """
     names = [name for section in sections for name in _figure_names(section)]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -144,8 +151,12 @@ def _figure_names(section: Section) -> Iterable[str]:
     yield from (figure.name for figure in section.figures)
 
 
-def _sections(findings: Findings, drawn: Sequence[Figure], pictured: Examples | str) -> list[Section]:
-    """The sections in the order of reading; tables and figures that none of them names are in `Other tables`."""
+def _sections(
+    findings: Findings, drawn: Sequence[Figure], pictured: Examples | str
+) -> list[Section]:
+    """The sections in the order of reading; tables and figures that none of them names are in
+    `Other tables`.
+    """
     tables = {table.name: table for table in findings.tables}
     by_name = {one.name: one for one in drawn}
     main = findings.tables[0].name if findings.tables else ""
@@ -158,7 +169,12 @@ def _sections(findings: Findings, drawn: Sequence[Figure], pictured: Examples | 
         )
         for name, title, of_tables, of_figures in (
             ("comparison", "The comparison", (main,), ("differences", "scores")),
-            ("factors", "By factor", ("comparisons", "restarts", "freezing", "backbones"), ("backbones",)),
+            (
+                "factors",
+                "By factor",
+                ("comparisons", "restarts", "freezing", "backbones"),
+                ("backbones",),
+            ),
             ("settings", "Settings", ("effects",), ("effects", "hyperparameters")),
             ("training", "Training", (), ("ap50-curves", "loss-curves")),
             ("confirmation", "Confirmation", ("confirmation",), ("confirmation",)),
@@ -168,24 +184,36 @@ def _sections(findings: Findings, drawn: Sequence[Figure], pictured: Examples | 
             ("failures", "Failures", ("failures",), ()),
         )
     ]
-    sections.append(Section("others", "Other tables", tables=tuple(tables.values()), figures=tuple(by_name.values())))
+    sections.append(
+        Section(
+            "others", "Other tables", tables=tuple(tables.values()), figures=tuple(by_name.values())
+        )
+    )
     sections.insert(
         4,
-        Section("pictures", "Pictures", (pictured,))
-        if isinstance(pictured, str)
-        else Section("pictures", "Pictures", examples=pictured),
+        (
+            Section("pictures", "Pictures", (pictured,))
+            if isinstance(pictured, str)
+            else Section("pictures", "Pictures", examples=pictured)
+        ),
     )
     return [section for section in sections if not section.is_empty]
 
 
 @terminable()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 done, 2 a wrong request, 1 the rest, 130 or 143 interrupted."""
+    """The command line; returns the exit status: 0 done, 2 a wrong request, 1 the rest, 130 or
+    143 interrupted.
+    """
     parsed = _parser().parse_args(arguments)
     console = Console()
     try:
         options = Options(parsed.results, absolute(parsed.storage), absolute(parsed.tracking_uri))
-        folder = last_study(parsed.results) if parsed.study is None else StudyFolder(parsed.results / parsed.study)
+        folder = (
+            last_study(parsed.results)
+            if parsed.study is None
+            else StudyFolder(parsed.results / parsed.study)
+        )
         described = folder.read_description()
         data, missing = _dataset(parsed.data, described["request"])
         written = make(options, folder, data)
@@ -205,12 +233,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(console, f"Without pictures: {missing}")
     say(console, f"Report: {written.page}")
     if written.trouble is not None:
-        say(console, f"MLflow does not show it ({written.trouble.reason}): {written.trouble.way_out}")
+        say(
+            console,
+            f"MLflow does not show it ({written.trouble.reason}): {written.trouble.way_out}",
+        )
     return 0
 
 
 def _dataset(given: str | None, described: Mapping[str, Any]) -> tuple[Dataset | None, str]:
-    """The data set; None, and the reason, if it is not at its old place. Raises BadRequest if `given` is missing."""
+    """The data set; None, and the reason, if it is not at its old place.
+
+    Raises BadRequest if `given` is missing.
+    """
     try:
         request = from_document(described, "study.json")
         return datasets.load(given or request.data, request.reading_again), ""
@@ -223,12 +257,29 @@ def _dataset(given: str | None, described: Mapping[str, Any]) -> tuple[Dataset |
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tune.report",
-        description="Write the report of a study: one page with its tables and figures. Run again, it is the same.",
+        description=(
+            "Write the report of a study: one page with its tables and figures. Run again, it is"
+            " the same."
+        ),
     )
     add = parser.add_argument
     add("--study", metavar="NAME", help="the study; default: the one that was used last")
-    add("--data", metavar="DIR", help="where the data set is now, for the pictures; default: where it was")
-    add("--results", type=Path, default=Path("results"), metavar="DIR", help="folder of all studies; default: results")
+    add(
+        "--data",
+        metavar="DIR",
+        help="where the data set is now, for the pictures; default: where it was",
+    )
+    add(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="folder of all studies; default: results",
+    )
     add("--tracking-uri", metavar="URI", help="MLflow; default: where the search showed it")
-    add("--storage", metavar="URL", help="the ledger's database; needed again where its URL has a password")
+    add(
+        "--storage",
+        metavar="URL",
+        help="the ledger's database; needed again where its URL has a password",
+    )
     return parser

@@ -1,4 +1,6 @@
-"""The rows of a study's main table: variants with their repeats, or the complete trials of a sampled study."""
+"""The rows of a study's main table: variants with their repeats, or the complete trials of a
+sampled study.
+"""
 
 import math
 import statistics
@@ -38,13 +40,17 @@ class Row:
     trials          numbers of its complete trials, one for each repeat
     settings        the settings that distinguish the row: the variant's own, or the searched ones
     ap50            mean over the repeats of the AP50 of their best epochs, as the ledger has them
-    interval        interval of `ap50`, over images and, with several repeats, seeds; None if match tables are missing
+    interval        interval of `ap50`, over images and, with several repeats, seeds; None if match
+                    tables are missing
     last            mean over the repeats of the AP50 of their last epochs
     epochs          number of epochs of each complete repeat
     compared_with   name of the row's counterpart; None for a row that is compared with none
-    difference      the row's AP50 minus its counterpart's, over the repeats that both have; None if there is none
-    confounds       why the difference cannot be attributed to what the name says, a sentence each; empty if it can
-    made_of         the causes of an attributable difference: a factor, or other rows whose effects add up to it
+    difference      the row's AP50 minus its counterpart's, over the repeats that both have; None if
+                    there is none
+    confounds       why the difference cannot be attributed to what the name says, a sentence each;
+                    empty if it can
+    made_of         the causes of an attributable difference: a factor, or other rows whose effects
+                    add up to it
     verdict         better, worse, cannot tell, or same settings; empty where nothing is compared
     note            a note for the reader in a few words: missing repeats, confounds
     factors         the factors in which a variant differs from its counterpart
@@ -67,16 +73,20 @@ class Row:
 
 
 def rows_of(request: StudyRequest, trials: Sequence[Trial]) -> tuple[Row, ...]:
-    """The main table's rows: variants in the order of the file, trials of a sampled study best first.
+    """The main table's rows: variants in the order of the file, trials of a sampled study best
+    first.
 
-    A row has at least one complete trial; trials that were stopped early, have failed or still run are in no row. Rows
-    that are the same configuration in effect are not compared, since they differ by chance alone. No row is compared
-    where nothing was learned.
+    A row has at least one complete trial; trials that were stopped early, have failed or still run
+    are in no row. Rows that are the same configuration in effect are not compared, since they
+    differ by chance alone. No row is compared where nothing was learned.
     """
     complete = [trial for trial in trials if trial.record.state is State.COMPLETE]
     rows = _variant_rows(request, complete) if request.space.variants else _trial_rows(complete)
     if nothing_learned([trial.record for trial in trials]):
-        return tuple(replace(row, difference=None, verdict="" if row.verdict != SAME else SAME) for row in rows)
+        return tuple(
+            replace(row, difference=None, verdict="" if row.verdict != SAME else SAME)
+            for row in rows
+        )
     return rows
 
 
@@ -90,7 +100,9 @@ def _variant_rows(request: StudyRequest, complete: Sequence[Trial]) -> tuple[Row
     own = {variant.name: dict(variant.settings) for variant in space.variants}
     by_name = {name: [trial for trial in complete if trial.record.name == name] for name in own}
     scores: dict[str, dict[Hashable, Scored]] = {
-        name: {_repeat_of(trial.record): trial.scored for trial in trials if trial.scored is not None}
+        name: {
+            _repeat_of(trial.record): trial.scored for trial in trials if trial.scored is not None
+        }
         for name, trials in by_name.items()
     }
     seeds = seed_variance(scores)
@@ -112,7 +124,9 @@ def _variant_rows(request: StudyRequest, complete: Sequence[Trial]) -> tuple[Row
         row = replace(row, interval=mean_interval(scored, seeds) if whole else None)
         attribution = attributed.get(name)
         if attribution is not None and by_name[attribution.counterpart]:
-            row = _compared(row, attribution.counterpart, differences.get((name, attribution.counterpart)))
+            row = _compared(
+                row, attribution.counterpart, differences.get((name, attribution.counterpart))
+            )
             row = replace(
                 row,
                 confounds=(attribution.sentence,) if attribution.is_confounded else (),
@@ -125,29 +139,45 @@ def _variant_rows(request: StudyRequest, complete: Sequence[Trial]) -> tuple[Row
 
 
 def _trial_rows(complete: Sequence[Trial]) -> tuple[Row, ...]:
-    """The trials, best first, each compared with the best over images alone: each is one trained model.
+    """The trials, best first, each compared with the best over images alone: each is one trained
+    model.
 
-    The best was picked by the same scores, so some difference to it is large by chance. So p values are adjusted for
-    the comparisons of all trials with each other, of which these are a part.
+    The best was picked by the same scores, so some difference to it is large by chance. So p values
+    are adjusted for the comparisons of all trials with each other, of which these are a part.
     """
     ranked = sorted(complete, key=lambda trial: (-_ap50(trial.record), trial.record.id))
-    rows = [replace(_row(f"trial {t.record.id}", [t.record], t.record.params), interval=t.interval) for t in ranked]
+    rows = [
+        replace(_row(f"trial {t.record.id}", [t.record], t.record.params), interval=t.interval)
+        for t in ranked
+    ]
     if not ranked or ranked[0].scored is None:
         return tuple(rows)
-    same = [effective(trial.record.settings) == effective(ranked[0].record.settings) for trial in ranked]
+    same = [
+        effective(trial.record.settings) == effective(ranked[0].record.settings) for trial in ranked
+    ]
     rows = [
         replace(row, compared_with=rows[0].name, verdict=SAME) if place and same[place] else row
         for place, row in enumerate(rows)
     ]
-    compared = [place for place, trial in enumerate(ranked) if not same[place] and trial.scored is not None]
-    found = [compare([scored], [ranked[0].scored], None) for at in compared if (scored := ranked[at].scored)]
-    for at, difference, p in zip(compared, found, _for_all_pairs([one.p for one in found]), strict=True):
+    compared = [
+        place for place, trial in enumerate(ranked) if not same[place] and trial.scored is not None
+    ]
+    found = [
+        compare([scored], [ranked[0].scored], None)
+        for at in compared
+        if (scored := ranked[at].scored)
+    ]
+    for at, difference, p in zip(
+        compared, found, _for_all_pairs([one.p for one in found]), strict=True
+    ):
         rows[at] = _compared(rows[at], rows[0].name, replace(difference, p_adjusted=p))
     return tuple(rows)
 
 
 def _for_all_pairs(p_values: Sequence[float]) -> list[float]:
-    """P values of the best trial with each other trial, adjusted by Holm as if all other pairs had p values of 1."""
+    """P values of the best trial with each other trial, adjusted by Holm as if all other pairs
+    had p values of 1.
+    """
     trials = len(p_values) + 1
     other_pairs = trials * (trials - 1) // 2 - len(p_values)
     adjusted = [1.0] * len(p_values)
@@ -205,7 +235,8 @@ def _note(row: Row, planned: int) -> str:
 
 
 class Smallest(NamedTuple):
-    """The smallest true difference that a comparison of a study finds in 80% of cases, and a sentence on it.
+    """The smallest true difference that a comparison of a study finds in 80% of cases, and a
+    sentence on it.
 
     value   the difference in AP50; None if there are too few images to say
     """
@@ -215,16 +246,25 @@ class Smallest(NamedTuple):
 
 
 _NEAR_ZERO = 0.02
-"""An AP50 below which no image pulls on a score. Where all are below it, a difference seems surer than it will be."""
-_NOTHING_LEARNED = ". Every AP50 is near 0 here: scores that are higher differ by more from image to image"
+"""An AP50 below which no image pulls on a score. Where all are below it, a difference seems surer
+than it will be."""
+_NOTHING_LEARNED = (
+    ". Every AP50 is near 0 here: scores that are higher differ by more from image to image"
+)
 
 
 def smallest_shown(request: StudyRequest, rows: Sequence[Row], units: int) -> Smallest:
-    """The smallest true difference that a comparison of this study finds in 80% of cases, and a sentence on it.
+    """The smallest true difference that a comparison of this study finds in 80% of cases, and a
+    sentence on it.
 
-    units   number of images of the whole data set, or of their groups, for the time before two trials can be compared
+    units   number of images of the whole data set, or of their groups, for the time before two
+            trials can be compared
     """
-    found = [row.difference for row in rows if row.difference is not None and math.isfinite(row.difference.se)]
+    found = [
+        row.difference
+        for row in rows
+        if row.difference is not None and math.isfinite(row.difference.se)
+    ]
     if found:
         value = smallest_difference(
             statistics.median(one.se for one in found), statistics.median(one.df for one in found)
@@ -233,32 +273,50 @@ def smallest_shown(request: StudyRequest, rows: Sequence[Row], units: int) -> Sm
             middle = sorted(found, key=lambda one: one.se)[len(found) // 2]
             return Smallest(
                 value,
-                f"A true difference of {value:.2f} AP50 is found in 80% of cases by one such comparison "
-                f"({_over(request, middle)}); smaller ones mostly stay undecided"
-                + (f", the more so as {len(found)} comparisons share one error rate of 5%" if len(found) > 1 else "")
+                f"A true difference of {value:.2f} AP50 is found in 80% of cases by one such"
+                f" comparison ({_over(request, middle)}); smaller ones mostly stay undecided"
+                + (
+                    f", the more so as {len(found)} comparisons share one error rate of 5%"
+                    if len(found) > 1
+                    else ""
+                )
                 + (_NOTHING_LEARNED if max(row.ap50 for row in rows) < _NEAR_ZERO else ""),
             )
     folds = int(request.space.value("data.folds", {}))
     repeats = request.space.seeds * max(folds, 1) if request.space.variants else 1
-    # No two folds validate the same image; the hold-outs of several seeds overlap as random draws do.
-    fraction = 1.0 if folds else 1 - (1 - float(request.space.value("data.validation_fraction", {}))) ** repeats
+    # No two folds validate the same image; the hold-outs of several seeds overlap as random draws
+    # do.
+    fraction = (
+        1.0
+        if folds
+        else 1 - (1 - float(request.space.value("data.validation_fraction", {}))) ** repeats
+    )
     validation = max(round(fraction * units), 1)
     value = prior_smallest_difference(validation, repeats)
     what = _what_validates(request)
     if not math.isfinite(value):
-        return Smallest(None, f"{what[0].upper()}{what[1:]} are too few to say how small a difference they can show")
+        return Smallest(
+            None,
+            f"{what[0].upper()}{what[1:]} are too few to say how small a difference they can show",
+        )
     return Smallest(
         value,
-        f"Before two trials can be compared, experience with simulated cell images says: with {validation} {what} and "
-        f"{many(repeats, 'repeat')}, a true difference of {value:.2f} AP50 is found in "
-        "80% of cases. This is a prior, not a measurement on these data",
+        "Before two trials can be compared, experience with simulated cell images says: with"
+        f" {validation} {what} and {many(repeats, 'repeat')}, a true difference of {value:.2f} AP50"
+        " is found in 80% of cases. This is a prior, not a measurement on these data",
     )
 
 
 def _over(request: StudyRequest, difference: Difference) -> str:
-    repeats = "one training each" if difference.repeats == 1 else f"{difference.repeats} repeats each"
+    repeats = (
+        "one training each" if difference.repeats == 1 else f"{difference.repeats} repeats each"
+    )
     return f"{difference.units} {_what_validates(request)}, {repeats}"
 
 
 def _what_validates(request: StudyRequest) -> str:
-    return "groups of validation images" if request.space.value("data.group_pattern", {}) else "validation images"
+    return (
+        "groups of validation images"
+        if request.space.value("data.group_pattern", {})
+        else "validation images"
+    )

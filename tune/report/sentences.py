@@ -1,7 +1,8 @@
-"""The findings of a study in plain sentences: the answer, its limits, and the facts that are needed to repeat it.
+"""The findings of a study in plain sentences: the answer, its limits, and the facts that are
+needed to repeat it.
 
-The sentences follow the numbers: a difference is called the effect of something only where nothing else differs, and
-with one training each it is a difference of two trained models.
+The sentences follow the numbers: a difference is called the effect of something only where nothing
+else differs, and with one training each it is a difference of two trained models.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +40,10 @@ def cautions_of(evidence: Evidence) -> tuple[str, ...]:
 
 def _answer(evidence: Evidence) -> Iterator[str]:
     if not evidence.rows:
-        yield f"No trial is complete{'' if evidence.searched else ' yet'}, so there is nothing to compare"
+        yield (
+            f"No trial is complete{'' if evidence.searched else ' yet'}, so there is nothing to"
+            " compare"
+        )
         yield _progress(evidence)
         yield evidence.smallest_difference.sentence
         return
@@ -49,7 +53,9 @@ def _answer(evidence: Evidence) -> Iterator[str]:
         if not evidence.finished:
             yield f"All this is so far: {_progress(evidence)}"
         return
-    yield from _variants_answer(evidence) if evidence.request.space.variants else _search_answer(evidence)
+    yield from (
+        _variants_answer(evidence) if evidence.request.space.variants else _search_answer(evidence)
+    )
     yield evidence.smallest_difference.sentence
     if not evidence.finished:
         yield f"All this is so far: {_progress(evidence)}"
@@ -60,8 +66,15 @@ def _progress(evidence: Evidence) -> str:
         (State.COMPLETE, "complete"), (State.PRUNED, "stopped early"), (State.FAIL, "failed"),
         (State.RUNNING, "running or waiting"),
     )  # fmt: skip
-    counts = [f"{len(evidence.in_state(state))} {word}" for state, word in words if evidence.in_state(state)]
-    begun = f"{len(evidence.trials)} of {many(evidence.request.planned_trials, 'planned trial')} {_was(evidence)} begun"
+    counts = [
+        f"{len(evidence.in_state(state))} {word}"
+        for state, word in words
+        if evidence.in_state(state)
+    ]
+    begun = (
+        f"{len(evidence.trials)} of {many(evidence.request.planned_trials, 'planned trial')}"
+        f" {_was(evidence)} begun"
+    )
     search = f"{begun}: {listed(counts)}" if counts else "no trial was begun"
     if evidence.confirmation is None or evidence.confirmation.finished:
         return search
@@ -73,12 +86,18 @@ def _variants_answer(evidence: Evidence) -> Iterator[str]:
     rows = evidence.rows
     best = max(rows, key=lambda row: row.ap50)
     planned = len(evidence.request.space.variants)
-    of = f"{len(rows)} methods" if len(rows) == planned else f"the {len(rows)} of {planned} methods that have a score"
+    of = (
+        f"{len(rows)} methods"
+        if len(rows) == planned
+        else f"the {len(rows)} of {planned} methods that have a score"
+    )
     if len(rows) == 1:
         only = f"is the only one of {many(planned, 'method')} with a score"
         yield f"{best.name} {only}: AP50 {_score(best)}, {_repeats(best)}"
     else:
-        yield f"{best.name} has the highest validation AP50 of {of}: {_score(best)}, {_repeats(best)}"
+        yield (
+            f"{best.name} has the highest validation AP50 of {of}: {_score(best)}, {_repeats(best)}"
+        )
     yield from _confirmed(evidence)
     yield from _comparison(best, rows)
     compared = [row for row in rows if row.difference is not None]
@@ -87,23 +106,31 @@ def _variants_answer(evidence: Evidence) -> Iterator[str]:
     for verdict, words in _VERDICTS.items():
         for counterpart in dict.fromkeys(row.compared_with for row in others):
             named = [
-                _with_difference(row) for row in others if (row.verdict, row.compared_with) == (verdict, counterpart)
+                _with_difference(row)
+                for row in others
+                if (row.verdict, row.compared_with) == (verdict, counterpart)
             ]
             if named:
                 yield f"{words} {counterpart}: {listed(named)}"
     same = [f"{row.name} as {row.compared_with}" for row in others_of_all if row.verdict == SAME]
     if same:
-        yield f"The same configuration in effect, so that they differ by chance alone: {listed(same)}"
-    confounded = [row for row in (best, *others) if row.confounds and not (row is best and _is_clear(row))]
+        yield (
+            f"The same configuration in effect, so that they differ by chance alone: {listed(same)}"
+        )
+    confounded = [
+        row for row in (best, *others) if row.confounds and not (row is best and _is_clear(row))
+    ]
     if confounded:
         yield (
-            f"{many(len(confounded), 'comparison')} cannot be attributed to what the name says, because more differs "
-            f"than that: {listed([_confounded(row) for row in confounded])}"
+            f"{many(len(confounded), 'comparison')} cannot be attributed to what the name says,"
+            f" because more differs than that: {listed([_confounded(row) for row in confounded])}"
         )
-    if compared and all(row.difference is not None and row.difference.repeats == 1 for row in compared):
+    if compared and all(
+        row.difference is not None and row.difference.repeats == 1 for row in compared
+    ):
         yield (
-            "Every method was compared by one training: the verdicts speak of these trained models, not of the "
-            "methods, since another seed can order them otherwise"
+            "Every method was compared by one training: the verdicts speak of these trained models,"
+            " not of the methods, since another seed can order them otherwise"
         )
 
 
@@ -115,16 +142,21 @@ def _comparison(row: Row, rows: Sequence[Row]) -> Iterator[str]:
         return
     if row.difference is None:
         if row.verdict == SAME:
-            yield f"It is the same configuration in effect as {row.compared_with}: they differ by chance alone"
+            yield (
+                f"It is the same configuration in effect as {row.compared_with}: they differ by"
+                " chance alone"
+            )
         else:
             yield f"Whether it is better than {row.compared_with} is not known: {row.note}"
         return
     single = row.difference.repeats == 1
-    one, other = (f"The model trained as {row.name}", f"that trained as {row.compared_with}") if single else (
-        row.name, row.compared_with
-    )  # fmt: skip
+    one, other = row.name, row.compared_with
+    if single:
+        one, other = f"The model trained as {one}", f"that trained as {other}"
     p = text(row.difference.p_adjusted, Kind.P)
-    found = f"{text(difference_cell(row), Kind.DIFFERENCE)}, p {p if p.startswith('<') else f'= {p}'}"
+    found = (
+        f"{text(difference_cell(row), Kind.DIFFERENCE)}, p {p if p.startswith('<') else f'= {p}'}"
+    )
     if row.verdict == Verdict.CANNOT_TELL:
         who = f"{one[0].lower()}{one[1:]}" if single else one
         yield f"The data cannot tell whether {who} is better than {other}: {found}"
@@ -134,11 +166,17 @@ def _comparison(row: Row, rows: Sequence[Row]) -> Iterator[str]:
         yield row.confounds[0]
     elif row.factors and single:
         differs = listed([str(factor) for factor in row.factors])
-        yield f"They differ in {differs}; with one training each, luck can have made the difference as well"
+        yield (
+            f"They differ in {differs}; with one training each, luck can have made the difference"
+            " as well"
+        )
     elif len(row.factors) > 1:
         yield f"The difference is the joint effect of {listed(row.made_of)}"
     elif row.factors:
-        yield f"Nothing but {row.factors[0]} differs between the two, so that is what made the difference"
+        yield (
+            f"Nothing but {row.factors[0]} differs between the two, so that is what made the"
+            " difference"
+        )
 
 
 def _is_clear(row: Row) -> bool:
@@ -152,50 +190,73 @@ def _with_difference(row: Row) -> str:
 
 
 def _confounded(row: Row) -> str:
-    return f"{row.name} ({listed([factor.name for factor in row.factors])} differ from {row.compared_with})"
+    return (
+        f"{row.name} ({listed([factor.name for factor in row.factors])} differ from"
+        f" {row.compared_with})"
+    )
 
 
 def _search_answer(evidence: Evidence) -> Iterator[str]:
     best, *others = evidence.rows
     yield from _confirmed(evidence)
     if not others:
-        yield f"Trial {best.trials[0]} is the only complete one: AP50 {_score(best)}, with {_settings(best.settings)}"
+        yield (
+            f"Trial {best.trials[0]} is the only complete one: AP50 {_score(best)}, with"
+            f" {_settings(best.settings)}"
+        )
         return
     same = [row.trials[0] for row in others if row.verdict == SAME]
     if len(same) == len(others):
         yield (
-            f"All {len(evidence.rows)} complete trials are the same configuration in effect, since what differs "
-            "between them has no effect: they differ by chance alone, and there is nothing to rank"
+            f"All {len(evidence.rows)} complete trials are the same configuration in effect, since"
+            " what differs between them has no effect: they differ by chance alone, and there is"
+            " nothing to rank"
         )
         return
     yield (
-        f"Trial {best.trials[0]} has the highest validation AP50 of the search's {len(evidence.rows)} complete trials: "
-        f"{_score(best)}, with {_settings(best.settings)}"
+        f"Trial {best.trials[0]} has the highest validation AP50 of the search's"
+        f" {len(evidence.rows)} complete trials: {_score(best)}, with {_settings(best.settings)}"
     )
     if evidence.choice is None:
         yield (
-            "That is the best of several scores on the same images, and so too high; no fresh seeds and splits "
-            "confirmed it"
+            "That is the best of several scores on the same images, and so too high; no fresh seeds"
+            " and splits confirmed it"
         )
     if same:
         numbers = listed([str(number) for number in same[:_MOST]])
         more = f" (and {len(same) - _MOST} more)" if len(same) > _MOST else ""
         is_ = "Trial {} is" if len(same) == 1 else "Trials {}" + more + " are"
-        yield f"{is_.format(numbers)} the same configuration in effect: they differ from it by chance alone"
+        yield (
+            f"{is_.format(numbers)} the same configuration in effect: they differ from it by chance"
+            " alone"
+        )
     compared = [row for row in others if row.difference is not None]
     alike = [row.name for row in compared if row.verdict == Verdict.CANNOT_TELL]
     worse = len(compared) - len(alike)
     if compared:
         counts = [f"{worse} {_is(worse)} worse"] if worse else []
-        counts += [f"{len(alike)} cannot be told from it, first of them {listed(alike[:_MOST])}"] if alike else []
-        yield (
-            f"Of {many(len(compared), 'other')} that can be compared with it, {listed(counts)}; this is said of the "
-            "trained models, one training each"
+        counts += (
+            [f"{len(alike)} cannot be told from it, first of them {listed(alike[:_MOST])}"]
+            if alike
+            else []
         )
-    clear = sorted((one for one in evidence.effects if one.low > 0 or one.high < 0), key=lambda one: -abs(one.estimate))
+        yield (
+            f"Of {many(len(compared), 'other')} that can be compared with it, {listed(counts)};"
+            " this is said of the trained models, one training each"
+        )
+    clear = sorted(
+        (one for one in evidence.effects if one.low > 0 or one.high < 0),
+        key=lambda one: -abs(one.estimate),
+    )
     if clear:
-        said = [f"{one.setting} {one.change} ({text(one.estimate, Kind.DIFFERENCE)})" for one in clear[:_MOST]]
-        yield f"Settings that go with a difference in AP50: {listed(said)}; each by itself at 95% confidence"
+        said = [
+            f"{one.setting} {one.change} ({text(one.estimate, Kind.DIFFERENCE)})"
+            for one in clear[:_MOST]
+        ]
+        yield (
+            f"Settings that go with a difference in AP50: {listed(said)}; each by itself at 95%"
+            " confidence"
+        )
     elif evidence.effects:
         yield "The data cannot tell of any searched setting that it made a difference"
 
@@ -211,32 +272,36 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
     if not evidence.request.space.variants:
         name += f" ({_settings(candidate.trial.params)})"
     yield (
-        f"{name} wins on fresh seeds and splits, among {many(len(choice.curves), 'candidate')}: AP50 "
-        f"{text(choice.score, Kind.AP50)} at epoch {choice.epoch}, the mean of "
-        f"{many(len(confirmation.repeats), 'training')}; without the luck of having been chosen "
-        f"{text(choice.corrected, Kind.INTERVAL)}"
+        f"{name} wins on fresh seeds and splits, among {many(len(choice.curves), 'candidate')}:"
+        f" AP50 {text(choice.score, Kind.AP50)} at epoch {choice.epoch}, the mean of"
+        f" {many(len(confirmation.repeats), 'training')}; without the luck of having been chosen"
+        f" {text(choice.corrected, Kind.INTERVAL)}"
     )
     optimism = candidate.score - choice.corrected.estimate
     how = "above" if optimism > 0 else "below"
     yield (
-        f"Its score in the search was {text(candidate.score, Kind.AP50)}, {text(abs(optimism), Kind.AP50)} {how} that"
+        f"Its score in the search was {text(candidate.score, Kind.AP50)},"
+        f" {text(abs(optimism), Kind.AP50)} {how} that"
     )
 
 
 def _cautions(evidence: Evidence) -> Iterator[str]:
     if evidence.rows:
         yield (
-            "each AP50 is that of the trial's best epoch, chosen on the images it is scored on, and so somewhat too "
-            "high; the last epoch's stands beside it"
+            "each AP50 is that of the trial's best epoch, chosen on the images it is scored on, and"
+            " so somewhat too high; the last epoch's stands beside it"
         )
     if evidence.rows and not evidence.request.space.value("data.group_pattern", {}):
         yield (
-            "each image counts as independent of the others; where several are of one patient or slide, "
-            "data.group_pattern must say so, or all intervals are too narrow"
+            "each image counts as independent of the others; where several are of one patient or"
+            " slide, data.group_pattern must say so, or all intervals are too narrow"
         )
     best = evidence.best
     if best is not None and best.scored is not None:
-        yield from (f"in the best trial, {warning}" for warning in warnings_of(best.scored, evidence.classes))
+        yield from (
+            f"in the best trial, {warning}"
+            for warning in warnings_of(best.scored, evidence.classes)
+        )
         images_C = best.scored.images_C
         if (images_C[images_C > 0] < FEW_IMAGES).any():
             yield "AP50 is the mean over classes, so a rare class moves it as much as a common one"
@@ -257,17 +322,21 @@ def _cautions(evidence: Evidence) -> Iterator[str]:
         yield f"{many(len(failed), 'trial')} failed and {have(len(failed))} no score"
     yield from evidence.trouble[:_MOST]
     if len(evidence.trouble) > _MOST:
-        yield f"{many(len(evidence.trouble) - _MOST, 'more trial')} without interval for such reasons"
+        yield (
+            f"{many(len(evidence.trouble) - _MOST, 'more trial')} without interval for such reasons"
+        )
 
 
 def _capped(epoch: Mapping[str, Any], settings: Mapping[str, Value]) -> Iterator[str]:
-    """A sentence if the cap on detections was reached in an epoch; none for an epoch of an earlier version."""
+    """A sentence if the cap on detections was reached in an epoch; none for an epoch of an
+    earlier version.
+    """
     images = int(epoch.get("capped_images", 0))
     if images:
         yield (
-            f"in {many(images, 'validation image')} of the best trial as many instances were found as "
-            f"predict.max_detections keeps of a tile ({settings['predict.max_detections']:,}), so that more may be "
-            "there; try a higher one under after_training"
+            f"in {many(images, 'validation image')} of the best trial as many instances were found"
+            f" as predict.max_detections keeps of a tile ({settings['predict.max_detections']:,}),"
+            " so that more may be there; try a higher one under after_training"
         )
 
 
@@ -276,7 +345,13 @@ def provenance_of(evidence: Evidence) -> dict[str, str]:
     known, request = evidence.description, evidence.request
     versions: Mapping[str, Any] = known.get("versions") or {}
     data, resources = known["data"], known.get("resources") or {}
-    seeds = sorted({str(trial.record.settings.get("seed")) for trial in evidence.trials if trial.record.settings})
+    seeds = sorted(
+        {
+            str(trial.record.settings.get("seed"))
+            for trial in evidence.trials
+            if trial.record.settings
+        }
+    )
     classes = f"{'class' if len(data['classes']) == 1 else 'classes'} {', '.join(data['classes'])}"
     found = {
         "command": known.get("command"),
@@ -286,7 +361,9 @@ def provenance_of(evidence: Evidence) -> dict[str, str]:
         "pretrained weights": _weights(evidence.facts.get("weights") or {}),
         "seed of the sampler": None if request.space.variants else str(request.search.seed),
         "seeds of the trials": ", ".join(seeds),
-        "resources of a trial": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in resources.items()),
+        "resources of a trial": ", ".join(
+            f"{name.replace('_', ' ')} {value}" for name, value in resources.items()
+        ),
         "begun": known.get("created"),
         **{f"version of {name}": version for name, version in versions.items()},
     }
@@ -315,4 +392,7 @@ def _is(number: int) -> str:
 
 
 def _settings(settings: Mapping[str, Value]) -> str:
-    return ", ".join(f"{name} {shown(value)}" for name, value in settings.items()) or "all settings at their defaults"
+    return (
+        ", ".join(f"{name} {shown(value)}" for name, value in settings.items())
+        or "all settings at their defaults"
+    )

@@ -1,8 +1,10 @@
-"""Figures as SVG text: drawn by matplotlib, coloured by the page's theme, with a description for blind readers.
+"""Figures as SVG text: drawn by matplotlib, coloured by the page's theme, with a description for
+blind readers.
 
-A figure is drawn twice, wide and narrow, because text that is shrunk to the width of a phone cannot be read. Inside a
-page its colours are CSS variables, so that it follows the page from light to dark; a file of its own has the colours of
-the light theme. Text stays text, no two figures share an id, and drawing the same figure again gives the same text.
+A figure is drawn twice, wide and narrow, because text that is shrunk to the width of a phone cannot
+be read. Inside a page its colours are CSS variables, so that it follows the page from light to
+dark; a file of its own has the colours of the light theme. Text stays text, no two figures share an
+id, and drawing the same figure again gives the same text.
 """
 
 import io
@@ -16,7 +18,8 @@ import matplotlib.style
 from matplotlib.figure import Figure as Canvas
 
 WIDE, NARROW = 720.0, 344.0
-"""Widths of the two drawings in their own units, which are CSS pixels if there is room; text is 12 units high."""
+"""Widths of the two drawings in their own units, which are CSS pixels if there is room; text is 12
+units high."""
 
 COLOURS: Mapping[str, tuple[str, str]] = {
     "paper": ("#ffffff", "#15181b"),
@@ -31,16 +34,18 @@ COLOURS: Mapping[str, tuple[str, str]] = {
     "ochre": ("#5d3a00", "#f2e64a"),
     "violet": ("#8a2be2", "#7269ff"),
 }
-"""Each colour in the light and in the dark theme; CSS variables `--paper` and so on. The last six tell series apart:
-hues near those of M. Okabe and K. Ito, whose lightness was moved apart by a search until people with any kind of colour
-vision tell any two apart, and each stands out from the ground by 3 to 1 at least."""
+"""Each colour in the light and in the dark theme; CSS variables `--paper` and so on. The last six
+tell series apart: hues near those of M. Okabe and K. Ito, whose lightness was moved apart by a
+search until people with any kind of colour vision tell any two apart, and each stands out from the
+ground by 3 to 1 at least."""
 
 SERIES = ("blue", "vermillion", "green", "orchid", "ochre", "violet")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES: tuple[tuple[float, tuple[float, ...] | None], ...] = (
     (0, None), (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)), (0, (3, 3)), (0, (9, 3)),
 )  # fmt: skip
-"""Dashes by series, in the order of SERIES and MARKERS, so that readers who see no colours can tell series apart."""
+"""Dashes by series, in the order of SERIES and MARKERS, so that readers who see no colours can tell
+series apart."""
 
 _STYLE = {
     "svg.fonttype": "none",
@@ -59,7 +64,14 @@ _STYLE = {
     "savefig.transparent": True,
     "path.simplify": False,
     **dict.fromkeys(
-        ("font.size", "axes.titlesize", "axes.labelsize", "legend.fontsize", "legend.title_fontsize"), 12.0
+        (
+            "font.size",
+            "axes.titlesize",
+            "axes.labelsize",
+            "legend.fontsize",
+            "legend.title_fontsize",
+        ),
+        12.0,
     ),
     **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 12.0),
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.titlecolor"), COLOURS["ink"][0]),
@@ -89,11 +101,15 @@ class Figure:
 
 
 def colour(name: str) -> str:
-    """A colour to draw with: the light theme's, which inside a page is replaced by the page's variable."""
+    """A colour to draw with: the light theme's, which inside a page is replaced by the page's
+    variable.
+    """
     return COLOURS[name][0]
 
 
-def figure(name: str, title: str, caption: str, height: Callable[[bool], float], draw: "Draw") -> Figure:
+def figure(
+    name: str, title: str, caption: str, height: Callable[[bool], float], draw: "Draw"
+) -> Figure:
     """Draw a figure in both widths.
 
     height   returns the height of the wide (True) or the narrow drawing, in the units of `WIDE`
@@ -106,7 +122,9 @@ def figure(name: str, title: str, caption: str, height: Callable[[bool], float],
         caption,
         _finished(wide, f"{name}-wide", title, caption, themed=True),
         _finished(narrow, f"{name}-narrow", title, caption, themed=True),
-        '<?xml version="1.0" encoding="UTF-8"?>\n' + _finished(wide, name, title, caption, themed=False) + "\n",
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        + _finished(wide, name, title, caption, themed=False)
+        + "\n",
     )
 
 
@@ -114,7 +132,10 @@ Draw = Callable[[Canvas, bool], None]
 
 
 def plain(text: str, longest: int = 30) -> str:
-    """`text` on one line for a figure. The middle of a long text is left out, since names often differ at their end."""
+    """`text` on one line for a figure.
+
+    The middle of a long text is left out, since names often differ at their end.
+    """
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     if len(text) <= longest:
         return text
@@ -123,7 +144,10 @@ def plain(text: str, longest: int = 30) -> str:
 
 
 def _svg(width: float, height: float, draw: Draw) -> str:
-    """The SVG file that matplotlib writes. Its settings are changed for the time of this call only."""
+    """The SVG file that matplotlib writes.
+
+    Its settings are changed for the time of this call only.
+    """
     stream = io.StringIO()
     with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
         # The browser has the fonts; matplotlib only measures the text, with fonts of its own.
@@ -164,7 +188,10 @@ def _finished(svg: str, prefix: str, title: str, description: str, themed: bool)
         "viewBox": view,
         "role": "img",
         "aria-labelledby": " ".join(named.values()),
-        "style": "stroke-linejoin: round; stroke-linecap: butt" + ("" if themed else "; font-family: sans-serif"),
+        "style": (
+            "stroke-linejoin: round; stroke-linecap: butt"
+            + ("" if themed else "; font-family: sans-serif")
+        ),
     }
     for place, (tag, text) in enumerate((("title", title), ("desc", description))):
         said = ET.Element(tag, {"id": named[tag]})
@@ -173,7 +200,9 @@ def _finished(svg: str, prefix: str, title: str, description: str, themed: bool)
     return ET.tostring(root, encoding="unicode")
 
 
-def _attributes(found: Mapping[str, str], used: Mapping[str, str], themed: bool) -> list[tuple[str, str]]:
+def _attributes(
+    found: Mapping[str, str], used: Mapping[str, str], themed: bool
+) -> list[tuple[str, str]]:
     kept: list[tuple[str, str]] = []
     for name, value in found.items():
         if name == "id":
@@ -183,11 +212,15 @@ def _attributes(found: Mapping[str, str], used: Mapping[str, str], themed: bool)
         for old in _references(name, value):
             value = value.replace(f"#{old}", f"#{used[old]}")
         if name in _MEASURES:
-            value = _NUMBER.sub(lambda match: f"{float(match[0]):.2f}".rstrip("0").rstrip("."), value)
+            value = _NUMBER.sub(
+                lambda match: f"{float(match[0]):.2f}".rstrip("0").rstrip("."), value
+            )
         elif name == "style":
             value = _FONT.sub(_only_its_size, value)
             value = "; ".join(part.strip() for part in value.split(";") if part.strip())
-            value = _HEX.sub(lambda match: _NAMES.get(match[0], match[0]), value) if themed else value
+            value = (
+                _HEX.sub(lambda match: _NAMES.get(match[0], match[0]), value) if themed else value
+            )
         kept.append(("href" if name == _HREF else name, " ".join(value.split())))
     return kept
 

@@ -1,6 +1,8 @@
-"""The tables of a study's report: methods, their differences, classes, cost, and trials that ended early.
+"""The tables of a study's report: methods, their differences, classes, cost, and trials that
+ended early.
 
-The tables of the reference report (restarts, depth of freezing, backbones) are made if a study's variants fill them.
+The tables of the reference report (restarts, depth of freezing, backbones) are made if a study's
+variants fill them.
 """
 
 import math
@@ -29,29 +31,37 @@ def tables_of(evidence: Evidence) -> tuple[Table, ...]:
     variants = bool(evidence.request.space.variants)
     found = [_methods(evidence) if variants else _ranking(evidence), *_factor_tables(evidence)]
     others = [_comparisons, _confirmation, _effects, _classes, _stopped, _failures, _cost]
-    return tuple(table for table in (*found, *(make(evidence) for make in others)) if table is not None and table.rows)
+    return tuple(
+        table
+        for table in (*found, *(make(evidence) for make in others))
+        if table is not None and table.rows
+    )
 
 
 def _methods(evidence: Evidence) -> Table:
     columns = (
         Column("method", "Method"), _AP50, _LAST, Column("epochs", "Epochs", Kind.COUNT),
-        Column("repeats", "Repeats", Kind.COUNT), Column("compared_with", "Compared with"), _DIFFERENCE, _P,
-        Column("verdict", "Verdict"), Column("note", "Note"),
+        Column("repeats", "Repeats", Kind.COUNT), Column("compared_with", "Compared with"),
+        _DIFFERENCE, _P, Column("verdict", "Verdict"), Column("note", "Note"),
     )  # fmt: skip
     rows = tuple(
         (
-            row.name, ap50_cell(row), row.last, row.epochs, len(row.trials), row.compared_with, difference_cell(row),
-            p_cell(row), row.verdict or None, row.note or None,
+            row.name, ap50_cell(row), row.last, row.epochs, len(row.trials), row.compared_with,
+            difference_cell(row), p_cell(row), row.verdict or None, row.note or None,
         )
         for row in evidence.rows
     )  # fmt: skip
     caption = (
-        "Validation AP50 at the best epoch, mean over repeats. Differences are paired: over the same images and the "
-        "same seeds. The interval of a difference is of this comparison by itself; p and the verdict are for all "
-        "comparisons of the table together: from p = 0.05 up the data cannot tell."
+        "Validation AP50 at the best epoch, mean over repeats. Differences are paired: over the"
+        " same images and the same seeds. The interval of a difference is of this comparison by"
+        " itself; p and the verdict are for all comparisons of the table together: from p = 0.05 up"
+        " the data cannot tell."
     )
     if _single(evidence.rows):
-        caption += " Each method was trained once, so the verdicts speak of these trained models, not of the methods."
+        caption += (
+            " Each method was trained once, so the verdicts speak of these trained models, not of"
+            " the methods."
+        )
     return Table("methods", "Methods", caption, columns, rows)
 
 
@@ -64,24 +74,32 @@ def _ranking(evidence: Evidence) -> Table:
     )  # fmt: skip
     rows = tuple(
         (
-            row.name.removeprefix("trial "), ap50_cell(row), row.last, row.epochs, difference_cell(row),
-            p_cell(row), row.verdict or None,
+            row.name.removeprefix("trial "), ap50_cell(row), row.last, row.epochs,
+            difference_cell(row), p_cell(row), row.verdict or None,
             *(_setting_cell(row.settings.get(name)) for name in settings),
         )
         for row in evidence.rows
     )  # fmt: skip
     caption = (
-        "Trials that ran to their last epoch, best first, each compared with the best over the same images. The best "
-        "was picked by these scores, so p is adjusted as if every trial had been compared with every other. Each was "
-        "trained once: the verdicts speak of these trained models, not of their settings."
+        "Trials that ran to their last epoch, best first, each compared with the best over the same"
+        " images. The best was picked by these scores, so p is adjusted as if every trial had been"
+        " compared with every other. Each was trained once: the verdicts speak of these trained"
+        " models, not of their settings."
     )
     return Table("trials", "Trials", caption, columns, rows)
 
 
 def _factor_tables(evidence: Evidence) -> Iterator[Table]:
-    """For each of these factors, the rows of the main table that differ from their counterpart in it alone."""
+    """For each of these factors, the rows of the main table that differ from their counterpart
+    in it alone.
+    """
     for factor, name, title, settings in (
-        (SCHEDULE, "restarts", "Warm restarts", ("optim.restarts", "optim.restart_multiplier", "optim.warmup_epochs")),
+        (
+            SCHEDULE,
+            "restarts",
+            "Warm restarts",
+            ("optim.restarts", "optim.restart_multiplier", "optim.warmup_epochs"),
+        ),
         (BACKBONE_FREEZING, "freezing", "Depth of freezing", ("model.trainable_layers",)),
         (BACKBONE, "backbones", "Backbones", ("model.backbone",)),
     ):
@@ -91,25 +109,31 @@ def _factor_tables(evidence: Evidence) -> Iterator[Table]:
         by_row = {row.name: effective(_settings(evidence, row)) for row in rows}
         varying = [one for one in settings if len({by_row[row.name].get(one) for row in rows}) > 1]
         columns = (
-            Column("method", "Method"), *(_setting_column(evidence, one) for one in varying), _AP50, _LAST,
-            Column("compared_with", "Compared with"), _DIFFERENCE, Column("verdict", "Verdict"),
+            Column("method", "Method"), *(_setting_column(evidence, one) for one in varying), _AP50,
+            _LAST, Column("compared_with", "Compared with"), _DIFFERENCE,
+            Column("verdict", "Verdict"),
         )  # fmt: skip
         cells = []
         for row in rows:
             # A counterpart may itself be compared with another row, for another factor.
-            own = (row.compared_with, difference_cell(row), row.verdict or None) if row in alone else (None,) * 3
+            own = (
+                (row.compared_with, difference_cell(row), row.verdict or None)
+                if row in alone
+                else (None,) * 3
+            )
             values = (_setting_cell(by_row[row.name].get(one)) for one in varying)
             cells.append((row.name, *values, ap50_cell(row), row.last, *own))
         yield Table(
-            name, title, f"Methods that differ in one thing only: {factor}. p is that of the main table.", columns,
-            tuple(cells),
+            name, title,
+            f"Methods that differ in one thing only: {factor}. p is that of the main table.",
+            columns, tuple(cells),
         )  # fmt: skip
 
 
 def _comparisons(evidence: Evidence) -> Table:
     columns = (
-        Column("method", "Method"), Column("compared_with", "Compared with"), Column("differs_in", "Differs in"),
-        Column("effect_of", "The difference is the effect of"),
+        Column("method", "Method"), Column("compared_with", "Compared with"),
+        Column("differs_in", "Differs in"), Column("effect_of", "The difference is the effect of"),
     )  # fmt: skip
     rows = tuple(
         (
@@ -120,8 +144,9 @@ def _comparisons(evidence: Evidence) -> Table:
         if row.compared_with is not None and evidence.request.space.variants
     )  # fmt: skip
     caption = (
-        "All settings in which a method differs from the one it is compared with, read from what was trained. Where "
-        "several things differ that no other methods of the table tell apart, the difference has no single cause."
+        "All settings in which a method differs from the one it is compared with, read from what"
+        " was trained. Where several things differ that no other methods of the table tell apart,"
+        " the difference has no single cause."
     )
     return Table("comparisons", "What differs", caption, columns, rows)
 
@@ -133,8 +158,8 @@ def _confirmation(evidence: Evidence) -> Table | None:
     columns = (
         Column("candidate", "Candidate"), Column("trial", "Trial of the search"),
         Column("search_ap50", "AP50 in the search", Kind.AP50),
-        Column("confirmed_ap50", "AP50 on fresh seeds and splits", Kind.AP50), Column("epoch", "At epoch", Kind.COUNT),
-        Column("change", "Change", Kind.CHANGE),
+        Column("confirmed_ap50", "AP50 on fresh seeds and splits", Kind.AP50),
+        Column("epoch", "At epoch", Kind.COUNT), Column("change", "Change", Kind.CHANGE),
         Column("corrected", "Without the luck of the choice", Kind.INTERVAL),
     )  # fmt: skip
     rows = []
@@ -148,34 +173,39 @@ def _confirmation(evidence: Evidence) -> Table | None:
             choice.corrected if candidate.name == choice.name else None,
         ))  # fmt: skip
     caption = (
-        "The best of the search, each trained again on the same fresh seeds and splits; the epoch is that of the mean "
-        "curve. The winner's score is corrected for having been chosen among candidates and epochs. Fresh splits reuse "
-        "the images of the search: only a test set is independent of it."
+        "The best of the search, each trained again on the same fresh seeds and splits; the epoch"
+        " is that of the mean curve. The winner's score is corrected for having been chosen among"
+        " candidates and epochs. Fresh splits reuse the images of the search: only a test set is"
+        " independent of it."
     )
     return Table("confirmation", "Confirmation", caption, columns, tuple(rows))
 
 
 def _effects(evidence: Evidence) -> Table:
     columns = (
-        Column("setting", "Setting"), Column("change", "Change"), Column("effect", "Effect on AP50", Kind.DIFFERENCE),
-        Column("trials", "Trials", Kind.COUNT), Column("importance", "Importance (Optuna)", Kind.PERCENT),
-        Column("estimated", "Estimated"),
+        Column("setting", "Setting"), Column("change", "Change"),
+        Column("effect", "Effect on AP50", Kind.DIFFERENCE), Column("trials", "Trials", Kind.COUNT),
+        Column("importance", "Importance (Optuna)", Kind.PERCENT), Column("estimated", "Estimated"),
     )  # fmt: skip
     rows: list[tuple[Cell, ...]] = [
         (
             one.setting, one.change, Interval(one.estimate, one.low, one.high), one.trials,
-            evidence.importances.get(one.setting), "by itself" if one.alone else "beside the other settings",
+            evidence.importances.get(one.setting),
+            "by itself" if one.alone else "beside the other settings",
         )
         for one in evidence.effects
     ]  # fmt: skip
     estimated = {one.setting for one in evidence.effects}
     rows += [
-        (name, None, None, None, share, None) for name, share in evidence.importances.items() if name not in estimated
+        (name, None, None, None, share, None)
+        for name, share in evidence.importances.items()
+        if name not in estimated
     ]
     caption = (
-        "What AP50 changed by with each setting, in trials that ran to their end, with 95% confidence for each effect "
-        "by itself; beside it the share of the differences in AP50 that Optuna ascribes to the setting, which has no "
-        "interval. The sampler tried good settings more often: this describes the search, it is no experiment."
+        "What AP50 changed by with each setting, in trials that ran to their end, with 95%"
+        " confidence for each effect by itself; beside it the share of the differences in AP50 that"
+        " Optuna ascribes to the setting, which has no interval. The sampler tried good settings"
+        " more often: this describes the search, it is no experiment."
     )
     return Table("effects", "Settings", caption, columns, tuple(rows))
 
@@ -193,28 +223,35 @@ def _classes(evidence: Evidence) -> Table:
         found = None if best.scored is None or value is None else of_class(best.scored, place)
         ends = (math.nan, math.nan) if found is None else (found.low, found.high)
         rows.append((name, images, None if value is None else Interval(value, *ends)))
-    which = "" if best is None else f"trial {best.record.id}{f' ({best.record.name})' if best.record.name else ''}"
-    caption = f"AP50 of each class for {which}, at its best epoch. A class in fewer than 5 images has no interval."
+    which = (
+        ""
+        if best is None
+        else f"trial {best.record.id}{f' ({best.record.name})' if best.record.name else ''}"
+    )
+    caption = (
+        f"AP50 of each class for {which}, at its best epoch. A class in fewer than 5 images has no"
+        " interval."
+    )
     return Table("classes", "Classes", caption, columns, tuple(rows))
 
 
 def _stopped(evidence: Evidence) -> Table:
     columns = (
-        Column("trial", "Trial"), Column("name", "Name"), Column("epochs", "Stopped after epoch", Kind.COUNT),
-        Column("planned", "Of", Kind.COUNT), Column("ap50", "Best AP50 until then", Kind.AP50),
-        Column("reason", "Reason"),
+        Column("trial", "Trial"), Column("name", "Name"),
+        Column("epochs", "Stopped after epoch", Kind.COUNT), Column("planned", "Of", Kind.COUNT),
+        Column("ap50", "Best AP50 until then", Kind.AP50), Column("reason", "Reason"),
     )  # fmt: skip
     rows = tuple(
         (
-            str(t.record.id), t.record.name or None, len(t.record.epochs), t.record.planned_epochs, t.record.ap50,
-            t.record.reason or None,
+            str(t.record.id), t.record.name or None, len(t.record.epochs), t.record.planned_epochs,
+            t.record.ap50, t.record.reason or None,
         )
         for t in evidence.in_state(State.PRUNED)
     )  # fmt: skip
     caption = (
-        "Trials that were stopped early: at a rung because others had done better by the same epoch, or between rungs "
-        f"because even with much luck they would not have come among the best {PLACES} complete trials. They are "
-        "compared with no other trial."
+        "Trials that were stopped early: at a rung because others had done better by the same"
+        " epoch, or between rungs because even with much luck they would not have come among the"
+        f" best {PLACES} complete trials. They are compared with no other trial."
     )
     return Table("stopped", "Stopped early", caption, columns, rows)
 
@@ -226,7 +263,14 @@ def _failures(evidence: Evidence) -> Table:
         Column("reason", "Reason"),
     )  # fmt: skip
     rows = tuple(
-        (str(t.record.id), t.phase, t.record.name or None, len(t.record.epochs), t.record.attempts, t.record.reason)
+        (
+            str(t.record.id),
+            t.phase,
+            t.record.name or None,
+            len(t.record.epochs),
+            t.record.attempts,
+            t.record.reason,
+        )
         for t in (*evidence.trials, *evidence.confirm_trials)
         if t.record.state is State.FAIL
     )
@@ -236,10 +280,11 @@ def _failures(evidence: Evidence) -> Table:
 
 def _cost(evidence: Evidence) -> Table:
     on_gpu = any(trial.record.gpu_share for trial in (*evidence.trials, *evidence.confirm_trials))
+    device = "GPU" if on_gpu else "Processor"
     columns = (
-        Column("trials", "Trials"), Column("number", "Number", Kind.COUNT), Column("epochs", "Epochs", Kind.COUNT),
-        Column("hours", "Hours", Kind.HOURS),
-        Column(f"{'gpu' if on_gpu else 'processor'}_hours", f"{'GPU' if on_gpu else 'Processor'} hours", Kind.HOURS),
+        Column("trials", "Trials"), Column("number", "Number", Kind.COUNT),
+        Column("epochs", "Epochs", Kind.COUNT), Column("hours", "Hours", Kind.HOURS),
+        Column(f"{device.lower()}_hours", f"{device} hours", Kind.HOURS),
         Column("images_per_second", "Images per second", Kind.NUMBER),
     )  # fmt: skip
     words = (
@@ -247,21 +292,28 @@ def _cost(evidence: Evidence) -> Table:
         (State.RUNNING, "running or waiting"),
     )  # fmt: skip
     groups = [(word, evidence.in_state(state)) for state, word in words]
-    groups += [("confirmation", evidence.confirm_trials), ("all", (*evidence.trials, *evidence.confirm_trials))]
+    groups += [
+        ("confirmation", evidence.confirm_trials),
+        ("all", (*evidence.trials, *evidence.confirm_trials)),
+    ]
     processors = float((evidence.description.get("resources") or {}).get("cpus_per_trial", 1))
     rows: list[tuple[Cell, ...]] = []
     for word, trials in groups:
         records = [trial.record for trial in trials]
-        speeds = [float(epoch["images_per_second"]) for record in records for epoch in record.epochs]
-        shares = [record.seconds * (record.gpu_share if on_gpu else processors) for record in records]
+        speeds = [
+            float(epoch["images_per_second"]) for record in records for epoch in record.epochs
+        ]
+        shares = [
+            record.seconds * (record.gpu_share if on_gpu else processors) for record in records
+        ]
         epochs = sum(len(record.epochs) for record in records)
         hours = math.fsum(record.seconds for record in records) / 3600
         if records:
             speed = statistics.median(speeds) if speeds else None
             rows.append((word, len(records), epochs, hours, math.fsum(shares) / 3600, speed))
     caption = (
-        "Time inside epochs, over all attempts, lost epochs included. Images per second are training images of one "
-        "trial, the median over epochs."
+        "Time inside epochs, over all attempts, lost epochs included. Images per second are"
+        " training images of one trial, the median over epochs."
     )
     return Table("cost", "Cost", caption, columns, tuple(rows))
 
@@ -296,13 +348,19 @@ def _single(rows: Sequence[Row]) -> bool:
 
 def _settings(evidence: Evidence, row: Row) -> Mapping[str, Value]:
     """All settings with which a row was trained."""
-    return next(trial.record.settings for trial in evidence.trials if trial.record.id == row.trials[0])
+    return next(
+        trial.record.settings for trial in evidence.trials if trial.record.id == row.trials[0]
+    )
 
 
 def _setting_column(evidence: Evidence, name: str) -> Column:
     values = [_settings(evidence, row)[name] for row in evidence.rows]
-    is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    return Column(name, name.rpartition(".")[2].replace("_", " "), Kind.NUMBER if is_number else Kind.TEXT)
+    is_number = all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in values
+    )
+    return Column(
+        name, name.rpartition(".")[2].replace("_", " "), Kind.NUMBER if is_number else Kind.TEXT
+    )
 
 
 def _setting_cell(value: Value | None) -> Cell:

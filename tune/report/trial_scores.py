@@ -1,7 +1,7 @@
 """How sure the score of a trial is, by the match table in its folder.
 
-If the table is missing or damaged, or gives another score than the ledger, the trial has no interval; its score stays,
-and the report says why.
+If the table is missing or damaged, or gives another score than the ledger, the trial has no
+interval; its score stays, and the report says why.
 """
 
 from dataclasses import dataclass, replace
@@ -26,10 +26,10 @@ class Trial:
 
     record      the trial as the ledger has it
     phase       search, or confirm for a repeat of a candidate on a fresh seed and split
-    interval    interval of the AP50 of its best epoch, over images alone; None for a failed trial, before the first
-                epoch, and if its match table is missing
-    per_class   AP50 of each class at its best epoch; None for a class without validation instances; empty without
-                epochs
+    interval    interval of the AP50 of its best epoch, over images alone; None for a failed trial,
+                before the first epoch, and if its match table is missing
+    per_class   AP50 of each class at its best epoch; None for a class without validation instances;
+                empty without epochs
     trouble     why there is no interval although there is a score, a sentence; empty otherwise
     scored      the score and pulls from which `interval` was computed
     """
@@ -42,7 +42,9 @@ class Trial:
     scored: Scored | None = None
 
 
-def examine(record: TrialRecord, phase: Literal["search", "confirm"], folder: Path, classes: int) -> Trial:
+def examine(
+    record: TrialRecord, phase: Literal["search", "confirm"], folder: Path, classes: int
+) -> Trial:
     """A trial with the interval of its best epoch, from the match table in its folder.
 
     classes   number of classes of the data set
@@ -50,32 +52,43 @@ def examine(record: TrialRecord, phase: Literal["search", "confirm"], folder: Pa
     best = record.best_epoch
     if best is None:
         return Trial(record, phase, None, ())
-    per_class = tuple(None if value is None else float(value) for value in record.epochs[best - 1]["ap50_per_class"])
+    per_class = tuple(
+        None if value is None else float(value)
+        for value in record.epochs[best - 1]["ap50_per_class"]
+    )
     trial = Trial(record, phase, None, per_class)
     if record.state is State.FAIL:
         return trial
     path = match_table_path(folder, best)
     try:
         table = MatchTable.load(path)
-        units = group_names(table.image_names, str(record.settings["data.group_pattern"]), str(path))
+        units = group_names(
+            table.image_names, str(record.settings["data.group_pattern"]), str(path)
+        )
         max_dets = int(record.settings["metric.max_dets"])
         scored = Scored.of(table, max_dets, units)
     except CheckpointError:
         kind = "torn" if path.exists() else "missing"
-        return replace(trial, trouble=f"trial {record.id} has no interval: its match table {path} is {kind}")
+        return replace(
+            trial, trouble=f"trial {record.id} has no interval: its match table {path} is {kind}"
+        )
     except DataError as error:
         return replace(trial, trouble=f"trial {record.id} has no interval: {error}")
     if len(scored.per_class_C) != classes:
         return replace(
             trial,
-            trouble=f"trial {record.id} has no interval: its match table {path} is of {len(scored.per_class_C)} "
-            f"classes, and the data set has {classes}",
+            trouble=(
+                f"trial {record.id} has no interval: its match table {path} is of"
+                f" {len(scored.per_class_C)} classes, and the data set has {classes}"
+            ),
         )
     if not abs(scored.ap50 - record.curve[best - 1]) <= _ROUNDING:
         return replace(
             trial,
-            trouble=f"trial {record.id} has no interval: its match table {path} gives AP50 {scored.ap50:.4f} and the "
-            f"ledger {record.curve[best - 1]:.4f}",
+            trouble=(
+                f"trial {record.id} has no interval: its match table {path} gives AP50"
+                f" {scored.ap50:.4f} and the ledger {record.curve[best - 1]:.4f}"
+            ),
         )
     return replace(trial, interval=interval(scored), scored=scored)
 

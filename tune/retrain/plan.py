@@ -1,4 +1,6 @@
-"""A retraining: the choice of its trial, and its check against the study, the data and the weights."""
+"""A retraining: the choice of its trial, and its check against the study, the data and the
+weights.
+"""
 
 import hashlib
 import json
@@ -41,10 +43,12 @@ class Plan:
     identity    the ledger's identity
     record      the trial that is repeated
     why         the reason for this trial, a sentence
-    on          train: the trial's own split, the epoch chosen on its validation part; all: every image
+    on          train: the trial's own split, the epoch chosen on its validation part; all: every
+                image
     config      the settings of the training
-    epochs      number of epochs to train; with `all` the best epoch, on the mean curve of the confirmation where there
-                is one, while `config.optim.epochs` stays the length of the schedule
+    epochs      number of epochs to train; with `all` the best epoch, on the mean curve of the
+                confirmation where there is one, while `config.optim.epochs` stays the length of the
+                schedule
     own         the settings of prediction that are used unless one of `candidates` is better
     candidates  other settings of prediction to try
     changed     the settings to which the command line gives other values than the trial's
@@ -70,7 +74,12 @@ class Plan:
     @property
     def key(self) -> str:
         """A name that no other training of this study has."""
-        identity = [self.config.settings(), self.data.fingerprint, self.weights and self.weights.sha256, self.epochs]
+        identity = [
+            self.config.settings(),
+            self.data.fingerprint,
+            self.weights and self.weights.sha256,
+            self.epochs,
+        ]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         return f"{self.record.id}-{self.on}-{digest[:8]}"
 
@@ -85,8 +94,9 @@ class Plan:
         notes = []
         if self.record.state is State.PRUNED:
             notes.append(
-                f"trial {self.record.id} was stopped early after epoch {len(self.record.epochs)} and is trained to its "
-                "end now; its score in the search is of the shorter training"
+                f"trial {self.record.id} was stopped early after epoch {len(self.record.epochs)}"
+                " and is trained to its end now; its score in the search is of the shorter"
+                " training"
             )
         if self.changed:
             changed = ", ".join(f"{name} {value}" for name, value in self.changed.items())
@@ -105,21 +115,25 @@ def make_plan(
     overrides: Sequence[str] = (),
     threads: int | None = None,
 ) -> Plan:
-    """Check a retraining against study, data and weights. Nothing is written but pretrained weights that it downloads.
+    """Check a retraining against study, data and weights.
+
+    Nothing is written but pretrained weights that it downloads.
 
     study       name of the study; None for the one that was used last
     trial       number of the trial; None for the winner
     data        the folder of the data set now; None for the folder of the search
     on          train or all, see `Plan`
     overrides   texts KEY=VALUE
-    threads     number of processor threads; None for the trial's, where it is repeated on its own split: a CPU then
-                repeats it bit for bit
+    threads     number of processor threads; None for the trial's, where it is repeated on its own
+                split: a CPU then repeats it bit for bit
 
     Raises BadRequest for the first problem.
     """
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise BadRequest(f"--threads must be from 1 to {MOST_THREADS}, and is {threads}")
-    folder = StudyFolder(options.results / study) if study is not None else last_study(options.results)
+    folder = (
+        StudyFolder(options.results / study) if study is not None else last_study(options.results)
+    )
     description = folder.read_description()
     request = from_document(description["request"], str(folder.description))
     options = recall(options, folder, moved=True)
@@ -127,18 +141,22 @@ def make_plan(
     reading = ledger.read(storage, request.study)
     if reading is None:
         raise StudyError(
-            f"{folder.path} is a study that its ledger {without_password(storage)} does not hold; bring the ledger "
-            "back, or name it with --storage"
+            f"{folder.path} is a study that its ledger {without_password(storage)} does not hold;"
+            " bring the ledger back, or name it with --storage"
         )
     confirmed = confirmation.read(folder, storage, request, reading.records)
     choice = None if confirmed is None or trial is not None else confirmation.winner(confirmed)
     record, why = choose(reading.records, trial, request.planned_trials, confirmed, choice)
     best_epoch = (record.best_epoch or 1) if choice is None else choice.epoch
     changed = _changes(overrides, record, on, best_epoch)
-    weights = _weights(TrialConfig.from_settings({**record.settings, **changed}).model, reading.facts, record)
+    weights = _weights(
+        TrialConfig.from_settings({**record.settings, **changed}).model, reading.facts, record
+    )
     if weights is not None and _same_weights(weights, reading.facts, record):
         changed.pop("model.weights", None)  # the same file at another place is no change
-    for_training = {name: value for name, value in changed.items() if not name.startswith("predict.")}
+    for_training = {
+        name: value for name, value in changed.items() if not name.startswith("predict.")
+    }
     place = f"trial {record.id}"
     config = TrialConfig.from_settings({**record.settings, **for_training}, place)
     own = TrialConfig.from_settings({**record.settings, **changed}, place).predict
@@ -150,9 +168,9 @@ def make_plan(
     known = reading.facts.get("data", dataset.fingerprint)
     if dataset.fingerprint != known:
         raise StudyError(
-            f"the data set must be the one that {folder.path} was searched on (fingerprint {known[:12]}), and "
-            f"{data or request.data} is another ({dataset.fingerprint[:12]}); bring the images and masks back, or name "
-            "their folder with --data"
+            f"the data set must be the one that {folder.path} was searched on (fingerprint"
+            f" {known[:12]}), and {data or request.data} is another ({dataset.fingerprint[:12]});"
+            " bring the images and masks back, or name their folder with --data"
         )
     if on == "train":
         split(dataset, config.data)
@@ -181,7 +199,8 @@ def _threads_of_trials(description: Mapping[str, Any]) -> int:
         return int(description["resources"]["cpus_per_trial"])
     except (LookupError, TypeError, ValueError):
         raise StudyError(
-            "study.json is damaged: resources.cpus_per_trial must be a whole number; bring it back, or give --on all"
+            "study.json is damaged: resources.cpus_per_trial must be a whole number; bring it back,"
+            " or give --on all"
         ) from None
 
 
@@ -194,7 +213,8 @@ def choose(
 ) -> tuple[TrialRecord, str]:
     """The trial to retrain, and the reason for it in a sentence. Raises StudyError.
 
-    trial       number of the trial; None for the winner: that of `choice`, else the best of the search
+    trial       number of the trial; None for the winner: that of `choice`, else the best of the
+                search
     planned     number of trials that the search plans
     confirmed   the confirmation of the search, if there is one
     choice      the winner of the confirmation, if there is one
@@ -209,11 +229,21 @@ def choose(
                 "continue the search, or name a trial that was stopped early with --trial"
             )
         if nothing_learned(records):
-            raise StudyError(f"{no_winner(records)}; retrain one of them all the same with --trial ID")
+            raise StudyError(
+                f"{no_winner(records)}; retrain one of them all the same with --trial ID"
+            )
         complete = sum(record.state is State.COMPLETE for record in records)
         ended = sum(record.state is not State.RUNNING for record in records)
-        among = f"is the best of {complete} that ran to their end" if complete > 1 else "alone ran to its end"
-        so_far = "" if ended >= planned else f" so far ({ended} of {many(planned, 'trial')} {have(ended)} ended)"
+        among = (
+            f"is the best of {complete} that ran to their end"
+            if complete > 1
+            else "alone ran to its end"
+        )
+        so_far = (
+            ""
+            if ended >= planned
+            else f" so far ({ended} of {many(planned, 'trial')} {have(ended)} ended)"
+        )
         return best, (
             f"trial {best.id}{_named(best)}, which {among}{so_far}, with AP50 {best.ap50:.4f}; "
             + _other_images(records)
@@ -229,20 +259,31 @@ def choose(
     place = ""
     if best is not None and best.id != trial:
         place = f"; the best is trial {best.id} with {best.ap50:.4f}"
-    return record, f"trial {record.id}{_named(record)}, because --trial names it; its AP50 is {record.ap50:.4f}{place}"
+    return (
+        record,
+        (
+            f"trial {record.id}{_named(record)}, because --trial names it; its AP50 is"
+            f" {record.ap50:.4f}{place}"
+        ),
+    )
 
 
-def _confirmed_winner(confirmed: Confirmation, choice: Choice, best: TrialRecord | None) -> tuple[TrialRecord, str]:
+def _confirmed_winner(
+    confirmed: Confirmation, choice: Choice, best: TrialRecord | None
+) -> tuple[TrialRecord, str]:
     winner = next(candidate for candidate in confirmed.candidates if candidate.name == choice.name)
     others = len(confirmed.confirmed)
     among = f", the best of {others} candidates" if others > 1 else ""
     place = ""
     if best is not None and best.id not in [record.id for record in winner.trials]:
         place = f"; the search's best was trial {best.id} with {best.ap50:.4f}"
-    return winner.trial, (
-        f"trial {winner.trial.id}{_named(winner.trial)}, confirmed on {confirmed.on}: "
-        f"AP50 {choice.corrected.estimate:.4f} (in the search {winner.score:.4f}){among}; "
-        f"its mean curve is highest at epoch {choice.epoch}{place}"
+    return (
+        winner.trial,
+        (
+            f"trial {winner.trial.id}{_named(winner.trial)}, confirmed on {confirmed.on}: "
+            f"AP50 {choice.corrected.estimate:.4f} (in the search {winner.score:.4f}){among}; "
+            f"its mean curve is highest at epoch {choice.epoch}{place}"
+        ),
     )
 
 
@@ -253,15 +294,20 @@ def _unconfirmed(confirmed: Confirmation | None) -> str:
     if confirmed.finished:
         return f"no candidate could be confirmed: {'; '.join(confirmed.notes)}"
     return (
-        f"it is not confirmed yet: {confirmed.ended} of {many(confirmed.planned, 'training')} on fresh seeds and "
-        f"splits {have(confirmed.ended)} ended, and the search command goes on with them"
+        f"it is not confirmed yet: {confirmed.ended} of {many(confirmed.planned, 'training')} on"
+        f" fresh seeds and splits {have(confirmed.ended)} ended, and the search command goes on"
+        " with them"
     )
 
 
 def _other_images(records: Sequence[TrialRecord]) -> str:
     """A warning where the trials were scored on different images: repeats of variants, or folds."""
     splits = {tuple(record.settings.get(name) for name in _SPLIT) for record in records}
-    return "the trials were scored on different images, so that luck has a part in it; " if len(splits) > 1 else ""
+    return (
+        "the trials were scored on different images, so that luck has a part in it; "
+        if len(splits) > 1
+        else ""
+    )
 
 
 def _named(record: TrialRecord) -> str:
@@ -272,45 +318,58 @@ def last_study(results: Path) -> StudyFolder:
     """The study that was searched or retrained last. Raises StudyError where there is none."""
     found = sorted(results.glob("*/study.json"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise StudyError(f"{results} holds no study; start one with: python -m tune.search --space FILE")
+        raise StudyError(
+            f"{results} holds no study; start one with: python -m tune.search --space FILE"
+        )
     return StudyFolder(found[-1].parent)
 
 
-def _changes(overrides: Sequence[str], record: TrialRecord, on: On, best_epoch: int) -> dict[str, Value]:
+def _changes(
+    overrides: Sequence[str], record: TrialRecord, on: On, best_epoch: int
+) -> dict[str, Value]:
     """The settings that the command line changes. Raises SettingError."""
     changed: dict[str, Value] = {}
     for text in overrides:
         name, value = setting_override(text)
         if name in SHARED and name != "seed":
             raise SettingError(
-                f"--set {text}: {name} is what all trials of a study have in common, and stays; search a study of its "
-                "own with it"
+                f"--set {text}: {name} is what all trials of a study have in common, and stays;"
+                " search a study of its own with it"
             )
         if name == "optim.epochs" and on == "all":
             raise SettingError(
-                f"--set {text}: --on all trains as many epochs as were best for trial {record.id} "
-                f"({best_epoch} of {record.planned_epochs}), which another schedule would change; leave it out"
+                f"--set {text}: --on all trains as many epochs as were best for trial {record.id}"
+                f" ({best_epoch} of {record.planned_epochs}), which another schedule would change;"
+                " leave it out"
             )
         changed[name] = value
     if on == "all" and record.state is not State.COMPLETE:
         raise BadRequest(
-            f"--on all stops at the best epoch of a whole training, and trial {record.id} was stopped early; "
-            "use --on train, or another trial"
+            f"--on all stops at the best epoch of a whole training, and trial {record.id} was"
+            " stopped early; use --on train, or another trial"
         )
     return {name: value for name, value in changed.items() if value != record.settings.get(name)}
 
 
-def _weights(model: ModelConfig, facts: Mapping[str, Any], record: TrialRecord) -> BaseWeights | None:
-    """The pretrained weights of a model. Raises BadRequest, also where a file of the search has other content now."""
+def _weights(
+    model: ModelConfig, facts: Mapping[str, Any], record: TrialRecord
+) -> BaseWeights | None:
+    """The pretrained weights of a model.
+
+    Raises BadRequest, also where a file of the search has other content now.
+    """
     file = pretrained.find(model)
     if file is None:
         return None
     weights = pretrained.read(file)
-    known = facts.get("weights", {}).get(weights_key(model))  # None for weights that the search did not use
+    known = facts.get("weights", {}).get(
+        weights_key(model)
+    )  # None for weights that the search did not use
     if known not in (None, [weights.sha256, weights.stride_in_1x1]):
         raise StudyError(
-            f"trial {record.id} began with other pretrained weights: {file.path} had SHA-256 {known[0][:12]} and "
-            f"stride_in_1x1 {known[1]}, and has {weights.sha256[:12]} and {weights.stride_in_1x1}; bring them back"
+            f"trial {record.id} began with other pretrained weights: {file.path} had SHA-256"
+            f" {known[0][:12]} and stride_in_1x1 {known[1]}, and has {weights.sha256[:12]} and"
+            f" {weights.stride_in_1x1}; bring them back"
         )
     return weights
 
@@ -318,4 +377,6 @@ def _weights(model: ModelConfig, facts: Mapping[str, Any], record: TrialRecord) 
 def _same_weights(weights: BaseWeights, facts: Mapping[str, Any], record: TrialRecord) -> bool:
     """Whether these are the weights that the trial began with, whatever the name of their file."""
     model = TrialConfig.from_settings(record.settings).model
-    return bool(facts.get("weights", {}).get(weights_key(model)) == [weights.sha256, weights.stride_in_1x1])
+    return bool(
+        facts.get("weights", {}).get(weights_key(model)) == [weights.sha256, weights.stride_in_1x1]
+    )

@@ -1,18 +1,23 @@
-"""The retraining of a study's winner: training, settings of prediction, submission, pictures, and MLflow.
+"""The retraining of a study's winner: training, settings of prediction, submission, pictures,
+and MLflow.
 
 It writes `results/STUDY/best/`:
 
     config.yaml, model.safetensors    the model (see `core.prediction.trained_model`)
-    metrics.json                      the trial, its training, its scores, and whether there is a submission or why not
+    metrics.json                      the trial, its training, its scores, and whether there is a
+                                      submission or why not
     overlays/validation               pictures of the validation images
-    submission.zip                    the detections in the data set's test images, where it lists any
+    submission.zip                    the detections in the data set's test images, where it lists
+                                      any
     overlays/test                     pictures of the test images
 
-The model and its metrics come first and replace an older `best/` as a whole, so that no submission lies beside a model
-that it is not from. Then the test images are predicted. One that cannot be read costs the submission, never the model,
-and the same command makes the submission once that image is repaired.
+The model and its metrics come first and replace an older `best/` as a whole, so that no submission
+lies beside a model that it is not from. Then the test images are predicted. One that cannot be read
+costs the submission, never the model, and the same command makes the submission once that image is
+repaired.
 
-The training keeps its checkpoints in `results/STUDY/retrain/KEY/`, so the same command goes on after any interruption.
+The training keeps its checkpoints in `results/STUDY/retrain/KEY/`, so the same command goes on
+after any interruption.
 """
 
 import contextlib
@@ -48,7 +53,8 @@ from tune.study.progress import Steps
 from tune.tracking.mlflow_runs import Retraining, Trouble, show_retraining, trouble_of
 
 DRAWN_SCORE = 0.5
-"""Least score of a drawn detection, where no validation image tells which score balances precision and recall."""
+"""Least score of a drawn detection, where no validation image tells which score balances precision
+and recall."""
 MAX_WORKERS = 8
 """Largest number of processes that prepare images beside a GPU."""
 
@@ -98,13 +104,24 @@ def run(plan: Plan, console: Console, device: str = "auto") -> Outcome:
             trained_model.save(folder, trained)
             write_json_atomically(folder / "metrics.json", metrics)
             if plan.on == "train" and chosen is not None:
-                _draw_validation(folder / "overlays" / "validation", trained, trial, chosen, shown, console)
+                _draw_validation(
+                    folder / "overlays" / "validation", trained, trial, chosen, shown, console
+                )
         tested = _submit(plan.folder.best, trained, plan.data.test_images, metrics, shown, console)
         plan.folder.description.touch()  # this is now the study that was used last
-    return Outcome(metrics, tested.results, tested.full_tiles, tested.missing, _shown(plan, trial, trained, metrics))
+    return Outcome(
+        metrics,
+        tested.results,
+        tested.full_tiles,
+        tested.missing,
+        _shown(plan, trial, trained, metrics),
+    )
 
 
-_NOT_YET = {"written": False, "why": ["the test images were not predicted to the end; the same command does it"]}
+_NOT_YET = {
+    "written": False,
+    "why": ["the test images were not predicted to the end; the same command does it"],
+}
 
 
 @dataclass(frozen=True)
@@ -153,28 +170,37 @@ def _submit(
 
 
 def show(plan: Plan, outcome: Outcome) -> str | Trouble:
-    """Show a retraining in MLflow; returns the model's address in its registry, or why MLflow did not take the model.
+    """Show a retraining in MLflow; returns the model's address in its registry, or why MLflow
+    did not take the model.
 
     MLflow is a view: the files that were written stay, whatever it answers.
     """
     try:
-        return show_retraining(plan.tracking, plan.request.study, plan.identity, plan.record, outcome.shown)
+        return show_retraining(
+            plan.tracking, plan.request.study, plan.identity, plan.record, outcome.shown
+        )
     except Exception as error:  # noqa: BLE001  # whatever MLflow's stores raise
         return trouble_of(error, plan.tracking)
 
 
 @contextlib.contextmanager
 def _memory(plan: Plan) -> Iterator[None]:
-    """Turn a lack of memory, for which torch on a CPU raises a plain RuntimeError, into OutOfMemoryError."""
+    """Turn a lack of memory, for which torch on a CPU raises a plain RuntimeError, into
+    OutOfMemoryError.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+        if not (
+            isinstance(error, MemoryError | torch.OutOfMemoryError)
+            or "can't allocate memory" in str(error)
+        ):
             raise
         reason = (str(error).strip() or "out of memory").splitlines()[0][:200]
         raise OutOfMemoryError(
-            f"this does not fit into memory ({reason}); the epochs that ended are kept in {plan.work}: free memory, or "
-            "give the command again with --device cpu, or, if training had ended, with --set predict.tile=512"
+            f"this does not fit into memory ({reason}); the epochs that ended are kept in"
+            f" {plan.work}: free memory, or give the command again with --device cpu, or, if"
+            " training had ended, with --set predict.tile=512"
         ) from error
 
 
@@ -199,24 +225,35 @@ def _train(plan: Plan, console: Console, device: str) -> Trial:
             steps.say(f"Begins anew: {error}")
         if there:
             left = plan.epochs - trial.epoch
-            steps.say(f"Goes on after epoch {trial.epoch} of {plan.epochs}" if left else "The training had ended")
+            steps.say(
+                f"Goes on after epoch {trial.epoch} of {plan.epochs}"
+                if left
+                else "The training had ended"
+            )
             steps.at(trial.epoch)
         while trial.epoch < plan.epochs:
             before = trial.epoch
             report = trial.run_epoch(lambda done, before=before: steps.at(before + done))  # type: ignore[misc]
             trial.save(plan.work)
             steps.say(_line(report, plan.epochs))
-    torch.set_num_threads(trial.threads)  # so that what follows is the same whether or not an epoch was run
+    torch.set_num_threads(
+        trial.threads
+    )  # so that what follows is the same whether or not an epoch was run
     return trial
 
 
 def _line(report: EpochReport, epochs: int) -> str:
     score = "" if report.ap50 is None else f", AP50 {report.ap50:.4f}"
-    return f"Epoch {report.epoch}/{epochs}: loss {report.losses['loss']:.3f}{score}, {report.seconds:.1f} s"
+    return (
+        f"Epoch {report.epoch}/{epochs}: loss {report.losses['loss']:.3f}{score},"
+        f" {report.seconds:.1f} s"
+    )
 
 
 def _evaluate(plan: Plan, trained: TrainedModel, trial: Trial, console: Console) -> list[Evaluated]:
-    """The model's scores on its validation images, with its own settings of prediction first, then each candidate's."""
+    """The model's scores on its validation images, with its own settings of prediction first,
+    then each candidate's.
+    """
     samples = [plan.data.samples[index] for index in trial.split.validation]
     candidates = [plan.own, *plan.candidates]
     with Steps(console, "Predicting the validation images", 1, "") as steps:
@@ -224,9 +261,11 @@ def _evaluate(plan: Plan, trained: TrainedModel, trial: Trial, console: Console)
 
 
 def _evaluate_winner(plan: Plan, console: Console, device: str) -> list[Evaluated]:
-    """The scores of the search's own model with each candidate, since no image is left where every image trains.
+    """The scores of the search's own model with each candidate, since no image is left where
+    every image trains.
 
-    The list is empty where the search kept no weights of the trial, or where the retraining has other settings.
+    The list is empty where the search kept no weights of the trial, or where the retraining has
+    other settings.
     """
     if any(not name.startswith("predict.") for name in plan.changed):
         return []
@@ -244,7 +283,9 @@ def _matches_of_search(plan: Plan) -> MatchTable | None:
     return MatchTable.load(path) if path.exists() else None
 
 
-def _metrics(plan: Plan, trial: Trial, evaluated: Sequence[Evaluated], chosen: Evaluated | None) -> dict[str, Any]:
+def _metrics(
+    plan: Plan, trial: Trial, evaluated: Sequence[Evaluated], chosen: Evaluated | None
+) -> dict[str, Any]:
     record, best = plan.record, trial.best
     assert best is not None
     search = {
@@ -269,7 +310,13 @@ def _metrics(plan: Plan, trial: Trial, evaluated: Sequence[Evaluated], chosen: E
         "validation": None,
         "prediction": {
             "chosen": (plan.own if chosen is None else chosen.config).model_dump(),
-            "tried_on": None if not evaluated else "this model" if plan.on == "train" else "the trial of the search",
+            "tried_on": (
+                None
+                if not evaluated
+                else "this model"
+                if plan.on == "train"
+                else "the trial of the search"
+            ),
             "tried": [{**one.config.model_dump(), "ap50": one.ap50} for one in evaluated],
         },
         "data_fingerprint": plan.data.fingerprint,
@@ -278,31 +325,45 @@ def _metrics(plan: Plan, trial: Trial, evaluated: Sequence[Evaluated], chosen: E
     if plan.on == "train" and chosen is not None:
         of_masks = ap50.ap50(chosen.masks, chosen.max_dets)
         metrics["validation"] = {
-            "of": "this model, on the images by which its epoch and its prediction were chosen: too high",
+            "of": (
+                "this model, on the images by which its epoch and its prediction were chosen: too"
+                " high"
+            ),
             "ap50": of_masks.mean,
             "ap50_uncapped": ap50.ap50(chosen.masks, None).mean,
             "ap50_box": ap50.ap50(chosen.boxes, chosen.max_dets).mean,
             "capped_images": sum(found.full_tiles > 0 for found in chosen.found),
             "ap50_per_class": {
-                category.name: score for category, score in zip(plan.data.classes, of_masks.per_class, strict=True)
+                category.name: score
+                for category, score in zip(plan.data.classes, of_masks.per_class, strict=True)
             },
             "coco": coco_summary(
-                [trial.data.samples[index] for index in trial.split.validation], chosen.found, len(plan.data.classes)
+                [trial.data.samples[index] for index in trial.split.validation],
+                chosen.found,
+                len(plan.data.classes),
             ),
         }
     return metrics
 
 
 def _draw_validation(
-    folder: Path, trained: TrainedModel, trial: Trial, chosen: Evaluated, shown: float, console: Console
+    folder: Path,
+    trained: TrainedModel,
+    trial: Trial,
+    chosen: Evaluated,
+    shown: float,
+    console: Console,
 ) -> None:
     folder.mkdir(parents=True)
     names = _file_names([trial.data.samples[index].name for index in trial.split.validation])
     with Steps(console, "Drawing the validation images", len(names), "") as steps:
-        for seen, (index, name, found) in enumerate(zip(trial.split.validation, names, chosen.found, strict=True), 1):
+        for seen, (index, name, found) in enumerate(
+            zip(trial.split.validation, names, chosen.found, strict=True), 1
+        ):
             sample = trial.data.samples[index]
             overlay.write_png(
-                folder / name, overlay.draw(sample.image, found, trained.classes, sample, min_score=shown)
+                folder / name,
+                overlay.draw(sample.image, found, trained.classes, sample, min_score=shown),
             )
             steps.at(seen)
 
@@ -310,7 +371,9 @@ def _draw_validation(
 def _predict_test(
     folder: Path, trained: TrainedModel, images: Sequence[TestImage], shown: float, console: Console
 ) -> _Tested:
-    """Predict each test image that can be read, and write its picture to `folder`; the others get a sentence each."""
+    """Predict each test image that can be read, and write its picture to `folder`; the others
+    get a sentence each.
+    """
     tested = _Tested()
     folder.mkdir(parents=True)
     names = _file_names([image.file_name for image in images])
@@ -322,10 +385,14 @@ def _predict_test(
                 tested.missing.append(str(error))
             else:
                 found = trained.predict(pixels)
-                results = submission.results_of(found, image.id, image.height, image.width, trained.classes)
+                results = submission.results_of(
+                    found, image.id, image.height, image.width, trained.classes
+                )
                 tested.results[image.id] = results
                 tested.full_tiles.append(found.full_tiles)
-                overlay.write_png(folder / name, overlay.draw(pixels, found, trained.classes, min_score=shown))
+                overlay.write_png(
+                    folder / name, overlay.draw(pixels, found, trained.classes, min_score=shown)
+                )
             steps.at(seen)
     return tested
 
@@ -335,7 +402,9 @@ def _file_names(names: Sequence[str]) -> list[str]:
     taken: dict[str, None] = {}
     for name in names:
         path = Path(name.replace("\\", "/"))
-        stem = "_".join(path.with_suffix("").parts if path.suffix.lower() in SUFFIXES else path.parts)
+        stem = "_".join(
+            path.with_suffix("").parts if path.suffix.lower() in SUFFIXES else path.parts
+        )
         stem = stem.encode()[:_LONGEST].decode(errors="ignore")
         candidate, number = f"{stem}.png", 1
         while candidate in taken:
@@ -346,12 +415,15 @@ def _file_names(names: Sequence[str]) -> list[str]:
 
 
 _LONGEST = 200
-"""Largest length, in bytes, of a picture's name: file systems allow 255, and writing adds a suffix."""
+"""Largest length, in bytes, of a picture's name: file systems allow 255, and writing adds a suffix.
+"""
 
 
 @contextlib.contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """Yield a new folder that replaces `folder` when the block ends; after an exception it is removed instead."""
+    """Yield a new folder that replaces `folder` when the block ends; after an exception it is
+    removed instead.
+    """
     part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -372,9 +444,13 @@ def _whole(folder: Path) -> Iterator[Path]:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two folders in one step, so that both always exist; False where the file system cannot."""
+    """Exchange two folders in one step, so that both always exist; False where the file system
+    cannot.
+    """
     try:
-        exchanged: int = ctypes.CDLL(None).renameat2(-100, os.fsencode(one), -100, os.fsencode(other), 2)
+        exchanged: int = ctypes.CDLL(None).renameat2(
+            -100, os.fsencode(one), -100, os.fsencode(other), 2
+        )
     except AttributeError:  # a C library before 2018
         return False
     return exchanged == 0
@@ -389,12 +465,20 @@ def _recover(folder: Path) -> None:
 
 def _shown(plan: Plan, trial: Trial, trained: TrainedModel, metrics: dict[str, Any]) -> Retraining:
     validation = metrics["validation"] or {}
-    numbers = {name: validation[name] for name in ("ap50", "ap50_uncapped", "ap50_box") if name in validation}
+    numbers = {
+        name: validation[name]
+        for name in ("ap50", "ap50_uncapped", "ap50_box")
+        if name in validation
+    }
     return Retraining(
         folder=plan.folder.best,
         on=plan.on,
         key=plan.key,
         settings=trained.config.settings(),
         epochs=[report.to_json() for report in trial.reports],
-        metrics={**numbers, "search_ap50": float(plan.record.ap50 or 0.0), "epoch": metrics["epoch"]},
+        metrics={
+            **numbers,
+            "search_ap50": float(plan.record.ap50 or 0.0),
+            "epoch": metrics["epoch"],
+        },
     )

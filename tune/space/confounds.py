@@ -1,7 +1,9 @@
-"""The factors in which two configurations differ, and whether a difference in AP50 can be attributed to one of them.
+"""The factors in which two configurations differ, and whether a difference in AP50 can be
+attributed to one of them.
 
-A comparison says something about a factor only where this factor alone differs. The reference report compared rows that
-differed in more than their names said: "Aug." had eight images a step where its baseline had two.
+A comparison says something about a factor only where this factor alone differs. The reference
+report compared rows that differed in more than their names said: "Aug." had eight images a step
+where its baseline had two.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,15 +37,18 @@ FACTORS: Mapping[str, tuple[str, ...]] = {
     "epochs": ("optim.epochs",),
     "optimizer": ("optim.weight_decay", "optim.gradient_clip", "optim.precision"),
     "sampling of proposals": ("model.proposals_train", "model.rpn_samples", "model.box_samples"),
-    "prediction": ("model.proposals_test", *(name for name in SETTINGS if name.startswith("predict."))),
+    "prediction": (
+        "model.proposals_test", *(name for name in SETTINGS if name.startswith("predict.")),
+    ),
     "evaluation": tuple(name for name in SETTINGS if name.startswith("metric.")),
     "seed": ("seed",),
     "split": (
-        "data.validation_fraction", "data.folds", "data.fold", "data.split_seed", "data.group_pattern",
-        "data.skip_bad", "data.allow_suspicious", "data.split_components",
+        "data.validation_fraction", "data.folds", "data.fold", "data.split_seed",
+        "data.group_pattern", "data.skip_bad", "data.allow_suspicious", "data.split_components",
     ),
 }  # fmt: skip
-"""Every setting, under the factor that a reader would name; all augmentations together are one factor."""
+"""Every setting, under the factor that a reader would name; all augmentations together are one
+factor."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,9 @@ class Factor:
 def differences(one: Mapping[str, Value], other: Mapping[str, Value]) -> tuple[Factor, ...]:
     """The factors in which two configurations, all settings of each with flat names, differ.
 
-    A setting that has no effect does not differ: the strength of an augmentation that is off, the length of cycles
-    without restarts. A learning rate that follows the batch size in proportion is part of that factor.
+    A setting that has no effect does not differ: the strength of an augmentation that is off, the
+    length of cycles without restarts. A learning rate that follows the batch size in proportion is
+    part of that factor.
     """
     one, other = effective(one), effective(other)
     names = {name for name in SETTINGS if one.get(name) != other.get(name)}
@@ -86,7 +92,8 @@ class Attribution:
 
     name, counterpart   the names of the two rows
     factors             the factors in which they differ
-    together            rows that differ from the same counterpart in one factor each, and together in exactly `factors`
+    together            rows that differ from the same counterpart in one factor each, and together
+                        in exactly `factors`
     """
 
     name: str
@@ -101,7 +108,9 @@ class Attribution:
 
     @property
     def causes(self) -> tuple[str, ...]:
-        """The causes of the difference: one factor, or the rows whose effects add up to it; empty if confounded."""
+        """The causes of the difference: one factor, or the rows whose effects add up to it;
+        empty if confounded.
+        """
         if self.is_confounded:
             return ()
         return self.together or tuple(factor.name for factor in self.factors)
@@ -110,23 +119,35 @@ class Attribution:
     def sentence(self) -> str:
         """One sentence on what differs and what the difference can be attributed to."""
         if not self.factors:
-            return f"{self.name} has the same settings as {self.counterpart}: they differ by chance alone"
-        differs = f"{self.name} differs from {self.counterpart} in {listed([str(factor) for factor in self.factors])}"
+            return (
+                f"{self.name} has the same settings as {self.counterpart}: they differ by chance"
+                " alone"
+            )
+        differs = (
+            f"{self.name} differs from {self.counterpart} in"
+            f" {listed([str(factor) for factor in self.factors])}"
+        )
         if self.together:
             return f"{differs}: the difference is that of {listed(self.together)} together"
         if self.is_confounded:
-            return f"{differs}: the difference cannot be attributed to the {self.factors[0].name} alone"
+            return (
+                f"{differs}: the difference cannot be attributed to the {self.factors[0].name}"
+                " alone"
+            )
         return differs
 
 
-def attributions(counterparts: Mapping[str, str], table: Mapping[str, Mapping[str, Value]]) -> list[Attribution]:
+def attributions(
+    counterparts: Mapping[str, str], table: Mapping[str, Mapping[str, Value]]
+) -> list[Attribution]:
     """The attribution of each comparison of a table.
 
     counterparts   the row that each row is compared with
     table          all settings of each row, without those that distinguish its repeats
 
-    A difference in several factors can be attributed where other rows of the table differ from the same counterpart in
-    one of these factors each, with the same settings and values: "Partial + Aug." is "Partial" and "Aug." together.
+    A difference in several factors can be attributed where other rows of the table differ from the
+    same counterpart in one of these factors each, with the same settings and values: "Partial +
+    Aug." is "Partial" and "Aug." together.
     """
     factors: dict[str, dict[str, tuple[Factor, ...]]] = {}
     alone: dict[str, dict[str, dict[str, Value | None]]] = {}
@@ -134,26 +155,33 @@ def attributions(counterparts: Mapping[str, str], table: Mapping[str, Mapping[st
         found = {row: differences(settings, table[counterpart]) for row, settings in table.items()}
         factors[counterpart] = found
         alone[counterpart] = {
-            row: _changes(table[row], table[counterpart]) for row, differing in found.items() if len(differing) == 1
+            row: _changes(table[row], table[counterpart])
+            for row, differing in found.items()
+            if len(differing) == 1
         }
     return [
         Attribution(
             name,
             counterpart,
             factors[counterpart][name],
-            _together(_changes(table[name], table[counterpart]), alone[counterpart])
-            if len(factors[counterpart][name]) > 1
-            else (),
+            (
+                _together(_changes(table[name], table[counterpart]), alone[counterpart])
+                if len(factors[counterpart][name]) > 1
+                else ()
+            ),
         )
         for name, counterpart in counterparts.items()
     ]
 
 
-def _together(changes: Mapping[str, Value | None], alone: Mapping[str, Mapping[str, Value | None]]) -> tuple[str, ...]:
+def _together(
+    changes: Mapping[str, Value | None], alone: Mapping[str, Mapping[str, Value | None]]
+) -> tuple[str, ...]:
     """The rows of `alone` that together make exactly these changes; empty where none do."""
     chosen: list[str] = []
     covered: dict[str, Value | None] = {}
-    # The largest first, so that "Elastic" speaks for the augmentations rather than "Aug." with a part of them.
+    # The largest first, so that "Elastic" speaks for the augmentations rather than "Aug." with a
+    # part of them.
     for row in sorted(alone, key=lambda name: -len(alone[name])):
         if alone[row].items() <= changes.items() and not alone[row].items() <= covered.items():
             chosen.append(row)
@@ -171,14 +199,18 @@ def _changes(one: Mapping[str, Value], other: Mapping[str, Value]) -> dict[str, 
 
 def _scaled(one: Mapping[str, Value], other: Mapping[str, Value]) -> bool:
     """Whether batch sizes differ and the learning rates with them, in proportion."""
-    return one[BATCH] != other[BATCH] and abs(_rate_per_image(one) / _rate_per_image(other) - 1) < 1e-9
+    return (
+        one[BATCH] != other[BATCH] and abs(_rate_per_image(one) / _rate_per_image(other) - 1) < 1e-9
+    )
 
 
 def _rate_per_image(settings: Mapping[str, Value]) -> float:
     return float(settings[RATE]) / float(settings[BATCH])
 
 
-def _values(factor: str, names: Sequence[str], one: Mapping[str, Value], other: Mapping[str, Value]) -> str:
+def _values(
+    factor: str, names: Sequence[str], one: Mapping[str, Value], other: Mapping[str, Value]
+) -> str:
     if factor == BACKBONE_FREEZING:
         return f"trains {_stages(one[names[0]])} instead of {_stages(other[names[0]])}"
     if factor == PYRAMID_FREEZING:
@@ -190,7 +222,11 @@ def _values(factor: str, names: Sequence[str], one: Mapping[str, Value], other: 
         mine, its = one.get(name), other.get(name)
         if mine is None or (its is None and mine == SETTINGS[name]):
             continue  # it goes without saying beside the switch that it belongs to
-        leaf = "" if name == "model.weights" or len(FACTORS[factor]) == 1 else f"{name.rpartition('.')[2]} "
+        leaf = (
+            ""
+            if name == "model.weights" or len(FACTORS[factor]) == 1
+            else f"{name.rpartition('.')[2]} "
+        )
         parts.append(f"{leaf.replace('_', ' ')}{_both(name, one, other)}")
     return ", ".join(parts)
 

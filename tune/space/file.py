@@ -1,8 +1,9 @@
 """Space files: read, merged with the command line, and checked before anything starts.
 
-A space file is YAML. Each of its settings is one of `core.config.TrialConfig`; precedence is defaults < `fixed` <
-`variants` or `space` < `--set`. `after_training` holds settings of prediction that are tried on the winner alone, by
-predicting again. An invalid file raises SpaceError or SettingError, with one sentence that says what is wrong.
+A space file is YAML. Each of its settings is one of `core.config.TrialConfig`; precedence is
+defaults < `fixed` < `variants` or `space` < `--set`. `after_training` holds settings of prediction
+that are tried on the winner alone, by predicting again. An invalid file raises SpaceError or
+SettingError, with one sentence that says what is wrong.
 """
 
 import re
@@ -17,8 +18,20 @@ from core import bounded_yaml
 from core.config import SETTINGS, Value, check_setting_name
 from core.errors import SettingError, SpaceError
 from tune.space.request import MAX_TRIALS, OPTIONS, SearchOptions, StudyRequest
-from tune.space.sections import prediction_values, refuse_without_effect, sampled_space, variants_space
-from tune.space.values import as_mapping, check_known, checked_options, checked_settings, checked_value, shown
+from tune.space.sections import (
+    prediction_values,
+    refuse_without_effect,
+    sampled_space,
+    variants_space,
+)
+from tune.space.values import (
+    as_mapping,
+    check_known,
+    checked_options,
+    checked_settings,
+    checked_value,
+    shown,
+)
 
 SECTIONS = (
     "study",
@@ -34,7 +47,9 @@ SECTIONS = (
     *OPTIONS,
 )
 """The keys of a space file."""
-_OPTIONS = tuple(f"{section}.{option}" for section, model in OPTIONS.items() for option in model.model_fields)
+_OPTIONS = tuple(
+    f"{section}.{option}" for section, model in OPTIONS.items() for option in model.model_fields
+)
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 """A study's name, which is also the name of its folder."""
 
@@ -62,10 +77,11 @@ def load(
 
 
 def from_document(document: object, place: str) -> StudyRequest:
-    """The request whose `to_document()` is `document`, which may have been written as JSON and read again.
+    """The request whose `to_document()` is `document`, which may have been written as JSON and
+    read again.
 
-    A document of an earlier version can be read as well, also where a new search of the same would be refused.
-    Raises SpaceError or SettingError, whose sentences begin with `place`.
+    A document of an earlier version can be read as well, also where a new search of the same would
+    be refused. Raises SpaceError or SettingError, whose sentences begin with `place`.
     """
     with _no_traceback(place):
         return _merge(_as_of_now(document), place)
@@ -75,7 +91,11 @@ def _as_of_now(document: object) -> object:
     """Replace several GPUs a trial by one: an earlier version accepted them and trained on one."""
     resources = document.get("resources") if isinstance(document, Mapping) else None
     gpus = resources.get("gpus_per_trial") if isinstance(resources, Mapping) else None
-    if not isinstance(document, Mapping) or not isinstance(resources, Mapping) or not isinstance(gpus, int | float):
+    if (
+        not isinstance(document, Mapping)
+        or not isinstance(resources, Mapping)
+        or not isinstance(gpus, int | float)
+    ):
         return document
     return {**document, "resources": {**resources, "gpus_per_trial": min(gpus, 1)}}
 
@@ -95,7 +115,9 @@ def with_overrides(
 
 @contextmanager
 def _no_traceback(place: str) -> Iterator[None]:
-    """Turn an exhausted stack and a number that overflows, which a hostile file can cause, into SpaceError."""
+    """Turn an exhausted stack and a number that overflows, which a hostile file can cause, into
+    SpaceError.
+    """
     try:
         yield
     except RecursionError:
@@ -109,7 +131,8 @@ def _read_yaml(path: Path) -> object:
     try:
         if not path.is_file():
             raise SpaceError(
-                f"{place}: must be a space file, and {'is a folder' if path.is_dir() else 'is not there'}."
+                f"{place}: must be a space file, and"
+                f" {'is a folder' if path.is_dir() else 'is not there'}."
             )
         with path.open("rb") as stream:
             content = stream.read(_MAX_FILE_BYTES + 1)
@@ -120,7 +143,9 @@ def _read_yaml(path: Path) -> object:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise SpaceError(f"{place}: must be UTF-8, and byte {error.start} is not. Save it as UTF-8.") from None
+        raise SpaceError(
+            f"{place}: must be UTF-8, and byte {error.start} is not. Save it as UTF-8."
+        ) from None
     return _parse_yaml(text, place)
 
 
@@ -133,9 +158,17 @@ def _parse_yaml(text: str, place: str) -> object:
         problem = (error.problem or error.context or "").removeprefix("but ")
         raise SpaceError(f"{place}{line}: must be YAML that can be read ({problem}).") from None
     except yaml.YAMLError as error:
-        raise SpaceError(f"{place}: must be YAML that can be read ({' '.join(str(error).split())}).") from None
-    except (ValueError, TypeError, AttributeError) as error:  # PyYAML lets those of dates, numbers and tags pass
-        raise SpaceError(f"{place}: must be YAML that can be read, and a value in it is not ({error}).") from None
+        raise SpaceError(
+            f"{place}: must be YAML that can be read ({' '.join(str(error).split())})."
+        ) from None
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:  # PyYAML lets those of dates, numbers and tags pass
+        raise SpaceError(
+            f"{place}: must be YAML that can be read, and a value in it is not ({error})."
+        ) from None
 
 
 def _merge(
@@ -150,49 +183,87 @@ def _merge(
     named = {"data": data, "study": study}
     sections |= {name: value for name, value in named.items() if value is not None}
     if trials is not None:
-        sections["search"]["trials"] = checked_options(SearchOptions, {"trials": trials}, "--trials").trials
+        sections["search"]["trials"] = checked_options(
+            SearchOptions, {"trials": trials}, "--trials"
+        ).trials
     overridden = {"search.trials"} if trials is not None else set()
-    return _request(sections, place, overridden.union(_override(sections, text) for text in overrides))
+    return _request(
+        sections, place, overridden.union(_override(sections, text) for text in overrides)
+    )
 
 
 def _shape(document: object, place: str) -> dict[str, Any]:
-    """The sections of a document, each a container of the right kind; what is in them is not checked yet."""
+    """The sections of a document, each a container of the right kind; what is in them is not
+    checked yet.
+    """
     sections = dict(as_mapping(document, place, "settings and options"))
     for name in sections:
         if name in SETTINGS:
-            raise SpaceError(f"{place}: '{name}' is a trial setting and belongs under `fixed:` or `space:`.")
+            raise SpaceError(
+                f"{place}: '{name}' is a trial setting and belongs under `fixed:` or `space:`."
+            )
     check_known(sections, SECTIONS, place, "a key of a space file", [*_OPTIONS, *SETTINGS])
     for name in ("fixed", *OPTIONS):
-        sections[name] = dict(as_mapping(_or(sections.get(name), {}), f"{place}, {name}", "names and values"))
+        sections[name] = dict(
+            as_mapping(_or(sections.get(name), {}), f"{place}, {name}", "names and values")
+        )
     sections["after_training"] = dict(
-        as_mapping(_or(sections.get("after_training"), {}), f"{place}, after_training", "settings with their values")
+        as_mapping(
+            _or(sections.get("after_training"), {}),
+            f"{place}, after_training",
+            "settings with their values",
+        )
     )
     if "space" in sections and "variants" in sections:
-        raise SpaceError(f"{place}: a study has `space:` or `variants:`, and this has both. Make two files of it.")
+        raise SpaceError(
+            f"{place}: a study has `space:` or `variants:`, and this has both. Make two files"
+            " of it."
+        )
     if "variants" in sections:
         variants = as_mapping(
-            _or(sections["variants"], {}), f"{place}, variants", "names of variants with their settings"
+            _or(sections["variants"], {}),
+            f"{place}, variants",
+            "names of variants with their settings",
         )
         sections["variants"] = {
-            name: dict(as_mapping(_or(settings, {}), f"{place}, variants, {shown(name)}", "settings"))
+            name: dict(
+                as_mapping(_or(settings, {}), f"{place}, variants, {shown(name)}", "settings")
+            )
             for name, settings in variants.items()
         }
         sections["compare"] = dict(
-            as_mapping(_or(sections.get("compare"), {}), f"{place}, compare", "variants with their counterparts")
+            as_mapping(
+                _or(sections.get("compare"), {}),
+                f"{place}, compare",
+                "variants with their counterparts",
+            )
         )
-        _refuse(sections, ("start",), f"{place}: `start:` belongs to a `space:`, and this study has variants.")
+        _refuse(
+            sections,
+            ("start",),
+            f"{place}: `start:` belongs to a `space:`, and this study has variants.",
+        )
     elif "space" in sections:
         sections["space"] = dict(
             as_mapping(_or(sections["space"], {}), f"{place}, space", "settings with their ranges")
         )
         of_variants = ("baseline", "compare", "seeds")
-        _refuse(sections, of_variants, f"{place}: `baseline:`, `compare:` and `seeds:` belong to `variants:`.")
+        _refuse(
+            sections,
+            of_variants,
+            f"{place}: `baseline:`, `compare:` and `seeds:` belong to `variants:`.",
+        )
         points = _or(sections.get("start"), [])
         if not isinstance(points, list):
             raise SpaceError(f"{place}, start: must be a list of points, and is {shown(points)}.")
-        sections["start"] = [dict(as_mapping(p, f"{place}, start {n}", "settings")) for n, p in enumerate(points, 1)]
+        sections["start"] = [
+            dict(as_mapping(p, f"{place}, start {n}", "settings")) for n, p in enumerate(points, 1)
+        ]
     else:
-        raise SpaceError(f"{place}: says nothing to search. Add `space:` with ranges or `variants:` with named rows.")
+        raise SpaceError(
+            f"{place}: says nothing to search. Add `space:` with ranges or `variants:` with named"
+            " rows."
+        )
     return sections
 
 
@@ -211,7 +282,8 @@ def setting_override(text: str) -> tuple[str, Value]:
         if not isinstance(SETTINGS[key], str):
             raise
         value = raw
-    # A text that happens to be YAML for something else, such as a regular expression in brackets, is still a text.
+    # A text that happens to be YAML for something else, such as a regular expression in brackets,
+    # is still a text.
     value = raw if isinstance(SETTINGS[key], str) and not isinstance(value, str) else value
     return key, checked_value(key, value, place)
 
@@ -226,7 +298,11 @@ def _override(sections: dict[str, Any], text: str) -> str:
         return key
     check_setting_name(key, place, _OPTIONS)
     _, sections["fixed"][key] = setting_override(text)
-    searched = (sections.get("space", {}), *sections.get("variants", {}).values(), *sections.get("start", []))
+    searched = (
+        sections.get("space", {}),
+        *sections.get("variants", {}).values(),
+        *sections.get("start", []),
+    )
     for settings in (*searched, sections["after_training"]):
         settings.pop(key, None)
     if "start" in sections:
@@ -257,17 +333,21 @@ def _request(sections: Mapping[str, Any], place: str, overridden: Set[str]) -> S
     study, data = sections.get("study"), sections.get("data")
     if not isinstance(study, str) or not STUDY_NAME.fullmatch(study):
         rule = "1 to 64 letters, digits, - and _, the first a letter or digit"
-        raise SpaceError(f"{place}: `study:` must be {rule}, and is {shown(study)}. --study NAME gives one too.")
+        raise SpaceError(
+            f"{place}: `study:` must be {rule}, and is {shown(study)}. --study NAME gives one too."
+        )
     if not isinstance(data, str) or not data.strip() or not data.isprintable():
         raise SpaceError(
-            f"{place}: `data:` must be a folder or `synthetic`, and is {shown(data)}. --data DIR gives one too."
+            f"{place}: `data:` must be a folder or `synthetic`, and is {shown(data)}. --data DIR"
+            " gives one too."
         )
     with_defaults = dict(sections)
     if "variants" in sections:
         with_defaults["stop_early"] = {"rule": "none", **sections["stop_early"]}
         with_defaults["confirm"] = {"top": 0, **sections["confirm"]}
     options: dict[str, Any] = {
-        name: checked_options(model, with_defaults[name], f"{place}, {name}") for name, model in OPTIONS.items()
+        name: checked_options(model, with_defaults[name], f"{place}, {name}")
+        for name, model in OPTIONS.items()
     }
     fixed = checked_settings(sections["fixed"], f"{place}, fixed")
     after_training = prediction_values(sections, place)
@@ -288,15 +368,22 @@ def _check_number_of_trials(request: StudyRequest, place: str, overridden: Set[s
         except SpaceError as error:
             raise SpaceError(f"{place}, space: {error}") from None
     planned = request.planned_trials
-    given_by = "list of variants" if space.variants else "grid" if request.search.sampler == "grid" else None
+    given_by = (
+        "list of variants"
+        if space.variants
+        else "grid"
+        if request.search.sampler == "grid"
+        else None
+    )
     if planned > MAX_TRIALS:
         raise SpaceError(
-            f"{place}: a study has at most {MAX_TRIALS} trials, and the {given_by} in this file has {planned}."
+            f"{place}: a study has at most {MAX_TRIALS} trials, and the {given_by} in this file has"
+            f" {planned}."
         )
     if given_by and "search.trials" in overridden:
         raise SpaceError(
-            f"{place}: --trials (search.trials) is for samplers that draw; the {given_by} in this file has {planned} "
-            "trials. Leave it out."
+            f"{place}: --trials (search.trials) is for samplers that draw; the {given_by} in this"
+            f" file has {planned} trials. Leave it out."
         )
 
 

@@ -1,4 +1,7 @@
-"""A search request in full: everything that a search is asked to do. `tune.space.file` reads and checks it."""
+"""A search request in full: everything that a search is asked to do.
+
+`tune.space.file` reads and checks it.
+"""
 
 import itertools
 import math
@@ -22,17 +25,20 @@ MAX_TRIALS = 10_000
 
 
 class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class SearchOptions(_Options):
     """How configurations are chosen, and how many."""
 
     sampler: Literal["gp", "tpe", "random", "grid"] = "gp"
-    """gp (a Gaussian process; tpe from trial 100 on) and tpe learn from earlier trials; random does not; grid tries
-    every point once."""
+    """gp (a Gaussian process; tpe from trial 100 on) and tpe learn from earlier trials; random does
+    not; grid tries every point once."""
     trials: int | None = Field(None, ge=1, le=MAX_TRIALS)
-    """Trials in all, 30 if not given. A grid has one trial for each point, variants one for each row and repeat."""
+    """Trials in all, 30 if not given. A grid has one trial for each point, variants one for each
+    row and repeat."""
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of the sampler; the trials' own seed is the setting `seed`."""
 
@@ -41,12 +47,14 @@ class StopEarly(_Options):
     """When a trial is stopped before its last epoch."""
 
     rule: Literal["successive_halving", "none"] = "successive_halving"
-    """successive_halving: at each rung only the best 1 / reduction of the trials go on, and from the first rung on only
-    trials that may still come among the best three complete ones. Variants: none unless asked."""
+    """successive_halving: at each rung only the best 1 / reduction of the trials go on, and from
+    the first rung on only trials that may still come among the best three complete ones. Variants:
+    none unless asked."""
     min_epochs: int | None = Field(None, ge=1)
     """The first rung, in epochs; a tenth of the epochs if not given."""
     reduction: int = Field(3, ge=2)
-    """Ratio of each rung to the one before: at reduction 3 the rungs are at 1, 3, 9, ... times min_epochs."""
+    """Ratio of each rung to the one before: at reduction 3 the rungs are at 1, 3, 9, ... times
+    min_epochs."""
 
     def first_rung(self, epochs: int) -> int:
         """The first rung, in epochs, of a study whose longest trial has `epochs` epochs."""
@@ -74,25 +82,30 @@ class Confirm(_Options):
 class Resources(_Options):
     """The GPU, the processors and the time that one trial gets."""
 
-    gpus_per_trial: Annotated[float, Field(ge=0, json_schema_extra={"maximum": 1})] | Literal["auto"] = "auto"
-    """GPUs of one trial, from 0 (none) over a share of one (0.5) to a whole one (1); auto: where there is a GPU, as
-    many trials share it as a short probe of the heaviest settings finds memory and time for."""
+    gpus_per_trial: (
+        Annotated[float, Field(ge=0, json_schema_extra={"maximum": 1})] | Literal["auto"]
+    ) = "auto"
+    """GPUs of one trial, from 0 (none) over a share of one (0.5) to a whole one (1); auto: where
+    there is a GPU, as many trials share it as a short probe of the heaviest settings finds memory
+    and time for."""
     cpus_per_trial: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """CPU cores of one trial; auto divides them among the trials that run at once."""
     mps: bool = False
-    """Whether trials that share a GPU of this machine compute at the same time, by NVIDIA's Multi-Process Service,
-    instead of in turns. An error on the GPU in one of them then ends all of them; they go on in other workers."""
+    """Whether trials that share a GPU of this machine compute at the same time, by NVIDIA's
+    Multi-Process Service, instead of in turns. An error on the GPU in one of them then ends all of
+    them; they go on in other workers."""
     stall_minutes: float = Field(120, ge=0)
-    """Minutes that one epoch may take. A worker that takes longer is ended, and its trial goes on in another worker; 0
-    for no limit."""
+    """Minutes that one epoch may take. A worker that takes longer is ended, and its trial goes on
+    in another worker; 0 for no limit."""
 
     @field_validator("gpus_per_trial")
     @classmethod
     def _check_gpus(cls, gpus: float | Literal["auto"]) -> float | Literal["auto"]:
         if gpus != "auto" and gpus > 1:
             raise ValueError(
-                f"gpus_per_trial must be at most 1, since a trial trains on one GPU, and is {gpus:g}; take 1, and more "
-                "GPUs run more trials at once, or a fraction, and trials share a GPU"
+                "gpus_per_trial must be at most 1, since a trial trains on one GPU, and is"
+                f" {gpus:g}; take 1, and more GPUs run more trials at once, or a fraction, and"
+                " trials share a GPU"
             )
         return gpus
 
@@ -103,8 +116,8 @@ class StudyRequest:
 
     study            the study's name
     data             a folder, relative to where the command runs, or `synthetic`
-    after_training   `predict.` settings with the values to try on the winner; no trial is trained for them, and all
-                     trials use their defaults
+    after_training   `predict.` settings with the values to try on the winner; no trial is trained
+                     for them, and all trials use their defaults
     """
 
     study: str
@@ -117,10 +130,11 @@ class StudyRequest:
     after_training: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
 
     def prediction_candidates(self, config: TrialConfig) -> list[PredictConfig]:
-        """The settings of prediction to try for a winner: its own, changed by each combination of `after_training`.
+        """The settings of prediction to try for a winner: its own, changed by each combination
+        of `after_training`.
 
-        They have the order of itertools.product, so the first has the first value of each list. Where nothing is to be
-        tried, they are the winner's own alone.
+        They have the order of itertools.product, so the first has the first value of each list.
+        Where nothing is to be tried, they are the winner's own alone.
         """
         names = [name.removeprefix("predict.") for name in self.after_training]
         own = config.predict.model_dump()
@@ -134,10 +148,18 @@ class StudyRequest:
         space = self.space
         searched: dict[str, Any] = {}
         if space.variants:
-            searched["variants"] = {variant.name: dict(variant.settings) for variant in space.variants}
-            searched |= {"baseline": space.baseline, "compare": dict(space.compare), "seeds": space.seeds}
+            searched["variants"] = {
+                variant.name: dict(variant.settings) for variant in space.variants
+            }
+            searched |= {
+                "baseline": space.baseline,
+                "compare": dict(space.compare),
+                "seeds": space.seeds,
+            }
         else:
-            searched["space"] = {parameter.name: _parameter_document(parameter) for parameter in space.parameters}
+            searched["space"] = {
+                parameter.name: _parameter_document(parameter) for parameter in space.parameters
+            }
             searched["start"] = [dict(point) for point in space.start]
         return {
             "study": self.study,
@@ -152,7 +174,11 @@ class StudyRequest:
     def planned_trials(self) -> int:
         """Number of trials the study is to have in the end."""
         if self.space.variants:
-            return len(self.space.variants) * self.space.seeds * max(int(self.space.value("data.folds", {})), 1)
+            return (
+                len(self.space.variants)
+                * self.space.seeds
+                * max(int(self.space.value("data.folds", {})), 1)
+            )
         if self.search.sampler == "grid":
             assert self.space.size is not None
             return self.space.size
@@ -162,19 +188,25 @@ class StudyRequest:
     def candidates(self) -> int:
         """How many of the best are run again, if none fails; 0 for none."""
         size = self.space.size
-        return min(self.confirm.top, self.planned_trials, self.planned_trials if size is None else size)
+        return min(
+            self.confirm.top, self.planned_trials, self.planned_trials if size is None else size
+        )
 
     @property
     def reading(self) -> DataConfig:
         """How the data set is read: the same for all trials."""
         names = ("skip_bad", "allow_suspicious", "split_components", "group_pattern")
-        return DataConfig.model_validate({name: self.space.value(f"data.{name}", {}) for name in names})
+        return DataConfig.model_validate(
+            {name: self.space.value(f"data.{name}", {}) for name in names}
+        )
 
     @property
     def reading_again(self) -> DataConfig:
-        """How the data set of a study that has begun is read: with suspicions allowed, for its fingerprint is compared.
+        """How the data set of a study that has begun is read: with suspicions allowed, for its
+        fingerprint is compared.
 
-        Otherwise a version with more suspicions would stop studies that have begun and whose settings are fixed.
+        Otherwise a version with more suspicions would stop studies that have begun and whose
+        settings are fixed.
         """
         return self.reading.model_copy(update={"allow_suspicious": True})
 
@@ -186,20 +218,31 @@ class StudyRequest:
         for parameter in space.parameters:
             if parameter.name == "optim.epochs" and parameter.name in space.possible:
                 epochs += parameter.domain.corners
-        if not space.variants and not any(p.name == "optim.epochs" and not p.when for p in space.parameters):
+        if not space.variants and not any(
+            p.name == "optim.epochs" and not p.when for p in space.parameters
+        ):
             epochs.append(space.value("optim.epochs", {}))
         return max(int(value) for value in epochs)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes for the user before the search starts, a sentence each."""
-        return (*self._space_notes(), *self._stopping_notes(), *self._confirm_notes(), *self._after_training_notes())
+        return (
+            *self._space_notes(),
+            *self._stopping_notes(),
+            *self._confirm_notes(),
+            *self._after_training_notes(),
+        )
 
     def _space_notes(self) -> Iterator[str]:
         space, planned = self.space, self.planned_trials
         for name, need in space.idle.items():
             searched = any(parameter.name == name for parameter in space.parameters)
-            what = "is searched and can have no effect" if searched else f"{space.fixed[name]} can have no effect"
+            what = (
+                "is searched and can have no effect"
+                if searched
+                else f"{space.fixed[name]} can have no effect"
+            )
             yield f"{name} {what}: it needs {need}, which no trial has"
         if space.variants:
             yield from _variant_notes(space, planned)
@@ -211,12 +254,15 @@ class StudyRequest:
             return
         for parameter in space.parameters:
             if parameter.name not in space.possible:
-                yield f"{parameter.name} is never searched: it needs that {condition(space.unmet(parameter))}"
+                yield (
+                    f"{parameter.name} is never searched: it needs that"
+                    f" {condition(space.unmet(parameter))}"
+                )
         if self.search.sampler == "grid":
             if self.search.trials is not None:
                 yield (
-                    f"search.trials {self.search.trials} is not used: the grid has {many(planned, 'point')}, one "
-                    "trial each"
+                    f"search.trials {self.search.trials} is not used: the grid has"
+                    f" {many(planned, 'point')}, one trial each"
                 )
             if space.start:
                 yield "start is not used: a grid tries every point"
@@ -230,11 +276,17 @@ class StudyRequest:
     def _stopping_notes(self) -> Iterator[str]:
         if self.stop_early.rule == "none":
             if self.space.variants:
-                yield "variants are not stopped early; stop_early.rule: successive_halving would ask for it"
+                yield (
+                    "variants are not stopped early; stop_early.rule: successive_halving would ask"
+                    " for it"
+                )
             return
         rung = self.stop_early.first_rung(self.max_epochs)
         if rung >= self.max_epochs:
-            yield f"stop_early.min_epochs {rung} is not under optim.epochs {self.max_epochs}: no trial is stopped early"
+            yield (
+                f"stop_early.min_epochs {rung} is not under optim.epochs {self.max_epochs}: no"
+                " trial is stopped early"
+            )
         elif self.space.variants:
             yield "variants that are stopped early have no score to be compared by"
 
@@ -244,11 +296,11 @@ class StudyRequest:
         best, seeds, folds = self.candidates, self.confirm.seeds, self.confirm.folds
         trainings, epochs = best * seeds * max(folds, 1), self.max_epochs
         yield (
-            f"confirm: the best {best if best > 1 else 'one'} of the search will be trained again on "
-            f"{many(seeds, 'fresh seed')} and {'splits' if seeds > 1 else 'split'}"
-            f"{f' into {folds} folds' if folds else ''}, never stopped early, and the winner chosen there: "
-            f"{many(trainings, 'training')} of up to {many(epochs, 'epoch')} "
-            f"beside the search's {self.planned_trials}"
+            f"confirm: the best {best if best > 1 else 'one'} of the search will be trained again"
+            f" on {many(seeds, 'fresh seed')} and"
+            f" {'splits' if seeds > 1 else 'split'}{f' into {folds} folds' if folds else ''}, never"
+            f" stopped early, and the winner chosen there: {many(trainings, 'training')} of up to"
+            f" {many(epochs, 'epoch')} beside the search's {self.planned_trials}"
         )
 
     def _after_training_notes(self) -> Iterator[str]:
@@ -257,8 +309,9 @@ class StudyRequest:
         count = math.prod(len(values) for values in self.after_training.values())
         trials = ", ".join(f"{name} {SETTINGS[name]}" for name in self.after_training)
         yield (
-            f"after_training: {many(count, 'combination')} of predict settings will be tried on the "
-            f"winner after its retraining, at no cost for training; the trials predict with {trials}"
+            f"after_training: {many(count, 'combination')} of predict settings will be tried on the"
+            " winner after its retraining, at no cost for training; the trials predict with"
+            f" {trials}"
         )
 
 
@@ -269,7 +322,10 @@ def _variant_notes(space: SearchSpace, planned: int) -> Iterator[str]:
         for name in variant.settings:
             need = unmet(name, settings)
             if need is not None and settings[name] != space.value(name, {}):
-                yield f"variant '{variant.name}': {name} {settings[name]} has no effect, since it needs {need}"
+                yield (
+                    f"variant '{variant.name}': {name} {settings[name]} has no effect, since it"
+                    f" needs {need}"
+                )
         key = tuple(sorted(effective(settings).items()))
         if key in names:
             both = f"variants '{names[key]}' and '{variant.name}'"
@@ -277,15 +333,25 @@ def _variant_notes(space: SearchSpace, planned: int) -> Iterator[str]:
         names.setdefault(key, variant.name)
     yield from (found.sentence for found in attributions(space) if found.is_confounded)
     if space.seeds == 1:
-        yield "seeds is 1: what differs between variants cannot be told from what differs between seeds"
+        yield (
+            "seeds is 1: what differs between variants cannot be told from what differs between"
+            " seeds"
+        )
     if folds := space.value("data.folds", {}):
-        yield f"data.folds {folds}: each variant runs {folds} times a seed, {many(planned, 'trial')} in all"
+        yield (
+            f"data.folds {folds}: each variant runs {folds} times a seed, {many(planned, 'trial')}"
+            " in all"
+        )
 
 
-def attributions(space: SearchSpace, trained: Mapping[str, Mapping[str, Value]] | None = None) -> list[Attribution]:
-    """For every variant that is compared with another: what the difference between the two can be attributed to.
+def attributions(
+    space: SearchSpace, trained: Mapping[str, Mapping[str, Value]] | None = None
+) -> list[Attribution]:
+    """For every variant that is compared with another: what the difference between the two can
+    be attributed to.
 
-    trained   all settings of the variants that were trained; other variants have the settings of the space
+    trained   all settings of the variants that were trained; other variants have the settings of
+              the space
     """
     table = {variant.name: space.resolve(variant.settings).settings() for variant in space.variants}
     by_repeat = {name: SETTINGS[name] for name in BY_REPEAT}

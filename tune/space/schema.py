@@ -23,7 +23,8 @@ def json_schema() -> dict[str, Any]:
     reference = {name: {"$ref": f"#/$defs/settings/properties/{name}"} for name in SETTINGS}
     some_of = {name: {"$ref": f"#/$defs/choices/{name}"} for name in SETTINGS}
     choices = {
-        name: {"type": "array", "items": reference[name], "minItems": 1, "uniqueItems": True} for name in SETTINGS
+        name: {"type": "array", "items": reference[name], "minItems": 1, "uniqueItems": True}
+        for name in SETTINGS
     }
     when = {
         "description": "The setting is searched only where each of these has one of the values.",
@@ -33,37 +34,77 @@ def json_schema() -> dict[str, Any]:
     for name in SETTINGS:
         if name in SHARED:
             continue
-        forms = [some_of[name], _object({"choices": some_of[name], "when": {"$ref": "#/$defs/when"}}, ["choices"])]
+        forms = [
+            some_of[name],
+            _object({"choices": some_of[name], "when": {"$ref": "#/$defs/when"}}, ["choices"]),
+        ]
         if TYPES[name] in (int, float):
             step = {"type": "integer" if TYPES[name] is int else "number", "exclusiveMinimum": 0}
-            ends = {"low": reference[name], "high": reference[name], "log": {"type": "boolean"}, "step": step}
+            ends = {
+                "low": reference[name],
+                "high": reference[name],
+                "log": {"type": "boolean"},
+                "step": step,
+            }
             forms.append(_object({**ends, "when": {"$ref": "#/$defs/when"}}, ["low", "high"]))
         searched[name] = {"description": settings[name]["description"], "anyOf": forms}
     predictions = {name: some_of[name] for name in SETTINGS if name.startswith("predict.")}
     # Draft 7 ignores what stands beside a `$ref`, and editors know that draft best.
     all_settings = {"allOf": [{"$ref": "#/$defs/settings"}]}
     sections: dict[str, Any] = {
-        "study": {"type": "string", "pattern": f"^{STUDY_NAME.pattern}$", "description": "The study's name."},
-        "data": {"type": "string", "minLength": 1, "description": "A folder of images, or `synthetic`; --data wins."},
-        "fixed": {**all_settings, "description": "What all trials share; what is not named keeps its default."},
-        "space": {**_object(searched), "minProperties": 1, "description": "What is searched, and where."},
-        "start": {"type": "array", "items": all_settings, "description": "Known good points, tried first."},
+        "study": {
+            "type": "string",
+            "pattern": f"^{STUDY_NAME.pattern}$",
+            "description": "The study's name.",
+        },
+        "data": {
+            "type": "string",
+            "minLength": 1,
+            "description": "A folder of images, or `synthetic`; --data wins.",
+        },
+        "fixed": {
+            **all_settings,
+            "description": "What all trials share; what is not named keeps its default.",
+        },
+        "space": {
+            **_object(searched),
+            "minProperties": 1,
+            "description": "What is searched, and where.",
+        },
+        "start": {
+            "type": "array",
+            "items": all_settings,
+            "description": "Known good points, tried first.",
+        },
         "variants": {
             "type": "object",
             "additionalProperties": all_settings,
             "minProperties": 1,
             "description": "In place of `space:`, the rows of an ablation table.",
         },
-        "baseline": {"type": "string", "description": "The variant that the others are compared with; the first."},
+        "baseline": {
+            "type": "string",
+            "description": "The variant that the others are compared with; the first.",
+        },
         "compare": {
             "type": "object",
             "additionalProperties": {"type": "string"},
-            "description": "Variants that are compared with another one than the baseline, each with that one.",
+            "description": (
+                "Variants that are compared with another one than the baseline, each with that one."
+            ),
         },
-        "seeds": {"type": "integer", "minimum": 1, "maximum": 1000, "description": "Repeats of each variant; 1."},
+        "seeds": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 1000,
+            "description": "Repeats of each variant; 1.",
+        },
         "after_training": {
             **_object(predictions),
-            "description": "Settings of prediction: every combination is tried on the winner, without more training.",
+            "description": (
+                "Settings of prediction: every combination is tried on the winner, without more"
+                " training."
+            ),
         },
         **{name: _options_schema(model) for name, model in OPTIONS.items()},
     }
@@ -78,14 +119,22 @@ def json_schema() -> dict[str, Any]:
 
 
 def _object(properties: Mapping[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "object", "properties": dict(properties), "additionalProperties": False}
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": dict(properties),
+        "additionalProperties": False,
+    }
     return {**schema, "required": list(required)} if required else schema
 
 
 def _setting_schema(name: str) -> dict[str, Any]:
     info = FIELDS[name]
     assert info.description, f"{name} has no docstring"
-    return {**ADAPTERS[name].json_schema(), "default": SETTINGS[name], "description": info.description}
+    return {
+        **ADAPTERS[name].json_schema(),
+        "default": SETTINGS[name],
+        "description": info.description,
+    }
 
 
 def _options_schema(model: type[BaseModel]) -> dict[str, Any]:

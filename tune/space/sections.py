@@ -1,4 +1,6 @@
-"""The sections of a space file that name settings with values, checked line by line and as a whole."""
+"""The sections of a space file that name settings with values, checked line by line and as a
+whole.
+"""
 
 import itertools
 import math
@@ -38,7 +40,8 @@ from tune.space.values import (
 )
 
 MAX_CANDIDATES = 100
-"""Largest number of combinations of `after_training`: each predicts all validation images once more."""
+"""Largest number of combinations of `after_training`: each predicts all validation images once
+more."""
 _MAX_STEPS = 1_000_000
 _SAMPLED_COMBINATIONS = 200
 _STEP: Mapping[Any, TypeAdapter[Any]] = {
@@ -47,51 +50,69 @@ _STEP: Mapping[Any, TypeAdapter[Any]] = {
 }
 
 
-def variants_space(sections: Mapping[str, Any], fixed: Mapping[str, Value], place: str) -> SearchSpace:
+def variants_space(
+    sections: Mapping[str, Any], fixed: Mapping[str, Value], place: str
+) -> SearchSpace:
     """The space of a study of variants. Raises SpaceError or SettingError."""
     if not sections["variants"]:
         raise SpaceError(f"{place}: `variants:` is empty. Name at least one row with its settings.")
     for name in BY_REPEAT:
         if name in fixed:
             raise SpaceError(
-                f"{place}: '{name}' cannot be fixed in a study of variants: repeat r of each has seed and split seed "
-                "r. `seeds:` says how many repeats, data.folds how many folds."
+                f"{place}: '{name}' cannot be fixed in a study of variants: repeat r of each has"
+                " seed and split seed r. `seeds:` says how many repeats, data.folds how many"
+                " folds."
             )
     variants: list[Variant] = []
     for name, raw in sections["variants"].items():
         where = f"{place}, variants, {shown(name)}"
-        if not isinstance(name, str) or not name.strip() or len(name) > 100 or not name.isprintable():
+        if (
+            not isinstance(name, str)
+            or not name.strip()
+            or len(name) > 100
+            or not name.isprintable()
+        ):
             raise SpaceError(f"{where}: a variant's name must be a text of 1 to 100 characters.")
         settings = checked_settings(raw, where)
         _check_not_shared(settings, where)
         variants.append(Variant(name, settings))
     seeds = sections.get("seeds", 1)
     if not isinstance(seeds, int) or isinstance(seeds, bool) or not 1 <= seeds <= 1000:
-        raise SpaceError(f"{place}: `seeds:` must be a whole number from 1 to 1000, and is {shown(seeds)}.")
+        raise SpaceError(
+            f"{place}: `seeds:` must be a whole number from 1 to 1000, and is {shown(seeds)}."
+        )
     names = [variant.name for variant in variants]
     baseline = sections.get("baseline", names[0])
     if baseline not in names:
         raise SpaceError(
-            f"{place}: `baseline:` must name a variant, and is {shown(baseline)}. {suggestion(baseline, names)}"
+            f"{place}: `baseline:` must name a variant, and is {shown(baseline)}."
+            f" {suggestion(baseline, names)}"
         )
     compare = _counterparts(sections["compare"], names, f"{place}, compare")
-    space = SearchSpace(fixed, variants=tuple(variants), baseline=baseline, compare=compare, seeds=seeds)
+    space = SearchSpace(
+        fixed, variants=tuple(variants), baseline=baseline, compare=compare, seeds=seeds
+    )
     for variant in variants:
         space.resolve(variant.settings, f"{place}, variants, '{variant.name}'")
     return space
 
 
 def _counterparts(raw: Mapping[object, object], names: Sequence[str], place: str) -> dict[str, str]:
-    """The section `compare`: the counterpart of each variant that is not compared with the baseline."""
+    """The section `compare`: the counterpart of each variant that is not compared with the
+    baseline.
+    """
     counterparts: dict[str, str] = {}
     for name, counterpart in raw.items():
         for one in (name, counterpart):
             if one not in names:
-                raise SpaceError(f"{place}: must name variants, and {shown(one)} is none. {suggestion(one, names)}")
+                raise SpaceError(
+                    f"{place}: must name variants, and {shown(one)} is none."
+                    f" {suggestion(one, names)}"
+                )
         if name == counterpart:
             raise SpaceError(
-                f"{place}: a variant must be compared with another one, and {shown(name)} is with itself. "
-                "Leave it out, or name the variant that differs from it in one thing."
+                f"{place}: a variant must be compared with another one, and {shown(name)} is with"
+                " itself. Leave it out, or name the variant that differs from it in one thing."
             )
         counterparts[str(name)] = str(counterpart)
     return counterparts
@@ -115,8 +136,8 @@ def sampled_space(
         )
     if fixed.get("data.folds"):
         raise SpaceError(
-            f"{place}: data.folds must be 0 in a search, whose trials share one split, and is {fixed['data.folds']}. "
-            "Use confirm.folds, or `variants:`."
+            f"{place}: data.folds must be 0 in a search, whose trials share one split, and is"
+            f" {fixed['data.folds']}. Use confirm.folds, or `variants:`."
         )
     where = f"{place}, space"
     domains: dict[str, Domain] = {}
@@ -133,13 +154,16 @@ def sampled_space(
     space = SearchSpace(fixed, _parents_first(parameters, where))
     if not space.possible:
         only = ", ".join(f"{p.name} only where {condition(p.when)}" for p in space.parameters)
-        raise SpaceError(f"{where}: nothing is left to search ({only}). Change `when`, `fixed:` or --set.")
+        raise SpaceError(
+            f"{where}: nothing is left to search ({only}). Change `when`, `fixed:` or --set."
+        )
     _check_combinations(space, place)
     points = [
         _start_point(space, point, f"{place}, start {number}", overridden)
         for number, point in enumerate(sections["start"], 1)
     ]
-    # Points may be equal, for example because --set took away what distinguished them; each is tried once.
+    # Points may be equal, for example because --set took away what distinguished them; each is
+    # tried once.
     distinct = {tuple(point.items()): point for point in points if point}
     return replace(space, start=tuple(distinct.values()))
 
@@ -150,13 +174,14 @@ def refuse_without_effect(space: SearchSpace, place: str) -> None:
     if searched and searched <= idle.keys():
         why = ", ".join(f"{name} needs {need}" for name, need in idle.items() if name in searched)
         raise SpaceError(
-            f"{place}, space: nothing that is searched can have an effect, so all trials would be one configuration "
-            f"({why}). Search that as well, or put it under `fixed:`."
+            f"{place}, space: nothing that is searched can have an effect, so all trials would be"
+            f" one configuration ({why}). Search that as well, or put it under `fixed:`."
         )
 
 
 def prediction_values(sections: Mapping[str, Any], place: str) -> dict[str, tuple[Value, ...]]:
-    """The section `after_training`: settings of prediction, each with the values to try on the winner.
+    """The section `after_training`: settings of prediction, each with the values to try on the
+    winner.
 
     Raises SpaceError or SettingError.
     """
@@ -169,12 +194,14 @@ def prediction_values(sections: Mapping[str, Any], place: str) -> dict[str, tupl
         check_name(name, where)
         if not name.startswith("predict."):
             raise SpaceError(
-                f"{where}: '{name}' must be a `predict.` setting, which no training depends on, and is not. "
-                "Search it under `space:`."
+                f"{where}: '{name}' must be a `predict.` setting, which no training depends on, and"
+                " is not. Search it under `space:`."
             )
         for section, settings in named:
             if name in settings:
-                raise SpaceError(f"{where}: '{name}' is under `{section}:` too. Keep it in one of the two.")
+                raise SpaceError(
+                    f"{where}: '{name}' is under `{section}:` too. Keep it in one of the two."
+                )
         if not isinstance(values, list):
             raise SpaceError(
                 f"{where}: {name} must be a list of values, and is {shown(values)}. "
@@ -184,8 +211,8 @@ def prediction_values(sections: Mapping[str, Any], place: str) -> dict[str, tupl
     count = math.prod(len(values) for values in tried.values())
     if count > MAX_CANDIDATES:
         raise SpaceError(
-            f"{where}: must make at most {MAX_CANDIDATES} combinations, each of which predicts all validation images "
-            f"once more, and makes {count}. Take values out."
+            f"{where}: must make at most {MAX_CANDIDATES} combinations, each of which predicts all"
+            f" validation images once more, and makes {count}. Take values out."
         )
     for combination in itertools.product(*tried.values()):
         TrialConfig.from_settings(dict(zip(tried, combination, strict=True)), where)
@@ -196,8 +223,8 @@ def _check_not_shared(names: Iterable[str], place: str) -> None:
     for name in names:
         if name in SHARED:
             raise SpaceError(
-                f"{place}: '{name}' must be the same for all trials, which share seed, split and metric. "
-                "Leave it out here."
+                f"{place}: '{name}' must be the same for all trials, which share seed, split and"
+                " metric. Leave it out here."
             )
 
 
@@ -206,14 +233,22 @@ def _domain(name: str, spec: object, place: str) -> Domain:
         return _choices(name, spec, place)
     if not isinstance(spec, Mapping):
         raise SpaceError(
-            f"{place}: {name} must be a list of choices or a range such as {{low: 1, high: 5}}, and is {shown(spec)}. "
-            "A single value belongs under `fixed:`."
+            f"{place}: {name} must be a list of choices or a range such as {{low: 1, high: 5}}, and"
+            f" is {shown(spec)}. A single value belongs under `fixed:`."
         )
-    check_known(spec, ("choices", "low", "high", "log", "step", "when"), f"{place}, {name}", "an option of a setting")
+    check_known(
+        spec,
+        ("choices", "low", "high", "log", "step", "when"),
+        f"{place}, {name}",
+        "an option of a setting",
+    )
     if "choices" in spec:
         extra = [key for key in spec if key not in ("choices", "when")]
         if extra or not isinstance(spec["choices"], list):
-            raise SpaceError(f"{place}: {name} must be `choices: [...]` or a range with `low` and `high`, not both.")
+            raise SpaceError(
+                f"{place}: {name} must be `choices: [...]` or a range with `low` and `high`, not"
+                " both."
+            )
         return _choices(name, spec["choices"], place)
     return _range(name, spec, place)
 
@@ -224,33 +259,52 @@ def _choices(name: str, values: Sequence[object], place: str) -> Choices:
     choices = [checked_value(name, value, place) for value in values]
     if len(set(choices)) < len(choices):
         twice = next(value for value in choices if choices.count(value) > 1)
-        raise SpaceError(f"{place}: {name} must have different choices, and {shown(twice)} is there twice.")
+        raise SpaceError(
+            f"{place}: {name} must have different choices, and {shown(twice)} is there twice."
+        )
     return Choices(tuple(choices))
 
 
 def _range(name: str, spec: Mapping[str, object], place: str) -> FloatRange | IntRange:
     kind = TYPES[name]
     if kind not in (int, float):
-        raise SpaceError(f"{place}: {name} is no number and must be a list of choices, and is {shown(spec)}.")
+        raise SpaceError(
+            f"{place}: {name} is no number and must be a list of choices, and is {shown(spec)}."
+        )
     for end in ("low", "high"):
         if end not in spec:
-            raise SpaceError(f"{place}: {name} must have both `low` and `high`, or `choices`, and has no `{end}`.")
-    low, high = (checked_value(name, spec[end], f"{place}, {name}, {end}") for end in ("low", "high"))
+            raise SpaceError(
+                f"{place}: {name} must have both `low` and `high`, or `choices`, and has no"
+                f" `{end}`."
+            )
+    low, high = (
+        checked_value(name, spec[end], f"{place}, {name}, {end}") for end in ("low", "high")
+    )
     assert not isinstance(low, str)
     assert not isinstance(high, str)
     if low >= high:
-        raise SpaceError(f"{place}: {name} must have low under high, and has low {low} and high {high}.")
+        raise SpaceError(
+            f"{place}: {name} must have low under high, and has low {low} and high {high}."
+        )
     log = spec.get("log", False)
     if not isinstance(log, bool):
-        raise SpaceError(f"{place}: {name} must have `log: true` or `log: false`, and has {shown(log)}.")
+        raise SpaceError(
+            f"{place}: {name} must have `log: true` or `log: false`, and has {shown(log)}."
+        )
     if log and low <= 0:
-        raise SpaceError(f"{place}: {name} must have low above 0 where log is true, and has low {low}.")
+        raise SpaceError(
+            f"{place}: {name} must have low above 0 where log is true, and has low {low}."
+        )
     if spec.get("step") is None:
         return IntRange(int(low), int(high), log) if kind is int else FloatRange(low, high, log)
     step = _step(name, spec["step"], low, high, place)
     if log and not (kind is int and step == 1):
         raise SpaceError(f"{place}: {name} must have `log` or `step`, and has both.")
-    return IntRange(int(low), int(high), log, int(step)) if kind is int else FloatRange(low, high, log, step)
+    return (
+        IntRange(int(low), int(high), log, int(step))
+        if kind is int
+        else FloatRange(low, high, log, step)
+    )
 
 
 def _step(name: str, raw: object, low: float, high: float, place: str) -> float:
@@ -262,18 +316,24 @@ def _step(name: str, raw: object, low: float, high: float, place: str) -> float:
             f"{place}: {name} must have a step that is a {number} above 0, and has {shown(raw)}."
         ) from None
     if high - low > _MAX_STEPS * step:
-        raise SpaceError(f"{place}: {name} must have at most {_MAX_STEPS:,} steps, and step {step} makes more.")
+        raise SpaceError(
+            f"{place}: {name} must have at most {_MAX_STEPS:,} steps, and step {step} makes more."
+        )
     if not is_whole((high - low) / step):
         last = low + math.floor((high - low) / step) * step
         raise SpaceError(
-            f"{place}: {name} must have a whole number of steps from low to high, and step {step} does not lead "
-            f"from {low} to {high}. The last step under it is {last:g}."
+            f"{place}: {name} must have a whole number of steps from low to high, and step {step}"
+            f" does not lead from {low} to {high}. The last step under it is {last:g}."
         )
     return float(step)
 
 
 def _when(
-    name: str, specs: Mapping[str, object], domains: Mapping[str, Domain], fixed: Mapping[str, Value], place: str
+    name: str,
+    specs: Mapping[str, object],
+    domains: Mapping[str, Domain],
+    fixed: Mapping[str, Value],
+    place: str,
 ) -> dict[str, tuple[Value, ...]]:
     spec = specs[name]
     raw = spec.get("when") if isinstance(spec, Mapping) else None
@@ -293,14 +353,17 @@ def _when(
             for value in allowed:
                 if value not in domains[parent] and value not in elsewhere:
                     raise SpaceError(
-                        f"{where}: {parent} must have values that it can take, and {shown(value)} is not in its space."
+                        f"{where}: {parent} must have values that it can take, and {shown(value)}"
+                        " is not in its space."
                     )
         conditions[parent] = allowed
     return conditions
 
 
 def _parents_first(parameters: Sequence[Parameter], place: str) -> tuple[Parameter, ...]:
-    """The parameters in the order of the file, except that each comes after those that its `when` names."""
+    """The parameters in the order of the file, except that each comes after those that its
+    `when` names.
+    """
     ordered: list[Parameter] = []
     waiting = list(parameters)
     while waiting:
@@ -308,17 +371,22 @@ def _parents_first(parameters: Sequence[Parameter], place: str) -> tuple[Paramet
         ready = next((parameter for parameter in waiting if not names & set(parameter.when)), None)
         if ready is None:
             circle = ", ".join(sorted(names))
-            raise SpaceError(f"{place}: `when` must not go round in a circle, and does: {circle}. Take one `when` out.")
+            raise SpaceError(
+                f"{place}: `when` must not go round in a circle, and does: {circle}. Take one"
+                " `when` out."
+            )
         ordered.append(ready)
         waiting.remove(ready)
     return tuple(ordered)
 
 
 def _check_combinations(space: SearchSpace, place: str) -> None:
-    """Refuse a space in which some points are no valid configuration; combinations of choices and range ends are tried.
+    """Refuse a space in which some points are no valid configuration; combinations of choices
+    and range ends are tried.
 
-    Where these are more than MAX_COMBINATIONS, each group of settings (`model.`, `optim.`) is tried by itself, since
-    the rules of `core.config` relate settings of one group only; of a group that still has too many, a random sample.
+    Where these are more than MAX_COMBINATIONS, each group of settings (`model.`, `optim.`) is tried
+    by itself, since the rules of `core.config` relate settings of one group only; of a group that
+    still has too many, a random sample.
     """
     whole = space.corners
     assert whole.size is not None
@@ -354,14 +422,18 @@ def _check_all(space: SearchSpace, points: Iterable[Mapping[str, Value]], place:
             ) from None
 
 
-def _start_point(space: SearchSpace, raw: Mapping[str, object], place: str, overridden: Set[str]) -> dict[str, Value]:
+def _start_point(
+    space: SearchSpace, raw: Mapping[str, object], place: str, overridden: Set[str]
+) -> dict[str, Value]:
     if not raw:
         raise SpaceError(f"{place}: must name at least one setting, and is empty.")
     searched = {parameter.name: parameter for parameter in space.parameters}
     for name in raw:
         check_name(name, place)
         if name not in searched:
-            raise SpaceError(f"{place}: '{name}' is not searched. Leave it out, or add it to `space:`.")
+            raise SpaceError(
+                f"{place}: '{name}' is not searched. Leave it out, or add it to `space:`."
+            )
     lifted = set(overridden)  # settings that --set took away, and those that it made inactive
     point: dict[str, Value] = {}
     for name, parameter in searched.items():
@@ -371,14 +443,24 @@ def _start_point(space: SearchSpace, raw: Mapping[str, object], place: str, over
         if value not in parameter.domain:
             raise SpaceError(f"{place}: {name} must be in its space, and is {shown(value)}.")
         for parent in parameter.when:
-            if parent in searched and parent not in point and space.is_active(parent, point) and parent not in lifted:
-                raise SpaceError(f"{place}: {name} is there only when {condition(parameter.when)}; give {parent} too.")
+            if (
+                parent in searched
+                and parent not in point
+                and space.is_active(parent, point)
+                and parent not in lifted
+            ):
+                raise SpaceError(
+                    f"{place}: {name} is there only when {condition(parameter.when)}; give {parent}"
+                    " too."
+                )
         if space.is_active(name, point):
             point[name] = value
         elif lifted & set(parameter.when):
             lifted.add(name)
         else:
-            raise SpaceError(f"{place}: {name} is there only when {condition(parameter.when)}. Leave it out.")
+            raise SpaceError(
+                f"{place}: {name} is there only when {condition(parameter.when)}. Leave it out."
+            )
     filled = space.sample(lambda name, domain: point.get(name, domain.corners[0]))
     space.resolve(filled, place)
     return point

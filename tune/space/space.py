@@ -1,4 +1,7 @@
-"""The search space of a study: parameters with their domains, or variants to compare. This module reads no file."""
+"""The search space of a study: parameters with their domains, or variants to compare.
+
+This module reads no file.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
@@ -21,12 +24,14 @@ SHARED = (
     "data.split_components",
     "metric.max_dets",
 )
-"""Settings that are the same in all configurations of a study; otherwise their scores could not be compared."""
+"""Settings that are the same in all configurations of a study; otherwise their scores could not be
+compared."""
 BY_REPEAT = ("seed", "data.split_seed", "data.fold")
 """Settings that distinguish the repeats of a variant."""
 
 MAX_COMBINATIONS = 2000
-"""Largest number of combinations of choices and range ends that are tried when a space is checked."""
+"""Largest number of combinations of choices and range ends that are tried when a space is checked.
+"""
 _STEP_TOLERANCE = 1e-8
 
 
@@ -56,7 +61,9 @@ class Choices:
 
 @dataclass(frozen=True)
 class FloatRange:
-    """A number from `low` to `high`, both included; `high - low` is a whole number of `step`s where there is one."""
+    """A number from `low` to `high`, both included; `high - low` is a whole number of `step`s
+    where there is one.
+    """
 
     low: float
     high: float
@@ -88,7 +95,9 @@ class FloatRange:
 
 @dataclass(frozen=True)
 class IntRange:
-    """A whole number from `low` to `high`, both included; `high - low` is a whole number of `step`s."""
+    """A whole number from `low` to `high`, both included; `high - low` is a whole number of
+    `step`s.
+    """
 
     low: int
     high: int
@@ -120,8 +129,9 @@ Domain = Choices | FloatRange | IntRange
 class Parameter:
     """A searched setting.
 
-    when   the parameter is active only where every setting named here has one of its listed values after merging. A
-           setting that is not searched, or not active itself, has its fixed value or its default
+    when   the parameter is active only where every setting named here has one of its listed values
+           after merging. A setting that is not searched, or not active itself, has its fixed value
+           or its default
     """
 
     name: str
@@ -176,7 +186,10 @@ class SearchSpace:
         return self._holds(self._parameter(name), params)
 
     def sample(self, draw: Callable[[str, Domain], Value]) -> dict[str, Value]:
-        """One point of the space. `draw(name, domain)` is called for the active parameters only, parents first."""
+        """One point of the space.
+
+        `draw(name, domain)` is called for the active parameters only, parents first.
+        """
         params: dict[str, Value] = {}
         for parameter in self.parameters:
             if self._holds(parameter, params):
@@ -184,18 +197,25 @@ class SearchSpace:
         return params
 
     def resolve(self, params: Mapping[str, Value], place: str = "space") -> TrialConfig:
-        """The configuration of a point. Raises SettingError where its settings exclude each other."""
+        """The configuration of a point.
+
+        Raises SettingError where its settings exclude each other.
+        """
         return TrialConfig.from_settings({**self.fixed, **params}, place)
 
     def rows(self) -> tuple[Row, ...]:
         """The trials of a study of variants.
 
-        The first repeats of all variants come before any second one, so a study that is cut short compares like with
-        like.
+        The first repeats of all variants come before any second one, so a study that is cut short
+        compares like with like.
         """
         folds = int(self.value("data.folds", {}))
         return tuple(
-            Row(variant.name, self.resolve({**variant.settings, **repeat}, variant.name), dict(variant.settings))
+            Row(
+                variant.name,
+                self.resolve({**variant.settings, **repeat}, variant.name),
+                dict(variant.settings),
+            )
             for seed in range(self.seeds)
             for fold in range(max(folds, 1))
             for repeat in [dict[str, Value](zip(BY_REPEAT, (seed, seed, fold), strict=True))]
@@ -203,7 +223,9 @@ class SearchSpace:
         )
 
     def counterpart(self, name: str) -> str | None:
-        """The variant that a variant is compared with; None for a baseline that is compared with none."""
+        """The variant that a variant is compared with; None for a baseline that is compared with
+        none.
+        """
         return self.compare.get(name, None if name == self.baseline else self.baseline)
 
     def grid(self) -> list[dict[str, Value]]:
@@ -212,25 +234,39 @@ class SearchSpace:
         for parameter in self.parameters:
             if parameter.domain.count is None and parameter.name in possible:
                 raise SpaceError(
-                    f"{parameter.name}: a grid needs a `step` or choices in place of a continuous range, "
-                    f"and has low {parameter.domain.corners[0]} and high {parameter.domain.corners[1]} only."
+                    f"{parameter.name}: a grid needs a `step` or choices in place of a continuous"
+                    f" range, and has low {parameter.domain.corners[0]} and high"
+                    f" {parameter.domain.corners[1]} only."
                 )
         points: list[dict[str, Value]] = [{}]
         for parameter in self.parameters:
             points = [
                 point if value is None else {**point, parameter.name: value}
                 for point in points
-                for value in (parameter.domain.points() if self._holds(parameter, point) else [None])
+                for value in (
+                    parameter.domain.points() if self._holds(parameter, point) else [None]
+                )
             ]
         return points
 
     @property
     def size(self) -> int | None:
-        """Number of distinct configurations, repeats not counted; None if a parameter is continuous."""
+        """Number of distinct configurations, repeats not counted; None if a parameter is
+        continuous.
+        """
         if self.variants:
-            return len({tuple(sorted(({**self.fixed, **variant.settings}).items())) for variant in self.variants})
+            return len(
+                {
+                    tuple(sorted(({**self.fixed, **variant.settings}).items()))
+                    for variant in self.variants
+                }
+            )
         possible = self.possible
-        if any(parameter.domain.count is None for parameter in self.parameters if parameter.name in possible):
+        if any(
+            parameter.domain.count is None
+            for parameter in self.parameters
+            if parameter.name in possible
+        ):
             return None
         return self._count(0, {})
 
@@ -238,8 +274,8 @@ class SearchSpace:
     def idle(self) -> dict[str, Need]:
         """Settings that can have no effect in any point, each with the need that is not met.
 
-        They are searched, or fixed to another value than the default. A setting that depends on too many others to try
-        all combinations is taken to have an effect.
+        They are searched, or fixed to another value than the default. A setting that depends on too
+        many others to try all combinations is taken to have an effect.
         """
         named = {parameter.name for parameter in self.parameters if parameter.name in self.possible}
         named |= {name for name, value in self.fixed.items() if value != SETTINGS[name]}
@@ -251,7 +287,9 @@ class SearchSpace:
         return found
 
     def _lacking(self, name: str) -> Need | None:
-        """A need of the setting that no point with the setting meets; None if it has an effect in some point."""
+        """A need of the setting that no point with the setting meets; None if it has an effect
+        in some point.
+        """
         if self.variants:
             points: list[Mapping[str, Value]] = [variant.settings for variant in self.variants]
         else:
@@ -266,21 +304,31 @@ class SearchSpace:
 
     @property
     def corners(self) -> "SearchSpace":
-        """The same space with each range replaced by its two ends and by its values that some `when` names."""
+        """The same space with each range replaced by its two ends and by its values that some
+        `when` names.
+        """
 
         def corners(parameter: Parameter) -> Choices:
-            named = [value for value in self.told_apart(parameter.name) if value in parameter.domain]
+            named = [
+                value for value in self.told_apart(parameter.name) if value in parameter.domain
+            ]
             return Choices(tuple(dict.fromkeys([*parameter.domain.corners, *named])))
 
-        return replace(self, parameters=tuple(replace(one, domain=corners(one)) for one in self.parameters))
+        return replace(
+            self, parameters=tuple(replace(one, domain=corners(one)) for one in self.parameters)
+        )
 
     def part(self, wants: Callable[[str], bool]) -> "SearchSpace":
-        """The space of the parameters that `wants` accepts, together with those that their `when`s name."""
+        """The space of the parameters that `wants` accepts, together with those that their
+        `when`s name.
+        """
         names: set[str] = set()
         for parameter in reversed(self.parameters):
             if wants(parameter.name) or parameter.name in names:
                 names |= {parameter.name, *parameter.when}
-        return replace(self, parameters=tuple(one for one in self.parameters if one.name in names), start=())
+        return replace(
+            self, parameters=tuple(one for one in self.parameters if one.name in names), start=()
+        )
 
     @property
     def possible(self) -> frozenset[str]:
@@ -297,12 +345,20 @@ class SearchSpace:
 
     def told_apart(self, name: str) -> list[Value]:
         """The values of a setting that any `when` names, each once."""
-        return list(dict.fromkeys(value for parameter in self.parameters for value in parameter.when.get(name, ())))
+        return list(
+            dict.fromkeys(
+                value for parameter in self.parameters for value in parameter.when.get(name, ())
+            )
+        )
 
     def unmet(self, parameter: Parameter) -> dict[str, tuple[Value, ...]]:
         """The conditions of a parameter that no point fulfils."""
         possible = self.possible
-        return {name: values for name, values in parameter.when.items() if not self._may_be(name, values, possible)}
+        return {
+            name: values
+            for name, values in parameter.when.items()
+            if not self._may_be(name, values, possible)
+        }
 
     def _parameter(self, name: str) -> Parameter:
         return next(parameter for parameter in self.parameters if parameter.name == name)
@@ -314,13 +370,17 @@ class SearchSpace:
         by_default = self.value(name, {}) in values
         for parameter in self.parameters:
             if parameter.name == name and name in possible:
-                return any(value in parameter.domain for value in values) or (bool(parameter.when) and by_default)
+                return any(value in parameter.domain for value in values) or (
+                    bool(parameter.when) and by_default
+                )
         return by_default
 
     def _count(self, index: int, params: Mapping[str, Any]) -> int:
-        """Number of points that differ in the parameters from `index` on, counted without visiting each.
+        """Number of points that differ in the parameters from `index` on, counted without
+        visiting each.
 
-        Values of a parent that no `when` names lead to the same number of points, so one of them stands for all.
+        Values of a parent that no `when` names lead to the same number of points, so one of them
+        stands for all.
         """
         if index == len(self.parameters):
             return 1

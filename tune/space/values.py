@@ -19,7 +19,9 @@ def _fields() -> dict[str, FieldInfo]:
     fields: dict[str, FieldInfo] = {}
     for group, info in TrialConfig.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            fields |= {f"{group}.{leaf}": inner for leaf, inner in info.annotation.model_fields.items()}
+            fields |= {
+                f"{group}.{leaf}": inner for leaf, inner in info.annotation.model_fields.items()
+            }
         else:
             fields[group] = info
     assert list(fields) == list(SETTINGS)
@@ -27,7 +29,8 @@ def _fields() -> dict[str, FieldInfo]:
 
 
 def _adapter(info: FieldInfo) -> TypeAdapter[Any]:
-    # The description is there because Annotated needs at least one annotation, and not every field has a constraint.
+    # The description is there because Annotated needs at least one annotation, and not every field
+    # has a constraint.
     annotated: Any = Annotated
     constrained = annotated[info.annotation, info.description, *info.metadata]
     return TypeAdapter(constrained, config=ConfigDict(allow_inf_nan=False))
@@ -42,7 +45,8 @@ ADAPTERS: Mapping[str, TypeAdapter[Any]] = {name: _adapter(info) for name, info 
 
 
 def checked_value(name: str, value: object, place: str) -> Value:
-    """The value, converted to the setting's own type, so that 1, 1.0 and '1e0' are the same value of a float.
+    """The value, converted to the setting's own type, so that 1, 1.0 and '1e0' are the same
+    value of a float.
 
     Raises SettingError.
     """
@@ -52,19 +56,26 @@ def checked_value(name: str, value: object, place: str) -> Value:
     try:
         result: Value = ADAPTERS[name].validate_python(value)
     except ValidationError as error:
-        raise SettingError(f"{place}: {name} must {_rule(error)}, and is {value!r}.{_meant(error)}") from None
+        raise SettingError(
+            f"{place}: {name} must {_rule(error)}, and is {value!r}.{_meant(error)}"
+        ) from None
     return result
 
 
 def _check_scalar(name: str, value: object, place: str) -> None:
     if not isinstance(value, bool | int | float | str):
-        raise SettingError(f"{place}: {name} must be one number, text or truth value, and is {shown(value)}.")
+        raise SettingError(
+            f"{place}: {name} must be one number, text or truth value, and is {shown(value)}."
+        )
     if isinstance(value, str) and (len(value) > _MAX_TEXT or not value.isprintable()):
         raise SettingError(
-            f"{place}: {name} must be a text of at most {_MAX_TEXT} printable characters, and is {shown(value)}."
+            f"{place}: {name} must be a text of at most {_MAX_TEXT} printable characters, and is"
+            f" {shown(value)}."
         )
     if isinstance(value, int) and value.bit_length() > 64:
-        raise SettingError(f"{place}: {name} must be a number of at most 64 bits, and has {value.bit_length()}.")
+        raise SettingError(
+            f"{place}: {name} must be a number of at most 64 bits, and has {value.bit_length()}."
+        )
 
 
 def checked_settings(raw: Mapping[str, object], place: str) -> dict[str, Value]:
@@ -73,15 +84,22 @@ def checked_settings(raw: Mapping[str, object], place: str) -> dict[str, Value]:
     for name, value in raw.items():
         check_name(name, place)
         if isinstance(value, list | Mapping):
-            raise SettingError(f"{place}: {name} must be one value, and is {shown(value)}. Ranges go under `space:`.")
+            raise SettingError(
+                f"{place}: {name} must be one value, and is {shown(value)}. Ranges go under"
+                " `space:`."
+            )
         settings[name] = checked_value(name, value, place)
     return settings
 
 
 def check_name(name: object, place: str) -> None:
-    """Raise SettingError unless `name`, which may be anything that YAML can hold, is a trial setting."""
+    """Raise SettingError unless `name`, which may be anything that YAML can hold, is a trial
+    setting.
+    """
     if not isinstance(name, str) or len(name) > _MAX_TEXT or not name.isprintable():
-        raise SettingError(f"{place}: {shown(name)} is not a trial setting. core/config.py lists all settings.")
+        raise SettingError(
+            f"{place}: {shown(name)} is not a trial setting. core/config.py lists all settings."
+        )
     check_setting_name(name, place)
 
 
@@ -89,7 +107,10 @@ _M = TypeVar("_M", bound=BaseModel)
 
 
 def checked_options(model: type[_M], raw: Mapping[str, object], place: str) -> _M:
-    """The options of one section; those that are not named have their defaults. Raises SpaceError."""
+    """The options of one section; those that are not named have their defaults.
+
+    Raises SpaceError.
+    """
     check_known(raw, tuple(model.model_fields), place, "an option")
     for name, value in raw.items():
         try:
@@ -105,11 +126,15 @@ def checked_options(model: type[_M], raw: Mapping[str, object], place: str) -> _
         if first["type"] == "value_error":
             raise SpaceError(f"{place}: {first['msg'].removeprefix('Value error, ')}.") from None
         name = str(first["loc"][0])
-        raise SpaceError(f"{place}: {name} must {_rule(error)}, and is {raw[name]!r}.{_meant(error)}") from None
+        raise SpaceError(
+            f"{place}: {name} must {_rule(error)}, and is {raw[name]!r}.{_meant(error)}"
+        ) from None
 
 
 def _rule(error: ValidationError) -> str:
-    """The rule that the first wrong value breaks, as words after "must"; alternatives are joined by "or"."""
+    """The rule that the first wrong value breaks, as words after "must"; alternatives are joined
+    by "or".
+    """
     errors = error.errors(include_url=False)
     messages = [entry["msg"] for entry in errors if entry["loc"][:1] == errors[0]["loc"][:1]]
     rules = (message.removeprefix("Input ").removeprefix("should ") for message in messages)
@@ -125,7 +150,11 @@ def _meant(error: ValidationError) -> str:
 
 
 def check_known(
-    raw: Mapping[Any, object], names: Sequence[str], place: str, what: str, others: Iterable[str] = ()
+    raw: Mapping[Any, object],
+    names: Sequence[str],
+    place: str,
+    what: str,
+    others: Iterable[str] = (),
 ) -> None:
     """Raise SpaceError, with the nearest of `names`, unless all keys are among them.
 
@@ -133,11 +162,15 @@ def check_known(
     """
     for name in raw:
         if name not in names:
-            raise SpaceError(f"{place}: {shown(name)} is not {what}. {suggestion(name, names, others)}")
+            raise SpaceError(
+                f"{place}: {shown(name)} is not {what}. {suggestion(name, names, others)}"
+            )
 
 
 def suggestion(name: object, names: Sequence[str], others: Iterable[str] = ()) -> str:
-    """A way out for a name that is not among `names`: the nearest of `names` and `others`, or a list of `names`."""
+    """A way out for a name that is not among `names`: the nearest of `names` and `others`, or a
+    list of `names`.
+    """
     near = nearest(name, [*names, *others], SYNONYMS) if isinstance(name, str) else None
     return f"Did you mean '{near}'?" if near else f"There are {', '.join(names)}."
 
@@ -157,9 +190,12 @@ class _Short(reprlib.Repr):
 
 
 shown: Callable[[object], str] = _Short().repr
-"""A value as a message shows it, shortened: a file can hold values whose full text would fill the memory."""
+"""A value as a message shows it, shortened: a file can hold values whose full text would fill the
+memory."""
 
 
 def condition(when: Mapping[str, tuple[Value, ...]]) -> str:
     """The conditions of a `when` in words."""
-    return " and ".join(f"{name} is one of {', '.join(map(shown, values))}" for name, values in when.items())
+    return " and ".join(
+        f"{name} is one of {', '.join(map(shown, values))}" for name, values in when.items()
+    )

@@ -1,4 +1,5 @@
-"""How sure a score is: reweighted AP50, intervals, differences with a verdict, the winner and its luck, effects.
+"""How sure a score is: reweighted AP50, intervals, differences with a verdict, the winner and
+its luck, effects.
 
 certainty.py   intervals, paired differences, verdicts, the smallest difference
 choice.py      the winner of a confirmation, and its luck

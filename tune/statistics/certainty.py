@@ -1,14 +1,18 @@
-"""How sure a score is: intervals of AP50, paired differences with a verdict, and the smallest difference data can show.
+"""How sure a score is: intervals of AP50, paired differences with a verdict, and the smallest
+difference data can show.
 
-Everything is computed from the match tables of evaluated epochs, by reweighting (see `tune.statistics.reweighted`).
-The choice of a winner is in `tune.statistics.choice`, the effects of searched settings in `tune.statistics.effects`.
+Everything is computed from the match tables of evaluated epochs, by reweighting (see
+`tune.statistics.reweighted`). The choice of a winner is in `tune.statistics.choice`, the effects of
+searched settings in `tune.statistics.effects`.
 
-A score varies for two reasons. *Images*: another sample of images would have given another score; this variance is
-estimated by leaving out one unit at a time. *Seeds*: another training on the same settings would have given another
-model; this variance is how much the repeats of a variant differ beyond what their images explain, pooled over all
-variants of a table. It cannot be estimated where each variant has one repeat.
+A score varies for two reasons. *Images*: another sample of images would have given another score;
+this variance is estimated by leaving out one unit at a time. *Seeds*: another training on the same
+settings would have given another model; this variance is how much the repeats of a variant differ
+beyond what their images explain, pooled over all variants of a table. It cannot be estimated where
+each variant has one repeat.
 
-The unit that is left out is an image, or a group of images (`data.group_pattern`) where there are groups.
+The unit that is left out is an image, or a group of images (`data.group_pattern`) where there are
+groups.
 """
 
 import math
@@ -31,11 +35,13 @@ POWER = 0.8
 FEW_IMAGES = 5
 """A class in fewer images than this is flagged: its AP50 is hardly known."""
 HIGH_AP50, MANY_UNITS = 0.9, 41
-"""Above this AP50, with fewer units than this, no interval that we know of covers what it promises."""
+"""Above this AP50, with fewer units than this, no interval that we know of covers what it promises.
+"""
 
 _PRIOR = 1.0
-"""Prior weight of the moderated variance and bias, in units: each class's value is averaged with the pooled one as if
-the pooled one came from this many units. Chosen by simulation: see docs/statistics.md."""
+"""Prior weight of the moderated variance and bias, in units: each class's value is averaged with
+the pooled one as if the pooled one came from this many units. Chosen by simulation: see
+docs/statistics.md."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +51,10 @@ class Scored:
     ap50           mean over the classes with ground truth
     per_class_C    AP50 of each class; nan for one without ground truth
     units          names of the U units
-    share_UC       the pull of each unit on the mean over classes, through each class: the variance of `ap50` due to
-                   images is the sum over units of the squared sum over classes
-    bias_C         the jackknife's estimate of how much AP50 on this few images is too high, through each class
+    share_UC       the pull of each unit on the mean over classes, through each class: the variance
+                   of `ap50` due to images is the sum over units of the squared sum over classes
+    bias_C         the jackknife's estimate of how much AP50 on this few images is too high, through
+                   each class
     holds_UC       whether the unit has instances of the class
     images_C       images with instances of the class
     """
@@ -61,12 +68,14 @@ class Scored:
     images_C: NDArray[np.int64]
 
     @classmethod
-    def of(cls, table: MatchTable, max_dets: int | None, units: Sequence[str] | None = None) -> "Scored":
+    def of(
+        cls, table: MatchTable, max_dets: int | None, units: Sequence[str] | None = None
+    ) -> "Scored":
         """Score a match table. `units` as in `Reweighted`.
 
-        The pull of unit i is its jackknife pseudo-value less the mean, (n - 1) (mean_j AP(-j) - AP(-i)), divided by n
-        and multiplied by sqrt(n / (n - 1)). It is 0 where no other unit holds the class; that class then takes its
-        variance from the other classes.
+        The pull of unit i is its jackknife pseudo-value less the mean, (n - 1) (mean_j AP(-j) -
+        AP(-i)), divided by n and multiplied by sqrt(n / (n - 1)). It is 0 where no other unit holds
+        the class; that class then takes its variance from the other classes.
         """
         reweighted = Reweighted(table, max_dets, units)
         per_class_C = reweighted.per_class
@@ -76,7 +85,9 @@ class Scored:
         if n > 1:
             left_UC = reweighted.without_each()
             known_UC = ~np.isnan(left_UC)
-            mean_C = np.where(known_UC, left_UC, 0.0).sum(axis=0) / np.maximum(known_UC.sum(axis=0), 1)
+            mean_C = np.where(known_UC, left_UC, 0.0).sum(axis=0) / np.maximum(
+                known_UC.sum(axis=0), 1
+            )
             classes = max(int(present_C.sum()), 1)
             share_UC[known_UC] = (mean_C - left_UC)[known_UC] * math.sqrt((n - 1) / n) / classes
             in_several_C = present_C & (np.count_nonzero(reweighted.truths_UC, axis=0) > 1)
@@ -104,20 +115,22 @@ class Interval:
 def interval(score: Scored) -> Interval:
     """The interval of one trained model's AP50 over the images it could have been validated on.
 
-    It is a moderated t interval of the logit. The variance of each class is averaged with the pooled variance of all
-    classes, at a weight of `_PRIOR` units, since a class in few images would otherwise seem surer than it is. AP50 on
-    few images is too high on average, so the lower end is counted from the score less the jackknife's bias, which is
-    moderated in the same way and is at most half the score. With fewer than two units the interval is 0 to 1. It covers
-    the truth in at least 92% of cases for an AP50 of 0.05 to 0.8 and 10 to 200 images (docs/statistics.md).
+    It is a moderated t interval of the logit. The variance of each class is averaged with the
+    pooled variance of all classes, at a weight of `_PRIOR` units, since a class in few images would
+    otherwise seem surer than it is. AP50 on few images is too high on average, so the lower end is
+    counted from the score less the jackknife's bias, which is moderated in the same way and is at
+    most half the score. With fewer than two units the interval is 0 to 1. It covers the truth in at
+    least 92% of cases for an AP50 of 0.05 to 0.8 and 10 to 200 images (docs/statistics.md).
     """
     return mean_interval([score], None)
 
 
 def mean_interval(scores: Sequence[Scored], seeds: "SeedVariance | None") -> Interval:
-    """The interval of the mean AP50 of repeats of one variant, over images and, where `seeds` is known, trainings.
+    """The interval of the mean AP50 of repeats of one variant, over images and, where `seeds` is
+    known, trainings.
 
-    It is made as `interval` is, with each unit's pull averaged over the repeats, plus the seeds' variance divided by
-    the number of repeats.
+    It is made as `interval` is, with each unit's pull averaged over the repeats, plus the seeds'
+    variance divided by the number of repeats.
     """
     estimate = float(np.mean([score.ap50 for score in scores]))
     of_images, df_images = _image_variance(_Pulls.of(scores, [score.share_UC for score in scores]))
@@ -128,14 +141,18 @@ def mean_interval(scores: Sequence[Scored], seeds: "SeedVariance | None") -> Int
     variance, df = _sum_of_variances(of_images, df_images, 1 / len(scores), seeds)
     bias = min(max(float(np.mean([_bias(score) for score in scores])), 0.0), estimate / 2)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df)) * math.sqrt(variance)
-    return Interval(estimate, min(_moved(estimate - bias, -half), estimate), max(_moved(estimate, half), estimate))
+    return Interval(
+        estimate,
+        min(_moved(estimate - bias, -half), estimate),
+        max(_moved(estimate, half), estimate),
+    )
 
 
 def _where_nothing_varies(estimate: float, holds_UC: NDArray[np.bool_]) -> Interval:
     """The interval where no unit pulls.
 
-    At an AP50 of 0 or 1 it is the bound of Clopper and Pearson 1934 for none, or all, of the k units of the rarest
-    class; elsewhere it is 0 to 1.
+    At an AP50 of 0 or 1 it is the bound of Clopper and Pearson 1934 for none, or all, of the k
+    units of the rarest class; elsewhere it is 0 to 1.
     """
     k_C = holds_UC.sum(axis=0)
     bound = ((1 - CONFIDENCE) / 2) ** (1 / int(k_C[k_C > 0].min()))
@@ -149,7 +166,9 @@ _NOTHING = 1e-14
 
 
 def _moved(ap50: float, by: float) -> float:
-    """An AP50 moved on the scale of its logit, by the logit's distance that equals `by` at this AP50's slope."""
+    """An AP50 moved on the scale of its logit, by the logit's distance that equals `by` at this
+    AP50's slope.
+    """
     at = min(max(ap50, _EDGE), 1 - _EDGE)  # at 0 and at 1 the logit has no slope
     return float(special.expit(special.logit(at) + by / (at * (1 - at))))
 
@@ -166,18 +185,21 @@ def warnings_of(score: Scored, classes: Sequence[str]) -> list[str]:
     ]
     if score.ap50 > HIGH_AP50 and len(score.units) < MANY_UNITS:
         warnings.append(
-            f"above an AP50 of {HIGH_AP50} and under {MANY_UNITS} images no known interval covers what it promises"
+            f"above an AP50 of {HIGH_AP50} and under {MANY_UNITS} images no known interval covers"
+            " what it promises"
         )
     return warnings
 
 
 @dataclass(frozen=True)
 class _Pulls:
-    """The pull of each unit on a mean over repeats, and how well each class is known; classes in no unit are left out.
+    """The pull of each unit on a mean over repeats, and how well each class is known; classes in
+    no unit are left out.
 
     share_UC   the pull of each unit, through each class
     held_C     number of units that hold the class
-    known_C    number of these whose pull on the class is known, because in some repeat another unit holds it too
+    known_C    number of these whose pull on the class is known, because in some repeat another unit
+               holds it too
     """
 
     share_UC: NDArray[np.float64]
@@ -185,13 +207,16 @@ class _Pulls:
     known_C: NDArray[np.float64]
 
     @classmethod
-    def of(cls, scored: Sequence[Scored], shares: Sequence[NDArray[np.float64]], paired: bool = False) -> "_Pulls":
+    def of(
+        cls, scored: Sequence[Scored], shares: Sequence[NDArray[np.float64]], paired: bool = False
+    ) -> "_Pulls":
         """The pulls on the mean of repeats; `shares[r]` are the pulls of the units of `scored[r]`.
 
-        Where only one unit of a repeat holds a class, its pull there is unknown, and is counted as the average of the
-        known pulls of the other repeats: these have other images, so that variances add up. It is not counted where the
-        pulls are `paired`, those of a difference on the same images: the unknown parts of the two models cancel there,
-        and in simulations counting them loses a tenth of the difference that ten images can show.
+        Where only one unit of a repeat holds a class, its pull there is unknown, and is counted as
+        the average of the known pulls of the other repeats: these have other images, so that
+        variances add up. It is not counted where the pulls are `paired`, those of a difference on
+        the same images: the unknown parts of the two models cancel there, and in simulations
+        counting them loses a tenth of the difference that ten images can show.
         """
         units = [one.units for one in scored]
         share_UC = _aligned(shares, units).sum(axis=1) / len(scored)
@@ -213,15 +238,18 @@ class _Pulls:
 def _moderated(
     value_C: NDArray[np.float64], held_C: NDArray[np.float64], known_C: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A value of each class that falls as 1 / k with the k units that hold it, moderated by the value of all classes.
+    """A value of each class that falls as 1 / k with the k units that hold it, moderated by the
+    value of all classes.
 
-    k times the value is averaged with its pooled mean over all classes; the weights are the number of known units less
-    one, and `_PRIOR` (the empirical Bayes of Smyth 2004 with a fixed prior weight). Returns the values and their
-    weights.
+    k times the value is averaged with its pooled mean over all classes; the weights are the number
+    of known units less one, and `_PRIOR` (the empirical Bayes of Smyth 2004 with a fixed prior
+    weight). Returns the values and their weights.
     """
     weight_C = np.maximum(known_C - 1, 0)
     pooled = float((weight_C * held_C * value_C).sum() / max(float(weight_C.sum()), 1.0))
-    return (weight_C * held_C * value_C + _PRIOR * pooled) / (weight_C + _PRIOR) / held_C, weight_C + _PRIOR
+    return (weight_C * held_C * value_C + _PRIOR * pooled) / (
+        weight_C + _PRIOR
+    ) / held_C, weight_C + _PRIOR
 
 
 def _bias(score: Scored) -> float:
@@ -253,10 +281,14 @@ def _image_variance(pulls: _Pulls) -> tuple[float, float]:
 def _sum_of_variances(
     of_images: float, df_images: float, times: float, seeds: "SeedVariance | None"
 ) -> tuple[float, float]:
-    """The variance due to images plus `times` that of seeds, and its degrees of freedom by Satterthwaite."""
+    """The variance due to images plus `times` that of seeds, and its degrees of freedom by
+    Satterthwaite.
+    """
     of_seeds = 0.0 if seeds is None else times * seeds.variance
     variance = of_images + of_seeds
-    spread = (of_images**2 / df_images if df_images > 0 else 0.0) + (of_seeds**2 / seeds.df if seeds else 0.0)
+    spread = (of_images**2 / df_images if df_images > 0 else 0.0) + (
+        of_seeds**2 / seeds.df if seeds else 0.0
+    )
     return variance, variance**2 / spread if spread > 0 else df_images
 
 
@@ -270,7 +302,8 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference in AP50: a variant's minus its baseline's, over the same repeats and images.
+    """A paired difference in AP50: a variant's minus its baseline's, over the same repeats and
+    images.
 
     estimate      mean over the repeats
     low, high     interval at 95% confidence, for this comparison by itself
@@ -297,7 +330,10 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """Better or worse where the adjusted p is under 5%. With one repeat it is about the two trained models only."""
+        """Better or worse where the adjusted p is under 5%.
+
+        With one repeat it is about the two trained models only.
+        """
         if not self.p_adjusted < 1 - CONFIDENCE:
             return Verdict.CANNOT_TELL
         return Verdict.BETTER if self.estimate > 0 else Verdict.WORSE
@@ -309,7 +345,8 @@ Scores = Mapping[str, Mapping[Hashable, Scored]]
 
 @dataclass(frozen=True)
 class SeedVariance:
-    """How much AP50 differs between trainings on the same settings, beyond what their images explain.
+    """How much AP50 differs between trainings on the same settings, beyond what their images
+    explain.
 
     variance   variance of one training's AP50
     df         degrees of freedom of this estimate
@@ -320,26 +357,36 @@ class SeedVariance:
 
 
 def seed_variance(scores: Scores) -> SeedVariance | None:
-    """The seeds' variance, pooled over the variants of a table; None where no two variants share two repeats.
+    """The seeds' variance, pooled over the variants of a table; None where no two variants share
+    two repeats.
 
-    AP50 is taken apart into variant + repeat + rest by least squares; the rest of a whole table has (variants - 1)
-    (repeats - 1) degrees of freedom. One part of the rest's variance is due to images, and its expectation follows from
-    the units' pulls; what remains is due to the seeds. It is set to at least a quarter of the rest's variance, because
-    the difference of two estimates can be 0 by chance. Its degrees of freedom are those of the rest times its share of
-    the rest's variance, because it is known less well. Both rules were chosen by simulation (docs/statistics.md).
+    AP50 is taken apart into variant + repeat + rest by least squares; the rest of a whole table has
+    (variants - 1) (repeats - 1) degrees of freedom. One part of the rest's variance is due to
+    images, and its expectation follows from the units' pulls; what remains is due to the seeds. It
+    is set to at least a quarter of the rest's variance, because the difference of two estimates can
+    be 0 by chance. Its degrees of freedom are those of the rest times its share of the rest's
+    variance, because it is known less well. Both rules were chosen by simulation
+    (docs/statistics.md).
     """
     cells = [(variant, repeat) for variant, row in scores.items() for repeat in row]
-    variants, repeats = list(dict.fromkeys(v for v, _ in cells)), list(dict.fromkeys(r for _, r in cells))
+    variants, repeats = (
+        list(dict.fromkeys(v for v, _ in cells)),
+        list(dict.fromkeys(r for _, r in cells)),
+    )
     design = np.zeros((len(cells), len(variants) + len(repeats)))
     for row, (variant, repeat) in enumerate(cells):
-        design[row, variants.index(variant)] = design[row, len(variants) + repeats.index(repeat)] = 1
+        design[row, variants.index(variant)] = design[
+            row, len(variants) + repeats.index(repeat)
+        ] = 1
     rest = np.eye(len(cells)) - design @ np.linalg.pinv(design)
     df = round(float(np.trace(rest)))
     if df < 1:
         return None
     scored = [scores[variant][repeat] for variant, repeat in cells]
     ap50 = np.array([score.ap50 for score in scored])
-    pulls_UM = _aligned([score.share_UC.sum(axis=1) for score in scored], [score.units for score in scored])
+    pulls_UM = _aligned(
+        [score.share_UC.sum(axis=1) for score in scored], [score.units for score in scored]
+    )
     of_all = float(np.square(rest @ ap50).sum()) / df
     if of_all < _NOTHING:  # variants that are the same everywhere: what is left is rounding
         return SeedVariance(0.0, df)
@@ -351,9 +398,16 @@ def seed_variance(scores: Scores) -> SeedVariance | None:
 _LEAST_SEEDS = 0.25
 
 
-def _aligned(columns: Sequence[NDArray[ScalarT]], units: Sequence[Sequence[str]]) -> NDArray[ScalarT]:
-    """Columns over units of their own, as one array over the union of the units; 0 where a column lacks a unit."""
-    union = {unit: row for row, unit in enumerate(dict.fromkeys(unit for names in units for unit in names))}
+def _aligned(
+    columns: Sequence[NDArray[ScalarT]], units: Sequence[Sequence[str]]
+) -> NDArray[ScalarT]:
+    """Columns over units of their own, as one array over the union of the units; 0 where a
+    column lacks a unit.
+    """
+    union = {
+        unit: row
+        for row, unit in enumerate(dict.fromkeys(unit for names in units for unit in names))
+    }
     result = np.zeros((len(union), len(columns), *columns[0].shape[1:]), dtype=columns[0].dtype)
     for number, (column, names) in enumerate(zip(columns, units, strict=True)):
         result[[union[unit] for unit in names], number] = column
@@ -361,21 +415,27 @@ def _aligned(columns: Sequence[NDArray[ScalarT]], units: Sequence[Sequence[str]]
 
 
 def _held(scored: Sequence[Scored]) -> NDArray[np.bool_]:
-    """Whether a unit has instances of a class in any of these evaluations, over the union of their units."""
+    """Whether a unit has instances of a class in any of these evaluations, over the union of
+    their units.
+    """
     held_UC: NDArray[np.bool_] = np.any(
         _aligned([one.holds_UC for one in scored], [one.units for one in scored]), axis=1
     )
     return held_UC
 
 
-def compare(variant: Sequence[Scored], baseline: Sequence[Scored], seeds: SeedVariance | None) -> Difference:
-    """The paired difference of two variants: `variant[r]` and `baseline[r]` were validated on the same images.
+def compare(
+    variant: Sequence[Scored], baseline: Sequence[Scored], seeds: SeedVariance | None
+) -> Difference:
+    """The paired difference of two variants: `variant[r]` and `baseline[r]` were validated on
+    the same images.
 
-    seeds   the seeds' variance of the table (`seed_variance`); None with one repeat: the difference is then one between
-            these two trained models
+    seeds   the seeds' variance of the table (`seed_variance`); None with one repeat: the difference
+            is then one between these two trained models
 
-    The variance of the mean difference is the variance due to images, moderated as in `interval`, plus twice the seeds'
-    variance divided by the number of repeats. The degrees of freedom are Satterthwaite's.
+    The variance of the mean difference is the variance due to images, moderated as in `interval`,
+    plus twice the seeds' variance divided by the number of repeats. The degrees of freedom are
+    Satterthwaite's.
     """
     assert len(variant) == len(baseline) > 0
     repeats = len(variant)
@@ -386,10 +446,16 @@ def compare(variant: Sequence[Scored], baseline: Sequence[Scored], seeds: SeedVa
     of_images, df_images = _image_variance(pulls)
     variance, df = _sum_of_variances(of_images, df_images, 2 / repeats, seeds)
     units = len(pulls.share_UC)
-    image_se, seed_se = math.sqrt(of_images), None if seeds is None else math.sqrt(2 / repeats * seeds.variance)
+    image_se, seed_se = (
+        math.sqrt(of_images),
+        None if seeds is None else math.sqrt(2 / repeats * seeds.variance),
+    )
     if math.isnan(estimate) or units < 2 or df_images <= 0 or variance < _NOTHING:
-        # Without variance the two models are the same everywhere, or there are too few units to estimate it.
-        return Difference(estimate, -1.0, 1.0, 1.0, 1.0, math.inf, 0.0, image_se, seed_se, repeats, units)
+        # Without variance the two models are the same everywhere, or there are too few units to
+        # estimate it.
+        return Difference(
+            estimate, -1.0, 1.0, 1.0, 1.0, math.inf, 0.0, image_se, seed_se, repeats, units
+        )
     se = math.sqrt(variance)
     p = float(2 * stats.t.sf(abs(estimate) / se, df))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df)) * se
@@ -400,7 +466,8 @@ def compare(variant: Sequence[Scored], baseline: Sequence[Scored], seeds: SeedVa
 def holm(p_values: Sequence[float]) -> list[float]:
     """P values adjusted for all comparisons of a table (Holm 1979).
 
-    The smallest is multiplied by their number, the next by one less, and so on; each is at least the one before.
+    The smallest is multiplied by their number, the next by one less, and so on; each is at least
+    the one before.
     """
     adjusted = [1.0] * len(p_values)
     least = 0.0
@@ -411,7 +478,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare_all(scores: Scores, pairs: Sequence[tuple[str, str]]) -> list[Difference]:
-    """Each variant compared with its baseline, over the repeats that both have; p values adjusted over all pairs."""
+    """Each variant compared with its baseline, over the repeats that both have; p values
+    adjusted over all pairs.
+    """
     seeds = seed_variance(scores)
     found = []
     for variant, baseline in pairs:
@@ -420,20 +489,26 @@ def compare_all(scores: Scores, pairs: Sequence[tuple[str, str]]) -> list[Differ
         one, other = ([scores[name][repeat] for repeat in both] for name in (variant, baseline))
         found.append(compare(one, other, seeds))
     adjusted = holm([difference.p for difference in found])
-    return [replace(difference, p_adjusted=p) for difference, p in zip(found, adjusted, strict=True)]
+    return [
+        replace(difference, p_adjusted=p) for difference, p in zip(found, adjusted, strict=True)
+    ]
 
 
 def smallest_difference(se: float, df: float) -> float:
-    """The true difference that is found in 80% of cases, given the standard error of such comparisons.
+    """The true difference that is found in 80% of cases, given the standard error of such
+    comparisons.
 
-    It is the difference at which a noncentral t exceeds the two-sided 5% bound with that probability. Unlike
-    (t.975 + t.8) SE, this takes into account that SE is an estimate. `_EXTRA` is the factor that simulation found
-    missing. Returns infinity where the difference would have to be 1 or more, which no two AP50s can differ by.
+    It is the difference at which a noncentral t exceeds the two-sided 5% bound with that
+    probability. Unlike (t.975 + t.8) SE, this takes into account that SE is an estimate. `_EXTRA`
+    is the factor that simulation found missing. Returns infinity where the difference would have to
+    be 1 or more, which no two AP50s can differ by.
     """
     if not (0 < se < math.inf and df >= 1):
         return math.inf
     bound = float(stats.t.ppf((1 + CONFIDENCE) / 2, df))
-    noncentrality = optimize.brentq(lambda shift: float(stats.nct.sf(bound, df, shift)) - POWER, 0.0, 50 + 50 * bound)
+    noncentrality = optimize.brentq(
+        lambda shift: float(stats.nct.sf(bound, df, shift)) - POWER, 0.0, 50 + 50 * bound
+    )
     smallest = float(noncentrality) * se * _EXTRA
     return smallest if smallest < 1 else math.inf
 
@@ -442,7 +517,8 @@ _EXTRA = 1.15
 
 
 def prior_smallest_difference(units: int, repeats: int) -> float:
-    """The `smallest_difference` to expect before anything is measured, from simulated cell images, not from these data.
+    """The `smallest_difference` to expect before anything is measured, from simulated cell
+    images, not from these data.
 
     units      images, or groups of them, that validate in any of the repeats
     repeats    trainings of each of the two that are compared

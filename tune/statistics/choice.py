@@ -1,4 +1,6 @@
-"""The winner of a confirmation and its epoch, and how much of its score is the luck of having been chosen."""
+"""The winner of a confirmation and its epoch, and how much of its score is the luck of having
+been chosen.
+"""
 
 import itertools
 import math
@@ -9,18 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.metric.ap50 import MatchTable
-from tune.statistics.certainty import Interval, Scored, Scores, compare_all, mean_interval, seed_variance
+from tune.statistics.certainty import (
+    Interval,
+    Scored,
+    Scores,
+    compare_all,
+    mean_interval,
+    seed_variance,
+)
 from tune.statistics.reweighted import Reweighted
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The winner among candidates that were repeated on fresh seeds and splits, and how much of its score is luck.
+    """The winner among candidates that were repeated on fresh seeds and splits, and how much of
+    its score is luck.
 
     name        the winner's: the candidate whose mean curve reaches the highest point
     epoch       the epoch of that point, counted from 1
     score       the winner's mean AP50 over the repeats at that epoch
-    optimism    how much the choice among candidates and epochs on the same images and seeds adds to it, by bootstrap
+    optimism    how much the choice among candidates and epochs on the same images and seeds adds to
+                it, by bootstrap
     corrected   score - optimism, with its interval
     curves      the mean AP50 of each candidate after each epoch
     """
@@ -43,14 +54,16 @@ def choose(
     units_of: Callable[[Sequence[str]], Sequence[str]] | None = None,
     seed: int = 0,
 ) -> Choice:
-    """Choose among candidates; all have the same repeats, and a candidate's repeats the same number of epochs.
+    """Choose among candidates; all have the same repeats, and a candidate's repeats the same
+    number of epochs.
 
     units_of   the units of images, given their names; None where each image is its own unit
 
-    The whole choice, of candidate and epoch, is repeated on resampled images and seeds. The optimism is how much the
-    resampled score of the choice made there exceeds its score here, on average (Efron and Gong 1983). Before that the
-    candidates' scores are shrunk towards their mean, as far as chance explains their differences (empirical Bayes):
-    candidates that differ by chance alone would otherwise hide the luck of the best.
+    The whole choice, of candidate and epoch, is repeated on resampled images and seeds. The
+    optimism is how much the resampled score of the choice made there exceeds its score here, on
+    average (Efron and Gong 1983). Before that the candidates' scores are shrunk towards their mean,
+    as far as chance explains their differences (empirical Bayes): candidates that differ by chance
+    alone would otherwise hide the luck of the best.
     """
     weights = _Weights(np.random.default_rng([seed, 0]))
     curves: dict[str, NDArray[np.float64]] = {}
@@ -58,7 +71,11 @@ def choose(
     scores: dict[str, dict[Hashable, Scored]] = {}
     for name, repeats in candidates.items():
         means_ER = np.mean(
-            [[_resampled(load(), max_dets, units_of, weights) for load in epochs] for epochs in repeats], axis=0
+            [
+                [_resampled(load(), max_dets, units_of, weights) for load in epochs]
+                for epochs in repeats
+            ],
+            axis=0,
         )
         curves[name], resampled[name] = means_ER[:, 0], means_ER[:, 1:]
         best = int(np.argmax(curves[name]))
@@ -71,11 +88,18 @@ def choose(
     seeds = seed_variance(scores)
     seed_sd = 0.0 if seeds is None else math.sqrt(seeds.variance / len(repeated))
     optimism = _optimism(
-        curves, resampled, _towards_each_other(curves, scores), seed_sd, np.random.default_rng([seed, 1])
+        curves,
+        resampled,
+        _towards_each_other(curves, scores),
+        seed_sd,
+        np.random.default_rng([seed, 1]),
     )
     around = mean_interval(repeated, seeds)
     corrected = Interval(
-        *(min(max(value - optimism, 0.0), 1.0) for value in (around.estimate, around.low, around.high))
+        *(
+            min(max(value - optimism, 0.0), 1.0)
+            for value in (around.estimate, around.low, around.high)
+        )
     )
     return Choice(
         winner,
@@ -91,10 +115,12 @@ _RESAMPLES = 200
 
 
 class _Weights:
-    """The weight of each unit in each resample: exponential, in twentieths, drawn when the unit is first met.
+    """The weight of each unit in each resample: exponential, in twentieths, drawn when the unit
+    is first met.
 
-    The weights are independent of each other, unlike the bootstrap's, so that units need not be known in advance; AP50
-    depends on their ratios only. None is 0, so that no resample loses a class (the Bayesian bootstrap, Rubin 1981).
+    The weights are independent of each other, unlike the bootstrap's, so that units need not be
+    known in advance; AP50 depends on their ratios only. None is 0, so that no resample loses a
+    class (the Bayesian bootstrap, Rubin 1981).
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -125,11 +151,14 @@ def _resampled(
     return means_R
 
 
-def _towards_each_other(curves: Mapping[str, NDArray[np.float64]], scores: Scores) -> dict[str, float]:
-    """The shift of each candidate's curve towards the candidates' common mean, as far as chance explains the distance.
+def _towards_each_other(
+    curves: Mapping[str, NDArray[np.float64]], scores: Scores
+) -> dict[str, float]:
+    """The shift of each candidate's curve towards the candidates' common mean, as far as chance
+    explains the distance.
 
-    Where scores have variance s^2, of which v is due to chance, the shift is v / s^2 of the distance to the mean
-    (James and Stein 1961).
+    Where scores have variance s^2, of which v is due to chance, the shift is v / s^2 of the
+    distance to the mean (James and Stein 1961).
     """
     best = {name: float(curve.max()) for name, curve in curves.items()}
     observed = float(np.var(list(best.values()), ddof=1)) if len(best) > 1 else 0.0
@@ -148,11 +177,16 @@ def _optimism(
     seed_sd: float,
     rng: np.random.Generator,
 ) -> float:
-    """How much, on average, the highest point of all resampled curves exceeds the same point before resampling."""
+    """How much, on average, the highest point of all resampled curves exceeds the same point
+    before resampling.
+    """
     excess = []
     for number in range(_RESAMPLES):
         luck = rng.normal(0.0, seed_sd, len(curves)) if seed_sd else np.zeros(len(curves))
-        seen = {name: resampled[name][:, number] + moved[name] + one for name, one in zip(curves, luck, strict=True)}
+        seen = {
+            name: resampled[name][:, number] + moved[name] + one
+            for name, one in zip(curves, luck, strict=True)
+        }
         chosen = max(seen, key=lambda name: float(seen[name].max()))
         epoch = int(np.argmax(seen[chosen]))
         excess.append(float(seen[chosen][epoch] - curves[chosen][epoch] - moved[chosen]))

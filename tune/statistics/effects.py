@@ -14,13 +14,16 @@ from tune.statistics.certainty import CONFIDENCE
 
 @dataclass(frozen=True)
 class Effect:
-    """The effect of a searched setting on AP50 over complete trials, the other settings held fixed where possible.
+    """The effect of a searched setting on AP50 over complete trials, the other settings held
+    fixed where possible.
 
     setting   name of the setting
     change    the change of the setting: `5 instead of 1`, `doubled`, `from 0.1 to 0.9`
-    estimate  the change of AP50 that goes with it; `low` to `high` is its interval at 95% confidence
+    estimate  the change of AP50 that goes with it; `low` to `high` is its interval at 95%
+              confidence
     trials    number of complete trials that it was estimated from
-    alone     whether the other settings were left out of the model, because there are too few trials for all together
+    alone     whether the other settings were left out of the model, because there are too few
+              trials for all together
     """
 
     setting: str
@@ -33,23 +36,27 @@ class Effect:
 
 
 def main_effects(points: Sequence[Mapping[str, Value]], ap50: Sequence[float]) -> list[Effect]:
-    """The effect of each setting, by least squares over complete trials; a setting of few values enters as levels.
+    """The effect of each setting, by least squares over complete trials; a setting of few values
+    enters as levels.
 
-    points   the searched settings of each trial; a conditional one is missing where it is not active
+    points   the searched settings of each trial; a conditional one is missing where it is not
+             active
     ap50     the score of each trial
 
-    A number enters as levels where it has at most `_LEVELS` values. The settings that every trial has are estimated
-    together where there are `_TRIALS_A_COEFFICIENT` trials for each coefficient, else one at a time; conditional
-    settings are always estimated by themselves. A sampler that learns tries good settings more often and together,
-    which least squares cannot see, and all trials share images and seed: effects describe one search, they are no
-    experiment.
+    A number enters as levels where it has at most `_LEVELS` values. The settings that every trial
+    has are estimated together where there are `_TRIALS_A_COEFFICIENT` trials for each coefficient,
+    else one at a time; conditional settings are always estimated by themselves. A sampler that
+    learns tries good settings more often and together, which least squares cannot see, and all
+    trials share images and seed: effects describe one search, they are no experiment.
     """
     y = np.asarray(ap50, dtype=np.float64)
     names = list(dict.fromkeys(name for point in points for name in point))
     codings = [coding for name in names for coding in [_coded(name, points)] if coding is not None]
     everywhere = [coding for coding in codings if coding.rows_N.all()]
     effects: list[Effect] = []
-    if everywhere and len(y) >= _TRIALS_A_COEFFICIENT * (1 + sum(len(coding.changes) for coding in everywhere)):
+    if everywhere and len(y) >= _TRIALS_A_COEFFICIENT * (
+        1 + sum(len(coding.changes) for coding in everywhere)
+    ):
         columns = np.concatenate([coding.columns_NP for coding in everywhere], axis=1)
         changes = [(coding.name, change) for coding in everywhere for change in coding.changes]
         effects = _fitted(changes, columns, y, alone=False)
@@ -91,14 +98,18 @@ def _coded(name: str, points: Sequence[Mapping[str, Value]]) -> _Coding | None:
     is_number = not any(isinstance(value, (bool, str)) for value in distinct)
     if not is_number or len(distinct) <= _LEVELS < len(values):
         reference, *others = distinct
-        columns = [[float(point.get(name, reference) == other) for point in points] for other in others]
+        columns = [
+            [float(point.get(name, reference) == other) for point in points] for other in others
+        ]
         changes = tuple(f"{_shown(other)} instead of {_shown(reference)}" for other in others)
         return _Coding(name, changes, rows_N, np.array(columns).T)
     numbers = np.array([float(point.get(name, math.nan)) for point in points])
     low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
     if low > 0 and high / low >= _RATIO_OF_DOUBLING:
         return _Coding(name, ("doubled",), rows_N, np.log2(numbers)[:, None])
-    return _Coding(name, (f"from {low:.3g} to {high:.3g}",), rows_N, ((numbers - low) / (high - low))[:, None])
+    return _Coding(
+        name, (f"from {low:.3g} to {high:.3g}",), rows_N, ((numbers - low) / (high - low))[:, None]
+    )
 
 
 def _shown(value: Value) -> str:
@@ -108,9 +119,14 @@ def _shown(value: Value) -> str:
 
 
 def _fitted(
-    names: Sequence[tuple[str, str]], columns_NP: NDArray[np.float64], y: NDArray[np.float64], alone: bool
+    names: Sequence[tuple[str, str]],
+    columns_NP: NDArray[np.float64],
+    y: NDArray[np.float64],
+    alone: bool,
 ) -> list[Effect]:
-    """The effects by least squares with an intercept; empty where the trials cannot tell the coefficients apart."""
+    """The effects by least squares with an intercept; empty where the trials cannot tell the
+    coefficients apart.
+    """
     design = np.concatenate([np.ones((len(y), 1)), columns_NP], axis=1)
     df = len(y) - design.shape[1]
     if df < 1 or np.ptp(y) < _SAME or np.linalg.matrix_rank(design) < design.shape[1]:
@@ -120,6 +136,14 @@ def _fitted(
     se = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * variance)
     bound = float(stats.t.ppf((1 + CONFIDENCE) / 2, df))
     return [
-        Effect(setting, change, float(value), float(value - bound * one), float(value + bound * one), len(y), alone)
+        Effect(
+            setting,
+            change,
+            float(value),
+            float(value - bound * one),
+            float(value + bound * one),
+            len(y),
+            alone,
+        )
         for (setting, change), value, one in zip(names, solution[1:], se[1:], strict=True)
     ]

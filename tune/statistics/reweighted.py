@@ -1,7 +1,7 @@
 """AP50 of another sample of images, from the match table of the one that was evaluated.
 
-Matching at one IoU never looks beyond an image, so another sample of images is the same table under other weights:
-nothing is matched again, and the result is exact.
+Matching at one IoU never looks beyond an image, so another sample of images is the same table under
+other weights: nothing is matched again, and the result is exact.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,9 @@ class Reweighted:
     Detections of equal score keep the order of the images, whatever the weights.
     """
 
-    def __init__(self, table: MatchTable, max_dets: int | None, units: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, table: MatchTable, max_dets: int | None, units: Sequence[str] | None = None
+    ) -> None:
         named = table.image_names if units is None else tuple(units)
         assert len(named) == len(table.image_names), "one unit for each image"
         self.units: tuple[str, ...] = tuple(dict.fromkeys(named))
@@ -48,12 +50,15 @@ class Reweighted:
         return result_C
 
     def ap50(self, weights_UR: ArrayLike) -> NDArray[np.float64]:
-        """AP50 of each class, [R, C], under R weightings of the units; nan where there is no ground truth.
+        """AP50 of each class, [R, C], under R weightings of the units; nan where there is no
+        ground truth.
 
-        The weight of a unit, a whole number from 0, is how often its images count. Weights of 1 give the AP50 that was
-        evaluated.
+        The weight of a unit, a whole number from 0, is how often its images count. Weights of 1
+        give the AP50 that was evaluated.
         """
-        weights = np.asarray(weights_UR, dtype=np.float32)  # sums of whole numbers under 2^24 are exact
+        weights = np.asarray(
+            weights_UR, dtype=np.float32
+        )  # sums of whole numbers under 2^24 are exact
         result_RC = np.full((weights.shape[1], len(self._classes)), np.nan)
         for start in range(0, weights.shape[1], _AT_ONCE):
             some_UR = weights[:, start : start + _AT_ONCE]
@@ -70,7 +75,8 @@ class Reweighted:
         for column, ranking in enumerate(self._classes):
             truths_U = self.truths_UC[:, column].astype(np.float64)
             hits_K1, rows_K1 = (
-                counts_KU.sum(axis=1, keepdims=True) for counts_KU in (ranking.hits_KU, ranking.rows_KU)
+                counts_KU.sum(axis=1, keepdims=True)
+                for counts_KU in (ranking.hits_KU, ranking.rows_KU)
             )
             result_UC[:, column] = _average_precision(
                 hits_K1 - ranking.hits_KU, rows_K1 - ranking.rows_KU, truths_U.sum() - truths_U
@@ -80,7 +86,8 @@ class Reweighted:
 
 @dataclass(frozen=True)
 class _Ranking:
-    """The detections of one class, best score first, as far as AP50 needs them: counts up to each of K hits, by unit.
+    """The detections of one class, best score first, as far as AP50 needs them: counts up to
+    each of K hits, by unit.
 
     hits_KU   float32, number of hits up to and including this one
     rows_KU   float32, number of detections up to and including this one
@@ -91,7 +98,12 @@ class _Ranking:
 
     @classmethod
     def of(
-        cls, table: MatchTable, label: int, max_dets: int | None, unit_I: NDArray[np.int64], units: int
+        cls,
+        table: MatchTable,
+        label: int,
+        max_dets: int | None,
+        unit_I: NDArray[np.int64],
+        units: int,
     ) -> "_Ranking":
         counted_D = (table.label_D == label) & ~table.ignored_D
         if max_dets is not None:

@@ -81,18 +81,35 @@ class StudyFolder:
         except (OSError, ValueError, RecursionError) as error:
             raise StudyError(f"{self.description} cannot be read: {error}") from None
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise StudyError(f"{self.description} must be of format {FORMAT}, and is not; another version wrote it")
+            raise StudyError(
+                f"{self.description} must be of format {FORMAT}, and is not; another version"
+                " wrote it"
+            )
         for name, kinds in _READ_AGAIN.items():
             if not isinstance(content.get(name, ...), kinds):
-                raise StudyError(f"{self.description} is damaged: {name} is {content.get(name)!r:.80}; bring it back")
+                raise StudyError(
+                    f"{self.description} is damaged: {name} is {content.get(name)!r:.80}; bring it"
+                    " back"
+                )
         return content
 
     def driver_lock(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the study for one search. Raises StudyError, which names the process and host that hold it."""
-        return _held(self.path, "driver", "searched", "wait for it, stop it, or give this search another --study name")
+        """Hold the study for one search.
+
+        Raises StudyError, which names the process and host that hold it.
+        """
+        return _held(
+            self.path,
+            "driver",
+            "searched",
+            "wait for it, stop it, or give this search another --study name",
+        )
 
     def retrain_lock(self) -> contextlib.AbstractContextManager[None]:
-        """Hold `retrain/` and `best/` for one retraining. Raises StudyError, which names their holder."""
+        """Hold `retrain/` and `best/` for one retraining.
+
+        Raises StudyError, which names their holder.
+        """
         return _held(self.retrain, "retrain", "retrained", "wait for it, or stop it")
 
 
@@ -104,7 +121,9 @@ def _held(folder: Path, name: str, doing: str, way_out: str) -> Iterator[None]:
     try:
         lock.acquire()
     except filelock.Timeout:
-        raise StudyError(f"{folder} is being {doing} by process {_who(holder)}; {way_out}") from None
+        raise StudyError(
+            f"{folder} is being {doing} by process {_who(holder)}; {way_out}"
+        ) from None
     for part in folder.glob(".*.part"):  # files that a killed process had half written
         if part.is_file():
             part.unlink()
@@ -120,5 +139,11 @@ def _who(holder: Path) -> str:
     try:
         who = json.loads(holder.read_text())
         return f"{who['pid']} on host {who['host']}"
-    except (OSError, ValueError, RecursionError, LookupError, TypeError):  # not written yet, or damaged
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        LookupError,
+        TypeError,
+    ):  # not written yet, or damaged
         return "unknown on host unknown"

@@ -1,4 +1,5 @@
-"""A study's life: its request is checked, its trials are run, its best ones confirmed, its progress shown.
+"""A study's life: its request is checked, its trials are run, its best ones confirmed, its
+progress shown.
 
 conductor.py     runs a study from its first trial to its last, confirmation included
 confirmation.py  the best of a search run again on fresh seeds and splits

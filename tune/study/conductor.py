@@ -38,51 +38,82 @@ from tune.ledger.ledger import MAX_LOST, Ledger, State
 from tune.redaction import without_password
 from tune.store.folder import FORMAT
 from tune.study import confirmation
-from tune.study.plan import Plan, facts_of, refuse_other_facts, searched_settings, tags_of, weights_key
+from tune.study.plan import (
+    Plan,
+    facts_of,
+    refuse_other_facts,
+    searched_settings,
+    tags_of,
+    weights_key,
+)
 from tune.study.progress import Progress
 from tune.tables import trials_csv
 from tune.tracking.mlflow_runs import Tracker, TrackingThread, Trouble
 
 CLOSE_SECONDS, INTERRUPTED_SECONDS = 60.0, 10.0
-"""Seconds that the end of a study waits for MLflow, and that an interruption does: MLflow can be completed later."""
+"""Seconds that the end of a study waits for MLflow, and that an interruption does: MLflow can be
+completed later."""
 
 NO_GPU_SECONDS = 10.0
 """Seconds that a worker that finds no GPU stays before another takes its place."""
 
-_PACKAGES = ("torch", "torchvision", "ray", "optuna", "mlflow", "albumentations", "pycocotools", "numpy")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "ray",
+    "optuna",
+    "mlflow",
+    "albumentations",
+    "pycocotools",
+    "numpy",
+)
 
 
 def make_core_trial(
-    assignment: Assignment, cpus: int, *, data: Dataset, weights: Mapping[str, BaseWeights], gpu: bool
+    assignment: Assignment,
+    cpus: int,
+    *,
+    data: Dataset,
+    weights: Mapping[str, BaseWeights],
+    gpu: bool,
 ) -> Trial:
     """The real trial of an attempt, built in its worker."""
     config = TrialConfig.from_settings(assignment.settings, f"trial {assignment.trial}")
     if gpu:
-        if not torch.cuda.is_available():  # the GPU is lost or its driver restarts: never train on a CPU unnoticed
+        if (
+            not torch.cuda.is_available()
+        ):  # the GPU is lost or its driver restarts: never train on a CPU unnoticed
             time.sleep(NO_GPU_SECONDS)
-            raise WorkerUnusable(f"{executor.GPU_FAILED}: torch sees none there, although the trial holds one")
+            raise WorkerUnusable(
+                f"{executor.GPU_FAILED}: torch sees none there, although the trial holds one"
+            )
         limit_memory(resolve("cuda:0"), min(assignment.gpus, 1.0) or 1.0)
     return Trial(
         config,
         data,
         weights.get(weights_key(config.model)),
         device="cuda:0" if gpu else "cpu",
-        # Beside a GPU one processor drives it and the others prepare images; without one all of them compute.
+        # Beside a GPU one processor drives it and the others prepare images; without one all of
+        # them compute.
         loader_workers=cpus - 1 if gpu else 0,
         threads=cpus,
     )
 
 
 def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -> bool:
-    """Run a study, or continue it; True if it is finished, False if it was interrupted or its time is up.
+    """Run a study, or continue it; True if it is finished, False if it was interrupted or its
+    time is up.
 
-    Where the request asks for a confirmation, it follows the finished search, and the study is finished when it ends.
+    Where the request asks for a confirmation, it follows the finished search, and the study is
+    finished when it ends.
 
-    make_trial   builds the trial that a worker runs, from `data`, `weights` and `gpu`; tests and benchmarks replay
-                 learning curves with another function
+    make_trial   builds the trial that a worker runs, from `data`, `weights` and `gpu`; tests and
+                 benchmarks replay learning curves with another function
     """
     faults.mark_driver()
-    deadline = None if plan.options.time_budget is None else time.monotonic() + plan.options.time_budget
+    deadline = (
+        None if plan.options.time_budget is None else time.monotonic() + plan.options.time_budget
+    )
     with _files_in_one_sentence(), plan.folder.driver_lock(), _claimed(plan) as ledger:
         weights = {key: pretrained.read(file) for key, file in plan.weights.items()}
         facts = facts_of(plan.request, plan.data) | {
@@ -105,23 +136,46 @@ def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -
             confirming = Ledger(plan.storage, confirmation.request_of(plan.request), points)
             refuse_other_facts(confirming.facts, facts, plan.folder)
             confirming.remember(facts | confirmation.facts_of(plan.request, repeats))
-            _run_phase(plan, _confirm_phase(plan, ledger, confirming), deadline, console, make_trial, shared)
+            _run_phase(
+                plan,
+                _confirm_phase(plan, ledger, confirming),
+                deadline,
+                console,
+                make_trial,
+                shared,
+            )
             return confirming.finished
 
 
 def _at_the_same_time(plan: Plan) -> AbstractContextManager[None]:
-    """NVIDIA's service for the time of the block, where trials share a GPU and the request asks for it."""
+    """NVIDIA's service for the time of the block, where trials share a GPU and the request asks
+    for it.
+    """
     shares = 0 < plan.resources.gpus < 1
-    return multi_process_service() if plan.request.resources.mps and shares else contextlib.nullcontext()
+    return (
+        multi_process_service()
+        if plan.request.resources.mps and shares
+        else contextlib.nullcontext()
+    )
 
 
 def _packed(plan: Plan, weights: Mapping[str, BaseWeights], console: Console) -> Plan:
-    """The plan with as many trials on a GPU as fit, where the request says `auto` and this machine has a GPU.
+    """The plan with as many trials on a GPU as fit, where the request says `auto` and this
+    machine has a GPU.
 
-    The GPUs of a cluster are not measured. A result for the same settings and the same GPU is used again.
+    The GPUs of a cluster are not measured. A result for the same settings and the same GPU is used
+    again.
     """
-    wanted, here = plan.request.resources, plan.machine.address is None and torch.cuda.is_available()
-    if wanted.gpus_per_trial != "auto" or not plan.resources.gpus or not here or plan.options.parallel == 1:
+    wanted, here = (
+        plan.request.resources,
+        plan.machine.address is None and torch.cuda.is_available(),
+    )
+    if (
+        wanted.gpus_per_trial != "auto"
+        or not plan.resources.gpus
+        or not here
+        or plan.options.parallel == 1
+    ):
         return plan
     packing = remembered(plan.folder.packing, plan.request.space)
     if packing is None:
@@ -142,7 +196,8 @@ def _packed(plan: Plan, weights: Mapping[str, BaseWeights], console: Console) ->
 
 @dataclass(frozen=True)
 class _Phase:
-    """A phase of a study: the trials of the search, or the trials that confirm its best, and where they are kept.
+    """A phase of a study: the trials of the search, or the trials that confirm its best, and
+    where they are kept.
 
     name        search or confirm, also the name of the phase in MLflow
     ledger      the ledger that holds these trials
@@ -169,14 +224,21 @@ def _search_phase(plan: Plan, ledger: Ledger) -> _Phase:
     stops = request.stop_early.rule != "none"
 
     def kept() -> set[int]:
-        best = [ledger.best, *(candidate.trial for candidate in confirmation.candidates(ledger.records, request))]
+        best = [
+            ledger.best,
+            *(candidate.trial for candidate in confirmation.candidates(ledger.records, request)),
+        ]
         return {record.id for record in best if record is not None}
 
     return _Phase(
         name="search",
         ledger=ledger,
         claimed=ledger,
-        first_rung=min(request.stop_early.first_rung(request.max_epochs), request.max_epochs) if stops else 1,
+        first_rung=(
+            min(request.stop_early.first_rung(request.max_epochs), request.max_epochs)
+            if stops
+            else 1
+        ),
         folder_of=plan.folder.trial,
         table=plan.folder.trials_csv,
         kept=kept,
@@ -205,14 +267,18 @@ def _run_phase(
     make_trial: MakeTrial,
     shared: Mapping[str, Any],
 ) -> None:
-    """Run the rest of a phase until the deadline (a time of `time.monotonic`; None for no limit)."""
+    """Run the rest of a phase until the deadline (a time of `time.monotonic`; None for no
+    limit).
+    """
     with (
         Progress(phase.ledger.planned, console, phase.name) as progress,
         _Conductor(plan, phase, progress, deadline) as conductor,
     ):
         if not conductor.finished:
             stall_seconds = 60 * plan.request.resources.stall_minutes
-            executor.execute(conductor, make_trial, shared, plan.machine, plan.resources, stall_seconds)
+            executor.execute(
+                conductor, make_trial, shared, plan.machine, plan.resources, stall_seconds
+            )
     if conductor.error is not None:
         raise conductor.error
     if conductor.untracked:
@@ -221,7 +287,8 @@ def _run_phase(
         what = what if len(conductor.untracked) == 1 else f"{what}s"
         say(
             console,
-            f"MLflow does not show {what} {numbers} in full ({conductor.trouble.reason}): {conductor.trouble.way_out}",
+            f"MLflow does not show {what} {numbers} in full ({conductor.trouble.reason}):"
+            f" {conductor.trouble.way_out}",
         )
 
 
@@ -242,19 +309,26 @@ def _claimed(plan: Plan) -> Iterator[Ledger]:
 
 @contextlib.contextmanager
 def _files_in_one_sentence() -> Iterator[None]:
-    """Turn an OSError into StorageError, whose sentence names the file, the reason and the way out."""
+    """Turn an OSError into StorageError, whose sentence names the file, the reason and the way
+    out.
+    """
     try:
         yield
     except OSError as error:
         raise StorageError(
-            f"{refused(error, 'a file of the study')}, then run the same command again; what was saved is whole"
+            f"{refused(error, 'a file of the study')}, then run the same command again; what was"
+            " saved is whole"
         ) from error
 
 
 class _Conductor:
-    """The desk of `bridge` for one phase: it tells ledger, MLflow, table and progress of each event once."""
+    """The desk of `bridge` for one phase: it tells ledger, MLflow, table and progress of each
+    event once.
+    """
 
-    def __init__(self, plan: Plan, phase: _Phase, progress: Progress, deadline: float | None) -> None:
+    def __init__(
+        self, plan: Plan, phase: _Phase, progress: Progress, deadline: float | None
+    ) -> None:
         self._plan, self._phase, self._progress, self._deadline = plan, phase, progress, deadline
         self._ledger = phase.ledger
         self._heard: dict[int, float] = {}
@@ -266,7 +340,9 @@ class _Conductor:
         tags = tags_of(plan.request, plan.data.fingerprint)
         self._tracking = TrackingThread(
             plan.tracking,
-            lambda: Tracker(plan.tracking, plan.request.study, phase.claimed.identity, tags, phase.name),
+            lambda: Tracker(
+                plan.tracking, plan.request.study, phase.claimed.identity, tags, phase.name
+            ),
             phase.folder_of,
         )
         self.untracked: Sequence[int] = ()
@@ -309,7 +385,9 @@ class _Conductor:
             self._phase.claimed.beat()  # Ray calls this often enough for a heartbeat
         if self.error is not None or not self._has_room:
             return None
-        if self._time_is_up or not self._first_rung_fits:  # tested last, since it reads every epoch of the study
+        if (
+            self._time_is_up or not self._first_rung_fits
+        ):  # tested last, since it reads every epoch of the study
             return None
         with self._halting():
             record = self._ledger.next(self._plan.resources.gpus)
@@ -321,15 +399,18 @@ class _Conductor:
             self._show(record.id)
             folder = str(self._phase.folder_of(record.id).absolute())
             known = len(record.epochs)
-            return Assignment(record.id, record.attempts, folder, dict(record.settings), known, record.gpu_share)
+            return Assignment(
+                record.id, record.attempts, folder, dict(record.settings), known, record.gpu_share
+            )
         return None
 
     @property
     def _has_room(self) -> bool:
         """Whether another attempt may be handed out.
 
-        An attempt that needs a larger share than others is handed out before there is room for it. Until it has begun,
-        no other is handed out, because it would take the part of the GPU that becomes free.
+        An attempt that needs a larger share than others is handed out before there is room for it.
+        Until it has begun, no other is handed out, because it would take the part of the GPU that
+        becomes free.
         """
         if self._without_room or len(self._heard) >= self._plan.resources.parallel:
             return False
@@ -339,14 +420,18 @@ class _Conductor:
 
     @property
     def _first_rung_fits(self) -> bool:
-        """Whether a trial that starts now can be expected to reach its first rung before the deadline."""
+        """Whether a trial that starts now can be expected to reach its first rung before the
+        deadline.
+        """
         if self._deadline is None:
             return True
         records = (*self._phase.claimed.records, *self._ledger.records)
         seconds = [float(epoch["seconds"]) for record in records for epoch in record.epochs]
         if not seconds:
             return True
-        return time.monotonic() + self._phase.first_rung * statistics.median(seconds) <= self._deadline
+        return (
+            time.monotonic() + self._phase.first_rung * statistics.median(seconds) <= self._deadline
+        )
 
     def begun(self, assignment: Assignment) -> None:
         self._without_room.discard(assignment.trial)
@@ -362,11 +447,17 @@ class _Conductor:
             if "epochs" in result:
                 ended = self._ledger.report(number, result["epochs"])
             elif result["then"] == Then.HALT:
-                self._halt(StorageError(f"{result['failure']}; see to it, then run the same command again"))
+                self._halt(
+                    StorageError(f"{result['failure']}; see to it, then run the same command again")
+                )
             elif result["then"] == Then.FAIL:
                 self._ledger.fail(number, result["failure"], result["seconds"])
             else:
-                more = self._more_memory(number) if result["then"] == Then.RETRY_WITH_MORE_MEMORY else None
+                more = (
+                    self._more_memory(number)
+                    if result["then"] == Then.RETRY_WITH_MORE_MEMORY
+                    else None
+                )
                 self._ledger.lost(number, result["failure"], result["seconds"], more)
             return self._after(number, ended)
         return True
@@ -376,9 +467,13 @@ class _Conductor:
             return
         silence, limit = self._silence(assignment.trial), self._stall_seconds
         if limit and silence >= limit and reason == DIED:
-            reason = f"no epoch for {limit / 60:g} minutes (resources.stall_minutes): its worker was ended"
-        # With the service one trial's error on the GPU ends all trials that share it. From then on each has a whole
-        # GPU, so that the trial that caused the error costs the others no more attempts.
+            reason = (
+                f"no epoch for {limit / 60:g} minutes (resources.stall_minutes): its worker was"
+                " ended"
+            )
+        # With the service one trial's error on the GPU ends all trials that share it. From then on
+        # each has a whole GPU, so that the trial that caused the error costs the others no more
+        # attempts.
         shares = self._plan.request.resources.mps and 0 < self._plan.resources.gpus < 1
         alone = 1.0 if shares and reason.startswith(executor.GPU_FAILED) else None
         with self._halting():
@@ -391,7 +486,8 @@ class _Conductor:
     def _more_memory(self, number: int) -> float | None:
         """GPUs for the next attempt of a trial that ran out of memory; None for no change.
 
-        It is twice the trial's share, so that fewer trials run beside it; the last attempt has a whole GPU.
+        It is twice the trial's share, so that fewer trials run beside it; the last attempt has a
+        whole GPU.
         """
         record = self._ledger.records[number]
         if not 0 < record.gpu_share < 1:
@@ -400,7 +496,9 @@ class _Conductor:
 
     @contextlib.contextmanager
     def _halting(self) -> Iterator[None]:
-        """Stop the study in order at any exception inside; one that reached Ray's hooks would end it in disorder."""
+        """Stop the study in order at any exception inside; one that reached Ray's hooks would
+        end it in disorder.
+        """
         try:
             yield
         except Exception as error:  # noqa: BLE001  # raised again when Ray has ended
@@ -425,7 +523,9 @@ class _Conductor:
         return number not in self._heard
 
     def _note_runs(self) -> None:
-        """Enter the MLflow runs that the tracking thread has made: only this thread writes the ledger."""
+        """Enter the MLflow runs that the tracking thread has made: only this thread writes the
+        ledger.
+        """
         for number, run in self._tracking.new_runs().items():
             self._ledger.note_mlflow_run(number, run)
 
@@ -442,7 +542,9 @@ class _Conductor:
         write_atomically(self._phase.table, table.encode())
 
     def _remove_weights_that_lost(self) -> None:
-        """Remove the weights of ended trials that can no longer win; their reports, curves and match tables stay."""
+        """Remove the weights of ended trials that can no longer win; their reports, curves and
+        match tables stay.
+        """
         kept = self._phase.kept()
         for record in self._ledger.records:
             if record.state is State.RUNNING or record.id in self._without_weights:
@@ -457,14 +559,20 @@ class _Conductor:
 def describe(plan: Plan) -> None:
     """Write study.json; the date of its creation stays that of the first time."""
     folder = plan.folder
-    created = folder.read_description()["created"] if folder.description.exists() else datetime.now(UTC).isoformat()
+    created = (
+        folder.read_description()["created"]
+        if folder.description.exists()
+        else datetime.now(UTC).isoformat()
+    )
     write_json_atomically(
         folder.description,
         {
             "format": FORMAT,
             "study": plan.request.study,
             "created": created,
-            "command": shlex.join(["python", "-m", "tune.search", *map(without_password, sys.argv[1:])]),
+            "command": shlex.join(
+                ["python", "-m", "tune.search", *map(without_password, sys.argv[1:])]
+            ),
             "request": plan.request.to_document(),
             "data": {
                 "where": plan.request.data,
@@ -473,18 +581,29 @@ def describe(plan: Plan) -> None:
                 "groups": plan.groups,
                 "classes": [category.name for category in plan.data.classes],
             },
-            # None stands for the default, a file in this folder or beside it, wherever it is moved to.
+            # None stands for the default, a file in this folder or beside it, wherever it is moved
+            # to.
             "storage": plan.options.storage and without_password(plan.options.storage),
-            "tracking_uri": plan.options.tracking_uri and without_password(plan.options.tracking_uri),
-            "resources": {"cpus_per_trial": plan.resources.cpus, "gpus_per_trial": plan.resources.gpus},
-            "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES},
+            "tracking_uri": (
+                plan.options.tracking_uri and without_password(plan.options.tracking_uri)
+            ),
+            "resources": {
+                "cpus_per_trial": plan.resources.cpus,
+                "gpus_per_trial": plan.resources.gpus,
+            },
+            "versions": (
+                {"python": platform.python_version()}
+                | {name: metadata.version(name) for name in _PACKAGES}
+            ),
             "git_revision": _git_revision(),
         },
     )
 
 
 def _git_revision() -> str | None:
-    """The revision of this project's checkout, with `+` where it has changes; None outside a checkout."""
+    """The revision of this project's checkout, with `+` where it has changes; None outside a
+    checkout.
+    """
     git = shutil.which("git")
     if git is None:
         return None

@@ -1,12 +1,13 @@
-"""The confirmation of a study: the best of a search run again on fresh seeds and splits, where the winner is chosen.
+"""The confirmation of a study: the best of a search run again on fresh seeds and splits, where
+the winner is chosen.
 
-The best of many scores on the same images is partly the luckiest of them. So the best `confirm.top` candidates are
-trained again, all on the same fresh seeds; the seed also draws the split of the images. The winner is the candidate
-whose mean curve reaches the highest point there, and that point is its epoch. Fresh splits divide the search's images:
-only a test set is independent of the search.
+The best of many scores on the same images is partly the luckiest of them. So the best `confirm.top`
+candidates are trained again, all on the same fresh seeds; the seed also draws the split of the
+images. The winner is the candidate whose mean curve reaches the highest point there, and that point
+is its epoch. Fresh splits divide the search's images: only a test set is independent of the search.
 
-The trials of a confirmation are a second study in the ledger, `STUDY.confirm`, so neither the search's sampler nor its
-early stopping sees them. Its facts are the search's and `confirm`:
+The trials of a confirmation are a second study in the ledger, `STUDY.confirm`, so neither the
+search's sampler nor its early stopping sees them. Its facts are the search's and `confirm`:
 
     asked      the options of the confirmation
     repeats    seed and fold of each repeat
@@ -53,8 +54,8 @@ class Candidate:
     """A configuration that did well in the search.
 
     name      name of the variant, or `trial 12`
-    trials    the complete trials of the search with this configuration in effect, in the order of their numbers; the
-              trials of a variant differ in seed, split and fold
+    trials    the complete trials of the search with this configuration in effect, in the order of
+              their numbers; the trials of a variant differ in seed, split and fold
     """
 
     name: str
@@ -96,7 +97,8 @@ class Confirmation:
     records      all trials of the confirmation, those of former candidates included
     ended        number of trainings of these candidates that have ended
     planned      number of trainings that these candidates need
-    finished     whether the search and all these trainings have ended, so that the winner can be chosen
+    finished     whether the search and all these trainings have ended, so that the winner can be
+                 chosen
     notes        which candidates are left out and why, a sentence each
     """
 
@@ -115,14 +117,17 @@ class Confirmation:
         seeds = len({seed for seed, _ in self.repeats})
         folds = 1 + max((fold for _, fold in self.repeats), default=0)
         splits = "split" if seeds == 1 else "splits"
-        return f"{many(seeds, 'fresh seed')} and {splits}{f' into {folds} folds' if folds > 1 else ''}"
+        return (
+            f"{many(seeds, 'fresh seed')} and {splits}{f' into {folds} folds' if folds > 1 else ''}"
+        )
 
 
 def candidates(records: Sequence[TrialRecord], request: StudyRequest) -> tuple[Candidate, ...]:
-    """The candidates of a search, best first: at most `confirm.top`, no two the same in effect but for seed and split.
+    """The candidates of a search, best first: at most `confirm.top`, no two the same in effect
+    but for seed and split.
 
-    There are none where nothing was learned, since training again would confirm nothing. Where some repeats of a
-    variant failed, its score is corrected for the splits of the repeats that it lacks.
+    There are none where nothing was learned, since training again would confirm nothing. Where some
+    repeats of a variant failed, its score is corrected for the splits of the repeats that it lacks.
     """
     if nothing_learned(records):
         return ()
@@ -130,16 +135,21 @@ def candidates(records: Sequence[TrialRecord], request: StudyRequest) -> tuple[C
     for record in records:
         if record.state is State.COMPLETE:
             alike.setdefault(_key(effective(record.settings), BY_REPEAT), []).append(record)
-    found = [Candidate(trials[0].name or f"trial {trials[0].id}", tuple(trials)) for trials in alike.values()]
+    found = [
+        Candidate(trials[0].name or f"trial {trials[0].id}", tuple(trials))
+        for trials in alike.values()
+    ]
     scores = _without_luck_of_splits(found)
-    return tuple(found[place] for place in np.argsort(-scores, kind="stable")[: request.confirm.top])
+    return tuple(
+        found[place] for place in np.argsort(-scores, kind="stable")[: request.confirm.top]
+    )
 
 
 def _without_luck_of_splits(found: Sequence[Candidate]) -> NDArray[np.float64]:
     """The score of each candidate without the effect of its repeats' splits.
 
-    It is the mean where all candidates have the same repeats, else the candidate's effect beside that of each repeat,
-    by least squares.
+    It is the mean where all candidates have the same repeats, else the candidate's effect beside
+    that of each repeat, by least squares.
     """
     if len({frozenset(_repeat(record) for record in one.trials) for one in found}) <= 1:
         return np.array([one.score for one in found])
@@ -151,7 +161,9 @@ def _without_luck_of_splits(found: Sequence[Candidate]) -> NDArray[np.float64]:
             row[place] = row[len(found) + repeats.index(_repeat(record))] = 1
             rows.append(row)
             scores.append(record.ap50 or 0.0)
-    effects: NDArray[np.float64] = np.linalg.lstsq(np.array(rows), np.array(scores))[0][: len(found)]
+    effects: NDArray[np.float64] = np.linalg.lstsq(np.array(rows), np.array(scores))[0][
+        : len(found)
+    ]
     return effects
 
 
@@ -160,11 +172,12 @@ def _repeat(record: TrialRecord) -> Repeat:
 
 
 def fresh_repeats(request: StudyRequest, data: Dataset) -> tuple[Repeat, ...]:
-    """The repeats of each candidate: seeds and splits that the search does not use, the same in every call.
+    """The repeats of each candidate: seeds and splits that the search does not use, the same in
+    every call.
 
-    A number is passed over if it is a seed of the search, or if every validation part that it draws is known already: a
-    small data set has few splits. So there may be fewer seeds than asked for, or none (see `shortage`). Raises
-    DataError where the images cannot be divided this way.
+    A number is passed over if it is a seed of the search, or if every validation part that it draws
+    is known already: a small data set has few splits. So there may be fewer seeds than asked for,
+    or none (see `shortage`). Raises DataError where the images cannot be divided this way.
     """
     asked, space = request.confirm, request.space
     if not asked.top:
@@ -196,35 +209,49 @@ def fresh_repeats(request: StudyRequest, data: Dataset) -> tuple[Repeat, ...]:
             known |= parts
             in_vain = 0
     if trouble is not None and not found:
-        raise DataError(f"confirm, {asked.folds} folds: {trouble}" if asked.folds else f"confirm: {trouble}")
+        raise DataError(
+            f"confirm, {asked.folds} folds: {trouble}" if asked.folds else f"confirm: {trouble}"
+        )
     return tuple((seed, fold) for seed in found for fold in range(max(asked.folds, 1)))
 
 
 def _validation_parts(data: Dataset, config: DataConfig, seed: int) -> set[tuple[int, ...]]:
-    """The validation parts of a seed, as indices of images: one for a hold-out, one for each fold else."""
-    configs = (config.model_copy(update={"split_seed": seed, "fold": fold}) for fold in range(max(config.folds, 1)))
+    """The validation parts of a seed, as indices of images: one for a hold-out, one for each
+    fold else.
+    """
+    configs = (
+        config.model_copy(update={"split_seed": seed, "fold": fold})
+        for fold in range(max(config.folds, 1))
+    )
     return {split(data, one).validation for one in configs}
 
 
 def shortage(request: StudyRequest, repeats: Sequence[Repeat]) -> str | None:
-    """A sentence for the user where there are fewer fresh splits than asked for; None where there are enough."""
+    """A sentence for the user where there are fewer fresh splits than asked for; None where
+    there are enough.
+    """
     found, asked = len({seed for seed, _ in repeats}), request.confirm.seeds
     if not request.confirm.top or found == asked:
         return None
     way_out = "" if request.confirm.folds else " (confirm.folds would have every image validate)"
     if not found:
-        return f"confirm: these images have no split but those of the search, so nothing is confirmed{way_out}"
+        return (
+            "confirm: these images have no split but those of the search, so nothing is"
+            f" confirmed{way_out}"
+        )
     return (
-        f"confirm.seeds {asked}: these images have only {many(found, 'split')} beside the search's, "
-        f"and each candidate is trained once on {'it' if found == 1 else 'each'}{way_out}"
+        f"confirm.seeds {asked}: these images have only {many(found, 'split')} beside the search's,"
+        f" and each candidate is trained once on {'it' if found == 1 else 'each'}{way_out}"
     )
 
 
-def points(records: Sequence[TrialRecord], request: StudyRequest, repeats: Sequence[Repeat]) -> tuple[Point, ...]:
+def points(
+    records: Sequence[TrialRecord], request: StudyRequest, repeats: Sequence[Repeat]
+) -> tuple[Point, ...]:
     """The trials that confirm the best of a search.
 
-    The first repeats of all candidates come before any second one, so a confirmation that is cut short compares like
-    with like.
+    The first repeats of all candidates come before any second one, so a confirmation that is cut
+    short compares like with like.
     """
     chosen = candidates(records, request)
     return tuple(
@@ -236,13 +263,21 @@ def points(records: Sequence[TrialRecord], request: StudyRequest, repeats: Seque
 
 def _settings(candidate: Candidate, repeat: Repeat, request: StudyRequest) -> dict[str, Value]:
     seed, fold = repeat
-    changed = {"seed": seed, "data.split_seed": seed, "data.folds": request.confirm.folds, "data.fold": fold}
-    # The first trial's settings, not the best one's: another trial with the same effect may become the best.
+    changed = {
+        "seed": seed,
+        "data.split_seed": seed,
+        "data.folds": request.confirm.folds,
+        "data.fold": fold,
+    }
+    # The first trial's settings, not the best one's: another trial with the same effect may become
+    # the best.
     return {**candidate.trials[0].settings, **changed}
 
 
 def request_of(request: StudyRequest) -> StudyRequest:
-    """The confirmation as a study of its own, for its ledger: nothing is searched and nothing is stopped early."""
+    """The confirmation as a study of its own, for its ledger: nothing is searched and nothing is
+    stopped early.
+    """
     return replace(
         request,
         study=f"{request.study}.confirm",
@@ -257,33 +292,50 @@ def facts_of(request: StudyRequest, repeats: Sequence[Repeat]) -> dict[str, Any]
     note = shortage(request, repeats)
     asked = request.confirm.model_dump()
     return {
-        "confirm": {"asked": asked, "repeats": [list(repeat) for repeat in repeats], "notes": [note] if note else []}
+        "confirm": {
+            "asked": asked,
+            "repeats": [list(repeat) for repeat in repeats],
+            "notes": [note] if note else [],
+        }
     }
 
 
 def read(
     folder: StudyFolder, storage: str, request: StudyRequest, search_records: Sequence[TrialRecord]
 ) -> Confirmation | None:
-    """Read the confirmation of a study as it stands, also while it runs; None if there is none. Writes nothing."""
+    """Read the confirmation of a study as it stands, also while it runs; None if there is none.
+
+    Writes nothing.
+    """
     reading = ledger.read(storage, request_of(request).study) if request.confirm.top else None
     known = None if reading is None else reading.facts.get("confirm")
     if reading is None or known is None:
         return None
     repeats = tuple((int(seed), int(fold)) for seed, fold in known["repeats"])
-    by_settings = {_key(record.settings): record for record in reading.records if record.state is not State.PRUNED}
+    by_settings = {
+        _key(record.settings): record
+        for record in reading.records
+        if record.state is not State.PRUNED
+    }
     chosen = candidates(search_records, request)
     confirmed: list[Confirmed] = []
     notes: list[str] = list(known["notes"])
     ended = 0
     for candidate in chosen:
         there = [by_settings.get(_key(_settings(candidate, repeat, request))) for repeat in repeats]
-        done = [record for record in there if record is not None and record.state is not State.RUNNING]
+        done = [
+            record for record in there if record is not None and record.state is not State.RUNNING
+        ]
         ended += len(done)
         trouble = _trouble(folder, done)
         if trouble is not None:
             notes.append(f"{candidate.name} is left out of the choice: {trouble}")
         elif len(done) == len(repeats):
-            confirmed.append(Confirmed(candidate, tuple(done), tuple(_matches(folder, record) for record in done)))
+            confirmed.append(
+                Confirmed(
+                    candidate, tuple(done), tuple(_matches(folder, record) for record in done)
+                )
+            )
     searched = len(search_records) >= request.planned_trials and all(
         record.state is not State.RUNNING for record in search_records
     )
@@ -301,7 +353,9 @@ def read(
 
 
 def _trouble(folder: StudyFolder, ended: Sequence[TrialRecord]) -> str | None:
-    """Why a candidate cannot be chosen, whatever the results of its other repeats; None if it can."""
+    """Why a candidate cannot be chosen, whatever the results of its other repeats; None if it
+    can.
+    """
     for record in ended:
         if record.state is State.FAIL:
             return f"its training with seed {record.settings['seed']} failed ({record.reason})"
@@ -317,7 +371,8 @@ def _matches(folder: StudyFolder, record: TrialRecord) -> tuple[Path, ...]:
 
 
 def winner(confirmation: Confirmation) -> Choice | None:
-    """The winner, its epoch and its corrected score; None before the confirmation has ended, or if it confirmed none.
+    """The winner, its epoch and its corrected score; None before the confirmation has ended, or
+    if it confirmed none.
 
     Raises CheckpointError for a damaged match table.
     """
@@ -326,13 +381,20 @@ def winner(confirmation: Confirmation) -> Choice | None:
     settings = confirmation.confirmed[0].candidate.trial.settings
     return choose(
         {
-            one.candidate.name: [[functools.partial(MatchTable.load, path) for path in paths] for paths in one.matches]
+            one.candidate.name: [
+                [functools.partial(MatchTable.load, path) for path in paths]
+                for paths in one.matches
+            ]
             for one in confirmation.confirmed
         },
         int(settings["metric.max_dets"]),
-        functools.partial(group_names, pattern=str(settings["data.group_pattern"]), place="the confirmation"),
+        functools.partial(
+            group_names, pattern=str(settings["data.group_pattern"]), place="the confirmation"
+        ),
     )
 
 
-def _key(settings: Mapping[str, Value], without: Sequence[str] = ()) -> tuple[tuple[str, Value], ...]:
+def _key(
+    settings: Mapping[str, Value], without: Sequence[str] = ()
+) -> tuple[tuple[str, Value], ...]:
     return tuple(sorted((name, value) for name, value in settings.items() if name not in without))

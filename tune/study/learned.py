@@ -1,4 +1,6 @@
-"""Whether the trials of a study learned anything, and the sentences for the user where they did not."""
+"""Whether the trials of a study learned anything, and the sentences for the user where they did
+not.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,11 +9,14 @@ from core.text import many
 from tune.ledger.ledger import State, TrialRecord
 
 LEARNED = 0.01
-"""AP50 that at least one trial must reach; below it a study has learned nothing, and its scores differ by chance."""
+"""AP50 that at least one trial must reach; below it a study has learned nothing, and its scores
+differ by chance."""
 
 
 def nothing_learned(records: Iterable[TrialRecord]) -> bool:
-    """Whether at least one trial is complete, and no trial, complete or not, ever reached an AP50 of `LEARNED`."""
+    """Whether at least one trial is complete, and no trial, complete or not, ever reached an
+    AP50 of `LEARNED`.
+    """
     scored = [record for record in records if record.ap50 is not None]
     return any(record.state is State.COMPLETE for record in scored) and all(
         record.ap50 < LEARNED for record in scored if record.ap50 is not None
@@ -23,13 +28,16 @@ def no_winner(records: Sequence[TrialRecord]) -> str:
     scored = [record for record in records if record.ap50 is not None]
     best = max(scored, key=lambda record: (record.ap50, -record.id))
     return (
-        f"nothing was learned: the highest AP50 of {many(len(scored), 'trial')} is {best.ap50:.4f} (trial {best.id}), "
-        f"under {LEARNED}, so no trial is better than another and there is no winner"
+        f"nothing was learned: the highest AP50 of {many(len(scored), 'trial')} is {best.ap50:.4f}"
+        f" (trial {best.id}), under {LEARNED}, so no trial is better than another and there is no"
+        " winner"
     )
 
 
 def way_out(records: Sequence[TrialRecord]) -> str:
-    """Suggestions where nothing was learned, with the values that were tried, without a full stop."""
+    """Suggestions where nothing was learned, with the values that were tried, without a full
+    stop.
+    """
     tried = [record.settings for record in records if record.ap50 is not None]
 
     def had(name: str) -> str:
@@ -37,16 +45,18 @@ def way_out(records: Sequence[TrialRecord]) -> str:
         return f"{name} was {_range(values)}" if values else name
 
     return (
-        f"to try: more epochs ({had('optim.epochs')}), a higher learning rate ({had('optim.learning_rate')}), "
-        f"pretrained weights ({had('model.weights')}), and where cells are small larger images "
-        f"({had('model.image_min_side')}) or smaller anchors ({had('model.anchor_scale')}); "
-        "python -m core.check looks for faults of the annotations, and the pictures of the report show them beside the "
-        "predictions"
+        f"to try: more epochs ({had('optim.epochs')}), a higher learning rate"
+        f" ({had('optim.learning_rate')}), pretrained weights ({had('model.weights')}), and where"
+        f" cells are small larger images ({had('model.image_min_side')}) or smaller anchors"
+        f" ({had('model.anchor_scale')}); python -m core.check looks for faults of the annotations,"
+        " and the pictures of the report show them beside the predictions"
     )
 
 
 def _range(values: Sequence[Value]) -> str:
-    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    numbers = [
+        value for value in values if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
     if len(values) > 1 and len(numbers) == len(values):
         return f"{min(numbers):g} to {max(numbers):g}"
     return " or ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)

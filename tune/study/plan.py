@@ -36,7 +36,8 @@ _MODEL_SETTINGS = ("model.detector", "model.backbone", "model.weights", "model.s
 
 @dataclass(frozen=True)
 class Options:
-    """The options of a command line beside its request: where files are and what the trials may use.
+    """The options of a command line beside its request: where files are and what the trials may
+    use.
 
     results       folder of all studies
     storage       SQLAlchemy URL of the ledger; None for a file in the study's folder
@@ -82,14 +83,20 @@ class Plan:
 
     @property
     def repeats(self) -> tuple[Repeat, ...]:
-        """The fresh seeds and folds on which the candidates are confirmed; empty without a confirmation."""
+        """The fresh seeds and folds on which the candidates are confirmed; empty without a
+        confirmation.
+        """
         return fresh_repeats(self.request, self.data)
 
     @property
     def groups(self) -> int:
-        """Number of groups of images (`data.group_pattern`); without a pattern each image is a group."""
+        """Number of groups of images (`data.group_pattern`); without a pattern each image is a
+        group.
+        """
         pattern = str(self.request.space.value("data.group_pattern", {}))
-        return len(set(group_names((sample.name for sample in self.data.samples), pattern, self.data.name)))
+        return len(
+            set(group_names((sample.name for sample in self.data.samples), pattern, self.data.name))
+        )
 
     @property
     def tracking(self) -> Destination:
@@ -98,21 +105,28 @@ class Plan:
 
 
 def make_plan(request: StudyRequest, options: Options) -> Plan:
-    """Check a request against data, weights, machine and ledger. Raises BadRequest for the first problem.
+    """Check a request against data, weights, machine and ledger.
 
-    Nothing is started. Pretrained weights that are on no disk are downloaded into torch's cache; nothing else is
-    written.
+    Raises BadRequest for the first problem.
+
+    Nothing is started. Pretrained weights that are on no disk are downloaded into torch's cache;
+    nothing else is written.
     """
     plan, problems = check(request, options)
     if plan is None:
         raise problems[0]
     # Weights are downloaded only when nothing else is wrong.
     pretrained.fetch(file.missing for file in plan.weights.values() if file.missing)
-    return replace(plan, weights={key: replace(file, missing=None) for key, file in plan.weights.items()})
+    return replace(
+        plan, weights={key: replace(file, missing=None) for key, file in plan.weights.items()}
+    )
 
 
 def check(request: StudyRequest, options: Options) -> tuple[Plan | None, Sequence[BadRequest]]:
-    """The plan of a request, or everything that is wrong with it. Downloads nothing and writes nothing."""
+    """The plan of a request, or everything that is wrong with it.
+
+    Downloads nothing and writes nothing.
+    """
     problems: list[BadRequest] = []
     data: Dataset | None = None
     machine: Machine | None = None
@@ -121,7 +135,9 @@ def check(request: StudyRequest, options: Options) -> tuple[Plan | None, Sequenc
     grown: list[str] = []
     folder = StudyFolder(options.results / request.study)
     try:
-        data = datasets.load(request.data, request.reading_again if folder.description.exists() else request.reading)
+        data = datasets.load(
+            request.data, request.reading_again if folder.description.exists() else request.reading
+        )
         for config in _data_configs(request.space):
             split(data, config.data)
         fresh_repeats(request, data)
@@ -163,8 +179,8 @@ def _resources(request: StudyRequest, options: Options, machine: Machine) -> Tri
     resources = machine.share(wanted.cpus_per_trial, wanted.gpus_per_trial, options.parallel)
     if wanted.mps and machine.address is not None:
         raise ResourceError(
-            "resources.mps true is for the GPUs of this machine, and --address names a cluster; start the service on "
-            "its nodes, and leave resources.mps out"
+            "resources.mps true is for the GPUs of this machine, and --address names a cluster;"
+            " start the service on its nodes, and leave resources.mps out"
         )
     if wanted.mps and resources.gpus:
         mps.check()
@@ -172,7 +188,9 @@ def _resources(request: StudyRequest, options: Options, machine: Machine) -> Tri
 
 
 def data_advice(request: StudyRequest, data: Dataset) -> list[str]:
-    """Notes on settings that do not suit the data set; of several values that a request tries, the loosest counts."""
+    """Notes on settings that do not suit the data set; of several values that a request tries,
+    the loosest counts.
+    """
     largest = max(_tried(request, "predict.max_detections"))
     tile = min((side for side in _tried(request, "predict.tile") if side), default=0)
     crop = min((side for side in _tried(request, "data.crop") if side), default=0)
@@ -182,11 +200,18 @@ def data_advice(request: StudyRequest, data: Dataset) -> list[str]:
 
 
 def _tried(request: StudyRequest, name: str) -> list[int]:
-    """The values that a request tries of a setting that is a whole number: in trials, and after training."""
+    """The values that a request tries of a setting that is a whole number: in trials, and after
+    training.
+    """
     space = request.space
-    values = [space.value(name, variant.settings) for variant in space.variants] or [space.value(name, {})]
+    values = [space.value(name, variant.settings) for variant in space.variants] or [
+        space.value(name, {})
+    ]
     values += [
-        corner for parameter in space.parameters if parameter.name == name for corner in parameter.domain.corners
+        corner
+        for parameter in space.parameters
+        if parameter.name == name
+        for corner in parameter.domain.corners
     ]
     return [int(value) for value in (*values, *request.after_training.get(name, ()))]
 
@@ -242,15 +267,22 @@ def _models(space: SearchSpace) -> Iterator[ModelConfig]:
 
 
 def facts_of(request: StudyRequest, data: Dataset | None) -> dict[str, Any]:
-    """The facts that all trials of a study must have in common for their scores to be compared, as JSON types."""
+    """The facts that all trials of a study must have in common for their scores to be compared,
+    as JSON types.
+    """
     document = request.to_document()
     asked = {part: document[part] for part in _COMPARED if part in document}
-    asked["search"] = {name: value for name, value in asked["search"].items() if name != "trials"}  # more are welcome
+    asked["search"] = {
+        name: value for name, value in asked["search"].items() if name != "trials"
+    }  # more are welcome
     return {"request": asked} | ({} if data is None else {"data": data.fingerprint})
 
 
-def refuse_other_facts(before: Mapping[str, Any] | None, now: Mapping[str, Any], folder: StudyFolder) -> None:
-    """Raise StudyError, which names the first difference, where new trials could not be compared with those there are.
+def refuse_other_facts(
+    before: Mapping[str, Any] | None, now: Mapping[str, Any], folder: StudyFolder
+) -> None:
+    """Raise StudyError, which names the first difference, where new trials could not be compared
+    with those there are.
 
     A space may grow: with wider bounds and more choices all trials stay comparable (see `growth`).
     """
@@ -261,7 +293,9 @@ def refuse_other_facts(before: Mapping[str, Any] | None, now: Mapping[str, Any],
             continue
         if kind == "request" and growth(before, now):
             old = {**old, "space": new["space"]}
-        if kind == "weights":  # a backbone that was added to the choices has weights that the study did not know
+        if (
+            kind == "weights"
+        ):  # a backbone that was added to the choices has weights that the study did not know
             old, new = ({key: one[key] for key in old.keys() & new.keys()} for one in (old, new))
         different = _difference(old, new)
         if different is not None:
@@ -274,11 +308,17 @@ def refuse_other_facts(before: Mapping[str, Any] | None, now: Mapping[str, Any],
 def growth(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """How the space has grown since the study's facts were written, a sentence for each setting.
 
-    The list is empty where the space has not grown, or has changed in another way than by wider bounds or more choices.
-    A grid and variants cannot grow, because their trials are numbered in advance.
+    The list is empty where the space has not grown, or has changed in another way than by wider
+    bounds or more choices. A grid and variants cannot grow, because their trials are numbered in
+    advance.
     """
     old, new = (facts.get("request", {}).get("space") for facts in (before, now))
-    if not old or not new or list(old) != list(new) or now["request"]["search"].get("sampler") == "grid":
+    if (
+        not old
+        or not new
+        or list(old) != list(new)
+        or now["request"]["search"].get("sampler") == "grid"
+    ):
         return []
     grown = []
     for name in old:
@@ -298,10 +338,15 @@ def _grown(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str | N
     if "choices" in old and "choices" in new:
         added = [value for value in new["choices"] if value not in old["choices"]]
         kept = all(value in new["choices"] for value in old["choices"])
-        shown = ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in added)
+        shown = ", ".join(
+            f"{value:g}" if isinstance(value, float) else str(value) for value in added
+        )
         return f"{name} may be {shown} as well" if kept and added else None
     if "low" in old and "low" in new and new["low"] <= old["low"] and new["high"] >= old["high"]:
-        return f"{name} ranges from {new['low']:g} to {new['high']:g}, before from {old['low']:g} to {old['high']:g}"
+        return (
+            f"{name} ranges from {new['low']:g} to {new['high']:g}, before from {old['low']:g} to"
+            f" {old['high']:g}"
+        )
     return None
 
 
@@ -309,7 +354,9 @@ def _difference(old: Any, new: Any, place: str = "") -> str | None:
     """The first place where two JSON values differ, with both values; None where they are equal."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in dict.fromkeys([*old, *new]):
-            found = _difference(old.get(key), new.get(key), f"{place}, {key}" if place else str(key))
+            found = _difference(
+                old.get(key), new.get(key), f"{place}, {key}" if place else str(key)
+            )
             if found is not None:
                 return found
         return None
@@ -340,17 +387,21 @@ def tags_of(request: StudyRequest, fingerprint: str) -> dict[str, str]:
 
 
 def absolute(url: str | None) -> str | None:
-    """The URL of a sqlite file with an absolute path, so that it holds in every folder; other URLs as they are."""
+    """The URL of a sqlite file with an absolute path, so that it holds in every folder; other
+    URLs as they are.
+    """
     relative = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/?:][^?]*)(.*)", url or "")
     return url if relative is None else f"{relative[1]}{Path(relative[2]).absolute()}{relative[3]}"
 
 
 def recall(options: Options, folder: StudyFolder, moved: bool = False) -> Options:
-    """The options, with the study's own addresses of ledger and MLflow where the command gives none.
+    """The options, with the study's own addresses of ledger and MLflow where the command gives
+    none.
 
     moved   whether the ledger may have moved since
 
-    Raises StudyError where the command gives another ledger, or must give a URL again because it has a password.
+    Raises StudyError where the command gives another ledger, or must give a URL again because it
+    has a password.
     """
     if not folder.description.exists():
         return options
@@ -360,7 +411,8 @@ def recall(options: Options, folder: StudyFolder, moved: bool = False) -> Option
         if given is None and before is not None:
             if "***" in before:
                 raise StudyError(
-                    f"{option} must be given again for {folder.path}: it was {before}, passwords are not kept"
+                    f"{option} must be given again for {folder.path}: it was {before}, passwords"
+                    " are not kept"
                 )
             options = replace(options, **{name: before})
         elif (
@@ -370,7 +422,8 @@ def recall(options: Options, folder: StudyFolder, moved: bool = False) -> Option
             and without_password(given) != without_password(before or "")
         ):
             raise StudyError(
-                f"{option} must be that of the study, {before or 'its own file'}, and is {without_password(given)}; "
-                "leave it out, or give this search another --study name"
+                f"{option} must be that of the study, {before or 'its own file'}, and is"
+                f" {without_password(given)}; leave it out, or give this search another --study"
+                " name"
             )
     return options

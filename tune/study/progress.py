@@ -1,4 +1,6 @@
-"""The progress of a command: a live table or a bar in a terminal, one line for each event elsewhere."""
+"""The progress of a command: a live table or a bar in a terminal, one line for each event
+elsewhere.
+"""
 
 import time
 from collections.abc import Sequence
@@ -25,14 +27,18 @@ class Progress:
     phase      search or confirm
     """
 
-    def __init__(self, planned: int, console: Console, phase: Literal["search", "confirm"] = "search") -> None:
+    def __init__(
+        self, planned: int, console: Console, phase: Literal["search", "confirm"] = "search"
+    ) -> None:
         self._planned = planned
         self._console = console
         self._confirms = phase == "confirm"
         self._begin = time.monotonic()
         self._seconds_before: float | None = None
         self._records: Sequence[TrialRecord] = ()
-        self._live = Live(console=console, refresh_per_second=2, get_renderable=self._table, transient=True)
+        self._live = Live(
+            console=console, refresh_per_second=2, get_renderable=self._table, transient=True
+        )
         self._shown: dict[int, TrialRecord] = {}
 
     def __enter__(self) -> Self:
@@ -41,7 +47,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
     ) -> None:
         if self._console.is_terminal:
             self._live.stop()
@@ -75,12 +84,14 @@ class Progress:
             return None
         last = record.epochs[-1]
         text = (
-            f"{head} epoch {len(record.epochs)}/{record.planned_epochs}: loss {last['losses']['loss']:.3f}, "
-            f"AP50 {last['ap50']:.3f}, {last['seconds']:.1f} s"
+            f"{head} epoch {len(record.epochs)}/{record.planned_epochs}: loss"
+            f" {last['losses']['loss']:.3f}, AP50 {last['ap50']:.3f}, {last['seconds']:.1f} s"
         )
         if record.state is State.PRUNED:
             return f"{text}; {record.reason}"
-        return f"{text}; complete, AP50 {record.ap50:.3f}" if record.state is State.COMPLETE else text
+        return (
+            f"{text}; complete, AP50 {record.ap50:.3f}" if record.state is State.COMPLETE else text
+        )
 
     def _called(self, record: TrialRecord) -> str:
         if self._confirms:
@@ -97,12 +108,16 @@ class Progress:
         title = f"{len(done)} of {many(self._planned, what)} done"
         if best is not None and not self._confirms:
             title += f", best AP50 {best.ap50:.3f} (trial {best.id})"
-        table = Table(title=title, caption=self._time_left(), title_justify="left", caption_justify="left")
+        table = Table(
+            title=title, caption=self._time_left(), title_justify="left", caption_justify="left"
+        )
         for name in ("trial", "epoch", "AP50", "best", "what"):
             table.add_column(name)
         for record in running:
             curve = record.curve
-            params = ", ".join(f"{name.partition('.')[2]} {_short(v)}" for name, v in record.params.items())
+            params = ", ".join(
+                f"{name.partition('.')[2]} {_short(v)}" for name, v in record.params.items()
+            )
             what = self._called(record) if self._confirms else record.name or params
             table.add_row(
                 str(record.id),
@@ -114,7 +129,9 @@ class Progress:
         return table
 
     def _time_left(self) -> str:
-        """The time so far and the time left: the remaining trials are taken to cost the mean of those that ended."""
+        """The time so far and the time left: the remaining trials are taken to cost the mean of
+        those that ended.
+        """
         passed = time.monotonic() - self._begin
         spent = sum(record.seconds for record in self._records) - (self._seconds_before or 0.0)
         ended = [record for record in self._records if record.state is not State.RUNNING]
@@ -138,7 +155,9 @@ class Steps:
         self._console = console
         columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()]
         columns += [TextColumn(f"{unit} {{task.fields[step]}}/{total}")] if unit else []
-        self._bar = rich.progress.Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+        self._bar = rich.progress.Progress(
+            *columns, TimeRemainingColumn(), console=console, transient=True
+        )
         self._total = total
         self._task = self._bar.add_task(what, total=total, step=min(1, total))
 
@@ -166,4 +185,10 @@ def _short(value: object) -> str:
 
 def _duration(seconds: float) -> str:
     minutes = round(seconds / 60)
-    return f"{round(seconds)} s" if seconds < 90 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+    return (
+        f"{round(seconds)} s"
+        if seconds < 90
+        else f"{minutes} min"
+        if minutes < 120
+        else f"{minutes / 60:.1f} h"
+    )

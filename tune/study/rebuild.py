@@ -1,4 +1,6 @@
-"""MLflow's view of a study, written anew from its ledger: `python -m tune.search --study NAME --rebuild-tracking`."""
+"""MLflow's view of a study, written anew from its ledger: `python -m tune.search --study NAME
+--rebuild-tracking`.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +18,10 @@ from tune.tracking.mlflow_runs import Destination, Tracker, trouble_of
 def rebuild_tracking(options: Options, study: str) -> tuple[int, int, Destination]:
     """Show every trial of a study's ledger in MLflow.
 
-    Returns the number of the search's trials, the number of trials that confirm them, and where MLflow is. It needs
-    neither the data set nor pretrained weights, and trains nothing. Runs that MLflow has already are kept and
-    completed. Raises StudyError for a study that is unknown or being searched, and StorageError where MLflow does not
-    take the trials.
+    Returns the number of the search's trials, the number of trials that confirm them, and where
+    MLflow is. It needs neither the data set nor pretrained weights, and trains nothing. Runs that
+    MLflow has already are kept and completed. Raises StudyError for a study that is unknown or
+    being searched, and StorageError where MLflow does not take the trials.
     """
     folder = StudyFolder(options.results / study)
     description = folder.read_description()
@@ -41,13 +43,16 @@ def rebuild_tracking(options: Options, study: str) -> tuple[int, int, Destinatio
         try:
             for phase, held, folder_of in phases:
                 tracker = Tracker(destination, request.study, ledger.identity, tags, phase)
-                runs += [(held, record.id, tracker.write(record, folder_of(record.id))) for record in held.records]
+                runs += [
+                    (held, record.id, tracker.write(record, folder_of(record.id)))
+                    for record in held.records
+                ]
             tracker.close(finished)
         except Exception as error:  # whatever MLflow's stores raise
             trouble = trouble_of(error, destination)
             raise StorageError(
-                f"MLflow at {without_password(destination.uri)} did not take the trials ({trouble.reason}): "
-                f"{trouble.way_out}"
+                f"MLflow at {without_password(destination.uri)} did not take the trials"
+                f" ({trouble.reason}): {trouble.way_out}"
             ) from error
         for held, number, run in runs:
             held.note_mlflow_run(number, run)

@@ -1,10 +1,12 @@
-"""MLflow, a view of the ledger: an experiment for each study, in it a parent run, and a nested run for each trial.
+"""MLflow, a view of the ledger: an experiment for each study, in it a parent run, and a nested
+run for each trial.
 
-Trials of the search have the tag `phase=search`, those that confirm its best `phase=confirm`. A retraining is one more
-nested run, linked to its trial, and a version of the registered model named like the study.
-Everything is written from the ledger's records alone, and writing it again changes nothing: runs are found by their
-tags, and a metric's point is the same down to its time. So a view that missed records is completed by writing them
-again. A thread writes, so a search never waits for MLflow.
+Trials of the search have the tag `phase=search`, those that confirm its best `phase=confirm`. A
+retraining is one more nested run, linked to its trial, and a version of the registered model named
+like the study. Everything is written from the ledger's records alone, and writing it again changes
+nothing: runs are found by their tags, and a metric's point is the same down to its time. So a view
+that missed records is completed by writing them again. A thread writes, so a search never waits for
+MLflow.
 """
 
 import contextlib
@@ -26,7 +28,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-# `TrackingThread` itself tries a server again that does not answer, so MLflow's own attempts are short.
+# `TrackingThread` itself tries a server again that does not answer, so MLflow's own attempts are
+# short.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
@@ -60,21 +63,29 @@ from tune.redaction import without_password
 from tune.store.folder import match_table_path
 
 RETRY_SECONDS, LASTING_RETRY_SECONDS = 5.0, 30.0
-"""Seconds of pause after MLflow did not answer, and after it refused for a reason that lasts until the user acts."""
+"""Seconds of pause after MLflow did not answer, and after it refused for a reason that lasts until
+the user acts."""
 
 PAUSE_SECONDS = 1.0
-"""Seconds of pause after records were written, so that more come together: many cost little more than one, and since
-Python runs one thread at a time, each call of MLflow's delays the search a little."""
+"""Seconds of pause after records were written, so that more come together: many cost little more
+than one, and since Python runs one thread at a time, each call of MLflow's delays the search a
+little."""
 
 _PARENT = "mlflow.parentRunId"
 _PARAMS_A_CALL = 100
 _METRICS_A_CALL = 1000
 _OF_WHAT_IS_GONE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
-"""Error codes with which MLflow refuses writes to a deleted run or experiment, and other writes as well."""
-_STATUS = {State.RUNNING: "RUNNING", State.COMPLETE: "FINISHED", State.PRUNED: "KILLED", State.FAIL: "FAILED"}
+"""Error codes with which MLflow refuses writes to a deleted run or experiment, and other writes as
+well."""
+_STATUS = {
+    State.RUNNING: "RUNNING",
+    State.COMPLETE: "FINISHED",
+    State.PRUNED: "KILLED",
+    State.FAIL: "FAILED",
+}
 _MEASURED = (
-    "ap50", "ap50_uncapped", "ap50_box", "learning_rate", "seconds", "train_seconds", "evaluate_seconds",
-    "wait_seconds", "images_per_second", "peak_memory_bytes", "detections",
+    "ap50", "ap50_uncapped", "ap50_box", "learning_rate", "seconds", "train_seconds",
+    "evaluate_seconds", "wait_seconds", "images_per_second", "peak_memory_bytes", "detections",
     "capped_images",
 )  # fmt: skip
 
@@ -82,8 +93,8 @@ ALIAS = "best"
 """The alias of the version that `results/STUDY/best` holds; `latest` is the newest version."""
 
 MODEL_NEEDS = (
-    "filelock", "imagecodecs", "numpy", "pillow", "pycocotools", "pydantic", "pyyaml", "safetensors", "scipy",
-    "tifffile", "torch", "torchvision",
+    "filelock", "imagecodecs", "numpy", "pillow", "pycocotools", "pydantic", "pyyaml",
+    "safetensors", "scipy", "tifffile", "torch", "torchvision",
 )  # fmt: skip
 """Distributions that a registered model needs beside MLflow and this project."""
 
@@ -121,7 +132,9 @@ class Destination:
 
     def command(self, words: str) -> str:
         """A command of MLflow's command line for this database or server."""
-        return f"MLFLOW_TRACKING_URI={shlex.quote(without_password(self.uri))} {self.program} {words}"
+        return (
+            f"MLFLOW_TRACKING_URI={shlex.quote(without_password(self.uri))} {self.program} {words}"
+        )
 
 
 class ExperimentDeletedError(CellTuneError):
@@ -147,8 +160,10 @@ class Trouble:
 
 
 _REFUSED = {
-    401: "give it a user and password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD) or a token "
-    "(MLFLOW_TRACKING_TOKEN) that it takes",
+    401: (
+        "give it a user and password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD) or a"
+        " token (MLFLOW_TRACKING_TOKEN) that it takes"
+    ),
     403: "ask whoever runs it for the right to write there",
     404: "give the address of an MLflow server as --tracking-uri",
 }
@@ -169,14 +184,16 @@ def trouble_of(error: BaseException, destination: Destination) -> Trouble:
     if "_alembic_tmp_" in str(error):
         return Trouble(
             reason,
-            f"an upgrade of {place_of(uri)} was cut short: put a copy from before it in its place, or move it "
-            "away and write it anew, study by study, with --rebuild-tracking",
+            f"an upgrade of {place_of(uri)} was cut short: put a copy from before it in its place,"
+            " or move it away and write it anew, study by study, with --rebuild-tracking",
             lasting=True,
         )
     if "out-of-date database schema" in str(error):
         upgrade = f"{destination.program} db upgrade {shlex.quote(without_password(uri))}"
         return Trouble(
-            reason.partition(". ")[0], f"copy {place_of(uri)}, upgrade it with: {upgrade}{again}", lasting=True
+            reason.partition(". ")[0],
+            f"copy {place_of(uri)}, upgrade it with: {upgrade}{again}",
+            lasting=True,
         )
     cause = cause_of(error)
     if cause is not None:
@@ -192,7 +209,11 @@ def _trouble_of_server(error: BaseException, reason: str, again: str) -> Trouble
         code = inner.get_http_status_code()  # type: ignore[no-untyped-call]
         if code in _REFUSED and (code != 404 or said.startswith("API request to endpoint")):
             return Trouble(reason, f"{_REFUSED[code]}{again}", lasting=True)
-    if re.search(r"(name or service not known|nodename nor servname|no address associated)", said, re.IGNORECASE):
+    if re.search(
+        r"(name or service not known|nodename nor servname|no address associated)",
+        said,
+        re.IGNORECASE,
+    ):
         return Trouble(reason, f"give a host that exists as --tracking-uri{again}", lasting=True)
     if isinstance(error, OSError) and error.errno and way_out(error):
         return Trouble(reason, f"{way_out(error)}{again}", lasting=True)
@@ -203,13 +224,15 @@ class StudyRuns:
     """The runs of one study, in its experiment, which is made if it is missing.
 
     study    name of the experiment
-    ledger   the ledger's identity: a study that was deleted and searched anew has other runs in the same experiment
+    ledger   the ledger's identity: a study that was deleted and searched anew has other runs in the
+             same experiment
     """
 
     def __init__(self, destination: Destination, study: str, ledger: str) -> None:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
-        # MLflow logs what its database refuses and raises it as well; our own sentence reports it once.
+        # MLflow logs what its database refuses and raises it as well; our own sentence reports it
+        # once.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         _make_database(destination)
         self.client = mlflow.MlflowClient(tracking_uri=destination.uri)
@@ -221,9 +244,13 @@ class StudyRuns:
         """The runs with these tags, newest first."""
         found: list[Run] = []
         token = None
-        where = " and ".join(f"tags.{name} = '{value}'" for name, value in {**tags, "ledger": self._ledger}.items())
+        where = " and ".join(
+            f"tags.{name} = '{value}'" for name, value in {**tags, "ledger": self._ledger}.items()
+        )
         while True:
-            page = self.client.search_runs([self.experiment], where, ViewType.ACTIVE_ONLY, 1000, page_token=token)
+            page = self.client.search_runs(
+                [self.experiment], where, ViewType.ACTIVE_ONLY, 1000, page_token=token
+            )
             found += page
             token = page.token
             if not token:
@@ -269,7 +296,11 @@ class StudyRuns:
             _refuse_deleted(found)
             return str(found.experiment_id)
         local = urlsplit(destination.uri).scheme.startswith(("sqlite", "file"))
-        return str(self.client.create_experiment(study, (destination.artifacts / study).as_uri() if local else None))
+        return str(
+            self.client.create_experiment(
+                study, (destination.artifacts / study).as_uri() if local else None
+            )
+        )
 
 
 def _refuse_deleted(experiment: Experiment) -> None:
@@ -278,7 +309,9 @@ def _refuse_deleted(experiment: Experiment) -> None:
 
 
 def _make_database(destination: Destination) -> None:
-    """Make MLflow's tables in a sqlite file, whole or not at all, if they are missing; a server makes its own."""
+    """Make MLflow's tables in a sqlite file, whole or not at all, if they are missing; a server
+    makes its own.
+    """
     file = database.file_of(destination.uri)
     if file is None:
         return
@@ -294,16 +327,24 @@ def _make_tables(url: str, artifacts: Path) -> None:
 
 
 def _is_half_made(path: Path) -> bool:
-    """Whether the making of MLflow's tables was cut short: MLflow makes the experiment `Default` last.
+    """Whether the making of MLflow's tables was cut short: MLflow makes the experiment `Default`
+    last.
 
-    MLflow never opens such a database again, because a temporary table of an upgrade is still there. The database has
-    no experiment, and so no run.
+    MLflow never opens such a database again, because a temporary table of an upgrade is still
+    there. The database has no experiment, and so no run.
     """
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=1.0)) as connection:
-            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            tables = {
+                name
+                for (name,) in connection.execute(
+                    "SELECT name FROM sqlite_master WHERE type = 'table'"
+                )
+            }
             holders = tables & {"experiments", "_alembic_tmp_experiments"}
-            held = any(connection.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() for name in holders)
+            held = any(
+                connection.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() for name in holders
+            )
     except sqlite3.Error:  # locked, or no database: MLflow itself will say so
         return False
     return not held and (bool(holders) or not tables - {"alembic_version"})
@@ -319,7 +360,12 @@ class Tracker:
     """
 
     def __init__(
-        self, destination: Destination, study: str, ledger: str, tags: Mapping[str, str], phase: str = "search"
+        self,
+        destination: Destination,
+        study: str,
+        ledger: str,
+        tags: Mapping[str, str],
+        phase: str = "search",
     ) -> None:
         self._view = StudyRuns(destination, study, ledger)
         self._client = self._view.client
@@ -347,8 +393,8 @@ class Tracker:
     def write(self, record: TrialRecord, folder: Path) -> str:
         """Bring a trial's run to the state of its record; returns the run's id.
 
-        folder   the trial's folder: its configuration, its epochs and the match table of its best epoch become
-                 artifacts when the trial has ended
+        folder   the trial's folder: its configuration, its epochs and the match table of its best
+                 epoch become artifacts when the trial has ended
         """
         try:
             return self._write(record, folder)
@@ -361,7 +407,9 @@ class Tracker:
         return self._write(record, folder)
 
     def _forget(self, trial: str) -> bool:
-        """Forget the runs of a trial and of the study that were deleted in MLflow; True if either was."""
+        """Forget the runs of a trial and of the study that were deleted in MLflow; True if
+        either was.
+        """
         run, parent_is_gone = self._runs.get(trial), self._view.is_gone(self._parent)
         if parent_is_gone:
             self._find_parent()
@@ -375,7 +423,12 @@ class Tracker:
         trial = str(record.id)
         run = self._runs.get(trial)
         if run is None:
-            tags = {"trial": trial, "phase": self._phase, "state": State.RUNNING, _PARENT: self._parent}
+            tags = {
+                "trial": trial,
+                "phase": self._phase,
+                "state": State.RUNNING,
+                _PARENT: self._parent,
+            }
             run = self._runs[trial] = str(self._view.create(self._name(record), tags).info.run_id)
             self._nested_in[trial] = self._parent
             self._go_on()
@@ -383,7 +436,9 @@ class Tracker:
             self._view.log_params(run, record.settings)
             self._written[trial] = 0
         faults.passing("tracking")
-        metrics = [point for epoch in record.epochs[self._written[trial] :] for point in _points(epoch)]
+        metrics = [
+            point for epoch in record.epochs[self._written[trial] :] for point in _points(epoch)
+        ]
         self._view.log_metrics(run, metrics)
         self._written[trial] = len(record.epochs)
         if record.state is State.RUNNING:
@@ -399,9 +454,13 @@ class Tracker:
             self._parent_status = "RUNNING"
 
     def shown(self, record: TrialRecord) -> str | None:
-        """The run of a trial that was written to its end before this tracker was opened; None for any other trial."""
+        """The run of a trial that was written to its end before this tracker was opened; None
+        for any other trial.
+        """
         trial = str(record.id)
-        ended = record.state is not State.RUNNING and self._ended.get(trial) == _STATUS[record.state]
+        ended = (
+            record.state is not State.RUNNING and self._ended.get(trial) == _STATUS[record.state]
+        )
         return self._runs[trial] if ended else None
 
     def _name(self, record: TrialRecord) -> str:
@@ -411,7 +470,9 @@ class Tracker:
         return record.name or f"trial {record.id}"
 
     def close(self, ended: bool) -> None:
-        """Set the parent run to FINISHED if the study has ended; an interrupted study stays RUNNING."""
+        """Set the parent run to FINISHED if the study has ended; an interrupted study stays
+        RUNNING.
+        """
         if ended and self._view.is_gone(self._parent):
             self._find_parent()
         if ended and self._parent_status != "FINISHED":
@@ -419,7 +480,11 @@ class Tracker:
             self._parent_status = "FINISHED"
 
     def _finish(self, run: str, record: TrialRecord, folder: Path) -> None:
-        tags = {"state": record.state.value, "reason": record.reason, "attempts": str(record.attempts)}
+        tags = {
+            "state": record.state.value,
+            "reason": record.reason,
+            "attempts": str(record.attempts),
+        }
         metrics = []
         if record.best_epoch is not None:
             at = int(record.epochs[-1]["at"])
@@ -427,7 +492,9 @@ class Tracker:
                 Metric("best_ap50", float(record.ap50 or 0.0), at, record.best_epoch),
                 Metric("best_epoch", record.best_epoch, at, record.best_epoch),
             ]
-        self._client.log_batch(run, metrics=metrics, tags=[RunTag(name, value) for name, value in tags.items()])
+        self._client.log_batch(
+            run, metrics=metrics, tags=[RunTag(name, value) for name, value in tags.items()]
+        )
         matches = match_table_path(folder, record.best_epoch or 0)
         for file in (folder / "config.json", folder / "epochs.csv", matches):
             if file.exists():
@@ -436,7 +503,8 @@ class Tracker:
 
 
 class TrackingThread:
-    """A thread that writes records to MLflow as they come, and keeps those that MLflow does not take until it does.
+    """A thread that writes records to MLflow as they come, and keeps those that MLflow does not
+    take until it does.
 
     destination    the MLflow database or server
     open_tracker   makes the tracker, inside the thread; it is called again until it succeeds
@@ -444,9 +512,16 @@ class TrackingThread:
     """
 
     def __init__(
-        self, destination: Destination, open_tracker: Callable[[], Tracker], folder_of: Callable[[int], Path]
+        self,
+        destination: Destination,
+        open_tracker: Callable[[], Tracker],
+        folder_of: Callable[[int], Path],
     ) -> None:
-        self._destination, self._open_tracker, self._folder_of = destination, open_tracker, folder_of
+        self._destination, self._open_tracker, self._folder_of = (
+            destination,
+            open_tracker,
+            folder_of,
+        )
         self._runs: dict[int, str] = {}
         self._changed = threading.Condition()
         self._pending: dict[int, TrialRecord] = {}
@@ -472,7 +547,9 @@ class TrackingThread:
         return runs
 
     def close(self, ended: bool, seconds: float = 60.0) -> Sequence[int]:
-        """Write what is left, waiting at most `seconds`; returns the trials that MLflow still does not show in full."""
+        """Write what is left, waiting at most `seconds`; returns the trials that MLflow still
+        does not show in full.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -514,13 +591,18 @@ class TrackingThread:
         return None
 
     def _try_to_write(self, batch: Sequence[TrialRecord]) -> Trouble | None:
-        """Write records; a record that MLflow does not take delays no other. Returns the last trouble, or None."""
+        """Write records; a record that MLflow does not take delays no other.
+
+        Returns the last trouble, or None.
+        """
         trouble = None
         for record in batch:
             if self._tracker is None:
                 break
             try:
-                run = self._tracker.shown(record) or self._tracker.write(record, self._folder_of(record.id))
+                run = self._tracker.shown(record) or self._tracker.write(
+                    record, self._folder_of(record.id)
+                )
             except Exception as error:  # noqa: BLE001
                 trouble = self._note(error)
                 if isinstance(error, ExperimentDeletedError):
@@ -542,14 +624,14 @@ class TrackingThread:
 class Retraining:
     """A trial that was trained again, and the folder that holds its model.
 
-    folder     holds config.yaml, model.safetensors and metrics.json, and where there are any submission.zip and
-               overlays/
+    folder     holds config.yaml, model.safetensors and metrics.json, and where there are any
+               submission.zip and overlays/
     on         train (the trial's own split) or all (every annotated image)
     key        name of the training; the same key and the same config.yaml mean the same retraining
     settings   every setting of the model, flat names
     epochs     the report of each epoch (`EpochReport.to_json`), epoch 1 first
-    metrics    the numbers of the model that was kept; those that an epoch has too, and `epoch` itself, are shown with
-               the prefix `best_`, as a trial's are
+    metrics    the numbers of the model that was kept; those that an epoch has too, and `epoch`
+               itself, are shown with the prefix `best_`, as a trial's are
     """
 
     folder: Path
@@ -563,21 +645,25 @@ class Retraining:
 def show_retraining(
     destination: Destination, study: str, ledger: str, record: TrialRecord, retraining: Retraining
 ) -> str:
-    """Show a retraining as a run linked to the trial's, and register its model; returns `models:/STUDY/VERSION`.
+    """Show a retraining as a run linked to the trial's, and register its model; returns
+    `models:/STUDY/VERSION`.
 
     ledger   the ledger's identity
     record   the trial that was trained again
 
-    The alias `best` (`models:/STUDY@best`) names the version that was shown last, even if a later version exists. Runs,
-    models and versions of an earlier call that was killed or failed are found and completed; nothing is made twice.
-    Raises MlflowException, whose message is one line without passwords, or OSError.
+    The alias `best` (`models:/STUDY@best`) names the version that was shown last, even if a later
+    version exists. Runs, models and versions of an earlier call that was killed or failed are found
+    and completed; nothing is made twice. Raises MlflowException, whose message is one line without
+    passwords, or OSError.
     """
     try:
         runs = StudyRuns(destination, study, ledger)
         run, tags = _retraining_run(runs, record, retraining)
         model = _logged_model(runs, study, run, tags, retraining)
         _log_results(runs, run, model, retraining)
-        version = _registered_version(runs, study, run, model, tags, _description(record, retraining))
+        version = _registered_version(
+            runs, study, run, model, tags, _description(record, retraining)
+        )
         runs.client.set_registered_model_alias(study, ALIAS, version)
         if run.info.status != "FINISHED":
             runs.client.set_terminated(run.info.run_id, "FINISHED")
@@ -587,7 +673,8 @@ def show_retraining(
 
 
 def show_report(destination: Destination, study: str, ledger: str, folder: Path) -> str:
-    """Show a report as artifacts of the study's parent run, whose tag `report` names the page; returns its address.
+    """Show a report as artifacts of the study's parent run, whose tag `report` names the page;
+    returns its address.
 
     ledger   identity of the search's ledger
     folder   holds index.html and the files beside it
@@ -606,13 +693,18 @@ def show_report(destination: Destination, study: str, ledger: str, folder: Path)
     return address
 
 
-def _retraining_run(runs: StudyRuns, record: TrialRecord, retraining: Retraining) -> tuple[Run, dict[str, str]]:
+def _retraining_run(
+    runs: StudyRuns, record: TrialRecord, retraining: Retraining
+) -> tuple[Run, dict[str, str]]:
     """The run of a retraining with its tags and params, and the tags that its model shares."""
     trial = str(record.id)
-    # The same training with other settings of prediction is another model, and params of a run cannot change.
+    # The same training with other settings of prediction is another model, and params of a run
+    # cannot change.
     content = hashlib.sha256((retraining.folder / trained_model.CONFIG).read_bytes()).hexdigest()
     tags = {"trial": trial, "on": retraining.on, "retraining": retraining.key, "content": content}
-    winner = record.mlflow_run or next((run.info.run_id for run in runs.search(phase="search", trial=trial)), None)
+    winner = record.mlflow_run or next(
+        (run.info.run_id for run in runs.search(phase="search", trial=trial)), None
+    )
     if winner is not None:
         tags["winner_run"] = winner
     own = {**tags, "phase": "retrain"}
@@ -624,13 +716,18 @@ def _retraining_run(runs: StudyRuns, record: TrialRecord, retraining: Retraining
     if run is None:
         took = sum(float(epoch["seconds"]) for epoch in retraining.epochs)
         run = runs.create(f"retrain trial {trial}", own, int((time.time() - took) * 1000))
-    runs.client.log_batch(run.info.run_id, tags=[RunTag(name, value) for name, value in own.items()])
+    runs.client.log_batch(
+        run.info.run_id, tags=[RunTag(name, value) for name, value in own.items()]
+    )
     runs.log_params(run.info.run_id, retraining.settings)
     return run, tags
 
 
 def _log_results(runs: StudyRuns, run: Run, model: LoggedModel, retraining: Retraining) -> None:
-    """Write the run's metrics and files. Metrics of the kept model are the model's too; the weights are its alone."""
+    """Write the run's metrics and files.
+
+    Metrics of the kept model are the model's too; the weights are its alone.
+    """
     at = int(run.info.start_time)  # the same whenever it is written again
     points = []
     for epoch in retraining.epochs:
@@ -639,7 +736,9 @@ def _log_results(runs: StudyRuns, run: Run, model: LoggedModel, retraining: Retr
     kept = int(retraining.metrics.get("epoch", len(retraining.epochs)))
     for name, value in retraining.metrics.items():
         shown = f"best_{name}" if name in (*_MEASURED, "epoch") else name
-        points.append(Metric(shown, float(value), at, kept, model_id=model.model_id, run_id=run.info.run_id))
+        points.append(
+            Metric(shown, float(value), at, kept, model_id=model.model_id, run_id=run.info.run_id)
+        )
     runs.log_metrics(run.info.run_id, points)
     for path in sorted(retraining.folder.iterdir()):
         if path.is_dir():
@@ -672,18 +771,26 @@ def _logged_model(
 
 
 def _save_model(folder: Path, model: LoggedModel, run: str, best: Path) -> None:
-    """Write an MLflow model: the two files of `best`, and `registered_model.py`, which reads them."""
+    """Write an MLflow model: the two files of `best`, and `registered_model.py`, which reads
+    them.
+    """
     with warnings.catch_warnings():
-        # An example would not help: JSON has no uint8, and an input schema would refuse paths and lists.
+        # An example would not help: JSON has no uint8, and an input schema would refuse paths and
+        # lists.
         warnings.filterwarnings("ignore", "(?s).*An input example was not provided", UserWarning)
         mlflow.pyfunc.save_model(
             str(folder),
             python_model=str(Path(__file__).with_name("registered_model.py")),
-            artifacts={name: str(best / name) for name in (trained_model.CONFIG, trained_model.WEIGHTS)},
+            artifacts={
+                name: str(best / name) for name in (trained_model.CONFIG, trained_model.WEIGHTS)
+            },
             signature=ModelSignature(params=ParamSchema([ParamSpec("image_id", "long", 1)])),
             pip_requirements=[f"{name}=={_public_version(name)}" for name in MODEL_NEEDS],
             mlflow_model=Model(
-                artifact_path=model.artifact_location, run_id=run, model_uuid=model.model_id, model_id=model.model_id
+                artifact_path=model.artifact_location,
+                run_id=run,
+                model_uuid=model.model_id,
+                model_id=model.model_id,
             ),
         )
 
@@ -694,7 +801,12 @@ def _public_version(distribution: str) -> str:
 
 
 def _registered_version(
-    runs: StudyRuns, study: str, run: Run, model: LoggedModel, tags: Mapping[str, str], description: str
+    runs: StudyRuns,
+    study: str,
+    run: Run,
+    model: LoggedModel,
+    tags: Mapping[str, str],
+    description: str,
 ) -> str:
     run_id = run.info.run_id
     known = runs.client.search_model_versions(f"name = '{study}' and run_id = '{run_id}'")
@@ -702,7 +814,10 @@ def _registered_version(
         return str(known[0].version)
     try:
         runs.client.create_registered_model(
-            study, description="An RGB image, uint8 [height, width, 3], or the path of one, to COCO results."
+            study,
+            description=(
+                "An RGB image, uint8 [height, width, 3], or the path of one, to COCO results."
+            ),
         )
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -710,7 +825,12 @@ def _registered_version(
     # A source `models:/ID` would be looked up where MLflow's global tracking URI leads.
     return str(
         runs.client.create_model_version(
-            study, model.artifact_location, run_id, dict(tags), description=description, model_id=model.model_id
+            study,
+            model.artifact_location,
+            run_id,
+            dict(tags),
+            description=description,
+            model_id=model.model_id,
         ).version
     )
 
@@ -718,8 +838,12 @@ def _registered_version(
 def _description(record: TrialRecord, retraining: Retraining) -> str:
     name = f" ({record.name})" if record.name else ""
     on = {"train": "its own split", "all": "every annotated image"}[retraining.on]
-    scores = [f"{metric} {value:.4f}" for metric, value in retraining.metrics.items() if "ap50" in metric]
-    return f"Trial {record.id}{name}, trained again on {on}" + (f": {', '.join(scores)}" if scores else "")
+    scores = [
+        f"{metric} {value:.4f}" for metric, value in retraining.metrics.items() if "ap50" in metric
+    ]
+    return f"Trial {record.id}{name}, trained again on {on}" + (
+        f": {', '.join(scores)}" if scores else ""
+    )
 
 
 def _points(epoch: Mapping[str, Any]) -> list[Metric]:
@@ -728,7 +852,9 @@ def _points(epoch: Mapping[str, Any]) -> list[Metric]:
     values: dict[str, Any] = {name: epoch.get(name) for name in _MEASURED}
     values |= {f"loss/{name}": value for name, value in epoch.get("losses", {}).items()}
     values |= {f"coco/{name}": value for name, value in epoch.get("coco", {}).items()}
-    return [Metric(name, float(value), at, step) for name, value in values.items() if value is not None]
+    return [
+        Metric(name, float(value), at, step) for name, value in values.items() if value is not None
+    ]
 
 
 def first_line(error: BaseException) -> str:

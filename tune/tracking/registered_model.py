@@ -1,12 +1,15 @@
-"""The code of a registered model: MLflow copies this file beside the weights and runs it; nothing is pickled.
+"""The code of a registered model: MLflow copies this file beside the weights and runs it;
+nothing is pickled.
 
     model = mlflow.pyfunc.load_model("models:/STUDY/latest")
-    model.predict(image)                                         # uint8 [H, W, 3], RGB; grey and RGBA will do
+    model.predict(image)                                         # uint8 [H, W, 3], RGB; grey and
+                                                                 RGBA will do
     model.predict("slide.tif")                                   # or the path of an image file
-    model.predict([image, "slide.tif"], {"image_id": 7})         # or a list of both: image ids 7 and 8
+    model.predict([image, "slide.tif"], {"image_id": 7})         # or a list of both: image ids 7
+                                                                 and 8
 
-The file imports `core` and no more of this project, which must be installed where the model is loaded. The network goes
-to the first GPU that torch sees, or else stays on the CPU.
+The file imports `core` and no more of this project, which must be installed where the model is
+loaded. The network goes to the first GPU that torch sees, or else stays on the CPU.
 """
 
 import logging
@@ -28,7 +31,8 @@ from core.prediction.submission import CocoResult, results_of
 _logger = logging.getLogger(__name__)
 
 _WANTED = (
-    "a NumPy array, uint8 [height, width] or [height, width, 3 or 4], or the path of an image file, or a list of these"
+    "a NumPy array, uint8 [height, width] or [height, width, 3 or 4], or the path of an image file,"
+    " or a list of these"
 )
 
 
@@ -36,18 +40,23 @@ class RegisteredModel(PythonModel):
     """A model that takes images and returns COCO results."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Read the model from the two files that were registered, which MLflow keeps in one folder."""
+        """Read the model from the two files that were registered, which MLflow keeps in one
+        folder.
+        """
         folder = Path(context.artifacts[trained_model.CONFIG]).parent
         self._trained = trained_model.load(folder)
 
-    # With any type hint but a bare array, MLflow warns on loading the model, or refuses lists and paths.
+    # With any type hint but a bare array, MLflow warns on loading the model, or refuses lists and
+    # paths.
     def predict(  # type: ignore[override]  # MLflow calls it with or without a context, as it is written
         self, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> list[CocoResult]:
         """The results of all images, each image's with the best score first.
 
-        model_input   an image, uint8 [H, W, 3], RGB, or the path of an image file, or a list of these
-        params        image_id: the id of the first image, 1 if it is left out; further images count on from it
+        model_input   an image, uint8 [H, W, 3], RGB, or the path of an image file, or a list of
+                      these
+        params        image_id: the id of the first image, 1 if it is left out; further images count
+                      on from it
 
         Raises DataError, one sentence, for anything else.
         """
@@ -80,7 +89,9 @@ def _pixels(image: object, place: str) -> NDArray[np.uint8]:
     if not isinstance(image, np.ndarray):
         raise DataError(f"{place} must be {_WANTED}, and is of type {type(image).__name__}")
     if image.dtype != np.uint8:
-        raise DataError(f"{place} must be {_WANTED}, and holds {image.dtype}; bring its values to 0 .. 255")
+        raise DataError(
+            f"{place} must be {_WANTED}, and holds {image.dtype}; bring its values to 0 .. 255"
+        )
     if image.ndim == 2:
         image = np.repeat(image[:, :, None], 3, axis=2)
     if image.ndim != 3 or image.shape[2] not in (3, 4) or 0 in image.shape:

@@ -26,7 +26,9 @@ def always(*switches: str) -> AugmentConfig:
 
 
 def scene(seed: int = 0, height: int = 96, width: int = 120) -> tuple[np.ndarray, np.ndarray]:
-    """A smooth coloured image and two label maps of round cells, all read-only as the object store hands them out."""
+    """A smooth coloured image and two label maps of round cells, all read-only as the object
+    store hands them out.
+    """
     rng = np.random.default_rng(seed)
     image = ndimage.gaussian_filter(rng.uniform(0, 255, (height, width, 3)), (4, 4, 0))
     image = (255 * (image - image.min()) / np.ptp(image)).astype(np.uint8)
@@ -41,7 +43,9 @@ def scene(seed: int = 0, height: int = 96, width: int = 120) -> tuple[np.ndarray
     return image, label_maps
 
 
-def call(config: AugmentConfig, seed: int = 0, image_seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def call(
+    config: AugmentConfig, seed: int = 0, image_seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     augmenter = augment.build(config)
     assert augmenter is not None
     return augmenter(*scene(image_seed), np.random.default_rng(seed))
@@ -110,9 +114,13 @@ def test_label_maps_agree_with_albumentations_own_pipeline_of_binary_masks():
     config = always("affine", "elastic")
     steps = [augment._affine(config), augment._elastic(config)]
     pipeline = albumentations.Compose(steps)
-    for step, seed in zip(steps, np.random.default_rng(4).integers(2**63, size=6)[3:5].tolist(), strict=True):
+    for step, seed in zip(
+        steps, np.random.default_rng(4).integers(2**63, size=6)[3:5].tolist(), strict=True
+    ):
         step.set_random_state(np.random.default_rng(seed), random.Random(seed))
-    wanted = pipeline(image=image, masks=[(label_map == number).astype(np.uint8) for number in numbers])
+    wanted = pipeline(
+        image=image, masks=[(label_map == number).astype(np.uint8) for number in numbers]
+    )
     got_image, got_maps = augment.build(config)(image, label_map[None], np.random.default_rng(4))
     assert np.array_equal(got_image, wanted["image"])
     for number, mask in zip(numbers, wanted["masks"], strict=True):
@@ -121,7 +129,9 @@ def test_label_maps_agree_with_albumentations_own_pipeline_of_binary_masks():
 
 @settings(deadline=None, max_examples=25)
 @given(SEEDS, st.sets(st.sampled_from(SWITCHES), min_size=1))
-def test_boxes_still_enclose_their_masks_after_augmentation_and_vanished_instances_are_absent(seed, switches):
+def test_boxes_still_enclose_their_masks_after_augmentation_and_vanished_instances_are_absent(
+    seed, switches
+):
     _, changed_maps = call(always(*switches), seed)
     labels_N = np.arange(1, 25)  # a class of its own for each, so that none can be mixed up
     target = target_of(changed_maps, labels_N, np.zeros(24, bool))
@@ -129,7 +139,9 @@ def test_boxes_still_enclose_their_masks_after_augmentation_and_vanished_instanc
     assert target.ids_N.tolist() == present.tolist()
     assert torch.equal(target.labels_N, target.ids_N)
     assert set(present) <= set(np.unique(scene()[1]))
-    for number, index, (x0, y0, x1, y1) in zip(target.ids_N, target.maps_N, target.boxes_N4.int(), strict=True):
+    for number, index, (x0, y0, x1, y1) in zip(
+        target.ids_N, target.maps_N, target.boxes_N4.int(), strict=True
+    ):
         mask = changed_maps[index] == number.item()
         outside = mask.copy()
         outside[y0:y1, x0:x1] = False
@@ -152,7 +164,9 @@ def test_what_comes_in_from_outside_is_neutral_in_colour_and_belongs_to_no_insta
     image, label_maps = np.zeros((80, 80, 3), np.uint8), np.ones((1, 80, 80), np.uint16)
     config = always(switch).model_copy(update={"shift": 0.3, "elastic_alpha": 300.0})
     for seed in range(5):
-        changed_image, changed_maps = augment.build(config)(image, label_maps, np.random.default_rng(seed))
+        changed_image, changed_maps = augment.build(config)(
+            image, label_maps, np.random.default_rng(seed)
+        )
         outside = changed_maps[0] == 0
         assert outside.any()
         deep = ndimage.binary_erosion(outside, iterations=2)  # linear interpolation mixes the edge
@@ -183,14 +197,19 @@ def test_the_coins_of_the_switches_are_independent():
     """One seed for all members, as albumentations' Compose does it, would toss them all alike."""
     image, label_maps = np.zeros((8, 8, 3), np.uint8), np.zeros((1, 8, 8), np.uint16)
     image[:, 0] = label_maps[0, :, 0] = 9
-    config = AugmentConfig(horizontal_flip=True, affine=True, rotate=0, scale=0, shift=0.5, affine_p=0.5)
+    config = AugmentConfig(
+        horizontal_flip=True, affine=True, rotate=0, scale=0, shift=0.5, affine_p=0.5
+    )
     augmenter = augment.build(config)
     flip, affine = augmenter._steps[0], augmenter._steps[3]
     tosses = []
     for seed in range(400):
         augmenter(image, label_maps, np.random.default_rng(seed))
         tosses.append((bool(flip.params), bool(affine.params)))
-    shares = [tosses.count(pair) / 400 for pair in ((True, True), (True, False), (False, True), (False, False))]
+    shares = [
+        tosses.count(pair) / 400
+        for pair in ((True, True), (True, False), (False, True), (False, False))
+    ]
     assert all(0.17 < share < 0.33 for share in shares), shares  # 0.25, SD 0.022
 
 
@@ -211,7 +230,9 @@ def test_a_switch_changes_nothing_of_what_the_others_draw(switch):
 
 
 def displacements(alpha: float, sigma: float, side: int, seed: int) -> np.ndarray:
-    """Measure how far each pixel's content has come from, in x, on an image whose value is the column."""
+    """Measure how far each pixel's content has come from, in x, on an image whose value is the
+    column.
+    """
     config = always("elastic").model_copy(update={"elastic_alpha": alpha, "elastic_sigma": sigma})
     step = augment._elastic(config)
     step.set_random_state(np.random.default_rng(seed), random.Random(seed))
@@ -221,8 +242,12 @@ def displacements(alpha: float, sigma: float, side: int, seed: int) -> np.ndarra
 
 @pytest.mark.parametrize(("alpha", "sigma"), [(60.0, 6.0), (120.0, 6.0), (60.0, 3.0)])
 @pytest.mark.parametrize("side", [200, 400])
-def test_elastic_displacements_have_the_standard_deviation_that_the_setting_promises(alpha, sigma, side):
-    margin = int(4 * sigma)  # the field repeats its edge when it is smoothed, which makes it rougher there
+def test_elastic_displacements_have_the_standard_deviation_that_the_setting_promises(
+    alpha, sigma, side
+):
+    margin = int(
+        4 * sigma
+    )  # the field repeats its edge when it is smoothed, which makes it rougher there
     measured = displacements(alpha, sigma, side, 1)[margin:-margin, margin:-margin].std()
     assert measured == pytest.approx(0.16 * alpha / sigma, rel=0.1)
 
@@ -246,7 +271,9 @@ def test_random_crops_reach_every_place():
     image = np.arange(6, dtype=np.uint8).reshape(2, 3, 1).repeat(3, axis=2)
     label_maps = np.zeros((1, 2, 3), np.uint16)
     generators = map(np.random.default_rng, range(60))
-    assert {int(augment.random_crop(image, label_maps, 1, rng)[0][0, 0, 0]) for rng in generators} == set(range(6))
+    assert {
+        int(augment.random_crop(image, label_maps, 1, rng)[0][0, 0, 0]) for rng in generators
+    } == set(range(6))
 
 
 @settings(deadline=None, max_examples=50)

@@ -48,7 +48,14 @@ def document(*segmentations: Any, **more: Any) -> dict[str, Any]:
         "images": [{"id": 7, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}],
         "categories": [{"id": 12, "name": "lymphocyte"}, {"id": 3, "name": "tumour"}],
         "annotations": [
-            {"id": number, "image_id": 7, "category_id": 12, "iscrowd": 0, "segmentation": segmentation, **more}
+            {
+                "id": number,
+                "image_id": 7,
+                "category_id": 12,
+                "iscrowd": 0,
+                "segmentation": segmentation,
+                **more,
+            }
             for number, segmentation in enumerate(segmentations, start=1)
         ],
     }
@@ -64,13 +71,18 @@ def write(folder: Path, content: Any, image: np.ndarray = RGB) -> Path:
 
 @pytest.fixture(scope="module")
 def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Polygons, both run-length encodings, overlaps, a crowd region and an image without annotations."""
+    """Polygons, both run-length encodings, overlaps, a crowd region and an image without
+    annotations.
+    """
     folder = tmp_path_factory.mktemp("rich")
     rng = np.random.default_rng(5)
     blob = rng.random((HEIGHT, WIDTH)) < 0.3
     disc = np.hypot(*np.ogrid[-20:20, -28:28]) < 11
     content = document(
-        [SQUARE], [[12.5, 3, 50.25, 9, 20, 33.3], [0, 0, 6, 0, 0, 6]], compressed(disc), uncompressed(blob)
+        [SQUARE],
+        [[12.5, 3, 50.25, 9, 20, 33.3], [0, 0, 6, 0, 0, 6]],
+        compressed(disc),
+        uncompressed(blob),
     )
     content["annotations"][1]["category_id"] = 3
     content["annotations"][3]["iscrowd"] = 1
@@ -80,11 +92,16 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools on NumPy 2
+@pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # pycocotools on NumPy 2
 def test_every_instance_has_exactly_the_pixels_that_pycocotools_gives_it(rich: Path) -> None:
     oracle = COCO(rich / "train.json")
     data = load(str(rich))
-    assert [(category.id, category.name) for category in data.classes] == [(3, "tumour"), (12, "lymphocyte")]
+    assert [(category.id, category.name) for category in data.classes] == [
+        (3, "tumour"),
+        (12, "lymphocyte"),
+    ]
     assert [sample.name for sample in data.samples] == ["a.png", "empty.jpg"]
     sample, empty = data.samples
     np.testing.assert_array_equal(sample.image, RGB)
@@ -111,7 +128,9 @@ def test_the_same_cells_as_coco_and_as_synthetic_have_the_same_label_maps(tmp_pa
     for image_id, sample in enumerate(data.samples):
         height, width = sample.size
         tifffile.imwrite(tmp_path / "train2017" / f"{sample.name}.tif", sample.image)
-        content["images"].append({"id": image_id, "file_name": f"{sample.name}.tif", "height": height, "width": width})
+        content["images"].append(
+            {"id": image_id, "file_name": f"{sample.name}.tif", "height": height, "width": width}
+        )
         for number, label in enumerate(sample.labels_N.tolist(), start=1):
             segmentation = compressed(sample.label_maps[0] == number)
             annotation = {"id": image_id * 100 + number, "image_id": image_id, "category_id": label}
@@ -137,7 +156,9 @@ def test_a_damaged_run_length_encoding_is_refused_or_decodes_to_its_runs(counts:
     mask = np.zeros((4, 5), np.bool_)
     h, w = crop.pixels.shape
     mask[crop.y0 : crop.y0 + h, crop.x0 : crop.x0 + w] = crop.pixels
-    np.testing.assert_array_equal(mask.ravel(order="F"), np.repeat(np.arange(len(runs)) % 2 == 1, runs))
+    np.testing.assert_array_equal(
+        mask.ravel(order="F"), np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,19 +173,38 @@ def test_a_damaged_run_length_encoding_is_refused_or_decodes_to_its_runs(counts:
         ([[1, 1, 5, 1, 5, 1e9]], "value 5 (counted from 0) is 1000000000.0"),
         ([[1, 1, 5, 1, 5, float("nan")]], "value 5 (counted from 0) is nan"),
         ([[1, 1, 5, 1, 5, True]], "value 5 (counted from 0) is True"),
-        ({"size": [WIDTH, HEIGHT], "counts": [HEIGHT * WIDTH]}, f"must have the image's size, [{HEIGHT}, {WIDTH}]"),
-        ({"size": [HEIGHT, WIDTH], "counts": [5, 5]}, "add up to the image's 2,240 pixels, and add up to 10"),
-        ({"size": [HEIGHT, WIDTH], "counts": [-5, HEIGHT * WIDTH + 5]}, "the runs must be 0 or more"),
-        ({"size": [HEIGHT, WIDTH], "counts": "55"}, "add up to the image's 2,240 pixels, and add up to 10"),
+        (
+            {"size": [WIDTH, HEIGHT], "counts": [HEIGHT * WIDTH]},
+            f"must have the image's size, [{HEIGHT}, {WIDTH}]",
+        ),
+        (
+            {"size": [HEIGHT, WIDTH], "counts": [5, 5]},
+            "add up to the image's 2,240 pixels, and add up to 10",
+        ),
+        (
+            {"size": [HEIGHT, WIDTH], "counts": [-5, HEIGHT * WIDTH + 5]},
+            "the runs must be 0 or more",
+        ),
+        (
+            {"size": [HEIGHT, WIDTH], "counts": "55"},
+            "add up to the image's 2,240 pixels, and add up to 10",
+        ),
         ({"size": [HEIGHT, WIDTH], "counts": "zz"}, "holds 'z'"),
         ({"size": [HEIGHT, WIDTH], "counts": "5T"}, "ends inside a number"),
-        ({"size": [HEIGHT, WIDTH], "counts": [0.5, 2]}, "a list of whole numbers or a compressed text"),
+        (
+            {"size": [HEIGHT, WIDTH], "counts": [0.5, 2]},
+            "a list of whole numbers or a compressed text",
+        ),
         ({"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}, "covers none"),
     ],
 )
-def test_an_annotation_that_is_no_mask_is_refused_by_its_id(tmp_path: Path, segmentation: Any, told: str) -> None:
+def test_an_annotation_that_is_no_mask_is_refused_by_its_id(
+    tmp_path: Path, segmentation: Any, told: str
+) -> None:
     path = write(tmp_path, document([SQUARE], segmentation))
-    with pytest.raises(DataError, match=f"^{re.escape(f'{path}, annotation 2: ')}.*{re.escape(told)}"):
+    with pytest.raises(
+        DataError, match=f"^{re.escape(f'{path}, annotation 2: ')}.*{re.escape(told)}"
+    ):
         load(str(tmp_path))
 
 
@@ -180,24 +220,60 @@ def changed(*where: str | int, to: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (changed("annotations", 1, "id", to="x"), "annotation 1 (counted from 0): annotation must be an object"),
-        (changed("annotations", 1, to=5), "annotation 1 (counted from 0): annotation must be an object"),
-        (changed("annotations", 1, "image_id", to=8), "annotation 2: image_id must be the id of an image, and is 8"),
-        (changed("annotations", 1, "category_id", to=1), "category_id must be the id of a category, and is 1"),
-        (changed("annotations", 1, "category_id", to=[]), "category_id must be the id of a category, and is []"),
+        (
+            changed("annotations", 1, "id", to="x"),
+            "annotation 1 (counted from 0): annotation must be an object",
+        ),
+        (
+            changed("annotations", 1, to=5),
+            "annotation 1 (counted from 0): annotation must be an object",
+        ),
+        (
+            changed("annotations", 1, "image_id", to=8),
+            "annotation 2: image_id must be the id of an image, and is 8",
+        ),
+        (
+            changed("annotations", 1, "category_id", to=1),
+            "category_id must be the id of a category, and is 1",
+        ),
+        (
+            changed("annotations", 1, "category_id", to=[]),
+            "category_id must be the id of a category, and is []",
+        ),
         (changed("annotations", 1, "iscrowd", to=2), "iscrowd must be 0 or 1, and is 2"),
-        (changed("categories", 1, "id", to=12), "category 1 (counted from 0): ids must be unique, and 12 repeats one"),
+        (
+            changed("categories", 1, "id", to=12),
+            "category 1 (counted from 0): ids must be unique, and 12 repeats one",
+        ),
         (changed("categories", 1, "name", to=3), "category 3: its name must be a text, and is 3"),
         (changed("categories", to=[]), "there must be at least one category"),
-        (changed("categories", to=None), "must hold the lists images, annotations, categories, and categories"),
-        (changed("images", 0, "file_name", to=None), "image 7: its file_name must be a text of its own"),
-        (changed("images", 0, "file_name", to="b.png"), "image 7: the file 'b.png' is not there; looked in"),
-        (changed("images", 0, "file_name", to="../a.png"), "must stay inside the data folder, and is '../a.png'"),
+        (
+            changed("categories", to=None),
+            "must hold the lists images, annotations, categories, and categories",
+        ),
+        (
+            changed("images", 0, "file_name", to=None),
+            "image 7: its file_name must be a text of its own",
+        ),
+        (
+            changed("images", 0, "file_name", to="b.png"),
+            "image 7: the file 'b.png' is not there; looked in",
+        ),
+        (
+            changed("images", 0, "file_name", to="../a.png"),
+            "must stay inside the data folder, and is '../a.png'",
+        ),
         (
             changed("images", 0, "height", to=41),
-            "is listed with 41 x 56 pixels (height x width), and has 40 x 56; bring the picture that was annotated",
+            (
+                "is listed with 41 x 56 pixels (height x width), and has 40 x 56; bring the picture"
+                " that was annotated"
+            ),
         ),
-        ({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}, "there must be at least one image"),
+        (
+            {"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]},
+            "there must be at least one image",
+        ),
         ([], "must hold the lists"),
     ],
 )
@@ -221,7 +297,9 @@ def test_two_annotation_files_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "annotations").mkdir()
     for year in (2014, 2017):
         (tmp_path / "annotations" / f"instances_train{year}.json").write_text("{}")
-    with pytest.raises(DataError, match=r"there are instances_train2014\.json, instances_train2017\.json"):
+    with pytest.raises(
+        DataError, match=r"there are instances_train2014\.json, instances_train2017\.json"
+    ):
         load(str(tmp_path))
 
 
@@ -247,20 +325,28 @@ def test_test_images_are_listed_and_not_decoded(tmp_path: Path) -> None:
     assert Path(image.path) == tmp_path / "test" / "b.jpg"
     listed[0]["file_name"] = "../train/a.png"
     (tmp_path / "test.json").write_text(json.dumps({"images": listed}))
-    with pytest.raises(DataError, match=r"test\.json, image 0 \(counted from 0\): a file name must stay inside"):
+    with pytest.raises(
+        DataError, match=r"test\.json, image 0 \(counted from 0\): a file name must stay inside"
+    ):
         load(str(tmp_path))
 
 
-def test_a_listed_test_image_that_prediction_would_refuse_is_refused_with_the_data_set(tmp_path: Path) -> None:
+def test_a_listed_test_image_that_prediction_would_refuse_is_refused_with_the_data_set(
+    tmp_path: Path,
+) -> None:
     write(tmp_path, document([SQUARE]))
     (tmp_path / "test").mkdir()
     Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint16)).save(tmp_path / "test" / "b.png")
     (tmp_path / "test.json").write_text(json.dumps({"images": [{"id": 4, "file_name": "b.png"}]}))
-    with pytest.raises(DataError, match=r"b\.png: images must have 8 bits a channel, and this one has 16"):
+    with pytest.raises(
+        DataError, match=r"b\.png: images must have 8 bits a channel, and this one has 16"
+    ):
         load(str(tmp_path))
 
 
-def test_a_picture_is_turned_by_its_exif_unless_the_listed_size_is_that_of_the_stored_pixels(tmp_path: Path) -> None:
+def test_a_picture_is_turned_by_its_exif_unless_the_listed_size_is_that_of_the_stored_pixels(
+    tmp_path: Path,
+) -> None:
     write(tmp_path, document([SQUARE]))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -277,20 +363,28 @@ def test_palette_grey_and_rgba_pngs_become_rgb(tmp_path: Path) -> None:
     Image.fromarray(np.dstack([RGB, RGB[:, :, 0]])).save(path)
     np.testing.assert_array_equal(load(str(tmp_path)).samples[0].image, RGB)
     Image.fromarray(RGB[:, :, 0]).save(path)
-    np.testing.assert_array_equal(load(str(tmp_path)).samples[0].image, np.repeat(RGB[:, :, :1], 3, axis=2))
+    np.testing.assert_array_equal(
+        load(str(tmp_path)).samples[0].image, np.repeat(RGB[:, :, :1], 3, axis=2)
+    )
     palette = Image.fromarray(RGB // 64 * 64).quantize(64)
     palette.save(path)
-    np.testing.assert_array_equal(load(str(tmp_path)).samples[0].image, np.asarray(palette.convert("RGB")))
+    np.testing.assert_array_equal(
+        load(str(tmp_path)).samples[0].image, np.asarray(palette.convert("RGB"))
+    )
 
 
 def test_sixteen_bit_and_cmyk_pictures_are_refused_by_name(tmp_path: Path) -> None:
     write(tmp_path, document([SQUARE]))
     path = tmp_path / "train" / "a.png"
     Image.fromarray(RGB[:, :, 0].astype(np.uint16)).save(path)
-    with pytest.raises(DataError, match=r"a\.png: images must have 8 bits a channel, and this one has 16"):
+    with pytest.raises(
+        DataError, match=r"a\.png: images must have 8 bits a channel, and this one has 16"
+    ):
         load(str(tmp_path))
     Image.fromarray(RGB).convert("CMYK").save(path, format="JPEG")
-    with pytest.raises(DataError, match=r"a\.png: an image must be grey, RGB or RGBA, and this one is CMYK"):
+    with pytest.raises(
+        DataError, match=r"a\.png: an image must be grey, RGB or RGBA, and this one is CMYK"
+    ):
         load(str(tmp_path))
 
 
@@ -310,7 +404,11 @@ def test_sixteen_bit_and_cmyk_pictures_are_refused_by_name(tmp_path: Path) -> No
 def test_where_no_size_tells_whether_annotations_were_drawn_on_the_turned_picture_it_is_noted(
     tmp_path: Path, orientation: int, height: int, width: int, listed: bool, noted: bool
 ) -> None:
-    stored = RGB[:height, :width] if orientation < 5 or height == width else np.ascontiguousarray(np.rot90(RGB))
+    stored = (
+        RGB[:height, :width]
+        if orientation < 5 or height == width
+        else np.ascontiguousarray(np.rot90(RGB))
+    )
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = document([SQUARE])
@@ -320,8 +418,14 @@ def test_where_no_size_tells_whether_annotations_were_drawn_on_the_turned_pictur
     write(tmp_path, content)
     Image.fromarray(stored).save(tmp_path / "train" / "a.png", exif=exif)
     notes = load(str(tmp_path)).notes
-    assert any(note.startswith("1 image is turned as EXIF says, and no size tells") for note in notes) == noted
-    assert not noted or "a.png; look at it, and where they were not, remove the orientation" in " ".join(notes)
+    assert (
+        any(note.startswith("1 image is turned as EXIF says, and no size tells") for note in notes)
+        == noted
+    )
+    assert (
+        not noted
+        or "a.png; look at it, and where they were not, remove the orientation" in " ".join(notes)
+    )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
@@ -332,34 +436,52 @@ def test_a_truncated_picture_is_refused(tmp_path: Path, kind: str) -> None:
     whole = path.read_bytes()
     for length in range(0, len(whole) - 200, len(whole) // 20):
         path.write_bytes(whole[:length])
-        with pytest.raises(DataError, match=r"a\.png: (the file is (damaged|empty)|an image must be a TIFF)"):
+        with pytest.raises(
+            DataError, match=r"a\.png: (the file is (damaged|empty)|an image must be a TIFF)"
+        ):
             load(str(tmp_path))
 
 
-def many_cells(folder: Path, change: Any = None, images: int = 5, side: tuple[int, int] = (96, 128)) -> Path:
+def many_cells(
+    folder: Path, change: Any = None, images: int = 5, side: tuple[int, int] = (96, 128)
+) -> Path:
     """Images of six cells each, in polygons with their bbox, as an annotation tool writes them."""
     height, width = side
     (folder / "train").mkdir(parents=True)
     angle = np.arange(16) * np.pi / 8
-    content: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "nucleus"}]}
+    content: dict[str, Any] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 1, "name": "nucleus"}],
+    }
     for image in range(images):
         rng = np.random.default_rng(image)
         pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
         Image.fromarray(pixels).save(folder / "train" / f"picture {image:02d}.png")
         content["images"].append(
-            {"id": image + 1, "file_name": f"picture {image:02d}.png", "height": height, "width": width}
+            {
+                "id": image + 1,
+                "file_name": f"picture {image:02d}.png",
+                "height": height,
+                "width": width,
+            }
         )
         for cell in range(6):
             row, column = divmod(cell, 3)
             x = width * (2 * column + 1) / 6 + rng.uniform(-3, 3)
             y = height * (2 * row + 1) / 4 + rng.uniform(-3, 3)
             a, b = rng.uniform(6, 9, 2)
-            corners = np.stack([x + a * np.cos(angle), y + b * np.sin(angle)], 1).round(2).ravel().tolist()
+            corners = (
+                np.stack([x + a * np.cos(angle), y + b * np.sin(angle)], 1)
+                .round(2)
+                .ravel()
+                .tolist()
+            )
             box = [x - a, y - b, 2 * a, 2 * b]
             content["annotations"].append(
                 {
-                    "id": len(content["annotations"]) + 1, "image_id": image + 1, "category_id": 1, "iscrowd": 0,
-                    "segmentation": [corners], "bbox": box, "area": box[2] * box[3],
+                    "id": len(content["annotations"]) + 1, "image_id": image + 1, "category_id": 1,
+                    "iscrowd": 0, "segmentation": [corners], "bbox": box, "area": box[2] * box[3],
                 }
             )  # fmt: skip
     if change is not None:
@@ -374,13 +496,18 @@ def each(key: str, **new: Any) -> Any:
 
     def change(content: dict[str, Any]) -> None:
         for entry in content[key]:
-            entry.update({name: value(entry) if callable(value) else value for name, value in new.items()})
+            entry.update(
+                {name: value(entry) if callable(value) else value for name, value in new.items()}
+            )
 
     return change
 
 
 def messages(folder: Path, **settings: Any) -> list[str]:
-    return [problem.message for problem in inspect(str(folder), DataConfig.model_validate(settings)).problems]
+    return [
+        problem.message
+        for problem in inspect(str(folder), DataConfig.model_validate(settings)).problems
+    ]
 
 
 def refusal(folder: Path, **settings: Any) -> str:
@@ -412,9 +539,9 @@ def plain(folder: Path) -> str:
         each("annotations", bbox=None, area=None),
     ],
     ids=[
-        "image ids are texts", "references are texts", "ids are floats", "category ids are floats", "sizes are null",
-        "sizes are 0", "sizes are texts", "iscrowd is null", "iscrowd is false", "a polygon without its list",
-        "no bbox",
+        "image ids are texts", "references are texts", "ids are floats", "category ids are floats",
+        "sizes are null", "sizes are 0", "sizes are texts", "iscrowd is null", "iscrowd is false",
+        "a polygon without its list", "no bbox",
     ],
 )  # fmt: skip
 def test_what_tools_write_otherwise_is_read_the_same(tmp_path: Path, change: Any) -> None:
@@ -444,15 +571,20 @@ def test_annotation_ids_that_repeat_are_noted_and_all_are_used(tmp_path: Path) -
 
 
 def test_one_polygon_without_a_pixel_is_named_and_left_out_when_asked(tmp_path: Path) -> None:
-    path = many_cells(tmp_path, lambda content: content["annotations"][3].update(segmentation=[[5, 5, 5, 5, 5, 5]]))
+    path = many_cells(
+        tmp_path,
+        lambda content: content["annotations"][3].update(segmentation=[[5, 5, 5, 5, 5, 5]]),
+    )
     told = refusal(tmp_path)
     assert told.startswith(f"{path}, annotation 4: segmentation must cover at least one pixel")
     assert "`--set data.skip_bad=true` skips and counts" in told
     data = load(str(tmp_path), DataConfig(skip_bad=True))
     assert data.instance_counts().sum() == 29
     assert data.notes == (
-        f"data.skip_bad: 1 skipped; {path}, annotation 4: segmentation must cover at least one pixel, and covers "
-        "none; remove the annotation",
+        (
+            f"data.skip_bad: 1 skipped; {path}, annotation 4: segmentation must cover at least one"
+            " pixel, and covers none; remove the annotation"
+        ),
     )
 
 
@@ -461,7 +593,9 @@ def test_a_missing_image_is_left_out_when_asked(tmp_path: Path) -> None:
     (tmp_path / "train" / "picture 02.png").unlink()
     assert "'picture 02.png' is not there" in refusal(tmp_path)
     data = load(str(tmp_path), DataConfig(skip_bad=True))
-    assert [sample.name for sample in data.samples] == [f"picture {number:02d}.png" for number in (0, 1, 3, 4)]
+    assert [sample.name for sample in data.samples] == [
+        f"picture {number:02d}.png" for number in (0, 1, 3, 4)
+    ]
 
 
 def test_a_data_set_that_is_mostly_bad_is_not_skipped_to_its_rest(tmp_path: Path) -> None:
@@ -479,7 +613,9 @@ def test_a_data_set_that_is_mostly_bad_is_not_skipped_to_its_rest(tmp_path: Path
 def test_boxes_without_outlines_are_one_sentence(tmp_path: Path, segmentation: Any) -> None:
     path = many_cells(tmp_path, each("annotations", segmentation=segmentation))
     (problem,) = inspect(str(tmp_path)).problems
-    assert str(problem).startswith(f"{path}: 30 of 30 annotations are boxes without outlines, a data set for detection")
+    assert str(problem).startswith(
+        f"{path}: 30 of 30 annotations are boxes without outlines, a data set for detection"
+    )
     assert "export polygons or masks" in str(problem)
 
 
@@ -492,7 +628,12 @@ def test_one_box_among_outlines_is_its_own_problem(tmp_path: Path) -> None:
 
 
 def fractions(entry: dict[str, Any]) -> list[list[float]]:
-    return [[value / (96 if position % 2 else 128) for position, value in enumerate(entry["segmentation"][0])]]
+    return [
+        [
+            value / (96 if position % 2 else 128)
+            for position, value in enumerate(entry["segmentation"][0])
+        ]
+    ]
 
 
 def test_coordinates_that_are_fractions_of_the_image_are_called_that(tmp_path: Path) -> None:
@@ -514,12 +655,17 @@ def exchanged(entry: dict[str, Any]) -> list[list[float]]:
     [
         (each("annotations", segmentation=exchanged), "x and y look exchanged"),
         (
-            each("annotations", segmentation=lambda entry: [[value / 2 for value in entry["segmentation"][0]]]),
+            each(
+                "annotations",
+                segmentation=lambda entry: [[value / 2 for value in entry["segmentation"][0]]],
+            ),
             "made for an image of another size",
         ),
     ],
 )
-def test_masks_that_are_not_where_their_own_bbox_is_are_suspected(tmp_path: Path, change: Any, told: str) -> None:
+def test_masks_that_are_not_where_their_own_bbox_is_are_suspected(
+    tmp_path: Path, change: Any, told: str
+) -> None:
     path = many_cells(tmp_path, change, side=(128, 128))
     (problem,) = inspect(str(tmp_path)).problems
     assert problem.place == str(path)
@@ -530,40 +676,62 @@ def test_masks_that_are_not_where_their_own_bbox_is_are_suspected(tmp_path: Path
 
 
 @pytest.mark.parametrize("change", [{}, {"bbox": None}, {"area": 1}])
-def test_outlines_beside_the_image_put_the_whole_file_in_doubt_in_one_sentence(tmp_path: Path, change: Any) -> None:
-    path = many_cells(tmp_path, each("annotations", segmentation=exchanged, **change), side=(96, 160))
+def test_outlines_beside_the_image_put_the_whole_file_in_doubt_in_one_sentence(
+    tmp_path: Path, change: Any
+) -> None:
+    path = many_cells(
+        tmp_path, each("annotations", segmentation=exchanged, **change), side=(96, 160)
+    )
     found = inspect(str(tmp_path))
     (told,) = found.problems
     assert found.dataset is None or found.dataset.notes == ()
-    assert re.match(r"1\d of 30 annotations lie beside their image, and so the others may be wrong", told.message)
+    assert re.match(
+        r"1\d of 30 annotations lie beside their image, and so the others may be wrong",
+        told.message,
+    )
     assert "x and y are exchanged" in told.message
     assert (told.place, told.skippable) == (str(path), False)
 
 
 def test_one_outline_beside_the_image_is_its_own_problem(tmp_path: Path) -> None:
     beside = [[200, 10, 220, 10, 220, 30]]
-    path = many_cells(tmp_path, lambda content: content["annotations"][3].update(segmentation=beside))
+    path = many_cells(
+        tmp_path, lambda content: content["annotations"][3].update(segmentation=beside)
+    )
     (problem,) = inspect(str(tmp_path)).problems
-    assert str(problem).startswith(f"{path}, annotation 4: a polygon must lie in the image (128 wide, 96 high)")
+    assert str(problem).startswith(
+        f"{path}, annotation 4: a polygon must lie in the image (128 wide, 96 high)"
+    )
     assert problem.skippable
 
 
-def test_an_image_most_of_whose_annotations_are_bad_is_skipped_whole_and_no_true_negative(tmp_path: Path) -> None:
+def test_an_image_most_of_whose_annotations_are_bad_is_skipped_whole_and_no_true_negative(
+    tmp_path: Path,
+) -> None:
     def change(content: dict[str, Any]) -> None:
         for annotation in content["annotations"][:4]:
             annotation["segmentation"] = [[5, 5, 5, 5, 5, 5]]
 
     path = many_cells(tmp_path, change)
     data = load(str(tmp_path), DataConfig(skip_bad=True))
-    assert [sample.name for sample in data.samples] == [f"picture {number:02d}.png" for number in range(1, 5)]
-    assert f"{path}, image 1: 4 of its 6 annotations cannot be used, so that the image cannot be" in data.notes[0]
+    assert [sample.name for sample in data.samples] == [
+        f"picture {number:02d}.png" for number in range(1, 5)
+    ]
+    assert (
+        f"{path}, image 1: 4 of its 6 annotations cannot be used, so that the image cannot be"
+        in data.notes[0]
+    )
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools on NumPy 2
+@pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # pycocotools on NumPy 2
 def test_masks_written_row_by_row_are_suspected_and_not_called_semantic(tmp_path: Path) -> None:
     def row_by_row(content: dict[str, Any]) -> None:
         for annotation in content["annotations"]:
-            mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(annotation["segmentation"], 96, 128)))
+            mask = coco_mask.decode(
+                coco_mask.merge(coco_mask.frPyObjects(annotation["segmentation"], 96, 128))
+            )
             encoded = uncompressed(mask.ravel().reshape(128, 96).T.astype(np.bool_))
             annotation["segmentation"] = {"size": [96, 128], "counts": encoded["counts"]}
 
@@ -577,7 +745,9 @@ def test_masks_written_row_by_row_are_suspected_and_not_called_semantic(tmp_path
 
 
 @pytest.mark.parametrize(("sign", "told"), [("", "far more"), ("-", "far less")])
-def test_runs_of_more_digits_than_python_writes_are_refused_in_a_sentence(tmp_path: Path, sign: str, told: str) -> None:
+def test_runs_of_more_digits_than_python_writes_are_refused_in_a_sentence(
+    tmp_path: Path, sign: str, told: str
+) -> None:
     path = write(tmp_path, "")
     runs = ",".join([f"{sign}{'9' * 4300}"] * 20)
     content = json.dumps(document({"size": [HEIGHT, WIDTH], "counts": []}))
@@ -586,19 +756,29 @@ def test_runs_of_more_digits_than_python_writes_are_refused_in_a_sentence(tmp_pa
 
 
 def test_a_few_boxes_elsewhere_and_boxes_of_two_corners_are_notes(tmp_path: Path) -> None:
-    many_cells(tmp_path / "few", lambda content: content["annotations"][0].update(bbox=[100, 70, 20, 20]))
-    assert any(
-        "1 of 30 annotations have a bbox that is not where" in note for note in load(str(tmp_path / "few")).notes
+    many_cells(
+        tmp_path / "few", lambda content: content["annotations"][0].update(bbox=[100, 70, 20, 20])
     )
-    two = each("annotations", bbox=lambda e: [*e["bbox"][:2], e["bbox"][0] + e["bbox"][2], e["bbox"][1] + e["bbox"][3]])
+    assert any(
+        "1 of 30 annotations have a bbox that is not where" in note
+        for note in load(str(tmp_path / "few")).notes
+    )
+    two = each(
+        "annotations",
+        bbox=lambda e: [*e["bbox"][:2], e["bbox"][0] + e["bbox"][2], e["bbox"][1] + e["bbox"][3]],
+    )
     many_cells(tmp_path / "corners", two)
     assert any("holds two corners" in note for note in load(str(tmp_path / "corners")).notes)
 
 
 def test_areas_that_are_not_those_of_the_masks_are_a_note(tmp_path: Path) -> None:
-    many_cells(tmp_path, lambda content: [entry.update(area=7) for entry in content["annotations"][:8]])
+    many_cells(
+        tmp_path, lambda content: [entry.update(area=7) for entry in content["annotations"][:8]]
+    )
     notes = load(str(tmp_path)).notes
-    assert any("8 of 30 annotations have an area that is not that of their mask" in note for note in notes)
+    assert any(
+        "8 of 30 annotations have an area that is not that of their mask" in note for note in notes
+    )
 
 
 def test_crowd_regions_that_are_all_annotations_are_suspected(tmp_path: Path) -> None:
@@ -620,7 +800,10 @@ def test_the_heading_that_roboflow_puts_over_its_categories_is_left_out(tmp_path
     many_cells(tmp_path, lambda content: content.update(categories=categories))
     data = load(str(tmp_path))
     assert [category.name for category in data.classes] == ["nucleus"]
-    assert any("1 category without annotations that is the supercategory of others" in note for note in data.notes)
+    assert any(
+        "1 category without annotations that is the supercategory of others" in note
+        for note in data.notes
+    )
 
 
 def test_two_categories_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -640,7 +823,9 @@ def test_two_categories_of_one_name_are_refused(tmp_path: Path) -> None:
         ("labels_my-project.json", "."),
     ],
 )
-def test_exports_of_annotation_tools_are_read_where_they_lie(tmp_path: Path, file: str, images: str) -> None:
+def test_exports_of_annotation_tools_are_read_where_they_lie(
+    tmp_path: Path, file: str, images: str
+) -> None:
     path = many_cells(tmp_path / "other")
     (tmp_path / "other" / file).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "other" / images).mkdir(parents=True, exist_ok=True)
@@ -661,7 +846,10 @@ def test_a_validation_file_that_is_not_read_is_noted(tmp_path: Path) -> None:
     many_cells(tmp_path)
     (tmp_path / "valid").mkdir()
     (tmp_path / "valid" / "_annotations.coco.json").write_text("{}")
-    assert any(note.startswith("valid/_annotations.coco.json is not read") for note in load(str(tmp_path)).notes)
+    assert any(
+        note.startswith("valid/_annotations.coco.json is not read")
+        for note in load(str(tmp_path)).notes
+    )
 
 
 def test_an_unknown_folder_is_answered_with_what_was_seen(tmp_path: Path) -> None:
@@ -669,7 +857,9 @@ def test_an_unknown_folder_is_answered_with_what_was_seen(tmp_path: Path) -> Non
     for number in range(3):
         (tmp_path / "labels" / f"{number}.txt").write_text("")
     (tmp_path / "data.yaml").write_text("")
-    assert "holds no annotated image (seen: 3 .txt and 1 .yaml); put one folder" in refusal(tmp_path)
+    assert "holds no annotated image (seen: 3 .txt and 1 .yaml); put one folder" in refusal(
+        tmp_path
+    )
 
 
 def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
@@ -681,38 +871,62 @@ def test_a_key_that_is_there_twice_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", ["1" * 5000, "1e999", "NaN", "-Infinity"])
 def test_numbers_that_are_none_end_in_a_sentence(tmp_path: Path, number: str) -> None:
     path = many_cells(tmp_path)
-    for what in ('"image_id": 1', '"height": 96', '"iscrowd": 0', '"category_id": 1', '"segmentation": [['):
+    for what in (
+        '"image_id": 1',
+        '"height": 96',
+        '"iscrowd": 0',
+        '"category_id": 1',
+        '"segmentation": [[',
+    ):
         text = path.read_text()
         key = what.split(":")[0]
-        changed_text = text.replace(what, f"{key}: [[{number}, " if what.endswith("[") else f"{key}: {number}", 1)
+        changed_text = text.replace(
+            what, f"{key}: [[{number}, " if what.endswith("[") else f"{key}: {number}", 1
+        )
         assert changed_text != text
         (tmp_path / "train.json").write_text(changed_text)
         inspect(str(tmp_path))
         path.write_text(text)
 
 
-def test_instances_that_lie_on_each_other_by_thousands_end_in_a_sentence_in_time(tmp_path: Path) -> None:
+def test_instances_that_lie_on_each_other_by_thousands_end_in_a_sentence_in_time(
+    tmp_path: Path,
+) -> None:
     path = many_cells(tmp_path, images=2, side=(512, 512))
     content = json.loads(path.read_text())
     content["annotations"] += [
-        {"id": 100 + number, "image_id": 1, "category_id": 1, "segmentation": [[2, 2, 500, 2, 500, 500, 2, 500]]}
+        {
+            "id": 100 + number,
+            "image_id": 1,
+            "category_id": 1,
+            "segmentation": [[2, 2, 500, 2, 500, 500, 2, 500]],
+        }
         for number in range(2000)
     ]
     path.write_text(json.dumps(content))
     started = time.process_time()
-    told = [problem for problem in inspect(str(tmp_path)).problems if "may lie on each other" in problem.message]
+    told = [
+        problem
+        for problem in inspect(str(tmp_path)).problems
+        if "may lie on each other" in problem.message
+    ]
     assert len(told) > 1900
     assert time.process_time() - started < 60  # 4 s measured
 
 
 def test_an_outline_that_would_take_gigabytes_is_refused(tmp_path: Path) -> None:
-    zigzag = [value for number in range(200_000) for value in (0.0 if number % 2 else 120.0, number % 90)]
+    zigzag = [
+        value for number in range(200_000) for value in (0.0 if number % 2 else 120.0, number % 90)
+    ]
     many_cells(tmp_path, lambda content: content["annotations"][0].update(segmentation=[zigzag]))
     assert "outlines of an annotation may be 2,000,000 pixels long" in refusal(tmp_path)
 
 
 def test_a_message_never_writes_out_a_large_value(tmp_path: Path) -> None:
-    many_cells(tmp_path, lambda content: content["annotations"][0].update(segmentation=[[["x"] * 100_000] * 4]))
+    many_cells(
+        tmp_path,
+        lambda content: content["annotations"][0].update(segmentation=[[["x"] * 100_000] * 4]),
+    )
     assert len(refusal(tmp_path)) < 1000
 
 
@@ -726,7 +940,9 @@ def test_large_images_have_room_for_fewer_instances_on_each_other(
     assert found[0].startswith("3 instances of an image of this size may lie on each other")
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools on NumPy 2
+@pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # pycocotools on NumPy 2
 @pytest.mark.parametrize("count", [1, 2, 8, 9, 65, 500])
 def test_an_outline_of_many_pieces_is_drawn_as_pycocotools_draws_it(count: int) -> None:
     corners = np.random.default_rng(count).integers(0, 190, (count, 2))
@@ -746,4 +962,6 @@ def test_another_file_of_annotations_beside_the_one_that_is_read_is_noted(tmp_pa
         (tmp_path / name).write_text(path.read_text() if name != "test.json" else '{"images": []}')
     (tmp_path / "info.json").write_text("{}")
     (note,) = [note for note in load(str(tmp_path)).notes if "not read" in note]
-    assert note.startswith("train2.json, annotations/second_half.json is not read beside train.json: one file is; ")
+    assert note.startswith(
+        "train2.json, annotations/second_half.json is not read beside train.json: one file is; "
+    )

@@ -44,7 +44,9 @@ def test_the_fingerprint_covers_classes_names_and_the_set_of_images() -> None:
 
 def test_samples_come_in_the_order_of_their_names_whatever_the_order_they_were_read_in() -> None:
     again = assemble("again", DATA.classes, DATA.samples[::-1])
-    assert [sample.name for sample in again.samples] == sorted(sample.name for sample in DATA.samples)
+    assert [sample.name for sample in again.samples] == sorted(
+        sample.name for sample in DATA.samples
+    )
     assert again.fingerprint == DATA.fingerprint == fingerprint(DATA.classes, DATA.samples[::-1])
 
 
@@ -52,7 +54,9 @@ def test_arrays_are_contiguous_and_read_only_and_those_of_the_caller_stay_writab
     image = np.zeros((3, 6, 8), np.uint8).transpose(2, 1, 0)
     labels = np.ones(1, np.int64)
     maps = np.ones((1, 8, 6), np.uint16)
-    sample = assemble("one", DATA.classes, [Sample("a", image, maps, labels, np.zeros(1, np.bool_))]).samples[0]
+    sample = assemble(
+        "one", DATA.classes, [Sample("a", image, maps, labels, np.zeros(1, np.bool_))]
+    ).samples[0]
     for array in (sample.image, sample.label_maps, sample.labels_N, sample.crowd_N):
         assert array.flags.c_contiguous
         assert not array.flags.writeable
@@ -77,7 +81,9 @@ def test_crowd_regions_are_not_counted_as_instances() -> None:
     ),
     first=st.integers(1, 60_000),
 )
-def test_renumbering_keeps_the_division_into_instances_and_their_order(ids: np.ndarray, first: int) -> None:
+def test_renumbering_keeps_the_division_into_instances_and_their_order(
+    ids: np.ndarray, first: int
+) -> None:
     labels, count = renumber(ids, first)
     assert labels.dtype == np.uint16
     np.testing.assert_array_equal(np.unique(labels[labels > 0]), np.arange(first, first + count))

@@ -27,7 +27,10 @@ RGB = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
 
 def write_image(
-    folder: Path, name: str = "a", image: np.ndarray = RGB, masks: dict[int, np.ndarray] | None = None
+    folder: Path,
+    name: str = "a",
+    image: np.ndarray = RGB,
+    masks: dict[int, np.ndarray] | None = None,
 ) -> Path:
     place = folder / "train" / name
     place.mkdir(parents=True, exist_ok=True)
@@ -65,20 +68,28 @@ def test_a_data_set_written_as_hw3_and_read_again_is_the_same(tmp_path: Path) ->
         (1, "slide01_field1.tif"),
         (2, "slide01_field2.tif"),
     ]
-    for image, sample in zip(read.test_images, make(images=2, side=48, seed=4).samples, strict=True):
+    for image, sample in zip(
+        read.test_images, make(images=2, side=48, seed=4).samples, strict=True
+    ):
         assert (image.height, image.width) == sample.size
         np.testing.assert_array_equal(read_rgb(Path(image.path)), sample.image)
 
 
-def test_the_fingerprint_does_not_depend_on_the_folder_or_on_naming_the_train_folder_itself(tmp_path: Path) -> None:
+def test_the_fingerprint_does_not_depend_on_the_folder_or_on_naming_the_train_folder_itself(
+    tmp_path: Path,
+) -> None:
     data = make(images=2, side=48)
     write_hw3(data, tmp_path / "one")
     write_hw3(data, tmp_path / "deeper" / "two")
-    prints = {load(str(tmp_path / place)).fingerprint for place in ("one", "one/train", "deeper/two")}
+    prints = {
+        load(str(tmp_path / place)).fingerprint for place in ("one", "one/train", "deeper/two")
+    }
     assert prints == {data.fingerprint}
 
 
-def test_the_test_folder_is_no_training_image_and_a_training_image_may_be_called_test(tmp_path: Path) -> None:
+def test_the_test_folder_is_no_training_image_and_a_training_image_may_be_called_test(
+    tmp_path: Path,
+) -> None:
     write_image(tmp_path, "test")
     write_image(tmp_path, "a")
     assert [sample.name for sample in load(str(tmp_path)).samples] == ["a", "test"]
@@ -88,9 +99,13 @@ def test_the_test_folder_is_no_training_image_and_a_training_image_may_be_called
 def test_rgba_rgb_and_grey_images_become_rgb(tmp_path: Path) -> None:
     path = tmp_path / "image.tif"
     alpha = np.full((20, 30, 1), 7, np.uint8)
-    tifffile.imwrite(path, np.concatenate([RGB, alpha], 2), photometric="rgb", extrasamples=["unassalpha"])
+    tifffile.imwrite(
+        path, np.concatenate([RGB, alpha], 2), photometric="rgb", extrasamples=["unassalpha"]
+    )
     np.testing.assert_array_equal(read_rgb(path), RGB)
-    tifffile.imwrite(path, RGB, photometric="rgb", compression="lzw", predictor=True, rowsperstrip=3)
+    tifffile.imwrite(
+        path, RGB, photometric="rgb", compression="lzw", predictor=True, rowsperstrip=3
+    )
     np.testing.assert_array_equal(read_rgb(path), RGB)
     tifffile.imwrite(path, np.moveaxis(RGB, 2, 0), photometric="rgb", planarconfig="separate")
     np.testing.assert_array_equal(read_rgb(path), RGB)
@@ -106,10 +121,18 @@ def test_rgba_rgb_and_grey_images_become_rgb(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "options", "named"),
     [
-        (RGB.astype(np.uint16) * 256, {"photometric": "rgb"}, "8 bits a channel, and this one has 16"),
+        (
+            RGB.astype(np.uint16) * 256,
+            {"photometric": "rgb"},
+            "8 bits a channel, and this one has 16",
+        ),
         (RGB[:, :, 0].astype(np.uint16), {}, "8 bits a channel, and this one has 16"),
         (RGB.astype(np.float32), {"photometric": "rgb"}, "has 32 (float32)"),
-        (np.dstack([RGB, RGB[:, :, 0]]), {"photometric": "separated"}, "this one is SEPARATED with 4"),
+        (
+            np.dstack([RGB, RGB[:, :, 0]]),
+            {"photometric": "separated"},
+            "this one is SEPARATED with 4",
+        ),
         (np.stack([RGB, RGB]), {"photometric": "rgb"}, "must hold one image, and this one holds 2"),
     ],
 )
@@ -118,20 +141,30 @@ def test_other_kinds_of_image_are_refused_by_name(
 ) -> None:
     place = write_image(tmp_path)
     tifffile.imwrite(place / "image.tif", image, **options)
-    with pytest.raises(DataError, match=f"^{re.escape(str(place / 'image.tif'))}: .*{re.escape(named)}"):
+    with pytest.raises(
+        DataError, match=f"^{re.escape(str(place / 'image.tif'))}: .*{re.escape(named)}"
+    ):
         load(str(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(-1.0, "-1.0"), (2.5, "2.5"), (np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")]
+    ("value", "shown"),
+    [(-1.0, "-1.0"), (2.5, "2.5"), (np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")],
 )
 def test_ids_that_are_no_whole_numbers_are_refused_with_value_and_place(
     tmp_path: Path, value: float, shown: str
 ) -> None:
     place = write_image(tmp_path, masks={2: mask_with(value)})
-    told = f"{place / 'class2.tif'}: instance ids must be whole numbers from 0 up, and the pixel in row 12, column 13 "
+    told = (
+        f"{place / 'class2.tif'}: instance ids must be whole numbers from 0 up, and the pixel in"
+        " row 12, column 13 "
+    )
     with pytest.raises(
-        DataError, match=re.escape(told) + r"\(counted from 0\) holds " + re.escape(shown) + ".*; export the ids again"
+        DataError,
+        match=re.escape(told)
+        + r"\(counted from 0\) holds "
+        + re.escape(shown)
+        + ".*; export the ids again",
     ):
         load(str(tmp_path))
 
@@ -144,7 +177,9 @@ def test_a_negative_whole_number_is_refused_in_an_integer_mask(tmp_path: Path) -
 
 @given(
     ids=hnp.arrays(
-        st.sampled_from([np.uint8, np.int16, np.uint16, np.int32, np.float16, np.float32, np.float64]),
+        st.sampled_from(
+            [np.uint8, np.int16, np.uint16, np.int32, np.float16, np.float32, np.float64]
+        ),
         st.tuples(st.integers(1, 12), st.integers(1, 12)),
         elements=st.sampled_from([0, 0, 1, 2, 5, 9, 120]),
     )
@@ -154,7 +189,9 @@ def test_every_id_of_any_data_type_becomes_one_instance_in_ascending_order(ids: 
     with tempfile.TemporaryDirectory() as folder:
         image = np.zeros((*ids.shape, 3), np.uint8)
         write_image(Path(folder), image=image, masks={3: ids})
-        sample = load(folder, DataConfig(allow_suspicious=True)).samples[0]  # noise looks like no cells
+        sample = load(folder, DataConfig(allow_suspicious=True)).samples[
+            0
+        ]  # noise looks like no cells
     known = np.unique(ids[ids != 0])
     assert sample.labels_N.tolist() == [3] * len(known)
     assert sample.label_maps.shape == (1, *ids.shape)
@@ -163,13 +200,23 @@ def test_every_id_of_any_data_type_becomes_one_instance_in_ascending_order(ids: 
 
 
 @given(
-    masks=hnp.arrays(np.float64, (3, 9, 11), elements=st.sampled_from([0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 161.0])),
+    masks=hnp.arrays(
+        np.float64, (3, 9, 11), elements=st.sampled_from([0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 161.0])
+    ),
 )
 @settings(max_examples=40, deadline=None)
-def test_the_same_id_in_two_class_files_is_two_instances_and_none_is_lost_where_they_overlap(masks: np.ndarray) -> None:
+def test_the_same_id_in_two_class_files_is_two_instances_and_none_is_lost_where_they_overlap(
+    masks: np.ndarray,
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        write_image(Path(folder), image=np.zeros((9, 11, 3), np.uint8), masks=dict(zip((1, 2, 4), masks, strict=True)))
-        sample = load(folder, DataConfig(allow_suspicious=True)).samples[0]  # noise looks like no cells
+        write_image(
+            Path(folder),
+            image=np.zeros((9, 11, 3), np.uint8),
+            masks=dict(zip((1, 2, 4), masks, strict=True)),
+        )
+        sample = load(folder, DataConfig(allow_suspicious=True)).samples[
+            0
+        ]  # noise looks like no cells
     expected = [
         (number, ids == value)
         for number, ids in zip((1, 2, 4), masks, strict=True)
@@ -190,14 +237,19 @@ def test_class_maps_share_a_label_map_where_they_do_not_overlap(tmp_path: Path) 
     left[:, :10], right[:, 20:], both[5:8] = 1, 1, 4
     write_image(tmp_path, masks={1: left, 2: both, 3: right})
     sample = load(str(tmp_path)).samples[0]
-    assert [sorted(set(np.unique(label_map)) - {0}) for label_map in sample.label_maps] == [[1, 3], [2]]
+    assert [sorted(set(np.unique(label_map)) - {0}) for label_map in sample.label_maps] == [
+        [1, 3],
+        [2],
+    ]
 
 
 def test_an_image_without_masks_is_a_true_negative(tmp_path: Path) -> None:
     write_image(tmp_path)
     write_image(tmp_path, "b", masks={1: np.zeros((20, 30))})
     data = load(str(tmp_path))
-    assert [(len(sample.labels_N), sample.label_maps.shape) for sample in data.samples] == [(0, (1, 20, 30))] * 2
+    assert [(len(sample.labels_N), sample.label_maps.shape) for sample in data.samples] == [
+        (0, (1, 20, 30))
+    ] * 2
     assert [category.name for category in data.classes] == ["class1", "class2", "class3", "class4"]
 
 
@@ -212,7 +264,10 @@ def test_instances_of_one_pixel_and_of_one_row_are_kept(tmp_path: Path) -> None:
 def test_classes_above_four_are_added_and_keep_their_number(tmp_path: Path) -> None:
     write_image(tmp_path, masks={7: mask_with(1)})
     data = load(str(tmp_path))
-    assert [(category.id, category.name) for category in data.classes][3:] == [(4, "class4"), (7, "class7")]
+    assert [(category.id, category.name) for category in data.classes][3:] == [
+        (4, "class4"),
+        (7, "class7"),
+    ]
     assert data.samples[0].labels_N.tolist() == [5]
 
 
@@ -220,12 +275,17 @@ def test_classes_above_four_are_added_and_keep_their_number(tmp_path: Path) -> N
     ("mask", "told"),
     [
         (np.zeros((20, 31)), "the size of its image, 20 x 30 (height x width), and has 20 x 31"),
-        (np.zeros((20, 30, 3), np.uint8), "one channel of whole numbers, and this one has 3 of uint8"),
+        (
+            np.zeros((20, 30, 3), np.uint8),
+            "one channel of whole numbers, and this one has 3 of uint8",
+        ),
         (np.zeros((20, 30), np.complex64), "one channel of whole numbers"),
         (np.arange(256 * 258).reshape(256, 258).astype(np.float64), "the size of its image"),
     ],
 )
-def test_a_mask_that_does_not_fit_its_image_is_refused(tmp_path: Path, mask: np.ndarray, told: str) -> None:
+def test_a_mask_that_does_not_fit_its_image_is_refused(
+    tmp_path: Path, mask: np.ndarray, told: str
+) -> None:
     write_image(tmp_path, masks={1: mask})
     with pytest.raises(DataError, match=re.escape(told)):
         load(str(tmp_path))
@@ -234,11 +294,15 @@ def test_a_mask_that_does_not_fit_its_image_is_refused(tmp_path: Path, mask: np.
 def test_more_instances_than_a_label_map_can_count_are_refused(tmp_path: Path) -> None:
     mask = np.arange(256 * 258).reshape(256, 258).astype(np.float64)
     place = write_image(tmp_path, image=np.zeros((256, 258, 3), np.uint8), masks={1: mask})
-    with pytest.raises(DataError, match=f"{re.escape(str(place))}/class1.tif: an image can hold 65,535 instances"):
+    with pytest.raises(
+        DataError, match=f"{re.escape(str(place))}/class1.tif: an image can hold 65,535 instances"
+    ):
         load(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["class0.tif", "class01.tif", "class 1.tif", "class1.gif", "class_1.tif"])
+@pytest.mark.parametrize(
+    "name", ["class0.tif", "class01.tif", "class 1.tif", "class1.gif", "class_1.tif"]
+)
 def test_a_mask_under_a_wrong_name_is_not_overlooked(tmp_path: Path, name: str) -> None:
     place = write_image(tmp_path)
     tifffile.imwrite(place / name, mask_with(1))
@@ -247,7 +311,9 @@ def test_a_mask_under_a_wrong_name_is_not_overlooked(tmp_path: Path, name: str) 
 
 
 def test_a_mask_in_another_format_is_read_and_never_lost(tmp_path: Path) -> None:
-    """One class as TIFF and another as PNG or BMP: once 34 cells were lost and the data set was called usable."""
+    """One class as TIFF and another as PNG or BMP: once 34 cells were lost and the data set was
+    called usable.
+    """
     ids = mask_with(2, "uint8")
     for suffix in ("tif", "tiff", "png", "bmp", "PNG"):
         place = write_image(tmp_path / suffix, masks={1: mask_with(5)})
@@ -276,23 +342,42 @@ def test_the_image_may_have_any_format_that_is_read(tmp_path: Path, name: str) -
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("class1.png", "must hold one image and one mask a class, and holds image.tif, class1.png and class1.tif; rem"),
+        (
+            "class1.png",
+            (
+                "must hold one image and one mask a class, and holds image.tif, class1.png and"
+                " class1.tif; rem"
+            ),
+        ),
         (
             "image.png",
-            "must hold one image and one mask a class, and holds image.png, image.tif and class1.tif; remove",
+            (
+                "must hold one image and one mask a class, and holds image.png, image.tif and"
+                " class1.tif; remove"
+            ),
         ),
         ("class2.jpg", "a mask must keep its ids, and JPEG changes values at the edges of cells"),
         ("class2.gif", "the file is not read: masks must be named class1.tif, class2.tif, ..."),
         ("class2.npy", "the file is not read: masks must be named"),
         ("a_class2.png", "the file is not read: masks must be named"),
         ("mask.mat", "the file is not read: masks must be named"),
-        ("masks/1.png", "pictures in a folder inside an image's folder are not read; make one mask a class of them"),
+        (
+            "masks/1.png",
+            (
+                "pictures in a folder inside an image's folder are not read; make one mask a class"
+                " of them"
+            ),
+        ),
     ],
 )
-def test_a_file_that_may_be_a_mask_and_is_not_read_is_an_error(tmp_path: Path, name: str, told: str) -> None:
+def test_a_file_that_may_be_a_mask_and_is_not_read_is_an_error(
+    tmp_path: Path, name: str, told: str
+) -> None:
     place = write_image(tmp_path, masks={1: mask_with(2)})
     (place / name).parent.mkdir(exist_ok=True)
-    Image.fromarray(RGB[:, :, 0]).save(place / name, format="JPEG" if name.endswith("jpg") else "PNG")
+    Image.fromarray(RGB[:, :, 0]).save(
+        place / name, format="JPEG" if name.endswith("jpg") else "PNG"
+    )
     with pytest.raises(DataError, match=re.escape(told)):
         load(str(tmp_path))
 
@@ -315,7 +400,10 @@ def test_what_systems_leave_is_passed_over_and_every_other_file_is_noted(tmp_pat
     (place / "outline.xml").write_bytes(b"x")
     Image.fromarray(RGB).save(tmp_path / "train" / "loose.png")
     assert load(str(tmp_path)).notes == (
-        f"1 picture directly in {tmp_path / 'train'} not read, since each image has a folder of its own: loose.png",
+        (
+            f"1 picture directly in {tmp_path / 'train'} not read, since each image has a folder of"
+            " its own: loose.png"
+        ),
         "1 file beside images, neither image nor mask, not read: a/outline.xml",
     )
 
@@ -329,10 +417,14 @@ def test_images_in_a_folder_beside_train_are_noted(tmp_path: Path) -> None:
     data = load(str(tmp_path))
     assert len(data.samples) == 3
     (note,) = data.notes
-    assert note.startswith(f"2 images in {tmp_path / 'val'} not read: the split takes validation images out of")
+    assert note.startswith(
+        f"2 images in {tmp_path / 'val'} not read: the split takes validation images out of"
+    )
 
 
-def test_an_image_with_a_damaged_mask_is_skipped_whole_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_an_image_with_a_damaged_mask_is_skipped_whole_where_that_is_asked_for(
+    tmp_path: Path,
+) -> None:
     write_image(tmp_path, "a", masks={1: mask_with(2), 2: mask_with(0.5)})
     write_image(tmp_path, "b", masks={1: mask_with(2)})
     data = load(str(tmp_path), DataConfig(skip_bad=True))
@@ -340,7 +432,9 @@ def test_an_image_with_a_damaged_mask_is_skipped_whole_where_that_is_asked_for(t
     assert data.notes[0].startswith("data.skip_bad: 1 skipped; ")
 
 
-def test_an_image_that_is_turned_by_its_exif_stays_as_stored_where_its_masks_were_drawn_on_that(tmp_path: Path) -> None:
+def test_an_image_that_is_turned_by_its_exif_stays_as_stored_where_its_masks_were_drawn_on_that(
+    tmp_path: Path,
+) -> None:
     place = write_image(tmp_path, masks={1: mask_with(2)})
     tifffile.imwrite(place / "image.tif", RGB, extratags=[(274, 3, 1, 6, True)])
     np.testing.assert_array_equal(load(str(tmp_path)).samples[0].image, RGB)
@@ -366,7 +460,9 @@ def test_back_slashes_ids_as_text_and_sizes_that_are_missing_are_understood(
     write_image(tmp_path)
     (tmp_path / "test").mkdir()
     tifffile.imwrite(tmp_path / "test" / "x.tif", RGB)
-    entry = {"file_name": file_name, "id": "7"} | ({} if unknown == "gone" else {"height": unknown, "width": unknown})
+    entry = {"file_name": file_name, "id": "7"} | (
+        {} if unknown == "gone" else {"height": unknown, "width": unknown}
+    )
     (tmp_path / "test_image_name_to_ids.json").write_text(json.dumps([entry]))
     (image,) = load(str(tmp_path)).test_images
     assert (image.id, image.file_name, image.height, image.width) == (7, file_name, 20, 30)
@@ -403,18 +499,25 @@ WAYS_TO_WRITE = [
 
 @pytest.mark.parametrize("options", WAYS_TO_WRITE, ids=str)
 @pytest.mark.parametrize("which", ["image.tif", "class1.tif"])
-def test_a_truncated_tiff_is_refused_wherever_it_is_cut(tmp_path: Path, options: dict[str, object], which: str) -> None:
+def test_a_truncated_tiff_is_refused_wherever_it_is_cut(
+    tmp_path: Path, options: dict[str, object], which: str
+) -> None:
     if which == "class1.tif":
         options = {**options, "predictor": False}
     place = write_image(tmp_path, masks={1: mask_with(2)})
     tifffile.imwrite(place / which, RGB if which == "image.tif" else mask_with(2), **options)
     whole = (place / which).read_bytes()
     good = load(str(tmp_path)).fingerprint
-    for length in {*range(0, len(whole), max(1, len(whole) // 60)), *range(len(whole) - 12, len(whole))}:
+    for length in {
+        *range(0, len(whole), max(1, len(whole) // 60)),
+        *range(len(whole) - 12, len(whole)),
+    }:
         (place / which).write_bytes(whole[:length])
         read = fingerprint_or_sentence(tmp_path)
         # Only bytes that hold no pixels, such as padding at the end, may be missing.
-        assert read == good or read.startswith(f"{place / which}: "), f"{length} of {len(whole)} bytes: {read}"
+        assert read == good or read.startswith(f"{place / which}: "), (
+            f"{length} of {len(whole)} bytes: {read}"
+        )
 
 
 def test_a_truncated_tiff_whose_directory_comes_last_is_refused(tmp_path: Path) -> None:
@@ -423,19 +526,25 @@ def test_a_truncated_tiff_whose_directory_comes_last_is_refused(tmp_path: Path) 
     whole = (place / "image.tif").read_bytes()
     for length in (*range(0, len(whole), 20), *range(len(whole) - 140, len(whole))):
         (place / "image.tif").write_bytes(whole[:length])
-        with pytest.raises(DataError, match=r"image\.tif: the file is (damaged|empty)|image\.tif: an image must be"):
+        with pytest.raises(
+            DataError, match=r"image\.tif: the file is (damaged|empty)|image\.tif: an image must be"
+        ):
             load(str(tmp_path))
 
 
 @given(data=st.data())
 @settings(max_examples=150, deadline=None)
-def test_flipped_bytes_end_in_pixels_or_in_one_sentence_never_in_another_error(data: st.DataObject) -> None:
+def test_flipped_bytes_end_in_pixels_or_in_one_sentence_never_in_another_error(
+    data: st.DataObject,
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image.tif"
         options = data.draw(st.sampled_from(WAYS_TO_WRITE))
         tifffile.imwrite(path, RGB, **options)
         content = bytearray(path.read_bytes())
-        for position in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=8)):
+        for position in data.draw(
+            st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=8)
+        ):
             content[position] = data.draw(st.integers(0, 255))
         path.write_bytes(content)
         with contextlib.suppress(DataError):
@@ -448,7 +557,9 @@ def test_an_image_over_the_size_limit_is_refused_by_its_header(tmp_path: Path) -
     place = write_image(tmp_path)
     with tifffile.TiffFile(place / "image.tif", mode="r+") as tiff:
         tiff.pages.first.tags["ImageLength"].overwrite(3_000_000)
-    with pytest.raises(DataError, match=f"may have {MAX_PIXELS:,} pixels, and this one has 3,000,000 x 30; cut it"):
+    with pytest.raises(
+        DataError, match=f"may have {MAX_PIXELS:,} pixels, and this one has 3,000,000 x 30; cut it"
+    ):
         load(str(tmp_path))
 
 
@@ -469,7 +580,10 @@ def test_all_problems_are_found_at_once_and_load_says_how_many_more(tmp_path: Pa
     write_image(tmp_path, "c")
     (tmp_path / "train" / "d").mkdir()
     inspection = inspect(str(tmp_path))
-    assert [Path(problem.place).relative_to(tmp_path / "train").as_posix() for problem in inspection.problems] == [
+    assert [
+        Path(problem.place).relative_to(tmp_path / "train").as_posix()
+        for problem in inspection.problems
+    ] == [
         "a/class1.tif",
         "a/class2.tif",
         "b/image.tif",
@@ -478,7 +592,8 @@ def test_all_problems_are_found_at_once_and_load_says_how_many_more(tmp_path: Pa
     assert inspection.dataset is not None
     assert [sample.name for sample in inspection.dataset.samples] == ["c"]
     with pytest.raises(
-        DataError, match=r"class1.tif: .* \(and 3 more problems\); .*data.skip_bad=true.*; `python -m core"
+        DataError,
+        match=r"class1.tif: .* \(and 3 more problems\); .*data.skip_bad=true.*; `python -m core",
     ):
         load(str(tmp_path))
 
@@ -506,26 +621,51 @@ def test_a_missing_folder_is_answered_with_where_to_put_the_images(tmp_path: Pat
 @pytest.mark.parametrize(
     ("entry", "told"),
     [
-        ({"file_name": "../train/a/image.tif", "id": 1, "height": 20, "width": 30}, "must stay inside the data folder"),
-        ({"file_name": "/etc/passwd", "id": 1, "height": 20, "width": 30}, "must stay inside the data folder"),
-        ({"file_name": "..\\x.tif", "id": 1, "height": 20, "width": 30}, "must stay inside the data folder"),
+        (
+            {"file_name": "../train/a/image.tif", "id": 1, "height": 20, "width": 30},
+            "must stay inside the data folder",
+        ),
+        (
+            {"file_name": "/etc/passwd", "id": 1, "height": 20, "width": 30},
+            "must stay inside the data folder",
+        ),
+        (
+            {"file_name": "..\\x.tif", "id": 1, "height": 20, "width": 30},
+            "must stay inside the data folder",
+        ),
         ({"file_name": "gone.tif", "id": 1, "height": 20, "width": 30}, "'gone.tif' is not there"),
         ({"file_name": "x.tif", "id": 1, "height": 21, "width": 30}, "listed with 21 x 30 pixels"),
-        ({"file_name": "x.tif", "id": "one", "height": 20, "width": 30}, "id of x.tif must be a whole number"),
-        ({"file_name": "x.tif", "id": 1, "height": 20, "width": -3}, "width of x.tif must be a whole number from 1 up"),
+        (
+            {"file_name": "x.tif", "id": "one", "height": 20, "width": 30},
+            "id of x.tif must be a whole number",
+        ),
+        (
+            {"file_name": "x.tif", "id": 1, "height": 20, "width": -3},
+            "width of x.tif must be a whole number from 1 up",
+        ),
         ({"file_name": "x.tif", "id": 1, "height": 21}, "listed with 21 x None pixels"),
-        ({"file_name": "y.tif", "id": 9, "height": 20, "width": 30}, "must be unique, and y.tif (id 9) repeats one"),
+        (
+            {"file_name": "y.tif", "id": 9, "height": 20, "width": 30},
+            "must be unique, and y.tif (id 9) repeats one",
+        ),
         ("x.tif", "must be listed as"),
     ],
 )
-def test_a_wrong_entry_of_the_test_listing_is_named(tmp_path: Path, entry: object, told: str) -> None:
+def test_a_wrong_entry_of_the_test_listing_is_named(
+    tmp_path: Path, entry: object, told: str
+) -> None:
     write_image(tmp_path)
     (tmp_path / "test").mkdir()
     for name in ("x.tif", "y.tif", "z.tif"):
         tifffile.imwrite(tmp_path / "test" / name, RGB)
     listing = tmp_path / "test_image_name_to_ids.json"
-    listing.write_text(json.dumps([{"file_name": "z.tif", "id": 9, "height": 20, "width": 30}, entry]))
-    with pytest.raises(DataError, match=re.escape(f"{listing}, image 1 (counted from 0): ") + ".*" + re.escape(told)):
+    listing.write_text(
+        json.dumps([{"file_name": "z.tif", "id": 9, "height": 20, "width": 30}, entry])
+    )
+    with pytest.raises(
+        DataError,
+        match=re.escape(f"{listing}, image 1 (counted from 0): ") + ".*" + re.escape(told),
+    ):
         load(str(tmp_path))
 
 

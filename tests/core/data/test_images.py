@@ -1,4 +1,6 @@
-"""Laws of image files: each gives the very pixels that were written, or a sentence that names why it does not."""
+"""Laws of image files: each gives the very pixels that were written, or a sentence that names
+why it does not.
+"""
 
 import json
 import re
@@ -52,23 +54,34 @@ def tiff(path: Path, pixels: np.ndarray, **options: Any) -> Path:
 # Flavours of TIFF
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
-def test_whatever_tifffile_writes_is_read_to_the_very_pixels(data: st.DataObject, tmp_path: Path) -> None:
+def test_whatever_tifffile_writes_is_read_to_the_very_pixels(
+    data: st.DataObject, tmp_path: Path
+) -> None:
     kind = data.draw(st.sampled_from(["grey", "white is 0", "rgb", "rgba", "grey and alpha"]))
     pixels, photometric, extra, expected = {
         "grey": (GREY, "minisblack", None, AS_RGB),
         "white is 0": (255 - GREY, "miniswhite", None, AS_RGB),
         "rgb": (RGB, "rgb", None, RGB),
         "rgba": (np.concatenate([RGB, ALPHA], 2), "rgb", ["unassalpha"], RGB),
-        "grey and alpha": (np.concatenate([GREY[:, :, None], ALPHA], 2), "minisblack", ["unassalpha"], AS_RGB),
+        "grey and alpha": (
+            np.concatenate([GREY[:, :, None], ALPHA], 2),
+            "minisblack",
+            ["unassalpha"],
+            AS_RGB,
+        ),
     }[kind]
     options: dict[str, Any] = {
         "photometric": photometric,
         "extrasamples": extra,
         "byteorder": data.draw(st.sampled_from(["<", ">"])),
         "bigtiff": data.draw(st.booleans()),
-        "compression": data.draw(st.sampled_from([None, "lzw", "zlib", "packbits", "zstd", "lzma"])),
+        "compression": data.draw(
+            st.sampled_from([None, "lzw", "zlib", "packbits", "zstd", "lzma"])
+        ),
     }
     if options["compression"] in ("lzw", "zlib", "zstd") and data.draw(st.booleans()):
         options["predictor"] = True
@@ -84,8 +97,12 @@ def test_whatever_tifffile_writes_is_read_to_the_very_pixels(data: st.DataObject
     reads(tiff(tmp_path / "a.tif", pixels, **options), expected)
 
 
-@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "packbits"])
-@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "YCbCr", "CMYK", "LAB", "I;16", "F"])
+@pytest.mark.parametrize(
+    "compression", [None, "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "packbits"]
+)
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "LA", "RGB", "RGBA", "YCbCr", "CMYK", "LAB", "I;16", "F"]
+)
 def test_whatever_pillow_writes_as_tiff_is_read_or_refused_by_name(
     tmp_path: Path, mode: str, compression: str | None
 ) -> None:
@@ -99,12 +116,16 @@ def test_whatever_pillow_writes_as_tiff_is_read_or_refused_by_name(
         picture = picture.convert(mode)
     picture.save(path, compression=compression)
     if mode in ("CMYK", "LAB", "I;16", "F"):
-        named = {"CMYK": "SEPARATED with 4 channels", "LAB": "LAB with 3 channels"}.get(mode, "8 bits a channel")
+        named = {"CMYK": "SEPARATED with 4 channels", "LAB": "LAB with 3 channels"}.get(
+            mode, "8 bits a channel"
+        )
         refused(path, named)
     else:
         with Image.open(path) as again:
             expected = np.asarray(again.convert("RGB"))
-        if mode == "YCbCr":  # libtiff, through which Pillow reads what is compressed, rounds otherwise
+        if (
+            mode == "YCbCr"
+        ):  # libtiff, through which Pillow reads what is compressed, rounds otherwise
             assert np.abs(read_rgb(path).astype(int) - expected).max() <= 1
             expected = read_rgb(path)
         reads(path, expected)
@@ -122,13 +143,17 @@ def test_fewer_bits_are_spread_over_all_of_grey(tmp_path: Path, bits: int, kind:
 
 
 @pytest.mark.parametrize("scale", [1, 256, 257])
-def test_a_palette_is_looked_up_whether_its_values_have_8_or_16_bits(tmp_path: Path, scale: int) -> None:
+def test_a_palette_is_looked_up_whether_its_values_have_8_or_16_bits(
+    tmp_path: Path, scale: int
+) -> None:
     palette = np.random.default_rng(2).integers(0, 256, (3, 256)).astype(np.uint16)
     tiff(tmp_path / "a.tif", GREY, photometric="palette", colormap=palette * np.uint16(scale))
     reads(tmp_path / "a.tif", np.moveaxis(palette.astype(np.uint8)[:, GREY], 0, 2))
 
 
-def test_ycbcr_is_turned_into_rgb_as_pillow_does_and_refused_where_its_colours_are_coarser(tmp_path: Path) -> None:
+def test_ycbcr_is_turned_into_rgb_as_pillow_does_and_refused_where_its_colours_are_coarser(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "a.tif"
     ycbcr = np.asarray(Image.fromarray(RGB).convert("YCbCr"))
     expected = np.asarray(Image.fromarray(ycbcr, "YCbCr").convert("RGB"))
@@ -146,7 +171,13 @@ def test_jpeg_in_a_tiff_is_read_and_a_larger_picture_inside_a_strip_is_refused_b
 ) -> None:
     rows, columns = np.mgrid[:48, :64]
     smooth = np.stack([rows * 4, columns * 3, rows + columns], 2).astype(np.uint8)
-    tiff(tmp_path / "a.tif", smooth, photometric="rgb", compression="jpeg", compressionargs={"level": 100})
+    tiff(
+        tmp_path / "a.tif",
+        smooth,
+        photometric="rgb",
+        compression="jpeg",
+        compressionargs={"level": 100},
+    )
     assert np.abs(read_rgb(tmp_path / "a.tif").astype(int) - smooth).mean() < 4
     Image.fromarray(np.zeros((4000, 4000), np.uint8)).save(tmp_path / "large.jpg")
     strip = (tmp_path / "large.jpg").read_bytes()
@@ -157,14 +188,19 @@ def test_jpeg_in_a_tiff_is_read_and_a_larger_picture_inside_a_strip_is_refused_b
 
 def test_a_compression_that_could_unpack_to_anything_is_refused_by_name(tmp_path: Path) -> None:
     tiff(tmp_path / "a.tif", RGB, photometric="rgb", compression="png")
-    refused(tmp_path / "a.tif", "the compression PNG is not read; save the file with LZW, deflate or none")
+    refused(
+        tmp_path / "a.tif",
+        "the compression PNG is not read; save the file with LZW, deflate or none",
+    )
 
 
 # Alpha
 
 
 @pytest.mark.parametrize("kind", ["assocalpha", "unassalpha"])
-def test_colours_that_were_multiplied_by_alpha_are_divided_by_it_and_others_are_not(tmp_path: Path, kind: str) -> None:
+def test_colours_that_were_multiplied_by_alpha_are_divided_by_it_and_others_are_not(
+    tmp_path: Path, kind: str
+) -> None:
     path = tmp_path / "a.tif"
     premultiplied = kind == "assocalpha"
     colours = PREMULTIPLIED if premultiplied else RGB
@@ -181,7 +217,9 @@ def test_colours_that_were_multiplied_by_alpha_are_divided_by_it_and_others_are_
     np.testing.assert_array_equal(np.round(image * (alpha / 255))[alpha > 0], colours[alpha > 0])
 
 
-def test_opaque_alpha_changes_no_pixel_and_half_alpha_does_not_halve_the_brightness(tmp_path: Path) -> None:
+def test_opaque_alpha_changes_no_pixel_and_half_alpha_does_not_halve_the_brightness(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "a.tif"
     opaque = np.full((20, 30, 1), 255, np.uint8)
     tiff(path, np.concatenate([RGB, opaque], 2), photometric="rgb", extrasamples=["assocalpha"])
@@ -191,11 +229,14 @@ def test_opaque_alpha_changes_no_pixel_and_half_alpha_does_not_halve_the_brightn
     assert np.abs(read_rgb(path).astype(int) - RGB).max() <= 2
 
 
-def test_colours_that_are_brighter_than_the_alpha_they_were_multiplied_by_are_refused(tmp_path: Path) -> None:
+def test_colours_that_are_brighter_than_the_alpha_they_were_multiplied_by_are_refused(
+    tmp_path: Path,
+) -> None:
     pixels = np.concatenate([RGB, np.full((20, 30, 1), 9, np.uint8)], 2)
     tiff(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=["assocalpha"])
     with pytest.raises(
-        DataError, match=r"said to be multiplied by alpha, and \d+ pixels are brighter than their alpha"
+        DataError,
+        match=r"said to be multiplied by alpha, and \d+ pixels are brighter than their alpha",
     ):
         read_rgb(tmp_path / "a.tif")
 
@@ -212,7 +253,9 @@ WRITERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_channels_that_the_file_names_are_read_as_red_green_and_blue(tmp_path: Path, writer: str) -> None:
+def test_channels_that_the_file_names_are_read_as_red_green_and_blue(
+    tmp_path: Path, writer: str
+) -> None:
     path = tmp_path / "a.tif"
     options = {"photometric": "minisblack", **WRITERS[writer]}
     tiff(path, PLANES, metadata={"axes": "CYX"}, **options)
@@ -225,53 +268,79 @@ def test_channels_that_the_file_names_are_read_as_red_green_and_blue(tmp_path: P
     reads(path, RGB)
     for channels in (2, 4):
         tiff(path, np.stack([GREY] * channels), metadata={"axes": "CYX"}, **options)
-        refused(path, f"one channel or three, and this one has {channels}; choose which channels become red")
+        refused(
+            path,
+            f"one channel or three, and this one has {channels}; choose which channels become red",
+        )
 
 
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize(("axes", "named"), [("ZYX", r"depth \(Z\) 3"), ("TYX", r"time \(T\) 3")])
-def test_of_depths_and_times_none_is_taken_silently(tmp_path: Path, writer: str, axes: str, named: str) -> None:
+def test_of_depths_and_times_none_is_taken_silently(
+    tmp_path: Path, writer: str, axes: str, named: str
+) -> None:
     path = tmp_path / "a.tif"
     tiff(path, PLANES, photometric="minisblack", metadata={"axes": axes}, **WRITERS[writer])
-    refused(path, f"must hold one image, and this one says it holds {named}; make one plane of them")
+    refused(
+        path, f"must hold one image, and this one says it holds {named}; make one plane of them"
+    )
     refused(path, f"says it holds {named}", lambda path: read_ids(path, (20, 30)))
     tiff(path, PLANES[:1], photometric="minisblack", metadata={"axes": axes}, **WRITERS[writer])
     reads(path, AS_RGB)
 
 
 def test_a_stack_behind_a_single_page_is_not_taken_for_its_first_plane(tmp_path: Path) -> None:
-    """Large ImageJ stacks, tifffile's truncated series and MetaMorph's files have one page, and planes after it."""
+    """Large ImageJ stacks, tifffile's truncated series and MetaMorph's files have one page, and
+    planes after it.
+    """
     path = tmp_path / "a.tif"
     tiff(path, PLANES, photometric="minisblack", truncate=True)
     refused(path, "holds 3 .* without saying what they are")
     tiff(path, PLANES, photometric="minisblack", truncate=True, metadata={"axes": "ZYX"})
     refused(path, r"depth \(Z\) 3")
-    tiff(path, PLANES, imagej=True, photometric="minisblack", truncate=True, metadata={"axes": "ZYX"})
+    tiff(
+        path, PLANES, imagej=True, photometric="minisblack", truncate=True, metadata={"axes": "ZYX"}
+    )
     refused(path, r"depth \(Z\) 3")
-    tiff(path, PLANES, imagej=True, photometric="minisblack", truncate=True, metadata={"axes": "CYX"})
+    tiff(
+        path, PLANES, imagej=True, photometric="minisblack", truncate=True, metadata={"axes": "CYX"}
+    )
     refused(path, "the file says that it has 3 channels, and holds 1 image; save it again as RGB")
     tiff(path, PLANES, photometric="minisblack", volumetric=True, tile=(16, 16, 16))
     refused(path, r"depth \(Z\) 3")
-    tiff(path, GREY, metadata=None, extratags=[(33628, 4, 1, 0, True), (33629, 5, 3, (1, 1) * 3, True)])
+    tiff(
+        path,
+        GREY,
+        metadata=None,
+        extratags=[(33628, 4, 1, 0, True), (33629, 5, 3, (1, 1) * 3, True)],
+    )
     refused(path, r"depth \(Z\) 3")
 
 
 def test_planes_without_a_name_are_refused_with_advice_that_loses_nothing(tmp_path: Path) -> None:
     tiff(tmp_path / "a.tif", PLANES, photometric="minisblack")
     refused(
-        tmp_path / "a.tif", r"holds 3 \(20 x 30 pixels\) without saying what they are; if they are red, green and b"
+        tmp_path / "a.tif",
+        r"holds 3 \(20 x 30 pixels\) without saying what they are; if they are red, green and b",
     )
     tiff(tmp_path / "a.tif", PLANES, photometric="minisblack", metadata=None)
-    refused(tmp_path / "a.tif", "holds 3 .* save them as one RGB image, if they are depths or times, save the one that")
+    refused(
+        tmp_path / "a.tif",
+        "holds 3 .* save them as one RGB image, if they are depths or times, save the one that",
+    )
 
 
-def test_three_channels_that_are_stored_side_by_side_without_a_colour_are_rgb(tmp_path: Path) -> None:
+def test_three_channels_that_are_stored_side_by_side_without_a_colour_are_rgb(
+    tmp_path: Path,
+) -> None:
     for planar, pixels in (("contig", RGB), ("separate", PLANES)):
         tiff(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig=planar)
         reads(tmp_path / "a.tif", RGB)
 
 
-def test_ome_xml_that_spreads_an_image_over_files_or_is_damaged_opens_no_other_file(tmp_path: Path) -> None:
+def test_ome_xml_that_spreads_an_image_over_files_or_is_damaged_opens_no_other_file(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "a.ome.tif"
     tiff(path, PLANES, ome=True, photometric="minisblack", metadata={"axes": "CYX"})
     with tifffile.TiffFile(path, mode="r+") as file:
@@ -279,13 +348,17 @@ def test_ome_xml_that_spreads_an_image_over_files_or_is_damaged_opens_no_other_f
         file.pages.first.tags["ImageDescription"].overwrite(xml.replace('SizeC="3"', 'SizeC="6"'))
     refused(path, "has 6 channels, and holds 3 images")
     with tifffile.TiffFile(path, mode="r+") as file:
-        file.pages.first.tags["ImageDescription"].overwrite(xml.replace("<TiffData", "<TiffDat").replace("Pixels", "P"))
+        file.pages.first.tags["ImageDescription"].overwrite(
+            xml.replace("<TiffData", "<TiffDat").replace("Pixels", "P")
+        )
     refused(path, "its OME-XML cannot be read")
 
 
 @pytest.mark.parametrize("kind", [1, 4, 5])
 @pytest.mark.parametrize("first", [False, True])
-def test_thumbnails_masks_and_reduced_copies_are_passed_over(tmp_path: Path, kind: int, first: bool) -> None:
+def test_thumbnails_masks_and_reduced_copies_are_passed_over(
+    tmp_path: Path, kind: int, first: bool
+) -> None:
     path = tmp_path / "a.tif"
     beside = RGB[::4, ::4] if kind == 1 else RGB[:, :, 0] > 99
     pages = [(RGB, {"photometric": "rgb"}), (beside, {"subfiletype": kind})]
@@ -303,7 +376,9 @@ def test_levels_of_a_pyramid_are_passed_over_wherever_they_stand(tmp_path: Path)
     reads(tmp_path / "sub.tif", large)
     with tifffile.TiffWriter(tmp_path / "chain.tif") as file:
         for step in (1, 2, 4):
-            file.write(np.ascontiguousarray(large[::step, ::step]), photometric="rgb", metadata=None)
+            file.write(
+                np.ascontiguousarray(large[::step, ::step]), photometric="rgb", metadata=None
+            )
     reads(tmp_path / "chain.tif", large)
     with tifffile.TiffWriter(tmp_path / "two.tif") as file:
         file.write(large, photometric="rgb", metadata=None)
@@ -312,8 +387,19 @@ def test_levels_of_a_pyramid_are_passed_over_wherever_they_stand(tmp_path: Path)
 
 
 def test_a_million_pages_are_not_counted(tmp_path: Path) -> None:
-    tags = [(256, 4, 30), (257, 4, 20), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (278, 4, 20), (279, 4, 600)]
-    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", tag, kind, 1, v) for tag, kind, v in tags)
+    tags = [
+        (256, 4, 30),
+        (257, 4, 20),
+        (258, 3, 8),
+        (259, 3, 1),
+        (262, 3, 1),
+        (273, 4, 8),
+        (278, 4, 20),
+        (279, 4, 600),
+    ]
+    directory = struct.pack("<H", len(tags)) + b"".join(
+        struct.pack("<HHII", tag, kind, 1, v) for tag, kind, v in tags
+    )
     content = bytearray(b"II*\0" + struct.pack("<I", 8))
     for _ in range(200_000):
         content += directory + struct.pack("<I", len(content) + len(directory) + 4)
@@ -327,22 +413,32 @@ def test_a_million_pages_are_not_counted(tmp_path: Path) -> None:
     ("description", "told"),
     [
         ('{"shape": [' + "9" * 4000 + ", 20, 30]}", "holds 1000000000 "),
-        ("ImageJ=1.11a\nimages=99999999999\nslices=99999999999\n", r"says it holds depth \(Z\) 1,000,000,000"),
         (
-            "<OME><I><Pixels SizeZ='1' SizeT='1' SizeC='1'><TiffData PlaneCount='99999999'/></Pixels></I></OME>",
+            "ImageJ=1.11a\nimages=99999999999\nslices=99999999999\n",
+            r"says it holds depth \(Z\) 1,000,000,000",
+        ),
+        (
+            (
+                "<OME><I><Pixels SizeZ='1' SizeT='1' SizeC='1'><TiffData"
+                " PlaneCount='99999999'/></Pixels></I></OME>"
+            ),
             "",
         ),
         ('{"shape": ' + "[" * 100_000, ""),
         (
             '<?xml version="1.0"?><!DOCTYPE l [<!ENTITY a "aaaaaaaaaa">'
-            + "".join(f'<!ENTITY {chr(98 + i)} "{("&" + chr(97 + i) + ";") * 10}">' for i in range(9))
+            + "".join(
+                f'<!ENTITY {chr(98 + i)} "{("&" + chr(97 + i) + ";") * 10}">' for i in range(9)
+            )
             + "]><OME>&j;</OME>",
             "its OME-XML cannot be read",
         ),
     ],
     ids=["shape", "ImageJ", "planes of OME", "brackets", "entities of OME"],
 )
-def test_what_a_description_claims_takes_no_memory_and_no_time(tmp_path: Path, description: str, told: str) -> None:
+def test_what_a_description_claims_takes_no_memory_and_no_time(
+    tmp_path: Path, description: str, told: str
+) -> None:
     tiff(tmp_path / "a.tif", GREY, description=description, metadata=None)
     begin = time.perf_counter()
     if told:
@@ -366,15 +462,25 @@ def turned_by_exif(path: Path, pixels: np.ndarray, orientation: int) -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
-def test_a_picture_is_turned_as_its_exif_says(tmp_path: Path, orientation: int, suffix: str) -> None:
+def test_a_picture_is_turned_as_its_exif_says(
+    tmp_path: Path, orientation: int, suffix: str
+) -> None:
     path = tmp_path / f"a{suffix}"
     turned_by_exif(path, RGB, orientation)
-    turned_by_exif(tmp_path / "oracle.png", RGB if suffix != ".jpg" else np.asarray(Image.open(path)), orientation)
+    turned_by_exif(
+        tmp_path / "oracle.png",
+        RGB if suffix != ".jpg" else np.asarray(Image.open(path)),
+        orientation,
+    )
     with Image.open(tmp_path / "oracle.png") as picture:
         expected = np.asarray(ImageOps.exif_transpose(picture))
     reads(path, expected)
     stored = read_rgb(path, (20, 30))
-    assert stored.shape == (20, 30, 3), "the listed size decides where only the stored pixels have it"
+    assert stored.shape == (
+        20,
+        30,
+        3,
+    ), "the listed size decides where only the stored pixels have it"
     assert read_size(path, (20, 30)) == (20, 30)
     assert read_size(path, (7, 7)) == expected.shape[:2]
 
@@ -382,7 +488,9 @@ def test_a_picture_is_turned_as_its_exif_says(tmp_path: Path, orientation: int, 
 def test_a_mask_is_turned_like_its_image(tmp_path: Path) -> None:
     for orientation in range(1, 9):
         tifffile.imwrite(tmp_path / "a.tif", IDS, extratags=[(274, 3, 1, orientation, True)])
-        turned_by_exif(tmp_path / "b.png", np.repeat(IDS.astype(np.uint8)[:, :, None], 3, 2), orientation)
+        turned_by_exif(
+            tmp_path / "b.png", np.repeat(IDS.astype(np.uint8)[:, :, None], 3, 2), orientation
+        )
         expected = read_rgb(tmp_path / "b.png")[:, :, 0]
         np.testing.assert_array_equal(read_ids(tmp_path / "a.tif", expected.shape), expected)
 
@@ -401,8 +509,12 @@ def test_an_orientation_that_is_none_leaves_the_picture_as_it_is(tmp_path: Path)
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA"])
 @pytest.mark.parametrize("suffix", [".png", ".bmp"])
-def test_whatever_pillow_writes_as_png_or_bmp_is_read(tmp_path: Path, mode: str, suffix: str) -> None:
-    picture = Image.fromarray(np.concatenate([RGB, ALPHA], 2)).convert("RGB" if mode == "P" else mode)
+def test_whatever_pillow_writes_as_png_or_bmp_is_read(
+    tmp_path: Path, mode: str, suffix: str
+) -> None:
+    picture = Image.fromarray(np.concatenate([RGB, ALPHA], 2)).convert(
+        "RGB" if mode == "P" else mode
+    )
     picture = picture.quantize(50) if mode == "P" else picture
     if (mode, suffix) == ("LA", ".bmp"):
         pytest.skip("BMP has no grey with alpha")
@@ -420,25 +532,38 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 def test_png_of_few_bits_is_spread_over_all_of_grey(tmp_path: Path, bits: int) -> None:
     values = np.arange(16, dtype=np.uint8).reshape(2, 8) % 2**bits
     rows = b"".join(
-        b"\0" + int("".join(f"{value:0{bits}b}" for value in row), 2).to_bytes(bits, "big") for row in values.tolist()
+        b"\0" + int("".join(f"{value:0{bits}b}" for value in row), 2).to_bytes(bits, "big")
+        for row in values.tolist()
     )
     head = struct.pack(">IIBBBBB", 8, 2, bits, 0, 0, 0, 0)
-    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    content = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
     (tmp_path / "a.png").write_bytes(content)
     reads(tmp_path / "a.png", np.repeat((values * (255 // (2**bits - 1)))[:, :, None], 3, axis=2))
 
 
 def test_16_bits_cmyk_and_animations_are_refused_from_the_header(tmp_path: Path) -> None:
     Image.fromarray(IDS).save(tmp_path / "a.png")
-    refused(tmp_path / "a.png", "images must have 8 bits a channel, and this one has 16; convert it, with a brightness")
+    refused(
+        tmp_path / "a.png",
+        "images must have 8 bits a channel, and this one has 16; convert it, with a brightness",
+    )
     Image.fromarray(RGB).convert("CMYK").save(tmp_path / "a.jpg")
-    refused(tmp_path / "a.jpg", "must be grey, RGB or RGBA, and this one is CMYK; convert it to RGB")
+    refused(
+        tmp_path / "a.jpg", "must be grey, RGB or RGBA, and this one is CMYK; convert it to RGB"
+    )
     frames = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
     frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
     refused(tmp_path / "a.png", "this one is an animation of 2; save the frame that was annotated")
 
 
-def test_a_palette_some_of_whose_colours_are_transparent_is_looked_up_without_a_warning(tmp_path: Path) -> None:
+def test_a_palette_some_of_whose_colours_are_transparent_is_looked_up_without_a_warning(
+    tmp_path: Path,
+) -> None:
     picture = Image.fromarray(RGB).quantize(64)
     picture.save(tmp_path / "a.png", transparency=bytes(range(0, 256, 4)))
     reads(tmp_path / "a.png", np.asarray(picture.convert("RGB")))
@@ -446,13 +571,18 @@ def test_a_palette_some_of_whose_colours_are_transparent_is_looked_up_without_a_
 
 def test_a_large_colour_profile_is_refused_as_what_it_is(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.png", icc_profile=bytes(50_000_000))
-    refused(tmp_path / "a.png", "texts or a colour profile in the file unpack to megabytes; save the picture without")
+    refused(
+        tmp_path / "a.png",
+        "texts or a colour profile in the file unpack to megabytes; save the picture without",
+    )
 
 
 # Masks
 
 
-def test_masks_are_read_from_tiff_png_and_bmp_with_the_values_that_are_stored(tmp_path: Path) -> None:
+def test_masks_are_read_from_tiff_png_and_bmp_with_the_values_that_are_stored(
+    tmp_path: Path,
+) -> None:
     small = IDS.astype(np.uint8)
     paletted = Image.fromarray(small).convert("P")
     paletted.putpalette(np.random.default_rng(0).integers(0, 256, 768).astype(np.uint8).tobytes())
@@ -468,7 +598,9 @@ def test_masks_are_read_from_tiff_png_and_bmp_with_the_values_that_are_stored(tm
     }
     for name, picture in pictures.items():
         picture.save(tmp_path / name)
-        expected = {"grey16.png": IDS * 300, "bits.png": IDS == 1, "bits.tif": IDS == 1}.get(name, small)
+        expected = {"grey16.png": IDS * 300, "bits.png": IDS == 1, "bits.tif": IDS == 1}.get(
+            name, small
+        )
         np.testing.assert_array_equal(read_ids(tmp_path / name, (20, 30)), expected, err_msg=name)
 
 
@@ -480,13 +612,28 @@ def test_masks_are_read_from_tiff_png_and_bmp_with_the_values_that_are_stored(tm
             Image.fromarray(GREY),
             "must keep its ids, and JPEG changes values at the edges of cells; export it a",
         ),
-        ("a.png", Image.fromarray(RGB), "must have one channel of whole numbers, and this one is RGB"),
-        ("a.png", Image.fromarray(RGB).convert("LA"), "must have one channel of whole numbers, and this one is LA"),
-        ("a.png", Image.fromarray(GREY[:9]), r"must have the size of its image, 20 x 30 .*, and has 9 x 30"),
+        (
+            "a.png",
+            Image.fromarray(RGB),
+            "must have one channel of whole numbers, and this one is RGB",
+        ),
+        (
+            "a.png",
+            Image.fromarray(RGB).convert("LA"),
+            "must have one channel of whole numbers, and this one is LA",
+        ),
+        (
+            "a.png",
+            Image.fromarray(GREY[:9]),
+            r"must have the size of its image, 20 x 30 .*, and has 9 x 30",
+        ),
         (
             "a.tif",
             Image.fromarray(RGB),
-            "must have one channel of whole numbers, and this one has 3 of uint8; save the ids as grey",
+            (
+                "must have one channel of whole numbers, and this one has 3 of uint8; save the ids"
+                " as grey"
+            ),
         ),
     ],
 )
@@ -499,7 +646,9 @@ def test_a_mask_that_is_lossy_coloured_or_of_another_size_is_refused_by_name(
 
 def test_a_mask_that_is_a_jpeg_inside_a_tiff_is_refused(tmp_path: Path) -> None:
     tiff(tmp_path / "a.tif", GREY, compression="jpeg")
-    refused(tmp_path / "a.tif", "JPEG compression changes values", lambda path: read_ids(path, (20, 30)))
+    refused(
+        tmp_path / "a.tif", "JPEG compression changes values", lambda path: read_ids(path, (20, 30))
+    )
 
 
 def test_every_refusal_is_a_way_out_that_loses_no_channel(tmp_path: Path) -> None:

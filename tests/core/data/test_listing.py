@@ -61,12 +61,20 @@ def test_a_data_folder_with_a_test_listing_lists_what_its_reader_lists(tmp_path:
     document = {
         "images": [entry(1, "a.png")],
         "categories": [{"id": 1, "name": "cell"}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[2, 2, 9, 2, 9, 9]]}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[2, 2, 9, 2, 9, 9]]}
+        ],
     }
     (folder / "train.json").write_text(json.dumps(document))
-    write_coco(folder / "annotations" / "image_info_test2017.json", [entry(70, "b.png"), entry(4, "c.jpg", 5, 7)])
+    write_coco(
+        folder / "annotations" / "image_info_test2017.json",
+        [entry(70, "b.png"), entry(4, "c.jpg", 5, 7)],
+    )
     assert list_images(str(folder)) == load(str(folder)).test_images
-    assert [(image.id, image.file_name) for image in list_images(str(folder))] == [(70, "b.png"), (4, "c.jpg")]
+    assert [(image.id, image.file_name) for image in list_images(str(folder))] == [
+        (70, "b.png"),
+        (4, "c.jpg"),
+    ]
 
 
 def test_a_test_listing_needs_no_training_images_beside_it(tmp_path: Path) -> None:
@@ -85,7 +93,9 @@ def test_a_listing_is_the_same_by_itself_and_by_its_folder(tmp_path: Path) -> No
     write_hw3(DATA, tmp_path / "hw3", TEST)
     assert list_images(str(tmp_path / "hw3" / hw3.LISTING)) == list_images(str(tmp_path / "hw3"))
     save(tmp_path / "coco" / "test2017" / "a.png", pixels())
-    path = write_coco(tmp_path / "coco" / "annotations" / "image_info_test2017.json", [entry(3, "a.png")])
+    path = write_coco(
+        tmp_path / "coco" / "annotations" / "image_info_test2017.json", [entry(3, "a.png")]
+    )
     assert list_images(str(path)) == list_images(str(tmp_path / "coco"))
     assert find_listing(tmp_path / "coco") == path == find_listing(path)
 
@@ -114,13 +124,19 @@ def test_images_of_a_coco_file_lie_where_its_data_set_has_them_or_beside_it(
 
 
 @pytest.mark.parametrize("image", ["test_release/a.tif", "test/a.tif", "a.tif"])
-def test_images_of_an_hw3_listing_lie_in_its_test_folder_or_beside_it(tmp_path: Path, image: str) -> None:
+def test_images_of_an_hw3_listing_lie_in_its_test_folder_or_beside_it(
+    tmp_path: Path, image: str
+) -> None:
     save(tmp_path / image, pixels())
     (tmp_path / "mine.json").write_text(json.dumps([entry(12, "a.tif")]))
-    assert list_images(str(tmp_path / "mine.json")) == (TestImage(str(tmp_path / image), "a.tif", 12, 20, 30),)
+    assert list_images(str(tmp_path / "mine.json")) == (
+        TestImage(str(tmp_path / image), "a.tif", 12, 20, 30),
+    )
 
 
-def test_any_other_folder_is_its_image_files_in_the_order_of_their_names_with_ids_from_1(tmp_path: Path) -> None:
+def test_any_other_folder_is_its_image_files_in_the_order_of_their_names_with_ids_from_1(
+    tmp_path: Path,
+) -> None:
     names = ["B.PNG", "a.jpg", "c.tif", "d.JPEG", "e.TIFF", "Zürich 1.png"]
     for seed, name in enumerate(names):
         save(tmp_path / name, pixels(20 + seed, 30, seed))
@@ -139,7 +155,9 @@ def test_any_other_folder_is_its_image_files_in_the_order_of_their_names_with_id
         assert read_test_image(image).shape == (image.height, 30, 3)
 
 
-def test_paths_hold_in_another_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_hold_in_another_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save(tmp_path / "cells" / "a.png", pixels())
     monkeypatch.chdir(tmp_path)
     (image,) = list_images("cells")
@@ -160,7 +178,9 @@ def test_a_link_to_an_image_that_is_gone_is_named_and_not_passed_over(tmp_path: 
 def test_one_image_file_is_a_list_of_one(tmp_path: Path) -> None:
     save(tmp_path / "a.png", pixels())
     save(tmp_path / "b.png", pixels())
-    assert list_images(str(tmp_path / "b.png")) == (TestImage(str(tmp_path / "b.png"), "b.png", 1, 20, 30),)
+    assert list_images(str(tmp_path / "b.png")) == (
+        TestImage(str(tmp_path / "b.png"), "b.png", 1, 20, 30),
+    )
 
 
 def test_the_synthetic_data_set_lists_its_own_test_images() -> None:
@@ -173,10 +193,15 @@ def test_a_listed_image_that_is_missing_or_of_another_size_is_named(tmp_path: Pa
     write_hw3(DATA, tmp_path, TEST)
     names = [f"{sample.name}.tif" for sample in TEST]
     save(tmp_path / "test_release" / names[1], pixels(33, 44))
-    refused(tmp_path, rf"image 1 \(counted from 0\): {re.escape(names[1])} is listed with .* and has 33 x 44$")
+    refused(
+        tmp_path,
+        rf"image 1 \(counted from 0\): {re.escape(names[1])} is listed with .* and has 33 x 44$",
+    )
     (tmp_path / "test_release" / names[0]).unlink()
     refused(
-        tmp_path, rf"image 0 .*{re.escape(names[0])}' is not there; looked in .*test_release.*and 1 more problem\)$"
+        tmp_path,
+        rf"image 0 .*{re.escape(names[0])}' is not there; looked in .*test_release.*and 1 more"
+        r" problem\)$",
     )
 
 
@@ -192,7 +217,9 @@ def test_a_folder_without_images_says_what_was_looked_for(tmp_path: Path) -> Non
     (tmp_path / "deeper").mkdir()
     save(tmp_path / "deeper" / "x.png", pixels())
     refused(
-        tmp_path, r"no image file \(\.tif, \.tiff, \.png, \.jpg, \.jpeg, \.bmp\) lies directly in this folder; name the"
+        tmp_path,
+        r"no image file \(\.tif, \.tiff, \.png, \.jpg, \.jpeg, \.bmp\) lies directly in this"
+        r" folder; name the",
     )
     refused(tmp_path / "nowhere", "nowhere: there is no such folder")
     refused(tmp_path / ("x" * 300), "x: the folder cannot be read: File name too long")
@@ -201,7 +228,11 @@ def test_a_folder_without_images_says_what_was_looked_for(tmp_path: Path) -> Non
 def test_a_training_folder_without_a_listing_says_so(tmp_path: Path) -> None:
     write_hw3(DATA, tmp_path / "cells")
     for folder in (tmp_path / "cells", tmp_path / "cells" / "train"):
-        refused(folder, "it holds annotated images, .*train/NAME/image.tif, and no test_image_name_to_ids.json; copy")
+        refused(
+            folder,
+            "it holds annotated images, .*train/NAME/image.tif, and no test_image_name_to_ids.json;"
+            " copy",
+        )
     save(tmp_path / "cells" / "test_release" / "a.tif", pixels())
     refused(tmp_path / "cells", "; name .*cells/test_release, or add test_image_name_to_ids.json")
 
@@ -210,7 +241,11 @@ def test_two_listings_in_one_folder_are_not_guessed_between(tmp_path: Path) -> N
     write_hw3(DATA, tmp_path, TEST)
     save(tmp_path / "test" / "a.png", pixels())
     write_coco(tmp_path / "test.json", [entry(3, "a.png")])
-    refused(tmp_path, "both .*test_image_name_to_ids.json and .*test.json list images; name the one that is meant")
+    refused(
+        tmp_path,
+        "both .*test_image_name_to_ids.json and .*test.json list images; name the one that is"
+        " meant",
+    )
     assert len(list_images(str(tmp_path / "test.json"))) == 1
 
 
@@ -218,16 +253,33 @@ def test_two_listings_in_one_folder_are_not_guessed_between(tmp_path: Path) -> N
     ("name", "content", "sentence"),
     [
         ("x.json", "{", "x.json: the file is no JSON"),
-        ("x.json", "3", r"a listing must be an object with a list of images \(COCO\), or a list of images \(HW3\)"),
+        (
+            "x.json",
+            "3",
+            (
+                r"a listing must be an object with a list of images \(COCO\), or a list of images"
+                r" \(HW3\)"
+            ),
+        ),
         ("x.json", '{"images": {}}', "a listing must be an object with a list of images"),
         ("x.json", "[]", "there must be at least one image, and none is listed"),
         ("x.json", '{"images": []}', "there must be at least one image, and none is listed"),
         ("x.json", "[3]", r"image 0 \(counted from 0\): an image must be listed as"),
-        ("x.json", '[{"file_name": "../a.png", "id": 1, "height": 1, "width": 1}]', "must stay inside the data folder"),
-        ("x.gif", "GIF89a", r"an image must be a \.tif, .* file, a listing a \.json file, and this is neither"),
+        (
+            "x.json",
+            '[{"file_name": "../a.png", "id": 1, "height": 1, "width": 1}]',
+            "must stay inside the data folder",
+        ),
+        (
+            "x.gif",
+            "GIF89a",
+            r"an image must be a \.tif, .* file, a listing a \.json file, and this is neither",
+        ),
     ],
 )
-def test_a_file_that_lists_nothing_is_refused(tmp_path: Path, name: str, content: str, sentence: str) -> None:
+def test_a_file_that_lists_nothing_is_refused(
+    tmp_path: Path, name: str, content: str, sentence: str
+) -> None:
     (tmp_path / name).write_text(content)
     refused(tmp_path / name, sentence)
 

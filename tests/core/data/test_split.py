@@ -19,7 +19,9 @@ GROUPS = r"^(patient\d+)_"
 
 
 def data_of(counts_IC: Sequence[Sequence[int]], groups: Sequence[int] | None = None) -> Dataset:
-    """A data set with so many instances of each class in each image; images of tiny size, since no pixel matters."""
+    """A data set with so many instances of each class in each image; images of tiny size, since
+    no pixel matters.
+    """
     samples = []
     for index, counts in enumerate(counts_IC):
         labels = np.repeat(np.arange(1, len(counts) + 1), counts)
@@ -30,7 +32,9 @@ def data_of(counts_IC: Sequence[Sequence[int]], groups: Sequence[int] | None = N
         image = np.zeros((*maps.shape[1:], 3), np.uint8)
         samples.append(Sample(name, image, maps, labels, np.zeros(len(labels), np.bool_)))
     return assemble(
-        "cells", [Category(number + 1, f"class{number + 1}") for number in range(len(counts_IC[0]))], samples
+        "cells",
+        [Category(number + 1, f"class{number + 1}") for number in range(len(counts_IC[0]))],
+        samples,
     )
 
 
@@ -80,7 +84,9 @@ def test_a_hold_out_divides_the_images_and_splits_no_group_and_both_parts_have_i
     assert counts[list(parts.train)].sum() > 0
     assert counts[list(parts.validation)].sum() > 0
     if config.group_pattern:
-        train, validation = ({group_of(dataset, index) for index in part} for part in (parts.train, parts.validation))
+        train, validation = (
+            {group_of(dataset, index) for index in part} for part in (parts.train, parts.validation)
+        )
         assert not train & validation
     else:
         wanted = int(config.validation_fraction * len(dataset.samples) + 0.5)
@@ -93,7 +99,9 @@ def test_every_image_validates_in_exactly_one_fold_and_trains_in_the_others(
     dataset: Dataset, folds: int, seed: int, pattern: str
 ) -> None:
     parts = [
-        split_or_none(dataset, DataConfig(folds=folds, fold=fold, split_seed=seed, group_pattern=pattern))
+        split_or_none(
+            dataset, DataConfig(folds=folds, fold=fold, split_seed=seed, group_pattern=pattern)
+        )
         for fold in range(folds)
     ]
     assert len({part is None for part in parts}) == 1, "refused in one fold and not in another"
@@ -112,7 +120,9 @@ def test_every_image_validates_in_exactly_one_fold_and_trains_in_the_others(
 
 @given(grouped_data(), configs)
 @settings(max_examples=30, deadline=None)
-def test_a_split_depends_on_its_settings_and_the_data_alone(dataset: Dataset, config: DataConfig) -> None:
+def test_a_split_depends_on_its_settings_and_the_data_alone(
+    dataset: Dataset, config: DataConfig
+) -> None:
     again = assemble("again", dataset.classes, dataset.samples[::-1])
     np.random.default_rng().random(3)
     assert split_or_none(dataset, config) == split_or_none(again, config)
@@ -120,7 +130,9 @@ def test_a_split_depends_on_its_settings_and_the_data_alone(dataset: Dataset, co
 
 @given(st.integers(20, 80), st.integers(2, 4), st.integers(0, 9), st.data())
 @settings(max_examples=60, deadline=None)
-def test_a_rare_class_of_two_images_is_in_both_parts(images: int, rare: int, seed: int, data: st.DataObject) -> None:
+def test_a_rare_class_of_two_images_is_in_both_parts(
+    images: int, rare: int, seed: int, data: st.DataObject
+) -> None:
     counts = [[5, *[0] * rare] for _ in range(images)]
     homes = data.draw(st.permutations(range(images)))
     for column in range(rare):
@@ -138,10 +150,13 @@ def test_a_class_of_one_image_trains() -> None:
     assert all(7 in split(dataset, DataConfig(split_seed=seed)).train for seed in range(20))
 
 
-@pytest.mark.parametrize("config", [DataConfig(), DataConfig(folds=5), DataConfig(validation_fraction=0.35)])
+@pytest.mark.parametrize(
+    "config", [DataConfig(), DataConfig(folds=5), DataConfig(validation_fraction=0.35)]
+)
 def test_every_class_has_nearly_its_share_in_every_part(config: DataConfig) -> None:
     rng = np.random.default_rng(3)
-    # Counts of 209 images as in small collections: two common classes, two rare ones, large differences.
+    # Counts of 209 images as in small collections: two common classes, two rare ones, large
+    # differences.
     counts = np.stack([rng.poisson(rng.gamma(0.6, mean, 209)) for mean in (60, 72, 6, 6)], axis=1)
     dataset = data_of(counts.tolist())
     target = 0.2 if config.folds else config.validation_fraction
@@ -192,16 +207,33 @@ def test_synthetic_slides_are_kept_together() -> None:
     ("counts", "groups", "config", "told"),
     [
         ([[1]], None, DataConfig(), "a hold-out needs at least 2 images, and there is 1"),
-        ([[1]] * 4, None, DataConfig(folds=5), "data.folds 5 needs at least 5 images, and there are 4"),
-        ([[1]] * 6, [1] * 6, DataConfig(group_pattern=GROUPS), "2 groups of images (data.group_pattern)"),
+        (
+            [[1]] * 4,
+            None,
+            DataConfig(folds=5),
+            "data.folds 5 needs at least 5 images, and there are 4",
+        ),
+        (
+            [[1]] * 6,
+            [1] * 6,
+            DataConfig(group_pattern=GROUPS),
+            "2 groups of images (data.group_pattern)",
+        ),
         ([[1]] * 6, None, DataConfig(group_pattern=r"slide(\d)"), "finds none in 'patient000_000'"),
-        ([[1]] * 6, None, DataConfig(group_pattern=r"patient|(x)"), "finds none in 'patient000_000'"),
+        (
+            [[1]] * 6,
+            None,
+            DataConfig(group_pattern=r"patient|(x)"),
+            "finds none in 'patient000_000'",
+        ),
         (
             [[0]] * 6,
             None,
             DataConfig(),
-            "the validation part must hold an instance, and that of the hold-out holds none in 1 image; "
-            "of 6 images 0 have any",
+            (
+                "the validation part must hold an instance, and that of the hold-out holds none in"
+                " 1 image; of 6 images 0 have any"
+            ),
         ),
         ([[1], [0], [0]], None, DataConfig(), "must hold an instance"),
         ([[1], [1], [0]], None, DataConfig(folds=3), "of 3 images 2 have any"),
@@ -223,7 +255,9 @@ def test_the_only_two_images_with_instances_go_to_different_parts() -> None:
 
 
 ROBOFLOW = [f"slide{k}_png.rf.{v}{'0123456789abcdef' * 2}.jpg" for k in range(6) for v in range(3)]
-BY_HAND = [f"cell{k:02d}{change}.png" for k in range(6) for change in ("", "_flip", "_rot90", "_aug_3")]
+BY_HAND = [
+    f"cell{k:02d}{change}.png" for k in range(6) for change in ("", "_flip", "_rot90", "_aug_3")
+]
 CROPS = [f"train_{k}_{y}_{x}" for k in range(1, 28) for y in (0, 500) for x in (0, 500)]
 PATCHES = [f"train_{k}_{number:03d}.png" for k in range(1, 28) for number in range(16)]
 NUMBERED = [f"{k}_{number}.tif" for k in range(30) for number in (1, 2, 3, 4)]
@@ -242,9 +276,9 @@ def test_copies_are_known_by_their_names(names: list[str], first: list[str]) -> 
     assert found is not None
     assert list(found.groups[0]) == first
     assert len(found.groups) == 6
-    assert len(set(group_names(names, DataConfig(group_pattern=found.pattern).group_pattern, "here"))) == len(
-        {name.split(".rf.")[0] for name in names} if names is not BY_HAND else found.groups
-    )
+    assert len(
+        set(group_names(names, DataConfig(group_pattern=found.pattern).group_pattern, "here"))
+    ) == len({name.split(".rf.")[0] for name in names} if names is not BY_HAND else found.groups)
 
 
 @pytest.mark.parametrize(
@@ -257,13 +291,17 @@ def test_copies_are_known_by_their_names(names: list[str], first: list[str]) -> 
         (WINDOWS, WINDOWS[:2], r"^(.+?) ?\((\d+)\)\.\w+$"),
     ],
 )
-def test_parts_of_one_slide_are_known_by_their_names(names: list[str], first: list[str], pattern: str) -> None:
+def test_parts_of_one_slide_are_known_by_their_names(
+    names: list[str], first: list[str], pattern: str
+) -> None:
     assert copies(names) is None
     found = parts(names)
     assert found is not None
     assert list(found.groups[0]) == first
     assert found.pattern == pattern
-    assert len(set(group_names(names, DataConfig(group_pattern=pattern).group_pattern, "here"))) == len(found.groups)
+    assert len(
+        set(group_names(names, DataConfig(group_pattern=pattern).group_pattern, "here"))
+    ) == len(found.groups)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +310,11 @@ def test_parts_of_one_slide_are_known_by_their_names(names: list[str], first: li
         [f"img_{number:03d}.png" for number in range(1, 201)],
         [f"{number}.tif" for number in range(200)],
         [f"train_{number}" for number in range(80)] + [f"val_{number}" for number in range(20)],
-        [f"IMG_2024{month:02d}{day:02d}_14{day:02d}{month:02d}.jpg" for month in range(1, 13) for day in range(1, 9)],
+        [
+            f"IMG_2024{month:02d}{day:02d}_14{day:02d}{month:02d}.jpg"
+            for month in range(1, 13)
+            for day in range(1, 9)
+        ],
         [f"{number:08x}-{number * 7919 % 65536:04x}.png" for number in range(100)],
         [f"cell_{number * 7919 % 1000}_{number * 104729 % 1000}.png" for number in range(100)],
         [f"image ({number}).png" for number in range(1, 50)],

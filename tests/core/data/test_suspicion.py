@@ -1,4 +1,6 @@
-"""Laws of what looks wrong in annotations that can be read: what is suspected, what is not, and the way out."""
+"""Laws of what looks wrong in annotations that can be read: what is suspected, what is not, and
+the way out.
+"""
 
 import time
 from collections.abc import Callable
@@ -40,10 +42,15 @@ def cells(seed: int, count: int = 12) -> Labels:
 
 
 def sample_of(
-    name: str, *label_maps: Labels, classes: list[int] | None = None, crowd: list[bool] | None = None
+    name: str,
+    *label_maps: Labels,
+    classes: list[int] | None = None,
+    crowd: list[bool] | None = None,
 ) -> Sample:
     count = max(int(label_map.max()) for label_map in label_maps)
-    image = np.random.default_rng(list(name.encode())).integers(0, 256, (*label_maps[0].shape, 3), np.uint8)
+    image = np.random.default_rng(list(name.encode())).integers(
+        0, 256, (*label_maps[0].shape, 3), np.uint8
+    )
     return Sample(
         name,
         image,
@@ -84,7 +91,10 @@ def write_hw3(folder: Path, save: Callable[[Path, Labels], object]) -> str:
 
 
 label_maps = arrays.arrays(
-    np.uint16, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 3), fill=st.just(0)
+    np.uint16,
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    elements=st.integers(0, 3),
+    fill=st.just(0),
 )
 
 
@@ -97,7 +107,11 @@ def test_components_are_those_that_scipy_finds_instance_by_instance(label_map: L
         expected, count = ndimage.label(label_map == instance, np.ones((3, 3)))
         assert owners[number : number + count].tolist() == [instance] * count
         inside = np.where(label_map == instance, pieces, 0)
-        pairs = {(a, b) for a, b in zip(expected.ravel().tolist(), inside.ravel().tolist(), strict=True) if a or b}
+        pairs = {
+            (a, b)
+            for a, b in zip(expected.ravel().tolist(), inside.ravel().tolist(), strict=True)
+            if a or b
+        }
         assert len(pairs) == count
         assert {b for _, b in pairs} == set(range(number + 1, number + count + 1))
         number += count
@@ -124,18 +138,25 @@ def test_shapes_are_measured_as_scipy_measures_them(label_map: Labels) -> None:
         assert found.largest_N[row] == np.bincount(labelled.ravel())[1:].max()
         assert found.touching_N[row] == np.count_nonzero(mask & beside)
         pieces = [labelled == number for number in range(1, count + 1)]
-        assert found.slivers_N[row] == sum(np.count_nonzero(one & beside) >= SLIVER * one.sum() for one in pieces)
+        assert found.slivers_N[row] == sum(
+            np.count_nonzero(one & beside) >= SLIVER * one.sum() for one in pieces
+        )
 
 
 def test_cells_that_are_well_annotated_raise_no_suspicion() -> None:
     assert suspicions(make(), DataConfig(), "x") == ([], [])
-    assert suspicions(five(lambda seed: sample_of(f"a{seed}", cells(seed))), DataConfig(), "x") == ([], [])
+    assert suspicions(five(lambda seed: sample_of(f"a{seed}", cells(seed))), DataConfig(), "x") == (
+        [],
+        [],
+    )
 
 
 def test_a_few_large_cells_raise_no_suspicion() -> None:
     def large(seed: int) -> Sample:
         rows, columns = np.mgrid[:SIDE, :SIDE]
-        labels = (np.hypot(rows - 50, columns - 44 - seed) < 40).astype(np.uint16)  # half of the image
+        labels = (np.hypot(rows - 50, columns - 44 - seed) < 40).astype(
+            np.uint16
+        )  # half of the image
         labels[:20, :20] = 2
         return sample_of(f"a{seed}", labels)
 
@@ -146,7 +167,9 @@ def test_cells_that_fill_the_image_side_by_side_raise_no_suspicion() -> None:
     def tissue(seed: int) -> Sample:
         centres = np.random.default_rng(seed).uniform(0, SIDE, (40, 2))
         rows, columns = np.mgrid[:SIDE, :SIDE]
-        nearest = np.argmin(np.hypot(rows[..., None] - centres[:, 0], columns[..., None] - centres[:, 1]), axis=2)
+        nearest = np.argmin(
+            np.hypot(rows[..., None] - centres[:, 0], columns[..., None] - centres[:, 1]), axis=2
+        )
         return sample_of(f"a{seed}", (nearest + 1).astype(np.uint16))
 
     assert suspicions(five(tissue), DataConfig(), "x") == ([], [])
@@ -163,18 +186,27 @@ def test_a_nucleus_of_three_lobes_and_a_pair_of_organs_raise_no_suspicion() -> N
     assert suspicions(five(lobed), DataConfig(), "x") == ([], [])
 
 
-def test_masks_of_one_value_are_called_semantic_and_split_into_cells_when_asked(tmp_path: Path) -> None:
+def test_masks_of_one_value_are_called_semantic_and_split_into_cells_when_asked(
+    tmp_path: Path,
+) -> None:
     where = write_hw3(
-        tmp_path, lambda place, labels: tifffile.imwrite(place / "class1.tif", (labels > 0).astype(np.uint8) * 255)
+        tmp_path,
+        lambda place, labels: tifffile.imwrite(
+            place / "class1.tif", (labels > 0).astype(np.uint8) * 255
+        ),
     )
-    with pytest.raises(DataError, match=r"semantic masks.*data\.split_components=true.*data\.allow_suspicious=true"):
+    with pytest.raises(
+        DataError, match=r"semantic masks.*data\.split_components=true.*data\.allow_suspicious=true"
+    ):
         load(where)
     split = load(where, DataConfig(split_components=True))
     assert split.instance_counts().sum() == sum(cells(seed).max() for seed in range(5))
     assert any("data.split_components: 5 instances became 60" in note for note in split.notes)
     as_it_is = load(where, DataConfig(allow_suspicious=True))
     assert as_it_is.instance_counts().sum() == 5
-    assert any("data.allow_suspicious: 5 of 5 instances of class1" in note for note in as_it_is.notes)
+    assert any(
+        "data.allow_suspicious: 5 of 5 instances of class1" in note for note in as_it_is.notes
+    )
     assert as_it_is.fingerprint != split.fingerprint
 
 
@@ -203,7 +235,9 @@ def test_splitting_keeps_classes_crowds_and_pixels() -> None:
 
 
 @pytest.mark.parametrize("kind", ["smoothed", "jpeg", "binary, smoothed"])
-def test_ids_that_were_interpolated_or_compressed_with_loss_are_suspected(tmp_path: Path, kind: str) -> None:
+def test_ids_that_were_interpolated_or_compressed_with_loss_are_suspected(
+    tmp_path: Path, kind: str
+) -> None:
     def save(place: Path, labels: Labels) -> None:
         ids = ((labels > 0) * 255 if kind == "binary, smoothed" else labels * 10).astype(np.uint8)
         if kind == "jpeg":
@@ -227,19 +261,30 @@ def test_ids_that_were_interpolated_where_every_id_is_taken_are_suspected() -> N
     def smoothed(seed: int) -> Sample:
         rows, columns = np.mgrid[:240, :240]
         order = np.random.default_rng(seed).permutation(225) + 1
-        ids = np.where(np.hypot(rows % 16 - 8, columns % 16 - 8) < 7, order[rows // 16 * 15 + columns // 16], 0)
+        ids = np.where(
+            np.hypot(rows % 16 - 8, columns % 16 - 8) < 7, order[rows // 16 * 15 + columns // 16], 0
+        )
         small = Image.fromarray(ids.astype(np.uint8)).resize((192, 192), Image.Resampling.BILINEAR)
         values = np.asarray(small.resize((240, 240), Image.Resampling.BILINEAR))
-        return sample_of(f"a{seed}", np.unique(values, return_inverse=True)[1].reshape(240, 240).astype(np.uint16))
+        return sample_of(
+            f"a{seed}",
+            np.unique(values, return_inverse=True)[1].reshape(240, 240).astype(np.uint16),
+        )
 
-    assert "or have crumbs there, as ids do that are resized with smoothing" in suspected(five(smoothed))[0]
+    assert (
+        "or have crumbs there, as ids do that are resized with smoothing"
+        in suspected(five(smoothed))[0]
+    )
 
 
 def test_few_ids_that_were_interpolated_are_not_called_semantic() -> None:
     def smoothed(seed: int) -> Sample:
-        small = Image.fromarray(cells(seed, count=6).astype(np.uint8)).resize((48, 48), Image.Resampling.BILINEAR)
+        small = Image.fromarray(cells(seed, count=6).astype(np.uint8)).resize(
+            (48, 48), Image.Resampling.BILINEAR
+        )
         return sample_of(
-            f"a{seed}", np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BILINEAR)).astype(np.uint16)
+            f"a{seed}",
+            np.asarray(small.resize((SIDE, SIDE), Image.Resampling.BILINEAR)).astype(np.uint16),
         )
 
     (message,) = suspected(five(smoothed))
@@ -251,13 +296,17 @@ def test_few_ids_that_were_interpolated_are_not_called_semantic() -> None:
 def test_binary_masks_of_any_kind_of_png_are_called_semantic(tmp_path: Path, kind: str) -> None:
     def save(place: Path, labels: Labels) -> None:
         picture = Image.fromarray((labels > 0).astype(np.uint8) * 255)
-        picture.convert({"grey": "L", "one bit": "1", "palette": "P"}[kind]).save(place / "class1.png")
+        picture.convert({"grey": "L", "one bit": "1", "palette": "P"}[kind]).save(
+            place / "class1.png"
+        )
 
     (problem,) = inspect(write_hw3(tmp_path, save)).problems
     assert "(semantic masks)" in problem.message
 
 
-@pytest.mark.parametrize(("inverted", "told"), [(False, "(semantic masks)"), (True, "reaches all its borders")])
+@pytest.mark.parametrize(
+    ("inverted", "told"), [(False, "(semantic masks)"), (True, "reaches all its borders")]
+)
 def test_a_mask_of_one_bit_whose_white_is_0_is_read_as_stored_and_suspected_either_way(
     tmp_path: Path, inverted: bool, told: str
 ) -> None:
@@ -270,7 +319,9 @@ def test_a_mask_of_one_bit_whose_white_is_0_is_read_as_stored_and_suspected_eith
 
 def test_ids_resized_by_nearest_neighbour_are_not(tmp_path: Path) -> None:
     def save(place: Path, labels: Labels) -> None:
-        small = Image.fromarray(labels.astype(np.uint8)).resize((SIDE // 2, SIDE // 2), Image.Resampling.NEAREST)
+        small = Image.fromarray(labels.astype(np.uint8)).resize(
+            (SIDE // 2, SIDE // 2), Image.Resampling.NEAREST
+        )
         resized = small.resize((SIDE, SIDE), Image.Resampling.NEAREST)
         tifffile.imwrite(place / "class1.tif", np.asarray(resized))
 
@@ -283,8 +334,9 @@ def test_the_same_instances_in_two_classes_are_suspected(tmp_path: Path) -> None
             tifffile.imwrite(place / f"class{number}.tif", labels.astype(np.float64))
 
     (problem,) = inspect(write_hw3(tmp_path, save)).problems
-    assert "60 instances in 5 images (slide0, slide1, slide2 and 2 more) are there twice, 60 in two classes" in str(
-        problem
+    assert (
+        "60 instances in 5 images (slide0, slide1, slide2 and 2 more) are there twice, 60 in two"
+        " classes" in str(problem)
     )
 
 
@@ -327,13 +379,19 @@ def test_a_background_that_is_numbered_like_a_cell_is_suspected() -> None:
         return sample_of(f"a{seed}", cells(seed) + np.uint16(1))
 
     (message,) = suspected(five(numbered))
-    assert message.startswith("5 images (a0, a1, a2 and 2 more) with an instance that covers most of the image or")
+    assert message.startswith(
+        "5 images (a0, a1, a2 and 2 more) with an instance that covers most of the image or"
+    )
 
 
 def test_one_image_with_such_an_instance_is_a_note() -> None:
-    dataset = data_of(*(sample_of(f"a{seed}", cells(seed) + np.uint16(seed == 0)) for seed in range(15)))
+    dataset = data_of(
+        *(sample_of(f"a{seed}", cells(seed) + np.uint16(seed == 0)) for seed in range(15))
+    )
     assert suspected(dataset) == []
-    assert noted(dataset)[0].startswith("1 image (a0) with an instance that covers most of the image")
+    assert noted(dataset)[0].startswith(
+        "1 image (a0) with an instance that covers most of the image"
+    )
 
 
 def test_boxes_that_were_exported_as_outlines_are_noted_and_cells_are_not() -> None:
@@ -341,15 +399,21 @@ def test_boxes_that_were_exported_as_outlines_are_noted_and_cells_are_not() -> N
         labels = np.zeros((SIDE, SIDE), np.uint16)
         for number in range(12):
             row, column = divmod(number, 4)
-            labels[24 * row + 2 : 24 * row + 9 + seed, 24 * column + 3 : 24 * column + 18] = number + 1
+            labels[24 * row + 2 : 24 * row + 9 + seed, 24 * column + 3 : 24 * column + 18] = (
+                number + 1
+            )
         return sample_of(f"a{seed}", labels)
 
     assert suspected(five(boxes)) == []
     (note,) = noted(five(boxes))
-    assert note.startswith("60 of 60 instances are rectangles, as boxes of a detection data set are")
+    assert note.startswith(
+        "60 of 60 instances are rectangles, as boxes of a detection data set are"
+    )
     assert noted(data_of(boxes(0), sample_of("b", cells(0)))) == []
     tiny = five(
-        lambda seed: sample_of(f"a{seed}", np.kron(np.arange(1, 17).reshape(4, 4), np.eye(2)).astype(np.uint16))
+        lambda seed: sample_of(
+            f"a{seed}", np.kron(np.arange(1, 17).reshape(4, 4), np.eye(2)).astype(np.uint16)
+        )
     )
     assert noted(tiny) == []
 
@@ -366,7 +430,11 @@ def test_crowd_regions_that_are_most_annotations_are_counted_by_annotation() -> 
 
 
 def test_versions_of_one_picture_are_suspected_until_a_pattern_keeps_them_together() -> None:
-    names = [f"pic{number}_jpg.rf.{'abcdef0123456789' * 2}{copy}.jpg" for number in range(3) for copy in range(2)]
+    names = [
+        f"pic{number}_jpg.rf.{'abcdef0123456789' * 2}{copy}.jpg"
+        for number in range(3)
+        for copy in range(2)
+    ]
     dataset = data_of(*(sample_of(name, cells(seed)) for seed, name in enumerate(names)))
     (message,) = suspected(dataset)
     assert message.startswith("6 images are versions of 3 pictures by their names (pic0_jpg.rf.")
@@ -391,7 +459,10 @@ def test_suspicions_of_a_crowded_data_set_take_time_in_proportion_to_its_pixels(
 
 
 def test_what_was_allowed_is_noted_and_travels_with_the_data(tmp_path: Path) -> None:
-    where = write_hw3(tmp_path, lambda place, labels: tifffile.imwrite(place / "class1.tif", labels + np.uint16(1)))
+    where = write_hw3(
+        tmp_path,
+        lambda place, labels: tifffile.imwrite(place / "class1.tif", labels + np.uint16(1)),
+    )
     assert len(inspect(where).problems) == 1
     allowed = inspect(where, DataConfig(allow_suspicious=True))
     assert allowed.problems == ()

@@ -34,7 +34,9 @@ def test_a_field_does_not_depend_on_how_many_are_drawn_and_depends_on_the_seed()
     assert make(images=2, seed=1).fingerprint != few.fingerprint
 
 
-def test_by_default_there_are_24_fields_of_96_to_128_pixels_with_about_ten_cells_of_four_classes() -> None:
+def test_by_default_there_are_24_fields_of_96_to_128_pixels_with_about_ten_cells_of_four_classes() -> (
+    None
+):
     assert len(DATA.samples) == 24
     assert all(96 <= length <= 128 for sample in DATA.samples for length in sample.size)
     counts = DATA.instance_counts()
@@ -81,7 +83,9 @@ def measures(data: Dataset) -> dict[str, list[np.ndarray]]:
 
 def test_classes_differ_in_size_shape_and_colour_but_overlap() -> None:
     found = measures(DATA)
-    area, length, light = ([np.median(values) for values in found[key]] for key in ("area", "length", "light"))
+    area, length, light = (
+        [np.median(values) for values in found[key]] for key in ("area", "length", "light")
+    )
     assert area[0] > 1.5 * area[1]
     assert length[2] > 1.6 * max(length[0], length[1], length[3])
     assert light[0] > light[1] + 20
@@ -109,5 +113,7 @@ def test_what_hw3_cannot_hold_is_refused(tmp_path: Path) -> None:
     overlap = replace(sample, label_maps=maps, labels_N=labels, crowd_N=np.zeros(2, np.bool_))
     with pytest.raises(DataError, match=f"instances of {CLASSES[0].name} overlap"):
         write_hw3(replace(DATA, samples=(overlap,)), tmp_path)
-    write_hw3(replace(DATA, samples=(replace(overlap, labels_N=np.array([1, 2])),)), tmp_path / "good")
+    write_hw3(
+        replace(DATA, samples=(replace(overlap, labels_N=np.array([1, 2])),)), tmp_path / "good"
+    )
     np.testing.assert_array_equal(load(str(tmp_path / "good")).samples[0].label_maps, maps)

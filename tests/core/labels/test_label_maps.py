@@ -13,13 +13,19 @@ CPU = torch.device("cpu")
 DEVICES = [CPU] + ([torch.device("cuda")] if torch.cuda.is_available() else [])
 
 
-def random_label_maps(rng: np.random.Generator, height: int, width: int, instances: int, maps: int = 1) -> np.ndarray:
-    """Ellipses and rectangles of 1 px up to the whole image, many cut by the border; later ones hide earlier ones."""
+def random_label_maps(
+    rng: np.random.Generator, height: int, width: int, instances: int, maps: int = 1
+) -> np.ndarray:
+    """Ellipses and rectangles of 1 px up to the whole image, many cut by the border; later ones
+    hide earlier ones.
+    """
     label_maps = np.zeros((maps, height, width), dtype=np.uint16)
     y, x = np.mgrid[:height, :width]
     for number in rng.permutation(instances) + 1:
         cy, cx = rng.uniform(0, height), rng.uniform(0, width)
-        ry, rx = rng.choice([0.6, 4.0, 12.0, max(height, width)], p=[0.2, 0.4, 0.35, 0.05]) * rng.uniform(0.5, 1.5, 2)
+        ry, rx = rng.choice(
+            [0.6, 4.0, 12.0, max(height, width)], p=[0.2, 0.4, 0.35, 0.05]
+        ) * rng.uniform(0.5, 1.5, 2)
         inside = ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1
         if rng.random() < 0.5:
             inside = (abs(y - cy) <= ry) & (abs(x - cx) <= rx)
@@ -33,7 +39,11 @@ def random_label_maps(rng: np.random.Generator, height: int, width: int, instanc
 
 def full_masks(label_maps: np.ndarray) -> dict[int, np.ndarray]:
     """Every instance's mask by its number: the stack that core/labels/label_maps.py never makes."""
-    return {int(number): (label_maps == number).any(axis=0) for number in np.unique(label_maps) if number}
+    return {
+        int(number): (label_maps == number).any(axis=0)
+        for number in np.unique(label_maps)
+        if number
+    }
 
 
 def box_of(mask: np.ndarray) -> list[int]:
@@ -43,7 +53,9 @@ def box_of(mask: np.ndarray) -> list[int]:
 
 @settings(deadline=None, max_examples=60)
 @given(SEEDS, st.integers(1, 40), st.integers(1, 40), st.integers(0, 12), st.integers(1, 3))
-def test_every_instance_is_found_once_with_its_map_area_and_tightest_box(seed, height, width, instances, maps):
+def test_every_instance_is_found_once_with_its_map_area_and_tightest_box(
+    seed, height, width, instances, maps
+):
     label_maps = random_label_maps(np.random.default_rng(seed), height, width, instances, maps)
     label_maps.setflags(write=False)
     truth = full_masks(label_maps)
@@ -63,9 +75,9 @@ def test_every_instance_is_found_once_with_its_map_area_and_tightest_box(seed, h
 def test_instances_are_of_int64_also_when_there_is_none():
     for label_maps in (np.zeros((1, 5, 5), np.uint16), np.ones((1, 5, 5), np.uint16)):
         found = masks.find_instances(label_maps)
-        assert {array.dtype for array in (found.ids_N, found.maps_N, found.boxes_N4, found.areas_N)} == {
-            np.dtype(np.int64)
-        }
+        assert {
+            array.dtype for array in (found.ids_N, found.maps_N, found.boxes_N4, found.areas_N)
+        } == {np.dtype(np.int64)}
         assert found.boxes_N4.shape == (len(found), 4)
 
 
@@ -98,7 +110,9 @@ def test_a_target_has_neither_crowd_regions_nor_vanished_instances_and_keeps_the
     assert target.labels_N.tolist() == [2, 3]
     assert target.maps_N.tolist() == [0, 0]
     assert target.boxes_N4.tolist() == [[0, 0, 4, 3], [5, 5, 6, 6]]
-    assert [tensor.dtype for tensor in (target.boxes_N4, target.labels_N, target.ids_N, target.maps_N)] == [
+    assert [
+        tensor.dtype for tensor in (target.boxes_N4, target.labels_N, target.ids_N, target.maps_N)
+    ] == [
         torch.float32,
         torch.int64,
         torch.int64,
@@ -109,34 +123,61 @@ def test_a_target_has_neither_crowd_regions_nor_vanished_instances_and_keeps_the
 
 
 def test_an_image_without_instances_makes_an_empty_target():
-    target = masks.target_of(np.zeros((1, 6, 7), np.uint16), np.zeros(0, np.int64), np.zeros(0, bool))
+    target = masks.target_of(
+        np.zeros((1, 6, 7), np.uint16), np.zeros(0, np.int64), np.zeros(0, bool)
+    )
     assert target.boxes_N4.shape == (0, 4)
     assert target.labels_N.shape == target.ids_N.shape == target.maps_N.shape == (0,)
 
 
 @settings(deadline=None, max_examples=80)
-@given(SEEDS, st.integers(2, 70), st.integers(2, 70), st.integers(1, 2), st.integers(4, 90), st.integers(4, 140))
-def test_resized_label_maps_hold_the_pixels_that_torchvision_gives_each_mask(seed, height, width, maps, low, high):
+@given(
+    SEEDS,
+    st.integers(2, 70),
+    st.integers(2, 70),
+    st.integers(1, 2),
+    st.integers(4, 90),
+    st.integers(4, 140),
+)
+def test_resized_label_maps_hold_the_pixels_that_torchvision_gives_each_mask(
+    seed, height, width, maps, low, high
+):
     label_maps = random_label_maps(np.random.default_rng(seed), height, width, 6, maps)
     truth = full_masks(label_maps)
-    transform = GeneralizedRCNNTransform(low, max(low, high), [0.0] * 3, [1.0] * 3, size_divisible=1)
-    boxes = torch.tensor([box_of(mask) for mask in truth.values()], dtype=torch.float32).reshape(-1, 4)
-    stack = torch.from_numpy(np.array(list(truth.values()), dtype=np.uint8).reshape(-1, height, width))
+    transform = GeneralizedRCNNTransform(
+        low, max(low, high), [0.0] * 3, [1.0] * 3, size_divisible=1
+    )
+    boxes = torch.tensor([box_of(mask) for mask in truth.values()], dtype=torch.float32).reshape(
+        -1, 4
+    )
+    stack = torch.from_numpy(
+        np.array(list(truth.values()), dtype=np.uint8).reshape(-1, height, width)
+    )
     try:
-        images, targets = transform([torch.zeros(3, height, width)], [{"boxes": boxes, "masks": stack}])
+        images, targets = transform(
+            [torch.zeros(3, height, width)], [{"boxes": boxes, "masks": stack}]
+        )
     except RuntimeError:  # torchvision refuses sides that shrink to nothing
         return
     new_height, new_width = images.image_sizes[0]
-    resized = masks.resize_label_maps(torch.from_numpy(label_maps.astype(np.int32)), new_height, new_width)
+    resized = masks.resize_label_maps(
+        torch.from_numpy(label_maps.astype(np.int32)), new_height, new_width
+    )
     assert resized.dtype == torch.int32
     assert resized.shape == (maps, new_height, new_width)
     for number, mask in zip(truth, targets[0]["masks"], strict=True):
         assert torch.equal((resized == number).any(dim=0), mask.bool())
-    assert torch.equal(targets[0]["boxes"], resize_boxes(boxes, (height, width), (new_height, new_width)))
+    assert torch.equal(
+        targets[0]["boxes"], resize_boxes(boxes, (height, width), (new_height, new_width))
+    )
 
 
-def proposals_around(rng: np.random.Generator, boxes: np.ndarray, height: int, width: int, count: int) -> np.ndarray:
-    """Proposals of all kinds: near an instance, far beyond it, elsewhere, tiny, exact, touching the image's border."""
+def proposals_around(
+    rng: np.random.Generator, boxes: np.ndarray, height: int, width: int, count: int
+) -> np.ndarray:
+    """Proposals of all kinds: near an instance, far beyond it, elsewhere, tiny, exact, touching
+    the image's border.
+    """
     chosen = boxes[rng.integers(len(boxes), size=count)]
     spread = rng.choice([0.0, 0.3, 3.0, 40.0], size=(count, 1))
     proposals = chosen + rng.normal(0, 1, (count, 4)) * spread
@@ -146,14 +187,20 @@ def proposals_around(rng: np.random.Generator, boxes: np.ndarray, height: int, w
     if rng.random() < 0.8:  # as the network's are; the equality holds for others too
         proposals = np.clip(proposals, 0, [width, height, width, height])
     return np.concatenate(
-        [np.minimum(proposals[:, :2], proposals[:, 2:]), np.maximum(proposals[:, :2], proposals[:, 2:])], axis=1
+        [
+            np.minimum(proposals[:, :2], proposals[:, 2:]),
+            np.maximum(proposals[:, :2], proposals[:, 2:]),
+        ],
+        axis=1,
     ).astype(np.float32)
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
 @settings(deadline=None, max_examples=40)
 @given(SEEDS, st.integers(3, 200), st.integers(3, 200), st.integers(1, 3), st.sampled_from([7, 28]))
-def test_mask_targets_equal_those_of_torchvision_on_full_masks(device, seed, height, width, maps, size):
+def test_mask_targets_equal_those_of_torchvision_on_full_masks(
+    device, seed, height, width, maps, size
+):
     rng = np.random.default_rng(seed)
     label_maps = random_label_maps(rng, height, width, 12, maps)
     label_maps[0, -1, -1] = 13  # one instance at least, in a corner
@@ -177,7 +224,9 @@ def test_mask_targets_equal_those_of_torchvision_on_full_masks(device, seed, hei
 
 
 def test_mask_targets_are_as_exact_in_a_large_image_as_torchvision_in_float64():
-    """The rounding of torchvision grows with the coordinate, to 1.2e-4 at 1333 px; that of a window does not."""
+    """The rounding of torchvision grows with the coordinate, to 1.2e-4 at 1333 px; that of a
+    window does not.
+    """
     rng = np.random.default_rng(1)
     label_maps = random_label_maps(rng, 800, 1333, 12)
     found = masks.find_instances(label_maps)
@@ -189,7 +238,9 @@ def test_mask_targets_are_as_exact_in_a_large_image_as_torchvision_in_float64():
         torch.from_numpy(found.maps_N[matched]),
         proposals_P4,
     )
-    stack = torch.from_numpy(np.array([(label_maps == number).any(axis=0) for number in found.ids_N]))
+    stack = torch.from_numpy(
+        np.array([(label_maps == number).any(axis=0) for number in found.ids_N])
+    )
     wanted = project_masks_on_boxes(stack, proposals_P4.double(), torch.from_numpy(matched), 28)
     torch.testing.assert_close(got.double(), wanted, rtol=0, atol=1e-5)
 
@@ -208,7 +259,9 @@ def test_mask_targets_repeat_the_last_pixel_at_the_border_of_the_image(side):
     got = masks.mask_targets(torch.from_numpy(label_map.astype(np.int32)), one + 1, one, proposals)
     wanted = project_masks_on_boxes(torch.from_numpy(label_map == 1), proposals, one, 28)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
-    edge = {"left": got[0, :, 0], "top": got[0, 0], "right": got[0, :, -1], "bottom": got[0, -1]}[side]
+    edge = {"left": got[0, :, 0], "top": got[0, 0], "right": got[0, :, -1], "bottom": got[0, -1]}[
+        side
+    ]
     assert edge[5:20].min() == 1, "without repeating, the outermost row or column would fade"
 
 
@@ -245,7 +298,9 @@ def test_windows_are_gathered_in_pieces_of_bounded_size_and_each_once(sides):
 
 def test_no_proposals_make_no_mask_targets():
     none = torch.zeros(0, dtype=torch.int64)
-    targets = masks.mask_targets(torch.zeros(1, 9, 9, dtype=torch.int32), none, none, torch.zeros(0, 4))
+    targets = masks.mask_targets(
+        torch.zeros(1, 9, 9, dtype=torch.int32), none, none, torch.zeros(0, 4)
+    )
     assert targets.shape == (0, 28, 28)
 
 
@@ -265,17 +320,27 @@ def test_pasted_masks_are_pixel_identical_to_those_of_torchvision(seed, height, 
     rng = np.random.default_rng(seed)
     size = np.array([width, height])
     first = rng.uniform(-0.3, 1, (30, 2)) * size
-    boxes = np.concatenate([first, first + rng.choice([-0.01, 0.0, 0.02, 0.3, 1.0], (30, 2)) * size], axis=1)
-    boxes = boxes[(boxes[:, 2:] > 0.1).all(axis=1) & (boxes[:, :2] < size - 1).all(axis=1)]  # meet the image
+    boxes = np.concatenate(
+        [first, first + rng.choice([-0.01, 0.0, 0.02, 0.3, 1.0], (30, 2)) * size], axis=1
+    )
+    boxes = boxes[
+        (boxes[:, 2:] > 0.1).all(axis=1) & (boxes[:, :2] < size - 1).all(axis=1)
+    ]  # meet the image
     boxes_N4 = torch.from_numpy(boxes.astype(np.float32))
-    smooth = torch.nn.functional.interpolate(torch.rand(len(boxes), 1, 5, 5), size=(28, 28), mode="bicubic")[:, 0]
-    probs = torch.where(torch.rand(len(boxes), 1, 1) < 0.5, smooth, torch.rand(len(boxes), 28, 28)).clamp(0, 1)
+    smooth = torch.nn.functional.interpolate(
+        torch.rand(len(boxes), 1, 5, 5), size=(28, 28), mode="bicubic"
+    )[:, 0]
+    probs = torch.where(
+        torch.rand(len(boxes), 1, 1) < 0.5, smooth, torch.rand(len(boxes), 28, 28)
+    ).clamp(0, 1)
     wanted = paste_masks_in_image(probs[:, None], boxes_N4, (height, width))[:, 0] > threshold
     got = masks.paste(probs, boxes_N4, height, width, threshold)
     assert np.array_equal(pasted(got, height, width), wanted.numpy())
 
 
-@pytest.mark.parametrize("box", [[-30, 5, -10, 15], [5, -30, 15, -10], [70, 5, 90, 15], [5, 70, 15, 90]])
+@pytest.mark.parametrize(
+    "box", [[-30, 5, -10, 15], [5, -30, 15, -10], [70, 5, 90, 15], [5, 70, 15, 90]]
+)
 def test_a_box_outside_the_image_gives_an_empty_mask(box):
     crops = masks.paste(torch.ones(1, 28, 28), torch.tensor([box], dtype=torch.float32), 50, 60)
     assert [crop.area for crop in crops] == [0]

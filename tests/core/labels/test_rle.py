@@ -39,7 +39,9 @@ def runs_pixel_by_pixel(mask: np.ndarray) -> list[int]:
 
 @st.composite
 def crops(draw: st.DrawFn) -> tuple[MaskCrop, int, int]:
-    """A window anywhere in an image of up to 70 x 70 pixels; often as high or as wide, empty, or of one line."""
+    """A window anywhere in an image of up to 70 x 70 pixels; often as high or as wide, empty, or
+    of one line.
+    """
     height, width = draw(st.integers(1, 70)), draw(st.integers(1, 70))
     h = draw(st.sampled_from([0, 1, height]) | st.integers(0, height))
     w = draw(st.sampled_from([0, 1, width]) | st.integers(0, width))
@@ -82,7 +84,9 @@ def test_an_encoded_crop_is_byte_for_byte_what_pycocotools_makes_of_the_full_mas
 
 @given(crops())
 @settings(deadline=None, max_examples=200)
-def test_the_runs_of_an_encoding_add_up_to_the_image_and_rebuild_the_mask(drawn: tuple[MaskCrop, int, int]) -> None:
+def test_the_runs_of_an_encoding_add_up_to_the_image_and_rebuild_the_mask(
+    drawn: tuple[MaskCrop, int, int],
+) -> None:
     crop, height, width = drawn
     lengths = runs(encode(crop, height, width)["counts"])
     assert sum(lengths) == height * width
@@ -98,7 +102,9 @@ def test_compressed_runs_are_read_as_pycocotools_writes_them(mask: np.ndarray) -
 def test_a_mirrored_view_is_encoded_like_its_copy() -> None:
     pixels = np.random.default_rng(3).random((9, 14)) < 0.4
     mirrored = pixels[:, ::-1]  # what the flip at test time keeps
-    assert encode(MaskCrop(2, 5, mirrored), 20, 30) == encode(MaskCrop(2, 5, mirrored.copy()), 20, 30)
+    assert encode(MaskCrop(2, 5, mirrored), 20, 30) == encode(
+        MaskCrop(2, 5, mirrored.copy()), 20, 30
+    )
 
 
 def test_an_encoding_is_plain_json() -> None:
@@ -141,5 +147,7 @@ def test_the_longest_runs_of_an_encoding_can_be_read() -> None:
     ],
 )
 def test_text_that_pycocotools_would_not_write_is_refused(counts: str, told: str) -> None:
-    with pytest.raises(DataError, match=f"^counts must be text as pycocotools writes it, and {told}$"):
+    with pytest.raises(
+        DataError, match=f"^counts must be text as pycocotools writes it, and {told}$"
+    ):
         runs(counts)

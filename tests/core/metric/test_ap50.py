@@ -25,7 +25,9 @@ def coco_ap50(
     annotations, results = [], []
     for image, (sample, found) in enumerate(zip(samples, detections, strict=True), start=1):
         instances = find_instances(sample.label_maps)
-        for number, (x0, y0, x1, y1), area in zip(instances.ids_N, instances.boxes_N4, instances.areas_N, strict=True):
+        for number, (x0, y0, x1, y1), area in zip(
+            instances.ids_N, instances.boxes_N4, instances.areas_N, strict=True
+        ):
             mask = (sample.label_maps == number).any(axis=0)
             annotations.append(
                 {
@@ -44,7 +46,9 @@ def coco_ap50(
             mask[crop.y0 : crop.y0 + h, crop.x0 : crop.x0 + w] = crop.pixels
             x0, y0, x1, y1 = found.boxes_N4[row].tolist()
             where = (
-                {"bbox": [x0, y0, x1 - x0, y1 - y0]} if iou_type == "bbox" else {"segmentation": coco_mask.encode(mask)}
+                {"bbox": [x0, y0, x1 - x0, y1 - y0]}
+                if iou_type == "bbox"
+                else {"segmentation": coco_mask.encode(mask)}
             )
             results.append(
                 {
@@ -74,7 +78,9 @@ def coco_ap50(
         evaluation.evaluate()
         evaluation.accumulate()
     precision_RC = evaluation.eval["precision"][0, :, :, 0, -1]
-    per_class = [None if (column == -1).any() else float(column.mean()) for column in precision_RC.T]
+    per_class = [
+        None if (column == -1).any() else float(column.mean()) for column in precision_RC.T
+    ]
     counted = precision_RC[precision_RC > -1]
     return float(counted.mean()) if counted.size else math.nan, per_class
 
@@ -87,7 +93,9 @@ def test_ap50_of_masks_and_boxes_equals_the_full_official_evaluation(seed, max_d
         mean, per_class = coco_ap50(samples, detections, iou_type, max_dets or 10_000)
         score = ap50(table, max_dets)
         assert score.mean == pytest.approx(mean, abs=1e-12, nan_ok=True)
-        assert [value is None for value in score.per_class] == [value is None for value in per_class]
+        assert [value is None for value in score.per_class] == [
+            value is None for value in per_class
+        ]
         for ours, theirs in zip(score.per_class, per_class, strict=True):
             assert ours is None or ours == pytest.approx(theirs, abs=1e-12)
 
@@ -102,7 +110,9 @@ def test_ap50_equals_the_official_evaluation_where_more_than_100_detections_of_a
         capped, uncapped = ap50(table, 100).mean, ap50(table, None).mean
         assert capped != uncapped, "the cap must bite, or this test says nothing"
         assert capped == pytest.approx(coco_ap50(samples, detections, iou_type, 100)[0], abs=1e-12)
-        assert uncapped == pytest.approx(coco_ap50(samples, detections, iou_type, 10_000)[0], abs=1e-12)
+        assert uncapped == pytest.approx(
+            coco_ap50(samples, detections, iou_type, 10_000)[0], abs=1e-12
+        )
 
 
 @settings(deadline=None, max_examples=30)
@@ -134,15 +144,26 @@ def test_perfect_detections_score_one_for_every_class_that_exists(seed):
     for sample in samples:
         truth = find_instances(sample.label_maps)
         kept = np.flatnonzero(~sample.crowd_N)
-        masks = tuple(MaskCrop(0, 0, sample.label_maps[truth.maps_N[row]] == truth.ids_N[row]) for row in kept.tolist())
+        masks = tuple(
+            MaskCrop(0, 0, sample.label_maps[truth.maps_N[row]] == truth.ids_N[row])
+            for row in kept.tolist()
+        )
         ones = np.ones(len(kept), np.float32)
-        perfect.append(Detections(truth.boxes_N4[kept].astype(np.float32), sample.labels_N[kept], ones, masks))
+        perfect.append(
+            Detections(truth.boxes_N4[kept].astype(np.float32), sample.labels_N[kept], ones, masks)
+        )
     for table in match(samples, perfect, CLASSES):
         scores = [value for value in ap50(table, None).per_class if value is not None]
         assert scores == pytest.approx([1.0] * int(table.truths_IC.any(axis=0).sum()), abs=1e-12)
 
 
-def simple(label_maps: np.ndarray, labels: list[int], masks: list[np.ndarray], found_labels: list[int], crowd=None):
+def simple(
+    label_maps: np.ndarray,
+    labels: list[int],
+    masks: list[np.ndarray],
+    found_labels: list[int],
+    crowd=None,
+):
     """Match one image with detections of falling score, whose masks are given whole."""
     sample = Sample(
         "image",
@@ -197,7 +218,9 @@ def test_detections_in_a_crowd_region_count_neither_for_nor_against():
     label_maps[0, 4:8, 14:18] = 2
     inside, also_inside, cell = (np.zeros((20, 20), bool) for _ in range(3))
     inside[2:5, 2:5] = also_inside[10:14, 1:4] = cell[4:8, 14:18] = True
-    for table in simple(label_maps, [1, 1], [inside, also_inside, cell], [1, 1, 1], crowd=[True, False]):
+    for table in simple(
+        label_maps, [1, 1], [inside, also_inside, cell], [1, 1, 1], crowd=[True, False]
+    ):
         assert table.ignored_D.tolist() == [True, True, False]
         assert table.hit_D.tolist() == [False, False, True]
         assert table.truths_IC.tolist() == [[1, 0, 0, 0]]
@@ -219,7 +242,12 @@ def test_matching_writes_into_none_of_its_inputs():
         for array in (sample.image, sample.label_maps, sample.labels_N, sample.crowd_N):
             array.setflags(write=False)
     for found in detections:
-        for array in (found.boxes_N4, found.labels_N, found.scores_N, *(crop.pixels for crop in found.masks)):
+        for array in (
+            found.boxes_N4,
+            found.labels_N,
+            found.scores_N,
+            *(crop.pixels for crop in found.masks),
+        ):
             array.setflags(write=False)
     tables = match(samples, detections, CLASSES)
     assert len(tables[0].score_D) > 10
@@ -265,7 +293,9 @@ def test_a_damaged_match_table_is_an_error_that_names_the_file_or_is_read_unharm
         except CheckpointError as error:
             errors.append(str(error))
         else:  # a date or the like was hit
-            assert all(np.array_equal(getattr(again, name), getattr(table, name)) for name in vars(table))
+            assert all(
+                np.array_equal(getattr(again, name), getattr(table, name)) for name in vars(table)
+            )
     assert len(errors) > len(data) / 7 / 2
     assert all(str(path) in error for error in errors)
 
@@ -275,14 +305,18 @@ def test_a_missing_match_table_is_an_error_that_names_the_file(tmp_path):
         MatchTable.load(tmp_path / "nowhere.npz")
 
 
-rows = st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.3, 0.7, 0.9]), st.booleans(), st.booleans()), max_size=12)
+rows = st.lists(
+    st.tuples(st.sampled_from([0.1, 0.2, 0.3, 0.7, 0.9]), st.booleans(), st.booleans()), max_size=12
+)
 
 
 @given(rows, st.integers(0, 5))
 def test_the_balanced_score_is_the_highest_of_those_with_the_best_f1(
     detections: list[tuple[float, bool, bool]], missed: int
 ) -> None:
-    scores, hits, ignored = (np.array(column) for column in zip(*detections, strict=True)) if detections else ([],) * 3
+    scores, hits, ignored = (
+        (np.array(column) for column in zip(*detections, strict=True)) if detections else ([],) * 3
+    )
     hits = np.array(hits, np.bool_) & ~np.array(ignored, np.bool_)
     truths = int(hits.sum()) + missed
     count = len(detections)

@@ -21,13 +21,17 @@ def test_its_ap50_is_ours(seed: int) -> None:
     found = coco_summary(samples, detections, CLASSES)
     assert tuple(found) == NAMES
     ours = ap50(match(samples, detections, CLASSES)[0], 100).mean
-    assert found["AP50"] is None if ours != ours else found["AP50"] == pytest.approx(ours, abs=1e-12)
+    assert (
+        found["AP50"] is None if ours != ours else found["AP50"] == pytest.approx(ours, abs=1e-12)
+    )
 
 
 def test_the_annotations_themselves_have_all_numbers_at_1_but_for_recall_by_one_detection(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    drawn = [sample for seed in range(4) for sample in random_scene(seed)[0] if len(sample.labels_N)]
+    drawn = [
+        sample for seed in range(4) for sample in random_scene(seed)[0] if len(sample.labels_N)
+    ]
     samples = [replace(sample, crowd_N=np.zeros_like(sample.crowd_N)) for sample in drawn]
     perfect = []
     for sample in samples:
@@ -41,7 +45,9 @@ def test_the_annotations_themselves_have_all_numbers_at_1_but_for_recall_by_one_
             )
         )
     found = coco_summary(samples, perfect, CLASSES)
-    assert [found[name] for name in ("AP", "AP50", "AP75", "AP_small", "AR_100")] == pytest.approx([1.0] * 5)
+    assert [found[name] for name in ("AP", "AP50", "AP75", "AP_small", "AR_100")] == pytest.approx(
+        [1.0] * 5
+    )
     assert found["AP_large"] is None
     assert capsys.readouterr().out == ""
 

@@ -15,11 +15,15 @@ Size = tuple[int, int]
 
 
 def batch(height: int, width: int, images: int = 2) -> tuple[Size, list[torch.Tensor]]:
-    levels = [torch.zeros(images, 4, -(-height // stride), -(-width // stride)) for stride in (4, 8, 16)]
+    levels = [
+        torch.zeros(images, 4, -(-height // stride), -(-width // stride)) for stride in (4, 8, 16)
+    ]
     return (height, width), levels
 
 
-def torchvisions(size: Size, levels: list[torch.Tensor], sides: tuple[float, ...] = SIDES) -> torch.Tensor:
+def torchvisions(
+    size: Size, levels: list[torch.Tensor], sides: tuple[float, ...] = SIDES
+) -> torch.Tensor:
     generator = AnchorGenerator(tuple((side,) for side in sides), (RATIOS,) * len(sides))
     found: list[torch.Tensor] = generator(ImageList(torch.zeros(1, 3, *size), [size]), levels)
     return found[0]
@@ -34,7 +38,9 @@ def test_anchors_of_any_sides_are_torchvisions(scale: float) -> None:
 
 def test_anchors_are_torchvisions_whatever_sizes_came_before() -> None:
     anchors = Anchors(SIDES, RATIOS)
-    sizes = [(64, 64), (64, 96), (96, 64), (64, 64), (70, 50)] + [(32 * k, 32) for k in range(1, 2 * SIZES_KEPT)]
+    sizes = [(64, 64), (64, 96), (96, 64), (64, 64), (70, 50)] + [
+        (32 * k, 32) for k in range(1, 2 * SIZES_KEPT)
+    ]
     for height, width in [*sizes, *sizes]:
         for images in (1, 3):
             given = batch(height, width, images)

@@ -33,7 +33,9 @@ def test_the_draws_are_torchvisions_and_leave_its_generator_in_the_same_state(
         assert torch.equal(one.negative_Q, torch.where(negative_A)[0])
 
 
-def test_an_image_without_anything_to_draw_from_gives_nothing_and_takes_no_draw_from_the_others() -> None:
+def test_an_image_without_anything_to_draw_from_gives_nothing_and_takes_no_draw_from_the_others() -> (
+    None
+):
     none = torch.zeros(0, dtype=torch.int64)
     labels = torch.tensor([1, 0, 0, 1, 1])
     torch.manual_seed(0)

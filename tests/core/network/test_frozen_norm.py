@@ -34,7 +34,9 @@ def images(seed: int = 0, channels: int = 5) -> torch.Tensor:
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("eps", [0.0, 1e-5, 1e-3])
-def test_value_gradient_and_layout_are_torchvisions(eps: float, layout: torch.memory_format) -> None:
+def test_value_gradient_and_layout_are_torchvisions(
+    eps: float, layout: torch.memory_format
+) -> None:
     norm, outer = filled(1, eps=eps), images(2)
     ours, theirs = (images().contiguous(memory_format=layout).requires_grad_() for _ in range(2))
     found, wanted = norm(ours), oracle(norm)(theirs)
@@ -68,7 +70,9 @@ BUFFERS = ("weight", "bias", "running_mean", "running_var")
 
 
 @pytest.mark.parametrize("change", [loaded, *map(written, BUFFERS), replaced, given_another_eps])
-def test_a_change_of_its_numbers_counts_from_the_next_call(change: Callable[[FrozenBatchNorm], None]) -> None:
+def test_a_change_of_its_numbers_counts_from_the_next_call(
+    change: Callable[[FrozenBatchNorm], None],
+) -> None:
     norm = filled(1)
     before = norm(images())
     change(norm)
@@ -89,7 +93,9 @@ def test_a_copy_goes_its_own_way() -> None:
 
 def test_it_keeps_nothing_of_its_input_for_the_gradient() -> None:
     norm, kept = filled(1), []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.numel()) or tensor, lambda t: t
+    ):
         norm(images().requires_grad_())
     assert max(kept, default=0) <= 5
 
@@ -110,7 +116,9 @@ def test_its_names_are_torchvisions() -> None:
     assert filled(1).state_dict().keys() == FrozenBatchNorm2d(5).state_dict().keys()
 
 
-def test_what_was_first_used_or_built_in_inference_mode_is_used_in_training_and_read_there() -> None:
+def test_what_was_first_used_or_built_in_inference_mode_is_used_in_training_and_read_there() -> (
+    None
+):
     used = filled(1)
     with torch.inference_mode():
         used(images())

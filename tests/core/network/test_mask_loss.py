@@ -15,7 +15,9 @@ CLASSES = 3
 
 
 def branch(seed: int, norm: bool = False) -> nn.Module:
-    """A small one: a convolution, maybe batch norm, and an upsampling to logits of CLASSES + 1 classes."""
+    """A small one: a convolution, maybe batch norm, and an upsampling to logits of CLASSES + 1
+    classes.
+    """
     torch.manual_seed(seed)
     first: list[nn.Module] = [nn.Conv2d(4, 6, 3, padding=1)]
     first += [nn.BatchNorm2d(6)] if norm else []
@@ -30,24 +32,43 @@ def proposals(seed: int, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.
     return features, labels, torch.rand((count, 10, 10), generator=generator, dtype=torch.float64)
 
 
-def plain(network: nn.Module, features: torch.Tensor, labels: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def plain(
+    network: nn.Module, features: torch.Tensor, labels: torch.Tensor, wanted: torch.Tensor
+) -> torch.Tensor:
     """The definition."""
     logits = network(features)
-    return functional.binary_cross_entropy_with_logits(logits[torch.arange(len(labels)), labels], wanted)
+    return functional.binary_cross_entropy_with_logits(
+        logits[torch.arange(len(labels)), labels], wanted
+    )
 
 
 def both(
-    network: nn.Module, features: torch.Tensor, labels: torch.Tensor, wanted: torch.Tensor, outer: float = 1.0
+    network: nn.Module,
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    wanted: torch.Tensor,
+    outer: float = 1.0,
 ) -> list[tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
     """Loss, the gradients there are, and the state after it: ours and the definition's."""
     found = []
     for loss_of in (mask_loss.mask_loss, plain):
-        twin, inputs = copy.deepcopy(network), features.detach().clone().requires_grad_(features.requires_grad)
+        twin, inputs = (
+            copy.deepcopy(network),
+            features.detach().clone().requires_grad_(features.requires_grad),
+        )
         loss = loss_of(twin, inputs, labels, wanted)
         if loss.requires_grad:
             (outer * loss).backward()
-        gradients = {name: one.grad for name, one in [("features", inputs), *twin.named_parameters()]}
-        found.append((loss.detach(), {k: v for k, v in gradients.items() if v is not None}, dict(twin.state_dict())))
+        gradients = {
+            name: one.grad for name, one in [("features", inputs), *twin.named_parameters()]
+        }
+        found.append(
+            (
+                loss.detach(),
+                {k: v for k, v in gradients.items() if v is not None},
+                dict(twin.state_dict()),
+            )
+        )
     return found
 
 
@@ -75,7 +96,9 @@ def test_loss_and_gradients_are_those_of_all_proposals_at_once(
 
 
 @pytest.mark.parametrize("norm", [False, True])
-def test_without_a_proposal_the_loss_is_zero_and_so_is_each_gradient_which_is_not_the_same_as_none(norm: bool) -> None:
+def test_without_a_proposal_the_loss_is_zero_and_so_is_each_gradient_which_is_not_the_same_as_none(
+    norm: bool,
+) -> None:
     network = branch(0, norm)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     features, labels, wanted = proposals(0, 0)
@@ -117,14 +140,18 @@ def test_without_gradients_it_is_the_same_number() -> None:
     features, labels, wanted = proposals(0, 70)
     wanted_loss = plain(network, features, labels, wanted)
     with torch.no_grad():
-        torch.testing.assert_close(mask_loss.mask_loss(network, features, labels, wanted), wanted_loss.detach())
+        torch.testing.assert_close(
+            mask_loss.mask_loss(network, features, labels, wanted), wanted_loss.detach()
+        )
 
 
 def test_under_autocast_loss_and_gradients_of_parameters_are_float32() -> None:
     network = branch(0).float()
     features, labels, wanted = proposals(0, 70)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = mask_loss.mask_loss(network, features.float().requires_grad_(), labels, wanted.float())
+        loss = mask_loss.mask_loss(
+            network, features.float().requires_grad_(), labels, wanted.float()
+        )
     loss.backward()
     assert loss.dtype == torch.float32
     exact = plain(network, features.float(), labels, wanted.float())
@@ -134,7 +161,10 @@ def test_under_autocast_loss_and_gradients_of_parameters_are_float32() -> None:
     ):
         assert parameter.grad is not None
         assert parameter.grad.dtype == torch.float32
-        assert functional.cosine_similarity(parameter.grad.flatten(), gradient.flatten(), dim=0) > 0.999
+        assert (
+            functional.cosine_similarity(parameter.grad.flatten(), gradient.flatten(), dim=0)
+            > 0.999
+        )
 
 
 def test_without_gradients_none_is_computed() -> None:
@@ -142,7 +172,9 @@ def test_without_gradients_none_is_computed() -> None:
     features, labels, wanted = proposals(0, 70)
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.autograd, "grad", None)
-        assert not mask_loss.mask_loss(network, features.requires_grad_(), labels, wanted).requires_grad
+        assert not mask_loss.mask_loss(
+            network, features.requires_grad_(), labels, wanted
+        ).requires_grad
 
 
 def test_a_second_backward_pass_is_refused_and_not_answered_with_numbers_that_were_used() -> None:

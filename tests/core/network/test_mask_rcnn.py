@@ -30,7 +30,9 @@ from core.network.weights import FILE_WITHOUT_EPSILON, BaseWeights, WeightsFile,
 from core.sample import MaskCrop, Target
 
 CLASSES = 4
-REAL_WEIGHTS = Path(__file__).parents[3].parent / "shared" / "weights" / "resnet50_imagenet_stride1x1_fp16.pth"
+REAL_WEIGHTS = (
+    Path(__file__).parents[3].parent / "shared" / "weights" / "resnet50_imagenet_stride1x1_fp16.pth"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +54,9 @@ def settings(**changes: Any) -> ModelConfig:
     return ModelConfig(**small | changes)
 
 
-def build(config: ModelConfig, weights: BaseWeights | None = None, predict: PredictConfig | None = None) -> MaskRCNN:
+def build(
+    config: ModelConfig, weights: BaseWeights | None = None, predict: PredictConfig | None = None
+) -> MaskRCNN:
     torch.manual_seed(0)
     network = build_detector(config, CLASSES, weights, predict or PredictConfig())
     assert isinstance(network, MaskRCNN)
@@ -79,17 +83,25 @@ def arrays_of(network: nn.Module) -> dict[str, np.ndarray]:
     return tensors
 
 
-def torchvision_model(config: ModelConfig, frozen_norm: bool = False, classes: int = CLASSES) -> nn.Module:
-    """The oracle: torchvision's own Mask R-CNN, put together as its two builders do, with any backbone."""
+def torchvision_model(
+    config: ModelConfig, frozen_norm: bool = False, classes: int = CLASSES
+) -> nn.Module:
+    """The oracle: torchvision's own Mask R-CNN, put together as its two builders do, with any
+    backbone.
+    """
     v2 = config.detector == "fpn_v2"
     norm = FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d
     backbone = backbone_utils._resnet_fpn_extractor(
-        getattr(models, config.backbone)(norm_layer=norm), 5, norm_layer=nn.BatchNorm2d if v2 else None
+        getattr(models, config.backbone)(norm_layer=norm),
+        5,
+        norm_layer=nn.BatchNorm2d if v2 else None,
     )
     parts = {}
     if v2:
         parts["rpn_head"] = rpn.RPNHead(256, 3, conv_depth=2)
-        parts["box_head"] = FastRCNNConvFCHead((256, 7, 7), [256] * 4, [1024], norm_layer=nn.BatchNorm2d)
+        parts["box_head"] = FastRCNNConvFCHead(
+            (256, 7, 7), [256] * 4, [1024], norm_layer=nn.BatchNorm2d
+        )
         parts["mask_head"] = mask_rcnn.MaskRCNNHeads(256, [256] * 4, 1, norm_layer=nn.BatchNorm2d)
     sizes = tuple((side * config.anchor_scale,) for side in (32, 64, 128, 256, 512))
     network = detection.MaskRCNN(
@@ -114,8 +126,12 @@ def torchvision_model(config: ModelConfig, frozen_norm: bool = False, classes: i
     return network
 
 
-def scene(seed: int, height: int, width: int, instances: int) -> tuple[torch.Tensor, Target, dict[str, torch.Tensor]]:
-    """An image whose instances overlap (two label maps) and touch its border; its target, and torchvision's."""
+def scene(
+    seed: int, height: int, width: int, instances: int
+) -> tuple[torch.Tensor, Target, dict[str, torch.Tensor]]:
+    """An image whose instances overlap (two label maps) and touch its border; its target, and
+    torchvision's.
+    """
     rng = np.random.default_rng(seed)
     label_maps = np.zeros((2, height, width), np.uint16)
     for number in range(1, instances + 1):
@@ -126,7 +142,11 @@ def scene(seed: int, height: int, width: int, instances: int) -> tuple[torch.Ten
     target = masks.target_of(label_maps, labels_N, np.zeros(instances, np.bool_))
     full = target.label_maps_LHW[target.maps_N] == target.ids_N[:, None, None]
     image = torch.from_numpy(rng.random((3, height, width), np.float32))
-    return image, target, {"boxes": target.boxes_N4, "labels": target.labels_N, "masks": full.to(torch.uint8)}
+    return (
+        image,
+        target,
+        {"boxes": target.boxes_N4, "labels": target.labels_N, "masks": full.to(torch.uint8)},
+    )
 
 
 def same_draws(network: nn.Module, *inputs: Any) -> Any:
@@ -139,7 +159,9 @@ def same_draws(network: nn.Module, *inputs: Any) -> Any:
 
 @pytest.mark.parametrize("detector", DETECTORS)
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_parameters_and_buffers_bear_torchvision_names_and_shapes(backbone: str, detector: str) -> None:
+def test_parameters_and_buffers_bear_torchvision_names_and_shapes(
+    backbone: str, detector: str
+) -> None:
     config = settings(backbone=backbone, detector=detector)
     with torch.device("meta"):
         ours, theirs = build(config), torchvision_model(config)
@@ -149,23 +171,33 @@ def test_parameters_and_buffers_bear_torchvision_names_and_shapes(backbone: str,
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_the_network_of_resnet50_is_the_one_that_torchvision_published_weights_for(detector: str) -> None:
+def test_the_network_of_resnet50_is_the_one_that_torchvision_published_weights_for(
+    detector: str,
+) -> None:
     published = models.get_model_weights(f"maskrcnn_resnet50_{detector}").COCO_V1.meta
     config = settings(backbone="resnet50", detector=detector)
     with torch.device("meta"):
         ours = build_detector(config, len(published["categories"]) - 1, None, PredictConfig())
-        theirs = models.get_model(f"maskrcnn_resnet50_{detector}", weights=None, weights_backbone=None)
+        theirs = models.get_model(
+            f"maskrcnn_resnet50_{detector}", weights=None, weights_backbone=None
+        )
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     convolutions_and_heads = sum(value.numel() for value in ours.parameters())
     of_frozen_norm = 0
-    if detector == "fpn":  # with weights the backbone's norm has buffers, which nobody counts as parameters
-        norms = [module for module in ours.backbone.body.modules() if isinstance(module, nn.BatchNorm2d)]
+    if (
+        detector == "fpn"
+    ):  # with weights the backbone's norm has buffers, which nobody counts as parameters
+        norms = [
+            module for module in ours.backbone.body.modules() if isinstance(module, nn.BatchNorm2d)
+        ]
         of_frozen_norm = sum(2 * module.num_features for module in norms)
     assert convolutions_and_heads - of_frozen_norm == published["num_params"]
 
 
 def test_each_setting_that_was_given_is_the_one_that_is_applied() -> None:
-    config = settings(anchor_scale=0.5, proposals_train=50, proposals_test=20, rpn_samples=40, box_samples=24)
+    config = settings(
+        anchor_scale=0.5, proposals_train=50, proposals_test=20, rpn_samples=40, box_samples=24
+    )
     predict = PredictConfig(score_threshold=0.22, nms_iou=0.3, max_detections=5)
     network = build(config, predict=predict)
     assert network.rpn.anchors.sides == (16.0, 32.0, 64.0, 128.0, 256.0)
@@ -179,9 +211,16 @@ def test_each_setting_that_was_given_is_the_one_that_is_applied() -> None:
         part.register_forward_pre_hook(watch)
     draws: list[int] = []
     sampler = network.rpn.sampler
-    network.rpn.sampler = lambda labels: draws.append(sampler.batch_size_per_image) or sampler(labels)
+    network.rpn.sampler = lambda labels: (
+        draws.append(sampler.batch_size_per_image) or sampler(labels)
+    )
     network.losses([image], [target])
-    assert seen["PyramidBackboneTrue"][0].shape == (1, 3, 96, 128)  # 100 x 150: the longer side is brought to 128
+    assert seen["PyramidBackboneTrue"][0].shape == (
+        1,
+        3,
+        96,
+        128,
+    )  # 100 x 150: the longer side is brought to 128
     assert seen["TwoMLPHeadTrue"][0].shape[0] == 24
     assert draws == [40]
     found = network.eval().detect([image])[0]
@@ -235,7 +274,9 @@ def test_a_training_step_waits_for_few_answers_however_many_instances_there_are(
     def waits(images: int, instances: int) -> int:
         scenes = [scene(seed, 100, 120, instances) for seed in range(images)]
         with as_on_a_gpu(), Counter() as counter:
-            losses = network.losses([image for image, _, _ in scenes], [target for _, target, _ in scenes])
+            losses = network.losses(
+                [image for image, _, _ in scenes], [target for _, target, _ in scenes]
+            )
             torch.stack(list(losses.values())).sum().backward()
         return counter.waits
 
@@ -274,7 +315,9 @@ def canvas(crop: MaskCrop, height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_the_order_in_memory_of_the_mask_heads_features_changes_no_more_than_rounding(detector: str) -> None:
+def test_the_order_in_memory_of_the_mask_heads_features_changes_no_more_than_rounding(
+    detector: str,
+) -> None:
     head = build(settings(detector=detector)).eval().roi_heads.mask_head
     features = torch.randn(5, 256, 14, 14, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -310,13 +353,20 @@ def test_after_any_batch_each_parameter_that_trains_has_a_gradient(
     """AdamW leaves out what has none: such a weight does not decay, and its moments do not age."""
     network = build(settings(detector=detector, trainable_layers=layers, trainable_fpn=fpn))
     no_proposals = [False, False, False, True]
-    for instances, none_proposed in zip([(0, 0), (0, 9), (9, 0), (0, 0)], no_proposals, strict=True):
+    for instances, none_proposed in zip(
+        [(0, 0), (0, 9), (9, 0), (0, 0)], no_proposals, strict=True
+    ):
         scenes = [scene(seed, 64, 80, count) for seed, count in enumerate(instances)]
         network.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"), pytest.MonkeyPatch.context() as patch:
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"),
+            pytest.MonkeyPatch.context() as patch,
+        ):
             if none_proposed:  # as where objectness is not a number
                 patch.setattr(network.rpn, "best", lambda *_: ([torch.zeros(0, 4)] * 2, []))
-            losses = network.losses([image for image, _, _ in scenes], [target for _, target, _ in scenes])
+            losses = network.losses(
+                [image for image, _, _ in scenes], [target for _, target, _ in scenes]
+            )
         torch.stack(list(losses.values())).sum().backward()
         for name, value in network.named_parameters():
             assert (value.grad is not None) == value.requires_grad, name
@@ -342,10 +392,15 @@ def test_without_an_instance_gradients_are_torchvisions_zeros_and_not_none() -> 
 def test_calling_the_model_gives_losses_in_training_and_detections_in_evaluation() -> None:
     network = build(settings())
     image, target, _ = scene(0, 96, 96, 5)
-    losses, called = same_draws(network.losses, [image], [target]), same_draws(network, [image], [target])
+    losses, called = (
+        same_draws(network.losses, [image], [target]),
+        same_draws(network, [image], [target]),
+    )
     assert losses.keys() == called.keys()
     assert all(torch.equal(called[name], loss) for name, loss in losses.items())
-    with pytest.raises(AssertionError, match=r"training needs targets; call eval\(\) first to detect"):
+    with pytest.raises(
+        AssertionError, match=r"training needs targets; call eval\(\) first to detect"
+    ):
         network([image])
     (found,), (expected,) = network.eval()([image]), network.detect([image])
     for name, value in vars(expected).items():
@@ -388,12 +443,18 @@ def test_losses_under_bfloat16_are_float32_and_near_those_without(detector: str)
     for name in ("loss_classifier", "loss_objectness", "loss_rpn_box_reg", "loss_mask"):
         assert losses[name].dtype == torch.float32
         assert losses[name].item() == pytest.approx(exact[name].item(), rel=0.2), name
-    assert all(torch.isfinite(value.grad).all() for value in network.parameters() if value.grad is not None)
+    assert all(
+        torch.isfinite(value.grad).all() for value in network.parameters() if value.grad is not None
+    )
 
 
 def test_proposals_keep_their_pixels_under_bfloat16() -> None:
-    """Where nothing moves the anchors, proposals are the anchors, to the pixel: bfloat16 holds odd ones up to 256."""
-    network = build(settings(image_min_side=400, image_max_side=400, anchor_scale=0.3, proposals_test=3000)).eval()
+    """Where nothing moves the anchors, proposals are the anchors, to the pixel: bfloat16 holds
+    odd ones up to 256.
+    """
+    network = build(
+        settings(image_min_side=400, image_max_side=400, anchor_scale=0.3, proposals_test=3000)
+    ).eval()
     for layer in (network.rpn.head.cls_logits, network.rpn.head.bbox_pred):
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
@@ -412,14 +473,20 @@ def test_proposals_keep_their_pixels_under_bfloat16() -> None:
 
 
 def test_detections_are_float32_under_bfloat16() -> None:
-    network = build(settings(proposals_test=20), predict=PredictConfig(score_threshold=0, max_detections=10)).eval()
+    network = build(
+        settings(proposals_test=20), predict=PredictConfig(score_threshold=0, max_detections=10)
+    ).eval()
     for value in network.roi_heads.box_predictor.bbox_pred.parameters():
         nn.init.zeros_(value)
     proposals = []
-    network.roi_heads.box_roi_pool.register_forward_pre_hook(lambda _, args: proposals.extend(args[1][0].tolist()))
+    network.roi_heads.box_roi_pool.register_forward_pre_hook(
+        lambda _, args: proposals.extend(args[1][0].tolist())
+    )
     with torch.autocast("cpu", torch.bfloat16):
         found = network.detect([scene(0, 96, 96, 0)[0]])[0]
-    assert found.boxes_N4.dtype == found.scores_N.dtype == found.mask_probs_N28.dtype == torch.float32
+    assert (
+        found.boxes_N4.dtype == found.scores_N.dtype == found.mask_probs_N28.dtype == torch.float32
+    )
     for box in found.boxes_N4:
         assert (torch.tensor(proposals) - box).abs().amax(dim=1).min() < 1e-4  # nothing moved them
 
@@ -442,7 +509,9 @@ def stage_names(trainable_layers: int) -> set[str]:
 @pytest.mark.parametrize("source", ["none", "file"])
 @pytest.mark.parametrize("detector", DETECTORS)
 @pytest.mark.parametrize("depth", range(6))
-def test_just_the_last_stages_train_wherever_the_weights_come_from(depth: int, detector: str, source: str) -> None:
+def test_just_the_last_stages_train_wherever_the_weights_come_from(
+    depth: int, detector: str, source: str
+) -> None:
     weights = resnet_weights("resnet18") if source == "file" else None
     name = "none" if weights is None else "resnet.pth"
     with torch.device("meta" if weights is None else "cpu"):  # nothing is computed
@@ -454,15 +523,21 @@ def test_just_the_last_stages_train_wherever_the_weights_come_from(depth: int, d
     assert trained == stage_names(depth) & with_parameters
     for stage in stage_names(depth):
         assert all(value.requires_grad for value in body[stage].parameters())
-    others = [value for name, value in network.named_parameters() if not name.startswith("backbone.body.")]
+    others = [
+        value for name, value in network.named_parameters() if not name.startswith("backbone.body.")
+    ]
     assert all(value.requires_grad for value in others)
     frozen_norm = [module for module in network.modules() if isinstance(module, FrozenBatchNorm)]
-    assert len(frozen_norm) == (20 if detector == "fpn" and source == "file" else 0)  # resnet18 has 20
+    assert len(frozen_norm) == (
+        20 if detector == "fpn" and source == "file" else 0
+    )  # resnet18 has 20
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
 @pytest.mark.parametrize("depth", range(6))
-def test_a_step_moves_all_that_trains_and_not_one_bit_of_what_is_frozen(depth: int, detector: str) -> None:
+def test_a_step_moves_all_that_trains_and_not_one_bit_of_what_is_frozen(
+    depth: int, detector: str
+) -> None:
     weights = resnet_weights("resnet18")
     trainable_fpn = depth % 2 == 1
     config = settings(
@@ -480,26 +555,46 @@ def test_a_step_moves_all_that_trains_and_not_one_bit_of_what_is_frozen(depth: i
     network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     pretrained = {name: array.copy() for name, array in weights.tensors.items()}
-    optimizer = torch.optim.AdamW([value for value in network.parameters() if value.requires_grad], lr=1e-3)
+    optimizer = torch.optim.AdamW(
+        [value for value in network.parameters() if value.requires_grad], lr=1e-3
+    )
     image, target, _ = scene(0, 64, 64, 8)
     torch.stack(list(network.losses([image], [target]).values())).sum().backward()
     optimizer.step()
-    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    moved = {
+        name for name, value in network.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert moved == network.trained_state().keys()
     frozen_stages = {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"} - stage_names(depth)
-    assert not any(name.startswith(tuple(f"backbone.body.{stage}." for stage in frozen_stages)) for name in moved)
+    assert not any(
+        name.startswith(tuple(f"backbone.body.{stage}." for stage in frozen_stages))
+        for name in moved
+    )
     assert any(name.startswith("backbone.fpn.") for name in moved) == trainable_fpn
     for stage in frozen_stages:
-        for name in (name for name in pretrained if name.startswith(f"{stage}.") and "num_batches" not in name):
-            assert np.array_equal(network.state_dict()[f"backbone.body.{name}"].numpy(), pretrained[name])
+        for name in (
+            name
+            for name in pretrained
+            if name.startswith(f"{stage}.") and "num_batches" not in name
+        ):
+            assert np.array_equal(
+                network.state_dict()[f"backbone.body.{name}"].numpy(), pretrained[name]
+            )
     for name, array in weights.tensors.items():
-        assert np.array_equal(array, pretrained[name])  # the trial trained a copy, not the shared array
+        assert np.array_equal(
+            array, pretrained[name]
+        )  # the trial trained a copy, not the shared array
 
 
 def test_the_trained_state_and_the_base_weights_are_the_model() -> None:
-    config, weights = settings(detector="fpn_v2", trainable_layers=2, weights="resnet.pth"), resnet_weights("resnet18")
+    config, weights = (
+        settings(detector="fpn_v2", trainable_layers=2, weights="resnet.pth"),
+        resnet_weights("resnet18"),
+    )
     trained = build(config, weights)
-    optimizer = torch.optim.AdamW([value for value in trained.parameters() if value.requires_grad], lr=1e-3)
+    optimizer = torch.optim.AdamW(
+        [value for value in trained.parameters() if value.requires_grad], lr=1e-3
+    )
     image, target, _ = scene(0, 96, 96, 8)
     torch.stack(list(trained.losses([image], [target]).values())).sum().backward()
     optimizer.step()
@@ -517,7 +612,11 @@ def test_the_trained_state_and_the_base_weights_are_the_model() -> None:
 @pytest.mark.parametrize("backbone", ["resnet18", "resnext50_32x4d"])
 def test_imagenet_weights_fill_the_backbone_and_nothing_else(backbone: str, detector: str) -> None:
     weights = resnet_weights(backbone, seed=3)
-    without = {name: array for name, array in weights.tensors.items() if not name.endswith("num_batches_tracked")}
+    without = {
+        name: array
+        for name, array in weights.tensors.items()
+        if not name.endswith("num_batches_tracked")
+    }
     config = settings(backbone=backbone, detector=detector, weights="resnet.pth")
     for tensors in (weights.tensors, without):
         body = build(config, replace(weights, tensors=tensors)).backbone.body.state_dict()
@@ -528,15 +627,27 @@ def test_imagenet_weights_fill_the_backbone_and_nothing_else(backbone: str, dete
 
 @pytest.mark.parametrize("classes", [90, CLASSES])
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_weights_of_a_whole_model_fill_all_but_the_class_layers(detector: str, classes: int) -> None:
+def test_weights_of_a_whole_model_fill_all_but_the_class_layers(
+    detector: str, classes: int
+) -> None:
     torch.manual_seed(5)
-    other = torchvision_model(settings(detector=detector), frozen_norm=detector == "fpn", classes=classes)
+    other = torchvision_model(
+        settings(detector=detector), frozen_norm=detector == "fpn", classes=classes
+    )
     weights = BaseWeights("coco.pth", "0" * 64, False, arrays_of(other))
     state = build(settings(detector=detector, weights="coco.pth"), weights).state_dict()
-    fresh = {name for name, value in state.items() if not np.array_equal(value.numpy(), weights.tensors[name])}
+    fresh = {
+        name
+        for name, value in state.items()
+        if not np.array_equal(value.numpy(), weights.tensors[name])
+    }
     assert fresh == {
         f"roi_heads.{layer}.{kind}"
-        for layer in ("box_predictor.cls_score", "box_predictor.bbox_pred", "mask_predictor.mask_fcn_logits")
+        for layer in (
+            "box_predictor.cls_score",
+            "box_predictor.bbox_pred",
+            "mask_predictor.mask_fcn_logits",
+        )
         for kind in ("weight", "bias")
     }
 
@@ -549,12 +660,18 @@ def test_weights_with_the_names_of_older_torchvision_load() -> None:
         old = re.sub(r"(backbone\.fpn\.\w+_blocks\.\d)\.0\.", r"\1.", name).replace(
             "rpn.head.conv.0.0.", "rpn.head.conv."
         )
-        old = re.sub(r"mask_head\.(\d)\.0\.", lambda found: f"mask_head.mask_fcn{int(found[1]) + 1}.", old)
+        old = re.sub(
+            r"mask_head\.(\d)\.0\.", lambda found: f"mask_head.mask_fcn{int(found[1]) + 1}.", old
+        )
         renamed[old] = array
     assert len(set(renamed) - set(tensors)) == 26
     weights = BaseWeights(FILE_WITHOUT_EPSILON, "0" * 64, False, renamed, norm_eps=0.0)
     network = build(settings(weights=FILE_WITHOUT_EPSILON), weights)
-    for name in ("backbone.fpn.inner_blocks.2.0.weight", "rpn.head.conv.0.0.bias", "roi_heads.mask_head.3.0.weight"):
+    for name in (
+        "backbone.fpn.inner_blocks.2.0.weight",
+        "rpn.head.conv.0.0.bias",
+        "roi_heads.mask_head.3.0.weight",
+    ):
         assert np.array_equal(network.state_dict()[name].numpy(), tensors[name])
     norms = [module for module in network.modules() if isinstance(module, FrozenBatchNorm)]
     assert {module.eps for module in norms} == {0.0}
@@ -569,25 +686,39 @@ def test_read_only_weights_load_without_a_warning() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"backbone": "resnet34"}, r"resnet\.pth does not fit .*resnet34: it lacks layer1\.2\.conv1\.weight.* and \d+"),
-        ({"backbone": "resnet50"}, r"resnet\.pth does not fit .*resnet50: size mismatch for layer1\.0\.conv1\.weight"),
+        (
+            {"backbone": "resnet34"},
+            r"resnet\.pth does not fit .*resnet34: it lacks layer1\.2\.conv1\.weight.* and \d+",
+        ),
+        (
+            {"backbone": "resnet50"},
+            r"resnet\.pth does not fit .*resnet50: size mismatch for layer1\.0\.conv1\.weight",
+        ),
     ],
 )
-def test_weights_of_another_backbone_are_named_with_their_first_tensors(change: dict[str, str], message: str) -> None:
+def test_weights_of_another_backbone_are_named_with_their_first_tensors(
+    change: dict[str, str], message: str
+) -> None:
     with pytest.raises(WeightsError, match=message):
         build(settings(weights="resnet.pth", **change), resnet_weights("resnet18"))
 
 
 def test_weights_with_tensors_that_have_no_place_are_named() -> None:
     weights = resnet_weights("resnet34")
-    with pytest.raises(WeightsError, match=r"resnet\.pth does not fit .*: the model has no layer1\.2\.conv1\.weight"):
+    with pytest.raises(
+        WeightsError,
+        match=r"resnet\.pth does not fit .*: the model has no layer1\.2\.conv1\.weight",
+    ):
         build(settings(weights="resnet.pth"), weights)
 
 
 def test_weights_of_the_other_detector_are_named_with_their_first_tensors() -> None:
     tensors = arrays_of(torchvision_model(settings(), frozen_norm=True))
     with pytest.raises(WeightsError, match=r"coco\.pth does not fit model\.detector fpn_v2"):
-        build(settings(detector="fpn_v2", weights="coco.pth"), BaseWeights("coco.pth", "0" * 64, False, tensors))
+        build(
+            settings(detector="fpn_v2", weights="coco.pth"),
+            BaseWeights("coco.pth", "0" * 64, False, tensors),
+        )
 
 
 # The stride of a bottleneck
@@ -596,14 +727,19 @@ def test_weights_of_the_other_detector_are_named_with_their_first_tensors() -> N
 def strided_outside(tensors: dict[str, np.ndarray], images: torch.Tensor) -> list[torch.Tensor]:
     """The oracle: a 1x1 convolution with stride 2 is one without stride, of every second pixel.
 
-    So this is torchvision's ResNet with all strides taken out of its stages, and every second pixel taken before each.
+    So this is torchvision's ResNet with all strides taken out of its stages, and every second pixel
+    taken before each.
     """
     network = models.resnet50()
-    network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in tensors.items()}, strict=False)
+    network.load_state_dict(
+        {name: torch.from_numpy(array.copy()) for name, array in tensors.items()}, strict=False
+    )
     network.eval()
     x = network.maxpool(network.relu(network.bn1(network.conv1(images))))
     features = []
-    for number, stage in enumerate((network.layer1, network.layer2, network.layer3, network.layer4)):
+    for number, stage in enumerate(
+        (network.layer1, network.layer2, network.layer3, network.layer4)
+    ):
         if number:
             stage[0].conv2.stride = stage[0].downsample[0].stride = (1, 1)
             x = x[:, :, ::2, ::2]
@@ -625,7 +761,9 @@ def check_stride(weights: BaseWeights, config: ModelConfig) -> None:
 @pytest.mark.parametrize("by", ["setting", "declaration"])
 def test_the_stride_in_the_1x1_convolution_takes_every_second_pixel(by: str) -> None:
     weights = resnet_weights("resnet50", stride_in_1x1=by == "declaration")
-    check_stride(weights, settings(backbone="resnet50", weights="a.pth", stride_in_1x1=by == "setting"))
+    check_stride(
+        weights, settings(backbone="resnet50", weights="a.pth", stride_in_1x1=by == "setting")
+    )
 
 
 def test_without_a_declaration_the_stride_is_torchvision_s() -> None:
@@ -636,4 +774,6 @@ def test_without_a_declaration_the_stride_is_torchvision_s() -> None:
 @pytest.mark.skipif(not REAL_WEIGHTS.exists(), reason=f"{REAL_WEIGHTS} is not there")
 def test_real_weights_load_and_stride_as_they_were_trained() -> None:
     weights = read(WeightsFile(REAL_WEIGHTS, "file"))
-    check_stride(weights, settings(backbone="resnet50", weights=str(REAL_WEIGHTS), stride_in_1x1=True))
+    check_stride(
+        weights, settings(backbone="resnet50", weights=str(REAL_WEIGHTS), stride_in_1x1=True)
+    )

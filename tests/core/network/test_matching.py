@@ -1,4 +1,6 @@
-"""Laws of the matching of anchors and proposals: torchvision's own matcher on the whole matrix is the oracle."""
+"""Laws of the matching of anchors and proposals: torchvision's own matcher on the whole matrix
+is the oracle.
+"""
 
 import pytest
 import torch
@@ -50,12 +52,16 @@ def test_without_a_box_every_anchor_is_background() -> None:
 
 @given(seed=st.integers(0, 2**32), truths=st.integers(0, 12), proposals=st.integers(1, 60))
 @settings(deadline=None)
-def test_proposals_learn_what_torchvision_has_them_learn(seed: int, truths: int, proposals: int) -> None:
+def test_proposals_learn_what_torchvision_has_them_learn(
+    seed: int, truths: int, proposals: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     truth_N4, proposal_K4 = boxes(generator, truths, 12), boxes(generator, proposals, 12)
     labels_N = torch.randint(1, 5, (truths,), generator=generator)
     heads = RoIHeads(None, None, None, 0.5, 0.5, 16, 0.25, None, 0.05, 0.5, 100)
-    (wanted_K,), (wanted_labels_K,) = heads.assign_targets_to_proposals([proposal_K4], [truth_N4], [labels_N])
+    (wanted_K,), (wanted_labels_K,) = heads.assign_targets_to_proposals(
+        [proposal_K4], [truth_N4], [labels_N]
+    )
     match_K, labels_K = match_proposals(truth_N4, labels_N, proposal_K4)
     assert torch.equal(labels_K, wanted_labels_K)
     assert torch.equal(match_K[labels_K > 0], wanted_K[labels_K > 0])

@@ -1,4 +1,6 @@
-"""Laws of the proposal network; the oracle is torchvision's, from the same generator, to the last bit."""
+"""Laws of the proposal network; the oracle is torchvision's, from the same generator, to the
+last bit.
+"""
 
 import copy
 from collections.abc import Callable
@@ -27,7 +29,9 @@ def networks(
 ) -> tuple[ProposalNetwork, RegionProposalNetwork]:
     """Ours and torchvision's with the same numbers in them."""
     head = head or RPNHead(8, 3)
-    ours = ProposalNetwork(head, Anchors(SIDES, RATIOS), BalancedSampler(64, 0.5), in_training, in_evaluation)
+    ours = ProposalNetwork(
+        head, Anchors(SIDES, RATIOS), BalancedSampler(64, 0.5), in_training, in_evaluation
+    )
     counts = {"training": in_training, "testing": in_evaluation}
     theirs = RegionProposalNetwork(
         AnchorGenerator(tuple((side,) for side in SIDES), (RATIOS,) * len(SIDES)),
@@ -61,7 +65,9 @@ def test_proposals_and_their_scores_are_torchvisions(seed: int, training: bool, 
     boxes_BA4, logits_BA = crowd(seed)
     ours, theirs = networks(most, most + 10)
     found = ours.train(training).best(boxes_BA4, logits_BA, SIZES, OF_LEVEL)
-    expected = theirs.train(training).filter_proposals(boxes_BA4.clone(), logits_BA.reshape(-1, 1), SIZES, OF_LEVEL)
+    expected = theirs.train(training).filter_proposals(
+        boxes_BA4.clone(), logits_BA.reshape(-1, 1), SIZES, OF_LEVEL
+    )
     for mine, its in zip(found, expected, strict=True):
         for one, other in zip(mine, its, strict=True):
             assert torch.equal(one, other)
@@ -73,7 +79,9 @@ def test_proposals_of_equal_scores_are_torchvisions_in_the_order_of_their_anchor
     logits_BA = logits_BA.mul(2).round()
     ours, theirs = networks(in_training=5000)
     found, _ = ours.best(boxes_BA4, logits_BA, SIZES, OF_LEVEL)
-    expected, _ = theirs.filter_proposals(boxes_BA4.clone(), logits_BA.reshape(-1, 1), SIZES, OF_LEVEL)
+    expected, _ = theirs.filter_proposals(
+        boxes_BA4.clone(), logits_BA.reshape(-1, 1), SIZES, OF_LEVEL
+    )
     for mine, its in zip(found, expected, strict=True):
         assert sorted(mine.tolist()) == sorted(its.tolist())
 
@@ -96,7 +104,9 @@ def test_images_whose_boxes_all_have_no_side_make_no_proposal() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_gpu_which_suppresses_all_levels_together_keeps_what_each_level_keeps_alone(seed: int) -> None:
+def test_a_gpu_which_suppresses_all_levels_together_keeps_what_each_level_keeps_alone(
+    seed: int,
+) -> None:
     (boxes_A4, _), (logits_A, _) = crowd(seed)
     boxes_A4 = boxes_A4.clamp(0, 320).round()  # whole pixels, which moving apart does not round
     scores_A = logits_A.sigmoid()
@@ -109,7 +119,9 @@ Run = Callable[[list[torch.Tensor]], tuple[list[torch.Tensor], dict[str, torch.T
 
 
 def scene(seed: int, depth: int, images: int = 2) -> list[tuple[nn.Module, Run]]:
-    """Both networks, and each on the same images: from levels to proposals and losses; no box in the last image."""
+    """Both networks, and each on the same images: from levels to proposals and losses; no box in
+    the last image.
+    """
     torch.manual_seed(seed)
     head = RPNHead(8, 3, conv_depth=depth)
     for parameter in head.parameters():
@@ -124,7 +136,10 @@ def scene(seed: int, depth: int, images: int = 2) -> list[tuple[nn.Module, Run]]
         named = {str(number): level for number, level in enumerate(levels)}
         return theirs(ImageList(pixels, sizes), named, [{"boxes": boxes_N4} for boxes_N4 in truths])
 
-    return [(ours, lambda levels: ours(ImageBatch(pixels, sizes), levels, truths)), (theirs, run_theirs)]
+    return [
+        (ours, lambda levels: ours(ImageBatch(pixels, sizes), levels, truths)),
+        (theirs, run_theirs),
+    ]
 
 
 def levels_of(sizes: list[tuple[int, int]]) -> list[torch.Tensor]:
@@ -163,7 +178,10 @@ def test_losses_and_gradients_under_bfloat16_are_torchvisions(seed: int, depth: 
         sum(losses.values()).backward()
         assert all(loss.dtype == torch.float32 for loss in losses.values())
         gradients = gradients_of(network, levels)
-        assert all(gradient is not None and gradient.dtype == torch.float32 for gradient in gradients.values())
+        assert all(
+            gradient is not None and gradient.dtype == torch.float32
+            for gradient in gradients.values()
+        )
         results.append((losses, gradients))
     torch.testing.assert_close(*results, rtol=2**-7, atol=1e-7)
 

@@ -19,13 +19,21 @@ SIDES = np.arange(33, 2601)
 
 
 def sizes_around(seed: int) -> list[tuple[int, int]]:
-    """Every side from 33 to 2,600 once as a square, and twice beside a side that was drawn: height, and width."""
+    """Every side from 33 to 2,600 once as a square, and twice beside a side that was drawn:
+    height, and width.
+    """
     drawn = np.random.default_rng(seed).integers(33, 2601, len(SIDES))
     pairs = [(SIDES, SIDES), (SIDES, drawn), (drawn, SIDES)]
-    return [(int(height), int(width)) for one, other in pairs for height, width in zip(one, other, strict=True)]
+    return [
+        (int(height), int(width))
+        for one, other in pairs
+        for height, width in zip(one, other, strict=True)
+    ]
 
 
-def torchvisions_size(transform: GeneralizedRCNNTransform, height: int, width: int) -> tuple[int, int]:
+def torchvisions_size(
+    transform: GeneralizedRCNNTransform, height: int, width: int
+) -> tuple[int, int]:
     """The size of an image that it resizes, whose pixels nobody computes."""
     batch, _ = transform([torch.empty(3, height, width, device="meta")])
     size: tuple[int, int] = batch.image_sizes[0]
@@ -45,7 +53,11 @@ def test_the_network_sees_an_image_at_torchvisions_size_unless_it_lacks_one_pixe
     ours = ImageTransform(min_side, max_side, MEAN, STD).eval()
     limit = [(min_side, min_side), (max_side, max_side), (min_side, max_side)]
     near = [(height + more, width + more) for height, width in limit for more in (-2, -1, 0, 1)]
-    rounded = [size for size in sizes_around(0) if min(network_size(*size, min_side, max_side)) == min_side - 1]
+    rounded = [
+        size
+        for size in sizes_around(0)
+        if min(network_size(*size, min_side, max_side)) == min_side - 1
+    ]
     for height, width in [*near, *rounded[::20], *sizes_around(0)[::200]]:
         size = network_size(height, width, min_side, max_side)
         assert seen_size(ours, height, width) == size
@@ -61,7 +73,9 @@ def test_the_network_sees_an_image_at_torchvisions_size_unless_it_lacks_one_pixe
 
 
 @pytest.mark.parametrize(("min_side", "max_side"), LIMITS)
-def test_the_size_of_a_size_is_that_size_so_that_nothing_is_resampled_twice(min_side: int, max_side: int) -> None:
+def test_the_size_of_a_size_is_that_size_so_that_nothing_is_resampled_twice(
+    min_side: int, max_side: int
+) -> None:
     transform = ImageTransform(min_side, max_side, MEAN, STD)
     for number, (height, width) in enumerate(sizes_around(1)):
         size = network_size(height, width, min_side, max_side)
@@ -82,7 +96,9 @@ def test_the_size_of_a_size_is_that_size_so_that_nothing_is_resampled_twice(min_
 def test_training_sees_the_pixels_that_prediction_sees_through_the_whole_path(
     size: tuple[int, int], crop: int, limits: tuple[int, int]
 ) -> None:
-    """The crop of a training image is the tile of a prediction; what was shrunk keeps its pixels, bit for bit."""
+    """The crop of a training image is the tile of a prediction; what was shrunk keeps its
+    pixels, bit for bit.
+    """
     rng = np.random.default_rng(0)
     image = np.broadcast_to(rng.integers(0, 256, (size[0], size[1], 1), np.uint8), (*size, 3))
     label_maps = np.zeros((1, *size), np.uint16)
@@ -122,7 +138,10 @@ def test_no_side_vanishes_and_none_passes_its_limit(
     assert min(seen) >= 1
     assert max(seen) <= limits[1]
     assert network_size(*seen, *limits) == seen
-    image, label_maps = np.zeros((height, width, 3), np.uint8), np.zeros((1, height, width), np.uint16)
+    image, label_maps = (
+        np.zeros((height, width, 3), np.uint8),
+        np.zeros((1, height, width), np.uint16),
+    )
     small, small_maps = augment.shrink(image, label_maps, *limits)
     assert small.shape[:2] == small_maps.shape[1:]
     assert network_size(*small.shape[:2], *limits) == seen
@@ -133,7 +152,10 @@ def test_images_and_boxes_are_torchvisions_and_so_are_the_draws(training: bool) 
     ours = ImageTransform(100, 150, MEAN, STD).train(training)
     theirs = GeneralizedRCNNTransform(100, 150, MEAN, STD).train(training)
     generator = torch.Generator().manual_seed(0)
-    images = [torch.rand(3, height, width, generator=generator) for height, width in ((90, 70), (33, 140), (200, 201))]
+    images = [
+        torch.rand(3, height, width, generator=generator)
+        for height, width in ((90, 70), (33, 140), (200, 201))
+    ]
     boxes = [30 * torch.rand(4, 4, generator=generator), torch.zeros(0, 4), torch.zeros(0, 4)]
     torch.manual_seed(0)
     expected, expected_targets = theirs(images, [{"boxes": boxes_N4} for boxes_N4 in boxes])
@@ -143,7 +165,9 @@ def test_images_and_boxes_are_torchvisions_and_so_are_the_draws(training: bool) 
     assert torch.equal(torch.rand(2), after)
     assert torch.equal(found.images_B3HW, expected.tensors)
     assert found.sizes == expected.image_sizes
-    for image, boxes_N4, size, target in zip(images, boxes, found.sizes, expected_targets, strict=True):
+    for image, boxes_N4, size, target in zip(
+        images, boxes, found.sizes, expected_targets, strict=True
+    ):
         label_maps = torch.randint(0, 5, (2, *image.shape[-2:]), dtype=torch.int32)
         given = Target(boxes_N4, *[torch.zeros(len(boxes_N4), dtype=torch.int64)] * 3, label_maps)
         resized = resize_target(given, size)
@@ -154,9 +178,12 @@ def test_images_and_boxes_are_torchvisions_and_so_are_the_draws(training: bool) 
 
 @settings(deadline=None)
 @given(
-    old=st.tuples(st.integers(1, 2000), st.integers(1, 2000)), new=st.tuples(st.integers(1, 2000), st.integers(1, 2000))
+    old=st.tuples(st.integers(1, 2000), st.integers(1, 2000)),
+    new=st.tuples(st.integers(1, 2000), st.integers(1, 2000)),
 )
-def test_boxes_of_any_size_are_scaled_as_by_torchvision(old: tuple[int, int], new: tuple[int, int]) -> None:
+def test_boxes_of_any_size_are_scaled_as_by_torchvision(
+    old: tuple[int, int], new: tuple[int, int]
+) -> None:
     boxes_N4 = 1000 * torch.rand(5, 4)
     assert torch.equal(resize_boxes(boxes_N4, old, new), torchvisions_boxes(boxes_N4, old, new))
 

@@ -29,12 +29,16 @@ COCO_FILES = {
     "fpn": "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
     "fpn_v2": "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth",
 }
-REAL_WEIGHTS = Path(__file__).parents[3].parent / "shared" / "weights" / "resnet50_imagenet_stride1x1_fp16.pth"
+REAL_WEIGHTS = (
+    Path(__file__).parents[3].parent / "shared" / "weights" / "resnet50_imagenet_stride1x1_fp16.pth"
+)
 
 
 @pytest.fixture(autouse=True)
 def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No weights but those of the test, and a network whose proxy refuses: what a machine without a network does."""
+    """No weights but those of the test, and a network whose proxy refuses: what a machine
+    without a network does.
+    """
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.delenv(weights.FOLDER_VARIABLE, raising=False)
     (tmp_path / "work").mkdir()
@@ -44,7 +48,8 @@ def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         port = probe.getsockname()[1]
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
-    # urllib reads the proxies once, for the first request of the process; the tests after these have their own.
+    # urllib reads the proxies once, for the first request of the process; the tests after these
+    # have their own.
     monkeypatch.setattr(urllib.request, "_opener", None)
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -71,13 +76,17 @@ def test_imagenet_is_the_first_recipe_of_the_backbone_for_both_detectors(
     backbone: str, detector: str, tmp_path: Path
 ) -> None:
     path = put(tmp_path / "folder", IMAGENET_FILES[backbone])
-    config = ModelConfig.model_validate({"backbone": backbone, "detector": detector, "weights": "imagenet"})
+    config = ModelConfig.model_validate(
+        {"backbone": backbone, "detector": detector, "weights": "imagenet"}
+    )
     assert find(config, tmp_path / "folder") == WeightsFile(path, "imagenet")
 
 
 @pytest.mark.parametrize("detector", COCO_FILES)
 @pytest.mark.parametrize("asked", ["auto", "coco"])
-def test_auto_is_coco_of_the_detector_for_resnet50(asked: str, detector: str, tmp_path: Path) -> None:
+def test_auto_is_coco_of_the_detector_for_resnet50(
+    asked: str, detector: str, tmp_path: Path
+) -> None:
     path = put(tmp_path / "folder", COCO_FILES[detector])
     config = ModelConfig.model_validate({"detector": detector, "weights": asked})
     assert find(config, tmp_path / "folder") == WeightsFile(path, "coco")
@@ -94,11 +103,18 @@ def test_none_is_no_file() -> None:
     assert find(ModelConfig(weights="none")) is None
 
 
-def test_places_are_looked_in_from_the_nearest_to_the_farthest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_places_are_looked_in_from_the_nearest_to_the_farthest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = ModelConfig(weights="imagenet")
     name = IMAGENET_FILES["resnet50"]
     monkeypatch.setenv(weights.FOLDER_VARIABLE, str(tmp_path / "named"))
-    places = [tmp_path / "torch" / "hub" / "checkpoints", Path("weights"), tmp_path / "named", tmp_path / "given"]
+    places = [
+        tmp_path / "torch" / "hub" / "checkpoints",
+        Path("weights"),
+        tmp_path / "named",
+        tmp_path / "given",
+    ]
     for place in places:
         path = put(place, name)
         found = find(config, tmp_path / "given")
@@ -106,45 +122,73 @@ def test_places_are_looked_in_from_the_nearest_to_the_farthest(tmp_path: Path, m
         assert found.path.resolve() == path.resolve()
 
 
-def test_what_is_nowhere_and_cannot_be_downloaded_is_named_with_the_place_for_it(tmp_path: Path) -> None:
+def test_what_is_nowhere_and_cannot_be_downloaded_is_named_with_the_place_for_it(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(WeightsError) as caught:
         find(ModelConfig(), tmp_path / "folder")
     message = str(caught.value)
     assert "\n" not in message
-    for part in (COCO_FILES["fpn"], f"put it into {tmp_path / 'folder'}", "model.weights to none", "path", "refused"):
+    for part in (
+        COCO_FILES["fpn"],
+        f"put it into {tmp_path / 'folder'}",
+        "model.weights to none",
+        "path",
+        "refused",
+    ):
         assert part in message
     assert socket.getdefaulttimeout() is None
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_one_sentence_names_all_missing_files_with_address_size_checksum_and_place(tmp_path: Path) -> None:
+def test_one_sentence_names_all_missing_files_with_address_size_checksum_and_place(
+    tmp_path: Path,
+) -> None:
     put(tmp_path / "folder", IMAGENET_FILES["resnet34"])
     backbones = [*IMAGENET_FILES, "resnet18"]
-    asked = [ModelConfig.model_validate({"backbone": one, "weights": "imagenet"}) for one in backbones]
-    files = [found for config in asked if (found := find(config, tmp_path / "folder", download=False)) is not None]
-    assert [file.missing is None for file in files] == [backbone == "resnet34" for backbone in backbones]
+    asked = [
+        ModelConfig.model_validate({"backbone": one, "weights": "imagenet"}) for one in backbones
+    ]
+    files = [
+        found
+        for config in asked
+        if (found := find(config, tmp_path / "folder", download=False)) is not None
+    ]
+    assert [file.missing is None for file in files] == [
+        backbone == "resnet34" for backbone in backbones
+    ]
     with pytest.raises(WeightsError) as caught:
         fetch([file.missing for file in files if file.missing], tmp_path / "folder")
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith("4 files of pretrained weights are in none of ")
     assert f"put each into {tmp_path / 'folder'}, or " in message
-    for backbone, size in (("resnet18", 45), ("resnet50", 98), ("resnet101", 171), ("resnext50_32x4d", 96)):
+    for backbone, size in (
+        ("resnet18", 45),
+        ("resnet50", 98),
+        ("resnet101", 171),
+        ("resnext50_32x4d", 96),
+    ):
         name = IMAGENET_FILES[backbone]
         what = (
-            f"{name} ({size} MiB, SHA-256 begins with {name[-12:-4]}, from https://download.pytorch.org/models/{name})"
+            f"{name} ({size} MiB, SHA-256 begins with {name[-12:-4]}, from"
+            f" https://download.pytorch.org/models/{name})"
         )
         assert message.count(what) == 1
     assert IMAGENET_FILES["resnet34"] not in message
 
 
-def test_what_a_killed_download_left_goes_with_the_next_one_and_what_another_is_at_stays(tmp_path: Path) -> None:
+def test_what_a_killed_download_left_goes_with_the_next_one_and_what_another_is_at_stays(
+    tmp_path: Path,
+) -> None:
     content = b"weights from afar"
     source = tmp_path / f"resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     source.write_bytes(content)
     folder = tmp_path / "hub"
     folder.mkdir()
-    dead, living, other = (folder / f"{name}.partial" for name in (f"{source.name}.1", f"{source.name}.2", "mine"))
+    dead, living, other = (
+        folder / f"{name}.partial" for name in (f"{source.name}.1", f"{source.name}.2", "mine")
+    )
     for part in (dead, living, other):
         part.write_bytes(b"half")
     for part in (dead, other):
@@ -158,7 +202,10 @@ def test_a_download_is_there_whole_with_its_promised_sum_or_not_at_all(tmp_path:
     good = tmp_path / "server" / f"resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     good.parent.mkdir()
     good.write_bytes(content)
-    assert weights._download(Source(good.as_uri(), 1), tmp_path / "new" / "hub").read_bytes() == content
+    assert (
+        weights._download(Source(good.as_uri(), 1), tmp_path / "new" / "hub").read_bytes()
+        == content
+    )
     bad = good.with_name("resnet18-00000000.pth")
     bad.write_bytes(content)
     with pytest.raises(RuntimeError, match="hash"):
@@ -170,7 +217,9 @@ def test_a_download_is_there_whole_with_its_promised_sum_or_not_at_all(tmp_path:
 def test_a_path_that_is_no_weights_file_is_refused_with_the_choices(name: str) -> None:
     Path("folder").mkdir()
     Path("notes.txt").write_text("weights")
-    with pytest.raises(WeightsError, match=rf"auto, coco, imagenet, none, or the path .*'{name}' is"):
+    with pytest.raises(
+        WeightsError, match=rf"auto, coco, imagenet, none, or the path .*'{name}' is"
+    ):
         find(ModelConfig(weights=name))
 
 
@@ -188,7 +237,9 @@ def test_a_path_that_is_no_weights_file_is_refused_with_the_choices(name: str) -
         ({}, False),
     ],
 )
-def test_weights_json_declares_the_stride_of_all_files_or_of_each(content: dict[str, Any], declared: bool) -> None:
+def test_weights_json_declares_the_stride_of_all_files_or_of_each(
+    content: dict[str, Any], declared: bool
+) -> None:
     path = put(Path("somewhere"), "mine.pth")
     (path.parent / "WEIGHTS.json").write_text(json.dumps(content))
     assert find(ModelConfig(weights=str(path))) == WeightsFile(path, "file", declared)
@@ -209,7 +260,9 @@ def test_a_wrong_weights_json_is_named(content: str) -> None:
 def test_a_declared_stride_without_bottlenecks_is_refused() -> None:
     path = put(Path("somewhere"), "mine.pth")
     (path.parent / "WEIGHTS.json").write_text('{"stride_in_1x1": true}')
-    with pytest.raises(WeightsError, match=r"WEIGHTS\.json declares stride_in_1x1 for mine\.pth.*resnet18"):
+    with pytest.raises(
+        WeightsError, match=r"WEIGHTS\.json declares stride_in_1x1 for mine\.pth.*resnet18"
+    ):
         find(ModelConfig(weights=str(path), backbone="resnet18"))
 
 
@@ -218,7 +271,9 @@ def test_a_declared_stride_without_bottlenecks_is_refused() -> None:
 
 @pytest.mark.parametrize("form", [".pth", ".pt", ".safetensors"])
 @pytest.mark.parametrize("nested", [None, "model", "state_dict"])
-def test_every_form_is_read_to_the_same_arrays(form: str, nested: str | None, tmp_path: Path) -> None:
+def test_every_form_is_read_to_the_same_arrays(
+    form: str, nested: str | None, tmp_path: Path
+) -> None:
     tensors = resnet_tensors()
     path = tmp_path / f"mine{form}"
     if form == ".safetensors":
@@ -228,7 +283,9 @@ def test_every_form_is_read_to_the_same_arrays(form: str, nested: str | None, tm
     base = read(WeightsFile(path, "file", stride_in_1x1=True))
     assert base.tensors.keys() == tensors.keys()
     for name, value in tensors.items():
-        assert base.tensors[name].dtype == (np.int64 if name.endswith("num_batches_tracked") else np.float32)
+        assert base.tensors[name].dtype == (
+            np.int64 if name.endswith("num_batches_tracked") else np.float32
+        )
         assert np.array_equal(base.tensors[name], value.numpy())
     assert base.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (base.name, base.stride_in_1x1, base.whole) == (path.name, True, False)
@@ -237,7 +294,8 @@ def test_every_form_is_read_to_the_same_arrays(form: str, nested: str | None, tm
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_every_precision_becomes_float32(dtype: torch.dtype, tmp_path: Path) -> None:
     tensors = {
-        name: value.to(dtype) if value.is_floating_point() else value for name, value in resnet_tensors().items()
+        name: value.to(dtype) if value.is_floating_point() else value
+        for name, value in resnet_tensors().items()
     }
     torch.save(tensors, tmp_path / "half.pth")
     base = read(WeightsFile(tmp_path / "half.pth", "file"))
@@ -247,7 +305,11 @@ def test_every_precision_becomes_float32(dtype: torch.dtype, tmp_path: Path) -> 
 
 def test_only_the_coco_weights_without_an_epsilon_set_it_to_zero(tmp_path: Path) -> None:
     tensors = {"backbone.body.conv1.weight": torch.ones(1)}
-    for name, epsilon in ((COCO_FILES["fpn"], 0.0), (COCO_FILES["fpn_v2"], 1e-5), ("mine.pth", 1e-5)):
+    for name, epsilon in (
+        (COCO_FILES["fpn"], 0.0),
+        (COCO_FILES["fpn_v2"], 1e-5),
+        ("mine.pth", 1e-5),
+    ):
         torch.save(tensors, tmp_path / name)
         base = read(WeightsFile(tmp_path / name, "file"))
         assert base.whole
@@ -291,8 +353,14 @@ def test_a_torn_file_is_named(length: int, form: str, tmp_path: Path) -> None:
         ([torch.ones(1)], "must be a state dict.* is a list"),
         ({1: torch.ones(1)}, "must be a state dict.* is a dict"),
         ({"epoch": 3}, "its 'epoch' is a int"),
-        ({"layer1.0.conv1.weight": torch.tensor([1.0, float("nan")])}, "'layer1.0.conv1.weight' does not"),
-        ({f"encoder.{i}": torch.ones(1) for i in range(5)}, r"encoder\.0, encoder\.1, encoder\.2 and 2 more"),
+        (
+            {"layer1.0.conv1.weight": torch.tensor([1.0, float("nan")])},
+            "'layer1.0.conv1.weight' does not",
+        ),
+        (
+            {f"encoder.{i}": torch.ones(1) for i in range(5)},
+            r"encoder\.0, encoder\.1, encoder\.2 and 2 more",
+        ),
         ({}, "must hold a ResNet or a Mask R-CNN"),
     ],
 )
@@ -315,5 +383,8 @@ def test_real_half_precision_weights_are_read() -> None:
     assert file is not None
     base = read(file)
     assert base.tensors["layer4.2.conv3.weight"].shape == (2048, 512, 1, 1)
-    assert {array.dtype for array in base.tensors.values()} == {np.dtype(np.float32), np.dtype(np.int64)}
+    assert {array.dtype for array in base.tensors.values()} == {
+        np.dtype(np.float32),
+        np.dtype(np.int64),
+    }
     assert not base.whole

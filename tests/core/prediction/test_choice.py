@@ -103,7 +103,9 @@ def test_the_model_is_left_with_its_own_settings_and_progress_rises_to_one(trial
 def test_the_first_of_equals_is_the_best(trial: Trial) -> None:
     trained = trial.trained_model()
     own = trained.config.predict
-    nothing = [own.model_copy(update={"score_threshold": 0.999, "flips": flips}) for flips in (False, True)]
+    nothing = [
+        own.model_copy(update={"score_threshold": 0.999, "flips": flips}) for flips in (False, True)
+    ]
     evaluated = evaluate(trained, DATA.samples[:2], nothing)
     assert [one.ap50 for one in evaluated] == [0.0, 0.0]
     assert best(evaluated).config == nothing[0]

@@ -42,7 +42,9 @@ def assert_equal(one: Detections, other: Detections) -> None:
 
 @settings(deadline=None)
 @given(seeds, st.integers(0, 40), st.sampled_from([0.2, 0.5, 0.9]), st.integers(1, 50))
-def test_suppression_is_that_of_torchvision_by_class(seed: int, count: int, iou: float, most: int) -> None:
+def test_suppression_is_that_of_torchvision_by_class(
+    seed: int, count: int, iou: float, most: int
+) -> None:
     rng = np.random.default_rng(seed)
     boxes_N4 = rng.integers(0, 20, (count, 4)).astype(np.float32)
     boxes_N4[:, 2:] += boxes_N4[:, :2] + 1
@@ -50,7 +52,9 @@ def test_suppression_is_that_of_torchvision_by_class(seed: int, count: int, iou:
     crops = tuple(MaskCrop(index, 0, np.ones((1, 1), np.bool_)) for index in range(count))
     given_ = Detections(boxes_N4, rng.integers(1, 4, count), scores_N, crops)
     kept = suppress(given_, iou, most)
-    expected = batched_nms(*map(torch.from_numpy, (boxes_N4, scores_N, given_.labels_N)), iou)[:most].tolist()
+    expected = batched_nms(*map(torch.from_numpy, (boxes_N4, scores_N, given_.labels_N)), iou)[
+        :most
+    ].tolist()
     assert [crop.y0 for crop in kept.masks] == expected
     assert_equal(suppress(kept, iou, most), kept)
 
@@ -63,7 +67,9 @@ def build(**predict_settings: Any) -> tuple[Detector, PredictConfig]:
         image_max_side=96,
         proposals_test=16,
     )
-    predict_config = PredictConfig(**{"score_threshold": 0.1, "max_detections": 8} | predict_settings)
+    predict_config = PredictConfig(
+        **{"score_threshold": 0.1, "max_detections": 8} | predict_settings
+    )
     torch.manual_seed(0)
     return build_detector(config, 4, None, predict_config).eval(), predict_config
 
@@ -77,11 +83,17 @@ def an_image(height: int, width: int) -> np.ndarray:
 def check(found: Detections, height: int, width: int, config: PredictConfig) -> None:
     """What every prediction promises."""
     assert len(found) > 0
-    assert (found.boxes_N4.dtype, found.labels_N.dtype, found.scores_N.dtype) == (np.float32, np.int64, np.float32)
+    assert (found.boxes_N4.dtype, found.labels_N.dtype, found.scores_N.dtype) == (
+        np.float32,
+        np.int64,
+        np.float32,
+    )
     assert (np.diff(found.scores_N) <= 0).all()
     assert (found.scores_N > config.score_threshold).all()
     assert (found.boxes_N4 >= 0).all()
-    assert (found.boxes_N4 <= np.array([width, height, width, height]) + 1e-4).all()  # rounded when resized
+    assert (
+        found.boxes_N4 <= np.array([width, height, width, height]) + 1e-4
+    ).all()  # rounded when resized
     for crop in found.masks:
         assert crop.area > 0
         assert 0 <= crop.y0 <= crop.y0 + crop.pixels.shape[0] <= height
@@ -150,7 +162,9 @@ def test_tiles_are_predicted_alone_and_merged(flips: bool) -> None:
 
 
 @pytest.mark.parametrize("flips", [False, True])
-def test_the_cap_is_that_of_a_tile_and_an_image_says_in_how_many_it_was_reached(flips: bool) -> None:
+def test_the_cap_is_that_of_a_tile_and_an_image_says_in_how_many_it_was_reached(
+    flips: bool,
+) -> None:
     model, config = build(flips=flips, tile=64, max_detections=3)
     image = an_image(64, 256)
     found = predict(model, image, config)
@@ -178,9 +192,10 @@ def test_a_detection_without_a_mask_took_a_place_under_the_cap_all_the_same() ->
 
 def test_a_cap_that_was_reached_is_one_sentence_with_the_way_out() -> None:
     assert about_full_tiles([0, 0], 400, "--max-detections") is None
-    assert about_full_tiles([1, 0, 1], 400, "--max-detections") == (
-        "In 2 of 3 images as many instances were found as predict.max_detections keeps of a tile (400), so more may "
-        "be there; to keep them raise --max-detections"
+    assert (
+        about_full_tiles([1, 0, 1], 400, "--max-detections")
+        == "In 2 of 3 images as many instances were found as predict.max_detections keeps of a tile"
+        " (400), so more may be there; to keep them raise --max-detections"
     )
     told = about_full_tiles([5], 10_000, "--max-detections")
     assert told is not None
@@ -211,9 +226,16 @@ def test_a_model_that_was_built_with_other_settings_is_refused() -> None:
 @pytest.mark.parametrize("tile", [0, 64])
 @pytest.mark.parametrize(
     "stricter",
-    [{"score_threshold": 0.3}, {"max_detections": 3}, {"flips": False}, {"score_threshold": 0.21, "max_detections": 5}],
+    [
+        {"score_threshold": 0.3},
+        {"max_detections": 3},
+        {"flips": False},
+        {"score_threshold": 0.21, "max_detections": 5},
+    ],
 )
-def test_a_stricter_setting_gives_what_it_would_have_given_from_the_start(tile: int, stricter: dict[str, Any]) -> None:
+def test_a_stricter_setting_gives_what_it_would_have_given_from_the_start(
+    tile: int, stricter: dict[str, Any]
+) -> None:
     loose, config = build(flips=True, tile=tile, max_detections=16)
     image = an_image(64, 112)
     strict, strict_config = build(**{"flips": True, "tile": tile, "max_detections": 16} | stricter)
@@ -224,5 +246,7 @@ def test_a_stricter_setting_gives_what_it_would_have_given_from_the_start(tile: 
     assert np.array_equal(found.labels_N, expected.labels_N)
     assert np.array_equal(found.scores_N, expected.scores_N)
     assert found.full_tiles == expected.full_tiles
-    for one, other in zip(found.masks, expected.masks, strict=True):  # the network's batches differ, so its rounding
+    for one, other in zip(
+        found.masks, expected.masks, strict=True
+    ):  # the network's batches differ, so its rounding
         assert np.count_nonzero(canvas(one, 64, 112) ^ canvas(other, 64, 112)) <= 2

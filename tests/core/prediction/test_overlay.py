@@ -15,7 +15,9 @@ from core.sample import Detections, MaskCrop, Sample
 
 SEEDS = st.integers(0, 2**32 - 1)
 CLASSES = tuple(Category(10 * number, f"kind {number}") for number in range(1, 5))
-NOTHING = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32), ())
+NOTHING = Detections(
+    np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32), ()
+)
 
 
 def noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -38,8 +40,12 @@ def block(y0: int, x0: int, h: int, w: int) -> MaskCrop:
     return MaskCrop(y0, x0, np.ones((h, w), np.bool_))
 
 
-def sample(image: np.ndarray, blocks: list[tuple[int, MaskCrop]], crowd: tuple[int, ...] = ()) -> Sample:
-    """An annotated image of (label, mask), each instance in a label map of its own; `crowd` counts from 0."""
+def sample(
+    image: np.ndarray, blocks: list[tuple[int, MaskCrop]], crowd: tuple[int, ...] = ()
+) -> Sample:
+    """An annotated image of (label, mask), each instance in a label map of its own; `crowd`
+    counts from 0.
+    """
     label_maps = np.zeros((max(len(blocks), 1), *image.shape[:2]), np.uint16)
     for index, (_, mask) in enumerate(blocks):
         h, w = mask.pixels.shape
@@ -48,8 +54,12 @@ def sample(image: np.ndarray, blocks: list[tuple[int, MaskCrop]], crowd: tuple[i
     return Sample("sample", image, label_maps, labels, np.isin(np.arange(len(blocks)), crowd))
 
 
-def random_masks(rng: np.random.Generator, height: int, width: int, count: int) -> Iterator[MaskCrop]:
-    """Windows anywhere in the image, ragged, some of one pixel, some empty inside, some without any side."""
+def random_masks(
+    rng: np.random.Generator, height: int, width: int, count: int
+) -> Iterator[MaskCrop]:
+    """Windows anywhere in the image, ragged, some of one pixel, some empty inside, some without
+    any side.
+    """
     for _ in range(count):
         y0, x0 = int(rng.integers(height)), int(rng.integers(width))
         h, w = int(rng.integers(0, height - y0 + 1)), int(rng.integers(0, width - x0 + 1))
@@ -70,13 +80,16 @@ def resized(image: np.ndarray, max_side: int) -> np.ndarray:
 
 
 def cut(picture: np.ndarray, base: np.ndarray, count: int) -> list[np.ndarray]:
-    """The `count` panels of a picture: the first is found by its pixels, the others follow at equal distances."""
+    """The `count` panels of a picture: the first is found by its pixels, the others follow at
+    equal distances.
+    """
     height, width = base.shape[:2]
     corners = [
         (y, x)
         for y in range(min(120, picture.shape[0] - height + 1))
         for x in range(min(60, picture.shape[1] - width + 1))
-        if (picture[y, x : x + width] == base[0]).all() and (picture[y : y + height, x : x + width] == base).all()
+        if (picture[y, x : x + width] == base[0]).all()
+        and (picture[y : y + height, x : x + width] == base).all()
     ]
     assert len(corners) == 1, "the first panel is the image itself"
     y, x = corners[0]
@@ -86,7 +99,9 @@ def cut(picture: np.ndarray, base: np.ndarray, count: int) -> list[np.ndarray]:
 
 
 def cielab(rgb: np.ndarray) -> np.ndarray:
-    """OpenCV's CIELAB of uint8 [..., 3]: another measure of likeness than the one that the palette is made with."""
+    """OpenCV's CIELAB of uint8 [..., 3]: another measure of likeness than the one that the
+    palette is made with.
+    """
     flat = (rgb.reshape(1, -1, 3) / 255).astype(np.float32)
     return cv2.cvtColor(flat, cv2.COLOR_RGB2LAB).reshape(rgb.shape)
 
@@ -107,23 +122,38 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[float, flo
 
 @settings(deadline=None, max_examples=40)
 @given(SEEDS, st.integers(1, 90), st.integers(1, 90), st.integers(20, 300), st.booleans())
-@example(seed=772565117, height=4, width=75, max_side=29, annotated=False)  # a pixel beside the one that shows it
-def test_pixels_outside_every_instance_are_those_of_the_resized_image(seed, height, width, max_side, annotated):
+@example(
+    seed=772565117, height=4, width=75, max_side=29, annotated=False
+)  # a pixel beside the one that shows it
+def test_pixels_outside_every_instance_are_those_of_the_resized_image(
+    seed, height, width, max_side, annotated
+):
     rng = np.random.default_rng(seed)
     image = noise(rng, height, width)
     truths = list(random_masks(rng, height, width, 4)) if annotated else []
     guesses = list(random_masks(rng, height, width, 5))
-    truth = sample(image, [(int(rng.integers(1, 5)), mask) for mask in truths], crowd=(1,)) if annotated else None
-    found = detections([(float(rng.uniform(0.5, 1)), int(rng.integers(1, 5)), mask) for mask in guesses])
+    truth = (
+        sample(image, [(int(rng.integers(1, 5)), mask) for mask in truths], crowd=(1,))
+        if annotated
+        else None
+    )
+    found = detections(
+        [(float(rng.uniform(0.5, 1)), int(rng.integers(1, 5)), mask) for mask in guesses]
+    )
     base = resized(image, max_side)
     panels = cut(overlay.draw(image, found, CLASSES, truth, max_side), base, 2 + annotated)
     h, w = base.shape[:2]
-    for panel, painted in zip(panels, ([[], truths, guesses] if annotated else [[], guesses]), strict=True):
+    for panel, painted in zip(
+        panels, ([[], truths, guesses] if annotated else [[], guesses]), strict=True
+    ):
         union = covered(painted, height, width)
         touched = np.array(  # a screen pixel is outside if all that it shows of the image is
             [
                 [
-                    union[i * height // h : -(-(i + 1) * height // h), j * width // w : -(-(j + 1) * width // w)].any()
+                    union[
+                        i * height // h : -(-(i + 1) * height // h),
+                        j * width // w : -(-(j + 1) * width // w),
+                    ].any()
                     for j in range(w)
                 ]
                 for i in range(h)
@@ -135,14 +165,18 @@ def test_pixels_outside_every_instance_are_those_of_the_resized_image(seed, heig
 
 @settings(deadline=None, max_examples=25)
 @given(SEEDS, st.integers(1, 70), st.integers(1, 70), st.sampled_from([100, 400]))
-def test_an_enlarged_mask_has_its_own_pixels_and_an_outline_one_screen_pixel_thin(seed, height, width, max_side):
+def test_an_enlarged_mask_has_its_own_pixels_and_an_outline_one_screen_pixel_thin(
+    seed, height, width, max_side
+):
     rng = np.random.default_rng(seed)
     image = noise(rng, height, width)
     (mask,) = random_masks(rng, height, width, 1)
     base = resized(image, max_side)
     h, w = base.shape[:2]
     assert h % height == w % width == 0
-    panel = cut(overlay.draw(image, detections([(0.9, 3, mask)]), CLASSES, max_side=max_side), base, 2)[1]
+    panel = cut(
+        overlay.draw(image, detections([(0.9, 3, mask)]), CLASSES, max_side=max_side), base, 2
+    )[1]
     inside = covered([mask], height, width).repeat(h // height, axis=0).repeat(w // width, axis=1)
     border = np.pad(inside, 1)
     border = inside & ~(border[:-2, 1:-1] & border[2:, 1:-1] & border[1:-1, :-2] & border[1:-1, 2:])
@@ -151,7 +185,9 @@ def test_an_enlarged_mask_has_its_own_pixels_and_an_outline_one_screen_pixel_thi
     assert np.array_equal(panel[~inside], base[~inside])
     fill = inside & ~border
     grey = np.asarray(Image.fromarray(base).convert("L"))[fill].astype(int)[:, None]
-    assert np.abs(panel[fill] - (grey + colour) / 2).max(initial=0) <= 1, "translucent: light and dark tissue differ"
+    assert np.abs(panel[fill] - (grey + colour) / 2).max(initial=0) <= 1, (
+        "translucent: light and dark tissue differ"
+    )
 
 
 def test_every_mask_is_seen_however_much_the_image_shrinks():
@@ -172,8 +208,12 @@ def test_every_mask_is_seen_however_much_the_image_shrinks():
 def test_the_best_detection_lies_on_top_and_the_one_beneath_keeps_its_outline(better, worse):
     image = np.full((480, 480, 3), 120, np.uint8)
     alone = detections([(0.9, better, block(100, 100, 200, 200))])
-    both = detections([(0.6, worse, block(150, 150, 10, 10)), (0.9, better, block(100, 100, 200, 200))])
-    wanted, panel = (cut(overlay.draw(image, found, CLASSES), image, 2)[1] for found in (alone, both))
+    both = detections(
+        [(0.6, worse, block(150, 150, 10, 10)), (0.9, better, block(100, 100, 200, 200))]
+    )
+    wanted, panel = (
+        cut(overlay.draw(image, found, CLASSES), image, 2)[1] for found in (alone, both)
+    )
     difference = np.argwhere((panel != wanted).any(axis=-1))
     border = [(y, x) for y in range(150, 160) for x in range(150, 160) if {y, x} & {150, 159}]
     if worse != better:
@@ -196,7 +236,9 @@ def test_every_class_has_a_colour_of_its_own_and_no_shade_looks_like_another_cla
     shades = overlay.palette(count)
     assert shades.shape == (count, overlay.SHADES, 3)
     assert len(np.unique(shades.reshape(-1, 3), axis=0)) == count * overlay.SHADES
-    for measure in (overlay._to_lab, cielab) if count <= 12 else (overlay._to_lab,):  # in a crowd the two disagree
+    for measure in (
+        (overlay._to_lab, cielab) if count <= 12 else (overlay._to_lab,)
+    ):  # in a crowd the two disagree
         labs = measure(shades)
         distances = np.linalg.norm(labs[:, :, None] - labs[None, None, :, 0], axis=-1)
         assert (distances.argmin(axis=-1) == np.arange(count)[:, None]).all()
@@ -215,12 +257,22 @@ def test_a_class_keeps_its_colour_when_classes_are_added():
 
 
 def test_the_first_seven_classes_are_told_apart_without_red_or_green_cones():
-    """Machado, Oliveira and Fernandes 2009: what is left of linear RGB to a protanope and to a deuteranope."""
+    """Machado, Oliveira and Fernandes 2009: what is left of linear RGB to a protanope and to a
+    deuteranope.
+    """
     encoded = overlay.palette(7)[:, 0] / 255
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
     for matrix in (
-        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ],
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ],
     ):
         seen = np.clip(linear @ np.array(matrix).T, 0, 1)
         encoded_seen = np.where(seen <= 0.0031308, seen * 12.92, 1.055 * seen ** (1 / 2.4) - 0.055)
@@ -235,7 +287,9 @@ def test_touching_instances_of_one_class_differ_clearly_in_shade(label):
     image = np.full((side * across, side * across, 3), 230, np.uint8)
     places = [(y, x) for y in range(0, side * across, side) for x in range(0, side * across, side)]
     rng = np.random.default_rng(0)
-    found = detections([(float(rng.uniform(0.5, 1)), label, block(y, x, side, side)) for y, x in places])
+    found = detections(
+        [(float(rng.uniform(0.5, 1)), label, block(y, x, side, side)) for y, x in places]
+    )
     panel = cut(overlay.draw(image, found, CLASSES), image, 2)[1]
     corners = panel[::side, ::side]
     assert (corners[:, :, None] == overlay.palette(4)[label - 1]).all(axis=-1).any(axis=-1).all()
@@ -258,14 +312,23 @@ def test_titles_count_what_is_drawn_and_say_above_which_score(written):
     image = np.zeros((100, 100, 3), np.uint8)
     found = detections(
         [(0.9, 1, block(0, 0, 9, 9)), (0.5, 1, block(20, 20, 9, 9)), (0.49, 1, block(40, 40, 9, 9))]
-        + [(0.8, 1, MaskCrop(5, 5, np.zeros(shape, np.bool_))) for shape in ((0, 4), (4, 0), (3, 3))]
+        + [
+            (0.8, 1, MaskCrop(5, 5, np.zeros(shape, np.bool_)))
+            for shape in ((0, 4), (4, 0), (3, 3))
+        ]
     )
-    truth = sample(image, [(1, block(0, 0, 9, 9)), (2, block(50, 50, 9, 9)), (3, block(70, 70, 9, 9))], crowd=(2,))
+    truth = sample(
+        image,
+        [(1, block(0, 0, 9, 9)), (2, block(50, 50, 9, 9)), (3, block(70, 70, 9, 9))],
+        crowd=(2,),
+    )
 
     def titles(*arguments, **named) -> list[str]:
         written.clear()
         overlay.draw(image, *arguments, **named)
-        return [text for text, _ in written if text.split(":")[0] in ("image", "annotated", "predicted")]
+        return [
+            text for text, _ in written if text.split(":")[0] in ("image", "annotated", "predicted")
+        ]
 
     assert titles(found, CLASSES) == ["image", "predicted: 2 of score 0.5 or more"]
     assert titles(found, CLASSES, truth, min_score=0.05) == [
@@ -273,14 +336,26 @@ def test_titles_count_what_is_drawn_and_say_above_which_score(written):
         "annotated: 2",
         "predicted: 3 of score 0.05 or more",
     ]
-    assert titles(found, CLASSES, min_score=0.95)[1] == "predicted: none of score 0.95 or more (the best has 0.9)"
-    assert titles(NOTHING, CLASSES, sample(image, [])) == ["image", "annotated: none", "predicted: none"]
+    assert (
+        titles(found, CLASSES, min_score=0.95)[1]
+        == "predicted: none of score 0.95 or more (the best has 0.9)"
+    )
+    assert titles(NOTHING, CLASSES, sample(image, [])) == [
+        "image",
+        "annotated: none",
+        "predicted: none",
+    ]
 
 
 def test_the_legend_names_the_classes_that_are_drawn_and_no_other(written):
     image = np.zeros((100, 100, 3), np.uint8)
     found = detections([(0.9, 4, block(0, 0, 9, 9)), (0.3, 2, block(20, 20, 9, 9))])
-    overlay.draw(image, found, CLASSES, sample(image, [(3, block(0, 0, 9, 9)), (1, block(50, 50, 9, 9))], crowd=(1,)))
+    overlay.draw(
+        image,
+        found,
+        CLASSES,
+        sample(image, [(3, block(0, 0, 9, 9)), (1, block(50, 50, 9, 9))], crowd=(1,)),
+    )
     legend = [text for text, _ in written][3:]
     assert legend == ["crowd region, not counted", "kind 3", "kind 4"]
 
@@ -314,7 +389,9 @@ def test_no_text_leaves_the_picture_or_covers_another_whatever_the_names(written
     image = np.zeros((*shape, 3), np.uint8)
     classes = [Category(number, name) for number, name in enumerate(NAMES, start=1)]
     found = detections([(0.9, label, block(0, 0, 1, 1)) for label in range(1, len(NAMES) + 1)])
-    picture = overlay.draw(image, found, classes, sample(image, [(1, block(0, 0, 1, 1))]), max_side=640)
+    picture = overlay.draw(
+        image, found, classes, sample(image, [(1, block(0, 0, 1, 1))]), max_side=640
+    )
     height, width = picture.shape[:2]
     boxes = np.array([box for _, box in written])
     assert len(written) >= 3 + len(NAMES)
@@ -332,7 +409,9 @@ def test_names_that_no_font_can_write_are_told_apart_by_their_ids(written, monke
     overlay._font.cache_clear()
     image = np.zeros((100, 100, 3), np.uint8)
     classes = (Category(7, "細胞"), Category(9, "細菌"), Category(11, "cell"), Category(12, " "))
-    overlay.draw(image, detections([(0.9, label, block(0, 0, 9, 9)) for label in (1, 2, 3, 4)]), classes)
+    overlay.draw(
+        image, detections([(0.9, label, block(0, 0, 9, 9)) for label in (1, 2, 3, 4)]), classes
+    )
     overlay._font.cache_clear()
     assert [text for text, _ in written][2:] == ["細胞 (id 7)", "細菌 (id 9)", "cell", "(id 12)"]
 
@@ -365,7 +444,9 @@ def test_panels_stay_within_the_longest_side_and_enlarge_by_whole_factors(height
 
 def test_a_picture_is_a_little_larger_than_its_panels():
     dataset = synthetic.make(images=1, side=128)
-    picture = overlay.draw(dataset.samples[0].image, NOTHING, dataset.classes, dataset.samples[0], max_side=700)
+    picture = overlay.draw(
+        dataset.samples[0].image, NOTHING, dataset.classes, dataset.samples[0], max_side=700
+    )
     h, w = overlay.panel_size(*dataset.samples[0].size, 700)
     assert 3 * w < picture.shape[1] < 3 * w + 100
     assert h < picture.shape[0] < h + 150
@@ -378,7 +459,9 @@ def test_read_only_arrays_are_drawn_unchanged_and_the_same_twice():
     assert not truth.image.flags.writeable
     instances = masks.find_instances(truth.label_maps)
     crops = [masks.crop(truth.label_maps, instances, index) for index in range(len(instances))]
-    found = detections([(0.9 - 0.01 * k, int(truth.labels_N[k]), crop) for k, crop in enumerate(crops)])
+    found = detections(
+        [(0.9 - 0.01 * k, int(truth.labels_N[k]), crop) for k, crop in enumerate(crops)]
+    )
     for array in (found.boxes_N4, found.labels_N, found.scores_N, *(crop.pixels for crop in crops)):
         array.setflags(write=False)
     before = truth.image.copy(), truth.label_maps.copy()

@@ -26,22 +26,35 @@ from core.metric.ap50 import ap50, match
 from core.prediction.submission import CocoResult, check, results_of, write_zip
 from core.sample import Detections, MaskCrop, Sample
 
-CLASSES = (Category(3, "epithelium"), Category(12, "lymphocyte"), Category(40, "fibroblast"), Category(77, "other"))
+CLASSES = (
+    Category(3, "epithelium"),
+    Category(12, "lymphocyte"),
+    Category(40, "fibroblast"),
+    Category(77, "other"),
+)
 SAMPLES = make(images=5, side=72).samples
 IDS = (4, 9, 10, 23, 61)
 LISTING = tuple(
-    TestImage(f"/data/{SAMPLES[index].name}.tif", f"{SAMPLES[index].name}.tif", IDS[index], *SAMPLES[index].size)
+    TestImage(
+        f"/data/{SAMPLES[index].name}.tif",
+        f"{SAMPLES[index].name}.tif",
+        IDS[index],
+        *SAMPLES[index].size,
+    )
     for index in (3, 0, 4, 2, 1)  # a listing need not be in the order of its ids
 )
 MAX_DETECTIONS = 60
 
 Results = dict[int, list[CocoResult]]
 
-decodes = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools on NumPy 2
+decodes = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # pycocotools on NumPy 2
 
 
 def detections_in(sample: Sample, seed: int) -> Detections:
-    """Shifted, halved and exact instances, some twice, some of a wrong class; equal scores; a few boxes without width.
+    """Shifted, halved and exact instances, some twice, some of a wrong class; equal scores; a
+    few boxes without width.
 
     Windows are wider than their masks and clipped at the image's border, as those that are pasted.
     """
@@ -64,10 +77,15 @@ def detections_in(sample: Sample, seed: int) -> Detections:
         right = int(sample.labels_N[truth.ids_N[row] - 1])
         labels.append(right if rng.random() < 0.85 else int(rng.integers(1, 5)))
     count = len(masks)
-    drawn = np.where(rng.random(count) < 0.5, rng.integers(1, 11, count) / 10, 1 - rng.random(count))
+    drawn = np.where(
+        rng.random(count) < 0.5, rng.integers(1, 11, count) / 10, 1 - rng.random(count)
+    )
     scores = np.sort(drawn.astype(np.float32))[::-1]
     return Detections(
-        np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64), scores.copy(), tuple(masks)
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(labels, np.int64),
+        scores.copy(),
+        tuple(masks),
     )
 
 
@@ -118,7 +136,9 @@ def ground_truth() -> COCO:
     truth_coco = COCO()
     truth_coco.dataset = {
         "info": {},
-        "images": [{"id": image.id, "height": image.height, "width": image.width} for image in LISTING],
+        "images": [
+            {"id": image.id, "height": image.height, "width": image.width} for image in LISTING
+        ],
         "annotations": annotations,
         "categories": [{"id": category.id, "name": category.name} for category in CLASSES],
     }
@@ -127,7 +147,9 @@ def ground_truth() -> COCO:
 
 
 @pytest.mark.parametrize("max_dets", [2, 100])
-def test_the_official_evaluation_of_the_written_file_equals_our_own_ap50(tmp_path: Path, max_dets: int) -> None:
+def test_the_official_evaluation_of_the_written_file_equals_our_own_ap50(
+    tmp_path: Path, max_dets: int
+) -> None:
     handed_in = tmp_path / "test-results.json"
     handed_in.write_text(json.dumps(written(tmp_path / "submission.zip", results())))
     scores = {}
@@ -142,7 +164,9 @@ def test_the_official_evaluation_of_the_written_file_equals_our_own_ap50(tmp_pat
             evaluation.accumulate()
             precision = evaluation.eval["precision"]
             scores[iou_type] = float(precision[precision > -1].mean())
-    of_masks, of_boxes = (ap50(table, max_dets).mean for table in match(SAMPLES, FOUND, len(CLASSES)))
+    of_masks, of_boxes = (
+        ap50(table, max_dets).mean for table in match(SAMPLES, FOUND, len(CLASSES))
+    )
     assert 0.1 < of_masks < 0.9, "a score at the end of its range would say nothing"
     assert scores["segm"] == pytest.approx(of_masks, abs=1e-12)
     assert scores["bbox"] == pytest.approx(of_boxes, abs=1e-12)
@@ -153,7 +177,9 @@ def test_every_mask_decodes_to_the_pasted_crop_at_the_listed_size(tmp_path: Path
     entries = written(tmp_path / "submission.zip", results())
     sample_of, found_of = dict(zip(IDS, SAMPLES, strict=True)), dict(zip(IDS, FOUND, strict=True))
     expected = [
-        (image.id, paste(crop, *sample_of[image.id].size)) for image in LISTING for crop in found_of[image.id].masks
+        (image.id, paste(crop, *sample_of[image.id].size))
+        for image in LISTING
+        for crop in found_of[image.id].masks
     ]
     for entry, (image_id, mask) in zip(entries, expected, strict=True):
         assert entry["image_id"] == image_id
@@ -163,7 +189,9 @@ def test_every_mask_decodes_to_the_pasted_crop_at_the_listed_size(tmp_path: Path
 
 def test_a_result_has_exactly_the_fields_of_the_format_and_loses_no_digit(tmp_path: Path) -> None:
     entries = written(tmp_path / "submission.zip", results())
-    assert {tuple(sorted(entry)) for entry in entries} == {("bbox", "category_id", "image_id", "score", "segmentation")}
+    assert {tuple(sorted(entry)) for entry in entries} == {
+        ("bbox", "category_id", "image_id", "score", "segmentation")
+    }
     assert {tuple(sorted(entry["segmentation"])) for entry in entries} == {("counts", "size")}
     found_of = dict(zip(IDS, FOUND, strict=True))
     for image in LISTING:
@@ -171,9 +199,15 @@ def test_a_result_has_exactly_the_fields_of_the_format_and_loses_no_digit(tmp_pa
         of_image = [entry for entry in entries if entry["image_id"] == image.id]
         bbox_N4 = np.array([entry["bbox"] for entry in of_image])
         boxes_N4 = found.boxes_N4.astype(np.float64)
-        np.testing.assert_array_equal(bbox_N4, np.hstack([boxes_N4[:, :2], boxes_N4[:, 2:] - boxes_N4[:, :2]]))
-        np.testing.assert_array_equal([entry["score"] for entry in of_image], found.scores_N.astype(np.float64))
-        assert [entry["category_id"] for entry in of_image] == [CLASSES[label - 1].id for label in found.labels_N]
+        np.testing.assert_array_equal(
+            bbox_N4, np.hstack([boxes_N4[:, :2], boxes_N4[:, 2:] - boxes_N4[:, :2]])
+        )
+        np.testing.assert_array_equal(
+            [entry["score"] for entry in of_image], found.scores_N.astype(np.float64)
+        )
+        assert [entry["category_id"] for entry in of_image] == [
+            CLASSES[label - 1].id for label in found.labels_N
+        ]
 
 
 def test_images_come_as_listed_and_the_best_score_first(tmp_path: Path) -> None:
@@ -197,7 +231,9 @@ def test_the_same_results_give_the_same_bytes_whenever_they_are_written(tmp_path
 
 def test_an_image_in_which_nothing_was_found_is_handed_in_without_a_result(tmp_path: Path) -> None:
     without = {**results(), IDS[0]: []}
-    assert {entry["image_id"] for entry in written(tmp_path / "submission.zip", without)} == set(IDS[1:])
+    assert {entry["image_id"] for entry in written(tmp_path / "submission.zip", without)} == set(
+        IDS[1:]
+    )
     assert written(tmp_path / "submission.zip", {image_id: [] for image_id in IDS}) == []
 
 
@@ -226,28 +262,73 @@ def counts_of(lengths: list[int]) -> str:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda of: {key: of[key] for key in of if key != 9}, "FILE: every listed image must be predicted"),
-        (lambda of: {**of, 5: []}, "image id 5: only listed images may be handed in, and this id is none of the 5"),
-        (lambda of: {**of, 9: of[9] * 20}, "FILE: an image may have at most 60 results, and this one has "),
-        (lambda of: {**of, 9: of[10]}, "FILE, result 0 (counted from 0): image_id must be that of the image, and is 1"),
+        (
+            lambda of: {key: of[key] for key in of if key != 9},
+            "FILE: every listed image must be predicted",
+        ),
+        (
+            lambda of: {**of, 5: []},
+            "image id 5: only listed images may be handed in, and this id is none of the 5",
+        ),
+        (
+            lambda of: {**of, 9: of[9] * 20},
+            "FILE: an image may have at most 60 results, and this one has ",
+        ),
+        (
+            lambda of: {**of, 9: of[10]},
+            "FILE, result 0 (counted from 0): image_id must be that of the image, and is 1",
+        ),
         (changed("image_id", to=4), "RESULT: image_id must be that of the image, and is 4"),
-        (changed("category_id", to=1), "RESULT: category_id must be the id of a category of the data set (3, 12, 40"),
+        (
+            changed("category_id", to=1),
+            "RESULT: category_id must be the id of a category of the data set (3, 12, 40",
+        ),
         (changed("score", to=0.0), "RESULT: a score must be over 0 and at most 1, and is 0.0"),
-        (changed("score", to=1.0000001), "RESULT: a score must be over 0 and at most 1, and is 1.0000001"),
+        (
+            changed("score", to=1.0000001),
+            "RESULT: a score must be over 0 and at most 1, and is 1.0000001",
+        ),
         (changed("score", to=math.nan), "RESULT: a score must be over 0 and at most 1, and is nan"),
         (changed("score", to=math.inf), "RESULT: a score must be over 0 and at most 1, and is inf"),
-        (changed("bbox", 3, to=-0.5), "RESULT: bbox must be [x, y, width, height], finite, width and height 0 or more"),
+        (
+            changed("bbox", 3, to=-0.5),
+            "RESULT: bbox must be [x, y, width, height], finite, width and height 0 or more",
+        ),
         (changed("bbox", 0, to=math.nan), "RESULT: bbox must be [x, y, width, height], finite"),
         (changed("bbox", to=[1.0, 2.0, 3.0]), "and is [1.0, 2.0, 3.0]"),
-        (changed("segmentation", "size", to=SIZE[::-1]), f"must have the listed size, {SIZE} (height, width), and has"),
-        (changed("segmentation", "counts", to="zz"), "RESULT: counts must be text as pycocotools writes it, and holds"),
-        (changed("segmentation", "counts", to=""), f"add up to the image's {PIXELS:,} pixels, and add up to 0"),
-        (changed("segmentation", "counts", to=counts_of([0, PIXELS - 1])), f"and add up to {PIXELS - 1:,}"),
-        (changed("segmentation", "counts", to=counts_of([0, PIXELS + 1])), f"and add up to {PIXELS + 1:,}"),
+        (
+            changed("segmentation", "size", to=SIZE[::-1]),
+            f"must have the listed size, {SIZE} (height, width), and has",
+        ),
+        (
+            changed("segmentation", "counts", to="zz"),
+            "RESULT: counts must be text as pycocotools writes it, and holds",
+        ),
+        (
+            changed("segmentation", "counts", to=""),
+            f"add up to the image's {PIXELS:,} pixels, and add up to 0",
+        ),
+        (
+            changed("segmentation", "counts", to=counts_of([0, PIXELS - 1])),
+            f"and add up to {PIXELS - 1:,}",
+        ),
+        (
+            changed("segmentation", "counts", to=counts_of([0, PIXELS + 1])),
+            f"and add up to {PIXELS + 1:,}",
+        ),
         # Runs of -5 and PIXELS + 5: the sum is right, the runs are not.
-        (changed("segmentation", "counts", to="K" + counts_of([PIXELS + 5])), "the runs of a mask must be 0 or more"),
-        (changed("segmentation", "counts", to=counts_of([PIXELS])), "RESULT: a mask must cover at least one pixel"),
-        (changed("segmentation", "counts", to=counts_of([5, 0, PIXELS - 5])), "cover at least one pixel, and covers n"),
+        (
+            changed("segmentation", "counts", to="K" + counts_of([PIXELS + 5])),
+            "the runs of a mask must be 0 or more",
+        ),
+        (
+            changed("segmentation", "counts", to=counts_of([PIXELS])),
+            "RESULT: a mask must cover at least one pixel",
+        ),
+        (
+            changed("segmentation", "counts", to=counts_of([5, 0, PIXELS - 5])),
+            "cover at least one pixel, and covers n",
+        ),
     ],
 )
 def test_what_may_not_be_handed_in_is_refused_by_name_and_leaves_the_old_file_as_it_was(

@@ -45,7 +45,9 @@ def assert_equal(one: Detections, other: Detections) -> None:
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(32, 1000))
-def test_what_is_no_larger_than_a_quarter_of_a_tile_is_whole_in_one(height: int, width: int, side: int) -> None:
+def test_what_is_no_larger_than_a_quarter_of_a_tile_is_whole_in_one(
+    height: int, width: int, side: int
+) -> None:
     windows = tiles(height, width, side)
     for length, spans in (
         (height, {(window.y0, window.y1) for window in windows}),
@@ -64,11 +66,20 @@ def test_what_is_no_larger_than_a_quarter_of_a_tile_is_whole_in_one(height: int,
 @given(st.integers(1, 500), st.integers(1, 500))
 def test_an_image_no_larger_than_a_tile_is_one_tile(height: int, width: int) -> None:
     whole = [Window(0, 0, height, width)]
-    assert tiles(height, width, 0) == tiles(height, width, 500) == tiles(height, width, max(height, width)) == whole
+    assert (
+        tiles(height, width, 0)
+        == tiles(height, width, 500)
+        == tiles(height, width, max(height, width))
+        == whole
+    )
 
 
-def disjoint_scene(rng: np.random.Generator, height: int, width: int, largest: int) -> list[tuple[np.ndarray, int]]:
-    """Full masks of rectangles and ellipses that share no pixel, from tiny to `largest` pixels, each with a class."""
+def disjoint_scene(
+    rng: np.random.Generator, height: int, width: int, largest: int
+) -> list[tuple[np.ndarray, int]]:
+    """Full masks of rectangles and ellipses that share no pixel, from tiny to `largest` pixels,
+    each with a class.
+    """
     free = np.ones((height, width), np.bool_)
     rows, columns = np.mgrid[:height, :width]
     instances = []
@@ -78,7 +89,9 @@ def disjoint_scene(rng: np.random.Generator, height: int, width: int, largest: i
         if rng.random() < 0.5:
             full = (rows >= y) & (rows < y + h) & (columns >= x) & (columns < x + w)
         else:
-            full = ((rows - y - h / 2 + 0.5) / (h / 2)) ** 2 + ((columns - x - w / 2 + 0.5) / (w / 2)) ** 2 <= 1
+            full = ((rows - y - h / 2 + 0.5) / (h / 2)) ** 2 + (
+                (columns - x - w / 2 + 0.5) / (w / 2)
+            ) ** 2 <= 1
         if full.any() and (free | ~full).all():
             free &= ~full
             instances.append((full, int(rng.integers(1, 3))))
@@ -93,17 +106,29 @@ def seen_in(window: Window, full: np.ndarray) -> np.ndarray:
 
 
 @settings(deadline=None, max_examples=60)
-@given(seeds, st.integers(60, 150), st.integers(60, 150), st.sampled_from([32, 40, 64]), st.sampled_from([8, 30, 100]))
+@given(
+    seeds,
+    st.integers(60, 150),
+    st.integers(60, 150),
+    st.sampled_from([32, 40, 64]),
+    st.sampled_from([8, 30, 100]),
+)
 def test_every_instance_is_found_once_and_whole_whatever_tiles_cut_it(
     seed: int, height: int, width: int, side: int, largest: int
 ) -> None:
     rng = np.random.default_rng(seed)
     instances = disjoint_scene(rng, height, width, largest)
     windows = tiles(height, width, side)
-    found = [detections([(seen_in(window, full), c, rng.random()) for full, c in instances]) for window in windows]
+    found = [
+        detections([(seen_in(window, full), c, rng.random()) for full, c in instances])
+        for window in windows
+    ]
     merged = merge_tiles(windows, found, height, width)
     assert (np.diff(merged.scores_N) <= 0).all()
-    got = {(canvas(c, height, width).tobytes(), int(k)) for c, k in zip(merged.masks, merged.labels_N, strict=True)}
+    got = {
+        (canvas(c, height, width).tobytes(), int(k))
+        for c, k in zip(merged.masks, merged.labels_N, strict=True)
+    }
     assert len(got) == len(merged)
     assert got == {(full.tobytes(), label) for full, label in instances}
     assert_equal(
@@ -112,7 +137,9 @@ def test_every_instance_is_found_once_and_whole_whatever_tiles_cut_it(
             detections(
                 [
                     (canvas(crop, height, width), int(label), float(score))
-                    for crop, label, score in zip(merged.masks, merged.labels_N, merged.scores_N, strict=True)
+                    for crop, label, score in zip(
+                        merged.masks, merged.labels_N, merged.scores_N, strict=True
+                    )
                 ]
             ),
             scores_N=np.zeros(len(merged)),
@@ -123,10 +150,16 @@ def test_every_instance_is_found_once_and_whole_whatever_tiles_cut_it(
 @settings(deadline=None, max_examples=40)
 @given(seeds, st.sampled_from([32, 48]))
 def test_imperfect_masks_are_merged_too(seed: int, side: int) -> None:
-    """Each tile may see an instance one pixel too small, and does not see slivers under eight pixels."""
+    """Each tile may see an instance one pixel too small, and does not see slivers under eight
+    pixels.
+    """
     rng = np.random.default_rng(seed)
     height, width = 110, 90
-    instances = [(full, label) for full, label in disjoint_scene(rng, height, width, side) if thickness(full) >= 12]
+    instances = [
+        (full, label)
+        for full, label in disjoint_scene(rng, height, width, side)
+        if thickness(full) >= 12
+    ]
     assume(instances)
     windows = tiles(height, width, side)
     found = []
@@ -159,7 +192,10 @@ def test_the_order_of_the_tiles_does_not_matter(seed: int) -> None:
     rng = np.random.default_rng(seed)
     instances = disjoint_scene(rng, 90, 120, 50)
     windows = tiles(90, 120, 48)
-    found = [detections([(seen_in(window, full), c, rng.random()) for full, c in instances]) for window in windows]
+    found = [
+        detections([(seen_in(window, full), c, rng.random()) for full, c in instances])
+        for window in windows
+    ]
     order = rng.permutation(len(windows))
     assert_equal(
         merge_tiles(windows, found, 90, 120),
@@ -167,7 +203,9 @@ def test_the_order_of_the_tiles_does_not_matter(seed: int) -> None:
     )
 
 
-def test_an_instance_seen_whole_keeps_its_own_score_and_a_pieced_one_the_best_of_its_pieces() -> None:
+def test_an_instance_seen_whole_keeps_its_own_score_and_a_pieced_one_the_best_of_its_pieces() -> (
+    None
+):
     windows = tiles(64, 112, 64)
     assert windows == [Window(0, 0, 64, 64), Window(0, 48, 64, 112)]
     small, large = np.zeros((2, 64, 112), np.bool_)
@@ -177,7 +215,9 @@ def test_an_instance_seen_whole_keeps_its_own_score_and_a_pieced_one_the_best_of
         detections([(seen_in(windows[0], small), 1, 0.9), (seen_in(windows[0], large), 1, 0.3)]),
         detections([(small, 1, 0.6), (seen_in(windows[1], large), 1, 0.8)]),
     ]
-    assert_equal(merge_tiles(windows, found, 64, 112), detections([(large, 1, 0.8), (small, 1, 0.6)]))
+    assert_equal(
+        merge_tiles(windows, found, 64, 112), detections([(large, 1, 0.8), (small, 1, 0.6)])
+    )
 
 
 def test_classes_are_not_merged() -> None:

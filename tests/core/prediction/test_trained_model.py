@@ -1,4 +1,6 @@
-"""Laws of the folder that holds a trained model: it is all that is needed, and what is damaged is refused."""
+"""Laws of the folder that holds a trained model: it is all that is needed, and what is damaged
+is refused.
+"""
 
 import subprocess
 import sys
@@ -94,17 +96,30 @@ np.savez(folder / "found.npz", boxes=found.boxes_N4, scores=found.scores_N, labe
     ("settings", "weights"),
     [
         pytest.param({}, None, marks=pytest.mark.long),
-        pytest.param({"model.detector": "fpn_v2", "model.trainable_layers": 5}, None, marks=pytest.mark.long),
+        pytest.param(
+            {"model.detector": "fpn_v2", "model.trainable_layers": 5}, None, marks=pytest.mark.long
+        ),
         ({"model.weights": "imagenet"}, ("resnet18", 1e-5, False)),
         pytest.param(
-            {"model.weights": "imagenet", "model.detector": "fpn_v2"}, ("resnet18", 1e-5, False), marks=pytest.mark.long
+            {"model.weights": "imagenet", "model.detector": "fpn_v2"},
+            ("resnet18", 1e-5, False),
+            marks=pytest.mark.long,
         ),
         ({"model.weights": "imagenet", "model.backbone": "resnet50"}, ("resnet50", 0.0, True)),
         ({"predict.flips": True, "predict.tile": 64, "model.anchor_scale": 0.5}, None),
     ],
-    ids=["nothing", "fpn_v2", "frozen norm", "fpn_v2 from imagenet", "stride in 1x1, no epsilon", "flips and tiles"],
+    ids=[
+        "nothing",
+        "fpn_v2",
+        "frozen norm",
+        "fpn_v2 from imagenet",
+        "stride in 1x1, no epsilon",
+        "flips and tiles",
+    ],
 )
-def test_a_fresh_process_predicts_the_same_bits(settings: Any, weights: Any, tmp_path: Path) -> None:
+def test_a_fresh_process_predicts_the_same_bits(
+    settings: Any, weights: Any, tmp_path: Path
+) -> None:
     trained = build(settings, weights and imagenet_like(*weights))
     expected = trained.predict(IMAGE)
     assert len(expected) > 0
@@ -115,13 +130,20 @@ def test_a_fresh_process_predicts_the_same_bits(settings: Any, weights: Any, tmp
         assert np.array_equal(found["boxes"], expected.boxes_N4)
         assert np.array_equal(found["scores"], expected.scores_N)
         assert np.array_equal(found["labels"], expected.labels_N)
-        assert found["corners"].tolist() == [[crop.y0, crop.x0, *crop.pixels.shape] for crop in expected.masks]
-        assert np.array_equal(found["pixels"], np.concatenate([crop.pixels.ravel() for crop in expected.masks]))
+        assert found["corners"].tolist() == [
+            [crop.y0, crop.x0, *crop.pixels.shape] for crop in expected.masks
+        ]
+        assert np.array_equal(
+            found["pixels"], np.concatenate([crop.pixels.ravel() for crop in expected.masks])
+        )
 
 
 def test_each_trait_of_the_network_matters_and_is_kept(tmp_path: Path) -> None:
     """What goes wrong without: the same tensors, read as another network, find something else."""
-    trained = build({"model.weights": "imagenet", "model.backbone": "resnet50"}, imagenet_like("resnet50", 0.0, True))
+    trained = build(
+        {"model.weights": "imagenet", "model.backbone": "resnet50"},
+        imagenet_like("resnet50", 0.0, True),
+    )
     trained_model.save(tmp_path, trained)
     document = yaml.safe_load((tmp_path / CONFIG).read_text())
     assert document["network"] == {"frozen_norm": True, "norm_eps": 0.0, "stride_in_1x1": True}
@@ -129,11 +151,15 @@ def test_each_trait_of_the_network_matters_and_is_kept(tmp_path: Path) -> None:
     for name, other in (("norm_eps", 0.1), ("stride_in_1x1", False)):
         changed = {**document, "network": {**document["network"], name: other}}
         (tmp_path / CONFIG).write_text(yaml.safe_dump(changed))
-        assert not np.array_equal(trained_model.load(tmp_path, "cpu").predict(IMAGE).scores_N, expected)
+        assert not np.array_equal(
+            trained_model.load(tmp_path, "cpu").predict(IMAGE).scores_N, expected
+        )
 
 
 def test_the_configuration_is_complete_and_loads_again(tmp_path: Path) -> None:
-    trained = build({"data.group_pattern": r"^(.+)_\d+$", "optim.learning_rate": 1.25e-7, "seed": 3})
+    trained = build(
+        {"data.group_pattern": r"^(.+)_\d+$", "optim.learning_rate": 1.25e-7, "seed": 3}
+    )
     trained_model.save(tmp_path, trained)
     document = yaml.safe_load((tmp_path / CONFIG).read_text("utf-8"))
     assert TrialConfig.from_settings(document["settings"]) == trained.config
@@ -146,10 +172,14 @@ def test_the_weights_are_whole_under_torchvisions_names(tmp_path: Path) -> None:
     trained = build({})
     trained_model.save(tmp_path, trained)
     tensors = safetensors.torch.load_file(tmp_path / WEIGHTS)
-    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d)
+    backbone = resnet_fpn_backbone(
+        backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d
+    )
     theirs = models.detection.MaskRCNN(backbone, num_classes=len(CLASSES) + 1)
     assert tensors.keys() == theirs.state_dict().keys()
-    assert all(torch.equal(value, tensors[name]) for name, value in trained.model.state_dict().items())
+    assert all(
+        torch.equal(value, tensors[name]) for name, value in trained.model.state_dict().items()
+    )
 
 
 def test_loading_draws_no_random_number(tmp_path: Path) -> None:
@@ -198,15 +228,27 @@ def of_another_network(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda folder: (folder / CONFIG).unlink(), "holds no trained model: there is no config.yaml"),
-        (lambda folder: (folder / WEIGHTS).unlink(), "model.safetensors cannot be read .No such file"),
+        (
+            lambda folder: (folder / CONFIG).unlink(),
+            "holds no trained model: there is no config.yaml",
+        ),
+        (
+            lambda folder: (folder / WEIGHTS).unlink(),
+            "model.safetensors cannot be read .No such file",
+        ),
         (lambda folder: (folder / CONFIG).write_text("a: ["), "config.yaml cannot be read"),
         (lambda folder: (folder / CONFIG).write_text("- 1"), "config.yaml must be of format 1"),
         (change(format=99), "must be of format 1, and is not"),
         (change(classes=None), "config.yaml is incomplete .KeyError: 'classes'"),
-        (change(classes=[{"id": float("inf"), "name": "cell"}]), "config.yaml is incomplete .OverflowError"),
+        (
+            change(classes=[{"id": float("inf"), "name": "cell"}]),
+            "config.yaml is incomplete .OverflowError",
+        ),
         (change(network={"frozen_norm": True}), "config.yaml is incomplete"),
-        (change(settings={"optim.epochs": 0}), "config.yaml: optim.epochs must be greater than or equal to 1"),
+        (
+            change(settings={"optim.epochs": 0}),
+            "config.yaml: optim.epochs must be greater than or equal to 1",
+        ),
         (flip_a_bit, "model.safetensors must have the SHA-256 that config.yaml names"),
         (of_another_network, "model.safetensors does not fit the settings in config.yaml"),
     ],

@@ -18,7 +18,11 @@ from core.training import checkpoint
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
@@ -61,7 +65,9 @@ def test_what_is_loaded_outlives_its_file(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded["a"], torch.arange(1000))
 
 
-def test_a_parameter_is_saved_without_its_gradient_and_as_it_was_at_that_moment(tmp_path: Path) -> None:
+def test_a_parameter_is_saved_without_its_gradient_and_as_it_was_at_that_moment(
+    tmp_path: Path,
+) -> None:
     path, parameter = tmp_path / "last.safetensors", torch.nn.Parameter(torch.ones(3))
     checkpoint.save(path, {"a": parameter}, {})
     torch.nn.init.zeros_(parameter)
@@ -98,7 +104,9 @@ def test_a_pickle_is_refused_and_never_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"state": "{"}])
-def test_tensors_without_a_state_are_no_checkpoint(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+def test_tensors_without_a_state_are_no_checkpoint(
+    tmp_path: Path, metadata: dict[str, str] | None
+) -> None:
     path = tmp_path / "weights.safetensors"
     safetensors.torch.save_file({"a": torch.ones(1)}, path, metadata)
     with pytest.raises(CheckpointError, match=r"weights\.safetensors .* not a checkpoint"):

@@ -24,7 +24,8 @@ from core.training.optim import Schedule, build_optimizer
 
 CPU = torch.device("cpu")
 ALL_AUGMENTATIONS = {
-    f"augment.{name}": True for name in ("horizontal_flip", "color_jitter", "affine", "elastic", "blur_or_noise")
+    f"augment.{name}": True
+    for name in ("horizontal_flip", "color_jitter", "affine", "elastic", "blur_or_noise")
 }
 TINY = {
     "model.backbone": "resnet18",
@@ -50,7 +51,11 @@ def _one_thread() -> Iterator[None]:
 def sample(index: int, height: int, width: int, instances: int = 3, crowd: bool = False) -> Sample:
     """An image that tells where it came from: red is the column, green the row, blue the image."""
     image = np.zeros((height, width, 3), np.uint8)
-    image[..., 0], image[..., 1], image[..., 2] = np.arange(width), np.arange(height)[:, None], index
+    image[..., 0], image[..., 1], image[..., 2] = (
+        np.arange(width),
+        np.arange(height)[:, None],
+        index,
+    )
     label_map = np.zeros((1, height, width), np.uint16)
     for number in range(instances):
         top, left = 2 + number * height // 4, 1 + 7 * index % (width // 2)
@@ -91,7 +96,9 @@ def assert_equal(ones: Sequence[Batch], others: Sequence[Batch]) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 8])
-def test_an_epoch_shows_each_training_image_once_in_batches_of_the_size_set(batch_size: int) -> None:
+def test_an_epoch_shows_each_training_image_once_in_batches_of_the_size_set(
+    batch_size: int,
+) -> None:
     made = batches({"optim.batch_size": batch_size})
     for epoch in (1, 2):
         sizes = [len(batch.images) for batch in made.of_epoch(epoch)]
@@ -178,7 +185,13 @@ def test_a_flip_that_is_certain_mirrors_image_labels_and_boxes() -> None:
 
 @pytest.mark.parametrize(
     ("switch", "moves_labels"),
-    [("horizontal_flip", True), ("color_jitter", False), ("affine", True), ("elastic", True), ("blur_or_noise", False)],
+    [
+        ("horizontal_flip", True),
+        ("color_jitter", False),
+        ("affine", True),
+        ("elastic", True),
+        ("blur_or_noise", False),
+    ],
 )
 def test_each_switch_of_augmentation_reaches_the_batches(switch: str, moves_labels: bool) -> None:
     plain = batches({})
@@ -187,7 +200,9 @@ def test_each_switch_of_augmentation_reaches_the_batches(switch: str, moves_labe
         for image, other in zip(before.images, after.images, strict=True):
             assert not torch.equal(image, other)
         for target, other_target in zip(before.targets, after.targets, strict=True):
-            assert torch.equal(target.label_maps_LHW, other_target.label_maps_LHW) == (not moves_labels)
+            assert torch.equal(target.label_maps_LHW, other_target.label_maps_LHW) == (
+                not moves_labels
+            )
         off = batches({f"augment.{switch}": True, f"augment.{switch}_p": 0})
         assert_equal(list(plain.of_epoch(1)), list(off.of_epoch(1)))
 
@@ -200,8 +215,12 @@ def test_a_crop_is_a_window_of_the_image_and_its_labels_and_moves_from_epoch_to_
         image, target = batch.images[0], batch.targets[0]
         x0, y0 = int(image[0, 0, 0]), int(image[1, 0, 0])
         read = data.samples[0]
-        np.testing.assert_array_equal(image.numpy(), read.image[y0 : y0 + 48, x0 : x0 + 48].transpose(2, 0, 1))
-        np.testing.assert_array_equal(target.label_maps_LHW, read.label_maps[:, y0 : y0 + 48, x0 : x0 + 48])
+        np.testing.assert_array_equal(
+            image.numpy(), read.image[y0 : y0 + 48, x0 : x0 + 48].transpose(2, 0, 1)
+        )
+        np.testing.assert_array_equal(
+            target.label_maps_LHW, read.label_maps[:, y0 : y0 + 48, x0 : x0 + 48]
+        )
         assert image.shape == (3, 48, 48)
         corners.add((x0, y0))
     assert len(corners) > 4
@@ -214,7 +233,9 @@ def test_a_crop_larger_than_the_image_is_the_image() -> None:
 @pytest.mark.parametrize("size", [(200, 100), (90, 250), (130, 131), (60, 40)])
 def test_an_image_arrives_no_larger_than_the_network_takes_it(size: tuple[int, int]) -> None:
     data = dataset(sample(0, *size))
-    (batch,) = batches({"model.image_min_side": 64, "model.image_max_side": 128}, data, [0]).of_epoch(1)
+    (batch,) = batches(
+        {"model.image_min_side": 64, "model.image_max_side": 128}, data, [0]
+    ).of_epoch(1)
     oracle, _ = GeneralizedRCNNTransform(64, 128, [0] * 3, [1] * 3)([torch.zeros(3, *size)])
     seen = oracle.image_sizes[0]
     assert tuple(batch.images[0].shape[1:]) == (seen if seen[0] < size[0] else size)
@@ -239,13 +260,20 @@ def test_images_so_thin_that_a_side_would_vanish_are_trained_on_and_predicted(
 ) -> None:
     height, width = size[::-1] if upright else size
     thin = striped(height, width)
-    changes = ALL_AUGMENTATIONS | {f"augment.{name}_p": 1 for name in ("affine", "elastic", "blur_or_noise")}
-    settings = changes | {"optim.precision": "bf16" if upright else "fp32", "data.crop": 64 if height > 999 else 0}
+    changes = ALL_AUGMENTATIONS | {
+        f"augment.{name}_p": 1 for name in ("affine", "elastic", "blur_or_noise")
+    }
+    settings = changes | {
+        "optim.precision": "bf16" if upright else "fp32",
+        "data.crop": 64 if height > 999 else 0,
+    }
     made = list(batches(settings, dataset(thin), [0]).of_epoch(1))
     assert min(made[0].images[0].shape) >= 1
     losses, _, model = epoch_of(settings, made)
     assert math.isfinite(losses["loss"])
-    predicting = TrialConfig.from_settings(TINY | {"predict.score_threshold": 0, "predict.max_detections": 4}).predict
+    predicting = TrialConfig.from_settings(
+        TINY | {"predict.score_threshold": 0, "predict.max_detections": 4}
+    ).predict
     model.predict = predicting
     found = predict(model.eval(), thin.image, predicting)
     assert len(found)
@@ -286,9 +314,14 @@ def model_of(config: TrialConfig) -> Detector:
 
 
 def epoch_of(
-    settings: dict[str, Any], made: Sequence[Batch] | None = None, model: Detector | None = None, seed: int | None = 0
+    settings: dict[str, Any],
+    made: Sequence[Batch] | None = None,
+    model: Detector | None = None,
+    seed: int | None = 0,
 ) -> tuple[dict[str, float], list[dict[str, float]], Detector]:
-    """Train the first epoch; also what the optimizer held at each step: rate and norm of the gradient."""
+    """Train the first epoch; also what the optimizer held at each step: rate and norm of the
+    gradient.
+    """
     config = TrialConfig.from_settings(TINY | settings)
     model = model or model_of(config)
     made = list(batches(TINY | settings).of_epoch(1)) if made is None else made
@@ -303,18 +336,27 @@ def epoch_of(
     optimizer.register_step_pre_hook(note)
     if seed is not None:
         torch.manual_seed(seed)
-    losses = train_one_epoch(model, made, optimizer, Schedule(config.optim, len(made)), 1, config.optim, CPU)
+    losses = train_one_epoch(
+        model, made, optimizer, Schedule(config.optim, len(made)), 1, config.optim, CPU
+    )
     return losses, steps, model
 
 
 def test_every_step_has_the_rate_that_the_schedule_promises() -> None:
-    settings = {"optim.epochs": 2, "optim.restarts": 1, "optim.warmup_epochs": 0.4, "optim.learning_rate": 1e-3}
+    settings = {
+        "optim.epochs": 2,
+        "optim.restarts": 1,
+        "optim.warmup_epochs": 0.4,
+        "optim.learning_rate": 1e-3,
+    }
     config = TrialConfig.from_settings(TINY | settings)
     made = batches(TINY | settings)
     model, schedule = model_of(config), Schedule(config.optim, len(made))
     optimizer = build_optimizer(model.parameters(), config.optim)
     rates: list[float] = []
-    optimizer.register_step_pre_hook(lambda stepped, *_: rates.append(stepped.param_groups[0]["lr"]))
+    optimizer.register_step_pre_hook(
+        lambda stepped, *_: rates.append(stepped.param_groups[0]["lr"])
+    )
     for epoch in (1, 2):
         train_one_epoch(model, made.of_epoch(epoch), optimizer, schedule, epoch, config.optim, CPU)
     assert rates == [schedule.learning_rate(step) for step in range(6)]
@@ -326,9 +368,18 @@ def test_losses_are_means_over_images_and_loss_is_their_sum() -> None:
     made = list(batches(TINY | still).of_epoch(1))
     assert [len(batch.images) for batch in made] == [3, 2]
     first, _, model = epoch_of(still, made[:1])
-    second, _, _ = epoch_of(still, made[1:], model, seed=None)  # goes on with the generator where the first left it
+    second, _, _ = epoch_of(
+        still, made[1:], model, seed=None
+    )  # goes on with the generator where the first left it
     both, _, _ = epoch_of(still, made)
-    assert set(both) == {"loss", "loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness", "loss_rpn_box_reg"}
+    assert set(both) == {
+        "loss",
+        "loss_classifier",
+        "loss_box_reg",
+        "loss_mask",
+        "loss_objectness",
+        "loss_rpn_box_reg",
+    }
     for name, value in both.items():
         assert value == pytest.approx((3 * first[name] + 2 * second[name]) / 5, rel=1e-5)
     assert both["loss"] == pytest.approx(sum(both.values()) / 2, rel=1e-5)
@@ -337,10 +388,14 @@ def test_losses_are_means_over_images_and_loss_is_their_sum() -> None:
 def test_training_lowers_the_loss() -> None:
     config = TrialConfig.from_settings(TINY | {"optim.learning_rate": 3e-4, "optim.epochs": 8})
     model, made = model_of(config), list(batches(TINY).of_epoch(1))[:1]
-    optimizer, schedule = build_optimizer(model.parameters(), config.optim), Schedule(config.optim, 1)
+    optimizer, schedule = (
+        build_optimizer(model.parameters(), config.optim),
+        Schedule(config.optim, 1),
+    )
     torch.manual_seed(0)
     losses = [
-        train_one_epoch(model, made, optimizer, schedule, epoch, config.optim, CPU)["loss"] for epoch in range(1, 9)
+        train_one_epoch(model, made, optimizer, schedule, epoch, config.optim, CPU)["loss"]
+        for epoch in range(1, 9)
     ]
     assert min(losses[-2:]) < 0.6 * losses[0]
 
@@ -366,7 +421,10 @@ def test_bf16_computes_the_network_in_bf16_and_keeps_weights_and_losses_in_fp32(
 
 def test_a_loss_that_is_not_finite_ends_the_epoch_before_its_step_with_epoch_and_batch() -> None:
     data = dataset(sample(0, 64, 64, instances=0), sample(1, 64, 64))
-    by_index = {index_of(one.images[0]): one for one in batches({"optim.batch_size": 1}, data, [0, 1]).of_epoch(1)}
+    by_index = {
+        index_of(one.images[0]): one
+        for one in batches({"optim.batch_size": 1}, data, [0, 1]).of_epoch(1)
+    }
     model = model_of(TrialConfig.from_settings(TINY))
     # Only an image with instances has a mask loss, so the first batch is sound.
     torch.nn.init.constant_(model.roi_heads.mask_predictor.mask_fcn_logits.bias, float("nan"))
@@ -375,19 +433,28 @@ def test_a_loss_that_is_not_finite_ends_the_epoch_before_its_step_with_epoch_and
     optimizer = build_optimizer(model.parameters(), config)
     optimizer.register_step_pre_hook(lambda *_: steps.append(1))
     with pytest.raises(TrialDiverged, match=r"^epoch 1, batch 2: loss is nan$"):
-        train_one_epoch(model, [by_index[0], by_index[1]], optimizer, Schedule(config, 2), 1, config, CPU)
+        train_one_epoch(
+            model, [by_index[0], by_index[1]], optimizer, Schedule(config, 2), 1, config, CPU
+        )
     assert len(steps) == 1
 
 
 def test_a_weight_that_is_not_finite_after_the_last_step_is_no_result() -> None:
     model = model_of(TrialConfig.from_settings(TINY))
-    model.roi_heads.box_predictor.cls_score.bias.register_hook(lambda gradient: gradient * float("inf"))
-    told = r"^epoch 1, batch 1: roi_heads\.box_predictor\.cls_score\.bias is nan after the step, and the loss was \d"
+    model.roi_heads.box_predictor.cls_score.bias.register_hook(
+        lambda gradient: gradient * float("inf")
+    )
+    told = (
+        r"^epoch 1, batch 1: roi_heads\.box_predictor\.cls_score\.bias is nan after the step, and"
+        r" the loss was \d"
+    )
     with pytest.raises(TrialDiverged, match=told):
         epoch_of({}, list(batches(TINY).of_epoch(1))[:1], model)
 
 
-@pytest.mark.parametrize("broken", ["roi_heads.mask_predictor.mask_fcn_logits.bias", "backbone.body.bn1.running_var"])
+@pytest.mark.parametrize(
+    "broken", ["roi_heads.mask_predictor.mask_fcn_logits.bias", "backbone.body.bn1.running_var"]
+)
 def test_what_no_loss_shows_and_is_not_finite_is_divergence(broken: str) -> None:
     """A mask of a class that is in no batch; statistics that only prediction uses."""
     data = dataset(sample(0, 64, 64, instances=0))
@@ -400,13 +467,18 @@ def test_what_no_loss_shows_and_is_not_finite_is_divergence(broken: str) -> None
 
 
 @pytest.mark.parametrize("scale", [1e30, 1e10])
-def test_a_loss_that_is_finite_and_absurd_is_divergence_with_epoch_batch_and_value(scale: float) -> None:
+def test_a_loss_that_is_finite_and_absurd_is_divergence_with_epoch_batch_and_value(
+    scale: float,
+) -> None:
     model = model_of(TrialConfig.from_settings(TINY))
     with torch.no_grad():
         model.roi_heads.box_predictor.cls_score.bias[0] = -scale
     made = list(batches(TINY).of_epoch(1))[:1]
     before = {name: value.clone() for name, value in model.named_parameters()}
-    told = r"^epoch 1, batch 1: loss is \d\.\d+e\+\d\d, and no training that works has one above 1,000,000$"
+    told = (
+        r"^epoch 1, batch 1: loss is \d\.\d+e\+\d\d, and no training that works has one above"
+        r" 1,000,000$"
+    )
     with pytest.raises(TrialDiverged, match=told):
         epoch_of({}, made, model)
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())

@@ -50,7 +50,9 @@ def schedules(draw: st.DrawFn) -> tuple[OptimConfig, Schedule]:
 
 
 @given(schedules())
-def test_every_rate_is_above_zero_and_at_most_the_learning_rate(made: tuple[OptimConfig, Schedule]) -> None:
+def test_every_rate_is_above_zero_and_at_most_the_learning_rate(
+    made: tuple[OptimConfig, Schedule],
+) -> None:
     config, schedule = made
     assert all(0 < rate <= config.learning_rate for rate in rates(schedule))
 
@@ -92,11 +94,15 @@ def test_a_cycle_begins_at_the_full_rate_and_only_falls(made: tuple[OptimConfig,
         assert cycle[0] == config.learning_rate
         assert all(before > after for before, after in itertools.pairwise(cycle))
         # One more step would reach 0: the last rate is what the cosine has left one step before.
-        assert cycle[-1] == pytest.approx(config.learning_rate * math.sin(math.pi / 2 / length) ** 2, rel=1e-6)
+        assert cycle[-1] == pytest.approx(
+            config.learning_rate * math.sin(math.pi / 2 / length) ** 2, rel=1e-6
+        )
 
 
 @given(schedules())
-def test_the_warm_up_rises_in_equal_steps_to_the_full_rate(made: tuple[OptimConfig, Schedule]) -> None:
+def test_the_warm_up_rises_in_equal_steps_to_the_full_rate(
+    made: tuple[OptimConfig, Schedule],
+) -> None:
     config, schedule = made
     warmup = [0.0, *(schedule.learning_rate(step) for step in range(schedule.warmup))]
     for before, after in itertools.pairwise(warmup):
@@ -110,8 +116,12 @@ def test_without_restarts_the_rates_are_those_of_cosine_annealing() -> None:
     assert rates(schedule) == pytest.approx(rates_of_torch(oracle, 77), rel=1e-9)
 
 
-@pytest.mark.parametrize(("multiplier", "restarts", "first"), [(1, 3, 21), (2, 2, 12), (2, 1, 28), (3, 1, 21)])
-def test_restarts_give_the_rates_of_torchs_warm_restarts(multiplier: int, restarts: int, first: int) -> None:
+@pytest.mark.parametrize(
+    ("multiplier", "restarts", "first"), [(1, 3, 21), (2, 2, 12), (2, 1, 28), (3, 1, 21)]
+)
+def test_restarts_give_the_rates_of_torchs_warm_restarts(
+    multiplier: int, restarts: int, first: int
+) -> None:
     schedule = Schedule(OptimConfig(epochs=12, restarts=restarts, restart_multiplier=multiplier), 7)
     assert schedule.cycles[0] == (0, first)
     oracle = lr_scheduler.CosineAnnealingWarmRestarts(optimizer(5e-5), T_0=first, T_mult=multiplier)
@@ -127,7 +137,11 @@ def test_a_warm_up_shifts_the_cycles_and_changes_nothing_else_about_them() -> No
 
 
 def test_the_remainder_goes_to_the_last_cycle() -> None:
-    assert Schedule(OptimConfig(epochs=1, restarts=2, restart_multiplier=2), 40).cycles == ((0, 5), (5, 10), (15, 25))
+    assert Schedule(OptimConfig(epochs=1, restarts=2, restart_multiplier=2), 40).cycles == (
+        (0, 5),
+        (5, 10),
+        (15, 25),
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,8 +153,12 @@ def test_the_remainder_goes_to_the_last_cycle() -> None:
         ({"epochs": 3, "restarts": 100, "restart_multiplier": 10}, 1.11111e100),
     ],
 )
-def test_more_cycles_than_steps_are_refused_with_their_numbers(settings: dict[str, Any], needed: float) -> None:
-    with pytest.raises(SettingError, match=r"optim\.restarts .*optim\.restart_multiplier .*optim\.epochs") as caught:
+def test_more_cycles_than_steps_are_refused_with_their_numbers(
+    settings: dict[str, Any], needed: float
+) -> None:
+    with pytest.raises(
+        SettingError, match=r"optim\.restarts .*optim\.restart_multiplier .*optim\.epochs"
+    ) as caught:
         Schedule(OptimConfig(**settings), 2)
     assert f"at least {needed:.6g} optimizer steps" in str(caught.value)
 
@@ -154,16 +172,22 @@ def test_one_step_fewer_than_the_message_asks_for_is_refused_and_as_many_are_eno
     config = OptimConfig(epochs=1, restarts=restarts, restart_multiplier=multiplier)
     assert Schedule(config, needed).cycles[0][1] == 1 or restarts == 0
     if needed > 1:
-        with pytest.raises(SettingError, match=f"at least {needed} optimizer steps, and {needed - 1} are left"):
+        with pytest.raises(
+            SettingError, match=f"at least {needed} optimizer steps, and {needed - 1} are left"
+        ):
             Schedule(config, needed - 1)
 
 
 def test_the_optimizer_takes_the_parameters_that_train_and_decays_them_all_alike() -> None:
-    layer = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
+    layer = torch.nn.Sequential(
+        torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2)
+    )
     layer[0].requires_grad_(False)
     built = build_optimizer(layer.parameters(), OptimConfig(learning_rate=0.01, weight_decay=0.3))
     (group,) = built.param_groups
-    assert [id(parameter) for parameter in group["params"]] == [id(p) for p in layer[1:].parameters()]
+    assert [id(parameter) for parameter in group["params"]] == [
+        id(p) for p in layer[1:].parameters()
+    ]
     assert (group["lr"], group["weight_decay"]) == (0.01, 0.3)
     before = [parameter.detach().clone() for parameter in group["params"]]
     for parameter in group["params"]:

@@ -1,4 +1,6 @@
-"""Laws of the trial: what was set is what is applied, it learns, and it goes on after any death as if none had been."""
+"""Laws of the trial: what was set is what is applied, it learns, and it goes on after any death
+as if none had been.
+"""
 
 import json
 import multiprocessing
@@ -92,7 +94,9 @@ def assert_same_state(one: dict[str, torch.Tensor], other: dict[str, torch.Tenso
 
 def contents(folder: Path) -> dict[str, tuple[int, int, int]]:
     """Every file with what changes when it is written: inode, time and size."""
-    files = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*") if path.is_file()}
+    files = {
+        str(path.relative_to(folder)): path.stat() for path in folder.rglob("*") if path.is_file()
+    }
     return {name: (stat.st_ino, stat.st_mtime_ns, stat.st_size) for name, stat in files.items()}
 
 
@@ -104,7 +108,9 @@ def copy(folder: Path, to: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
-    """Three epochs in one go; the state after each, and a parent of folders 1, 2, 3: the trial's folder after each."""
+    """Three epochs in one go; the state after each, and a parent of folders 1, 2, 3: the trial's
+    folder after each.
+    """
     parent = tmp_path_factory.mktemp("uninterrupted")
     trial, states = trial_of(EVERYTHING), []
     for epoch in (1, 2, 3):
@@ -169,7 +175,11 @@ def test_training_moves_weights_every_epoch_and_another_seed_moves_them_elsewher
     name = "roi_heads.mask_head.0.0.weight"
     other = trial_of(EVERYTHING | {"seed": 1})
     fresh = trial_of(EVERYTHING)
-    values = [fresh.model.state_dict()[name], *(state[name] for state in states), other.model.state_dict()[name]]
+    values = [
+        fresh.model.state_dict()[name],
+        *(state[name] for state in states),
+        other.model.state_dict()[name],
+    ]
     assert all(not torch.equal(a, b) for i, a in enumerate(values) for b in values[:i])
     assert_same_state(state_of(fresh), state_of(trial_of(EVERYTHING)))
 
@@ -188,9 +198,17 @@ def test_a_folder_holds_match_tables_the_best_weights_and_all_to_go_on(
         tensors, state = checkpoint.load(parent / str(epoch) / "last.safetensors")
         assert state["best"] == {"epoch": best, "file": f"best-{best:04d}.safetensors"}
         assert state["epoch"] == epoch
-        assert [EpochReport.from_json(report) for report in state["reports"]] == whole.reports[:epoch]
-        trained = [name for name, parameter in whole.model.named_parameters() if parameter.requires_grad]
-        moments = {f"optimizer.{key}.{name}" for name in trained for key in ("exp_avg", "exp_avg_sq", "step")}
+        assert [EpochReport.from_json(report) for report in state["reports"]] == whole.reports[
+            :epoch
+        ]
+        trained = [
+            name for name, parameter in whole.model.named_parameters() if parameter.requires_grad
+        ]
+        moments = {
+            f"optimizer.{key}.{name}"
+            for name in trained
+            for key in ("exp_avg", "exp_avg_sq", "step")
+        }
         assert set(tensors) == moments | {f"model.{name}" for name in whole.model.trained_state()}
 
 
@@ -204,7 +222,9 @@ def test_reports_follow_from_the_match_tables_and_these_from_the_model(
         assert ap50(table, 100).per_class == report.ap50_per_class
         assert ap50(table, None).mean == report.ap50_uncapped
         assert len(table.hit_D) == report.detections
-        assert table.image_names == tuple(DATA.samples[index].name for index in whole.split.validation)
+        assert table.image_names == tuple(
+            DATA.samples[index].name for index in whole.split.validation
+        )
     for path in (parent / "3").glob("best-*.safetensors"):
         tensors, state = checkpoint.load(path)
         best = trial_of(EVERYTHING)
@@ -212,7 +232,10 @@ def test_reports_follow_from_the_match_tables_and_these_from_the_model(
         best.model.eval()
         samples = [DATA.samples[index] for index in best.split.validation]
         found = [predict(best.model, sample.image, best.config.predict) for sample in samples]
-        assert sum(one.full_tiles > 0 for one in found) == EpochReport.from_json(state["report"]).capped_images
+        assert (
+            sum(one.full_tiles > 0 for one in found)
+            == EpochReport.from_json(state["report"]).capped_images
+        )
         masks, boxes = match(samples, found, len(DATA.classes))
         report = EpochReport.from_json(state["report"])
         assert (ap50(masks, 100).mean, ap50(boxes, 100).mean) == (report.ap50, report.ap50_box)
@@ -220,7 +243,9 @@ def test_reports_follow_from_the_match_tables_and_these_from_the_model(
 
 @pytest.mark.parametrize(("cap", "capped"), [(1, 2), (5000, 0)])
 def test_a_report_counts_the_validation_images_that_reached_the_cap(cap: int, capped: int) -> None:
-    trial = trial_of(TINY | {"optim.epochs": 1, "predict.score_threshold": 0.0, "predict.max_detections": cap})
+    trial = trial_of(
+        TINY | {"optim.epochs": 1, "predict.score_threshold": 0.0, "predict.max_detections": cap}
+    )
     assert len(trial.split.validation) == 2
     assert trial.run_epoch().capped_images == capped
 
@@ -243,14 +268,23 @@ def test_reports_say_what_was_done(uninterrupted: Uninterrupted) -> None:
     st.builds(
         EpochReport,
         **{field.name: st.floats(0, 1) for field in fields(EpochReport)}
-        | {"losses": st.dictionaries(st.text(), st.floats(allow_nan=False, allow_infinity=False), max_size=3)}
+        | {
+            "losses": st.dictionaries(
+                st.text(), st.floats(allow_nan=False, allow_infinity=False), max_size=3
+            )
+        }
         | {"ap50_per_class": st.lists(st.none() | st.floats(0, 1), max_size=4).map(tuple)}
         | {"peak_memory_bytes": st.none() | st.integers(0, 2**40)}
-        | {name: st.integers(0, 2**31) for name in ("epoch", "steps", "detections", "capped_images")},
+        | {
+            name: st.integers(0, 2**31)
+            for name in ("epoch", "steps", "detections", "capped_images")
+        },
     )
 )
 def test_a_report_passes_through_json_unchanged(report: EpochReport) -> None:
-    assert EpochReport.from_json(json.loads(json.dumps(report.to_json(), allow_nan=False))) == report
+    assert (
+        EpochReport.from_json(json.loads(json.dumps(report.to_json(), allow_nan=False))) == report
+    )
 
 
 def test_the_first_of_equal_epochs_is_the_best() -> None:
@@ -261,7 +295,9 @@ def test_the_first_of_equal_epochs_is_the_best() -> None:
     assert trial.best is trial.reports[0]
 
 
-def test_an_older_best_gives_way_to_a_better_epoch(uninterrupted: Uninterrupted, tmp_path: Path) -> None:
+def test_an_older_best_gives_way_to_a_better_epoch(
+    uninterrupted: Uninterrupted, tmp_path: Path
+) -> None:
     folder = copy(uninterrupted[2] / "1", tmp_path / "trial")
     tensors, state = checkpoint.load(folder / "last.safetensors")
     state["reports"][0]["ap50"] = -1.0
@@ -294,7 +330,9 @@ def test_a_trial_goes_on_from_whatever_a_death_inside_save_left(
         patch.setattr(checkpoint, "save", die)
         with pytest.raises(KeyboardInterrupt):
             lost.save(folder)
-    os.link(folder / "best-0001.safetensors", folder / "best-0002.safetensors")  # had it died a little later
+    os.link(
+        folder / "best-0001.safetensors", folder / "best-0002.safetensors"
+    )  # had it died a little later
     (folder / "matches" / "epoch-0002.npz").write_bytes(b"of another attempt")
     (folder / "matches" / ".epoch-0002.npz.4711.part").write_bytes(b"half")
 
@@ -307,7 +345,10 @@ def test_a_trial_goes_on_from_whatever_a_death_inside_save_left(
     trial.run_epoch()
     trial.save(folder)
     assert_same_state(state_of(trial), states[1])
-    assert ap50(MatchTable.load(folder / "matches" / "epoch-0002.npz"), 100).mean == whole.reports[1].ap50
+    assert (
+        ap50(MatchTable.load(folder / "matches" / "epoch-0002.npz"), 100).mean
+        == whole.reports[1].ap50
+    )
 
 
 def test_a_save_writes_match_tables_then_the_best_then_last(
@@ -385,7 +426,9 @@ def test_a_trial_that_an_earlier_version_began_goes_on_though_settings_were_adde
         for report in (state.get("report"), *state.get("reports", [])):
             if report is not None:
                 del report["capped_images"]
-        state["settings"] = {name: value for name, value in state["settings"].items() if name not in added}
+        state["settings"] = {
+            name: value for name, value in state["settings"].items() if name not in added
+        }
         checkpoint.save(path, tensors, state)
     trial = trial_of(EVERYTHING)
     assert trial.load(folder)
@@ -395,7 +438,9 @@ def test_a_trial_that_an_earlier_version_began_goes_on_though_settings_were_adde
         other.load(folder)
 
 
-def test_a_torn_checkpoint_is_refused_and_changes_nothing(uninterrupted: Uninterrupted, tmp_path: Path) -> None:
+def test_a_torn_checkpoint_is_refused_and_changes_nothing(
+    uninterrupted: Uninterrupted, tmp_path: Path
+) -> None:
     trial = trial_of(EVERYTHING)
     fresh = state_of(trial)
     for name in ("last.safetensors", "best-0001.safetensors"):
@@ -416,10 +461,17 @@ def imagenet_like(seed: int) -> BaseWeights:
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         network = torchvision.models.resnet18()
-    return BaseWeights("resnet18.pth", f"{seed:064d}", False, {k: v.numpy() for k, v in network.state_dict().items()})
+    return BaseWeights(
+        "resnet18.pth",
+        f"{seed:064d}",
+        False,
+        {k: v.numpy() for k, v in network.state_dict().items()},
+    )
 
 
-def test_a_checkpoint_holds_only_what_training_changed_and_needs_the_same_pretrained_weights(tmp_path: Path) -> None:
+def test_a_checkpoint_holds_only_what_training_changed_and_needs_the_same_pretrained_weights(
+    tmp_path: Path,
+) -> None:
     chosen = TINY | {"model.trainable_layers": 0, "model.weights": "resnet18.pth"}
     trial = trial_of(chosen, weights=imagenet_like(1))
     trial.run_epoch()
@@ -445,7 +497,9 @@ def test_a_trial_finds_its_pretrained_weights_by_itself(tmp_path: Path) -> None:
     np.testing.assert_array_equal(kernel, weights.tensors["conv1.weight"])
 
 
-@pytest.mark.parametrize(("layers", "fpn"), [(0, False), (0, True), (1, True), (2, False), (5, True)])
+@pytest.mark.parametrize(
+    ("layers", "fpn"), [(0, False), (0, True), (1, True), (2, False), (5, True)]
+)
 def test_as_many_parameters_train_as_the_depth_says(layers: int, fpn: bool) -> None:
     trial = trial_of(TINY | {"model.trainable_layers": layers, "model.trainable_fpn": fpn})
     network = torchvision.models.resnet18()
@@ -456,7 +510,10 @@ def test_as_many_parameters_train_as_the_depth_says(layers: int, fpn: bool) -> N
     whole = sum(parameter.numel() for parameter in trial.model.parameters())
     backbone = sum(parameter.numel() for parameter in trial.model.backbone.parameters())
     pyramid = sum(parameter.numel() for parameter in trial.model.backbone.fpn.parameters())
-    assert sum(parameter.numel() for parameter in group["params"]) == wanted + fpn * pyramid + whole - backbone
+    assert (
+        sum(parameter.numel() for parameter in group["params"])
+        == wanted + fpn * pyramid + whole - backbone
+    )
 
 
 def test_the_settings_given_are_those_applied() -> None:
@@ -483,7 +540,12 @@ def test_the_settings_given_are_those_applied() -> None:
 
 
 def test_crops_tiles_flips_and_bf16_run_together() -> None:
-    chosen = {"data.crop": 40, "predict.flips": True, "optim.precision": "bf16", "model.detector": "fpn_v2"}
+    chosen = {
+        "data.crop": 40,
+        "predict.flips": True,
+        "optim.precision": "bf16",
+        "model.detector": "fpn_v2",
+    }
     report = trial_of(TINY | chosen).run_epoch()
     assert np.isfinite([report.ap50, report.losses["loss"]]).all()
     assert report.ap50 <= 1
@@ -526,7 +588,9 @@ def test_auto_is_the_gpu_where_there_is_one() -> None:
 def test_a_trial_learns_what_it_can_memorise() -> None:
     """Eight copies of one field of cells: seven train, one validates."""
     field = DATA.samples[0]
-    copies = assemble("copies", DATA.classes, [replace(field, name=f"copy-{number}") for number in range(8)])
+    copies = assemble(
+        "copies", DATA.classes, [replace(field, name=f"copy-{number}") for number in range(8)]
+    )
     chosen = {
         "data.validation_fraction": 0.125,
         "optim.epochs": 7,
@@ -553,7 +617,12 @@ def test_without_validation_every_image_trains_and_no_score_is_made_up(tmp_path:
     assert trial.split.train == tuple(range(len(DATA.samples)))
     for _ in range(2):
         report = trial.run_epoch()
-        assert (report.ap50, report.ap50_uncapped, report.ap50_box, report.ap50_per_class) == (None, None, None, ())
+        assert (report.ap50, report.ap50_uncapped, report.ap50_box, report.ap50_per_class) == (
+            None,
+            None,
+            None,
+            (),
+        )
         trial.save(tmp_path)
         assert trial.best is report
     assert list((tmp_path / "matches").iterdir()) == []
@@ -593,17 +662,23 @@ def test_a_checkpoint_with_validation_is_none_without_and_the_other_way_round(
 def test_progress_rises_to_one_and_changes_nothing(uninterrupted: Uninterrupted) -> None:
     watched, seen = trial_of(EVERYTHING), []
     report = watched.run_epoch(seen.append)
-    assert seen == pytest.approx([2 / 5, 3 / 5, 4 / 5, 1.0])  # 3 images train in batches of 2, 2 validate
+    assert seen == pytest.approx(
+        [2 / 5, 3 / 5, 4 / 5, 1.0]
+    )  # 3 images train in batches of 2, 2 validate
     assert without_wall_time([report]) == without_wall_time(uninterrupted[0].reports[:1])
 
 
-def test_the_trained_model_is_that_of_the_best_epoch_and_a_copy(uninterrupted: Uninterrupted) -> None:
+def test_the_trained_model_is_that_of_the_best_epoch_and_a_copy(
+    uninterrupted: Uninterrupted,
+) -> None:
     trial, states, parent = uninterrupted
     before = state_of(trial)
     trained = trial.trained_model()
     assert trial.best is not None
     best = states[trial.best.epoch - 1]
-    assert_same_state(trained.model.state_dict(), {name: best[name] for name in trained.model.state_dict()})
+    assert_same_state(
+        trained.model.state_dict(), {name: best[name] for name in trained.model.state_dict()}
+    )
     assert not trained.model.training
     assert not any(parameter.requires_grad for parameter in trained.model.parameters())
     with torch.no_grad():
@@ -633,7 +708,9 @@ def test_a_loaders_process_that_is_killed_is_named_and_the_trial_goes_on_in_anot
         if seen >= after and loaders:
             os.kill(loaders[0].pid or 0, signal.SIGKILL)
 
-    with pytest.raises(ProcessLost, match=r"^a process that prepares images was killed \(SIGKILL\)"):
+    with pytest.raises(
+        ProcessLost, match=r"^a process that prepares images was killed \(SIGKILL\)"
+    ):
         trial.run_epoch(kill)
     again = trial_of(TINY, loader_workers=1)
     assert again.load(tmp_path)

@@ -1,4 +1,6 @@
-"""Laws of what a container or a job may use: trees of control groups as Linux shows them, both versions, nested."""
+"""Laws of what a container or a job may use: trees of control groups as Linux shows them, both
+versions, nested.
+"""
 
 import os
 import subprocess
@@ -26,7 +28,10 @@ TREES: dict[str, Tree] = {
     "version 2, no limit": (
         "0::/user.slice",
         [ROOT, V2],
-        {"sys/fs/cgroup/user.slice/cpu.max": "max 100000", "sys/fs/cgroup/user.slice/memory.max": "max"},
+        {
+            "sys/fs/cgroup/user.slice/cpu.max": "max 100000",
+            "sys/fs/cgroup/user.slice/memory.max": "max",
+        },
         None,
         None,
     ),
@@ -49,8 +54,20 @@ TREES: dict[str, Tree] = {
         1,
         2 * GIB,
     ),
-    "version 2, less than one processor": ("0::/", [ROOT, V2], {"sys/fs/cgroup/cpu.max": "20000 100000"}, 1, None),
-    "version 2, one processor and a half": ("0::/", [ROOT, V2], {"sys/fs/cgroup/cpu.max": "150000 100000"}, 1, None),
+    "version 2, less than one processor": (
+        "0::/",
+        [ROOT, V2],
+        {"sys/fs/cgroup/cpu.max": "20000 100000"},
+        1,
+        None,
+    ),
+    "version 2, one processor and a half": (
+        "0::/",
+        [ROOT, V2],
+        {"sys/fs/cgroup/cpu.max": "150000 100000"},
+        1,
+        None,
+    ),
     "version 2, a group outside of what is shown": (
         "0::/../other",
         [ROOT, V2],
@@ -137,9 +154,15 @@ def test_the_smallest_limit_along_the_path_of_the_process_wins(name: str, tmp_pa
 def test_affinity_counts() -> None:
     one = min(os.sched_getaffinity(0))
     code = (
-        f"import os; os.sched_setaffinity(0, [{one}]); from tune.engine.cgroups import allowed; print(allowed().cpus)"
+        f"import os; os.sched_setaffinity(0, [{one}]); from tune.engine.cgroups import allowed;"
+        " print(allowed().cpus)"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "1\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "1\n"
+    )
 
 
 def test_a_machine_has_what_its_control_groups_allow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,13 +174,20 @@ def test_a_machine_has_what_its_control_groups_allow(monkeypatch: pytest.MonkeyP
 
 @contextmanager
 def real_groups() -> Iterator[list[Path]]:
-    """A group of this machine's own with half of 2 GiB and one processor, of whichever version it has."""
+    """A group of this machine's own with half of 2 GiB and one processor, of whichever version
+    it has.
+    """
     made: list[Path] = []
     limits = {
-        "memory.max": GIB, "memory.limit_in_bytes": GIB, "cpu.max": "100000 100000", "cpu.cfs_quota_us": 100000,
+        "memory.max": GIB, "memory.limit_in_bytes": GIB, "cpu.max": "100000 100000",
+        "cpu.cfs_quota_us": 100000,
     }  # fmt: skip
     try:
-        for parent in (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup/cpu")):
+        for parent in (
+            Path("/sys/fs/cgroup"),
+            Path("/sys/fs/cgroup/memory"),
+            Path("/sys/fs/cgroup/cpu"),
+        ):
             if not (parent / "cgroup.procs").exists():
                 continue
             group = parent / f"cell-tune-test-{os.getpid()}"
@@ -191,7 +221,10 @@ def test_a_real_group_limits_what_a_process_in_it_takes_itself_to_have() -> None
             "print(allowed().cpus, allowed().memory)\n"
         )
         done = subprocess.run(
-            [sys.executable, "-c", code, *map(str, groups)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", code, *map(str, groups)],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         cpus, memory = map(int, done.stdout.split())
         assert memory == GIB

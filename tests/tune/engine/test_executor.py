@@ -27,7 +27,9 @@ def machine(*nodes: tuple[int, int]) -> Machine:
 
 
 def placed_one_by_one(nodes: Sequence[Node], cpus: int, gpus: float) -> int:
-    """Trials that find room as Ray gives it: processors, and a GPU or a part of one, all of one node."""
+    """Trials that find room as Ray gives it: processors, and a GPU or a part of one, all of one
+    node.
+    """
     need = int(gpus * RAY_UNITS)
     placed = 0
     for node in nodes:
@@ -55,7 +57,12 @@ def test_exactly_the_trials_that_find_room_node_by_node_run_and_a_trial_without_
             cluster.share(cpus, gpus, None)
 
 
-@given(clusters, st.one_of(st.just("auto"), cpus_asked), st.one_of(st.just("auto"), gpus_asked), st.integers(1, 99))
+@given(
+    clusters,
+    st.one_of(st.just("auto"), cpus_asked),
+    st.one_of(st.just("auto"), gpus_asked),
+    st.integers(1, 99),
+)
 def test_nothing_is_ever_oversubscribed_nor_more_run_than_asked(
     cluster: Machine, cpus: int | str, gpus: float | str, parallel: int
 ) -> None:
@@ -72,7 +79,9 @@ def test_nothing_is_ever_oversubscribed_nor_more_run_than_asked(
 
 
 @given(st.lists(node, min_size=1, max_size=4), st.randoms(), cpus_asked, gpus_asked)
-def test_the_order_of_the_nodes_does_not_matter(nodes: list[Node], random: Random, cpus: int, gpus: float) -> None:
+def test_the_order_of_the_nodes_does_not_matter(
+    nodes: list[Node], random: Random, cpus: int, gpus: float
+) -> None:
     def outcome(some: list[Node], cpus: int | str) -> TrialResources | str:
         try:
             return Machine(tuple(some)).share(cpus, gpus, None)
@@ -85,7 +94,9 @@ def test_the_order_of_the_nodes_does_not_matter(nodes: list[Node], random: Rando
 
 
 @given(st.lists(st.builds(Node, st.integers(1, 64), st.integers(0, 8)), min_size=1, max_size=5))
-def test_auto_fits_every_machine_and_leaves_no_gpu_idle_that_has_a_processor(nodes: list[Node]) -> None:
+def test_auto_fits_every_machine_and_leaves_no_gpu_idle_that_has_a_processor(
+    nodes: list[Node],
+) -> None:
     resources = Machine(tuple(nodes)).share("auto", "auto", None)
     with_gpus = [node for node in nodes if node.gpus]
     assert resources.gpus == (1 if with_gpus else 0)
@@ -125,42 +136,55 @@ def test_auto_processors_are_the_least_equal_share_beside_gpus_and_make_four_tri
             [(4, 0)] * 4,
             8,
             0,
-            "resources.cpus_per_trial must not pass the 4 processors of the largest node, and is 8; "
-            "--cpus-per-trial auto fits",
+            (
+                "resources.cpus_per_trial must not pass the 4 processors of the largest node, and"
+                " is 8; --cpus-per-trial auto fits"
+            ),
         ),
         (
             [(4, 0)],
             8,
             0,
-            "resources.cpus_per_trial must not pass the 4 processors there are, and is 8; --cpus-per-trial auto fits",
+            (
+                "resources.cpus_per_trial must not pass the 4 processors there are, and is 8;"
+                " --cpus-per-trial auto fits"
+            ),
         ),
         (
             [(4, 1), (64, 0)],
             8,
             1,
-            "resources.cpus_per_trial must not pass the 4 processors of the largest node with enough GPUs, and is 8; "
-            "--cpus-per-trial auto fits",
+            (
+                "resources.cpus_per_trial must not pass the 4 processors of the largest node with"
+                " enough GPUs, and is 8; --cpus-per-trial auto fits"
+            ),
         ),
         (
             [(8, 0), (8, 0)],
             1,
             1,
-            "resources.gpus_per_trial must be 0, since no node has a GPU, and is 1; "
-            "--gpus-per-trial 0 runs on processors",
+            (
+                "resources.gpus_per_trial must be 0, since no node has a GPU, and is 1; "
+                "--gpus-per-trial 0 runs on processors"
+            ),
         ),
         (
             [(8, 0)],
             1,
             0.5,
-            "resources.gpus_per_trial must be 0, since there is no GPU, and is 0.5; "
-            "--gpus-per-trial 0 runs on processors",
+            (
+                "resources.gpus_per_trial must be 0, since there is no GPU, and is 0.5; "
+                "--gpus-per-trial 0 runs on processors"
+            ),
         ),
         (
             [(0, 1), (0, 0)],
             "auto",
             "auto",
-            "resources.cpus_per_trial must not pass the 0 processors of the largest node with enough GPUs, and is 1; "
-            "give Ray's nodes processors",
+            (
+                "resources.cpus_per_trial must not pass the 0 processors of the largest node with"
+                " enough GPUs, and is 1; give Ray's nodes processors"
+            ),
         ),
     ],
 )
@@ -172,7 +196,9 @@ def test_a_refusal_names_the_limit_the_value_and_a_way_out(
     assert str(refusal.value) == sentence
 
 
-def test_ray_starts_every_worker_that_it_is_handed_a_trial_for_without_waiting_for_the_one_before() -> None:
+def test_ray_starts_every_worker_that_it_is_handed_a_trial_for_without_waiting_for_the_one_before() -> (
+    None
+):
     """Of a searcher of one's own Ray would start one worker after the other."""
     assert tune_controller._get_max_pending_trials(LedgerSearcher(NothingToDo())) >= 1000
 

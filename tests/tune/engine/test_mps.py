@@ -1,7 +1,7 @@
 """Laws of NVIDIA's Multi-Process Service around a study.
 
-Its program is a stand-in that starts, answers and ends as the real one does; what the service brings needs a GPU and is
-`benchmarks.gpu_throughput --mps`.
+Its program is a stand-in that starts, answers and ends as the real one does; what the service
+brings needs a GPU and is `benchmarks.gpu_throughput --mps`.
 """
 
 import os
@@ -63,12 +63,18 @@ if sys.stdin.read().startswith("quit -t ") and not os.path.exists({deaf!r}):  # 
 
 @pytest.fixture
 def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file with a line for each service that was started: its process, and the GPUs it was restricted to."""
+    """A file with a line for each service that was started: its process, and the GPUs it was
+    restricted to.
+    """
     programs, witness = tmp_path / "programs", tmp_path / "services"
     programs.mkdir()
     witness.touch()
     program = programs / PROGRAM
-    places = {"broken": str(tmp_path / "broken"), "deaf": str(tmp_path / "deaf"), "witness": str(witness)}
+    places = {
+        "broken": str(tmp_path / "broken"),
+        "deaf": str(tmp_path / "deaf"),
+        "witness": str(witness),
+    }
     program.write_text(DAEMON.format(python=sys.executable, **places))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
@@ -97,14 +103,18 @@ def until(holds: Callable[[], bool]) -> bool:
     return holds()
 
 
-def test_the_service_runs_within_the_block_and_only_there_and_what_starts_there_finds_it(services: Path) -> None:
+def test_the_service_runs_within_the_block_and_only_there_and_what_starts_there_finds_it(
+    services: Path,
+) -> None:
     with multi_process_service():
         (process,) = started(services)
         assert runs(process)
         folder = Path(os.environ[PIPES])
         assert folder.stat().st_mode & 0o77 == 0
         show = f"import os; print(os.environ['{PIPES}'])"
-        said = subprocess.run([sys.executable, "-c", show], check=True, capture_output=True, text=True).stdout
+        said = subprocess.run(
+            [sys.executable, "-c", show], check=True, capture_output=True, text=True
+        ).stdout
         assert said.strip() == str(folder)
     assert until(lambda: not runs(process))
     assert PIPES not in os.environ
@@ -119,7 +129,9 @@ def test_the_service_ends_with_an_error_in_the_block(services: Path) -> None:
     assert until(lambda: not runs(process))
 
 
-@pytest.mark.parametrize(("visible", "expected"), [("3", "None"), ("GPU-8932f937", "GPU-8932f937"), ("MIG-1", "MIG-1")])
+@pytest.mark.parametrize(
+    ("visible", "expected"), [("3", "None"), ("GPU-8932f937", "GPU-8932f937"), ("MIG-1", "MIG-1")]
+)
 def test_the_service_sees_all_gpus_where_its_clients_count_them_and_those_that_have_names(
     services: Path, monkeypatch: pytest.MonkeyPatch, visible: str, expected: str
 ) -> None:
@@ -158,26 +170,34 @@ def test_a_variable_that_names_no_service_is_replaced_within_the_block(
     assert os.environ[PIPES] == value
 
 
-def test_other_variables_that_are_set_meanwhile_stay(services: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_variables_that_are_set_meanwhile_stay(
+    services: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert services.exists()
     with multi_process_service():
         monkeypatch.setenv("SET_MEANWHILE", "1")
     assert os.environ["SET_MEANWHILE"] == "1"
 
 
-def test_a_service_that_does_not_answer_is_ended_by_its_process(services: Path, tmp_path: Path) -> None:
+def test_a_service_that_does_not_answer_is_ended_by_its_process(
+    services: Path, tmp_path: Path
+) -> None:
     (tmp_path / "deaf").touch()
     with multi_process_service():
         (process,) = started(services)
     assert until(lambda: not runs(process))
 
 
-def test_a_service_that_does_not_start_is_refused_with_what_it_said(services: Path, tmp_path: Path) -> None:
+def test_a_service_that_does_not_start_is_refused_with_what_it_said(
+    services: Path, tmp_path: Path
+) -> None:
     (tmp_path / "broken").touch()
     with pytest.raises(ResourceError) as refused, multi_process_service():
         pass
-    assert str(refused.value) == (
-        f"resources.mps true: {PROGRAM} did not start (Cannot start the daemon: no GPU is there); "
+    assert (
+        str(refused.value)
+        == f"resources.mps true: {PROGRAM} did not start (Cannot start the daemon: no GPU is"
+        " there); "
         "leave resources.mps out"
     )
     assert not started(services)
@@ -188,7 +208,8 @@ def test_the_service_ends_when_its_search_is_killed(services: Path, end: signal.
     program = (
         "import os, signal, time\nfrom tune.engine.mps import multi_process_service\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's background jobs ignore
-        f"with multi_process_service():\n    print(os.environ['{PIPES}'], flush=True)\n    time.sleep(1e6)\n"
+        f"with multi_process_service():\n    print(os.environ['{PIPES}'], flush=True)\n   "
+        " time.sleep(1e6)\n"
     )
     search = subprocess.Popen(
         [sys.executable, "-c", program],
@@ -225,12 +246,14 @@ def test_where_there_is_no_such_program_a_search_with_gpus_is_refused_before_it_
     plan, problems = check(request, Options(tmp_path))
     assert plan is None
     assert [str(problem) for problem in problems] == [
-        f"resources.mps true needs NVIDIA's {PROGRAM}, which is not on the PATH; it comes with the driver "
-        "(on Debian and Ubuntu in nvidia-compute-utils), or leave resources.mps out"
+        f"resources.mps true needs NVIDIA's {PROGRAM}, which is not on the PATH; it comes with the"
+        " driver (on Debian and Ubuntu in nvidia-compute-utils), or leave resources.mps out"
     ]
 
 
-def test_without_gpus_nobody_asks_for_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_gpus_nobody_asks_for_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Machine, "here", lambda: Machine((Node(2, 0),)))
     monkeypatch.setenv("PATH", str(tmp_path))
     request = from_document({**SPACE, "resources": {"mps": True}}, "test")
@@ -244,8 +267,8 @@ def test_the_service_is_not_for_a_cluster_whose_nodes_are_elsewhere(
     request = from_document({**SPACE, "resources": {"mps": True}}, "test")
     _, problems = check(request, Options(tmp_path, address="10.0.0.1:6379"))
     assert [str(problem) for problem in problems] == [
-        "resources.mps true is for the GPUs of this machine, and --address names a cluster; start the service on its "
-        "nodes, and leave resources.mps out"
+        "resources.mps true is for the GPUs of this machine, and --address names a cluster; start"
+        " the service on its nodes, and leave resources.mps out"
     ]
 
 
@@ -261,7 +284,9 @@ class Finds:
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize(("share", "asked", "expected"), [(0.5, True, 1), (1.0, True, 0), (0.5, False, 0)])
+@pytest.mark.parametrize(
+    ("share", "asked", "expected"), [(0.5, True, 1), (1.0, True, 0), (0.5, False, 0)]
+)
 def test_the_workers_of_a_search_whose_trials_share_a_gpu_find_one_service_for_all_of_them(
     services: Path, tmp_path: Path, share: float, asked: bool, expected: int
 ) -> None:
@@ -269,8 +294,8 @@ def test_the_workers_of_a_search_whose_trials_share_a_gpu_find_one_service_for_a
     seen.mkdir()
     document = {**SPACE, "resources": {"mps": asked}}
     plan = Plan(
-        from_document(document, "test"), Options(tmp_path / "results"), datasets.load("synthetic"), {},
-        Machine((Node(2, 1),)), TrialResources(1, share, round(1 / share)),
+        from_document(document, "test"), Options(tmp_path / "results"), datasets.load("synthetic"),
+        {}, Machine((Node(2, 1),)), TrialResources(1, share, round(1 / share)),
     )  # fmt: skip
     study.run(plan, Console(quiet=True), Finds(seen))
     found = {path.read_text() for path in seen.iterdir()}
@@ -283,7 +308,9 @@ def test_the_workers_of_a_search_whose_trials_share_a_gpu_find_one_service_for_a
 
 
 class LosesTheGPU:
-    """A trial whose first attempt loses the GPU, for itself and so for all that share it by the service."""
+    """A trial whose first attempt loses the GPU, for itself and so for all that share it by the
+    service.
+    """
 
     def __init__(self, seen: Path) -> None:
         self.seen = seen
@@ -306,8 +333,8 @@ def test_who_lost_the_gpu_with_others_has_it_alone_in_the_next_attempt(
     seen.mkdir()
     document = {**SPACE, "resources": {"mps": asked}, "search": {**SPACE["search"], "trials": 2}}
     plan = Plan(
-        from_document(document, "test"), Options(tmp_path / "results"), datasets.load("synthetic"), {},
-        Machine((Node(2, 1),)), TrialResources(1, 0.5, 2),
+        from_document(document, "test"), Options(tmp_path / "results"), datasets.load("synthetic"),
+        {}, Machine((Node(2, 1),)), TrialResources(1, 0.5, 2),
     )  # fmt: skip
     study.run(plan, Console(quiet=True), LosesTheGPU(seen))
     shares = {path.name: path.read_text() for path in seen.iterdir()}

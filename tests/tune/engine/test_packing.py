@@ -1,4 +1,7 @@
-"""Laws of how many trials share a GPU. The probe runs here on the CPU, in a process of its own as on a GPU."""
+"""Laws of how many trials share a GPU.
+
+The probe runs here on the CPU, in a process of its own as on a GPU.
+"""
 
 import dataclasses
 import json
@@ -15,7 +18,16 @@ from core.data import synthetic
 from core.errors import ResourceError
 from core.training.probe import Probe, measure
 from tune.engine import packing
-from tune.engine.packing import MARGIN, MEMORY, MOST, Packing, heaviest, pack, remembered, trials_that_share
+from tune.engine.packing import (
+    MARGIN,
+    MEMORY,
+    MOST,
+    Packing,
+    heaviest,
+    pack,
+    remembered,
+    trials_that_share,
+)
 from tune.space.file import from_document
 
 GB = 2**30
@@ -62,7 +74,9 @@ def test_the_memory_of_the_machine_bounds_what_a_gpu_would_hold() -> None:
 
 
 @given(peak=st.floats(0.1, 79), busy=st.floats(0.01, 1), total=st.floats(4, 200))
-def test_trials_that_share_fit_into_the_memory_or_are_one(peak: float, busy: float, total: float) -> None:
+def test_trials_that_share_fit_into_the_memory_or_are_one(
+    peak: float, busy: float, total: float
+) -> None:
     found = probe(peak, busy, total)
     trials = trials_that_share(found)
     assert 1 <= trials <= MOST
@@ -84,7 +98,11 @@ def test_the_heaviest_settings_are_those_of_the_space_that_take_the_most_memory(
         )
     ).settings()
     assert (found["model.backbone"], found["model.trainable_layers"]) == ("resnet101", 5)
-    assert (found["model.box_samples"], found["data.crop"], found["optim.precision"]) == (48, 0, "fp32")
+    assert (found["model.box_samples"], found["data.crop"], found["optim.precision"]) == (
+        48,
+        0,
+        "fp32",
+    )
 
 
 def test_the_heaviest_variant_has_the_largest_batch_before_all() -> None:
@@ -104,11 +122,20 @@ def test_a_probe_runs_in_a_process_of_its_own_and_leaves_the_data_as_they_were()
     json.dumps(found.to_json())
 
 
-def test_what_does_not_fit_one_gpu_alone_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_one_gpu_alone_is_refused_with_a_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The process that measures is killed, as by the kernel where memory ends."""
     monkeypatch.setattr(packing.probe, "measure", die)
-    with pytest.raises(ResourceError, match=r"model.backbone resnet18, optim.batch_size 2\) must fit one GPU alone"):
-        pack(space(space={"model.backbone": ["resnet18"]}), synthetic.make(images=4, side=64), lambda _: None, "cpu")
+    with pytest.raises(
+        ResourceError, match=r"model.backbone resnet18, optim.batch_size 2\) must fit one GPU alone"
+    ):
+        pack(
+            space(space={"model.backbone": ["resnet18"]}),
+            synthetic.make(images=4, side=64),
+            lambda _: None,
+            "cpu",
+        )
 
 
 def die(*_: object) -> None:
@@ -119,20 +146,25 @@ def die(*_: object) -> None:
 
 
 def test_a_probe_of_a_setting_that_would_diverge_does_not() -> None:
-    config = TrialConfig.from_settings({**SMALL, "model.backbone": "resnet18", "optim.learning_rate": 1.0})
+    config = TrialConfig.from_settings(
+        {**SMALL, "model.backbone": "resnet18", "optim.learning_rate": 1.0}
+    )
     assert measure(config, synthetic.make(images=4, side=64), None, "cpu").busy == 1.0
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"settings": {}, "probe": {}, "trials": 2}'])
 def test_a_damaged_memory_of_a_probe_is_none(content: str, tmp_path: Path) -> None:
     (tmp_path / "packing.json").write_text(content)
-    assert remembered(tmp_path / "packing.json", space(space={"model.backbone": ["resnet18"]})) is None
+    assert (
+        remembered(tmp_path / "packing.json", space(space={"model.backbone": ["resnet18"]})) is None
+    )
 
 
 def test_the_user_is_told_what_was_measured() -> None:
     found = Packing({"model.backbone": "resnet101", "optim.batch_size": 2}, probe(9.5, 0.41), 3)
-    assert found.sentence == (
-        "Probe of the heaviest settings (resnet101, batch 2): 9.5 of 80 GB, and the GPU busy 41% of the time: "
-        "3 trials share a GPU"
+    assert (
+        found.sentence
+        == "Probe of the heaviest settings (resnet101, batch 2): 9.5 of 80 GB, and the GPU busy 41%"
+        " of the time: 3 trials share a GPU"
     )
     assert replace(found, trials=1).sentence.endswith("1 trial has a GPU")

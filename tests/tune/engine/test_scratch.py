@@ -1,4 +1,6 @@
-"""Laws of temporary folders: short, and removed by whoever comes next where their owner could not."""
+"""Laws of temporary folders: short, and removed by whoever comes next where their owner could
+not.
+"""
 
 import os
 import subprocess
@@ -25,7 +27,10 @@ with scratch.folder() as folder:
 def holder(base: Path) -> tuple[subprocess.Popen[str], Path]:
     """Another process that has a folder, and the folder."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(base)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(base)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     return process, Path(process.stdout.readline().strip())
@@ -38,7 +43,9 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_what_a_killed_owner_left_goes_with_the_next_folder_and_what_is_in_use_or_anothers_stays(base: Path) -> None:
+def test_what_a_killed_owner_left_goes_with_the_next_folder_and_what_is_in_use_or_anothers_stays(
+    base: Path,
+) -> None:
     dead, left = holder(base)
     alive, used = holder(base)
     (left / "ray").mkdir()
@@ -86,13 +93,19 @@ def test_where_nothing_short_can_be_written_tmpdir_and_the_rule_are_named(
     monkeypatch.setattr(scratch, "_FALLBACK", tmp_path / "missing")
     monkeypatch.setattr(tempfile, "tempdir", "/" + "x" * 60)
     with (
-        pytest.raises(ResourceError, match=r"^TMPDIR must have at most \d+ bytes, .* and /x+ has 61; set TMPDIR to"),
+        pytest.raises(
+            ResourceError,
+            match=r"^TMPDIR must have at most \d+ bytes, .* and /x+ has 61; set TMPDIR to",
+        ),
         scratch.folder(),
     ):
         pass
     monkeypatch.setattr(tempfile, "tempdir", "/missing")
     with (
-        pytest.raises(ResourceError, match=r"^TMPDIR must be a folder that can be written, and /missing cannot"),
+        pytest.raises(
+            ResourceError,
+            match=r"^TMPDIR must be a folder that can be written, and /missing cannot",
+        ),
         scratch.folder(),
     ):
         pass

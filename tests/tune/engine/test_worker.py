@@ -1,4 +1,7 @@
-"""Laws of what a worker makes of an exception: a result, or the end of its process. Ray is not started."""
+"""Laws of what a worker makes of an exception: a result, or the end of its process.
+
+Ray is not started.
+"""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -36,10 +39,14 @@ def step(folder: Path, error: Exception) -> dict[str, Any]:
     [
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
-        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported late"),
+        torch.AcceleratorError(
+            "CUDA error: out of memory\nCUDA kernel errors might be reported late"
+        ),
     ],
 )
-def test_memory_that_was_missing_is_given_whoever_asked_for_it(tmp_path: Path, error: Exception) -> None:
+def test_memory_that_was_missing_is_given_whoever_asked_for_it(
+    tmp_path: Path, error: Exception
+) -> None:
     """CUDA itself, for a context or a library, says it in other words than torch's allocator."""
     result = step(tmp_path, error)
     assert result["then"] == Then.RETRY_WITH_MORE_MEMORY
@@ -48,7 +55,9 @@ def test_memory_that_was_missing_is_given_whoever_asked_for_it(tmp_path: Path, e
 
 
 def test_after_an_error_of_the_gpu_the_worker_is_of_no_use(tmp_path: Path) -> None:
-    with pytest.raises(WorkerUnusable, match=f"^{executor.GPU_FAILED}: CUDA error: device-side assert triggered$"):
+    with pytest.raises(
+        WorkerUnusable, match=f"^{executor.GPU_FAILED}: CUDA error: device-side assert triggered$"
+    ):
         step(tmp_path, torch.AcceleratorError("CUDA error: device-side assert triggered\nmore"))
     assert "device-side assert" in (tmp_path / "error.txt").read_text()
 
@@ -64,7 +73,10 @@ def test_a_worker_whose_gpu_does_not_answer_after_any_error_is_of_no_use(
 
 def test_a_trial_whose_loader_was_killed_is_tried_again_as_it_is(tmp_path: Path) -> None:
     result = step(tmp_path, ProcessLost("a process that prepares images was killed (SIGKILL)"))
-    assert (result["then"], result["failure"]) == (Then.RETRY, "a process that prepares images was killed (SIGKILL)")
+    assert (result["then"], result["failure"]) == (
+        Then.RETRY,
+        "a process that prepares images was killed (SIGKILL)",
+    )
     assert not (tmp_path / "error.txt").exists()
 
 
@@ -74,9 +86,13 @@ def test_any_other_error_is_the_trials_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
-def test_a_trial_that_holds_a_gpu_never_trains_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_holds_a_gpu_never_trains_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(study, "NO_GPU_SECONDS", 0.0)
     settings = TrialConfig.from_settings({"model.weights": "none", "optim.epochs": 1}).settings()
     assignment = Assignment(0, 1, str(tmp_path), settings, 0, 0.5)
-    with pytest.raises(WorkerUnusable, match=f"^{executor.GPU_FAILED}: torch sees none there, although the trial"):
+    with pytest.raises(
+        WorkerUnusable, match=f"^{executor.GPU_FAILED}: torch sees none there, although the trial"
+    ):
         study.make_core_trial(assignment, 1, data=datasets.load("synthetic"), weights={}, gpu=True)

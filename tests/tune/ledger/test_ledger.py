@@ -1,4 +1,7 @@
-"""Laws of the ledger. Plain Optuna reads beside it and is the oracle for what the database holds."""
+"""Laws of the ledger.
+
+Plain Optuna reads beside it and is the oracle for what the database holds.
+"""
 
 import contextlib
 import json
@@ -52,7 +55,11 @@ VARIANTS: dict[str, Any] = {
     "study": "law",
     "data": "synthetic",
     "fixed": {"optim.epochs": 2},
-    "variants": {"plain": {}, "flip": {"augment.horizontal_flip": True}, "deep": {"model.trainable_layers": 5}},
+    "variants": {
+        "plain": {},
+        "flip": {"augment.horizontal_flip": True},
+        "deep": {"model.trainable_layers": 5},
+    },
     "baseline": "plain",
     "seeds": 2,
 }
@@ -113,7 +120,10 @@ def test_plain_optuna_reads_every_epoch_and_the_best_score(url: str) -> None:
 
 
 def test_the_reason_of_a_stopped_trial_says_by_which_rule_it_ended(url: str) -> None:
-    ledger = Ledger(url, request(SPACE, stop_early={"rule": "successive_halving", "min_epochs": 2, "reduction": 3}))
+    ledger = Ledger(
+        url,
+        request(SPACE, stop_early={"rule": "successive_halving", "min_epochs": 2, "reduction": 3}),
+    )
     for quality in (0.5, 0.6, 0.7):
         record = ledger.next()
         assert record is not None
@@ -160,7 +170,9 @@ def test_only_active_settings_are_drawn_and_start_points_come_first(url: str) ->
     first = ledger.records[0].params
     assert (first["optim.learning_rate"], first["optim.restarts"]) == (0.001, 0)
     for record in ledger.records:
-        assert ("optim.restart_multiplier" in record.params) == (record.params["optim.restarts"] != 0)
+        assert ("optim.restart_multiplier" in record.params) == (
+            record.params["optim.restarts"] != 0
+        )
 
 
 def test_the_settings_of_a_trial_are_its_params_over_the_fixed_over_the_defaults(url: str) -> None:
@@ -212,25 +224,34 @@ def test_a_trial_whose_draw_was_cut_off_is_drawn_as_it_would_have_been(
 
 def test_two_seeds_propose_different_trials() -> None:
     proposals = [
-        [record.params for record in preview(request(SPACE, search={"trials": 5, "seed": seed}), 5)[1:]]
+        [
+            record.params
+            for record in preview(request(SPACE, search={"trials": 5, "seed": seed}), 5)[1:]
+        ]
         for seed in (1, 2)
     ]
     assert proposals[0] != proposals[1]
 
 
 @pytest.mark.parametrize("sampler", ["gp", "tpe"])
-def test_a_sampler_that_learns_finds_the_good_region_more_often_than_chance(url: str, sampler: str) -> None:
+def test_a_sampler_that_learns_finds_the_good_region_more_often_than_chance(
+    url: str, sampler: str
+) -> None:
     def score(record: TrialRecord) -> float:
         return float(record.params["augment.elastic"]) * 0.5 + 0.1
 
     search = {"sampler": sampler, "trials": 60 if sampler == "tpe" else 30, "seed": 0}
     ledger = Ledger(url, request(SPACE, search=search, stop_early={"rule": "none"}))
     run_all(ledger, score)
-    late = [record.params["augment.elastic"] for record in ledger.records[len(ledger.records) // 2 :]]
+    late = [
+        record.params["augment.elastic"] for record in ledger.records[len(ledger.records) // 2 :]
+    ]
     assert sum(bool(value) for value in late) > len(late) * 2 / 3
 
 
-def test_a_trial_that_cannot_come_among_the_best_any_more_is_stopped_between_rungs(url: str) -> None:
+def test_a_trial_that_cannot_come_among_the_best_any_more_is_stopped_between_rungs(
+    url: str,
+) -> None:
     stop_early = {"rule": "successive_halving", "min_epochs": 2, "reduction": 4}
     ledger = Ledger(url, request(SPACE, fixed={"optim.epochs": 8}, stop_early=stop_early))
     *whole, last = (record for _ in range(4) if (record := ledger.next()) is not None)
@@ -242,7 +263,9 @@ def test_a_trial_that_cannot_come_among_the_best_any_more_is_stopped_between_run
     assert [record.state for record in ledger.records] == [State.COMPLETE] * 3 + [State.PRUNED]
 
 
-def test_a_trial_that_lost_its_worker_comes_again_before_new_ones_with_its_next_attempt(url: str) -> None:
+def test_a_trial_that_lost_its_worker_comes_again_before_new_ones_with_its_next_attempt(
+    url: str,
+) -> None:
     ledger = Ledger(url, request(SPACE))
     record = ledger.next()
     assert record is not None
@@ -250,7 +273,12 @@ def test_a_trial_that_lost_its_worker_comes_again_before_new_ones_with_its_next_
     assert ledger.lost(record.id, "its worker process died", seconds=7.0)
     again = ledger.next()
     assert again is not None
-    assert (again.id, again.attempts, again.curve, again.params) == (record.id, 2, [0.3], record.params)
+    assert (again.id, again.attempts, again.curve, again.params) == (
+        record.id,
+        2,
+        [0.3],
+        record.params,
+    )
     assert again.seconds == 1.5 + 7.0
 
 
@@ -262,7 +290,10 @@ def test_a_trial_that_keeps_losing_its_worker_fails_with_the_reason(url: str) ->
         assert record.id == 0
         ledger.lost(0, "its worker process died")
     failed = ledger.records[0]
-    assert (failed.state, failed.reason) == (State.FAIL, f"its worker process died ({MAX_LOST + 1} times)")
+    assert (failed.state, failed.reason) == (
+        State.FAIL,
+        f"its worker process died ({MAX_LOST + 1} times)",
+    )
     following = ledger.next()
     assert following is not None
     assert following.id == 1
@@ -319,7 +350,10 @@ def test_an_epoch_and_its_value_reach_the_database_together_or_not_at_all(tmp_pa
     ledger = Ledger(f"sqlite:///{path}", request(SPACE))
     asked = ledger.next()
     assert asked is not None
-    refuse = "CREATE TRIGGER refuse BEFORE INSERT ON trial_intermediate_values BEGIN SELECT RAISE(ABORT, 'full'); END"
+    refuse = (
+        "CREATE TRIGGER refuse BEFORE INSERT ON trial_intermediate_values BEGIN SELECT RAISE(ABORT,"
+        " 'full'); END"
+    )
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute(refuse)
     with pytest.raises(StorageError, match="full"):
@@ -343,7 +377,9 @@ def test_nothing_is_added_to_a_trial_that_another_process_has_ended(url: str) ->
     assert Ledger(url, request(SPACE)).records[asked.id].epochs == ()
 
 
-def test_a_driver_that_dies_while_settings_are_drawn_loses_no_trial_and_draws_no_setting_twice(url: str) -> None:
+def test_a_driver_that_dies_while_settings_are_drawn_loses_no_trial_and_draws_no_setting_twice(
+    url: str,
+) -> None:
     study = optuna.create_study(storage=url, study_name="law", direction="maximize")
     study.enqueue_trial({"optim.learning_rate": 0.001, "optim.restarts": 0})
     trial = study.ask()
@@ -351,14 +387,20 @@ def test_a_driver_that_dies_while_settings_are_drawn_loses_no_trial_and_draws_no
     ledger = Ledger(url, request(SPACE))
     record = ledger.next()
     assert record is not None
-    assert (record.id, record.params["optim.learning_rate"], record.params["optim.restarts"]) == (0, drawn, 0)
+    assert (record.id, record.params["optim.learning_rate"], record.params["optim.restarts"]) == (
+        0,
+        drawn,
+        0,
+    )
     run_epochs(ledger, record, 0.5)
     run_all(ledger)
     assert len(read_with_plain_optuna(url)) == 12
 
 
 def test_a_driver_that_dies_between_enqueueing_and_asking_loses_no_trial(url: str) -> None:
-    optuna.create_study(storage=url, study_name="law", direction="maximize").enqueue_trial({"optim.restarts": 3})
+    optuna.create_study(storage=url, study_name="law", direction="maximize").enqueue_trial(
+        {"optim.restarts": 3}
+    )
     ledger = Ledger(url, request(SPACE))
     record = ledger.next()
     assert record is not None
@@ -381,7 +423,10 @@ def test_a_verdict_that_was_due_when_the_driver_died_is_carried_out(url: str) ->
 def test_variants_run_once_for_each_seed_in_the_order_of_the_table(url: str) -> None:
     ledger = Ledger(url, request(VARIANTS))
     run_all(ledger, lambda record: random.Random(record.id).random())
-    names = [(record.name, record.settings["seed"], record.settings["data.split_seed"]) for record in ledger.records]
+    names = [
+        (record.name, record.settings["seed"], record.settings["data.split_seed"])
+        for record in ledger.records
+    ]
     assert names == [(name, seed, seed) for seed in (0, 1) for name in ("plain", "flip", "deep")]
     assert {record.state for record in ledger.records} == {State.COMPLETE}
     flips = [record.settings["augment.horizontal_flip"] for record in ledger.records]
@@ -390,7 +435,12 @@ def test_variants_run_once_for_each_seed_in_the_order_of_the_table(url: str) -> 
 
 def test_a_grid_tries_every_point_once(url: str) -> None:
     space = {"optim.restarts": [0, 1], "augment.elastic": [True, False]}
-    ledger = Ledger(url, request(SPACE, space=space, start=[], search={"sampler": "grid"}, stop_early={"rule": "none"}))
+    ledger = Ledger(
+        url,
+        request(
+            SPACE, space=space, start=[], search={"sampler": "grid"}, stop_early={"rule": "none"}
+        ),
+    )
     run_all(ledger, lambda _: 0.5)
     points = {tuple(record.params.values()) for record in ledger.records}
     assert len(points) == len(ledger.records) == 4
@@ -400,7 +450,9 @@ def test_a_preview_shows_what_the_search_then_asks_and_writes_nothing(tmp_path: 
     shown = preview(request(SPACE), 2)
     ledger = Ledger(f"sqlite:///{tmp_path / 'study.db'}", request(SPACE))
     asked = [ledger.next(), ledger.next()]
-    assert [record.params for record in shown] == [record.params for record in asked if record is not None]
+    assert [record.params for record in shown] == [
+        record.params for record in asked if record is not None
+    ]
 
 
 def test_the_best_of_equals_is_the_earliest(url: str) -> None:
@@ -465,7 +517,11 @@ def test_a_space_grows_twice_and_a_trial_that_was_running_keeps_what_it_drew(url
     more = Ledger(url, request(GROWN))
     again = more.next()
     assert again is not None
-    assert (again.id, again.params, again.settings) == (running.id, running.params, running.settings)
+    assert (again.id, again.params, again.settings) == (
+        running.id,
+        running.params,
+        running.settings,
+    )
     run_epochs(more, again, 0.4)
     space = {**GROWN["space"], "optim.restarts": [0, 1, 3, 5, 7]}
     most = Ledger(url, request({**GROWN, "space": space}))
@@ -481,7 +537,8 @@ def test_growing_touches_no_other_study_of_the_database(url: str) -> None:
     run_all(Ledger(url, request(SPACE)))
     Ledger(url, request(GROWN))
     distributions = [
-        trial.distributions["optim.restarts"] for trial in optuna.load_study(study_name="other", storage=url).trials
+        trial.distributions["optim.restarts"]
+        for trial in optuna.load_study(study_name="other", storage=url).trials
     ]
     assert {distribution.choices for distribution in distributions} == {(0, 1, 3)}
 
@@ -500,11 +557,15 @@ def write_driver(url: str, **driver: Any) -> None:
 def test_a_study_is_claimed_by_one_live_process_of_this_machine(url: str) -> None:
     ledger = Ledger(url, request(SPACE))
     ledger.claim()
-    assert (written_driver(url)["pid"], written_driver(url)["host"]) == (os.getpid(), socket.gethostname())
+    assert (written_driver(url)["pid"], written_driver(url)["host"]) == (
+        os.getpid(),
+        socket.gethostname(),
+    )
     with subprocess.Popen(["sleep", "100"]) as other:
         write_driver(url, pid=other.pid, host=socket.gethostname(), at=time.time())
         with pytest.raises(
-            StudyError, match=f"is being searched by process {other.pid} on host {socket.gethostname()}"
+            StudyError,
+            match=f"is being searched by process {other.pid} on host {socket.gethostname()}",
         ):
             Ledger(url, request(SPACE)).claim()
         other.kill()
@@ -515,7 +576,9 @@ def test_a_study_is_claimed_by_one_live_process_of_this_machine(url: str) -> Non
 def test_a_driver_of_another_machine_is_believed_as_long_as_it_is_heard_of(url: str) -> None:
     ledger = Ledger(url, request(SPACE))
     write_driver(url, pid=1, host="elsewhere", at=time.time() - CLAIM_SECONDS / 2)
-    with pytest.raises(StudyError, match=r"by process 1 on host elsewhere; .* 3 minutes are enough"):
+    with pytest.raises(
+        StudyError, match=r"by process 1 on host elsewhere; .* 3 minutes are enough"
+    ):
         ledger.claim()
     write_driver(url, pid=1, host="elsewhere", at=time.time() - CLAIM_SECONDS - 1)
     ledger.claim()
@@ -532,7 +595,11 @@ def test_a_ledger_is_read_beside_the_one_that_writes_it(url: str) -> None:
     running = ledger.next()
     reading = read(url, "law")
     assert reading is not None
-    assert (reading.identity, reading.facts, reading.records) == (ledger.identity, ledger.facts, ledger.records)
+    assert (reading.identity, reading.facts, reading.records) == (
+        ledger.identity,
+        ledger.facts,
+        ledger.records,
+    )
     assert running in reading.records
     assert best_of(reading.records) == ledger.best
 
@@ -545,7 +612,9 @@ def test_optuna_dashboard_opens_the_ledger_while_it_is_written(url: str) -> None
         port = free.getsockname()[1]
     program = Path(sys.executable).with_name("optuna-dashboard")
     with subprocess.Popen(
-        [program, url, "--host", "127.0.0.1", "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [program, url, "--host", "127.0.0.1", "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as dashboard:
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -570,14 +639,20 @@ def test_optuna_dashboard_opens_the_ledger_while_it_is_written(url: str) -> None
             dashboard.terminate()
 
 
-@pytest.mark.parametrize("table", ["trials", "trial_params", "trial_user_attributes", "study_user_attributes"])
-def test_a_ledger_with_a_damaged_table_is_one_sentence_for_whoever_reads_it(table: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "table", ["trials", "trial_params", "trial_user_attributes", "study_user_attributes"]
+)
+def test_a_ledger_with_a_damaged_table_is_one_sentence_for_whoever_reads_it(
+    table: str, tmp_path: Path
+) -> None:
     url, path = f"sqlite:///{tmp_path / 'study.db'}", tmp_path / "study.db"
     asked = request(SPACE)
     run_all(Ledger(url, asked))
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+        (page,) = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = ?", (table,)
+        ).fetchone()
         (size,) = connection.execute("PRAGMA page_size").fetchone()
     content = bytearray(path.read_bytes())
     content[(page - 1) * size : page * size] = b"\7" * size

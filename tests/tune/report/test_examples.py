@@ -1,4 +1,6 @@
-"""Laws of the pictures in the report: which images, and that they are there only with data and weights."""
+"""Laws of the pictures in the report: which images, and that they are there only with data and
+weights.
+"""
 
 import io
 import re
@@ -30,9 +32,9 @@ from tune.study.plan import Options, check, facts_of
 SPACE = {
     "study": "seen",
     "fixed": {
-        "model.backbone": "resnet18", "model.weights": "none", "model.image_min_side": 64, "optim.epochs": 1,
-        "model.proposals_train": 32, "model.proposals_test": 32, "model.box_samples": 16,
-        "predict.score_threshold": 0.0, "predict.max_detections": 20,
+        "model.backbone": "resnet18", "model.weights": "none", "model.image_min_side": 64,
+        "optim.epochs": 1, "model.proposals_train": 32, "model.proposals_test": 32,
+        "model.box_samples": 16, "predict.score_threshold": 0.0, "predict.max_detections": 20,
     },
     "space": {"optim.learning_rate": {"low": 1e-4, "high": 1e-2}},
     "search": {"sampler": "random", "trials": 1},
@@ -87,7 +89,9 @@ def test_the_page_shows_annotations_and_predictions_of_validation_images(
     embedded = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     assert embedded == [picture.base64 for picture in shown.pictures]
     for number, picture in enumerate(shown.pictures, start=1):
-        assert (folder.path / "report" / "figures" / f"examples-{number}.png").read_bytes() == picture.png
+        assert (
+            folder.path / "report" / "figures" / f"examples-{number}.png"
+        ).read_bytes() == picture.png
 
 
 def test_where_data_or_weights_are_not_there_a_sentence_says_so(
@@ -98,7 +102,10 @@ def test_where_data_or_weights_are_not_there_a_sentence_says_so(
     assert "another" in str(examples(found(folder), folder, replace(data, fingerprint="other")))
     (weights,) = folder.trial(0).glob("best-*.safetensors")
     weights.rename(tmp_path / "away")
-    assert str(examples(found(folder), folder, data)) == "There are no pictures: the weights of trial 0 are not kept."
+    assert (
+        str(examples(found(folder), folder, data))
+        == "There are no pictures: the weights of trial 0 are not kept."
+    )
     weights.write_bytes(b"torn")
     assert str(examples(found(folder), folder, data)).startswith("There are no pictures: ")
     (tmp_path / "away").rename(weights)
@@ -108,12 +115,16 @@ def table_of(rows: list[tuple[int, float, bool]], truths: list[int]) -> MatchTab
     """A table of one class: rows of image, score, hit."""
     count = len(rows)
     parts: dict[str, Any] = {
-        "image_D": np.array([row[0] for row in rows], np.int32), "label_D": np.ones(count, np.int16),
-        "score_D": np.array([row[1] for row in rows], np.float32), "rank_D": np.zeros(count, np.int32),
-        "hit_D": np.array([row[2] for row in rows], np.bool_), "ignored_D": np.zeros(count, np.bool_),
+        "image_D": np.array([row[0] for row in rows], np.int32),
+        "label_D": np.ones(count, np.int16),
+        "score_D": np.array([row[1] for row in rows], np.float32),
+        "rank_D": np.zeros(count, np.int32), "hit_D": np.array([row[2] for row in rows], np.bool_),
+        "ignored_D": np.zeros(count, np.bool_),
     }  # fmt: skip
     return MatchTable(
-        **parts, truths_IC=np.array(truths, np.int32)[:, None], image_names=tuple(map(str, range(len(truths))))
+        **parts,
+        truths_IC=np.array(truths, np.int32)[:, None],
+        image_names=tuple(map(str, range(len(truths)))),
     )
 
 

@@ -1,4 +1,6 @@
-"""Laws of the figures: each shows what was found, where it belongs, and is absent where there is nothing to show."""
+"""Laws of the figures: each shows what was found, where it belongs, and is absent where there is
+nothing to show.
+"""
 
 import re
 import xml.etree.ElementTree as ET
@@ -49,7 +51,10 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Findings]:
         build(results, VARIANTS, lambda record: QUALITY[record.name]),
         build(results, SEARCH, sampled_quality, lambda record: fates.get(record.id, "")),
     ]
-    return {folder.path.name: find(folder, f"sqlite:///{folder.path / 'study.db'}") for folder in folders}
+    return {
+        folder.path.name: find(folder, f"sqlite:///{folder.path / 'study.db'}")
+        for folder in folders
+    }
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +63,11 @@ def drawn(found: dict[str, Findings]) -> dict[str, dict[str, Figure]]:
 
 
 def texts(figure: Figure) -> list[str]:
-    return [element.text or "" for element in ET.fromstring(figure.alone).iter() if element.tag.endswith("}text")]
+    return [
+        element.text or ""
+        for element in ET.fromstring(figure.alone).iter()
+        if element.tag.endswith("}text")
+    ]
 
 
 def lines(figure: Figure, width: str) -> list[tuple[float, float]]:
@@ -66,7 +75,11 @@ def lines(figure: Figure, width: str) -> list[tuple[float, float]]:
     ends = []
     for element in ET.fromstring(figure.alone).iter():
         points = re.fullmatch(r"M (\S+) (\S+) L (\S+) (\S+)", element.attrib.get("d", ""))
-        if points and f"stroke-width: {width};" in element.attrib["style"] + ";" and points[2] == points[4]:
+        if (
+            points
+            and f"stroke-width: {width};" in element.attrib["style"] + ";"
+            and points[2] == points[4]
+        ):
             ends.append((float(points[1]), float(points[3])))
     return ends
 
@@ -74,7 +87,9 @@ def lines(figure: Figure, width: str) -> list[tuple[float, float]]:
 def hollow(figure: Figure, shade: str) -> int:
     """How many points were drawn that are filled with the page's colour."""
     look = f"fill: {colour('paper')}; stroke: {colour(shade)}"
-    uses = [element for element in ET.fromstring(figure.alone).iter() if element.tag.endswith("}use")]
+    uses = [
+        element for element in ET.fromstring(figure.alone).iter() if element.tag.endswith("}use")
+    ]
     return sum(look in element.attrib["style"] for element in uses)
 
 
@@ -127,9 +142,12 @@ def test_the_best_curves_have_names_and_scores_and_the_others_are_a_backdrop(
         backdrop = [
             element
             for element in ET.fromstring(figure.alone).iter()
-            if grey in element.attrib.get("style", "") and "stroke-width: 0.9" in element.attrib["style"]
+            if grey in element.attrib.get("style", "")
+            and "stroke-width: 0.9" in element.attrib["style"]
         ]
-        others = sum(bool(trial.record.epochs) for trial in found[name].trials) - sum(len(row.trials) for row in rows)
+        others = sum(bool(trial.record.epochs) for trial in found[name].trials) - sum(
+            len(row.trials) for row in rows
+        )
         single = sum(len(trial.record.epochs) == 1 for trial in found[name].trials)
         assert others - single <= len(backdrop) <= others
         assert (f"{others} other trials" in figure.caption) == (others > 0)
@@ -138,11 +156,16 @@ def test_the_best_curves_have_names_and_scores_and_the_others_are_a_backdrop(
 def test_repeats_are_shown_as_bands_and_single_trainings_say_that_there_is_none(
     drawn: dict[str, dict[str, Figure]],
 ) -> None:
-    assert "bands reach from the lowest to the highest repeat" in drawn["variants"]["loss-curves"].caption
+    assert (
+        "bands reach from the lowest to the highest repeat"
+        in drawn["variants"]["loss-curves"].caption
+    )
     assert "one training with one seed" in drawn["search"]["loss-curves"].caption
 
 
-def test_backbones_are_compared_where_nothing_else_differs(drawn: dict[str, dict[str, Figure]]) -> None:
+def test_backbones_are_compared_where_nothing_else_differs(
+    drawn: dict[str, dict[str, Figure]],
+) -> None:
     shown = [one for one in texts(drawn["variants"]["backbones"]) if one.startswith("resnet")]
     assert shown == ["resnet18: Res18", "resnet34: Res34"]
     assert "nothing else" in drawn["variants"]["backbones"].caption
@@ -151,8 +174,12 @@ def test_backbones_are_compared_where_nothing_else_differs(drawn: dict[str, dict
 def test_the_caption_says_how_many_trials_ended_without_hope(found: dict[str, Findings]) -> None:
     search = found["search"]
     stopped = [trial for trial in search.trials if trial.record.state is State.PRUNED]
-    hopeless = [replace(one, record=replace(one.record, reason=f"at 3: {NO_HOPE}")) for one in stopped[:2]]
-    changed = replace(search, trials=(*(one for one in search.trials if one not in stopped[:2]), *hopeless))
+    hopeless = [
+        replace(one, record=replace(one.record, reason=f"at 3: {NO_HOPE}")) for one in stopped[:2]
+    ]
+    changed = replace(
+        search, trials=(*(one for one in search.trials if one not in stopped[:2]), *hopeless)
+    )
     drawn = next(figure for figure in figures(changed) if figure.name == "stopped")
     assert f" {len(stopped)} stopped early (2 of them without hope)" in drawn.caption
     assert f"unlikely to reach the best {PLACES} complete trials" in drawn.caption
@@ -165,10 +192,19 @@ def test_trials_that_were_stopped_early_are_hollow_and_are_counted(
     assert states[State.PRUNED] > 5
     assert states[State.FAIL] == 1
     caption = drawn["search"]["stopped"].caption
-    assert f"{states[State.COMPLETE]} ran to the end, {states[State.PRUNED]} stopped early, 1 failed" in caption
-    assert hollow(drawn["search"]["stopped"], "ochre") == states[State.PRUNED] + 1  # and one in the legend
+    assert (
+        f"{states[State.COMPLETE]} ran to the end, {states[State.PRUNED]} stopped early, 1 failed"
+        in caption
+    )
+    assert (
+        hollow(drawn["search"]["stopped"], "ochre") == states[State.PRUNED] + 1
+    )  # and one in the legend
     settings = drawn["search"]["hyperparameters"]
-    everywhere = [parameter.name for parameter in found["search"].request.space.parameters if not parameter.when]
+    everywhere = [
+        parameter.name
+        for parameter in found["search"].request.space.parameters
+        if not parameter.when
+    ]
     conditional = sum(
         "optim.restart_multiplier" in trial.record.params
         for trial in found["search"].trials
@@ -177,7 +213,9 @@ def test_trials_that_were_stopped_early_are_hollow_and_are_counted(
     assert hollow(settings, "muted") == len(everywhere) * states[State.PRUNED] + conditional
 
 
-def test_an_interval_that_is_not_known_is_not_drawn_and_the_caption_says_so(found: dict[str, Findings]) -> None:
+def test_an_interval_that_is_not_known_is_not_drawn_and_the_caption_says_so(
+    found: dict[str, Findings],
+) -> None:
     findings = found["variants"]
     rows = (replace(findings.rows[0], interval=None), *findings.rows[1:])
     by_name = {one.name: one for one in figures(replace(findings, rows=rows))}
@@ -189,7 +227,13 @@ def test_an_interval_that_is_not_known_is_not_drawn_and_the_caption_says_so(foun
 def test_a_figure_without_anything_to_show_is_absent(
     found: dict[str, Findings], drawn: dict[str, dict[str, Figure]]
 ) -> None:
-    assert set(drawn["variants"]) == {"differences", "scores", "ap50-curves", "loss-curves", "backbones"}
+    assert set(drawn["variants"]) == {
+        "differences",
+        "scores",
+        "ap50-curves",
+        "loss-curves",
+        "backbones",
+    }
     assert "confirmation" not in drawn["search"]
     nothing = replace(found["search"], trials=(), rows=(), effects=(), best=None)
     assert figures(nothing) == ()

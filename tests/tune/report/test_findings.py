@@ -1,6 +1,8 @@
-"""Laws of what a report says: its numbers are the ledger's, and its words claim no more than the numbers show.
+"""Laws of what a report says: its numbers are the ledger's, and its words claim no more than the
+numbers show.
 
-The ledgers, folders and match tables are real; what the tables hold is simulated, and nothing is trained.
+The ledgers, folders and match tables are real; what the tables hold is simulated, and nothing is
+trained.
 """
 
 import csv
@@ -36,7 +38,9 @@ from tune.tables import Table
 EPOCHS = 2
 MAX_DETS = 100
 _MANY = draw_images(np.random.default_rng(5), 3000)
-IMAGES = _MANY.take(np.flatnonzero((_MANY.truths_IC > 0).all(axis=1) & (_MANY.truths_IC.sum(axis=1) < 120))[:20])
+IMAGES = _MANY.take(
+    np.flatnonzero((_MANY.truths_IC > 0).all(axis=1) & (_MANY.truths_IC.sum(axis=1) < 120))[:20]
+)
 """Twenty that hold every class, so that a large difference can be seen in them."""
 
 Match = Callable[[TrialRecord, int], MatchTable]
@@ -49,15 +53,20 @@ def table_of(quality: float, *stream: int) -> MatchTable:
 def plan_of(results: Path, document: Mapping[str, Any]) -> Plan:
     request = from_document({"study": "s", "data": "synthetic", **document}, "test")
     return Plan(
-        request, Options(results), datasets.load("synthetic"), {}, Machine((Node(2, 0),)), TrialResources(1, 0.0, 2)
+        request,
+        Options(results),
+        datasets.load("synthetic"),
+        {},
+        Machine((Node(2, 0),)),
+        TrialResources(1, 0.0, 2),
     )
 
 
 def report_of(epoch: int, table: MatchTable) -> dict[str, Any]:
     score = ap50(table, MAX_DETS)
     return {
-        "epoch": epoch, "losses": {"loss": 1.0}, "ap50": score.mean, "ap50_per_class": list(score.per_class),
-        "seconds": 36.0, "images_per_second": 2.0,
+        "epoch": epoch, "losses": {"loss": 1.0}, "ap50": score.mean,
+        "ap50_per_class": list(score.per_class), "seconds": 36.0, "images_per_second": 2.0,
     }  # fmt: skip
 
 
@@ -69,7 +78,12 @@ def begin(results: Path, document: Mapping[str, Any]) -> tuple[Plan, Ledger]:
 
 
 def train(
-    plan: Plan, book: Ledger, record: TrialRecord, match: Match, epochs: int = EPOCHS, folder: Path | None = None
+    plan: Plan,
+    book: Ledger,
+    record: TrialRecord,
+    match: Match,
+    epochs: int = EPOCHS,
+    folder: Path | None = None,
 ) -> None:
     """Replay a trial: its match tables on disk, its epochs in the ledger."""
     done = []
@@ -83,7 +97,9 @@ def train(
     book.report(record.id, done)
 
 
-def replay(results: Path, document: Mapping[str, Any], match: Match, trials: int | None = None) -> Plan:
+def replay(
+    results: Path, document: Mapping[str, Any], match: Match, trials: int | None = None
+) -> Plan:
     """Replay a study, or its first trials."""
     plan, book = begin(results, document)
     while (trials is None or len(book.records) < trials) and (record := book.next()) is not None:
@@ -142,13 +158,19 @@ def test_every_number_of_the_main_table_is_the_ledger_s(variants: Plan, shown: F
     assert [row["method"] for row in rows] == list(VARIANTS["variants"])
     for row in rows:
         records = [record for record in reading.records if record.name == row["method"]]
-        assert float(row["ap50"]) == pytest.approx(np.mean([record.ap50 for record in records]), abs=1e-15)
-        assert float(row["ap50_last"]) == pytest.approx(np.mean([record.curve[-1] for record in records]), abs=1e-15)
+        assert float(row["ap50"]) == pytest.approx(
+            np.mean([record.ap50 for record in records]), abs=1e-15
+        )
+        assert float(row["ap50_last"]) == pytest.approx(
+            np.mean([record.curve[-1] for record in records]), abs=1e-15
+        )
         assert (row["repeats"], row["epochs"]) == (str(len(records)), str(EPOCHS))
         assert float(row["ap50_low"]) < float(row["ap50"]) < float(row["ap50_high"])
 
 
-def test_differences_are_those_of_the_match_tables_over_the_same_seeds(variants: Plan, shown: Findings) -> None:
+def test_differences_are_those_of_the_match_tables_over_the_same_seeds(
+    variants: Plan, shown: Findings
+) -> None:
     scores: dict[str, dict[Any, Scored]] = {name: {} for name in VARIANTS["variants"]}
     for trial in shown.trials:
         best = trial.record.best_epoch
@@ -165,53 +187,80 @@ def test_equal_predictions_cannot_be_told_apart(shown: Findings) -> None:
     assert twin.difference is not None
     assert (twin.difference.estimate, twin.verdict) == (0.0, "cannot tell")
     assert any(
-        sentence.startswith("The data cannot tell these from Plain: Twin (+0.0000)") for sentence in shown.answer
+        sentence.startswith("The data cannot tell these from Plain: Twin (+0.0000)")
+        for sentence in shown.answer
     )
 
 
 def test_a_clear_difference_in_one_thing_is_said_to_be_its_effect(shown: Findings) -> None:
     good = next(row for row in shown.rows if row.name == "Good")
-    assert (good.verdict, good.confounds, good.made_of) == ("better", (), ("freezing of the backbone",))
+    assert (good.verdict, good.confounds, good.made_of) == (
+        "better",
+        (),
+        ("freezing of the backbone",),
+    )
     best = max(shown.rows, key=lambda row: row.ap50)
     assert best.name in ("Good", "Good + affine")
-    assert shown.answer[0].startswith(f"{best.name} has the highest validation AP50 of 5 methods: {best.ap50:.4f} (")
+    assert shown.answer[0].startswith(
+        f"{best.name} has the highest validation AP50 of 5 methods: {best.ap50:.4f} ("
+    )
     assert shown.answer[1].startswith(f"{best.name} is better than Plain: +")
     said = {
-        "Good": "Nothing but freezing of the backbone (trains all stages instead of the last stage) differs between "
-        "the two, so that is what made the difference.",
+        "Good": (
+            "Nothing but freezing of the backbone (trains all stages instead of the last stage)"
+            " differs between the two, so that is what made the difference."
+        ),
         "Good + affine": "The difference is the joint effect of Twin and Good.",
     }
     assert shown.answer[2] == said[best.name]
 
 
-def test_a_confounded_difference_is_never_said_to_be_the_effect_of_its_name(shown: Findings) -> None:
+def test_a_confounded_difference_is_never_said_to_be_the_effect_of_its_name(
+    shown: Findings,
+) -> None:
     large = next(row for row in shown.rows if row.name == "Large")
     assert (large.verdict, large.made_of, large.note) == ("worse", (), "confounded")
     assert large.confounds == (
-        "Large differs from Plain in freezing of the backbone (trains the last 3 stages instead of the last stage) and "
-        "batch size (8 instead of 2; learning rate per image a quarter): the difference cannot be attributed to "
-        "the freezing of the backbone alone",
+        (
+            "Large differs from Plain in freezing of the backbone (trains the last 3 stages instead"
+            " of the last stage) and batch size (8 instead of 2; learning rate per image a"
+            " quarter): the difference cannot be attributed to the freezing of the backbone alone"
+        ),
     )
     (row,) = [row for row in rows_of(shown, "comparisons") if row["method"] == "Large"]
     assert row["effect_of"] == "no single thing: confounded"
     assert any(
-        sentence.startswith("1 comparison cannot be attributed to what the name says, because more differs than that: ")
+        sentence.startswith(
+            "1 comparison cannot be attributed to what the name says, because more differs than"
+            " that: "
+        )
         for sentence in shown.answer
     )
 
 
-def test_a_confounded_winner_is_said_to_be_better_and_why_that_cannot_be_attributed(tmp_path: Path) -> None:
-    document = {**VARIANTS, "variants": {name: VARIANTS["variants"][name] for name in ("Large", "Good")}}
+def test_a_confounded_winner_is_said_to_be_better_and_why_that_cannot_be_attributed(
+    tmp_path: Path,
+) -> None:
+    document = {
+        **VARIANTS,
+        "variants": {name: VARIANTS["variants"][name] for name in ("Large", "Good")},
+    }
     answer = found(replay(tmp_path, {**document, "baseline": "Large"}, by_quality)).answer
     assert answer[1].startswith("Good is better than Large: +")
-    assert answer[2].endswith("the difference cannot be attributed to the freezing of the backbone alone.")
-    assert not any("made the difference" in sentence or "name says" in sentence for sentence in answer)
+    assert answer[2].endswith(
+        "the difference cannot be attributed to the freezing of the backbone alone."
+    )
+    assert not any(
+        "made the difference" in sentence or "name says" in sentence for sentence in answer
+    )
 
 
 def test_what_differs_is_read_from_what_was_trained(variants: Plan, shown: Findings) -> None:
     """Defaults may have changed since: then the file says less than the ledger."""
     trained = {"Twin": {**shown.trials[1].record.settings, "optim.weight_decay": 0.5}}
-    (found_so,) = [one for one in attributions(variants.request.space, trained) if one.name == "Twin"]
+    (found_so,) = [
+        one for one in attributions(variants.request.space, trained) if one.name == "Twin"
+    ]
     assert [factor.name for factor in found_so.factors] == ["augmentation", "optimizer"]
     assert [factor.name for factor in shown.rows[1].factors] == ["augmentation"]
 
@@ -225,15 +274,24 @@ def test_with_one_training_each_words_speak_of_models_and_with_three_of_methods(
     shown: Findings, tmp_path: Path
 ) -> None:
     single = found(replay(tmp_path, {**VARIANTS, "seeds": 1}, by_quality))
-    assert any("the verdicts speak of these trained models, not of the methods" in one for one in single.answer)
-    assert single.answer[1].startswith("The model trained as Good is better than that trained as Plain: +")
-    assert single.answer[2].endswith("with one training each, luck can have made the difference as well.")
+    assert any(
+        "the verdicts speak of these trained models, not of the methods" in one
+        for one in single.answer
+    )
+    assert single.answer[1].startswith(
+        "The model trained as Good is better than that trained as Plain: +"
+    )
+    assert single.answer[2].endswith(
+        "with one training each, luck can have made the difference as well."
+    )
     assert not any("trained models" in one for one in shown.answer)
     assert all(row.difference.seed_se is None for row in single.rows if row.difference)
     assert all(row.difference.seed_se for row in shown.rows if row.difference)
 
 
-def test_the_smallest_difference_is_measured_from_two_trials_on_and_a_stated_prior_before(tmp_path: Path) -> None:
+def test_the_smallest_difference_is_measured_from_two_trials_on_and_a_stated_prior_before(
+    tmp_path: Path,
+) -> None:
     first = found(replay(tmp_path / "one", VARIANTS, by_quality, trials=1)).smallest_difference
     assert "This is a prior, not a measurement on these data" in first.sentence
     two = found(replay(tmp_path / "two", VARIANTS, by_quality, trials=3)).smallest_difference
@@ -243,8 +301,14 @@ def test_the_smallest_difference_is_measured_from_two_trials_on_and_a_stated_pri
     assert "near 0" not in two.sentence
 
 
-def test_where_nothing_was_learned_the_smallest_difference_is_said_to_be_of_scores_near_zero(tmp_path: Path) -> None:
-    plan = replay(tmp_path, VARIANTS, lambda record, epoch: table_of(-2.45, *record.name.encode(), record.id, epoch))
+def test_where_nothing_was_learned_the_smallest_difference_is_said_to_be_of_scores_near_zero(
+    tmp_path: Path,
+) -> None:
+    plan = replay(
+        tmp_path,
+        VARIANTS,
+        lambda record, epoch: table_of(-2.45, *record.name.encode(), record.id, epoch),
+    )
     shown = found(plan)
     assert max(row.ap50 for row in shown.rows) < 0.02
     assert "Every AP50 is near 0 here" in shown.smallest_difference.sentence
@@ -253,7 +317,10 @@ def test_where_nothing_was_learned_the_smallest_difference_is_said_to_be_of_scor
 def test_what_is_missing_is_said_and_takes_an_interval_and_never_a_score(tmp_path: Path) -> None:
     plan = replay(tmp_path, {**VARIANTS, "seeds": 2}, by_quality)
     whole = found(plan)
-    numbers = {name: [t.record.id for t in whole.trials if t.record.name == name] for name in VARIANTS["variants"]}
+    numbers = {
+        name: [t.record.id for t in whole.trials if t.record.name == name]
+        for name in VARIANTS["variants"]
+    }
     (gone, _), (torn, _), (other, _) = (numbers[name] for name in ("Twin", "Good", "Large"))
     match_table_path(plan.folder.trial(gone), 1).unlink()
     match_table_path(plan.folder.trial(torn), 1).write_bytes(b"PK")
@@ -268,7 +335,9 @@ def test_what_is_missing_is_said_and_takes_an_interval_and_never_a_score(tmp_pat
     assert troubles[gone].endswith("is missing")
     assert troubles[torn].endswith("is torn")
     assert f"and the ledger {left.trials[other].record.ap50:.4f}" in troubles[other]
-    assert sum("has no interval" in caution for caution in left.cautions) == 3  # the fourth is counted
+    assert (
+        sum("has no interval" in caution for caution in left.cautions) == 3
+    )  # the fourth is counted
     for before, after in zip(whole.rows, left.rows, strict=True):
         assert before.ap50 == after.ap50
         assert (after.interval is None) == (after.name in ("Twin", "Good", "Large"))
@@ -293,8 +362,12 @@ def test_a_study_without_a_complete_trial_says_so(tmp_path: Path) -> None:
     book.fail(second.id, "diverged: epoch 2, batch 1: loss is nan")
     running = found(plan)
     assert (running.rows, running.best) == ((), None)
-    assert running.answer[1] == "2 of 15 planned trials were begun: 1 failed and 1 running or waiting."
-    assert [row["reason"] for row in rows_of(running, "failures")] == ["diverged: epoch 2, batch 1: loss is nan"]
+    assert (
+        running.answer[1] == "2 of 15 planned trials were begun: 1 failed and 1 running or waiting."
+    )
+    assert [row["reason"] for row in rows_of(running, "failures")] == [
+        "diverged: epoch 2, batch 1: loss is nan"
+    ]
 
 
 def test_a_study_that_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> None:
@@ -307,8 +380,12 @@ def test_a_study_that_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> N
         found(plan)
 
 
-def test_an_interrupted_study_compares_the_repeats_that_there_are_and_says_so_far(tmp_path: Path) -> None:
-    plan = replay(tmp_path, VARIANTS, by_quality, trials=8)  # the second repeat lacks its last two variants
+def test_an_interrupted_study_compares_the_repeats_that_there_are_and_says_so_far(
+    tmp_path: Path,
+) -> None:
+    plan = replay(
+        tmp_path, VARIANTS, by_quality, trials=8
+    )  # the second repeat lacks its last two variants
     so_far = found(plan)
     assert not so_far.finished
     assert so_far.answer[-1] == "All this is so far: 8 of 15 planned trials were begun: 8 complete."
@@ -341,7 +418,9 @@ def test_failures_and_trials_that_were_stopped_enter_no_comparison(tmp_path: Pat
         else:
             train(plan, book, record, match)
     said = found(plan)
-    by_state = {state: [t.record.id for t in said.trials if t.record.state is state] for state in State}
+    by_state = {
+        state: [t.record.id for t in said.trials if t.record.state is state] for state in State
+    }
     assert by_state[State.FAIL] == [1]
     assert 2 in by_state[State.PRUNED]
     assert {row.trials[0] for row in said.rows} == set(by_state[State.COMPLETE])
@@ -352,7 +431,9 @@ def test_failures_and_trials_that_were_stopped_enter_no_comparison(tmp_path: Pat
     scores = [float(row["ap50"]) for row in rows_of(said, "trials")]
     assert scores == sorted(scores, reverse=True)
     assert f"{said.trials[1].record.ap50:.4f}" not in " ".join(said.answer)
-    assert [row["trial"] for row in rows_of(said, "stopped")] == [str(number) for number in by_state[State.PRUNED]]
+    assert [row["trial"] for row in rows_of(said, "stopped")] == [
+        str(number) for number in by_state[State.PRUNED]
+    ]
     cost = {row["trials"]: row for row in rows_of(said, "cost")}
     epochs = sum(len(trial.record.epochs) for trial in said.trials)
     assert (cost["all"]["number"], cost["all"]["epochs"]) == ("6", str(epochs))
@@ -361,16 +442,21 @@ def test_failures_and_trials_that_were_stopped_enter_no_comparison(tmp_path: Pat
 
 
 def test_of_equal_models_few_are_called_worse_than_the_best_of_them() -> None:
-    """Twelve models of one quality: the best of them is the luckiest, and must not be taken for a better one.
+    """Twelve models of one quality: the best of them is the luckiest, and must not be taken for
+    a better one.
 
-    Nominal 5% of 120 searches, 12 alarms or more have then a probability of 2%. Here there are 2; Holm's correction
-    for eleven comparisons, as if the best had been known beforehand, gives 23.
+    Nominal 5% of 120 searches, 12 alarms or more have then a probability of 2%. Here there are 2;
+    Holm's correction for eleven comparisons, as if the best had been known beforehand, gives 23.
     """
-    request = from_document({"study": "s", "data": "synthetic", "space": {"optim.restarts": [0, 1]}}, "test")
+    request = from_document(
+        {"study": "s", "data": "synthetic", "space": {"optim.restarts": [0, 1]}}, "test"
+    )
     alarms = 0
     for search in range(120):
         rng = np.random.default_rng([7, search])
-        chosen = np.flatnonzero((_MANY.truths_IC > 0).all(axis=1) & (_MANY.truths_IC.sum(axis=1) < 60))
+        chosen = np.flatnonzero(
+            (_MANY.truths_IC > 0).all(axis=1) & (_MANY.truths_IC.sum(axis=1) < 60)
+        )
         images = _MANY.take(np.sort(rng.choice(chosen, 20, replace=False)))
         trials = []
         for number in range(12):
@@ -387,12 +473,16 @@ def test_images_of_one_group_are_one_unit(tmp_path: Path) -> None:
     """Ten groups of images by the last digit of their names, which are numbers."""
     document = {**VARIANTS, "fixed": {"optim.epochs": EPOCHS, "data.group_pattern": r"(\d)$"}}
     grouped = found(replay(tmp_path, document, by_quality, trials=5))
-    assert all(trial.scored is not None and len(trial.scored.units) == 10 for trial in grouped.trials)
+    assert all(
+        trial.scored is not None and len(trial.scored.units) == 10 for trial in grouped.trials
+    )
     assert "10 groups of validation images" in grouped.smallest_difference.sentence
     assert not any("data.group_pattern must say so" in caution for caution in grouped.cautions)
 
 
-def test_a_class_has_its_score_and_an_interval_only_where_it_is_in_enough_images(shown: Findings) -> None:
+def test_a_class_has_its_score_and_an_interval_only_where_it_is_in_enough_images(
+    shown: Findings,
+) -> None:
     best = shown.best
     assert best is not None
     assert best.scored is not None
@@ -409,7 +499,9 @@ def test_a_class_in_few_images_is_flagged(tmp_path: Path) -> None:
     images = (few.truths_IC > 0).sum(axis=0)
     rare = [f"class{place + 1}" for place in np.flatnonzero((images > 0) & (images < 5))]
     assert 0 < len(rare) < 4
-    plan = replay(tmp_path, VARIANTS, lambda *_: evaluate(np.random.default_rng(3), few, 0.0), trials=2)
+    plan = replay(
+        tmp_path, VARIANTS, lambda *_: evaluate(np.random.default_rng(3), few, 0.0), trials=2
+    )
     flagged = [one for one in found(plan).cautions if "its AP50 is hardly known" in one]
     assert [one.split()[4] for one in flagged] == rare
     assert "a rare class moves it as much as a common one" in " ".join(found(plan).cautions)
@@ -426,11 +518,14 @@ def test_a_cap_that_validation_images_of_the_best_trial_reached_is_said(tmp_path
         one.save(path)
     reports = [report_of(epoch, one) for epoch, one in enumerate(tables, start=1)]
     best = max(reports, key=lambda report: report["ap50"])
-    book.report(record.id, [{**report, "capped_images": 3 if report is best else 7} for report in reports])
+    book.report(
+        record.id, [{**report, "capped_images": 3 if report is best else 7} for report in reports]
+    )
     (said,) = [caution for caution in found(plan).cautions if "predict.max_detections" in caution]
-    assert said == (
-        "In 3 validation images of the best trial as many instances were found as predict.max_detections keeps of a "
-        "tile (400), so that more may be there; try a higher one under after_training."
+    assert (
+        said == "In 3 validation images of the best trial as many instances were found as"
+        " predict.max_detections keeps of a tile (400), so that more may be there; try a higher"
+        " one under after_training."
     )
 
 
@@ -485,7 +580,10 @@ def test_a_confirmed_winner_is_said_first_with_both_its_scores(said: Findings) -
     number = said.candidates[choice.name]
     record = said.trials[number].record
     assert said.answer[0].startswith(f"Trial {number} (optim.learning_rate ")
-    assert f"AP50 {choice.score:.4f} at epoch {choice.epoch}, the mean of 2 trainings" in said.answer[0]
+    assert (
+        f"AP50 {choice.score:.4f} at epoch {choice.epoch}, the mean of 2 trainings"
+        in said.answer[0]
+    )
     assert f"{choice.corrected.estimate:.4f} (" in said.answer[0]
     assert said.answer[1].startswith(f"Its score in the search was {record.ap50:.4f}, ")
     assert len(said.confirm_trials) == 4
@@ -497,7 +595,9 @@ def test_a_confirmed_winner_is_said_first_with_both_its_scores(said: Findings) -
     assert not any("no fresh seeds and splits" in sentence for sentence in said.answer)
 
 
-def test_effects_have_intervals_and_stand_beside_importances_that_add_up(sampled: Plan, said: Findings) -> None:
+def test_effects_have_intervals_and_stand_beside_importances_that_add_up(
+    sampled: Plan, said: Findings
+) -> None:
     assert math.fsum(said.importances.values()) == pytest.approx(1)
     assert next(iter(said.importances)) == "optim.learning_rate"
     assert said.importances == pytest.approx(ledger.importances(sampled.storage, "s"))
@@ -519,4 +619,6 @@ def test_there_are_no_importances_where_optuna_cannot_tell(tmp_path: Path) -> No
         record = book.next()
         assert record is not None
         book.report(record.id, [{"epoch": 1, "ap50": 0.5, "seconds": 1.0}])
-        assert ledger.importances(plan.storage, "s") == {}, f"{number + 1} trials, all with one score"
+        assert ledger.importances(plan.storage, "s") == {}, (
+            f"{number + 1} trials, all with one score"
+        )

@@ -1,4 +1,6 @@
-"""Laws of the report: it agrees with the ledger, stands alone, lets nothing hostile through, and is the same again."""
+"""Laws of the report: it agrees with the ledger, stands alone, lets nothing hostile through, and
+is the same again.
+"""
 
 import csv
 import re
@@ -45,7 +47,21 @@ SEARCH = {
     "stop_early": {"rule": "successive_halving", "min_epochs": 2, "reduction": 2},
     "confirm": {"top": 2, "seeds": 2},
 }
-VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+VOID = {
+    "area",
+    "base",
+    "br",
+    "col",
+    "embed",
+    "hr",
+    "img",
+    "input",
+    "link",
+    "meta",
+    "source",
+    "track",
+    "wbr",
+}
 
 
 class Page(HTMLParser):
@@ -129,7 +145,9 @@ both = pytest.mark.parametrize("name", ["variants", "search"])
 
 
 @both
-def test_page_csv_and_ledger_agree_on_every_score(studies: dict[str, StudyFolder], name: str) -> None:
+def test_page_csv_and_ledger_agree_on_every_score(
+    studies: dict[str, StudyFolder], name: str
+) -> None:
     folder = studies[name]
     complete = [record for record in records(folder) if record.state is State.COMPLETE]
     groups: dict[str, list[TrialRecord]] = {}
@@ -152,13 +170,18 @@ def test_page_csv_and_ledger_agree_on_every_score(studies: dict[str, StudyFolder
 
 
 @both
-def test_every_table_is_the_same_on_the_page_and_beside_it(studies: dict[str, StudyFolder], name: str) -> None:
+def test_every_table_is_the_same_on_the_page_and_beside_it(
+    studies: dict[str, StudyFolder], name: str
+) -> None:
     folder = studies[name]
     findings = find(folder, storage(folder))
     page, tables = Page(content(folder)), folder.path / "report" / "tables"
     assert set(page.tables) == {one.name for one in findings.tables}
     for one in findings.tables:
-        assert page.tables[one.name] == [[column.title for column in one.columns], *map(list, one.texts)]
+        assert page.tables[one.name] == [
+            [column.title for column in one.columns],
+            *map(list, one.texts),
+        ]
         assert (tables / f"{one.name}.csv").read_text() == one.csv()
         assert (tables / f"{one.name}.md").read_text() == one.markdown()
     assert (tables / "main.tex").read_text() == findings.tables[0].latex()
@@ -169,18 +192,25 @@ def test_figures_say_the_numbers_of_the_tables(studies: dict[str, StudyFolder], 
     folder = studies[name]
     findings = find(folder, storage(folder))
     drawn = (folder.path / "report" / "figures" / "scores.svg").read_text()
-    texts = [element.text for element in ET.fromstring(drawn).iter() if element.tag.endswith("}text")]
+    texts = [
+        element.text for element in ET.fromstring(drawn).iter() if element.tag.endswith("}text")
+    ]
     assert [text(row.ap50, Kind.AP50) for row in findings.rows] == [
         one for one in texts if one and one.count(".") == 1
     ][-len(findings.rows) :]
 
 
 @both
-def test_the_answer_and_what_limits_it_come_before_everything_else(studies: dict[str, StudyFolder], name: str) -> None:
+def test_the_answer_and_what_limits_it_come_before_everything_else(
+    studies: dict[str, StudyFolder], name: str
+) -> None:
     folder = studies[name]
     findings = find(folder, storage(folder))
     words = " ".join("".join(Page(content(folder)).words).split())
-    places = [words.index(" ".join(sentence.split())) for sentence in (*findings.answer, *findings.cautions)]
+    places = [
+        words.index(" ".join(sentence.split()))
+        for sentence in (*findings.answer, *findings.cautions)
+    ]
     assert places == sorted(places)
     assert places[-1] < words.index(findings.tables[0].caption[:40])
 
@@ -189,9 +219,23 @@ def test_the_answer_and_what_limits_it_come_before_everything_else(studies: dict
 def test_the_page_stands_alone(studies: dict[str, StudyFolder], name: str) -> None:
     folder = studies[name]
     page = Page(content(folder))
-    assert not {tag for tag, _ in page.elements} & {"script", "link", "iframe", "object", "embed", "form", "base"}
-    policy = next(found for tag, found in page.elements if found.get("http-equiv") == "Content-Security-Policy")
-    assert str(policy["content"]).startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
+    assert not {tag for tag, _ in page.elements} & {
+        "script",
+        "link",
+        "iframe",
+        "object",
+        "embed",
+        "form",
+        "base",
+    }
+    policy = next(
+        found
+        for tag, found in page.elements
+        if found.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert str(policy["content"]).startswith(
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    )
     assert not re.search(r"@import|url\((?!#)", content(folder))
     ids = [found["id"] for _, found in page.elements if "id" in found]
     assert len(set(ids)) == len(ids)
@@ -201,7 +245,10 @@ def test_the_page_stands_alone(studies: dict[str, StudyFolder], name: str) -> No
             if address.startswith("#"):
                 assert address[1:] in ids
             else:
-                assert address.startswith("data:image/png") or (folder.path / "report" / address).is_file()
+                assert (
+                    address.startswith("data:image/png")
+                    or (folder.path / "report" / address).is_file()
+                )
 
 
 @both
@@ -218,7 +265,11 @@ def test_headings_tables_and_figures_can_be_found_by_who_does_not_see_them(
     assert tags.count("figure") == tags.count("figcaption")
     assert tags.count("svg") == 2 * tags.count("figure")
     ids = {found.get("id") for _, found in page.elements}
-    named = [str(found["aria-labelledby"]).split() for _, found in page.elements if "aria-labelledby" in found]
+    named = [
+        str(found["aria-labelledby"]).split()
+        for _, found in page.elements
+        if "aria-labelledby" in found
+    ]
     assert {one for names in named for one in names} <= ids
     assert all("scope" in found for tag, found in page.elements if tag == "th")
 
@@ -243,7 +294,11 @@ def test_written_again_it_is_the_same_and_what_is_no_longer_in_it_goes(
     root = folder.path / "report"
 
     def files() -> dict[str, bytes]:
-        return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        return {
+            str(path.relative_to(root)): path.read_bytes()
+            for path in root.rglob("*")
+            if path.is_file()
+        }
 
     write(folder)
     before = files()
@@ -253,7 +308,9 @@ def test_written_again_it_is_the_same_and_what_is_no_longer_in_it_goes(
     assert files() == before
 
 
-def test_captions_say_how_sure_a_figure_is_or_why_that_cannot_be_said(studies: dict[str, StudyFolder]) -> None:
+def test_captions_say_how_sure_a_figure_is_or_why_that_cannot_be_said(
+    studies: dict[str, StudyFolder],
+) -> None:
     for folder in studies.values():
         page = content(folder)
         captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, re.DOTALL)
@@ -261,7 +318,9 @@ def test_captions_say_how_sure_a_figure_is_or_why_that_cannot_be_said(studies: d
         assert all(re.search(r"interval|uncertainty", caption) for caption in captions)
 
 
-def test_a_study_that_has_only_begun_or_whose_trials_all_failed_has_a_report(tmp_path: Path) -> None:
+def test_a_study_that_has_only_begun_or_whose_trials_all_failed_has_a_report(
+    tmp_path: Path,
+) -> None:
     two = {**SEARCH, "study": "early", "search": {"sampler": "random", "trials": 2}}
     folder = build(tmp_path, two, sampled_quality, lambda _: "diverged")
     write(folder)
@@ -279,13 +338,18 @@ def test_the_command_shows_the_report_in_mlflow_and_says_where_it_is(
     folder = studies["search"]
     results = folder.path.parent
     assert report.main(["--results", str(results), "--study", "search"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"Report: {folder.path / 'report' / 'index.html'}"
+    assert (
+        capsys.readouterr().out.splitlines()[-1]
+        == f"Report: {folder.path / 'report' / 'index.html'}"
+    )
     client = mlflow.MlflowClient(f"sqlite:///{results / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("search")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id], "tags.phase = 'study'")
     assert "index.html" in run.data.tags["report"]
-    assert "report/index.html" in {entry.path for entry in client.list_artifacts(run.info.run_id, "report")}
+    assert "report/index.html" in {
+        entry.path for entry in client.list_artifacts(run.info.run_id, "report")
+    }
 
 
 def test_where_mlflow_is_away_the_report_is_written_all_the_same(
@@ -297,16 +361,26 @@ def test_where_mlflow_is_away_the_report_is_written_all_the_same(
     assert "MLflow does not show it" in capsys.readouterr().out
 
 
-def test_a_wrong_request_is_one_sentence_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--results", str(tmp_path)], ["--results", str(tmp_path), "--study", "none"]):
+def test_a_wrong_request_is_one_sentence_and_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (
+        ["--results", str(tmp_path)],
+        ["--results", str(tmp_path), "--study", "none"],
+    ):
         assert report.main(arguments) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1
         assert "holds no study" in said
 
 
-def test_a_data_set_that_was_named_must_be_there(studies: dict[str, StudyFolder], tmp_path: Path) -> None:
+def test_a_data_set_that_was_named_must_be_there(
+    studies: dict[str, StudyFolder], tmp_path: Path
+) -> None:
     results = str(studies["search"].path.parent)
-    assert report.main(["--results", results, "--study", "search", "--data", str(tmp_path / "none")]) == 2
+    assert (
+        report.main(["--results", results, "--study", "search", "--data", str(tmp_path / "none")])
+        == 2
+    )
     with pytest.raises(BadRequest):
         report.make(Options(Path(results)), StudyFolder(Path(results) / "nowhere"))

@@ -1,4 +1,6 @@
-"""The reference report's table, replayed through the whole engine: what 41 images and one seed can and cannot tell."""
+"""The reference report's table, replayed through the whole engine: what 41 images and one seed
+can and cannot tell.
+"""
 
 import csv
 import io
@@ -29,7 +31,9 @@ def test_every_row_has_the_score_of_the_report_and_an_interval_that_is_wider_tha
         assert row.interval.low < row.ap50 < row.interval.high
     without_the_worst = [ap50 for name, ap50 in TABLE_1.items() if name != "Full fine-tuning"]
     spread = max(without_the_worst) - min(without_the_worst)
-    assert all(row.interval.high - row.interval.low > spread for row in findings.rows if row.interval)
+    assert all(
+        row.interval.high - row.interval.low > spread for row in findings.rows if row.interval
+    )
 
 
 def test_the_data_cannot_tell_the_rows_of_the_report_from_its_baseline(findings: Findings) -> None:
@@ -40,21 +44,30 @@ def test_the_data_cannot_tell_the_rows_of_the_report_from_its_baseline(findings:
     assert set(verdicts.values()) == {"cannot tell"}
     for row in findings.rows[1:]:
         assert row.difference is not None
-        assert (row.difference.units, row.difference.repeats, row.difference.seed_se) == (IMAGES, 1, None)
+        assert (row.difference.units, row.difference.repeats, row.difference.seed_se) == (
+            IMAGES,
+            1,
+            None,
+        )
     value = findings.smallest_difference.value
     assert value is not None
     assert value > 0.05  # all differences of the report but one are smaller
 
 
-def test_the_answer_says_what_cannot_be_told_and_that_one_training_each_is_no_method(findings: Findings) -> None:
+def test_the_answer_says_what_cannot_be_told_and_that_one_training_each_is_no_method(
+    findings: Findings,
+) -> None:
     first, second, *others = findings.answer
     assert first.startswith("Partial has the highest validation AP50 of 8 methods: 0.49")
     assert first.endswith("from one training.")
     assert second.startswith(
-        "The data cannot tell whether the model trained as Partial is better than that trained as Res50: "
+        "The data cannot tell whether the model trained as Partial is better than that trained as"
+        " Res50: "
     )
     assert any(one.startswith("The data cannot tell these from Res50: Aug. (") for one in others)
-    assert any("the verdicts speak of these trained models, not of the methods" in one for one in others)
+    assert any(
+        "the verdicts speak of these trained models, not of the methods" in one for one in others
+    )
     assert not any("made the difference" in one for one in findings.answer)
 
 

@@ -1,4 +1,6 @@
-"""Laws of how figures are drawn: one look in every page, told apart by everybody, and the same text every time."""
+"""Laws of how figures are drawn: one look in every page, told apart by everybody, and the same
+text every time.
+"""
 
 import re
 import xml.etree.ElementTree as ET
@@ -12,29 +14,46 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
-from tune.report.svg import COLOURS, DASHES, MARKERS, NARROW, SERIES, WIDE, Figure, colour, figure, plain
+from tune.report.svg import (
+    COLOURS,
+    DASHES,
+    MARKERS,
+    NARROW,
+    SERIES,
+    WIDE,
+    Figure,
+    colour,
+    figure,
+    plain,
+)
 
 THEMES = {"light": 0, "dark": 1}
 
-# Linear RGB as people see it who lack one kind of cone: G. M. Machado, M. M. Oliveira, L. A. F. Fernandes, "A
-# physiologically-based model for simulation of color vision deficiency", IEEE TVCG 15 (2009), severity 1.
+# Linear RGB as people see it who lack one kind of cone: G. M. Machado, M. M. Oliveira, L. A. F.
+# Fernandes, "A physiologically-based model for simulation of color vision deficiency", IEEE TVCG 15
+# (2009), severity 1.
 VISION = {
     "all cones": np.eye(3),
     "no red cones": np.array([
-        [0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998],
+        [0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
     ]),
     "no green cones": np.array([
-        [0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881],
+        [0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+        [-0.01182, 0.04294, 0.968881],
     ]),
     "no blue cones": np.array([
-        [1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039],
+        [1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.3039],
     ]),
 }  # fmt: skip
 
 
 def linear(colour: str) -> NDArray[np.float64]:
     encoded = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)]) / 255
-    result: NDArray[np.float64] = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    result: NDArray[np.float64] = np.where(
+        encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4
+    )
     return result
 
 
@@ -45,7 +64,10 @@ def contrast(one: str, other: str) -> float:
 
 
 def oklab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
-    """B. Ottosson's space, in which distances are about as large as they look; black to white is 1."""
+    """B.
+
+    Ottosson's space, in which distances are about as large as they look; black to white is 1.
+    """
     cones = np.array([
         [0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
         [0.0883024619, 0.2817188376, 0.6299787005],
@@ -67,13 +89,22 @@ def test_series_stand_out_from_the_ground_and_text_can_be_read_in_both_themes(th
 
 @pytest.mark.parametrize("vision", VISION)
 @pytest.mark.parametrize("theme", THEMES)
-def test_any_two_series_are_told_apart_with_any_kind_of_colour_vision(theme: str, vision: str) -> None:
+def test_any_two_series_are_told_apart_with_any_kind_of_colour_vision(
+    theme: str, vision: str
+) -> None:
     seen = [oklab(VISION[vision] @ linear(COLOURS[name][THEMES[theme]])) for name in SERIES]
     assert min(float(np.linalg.norm(one - other)) for one, other in combinations(seen, 2)) > 0.1
 
 
 def test_series_differ_in_more_than_their_colour() -> None:
-    assert len(set(MARKERS)) == len(set(DASHES)) == len(set(SERIES)) == len(MARKERS) == len(DASHES) == len(SERIES)
+    assert (
+        len(set(MARKERS))
+        == len(set(DASHES))
+        == len(set(SERIES))
+        == len(MARKERS)
+        == len(DASHES)
+        == len(SERIES)
+    )
 
 
 HOSTILE = "<script>alert('x')</script> $\\alpha$ & 漢"
@@ -83,7 +114,12 @@ def drawing(canvas: Canvas, wide: bool) -> None:
     axes = canvas.subplots()
     for place, shade in enumerate(SERIES):
         axes.plot(
-            [1, 2], [place, place + 1], color=colour(shade), marker=MARKERS[place], linestyle=DASHES[place], label=shade
+            [1, 2],
+            [place, place + 1],
+            color=colour(shade),
+            marker=MARKERS[place],
+            linestyle=DASHES[place],
+            label=shade,
         )
     axes.fill_between([1, 2], [0, 0], [1, 1], color=colour("blue"), alpha=0.2)
     axes.set_xlabel("wide" if wide else "narrow")
@@ -92,7 +128,9 @@ def drawing(canvas: Canvas, wide: bool) -> None:
 
 
 def make(name: str = "one") -> Figure:
-    return figure(name, "A title <b>", "A caption & more.", lambda wide: 300 if wide else 400, drawing)
+    return figure(
+        name, "A title <b>", "A caption & more.", lambda wide: 300 if wide else 400, drawing
+    )
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +170,9 @@ def test_in_a_page_every_colour_follows_the_theme_and_a_file_needs_no_page(made:
         assert all(shade.startswith("var(--") for shade in colours)
         assert not re.search(r"\b(?:fill|stroke): (?!var|none|url)", svg)
     assert "var(" not in made.alone
-    assert set(re.findall(r"#[0-9a-f]{6}\b", made.alone)) <= {light for light, _ in COLOURS.values()}
+    assert set(re.findall(r"#[0-9a-f]{6}\b", made.alone)) <= {
+        light for light, _ in COLOURS.values()
+    }
 
 
 def test_a_figure_scales_is_named_and_keeps_its_text_as_text(made: Figure) -> None:
@@ -141,7 +181,10 @@ def test_a_figure_scales_is_named_and_keeps_its_text_as_text(made: Figure) -> No
         assert root.attrib["viewBox"].startswith(f"0 0 {view:g} ")
         assert "width" not in root.attrib
         by_id = {element.attrib.get("id"): element.text for element in root.iter()}
-        assert [by_id[name] for name in root.attrib["aria-labelledby"].split()] == ["A title <b>", "A caption & more."]
+        assert [by_id[name] for name in root.attrib["aria-labelledby"].split()] == [
+            "A title <b>",
+            "A caption & more.",
+        ]
         texts = [element.text for element in root.iter() if element.tag.endswith("text")]
         assert HOSTILE in texts
         assert not any(element.tag.endswith("script") for element in root.iter())

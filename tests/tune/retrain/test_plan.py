@@ -1,4 +1,6 @@
-"""Laws of choosing what is retrained: which trial, why, with what, and what is refused before anything starts."""
+"""Laws of choosing what is retrained: which trial, why, with what, and what is refused before
+anything starts.
+"""
 
 import shutil
 from collections.abc import Sequence
@@ -40,10 +42,15 @@ resources: {{gpus_per_trial: 0}}
 """
 
 
-def record(number: int, state: State = State.COMPLETE, curve: Sequence[float] = (0.1, 0.3, 0.2)) -> TrialRecord:
+def record(
+    number: int, state: State = State.COMPLETE, curve: Sequence[float] = (0.1, 0.3, 0.2)
+) -> TrialRecord:
     settings = TrialConfig.from_settings({"optim.epochs": 3}).settings()
     return TrialRecord(
-        number, state=state, settings=settings, epochs=tuple({"ap50": ap50, "seconds": 1.0} for ap50 in curve)
+        number,
+        state=state,
+        settings=settings,
+        epochs=tuple({"ap50": ap50, "seconds": 1.0} for ap50 in curve),
     )
 
 
@@ -51,7 +58,9 @@ scores = st.lists(st.floats(0, 1), min_size=1, max_size=3)
 
 
 @given(st.lists(st.tuples(st.sampled_from(list(State)), scores), min_size=1, max_size=8))
-def test_the_winner_is_the_best_of_those_that_ran_to_their_end(trials: list[tuple[State, list[float]]]) -> None:
+def test_the_winner_is_the_best_of_those_that_ran_to_their_end(
+    trials: list[tuple[State, list[float]]],
+) -> None:
     records = [record(number, state, curve) for number, (state, curve) in enumerate(trials)]
     complete = [one for one in records if one.state is State.COMPLETE]
     if not complete:
@@ -69,11 +78,13 @@ def test_the_winner_is_the_best_of_those_that_ran_to_their_end(trials: list[tupl
     assert f"{winner.ap50:.4f}" in why
 
 
-def test_the_reason_says_how_many_it_beat_whether_more_may_come_and_that_nothing_confirmed_it() -> None:
+def test_the_reason_says_how_many_it_beat_whether_more_may_come_and_that_nothing_confirmed_it() -> (
+    None
+):
     _, why = choose([record(0), record(1, curve=[0.5]), record(2, State.FAIL, [])], None, 5)
-    assert why == (
-        "trial 1, which is the best of 2 that ran to their end so far (3 of 5 trials have ended), with AP50 0.5000; "
-        "no fresh seeds and splits confirmed it"
+    assert (
+        why == "trial 1, which is the best of 2 that ran to their end so far (3 of 5 trials have"
+        " ended), with AP50 0.5000; no fresh seeds and splits confirmed it"
     )
     _, why = choose([replace(record(0), name="Res50"), record(1, State.PRUNED)], None, 2)
     assert why.startswith("trial 0 (Res50), which alone ran to its end, with AP50 0.3000")
@@ -98,7 +109,11 @@ def test_a_trial_that_is_named_is_taken_and_compared_with_the_best() -> None:
     ],
 )
 def test_a_trial_without_a_score_is_refused(trial: int, sentence: str) -> None:
-    records = [record(0), replace(record(1, State.FAIL, []), reason="diverged"), record(2, State.RUNNING)]
+    records = [
+        record(0),
+        replace(record(1, State.FAIL, []), reason="diverged"),
+        record(2, State.RUNNING),
+    ]
     with pytest.raises(StudyError, match=sentence):
         choose(records, trial, 3)
 
@@ -109,15 +124,21 @@ def epoch(number: int, ap50: float) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder with a study of two trials in its ledger; its data set and space file beside it."""
+    """A results folder with a study of two trials in its ledger; its data set and space file
+    beside it.
+    """
     folder = tmp_path_factory.mktemp("searched")
     synthetic.write_hw3(synthetic.make(images=5, side=64), folder / "cells")
     return search(folder)
 
 
 def search(folder: Path, reading: str = "") -> Path:
-    """Write what a search of `folder / "cells"` leaves; `reading` is further fixed settings, each after a comma."""
-    text = SPACE.format(data=folder / "cells").replace("optim.epochs: 4", f"optim.epochs: 4{reading}")
+    """Write what a search of `folder / "cells"` leaves; `reading` is further fixed settings,
+    each after a comma.
+    """
+    text = SPACE.format(data=folder / "cells").replace(
+        "optim.epochs: 4", f"optim.epochs: 4{reading}"
+    )
     (folder / "space.yaml").write_text(text)
     plan = plan_search(load_space(folder / "space.yaml"), Options(folder / "results"))
     plan.folder.path.mkdir(parents=True)
@@ -144,7 +165,9 @@ def test_without_a_change_the_trial_is_repeated_setting_by_setting(searched: Pat
     assert plan.request.study == "replayed"
 
 
-def test_on_all_images_it_stops_at_the_trials_best_epoch_and_keeps_the_horizon(searched: Path) -> None:
+def test_on_all_images_it_stops_at_the_trials_best_epoch_and_keeps_the_horizon(
+    searched: Path,
+) -> None:
     plan = plan_of(searched, on="all")
     assert plan.epochs == 3
     assert plan.config.optim.epochs == 4
@@ -160,14 +183,19 @@ def test_what_is_tried_after_training_is_each_combination_but_its_own(searched: 
 
 
 def test_settings_of_prediction_change_nothing_that_is_trained(searched: Path) -> None:
-    plan, other = plan_of(searched), plan_of(searched, "predict.flips=true", "predict.score_threshold=0.2")
+    plan, other = (
+        plan_of(searched),
+        plan_of(searched, "predict.flips=true", "predict.score_threshold=0.2"),
+    )
     assert other.config == plan.config
     assert other.work == plan.work
     assert other.own.flips
     assert other.own.score_threshold == 0.2
 
 
-@pytest.mark.parametrize("change", ["optim.epochs=5", "seed=1", "augment.affine=true", "optim.batch_size=1"])
+@pytest.mark.parametrize(
+    "change", ["optim.epochs=5", "seed=1", "augment.affine=true", "optim.batch_size=1"]
+)
 def test_every_other_change_is_another_training(searched: Path, change: str) -> None:
     plan, other = plan_of(searched), plan_of(searched, change)
     name, _, value = change.partition("=")
@@ -185,8 +213,18 @@ def test_a_value_that_the_trial_has_already_is_no_change(searched: Path) -> None
     ("error", "overrides", "options", "sentence"),
     [
         (StudyError, (), {"study": "other"}, "other holds no study"),
-        (SettingError, ("data.split_seed=3",), {}, "data.split_seed is what all trials of a study have in common"),
-        (SettingError, ("metric.max_dets=10",), {}, "metric.max_dets is what all trials of a study have in common"),
+        (
+            SettingError,
+            ("data.split_seed=3",),
+            {},
+            "data.split_seed is what all trials of a study have in common",
+        ),
+        (
+            SettingError,
+            ("metric.max_dets=10",),
+            {},
+            "metric.max_dets is what all trials of a study have in common",
+        ),
         (
             SettingError,
             ("optim.epochs=9",),
@@ -210,7 +248,9 @@ def test_a_wrong_request_is_refused_in_one_sentence(
 def test_another_data_set_is_refused_with_both_fingerprints(searched: Path, tmp_path: Path) -> None:
     other = synthetic.make(images=4, side=64)
     synthetic.write_hw3(other, tmp_path)
-    with pytest.raises(StudyError, match=f"was searched on .* is another .{other.fingerprint[:12]}"):
+    with pytest.raises(
+        StudyError, match=f"was searched on .* is another .{other.fingerprint[:12]}"
+    ):
         plan_of(searched, data=str(tmp_path))
 
 
@@ -229,7 +269,9 @@ def test_a_study_goes_on_with_data_that_only_a_later_version_suspects(
         earlier.setattr("core.data.suspicions", lambda *_: ([], []))
         results = search(tmp_path)
     request = load_space(tmp_path / "space.yaml")
-    assert any("are there twice" in note for note in plan_search(request, Options(results)).data.notes)
+    assert any(
+        "are there twice" in note for note in plan_search(request, Options(results)).data.notes
+    )
     assert any("are there twice" in note for note in make_plan(Options(results)).data.notes)
     with pytest.raises(DataError, match="are there twice"):
         plan_search(replace(request, study="another"), Options(results))
@@ -242,13 +284,18 @@ def test_a_data_set_is_read_again_as_the_search_read_it(tmp_path: Path) -> None:
     image.write_bytes(b"")
     for mask in (tmp_path / "cells").rglob("class2.tif"):
         tifffile.imwrite(mask, (tifffile.imread(mask) > 0).astype(np.uint8))
-    results = search(tmp_path, ", data.skip_bad: true, data.split_components: true, data.allow_suspicious: true")
+    results = search(
+        tmp_path, ", data.skip_bad: true, data.split_components: true, data.allow_suspicious: true"
+    )
     searched = plan_search(load_space(tmp_path / "space.yaml"), Options(results)).data
     retrained = make_plan(Options(results)).data
     assert len(searched.samples) == 4
     assert searched.fingerprint == retrained.fingerprint
     assert searched.notes == retrained.notes
-    assert [note.partition(":")[0] for note in searched.notes][:2] == ["data.skip_bad", "data.split_components"]
+    assert [note.partition(":")[0] for note in searched.notes][:2] == [
+        "data.skip_bad",
+        "data.split_components",
+    ]
 
 
 def test_the_study_searched_last_is_the_one(searched: Path, tmp_path: Path) -> None:
@@ -259,7 +306,11 @@ def test_the_study_searched_last_is_the_one(searched: Path, tmp_path: Path) -> N
 
 def test_nothing_is_written(searched: Path) -> None:
     def files() -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in searched.rglob("*") if "study.db" not in path.name}
+        return {
+            path: path.stat().st_mtime_ns
+            for path in searched.rglob("*")
+            if "study.db" not in path.name
+        }
 
     before = files()
     plan_of(searched)

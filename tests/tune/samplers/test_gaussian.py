@@ -26,11 +26,15 @@ def space_of(document: dict[str, Any]) -> SearchSpace:
 
 def proposed(space: SearchSpace, tried: list[Tried], seed: int = 0) -> dict[str, Any]:
     """What comes of one trial, and nothing where it is left to chance."""
-    process = GaussianProcess(seed, space, {one.name: one.domain for one in space.parameters}, lambda: tried)
+    process = GaussianProcess(
+        seed, space, {one.name: one.domain for one in space.parameters}, lambda: tried
+    )
     study = optuna.create_study(sampler=process)
     trial = study.ask()
     return process.sample_relative(
-        study, study.trials[trial.number], process.infer_relative_search_space(study, study.trials[0])
+        study,
+        study.trials[trial.number],
+        process.infer_relative_search_space(study, study.trials[0]),
     )
 
 
@@ -38,7 +42,9 @@ def at_random(space: SearchSpace, count: int) -> list[dict[str, Value]]:
     drawn = []
     for seed in range(count):
         trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed)).ask()
-        params = space.sample(lambda name, domain, trial=trial: trial._suggest(name, sampler.distribution(domain)))
+        params = space.sample(
+            lambda name, domain, trial=trial: trial._suggest(name, sampler.distribution(domain))
+        )
         drawn.append(space.resolve(params).settings())
     return drawn
 
@@ -53,7 +59,9 @@ def test_nothing_is_proposed_before_enough_trials_have_a_result() -> None:
     few = [by_learning_rate(one) for one in settings[: STARTUP - 1]]
     without = [Tried(one, None) for one in settings[STARTUP:]]
     assert proposed(space, few + without) == {}
-    assert proposed(space, [*few, by_learning_rate(settings[-1])]).keys() == {one.name for one in space.parameters}
+    assert proposed(space, [*few, by_learning_rate(settings[-1])]).keys() == {
+        one.name for one in space.parameters
+    }
 
 
 def test_a_proposal_is_a_point_of_the_space_and_follows_what_was_good() -> None:
@@ -72,15 +80,22 @@ def test_a_failed_trial_has_no_score_and_is_not_tried_again() -> None:
     assert len(known) == space.size
     bad, *others = known.values()
     tried = [Tried(one, 0.2) for one in others]
-    assert proposed(space, [*tried, Tried(bad, None)]) == {}, "all were tried: the next is left to chance"
+    assert proposed(space, [*tried, Tried(bad, None)]) == {}, (
+        "all were tried: the next is left to chance"
+    )
     left = proposed(space, tried)
     assert left == {} or {name: bad[name] for name in FINITE} == left
 
 
 def test_what_is_not_active_makes_no_proposal_new() -> None:
-    document = {**FINITE, "augment.elastic_alpha": {"choices": [1, 2], "when": {"augment.elastic": [True]}}}
+    document = {
+        **FINITE,
+        "augment.elastic_alpha": {"choices": [1, 2], "when": {"augment.elastic": [True]}},
+    }
     space = space_of(document)
-    tried = {tuple(one[name] for name in document): Tried(one, 0.1) for one in at_random(space, 200)}
+    tried = {
+        tuple(one[name] for name in document): Tried(one, 0.1) for one in at_random(space, 200)
+    }
     assert len(tried) == space.size
     assert proposed(space, list(tried.values())) == {}
 
@@ -97,6 +112,8 @@ def test_what_is_not_active_makes_no_proposal_new() -> None:
         (IntRange(2, 8, step=3), 4, 5),
     ],
 )
-def test_a_value_outside_of_a_domain_is_stood_for_by_one_inside(domain: Any, value: Value, inside: Value) -> None:
+def test_a_value_outside_of_a_domain_is_stood_for_by_one_inside(
+    domain: Any, value: Value, inside: Value
+) -> None:
     assert sampler._inside(domain, value) == inside
     assert sampler._inside(domain, value) in domain

@@ -1,4 +1,6 @@
-"""Laws of comparisons: what differs between two configurations, and when a difference has a single cause."""
+"""Laws of comparisons: what differs between two configurations, and when a difference has a
+single cause.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -32,9 +34,9 @@ def other_value(name: str) -> Value:
     """A value of a setting that is not its default and goes with the defaults of all others."""
     default = SETTINGS[name]
     special: dict[str, Value] = {
-        "model.detector": "fpn_v2", "model.backbone": "resnet18", "model.weights": "none", "optim.precision": "bf16",
-        "data.group_pattern": "(.)", "optim.warmup_epochs": 1.0, "model.image_min_side": 512, "data.crop": 256,
-        "predict.tile": 256, "data.folds": 3,
+        "model.detector": "fpn_v2", "model.backbone": "resnet18", "model.weights": "none",
+        "optim.precision": "bf16", "data.group_pattern": "(.)", "optim.warmup_epochs": 1.0,
+        "model.image_min_side": 512, "data.crop": 256, "predict.tile": 256, "data.folds": 3,
     }  # fmt: skip
     if name in special:
         return special[name]
@@ -47,23 +49,41 @@ def other_value(name: str) -> Value:
 
 
 def test_every_setting_belongs_to_exactly_one_factor() -> None:
-    assert Counter(name for settings in FACTORS.values() for name in settings) == dict.fromkeys(SETTINGS, 1)
+    assert Counter(name for settings in FACTORS.values() for name in settings) == dict.fromkeys(
+        SETTINGS, 1
+    )
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_change_of_any_setting_is_a_difference_in_its_factor_unless_it_has_no_effect(name: str) -> None:
+def test_a_change_of_any_setting_is_a_difference_in_its_factor_unless_it_has_no_effect(
+    name: str,
+) -> None:
     one = {**PLAIN, name: other_value(name)}
-    augmented = {setting: True for setting in SETTINGS if setting.startswith("augment.") and SETTINGS[setting] is False}
-    active = {"optim.restarts": 1, **augmented, **({} if name == "data.validation_fraction" else {"data.folds": 5})}
+    augmented = {
+        setting: True
+        for setting in SETTINGS
+        if setting.startswith("augment.") and SETTINGS[setting] is False
+    }
+    active = {
+        "optim.restarts": 1,
+        **augmented,
+        **({} if name == "data.validation_fraction" else {"data.folds": 5}),
+    }
     (factor,) = [factor for factor, settings in FACTORS.items() if name in settings]
-    where_all_is_active = factors({**one, **active, name: one[name]}, {**PLAIN, **active, name: SETTINGS[name]})
+    where_all_is_active = factors(
+        {**one, **active, name: one[name]}, {**PLAIN, **active, name: SETTINGS[name]}
+    )
     # Another backbone starts from other weights, where the weights are those that `auto` means.
-    assert where_all_is_active == ([factor, "pretrained weights"] if name == "model.backbone" else [factor])
+    assert where_all_is_active == (
+        [factor, "pretrained weights"] if name == "model.backbone" else [factor]
+    )
 
 
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_differences_are_the_same_factors_from_either_side_and_none_from_itself(data: st.DataObject) -> None:
+def test_differences_are_the_same_factors_from_either_side_and_none_from_itself(
+    data: st.DataObject,
+) -> None:
     names = data.draw(st.lists(st.sampled_from(list(SETTINGS)), unique=True, max_size=6))
     one = {**PLAIN, **{name: other_value(name) for name in names}}
     assert differences(one, one) == ()
@@ -86,7 +106,9 @@ def test_a_batch_size_says_what_it_does_to_the_learning_rate_of_an_image() -> No
         6: "batch size (6 instead of 2; learning rate per image 0.333 times)",
     }
     for size, said in texts.items():
-        assert [str(factor) for factor in differences(changed(optim__batch_size=size), PLAIN)] == [said]
+        assert [str(factor) for factor in differences(changed(optim__batch_size=size), PLAIN)] == [
+            said
+        ]
 
 
 def test_a_learning_rate_that_follows_the_batch_size_is_no_factor_of_its_own() -> None:
@@ -100,8 +122,9 @@ def test_a_learning_rate_that_follows_the_batch_size_is_no_factor_of_its_own() -
 
 def test_both_values_of_a_difference_are_said() -> None:
     one = changed(
-        model__backbone="resnet101", model__trainable_layers=5, model__trainable_fpn=False, augment__affine=True,
-        augment__rotate=45.0, optim__restarts=2, optim__restart_multiplier=2.0, model__image_min_side=512,
+        model__backbone="resnet101", model__trainable_layers=5, model__trainable_fpn=False,
+        augment__affine=True, augment__rotate=45.0, optim__restarts=2,
+        optim__restart_multiplier=2.0, model__image_min_side=512,
     )  # fmt: skip
     assert [str(factor) for factor in differences(one, PLAIN)] == [
         "augmentation (affine on, rotate 45)",
@@ -124,7 +147,9 @@ TABLE = {
 }
 
 
-def attribution(name: str, counterpart: str, table: Mapping[str, Mapping[str, Value]]) -> Attribution:
+def attribution(
+    name: str, counterpart: str, table: Mapping[str, Mapping[str, Value]]
+) -> Attribution:
     (found,) = confounds.attributions({name: counterpart}, table)
     return found
 
@@ -132,7 +157,9 @@ def attribution(name: str, counterpart: str, table: Mapping[str, Mapping[str, Va
 def test_one_factor_is_what_a_difference_is_the_effect_of() -> None:
     found = attribution("Aug.", "Res50", TABLE)
     assert (found.is_confounded, found.causes) == (False, ("augmentation",))
-    assert found.sentence == "Aug. differs from Res50 in augmentation (horizontal flip on, affine on)"
+    assert (
+        found.sentence == "Aug. differs from Res50 in augmentation (horizontal flip on, affine on)"
+    )
 
 
 def test_a_row_that_joins_two_others_has_their_effects_together() -> None:
@@ -149,15 +176,24 @@ def test_without_the_rows_that_it_joins_it_is_confounded(missing: str) -> None:
 
 
 ONE_OF_EACH = {
-    factor: next(name for name in settings if name not in ("augment.horizontal_flip_p", "model.stride_in_1x1"))
+    factor: next(
+        name
+        for name in settings
+        if name not in ("augment.horizontal_flip_p", "model.stride_in_1x1")
+    )
     for factor, settings in FACTORS.items()
     if factor != BACKBONE  # another backbone has other weights too
 }
 
 
-@given(parts=st.lists(st.sampled_from(list(ONE_OF_EACH)), min_size=2, max_size=5, unique=True), left_out=st.booleans())
+@given(
+    parts=st.lists(st.sampled_from(list(ONE_OF_EACH)), min_size=2, max_size=5, unique=True),
+    left_out=st.booleans(),
+)
 @settings(max_examples=60, deadline=None)
-def test_a_sum_is_attributable_exactly_where_every_part_has_a_row(parts: list[str], left_out: bool) -> None:
+def test_a_sum_is_attributable_exactly_where_every_part_has_a_row(
+    parts: list[str], left_out: bool
+) -> None:
     changes = {factor: {ONE_OF_EACH[factor]: other_value(ONE_OF_EACH[factor])} for factor in parts}
     whole = {name: value for change in changes.values() for name, value in change.items()}
     rows = {factor: {**PLAIN, **change} for factor, change in changes.items()}
@@ -177,10 +213,18 @@ def test_rows_that_change_the_same_factor_to_another_value_do_not_speak_for_it()
 
 def test_rows_that_are_confounded_themselves_do_not_speak_for_a_sum() -> None:
     large = {"optim.batch_size": 8}
-    table = {**TABLE, "Aug.": {**TABLE["Aug."], **large}, "Partial + Aug.": {**TABLE["Partial + Aug."], **large}}
+    table = {
+        **TABLE,
+        "Aug.": {**TABLE["Aug."], **large},
+        "Partial + Aug.": {**TABLE["Partial + Aug."], **large},
+    }
     found = attribution("Partial + Aug.", "Res50", table)
     assert found.is_confounded
-    assert [factor.name for factor in found.factors] == ["augmentation", "freezing of the backbone", "batch size"]
+    assert [factor.name for factor in found.factors] == [
+        "augmentation",
+        "freezing of the backbone",
+        "batch size",
+    ]
 
 
 def test_the_larger_bundle_speaks_for_a_factor() -> None:
@@ -200,7 +244,9 @@ def test_the_same_settings_under_another_name_differ_by_chance_alone() -> None:
 
 
 def shipped(name: str, *overrides: str) -> dict[str, Attribution]:
-    return {found.name: found for found in attributions(load(SPACES / f"{name}.yaml", overrides).space)}
+    return {
+        found.name: found for found in attributions(load(SPACES / f"{name}.yaml", overrides).space)
+    }
 
 
 def test_every_comparison_of_the_report_s_tables_has_one_cause() -> None:
@@ -225,9 +271,11 @@ def test_the_report_as_it_was_run_is_confounded_wherever_more_differs_than_a_nam
     found = shipped("report_as_run")
     clean = {name for name, one in found.items() if not one.is_confounded}
     assert clean == {"Partial", "Res50 with restart"}
-    assert found["Aug."].sentence == (
-        "Aug. differs from Res50 in augmentation (affine on, blur or noise on) and batch size (8 instead of 2; "
-        "learning rate per image a quarter): the difference cannot be attributed to the augmentation alone"
+    assert (
+        found["Aug."].sentence
+        == "Aug. differs from Res50 in augmentation (affine on, blur or noise on) and batch size (8"
+        " instead of 2; learning rate per image a quarter): the difference cannot be attributed"
+        " to the augmentation alone"
     )
     notes = load(SPACES / "report_as_run.yaml").notes
     assert {name for name, one in found.items() if one.sentence in notes} == set(found) - clean
@@ -250,4 +298,9 @@ def test_factors_are_found_in_resolved_configurations() -> None:
 
 
 def test_a_list_reads_like_a_sentence() -> None:
-    assert [listed(list(text)) for text in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
+    assert [listed(list(text)) for text in ("", "a", "ab", "abc")] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]

@@ -30,7 +30,9 @@ def request_of(text: str, *overrides: str, tmp_path: Path, **named: Any) -> Stud
 
 
 def domain_of(request: StudyRequest, name: str) -> Domain:
-    return next(parameter.domain for parameter in request.space.parameters if parameter.name == name)
+    return next(
+        parameter.domain for parameter in request.space.parameters if parameter.name == name
+    )
 
 
 def outcome(read: Callable[[], StudyRequest]) -> StudyRequest | str:
@@ -70,9 +72,12 @@ search: {trials: 12}
     assert request.max_epochs == 20
 
 
-def test_numbers_that_yaml_takes_for_texts_are_numbers_of_the_setting_s_own_type(tmp_path: Path) -> None:
+def test_numbers_that_yaml_takes_for_texts_are_numbers_of_the_setting_s_own_type(
+    tmp_path: Path,
+) -> None:
     request = request_of(
-        "space: {optim.learning_rate: [1e-5, 5e-5], optim.restart_multiplier: [1, 2]}", tmp_path=tmp_path
+        "space: {optim.learning_rate: [1e-5, 5e-5], optim.restart_multiplier: [1, 2]}",
+        tmp_path=tmp_path,
     )
     values = [value for parameter in request.space.parameters for value in parameter.domain.corners]
     assert values == [1e-5, 5e-5, 1.0, 2.0]
@@ -81,7 +86,8 @@ def test_numbers_that_yaml_takes_for_texts_are_numbers_of_the_setting_s_own_type
 
 def test_settings_on_the_command_line_win_over_all_others(tmp_path: Path) -> None:
     text = (
-        "fixed: {optim.epochs: 9, optim.batch_size: 4}\nspace: {optim.restarts: [0, 1], model.trainable_layers: [0, 1]}"
+        "fixed: {optim.epochs: 9, optim.batch_size: 4}\nspace: {optim.restarts: [0, 1],"
+        " model.trainable_layers: [0, 1]}"
     )
     request = request_of(text, "optim.epochs=3", "optim.restarts=1", tmp_path=tmp_path)
     config = request.space.resolve(request.space.sample(lambda _, domain: domain.corners[0]))
@@ -91,10 +97,15 @@ def test_settings_on_the_command_line_win_over_all_others(tmp_path: Path) -> Non
 
 def test_a_variant_wins_over_what_is_fixed_and_the_command_line_over_both(tmp_path: Path) -> None:
     text = "fixed: {optim.batch_size: 4}\nvariants: {A: {optim.batch_size: 8}, B: {}}"
-    assert [row.config.optim.batch_size for row in request_of(text, tmp_path=tmp_path).space.rows()] == [8, 4]
+    assert [
+        row.config.optim.batch_size for row in request_of(text, tmp_path=tmp_path).space.rows()
+    ] == [8, 4]
     request = request_of(text, "optim.batch_size=1", tmp_path=tmp_path)
     assert [row.config.optim.batch_size for row in request.space.rows()] == [1, 1]
-    assert "variants 'A' and 'B' are the same configuration in effect, and differ by chance alone" in request.notes
+    assert (
+        "variants 'A' and 'B' are the same configuration in effect, and differ by chance alone"
+        in request.notes
+    )
 
 
 CONDITIONAL = """
@@ -109,11 +120,15 @@ start:
 """
 
 
-def test_a_condition_on_a_setting_fixed_on_the_command_line_is_decided_by_it(tmp_path: Path) -> None:
+def test_a_condition_on_a_setting_fixed_on_the_command_line_is_decided_by_it(
+    tmp_path: Path,
+) -> None:
     without = request_of(CONDITIONAL, "optim.restarts=0", tmp_path=tmp_path)
     assert without.space.grid() == [{"model.trainable_layers": 0}, {"model.trainable_layers": 1}]
     assert without.space.start == ({"model.trainable_layers": 1},)
-    never = "optim.restart_multiplier is never searched: it needs that optim.restarts is one of 1, 3"
+    never = (
+        "optim.restart_multiplier is never searched: it needs that optim.restarts is one of 1, 3"
+    )
     assert never in without.notes
     always = request_of(CONDITIONAL, "optim.restarts=3", tmp_path=tmp_path)
     assert always.space.size == 4
@@ -140,49 +155,83 @@ space:
         ("search.sampler=random", lambda request: request.search.sampler == "random"),
         ("stop_early.rule=none", lambda request: request.stop_early == StopEarly(rule="none")),
         ("confirm.top=0", lambda request: request.confirm == Confirm(top=0)),
-        ("resources.gpus_per_trial=0.5", lambda request: request.resources == Resources(gpus_per_trial=0.5)),
+        (
+            "resources.gpus_per_trial=0.5",
+            lambda request: request.resources == Resources(gpus_per_trial=0.5),
+        ),
         ("resources.gpus_per_trial=auto", lambda request: request.resources == Resources()),
         ("resources.cpus_per_trial=2", lambda request: request.resources.cpus_per_trial == 2),
         ("model.weights=none", lambda request: request.space.fixed["model.weights"] == "none"),
-        ("optim.weight_decay=1e-3", lambda request: request.space.fixed["optim.weight_decay"] == 1e-3),
-        ("data.group_pattern=[a-z]+_(x)", lambda request: request.space.fixed["data.group_pattern"] == "[a-z]+_(x)"),
-        ("data.group_pattern='(a|b)'", lambda request: request.space.fixed["data.group_pattern"] == "(a|b)"),
+        (
+            "optim.weight_decay=1e-3",
+            lambda request: request.space.fixed["optim.weight_decay"] == 1e-3,
+        ),
+        (
+            "data.group_pattern=[a-z]+_(x)",
+            lambda request: request.space.fixed["data.group_pattern"] == "[a-z]+_(x)",
+        ),
+        (
+            "data.group_pattern='(a|b)'",
+            lambda request: request.space.fixed["data.group_pattern"] == "(a|b)",
+        ),
         ("data.group_pattern=", lambda request: request.space.fixed["data.group_pattern"] == ""),
     ],
 )
-def test_the_command_line_reaches_settings_and_options(override: str, read: Any, tmp_path: Path) -> None:
+def test_the_command_line_reaches_settings_and_options(
+    override: str, read: Any, tmp_path: Path
+) -> None:
     assert read(request_of("space: {optim.restarts: [0, 1]}", override, tmp_path=tmp_path))
 
 
-def test_the_last_of_two_equal_overrides_wins_and_named_options_win_over_the_file(tmp_path: Path) -> None:
+def test_the_last_of_two_equal_overrides_wins_and_named_options_win_over_the_file(
+    tmp_path: Path,
+) -> None:
     text = "space: {optim.restarts: [0, 1]}\nsearch: {trials: 4}"
     overrides = ("optim.epochs=2", "optim.epochs=3")
-    request = request_of(text, *overrides, tmp_path=tmp_path, data="elsewhere", study="other", trials=9)
-    assert (request.data, request.study, request.planned_trials, request.max_epochs) == ("elsewhere", "other", 9, 3)
+    request = request_of(
+        text, *overrides, tmp_path=tmp_path, data="elsewhere", study="other", trials=9
+    )
+    assert (request.data, request.study, request.planned_trials, request.max_epochs) == (
+        "elsewhere",
+        "other",
+        9,
+        3,
+    )
 
 
 def test_variants_are_neither_stopped_early_nor_confirmed_unless_asked(tmp_path: Path) -> None:
     text = "variants: {A: {}, B: {augment.affine: true}}\n"
     request = request_of(text, tmp_path=tmp_path)
     assert (request.stop_early.rule, request.confirm.top) == ("none", 0)
-    asked = request_of(text + "stop_early: {rule: successive_halving, min_epochs: 5}", tmp_path=tmp_path)
+    asked = request_of(
+        text + "stop_early: {rule: successive_halving, min_epochs: 5}", tmp_path=tmp_path
+    )
     assert asked.stop_early == StopEarly(rule="successive_halving", min_epochs=5)
-    assert request_of("space: {optim.restarts: [0, 1]}", tmp_path=tmp_path).stop_early.rule == "successive_halving"
+    assert (
+        request_of("space: {optim.restarts: [0, 1]}", tmp_path=tmp_path).stop_early.rule
+        == "successive_halving"
+    )
 
 
 def test_a_grid_study_has_as_many_trials_as_points(tmp_path: Path) -> None:
     request = request_of(CONDITIONAL + "search: {sampler: grid}", tmp_path=tmp_path)
     assert request.planned_trials == len(request.space.grid()) == 10
-    with pytest.raises(SpaceError, match=re.escape("--trials: trials must be greater than or equal to 1, and is 0.")):
+    with pytest.raises(
+        SpaceError,
+        match=re.escape("--trials: trials must be greater than or equal to 1, and is 0."),
+    ):
         request_of(ONE, tmp_path=tmp_path, trials=0)
-    with pytest.raises(SpaceError, match=r"--trials .* the grid in this file has 10 trials\. Leave it out\."):
+    with pytest.raises(
+        SpaceError, match=r"--trials .* the grid in this file has 10 trials\. Leave it out\."
+    ):
         request_of(CONDITIONAL + "search: {sampler: grid}", tmp_path=tmp_path, trials=3)
 
 
 ONE = "space: {optim.restarts: [0, 1]}\n"
 TWO = "variants: {A: {}, B: {augment.affine: true}}\n"
 
-# The file, what --set says, and the sentence: each names the place, the rule, the value received and a way out.
+# The file, what --set says, and the sentence: each names the place, the rule, the value received
+# and a way out.
 MISTAKES = {
     "a setting at the top": (
         ONE + "optim.lr: 1e-3",
@@ -209,25 +258,44 @@ MISTAKES = {
         ["serch.trials=3"],
         "'serch.trials' is not a trial setting. Did you mean 'search.trials'?",
     ),
-    "a word of several": (ONE + "search: {sampler: tpee}", [], "and is 'tpee'. Did you mean 'tpe'?"),
+    "a word of several": (
+        ONE + "search: {sampler: tpee}",
+        [],
+        "and is 'tpee'. Did you mean 'tpe'?",
+    ),
     "a setting's word of several": (
         ONE + "fixed: {model.backbone: resnet5}",
         [],
         "and is 'resnet5'. Did you mean 'resnet50'?",
     ),
-    "unknown section": (ONE + "fixd: {}", [], "s.yaml: 'fixd' is not a key of a space file. Did you mean 'fixed'?"),
-    "setting at the top": (ONE + "optim.epochs: 3", [], "'optim.epochs' is a trial setting and belongs under `fixed:`"),
+    "unknown section": (
+        ONE + "fixd: {}",
+        [],
+        "s.yaml: 'fixd' is not a key of a space file. Did you mean 'fixed'?",
+    ),
+    "setting at the top": (
+        ONE + "optim.epochs: 3",
+        [],
+        "'optim.epochs' is a trial setting and belongs under `fixed:`",
+    ),
     "unknown setting": (
         "space: {optim.learnig_rate: [1, 2]}",
         [],
-        "s.yaml, space: 'optim.learnig_rate' is not a trial setting. Did you mean 'optim.learning_rate'?",
+        (
+            "s.yaml, space: 'optim.learnig_rate' is not a trial setting. Did you mean"
+            " 'optim.learning_rate'?"
+        ),
     ),
     "unknown fixed setting": (
         ONE + "fixed: {epochs: 3}",
         [],
         "s.yaml, fixed: 'epochs' is not a trial setting. Did you",
     ),
-    "setting that is a number": (ONE + "fixed: {3: 3}", [], "s.yaml, fixed: 3 is not a trial setting."),
+    "setting that is a number": (
+        ONE + "fixed: {3: 3}",
+        [],
+        "s.yaml, fixed: 3 is not a trial setting.",
+    ),
     "unknown option": (
         ONE + "search: {trails: 3}",
         [],
@@ -236,7 +304,10 @@ MISTAKES = {
     "unknown option of a range": (
         "space: {optim.learning_rate: {low: 1e-5, hihg: 1}}",
         [],
-        "s.yaml, space, optim.learning_rate: 'hihg' is not an option of a setting. Did you mean 'high'?",
+        (
+            "s.yaml, space, optim.learning_rate: 'hihg' is not an option of a setting. Did you mean"
+            " 'high'?"
+        ),
     ),
     "choice out of range": (
         "space: {model.trainable_layers: [0, 6]}",
@@ -246,7 +317,10 @@ MISTAKES = {
     "end out of range": (
         "space: {optim.learning_rate: {low: 1e-5, high: 2}}",
         [],
-        "s.yaml, space, optim.learning_rate, high: optim.learning_rate must be less than or equal to 1, and is 2.",
+        (
+            "s.yaml, space, optim.learning_rate, high: optim.learning_rate must be less than or"
+            " equal to 1, and is 2."
+        ),
     ),
     "fixed out of range": (
         ONE + "fixed: {optim.epochs: 0}",
@@ -256,10 +330,16 @@ MISTAKES = {
     "unknown backbone": (
         "space: {model.backbone: [resnet50, vgg]}",
         [],
-        "s.yaml, space: model.backbone must be 'resnet18', 'resnet34', 'resnet50', 'resnet101' or 'resnext50_32x4d', "
-        "and is 'vgg'.",
+        (
+            "s.yaml, space: model.backbone must be 'resnet18', 'resnet34', 'resnet50', 'resnet101'"
+            " or 'resnext50_32x4d', and is 'vgg'."
+        ),
     ),
-    "truth for a number": (ONE + "fixed: {optim.epochs: true}", [], "optim.epochs must be a number, not true or false"),
+    "truth for a number": (
+        ONE + "fixed: {optim.epochs: true}",
+        [],
+        "optim.epochs must be a number, not true or false",
+    ),
     "list for a value": (
         ONE + "fixed: {optim.epochs: [1, 2]}",
         [],
@@ -275,17 +355,37 @@ MISTAKES = {
         [],
         "optim.weight_decay must be a finite number, and is inf.",
     ),
-    "huge": (ONE + f"fixed: {{seed: {10**40}}}", [], "seed must be a number of at most 64 bits, and has 133."),
+    "huge": (
+        ONE + f"fixed: {{seed: {10**40}}}",
+        [],
+        "seed must be a number of at most 64 bits, and has 133.",
+    ),
     "long text": (
         ONE + f"fixed: {{model.weights: {'x' * 2000}}}",
         [],
         "must be a text of at most 1000 printable characters",
     ),
-    "surrogate": (ONE + 'fixed: {model.weights: "a\\ud800"}', [], "printable characters, and is 'a\\ud800'."),
-    "nothing to search": ("fixed: {}", [], "s.yaml: says nothing to search. Add `space:` with ranges or `variants:`"),
-    "empty space": ("space: {}", [], "s.yaml: `space:` is empty, nothing is left to search. Search at least one"),
+    "surrogate": (
+        ONE + 'fixed: {model.weights: "a\\ud800"}',
+        [],
+        "printable characters, and is 'a\\ud800'.",
+    ),
+    "nothing to search": (
+        "fixed: {}",
+        [],
+        "s.yaml: says nothing to search. Add `space:` with ranges or `variants:`",
+    ),
+    "empty space": (
+        "space: {}",
+        [],
+        "s.yaml: `space:` is empty, nothing is left to search. Search at least one",
+    ),
     "commented-out space": ("space:", [], "s.yaml: `space:` is empty, nothing is left to search."),
-    "space emptied": (ONE, ["optim.restarts=1"], "nothing is left to search (--set fixes optim.restarts)."),
+    "space emptied": (
+        ONE,
+        ["optim.restarts=1"],
+        "nothing is left to search (--set fixes optim.restarts).",
+    ),
     "empty choices": (
         "space: {optim.restarts: []}",
         [],
@@ -298,7 +398,11 @@ MISTAKES = {
         [],
         "s.yaml, space: optim.learning_rate must have different choices, and 0.001 is there twice.",
     ),
-    "single value": ("space: {optim.restarts: 1}", [], "and is 1. A single value belongs under `fixed:`."),
+    "single value": (
+        "space: {optim.restarts: 1}",
+        [],
+        "and is 1. A single value belongs under `fixed:`.",
+    ),
     "fixed and searched": (
         ONE + "fixed: {optim.restarts: 1}",
         [],
@@ -307,7 +411,10 @@ MISTAKES = {
     "low over high": (
         "space: {optim.learning_rate: {low: 1e-3, high: 1e-4}}",
         [],
-        "s.yaml, space: optim.learning_rate must have low under high, and has low 0.001 and high 0.0001.",
+        (
+            "s.yaml, space: optim.learning_rate must have low under high, and has low 0.001 and"
+            " high 0.0001."
+        ),
     ),
     "low equals high": ("space: {optim.epochs: {low: 3, high: 3}}", [], "must have low under high"),
     "log from zero": (
@@ -320,13 +427,21 @@ MISTAKES = {
         [],
         "`log: true` or `log: false`, and has 7",
     ),
-    "log and step": ("space: {optim.epochs: {low: 1, high: 3, log: true, step: 2}}", [], "must have `log` or `step`"),
+    "log and step": (
+        "space: {optim.epochs: {low: 1, high: 3, log: true, step: 2}}",
+        [],
+        "must have `log` or `step`",
+    ),
     "no high": (
         "space: {optim.epochs: {low: 1}}",
         [],
         "must have both `low` and `high`, or `choices`, and has no `high`.",
     ),
-    "range and choices": ("space: {optim.epochs: {low: 1, choices: [2]}}", [], "must be `choices: [...]` or a range"),
+    "range and choices": (
+        "space: {optim.epochs: {low: 1, choices: [2]}}",
+        [],
+        "must be `choices: [...]` or a range",
+    ),
     "range of words": (
         "space: {model.backbone: {low: 1, high: 2}}",
         [],
@@ -337,7 +452,11 @@ MISTAKES = {
         [],
         "augment.affine is no number and must be a list",
     ),
-    "fraction of an int": ("space: {optim.epochs: {low: 1, high: 2.5}}", [], "optim.epochs must be a valid integer"),
+    "fraction of an int": (
+        "space: {optim.epochs: {low: 1, high: 2.5}}",
+        [],
+        "optim.epochs must be a valid integer",
+    ),
     "step does not fit": (
         "space: {augment.rotate: {low: 0, high: 10, step: 3}}",
         [],
@@ -348,15 +467,31 @@ MISTAKES = {
         [],
         "must have a step that is a whole number above 0",
     ),
-    "tiny step": ("space: {augment.rotate: {low: 0, high: 1, step: 1e-300}}", [], "must have at most 1,000,000 steps"),
+    "tiny step": (
+        "space: {augment.rotate: {low: 0, high: 1, step: 1e-300}}",
+        [],
+        "must have at most 1,000,000 steps",
+    ),
     "searched seed": (
         "space: {seed: [0, 1]}",
         [],
         "s.yaml, space: 'seed' must be the same for all trials, which share",
     ),
-    "searched split": ("space: {data.split_seed: [0, 1]}", [], "'data.split_seed' must be the same for all trials"),
-    "searched fold": ("space: {data.fold: [0, 1]}", [], "'data.fold' must be the same for all trials"),
-    "searched metric": ("space: {metric.max_dets: [10, 100]}", [], "'metric.max_dets' must be the same for all trials"),
+    "searched split": (
+        "space: {data.split_seed: [0, 1]}",
+        [],
+        "'data.split_seed' must be the same for all trials",
+    ),
+    "searched fold": (
+        "space: {data.fold: [0, 1]}",
+        [],
+        "'data.fold' must be the same for all trials",
+    ),
+    "searched metric": (
+        "space: {metric.max_dets: [10, 100]}",
+        [],
+        "'metric.max_dets' must be the same for all trials",
+    ),
     "folds in a search": (
         ONE + "fixed: {data.folds: 5}",
         [],
@@ -364,10 +499,16 @@ MISTAKES = {
     ),
     "folds in a search by override": (ONE, ["data.folds=5"], "data.folds must be 0 in a search"),
     "coco for another backbone": (
-        "space: {model.backbone: [resnet50, resnet101], model.weights: [coco, imagenet], optim.restarts: [0, 1]}",
+        (
+            "space: {model.backbone: [resnet50, resnet101], model.weights: [coco, imagenet],"
+            " optim.restarts: [0, 1]}"
+        ),
         [],
-        "s.yaml: model.weights: coco exists for resnet50 only, and model.backbone is resnet101; use imagenet or "
-        "auto (the combination model.backbone=resnet101, model.weights=coco). Take a value out, or tie",
+        (
+            "s.yaml: model.weights: coco exists for resnet50 only, and model.backbone is resnet101;"
+            " use imagenet or auto (the combination model.backbone=resnet101, model.weights=coco)."
+            " Take a value out, or tie"
+        ),
     ),
     "fixed coco for another backbone": (
         "fixed: {model.weights: coco}\nspace: {model.backbone: [resnet50, resnet101]}",
@@ -382,8 +523,10 @@ MISTAKES = {
     "ends that exclude each other": (
         "space: {model.image_min_side: {low: 500, high: 1500}, optim.restarts: [0, 1]}",
         [],
-        "model.image_min_side must not pass model.image_max_side (1333), and is 1500 (the combination "
-        "model.image_min_side=1500)",
+        (
+            "model.image_min_side must not pass model.image_max_side (1333), and is 1500 (the"
+            " combination model.image_min_side=1500)"
+        ),
     ),
     "condition on itself": (
         "space: {optim.restarts: {choices: [0, 1], when: {optim.restarts: [1]}}}",
@@ -393,34 +536,51 @@ MISTAKES = {
     "condition on nothing known": (
         "space: {optim.restarts: {choices: [0, 1], when: {optim.epoch: [1]}}}",
         [],
-        "s.yaml, space, optim.restarts, when: 'optim.epoch' is not a trial setting. Did you mean 'optim.epochs'?",
+        (
+            "s.yaml, space, optim.restarts, when: 'optim.epoch' is not a trial setting. Did you"
+            " mean 'optim.epochs'?"
+        ),
     ),
     "condition that cannot be": (
-        "space: {optim.restarts: [0, 1], optim.restart_multiplier: {choices: [1, 2], when: {optim.restarts: [2]}}}",
+        (
+            "space: {optim.restarts: [0, 1], optim.restart_multiplier: {choices: [1, 2], when:"
+            " {optim.restarts: [2]}}}"
+        ),
         [],
         "when: optim.restarts must have values that it can take, and 2 is not in its space.",
     ),
     "condition out of range": (
-        "space: {optim.restarts: [0, 1], optim.restart_multiplier: {choices: [1, 2], when: {optim.restarts: -1}}}",
+        (
+            "space: {optim.restarts: [0, 1], optim.restart_multiplier: {choices: [1, 2], when:"
+            " {optim.restarts: -1}}}"
+        ),
         [],
         "when: optim.restarts must be greater than or equal to 0, and is -1.",
     ),
     "circle": (
-        "space: {augment.affine: {choices: [false, true], when: {augment.elastic: true}}, "
-        "augment.elastic: {choices: [false, true], when: {augment.affine: true}}}",
+        (
+            "space: {augment.affine: {choices: [false, true], when: {augment.elastic: true}}, "
+            "augment.elastic: {choices: [false, true], when: {augment.affine: true}}}"
+        ),
         [],
         "`when` must not go round in a circle, and does: augment.affine, augment.elastic.",
     ),
     "never active": (
         "space: {optim.restart_multiplier: {choices: [1, 2], when: {optim.restarts: 1}}}",
         [],
-        "nothing is left to search (optim.restart_multiplier only where optim.restarts is one of 1).",
+        (
+            "nothing is left to search (optim.restart_multiplier only where optim.restarts is one"
+            " of 1)."
+        ),
     ),
     "nothing with an effect": (
         "space: {augment.brightness: {low: 0.1, high: 0.5}}",
         [],
-        "s.yaml, space: nothing that is searched can have an effect, so all trials would be one configuration "
-        "(augment.brightness needs augment.color_jitter true). Search that as well, or put it under `fixed:`.",
+        (
+            "s.yaml, space: nothing that is searched can have an effect, so all trials would be one"
+            " configuration (augment.brightness needs augment.color_jitter true). Search that as"
+            " well, or put it under `fixed:`."
+        ),
     ),
     "nothing with an effect any more": (
         "space: {augment.brightness: {low: 0.1, high: 0.5}, augment.color_jitter: [false, true]}",
@@ -432,14 +592,29 @@ MISTAKES = {
         [],
         "s.yaml, start 1: optim.restarts must be in its space, and",
     ),
-    "start not searched": (ONE + "start: [{optim.epochs: 2}]", [], "s.yaml, start 1: 'optim.epochs' is not searched."),
-    "start unknown": (ONE + "start: [{optim.epoch: 2}]", [], "s.yaml, start 1: 'optim.epoch' is not a trial setting."),
+    "start not searched": (
+        ONE + "start: [{optim.epochs: 2}]",
+        [],
+        "s.yaml, start 1: 'optim.epochs' is not searched.",
+    ),
+    "start unknown": (
+        ONE + "start: [{optim.epoch: 2}]",
+        [],
+        "s.yaml, start 1: 'optim.epoch' is not a trial setting.",
+    ),
     "start empty": (ONE + "start: [{}]", [], "s.yaml, start 1: must name at least one setting"),
-    "start no list": (ONE + "start: {optim.restarts: 1}", [], "s.yaml, start: must be a list of points"),
+    "start no list": (
+        ONE + "start: {optim.restarts: 1}",
+        [],
+        "s.yaml, start: must be a list of points",
+    ),
     "start inactive": (
         CONDITIONAL + "  - {optim.restarts: 0, optim.restart_multiplier: 2}",
         [],
-        "s.yaml, start 4: optim.restart_multiplier is there only when optim.restarts is one of 1, 3. Leave it out.",
+        (
+            "s.yaml, start 4: optim.restart_multiplier is there only when optim.restarts is one of"
+            " 1, 3. Leave it out."
+        ),
     ),
     "start without its parent": (
         CONDITIONAL + "  - {optim.restart_multiplier: 2}",
@@ -451,24 +626,56 @@ MISTAKES = {
         [],
         "s.yaml: `start:` belongs to a `space:`, and this study has variants.",
     ),
-    "seeds of a search": (ONE + "seeds: 3", [], "s.yaml: `baseline:`, `compare:` and `seeds:` belong to `variants:`."),
-    "compare in a search": (ONE + "compare: {A: B}", [], "`compare:` and `seeds:` belong to `variants:`."),
-    "compare no mapping": (TWO + "compare: A", [], "s.yaml, compare: must be a mapping of variants with their count"),
+    "seeds of a search": (
+        ONE + "seeds: 3",
+        [],
+        "s.yaml: `baseline:`, `compare:` and `seeds:` belong to `variants:`.",
+    ),
+    "compare in a search": (
+        ONE + "compare: {A: B}",
+        [],
+        "`compare:` and `seeds:` belong to `variants:`.",
+    ),
+    "compare no mapping": (
+        TWO + "compare: A",
+        [],
+        "s.yaml, compare: must be a mapping of variants with their count",
+    ),
     "compare a stranger": (
         TWO + "compare: {A: Bb}",
         [],
         "s.yaml, compare: must name variants, and 'Bb' is none. Did you mean 'B'?",
     ),
-    "compare of a stranger": (TWO + "compare: {3: A}", [], "s.yaml, compare: must name variants, and 3 is none."),
-    "compare with a list": (TWO + "compare: {A: [B]}", [], "s.yaml, compare: must name variants, and ['B'] is none."),
+    "compare of a stranger": (
+        TWO + "compare: {3: A}",
+        [],
+        "s.yaml, compare: must name variants, and 3 is none.",
+    ),
+    "compare with a list": (
+        TWO + "compare: {A: [B]}",
+        [],
+        "s.yaml, compare: must name variants, and ['B'] is none.",
+    ),
     "compare with itself": (
         TWO + "compare: {B: B}",
         [],
         "s.yaml, compare: a variant must be compared with another one, and 'B' is with itself.",
     ),
-    "baseline": (TWO + "baseline: C", [], "s.yaml: `baseline:` must name a variant, and is 'C'. There are A, B."),
-    "seeds zero": (TWO + "seeds: 0", [], "s.yaml: `seeds:` must be a whole number from 1 to 1000, and is 0."),
-    "fixed seed of variants": (TWO + "fixed: {seed: 3}", [], "s.yaml: 'seed' cannot be fixed in a study of variants"),
+    "baseline": (
+        TWO + "baseline: C",
+        [],
+        "s.yaml: `baseline:` must name a variant, and is 'C'. There are A, B.",
+    ),
+    "seeds zero": (
+        TWO + "seeds: 0",
+        [],
+        "s.yaml: `seeds:` must be a whole number from 1 to 1000, and is 0.",
+    ),
+    "fixed seed of variants": (
+        TWO + "fixed: {seed: 3}",
+        [],
+        "s.yaml: 'seed' cannot be fixed in a study of variants",
+    ),
     "seed of one variant": (
         "variants: {A: {seed: 3}}",
         [],
@@ -505,21 +712,31 @@ MISTAKES = {
         "a study has at most 10000 trials, and the list of variants in this file has 200000.",
     ),
     "too large a grid": (
-        "space: {optim.epochs: {low: 1, high: 10000}, optim.restarts: [0, 1]}\nsearch: {sampler: grid}",
+        (
+            "space: {optim.epochs: {low: 1, high: 10000}, optim.restarts: [0, 1]}\nsearch:"
+            " {sampler: grid}"
+        ),
         [],
         "a study has at most 10000 trials, and the grid in this file has 20000.",
     ),
     "continuous grid": (
         "space: {optim.learning_rate: {low: 1e-5, high: 1e-3}}\nsearch: {sampler: grid}",
         [],
-        "s.yaml, space: optim.learning_rate: a grid needs a `step` or choices in place of a continuous range",
+        (
+            "s.yaml, space: optim.learning_rate: a grid needs a `step` or choices in place of a"
+            " continuous range"
+        ),
     ),
     "sampler": (
         ONE + "search: {sampler: bayes}",
         [],
         "s.yaml, search: sampler must be 'gp', 'tpe', 'random' or 'grid', and is 'bayes'.",
     ),
-    "trials": (ONE + "search: {trials: 0}", [], "s.yaml, search: trials must be greater than or equal to 1, and is 0."),
+    "trials": (
+        ONE + "search: {trials: 0}",
+        [],
+        "s.yaml, search: trials must be greater than or equal to 1, and is 0.",
+    ),
     "rule": (
         ONE + "stop_early: {rule: asha}",
         [],
@@ -530,7 +747,11 @@ MISTAKES = {
         [],
         "s.yaml, stop_early: reduction must be greater than or equal to 2",
     ),
-    "min_epochs": (ONE + "stop_early: {min_epochs: 0}", [], "min_epochs must be greater than or equal to 1, and is 0."),
+    "min_epochs": (
+        ONE + "stop_early: {min_epochs: 0}",
+        [],
+        "min_epochs must be greater than or equal to 1, and is 0.",
+    ),
     "confirm folds": (
         ONE + "confirm: {folds: 1}",
         [],
@@ -551,14 +772,26 @@ MISTAKES = {
         [],
         "gpus_per_trial must be at most 1, since a trial trains on one GPU, and is 1.5; take 1",
     ),
-    "two gpus": (ONE + "resources: {gpus_per_trial: 2}", [], "since a trial trains on one GPU, and is 2; take 1"),
-    "two gpus set": (ONE, ["resources.gpus_per_trial=2"], "since a trial trains on one GPU, and is 2; take 1"),
+    "two gpus": (
+        ONE + "resources: {gpus_per_trial: 2}",
+        [],
+        "since a trial trains on one GPU, and is 2; take 1",
+    ),
+    "two gpus set": (
+        ONE,
+        ["resources.gpus_per_trial=2"],
+        "since a trial trains on one GPU, and is 2; take 1",
+    ),
     "cpus": (
         ONE + "resources: {cpus_per_trial: 0}",
         [],
         "s.yaml, resources: cpus_per_trial must be greater than or equal",
     ),
-    "truth for an option": (ONE + "search: {trials: yes}", [], "s.yaml, search: trials must not be true or false"),
+    "truth for an option": (
+        ONE + "search: {trials: yes}",
+        [],
+        "s.yaml, search: trials must not be true or false",
+    ),
     "section of another kind": (
         ONE + "search: 3",
         [],
@@ -567,7 +800,10 @@ MISTAKES = {
     "key twice": (
         ONE + "fixed: {optim.epochs: 3, optim.epochs: 4}",
         [],
-        "s.yaml, line 4: must be YAML that can be read (the key 'optim.epochs' is there twice; keep one).",
+        (
+            "s.yaml, line 4: must be YAML that can be read (the key 'optim.epochs' is there twice;"
+            " keep one)."
+        ),
     ),
     "section twice": (
         ONE + ONE,
@@ -590,20 +826,35 @@ MISTAKES = {
         [],
         "s.yaml: must be YAML that can be read (unacceptable character",
     ),
-    "two documents": (ONE + "---\n" + ONE, [], "must be YAML that can be read (found another document)."),
+    "two documents": (
+        ONE + "---\n" + ONE,
+        [],
+        "must be YAML that can be read (found another document).",
+    ),
     "deep": (ONE + "fixed: " + "[" * 5000, [], "s.yaml: values must not be nested deeply"),
-    "pattern": (ONE + "fixed: {data.group_pattern: abc}", [], "data.group_pattern needs a group in parentheses"),
+    "pattern": (
+        ONE + "fixed: {data.group_pattern: abc}",
+        [],
+        "data.group_pattern needs a group in parentheses",
+    ),
     "large repetition": (
         ONE + f"fixed: {{data.group_pattern: '(a{{{10**12}}})'}}",
         [],
-        "s.yaml: data.group_pattern must be a regular expression, and is '(a{1000000000000})' (the repetition number",
+        (
+            "s.yaml: data.group_pattern must be a regular expression, and is '(a{1000000000000})'"
+            " (the repetition number"
+        ),
     ),
     "number in sixties that is too large": (
         ONE + f"fixed: {{seed: {'1:' * 200}1.5}}",
         [],
         "s.yaml: a number is too large (int too large",
     ),
-    "no equals": (ONE, ["optim.epochs"], "--set 'optim.epochs': must be KEY=VALUE, such as optim.epochs=5."),
+    "no equals": (
+        ONE,
+        ["optim.epochs"],
+        "--set 'optim.epochs': must be KEY=VALUE, such as optim.epochs=5.",
+    ),
     "no key": (ONE, ["=5"], "--set '=5': must be KEY=VALUE"),
     "unknown override": (
         ONE,
@@ -630,11 +881,18 @@ MISTAKES = {
         ["confirm.top=-1"],
         "--set 'confirm.top=-1': top must be greater than or",
     ),
-    "override that is no yaml": (ONE, ["optim.epochs={"], "--set 'optim.epochs={', line 1: must be YAML"),
+    "override that is no yaml": (
+        ONE,
+        ["optim.epochs={"],
+        "--set 'optim.epochs={', line 1: must be YAML",
+    ),
     "training after training": (
         ONE + "after_training: {optim.epochs: [5, 9]}",
         [],
-        "s.yaml, after_training: 'optim.epochs' must be a `predict.` setting, which no training depends on, and is",
+        (
+            "s.yaml, after_training: 'optim.epochs' must be a `predict.` setting, which no training"
+            " depends on, and is"
+        ),
     ),
     "metric after training": (
         ONE + "after_training: {metric.max_dets: [100]}",
@@ -644,17 +902,26 @@ MISTAKES = {
     "unknown after training": (
         ONE + "after_training: {predict.flip: [true]}",
         [],
-        "s.yaml, after_training: 'predict.flip' is not a trial setting. Did you mean 'predict.flips'?",
+        (
+            "s.yaml, after_training: 'predict.flip' is not a trial setting. Did you mean"
+            " 'predict.flips'?"
+        ),
     ),
     "after training no mapping": (
         ONE + "after_training: [predict.flips]",
         [],
-        "s.yaml, after_training: must be a mapping of settings with their values, and is ['predict.flips'].",
+        (
+            "s.yaml, after_training: must be a mapping of settings with their values, and is"
+            " ['predict.flips']."
+        ),
     ),
     "after training one value": (
         ONE + "after_training: {predict.flips: true}",
         [],
-        "s.yaml, after_training: predict.flips must be a list of values, and is True. A single value belongs under",
+        (
+            "s.yaml, after_training: predict.flips must be a list of values, and is True. A single"
+            " value belongs under"
+        ),
     ),
     "after training a range": (
         ONE + "after_training: {predict.tile: {low: 0, high: 512}}",
@@ -664,12 +931,18 @@ MISTAKES = {
     "after training no value": (
         ONE + "after_training: {predict.tile: []}",
         [],
-        "s.yaml, after_training: predict.tile must have at least one choice, and its list is empty.",
+        (
+            "s.yaml, after_training: predict.tile must have at least one choice, and its list is"
+            " empty."
+        ),
     ),
     "after training twice": (
         ONE + "after_training: {predict.score_threshold: [0.05, 5e-2]}",
         [],
-        "s.yaml, after_training: predict.score_threshold must have different choices, and 0.05 is there twice.",
+        (
+            "s.yaml, after_training: predict.score_threshold must have different choices, and 0.05"
+            " is there twice."
+        ),
     ),
     "after training out of range": (
         ONE + "after_training: {predict.nms_iou: [0.5, 1.5]}",
@@ -692,12 +965,16 @@ MISTAKES = {
         "s.yaml, after_training: 'predict.flips' is under `space:` too.",
     ),
     "after training and start": (
-        ONE + "start: [{optim.restarts: 0}, {predict.flips: true}]\nafter_training: {predict.flips: [false, true]}",
+        ONE + "start: [{optim.restarts: 0}, {predict.flips: true}]\nafter_training: {predict.flips:"
+        " [false, true]}",
         [],
         "s.yaml, after_training: 'predict.flips' is under `start:` too.",
     ),
     "after training and variants": (
-        "variants: {A: {}, B: {predict.flips: true}}\nafter_training: {predict.flips: [false, true]}",
+        (
+            "variants: {A: {}, B: {predict.flips: true}}\nafter_training: {predict.flips: [false,"
+            " true]}"
+        ),
         [],
         "s.yaml, after_training: 'predict.flips' is under `variants:` too.",
     ),
@@ -705,8 +982,10 @@ MISTAKES = {
         ONE + "after_training: {predict.flips: [false, true], "
         f"predict.max_detections: [{', '.join(str(most) for most in range(1, 52))}]}}",
         [],
-        "s.yaml, after_training: must make at most 100 combinations, each of which predicts all validation images once "
-        "more, and makes 102. Take values out.",
+        (
+            "s.yaml, after_training: must make at most 100 combinations, each of which predicts all"
+            " validation images once more, and makes 102. Take values out."
+        ),
     ),
     "trials of variants": (
         TWO,
@@ -736,11 +1015,18 @@ def test_a_mistake_is_answered_by_one_sentence_that_names_it(
         (
             "data: synthetic\n",
             {},
-            "`study:` must be 1 to 64 letters, digits, - and _, the first a letter or digit, and is None",
+            (
+                "`study:` must be 1 to 64 letters, digits, - and _, the first a letter or digit,"
+                " and is None"
+            ),
         ),
         ("study: ../up\ndata: synthetic\n", {}, "and is '../up'. --study NAME gives one too."),
         ("study: s\ndata: synthetic\n", {"study": "-s"}, "and is '-s'."),
-        ("study: s\n", {}, "`data:` must be a folder or `synthetic`, and is None. --data DIR gives one too."),
+        (
+            "study: s\n",
+            {},
+            "`data:` must be a folder or `synthetic`, and is None. --data DIR gives one too.",
+        ),
         ("study: s\ndata: [a]\n", {}, "and is ['a']."),
     ],
 )
@@ -763,7 +1049,9 @@ def test_a_study_needs_a_name_that_makes_a_folder_and_data(
         (b"# " + b"x" * 1_000_000, "must be at most 1 MB"),
     ],
 )
-def test_a_file_that_is_no_space_file_is_named(content: bytes, sentence: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_space_file_is_named(
+    content: bytes, sentence: str, tmp_path: Path
+) -> None:
     path = tmp_path / "s.yaml"
     path.write_bytes(content)
     with pytest.raises(SpaceError, match=re.escape(sentence)):
@@ -815,22 +1103,29 @@ def test_a_condition_excludes_a_combination_that_is_no_configuration(tmp_path: P
 
 def test_a_bad_combination_is_found_in_a_space_too_large_to_be_tried_whole(tmp_path: Path) -> None:
     switches = ", ".join(
-        f"augment.{name}: [false, true]" for name in ("affine", "elastic", "color_jitter", "blur_or_noise")
+        f"augment.{name}: [false, true]"
+        for name in ("affine", "elastic", "color_jitter", "blur_or_noise")
     )
     text = (
-        f"space: {{{switches}, optim.restarts: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], optim.epochs: [10, 20, 30], "
-        "optim.precision: [fp32, bf16], model.trainable_layers: [0, 1, 5], "
-        "model.stride_in_1x1: {choices: [false, true], when: {optim.precision: bf16}}, "
-        "model.backbone: [resnet50, resnet18]}"
+        f"space: {{{switches}, optim.restarts: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], optim.epochs: [10,"
+        " 20, 30], optim.precision: [fp32, bf16], model.trainable_layers: [0, 1, 5],"
+        " model.stride_in_1x1: {choices: [false, true], when: {optim.precision: bf16}},"
+        " model.backbone: [resnet50, resnet18]}"
     )
-    with pytest.raises(SettingError, match=r"the combination model.stride_in_1x1=True, model.backbone=resnet18\)"):
+    with pytest.raises(
+        SettingError, match=r"the combination model.stride_in_1x1=True, model.backbone=resnet18\)"
+    ):
         request_of(text, tmp_path=tmp_path)
 
 
 def test_overrides_on_a_request_equal_overrides_on_its_file(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_text(HEAD + CONDITIONAL)
-    for overrides in (["optim.restarts=0"], ["optim.restarts=3", "search.trials=4"], ["confirm.top=0"]):
+    for overrides in (
+        ["optim.restarts=0"],
+        ["optim.restarts=3", "search.trials=4"],
+        ["confirm.top=0"],
+    ):
         assert with_overrides(load(path), overrides) == load(path, overrides)
     assert with_overrides(load(path), [], "d", "t", 7) == load(path, [], "d", "t", 7)
 
@@ -838,7 +1133,9 @@ def test_overrides_on_a_request_equal_overrides_on_its_file(tmp_path: Path) -> N
 IDLE = "space: {augment.brightness: [0.1, 0.3]}\n"
 
 
-def test_what_an_earlier_version_searched_can_still_be_read_where_a_new_search_of_it_is_refused(tmp_path: Path) -> None:
+def test_what_an_earlier_version_searched_can_still_be_read_where_a_new_search_of_it_is_refused(
+    tmp_path: Path,
+) -> None:
     """It took several GPUs for a trial, and used one; it searched settings without effect."""
     with pytest.raises(SpaceError, match="all trials would be one configuration"):
         request_of(IDLE, tmp_path=tmp_path)
@@ -849,7 +1146,9 @@ def test_what_an_earlier_version_searched_can_still_be_read_where_a_new_search_o
     assert request.resources == Resources(gpus_per_trial=1)
     assert domain_of(request, "augment.brightness") == Choices((0.1, 0.3))
     assert with_overrides(request, trials=40).search.trials == 40
-    assert any("augment.brightness is searched and can have no effect" in note for note in request.notes)
+    assert any(
+        "augment.brightness is searched and can have no effect" in note for note in request.notes
+    )
     assert from_document(request.to_document(), "study.json") == request
 
 
@@ -857,9 +1156,14 @@ def test_what_an_earlier_version_searched_can_still_be_read_where_a_new_search_o
 def test_what_is_tried_after_training_survives_its_document_and_may_be_missing_in_an_old_one(
     searched: str, tmp_path: Path
 ) -> None:
-    text = searched + "after_training: {predict.score_threshold: [5e-2, 1e-2], predict.flips: [true]}"
+    text = (
+        searched + "after_training: {predict.score_threshold: [5e-2, 1e-2], predict.flips: [true]}"
+    )
     request = request_of(text, tmp_path=tmp_path)
-    assert request.after_training == {"predict.score_threshold": (0.05, 0.01), "predict.flips": (True,)}
+    assert request.after_training == {
+        "predict.score_threshold": (0.05, 0.01),
+        "predict.flips": (True,),
+    }
     document = json.loads(json.dumps(request.to_document()))
     assert from_document(document, "study.json") == request
     del document["after_training"]
@@ -867,7 +1171,9 @@ def test_what_is_tried_after_training_survives_its_document_and_may_be_missing_i
 
 
 @pytest.mark.parametrize("searched", [ONE, TWO], ids=["space", "variants"])
-def test_a_setting_on_the_command_line_is_not_tried_after_training_any_more(searched: str, tmp_path: Path) -> None:
+def test_a_setting_on_the_command_line_is_not_tried_after_training_any_more(
+    searched: str, tmp_path: Path
+) -> None:
     text = searched + "after_training: {predict.flips: [false, true], predict.tile: [0, 64]}"
     request = request_of(text, "predict.flips=true", tmp_path=tmp_path)
     assert request.after_training == {"predict.tile": (0, 64)}
@@ -881,17 +1187,25 @@ def test_a_setting_on_the_command_line_is_not_tried_after_training_any_more(sear
 
 def test_a_hundred_combinations_may_be_tried_after_training(tmp_path: Path) -> None:
     most = ", ".join(str(count) for count in range(1, 51))
-    text = ONE + f"after_training: {{predict.flips: [false, true], predict.max_detections: [{most}]}}"
+    text = (
+        ONE + f"after_training: {{predict.flips: [false, true], predict.max_detections: [{most}]}}"
+    )
     request = request_of(text, tmp_path=tmp_path)
     assert len(set(request.prediction_candidates(TrialConfig()))) == 100
 
 
-def test_a_variant_is_compared_with_the_baseline_unless_the_file_names_another(tmp_path: Path) -> None:
+def test_a_variant_is_compared_with_the_baseline_unless_the_file_names_another(
+    tmp_path: Path,
+) -> None:
     text = "variants: {A: {}, B: {optim.restarts: 1}, C: {optim.restarts: 2}}\nbaseline: B\n"
     space = request_of(text, tmp_path=tmp_path).space
     assert [space.counterpart(name) for name in "ABC"] == ["B", None, "B"]
     request = request_of(text + "compare: {C: A, B: C}", tmp_path=tmp_path)
-    assert [request.space.counterpart(name) for name in "ABC"] == ["B", "C", "A"]  # in a circle, which does no harm
+    assert [request.space.counterpart(name) for name in "ABC"] == [
+        "B",
+        "C",
+        "A",
+    ]  # in a circle, which does no harm
     document = json.loads(json.dumps(request.to_document()))
     assert from_document(document, "study.json") == request
     del document["compare"]  # a study from before there was this section
@@ -907,9 +1221,9 @@ def test_what_is_compared_is_no_part_of_what_a_continued_study_must_keep(tmp_pat
 
 def test_ranges_survive_their_document(tmp_path: Path) -> None:
     text = (
-        "space:\n  optim.learning_rate: {low: 1e-5, high: 1e-3, log: true}\n"
-        "  optim.epochs: {low: 1, high: 64, log: true}\n  optim.batch_size: {low: 2, high: 8, step: 2}\n"
-        "  augment.rotate: {low: 0, high: 0.3, step: 0.1}\n  optim.weight_decay: {low: 0, high: 1}\n"
+        "space:\n  optim.learning_rate: {low: 1e-5, high: 1e-3, log: true}\n  optim.epochs: {low:"
+        " 1, high: 64, log: true}\n  optim.batch_size: {low: 2, high: 8, step: 2}\n "
+        " augment.rotate: {low: 0, high: 0.3, step: 0.1}\n  optim.weight_decay: {low: 0, high: 1}\n"
     )
     request = request_of(text, tmp_path=tmp_path)
     assert from_document(json.loads(json.dumps(request.to_document())), "study.json") == request
@@ -925,11 +1239,39 @@ SCALARS = (
     | st.dates()
     | st.text(max_size=8)
     | st.sampled_from(
-        [*SETTINGS, "auto", "none", "coco", "tpe", "grid", "resnet101", "1e-5", "synthetic", 0, 1, 0.5, 3, True]
+        [
+            *SETTINGS,
+            "auto",
+            "none",
+            "coco",
+            "tpe",
+            "grid",
+            "resnet101",
+            "1e-5",
+            "synthetic",
+            0,
+            1,
+            0.5,
+            3,
+            True,
+        ]
     )
 )
 KEYS = (
-    st.sampled_from(["study", "data", "fixed", "space", "start", "variants", "baseline", "compare", "seeds", "search"])
+    st.sampled_from(
+        [
+            "study",
+            "data",
+            "fixed",
+            "space",
+            "start",
+            "variants",
+            "baseline",
+            "compare",
+            "seeds",
+            "search",
+        ]
+    )
     | st.sampled_from(
         [
             "stop_early",
@@ -949,11 +1291,14 @@ KEYS = (
     | st.integers()
 )
 DOCUMENTS = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=25
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=25,
 )
 OVERRIDES = st.builds(
     "{}={}".format,
-    st.sampled_from([*SETTINGS, "search.trials", "search.sampler", "confirm.top"]) | st.text(max_size=4),
+    st.sampled_from([*SETTINGS, "search.trials", "search.sampler", "confirm.top"])
+    | st.text(max_size=4),
     SCALARS,
 )
 
@@ -970,9 +1315,13 @@ def load_or_refuse(path: Path, content: str, overrides: list[str]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(document=DOCUMENTS, overrides=st.lists(OVERRIDES, max_size=2))
-def test_any_yaml_is_a_request_or_one_sentence(document: object, overrides: list[str], tmp_path: Path) -> None:
+def test_any_yaml_is_a_request_or_one_sentence(
+    document: object, overrides: list[str], tmp_path: Path
+) -> None:
     load_or_refuse(tmp_path / "any.yaml", yaml.safe_dump(document, allow_unicode=True), overrides)
 
 
@@ -986,7 +1335,10 @@ def mutated(document: Any, data: st.DataObject) -> Any:
             return rest
         if what == "rename":
             return {**rest, data.draw(KEYS): document[key]}
-        return {**document, key: data.draw(DOCUMENTS) if what == "replace" else mutated(document[key], data)}
+        return {
+            **document,
+            key: data.draw(DOCUMENTS) if what == "replace" else mutated(document[key], data),
+        }
     if isinstance(document, list) and document:
         index = data.draw(st.integers(0, len(document) - 1))
         return [*document[:index], mutated(document[index], data), *document[index + 1 :]]
@@ -994,9 +1346,14 @@ def mutated(document: Any, data: st.DataObject) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
-    source=st.sampled_from(SPACES), data=st.data(), times=st.integers(0, 3), overrides=st.lists(OVERRIDES, max_size=2)
+    source=st.sampled_from(SPACES),
+    data=st.data(),
+    times=st.integers(0, 3),
+    overrides=st.lists(OVERRIDES, max_size=2),
 )
 def test_any_change_of_a_shipped_file_is_a_request_or_one_sentence(
     source: Path, data: st.DataObject, times: int, overrides: list[str], tmp_path: Path
@@ -1004,11 +1361,20 @@ def test_any_change_of_a_shipped_file_is_a_request_or_one_sentence(
     document = yaml.safe_load(source.read_text())
     for _ in range(times):
         document = mutated(document, data)
-    load_or_refuse(tmp_path / "mutated.yaml", yaml.safe_dump(document, allow_unicode=True), overrides)
+    load_or_refuse(
+        tmp_path / "mutated.yaml", yaml.safe_dump(document, allow_unicode=True), overrides
+    )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(source=st.sampled_from(SPACES), start=st.floats(0, 1), length=st.integers(0, 200), noise=st.text(max_size=10))
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    source=st.sampled_from(SPACES),
+    start=st.floats(0, 1),
+    length=st.integers(0, 200),
+    noise=st.text(max_size=10),
+)
 def test_any_damage_to_a_shipped_file_is_a_request_or_one_sentence(
     source: Path, start: float, length: int, noise: str, tmp_path: Path
 ) -> None:

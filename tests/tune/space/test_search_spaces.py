@@ -48,7 +48,13 @@ def difference(one: TrialConfig, other: TrialConfig) -> set[str]:
 
 
 def test_the_files_are_those_we_know() -> None:
-    assert {path.stem for path in FILES} >= {"demo", "ablation", "report_tables", "report_as_run", "best_ap50"}
+    assert {path.stem for path in FILES} >= {
+        "demo",
+        "ablation",
+        "report_tables",
+        "report_as_run",
+        "best_ap50",
+    }
 
 
 def test_the_schema_file_is_the_generated_one() -> None:
@@ -58,7 +64,9 @@ def test_the_schema_file_is_the_generated_one() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_file_names_its_schema_and_its_study_fits_it_and_survives_its_document(path: Path) -> None:
+def test_a_file_names_its_schema_and_its_study_fits_it_and_survives_its_document(
+    path: Path,
+) -> None:
     assert path.read_text().splitlines()[0] == "# yaml-language-server: $schema=schema.json"
     request = load(path)
     assert request.study == path.stem
@@ -90,7 +98,9 @@ def test_every_point_of_a_space_is_a_configuration(path: Path, data: st.DataObje
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_a_table_holds_every_row_of_the_report(path: Path) -> None:
     space = load(path).space
-    assert [variant.name for variant in space.variants if variant.name in ROWS_OF_THE_REPORT] == ROWS_OF_THE_REPORT
+    assert [
+        variant.name for variant in space.variants if variant.name in ROWS_OF_THE_REPORT
+    ] == ROWS_OF_THE_REPORT
     assert space.baseline == "Res50"
     assert load(path).stop_early.rule == "none"
 
@@ -101,7 +111,12 @@ def test_a_table_holds_every_row_of_the_report(path: Path) -> None:
         (
             "Aug.",
             "Res50",
-            {"augment.horizontal_flip", "augment.color_jitter", "augment.affine", "augment.blur_or_noise"},
+            {
+                "augment.horizontal_flip",
+                "augment.color_jitter",
+                "augment.affine",
+                "augment.blur_or_noise",
+            },
         ),
         ("Elastic", "Aug.", {"augment.elastic"}),
         ("Partial", "Res50", {"model.trainable_layers"}),
@@ -127,9 +142,15 @@ def test_the_report_s_tables_train_every_row_alike() -> None:
     assert request.space.seeds == 3
     assert request.planned_trials == 3 * 11
     for config in configs("report_tables").values():
-        assert (config.optim.learning_rate, config.optim.batch_size, config.optim.epochs) == (5e-5, 2, 50)
+        assert (config.optim.learning_rate, config.optim.batch_size, config.optim.epochs) == (
+            5e-5,
+            2,
+            50,
+        )
         assert config.model.trainable_fpn
-    layers = {name: config.model.trainable_layers for name, config in configs("report_tables").items()}
+    layers = {
+        name: config.model.trainable_layers for name, config in configs("report_tables").items()
+    }
     assert (layers["Res50"], layers["Partial"], layers["Full fine-tuning"]) == (0, 1, 5)
 
 
@@ -137,7 +158,9 @@ def test_the_report_as_run_has_its_own_batch_sizes_its_frozen_pyramid_and_its_th
     rows = configs("report_as_run")
     sizes = [rows[name].optim.batch_size for name in ROWS_OF_THE_REPORT]
     assert sizes == [2, 8, 4, 2, 8, 8, 2, 1, 8, 2]
-    assert {name for name, config in rows.items() if config.model.trainable_fpn} == {"Full fine-tuning"}
+    assert {name for name, config in rows.items() if config.model.trainable_fpn} == {
+        "Full fine-tuning"
+    }
     assert shipped("report_as_run").space.seeds == 1
     for config in rows.values():
         assert (config.predict.score_threshold, config.predict.max_detections) == (0.5, 100)
@@ -156,18 +179,23 @@ def test_the_ablation_tries_the_report_s_good_rows_first() -> None:
     space = shipped("ablation").space
     rows = configs("report_tables")
     shared = {parameter.name for parameter in space.parameters}
-    for point, name in zip(space.start, ["Partial", "Partial + Aug.", "Partial + Elastic"], strict=True):
+    for point, name in zip(
+        space.start, ["Partial", "Partial + Aug.", "Partial + Elastic"], strict=True
+    ):
         settings = rows[name].settings()
         assert point == {setting: settings[setting] for setting in point}
         assert shared - set(point) == {"optim.restart_multiplier"}
 
 
-def test_the_best_score_is_sought_from_the_report_s_good_rows_and_then_from_them_with_what_helped_elsewhere() -> None:
+def test_the_best_score_is_sought_from_the_report_s_good_rows_and_then_from_them_with_what_helped_elsewhere() -> (
+    None
+):
     space = shipped("best_ap50").space
     partial, *rows = [space.resolve(point) for point in space.start[:3]]
     tables, as_run = configs("report_tables"), configs("report_as_run")
     for config, name in zip(rows, ["Partial + Aug.", "Partial + Elastic"], strict=True):
-        # COCO weights are what `auto` means for ResNet-50, and 2000 proposals are what all trials here have.
+        # COCO weights are what `auto` means for ResNet-50, and 2000 proposals are what all trials
+        # here have.
         assert difference(config, tables[name]) == {"model.weights", "model.proposals_test"}
         assert tables[name].model.weights == "coco"
         assert config.model.backbone == "resnet50"
@@ -181,7 +209,10 @@ def test_the_best_score_is_sought_from_the_report_s_good_rows_and_then_from_them
         {"model.anchor_scale", "model.image_min_side", "model.image_max_side"},
         {"model.anchor_scale", "data.crop"},
     ]
-    assert all(space.resolve(point).model.anchor_scale < elastic.model.anchor_scale for point in space.start[3:])
+    assert all(
+        space.resolve(point).model.anchor_scale < elastic.model.anchor_scale
+        for point in space.start[3:]
+    )
 
 
 @pytest.mark.parametrize("name", ["ablation", "best_ap50"])
@@ -193,16 +224,28 @@ def test_a_start_point_leaves_nothing_to_be_drawn(name: str) -> None:
 
 def test_the_strengths_of_an_augmentation_are_searched_only_where_it_is_on() -> None:
     space = shipped("best_ap50").space
-    switches = {name for name, value in SETTINGS.items() if name.startswith("augment.") and isinstance(value, bool)}
-    searched = {parameter.name: parameter for parameter in space.parameters if parameter.name.startswith("augment.")}
+    switches = {
+        name
+        for name, value in SETTINGS.items()
+        if name.startswith("augment.") and isinstance(value, bool)
+    }
+    searched = {
+        parameter.name: parameter
+        for parameter in space.parameters
+        if parameter.name.startswith("augment.")
+    }
     assert switches - set(searched) == {"augment.horizontal_flip"}
     assert space.fixed["augment.horizontal_flip"] is True
-    strengths = {name: parameter.when for name, parameter in searched.items() if name not in switches}
+    strengths = {
+        name: parameter.when for name, parameter in searched.items() if name not in switches
+    }
     assert {switch for when in strengths.values() for switch in when} == switches & set(searched)
     assert all(list(when.values()) == [(True,)] for when in strengths.values())
 
 
-def test_no_shorter_side_passes_the_longer_one_in_any_combination_of_the_best_score_s_image_sizes() -> None:
+def test_no_shorter_side_passes_the_longer_one_in_any_combination_of_the_best_score_s_image_sizes() -> (
+    None
+):
     space = shipped("best_ap50").space
     sizes = {"model.image_min_side", "model.image_max_side"}
     alone = replace(space, parameters=tuple(p for p in space.parameters if p.name in sizes))
@@ -216,15 +259,21 @@ def test_no_shorter_side_passes_the_longer_one_in_any_combination_of_the_best_sc
     ]
 
 
-def test_only_a_backbone_with_coco_weights_may_have_the_second_recipe_in_the_search_for_the_best_score() -> None:
+def test_only_a_backbone_with_coco_weights_may_have_the_second_recipe_in_the_search_for_the_best_score() -> (
+    None
+):
     space = shipped("best_ap50").space
     recipe = next(parameter for parameter in space.parameters if parameter.name == "model.detector")
     assert recipe.when == {"model.backbone": ("resnet50",)}
-    others = [space.resolve({"model.backbone": name}).model for name in ("resnet101", "resnext50_32x4d")]
+    others = [
+        space.resolve({"model.backbone": name}).model for name in ("resnet101", "resnext50_32x4d")
+    ]
     assert {(model.detector, model.weights) for model in others} == {("fpn", "auto")}
 
 
-def test_what_costs_no_training_is_not_searched_by_training_and_begins_with_what_the_trials_predict_with() -> None:
+def test_what_costs_no_training_is_not_searched_by_training_and_begins_with_what_the_trials_predict_with() -> (
+    None
+):
     request = shipped("best_ap50")
     assert set(request.after_training) == {
         "predict.flips",
@@ -269,7 +318,14 @@ def test_the_command_line_can_pin_every_searched_setting(path: Path) -> None:
 
 
 def test_the_acceptance_run_of_the_ablation_is_a_request() -> None:
-    overrides = ["optim.epochs=1", "model.weights=none", "model.image_min_side=256", "confirm.top=0"]
+    overrides = [
+        "optim.epochs=1",
+        "model.weights=none",
+        "model.image_min_side=256",
+        "confirm.top=0",
+    ]
     request = load(FOLDER / "ablation.yaml", overrides, data="data/consep", trials=3)
     assert (request.data, request.planned_trials, request.max_epochs) == ("data/consep", 3, 1)
-    assert request.notes == ("stop_early.min_epochs 6 is not under optim.epochs 1: no trial is stopped early",)
+    assert request.notes == (
+        "stop_early.min_epochs 6 is not under optim.epochs 1: no trial is stopped early",
+    )

@@ -27,17 +27,24 @@ CHOICES: Mapping[str, list[Value]] = {
 
 @st.composite
 def finite_spaces(draw: st.DrawFn) -> SearchSpace:
-    """Parameters in any order of names, each conditional on some of those before it or on settings not searched."""
+    """Parameters in any order of names, each conditional on some of those before it or on
+    settings not searched.
+    """
     names = draw(st.lists(st.sampled_from(sorted(CHOICES)), min_size=1, max_size=5, unique=True))
     parameters: list[Parameter] = []
     for index, name in enumerate(names):
         values = draw(st.lists(st.sampled_from(CHOICES[name]), min_size=1, max_size=3, unique=True))
-        parents = draw(st.lists(st.sampled_from([*names[:index], "optim.precision"]), max_size=2, unique=True))
+        parents = draw(
+            st.lists(st.sampled_from([*names[:index], "optim.precision"]), max_size=2, unique=True)
+        )
         when = {
             parent: tuple(
                 draw(
                     st.lists(
-                        st.sampled_from(CHOICES.get(parent, ["fp32", "bf16"])), min_size=1, max_size=2, unique=True
+                        st.sampled_from(CHOICES.get(parent, ["fp32", "bf16"])),
+                        min_size=1,
+                        max_size=2,
+                        unique=True,
                     )
                 )
             )
@@ -48,7 +55,9 @@ def finite_spaces(draw: st.DrawFn) -> SearchSpace:
 
 
 def active_only(space: SearchSpace, full: Mapping[str, Value]) -> dict[str, Value]:
-    """What remains of values for all parameters when the conditions are applied one after the other."""
+    """What remains of values for all parameters when the conditions are applied one after the
+    other.
+    """
     merged, params = dict(SETTINGS) | dict(space.fixed), {}
     for parameter in space.parameters:
         if all(merged[name] in values for name, values in parameter.when.items()):
@@ -60,7 +69,10 @@ def active_only(space: SearchSpace, full: Mapping[str, Value]) -> dict[str, Valu
 def test_a_grid_is_every_combination_once(space: SearchSpace) -> None:
     names = [parameter.name for parameter in space.parameters]
     products = itertools.product(*(parameter.domain.points() for parameter in space.parameters))
-    expected = {tuple(active_only(space, dict(zip(names, values, strict=True))).items()) for values in products}
+    expected = {
+        tuple(active_only(space, dict(zip(names, values, strict=True))).items())
+        for values in products
+    }
     grid = [tuple(point.items()) for point in space.grid()]
     assert set(grid) == expected
     assert len(grid) == len(expected) == space.size
@@ -70,7 +82,10 @@ def test_a_grid_is_every_combination_once(space: SearchSpace) -> None:
 
 @given(finite_spaces(), st.randoms(use_true_random=False))
 def test_sampling_draws_the_active_parameters_and_no_other(space: SearchSpace, rng: Any) -> None:
-    full = {parameter.name: rng.choice(list(parameter.domain.points())) for parameter in space.parameters}
+    full = {
+        parameter.name: rng.choice(list(parameter.domain.points()))
+        for parameter in space.parameters
+    }
     drawn: list[str] = []
 
     def draw(name: str, domain: Domain) -> Value:
@@ -103,7 +118,9 @@ def test_a_parameter_that_is_not_possible_is_in_no_point_of_the_grid(space: Sear
     st.integers(1, 60),
     st.integers(1, 7),
 )
-def test_a_range_of_whole_numbers_contains_its_points_and_nothing_between(low: int, steps: int, step: int) -> None:
+def test_a_range_of_whole_numbers_contains_its_points_and_nothing_between(
+    low: int, steps: int, step: int
+) -> None:
     domain = IntRange(low, low + steps * step, step=step)
     points = list(domain.points())
     assert points[0] == domain.low
@@ -114,7 +131,9 @@ def test_a_range_of_whole_numbers_contains_its_points_and_nothing_between(low: i
 
 
 @given(st.integers(0, 50), st.integers(1, 60), st.sampled_from([0.1, 0.25, 0.3, 1e-5]))
-def test_a_range_with_a_step_contains_its_points_as_they_are_written(low: int, steps: int, step: float) -> None:
+def test_a_range_with_a_step_contains_its_points_as_they_are_written(
+    low: int, steps: int, step: float
+) -> None:
     domain = FloatRange(low * step, low * step + steps * step, step=step)
     points = list(domain.points())
     assert len(points) == domain.count == steps + 1
@@ -133,9 +152,14 @@ def test_the_size_of_a_large_space_is_counted_without_walking_through_it() -> No
         if name.startswith("augment.") and default is False
     ]
     parameters.append(Parameter("optim.epochs", IntRange(1, 10_000)))
-    parameters.append(Parameter("model.proposals_test", IntRange(16, 10_000), {"optim.epochs": (3, 17, 20_000)}))
+    parameters.append(
+        Parameter("model.proposals_test", IntRange(16, 10_000), {"optim.epochs": (3, 17, 20_000)})
+    )
     assert SearchSpace(parameters=tuple(parameters)).size == 2**5 * (2 * 9985 + 9998)
-    assert SearchSpace(parameters=(Parameter("optim.learning_rate", FloatRange(1e-5, 1e-3)),)).size is None
+    assert (
+        SearchSpace(parameters=(Parameter("optim.learning_rate", FloatRange(1e-5, 1e-3)),)).size
+        is None
+    )
 
 
 @given(finite_spaces(), st.sampled_from(["tpe", "random"]), st.integers(1, 100))

@@ -1,4 +1,6 @@
-"""Laws of intervals, paired differences, verdicts and the smallest difference; simulated where truth must be known."""
+"""Laws of intervals, paired differences, verdicts and the smallest difference; simulated where
+truth must be known.
+"""
 
 import math
 from dataclasses import replace
@@ -58,22 +60,31 @@ def test_the_score_is_the_ap50_of_the_evaluation() -> None:
 
 
 def test_the_pull_of_images_is_what_the_bootstrap_finds() -> None:
-    """Where every class is in many images, the squares of the pulls sum to the variance over resamples."""
+    """Where every class is in many images, the squares of the pulls sum to the variance over
+    resamples.
+    """
     from tune.statistics.reweighted import Reweighted
 
     rng = np.random.default_rng(0)
     one = table(2, 150, quality=0.5)
     common = replace(one, truths_IC=one.truths_IC * [1, 1, 0, 0])
     resampled = np.nanmean(
-        Reweighted(common, MAX_DETS).ap50(rng.multinomial(150, np.full(150, 1 / 150), 1000).T)[:, :2], axis=1
+        Reweighted(common, MAX_DETS).ap50(rng.multinomial(150, np.full(150, 1 / 150), 1000).T)[
+            :, :2
+        ],
+        axis=1,
     )
     share_UC = Scored.of(common, MAX_DETS).share_UC
-    assert math.sqrt(float((share_UC.sum(axis=1) ** 2).sum())) == pytest.approx(float(resampled.std()), rel=0.15)
+    assert math.sqrt(float((share_UC.sum(axis=1) ** 2).sum())) == pytest.approx(
+        float(resampled.std()), rel=0.15
+    )
 
 
 @given(seed=st.integers(0, 10_000), images=st.integers(2, 30), quality=st.floats(-2, 2))
 @settings(max_examples=50, deadline=None)
-def test_an_interval_holds_its_estimate_and_stays_between_0_and_1(seed: int, images: int, quality: float) -> None:
+def test_an_interval_holds_its_estimate_and_stays_between_0_and_1(
+    seed: int, images: int, quality: float
+) -> None:
     found = interval(score(seed, images, quality))
     assert 0 <= found.low <= found.estimate <= found.high <= 1
 
@@ -93,7 +104,8 @@ def test_one_image_says_nothing() -> None:
 
 def test_more_images_make_a_narrower_interval() -> None:
     few, many = (
-        np.median([np.ptp([i.low, i.high]) for i in (interval(score(s, n)) for s in range(8))]) for n in (15, 90)
+        np.median([np.ptp([i.low, i.high]) for i in (interval(score(s, n)) for s in range(8))])
+        for n in (15, 90)
     )
     assert many < few / 1.5
 
@@ -106,7 +118,10 @@ def test_groups_of_like_images_make_a_wider_interval_than_as_many_images() -> No
         image_D=np.concatenate([one.image_D + 20 * copy for copy in range(5)]).astype(np.int32),
         truths_IC=np.tile(one.truths_IC, (5, 1)),
         image_names=tuple(f"{copy} of {name}" for copy in range(5) for name in one.image_names),
-        **{name: np.tile(getattr(one, name), 5) for name in ("label_D", "score_D", "rank_D", "hit_D", "ignored_D")},
+        **{
+            name: np.tile(getattr(one, name), 5)
+            for name in ("label_D", "score_D", "rank_D", "hit_D", "ignored_D")
+        },
     )
     alone, together = (
         interval(Scored.of(copies, MAX_DETS, units))
@@ -127,7 +142,9 @@ def test_a_class_in_few_images_and_a_score_near_1_are_flagged() -> None:
 
 
 def repeats(seed: int, variants: int, count: int, images: int = 20) -> dict[str, dict[int, Scored]]:
-    return statistics.study(np.random.default_rng(seed), images, count, [0.0] * variants, fresh=True)
+    return statistics.study(
+        np.random.default_rng(seed), images, count, [0.0] * variants, fresh=True
+    )
 
 
 def test_a_model_does_not_differ_from_itself() -> None:
@@ -187,14 +204,19 @@ def test_seeds_are_pooled_over_the_variants_of_the_table() -> None:
 def test_the_seeds_variance_is_found_beside_that_of_images(sd: float) -> None:
     """A seed's 0.05 of quality is 0.017 of AP50, and 0.3 is 0.1, around a score of 0.33."""
     found = [
-        seed_variance(statistics.study(np.random.default_rng(seed), 40, 4, [0.0] * 4, True, sd)) for seed in range(12)
+        seed_variance(statistics.study(np.random.default_rng(seed), 40, 4, [0.0] * 4, True, sd))
+        for seed in range(12)
     ]
-    assert math.sqrt(np.mean([one.variance for one in found if one])) == pytest.approx(sd / 3, rel=0.3)
+    assert math.sqrt(np.mean([one.variance for one in found if one])) == pytest.approx(
+        sd / 3, rel=0.3
+    )
 
 
 def test_seeds_that_differ_more_make_a_difference_less_sure() -> None:
     calm, wild = (
-        compare_all(statistics.study(np.random.default_rng(1), 40, 5, [0.0] * 4, True, sd), [("1", "0")])[0]
+        compare_all(
+            statistics.study(np.random.default_rng(1), 40, 5, [0.0] * 4, True, sd), [("1", "0")]
+        )[0]
         for sd in (0.01, 0.5)
     )
     assert wild.se > 1.5 * calm.se
@@ -202,10 +224,14 @@ def test_seeds_that_differ_more_make_a_difference_less_sure() -> None:
 
 @given(p=st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_is_the_closed_test_of_bonferroni(p: list[float]) -> None:
-    """Adjusted p of a comparison: the largest Bonferroni p of all groups of comparisons that it is the smallest of."""
+    """Adjusted p of a comparison: the largest Bonferroni p of all groups of comparisons that it
+    is the smallest of.
+    """
     adjusted = holm(p)
     for one, found in zip(p, adjusted, strict=True):
-        as_small = [min(1.0, value * sum(other >= value for other in p)) for value in p if value <= one]
+        as_small = [
+            min(1.0, value * sum(other >= value for other in p)) for value in p if value <= one
+        ]
         assert found == pytest.approx(max(as_small), abs=1e-12)
     assert all(after >= before for before, after in zip(p, adjusted, strict=True))
 
@@ -235,7 +261,11 @@ def test_what_cannot_be_compared_can_show_no_difference() -> None:
 
 def test_before_any_trial_the_smallest_difference_falls_with_images_and_repeats() -> None:
     assert prior_smallest_difference(41, 3) < prior_smallest_difference(41, 1)
-    assert prior_smallest_difference(100, 3) < prior_smallest_difference(41, 3) < prior_smallest_difference(10, 3)
+    assert (
+        prior_smallest_difference(100, 3)
+        < prior_smallest_difference(41, 3)
+        < prior_smallest_difference(10, 3)
+    )
 
 
 def test_before_any_trial_the_smallest_difference_is_that_of_simulated_studies() -> None:
@@ -273,7 +303,9 @@ def test_without_a_difference_a_table_of_four_seldom_has_any_verdict() -> None:
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize("images", [10, 20, 41])
-def test_without_a_difference_a_table_of_four_has_any_verdict_in_one_of_twenty_at_most(images: int, seeds: int) -> None:
+def test_without_a_difference_a_table_of_four_has_any_verdict_in_one_of_twenty_at_most(
+    images: int, seeds: int
+) -> None:
     assert statistics.false_alarms(images, seeds, 4, True, 1000).family <= binomial_bound(1000)
 
 
@@ -290,13 +322,18 @@ def test_intervals_of_one_model_hold_the_truth(images: int, score: float) -> Non
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("score", [0.1, 0.33, 0.6])
 @pytest.mark.parametrize(("images", "seeds"), [(10, 5), (41, 3), (41, 5)])
-def test_intervals_of_a_mean_over_repeats_hold_the_truth(images: int, seeds: int, score: float) -> None:
+def test_intervals_of_a_mean_over_repeats_hold_the_truth(
+    images: int, seeds: int, score: float
+) -> None:
     covered, _ = statistics.mean_coverage(images, seeds, score, 400)
     assert covered >= 0.92 - 2.33 * math.sqrt(0.92 * 0.08 / 400)
 
 
 def test_a_class_that_one_image_holds_is_thought_as_biased_as_the_others_and_more() -> None:
-    """Leaving that image out says nothing; the bias falls with the images that hold a class. Over tables."""
+    """Leaving that image out says nothing; the bias falls with the images that hold a class.
+
+    Over tables.
+    """
     found = []
     for seed in range(20):
         one = table(seed, 20)
@@ -310,7 +347,9 @@ def test_a_class_that_one_image_holds_is_thought_as_biased_as_the_others_and_mor
 
 
 def test_a_class_in_one_image_of_a_repeat_is_as_unsure_there_as_in_the_other_repeats() -> None:
-    """Two repeats on other images; in the second it is not known how the only image of a class pulls on it."""
+    """Two repeats on other images; in the second it is not known how the only image of a class
+    pulls on it.
+    """
     first = score(12, 40)
     second = replace(first, units=tuple(f"other {name}" for name in first.units))
     assert (first.holds_UC.sum(axis=0) > 3).all()
@@ -319,7 +358,8 @@ def test_a_class_in_one_image_of_a_repeat_is_as_unsure_there_as_in_the_other_rep
     share_UC[:, 2] = 0
     unknown = replace(second, share_UC=share_UC, holds_UC=holds_UC)
     whole, partly, blind = (
-        mean_interval(scores, None) for scores in ([first, second], [first, unknown], [first, first])
+        mean_interval(scores, None)
+        for scores in ([first, second], [first, unknown], [first, first])
     )
     assert partly.high - partly.low == pytest.approx(whole.high - whole.low, rel=0.15)
     assert blind.high - blind.low > 1.2 * (whole.high - whole.low)
@@ -329,14 +369,22 @@ def test_a_class_in_one_image_of_a_repeat_is_as_unsure_there_as_in_the_other_rep
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize("images", [20, 41, 100])
-def test_a_difference_of_the_stated_smallest_size_is_found_about_four_times_in_five(images: int, seeds: int) -> None:
+def test_a_difference_of_the_stated_smallest_size_is_found_about_four_times_in_five(
+    images: int, seeds: int
+) -> None:
     smallest = statistics.false_alarms(images, seeds, 2, True, 200).smallest
     assert 0.75 - 0.04 <= statistics.power(images, seeds, True, 400, smallest) <= 0.9 + 0.03
 
 
-def test_a_mean_over_repeats_is_surer_than_one_of_them_and_less_sure_than_its_images_alone() -> None:
+def test_a_mean_over_repeats_is_surer_than_one_of_them_and_less_sure_than_its_images_alone() -> (
+    None
+):
     scores = list(repeats(9, 4, 4, images=40)["0"].values())
     seeds = certainty.SeedVariance(0.03**2, 9)
-    alone, images_only, both = interval(scores[0]), mean_interval(scores, None), mean_interval(scores, seeds)
+    alone, images_only, both = (
+        interval(scores[0]),
+        mean_interval(scores, None),
+        mean_interval(scores, seeds),
+    )
     assert images_only.high - images_only.low < alone.high - alone.low
     assert images_only.high - images_only.low < both.high - both.low

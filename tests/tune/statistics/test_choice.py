@@ -68,9 +68,16 @@ def test_the_corrected_score_is_the_score_less_its_optimism() -> None:
 
 
 def test_more_to_choose_from_is_more_luck_to_subtract() -> None:
-    """Averaged over data sets: one candidate with one epoch, and ten alike with five epochs each."""
+    """Averaged over data sets: one candidate with one epoch, and ten alike with five epochs
+    each.
+    """
     few, many = (
-        np.mean([choose(candidates(seed, curves, 3, seed_sd=0.1), MAX_DETS).optimism for seed in range(6)])
+        np.mean(
+            [
+                choose(candidates(seed, curves, 3, seed_sd=0.1), MAX_DETS).optimism
+                for seed in range(6)
+            ]
+        )
         for curves in ({"a": [0.0]}, {str(number): [0.0] * 5 for number in range(8)})
     )
     assert many > few + 0.005
@@ -95,7 +102,9 @@ def test_one_candidate_with_one_repeat_is_a_choice_too() -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(1500)
-def test_a_confirmed_winner_is_better_and_its_score_nearer_the_truth_than_the_best_score_of_the_search() -> None:
+def test_a_confirmed_winner_is_better_and_its_score_nearer_the_truth_than_the_best_score_of_the_search() -> (
+    None
+):
     found = statistics.won(41, 20, 5, 3, 60)
     assert found.confirmed < found.by_score
     assert abs(found.corrected) < found.raw < found.too_high

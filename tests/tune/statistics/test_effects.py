@@ -7,8 +7,12 @@ from core.config import Value
 from tune.statistics.effects import Effect, main_effects
 
 
-def simulated(seed: int, trials: int, noise: float = 0.01) -> tuple[list[dict[str, Value]], list[float]]:
-    """AP50 that gains 0.1 with resnet101, 0.02 with each doubling of the learning rate and nothing with elastic."""
+def simulated(
+    seed: int, trials: int, noise: float = 0.01
+) -> tuple[list[dict[str, Value]], list[float]]:
+    """AP50 that gains 0.1 with resnet101, 0.02 with each doubling of the learning rate and
+    nothing with elastic.
+    """
     rng = np.random.default_rng(seed)
     points: list[dict[str, Value]] = []
     scores = []
@@ -20,7 +24,12 @@ def simulated(seed: int, trials: int, noise: float = 0.01) -> tuple[list[dict[st
         }
         points.append(point)
         rate = np.log2(float(point["optim.learning_rate"]) / 1e-5)
-        scores.append(0.3 + 0.1 * (point["model.backbone"] == "resnet101") + 0.02 * rate + rng.normal(0, noise))
+        scores.append(
+            0.3
+            + 0.1 * (point["model.backbone"] == "resnet101")
+            + 0.02 * rate
+            + rng.normal(0, noise)
+        )
     return points, [float(value) for value in scores]
 
 

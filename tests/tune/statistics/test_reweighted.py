@@ -1,4 +1,6 @@
-"""Laws of reweighting: weights are what repeating and leaving out images does, and pycocotools agrees."""
+"""Laws of reweighting: weights are what repeating and leaving out images does, and pycocotools
+agrees.
+"""
 
 import contextlib
 import io
@@ -21,7 +23,9 @@ def simulated(seed: int, images: int, quality: float = 0.0) -> MatchTable:
 
 
 def with_images(table: MatchTable, chosen: list[int]) -> MatchTable:
-    """The table of these images, some of them perhaps several times: what a new evaluation of them would give."""
+    """The table of these images, some of them perhaps several times: what a new evaluation of
+    them would give.
+    """
     rows = [np.flatnonzero(table.image_D == image) for image in chosen]
     joined = np.concatenate([np.empty(0, np.int64), *rows])
     return MatchTable(
@@ -40,18 +44,28 @@ def expected(table: MatchTable, max_dets: int | None) -> list[float]:
     return [float("nan") if value is None else value for value in ap50(table, max_dets).per_class]
 
 
-@given(seed=st.integers(0, 10_000), images=st.integers(1, 8), max_dets=st.sampled_from([None, 1, 10, 100]))
+@given(
+    seed=st.integers(0, 10_000),
+    images=st.integers(1, 8),
+    max_dets=st.sampled_from([None, 1, 10, 100]),
+)
 @settings(max_examples=60, deadline=None)
-def test_weights_of_one_give_the_evaluation_as_it_was(seed: int, images: int, max_dets: int | None) -> None:
+def test_weights_of_one_give_the_evaluation_as_it_was(
+    seed: int, images: int, max_dets: int | None
+) -> None:
     table = simulated(seed, images)
-    np.testing.assert_allclose(Reweighted(table, max_dets).per_class, expected(table, max_dets), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        Reweighted(table, max_dets).per_class, expected(table, max_dets), rtol=0, atol=1e-12
+    )
 
 
 @given(seed=st.integers(0, 10_000), weights=st.lists(st.integers(0, 3), min_size=2, max_size=7))
 @settings(max_examples=60, deadline=None)
 def test_a_weight_counts_an_image_so_many_times(seed: int, weights: list[int]) -> None:
     table = simulated(seed, len(weights))
-    repeated = with_images(table, [image for image, weight in enumerate(weights) for _ in range(weight)])
+    repeated = with_images(
+        table, [image for image, weight in enumerate(weights) for _ in range(weight)]
+    )
     found = Reweighted(table, 100).ap50(np.array(weights)[:, None])[0]
     np.testing.assert_allclose(found, expected(repeated, 100), rtol=0, atol=1e-12)
 
@@ -71,7 +85,10 @@ def test_images_of_one_group_count_together() -> None:
     grouped = Reweighted(table, 100, ["a", "b", "a", "c", "b", "a"])
     assert grouped.units == ("a", "b", "c")
     np.testing.assert_allclose(
-        grouped.ap50([[2], [0], [1]])[0], expected(with_images(table, [0, 0, 2, 2, 3, 5, 5]), 100), rtol=0, atol=1e-12
+        grouped.ap50([[2], [0], [1]])[0],
+        expected(with_images(table, [0, 0, 2, 2, 3, 5, 5]), 100),
+        rtol=0,
+        atol=1e-12,
     )
 
 
@@ -99,7 +116,10 @@ def test_pycocotools_gives_the_same_where_images_are_there_several_times() -> No
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = {
-            "images": [{"id": number, "height": 200_000, "width": 200_000} for number in range(1, len(chosen) + 1)],
+            "images": [
+                {"id": number, "height": 200_000, "width": 200_000}
+                for number in range(1, len(chosen) + 1)
+            ],
             "annotations": annotations,
             "categories": [{"id": label} for label in (1, 2, 3, 4)],
         }
@@ -109,5 +129,9 @@ def test_pycocotools_gives_the_same_where_images_are_there_several_times() -> No
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"][0, :, :, 0, 2]
-    official = [float(column.mean()) if column.max() > -1 else float("nan") for column in precision.T]
-    np.testing.assert_allclose(Reweighted(table, 100).ap50(np.array(weights)[:, None])[0], official, rtol=0, atol=1e-12)
+    official = [
+        float(column.mean()) if column.max() > -1 else float("nan") for column in precision.T
+    ]
+    np.testing.assert_allclose(
+        Reweighted(table, 100).ap50(np.array(weights)[:, None])[0], official, rtol=0, atol=1e-12
+    )

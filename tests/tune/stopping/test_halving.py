@@ -44,7 +44,9 @@ def test_of_trials_that_stand_at_a_rung_together_exactly_one_in_reduction_goes_o
     going_on = {
         value
         for place, value in enumerate(values)
-        if not rule.falls_behind([value], [[other] for index, other in enumerate(values) if index != place])
+        if not rule.falls_behind(
+            [value], [[other] for index, other in enumerate(values) if index != place]
+        )
     }
     assert going_on == set(sorted(values, reverse=True)[: max(1, len(values) // reduction)])
 
@@ -59,16 +61,22 @@ def test_what_rivals_did_after_the_rung_changes_nothing(
 
 
 def test_a_trial_stands_for_its_best_epoch_so_far() -> None:
-    assert not SuccessiveHalving(2, 2).falls_behind([0.9, 0.1], [[0.5, 0.5], [0.4, 0.4], [0.3, 0.6]])
+    assert not SuccessiveHalving(2, 2).falls_behind(
+        [0.9, 0.1], [[0.5, 0.5], [0.4, 0.4], [0.3, 0.6]]
+    )
 
 
 @given(curves, st.lists(whole_curves, max_size=6))
-def test_hope_is_not_judged_before_the_first_rung(curve: list[float], complete: list[list[float]]) -> None:
+def test_hope_is_not_judged_before_the_first_rung(
+    curve: list[float], complete: list[list[float]]
+) -> None:
     assert not SuccessiveHalving(len(curve) + 1, 3).has_no_hope(curve, complete, EPOCHS)
 
 
 @given(curves, st.lists(whole_curves, max_size=PLACES - 1))
-def test_hope_is_not_judged_by_too_few_complete_trials(curve: list[float], complete: list[list[float]]) -> None:
+def test_hope_is_not_judged_by_too_few_complete_trials(
+    curve: list[float], complete: list[list[float]]
+) -> None:
     assert not RULE.has_no_hope(curve, complete, EPOCHS)
 
 
@@ -93,7 +101,8 @@ def test_who_does_better_does_not_lose_hope_by_it_and_the_order_of_trials_change
 
 
 COMPLETE = [[0.5, 0.5, 0.6, 0.8], [0.2, 0.3, 0.7, 0.7], [0.4, 0.4, 0.6, 0.6]]
-"""After the second epoch they gained 0.3, 0.4 and 0.2: the luck of three is 0.38. The third best reached 0.6."""
+"""After the second epoch they gained 0.3, 0.4 and 0.2: the luck of three is 0.38. The third best
+reached 0.6."""
 
 
 def test_hope_ends_where_even_a_lucky_gain_does_not_reach_the_third_best() -> None:
@@ -112,7 +121,9 @@ def test_a_stopped_trial_is_expected_to_gain_what_complete_ones_gained_in_the_mi
 
 
 @given(curves, st.lists(whole_curves, max_size=6))
-def test_no_trial_is_expected_to_lose_what_it_reached(curve: list[float], complete: list[list[float]]) -> None:
+def test_no_trial_is_expected_to_lose_what_it_reached(
+    curve: list[float], complete: list[list[float]]
+) -> None:
     assert expected_score(curve, complete, EPOCHS) >= max(curve)
 
 

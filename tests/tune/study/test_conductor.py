@@ -45,7 +45,9 @@ SPACE: dict[str, Any] = {
 
 
 def replaying(deed: Callable[[Assignment, int], None]) -> Any:
-    """Trials whose AP50 is their learning rate times the share of their epochs; what else they do, `deed` says."""
+    """Trials whose AP50 is their learning rate times the share of their epochs; what else they
+    do, `deed` says.
+    """
 
     def ap50(assignment: Assignment, epoch: int) -> float:
         deed(assignment, epoch)
@@ -71,7 +73,11 @@ def _workers_can_unpickle_this_file() -> Iterator[None]:
 
 
 def make_plan(
-    results: Path, document: dict[str, Any] | None = None, gpus: int = 0, share: float = 0.0, parallel: int = 2
+    results: Path,
+    document: dict[str, Any] | None = None,
+    gpus: int = 0,
+    share: float = 0.0,
+    parallel: int = 2,
 ) -> Plan:
     return Plan(
         from_document({**SPACE, **(document or {})}, "test"),
@@ -102,7 +108,9 @@ def mlflow_runs(plan: Plan) -> dict[int, Any]:
 
 
 def events(folder: Path) -> Callable[[Assignment, int], None]:
-    """What happens in the eventful study; every epoch that begins leaves a file, and every process one more."""
+    """What happens in the eventful study; every epoch that begins leaves a file, and every
+    process one more.
+    """
 
     def happen(assignment: Assignment, epoch: int) -> None:
         (folder / f"process-{os.getpid()}").touch()
@@ -127,7 +135,9 @@ class Eventful:
 
 @pytest.fixture(scope="module")
 def eventful(tmp_path_factory: pytest.TempPathFactory) -> Eventful:
-    """A study of ten trials in which much goes wrong: 1 diverges, 2 raises, 4 kills every worker, 0 its first."""
+    """A study of ten trials in which much goes wrong: 1 diverges, 2 raises, 4 kills every
+    worker, 0 its first.
+    """
     results, files = tmp_path_factory.mktemp("eventful"), tmp_path_factory.mktemp("events")
     plan = make_plan(results, {"search": {"sampler": "random", "trials": 10, "seed": 0}})
     said = run(plan, events(files))
@@ -136,7 +146,9 @@ def eventful(tmp_path_factory: pytest.TempPathFactory) -> Eventful:
 
 
 @pytest.mark.fault
-def test_complete_pruned_and_failed_trials_are_the_same_in_ledger_table_and_mlflow(eventful: Eventful) -> None:
+def test_complete_pruned_and_failed_trials_are_the_same_in_ledger_table_and_mlflow(
+    eventful: Eventful,
+) -> None:
     plan, records = eventful.plan, eventful.records
     assert {record.state for record in records} == {State.COMPLETE, State.PRUNED, State.FAIL}
     trials = optuna.load_study(study_name="replayed", storage=plan.storage).trials
@@ -149,7 +161,10 @@ def test_complete_pruned_and_failed_trials_are_the_same_in_ledger_table_and_mlfl
         assert record.state == trial.state.name == row["state"] == shown.data.tags["state"]
         assert record.reason == row["reason"] == shown.data.tags["reason"]
         assert record.mlflow_run == shown.info.run_id
-        assert shown.info.status == {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}[record.state]
+        assert (
+            shown.info.status
+            == {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}[record.state]
+        )
         curve = [point.value for point in client.get_metric_history(shown.info.run_id, "ap50")]
         assert record.curve == list(trial.intermediate_values.values()) == curve
         assert int(row["epochs"]) == len(curve)
@@ -160,7 +175,9 @@ def test_complete_pruned_and_failed_trials_are_the_same_in_ledger_table_and_mlfl
 
 
 @pytest.mark.fault
-def test_a_trial_that_diverges_or_raises_fails_with_its_reason_and_is_not_tried_again(eventful: Eventful) -> None:
+def test_a_trial_that_diverges_or_raises_fails_with_its_reason_and_is_not_tried_again(
+    eventful: Eventful,
+) -> None:
     assert [record.reason for record in eventful.records[1:3]] == [
         "diverged: epoch 1, batch 3: loss is nan",
         "ValueError: no such tile",
@@ -184,17 +201,22 @@ def test_a_worker_killed_in_an_epoch_is_replaced_and_its_trial_goes_on_from_the_
 def test_a_trial_whose_worker_always_dies_fails_and_the_others_go_on(eventful: Eventful) -> None:
     failed = eventful.records[4]
     assert (failed.state, failed.reason) == (State.FAIL, "its worker process died (3 times)")
-    assert State.FAIL not in {record.state for record in eventful.records if record.id not in (1, 2, 4)}
+    assert State.FAIL not in {
+        record.state for record in eventful.records if record.id not in (1, 2, 4)
+    }
 
 
 @pytest.mark.fault
 def test_worker_processes_are_reused(eventful: Eventful) -> None:
-    # Two at once, four that were killed, and two that Ray may start in advance; each trial in one of its own makes 14.
+    # Two at once, four that were killed, and two that Ray may start in advance; each trial in one
+    # of its own makes 14.
     assert sum(name.startswith("process-") for name in eventful.files) <= 8
 
 
 @pytest.mark.fault
-def test_progress_says_what_starts_what_an_epoch_gave_and_how_trials_end(eventful: Eventful) -> None:
+def test_progress_says_what_starts_what_an_epoch_gave_and_how_trials_end(
+    eventful: Eventful,
+) -> None:
     said = eventful.said
     assert "[0/10] trial 0 starts: optim.learning_rate" in said
     assert "trial 0 will go on after epoch 2: its worker process died" in said
@@ -206,7 +228,9 @@ def test_progress_says_what_starts_what_an_epoch_gave_and_how_trials_end(eventfu
 
 
 @pytest.mark.fault
-def test_the_same_command_on_a_finished_study_runs_nothing_and_loses_nothing(eventful: Eventful) -> None:
+def test_the_same_command_on_a_finished_study_runs_nothing_and_loses_nothing(
+    eventful: Eventful,
+) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError
 
@@ -230,13 +254,17 @@ def test_what_a_time_budget_or_a_dead_driver_left_is_finished_by_the_same_comman
         if epoch == 2:  # whatever the machine's speed, the budget runs out in a second epoch
             time.sleep(max(0.0, up - time.time()))
 
-    document = {"stop_early": {"rule": "none"}, "search": {"sampler": "random", "trials": 4, "seed": 0}}
+    document = {
+        "stop_early": {"rule": "none"},
+        "search": {"sampler": "random", "trials": 4, "seed": 0},
+    }
     plan = make_plan(tmp_path / "results", document)
     run(replace(plan, options=replace(plan.options, time_budget=20.0)), once)
     ledger = Ledger(plan.storage, plan.request)
     assert not ledger.finished
 
-    # A driver that handed out one more trial and died after the worker had saved its last epoch, before it heard of it.
+    # A driver that handed out one more trial and died after the worker had saved its last epoch,
+    # before it heard of it.
     number = len(ledger.records)
     while (record := ledger.next()) is not None and record.id != number:
         pass
@@ -248,7 +276,9 @@ def test_what_a_time_budget_or_a_dead_driver_left_is_finished_by_the_same_comman
     plan.folder.trial(number).mkdir(parents=True)
     done.save(plan.folder.trial(number))
 
-    more = make_plan(tmp_path / "results", {**document, "search": {"sampler": "random", "trials": 6, "seed": 0}})
+    more = make_plan(
+        tmp_path / "results", {**document, "search": {"sampler": "random", "trials": 6, "seed": 0}}
+    )
     run(more, once)
     records = Ledger(more.storage, more.request).records
     assert [record.state for record in records] == [State.COMPLETE] * 6
@@ -268,14 +298,17 @@ def test_what_a_time_budget_or_a_dead_driver_left_is_finished_by_the_same_comman
 def test_no_trial_starts_that_cannot_reach_its_first_rung_before_the_time_is_up(
     budget: float, rule: dict[str, Any], starts: bool, tmp_path: Path
 ) -> None:
-    """An epoch takes 10 seconds by the ledger; the first rung is after one epoch, or after three."""
+    """An epoch takes 10 seconds by the ledger; the first rung is after one epoch, or after
+    three.
+    """
     plan = make_plan(tmp_path, {"stop_early": rule})
     plan.folder.path.mkdir()
     ledger = Ledger(plan.storage, plan.request)
     first = ledger.next()
     assert first is not None
     epochs = [
-        {"epoch": number, "ap50": 0.5, "seconds": 10.0, "losses": {"loss": 1.0}} for number in range(1, EPOCHS + 1)
+        {"epoch": number, "ap50": 0.5, "seconds": 10.0, "losses": {"loss": 1.0}}
+        for number in range(1, EPOCHS + 1)
     ]
     ledger.report(first.id, epochs)
     phase, deadline = study._search_phase(plan, ledger), time.monotonic() + budget
@@ -287,7 +320,9 @@ def test_no_trial_starts_that_cannot_reach_its_first_rung_before_the_time_is_up(
         assert (conductor.hand_out() is not None) is starts
 
 
-def test_whole_gpu_trials_see_different_gpus_and_half_gpu_trials_run_four_at_once_on_two(tmp_path: Path) -> None:
+def test_whole_gpu_trials_see_different_gpus_and_half_gpu_trials_run_four_at_once_on_two(
+    tmp_path: Path,
+) -> None:
     seen = tmp_path / "seen"
     seen.mkdir()
     document = {"stop_early": {"rule": "none"}, "search": {"sampler": "random", "trials": 4}}
@@ -297,7 +332,11 @@ def test_whole_gpu_trials_see_different_gpus_and_half_gpu_trials_run_four_at_onc
             here = seen / f"{trials}-{assignment.trial}"
             here.write_text(os.environ["CUDA_VISIBLE_DEVICES"])
             until = time.monotonic() + 60
-            while epoch == 1 and len(list(seen.glob(f"{trials}-*"))) < trials and time.monotonic() < until:
+            while (
+                epoch == 1
+                and len(list(seen.glob(f"{trials}-*"))) < trials
+                and time.monotonic() < until
+            ):
                 time.sleep(0.05)
             if epoch == 1 and time.monotonic() >= until:
                 raise TimeoutError
@@ -312,11 +351,18 @@ def test_whole_gpu_trials_see_different_gpus_and_half_gpu_trials_run_four_at_onc
     run(plan, at_once(4))
     halves = [(seen / f"4-{trial}").read_text() for trial in range(4)]
     assert sorted(halves) == ["0", "0", "1", "1"]
-    assert {record.state for record in Ledger(plan.storage, plan.request).records} == {State.COMPLETE}
-    assert all(float(row["gpu_hours"]) == pytest.approx(0.5 * 0.25 * EPOCHS / 3600, abs=1e-6) for row in table(plan))
+    assert {record.state for record in Ledger(plan.storage, plan.request).records} == {
+        State.COMPLETE
+    }
+    assert all(
+        float(row["gpu_hours"]) == pytest.approx(0.5 * 0.25 * EPOCHS / 3600, abs=1e-6)
+        for row in table(plan)
+    )
 
 
-def test_a_study_that_is_being_searched_refuses_a_second_search_and_says_whose_it_is(tmp_path: Path) -> None:
+def test_a_study_that_is_being_searched_refuses_a_second_search_and_says_whose_it_is(
+    tmp_path: Path,
+) -> None:
     folder = StudyFolder(tmp_path / "busy")
     with folder.driver_lock(), pytest.raises(StudyError, match=f"process {os.getpid()} on host"):
         folder.driver_lock().__enter__()

@@ -1,4 +1,6 @@
-"""Laws of a confirmed winner. Ray, databases and match tables are real; trials replay curves instead of training.
+"""Laws of a confirmed winner.
+
+Ray, databases and match tables are real; trials replay curves instead of training.
 
 Run as a program, this file is a search with such trials in a process of its own: tests kill it.
 """
@@ -49,7 +51,15 @@ from tune.space.request import StudyRequest
 from tune.statistics.choice import choose as chosen_among
 from tune.study import conductor as study
 from tune.study import confirmation
-from tune.study.confirmation import FIRST_SEED, Candidate, Confirmation, candidates, fresh_repeats, points, shortage
+from tune.study.confirmation import (
+    FIRST_SEED,
+    Candidate,
+    Confirmation,
+    candidates,
+    fresh_repeats,
+    points,
+    shortage,
+)
 from tune.study.learned import nothing_learned
 from tune.study.plan import Options, Plan
 from tune.study.progress import Progress
@@ -72,7 +82,11 @@ VARIANTS: dict[str, Any] = {
     "study": "sure",
     "data": "synthetic",
     "fixed": {"optim.epochs": EPOCHS, "model.weights": "none"},
-    "variants": {"plain": {}, "flip": {"augment.horizontal_flip": True}, "deep": {"model.trainable_layers": 5}},
+    "variants": {
+        "plain": {},
+        "flip": {"augment.horizontal_flip": True},
+        "deep": {"model.trainable_layers": 5},
+    },
     "baseline": "plain",
     "seeds": 2,
     "confirm": {"top": 2, "seeds": 2},
@@ -80,7 +94,9 @@ VARIANTS: dict[str, Any] = {
 INSTANCES = 20
 
 
-def asked(document: dict[str, Any] | None = None, trials: int = SEARCHED, **confirm: int) -> StudyRequest:
+def asked(
+    document: dict[str, Any] | None = None, trials: int = SEARCHED, **confirm: int
+) -> StudyRequest:
     document = document or SPACE
     changed = {**document, "confirm": {**document["confirm"], **confirm}}
     if "search" in document:
@@ -96,20 +112,27 @@ def data() -> Dataset:
 # What is trained again, and on what
 
 
-def record(number: int, curve: Sequence[float], state: State = State.COMPLETE, **settings: Any) -> TrialRecord:
+def record(
+    number: int, curve: Sequence[float], state: State = State.COMPLETE, **settings: Any
+) -> TrialRecord:
     epochs = tuple({"ap50": value, "seconds": 1.0} for value in curve)
     whole = TrialConfig.from_settings({"optim.epochs": EPOCHS, **settings}).settings()
     return TrialRecord(number, state=state, settings=whole, epochs=epochs)
 
 
-trials = st.tuples(st.sampled_from(list(State)), st.sampled_from([0, 1, 3]), st.lists(st.floats(0, 1), min_size=1))
+trials = st.tuples(
+    st.sampled_from(list(State)), st.sampled_from([0, 1, 3]), st.lists(st.floats(0, 1), min_size=1)
+)
 
 
 @given(st.lists(trials, max_size=9), st.integers(1, 4))
 def test_candidates_are_the_best_settings_of_trials_that_ran_to_their_end_no_two_alike(
     drawn: list[tuple[State, int, list[float]]], top: int
 ) -> None:
-    records = [record(number, one[2], one[0], **{"optim.restarts": one[1]}) for number, one in enumerate(drawn)]
+    records = [
+        record(number, one[2], one[0], **{"optim.restarts": one[1]})
+        for number, one in enumerate(drawn)
+    ]
     found = candidates(records, asked(top=top))
     of_settings: dict[int, list[float]] = {}
     for state, restarts, curve in drawn:
@@ -125,7 +148,9 @@ def test_candidates_are_the_best_settings_of_trials_that_ran_to_their_end_no_two
 
 
 def test_a_variant_gains_no_rank_by_lacking_a_repeat_on_a_hard_split() -> None:
-    """All differ alike on both splits; the worst has failed on the hard one, and has the highest mean for it."""
+    """All differ alike on both splits; the worst has failed on the hard one, and has the highest
+    mean for it.
+    """
     request = asked(VARIANTS)
     scores = {"plain": (0.6, 0.2), "flip": (0.7, 0.3), "deep": (0.5, None)}
     records = [
@@ -137,30 +162,44 @@ def test_a_variant_gains_no_rank_by_lacking_a_repeat_on_a_hard_split() -> None:
         for number, row in enumerate(request.space.rows())
         for score in [scores[row.name][number // 3]]
     ]
-    found = candidates(records, replace(request, confirm=request.confirm.model_copy(update={"top": 3})))
+    found = candidates(
+        records, replace(request, confirm=request.confirm.model_copy(update={"top": 3}))
+    )
     assert [candidate.name for candidate in found] == ["flip", "plain", "deep"]
     assert [candidate.score for candidate in found] == pytest.approx([0.5, 0.4, 0.5])
 
 
 def test_of_equal_candidates_the_earliest_comes_first() -> None:
     records = [record(number, [0.5], **{"optim.restarts": number}) for number in range(3)]
-    assert [candidate.name for candidate in candidates(records, asked(top=2))] == ["trial 0", "trial 1"]
+    assert [candidate.name for candidate in candidates(records, asked(top=2))] == [
+        "trial 0",
+        "trial 1",
+    ]
 
 
 def test_a_variant_is_one_candidate_and_its_score_the_mean_of_its_repeats() -> None:
     request = asked(VARIANTS)
     scores = {"plain": (0.9, 0.1), "flip": (0.6, 0.5), "deep": (0.4, 0.5)}
     records = [
-        replace(record(number, [scores[row.name][number // 3]]), name=row.name, settings=row.config.settings())
+        replace(
+            record(number, [scores[row.name][number // 3]]),
+            name=row.name,
+            settings=row.config.settings(),
+        )
         for number, row in enumerate(request.space.rows())
     ]
     found = candidates(records, request)
-    assert [(candidate.name, candidate.score) for candidate in found] == [("flip", 0.55), ("plain", 0.5)]
+    assert [(candidate.name, candidate.score) for candidate in found] == [
+        ("flip", 0.55),
+        ("plain", 0.5),
+    ]
     assert [[one.id for one in candidate.trials] for candidate in found] == [[1, 4], [0, 3]]
     wanted = points(records, request, [(1000, 0), (1001, 0)])
     assert [point.name for point in wanted] == ["flip", "plain"] * 2
     for point in wanted:
-        own = next(variant.settings for variant in request.space.variants if variant.name == point.name)
+        own = next(
+            variant.settings for variant in request.space.variants if variant.name == point.name
+        )
         seed = point.settings["seed"]  # type: ignore[index]
         expected = request.space.resolve({**own, "seed": seed, "data.split_seed": seed}).settings()
         assert point.settings == expected
@@ -170,13 +209,23 @@ def validation(data: Dataset, settings: dict[str, Any]) -> tuple[int, ...]:
     return split(data, TrialConfig.from_settings(settings).data).validation
 
 
-def test_fresh_seeds_and_splits_are_none_of_the_search_and_differ_from_each_other(data: Dataset) -> None:
-    for fixed in ({}, {"seed": 1000}, {"data.split_seed": 1001}, {"seed": 1001, "data.split_seed": 1000}):
+def test_fresh_seeds_and_splits_are_none_of_the_search_and_differ_from_each_other(
+    data: Dataset,
+) -> None:
+    for fixed in (
+        {},
+        {"seed": 1000},
+        {"data.split_seed": 1001},
+        {"seed": 1001, "data.split_seed": 1000},
+    ):
         request = asked({**SPACE, "fixed": {**SPACE["fixed"], **fixed}}, seeds=4)
         seeds = [seed for seed, _ in fresh_repeats(request, data)]
         assert len(set(seeds)) == 4
         assert not set(seeds) & {*fixed.values(), 0}
-        parts = [validation(data, fixed), *(validation(data, {"data.split_seed": seed}) for seed in seeds)]
+        parts = [
+            validation(data, fixed),
+            *(validation(data, {"data.split_seed": seed}) for seed in seeds),
+        ]
         assert len(set(parts)) == 5
         fewer = fresh_repeats(asked({**SPACE, "fixed": {**SPACE["fixed"], **fixed}}, seeds=2), data)
         assert [seed for seed, _ in fewer] == seeds[:2]
@@ -185,15 +234,23 @@ def test_fresh_seeds_and_splits_are_none_of_the_search_and_differ_from_each_othe
 def test_fresh_seeds_of_variants_are_none_of_their_repeats(data: Dataset) -> None:
     request = asked({**VARIANTS, "fixed": {**VARIANTS["fixed"], "data.folds": 3}})
     repeats = fresh_repeats(request, data)
-    assert [fold for _, fold in repeats] == [0, 0]  # the search's folds are not those of the confirmation
+    assert [fold for _, fold in repeats] == [
+        0,
+        0,
+    ]  # the search's folds are not those of the confirmation
     assert not {seed for seed, _ in repeats} & {0, 1}
 
 
 def test_with_folds_every_seed_validates_each_image_once(data: Dataset) -> None:
     repeats = fresh_repeats(asked(folds=3), data)
-    assert repeats == tuple((seed, fold) for seed in (FIRST_SEED, FIRST_SEED + 1) for fold in range(3))
+    assert repeats == tuple(
+        (seed, fold) for seed in (FIRST_SEED, FIRST_SEED + 1) for fold in range(3)
+    )
     for seed in (FIRST_SEED, FIRST_SEED + 1):
-        parts = [validation(data, {"data.split_seed": seed, "data.folds": 3, "data.fold": fold}) for fold in range(3)]
+        parts = [
+            validation(data, {"data.split_seed": seed, "data.folds": 3, "data.fold": fold})
+            for fold in range(3)
+        ]
         assert sorted(itertools.chain(*parts)) == list(range(len(data.samples)))
     wanted = points([record(0, [0.5])], asked(folds=3), repeats)
     assert [(one.settings["data.folds"], one.settings["data.fold"]) for one in wanted] == [  # type: ignore[index]
@@ -202,21 +259,32 @@ def test_with_folds_every_seed_validates_each_image_once(data: Dataset) -> None:
 
 
 @pytest.mark.parametrize("images", [4, 6, 8])
-def test_a_data_set_with_few_splits_is_confirmed_on_those_there_are_and_it_is_said(images: int) -> None:
+def test_a_data_set_with_few_splits_is_confirmed_on_those_there_are_and_it_is_said(
+    images: int,
+) -> None:
     few, request = synthetic.make(images=images, side=64), asked(seeds=7)
     seeds = [seed for seed, _ in fresh_repeats(request, few)]
     parts = {validation(few, {"data.split_seed": seed}) for seed in [0, *seeds]}
-    assert parts == {validation(few, {"data.split_seed": seed}) for seed in range(300)}  # none is left out
+    assert parts == {
+        validation(few, {"data.split_seed": seed}) for seed in range(300)
+    }  # none is left out
     assert len(parts) == 1 + len(seeds)
     said = {
         4: "confirm: these images have no split but those of the search, so nothing is confirmed",
-        6: "confirm.seeds 7: these images have only 1 split beside the search's, and each candidate is trained once on "
-        "it",
-        8: "confirm.seeds 7: these images have only 5 splits beside the search's, and each candidate is trained once "
-        "on each",
+        6: (
+            "confirm.seeds 7: these images have only 1 split beside the search's, and each"
+            " candidate is trained once on it"
+        ),
+        8: (
+            "confirm.seeds 7: these images have only 5 splits beside the search's, and each"
+            " candidate is trained once on each"
+        ),
     }
     repeats = fresh_repeats(request, few)
-    assert shortage(request, repeats) == said[images] + " (confirm.folds would have every image validate)"
+    assert (
+        shortage(request, repeats)
+        == said[images] + " (confirm.folds would have every image validate)"
+    )
 
 
 def test_with_enough_splits_nothing_is_said_and_too_many_folds_are_refused(data: Dataset) -> None:
@@ -263,14 +331,18 @@ def names(held: Ledger) -> list[tuple[str, Any, State]]:
     return [(one.name, one.settings["seed"], one.state) for one in held.records]
 
 
-def test_a_ledger_that_is_given_its_trials_has_exactly_these_whatever_dies_in_between(url: str) -> None:
+def test_a_ledger_that_is_given_its_trials_has_exactly_these_whatever_dies_in_between(
+    url: str,
+) -> None:
     while (one := (held := confirming(url, 0.1, 0.2)).next()) is not None:
         assert one.params == {"optim.learning_rate": one.settings["optim.learning_rate"]}
         assert one.attempts == 1
         finish(held, one.id)
     assert held.finished
     assert held.planned == 4
-    assert names(held) == [(f"rate {rate}", seed, State.COMPLETE) for seed in (1000, 1001) for rate in (0.1, 0.2)]
+    assert names(held) == [
+        (f"rate {rate}", seed, State.COMPLETE) for seed in (1000, 1001) for rate in (0.1, 0.2)
+    ]
     shown = optuna.load_study(study_name="sure.confirm", storage=url).trials
     assert [trial.value for trial in shown] == [0.5] * 4
 
@@ -290,10 +362,17 @@ def test_a_trial_whose_driver_died_before_its_attempt_was_written_is_there_whole
     assert again.planned == 4
     one = again.next()
     assert one is not None
-    assert (one.id, one.attempts, one.name, one.settings) == (0, 1, "rate 0.1", wanted(0.1)[0].settings)
+    assert (one.id, one.attempts, one.name, one.settings) == (
+        0,
+        1,
+        "rate 0.1",
+        wanted(0.1)[0].settings,
+    )
 
 
-def test_when_other_trials_are_wanted_ended_ones_stay_running_ones_stop_and_only_what_is_missing_runs(url: str) -> None:
+def test_when_other_trials_are_wanted_ended_ones_stay_running_ones_stop_and_only_what_is_missing_runs(
+    url: str,
+) -> None:
     held = confirming(url, 0.1, 0.2)
     finish(held, held.next().id)  # type: ignore[union-attr]
     held.fail(held.next().id, "diverged")  # type: ignore[union-attr]
@@ -322,9 +401,11 @@ def test_when_other_trials_are_wanted_ended_ones_stay_running_ones_stop_and_only
 
 
 def quality(settings: Any, epoch: int) -> float:
-    """The share of instances that a model finds: what looks best in the search is worst on fresh seeds.
+    """The share of instances that a model finds: what looks best in the search is worst on fresh
+    seeds.
 
-    There, even and odd seeds are best after their first and last epoch, and their mean after the second.
+    There, even and odd seeds are best after their first and last epoch, and their mean after the
+    second.
     """
     rate, seed = float(settings["optim.learning_rate"]), int(settings["seed"])
     if seed < FIRST_SEED:
@@ -333,9 +414,12 @@ def quality(settings: Any, epoch: int) -> float:
 
 
 def match_table(data: Dataset, settings: Any, epoch: int) -> MatchTable:
-    """Of one class with 20 instances an image, of which about `quality` are found, some more and some less."""
+    """Of one class with 20 instances an image, of which about `quality` are found, some more and
+    some less.
+    """
     names = [
-        data.samples[index].name for index in split(data, TrialConfig.from_settings(dict(settings)).data).validation
+        data.samples[index].name
+        for index in split(data, TrialConfig.from_settings(dict(settings)).data).validation
     ]
     luck = np.random.default_rng([int(settings["seed"]), epoch]).random(len(names))
     hits_I = np.floor(quality(settings, epoch) * INSTANCES + luck).astype(int).clip(0, INSTANCES)
@@ -396,7 +480,9 @@ def _workers_can_unpickle_this_file() -> Iterator[None]:
 
 
 def plan_for(results: Path, request: StudyRequest, data: Dataset) -> Plan:
-    return Plan(request, Options(results), data, {}, Machine((Node(2, 0),)), TrialResources(1, 0.0, 2))
+    return Plan(
+        request, Options(results), data, {}, Machine((Node(2, 0),)), TrialResources(1, 0.0, 2)
+    )
 
 
 def run(plan: Plan, make_trial: Any) -> str:
@@ -405,9 +491,15 @@ def run(plan: Plan, make_trial: Any) -> str:
     return output.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
-def run_by_hand(held: Ledger, number: int, folder: Path, data: Dataset, begun: Path, epochs: int = EPOCHS) -> None:
-    """What a worker and its driver do in one attempt; of an unfinished one the driver hears nothing."""
-    trial = MatchedTrial(Assignment(number, 1, str(folder), held.records[number].settings, 0), data, begun)
+def run_by_hand(
+    held: Ledger, number: int, folder: Path, data: Dataset, begun: Path, epochs: int = EPOCHS
+) -> None:
+    """What a worker and its driver do in one attempt; of an unfinished one the driver hears
+    nothing.
+    """
+    trial = MatchedTrial(
+        Assignment(number, 1, str(folder), held.records[number].settings, 0), data, begun
+    )
     for _ in range(epochs):
         trial.run_epoch()
         folder.mkdir(parents=True, exist_ok=True)
@@ -420,7 +512,8 @@ def run_by_hand(held: Ledger, number: int, folder: Path, data: Dataset, begun: P
 class Study:
     """A search that ended, and was confirmed by two drivers, of whom the first died.
 
-    before   when the search had ended and no time was left to confirm it: its table and trials, and what MLflow said
+    before   when the search had ended and no time was left to confirm it: its table and trials, and
+             what MLflow said
     """
 
     plan: Plan
@@ -444,7 +537,9 @@ class Study:
         return reading
 
     def read(self) -> Confirmation:
-        found = confirmation.read(self.plan.folder, self.plan.storage, self.plan.request, self.searched)
+        found = confirmation.read(
+            self.plan.folder, self.plan.storage, self.plan.request, self.searched
+        )
         assert found is not None
         return found
 
@@ -476,8 +571,13 @@ def made(tmp_path_factory: pytest.TempPathFactory, data: Dataset) -> Study:
     assert not study.run(late, Console(file=io.StringIO()), refuse)
     before = plan.folder.trials_csv.read_bytes(), search_trials(plan), parent_run(plan).info.status
 
-    # A driver that confirms, and dies when one trial has ended and a worker has saved the first epoch of the next.
-    held = Ledger(plan.storage, confirmation.request_of(plan.request), points(held.records, plan.request, plan.repeats))
+    # A driver that confirms, and dies when one trial has ended and a worker has saved the first
+    # epoch of the next.
+    held = Ledger(
+        plan.storage,
+        confirmation.request_of(plan.request),
+        points(held.records, plan.request, plan.repeats),
+    )
     for epochs in (EPOCHS, 1):
         one = held.next()
         assert one is not None
@@ -489,7 +589,9 @@ def test_every_candidate_runs_on_the_same_fresh_seeds_and_splits_none_of_the_sea
     made: Study, data: Dataset
 ) -> None:
     best = sorted(made.searched, key=lambda one: -(one.ap50 or 0.0))[:2]
-    seeds = Counter((one.name, one.settings["seed"], one.settings["data.split_seed"]) for one in made.confirmed)
+    seeds = Counter(
+        (one.name, one.settings["seed"], one.settings["data.split_seed"]) for one in made.confirmed
+    )
     fresh = [seed for seed, _ in made.plan.repeats]
     assert seeds == Counter((f"trial {one.id}", seed, seed) for one in best for seed in fresh)
     assert not {*fresh} & {one.settings["seed"] for one in made.searched}
@@ -532,7 +634,11 @@ def test_confirm_csv_has_the_columns_of_trials_csv_and_names_what_was_repeated(m
     ]
     assert tables[0][0].keys() == tables[1][0].keys()
     for row, one in zip(tables[1], made.confirmed, strict=True):
-        assert (row["name"], row["seed"], row["ap50"]) == (one.name, str(one.settings["seed"]), str(one.ap50))
+        assert (row["name"], row["seed"], row["ap50"]) == (
+            one.name,
+            str(one.settings["seed"]),
+            str(one.ap50),
+        )
         assert row["optim.learning_rate"] == str(one.settings["optim.learning_rate"])
 
 
@@ -545,7 +651,9 @@ def test_match_tables_of_all_confirming_epochs_are_kept_and_no_weights(made: Stu
         assert not list(folder.glob("*.safetensors"))
 
 
-def test_mlflow_nests_confirming_runs_in_the_studys_and_the_view_can_be_rebuilt(made: Study) -> None:
+def test_mlflow_nests_confirming_runs_in_the_studys_and_the_view_can_be_rebuilt(
+    made: Study,
+) -> None:
     parent = parent_run(made.plan)
     assert (made.status_before, parent.info.status) == ("RUNNING", "FINISHED")
     for removed in (False, True):
@@ -570,7 +678,9 @@ def test_progress_says_what_is_confirmed_on_which_seed(made: Study) -> None:
     assert any(line.startswith("[4/4]") and "complete, AP50" in line for line in told)
 
 
-def test_the_winner_is_the_best_mean_curve_and_its_epoch_that_of_the_mean_curve(made: Study) -> None:
+def test_the_winner_is_the_best_mean_curve_and_its_epoch_that_of_the_mean_curve(
+    made: Study,
+) -> None:
     curves = {
         name: np.mean([one.curve for one in made.confirmed if one.name == name], axis=0)
         for name in {one.name for one in made.confirmed}
@@ -591,7 +701,9 @@ def test_the_winner_is_the_best_mean_curve_and_its_epoch_that_of_the_mean_curve(
     assert choice.corrected.low <= choice.corrected.estimate <= choice.corrected.high
 
 
-def test_the_search_ends_by_saying_what_was_confirmed_and_that_another_was_the_best_before(made: Study) -> None:
+def test_the_search_ends_by_saying_what_was_confirmed_and_that_another_was_the_best_before(
+    made: Study,
+) -> None:
     choice = confirmation.winner(made.read())
     first, second = made.read().candidates
     assert choice is not None
@@ -599,9 +711,15 @@ def test_the_search_ends_by_saying_what_was_confirmed_and_that_another_was_the_b
     assert search._conclude(made.plan, True, said, *search._report(made.plan)) == 0
     lines = said.file.getvalue()  # type: ignore[attr-defined]
     assert f"Confirmed: {second.name}, AP50 {choice.corrected.estimate:.4f} (" in lines
-    assert f") at epoch 2, on 2 fresh seeds and splits; in the search it had {second.score:.4f}" in lines
+    assert (
+        f") at epoch 2, on 2 fresh seeds and splits; in the search it had {second.score:.4f}"
+        in lines
+    )
     assert f"The best of the search was another: {first.name} had {first.score:.4f} there" in lines
-    assert f"Settings of {second.name}: optim.learning_rate {second.trial.params['optim.learning_rate']}" in lines
+    assert (
+        f"Settings of {second.name}: optim.learning_rate"
+        f" {second.trial.params['optim.learning_rate']}" in lines
+    )
 
 
 def test_the_confirmed_winner_is_retrained_up_to_the_epoch_of_the_mean_curve(made: Study) -> None:
@@ -613,17 +731,20 @@ def test_the_confirmed_winner_is_retrained_up_to_the_epoch_of_the_mean_curve(mad
     assert plan.config.settings() == plan.record.settings
     assert plan.epochs == choice.epoch == 2
     first, second = made.read().candidates
-    assert plan.why == (
-        f"{choice.name}, confirmed on 2 fresh seeds and splits: AP50 {choice.corrected.estimate:.4f} (in the search "
-        f"{second.score:.4f}), the best of 2 candidates; its mean curve is highest at epoch 2; the search's best was "
-        f"{first.name} with {first.score:.4f}"
+    assert (
+        plan.why == f"{choice.name}, confirmed on 2 fresh seeds and splits: AP50"
+        f" {choice.corrected.estimate:.4f} (in the search {second.score:.4f}), the best of 2"
+        f" candidates; its mean curve is highest at epoch 2; the search's best was {first.name}"
+        f" with {first.score:.4f}"
     )
     assert retrain_plan.make_plan(options, "sure").epochs == EPOCHS
     named = retrain_plan.make_plan(options, "sure", trial=first.trial.id, on="all")
     assert named.epochs == EPOCHS
 
 
-def test_when_the_search_goes_on_only_what_is_missing_is_confirmed(made: Study, data: Dataset, tmp_path: Path) -> None:
+def test_when_the_search_goes_on_only_what_is_missing_is_confirmed(
+    made: Study, data: Dataset, tmp_path: Path
+) -> None:
     """Two more trials, of which one is better than all before."""
     shutil.copytree(made.plan.options.results, tmp_path / "results")
     begun = tmp_path / "begun"
@@ -643,7 +764,10 @@ def test_when_the_search_goes_on_only_what_is_missing_is_confirmed(made: Study, 
     (added,) = {one.name for one in new.candidates} - {kept}
     records = copied.confirmed
     assert records[:4] == made.confirmed
-    assert [(one.id, one.name, one.settings["seed"]) for one in records[4:]] == [(4, added, 1000), (5, added, 1001)]
+    assert [(one.id, one.name, one.settings["seed"]) for one in records[4:]] == [
+        (4, added, 1000),
+        (5, added, 1001),
+    ]
     assert f"confirming {added}, seed 1000 starts" in said
     rows = list(csv.DictReader(io.StringIO(plan.folder.confirm_csv.read_text())))
     assert [row["name"] for row in rows] == [one.name for one in records]
@@ -665,7 +789,9 @@ def copy_of(made: Study, folder: Path) -> Study:
     return replace(made, plan=replace(made.plan, options=Options(folder)))
 
 
-def test_a_candidate_whose_match_table_is_missing_is_left_out_and_it_is_said(made: Study, tmp_path: Path) -> None:
+def test_a_candidate_whose_match_table_is_missing_is_left_out_and_it_is_said(
+    made: Study, tmp_path: Path
+) -> None:
     copied = copy_of(made, tmp_path / "results")
     second = copied.read().candidates[1]
     number = next(one.id for one in copied.confirmed if one.name == second.name)
@@ -673,21 +799,29 @@ def test_a_candidate_whose_match_table_is_missing_is_left_out_and_it_is_said(mad
     lost.unlink()
     read = copied.read()
     assert read.finished
-    assert read.notes == (f"{second.name} is left out of the choice: the match table {lost} is missing",)
+    assert read.notes == (
+        f"{second.name} is left out of the choice: the match table {lost} is missing",
+    )
     choice = confirmation.winner(read)
     assert choice is not None
     assert choice.name == read.candidates[0].name
 
 
-def test_a_candidate_with_a_failed_repeat_is_left_out_and_it_is_said(url: str, tmp_path: Path) -> None:
+def test_a_candidate_with_a_failed_repeat_is_left_out_and_it_is_said(
+    url: str, tmp_path: Path
+) -> None:
     request = asked(top=1)
     held = Ledger(url, request)
     while (one := held.next()) is not None:
         finish(held, one.id)
     repeats = [(1000, 0), (1001, 0)]
-    confirmed = Ledger(url, confirmation.request_of(request), points(held.records, request, repeats))
+    confirmed = Ledger(
+        url, confirmation.request_of(request), points(held.records, request, repeats)
+    )
     folder = plan_for(tmp_path, request, datasets.load("synthetic")).folder
-    assert confirmation.read(folder, url, request, held.records) is None  # nothing is known of it yet
+    assert (
+        confirmation.read(folder, url, request, held.records) is None
+    )  # nothing is known of it yet
     confirmed.remember(confirmation.facts_of(request, repeats))
     first, second = confirmed.next(), confirmed.next()
     confirmed.fail(first.id, "diverged")  # type: ignore[union-attr]
@@ -698,7 +832,9 @@ def test_a_candidate_with_a_failed_repeat_is_left_out_and_it_is_said(url: str, t
     read = confirmation.read(folder, url, request, held.records)
     assert read is not None
     assert read.finished
-    assert read.notes == ("trial 0 is left out of the choice: its training with seed 1000 failed (diverged)",)
+    assert read.notes == (
+        "trial 0 is left out of the choice: its training with seed 1000 failed (diverged)",
+    )
     assert confirmation.winner(read) is None
     more = asked(top=1, seeds=3)
     again = confirmation.read(folder, url, more, held.records)
@@ -706,16 +842,22 @@ def test_a_candidate_with_a_failed_repeat_is_left_out_and_it_is_said(url: str, t
     assert not again.finished  # what is asked for now was not
 
 
-def test_what_is_retrained_without_a_whole_confirmation_is_the_best_of_the_search_and_it_says_so() -> None:
+def test_what_is_retrained_without_a_whole_confirmation_is_the_best_of_the_search_and_it_says_so() -> (
+    None
+):
     records = [record(0, [0.1, 0.4]), record(1, [0.5])]
-    some = Confirmation((Candidate("trial 1", (records[1],)),), (), ((1000, 0),), (), 3, 15, False, ())
+    some = Confirmation(
+        (Candidate("trial 1", (records[1],)),), (), ((1000, 0),), (), 3, 15, False, ()
+    )
     winner, why = choose(records, None, 2, some)
     assert winner.id == 1
     assert why.endswith(
-        "it is not confirmed yet: 3 of 15 trainings on fresh seeds and splits have ended, and the search command goes "
-        "on with them"
+        "it is not confirmed yet: 3 of 15 trainings on fresh seeds and splits have ended, and the"
+        " search command goes on with them"
     )
-    none = replace(some, ended=15, finished=True, notes=("trial 1 is left out of the choice: it failed",))
+    none = replace(
+        some, ended=15, finished=True, notes=("trial 1 is left out of the choice: it failed",)
+    )
     assert choose(records, None, 2, none)[1].endswith(
         "no candidate could be confirmed: trial 1 is left out of the choice: it failed"
     )
@@ -725,17 +867,24 @@ def in_groups(read: Confirmation, pattern: str) -> Confirmation:
     """The same confirmation of a study with another `data.group_pattern`."""
 
     def of(candidate: Candidate) -> Candidate:
-        trials = (replace(one, settings={**one.settings, "data.group_pattern": pattern}) for one in candidate.trials)
+        trials = (
+            replace(one, settings={**one.settings, "data.group_pattern": pattern})
+            for one in candidate.trials
+        )
         return Candidate(candidate.name, tuple(trials))
 
-    return replace(read, confirmed=tuple(replace(one, candidate=of(one.candidate)) for one in read.confirmed))
+    return replace(
+        read, confirmed=tuple(replace(one, candidate=of(one.candidate)) for one in read.confirmed)
+    )
 
 
 def test_groups_of_images_are_the_units_of_the_choice_where_there_are_groups(made: Study) -> None:
     read = made.read()
     grouped = confirmation.winner(in_groups(read, "^(slide..)"))
     tables = {
-        one.candidate.name: [[functools.partial(MatchTable.load, path) for path in paths] for paths in one.matches]
+        one.candidate.name: [
+            [functools.partial(MatchTable.load, path) for path in paths] for paths in one.matches
+        ]
         for one in read.confirmed
     }
     assert grouped == chosen_among(tables, 100, lambda names: [name[:7] for name in names])
@@ -751,18 +900,24 @@ def test_a_dry_run_states_what_the_confirmation_costs_and_what_a_small_data_set_
     synthetic.write_hw3(synthetic.make(images=6, side=64), tmp_path / "cells")
     space = tmp_path / "space.yaml"
     space.write_text(
-        f"study: cost\ndata: {tmp_path / 'cells'}\nfixed: {{model.weights: none, optim.epochs: 7}}\n"
-        "space: {optim.learning_rate: {low: 1.0e-5, high: 1.0e-3}}\nsearch: {trials: 30}\n"
-        "confirm: {top: 5, seeds: 4}\n"
+        f"study: cost\ndata: {tmp_path / 'cells'}\nfixed: {{model.weights: none, optim.epochs:"
+        " 7}\nspace: {optim.learning_rate: {low: 1.0e-5, high: 1.0e-3}}\nsearch: {trials:"
+        " 30}\nconfirm: {top: 5, seeds: 4}\n"
     )
-    assert search.main(["--space", str(space), "--results", str(tmp_path / "results"), "--dry-run"]) == 0
+    assert (
+        search.main(["--space", str(space), "--results", str(tmp_path / "results"), "--dry-run"])
+        == 0
+    )
     said = capsys.readouterr().out
     assert "Study cost: 30 trials of up to 7 epochs" in said
     assert "20 trainings of up to 7 epochs beside the search's 30" in said
     assert "Note: confirm.seeds 4: these images have only 1 split beside the search's" in said
     assert not (tmp_path / "results").exists()
     assert search.main(["--space", str(space), "--set", "confirm.folds=9", "--dry-run"]) == 2
-    assert "confirm, 9 folds: cells: data.folds 9 needs at least 9 images, and there are 6" in capsys.readouterr().err
+    assert (
+        "confirm, 9 folds: cells: data.folds 9 needs at least 9 images, and there are 6"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(("seconds", "starts"), [(100.0, True), (-1.0, False), (0.2, False)])
@@ -774,7 +929,9 @@ def test_the_time_budget_of_a_search_is_that_of_its_confirmation_too(
     request = asked(seeds=3)
     plan = replace(copied.plan, request=request)
     held = Ledger(plan.storage, request)
-    more = Ledger(plan.storage, confirmation.request_of(request), points(held.records, request, plan.repeats))
+    more = Ledger(
+        plan.storage, confirmation.request_of(request), points(held.records, request, plan.repeats)
+    )
     phase = study._confirm_phase(plan, held, more)
     with (
         Progress(more.planned, Console(file=io.StringIO()), "confirm") as progress,
@@ -822,17 +979,23 @@ def test_a_driver_killed_anywhere_in_a_confirmation_goes_on_and_nothing_is_confi
         shutil.rmtree(begun)
     command = [sys.executable, __file__, str(tmp_path)]
     for number, kill in enumerate([*kills, ""]):
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)} | ({"CELL_TUNE_KILL": kill} if kill else {})
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)} | (
+            {"CELL_TUNE_KILL": kill} if kill else {}
+        )
         begun = tmp_path / "begun"
         if begun.exists():  # what was running is begun again
             begun.rename(tmp_path / f"begun {number}")
         begun.mkdir()
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
         assert done.returncode == (-signal.SIGKILL if kill else 0), (kill, done.stdout, done.stderr)
         time.sleep(3)  # its workers end with it
     epochs = Counter(path.name for folder in tmp_path.glob("begun*") for path in folder.iterdir())
     again = [name for name, times in epochs.items() if times > 1]
-    assert len(again) <= 2 * len(kills)  # the epochs that were running when a driver died, two at once
+    assert len(again) <= 2 * len(
+        kills
+    )  # the epochs that were running when a driver died, two at once
     reading = ledger.read(plan.storage, "sure.confirm")
     assert reading is not None
     assert {one.state for one in reading.records} == {State.COMPLETE}
@@ -841,7 +1004,11 @@ def test_a_driver_killed_anywhere_in_a_confirmation_goes_on_and_nothing_is_confi
     assert names == Counter((one.name, seed) for one in best for seed in (1000, 1001))
     client = mlflow.MlflowClient(plan.tracking.uri)
     shown = client.search_runs([client.get_experiment_by_name("sure").experiment_id])
-    assert Counter(one.data.tags["phase"] for one in shown) == {"study": 1, "search": SEARCHED, "confirm": 4}
+    assert Counter(one.data.tags["phase"] for one in shown) == {
+        "study": 1,
+        "search": SEARCHED,
+        "confirm": 4,
+    }
     assert {one.info.status for one in shown} == {"FINISHED"}
     assert len(plan.folder.confirm_csv.read_text().splitlines()) == 5
 
@@ -851,7 +1018,9 @@ if __name__ == "__main__":
     sys.exit(
         0
         if study.run(
-            plan_for(here / "results", asked(), datasets.load("synthetic")), Console(), Matched(here / "begun")
+            plan_for(here / "results", asked(), datasets.load("synthetic")),
+            Console(),
+            Matched(here / "begun"),
         )
         else 1
     )

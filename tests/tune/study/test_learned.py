@@ -1,6 +1,8 @@
-"""What is said of a study of which little can be said: nothing learned, trials alike in effect, a single trial.
+"""What is said of a study of which little can be said: nothing learned, trials alike in effect,
+a single trial.
 
-Ledgers, folders and match tables are real; what the tables hold is simulated, and nothing is trained.
+Ledgers, folders and match tables are real; what the tables hold is simulated, and nothing is
+trained.
 """
 
 import io
@@ -53,7 +55,10 @@ JITTER: dict[str, Any] = {
     **SMALL,
     "study": "alike",
     "fixed": {"model.weights": "none", "optim.epochs": 2},
-    "space": {"augment.brightness": {"low": 0.1, "high": 0.5}, "augment.color_jitter": [False, True]},
+    "space": {
+        "augment.brightness": {"low": 0.1, "high": 0.5},
+        "augment.color_jitter": [False, True],
+    },
     "search": {"sampler": "random", "trials": 3},
     "stop_early": {"rule": "none"},
     "confirm": {"top": 3, "seeds": 1},
@@ -94,25 +99,36 @@ def console_of(folder: StudyFolder, document: Mapping[str, Any]) -> str:
 
 
 @pytest.fixture(scope="module", params=["search", "rows"])
-def hopeless(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> StudyFolder:
+def hopeless(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> StudyFolder:
     document = {"search": HOPELESS, "rows": ROWS}[request.param]
     return build(tmp_path_factory.mktemp("hopeless"), document, lambda _: -9.0)
 
 
-def test_a_study_in_which_nothing_was_learned_says_so_first_and_what_to_do(hopeless: StudyFolder) -> None:
+def test_a_study_in_which_nothing_was_learned_says_so_first_and_what_to_do(
+    hopeless: StudyFolder,
+) -> None:
     shown = found(hopeless)
     assert shown.nothing_learned
     assert shown.answer[0].startswith("Nothing was learned: the highest AP50 of ")
     assert shown.answer[0].endswith("so no trial is better than another and there is no winner.")
     assert shown.answer[1].startswith("To try: more epochs (optim.epochs was ")
-    for name in ("optim.learning_rate", "model.weights was none", "model.image_min_side", "core.check"):
+    for name in (
+        "optim.learning_rate",
+        "model.weights was none",
+        "model.image_min_side",
+        "core.check",
+    ):
         assert name in shown.answer[1]
     said = " ".join(shown.answer)
     assert "wins" not in said
     assert "has the highest" not in said
 
 
-def test_where_nothing_was_learned_nothing_is_ordered_and_no_figure_claims_a_difference(hopeless: StudyFolder) -> None:
+def test_where_nothing_was_learned_nothing_is_ordered_and_no_figure_claims_a_difference(
+    hopeless: StudyFolder,
+) -> None:
     shown = found(hopeless)
     assert shown.rows
     assert all(row.difference is None and row.verdict == "" for row in shown.rows)
@@ -126,14 +142,20 @@ def test_where_nothing_was_learned_nothing_is_confirmed_and_no_trial_is_taken_bu
 ) -> None:
     there = records(hopeless)
     assert candidates(there, found(hopeless).request) == ()
-    with pytest.raises(StudyError, match=r"there is no winner; retrain one of them all the same with --trial ID"):
+    with pytest.raises(
+        StudyError, match=r"there is no winner; retrain one of them all the same with --trial ID"
+    ):
         choose(there, None, len(there))
     chosen, why = choose(there, 1, len(there))
     assert (chosen.id, "--trial names it" in why) == (1, True)
 
 
 def test_the_console_says_so_before_anything_else_and_crowns_no_winner(tmp_path: Path) -> None:
-    said = console_of(build(tmp_path, HOPELESS, lambda _: -9.0), HOPELESS).partition("Finished")[2].splitlines()
+    said = (
+        console_of(build(tmp_path, HOPELESS, lambda _: -9.0), HOPELESS)
+        .partition("Finished")[2]
+        .splitlines()
+    )
     assert said[1].startswith("Nothing was learned: ")
     assert said[2].startswith("To try: ")
     assert said[3] == "Nothing is confirmed on fresh seeds and splits"
@@ -141,7 +163,9 @@ def test_the_console_says_so_before_anything_else_and_crowns_no_winner(tmp_path:
 
 
 RECORDS = st.lists(
-    st.tuples(st.sampled_from(list(State)), st.lists(st.floats(0, 0.02), max_size=3)), min_size=1, max_size=6
+    st.tuples(st.sampled_from(list(State)), st.lists(st.floats(0, 0.02), max_size=3)),
+    min_size=1,
+    max_size=6,
 )
 
 
@@ -150,7 +174,9 @@ def test_nothing_was_learned_exactly_if_trials_are_complete_and_no_epoch_of_any_
     trials: list[tuple[State, list[float]]],
 ) -> None:
     there = [
-        TrialRecord(number, state=state, settings=SETTINGS, epochs=tuple({"ap50": value} for value in curve))
+        TrialRecord(
+            number, state=state, settings=SETTINGS, epochs=tuple({"ap50": value} for value in curve)
+        )
         for number, (state, curve) in enumerate(trials)
     ]
     complete = any(state is State.COMPLETE and curve for state, curve in trials)
@@ -166,7 +192,7 @@ def test_trials_that_are_one_configuration_in_effect_are_not_ranked(tmp_path: Pa
     folder = build(tmp_path, document, lambda _: 0.3)
     shown = found(folder)
     assert len({tuple(record.params.items()) for record in records(folder)}) == 3
-    (best, *others) = shown.rows
+    best, *others = shown.rows
     assert [(row.verdict, row.difference) for row in others] == [(SAME, None)] * 2
     said = " ".join(shown.answer)
     assert "All 3 complete trials are the same configuration in effect" in said
@@ -178,21 +204,33 @@ def test_trials_that_are_one_configuration_in_effect_are_not_ranked(tmp_path: Pa
 
 def test_a_trial_that_is_the_same_in_effect_as_the_best_is_not_called_worse(tmp_path: Path) -> None:
     document = {**JITTER, "start": [*brightness(0.1, 0.2), *brightness(0.3, jitter=True)]}
-    shown = found(build(tmp_path, document, lambda record: -1.5 * bool(record.settings["augment.color_jitter"])))
+    shown = found(
+        build(
+            tmp_path, document, lambda record: -1.5 * bool(record.settings["augment.color_jitter"])
+        )
+    )
     verdicts = {row.name: row.verdict for row in shown.rows}
     best = shown.rows[0].name
     (twin,) = {"trial 0", "trial 1"} - {best}
     assert verdicts[twin] == SAME
     assert verdicts["trial 2"] not in ("", SAME)
-    assert f"Trial {twin.removeprefix('trial ')} is the same configuration in effect" in " ".join(shown.answer)
+    assert f"Trial {twin.removeprefix('trial ')} is the same configuration in effect" in " ".join(
+        shown.answer
+    )
 
 
 def test_variants_that_are_one_configuration_in_effect_are_said_to_be(tmp_path: Path) -> None:
     rows = {"Plain": {}, "Turned": {"augment.rotate": 45.0}, "Deep": {"model.trainable_layers": 5}}
     document = {**ROWS, "variants": rows}
     notes = from_document(document, "test").notes
-    assert "variant 'Turned': augment.rotate 45.0 has no effect, since it needs augment.affine true" in notes
-    assert "variants 'Plain' and 'Turned' are the same configuration in effect, and differ by chance alone" in notes
+    assert (
+        "variant 'Turned': augment.rotate 45.0 has no effect, since it needs augment.affine true"
+        in notes
+    )
+    assert (
+        "variants 'Plain' and 'Turned' are the same configuration in effect, and differ by chance"
+        " alone" in notes
+    )
     shown = found(build(tmp_path, document, lambda record: float(record.name == "Deep")))
     turned = next(row for row in shown.rows if row.name == "Turned")
     assert (turned.verdict, turned.difference) == (SAME, None)
@@ -201,7 +239,9 @@ def test_variants_that_are_one_configuration_in_effect_are_said_to_be(tmp_path: 
 
 
 COUNTED = "trial|epoch|seed|image|instance|class|training|repeat|candidate|method|split|fold|point|processor|comparison"
-DISAGREES = re.compile(rf"(?<![\d.,])1 (?:[a-z]+ )?(?:{COUNTED})e?s\b|(?<![\d.,])1 (?:are|have|were)\b")
+DISAGREES = re.compile(
+    rf"(?<![\d.,])1 (?:[a-z]+ )?(?:{COUNTED})e?s\b|(?<![\d.,])1 (?:are|have|were)\b"
+)
 
 
 class Words(HTMLParser):
@@ -230,7 +270,13 @@ ONE: dict[str, Any] = {
     "search": {"sampler": "random", "trials": 1},
     "confirm": {"top": 1, "seeds": 1},
 }
-ONE_ROW: dict[str, Any] = {**ROWS, "study": "one", "variants": {"Plain": {}}, "seeds": 1, "fixed": ONE["fixed"]}
+ONE_ROW: dict[str, Any] = {
+    **ROWS,
+    "study": "one",
+    "variants": {"Plain": {}},
+    "seeds": 1,
+    "fixed": ONE["fixed"],
+}
 
 
 @pytest.mark.parametrize("document", [ONE, ONE_ROW], ids=["search", "rows"])

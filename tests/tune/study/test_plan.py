@@ -37,7 +37,10 @@ def facts(space: dict[str, Any] | None = None, **sections: Any) -> dict[str, Any
             {"optim.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True}},
             "optim.learning_rate ranges from 1e-05 to 0.01, before from 0.0001 to 0.001",
         ),
-        ({"optim.batch_size": {"low": 1, "high": 8}}, "optim.batch_size ranges from 1 to 8, before from 1 to 4"),
+        (
+            {"optim.batch_size": {"low": 1, "high": 8}},
+            "optim.batch_size ranges from 1 to 8, before from 1 to 4",
+        ),
         (
             {"optim.restart_multiplier": {"choices": [1, 2, 3], "when": {"optim.restarts": [1]}}},
             "optim.restart_multiplier may be 3 as well",
@@ -56,7 +59,10 @@ def test_wider_bounds_and_more_choices_are_taken_and_told(
     [
         ({"model.backbone": ["resnet18"]}, "space, model.backbone"),
         ({"model.backbone": ["resnet18", "resnet50"]}, "space, model.backbone"),
-        ({"optim.learning_rate": {"low": 2e-4, "high": 1e-2, "log": True}}, "space, optim.learning_rate"),
+        (
+            {"optim.learning_rate": {"low": 2e-4, "high": 1e-2, "log": True}},
+            "space, optim.learning_rate",
+        ),
         ({"optim.learning_rate": {"low": 1e-4, "high": 1e-3}}, "space, optim.learning_rate, log"),
         ({"optim.batch_size": [1, 2, 3, 4]}, "space, optim.batch_size"),
         ({"optim.weight_decay": [0.0, 0.1]}, "space, optim.weight_decay"),
@@ -70,7 +76,9 @@ def test_any_other_change_of_the_space_is_refused_with_its_place(
     change: dict[str, Any], place: str, tmp_path: Path
 ) -> None:
     assert growth(facts(), facts(change)) == []
-    with pytest.raises(StudyError, match=f"is a study with another request: .*{place}.* was .* and is ") as caught:
+    with pytest.raises(
+        StudyError, match=f"is a study with another request: .*{place}.* was .* and is "
+    ) as caught:
         refuse_other_facts(facts(), facts(change), StudyFolder(tmp_path))
     assert "give this search another --study name" in str(caught.value)
 
@@ -84,17 +92,28 @@ def test_growth_excuses_no_other_change(tmp_path: Path) -> None:
 
 
 def test_more_trials_are_no_change_and_a_grid_does_not_grow(tmp_path: Path) -> None:
-    refuse_other_facts(facts(search={"trials": 60}), facts(search={"trials": 80}), StudyFolder(tmp_path))
+    refuse_other_facts(
+        facts(search={"trials": 60}), facts(search={"trials": 80}), StudyFolder(tmp_path)
+    )
     grid = {"search": {"sampler": "grid"}}
-    only = {name: [value] for name, value in {"optim.learning_rate": 1e-4, "optim.batch_size": 1}.items()}
-    before, after = facts(only, **grid), facts({**only, "model.backbone": ["resnet18", "resnet34", "resnet50"]}, **grid)
+    only = {
+        name: [value]
+        for name, value in {"optim.learning_rate": 1e-4, "optim.batch_size": 1}.items()
+    }
+    before, after = (
+        facts(only, **grid),
+        facts({**only, "model.backbone": ["resnet18", "resnet34", "resnet50"]}, **grid),
+    )
     assert growth(before, after) == []
     with pytest.raises(StudyError, match="another request"):
         refuse_other_facts(before, after, StudyFolder(tmp_path))
 
 
 def test_weights_of_a_choice_that_was_added_are_no_change_and_others_are(tmp_path: Path) -> None:
-    before, after = {"weights": {"a": ["1", False]}}, {"weights": {"a": ["1", False], "b": ["2", False]}}
+    before, after = (
+        {"weights": {"a": ["1", False]}},
+        {"weights": {"a": ["1", False], "b": ["2", False]}},
+    )
     refuse_other_facts(before, after, StudyFolder(tmp_path))
     with pytest.raises(StudyError, match="other pretrained weights: a was"):
         refuse_other_facts(before, {"weights": {"a": ["3", False]}}, StudyFolder(tmp_path))
@@ -109,20 +128,35 @@ def test_instances_beyond_the_cap_are_counted_with_the_loosest_cap_that_is_tried
     counts = DATA.instance_counts().sum(axis=1)
     low = {"fixed": {"predict.max_detections": 1}}
     assert any(
-        f"so that {counts.sum() - 2} of {counts.sum()} instances can never be found" in one for one in advised(**low)
+        f"so that {counts.sum() - 2} of {counts.sum()} instances can never be found" in one
+        for one in advised(**low)
     )
     assert not any("can never be found" in one for one in advised())
     searched = {"space": SPACE | {"predict.max_detections": [1, 300]}}
     variants = {"a": {"predict.max_detections": 1}, "b": {"predict.max_detections": 300}}
     assert not any("can never be found" in one for one in advised(**searched))
-    document = {"study": "s", "data": "synthetic", "variants": variants, "baseline": "a", "seeds": 1}
-    assert not any("can never be found" in one for one in data_advice(from_document(document, "test"), DATA))
+    document = {
+        "study": "s",
+        "data": "synthetic",
+        "variants": variants,
+        "baseline": "a",
+        "seeds": 1,
+    }
+    assert not any(
+        "can never be found" in one for one in data_advice(from_document(document, "test"), DATA)
+    )
 
 
 def test_how_data_are_read_is_taken_from_the_request() -> None:
     fixed = {"data.skip_bad": True, "data.allow_suspicious": True, "data.group_pattern": "^(.)"}
-    request = from_document({"study": "s", "data": "synthetic", "space": SPACE, "fixed": fixed}, "test")
-    assert (request.reading.skip_bad, request.reading.allow_suspicious, request.reading.split_components) == (
+    request = from_document(
+        {"study": "s", "data": "synthetic", "space": SPACE, "fixed": fixed}, "test"
+    )
+    assert (
+        request.reading.skip_bad,
+        request.reading.allow_suspicious,
+        request.reading.split_components,
+    ) == (
         True,
         True,
         False,

@@ -44,18 +44,28 @@ SPACE = {
 
 def epoch(number: int) -> dict[str, Any]:
     losses = {"loss": 1 / number, "loss_mask": 0.5}
-    return {"epoch": number, "ap50": number / 10, "at": number * 1000, "seconds": 1.0, "losses": losses}
+    return {
+        "epoch": number,
+        "ap50": number / 10,
+        "at": number * 1000,
+        "seconds": 1.0,
+        "losses": losses,
+    }
 
 
 def record(number: int, state: State = State.COMPLETE, **changes: Any) -> TrialRecord:
     settings = {"optim.epochs": 2, "optim.learning_rate": 0.1 + number}
-    return TrialRecord(number, state=state, settings=settings, epochs=(epoch(1), epoch(2)), **changes)
+    return TrialRecord(
+        number, state=state, settings=settings, epochs=(epoch(1), epoch(2)), **changes
+    )
 
 
 def runs(destination: Destination, ledger: str = "one") -> dict[str, Any]:
     client = mlflow.MlflowClient(destination.uri)
     experiment = client.get_experiment_by_name("view")
-    found = client.search_runs([experiment.experiment_id], f"tags.phase = 'search' and tags.ledger = '{ledger}'")
+    found = client.search_runs(
+        [experiment.experiment_id], f"tags.phase = 'search' and tags.ledger = '{ledger}'"
+    )
     assert len({run.data.tags["trial"] for run in found}) == len(found)
     return {run.data.tags["trial"]: run for run in found}
 
@@ -81,16 +91,22 @@ def destination(tmp_path: Path, empty_database: Path) -> Destination:
 
 def show(destination: Destination, *records: TrialRecord, ledger: str = "one") -> TrackingThread:
     thread = TrackingThread(
-        destination, lambda: Tracker(destination, "view", ledger, {}), lambda number: Path(f"none/{number}")
+        destination,
+        lambda: Tracker(destination, "view", ledger, {}),
+        lambda number: Path(f"none/{number}"),
     )
     for each in records:
         thread.show(each)
     return thread
 
 
-def test_showing_a_record_again_from_another_process_s_view_changes_nothing(destination: Destination) -> None:
+def test_showing_a_record_again_from_another_process_s_view_changes_nothing(
+    destination: Destination,
+) -> None:
     for _ in range(2):
-        assert not show(destination, record(0), record(1, State.FAIL, reason="diverged")).close(ended=True)
+        assert not show(destination, record(0), record(1, State.FAIL, reason="diverged")).close(
+            ended=True
+        )
     shown = runs(destination)
     assert sorted(shown) == ["0", "1"]
     assert curve(destination, shown["0"]) == [(1, 0.1), (2, 0.2)]
@@ -116,7 +132,10 @@ def test_a_trial_that_is_shown_to_its_end_is_not_written_again_and_one_that_is_n
     assert written == [1]
     shown = runs(destination)
     assert thread.new_runs() == {int(trial): run.info.run_id for trial, run in shown.items()}
-    assert (shown["1"].info.status, curve(destination, shown["1"])) == ("KILLED", [(1, 0.1), (2, 0.2)])
+    assert (shown["1"].info.status, curve(destination, shown["1"])) == (
+        "KILLED",
+        [(1, 0.1), (2, 0.2)],
+    )
 
 
 def test_epochs_that_come_close_together_are_written_together_and_closing_waits_for_no_pause(
@@ -146,11 +165,15 @@ def test_the_view_of_a_finished_study_is_rebuilt_whole_from_its_ledger(
         ledger.note_mlflow_run(number, run)
     shown = runs(destination, ledger.identity)
     again = Ledger(f"sqlite:///{tmp_path / 'study.db'}", from_document(SPACE, "test"))
-    assert [each.mlflow_run for each in again.records] == [shown[str(number)].info.run_id for number in range(3)]
+    assert [each.mlflow_run for each in again.records] == [
+        shown[str(number)].info.run_id for number in range(3)
+    ]
     assert again.identity == ledger.identity
 
 
-def test_a_study_that_is_searched_anew_does_not_mix_with_the_old_one_of_its_name(destination: Destination) -> None:
+def test_a_study_that_is_searched_anew_does_not_mix_with_the_old_one_of_its_name(
+    destination: Destination,
+) -> None:
     assert not show(destination, record(0)).close(ended=True)
     assert not show(destination, record(0, params={"other": 1}), ledger="two").close(ended=True)
     assert curve(destination, runs(destination, "two")["0"]) == [(1, 0.1), (2, 0.2)]
@@ -213,7 +236,10 @@ def test_an_experiment_that_was_deleted_is_told_as_that_with_the_command_that_re
     assert time.monotonic() - begin < 20  # nobody waits for what needs a person
     assert thread.trouble is not None
     assert thread.trouble.reason == f"experiment view (ID {number}) was deleted in MLflow"
-    command = f"MLFLOW_TRACKING_URI={destination.uri} .*mlflow experiments restore --experiment-id {number}, then run"
+    command = (
+        f"MLFLOW_TRACKING_URI={destination.uri} .*mlflow experiments restore --experiment-id"
+        f" {number}, then run"
+    )
     assert re.search(command, thread.trouble.way_out)
     client.restore_experiment(number)
     assert not show(destination, record(0), record(1)).close(ended=True)
@@ -221,7 +247,9 @@ def test_an_experiment_that_was_deleted_is_told_as_that_with_the_command_that_re
 
 
 @pytest.mark.fault
-def test_the_command_that_is_said_to_restore_an_experiment_restores_it(destination: Destination) -> None:
+def test_the_command_that_is_said_to_restore_an_experiment_restores_it(
+    destination: Destination,
+) -> None:
     Tracker(destination, "view", "one", {})
     client, number = deleted(destination)
     with pytest.raises(ExperimentDeletedError) as caught:
@@ -280,7 +308,11 @@ def test_a_run_that_is_deleted_while_trials_are_shown_is_written_anew(
 
 @pytest.mark.parametrize(
     ("code", "order"),
-    [(401, "MLFLOW_TRACKING_USERNAME"), (403, "the right to write there"), (404, "the address of an MLflow server")],
+    [
+        (401, "MLFLOW_TRACKING_USERNAME"),
+        (403, "the right to write there"),
+        (404, "the address of an MLflow server"),
+    ],
 )
 def test_what_a_server_refuses_for_good_is_told_with_its_way_out_and_nobody_waits_for_it(
     tmp_path: Path, code: int, order: str, monkeypatch: pytest.MonkeyPatch
@@ -301,7 +333,9 @@ def test_what_a_server_refuses_for_good_is_told_with_its_way_out_and_nobody_wait
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         begin = time.monotonic()
-        thread = show(Destination(f"http://TOKEN@127.0.0.1:{server.server_port}", tmp_path), record(0))
+        thread = show(
+            Destination(f"http://TOKEN@127.0.0.1:{server.server_port}", tmp_path), record(0)
+        )
         assert thread.close(ended=True) == [0]
         assert time.monotonic() - begin < 20
         server.shutdown()
@@ -311,27 +345,38 @@ def test_what_a_server_refuses_for_good_is_told_with_its_way_out_and_nobody_wait
     assert "TOKEN@" not in str(thread.trouble)
 
 
-def test_a_server_that_is_away_is_only_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_away_is_only_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     destination = Destination("http://127.0.0.1:9", tmp_path)
     with pytest.raises(MlflowException) as caught:
         Tracker(destination, "view", "one", {})
     trouble = trouble_of(caught.value, destination)
-    assert (trouble.lasting, trouble.way_out) == (False, "run the same command again when it answers")
+    assert (trouble.lasting, trouble.way_out) == (
+        False,
+        "run the same command again when it answers",
+    )
 
 
-def test_a_finished_study_that_is_extended_runs_in_mlflow_until_it_ends_again(destination: Destination) -> None:
+def test_a_finished_study_that_is_extended_runs_in_mlflow_until_it_ends_again(
+    destination: Destination,
+) -> None:
     client = mlflow.MlflowClient(destination.uri)
 
     def study() -> Any:
-        (run,) = client.search_runs([client.get_experiment_by_name("view").experiment_id], "tags.phase = 'study'")
+        (run,) = client.search_runs(
+            [client.get_experiment_by_name("view").experiment_id], "tags.phase = 'study'"
+        )
         return run.info
 
     assert not show(destination, record(0)).close(ended=True)
     ended = study()
     assert ended.status == "FINISHED"
-    assert not show(destination, record(0)).close(ended=True)  # the same command, with nothing to do
+    assert not show(destination, record(0)).close(
+        ended=True
+    )  # the same command, with nothing to do
     assert (study().status, study().end_time) == ("FINISHED", ended.end_time)
     thread = show(destination, record(0), replace(record(1), state=State.RUNNING))
     while not thread.new_runs():
@@ -343,7 +388,9 @@ def test_a_finished_study_that_is_extended_runs_in_mlflow_until_it_ends_again(de
     assert study().end_time > ended.end_time
 
 
-def test_confirming_trials_have_runs_of_their_own_beside_those_of_the_search(destination: Destination) -> None:
+def test_confirming_trials_have_runs_of_their_own_beside_those_of_the_search(
+    destination: Destination,
+) -> None:
     repeated = record(0, name="trial 3")
     settings = {**repeated.settings, "seed": 1000, "data.folds": 5, "data.fold": 2}
     repeated = TrialRecord(0, "trial 3", State.COMPLETE, settings=settings, epochs=repeated.epochs)
@@ -396,7 +443,13 @@ def retraining(folder: Path, **changes: Any) -> Retraining:
     epochs = [{**epoch(number), "at": None} for number in (1, 2, 3)]
     metrics = {"ap50": 0.25, "search_ap50": 0.2, "epoch": 2}
     settings = {"optim.epochs": 3, "optim.learning_rate": 0.1}
-    given = {"folder": folder, "on": "train", "key": "7-train", "settings": settings, "epochs": epochs}
+    given = {
+        "folder": folder,
+        "on": "train",
+        "key": "7-train",
+        "settings": settings,
+        "epochs": epochs,
+    }
     return Retraining(**{**given, "metrics": metrics, **changes})
 
 
@@ -404,7 +457,9 @@ def shown(destination: Destination, study: str = "view") -> list[Any]:
     """The runs of all retrainings, oldest first."""
     client = mlflow.MlflowClient(destination.uri)
     experiment = client.get_experiment_by_name(study)
-    found = client.search_runs([experiment.experiment_id], "tags.phase = 'retrain'", order_by=["start_time ASC"])
+    found = client.search_runs(
+        [experiment.experiment_id], "tags.phase = 'retrain'", order_by=["start_time ASC"]
+    )
     return list(found)
 
 
@@ -423,84 +478,146 @@ def everything(destination: Destination, study: str) -> dict[str, Any]:
     experiment = client.get_experiment_by_name(study)
     content: dict[str, Any] = {}
     for number, run in enumerate(shown(destination, study)):
-        tags = {name: value for name, value in run.data.tags.items() if name not in ("ledger", "mlflow.user")}
+        tags = {
+            name: value
+            for name, value in run.data.tags.items()
+            if name not in ("ledger", "mlflow.user")
+        }
         names = sorted(run.data.metrics)
-        points = [(p.key, p.step, p.value) for name in names for p in client.get_metric_history(run.info.run_id, name)]
+        points = [
+            (p.key, p.step, p.value)
+            for name in names
+            for p in client.get_metric_history(run.info.run_id, name)
+        ]
         files = {
             str(path.relative_to(local(run.info.artifact_uri))): path.read_bytes()
             for path in local(run.info.artifact_uri).rglob("*")
             if path.is_file()
         }
         run_name, outputs = run.info.run_name, len(run.outputs.model_outputs)
-        content[f"run {number}"] = (run_name, run.info.status, tags, run.data.params, points, files, outputs)
+        content[f"run {number}"] = (
+            run_name,
+            run.info.status,
+            tags,
+            run.data.params,
+            points,
+            files,
+            outputs,
+        )
     for number, model in enumerate(client.search_logged_models([experiment.experiment_id])):
         weights = (local(model.artifact_location) / "artifacts" / "model.safetensors").read_bytes()
         metrics = sorted((metric.key, metric.value) for metric in model.metrics or [])
         content[f"model {number}"] = (str(model.status), model.tags, model.params, metrics, weights)
     for version in versions(destination, study):
         aliases = client.get_model_version(study, version.version).aliases
-        content[f"version {version.version}"] = (version.tags, version.description, version.status, aliases)
+        content[f"version {version.version}"] = (
+            version.tags,
+            version.description,
+            version.status,
+            aliases,
+        )
     return content
 
 
-def test_a_retraining_is_a_finished_run_linked_to_the_trial_that_won(destination: Destination, tmp_path: Path) -> None:
+def test_a_retraining_is_a_finished_run_linked_to_the_trial_that_won(
+    destination: Destination, tmp_path: Path
+) -> None:
     assert not show(destination, record(6), record(7)).close(ended=True)
-    address = show_retraining(destination, "view", "one", record(7), retraining(best(tmp_path / "best")))
+    address = show_retraining(
+        destination, "view", "one", record(7), retraining(best(tmp_path / "best"))
+    )
     assert address == "models:/view/1"
     (run,) = shown(destination)
     winner = runs(destination)["7"]
     assert run.info.run_name == "retrain trial 7"
     assert run.info.status == "FINISHED"
     assert run.data.params == {"optim.epochs": "3", "optim.learning_rate": "0.1"}
-    expected = {"phase": "retrain", "trial": "7", "on": "train", "retraining": "7-train", "ledger": "one"}
+    expected = {
+        "phase": "retrain",
+        "trial": "7",
+        "on": "train",
+        "retraining": "7-train",
+        "ledger": "one",
+    }
     expected |= {"winner_run": winner.info.run_id}
     expected |= {"mlflow.parentRunId": winner.data.tags["mlflow.parentRunId"]}
     assert expected.items() <= run.data.tags.items()
     assert curve(destination, run) == [(1, 0.1), (2, 0.2), (3, 0.3)]
-    assert {"best_ap50": 0.25, "best_epoch": 2, "search_ap50": 0.2}.items() <= run.data.metrics.items()
+    assert {
+        "best_ap50": 0.25,
+        "best_epoch": 2,
+        "search_ap50": 0.2,
+    }.items() <= run.data.metrics.items()
     files = {path.name for path in local(run.info.artifact_uri).rglob("*") if path.is_file()}
     assert files == {"config.yaml", "metrics.json", "submission.zip", "1.png"}
     assert (local(run.info.artifact_uri) / "overlays" / "test" / "1.png").exists()
     (version,) = versions(destination)
     assert version.run_id == run.info.run_id
-    assert {"trial": "7", "on": "train", "winner_run": winner.info.run_id}.items() <= version.tags.items()
-    assert version.description == "Trial 7, trained again on its own split: ap50 0.2500, search_ap50 0.2000"
+    assert {
+        "trial": "7",
+        "on": "train",
+        "winner_run": winner.info.run_id,
+    }.items() <= version.tags.items()
+    assert (
+        version.description
+        == "Trial 7, trained again on its own split: ap50 0.2500, search_ap50 0.2000"
+    )
 
 
-def test_the_ledger_s_word_for_the_winner_s_run_comes_first(destination: Destination, tmp_path: Path) -> None:
+def test_the_ledger_s_word_for_the_winner_s_run_comes_first(
+    destination: Destination, tmp_path: Path
+) -> None:
     assert not show(destination, record(7)).close(ended=True)
     named = record(7, mlflow_run="abc", name="Partial")
-    show_retraining(destination, "view", "one", named, retraining(best(tmp_path / "best"), on="all"))
+    show_retraining(
+        destination, "view", "one", named, retraining(best(tmp_path / "best"), on="all")
+    )
     (run,) = shown(destination)
     assert run.data.tags["winner_run"] == "abc"
     (version,) = versions(destination)
-    assert version.description.startswith("Trial 7 (Partial), trained again on every annotated image: ")
+    assert version.description.startswith(
+        "Trial 7 (Partial), trained again on every annotated image: "
+    )
 
 
-def test_a_retraining_is_shown_where_its_study_never_was(destination: Destination, tmp_path: Path) -> None:
+def test_a_retraining_is_shown_where_its_study_never_was(
+    destination: Destination, tmp_path: Path
+) -> None:
     blind = [{**epoch(1), "ap50": None, "losses": {"loss": 1.0}}]
-    bare = retraining(best(tmp_path / "best"), on="all", epochs=blind, metrics={"confirmed_ap50": 0.4})
+    bare = retraining(
+        best(tmp_path / "best"), on="all", epochs=blind, metrics={"confirmed_ap50": 0.4}
+    )
     assert show_retraining(destination, "view", "one", record(0), bare) == "models:/view/1"
     (run,) = shown(destination)
     assert not {"winner_run", "mlflow.parentRunId"} & set(run.data.tags)
     assert "ap50" not in run.data.metrics
     assert run.data.metrics["confirmed_ap50"] == 0.4
-    assert versions(destination)[0].description.endswith("every annotated image: confirmed_ap50 0.4000")
+    assert versions(destination)[0].description.endswith(
+        "every annotated image: confirmed_ap50 0.4000"
+    )
 
 
-def test_the_weights_lie_once_among_the_artifacts_of_the_study(destination: Destination, tmp_path: Path) -> None:
+def test_the_weights_lie_once_among_the_artifacts_of_the_study(
+    destination: Destination, tmp_path: Path
+) -> None:
     folder = best(tmp_path / "best")
     show_retraining(destination, "view", "one", record(7), retraining(folder))
     uri = mlflow.MlflowClient(destination.uri).get_model_version_download_uri("view", "1")
     study = destination.artifacts / "view"
     assert local(uri).is_relative_to(study)
     wanted = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in tmp_path.rglob("*") if path.is_file()]
+    hashes = [
+        hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in tmp_path.rglob("*")
+        if path.is_file()
+    ]
     assert hashes.count(wanted) == 2  # in best/ and here
     assert len(list(study.rglob("model.safetensors"))) == 1
 
 
-def test_showing_a_retraining_again_changes_nothing(destination: Destination, tmp_path: Path) -> None:
+def test_showing_a_retraining_again_changes_nothing(
+    destination: Destination, tmp_path: Path
+) -> None:
     same = retraining(best(tmp_path / "best"))
     first = show_retraining(destination, "view", "one", record(7), same)
     before, (run,) = everything(destination, "view"), shown(destination)
@@ -514,7 +631,10 @@ def test_another_retraining_or_another_model_of_one_is_another_version(
     destination: Destination, tmp_path: Path
 ) -> None:
     folder = best(tmp_path / "best")
-    assert show_retraining(destination, "view", "one", record(7), retraining(folder)) == "models:/view/1"
+    assert (
+        show_retraining(destination, "view", "one", record(7), retraining(folder))
+        == "models:/view/1"
+    )
     other_key = retraining(folder, key="7-all", on="all")
     assert show_retraining(destination, "view", "one", record(7), other_key) == "models:/view/2"
     best(folder, "settings: {predict.flips: true}")
@@ -525,14 +645,18 @@ def test_another_retraining_or_another_model_of_one_is_another_version(
     client = mlflow.MlflowClient(destination.uri)
     assert int(client.get_model_version_by_alias("view", "best").version) == 4
     best(folder)
-    assert show_retraining(destination, "view", "one", record(7), retraining(folder)) == "models:/view/1"
+    assert (
+        show_retraining(destination, "view", "one", record(7), retraining(folder))
+        == "models:/view/1"
+    )
     assert int(client.get_model_version_by_alias("view", "best").version) == 1
 
 
 STEPS = (
     "create_experiment", "create_run", "log_batch", "create_logged_model", "log_model_artifacts",
-    "finalize_logged_model", "log_outputs", "log_artifacts", "log_artifact", "create_registered_model",
-    "create_model_version", "set_registered_model_alias", "set_terminated",
+    "finalize_logged_model", "log_outputs", "log_artifacts", "log_artifact",
+    "create_registered_model", "create_model_version", "set_registered_model_alias",
+    "set_terminated",
 )  # fmt: skip
 
 
@@ -561,7 +685,11 @@ def test_a_retraining_whose_showing_was_cut_short_is_completed_by_the_next_call(
     def cut_short(*args: Any, **kwargs: Any) -> None:
         if after:
             real(*args, **kwargs)
-        for torn in destination.artifacts.rglob("model.safetensors") if step == "log_model_artifacts" else ():
+        for torn in (
+            destination.artifacts.rglob("model.safetensors")
+            if step == "log_model_artifacts"
+            else ()
+        ):
             torn.write_bytes(b"torn")
         raise Killed
 
@@ -576,9 +704,17 @@ def test_a_retraining_whose_showing_was_cut_short_is_completed_by_the_next_call(
 def test_what_else_uses_mlflow_in_the_process_is_left_as_it_was_and_nothing_is_printed(
     destination: Destination, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri(), os.environ.get("MLFLOW_TRACKING_URI")
+    before = (
+        mlflow.get_tracking_uri(),
+        mlflow.get_registry_uri(),
+        os.environ.get("MLFLOW_TRACKING_URI"),
+    )
     show_retraining(destination, "view", "one", record(7), retraining(best(tmp_path / "best")))
-    after = mlflow.get_tracking_uri(), mlflow.get_registry_uri(), os.environ.get("MLFLOW_TRACKING_URI")
+    after = (
+        mlflow.get_tracking_uri(),
+        mlflow.get_registry_uri(),
+        os.environ.get("MLFLOW_TRACKING_URI"),
+    )
     assert after == before
     assert mlflow.active_run() is None
     assert capfd.readouterr() == ("", "")
@@ -587,7 +723,13 @@ def test_what_else_uses_mlflow_in_the_process_is_left_as_it_was_and_nothing_is_p
 def test_a_tracking_database_that_is_none_is_mlflow_s_failure(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is no database" * 100)
     with pytest.raises(MlflowException, match="not a database") as caught:
-        show_retraining(Destination.default(tmp_path), "view", "one", record(7), retraining(best(tmp_path / "best")))
+        show_retraining(
+            Destination.default(tmp_path),
+            "view",
+            "one",
+            record(7),
+            retraining(best(tmp_path / "best")),
+        )
     assert "\n" not in str(caught.value)
 
 

@@ -1,4 +1,6 @@
-"""Laws of a model in MLflow's registry: loaded as its user loads it, it finds what the trained model finds."""
+"""Laws of a model in MLflow's registry: loaded as its user loads it, it finds what the trained
+model finds.
+"""
 
 import ast
 import json
@@ -59,7 +61,9 @@ class Registered:
     def folder(self) -> Path:
         """Where MLflow keeps the version."""
         *_, study, number = self.address.split("/")
-        uri = mlflow.MlflowClient(self.destination.uri).get_model_version_download_uri(study, number)
+        uri = mlflow.MlflowClient(self.destination.uri).get_model_version_download_uri(
+            study, number
+        )
         return Path(unquote(urlsplit(uri).path))
 
     def results(self, image: np.ndarray, image_id: int) -> list[Any]:
@@ -88,7 +92,9 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Registered:
     older.mkdir()
     for name in (trained_model.CONFIG, trained_model.WEIGHTS):
         (older / name).write_text("no model")
-    show_retraining(destination, "cells", "one", RECORD, Retraining(older, "train", "older", {}, [], {}))
+    show_retraining(
+        destination, "cells", "one", RECORD, Retraining(older, "train", "older", {}, [], {})
+    )
     torch.manual_seed(0)
     model = build_detector(CONFIG.model, len(CLASSES), None, CONFIG.predict).eval()
     best = root / "cells" / "best"
@@ -125,7 +131,11 @@ def test_a_fresh_process_elsewhere_finds_what_the_model_finds_and_says_nothing_b
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW", "PYTHON"))},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("MLFLOW", "PYTHON"))
+        },
         "MLFLOW_TRACKING_URI": registered.destination.uri,
         "CUDA_VISIBLE_DEVICES": "",
     }
@@ -138,17 +148,27 @@ def test_a_fresh_process_elsewhere_finds_what_the_model_finds_and_says_nothing_b
     assert alone == registered.results(one, 1)
     assert together == registered.results(two, 7) + registered.results(one, 8)
     assert min(len(registered.results(each, 1)) for each in (one, two)) > 0
-    said = [line for line in done.stderr.splitlines() if "noload" not in line and "configure_mappers" not in line]
+    said = [
+        line
+        for line in done.stderr.splitlines()
+        if "noload" not in line and "configure_mappers" not in line
+    ]
     assert [line.split(" as many")[0] for line in said] == ["In 1 of 1 image", "In 2 of 2 images"]
-    assert all("predict.max_detections keeps of a tile (8), so more may be there" in line for line in said)
+    assert all(
+        "predict.max_detections keeps of a tile (8), so more may be there" in line for line in said
+    )
     assert list(elsewhere.iterdir()) == []
 
 
-def test_an_image_a_path_and_a_list_of_both_are_understood(registered: Registered, loaded: Any, tmp_path: Path) -> None:
+def test_an_image_a_path_and_a_list_of_both_are_understood(
+    registered: Registered, loaded: Any, tmp_path: Path
+) -> None:
     one, two = images()
     Image.fromarray(two).save(tmp_path / "two.png")
     assert loaded.predict(str(tmp_path / "two.png")) == registered.results(two, 1)
-    assert loaded.predict([one, str(tmp_path / "two.png")]) == registered.results(one, 1) + registered.results(two, 2)
+    assert loaded.predict([one, str(tmp_path / "two.png")]) == registered.results(
+        one, 1
+    ) + registered.results(two, 2)
     assert loaded.predict(one, params={"image_id": 12}) == registered.results(one, 12)
     assert loaded.predict([]) == []
     assert {result["category_id"] for result in loaded.predict(one)} <= {3, 7}
@@ -176,21 +196,34 @@ def test_what_is_no_image_is_refused_in_one_sentence(loaded: Any, given: Any, me
 def test_a_version_holds_the_weights_and_the_code_and_no_pickle(registered: Registered) -> None:
     files = {path.name: path for path in registered.folder.rglob("*") if path.is_file()}
     assert (
-        files["registered_model.py"].read_bytes() == (ROOT / "tune" / "tracking" / "registered_model.py").read_bytes()
+        files["registered_model.py"].read_bytes()
+        == (ROOT / "tune" / "tracking" / "registered_model.py").read_bytes()
     )
     for name in (trained_model.CONFIG, trained_model.WEIGHTS):
         assert files[name].read_bytes() == (registered.best / name).read_bytes()
     expected = {"MLmodel", "conda.yaml", "python_env.yaml", "requirements.txt"}
-    written_when_loaded = {"registered_model_meta", *(name for name in files if name.endswith(".pyc"))}
+    written_when_loaded = {
+        "registered_model_meta",
+        *(name for name in files if name.endswith(".pyc")),
+    }
     assert set(files) - written_when_loaded == (
         expected | {"registered_model.py", trained_model.CONFIG, trained_model.WEIGHTS}
     )
 
 
-def test_a_version_requires_what_the_code_that_it_runs_imports_as_it_is_installed(registered: Registered) -> None:
-    required = [Requirement(line) for line in (registered.folder / "requirements.txt").read_text().splitlines()]
+def test_a_version_requires_what_the_code_that_it_runs_imports_as_it_is_installed(
+    registered: Registered,
+) -> None:
+    required = [
+        Requirement(line)
+        for line in (registered.folder / "requirements.txt").read_text().splitlines()
+    ]
     assert all(each.specifier.contains(version(each.name)) for each in required)
-    declared = {Requirement(line).name.lower() for line in requires("cell-tune") or [] if "extra" not in line}
+    declared = {
+        Requirement(line).name.lower()
+        for line in requires("cell-tune") or []
+        if "extra" not in line
+    }
     distributions = packages_distributions()
     imported = {
         distribution.lower()
@@ -202,14 +235,19 @@ def test_a_version_requires_what_the_code_that_it_runs_imports_as_it_is_installe
 
 
 def third_party(start: str) -> set[str]:
-    """The top-level packages, not the standard library's or the project's, that a module needs when it is imported."""
+    """The top-level packages, not the standard library's or the project's, that a module needs
+    when it is imported.
+    """
     seen: set[str] = set()
     found: set[str] = set()
     waiting = [start]
     while waiting:
         name = waiting.pop()
         path = ROOT / Path(*name.split("."))
-        file = next((each for each in (path.with_suffix(".py"), path / "__init__.py") if each.exists()), None)
+        file = next(
+            (each for each in (path.with_suffix(".py"), path / "__init__.py") if each.exists()),
+            None,
+        )
         if name in seen or file is None:
             continue
         seen.add(name)
