@@ -38,8 +38,8 @@ from core.files import write_json_atomically
 from tune.engine.bridge import Assignment
 from tune.engine.executor import Machine, Node, TrialResources
 from tune.ledger.ledger import Ledger
+from tune.request.request import StudyRequest
 from tune.space import file as space_file
-from tune.space.request import StudyRequest
 from tune.study import conductor as study
 from tune.study.plan import Options, Plan
 from tune.tracking.mlflow_runs import Tracker

@@ -25,7 +25,7 @@ from core.metric.ap50 import MatchTable, ap50
 from tune.engine.bridge import Assignment
 from tune.engine.executor import Machine, Node, TrialResources
 from tune.report.findings import Findings, find
-from tune.space.file import from_document
+from tune.request.file import from_document
 from tune.study import conductor as study
 from tune.study.plan import Options, Plan
 

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks.simulated_scores import SEED_SD, draw_images, evaluate
 from core.metric.ap50 import ap50
 from tune.ledger.ledger import Ledger, State, TrialRecord
-from tune.space.file import from_document
+from tune.request.file import from_document
 from tune.store.folder import StudyFolder
 from tune.study import conductor as study
 from tune.study import confirmation

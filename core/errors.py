@@ -12,7 +12,8 @@ CellTuneError
                         should
 │   ├── SpaceError      a space file that describes no search
 │   ├── ResourceError   more processors or GPUs asked for than there are
-│   └── StudyError      a study that is unknown, busy, or not the one the request describes
+│   ├── StudyError      a study that is unknown, busy, or not the one the request describes
+│   └── ExtensionError  a part of another package that cannot be used
 ├── SubmissionError     results that break the format of a submission: nothing was written
 ├── StorageError        a disk or a database that takes no more, or cannot be reached; saved files
                         are whole
@@ -59,6 +60,10 @@ class ResourceError(BadRequest):
 
 class StudyError(BadRequest):
     """A study that is not known, is being run by another process, or has changed."""
+
+
+class ExtensionError(BadRequest):
+    """A part of another package that cannot be imported, or has a name that is taken."""
 
 
 class SubmissionError(CellTuneError):

@@ -34,6 +34,7 @@ ROWS = [
     "tune.processes tune.redaction tune.stopping tune.statistics tune.store",
     "tune.database tune.space",
     "tune.samplers",
+    "tune.request",
     "tune.ledger",
     "tune.tables tune.tracking tune.engine",
     "tune.study",

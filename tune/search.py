@@ -18,8 +18,8 @@ from tune.ledger.ledger import Ledger, State, TrialRecord, preview
 from tune.report import page as report
 from tune.report.page import Written
 from tune.report.rows import smallest_shown
-from tune.space.file import from_document, load, with_overrides
-from tune.space.request import StudyRequest
+from tune.request.file import from_document, load, with_overrides
+from tune.request.request import StudyRequest
 from tune.statistics.choice import Choice
 from tune.store.folder import StudyFolder
 from tune.study import conductor as study

@@ -174,7 +174,7 @@ import sqlalchemy
 import tune
 from tune.tracking.mlflow_runs import Destination, StudyRuns
 from tune.ledger.ledger import Ledger, OPEN_SECONDS
-from tune.space.file import from_document
+from tune.request.file import from_document
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 import mlflow
 

@@ -44,8 +44,8 @@ from tune.engine.bridge import Assignment
 from tune.engine.executor import Machine, Node, TrialResources
 from tune.ledger import ledger as ledgers
 from tune.ledger.ledger import Ledger, State, TrialRecord
+from tune.request.file import from_document
 from tune.search import main
-from tune.space.file import from_document
 from tune.study import conductor as study
 from tune.study.plan import Options, Plan
 

@@ -29,7 +29,7 @@ import pytest
 
 from benchmarks.replayed_search import replayed_ap50
 from tune.ledger.ledger import Ledger
-from tune.space.file import load
+from tune.request.file import load
 
 pytestmark = pytest.mark.fault
 

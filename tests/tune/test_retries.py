@@ -18,7 +18,7 @@ from tune.engine import executor
 from tune.engine.bridge import DIED, Assignment
 from tune.engine.executor import Machine, Node, Then, TrialResources
 from tune.ledger.ledger import Ledger, State
-from tune.space.file import from_document
+from tune.request.file import from_document
 from tune.study import conductor as study
 from tune.study.plan import Options, Plan
 from tune.study.progress import Progress

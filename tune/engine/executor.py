@@ -172,7 +172,7 @@ class Machine:
         several = len(self.nodes) > 1
         most_gpus = max((node.gpus for node in self.nodes), default=0)
         gpus = (1.0 if most_gpus else 0.0) if gpus_per_trial == "auto" else float(gpus_per_trial)
-        assert 0 <= gpus <= 1, "a trial trains on one GPU"  # tune.space.request refuses others
+        assert 0 <= gpus <= 1, "a trial trains on one GPU"  # tune.request.request refuses others
         if gpus and not most_gpus:
             raise ResourceError(
                 "resources.gpus_per_trial must be 0, since"

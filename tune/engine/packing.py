@@ -22,7 +22,8 @@ from core.errors import BadRequest, ResourceError
 from core.network.weights import BaseWeights
 from core.training import probe
 from core.training.probe import Probe
-from tune.space.space import Choices, SearchSpace
+from tune.space.domains import Choices
+from tune.space.space import SearchSpace
 
 MEMORY = 0.92
 """Fraction of a GPU's memory that trials may fill; the rest is for memory that no allocator counts.

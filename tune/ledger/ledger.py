@@ -60,10 +60,11 @@ from core.errors import StorageError, StudyError
 from tune import database, processes
 from tune.database import Patience, cause_of, place_of, refusal
 from tune.redaction import without_password
+from tune.request.request import StudyRequest
 from tune.samplers import gaussian as sampler
 from tune.samplers.gaussian import Tried
-from tune.space.request import StudyRequest
-from tune.space.space import Choices, Domain, FloatRange, SearchSpace
+from tune.space.domains import Choices, Domain, FloatRange
+from tune.space.space import SearchSpace
 from tune.stopping.halving import SuccessiveHalving, expected_score
 
 MAX_LOST = 2

@@ -15,8 +15,8 @@ from tune.ledger.ledger import State, best_of
 from tune.redaction import without_password
 from tune.report.rows import Row, Smallest, rows_of, smallest_shown
 from tune.report.trial_scores import Trial, examine
-from tune.space.file import from_document
-from tune.space.request import StudyRequest
+from tune.request.file import from_document
+from tune.request.request import StudyRequest
 from tune.statistics.choice import Choice
 from tune.statistics.effects import Effect, main_effects
 from tune.store.folder import StudyFolder

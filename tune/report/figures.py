@@ -22,7 +22,8 @@ from tune.report.curves import ap50_curves, loss_curves
 from tune.report.findings import Findings, Row, Trial
 from tune.report.marks import Mark, draw_marks, ends, height_of, without_interval
 from tune.report.svg import MARKERS, SERIES, Figure, colour, figure, plain
-from tune.space.space import BY_REPEAT, Choices, Domain
+from tune.space.domains import Choices, Domain
+from tune.space.space import BY_REPEAT
 from tune.statistics.certainty import Verdict
 from tune.stopping.halving import NO_HOPE, PLACES, SuccessiveHalving
 from tune.tables import Kind, text

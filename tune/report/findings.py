@@ -12,7 +12,7 @@ from tune.report.rows import Row, Smallest
 from tune.report.sentences import answer_of, cautions_of, provenance_of
 from tune.report.tables import tables_of
 from tune.report.trial_scores import Trial
-from tune.space.request import StudyRequest
+from tune.request.request import StudyRequest
 from tune.statistics.choice import Choice
 from tune.statistics.effects import Effect
 from tune.store.folder import StudyFolder

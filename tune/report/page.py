@@ -27,8 +27,8 @@ from tune.report.examples import Examples, examples
 from tune.report.figures import figures
 from tune.report.findings import Findings, find
 from tune.report.svg import COLOURS, Figure
+from tune.request.file import from_document
 from tune.retrain.plan import last_study
-from tune.space.file import from_document
 from tune.store.folder import StudyFolder
 from tune.study.plan import Options, absolute, recall, storage_of, tracking_of
 from tune.tables import NOTHING, Table

@@ -13,8 +13,8 @@ from core.dependence import effective
 from core.text import many
 from tune.ledger.ledger import State, TrialRecord
 from tune.report.trial_scores import Trial
-from tune.space.confounds import Factor
-from tune.space.request import StudyRequest, attributions
+from tune.request.confounds import Factor
+from tune.request.request import StudyRequest, attributions
 from tune.statistics.certainty import (
     Difference,
     Interval,

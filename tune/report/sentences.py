@@ -14,7 +14,7 @@ from tune.ledger.ledger import State
 from tune.report.evidence import Evidence
 from tune.report.rows import SAME, Row
 from tune.report.tables import ap50_cell, difference_cell
-from tune.space.confounds import shown
+from tune.request.confounds import shown
 from tune.statistics.certainty import FEW_IMAGES, Verdict, warnings_of
 from tune.study.learned import no_winner, way_out
 from tune.tables import Kind, text

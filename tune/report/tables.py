@@ -15,7 +15,7 @@ from tune.ledger.ledger import State
 from tune.report.evidence import Evidence
 from tune.report.rows import Row
 from tune.report.trial_scores import of_class
-from tune.space.confounds import BACKBONE, BACKBONE_FREEZING, SCHEDULE
+from tune.request.confounds import BACKBONE, BACKBONE_FREEZING, SCHEDULE
 from tune.statistics.certainty import Interval
 from tune.stopping.halving import PLACES
 from tune.tables import Cell, Column, Kind, Table

@@ -21,8 +21,8 @@ from core.text import have, many
 from tune.ledger import ledger
 from tune.ledger.ledger import State, TrialRecord
 from tune.redaction import without_password
-from tune.space.file import from_document, setting_override
-from tune.space.request import StudyRequest
+from tune.request.file import from_document, setting_override
+from tune.request.request import StudyRequest
 from tune.space.space import SHARED
 from tune.statistics.choice import Choice
 from tune.store.folder import StudyFolder

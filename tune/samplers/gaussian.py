@@ -19,7 +19,8 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, TrialState
 
 from core.config import Value
-from tune.space.space import Choices, Domain, FloatRange, SearchSpace
+from tune.space.domains import Choices, Domain, FloatRange
+from tune.space.space import SearchSpace
 
 STARTUP = 10
 """Number of trials with a score before which settings are drawn at random."""

@@ -3,14 +3,14 @@
 This module reads no file.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
 from typing import Any
 
 from core.config import SETTINGS, TrialConfig, Value
 from core.dependence import NEEDS, Need, unmet
 from core.errors import SpaceError
+from tune.space.domains import Choices, Domain
 
 SHARED = (
     "seed",
@@ -32,97 +32,6 @@ BY_REPEAT = ("seed", "data.split_seed", "data.fold")
 MAX_COMBINATIONS = 2000
 """Largest number of combinations of choices and range ends that are tried when a space is checked.
 """
-_STEP_TOLERANCE = 1e-8
-
-
-@dataclass(frozen=True)
-class Choices:
-    """A domain of listed values: at least one, no two alike."""
-
-    values: tuple[Value, ...]
-
-    def __contains__(self, value: Value) -> bool:
-        return value in self.values
-
-    @property
-    def count(self) -> int:
-        """Number of values."""
-        return len(self.values)
-
-    @property
-    def corners(self) -> tuple[Value, ...]:
-        """The values that are tried when the space is checked: all of them."""
-        return self.values
-
-    def points(self) -> Iterator[Value]:
-        """All values."""
-        return iter(self.values)
-
-
-@dataclass(frozen=True)
-class FloatRange:
-    """A number from `low` to `high`, both included; `high - low` is a whole number of `step`s
-    where there is one.
-    """
-
-    low: float
-    high: float
-    log: bool = False
-    step: float | None = None
-
-    def __contains__(self, value: Value) -> bool:
-        if isinstance(value, str) or not self.low <= value <= self.high:
-            return False
-        return self.step is None or is_whole((value - self.low) / self.step)
-
-    @property
-    def count(self) -> int | None:
-        """Number of values; None if they are continuous."""
-        return None if self.step is None else round((self.high - self.low) / self.step) + 1
-
-    @property
-    def corners(self) -> tuple[float, float]:
-        """Both ends."""
-        return self.low, self.high
-
-    def points(self) -> Iterator[float]:
-        """All values, for a range with `step` only."""
-        assert self.count is not None
-        # In decimals, so that the third step of 0.1 is 0.3 and not 0.30000000000000004.
-        low, step = Decimal(repr(self.low)), Decimal(repr(self.step))
-        return (min(float(low + index * step), self.high) for index in range(self.count))
-
-
-@dataclass(frozen=True)
-class IntRange:
-    """A whole number from `low` to `high`, both included; `high - low` is a whole number of
-    `step`s.
-    """
-
-    low: int
-    high: int
-    log: bool = False
-    step: int = 1
-
-    def __contains__(self, value: Value) -> bool:
-        return not isinstance(value, str) and value in range(self.low, self.high + 1, self.step)
-
-    @property
-    def count(self) -> int:
-        """Number of values."""
-        return (self.high - self.low) // self.step + 1
-
-    @property
-    def corners(self) -> tuple[int, int]:
-        """Both ends."""
-        return self.low, self.high
-
-    def points(self) -> Iterator[int]:
-        """All values."""
-        return iter(range(self.low, self.high + 1, self.step))
-
-
-Domain = Choices | FloatRange | IntRange
 
 
 @dataclass(frozen=True)
@@ -393,8 +302,3 @@ class SearchSpace:
         if others := parameter.domain.count - len(named):
             total += others * self._count(index + 1, {**params, parameter.name: None})
         return total
-
-
-def is_whole(quotient: float) -> bool:
-    """Whether a quotient of rounded numbers is a whole number but for rounding."""
-    return abs(quotient - round(quotient)) < _STEP_TOLERANCE

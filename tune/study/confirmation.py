@@ -34,7 +34,7 @@ from core.metric.ap50 import MatchTable
 from core.text import many
 from tune.ledger import ledger
 from tune.ledger.ledger import Point, State, TrialRecord, best_of
-from tune.space.request import SearchOptions, StopEarly, StudyRequest
+from tune.request.request import SearchOptions, StopEarly, StudyRequest
 from tune.space.space import BY_REPEAT, SearchSpace
 from tune.statistics.choice import Choice, choose
 from tune.store.folder import StudyFolder, match_table_path

@@ -21,8 +21,9 @@ from tune.engine import executor, mps
 from tune.engine.executor import Machine, TrialResources
 from tune.ledger.ledger import remembered_facts
 from tune.redaction import without_password
-from tune.space.request import StudyRequest
-from tune.space.space import Choices, SearchSpace
+from tune.request.request import StudyRequest
+from tune.space.domains import Choices
+from tune.space.space import SearchSpace
 from tune.store.folder import StudyFolder
 from tune.study.confirmation import Repeat, fresh_repeats
 from tune.tracking.mlflow_runs import Destination

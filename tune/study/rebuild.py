@@ -8,7 +8,7 @@ from pathlib import Path
 from core.errors import StorageError, StudyError
 from tune.ledger.ledger import Ledger, read
 from tune.redaction import without_password
-from tune.space.file import from_document
+from tune.request.file import from_document
 from tune.store.folder import StudyFolder
 from tune.study import confirmation
 from tune.study.plan import Options, recall, storage_of, tags_of, tracking_of

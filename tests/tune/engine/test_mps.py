@@ -24,7 +24,7 @@ from tune.engine.bridge import Assignment
 from tune.engine.executor import Machine, Node, TrialResources
 from tune.engine.mps import LOGS, PIPES, PROGRAM, multi_process_service
 from tune.ledger.ledger import Ledger, State
-from tune.space.file import from_document
+from tune.request.file import from_document
 from tune.study import conductor as study
 from tune.study.plan import Options, Plan, check
 

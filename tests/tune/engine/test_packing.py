@@ -28,7 +28,7 @@ from tune.engine.packing import (
     remembered,
     trials_that_share,
 )
-from tune.space.file import from_document
+from tune.request.file import from_document
 
 GB = 2**30
 SMALL: dict[str, Any] = {

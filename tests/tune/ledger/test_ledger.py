@@ -33,8 +33,8 @@ from tune.ledger.ledger import (
     read,
     remembered_facts,
 )
-from tune.space.file import from_document
-from tune.space.request import StudyRequest
+from tune.request.file import from_document
+from tune.request.request import StudyRequest
 from tune.stopping.halving import NO_HOPE
 
 SPACE: dict[str, Any] = {

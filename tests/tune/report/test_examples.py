@@ -24,7 +24,7 @@ from tune.ledger.ledger import Ledger
 from tune.report import page as report
 from tune.report.examples import Examples, chosen, examples, image_f1
 from tune.report.findings import Findings, find
-from tune.space.file import from_document
+from tune.request.file import from_document
 from tune.store.folder import StudyFolder, match_table_path
 from tune.study import conductor as study
 from tune.study.plan import Options, check, facts_of

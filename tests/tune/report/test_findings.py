@@ -26,8 +26,8 @@ from tune.ledger.ledger import Ledger, State, TrialRecord
 from tune.report import rows
 from tune.report.findings import Findings, find
 from tune.report.trial_scores import Trial
-from tune.space.file import from_document
-from tune.space.request import attributions
+from tune.request.file import from_document
+from tune.request.request import attributions
 from tune.statistics.certainty import Scored, compare_all
 from tune.store.folder import StudyFolder, match_table_path
 from tune.study import conductor as study

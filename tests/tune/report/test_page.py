@@ -19,7 +19,7 @@ from tune.ledger import ledger
 from tune.ledger.ledger import State, TrialRecord
 from tune.report import page as report
 from tune.report.findings import find
-from tune.space.file import from_document
+from tune.request.file import from_document
 from tune.store.folder import StudyFolder
 from tune.study.plan import Options
 from tune.tables import Kind, text

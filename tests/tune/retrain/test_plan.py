@@ -18,8 +18,8 @@ from core.config import TrialConfig
 from core.data import synthetic
 from core.errors import BadRequest, DataError, SettingError, StudyError
 from tune.ledger.ledger import Ledger, State, TrialRecord
+from tune.request.file import load as load_space
 from tune.retrain.plan import Plan, choose, make_plan
-from tune.space.file import load as load_space
 from tune.study import conductor as study
 from tune.study.learned import nothing_learned
 from tune.study.plan import Options, facts_of

@@ -6,10 +6,11 @@ import optuna
 import pytest
 
 from core.config import Value
+from tune.request.file import from_document
 from tune.samplers import gaussian as sampler
 from tune.samplers.gaussian import STARTUP, GaussianProcess, Tried
-from tune.space.file import from_document
-from tune.space.space import Choices, FloatRange, IntRange, SearchSpace
+from tune.space.domains import Choices, FloatRange, IntRange
+from tune.space.space import SearchSpace
 
 SPACE: dict[str, Any] = {
     "optim.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},

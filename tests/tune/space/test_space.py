@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from core.config import SETTINGS, Value
 from core.errors import SpaceError
-from tune.space.file import from_document
-from tune.space.request import SearchOptions, StudyRequest
-from tune.space.space import Choices, Domain, FloatRange, IntRange, Parameter, SearchSpace
+from tune.request.file import from_document
+from tune.request.request import SearchOptions, StudyRequest
+from tune.space.domains import Choices, Domain, FloatRange, IntRange
+from tune.space.space import Parameter, SearchSpace
 
 # A few settings whose values are easy to draw, in one tree of conditions.
 CHOICES: Mapping[str, list[Value]] = {

@@ -26,7 +26,7 @@ from core.errors import StudyError, TrialDiverged
 from tune.engine.bridge import Assignment
 from tune.engine.executor import Machine, Node, TrialResources
 from tune.ledger.ledger import Ledger, State, TrialRecord
-from tune.space.file import from_document
+from tune.request.file import from_document
 from tune.store.folder import StudyFolder
 from tune.study import conductor as study
 from tune.study.plan import Options, Plan

@@ -44,10 +44,10 @@ from tune.engine.bridge import Assignment
 from tune.engine.executor import Machine, Node, TrialResources
 from tune.ledger import ledger
 from tune.ledger.ledger import Ledger, Point, State, TrialRecord
+from tune.request.file import from_document
+from tune.request.request import StudyRequest
 from tune.retrain import plan as retrain_plan
 from tune.retrain.plan import choose
-from tune.space.file import from_document
-from tune.space.request import StudyRequest
 from tune.statistics.choice import choose as chosen_among
 from tune.study import conductor as study
 from tune.study import confirmation

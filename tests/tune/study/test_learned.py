@@ -28,8 +28,8 @@ from tune.report import page as report
 from tune.report.figures import figures
 from tune.report.findings import Findings, find
 from tune.report.rows import SAME
+from tune.request.file import from_document
 from tune.retrain.plan import choose
-from tune.space.file import from_document
 from tune.store.folder import StudyFolder
 from tune.study.confirmation import candidates
 from tune.study.learned import LEARNED, no_winner, nothing_learned, way_out

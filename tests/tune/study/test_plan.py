@@ -7,7 +7,7 @@ import pytest
 
 from core.data import synthetic
 from core.errors import StudyError
-from tune.space.file import from_document
+from tune.request.file import from_document
 from tune.store.folder import StudyFolder
 from tune.study.plan import data_advice, facts_of, growth, refuse_other_facts
 

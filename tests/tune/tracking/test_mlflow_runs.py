@@ -19,7 +19,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from tune.ledger.ledger import Ledger, State, TrialRecord
-from tune.space.file import from_document
+from tune.request.file import from_document
 from tune.tracking.mlflow_runs import (
     Destination,
     ExperimentDeletedError,

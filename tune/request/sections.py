@@ -14,20 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from core.config import SETTINGS, TrialConfig, Value
 from core.errors import SettingError, SpaceError
-from tune.space.space import (
-    BY_REPEAT,
-    MAX_COMBINATIONS,
-    SHARED,
-    Choices,
-    Domain,
-    FloatRange,
-    IntRange,
-    Parameter,
-    SearchSpace,
-    Variant,
-    is_whole,
-)
-from tune.space.values import (
+from tune.request.values import (
     TYPES,
     as_mapping,
     check_known,
@@ -38,6 +25,8 @@ from tune.space.values import (
     shown,
     suggestion,
 )
+from tune.space.domains import Choices, Domain, FloatRange, IntRange, is_whole
+from tune.space.space import BY_REPEAT, MAX_COMBINATIONS, SHARED, Parameter, SearchSpace, Variant
 
 MAX_CANDIDATES = 100
 """Largest number of combinations of `after_training`: each predicts all validation images once

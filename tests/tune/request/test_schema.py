@@ -7,8 +7,8 @@ import pytest
 
 from core.config import SETTINGS
 from core.errors import CellTuneError
-from tune.space.file import from_document
-from tune.space.schema import json_schema
+from tune.request.file import from_document
+from tune.request.schema import json_schema
 
 
 def test_the_schema_knows_every_setting_with_its_meaning_and_range() -> None:

@@ -1,6 +1,6 @@
 """The JSON schema by which editors complete and check a space file.
 
-It is written by `python -m tune.space.schema > search_spaces/schema.json`.
+It is written by `python -m tune.request.schema > search_spaces/schema.json`.
 """
 
 import json
@@ -11,10 +11,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from core.config import SETTINGS
-from tune.space.file import SECTIONS, STUDY_NAME
-from tune.space.request import OPTIONS
+from tune.request.file import SECTIONS, STUDY_NAME
+from tune.request.request import OPTIONS
+from tune.request.values import ADAPTERS, FIELDS, TYPES
 from tune.space.space import SHARED
-from tune.space.values import ADAPTERS, FIELDS, TYPES
 
 
 def json_schema() -> dict[str, Any]:

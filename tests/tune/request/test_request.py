@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from core.config import PredictConfig, TrialConfig
-from tune.space.file import load
-from tune.space.request import StopEarly, StudyRequest
+from tune.request.file import load
+from tune.request.request import StopEarly, StudyRequest
 from tune.study.plan import facts_of
 
 HEAD = "study: s\ndata: synthetic\n"

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.config import SETTINGS, TrialConfig
-from tune.space.file import from_document, load
-from tune.space.request import StudyRequest
-from tune.space.schema import json_schema
-from tune.space.space import Choices, Domain, IntRange
+from tune.request.file import from_document, load
+from tune.request.request import StudyRequest
+from tune.request.schema import json_schema
+from tune.space.domains import Choices, Domain, IntRange
 
 FOLDER = Path("search_spaces")
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -59,7 +59,7 @@ def test_the_files_are_those_we_know() -> None:
 
 def test_the_schema_file_is_the_generated_one() -> None:
     assert (FOLDER / "schema.json").read_text() == json.dumps(json_schema(), indent=2) + "\n", (
-        "run: python -m tune.space.schema > search_spaces/schema.json"
+        "run: python -m tune.request.schema > search_spaces/schema.json"
     )
 
 

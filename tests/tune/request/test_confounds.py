@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from core.config import SETTINGS, TrialConfig, Value
 from core.text import listed
-from tune.space import confounds
-from tune.space.confounds import BACKBONE, FACTORS, Attribution, differences
-from tune.space.file import load
-from tune.space.request import attributions
+from tune.request import confounds
+from tune.request.confounds import BACKBONE, FACTORS, Attribution, differences
+from tune.request.file import load
+from tune.request.request import attributions
 
 SPACES = Path(__file__).parents[3] / "search_spaces"
 PLAIN = dict(SETTINGS)

@@ -17,14 +17,14 @@ import yaml
 from core import bounded_yaml
 from core.config import SETTINGS, Value, check_setting_name
 from core.errors import SettingError, SpaceError
-from tune.space.request import MAX_TRIALS, OPTIONS, SearchOptions, StudyRequest
-from tune.space.sections import (
+from tune.request.request import MAX_TRIALS, OPTIONS, SearchOptions, StudyRequest
+from tune.request.sections import (
     prediction_values,
     refuse_without_effect,
     sampled_space,
     variants_space,
 )
-from tune.space.values import (
+from tune.request.values import (
     as_mapping,
     check_known,
     checked_options,

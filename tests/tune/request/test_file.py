@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from core.config import SETTINGS, TrialConfig
 from core.errors import CellTuneError, SettingError, SpaceError
-from tune.space.file import from_document, load, with_overrides
-from tune.space.request import Confirm, Resources, StopEarly, StudyRequest
-from tune.space.space import Choices, Domain, FloatRange, IntRange
+from tune.request.file import from_document, load, with_overrides
+from tune.request.request import Confirm, Resources, StopEarly, StudyRequest
+from tune.space.domains import Choices, Domain, FloatRange, IntRange
 from tune.study.plan import facts_of
 
 SPACES = sorted(Path("search_spaces").glob("*.yaml"))

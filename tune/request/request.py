@@ -1,6 +1,6 @@
 """A search request in full: everything that a search is asked to do.
 
-`tune.space.file` reads and checks it.
+`tune.request.file` reads and checks it.
 """
 
 import itertools
@@ -14,10 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from core.config import SETTINGS, DataConfig, PredictConfig, TrialConfig, Value
 from core.dependence import effective, unmet
 from core.text import many
-from tune.space import confounds
-from tune.space.confounds import Attribution
-from tune.space.space import BY_REPEAT, Choices, Parameter, SearchSpace
-from tune.space.values import condition
+from tune.request import confounds
+from tune.request.confounds import Attribution
+from tune.request.values import condition
+from tune.space.domains import Choices
+from tune.space.space import BY_REPEAT, Parameter, SearchSpace
 
 DEFAULT_TRIALS = 30
 MAX_TRIALS = 10_000

@@ -1,0 +1,27 @@
+"""A package as another project would install it beside ours: one module, and its entry points."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def install(folder: Path, source: str, parts: Mapping[str, str], name: str = "toy") -> Path:
+    """Install a package of one module in a folder, and return the folder.
+
+    parts   entry points by group: {"cell_tune.samplers": "toy = toy:Toy"}
+    """
+    about = folder / f"{name}-1.0.dist-info"
+    about.mkdir(parents=True)
+    (folder / f"{name}.py").write_text(source)
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    groups = "".join(f"[{group}]\n{part}\n\n" for group, part in parts.items())
+    (about / "entry_points.txt").write_text(groups)
+    return folder
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of a process, and of all that it starts, that finds the package."""
+    before = os.environ.get("PYTHONPATH")
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(folder), *([before] if before else [])])
+    }

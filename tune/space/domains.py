@@ -1,0 +1,104 @@
+"""The values that a setting may have: listed ones, or a range of numbers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+
+from core.config import Value
+
+_STEP_TOLERANCE = 1e-8
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A domain of listed values: at least one, no two alike."""
+
+    values: tuple[Value, ...]
+
+    def __contains__(self, value: Value) -> bool:
+        return value in self.values
+
+    @property
+    def count(self) -> int:
+        """Number of values."""
+        return len(self.values)
+
+    @property
+    def corners(self) -> tuple[Value, ...]:
+        """The values that are tried when the space is checked: all of them."""
+        return self.values
+
+    def points(self) -> Iterator[Value]:
+        """All values."""
+        return iter(self.values)
+
+
+@dataclass(frozen=True)
+class FloatRange:
+    """A number from `low` to `high`, both included; `high - low` is a whole number of `step`s
+    where there is one.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+    def __contains__(self, value: Value) -> bool:
+        if isinstance(value, str) or not self.low <= value <= self.high:
+            return False
+        return self.step is None or is_whole((value - self.low) / self.step)
+
+    @property
+    def count(self) -> int | None:
+        """Number of values; None if they are continuous."""
+        return None if self.step is None else round((self.high - self.low) / self.step) + 1
+
+    @property
+    def corners(self) -> tuple[float, float]:
+        """Both ends."""
+        return self.low, self.high
+
+    def points(self) -> Iterator[float]:
+        """All values, for a range with `step` only."""
+        assert self.count is not None
+        # In decimals, so that the third step of 0.1 is 0.3 and not 0.30000000000000004.
+        low, step = Decimal(repr(self.low)), Decimal(repr(self.step))
+        return (min(float(low + index * step), self.high) for index in range(self.count))
+
+
+@dataclass(frozen=True)
+class IntRange:
+    """A whole number from `low` to `high`, both included; `high - low` is a whole number of
+    `step`s.
+    """
+
+    low: int
+    high: int
+    log: bool = False
+    step: int = 1
+
+    def __contains__(self, value: Value) -> bool:
+        return not isinstance(value, str) and value in range(self.low, self.high + 1, self.step)
+
+    @property
+    def count(self) -> int:
+        """Number of values."""
+        return (self.high - self.low) // self.step + 1
+
+    @property
+    def corners(self) -> tuple[int, int]:
+        """Both ends."""
+        return self.low, self.high
+
+    def points(self) -> Iterator[int]:
+        """All values."""
+        return iter(range(self.low, self.high + 1, self.step))
+
+
+Domain = Choices | FloatRange | IntRange
+
+
+def is_whole(quotient: float) -> bool:
+    """Whether a quotient of rounded numbers is a whole number but for rounding."""
+    return abs(quotient - round(quotient)) < _STEP_TOLERANCE
