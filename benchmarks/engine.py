@@ -41,7 +41,7 @@ from tune.ledger.ledger import Ledger
 from tune.request.request import StudyRequest
 from tune.space import file as space_file
 from tune.study import conductor as study
-from tune.study.plan import Options, Plan
+from tune.study.plan import Options, StudyPlan
 from tune.tracking.mlflow_runs import Tracker
 
 EPOCHS, EPOCH_SECONDS = 10, 0.05
@@ -254,7 +254,7 @@ def ours(trials: int, filled: Path | None = None, tracked: bool = True) -> Overh
         if filled is not None:
             copy(filled, options.results / "engine")
             there = len(Ledger(f"sqlite:///{options.results}/engine/study.db", request(1)).records)
-        plan = Plan(
+        plan = StudyPlan(
             request(there + trials),
             options,
             data,
@@ -270,7 +270,7 @@ def ours(trials: int, filled: Path | None = None, tracked: bool = True) -> Overh
             for record in ledger.records:
                 tracker.write(record, plan.folder.trial(record.id))
         begin = time.time()
-        study.run(plan, Console(file=io.StringIO()), Timed(times))
+        study.run_study(plan, Console(file=io.StringIO()), Timed(times))
         return Overheads.of(begin, Timed(times).spans())
 
 

@@ -92,7 +92,7 @@ def study(
             folder,
         ]
         said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        reading = ledger.read(f"sqlite:///{folder}/throughput/study.db", "throughput")
+        reading = ledger.read_ledger(f"sqlite:///{folder}/throughput/study.db", "throughput")
     assert reading is not None
     reports = [epoch for record in reading.records for epoch in record.epochs]
     begin = min(epoch["at"] / 1000 - epoch["seconds"] for epoch in reports)

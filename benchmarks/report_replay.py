@@ -27,7 +27,7 @@ from tune.engine.executor import Machine, Node, TrialResources
 from tune.report.findings import Findings, find
 from tune.request.file import from_document
 from tune.study import conductor as study
-from tune.study.plan import Options, Plan
+from tune.study.plan import Options, StudyPlan
 
 IMAGES = 41
 EPOCHS = 3
@@ -115,9 +115,9 @@ def make_trial(assignment: Assignment, *_: Any, **__: Any) -> ReplayedTrial:
     return ReplayedTrial(assignment, result)
 
 
-def run(results: Path, console: Console) -> Plan:
+def run(results: Path, console: Console) -> StudyPlan:
     """Run the study in a results folder; what it was asked to do."""
-    plan = Plan(
+    plan = StudyPlan(
         from_document(STUDY, "report_replay"),
         Options(results),
         datasets.load("synthetic"),
@@ -125,7 +125,7 @@ def run(results: Path, console: Console) -> Plan:
         Machine((Node(2, 0),)),
         TrialResources(1, 0.0, 2),
     )
-    study.run(plan, console, make_trial)
+    study.run_study(plan, console, make_trial)
     return plan
 
 

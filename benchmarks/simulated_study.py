@@ -23,7 +23,7 @@ from tune.request.file import from_document
 from tune.store.folder import StudyFolder
 from tune.study import conductor as study
 from tune.study import confirmation
-from tune.study.plan import Options, Plan, check, facts_of, searched_settings
+from tune.study.plan import Options, StudyPlan, check_request, searched_settings, study_facts
 from tune.tables import trials_csv
 
 IMAGES, VALIDATED = 209, 41
@@ -113,12 +113,12 @@ def build(
     """Write a study into a results folder: study.json, ledger, match tables, trials.csv; returns
     its folder.
     """
-    plan, problems = check(from_document(document, "replayed"), Options(results))
+    plan, problems = check_request(from_document(document, "replayed"), Options(results))
     if plan is None:
         raise problems[0]
     plan.folder.path.mkdir(parents=True)
     ledger = Ledger(plan.storage, plan.request)
-    facts = facts_of(plan.request, plan.data)
+    facts = study_facts(plan.request, plan.data)
     ledger.remember(facts)
     study.describe(plan)
     _run(ledger, plan.folder.trial, quality, fate)
@@ -129,12 +129,12 @@ def build(
     return plan.folder
 
 
-def _confirm(plan: Plan, ledger: Ledger, facts: Mapping[str, Any], quality: Quality) -> None:
+def _confirm(plan: StudyPlan, ledger: Ledger, facts: Mapping[str, Any], quality: Quality) -> None:
     points = confirmation.points(ledger.records, plan.request, plan.repeats)
     if not points:
         return
     confirming = Ledger(plan.storage, confirmation.request_of(plan.request), points)
-    confirming.remember({**facts, **confirmation.facts_of(plan.request, plan.repeats)})
+    confirming.remember({**facts, **confirmation.confirmation_facts(plan.request, plan.repeats)})
     _run(confirming, plan.folder.confirm_trial, quality, lambda _: "")
     plan.folder.confirm_csv.write_text(
         trials_csv(confirming.records, searched_settings(plan.request.space))

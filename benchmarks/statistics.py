@@ -39,7 +39,7 @@ from tune.statistics.certainty import (
     seed_variance,
     smallest_difference,
 )
-from tune.statistics.choice import choose
+from tune.statistics.choice import choose_winner
 from tune.statistics.reweighted import Reweighted
 
 FRACTION = 5
@@ -225,7 +225,7 @@ def _search(
                 tables[number].append(
                     [partial(_same, table) for table in curve(int(number), part, held_out)]
                 )
-    choice = choose(tables, MAX_DETS, seed=seed)
+    choice = choose_winner(tables, MAX_DETS, seed=seed)
     # AP50 is all but linear in quality over so small a range.
     slope, at_zero = (truth(0.2) - truth(-0.2)) / 0.4, truth(0.0)
     true_T = at_zero + slope * quality_T

@@ -23,7 +23,7 @@ from core.errors import ExtensionError
 Part = TypeVar("Part")
 
 
-class Table(Mapping[str, Part], Generic[Part]):
+class Parts(Mapping[str, Part], Generic[Part]):
     """The parts of one kind by name: ours in the order of the table, then those of other packages
     by name.
 

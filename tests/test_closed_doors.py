@@ -407,7 +407,7 @@ def test_a_search_that_goes_on_among_planted_files_trains_and_runs_none_of_them(
 def test_a_planted_checkpoint_is_set_aside_by_a_retraining(
     attacked: Attacked, content: Content
 ) -> None:
-    work = retrain_plan.make_plan(Options(Path("results")), "tiny", trial=0).work
+    work = retrain_plan.plan_retraining(Options(Path("results")), "tiny", trial=0).work
     plant(work / "last.safetensors", content(attacked.marker))
     assert (
         attacked.ends(retrain_best.main, "--study", "tiny", "--trial", "0", "--device", "cpu") == ""

@@ -45,7 +45,7 @@ from tune.ledger.ledger import Ledger
 from tune.retrain import plan as retrain_plan
 from tune.space import file as space_file
 from tune.study.conductor import describe
-from tune.study.plan import Options, make_plan
+from tune.study.plan import Options, plan_study
 
 ROOT = Path(__file__).parents[1]
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
@@ -417,7 +417,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "search": {"sampler": "random", "trials": 2},
         "resources": {"gpus_per_trial": 0},
     }
-    plan = make_plan(space_file.from_document(document, "test"), Options(Path("results")))
+    plan = plan_study(space_file.from_document(document, "test"), Options(Path("results")))
     plan.folder.path.mkdir(parents=True)
     ledger = Ledger(plan.storage, plan.request)
     while (record := ledger.next()) is not None:
@@ -449,7 +449,7 @@ def test_descriptions_of_studies(inputs: int, study: Path) -> None:
             content = as_json(mutated_often(whole, data), data)
         file.write_bytes(content)
         if data.draw(st.booleans()):
-            retrain_plan.make_plan(options, "fuzzed")
+            retrain_plan.plan_retraining(options, "fuzzed")
         else:
             with (
                 contextlib.redirect_stdout(io.StringIO()),
@@ -458,7 +458,7 @@ def test_descriptions_of_studies(inputs: int, study: Path) -> None:
                 status = search.main(["--study", "fuzzed", "--dry-run"])
             assert status == (2 if said.getvalue() else 0)
 
-    retrain_plan.make_plan(options, "fuzzed")
+    retrain_plan.plan_retraining(options, "fuzzed")
     put_in(inputs, attempt)
 
 

@@ -18,7 +18,7 @@ from core.prediction.detect import about_full_tiles
 from core.text import many
 from tune.ledger.ledger import State
 from tune.retrain import run as retrain
-from tune.retrain.plan import Plan, make_plan
+from tune.retrain.plan import RetrainingPlan, plan_retraining
 from tune.retrain.run import Outcome
 from tune.study.plan import Options, absolute
 from tune.tracking.mlflow_runs import Trouble
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         options = Options(parsed.results, absolute(parsed.storage), absolute(parsed.tracking_uri))
-        plan = make_plan(
+        plan = plan_retraining(
             options,
             parsed.study,
             parsed.trial,
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parsed.threads,
         )
         _print(console, _plan_lines(plan))
-        outcome = retrain.run(plan, console, parsed.device)
+        outcome = retrain.retrain(plan, console, parsed.device)
         _print(console, _outcome_lines(plan, outcome))
         _print(console, _shown_lines(plan, retrain.show(plan, outcome)))
         for reason in outcome.missing:
@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _plan_lines(plan: Plan) -> list[str]:
+def _plan_lines(plan: RetrainingPlan) -> list[str]:
     samples = len(plan.data.samples)
     how = (
         "on the trial's own split, the epoch chosen on its validation images"
@@ -142,7 +142,7 @@ def _plan_lines(plan: Plan) -> list[str]:
     return lines + [f"Note: {note}" for note in plan.notes]
 
 
-def _outcome_lines(plan: Plan, outcome: Outcome) -> list[str]:
+def _outcome_lines(plan: RetrainingPlan, outcome: Outcome) -> list[str]:
     best, metrics = plan.folder.best, outcome.metrics
     lines = [f"Retrained: the model of epoch {metrics['epoch']}{_score(metrics)}"]
     if plan.on == "train" and plan.record.state is State.COMPLETE and not plan.changed:
@@ -173,7 +173,7 @@ def _outcome_lines(plan: Plan, outcome: Outcome) -> list[str]:
     return [*lines, f"Use it: {use}"]
 
 
-def _shown_lines(plan: Plan, shown: str | Trouble) -> list[str]:
+def _shown_lines(plan: RetrainingPlan, shown: str | Trouble) -> list[str]:
     if isinstance(shown, str):
         return [f"MLflow: {shown}; {plan.tracking.how_to_open}"]
     return [f"MLflow does not show it ({shown.reason}): {shown.way_out}; nothing is trained twice"]
@@ -206,7 +206,7 @@ def _scatter(metrics: dict[str, Any]) -> list[str]:
     ]
 
 
-def _prediction(plan: Plan, metrics: dict[str, Any]) -> list[str]:
+def _prediction(plan: RetrainingPlan, metrics: dict[str, Any]) -> list[str]:
     tried = metrics["prediction"]["tried"]
     if not plan.candidates:
         return []

@@ -25,7 +25,7 @@ from tune.store.folder import StudyFolder
 from tune.study import conductor as study
 from tune.study import confirmation
 from tune.study.learned import no_winner, nothing_learned, way_out
-from tune.study.plan import Options, Plan, absolute, check, data_advice, make_plan
+from tune.study.plan import Options, StudyPlan, absolute, check_request, data_advice, plan_study
 from tune.study.rebuild import rebuild_tracking
 
 PREVIEW = 3
@@ -58,9 +58,9 @@ def _run(parsed: argparse.Namespace, console: Console) -> int:
     request = _request(parsed, options)
     if parsed.dry_run:
         return _dry_run(request, options, console)
-    plan = make_plan(request, options)
+    plan = plan_study(request, options)
     _announce(plan, console)
-    finished = study.run(plan, console)
+    finished = study.run_study(plan, console)
     return _conclude(plan, finished, console, *_report(plan))
 
 
@@ -184,12 +184,12 @@ def _rebuild_tracking(parsed: argparse.Namespace, options: Options, console: Con
     return 0
 
 
-def _announce(plan: Plan, console: Console) -> None:
+def _announce(plan: StudyPlan, console: Console) -> None:
     for line in _plan_lines(plan):
         say(console, line)
 
 
-def _plan_lines(plan: Plan) -> list[str]:
+def _plan_lines(plan: StudyPlan) -> list[str]:
     request, resources, data = plan.request, plan.resources, plan.data
     instances = int(data.instance_counts().sum())
     gpu = f"{resources.gpus:g} GPU and " if resources.gpus else ""
@@ -226,7 +226,7 @@ def _plan_lines(plan: Plan) -> list[str]:
 
 
 def _dry_run(request: StudyRequest, options: Options, console: Console) -> int:
-    plan, problems = check(request, options)
+    plan, problems = check_request(request, options)
     if plan is None:
         for problem in problems:
             complain(problem)
@@ -241,12 +241,12 @@ def _dry_run(request: StudyRequest, options: Options, console: Console) -> int:
     return 0
 
 
-def _report(plan: Plan) -> tuple[Written | None, str]:
+def _report(plan: StudyPlan) -> tuple[Written | None, str]:
     """Write the report of the study as it stands; None, and the reason, if it cannot be written:
     the study is whole.
     """
     try:
-        return report.make(plan.options, plan.folder, plan.data), ""
+        return report.make_report(plan.options, plan.folder, plan.data), ""
     except CellTuneError as error:
         return None, str(error)
     except OSError as error:
@@ -254,7 +254,7 @@ def _report(plan: Plan) -> tuple[Written | None, str]:
 
 
 def _conclude(
-    plan: Plan, finished: bool, console: Console, written: Written | None, trouble: str
+    plan: StudyPlan, finished: bool, console: Console, written: Written | None, trouble: str
 ) -> int:
     """Print the results of the study; returns the exit status, 1 if every trial that ended
     failed.
@@ -321,7 +321,7 @@ def _params(record: TrialRecord) -> str:
     return ", ".join(f"{name} {value}" for name, value in record.params.items())
 
 
-def _confirmation_lines(plan: Plan, ledger: Ledger, choice: Choice | None) -> list[str]:
+def _confirmation_lines(plan: StudyPlan, ledger: Ledger, choice: Choice | None) -> list[str]:
     """Lines on the scores of the search's best on fresh seeds and splits, as far as these are
     known.
     """
@@ -329,7 +329,7 @@ def _confirmation_lines(plan: Plan, ledger: Ledger, choice: Choice | None) -> li
     if best is None:
         return []
     too_high = "That is the best of several scores on the same validation images, and so too high"
-    read = confirmation.read(plan.folder, plan.storage, plan.request, ledger.records)
+    read = confirmation.read_confirmation(plan.folder, plan.storage, plan.request, ledger.records)
     if read is None:
         return [f"{too_high}; only fresh seeds and splits can tell how sure the order is"]
     if not read.finished:

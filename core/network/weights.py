@@ -146,7 +146,7 @@ class BaseWeights:
         return _is_mask_rcnn(self.tensors)
 
 
-def find(
+def find_weights(
     config: ModelConfig, folder: Path | None = None, *, download: bool = True
 ) -> WeightsFile | None:
     """The file that `config.weights` asks for; None for none.
@@ -164,7 +164,7 @@ def find(
         (_given(config.weights), None) if kind == "file" else _known(config, kind, folder)
     )
     if missing is not None and download:
-        fetch([missing], folder)
+        fetch_weights([missing], folder)
         missing = None
     stride_in_1x1 = _declared_stride(path)
     if stride_in_1x1 and not BACKBONES[config.backbone].bottleneck:
@@ -176,7 +176,7 @@ def find(
     return WeightsFile(path, kind, stride_in_1x1, missing)
 
 
-def read(file: WeightsFile) -> BaseWeights:
+def read_weights(file: WeightsFile) -> BaseWeights:
     """Decode a file of weights. Half precision becomes float32.
 
     Raises WeightsError for a file that is torn, holds anything but a state dict of finite tensors,
@@ -249,10 +249,10 @@ def _given(name: str) -> Path:
     )
 
 
-def fetch(missing: Iterable[Source], folder: Path | None = None) -> None:
+def fetch_weights(missing: Iterable[Source], folder: Path | None = None) -> None:
     """Download files that are nowhere into torch.hub's checkpoints, each once and whole.
 
-    folder   a first place to look in, as in `find`
+    folder   a first place to look in, as in `find_weights`
 
     Raises WeightsError for the first that cannot be had: without a network none can, so the
     sentence names all that are still missing, each with its address, size and checksum, and where

@@ -120,8 +120,8 @@ class Trial:
         threads: int | None = None,
     ) -> None:
         if weights is None:
-            file = pretrained.find(config.model)
-            weights = None if file is None else pretrained.read(file)
+            file = pretrained.find_weights(config.model)
+            weights = None if file is None else pretrained.read_weights(file)
         self.config = config
         self.data = data
         self.device = resolve(device)

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from core.errors import ExtensionError
-from core.extensions import NameIn, Table
+from core.extensions import NameIn, Parts
 from tests import toys
 
 GROUP = "cell_tune.test_parts"
@@ -16,17 +16,17 @@ OURS = {"sqrt": "math:sqrt", "floor": "math:floor"}
 
 def installed(
     folder: Path, monkeypatch: pytest.MonkeyPatch, point: str, source: str = "ONE = 1"
-) -> Table[object]:
+) -> Parts[object]:
     monkeypatch.syspath_prepend(toys.install(folder, source, {GROUP: point}, name="toy_part"))
-    return Table("part", GROUP, OURS)
+    return Parts("part", GROUP, OURS)
 
 
 def test_a_part_is_imported_from_where_the_table_says() -> None:
-    assert Table[object]("part", GROUP, OURS)["sqrt"].__name__ == "sqrt"  # type: ignore[attr-defined]
+    assert Parts[object]("part", GROUP, OURS)["sqrt"].__name__ == "sqrt"  # type: ignore[attr-defined]
 
 
 def test_the_names_cost_no_import() -> None:
-    assert list(Table[object]("part", GROUP, {"absent": "no_such_module:part"})) == ["absent"]
+    assert list(Parts[object]("part", GROUP, {"absent": "no_such_module:part"})) == ["absent"]
 
 
 def test_an_installed_package_adds_a_part_after_ours(
@@ -59,7 +59,7 @@ def test_a_part_that_cannot_be_imported_is_named_with_the_reason(
 
 def test_an_unknown_name_is_a_missing_key() -> None:
     with pytest.raises(KeyError):
-        Table[object]("part", GROUP, OURS)["nothing"]
+        Parts[object]("part", GROUP, OURS)["nothing"]
 
 
 def test_a_setting_takes_the_names_of_a_table_and_no_other() -> None:

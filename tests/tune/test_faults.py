@@ -47,7 +47,7 @@ from tune.ledger.ledger import Ledger, State, TrialRecord
 from tune.request.file import from_document
 from tune.search import main
 from tune.study import conductor as study
-from tune.study.plan import Options, Plan
+from tune.study.plan import Options, StudyPlan
 
 pytestmark = pytest.mark.fault
 
@@ -80,8 +80,8 @@ confirm: {top: 0}
 """
 
 
-def plan_of(results: Path, gpus: int = 0, share: float = 0.0, **changes: Any) -> Plan:
-    return Plan(
+def plan_of(results: Path, gpus: int = 0, share: float = 0.0, **changes: Any) -> StudyPlan:
+    return StudyPlan(
         from_document({**SPACE, **changes}, "test"),
         Options(results),
         datasets.load("synthetic"),
@@ -103,7 +103,7 @@ def begun(witness: Path) -> list[tuple[int, int, int]]:
 
 @dataclass(frozen=True)
 class Faulty:
-    plan: Plan
+    plan: StudyPlan
     records: tuple[TrialRecord, ...]
     witness: Path
     said: str
@@ -126,7 +126,9 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Faulty:
         ("gpu", 7, 1, None),
     )
     output = io.StringIO()
-    study.run(plan, Console(file=output, width=200), Script(witness, deeds, epoch_seconds=0.2))
+    study.run_study(
+        plan, Console(file=output, width=200), Script(witness, deeds, epoch_seconds=0.2)
+    )
     return Faulty(
         plan,
         Ledger(plan.storage, plan.request).records,
@@ -271,7 +273,7 @@ def test_a_trial_whose_loaders_process_is_killed_goes_on_in_another_attempt_and_
         resources={},
     )
     plan = dataclasses.replace(plan, data=synthetic.make(images=4, side=64))
-    assert study.run(plan, Console(file=io.StringIO()), make_trial)
+    assert study.run_study(plan, Console(file=io.StringIO()), make_trial)
     records = Ledger(plan.storage, plan.request).records
     assert [(record.state, record.attempts, len(record.epochs)) for record in records] == [
         (State.COMPLETE, 2, 2),
@@ -295,11 +297,11 @@ def test_a_file_that_cannot_grow_stops_the_study_in_one_sentence_and_costs_no_tr
         StorageError,
         match=r"trials/1 cannot be written: File too large; see to it, then run the same",
     ):
-        study.run(plan, Console(file=io.StringIO()), script)
+        study.run_study(plan, Console(file=io.StringIO()), script)
     left = Ledger(plan.storage, plan.request)
     assert not left.finished
     assert State.FAIL not in {record.state for record in left.records}
-    assert study.run(plan, Console(file=io.StringIO()), script)
+    assert study.run_study(plan, Console(file=io.StringIO()), script)
     records = Ledger(plan.storage, plan.request).records
     assert [(record.state, record.lost) for record in records] == [(State.COMPLETE, 0)] * 3
     assert [row["state"] for row in read_table(plan.folder.path)] == ["COMPLETE"] * 3
@@ -440,7 +442,7 @@ def test_a_study_whose_ledger_is_locked_for_longer_than_sqlite_waits_goes_on(
 
     locker = threading.Thread(target=lock_for_a_while)
     locker.start()
-    assert study.run(plan, Console(file=io.StringIO()), script)
+    assert study.run_study(plan, Console(file=io.StringIO()), script)
     locker.join(60)
     records = Ledger(plan.storage, plan.request).records
     assert [(record.state, record.attempts) for record in records] == [(State.COMPLETE, 1)] * 3
@@ -858,7 +860,9 @@ def test_sigterm_in_a_confirmation_is_one_ctrl_c_and_the_same_command_confirms_t
     search.do = ()
     assert search.run() == 0, search.err
     search.assert_complete(2)
-    reading = ledgers.read(f"sqlite:///{search.results / 'faulty/study.db'}", "faulty.confirm")
+    reading = ledgers.read_ledger(
+        f"sqlite:///{search.results / 'faulty/study.db'}", "faulty.confirm"
+    )
     assert reading is not None
     assert [(record.state, record.attempts) for record in reading.records] == [
         (State.COMPLETE, 2),

@@ -20,7 +20,7 @@ from tune.engine.executor import Machine, Node, Then, TrialResources
 from tune.ledger.ledger import Ledger, State
 from tune.request.file import from_document
 from tune.study import conductor as study
-from tune.study.plan import Options, Plan
+from tune.study.plan import Options, StudyPlan
 from tune.study.progress import Progress
 
 SPACE: dict[str, Any] = {
@@ -89,7 +89,7 @@ class Desk:
 def desk(folder: Path, share: float, parallel: int) -> Iterator[Desk]:
     request = from_document(SPACE, "test")
     machine, resources = Machine((Node(16, 1),)), TrialResources(1, share, parallel)
-    plan = Plan(request, Options(folder), datasets.load("synthetic"), {}, machine, resources)
+    plan = StudyPlan(request, Options(folder), datasets.load("synthetic"), {}, machine, resources)
     with ExitStack() as stack:
         stack.enter_context(plan.folder.driver_lock())
         ledger = Ledger(plan.storage, request)

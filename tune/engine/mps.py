@@ -33,7 +33,7 @@ rm -rf "$1"
 process died."""
 
 
-def check() -> None:
+def check_service() -> None:
     """Raise ResourceError where there is no service to start."""
     if not _runs_already() and shutil.which(PROGRAM) is None:
         raise ResourceError(
@@ -54,7 +54,7 @@ def multi_process_service() -> Iterator[None]:
     if _runs_already():
         yield
         return
-    check()
+    check_service()
     with scratch.folder() as folder:
         environment = {**os.environ, PIPES: str(folder), LOGS: str(folder)}
         if not environment.get("CUDA_VISIBLE_DEVICES", "").startswith(("GPU-", "MIG-")):

@@ -759,7 +759,7 @@ class Reading:
     records: tuple[TrialRecord, ...]
 
 
-def read(storage: str, study: str) -> Reading | None:
+def read_ledger(storage: str, study: str) -> Reading | None:
     """Read a study from a ledger, also while it runs; None if there is no such study.
 
     Writes nothing.
@@ -909,7 +909,7 @@ _NOTED = (
 def remembered_facts(storage: str, study: str) -> Mapping[str, Any] | None:
     """The facts of a study in a ledger; None if there is no such study yet.
 
-    Raises as `read` does; writes nothing.
+    Raises as `read_ledger` does; writes nothing.
     """
     with _in_one_sentence(lambda: storage):
         found = _load(storage, study)

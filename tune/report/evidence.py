@@ -14,7 +14,7 @@ from tune.ledger import ledger
 from tune.ledger.ledger import State, best_of
 from tune.redaction import without_password
 from tune.report.rows import Row, Smallest, rows_of, smallest_shown
-from tune.report.trial_scores import Trial, examine
+from tune.report.trial_scores import ScoredTrial, examine
 from tune.request.file import from_document
 from tune.request.request import StudyRequest
 from tune.statistics.choice import Choice
@@ -41,15 +41,15 @@ class Evidence:
     identity: str
     description: Mapping[str, Any]
     facts: Mapping[str, Any]
-    trials: tuple[Trial, ...]
-    confirm_trials: tuple[Trial, ...]
+    trials: tuple[ScoredTrial, ...]
+    confirm_trials: tuple[ScoredTrial, ...]
     rows: tuple[Row, ...]
     confirmation: Confirmation | None
     choice: Choice | None
     effects: tuple[Effect, ...]
     importances: Mapping[str, float]
     smallest_difference: Smallest
-    best: Trial | None
+    best: ScoredTrial | None
     trouble: tuple[str, ...]
 
     @property
@@ -75,7 +75,7 @@ class Evidence:
         """Whether the search has ended, and the confirmation if there is one."""
         return self.searched and (self.confirmation is None or self.confirmation.finished)
 
-    def in_state(self, state: State) -> tuple[Trial, ...]:
+    def in_state(self, state: State) -> tuple[ScoredTrial, ...]:
         """The trials of the search that are in a state."""
         return tuple(trial for trial in self.trials if trial.record.state is state)
 
@@ -89,7 +89,7 @@ def gather(folder: StudyFolder, storage: str) -> Evidence:
     """
     description = folder.read_description()
     request = from_document(description["request"], str(folder.description))
-    reading = ledger.read(storage, request.study)
+    reading = ledger.read_ledger(storage, request.study)
     if reading is None:
         raise StudyError(
             f"{folder.path} is a study that its ledger {without_password(storage)} does not hold;"
@@ -102,7 +102,7 @@ def gather(folder: StudyFolder, storage: str) -> Evidence:
     rows = rows_of(request, trials)
     complete = [trial for trial in trials if trial.record.state is State.COMPLETE]
     best = best_of(reading.records)
-    confirming = confirmation.read(folder, storage, request, reading.records)
+    confirming = confirmation.read_confirmation(folder, storage, request, reading.records)
     confirm_trials = tuple(
         examine(record, "confirm", folder.confirm_trial(record.id), classes)
         for record in (confirming.records if confirming else ())
@@ -111,7 +111,7 @@ def gather(folder: StudyFolder, storage: str) -> Evidence:
     choice = None
     if confirming is not None:
         try:
-            choice = confirmation.winner(confirming)
+            choice = confirmation.confirmed_winner(confirming)
         except CheckpointError as error:
             trouble.append(f"the winner cannot be chosen: {error}")
     # Settings have no effects to report where none were drawn, or where nothing was learned.
@@ -140,7 +140,7 @@ def _units(description: Mapping[str, Any]) -> int:
     return int(data.get("groups", data["images"]))
 
 
-def _with_effect(trials: Sequence[Trial]) -> list[str]:
+def _with_effect(trials: Sequence[ScoredTrial]) -> list[str]:
     """The searched settings that have an effect in at least one of these trials."""
     names = [
         name
@@ -162,7 +162,7 @@ def _importances(storage: str, study: str, names: Sequence[str]) -> dict[str, fl
     return {name: share / total for name, share in shares.items()} if total else {}
 
 
-def _effects(complete: list[Trial]) -> tuple[Effect, ...]:
+def _effects(complete: list[ScoredTrial]) -> tuple[Effect, ...]:
     points = [
         {name: trial.record.params[name] for name in _with_effect([trial])} for trial in complete
     ]

@@ -99,7 +99,7 @@ def _best(findings: Findings) -> TrialRecord | None:
 
 def _drawn(record: TrialRecord, folder: StudyFolder, data: Dataset) -> Examples | str:
     config = TrialConfig.from_settings(record.settings, f"trial {record.id}")
-    file = pretrained.find(config.model, download=False)
+    file = pretrained.find_weights(config.model, download=False)
     if file is not None and not file.path.exists():
         return f"There are no pictures: the pretrained weights {file.path} are not there."
     table = MatchTable.load(match_table_path(folder.trial(record.id), record.best_epoch or 0))
@@ -111,7 +111,7 @@ def _drawn(record: TrialRecord, folder: StudyFolder, data: Dataset) -> Examples 
         f1_I, [data.samples[places[name]].image.size // 3 for name in table.image_names]
     )
     with _few_threads():
-        weights = None if file is None else pretrained.read(file)
+        weights = None if file is None else pretrained.read_weights(file)
         model = Trial(config, data, weights, device="cpu").kept_model(folder.trial(record.id))
         if model is None:
             return f"There are no pictures: the weights of trial {record.id} are not kept."

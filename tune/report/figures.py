@@ -19,7 +19,7 @@ from core.config import Value
 from core.dependence import effective
 from tune.ledger.ledger import State
 from tune.report.curves import ap50_curves, loss_curves
-from tune.report.findings import Findings, Row, Trial
+from tune.report.findings import Findings, Row, ScoredTrial
 from tune.report.marks import Mark, draw_marks, ends, height_of, without_interval
 from tune.report.svg import MARKERS, SERIES, Figure, colour, figure, plain
 from tune.space.domains import Choices, Domain
@@ -415,7 +415,11 @@ def _search_scores(findings: Findings) -> dict[str, float]:
 
 
 def _draw_setting(
-    axes: Axes, name: str, domain: Domain, complete: Sequence[Trial], stopped_early: Sequence[Trial]
+    axes: Axes,
+    name: str,
+    domain: Domain,
+    complete: Sequence[ScoredTrial],
+    stopped_early: Sequence[ScoredTrial],
 ) -> None:
     def place(value: Value) -> float:
         if isinstance(domain, Choices):

@@ -11,14 +11,14 @@ from tune.report.evidence import gather
 from tune.report.rows import Row, Smallest
 from tune.report.sentences import answer_of, cautions_of, provenance_of
 from tune.report.tables import tables_of
-from tune.report.trial_scores import Trial
+from tune.report.trial_scores import ScoredTrial
 from tune.request.request import StudyRequest
 from tune.statistics.choice import Choice
 from tune.statistics.effects import Effect
 from tune.store.folder import StudyFolder
 from tune.tables import Table
 
-__all__ = ["Findings", "Row", "Smallest", "Trial", "find"]
+__all__ = ["Findings", "Row", "ScoredTrial", "Smallest", "find"]
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class Findings:
     nothing_learned: bool
     answer: tuple[str, ...]
     cautions: tuple[str, ...]
-    trials: tuple[Trial, ...]
-    confirm_trials: tuple[Trial, ...]
+    trials: tuple[ScoredTrial, ...]
+    confirm_trials: tuple[ScoredTrial, ...]
     rows: tuple[Row, ...]
     choice: Choice | None
     candidates: Mapping[str, int]
@@ -70,7 +70,7 @@ class Findings:
     smallest_difference: Smallest
     classes: tuple[str, ...]
     tables: tuple[Table, ...]
-    best: Trial | None
+    best: ScoredTrial | None
     provenance: Mapping[str, str]
 
 

@@ -74,7 +74,7 @@ class Written:
     trouble: Trouble | None = None
 
 
-def make(options: Options, folder: StudyFolder, data: Dataset | None = None) -> Written:
+def make_report(options: Options, folder: StudyFolder, data: Dataset | None = None) -> Written:
     """Write the report of a study as its ledger stands, and show it in MLflow if MLflow answers.
 
     data   the data set, for the pictures of predictions; without it the page has none
@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         described = folder.read_description()
         data, missing = _dataset(parsed.data, described["request"])
-        written = make(options, folder, data)
+        written = make_report(options, folder, data)
     except BadRequest as error:
         complain(error)
         return 2

@@ -12,9 +12,9 @@ from core.config import Value
 from core.dependence import effective
 from core.text import many
 from tune.ledger.ledger import State, TrialRecord
-from tune.report.trial_scores import Trial
+from tune.report.trial_scores import ScoredTrial
 from tune.request.confounds import Factor
-from tune.request.request import StudyRequest, attributions
+from tune.request.request import StudyRequest, variant_attributions
 from tune.statistics.certainty import (
     Difference,
     Interval,
@@ -72,7 +72,7 @@ class Row:
     factors: tuple[Factor, ...] = ()
 
 
-def rows_of(request: StudyRequest, trials: Sequence[Trial]) -> tuple[Row, ...]:
+def rows_of(request: StudyRequest, trials: Sequence[ScoredTrial]) -> tuple[Row, ...]:
     """The main table's rows: variants in the order of the file, trials of a sampled study best
     first.
 
@@ -95,7 +95,7 @@ def _repeat_of(record: TrialRecord) -> Hashable:
     return record.settings["seed"], record.settings["data.fold"]
 
 
-def _variant_rows(request: StudyRequest, complete: Sequence[Trial]) -> tuple[Row, ...]:
+def _variant_rows(request: StudyRequest, complete: Sequence[ScoredTrial]) -> tuple[Row, ...]:
     space, planned = request.space, request.planned_trials // len(request.space.variants)
     own = {variant.name: dict(variant.settings) for variant in space.variants}
     by_name = {name: [trial for trial in complete if trial.record.name == name] for name in own}
@@ -107,7 +107,9 @@ def _variant_rows(request: StudyRequest, complete: Sequence[Trial]) -> tuple[Row
     }
     seeds = seed_variance(scores)
     trained = {name: trials[0].record.settings for name, trials in by_name.items() if trials}
-    attributed = {attribution.name: attribution for attribution in attributions(space, trained)}
+    attributed = {
+        attribution.name: attribution for attribution in variant_attributions(space, trained)
+    }
     pairs = [
         (name, one.counterpart)
         for name, one in attributed.items()
@@ -138,7 +140,7 @@ def _variant_rows(request: StudyRequest, complete: Sequence[Trial]) -> tuple[Row
     return tuple(rows)
 
 
-def _trial_rows(complete: Sequence[Trial]) -> tuple[Row, ...]:
+def _trial_rows(complete: Sequence[ScoredTrial]) -> tuple[Row, ...]:
     """The trials, best first, each compared with the best over images alone: each is one trained
     model.
 

@@ -21,7 +21,7 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Trial:
+class ScoredTrial:
     """A trial and how sure its score is.
 
     record      the trial as the ledger has it
@@ -44,19 +44,19 @@ class Trial:
 
 def examine(
     record: TrialRecord, phase: Literal["search", "confirm"], folder: Path, classes: int
-) -> Trial:
+) -> ScoredTrial:
     """A trial with the interval of its best epoch, from the match table in its folder.
 
     classes   number of classes of the data set
     """
     best = record.best_epoch
     if best is None:
-        return Trial(record, phase, None, ())
+        return ScoredTrial(record, phase, None, ())
     per_class = tuple(
         None if value is None else float(value)
         for value in record.epochs[best - 1]["ap50_per_class"]
     )
-    trial = Trial(record, phase, None, per_class)
+    trial = ScoredTrial(record, phase, None, per_class)
     if record.state is State.FAIL:
         return trial
     path = match_table_path(folder, best)

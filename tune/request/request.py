@@ -332,7 +332,7 @@ def _variant_notes(space: SearchSpace, planned: int) -> Iterator[str]:
             both = f"variants '{names[key]}' and '{variant.name}'"
             yield f"{both} are the same configuration in effect, and differ by chance alone"
         names.setdefault(key, variant.name)
-    yield from (found.sentence for found in attributions(space) if found.is_confounded)
+    yield from (found.sentence for found in variant_attributions(space) if found.is_confounded)
     if space.seeds == 1:
         yield (
             "seeds is 1: what differs between variants cannot be told from what differs between"
@@ -345,7 +345,7 @@ def _variant_notes(space: SearchSpace, planned: int) -> Iterator[str]:
         )
 
 
-def attributions(
+def variant_attributions(
     space: SearchSpace, trained: Mapping[str, Mapping[str, Value]] | None = None
 ) -> list[Attribution]:
     """For every variant that is compared with another: what the difference between the two can

@@ -37,7 +37,7 @@ _SPLIT = ("data.split_seed", "data.fold")
 
 
 @dataclass(frozen=True)
-class Plan:
+class RetrainingPlan:
     """A retraining that can start.
 
     identity    the ledger's identity
@@ -106,7 +106,7 @@ class Plan:
         return tuple(notes)
 
 
-def make_plan(
+def plan_retraining(
     options: Options,
     study: str | None = None,
     trial: int | None = None,
@@ -114,7 +114,7 @@ def make_plan(
     on: On = "train",
     overrides: Sequence[str] = (),
     threads: int | None = None,
-) -> Plan:
+) -> RetrainingPlan:
     """Check a retraining against study, data and weights.
 
     Nothing is written but pretrained weights that it downloads.
@@ -138,15 +138,17 @@ def make_plan(
     request = from_document(description["request"], str(folder.description))
     options = recall(options, folder, moved=True)
     storage = storage_of(options, folder)
-    reading = ledger.read(storage, request.study)
+    reading = ledger.read_ledger(storage, request.study)
     if reading is None:
         raise StudyError(
             f"{folder.path} is a study that its ledger {without_password(storage)} does not hold;"
             " bring the ledger back, or name it with --storage"
         )
-    confirmed = confirmation.read(folder, storage, request, reading.records)
-    choice = None if confirmed is None or trial is not None else confirmation.winner(confirmed)
-    record, why = choose(reading.records, trial, request.planned_trials, confirmed, choice)
+    confirmed = confirmation.read_confirmation(folder, storage, request, reading.records)
+    choice = (
+        None if confirmed is None or trial is not None else confirmation.confirmed_winner(confirmed)
+    )
+    record, why = choose_trial(reading.records, trial, request.planned_trials, confirmed, choice)
     best_epoch = (record.best_epoch or 1) if choice is None else choice.epoch
     changed = _changes(overrides, record, on, best_epoch)
     weights = _weights(
@@ -174,7 +176,7 @@ def make_plan(
         )
     if on == "train":
         split(dataset, config.data)
-    return Plan(
+    return RetrainingPlan(
         folder=folder,
         request=request,
         identity=reading.identity,
@@ -204,7 +206,7 @@ def _threads_of_trials(description: Mapping[str, Any]) -> int:
         ) from None
 
 
-def choose(
+def choose_trial(
     records: Sequence[TrialRecord],
     trial: int | None,
     planned: int,
@@ -358,10 +360,10 @@ def _weights(
 
     Raises BadRequest, also where a file of the search has other content now.
     """
-    file = pretrained.find(model)
+    file = pretrained.find_weights(model)
     if file is None:
         return None
-    weights = pretrained.read(file)
+    weights = pretrained.read_weights(file)
     known = facts.get("weights", {}).get(
         weights_key(model)
     )  # None for weights that the search did not use

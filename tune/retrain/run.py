@@ -47,7 +47,7 @@ from core.prediction.choice import Evaluated
 from core.prediction.submission import CocoResult
 from core.prediction.trained_model import TrainedModel
 from core.training.trial import EpochReport, Trial
-from tune.retrain.plan import Plan
+from tune.retrain.plan import RetrainingPlan
 from tune.store.folder import match_table_path
 from tune.study.progress import Steps
 from tune.tracking.mlflow_runs import Retraining, Trouble, show_retraining, trouble_of
@@ -81,7 +81,7 @@ class Outcome:
     shown: Retraining
 
 
-def run(plan: Plan, console: Console, device: str = "auto") -> Outcome:
+def retrain(plan: RetrainingPlan, console: Console, device: str = "auto") -> Outcome:
     """Retrain, or continue a retraining, and write `best/`. Raises CellTuneError."""
     with plan.folder.retrain_lock(), _memory(plan):
         _recover(plan.folder.best)
@@ -169,7 +169,7 @@ def _submit(
     return tested
 
 
-def show(plan: Plan, outcome: Outcome) -> str | Trouble:
+def show(plan: RetrainingPlan, outcome: Outcome) -> str | Trouble:
     """Show a retraining in MLflow; returns the model's address in its registry, or why MLflow
     did not take the model.
 
@@ -184,7 +184,7 @@ def show(plan: Plan, outcome: Outcome) -> str | Trouble:
 
 
 @contextlib.contextmanager
-def _memory(plan: Plan) -> Iterator[None]:
+def _memory(plan: RetrainingPlan) -> Iterator[None]:
     """Turn a lack of memory, for which torch on a CPU raises a plain RuntimeError, into
     OutOfMemoryError.
     """
@@ -204,7 +204,7 @@ def _memory(plan: Plan) -> Iterator[None]:
         ) from error
 
 
-def _train(plan: Plan, console: Console, device: str) -> Trial:
+def _train(plan: RetrainingPlan, console: Console, device: str) -> Trial:
     """Train to the last epoch, from a checkpoint if there is one; returns the trial."""
     helpers = min(len(os.sched_getaffinity(0)) - 1, MAX_WORKERS)
     trial = Trial(
@@ -250,7 +250,9 @@ def _line(report: EpochReport, epochs: int) -> str:
     )
 
 
-def _evaluate(plan: Plan, trained: TrainedModel, trial: Trial, console: Console) -> list[Evaluated]:
+def _evaluate(
+    plan: RetrainingPlan, trained: TrainedModel, trial: Trial, console: Console
+) -> list[Evaluated]:
     """The model's scores on its validation images, with its own settings of prediction first,
     then each candidate's.
     """
@@ -260,7 +262,7 @@ def _evaluate(plan: Plan, trained: TrainedModel, trial: Trial, console: Console)
         return prediction_choice.evaluate(trained, samples, candidates, steps.at)
 
 
-def _evaluate_winner(plan: Plan, console: Console, device: str) -> list[Evaluated]:
+def _evaluate_winner(plan: RetrainingPlan, console: Console, device: str) -> list[Evaluated]:
     """The scores of the search's own model with each candidate, since no image is left where
     every image trains.
 
@@ -277,14 +279,14 @@ def _evaluate_winner(plan: Plan, console: Console, device: str) -> list[Evaluate
     return [] if kept is None else _evaluate(plan, kept, trial, console)
 
 
-def _matches_of_search(plan: Plan) -> MatchTable | None:
+def _matches_of_search(plan: RetrainingPlan) -> MatchTable | None:
     """The match table of the trial's best epoch in the search; None if it is missing."""
     path = match_table_path(plan.folder.trial(plan.record.id), plan.record.best_epoch or 0)
     return MatchTable.load(path) if path.exists() else None
 
 
 def _metrics(
-    plan: Plan, trial: Trial, evaluated: Sequence[Evaluated], chosen: Evaluated | None
+    plan: RetrainingPlan, trial: Trial, evaluated: Sequence[Evaluated], chosen: Evaluated | None
 ) -> dict[str, Any]:
     record, best = plan.record, trial.best
     assert best is not None
@@ -463,7 +465,9 @@ def _recover(folder: Path) -> None:
         old.rename(folder)
 
 
-def _shown(plan: Plan, trial: Trial, trained: TrainedModel, metrics: dict[str, Any]) -> Retraining:
+def _shown(
+    plan: RetrainingPlan, trial: Trial, trained: TrainedModel, metrics: dict[str, Any]
+) -> Retraining:
     validation = metrics["validation"] or {}
     numbers = {
         name: validation[name]

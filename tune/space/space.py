@@ -57,7 +57,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Row:
+class VariantRepeat:
     """One trial of a study of variants.
 
     name     the variant's name, the same for all its repeats
@@ -112,7 +112,7 @@ class SearchSpace:
         """
         return TrialConfig.from_settings({**self.fixed, **params}, place)
 
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[VariantRepeat, ...]:
         """The trials of a study of variants.
 
         The first repeats of all variants come before any second one, so a study that is cut short
@@ -120,7 +120,7 @@ class SearchSpace:
         """
         folds = int(self.value("data.folds", {}))
         return tuple(
-            Row(
+            VariantRepeat(
                 variant.name,
                 self.resolve({**variant.settings, **repeat}, variant.name),
                 dict(variant.settings),

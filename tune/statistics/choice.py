@@ -48,7 +48,7 @@ Tables = Mapping[str, Sequence[Sequence[Callable[[], MatchTable]]]]
 """Candidates by name; for each a function that loads the match table of [repeat][epoch]."""
 
 
-def choose(
+def choose_winner(
     candidates: Tables,
     max_dets: int | None,
     units_of: Callable[[Sequence[str]], Sequence[str]] | None = None,

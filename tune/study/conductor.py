@@ -39,10 +39,10 @@ from tune.redaction import without_password
 from tune.store.folder import FORMAT
 from tune.study import confirmation
 from tune.study.plan import (
-    Plan,
-    facts_of,
+    StudyPlan,
     refuse_other_facts,
     searched_settings,
+    study_facts,
     tags_of,
     weights_key,
 )
@@ -100,7 +100,7 @@ def make_core_trial(
     )
 
 
-def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -> bool:
+def run_study(plan: StudyPlan, console: Console, make_trial: MakeTrial = make_core_trial) -> bool:
     """Run a study, or continue it; True if it is finished, False if it was interrupted or its
     time is up.
 
@@ -115,8 +115,8 @@ def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -
         None if plan.options.time_budget is None else time.monotonic() + plan.options.time_budget
     )
     with _files_in_one_sentence(), plan.folder.driver_lock(), _claimed(plan) as ledger:
-        weights = {key: pretrained.read(file) for key, file in plan.weights.items()}
-        facts = facts_of(plan.request, plan.data) | {
+        weights = {key: pretrained.read_weights(file) for key, file in plan.weights.items()}
+        facts = study_facts(plan.request, plan.data) | {
             "weights": {key: [base.sha256, base.stride_in_1x1] for key, base in weights.items()}
         }
         refuse_other_facts(ledger.facts, facts, plan.folder)
@@ -135,7 +135,7 @@ def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -
                 return True
             confirming = Ledger(plan.storage, confirmation.request_of(plan.request), points)
             refuse_other_facts(confirming.facts, facts, plan.folder)
-            confirming.remember(facts | confirmation.facts_of(plan.request, repeats))
+            confirming.remember(facts | confirmation.confirmation_facts(plan.request, repeats))
             _run_phase(
                 plan,
                 _confirm_phase(plan, ledger, confirming),
@@ -147,7 +147,7 @@ def run(plan: Plan, console: Console, make_trial: MakeTrial = make_core_trial) -
             return confirming.finished
 
 
-def _at_the_same_time(plan: Plan) -> AbstractContextManager[None]:
+def _at_the_same_time(plan: StudyPlan) -> AbstractContextManager[None]:
     """NVIDIA's service for the time of the block, where trials share a GPU and the request asks
     for it.
     """
@@ -159,7 +159,7 @@ def _at_the_same_time(plan: Plan) -> AbstractContextManager[None]:
     )
 
 
-def _packed(plan: Plan, weights: Mapping[str, BaseWeights], console: Console) -> Plan:
+def _packed(plan: StudyPlan, weights: Mapping[str, BaseWeights], console: Console) -> StudyPlan:
     """The plan with as many trials on a GPU as fit, where the request says `auto` and this
     machine has a GPU.
 
@@ -219,7 +219,7 @@ class _Phase:
     followed: Callable[[], bool]
 
 
-def _search_phase(plan: Plan, ledger: Ledger) -> _Phase:
+def _search_phase(plan: StudyPlan, ledger: Ledger) -> _Phase:
     request = plan.request
     stops = request.stop_early.rule != "none"
 
@@ -246,7 +246,7 @@ def _search_phase(plan: Plan, ledger: Ledger) -> _Phase:
     )
 
 
-def _confirm_phase(plan: Plan, claimed: Ledger, ledger: Ledger) -> _Phase:
+def _confirm_phase(plan: StudyPlan, claimed: Ledger, ledger: Ledger) -> _Phase:
     return _Phase(
         name="confirm",
         ledger=ledger,
@@ -260,7 +260,7 @@ def _confirm_phase(plan: Plan, claimed: Ledger, ledger: Ledger) -> _Phase:
 
 
 def _run_phase(
-    plan: Plan,
+    plan: StudyPlan,
     phase: _Phase,
     deadline: float | None,
     console: Console,
@@ -293,7 +293,7 @@ def _run_phase(
 
 
 @contextlib.contextmanager
-def _claimed(plan: Plan) -> Iterator[Ledger]:
+def _claimed(plan: StudyPlan) -> Iterator[Ledger]:
     """The study's ledger, claimed by this process for the time of the block."""
     ledger = Ledger(plan.storage, plan.request)
     ledger.claim()
@@ -327,7 +327,7 @@ class _Conductor:
     """
 
     def __init__(
-        self, plan: Plan, phase: _Phase, progress: Progress, deadline: float | None
+        self, plan: StudyPlan, phase: _Phase, progress: Progress, deadline: float | None
     ) -> None:
         self._plan, self._phase, self._progress, self._deadline = plan, phase, progress, deadline
         self._ledger = phase.ledger
@@ -556,7 +556,7 @@ class _Conductor:
                 self._without_weights.add(record.id)
 
 
-def describe(plan: Plan) -> None:
+def describe(plan: StudyPlan) -> None:
     """Write study.json; the date of its creation stays that of the first time."""
     folder = plan.folder
     created = (

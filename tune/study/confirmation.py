@@ -36,7 +36,7 @@ from tune.ledger import ledger
 from tune.ledger.ledger import Point, State, TrialRecord, best_of
 from tune.request.request import SearchOptions, StopEarly, StudyRequest
 from tune.space.space import BY_REPEAT, SearchSpace
-from tune.statistics.choice import Choice, choose
+from tune.statistics.choice import Choice, choose_winner
 from tune.store.folder import StudyFolder, match_table_path
 from tune.study.learned import nothing_learned
 
@@ -287,7 +287,7 @@ def request_of(request: StudyRequest) -> StudyRequest:
     )
 
 
-def facts_of(request: StudyRequest, repeats: Sequence[Repeat]) -> dict[str, Any]:
+def confirmation_facts(request: StudyRequest, repeats: Sequence[Repeat]) -> dict[str, Any]:
     """The facts of a confirmation beside those that it shares with the search, as JSON types."""
     note = shortage(request, repeats)
     asked = request.confirm.model_dump()
@@ -300,14 +300,16 @@ def facts_of(request: StudyRequest, repeats: Sequence[Repeat]) -> dict[str, Any]
     }
 
 
-def read(
+def read_confirmation(
     folder: StudyFolder, storage: str, request: StudyRequest, search_records: Sequence[TrialRecord]
 ) -> Confirmation | None:
     """Read the confirmation of a study as it stands, also while it runs; None if there is none.
 
     Writes nothing.
     """
-    reading = ledger.read(storage, request_of(request).study) if request.confirm.top else None
+    reading = (
+        ledger.read_ledger(storage, request_of(request).study) if request.confirm.top else None
+    )
     known = None if reading is None else reading.facts.get("confirm")
     if reading is None or known is None:
         return None
@@ -370,7 +372,7 @@ def _matches(folder: StudyFolder, record: TrialRecord) -> tuple[Path, ...]:
     return tuple(match_table_path(folder.confirm_trial(record.id), epoch) for epoch in epochs)
 
 
-def winner(confirmation: Confirmation) -> Choice | None:
+def confirmed_winner(confirmation: Confirmation) -> Choice | None:
     """The winner, its epoch and its corrected score; None before the confirmation has ended, or
     if it confirmed none.
 
@@ -379,7 +381,7 @@ def winner(confirmation: Confirmation) -> Choice | None:
     if not confirmation.finished or not confirmation.confirmed:
         return None
     settings = confirmation.confirmed[0].candidate.trial.settings
-    return choose(
+    return choose_winner(
         {
             one.candidate.name: [
                 [functools.partial(MatchTable.load, path) for path in paths]

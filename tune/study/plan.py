@@ -57,7 +57,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """A request that was checked against the data, the weights and the machine, and can start.
 
     weights   the files of pretrained weights, by `weights_key`
@@ -105,7 +105,7 @@ class Plan:
         return tracking_of(self.options)
 
 
-def make_plan(request: StudyRequest, options: Options) -> Plan:
+def plan_study(request: StudyRequest, options: Options) -> StudyPlan:
     """Check a request against data, weights, machine and ledger.
 
     Raises BadRequest for the first problem.
@@ -113,17 +113,19 @@ def make_plan(request: StudyRequest, options: Options) -> Plan:
     Nothing is started. Pretrained weights that are on no disk are downloaded into torch's cache;
     nothing else is written.
     """
-    plan, problems = check(request, options)
+    plan, problems = check_request(request, options)
     if plan is None:
         raise problems[0]
     # Weights are downloaded only when nothing else is wrong.
-    pretrained.fetch(file.missing for file in plan.weights.values() if file.missing)
+    pretrained.fetch_weights(file.missing for file in plan.weights.values() if file.missing)
     return replace(
         plan, weights={key: replace(file, missing=None) for key, file in plan.weights.items()}
     )
 
 
-def check(request: StudyRequest, options: Options) -> tuple[Plan | None, Sequence[BadRequest]]:
+def check_request(
+    request: StudyRequest, options: Options
+) -> tuple[StudyPlan | None, Sequence[BadRequest]]:
     """The plan of a request, or everything that is wrong with it.
 
     Downloads nothing and writes nothing.
@@ -146,7 +148,7 @@ def check(request: StudyRequest, options: Options) -> tuple[Plan | None, Sequenc
         problems.append(error)
     for model in _model_configs(request.space):
         try:
-            file = pretrained.find(model, download=False)
+            file = pretrained.find_weights(model, download=False)
         except BadRequest as error:
             problems.append(error)
         else:
@@ -166,13 +168,13 @@ def check(request: StudyRequest, options: Options) -> tuple[Plan | None, Sequenc
                 f"{folder.path} is a study that its ledger {ledger} does not hold; "
                 "bring the ledger back, or give this search another --study name"
             )
-        refuse_other_facts(before, facts_of(request, data), folder)
-        grown = growth(before or {}, facts_of(request, data))
+        refuse_other_facts(before, study_facts(request, data), folder)
+        grown = growth(before or {}, study_facts(request, data))
     except BadRequest as error:
         problems.append(error)
     if problems or data is None or machine is None or resources is None:
         return None, problems
-    return Plan(request, options, data, weights, machine, resources, tuple(grown)), problems
+    return StudyPlan(request, options, data, weights, machine, resources, tuple(grown)), problems
 
 
 def _resources(request: StudyRequest, options: Options, machine: Machine) -> TrialResources:
@@ -184,7 +186,7 @@ def _resources(request: StudyRequest, options: Options, machine: Machine) -> Tri
             " start the service on its nodes, and leave resources.mps out"
         )
     if wanted.mps and resources.gpus:
-        mps.check()
+        mps.check_service()
     return resources
 
 
@@ -267,7 +269,7 @@ def _models(space: SearchSpace) -> Iterator[ModelConfig]:
             yield TrialConfig.from_settings(dict(zip(values, combination, strict=True))).model
 
 
-def facts_of(request: StudyRequest, data: Dataset | None) -> dict[str, Any]:
+def study_facts(request: StudyRequest, data: Dataset | None) -> dict[str, Any]:
     """The facts that all trials of a study must have in common for their scores to be compared,
     as JSON types.
     """

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core.errors import StorageError, StudyError
-from tune.ledger.ledger import Ledger, read
+from tune.ledger.ledger import Ledger, read_ledger
 from tune.redaction import without_password
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder
@@ -34,9 +34,9 @@ def rebuild_tracking(options: Options, study: str) -> tuple[int, int, Destinatio
             raise StudyError(f"{folder.path} has no trials yet; there is nothing to show")
         phases: list[tuple[str, Ledger, Callable[[int], Path]]] = [("search", ledger, folder.trial)]
         confirming = confirmation.request_of(request)
-        if read(storage, confirming.study) is not None:
+        if read_ledger(storage, confirming.study) is not None:
             phases.append(("confirm", Ledger(storage, confirming), folder.confirm_trial))
-        confirmed = confirmation.read(folder, storage, request, ledger.records)
+        confirmed = confirmation.read_confirmation(folder, storage, request, ledger.records)
         finished = ledger.finished and (confirmed is None or confirmed.finished)
         tags = tags_of(request, description["data"]["fingerprint"])
         runs: list[tuple[Ledger, int, str]] = []

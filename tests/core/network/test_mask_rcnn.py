@@ -26,7 +26,7 @@ from core.network.detectors import DETECTORS, IMAGENET_MEAN
 from core.network.frozen_norm import FrozenBatchNorm
 from core.network.mask_rcnn import MaskRCNN
 from core.network.roi_heads import MaskBranch
-from core.network.weights import FILE_WITHOUT_EPSILON, BaseWeights, WeightsFile, read
+from core.network.weights import FILE_WITHOUT_EPSILON, BaseWeights, WeightsFile, read_weights
 from core.sample import MaskCrop, Target
 
 CLASSES = 4
@@ -773,7 +773,7 @@ def test_without_a_declaration_the_stride_is_torchvision_s() -> None:
 
 @pytest.mark.skipif(not REAL_WEIGHTS.exists(), reason=f"{REAL_WEIGHTS} is not there")
 def test_real_weights_load_and_stride_as_they_were_trained() -> None:
-    weights = read(WeightsFile(REAL_WEIGHTS, "file"))
+    weights = read_weights(WeightsFile(REAL_WEIGHTS, "file"))
     check_stride(
         weights, settings(backbone="resnet50", weights=str(REAL_WEIGHTS), stride_in_1x1=True)
     )

@@ -16,7 +16,7 @@ from torchvision import models
 from core.config import ModelConfig
 from core.errors import WeightsError
 from core.network import weights
-from core.network.weights import Source, WeightsFile, fetch, find, read
+from core.network.weights import Source, WeightsFile, fetch_weights, find_weights, read_weights
 
 IMAGENET_FILES = {
     "resnet18": "resnet18-f37072fd.pth",
@@ -79,7 +79,7 @@ def test_imagenet_is_the_first_recipe_of_the_backbone_for_both_detectors(
     config = ModelConfig.model_validate(
         {"backbone": backbone, "detector": detector, "weights": "imagenet"}
     )
-    assert find(config, tmp_path / "folder") == WeightsFile(path, "imagenet")
+    assert find_weights(config, tmp_path / "folder") == WeightsFile(path, "imagenet")
 
 
 @pytest.mark.parametrize("detector", COCO_FILES)
@@ -89,18 +89,20 @@ def test_auto_is_coco_of_the_detector_for_resnet50(
 ) -> None:
     path = put(tmp_path / "folder", COCO_FILES[detector])
     config = ModelConfig.model_validate({"detector": detector, "weights": asked})
-    assert find(config, tmp_path / "folder") == WeightsFile(path, "coco")
+    assert find_weights(config, tmp_path / "folder") == WeightsFile(path, "coco")
 
 
 def test_auto_is_imagenet_for_every_other_backbone(tmp_path: Path) -> None:
     for backbone in set(IMAGENET_FILES) - {"resnet50"}:
         path = put(tmp_path / "folder", IMAGENET_FILES[backbone])
-        found = find(ModelConfig.model_validate({"backbone": backbone}), tmp_path / "folder")
+        found = find_weights(
+            ModelConfig.model_validate({"backbone": backbone}), tmp_path / "folder"
+        )
         assert found == WeightsFile(path, "imagenet")
 
 
 def test_none_is_no_file() -> None:
-    assert find(ModelConfig(weights="none")) is None
+    assert find_weights(ModelConfig(weights="none")) is None
 
 
 def test_places_are_looked_in_from_the_nearest_to_the_farthest(
@@ -117,7 +119,7 @@ def test_places_are_looked_in_from_the_nearest_to_the_farthest(
     ]
     for place in places:
         path = put(place, name)
-        found = find(config, tmp_path / "given")
+        found = find_weights(config, tmp_path / "given")
         assert found is not None
         assert found.path.resolve() == path.resolve()
 
@@ -126,7 +128,7 @@ def test_what_is_nowhere_and_cannot_be_downloaded_is_named_with_the_place_for_it
     tmp_path: Path,
 ) -> None:
     with pytest.raises(WeightsError) as caught:
-        find(ModelConfig(), tmp_path / "folder")
+        find_weights(ModelConfig(), tmp_path / "folder")
     message = str(caught.value)
     assert "\n" not in message
     for part in (
@@ -152,13 +154,13 @@ def test_one_sentence_names_all_missing_files_with_address_size_checksum_and_pla
     files = [
         found
         for config in asked
-        if (found := find(config, tmp_path / "folder", download=False)) is not None
+        if (found := find_weights(config, tmp_path / "folder", download=False)) is not None
     ]
     assert [file.missing is None for file in files] == [
         backbone == "resnet34" for backbone in backbones
     ]
     with pytest.raises(WeightsError) as caught:
-        fetch([file.missing for file in files if file.missing], tmp_path / "folder")
+        fetch_weights([file.missing for file in files if file.missing], tmp_path / "folder")
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith("4 files of pretrained weights are in none of ")
@@ -220,7 +222,7 @@ def test_a_path_that_is_no_weights_file_is_refused_with_the_choices(name: str) -
     with pytest.raises(
         WeightsError, match=rf"auto, coco, imagenet, none, or the path .*'{name}' is"
     ):
-        find(ModelConfig(weights=name))
+        find_weights(ModelConfig(weights=name))
 
 
 # WEIGHTS.json
@@ -242,7 +244,7 @@ def test_weights_json_declares_the_stride_of_all_files_or_of_each(
 ) -> None:
     path = put(Path("somewhere"), "mine.pth")
     (path.parent / "WEIGHTS.json").write_text(json.dumps(content))
-    assert find(ModelConfig(weights=str(path))) == WeightsFile(path, "file", declared)
+    assert find_weights(ModelConfig(weights=str(path))) == WeightsFile(path, "file", declared)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +256,7 @@ def test_a_wrong_weights_json_is_named(content: str) -> None:
     path = put(Path("somewhere"), "mine.pth")
     (path.parent / "WEIGHTS.json").write_text(content)
     with pytest.raises(WeightsError, match=r"somewhere/WEIGHTS\.json must"):
-        find(ModelConfig(weights=str(path)))
+        find_weights(ModelConfig(weights=str(path)))
 
 
 def test_a_declared_stride_without_bottlenecks_is_refused() -> None:
@@ -263,7 +265,7 @@ def test_a_declared_stride_without_bottlenecks_is_refused() -> None:
     with pytest.raises(
         WeightsError, match=r"WEIGHTS\.json declares stride_in_1x1 for mine\.pth.*resnet18"
     ):
-        find(ModelConfig(weights=str(path), backbone="resnet18"))
+        find_weights(ModelConfig(weights=str(path), backbone="resnet18"))
 
 
 # What is in it
@@ -280,7 +282,7 @@ def test_every_form_is_read_to_the_same_arrays(
         safetensors.torch.save_file(tensors, path)
     else:
         torch.save({nested: tensors, "optimizer": {"lr": 0.1}} if nested else tensors, path)
-    base = read(WeightsFile(path, "file", stride_in_1x1=True))
+    base = read_weights(WeightsFile(path, "file", stride_in_1x1=True))
     assert base.tensors.keys() == tensors.keys()
     for name, value in tensors.items():
         assert base.tensors[name].dtype == (
@@ -298,7 +300,7 @@ def test_every_precision_becomes_float32(dtype: torch.dtype, tmp_path: Path) -> 
         for name, value in resnet_tensors().items()
     }
     torch.save(tensors, tmp_path / "half.pth")
-    base = read(WeightsFile(tmp_path / "half.pth", "file"))
+    base = read_weights(WeightsFile(tmp_path / "half.pth", "file"))
     assert base.tensors["conv1.weight"].dtype == np.float32
     assert np.array_equal(base.tensors["conv1.weight"], tensors["conv1.weight"].float().numpy())
 
@@ -311,7 +313,7 @@ def test_only_the_coco_weights_without_an_epsilon_set_it_to_zero(tmp_path: Path)
         ("mine.pth", 1e-5),
     ):
         torch.save(tensors, tmp_path / name)
-        base = read(WeightsFile(tmp_path / name, "file"))
+        base = read_weights(WeightsFile(tmp_path / name, "file"))
         assert base.whole
         assert base.norm_eps == epsilon
 
@@ -329,7 +331,7 @@ class Opener:
 def test_nothing_but_tensors_is_unpickled(tmp_path: Path) -> None:
     torch.save({"conv1.weight": Opener(str(tmp_path / "opened"))}, tmp_path / "evil.pth")
     with pytest.raises(WeightsError, match=r"evil\.pth is torn, or holds more than tensors"):
-        read(WeightsFile(tmp_path / "evil.pth", "file"))
+        read_weights(WeightsFile(tmp_path / "evil.pth", "file"))
     assert not (tmp_path / "opened").exists()
 
 
@@ -344,7 +346,7 @@ def test_a_torn_file_is_named(length: int, form: str, tmp_path: Path) -> None:
         safetensors.torch.save_file(tensors, path)
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(WeightsError, match=rf"torn\{form} is torn"):
-        read(WeightsFile(path, "file"))
+        read_weights(WeightsFile(path, "file"))
 
 
 @pytest.mark.parametrize(
@@ -367,21 +369,21 @@ def test_a_torn_file_is_named(length: int, form: str, tmp_path: Path) -> None:
 def test_a_file_of_something_else_is_named(content: Any, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match=message) as caught:
-        read(WeightsFile(tmp_path / "other.pth", "file"))
+        read_weights(WeightsFile(tmp_path / "other.pth", "file"))
     assert "other.pth" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_file_that_has_gone_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"gone\.pth cannot be read"):
-        read(WeightsFile(tmp_path / "gone.pth", "file"))
+        read_weights(WeightsFile(tmp_path / "gone.pth", "file"))
 
 
 @pytest.mark.skipif(not REAL_WEIGHTS.exists(), reason=f"{REAL_WEIGHTS} is not there")
 def test_real_half_precision_weights_are_read() -> None:
-    file = find(ModelConfig(weights=str(REAL_WEIGHTS)))
+    file = find_weights(ModelConfig(weights=str(REAL_WEIGHTS)))
     assert file is not None
-    base = read(file)
+    base = read_weights(file)
     assert base.tensors["layer4.2.conv3.weight"].shape == (2048, 512, 1, 1)
     assert {array.dtype for array in base.tensors.values()} == {
         np.dtype(np.float32),

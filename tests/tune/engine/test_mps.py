@@ -26,7 +26,7 @@ from tune.engine.mps import LOGS, PIPES, PROGRAM, multi_process_service
 from tune.ledger.ledger import Ledger, State
 from tune.request.file import from_document
 from tune.study import conductor as study
-from tune.study.plan import Options, Plan, check
+from tune.study.plan import Options, StudyPlan, check_request
 
 SPACE: dict[str, Any] = {
     "study": "shared",
@@ -243,7 +243,7 @@ def test_where_there_is_no_such_program_a_search_with_gpus_is_refused_before_it_
     monkeypatch.setattr(mps, "MACHINE_WIDE", tmp_path / "nowhere")
     monkeypatch.delenv(PIPES, raising=False)
     request = from_document({**SPACE, "resources": {"mps": True}}, "test")
-    plan, problems = check(request, Options(tmp_path))
+    plan, problems = check_request(request, Options(tmp_path))
     assert plan is None
     assert [str(problem) for problem in problems] == [
         f"resources.mps true needs NVIDIA's {PROGRAM}, which is not on the PATH; it comes with the"
@@ -257,7 +257,7 @@ def test_without_gpus_nobody_asks_for_the_program(
     monkeypatch.setattr(Machine, "here", lambda: Machine((Node(2, 0),)))
     monkeypatch.setenv("PATH", str(tmp_path))
     request = from_document({**SPACE, "resources": {"mps": True}}, "test")
-    assert not check(request, Options(tmp_path))[1]
+    assert not check_request(request, Options(tmp_path))[1]
 
 
 def test_the_service_is_not_for_a_cluster_whose_nodes_are_elsewhere(
@@ -265,7 +265,7 @@ def test_the_service_is_not_for_a_cluster_whose_nodes_are_elsewhere(
 ) -> None:
     monkeypatch.setattr(executor, "cluster", lambda address: Machine((Node(2, 1),), address))
     request = from_document({**SPACE, "resources": {"mps": True}}, "test")
-    _, problems = check(request, Options(tmp_path, address="10.0.0.1:6379"))
+    _, problems = check_request(request, Options(tmp_path, address="10.0.0.1:6379"))
     assert [str(problem) for problem in problems] == [
         "resources.mps true is for the GPUs of this machine, and --address names a cluster; start"
         " the service on its nodes, and leave resources.mps out"
@@ -293,11 +293,11 @@ def test_the_workers_of_a_search_whose_trials_share_a_gpu_find_one_service_for_a
     seen = tmp_path / "seen"
     seen.mkdir()
     document = {**SPACE, "resources": {"mps": asked}}
-    plan = Plan(
+    plan = StudyPlan(
         from_document(document, "test"), Options(tmp_path / "results"), datasets.load("synthetic"),
         {}, Machine((Node(2, 1),)), TrialResources(1, share, round(1 / share)),
     )  # fmt: skip
-    study.run(plan, Console(quiet=True), Finds(seen))
+    study.run_study(plan, Console(quiet=True), Finds(seen))
     found = {path.read_text() for path in seen.iterdir()}
     assert len(list(seen.iterdir())) == 4
     assert {record.state for record in Ledger(plan.storage, plan.request).records} == {State.FAIL}
@@ -332,11 +332,11 @@ def test_who_lost_the_gpu_with_others_has_it_alone_in_the_next_attempt(
     seen = tmp_path / "seen"
     seen.mkdir()
     document = {**SPACE, "resources": {"mps": asked}, "search": {**SPACE["search"], "trials": 2}}
-    plan = Plan(
+    plan = StudyPlan(
         from_document(document, "test"), Options(tmp_path / "results"), datasets.load("synthetic"),
         {}, Machine((Node(2, 1),)), TrialResources(1, 0.5, 2),
     )  # fmt: skip
-    study.run(plan, Console(quiet=True), LosesTheGPU(seen))
+    study.run_study(plan, Console(quiet=True), LosesTheGPU(seen))
     shares = {path.name: path.read_text() for path in seen.iterdir()}
     assert shares == {"0-1": "0.5", "1-1": "0.5", "0-2": next_share, "1-2": next_share}
     assert {record.lost for record in Ledger(plan.storage, plan.request).records} == {1}

@@ -30,7 +30,7 @@ from tune.ledger.ledger import (
     best_of,
     importances,
     preview,
-    read,
+    read_ledger,
     remembered_facts,
 )
 from tune.request.file import from_document
@@ -145,7 +145,7 @@ def test_the_reason_of_a_stopped_trial_says_by_which_rule_it_ended(url: str) -> 
 
 
 def read_reasons(url: str) -> tuple[TrialRecord, ...]:
-    reading = read(url, "law")
+    reading = read_ledger(url, "law")
     assert reading is not None
     return reading.records
 
@@ -588,12 +588,12 @@ def test_a_driver_of_another_machine_is_believed_as_long_as_it_is_heard_of(url: 
 
 
 def test_a_ledger_is_read_beside_the_one_that_writes_it(url: str) -> None:
-    assert read(url, "law") is None
+    assert read_ledger(url, "law") is None
     ledger = Ledger(url, request(SPACE))
     ledger.remember({"request": {"a": 1}})
     run_epochs(ledger, ledger.next(), 0.5)  # type: ignore[arg-type]
     running = ledger.next()
-    reading = read(url, "law")
+    reading = read_ledger(url, "law")
     assert reading is not None
     assert (reading.identity, reading.facts, reading.records) == (
         ledger.identity,
@@ -658,7 +658,7 @@ def test_a_ledger_with_a_damaged_table_is_one_sentence_for_whoever_reads_it(
     content[(page - 1) * size : page * size] = b"\7" * size
     path.write_bytes(content)
     said = []
-    for look in (read, remembered_facts, importances, lambda url, _: Ledger(url, asked)):
+    for look in (read_ledger, remembered_facts, importances, lambda url, _: Ledger(url, asked)):
         try:
             look(url, asked.study)  # what does not read the table is none the worse
         except StorageError as error:

@@ -27,7 +27,7 @@ from tune.report.findings import Findings, find
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder, match_table_path
 from tune.study import conductor as study
-from tune.study.plan import Options, check, facts_of
+from tune.study.plan import Options, check_request, study_facts
 
 SPACE = {
     "study": "seen",
@@ -50,11 +50,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyFolder, Data
     data = synthetic.make(images=8, side=64)
     synthetic.write_hw3(data, place / "cells")
     request = from_document({**SPACE, "data": str(place / "cells")}, "test")
-    plan, problems = check(request, Options(place / "results"))
+    plan, problems = check_request(request, Options(place / "results"))
     assert plan is not None, problems
     plan.folder.path.mkdir(parents=True)
     ledger = Ledger(plan.storage, request)
-    ledger.remember(facts_of(request, plan.data))
+    ledger.remember(study_facts(request, plan.data))
     study.describe(plan)
     record = ledger.next()
     assert record is not None

@@ -25,14 +25,14 @@ from tune.ledger import ledger
 from tune.ledger.ledger import Ledger, State, TrialRecord
 from tune.report import rows
 from tune.report.findings import Findings, find
-from tune.report.trial_scores import Trial
+from tune.report.trial_scores import ScoredTrial
 from tune.request.file import from_document
-from tune.request.request import attributions
+from tune.request.request import variant_attributions
 from tune.statistics.certainty import Scored, compare_all
 from tune.store.folder import StudyFolder, match_table_path
 from tune.study import conductor as study
 from tune.study import confirmation
-from tune.study.plan import Options, Plan
+from tune.study.plan import Options, StudyPlan
 from tune.tables import Table
 
 EPOCHS = 2
@@ -50,9 +50,9 @@ def table_of(quality: float, *stream: int) -> MatchTable:
     return evaluate(np.random.default_rng(stream), IMAGES, quality)
 
 
-def plan_of(results: Path, document: Mapping[str, Any]) -> Plan:
+def plan_of(results: Path, document: Mapping[str, Any]) -> StudyPlan:
     request = from_document({"study": "s", "data": "synthetic", **document}, "test")
-    return Plan(
+    return StudyPlan(
         request,
         Options(results),
         datasets.load("synthetic"),
@@ -70,7 +70,7 @@ def report_of(epoch: int, table: MatchTable) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def begin(results: Path, document: Mapping[str, Any]) -> tuple[Plan, Ledger]:
+def begin(results: Path, document: Mapping[str, Any]) -> tuple[StudyPlan, Ledger]:
     plan = plan_of(results, document)
     plan.folder.path.mkdir(parents=True)
     study.describe(plan)
@@ -78,7 +78,7 @@ def begin(results: Path, document: Mapping[str, Any]) -> tuple[Plan, Ledger]:
 
 
 def train(
-    plan: Plan,
+    plan: StudyPlan,
     book: Ledger,
     record: TrialRecord,
     match: Match,
@@ -99,7 +99,7 @@ def train(
 
 def replay(
     results: Path, document: Mapping[str, Any], match: Match, trials: int | None = None
-) -> Plan:
+) -> StudyPlan:
     """Replay a study, or its first trials."""
     plan, book = begin(results, document)
     while (trials is None or len(book.records) < trials) and (record := book.next()) is not None:
@@ -107,7 +107,7 @@ def replay(
     return plan
 
 
-def found(plan: Plan) -> Findings:
+def found(plan: StudyPlan) -> Findings:
     return find(plan.folder, plan.storage)
 
 
@@ -142,17 +142,19 @@ def by_quality(record: TrialRecord, epoch: int) -> MatchTable:
 
 
 @pytest.fixture(scope="module")
-def variants(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def variants(tmp_path_factory: pytest.TempPathFactory) -> StudyPlan:
     return replay(tmp_path_factory.mktemp("variants"), VARIANTS, by_quality)
 
 
 @pytest.fixture(scope="module")
-def shown(variants: Plan) -> Findings:
+def shown(variants: StudyPlan) -> Findings:
     return found(variants)
 
 
-def test_every_number_of_the_main_table_is_the_ledger_s(variants: Plan, shown: Findings) -> None:
-    reading = ledger.read(variants.storage, "s")
+def test_every_number_of_the_main_table_is_the_ledger_s(
+    variants: StudyPlan, shown: Findings
+) -> None:
+    reading = ledger.read_ledger(variants.storage, "s")
     assert reading is not None
     rows = rows_of(shown, "methods")
     assert [row["method"] for row in rows] == list(VARIANTS["variants"])
@@ -169,7 +171,7 @@ def test_every_number_of_the_main_table_is_the_ledger_s(variants: Plan, shown: F
 
 
 def test_differences_are_those_of_the_match_tables_over_the_same_seeds(
-    variants: Plan, shown: Findings
+    variants: StudyPlan, shown: Findings
 ) -> None:
     scores: dict[str, dict[Any, Scored]] = {name: {} for name in VARIANTS["variants"]}
     for trial in shown.trials:
@@ -255,11 +257,11 @@ def test_a_confounded_winner_is_said_to_be_better_and_why_that_cannot_be_attribu
     )
 
 
-def test_what_differs_is_read_from_what_was_trained(variants: Plan, shown: Findings) -> None:
+def test_what_differs_is_read_from_what_was_trained(variants: StudyPlan, shown: Findings) -> None:
     """Defaults may have changed since: then the file says less than the ledger."""
     trained = {"Twin": {**shown.trials[1].record.settings, "optim.weight_decay": 0.5}}
     (found_so,) = [
-        one for one in attributions(variants.request.space, trained) if one.name == "Twin"
+        one for one in variant_attributions(variants.request.space, trained) if one.name == "Twin"
     ]
     assert [factor.name for factor in found_so.factors] == ["augmentation", "optimizer"]
     assert [factor.name for factor in shown.rows[1].factors] == ["augmentation"]
@@ -464,7 +466,7 @@ def test_of_equal_models_few_are_called_worse_than_the_best_of_them() -> None:
             settings = {"optim.epochs": 1, "seed": 0, "data.fold": 0}
             epochs = ({"epoch": 1, "ap50": scored.ap50, "seconds": 1.0},)
             record = TrialRecord(number, state=State.COMPLETE, settings=settings, epochs=epochs)
-            trials.append(Trial(record, "search", None, (), scored=scored))
+            trials.append(ScoredTrial(record, "search", None, (), scored=scored))
         alarms += any(row.verdict == "worse" for row in rows.rows_of(request, trials))
     assert alarms < 12
 
@@ -529,7 +531,7 @@ def test_a_cap_that_validation_images_of_the_best_trial_reached_is_said(tmp_path
     )
 
 
-def test_what_is_needed_to_repeat_a_study_is_said(variants: Plan, shown: Findings) -> None:
+def test_what_is_needed_to_repeat_a_study_is_said(variants: StudyPlan, shown: Findings) -> None:
     known = shown.provenance
     assert known["data fingerprint"] == variants.data.fingerprint
     assert known["seeds of the trials"] == "0, 1, 2"
@@ -557,20 +559,20 @@ def by_rate(record: TrialRecord, epoch: int) -> MatchTable:
 
 
 @pytest.fixture(scope="module")
-def sampled(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> StudyPlan:
     """A search, and the confirmation of its best two on two seeds each."""
     plan = replay(tmp_path_factory.mktemp("sampled"), SAMPLED, by_rate)
     request, repeats = plan.request, confirmation.fresh_repeats(plan.request, plan.data)
     points = confirmation.points(Ledger(plan.storage, request).records, request, repeats)
     book = Ledger(plan.storage, confirmation.request_of(request), points)
-    book.remember(confirmation.facts_of(request, repeats))
+    book.remember(confirmation.confirmation_facts(request, repeats))
     while (record := book.next()) is not None:
         train(plan, book, record, by_rate, folder=plan.folder.confirm_trial(record.id))
     return plan
 
 
 @pytest.fixture(scope="module")
-def said(sampled: Plan) -> Findings:
+def said(sampled: StudyPlan) -> Findings:
     return found(sampled)
 
 
@@ -596,7 +598,7 @@ def test_a_confirmed_winner_is_said_first_with_both_its_scores(said: Findings) -
 
 
 def test_effects_have_intervals_and_stand_beside_importances_that_add_up(
-    sampled: Plan, said: Findings
+    sampled: StudyPlan, said: Findings
 ) -> None:
     assert math.fsum(said.importances.values()) == pytest.approx(1)
     assert next(iter(said.importances)) == "optim.learning_rate"

@@ -136,7 +136,7 @@ def table(folder: StudyFolder, name: str) -> list[dict[str, str]]:
 
 
 def records(folder: StudyFolder) -> list[TrialRecord]:
-    reading = ledger.read(storage(folder), folder.path.name)
+    reading = ledger.read_ledger(storage(folder), folder.path.name)
     assert reading is not None
     return list(reading.records)
 
@@ -383,4 +383,4 @@ def test_a_data_set_that_was_named_must_be_there(
         == 2
     )
     with pytest.raises(BadRequest):
-        report.make(Options(Path(results)), StudyFolder(Path(results) / "nowhere"))
+        report.make_report(Options(Path(results)), StudyFolder(Path(results) / "nowhere"))

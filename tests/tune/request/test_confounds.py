@@ -15,7 +15,7 @@ from core.text import listed
 from tune.request import confounds
 from tune.request.confounds import BACKBONE, FACTORS, Attribution, differences
 from tune.request.file import load
-from tune.request.request import attributions
+from tune.request.request import variant_attributions
 
 SPACES = Path(__file__).parents[3] / "search_spaces"
 PLAIN = dict(SETTINGS)
@@ -245,7 +245,8 @@ def test_the_same_settings_under_another_name_differ_by_chance_alone() -> None:
 
 def shipped(name: str, *overrides: str) -> dict[str, Attribution]:
     return {
-        found.name: found for found in attributions(load(SPACES / f"{name}.yaml", overrides).space)
+        found.name: found
+        for found in variant_attributions(load(SPACES / f"{name}.yaml", overrides).space)
     }
 
 

@@ -17,7 +17,7 @@ from core.errors import CellTuneError, SettingError, SpaceError
 from tune.request.file import from_document, load, with_overrides
 from tune.request.request import Confirm, Resources, StopEarly, StudyRequest
 from tune.space.domains import Choices, Domain, FloatRange, IntRange
-from tune.study.plan import facts_of
+from tune.study.plan import study_facts
 
 SPACES = sorted(Path("search_spaces").glob("*.yaml"))
 HEAD = "study: s\ndata: synthetic\n"
@@ -1216,7 +1216,7 @@ def test_what_is_compared_is_no_part_of_what_a_continued_study_must_keep(tmp_pat
     text = "variants: {A: {}, B: {optim.restarts: 1}, C: {optim.restarts: 2}}\n"
     before = request_of(text, tmp_path=tmp_path)
     after = request_of(text + "compare: {C: B}", tmp_path=tmp_path)
-    assert facts_of(before, None) == facts_of(after, None)
+    assert study_facts(before, None) == study_facts(after, None)
 
 
 def test_ranges_survive_their_document(tmp_path: Path) -> None:

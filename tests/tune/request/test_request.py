@@ -7,7 +7,7 @@ import pytest
 from core.config import PredictConfig, TrialConfig
 from tune.request.file import load
 from tune.request.request import StopEarly, StudyRequest
-from tune.study.plan import facts_of
+from tune.study.plan import study_facts
 
 HEAD = "study: s\ndata: synthetic\n"
 
@@ -290,7 +290,7 @@ def test_a_study_may_go_on_with_other_settings_to_try_after_training(
         request_of(searched + section, tmp_path) for section in ("", AFTER_TRAINING)
     )
     assert without.to_document() != with_it.to_document()
-    assert facts_of(without, None) == facts_of(with_it, None)
+    assert study_facts(without, None) == study_facts(with_it, None)
 
 
 def test_a_request_with_nothing_remarkable_has_no_notes(tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ from core.data import synthetic
 from core.errors import BadRequest, DataError, SettingError, StudyError
 from tune.ledger.ledger import Ledger, State, TrialRecord
 from tune.request.file import load as load_space
-from tune.retrain.plan import Plan, choose, make_plan
+from tune.retrain.plan import RetrainingPlan, choose_trial, plan_retraining
 from tune.study import conductor as study
 from tune.study.learned import nothing_learned
-from tune.study.plan import Options, facts_of
-from tune.study.plan import make_plan as plan_search
+from tune.study.plan import Options, study_facts
+from tune.study.plan import plan_study as plan_search
 
 SPACE = """
 study: replayed
@@ -65,13 +65,13 @@ def test_the_winner_is_the_best_of_those_that_ran_to_their_end(
     complete = [one for one in records if one.state is State.COMPLETE]
     if not complete:
         with pytest.raises(StudyError, match=r"none of .* has"):
-            choose(records, None, len(records))
+            choose_trial(records, None, len(records))
         return
     if nothing_learned(records):
         with pytest.raises(StudyError, match=r"there is no winner; .* --trial ID"):
-            choose(records, None, len(records))
+            choose_trial(records, None, len(records))
         return
-    winner, why = choose(records, None, len(records))
+    winner, why = choose_trial(records, None, len(records))
     assert winner.state is State.COMPLETE
     assert winner.ap50 == max(one.ap50 or 0.0 for one in complete)
     assert f"trial {winner.id}" in why
@@ -81,22 +81,22 @@ def test_the_winner_is_the_best_of_those_that_ran_to_their_end(
 def test_the_reason_says_how_many_it_beat_whether_more_may_come_and_that_nothing_confirmed_it() -> (
     None
 ):
-    _, why = choose([record(0), record(1, curve=[0.5]), record(2, State.FAIL, [])], None, 5)
+    _, why = choose_trial([record(0), record(1, curve=[0.5]), record(2, State.FAIL, [])], None, 5)
     assert (
         why == "trial 1, which is the best of 2 that ran to their end so far (3 of 5 trials have"
         " ended), with AP50 0.5000; no fresh seeds and splits confirmed it"
     )
-    _, why = choose([replace(record(0), name="Res50"), record(1, State.PRUNED)], None, 2)
+    _, why = choose_trial([replace(record(0), name="Res50"), record(1, State.PRUNED)], None, 2)
     assert why.startswith("trial 0 (Res50), which alone ran to its end, with AP50 0.3000")
 
 
 def test_a_trial_that_is_named_is_taken_and_compared_with_the_best() -> None:
     records = [record(0), record(1, curve=[0.5]), record(2, State.PRUNED, [0.2])]
-    assert choose(records, 2, 3) == (
+    assert choose_trial(records, 2, 3) == (
         records[2],
         "trial 2, because --trial names it; its AP50 is 0.2000; the best is trial 1 with 0.5000",
     )
-    assert choose(records, 1, 3)[1] == "trial 1, because --trial names it; its AP50 is 0.5000"
+    assert choose_trial(records, 1, 3)[1] == "trial 1, because --trial names it; its AP50 is 0.5000"
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_trial_without_a_score_is_refused(trial: int, sentence: str) -> None:
         record(2, State.RUNNING),
     ]
     with pytest.raises(StudyError, match=sentence):
-        choose(records, trial, 3)
+        choose_trial(records, trial, 3)
 
 
 def epoch(number: int, ap50: float) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def search(folder: Path, reading: str = "") -> Path:
     plan = plan_search(load_space(folder / "space.yaml"), Options(folder / "results"))
     plan.folder.path.mkdir(parents=True)
     ledger = Ledger(plan.storage, plan.request)
-    ledger.remember(facts_of(plan.request, plan.data))
+    ledger.remember(study_facts(plan.request, plan.data))
     study.describe(plan)
     for curve in ([0.1, 0.2, 0.4, 0.3], [0.3, 0.2, 0.1, 0.0]):
         number = ledger.next().id  # type: ignore[union-attr]
@@ -151,8 +151,8 @@ def search(folder: Path, reading: str = "") -> Path:
     return folder / "results"
 
 
-def plan_of(searched: Path, *overrides: str, **options: Any) -> Plan:
-    return make_plan(Options(searched), overrides=overrides, **options)
+def plan_of(searched: Path, *overrides: str, **options: Any) -> RetrainingPlan:
+    return plan_retraining(Options(searched), overrides=overrides, **options)
 
 
 def test_without_a_change_the_trial_is_repeated_setting_by_setting(searched: Path) -> None:
@@ -272,7 +272,7 @@ def test_a_study_goes_on_with_data_that_only_a_later_version_suspects(
     assert any(
         "are there twice" in note for note in plan_search(request, Options(results)).data.notes
     )
-    assert any("are there twice" in note for note in make_plan(Options(results)).data.notes)
+    assert any("are there twice" in note for note in plan_retraining(Options(results)).data.notes)
     with pytest.raises(DataError, match="are there twice"):
         plan_search(replace(request, study="another"), Options(results))
 
@@ -288,7 +288,7 @@ def test_a_data_set_is_read_again_as_the_search_read_it(tmp_path: Path) -> None:
         tmp_path, ", data.skip_bad: true, data.split_components: true, data.allow_suspicious: true"
     )
     searched = plan_search(load_space(tmp_path / "space.yaml"), Options(results)).data
-    retrained = make_plan(Options(results)).data
+    retrained = plan_retraining(Options(results)).data
     assert len(searched.samples) == 4
     assert searched.fingerprint == retrained.fingerprint
     assert searched.notes == retrained.notes
@@ -300,8 +300,8 @@ def test_a_data_set_is_read_again_as_the_search_read_it(tmp_path: Path) -> None:
 
 def test_the_study_searched_last_is_the_one(searched: Path, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="holds no study; start one"):
-        make_plan(Options(tmp_path))
-    assert make_plan(Options(searched)).folder.path == searched / "replayed"
+        plan_retraining(Options(tmp_path))
+    assert plan_retraining(Options(searched)).folder.path == searched / "replayed"
 
 
 def test_nothing_is_written(searched: Path) -> None:

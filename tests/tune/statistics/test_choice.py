@@ -9,7 +9,7 @@ import pytest
 from benchmarks import statistics
 from benchmarks.simulated_scores import MAX_DETS, draw_images, evaluate
 from core.metric.ap50 import MatchTable, ap50
-from tune.statistics.choice import Choice, choose
+from tune.statistics.choice import Choice, choose_winner
 
 Tables = dict[str, list[list[Callable[[], MatchTable]]]]
 
@@ -42,7 +42,7 @@ def mean_curve(tables: Tables, name: str) -> list[float]:
 
 def test_the_winner_and_its_epoch_are_the_highest_point_of_all_mean_curves() -> None:
     tables = candidates(0, {"a": [-1, 0, 0.1], "b": [0, 0.3, 0.2], "c": [-0.5, -0.5, -0.5]}, 3)
-    found = choose(tables, MAX_DETS)
+    found = choose_winner(tables, MAX_DETS)
     curves = {name: mean_curve(tables, name) for name in tables}
     assert found.name == max(curves, key=lambda name: max(curves[name]))
     assert found.epoch == 1 + int(np.argmax(curves[found.name]))
@@ -58,11 +58,11 @@ def test_the_epoch_is_that_of_the_mean_curve_and_not_of_any_repeat() -> None:
     part = draw_images(rng, 25)
     for repeat, qualities in enumerate(([1.0, 0.9, -1.0], [-1.0, 0.9, 1.0])):
         tables["a"][repeat] = [partial(same, evaluate(rng, part, quality)) for quality in qualities]
-    assert choose(tables, MAX_DETS).epoch == 2
+    assert choose_winner(tables, MAX_DETS).epoch == 2
 
 
 def test_the_corrected_score_is_the_score_less_its_optimism() -> None:
-    found = choose(candidates(3, {"a": [0.0, 0.0], "b": [0.0, 0.0]}, 3), MAX_DETS)
+    found = choose_winner(candidates(3, {"a": [0.0, 0.0], "b": [0.0, 0.0]}, 3), MAX_DETS)
     assert found.corrected.estimate == pytest.approx(found.score - found.optimism)
     assert found.corrected.low < found.corrected.estimate < found.corrected.high
 
@@ -74,7 +74,7 @@ def test_more_to_choose_from_is_more_luck_to_subtract() -> None:
     few, many = (
         np.mean(
             [
-                choose(candidates(seed, curves, 3, seed_sd=0.1), MAX_DETS).optimism
+                choose_winner(candidates(seed, curves, 3, seed_sd=0.1), MAX_DETS).optimism
                 for seed in range(6)
             ]
         )
@@ -84,18 +84,20 @@ def test_more_to_choose_from_is_more_luck_to_subtract() -> None:
 
 
 def test_a_clear_winner_owes_little_to_luck() -> None:
-    clear = choose(candidates(4, {"a": [1.0], "b": [-1.0], "c": [-1.0]}, 3, images=60), MAX_DETS)
+    clear = choose_winner(
+        candidates(4, {"a": [1.0], "b": [-1.0], "c": [-1.0]}, 3, images=60), MAX_DETS
+    )
     assert clear.name == "a"
     assert abs(clear.optimism) < 0.03
 
 
 def test_the_same_choice_is_made_again() -> None:
     tables = candidates(5, {"a": [0.0, 0.1], "b": [0.1, 0.0]}, 2)
-    assert choose(tables, MAX_DETS, seed=3) == choose(tables, MAX_DETS, seed=3)
+    assert choose_winner(tables, MAX_DETS, seed=3) == choose_winner(tables, MAX_DETS, seed=3)
 
 
 def test_one_candidate_with_one_repeat_is_a_choice_too() -> None:
-    found = choose(candidates(6, {"a": [0.0, 0.2]}, 1), MAX_DETS)
+    found = choose_winner(candidates(6, {"a": [0.0, 0.2]}, 1), MAX_DETS)
     assert isinstance(found, Choice)
     assert found.name == "a"
 

@@ -29,7 +29,7 @@ from tune.ledger.ledger import Ledger, State, TrialRecord
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder
 from tune.study import conductor as study
-from tune.study.plan import Options, Plan
+from tune.study.plan import Options, StudyPlan
 from tune.study.progress import Progress
 
 EPOCHS = 4
@@ -78,8 +78,8 @@ def make_plan(
     gpus: int = 0,
     share: float = 0.0,
     parallel: int = 2,
-) -> Plan:
-    return Plan(
+) -> StudyPlan:
+    return StudyPlan(
         from_document({**SPACE, **(document or {})}, "test"),
         Options(results),
         datasets.load("synthetic"),
@@ -89,17 +89,17 @@ def make_plan(
     )
 
 
-def run(plan: Plan, deed: Callable[[Assignment, int], None] = nothing_else) -> str:
+def run(plan: StudyPlan, deed: Callable[[Assignment, int], None] = nothing_else) -> str:
     output = Console(file=io.StringIO(), width=200)
-    study.run(plan, output, replaying(deed))
+    study.run_study(plan, output, replaying(deed))
     return output.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
-def table(plan: Plan) -> list[dict[str, str]]:
+def table(plan: StudyPlan) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(plan.folder.trials_csv.read_text())))
 
 
-def mlflow_runs(plan: Plan) -> dict[int, Any]:
+def mlflow_runs(plan: StudyPlan) -> dict[int, Any]:
     client = mlflow.MlflowClient(plan.tracking.uri)
     experiment = client.get_experiment_by_name(plan.request.study)
     runs = client.search_runs([experiment.experiment_id], "tags.phase = 'search'")
@@ -127,7 +127,7 @@ def events(folder: Path) -> Callable[[Assignment, int], None]:
 
 @dataclass(frozen=True)
 class Eventful:
-    plan: Plan
+    plan: StudyPlan
     records: tuple[TrialRecord, ...]
     said: str
     files: list[str]

@@ -47,8 +47,8 @@ from tune.ledger.ledger import Ledger, Point, State, TrialRecord
 from tune.request.file import from_document
 from tune.request.request import StudyRequest
 from tune.retrain import plan as retrain_plan
-from tune.retrain.plan import choose
-from tune.statistics.choice import choose as chosen_among
+from tune.retrain.plan import choose_trial
+from tune.statistics.choice import choose_winner as chosen_among
 from tune.study import conductor as study
 from tune.study import confirmation
 from tune.study.confirmation import (
@@ -61,7 +61,7 @@ from tune.study.confirmation import (
     shortage,
 )
 from tune.study.learned import nothing_learned
-from tune.study.plan import Options, Plan
+from tune.study.plan import Options, StudyPlan
 from tune.study.progress import Progress
 from tune.study.rebuild import rebuild_tracking
 
@@ -479,15 +479,15 @@ def _workers_can_unpickle_this_file() -> Iterator[None]:
     cloudpickle.unregister_pickle_by_value(module)
 
 
-def plan_for(results: Path, request: StudyRequest, data: Dataset) -> Plan:
-    return Plan(
+def plan_for(results: Path, request: StudyRequest, data: Dataset) -> StudyPlan:
+    return StudyPlan(
         request, Options(results), data, {}, Machine((Node(2, 0),)), TrialResources(1, 0.0, 2)
     )
 
 
-def run(plan: Plan, make_trial: Any) -> str:
+def run(plan: StudyPlan, make_trial: Any) -> str:
     output = Console(file=io.StringIO(), width=200)
-    assert study.run(plan, output, make_trial)
+    assert study.run_study(plan, output, make_trial)
     return output.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -516,7 +516,7 @@ class Study:
              what MLflow said
     """
 
-    plan: Plan
+    plan: StudyPlan
     begun: Path
     said: str
     table_before: bytes
@@ -532,30 +532,30 @@ class Study:
         return self.reading("sure.confirm").records
 
     def reading(self, name: str) -> ledger.Reading:
-        reading = ledger.read(self.plan.storage, name)
+        reading = ledger.read_ledger(self.plan.storage, name)
         assert reading is not None
         return reading
 
     def read(self) -> Confirmation:
-        found = confirmation.read(
+        found = confirmation.read_confirmation(
             self.plan.folder, self.plan.storage, self.plan.request, self.searched
         )
         assert found is not None
         return found
 
 
-def runs_of(plan: Plan, phase: str) -> list[Any]:
+def runs_of(plan: StudyPlan, phase: str) -> list[Any]:
     client = mlflow.MlflowClient(plan.tracking.uri)
     experiment = client.get_experiment_by_name("sure").experiment_id
     return list(client.search_runs([experiment], f"tags.phase = '{phase}'"))
 
 
-def parent_run(plan: Plan) -> Any:
+def parent_run(plan: StudyPlan) -> Any:
     (run,) = runs_of(plan, "study")
     return run
 
 
-def search_trials(plan: Plan) -> list[optuna.trial.FrozenTrial]:
+def search_trials(plan: StudyPlan) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name="sure", storage=plan.storage).trials
 
 
@@ -568,7 +568,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, data: Dataset) -> Study:
     while (one := held.next()) is not None:
         run_by_hand(held, one.id, plan.folder.trial(one.id), data, begun)
     late = replace(plan, options=replace(plan.options, time_budget=0.0))
-    assert not study.run(late, Console(file=io.StringIO()), refuse)
+    assert not study.run_study(late, Console(file=io.StringIO()), refuse)
     before = plan.folder.trials_csv.read_bytes(), search_trials(plan), parent_run(plan).info.status
 
     # A driver that confirms, and dies when one trial has ended and a worker has saved the first
@@ -689,7 +689,7 @@ def test_the_winner_is_the_best_mean_curve_and_its_epoch_that_of_the_mean_curve(
     read = made.read()
     assert read.finished
     assert (read.ended, read.planned, read.notes) == (4, 4, ())
-    choice = confirmation.winner(read)
+    choice = confirmation.confirmed_winner(read)
     assert choice is not None
     assert (choice.name, choice.epoch) == (best, 2)
     assert {one.best_epoch for one in made.confirmed} == {1, 3}  # of no repeat by itself
@@ -704,7 +704,7 @@ def test_the_winner_is_the_best_mean_curve_and_its_epoch_that_of_the_mean_curve(
 def test_the_search_ends_by_saying_what_was_confirmed_and_that_another_was_the_best_before(
     made: Study,
 ) -> None:
-    choice = confirmation.winner(made.read())
+    choice = confirmation.confirmed_winner(made.read())
     first, second = made.read().candidates
     assert choice is not None
     said = Console(file=io.StringIO(), width=200)
@@ -723,10 +723,10 @@ def test_the_search_ends_by_saying_what_was_confirmed_and_that_another_was_the_b
 
 
 def test_the_confirmed_winner_is_retrained_up_to_the_epoch_of_the_mean_curve(made: Study) -> None:
-    choice = confirmation.winner(made.read())
+    choice = confirmation.confirmed_winner(made.read())
     assert choice is not None
     options = Options(made.plan.options.results)
-    plan = retrain_plan.make_plan(options, "sure", on="all")
+    plan = retrain_plan.plan_retraining(options, "sure", on="all")
     assert f"trial {plan.record.id}" == choice.name
     assert plan.config.settings() == plan.record.settings
     assert plan.epochs == choice.epoch == 2
@@ -737,8 +737,8 @@ def test_the_confirmed_winner_is_retrained_up_to_the_epoch_of_the_mean_curve(mad
         f" candidates; its mean curve is highest at epoch 2; the search's best was {first.name}"
         f" with {first.score:.4f}"
     )
-    assert retrain_plan.make_plan(options, "sure").epochs == EPOCHS
-    named = retrain_plan.make_plan(options, "sure", trial=first.trial.id, on="all")
+    assert retrain_plan.plan_retraining(options, "sure").epochs == EPOCHS
+    named = retrain_plan.plan_retraining(options, "sure", trial=first.trial.id, on="all")
     assert named.epochs == EPOCHS
 
 
@@ -753,7 +753,7 @@ def test_when_the_search_goes_on_only_what_is_missing_is_confirmed(
     copied = replace(made, plan=plan, begun=begun)
     former = made.read().candidates
     unfinished = copied.read()
-    assert (unfinished.finished, confirmation.winner(unfinished)) == (False, None)
+    assert (unfinished.finished, confirmation.confirmed_winner(unfinished)) == (False, None)
     held = Ledger(plan.storage, plan.request)
     while (one := held.next()) is not None:
         run_by_hand(held, one.id, plan.folder.trial(one.id), data, begun)
@@ -802,7 +802,7 @@ def test_a_candidate_whose_match_table_is_missing_is_left_out_and_it_is_said(
     assert read.notes == (
         f"{second.name} is left out of the choice: the match table {lost} is missing",
     )
-    choice = confirmation.winner(read)
+    choice = confirmation.confirmed_winner(read)
     assert choice is not None
     assert choice.name == read.candidates[0].name
 
@@ -820,24 +820,24 @@ def test_a_candidate_with_a_failed_repeat_is_left_out_and_it_is_said(
     )
     folder = plan_for(tmp_path, request, datasets.load("synthetic")).folder
     assert (
-        confirmation.read(folder, url, request, held.records) is None
+        confirmation.read_confirmation(folder, url, request, held.records) is None
     )  # nothing is known of it yet
-    confirmed.remember(confirmation.facts_of(request, repeats))
+    confirmed.remember(confirmation.confirmation_facts(request, repeats))
     first, second = confirmed.next(), confirmed.next()
     confirmed.fail(first.id, "diverged")  # type: ignore[union-attr]
-    before = confirmation.read(folder, url, request, held.records)
+    before = confirmation.read_confirmation(folder, url, request, held.records)
     assert before is not None
     assert (before.ended, before.planned, before.finished) == (1, 2, False)
     confirmed.fail(second.id, "diverged")  # type: ignore[union-attr]
-    read = confirmation.read(folder, url, request, held.records)
+    read = confirmation.read_confirmation(folder, url, request, held.records)
     assert read is not None
     assert read.finished
     assert read.notes == (
         "trial 0 is left out of the choice: its training with seed 1000 failed (diverged)",
     )
-    assert confirmation.winner(read) is None
+    assert confirmation.confirmed_winner(read) is None
     more = asked(top=1, seeds=3)
-    again = confirmation.read(folder, url, more, held.records)
+    again = confirmation.read_confirmation(folder, url, more, held.records)
     assert again is not None
     assert not again.finished  # what is asked for now was not
 
@@ -849,7 +849,7 @@ def test_what_is_retrained_without_a_whole_confirmation_is_the_best_of_the_searc
     some = Confirmation(
         (Candidate("trial 1", (records[1],)),), (), ((1000, 0),), (), 3, 15, False, ()
     )
-    winner, why = choose(records, None, 2, some)
+    winner, why = choose_trial(records, None, 2, some)
     assert winner.id == 1
     assert why.endswith(
         "it is not confirmed yet: 3 of 15 trainings on fresh seeds and splits have ended, and the"
@@ -858,7 +858,7 @@ def test_what_is_retrained_without_a_whole_confirmation_is_the_best_of_the_searc
     none = replace(
         some, ended=15, finished=True, notes=("trial 1 is left out of the choice: it failed",)
     )
-    assert choose(records, None, 2, none)[1].endswith(
+    assert choose_trial(records, None, 2, none)[1].endswith(
         "no candidate could be confirmed: trial 1 is left out of the choice: it failed"
     )
 
@@ -880,7 +880,7 @@ def in_groups(read: Confirmation, pattern: str) -> Confirmation:
 
 def test_groups_of_images_are_the_units_of_the_choice_where_there_are_groups(made: Study) -> None:
     read = made.read()
-    grouped = confirmation.winner(in_groups(read, "^(slide..)"))
+    grouped = confirmation.confirmed_winner(in_groups(read, "^(slide..)"))
     tables = {
         one.candidate.name: [
             [functools.partial(MatchTable.load, path) for path in paths] for paths in one.matches
@@ -888,7 +888,7 @@ def test_groups_of_images_are_the_units_of_the_choice_where_there_are_groups(mad
         for one in read.confirmed
     }
     assert grouped == chosen_among(tables, 100, lambda names: [name[:7] for name in names])
-    assert grouped != confirmation.winner(read)
+    assert grouped != confirmation.confirmed_winner(read)
 
 
 # Before and while it runs
@@ -996,7 +996,7 @@ def test_a_driver_killed_anywhere_in_a_confirmation_goes_on_and_nothing_is_confi
     assert len(again) <= 2 * len(
         kills
     )  # the epochs that were running when a driver died, two at once
-    reading = ledger.read(plan.storage, "sure.confirm")
+    reading = ledger.read_ledger(plan.storage, "sure.confirm")
     assert reading is not None
     assert {one.state for one in reading.records} == {State.COMPLETE}
     names = Counter((one.name, one.settings["seed"]) for one in reading.records)
@@ -1017,7 +1017,7 @@ if __name__ == "__main__":
     here = Path(sys.argv[1])
     sys.exit(
         0
-        if study.run(
+        if study.run_study(
             plan_for(here / "results", asked(), datasets.load("synthetic")),
             Console(),
             Matched(here / "begun"),

@@ -29,11 +29,11 @@ from tune.report.figures import figures
 from tune.report.findings import Findings, find
 from tune.report.rows import SAME
 from tune.request.file import from_document
-from tune.retrain.plan import choose
+from tune.retrain.plan import choose_trial
 from tune.store.folder import StudyFolder
 from tune.study.confirmation import candidates
 from tune.study.learned import LEARNED, no_winner, nothing_learned, way_out
-from tune.study.plan import Options, check
+from tune.study.plan import Options, check_request
 from tune.study.progress import Progress
 
 HOPELESS: dict[str, Any] = {
@@ -78,14 +78,14 @@ def found(folder: StudyFolder) -> Findings:
 
 
 def records(folder: StudyFolder) -> tuple[TrialRecord, ...]:
-    reading = ledger.read(storage(folder), folder.path.name)
+    reading = ledger.read_ledger(storage(folder), folder.path.name)
     assert reading is not None
     return reading.records
 
 
 def console_of(folder: StudyFolder, document: Mapping[str, Any]) -> str:
     """What a search prints before and after such a study."""
-    plan, problems = check(from_document(document, "test"), Options(folder.path.parent))
+    plan, problems = check_request(from_document(document, "test"), Options(folder.path.parent))
     assert plan is not None, problems
     console = Console(file=io.StringIO(), width=200)
     for line in search._plan_lines(plan):
@@ -145,8 +145,8 @@ def test_where_nothing_was_learned_nothing_is_confirmed_and_no_trial_is_taken_bu
     with pytest.raises(
         StudyError, match=r"there is no winner; retrain one of them all the same with --trial ID"
     ):
-        choose(there, None, len(there))
-    chosen, why = choose(there, 1, len(there))
+        choose_trial(there, None, len(there))
+    chosen, why = choose_trial(there, 1, len(there))
     assert (chosen.id, "--trial names it" in why) == (1, True)
 
 

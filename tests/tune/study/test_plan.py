@@ -9,7 +9,7 @@ from core.data import synthetic
 from core.errors import StudyError
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder
-from tune.study.plan import data_advice, facts_of, growth, refuse_other_facts
+from tune.study.plan import data_advice, growth, refuse_other_facts, study_facts
 
 SPACE: dict[str, Any] = {
     "model.backbone": ["resnet18", "resnet34"],
@@ -23,7 +23,7 @@ DATA = synthetic.make(images=2, side=64)
 
 def facts(space: dict[str, Any] | None = None, **sections: Any) -> dict[str, Any]:
     document = {"study": "s", "data": "synthetic", "space": SPACE | (space or {}), **sections}
-    return facts_of(from_document(document, "test"), DATA)
+    return study_facts(from_document(document, "test"), DATA)
 
 
 @pytest.mark.parametrize(
