@@ -20,11 +20,10 @@ SPEAKERS = {
 # From what knows nobody up to the command lines. A package uses those of the rows above its own,
 # and what stands in its own folder; packages of one row do not know each other.
 ROWS = [
-    (
-        "core.backbones core.errors core.text core.faults core.randomness core.interrupts"
-        " core.bounded_yaml"
-    ),
-    "core.config core.files core.console core.device",
+    "core.errors core.text core.faults core.randomness core.interrupts core.bounded_yaml",
+    "core.files core.console core.device core.extensions",
+    "core.backbones",
+    "core.config",
     "core.dependence core.sample",
     "core.labels",
     "core.data core.network core.metric",

@@ -6,7 +6,7 @@ It is written by `python -m tune.request.schema > search_spaces/schema.json`.
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 
@@ -109,13 +109,23 @@ def json_schema() -> dict[str, Any]:
         **{name: _options_schema(model) for name, model in OPTIONS.items()},
     }
     assert tuple(sections) == SECTIONS
-    return {
+    document = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "A search space of cell-tune",
         **_object(sections, ["study", "data"]),
         "oneOf": [{"required": ["space"]}, {"required": ["variants"]}],
         "$defs": {"settings": _object(settings), "choices": choices, "when": when},
     }
+    return cast("dict[str, Any]", _on_one_line(document))
+
+
+def _on_one_line(part: Any) -> Any:
+    """The same JSON with each text on one line: docstrings are broken where our lines end."""
+    if isinstance(part, dict):
+        return {name: _on_one_line(inner) for name, inner in part.items()}
+    if isinstance(part, list):
+        return [_on_one_line(inner) for inner in part]
+    return " ".join(part.split()) if isinstance(part, str) else part
 
 
 def _object(properties: Mapping[str, Any], required: Sequence[str] = ()) -> dict[str, Any]:
