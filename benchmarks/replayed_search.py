@@ -148,7 +148,9 @@ def main() -> int:
     parser.add_argument("--epoch-seconds", type=float, default=0.0)
     own, rest = parser.parse_known_args()
     script = Script(own.witness, own.deeds, own.epoch_seconds)
-    with mock.patch.object(study, "run", functools.partial(study.run_study, make_trial=script)):
+    with mock.patch.object(
+        study, "run_study", functools.partial(study.run_study, make_trial=script)
+    ):
         return search.main(rest)
 
 

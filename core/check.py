@@ -8,33 +8,36 @@ cannot.
 """
 
 import argparse
-import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+from rich.console import Console
 
-from core.config import DataConfig, TrialConfig
-from core.console import complain
-from core.data import Dataset, Inspection, Problem, inspect
-from core.data.dataset import by_cause, examples_of
-from core.data.split import split
-from core.data.suspicion import shapes_of
-from core.errors import DataError, SettingError
-from core.prediction.advice import advice
-from core.text import many, shown
+from core.command import command_line
+from core.console import say
+from core.errors import SettingError
 
-MOST_CLASSES = 40
-"""Largest number of classes in the table."""
-MOST_CAUSES = 40
-"""Largest number of causes of problems that are listed."""
-FEW_IMAGES = 5
-"""Images under which a class is too rare for a score that says much."""
+if TYPE_CHECKING:
+    from core.config import TrialConfig
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Check the data set that the command line names; returns the exit status."""
+@command_line(interrupted="Interrupted; nothing was changed")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check a data set; returns 2 if it cannot be searched on."""
+    parsed = build_parser().parse_args(arguments)
+    config = _config(parsed.set)
+    from core.doctor import diagnose
+
+    diagnosis = diagnose(parsed.dir, config)
+    console = Console()
+    for line in diagnosis.lines:
+        say(console, line)
+    return 0 if diagnosis.usable else 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of this command."""
     parser = argparse.ArgumentParser(
         prog="python -m core.check", description=__doc__.partition("\n")[0]
     )
@@ -51,172 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             " matter here"
         ),
     )
-    parsed = parser.parse_args(argv)
-    where = parsed.dir
-    try:
-        config = _config(parsed.set)
-    except SettingError as error:
-        complain(error)
-        return 2
-    inspection = inspect(where, config.data)
-    problems = list(inspection.problems)
-    if inspection.dataset is not None:
-        suspected = any(problem.suspicious for problem in problems)
-        nothing_read = bool(problems) and not inspection.dataset.instance_counts().any()
-        _print(
-            describe(inspection.dataset, where, config, signs=not suspected and not nothing_read)
-        )
-        if not problems:
-            problems = _split_problems(inspection.dataset, where, config.data)
-    _print(_verdict(problems, inspection))
-    return 2 if problems else 0
+    return parser
 
 
-def _print(lines: Iterable[str]) -> None:
-    """Print lines, with escape sequences shown as text."""
-    print("\n".join(shown(line) for line in lines))
-
-
-def describe(
-    dataset: Dataset, where: str, config: TrialConfig | None = None, signs: bool = True
-) -> Iterator[str]:
-    """The lines of the report: counts by class, sizes, instance areas, then what is unusual and
-    accepted.
-
-    config   the settings against which the data set is held; the defaults where there are none
-    signs    whether to note classes without instances, pieces, overlaps and crowd regions: not
-             where a problem is their cause and says more
-    """
-    config = config or TrialConfig()
-    counts_IC = dataset.instance_counts()
-    yield (
-        f"{where}: {many(len(dataset.samples), 'annotated image')}, "
-        + f"{many(int(counts_IC.sum()), 'instance')},"
-        f" {many(len(dataset.test_images), 'test image')}"
-    )
-    yield ""
-    yield from _class_table(dataset, counts_IC)
-    yield ""
-
-    sizes = np.array([sample.size for sample in dataset.samples])
-    yield f"image height        {_range(sizes[:, 0])} pixels"
-    yield f"image width         {_range(sizes[:, 1])} pixels"
-    yield f"instances an image  {_range(counts_IC.sum(axis=1))}"
-    shapes = [shapes_of(sample) for sample in dataset.samples]
-    areas = np.concatenate([one.areas_N for one in shapes])
-    if len(areas):
-        x0, y0, x1, y1 = np.concatenate([one.boxes_N4 for one in shapes]).T
-        yield f"instance area       {_range(areas)} pixels"
-        thin = (areas > 1) & ((y1 - y0 == 1) | (x1 - x0 == 1))
-        yield (
-            f"                    {np.count_nonzero(areas == 1):,} of one pixel, "
-            f"{np.count_nonzero(thin):,} of one row or column"
-        )
-    notes = list(dataset.notes)
-    notes += _notes(dataset, counts_IC)
-    notes += (
-        _signs(dataset, counts_IC, [int(np.count_nonzero(one.pieces_N > 1)) for one in shapes])
-        if signs
-        else ()
-    )
-    notes += advice(dataset, config.data, config.predict, config.metric)
-    if notes:
-        yield ""
-        yield "Unusual, and accepted:"
-        yield from (f"  {note}" for note in notes)
-    yield ""
-
-
-def _class_table(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str]:
-    """One line for each class; of more than MOST_CLASSES classes, those with the most instances."""
-    totals_C, images_C = counts_IC.sum(axis=0), np.count_nonzero(counts_IC, axis=0)
-    columns = np.sort(np.argsort(-totals_C, kind="stable")[:MOST_CLASSES]).tolist()
-    names = {column: shown(dataset.classes[column].name) for column in columns}
-    width = max(len("class"), *(len(name) for name in names.values())) if names else len("class")
-    yield f"{'class':{width}}  {'id':>5}  {'instances':>10}  {'share':>6}  {'images':>7}"
-    for column in columns:
-        share = totals_C[column] / max(1, counts_IC.sum())
-        yield (
-            f"{names[column]:{width}}  {dataset.classes[column].id:>5}  {totals_C[column]:>10,} "
-            f" {share:>6.1%}  {images_C[column]:>7,}"
-        )
-    if (more := len(dataset.classes) - len(columns)) > 0:
-        rest = int(totals_C.sum() - totals_C[columns].sum())
-        yield f"and {many(more, 'class')} more, with {many(rest, 'instance')} in all"
-
-
-def _notes(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str]:
-    names = [sample.name for sample in dataset.samples]
-    empty = [name for name, count in zip(names, counts_IC.sum(axis=1), strict=True) if count == 0]
-    if 0 < len(empty) < len(names) / 2:  # more of them is a matter of `advice`
-        yield (
-            f"{many(len(empty), 'image')} without instances, taken as true negatives:"
-            f" {examples_of(empty)}"
-        )
-    by_content: dict[bytes, list[str]] = {}
-    for sample in dataset.samples:
-        shape = repr(sample.image.shape).encode()
-        by_content.setdefault(hashlib.sha256(shape + sample.image.tobytes()).digest(), []).append(
-            sample.name
-        )
-    if twins := [" = ".join(same) for same in by_content.values() if len(same) > 1]:
-        yield (
-            f"{many(len(twins), 'image')} there more than once, which leaks from training into"
-            f" validation unless data.group_pattern keeps the copies together: {examples_of(twins)}"
-        )
-
-
-def _signs(dataset: Dataset, counts_IC: NDArray[np.int64], in_pieces: list[int]) -> Iterator[str]:
-    """Notes on signs that wrong annotations have, and right ones may have too."""
-    yield from _class_notes(dataset, counts_IC)
-    names = [sample.name for sample in dataset.samples]
-    if sum(in_pieces):
-        images_in_pieces = [name for name, count in zip(names, in_pieces, strict=True) if count]
-        yield (
-            f"{many(sum(in_pieces), 'instance')} of several separate pieces, perhaps different"
-            f" cells under one id: {examples_of(images_in_pieces)}"
-        )
-    if layered := [sample.name for sample in dataset.samples if len(sample.label_maps) > 1]:
-        yield f"{many(len(layered), 'image')} with overlapping instances: {examples_of(layered)}"
-    if crowd := [sample.name for sample in dataset.samples if sample.crowd_N.any()]:
-        regions = sum(int(sample.crowd_N.sum()) for sample in dataset.samples)
-        yield (
-            f"{many(regions, 'crowd region')} in {many(len(crowd), 'image')}, left out of training"
-            f" and ignored in the score: {examples_of(crowd)}"
-        )
-
-
-def _class_notes(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str]:
-    """Notes on classes with too few instances to learn or to score, one sentence for each cause."""
-    alike: dict[int, list[str]] = {}
-    for category, images in zip(
-        dataset.classes, np.count_nonzero(counts_IC, axis=0).tolist(), strict=True
-    ):
-        if images < FEW_IMAGES:
-            alike.setdefault(images, []).append(category.name)
-    for images, classes in sorted(alike.items()):
-        one = len(classes) == 1
-        which = (
-            f"class {shown(classes[0])}"
-            if one
-            else f"{many(len(classes), 'class')} ({examples_of(classes)})"
-        )
-        if images == 0:
-            yield (
-                f"{which} {'has' if one else 'have'} no instance; the model cannot learn"
-                f" {'it' if one else 'them'}, and {'it does' if one else 'they do'} not enter the"
-                " score"
-            )
-        else:
-            yield (
-                f"{which} {'is' if one else 'are'} in {many(images, 'image')}"
-                f" {'only' if one else 'each only'}; {'its score' if one else 'their scores'} will"
-                " say little"
-            )
-
-
-def _config(assignments: Sequence[str]) -> TrialConfig:
+def _config(assignments: Sequence[str]) -> "TrialConfig":
     """The settings of `--set`. Raises SettingError."""
+    from core.config import TrialConfig
+
     settings: dict[str, str] = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
@@ -226,40 +70,6 @@ def _config(assignments: Sequence[str]) -> TrialConfig:
             )
         settings[name] = value
     return TrialConfig.from_settings(settings, "--set")
-
-
-def _split_problems(dataset: Dataset, where: str, config: DataConfig) -> list[Problem]:
-    """The problems that prevent a division into a training and a validation part."""
-    try:
-        split(dataset, config)
-    except DataError as error:
-        return [Problem(where, str(error).removeprefix(f"{dataset.name}: "))]
-    return []
-
-
-def _verdict(problems: list[Problem], inspection: Inspection) -> Iterator[str]:
-    if not problems:
-        yield "Usable: no problems found."
-        return
-    causes = by_cause(problems)
-    kinds = f" of {many(len(causes), 'kind')}" if len(causes) < len(problems) else ""
-    yield f"{many(len(problems), 'problem')}{kinds} to mend before a search:"
-    yield from (f"  {cause}" for cause in causes[:MOST_CAUSES])
-    if (more := len(causes) - MOST_CAUSES) > 0:
-        yield f"  and problems of {many(more, 'other kind')}"
-    if inspection.single:
-        yield (
-            "`--set data.skip_bad=true` leaves out and counts what concerns one annotation or one"
-            f" image alone ({len(inspection.single):,} of {many(len(problems), 'problem')})."
-        )
-    if inspection.dataset is not None and not all(
-        problem.suspicious for problem in inspection.problems
-    ):
-        yield "The figures above leave out what could not be read."
-
-
-def _range(values: NDArray[np.int64]) -> str:
-    return f"{values.min():,} to {values.max():,}, median {np.median(values):,.0f}"
 
 
 if __name__ == "__main__":

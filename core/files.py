@@ -15,6 +15,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` beside `path`, flush it to the disk, then rename it over `path`.
 
     A reader sees the old file or the new one; a process that dies in between leaves the old one.
+    Raises OSError, which names `path`.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -24,6 +25,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(stream.fileno())
         faults.passing(f"writing {path.name}")
         part.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # the name that the user knows
+        raise
     finally:
         part.unlink(missing_ok=True)
 
@@ -103,11 +107,19 @@ def way_out(error: OSError) -> str:
     return _WAYS_OUT.get(error.errno or 0, "")
 
 
-def refused(error: OSError, what: str = "a file") -> str:
+def refused(error: OSError, what: object = "a file", again: bool = False) -> str:
     """An error of the operating system in one sentence: the file, the system's words, and the
     way out, as an order.
 
-    what   words for the file if the system does not name it
+    what    words for the file if the system does not name it
+    again   whether the same command, run again, goes on from what was saved
     """
-    reason = error.strerror or str(error) or type(error).__name__
-    return f"{error.filename or what} cannot be used ({reason}): {way_out(error) or 'see to it'}"
+    file = f"{error.filename or what} cannot be used ({reason(error)})"
+    order = way_out(error) or "see to it"
+    then = ", then run the same command again; what was saved is whole" if again else ""
+    return f"{file}: {order}{then}"
+
+
+def reason(error: OSError) -> str:
+    """The system's words for its error."""
+    return error.strerror or str(error) or type(error).__name__

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0 done, 2 a wrong request, 130 or 143
     interrupted, 1 the rest.
     """
-    parsed = _parser().parse_args(arguments)
+    parsed = build_parser().parse_args(arguments)
     try:
         return _run(parsed, Console())
     except BadRequest as error:
@@ -64,7 +64,8 @@ def _run(parsed: argparse.Namespace, console: Console) -> int:
     return _conclude(plan, finished, console, *_report(plan))
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The options of this command."""
     parser = argparse.ArgumentParser(
         prog="python -m tune.search",
         description=(

@@ -2,6 +2,7 @@
 submissions, pictures.
 
 advice.py         notes on settings that do not suit a data set: caps, groups
+batch.py          the predictions of many images, written as COCO results
 choice.py         settings of prediction, tried on a trained model
 detect.py         the detections in an image, with flips and tiles merged
 overlay.py        pictures of instances

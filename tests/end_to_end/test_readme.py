@@ -2,13 +2,12 @@
 
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from core import predict
 from core.config import SETTINGS
-from tune import retrain_best, search
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -17,7 +16,10 @@ COMMANDS = [
 ]
 
 
-PARSERS = {f"{one.__name__}": one._parser() for one in (predict, retrain_best, search)}
+PARSERS = {
+    name: import_module(name).build_parser()
+    for name in ("core.check", "core.predict", "tune.retrain_best", "tune.search")
+}
 NO_SETTINGS = {"model.safetensors", "model.predict"}
 
 

@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0 done, 2 a wrong request, 1 the rest, 130 or
     143 interrupted.
     """
-    parsed = _parser().parse_args(arguments)
+    parsed = build_parser().parse_args(arguments)
     console = Console()
     try:
         options = Options(parsed.results, absolute(parsed.storage), absolute(parsed.tracking_uri))
@@ -254,7 +254,8 @@ def _dataset(given: str | None, described: Mapping[str, Any]) -> tuple[Dataset |
         return None, str(error)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The options of this command."""
     parser = argparse.ArgumentParser(
         prog="python -m tune.report",
         description=(

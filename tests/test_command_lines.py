@@ -1,0 +1,80 @@
+"""Laws of all command lines: what is asked of the arguments alone is answered before the libraries
+that do the work are imported.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {"torch", "torchvision", "ray", "mlflow", "optuna", "albumentations", "scipy", "pandas"}
+AFTERWARDS = """
+import json, runpy, sys
+sys.argv = ["it", *sys.argv[2:]]
+try:
+    runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    print("MODULES", json.dumps([end.code or 0, sorted(sys.modules)]))
+"""
+
+
+def ended(folder: Path, module: str, *arguments: str) -> tuple[int, set[str], str]:
+    """Exit status of a command, the heavy libraries it imported, and what it printed."""
+    code = AFTERWARDS.format(module=module)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "it", *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    printed, _, told = done.stdout.partition("MODULES")
+    assert told, done.stderr
+    status, modules = json.loads(told)
+    return status, HEAVY & set(modules), printed + done.stderr
+
+
+COMMANDS = ["core.check", "core.predict"]
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_help_imports_none_of_the_libraries_that_do_the_work(tmp_path: Path, module: str) -> None:
+    status, heavy, said = ended(tmp_path, module, "--help")
+    assert (status, heavy) == (0, set())
+    assert said.startswith(f"usage: python -m {module}")
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "told"),
+    [
+        *((module, ["--no-such-option"], "usage:") for module in COMMANDS),
+        ("core.check", ["cells", "--set", "data.skipbad=true"], "Did you mean 'data.skip_bad'"),
+    ],
+)
+def test_a_wrong_request_is_answered_before_them(
+    tmp_path: Path, module: str, arguments: list[str], told: str
+) -> None:
+    (tmp_path / "wrong.yaml").write_text(
+        "study: a\ndata: synthetic\nspace: {optim.learnig_rate: [1e-4, 1e-3]}\n"
+    )
+    status, heavy, said = ended(tmp_path, module, *arguments)
+    assert (status, heavy) == (2, set())
+    assert told in said
+
+
+def test_importing_the_package_costs_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, tune; print(*sys.modules)"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not {*HEAVY, "numpy", "pydantic", "rich"} & set(done.stdout.split())
