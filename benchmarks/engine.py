@@ -38,11 +38,12 @@ from core.files import write_json_atomically
 from tune.engine.bridge import Assignment
 from tune.engine.executor import Machine, Node, TrialResources
 from tune.ledger.ledger import Ledger
+from tune.request.file import from_document
 from tune.request.request import StudyRequest
-from tune.space import file as space_file
 from tune.study import conductor as study
 from tune.study.plan import Options, StudyPlan
-from tune.tracking.mlflow_runs import Tracker
+from tune.tracking.mlflow_tracker import MLflow
+from tune.tracking.tracker import TrackedStudy, TrialsView
 
 EPOCHS, EPOCH_SECONDS = 10, 0.05
 FILLED_EPOCHS = 2
@@ -51,7 +52,7 @@ FILLED_EPOCHS = 2
 
 def request(trials: int, sampler: str = "tpe", epochs: int = EPOCHS) -> StudyRequest:
     """A study over the settings of a usual ablation, with rungs at epochs 1, 3 and 9."""
-    return space_file.from_document(
+    return from_document(
         {
             "study": "engine",
             "data": "synthetic",
@@ -188,11 +189,8 @@ class TimedTrial(ReplayedTrial):
         )
 
 
-class NoTracker:
+class Nothing(TrialsView):
     """Stands for MLflow where it is not to be measured."""
-
-    def __init__(self, *_: Any) -> None:
-        pass
 
     def shown(self, *_: Any) -> str:
         """Everything, always."""
@@ -263,12 +261,12 @@ def ours(trials: int, filled: Path | None = None, tracked: bool = True) -> Overh
             TrialResources(1, 0, 1),
         )
         if not tracked:
-            stack.enter_context(mock.patch("tune.study.conductor.Tracker", NoTracker))
+            stack.enter_context(mock.patch.object(MLflow, "trials", return_value=Nothing()))
         elif filled is not None:
             ledger = Ledger(plan.storage, plan.request)
-            tracker = Tracker(plan.tracking, plan.request.study, ledger.identity, {})
+            view = plan.tracking.trials(TrackedStudy("engine", ledger.identity), "search")
             for record in ledger.records:
-                tracker.write(record, plan.folder.trial(record.id))
+                view.write(record, plan.folder.trial(record.id))
         begin = time.time()
         study.run_study(plan, Console(file=io.StringIO()), Timed(times))
         return Overheads.of(begin, Timed(times).spans())

@@ -21,7 +21,7 @@ from tune.retrain import run as retrain
 from tune.retrain.plan import RetrainingPlan, plan_retraining
 from tune.retrain.run import Outcome
 from tune.study.plan import Options, absolute
-from tune.tracking.mlflow_runs import Trouble
+from tune.tracking.tracker import Trouble
 
 
 @terminable()
@@ -175,9 +175,10 @@ def _outcome_lines(plan: RetrainingPlan, outcome: Outcome) -> list[str]:
 
 
 def _shown_lines(plan: RetrainingPlan, shown: str | Trouble) -> list[str]:
+    name = plan.tracking.name
     if isinstance(shown, str):
-        return [f"MLflow: {shown}; {plan.tracking.how_to_open}"]
-    return [f"MLflow does not show it ({shown.reason}): {shown.way_out}; nothing is trained twice"]
+        return [f"{name}: {shown}; {plan.tracking.how_to_open}"]
+    return [f"{name} does not show it ({shown.reason}): {shown.way_out}; nothing is trained twice"]
 
 
 def _python() -> str:

@@ -178,10 +178,10 @@ def _request(parsed: argparse.Namespace, options: Options) -> StudyRequest:
 def _rebuild_tracking(parsed: argparse.Namespace, options: Options, console: Console) -> int:
     if parsed.study is None:
         raise BadRequest("--rebuild-tracking needs --study NAME, the study to show in MLflow")
-    trials, confirming, destination = rebuild_tracking(options, parsed.study)
+    trials, confirming, tracker = rebuild_tracking(options, parsed.study)
     beside = f" and {confirming} that confirm them" if confirming else ""
-    say(console, f"MLflow shows {many(trials, 'trial')} of {parsed.study}{beside}")
-    say(console, f"Compare: {destination.how_to_open}")
+    say(console, f"{tracker.name} shows {many(trials, 'trial')} of {parsed.study}{beside}")
+    say(console, f"Compare: {tracker.how_to_open}")
     return 0
 
 
@@ -306,7 +306,7 @@ def _conclude(
         lines.append(f"Report: {written.page}")
         if written.trouble is not None:
             lines.append(
-                f"MLflow does not show the report ({written.trouble.reason}):"
+                f"{written.tracker} does not show the report ({written.trouble.reason}):"
                 f" {written.trouble.way_out}"
             )
     lines.append(f"Results: {plan.folder.path} (table: {plan.folder.trials_csv})")

@@ -172,7 +172,9 @@ import os, random, signal, sys, time
 from pathlib import Path
 import sqlalchemy
 import tune
-from tune.tracking.mlflow_runs import Destination, StudyRuns
+from tune.tracking.mlflow_destination import Destination
+from tune.tracking.mlflow_runs import StudyRuns
+from tune.tracking.tracker import TrackedStudy
 from tune.ledger.ledger import Ledger, OPEN_SECONDS
 from tune.request.file import from_document
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -182,7 +184,7 @@ SPACE = {"study": "law", "data": "synthetic", "space": {"optim.restarts": [0, 1]
          "search": {"sampler": "random", "trials": 2}, "confirm": {"top": 0}}
 
 def view():
-    StudyRuns(Destination.default(folder), "law", "one").create("run", {"trial": "0"})
+    StudyRuns(Destination.at(None, folder), TrackedStudy("law", "one")).create("run", {"trial": "0"})
 
 def in_place():
     SqlAlchemyStore(f"sqlite:///{folder / 'mlflow.db'}", str(folder / "mlartifacts"))

@@ -35,7 +35,7 @@ SPACE: dict[str, Any] = {
 
 
 class Unseen:
-    """Shows nothing in MLflow."""
+    """Shows nothing in a tracker."""
 
     trouble = None
 
@@ -45,7 +45,7 @@ class Unseen:
     def show(self, _: object) -> None:
         pass
 
-    def new_runs(self) -> dict[int, str]:
+    def new_names(self) -> dict[int, str]:
         return {}
 
     def close(self, *_: object) -> tuple[int, ...]:

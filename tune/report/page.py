@@ -32,7 +32,7 @@ from tune.retrain.plan import last_study
 from tune.store.folder import StudyFolder
 from tune.study.plan import Options, absolute, recall, storage_of, tracking_of
 from tune.tables import NOTHING, Table
-from tune.tracking.mlflow_runs import Trouble, show_report, trouble_of
+from tune.tracking.tracker import TrackedStudy, Trouble
 
 PAGE = "index.html"
 
@@ -64,18 +64,21 @@ class Written:
 
     findings   the findings that it shows
     page       file of the page
-    address    address of the page in MLflow; None if MLflow did not take it
-    trouble    why MLflow did not take it, and the way out
+    tracker    name of the tracker: `MLflow`
+    address    address of the page in the tracker; None if the tracker did not take it
+    trouble    why the tracker did not take it, and the way out
     """
 
     findings: Findings
     page: Path
+    tracker: str
     address: str | None
     trouble: Trouble | None = None
 
 
 def make_report(options: Options, folder: StudyFolder, data: Dataset | None = None) -> Written:
-    """Write the report of a study as its ledger stands, and show it in MLflow if MLflow answers.
+    """Write the report of a study as its ledger stands, and show it in the tracker if that
+    answers.
 
     data   the data set, for the pictures of predictions; without it the page has none
 
@@ -85,11 +88,12 @@ def make_report(options: Options, folder: StudyFolder, data: Dataset | None = No
     options = recall(options, folder, moved=True)
     findings = find(folder, storage_of(options, folder))
     page = write(folder, findings, examples(findings, folder, data))
+    tracker = tracking_of(options)
     try:
-        address = show_report(tracking_of(options), findings.study, findings.identity, page.parent)
-    except Exception as error:  # noqa: BLE001  # whatever MLflow's stores raise: it is a view
-        return Written(findings, page, None, trouble_of(error, tracking_of(options)))
-    return Written(findings, page, address)
+        address = tracker.show_report(TrackedStudy(findings.study, findings.identity), page.parent)
+    except Exception as error:  # noqa: BLE001  # whatever a tracker raises: it is a view
+        return Written(findings, page, tracker.name, None, tracker.trouble_of(error))
+    return Written(findings, page, tracker.name, address)
 
 
 def write(folder: StudyFolder, findings: Findings, pictured: Examples | str) -> Path:
@@ -235,7 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if written.trouble is not None:
         say(
             console,
-            f"MLflow does not show it ({written.trouble.reason}): {written.trouble.way_out}",
+            f"{written.tracker} does not show it ({written.trouble.reason}):"
+            f" {written.trouble.way_out}",
         )
     return 0
 

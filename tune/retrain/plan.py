@@ -30,7 +30,7 @@ from tune.study import confirmation
 from tune.study.confirmation import Confirmation
 from tune.study.learned import no_winner, nothing_learned
 from tune.study.plan import Options, recall, storage_of, tracking_of, weights_key
-from tune.tracking.mlflow_runs import Destination
+from tune.tracking.tracker import Tracker
 
 On = Literal["train", "all"]
 _SPLIT = ("data.split_seed", "data.fold")
@@ -58,7 +58,7 @@ class RetrainingPlan:
     folder: StudyFolder
     request: StudyRequest
     identity: str
-    tracking: Destination
+    tracking: Tracker
     record: TrialRecord
     why: str
     on: On

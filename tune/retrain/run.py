@@ -1,5 +1,5 @@
 """The retraining of a study's winner: training, settings of prediction, submission, pictures,
-and MLflow.
+and the tracker.
 
 It writes `results/STUDY/best/`:
 
@@ -50,7 +50,7 @@ from core.training.trial import EpochReport, Trial
 from tune.retrain.plan import RetrainingPlan
 from tune.store.folder import match_table_path
 from tune.study.progress import Steps
-from tune.tracking.mlflow_runs import Retraining, Trouble, show_retraining, trouble_of
+from tune.tracking.tracker import Retraining, TrackedStudy, Trouble
 
 DRAWN_SCORE = 0.5
 """Least score of a drawn detection, where no validation image tells which score balances precision
@@ -71,7 +71,7 @@ class Outcome:
     test        the detections in each test image that could be predicted, by the image's id
     full_tiles  for each of these images, the number of tiles that reached the cap on detections
     missing     why there is no submission, a sentence for each cause; empty if there is one
-    shown       the results for MLflow
+    shown       the results for the tracker
     """
 
     metrics: dict[str, Any]
@@ -170,17 +170,16 @@ def _submit(
 
 
 def show(plan: RetrainingPlan, outcome: Outcome) -> str | Trouble:
-    """Show a retraining in MLflow; returns the model's address in its registry, or why MLflow
-    did not take the model.
+    """Show a retraining in the tracker; returns the model's address there, or why the tracker did
+    not take the model.
 
-    MLflow is a view: the files that were written stay, whatever it answers.
+    A tracker is a view: the files that were written stay, whatever it answers.
     """
+    study = TrackedStudy(plan.request.study, plan.identity)
     try:
-        return show_retraining(
-            plan.tracking, plan.request.study, plan.identity, plan.record, outcome.shown
-        )
-    except Exception as error:  # noqa: BLE001  # whatever MLflow's stores raise
-        return trouble_of(error, plan.tracking)
+        return plan.tracking.show_retraining(study, plan.record, outcome.shown)
+    except Exception as error:  # noqa: BLE001  # whatever a tracker raises
+        return plan.tracking.trouble_of(error)
 
 
 @contextlib.contextmanager

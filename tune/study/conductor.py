@@ -43,16 +43,17 @@ from tune.study.plan import (
     refuse_other_facts,
     searched_settings,
     study_facts,
-    tags_of,
+    tracked_study,
     weights_key,
 )
 from tune.study.progress import Progress
 from tune.tables import trials_csv
-from tune.tracking.mlflow_runs import Tracker, TrackingThread, Trouble
+from tune.tracking.thread import TrackingThread
+from tune.tracking.tracker import Trouble
 
 CLOSE_SECONDS, INTERRUPTED_SECONDS = 60.0, 10.0
-"""Seconds that the end of a study waits for MLflow, and that an interruption does: MLflow can be
-completed later."""
+"""Seconds that the end of a study waits for the tracker, and that an interruption does: what it
+shows can be completed later."""
 
 NO_GPU_SECONDS = 10.0
 """Seconds that a worker that finds no GPU stays before another takes its place."""
@@ -199,7 +200,7 @@ class _Phase:
     """A phase of a study: the trials of the search, or the trials that confirm its best, and
     where they are kept.
 
-    name        search or confirm, also the name of the phase in MLflow
+    name        search or confirm, also the name of the phase in the tracker
     ledger      the ledger that holds these trials
     claimed     the study's ledger, by which other processes know that this one runs the study
     first_rung  epochs after which a trial can be stopped early; 1 where no trial is
@@ -287,8 +288,8 @@ def _run_phase(
         what = what if len(conductor.untracked) == 1 else f"{what}s"
         say(
             console,
-            f"MLflow does not show {what} {numbers} in full ({conductor.trouble.reason}):"
-            f" {conductor.trouble.way_out}",
+            f"{plan.tracking.name} does not show {what} {numbers} in full"
+            f" ({conductor.trouble.reason}): {conductor.trouble.way_out}",
         )
 
 
@@ -322,7 +323,7 @@ def _files_in_one_sentence() -> Iterator[None]:
 
 
 class _Conductor:
-    """The desk of `bridge` for one phase: it tells ledger, MLflow, table and progress of each
+    """The desk of `bridge` for one phase: it tells ledger, tracker, table and progress of each
     event once.
     """
 
@@ -337,18 +338,12 @@ class _Conductor:
         self._stall_seconds = 60 * plan.request.resources.stall_minutes
         self.error: Exception | None = None
         """The error that stopped the study before its end; None if there was none."""
-        tags = tags_of(plan.request, plan.data.fingerprint)
-        self._tracking = TrackingThread(
-            plan.tracking,
-            lambda: Tracker(
-                plan.tracking, plan.request.study, phase.claimed.identity, tags, phase.name
-            ),
-            phase.folder_of,
-        )
+        study = tracked_study(plan.request, phase.claimed.identity, plan.data.fingerprint)
+        self._tracking = TrackingThread(plan.tracking, study, phase.name, phase.folder_of)
         self.untracked: Sequence[int] = ()
-        """Trials that MLflow does not show in full; known when the phase has ended."""
+        """Trials that the tracker does not show in full; known when the phase has ended."""
         self.trouble = Trouble("")
-        """The reason why MLflow does not show them, and the way out."""
+        """The reason why the tracker does not show them, and the way out."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Ray always pickles searcher and scheduler, and never uses the copies.
@@ -523,10 +518,8 @@ class _Conductor:
         return number not in self._heard
 
     def _note_runs(self) -> None:
-        """Enter the MLflow runs that the tracking thread has made: only this thread writes the
-        ledger.
-        """
-        for number, run in self._tracking.new_runs().items():
+        """Enter the runs in which the tracker shows trials: only this thread writes the ledger."""
+        for number, run in self._tracking.new_names().items():
             self._ledger.note_mlflow_run(number, run)
 
     def _silence(self, number: int) -> float:

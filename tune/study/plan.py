@@ -26,7 +26,7 @@ from tune.space.domains import Choices
 from tune.space.space import SearchSpace
 from tune.store.folder import StudyFolder
 from tune.study.confirmation import Repeat, fresh_repeats
-from tune.tracking.mlflow_runs import Destination
+from tune.tracking.tracker import TrackedStudy, Tracker, tracker_at
 
 _COMPARED = ("fixed", "space", "start", "variants", "baseline", "seeds", "search", "stop_early")
 _EXTENT = ("low", "high", "choices")
@@ -42,7 +42,7 @@ class Options:
 
     results       folder of all studies
     storage       SQLAlchemy URL of the ledger; None for a file in the study's folder
-    tracking_uri  MLflow's tracking URI; None for a database in `results`
+    tracking_uri  address of the tracker; None for an MLflow database in `results`
     parallel      largest number of trials at once; None for as many as fit
     time_budget   seconds after which no epoch begins; None for no limit
     address       address of a Ray cluster; None for this machine
@@ -100,8 +100,8 @@ class StudyPlan:
         )
 
     @property
-    def tracking(self) -> Destination:
-        """The MLflow database or server that shows the study."""
+    def tracking(self) -> Tracker:
+        """The tracker that shows the study."""
         return tracking_of(self.options)
 
 
@@ -374,19 +374,23 @@ def storage_of(options: Options, folder: StudyFolder) -> str:
     return options.storage or f"sqlite:///{folder.path / 'study.db'}"
 
 
-def tracking_of(options: Options) -> Destination:
-    """The MLflow database or server that shows the studies."""
-    default = Destination.default(options.results)
-    return Destination(options.tracking_uri or default.uri, default.artifacts.absolute())
+def tracking_of(options: Options) -> Tracker:
+    """The tracker that shows the studies."""
+    return tracker_at(options.tracking_uri, options.results)
 
 
-def tags_of(request: StudyRequest, fingerprint: str) -> dict[str, str]:
-    """The tags that describe a study in MLflow."""
-    return {
+def tracked_study(request: StudyRequest, ledger: str, fingerprint: str) -> TrackedStudy:
+    """A study as its tracker knows it.
+
+    ledger        the ledger's identity
+    fingerprint   the data set's
+    """
+    tags = {
         "data": request.data,
         "data_fingerprint": fingerprint,
         "planned_trials": str(request.planned_trials),
     }
+    return TrackedStudy(request.study, ledger, tags)
 
 
 def absolute(url: str | None) -> str | None:
@@ -398,7 +402,7 @@ def absolute(url: str | None) -> str | None:
 
 
 def recall(options: Options, folder: StudyFolder, moved: bool = False) -> Options:
-    """The options, with the study's own addresses of ledger and MLflow where the command gives
+    """The options, with the study's own addresses of ledger and tracker where the command gives
     none.
 
     moved   whether the ledger may have moved since

@@ -1,4 +1,4 @@
-"""MLflow's view of a study, written anew from its ledger: `python -m tune.search --study NAME
+"""The tracker's view of a study, written anew from its ledger: `python -m tune.search --study NAME
 --rebuild-tracking`.
 """
 
@@ -11,23 +11,23 @@ from tune.redaction import without_password
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder
 from tune.study import confirmation
-from tune.study.plan import Options, recall, storage_of, tags_of, tracking_of
-from tune.tracking.mlflow_runs import Destination, Tracker, trouble_of
+from tune.study.plan import Options, recall, storage_of, tracked_study, tracking_of
+from tune.tracking.tracker import Tracker
 
 
-def rebuild_tracking(options: Options, study: str) -> tuple[int, int, Destination]:
-    """Show every trial of a study's ledger in MLflow.
+def rebuild_tracking(options: Options, study: str) -> tuple[int, int, Tracker]:
+    """Show every trial of a study's ledger in its tracker.
 
-    Returns the number of the search's trials, the number of trials that confirm them, and where
-    MLflow is. It needs neither the data set nor pretrained weights, and trains nothing. Runs that
-    MLflow has already are kept and completed. Raises StudyError for a study that is unknown or
-    being searched, and StorageError where MLflow does not take the trials.
+    Returns the number of the search's trials, the number of trials that confirm them, and the
+    tracker. It needs neither the data set nor pretrained weights, and trains nothing. What the
+    tracker has already is kept and completed. Raises StudyError for a study that is unknown or
+    being searched, and StorageError where the tracker does not take the trials.
     """
     folder = StudyFolder(options.results / study)
     description = folder.read_description()
     request = from_document(description["request"], str(folder.description))
     options = recall(options, folder)
-    destination, storage = tracking_of(options), storage_of(options, folder)
+    tracker, storage = tracking_of(options), storage_of(options, folder)
     with folder.driver_lock():
         ledger = Ledger(storage, request)
         if not ledger.records:
@@ -38,22 +38,22 @@ def rebuild_tracking(options: Options, study: str) -> tuple[int, int, Destinatio
             phases.append(("confirm", Ledger(storage, confirming), folder.confirm_trial))
         confirmed = confirmation.read_confirmation(folder, storage, request, ledger.records)
         finished = ledger.finished and (confirmed is None or confirmed.finished)
-        tags = tags_of(request, description["data"]["fingerprint"])
+        tracked = tracked_study(request, ledger.identity, description["data"]["fingerprint"])
         runs: list[tuple[Ledger, int, str]] = []
         try:
             for phase, held, folder_of in phases:
-                tracker = Tracker(destination, request.study, ledger.identity, tags, phase)
+                view = tracker.trials(tracked, phase)
                 runs += [
-                    (held, record.id, tracker.write(record, folder_of(record.id)))
+                    (held, record.id, view.write(record, folder_of(record.id)))
                     for record in held.records
                 ]
-            tracker.close(finished)
-        except Exception as error:  # whatever MLflow's stores raise
-            trouble = trouble_of(error, destination)
+            view.close(finished)
+        except Exception as error:  # whatever a tracker raises
+            trouble = tracker.trouble_of(error)
             raise StorageError(
-                f"MLflow at {without_password(destination.uri)} did not take the trials"
+                f"{tracker.name} at {without_password(tracker.uri)} did not take the trials"
                 f" ({trouble.reason}): {trouble.way_out}"
             ) from error
         for held, number, run in runs:
             held.note_mlflow_run(number, run)
-    return len(ledger.records), len(runs) - len(ledger.records), destination
+    return len(ledger.records), len(runs) - len(ledger.records), tracker

@@ -1,6 +1,14 @@
-"""MLflow, a view of the ledger that can be written anew at any time; the only package that
-speaks to it.
+"""Trackers, which show studies: MLflow, and those that other packages add to the table.
 
-mlflow_runs.py       writes trials, retrainings and reports as runs of MLflow
-registered_model.py  the code that MLflow runs when it loads a registered model
+Each is a view of the ledger that can be written anew at any time. Only this package speaks to
+MLflow.
+
+mlflow_destination.py  the database or server, and how to open it
+mlflow_errors.py       what MLflow's refusals mean, and the way out
+mlflow_models.py       retrainings as runs, and their models in MLflow's registry
+mlflow_runs.py         trials and reports as runs
+mlflow_tracker.py      MLflow as a tracker
+registered_model.py    the code that MLflow runs when it loads a registered model
+thread.py              the thread that shows records, so that a search does not wait
+tracker.py             what a tracker is, and the table of trackers
 """

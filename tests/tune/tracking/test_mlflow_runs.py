@@ -16,22 +16,20 @@ from urllib.parse import unquote, urlsplit
 
 import mlflow
 import pytest
+import sqlalchemy
 from mlflow.exceptions import MlflowException
 
 from tune.ledger.ledger import Ledger, State, TrialRecord
 from tune.request.file import from_document
-from tune.tracking.mlflow_runs import (
-    Destination,
-    ExperimentDeletedError,
-    Retraining,
-    Tracker,
-    TrackingThread,
-    show_report,
-    show_retraining,
-    trouble_of,
-)
+from tune.tracking.mlflow_destination import Destination
+from tune.tracking.mlflow_errors import ExperimentDeletedError, trouble_of
+from tune.tracking.mlflow_models import show_retraining
+from tune.tracking.mlflow_runs import TrialRuns, show_report
+from tune.tracking.mlflow_tracker import MLflow
+from tune.tracking.thread import TrackingThread
+from tune.tracking.tracker import Retraining, TrackedStudy, TrialsView
 
-# Said by MLflow of its own classes, when mlflow.pyfunc is first imported.
+VIEW = TrackedStudy("view", "one")
 SPACE = {
     "study": "view",
     "data": "synthetic",
@@ -86,15 +84,13 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def destination(tmp_path: Path, empty_database: Path) -> Destination:
     shutil.copy(empty_database, tmp_path)
-    return Destination.default(tmp_path)
+    return Destination.at(None, tmp_path)
 
 
 def show(destination: Destination, *records: TrialRecord, ledger: str = "one") -> TrackingThread:
-    thread = TrackingThread(
-        destination,
-        lambda: Tracker(destination, "view", ledger, {}),
-        lambda number: Path(f"none/{number}"),
-    )
+    tracker = MLflow(destination.uri, destination.artifacts.parent)
+    study = TrackedStudy("view", ledger)
+    thread = TrackingThread(tracker, study, "search", lambda number: Path(f"none/{number}"))
     for each in records:
         thread.show(each)
     return thread
@@ -120,18 +116,18 @@ def test_a_trial_that_is_shown_to_its_end_is_not_written_again_and_one_that_is_n
     half = replace(half, state=State.RUNNING, epochs=half.epochs[:1])
     assert not show(destination, record(0), half).close(ended=False)
     written: list[int] = []
-    write = Tracker.write
+    write = TrialRuns.write
 
-    def noted(tracker: Tracker, record: TrialRecord, folder: Path) -> str:
+    def noted(trials: TrialRuns, record: TrialRecord, folder: Path) -> str:
         written.append(record.id)
-        return write(tracker, record, folder)
+        return write(trials, record, folder)
 
-    monkeypatch.setattr(Tracker, "write", noted)
+    monkeypatch.setattr(TrialRuns, "write", noted)
     thread = show(destination, record(0), record(1, State.PRUNED))
     assert not thread.close(ended=True)
     assert written == [1]
     shown = runs(destination)
-    assert thread.new_runs() == {int(trial): run.info.run_id for trial, run in shown.items()}
+    assert thread.new_names() == {int(trial): run.info.run_id for trial, run in shown.items()}
     assert (shown["1"].info.status, curve(destination, shown["1"])) == (
         "KILLED",
         [(1, 0.1), (2, 0.2)],
@@ -141,10 +137,10 @@ def test_a_trial_that_is_shown_to_its_end_is_not_written_again_and_one_that_is_n
 def test_epochs_that_come_close_together_are_written_together_and_closing_waits_for_no_pause(
     destination: Destination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tune.tracking.mlflow_runs.PAUSE_SECONDS", 1000.0)
+    monkeypatch.setattr("tune.tracking.thread.PAUSE_SECONDS", 1000.0)
     started = replace(record(0), state=State.RUNNING, epochs=())
     thread = show(destination, started)
-    while not thread.new_runs():
+    while not thread.new_names():
         pass
     for count in (1, 2):
         thread.show(replace(started, epochs=record(0).epochs[:count]))
@@ -161,7 +157,7 @@ def test_the_view_of_a_finished_study_is_rebuilt_whole_from_its_ledger(
         ledger.report(asked.id, [epoch(1), epoch(2)])
     thread = show(destination, *ledger.records, ledger=ledger.identity)
     assert not thread.close(ended=True)
-    for number, run in thread.new_runs().items():
+    for number, run in thread.new_names().items():
         ledger.note_mlflow_run(number, run)
     shown = runs(destination, ledger.identity)
     again = Ledger(f"sqlite:///{tmp_path / 'study.db'}", from_document(SPACE, "test"))
@@ -195,15 +191,17 @@ def test_a_record_that_mlflow_refuses_holds_up_no_other(destination: Destination
 def test_what_could_not_be_shown_is_shown_when_mlflow_is_back(
     destination: Destination, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tune.tracking.mlflow_runs.RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("tune.tracking.thread.RETRY_SECONDS", 0.2)
     away = tmp_path / "away"
 
-    def open_tracker() -> Tracker:
-        if not away.exists():
-            raise ConnectionError("no answer from http://user:secret@server")
-        return Tracker(destination, "view", "one", {})
+    class Away(MLflow):
+        def trials(self, study: TrackedStudy, phase: str) -> TrialsView:
+            if not away.exists():
+                raise ConnectionError("no answer from http://user:secret@server")
+            return super().trials(study, phase)
 
-    thread = TrackingThread(destination, open_tracker, lambda number: Path(f"none/{number}"))
+    tracker = Away(destination.uri, destination.artifacts.parent)
+    thread = TrackingThread(tracker, VIEW, "search", lambda number: Path(f"none/{number}"))
     thread.show(record(0))
     while thread.trouble is None:
         pass
@@ -250,10 +248,10 @@ def test_an_experiment_that_was_deleted_is_told_as_that_with_the_command_that_re
 def test_the_command_that_is_said_to_restore_an_experiment_restores_it(
     destination: Destination,
 ) -> None:
-    Tracker(destination, "view", "one", {})
+    TrialRuns(destination, VIEW, "search")
     client, number = deleted(destination)
     with pytest.raises(ExperimentDeletedError) as caught:
-        Tracker(destination, "view", "one", {})
+        TrialRuns(destination, VIEW, "search")
     trouble = trouble_of(caught.value, destination)
     command = trouble.way_out.removeprefix("bring it back with: ").partition(", then")[0]
     subprocess.run(command, shell=True, check=True, capture_output=True, timeout=200)
@@ -263,10 +261,10 @@ def test_the_command_that_is_said_to_restore_an_experiment_restores_it(
 def test_an_experiment_that_is_deleted_while_trials_are_shown_and_restored_misses_nothing(
     destination: Destination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tune.tracking.mlflow_runs.LASTING_RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("tune.tracking.thread.LASTING_RETRY_SECONDS", 0.2)
     half = replace(record(0), state=State.RUNNING, epochs=record(0).epochs[:1])
     thread = show(destination, half)
-    while not thread.new_runs():
+    while not thread.new_names():
         time.sleep(0.05)
     client, number = deleted(destination)
     thread.show(record(0))
@@ -285,7 +283,7 @@ def test_a_run_that_is_deleted_while_trials_are_shown_is_written_anew(
     destination: Destination, phases: tuple[str, ...]
 ) -> None:
     half = replace(record(0), state=State.RUNNING, epochs=record(0).epochs[:1])
-    tracker = Tracker(destination, "view", "one", {"data": "cells"})
+    tracker = TrialRuns(destination, replace(VIEW, tags={"data": "cells"}), "search")
     tracker.write(half, Path("none"))
     client = mlflow.MlflowClient(destination.uri)
     experiment = client.get_experiment_by_name("view").experiment_id
@@ -295,7 +293,7 @@ def test_a_run_that_is_deleted_while_trials_are_shown_is_written_anew(
     tracker.write(record(0), Path("none"))
     tracker.write(replace(record(1), state=State.RUNNING), Path("none"))
     tracker.close(ended=True)
-    again = Tracker(destination, "view", "one", {"data": "cells"})
+    again = TrialRuns(destination, replace(VIEW, tags={"data": "cells"}), "search")
     (parent,) = client.search_runs([experiment], "tags.phase = 'study'")
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["data"] == "cells"
@@ -352,7 +350,7 @@ def test_a_server_that_is_away_is_only_waited_for(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     destination = Destination("http://127.0.0.1:9", tmp_path)
     with pytest.raises(MlflowException) as caught:
-        Tracker(destination, "view", "one", {})
+        TrialRuns(destination, VIEW, "search")
     trouble = trouble_of(caught.value, destination)
     assert (trouble.lasting, trouble.way_out) == (
         False,
@@ -379,7 +377,7 @@ def test_a_finished_study_that_is_extended_runs_in_mlflow_until_it_ends_again(
     )  # the same command, with nothing to do
     assert (study().status, study().end_time) == ("FINISHED", ended.end_time)
     thread = show(destination, record(0), replace(record(1), state=State.RUNNING))
-    while not thread.new_runs():
+    while not thread.new_names():
         time.sleep(0.05)
     thread.close(ended=False)
     assert study().status == "RUNNING"
@@ -395,8 +393,8 @@ def test_confirming_trials_have_runs_of_their_own_beside_those_of_the_search(
     settings = {**repeated.settings, "seed": 1000, "data.folds": 5, "data.fold": 2}
     repeated = TrialRecord(0, "trial 3", State.COMPLETE, settings=settings, epochs=repeated.epochs)
     for _ in range(2):
-        Tracker(destination, "view", "one", {}).write(record(0), Path("none"))
-        Tracker(destination, "view", "one", {}, "confirm").write(repeated, Path("none"))
+        TrialRuns(destination, VIEW, "search").write(record(0), Path("none"))
+        TrialRuns(destination, VIEW, "confirm").write(repeated, Path("none"))
     client = mlflow.MlflowClient(destination.uri)
     found = client.search_runs([client.get_experiment_by_name("view").experiment_id])
     by_phase = {run.data.tags["phase"]: run for run in found}
@@ -411,13 +409,13 @@ def test_confirming_trials_have_runs_of_their_own_beside_those_of_the_search(
 def test_a_report_is_shown_whole_in_the_studys_run_with_its_address_however_often(
     destination: Destination, tmp_path: Path
 ) -> None:
-    Tracker(destination, "view", "one", {})
+    TrialRuns(destination, VIEW, "search")
     folder = tmp_path / "report"
     (folder / "tables").mkdir(parents=True)
     (folder / "tables" / "main.csv").write_text("a,b")
     for page in ("first", "second"):
         (folder / "index.html").write_text(page)
-        address = show_report(destination, "view", "one", folder)
+        address = show_report(destination, VIEW, folder)
         assert Path(unquote(urlsplit(address).path)).read_text() == page
     client = mlflow.MlflowClient(destination.uri)
     (run,) = client.search_runs([client.get_experiment_by_name("view").experiment_id])
@@ -523,9 +521,7 @@ def test_a_retraining_is_a_finished_run_linked_to_the_trial_that_won(
     destination: Destination, tmp_path: Path
 ) -> None:
     assert not show(destination, record(6), record(7)).close(ended=True)
-    address = show_retraining(
-        destination, "view", "one", record(7), retraining(best(tmp_path / "best"))
-    )
+    address = show_retraining(destination, VIEW, record(7), retraining(best(tmp_path / "best")))
     assert address == "models:/view/1"
     (run,) = shown(destination)
     winner = runs(destination)["7"]
@@ -569,9 +565,7 @@ def test_the_ledger_s_word_for_the_winner_s_run_comes_first(
 ) -> None:
     assert not show(destination, record(7)).close(ended=True)
     named = record(7, mlflow_run="abc", name="Partial")
-    show_retraining(
-        destination, "view", "one", named, retraining(best(tmp_path / "best"), on="all")
-    )
+    show_retraining(destination, VIEW, named, retraining(best(tmp_path / "best"), on="all"))
     (run,) = shown(destination)
     assert run.data.tags["winner_run"] == "abc"
     (version,) = versions(destination)
@@ -587,7 +581,7 @@ def test_a_retraining_is_shown_where_its_study_never_was(
     bare = retraining(
         best(tmp_path / "best"), on="all", epochs=blind, metrics={"confirmed_ap50": 0.4}
     )
-    assert show_retraining(destination, "view", "one", record(0), bare) == "models:/view/1"
+    assert show_retraining(destination, VIEW, record(0), bare) == "models:/view/1"
     (run,) = shown(destination)
     assert not {"winner_run", "mlflow.parentRunId"} & set(run.data.tags)
     assert "ap50" not in run.data.metrics
@@ -601,7 +595,7 @@ def test_the_weights_lie_once_among_the_artifacts_of_the_study(
     destination: Destination, tmp_path: Path
 ) -> None:
     folder = best(tmp_path / "best")
-    show_retraining(destination, "view", "one", record(7), retraining(folder))
+    show_retraining(destination, VIEW, record(7), retraining(folder))
     uri = mlflow.MlflowClient(destination.uri).get_model_version_download_uri("view", "1")
     study = destination.artifacts / "view"
     assert local(uri).is_relative_to(study)
@@ -619,9 +613,9 @@ def test_showing_a_retraining_again_changes_nothing(
     destination: Destination, tmp_path: Path
 ) -> None:
     same = retraining(best(tmp_path / "best"))
-    first = show_retraining(destination, "view", "one", record(7), same)
+    first = show_retraining(destination, VIEW, record(7), same)
     before, (run,) = everything(destination, "view"), shown(destination)
-    assert show_retraining(destination, "view", "one", record(7), same) == first
+    assert show_retraining(destination, VIEW, record(7), same) == first
     assert everything(destination, "view") == before
     assert shown(destination)[0].info.end_time == run.info.end_time
     assert before["version 1"]
@@ -631,24 +625,21 @@ def test_another_retraining_or_another_model_of_one_is_another_version(
     destination: Destination, tmp_path: Path
 ) -> None:
     folder = best(tmp_path / "best")
-    assert (
-        show_retraining(destination, "view", "one", record(7), retraining(folder))
-        == "models:/view/1"
-    )
+    assert show_retraining(destination, VIEW, record(7), retraining(folder)) == "models:/view/1"
     other_key = retraining(folder, key="7-all", on="all")
-    assert show_retraining(destination, "view", "one", record(7), other_key) == "models:/view/2"
+    assert show_retraining(destination, VIEW, record(7), other_key) == "models:/view/2"
     best(folder, "settings: {predict.flips: true}")
     flipped = retraining(folder, settings={"optim.epochs": 3, "predict.flips": True})
-    assert show_retraining(destination, "view", "one", record(7), flipped) == "models:/view/3"
-    assert show_retraining(destination, "view", "two", record(7), flipped) == "models:/view/4"
+    assert show_retraining(destination, VIEW, record(7), flipped) == "models:/view/3"
+    assert (
+        show_retraining(destination, TrackedStudy("view", "two"), record(7), flipped)
+        == "models:/view/4"
+    )
     assert len(shown(destination)) == 4
     client = mlflow.MlflowClient(destination.uri)
     assert int(client.get_model_version_by_alias("view", "best").version) == 4
     best(folder)
-    assert (
-        show_retraining(destination, "view", "one", record(7), retraining(folder))
-        == "models:/view/1"
-    )
+    assert show_retraining(destination, VIEW, record(7), retraining(folder)) == "models:/view/1"
     assert int(client.get_model_version_by_alias("view", "best").version) == 1
 
 
@@ -669,8 +660,8 @@ def whole(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     """What an undisturbed retraining leaves."""
     root = tmp_path_factory.mktemp("whole")
     shutil.copy(empty_database, root)
-    destination = Destination.default(root)
-    show_retraining(destination, "view", "one", record(7), retraining(best(root / "best")))
+    destination = Destination.at(None, root)
+    show_retraining(destination, VIEW, record(7), retraining(best(root / "best")))
     return everything(destination, "view")
 
 
@@ -696,8 +687,8 @@ def test_a_retraining_whose_showing_was_cut_short_is_completed_by_the_next_call(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mlflow.MlflowClient, step, cut_short)
         with pytest.raises(Killed):
-            show_retraining(destination, "view", "one", record(7), same)
-    assert show_retraining(destination, "view", "one", record(7), same) == "models:/view/1"
+            show_retraining(destination, VIEW, record(7), same)
+    assert show_retraining(destination, VIEW, record(7), same) == "models:/view/1"
     assert everything(destination, "view") == whole
 
 
@@ -709,7 +700,7 @@ def test_what_else_uses_mlflow_in_the_process_is_left_as_it_was_and_nothing_is_p
         mlflow.get_registry_uri(),
         os.environ.get("MLFLOW_TRACKING_URI"),
     )
-    show_retraining(destination, "view", "one", record(7), retraining(best(tmp_path / "best")))
+    show_retraining(destination, VIEW, record(7), retraining(best(tmp_path / "best")))
     after = (
         mlflow.get_tracking_uri(),
         mlflow.get_registry_uri(),
@@ -720,24 +711,20 @@ def test_what_else_uses_mlflow_in_the_process_is_left_as_it_was_and_nothing_is_p
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_tracking_database_that_is_none_is_mlflow_s_failure(tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db").write_text("this is no database" * 100)
-    with pytest.raises(MlflowException, match="not a database") as caught:
-        show_retraining(
-            Destination.default(tmp_path),
-            "view",
-            "one",
-            record(7),
-            retraining(best(tmp_path / "best")),
-        )
-    assert "\n" not in str(caught.value)
-
-
-def test_a_server_that_does_not_answer_is_named_without_its_password(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"this is no database" * 100, "not a database"), (b"", r"127\.0\.0\.1")],
+    ids=["no database", "no server"],
+)
+def test_why_a_retraining_is_not_shown_is_one_line_without_a_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, reason: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    nobody = Destination("http://somebody:hidden@127.0.0.1:9", tmp_path)
-    with pytest.raises(MlflowException, match=r"127\.0\.0\.1") as caught:
-        show_retraining(nobody, "view", "one", record(7), retraining(best(tmp_path / "best")))
-    assert "hidden" not in str(caught.value)
+    (tmp_path / "mlflow.db").write_bytes(content)
+    tracker = MLflow(None if content else "http://somebody:hidden@127.0.0.1:9", tmp_path)
+    with pytest.raises((MlflowException, sqlalchemy.exc.SQLAlchemyError)) as caught:
+        tracker.show_retraining(VIEW, record(7), retraining(best(tmp_path / "best")))
+    trouble = tracker.trouble_of(caught.value)
+    assert re.search(reason, trouble.reason)
+    assert "\n" not in trouble.reason
+    assert "hidden" not in str(trouble)

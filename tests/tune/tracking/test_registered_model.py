@@ -30,7 +30,9 @@ from core.prediction import trained_model
 from core.prediction.submission import results_of
 from core.prediction.trained_model import TrainedModel
 from tune.ledger.ledger import State, TrialRecord
-from tune.tracking.mlflow_runs import Destination, Retraining, show_retraining
+from tune.tracking.mlflow_destination import Destination
+from tune.tracking.mlflow_models import show_retraining
+from tune.tracking.tracker import Retraining, TrackedStudy
 
 # Said by MLflow of its own classes, when mlflow.pyfunc is first imported.
 ROOT = Path(__file__).parents[3]
@@ -87,20 +89,23 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Registered:
     """Version 2 of a model; version 1 is none that could be loaded."""
     root = tmp_path_factory.mktemp("a place") / "results"
     root.mkdir()
-    destination = Destination.default(root)
+    destination = Destination.at(None, root)
     older = root / "older"
     older.mkdir()
     for name in (trained_model.CONFIG, trained_model.WEIGHTS):
         (older / name).write_text("no model")
     show_retraining(
-        destination, "cells", "one", RECORD, Retraining(older, "train", "older", {}, [], {})
+        destination,
+        TrackedStudy("cells", "one"),
+        RECORD,
+        Retraining(older, "train", "older", {}, [], {}),
     )
     torch.manual_seed(0)
     model = build_detector(CONFIG.model, len(CLASSES), None, CONFIG.predict).eval()
     best = root / "cells" / "best"
     trained_model.save(best, TrainedModel(CONFIG, CLASSES, model))
     retraining = Retraining(best, "train", "newer", CONFIG.settings(), [], {"ap50": 0.5})
-    address = show_retraining(destination, "cells", "one", RECORD, retraining)
+    address = show_retraining(destination, TrackedStudy("cells", "one"), RECORD, retraining)
     return Registered(destination, best, trained_model.load(best, "cpu"), address)
 
 

@@ -1,0 +1,48 @@
+"""The MLflow database or server that shows studies, and how a person opens it."""
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tune.redaction import without_password
+
+
+@dataclass(frozen=True)
+class Destination:
+    """The MLflow database or server that shows a study.
+
+    uri         MLflow's tracking URI
+    artifacts   folder for artifacts, used where `uri` is a local database; a server has its own
+    """
+
+    uri: str
+    artifacts: Path
+
+    @classmethod
+    def at(cls, uri: str | None, results: Path) -> "Destination":
+        """The destination of a tracking URI; for None a database under `results`."""
+        return cls(
+            uri or f"sqlite:///{results / 'mlflow.db'}", (results / "mlartifacts").absolute()
+        )
+
+    @property
+    def how_to_open(self) -> str:
+        """How to see the study in a browser: a command for a database, the address of a server."""
+        if urlsplit(self.uri).scheme in ("http", "https"):
+            return f"open {without_password(self.uri)}"
+        return f"{self.program} ui --backend-store-uri {without_password(self.uri)}"
+
+    @property
+    def program(self) -> str:
+        """MLflow's command line, as a person in this folder would type it."""
+        program = Path(sys.executable).with_name("mlflow")
+        return os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
+
+    def command(self, words: str) -> str:
+        """A command of MLflow's command line for this database or server."""
+        return (
+            f"MLFLOW_TRACKING_URI={shlex.quote(without_password(self.uri))} {self.program} {words}"
+        )

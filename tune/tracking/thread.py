@@ -1,0 +1,127 @@
+"""The thread that shows a study's trials in a tracker, so that a search never waits for it."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tune.ledger.ledger import TrialRecord
+from tune.tracking.tracker import TrackedStudy, Tracker, TrialsView, Trouble
+
+RETRY_SECONDS, LASTING_RETRY_SECONDS = 5.0, 30.0
+"""Seconds of pause after the tracker did not answer, and after it refused for a reason that lasts
+until the user acts."""
+
+PAUSE_SECONDS = 1.0
+"""Seconds of pause after records were written, so that more come together: many cost little more
+than one, and since Python runs one thread at a time, each call of a tracker delays the search a
+little."""
+
+_logger = logging.getLogger(__name__)
+
+
+class TrackingThread:
+    """A thread that shows the trials of a phase as their records come, and keeps the records that
+    the tracker does not take until it does.
+
+    folder_of   returns a trial's folder, given its number
+    """
+
+    def __init__(
+        self, tracker: Tracker, study: TrackedStudy, phase: str, folder_of: Callable[[int], Path]
+    ) -> None:
+        self._tracker, self._study, self._phase = tracker, study, phase
+        self._folder_of = folder_of
+        self._view: TrialsView | None = None
+        self._names: dict[int, str] = {}
+        self._changed = threading.Condition()
+        self._pending: dict[int, TrialRecord] = {}
+        self._closing = False
+        self._hurry = threading.Event()
+        self._stopped = threading.Event()
+        self.trouble: Trouble | None = None
+        """The last reason why a record is unwritten; None if all are written."""
+        self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
+        self._thread.start()
+
+    def show(self, record: TrialRecord) -> None:
+        """Show a trial as it is now; returns at once."""
+        with self._changed:
+            self._pending[record.id] = record
+            self._changed.notify()
+
+    def new_names(self) -> Mapping[int, str]:
+        """The tracker's name of each trial that was shown since the last call."""
+        with self._changed:
+            names, self._names = self._names, {}
+        return names
+
+    def close(self, ended: bool, seconds: float = 60.0) -> Sequence[int]:
+        """Write what is left, waiting at most `seconds`; returns the trials that are still
+        not shown in full.
+        """
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._hurry.set()
+        self._thread.join(seconds)
+        self._stopped.set()
+        with self._changed:
+            unwritten = sorted(self._pending)
+        if self._view is not None and not unwritten and not self._thread.is_alive():
+            try:
+                self._view.close(ended)
+            except Exception as error:  # noqa: BLE001  # whatever a tracker raises
+                self.trouble = self._tracker.trouble_of(error)
+        return unwritten
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending or self._closing)
+                if not self._pending and self._view is not None:
+                    return
+                batch, closing = list(self._pending.values()), self._closing
+            self.trouble = self._try_to_open() or self._try_to_write(batch)
+            if not self.trouble:
+                self._hurry.wait(PAUSE_SECONDS)
+            elif closing and self.trouble.lasting:
+                return
+            elif closing:
+                self._stopped.wait(RETRY_SECONDS)
+            else:
+                self._hurry.wait(LASTING_RETRY_SECONDS if self.trouble.lasting else RETRY_SECONDS)
+
+    def _try_to_open(self) -> Trouble | None:
+        """Open the view if it is not open; returns the trouble, or None."""
+        try:
+            self._view = self._view or self._tracker.trials(self._study, self._phase)
+        except Exception as error:  # noqa: BLE001  # whatever a tracker raises: the search goes on
+            return self._note(error)
+        return None
+
+    def _try_to_write(self, batch: Sequence[TrialRecord]) -> Trouble | None:
+        """Write records; a record that is refused delays no other. Returns the trouble, or None.
+
+        After a trouble that lasts the view is opened anew: what it knows may be gone by then.
+        """
+        view, trouble = self._view, None
+        assert view is not None
+        for record in batch:
+            try:
+                name = view.shown(record) or view.write(record, self._folder_of(record.id))
+            except Exception as error:  # noqa: BLE001  # whatever a tracker raises
+                trouble = self._note(error)
+                if trouble.lasting:
+                    self._view = None
+                continue
+            with self._changed:
+                self._names[record.id] = name
+                if self._pending.get(record.id) is record:
+                    del self._pending[record.id]
+        return trouble
+
+    def _note(self, error: Exception) -> Trouble:
+        trouble = self._tracker.trouble_of(error)
+        _logger.debug("%s did not take a record: %s", self._tracker.name, trouble.reason)
+        return trouble
