@@ -7,7 +7,7 @@ MLflow all use it. Defaults are those of the reference report where they are sou
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -15,20 +15,20 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    create_model,
     field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from core import backbones
+from core.augmentations import augment_fields
 from core.backbones import BACKBONES, WITH_BOTTLENECKS, WITH_COCO
 from core.errors import SettingError
 from core.text import nearest
 
 Value = bool | int | float | str
 """The types that a setting's value can have."""
-
-Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Settings(BaseModel):
@@ -105,53 +105,17 @@ class DataConfig(_Settings):
         return self
 
 
-class AugmentConfig(_Settings):
-    """The augmentation of a training image and its label maps: five switches, and the strengths
-    of each.
-    """
-
-    horizontal_flip: bool = False
-    """Mirror left and right."""
-    color_jitter: bool = False
-    """Brightness and contrast, then hue, saturation and value, each with its own coin."""
-    affine: bool = False
-    """Shift, scale and rotate together."""
-    elastic: bool = False
-    """Smooth random displacement of every pixel."""
-    blur_or_noise: bool = False
-    """Gaussian blur or Gaussian noise, one of the two."""
-
-    horizontal_flip_p: Probability = 0.5
-    """Probability of a flip."""
-    color_jitter_p: Probability = 0.2
-    """Probability of each of the two colour changes."""
-    brightness: Probability = 0.2
-    """Largest relative change of brightness."""
-    contrast: Probability = 0.2
-    """Largest relative change of contrast."""
-    hue: int = Field(20, ge=0, le=90)
-    """Largest shift of hue, in steps of 2 degrees (OpenCV's scale)."""
-    saturation: int = Field(30, ge=0, le=255)
-    """Largest shift of saturation, on a scale of 0 to 255."""
-    value: int = Field(20, ge=0, le=255)
-    """Largest shift of value (lightness in HSV), on a scale of 0 to 255."""
-    affine_p: Probability = 0.5
-    """Probability of shift, scale and rotate."""
-    shift: float = Field(0.05, ge=0, le=0.5)
-    """Largest shift, as a fraction of the image's side."""
-    scale: float = Field(0.1, ge=0, le=0.5)
-    """Largest relative change of scale."""
-    rotate: float = Field(15, ge=0, le=180)
-    """Largest rotation in degrees."""
-    elastic_p: Probability = 0.5
-    """Probability of an elastic displacement."""
-    elastic_alpha: float = Field(60, ge=0, le=1000)
-    """Amplitude in pixels before smoothing; displacements have a standard deviation of about 0.16
-    alpha / sigma."""
-    elastic_sigma: float = Field(6, ge=1, le=100)
-    """Smoothing of the displacement field, a standard deviation in pixels."""
-    blur_or_noise_p: Probability = 0.3
-    """Probability that the image is blurred or noised."""
+if TYPE_CHECKING:
+    AugmentConfig = _Settings
+else:
+    AugmentConfig = create_model(
+        "AugmentConfig",
+        __base__=_Settings,
+        __module__=__name__,
+        __doc__="The augmentation of a training image and its label maps, as the table of"
+        " augmentations has it: the switch of each, and the strengths of each.",
+        **augment_fields(),
+    )
 
 
 class ModelConfig(_Settings):

@@ -5,6 +5,7 @@ searches or ranks.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from core.augmentations import AUGMENTATIONS
 from core.config import SETTINGS, Value
 
 
@@ -31,23 +32,19 @@ class Need:
         return f"{self.setting} {'above 0' if self.above_0 else '0'}"
 
 
-_STRENGTHS: Mapping[str, tuple[str, ...]] = {
-    "horizontal_flip": (),
-    "color_jitter": ("brightness", "contrast", "hue", "saturation", "value"),
-    "affine": ("shift", "scale", "rotate"),
-    "elastic": ("elastic_alpha", "elastic_sigma"),
-    "blur_or_noise": (),
-}
-"""Augmentations with their strengths; each also has a probability, `NAME_p`."""
-
-
 def _needs() -> dict[str, tuple[Need, ...]]:
     needs: dict[str, tuple[Need, ...]] = {}
-    for name, strengths in _STRENGTHS.items():
+    for name, part in AUGMENTATIONS.items():
         switch, probability = Need(f"augment.{name}"), Need(f"augment.{name}_p")
-        needs |= {switch.setting: (probability,), probability.setting: (switch,)}
-        needs |= {f"augment.{strength}": (switch, probability) for strength in strengths}
-    needs["augment.elastic_sigma"] += (Need("augment.elastic_alpha"),)
+        has_probability = f"{name}_p" in part.model_fields
+        needs |= {switch.setting: (probability,) if has_probability else ()}
+        for strength in part.model_fields:
+            found = [switch]
+            if has_probability and strength != f"{name}_p":
+                found.append(probability)
+            if strength in part.needs:
+                found.append(Need(f"augment.{part.needs[strength]}"))
+            needs[f"augment.{strength}"] = tuple(found)
     return needs | {
         "optim.restart_multiplier": (Need("optim.restarts"),),
         "data.fold": (Need("data.folds"),),

@@ -6,15 +6,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import PrivateAttr
 from scipy import ndimage
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from core.augment import pipeline as augment
+from core.augment.library import FILL
+from core.augmentations import AUGMENTATIONS, Augmentation
 from core.config import AugmentConfig
 from core.labels.label_maps import find_instances, resize_label_maps, target_of
+from core.randomness import Purpose, generator
 
-GEOMETRIC = ("horizontal_flip", "affine", "elastic")
-IMAGE_ONLY = ("color_jitter", "blur_or_noise")
+GEOMETRIC = tuple(name for name, part in AUGMENTATIONS.items() if part.geometric)
+IMAGE_ONLY = tuple(name for name, part in AUGMENTATIONS.items() if not part.geometric)
 SWITCHES = GEOMETRIC + IMAGE_ONLY
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -49,6 +53,11 @@ def call(
     augmenter = augment.build(config)
     assert augmenter is not None
     return augmenter(*scene(image_seed), np.random.default_rng(seed))
+
+
+def transforms(augmenter: augment.Augmenter) -> list[albumentations.BasicTransform]:
+    """The transforms of albumentations that it goes through."""
+    return [change.transform for _, _, _, change in augmenter._changes]
 
 
 def test_nothing_switched_on_is_no_augmentation():
@@ -112,7 +121,8 @@ def test_label_maps_agree_with_albumentations_own_pipeline_of_binary_masks():
     label_map = label_maps[0]
     numbers = np.unique(label_map)[1:]
     config = always("affine", "elastic")
-    steps = [augment._affine(config), augment._elastic(config)]
+    augmenter = augment.build(config)
+    steps = transforms(augmenter)
     pipeline = albumentations.Compose(steps)
     for step, seed in zip(
         steps, np.random.default_rng(4).integers(2**63, size=6)[3:5].tolist(), strict=True
@@ -121,7 +131,7 @@ def test_label_maps_agree_with_albumentations_own_pipeline_of_binary_masks():
     wanted = pipeline(
         image=image, masks=[(label_map == number).astype(np.uint8) for number in numbers]
     )
-    got_image, got_maps = augment.build(config)(image, label_map[None], np.random.default_rng(4))
+    got_image, got_maps = augmenter(image, label_map[None], np.random.default_rng(4))
     assert np.array_equal(got_image, wanted["image"])
     for number, mask in zip(numbers, wanted["masks"], strict=True):
         assert np.array_equal(got_maps[0] == number, mask.astype(bool))
@@ -170,7 +180,7 @@ def test_what_comes_in_from_outside_is_neutral_in_colour_and_belongs_to_no_insta
         outside = changed_maps[0] == 0
         assert outside.any()
         deep = ndimage.binary_erosion(outside, iterations=2)  # linear interpolation mixes the edge
-        assert (changed_image[deep] == augment.FILL).all()
+        assert (changed_image[deep] == FILL).all()
 
 
 def test_two_calls_with_equally_seeded_generators_are_bit_identical_whatever_the_global_state():
@@ -201,7 +211,7 @@ def test_the_coins_of_the_switches_are_independent():
         horizontal_flip=True, affine=True, rotate=0, scale=0, shift=0.5, affine_p=0.5
     )
     augmenter = augment.build(config)
-    flip, affine = augmenter._steps[0], augmenter._steps[3]
+    flip, affine = transforms(augmenter)
     tosses = []
     for seed in range(400):
         augmenter(image, label_maps, np.random.default_rng(seed))
@@ -220,13 +230,80 @@ def test_a_switch_changes_nothing_of_what_the_others_draw(switch):
     others = augment.build(always(*(name for name in SWITCHES if name != switch)))
     every(*scene(), np.random.default_rng(3))
     others(*scene(), np.random.default_rng(3))
-    for one, two in zip(every._steps, others._steps, strict=True):
-        if two is not None and isinstance(one, albumentations.Affine):
-            assert np.array_equal(one.params["matrix"], two.params["matrix"])
-        if two is not None and isinstance(one, albumentations.ElasticTransform):
-            assert np.array_equal(one.params["map_x"], two.params["map_x"])
-        if two is not None and isinstance(one, albumentations.HueSaturationValue):
-            assert one.params["hue_shift"] == two.params["hue_shift"]
+    drawn = {type(one): one.params for one in transforms(every) if hasattr(one, "params")}
+    for two in transforms(others):
+        for key in ("matrix", "map_x", "hue_shift"):
+            if key in getattr(two, "params", {}):
+                assert np.array_equal(drawn[type(two)][key], two.params[key])
+
+
+class Recorder(Augmentation):
+    """An augmentation of two changes that keeps the seeds it was given and changes nothing."""
+
+    geometric = True
+    _seeds: list[int] = PrivateAttr(default_factory=list)
+
+    def changes(self):
+        def change(image, label_maps, seed):
+            self._seeds.append(seed)
+            return image, label_maps
+
+        return [change, change]
+
+
+def seeds_of(*names: str) -> dict[str, list[int]]:
+    """The seeds that augmentations of these names get for one image."""
+    recorders = {name: Recorder() for name in names}
+    augment.Augmenter(recorders)(*scene(), generator(3, Purpose.AUGMENT, 1, 7))
+    return {name: recorder._seeds for name, recorder in recorders.items()}
+
+
+def test_every_seed_is_the_one_that_the_first_version_drew() -> None:
+    # Changes only on purpose: a study that has begun repeats its images bit for bit.
+    seeds = seeds_of(*AUGMENTATIONS)
+    assert seeds["horizontal_flip"][0] == 3481853248300239552
+    assert seeds["color_jitter"] == [7487109092121763580, 7062779515406181673]
+    assert seeds["affine"][0] == 8110485130237376034
+    assert seeds["elastic"][0] == 7602509579272101635
+    assert seeds["blur_or_noise"][0] == 6786197286031943266
+
+
+def test_every_draw_is_the_one_that_the_first_version_made() -> None:
+    augmenter = augment.build(always(*SWITCHES))
+    image, label_maps = np.zeros((40, 48, 3), np.uint8), np.zeros((1, 40, 48), np.uint16)
+    augmenter(image, label_maps, generator(3, Purpose.AUGMENT, 1, 7))
+    _, jitter, hue, affine, elastic, blur_or_noise = transforms(augmenter)
+    assert jitter.params["alpha"] == pytest.approx(0.932153055109028)
+    assert hue.params["hue_shift"] == pytest.approx(5.850865047023163)
+    assert affine.params["rotate"] == pytest.approx(3.055656093971649)
+    assert affine.params["scale"]["x"] == pytest.approx(0.9723200509504165)
+    assert elastic.params["map_x"][0, 0] == pytest.approx(0.0335864275693893, rel=1e-4)
+    blur, noise = blur_or_noise.transforms
+    assert blur.params["kernel"].ravel()[0] == pytest.approx(0.0010398461845948, rel=1e-4)
+    assert not noise.params
+
+
+def test_an_augmentation_that_is_added_changes_no_draw_of_the_others() -> None:
+    before = seeds_of(*SWITCHES, "zoom")
+    after = seeds_of("blur", *reversed(SWITCHES), "added", "zoom")
+    assert {name: after[name] for name in before} == before
+    drawn = [seed for seeds in after.values() for seed in seeds]
+    assert len(set(drawn)) == len(drawn) == 2 * 8
+
+
+def test_only_a_geometric_augmentation_moves_labels() -> None:
+    class Mover(Augmentation):
+        geometric = False
+
+        def changes(self):
+            return [lambda image, label_maps, _: (image + 1, label_maps + 1)]
+
+    image, label_maps = scene()
+    changed, kept = augment.Augmenter({"mover": Mover()})(
+        image, label_maps, np.random.default_rng(0)
+    )
+    assert np.array_equal(changed, image + 1)
+    assert kept is label_maps
 
 
 def displacements(alpha: float, sigma: float, side: int, seed: int) -> np.ndarray:
@@ -234,7 +311,7 @@ def displacements(alpha: float, sigma: float, side: int, seed: int) -> np.ndarra
     column.
     """
     config = always("elastic").model_copy(update={"elastic_alpha": alpha, "elastic_sigma": sigma})
-    step = augment._elastic(config)
+    (step,) = transforms(augment.build(config))
     step.set_random_state(np.random.default_rng(seed), random.Random(seed))
     step(image=np.zeros((side, side, 3), np.uint8))
     return step.params["map_x"] - np.arange(side)
