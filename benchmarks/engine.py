@@ -35,8 +35,8 @@ from benchmarks.replay import ReplayedTrial
 from benchmarks.table import Line, as_text
 from core import data as datasets
 from core.files import write_json_atomically
-from tune.engine.bridge import Assignment
-from tune.engine.executor import Machine, Node, TrialResources
+from tune.engine.messages import Assignment
+from tune.engine.resources import Machine, Node, TrialResources
 from tune.ledger.ledger import Ledger
 from tune.request.file import from_document
 from tune.request.request import StudyRequest

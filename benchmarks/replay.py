@@ -11,11 +11,11 @@ from core.files import write_json_atomically
 from core.metric import ap50
 from core.metric.ap50 import MatchTable
 from core.training.trial import EpochReport
-from tune.engine.bridge import Assignment
+from tune.engine.messages import Assignment
 
 
 class ReplayedTrial:
-    """What `tune.engine.executor` drives, without training.
+    """What `tune.engine.worker` runs, without training.
 
     result   the AP50 after an epoch, by assignment and epoch, or the match table that has it, which
              is then kept as a real trial keeps it; it may do what a real trial may: raise, wait,

@@ -31,7 +31,7 @@ import torch
 from benchmarks.replay import ReplayedTrial
 from core.errors import TrialDiverged
 from tune import search
-from tune.engine.bridge import Assignment
+from tune.engine.messages import Assignment
 from tune.study import conductor as study
 
 

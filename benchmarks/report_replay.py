@@ -22,8 +22,8 @@ from benchmarks.replay import ReplayedTrial
 from benchmarks.simulated_scores import MAX_DETS, Images, draw_images, evaluate
 from core import data as datasets
 from core.metric.ap50 import MatchTable, ap50
-from tune.engine.bridge import Assignment
-from tune.engine.executor import Machine, Node, TrialResources
+from tune.engine.messages import Assignment
+from tune.engine.resources import Machine, Node, TrialResources
 from tune.report.findings import Findings, find
 from tune.request.file import from_document
 from tune.study import conductor as study

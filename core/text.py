@@ -50,6 +50,11 @@ def shown(text: str) -> str:
     )
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 300 characters; its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
 def nearest(
     name: str, known: Iterable[str], synonyms: Mapping[str, str] | None = None
 ) -> str | None:

@@ -31,8 +31,8 @@ from core.network.build import build_detector
 from core.prediction import trained_model
 from core.prediction.trained_model import TrainedModel
 from tune import retrain_best, search
-from tune.engine.executor import _make_token
 from tune.engine.loopback import on_loopback
+from tune.engine.session import _make_token
 from tune.retrain import plan as retrain_plan
 from tune.study.plan import Options
 
@@ -207,9 +207,10 @@ def test_a_ray_without_the_switch_is_started_all_the_same(monkeypatch: pytest.Mo
 
 RAY_ALONE = """
 import sys
-from tune.engine.executor import Machine, Node, _ray
+from tune.engine.session import ray_session
+from tune.engine.resources import Machine, Node
 import ray
-with _ray(Machine((Node(1, 0),))):
+with ray_session(Machine((Node(1, 0),))):
     print(ray.get_runtime_context().gcs_address, flush=True)
     sys.stdin.read()
 """

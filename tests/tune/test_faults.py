@@ -40,8 +40,8 @@ from core.data.dataset import Dataset
 from core.errors import StorageError, StudyError
 from core.training.trial import Trial
 from tune import database
-from tune.engine.bridge import Assignment
-from tune.engine.executor import Machine, Node, TrialResources
+from tune.engine.messages import Assignment
+from tune.engine.resources import Machine, Node, TrialResources
 from tune.ledger import ledger as ledgers
 from tune.ledger.ledger import Ledger, State, TrialRecord
 from tune.request.file import from_document

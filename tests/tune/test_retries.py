@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from core import data as datasets
-from tune.engine import executor
-from tune.engine.bridge import DIED, Assignment
-from tune.engine.executor import Machine, Node, Then, TrialResources
+from tune.engine.messages import DIED, Assignment, Then
+from tune.engine.resources import Machine, Node, TrialResources
+from tune.engine.worker import RUNNING
 from tune.ledger.ledger import Ledger, State
 from tune.request.file import from_document
 from tune.study import conductor as study
@@ -236,7 +236,7 @@ def test_a_process_that_died_in_an_epoch_is_counted_from_the_epochs_begin(tmp_pa
         assert one is not None
         time.sleep(0.5)
         Path(one.folder).mkdir(parents=True)
-        (Path(one.folder) / executor.RUNNING).write_text(str(one.attempt))
+        (Path(one.folder) / RUNNING).write_text(str(one.attempt))
         time.sleep(0.3)
         at.conductor.lost(one, DIED)
         assert 0.3 <= at.ledger.records[0].seconds < 0.75

@@ -7,7 +7,7 @@ trial, just as after the death of the driver.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,34 +16,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-
-@dataclass(frozen=True)
-class Assignment:
-    """One attempt of one trial, as a worker gets it.
-
-    trial          number in the ledger
-    attempt        1 for the first
-    folder         absolute path of the trial's folder, the only place its worker writes to
-    settings       every setting of the trial, flat names
-    gpus           GPUs the attempt holds
-    known_epochs   epochs the ledger has; a checkpoint that holds more is reported before anything
-                   runs
-    """
-
-    trial: int
-    attempt: int
-    folder: str
-    settings: Mapping[str, Any]
-    known_epochs: int
-    gpus: float = 0.0
-
-
-DIED = "its worker process died"
-"""The reason of an attempt whose worker ended without a message."""
-
-
-class WorkerUnusable(Exception):
-    """A worker's process cannot run trials any longer. The message is the reason, in one line."""
+from tune.engine.messages import DIED, Assignment, WorkerUnusable
 
 
 class Desk(Protocol):

@@ -30,10 +30,10 @@ from core.network import weights as pretrained
 from core.network.weights import BaseWeights
 from core.training.trial import Trial
 from tune.engine import executor
-from tune.engine.bridge import DIED, Assignment, WorkerUnusable
-from tune.engine.executor import MakeTrial, Then
+from tune.engine.messages import DIED, GPU_FAILED, Assignment, Then, WorkerUnusable
 from tune.engine.mps import multi_process_service
 from tune.engine.packing import pack, remembered
+from tune.engine.worker import MakeTrial, seconds_of_lost_epoch
 from tune.ledger.ledger import MAX_LOST, Ledger, State
 from tune.redaction import without_password
 from tune.store.folder import FORMAT
@@ -86,7 +86,7 @@ def make_core_trial(
         ):  # the GPU is lost or its driver restarts: never train on a CPU unnoticed
             time.sleep(NO_GPU_SECONDS)
             raise WorkerUnusable(
-                f"{executor.GPU_FAILED}: torch sees none there, although the trial holds one"
+                f"{GPU_FAILED}: torch sees none there, although the trial holds one"
             )
         limit_memory(resolve("cuda:0"), min(assignment.gpus, 1.0) or 1.0)
     return Trial(
@@ -470,9 +470,9 @@ class _Conductor:
         # each has a whole GPU, so that the trial that caused the error costs the others no more
         # attempts.
         shares = self._plan.request.resources.mps and 0 < self._plan.resources.gpus < 1
-        alone = 1.0 if shares and reason.startswith(executor.GPU_FAILED) else None
+        alone = 1.0 if shares and reason.startswith(GPU_FAILED) else None
         with self._halting():
-            seconds = executor.seconds_of_lost_epoch(Path(assignment.folder), assignment.attempt)
+            seconds = seconds_of_lost_epoch(Path(assignment.folder), assignment.attempt)
             # The kernel ended the worker at its time limit, however late Ray noticed.
             seconds = min(seconds, silence, limit or silence)
             self._ledger.lost(assignment.trial, reason, seconds, alone)

@@ -17,8 +17,8 @@ from core.errors import BadRequest, ResourceError, SettingError, StudyError
 from core.network import weights as pretrained
 from core.network.weights import WeightsFile
 from core.prediction.advice import advice
-from tune.engine import executor, mps
-from tune.engine.executor import Machine, TrialResources
+from tune.engine import mps, session
+from tune.engine.resources import Machine, TrialResources
 from tune.ledger.ledger import remembered_facts
 from tune.redaction import without_password
 from tune.request.request import StudyRequest
@@ -155,7 +155,7 @@ def check_request(
             if file is not None:
                 weights[weights_key(model)] = file
     try:
-        machine = Machine.here() if options.address is None else executor.cluster(options.address)
+        machine = Machine.here() if options.address is None else session.cluster_at(options.address)
         resources = _resources(request, options, machine)
     except BadRequest as error:
         problems.append(error)

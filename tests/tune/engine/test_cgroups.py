@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tune.engine.cgroups import Allowed, allowed
-from tune.engine.executor import Machine
+from tune.engine.resources import Machine
 
 HERE = len(os.sched_getaffinity(0))
 GIB = 2**30

@@ -19,10 +19,10 @@ from rich.console import Console
 
 from core import data as datasets
 from core.errors import ResourceError
-from tune.engine import executor, mps
-from tune.engine.bridge import Assignment
-from tune.engine.executor import Machine, Node, TrialResources
+from tune.engine import mps, session
+from tune.engine.messages import Assignment
 from tune.engine.mps import LOGS, PIPES, PROGRAM, multi_process_service
+from tune.engine.resources import Machine, Node, TrialResources
 from tune.ledger.ledger import Ledger, State
 from tune.request.file import from_document
 from tune.study import conductor as study
@@ -263,7 +263,7 @@ def test_without_gpus_nobody_asks_for_the_program(
 def test_the_service_is_not_for_a_cluster_whose_nodes_are_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor, "cluster", lambda address: Machine((Node(2, 1),), address))
+    monkeypatch.setattr(session, "cluster_at", lambda address: Machine((Node(2, 1),), address))
     request = from_document({**SPACE, "resources": {"mps": True}}, "test")
     _, problems = check_request(request, Options(tmp_path, address="10.0.0.1:6379"))
     assert [str(problem) for problem in problems] == [

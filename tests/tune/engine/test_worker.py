@@ -13,9 +13,9 @@ import torch
 from core import data as datasets
 from core.config import TrialConfig
 from core.errors import ProcessLost
-from tune.engine import executor
-from tune.engine.bridge import Assignment, WorkerUnusable
-from tune.engine.executor import Then, TrialWorker
+from tune.engine import worker as worker_module
+from tune.engine.messages import GPU_FAILED, Assignment, Then, WorkerUnusable
+from tune.engine.worker import TrialWorker
 from tune.study import conductor as study
 
 
@@ -56,7 +56,7 @@ def test_memory_that_was_missing_is_given_whoever_asked_for_it(
 
 def test_after_an_error_of_the_gpu_the_worker_is_of_no_use(tmp_path: Path) -> None:
     with pytest.raises(
-        WorkerUnusable, match=f"^{executor.GPU_FAILED}: CUDA error: device-side assert triggered$"
+        WorkerUnusable, match=f"^{GPU_FAILED}: CUDA error: device-side assert triggered$"
     ):
         step(tmp_path, torch.AcceleratorError("CUDA error: device-side assert triggered\nmore"))
     assert "device-side assert" in (tmp_path / "error.txt").read_text()
@@ -66,8 +66,8 @@ def test_a_worker_whose_gpu_does_not_answer_after_any_error_is_of_no_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some libraries say nothing of the GPU when it failed them."""
-    monkeypatch.setattr(executor, "_gpu_answers", lambda: False)
-    with pytest.raises(WorkerUnusable, match=f"^{executor.GPU_FAILED}: cuDNN said so$"):
+    monkeypatch.setattr(worker_module, "_gpu_answers", lambda: False)
+    with pytest.raises(WorkerUnusable, match=f"^{GPU_FAILED}: cuDNN said so$"):
         step(tmp_path, RuntimeError("cuDNN said so"))
 
 
@@ -93,6 +93,6 @@ def test_a_trial_that_holds_a_gpu_never_trains_without_one(
     settings = TrialConfig.from_settings({"model.weights": "none", "optim.epochs": 1}).settings()
     assignment = Assignment(0, 1, str(tmp_path), settings, 0, 0.5)
     with pytest.raises(
-        WorkerUnusable, match=f"^{executor.GPU_FAILED}: torch sees none there, although the trial"
+        WorkerUnusable, match=f"^{GPU_FAILED}: torch sees none there, although the trial"
     ):
         study.make_core_trial(assignment, 1, data=datasets.load("synthetic"), weights={}, gpu=True)

@@ -20,7 +20,7 @@ from benchmarks.simulated_scores import draw_images, evaluate
 from core import data as datasets
 from core.errors import StudyError
 from core.metric.ap50 import MatchTable, ap50
-from tune.engine.executor import Machine, Node, TrialResources
+from tune.engine.resources import Machine, Node, TrialResources
 from tune.ledger import ledger
 from tune.ledger.ledger import Ledger, State, TrialRecord
 from tune.report import rows

@@ -23,8 +23,8 @@ from rich.console import Console
 from benchmarks.replay import ReplayedTrial
 from core import data as datasets
 from core.errors import StudyError, TrialDiverged
-from tune.engine.bridge import Assignment
-from tune.engine.executor import Machine, Node, TrialResources
+from tune.engine.messages import Assignment
+from tune.engine.resources import Machine, Node, TrialResources
 from tune.ledger.ledger import Ledger, State, TrialRecord
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder

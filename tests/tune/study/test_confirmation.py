@@ -40,8 +40,8 @@ from core.data.split import split
 from core.errors import DataError, StudyError
 from core.metric.ap50 import MatchTable
 from tune import search
-from tune.engine.bridge import Assignment
-from tune.engine.executor import Machine, Node, TrialResources
+from tune.engine.messages import Assignment
+from tune.engine.resources import Machine, Node, TrialResources
 from tune.ledger import ledger
 from tune.ledger.ledger import Ledger, Point, State, TrialRecord
 from tune.request.file import from_document

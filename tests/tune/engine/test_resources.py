@@ -10,8 +10,9 @@ from hypothesis import given
 from ray.tune.execution import tune_controller
 
 from core.errors import ResourceError
-from tune.engine.bridge import Assignment, LedgerSearcher
-from tune.engine.executor import Machine, Node, TrialResources
+from tune.engine.bridge import LedgerSearcher
+from tune.engine.messages import Assignment
+from tune.engine.resources import Machine, Node, TrialResources
 
 RAY_UNITS = 10_000
 """Ray counts resources in ten-thousandths."""

@@ -1,0 +1,101 @@
+"""The processors, GPUs and memory that Ray may use, and how much of them each trial holds."""
+
+import sys
+from dataclasses import dataclass
+
+import torch
+
+from core.errors import ResourceError
+from tune.engine import cgroups
+
+
+@dataclass(frozen=True)
+class TrialResources:
+    """The processors and GPUs that each trial holds, and how many trials run at once.
+
+    cpus       whole processors of a trial, and also its number of threads
+    gpus       GPUs of a trial: 0, 1, or a fraction of one
+    parallel   number of trials that run at once
+    """
+
+    cpus: int
+    gpus: float
+    parallel: int
+
+
+@dataclass(frozen=True)
+class Node:
+    """The processors, the GPUs and the memory of one computer. A trial never spans two.
+
+    memory   bytes that may be used; 0 where that is not known
+    """
+
+    cpus: int
+    gpus: int
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The nodes that Ray may use: this machine alone, or those of the cluster at `address`."""
+
+    nodes: tuple[Node, ...]
+    address: str | None = None
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """The machine that this process runs on, as far as its control groups let it use it."""
+        allowed = cgroups.allowed()
+        return cls((Node(allowed.cpus, torch.cuda.device_count(), allowed.memory),))
+
+    def share(
+        self, cpus_per_trial: int | str, gpus_per_trial: float | str, parallel: int | None
+    ) -> TrialResources:
+        """Resolve `auto` and count how many trials fit: on each node by itself, then summed.
+
+        GPUs, auto: one whole GPU for each trial where any node has one (`tune.engine.packing`
+        measures how many trials may share it), else none. Processors, auto: with GPUs, a node's
+        processors divided by the trials that its GPUs hold, on the node where that is least, and at
+        most 8; without GPUs, a quarter of the largest node's processors, and at least one. Raises
+        ResourceError for a trial that fits on no node, since Ray would wait for ever without a
+        message.
+        """
+        several = len(self.nodes) > 1
+        most_gpus = max((node.gpus for node in self.nodes), default=0)
+        gpus = (1.0 if most_gpus else 0.0) if gpus_per_trial == "auto" else float(gpus_per_trial)
+        assert 0 <= gpus <= 1, "a trial trains on one GPU"  # tune.request.request refuses others
+        if gpus and not most_gpus:
+            raise ResourceError(
+                "resources.gpus_per_trial must be 0, since"
+                f" {'no node has a' if several else 'there is no'} GPU, and is {gpus:g};"
+                " --gpus-per-trial 0 runs on processors"
+            )
+        by_gpu = [(node, _trials_by_gpu(node, gpus)) for node in self.nodes]
+        by_gpu = [(node, trials) for node, trials in by_gpu if trials]
+        most_cpus = max((node.cpus for node, _ in by_gpu), default=0)
+        if cpus_per_trial != "auto":
+            cpus = int(cpus_per_trial)
+        elif gpus:
+            # A node without processors runs no trial, so it does not count.
+            least = min((node.cpus // trials for node, trials in by_gpu if node.cpus), default=1)
+            cpus = max(1, min(8, least))
+        else:
+            cpus = max(1, most_cpus // 4)
+        if cpus > most_cpus:
+            largest = "of the largest node with enough GPUs" if gpus else "of the largest node"
+            raise ResourceError(
+                f"resources.cpus_per_trial must not pass the {most_cpus} processors "
+                f"{largest if several else 'there are'}, and is {cpus}; "
+                + ("--cpus-per-trial auto fits" if most_cpus else "give Ray's nodes processors")
+            )
+        fitting = sum(min(trials, node.cpus // cpus) for node, trials in by_gpu)
+        return TrialResources(cpus, gpus, fitting if parallel is None else min(parallel, fitting))
+
+
+def _trials_by_gpu(node: Node, gpus: float) -> int:
+    """How many trials the GPUs of a node hold; a trial with a fraction of a GPU stays on one
+    GPU.
+    """
+    if gpus == 0:
+        return sys.maxsize
+    return node.gpus * int(1 / gpus + 1e-9)
