@@ -7,6 +7,7 @@ hw3.py         the HW3 layout: one folder an image, one mask a class
 images.py      image and mask files to arrays
 listing.py     images to predict on
 pictures.py    PNG, JPEG and BMP files
+readers.py     the table of formats: which reader reads a data set
 split.py       the split into training and validation images
 stored.py      an image file as it is stored, before EXIF turns it
 suspicion.py   annotations that can be read but look wrong
@@ -21,9 +22,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.config import DataConfig
-from core.data import coco, hw3, synthetic
 from core.data.dataset import Category, Dataset, Inspection, Problem, TestImage, by_cause, first_of
-from core.data.listing import SYNTHETIC_TEST_IMAGES, list_images
+from core.data.listing import list_images
+from core.data.readers import READERS
 from core.data.suspicion import split_components, suspicions
 from core.errors import DataError
 from core.text import listed, shown
@@ -111,33 +112,25 @@ def _without_bad(found: Inspection) -> Inspection:
 
 
 def _read(where: str) -> Inspection:
-    if where == "synthetic":
-        return Inspection(synthetic.make(test=SYNTHETIC_TEST_IMAGES), ())
+    """The data set as the first reader that sees it reads it."""
     folder = Path(where)
-    if not folder.exists():
-        return Inspection(
-            None, (Problem(where, f"there is no such folder; {_where_to_put(where)}"),)
-        )
-    if not folder.is_dir():
-        return Inspection(
-            None,
-            (Problem(where, f"a folder is expected, and this is a file; {_where_to_put(where)}"),),
-        )
     try:
-        if coco.annotation_file(folder) is not None:
-            return coco.read(folder)
-        if hw3.images_folder(folder) is not None:
-            return hw3.read(folder)
-        if coco.unnamed_annotation_file(folder) is not None:
-            return coco.read(folder)
-        message = f"the folder holds no annotated image ({_seen(folder)}); {_where_to_put(where)}"
+        for reader in READERS.values():
+            if reader.sees(where):
+                return reader.read(where)
+        if not folder.exists():
+            message = "there is no such folder"
+        elif not folder.is_dir():
+            message = "a folder is expected, and this is a file"
+        else:
+            message = f"the folder holds no annotated image ({_seen(folder)})"
     except DataError as error:
-        return Inspection(None, (Problem.of(error, folder / "annotations"),))
+        return Inspection(None, (Problem.of(error, where),))
     except OSError as error:
         return Inspection(
             None, (Problem(str(error.filename), f"the folder cannot be read: {error.strerror}"),)
         )
-    return Inspection(None, (Problem(where, message),))
+    return Inspection(None, (Problem(where, f"{message}; {_where_to_put(where)}"),))
 
 
 def _seen(folder: Path) -> str:

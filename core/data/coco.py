@@ -18,7 +18,7 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,6 +53,7 @@ from core.data.images import (
     turned_in_doubt,
     whole_number,
 )
+from core.data.readers import Reader
 from core.errors import DataError
 from core.sample import MAX_INSTANCES, MaskCrop, Sample
 from core.text import many
@@ -666,3 +667,18 @@ def _contradictions(boxes: Counter[str], path: Path, notes: list[str]) -> list[P
             " is; masks are used"
         )
     return []
+
+
+def _reader(find: Callable[[Path], Path | None]) -> Reader:
+    """The reader of the folders in which `find` finds a file of annotations."""
+
+    def sees(where: str) -> bool:
+        try:
+            return find(Path(where)) is not None
+        except DataError:  # there are several: reading says which
+            return True
+
+    return Reader(sees, lambda where: read(Path(where)))
+
+
+READER, EXPORT_READER = _reader(annotation_file), _reader(unnamed_annotation_file)

@@ -52,6 +52,7 @@ from core.data.images import (
     read_rgb,
     turned_in_doubt,
 )
+from core.data.readers import Reader
 from core.errors import DataError
 from core.sample import Sample
 from core.text import listed, many
@@ -324,3 +325,9 @@ def _read_listing(folder: Path) -> tuple[list[TestImage], list[Problem]]:
         ]
 
     return read_listed(entries, [test, folder], str(listing))
+
+
+READER = Reader(
+    sees=lambda where: images_folder(Path(where)) is not None,
+    read=lambda where: read(Path(where)),
+)

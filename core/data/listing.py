@@ -8,9 +8,6 @@ from core.data.dataset import Problem, TestImage, first_of
 from core.data.images import SUFFIXES, read_listed, read_size
 from core.errors import DataError
 
-SYNTHETIC_TEST_IMAGES = 6
-"""Number of test images of the data set `synthetic`: two more slides."""
-
 
 def list_images(where: str) -> tuple[TestImage, ...]:
     """The images to predict on, at least one; nothing is decoded, all that a header shows is
@@ -37,7 +34,7 @@ def look_through(where: str) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]
     Raises DataError where it is not a single image that is wrong.
     """
     if where == "synthetic":
-        return synthetic.make(test=SYNTHETIC_TEST_IMAGES).test_images, ()
+        return synthetic.make(test=synthetic.TEST_IMAGES).test_images, ()
     path = Path(where)
     try:
         if not path.exists():

@@ -23,7 +23,8 @@ import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from core.data.dataset import Category, Dataset, TestImage, assemble
+from core.data.dataset import Category, Dataset, Inspection, TestImage, assemble
+from core.data.readers import Reader
 from core.errors import DataError
 from core.randomness import Purpose, generator
 from core.sample import Sample
@@ -36,6 +37,9 @@ PIXELS_PER_CELL = 1250
 """Ground per nucleus: 8 to 12 nuclei on 112 x 112 pixels."""
 MOST_HIDDEN = 0.2
 """Largest fraction of a nucleus that others may hide."""
+
+TEST_IMAGES = 6
+"""Number of test images of the data set `synthetic`: two more slides."""
 
 Field = NDArray[np.float64]
 SLIDE, FIELD = 0, 1  # the two kinds of draws, part of their addresses
@@ -377,3 +381,9 @@ def _noise(rng: np.random.Generator, v: Field, u: Field) -> Field:
     upper = _mix(values[v0, u0], values[v0, u0 + 1], right)
     lower = _mix(values[v0 + 1, u0], values[v0 + 1, u0 + 1], right)
     return _mix(upper, lower, down)
+
+
+READER = Reader(
+    sees=lambda where: where == "synthetic",
+    read=lambda _: Inspection(make(test=TEST_IMAGES), ()),
+)
