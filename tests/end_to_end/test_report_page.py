@@ -28,7 +28,7 @@ from PIL import Image
 
 from benchmarks.simulated_study import REFERENCE, REFERENCE_QUALITY, SAMPLED, build, sampled_quality
 from tune.report import page as report
-from tune.report.examples import Examples, Picture
+from tune.report.figures.figure import Picture, Pictures, figures_of
 from tune.report.findings import find
 
 ROOT = Path(__file__).parents[2]
@@ -228,14 +228,19 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         name: find(folder, f"sqlite:///{folder.path / 'study.db'}")
         for name, folder in folders.items()
     }
-    return {name: report.write(folder, found[name], pictured()) for name, folder in folders.items()}
+    return {
+        name: report.write(found[name], {**figures_of(found[name]), "examples": pictured()})
+        for name in folders
+    }
 
 
-def pictured() -> Examples:
+def pictured() -> Pictures:
     """Noise, of the size of three panels."""
     stream = io.BytesIO()
     Image.effect_noise((1700, 560), 80).save(stream, format="PNG")
-    return Examples("What it sees", "No interval.", (Picture(stream.getvalue(), "Noise."),))
+    return Pictures(
+        "pictures", "What it sees", "No interval.", (Picture(stream.getvalue(), "Noise."),)
+    )
 
 
 each_page = pytest.mark.parametrize("name", ["variants", "search"])

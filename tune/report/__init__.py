@@ -1,16 +1,14 @@
 """The report of a study: numbers, then words, tables and figures of them, then one page.
 
 __main__.py      `python -m tune.report`
-curves.py        the figures of AP50 and loss after each epoch
 evidence.py      all numbers of a report
-examples.py      the pictures of predictions
-figures.py       the other figures
 findings.py      numbers, sentences and tables together
-marks.py         points with intervals, drawn one a line
 page.py          the page, and its command line; page.html.jinja is its template
 rows.py          the rows of the main table, compared
 sentences.py     the sentences of a report
 svg.py           figures as SVG text that follows the page's theme
 tables.py        the tables of a report
 trial_scores.py  how sure a trial's score is
+
+The figures, one file each, and their table are in `tune.report.figures`.
 """

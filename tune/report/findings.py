@@ -7,6 +7,7 @@ images nor weights are needed. Files that are missing are named, and their conte
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from core.data.dataset import Dataset
 from tune.report.evidence import gather
 from tune.report.rows import Row, Smallest
 from tune.report.sentences import answer_of, cautions_of, provenance_of
@@ -25,6 +26,8 @@ __all__ = ["Findings", "Row", "ScoredTrial", "Smallest", "find"]
 class Findings:
     """The findings of a study.
 
+    folder              folder of the study
+    data                the data set, for pictures; None where it is not known where that is now
     study               name of the study
     identity            identity of its ledger: a name that no other ledger has
     request             the search request
@@ -53,6 +56,8 @@ class Findings:
     provenance          facts that are needed to repeat the study, by name
     """
 
+    folder: StudyFolder
+    data: Dataset | None
     study: str
     identity: str
     request: StudyRequest
@@ -74,10 +79,11 @@ class Findings:
     provenance: Mapping[str, str]
 
 
-def find(folder: StudyFolder, storage: str) -> Findings:
+def find(folder: StudyFolder, storage: str, data: Dataset | None = None) -> Findings:
     """Compute the findings of a study.
 
     storage   SQLAlchemy URL of the study's ledger
+    data      the data set, for pictures; None where it is not known where that is now
 
     Raises StudyError for a study that does not exist. Without a complete trial the answer says that
     there is none.
@@ -85,6 +91,8 @@ def find(folder: StudyFolder, storage: str) -> Findings:
     evidence = gather(folder, storage)
     confirmation = evidence.confirmation
     return Findings(
+        folder=folder,
+        data=data,
         study=evidence.request.study,
         identity=evidence.identity,
         request=evidence.request,

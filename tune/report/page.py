@@ -9,7 +9,7 @@ results/STUDY/report/
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,9 @@ from core.data.dataset import Dataset
 from core.errors import BadRequest, CellTuneError
 from core.files import refused, write_atomically
 from core.interrupts import exit_status, terminable
-from tune.report.examples import Examples, examples
-from tune.report.figures import figures
+from tune.report.figures.figure import Absence, Pictures, figures_of
 from tune.report.findings import Findings, find
-from tune.report.svg import COLOURS, Figure
+from tune.report.svg import COLOURS, Drawn
 from tune.request.file import from_document
 from tune.retrain.plan import last_study
 from tune.store.folder import StudyFolder
@@ -41,21 +40,21 @@ PAGE = "index.html"
 class Section:
     """A part of the page.
 
-    name        anchor of the section
-    sentences   sentences before its tables and figures
+    name        anchor of the section, by which figures name it
+    sentences   sentences in place of figures that are not there
+    figures     the figures by name
     """
 
     name: str
     title: str
-    sentences: tuple[str, ...] = ()
-    tables: tuple[Table, ...] = ()
-    figures: tuple[Figure, ...] = ()
-    examples: Examples | None = None
+    tables: tuple[Table, ...]
+    sentences: tuple[str, ...]
+    figures: Mapping[str, Drawn | Pictures]
 
     @property
     def is_empty(self) -> bool:
         """Whether the section has no content."""
-        return not (self.sentences or self.tables or self.figures or self.examples)
+        return not (self.sentences or self.tables or self.figures)
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,8 @@ def make_report(options: Options, folder: StudyFolder, data: Dataset | None = No
     if the disk fails.
     """
     options = recall(options, folder, moved=True)
-    findings = find(folder, storage_of(options, folder))
-    page = write(folder, findings, examples(findings, folder, data))
+    findings = find(folder, storage_of(options, folder), data)
+    page = write(findings, figures_of(findings))
     tracker = tracking_of(options)
     try:
         address = tracker.show_report(TrackedStudy(findings.study, findings.identity), page.parent)
@@ -96,25 +95,25 @@ def make_report(options: Options, folder: StudyFolder, data: Dataset | None = No
     return Written(findings, page, tracker.name, address)
 
 
-def write(folder: StudyFolder, findings: Findings, pictured: Examples | str) -> Path:
+def write(findings: Findings, figures: Mapping[str, Drawn | Pictures | Absence]) -> Path:
     """Write all files of a report, each whole or not at all, the page last; other files of an
     older report are removed.
 
-    pictured   the pictures, or a sentence on why there are none
+    figures   the figures of the page, by name
     """
-    drawn = figures(findings)
-    sections = _sections(findings, drawn, pictured)
-    files = {f"figures/{one.name}.svg": one.alone.encode() for one in drawn}
-    for number, picture in enumerate(
-        pictured.pictures if isinstance(pictured, Examples) else (), start=1
-    ):
-        files[f"figures/examples-{number}.png"] = picture.png
+    files: dict[str, bytes] = {}
+    for name, figure in figures.items():
+        if isinstance(figure, Drawn):
+            files[f"figures/{name}.svg"] = figure.alone.encode()
+        elif isinstance(figure, Pictures):
+            for number, picture in enumerate(figure.pictures, start=1):
+                files[f"figures/{name}-{number}.png"] = picture.png
     for place, table in enumerate(findings.tables):
         files[f"tables/{table.name}.csv"] = table.csv().encode()
         files[f"tables/{table.name}.md"] = table.markdown().encode()
         if place == 0:
             files["tables/main.tex"] = table.latex().encode()
-    report = folder.path / "report"
+    report = findings.folder.path / "report"
     for part in ("figures", "tables"):
         (report / part).mkdir(parents=True, exist_ok=True)
         for path in (report / part).iterdir():
@@ -122,7 +121,7 @@ def write(folder: StudyFolder, findings: Findings, pictured: Examples | str) -> 
                 path.unlink()
     for name, content in files.items():
         write_atomically(report / name, content)
-    write_atomically(report / PAGE, page(findings, sections).encode())
+    write_atomically(report / PAGE, page(findings, _sections(findings.tables, figures)).encode())
     return report / PAGE
 
 
@@ -131,7 +130,7 @@ def page(findings: Findings, sections: Sequence[Section]) -> str:
 
     Names and reasons are escaped, so they stay text.
     """
-    names = [name for section in sections for name in _figure_names(section)]
+    names = [name for section in sections for name in section.figures]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -149,58 +148,45 @@ def page(findings: Findings, sections: Sequence[Section]) -> str:
     )
 
 
-def _figure_names(section: Section) -> Iterable[str]:
-    if section.examples is not None:
-        yield "examples"
-    yield from (figure.name for figure in section.figures)
+_SECTIONS = (
+    ("comparison", "The comparison", ("methods", "trials")),
+    ("factors", "By factor", ("comparisons", "restarts", "freezing", "backbones")),
+    ("settings", "Settings", ("effects",)),
+    ("training", "Training", ()),
+    ("pictures", "Pictures", ()),
+    ("confirmation", "Confirmation", ("confirmation",)),
+    ("classes", "Classes", ("classes",)),
+    ("stopped", "Stopped early", ("stopped",)),
+    ("cost", "Cost", ("cost",)),
+    ("failures", "Failures", ("failures",)),
+)
+"""Name, title and tables of the sections, in the order of reading."""
 
 
 def _sections(
-    findings: Findings, drawn: Sequence[Figure], pictured: Examples | str
+    tables: Sequence[Table], figures: Mapping[str, Drawn | Pictures | Absence]
 ) -> list[Section]:
-    """The sections in the order of reading; tables and figures that none of them names are in
-    `Other tables`.
-    """
-    tables = {table.name: table for table in findings.tables}
-    by_name = {one.name: one for one in drawn}
-    main = findings.tables[0].name if findings.tables else ""
-    sections = [
-        Section(
-            name,
-            title,
-            tables=tuple(tables.pop(one) for one in of_tables if one in tables),
-            figures=tuple(by_name.pop(one) for one in of_figures if one in by_name),
+    """The sections that have content; tables and figures of no section stand in the last one."""
+    known = {name for name, *_ in _SECTIONS}
+    placed = {table for *_, names in _SECTIONS for table in names}
+    others = ("others", "Others", tuple({table.name for table in tables} - placed))
+    by_name = {table.name: table for table in tables}
+    sections = []
+    for section, title, names in (*_SECTIONS, others):
+        here = {
+            name: one
+            for name, one in figures.items()
+            if section == (one.section if one.section in known else "others")
+        }
+        sections.append(
+            Section(
+                section,
+                title,
+                tuple(by_name[name] for name in names if name in by_name),
+                tuple(one.sentence for one in here.values() if isinstance(one, Absence)),
+                {name: one for name, one in here.items() if not isinstance(one, Absence)},
+            )
         )
-        for name, title, of_tables, of_figures in (
-            ("comparison", "The comparison", (main,), ("differences", "scores")),
-            (
-                "factors",
-                "By factor",
-                ("comparisons", "restarts", "freezing", "backbones"),
-                ("backbones",),
-            ),
-            ("settings", "Settings", ("effects",), ("effects", "hyperparameters")),
-            ("training", "Training", (), ("ap50-curves", "loss-curves")),
-            ("confirmation", "Confirmation", ("confirmation",), ("confirmation",)),
-            ("classes", "Classes", ("classes",), ()),
-            ("stopped", "Stopped early", ("stopped",), ("stopped",)),
-            ("cost", "Cost", ("cost",), ()),
-            ("failures", "Failures", ("failures",), ()),
-        )
-    ]
-    sections.append(
-        Section(
-            "others", "Other tables", tables=tuple(tables.values()), figures=tuple(by_name.values())
-        )
-    )
-    sections.insert(
-        4,
-        (
-            Section("pictures", "Pictures", (pictured,))
-            if isinstance(pictured, str)
-            else Section("pictures", "Pictures", examples=pictured)
-        ),
-    )
     return [section for section in sections if not section.is_empty]
 
 

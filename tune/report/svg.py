@@ -82,17 +82,34 @@ _STYLE = {
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure of the report.
+class Drawing:
+    """A figure that is to be drawn.
 
-    name      name of its file: report/figures/NAME.svg
+    section   section of the page in which it stands: `comparison`, `factors`, `settings`,
+              `training`, `pictures`, `confirmation`, `classes`, `stopped`, `cost` or `failures`;
+              with any other name it stands in the last section, `Others`
     caption   what the figure shows, and how sure it is, in plain sentences
+    height    returns the height of the wide (True) or the narrow drawing, in the units of `WIDE`
+    draw      draws on an empty canvas; its second argument says whether that is the wide one
+    """
+
+    section: str
+    title: str
+    caption: str
+    height: Callable[[bool], float]
+    draw: Callable[[Canvas, bool], None]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure that is drawn. `section`, `title` and `caption` are those of its `Drawing`.
+
     wide      an `svg` element for a wide page, in the colours of the page
     narrow    the same for a phone
     alone     content of a file of its own, in the colours of the light theme
     """
 
-    name: str
+    section: str
     title: str
     caption: str
     wide: str
@@ -107,17 +124,14 @@ def colour(name: str) -> str:
     return COLOURS[name][0]
 
 
-def figure(
-    name: str, title: str, caption: str, height: Callable[[bool], float], draw: "Draw"
-) -> Figure:
-    """Draw a figure in both widths.
-
-    height   returns the height of the wide (True) or the narrow drawing, in the units of `WIDE`
-    draw     draws on an empty canvas; its second argument says whether that is the wide one
-    """
-    wide, narrow = (_svg(width, height(width == WIDE), draw) for width in (WIDE, NARROW))
-    return Figure(
-        name,
+def drawn(name: str, drawing: Drawing) -> Drawn:
+    """Draw a figure in both widths. `name` is no other figure's: ids of elements begin with it."""
+    title, caption = drawing.title, drawing.caption
+    wide, narrow = (
+        _svg(width, drawing.height(width == WIDE), drawing.draw) for width in (WIDE, NARROW)
+    )
+    return Drawn(
+        drawing.section,
         title,
         caption,
         _finished(wide, f"{name}-wide", title, caption, themed=True),
@@ -126,9 +140,6 @@ def figure(
         + _finished(wide, name, title, caption, themed=False)
         + "\n",
     )
-
-
-Draw = Callable[[Canvas, bool], None]
 
 
 def plain(text: str, longest: int = 30) -> str:
@@ -143,7 +154,7 @@ def plain(text: str, longest: int = 30) -> str:
     return f"{text[: longest - 1 - end]}…{text[len(text) - end :]}"
 
 
-def _svg(width: float, height: float, draw: Draw) -> str:
+def _svg(width: float, height: float, draw: Callable[[Canvas, bool], None]) -> str:
     """The SVG file that matplotlib writes.
 
     Its settings are changed for the time of this call only.

@@ -22,7 +22,8 @@ from core.metric.ap50 import MatchTable
 from core.training.trial import Trial
 from tune.ledger.ledger import Ledger
 from tune.report import page as report
-from tune.report.examples import Examples, chosen, examples, image_f1
+from tune.report.figures.examples import chosen, examples, image_f1
+from tune.report.figures.figure import Absence, Pictures, figures_of
 from tune.report.findings import Findings, find
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder, match_table_path
@@ -65,8 +66,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyFolder, Data
     return plan.folder, plan.data
 
 
-def found(folder: StudyFolder) -> Findings:
-    return find(folder, f"sqlite:///{folder.path / 'study.db'}")
+def found(folder: StudyFolder, data: Dataset | None = None) -> Findings:
+    return find(folder, f"sqlite:///{folder.path / 'study.db'}", data)
 
 
 def test_the_page_shows_annotations_and_predictions_of_validation_images(
@@ -74,8 +75,8 @@ def test_the_page_shows_annotations_and_predictions_of_validation_images(
 ) -> None:
     folder, data = trained
     threads = torch.get_num_threads()
-    shown = examples(found(folder), folder, data)
-    assert isinstance(shown, Examples)
+    shown = examples(found(folder, data))
+    assert isinstance(shown, Pictures)
     assert torch.get_num_threads() == threads
     table = MatchTable.load(match_table_path(folder.trial(0), 1))
     assert len(shown.pictures) == min(2, len(table.image_names))
@@ -84,8 +85,8 @@ def test_the_page_shows_annotations_and_predictions_of_validation_images(
         image.load()
         assert image.size == picture.size
         assert any(name in picture.alt for name in table.image_names)
-    assert examples(found(folder), folder, data) == shown
-    page = report.write(folder, found(folder), shown).read_text()
+    assert examples(found(folder, data)) == shown
+    page = report.write(found(folder), figures_of(found(folder, data))).read_text()
     embedded = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     assert embedded == [picture.base64 for picture in shown.pictures]
     for number, picture in enumerate(shown.pictures, start=1):
@@ -98,16 +99,19 @@ def test_where_data_or_weights_are_not_there_a_sentence_says_so(
     trained: tuple[StudyFolder, Dataset], tmp_path: Path
 ) -> None:
     folder, data = trained
-    assert "--data DIR" in str(examples(found(folder), folder, None))
-    assert "another" in str(examples(found(folder), folder, replace(data, fingerprint="other")))
+
+    def said(data: Dataset | None) -> str:
+        absence = examples(found(folder, data))
+        assert isinstance(absence, Absence)
+        return absence.sentence
+
+    assert "--data DIR" in said(None)
+    assert "another" in said(replace(data, fingerprint="other"))
     (weights,) = folder.trial(0).glob("best-*.safetensors")
     weights.rename(tmp_path / "away")
-    assert (
-        str(examples(found(folder), folder, data))
-        == "There are no pictures: the weights of trial 0 are not kept."
-    )
+    assert said(data) == "There are no pictures: the weights of trial 0 are not kept."
     weights.write_bytes(b"torn")
-    assert str(examples(found(folder), folder, data)).startswith("There are no pictures: ")
+    assert said(data).startswith("There are no pictures: ")
     (tmp_path / "away").rename(weights)
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from benchmarks.simulated_study import SAMPLED, SMALL, build, sampled_quality
 from tune.ledger.ledger import State
-from tune.report.curves import HIGHLIGHTED
-from tune.report.figures import figures
+from tune.report.figures.curves import HIGHLIGHTED
+from tune.report.figures.figure import figures_of
 from tune.report.findings import Findings, find
-from tune.report.svg import Figure, colour
+from tune.report.svg import Drawn, colour
 from tune.statistics.certainty import Verdict
 from tune.stopping.halving import NO_HOPE, PLACES
 from tune.tables import Kind, text
@@ -58,11 +58,15 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Findings]:
 
 
 @pytest.fixture(scope="module")
-def drawn(found: dict[str, Findings]) -> dict[str, dict[str, Figure]]:
-    return {name: {one.name: one for one in figures(findings)} for name, findings in found.items()}
+def drawn(found: dict[str, Findings]) -> dict[str, dict[str, Drawn]]:
+    return {name: figures(findings) for name, findings in found.items()}
 
 
-def texts(figure: Figure) -> list[str]:
+def figures(findings: Findings) -> dict[str, Drawn]:
+    return {name: one for name, one in figures_of(findings).items() if isinstance(one, Drawn)}
+
+
+def texts(figure: Drawn) -> list[str]:
     return [
         element.text or ""
         for element in ET.fromstring(figure.alone).iter()
@@ -70,7 +74,7 @@ def texts(figure: Figure) -> list[str]:
     ]
 
 
-def lines(figure: Figure, width: str) -> list[tuple[float, float]]:
+def lines(figure: Drawn, width: str) -> list[tuple[float, float]]:
     """Left and right end of the horizontal lines of a width, top to bottom as they were drawn."""
     ends = []
     for element in ET.fromstring(figure.alone).iter():
@@ -84,7 +88,7 @@ def lines(figure: Figure, width: str) -> list[tuple[float, float]]:
     return ends
 
 
-def hollow(figure: Figure, shade: str) -> int:
+def hollow(figure: Drawn, shade: str) -> int:
     """How many points were drawn that are filled with the page's colour."""
     look = f"fill: {colour('paper')}; stroke: {colour(shade)}"
     uses = [
@@ -95,7 +99,7 @@ def hollow(figure: Figure, shade: str) -> int:
 
 @pytest.mark.parametrize("name", ["variants", "search"])
 def test_intervals_are_drawn_to_scale(
-    found: dict[str, Findings], drawn: dict[str, dict[str, Figure]], name: str
+    found: dict[str, Findings], drawn: dict[str, dict[str, Drawn]], name: str
 ) -> None:
     rows = found[name].rows
     intervals = [row.interval for row in rows if row.interval is not None]
@@ -109,7 +113,7 @@ def test_intervals_are_drawn_to_scale(
 
 
 def test_a_difference_has_its_verdict_in_words_beside_it(
-    found: dict[str, Findings], drawn: dict[str, dict[str, Figure]]
+    found: dict[str, Findings], drawn: dict[str, dict[str, Drawn]]
 ) -> None:
     compared = [row for row in found["variants"].rows if row.difference is not None]
     figure = drawn["variants"]["differences"]
@@ -125,14 +129,14 @@ def test_a_difference_has_its_verdict_in_words_beside_it(
 def test_a_confounded_difference_is_marked(found: dict[str, Findings]) -> None:
     findings = found["variants"]
     rows = tuple(replace(row, confounds=("more differs",)) for row in findings.rows)
-    (figure,) = (one for one in figures(replace(findings, rows=rows)) if one.name == "differences")
+    figure = figures(replace(findings, rows=rows))["differences"]
     assert sum("(confounded)" in one for one in texts(figure)) == 3
     assert "no one cause" in figure.caption
 
 
 @pytest.mark.parametrize("name", ["variants", "search"])
 def test_the_best_curves_have_names_and_scores_and_the_others_are_a_backdrop(
-    found: dict[str, Findings], drawn: dict[str, dict[str, Figure]], name: str
+    found: dict[str, Findings], drawn: dict[str, dict[str, Drawn]], name: str
 ) -> None:
     rows = sorted(found[name].rows, key=lambda row: -row.ap50)[:HIGHLIGHTED]
     for figure in (drawn[name]["ap50-curves"], drawn[name]["loss-curves"]):
@@ -154,7 +158,7 @@ def test_the_best_curves_have_names_and_scores_and_the_others_are_a_backdrop(
 
 
 def test_repeats_are_shown_as_bands_and_single_trainings_say_that_there_is_none(
-    drawn: dict[str, dict[str, Figure]],
+    drawn: dict[str, dict[str, Drawn]],
 ) -> None:
     assert (
         "bands reach from the lowest to the highest repeat"
@@ -164,7 +168,7 @@ def test_repeats_are_shown_as_bands_and_single_trainings_say_that_there_is_none(
 
 
 def test_backbones_are_compared_where_nothing_else_differs(
-    drawn: dict[str, dict[str, Figure]],
+    drawn: dict[str, dict[str, Drawn]],
 ) -> None:
     shown = [one for one in texts(drawn["variants"]["backbones"]) if one.startswith("resnet")]
     assert shown == ["resnet18: Res18", "resnet34: Res34"]
@@ -180,13 +184,13 @@ def test_the_caption_says_how_many_trials_ended_without_hope(found: dict[str, Fi
     changed = replace(
         search, trials=(*(one for one in search.trials if one not in stopped[:2]), *hopeless)
     )
-    drawn = next(figure for figure in figures(changed) if figure.name == "stopped")
+    drawn = figures(changed)["stopped"]
     assert f" {len(stopped)} stopped early (2 of them without hope)" in drawn.caption
     assert f"unlikely to reach the best {PLACES} complete trials" in drawn.caption
 
 
 def test_trials_that_were_stopped_early_are_hollow_and_are_counted(
-    found: dict[str, Findings], drawn: dict[str, dict[str, Figure]]
+    found: dict[str, Findings], drawn: dict[str, dict[str, Drawn]]
 ) -> None:
     states = Counter(trial.record.state for trial in found["search"].trials)
     assert states[State.PRUNED] > 5
@@ -218,14 +222,14 @@ def test_an_interval_that_is_not_known_is_not_drawn_and_the_caption_says_so(
 ) -> None:
     findings = found["variants"]
     rows = (replace(findings.rows[0], interval=None), *findings.rows[1:])
-    by_name = {one.name: one for one in figures(replace(findings, rows=rows))}
+    by_name = figures(replace(findings, rows=rows))
     assert len(lines(by_name["scores"], "2")) == len(rows) - 1
     for name in ("scores", "ap50-curves"):
         assert f"No interval is known for {rows[0].name}" in by_name[name].caption
 
 
 def test_a_figure_without_anything_to_show_is_absent(
-    found: dict[str, Findings], drawn: dict[str, dict[str, Figure]]
+    found: dict[str, Findings], drawn: dict[str, dict[str, Drawn]]
 ) -> None:
     assert set(drawn["variants"]) == {
         "differences",
@@ -236,4 +240,4 @@ def test_a_figure_without_anything_to_show_is_absent(
     }
     assert "confirmation" not in drawn["search"]
     nothing = replace(found["search"], trials=(), rows=(), effects=(), best=None)
-    assert figures(nothing) == ()
+    assert figures(nothing) == {}

@@ -18,6 +18,7 @@ from core.errors import BadRequest
 from tune.ledger import ledger
 from tune.ledger.ledger import State, TrialRecord
 from tune.report import page as report
+from tune.report.figures.figure import figures_of
 from tune.report.findings import find
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder
@@ -119,7 +120,8 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyFolder]:
 
 
 def write(folder: StudyFolder) -> Path:
-    return report.write(folder, find(folder, storage(folder)), "There are no pictures here.")
+    findings = find(folder, storage(folder))
+    return report.write(findings, figures_of(findings))
 
 
 def storage(folder: StudyFolder) -> str:

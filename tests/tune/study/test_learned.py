@@ -25,7 +25,7 @@ from tune import search
 from tune.ledger import ledger
 from tune.ledger.ledger import State, TrialRecord
 from tune.report import page as report
-from tune.report.figures import figures
+from tune.report.figures.figure import figures_of
 from tune.report.findings import Findings, find
 from tune.report.rows import SAME
 from tune.request.file import from_document
@@ -133,7 +133,7 @@ def test_where_nothing_was_learned_nothing_is_ordered_and_no_figure_claims_a_dif
     assert shown.rows
     assert all(row.difference is None and row.verdict == "" for row in shown.rows)
     assert (shown.effects, shown.importances, shown.choice) == ((), {}, None)
-    assert {figure.name for figure in figures(shown)} <= {"loss-curves", "stopped"}
+    assert set(figures_of(shown)) <= {"loss-curves", "stopped", "examples"}
     assert {table.name for table in shown.tables}.isdisjoint({"effects", "confirmation"})
 
 

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from tune.ledger.ledger import TrialRecord
+from tune.report.figures.intervals import ends, without_interval
 from tune.report.findings import Findings, Row
-from tune.report.marks import ends, without_interval
-from tune.report.svg import DASHES, MARKERS, SERIES, Figure, colour, figure, plain
+from tune.report.svg import DASHES, MARKERS, SERIES, Drawing, colour, plain
 from tune.tables import Kind, text
 
 HIGHLIGHTED = 5
@@ -22,10 +22,10 @@ BACKDROP = 150
 """Largest number of curves in the backdrop: more are one grey mass."""
 
 
-def ap50_curves(findings: Findings) -> Figure | None:
+def ap50_curves(findings: Findings) -> Drawing | None:
     """AP50 after each epoch."""
     shown = _series(findings, lambda record: record.curve)
-    if not shown:
+    if not shown or findings.nothing_learned:
         return None
     caption = (
         f"Validation AP50 after each epoch: {_whose(findings, shown)} {_bands(shown)} At the right,"
@@ -52,12 +52,12 @@ def ap50_curves(findings: Findings) -> Figure | None:
         best.spines["left"].set_visible(False)
         best.tick_params(left=False)
 
-    return figure(
-        "ap50-curves", "AP50 while training", caption, lambda wide: 380 if wide else 430, draw
+    return Drawing(
+        "training", "AP50 while training", caption, lambda wide: 380 if wide else 430, draw
     )
 
 
-def loss_curves(findings: Findings) -> Figure | None:
+def loss_curves(findings: Findings) -> Drawing | None:
     """Training loss of each epoch."""
     shown = _series(
         findings, lambda record: [float(epoch["losses"]["loss"]) for epoch in record.epochs]
@@ -78,8 +78,8 @@ def loss_curves(findings: Findings) -> Figure | None:
         if min(values) > 0 and max(values) > 20 * min(values):
             axes.set_yscale("log")
 
-    return figure(
-        "loss-curves", "Loss while training", caption, lambda wide: 340 if wide else 400, draw
+    return Drawing(
+        "training", "Loss while training", caption, lambda wide: 340 if wide else 400, draw
     )
 
 

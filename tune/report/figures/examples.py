@@ -2,12 +2,10 @@
 picked by hand.
 """
 
-import base64
 import contextlib
 import io
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,15 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from core.config import TrialConfig
-from core.data.dataset import Dataset
 from core.errors import CellTuneError
 from core.metric.ap50 import MatchTable, balanced_score
 from core.network import weights as pretrained
 from core.prediction import overlay
 from core.training.trial import Trial
 from tune.ledger.ledger import TrialRecord
+from tune.report.figures.figure import Absence, Picture, Pictures
 from tune.report.findings import Findings
-from tune.store.folder import StudyFolder, match_table_path
+from tune.store.folder import match_table_path
 from tune.tables import Kind, text
 
 PANEL = 560
@@ -34,57 +32,16 @@ processor."""
 MOST_THREADS = 4
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One image of the data set, its annotations and predictions side by side, as a PNG.
-
-    alt   a description for readers who cannot see the picture
-    """
-
-    png: bytes
-    alt: str
-
-    @property
-    def base64(self) -> str:
-        """The PNG in base64, for a data URI."""
-        return base64.b64encode(self.png).decode("ascii")
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels."""
-        width, height = Image.open(io.BytesIO(self.png)).size
-        return width, height
-
-
-@dataclass(frozen=True)
-class Examples:
-    """A figure of pictures."""
-
-    title: str
-    caption: str
-    pictures: tuple[Picture, ...]
-
-
-def examples(findings: Findings, folder: StudyFolder, data: Dataset | None) -> Examples | str:
+def examples(findings: Findings) -> Pictures | Absence:
     """The validation images on which the best trial has its median and its lowest F1.
 
-    Returns a sentence in their place if data or weights are missing.
+    A sentence stands in their place where the data or the weights are missing.
     """
-    record = _best(findings)
-    if record is None:
-        return "There are no pictures: no trial has run to its end yet."
-    if data is None:
-        return "There are no pictures: the data set was not given; --data DIR says where it is."
-    known = folder.read_description()["data"]["fingerprint"]
-    if data.fingerprint != known:
-        return "There are no pictures: the data set is another than the one that was searched on."
-    kept = folder.trial(record.id)
-    if not any(kept.glob("best-*.safetensors")):
-        return f"There are no pictures: the weights of trial {record.id} are not kept."
     try:
-        return _drawn(record, folder, data)
+        made = _drawn(findings)
     except CellTuneError as error:
-        return f"There are no pictures: {error}"
+        made = str(error)
+    return Absence("pictures", f"There are no pictures: {made}.") if isinstance(made, str) else made
 
 
 def _best(findings: Findings) -> TrialRecord | None:
@@ -97,12 +54,24 @@ def _best(findings: Findings) -> TrialRecord | None:
     return None if findings.best is None else findings.best.record
 
 
-def _drawn(record: TrialRecord, folder: StudyFolder, data: Dataset) -> Examples | str:
+def _drawn(findings: Findings) -> Pictures | str:
+    """The pictures, or why there are none."""
+    record, data = _best(findings), findings.data
+    if record is None:
+        return "no trial has run to its end yet"
+    if data is None:
+        return "the data set was not given; --data DIR says where it is"
+    if data.fingerprint != findings.folder.read_description()["data"]["fingerprint"]:
+        return "the data set is another than the one that was searched on"
+    folder = findings.folder.trial(record.id)
+    no_weights = f"the weights of trial {record.id} are not kept"
+    if not any(folder.glob("best-*.safetensors")):
+        return no_weights
     config = TrialConfig.from_settings(record.settings, f"trial {record.id}")
     file = pretrained.find_weights(config.model, download=False)
     if file is not None and not file.path.exists():
-        return f"There are no pictures: the pretrained weights {file.path} are not there."
-    table = MatchTable.load(match_table_path(folder.trial(record.id), record.best_epoch or 0))
+        return f"the pretrained weights {file.path} are not there"
+    table = MatchTable.load(match_table_path(folder, record.best_epoch or 0))
     shown = balanced_score(table)
     shown = 0.5 if shown is None else shown
     f1_I = image_f1(table, shown)
@@ -112,9 +81,9 @@ def _drawn(record: TrialRecord, folder: StudyFolder, data: Dataset) -> Examples 
     )
     with _few_threads():
         weights = None if file is None else pretrained.read_weights(file)
-        model = Trial(config, data, weights, device="cpu").kept_model(folder.trial(record.id))
+        model = Trial(config, data, weights, device="cpu").kept_model(folder)
         if model is None:
-            return f"There are no pictures: the weights of trial {record.id} are not kept."
+            return no_weights
         pictures = []
         for index in images:
             sample = data.samples[places[table.image_names[index]]]
@@ -146,7 +115,7 @@ def _drawn(record: TrialRecord, folder: StudyFolder, data: Dataset) -> Examples 
         " has no uncertainty to show: how much scores differ from image to image is in the"
         " intervals."
     )
-    return Examples("What the best trial sees", caption, tuple(pictures))
+    return Pictures("pictures", "What the best trial sees", caption, tuple(pictures))
 
 
 _F1 = Kind.NUMBER

@@ -1,0 +1,46 @@
+"""A figure of another package stands in the report of a study."""
+
+from pathlib import Path
+
+from tests import toys
+
+SPEED = """
+from tune.report.svg import Drawing
+
+
+def speed(findings):
+    trials = [trial.record for trial in findings.trials]
+    if not trials:
+        return None
+
+    def draw(canvas, wide):
+        canvas.subplots().plot([one.id for one in trials], [one.seconds for one in trials], "o")
+
+    caption = f"Seconds of {len(trials)} trials. They have no uncertainty."
+    return Drawing("cost", "Time", caption, lambda wide: 200, draw)
+
+
+def never(findings):
+    return None
+"""
+COMMAND = """
+import tune.search
+assert tune.search.main(["--space", "tiny.json", "--gpus-per-trial", "0"]) == 0
+"""
+
+
+def test_a_figure_from_outside_stands_in_its_section_of_the_report_and_one_that_does_not_apply_does_not(
+    tmp_path: Path,
+) -> None:
+    points = {"cell_tune.figures": "speed = toy:speed\nnever = toy:never"}
+    site = toys.install(tmp_path / "site", SPEED, points)
+    toys.write_study(tmp_path)
+    toys.run(tmp_path, site, COMMAND)
+    report = tmp_path / "results" / "tiny" / "report"
+    page = (report / "index.html").read_text()
+    section = page[page.index('<h2 id="cost">') :]
+    section = section[: section.index("</section>")]
+    assert 'id="figure-speed"' in section
+    assert "Time.</strong> Seconds of 2 trials. They have no uncertainty." in section
+    assert (report / "figures" / "speed.svg").exists()
+    assert "never" not in page

@@ -1,0 +1,13 @@
+"""The figures of a report, one file each, and their table.
+
+backbones.py     AP50 by backbone
+confirmation.py  the search's scores of the candidates against the confirmed ones
+curves.py        AP50 and loss after each epoch
+differences.py   each row of the main table against its counterpart
+examples.py      pictures of predictions
+figure.py        what a figure is, and the table of figures
+intervals.py     points with their intervals, one a line, as several figures have them
+scores.py        AP50 of each row of the main table
+settings.py      the searched settings against AP50, and their effects
+stopped.py       when trials ended
+"""

@@ -1,0 +1,88 @@
+"""AP50 by backbone."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure as Canvas
+
+from core.config import Value
+from core.dependence import effective
+from tune.report.figures.intervals import Mark, draw_marks, ends, height_of
+from tune.report.findings import Findings, Row
+from tune.report.svg import MARKERS, SERIES, Drawing, plain
+from tune.space.space import BY_REPEAT
+from tune.tables import Kind, text
+
+
+def backbones(findings: Findings) -> Drawing | None:
+    """AP50 by backbone, where it varies."""
+    name = "model.backbone"
+    rows = [row for row in findings.rows if name in _effective_settings(findings, row)]
+    if findings.request.space.variants:
+        # Rows that are also equal in their weights come first, if there are any.
+        rows = _same_but(findings, rows, (name, *BY_REPEAT)) or _same_but(
+            findings, rows, (name, "model.weights", *BY_REPEAT)
+        )
+    found = list(dict.fromkeys(str(_effective_settings(findings, row)[name]) for row in rows))
+    if len(found) < 2 or findings.nothing_learned:
+        return None
+    marks = [
+        Mark(
+            (
+                f"{backbone}: {plain(row.name, 20)}"
+                if findings.request.space.variants
+                else f"{backbone}, {row.name}"
+            ),
+            row.ap50,
+            *ends(row.interval),
+            text(row.ap50, Kind.AP50),
+            MARKERS[place % len(MARKERS)],
+            SERIES[place % len(SERIES)],
+        )
+        for place, backbone in enumerate(found)
+        for row in [row for row in rows if _effective_settings(findings, row)[name] == backbone][
+            : None if len(rows) < 9 else 3
+        ]
+    ]
+    weights = {str(_effective_settings(findings, row)["model.weights"]) for row in rows}
+    caption = "Validation AP50 by backbone, with 95% intervals"
+    if findings.request.space.variants:
+        caption += ": variants that differ in nothing else" + (
+            " but their pretrained weights." if len(weights) > 1 else "."
+        )
+    else:
+        caption += (
+            ": the best trials of each. Their other settings differ too, and the search tried some"
+            " more often."
+        )
+    if len(weights) > 1:
+        caption += (
+            " Not all started from the same kind of weights, which is part of what is seen here."
+        )
+
+    def draw(canvas: Canvas, wide: bool) -> None:
+        draw_marks(canvas.subplots(), marks, wide, "validation AP50")
+
+    return Drawing("factors", "AP50 by backbone", caption, height_of(marks), draw)
+
+
+def _effective_settings(findings: Findings, row: Row) -> dict[str, Value]:
+    """The effective settings of a row's first trial, with `auto` resolved."""
+    first = next(trial.record for trial in findings.trials if trial.record.id in row.trials)
+    return dict(effective(first.settings))
+
+
+def _same_but(findings: Findings, rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """The rows of the largest group that agree in all settings but `names`, and differ in the
+    first of `names`.
+    """
+    groups: dict[tuple[tuple[str, Value], ...], list[Row]] = {}
+    for row in rows:
+        settings = _effective_settings(findings, row)
+        key = tuple(sorted((name, value) for name, value in settings.items() if name not in names))
+        groups.setdefault(key, []).append(row)
+    differing = [
+        group
+        for group in groups.values()
+        if len({_effective_settings(findings, row)[names[0]] for row in group}) > 1
+    ]
+    return max(differing, key=len, default=[])

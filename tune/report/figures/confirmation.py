@@ -1,0 +1,67 @@
+"""The search's score of each candidate against its confirmed one."""
+
+from matplotlib.figure import Figure as Canvas
+
+from tune.report.figures.intervals import Mark, draw_marks, height_of
+from tune.report.findings import Findings
+from tune.report.svg import Drawing, plain
+from tune.tables import Kind, text
+
+
+def confirmation(findings: Findings) -> Drawing | None:
+    """The search's score of each candidate against its confirmed one."""
+    choice = findings.choice
+    if choice is None:
+        return None
+    of_search = _search_scores(findings)
+    marks = []
+    for name, curve in sorted(choice.curves.items(), key=lambda item: -max(item[1])):
+        best = max(curve)
+        epoch = curve.index(best)
+        dots = tuple(
+            trial.record.curve[epoch]
+            for trial in findings.confirm_trials
+            if trial.record.name == name and len(trial.record.curve) > epoch
+        )
+        before = of_search[name]
+        marks += [
+            Mark(
+                f"{plain(name)} in the search", before, note=text(before, Kind.AP50), marker="D",
+                shade="ochre", hollow=True, apart=True,
+            ),
+            Mark("on fresh seeds and splits", best, note=text(best, Kind.AP50), dots=dots),
+        ]  # fmt: skip
+        if name == choice.name:
+            found = choice.corrected
+            note = text(found.estimate, Kind.AP50)
+            marks.append(
+                Mark(
+                    "less the luck of the choice",
+                    found.estimate,
+                    found.low,
+                    found.high,
+                    note,
+                    "s",
+                    "green",
+                )
+            )
+    caption = (
+        "Each candidate's score in the search (hollow diamond) against its mean on fresh seeds and"
+        " fresh splits (filled circle; small circles are the single repeats, whose spread is its"
+        " uncertainty). The search's score is too high because it was picked as the best of many."
+        " For the winner, the square is what is left after the luck of this second choice is taken"
+        " off as well, with its 95% interval. Fresh splits reuse the search's images: only a test"
+        " set is independent."
+    )
+
+    def draw(canvas: Canvas, wide: bool) -> None:
+        draw_marks(canvas.subplots(), marks, wide, "AP50")
+
+    return Drawing("confirmation", "Search against confirmation", caption, height_of(marks), draw)
+
+
+def _search_scores(findings: Findings) -> dict[str, float]:
+    """AP50 of each candidate in the search, as in the table of the confirmation."""
+    table = next(table for table in findings.tables if table.name == "confirmation")
+    place = [column.name for column in table.columns].index("search_ap50")
+    return {str(row[0]): score for row in table.rows if isinstance(score := row[place], float)}

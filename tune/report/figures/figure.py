@@ -1,0 +1,100 @@
+"""What a figure of the report is, and the table of figures.
+
+A figure is a function that is given the findings of a study. It returns what is to be drawn, or
+None where the study has nothing to show there. A figure of another package is such a function, and
+an entry point whose name becomes the name of the figure's file:
+
+    [project.entry-points."cell_tune.figures"]
+    speed = "my_package.speed:speed"
+"""
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+from core.extensions import Parts
+from tune.report.findings import Findings
+from tune.report.svg import Drawing, Drawn, drawn
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a PNG. `alt` describes it for readers who cannot see it."""
+
+    png: bytes
+    alt: str
+
+    @property
+    def base64(self) -> str:
+        """The PNG in base64, for a data URI."""
+        return base64.b64encode(self.png).decode("ascii")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        width, height = Image.open(io.BytesIO(self.png)).size
+        return width, height
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A figure of pictures. The fields are those of `Drawing`."""
+
+    section: str
+    title: str
+    caption: str
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Absence:
+    """A sentence that stands in a section in place of a figure, and says why it is not there."""
+
+    section: str
+    sentence: str
+
+
+class Figure(Protocol):
+    """A figure of the report."""
+
+    def __call__(self, findings: Findings, /) -> Drawing | Pictures | Absence | None:
+        """What the figure shows of a study; None where it does not apply.
+
+        The caption says how sure the figure is, or why that cannot be said. Nothing is told by
+        colour alone. No score is computed here: all are in the findings.
+        """
+        ...
+
+
+_HERE = "tune.report.figures"
+FIGURES: Parts[Figure] = Parts(
+    "figure",
+    "cell_tune.figures",
+    {
+        "differences": f"{_HERE}.differences:differences",
+        "scores": f"{_HERE}.scores:scores",
+        "backbones": f"{_HERE}.backbones:backbones",
+        "effects": f"{_HERE}.settings:effects",
+        "hyperparameters": f"{_HERE}.settings:hyperparameters",
+        "ap50-curves": f"{_HERE}.curves:ap50_curves",
+        "loss-curves": f"{_HERE}.curves:loss_curves",
+        "examples": f"{_HERE}.examples:examples",
+        "confirmation": f"{_HERE}.confirmation:confirmation",
+        "stopped": f"{_HERE}.stopped:stopped",
+    },
+)
+"""The figures by name, in the order in which they stand within a section of the page."""
+
+
+def figures_of(findings: Findings) -> Mapping[str, Drawn | Pictures | Absence]:
+    """The figures that apply to a study, by name, drawn."""
+    made = {name: make(findings) for name, make in FIGURES.items()}
+    return {
+        name: drawn(name, one) if isinstance(one, Drawing) else one
+        for name, one in made.items()
+        if one is not None
+    }

@@ -1,0 +1,56 @@
+"""AP50 of every row of the main table, with its interval."""
+
+from matplotlib.figure import Figure as Canvas
+
+from tune.report.figures.intervals import Mark, draw_marks, ends, height_of, without_interval
+from tune.report.findings import Findings, Row
+from tune.report.svg import Drawing, plain
+from tune.tables import Kind, text
+
+MOST_ROWS = 12
+"""Largest number of trials of a sampled study that are shown by name; variants are all shown."""
+
+
+def scores(findings: Findings) -> Drawing | None:
+    """AP50 of every row with its interval."""
+    rows = findings.rows if findings.request.space.variants else findings.rows[:MOST_ROWS]
+    if not rows or findings.nothing_learned:
+        return None
+    marks = [
+        Mark(
+            plain(row.name),
+            row.ap50,
+            *ends(row.interval),
+            text(row.ap50, Kind.AP50),
+            shade="blue",
+            dots=_scores_of(findings, row) if len(row.trials) > 1 else (),
+        )
+        for row in rows
+    ]
+    what = (
+        "each variant"
+        if findings.request.space.variants
+        else f"the best {len(rows)} trials that ran to their end"
+    )
+    if len(rows) == len(findings.rows) and not findings.request.space.variants:
+        what = "every trial that ran to its end"
+    caption = f"Validation AP50 of {what}, at the best epoch, with its 95% interval over images"
+    if any(len(row.trials) > 1 for row in rows):
+        caption += " and seeds. Small circles are the single repeats"
+    caption += (
+        ". The intervals are of each score by itself: whether two rows differ is in their paired"
+        " difference, which can be sure where the intervals overlap, because both were scored on"
+        " the same images."
+    )
+    caption += without_interval(rows)
+
+    def draw(canvas: Canvas, wide: bool) -> None:
+        draw_marks(canvas.subplots(), marks, wide, "validation AP50")
+
+    return Drawing("comparison", "AP50 and how sure it is", caption, height_of(marks), draw)
+
+
+def _scores_of(findings: Findings, row: Row) -> tuple[float, ...]:
+    return tuple(
+        trial.record.ap50 or 0.0 for trial in findings.trials if trial.record.id in row.trials
+    )

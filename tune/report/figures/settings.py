@@ -1,0 +1,186 @@
+"""The searched settings: each against AP50, and the effect of each."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from itertools import zip_longest
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from core.config import Value
+from core.dependence import effective
+from tune.ledger.ledger import State
+from tune.report.figures.intervals import Mark, draw_marks, height_of
+from tune.report.findings import Findings, ScoredTrial
+from tune.report.svg import Drawing, colour, plain
+from tune.space.domains import Choices, Domain
+from tune.tables import Kind, text
+
+MOST_SETTINGS = 12
+"""Largest number of settings that are drawn; the caption names the others."""
+
+
+def effects(findings: Findings) -> Drawing | None:
+    """The change of AP50 with each setting, by the main effects."""
+    if not findings.effects:
+        return None
+    marks = []
+    for effect in findings.effects:
+        sure = effect.low > 0 or effect.high < 0
+        label = plain(f"{effect.setting.rpartition('.')[2]}: {effect.change}", 40)
+        note = text(effect.estimate, Kind.DIFFERENCE)
+        shade = "blue" if sure else "muted"
+        marks.append(
+            Mark(label, effect.estimate, effect.low, effect.high, note, "o", shade, not sure)
+        )
+    caption = (
+        "How AP50 changes with one setting, estimated from the trials that ran to their end, with"
+        " 95% intervals. Hollow: the interval includes no change. These are descriptions of one"
+        " search on one split, not experiments: settings that look good were tried together and"
+        " more often."
+    )
+    if any(effect.alone for effect in findings.effects):
+        caption += (
+            " There are too few trials to hold the other settings still, so each is looked at by"
+            " itself."
+        )
+
+    def draw(canvas: Canvas, wide: bool) -> None:
+        axes = canvas.subplots()
+        axes.axvline(0, color=colour("muted"), linewidth=1.2, zorder=1)
+        draw_marks(axes, marks, wide, "change of AP50")
+
+    return Drawing("settings", "What each setting does", caption, height_of(marks), draw)
+
+
+def hyperparameters(findings: Findings) -> Drawing | None:
+    """Each searched setting against AP50."""
+    scored = [trial for trial in findings.trials if trial.record.ap50 is not None]
+    complete = [trial for trial in scored if trial.record.state is State.COMPLETE]
+    stopped_early = [trial for trial in scored if trial.record.state is State.PRUNED]
+    parameters = [
+        parameter
+        for parameter in findings.request.space.parameters
+        if len({effective(trial.record.settings).get(parameter.name) for trial in scored} - {None})
+        > 1
+    ]
+    if not parameters or not complete or findings.nothing_learned:
+        return None
+    parameters.sort(key=lambda parameter: -findings.importances.get(parameter.name, 0.0))
+    left_out, parameters = parameters[MOST_SETTINGS:], parameters[:MOST_SETTINGS]
+    caption = (
+        "Each searched setting against validation AP50. Filled: trials that ran to their end, with"
+        " 95% intervals over images."
+    )
+    if stopped_early:
+        caption += (
+            " Hollow: trials that were stopped early, at the best AP50 they had reached; they are"
+            " not to be compared with the others."
+        )
+    caption += (
+        " The settings vary together, and the search tries good ones more often: a trend here is a"
+        " hint"
+    )
+    caption += ", and the table of effects says how sure it is." if findings.effects else "."
+    if findings.importances:
+        caption += " The most important setting, by Optuna's estimate, comes first."
+    if left_out:
+        caption += f" Not shown: {', '.join(parameter.name for parameter in left_out)}."
+
+    def draw(canvas: Canvas, wide: bool) -> None:
+        columns = min(3 if wide else 1, len(parameters))
+        grid = canvas.subplots(
+            math.ceil(len(parameters) / columns), columns, sharey=True, squeeze=False
+        )
+        for axes, parameter in zip_longest(grid.ravel(), parameters):
+            if parameter is None:
+                axes.set_axis_off()
+                continue
+            _draw_setting(axes, parameter.name, parameter.domain, complete, stopped_early)
+        for row in grid:
+            row[0].set_ylabel("AP50")
+
+    def height(wide: bool) -> float:
+        return 30 + (170.0 if wide else 140.0) * math.ceil(len(parameters) / (3 if wide else 1))
+
+    return Drawing("settings", "Settings against AP50", caption, height, draw)
+
+
+def _draw_setting(
+    axes: Axes,
+    name: str,
+    domain: Domain,
+    complete: Sequence[ScoredTrial],
+    stopped_early: Sequence[ScoredTrial],
+) -> None:
+    def place(value: Value) -> float:
+        if isinstance(domain, Choices):
+            return (
+                float(domain.values.index(value))
+                if value in domain.values
+                else float(len(domain.values))
+            )
+        return float(value)
+
+    for trials, hollow in ((stopped_early, True), (complete, False)):
+        mine = [trial for trial in trials if name in trial.record.params]
+        alike = Counter(place(trial.record.params[name]) for trial in mine)
+        seen: Counter[float] = Counter()
+        across = []
+        for trial in mine:
+            x = at = place(trial.record.params[name])
+            if isinstance(
+                domain, Choices
+            ):  # trials of one choice stand beside each other, in their order
+                x += 0.5 * ((seen[at] + 0.5) / alike[at] - 0.5)
+                seen[at] += 1
+            across.append(x)
+        sure = [
+            (x, trial.interval)
+            for x, trial in zip(across, mine, strict=True)
+            if trial.interval and not hollow
+        ]
+        lows, highs = [found.low for _, found in sure], [found.high for _, found in sure]
+        axes.vlines(
+            [x for x, _ in sure],
+            lows,
+            highs,
+            color=colour("blue"),
+            linewidth=0.9,
+            alpha=0.5,
+            zorder=2,
+        )
+        face, edge = (
+            (colour("paper"), colour("muted")) if hollow else (colour("blue"), colour("blue"))
+        )
+        points = [trial.record.ap50 or 0.0 for trial in mine]
+        axes.plot(across, points, "o", color=edge, markerfacecolor=face, markersize=4.5, zorder=3)
+    if isinstance(domain, Choices):
+        axes.set_xticks(
+            range(len(domain.values)), [plain(_said(value), 14) for value in domain.values]
+        )
+        axes.set_xlim(-0.6, len(domain.values) - 0.4)
+        axes.grid(visible=False, axis="x")
+    elif domain.log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_title(plain(name, 34), loc="left")
+
+
+def _said(value: Value) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _short(value: float) -> str:
+    """A number on an axis: 3e-5, 0.01, 100."""
+    return (
+        f"{value:g}"
+        if 0.001 < value < 10_000
+        else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    )
