@@ -42,6 +42,7 @@ from tune.request.file import from_document
 from tune.request.request import StudyRequest
 from tune.study import conductor as study
 from tune.study.plan import Options, StudyPlan
+from tune.study.trials import TrialInputs
 from tune.tracking.mlflow_tracker import MLflow
 from tune.tracking.tracker import TrackedStudy, TrialsView
 
@@ -140,7 +141,9 @@ class Timed:
 
     folder: Path
 
-    def __call__(self, assignment: Assignment, *_: Any, **__: Any) -> "TimedTrial":
+    trains = False
+
+    def make(self, assignment: Assignment, inputs: TrialInputs) -> "TimedTrial":  # noqa: ARG002
         """The trial of an attempt."""
         return TimedTrial(assignment, self.folder)
 

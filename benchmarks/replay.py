@@ -4,6 +4,7 @@ epoch.
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import TornCheckpoint
@@ -12,10 +13,20 @@ from core.metric import ap50
 from core.metric.ap50 import MatchTable
 from core.training.trial import EpochReport
 from tune.engine.messages import Assignment
+from tune.engine.worker import RunnableTrial
+from tune.study.trials import TrialInputs
+
+
+@dataclass(frozen=True)
+class Replays:
+    """Makes the trials of a study by a function, and has none of them measured."""
+
+    make: Callable[[Assignment, TrialInputs], RunnableTrial]
+    trains: bool = False
 
 
 class ReplayedTrial:
-    """What `tune.engine.worker` runs, without training.
+    """A trial that a worker runs as it would a real one; it does not train.
 
     result   the AP50 after an epoch, by assignment and epoch, or the match table that has it, which
              is then kept as a real trial keeps it; it may do what a real trial may: raise, wait,

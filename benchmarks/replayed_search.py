@@ -33,6 +33,7 @@ from core.errors import TrialDiverged
 from tune import search
 from tune.engine.messages import Assignment
 from tune.study import conductor as study
+from tune.study.trials import TrialInputs
 
 
 def hang() -> None:
@@ -107,7 +108,9 @@ class Script:
     deeds: Sequence[tuple[str, int, int | None, int | None]] = ()
     epoch_seconds: float = 0.0
 
-    def __call__(self, assignment: Assignment, *_: Any, **__: Any) -> ReplayedTrial:
+    trains = False
+
+    def make(self, assignment: Assignment, inputs: TrialInputs) -> ReplayedTrial:  # noqa: ARG002
         """The trial of an attempt."""
         return ReplayedTrial(assignment, self._ap50)
 
@@ -148,9 +151,7 @@ def main() -> int:
     parser.add_argument("--epoch-seconds", type=float, default=0.0)
     own, rest = parser.parse_known_args()
     script = Script(own.witness, own.deeds, own.epoch_seconds)
-    with mock.patch.object(
-        study, "run_study", functools.partial(study.run_study, make_trial=script)
-    ):
+    with mock.patch.object(study, "run_study", functools.partial(study.run_study, trials=script)):
         return search.main(rest)
 
 

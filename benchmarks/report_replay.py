@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.replay import ReplayedTrial
+from benchmarks.replay import ReplayedTrial, Replays
 from benchmarks.simulated_scores import MAX_DETS, Images, draw_images, evaluate
 from core import data as datasets
 from core.metric.ap50 import MatchTable, ap50
@@ -28,6 +28,7 @@ from tune.report.findings import Findings, find
 from tune.request.file import from_document
 from tune.study import conductor as study
 from tune.study.plan import Options, StudyPlan
+from tune.study.trials import TrialInputs
 
 IMAGES = 41
 EPOCHS = 3
@@ -110,8 +111,8 @@ def _is(settings: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
     return all(settings[name] == value for name, value in {**off, **own}.items())
 
 
-def make_trial(assignment: Assignment, *_: Any, **__: Any) -> ReplayedTrial:
-    """What the engine's workers drive."""
+def make_trial(assignment: Assignment, inputs: TrialInputs) -> ReplayedTrial:  # noqa: ARG001
+    """The trial of an attempt."""
     return ReplayedTrial(assignment, result)
 
 
@@ -125,7 +126,7 @@ def run(results: Path, console: Console) -> StudyPlan:
         Machine((Node(2, 0),)),
         TrialResources(1, 0.0, 2),
     )
-    study.run_study(plan, console, make_trial)
+    study.run_study(plan, console, Replays(make_trial))
     return plan
 
 

@@ -136,6 +136,20 @@ def test_no_two_modules_need_each_other() -> None:
     assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)
 
 
+def test_a_worker_imports_neither_optuna_nor_mlflow() -> None:
+    """Importing them takes seconds, and each worker is a process of its own."""
+    needed, found = ["tune.engine.worker", "tune.study.trials"], set()
+    while needed:
+        name = needed.pop()
+        if name not in found:
+            found.add(name)
+            parts = name.split(".")
+            packages = {".".join(parts[:length]) for length in range(1, len(parts))}
+            needed += (IMPORTS[name] | packages) & set(MODULES)
+    libraries = {other.split(".")[0] for name in found for other in IMPORTS[name]}
+    assert libraries & set(SPEAKERS) == {"ray"}
+
+
 def test_only_the_trial_assembles_model_optimizer_and_batches() -> None:
     users = {
         name

@@ -32,11 +32,11 @@ import optuna
 import pytest
 from rich.console import Console
 
+from benchmarks.replay import Replays
 from benchmarks.replayed_search import Script, replayed_ap50
 from core import data as datasets
 from core.config import TrialConfig
 from core.data import synthetic
-from core.data.dataset import Dataset
 from core.errors import StorageError, StudyError
 from core.training.trial import Trial
 from tune import database
@@ -48,6 +48,7 @@ from tune.request.file import from_document
 from tune.search import main
 from tune.study import conductor as study
 from tune.study.plan import Options, StudyPlan
+from tune.study.trials import TrialInputs
 
 pytestmark = pytest.mark.fault
 
@@ -248,9 +249,9 @@ def test_a_trial_whose_loaders_process_is_killed_goes_on_in_another_attempt_and_
     attempt.
     """
 
-    def make_trial(assignment: Assignment, *_: Any, data: Dataset, **__: Any) -> Trial:
+    def make(assignment: Assignment, inputs: TrialInputs) -> Trial:
         config = TrialConfig.from_settings(assignment.settings)
-        trial = Trial(config, data, device="cpu", loader_workers=1, threads=1)
+        trial = Trial(config, inputs.data, device="cpu", loader_workers=1, threads=1)
         run_epoch = trial.run_epoch
 
         def killing() -> Any:
@@ -273,7 +274,7 @@ def test_a_trial_whose_loaders_process_is_killed_goes_on_in_another_attempt_and_
         resources={},
     )
     plan = dataclasses.replace(plan, data=synthetic.make(images=4, side=64))
-    assert study.run_study(plan, Console(file=io.StringIO()), make_trial)
+    assert study.run_study(plan, Console(file=io.StringIO()), Replays(make))
     records = Ledger(plan.storage, plan.request).records
     assert [(record.state, record.attempts, len(record.epochs)) for record in records] == [
         (State.COMPLETE, 2, 2),

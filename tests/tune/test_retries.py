@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from core import data as datasets
-from tune.engine.messages import DIED, Assignment, Then
+from tune.engine.messages import Assignment, Cause, Failure, History, Then, WorkerLost
 from tune.engine.resources import Machine, Node, TrialResources
-from tune.engine.worker import RUNNING
+from tune.engine.worker import EPOCH_FILE
 from tune.ledger.ledger import Ledger, State
 from tune.request.file import from_document
 from tune.study import conductor as study
@@ -71,18 +71,17 @@ class Desk:
         return handed
 
     def out_of_memory(self, assignment: Assignment, seconds: float = 0.0) -> None:
-        failure = {
-            "failure": "out of memory: all of it",
-            "then": Then.RETRY_WITH_MORE_MEMORY,
-            "seconds": seconds,
-        }
+        failure = Failure("out of memory: all of it", Then.RETRY_WITH_MORE_MEMORY, seconds)
         assert self.conductor.take_in(assignment, failure)
+
+    def died(self, assignment: Assignment) -> None:
+        assert self.conductor.take_in(assignment, WorkerLost(Cause.DIED))
 
     def done(self, assignment: Assignment) -> None:
         epochs = [
             {"epoch": 1 + n, "ap50": 0.5, "seconds": 1.0, "losses": {"loss": 1.0}} for n in range(3)
         ]
-        assert self.conductor.take_in(assignment, {"epochs": epochs})
+        assert self.conductor.take_in(assignment, History(epochs))
 
 
 @contextmanager
@@ -130,7 +129,7 @@ def test_a_trial_that_lost_its_attempts_otherwise_still_has_a_whole_gpu_before_i
         for _ in range(2):
             one = at.conductor.hand_out()
             assert one is not None
-            at.conductor.lost(one, DIED)
+            at.died(one)
         one = at.conductor.hand_out()
         assert one is not None
         assert (one.trial, one.gpus) == (0, 0.2)
@@ -219,11 +218,11 @@ def test_only_time_inside_epochs_is_counted_and_of_every_attempt(tmp_path: Path)
         one = at.conductor.hand_out()
         assert one is not None
         time.sleep(0.3)
-        at.conductor.lost(one, DIED)  # before its epoch began
+        at.died(one)  # before its epoch began
         assert at.ledger.records[0].seconds == 2.0
         one = at.conductor.hand_out()
         assert one is not None
-        failure = {"failure": "diverged: loss is nan", "then": Then.FAIL, "seconds": 4.0}
+        failure = Failure("diverged: loss is nan", Then.FAIL, seconds=4.0)
         assert at.conductor.take_in(one, failure)
         failed = at.ledger.records[0]
         assert failed.state is State.FAIL
@@ -236,11 +235,11 @@ def test_a_process_that_died_in_an_epoch_is_counted_from_the_epochs_begin(tmp_pa
         assert one is not None
         time.sleep(0.5)
         Path(one.folder).mkdir(parents=True)
-        (Path(one.folder) / RUNNING).write_text(str(one.attempt))
+        (Path(one.folder) / EPOCH_FILE).write_text(str(one.attempt))
         time.sleep(0.3)
-        at.conductor.lost(one, DIED)
+        at.died(one)
         assert 0.3 <= at.ledger.records[0].seconds < 0.75
         again = at.conductor.hand_out()
         assert again is not None
-        at.conductor.lost(again, DIED)  # the file is that of the attempt before
+        at.died(again)  # the file is that of the attempt before
         assert at.ledger.records[0].seconds < 0.75

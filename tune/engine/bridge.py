@@ -6,8 +6,6 @@ once. Ray's own retries are off: a trial that lost its worker is handed out agai
 trial, just as after the death of the driver.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,11 +14,21 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from tune.engine.messages import DIED, Assignment, WorkerUnusable
+from tune.engine.messages import (
+    Assignment,
+    Cause,
+    Failure,
+    GpuFailed,
+    History,
+    WorkerLost,
+    assignment_in,
+    message_in,
+    to_config,
+)
 
 
 class Desk(Protocol):
-    """The place that hands out attempts and takes in their results."""
+    """The place that hands out attempts and takes in what becomes of them."""
 
     @property
     def finished(self) -> bool:
@@ -32,11 +40,8 @@ class Desk(Protocol):
     def begun(self, assignment: Assignment) -> None:
         """Note that an attempt that was handed out has found room and runs."""
 
-    def take_in(self, assignment: Assignment, result: Mapping[str, Any]) -> bool:
-        """Enter a worker's result; True if its work on this trial ends."""
-
-    def lost(self, assignment: Assignment, reason: str) -> None:
-        """Enter that the worker of an attempt is gone, and why."""
+    def take_in(self, assignment: Assignment, message: History | Failure | WorkerLost) -> bool:
+        """Enter what became of an attempt; True if its worker leaves the trial."""
 
 
 class LedgerSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
@@ -53,7 +58,7 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         if self._desk.finished:
             return Searcher.FINISHED
         assignment = self._desk.hand_out()
-        return None if assignment is None else {"assignment": asdict(assignment)}
+        return None if assignment is None else to_config(assignment)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -61,10 +66,10 @@ class LedgerSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
         """Do nothing: the scheduler has told the desk already."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the ledger is the state."""
+        """Save nothing: the ledger is the state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore: the ledger is the state."""
+        """Restore nothing: the ledger is the state."""
 
 
 class LedgerScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray ships no types
@@ -75,8 +80,8 @@ class LedgerScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray ships no type
         self._desk = desk
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:  # noqa: ARG002
-        """Enter the result; STOP ends the Ray trial."""
-        ended = self._desk.take_in(Assignment(**trial.config["assignment"]), result)
+        """Enter the worker's message; STOP ends the Ray trial."""
+        ended = self._desk.take_in(assignment_in(trial.config), message_in(result))
         return str(TrialScheduler.STOP if ended else TrialScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ARG002
@@ -84,12 +89,12 @@ class LedgerScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray ships no type
 
         Exceptions inside a trial arrive as results instead.
         """
-        self._desk.lost(Assignment(**trial.config["assignment"]), _cause(trial))
+        self._desk.take_in(assignment_in(trial.config), _loss_of(trial))
 
 
 class LedgerCallback(Callback):  # type: ignore[misc]  # Ray ships no types
-    """Ray's callback: tells the desk that a trial found room, which searcher and scheduler do
-    not hear of.
+    """Ray's callback: tells the desk that a trial found room, of which searcher and scheduler do
+    not hear.
     """
 
     def __init__(self, desk: Desk) -> None:
@@ -104,29 +109,20 @@ class LedgerCallback(Callback):  # type: ignore[misc]  # Ray ships no types
         **info: Any,  # noqa: ARG002
     ) -> None:
         """Tell the desk that a worker has the trial from now on."""
-        self._desk.begun(Assignment(**trial.config["assignment"]))
+        self._desk.begun(assignment_in(trial.config))
 
 
-def _cause(trial: Trial) -> str:
-    """The reason why a Ray trial ended in error, one line, from the text file that Ray leaves."""
+def _loss_of(trial: Trial) -> WorkerLost:
+    """Why a Ray trial ended in error, from the text file that Ray leaves."""
     try:
-        lines = [
-            line.strip() for line in Path(trial.error_file).read_text().splitlines() if line.strip()
-        ]
-    except (OSError, TypeError):
-        return DIED
-    given = [
-        line.partition(f"{WorkerUnusable.__name__}: ")[2]
-        for line in lines
-        if WorkerUnusable.__name__ in line
-    ]
+        text = Path(trial.error_file).read_text()
+    except (OSError, TypeError):  # TypeError: Ray left no file
+        return WorkerLost(Cause.DIED)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    given = [line.partition(f"{GpuFailed.__name__}: ")[2] for line in lines]
     if any(given):
-        return max(given, key=len)
-    text = " ".join(lines)
-    if (
-        "ActorDiedError" in text
-        or "WorkerCrashedError" in text
-        or "worker process has died" in text
-    ):
-        return DIED
-    return f"its worker could not run: {lines[-1][:300]}" if lines else DIED
+        return WorkerLost(Cause.GPU_FAILED, max(given, key=len))
+    deaths = ("ActorDiedError", "WorkerCrashedError", "worker process has died")
+    if not lines or any(death in " ".join(lines) for death in deaths):
+        return WorkerLost(Cause.DIED)
+    return WorkerLost(Cause.COULD_NOT_RUN, lines[-1][:300])

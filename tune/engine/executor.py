@@ -1,7 +1,6 @@
 """The run of the attempts that a desk hands out, each in a worker that later attempts reuse."""
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from ray import tune as ray_tune
@@ -9,6 +8,7 @@ from ray import tune as ray_tune
 from core import interrupts
 from tune.engine.bridge import Desk, LedgerCallback, LedgerScheduler, LedgerSearcher
 from tune.engine.interruption import NotesCtrlC, second_interrupt_ends
+from tune.engine.messages import assignment_in
 from tune.engine.resources import Machine, TrialResources
 from tune.engine.session import ray_session
 from tune.engine.worker import MakeTrial, TrialWorker
@@ -17,17 +17,14 @@ from tune.engine.worker import MakeTrial, TrialWorker
 def execute(
     desk: Desk,
     make_trial: MakeTrial,
-    shared: Mapping[str, Any],
     machine: Machine,
     resources: TrialResources,
     stall_seconds: float = 0.0,
 ) -> None:
     """Run the attempts that the desk hands out until it is finished.
 
-    shared         keyword arguments for `make_trial`; they go to the object store once, for all
-                   workers
-    stall_seconds  seconds that one epoch may take; a worker that takes longer is ended, and its
-                   attempt is lost; 0 for no limit
+    stall_seconds   seconds that one epoch may take, 0 for no limit; a worker that takes longer is
+                    ended, and its attempt is lost
 
     Raises KeyboardInterrupt after Ctrl-C, when running trials have had some seconds to report. A
     second Ctrl-C ends the process.
@@ -35,13 +32,9 @@ def execute(
     with second_interrupt_ends(), ray_session(machine) as folder:
         trainable = ray_tune.with_resources(
             ray_tune.with_parameters(
-                TrialWorker,
-                make_trial=make_trial,
-                cpus=resources.cpus,
-                stall_seconds=stall_seconds,
-                shared=dict(shared),
+                TrialWorker, make_trial=make_trial, stall_seconds=stall_seconds
             ),
-            lambda config: _room(resources.cpus, config["assignment"]["gpus"]),
+            lambda config: _room(resources.cpus, assignment_in(config).gpus),
         )
         tuner = ray_tune.Tuner(
             trainable,
@@ -62,13 +55,11 @@ def execute(
                 callbacks=[LedgerCallback(desk), NotesCtrlC()],
             ),
         )
-        logging.getLogger("ray.tune").setLevel(
-            logging.CRITICAL
-        )  # in the end it lists each end of a worker once more
+        # In the end this logger would list each worker that was lost once more.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         tuner.fit()
-    if (
-        not desk.finished or interrupts.interrupted()
-    ):  # Ray handles the interrupt itself and returns as if all trials were done
+    # Ray handles an interrupt itself, and returns as if all trials were done.
+    if not desk.finished or interrupts.interrupted():
         raise KeyboardInterrupt
 
 
@@ -78,5 +69,5 @@ def _room(cpus: int, gpus: float) -> Any:
 
 
 def _ray_trial_name(trial: Any) -> str:
-    assignment = trial.config["assignment"]
-    return f"{assignment['trial']}-{assignment['attempt']}"
+    assignment = assignment_in(trial.config)
+    return f"{assignment.trial}-{assignment.attempt}"

@@ -1,7 +1,7 @@
-"""The messages between the driver and its workers."""
+"""The messages between the driver and its workers, and their form as Ray carries them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
@@ -27,6 +27,16 @@ class Assignment:
     gpus: float = 0.0
 
 
+@dataclass(frozen=True)
+class History:
+    """A worker's message that one more epoch is trained and saved.
+
+    epochs   the reports of all epochs of the trial as JSON objects, the first epoch's first
+    """
+
+    epochs: Sequence[Mapping[str, Any]]
+
+
 class Then(StrEnum):
     """The step that follows a failed attempt."""
 
@@ -38,11 +48,70 @@ class Then(StrEnum):
     next one would fail too."""
 
 
-DIED = "its worker process died"
-"""The reason of an attempt whose worker ended without a message."""
-GPU_FAILED = "the GPU failed its worker"
-"""The beginning of the reason where a process can no longer use its GPU."""
+@dataclass(frozen=True)
+class Failure:
+    """A worker's message that an attempt failed; the worker can run others.
+
+    reason    one line for the user
+    then      the step that follows
+    seconds   wall time inside the epoch that failed; 0 where no epoch had begun
+    """
+
+    reason: str
+    then: Then
+    seconds: float = 0.0
 
 
-class WorkerUnusable(Exception):
-    """A worker's process cannot run trials any longer. The message is the reason, in one line."""
+class Cause(StrEnum):
+    """Why a worker is lost, in words for the user."""
+
+    DIED = "its worker process died"
+    GPU_FAILED = "the GPU failed its worker"
+    COULD_NOT_RUN = "its worker could not run"
+
+
+@dataclass(frozen=True)
+class WorkerLost:
+    """Ray's message that the worker of an attempt is gone, or can run nothing more.
+
+    detail   the first line of the error; empty where the worker left none
+    """
+
+    cause: Cause
+    detail: str = ""
+
+    @property
+    def reason(self) -> str:
+        """One line for the user."""
+        return f"{self.cause}: {self.detail}" if self.detail else str(self.cause)
+
+
+class GpuFailed(Exception):
+    """The GPU failed this worker's process, which can run nothing more.
+
+    The message is the first line of the error. It reaches the driver as WorkerLost.
+    """
+
+
+def to_config(assignment: Assignment) -> dict[str, Any]:
+    """The configuration of the Ray trial that runs an attempt: a dict of plain values."""
+    return {"assignment": dict(vars(assignment))}
+
+
+def assignment_in(config: Mapping[str, Any]) -> Assignment:
+    """The attempt that a Ray trial with this configuration runs."""
+    return Assignment(**config["assignment"])
+
+
+def to_result(message: History | Failure) -> dict[str, Any]:
+    """A worker's message as a result for Ray: a dict of plain values and lists, without dicts as
+    values, which Ray would flatten.
+    """
+    return {"kind": type(message).__name__, **vars(message)}
+
+
+def message_in(result: Mapping[str, Any]) -> History | Failure:
+    """The worker's message in a result, to which Ray has added values of its own."""
+    kinds: dict[str, type[History] | type[Failure]] = {"History": History, "Failure": Failure}
+    kind = kinds[result["kind"]]
+    return kind(**{field.name: result[field.name] for field in fields(kind)})

@@ -18,14 +18,32 @@ from core import faults
 from core.errors import CheckpointError, ProcessLost, TornCheckpoint, TrialDiverged
 from core.files import write_atomically, write_json_atomically
 from core.text import first_line
-from tune.engine.messages import GPU_FAILED, Assignment, Then, WorkerUnusable
+from tune.engine.messages import (
+    Assignment,
+    Failure,
+    GpuFailed,
+    History,
+    Then,
+    assignment_in,
+    to_result,
+)
 
-RUNNING = ".epoch"
-"""A file in a trial's folder that exists while an epoch runs: it holds the attempt, and is as old
-as the epoch."""
+EPOCH_FILE = ".epoch"
+"""A file in a trial's folder that exists while an epoch runs; it holds the attempt's number, and
+was last changed when the epoch began."""
 LOCK_SECONDS = 120
 """Seconds that a new attempt waits for the worker of an earlier attempt to leave the trial's
 folder."""
+STORAGE_ERRORS = {
+    errno.EACCES,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EFBIG,
+    errno.EIO,
+    errno.ESTALE,
+}
+"""Error numbers of a disk that is full, read-only, broken or away."""
 
 
 class RunnableTrial(Protocol):
@@ -51,50 +69,32 @@ class RunnableTrial(Protocol):
         """Set a torn checkpoint aside."""
 
 
-STORAGE_ERRORS = {
-    errno.EACCES,
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EFBIG,
-    errno.EIO,
-    errno.ESTALE,
-}
-"""Error numbers of a disk that is full, read-only, broken or away."""
+MakeTrial = Callable[[Assignment], RunnableTrial]
+"""Builds the trial of an attempt in the worker's process.
 
-MakeTrial = Callable[..., RunnableTrial]
-"""Builds the trial of an attempt in the worker's process: `make_trial(assignment, cpus, **shared)`.
-
-`shared` arrives from Ray's object store; its arrays are read-only.
+It goes into Ray's object store once for all workers; arrays that it holds are read-only there.
 """
 
 
 class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no types
     """Runs attempts, one epoch in each step.
 
-    A failure inside a trial is a result, not an exception.
-
-    A result holds either `epochs`, the whole history of the trial as JSON objects, or `failure`, a
-    sentence, with `then`, the step that follows (see `Then`), and `seconds`, the wall time inside
-    the epoch that failed. The one exception is an error of the GPU: this process can no longer use
-    it, so the worker raises WorkerUnusable, Ray ends the process, and later attempts run in
-    another.
+    A step's result is a message: History, or Failure where the trial raised. Only an error of the
+    GPU stays an exception (GpuFailed): this process can no longer use it, so Ray ends the process,
+    and later attempts run in another.
     """
 
-    def setup(  # Ray ships the configuration; the assignment is read in the step
+    def setup(
         self,
-        config: dict[str, Any],  # noqa: ARG002
-        make_trial: Any,
-        cpus: int,
+        config: dict[str, Any],  # noqa: ARG002  # each step reads the assignment anew
+        make_trial: MakeTrial,
         stall_seconds: float,
-        shared: dict[str, Any],
     ) -> None:
         """Store the arguments only: Ray may hand a started worker another trial.
 
         Work begins in the first step.
         """
-        self._make_trial, self._cpus, self._shared = make_trial, cpus, shared
-        self._stall_seconds = stall_seconds
+        self._make_trial, self._stall_seconds = make_trial, stall_seconds
         self._trial: RunnableTrial | None = None
         self._history: list[dict[str, Any]] = []
         self._epoch_began: float | None = None
@@ -111,66 +111,49 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         self._leave()
 
     def step(self) -> dict[str, Any]:
-        """Run one epoch, save it and report it; a checkpoint that is ahead of the ledger is
-        reported at once.
+        """Run one epoch and save it, or find a checkpoint that is ahead of the ledger; returns the
+        message as Ray's result.
+
+        Raises GpuFailed.
         """
-        assignment = Assignment(**self.config["assignment"])
-        folder = Path(assignment.folder)
-        # The kernel ends this process when the time is up, whatever holds Python then; 0 sets no
-        # alarm.
-        signal.setitimer(signal.ITIMER_REAL, self._stall_seconds)
+        assignment = assignment_in(self.config)
         self._epoch_began = None
         try:
-            if self._trial is None:
-                self._trial = self._open(assignment, folder)
-                if len(self._trial.reports) > assignment.known_epochs:
-                    return self._result(folder)
-            running = folder / RUNNING
-            running.write_text(str(assignment.attempt))
-            signal.setitimer(
-                signal.ITIMER_REAL, self._stall_seconds
-            )  # opening the trial had its own time
-            self._epoch_began = time.monotonic()
-            self._trial.run_epoch()
-            self._trial.save(folder)
-            running.unlink()
-            faults.passing("saved")
-            return self._result(folder)
-        except TrialDiverged as error:
-            return self._failure(f"diverged: {error}", Then.FAIL)
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            return self._failure(f"out of memory: {first_line(error)}", Then.RETRY_WITH_MORE_MEMORY)
-        except (ProcessLost, TornCheckpoint, filelock.Timeout) as error:
-            return self._failure(first_line(error), Then.RETRY)
-        except CheckpointError as error:
-            return self._failure(first_line(error), Then.FAIL)
-        except WorkerUnusable:
+            return to_result(self._advance(assignment, Path(assignment.folder)))
+        except GpuFailed:
             raise
         except Exception as error:  # noqa: BLE001  # whatever a trial raises is data for the ledger
-            if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
-                return self._failure(
-                    f"{error.filename or folder} cannot be written: {error.strerror}", Then.HALT
-                )
-            if isinstance(error, torch.AcceleratorError) and "out of memory" in str(
-                error
-            ):  # not from torch's allocator
-                return self._failure(
-                    f"out of memory: {first_line(error)}", Then.RETRY_WITH_MORE_MEMORY
-                )
-            with contextlib.suppress(OSError):
-                write_atomically(folder / "error.txt", traceback.format_exc().encode())
-            if isinstance(error, torch.AcceleratorError) or not _gpu_answers():
-                raise WorkerUnusable(f"{GPU_FAILED}: {first_line(error)}") from None
-            return self._failure(f"{type(error).__name__}: {first_line(error)}", Then.FAIL)
+            return to_result(self._failure(error, Path(assignment.folder)))
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def _failure(self, sentence: str, then: Then) -> dict[str, Any]:
-        began = self._epoch_began
-        seconds = 0.0 if began is None else time.monotonic() - began
+    def _advance(self, assignment: Assignment, folder: Path) -> History:
+        self._set_alarm()
+        if self._trial is None:
+            self._trial = self._open(assignment, folder)
+            if len(self._trial.reports) > assignment.known_epochs:
+                return self._history_of(self._trial, folder)
+            self._set_alarm()  # opening the trial had its own time
+        epoch_file = folder / EPOCH_FILE
+        epoch_file.write_text(str(assignment.attempt))
+        self._epoch_began = time.monotonic()
+        self._trial.run_epoch()
+        self._trial.save(folder)
+        epoch_file.unlink()
+        faults.passing("saved")
+        return self._history_of(self._trial, folder)
+
+    def _set_alarm(self) -> None:
+        """Have the kernel end this process when the time is up, whatever holds Python then; 0
+        seconds set no alarm.
+        """
+        signal.setitimer(signal.ITIMER_REAL, self._stall_seconds)
+
+    def _failure(self, error: Exception, folder: Path) -> Failure:
+        seconds = 0.0 if self._epoch_began is None else time.monotonic() - self._epoch_began
         with contextlib.suppress(OSError):
-            (Path(self.config["assignment"]["folder"]) / RUNNING).unlink(missing_ok=True)
-        return {"failure": sentence, "then": then.value, "seconds": seconds}
+            (folder / EPOCH_FILE).unlink(missing_ok=True)
+        return Failure(*_reason_and_step(error, folder), seconds)
 
     def _open(self, assignment: Assignment, folder: Path) -> RunnableTrial:
         if not self._frozen:
@@ -184,7 +167,7 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         for part in folder.glob(".*.part"):  # files that a killed process had half written
             part.unlink()
         write_json_atomically(folder / "config.json", dict(assignment.settings))
-        trial: RunnableTrial = self._make_trial(assignment, self._cpus, **self._shared)
+        trial = self._make_trial(assignment)
         try:
             trial.load(folder)
         except TornCheckpoint:
@@ -192,12 +175,11 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
             raise
         return trial
 
-    def _result(self, folder: Path) -> dict[str, Any]:
-        """The result with the trial's whole history, which is also written as a table."""
-        assert self._trial is not None
-        self._history += [report.to_json() for report in self._trial.reports[len(self._history) :]]
+    def _history_of(self, trial: RunnableTrial, folder: Path) -> History:
+        """The trial's whole history, which is also written as a table."""
+        self._history += [report.to_json() for report in trial.reports[len(self._history) :]]
         _write_epochs(folder, self._history)
-        return {"epochs": self._history}
+        return History(self._history)
 
     def _leave(self) -> None:
         self._trial, self._history = None, []
@@ -210,15 +192,48 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
             self._lock = None
 
 
-def seconds_of_lost_epoch(folder: Path, attempt: int) -> float:
-    """Seconds since the beginning of the epoch that an attempt was in when its process died; 0
-    if it was in none.
+def _reason_and_step(error: Exception, folder: Path) -> tuple[str, Then]:
+    """Why an attempt failed, and the step that follows.
+
+    An error that is not known here leaves its traceback in `error.txt`. Raises GpuFailed where this
+    process can no longer use its GPU.
     """
-    running = folder / RUNNING
+    line = first_line(error)
+    if isinstance(error, TrialDiverged):
+        return f"diverged: {line}", Then.FAIL
+    if _is_out_of_memory(error):
+        return f"out of memory: {line}", Then.RETRY_WITH_MORE_MEMORY
+    if isinstance(error, ProcessLost | TornCheckpoint | filelock.Timeout):
+        return line, Then.RETRY
+    if isinstance(error, CheckpointError):
+        return line, Then.FAIL
+    if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
+        return f"{error.filename or folder} cannot be written: {error.strerror}", Then.HALT
+    with contextlib.suppress(OSError):
+        write_atomically(folder / "error.txt", "".join(traceback.format_exception(error)).encode())
+    if isinstance(error, torch.AcceleratorError) or not _gpu_answers():
+        raise GpuFailed(line) from None
+    return f"{type(error).__name__}: {line}", Then.FAIL
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was missing; CUDA itself, for a context or a library, says so in other words
+    than torch's allocator.
+    """
+    if isinstance(error, torch.AcceleratorError):
+        return "out of memory" in str(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def seconds_of_lost_epoch(folder: Path, attempt: int) -> float:
+    """Seconds since the beginning of the epoch in which the process of an attempt died; 0 where
+    it died outside of one.
+    """
+    epoch_file = folder / EPOCH_FILE
     try:
-        if int(running.read_text()) != attempt:
+        if int(epoch_file.read_text()) != attempt:
             return 0.0
-        return max(0.0, time.time() - running.stat().st_mtime)
+        return max(0.0, time.time() - epoch_file.stat().st_mtime)
     except (OSError, ValueError):
         return 0.0
 

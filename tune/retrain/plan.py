@@ -29,7 +29,8 @@ from tune.store.folder import StudyFolder
 from tune.study import confirmation
 from tune.study.confirmation import Confirmation
 from tune.study.learned import no_winner, nothing_learned
-from tune.study.plan import Options, recall, storage_of, tracking_of, weights_key
+from tune.study.plan import Options, recall, storage_of, tracking_of
+from tune.study.trials import weights_key
 from tune.tracking.tracker import Tracker
 
 On = Literal["train", "all"]

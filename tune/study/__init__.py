@@ -7,4 +7,5 @@ learned.py       whether anything was learned, and what to do if not
 plan.py          a request checked against the data, the weights and the machine
 progress.py      the table, bars and lines that are shown while a command runs
 rebuild.py       MLflow written anew from the ledger
+trials.py        what a study's trials start from, and what makes them in the workers
 """

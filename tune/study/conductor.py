@@ -1,6 +1,7 @@
 """The run of one study, from its first trial to its last, confirmation included."""
 
 import contextlib
+import functools
 import platform
 import shlex
 import shutil
@@ -20,17 +21,13 @@ import torch
 from rich.console import Console
 
 from core import faults
-from core.config import TrialConfig
 from core.console import say
-from core.data.dataset import Dataset
-from core.device import limit_memory, resolve
 from core.errors import StorageError
 from core.files import refused, write_atomically, write_json_atomically
 from core.network import weights as pretrained
 from core.network.weights import BaseWeights
-from core.training.trial import Trial
-from tune.engine import executor
-from tune.engine.messages import DIED, GPU_FAILED, Assignment, Then, WorkerUnusable
+from tune.engine.executor import execute
+from tune.engine.messages import Assignment, Cause, Failure, History, Then, WorkerLost
 from tune.engine.mps import multi_process_service
 from tune.engine.packing import pack, remembered
 from tune.engine.worker import MakeTrial, seconds_of_lost_epoch
@@ -44,9 +41,9 @@ from tune.study.plan import (
     searched_settings,
     study_facts,
     tracked_study,
-    weights_key,
 )
 from tune.study.progress import Progress
+from tune.study.trials import CoreTrials, TrialInputs, TrialMaker, weights_key
 from tune.tables import trials_csv
 from tune.tracking.thread import TrackingThread
 from tune.tracking.tracker import Trouble
@@ -54,9 +51,6 @@ from tune.tracking.tracker import Trouble
 CLOSE_SECONDS, INTERRUPTED_SECONDS = 60.0, 10.0
 """Seconds that the end of a study waits for the tracker, and that an interruption does: what it
 shows can be completed later."""
-
-NO_GPU_SECONDS = 10.0
-"""Seconds that a worker that finds no GPU stays before another takes its place."""
 
 _PACKAGES = (
     "torch",
@@ -70,47 +64,17 @@ _PACKAGES = (
 )
 
 
-def make_core_trial(
-    assignment: Assignment,
-    cpus: int,
-    *,
-    data: Dataset,
-    weights: Mapping[str, BaseWeights],
-    gpu: bool,
-) -> Trial:
-    """The real trial of an attempt, built in its worker."""
-    config = TrialConfig.from_settings(assignment.settings, f"trial {assignment.trial}")
-    if gpu:
-        if (
-            not torch.cuda.is_available()
-        ):  # the GPU is lost or its driver restarts: never train on a CPU unnoticed
-            time.sleep(NO_GPU_SECONDS)
-            raise WorkerUnusable(
-                f"{GPU_FAILED}: torch sees none there, although the trial holds one"
-            )
-        limit_memory(resolve("cuda:0"), min(assignment.gpus, 1.0) or 1.0)
-    return Trial(
-        config,
-        data,
-        weights.get(weights_key(config.model)),
-        device="cuda:0" if gpu else "cpu",
-        # Beside a GPU one processor drives it and the others prepare images; without one all of
-        # them compute.
-        loader_workers=cpus - 1 if gpu else 0,
-        threads=cpus,
-    )
-
-
-def run_study(plan: StudyPlan, console: Console, make_trial: MakeTrial = make_core_trial) -> bool:
+def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = None) -> bool:
     """Run a study, or continue it; True if it is finished, False if it was interrupted or its
     time is up.
 
     Where the request asks for a confirmation, it follows the finished search, and the study is
     finished when it ends.
 
-    make_trial   builds the trial that a worker runs, from `data`, `weights` and `gpu`; tests and
-                 benchmarks replay learning curves with another function
+    trials   what makes the trials that workers run: real ones by default; tests and benchmarks
+             replay learning curves
     """
+    trials = trials or CoreTrials()
     faults.mark_driver()
     deadline = (
         None if plan.options.time_budget is None else time.monotonic() + plan.options.time_budget
@@ -122,12 +86,13 @@ def run_study(plan: StudyPlan, console: Console, make_trial: MakeTrial = make_co
         }
         refuse_other_facts(ledger.facts, facts, plan.folder)
         ledger.remember(facts)
-        if make_trial is make_core_trial:
+        if trials.trains:
             plan = _packed(plan, weights, console)
         describe(plan)
-        shared = {"data": plan.data, "weights": weights, "gpu": plan.resources.gpus > 0}
+        inputs = TrialInputs(plan.data, weights, plan.resources.cpus, plan.resources.gpus > 0)
+        make_trial = functools.partial(trials.make, inputs=inputs)
         with _at_the_same_time(plan):
-            _run_phase(plan, _search_phase(plan, ledger), deadline, console, make_trial, shared)
+            _run_phase(plan, _search_phase(plan, ledger), deadline, console, make_trial)
             if not ledger.finished:
                 return False
             repeats = plan.repeats
@@ -143,7 +108,6 @@ def run_study(plan: StudyPlan, console: Console, make_trial: MakeTrial = make_co
                 deadline,
                 console,
                 make_trial,
-                shared,
             )
             return confirming.finished
 
@@ -266,7 +230,6 @@ def _run_phase(
     deadline: float | None,
     console: Console,
     make_trial: MakeTrial,
-    shared: Mapping[str, Any],
 ) -> None:
     """Run the rest of a phase until the deadline (a time of `time.monotonic`; None for no
     limit).
@@ -277,9 +240,7 @@ def _run_phase(
     ):
         if not conductor.finished:
             stall_seconds = 60 * plan.request.resources.stall_minutes
-            executor.execute(
-                conductor, make_trial, shared, plan.machine, plan.resources, stall_seconds
-            )
+            execute(conductor, make_trial, plan.machine, plan.resources, stall_seconds)
     if conductor.error is not None:
         raise conductor.error
     if conductor.untracked:
@@ -433,50 +394,48 @@ class _Conductor:
         if assignment.trial in self._heard:
             self._heard[assignment.trial] = time.monotonic()
 
-    def take_in(self, assignment: Assignment, result: Mapping[str, Any]) -> bool:
+    def take_in(self, assignment: Assignment, message: History | Failure | WorkerLost) -> bool:
         number = assignment.trial
         if self.error is not None:
             return True
         with self._halting():
             ended = True
-            if "epochs" in result:
-                ended = self._ledger.report(number, result["epochs"])
-            elif result["then"] == Then.HALT:
-                self._halt(
-                    StorageError(f"{result['failure']}; see to it, then run the same command again")
-                )
-            elif result["then"] == Then.FAIL:
-                self._ledger.fail(number, result["failure"], result["seconds"])
-            else:
-                more = (
-                    self._more_memory(number)
-                    if result["then"] == Then.RETRY_WITH_MORE_MEMORY
-                    else None
-                )
-                self._ledger.lost(number, result["failure"], result["seconds"], more)
+            match message:
+                case History(epochs):
+                    ended = self._ledger.report(number, epochs)
+                case Failure(reason, Then.HALT):
+                    self._halt(
+                        StorageError(f"{reason}; see to it, then run the same command again")
+                    )
+                case Failure(reason, Then.FAIL, seconds):
+                    self._ledger.fail(number, reason, seconds)
+                case Failure(reason, then, seconds):
+                    more = then is Then.RETRY_WITH_MORE_MEMORY
+                    self._ledger.lost(
+                        number, reason, seconds, self._more_memory(number) if more else None
+                    )
+                case WorkerLost():
+                    self._enter_loss(assignment, message)
             return self._after(number, ended)
         return True
 
-    def lost(self, assignment: Assignment, reason: str) -> None:
-        if self.error is not None:
-            return
+    def _enter_loss(self, assignment: Assignment, lost: WorkerLost) -> None:
         silence, limit = self._silence(assignment.trial), self._stall_seconds
-        if limit and silence >= limit and reason == DIED:
+        reason = lost.reason
+        if limit and silence >= limit and lost.cause is Cause.DIED:
             reason = (
                 f"no epoch for {limit / 60:g} minutes (resources.stall_minutes): its worker was"
                 " ended"
             )
-        # With the service one trial's error on the GPU ends all trials that share it. From then on
-        # each has a whole GPU, so that the trial that caused the error costs the others no more
-        # attempts.
+        # With NVIDIA's service an error on the GPU in one trial ends all trials that share it. From
+        # then on each has a whole GPU, so that the trial that caused the error costs the others no
+        # more attempts.
         shares = self._plan.request.resources.mps and 0 < self._plan.resources.gpus < 1
-        alone = 1.0 if shares and reason.startswith(GPU_FAILED) else None
-        with self._halting():
-            seconds = seconds_of_lost_epoch(Path(assignment.folder), assignment.attempt)
-            # The kernel ended the worker at its time limit, however late Ray noticed.
-            seconds = min(seconds, silence, limit or silence)
-            self._ledger.lost(assignment.trial, reason, seconds, alone)
-            self._after(assignment.trial, ended=True)
+        alone = 1.0 if shares and lost.cause is Cause.GPU_FAILED else None
+        seconds = seconds_of_lost_epoch(Path(assignment.folder), assignment.attempt)
+        # The kernel ended the worker at its time limit, however late Ray noticed.
+        seconds = min(seconds, silence, limit or silence)
+        self._ledger.lost(assignment.trial, reason, seconds, alone)
 
     def _more_memory(self, number: int) -> float | None:
         """GPUs for the next attempt of a trial that ran out of memory; None for no change.

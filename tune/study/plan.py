@@ -26,6 +26,7 @@ from tune.space.domains import Choices
 from tune.space.space import SearchSpace
 from tune.store.folder import StudyFolder
 from tune.study.confirmation import Repeat, fresh_repeats
+from tune.study.trials import weights_key
 from tune.tracking.tracker import TrackedStudy, Tracker, tracker_at
 
 _COMPARED = ("fixed", "space", "start", "variants", "baseline", "seeds", "search", "stop_early")
@@ -217,11 +218,6 @@ def _tried(request: StudyRequest, name: str) -> list[int]:
         for corner in parameter.domain.corners
     ]
     return [int(value) for value in (*values, *request.after_training.get(name, ()))]
-
-
-def weights_key(model: ModelConfig) -> str:
-    """Models with the same key start from the same file."""
-    return f"{model.detector} {model.backbone} {model.weights}"
 
 
 def searched_settings(space: SearchSpace) -> list[str]:

@@ -27,6 +27,7 @@ from tune.ledger.ledger import Ledger, State
 from tune.request.file import from_document
 from tune.study import conductor as study
 from tune.study.plan import Options, StudyPlan, check_request
+from tune.study.trials import TrialInputs
 
 SPACE: dict[str, Any] = {
     "study": "shared",
@@ -278,7 +279,9 @@ class Finds:
     def __init__(self, seen: Path) -> None:
         self.seen = seen
 
-    def __call__(self, assignment: Assignment, *_: Any, **__: Any) -> Any:
+    trains = False
+
+    def make(self, assignment: Assignment, inputs: TrialInputs) -> Any:  # noqa: ARG002
         (self.seen / f"{assignment.trial}").write_text(os.environ.get(PIPES, "none"))
         raise ValueError("that was all")
 
@@ -315,7 +318,9 @@ class LosesTheGPU:
     def __init__(self, seen: Path) -> None:
         self.seen = seen
 
-    def __call__(self, assignment: Assignment, *_: Any, **__: Any) -> Any:
+    trains = False
+
+    def make(self, assignment: Assignment, inputs: TrialInputs) -> Any:  # noqa: ARG002
         (self.seen / f"{assignment.trial}-{assignment.attempt}").write_text(str(assignment.gpus))
         if assignment.attempt == 1:
             raise torch.AcceleratorError("CUDA error: device-side assert triggered")

@@ -1,17 +1,13 @@
 """Laws of how many trials share a machine or a cluster, and start at once. Ray is not started."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from random import Random
-from typing import Any
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
-from ray.tune.execution import tune_controller
 
 from core.errors import ResourceError
-from tune.engine.bridge import LedgerSearcher
-from tune.engine.messages import Assignment
 from tune.engine.resources import Machine, Node, TrialResources
 
 RAY_UNITS = 10_000
@@ -195,26 +191,3 @@ def test_a_refusal_names_the_limit_the_value_and_a_way_out(
     with pytest.raises(ResourceError) as refusal:
         machine(*nodes).share(cpus, gpus, None)
     assert str(refusal.value) == sentence
-
-
-def test_ray_starts_every_worker_that_it_is_handed_a_trial_for_without_waiting_for_the_one_before() -> (
-    None
-):
-    """Of a searcher of one's own Ray would start one worker after the other."""
-    assert tune_controller._get_max_pending_trials(LedgerSearcher(NothingToDo())) >= 1000
-
-
-class NothingToDo:
-    finished = True
-
-    def hand_out(self) -> None:
-        return None
-
-    def begun(self, assignment: Assignment) -> None:
-        raise AssertionError(assignment)
-
-    def take_in(self, assignment: Assignment, result: Mapping[str, Any]) -> bool:
-        raise AssertionError(assignment, result)
-
-    def lost(self, assignment: Assignment, reason: str) -> None:
-        raise AssertionError(assignment, reason)

@@ -20,7 +20,7 @@ import pytest
 from ray import cloudpickle
 from rich.console import Console
 
-from benchmarks.replay import ReplayedTrial
+from benchmarks.replay import ReplayedTrial, Replays
 from core import data as datasets
 from core.errors import StudyError, TrialDiverged
 from tune.engine.messages import Assignment
@@ -31,6 +31,7 @@ from tune.store.folder import StudyFolder
 from tune.study import conductor as study
 from tune.study.plan import Options, StudyPlan
 from tune.study.progress import Progress
+from tune.study.trials import TrialInputs
 
 EPOCHS = 4
 SPACE: dict[str, Any] = {
@@ -44,7 +45,7 @@ SPACE: dict[str, Any] = {
 }
 
 
-def replaying(deed: Callable[[Assignment, int], None]) -> Any:
+def replaying(deed: Callable[[Assignment, int], None]) -> Replays:
     """Trials whose AP50 is their learning rate times the share of their epochs; what else they
     do, `deed` says.
     """
@@ -53,11 +54,11 @@ def replaying(deed: Callable[[Assignment, int], None]) -> Any:
         deed(assignment, epoch)
         return float(assignment.settings["optim.learning_rate"]) * epoch / EPOCHS
 
-    def make_trial(assignment: Assignment, cpus: int, **_: Any) -> ReplayedTrial:
-        assert cpus == 1
+    def make(assignment: Assignment, inputs: TrialInputs) -> ReplayedTrial:
+        assert inputs.cpus == 1
         return ReplayedTrial(assignment, ap50)
 
-    return make_trial
+    return Replays(make)
 
 
 def nothing_else(assignment: Assignment, epoch: int) -> None:
@@ -269,7 +270,9 @@ def test_what_a_time_budget_or_a_dead_driver_left_is_finished_by_the_same_comman
     while (record := ledger.next()) is not None and record.id != number:
         pass
     assert record is not None
-    done = replaying(nothing_else)(Assignment(number, 1, "", record.settings, 0), cpus=1)
+    done = replaying(nothing_else).make(
+        Assignment(number, 1, "", record.settings, 0), TrialInputs(plan.data, {}, 1, gpu=False)
+    )
     for epoch in range(EPOCHS):
         done.run_epoch()
         (begun / f"{number}-{epoch + 1}").touch(exist_ok=False)

@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 from ray import cloudpickle
 from rich.console import Console
 
-from benchmarks.replay import ReplayedTrial
+from benchmarks.replay import ReplayedTrial, Replays
 from core import data as datasets
 from core.config import TrialConfig
 from core.data import synthetic
@@ -64,6 +64,7 @@ from tune.study.learned import nothing_learned
 from tune.study.plan import Options, StudyPlan
 from tune.study.progress import Progress
 from tune.study.rebuild import rebuild_tracking
+from tune.study.trials import TrialInputs, TrialMaker
 
 ROOT = Path(__file__).parents[3]
 EPOCHS = 3
@@ -463,8 +464,10 @@ class Matched:
 
     begun: Path
 
-    def __call__(self, assignment: Assignment, *_: Any, data: Dataset, **__: Any) -> MatchedTrial:
-        return MatchedTrial(assignment, data, self.begun)
+    trains = False
+
+    def make(self, assignment: Assignment, inputs: TrialInputs) -> MatchedTrial:
+        return MatchedTrial(assignment, inputs.data, self.begun)
 
 
 def refuse(*_: object, **__: object) -> Any:
@@ -485,9 +488,9 @@ def plan_for(results: Path, request: StudyRequest, data: Dataset) -> StudyPlan:
     )
 
 
-def run(plan: StudyPlan, make_trial: Any) -> str:
+def run(plan: StudyPlan, trials: TrialMaker) -> str:
     output = Console(file=io.StringIO(), width=200)
-    assert study.run_study(plan, output, make_trial)
+    assert study.run_study(plan, output, trials)
     return output.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -568,7 +571,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, data: Dataset) -> Study:
     while (one := held.next()) is not None:
         run_by_hand(held, one.id, plan.folder.trial(one.id), data, begun)
     late = replace(plan, options=replace(plan.options, time_budget=0.0))
-    assert not study.run_study(late, Console(file=io.StringIO()), refuse)
+    assert not study.run_study(late, Console(file=io.StringIO()), Replays(refuse))
     before = plan.folder.trials_csv.read_bytes(), search_trials(plan), parent_run(plan).info.status
 
     # A driver that confirms, and dies when one trial has ended and a worker has saved the first
@@ -623,7 +626,7 @@ def test_a_confirmation_whose_driver_died_goes_on_and_no_epoch_runs_twice(made: 
 
 def test_the_same_command_on_a_confirmed_study_runs_nothing(made: Study) -> None:
     before = made.plan.folder.confirm_csv.read_bytes()
-    run(made.plan, refuse)
+    run(made.plan, Replays(refuse))
     assert made.plan.folder.confirm_csv.read_bytes() == before
 
 
@@ -951,7 +954,7 @@ def test_a_confirmation_on_other_data_is_refused(made: Study, tmp_path: Path) ->
     held.remember({name: value for name, value in (held.facts or {}).items() if name != "data"})
     other = synthetic.make(images=8, side=64)
     with pytest.raises(StudyError, match="is a study with other data"):
-        run(replace(copied.plan, data=other), refuse)
+        run(replace(copied.plan, data=other), Replays(refuse))
 
 
 @pytest.mark.fault

@@ -1,0 +1,82 @@
+"""The trials of a study: what they start from, and what makes them in the workers.
+
+Workers import this module, so it imports nothing of ledger and trackers.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from core.config import ModelConfig, TrialConfig
+from core.data.dataset import Dataset
+from core.device import limit_memory, resolve
+from core.network.weights import BaseWeights
+from core.training.trial import Trial
+from tune.engine.messages import Assignment, GpuFailed
+from tune.engine.worker import RunnableTrial
+
+NO_GPU_SECONDS = 10.0
+"""Seconds that a worker that finds no GPU stays before another takes its place."""
+
+
+@dataclass(frozen=True)
+class TrialInputs:
+    """What all trials of a study start from. In a worker its arrays are read-only.
+
+    weights   the pretrained weights, by `weights_key`
+    cpus      whole processors of each trial
+    gpu       whether each trial holds a GPU, or a part of one
+    """
+
+    data: Dataset
+    weights: Mapping[str, BaseWeights]
+    cpus: int
+    gpu: bool
+
+
+class TrialMaker(Protocol):
+    """What makes the trials of a study. It is pickled and sent to the workers."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether its trials train, so that measuring one says how many of them share a GPU."""
+
+    def make(self, assignment: Assignment, inputs: TrialInputs) -> RunnableTrial:
+        """The trial of an attempt; called in the attempt's worker."""
+
+
+class CoreTrials:
+    """Makes real trials, those of `core`."""
+
+    trains = True
+
+    def make(self, assignment: Assignment, inputs: TrialInputs) -> Trial:
+        """The trial of an attempt.
+
+        Raises GpuFailed where the attempt holds a GPU and torch finds none: the GPU is lost, or its
+        driver restarts. A trial never moves to a CPU unnoticed.
+        """
+        config = TrialConfig.from_settings(assignment.settings, f"trial {assignment.trial}")
+        if inputs.gpu:
+            if not torch.cuda.is_available():
+                time.sleep(NO_GPU_SECONDS)
+                raise GpuFailed("torch sees none there, although the trial holds one")
+            limit_memory(resolve("cuda:0"), min(assignment.gpus, 1.0))
+        return Trial(
+            config,
+            inputs.data,
+            inputs.weights.get(weights_key(config.model)),
+            device="cuda:0" if inputs.gpu else "cpu",
+            # Beside a GPU one processor drives it and the others prepare images; without one all
+            # of them compute.
+            loader_workers=inputs.cpus - 1 if inputs.gpu else 0,
+            threads=inputs.cpus,
+        )
+
+
+def weights_key(model: ModelConfig) -> str:
+    """A key for pretrained weights: models with the same key start from the same file."""
+    return f"{model.detector} {model.backbone} {model.weights}"
