@@ -2,37 +2,42 @@
 of each.
 
 It imports no torch, because settings are read before anything is trained. To add a ResNet of
-torchvision, add its name to `Name` and a row to `BACKBONES`; a network of another kind needs a body
-in `core/network/pyramid.py` as well.
+torchvision, add a row and its name to `BACKBONES`; a network of another kind brings its own `body`.
+Another package names its row in an entry point of the group `cell_tune.backbones`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
-Name = Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d"]
-"""The values of `model.backbone`: the keys of the table, where a type checker can read them."""
+from core.extensions import Parts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """One row of the table; its key is the name of torchvision's builder and of its ImageNet
-    weights.
+    """One row of the table.
 
     channels     channels of each level, from the finest
-    bottleneck   whether its blocks are bottlenecks, whose stride may be in the first 1x1
-                 convolution
-    memory_rank  place by the memory that training takes, 0 for the least
-    coco         whether torchvision has a Mask R-CNN with it that was trained on COCO
-    levels       the children whose output the pyramid takes, at strides of 4, 8, 16 and 32 pixels
+    memory_rank  place by the memory that training takes: 0 for resnet18, 4 for resnet101; may lie
+                 between two of ours
+    weights      the values of `model.weights` that name a file of torchvision's, that of `auto`
+                 first
+    bottleneck   whether it is torchvision's ResNet of bottleneck blocks, whose stride may be in the
+                 first 1x1 convolution
+    body         makes its layers from a function that makes a layer of normalisation for a number
+                 of channels. It returns a module whose output is the list of the levels' features,
+                 [B, channels, height, width], at strides of 4, 8, 16 and 32 pixels, drawn from
+                 torch's global generator. None for torchvision's ResNet of the row's name
+    levels       the children of torchvision's ResNet whose output the pyramid takes
     stages       what `model.trainable_layers` counts, from the last: the children that train
                  together
     """
 
     channels: tuple[int, int, int, int]
-    bottleneck: bool
-    memory_rank: int
-    coco: bool = False
+    memory_rank: float
+    weights: tuple[str, ...] = ()
+    bottleneck: bool = False
+    body: Callable[[Callable[..., Any]], Any] | None = None
     levels: tuple[str, str, str, str] = ("layer1", "layer2", "layer3", "layer4")
     stages: tuple[tuple[str, ...], ...] = (
         ("layer4",),
@@ -42,16 +47,35 @@ class Backbone:
         ("conv1", "bn1"),
     )
 
+    def has(self, weights: str) -> bool:
+        """Whether torchvision has the file that `model.weights` names: auto, coco or imagenet."""
+        return weights in self.weights or (weights == "auto" and bool(self.weights))
+
 
 _BASIC, _BOTTLENECK = (64, 128, 256, 512), (256, 512, 1024, 2048)
 
-BACKBONES: Mapping[str, Backbone] = {
-    "resnet18": Backbone(channels=_BASIC, bottleneck=False, memory_rank=0),
-    "resnet34": Backbone(channels=_BASIC, bottleneck=False, memory_rank=1),
-    "resnet50": Backbone(channels=_BOTTLENECK, bottleneck=True, memory_rank=2, coco=True),
-    "resnet101": Backbone(channels=_BOTTLENECK, bottleneck=True, memory_rank=4),
-    "resnext50_32x4d": Backbone(channels=_BOTTLENECK, bottleneck=True, memory_rank=3),
-}
+RESNET18 = Backbone(channels=_BASIC, memory_rank=0, weights=("imagenet",))
+RESNET34 = Backbone(channels=_BASIC, memory_rank=1, weights=("imagenet",))
+RESNET50 = Backbone(
+    channels=_BOTTLENECK, memory_rank=2, weights=("coco", "imagenet"), bottleneck=True
+)
+RESNET101 = Backbone(channels=_BOTTLENECK, memory_rank=4, weights=("imagenet",), bottleneck=True)
+RESNEXT50 = Backbone(channels=_BOTTLENECK, memory_rank=3, weights=("imagenet",), bottleneck=True)
 
-WITH_BOTTLENECKS = tuple(name for name, row in BACKBONES.items() if row.bottleneck)
-WITH_COCO = tuple(name for name, row in BACKBONES.items() if row.coco)
+BACKBONES: Parts[Backbone] = Parts(
+    "backbone",
+    "cell_tune.backbones",
+    {
+        "resnet18": "core.backbones:RESNET18",
+        "resnet34": "core.backbones:RESNET34",
+        "resnet50": "core.backbones:RESNET50",
+        "resnet101": "core.backbones:RESNET101",
+        "resnext50_32x4d": "core.backbones:RESNEXT50",
+    },
+)
+"""Every backbone. The name of one of ours is that of torchvision's builder and of its weights."""
+
+
+def names_with(trait: Callable[[Backbone], bool]) -> str:
+    """The backbones that have a trait, listed for a message."""
+    return ", ".join(name for name, row in BACKBONES.items() if trait(row))

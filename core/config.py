@@ -7,7 +7,7 @@ MLflow all use it. Defaults are those of the reference report where they are sou
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -21,10 +21,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from core import backbones
 from core.augmentations import augment_fields
-from core.backbones import BACKBONES, WITH_BOTTLENECKS, WITH_COCO
+from core.backbones import BACKBONES, names_with
 from core.errors import SettingError
+from core.extensions import NameIn
 from core.text import nearest
 
 Value = bool | int | float | str
@@ -123,7 +123,7 @@ class ModelConfig(_Settings):
 
     detector: Literal["fpn", "fpn_v2"] = "fpn"
     """torchvision's two recipes for Mask R-CNN."""
-    backbone: backbones.Name = "resnet50"
+    backbone: Annotated[str, NameIn(BACKBONES)] = "resnet50"
     """The feature extractor, pretrained as `model.weights` says."""
     weights: str = Field("auto", min_length=1)
     """auto (coco for resnet50, imagenet for the others), coco, imagenet, none, or the path of a
@@ -158,15 +158,19 @@ class ModelConfig(_Settings):
                 f"model.image_min_side must not pass model.image_max_side ({self.image_max_side}), "
                 f"and is {self.image_min_side}"
             )
-        if self.weights == "coco" and not BACKBONES[self.backbone].coco:
+        row = BACKBONES[self.backbone]
+        if self.weights in ("auto", "coco", "imagenet") and not row.has(self.weights):
+            having = names_with(lambda one: one.has(self.weights))
+            others = "imagenet or auto" if row.weights else "none or the path of a file"
             raise ValueError(
-                f"model.weights: coco exists for {', '.join(WITH_COCO)} only, and model.backbone is"
-                f" {self.backbone}; use imagenet or auto"
+                f"model.weights: {self.weights} exists for {having} only, and model.backbone is"
+                f" {self.backbone}; use {others}"
             )
-        if self.stride_in_1x1 and not BACKBONES[self.backbone].bottleneck:
+        if self.stride_in_1x1 and not row.bottleneck:
             raise ValueError(
                 "model.stride_in_1x1 is a matter of bottleneck blocks"
-                f" ({', '.join(WITH_BOTTLENECKS)}), and model.backbone is {self.backbone}"
+                f" ({names_with(lambda one: one.bottleneck)}), and model.backbone is"
+                f" {self.backbone}"
             )
         return self
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from core.augmentations import AUGMENTATIONS
+from core.backbones import BACKBONES
 from core.config import SETTINGS, Value
 
 
@@ -73,7 +74,7 @@ def effective(settings: Mapping[str, Value]) -> dict[str, Value]:
     """
     having = {**SETTINGS, **settings}
     if having["model.weights"] == "auto":
-        having["model.weights"] = "coco" if having["model.backbone"] == "resnet50" else "imagenet"
+        having["model.weights"] = BACKBONES[str(having["model.backbone"])].weights[0]
     if having["predict.tile"] == having["data.crop"]:
         having["predict.tile"] = 0
     having |= {

@@ -26,7 +26,7 @@ from core.network.frozen_norm import FrozenBatchNorm
 from core.network.mask_rcnn import MaskRCNN
 from core.network.pooling import PyramidPooling
 from core.network.proposals import ProposalNetwork
-from core.network.pyramid import CHANNELS, Norm, resnet_pyramid
+from core.network.pyramid import CHANNELS, Norm, pyramid_backbone
 from core.network.resizing import ImageTransform
 from core.network.roi_heads import RoIHeads
 
@@ -80,7 +80,7 @@ def mask_rcnn(
     body_norm = (
         partial(FrozenBatchNorm, eps=traits.norm_eps) if traits.frozen_norm else nn.BatchNorm2d
     )
-    backbone = resnet_pyramid(config.backbone, body_norm, norm, traits.stride_in_1x1)
+    backbone = pyramid_backbone(config.backbone, body_norm, norm, traits.stride_in_1x1)
     rpn = ProposalNetwork(
         RPNHead(CHANNELS, len(ANCHOR_RATIOS), proposal_convolutions),
         Anchors([side * config.anchor_scale for side in ANCHOR_SIDES], ANCHOR_RATIOS),

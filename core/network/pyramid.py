@@ -10,7 +10,7 @@ from torch import nn
 from torchvision import models
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
-from core.backbones import BACKBONES
+from core.backbones import BACKBONES, Backbone
 
 CHANNELS = 256
 """Channels of every level of the pyramid."""
@@ -61,22 +61,27 @@ class PyramidBackbone(nn.Module):
         return [level.float() for level in self.fpn(features).values()]
 
 
-def resnet_pyramid(
+def pyramid_backbone(
     name: str, body_norm: Norm, pyramid_norm: Norm | None, stride_in_1x1: bool
 ) -> PyramidBackbone:
-    """A ResNet of the table under a feature pyramid, drawn from torch's global generator.
+    """A backbone of the table under a feature pyramid, drawn from torch's global generator.
 
     pyramid_norm    None for a pyramid without normalisation
     stride_in_1x1   whether a bottleneck strides in the 1x1 convolution before its 3x3 one, as in
                     Keras
     """
     row = BACKBONES[name]
-    body = Stages(models.get_model(name, weights=None, norm_layer=body_norm), row.levels)
+    body = row.body(body_norm) if row.body else _resnet(name, row, body_norm, stride_in_1x1)
+    fpn = FeaturePyramidNetwork(list(row.channels), CHANNELS, LastLevelMaxPool(), pyramid_norm)
+    return PyramidBackbone(body, fpn)
+
+
+def _resnet(name: str, row: Backbone, norm: Norm, stride_in_1x1: bool) -> Stages:
+    body = Stages(models.get_model(name, weights=None, norm_layer=norm), row.levels)
     if stride_in_1x1:
         for stage in row.levels[1:]:  # the first has no stride
             for layer, stride in (("conv1", 2), ("conv2", 1)):
                 convolution = body.get_submodule(f"{stage}.0.{layer}")
                 assert isinstance(convolution, nn.Conv2d)
                 convolution.stride = (stride, stride)
-    fpn = FeaturePyramidNetwork(list(row.channels), CHANNELS, LastLevelMaxPool(), pyramid_norm)
-    return PyramidBackbone(body, fpn)
+    return body

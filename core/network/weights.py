@@ -47,7 +47,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision.models import get_model_weights
 
-from core.backbones import BACKBONES, WITH_BOTTLENECKS
+from core.backbones import BACKBONES, names_with
 from core.config import ModelConfig
 from core.errors import WeightsError
 from core.text import listed
@@ -170,8 +170,9 @@ def find_weights(
     if stride_in_1x1 and not BACKBONES[config.backbone].bottleneck:
         raise WeightsError(
             f"{path.parent / 'WEIGHTS.json'} declares stride_in_1x1 for {path.name}, which is a"
-            f" matter of bottleneck blocks ({', '.join(WITH_BOTTLENECKS)}), and model.backbone is"
-            f" {config.backbone}; declare it for the file that it is true of, by name"
+            f" matter of bottleneck blocks ({names_with(lambda row: row.bottleneck)}), and"
+            f" model.backbone is {config.backbone}; declare it for the file that it is true of, by"
+            " name"
         )
     return WeightsFile(path, kind, stride_in_1x1, missing)
 
@@ -230,11 +231,10 @@ def _is_resnet(tensors: Mapping[str, Any]) -> bool:
 
 
 def _kind(config: ModelConfig) -> Literal["coco", "imagenet", "file"]:
-    if config.weights == "auto":
-        return "coco" if BACKBONES[config.backbone].coco else "imagenet"
-    if config.weights == "coco":
+    auto = BACKBONES[config.backbone].weights[0] if config.weights == "auto" else config.weights
+    if auto == "coco":
         return "coco"
-    return "imagenet" if config.weights == "imagenet" else "file"
+    return "imagenet" if auto == "imagenet" else "file"
 
 
 def _given(name: str) -> Path:
