@@ -23,6 +23,7 @@ from pydantic_core import PydanticCustomError
 
 from core.augmentations import augment_fields
 from core.backbones import BACKBONES, names_with
+from core.detectors import DETECTORS
 from core.errors import SettingError
 from core.extensions import NameIn
 from core.text import nearest
@@ -121,7 +122,7 @@ else:
 class ModelConfig(_Settings):
     """The network: detector, backbone, what it starts from and how much of it trains."""
 
-    detector: Literal["fpn", "fpn_v2"] = "fpn"
+    detector: Annotated[str, NameIn(DETECTORS)] = "fpn"
     """torchvision's two recipes for Mask R-CNN."""
     backbone: Annotated[str, NameIn(BACKBONES)] = "resnet50"
     """The feature extractor, pretrained as `model.weights` says."""

@@ -22,7 +22,7 @@ SPEAKERS = {
 ROWS = [
     "core.errors core.text core.faults core.randomness core.interrupts core.bounded_yaml",
     "core.files core.console core.device core.extensions",
-    "core.augmentations core.backbones core.command",
+    "core.augmentations core.backbones core.command core.detectors",
     "core.config",
     "core.dependence core.sample",
     "core.labels",

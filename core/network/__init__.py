@@ -11,7 +11,7 @@ operators and the names of parameters.
     box_coding.py   boxes as offsets from other boxes
     build.py        a detector begun from weights and frozen, or restored
     detector.py     what training, prediction and a trained model need of a detector
-    detectors.py    the table of detectors: settings meet layers
+    detectors.py    the detectors of the table: settings meet layers
     frozen_norm.py  batch norm with frozen statistics, one operation
     mask_loss.py    the mask branch's loss and gradient, some proposals at a time
     mask_rcnn.py    Mask R-CNN from finished parts

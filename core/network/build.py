@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from core.config import ModelConfig, PredictConfig
+from core.detectors import DETECTORS
 from core.errors import WeightsError
 from core.network.detector import Detector, Traits
-from core.network.detectors import DETECTORS
 from core.network.weights import NORM_EPS, BaseWeights, first_names
 
 CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
@@ -40,7 +40,7 @@ def build_detector(
         norm_eps=NORM_EPS if weights is None else weights.norm_eps,
         stride_in_1x1=config.stride_in_1x1 or (weights is not None and weights.stride_in_1x1),
     )
-    model = recipe.build(config, classes, predict, traits)
+    model: Detector = recipe.build(config, classes, predict, traits)
     if weights is not None:
         _load(model, weights, config)
     model.freeze(config.trainable_layers, config.trainable_fpn)
@@ -61,7 +61,7 @@ def restore_detector(
     network.
     """
     with torch.random.fork_rng([]):  # layers are drawn before they are filled
-        model = DETECTORS[config.detector].build(config, classes, predict, traits)
+        model: Detector = DETECTORS[config.detector].build(config, classes, predict, traits)
     model.load_state_dict(state)
     model.requires_grad_(False)
     return model.eval()

@@ -1,11 +1,8 @@
-"""The table of detectors, and the only place where settings of the network meet its layers.
-
-To add a detector, write a builder of a `Detector` and give it a row here, and its name to
-`model.detector`.
+"""The detectors of the table in `core/detectors.py`, and the only place where settings of the
+network meet its layers.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 
 from torch import nn
@@ -19,9 +16,10 @@ from torchvision.models.detection.rpn import RPNHead
 
 from core.backbones import BACKBONES
 from core.config import ModelConfig, PredictConfig
+from core.detectors import Recipe
 from core.network.anchors import Anchors
 from core.network.balanced import BalancedSampler
-from core.network.detector import Detector, Traits
+from core.network.detector import Traits
 from core.network.frozen_norm import FrozenBatchNorm
 from core.network.mask_rcnn import MaskRCNN
 from core.network.pooling import PyramidPooling
@@ -43,23 +41,6 @@ BOX_SIDE, BOX_VECTOR, MASK_SIDE = 7, 1024, 14
 """Cells that the branches pool along a side of a box, and numbers that describe a box."""
 CONVOLUTIONS = [CHANNELS] * 4
 """Channels of each convolution of a branch."""
-
-Builder = Callable[[ModelConfig, int, PredictConfig, Traits], Detector]
-"""From settings, the number of classes beside background, and traits to a network that is drawn at
-random."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One row of the table.
-
-    build         its builder
-    freezes_norm  whether batch norm of a pretrained backbone is frozen, and all other layers have
-                  none
-    """
-
-    build: Builder
-    freezes_norm: bool
 
 
 def mask_rcnn(
@@ -104,25 +85,25 @@ def mask_rcnn(
     return MaskRCNN(transform, backbone, rpn, roi_heads, row=row, predict=predict, traits=traits)
 
 
-DETECTORS: Mapping[str, Recipe] = {
-    "fpn": Recipe(
-        partial(
-            mask_rcnn,
-            norm=None,
-            proposal_convolutions=1,
-            box_head=lambda: TwoMLPHead(CHANNELS * BOX_SIDE**2, BOX_VECTOR),
-        ),
-        freezes_norm=True,
+FPN = Recipe(
+    build=partial(
+        mask_rcnn,
+        norm=None,
+        proposal_convolutions=1,
+        box_head=lambda: TwoMLPHead(CHANNELS * BOX_SIDE**2, BOX_VECTOR),
     ),
-    "fpn_v2": Recipe(
-        partial(
-            mask_rcnn,
-            norm=nn.BatchNorm2d,
-            proposal_convolutions=2,
-            box_head=lambda: FastRCNNConvFCHead(
-                (CHANNELS, BOX_SIDE, BOX_SIDE), CONVOLUTIONS, [BOX_VECTOR], nn.BatchNorm2d
-            ),
+    freezes_norm=True,
+    memory_rank=0,
+)
+FPN_V2 = Recipe(
+    build=partial(
+        mask_rcnn,
+        norm=nn.BatchNorm2d,
+        proposal_convolutions=2,
+        box_head=lambda: FastRCNNConvFCHead(
+            (CHANNELS, BOX_SIDE, BOX_SIDE), CONVOLUTIONS, [BOX_VECTOR], nn.BatchNorm2d
         ),
-        freezes_norm=False,
     ),
-}
+    freezes_norm=False,
+    memory_rank=1,
+)

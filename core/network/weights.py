@@ -291,9 +291,14 @@ def _known(config: ModelConfig, kind: str, folder: Path | None) -> tuple[Path, S
     """The file of torchvision's weights, the first one found; else where it is to be, and where
     it comes from.
     """
-    of = get_model_weights(
-        f"maskrcnn_{config.backbone}_{config.detector}" if kind == "coco" else config.backbone
-    )
+    network = f"maskrcnn_{config.backbone}_{config.detector}" if kind == "coco" else config.backbone
+    try:
+        of = get_model_weights(network)
+    except ValueError:
+        raise WeightsError(
+            f"model.weights: {config.weights} is torchvision's {network}, which does not exist; use"
+            " imagenet, none or the path of a file"
+        ) from None
     weights = of.COCO_V1 if kind == "coco" else of.IMAGENET1K_V1
     source = Source(weights.url, float(weights.meta["_file_size"]))
     places = _places(folder)

@@ -18,6 +18,7 @@ import torch
 from core.backbones import BACKBONES
 from core.config import TrialConfig, Value
 from core.data.dataset import Dataset
+from core.detectors import DETECTORS
 from core.errors import BadRequest, ResourceError
 from core.network.weights import BaseWeights
 from core.training import probe
@@ -42,7 +43,7 @@ def _rank(name: str) -> Callable[[Value], float]:
     if name == "model.backbone":
         return lambda value: BACKBONES[str(value)].memory_rank
     if name == "model.detector":
-        return lambda value: value == "fpn_v2"
+        return lambda value: DETECTORS[str(value)].memory_rank
     if name == "optim.precision":
         return lambda value: value == "fp32"
     if name == "data.crop":

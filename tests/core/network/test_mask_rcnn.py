@@ -19,10 +19,11 @@ from torchvision.ops import FrozenBatchNorm2d
 from benchmarks.operations import Counter, as_on_a_gpu
 from core.backbones import BACKBONES
 from core.config import ModelConfig, PredictConfig
+from core.detectors import DETECTORS
 from core.errors import WeightsError
 from core.labels import label_maps as masks
 from core.network.build import build_detector
-from core.network.detectors import DETECTORS, IMAGENET_MEAN
+from core.network.detectors import IMAGENET_MEAN
 from core.network.frozen_norm import FrozenBatchNorm
 from core.network.mask_rcnn import MaskRCNN
 from core.network.roi_heads import MaskBranch

@@ -70,6 +70,12 @@ def resnet_tensors() -> dict[str, torch.Tensor]:
 # Which file
 
 
+def test_a_detector_that_torchvision_never_trained_on_coco_is_refused_with_the_way_out() -> None:
+    config = ModelConfig.model_construct(backbone="resnet50", detector="other", weights="auto")
+    with pytest.raises(WeightsError, match="torchvision's maskrcnn_resnet50_other, which does not"):
+        find_weights(config)
+
+
 @pytest.mark.parametrize("backbone", IMAGENET_FILES)
 @pytest.mark.parametrize("detector", COCO_FILES)
 def test_imagenet_is_the_first_recipe_of_the_backbone_for_both_detectors(

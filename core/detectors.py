@@ -1,0 +1,36 @@
+"""The table of detectors: what settings, the packing of a GPU and the network must know of each.
+
+It imports no torch, because settings are read before anything is trained. To add a detector, write
+a builder of a `core.network.detector.Detector` in `core/network/detectors.py` and give its row a
+line here; another package names its row in an entry point of the group `cell_tune.detectors`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from core.extensions import Parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One row of the table.
+
+    build         makes the network, drawn from torch's global generator, of a `ModelConfig`, the
+                  number of classes beside background, a `PredictConfig` and its `Traits`
+    freezes_norm  whether batch norm of a pretrained backbone is frozen, and all other layers have
+                  none
+    memory_rank   place by the memory that training takes: 0 for fpn, 1 for fpn_v2
+    """
+
+    build: Callable[..., Any]
+    freezes_norm: bool
+    memory_rank: float
+
+
+DETECTORS: Parts[Recipe] = Parts(
+    "detector",
+    "cell_tune.detectors",
+    {"fpn": "core.network.detectors:FPN", "fpn_v2": "core.network.detectors:FPN_V2"},
+)
+"""Every detector."""
