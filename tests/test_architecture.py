@@ -111,7 +111,8 @@ def test_every_package_has_its_place() -> None:
     }
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
+# The two packages themselves hand on names of all that is in them, and nothing inside takes those.
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - {"core", "tune"}))
 def test_imports_go_to_packages_further_down(name: str) -> None:
     row_of = {one: number for number, row in enumerate(ROWS) for one in row.split()}
     others = {package(other) for other in IMPORTS[name] & set(MODULES)} - {package(name)}

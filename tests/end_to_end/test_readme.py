@@ -2,11 +2,16 @@
 
 import re
 import shlex
+import subprocess
+import sys
+import textwrap
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import core
 from core.config import SETTINGS
 
 ROOT = Path(__file__).parents[2]
@@ -73,3 +78,27 @@ def test_every_make_target_that_is_named_exists() -> None:
     targets = set(re.findall(r"make ([a-z-]+)", README))
     makefile = (ROOT / "Makefile").read_text()
     assert targets <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+
+
+def test_one_trial_is_trained_by_the_lines_that_are_shown(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = README.partition("## One trial from Python\n")[2].partition("\n`trial.save")[0]
+    source = textwrap.dedent(shown)
+    assert len([line for line in source.splitlines() if line]) == 4
+    names: dict[str, Any] = {}
+    exec(source, names)
+    assert 0 <= float(capsys.readouterr().out) <= 1
+    trial = names["trial"]
+    assert trial.epoch == 1
+    assert len(trial.trained_model().predict(trial.data.samples[0].image)) >= 0
+
+
+def test_the_package_of_one_trial_is_imported_without_what_it_trains_with() -> None:
+    source = "import sys, core; print(sorted({'torch', 'numpy', 'pydantic'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+    with pytest.raises(AttributeError, match="module 'core' has no attribute 'Trail'"):
+        core.Trail  # noqa: B018
