@@ -37,7 +37,8 @@ from core import data as datasets
 from core.files import write_json_atomically
 from tune.engine.messages import Assignment
 from tune.engine.resources import Machine, Node, TrialResources
-from tune.ledger.ledger import Ledger
+from tune.ledger.ledger import open_ledger
+from tune.ledger.reading import read_ledger
 from tune.request.file import from_document
 from tune.request.request import StudyRequest
 from tune.study import conductor as study
@@ -74,6 +75,13 @@ def request(trials: int, sampler: str = "tpe", epochs: int = EPOCHS) -> StudyReq
     )
 
 
+def trials_of(storage: str) -> int:
+    """Number of trials of the study in a ledger."""
+    known = read_ledger(storage, "engine")
+    assert known is not None
+    return len(known.records)
+
+
 def report(epoch: int, ap50: float) -> dict[str, Any]:
     """An epoch as a worker reports it."""
     return {
@@ -101,7 +109,7 @@ def fill(study_folder: Path, trials: int) -> None:
     """
     study_folder.mkdir(parents=True, exist_ok=True)
     asked = request(trials, sampler="random", epochs=FILLED_EPOCHS)
-    ledger = Ledger(f"sqlite:///{study_folder / 'study.db'}", asked)
+    ledger = open_ledger(f"sqlite:///{study_folder / 'study.db'}", asked)
     while (record := ledger.next()) is not None:
         score = float(record.settings["optim.learning_rate"]) / 2
         epochs = [
@@ -254,7 +262,7 @@ def ours(trials: int, filled: Path | None = None, tracked: bool = True) -> Overh
         there = 0
         if filled is not None:
             copy(filled, options.results / "engine")
-            there = len(Ledger(f"sqlite:///{options.results}/engine/study.db", request(1)).records)
+            there = trials_of(f"sqlite:///{options.results}/engine/study.db")
         plan = StudyPlan(
             request(there + trials),
             options,
@@ -266,7 +274,7 @@ def ours(trials: int, filled: Path | None = None, tracked: bool = True) -> Overh
         if not tracked:
             stack.enter_context(mock.patch.object(MLflow, "trials", return_value=Nothing()))
         elif filled is not None:
-            ledger = Ledger(plan.storage, plan.request)
+            ledger = open_ledger(plan.storage, plan.request)
             view = plan.tracking.trials(TrackedStudy("engine", ledger.identity), "search")
             for record in ledger.records:
                 view.write(record, plan.folder.trial(record.id))
@@ -382,7 +390,7 @@ def ledger_calls(filled: Path, trials: int) -> Calls:
     with tempfile.TemporaryDirectory() as temporary:
         copy(filled, Path(temporary))
         storage = f"sqlite:///{temporary}/study.db"
-        ledger = Ledger(storage, request(len(Ledger(storage, request(1)).records) + trials))
+        ledger = open_ledger(storage, request(trials_of(storage) + trials))
         for _ in range(trials):
             begin = time.perf_counter()
             record = ledger.next()

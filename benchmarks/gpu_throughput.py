@@ -30,7 +30,7 @@ from core import data as datasets
 from core.config import ModelConfig, PredictConfig
 from core.labels import label_maps as masks
 from core.network.build import build_detector
-from tune.ledger import ledger
+from tune.ledger.reading import read_ledger
 
 
 def plain_loop(where: str, steps: int) -> float:
@@ -92,7 +92,7 @@ def study(
             folder,
         ]
         said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-        reading = ledger.read_ledger(f"sqlite:///{folder}/throughput/study.db", "throughput")
+        reading = read_ledger(f"sqlite:///{folder}/throughput/study.db", "throughput")
     assert reading is not None
     reports = [epoch for record in reading.records for epoch in record.epochs]
     begin = min(epoch["at"] / 1000 - epoch["seconds"] for epoch in reports)

@@ -27,7 +27,7 @@ from scipy.stats import rankdata
 from benchmarks import learning_curves
 from benchmarks.learning_curves import EPOCHS, SPACE
 from benchmarks.table import Line
-from tune.ledger.ledger import Ledger
+from tune.ledger.ledger import open_ledger
 from tune.request.file import from_document
 
 BUDGET = 30 * EPOCHS
@@ -78,7 +78,7 @@ class Engine:
             "search": {"sampler": sampler, "trials": BUDGET, "seed": seed},
             "stop_early": {"rule": rule},
         }
-        self._ledger = Ledger("memory", from_document(document, "benchmark"))
+        self._ledger = open_ledger("memory", from_document(document, "benchmark"))
         self._history: dict[int, list[dict[str, float]]] = {}
 
     def start(self) -> tuple[int, Config]:

@@ -18,7 +18,8 @@ import numpy as np
 
 from benchmarks.simulated_scores import SEED_SD, draw_images, evaluate
 from core.metric.ap50 import ap50
-from tune.ledger.ledger import Ledger, State, TrialRecord
+from tune.ledger.ledger import Ledger, open_ledger
+from tune.ledger.records import State, TrialRecord
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder
 from tune.study import conductor as study
@@ -117,7 +118,7 @@ def build(
     if plan is None:
         raise problems[0]
     plan.folder.path.mkdir(parents=True)
-    ledger = Ledger(plan.storage, plan.request)
+    ledger = open_ledger(plan.storage, plan.request)
     facts = study_facts(plan.request, plan.data)
     ledger.remember(facts)
     study.describe(plan)
@@ -133,7 +134,7 @@ def _confirm(plan: StudyPlan, ledger: Ledger, facts: Mapping[str, Any], quality:
     points = confirmation.points(ledger.records, plan.request, plan.repeats)
     if not points:
         return
-    confirming = Ledger(plan.storage, confirmation.request_of(plan.request), points)
+    confirming = open_ledger(plan.storage, confirmation.request_of(plan.request), points)
     confirming.remember({**facts, **confirmation.confirmation_facts(plan.request, plan.repeats)})
     _run(confirming, plan.folder.confirm_trial, quality, lambda _: "")
     plan.folder.confirm_csv.write_text(

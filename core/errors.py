@@ -17,6 +17,7 @@ CellTuneError
 ├── SubmissionError     results that break the format of a submission: nothing was written
 ├── StorageError        a disk or a database that takes no more, or cannot be reached; saved files
                         are whole
+│   └── ClaimLost       another process has taken over the study: nothing more is written here
 ├── ProcessLost         a process of the trial was killed: nothing is wrong with the trial, try it
                         again
 ├── TrialDiverged       a loss that is not finite or absurdly large, or a weight that is not finite:
@@ -75,6 +76,10 @@ class SubmissionError(CellTuneError):
 
 class StorageError(CellTuneError):
     """A disk that is full or read-only, or a database that is locked or away."""
+
+
+class ClaimLost(StorageError):
+    """Another process has taken over the study; this one writes nothing more."""
 
 
 class ProcessLost(CellTuneError):

@@ -41,9 +41,9 @@ from core.sample import Detections
 from core.training import checkpoint
 from core.training.trial import Trial
 from tune import search
-from tune.ledger.ledger import Ledger
+from tune.ledger.ledger import open_ledger
+from tune.request import file as space_file
 from tune.retrain import plan as retrain_plan
-from tune.space import file as space_file
 from tune.study.conductor import describe
 from tune.study.plan import Options, plan_study
 
@@ -419,7 +419,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }
     plan = plan_study(space_file.from_document(document, "test"), Options(Path("results")))
     plan.folder.path.mkdir(parents=True)
-    ledger = Ledger(plan.storage, plan.request)
+    ledger = open_ledger(plan.storage, plan.request)
     while (record := ledger.next()) is not None:
         ledger.report(record.id, [{"epoch": 1, "ap50": 0.5, "seconds": 1.0}])
     describe(plan)

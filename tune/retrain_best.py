@@ -16,7 +16,7 @@ from core.files import refused
 from core.interrupts import exit_status, terminable
 from core.prediction.detect import about_full_tiles
 from core.text import many
-from tune.ledger.ledger import State
+from tune.ledger.records import State
 from tune.retrain import run as retrain
 from tune.retrain.plan import RetrainingPlan, plan_retraining
 from tune.retrain.run import Outcome

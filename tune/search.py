@@ -14,7 +14,9 @@ from core.errors import BadRequest, CellTuneError, StudyError
 from core.files import refused
 from core.interrupts import exit_status, terminable
 from core.text import have, many
-from tune.ledger.ledger import Ledger, State, TrialRecord, preview
+from tune.ledger.proposals import preview
+from tune.ledger.reading import Reading, read_ledger
+from tune.ledger.records import State, TrialRecord
 from tune.report import page as report
 from tune.report.page import Written
 from tune.report.rows import smallest_shown
@@ -260,7 +262,8 @@ def _conclude(
     """Print the results of the study; returns the exit status, 1 if every trial that ended
     failed.
     """
-    ledger = Ledger(plan.storage, plan.request)
+    ledger = read_ledger(plan.storage, plan.request.study)
+    assert ledger is not None
     states = [record.state for record in ledger.records]
     counts = ", ".join(
         f"{states.count(state)} {words}"
@@ -322,7 +325,7 @@ def _params(record: TrialRecord) -> str:
     return ", ".join(f"{name} {value}" for name, value in record.params.items())
 
 
-def _confirmation_lines(plan: StudyPlan, ledger: Ledger, choice: Choice | None) -> list[str]:
+def _confirmation_lines(plan: StudyPlan, ledger: Reading, choice: Choice | None) -> list[str]:
     """Lines on the scores of the search's best on fresh seeds and splits, as far as these are
     known.
     """

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from core.config import Value
-from tune.ledger.ledger import TrialRecord
+from tune.ledger.records import TrialRecord
 from tune.statistics.certainty import Interval
 
 COLUMNS = (

@@ -11,7 +11,7 @@ from core import data as datasets
 from core.metric import ap50
 from core.prediction.detect import predict
 from core.training.trial import Trial
-from tune.space import file as space_file
+from tune.request import file as space_file
 
 DEMO = Path(__file__).parents[2] / "search_spaces/demo.yaml"
 

@@ -175,7 +175,8 @@ import tune
 from tune.tracking.mlflow_destination import Destination
 from tune.tracking.mlflow_runs import StudyRuns
 from tune.tracking.tracker import TrackedStudy
-from tune.ledger.ledger import Ledger, OPEN_SECONDS
+from tune.ledger.ledger import open_ledger
+from tune.ledger.storage import OPEN_SECONDS
 from tune.request.file import from_document
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 import mlflow
@@ -190,7 +191,7 @@ def in_place():
     SqlAlchemyStore(f"sqlite:///{folder / 'mlflow.db'}", str(folder / "mlartifacts"))
 
 def ledger():
-    Ledger(f"sqlite:///{folder / 'study.db'}", from_document(SPACE, "test")).next()
+    open_ledger(f"sqlite:///{folder / 'study.db'}", from_document(SPACE, "test")).next()
 
 def ledger_in_place():
     import optuna

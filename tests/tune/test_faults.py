@@ -42,8 +42,12 @@ from core.training.trial import Trial
 from tune import database
 from tune.engine.messages import Assignment
 from tune.engine.resources import Machine, Node, TrialResources
-from tune.ledger import ledger as ledgers
-from tune.ledger.ledger import Ledger, State, TrialRecord
+from tune.ledger import claim as claims
+from tune.ledger import storage as storages
+from tune.ledger.ledger import open_ledger
+from tune.ledger.reading import read_ledger
+from tune.ledger.records import State, TrialRecord
+from tune.ledger.storage import BUSY_SECONDS
 from tune.request.file import from_document
 from tune.search import main
 from tune.study import conductor as study
@@ -132,7 +136,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Faulty:
     )
     return Faulty(
         plan,
-        Ledger(plan.storage, plan.request).records,
+        open_ledger(plan.storage, plan.request).records,
         witness,
         output.getvalue(),
         read_table(plan.folder.path),
@@ -226,7 +230,7 @@ def test_a_trial_out_of_memory_goes_on_with_the_whole_gpu_to_itself_and_with_the
 ) -> None:
     record = faulty.records[3]
     assert (record.attempts, record.gpu_share, record.lost) == (2, 1.0, 1)
-    fresh = Ledger("memory", faulty.plan.request)
+    fresh = open_ledger("memory", faulty.plan.request)
     for _ in range(4):
         asked = fresh.next(0.5)
     assert asked is not None
@@ -275,7 +279,7 @@ def test_a_trial_whose_loaders_process_is_killed_goes_on_in_another_attempt_and_
     )
     plan = dataclasses.replace(plan, data=synthetic.make(images=4, side=64))
     assert study.run_study(plan, Console(file=io.StringIO()), Replays(make))
-    records = Ledger(plan.storage, plan.request).records
+    records = open_ledger(plan.storage, plan.request).records
     assert [(record.state, record.attempts, len(record.epochs)) for record in records] == [
         (State.COMPLETE, 2, 2),
         (State.FAIL, 3, 0),
@@ -299,11 +303,11 @@ def test_a_file_that_cannot_grow_stops_the_study_in_one_sentence_and_costs_no_tr
         match=r"trials/1\S* cannot be written: File too large; see to it, then run the same",
     ):
         study.run_study(plan, Console(file=io.StringIO()), script)
-    left = Ledger(plan.storage, plan.request)
+    left = open_ledger(plan.storage, plan.request)
     assert not left.finished
     assert State.FAIL not in {record.state for record in left.records}
     assert study.run_study(plan, Console(file=io.StringIO()), script)
-    records = Ledger(plan.storage, plan.request).records
+    records = open_ledger(plan.storage, plan.request).records
     assert [(record.state, record.lost) for record in records] == [(State.COMPLETE, 0)] * 3
     assert [row["state"] for row in read_table(plan.folder.path)] == ["COMPLETE"] * 3
 
@@ -345,7 +349,7 @@ def an_epoch(number: int) -> dict[str, Any]:
 def test_a_ledger_that_another_process_locks_for_a_moment_is_waited_for(tmp_path: Path) -> None:
     request = from_document(SPACE, "test")
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    ledger = Ledger(url, request)
+    ledger = open_ledger(url, request)
     asked = ledger.next()
     assert asked is not None
     with locked(tmp_path / "study.db") as let_go:
@@ -355,17 +359,17 @@ def test_a_ledger_that_another_process_locks_for_a_moment_is_waited_for(tmp_path
         assert not ledger.report(asked.id, [an_epoch(1)])
         assert time.monotonic() - begin > 1
         timer.join()
-    assert Ledger(url, request).records[0].curve == [0.1]
+    assert open_ledger(url, request).records[0].curve == [0.1]
 
 
 def test_a_ledger_that_stays_locked_is_one_sentence_and_read_again_it_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledgers, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(storages, "BUSY_SECONDS", 0.2)
     monkeypatch.setattr(database, "RETRY_SECONDS", 1.0)
     request = from_document(SPACE, "test")
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    ledger = Ledger(url, request)
+    ledger = open_ledger(url, request)
     asked = ledger.next()
     assert asked is not None
     assert not ledger.report(asked.id, [an_epoch(1)])
@@ -381,20 +385,20 @@ def test_a_ledger_that_stays_locked_is_one_sentence_and_read_again_it_is_whole(
         ),
     ):
         ledger.report(asked.id, [an_epoch(1), an_epoch(2)])
-    again = Ledger(url, request)
+    again = open_ledger(url, request)
     assert again.records[0].curve in ([0.1], [0.1, 0.2])
     assert again.report(asked.id, [an_epoch(1), an_epoch(2), an_epoch(3)])
-    assert Ledger(url, request).records[0].state is State.COMPLETE
+    assert open_ledger(url, request).records[0].state is State.COMPLETE
 
 
 def test_heartbeats_and_writes_outlast_a_lock_that_is_held_longer_than_sqlite_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledgers, "BUSY_SECONDS", 0.1)
-    monkeypatch.setattr(ledgers, "BEAT_SECONDS", 0.0)
+    monkeypatch.setattr(storages, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.0)
     request = from_document(SPACE, "test")
     url = f"sqlite:///{tmp_path / 'study.db'}"
-    ledger = Ledger(url, request)
+    ledger = open_ledger(url, request)
     ledger.claim()
     asked = ledger.next()
     assert asked is not None
@@ -407,7 +411,7 @@ def test_heartbeats_and_writes_outlast_a_lock_that_is_held_longer_than_sqlite_wa
         lambda: ledger.fail(1, "diverged"),
         lambda: ledger.note_mlflow_run(0, "run"),
         lambda: ledger.remember({"request": {"a": 1}}),
-        lambda: Ledger(url, request),
+        lambda: open_ledger(url, request),
         ledger.release,
     )
     for write in writes:
@@ -418,7 +422,7 @@ def test_heartbeats_and_writes_outlast_a_lock_that_is_held_longer_than_sqlite_wa
             write()
             assert time.monotonic() - begin > 1
             timer.join()
-    again = Ledger(url, request)
+    again = open_ledger(url, request)
     assert again.facts == {"request": {"a": 1}}
     assert [(record.state, record.attempts) for record in again.records] == [
         (State.COMPLETE, 1),
@@ -439,13 +443,13 @@ def test_a_study_whose_ledger_is_locked_for_longer_than_sqlite_waits_goes_on(
         while not (tmp_path / "witness" / "0-2-1").exists():
             time.sleep(0.05)
         with locked(plan.folder.path / "study.db"):
-            time.sleep(ledgers.BUSY_SECONDS + 4)
+            time.sleep(BUSY_SECONDS + 4)
 
     locker = threading.Thread(target=lock_for_a_while)
     locker.start()
     assert study.run_study(plan, Console(file=io.StringIO()), script)
     locker.join(60)
-    records = Ledger(plan.storage, plan.request).records
+    records = open_ledger(plan.storage, plan.request).records
     assert [(record.state, record.attempts) for record in records] == [(State.COMPLETE, 1)] * 3
 
 
@@ -469,7 +473,7 @@ def test_a_study_whose_ledger_is_locked_for_longer_than_sqlite_waits_goes_on(
 def test_a_ledger_that_will_never_take_a_write_is_told_at_once_with_its_way_out(
     tmp_path: Path, break_it: Callable[[Path], object], said: str
 ) -> None:
-    ledger = Ledger(f"sqlite:///{tmp_path / 'study.db'}", from_document(SPACE, "test"))
+    ledger = open_ledger(f"sqlite:///{tmp_path / 'study.db'}", from_document(SPACE, "test"))
     asked = ledger.next()
     assert asked is not None
     ledger._store.engine.dispose()  # type: ignore[union-attr]
@@ -507,7 +511,7 @@ def test_a_ledger_that_will_never_open_is_a_wrong_request_at_once(
     make(tmp_path / "study.db")
     begin = time.monotonic()
     with pytest.raises(StudyError, match=said):
-        Ledger(f"sqlite:///{tmp_path / 'study.db'}", from_document(SPACE, "test"))
+        open_ledger(f"sqlite:///{tmp_path / 'study.db'}", from_document(SPACE, "test"))
     assert time.monotonic() - begin < 10
 
 
@@ -518,7 +522,7 @@ def test_a_write_whose_answer_was_lost_is_there_once(tmp_path: Path) -> None:
     request = from_document({**SPACE, "search": {"sampler": "tpe", "trials": 2, "seed": 0}}, "test")
 
     def run(name: str, failing: int, done: bool) -> tuple[tuple[TrialRecord, ...], int]:
-        ledger = Ledger(f"sqlite:///{tmp_path / name}", request)
+        ledger = open_ledger(f"sqlite:///{tmp_path / name}", request)
         engine = ledger._store.engine
         assert engine is not None
         commit, commits = engine.dialect.do_commit, 0
@@ -535,7 +539,7 @@ def test_a_write_whose_answer_was_lost_is_there_once(tmp_path: Path) -> None:
         while (record := ledger.next()) is not None:
             ledger.report(record.id, [an_epoch(1), an_epoch(2), an_epoch(3)])
         engine.dialect.do_commit = commit  # type: ignore[method-assign]
-        again = Ledger(f"sqlite:///{tmp_path / name}", request)
+        again = open_ledger(f"sqlite:///{tmp_path / name}", request)
         assert again.records == ledger.records
         return (
             tuple(
@@ -861,9 +865,7 @@ def test_sigterm_in_a_confirmation_is_one_ctrl_c_and_the_same_command_confirms_t
     search.do = ()
     assert search.run() == 0, search.err
     search.assert_complete(2)
-    reading = ledgers.read_ledger(
-        f"sqlite:///{search.results / 'faulty/study.db'}", "faulty.confirm"
-    )
+    reading = read_ledger(f"sqlite:///{search.results / 'faulty/study.db'}", "faulty.confirm")
     assert reading is not None
     assert [(record.state, record.attempts) for record in reading.records] == [
         (State.COMPLETE, 2),
@@ -891,7 +893,7 @@ def test_a_search_that_waits_for_a_locked_ledger_ends_soon_when_it_is_asked_to(
     driver = search.start()
     search.wait_for("0-2-1", driver)
     with locked(search.results / "faulty/study.db"):
-        time.sleep(3 + ledgers.BUSY_SECONDS + 2)
+        time.sleep(3 + BUSY_SECONDS + 2)
         assert not (search.witness / "0-3-1").exists()  # the epoch before it waits to be written
         begin = time.monotonic()
         driver.send_signal(number)

@@ -28,7 +28,7 @@ import optuna
 import pytest
 
 from benchmarks.replayed_search import replayed_ap50
-from tune.ledger.ledger import Ledger
+from tune.ledger.ledger import open_ledger
 from tune.request.file import load
 
 pytestmark = pytest.mark.fault
@@ -158,7 +158,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[optuna.trial.F
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "space.yaml").write_text(SPACE)
     url = f"sqlite:///{folder / 'study.db'}"
-    ledger = Ledger(url, load(folder / "space.yaml"))
+    ledger = open_ledger(url, load(folder / "space.yaml"))
     while (record := ledger.next()) is not None:
         epochs: list[dict[str, Any]] = []
         ended = False
@@ -197,7 +197,7 @@ def assert_whole(search: Search, planned: int) -> None:
     for trial, row in zip(trials, rows, strict=True):
         run = runs[trial.number]
         assert trial.state.name == row["state"] == run.data.tags["state"]
-        assert trial.state.name in ("COMPLETE", "PRUNED"), trial.user_attrs["reason"]
+        assert trial.state.name in ("COMPLETE", "PRUNED"), trial.user_attrs
         curve = {
             epoch: replayed_ap50(trial.params, epoch) for epoch in range(1, int(row["epochs"]) + 1)
         }

@@ -17,7 +17,8 @@ from core import data as datasets
 from tune.engine.messages import Assignment, Cause, Failure, History, Then, WorkerLost
 from tune.engine.resources import Machine, Node, TrialResources
 from tune.engine.worker import EPOCH_FILE
-from tune.ledger.ledger import Ledger, State
+from tune.ledger.ledger import Ledger, open_ledger
+from tune.ledger.records import State
 from tune.request.file import from_document
 from tune.study import conductor as study
 from tune.study.plan import Options, StudyPlan
@@ -91,7 +92,7 @@ def desk(folder: Path, share: float, parallel: int) -> Iterator[Desk]:
     plan = StudyPlan(request, Options(folder), datasets.load("synthetic"), {}, machine, resources)
     with ExitStack() as stack:
         stack.enter_context(plan.folder.driver_lock())
-        ledger = Ledger(plan.storage, request)
+        ledger = open_ledger(plan.storage, request)
         phase = study._search_phase(plan, ledger)
         progress = stack.enter_context(
             Progress(ledger.planned, Console(file=io.StringIO()), "search")

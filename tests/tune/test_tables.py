@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tune.ledger.ledger import State, TrialRecord
+from tune.ledger.records import State, TrialRecord
 from tune.statistics.certainty import Interval
 from tune.tables import COLUMNS, NOTHING, Cell, Column, Kind, Table, text, trials_csv
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from core.dependence import unmet
 from core.errors import CheckpointError, StudyError
-from tune.ledger import ledger
-from tune.ledger.ledger import State, best_of
+from tune.ledger.importances import importances
+from tune.ledger.reading import read_ledger
+from tune.ledger.records import State, best_of
 from tune.redaction import without_password
 from tune.report.rows import Row, Smallest, rows_of, smallest_shown
 from tune.report.trial_scores import ScoredTrial, examine
@@ -89,7 +90,7 @@ def gather(folder: StudyFolder, storage: str) -> Evidence:
     """
     description = folder.read_description()
     request = from_document(description["request"], str(folder.description))
-    reading = ledger.read_ledger(storage, request.study)
+    reading = read_ledger(storage, request.study)
     if reading is None:
         raise StudyError(
             f"{folder.path} is a study that its ledger {without_password(storage)} does not hold;"
@@ -155,9 +156,7 @@ def _importances(storage: str, study: str, names: Sequence[str]) -> dict[str, fl
     """Optuna's importances of these settings, scaled to add up to 1: Optuna also rates settings
     without effect.
     """
-    shares = {
-        name: share for name, share in ledger.importances(storage, study).items() if name in names
-    }
+    shares = {name: share for name, share in importances(storage, study).items() if name in names}
     total = sum(shares.values())
     return {name: share / total for name, share in shares.items()} if total else {}
 

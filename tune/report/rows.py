@@ -11,7 +11,7 @@ from typing import NamedTuple
 from core.config import Value
 from core.dependence import effective
 from core.text import many
-from tune.ledger.ledger import State, TrialRecord
+from tune.ledger.records import State, TrialRecord
 from tune.report.trial_scores import ScoredTrial
 from tune.request.confounds import Factor
 from tune.request.request import StudyRequest, variant_attributions

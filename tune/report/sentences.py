@@ -10,7 +10,7 @@ from typing import Any
 
 from core.config import Value
 from core.text import have, listed, many
-from tune.ledger.ledger import State
+from tune.ledger.records import State
 from tune.report.evidence import Evidence
 from tune.report.rows import SAME, Row
 from tune.report.tables import ap50_cell, difference_cell

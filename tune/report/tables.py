@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from core.config import Value
 from core.dependence import effective
-from tune.ledger.ledger import State
+from tune.ledger.records import State
 from tune.report.evidence import Evidence
 from tune.report.rows import Row
 from tune.report.trial_scores import of_class
 from tune.request.confounds import BACKBONE, BACKBONE_FREEZING, SCHEDULE
 from tune.statistics.certainty import Interval
-from tune.stopping.halving import PLACES
+from tune.stopping.hope import PLACES
 from tune.tables import Cell, Column, Kind, Table
 
 _AP50 = Column("ap50", "AP50 (95% confidence)", Kind.INTERVAL)

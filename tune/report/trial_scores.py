@@ -13,7 +13,7 @@ import numpy as np
 from core.data.split import group_names
 from core.errors import CheckpointError, DataError
 from core.metric.ap50 import MatchTable
-from tune.ledger.ledger import State, TrialRecord
+from tune.ledger.records import State, TrialRecord
 from tune.statistics.certainty import FEW_IMAGES, Interval, Scored, interval
 from tune.store.folder import match_table_path
 

@@ -362,19 +362,17 @@ def _request(sections: Mapping[str, Any], place: str, overridden: Set[str]) -> S
 
 def _check_number_of_trials(request: StudyRequest, place: str, overridden: Set[str]) -> None:
     space = request.space
-    if request.search.sampler == "grid" and not space.variants and space.size is None:
-        try:
-            space.grid()
-        except SpaceError as error:
-            raise SpaceError(f"{place}, space: {error}") from None
+    given_by = None
+    if space.variants:
+        given_by = "list of variants"
+    elif request.sampler.exhausts:
+        given_by = request.search.sampler
+        if space.size is None:
+            try:
+                space.grid()
+            except SpaceError as error:
+                raise SpaceError(f"{place}, space: {error}") from None
     planned = request.planned_trials
-    given_by = (
-        "list of variants"
-        if space.variants
-        else "grid"
-        if request.search.sampler == "grid"
-        else None
-    )
     if planned > MAX_TRIALS:
         raise SpaceError(
             f"{place}: a study has at most {MAX_TRIALS} trials, and the {given_by} in this file has"

@@ -13,12 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from core.config import SETTINGS, DataConfig, PredictConfig, TrialConfig, Value
 from core.dependence import effective, unmet
+from core.extensions import NameIn
 from core.text import many
 from tune.request import confounds
 from tune.request.confounds import Attribution
 from tune.request.values import condition
+from tune.samplers.sampler import SAMPLERS, Sampler
 from tune.space.domains import Choices
 from tune.space.space import BY_REPEAT, Parameter, SearchSpace
+from tune.stopping.rule import RULES, StoppingRule
 
 DEFAULT_TRIALS = 30
 MAX_TRIALS = 10_000
@@ -34,7 +37,7 @@ class _Options(BaseModel):
 class SearchOptions(_Options):
     """How configurations are chosen, and how many."""
 
-    sampler: Literal["gp", "tpe", "random", "grid"] = "gp"
+    sampler: Annotated[str, NameIn(SAMPLERS)] = "gp"
     """gp (a Gaussian process; tpe from trial 100 on) and tpe learn from earlier trials; random does
     not; grid tries every point once."""
     trials: int | None = Field(None, ge=1, le=MAX_TRIALS)
@@ -47,7 +50,7 @@ class SearchOptions(_Options):
 class StopEarly(_Options):
     """When a trial is stopped before its last epoch."""
 
-    rule: Literal["successive_halving", "none"] = "successive_halving"
+    rule: Annotated[str, NameIn(RULES)] = "successive_halving"
     """successive_halving: at each rung only the best 1 / reduction of the trials go on, and from
     the first rung on only trials that may still come among the best three complete ones. Variants:
     none unless asked."""
@@ -180,10 +183,21 @@ class StudyRequest:
                 * self.space.seeds
                 * max(int(self.space.value("data.folds", {})), 1)
             )
-        if self.search.sampler == "grid":
+        if self.sampler.exhausts:
             assert self.space.size is not None
             return self.space.size
         return self.search.trials or DEFAULT_TRIALS
+
+    @property
+    def sampler(self) -> Sampler:
+        """What chooses the settings of the trials; variants need none."""
+        return SAMPLERS[self.search.sampler]()
+
+    @property
+    def stopping_rule(self) -> StoppingRule:
+        """What stops trials before their last epoch."""
+        first_rung = self.stop_early.first_rung(self.max_epochs)
+        return RULES[self.stop_early.rule](first_rung, self.stop_early.reduction)
 
     @property
     def candidates(self) -> int:
@@ -259,18 +273,18 @@ class StudyRequest:
                     f"{parameter.name} is never searched: it needs that"
                     f" {condition(space.unmet(parameter))}"
                 )
-        if self.search.sampler == "grid":
+        if self.sampler.exhausts:
             if self.search.trials is not None:
                 yield (
-                    f"search.trials {self.search.trials} is not used: the grid has"
+                    f"search.trials {self.search.trials} is not used: the {self.search.sampler} has"
                     f" {many(planned, 'point')}, one trial each"
                 )
             if space.start:
-                yield "start is not used: a grid tries every point"
+                yield f"start is not used: a {self.search.sampler} tries every point"
         elif space.size is not None and planned > space.size:
             different = many(space.size, "different configuration")
             yield f"search.trials {planned} is more than the {different}: some are repeated"
-        if self.search.sampler != "grid" and len(space.start) > planned:
+        if not self.sampler.exhausts and len(space.start) > planned:
             points = many(len(space.start), "start point")
             yield f"search.trials {planned} is less than the {points}: the last are not tried"
 

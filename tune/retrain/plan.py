@@ -18,8 +18,8 @@ from core.errors import BadRequest, SettingError, StudyError
 from core.network import weights as pretrained
 from core.network.weights import BaseWeights
 from core.text import have, many
-from tune.ledger import ledger
-from tune.ledger.ledger import State, TrialRecord
+from tune.ledger.reading import read_ledger
+from tune.ledger.records import State, TrialRecord, best_of
 from tune.redaction import without_password
 from tune.request.file import from_document, setting_override
 from tune.request.request import StudyRequest
@@ -139,7 +139,7 @@ def plan_retraining(
     request = from_document(description["request"], str(folder.description))
     options = recall(options, folder, moved=True)
     storage = storage_of(options, folder)
-    reading = ledger.read_ledger(storage, request.study)
+    reading = read_ledger(storage, request.study)
     if reading is None:
         raise StudyError(
             f"{folder.path} is a study that its ledger {without_password(storage)} does not hold;"
@@ -222,7 +222,7 @@ def choose_trial(
     confirmed   the confirmation of the search, if there is one
     choice      the winner of the confirmation, if there is one
     """
-    best = ledger.best_of(records)
+    best = best_of(records)
     if trial is None and confirmed is not None and choice is not None:
         return _confirmed_winner(confirmed, choice, best)
     if trial is None:

@@ -31,7 +31,9 @@ from tune.engine.messages import Assignment, Cause, Failure, History, Then, Work
 from tune.engine.mps import multi_process_service
 from tune.engine.packing import pack, remembered
 from tune.engine.worker import MakeTrial, seconds_of_lost_epoch
-from tune.ledger.ledger import MAX_LOST, Ledger, State
+from tune.ledger.claim import Claim
+from tune.ledger.ledger import MAX_LOST, Ledger
+from tune.ledger.records import State
 from tune.redaction import without_password
 from tune.store.folder import FORMAT
 from tune.study import confirmation
@@ -79,7 +81,9 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
     deadline = (
         None if plan.options.time_budget is None else time.monotonic() + plan.options.time_budget
     )
-    with _files_in_one_sentence(), plan.folder.driver_lock(), _claimed(plan) as ledger:
+    locked = plan.folder.driver_lock()
+    with _files_in_one_sentence(), locked, Claim(plan.storage, plan.request.study) as claim:
+        ledger = Ledger(claim, plan.request)
         weights = {key: pretrained.read_weights(file) for key, file in plan.weights.items()}
         facts = study_facts(plan.request, plan.data) | {
             "weights": {key: [base.sha256, base.stride_in_1x1] for key, base in weights.items()}
@@ -99,7 +103,7 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
             points = confirmation.points(ledger.records, plan.request, repeats)
             if not points:
                 return True
-            confirming = Ledger(plan.storage, confirmation.request_of(plan.request), points)
+            confirming = Ledger(claim, confirmation.request_of(plan.request), points)
             refuse_other_facts(confirming.facts, facts, plan.folder)
             confirming.remember(facts | confirmation.confirmation_facts(plan.request, repeats))
             _run_phase(
@@ -166,7 +170,7 @@ class _Phase:
 
     name        search or confirm, also the name of the phase in the tracker
     ledger      the ledger that holds these trials
-    claimed     the study's ledger, by which other processes know that this one runs the study
+    searched    the ledger of the search
     first_rung  epochs after which a trial can be stopped early; 1 where no trial is
     folder_of   returns a trial's folder, given its number
     table       the CSV file with the table of these trials
@@ -176,7 +180,7 @@ class _Phase:
 
     name: Literal["search", "confirm"]
     ledger: Ledger
-    claimed: Ledger
+    searched: Ledger
     first_rung: int
     folder_of: Callable[[int], Path]
     table: Path
@@ -186,7 +190,7 @@ class _Phase:
 
 def _search_phase(plan: StudyPlan, ledger: Ledger) -> _Phase:
     request = plan.request
-    stops = request.stop_early.rule != "none"
+    rungs = request.stopping_rule.rungs(request.max_epochs)
 
     def kept() -> set[int]:
         best = [
@@ -198,12 +202,8 @@ def _search_phase(plan: StudyPlan, ledger: Ledger) -> _Phase:
     return _Phase(
         name="search",
         ledger=ledger,
-        claimed=ledger,
-        first_rung=(
-            min(request.stop_early.first_rung(request.max_epochs), request.max_epochs)
-            if stops
-            else 1
-        ),
+        searched=ledger,
+        first_rung=min(rungs, default=1),
         folder_of=plan.folder.trial,
         table=plan.folder.trials_csv,
         kept=kept,
@@ -211,11 +211,11 @@ def _search_phase(plan: StudyPlan, ledger: Ledger) -> _Phase:
     )
 
 
-def _confirm_phase(plan: StudyPlan, claimed: Ledger, ledger: Ledger) -> _Phase:
+def _confirm_phase(plan: StudyPlan, searched: Ledger, ledger: Ledger) -> _Phase:
     return _Phase(
         name="confirm",
         ledger=ledger,
-        claimed=claimed,
+        searched=searched,
         first_rung=1,
         folder_of=plan.folder.confirm_trial,
         table=plan.folder.confirm_csv,
@@ -255,21 +255,6 @@ def _run_phase(
 
 
 @contextlib.contextmanager
-def _claimed(plan: StudyPlan) -> Iterator[Ledger]:
-    """The study's ledger, claimed by this process for the time of the block."""
-    ledger = Ledger(plan.storage, plan.request)
-    ledger.claim()
-    try:
-        yield ledger
-    except BaseException:
-        ledger.hurry()  # after a failure or an interrupt the last write is not worth two minutes
-        raise
-    finally:
-        with contextlib.suppress(StorageError):  # the next search finds that this process is gone
-            ledger.release()
-
-
-@contextlib.contextmanager
 def _files_in_one_sentence() -> Iterator[None]:
     """Turn an OSError into StorageError, whose sentence names the file, the reason and the way
     out.
@@ -299,7 +284,7 @@ class _Conductor:
         self._stall_seconds = 60 * plan.request.resources.stall_minutes
         self.error: Exception | None = None
         """The error that stopped the study before its end; None if there was none."""
-        study = tracked_study(plan.request, phase.claimed.identity, plan.data.fingerprint)
+        study = tracked_study(plan.request, phase.searched.identity, plan.data.fingerprint)
         self._tracking = TrackingThread(plan.tracking, study, phase.name, phase.folder_of)
         self.untracked: Sequence[int] = ()
         """Trials that the tracker does not show in full; known when the phase has ended."""
@@ -338,7 +323,7 @@ class _Conductor:
 
     def hand_out(self) -> Assignment | None:
         with self._halting():
-            self._phase.claimed.beat()  # Ray calls this often enough for a heartbeat
+            self._ledger.claim.beat()  # Ray calls this often enough for a heartbeat
         if self.error is not None or not self._has_room:
             return None
         if (
@@ -381,7 +366,7 @@ class _Conductor:
         """
         if self._deadline is None:
             return True
-        records = (*self._phase.claimed.records, *self._ledger.records)
+        records = (*self._phase.searched.records, *self._ledger.records)
         seconds = [float(epoch["seconds"]) for record in records for epoch in record.epochs]
         if not seconds:
             return True

@@ -17,7 +17,7 @@ search's sampler nor its early stopping sees them. Its facts are the search's an
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ from core.dependence import effective
 from core.errors import DataError
 from core.metric.ap50 import MatchTable
 from core.text import many
-from tune.ledger import ledger
-from tune.ledger.ledger import Point, State, TrialRecord, best_of
+from tune.ledger.reading import read_ledger
+from tune.ledger.records import Point, State, TrialRecord, best_of, settings_key
 from tune.request.request import SearchOptions, StopEarly, StudyRequest
 from tune.space.space import BY_REPEAT, SearchSpace
 from tune.statistics.choice import Choice, choose_winner
@@ -134,7 +134,7 @@ def candidates(records: Sequence[TrialRecord], request: StudyRequest) -> tuple[C
     alike: dict[tuple[tuple[str, Value], ...], list[TrialRecord]] = {}
     for record in records:
         if record.state is State.COMPLETE:
-            alike.setdefault(_key(effective(record.settings), BY_REPEAT), []).append(record)
+            alike.setdefault(settings_key(effective(record.settings), BY_REPEAT), []).append(record)
     found = [
         Candidate(trials[0].name or f"trial {trials[0].id}", tuple(trials))
         for trials in alike.values()
@@ -307,15 +307,13 @@ def read_confirmation(
 
     Writes nothing.
     """
-    reading = (
-        ledger.read_ledger(storage, request_of(request).study) if request.confirm.top else None
-    )
+    reading = read_ledger(storage, request_of(request).study) if request.confirm.top else None
     known = None if reading is None else reading.facts.get("confirm")
     if reading is None or known is None:
         return None
     repeats = tuple((int(seed), int(fold)) for seed, fold in known["repeats"])
     by_settings = {
-        _key(record.settings): record
+        settings_key(record.settings): record
         for record in reading.records
         if record.state is not State.PRUNED
     }
@@ -324,7 +322,8 @@ def read_confirmation(
     notes: list[str] = list(known["notes"])
     ended = 0
     for candidate in chosen:
-        there = [by_settings.get(_key(_settings(candidate, repeat, request))) for repeat in repeats]
+        asked = [_settings(candidate, repeat, request) for repeat in repeats]
+        there = [by_settings.get(settings_key(settings)) for settings in asked]
         done = [
             record for record in there if record is not None and record.state is not State.RUNNING
         ]
@@ -394,9 +393,3 @@ def confirmed_winner(confirmation: Confirmation) -> Choice | None:
             group_names, pattern=str(settings["data.group_pattern"]), place="the confirmation"
         ),
     )
-
-
-def _key(
-    settings: Mapping[str, Value], without: Sequence[str] = ()
-) -> tuple[tuple[str, Value], ...]:
-    return tuple(sorted((name, value) for name, value in settings.items() if name not in without))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from core.config import Value
 from core.text import many
-from tune.ledger.ledger import State, TrialRecord
+from tune.ledger.records import State, TrialRecord
 
 LEARNED = 0.01
 """AP50 that at least one trial must reach; below it a study has learned nothing, and its scores

@@ -19,9 +19,10 @@ from core.network.weights import WeightsFile
 from core.prediction.advice import advice
 from tune.engine import mps, session
 from tune.engine.resources import Machine, TrialResources
-from tune.ledger.ledger import remembered_facts
+from tune.ledger.reading import remembered_facts
 from tune.redaction import without_password
 from tune.request.request import StudyRequest
+from tune.samplers.sampler import SAMPLERS
 from tune.space.domains import Choices
 from tune.space.space import SearchSpace
 from tune.store.folder import StudyFolder
@@ -316,7 +317,7 @@ def growth(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         not old
         or not new
         or list(old) != list(new)
-        or now["request"]["search"].get("sampler") == "grid"
+        or SAMPLERS[now["request"]["search"]["sampler"]].exhausts
     ):
         return []
     grown = []

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from core.console import say
 from core.text import many, shown
-from tune.ledger.ledger import State, TrialRecord
+from tune.ledger.records import State, TrialRecord
 
 
 class Progress:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core.errors import StorageError, StudyError
-from tune.ledger.ledger import Ledger, read_ledger
+from tune.ledger.claim import Claim
+from tune.ledger.ledger import Ledger
+from tune.ledger.reading import read_ledger
 from tune.redaction import without_password
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder
@@ -28,14 +30,15 @@ def rebuild_tracking(options: Options, study: str) -> tuple[int, int, Tracker]:
     request = from_document(description["request"], str(folder.description))
     options = recall(options, folder)
     tracker, storage = tracking_of(options), storage_of(options, folder)
-    with folder.driver_lock():
-        ledger = Ledger(storage, request)
-        if not ledger.records:
-            raise StudyError(f"{folder.path} has no trials yet; there is nothing to show")
+    before = read_ledger(storage, study)
+    if before is None or not before.records:
+        raise StudyError(f"{folder.path} has no trials yet; there is nothing to show")
+    with folder.driver_lock(), Claim(storage, study) as claim:
+        ledger = Ledger(claim, request)
         phases: list[tuple[str, Ledger, Callable[[int], Path]]] = [("search", ledger, folder.trial)]
         confirming = confirmation.request_of(request)
         if read_ledger(storage, confirming.study) is not None:
-            phases.append(("confirm", Ledger(storage, confirming), folder.confirm_trial))
+            phases.append(("confirm", Ledger(claim, confirming), folder.confirm_trial))
         confirmed = confirmation.read_confirmation(folder, storage, request, ledger.records)
         finished = ledger.finished and (confirmed is None or confirmed.finished)
         tracked = tracked_study(request, ledger.identity, description["data"]["fingerprint"])

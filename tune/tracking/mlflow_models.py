@@ -24,7 +24,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ParamSchema, ParamSpec
 
 from core.prediction import trained_model
-from tune.ledger.ledger import TrialRecord
+from tune.ledger.records import TrialRecord
 from tune.tracking.mlflow_destination import Destination
 from tune.tracking.mlflow_runs import MEASURED, PARENT, StudyRuns, points_of
 from tune.tracking.tracker import Retraining, TrackedStudy

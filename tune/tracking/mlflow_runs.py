@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from core import faults
 from core.config import Value
 from tune import database
-from tune.ledger.ledger import State, TrialRecord
+from tune.ledger.records import State, TrialRecord
 from tune.redaction import without_password
 from tune.store.folder import match_table_path
 from tune.tracking.mlflow_destination import Destination

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tune.ledger.ledger import TrialRecord
+from tune.ledger.records import TrialRecord
 from tune.tracking import mlflow_errors, mlflow_models, mlflow_runs
 from tune.tracking.mlflow_destination import Destination
 from tune.tracking.tracker import Retraining, TrackedStudy, Tracker, Trouble

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tune.ledger.ledger import TrialRecord
+from tune.ledger.records import TrialRecord
 from tune.tracking.tracker import TrackedStudy, Tracker, TrialsView, Trouble
 
 RETRY_SECONDS, LASTING_RETRY_SECONDS = 5.0, 30.0

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from core.config import Value
 from core.extensions import Parts
-from tune.ledger.ledger import TrialRecord
+from tune.ledger.records import TrialRecord
 from tune.redaction import without_password
 
 

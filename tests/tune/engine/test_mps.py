@@ -23,7 +23,8 @@ from tune.engine import mps, session
 from tune.engine.messages import Assignment
 from tune.engine.mps import LOGS, PIPES, PROGRAM, multi_process_service
 from tune.engine.resources import Machine, Node, TrialResources
-from tune.ledger.ledger import Ledger, State
+from tune.ledger.ledger import open_ledger
+from tune.ledger.records import State
 from tune.request.file import from_document
 from tune.study import conductor as study
 from tune.study.plan import Options, StudyPlan, check_request
@@ -303,7 +304,9 @@ def test_the_workers_of_a_search_whose_trials_share_a_gpu_find_one_service_for_a
     study.run_study(plan, Console(quiet=True), Finds(seen))
     found = {path.read_text() for path in seen.iterdir()}
     assert len(list(seen.iterdir())) == 4
-    assert {record.state for record in Ledger(plan.storage, plan.request).records} == {State.FAIL}
+    assert {record.state for record in open_ledger(plan.storage, plan.request).records} == {
+        State.FAIL
+    }
     assert len(started(services)) == expected
     assert (found == {"none"}) is not bool(expected)
     assert len(found) == 1
@@ -344,4 +347,4 @@ def test_who_lost_the_gpu_with_others_has_it_alone_in_the_next_attempt(
     study.run_study(plan, Console(quiet=True), LosesTheGPU(seen))
     shares = {path.name: path.read_text() for path in seen.iterdir()}
     assert shares == {"0-1": "0.5", "1-1": "0.5", "0-2": next_share, "1-2": next_share}
-    assert {record.lost for record in Ledger(plan.storage, plan.request).records} == {1}
+    assert {record.lost for record in open_ledger(plan.storage, plan.request).records} == {1}

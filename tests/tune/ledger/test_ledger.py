@@ -5,7 +5,6 @@ Plain Optuna reads beside it and is the oracle for what the database holds.
 
 import contextlib
 import json
-import os
 import random
 import socket
 import sqlite3
@@ -13,29 +12,23 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
-from core.errors import StorageError, StudyError
-from tune.ledger.ledger import (
-    CLAIM_SECONDS,
-    MAX_LOST,
-    Ledger,
-    State,
-    TrialRecord,
-    best_of,
-    importances,
-    preview,
-    read_ledger,
-    remembered_facts,
-)
+from core.errors import ClaimLost, StorageError, StudyError
+from tune.ledger.claim import CLAIM_SECONDS, Claim
+from tune.ledger.importances import importances
+from tune.ledger.ledger import MAX_LOST, Ledger, open_ledger
+from tune.ledger.proposals import preview
+from tune.ledger.reading import read_ledger, remembered_facts
+from tune.ledger.records import State, TrialRecord, best_of
 from tune.request.file import from_document
 from tune.request.request import StudyRequest
-from tune.stopping.halving import NO_HOPE
+from tune.stopping.hope import NO_HOPE
 
 SPACE: dict[str, Any] = {
     "study": "law",
@@ -100,7 +93,7 @@ def read_with_plain_optuna(url: str) -> list[optuna.trial.FrozenTrial]:
 
 
 def test_a_study_has_exactly_the_trials_it_was_asked_for_each_in_an_end_state(url: str) -> None:
-    ledger = Ledger(url, request(SPACE))
+    ledger = open_ledger(url, request(SPACE))
     run_all(ledger)
     assert ledger.finished
     trials = read_with_plain_optuna(url)
@@ -109,7 +102,7 @@ def test_a_study_has_exactly_the_trials_it_was_asked_for_each_in_an_end_state(ur
 
 
 def test_plain_optuna_reads_every_epoch_and_the_best_score(url: str) -> None:
-    ledger = Ledger(url, request(SPACE))
+    ledger = open_ledger(url, request(SPACE))
     run_all(ledger)
     for trial, record in zip(read_with_plain_optuna(url), ledger.records, strict=True):
         assert list(trial.intermediate_values.values()) == record.curve
@@ -120,7 +113,7 @@ def test_plain_optuna_reads_every_epoch_and_the_best_score(url: str) -> None:
 
 
 def test_the_reason_of_a_stopped_trial_says_by_which_rule_it_ended(url: str) -> None:
-    ledger = Ledger(
+    ledger = open_ledger(
         url,
         request(SPACE, stop_early={"rule": "successive_halving", "min_epochs": 2, "reduction": 3}),
     )
@@ -151,7 +144,7 @@ def read_reasons(url: str) -> tuple[TrialRecord, ...]:
 
 
 def test_trials_stopped_early_keep_their_epochs_and_are_never_best(url: str) -> None:
-    ledger = Ledger(url, request(SPACE))
+    ledger = open_ledger(url, request(SPACE))
     first = ledger.next()
     assert first is not None
     run_epochs(ledger, first, 0.5)
@@ -165,7 +158,7 @@ def test_trials_stopped_early_keep_their_epochs_and_are_never_best(url: str) -> 
 
 
 def test_only_active_settings_are_drawn_and_start_points_come_first(url: str) -> None:
-    ledger = Ledger(url, request(SPACE))
+    ledger = open_ledger(url, request(SPACE))
     run_all(ledger)
     first = ledger.records[0].params
     assert (first["optim.learning_rate"], first["optim.restarts"]) == (0.001, 0)
@@ -176,7 +169,7 @@ def test_only_active_settings_are_drawn_and_start_points_come_first(url: str) ->
 
 
 def test_the_settings_of_a_trial_are_its_params_over_the_fixed_over_the_defaults(url: str) -> None:
-    record = Ledger(url, request(SPACE)).next()
+    record = open_ledger(url, request(SPACE)).next()
     assert record is not None
     assert record.settings["optim.epochs"] == 9
     assert record.settings["optim.weight_decay"] == 0.01
@@ -189,37 +182,12 @@ def test_a_study_that_is_reopened_after_every_trial_proposes_what_an_uninterrupt
 ) -> None:
     asked = request(SPACE, search={"sampler": sampler, "trials": 14, "seed": 3})
     whole, broken = (f"sqlite:///{tmp_path / name}.db" for name in ("whole", "broken"))
-    run_all(Ledger(whole, asked))
-    while (record := (ledger := Ledger(broken, asked)).next()) is not None:
+    run_all(open_ledger(whole, asked))
+    while (record := (ledger := open_ledger(broken, asked)).next()) is not None:
         run_epochs(ledger, record, by_learning_rate(record))
-    first, second = Ledger(whole, asked).records, Ledger(broken, asked).records
+    first, second = open_ledger(whole, asked).records, open_ledger(broken, asked).records
     assert [record.params for record in first] == [record.params for record in second]
     assert [record.curve for record in first] == [record.curve for record in second]
-
-
-@pytest.mark.parametrize("sampler", ["gp", "tpe", "random"])
-def test_a_trial_whose_draw_was_cut_off_is_drawn_as_it_would_have_been(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
-) -> None:
-    asked = request(SPACE, search={"sampler": sampler, "trials": 14, "seed": 3})
-    whole, broken = (f"sqlite:///{tmp_path / name}.db" for name in ("whole", "broken"))
-    run_all(Ledger(whole, asked))
-
-    def die(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    for _ in range(14):
-        ledger = Ledger(broken, asked)
-        with monkeypatch.context() as dying:
-            dying.setattr(Ledger, "_draw", die)
-            with pytest.raises(KeyboardInterrupt):
-                ledger.next()
-        ledger = Ledger(broken, asked)
-        record = ledger.next()
-        assert record is not None
-        run_epochs(ledger, record, by_learning_rate(record))
-    first, second = Ledger(whole, asked).records, Ledger(broken, asked).records
-    assert [record.params for record in first] == [record.params for record in second]
 
 
 def test_two_seeds_propose_different_trials() -> None:
@@ -241,7 +209,7 @@ def test_a_sampler_that_learns_finds_the_good_region_more_often_than_chance(
         return float(record.params["augment.elastic"]) * 0.5 + 0.1
 
     search = {"sampler": sampler, "trials": 60 if sampler == "tpe" else 30, "seed": 0}
-    ledger = Ledger(url, request(SPACE, search=search, stop_early={"rule": "none"}))
+    ledger = open_ledger(url, request(SPACE, search=search, stop_early={"rule": "none"}))
     run_all(ledger, score)
     late = [
         record.params["augment.elastic"] for record in ledger.records[len(ledger.records) // 2 :]
@@ -253,7 +221,7 @@ def test_a_trial_that_cannot_come_among_the_best_any_more_is_stopped_between_run
     url: str,
 ) -> None:
     stop_early = {"rule": "successive_halving", "min_epochs": 2, "reduction": 4}
-    ledger = Ledger(url, request(SPACE, fixed={"optim.epochs": 8}, stop_early=stop_early))
+    ledger = open_ledger(url, request(SPACE, fixed={"optim.epochs": 8}, stop_early=stop_early))
     *whole, last = (record for _ in range(4) if (record := ledger.next()) is not None)
     for record in whole:
         run_epochs(ledger, record, 0.8)
@@ -266,7 +234,7 @@ def test_a_trial_that_cannot_come_among_the_best_any_more_is_stopped_between_run
 def test_a_trial_that_lost_its_worker_comes_again_before_new_ones_with_its_next_attempt(
     url: str,
 ) -> None:
-    ledger = Ledger(url, request(SPACE))
+    ledger = open_ledger(url, request(SPACE))
     record = ledger.next()
     assert record is not None
     ledger.report(record.id, [epoch(1, 0.3)])
@@ -283,7 +251,7 @@ def test_a_trial_that_lost_its_worker_comes_again_before_new_ones_with_its_next_
 
 
 def test_a_trial_that_keeps_losing_its_worker_fails_with_the_reason(url: str) -> None:
-    ledger = Ledger(url, request(SPACE))
+    ledger = open_ledger(url, request(SPACE))
     for _ in range(MAX_LOST + 1):
         record = ledger.next()
         assert record is not None
@@ -300,19 +268,19 @@ def test_a_trial_that_keeps_losing_its_worker_fails_with_the_reason(url: str) ->
 
 
 def test_a_failure_has_a_reason_and_no_score(url: str) -> None:
-    ledger = Ledger(url, request(SPACE))
+    ledger = open_ledger(url, request(SPACE))
     record = ledger.next()
     assert record is not None
     ledger.report(record.id, [epoch(1, 0.9)])
     ledger.fail(record.id, "diverged: epoch 2, batch 1: loss is nan")
     trial = read_with_plain_optuna(url)[0]
     assert (trial.state.name, trial.value) == ("FAIL", None)
-    assert trial.user_attrs["reason"].startswith("diverged")
+    assert trial.user_attrs["notes"]["verdict"]["reason"].startswith("diverged")
     assert ledger.best is None
 
 
 def test_a_failed_trial_is_no_rival_at_a_rung(url: str) -> None:
-    ledger = Ledger(url, request(SPACE))
+    ledger = open_ledger(url, request(SPACE))
     first, second = ledger.next(), ledger.next()
     assert first is not None
     assert second is not None
@@ -322,19 +290,19 @@ def test_a_failed_trial_is_no_rival_at_a_rung(url: str) -> None:
 
 
 def test_running_trials_of_a_dead_driver_go_on_where_the_ledger_has_them(url: str) -> None:
-    ledger = Ledger(url, request(SPACE))
+    ledger = open_ledger(url, request(SPACE))
     record = ledger.next()
     assert record is not None
     ledger.report(record.id, [epoch(1, 0.3)])
     del ledger
-    continued = Ledger(url, request(SPACE))
+    continued = open_ledger(url, request(SPACE))
     again = continued.next()
     assert again is not None
     assert (again.id, again.attempts, again.curve, again.lost) == (record.id, 2, [0.3], 0)
 
 
 def test_a_history_that_repeats_known_epochs_enters_each_once(url: str) -> None:
-    ledger = Ledger(url, request(SPACE))
+    ledger = open_ledger(url, request(SPACE))
     record = ledger.next()
     assert record is not None
     history = [epoch(1, 0.3), epoch(2, 0.4)]
@@ -345,36 +313,110 @@ def test_a_history_that_repeats_known_epochs_enters_each_once(url: str) -> None:
     assert read_with_plain_optuna(url)[0].intermediate_values == {1: 0.3, 2: 0.4}
 
 
-def test_an_epoch_and_its_value_reach_the_database_together_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "study.db"
-    ledger = Ledger(f"sqlite:///{path}", request(SPACE))
+def refusing(path: Path, table: str) -> contextlib.AbstractContextManager[None]:
+    """Let a database refuse new rows of a table for the time of the block."""
+
+    @contextlib.contextmanager
+    def refuse() -> Iterator[None]:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            # An error of its own, since Optuna passes over violated constraints.
+            connection.execute(
+                f"CREATE TRIGGER refuse BEFORE INSERT ON {table} BEGIN SELECT json('no'); END"
+            )
+        yield
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("DROP TRIGGER refuse")
+
+    return refuse()
+
+
+def test_an_epoch_that_the_database_refuses_is_not_in_the_ledger_and_comes_again(
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    ledger = open_ledger(url, request(SPACE))
     asked = ledger.next()
     assert asked is not None
-    refuse = (
-        "CREATE TRIGGER refuse BEFORE INSERT ON trial_intermediate_values BEGIN SELECT RAISE(ABORT,"
-        " 'full'); END"
-    )
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute(refuse)
-    with pytest.raises(StorageError, match="full"):
+    with (
+        refusing(tmp_path / "study.db", "trial_user_attributes"),
+        pytest.raises(StorageError, match="JSON"),
+    ):
         ledger.report(asked.id, [epoch(1, 0.1)])
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("DROP TRIGGER refuse")
-    again = Ledger(f"sqlite:///{path}", request(SPACE))
+    again = open_ledger(url, request(SPACE))
     assert again.records[asked.id].epochs == ()
     assert not again.report(asked.id, [epoch(1, 0.1)])
-    (trial,) = optuna.load_study(study_name="law", storage=f"sqlite:///{path}").trials
+    (trial,) = read_with_plain_optuna(url)
     assert trial.intermediate_values == {1: 0.1}
 
 
-def test_nothing_is_added_to_a_trial_that_another_process_has_ended(url: str) -> None:
-    ledger = Ledger(url, request(SPACE))
-    asked = ledger.next()
+def test_a_verdict_is_stored_with_its_epoch_and_carried_out_by_whoever_comes_next(
+    tmp_path: Path,
+) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    ledger = open_ledger(url, request(SPACE))
+    first, second = ledger.next(), ledger.next()
+    assert first is not None
+    assert second is not None
+    ledger.report(first.id, [epoch(1, 0.9)])
+    # The driver dies between the epoch with its verdict and all that follows from it.
+    with refusing(tmp_path / "study.db", "trial_intermediate_values"), pytest.raises(StorageError):
+        ledger.report(second.id, [epoch(1, 0.1)])
+    assert read_with_plain_optuna(url)[second.id].state.name == "RUNNING"
+    reading = read_ledger(url, "law")
+    assert reading is not None
+    assert reading.records[second.id].state is State.PRUNED
+    # A better first trial would not have pruned it: nothing is judged again.
+    again = open_ledger(url, request(SPACE, stop_early={"rule": "none"}))
+    assert again.records[second.id] == reading.records[second.id]
+    trial = read_with_plain_optuna(url)[second.id]
+    assert (trial.state.name, trial.intermediate_values) == ("PRUNED", {1: 0.1})
+
+
+def test_opening_judges_nothing_and_reading_writes_nothing(tmp_path: Path) -> None:
+    url, path = f"sqlite:///{tmp_path / 'study.db'}", tmp_path / "study.db"
+    lenient = request(SPACE, stop_early={"rule": "none"})
+    ledger = open_ledger(url, lenient)
+    for quality in (0.9, 0.1):
+        record = ledger.next()
+        assert record is not None
+        ledger.report(record.id, [epoch(1, quality)])
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = path.read_bytes()
+    for look in (read_ledger, remembered_facts, importances):
+        look(url, "law")
+    assert path.read_bytes() == before
+    assert not path.with_name("study.db-wal").exists() or not (
+        path.with_name("study.db-wal").stat().st_size
+    )
+    strict = open_ledger(url, request(SPACE))  # whose rule would have stopped the second trial
+    assert {record.state for record in strict.records} == {State.RUNNING}
+
+
+def test_a_driver_whose_study_was_taken_over_writes_nothing_more(url: str) -> None:
+    first = open_ledger(url, request(SPACE))
+    asked = first.next()
     assert asked is not None
-    Ledger(url, request(SPACE)).fail(asked.id, "ended elsewhere")
-    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
-        ledger.report(asked.id, [epoch(1, 0.1)])
-    assert Ledger(url, request(SPACE)).records[asked.id].epochs == ()
+    second = open_ledger(url, request(SPACE))
+    writes: list[Callable[[], Any]] = [
+        lambda: first.report(asked.id, [epoch(1, 0.1)]),
+        lambda: first.fail(asked.id, "it came too late"),
+        lambda: first.lost(asked.id, "it came too late"),
+        lambda: first.remember({"late": True}),
+        lambda: first.note_mlflow_run(asked.id, "late"),
+        first.next,
+    ]
+    for write in writes:
+        with pytest.raises(ClaimLost, match="has taken over study law"):
+            write()
+    second.fail(asked.id, "ended elsewhere")
+    for write in writes:
+        with pytest.raises(ClaimLost):
+            write()
+    reading = read_ledger(url, "law")
+    assert reading is not None
+    assert reading.records == second.records
+    assert reading.facts == {}
 
 
 def test_a_driver_that_dies_while_settings_are_drawn_loses_no_trial_and_draws_no_setting_twice(
@@ -384,7 +426,7 @@ def test_a_driver_that_dies_while_settings_are_drawn_loses_no_trial_and_draws_no
     study.enqueue_trial({"optim.learning_rate": 0.001, "optim.restarts": 0})
     trial = study.ask()
     drawn = trial.suggest_float("optim.learning_rate", 1e-5, 1e-2, log=True)
-    ledger = Ledger(url, request(SPACE))
+    ledger = open_ledger(url, request(SPACE))
     record = ledger.next()
     assert record is not None
     assert (record.id, record.params["optim.learning_rate"], record.params["optim.restarts"]) == (
@@ -399,29 +441,18 @@ def test_a_driver_that_dies_while_settings_are_drawn_loses_no_trial_and_draws_no
 
 def test_a_driver_that_dies_between_enqueueing_and_asking_loses_no_trial(url: str) -> None:
     optuna.create_study(storage=url, study_name="law", direction="maximize").enqueue_trial(
-        {"optim.restarts": 3}
+        SPACE["start"][0]
     )
-    ledger = Ledger(url, request(SPACE))
+    ledger = open_ledger(url, request(SPACE))
     record = ledger.next()
     assert record is not None
-    assert (record.id, record.params["optim.restarts"]) == (0, 3)
-
-
-def test_a_verdict_that_was_due_when_the_driver_died_is_carried_out(url: str) -> None:
-    ledger = Ledger(url, request(SPACE))
-    first, second = ledger.next(), ledger.next()
-    assert first is not None
-    assert second is not None
-    ledger.report(first.id, [epoch(1, 0.9)])
-    # The process dies after the epoch was written and before the verdict was told.
-    trial = optuna.Trial(optuna.load_study(study_name="law", storage=url), 2)
-    trial.set_user_attr("epoch 1", {**epoch(1, 0.1), "at": 0})
-    trial.report(0.1, 1)
-    assert Ledger(url, request(SPACE)).records[second.id].state is State.PRUNED
+    assert (record.id, record.params) == (0, preview(request(SPACE), 1)[0].params)
+    run_all(ledger)
+    assert len(read_with_plain_optuna(url)) == 12
 
 
 def test_variants_run_once_for_each_seed_in_the_order_of_the_table(url: str) -> None:
-    ledger = Ledger(url, request(VARIANTS))
+    ledger = open_ledger(url, request(VARIANTS))
     run_all(ledger, lambda record: random.Random(record.id).random())
     names = [
         (record.name, record.settings["seed"], record.settings["data.split_seed"])
@@ -435,7 +466,7 @@ def test_variants_run_once_for_each_seed_in_the_order_of_the_table(url: str) -> 
 
 def test_a_grid_tries_every_point_once(url: str) -> None:
     space = {"optim.restarts": [0, 1], "augment.elastic": [True, False]}
-    ledger = Ledger(
+    ledger = open_ledger(
         url,
         request(
             SPACE, space=space, start=[], search={"sampler": "grid"}, stop_early={"rule": "none"}
@@ -448,7 +479,7 @@ def test_a_grid_tries_every_point_once(url: str) -> None:
 
 def test_a_preview_shows_what_the_search_then_asks_and_writes_nothing(tmp_path: Path) -> None:
     shown = preview(request(SPACE), 2)
-    ledger = Ledger(f"sqlite:///{tmp_path / 'study.db'}", request(SPACE))
+    ledger = open_ledger(f"sqlite:///{tmp_path / 'study.db'}", request(SPACE))
     asked = [ledger.next(), ledger.next()]
     assert [record.params for record in shown] == [
         record.params for record in asked if record is not None
@@ -456,14 +487,14 @@ def test_a_preview_shows_what_the_search_then_asks_and_writes_nothing(tmp_path: 
 
 
 def test_the_best_of_equals_is_the_earliest(url: str) -> None:
-    ledger = Ledger(url, request(VARIANTS))
+    ledger = open_ledger(url, request(VARIANTS))
     run_all(ledger, lambda _: 0.5)
     assert ledger.best is not None
     assert ledger.best.id == 0
 
 
 def test_the_database_can_be_read_while_it_is_written(tmp_path: Path, url: str) -> None:
-    ledger = Ledger(url, request(SPACE))
+    ledger = open_ledger(url, request(SPACE))
     ledger.next()
     reader = sqlite3.connect(tmp_path / "study.db")
     reader.execute("BEGIN")
@@ -487,18 +518,20 @@ GROWN: dict[str, Any] = {
 
 
 def test_a_space_that_has_grown_keeps_every_trial_and_searches_what_was_added(url: str) -> None:
-    ledger = Ledger(url, request(SPACE))
+    ledger = open_ledger(url, request(SPACE))
     run_all(ledger)
     before = ledger.records
-    more = Ledger(url, request(GROWN))
+    more = open_ledger(url, request(GROWN, stop_early={"rule": "none"}))
     assert more.records == before
     run_all(more)
     assert more.finished
     trials = read_with_plain_optuna(url)
     assert len(trials) == 30
     for trial, record in zip(trials, more.records, strict=True):
-        assert trial.params == record.params
+        assert {name.split()[0]: value for name, value in trial.params.items()} == record.params
+    assert "optim.restarts (4 choices)" in trials[-1].params
     assert more.records[:12] == before
+    assert sum(importances(url, "law").values()) == pytest.approx(1)
     added = {record.params["optim.restarts"] for record in more.records[12:]}
     assert 5 in added
     assert added & {0, 1, 3}
@@ -509,12 +542,12 @@ def test_a_space_that_has_grown_keeps_every_trial_and_searches_what_was_added(ur
 
 
 def test_a_space_grows_twice_and_a_trial_that_was_running_keeps_what_it_drew(url: str) -> None:
-    ledger = Ledger(url, request(SPACE))
+    ledger = open_ledger(url, request(SPACE))
     ledger.next()
     running = ledger.next()
     assert running is not None
     run_epochs(ledger, ledger.records[0], 0.5)
-    more = Ledger(url, request(GROWN))
+    more = open_ledger(url, request(GROWN))
     again = more.next()
     assert again is not None
     assert (again.id, again.params, again.settings) == (
@@ -524,7 +557,7 @@ def test_a_space_grows_twice_and_a_trial_that_was_running_keeps_what_it_drew(url
     )
     run_epochs(more, again, 0.4)
     space = {**GROWN["space"], "optim.restarts": [0, 1, 3, 5, 7]}
-    most = Ledger(url, request({**GROWN, "space": space}))
+    most = open_ledger(url, request({**GROWN, "space": space}))
     assert [record.params for record in most.records] == [record.params for record in more.records]
     run_all(most)
     assert most.finished
@@ -532,10 +565,10 @@ def test_a_space_grows_twice_and_a_trial_that_was_running_keeps_what_it_drew(url
 
 
 def test_growing_touches_no_other_study_of_the_database(url: str) -> None:
-    other = Ledger(url, request(SPACE, study="other"))
+    other = open_ledger(url, request(SPACE, study="other"))
     run_all(other)
-    run_all(Ledger(url, request(SPACE)))
-    Ledger(url, request(GROWN))
+    run_all(open_ledger(url, request(SPACE)))
+    open_ledger(url, request(GROWN))
     distributions = [
         trial.distributions["optim.restarts"]
         for trial in optuna.load_study(study_name="other", storage=url).trials
@@ -546,50 +579,81 @@ def test_growing_touches_no_other_study_of_the_database(url: str) -> None:
 # One driver
 
 
-def written_driver(url: str) -> Any:
-    return optuna.load_study(study_name="law", storage=url).user_attrs["driver"]
-
-
-def write_driver(url: str, **driver: Any) -> None:
-    optuna.load_study(study_name="law", storage=url).set_user_attr("driver", driver)
+def held_by(url: str, driver: Mapping[str, Any], seconds_ago: float) -> None:
+    """Enter another process as the one that runs the study."""
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        connection.execute(
+            "UPDATE cell_tune_claims SET token = token + 1, driver = ?, heard = datetime('now', ?)",
+            (json.dumps(driver), f"-{seconds_ago} seconds"),
+        )
+        connection.commit()
 
 
 def test_a_study_is_claimed_by_one_live_process_of_this_machine(url: str) -> None:
-    ledger = Ledger(url, request(SPACE))
-    ledger.claim()
-    assert (written_driver(url)["pid"], written_driver(url)["host"]) == (
-        os.getpid(),
-        socket.gethostname(),
-    )
+    open_ledger(url, request(SPACE))
     with subprocess.Popen(["sleep", "100"]) as other:
-        write_driver(url, pid=other.pid, host=socket.gethostname(), at=time.time())
+        held_by(url, {"pid": other.pid, "host": socket.gethostname()}, 0)
         with pytest.raises(
             StudyError,
             match=f"is being searched by process {other.pid} on host {socket.gethostname()}",
         ):
-            Ledger(url, request(SPACE)).claim()
+            open_ledger(url, request(SPACE))
         other.kill()
-    Ledger(url, request(SPACE)).claim()
-    assert written_driver(url)["pid"] == os.getpid()
+    assert open_ledger(url, request(SPACE)).next() is not None
 
 
 def test_a_driver_of_another_machine_is_believed_as_long_as_it_is_heard_of(url: str) -> None:
-    ledger = Ledger(url, request(SPACE))
-    write_driver(url, pid=1, host="elsewhere", at=time.time() - CLAIM_SECONDS / 2)
+    open_ledger(url, request(SPACE))
+    held_by(url, {"pid": 1, "host": "elsewhere"}, CLAIM_SECONDS / 2)
     with pytest.raises(
         StudyError, match=r"by process 1 on host elsewhere; .* 3 minutes are enough"
     ):
-        ledger.claim()
-    write_driver(url, pid=1, host="elsewhere", at=time.time() - CLAIM_SECONDS - 1)
-    ledger.claim()
-    ledger.release()
-    assert written_driver(url) is None
-    ledger.claim()
+        open_ledger(url, request(SPACE))
+    held_by(url, {"pid": 1, "host": "elsewhere"}, CLAIM_SECONDS + 1)
+    assert open_ledger(url, request(SPACE)).next() is not None
+
+
+def test_a_claim_that_was_given_up_is_free_at_once_and_gives_the_next_one_a_higher_number(
+    url: str,
+) -> None:
+    numbers = []
+    for _ in range(3):
+        with Claim(url, "law") as claim:
+            ledger = Ledger(claim, request(SPACE))
+            held_by(url, {"pid": 1, "host": "elsewhere"}, 0)
+            with pytest.raises(ClaimLost):
+                ledger.remember({"late": True})
+        with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            numbers += connection.execute("SELECT token FROM cell_tune_claims").fetchone()
+            connection.execute("UPDATE cell_tune_claims SET driver = NULL")
+            connection.commit()
+    assert numbers == sorted(set(numbers))
+
+
+def test_of_processes_that_claim_a_study_at_once_exactly_one_has_it(url: str) -> None:
+    open_ledger(url, request(SPACE, study="other"))  # which makes the file
+    claim = (
+        "import sys, time; from tune.ledger.claim import Claim; from core.errors import StudyError\n"
+        "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
+        "try: Claim(sys.argv[1], 'law'); print('mine', flush=True); time.sleep(60)\n"
+        "except StudyError as error: print(error, flush=True)"
+    )
+    at = str(time.time() + 15)
+    drivers = [
+        subprocess.Popen([sys.executable, "-c", claim, url, at], stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    said = [one.stdout.readline() for one in drivers if one.stdout is not None]
+    for one in drivers:
+        one.kill()
+        one.communicate()
+    assert sum(line == "mine\n" for line in said) == 1, said
+    assert all(line == "mine\n" or "is being searched by" in line for line in said)
 
 
 def test_a_ledger_is_read_beside_the_one_that_writes_it(url: str) -> None:
     assert read_ledger(url, "law") is None
-    ledger = Ledger(url, request(SPACE))
+    ledger = open_ledger(url, request(SPACE))
     ledger.remember({"request": {"a": 1}})
     run_epochs(ledger, ledger.next(), 0.5)  # type: ignore[arg-type]
     running = ledger.next()
@@ -606,7 +670,7 @@ def test_a_ledger_is_read_beside_the_one_that_writes_it(url: str) -> None:
 
 @pytest.mark.long
 def test_optuna_dashboard_opens_the_ledger_while_it_is_written(url: str) -> None:
-    ledger = Ledger(url, request(SPACE))
+    ledger = open_ledger(url, request(SPACE))
     run_epochs(ledger, ledger.next(), 0.5)  # type: ignore[arg-type]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -647,7 +711,7 @@ def test_a_ledger_with_a_damaged_table_is_one_sentence_for_whoever_reads_it(
 ) -> None:
     url, path = f"sqlite:///{tmp_path / 'study.db'}", tmp_path / "study.db"
     asked = request(SPACE)
-    run_all(Ledger(url, asked))
+    run_all(open_ledger(url, asked))
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         (page,) = connection.execute(
@@ -658,7 +722,12 @@ def test_a_ledger_with_a_damaged_table_is_one_sentence_for_whoever_reads_it(
     content[(page - 1) * size : page * size] = b"\7" * size
     path.write_bytes(content)
     said = []
-    for look in (read_ledger, remembered_facts, importances, lambda url, _: Ledger(url, asked)):
+    for look in (
+        read_ledger,
+        remembered_facts,
+        importances,
+        lambda url, _: open_ledger(url, asked),
+    ):
         try:
             look(url, asked.study)  # what does not read the table is none the worse
         except StorageError as error:

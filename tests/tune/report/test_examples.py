@@ -20,7 +20,7 @@ from core.data import synthetic
 from core.data.dataset import Dataset
 from core.metric.ap50 import MatchTable
 from core.training.trial import Trial
-from tune.ledger.ledger import Ledger
+from tune.ledger.ledger import open_ledger
 from tune.report import page as report
 from tune.report.figures.examples import chosen, examples, image_f1
 from tune.report.figures.figure import Absence, Pictures, figures_of
@@ -54,7 +54,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyFolder, Data
     plan, problems = check_request(request, Options(place / "results"))
     assert plan is not None, problems
     plan.folder.path.mkdir(parents=True)
-    ledger = Ledger(plan.storage, request)
+    ledger = open_ledger(plan.storage, request)
     ledger.remember(study_facts(request, plan.data))
     study.describe(plan)
     record = ledger.next()

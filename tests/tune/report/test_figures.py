@@ -10,13 +10,13 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.simulated_study import SAMPLED, SMALL, build, sampled_quality
-from tune.ledger.ledger import State
+from tune.ledger.records import State
 from tune.report.figures.curves import HIGHLIGHTED
 from tune.report.figures.figure import figures_of
 from tune.report.findings import Findings, find
 from tune.report.svg import Drawn, colour
 from tune.statistics.certainty import Verdict
-from tune.stopping.halving import NO_HOPE, PLACES
+from tune.stopping.hope import NO_HOPE, PLACES
 from tune.tables import Kind, text
 
 VARIANTS = {

@@ -21,8 +21,10 @@ from core import data as datasets
 from core.errors import StudyError
 from core.metric.ap50 import MatchTable, ap50
 from tune.engine.resources import Machine, Node, TrialResources
-from tune.ledger import ledger
-from tune.ledger.ledger import Ledger, State, TrialRecord
+from tune.ledger.importances import importances
+from tune.ledger.ledger import Ledger, open_ledger
+from tune.ledger.reading import read_ledger
+from tune.ledger.records import State, TrialRecord
 from tune.report import rows
 from tune.report.findings import Findings, find
 from tune.report.trial_scores import ScoredTrial
@@ -74,7 +76,7 @@ def begin(results: Path, document: Mapping[str, Any]) -> tuple[StudyPlan, Ledger
     plan = plan_of(results, document)
     plan.folder.path.mkdir(parents=True)
     study.describe(plan)
-    return plan, Ledger(plan.storage, plan.request)
+    return plan, open_ledger(plan.storage, plan.request)
 
 
 def train(
@@ -154,7 +156,7 @@ def shown(variants: StudyPlan) -> Findings:
 def test_every_number_of_the_main_table_is_the_ledger_s(
     variants: StudyPlan, shown: Findings
 ) -> None:
-    reading = ledger.read_ledger(variants.storage, "s")
+    reading = read_ledger(variants.storage, "s")
     assert reading is not None
     rows = rows_of(shown, "methods")
     assert [row["method"] for row in rows] == list(VARIANTS["variants"])
@@ -536,7 +538,7 @@ def test_what_is_needed_to_repeat_a_study_is_said(variants: StudyPlan, shown: Fi
     assert known["data fingerprint"] == variants.data.fingerprint
     assert known["seeds of the trials"] == "0, 1, 2"
     assert {"command", "data", "begun", "version of torch", "version of optuna"} <= set(known)
-    assert shown.identity == Ledger(variants.storage, variants.request).identity
+    assert shown.identity == open_ledger(variants.storage, variants.request).identity
 
 
 SAMPLED = {
@@ -563,8 +565,8 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> StudyPlan:
     """A search, and the confirmation of its best two on two seeds each."""
     plan = replay(tmp_path_factory.mktemp("sampled"), SAMPLED, by_rate)
     request, repeats = plan.request, confirmation.fresh_repeats(plan.request, plan.data)
-    points = confirmation.points(Ledger(plan.storage, request).records, request, repeats)
-    book = Ledger(plan.storage, confirmation.request_of(request), points)
+    points = confirmation.points(open_ledger(plan.storage, request).records, request, repeats)
+    book = open_ledger(plan.storage, confirmation.request_of(request), points)
     book.remember(confirmation.confirmation_facts(request, repeats))
     while (record := book.next()) is not None:
         train(plan, book, record, by_rate, folder=plan.folder.confirm_trial(record.id))
@@ -602,7 +604,7 @@ def test_effects_have_intervals_and_stand_beside_importances_that_add_up(
 ) -> None:
     assert math.fsum(said.importances.values()) == pytest.approx(1)
     assert next(iter(said.importances)) == "optim.learning_rate"
-    assert said.importances == pytest.approx(ledger.importances(sampled.storage, "s"))
+    assert said.importances == pytest.approx(importances(sampled.storage, "s"))
     rate = next(effect for effect in said.effects if effect.setting == "optim.learning_rate")
     assert 0 < rate.low < rate.estimate < rate.high
     assert any("optim.learning_rate doubled (+" in sentence for sentence in said.answer)
@@ -611,7 +613,7 @@ def test_effects_have_intervals_and_stand_beside_importances_that_add_up(
 
 
 def test_there_are_no_importances_where_optuna_cannot_tell(tmp_path: Path) -> None:
-    assert ledger.importances(f"sqlite:///{tmp_path / 'none.db'}", "s") == {}
+    assert importances(f"sqlite:///{tmp_path / 'none.db'}", "s") == {}
     document = {
         "space": {"optim.learning_rate": {"low": 1e-5, "high": 1e-3}}, "fixed": {"optim.epochs": 1},
         "search": {"sampler": "random", "trials": 12}, "confirm": {"top": 0},
@@ -621,6 +623,4 @@ def test_there_are_no_importances_where_optuna_cannot_tell(tmp_path: Path) -> No
         record = book.next()
         assert record is not None
         book.report(record.id, [{"epoch": 1, "ap50": 0.5, "seconds": 1.0}])
-        assert ledger.importances(plan.storage, "s") == {}, (
-            f"{number + 1} trials, all with one score"
-        )
+        assert importances(plan.storage, "s") == {}, f"{number + 1} trials, all with one score"

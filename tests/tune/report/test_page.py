@@ -15,8 +15,9 @@ import pytest
 
 from benchmarks.simulated_study import SAMPLED, SMALL, build, sampled_quality
 from core.errors import BadRequest
-from tune.ledger import ledger
-from tune.ledger.ledger import State, TrialRecord
+from tune.ledger.ledger import open_ledger
+from tune.ledger.reading import read_ledger
+from tune.ledger.records import State, TrialRecord
 from tune.report import page as report
 from tune.report.figures.figure import figures_of
 from tune.report.findings import find
@@ -138,7 +139,7 @@ def table(folder: StudyFolder, name: str) -> list[dict[str, str]]:
 
 
 def records(folder: StudyFolder) -> list[TrialRecord]:
-    reading = ledger.read_ledger(storage(folder), folder.path.name)
+    reading = read_ledger(storage(folder), folder.path.name)
     assert reading is not None
     return list(reading.records)
 
@@ -329,7 +330,7 @@ def test_a_study_that_has_only_begun_or_whose_trials_all_failed_has_a_report(
     assert Page(content(folder)).tables.keys() == {"failures", "cost"}
     for path in folder.path.glob("study.db*"):
         path.unlink()
-    ledger.Ledger(storage(folder), from_document(folder.read_description()["request"], "test"))
+    open_ledger(storage(folder), from_document(folder.read_description()["request"], "test"))
     write(folder)
     assert Page(content(folder)).tables == {}
 

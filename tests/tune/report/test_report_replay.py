@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmarks import report_replay
 from benchmarks.report_replay import IMAGES, NEAR, TABLE_1
-from tune.ledger.ledger import State
+from tune.ledger.records import State
 from tune.report.findings import Findings, find
 
 

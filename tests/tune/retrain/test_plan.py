@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from core.config import TrialConfig
 from core.data import synthetic
 from core.errors import BadRequest, DataError, SettingError, StudyError
-from tune.ledger.ledger import Ledger, State, TrialRecord
+from tune.ledger.ledger import open_ledger
+from tune.ledger.records import State, TrialRecord
 from tune.request.file import load as load_space
 from tune.retrain.plan import RetrainingPlan, choose_trial, plan_retraining
 from tune.study import conductor as study
@@ -142,7 +143,7 @@ def search(folder: Path, reading: str = "") -> Path:
     (folder / "space.yaml").write_text(text)
     plan = plan_search(load_space(folder / "space.yaml"), Options(folder / "results"))
     plan.folder.path.mkdir(parents=True)
-    ledger = Ledger(plan.storage, plan.request)
+    ledger = open_ledger(plan.storage, plan.request)
     ledger.remember(study_facts(plan.request, plan.data))
     study.describe(plan)
     for curve in ([0.1, 0.2, 0.4, 0.3], [0.3, 0.2, 0.1, 0.0]):

@@ -2,13 +2,14 @@
 
 from typing import Any
 
-import optuna
 import pytest
 
 from core.config import Value
 from tune.request.file import from_document
-from tune.samplers import gaussian as sampler
-from tune.samplers.gaussian import STARTUP, GaussianProcess, Tried
+from tune.samplers.at_random import AtRandom
+from tune.samplers.gaussian import MOST, STARTUP, GaussianProcess, inside, proposal
+from tune.samplers.sampler import Outcome, Tried
+from tune.samplers.tpe import TreeParzen
 from tune.space.domains import Choices, FloatRange, IntRange
 from tune.space.space import SearchSpace
 
@@ -25,53 +26,39 @@ def space_of(document: dict[str, Any]) -> SearchSpace:
     return from_document({"study": "law", "data": "synthetic", "space": document}, "test").space
 
 
-def proposed(space: SearchSpace, tried: list[Tried], seed: int = 0) -> dict[str, Any]:
-    """What comes of one trial, and nothing where it is left to chance."""
-    process = GaussianProcess(
-        seed, space, {one.name: one.domain for one in space.parameters}, lambda: tried
-    )
-    study = optuna.create_study(sampler=process)
-    trial = study.ask()
-    return process.sample_relative(
-        study,
-        study.trials[trial.number],
-        process.infer_relative_search_space(study, study.trials[0]),
-    )
-
-
 def at_random(space: SearchSpace, count: int) -> list[dict[str, Value]]:
-    drawn = []
-    for seed in range(count):
-        trial = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed)).ask()
-        params = space.sample(
-            lambda name, domain, trial=trial: trial._suggest(name, sampler.distribution(domain))
-        )
-        drawn.append(space.resolve(params).settings())
-    return drawn
+    """Settings of trials with random params."""
+    points = [AtRandom().propose(space, {}, [], seed) for seed in range(count)]
+    return [space.resolve(params).settings() for params in points]
+
+
+def tried(settings: dict[str, Value], score: float | None) -> Tried:
+    outcome = Outcome.FAILED if score is None else Outcome.COMPLETE
+    return Tried({}, settings, outcome, score=score)
 
 
 def by_learning_rate(settings: dict[str, Value]) -> Tried:
-    return Tried(settings, float(settings["optim.learning_rate"]) * 50)
+    return tried(settings, float(settings["optim.learning_rate"]) * 50)
 
 
 def test_nothing_is_proposed_before_enough_trials_have_a_result() -> None:
     space = space_of(SPACE)
     settings = at_random(space, STARTUP + 5)
     few = [by_learning_rate(one) for one in settings[: STARTUP - 1]]
-    without = [Tried(one, None) for one in settings[STARTUP:]]
-    assert proposed(space, few + without) == {}
-    assert proposed(space, [*few, by_learning_rate(settings[-1])]).keys() == {
+    without = [tried(one, None) for one in settings[STARTUP:]]
+    assert proposal(space, few + without, 0) == {}
+    assert proposal(space, [*few, by_learning_rate(settings[-1])], 0).keys() == {
         one.name for one in space.parameters
     }
 
 
 def test_a_proposal_is_a_point_of_the_space_and_follows_what_was_good() -> None:
     space = space_of(SPACE)
-    tried = [by_learning_rate(one) for one in at_random(space, 20)]
-    point = proposed(space, tried)
+    known = [by_learning_rate(one) for one in at_random(space, 20)]
+    point = proposal(space, known, 0)
     assert all(point[one.name] in one.domain for one in space.parameters)
     assert float(point["optim.learning_rate"]) > 3e-3
-    assert proposed(space, tried) == point
+    assert proposal(space, known, 0) == point
 
 
 def test_a_failed_trial_has_no_score_and_is_not_tried_again() -> None:
@@ -80,11 +67,11 @@ def test_a_failed_trial_has_no_score_and_is_not_tried_again() -> None:
     known = {tuple(one[name] for name in FINITE): one for one in settings}
     assert len(known) == space.size
     bad, *others = known.values()
-    tried = [Tried(one, 0.2) for one in others]
-    assert proposed(space, [*tried, Tried(bad, None)]) == {}, (
+    known = [tried(one, 0.2) for one in others]
+    assert proposal(space, [*known, tried(bad, None)], 0) == {}, (
         "all were tried: the next is left to chance"
     )
-    left = proposed(space, tried)
+    left = proposal(space, known, 0)
     assert left == {} or {name: bad[name] for name in FINITE} == left
 
 
@@ -94,15 +81,15 @@ def test_what_is_not_active_makes_no_proposal_new() -> None:
         "augment.elastic_alpha": {"choices": [1, 2], "when": {"augment.elastic": [True]}},
     }
     space = space_of(document)
-    tried = {
-        tuple(one[name] for name in document): Tried(one, 0.1) for one in at_random(space, 200)
+    known = {
+        tuple(one[name] for name in document): tried(one, 0.1) for one in at_random(space, 200)
     }
-    assert len(tried) == space.size
-    assert proposed(space, list(tried.values())) == {}
+    assert len(known) == space.size
+    assert proposal(space, list(known.values()), 0) == {}
 
 
 @pytest.mark.parametrize(
-    ("domain", "value", "inside"),
+    ("domain", "value", "stands"),
     [
         (Choices(("a", "b")), "b", "b"),
         (Choices(("a", "b")), "c", "a"),
@@ -114,7 +101,27 @@ def test_what_is_not_active_makes_no_proposal_new() -> None:
     ],
 )
 def test_a_value_outside_of_a_domain_is_stood_for_by_one_inside(
-    domain: Any, value: Value, inside: Value
+    domain: Any, value: Value, stands: Value
 ) -> None:
-    assert sampler._inside(domain, value) == inside
-    assert sampler._inside(domain, value) in domain
+    assert inside(domain, value) == stands
+    assert inside(domain, value) in domain
+
+
+def test_a_start_point_keeps_what_it_gives_and_the_process_chooses_the_rest() -> None:
+    space = space_of(SPACE)
+    known = [by_learning_rate(one) for one in at_random(space, 20)]
+    point = GaussianProcess().propose(space, {"optim.restarts": 0}, known, 0)
+    rest = proposal(space, known, 0)
+    assert point["optim.restarts"] == 0
+    assert "optim.restart_multiplier" not in point
+    assert point["optim.learning_rate"] == rest["optim.learning_rate"]
+
+
+def test_tpe_takes_over_where_the_process_would_be_slow() -> None:
+    space = space_of(FINITE)
+    known = [
+        Tried({name: one[name] for name in FINITE}, one, Outcome.COMPLETE, score=0.1 * number % 1)
+        for number, one in enumerate(at_random(space, MOST + 1))
+    ]
+    process, tpe = GaussianProcess(), TreeParzen()
+    assert process.propose(space, {}, known, 7) == tpe.propose(space, {}, known, 7)

@@ -6,7 +6,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from tune.stopping.halving import NO_HOPE, PLACES, SuccessiveHalving, expected_score
+from tune.stopping.halving import SuccessiveHalving
+from tune.stopping.hope import NO_HOPE, PLACES, expected_score
 
 RULE = SuccessiveHalving(2, 3)
 EPOCHS = 12

@@ -25,7 +25,8 @@ from core import data as datasets
 from core.errors import StudyError, TrialDiverged
 from tune.engine.messages import Assignment
 from tune.engine.resources import Machine, Node, TrialResources
-from tune.ledger.ledger import Ledger, State, TrialRecord
+from tune.ledger.ledger import open_ledger
+from tune.ledger.records import State, TrialRecord
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder
 from tune.study import conductor as study
@@ -142,7 +143,7 @@ def eventful(tmp_path_factory: pytest.TempPathFactory) -> Eventful:
     results, files = tmp_path_factory.mktemp("eventful"), tmp_path_factory.mktemp("events")
     plan = make_plan(results, {"search": {"sampler": "random", "trials": 10, "seed": 0}})
     said = run(plan, events(files))
-    records = Ledger(plan.storage, plan.request).records
+    records = open_ledger(plan.storage, plan.request).records
     return Eventful(plan, records, said, sorted(path.name for path in files.iterdir()))
 
 
@@ -261,7 +262,7 @@ def test_what_a_time_budget_or_a_dead_driver_left_is_finished_by_the_same_comman
     }
     plan = make_plan(tmp_path / "results", document)
     run(replace(plan, options=replace(plan.options, time_budget=20.0)), once)
-    ledger = Ledger(plan.storage, plan.request)
+    ledger = open_ledger(plan.storage, plan.request)
     assert not ledger.finished
 
     # A driver that handed out one more trial and died after the worker had saved its last epoch,
@@ -283,7 +284,7 @@ def test_what_a_time_budget_or_a_dead_driver_left_is_finished_by_the_same_comman
         tmp_path / "results", {**document, "search": {"sampler": "random", "trials": 6, "seed": 0}}
     )
     run(more, once)
-    records = Ledger(more.storage, more.request).records
+    records = open_ledger(more.storage, more.request).records
     assert [record.state for record in records] == [State.COMPLETE] * 6
     assert len(list(begun.iterdir())) == 6 * EPOCHS
     assert len(mlflow_runs(more)) == 6
@@ -306,7 +307,7 @@ def test_no_trial_starts_that_cannot_reach_its_first_rung_before_the_time_is_up(
     """
     plan = make_plan(tmp_path, {"stop_early": rule})
     plan.folder.path.mkdir()
-    ledger = Ledger(plan.storage, plan.request)
+    ledger = open_ledger(plan.storage, plan.request)
     first = ledger.next()
     assert first is not None
     epochs = [
@@ -354,7 +355,7 @@ def test_whole_gpu_trials_see_different_gpus_and_half_gpu_trials_run_four_at_onc
     run(plan, at_once(4))
     halves = [(seen / f"4-{trial}").read_text() for trial in range(4)]
     assert sorted(halves) == ["0", "0", "1", "1"]
-    assert {record.state for record in Ledger(plan.storage, plan.request).records} == {
+    assert {record.state for record in open_ledger(plan.storage, plan.request).records} == {
         State.COMPLETE
     }
     assert all(

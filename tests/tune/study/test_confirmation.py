@@ -42,8 +42,9 @@ from core.metric.ap50 import MatchTable
 from tune import search
 from tune.engine.messages import Assignment
 from tune.engine.resources import Machine, Node, TrialResources
-from tune.ledger import ledger
-from tune.ledger.ledger import Ledger, Point, State, TrialRecord
+from tune.ledger.ledger import Ledger, open_ledger
+from tune.ledger.reading import Reading, read_ledger
+from tune.ledger.records import Point, State, TrialRecord
 from tune.request.file import from_document
 from tune.request.request import StudyRequest
 from tune.retrain import plan as retrain_plan
@@ -316,7 +317,7 @@ def epoch(number: int, score: float = 0.5) -> dict[str, Any]:
 
 
 def confirming(url: str, *rates: float) -> Ledger:
-    return Ledger(url, confirmation.request_of(asked()), wanted(*rates))
+    return open_ledger(url, confirmation.request_of(asked()), wanted(*rates))
 
 
 def finish(held: Ledger, number: int) -> None:
@@ -534,8 +535,8 @@ class Study:
     def confirmed(self) -> tuple[TrialRecord, ...]:
         return self.reading("sure.confirm").records
 
-    def reading(self, name: str) -> ledger.Reading:
-        reading = ledger.read_ledger(self.plan.storage, name)
+    def reading(self, name: str) -> Reading:
+        reading = read_ledger(self.plan.storage, name)
         assert reading is not None
         return reading
 
@@ -567,7 +568,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, data: Dataset) -> Study:
     results, begun = tmp_path_factory.mktemp("sure"), tmp_path_factory.mktemp("begun")
     plan = plan_for(results, asked(), data)
     plan.folder.path.mkdir()
-    held = Ledger(plan.storage, plan.request)
+    held = open_ledger(plan.storage, plan.request)
     while (one := held.next()) is not None:
         run_by_hand(held, one.id, plan.folder.trial(one.id), data, begun)
     late = replace(plan, options=replace(plan.options, time_budget=0.0))
@@ -576,7 +577,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, data: Dataset) -> Study:
 
     # A driver that confirms, and dies when one trial has ended and a worker has saved the first
     # epoch of the next.
-    held = Ledger(
+    held = open_ledger(
         plan.storage,
         confirmation.request_of(plan.request),
         points(held.records, plan.request, plan.repeats),
@@ -612,7 +613,7 @@ def test_every_candidate_runs_on_the_same_fresh_seeds_and_splits_none_of_the_sea
 def test_the_search_its_table_and_its_ledger_are_the_same_before_and_after(made: Study) -> None:
     assert made.plan.folder.trials_csv.read_bytes() == made.table_before
     assert search_trials(made.plan) == made.trials_before
-    assert Ledger(made.plan.storage, made.plan.request).finished
+    assert open_ledger(made.plan.storage, made.plan.request).finished
 
 
 def test_a_confirmation_whose_driver_died_goes_on_and_no_epoch_runs_twice(made: Study) -> None:
@@ -757,7 +758,7 @@ def test_when_the_search_goes_on_only_what_is_missing_is_confirmed(
     former = made.read().candidates
     unfinished = copied.read()
     assert (unfinished.finished, confirmation.confirmed_winner(unfinished)) == (False, None)
-    held = Ledger(plan.storage, plan.request)
+    held = open_ledger(plan.storage, plan.request)
     while (one := held.next()) is not None:
         run_by_hand(held, one.id, plan.folder.trial(one.id), data, begun)
     said = run(plan, Matched(begun))
@@ -777,7 +778,7 @@ def test_when_the_search_goes_on_only_what_is_missing_is_confirmed(
 
 
 def test_the_search_keeps_the_weights_of_all_that_may_be_confirmed(made: Study) -> None:
-    held = Ledger(made.plan.storage, made.plan.request)
+    held = open_ledger(made.plan.storage, made.plan.request)
     best = sorted(held.records, key=lambda one: -(one.ap50 or 0.0))
     assert study._search_phase(made.plan, held).kept() == {one.id for one in best[:2]}
     alone = replace(made.plan, request=asked(top=0))
@@ -814,11 +815,11 @@ def test_a_candidate_with_a_failed_repeat_is_left_out_and_it_is_said(
     url: str, tmp_path: Path
 ) -> None:
     request = asked(top=1)
-    held = Ledger(url, request)
+    held = open_ledger(url, request)
     while (one := held.next()) is not None:
         finish(held, one.id)
     repeats = [(1000, 0), (1001, 0)]
-    confirmed = Ledger(
+    confirmed = open_ledger(
         url, confirmation.request_of(request), points(held.records, request, repeats)
     )
     folder = plan_for(tmp_path, request, datasets.load("synthetic")).folder
@@ -931,8 +932,8 @@ def test_the_time_budget_of_a_search_is_that_of_its_confirmation_too(
     copied = copy_of(made, tmp_path / "results")
     request = asked(seeds=3)
     plan = replace(copied.plan, request=request)
-    held = Ledger(plan.storage, request)
-    more = Ledger(
+    held = open_ledger(plan.storage, request)
+    more = open_ledger(
         plan.storage, confirmation.request_of(request), points(held.records, request, plan.repeats)
     )
     phase = study._confirm_phase(plan, held, more)
@@ -950,7 +951,7 @@ def test_the_time_budget_of_a_search_is_that_of_its_confirmation_too(
 
 def test_a_confirmation_on_other_data_is_refused(made: Study, tmp_path: Path) -> None:
     copied = copy_of(made, tmp_path / "results")
-    held = Ledger(copied.plan.storage, asked())
+    held = open_ledger(copied.plan.storage, asked())
     held.remember({name: value for name, value in (held.facts or {}).items() if name != "data"})
     other = synthetic.make(images=8, side=64)
     with pytest.raises(StudyError, match="is a study with other data"):
@@ -976,7 +977,7 @@ def test_a_driver_killed_anywhere_in_a_confirmation_goes_on_and_nothing_is_confi
         begun = tmp_path / "begun"
         begun.mkdir()
         plan.folder.path.mkdir(parents=True)
-        held = Ledger(plan.storage, plan.request)
+        held = open_ledger(plan.storage, plan.request)
         while (one := held.next()) is not None:
             run_by_hand(held, one.id, plan.folder.trial(one.id), data, begun)
         shutil.rmtree(begun)
@@ -999,11 +1000,11 @@ def test_a_driver_killed_anywhere_in_a_confirmation_goes_on_and_nothing_is_confi
     assert len(again) <= 2 * len(
         kills
     )  # the epochs that were running when a driver died, two at once
-    reading = ledger.read_ledger(plan.storage, "sure.confirm")
+    reading = read_ledger(plan.storage, "sure.confirm")
     assert reading is not None
     assert {one.state for one in reading.records} == {State.COMPLETE}
     names = Counter((one.name, one.settings["seed"]) for one in reading.records)
-    best = candidates(Ledger(plan.storage, plan.request).records, plan.request)
+    best = candidates(open_ledger(plan.storage, plan.request).records, plan.request)
     assert names == Counter((one.name, seed) for one in best for seed in (1000, 1001))
     client = mlflow.MlflowClient(plan.tracking.uri)
     shown = client.search_runs([client.get_experiment_by_name("sure").experiment_id])

@@ -22,8 +22,8 @@ from core.config import SETTINGS
 from core.console import say
 from core.errors import StudyError
 from tune import search
-from tune.ledger import ledger
-from tune.ledger.ledger import State, TrialRecord
+from tune.ledger.reading import read_ledger
+from tune.ledger.records import State, TrialRecord
 from tune.report import page as report
 from tune.report.figures.figure import figures_of
 from tune.report.findings import Findings, find
@@ -78,7 +78,7 @@ def found(folder: StudyFolder) -> Findings:
 
 
 def records(folder: StudyFolder) -> tuple[TrialRecord, ...]:
-    reading = ledger.read_ledger(storage(folder), folder.path.name)
+    reading = read_ledger(storage(folder), folder.path.name)
     assert reading is not None
     return reading.records
 

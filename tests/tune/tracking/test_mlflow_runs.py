@@ -19,7 +19,8 @@ import pytest
 import sqlalchemy
 from mlflow.exceptions import MlflowException
 
-from tune.ledger.ledger import Ledger, State, TrialRecord
+from tune.ledger.ledger import open_ledger
+from tune.ledger.records import State, TrialRecord
 from tune.request.file import from_document
 from tune.tracking.mlflow_destination import Destination
 from tune.tracking.mlflow_errors import ExperimentDeletedError, trouble_of
@@ -152,7 +153,7 @@ def test_epochs_that_come_close_together_are_written_together_and_closing_waits_
 def test_the_view_of_a_finished_study_is_rebuilt_whole_from_its_ledger(
     destination: Destination, tmp_path: Path
 ) -> None:
-    ledger = Ledger(f"sqlite:///{tmp_path / 'study.db'}", from_document(SPACE, "test"))
+    ledger = open_ledger(f"sqlite:///{tmp_path / 'study.db'}", from_document(SPACE, "test"))
     while (asked := ledger.next()) is not None:
         ledger.report(asked.id, [epoch(1), epoch(2)])
     thread = show(destination, *ledger.records, ledger=ledger.identity)
@@ -160,7 +161,7 @@ def test_the_view_of_a_finished_study_is_rebuilt_whole_from_its_ledger(
     for number, run in thread.new_names().items():
         ledger.note_mlflow_run(number, run)
     shown = runs(destination, ledger.identity)
-    again = Ledger(f"sqlite:///{tmp_path / 'study.db'}", from_document(SPACE, "test"))
+    again = open_ledger(f"sqlite:///{tmp_path / 'study.db'}", from_document(SPACE, "test"))
     assert [each.mlflow_run for each in again.records] == [
         shown[str(number)].info.run_id for number in range(3)
     ]

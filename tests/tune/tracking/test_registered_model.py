@@ -29,7 +29,7 @@ from core.network.build import build_detector
 from core.prediction import trained_model
 from core.prediction.submission import results_of
 from core.prediction.trained_model import TrainedModel
-from tune.ledger.ledger import State, TrialRecord
+from tune.ledger.records import State, TrialRecord
 from tune.tracking.mlflow_destination import Destination
 from tune.tracking.mlflow_models import show_retraining
 from tune.tracking.tracker import Retraining, TrackedStudy

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from tune.ledger.ledger import TrialRecord
+from tune.ledger.records import TrialRecord
 from tune.report.figures.intervals import ends, without_interval
 from tune.report.findings import Findings, Row
 from tune.report.svg import DASHES, MARKERS, SERIES, Drawing, colour, plain

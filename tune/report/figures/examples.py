@@ -18,7 +18,7 @@ from core.metric.ap50 import MatchTable, balanced_score
 from core.network import weights as pretrained
 from core.prediction import overlay
 from core.training.trial import Trial
-from tune.ledger.ledger import TrialRecord
+from tune.ledger.records import TrialRecord
 from tune.report.figures.figure import Absence, Picture, Pictures
 from tune.report.findings import Findings
 from tune.store.folder import match_table_path

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from core.config import Value
 from core.dependence import effective
-from tune.ledger.ledger import State
+from tune.ledger.records import State
 from tune.report.figures.intervals import Mark, draw_marks, height_of
 from tune.report.findings import Findings, ScoredTrial
 from tune.report.svg import Drawing, colour, plain

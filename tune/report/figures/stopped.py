@@ -3,10 +3,10 @@
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from tune.ledger.ledger import State
+from tune.ledger.records import State
 from tune.report.findings import Findings
 from tune.report.svg import Drawing, colour
-from tune.stopping.halving import NO_HOPE, PLACES, SuccessiveHalving
+from tune.stopping.hope import NO_HOPE, PLACES
 
 
 def stopped(findings: Findings) -> Drawing | None:
@@ -31,20 +31,13 @@ def stopped(findings: Findings) -> Drawing | None:
         if count
     )
     request = findings.request
-    stop, epochs = request.stop_early, request.max_epochs
-    rungs = (
-        ()
-        if stop.rule == "none"
-        else SuccessiveHalving(stop.first_rung(epochs), stop.reduction).rungs(epochs)
-    )
+    rungs = request.stopping_rule.rungs(request.max_epochs)
     caption = f"Epochs that each trial trained, in the order they were started: {said}."
     if rungs:
         at = " and ".join(map(str, rungs))
+        share = f"1 in {request.stop_early.reduction}"
         caption += (
-            f" At each dashed line (epoch {at}) only the best 1 in {stop.reduction} go on. From the"
-            " first line"
-        )
-        caption += (
+            f" At each dashed line (epoch {at}) only the best {share} go on. From the first line"
             " on, a trial also ends after any epoch where it is unlikely to reach the best"
             f" {PLACES} complete trials."
         )

@@ -1,0 +1,171 @@
+"""The right to write a study, held by one process at a time.
+
+The lock in the study's folder keeps two drivers apart that share the folder; the claim keeps two
+apart that share only the database. It is a row of a table of our own beside Optuna's tables, with a
+number that grows with each claim (a fencing token). Each transaction of the holder's engine reads
+this number before it commits. So a driver that was stalled while another took over writes nothing
+more, however long it slept and whatever the clocks of the two machines say.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any, Self
+
+import sqlalchemy
+from sqlalchemy import Column, DateTime, Integer, MetaData, String, Table, Text, func, select
+
+from core.errors import ClaimLost, StorageError, StudyError
+from tune import processes
+from tune.ledger.storage import open_to_write
+
+BEAT_SECONDS, CLAIM_SECONDS = 30, 180
+"""Seconds between a holder's heartbeats, and seconds without one after which it is taken for dead.
+"""
+
+CLAIMS = Table(
+    "cell_tune_claims",
+    MetaData(),
+    Column("study", String(512), primary_key=True),
+    Column("token", Integer, nullable=False),
+    Column("driver", Text),
+    Column("heard", DateTime(timezone=True), nullable=False),
+)
+"""For each study the number of its last claim, its holder as JSON (NULL once it is given up), and
+the time of its last heartbeat, by the database's clock."""
+
+
+class Claim:
+    """A study's claim, held by this process until the end of a `with` block.
+
+    study      name of the study; it stands for the study of its confirmation too
+    database   the study's database, opened to be written, and fenced by the claim
+    """
+
+    def __init__(self, url: str, study: str) -> None:
+        """Claim a study in the database at a URL.
+
+        Raises StudyError where the database cannot be opened, and where another process that lives
+        holds the claim.
+        """
+        self.study = study
+        self.database = open_to_write(url)
+        self._token = 0
+        self._beat = time.monotonic()
+        engine = self.database.engine
+        if engine is not None:
+            self.database.call(lambda: self._take(engine))
+            sqlalchemy.event.listen(engine, "commit", self._check)
+            self.database.fence = self._verify
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Give up the claim: this process no longer runs the study."""
+        if kind is not None:
+            # After a failure or an interrupt the last write is not worth two minutes.
+            self.database.hurry()
+        with contextlib.suppress(StorageError):  # the next driver finds that this process is gone
+            self._write(driver=None)
+
+    def beat(self) -> None:
+        """Write a heartbeat: this process still runs the study.
+
+        It writes once in BEAT_SECONDS at most.
+        """
+        if time.monotonic() - self._beat >= BEAT_SECONDS:
+            self._write(heard=func.now())
+            self._beat = time.monotonic()
+
+    def _write(self, **values: Any) -> None:
+        engine = self.database.engine
+        if engine is None:
+            return
+
+        def write() -> None:
+            with engine.begin() as connection:
+                connection.execute(CLAIMS.update().where(self._is_ours).values(**values))
+
+        self.database.call(write)
+
+    @property
+    def _is_ours(self) -> sqlalchemy.ColumnElement[bool]:
+        return (CLAIMS.c.study == self.study) & (CLAIMS.c.token == self._token)
+
+    def _take(self, engine: sqlalchemy.engine.Engine) -> None:
+        """Make the claim's row, or replace that of a holder that is dead."""
+        _make_table(engine)
+        us = {"pid": os.getpid(), "host": socket.gethostname()}
+        ours = {"driver": json.dumps(us), "heard": func.now()}
+        mine = CLAIMS.c.study == self.study
+        with engine.begin() as connection:
+            row = connection.execute(
+                select(CLAIMS.c.token, CLAIMS.c.driver, CLAIMS.c.heard, func.now()).where(mine)
+            ).one_or_none()
+            token = 0
+            if row is not None:
+                token, driver, heard, now = row
+                if driver is not None:
+                    self._refuse(json.loads(driver), (now - heard).total_seconds())
+            try:
+                if row is None:
+                    connection.execute(CLAIMS.insert().values(study=self.study, token=1, **ours))
+                else:
+                    changed = connection.execute(
+                        CLAIMS.update()
+                        .where(mine & (CLAIMS.c.token == token))
+                        .values(token=token + 1, **ours)
+                    )
+                    if changed.rowcount != 1:
+                        raise StudyError(self._taken("another process"))
+            except sqlalchemy.exc.IntegrityError:
+                raise StudyError(self._taken("another process")) from None
+        self._token = token + 1
+
+    def _refuse(self, driver: Mapping[str, Any], silence: float) -> None:
+        """Raise StudyError where the holder lives: it was heard of lately and, on this machine, it
+        still exists.
+        """
+        here = driver["host"] == socket.gethostname()
+        if silence > CLAIM_SECONDS or (here and driver["pid"] == os.getpid()):
+            return
+        if not here or processes.runs(driver["pid"]):
+            raise StudyError(self._taken(f"process {driver['pid']} on host {driver['host']}"))
+
+    def _taken(self, holder: str) -> str:
+        return (
+            f"study {self.study} is being searched by {holder}; wait for it or stop it (if it is"
+            f" dead, {CLAIM_SECONDS // 60} minutes are enough), or give this search another --study"
+            " name"
+        )
+
+    def _check(self, connection: sqlalchemy.Connection) -> None:
+        """Let a transaction be committed only while the claim is ours.
+
+        The row stays as it is until then: sqlite lets one process write at a time, and elsewhere
+        FOR SHARE locks it.
+        """
+        ours = select(CLAIMS.c.token).where(self._is_ours).with_for_update(read=True)
+        if connection.execute(ours).one_or_none() is None:
+            raise ClaimLost(
+                f"another process has taken over study {self.study}, because this one was not"
+                " heard of for too long; this search ends, and what it had saved is whole"
+            )
+
+    def _verify(self) -> None:
+        engine = self.database.engine
+        assert engine is not None
+        with engine.begin():  # its end is checked
+            pass
+
+
+def _make_table(engine: sqlalchemy.engine.Engine) -> None:
+    try:
+        CLAIMS.create(engine, checkfirst=True)
+    except sqlalchemy.exc.DBAPIError:
+        if not sqlalchemy.inspect(engine).has_table(CLAIMS.name):  # made by another at this moment
+            raise

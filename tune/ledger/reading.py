@@ -1,0 +1,62 @@
+"""A study as others than its driver read it, also while it runs. Nothing here writes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from optuna.trial import TrialState
+
+from tune.ledger.records import FACTS, IDENTITY, State, TrialRecord, best_of, record_of
+from tune.ledger.storage import StoredStudy, open_to_read
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A study as it stands.
+
+    identity   a name that no other ledger has
+    facts      what its trials have in common (see `Ledger.remember`)
+    records    its trials, in the order of their numbers
+    """
+
+    identity: str
+    facts: Mapping[str, Any]
+    records: tuple[TrialRecord, ...]
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The complete trial with the highest AP50; see `best_of`."""
+        return best_of(self.records)
+
+    def finished(self, planned: int) -> bool:
+        """Whether there are as many trials as planned, and all have ended."""
+        return len(self.records) >= planned and all(
+            record.state is not State.RUNNING for record in self.records
+        )
+
+
+def read_ledger(storage: str, study: str) -> Reading | None:
+    """Read a study from the ledger at a URL; None if there is no such study.
+
+    Raises StudyError where the ledger cannot be opened, StorageError where it cannot be read.
+    """
+    found = _study(storage, study)
+    if found is None:
+        return None
+    known = found.attributes()
+    # Trials that an earlier version had planned and not begun come last, and are none yet.
+    trials = [trial for trial in found.trials() if trial.state is not TrialState.WAITING]
+    records = tuple(record_of(trial, known) for trial in trials)
+    return Reading(known.get(IDENTITY, ""), known.get(FACTS, {}), records)
+
+
+def remembered_facts(storage: str, study: str) -> Mapping[str, Any] | None:
+    """The facts of a study; None if there is no such study yet. Raises as `read_ledger` does."""
+    found = _study(storage, study)
+    facts = None if found is None else found.attributes().get(FACTS)
+    return cast("Mapping[str, Any] | None", facts)
+
+
+def _study(storage: str, study: str) -> StoredStudy | None:
+    database = open_to_read(storage)
+    return None if database is None else database.study(study)

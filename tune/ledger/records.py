@@ -1,0 +1,199 @@
+"""A trial as the ledger has it, and the names under which an Optuna study stores it.
+
+Each trial of the Optuna study carries its searched settings as Optuna's params, AP50 after each
+epoch as intermediate values, and these user attributes:
+
+    name      the variant's name, empty in a sampled study; the candidate's in a confirmation
+    settings  every setting of the trial, flat names
+    params    the params of a trial for which nothing was proposed (in a confirmation)
+    notes     what happens to it, as JSON, in one piece: see `Notes`
+    epoch 7   the report of epoch 7, as JSON, with `at`, the time it reached the ledger in
+              milliseconds since 1970, and with the `verdict` if the trial ended with this epoch
+
+and the study itself these:
+
+    identity      a name that no other ledger has
+    facts         what its trials have in common: the request, the data's fingerprint, the weights'
+                  hashes
+    mlflow_run 3  id of trial 3's run in the tracker
+
+A verdict is stored with the epoch that caused it, so it is never lost and never judged again.
+Optuna's own state of the trial follows in a second write.
+"""
+
+import functools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from core.config import Value
+from tune.ledger.growth import plain_name
+
+IDENTITY, FACTS = "identity", "facts"
+"""Attributes of the study."""
+NAME, SETTINGS, PARAMS, NOTES, VERDICT = "name", "settings", "params", "notes", "verdict"
+"""Attributes of a trial, and of an epoch's report."""
+
+
+class State(StrEnum):
+    """The state of a trial. The names are Optuna's."""
+
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notes:
+    """What happens to a trial beside its epochs.
+
+    attempts      number of attempts, each written before its worker starts
+    lost          number of attempts that ended without a result for the trial (a dead process, no
+                  memory)
+    lost_seconds  wall time, in seconds, of the epochs that were lost with these attempts
+    gpu_share     GPUs that the trial holds while it runs
+    gpus_needed   GPUs that its next attempt needs, after it ran out of memory with less; 0 for the
+                  study's share
+    reason        why it failed, was stopped, or lost its last worker
+    """
+
+    attempts: int = 0
+    lost: int = 0
+    lost_seconds: float = 0.0
+    gpu_share: float = 0.0
+    gpus_needed: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class TrialRecord(Notes):
+    """One trial as the ledger has it.
+
+    id          number of the trial in its study, counted from 0
+    params      the settings that distinguish it: the searched ones, or those of its variant
+    settings    every setting, flat names
+    epochs      one report an epoch, epoch 1 first, as JSON objects (see
+                `core.training.trial.EpochReport`), each with `at`
+    mlflow_run  id of its run in the tracker; None before it is shown there
+    """
+
+    id: int
+    name: str = ""
+    state: State = State.RUNNING
+    params: Mapping[str, Value] = field(default_factory=dict)
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    epochs: tuple[Mapping[str, Any], ...] = ()
+    mlflow_run: str | None = None
+
+    @functools.cached_property
+    def curve(self) -> list[float]:
+        """AP50 after each epoch."""
+        return [float(epoch["ap50"]) for epoch in self.epochs]
+
+    @functools.cached_property
+    def best_epoch(self) -> int | None:
+        """The epoch of the highest AP50, the first of equals; None before the first epoch."""
+        curve = self.curve
+        return 1 + curve.index(max(curve)) if curve else None
+
+    @functools.cached_property
+    def ap50(self) -> float | None:
+        """AP50 of the best epoch; None before the first epoch."""
+        return max(self.curve, default=None)
+
+    @functools.cached_property
+    def seconds(self) -> float:
+        """Wall time inside epochs, over all attempts, lost epochs included."""
+        return self.lost_seconds + math.fsum(float(epoch["seconds"]) for epoch in self.epochs)
+
+    @property
+    def planned_epochs(self) -> int:
+        """Number of epochs that the trial runs unless it is stopped."""
+        return int(self.settings["optim.epochs"])
+
+
+@dataclass(frozen=True)
+class Point:
+    """A trial that is not in the ledger yet: a row of an ablation table, a proposal, a repeat.
+
+    params     the settings that distinguish it
+    settings   every setting, flat names
+    """
+
+    name: str
+    params: Mapping[str, Value]
+    settings: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The end of a trial: its state, and why."""
+
+    state: State
+    reason: str = ""
+
+
+def epoch_name(number: int) -> str:
+    """The attribute of an epoch, counted from 1."""
+    return f"epoch {number}"
+
+
+def run_name(number: int) -> str:
+    """The study's attribute with the id of a trial's run in the tracker."""
+    return f"mlflow_run {number}"
+
+
+def notes_of(record: TrialRecord) -> dict[str, Any]:
+    """The notes of a record as JSON types."""
+    return {one.name: getattr(record, one.name) for one in fields(Notes)}
+
+
+def record_of(trial: FrozenTrial, study: Mapping[str, Any]) -> TrialRecord:
+    """A trial of an Optuna study as a record.
+
+    study   the user attributes of the study
+
+    A trial with a verdict has ended, whether or not Optuna's own state has followed.
+    """
+    attributes = trial.user_attrs
+    epochs: list[dict[str, Any]] = []
+    while (entry := attributes.get(epoch_name(len(epochs) + 1))) is not None:
+        epochs.append(dict(entry))
+    # Earlier versions wrote each note under a name of its own.
+    notes = dict(attributes.get(NOTES, attributes))
+    verdicts = [one.pop(VERDICT) for one in (notes, *epochs) if VERDICT in one]
+    ended = verdicts[-1] if verdicts else {"state": trial.state.name}
+    known = {one.name: notes[one.name] for one in fields(Notes) if one.name in notes}
+    return TrialRecord(
+        trial.number,
+        attributes.get(NAME, ""),
+        State[ended["state"]],
+        {plain_name(name): value for name, value in trial.params.items()}
+        | attributes.get(PARAMS, {}),
+        attributes.get(SETTINGS, {}),
+        tuple(epochs),
+        study.get(run_name(trial.number)),
+        **{**known, "reason": ended.get("reason", known.get("reason", ""))},
+    )
+
+
+def settings_key(
+    settings: Mapping[str, Value], without: Sequence[str] = ()
+) -> tuple[tuple[str, Value], ...]:
+    """The settings in a form that is equal for trials with the same settings, `without` some."""
+    return tuple(sorted((name, value) for name, value in settings.items() if name not in without))
+
+
+def best_of(records: Iterable[TrialRecord]) -> TrialRecord | None:
+    """The complete trial with the highest AP50, the earliest of equals; None without a complete
+    one.
+
+    Trials that were stopped early are never compared with trials that ran to the end.
+    """
+    complete = [record for record in records if record.state is State.COMPLETE]
+    return max(complete, key=lambda record: (record.ap50, -record.id), default=None)

@@ -1,0 +1,275 @@
+"""A ledger's database, opened to be read or written.
+
+Every operation is one transaction. What a database refuses for a reason that may pass is tried
+again for a while; what it still refuses is one sentence.
+"""
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import optuna
+import sqlalchemy
+from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from core.config import Value
+from core.errors import StorageError, StudyError
+from tune import database
+from tune.database import Patience, cause_of, place_of, refusal
+from tune.redaction import without_password
+
+BUSY_SECONDS = 5
+"""Seconds that sqlite itself waits for a ledger that another process has locked, before `Patience`
+tries again."""
+
+OPEN_SECONDS = 20.0
+"""Seconds for which opening a ledger is tried again, where the reason may pass: a user waits for
+the first answer."""
+
+IN_MEMORY = "memory"
+"""The URL of a ledger that is kept nowhere: for simulations and tests."""
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+_T = TypeVar("_T")
+
+
+class Database:
+    """An open database of ledgers.
+
+    url      its SQLAlchemy URL
+    engine   its engine, None for one in memory
+    fence    raises an error where another process writes now, so that this one must not
+    """
+
+    def __init__(
+        self,
+        url: str,
+        storage: optuna.storages.BaseStorage,
+        engine: sqlalchemy.engine.Engine | None,
+    ) -> None:
+        self.url, self.engine = url, engine
+        self.fence: Callable[[], None] = lambda: None
+        self._storage, self._patience = storage, Patience(url)
+
+    def hurry(self) -> None:
+        """Stop waiting for a database that refuses: each operation that is left is tried once."""
+        self._patience.lose()
+
+    def study(self, name: str) -> "StoredStudy | None":
+        """The study of this name; None if there is none."""
+        try:
+            number = self.call(lambda: self._storage.get_study_id_from_name(name))
+        except KeyError:
+            return None
+        return StoredStudy(self, self._storage, number)
+
+    def made_study(self, name: str) -> "StoredStudy":
+        """The study of this name, made if there is none."""
+        found = self.study(name)
+        if found is None:
+            with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):  # made by this call
+                self.call(lambda: self._storage.create_new_study([StudyDirection.MAXIMIZE], name))
+            found = self.study(name)
+        assert found is not None
+        return found
+
+    def call(self, operation: Callable[[], _T]) -> _T:
+        """The result of an operation on the database.
+
+        Raises StorageError for what the database still refuses after all patience.
+        """
+        try:
+            return self._patience(operation)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            self.fence()  # another driver has ended the trial
+            raise
+        except Exception as error:
+            cause = cause_of(error)
+            if cause is None:
+                raise
+            meant = refusal(cause, self.url)
+            tried = f" for {database.RETRY_SECONDS:g} seconds" if meant.transient else ""
+            whole = "what it holds is whole: " if meant.whole else ""
+            raise StorageError(
+                f"the ledger could not be read or written{tried} ({meant.reason});"
+                f" {whole}{meant.way_out}, then run the same command again"
+            ) from error
+
+
+class StoredStudy:
+    """One Optuna study of a database. Trials are named by their numbers in it, from 0."""
+
+    def __init__(
+        self, database: Database, storage: optuna.storages.BaseStorage, number: int
+    ) -> None:
+        self._call, self._storage, self._number = database.call, storage, number
+        self._ids: dict[int, int] = {}
+
+    def attributes(self) -> Mapping[str, Any]:
+        """The user attributes of the study."""
+        return self._call(lambda: self._storage.get_study_user_attrs(self._number))
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        """Store a user attribute of the study, of JSON types."""
+        self._call(lambda: self._storage.set_study_user_attr(self._number, name, value))
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, in the order of their numbers."""
+        return self._call(lambda: self._storage.get_all_trials(self._number, deepcopy=False))
+
+    def begun_trials(self) -> list[FrozenTrial]:
+        """All trials; one that an earlier version had planned and not begun is begun."""
+        for trial in self.trials():
+            if trial.state is TrialState.WAITING:
+                self._begin(self._id(trial.number))
+        return self.trials()
+
+    def _begin(self, trial: int) -> None:
+        self._call(lambda: self._storage.set_trial_state_values(trial, TrialState.RUNNING))
+
+    def add(
+        self,
+        number: int,
+        params: Mapping[str, Value],
+        distributions: Mapping[str, BaseDistribution],
+        attributes: Mapping[str, Any],
+    ) -> None:
+        """Store a running trial, whole or not at all; its number must be the next one."""
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(params),
+            distributions=dict(distributions),
+            user_attrs=dict(attributes),
+        )
+
+        def create() -> None:
+            try:  # the answer to a first try may have been lost, and this process alone adds trials
+                self._storage.get_trial_id_from_study_id_trial_number(self._number, number)
+            except KeyError:
+                self._storage.create_new_trial(self._number, trial)
+
+        self._call(create)
+
+    def set_trial_attribute(self, number: int, name: str, value: Any) -> None:
+        """Store a user attribute of a running trial, of JSON types."""
+        trial = self._id(number)
+        self._call(lambda: self._storage.set_trial_user_attr(trial, name, value))
+
+    def set_value(self, number: int, epoch: int, value: float) -> None:
+        """Store the value of a running trial after an epoch."""
+        trial = self._id(number)
+        self._call(lambda: self._storage.set_trial_intermediate_value(trial, epoch, value))
+
+    def end(self, number: int, state: TrialState, value: float | None) -> None:
+        """End a running trial; nothing happens where it has ended so already."""
+        trial = self._id(number)
+        values = None if value is None else [value]
+
+        def change() -> None:
+            if self._storage.get_trial(trial).state is not state:
+                self._storage.set_trial_state_values(trial, state, values)
+
+        self._call(change)
+
+    def _id(self, number: int) -> int:
+        if number not in self._ids:
+            self._ids[number] = self._call(
+                lambda: self._storage.get_trial_id_from_study_id_trial_number(self._number, number)
+            )
+        return self._ids[number]
+
+
+def open_to_read(url: str) -> Database | None:
+    """The database at a URL; None where there is none yet. Writes nothing.
+
+    Raises StudyError where it cannot be opened.
+    """
+    file = database.file_of(_checked(url))
+    return None if file is not None and not file.is_file() else _opened(url, make=False)
+
+
+def open_to_write(url: str) -> Database:
+    """The database at a URL; a sqlite file that is not there is made, whole or not at all.
+
+    Raises StudyError where it cannot be opened.
+    """
+    if url == IN_MEMORY:
+        return Database(url, optuna.storages.InMemoryStorage(), None)
+    return _opened(_checked(url), make=True)
+
+
+def _checked(url: str) -> str:
+    try:
+        sqlalchemy.engine.make_url(url)
+    except sqlalchemy.exc.ArgumentError:
+        raise StudyError(
+            f"--storage must be an SQLAlchemy URL, such as sqlite:///team.db, and is"
+            f" {without_password(url)!r}"
+        ) from None
+    return url
+
+
+def _opened(url: str, make: bool) -> Database:
+    try:
+        return Patience(url, OPEN_SECONDS)(lambda: _open(url, make))
+    except RuntimeError as error:  # another version of Optuna made it
+        reason, order = str(error).splitlines()[0], "see to it, or name another --storage"
+    except (
+        optuna.exceptions.StorageInternalError,
+        sqlalchemy.exc.SQLAlchemyError,
+        ImportError,
+        OSError,
+    ) as error:
+        cause = cause_of(error)
+        meant = None if cause is None else refusal(cause, url)
+        reason = meant.reason if meant else str(error).strip().splitlines()[0]
+        order = "see to it, or name another --storage"
+        if meant:
+            order = f"{meant.way_out}, then run the same command again"
+    raise StudyError(
+        f"the ledger {place_of(url)} cannot be opened ({without_password(reason)}): {order}"
+    )
+
+
+def _open(url: str, make: bool) -> Database:
+    if not url.startswith("sqlite"):
+        opened = optuna.storages.RDBStorage(url, skip_table_creation=not make)
+        database.hand_over(opened.engine, url)
+        return Database(url, opened, opened.engine)
+    file = database.file_of(url)
+    if make and file is not None:
+        database.make_whole(file, _make_tables)
+    in_a_file = file is not None
+    opened = optuna.storages.RDBStorage(
+        url,
+        engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}},
+        skip_table_creation=in_a_file,  # one that misses a table is not whole, and says so
+    )
+    # The file stores that its log is written ahead, but not `synchronous`.
+    sqlalchemy.event.listen(opened.engine, "connect", _synchronous_normal)
+    if make:
+        with opened.engine.connect() as connection:  # plain Optuna may have made the file
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+    opened.engine.dispose()
+    database.hand_over(opened.engine, url)
+    return Database(url, opened, opened.engine)
+
+
+def _make_tables(url: str) -> None:
+    """Have Optuna make its tables, and leave no connection open."""
+    optuna.storages.RDBStorage(
+        url, engine_kwargs={"poolclass": sqlalchemy.pool.NullPool}
+    ).remove_session()
+    path = Path(str(database.file_of(url)))
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        # Write-ahead logging lets others read while the search writes.
+        connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _synchronous_normal(connection: Any, _: Any) -> None:
+    connection.execute("PRAGMA synchronous=NORMAL")

@@ -1,0 +1,26 @@
+"""Settings drawn at random, by Optuna's RandomSampler."""
+
+from collections.abc import Mapping, Sequence
+
+import optuna
+
+from core.config import Value
+from tune.samplers import view
+from tune.samplers.sampler import Tried
+from tune.space.space import SearchSpace
+
+
+class AtRandom:
+    """Draws each active parameter from its domain, whatever was tried."""
+
+    exhausts = False
+
+    def propose(
+        self,
+        space: SearchSpace,
+        given: Mapping[str, Value],
+        tried: Sequence[Tried],  # noqa: ARG002
+        seed: int,
+    ) -> dict[str, Value]:
+        """A point at random."""
+        return view.propose(optuna.samplers.RandomSampler(seed), space, given)

@@ -1,0 +1,74 @@
+"""The protocol of a sampler, and the table of samplers.
+
+To add a sampler, write a class like those beside this file and give it a row in `SAMPLERS`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from core.config import Value
+from core.extensions import Parts
+from tune.space.space import SearchSpace
+
+
+class Outcome(StrEnum):
+    """The outcome of a trial so far."""
+
+    RUNS = "runs"
+    COMPLETE = "complete"
+    STOPPED = "stopped early"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A trial as a sampler sees it.
+
+    params     its searched settings, active ones only
+    settings   every setting, flat names
+    outcome    whether it runs, and how it ended
+    curve      AP50 after each epoch so far
+    score      AP50 of its best epoch if it is complete; if it was stopped early, what it might have
+               reached (see `tune.stopping.hope.expected_score`); else None
+    """
+
+    params: Mapping[str, Value]
+    settings: Mapping[str, Value]
+    outcome: Outcome = Outcome.RUNS
+    curve: Sequence[float] = ()
+    score: float | None = None
+
+
+class Sampler(Protocol):
+    """Chooses the settings of the next trial. It keeps no state: the same call gives the same.
+
+    exhausts   whether it proposes every point of a space once, whose ranges then need a step, and
+               whose number is the number of trials
+    """
+
+    exhausts: bool
+
+    def propose(
+        self, space: SearchSpace, given: Mapping[str, Value], tried: Sequence[Tried], seed: int
+    ) -> dict[str, Value]:
+        """The params of the next trial: a value for each parameter that is active.
+
+        given   settings of a start point, which the trial has whatever the sampler would choose
+        tried   all earlier trials, in the order of their numbers
+        seed    of all that is random, another for each trial of a study
+        """
+
+
+SAMPLERS = Parts[type[Sampler]](
+    "sampler",
+    "cell_tune.samplers",
+    {
+        "gp": "tune.samplers.gaussian:GaussianProcess",
+        "tpe": "tune.samplers.tpe:TreeParzen",
+        "random": "tune.samplers.at_random:AtRandom",
+        "grid": "tune.samplers.grid:Grid",
+    },
+)
+"""The values of `search.sampler`."""

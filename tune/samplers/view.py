@@ -1,0 +1,66 @@
+"""The trials of a study as an Optuna study in memory, which Optuna's samplers are asked with.
+
+A view is made anew for each proposal. So a proposal depends on the trials alone, whatever the
+database holds about them, and the domains of all trials are those of the space as it is now.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial
+
+from core.config import Value
+from tune.space.domains import Choices, Domain, FloatRange
+from tune.space.space import SearchSpace
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def propose(
+    sampler: optuna.samplers.BaseSampler,
+    space: SearchSpace,
+    given: Mapping[str, Value],
+    trials: Sequence[FrozenTrial] = (),
+) -> dict[str, Value]:
+    """The params that one of Optuna's samplers proposes after these trials.
+
+    given   settings that the proposal has whatever the sampler would choose; others than the active
+            parameters are ignored
+    """
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.add_trials(trials)
+    if given:
+        study.enqueue_trial(dict(given))
+    trial = study.ask()
+
+    def suggest(name: str, domain: Domain) -> Value:
+        if isinstance(domain, Choices):
+            return cast(Value, trial.suggest_categorical(name, domain.values))
+        if isinstance(domain, FloatRange):
+            return trial.suggest_float(
+                name, domain.low, domain.high, step=domain.step, log=domain.log
+            )
+        return trial.suggest_int(name, domain.low, domain.high, step=domain.step, log=domain.log)
+
+    return space.sample(suggest)
+
+
+def distribution(domain: Domain) -> BaseDistribution:
+    """The Optuna distribution of a domain."""
+    if isinstance(domain, Choices):
+        return CategoricalDistribution(domain.values)
+    if isinstance(domain, FloatRange):
+        return FloatDistribution(domain.low, domain.high, step=domain.step, log=domain.log)
+    return IntDistribution(domain.low, domain.high, step=domain.step, log=domain.log)
+
+
+def distributions(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """The distribution of each parameter of a space."""
+    return {one.name: distribution(one.domain) for one in space.parameters}

@@ -1,0 +1,53 @@
+"""The protocol of a stopping rule, and the table of rules.
+
+To add a rule, write a class like those beside this file and give it a row in `RULES`.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from core.extensions import Parts
+
+Curve = Sequence[float]
+"""A trial's scores so far, one an epoch, higher is better."""
+
+
+class StoppingRule(Protocol):
+    """Says after each epoch whether a trial goes on.
+
+    It keeps no state: asked again about the same curves, for example after a crash, it gives the
+    same verdict. A trial stands for its best epoch so far.
+    """
+
+    def __init__(self, min_epochs: int, reduction: int) -> None:
+        """Make the rule from the options of `stop_early`.
+
+        min_epochs   epochs before which no trial is stopped, at least 1
+        reduction    `stop_early.reduction`, at least 2
+        """
+
+    def rungs(self, epochs: int) -> tuple[int, ...]:
+        """The epochs after which trials of `epochs` epochs are compared; empty where never."""
+
+    def why_stopped(
+        self, curve: Curve, others: Iterable[Curve], complete: Iterable[Curve], epochs: int
+    ) -> str:
+        """Why a trial of `epochs` epochs in all is stopped after its last epoch so far.
+
+        The reason begins with `stopped early after epoch N: `; it is empty if the trial goes on.
+
+        curve      of the trial
+        others     of the study's other trials, those that failed left out
+        complete   of its complete trials
+        """
+
+
+RULES = Parts[type[StoppingRule]](
+    "stopping rule",
+    "cell_tune.stopping_rules",
+    {
+        "successive_halving": "tune.stopping.halving:SuccessiveHalving",
+        "none": "tune.stopping.never:Never",
+    },
+)
+"""The values of `stop_early.rule`."""
