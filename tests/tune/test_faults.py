@@ -399,11 +399,10 @@ def test_heartbeats_and_writes_outlast_a_lock_that_is_held_longer_than_sqlite_wa
     request = from_document(SPACE, "test")
     url = f"sqlite:///{tmp_path / 'study.db'}"
     ledger = open_ledger(url, request)
-    ledger.claim()
     asked = ledger.next()
     assert asked is not None
     writes: tuple[Callable[[], Any], ...] = (
-        ledger.beat,
+        ledger.claim.beat,
         lambda: ledger.report(asked.id, [an_epoch(number) for number in (1, 2, 3)]),
         ledger.next,
         lambda: ledger.lost(1, "its worker process died"),
@@ -411,8 +410,8 @@ def test_heartbeats_and_writes_outlast_a_lock_that_is_held_longer_than_sqlite_wa
         lambda: ledger.fail(1, "diverged"),
         lambda: ledger.note_mlflow_run(0, "run"),
         lambda: ledger.remember({"request": {"a": 1}}),
+        lambda: ledger.claim.__exit__(None),
         lambda: open_ledger(url, request),
-        ledger.release,
     )
     for write in writes:
         with locked(tmp_path / "study.db") as let_go:
@@ -476,7 +475,7 @@ def test_a_ledger_that_will_never_take_a_write_is_told_at_once_with_its_way_out(
     ledger = open_ledger(f"sqlite:///{tmp_path / 'study.db'}", from_document(SPACE, "test"))
     asked = ledger.next()
     assert asked is not None
-    ledger._store.engine.dispose()  # type: ignore[union-attr]
+    ledger.claim.database.engine.dispose()  # type: ignore[union-attr]
     break_it(tmp_path / "study.db")
     begin = time.monotonic()
     with pytest.raises(StorageError, match=said):
@@ -496,9 +495,11 @@ def test_a_ledger_that_will_never_take_a_write_is_told_at_once_with_its_way_out(
             r"unable to open database file\): see that the folder of .*study\.db is there",
         ),
         (
-            lambda path: sqlite3.connect(path).executescript(
-                "CREATE TABLE alembic_version (version_num); INSERT INTO alembic_version VALUES"
-                " ('v9')"
+            lambda path: (
+                optuna.storages.RDBStorage(f"sqlite:///{path}").remove_session(),
+                sqlite3.connect(path).executescript(
+                    "UPDATE alembic_version SET version_num = 'v9'"
+                ),
             ),
             r"no longer compatible .*\): see to it, or name another --storage",
         ),
@@ -523,7 +524,7 @@ def test_a_write_whose_answer_was_lost_is_there_once(tmp_path: Path) -> None:
 
     def run(name: str, failing: int, done: bool) -> tuple[tuple[TrialRecord, ...], int]:
         ledger = open_ledger(f"sqlite:///{tmp_path / name}", request)
-        engine = ledger._store.engine
+        engine = ledger.claim.database.engine
         assert engine is not None
         commit, commits = engine.dialect.do_commit, 0
 
