@@ -1,17 +1,37 @@
-"""The vocabulary of one image: what is read, what is trained on, what is predicted.
+"""The vocabulary of one image: a sample that is read, a target to learn, detections.
 
-Axis letters, used as suffixes of names and in comments:
+Axis letters are suffixes of names, `boxes_N4`, and stand in shapes, [N, 4]. Each means one thing in
+all of core:
 
-    H, W   height and width of an image in pixels
-    L      label maps of one image; almost always 1, more only where instances overlap
-    N      instances (annotated or detected) of one image
-    P      positive proposals of one image
-    C      classes; class numbers run from 1 to C, 0 is background
+    A   anchors of one image
+    B   images of one batch
+    C   classes; class numbers run from 1 to C, 0 is background
+    D   detections that are scored: those of one image, or the rows of a match table
+    E   what the parts of a split are to hold evenly: images, then instances of each class
+    F   features of a pixel or a cell, which networks call channels
+    G   annotated instances of one image, where its detections are matched with them
+    H   height in pixels
+    I   images of a data set
+    J   every class of every proposal of one image
+    K   some of another axis, or what else the docstring says
+    L   label maps of one image; almost always 1, more only where instances overlap
+    M   side of what is pooled from a box, or of its predicted mask, in cells
+    N   instances of one image, annotated or detected
+    P   boxes that a head works on: proposals, or only the positive ones
+    Q   negative anchors or proposals that are drawn for a loss
+    R   runs of equal pixels
+    S   anchors or proposals that are drawn for a loss, positive and negative
+    T   best anchors of every level
+    U   groups of images, of which a split is made
+    V   parts of a split
+    W   width in pixels
+    Z   anchors of one cell
 
-Images are RGB, uint8, [H, W, 3]. Boxes are half-open, x0 y0 x1 y1 in pixels of the image they
-belong to: a box holds the columns x0 .. x1 - 1, so one pixel has width 1. A label map is uint16 [H,
-W]: 0 is background, every other value k is the instance whose class is `labels_N[k - 1]`. Instance
-numbers are unique over the maps of one image, run from 1 to N, and no instance is in two maps.
+Small letters are lengths inside an image: a window of h x w pixels. Images are RGB, uint8, [H, W,
+3]. Boxes are half-open, x0 y0 x1 y1 in pixels of the image they belong to: a box holds the columns
+x0 .. x1 - 1, so one pixel has width 1. A label map is uint16 [H, W]: 0 is background, every other
+value k is the instance whose class is `labels_N[k - 1]`. Instance numbers are unique over the maps
+of one image, run from 1 to N, and no instance is in two maps.
 """
 
 from dataclasses import dataclass
@@ -86,8 +106,7 @@ class MaskCrop:
     """One instance mask inside its window; everything outside the window is background.
 
     y0, x0   first row and column of the window in the image
-    pixels   bool [h, w], the window's mask; the window lies inside the image and may be empty (h or
-             w 0)
+    pixels   bool [h, w], the mask in the window, which lies inside the image; h or w may be 0
     """
 
     y0: int
@@ -104,12 +123,12 @@ class MaskCrop:
 class Detections:
     """The detections in one image, best score first, in pixels of that image. No mask is empty.
 
-    boxes_N4   float32 [N, 4], half-open
-    labels_N   int64 [N], class numbers 1..C
-    scores_N   float32 [N], in (0, 1], descending
-    masks      N mask crops
-    full_tiles number of tiles that have `predict.max_detections` detections, so that more instances
-    may be there
+    boxes_N4     float32 [N, 4], half-open
+    labels_N     int64 [N], class numbers 1..C
+    scores_N     float32 [N], in (0, 1], descending
+    masks        one mask crop for each detection
+    full_tiles   number of tiles with `predict.max_detections` detections, in which there may be
+                 more instances
     """
 
     boxes_N4: NDArray[np.float32]

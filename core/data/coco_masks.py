@@ -95,14 +95,12 @@ def _of_polygons(polygons: list[Any], height: int, width: int) -> Sequence[int]:
     outline, in_sight, in_fractions = 0.0, False, True
     for polygon in polygons:
         corners = _corners(polygon, height, width)
-        x_K, y_K = corners[::2], corners[1::2]
+        x, y = corners[::2], corners[1::2]
         outline += float(
-            np.maximum(abs(np.diff(x_K, append=x_K[0])), abs(np.diff(y_K, append=y_K[0]))).sum()
+            np.maximum(abs(np.diff(x, append=x[0])), abs(np.diff(y, append=y[0]))).sum()
         )
         in_fractions &= bool(corners.max() <= 1 and (corners % 1).any())
-        in_sight |= bool(
-            x_K.min() < width and y_K.min() < height and x_K.max() > 0 and y_K.max() > 0
-        )
+        in_sight |= bool(x.min() < width and y.min() < height and x.max() > 0 and y.max() > 0)
     if outline > LONGEST_OUTLINE:
         raise DataError(
             f"the outlines of an annotation may be {LONGEST_OUTLINE:,} pixels long, and these are"
@@ -129,7 +127,7 @@ def _of_polygons(polygons: list[Any], height: int, width: int) -> Sequence[int]:
 
 
 def _corners(polygon: Any, height: int, width: int) -> NDArray[np.float64]:
-    """Float64 [2 K]: x, y, x, y, ... of a polygon, in or near the image.
+    """Float64 [2 corners]: x, y, x, y, ... of a polygon, in or near the image.
 
     Raises DataError, without a place.
     """

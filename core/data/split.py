@@ -102,19 +102,19 @@ def split(dataset: Dataset, config: DataConfig) -> Split:
     counts = np.concatenate(
         [np.ones((len(dataset.samples), 1), np.int64), dataset.instance_counts()], axis=1
     )
-    sizes_GD = np.zeros((groups, counts.shape[1]), np.int64)
-    np.add.at(sizes_GD, group_of_image, counts)
+    sizes_UE = np.zeros((groups, counts.shape[1]), np.int64)
+    np.add.at(sizes_UE, group_of_image, counts)
     if config.folds:
-        targets_P, validates_P = np.full(parts, 1 / parts), np.full(parts, True)
+        targets_V, validates_V = np.full(parts, 1 / parts), np.full(parts, True)
     else:
         images = len(dataset.samples)
         held_out = min(max(1, int(config.validation_fraction * images + 0.5)), images - 1)
-        targets_P, validates_P = (
+        targets_V, validates_V = (
             np.array([held_out / images, 1 - held_out / images]),
             np.array([True, False]),
         )
     part_of_group = _deal(
-        sizes_GD, targets_P, validates_P, generator(config.split_seed, Purpose.SPLIT)
+        sizes_UE, targets_V, validates_V, generator(config.split_seed, Purpose.SPLIT)
     )
 
     part_of_image = part_of_group[group_of_image]
@@ -223,51 +223,51 @@ def _groups(dataset: Dataset, pattern: str) -> NDArray[np.int64]:
 
 
 def _deal(
-    sizes_GD: NDArray[np.int64],
-    targets_P: NDArray[np.float64],
-    validates_P: NDArray[np.bool_],
+    sizes_UE: NDArray[np.int64],
+    targets_V: NDArray[np.float64],
+    validates_V: NDArray[np.bool_],
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Int64 [G]: the part of each group.
+    """Int64 [U]: the part of each group.
 
-    sizes_GD      what each group holds: images in column 0, instances of class d in column d
-    targets_P     the fraction of the images that each part should hold; they add up to 1
-    validates_P   whether a part validates what all the others train
+    sizes_UE      what each group holds: images in column 0, instances of class d in column d
+    targets_V     the fraction of the images that each part should hold; they add up to 1
+    validates_V   whether a part validates what all the others train
     """
-    groups, parts = len(sizes_GD), len(targets_P)
-    totals_D = sizes_GD.sum(axis=0)
+    groups, parts = len(sizes_UE), len(targets_V)
+    totals_E = sizes_UE.sum(axis=0)
     part_of_group = np.zeros(groups, np.int64)
-    missing_P = targets_P * totals_D[0]
+    missing_V = targets_V * totals_E[0]
     for group in rng.permutation(groups):
-        part = int(np.argmax(missing_P))
+        part = int(np.argmax(missing_V))
         part_of_group[group] = part
-        missing_P[part] -= sizes_GD[group, 0]
-    held_PD = np.zeros((parts, len(totals_D)), np.int64)
-    np.add.at(held_PD, part_of_group, sizes_GD)
+        missing_V[part] -= sizes_UE[group, 0]
+    held_VE = np.zeros((parts, len(totals_E)), np.int64)
+    np.add.at(held_VE, part_of_group, sizes_UE)
 
-    def cost(held_KD: NDArray[np.int64], part_K: NDArray[np.int64]) -> NDArray[np.float64]:
-        return _cost(held_KD, totals_D, targets_P[part_K], validates_P[part_K])
+    def cost(held_KE: NDArray[np.int64], part_K: NDArray[np.int64]) -> NDArray[np.float64]:
+        return _cost(held_KE, totals_E, targets_V[part_K], validates_V[part_K])
 
     # Where every image is its own group the parts have the right number of images, and only
     # exchanges keep it.
-    may_move = bool(sizes_GD[:, 0].max() > 1)
+    may_move = bool(sizes_UE[:, 0].max() > 1)
     rounds = -(-groups // CANDIDATES)  # without gain, in which every group had its chance
     order, tried = rng.permutation(groups), 0
     while tried < rounds:
         chosen, order = np.sort(order[:CANDIDATES]), np.roll(order, -CANDIDATES)
         out_K, in_K, to_K = _changes(chosen, part_of_group, parts, may_move)
         from_K = part_of_group[out_K]
-        moved_KD = sizes_GD[out_K] - np.where(in_K[:, None] >= 0, sizes_GD[in_K], 0)
-        gain_K = cost(held_PD[to_K], to_K) + cost(held_PD[from_K], from_K)
-        gain_K -= cost(held_PD[to_K] + moved_KD, to_K) + cost(held_PD[from_K] - moved_KD, from_K)
+        moved_KE = sizes_UE[out_K] - np.where(in_K[:, None] >= 0, sizes_UE[in_K], 0)
+        gain_K = cost(held_VE[to_K], to_K) + cost(held_VE[from_K], from_K)
+        gain_K -= cost(held_VE[to_K] + moved_KE, to_K) + cost(held_VE[from_K] - moved_KE, from_K)
         better = np.flatnonzero(gain_K > max(LEAST_GAIN, 0.5 * gain_K.max(initial=0)))
         if not len(better):
             tried += 1
             continue
         tried = 0
         best = int(rng.choice(better))
-        held_PD[to_K[best]] += moved_KD[best]
-        held_PD[from_K[best]] -= moved_KD[best]
+        held_VE[to_K[best]] += moved_KE[best]
+        held_VE[from_K[best]] -= moved_KE[best]
         part_of_group[out_K[best]] = to_K[best]
         if in_K[best] >= 0:
             part_of_group[in_K[best]] = from_K[best]
@@ -293,21 +293,21 @@ def _changes(
 
 
 def _cost(
-    held_KD: NDArray[np.int64],
-    totals_D: NDArray[np.int64],
+    held_KE: NDArray[np.int64],
+    totals_E: NDArray[np.int64],
     targets_K: NDArray[np.float64],
     validates_K: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
     """Float64 [K]: what it costs that a part holds this: no image, no instance, no class, uneven
     shares.
     """
-    held_K = held_KD[:, 1:].sum(axis=1)
-    cost_K: NDArray[np.float64] = NO_IMAGE * (held_KD[:, 0] == 0)
-    cost_K += NO_INSTANCE * (validates_K & ((held_K == 0) | (held_K == totals_D[1:].sum())))
-    for column, total in enumerate(totals_D.tolist()):
+    held_K = held_KE[:, 1:].sum(axis=1)
+    cost_K: NDArray[np.float64] = NO_IMAGE * (held_KE[:, 0] == 0)
+    cost_K += NO_INSTANCE * (validates_K & ((held_K == 0) | (held_K == totals_E[1:].sum())))
+    for column, total in enumerate(totals_E.tolist()):
         if total == 0:
             continue
-        held = held_KD[:, column]
+        held = held_KE[:, column]
         off_K = np.abs(held / total / targets_K - 1)
         if column:
             off_K = np.maximum(off_K - NEAR, 0.0)

@@ -60,7 +60,7 @@ def check_size(height: int, width: int) -> None:
 
 
 def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """The stored pixels, [H, W] or [H, W, C], as EXIF's orientation 1 to 8 has them shown."""
+    """The stored pixels, [H, W] or [H, W, colours], as EXIF's orientation 1 to 8 has them shown."""
     match orientation:
         case 2:
             shown = pixels[:, ::-1]

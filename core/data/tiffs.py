@@ -431,7 +431,7 @@ def _colours(page: tifffile.TiffPage) -> NDArray[np.uint8]:
 
 
 def _straight(colours: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Colours as they were before they were multiplied by alpha, uint8 [H, W, C]; black where
+    """Colours as they were before they were multiplied by alpha, uint8 [H, W, colours]; black where
     alpha is 0.
     """
     over = int(np.count_nonzero((colours > alpha.astype(np.int16) + 2).any(axis=2)))

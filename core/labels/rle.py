@@ -40,14 +40,14 @@ def encode(crop: MaskCrop, height: int, width: int) -> Rle:
     assert 0 <= crop.x0 <= width - w, "the window lies inside the image"
     # Above and below every column of the window is background, so each column begins and ends as
     # many runs.
-    x_B, y_B = np.nonzero(np.diff(crop.pixels.T, axis=1, prepend=False, append=False))
-    borders_B = (x_B + crop.x0) * height + y_B + crop.y0
+    x, y = np.nonzero(np.diff(crop.pixels.T, axis=1, prepend=False, append=False))
+    borders = (x + crop.x0) * height + y + crop.y0
     # In a window as high as the image, a run that ends with its column may go on at the top of the
     # next one.
-    joined = np.flatnonzero(borders_B[1:] == borders_B[:-1])
-    borders_B = np.delete(borders_B, np.concatenate([joined, joined + 1]))
-    runs_R = np.diff(borders_B, prepend=0, append=height * width)
-    if len(borders_B) and borders_B[-1] == height * width:
+    joined = np.flatnonzero(borders[1:] == borders[:-1])
+    borders = np.delete(borders, np.concatenate([joined, joined + 1]))
+    runs_R = np.diff(borders, prepend=0, append=height * width)
+    if len(borders) and borders[-1] == height * width:
         runs_R = runs_R[:-1]  # no background after the last pixel
     encoded = coco_mask.frPyObjects({"size": [height, width], "counts": runs_R}, height, width)
     return {"size": [height, width], "counts": encoded["counts"].decode("ascii")}

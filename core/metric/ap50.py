@@ -332,9 +332,9 @@ def _assign(
         np.zeros(len(labels_D), dtype=np.bool_),
     )
     d, g, iou = overlaps.detection, overlaps.truth, overlaps.iou
-    match_P = (iou >= IOU) & (labels_D[d] == labels_G[g])
-    in_crowd_D[d[match_P & crowd_G[g]]] = True
-    pairs = np.flatnonzero(match_P & ~crowd_G[g])
+    match_K = (iou >= IOU) & (labels_D[d] == labels_G[g])
+    in_crowd_D[d[match_K & crowd_G[g]]] = True
+    pairs = np.flatnonzero(match_K & ~crowd_G[g])
     pairs = pairs[np.lexsort((-g[pairs], -iou[pairs], d[pairs]))]
     taken: set[int] = set()
     for detection, truth in zip(d[pairs].tolist(), g[pairs].tolist(), strict=True):

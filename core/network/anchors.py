@@ -17,8 +17,8 @@ class Anchors:
 
     def __init__(self, sides: Sequence[float], ratios: Sequence[float]) -> None:
         self.sides = tuple(sides)
-        roots_R = torch.tensor(ratios).sqrt()
-        self.of_cell = [_around_zero(1 / roots_R * side, roots_R * side) for side in sides]
+        roots_Z = torch.tensor(ratios).sqrt()
+        self.of_cell = [_around_zero(1 / roots_Z * side, roots_Z * side) for side in sides]
         self._kept: dict[tuple[object, ...], torch.Tensor] = {}
 
     def __call__(self, image_size: Sequence[int], levels: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -26,7 +26,7 @@ class Anchors:
         to.
 
         image_size   height and width of the batch in pixels, padding included
-        levels       [B, C, H, W] of each level; the anchors have their dtype and device
+        levels       [B, F, H, W] of each level; the anchors have their dtype and device
         """
         dtype, device = levels[0].dtype, levels[0].device
         grids = tuple((level.shape[-2], level.shape[-1]) for level in levels)
@@ -36,8 +36,8 @@ class Anchors:
             with torch.inference_mode(False):  # a batch that trains may use them later
                 anchors_A4 = torch.cat(
                     [
-                        _on_grid(of_cell_R4.to(device, dtype), grid, image_size)
-                        for of_cell_R4, grid in zip(self.of_cell, grids, strict=True)
+                        _on_grid(of_cell_Z4.to(device, dtype), grid, image_size)
+                        for of_cell_Z4, grid in zip(self.of_cell, grids, strict=True)
                     ]
                 )
         self._kept[key] = anchors_A4  # at the end: the size that was used last
@@ -46,19 +46,19 @@ class Anchors:
         return anchors_A4
 
 
-def _around_zero(widths_R: torch.Tensor, heights_R: torch.Tensor) -> torch.Tensor:
-    """Boxes [R, 4] centred on the corner of an image, in whole pixels."""
-    return (torch.stack([-widths_R, -heights_R, widths_R, heights_R], dim=1) / 2).round()
+def _around_zero(widths_Z: torch.Tensor, heights_Z: torch.Tensor) -> torch.Tensor:
+    """Boxes [Z, 4] centred on the corner of an image, in whole pixels."""
+    return (torch.stack([-widths_Z, -heights_Z, widths_Z, heights_Z], dim=1) / 2).round()
 
 
 def _on_grid(
-    of_cell_R4: torch.Tensor, grid: tuple[int, int], image_size: Sequence[int]
+    of_cell_Z4: torch.Tensor, grid: tuple[int, int], image_size: Sequence[int]
 ) -> torch.Tensor:
     """The anchors of a cell moved to every cell of a grid: row by row, then by anchor."""
     down, across = (
-        torch.arange(cells, device=of_cell_R4.device) * (pixels // cells)
+        torch.arange(cells, device=of_cell_Z4.device) * (pixels // cells)
         for cells, pixels in zip(grid, image_size, strict=True)
     )
     y_HW, x_HW = torch.meshgrid(down, across, indexing="ij")
     corners_HW14 = torch.stack([x_HW, y_HW, x_HW, y_HW], dim=2)[:, :, None]
-    return (corners_HW14 + of_cell_R4).reshape(-1, 4)
+    return (corners_HW14 + of_cell_Z4).reshape(-1, 4)

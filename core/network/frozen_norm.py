@@ -31,7 +31,7 @@ class FrozenBatchNorm(nn.Module):
         self._known: _Known | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images [N, C, H, W], normalised by the frozen statistics, in the dtype of x."""
+        """Images [B, F, H, W], normalised by the frozen statistics, in the dtype of x."""
         if x.dtype != torch.float32:
             # In a reduced precision too the statistics stay float32; autograd keeps x for it, of
             # half the size.
@@ -42,7 +42,7 @@ class FrozenBatchNorm(nn.Module):
         return torch.addcmul(shift, x, scale)  # keeps nothing of the size of x for the gradient
 
     def _scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Float32 [C, 1, 1] each; computed again where a buffer was replaced or written to."""
+        """Float32 [F, 1, 1] each; computed again where a buffer was replaced or written to."""
         buffers = self.weight, self.bias, self.running_mean, self.running_var
         # A tensor made in inference mode counts no versions, and is never written to outside.
         versions = [0 if buffer.is_inference() else buffer._version for buffer in buffers]
@@ -54,9 +54,9 @@ class FrozenBatchNorm(nn.Module):
             or any(old is not new for old, new in zip(known[1], buffers, strict=True))
         ):
             with torch.inference_mode(False), torch.no_grad():  # a later training reads them, too
-                scale_C = self.weight * (self.running_var + self.eps).rsqrt()
-                shift_C = self.bias - self.running_mean * scale_C
-            self._known = known = state, buffers, scale_C[:, None, None], shift_C[:, None, None]
+                scale_F = self.weight * (self.running_var + self.eps).rsqrt()
+                shift_F = self.bias - self.running_mean * scale_F
+            self._known = known = state, buffers, scale_F[:, None, None], shift_F[:, None, None]
         return known[2:]
 
 

@@ -16,13 +16,13 @@ PROPOSALS_AT_ONCE = 64
 
 
 def mask_loss(
-    branch: nn.Module, features_PCHW: torch.Tensor, labels_P: torch.Tensor, wanted_PMM: torch.Tensor
+    branch: nn.Module, features_PFHW: torch.Tensor, labels_P: torch.Tensor, wanted_PMM: torch.Tensor
 ) -> torch.Tensor:
     """Mean binary cross-entropy over the mask of the right class of each proposal; a scalar,
     float32.
 
     branch          from features to logits, float32 [P, classes + 1, M, M]
-    features_PCHW   float32 [P, C, H, W], pooled from the pyramid
+    features_PFHW   float32 [P, F, H, W], pooled from the pyramid
     labels_P        int64 [P], class numbers
     wanted_PMM      float32 [P, M, M] in 0..1
 
@@ -40,7 +40,7 @@ def mask_loss(
         branch,
         labels_P,
         wanted_PMM,
-        features_PCHW if learns else features_PCHW.detach(),
+        features_PFHW if learns else features_PFHW.detach(),
         *parameters,
     )
     return loss
@@ -57,32 +57,32 @@ class _LossAndGradient(torch.autograd.Function):
         branch: nn.Module,
         labels_P: torch.Tensor,
         wanted_PMM: torch.Tensor,
-        features_PCHW: torch.Tensor,
+        features_PFHW: torch.Tensor,
         *parameters: nn.Parameter,
     ) -> torch.Tensor:
         """The loss; gradients only of what asks for them."""
         of_features = ctx.needs_input_grad[3]
         loss = wanted_PMM.new_zeros(())
-        gradient_PCHW = torch.empty_like(features_PCHW) if of_features else None
+        gradient_PFHW = torch.empty_like(features_PFHW) if of_features else None
         gradients = [torch.zeros_like(parameter) for parameter in parameters]
         step = max(len(labels_P), 1) if _takes_statistics(branch) else PROPOSALS_AT_ONCE
         for start in range(0, len(labels_P), step):
             some = slice(start, start + step)
             with torch.enable_grad():
-                features_KCHW = features_PCHW[some].detach().requires_grad_(of_features)
+                features_KFHW = features_PFHW[some].detach().requires_grad_(of_features)
                 part = _share_of_loss(
-                    branch(features_KCHW), labels_P[some], wanted_PMM[some], len(labels_P)
+                    branch(features_KFHW), labels_P[some], wanted_PMM[some], len(labels_P)
                 )
             loss += part.detach()
-            inputs = [*parameters, features_KCHW] if of_features else [*parameters]
+            inputs = [*parameters, features_KFHW] if of_features else [*parameters]
             if not inputs:
                 continue
             found = torch.autograd.grad(part, inputs)
-            if gradient_PCHW is not None:
-                gradient_PCHW[some] = found[-1]
+            if gradient_PFHW is not None:
+                gradient_PFHW[some] = found[-1]
             if gradients:
                 torch._foreach_add_(gradients, found[: len(gradients)])
-        ctx.gradients = gradient_PCHW, gradients
+        ctx.gradients = gradient_PFHW, gradients
         return loss
 
     @staticmethod
@@ -94,7 +94,7 @@ class _LossAndGradient(torch.autograd.Function):
                 "the gradient of the mask loss is kept for one backward pass, and this is the"
                 " second"
             )
-        gradient_PCHW, gradients = ctx.gradients
+        gradient_PFHW, gradients = ctx.gradients
         ctx.gradients = None
         if gradients:
             torch._foreach_mul_(gradients, outer)
@@ -102,7 +102,7 @@ class _LossAndGradient(torch.autograd.Function):
             None,
             None,
             None,
-            None if gradient_PCHW is None else gradient_PCHW.mul_(outer),
+            None if gradient_PFHW is None else gradient_PFHW.mul_(outer),
             *gradients,
         )
 

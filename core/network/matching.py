@@ -43,16 +43,16 @@ def match_anchors(boxes_N4: torch.Tensor, anchors_A4: torch.Tensor) -> torch.Ten
     value_A = boxes_N4.new_empty(len(anchors_A4))
     box_A = torch.empty(len(anchors_A4), dtype=torch.int64, device=boxes_N4.device)
     kept_A = torch.empty(len(anchors_A4), dtype=torch.bool, device=boxes_N4.device)
-    highest_SN = boxes_N4.new_empty((len(pieces), len(boxes_N4)))
+    highest_KN = boxes_N4.new_empty((len(pieces), len(boxes_N4)))
 
     def overlaps(some: slice) -> torch.Tensor:
         return _iou(boxes_N4, box_areas_N, anchors_A4[some], anchor_areas_A[some])
 
-    for some, highest_N in zip(pieces, highest_SN, strict=True):
+    for some, highest_N in zip(pieces, highest_KN, strict=True):
         iou_NK = overlaps(some)
         torch.max(iou_NK, dim=0, out=(value_A[some], box_A[some]))
         torch.amax(iou_NK, dim=1, out=highest_N)
-    highest_N = highest_SN.amax(dim=0)
+    highest_N = highest_KN.amax(dim=0)
     for some in pieces:
         iou_NK = iou_NK if len(pieces) == 1 else overlaps(some)
         torch.any(iou_NK == highest_N[:, None], dim=0, out=kept_A[some])

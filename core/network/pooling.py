@@ -34,7 +34,7 @@ class PyramidPooling(nn.Module):
     def forward(
         self, levels: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]
     ) -> torch.Tensor:
-        """Float32 [P, C, S, S], image after image; levels [B, C, H, W], finest first, boxes [P,
+        """Float32 [P, F, M, M], image after image; levels [B, F, H, W], finest first, boxes [P,
         4] of each image.
 
         Levels beyond SCALES are not looked at.
@@ -44,8 +44,8 @@ class PyramidPooling(nn.Module):
         rois_P5 = torch.cat([torch.cat(numbers), boxes_P4], dim=1)
         level_P = _level_of(boxes_P4)
         order_P = level_P.argsort(stable=True)
-        numbers_L1 = torch.arange(len(SCALES), device=level_P.device)[:, None]
-        counts = (level_P == numbers_L1).sum(dim=1).tolist()  # waits for the GPU
+        level_numbers = torch.arange(len(SCALES), device=level_P.device)[:, None]
+        counts = (level_P == level_numbers).sum(dim=1).tolist()  # waits for the GPU
         pooled = [
             roi_align(level, rois_K5, self.output_size, scale, sampling_ratio=2)
             for level, rois_K5, scale in zip(
@@ -55,8 +55,8 @@ class PyramidPooling(nn.Module):
         ]
         if not pooled:
             return levels[0].new_zeros((0, levels[0].shape[1], self.output_size, self.output_size))
-        sorted_PCSS = torch.cat(pooled)
-        return torch.empty_like(sorted_PCSS).index_copy(0, order_P, sorted_PCSS)
+        sorted_PFMM = torch.cat(pooled)
+        return torch.empty_like(sorted_PFMM).index_copy(0, order_P, sorted_PFMM)
 
 
 def _level_of(boxes_P4: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,7 @@ LEAST_SIDE = 1e-3
 class ProposalNetwork(nn.Module):
     """The proposal network: boxes where instances may be, whatever their class.
 
-    head                 [B, C, H, W] of each level to objectness [B, R, H, W] and offsets [B, 4 R,
+    head                 [B, F, H, W] of each level to objectness [B, Z, H, W] and offsets [B, 4 Z,
                          H, W] of each
     kept_in_training     boxes of a level that are compared, and boxes of an image that are
                          proposed, at most
@@ -61,7 +61,7 @@ class ProposalNetwork(nn.Module):
         """Proposals of each image, float32 [K, 4], best first; and two losses where there are
         `truths`.
 
-        levels   float32 [B, C, H, W] each, the finest first
+        levels   float32 [B, F, H, W] each, the finest first
         truths   the boxes of each image's instances, float32 [N, 4]
         """
         objectness, offsets = self.head(levels)
@@ -168,7 +168,7 @@ class ProposalNetwork(nn.Module):
 
 
 def _by_anchor(level: torch.Tensor, numbers: int) -> torch.Tensor:
-    """[B, A, numbers], by row, column and anchor of a cell, from [B, R numbers, H, W]."""
+    """[B, A, numbers], by row, column and anchor of a cell, from [B, Z numbers, H, W]."""
     batch, channels, height, width = level.shape
     by_anchor = level.reshape(batch, channels // numbers, numbers, height, width)
     return by_anchor.permute(0, 3, 4, 1, 2).reshape(batch, -1, numbers)

@@ -31,7 +31,7 @@ class Stages(nn.ModuleDict):
         self.levels = tuple(levels)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """The output of each level, [B, C, H, W], from the finest."""
+        """The output of each level, [B, F, H, W], from the finest."""
         found = []
         for name, child in self.items():
             x = child(x)

@@ -31,7 +31,7 @@ LEAST_SIDE = 1e-2
 """Pixels; a narrower box is not detected."""
 
 Levels = Sequence[torch.Tensor]
-"""The features of a batch, float32 [B, C, H, W] of each level, the finest first."""
+"""The features of a batch, float32 [B, F, H, W] of each level, the finest first."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class _Samples:
 
 
 class MaskBranch(nn.Module):
-    """Mask logits, float32 [P, classes + 1, 28, 28], from features [P, C, 14, 14].
+    """Mask logits, float32 [P, classes + 1, 28, 28], from features [P, F, 14, 14].
 
     Features in channels-last order take three quarters of the time on a CPU. Logits are float32
     under autocast too.
@@ -151,8 +151,8 @@ class RoIHeads(nn.Module):
             boxes_N4, labels_N, scores_N = _best(of_boxes, of_scores, size, predict)
             of_image = [level[number : number + 1] for level in levels]
             masks = [
-                self._mask_probabilities(of_image, boxes_M4, labels_M)
-                for boxes_M4, labels_M in zip(
+                self._mask_probabilities(of_image, boxes_K4, labels_K)
+                for boxes_K4, labels_K in zip(
                     torch.split(boxes_N4, MASKS_AT_ONCE),
                     torch.split(labels_N, MASKS_AT_ONCE),
                     strict=True,
@@ -253,13 +253,13 @@ class RoIHeads(nn.Module):
         return mask_loss(self.mask_branch, self.mask_roi_pool(levels, boxes), labels_P, wanted_P28)
 
     def _mask_probabilities(
-        self, levels: Levels, boxes_M4: torch.Tensor, labels_M: torch.Tensor
+        self, levels: Levels, boxes_K4: torch.Tensor, labels_K: torch.Tensor
     ) -> torch.Tensor:
-        """The masks of detections in one image, float32 [M, 28, 28]."""
-        logits_MC28 = self.mask_branch(self.mask_roi_pool(levels, [boxes_M4]))
-        rows_M = torch.arange(len(labels_M), device=labels_M.device)
-        probabilities_M28: torch.Tensor = logits_MC28[rows_M, labels_M].sigmoid()
-        return probabilities_M28
+        """The masks of detections in one image, float32 [K, 28, 28]."""
+        logits_KC28 = self.mask_branch(self.mask_roi_pool(levels, [boxes_K4]))
+        rows_K = torch.arange(len(labels_K), device=labels_K.device)
+        probabilities_K28: torch.Tensor = logits_KC28[rows_K, labels_K].sigmoid()
+        return probabilities_K28
 
 
 def _best(

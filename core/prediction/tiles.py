@@ -151,10 +151,10 @@ def _same_instances(
             rows[(np.maximum(low_N2[rows], low) < np.minimum(high_N2[rows], high)).all(axis=1)]
             for rows in (of_tile[a], of_tile[b])
         )
-        touch_AB2 = np.maximum(low_N2[in_a, None], low_N2[in_b]) < np.minimum(
+        touch_KK2 = np.maximum(low_N2[in_a, None], low_N2[in_b]) < np.minimum(
             high_N2[in_a, None], high_N2[in_b]
         )
-        candidates = touch_AB2.all(axis=2) & (labels_N[in_a, None] == labels_N[in_b])
+        candidates = touch_KK2.all(axis=2) & (labels_N[in_a, None] == labels_N[in_b])
         for first, second in zip(*np.nonzero(candidates), strict=True):
             i, j = int(in_a[first]), int(in_b[second])
             intersection, area_i, area_j = _areas(zone, crops[i], crops[j])
