@@ -123,7 +123,7 @@ class ModelConfig(_Settings):
     """The network: detector, backbone, what it starts from and how much of it trains."""
 
     detector: Annotated[str, NameIn(DETECTORS)] = "fpn"
-    """torchvision's two recipes for Mask R-CNN."""
+    """The network around the backbone: one of torchvision's two recipes for Mask R-CNN."""
     backbone: Annotated[str, NameIn(BACKBONES)] = "resnet50"
     """The feature extractor, pretrained as `model.weights` says."""
     weights: str = Field("auto", min_length=1)
@@ -137,9 +137,10 @@ class ModelConfig(_Settings):
     trainable_fpn: bool = True
     """Whether the feature pyramid trains."""
     image_min_side: int = Field(800, ge=32, le=8192)
-    """Pixels; the shorter side is brought to this length ..."""
+    """Pixels; the length to which the shorter side of an image is brought."""
     image_max_side: int = Field(1333, ge=32, le=8192)
-    """... unless the longer side would pass this one. Pixels."""
+    """Pixels; largest length of the longer side, for which the shorter side may stay under
+    `model.image_min_side`."""
     anchor_scale: float = Field(1.0, ge=0.05, le=8)
     """Factor on torchvision's anchor sides of 32, 64, 128, 256, 512 pixels; under 0.05 the smallest
     have no area."""
@@ -214,7 +215,7 @@ MOST_DETECTIONS = 10_000
 
 
 class PredictConfig(_Settings):
-    """From network outputs to detections."""
+    """How the outputs of the network become detections."""
 
     score_threshold: float = Field(0.05, ge=0, lt=1)
     """Detections must score more than this."""
@@ -248,7 +249,7 @@ class TrialConfig(_Settings):
     """All settings of one trial."""
 
     seed: int = Field(0, ge=0)
-    """Names every random draw of the trial except its split."""
+    """Seed of every random draw of the trial except its split."""
     data: DataConfig = DataConfig()
     """The split."""
     augment: AugmentConfig = AugmentConfig()
@@ -340,7 +341,7 @@ def check_setting_name(name: str, place: str, others: Iterable[str] = ()) -> Non
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first problem of a pydantic error as: name, rule, value received."""
+    """One sentence of the first problem of a pydantic error: name, rule, value received."""
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "value_error":  # ours: already a sentence that names the setting

@@ -1,9 +1,10 @@
 """The COCO layout: one JSON file of polygons and run-length encodings beside a folder of images.
 
-    DIR/train.json  or  DIR/annotations/instances_train*.json    images in DIR/train*/,
-                    DIR/images/train*/, DIR/images/
-    DIR/test.json   or  DIR/annotations/{image_info,instances}_test*.json          or DIR; likewise
-                    in DIR/test*/
+    DIR/train.json                              or DIR/annotations/instances_train*.json
+        images in DIR/train*/                   or DIR/images/train*/, DIR/images/, DIR
+    DIR/test.json                               or DIR/annotations/image_info_test*.json,
+                                                   DIR/annotations/instances_test*.json
+        images in DIR/test*/                    or DIR/images/test*/, DIR/images/, DIR
 
 Exports of annotation tools are read where they lie: train/_annotations.coco.json (Roboflow), and
 the one JSON file in DIR or DIR/annotations that has the lists of COCO, under any name (CVAT, Label
@@ -68,13 +69,12 @@ MAX_LAYERS = 32
 MAX_LAYER_PIXELS = MAX_LAYERS * 2**24
 """Largest number of pixels in all label maps of an image: 1 GB."""
 LEAST_APART = 3
-"""Least number of masks elsewhere than their own bbox that is no slip, where they are also most of
-the masks."""
+"""Least number of masks away from their own bbox that is no slip, where they are also most of the
+masks."""
 SOME = 0.02
-"""Fraction of annotations that lie beside their image, from which the other annotations are in
-doubt too."""
+"""Least fraction of annotations beside their image that puts the others in doubt, too."""
 MOST = 0.5
-"""Fraction of a file's annotations from which a fault is one of the file, not of single
+"""A fault of more than this fraction of a file's annotations is one of the file, not of single
 annotations."""
 
 
@@ -330,7 +330,7 @@ def _numbered(
 def _entries(
     items: list[Any], kind: str, path: Path, problems: list[Problem]
 ) -> dict[int, dict[str, Any]]:
-    """The items by their id, a whole number of their own."""
+    """The items by their ids, whole numbers that must be unique."""
     entries: dict[int, dict[str, Any]] = {}
     for position, item in enumerate(_numbered(items, kind, path, problems)):
         if item["id"] in entries:

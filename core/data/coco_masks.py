@@ -29,13 +29,13 @@ the box."""
 
 
 class BesideImage(DataError):
-    """Outlines that were meant for another image, or are measured otherwise: seldom the fault of
-    one annotation.
+    """An annotation that lies beside its image. It is seldom the only one: the outlines belong to
+    other images, or to images of another size.
     """
 
 
 class _Short(reprlib.Repr):
-    """Shortens values in messages without writing out lists of millions first."""
+    """Shortens a value for a message, without first writing out a list of millions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ def _of_encoding(segmentation: Mapping[str, Any], height: int, width: int) -> Se
 
 
 def box_of(bbox: Any) -> tuple[float, float, float, float] | None:
-    """A COCO bbox as x0, y0, x1, y1; None where it is none or has no area."""
+    """A COCO bbox as x0, y0, x1, y1; None for a box without area and for anything else."""
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(is_real(value) for value in bbox):
         return None
     x, y, w, h = (float(value) for value in bbox)
@@ -190,8 +190,8 @@ def box_of(bbox: Any) -> tuple[float, float, float, float] | None:
 
 
 def compare(bbox: Any, mask: MaskCrop) -> str:
-    """How an annotation's own bbox fits its mask: one of no bbox, fits, exchanged, corners,
-    fractions, apart.
+    """How an annotation's own bbox fits its mask: `no bbox`, `fits`, `exchanged` (x and y),
+    `corners` (two, in place of one and the sides), `fractions` (of the image), or `apart`.
     """
     given = box_of(bbox)
     if given is None:
@@ -211,7 +211,7 @@ def compare(bbox: Any, mask: MaskCrop) -> str:
 
 
 def compare_area(area: Any, mask: MaskCrop) -> str:
-    """How an annotation's own area fits its mask: one of no area, fits, apart."""
+    """How an annotation's own area fits its mask: `no area`, `fits` or `apart`."""
     if not is_real(area) or area <= 0:
         return "no area"
     return "fits" if mask.area / FAR_AREA <= area <= mask.area * FAR_AREA else "apart"

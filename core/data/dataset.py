@@ -140,8 +140,9 @@ class Inspection:
 
     @property
     def single(self) -> tuple[Problem, ...]:
-        """The problems that `data.skip_bad` leaves out; none if more are bad than good, and more
-        than SLIPS.
+        """The problems that `data.skip_bad` leaves out.
+
+        There are none where more than SLIPS are bad, and more than are good.
         """
         if self.dataset is None:
             return ()

@@ -122,8 +122,8 @@ def _holds_image(entry: Path) -> bool:
 
 
 def _entries(images: Path, folder: Path) -> list[Path]:
-    """The folders of single images, in the order of their names; not what systems and the layout
-    itself put beside.
+    """The folders of single images, in the order of their names; without those that systems, and
+    the layout itself, put beside them.
     """
     beside = TEST_FOLDERS if images == folder else ()
     return sorted(
@@ -228,7 +228,7 @@ def _read_image(found: _Folder, label_of: dict[int, int]) -> tuple[Sample | None
 
 
 def _size_of_masks(found: _Folder) -> Size | None:
-    """The size on which the annotations were drawn, None where no mask says it."""
+    """The size on which the annotations were drawn; None where no mask can be read."""
     for _, path in found.masks:
         try:
             return mask_size(path)

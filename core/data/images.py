@@ -46,11 +46,11 @@ def read_rgb(path: Path, listed: Size | None = None) -> NDArray[np.uint8]:
     EXIF's orientation is obeyed.
 
     listed   the size that the image's annotations were drawn on, where it is known: an image that
-             has it only as stored, not as EXIF turns it, stays as stored
+             has this size as it is stored, and another one as EXIF turns it, is not turned
 
-    Raises DataError, one sentence that begins with the path: not there, damaged or cut off, over
-    MAX_PIXELS, over 8 bits, several images, depths or times in one file, or another kind of image,
-    by name.
+    Raises DataError, one sentence that begins with the path, for a file that is not there, is
+    damaged or cut off, has more than MAX_PIXELS or 8 bits, or holds several images, depths or
+    times, and for another kind of image, which it names.
     """
     with _opened(path) as stored:
         stored.check_picture()
@@ -60,7 +60,7 @@ def read_rgb(path: Path, listed: Size | None = None) -> NDArray[np.uint8]:
 def read_size(path: Path, listed: Size | None = None) -> Size:
     """The size of the image that `read_rgb` gives.
 
-    Raises DataError for all that it refuses and a header shows.
+    Raises DataError where the header shows that `read_rgb` would.
     """
     with _opened(path) as stored:
         stored.check_picture()
@@ -68,11 +68,10 @@ def read_size(path: Path, listed: Size | None = None) -> Size:
 
 
 def turned_in_doubt(path: Path, listed: Size | None = None) -> bool:
-    """Whether EXIF turns or mirrors the image that `read_rgb` gives, and its size is the same if
-    it did not.
+    """Whether EXIF turns or mirrors the image that `read_rgb` gives, and leaves its size as it is.
 
-    Then nothing tells on which of the two its annotations were drawn. Raises DataError for what is
-    no image.
+    Then no size tells whether its annotations were drawn on the turned picture or on the stored
+    one. Raises DataError for what is no image.
     """
     with _opened(path) as stored:
         orientation = _orientation(stored, listed)
@@ -82,9 +81,7 @@ def turned_in_doubt(path: Path, listed: Size | None = None) -> bool:
 
 
 def about_turned(names: Sequence[str]) -> list[str]:
-    """A note of the images, by name, of which `turned_in_doubt` is true; none where there are
-    none.
-    """
+    """One note that names the images of which `turned_in_doubt` is true, if there are any."""
     if not names:
         return []
     one = len(names) == 1
@@ -99,7 +96,7 @@ def about_turned(names: Sequence[str]) -> list[str]:
 def read_test_image(image: TestImage) -> NDArray[np.uint8]:
     """The pixels of a listed image, uint8 [H, W, 3].
 
-    Raises DataError as `read_rgb`, and for a size not listed.
+    Raises DataError as `read_rgb` does, and where the size is not the listed one.
     """
     size = (image.height, image.width)
     pixels = read_rgb(Path(image.path), size) if image.pixels is None else image.pixels
@@ -119,9 +116,9 @@ def read_ids(path: Path, size: Size) -> NDArray[Any]:
     They are the values as stored, whatever a viewer makes of them: a palette's indices, not its
     colours. EXIF's orientation is obeyed as for an image.
 
-    Raises DataError, one sentence that begins with the path: what `read_rgb` refuses but for the
-    depth, a size other than `size`, more than one channel, JPEG, or an id that is negative,
-    fractional, infinite or NaN.
+    Raises DataError, one sentence that begins with the path: for all that `read_rgb` refuses,
+    except more than 8 bits; for another size than `size`, more than one channel, and JPEG; for an
+    id that is negative, fractional, infinite or NaN.
     """
     with _opened(path) as stored:
         stored.check_ids()
@@ -160,9 +157,7 @@ def _check_whole(ids_HW: NDArray[Any]) -> None:
 
 
 def _orientation(stored: Stored, listed: Size | None) -> int:
-    """How to turn the stored pixels: as EXIF says, but not where only the stored size is the
-    listed one.
-    """
+    """EXIF's orientation; 1, as stored, where only the stored size is the listed one."""
     if listed == stored.size != turned_size(stored.size, stored.orientation):
         return 1
     return stored.orientation
@@ -211,8 +206,8 @@ def find_file(file_name: str, folders: Sequence[Path]) -> Path:
 
     A name that was written on Windows, `train\picture.png`, is found as `train/picture.png`.
 
-    Raises DataError, without a place, for a name that leaves the folder and for a file that is in
-    none.
+    Raises DataError, without a place, for a name that leads out of a folder, and for a file that no
+    folder holds.
     """
     for name in (PurePosixPath(file_name), PureWindowsPath(file_name)):
         if not name.parts or name.anchor or ".." in name.parts or "\0" in file_name:
@@ -244,8 +239,8 @@ def read_listed(
     """Check listed images: fields, unique ids and names, files inside one of `folders`, headers
     and sizes.
 
-    entries   of {"file_name": str, "id": int, "height": int, "width": int}, from JSON, so of any
-              type whatever; sizes that are missing, null or 0 are the image's own
+    entries   objects with "file_name", "id", "height" and "width", from JSON and so of any type
+              whatever; a size that is missing, null or 0 is the image's own
     """
     images: list[TestImage] = []
     problems: list[Problem] = []

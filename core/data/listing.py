@@ -28,10 +28,10 @@ def list_images(where: str) -> tuple[TestImage, ...]:
 
 
 def look_through(where: str) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
-    """The images that can be predicted on and the problems of the others, together at least one;
-    else as `list_images`.
+    """The images of `list_images`, with problems in place of those that cannot be predicted on; at
+    least one image or problem.
 
-    Raises DataError where it is not a single image that is wrong.
+    Raises DataError for what concerns more than a single image.
     """
     if where == "synthetic":
         return synthetic.make(test=synthetic.TEST_IMAGES).test_images, ()

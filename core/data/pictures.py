@@ -56,7 +56,7 @@ class Picture:
     """
 
     def __init__(self, picture: Image.Image, kind: str, depth: int) -> None:
-        """Take an open picture, its kind, and the bits a channel that its header says."""
+        """Take an open picture, its kind, and the bits per channel that its header names."""
         self._picture, self._kind, self._depth = picture, kind, depth
         self.size = (picture.height, picture.width)
         # Only metadata before the pixels counts: later metadata is known after decoding only, and
@@ -64,7 +64,7 @@ class Picture:
         self.orientation = _orientation(picture.info.get("exif"))
 
     def check_picture(self) -> None:
-        """Refuse 16 bits, animations, and colours that have no one meaning as RGB."""
+        """Refuse 16 bits, animations, and colours that could mean several RGB values."""
         self._check_frames()
         if self._depth == 16:  # Pillow would narrow 16-bit RGB to 8 without a word
             raise DataError(f"images must have 8 bits a channel, and this one has 16; {NOT_8_BITS}")

@@ -22,13 +22,13 @@ from core.randomness import Purpose, generator
 from core.text import have, many
 
 NEAR = 0.25
-"""A class's share of a part is even when it is at most so far from its target, as a fraction of the
+"""A class is even in a part that holds its target share of it, give or take this fraction of the
 target."""
 CANDIDATES = 256
-"""Groups among which exchanges are tried in one round; all of them in a small data set, a part of a
-large one."""
+"""Largest number of groups among which exchanges are tried in one round."""
 LEAST_GAIN = 1e-6
-"""Above the rounding of the largest costs, so that the exchanges end."""
+"""Least gain for which an exchange is made: above the rounding of the largest costs, so that the
+exchanges end."""
 NO_IMAGE, NO_INSTANCE, NO_CLASS, UNEVEN_IMAGES = 1e8, 1e6, 1e4, 100.0
 """Cost of a part without images, without instances, without a class, and with an uneven number of
 images; an uneven class costs its squared relative distance from the range that `NEAR` allows."""
@@ -41,16 +41,16 @@ COPIES = (
         r"(?i)^(.+?)(?:[_-](?:aug|augmented|[hv]?flip|fliplr|flipud|flipped|mirrored|rot|rotated)\d*(?:[_-].*)?)?(?:\.\w+)?$",
     ),
 )
-"""Names of changed copies: what they hold, and the pattern whose first group names the original
-(Roboflow; by hand)."""
+"""Names of changed copies, Roboflow's and those that people write: a pattern that tells such a
+name, and one whose first group is the name of the original."""
 PARTS = (
     (r"^(.+)SEP\d+SEP\d+END", False),
     (r"^(.+)SEP[xyrc]\d+SEP?[xyrc]\d+END", False),
     (r"^(.+)SEP[A-Za-z]*(\d+)END", True),
     (r"^(.+?) ?\((\d+)\)END", True),
 )
-"""Patterns of names of parts: crops by their place, and numbers, which are parts only where they
-begin anew."""
+"""Patterns of names of parts, whose first group names the whole; and whether the second group is a
+number, which tells a part only where the numbers of each whole begin anew."""
 SEPARATORS, ENDS = ("_", "-", "[_-]"), (r"$", r"\.\w+$", r"(?:\.\w+)?$")
 """Texts that replace SEP and END in these patterns, the simplest first."""
 LEAST_GROUPS, LARGEST_GROUP, IN_GROUPS = 5, 0.25, 0.8
@@ -73,8 +73,9 @@ class Grouping:
 
 @dataclass(frozen=True)
 class Split:
-    """Indices into `Dataset.samples`, ascending; together they are all of them, and none is in
-    both.
+    """The images that train and those that validate, as ascending indices into `Dataset.samples`.
+
+    Every image is in one of the two.
     """
 
     train: tuple[int, ...]
@@ -171,8 +172,8 @@ def copies(names: Sequence[str]) -> Grouping | None:
 
 
 def parts(names: Sequence[str]) -> Grouping | None:
-    """Images that look like parts of one slide, patient or series by their names; None for mere
-    numbers.
+    """Images that look like parts of one slide, patient or series by their names; None where the
+    names only number the images.
     """
     for shape, numbered in PARTS:
         for separator, end in itertools.product(SEPARATORS, ENDS):
@@ -230,9 +231,9 @@ def _deal(
 ) -> NDArray[np.int64]:
     """Int64 [U]: the part of each group.
 
-    sizes_UE      what each group holds: images in column 0, instances of class d in column d
+    sizes_UE      what each group holds: images in column 0, instances of class c in column c
     targets_V     the fraction of the images that each part should hold; they add up to 1
-    validates_V   whether a part validates what all the others train
+    validates_V   whether the part is the validation part of a training on all others
     """
     groups, parts = len(sizes_UE), len(targets_V)
     totals_E = sizes_UE.sum(axis=0)
@@ -248,10 +249,10 @@ def _deal(
     def cost(held_KE: NDArray[np.int64], part_K: NDArray[np.int64]) -> NDArray[np.float64]:
         return _cost(held_KE, totals_E, targets_V[part_K], validates_V[part_K])
 
-    # Where every image is its own group the parts have the right number of images, and only
-    # exchanges keep it.
+    # Where every image is its own group, the parts have the right numbers of images, which only
+    # exchanges keep.
     may_move = bool(sizes_UE[:, 0].max() > 1)
-    rounds = -(-groups // CANDIDATES)  # without gain, in which every group had its chance
+    rounds = -(-groups // CANDIDATES)  # without a gain, until every group was tried
     order, tried = rng.permutation(groups), 0
     while tried < rounds:
         chosen, order = np.sort(order[:CANDIDATES]), np.roll(order, -CANDIDATES)
@@ -277,8 +278,8 @@ def _deal(
 def _changes(
     chosen: NDArray[np.int64], part_of_group: NDArray[np.int64], parts: int, may_move: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Three int64 [K]: a group that leaves its part, the one it changes places with (-1: none),
-    the part it goes to.
+    """Possible changes, three int64 [K]: the group that leaves its part, the group that it changes
+    places with (-1 for none), and the part that it goes to.
     """
     out_K, in_K = (axis.ravel() for axis in np.meshgrid(chosen, chosen, indexing="ij"))
     is_swap = (out_K < in_K) & (part_of_group[out_K] != part_of_group[in_K])
@@ -298,8 +299,8 @@ def _cost(
     targets_K: NDArray[np.float64],
     validates_K: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
-    """Float64 [K]: what it costs that a part holds this: no image, no instance, no class, uneven
-    shares.
+    """The cost of each part that holds this, float64 [K]: it lacks images, instances or classes, or
+    has uneven shares.
     """
     held_K = held_KE[:, 1:].sum(axis=1)
     cost_K: NDArray[np.float64] = NO_IMAGE * (held_KE[:, 0] == 0)
@@ -312,7 +313,8 @@ def _cost(
         if column:
             off_K = np.maximum(off_K - NEAR, 0.0)
         cost_K += (1.0 if column else UNEVEN_IMAGES) * off_K * off_K
-        # A class of a single group trains: nothing is learned from it where it validates.
+        # A class that a single group has belongs in training: where that group validates, nothing
+        # learns the class.
         cost_K += NO_CLASS * (validates_K & (held == 0)) + 2 * NO_CLASS * (
             validates_K & (held == total)
         )

@@ -24,7 +24,7 @@ brightness."""
 class Stored(Protocol):
     """An open image file.
 
-    `check_...` judge by the header alone whatever a header shows; all raise DataError.
+    The methods `check_...` decode nothing and judge by the header. All methods raise DataError.
 
     size           height and width in pixels, as stored
     orientation    EXIF's number 1 to 8: how a viewer turns the stored pixels
@@ -60,7 +60,10 @@ def check_size(height: int, width: int) -> None:
 
 
 def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """The stored pixels, [H, W] or [H, W, colours], as EXIF's orientation 1 to 8 has them shown."""
+    """Stored pixels, [H, W] or [H, W, colours], turned as a viewer shows them.
+
+    orientation   EXIF's number, 1 to 8
+    """
     match orientation:
         case 2:
             shown = pixels[:, ::-1]

@@ -24,7 +24,7 @@ from core.text import listed, many, shown
 
 ANYWAY = "`--set data.allow_suspicious=true` uses the annotations as they are"
 MOST = 0.5
-"""The fraction from which something holds for most."""
+"""Least fraction that is called most."""
 SPECK = 0.02
 """A piece smaller than this fraction of the largest one of its instance is a slip of the brush."""
 SPREAD = 0.25
@@ -33,29 +33,27 @@ SPARSE = 10
 """... and so are pieces whose common box is this many times larger than they are, or at least this
 many pieces."""
 SLIVER = 0.8
-"""The fraction of a piece's pixels that touch another instance from which it is a sliver along a
-border."""
+"""A piece is a sliver along another instance if at least this fraction of its pixels touch that."""
 SLIVERS = (10, 0.3)
-"""An image is suspicious with at least this number of slivers, in at least this fraction of its
-instances."""
+"""An image with at least this number of slivers, in at least this fraction of its instances, is
+suspicious."""
 CRUMBS = (4, 0.1)
 """An instance has crumbs with at least this number of pieces, if the others have on average at most
 this fraction of the largest one's pixels."""
 TWIN = 0.9
 """Two instances with this overlap (IoU) are one that is annotated twice."""
 TWINS = (3, 0.05)
-"""As many twins as this, and this fraction of all instances, are no slip."""
+"""Least number of twins, and least fraction of all instances, that are no slip."""
 NEIGHBOURS = 8
 """Number of nearest instances, by their centres, among which an instance's twin is looked for."""
 COVERING = 0.9
-"""An instance that covers this fraction of its image is suspicious; one that reaches all four
-borders ..."""
+"""An instance that covers at least this fraction of its image is suspicious."""
 BORDERING, BESIDE = 0.25, 3
-"""... is suspicious from this fraction, with at least this number of others in its image; or from
-MOST, with any."""
+"""An instance that reaches all four borders is suspicious if it covers MOST of its image, or at
+least this fraction of an image with at least this number of other instances."""
 SIDE_OF_A_BOX, BOXES = 6, (10, 0.9)
-"""Rectangles count from this side, in pixels; this number and this fraction of all instances or
-more is no accident."""
+"""Least side of a rectangle that counts, in pixels; and the least number of rectangles, and the
+least fraction of all instances, that are no accident."""
 OFTEN = (2, 0.1)
 """Least number of images, and least fraction of all images, that are no accident."""
 
@@ -68,10 +66,10 @@ class Shapes:
     areas_N      int64, pixels
     boxes_N4     int64, half-open x0 y0 x1 y1, pixels
     pieces_N     int64, connected pieces; pixels that meet at a corner belong to one piece
-    large_N      int64, of them, those that are no specks
+    large_N      int64, pieces that are no specks
     largest_N    int64, pixels of the largest piece
-    touching_N   int64, pixels beside, above or below one of another instance
-    slivers_N    int64, pieces of which most pixels are such ones
+    touching_N   int64, pixels with a pixel of another instance beside, above or below
+    slivers_N    int64, pieces that are slivers: most of their pixels touch another instance
     """
 
     ids_N: NDArray[np.int64]
@@ -184,8 +182,8 @@ def components(label_map: NDArray[np.uint16]) -> tuple[NDArray[np.int64], NDArra
 
 
 def split_components(dataset: Dataset) -> Dataset:
-    """The same data set with every connected piece of an instance as an instance; crowd regions
-    stay as they are.
+    """The same data set, in which every connected piece is an instance; crowd regions stay as they
+    are.
 
     Raises DataError for an image that would hold more instances than a label map can count.
     """
@@ -247,7 +245,9 @@ def suspicions(
 
 
 def _interpolated(dataset: Dataset, shapes: Sequence[Shapes]) -> list[str]:
-    """Ids between those of two neighbours, as smoothing and compression with loss invent them."""
+    """Suspicions of ids that lie between those of two neighbours: smoothing and lossy compression
+    invent such ids.
+    """
     least, fraction = SLIVERS
     slivers = [
         int(
@@ -275,8 +275,8 @@ def _interpolated(dataset: Dataset, shapes: Sequence[Shapes]) -> list[str]:
 
 
 def _has_crumbs(shapes: Shapes) -> NDArray[np.bool_]:
-    """Bool [N]: one large piece and several tiny ones; where all ids are taken, invented ones
-    are those of cells.
+    """Whether each instance is one large piece and several tiny ones, bool [N]: where all ids are
+    taken, an invented id is that of some cell, far from it.
     """
     pieces, crumbs = CRUMBS
     others = shapes.areas_N - shapes.largest_N
@@ -287,8 +287,8 @@ def _has_crumbs(shapes: Shapes) -> NDArray[np.bool_]:
 
 
 def _scattered(dataset: Dataset, shapes: Sequence[Shapes]) -> Iterator[str]:
-    """Classes whose instances are each many pieces all over the image: masks of a class, not of
-    its instances.
+    """Suspicions of classes whose instances are many pieces each, all over the image: such masks
+    are of a class, not of its instances.
     """
     for label, category in enumerate(dataset.classes, start=1):
         instances, pieces, images = 0, [], []
@@ -302,7 +302,7 @@ def _scattered(dataset: Dataset, shapes: Sequence[Shapes]) -> Iterator[str]:
             instances += int(np.count_nonzero(of_class))
             pieces += one.large_N[wide].tolist()
             images += [index] * bool(wide.any())
-        # Pairs of organs are scattered too, and are two.
+        # Paired organs lie apart too, and are two pieces.
         if (
             len(images) >= 2
             and len(pieces) >= MOST * instances
@@ -385,7 +385,7 @@ def _pairs_alike(sample: Sample, shapes: Shapes) -> NDArray[np.int64]:
 
 
 def _background(dataset: Dataset, shapes: Sequence[Shapes]) -> tuple[list[str], list[str]]:
-    """Instances that are probably what lies between the cells."""
+    """Instances that are probably the background between the cells."""
     images = []
     for index, (sample, one) in enumerate(zip(dataset.samples, shapes, strict=True)):
         height, width = sample.size
@@ -411,9 +411,7 @@ def _background(dataset: Dataset, shapes: Sequence[Shapes]) -> tuple[list[str], 
 
 
 def _crowds(dataset: Dataset) -> list[str]:
-    """Crowd regions that are most of the annotations: a tool's way to write masks, and no
-    crowds.
-    """
+    """Crowd regions that are most of the annotations: some tools write every mask as one."""
     crowds = sum(int(sample.crowd_N.sum()) for sample in dataset.samples)
     annotations = sum(len(sample.crowd_N) for sample in dataset.samples)
     if not crowds or crowds < MOST * annotations:
@@ -438,7 +436,7 @@ def _copies(dataset: Dataset, config: DataConfig) -> list[str]:
                 zip(names, group_names(names, config.group_pattern, dataset.name), strict=True)
             )
         except DataError:
-            return []  # of which the split complains
+            return []  # the split reports that itself
         if all(len({given[name] for name in group}) == 1 for group in found.groups):
             return []
     return [
@@ -450,8 +448,8 @@ def _copies(dataset: Dataset, config: DataConfig) -> list[str]:
 
 
 def _rectangles(shapes: Sequence[Shapes]) -> list[str]:
-    """A note of masks that fill their boxes, as those of a detection data set do whose boxes
-    were made outlines.
+    """A note on masks that fill their boxes: boxes of a detection data set that were exported as
+    outlines.
     """
     if not shapes:
         return []

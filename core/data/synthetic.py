@@ -31,10 +31,10 @@ from core.sample import Sample
 
 CLASSES = tuple(Category(number, f"class{number}") for number in (1, 2, 3, 4))
 SHARES = (0.38, 0.30, 0.19, 0.13)
-"""How often each class is drawn."""
+"""Fraction of the nuclei that are of each class."""
 FIELDS_PER_SLIDE = 3
 PIXELS_PER_CELL = 1250
-"""Ground per nucleus: 8 to 12 nuclei on 112 x 112 pixels."""
+"""Pixels for each nucleus: 8 to 12 nuclei on 112 x 112 pixels."""
 MOST_HIDDEN = 0.2
 """Largest fraction of a nucleus that others may hide."""
 

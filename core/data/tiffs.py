@@ -98,9 +98,7 @@ class Tiff:
         self.orientation = orientation if orientation in range(1, 9) else 1
 
     def check_picture(self) -> None:
-        """Refuse other depths than 8 bits or less, and kinds of colour that have no one meaning
-        as RGB.
-        """
+        """Refuse more than 8 bits, and colours that could mean several RGB values."""
         page = self._planes[0]
         bits = page.bitspersample
         if page.dtype is None or page.dtype.kind not in "bu" or bits not in (1, 2, 4, 8):
@@ -256,8 +254,8 @@ def _pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
 
 
 def _without_levels(pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
-    """The first page alone where each that follows is a smaller copy by its size: both sides
-    divided by one number.
+    """The first page alone, where every other page is a smaller copy by its size: both sides of the
+    first divided by one number.
     """
 
     def is_level(page: tifffile.TiffPage) -> bool:
@@ -316,7 +314,7 @@ def _size(content: Mapping[str, Any] | None, key: str) -> int:
 
 
 def _ome_axes(description: str) -> dict[str, int]:
-    """Z, T and C of the first image of OME-XML, the samples of a pixel left out of C."""
+    """Z, T and C of the first image of OME-XML; C does not count the samples of a pixel."""
     try:
         root = ElementTree.fromstring(description)
         pixels = [element for element in root.iter() if element.tag.rpartition("}")[2] == "Pixels"]
@@ -345,8 +343,8 @@ def _ome_axes(description: str) -> dict[str, int]:
 
 
 def _shaped_axes(page: tifffile.TiffPage) -> dict[str, int]:
-    """The axes that tifffile's own description names; Q, where it names none, for the planes
-    beyond the page's.
+    """The axes that tifffile's own description names; where it names none, Q with the number of
+    pages that its shape would fill.
     """
     try:
         content = json.loads(page.description)
@@ -379,7 +377,7 @@ def _kind(page: tifffile.TiffPage) -> str:
 
 
 def _is_grey(page: tifffile.TiffPage) -> bool:
-    """Grey, palette, or grey with alpha."""
+    """Whether the page is grey, a palette, or grey with alpha."""
     if page.photometric == PHOTOMETRIC.PALETTE:
         return page.axes == "YX" and "ColorMap" in page.tags
     if page.photometric not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE):
@@ -389,7 +387,9 @@ def _is_grey(page: tifffile.TiffPage) -> bool:
 
 
 def _is_colour(page: tifffile.TiffPage) -> bool:
-    """Three channels of 8 bits and at most one more beside them, whose meaning as RGB is known."""
+    """Whether the page has three channels of 8 bits whose meaning as RGB is known, and at most one
+    more.
+    """
     if page.bitspersample != 8 or page.axes not in ("YXS", "SYX"):
         return False
     samples, kind = page.samplesperpixel, page.photometric
@@ -424,7 +424,7 @@ def _ratios(page: tifffile.TiffPage, tag: int) -> list[float] | None:
 def _colours(page: tifffile.TiffPage) -> NDArray[np.uint8]:
     """The palette, uint8 [colours, 3].
 
-    Its values have 16 bits, but for writers that put 8 there.
+    Its values have 16 bits; some writers put 8 bits there.
     """
     palette = np.asarray(page.colormap).T
     return (palette if palette.max() < 256 else palette >> 8).astype(np.uint8)

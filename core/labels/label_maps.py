@@ -92,8 +92,8 @@ def target_of(
 
 
 def resize_label_maps(label_maps_LHW: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Resize int32 [L, H, W] to [L, height, width], nearest pixel: those that torchvision's
-    transform gives a mask.
+    """Resize label maps, int32 [L, H, W], to [L, height, width] by the nearest pixels, those that
+    torchvision's transform takes for a mask.
 
     torchvision resizes masks with `interpolate(..., recompute_scale_factor=True)`, whose ratio is
     that of the sizes.

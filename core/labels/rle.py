@@ -14,8 +14,8 @@ from core.errors import DataError
 from core.sample import MaskCrop
 
 LONGEST_NUMBER = 7
-"""Characters of 5 bits that pycocotools needs at most: its runs have 32 bits, and their differences
-two more."""
+"""Largest number of characters, of 5 bits each, in which pycocotools writes a run: its runs have 32
+bits, and their differences two more."""
 
 
 class Rle(TypedDict):
@@ -57,9 +57,9 @@ def runs(counts: str) -> list[int]:
     """The runs in COCO's compressed text: base 32 with a continuation bit, from the fourth on as
     differences.
 
-    Strict, where pycocotools reads past the end of a damaged text, and fills what its runs leave
-    open with whatever is in memory. The caller says how many pixels the runs must add up to, and
-    that none may be negative.
+    pycocotools itself reads past the end of a damaged text, and fills what its runs leave open with
+    whatever is in memory. That no run is negative, and how many pixels they add up to, is for the
+    caller to check.
 
     Raises DataError, without a place, for a text that pycocotools would not write.
     """

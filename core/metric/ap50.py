@@ -238,7 +238,9 @@ def balanced_score(table: MatchTable) -> float | None:
 def _average_precision(
     score_D: NDArray[np.float32], hit_D: NDArray[np.bool_], truths: int
 ) -> float:
-    """One class; the rows in the order of the images, which decides between equal scores."""
+    """The average precision of one class. Rows come in the order of the images, which decides
+    between equal scores.
+    """
     hits_D = np.cumsum(hit_D[np.argsort(-score_D, kind="stable")])
     precision_D = hits_D / (np.arange(1, len(hits_D) + 1) + np.spacing(1))
     envelope_D = np.maximum.accumulate(precision_D[::-1])[::-1]
@@ -250,9 +252,7 @@ def _average_precision(
 
 @dataclass(frozen=True)
 class _Overlaps:
-    """Pairs of detection and ground truth with their IoU, float64; pairs that are absent do not
-    overlap.
-    """
+    """Pairs of a detection and an annotated instance that overlap, with their IoU."""
 
     detection: NDArray[np.int64]
     truth: NDArray[np.int64]

@@ -21,9 +21,9 @@ NAMES = (
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
     "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
 )  # fmt: skip
-"""In pycocotools' order. Means over the IoUs .50 to .95 but for AP50 and AP75; at most 100
-detections an image and class but for AR_1 and AR_10; small is under 32^2 pixels of area, large over
-96^2."""
+"""The numbers in pycocotools' order. All but AP50 and AP75 are means over the IoUs .50 to .95; all
+but AR_1 and AR_10 take at most 100 detections per image and class; a small instance has under 32^2
+pixels, a large one over 96^2."""
 
 
 def coco_summary(
