@@ -1,4 +1,4 @@
-"""A backbone of another package: a study trains it, and its model is read again."""
+"""A backbone of another package: a study trains it, as far as its own stages are to train."""
 
 from pathlib import Path
 
