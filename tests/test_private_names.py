@@ -1,4 +1,4 @@
-"""Core uses torchvision, Optuna, Ray and MLflow by their public names: read from the source."""
+"""torchvision, Optuna, Ray and MLflow are used by their public names: read from the source."""
 
 import ast
 from collections.abc import Iterator
@@ -8,11 +8,21 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LIBRARIES = {"torchvision", "optuna", "ray", "mlflow"}
-FILES = sorted((ROOT / "core").rglob("*.py"))
+FILES = {
+    str(path.relative_to(ROOT)): path
+    for package in ("core", "tune")
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
 
-# Of torch, which promises them no less than others: a tensor's count of writes, and addition to
-# many tensors at once.
-OF_TORCH = {"_version", "_foreach_add_", "_foreach_mul_"}
+# Public all the same. torch promises them no less than its other names: a tensor's count of writes,
+# and addition to many tensors at once. The standard library documents `os._exit`.
+PUBLIC = {"_version", "_foreach_add_", "_foreach_mul_", "_exit"}
+
+ALLOWED = {
+    # Ray has no public way to listen on loopback alone. This constant is Ray's own switch for it,
+    # and a Ray without it starts as it is.
+    "tune/engine/loopback.py": ["ray._private.ray_constants"],
+}
 
 
 def is_private(name: str) -> bool:
@@ -54,11 +64,19 @@ def private_uses(source: str) -> list[str]:
     found = [
         name for name, _ in imported(tree) if any(is_private(part) for part in name.split("."))
     ]
-    own = own_names(tree) | OF_TORCH
+    own = own_names(tree) | PUBLIC
     found += [
         ast.unparse(node)
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own
+    ]
+    found += [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in {"getattr", "setattr", "hasattr", "delattr"}
+        and isinstance(node.args[1], ast.Constant)
+        and is_private(str(node.args[1].value))
     ]
     return found
 
@@ -75,13 +93,25 @@ def heirs(source: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
-def test_no_private_name_of_a_library_is_used_and_no_class_of_one_is_inherited_from(
-    path: Path,
-) -> None:
-    source = path.read_text()
-    assert private_uses(source) == []
-    assert heirs(source) == []
+# The ledger is being rebuilt on Optuna's public interface.
+NOT_YET = pytest.mark.xfail(reason="to be rebuilt on Optuna's public interface", strict=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=NOT_YET if name == "tune/ledger/ledger.py" else ())
+        for name in FILES
+    ],
+)
+def test_no_private_name_of_a_library_is_used(name: str) -> None:
+    assert private_uses(FILES[name].read_text()) == ALLOWED.get(name, [])
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("core/")])
+def test_core_inherits_from_no_class_of_a_library(name: str) -> None:
+    """Ray is different: it is extended by inheriting from its classes, as its manual says."""
+    assert heirs(FILES[name].read_text()) == []
 
 
 @pytest.mark.parametrize(
@@ -93,6 +123,7 @@ def test_no_private_name_of_a_library_is_used_and_no_class_of_one_is_inherited_f
         "from torchvision import models\nmodels._api",
         "def f(network):\n    return network._get_top_n_idx(1)",
         "class A(B):\n    def f(self):\n        return self._inherited",
+        "def f(trial):\n    return getattr(trial, '_trial_id')",
     ],
 )
 def test_private_names_are_found_wherever_they_are(source: str) -> None:
