@@ -1,7 +1,7 @@
 """The processes that a search starts, and their children, found by a mark in their environment.
 
-Process groups would not do: Ray's agents leave their parent's group, and live for up to a minute
-after it has ended.
+Process groups would not find them all: Ray's agents leave their parent's group, and live for up to
+a minute after it has ended.
 """
 
 import contextlib
@@ -10,29 +10,41 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 MARK = "CELL_TUNE_SEARCH"
 """The environment variable that holds the mark."""
 _SIGTERM_BIT = 1 << (signal.SIGTERM - 1)
+"""SIGTERM in the sets of signals that /proc shows."""
 _POLL_SECONDS = 0.05
+"""Seconds between two looks for processes that were sent a SIGTERM."""
+
+
+@contextlib.contextmanager
+def variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the time of the block; processes that start inside have them.
+
+    No other variable is touched, since other threads may set theirs meanwhile.
+    """
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
 def marked() -> Iterator[str]:
-    """Yield a mark that all processes have that are started inside the block; this process does
-    not have it.
-    """
-    before = os.environ.get(MARK)
-    os.environ[MARK] = mark = uuid.uuid4().hex
-    try:
+    """Yield a mark; every process that starts inside the block carries it, this one does not."""
+    mark = uuid.uuid4().hex
+    with variables({MARK: mark}):
         yield mark
-    finally:
-        if before is None:
-            del os.environ[MARK]
-        else:
-            os.environ[MARK] = before
 
 
 def living(mark: str) -> list[int]:
@@ -46,16 +58,14 @@ def living(mark: str) -> list[int]:
 
 
 def runs(process: int) -> bool:
-    """Whether a process has not ended; a zombie, for whose end its parent has not asked yet, has
-    ended.
-    """
+    """Whether a process has not ended. A zombie has ended; only its parent has not asked for it."""
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
 
 
 def name_of(process: int) -> str:
-    """The kernel's name of a process's program; empty if the process has ended."""
+    """The name of a process's program, as the kernel has it; empty if the process has ended."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{process}/comm").read_text().strip()
     return ""
@@ -75,12 +85,12 @@ def end(mark: str, seconds: float = 2.0) -> None:
 
 @contextlib.contextmanager
 def deaf_to_sigterm() -> Iterator[None]:
-    """Block SIGTERM in processes that are started inside the block; for this process it is
-    delayed to the block's end.
+    """Block SIGTERM in processes that start inside the block; one that comes to this process takes
+    effect at the block's end.
 
-    A scheduler that ends a job may signal all its processes: Ray's would end before the search that
-    uses them, which could then save nothing, and would end in Ray's own way. Ray itself blocks
-    Ctrl-C in the same way.
+    A scheduler that ends a job may signal all its processes. Ray's would end first, and the search,
+    which needs them to save what runs, would end in Ray's own way. Ray itself blocks Ctrl-C in its
+    processes like this.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
@@ -91,8 +101,8 @@ def deaf_to_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ended_when_asked(mark: str) -> Iterator[None]:
-    """Kill each process with this mark that Ray sends a SIGTERM: they block it, and Ray would
-    wait for them.
+    """Inside the block, kill each process with this mark that Ray sends a SIGTERM: the processes
+    block it, and Ray would wait for them.
     """
     done = threading.Event()
     asked_before = {process for process in living(mark) if _sigterm_waits(process)}

@@ -1,5 +1,5 @@
-"""The processors and memory that this process's control groups let it use; a container or a job
-has less than all.
+"""The processors and memory that this process's control groups let it use, as a container or a job
+has them.
 
 Linux has two versions of control groups (cgroups(7)): version 1 has a hierarchy for each
 controller, version 2 one for all; a machine may mount both. A limit holds for all groups beneath
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 _UNLIMITED = 2**60
-"""Bytes from which a limit means none: without a limit version 1 shows the largest multiple of a
+"""A limit of this many bytes or more means no limit: version 1 then shows the largest multiple of a
 page in 63 bits."""
 
 
@@ -20,9 +20,9 @@ page in 63 bits."""
 class Allowed:
     """The processors and memory that one process may use.
 
-    cpus     processors, at least 1, rounded down: a trial that counts on a fraction of one would be
-             slowed down
-    memory   memory in bytes
+    cpus     processors, at least 1; a fraction is rounded down, since a trial that counted on it
+             would be slowed down
+    memory   bytes
     """
 
     cpus: int
@@ -30,8 +30,7 @@ class Allowed:
 
 
 def allowed(root: Path = Path("/")) -> Allowed:
-    """Processors and memory of this process, from its affinity, the machine's memory and its
-    control groups.
+    """What this process may use, by its affinity, the machine's memory and its control groups.
 
     root   the folder that holds `proc` and the control groups' files; tests give another than `/`
     """
@@ -53,8 +52,8 @@ def _numbers(limit: float | None) -> list[float]:
 
 
 def _cpu_limit(group: Path) -> float | None:
-    """Processors that a group may use, a fraction included, by version 2 or 1; None for no
-    limit.
+    """Processors that a group may use, which may be a fraction; None for no limit. Reads the files
+    of version 2 or 1.
     """
     quota, _, period = (_read(group / "cpu.max") or "").partition(" ")
     if not period:
@@ -68,7 +67,7 @@ def _cpu_limit(group: Path) -> float | None:
 
 
 def _memory_limit(group: Path) -> int | None:
-    """Bytes that a group may use, by version 2 or 1; None for no limit."""
+    """Bytes that a group may use; None for no limit. Reads the file of version 2 or 1."""
     for name in ("memory.max", "memory.limit_in_bytes"):
         text = _read(group / name)
         if text and text.isdigit() and 0 < int(text) < _UNLIMITED:
@@ -77,8 +76,8 @@ def _memory_limit(group: Path) -> int | None:
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """The folders of this process's groups, in every hierarchy, and of the groups above these
-    that can be seen.
+    """The folders of this process's groups in every hierarchy, and of the groups above them, as far
+    as they can be seen.
     """
     mine = _my_groups(root)
     for line in (_read(root / "proc/self/mountinfo") or "").splitlines():
@@ -114,8 +113,8 @@ def _my_groups(root: Path) -> Mapping[str, PurePosixPath]:
 
 
 def _same_hierarchy(controllers: str, options: str) -> bool:
-    """Whether a group's controllers are among the options of a mount of version 1; both are
-    empty in version 2.
+    """Whether a group belongs to a mount: in version 1 its controllers are among the mount's
+    options, in version 2 both are empty.
     """
     if not controllers or not options:
         return controllers == options

@@ -1,4 +1,4 @@
-"""The ends that come before a search is done: Ctrl-C, SIGTERM, and the death of Ray."""
+"""A search that ends before it is done: by Ctrl-C, by SIGTERM, or because Ray died."""
 
 import contextlib
 import os
@@ -17,36 +17,34 @@ from tune import processes
 
 
 class NotesCtrlC(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
-    """Lets this process know that Ctrl-C came.
+    """Notes in `core.interrupts` that Ctrl-C has come.
 
-    Ray answers it by setting an event, which it checks between steps only.
-
-    Code that waits inside a step, for a database, must stop waiting.
+    Ray answers Ctrl-C by setting an event that it checks between its steps only. Code that waits
+    inside a step, for a database, must hear of it at once.
     """
 
     def setup(self, *_: Any, **__: Any) -> None:
-        """Handle Ctrl-C before the handler of Ray, which is installed by now and restores the
-        earlier one itself.
+        """Put a handler before Ray's, which is installed by now; Ray restores the one before its
+        own in the end.
         """
         if threading.current_thread() is not threading.main_thread():
             return
-        rays = signal.getsignal(signal.SIGINT)
+        handler_of_ray = signal.getsignal(signal.SIGINT)
 
-        def answer(number: int, frame: Any) -> None:
+        def handle(number: int, frame: Any) -> None:
             interrupts.note()
-            if callable(rays):
-                rays(number, frame)
+            if callable(handler_of_ray):
+                handler_of_ray(number, frame)
 
-        signal.signal(signal.SIGINT, answer)
+        signal.signal(signal.SIGINT, handle)
 
 
 @contextlib.contextmanager
 def second_interrupt_ends() -> Iterator[None]:
-    """End this process at once on a Ctrl-C that Ray does not handle: saved files are whole at
-    any moment.
+    """Inside the block, end this process at once on a Ctrl-C that Ray does not handle.
 
-    While trials run, Ray handles the first Ctrl-C by giving workers some seconds; then it restores
-    this handler.
+    While trials run, Ray handles the first Ctrl-C: it gives workers some seconds, and restores this
+    handler. Ending at once loses nothing that was saved, since files are whole at any moment.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -64,13 +62,13 @@ def second_interrupt_ends() -> Iterator[None]:
 
 
 _started: dict[str, Path] = {}
-"""The Rays that run: the mark of each one's processes, and its temporary folder."""
+"""For each running Ray, the mark of its processes (`tune.processes`) and its temporary folder."""
 
 
 @contextlib.contextmanager
 def ended_with_the_driver(mark: str, folder: Path) -> Iterator[None]:
-    """Inside the block, an end at once of this process also ends the processes with this mark and
-    removes their temporary folder.
+    """Where this process ends at once inside the block, it first ends the processes with this mark
+    and removes their temporary folder.
     """
     _started[mark] = folder
     try:
@@ -85,10 +83,8 @@ def _end_at_once(status: int, sentence: str) -> None:
     """
     show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
     print(f"{show_cursor}{sentence}", file=sys.stderr, flush=True)
-    with Path(os.devnull).open("w") as nothing:
-        os.dup2(
-            nothing.fileno(), sys.__stderr__.fileno() if sys.__stderr__ else 2
-        )  # Ray's libraries would repeat it
+    with Path(os.devnull).open("w") as nothing:  # Ray's libraries would write about it as well
+        os.dup2(nothing.fileno(), sys.__stderr__.fileno() if sys.__stderr__ else 2)
     for mark, folder in _started.items():
         processes.end(mark)
         shutil.rmtree(folder, ignore_errors=True)
@@ -96,9 +92,9 @@ def _end_at_once(status: int, sentence: str) -> None:
 
 
 @contextlib.contextmanager
-def our_answer_to_sigterm() -> Iterator[None]:
-    """Keep this process's handler of SIGTERM: Ray installs one when it starts, which ends
-    without a message.
+def own_handler_of_sigterm() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM: the one that Ray installs when it starts ends the
+    process without a message.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -116,10 +112,10 @@ def our_answer_to_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ended_with_ray(mark: str) -> Iterator[None]:
-    """End this process soon after a process dies that Ray cannot run without.
+    """Inside the block, end this process soon after Ray's GCS or raylet dies; Ray needs both.
 
-    Ray would wait for a minute and then end or abort this process without a message; Ray's agents
-    would live on.
+    Ray would wait for a minute, then end or abort this process without a message, and leave its
+    agents running.
     """
     done = threading.Event()
     watched = {
@@ -150,5 +146,6 @@ def ended_with_ray(mark: str) -> Iterator[None]:
 
 
 _HEART = ("gcs_server", "raylet")
-"""The processes that Ray cannot run without."""
+"""The kernel's names of the processes that Ray cannot run without."""
 _WATCH_SECONDS = 0.5
+"""Seconds between two looks at these processes."""

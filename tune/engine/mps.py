@@ -1,10 +1,9 @@
-"""NVIDIA's Multi-Process Service for the time of a study, so that trials that share a GPU
-compute at the same time.
+"""NVIDIA's Multi-Process Service: with it, trials that share a GPU compute at the same time.
 
 Without it, processes on one GPU take turns: each has the GPU for a slice of time, however little of
-the GPU it uses. The service comes with NVIDIA's driver. Two environment variables, which the
-processes of a study inherit, name its folder and connect its clients to it; no setting of the GPU
-is touched.
+the GPU it uses. The service comes with NVIDIA's driver. Its clients find it by two environment
+variables that name its folder, and the processes of a study inherit them. No setting of the GPU is
+touched.
 """
 
 import contextlib
@@ -16,11 +15,14 @@ from pathlib import Path
 
 from core.errors import ResourceError
 from tune.engine import scratch
+from tune.processes import variables
 
 PROGRAM = "nvidia-cuda-mps-control"
+"""NVIDIA's program that starts the service and ends it."""
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
+"""The environment variables that name the folders of the service's sockets and of its logs."""
 MACHINE_WIDE = Path("/tmp/nvidia-mps")
-"""The folder in which a client looks for the service when the variable is not set."""
+"""The folder in which a client looks for the service where PIPES is not set."""
 ANSWER_SECONDS = 30
 """Seconds that the program may take to start the service or to end it."""
 _END_WHEN_ORPHANED = f"""trap '' TERM
@@ -29,12 +31,12 @@ echo "quit -t 5" | timeout -s KILL 20 {PROGRAM} >/dev/null 2>&1
 test -f "$1/{PROGRAM}.pid" && kill "$(cat "$1/{PROGRAM}.pid")" 2>/dev/null
 rm -rf "$1"
 """
-"""A shell script that ends the service when its standard input ends: it was closed, or the writing
-process died."""
+"""A shell script that waits until its standard input is closed, or the writer of it dies; then it
+ends the service and removes the service's folder, its argument."""
 
 
 def check_service() -> None:
-    """Raise ResourceError where there is no service to start."""
+    """Raise ResourceError where no service runs and none can be started."""
     if not _runs_already() and shutil.which(PROGRAM) is None:
         raise ResourceError(
             f"resources.mps true needs NVIDIA's {PROGRAM}, which is not on the PATH; it comes with"
@@ -45,11 +47,11 @@ def check_service() -> None:
 
 @contextlib.contextmanager
 def multi_process_service() -> Iterator[None]:
-    """Run the service for all processes that are started inside the block and use a GPU.
+    """Run the service for all processes that start inside the block and use a GPU.
 
     A service that the user runs already is used as it is. Ours ends with the block, and also when
-    this process is killed. Raises ResourceError, with the program's own words, where it does not
-    start.
+    this process is killed. Raises ResourceError, which quotes the program, where the service does
+    not start.
     """
     if _runs_already():
         yield
@@ -63,29 +65,12 @@ def multi_process_service() -> Iterator[None]:
             environment.pop("CUDA_VISIBLE_DEVICES", None)
         with _ended_with_this_process(folder, environment):
             _start(environment, folder)
-            with _variables({PIPES: str(folder), LOGS: str(folder)}):
+            with variables({PIPES: str(folder), LOGS: str(folder)}):
                 yield
 
 
 def _runs_already() -> bool:
     return Path(os.environ.get(PIPES) or MACHINE_WIDE, "control").exists()
-
-
-@contextlib.contextmanager
-def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Set these variables of this process's environment and no others, since other threads read
-    it.
-    """
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _start(environment: Mapping[str, str], folder: Path) -> None:
@@ -107,8 +92,8 @@ def _start(environment: Mapping[str, str], folder: Path) -> None:
 
 @contextlib.contextmanager
 def _ended_with_this_process(folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
-    """End the service of this folder when the block is left or this process dies: a shell waits
-    for either.
+    """End the service of this folder when the block is left or this process dies; a shell waits for
+    either.
 
     The shell has a session of its own, so that Ctrl-C does not end it: workers need the service to
     end their epochs.

@@ -1,5 +1,5 @@
-"""How many trials share a GPU: as many as the memory of the heaviest one and the time it leaves
-idle allow.
+"""How many trials share a GPU: a probe of the heaviest trial measures its memory, and the time for
+which it leaves the GPU idle.
 """
 
 import dataclasses
@@ -27,19 +27,16 @@ from tune.space.domains import Choices
 from tune.space.space import SearchSpace
 
 MEMORY = 0.92
-"""Fraction of a GPU's memory that trials may fill; the rest is for memory that no allocator counts.
-"""
+"""Fraction of a GPU's memory that trials may fill; the rest is left to what no allocator counts."""
 MARGIN = 1.15
-"""A trial's memory as a multiple of the probe's peak: other images, other proposals and fragments
-may need more."""
+"""Memory that is reserved for a trial, as a multiple of the probe's peak: other images, proposals
+and a fragmented memory may need more than the probe did."""
 MOST = 16
-"""Largest number of trials on one GPU: with more, their processes cost more than they bring."""
+"""Largest number of trials on one GPU: the processes of more would cost more than they bring."""
 
 
 def _rank(name: str) -> Callable[[Value], float]:
-    """A key that orders the values of a setting by how much of a GPU's memory a trial takes with
-    them.
-    """
+    """A key that orders the values of a setting: with a larger key a trial takes more memory."""
     if name == "model.backbone":
         return lambda value: BACKBONES[str(value)].memory_rank
     if name == "model.detector":
@@ -57,11 +54,11 @@ HEAVY = (
     "model.proposals_train", "model.box_samples", "model.rpn_samples", "model.proposals_test",
     "predict.max_detections", "predict.tile", "optim.precision",
 )  # fmt: skip
-"""The settings that the memory of a trial depends on, the heaviest first."""
+"""The settings on which a trial's memory depends, those with the largest effect first."""
 
 
 def heaviest(space: SearchSpace) -> TrialConfig:
-    """The configuration of a study that takes the most memory, judged by the settings in HEAVY."""
+    """The configuration of a study that takes most memory, judged by the settings in HEAVY."""
     if space.variants:
         return max((row.config for row in space.rows()), key=_weight)
 
@@ -78,8 +75,8 @@ def _weight(config: TrialConfig) -> tuple[float, ...]:
 
 
 def trials_that_share(found: Probe, memory: int = 0) -> int:
-    """Number of trials on one GPU, at least one: as many as fit its memory, the machine's memory
-    and the GPU's time.
+    """Number of trials on one GPU, from 1 to MOST: as many as fit its memory, its time and the
+    machine's memory.
 
     memory   bytes of the machine's memory that may be used for each of its GPUs; 0 where that is
              not known
@@ -88,9 +85,8 @@ def trials_that_share(found: Probe, memory: int = 0) -> int:
     trials fill it. The number is rounded up, because trials do not compute in turns.
     """
     by_memory = int(MEMORY * found.total_bytes / (MARGIN * found.peak_bytes))
-    by_time = math.ceil(
-        1 / found.busy - 1e-9
-    )  # at a third of the time three trials, whatever the rounding of 1/3
+    # The small number makes it three trials at a third of the time, however 1/3 is rounded.
+    by_time = math.ceil(1 / found.busy - 1e-9)
     known = memory and found.host_bytes
     by_host = int(MEMORY * memory / (MARGIN * found.host_bytes)) if known else MOST
     return max(1, min(by_memory, by_time, by_host, MOST))
@@ -98,7 +94,10 @@ def trials_that_share(found: Probe, memory: int = 0) -> int:
 
 @dataclass(frozen=True)
 class Packing:
-    """The result of a probe, and the number of trials on one GPU that follows from it."""
+    """The result of a probe, and the number of trials on one GPU that follows from it.
+
+    settings   the settings that were probed, by their flat names
+    """
 
     settings: Mapping[str, Value]
     probe: Probe
@@ -116,13 +115,13 @@ class Packing:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
+        """The content of `packing.json`, as JSON types."""
         return dataclasses.asdict(self)
 
 
 def remembered(path: Path, space: SearchSpace) -> Packing | None:
-    """The packing that `path` holds, if it is of the same settings and of the GPU of this
-    machine; else None.
+    """The packing that a file holds; None unless its settings and its GPU are those of this study
+    and machine.
     """
     try:
         content = json.loads(path.read_text())
@@ -144,9 +143,9 @@ def pack(
     device: str = "auto",
     memory: int = 0,
 ) -> Packing:
-    """Probe the heaviest configuration of a study in a process of its own.
+    """Measure the heaviest configuration of a study, in a process of its own.
 
-    weights   returns the pretrained weights of a configuration
+    weights   returns the pretrained weights of a configuration; None where it has none
     device    a device's name, as `core.device.resolve` takes it
     memory    bytes of the machine's memory for each GPU, as `trials_that_share` takes it
 
@@ -162,19 +161,16 @@ def pack(
 def _apart(config: TrialConfig, data: Dataset, weights: BaseWeights | None, device: str) -> Probe:
     place = (
         f"the heaviest settings of the space (model.backbone {config.model.backbone},"
-        " optim.batch_size "
+        f" optim.batch_size {config.optim.batch_size})"
     )
-    place += f"{config.optim.batch_size})"
     try:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             measured = pool.submit(probe.measure, config, data, weights, device)
             try:
                 return measured.result()
             except KeyboardInterrupt:
-                for child in (
-                    multiprocessing.active_children()
-                ):  # leaving the block would wait for the child
-                    child.kill()
+                for child in multiprocessing.active_children():
+                    child.kill()  # leaving the block would wait for it
                 raise
     except BadRequest:
         raise

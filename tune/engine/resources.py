@@ -44,20 +44,24 @@ class Machine:
 
     @classmethod
     def here(cls) -> "Machine":
-        """The machine that this process runs on, as far as its control groups let it use it."""
+        """The part of this machine that this process's control groups let it use."""
         allowed = cgroups.allowed()
         return cls((Node(allowed.cpus, torch.cuda.device_count(), allowed.memory),))
 
     def share(
         self, cpus_per_trial: int | str, gpus_per_trial: float | str, parallel: int | None
     ) -> TrialResources:
-        """Resolve `auto` and count how many trials fit: on each node by itself, then summed.
+        """What each trial holds, `auto` resolved, and how many trials run at once.
 
-        GPUs, auto: one whole GPU for each trial where any node has one (`tune.engine.packing`
-        measures how many trials may share it), else none. Processors, auto: with GPUs, a node's
-        processors divided by the trials that its GPUs hold, on the node where that is least, and at
-        most 8; without GPUs, a quarter of the largest node's processors, and at least one. Raises
-        ResourceError for a trial that fits on no node, since Ray would wait for ever without a
+        gpus_per_trial   `auto` is one whole GPU where any node has one, else none;
+                         `tune.engine.packing` measures how many trials may share it
+        cpus_per_trial   `auto` is, with GPUs, a node's processors divided by the trials that its
+                         GPUs hold, on the node where that is least, and at most 8; without GPUs, a
+                         quarter of the largest node's processors, at least one
+        parallel         largest number of trials at once; None for as many as fit, counted on each
+                         node by itself
+
+        Raises ResourceError for a trial that fits on no node: Ray would wait for ever without a
         message.
         """
         several = len(self.nodes) > 1
@@ -93,9 +97,7 @@ class Machine:
 
 
 def _trials_by_gpu(node: Node, gpus: float) -> int:
-    """How many trials the GPUs of a node hold; a trial with a fraction of a GPU stays on one
-    GPU.
-    """
+    """Number of trials that the GPUs of a node hold; no trial spans two GPUs."""
     if gpus == 0:
         return sys.maxsize
     return node.gpus * int(1 / gpus + 1e-9)

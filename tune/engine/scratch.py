@@ -1,9 +1,9 @@
-"""Temporary folders, above all for sockets: short paths, our own, and removed even after their
-owner was killed.
+"""Temporary folders with short paths, as sockets need; they are removed even if their owner is
+killed.
 
 A folder's owner holds a lock on a file in it for as long as it lives; the kernel releases the lock
-when the owner dies. So the next process that makes a folder removes those whose lock is free. This
-also holds between containers, where process ids mean nothing.
+when the owner dies. The next process that makes a folder removes those whose lock is free. This
+also works between containers, where process ids mean nothing.
 """
 
 import contextlib
@@ -18,12 +18,14 @@ import filelock
 from core.errors import ResourceError
 
 PREFIX = "ct-"
+"""The beginning of the folders' names."""
 LOCK = ".owner"
+"""The file in a folder on which its owner holds a lock."""
 LONGEST_BASE = 107 - len(
     "/ct-12345678/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 )
-"""Largest path, in bytes, of the folder that holds temporary folders: a socket's path may have 107
-(unix(7))."""
+"""Largest length, in bytes, of the path of the folder that holds temporary folders: a socket's path
+may have 107 (unix(7)), and this is the longest that Ray makes in one."""
 _FALLBACK = Path("/tmp")
 
 
@@ -36,8 +38,8 @@ def folder() -> Iterator[Path]:
     base = _base()
     _remove_what_the_dead_left(base)
     try:
-        # It has another name until its lock is held; otherwise a process that cleans up would take
-        # it for a dead one's.
+        # The folder has another name until its lock is held; otherwise another process would remove
+        # it as one whose owner is dead.
         made = Path(tempfile.mkdtemp(prefix="new-ct-", dir=base))
         lock = filelock.FileLock(made / LOCK, timeout=0)
         lock.acquire()
@@ -55,8 +57,9 @@ def folder() -> Iterator[Path]:
 
 
 def _base() -> Path:
-    """The folder that holds temporary folders: TMPDIR, or /tmp if the path of TMPDIR is too long
-    for sockets.
+    """The folder that holds temporary folders: TMPDIR, or /tmp where TMPDIR's path is too long.
+
+    Raises ResourceError where neither will do.
     """
     wanted = Path(tempfile.gettempdir()).absolute()
     if len(os.fsencode(wanted)) <= LONGEST_BASE:

@@ -17,7 +17,7 @@ from tune.engine import cgroups, scratch
 from tune.engine.interruption import (
     ended_with_ray,
     ended_with_the_driver,
-    our_answer_to_sigterm,
+    own_handler_of_sigterm,
 )
 from tune.engine.loopback import on_loopback
 from tune.engine.resources import Machine, Node
@@ -25,14 +25,15 @@ from tune.engine.resources import Machine, Node
 
 @contextlib.contextmanager
 def ray_session(machine: Machine) -> Iterator[Path]:
-    """Run Ray for the time of the block; its processes and its temporary folder, which is
-    yielded, end with it.
+    """Run Ray for the time of the block, or join the cluster at the machine's address.
+
+    Yields a temporary folder. The folder and the processes that were started end with the block.
     """
     if machine.address is not None:
         packages = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "core")]
         with scratch.folder() as folder:
             try:
-                with our_answer_to_sigterm():
+                with own_handler_of_sigterm():
                     ray.init(
                         machine.address,
                         log_to_driver=False,
@@ -53,12 +54,12 @@ def ray_session(machine: Machine) -> Iterator[Path]:
         try:
             with (
                 on_loopback(),
-                _temporary_files_in(folder),
+                processes.variables({"TMPDIR": str(folder)}),  # a short path, removed in the end
                 processes.deaf_to_sigterm(),
-                our_answer_to_sigterm(),
+                own_handler_of_sigterm(),
             ):
                 ray.init(
-                    "local",  # RAY_ADDRESS may name a cluster
+                    "local",  # else Ray would join a cluster that RAY_ADDRESS names
                     num_cpus=node.cpus,
                     num_gpus=node.gpus,
                     object_store_memory=_object_store_bytes(node.memory),
@@ -75,28 +76,12 @@ def ray_session(machine: Machine) -> Iterator[Path]:
             processes.end(mark)
 
 
-@contextlib.contextmanager
-def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """Let processes that are started inside use `folder` for temporary files: it is removed, and
-    its path is short.
-    """
-    before = os.environ.get("TMPDIR")
-    os.environ["TMPDIR"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = before
-
-
 def _object_store_bytes(memory: int) -> int | None:
-    """Largest size, in bytes, of Ray's object store where `memory` bytes are allowed; None to
-    leave it to Ray.
+    """Bytes for Ray's object store where a search may use `memory` bytes; None leaves the size to
+    Ray.
 
-    Ray takes three tenths of the memory that it finds, but it reads one control group only, and
-    none above or beneath.
+    By itself Ray takes three tenths of the memory that it finds; it reads the limit of one control
+    group, and not of the groups above it.
     """
     if not memory or memory >= cgroups.memory_of_the_machine():
         return None
@@ -104,16 +89,16 @@ def _object_store_bytes(memory: int) -> int | None:
 
 
 _LEAST_STORE, _MOST_STORE = 80 * 2**20, 10**10
-"""Bytes: Ray refuses less than 75 MB, and more than 10 GB where /dev/shm has less."""
+"""Bounds of the object store's size, in bytes. Ray refuses less than 75 MB, and more than 10 GB
+where /dev/shm has less."""
 
 
 def _make_token() -> None:
-    """Make the token that Ray asks of everyone who connects to its processes, readable by its
-    owner alone.
+    """Make the token that Ray's processes ask of everyone who connects; only its owner can read it.
 
-    Ray asks for a token unless RAY_AUTH_MODE says otherwise, and would make one that all can read.
-    Where there is no home folder to keep it in, the token of this process is in its environment
-    only.
+    Ray asks for a token unless RAY_AUTH_MODE says otherwise; one that Ray makes can be read by all.
+    Where no home folder can keep the token, it is in this process's environment only. Raises
+    ResourceError where RAY_AUTH_TOKEN_PATH names a file that cannot be written.
     """
     if "RAY_AUTH_TOKEN" in os.environ:
         return
@@ -135,9 +120,12 @@ def _make_token() -> None:
 
 
 def cluster_at(address: str) -> Machine:
-    """The nodes of the cluster at `address` that are alive."""
+    """The nodes of the cluster at an address that are alive.
+
+    Raises ResourceError where no cluster answers.
+    """
     try:
-        with our_answer_to_sigterm():
+        with own_handler_of_sigterm():
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ResourceError(

@@ -1,4 +1,4 @@
-"""The run of one study, from its first trial to its last, confirmation included."""
+"""One study run from its first trial to its last, confirmation included."""
 
 import contextlib
 import functools
@@ -51,8 +51,8 @@ from tune.tracking.thread import TrackingThread
 from tune.tracking.tracker import Trouble
 
 CLOSE_SECONDS, INTERRUPTED_SECONDS = 60.0, 10.0
-"""Seconds that the end of a study waits for the tracker, and that an interruption does: what it
-shows can be completed later."""
+"""Seconds to wait for the tracker at the end of a study, and after an interruption; what it misses
+can be shown later."""
 
 _PACKAGES = (
     "torch",
@@ -64,14 +64,14 @@ _PACKAGES = (
     "pycocotools",
     "numpy",
 )
+"""The packages whose versions `study.json` names."""
 
 
 def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = None) -> bool:
-    """Run a study, or continue it; True if it is finished, False if it was interrupted or its
-    time is up.
+    """Run a study, or continue it; True if it is finished, False if its time is up before.
 
     Where the request asks for a confirmation, it follows the finished search, and the study is
-    finished when it ends.
+    finished when it ends. Raises BadRequest and StorageError, and KeyboardInterrupt after Ctrl-C.
 
     trials   what makes the trials that workers run: real ones by default; tests and benchmarks
              replay learning curves
@@ -120,12 +120,11 @@ def _at_the_same_time(plan: StudyPlan) -> AbstractContextManager[None]:
     """NVIDIA's service for the time of the block, where trials share a GPU and the request asks
     for it.
     """
-    shares = 0 < plan.resources.gpus < 1
-    return (
-        multi_process_service()
-        if plan.request.resources.mps and shares
-        else contextlib.nullcontext()
-    )
+    return multi_process_service() if _uses_service(plan) else contextlib.nullcontext()
+
+
+def _uses_service(plan: StudyPlan) -> bool:
+    return plan.request.resources.mps and 0 < plan.resources.gpus < 1
 
 
 def _packed(plan: StudyPlan, weights: Mapping[str, BaseWeights], console: Console) -> StudyPlan:
@@ -135,16 +134,10 @@ def _packed(plan: StudyPlan, weights: Mapping[str, BaseWeights], console: Consol
     The GPUs of a cluster are not measured. A result for the same settings and the same GPU is used
     again.
     """
-    wanted, here = (
-        plan.request.resources,
-        plan.machine.address is None and torch.cuda.is_available(),
-    )
-    if (
-        wanted.gpus_per_trial != "auto"
-        or not plan.resources.gpus
-        or not here
-        or plan.options.parallel == 1
-    ):
+    wanted = plan.request.resources
+    here = plan.machine.address is None and torch.cuda.is_available()
+    shareable = plan.resources.gpus > 0 and plan.options.parallel != 1
+    if wanted.gpus_per_trial != "auto" or not here or not shareable:
         return plan
     packing = remembered(plan.folder.packing, plan.request.space)
     if packing is None:
@@ -165,8 +158,7 @@ def _packed(plan: StudyPlan, weights: Mapping[str, BaseWeights], console: Consol
 
 @dataclass(frozen=True)
 class _Phase:
-    """A phase of a study: the trials of the search, or the trials that confirm its best, and
-    where they are kept.
+    """A phase of a study: the trials of the search, or those that confirm its best.
 
     name        search or confirm, also the name of the phase in the tracker
     ledger      the ledger that holds these trials
@@ -269,8 +261,8 @@ def _files_in_one_sentence() -> Iterator[None]:
 
 
 class _Conductor:
-    """The desk of `bridge` for one phase: it tells ledger, tracker, table and progress of each
-    event once.
+    """The desk of one phase (`tune.engine.bridge`): it tells ledger, tracker, table and progress of
+    each event once.
     """
 
     def __init__(
@@ -326,9 +318,8 @@ class _Conductor:
             self._ledger.claim.beat()  # Ray calls this often enough for a heartbeat
         if self.error is not None or not self._has_room:
             return None
-        if (
-            self._time_is_up or not self._first_rung_fits
-        ):  # tested last, since it reads every epoch of the study
+        # Tested last, since it reads every epoch of the study.
+        if self._time_is_up or not self._first_rung_fits:
             return None
         with self._halting():
             record = self._ledger.next(self._plan.resources.gpus)
@@ -349,8 +340,8 @@ class _Conductor:
     def _has_room(self) -> bool:
         """Whether another attempt may be handed out.
 
-        An attempt that needs a larger share than others is handed out before there is room for it.
-        Until it has begun, no other is handed out, because it would take the part of the GPU that
+        An attempt that needs a larger share of a GPU than others is handed out before there is room
+        for it. Until it has begun no other is handed out, which would take the part of the GPU that
         becomes free.
         """
         if self._without_room or len(self._heard) >= self._plan.resources.parallel:
@@ -361,8 +352,8 @@ class _Conductor:
 
     @property
     def _first_rung_fits(self) -> bool:
-        """Whether a trial that starts now can be expected to reach its first rung before the
-        deadline.
+        """Whether a trial that starts now would reach its first rung before the deadline, at the
+        median time of the study's epochs.
         """
         if self._deadline is None:
             return True
@@ -415,8 +406,7 @@ class _Conductor:
         # With NVIDIA's service an error on the GPU in one trial ends all trials that share it. From
         # then on each has a whole GPU, so that the trial that caused the error costs the others no
         # more attempts.
-        shares = self._plan.request.resources.mps and 0 < self._plan.resources.gpus < 1
-        alone = 1.0 if shares and lost.cause is Cause.GPU_FAILED else None
+        alone = 1.0 if lost.cause is Cause.GPU_FAILED and _uses_service(self._plan) else None
         seconds = seconds_of_lost_epoch(Path(assignment.folder), assignment.attempt)
         # The kernel ended the worker at its time limit, however late Ray noticed.
         seconds = min(seconds, silence, limit or silence)
@@ -425,7 +415,7 @@ class _Conductor:
     def _more_memory(self, number: int) -> float | None:
         """GPUs for the next attempt of a trial that ran out of memory; None for no change.
 
-        It is twice the trial's share, so that fewer trials run beside it; the last attempt has a
+        The trial's share is doubled, so that fewer trials run beside it; its last attempt has a
         whole GPU.
         """
         record = self._ledger.records[number]
@@ -435,8 +425,8 @@ class _Conductor:
 
     @contextlib.contextmanager
     def _halting(self) -> Iterator[None]:
-        """Stop the study in order at any exception inside; one that reached Ray's hooks would
-        end it in disorder.
+        """Stop the study in order at any exception inside. An exception that reached Ray, whose
+        hooks call this desk, would end the study in disorder.
         """
         try:
             yield
@@ -479,8 +469,8 @@ class _Conductor:
         write_atomically(self._phase.table, table.encode())
 
     def _remove_weights_that_lost(self) -> None:
-        """Remove the weights of ended trials that can no longer win; their reports, curves and
-        match tables stay.
+        """Remove the weights of ended trials that can no longer win; their epochs and match tables
+        stay.
         """
         kept = self._phase.kept()
         for record in self._ledger.records:
@@ -494,7 +484,7 @@ class _Conductor:
 
 
 def describe(plan: StudyPlan) -> None:
-    """Write study.json; the date of its creation stays that of the first time."""
+    """Write study.json; the date of creation in it stays that of the first time."""
     folder = plan.folder
     created = (
         folder.read_description()["created"]
@@ -518,8 +508,8 @@ def describe(plan: StudyPlan) -> None:
                 "groups": plan.groups,
                 "classes": [category.name for category in plan.data.classes],
             },
-            # None stands for the default, a file in this folder or beside it, wherever it is moved
-            # to.
+            # None stands for the default: a file in this folder or beside it, wherever the folder
+            # is moved.
             "storage": plan.options.storage and without_password(plan.options.storage),
             "tracking_uri": (
                 plan.options.tracking_uri and without_password(plan.options.tracking_uri)
