@@ -93,17 +93,7 @@ def heirs(source: str) -> list[str]:
     ]
 
 
-# The ledger is being rebuilt on Optuna's public interface.
-NOT_YET = pytest.mark.xfail(reason="to be rebuilt on Optuna's public interface", strict=True)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=NOT_YET if name == "tune/ledger/ledger.py" else ())
-        for name in FILES
-    ],
-)
+@pytest.mark.parametrize("name", FILES)
 def test_no_private_name_of_a_library_is_used(name: str) -> None:
     assert private_uses(FILES[name].read_text()) == ALLOWED.get(name, [])
 
