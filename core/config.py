@@ -1,4 +1,5 @@
-"""Every setting of a trial, once: name, unit, range, default and meaning.
+"""Every setting of a trial, once: name, unit, range, default and meaning. Those under `augment.`
+stand with their augmentations in `core/augment/`.
 
 A setting's name is its path, such as `optim.learning_rate`; space files, `--set`, `trials.csv` and
 MLflow all use it. Defaults are those of the reference report where they are sound;
@@ -106,6 +107,7 @@ class DataConfig(_Settings):
         return self
 
 
+# A type checker knows none of its fields: only augmentations read them, each its own, typed there.
 if TYPE_CHECKING:
     AugmentConfig = _Settings
 else:
@@ -336,7 +338,9 @@ def check_setting_name(name: str, place: str, others: Iterable[str] = ()) -> Non
     if name in SETTINGS:
         return
     near = nearest(name, [*SETTINGS, *others], SYNONYMS)
-    way_out = f"Did you mean '{near}'?" if near else "core/config.py lists all settings."
+    way_out = (
+        f"Did you mean '{near}'?" if near else "core/config.py and core/augment/ list all settings."
+    )
     raise SettingError(f"{place}: {name!r:.80} is not a trial setting. {way_out}")
 
 

@@ -116,7 +116,7 @@ def test_a_misspelt_setting_is_refused_with_a_suggestion_that_exists(
     message = refusal({misspelt: 1})
     assert f"'{misspelt}' is not a trial setting" in message
     assert (
-        message.endswith("lists all settings.")
+        message.endswith("list all settings.")
         or message.split("Did you mean '")[1].rstrip("'?") in SETTINGS
     )
 

@@ -98,7 +98,8 @@ def check_name(name: object, place: str) -> None:
     """
     if not isinstance(name, str) or len(name) > _MAX_TEXT or not name.isprintable():
         raise SettingError(
-            f"{place}: {shown(name)} is not a trial setting. core/config.py lists all settings."
+            f"{place}: {shown(name)} is not a trial setting. core/config.py and core/augment/ list"
+            " all settings."
         )
     check_setting_name(name, place)
 
