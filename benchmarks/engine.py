@@ -42,7 +42,8 @@ from tune.ledger.reading import read_ledger
 from tune.request.file import from_document
 from tune.request.request import StudyRequest
 from tune.study import conductor as study
-from tune.study.plan import Options, StudyPlan
+from tune.study.options import Options
+from tune.study.plan import StudyPlan
 from tune.study.trials import TrialInputs
 from tune.tracking.mlflow_tracker import MLflow
 from tune.tracking.tracker import TrackedStudy, TrialsView

@@ -30,8 +30,8 @@ import torch
 
 from benchmarks.replay import ReplayedTrial
 from core.errors import TrialDiverged
-from tune import search
 from tune.engine.messages import Assignment
+from tune.search import main as search
 from tune.study import conductor as study
 from tune.study.trials import TrialInputs
 
@@ -152,7 +152,7 @@ def main() -> int:
     own, rest = parser.parse_known_args()
     script = Script(own.witness, own.deeds, own.epoch_seconds)
     with mock.patch.object(study, "run_study", functools.partial(study.run_study, trials=script)):
-        return search.main(rest)
+        return search(rest)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ from tune.engine.resources import Machine, Node, TrialResources
 from tune.report.findings import Findings, find
 from tune.request.file import from_document
 from tune.study import conductor as study
-from tune.study.plan import Options, StudyPlan
+from tune.study.options import Options
+from tune.study.plan import StudyPlan
+from tune.study.reading import read_study
 from tune.study.trials import TrialInputs
 
 IMAGES = 41
@@ -142,4 +144,4 @@ if __name__ == "__main__":
     )  # by its own name: what is in __main__ reaches the workers by value
 
     done = report_replay.run(Path(sys.argv[1]), Console())
-    show(find(done.folder, done.storage), Console())
+    show(find(read_study(done.request.study, done.options.results)), Console())

@@ -24,7 +24,8 @@ from tune.request.file import from_document
 from tune.store.folder import StudyFolder
 from tune.study import conductor as study
 from tune.study import confirmation
-from tune.study.plan import Options, StudyPlan, check_request, searched_settings, study_facts
+from tune.study.options import Options
+from tune.study.plan import StudyPlan, check_request, study_facts
 from tune.tables import trials_csv
 
 IMAGES, VALIDATED = 209, 41
@@ -123,9 +124,7 @@ def build(
     ledger.remember(facts)
     study.describe(plan)
     _run(ledger, plan.folder.trial, quality, fate)
-    plan.folder.trials_csv.write_text(
-        trials_csv(ledger.records, searched_settings(plan.request.space))
-    )
+    plan.folder.trials_csv.write_text(trials_csv(ledger.records, plan.request.searched))
     _confirm(plan, ledger, facts, quality)
     return plan.folder
 
@@ -134,12 +133,10 @@ def _confirm(plan: StudyPlan, ledger: Ledger, facts: Mapping[str, Any], quality:
     points = confirmation.points(ledger.records, plan.request, plan.repeats)
     if not points:
         return
-    confirming = open_ledger(plan.storage, confirmation.request_of(plan.request), points)
+    confirming = open_ledger(plan.storage, confirmation.confirming_request(plan.request), points)
     confirming.remember({**facts, **confirmation.confirmation_facts(plan.request, plan.repeats)})
     _run(confirming, plan.folder.confirm_trial, quality, lambda _: "")
-    plan.folder.confirm_csv.write_text(
-        trials_csv(confirming.records, searched_settings(plan.request.space))
-    )
+    plan.folder.confirm_csv.write_text(trials_csv(confirming.records, plan.request.searched))
 
 
 def _run(ledger: Ledger, folder_of: Callable[[int], Path], quality: Quality, fate: Fate) -> None:

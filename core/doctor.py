@@ -56,8 +56,8 @@ def _content(dataset: Dataset, where: str, config: TrialConfig, signs: bool) -> 
     """Counts by class, sizes and instance areas, then what is unusual and accepted.
 
     config   the settings against which the data set is held
-    signs    whether to note classes without instances, pieces, overlaps and crowd regions: not
-             where a problem is their cause and says more
+    signs    whether to note classes without instances, pieces, overlaps and crowd regions; a
+             problem that causes them makes such notes superfluous
     """
     counts_IC = dataset.instance_counts()
     yield (
@@ -119,7 +119,7 @@ def _class_table(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str
 def _notes(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str]:
     names = [sample.name for sample in dataset.samples]
     empty = [name for name, count in zip(names, counts_IC.sum(axis=1), strict=True) if count == 0]
-    if 0 < len(empty) < len(names) / 2:  # more of them is a matter of `advice`
+    if 0 < len(empty) < len(names) / 2:  # `advice` speaks of more than that
         yield (
             f"{many(len(empty), 'image')} without instances, taken as true negatives:"
             f" {examples_of(empty)}"
@@ -138,7 +138,7 @@ def _notes(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str]:
 
 
 def _signs(dataset: Dataset, counts_IC: NDArray[np.int64], in_pieces: list[int]) -> Iterator[str]:
-    """Notes on signs that wrong annotations have, and right ones may have too."""
+    """Notes on signs of wrong annotations, which correct annotations may show too."""
     yield from _class_notes(dataset, counts_IC)
     names = [sample.name for sample in dataset.samples]
     if sum(in_pieces):

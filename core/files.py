@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,30 @@ def write_atomically(path: Path, data: bytes) -> None:
 def write_json_atomically(path: Path, content: Any) -> None:
     """Write `content` as indented JSON; NaN is refused, since JSON has none."""
     write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, raising: type[Exception], order: str = "") -> Any:
+    """The content of a JSON file.
+
+    raising   what to raise, with one sentence that begins with the path, for a file that cannot be
+              read, is no JSON, or has a key twice, whose first value would be lost
+    order     what the user can do, added to that sentence
+    """
+    try:
+        return json.loads(path.read_bytes(), object_pairs_hook=_once_each)
+    except OSError as error:
+        trouble = f"cannot be read: {reason(error)}"
+    except (ValueError, RecursionError) as error:
+        trouble = f"is no JSON ({error})"
+    raise raising(f"{path}: the file {trouble}{'; ' if order else ''}{order}")
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"an object must hold a key once, and one holds {twice!r:.80} twice")
+    return found
 
 
 def write_once(path: Path, data: bytes, mode: int = 0o600) -> None:

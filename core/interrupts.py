@@ -32,19 +32,16 @@ def terminable() -> Iterator[None]:
 
 
 def interrupted() -> bool:
-    """Whether this process was asked to end: by SIGTERM, or by a Ctrl-C that a library answers
-    in its own time.
+    """Whether this process was asked to end, by SIGTERM or by a Ctrl-C that a library handles.
 
-    Who waits for something looks at this now and then. Elsewhere Ctrl-C is an exception, and needs
-    no looking.
+    Code that waits in a loop asks this in every turn. Everywhere else Ctrl-C raises
+    KeyboardInterrupt, and nobody need ask.
     """
     return _interrupted
 
 
 def note() -> None:
-    """Say that Ctrl-C has come, where a library answers it by ending what it does in its own
-    time.
-    """
+    """Record a Ctrl-C that a library handles without KeyboardInterrupt, for `interrupted`."""
     global _interrupted
     _interrupted = True
 

@@ -35,8 +35,8 @@ def listed(parts: Sequence[str]) -> str:
 
 
 def shown(text: str) -> str:
-    r"""Text of any origin as one line that a terminal only displays: what is not printable stands
-    there as an escape.
+    r"""Text of any origin as one line that a terminal only displays: escapes stand for characters
+    that are not printable.
 
     Names of files, classes and variants, and reasons of errors, may hold escape sequences that move
     the cursor or retitle the window, characters that turn the direction of writing, line breaks,
@@ -58,15 +58,15 @@ def first_line(error: BaseException) -> str:
 def nearest(
     name: str, known: Iterable[str], synonyms: Mapping[str, str] | None = None
 ) -> str | None:
-    """The known name that a person who wrote `name` most likely meant; None where nothing is
-    like it.
+    """The known name that a person who wrote `name` most likely meant; None where no known name is
+    similar.
 
     known      names, perhaps with a section before a dot: `optim.learning_rate`
     synonyms   other words for some of them: `{"freeze": "model.trainable_layers"}`
 
-    The last part counts most: the same word; its initials (`lr`); words that are among the other's
-    (`batch`, `num_epochs`); an abbreviation (`grad_clip`, `hflip`); else how many letters agree in
-    order.
+    The part after the last dot counts most. In falling order of likeness it is the same word, its
+    initials (`lr`), some of its words (`batch`, `num_epochs`), an abbreviation (`grad_clip`,
+    `hflip`), or shares letters with it in the same order.
     """
     meant = (synonyms or {}).get(_words(name)[-1].replace(" ", "_"))
     scores = {

@@ -30,11 +30,12 @@ from core.data.dataset import Category
 from core.network.build import build_detector
 from core.prediction import trained_model
 from core.prediction.trained_model import TrainedModel
-from tune import retrain_best, search
 from tune.engine.loopback import on_loopback
 from tune.engine.session import _make_token
 from tune.retrain import plan as retrain_plan
-from tune.study.plan import Options
+from tune.retrain_best import main as retrain_best
+from tune.search import main as search
+from tune.study.reading import read_study
 
 pytestmark = pytest.mark.fault
 
@@ -400,7 +401,7 @@ def test_a_search_that_goes_on_among_planted_files_trains_and_runs_none_of_them(
     plant(trial / "best-0001.safetensors", pickled_by_torch(marker))
     plant(trial / "matches" / "epoch-0001.npz", pickled_in_arrays(marker))
     plant(trial / "config.json", pickled(marker))
-    attacked.ends(search.main, "--study", "tiny", "--gpus-per-trial", "0", "--trials", "2")
+    attacked.ends(search, "--study", "tiny", "--gpus-per-trial", "0", "--trials", "2")
     assert len((attacked.study / "trials.csv").read_text().splitlines()) == 3
 
 
@@ -408,11 +409,9 @@ def test_a_search_that_goes_on_among_planted_files_trains_and_runs_none_of_them(
 def test_a_planted_checkpoint_is_set_aside_by_a_retraining(
     attacked: Attacked, content: Content
 ) -> None:
-    work = retrain_plan.plan_retraining(Options(Path("results")), "tiny", trial=0).work
+    work = retrain_plan.plan_retraining(read_study("tiny"), trial=0).work
     plant(work / "last.safetensors", content(attacked.marker))
-    assert (
-        attacked.ends(retrain_best.main, "--study", "tiny", "--trial", "0", "--device", "cpu") == ""
-    )
+    assert attacked.ends(retrain_best, "--study", "tiny", "--trial", "0", "--device", "cpu") == ""
     assert (work / "last.safetensors.torn").read_bytes() == content(attacked.marker)
     assert (attacked.study / "best" / "model.safetensors").is_file()
 
@@ -425,7 +424,7 @@ def test_a_planted_match_table_is_refused_by_a_retraining_in_one_sentence(
         pickled_in_arrays(attacked.marker),
     )
     told = attacked.ends(
-        retrain_best.main, "--study", "tiny", "--trial", "0", "--on", "all", "--device", "cpu"
+        retrain_best, "--study", "tiny", "--trial", "0", "--on", "all", "--device", "cpu"
     )
     assert "a match table must be a whole npz file" in told
 
@@ -436,12 +435,12 @@ def test_a_planted_study_json_is_refused_in_one_sentence(
     attacked: Attacked, command: Any, content: Content
 ) -> None:
     plant(attacked.study / "study.json", content(attacked.marker))
-    assert "study.json cannot be read" in attacked.ends(command.main, "--study", "tiny")
+    assert "study.json: the file is no JSON" in attacked.ends(command, "--study", "tiny")
 
 
 def test_a_planted_space_file_is_refused_in_one_sentence(attacked: Attacked) -> None:
     plant(attacked.folder / "evil.yaml", b"study: evil\ndata: " + called_by_yaml(attacked.marker))
-    assert "must be YAML that can be read" in attacked.ends(search.main, "--space", "evil.yaml")
+    assert "must be YAML that can be read" in attacked.ends(search, "--space", "evil.yaml")
 
 
 @pytest.mark.parametrize("content", [pickled, pickled_by_torch])
@@ -451,7 +450,7 @@ def test_planted_pretrained_weights_are_refused_in_one_sentence(
 ) -> None:
     plant(attacked.folder / name, content(attacked.marker))
     arguments = ["--space", "tiny.yaml", "--study", "other", "--gpus-per-trial", "0"]
-    assert name in attacked.ends(search.main, *arguments, "--set", f"model.weights={name}")
+    assert name in attacked.ends(search, *arguments, "--set", f"model.weights={name}")
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def ended(folder: Path, module: str, *arguments: str) -> tuple[int, set[str], st
     return status, HEAVY & set(modules), printed + done.stderr
 
 
-COMMANDS = ["core.check", "core.predict"]
+COMMANDS = ["core.check", "core.predict", "tune.search", "tune.retrain_best", "tune.report"]
 
 
 @pytest.mark.parametrize("module", COMMANDS)
@@ -54,6 +54,14 @@ def test_help_imports_none_of_the_libraries_that_do_the_work(tmp_path: Path, mod
     ("module", "arguments", "told"),
     [
         *((module, ["--no-such-option"], "usage:") for module in COMMANDS),
+        ("tune.search", [], "--space FILE is needed"),
+        ("tune.search", ["--space", "none.yaml"], "none.yaml: must be a space file"),
+        ("tune.search", ["--space", "wrong.yaml"], "Did you mean 'optim.learning_rate'"),
+        ("tune.search", ["--study", "none"], "'none' is not a study in results"),
+        ("tune.search", ["--parallel", "0"], "--parallel must be at least 1, and is 0"),
+        ("tune.search", ["--time-budget", "soon"], "--time-budget must be a number"),
+        ("tune.search", ["--rebuild-tracking"], "--rebuild-tracking needs --study NAME"),
+        ("tune.retrain_best", ["--on", "some"], "usage:"),
         ("core.check", ["cells", "--set", "data.skipbad=true"], "Did you mean 'data.skip_bad'"),
     ],
 )

@@ -40,12 +40,14 @@ from core.prediction.trained_model import TrainedModel
 from core.sample import Detections
 from core.training import checkpoint
 from core.training.trial import Trial
-from tune import search
 from tune.ledger.ledger import open_ledger
 from tune.request import file as space_file
 from tune.retrain import plan as retrain_plan
+from tune.search import main as search
 from tune.study.conductor import describe
-from tune.study.plan import Options, plan_study
+from tune.study.options import Options
+from tune.study.plan import plan_study
+from tune.study.reading import read_study
 
 ROOT = Path(__file__).parents[1]
 SPACES = sorted((ROOT / "search_spaces").glob("*.yaml"))
@@ -219,7 +221,7 @@ def test_space_files(inputs: int, tmp_path: Path) -> None:
             document = mutated_often(documents[number], data, keys)
             content = yaml.safe_dump(document, allow_unicode=True).encode(errors="surrogatepass")
         path.write_bytes(content)
-        request = space_file.load(path, data.draw(overrides))
+        request = space_file.load_request(path, data.draw(overrides))
         assert (
             space_file.from_document(json.loads(json.dumps(request.to_document())), "again")
             == request
@@ -431,7 +433,6 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_descriptions_of_studies(inputs: int, study: Path) -> None:
     file = study / "study.json"
     whole = json.loads(file.read_bytes())
-    options = Options(Path("results"))
 
     def attempt(data: st.DataObject) -> None:
         content = json.dumps(whole).encode()
@@ -449,16 +450,16 @@ def test_descriptions_of_studies(inputs: int, study: Path) -> None:
             content = as_json(mutated_often(whole, data), data)
         file.write_bytes(content)
         if data.draw(st.booleans()):
-            retrain_plan.plan_retraining(options, "fuzzed")
+            retrain_plan.plan_retraining(read_study("fuzzed"))
         else:
             with (
                 contextlib.redirect_stdout(io.StringIO()),
                 contextlib.redirect_stderr(io.StringIO()) as said,
             ):
-                status = search.main(["--study", "fuzzed", "--dry-run"])
+                status = search(["--study", "fuzzed", "--dry-run"])
             assert status == (2 if said.getvalue() else 0)
 
-    retrain_plan.plan_retraining(options, "fuzzed")
+    retrain_plan.plan_retraining(read_study("fuzzed"))
     put_in(inputs, attempt)
 
 

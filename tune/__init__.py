@@ -1,5 +1,10 @@
 """Many trials: their settings are chosen, they run, and their results are compared and shown.
 
+    from tune import load_request, search, read_study, report, retrain
+
+These functions are what programs use, and the command lines too. Each is imported when it is first
+asked for, so that `import tune` costs nothing.
+
 The switches below keep libraries from phoning home, from drawing over our progress bar, from
 printing a server's address with its password, from taking the requirements of a model from the
 project in whose folder the command was started, and from asking a server for long that does not
@@ -7,7 +12,26 @@ answer, since we ask again ourselves. Libraries read them when they are imported
 are set before any of them is.
 """
 
+import importlib
 import os
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tune.api import report, retrain, search
+    from tune.request.file import load_request
+    from tune.study.reading import read_study
+
+__all__ = ["load_request", "read_study", "report", "retrain", "search"]
+
+_PLACES = {
+    "load_request": "tune.request.file",
+    "read_study": "tune.study.reading",
+    "report": "tune.api",
+    "retrain": "tune.api",
+    "search": "tune.api",
+}
 
 for _name, _value in {
     "NO_ALBUMENTATIONS_UPDATE": "1",
@@ -20,3 +44,24 @@ for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",
 }.items():
     os.environ.setdefault(_name, _value)
+
+
+class _Package(ModuleType):
+    """A package whose public names are its functions, also where modules are called alike.
+
+    Python enters every module that it imports as a name of its package: `tune.report` would be the
+    package of the report once that is imported. `from tune.report import page` finds it all the
+    same.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _PLACES:
+            raise AttributeError(f"module 'tune' has no attribute {name!r}")
+        return getattr(importlib.import_module(_PLACES[name]), name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _PLACES:
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

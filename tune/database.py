@@ -267,9 +267,7 @@ _LOST = (
 
 
 class RefusedForNowError(Exception):
-    """A refusal that may pass, in the place of an error that a library would handle in its own
-    way.
-    """
+    """A refusal that may pass. It stands in for an error that a library would handle itself."""
 
     def __init__(self, cause: sqlalchemy.exc.SQLAlchemyError) -> None:
         super().__init__(str(cause))
@@ -365,9 +363,9 @@ def _refused_by_disk(path: Path) -> OSError | None:
 
 
 class Patience:
-    """Tries an operation again that the database at `url` refuses for a reason that may pass.
+    """Repeats an operation that the database at `url` refuses for a reason that may pass.
 
-    seconds   for how long; None for RETRY_SECONDS
+    seconds   how long it repeats an operation; None for RETRY_SECONDS
 
     After one wait in vain it does not wait again until an operation succeeds: a study whose ledger
     stays away ends after one such time, not after one for each of its last writes. Nor does it wait

@@ -1,7 +1,8 @@
 """Tables: `trials.csv`, and those of the report, each from the same cells as CSV, Markdown,
 LaTeX or text for the page.
 
-Values are formatted in this module alone (`text`), so a number looks the same everywhere.
+All cells are written by `text`, in the forms of `core.values`, so a number looks the same
+everywhere.
 """
 
 import csv
@@ -11,10 +12,16 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from core.config import Value
+from core.values import NOTHING, as_ap50, as_setting
 from tune.ledger.records import TrialRecord
+from tune.request.values import TYPES
 from tune.statistics.certainty import Interval
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 COLUMNS = (
     "trial", "name", "state", "epochs", "ap50", "ap50_last", "best_epoch", "seconds", "gpu_hours",
@@ -23,18 +30,43 @@ COLUMNS = (
 """The first columns of `trials.csv`; one for each searched setting follows."""
 
 
+_TYPES = {
+    "trial": "int64", "epochs": "int64", "ap50": "float64", "ap50_last": "float64",
+    "best_epoch": "Int64", "seconds": "float64", "gpu_hours": "float64", "attempts": "int64",
+    "seed": "Int64", "fold": "Int64",
+}  # fmt: skip
+"""The types that pandas gives these columns; the others are texts. Int64 is the one that may lack
+values."""
+
+
 def trials_csv(records: Iterable[TrialRecord], searched: Sequence[str]) -> str:
     """The text of `trials.csv`. A setting has its value also in trials that did not search it."""
-    return _csv(
-        [*COLUMNS, *searched],
-        (
-            [*_row(record), *(record.settings.get(name, "") for name in searched)]
-            for record in records
-        ),
-    )
+    return _csv([*COLUMNS, *searched], (_row(record, searched) for record in records))
 
 
-def _row(record: TrialRecord) -> list[Value]:
+def trials_frame(records: Iterable[TrialRecord], searched: Sequence[str]) -> "DataFrame":
+    """The table of `trials.csv` as a DataFrame.
+
+    The type of a column does not depend on the values: text, int64, float64, and where a trial
+    may lack a value Int64 or boolean. A setting has the type of its definition.
+    """
+    from pandas import DataFrame  # a command line does without it
+
+    of_settings = {bool: "boolean", int: "Int64", float: "float64"}
+    types = _TYPES | {name: of_settings.get(TYPES[name], "str") for name in searched}
+    columns = [*COLUMNS, *searched]
+    rows = [
+        [
+            None if value == "" and types.get(name, "str") != "str" else value
+            for name, value in zip(columns, _row(record, searched), strict=True)
+        ]
+        for record in records
+    ]
+    frame = DataFrame(rows, columns=columns, dtype="object")
+    return frame.astype({name: types.get(name, "str") for name in columns})
+
+
+def _row(record: TrialRecord, searched: Sequence[str]) -> list[Value]:
     curve = record.curve
     return [
         record.id,
@@ -50,6 +82,7 @@ def _row(record: TrialRecord) -> list[Value]:
         record.settings.get("seed", ""),
         record.settings.get("data.fold", ""),
         record.reason,
+        *(record.settings.get(name, "") for name in searched),
     ]
 
 
@@ -76,9 +109,6 @@ where they are not known. The others are floats: a change is a difference withou
 percent is a fraction of 1.
 """
 
-NOTHING = "\N{EN DASH}"
-"""The text of a cell without a value."""
-
 
 def text(cell: Cell, kind: Kind) -> str:
     """A cell as a reader sees it.
@@ -102,7 +132,7 @@ def _number(value: float, kind: Kind) -> str:
         case Kind.COUNT:
             return f"{value:,}"
         case Kind.AP50:
-            return f"{value:.4f}"
+            return as_ap50(value)
         case Kind.CHANGE | Kind.DIFFERENCE:
             return f"{value:+.4f}"
         case Kind.P:
@@ -112,7 +142,7 @@ def _number(value: float, kind: Kind) -> str:
         case Kind.PERCENT:
             return f"{100 * value:.1f}%"
         case _:
-            return f"{value:.4g}"
+            return as_setting(value)
 
 
 def _minus(number: str) -> str:

@@ -15,7 +15,6 @@ different label maps. `iscrowd` marks a crowd region. A validation listing is no
 takes validation images out of the training images, the same for every study.
 """
 
-import json
 import os
 import re
 from collections import Counter, defaultdict
@@ -56,6 +55,7 @@ from core.data.images import (
 )
 from core.data.readers import Reader
 from core.errors import DataError
+from core.files import read_json
 from core.sample import MAX_INSTANCES, MaskCrop, Sample
 from core.text import many
 
@@ -153,7 +153,7 @@ def _unnamed(folder: Path, without: Sequence[Path] = ()) -> list[Path]:
 
 def _holds_lists(path: Path) -> bool:
     try:
-        document = read_json(path)
+        document = read_json(path, DataError)
     except DataError:
         return False
     return isinstance(document, dict) and all(
@@ -244,30 +244,8 @@ def read(folder: Path) -> Inspection:
     return Inspection(dataset, (*problems, *lost))
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises DataError, one sentence that begins with the path."""
-    try:
-        return json.loads(path.read_bytes(), object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: the file is no JSON ({error})") from None
-    except OSError as error:
-        raise DataError(f"{path}: the file cannot be read: {error.strerror}") from None
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of a JSON file.
-
-    Raises ValueError where a key is there twice, whose first value would be lost.
-    """
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"an object must hold a key once, and one holds {twice!r:.80} twice")
-    return found
-
-
 def _load(path: Path, lists: tuple[str, ...]) -> dict[str, list[Any]]:
-    document = read_json(path)
+    document = read_json(path, DataError)
     for name in lists:
         if not isinstance(document, dict) or not isinstance(document.get(name), list):
             raise DataError(

@@ -20,7 +20,6 @@ are passed over.
 """
 
 import contextlib
-import json
 import os
 import re
 import unicodedata
@@ -54,6 +53,7 @@ from core.data.images import (
 )
 from core.data.readers import Reader
 from core.errors import DataError
+from core.files import read_json
 from core.sample import Sample
 from core.text import listed, many
 
@@ -305,9 +305,9 @@ def _read_listing(folder: Path) -> tuple[list[TestImage], list[Problem]]:
     if not listing.exists():
         return [], []
     try:
-        entries = json.loads(listing.read_bytes())
-    except (ValueError, RecursionError, OSError) as error:
-        return [], [Problem(str(listing), f"the listing is no JSON ({error})")]
+        entries = read_json(listing, DataError)
+    except DataError as error:
+        return [], [Problem.of(error, listing)]
     if not isinstance(entries, list):
         return [], [
             Problem(

@@ -7,6 +7,7 @@ from core.data import coco, hw3, synthetic
 from core.data.dataset import Problem, TestImage, first_of
 from core.data.images import SUFFIXES, read_listed, read_size
 from core.errors import DataError
+from core.files import read_json, reason
 
 
 def list_images(where: str) -> tuple[TestImage, ...]:
@@ -45,7 +46,7 @@ def look_through(where: str) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]
         listing = find_listing(path)
         return _files(path) if listing is None else _listed(listing)
     except OSError as error:
-        raise DataError(f"{error.filename}: the folder cannot be read: {error.strerror}") from None
+        raise DataError(f"{error.filename}: the folder cannot be read: {reason(error)}") from None
 
 
 def find_listing(path: Path) -> Path | None:
@@ -85,7 +86,7 @@ def _is_image_file(path: Path) -> bool:
 
 def _listed(listing: Path) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
     """The images of a listing: COCO's is an object, HW3's a list."""
-    document = coco.read_json(listing)
+    document = read_json(listing, DataError)
     folder = listing.parent
     if isinstance(document, list):
         there = [folder / name for name in hw3.TEST_FOLDERS if (folder / name).is_dir()]

@@ -50,6 +50,7 @@ from torchvision.models import get_model_weights
 from core.backbones import BACKBONES, names_with
 from core.config import ModelConfig
 from core.errors import WeightsError
+from core.files import read_json, reason
 from core.text import listed
 
 FOLDER_VARIABLE = "CELL_TUNE_WEIGHTS"
@@ -187,7 +188,7 @@ def read_weights(file: WeightsFile) -> BaseWeights:
         data = file.path.read_bytes()
     except OSError as error:
         raise WeightsError(
-            f"{file.path} cannot be read ({error.strerror}); see to it, or name another file"
+            f"{file.path} cannot be read ({reason(error)}); see to it, or name another file"
         ) from None
     tensors: dict[str, NDArray[Any]] = {}
     for name, value in _state_dict(file.path, data).items():
@@ -332,14 +333,9 @@ def _download(source: Source, folder: Path) -> Path:
 def _declared_stride(path: Path) -> bool:
     """The content of the WEIGHTS.json beside `path`, all of which is checked."""
     place = path.parent / "WEIGHTS.json"
-    try:
-        content = json.loads(place.read_text("utf-8"))
-    except FileNotFoundError:
+    if not place.exists():
         return False
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"{place} must be JSON, and is not ({error}); mend or remove it"
-        ) from None
+    content = read_json(place, WeightsError, "mend or remove it")
     of_all = not isinstance(content, dict) or "stride_in_1x1" in content
     entries = {path.name: content} if of_all else content
     for name, entry in entries.items():

@@ -27,7 +27,7 @@ from core.config import PredictConfig, TrialConfig
 from core.data.dataset import Category
 from core.device import resolve
 from core.errors import ModelError, SettingError
-from core.files import write_atomically
+from core.files import reason, write_atomically
 from core.network.build import restore_detector
 from core.network.detector import Detector, Traits
 from core.prediction.detect import predict
@@ -111,7 +111,7 @@ def load(folder: Path, device: str = "auto") -> TrainedModel:
         data = path.read_bytes()
     except OSError as error:
         raise ModelError(
-            f"{path} cannot be read ({error.strerror}); --model needs it beside {CONFIG}"
+            f"{path} cannot be read ({reason(error)}); --model needs it beside {CONFIG}"
         ) from None
     found = hashlib.sha256(data).hexdigest()
     if found != document["sha256"]:

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from core.errors import CheckpointError, TornCheckpoint
-from core.files import write_atomically
+from core.files import reason, write_atomically
 
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
@@ -38,7 +38,7 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     except FileNotFoundError:
         raise TornCheckpoint(f"{path}: there is no such checkpoint") from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+        raise CheckpointError(f"{path} cannot be read: {reason(error)}") from None
     except safetensors.SafetensorError as error:
         raise TornCheckpoint(
             f"{path} is torn or is no checkpoint ({error}); remove it to begin anew"

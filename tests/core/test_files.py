@@ -12,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from core.files import refused, way_out, write_atomically, write_once
+from core.files import (
+    read_json,
+    refused,
+    way_out,
+    write_atomically,
+    write_json_atomically,
+    write_once,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,3 +101,40 @@ def test_an_error_that_names_neither_file_nor_number_is_told_in_its_own_words(
     with pytest.raises(FileNotFoundError) as caught:
         write_atomically(tmp_path / "none" / "file", b"")
     assert refused(caught.value).startswith(str(tmp_path / "none"))
+
+
+def test_what_was_written_as_json_is_read_again(tmp_path: Path) -> None:
+    content = {"a": [1, 2.5, None, True], "ü": {"b": "c"}}
+    write_json_atomically(tmp_path / "a.json", content)
+    assert read_json(tmp_path / "a.json", ValueError) == content
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"{", "the file is no JSON"),
+        (b"\xff", "the file is no JSON"),
+        (b"[" * 100_000, "the file is no JSON"),
+        (b'{"a": 1, "a": 2}', "must hold a key once, and one holds 'a' twice"),
+        (None, "the file cannot be read: No such file"),
+    ],
+)
+def test_a_damaged_json_file_is_one_sentence_with_its_name_and_the_way_out(
+    tmp_path: Path, content: bytes | None, told: str
+) -> None:
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(KeyError) as caught:
+        read_json(path, KeyError, "bring it back")
+    (sentence,) = caught.value.args
+    assert sentence.startswith(f"{path}: ")
+    assert told in sentence
+    assert sentence.endswith("; bring it back")
+
+
+def test_a_file_that_cannot_be_written_has_its_own_name_in_the_error(tmp_path: Path) -> None:
+    path = tmp_path / "none" / "a.json"
+    with pytest.raises(FileNotFoundError) as caught:
+        write_atomically(path, b"")
+    assert caught.value.filename == str(path)

@@ -31,7 +31,7 @@ def test_the_demo_ends_with_some_trials_stopped_early_and_a_winner_clearly_above
     assert states.count("PRUNED") >= 1
     assert states.count("COMPLETE") >= 2
 
-    request = space_file.load(DEMO)
+    request = space_file.load_request(DEMO)
     config = request.space.resolve(study.best_trial.params)
     data = datasets.load(request.data)
     untrained = Trial(config, data, device="cpu")

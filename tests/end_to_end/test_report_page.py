@@ -30,6 +30,7 @@ from benchmarks.simulated_study import REFERENCE, REFERENCE_QUALITY, SAMPLED, bu
 from tune.report import page as report
 from tune.report.figures.figure import Picture, Pictures, figures_of
 from tune.report.findings import find
+from tune.study.reading import read_study
 
 ROOT = Path(__file__).parents[2]
 CONSEP = ROOT.parent / "shared/data/consep"
@@ -225,7 +226,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "search": build(results, search, sampled_quality, lambda record: fates.get(record.id, "")),
     }
     found = {
-        name: find(folder, f"sqlite:///{folder.path / 'study.db'}")
+        name: find(read_study(folder.path.name, folder.path.parent))
         for name, folder in folders.items()
     }
     return {

@@ -29,7 +29,6 @@ from core.config import TrialConfig
 from core.data import hw3, synthetic
 from core.data.dataset import Category, assemble
 from core.data.images import read_size
-from core.data.listing import SYNTHETIC_TEST_IMAGES
 from core.data.split import split
 from core.labels import rle
 from core.labels.label_maps import crop, find_instances
@@ -395,7 +394,7 @@ def test_best_is_whole_whenever_its_writer_dies(
     best = folder / "results/tiny/best"
     before = (best / "submission.zip").read_bytes()
     code = (
-        "import sys, tune.retrain.run as retrain\n"
+        "import sys\nfrom tune.retrain import run as retrain\n"
         "retrain._exchange = lambda one, other: False  # as on a file system that cannot\n"
         "from tune.retrain_best import main\n"
         'sys.exit(main(["--set", "predict.max_detections=3"]))\n'
@@ -611,7 +610,7 @@ def test_the_demo_ends_in_a_submission_that_scores_what_we_say_on_images_it_has_
         folder=tmp_path,
     )
     python("tune.retrain_best", "--device", "cpu", folder=tmp_path)
-    unseen = synthetic.make(images=24 + SYNTHETIC_TEST_IMAGES).samples[24:]
+    unseen = synthetic.make(images=24 + synthetic.TEST_IMAGES).samples[24:]
     best = tmp_path / "results/demo/best"
     trained = trained_model.load(best, "cpu")
     torch.set_num_threads(json.loads((best / "metrics.json").read_text())["threads"])

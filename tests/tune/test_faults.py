@@ -51,7 +51,8 @@ from tune.ledger.storage import BUSY_SECONDS
 from tune.request.file import from_document
 from tune.search import main
 from tune.study import conductor as study
-from tune.study.plan import Options, StudyPlan
+from tune.study.options import Options
+from tune.study.plan import StudyPlan
 from tune.study.trials import TrialInputs
 
 pytestmark = pytest.mark.fault

@@ -29,7 +29,7 @@ import pytest
 
 from benchmarks.replayed_search import replayed_ap50
 from tune.ledger.ledger import open_ledger
-from tune.request.file import load
+from tune.request.file import load_request
 
 pytestmark = pytest.mark.fault
 
@@ -158,7 +158,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[optuna.trial.F
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "space.yaml").write_text(SPACE)
     url = f"sqlite:///{folder / 'study.db'}"
-    ledger = open_ledger(url, load(folder / "space.yaml"))
+    ledger = open_ledger(url, load_request(folder / "space.yaml"))
     while (record := ledger.next()) is not None:
         epochs: list[dict[str, Any]] = []
         ended = False

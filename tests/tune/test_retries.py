@@ -21,7 +21,8 @@ from tune.ledger.ledger import Ledger, open_ledger
 from tune.ledger.records import State
 from tune.request.file import from_document
 from tune.study import conductor as study
-from tune.study.plan import Options, StudyPlan
+from tune.study.options import Options
+from tune.study.plan import StudyPlan
 from tune.study.progress import Progress
 
 SPACE: dict[str, Any] = {

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from core.values import NOTHING
 from tune.ledger.records import State, TrialRecord
 from tune.statistics.certainty import Interval
-from tune.tables import COLUMNS, NOTHING, Cell, Column, Kind, Table, text, trials_csv
+from tune.tables import COLUMNS, Cell, Column, Kind, Table, text, trials_csv
 
 MINUS = "\N{MINUS SIGN}"
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=64)

@@ -3,7 +3,6 @@ which it leaves the GPU idle.
 """
 
 import dataclasses
-import json
 import math
 import multiprocessing
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from core.config import TrialConfig, Value
 from core.data.dataset import Dataset
 from core.detectors import DETECTORS
 from core.errors import BadRequest, ResourceError
+from core.files import read_json
 from core.network.weights import BaseWeights
 from core.training import probe
 from core.training.probe import Probe
@@ -124,9 +124,9 @@ def remembered(path: Path, space: SearchSpace) -> Packing | None:
     and machine.
     """
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path, ValueError)
         found = Packing(content["settings"], Probe(**content["probe"]), int(content["trials"]))
-    except (OSError, ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError):
         return None
     same = found.settings == heaviest(space).settings() and 1 <= found.trials <= MOST
     return (

@@ -1,9 +1,9 @@
 """The report of a study: numbers, then words, tables and figures of them, then one page.
 
-__main__.py      `python -m tune.report`
+__main__.py      the command line, `python -m tune.report`
 evidence.py      all numbers of a report
 findings.py      numbers, sentences and tables together
-page.py          the page, and its command line; page.html.jinja is its template
+page.py          the page, its tables and figures as files; page.html.jinja is its template
 rows.py          the rows of the main table, compared
 sentences.py     the sentences of a report
 svg.py           figures as SVG text that follows the page's theme

@@ -9,21 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.dependence import unmet
-from core.errors import CheckpointError, StudyError
+from core.errors import CheckpointError
 from tune.ledger.importances import importances
-from tune.ledger.reading import read_ledger
-from tune.ledger.records import State, best_of
-from tune.redaction import without_password
+from tune.ledger.records import State
 from tune.report.rows import Row, Smallest, rows_of, smallest_shown
 from tune.report.trial_scores import ScoredTrial, examine
-from tune.request.file import from_document
 from tune.request.request import StudyRequest
 from tune.statistics.choice import Choice
 from tune.statistics.effects import Effect, main_effects
-from tune.store.folder import StudyFolder
-from tune.study import confirmation
 from tune.study.confirmation import Confirmation
 from tune.study.learned import nothing_learned
+from tune.study.reading import Study
 
 
 @dataclass(frozen=True)
@@ -81,54 +77,41 @@ class Evidence:
         return tuple(trial for trial in self.trials if trial.record.state is state)
 
 
-def gather(folder: StudyFolder, storage: str) -> Evidence:
-    """Gather all numbers of a study's report.
-
-    storage   SQLAlchemy URL of the study's ledger
-
-    Raises StudyError for a study that does not exist. A study without a complete trial has no rows.
-    """
-    description = folder.read_description()
-    request = from_document(description["request"], str(folder.description))
-    reading = read_ledger(storage, request.study)
-    if reading is None:
-        raise StudyError(
-            f"{folder.path} is a study that its ledger {without_password(storage)} does not hold;"
-            " bring the ledger back, or name it with --storage"
-        )
+def gather(study: Study) -> Evidence:
+    """Gather all numbers of a study's report. A study without a complete trial has no rows."""
+    request, description, folder = study.request, study.description, study.folder
     classes = len(description["data"]["classes"])
     trials = tuple(
-        examine(record, "search", folder.trial(record.id), classes) for record in reading.records
+        examine(record, "search", folder.trial(record.id), classes) for record in study.records
     )
     rows = rows_of(request, trials)
     complete = [trial for trial in trials if trial.record.state is State.COMPLETE]
-    best = best_of(reading.records)
-    confirming = confirmation.read_confirmation(folder, storage, request, reading.records)
+    best = study.best
+    confirming = study.confirmation
     confirm_trials = tuple(
         examine(record, "confirm", folder.confirm_trial(record.id), classes)
         for record in (confirming.records if confirming else ())
     )
     trouble = [trial.trouble for trial in (*trials, *confirm_trials) if trial.trouble]
     choice = None
-    if confirming is not None:
-        try:
-            choice = confirmation.confirmed_winner(confirming)
-        except CheckpointError as error:
-            trouble.append(f"the winner cannot be chosen: {error}")
+    try:
+        choice = study.winner
+    except CheckpointError as error:
+        trouble.append(f"the winner cannot be chosen: {error}")
     # Settings have no effects to report where none were drawn, or where nothing was learned.
-    alike = bool(request.space.variants) or nothing_learned(reading.records)
+    alike = bool(request.space.variants) or nothing_learned(study.records)
     return Evidence(
         request,
-        reading.identity,
+        study.ledger.identity,
         description,
-        reading.facts,
+        study.ledger.facts,
         trials,
         confirm_trials,
         rows,
         confirming,
         choice,
         () if alike else _effects(complete),
-        {} if alike else _importances(storage, request.study, _with_effect(complete)),
+        {} if alike else _importances(study, _with_effect(complete)),
         smallest_shown(request, rows, _units(description)),
         next((trial for trial in trials if best is not None and trial.record.id == best.id), None),
         tuple(trouble),
@@ -152,11 +135,12 @@ def _with_effect(trials: Sequence[ScoredTrial]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _importances(storage: str, study: str, names: Sequence[str]) -> dict[str, float]:
+def _importances(study: Study, names: Sequence[str]) -> dict[str, float]:
     """Optuna's importances of these settings, scaled to add up to 1: Optuna also rates settings
     without effect.
     """
-    shares = {name: share for name, share in importances(storage, study).items() if name in names}
+    shares = importances(study.storage, study.name)
+    shares = {name: share for name, share in shares.items() if name in names}
     total = sum(shares.values())
     return {name: share / total for name, share in shares.items()} if total else {}
 

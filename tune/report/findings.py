@@ -17,6 +17,7 @@ from tune.request.request import StudyRequest
 from tune.statistics.choice import Choice
 from tune.statistics.effects import Effect
 from tune.store.folder import StudyFolder
+from tune.study.reading import Study
 from tune.tables import Table
 
 __all__ = ["Findings", "Row", "ScoredTrial", "Smallest", "find"]
@@ -79,19 +80,17 @@ class Findings:
     provenance: Mapping[str, str]
 
 
-def find(folder: StudyFolder, storage: str, data: Dataset | None = None) -> Findings:
+def find(study: Study, data: Dataset | None = None) -> Findings:
     """Compute the findings of a study.
 
-    storage   SQLAlchemy URL of the study's ledger
-    data      the data set, for pictures; None where it is not known where that is now
+    data   the data set, for pictures; None where it is not known where that is now
 
-    Raises StudyError for a study that does not exist. Without a complete trial the answer says that
-    there is none.
+    Without a complete trial the answer says that there is none.
     """
-    evidence = gather(folder, storage)
+    evidence = gather(study)
     confirmation = evidence.confirmation
     return Findings(
-        folder=folder,
+        folder=study.folder,
         data=data,
         study=evidence.request.study,
         identity=evidence.identity,

@@ -1,4 +1,4 @@
-"""The report of a study: `python -m tune.report`, also written at the end of every search.
+"""The page of a report, its tables and its figures, written as files.
 
 results/STUDY/report/
     index.html               one page that needs no other file, no network and no script
@@ -7,30 +7,23 @@ results/STUDY/report/
     figures/examples-1.png   its pictures
 """
 
-import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jinja2
-from rich.console import Console
 
 from core import data as datasets
-from core.console import complain, say
 from core.data.dataset import Dataset
-from core.errors import BadRequest, CellTuneError
-from core.files import refused, write_atomically
-from core.interrupts import exit_status, terminable
+from core.errors import BadRequest
+from core.files import write_atomically
+from core.values import NOTHING
 from tune.report.figures.figure import Absence, Pictures, figures_of
 from tune.report.findings import Findings, find
 from tune.report.svg import COLOURS, Drawn
-from tune.request.file import from_document
-from tune.retrain.plan import last_study
-from tune.store.folder import StudyFolder
-from tune.study.plan import Options, absolute, recall, storage_of, tracking_of
-from tune.tables import NOTHING, Table
+from tune.study.plan import tracking_of
+from tune.study.reading import Study
+from tune.tables import Table
 from tune.tracking.tracker import TrackedStudy, Trouble
 
 PAGE = "index.html"
@@ -75,24 +68,36 @@ class Written:
     trouble: Trouble | None = None
 
 
-def make_report(options: Options, folder: StudyFolder, data: Dataset | None = None) -> Written:
-    """Write the report of a study as its ledger stands, and show it in the tracker if that
-    answers.
+def make_report(study: Study, data: Dataset | None = None) -> Written:
+    """Write the report of a study, and show it in the tracker if that answers.
 
     data   the data set, for the pictures of predictions; without it the page has none
 
-    Raises BadRequest if there is no such study, StorageError if the ledger does not answer, OSError
-    if the disk fails.
+    Raises StorageError if the ledger does not answer, OSError if the disk fails.
     """
-    options = recall(options, folder, moved=True)
-    findings = find(folder, storage_of(options, folder), data)
+    findings = find(study, data)
     page = write(findings, figures_of(findings))
-    tracker = tracking_of(options)
+    tracker = tracking_of(study.options)
     try:
-        address = tracker.show_report(TrackedStudy(findings.study, findings.identity), page.parent)
+        address = tracker.show_report(TrackedStudy(study.name, study.ledger.identity), page.parent)
     except Exception as error:  # noqa: BLE001  # whatever a tracker raises: it is a view
         return Written(findings, page, tracker.name, None, tracker.trouble_of(error))
     return Written(findings, page, tracker.name, address)
+
+
+def dataset_of(study: Study, where: str | None = None) -> tuple[Dataset | None, str]:
+    """The data set of a study; None, and the reason, if it is not at its old place.
+
+    where   the place where it is now; None for its old place
+
+    Raises BadRequest if it is not at `where`.
+    """
+    try:
+        return datasets.load(where or study.request.data, study.request.reading_again), ""
+    except BadRequest as error:
+        if where is not None:
+            raise
+        return None, str(error)
 
 
 def write(findings: Findings, figures: Mapping[str, Drawn | Pictures | Absence]) -> Path:
@@ -188,90 +193,3 @@ def _sections(
             )
         )
     return [section for section in sections if not section.is_empty]
-
-
-@terminable()
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 done, 2 a wrong request, 1 the rest, 130 or
-    143 interrupted.
-    """
-    parsed = build_parser().parse_args(arguments)
-    console = Console()
-    try:
-        options = Options(parsed.results, absolute(parsed.storage), absolute(parsed.tracking_uri))
-        folder = (
-            last_study(parsed.results)
-            if parsed.study is None
-            else StudyFolder(parsed.results / parsed.study)
-        )
-        described = folder.read_description()
-        data, missing = _dataset(parsed.data, described["request"])
-        written = make_report(options, folder, data)
-    except BadRequest as error:
-        complain(error)
-        return 2
-    except CellTuneError as error:
-        complain(error)
-        return 1
-    except OSError as error:
-        complain(f"{refused(error)}, then run the same command again; what was saved is whole")
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted; give the same command again", file=sys.stderr)
-        return exit_status()
-    if missing:
-        say(console, f"Without pictures: {missing}")
-    say(console, f"Report: {written.page}")
-    if written.trouble is not None:
-        say(
-            console,
-            f"{written.tracker} does not show it ({written.trouble.reason}):"
-            f" {written.trouble.way_out}",
-        )
-    return 0
-
-
-def _dataset(given: str | None, described: Mapping[str, Any]) -> tuple[Dataset | None, str]:
-    """The data set; None, and the reason, if it is not at its old place.
-
-    Raises BadRequest if `given` is missing.
-    """
-    try:
-        request = from_document(described, "study.json")
-        return datasets.load(given or request.data, request.reading_again), ""
-    except BadRequest as error:
-        if given is not None:
-            raise
-        return None, str(error)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The options of this command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tune.report",
-        description=(
-            "Write the report of a study: one page with its tables and figures. Run again, it is"
-            " the same."
-        ),
-    )
-    add = parser.add_argument
-    add("--study", metavar="NAME", help="the study; default: the one that was used last")
-    add(
-        "--data",
-        metavar="DIR",
-        help="where the data set is now, for the pictures; default: where it was",
-    )
-    add(
-        "--results",
-        type=Path,
-        default=Path("results"),
-        metavar="DIR",
-        help="folder of all studies; default: results",
-    )
-    add("--tracking-uri", metavar="URI", help="MLflow; default: where the search showed it")
-    add(
-        "--storage",
-        metavar="URL",
-        help="the ledger's database; needed again where its URL has a password",
-    )
-    return parser

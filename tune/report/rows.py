@@ -21,6 +21,7 @@ from tune.statistics.certainty import (
     Scored,
     compare,
     compare_all,
+    holm,
     mean_interval,
     prior_smallest_difference,
     seed_variance,
@@ -177,17 +178,12 @@ def _trial_rows(complete: Sequence[ScoredTrial]) -> tuple[Row, ...]:
 
 
 def _for_all_pairs(p_values: Sequence[float]) -> list[float]:
-    """P values of the best trial with each other trial, adjusted by Holm as if all other pairs
-    had p values of 1.
+    """P values of the best trial with each other trial, adjusted as if all other pairs had p
+    values of 1.
     """
     trials = len(p_values) + 1
     other_pairs = trials * (trials - 1) // 2 - len(p_values)
-    adjusted = [1.0] * len(p_values)
-    least = 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        least = max(least, min(1.0, (len(p_values) - rank + other_pairs) * p_values[place]))
-        adjusted[place] = least
-    return adjusted
+    return holm([*p_values, *[1.0] * other_pairs])[: len(p_values)]
 
 
 def _row(name: str, records: Sequence[TrialRecord], settings: Mapping[str, Value]) -> Row:

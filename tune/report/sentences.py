@@ -10,13 +10,13 @@ from typing import Any
 
 from core.config import Value
 from core.text import have, listed, many
+from core.values import as_settings
 from tune.ledger.records import State
 from tune.report.evidence import Evidence
 from tune.report.rows import SAME, Row
 from tune.report.tables import ap50_cell, difference_cell
-from tune.request.confounds import shown
 from tune.statistics.certainty import FEW_IMAGES, Verdict, warnings_of
-from tune.study.learned import no_winner, way_out
+from tune.study.learned import no_winner, remedies
 from tune.tables import Kind, text
 
 _VERDICTS = {
@@ -49,7 +49,7 @@ def _answer(evidence: Evidence) -> Iterator[str]:
         return
     if evidence.nothing_learned:
         records = [trial.record for trial in evidence.trials]
-        yield from (f"{one[0].upper()}{one[1:]}" for one in (no_winner(records), way_out(records)))
+        yield from (f"{one[0].upper()}{one[1:]}" for one in (no_winner(records), remedies(records)))
         if not evidence.finished:
             yield f"All this is so far: {_progress(evidence)}"
         return
@@ -392,7 +392,4 @@ def _is(number: int) -> str:
 
 
 def _settings(settings: Mapping[str, Value]) -> str:
-    return (
-        ", ".join(f"{name} {shown(value)}" for name, value in settings.items())
-        or "all settings at their defaults"
-    )
+    return as_settings(settings) or "all settings at their defaults"

@@ -13,6 +13,7 @@ import numpy as np
 from core.data.split import group_names
 from core.errors import CheckpointError, DataError
 from core.metric.ap50 import MatchTable
+from core.values import as_ap50
 from tune.ledger.records import State, TrialRecord
 from tune.statistics.certainty import FEW_IMAGES, Interval, Scored, interval
 from tune.store.folder import match_table_path
@@ -87,7 +88,7 @@ def examine(
             trial,
             trouble=(
                 f"trial {record.id} has no interval: its match table {path} gives AP50"
-                f" {scored.ap50:.4f} and the ledger {record.curve[best - 1]:.4f}"
+                f" {as_ap50(scored.ap50)} and the ledger {as_ap50(record.curve[best - 1])}"
             ),
         )
     return replace(trial, interval=interval(scored), scored=scored)

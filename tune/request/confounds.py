@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from core.config import SETTINGS, Value
 from core.dependence import effective
 from core.text import listed
+from core.values import as_setting
 
 BATCH, RATE = "optim.batch_size", "optim.learning_rate"
 
@@ -155,7 +156,7 @@ def attributions(
         found = {row: differences(settings, table[counterpart]) for row, settings in table.items()}
         factors[counterpart] = found
         alone[counterpart] = {
-            row: _changes(table[row], table[counterpart])
+            row: _changed_settings(table[row], table[counterpart])
             for row, differing in found.items()
             if len(differing) == 1
         }
@@ -165,7 +166,7 @@ def attributions(
             counterpart,
             factors[counterpart][name],
             (
-                _together(_changes(table[name], table[counterpart]), alone[counterpart])
+                _together(_changed_settings(table[name], table[counterpart]), alone[counterpart])
                 if len(factors[counterpart][name]) > 1
                 else ()
             ),
@@ -189,7 +190,9 @@ def _together(
     return tuple(row for row in alone if row in chosen) if covered == changes else ()
 
 
-def _changes(one: Mapping[str, Value], other: Mapping[str, Value]) -> dict[str, Value | None]:
+def _changed_settings(
+    one: Mapping[str, Value], other: Mapping[str, Value]
+) -> dict[str, Value | None]:
     """Every setting in which a configuration differs from another, with its own value."""
     names = [name for factor in differences(one, other) for name in factor.settings]
     names += [RATE] if _scaled(one, other) else []
@@ -221,7 +224,7 @@ def _values(
     for name in names:
         mine, its = one.get(name), other.get(name)
         if mine is None or (its is None and mine == SETTINGS[name]):
-            continue  # it goes without saying beside the switch that it belongs to
+            continue  # a default need not be said beside the switch that it belongs to
         leaf = (
             ""
             if name == "model.weights" or len(FACTORS[factor]) == 1
@@ -247,12 +250,5 @@ def _rate_beside_batch(one: Mapping[str, Value], other: Mapping[str, Value]) -> 
 def _both(name: str, one: Mapping[str, Value], other: Mapping[str, Value]) -> str:
     mine, its = one[name], other.get(name)
     if its is None or isinstance(mine, bool):
-        return shown(mine)
-    return f"{shown(mine)} instead of {shown(its)}"
-
-
-def shown(value: Value) -> str:
-    """A setting's value in a sentence."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return as_setting(mine)
+    return f"{as_setting(mine)} instead of {as_setting(its)}"

@@ -6,6 +6,7 @@ that are tried on the winner alone, by predicting again. An invalid file raises 
 SettingError, with one sentence that says what is wrong.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -26,12 +27,13 @@ from tune.request.sections import (
 )
 from tune.request.values import (
     as_mapping,
+    brief,
     check_known,
     checked_options,
     checked_settings,
     checked_value,
-    shown,
 )
+from tune.store.folder import StudyFolder
 
 SECTIONS = (
     "study",
@@ -56,24 +58,39 @@ STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _MAX_FILE_BYTES = 1_000_000
 
 
-def load(
-    path: Path,
-    overrides: Sequence[str] = (),
+Changes = Mapping[str, Value] | Sequence[str]
+"""Changes to a request: values by name, or texts KEY=VALUE as `--set` takes them. The name is a
+setting's, or an option's such as `search.seed`."""
+
+
+def load_request(
+    path: str | Path,
+    changes: Changes = (),
     data: str | None = None,
     study: str | None = None,
     trials: int | None = None,
 ) -> StudyRequest:
-    """Read a space file and merge the command line into it.
+    """Read a space file and merge changes into it.
 
-    overrides            `KEY=VALUE` of each `--set`; of several with the same key the last wins
-    data, study, trials  the values of `--data`, `--study` and `--trials`, where given
+    changes   they win over the file; of several with one name the last wins
+    data      a data set in place of the file's
+    study     a name in place of the file's
+    trials    number of trials in place of the file's
 
     Raises SpaceError or SettingError.
     """
     with _no_traceback(str(path)):
-        request = _merge(_read_yaml(path), str(path), overrides, data, study, trials)
+        document = _read_yaml(Path(path))
+        request = _merge(document, str(path), override_texts(changes), data, study, trials)
         refuse_without_effect(request.space, str(path))
         return request
+
+
+def override_texts(changes: Changes) -> Sequence[str]:
+    """The changes as texts KEY=VALUE."""
+    if not isinstance(changes, Mapping):
+        return changes
+    return [f"{name}={json.dumps(value)}" for name, value in changes.items()]
 
 
 def from_document(document: object, place: str) -> StudyRequest:
@@ -85,6 +102,11 @@ def from_document(document: object, place: str) -> StudyRequest:
     """
     with _no_traceback(place):
         return _merge(_as_of_now(document), place)
+
+
+def request_of(folder: StudyFolder) -> StudyRequest:
+    """The request of a study that has begun. Raises StudyError, SpaceError or SettingError."""
+    return from_document(folder.read_description()["request"], str(folder.description))
 
 
 def _as_of_now(document: object) -> object:
@@ -102,15 +124,15 @@ def _as_of_now(document: object) -> object:
 
 def with_overrides(
     request: StudyRequest,
-    overrides: Sequence[str] = (),
+    changes: Changes = (),
     data: str | None = None,
     study: str | None = None,
     trials: int | None = None,
 ) -> StudyRequest:
-    """The same request with a command line merged into it, as `load` merges one into a file."""
+    """The same request with changes merged into it, as `load_request` merges them into a file."""
     place = f"study {request.study}"
     with _no_traceback(place):
-        return _merge(request.to_document(), place, overrides, data, study, trials)
+        return _merge(request.to_document(), place, override_texts(changes), data, study, trials)
 
 
 @contextmanager
@@ -137,7 +159,7 @@ def _read_yaml(path: Path) -> object:
         with path.open("rb") as stream:
             content = stream.read(_MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise SpaceError(f"{shown(place)}: cannot be read ({error}).") from None
+        raise SpaceError(f"{brief(place)}: cannot be read ({error}).") from None
     if len(content) > _MAX_FILE_BYTES:
         raise SpaceError(f"{place}: must be at most 1 MB, and is larger. Is it a space file?")
     try:
@@ -165,7 +187,7 @@ def _parse_yaml(text: str, place: str) -> object:
         ValueError,
         TypeError,
         AttributeError,
-    ) as error:  # PyYAML lets those of dates, numbers and tags pass
+    ) as error:  # PyYAML raises these for dates, numbers and tags
         raise SpaceError(
             f"{place}: must be YAML that can be read, and a value in it is not ({error})."
         ) from None
@@ -187,7 +209,7 @@ def _merge(
             SearchOptions, {"trials": trials}, "--trials"
         ).trials
     overridden = {"search.trials"} if trials is not None else set()
-    return _request(
+    return _checked_request(
         sections, place, overridden.union(_override(sections, text) for text in overrides)
     )
 
@@ -227,7 +249,7 @@ def _shape(document: object, place: str) -> dict[str, Any]:
         )
         sections["variants"] = {
             name: dict(
-                as_mapping(_or(settings, {}), f"{place}, variants, {shown(name)}", "settings")
+                as_mapping(_or(settings, {}), f"{place}, variants, {brief(name)}", "settings")
             )
             for name, settings in variants.items()
         }
@@ -255,7 +277,7 @@ def _shape(document: object, place: str) -> dict[str, Any]:
         )
         points = _or(sections.get("start"), [])
         if not isinstance(points, list):
-            raise SpaceError(f"{place}, start: must be a list of points, and is {shown(points)}.")
+            raise SpaceError(f"{place}, start: must be a list of points, and is {brief(points)}.")
         sections["start"] = [
             dict(as_mapping(p, f"{place}, start {n}", "settings")) for n, p in enumerate(points, 1)
         ]
@@ -282,8 +304,8 @@ def setting_override(text: str) -> tuple[str, Value]:
         if not isinstance(SETTINGS[key], str):
             raise
         value = raw
-    # A text that happens to be YAML for something else, such as a regular expression in brackets,
-    # is still a text.
+    # The value of a text setting is the text as it was given, although YAML may read it as
+    # something else: a regular expression in brackets as a list.
     value = raw if isinstance(SETTINGS[key], str) and not isinstance(value, str) else value
     return key, checked_value(key, value, place)
 
@@ -312,7 +334,7 @@ def _override(sections: dict[str, Any], text: str) -> str:
 
 def _key_and_value(text: str) -> tuple[str, str, str]:
     """The key, the value's text, and the place for messages, of `--set KEY=VALUE`."""
-    place = f"--set {shown(text)}"
+    place = f"--set {brief(text)}"
     key, equals, raw = text.partition("=")
     key, raw = key.strip(), raw.strip()
     if not equals or not key or not text.isprintable():
@@ -329,16 +351,16 @@ def _override_value(raw: str, place: str) -> object:
         raise SettingError(str(error)) from None
 
 
-def _request(sections: Mapping[str, Any], place: str, overridden: Set[str]) -> StudyRequest:
+def _checked_request(sections: Mapping[str, Any], place: str, overridden: Set[str]) -> StudyRequest:
     study, data = sections.get("study"), sections.get("data")
     if not isinstance(study, str) or not STUDY_NAME.fullmatch(study):
         rule = "1 to 64 letters, digits, - and _, the first a letter or digit"
         raise SpaceError(
-            f"{place}: `study:` must be {rule}, and is {shown(study)}. --study NAME gives one too."
+            f"{place}: `study:` must be {rule}, and is {brief(study)}. --study NAME gives one too."
         )
     if not isinstance(data, str) or not data.strip() or not data.isprintable():
         raise SpaceError(
-            f"{place}: `data:` must be a folder or `synthetic`, and is {shown(data)}. --data DIR"
+            f"{place}: `data:` must be a folder or `synthetic`, and is {brief(data)}. --data DIR"
             " gives one too."
         )
     with_defaults = dict(sections)
@@ -386,5 +408,5 @@ def _check_number_of_trials(request: StudyRequest, place: str, overridden: Set[s
 
 
 def _or(value: object, default: object) -> object:
-    """A section whose lines are all commented out is None, and means an empty one."""
+    """The default for None, which YAML gives where all lines of a section are comments."""
     return default if value is None else value

@@ -15,6 +15,7 @@ from core.config import SETTINGS, DataConfig, PredictConfig, TrialConfig, Value
 from core.dependence import effective, unmet
 from core.extensions import NameIn
 from core.text import many
+from core.values import as_settings
 from tune.request import confounds
 from tune.request.confounds import Attribution
 from tune.request.values import condition
@@ -189,6 +190,13 @@ class StudyRequest:
         return self.search.trials or DEFAULT_TRIALS
 
     @property
+    def searched(self) -> list[str]:
+        """The settings that differ between trials, in the order of the space file."""
+        names = [parameter.name for parameter in self.space.parameters]
+        names += [name for variant in self.space.variants for name in variant.settings]
+        return list(dict.fromkeys(names))
+
+    @property
     def sampler(self) -> Sampler:
         """What chooses the settings of the trials; variants need none."""
         return SAMPLERS[self.search.sampler]()
@@ -322,7 +330,7 @@ class StudyRequest:
         if not self.after_training:
             return
         count = math.prod(len(values) for values in self.after_training.values())
-        trials = ", ".join(f"{name} {SETTINGS[name]}" for name in self.after_training)
+        trials = as_settings({name: SETTINGS[name] for name in self.after_training})
         yield (
             f"after_training: {many(count, 'combination')} of predict settings will be tried on the"
             " winner after its retraining, at no cost for training; the trials predict with"
@@ -331,7 +339,7 @@ class StudyRequest:
 
 
 def _variant_notes(space: SearchSpace, planned: int) -> Iterator[str]:
-    names: dict[tuple[tuple[str, Value], ...], str] = {}
+    names: dict[frozenset[tuple[str, Value]], str] = {}
     for variant in space.variants:
         settings = {**space.fixed, **variant.settings}
         for name in variant.settings:
@@ -341,7 +349,7 @@ def _variant_notes(space: SearchSpace, planned: int) -> Iterator[str]:
                     f"variant '{variant.name}': {name} {settings[name]} has no effect, since it"
                     f" needs {need}"
                 )
-        key = tuple(sorted(effective(settings).items()))
+        key = frozenset(effective(settings).items())
         if key in names:
             both = f"variants '{names[key]}' and '{variant.name}'"
             yield f"{both} are the same configuration in effect, and differ by chance alone"

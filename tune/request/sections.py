@@ -17,12 +17,12 @@ from core.errors import SettingError, SpaceError
 from tune.request.values import (
     TYPES,
     as_mapping,
+    brief,
     check_known,
     check_name,
     checked_settings,
     checked_value,
     condition,
-    shown,
     suggestion,
 )
 from tune.space.domains import Choices, Domain, FloatRange, IntRange, is_whole
@@ -54,7 +54,7 @@ def variants_space(
             )
     variants: list[Variant] = []
     for name, raw in sections["variants"].items():
-        where = f"{place}, variants, {shown(name)}"
+        where = f"{place}, variants, {brief(name)}"
         if (
             not isinstance(name, str)
             or not name.strip()
@@ -68,13 +68,13 @@ def variants_space(
     seeds = sections.get("seeds", 1)
     if not isinstance(seeds, int) or isinstance(seeds, bool) or not 1 <= seeds <= 1000:
         raise SpaceError(
-            f"{place}: `seeds:` must be a whole number from 1 to 1000, and is {shown(seeds)}."
+            f"{place}: `seeds:` must be a whole number from 1 to 1000, and is {brief(seeds)}."
         )
     names = [variant.name for variant in variants]
     baseline = sections.get("baseline", names[0])
     if baseline not in names:
         raise SpaceError(
-            f"{place}: `baseline:` must name a variant, and is {shown(baseline)}."
+            f"{place}: `baseline:` must name a variant, and is {brief(baseline)}."
             f" {suggestion(baseline, names)}"
         )
     compare = _counterparts(sections["compare"], names, f"{place}, compare")
@@ -95,12 +95,12 @@ def _counterparts(raw: Mapping[object, object], names: Sequence[str], place: str
         for one in (name, counterpart):
             if one not in names:
                 raise SpaceError(
-                    f"{place}: must name variants, and {shown(one)} is none."
+                    f"{place}: must name variants, and {brief(one)} is none."
                     f" {suggestion(one, names)}"
                 )
         if name == counterpart:
             raise SpaceError(
-                f"{place}: a variant must be compared with another one, and {shown(name)} is with"
+                f"{place}: a variant must be compared with another one, and {brief(name)} is with"
                 " itself. Leave it out, or name the variant that differs from it in one thing."
             )
         counterparts[str(name)] = str(counterpart)
@@ -193,7 +193,7 @@ def prediction_values(sections: Mapping[str, Any], place: str) -> dict[str, tupl
                 )
         if not isinstance(values, list):
             raise SpaceError(
-                f"{where}: {name} must be a list of values, and is {shown(values)}. "
+                f"{where}: {name} must be a list of values, and is {brief(values)}. "
                 "A single value belongs under `fixed:`."
             )
         tried[name] = _choices(name, values, where).values
@@ -223,7 +223,7 @@ def _domain(name: str, spec: object, place: str) -> Domain:
     if not isinstance(spec, Mapping):
         raise SpaceError(
             f"{place}: {name} must be a list of choices or a range such as {{low: 1, high: 5}}, and"
-            f" is {shown(spec)}. A single value belongs under `fixed:`."
+            f" is {brief(spec)}. A single value belongs under `fixed:`."
         )
     check_known(
         spec,
@@ -249,7 +249,7 @@ def _choices(name: str, values: Sequence[object], place: str) -> Choices:
     if len(set(choices)) < len(choices):
         twice = next(value for value in choices if choices.count(value) > 1)
         raise SpaceError(
-            f"{place}: {name} must have different choices, and {shown(twice)} is there twice."
+            f"{place}: {name} must have different choices, and {brief(twice)} is there twice."
         )
     return Choices(tuple(choices))
 
@@ -258,7 +258,7 @@ def _range(name: str, spec: Mapping[str, object], place: str) -> FloatRange | In
     kind = TYPES[name]
     if kind not in (int, float):
         raise SpaceError(
-            f"{place}: {name} is no number and must be a list of choices, and is {shown(spec)}."
+            f"{place}: {name} is no number and must be a list of choices, and is {brief(spec)}."
         )
     for end in ("low", "high"):
         if end not in spec:
@@ -278,7 +278,7 @@ def _range(name: str, spec: Mapping[str, object], place: str) -> FloatRange | In
     log = spec.get("log", False)
     if not isinstance(log, bool):
         raise SpaceError(
-            f"{place}: {name} must have `log: true` or `log: false`, and has {shown(log)}."
+            f"{place}: {name} must have `log: true` or `log: false`, and has {brief(log)}."
         )
     if log and low <= 0:
         raise SpaceError(
@@ -302,7 +302,7 @@ def _step(name: str, raw: object, low: float, high: float, place: str) -> float:
     except ValidationError:
         number = "whole number" if TYPES[name] is int else "number"
         raise SpaceError(
-            f"{place}: {name} must have a step that is a {number} above 0, and has {shown(raw)}."
+            f"{place}: {name} must have a step that is a {number} above 0, and has {brief(raw)}."
         ) from None
     if high - low > _MAX_STEPS * step:
         raise SpaceError(
@@ -342,7 +342,7 @@ def _when(
             for value in allowed:
                 if value not in domains[parent] and value not in elsewhere:
                     raise SpaceError(
-                        f"{where}: {parent} must have values that it can take, and {shown(value)}"
+                        f"{where}: {parent} must have values that it can take, and {brief(value)}"
                         " is not in its space."
                     )
         conditions[parent] = allowed
@@ -370,12 +370,11 @@ def _parents_first(parameters: Sequence[Parameter], place: str) -> tuple[Paramet
 
 
 def _check_combinations(space: SearchSpace, place: str) -> None:
-    """Refuse a space in which some points are no valid configuration; combinations of choices
-    and range ends are tried.
+    """Refuse a space in which some points are no valid configuration.
 
-    Where these are more than MAX_COMBINATIONS, each group of settings (`model.`, `optim.`) is tried
-    by itself, since the rules of `core.config` relate settings of one group only; of a group that
-    still has too many, a random sample.
+    All combinations of choices and range ends are tried. If there are more than MAX_COMBINATIONS,
+    each group of settings (`model.`, `optim.`) is tried by itself, since the rules of `core.config`
+    relate settings of one group only. A random sample is tried of a group that still has too many.
     """
     whole = space.corners
     assert whole.size is not None
@@ -430,7 +429,7 @@ def _start_point(
             continue
         value = checked_value(name, raw[name], place)
         if value not in parameter.domain:
-            raise SpaceError(f"{place}: {name} must be in its space, and is {shown(value)}.")
+            raise SpaceError(f"{place}: {name} must be in its space, and is {brief(value)}.")
         for parent in parameter.when:
             if (
                 parent in searched

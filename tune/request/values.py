@@ -65,12 +65,12 @@ def checked_value(name: str, value: object, place: str) -> Value:
 def _check_scalar(name: str, value: object, place: str) -> None:
     if not isinstance(value, bool | int | float | str):
         raise SettingError(
-            f"{place}: {name} must be one number, text or truth value, and is {shown(value)}."
+            f"{place}: {name} must be one number, text or truth value, and is {brief(value)}."
         )
     if isinstance(value, str) and (len(value) > _MAX_TEXT or not value.isprintable()):
         raise SettingError(
             f"{place}: {name} must be a text of at most {_MAX_TEXT} printable characters, and is"
-            f" {shown(value)}."
+            f" {brief(value)}."
         )
     if isinstance(value, int) and value.bit_length() > 64:
         raise SettingError(
@@ -85,7 +85,7 @@ def checked_settings(raw: Mapping[str, object], place: str) -> dict[str, Value]:
         check_name(name, place)
         if isinstance(value, list | Mapping):
             raise SettingError(
-                f"{place}: {name} must be one value, and is {shown(value)}. Ranges go under"
+                f"{place}: {name} must be one value, and is {brief(value)}. Ranges go under"
                 " `space:`."
             )
         settings[name] = checked_value(name, value, place)
@@ -98,7 +98,7 @@ def check_name(name: object, place: str) -> None:
     """
     if not isinstance(name, str) or len(name) > _MAX_TEXT or not name.isprintable():
         raise SettingError(
-            f"{place}: {shown(name)} is not a trial setting. core/config.py and core/augment/ list"
+            f"{place}: {brief(name)} is not a trial setting. core/config.py and core/augment/ list"
             " all settings."
         )
     check_setting_name(name, place)
@@ -164,7 +164,7 @@ def check_known(
     for name in raw:
         if name not in names:
             raise SpaceError(
-                f"{place}: {shown(name)} is not {what}. {suggestion(name, names, others)}"
+                f"{place}: {brief(name)} is not {what}. {suggestion(name, names, others)}"
             )
 
 
@@ -179,7 +179,7 @@ def suggestion(name: object, names: Sequence[str], others: Iterable[str] = ()) -
 def as_mapping(value: object, place: str, what: str) -> Mapping[Any, Any]:
     """The value, if it is a mapping. Raises SpaceError."""
     if not isinstance(value, Mapping):
-        raise SpaceError(f"{place}: must be a mapping of {what}, and is {shown(value)}.")
+        raise SpaceError(f"{place}: must be a mapping of {what}, and is {brief(value)}.")
     return value
 
 
@@ -190,13 +190,13 @@ class _Short(reprlib.Repr):
         self.maxstring = self.maxother = 80
 
 
-shown: Callable[[object], str] = _Short().repr
-"""A value as a message shows it, shortened: a file can hold values whose full text would fill the
+brief: Callable[[object], str] = _Short().repr
+"""A value as a message shows it, brief: a file can hold values whose full text would fill the
 memory."""
 
 
 def condition(when: Mapping[str, tuple[Value, ...]]) -> str:
     """The conditions of a `when` in words."""
     return " and ".join(
-        f"{name} is one of {', '.join(map(shown, values))}" for name, values in when.items()
+        f"{name} is one of {', '.join(map(brief, values))}" for name, values in when.items()
     )

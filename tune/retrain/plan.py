@@ -18,18 +18,17 @@ from core.errors import BadRequest, SettingError, StudyError
 from core.network import weights as pretrained
 from core.network.weights import BaseWeights
 from core.text import have, many
-from tune.ledger.reading import read_ledger
+from core.values import as_ap50, as_settings
 from tune.ledger.records import State, TrialRecord, best_of
-from tune.redaction import without_password
-from tune.request.file import from_document, setting_override
+from tune.request.file import Changes, override_texts, setting_override
 from tune.request.request import StudyRequest
 from tune.space.space import SHARED
 from tune.statistics.choice import Choice
 from tune.store.folder import StudyFolder
-from tune.study import confirmation
 from tune.study.confirmation import Confirmation
 from tune.study.learned import no_winner, nothing_learned
-from tune.study.plan import Options, recall, storage_of, tracking_of
+from tune.study.plan import tracking_of
+from tune.study.reading import Study
 from tune.study.trials import weights_key
 from tune.tracking.tracker import Tracker
 
@@ -47,9 +46,9 @@ class RetrainingPlan:
     on          train: the trial's own split, the epoch chosen on its validation part; all: every
                 image
     config      the settings of the training
-    epochs      number of epochs to train; with `all` the best epoch, on the mean curve of the
-                confirmation where there is one, while `config.optim.epochs` stays the length of the
-                schedule
+    epochs      number of epochs to train; `config.optim.epochs` is the length of the schedule. With
+                `all` it is the best epoch: on the mean curve of the confirmation where there is
+                one, else of the trial
     own         the settings of prediction that are used unless one of `candidates` is better
     candidates  other settings of prediction to try
     changed     the settings to which the command line gives other values than the trial's
@@ -100,63 +99,50 @@ class RetrainingPlan:
                 " training"
             )
         if self.changed:
-            changed = ", ".join(f"{name} {value}" for name, value in self.changed.items())
-            notes.append(f"the search's score of trial {self.record.id} was without: {changed}")
+            notes.append(
+                f"the search's score of trial {self.record.id} was without:"
+                f" {as_settings(self.changed)}"
+            )
         if not self.data.test_images:
             notes.append(f"{self.data.name} lists no test images, so no submission is written")
         return tuple(notes)
 
 
 def plan_retraining(
-    options: Options,
-    study: str | None = None,
+    study: Study,
     trial: int | None = None,
     data: str | None = None,
     on: On = "train",
-    overrides: Sequence[str] = (),
+    changes: Changes = (),
     threads: int | None = None,
 ) -> RetrainingPlan:
     """Check a retraining against study, data and weights.
 
     Nothing is written but pretrained weights that it downloads.
 
-    study       name of the study; None for the one that was used last
-    trial       number of the trial; None for the winner
-    data        the folder of the data set now; None for the folder of the search
-    on          train or all, see `Plan`
-    overrides   texts KEY=VALUE
-    threads     number of processor threads; None for the trial's, where it is repeated on its own
-                split: a CPU then repeats it bit for bit
+    trial     number of the trial; None for the winner
+    data      the folder of the data set now; None for the folder of the search
+    on        train or all, see `RetrainingPlan`
+    changes   changes to the trial's settings
+    threads   number of processor threads; None for those of the trial where it is repeated on its
+              own split, which a CPU then does bit for bit
 
     Raises BadRequest for the first problem.
     """
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise BadRequest(f"--threads must be from 1 to {MOST_THREADS}, and is {threads}")
-    folder = (
-        StudyFolder(options.results / study) if study is not None else last_study(options.results)
+    request, folder = study.request, study.folder
+    choice = study.winner if trial is None else None
+    record, why = choose_trial(
+        study.records, trial, request.planned_trials, study.confirmation, choice
     )
-    description = folder.read_description()
-    request = from_document(description["request"], str(folder.description))
-    options = recall(options, folder, moved=True)
-    storage = storage_of(options, folder)
-    reading = read_ledger(storage, request.study)
-    if reading is None:
-        raise StudyError(
-            f"{folder.path} is a study that its ledger {without_password(storage)} does not hold;"
-            " bring the ledger back, or name it with --storage"
-        )
-    confirmed = confirmation.read_confirmation(folder, storage, request, reading.records)
-    choice = (
-        None if confirmed is None or trial is not None else confirmation.confirmed_winner(confirmed)
-    )
-    record, why = choose_trial(reading.records, trial, request.planned_trials, confirmed, choice)
     best_epoch = (record.best_epoch or 1) if choice is None else choice.epoch
-    changed = _changes(overrides, record, on, best_epoch)
-    weights = _weights(
-        TrialConfig.from_settings({**record.settings, **changed}).model, reading.facts, record
+    changed = _changed_settings(override_texts(changes), record, on, best_epoch)
+    weights = _pretrained(
+        TrialConfig.from_settings({**record.settings, **changed}).model, study.ledger.facts, record
     )
-    if weights is not None and _same_weights(weights, reading.facts, record):
-        changed.pop("model.weights", None)  # the same file at another place is no change
+    if weights is not None and _same_weights(weights, study.ledger.facts, record):
+        changed.pop("model.weights", None)  # the file was moved, and is the same
     for_training = {
         name: value for name, value in changed.items() if not name.startswith("predict.")
     }
@@ -168,7 +154,7 @@ def plan_retraining(
     candidates = replace(request, after_training=tried).prediction_candidates(winner)
 
     dataset = datasets.load(data or request.data, request.reading_again)
-    known = reading.facts.get("data", dataset.fingerprint)
+    known = study.ledger.facts.get("data", dataset.fingerprint)
     if dataset.fingerprint != known:
         raise StudyError(
             f"the data set must be the one that {folder.path} was searched on (fingerprint"
@@ -180,8 +166,8 @@ def plan_retraining(
     return RetrainingPlan(
         folder=folder,
         request=request,
-        identity=reading.identity,
-        tracking=tracking_of(options),
+        identity=study.ledger.identity,
+        tracking=tracking_of(study.options),
         record=record,
         why=why,
         on=on,
@@ -192,7 +178,7 @@ def plan_retraining(
         changed=changed,
         data=dataset,
         weights=weights,
-        threads=threads if threads or on == "all" else _threads_of_trials(description),
+        threads=threads if threads or on == "all" else _threads_of_trials(study.description),
     )
 
 
@@ -248,9 +234,8 @@ def choose_trial(
             else f" so far ({ended} of {many(planned, 'trial')} {have(ended)} ended)"
         )
         return best, (
-            f"trial {best.id}{_named(best)}, which {among}{so_far}, with AP50 {best.ap50:.4f}; "
-            + _other_images(records)
-            + _unconfirmed(confirmed)
+            f"trial {best.id}{_named(best)}, which {among}{so_far}, with AP50"
+            f" {as_ap50(best.ap50)}; " + _other_images(records) + _unconfirmed(confirmed)
         )
     record = next((record for record in records if record.id == trial), None)
     if record is None:
@@ -261,12 +246,12 @@ def choose_trial(
         raise StudyError(f"--trial must be a trial with a score, and trial {trial} {state}")
     place = ""
     if best is not None and best.id != trial:
-        place = f"; the best is trial {best.id} with {best.ap50:.4f}"
+        place = f"; the best is trial {best.id} with {as_ap50(best.ap50)}"
     return (
         record,
         (
             f"trial {record.id}{_named(record)}, because --trial names it; its AP50 is"
-            f" {record.ap50:.4f}{place}"
+            f" {as_ap50(record.ap50)}{place}"
         ),
     )
 
@@ -279,13 +264,13 @@ def _confirmed_winner(
     among = f", the best of {others} candidates" if others > 1 else ""
     place = ""
     if best is not None and best.id not in [record.id for record in winner.trials]:
-        place = f"; the search's best was trial {best.id} with {best.ap50:.4f}"
+        place = f"; the search's best was trial {best.id} with {as_ap50(best.ap50)}"
     return (
         winner.trial,
         (
             f"trial {winner.trial.id}{_named(winner.trial)}, confirmed on {confirmed.on}: "
-            f"AP50 {choice.corrected.estimate:.4f} (in the search {winner.score:.4f}){among}; "
-            f"its mean curve is highest at epoch {choice.epoch}{place}"
+            f"AP50 {as_ap50(choice.corrected.estimate)} (in the search {as_ap50(winner.score)})"
+            f"{among}; its mean curve is highest at epoch {choice.epoch}{place}"
         ),
     )
 
@@ -317,17 +302,7 @@ def _named(record: TrialRecord) -> str:
     return f" ({record.name})" if record.name else ""
 
 
-def last_study(results: Path) -> StudyFolder:
-    """The study that was searched or retrained last. Raises StudyError where there is none."""
-    found = sorted(results.glob("*/study.json"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise StudyError(
-            f"{results} holds no study; start one with: python -m tune.search --space FILE"
-        )
-    return StudyFolder(found[-1].parent)
-
-
-def _changes(
+def _changed_settings(
     overrides: Sequence[str], record: TrialRecord, on: On, best_epoch: int
 ) -> dict[str, Value]:
     """The settings that the command line changes. Raises SettingError."""
@@ -354,7 +329,7 @@ def _changes(
     return {name: value for name, value in changed.items() if value != record.settings.get(name)}
 
 
-def _weights(
+def _pretrained(
     model: ModelConfig, facts: Mapping[str, Any], record: TrialRecord
 ) -> BaseWeights | None:
     """The pretrained weights of a model.

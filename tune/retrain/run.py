@@ -47,6 +47,7 @@ from core.prediction.choice import Evaluated
 from core.prediction.submission import CocoResult
 from core.prediction.trained_model import TrainedModel
 from core.training.trial import EpochReport, Trial
+from core.values import as_ap50
 from tune.retrain.plan import RetrainingPlan
 from tune.store.folder import match_table_path
 from tune.study.progress import Steps
@@ -81,9 +82,9 @@ class Outcome:
     shown: Retraining
 
 
-def retrain(plan: RetrainingPlan, console: Console, device: str = "auto") -> Outcome:
+def run_retraining(plan: RetrainingPlan, console: Console, device: str = "auto") -> Outcome:
     """Retrain, or continue a retraining, and write `best/`. Raises CellTuneError."""
-    with plan.folder.retrain_lock(), _memory(plan):
+    with plan.folder.retrain_lock(), _memory_in_one_sentence(plan):
         _recover(plan.folder.best)
         trial = _train(plan, console, device)
         trained = trial.trained_model()
@@ -100,7 +101,7 @@ def retrain(plan: RetrainingPlan, console: Console, device: str = "auto") -> Out
         metrics["balanced_score"] = balanced
         shown = DRAWN_SCORE if balanced is None else balanced
         metrics["submission"] = _NOT_YET if plan.data.test_images else None
-        with _whole(plan.folder.best) as folder:
+        with _replacing(plan.folder.best) as folder:
             trained_model.save(folder, trained)
             write_json_atomically(folder / "metrics.json", metrics)
             if plan.on == "train" and chosen is not None:
@@ -114,7 +115,7 @@ def retrain(plan: RetrainingPlan, console: Console, device: str = "auto") -> Out
         tested.results,
         tested.full_tiles,
         tested.missing,
-        _shown(plan, trial, trained, metrics),
+        _for_tracker(plan, trial, trained, metrics),
     )
 
 
@@ -183,7 +184,7 @@ def show(plan: RetrainingPlan, outcome: Outcome) -> str | Trouble:
 
 
 @contextlib.contextmanager
-def _memory(plan: RetrainingPlan) -> Iterator[None]:
+def _memory_in_one_sentence(plan: RetrainingPlan) -> Iterator[None]:
     """Turn a lack of memory, for which torch on a CPU raises a plain RuntimeError, into
     OutOfMemoryError.
     """
@@ -234,15 +235,15 @@ def _train(plan: RetrainingPlan, console: Console, device: str) -> Trial:
             before = trial.epoch
             report = trial.run_epoch(lambda done, before=before: steps.at(before + done))  # type: ignore[misc]
             trial.save(plan.work)
-            steps.say(_line(report, plan.epochs))
+            steps.say(_epoch_line(report, plan.epochs))
     torch.set_num_threads(
         trial.threads
     )  # so that what follows is the same whether or not an epoch was run
     return trial
 
 
-def _line(report: EpochReport, epochs: int) -> str:
-    score = "" if report.ap50 is None else f", AP50 {report.ap50:.4f}"
+def _epoch_line(report: EpochReport, epochs: int) -> str:
+    score = "" if report.ap50 is None else f", AP50 {as_ap50(report.ap50)}"
     return (
         f"Epoch {report.epoch}/{epochs}: loss {report.losses['loss']:.3f}{score},"
         f" {report.seconds:.1f} s"
@@ -262,8 +263,8 @@ def _evaluate(
 
 
 def _evaluate_winner(plan: RetrainingPlan, console: Console, device: str) -> list[Evaluated]:
-    """The scores of the search's own model with each candidate, since no image is left where
-    every image trains.
+    """The scores of the search's own model with each candidate: the new model trains on every
+    image, so none is left to score it.
 
     The list is empty where the search kept no weights of the trial, or where the retraining has
     other settings.
@@ -421,7 +422,7 @@ _LONGEST = 200
 
 
 @contextlib.contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
+def _replacing(folder: Path) -> Iterator[Path]:
     """Yield a new folder that replaces `folder` when the block ends; after an exception it is
     removed instead.
     """
@@ -464,7 +465,7 @@ def _recover(folder: Path) -> None:
         old.rename(folder)
 
 
-def _shown(
+def _for_tracker(
     plan: RetrainingPlan, trial: Trial, trained: TrainedModel, metrics: dict[str, Any]
 ) -> Retraining:
     validation = metrics["validation"] or {}

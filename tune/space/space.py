@@ -213,8 +213,8 @@ class SearchSpace:
 
     @property
     def corners(self) -> "SearchSpace":
-        """The same space with each range replaced by its two ends and by its values that some
-        `when` names.
+        """The same space with each range replaced by its two ends and the values that some `when`
+        names.
         """
 
         def corners(parameter: Parameter) -> Choices:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from core.config import Value
+from core.values import as_setting
 from tune.statistics.certainty import CONFIDENCE
 
 
@@ -101,7 +102,9 @@ def _coded(name: str, points: Sequence[Mapping[str, Value]]) -> _Coding | None:
         columns = [
             [float(point.get(name, reference) == other) for point in points] for other in others
         ]
-        changes = tuple(f"{_shown(other)} instead of {_shown(reference)}" for other in others)
+        changes = tuple(
+            f"{as_setting(other)} instead of {as_setting(reference)}" for other in others
+        )
         return _Coding(name, changes, rows_N, np.array(columns).T)
     numbers = np.array([float(point.get(name, math.nan)) for point in points])
     low, high = float(np.nanmin(numbers)), float(np.nanmax(numbers))
@@ -110,12 +113,6 @@ def _coded(name: str, points: Sequence[Mapping[str, Value]]) -> _Coding | None:
     return _Coding(
         name, (f"from {low:.3g} to {high:.3g}",), rows_N, ((numbers - low) / (high - low))[:, None]
     )
-
-
-def _shown(value: Value) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _fitted(

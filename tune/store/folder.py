@@ -1,7 +1,6 @@
 """The files of one study, `results/STUDY/`, and the lock that one search at a time holds."""
 
 import contextlib
-import json
 import os
 import socket
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any
 import filelock
 
 from core.errors import StudyError
-from core.files import write_json_atomically
+from core.files import read_json, write_json_atomically
 
 FORMAT = 1
 """Version of study.json."""
@@ -72,14 +71,9 @@ class StudyFolder:
 
     def read_description(self) -> dict[str, Any]:
         """The content of study.json. Raises StudyError."""
-        try:
-            content = json.loads(self.description.read_text())
-        except FileNotFoundError:
-            raise StudyError(
-                f"{self.path} holds no study; start one with: python -m tune.search --space FILE"
-            ) from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise StudyError(f"{self.description} cannot be read: {error}") from None
+        if not self.description.exists():
+            raise StudyError(_NONE.format(self.path))
+        content = read_json(self.description, StudyError, "bring it back")
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise StudyError(
                 f"{self.description} must be of format {FORMAT}, and is not; another version"
@@ -113,6 +107,17 @@ class StudyFolder:
         return _held(self.retrain, "retrain", "retrained", "wait for it, or stop it")
 
 
+def last_study(results: Path) -> StudyFolder:
+    """The study that was searched or retrained last. Raises StudyError where there is none."""
+    found = sorted(results.glob("*/study.json"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise StudyError(_NONE.format(results))
+    return StudyFolder(found[-1].parent)
+
+
+_NONE = "{} holds no study; start one with: python -m tune.search --space FILE"
+
+
 @contextlib.contextmanager
 def _held(folder: Path, name: str, doing: str, way_out: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
@@ -137,13 +142,7 @@ def _held(folder: Path, name: str, doing: str, way_out: str) -> Iterator[None]:
 
 def _who(holder: Path) -> str:
     try:
-        who = json.loads(holder.read_text())
+        who = read_json(holder, ValueError)
         return f"{who['pid']} on host {who['host']}"
-    except (
-        OSError,
-        ValueError,
-        RecursionError,
-        LookupError,
-        TypeError,
-    ):  # not written yet, or damaged
+    except (ValueError, LookupError, TypeError):  # not written yet, or damaged
         return "unknown on host unknown"

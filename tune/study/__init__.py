@@ -4,8 +4,10 @@ progress shown.
 conductor.py     runs a study from its first trial to its last, confirmation included
 confirmation.py  the best of a search run again on fresh seeds and splits
 learned.py       whether anything was learned, and what to do if not
+options.py       where files are, and what the trials may use
 plan.py          a request checked against the data, the weights and the machine
 progress.py      the table, bars and lines that are shown while a command runs
+reading.py       a study as its folder and its ledger have it
 rebuild.py       MLflow written anew from the ledger
 trials.py        what a study's trials start from, and what makes them in the workers
 """

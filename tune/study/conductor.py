@@ -40,7 +40,6 @@ from tune.study import confirmation
 from tune.study.plan import (
     StudyPlan,
     refuse_other_facts,
-    searched_settings,
     study_facts,
     tracked_study,
 )
@@ -103,7 +102,7 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
             points = confirmation.points(ledger.records, plan.request, repeats)
             if not points:
                 return True
-            confirming = Ledger(claim, confirmation.request_of(plan.request), points)
+            confirming = Ledger(claim, confirmation.confirming_request(plan.request), points)
             refuse_other_facts(confirming.facts, facts, plan.folder)
             confirming.remember(facts | confirmation.confirmation_facts(plan.request, repeats))
             _run_phase(
@@ -254,10 +253,7 @@ def _files_in_one_sentence() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(
-            f"{refused(error, 'a file of the study')}, then run the same command again; what was"
-            " saved is whole"
-        ) from error
+        raise StorageError(refused(error, "a file of the study", again=True)) from error
 
 
 class _Conductor:
@@ -465,7 +461,7 @@ class _Conductor:
         self._progress.show(records, records[number])
 
     def _write_table(self) -> None:
-        table = trials_csv(self._ledger.records, searched_settings(self._plan.request.space))
+        table = trials_csv(self._ledger.records, self._plan.request.searched)
         write_atomically(self._phase.table, table.encode())
 
     def _remove_weights_that_lost(self) -> None:

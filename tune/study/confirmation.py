@@ -255,13 +255,17 @@ def points(
     """
     chosen = candidates(records, request)
     return tuple(
-        Point(candidate.name, candidate.trials[0].params, _settings(candidate, repeat, request))
+        Point(
+            candidate.name, candidate.trials[0].params, _repeat_settings(candidate, repeat, request)
+        )
         for repeat in repeats
         for candidate in chosen
     )
 
 
-def _settings(candidate: Candidate, repeat: Repeat, request: StudyRequest) -> dict[str, Value]:
+def _repeat_settings(
+    candidate: Candidate, repeat: Repeat, request: StudyRequest
+) -> dict[str, Value]:
     seed, fold = repeat
     changed = {
         "seed": seed,
@@ -274,7 +278,7 @@ def _settings(candidate: Candidate, repeat: Repeat, request: StudyRequest) -> di
     return {**candidate.trials[0].settings, **changed}
 
 
-def request_of(request: StudyRequest) -> StudyRequest:
+def confirming_request(request: StudyRequest) -> StudyRequest:
     """The confirmation as a study of its own, for its ledger: nothing is searched and nothing is
     stopped early.
     """
@@ -307,7 +311,8 @@ def read_confirmation(
 
     Writes nothing.
     """
-    reading = read_ledger(storage, request_of(request).study) if request.confirm.top else None
+    study = confirming_request(request).study
+    reading = read_ledger(storage, study) if request.confirm.top else None
     known = None if reading is None else reading.facts.get("confirm")
     if reading is None or known is None:
         return None
@@ -322,7 +327,7 @@ def read_confirmation(
     notes: list[str] = list(known["notes"])
     ended = 0
     for candidate in chosen:
-        asked = [_settings(candidate, repeat, request) for repeat in repeats]
+        asked = [_repeat_settings(candidate, repeat, request) for repeat in repeats]
         there = [by_settings.get(settings_key(settings)) for settings in asked]
         done = [
             record for record in there if record is not None and record.state is not State.RUNNING

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from core.config import Value
 from core.text import many
+from core.values import as_ap50, as_setting
 from tune.ledger.records import State, TrialRecord
 
 LEARNED = 0.01
@@ -28,13 +29,13 @@ def no_winner(records: Sequence[TrialRecord]) -> str:
     scored = [record for record in records if record.ap50 is not None]
     best = max(scored, key=lambda record: (record.ap50, -record.id))
     return (
-        f"nothing was learned: the highest AP50 of {many(len(scored), 'trial')} is {best.ap50:.4f}"
-        f" (trial {best.id}), under {LEARNED}, so no trial is better than another and there is no"
-        " winner"
+        f"nothing was learned: the highest AP50 of {many(len(scored), 'trial')} is"
+        f" {as_ap50(best.ap50)} (trial {best.id}), under {LEARNED}, so no trial is better than"
+        " another and there is no winner"
     )
 
 
-def way_out(records: Sequence[TrialRecord]) -> str:
+def remedies(records: Sequence[TrialRecord]) -> str:
     """Suggestions where nothing was learned, with the values that were tried, without a full
     stop.
     """
@@ -42,7 +43,7 @@ def way_out(records: Sequence[TrialRecord]) -> str:
 
     def had(name: str) -> str:
         values = list(dict.fromkeys(settings[name] for settings in tried if name in settings))
-        return f"{name} was {_range(values)}" if values else name
+        return f"{name} was {_tried(values)}" if values else name
 
     return (
         f"to try: more epochs ({had('optim.epochs')}), a higher learning rate"
@@ -53,10 +54,10 @@ def way_out(records: Sequence[TrialRecord]) -> str:
     )
 
 
-def _range(values: Sequence[Value]) -> str:
+def _tried(values: Sequence[Value]) -> str:
     numbers = [
         value for value in values if isinstance(value, int | float) and not isinstance(value, bool)
     ]
     if len(values) > 1 and len(numbers) == len(values):
-        return f"{min(numbers):g} to {max(numbers):g}"
-    return " or ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+        return f"{as_setting(min(numbers))} to {as_setting(max(numbers))}"
+    return " or ".join(map(as_setting, values))

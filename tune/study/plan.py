@@ -3,10 +3,8 @@
 import contextlib
 import itertools
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from core import data as datasets
@@ -17,16 +15,18 @@ from core.errors import BadRequest, ResourceError, SettingError, StudyError
 from core.network import weights as pretrained
 from core.network.weights import WeightsFile
 from core.prediction.advice import advice
+from core.values import as_setting
 from tune.engine import mps, session
 from tune.engine.resources import Machine, TrialResources
 from tune.ledger.reading import remembered_facts
-from tune.redaction import without_password
 from tune.request.request import StudyRequest
 from tune.samplers.sampler import SAMPLERS
 from tune.space.domains import Choices
 from tune.space.space import SearchSpace
 from tune.store.folder import StudyFolder
 from tune.study.confirmation import Repeat, fresh_repeats
+from tune.study.options import Options, recall, storage_of
+from tune.study.reading import without_ledger
 from tune.study.trials import weights_key
 from tune.tracking.tracker import TrackedStudy, Tracker, tracker_at
 
@@ -35,27 +35,6 @@ _EXTENT = ("low", "high", "choices")
 """The parts of a setting's domain that may grow while a study goes on."""
 _KINDS = {"request": "another request", "data": "other data", "weights": "other pretrained weights"}
 _MODEL_SETTINGS = ("model.detector", "model.backbone", "model.weights", "model.stride_in_1x1")
-
-
-@dataclass(frozen=True)
-class Options:
-    """The options of a command line beside its request: where files are and what the trials may
-    use.
-
-    results       folder of all studies
-    storage       SQLAlchemy URL of the ledger; None for a file in the study's folder
-    tracking_uri  address of the tracker; None for an MLflow database in `results`
-    parallel      largest number of trials at once; None for as many as fit
-    time_budget   seconds after which no epoch begins; None for no limit
-    address       address of a Ray cluster; None for this machine
-    """
-
-    results: Path = Path("results")
-    storage: str | None = None
-    tracking_uri: str | None = None
-    parallel: int | None = None
-    time_budget: float | None = None
-    address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -165,10 +144,10 @@ def check_request(
         options = recall(options, folder)
         before = remembered_facts(storage_of(options, folder), request.study)
         if before is None and folder.description.exists():
-            ledger = without_password(storage_of(options, folder))
             raise StudyError(
-                f"{folder.path} is a study that its ledger {ledger} does not hold; "
-                "bring the ledger back, or give this search another --study name"
+                without_ledger(
+                    folder, storage_of(options, folder), "give this search another --study name"
+                )
             )
         refuse_other_facts(before, study_facts(request, data), folder)
         grown = growth(before or {}, study_facts(request, data))
@@ -193,8 +172,9 @@ def _resources(request: StudyRequest, options: Options, machine: Machine) -> Tri
 
 
 def data_advice(request: StudyRequest, data: Dataset) -> list[str]:
-    """Notes on settings that do not suit the data set; of several values that a request tries,
-    the loosest counts.
+    """Notes on settings that do not suit the data set.
+
+    Where a request tries several values of a setting, the loosest one counts.
     """
     largest = max(_tried(request, "predict.max_detections"))
     tile = min((side for side in _tried(request, "predict.tile") if side), default=0)
@@ -219,13 +199,6 @@ def _tried(request: StudyRequest, name: str) -> list[int]:
         for corner in parameter.domain.corners
     ]
     return [int(value) for value in (*values, *request.after_training.get(name, ()))]
-
-
-def searched_settings(space: SearchSpace) -> list[str]:
-    """The settings that differ between the trials of a study, in the order of the space file."""
-    names = [parameter.name for parameter in space.parameters]
-    names += [name for variant in space.variants for name in variant.settings]
-    return list(dict.fromkeys(names))
 
 
 def _data_configs(space: SearchSpace) -> Iterator[TrialConfig]:
@@ -274,7 +247,7 @@ def study_facts(request: StudyRequest, data: Dataset | None) -> dict[str, Any]:
     asked = {part: document[part] for part in _COMPARED if part in document}
     asked["search"] = {
         name: value for name, value in asked["search"].items() if name != "trials"
-    }  # more are welcome
+    }  # a study may be continued with more trials
     return {"request": asked} | ({} if data is None else {"data": data.fingerprint})
 
 
@@ -295,7 +268,7 @@ def refuse_other_facts(
             old = {**old, "space": new["space"]}
         if (
             kind == "weights"
-        ):  # a backbone that was added to the choices has weights that the study did not know
+        ):  # a backbone that was added since has weights that the study did not know
             old, new = ({key: one[key] for key in old.keys() & new.keys()} for one in (old, new))
         different = _difference(old, new)
         if different is not None:
@@ -338,14 +311,13 @@ def _grown(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str | N
     if "choices" in old and "choices" in new:
         added = [value for value in new["choices"] if value not in old["choices"]]
         kept = all(value in new["choices"] for value in old["choices"])
-        shown = ", ".join(
-            f"{value:g}" if isinstance(value, float) else str(value) for value in added
+        return (
+            f"{name} may be {', '.join(map(as_setting, added))} as well" if kept and added else None
         )
-        return f"{name} may be {shown} as well" if kept and added else None
     if "low" in old and "low" in new and new["low"] <= old["low"] and new["high"] >= old["high"]:
         return (
-            f"{name} ranges from {new['low']:g} to {new['high']:g}, before from {old['low']:g} to"
-            f" {old['high']:g}"
+            f"{name} ranges from {as_setting(new['low'])} to {as_setting(new['high'])}, before from"
+            f" {as_setting(old['low'])} to {as_setting(old['high'])}"
         )
     return None
 
@@ -366,11 +338,6 @@ def _difference(old: Any, new: Any, place: str = "") -> str | None:
     return f"{place + ' ' if place else ''}was {was} and is {now}"
 
 
-def storage_of(options: Options, folder: StudyFolder) -> str:
-    """URL of a study's ledger."""
-    return options.storage or f"sqlite:///{folder.path / 'study.db'}"
-
-
 def tracking_of(options: Options) -> Tracker:
     """The tracker that shows the studies."""
     return tracker_at(options.tracking_uri, options.results)
@@ -388,46 +355,3 @@ def tracked_study(request: StudyRequest, ledger: str, fingerprint: str) -> Track
         "planned_trials": str(request.planned_trials),
     }
     return TrackedStudy(request.study, ledger, tags)
-
-
-def absolute(url: str | None) -> str | None:
-    """The URL of a sqlite file with an absolute path, so that it holds in every folder; other
-    URLs as they are.
-    """
-    relative = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/?:][^?]*)(.*)", url or "")
-    return url if relative is None else f"{relative[1]}{Path(relative[2]).absolute()}{relative[3]}"
-
-
-def recall(options: Options, folder: StudyFolder, moved: bool = False) -> Options:
-    """The options, with the study's own addresses of ledger and tracker where the command gives
-    none.
-
-    moved   whether the ledger may have moved since
-
-    Raises StudyError where the command gives another ledger, or must give a URL again because it
-    has a password.
-    """
-    if not folder.description.exists():
-        return options
-    described = folder.read_description()
-    for name, option in (("storage", "--storage"), ("tracking_uri", "--tracking-uri")):
-        before, given = described[name], getattr(options, name)
-        if given is None and before is not None:
-            if "***" in before:
-                raise StudyError(
-                    f"{option} must be given again for {folder.path}: it was {before}, passwords"
-                    " are not kept"
-                )
-            options = replace(options, **{name: before})
-        elif (
-            given is not None
-            and name == "storage"
-            and not moved
-            and without_password(given) != without_password(before or "")
-        ):
-            raise StudyError(
-                f"{option} must be that of the study, {before or 'its own file'}, and is"
-                f" {without_password(given)}; leave it out, or give this search another --study"
-                " name"
-            )
-    return options

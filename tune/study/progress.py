@@ -16,6 +16,7 @@ from rich.text import Text
 
 from core.console import say
 from core.text import many, shown
+from core.values import as_ap50, as_duration, as_settings
 from tune.ledger.records import State, TrialRecord
 
 
@@ -78,19 +79,22 @@ class Progress:
         if before is None or record.attempts > before.attempts:
             if record.attempts > 1:
                 return f"{head} goes on after epoch {len(record.epochs)}, attempt {record.attempts}"
-            params = ", ".join(f"{name} {_short(value)}" for name, value in record.params.items())
-            return f"{head} starts: {params or 'all settings at their defaults'}"
+            return (
+                f"{head} starts: {as_settings(record.params) or 'all settings at their defaults'}"
+            )
         if len(record.epochs) == len(before.epochs) and record.state is before.state:
             return None
         last = record.epochs[-1]
         text = (
             f"{head} epoch {len(record.epochs)}/{record.planned_epochs}: loss"
-            f" {last['losses']['loss']:.3f}, AP50 {last['ap50']:.3f}, {last['seconds']:.1f} s"
+            f" {last['losses']['loss']:.3f}, AP50 {as_ap50(last['ap50'])}, {last['seconds']:.1f} s"
         )
         if record.state is State.PRUNED:
             return f"{text}; {record.reason}"
         return (
-            f"{text}; complete, AP50 {record.ap50:.3f}" if record.state is State.COMPLETE else text
+            f"{text}; complete, AP50 {as_ap50(record.ap50)}"
+            if record.state is State.COMPLETE
+            else text
         )
 
     def _called(self, record: TrialRecord) -> str:
@@ -107,7 +111,7 @@ class Progress:
         what = "confirming trial" if self._confirms else "trial"
         title = f"{len(done)} of {many(self._planned, what)} done"
         if best is not None and not self._confirms:
-            title += f", best AP50 {best.ap50:.3f} (trial {best.id})"
+            title += f", best AP50 {as_ap50(best.ap50)} (trial {best.id})"
         table = Table(
             title=title, caption=self._time_left(), title_justify="left", caption_justify="left"
         )
@@ -115,32 +119,30 @@ class Progress:
             table.add_column(name)
         for record in running:
             curve = record.curve
-            params = ", ".join(
-                f"{name.partition('.')[2]} {_short(v)}" for name, v in record.params.items()
-            )
-            what = self._called(record) if self._confirms else record.name or params
+            short = {name.rpartition(".")[2]: value for name, value in record.params.items()}
+            what = self._called(record) if self._confirms else record.name or as_settings(short)
             table.add_row(
                 str(record.id),
                 f"{len(curve)}/{record.planned_epochs}" if record.settings else "",
-                f"{curve[-1]:.3f}" if curve else "",
-                f"{record.ap50:.3f}" if curve else "",
+                as_ap50(curve[-1]) if curve else "",
+                as_ap50(record.ap50) if curve else "",
                 Text(shown(what)),
             )
         return table
 
     def _time_left(self) -> str:
-        """The time so far and the time left: the remaining trials are taken to cost the mean of
-        those that ended.
+        """The time so far, and the time left if every other trial costs the mean of those that
+        ended.
         """
         passed = time.monotonic() - self._begin
         spent = sum(record.seconds for record in self._records) - (self._seconds_before or 0.0)
         ended = [record for record in self._records if record.state is not State.RUNNING]
         if not ended or spent <= 0:
-            return f"{_duration(passed)} so far"
+            return f"{as_duration(passed)} so far"
         a_trial = sum(record.seconds for record in ended) / len(ended)
         running = sum(record.seconds for record in self._records if record.state is State.RUNNING)
         left = max(0.0, a_trial * (self._planned - len(ended)) - running) * passed / spent
-        return f"{_duration(passed)} so far, about {_duration(left)} left"
+        return f"{as_duration(passed)} so far, about {as_duration(left)} left"
 
 
 class Steps:
@@ -177,18 +179,3 @@ class Steps:
     def say(self, line: str) -> None:
         """Print a line, above the bar where there is one."""
         say(self._console, line)
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return (
-        f"{round(seconds)} s"
-        if seconds < 90
-        else f"{minutes} min"
-        if minutes < 120
-        else f"{minutes / 60:.1f} h"
-    )

@@ -10,10 +10,11 @@ from tune.ledger.claim import Claim
 from tune.ledger.ledger import Ledger
 from tune.ledger.reading import read_ledger
 from tune.redaction import without_password
-from tune.request.file import from_document
+from tune.request.file import request_of
 from tune.store.folder import StudyFolder
 from tune.study import confirmation
-from tune.study.plan import Options, recall, storage_of, tracked_study, tracking_of
+from tune.study.options import Options, recall, storage_of
+from tune.study.plan import tracked_study, tracking_of
 from tune.tracking.tracker import Tracker
 
 
@@ -26,8 +27,8 @@ def rebuild_tracking(options: Options, study: str) -> tuple[int, int, Tracker]:
     being searched, and StorageError where the tracker does not take the trials.
     """
     folder = StudyFolder(options.results / study)
-    description = folder.read_description()
-    request = from_document(description["request"], str(folder.description))
+    request = request_of(folder)
+    fingerprint = folder.read_description()["data"]["fingerprint"]
     options = recall(options, folder)
     tracker, storage = tracking_of(options), storage_of(options, folder)
     before = read_ledger(storage, study)
@@ -36,12 +37,12 @@ def rebuild_tracking(options: Options, study: str) -> tuple[int, int, Tracker]:
     with folder.driver_lock(), Claim(storage, study) as claim:
         ledger = Ledger(claim, request)
         phases: list[tuple[str, Ledger, Callable[[int], Path]]] = [("search", ledger, folder.trial)]
-        confirming = confirmation.request_of(request)
+        confirming = confirmation.confirming_request(request)
         if read_ledger(storage, confirming.study) is not None:
             phases.append(("confirm", Ledger(claim, confirming), folder.confirm_trial))
         confirmed = confirmation.read_confirmation(folder, storage, request, ledger.records)
         finished = ledger.finished and (confirmed is None or confirmed.finished)
-        tracked = tracked_study(request, ledger.identity, description["data"]["fingerprint"])
+        tracked = tracked_study(request, ledger.identity, fingerprint)
         runs: list[tuple[Ledger, int, str]] = []
         try:
             for phase, held, folder_of in phases:
@@ -52,10 +53,9 @@ def rebuild_tracking(options: Options, study: str) -> tuple[int, int, Tracker]:
                 ]
             view.close(finished)
         except Exception as error:  # whatever a tracker raises
-            trouble = tracker.trouble_of(error)
             raise StorageError(
                 f"{tracker.name} at {without_password(tracker.uri)} did not take the trials"
-                f" ({trouble.reason}): {trouble.way_out}"
+                f" {tracker.trouble_of(error)}"
             ) from error
         for held, number, run in runs:
             held.note_mlflow_run(number, run)

@@ -24,6 +24,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ParamSchema, ParamSpec
 
 from core.prediction import trained_model
+from core.values import as_ap50
 from tune.ledger.records import TrialRecord
 from tune.tracking.mlflow_destination import Destination
 from tune.tracking.mlflow_runs import MEASURED, PARENT, StudyRuns, points_of
@@ -210,7 +211,9 @@ def _description(record: TrialRecord, retraining: Retraining) -> str:
     name = f" ({record.name})" if record.name else ""
     on = {"train": "its own split", "all": "every annotated image"}[retraining.on]
     scores = [
-        f"{metric} {value:.4f}" for metric, value in retraining.metrics.items() if "ap50" in metric
+        f"{metric} {as_ap50(value)}"
+        for metric, value in retraining.metrics.items()
+        if "ap50" in metric
     ]
     return f"Trial {record.id}{name}, trained again on {on}" + (
         f": {', '.join(scores)}" if scores else ""

@@ -72,6 +72,10 @@ class Trouble:
     way_out: str = "run the same command again when it answers"
     lasting: bool = False
 
+    def __str__(self) -> str:
+        """Reason and way out, as they follow the words of what the tracker does not show."""
+        return f"({self.reason}): {self.way_out}"
+
 
 class TrialsView(Protocol):
     """The trials of one phase of a study, as a tracker shows them."""

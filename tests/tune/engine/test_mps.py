@@ -27,7 +27,8 @@ from tune.ledger.ledger import open_ledger
 from tune.ledger.records import State
 from tune.request.file import from_document
 from tune.study import conductor as study
-from tune.study.plan import Options, StudyPlan, check_request
+from tune.study.options import Options
+from tune.study.plan import StudyPlan, check_request
 from tune.study.trials import TrialInputs
 
 SPACE: dict[str, Any] = {

@@ -28,7 +28,9 @@ from tune.report.findings import Findings, find
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder, match_table_path
 from tune.study import conductor as study
-from tune.study.plan import Options, check_request, study_facts
+from tune.study.options import Options
+from tune.study.plan import check_request, study_facts
+from tune.study.reading import read_study
 
 SPACE = {
     "study": "seen",
@@ -67,7 +69,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyFolder, Data
 
 
 def found(folder: StudyFolder, data: Dataset | None = None) -> Findings:
-    return find(folder, f"sqlite:///{folder.path / 'study.db'}", data)
+    return find(read_study(folder.path.name, folder.path.parent), data)
 
 
 def test_the_page_shows_annotations_and_predictions_of_validation_images(

@@ -17,6 +17,7 @@ from tune.report.findings import Findings, find
 from tune.report.svg import Drawn, colour
 from tune.statistics.certainty import Verdict
 from tune.stopping.hope import NO_HOPE, PLACES
+from tune.study.reading import read_study
 from tune.tables import Kind, text
 
 VARIANTS = {
@@ -52,7 +53,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Findings]:
         build(results, SEARCH, sampled_quality, lambda record: fates.get(record.id, "")),
     ]
     return {
-        folder.path.name: find(folder, f"sqlite:///{folder.path / 'study.db'}")
+        folder.path.name: find(read_study(folder.path.name, folder.path.parent))
         for folder in folders
     }
 

@@ -31,10 +31,12 @@ from tune.report.trial_scores import ScoredTrial
 from tune.request.file import from_document
 from tune.request.request import variant_attributions
 from tune.statistics.certainty import Scored, compare_all
-from tune.store.folder import StudyFolder, match_table_path
+from tune.store.folder import match_table_path
 from tune.study import conductor as study
 from tune.study import confirmation
-from tune.study.plan import Options, StudyPlan
+from tune.study.options import Options
+from tune.study.plan import StudyPlan
+from tune.study.reading import read_study
 from tune.tables import Table
 
 EPOCHS = 2
@@ -110,7 +112,7 @@ def replay(
 
 
 def found(plan: StudyPlan) -> Findings:
-    return find(plan.folder, plan.storage)
+    return find(read_study(plan.request.study, plan.options.results))
 
 
 def table(findings: Findings, name: str) -> Table:
@@ -376,7 +378,7 @@ def test_a_study_without_a_complete_trial_says_so(tmp_path: Path) -> None:
 
 def test_a_study_that_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="holds no study"):
-        find(StudyFolder(tmp_path / "s"), "sqlite:///none.db")
+        read_study("s", tmp_path, "sqlite:///none.db")
     plan = plan_of(tmp_path, VARIANTS)
     plan.folder.path.mkdir()
     study.describe(plan)
@@ -566,7 +568,7 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> StudyPlan:
     plan = replay(tmp_path_factory.mktemp("sampled"), SAMPLED, by_rate)
     request, repeats = plan.request, confirmation.fresh_repeats(plan.request, plan.data)
     points = confirmation.points(open_ledger(plan.storage, request).records, request, repeats)
-    book = open_ledger(plan.storage, confirmation.request_of(request), points)
+    book = open_ledger(plan.storage, confirmation.confirming_request(request), points)
     book.remember(confirmation.confirmation_facts(request, repeats))
     while (record := book.next()) is not None:
         train(plan, book, record, by_rate, folder=plan.folder.confirm_trial(record.id))

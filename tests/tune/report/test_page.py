@@ -19,11 +19,12 @@ from tune.ledger.ledger import open_ledger
 from tune.ledger.reading import read_ledger
 from tune.ledger.records import State, TrialRecord
 from tune.report import page as report
+from tune.report.__main__ import main
 from tune.report.figures.figure import figures_of
 from tune.report.findings import find
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder
-from tune.study.plan import Options
+from tune.study.reading import read_study
 from tune.tables import Kind, text
 
 HOSTILE = "<script>alert('1')</script> $x^2$ & <b>"
@@ -121,7 +122,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyFolder]:
 
 
 def write(folder: StudyFolder) -> Path:
-    findings = find(folder, storage(folder))
+    findings = find(read_study(folder.path.name, folder.path.parent))
     return report.write(findings, figures_of(findings))
 
 
@@ -177,7 +178,7 @@ def test_every_table_is_the_same_on_the_page_and_beside_it(
     studies: dict[str, StudyFolder], name: str
 ) -> None:
     folder = studies[name]
-    findings = find(folder, storage(folder))
+    findings = find(read_study(folder.path.name, folder.path.parent))
     page, tables = Page(content(folder)), folder.path / "report" / "tables"
     assert set(page.tables) == {one.name for one in findings.tables}
     for one in findings.tables:
@@ -193,7 +194,7 @@ def test_every_table_is_the_same_on_the_page_and_beside_it(
 @both
 def test_figures_say_the_numbers_of_the_tables(studies: dict[str, StudyFolder], name: str) -> None:
     folder = studies[name]
-    findings = find(folder, storage(folder))
+    findings = find(read_study(folder.path.name, folder.path.parent))
     drawn = (folder.path / "report" / "figures" / "scores.svg").read_text()
     texts = [
         element.text for element in ET.fromstring(drawn).iter() if element.tag.endswith("}text")
@@ -208,7 +209,7 @@ def test_the_answer_and_what_limits_it_come_before_everything_else(
     studies: dict[str, StudyFolder], name: str
 ) -> None:
     folder = studies[name]
-    findings = find(folder, storage(folder))
+    findings = find(read_study(folder.path.name, folder.path.parent))
     words = " ".join("".join(Page(content(folder)).words).split())
     places = [
         words.index(" ".join(sentence.split()))
@@ -340,7 +341,7 @@ def test_the_command_shows_the_report_in_mlflow_and_says_where_it_is(
 ) -> None:
     folder = studies["search"]
     results = folder.path.parent
-    assert report.main(["--results", str(results), "--study", "search"]) == 0
+    assert main(["--results", str(results), "--study", "search"]) == 0
     assert (
         capsys.readouterr().out.splitlines()[-1]
         == f"Report: {folder.path / 'report' / 'index.html'}"
@@ -360,7 +361,7 @@ def test_where_mlflow_is_away_the_report_is_written_all_the_same(
 ) -> None:
     folder = studies["variants"]
     away = ["--tracking-uri", "sqlite:////proc/none/mlflow.db"]
-    assert report.main(["--results", str(folder.path.parent), "--study", "variants", *away]) == 0
+    assert main(["--results", str(folder.path.parent), "--study", "variants", *away]) == 0
     assert "MLflow does not show it" in capsys.readouterr().out
 
 
@@ -371,7 +372,7 @@ def test_a_wrong_request_is_one_sentence_and_status_2(
         ["--results", str(tmp_path)],
         ["--results", str(tmp_path), "--study", "none"],
     ):
-        assert report.main(arguments) == 2
+        assert main(arguments) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1
         assert "holds no study" in said
@@ -381,9 +382,6 @@ def test_a_data_set_that_was_named_must_be_there(
     studies: dict[str, StudyFolder], tmp_path: Path
 ) -> None:
     results = str(studies["search"].path.parent)
-    assert (
-        report.main(["--results", results, "--study", "search", "--data", str(tmp_path / "none")])
-        == 2
-    )
+    assert main(["--results", results, "--study", "search", "--data", str(tmp_path / "none")]) == 2
     with pytest.raises(BadRequest):
-        report.make_report(Options(Path(results)), StudyFolder(Path(results) / "nowhere"))
+        read_study("nowhere", results)

@@ -12,12 +12,13 @@ from benchmarks import report_replay
 from benchmarks.report_replay import IMAGES, NEAR, TABLE_1
 from tune.ledger.records import State
 from tune.report.findings import Findings, find
+from tune.study.reading import read_study
 
 
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
     plan = report_replay.run(tmp_path_factory.mktemp("results"), Console(file=io.StringIO()))
-    return find(plan.folder, plan.storage)
+    return find(read_study(plan.request.study, plan.options.results))
 
 
 def test_every_row_has_the_score_of_the_report_and_an_interval_that_is_wider_than_the_whole_table(

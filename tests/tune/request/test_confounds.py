@@ -14,7 +14,7 @@ from core.config import SETTINGS, TrialConfig, Value
 from core.text import listed
 from tune.request import confounds
 from tune.request.confounds import BACKBONE, FACTORS, Attribution, differences
-from tune.request.file import load
+from tune.request.file import load_request
 from tune.request.request import variant_attributions
 
 SPACES = Path(__file__).parents[3] / "search_spaces"
@@ -246,7 +246,7 @@ def test_the_same_settings_under_another_name_differ_by_chance_alone() -> None:
 def shipped(name: str, *overrides: str) -> dict[str, Attribution]:
     return {
         found.name: found
-        for found in variant_attributions(load(SPACES / f"{name}.yaml", overrides).space)
+        for found in variant_attributions(load_request(SPACES / f"{name}.yaml", overrides).space)
     }
 
 
@@ -265,7 +265,9 @@ def test_every_comparison_of_the_report_s_tables_has_one_cause() -> None:
         "ResNet-101": ("backbone",),
         "ResNeXt-50": ("backbone",),
     }
-    assert not any("differs from" in note for note in load(SPACES / "report_tables.yaml").notes)
+    assert not any(
+        "differs from" in note for note in load_request(SPACES / "report_tables.yaml").notes
+    )
 
 
 def test_the_report_as_it_was_run_is_confounded_wherever_more_differs_than_a_name_says() -> None:
@@ -278,7 +280,7 @@ def test_the_report_as_it_was_run_is_confounded_wherever_more_differs_than_a_nam
         " instead of 2; learning rate per image a quarter): the difference cannot be attributed"
         " to the augmentation alone"
     )
-    notes = load(SPACES / "report_as_run.yaml").notes
+    notes = load_request(SPACES / "report_as_run.yaml").notes
     assert {name for name, one in found.items() if one.sentence in notes} == set(found) - clean
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from core.config import SETTINGS, TrialConfig
 from core.errors import CellTuneError, SettingError, SpaceError
-from tune.request.file import from_document, load, with_overrides
+from tune.request.file import from_document, load_request, with_overrides
 from tune.request.request import Confirm, Resources, StopEarly, StudyRequest
 from tune.space.domains import Choices, Domain, FloatRange, IntRange
 from tune.study.plan import study_facts
@@ -26,7 +26,7 @@ HEAD = "study: s\ndata: synthetic\n"
 def request_of(text: str, *overrides: str, tmp_path: Path, **named: Any) -> StudyRequest:
     path = tmp_path / "s.yaml"
     path.write_text(HEAD + text)
-    return load(path, overrides, **named)
+    return load_request(path, overrides, **named)
 
 
 def domain_of(request: StudyRequest, name: str) -> Domain:
@@ -1036,7 +1036,7 @@ def test_a_study_needs_a_name_that_makes_a_folder_and_data(
     path = tmp_path / "s.yaml"
     path.write_text(head + ONE)
     with pytest.raises(SpaceError, match=re.escape(sentence)):
-        load(path, **named)
+        load_request(path, **named)
 
 
 @pytest.mark.parametrize(
@@ -1055,22 +1055,22 @@ def test_a_file_that_is_no_space_file_is_named(
     path = tmp_path / "s.yaml"
     path.write_bytes(content)
     with pytest.raises(SpaceError, match=re.escape(sentence)):
-        load(path)
+        load_request(path)
 
 
 def test_a_file_that_is_not_there_a_folder_and_an_impossible_name_are_named(tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="must be a space file, and is not there"):
-        load(tmp_path / "none.yaml")
+        load_request(tmp_path / "none.yaml")
     with pytest.raises(SpaceError, match="must be a space file, and is a folder"):
-        load(tmp_path)
+        load_request(tmp_path)
     with pytest.raises(SpaceError):
-        load(Path("a\0b"))
+        load_request(Path("a\0b"))
 
 
 def test_the_byte_order_mark_of_an_editor_does_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + (HEAD + ONE).encode())
-    assert load(path).space.size == 2
+    assert load_request(path).space.size == 2
 
 
 def test_anchors_and_merged_mappings_are_no_duplicates(tmp_path: Path) -> None:
@@ -1126,8 +1126,10 @@ def test_overrides_on_a_request_equal_overrides_on_its_file(tmp_path: Path) -> N
         ["optim.restarts=3", "search.trials=4"],
         ["confirm.top=0"],
     ):
-        assert with_overrides(load(path), overrides) == load(path, overrides)
-    assert with_overrides(load(path), [], "d", "t", 7) == load(path, [], "d", "t", 7)
+        assert with_overrides(load_request(path), overrides) == load_request(path, overrides)
+    assert with_overrides(load_request(path), [], "d", "t", 7) == load_request(
+        path, [], "d", "t", 7
+    )
 
 
 IDLE = "space: {augment.brightness: [0.1, 0.3]}\n"
@@ -1305,7 +1307,7 @@ OVERRIDES = st.builds(
 
 def load_or_refuse(path: Path, content: str, overrides: list[str]) -> None:
     path.write_text(content, encoding="utf-8", errors="surrogatepass")
-    request = outcome(lambda: load(path, overrides))
+    request = outcome(lambda: load_request(path, overrides))
     if isinstance(request, str):
         assert "\n" not in request
         return

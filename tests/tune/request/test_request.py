@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from core.config import PredictConfig, TrialConfig
-from tune.request.file import load
+from tune.request.file import load_request
 from tune.request.request import StopEarly, StudyRequest
 from tune.study.plan import study_facts
 
@@ -15,7 +15,7 @@ HEAD = "study: s\ndata: synthetic\n"
 def request_of(text: str, tmp_path: Path) -> StudyRequest:
     path = tmp_path / "s.yaml"
     path.write_text(HEAD + text)
-    return load(path)
+    return load_request(path)
 
 
 def test_each_repeat_of_a_variant_has_its_own_seed_and_split_the_same_for_all_variants(
@@ -222,7 +222,7 @@ def test_the_longest_trial_is_the_longest_that_is_possible(
             (
                 "after_training: 6 combinations of predict settings will be tried on the winner"
                 " after its retraining, at no cost for training; the trials predict with"
-                " predict.flips False, predict.score_threshold 0.05"
+                " predict.flips off, predict.score_threshold 0.05"
             ),
         ),
         (
@@ -230,7 +230,7 @@ def test_the_longest_trial_is_the_longest_that_is_possible(
             (
                 "after_training: 1 combination of predict settings will be tried on the winner"
                 " after its retraining, at no cost for training; the trials predict with"
-                " predict.flips False"
+                " predict.flips off"
             ),
         ),
     ],

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.config import SETTINGS, TrialConfig
-from tune.request.file import from_document, load
+from tune.request.file import from_document, load_request
 from tune.request.request import StudyRequest
 from tune.request.schema import json_schema
 from tune.space.domains import Choices, Domain, IntRange
 
 FOLDER = Path("search_spaces")
 FILES = sorted(FOLDER.glob("*.yaml"))
-SEARCHES = [path for path in FILES if not load(path).space.variants]
-TABLES = [path for path in FILES if load(path).space.variants]
+SEARCHES = [path for path in FILES if not load_request(path).space.variants]
+TABLES = [path for path in FILES if load_request(path).space.variants]
 ROWS_OF_THE_REPORT = [
     "Res50",
     "Aug.",
@@ -35,7 +35,7 @@ ROWS_OF_THE_REPORT = [
 
 
 def shipped(name: str) -> StudyRequest:
-    return load(FOLDER / f"{name}.yaml")
+    return load_request(FOLDER / f"{name}.yaml")
 
 
 def configs(name: str) -> dict[str, TrialConfig]:
@@ -68,7 +68,7 @@ def test_a_file_names_its_schema_and_its_study_fits_it_and_survives_its_document
     path: Path,
 ) -> None:
     assert path.read_text().splitlines()[0] == "# yaml-language-server: $schema=schema.json"
-    request = load(path)
+    request = load_request(path)
     assert request.study == path.stem
     document = json.loads(json.dumps(request.to_document()))
     jsonschema.Draft7Validator(json_schema()).validate(document)
@@ -78,7 +78,7 @@ def test_a_file_names_its_schema_and_its_study_fits_it_and_survives_its_document
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
 @given(data=st.data())
 def test_every_point_of_a_space_is_a_configuration(path: Path, data: st.DataObject) -> None:
-    space = load(path).space
+    space = load_request(path).space
 
     def draw(_: str, domain: Domain) -> Any:
         if isinstance(domain, Choices):
@@ -97,12 +97,12 @@ def test_every_point_of_a_space_is_a_configuration(path: Path, data: st.DataObje
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
 def test_a_table_holds_every_row_of_the_report(path: Path) -> None:
-    space = load(path).space
+    space = load_request(path).space
     assert [
         variant.name for variant in space.variants if variant.name in ROWS_OF_THE_REPORT
     ] == ROWS_OF_THE_REPORT
     assert space.baseline == "Res50"
-    assert load(path).stop_early.rule == "none"
+    assert load_request(path).stop_early.rule == "none"
 
 
 @pytest.mark.parametrize(
@@ -307,11 +307,11 @@ def test_the_demonstration_needs_nothing_but_two_cores() -> None:
 
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
 def test_the_command_line_can_pin_every_searched_setting(path: Path) -> None:
-    request = load(path)
+    request = load_request(path)
     for parameter in request.space.parameters:
         value = parameter.domain.corners[-1]
         text = str(value).lower() if isinstance(value, bool) else str(value)
-        pinned = load(path, [f"{parameter.name}={text}"]).space
+        pinned = load_request(path, [f"{parameter.name}={text}"]).space
         assert pinned.fixed[parameter.name] == value
         assert parameter.name not in [left.name for left in pinned.parameters]
         assert all(parameter.name not in point for point in pinned.start)
@@ -324,7 +324,7 @@ def test_the_acceptance_run_of_the_ablation_is_a_request() -> None:
         "model.image_min_side=256",
         "confirm.top=0",
     ]
-    request = load(FOLDER / "ablation.yaml", overrides, data="data/consep", trials=3)
+    request = load_request(FOLDER / "ablation.yaml", overrides, data="data/consep", trials=3)
     assert (request.data, request.planned_trials, request.max_epochs) == ("data/consep", 3, 1)
     assert request.notes == (
         "stop_early.min_epochs 6 is not under optim.epochs 1: no trial is stopped early",

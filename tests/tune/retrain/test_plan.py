@@ -19,12 +19,14 @@ from core.data import synthetic
 from core.errors import BadRequest, DataError, SettingError, StudyError
 from tune.ledger.ledger import open_ledger
 from tune.ledger.records import State, TrialRecord
-from tune.request.file import load as load_space
+from tune.request.file import load_request as load_space
 from tune.retrain.plan import RetrainingPlan, choose_trial, plan_retraining
 from tune.study import conductor as study
 from tune.study.learned import nothing_learned
-from tune.study.plan import Options, study_facts
+from tune.study.options import Options
 from tune.study.plan import plan_study as plan_search
+from tune.study.plan import study_facts
+from tune.study.reading import read_study
 
 SPACE = """
 study: replayed
@@ -152,8 +154,10 @@ def search(folder: Path, reading: str = "") -> Path:
     return folder / "results"
 
 
-def plan_of(searched: Path, *overrides: str, **options: Any) -> RetrainingPlan:
-    return plan_retraining(Options(searched), overrides=overrides, **options)
+def plan_of(
+    searched: Path, *overrides: str, study: str | None = None, **options: Any
+) -> RetrainingPlan:
+    return plan_retraining(read_study(study, searched), changes=overrides, **options)
 
 
 def test_without_a_change_the_trial_is_repeated_setting_by_setting(searched: Path) -> None:
@@ -273,7 +277,10 @@ def test_a_study_goes_on_with_data_that_only_a_later_version_suspects(
     assert any(
         "are there twice" in note for note in plan_search(request, Options(results)).data.notes
     )
-    assert any("are there twice" in note for note in plan_retraining(Options(results)).data.notes)
+    assert any(
+        "are there twice" in note
+        for note in plan_retraining(read_study(results=results)).data.notes
+    )
     with pytest.raises(DataError, match="are there twice"):
         plan_search(replace(request, study="another"), Options(results))
 
@@ -289,7 +296,7 @@ def test_a_data_set_is_read_again_as_the_search_read_it(tmp_path: Path) -> None:
         tmp_path, ", data.skip_bad: true, data.split_components: true, data.allow_suspicious: true"
     )
     searched = plan_search(load_space(tmp_path / "space.yaml"), Options(results)).data
-    retrained = plan_retraining(Options(results)).data
+    retrained = plan_retraining(read_study(results=results)).data
     assert len(searched.samples) == 4
     assert searched.fingerprint == retrained.fingerprint
     assert searched.notes == retrained.notes
@@ -301,8 +308,8 @@ def test_a_data_set_is_read_again_as_the_search_read_it(tmp_path: Path) -> None:
 
 def test_the_study_searched_last_is_the_one(searched: Path, tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="holds no study; start one"):
-        plan_retraining(Options(tmp_path))
-    assert plan_retraining(Options(searched)).folder.path == searched / "replayed"
+        plan_retraining(read_study(results=tmp_path))
+    assert plan_retraining(read_study(results=searched)).folder.path == searched / "replayed"
 
 
 def test_nothing_is_written(searched: Path) -> None:

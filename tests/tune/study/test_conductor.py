@@ -30,7 +30,8 @@ from tune.ledger.records import State, TrialRecord
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder
 from tune.study import conductor as study
-from tune.study.plan import Options, StudyPlan
+from tune.study.options import Options
+from tune.study.plan import StudyPlan
 from tune.study.progress import Progress
 from tune.study.trials import TrialInputs
 

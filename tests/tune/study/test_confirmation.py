@@ -39,16 +39,18 @@ from core.data.dataset import Dataset
 from core.data.split import split
 from core.errors import DataError, StudyError
 from core.metric.ap50 import MatchTable
-from tune import search
+from tune.announcements import searched_lines
 from tune.engine.messages import Assignment
 from tune.engine.resources import Machine, Node, TrialResources
 from tune.ledger.ledger import Ledger, open_ledger
 from tune.ledger.reading import Reading, read_ledger
 from tune.ledger.records import Point, State, TrialRecord
+from tune.report.page import make_report
 from tune.request.file import from_document
 from tune.request.request import StudyRequest
 from tune.retrain import plan as retrain_plan
 from tune.retrain.plan import choose_trial
+from tune.search import main
 from tune.statistics.choice import choose_winner as chosen_among
 from tune.study import conductor as study
 from tune.study import confirmation
@@ -62,8 +64,10 @@ from tune.study.confirmation import (
     shortage,
 )
 from tune.study.learned import nothing_learned
-from tune.study.plan import Options, StudyPlan
+from tune.study.options import Options
+from tune.study.plan import StudyPlan
 from tune.study.progress import Progress
+from tune.study.reading import read_study
 from tune.study.rebuild import rebuild_tracking
 from tune.study.trials import TrialInputs, TrialMaker
 
@@ -317,7 +321,7 @@ def epoch(number: int, score: float = 0.5) -> dict[str, Any]:
 
 
 def confirming(url: str, *rates: float) -> Ledger:
-    return open_ledger(url, confirmation.request_of(asked()), wanted(*rates))
+    return open_ledger(url, confirmation.confirming_request(asked()), wanted(*rates))
 
 
 def finish(held: Ledger, number: int) -> None:
@@ -579,7 +583,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, data: Dataset) -> Study:
     # epoch of the next.
     held = open_ledger(
         plan.storage,
-        confirmation.request_of(plan.request),
+        confirmation.confirming_request(plan.request),
         points(held.records, plan.request, plan.repeats),
     )
     for epochs in (EPOCHS, 1):
@@ -711,9 +715,8 @@ def test_the_search_ends_by_saying_what_was_confirmed_and_that_another_was_the_b
     choice = confirmation.confirmed_winner(made.read())
     first, second = made.read().candidates
     assert choice is not None
-    said = Console(file=io.StringIO(), width=200)
-    assert search._conclude(made.plan, True, said, *search._report(made.plan)) == 0
-    lines = said.file.getvalue()  # type: ignore[attr-defined]
+    study = read_study("sure", made.plan.options.results)
+    lines = "\n".join(searched_lines(made.plan, study, make_report(study, made.plan.data)))
     assert f"Confirmed: {second.name}, AP50 {choice.corrected.estimate:.4f} (" in lines
     assert (
         f") at epoch 2, on 2 fresh seeds and splits; in the search it had {second.score:.4f}"
@@ -722,15 +725,15 @@ def test_the_search_ends_by_saying_what_was_confirmed_and_that_another_was_the_b
     assert f"The best of the search was another: {first.name} had {first.score:.4f} there" in lines
     assert (
         f"Settings of {second.name}: optim.learning_rate"
-        f" {second.trial.params['optim.learning_rate']}" in lines
+        f" {second.trial.params['optim.learning_rate']:.4g}" in lines
     )
 
 
 def test_the_confirmed_winner_is_retrained_up_to_the_epoch_of_the_mean_curve(made: Study) -> None:
     choice = confirmation.confirmed_winner(made.read())
     assert choice is not None
-    options = Options(made.plan.options.results)
-    plan = retrain_plan.plan_retraining(options, "sure", on="all")
+    study = read_study("sure", made.plan.options.results)
+    plan = retrain_plan.plan_retraining(study, on="all")
     assert f"trial {plan.record.id}" == choice.name
     assert plan.config.settings() == plan.record.settings
     assert plan.epochs == choice.epoch == 2
@@ -741,8 +744,8 @@ def test_the_confirmed_winner_is_retrained_up_to_the_epoch_of_the_mean_curve(mad
         f" candidates; its mean curve is highest at epoch 2; the search's best was {first.name}"
         f" with {first.score:.4f}"
     )
-    assert retrain_plan.plan_retraining(options, "sure").epochs == EPOCHS
-    named = retrain_plan.plan_retraining(options, "sure", trial=first.trial.id, on="all")
+    assert retrain_plan.plan_retraining(study).epochs == EPOCHS
+    named = retrain_plan.plan_retraining(study, first.trial.id, on="all")
     assert named.epochs == EPOCHS
 
 
@@ -820,7 +823,7 @@ def test_a_candidate_with_a_failed_repeat_is_left_out_and_it_is_said(
         finish(held, one.id)
     repeats = [(1000, 0), (1001, 0)]
     confirmed = open_ledger(
-        url, confirmation.request_of(request), points(held.records, request, repeats)
+        url, confirmation.confirming_request(request), points(held.records, request, repeats)
     )
     folder = plan_for(tmp_path, request, datasets.load("synthetic")).folder
     assert (
@@ -908,16 +911,13 @@ def test_a_dry_run_states_what_the_confirmation_costs_and_what_a_small_data_set_
         " 7}\nspace: {optim.learning_rate: {low: 1.0e-5, high: 1.0e-3}}\nsearch: {trials:"
         " 30}\nconfirm: {top: 5, seeds: 4}\n"
     )
-    assert (
-        search.main(["--space", str(space), "--results", str(tmp_path / "results"), "--dry-run"])
-        == 0
-    )
+    assert main(["--space", str(space), "--results", str(tmp_path / "results"), "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "Study cost: 30 trials of up to 7 epochs" in said
     assert "20 trainings of up to 7 epochs beside the search's 30" in said
     assert "Note: confirm.seeds 4: these images have only 1 split beside the search's" in said
     assert not (tmp_path / "results").exists()
-    assert search.main(["--space", str(space), "--set", "confirm.folds=9", "--dry-run"]) == 2
+    assert main(["--space", str(space), "--set", "confirm.folds=9", "--dry-run"]) == 2
     assert (
         "confirm, 9 folds: cells: data.folds 9 needs at least 9 images, and there are 6"
         in capsys.readouterr().err
@@ -934,7 +934,9 @@ def test_the_time_budget_of_a_search_is_that_of_its_confirmation_too(
     plan = replace(copied.plan, request=request)
     held = open_ledger(plan.storage, request)
     more = open_ledger(
-        plan.storage, confirmation.request_of(request), points(held.records, request, plan.repeats)
+        plan.storage,
+        confirmation.confirming_request(request),
+        points(held.records, request, plan.repeats),
     )
     phase = study._confirm_phase(plan, held, more)
     with (

@@ -21,7 +21,7 @@ from benchmarks.simulated_study import SAMPLED, SMALL, build
 from core.config import SETTINGS
 from core.console import say
 from core.errors import StudyError
-from tune import search
+from tune.announcements import search_lines, searched_lines
 from tune.ledger.reading import read_ledger
 from tune.ledger.records import State, TrialRecord
 from tune.report import page as report
@@ -32,9 +32,11 @@ from tune.request.file import from_document
 from tune.retrain.plan import choose_trial
 from tune.store.folder import StudyFolder
 from tune.study.confirmation import candidates
-from tune.study.learned import LEARNED, no_winner, nothing_learned, way_out
-from tune.study.plan import Options, check_request
+from tune.study.learned import LEARNED, no_winner, nothing_learned, remedies
+from tune.study.options import Options
+from tune.study.plan import check_request
 from tune.study.progress import Progress
+from tune.study.reading import read_study
 
 HOPELESS: dict[str, Any] = {
     **SAMPLED,
@@ -74,7 +76,7 @@ def storage(folder: StudyFolder) -> str:
 
 
 def found(folder: StudyFolder) -> Findings:
-    return find(folder, storage(folder))
+    return find(read_study(folder.path.name, folder.path.parent))
 
 
 def records(folder: StudyFolder) -> tuple[TrialRecord, ...]:
@@ -88,12 +90,14 @@ def console_of(folder: StudyFolder, document: Mapping[str, Any]) -> str:
     plan, problems = check_request(from_document(document, "test"), Options(folder.path.parent))
     assert plan is not None, problems
     console = Console(file=io.StringIO(), width=200)
-    for line in search._plan_lines(plan):
+    for line in search_lines(plan):
         say(console, line)
     with Progress(plan.request.planned_trials, console) as progress:
         for record in records(folder):
             progress.show(records(folder), record)
-    search._conclude(plan, True, console, *search._report(plan))
+    study = read_study(folder.path.name, folder.path.parent)
+    for line in searched_lines(plan, study, report.make_report(study, plan.data)):
+        say(console, line)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -184,7 +188,7 @@ def test_nothing_was_learned_exactly_if_trials_are_complete_and_no_epoch_of_any_
     assert nothing_learned(there) == expected
     if expected:
         assert no_winner(there).startswith("nothing was learned")
-        assert "optim.learning_rate was 5e-05" in way_out(there)
+        assert "optim.learning_rate was 5e-05" in remedies(there)
 
 
 def test_trials_that_are_one_configuration_in_effect_are_not_ranked(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from core.config import Value
 from core.dependence import effective
+from core.values import as_setting
 from tune.ledger.records import State
 from tune.report.figures.intervals import Mark, draw_marks, height_of
 from tune.report.findings import Findings, ScoredTrial
@@ -159,7 +160,7 @@ def _draw_setting(
         axes.plot(across, points, "o", color=edge, markerfacecolor=face, markersize=4.5, zorder=3)
     if isinstance(domain, Choices):
         axes.set_xticks(
-            range(len(domain.values)), [plain(_said(value), 14) for value in domain.values]
+            range(len(domain.values)), [plain(as_setting(value), 14) for value in domain.values]
         )
         axes.set_xlim(-0.6, len(domain.values) - 0.4)
         axes.grid(visible=False, axis="x")
@@ -169,12 +170,6 @@ def _draw_setting(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title(plain(name, 34), loc="left")
-
-
-def _said(value: Value) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _short(value: float) -> str:

@@ -1,0 +1,31 @@
+"""How values are written, in one form each: in sentences, and in the cells of tables."""
+
+from collections.abc import Mapping
+
+NOTHING = "\N{EN DASH}"
+"""The text where there is no value."""
+
+
+def as_setting(value: bool | int | float | str) -> str:
+    """The value of a setting: `on` or `off`, a number of four digits at most, or its text."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def as_settings(settings: Mapping[str, bool | int | float | str]) -> str:
+    """Settings with their values: `optim.epochs 50, augment.elastic on`."""
+    return ", ".join(f"{name} {as_setting(value)}" for name, value in settings.items())
+
+
+def as_ap50(score: float | None) -> str:
+    """An AP50 with four digits after the point, as in the reference report."""
+    return NOTHING if score is None else f"{score:.4f}"
+
+
+def as_duration(seconds: float) -> str:
+    """A time in the unit in which it is easy to grasp: `89 s`, `40 min`, `2.5 h`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{round(seconds)} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"

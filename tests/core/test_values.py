@@ -1,0 +1,44 @@
+"""Laws of written values: one form for each kind, and none that a person would read as another."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.values import NOTHING, as_ap50, as_duration, as_setting, as_settings
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (True, "on"), (False, "off"), (1, "1"), (10_000, "10000"), (1.0, "1"), (5e-5, "5e-05"),
+        (0.123456, "0.1235"), ("resnet50", "resnet50"), ("", ""),
+    ],
+)  # fmt: skip
+def test_a_setting_has_one_form(value: bool | int | float | str, text: str) -> None:
+    assert as_setting(value) == text
+    assert as_settings({"a": value, "b": 2}) == f"a {text}, b 2"
+
+
+@given(st.floats(0, 1))
+def test_an_ap50_is_written_to_within_half_of_its_last_digit(score: float) -> None:
+    assert len(as_ap50(score)) == 6
+    assert abs(float(as_ap50(score)) - score) <= 0.5e-4 + 1e-12
+
+
+def test_no_score_is_no_number() -> None:
+    assert as_ap50(None) == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (89.4, "89 s"),
+        (90, "2 min"),
+        (7100, "118 min"),
+        (7200, "2.0 h"),
+        (9000, "2.5 h"),
+    ],
+)
+def test_a_duration_has_the_unit_in_which_it_is_easy_to_grasp(seconds: float, text: str) -> None:
+    assert as_duration(seconds) == text

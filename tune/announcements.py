@@ -1,0 +1,285 @@
+"""The lines that a search and a retraining print: their plan before, their outcome after."""
+
+import os
+import shlex
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from core.prediction.detect import about_full_tiles
+from core.text import have, many
+from core.values import as_ap50, as_settings
+from tune.ledger.proposals import preview
+from tune.ledger.records import State
+from tune.report.page import Written
+from tune.report.rows import smallest_shown
+from tune.request.request import StudyRequest
+from tune.retrain.plan import RetrainingPlan
+from tune.retrain.run import Outcome
+from tune.statistics.choice import Choice
+from tune.study import confirmation
+from tune.study.learned import no_winner, nothing_learned, remedies
+from tune.study.plan import StudyPlan, data_advice
+from tune.study.reading import Study
+from tune.tracking.tracker import Trouble
+
+PREVIEW = 3
+"""Number of configurations that a dry run shows."""
+
+
+def search_lines(plan: StudyPlan) -> list[str]:
+    """The plan of a search, and what is to be noted about it before it starts."""
+    request, resources, data = plan.request, plan.resources, plan.data
+    instances = int(data.instance_counts().sum())
+    gpu = f"{resources.gpus:g} GPU and " if resources.gpus else ""
+    probed = (
+        resources.gpus
+        and request.resources.gpus_per_trial == "auto"
+        and plan.machine.address is None
+    )
+    trials, epochs = many(request.planned_trials, "trial"), many(request.max_epochs, "epoch")
+    lines = [
+        (
+            f"Study {request.study}: {trials} of up to {epochs}, {resources.parallel} at once, "
+            f"{gpu}{many(resources.cpus, 'processor')} each"
+            f"{' (more, if a probe finds room on a GPU)' if probed else ''}"
+        ),
+        (
+            f"Data {request.data}: {many(len(data.samples), 'image')},"
+            f" {many(instances, 'instance')}, {many(len(data.classes), 'class')}"
+        ),
+    ]
+    for file in dict.fromkeys(plan.weights.values()):
+        at_first = (
+            f" (to be downloaded: {file.missing.size:.0f} MiB from {file.missing.url})"
+            if file.missing
+            else ""
+        )
+        lines.append(f"Weights: {file.path}{at_first}")
+    lines += [f"Note: {note}" for note in [*data.notes, *data_advice(request, data)]]
+    lines += [f"Note: the space has grown: {sentence}" for sentence in plan.growth]
+    shortage = confirmation.shortage(request, plan.repeats)
+    lines += [f"Note: {shortage}"] if shortage else []
+    lines += [f"Note: {note}" for note in request.notes]
+    return [*lines, f"Note: {smallest_shown(request, (), plan.groups).sentence}"]
+
+
+def first_configurations(request: StudyRequest) -> list[str]:
+    """The first configurations of a search, as it would ask for them without any results."""
+    lines = ["First configurations:"]
+    for record in preview(request, PREVIEW):
+        settings = as_settings(record.params) or "all settings at their defaults"
+        name = f"{record.name}: " if record.name else ""
+        lines.append(f"  {record.id}  {name}{settings}")
+    return lines
+
+
+def searched_lines(plan: StudyPlan, study: Study, report: Written | str) -> list[str]:
+    """The outcome of a search: its best trial, how sure that is, and where everything lies.
+
+    report   the report that was written, or the reason why it could not be
+    """
+    finished, records, best = study.finished, study.records, study.best
+    written = None if isinstance(report, str) else report
+    states = Counter(record.state for record in records)
+    counts = ", ".join(
+        f"{states[state]} {words}"
+        for state, words in (
+            (State.COMPLETE, "complete"),
+            (State.PRUNED, "stopped early"),
+            (State.FAIL, "failed"),
+            (State.RUNNING, "to be continued"),
+        )
+        if states[state]
+    )
+    lines = [f"{'Finished' if finished else 'Not finished'}: {counts or 'no trial yet'}"]
+    if nothing_learned(records):
+        sentences = (no_winner(records), remedies(records))
+        lines += [f"{sentence[0].upper()}{sentence[1:]}" for sentence in sentences]
+        lines += (
+            ["Nothing is confirmed on fresh seeds and splits"] if study.request.confirm.top else []
+        )
+    elif best is not None:
+        what = best.name or as_settings(best.params)
+        lines.append(
+            f"Best: trial {best.id}, AP50 {as_ap50(best.ap50)} at epoch {best.best_epoch}: {what}"
+        )
+        lines += _confirmation_lines(study, None if written is None else written.findings.choice)
+    if written is not None and not written.findings.nothing_learned:
+        lines.append(written.findings.smallest_difference.sentence)
+    failed = [record for record in records if record.state is State.FAIL]
+    if failed:
+        reason, times = Counter(record.reason for record in failed).most_common(1)[0]
+        errors = study.folder.trial(failed[-1].id) / "error.txt"
+        lines.append(
+            f"Failed: {times} of {len(failed)} for this reason: {reason}"
+            + (f" ({errors})" if errors.exists() else "")
+        )
+    if isinstance(report, str):
+        lines.append(
+            f"The report could not be written: {report}; to try again: python -m tune.report"
+        )
+    else:
+        lines.append(f"Report: {report.page}")
+        if report.trouble is not None:
+            lines.append(f"{report.tracker} does not show the report {report.trouble}")
+    lines.append(f"Results: {study.folder.path} (table: {study.folder.trials_csv})")
+    lines.append(f"Compare: {plan.tracking.how_to_open}")
+    if not finished:
+        lines.append("To continue, run the same command again")
+    return lines
+
+
+def _confirmation_lines(study: Study, choice: Choice | None) -> list[str]:
+    """Lines on the scores of the search's best on fresh seeds and splits, as far as these are
+    known.
+    """
+    too_high = "That is the best of several scores on the same validation images, and so too high"
+    read = study.confirmation
+    if read is None:
+        return [f"{too_high}; only fresh seeds and splits can tell how sure the order is"]
+    if not read.finished:
+        ended = (
+            f"of {many(read.planned, 'training')} on fresh seeds and splits {read.ended}"
+            f" {have(read.ended)} ended"
+        )
+        return [f"{too_high}; {ended}"]
+    lines = [f"Note: {note}" for note in read.notes]
+    if choice is None:
+        return [f"{too_high}, and nothing confirmed it", *lines]
+    winner = next(candidate for candidate in read.candidates if candidate.name == choice.name)
+    sure = choice.corrected
+    lines.append(
+        f"Confirmed: {choice.name}, AP50 {as_ap50(sure.estimate)} ({as_ap50(sure.low)} to"
+        f" {as_ap50(sure.high)}) at epoch {choice.epoch}, on {read.on}; in the search it had"
+        f" {as_ap50(winner.score)}"
+        + (
+            f", which was {as_ap50(winner.score - sure.estimate)} too high"
+            if winner.score > sure.estimate
+            else ""
+        )
+    )
+    first = read.candidates[0]
+    if first.name != choice.name:
+        curve = choice.curves.get(first.name)
+        lines.append(
+            f"The best of the search was another: {first.name} had {as_ap50(first.score)} there"
+            + (
+                f" and {as_ap50(max(curve))} on the fresh seeds, where the winner had"
+                f" {as_ap50(choice.score)}"
+                if curve
+                else ""
+            )
+        )
+        if not winner.trial.name:
+            lines.append(f"Settings of {choice.name}: {as_settings(winner.trial.params)}")
+    return lines
+
+
+def retraining_lines(plan: RetrainingPlan) -> list[str]:
+    """The plan of a retraining, and what is to be noted about it before it starts."""
+    samples = len(plan.data.samples)
+    how = (
+        "on the trial's own split, the epoch chosen on its validation images"
+        if plan.on == "train"
+        else (
+            f"on {'the one image' if samples == 1 else f'all {samples:,} images'}, up to the epoch"
+            " that was best"
+        )
+    )
+    epochs = many(plan.config.optim.epochs, "epoch")
+    epochs = f"{plan.epochs} of {epochs}" if plan.on == "all" else epochs
+    lines = [f"Study {plan.request.study}: retraining {plan.why}", f"Training {how}; {epochs}"]
+    return lines + [f"Note: {note}" for note in plan.notes]
+
+
+def retrained_lines(plan: RetrainingPlan, outcome: Outcome) -> list[str]:
+    """The model, its scores, its files, and the command that uses it."""
+    best, metrics = plan.folder.best, outcome.metrics
+    lines = [f"Retrained: the model of epoch {metrics['epoch']}{_scores(metrics)}"]
+    if plan.on == "train" and plan.record.state is State.COMPLETE and not plan.changed:
+        lines += _scatter_lines(metrics)
+    lines += _prediction_lines(plan, metrics)
+    lines.append(f"Model: {best}")
+    if outcome.missing:
+        lines.append(
+            f"Submission: none, {len(outcome.test)} of"
+            f" {many(len(plan.data.test_images), 'test image')} predicted"
+        )
+    elif plan.data.test_images:
+        count = sum(len(results) for results in outcome.test.values())
+        lines.append(
+            f"Submission: {best / 'submission.zip'} ({many(len(outcome.test), 'image')},"
+            f" {many(count, 'instance')})"
+        )
+        most = metrics["prediction"]["chosen"]["max_detections"]
+        full = about_full_tiles(outcome.full_tiles, most, "it with --set predict.max_detections=N")
+        lines += [f"Note: {full}"] if full else []
+        if not count:
+            lines.append("Nothing was found in any test image: the submission is an empty list")
+    lines.append(f"Pictures: {best / 'overlays'}")
+    use = (
+        f"{_python_here()} -m core.predict --model {shlex.quote(str(best))} --images DIR --out"
+        " results.json"
+    )
+    return [*lines, f"Use it: {use}"]
+
+
+def registered_line(plan: RetrainingPlan, shown: str | Trouble) -> str:
+    """The address of the model in the tracker, or why the tracker does not show it."""
+    if isinstance(shown, str):
+        return f"{plan.tracking.name}: {shown}; {plan.tracking.how_to_open}"
+    return f"{plan.tracking.name} does not show it {shown}; nothing is trained twice"
+
+
+def _python_here() -> str:
+    """The Python program that runs here, as a person in this folder would type it."""
+    program = Path(sys.executable)
+    return shlex.quote(
+        os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
+    )
+
+
+def _scores(metrics: dict[str, Any]) -> str:
+    search = f"AP50 {as_ap50(metrics['search']['ap50'])} in the search"
+    if metrics["validation"] is None:
+        return f"; no image is left to score it, the trial had {search}"
+    return f", AP50 {as_ap50(metrics['validation']['ap50'])} on its validation images ({search})"
+
+
+def _scatter_lines(metrics: dict[str, Any]) -> list[str]:
+    """Why the same settings and the same seed did not give the same score, if they did not."""
+    again = metrics["prediction"]["tried"][0]["ap50"]
+    if again == metrics["search"]["ap50"]:
+        return []
+    return [
+        "Settings, seed and split are the trial's, and its AP50 was"
+        f" {as_ap50(metrics['search']['ap50'])} against {as_ap50(again)} now: another device,"
+        " number of threads or version rounds otherwise, and scores scatter that much"
+    ]
+
+
+def _prediction_lines(plan: RetrainingPlan, metrics: dict[str, Any]) -> list[str]:
+    tried = metrics["prediction"]["tried"]
+    if not plan.candidates:
+        return []
+    if not tried:
+        return [
+            "Settings of prediction were not tried: the search kept no weights to try them with"
+        ]
+    chosen, own = metrics["prediction"]["chosen"], plan.own.model_dump()
+    changes = as_settings(
+        {f"predict.{name}": value for name, value in chosen.items() if value != own[name]}
+    )
+    before, best = tried[0]["ap50"], max(one["ap50"] for one in tried)
+    if not changes:
+        others = len(tried) - 1
+        return [
+            f"Prediction: its settings stay; none of {others} others had an AP50 above"
+            f" {as_ap50(before)}"
+        ]
+    return [
+        f"Prediction: {changes}, the best of {len(tried)} that were tried (AP50 {as_ap50(before)}"
+        f" before, {as_ap50(best)} now)"
+    ]

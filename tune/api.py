@@ -1,0 +1,121 @@
+"""A search, its report and its retraining, as the command lines run them and programs can too."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+
+from core.console import say
+from core.errors import CellTuneError
+from core.files import refused
+from tune.announcements import (
+    registered_line,
+    retrained_lines,
+    retraining_lines,
+    search_lines,
+    searched_lines,
+)
+from tune.report.page import Written, dataset_of, make_report
+from tune.request.file import Changes
+from tune.request.request import StudyRequest
+from tune.retrain import run
+from tune.retrain.plan import On, plan_retraining
+from tune.retrain.run import Outcome
+from tune.study import conductor
+from tune.study.options import Options
+from tune.study.plan import StudyPlan, plan_study
+from tune.study.reading import Study, read_study
+
+
+def search(
+    request: StudyRequest,
+    results: str | Path = "results",
+    storage: str | None = None,
+    tracking_uri: str | None = None,
+    parallel: int | None = None,
+    time_budget: float | None = None,
+    address: str | None = None,
+    console: Console | None = None,
+) -> Study:
+    """Run a search, or continue it, and write its report; returns the study as it is then.
+
+    results       folder of all studies
+    storage       SQLAlchemy URL of the ledger; None for a file in the study's folder
+    tracking_uri  address of the tracker; None for an MLflow database in `results`
+    parallel      largest number of trials at once; None for as many as fit
+    time_budget   seconds after which no epoch begins; None for no limit
+    address       address of a Ray cluster; None for this machine
+    console       where plan, progress and outcome are printed; None for nowhere
+
+    `Study.finished` tells whether everything that was planned has ended. Raises BadRequest before
+    anything is started, and StorageError where a disk or the ledger takes no more: the same call
+    continues.
+    """
+    options = Options(Path(results), storage, tracking_uri, parallel, time_budget, address)
+    console = console or Console(quiet=True)
+    plan = plan_study(request, options)
+    _say_all(console, search_lines(plan))
+    conductor.run_study(plan, console)
+    study = read_study(request.study, options.results, plan.options.storage, options.tracking_uri)
+    _say_all(console, searched_lines(plan, study, _report_or_reason(plan, study)))
+    return study
+
+
+def report(study: Study, data: str | None = None) -> Path:
+    """Write the report of a study, also while its search runs; returns the path of the page.
+
+    data   folder of the data set now, for the pictures; None for the folder of the search, and for
+           no pictures where that is gone
+
+    Raises BadRequest where `data` is no data set, and OSError where the disk takes no more.
+    """
+    return make_report(study, dataset_of(study, data)[0]).page
+
+
+def retrain(
+    study: Study,
+    trial: int | None = None,
+    changes: Changes = (),
+    *,
+    on: On = "train",
+    data: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    console: Console | None = None,
+) -> Outcome:
+    """Retrain the winner of a study, or continue that, and write `best/`.
+
+    trial     number of the trial; None for the winner
+    changes   changes to the trial's settings
+    on        train: the trial's own split, the epoch chosen on its validation images; all: every
+              annotated image, as many epochs as were best
+    data      folder of the data set now; None for the folder of the search
+    device    cpu, cuda:0, ...; auto for the first GPU, else the CPU
+    threads   processor threads; None for those of the trial, so that it is repeated
+    console   where plan, progress and outcome are printed; None for nowhere
+
+    `Outcome.missing` says why there is no submission, if there is none. Raises BadRequest before
+    anything is started.
+    """
+    console = console or Console(quiet=True)
+    plan = plan_retraining(study, trial, data, on, changes, threads)
+    _say_all(console, retraining_lines(plan))
+    outcome = run.run_retraining(plan, console, device)
+    _say_all(console, retrained_lines(plan, outcome))
+    say(console, registered_line(plan, run.show(plan, outcome)))
+    return outcome
+
+
+def _report_or_reason(plan: StudyPlan, study: Study) -> Written | str:
+    """The report, or why it cannot be written: the study is whole all the same."""
+    try:
+        return make_report(study, plan.data)
+    except CellTuneError as error:
+        return str(error)
+    except OSError as error:
+        return refused(error)
+
+
+def _say_all(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        say(console, line)

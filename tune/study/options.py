@@ -1,0 +1,84 @@
+"""The options of a command beside its request: where files are, and what the trials may use."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from core.errors import BadRequest, StudyError
+from tune.redaction import without_password
+from tune.store.folder import StudyFolder
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a command beside its request.
+
+    results       folder of all studies
+    storage       SQLAlchemy URL of the ledger; None for a file in the study's folder
+    tracking_uri  address of the tracker; None for an MLflow database in `results`
+    parallel      largest number of trials at once; None for as many as fit
+    time_budget   seconds after which no epoch begins; None for no limit
+    address       address of a Ray cluster; None for this machine
+
+    URLs of sqlite files are kept with absolute paths, so that they hold in every folder. Raises
+    BadRequest for `parallel` under 1.
+    """
+
+    results: Path = Path("results")
+    storage: str | None = None
+    tracking_uri: str | None = None
+    parallel: int | None = None
+    time_budget: float | None = None
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.parallel is not None and self.parallel < 1:
+            raise BadRequest(f"--parallel must be at least 1, and is {self.parallel}")
+        object.__setattr__(self, "results", Path(self.results))
+        object.__setattr__(self, "storage", _absolute(self.storage))
+        object.__setattr__(self, "tracking_uri", _absolute(self.tracking_uri))
+
+
+def storage_of(options: Options, folder: StudyFolder) -> str:
+    """URL of a study's ledger."""
+    return options.storage or f"sqlite:///{folder.path / 'study.db'}"
+
+
+def recall(options: Options, folder: StudyFolder, moved: bool = False) -> Options:
+    """The options, with the study's own addresses of ledger and tracker where the command gives
+    none.
+
+    moved   whether the ledger may have moved since
+
+    Raises StudyError where the command gives another ledger, or must give a URL again because it
+    has a password.
+    """
+    if not folder.description.exists():
+        return options
+    described = folder.read_description()
+    for name, option in (("storage", "--storage"), ("tracking_uri", "--tracking-uri")):
+        before, given = described[name], getattr(options, name)
+        if given is None and before is not None:
+            if "***" in before:
+                raise StudyError(
+                    f"{option} must be given again for {folder.path}: it was {before}, passwords"
+                    " are not kept"
+                )
+            options = replace(options, **{name: before})
+        elif (
+            given is not None
+            and name == "storage"
+            and not moved
+            and without_password(given) != without_password(before or "")
+        ):
+            raise StudyError(
+                f"{option} must be that of the study, {before or 'its own file'}, and is"
+                f" {without_password(given)}; leave it out, or give this search another --study"
+                " name"
+            )
+    return options
+
+
+def _absolute(url: str | None) -> str | None:
+    relative = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/?:][^?]*)(.*)", url or "")
+    return url if relative is None else f"{relative[1]}{Path(relative[2]).absolute()}{relative[3]}"

@@ -1,0 +1,141 @@
+"""A study as its folder and its ledger have it, also while it runs. Nothing is written."""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.errors import StudyError
+from tune.ledger.reading import Reading, read_ledger
+from tune.ledger.records import TrialRecord
+from tune.redaction import without_password
+from tune.request.file import request_of
+from tune.request.request import StudyRequest
+from tune.statistics.choice import Choice
+from tune.store.folder import StudyFolder, last_study
+from tune.study import confirmation
+from tune.study.confirmation import Confirmation
+from tune.study.options import Options, recall, storage_of
+from tune.tables import trials_frame
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study at the moment when it was read.
+
+    options       where its folder, its ledger and MLflow are
+    request       what was asked for
+    description   content of study.json
+    ledger        the search's part of the ledger
+    """
+
+    options: Options
+    request: StudyRequest
+    description: Mapping[str, Any]
+    ledger: Reading
+
+    @property
+    def records(self) -> tuple[TrialRecord, ...]:
+        """The trials of the search, in the order of their numbers."""
+        return self.ledger.records
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.request.study
+
+    @property
+    def folder(self) -> StudyFolder:
+        """The study's files."""
+        return StudyFolder(self.options.results / self.name)
+
+    @property
+    def storage(self) -> str:
+        """SQLAlchemy URL of the ledger."""
+        return storage_of(self.options, self.folder)
+
+    @property
+    def trials(self) -> "DataFrame":
+        """The trials of the search: the columns of trials.csv, one row a trial."""
+        return trials_frame(self.records, self.request.searched)
+
+    @property
+    def confirm(self) -> "DataFrame":
+        """The trials of the confirmation, with the same columns; no rows before it begins."""
+        records = () if self.confirmation is None else self.confirmation.records
+        return trials_frame(records, self.request.searched)
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The complete trial of the search with the highest AP50; None before one is complete."""
+        return self.ledger.best
+
+    @functools.cached_property
+    def winner(self) -> Choice | None:
+        """The candidate that the confirmation chose; None before its end, or without one.
+
+        Raises CheckpointError for a damaged match table.
+        """
+        return (
+            None if self.confirmation is None else confirmation.confirmed_winner(self.confirmation)
+        )
+
+    @property
+    def searched(self) -> bool:
+        """Whether every planned trial of the search has ended."""
+        return self.ledger.finished(self.request.planned_trials)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the search has ended, and the confirmation if there is one."""
+        return self.searched and (self.confirmation is None or self.confirmation.finished)
+
+    @functools.cached_property
+    def confirmation(self) -> Confirmation | None:
+        """The confirmation as the ledger has it; None if there is none."""
+        return confirmation.read_confirmation(self.folder, self.storage, self.request, self.records)
+
+
+def read_study(
+    name: str | None = None,
+    results: str | Path = "results",
+    storage: str | None = None,
+    tracking_uri: str | None = None,
+) -> Study:
+    """Read a study, also while it runs. Writes nothing, and starts nothing.
+
+    name           name of the study; None for the one that was used last
+    results        folder of all studies
+    storage        SQLAlchemy URL of its ledger, where it has moved or has a password; None for the
+                   one that study.json names
+    tracking_uri   MLflow's tracking URI; None for the one that study.json names
+
+    Raises StudyError where there is no such study or its ledger is away, and StorageError where
+    the ledger does not answer.
+    """
+    options = Options(Path(results), storage, tracking_uri)
+    folder = last_study(options.results) if name is None else StudyFolder(options.results / name)
+    description = folder.read_description()
+    request = request_of(folder)
+    options = recall(options, folder, moved=True)
+    reading = read_ledger(storage_of(options, folder), request.study)
+    if reading is None:
+        raise StudyError(
+            without_ledger(folder, storage_of(options, folder), "name it with --storage")
+        )
+    return Study(options, request, description, reading)
+
+
+def without_ledger(folder: StudyFolder, storage: str, or_else: str) -> str:
+    """A sentence for a study that its ledger does not hold.
+
+    or_else   another way out than to bring the ledger back
+    """
+    return (
+        f"{folder.path} is a study that its ledger {without_password(storage)} does not hold;"
+        f" bring the ledger back, or {or_else}"
+    )
