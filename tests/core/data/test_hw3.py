@@ -673,7 +673,7 @@ def test_a_wrong_entry_of_the_test_listing_is_named(
 def test_a_listing_that_is_no_list_is_refused(tmp_path: Path, text: str) -> None:
     write_image(tmp_path)
     (tmp_path / "test_image_name_to_ids.json").write_text(text)
-    with pytest.raises(DataError, match=r"test_image_name_to_ids\.json: the listing"):
+    with pytest.raises(DataError, match=r"test_image_name_to_ids\.json: the (listing|file)"):
         load(str(tmp_path))
 
 
