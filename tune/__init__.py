@@ -12,9 +12,9 @@ answer, since we ask again ourselves. Libraries read them when they are imported
 are set before any of them is.
 """
 
-import importlib
 import os
 import sys
+from pkgutil import resolve_name
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["load_request", "read_study", "report", "retrain", "search"]
 
 _PLACES = {
-    "load_request": "tune.request.file",
-    "read_study": "tune.study.reading",
-    "report": "tune.api",
-    "retrain": "tune.api",
-    "search": "tune.api",
+    "load_request": "tune.request.file:load_request",
+    "read_study": "tune.study.reading:read_study",
+    "report": "tune.api:report",
+    "retrain": "tune.api:retrain",
+    "search": "tune.api:search",
 }
 
 for _name, _value in {
@@ -57,7 +57,7 @@ class _Package(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name not in _PLACES:
             raise AttributeError(f"module 'tune' has no attribute {name!r}")
-        return getattr(importlib.import_module(_PLACES[name]), name)
+        return resolve_name(_PLACES[name])
 
     def __setattr__(self, name: str, value: object) -> None:
         if name not in _PLACES:
