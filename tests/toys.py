@@ -6,10 +6,11 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from core.data import synthetic
 
-STUDY = {
+STUDY: dict[str, Any] = {
     "study": "tiny",
     "data": "cells",
     "fixed": {
