@@ -129,8 +129,8 @@ def _parts(path: Path) -> list[Path]:
 
 
 def _put(made: Path, path: Path) -> None:
-    """Give a database that no process has open its name, unless another program has made one
-    there meanwhile.
+    """Rename a finished database, which no process has open, to `path`, unless another program
+    has made a database there meanwhile.
     """
     if any(made.with_name(made.name + end).exists() for end in _BESIDE):
         raise sqlite3.OperationalError(f"{made} is still in use")
@@ -277,8 +277,8 @@ class RefusedForNowError(Exception):
 def hand_over(engine: sqlalchemy.engine.Engine, url: str) -> None:
     """Let an engine raise refusals that may pass as RefusedForNowError.
 
-    Otherwise Optuna would make a trial again, up to five times, whether or not the first was
-    stored: there would be two trials where only the database's answer was lost.
+    Otherwise Optuna itself would repeat the creation of a trial, up to five times. Where only the
+    database's answer was lost, the first trial is stored, and there would be two.
     """
 
     def replace(context: sqlalchemy.engine.ExceptionContext) -> BaseException | None:
@@ -367,9 +367,9 @@ class Patience:
 
     seconds   how long it repeats an operation; None for RETRY_SECONDS
 
-    After one wait in vain it does not wait again until an operation succeeds: a study whose ledger
-    stays away ends after one such time, not after one for each of its last writes. Nor does it wait
-    in a process that was asked to end (see `core.interrupts`).
+    After one wait in vain it tries each operation once, until one succeeds: a study whose ledger
+    stays away ends after one wait, not after one for each of its last writes. In a process that was
+    asked to end (see `core.interrupts`) it does not wait either.
     """
 
     def __init__(self, url: str, seconds: float | None = None) -> None:

@@ -225,11 +225,10 @@ class StudyRequest:
 
     @property
     def reading_again(self) -> DataConfig:
-        """How the data set of a study that has begun is read: with suspicions allowed, for its
-        fingerprint is compared.
+        """How the data set of a study that has begun is read: suspicious annotations are allowed.
 
-        Otherwise a version with more suspicions would stop studies that have begun and whose
-        settings are fixed.
+        The fingerprint says that the data are the same, and the settings of such a study are
+        fixed: a later version that suspects more must not stop it.
         """
         return self.reading.model_copy(update={"allow_suspicious": True})
 

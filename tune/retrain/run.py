@@ -11,8 +11,8 @@ It writes `results/STUDY/best/`:
                                       any
     overlays/test                     pictures of the test images
 
-The model and its metrics come first and replace an older `best/` as a whole, so that no submission
-lies beside a model that it is not from. Then the test images are predicted. One that cannot be read
+The model and its metrics come first and replace an older `best/` as a whole, so that a
+submission never lies beside another model. Then the test images are predicted. One that cannot be read
 costs the submission, never the model, and the same command makes the submission once that image is
 repaired.
 

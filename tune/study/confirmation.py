@@ -2,12 +2,14 @@
 the winner is chosen.
 
 The best of many scores on the same images is partly the luckiest of them. So the best `confirm.top`
-candidates are trained again, all on the same fresh seeds; the seed also draws the split of the
-images. The winner is the candidate whose mean curve reaches the highest point there, and that point
-is its epoch. Fresh splits divide the search's images: only a test set is independent of the search.
+candidates are trained again, all on the same fresh seeds; a seed also draws the split of the
+images. Each candidate has a mean curve over these trainings. The winner is the candidate whose mean
+curve has the highest point, and the winner's epoch is the epoch of that point. The fresh splits
+divide the same images as the search's, so only a test set is independent of the search.
 
-The trials of a confirmation are a second study in the ledger, `STUDY.confirm`, so neither the
-search's sampler nor its early stopping sees them. Its facts are the search's and `confirm`:
+The trials of a confirmation are a second study in the ledger, `STUDY.confirm`, so that neither the
+search's sampler nor its early stopping sees them. The facts of that study are those of the search,
+and `confirm`:
 
     asked      the options of the confirmation
     repeats    seed and fold of each repeat
@@ -123,11 +125,11 @@ class Confirmation:
 
 
 def candidates(records: Sequence[TrialRecord], request: StudyRequest) -> tuple[Candidate, ...]:
-    """The candidates of a search, best first: at most `confirm.top`, no two the same in effect
-    but for seed and split.
+    """The candidates of a search, best first, at most `confirm.top`.
 
-    There are none where nothing was learned, since training again would confirm nothing. Where some
-    repeats of a variant failed, its score is corrected for the splits of the repeats that it lacks.
+    Trials that differ in nothing but seed, split and settings without effect are one candidate.
+    There are no candidates where nothing was learned, since training again would confirm nothing.
+    Where some repeats of a variant failed, its score is corrected for the splits of these repeats.
     """
     if nothing_learned(records):
         return ()
@@ -148,8 +150,9 @@ def candidates(records: Sequence[TrialRecord], request: StudyRequest) -> tuple[C
 def _without_luck_of_splits(found: Sequence[Candidate]) -> NDArray[np.float64]:
     """The score of each candidate without the effect of its repeats' splits.
 
-    It is the mean where all candidates have the same repeats, else the candidate's effect beside
-    that of each repeat, by least squares.
+    Where all candidates have the same repeats it is their mean score. Otherwise each score is
+    taken for the sum of an effect of its candidate and one of its repeat, which are fitted by least
+    squares, and it is the effect of the candidate.
     """
     if len({frozenset(_repeat(record) for record in one.trials) for one in found}) <= 1:
         return np.array([one.score for one in found])
