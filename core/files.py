@@ -1,9 +1,15 @@
-"""Files that are written whole or not at all, and the way out where the system refuses one."""
+"""Files and folders that are written whole or not at all, and the way out where the system refuses
+one.
+"""
 
+import contextlib
+import ctypes
 import errno
 import json
 import os
+import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +97,53 @@ def write_once(path: Path, data: bytes, mode: int = 0o600) -> None:
             part.rename(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """Yield a new folder that replaces `folder` when the block ends; after an exception it is
+    removed instead.
+
+    A process that dies in between leaves the old folder, perhaps under another name: see `recover`.
+    """
+    part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists() and not _exchange(part, folder):
+        faults.passing(f"{folder.name} is written")
+        folder.rename(old)
+    faults.passing(f"{folder.name} is away")
+    if not folder.exists():
+        part.rename(folder)
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step, so that both always exist; False where the file system
+    cannot.
+    """
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    try:
+        exchanged: int = ctypes.CDLL(None).renameat2(
+            here, os.fsencode(one), here, os.fsencode(other), exchange
+        )
+    except AttributeError:  # a C library before 2018
+        return False
+    return exchanged == 0
+
+
+def recover(folder: Path) -> None:
+    """Bring back the old folder of a process that died before `replaced` had the new one there."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from core import files
 from core.files import (
     read_json,
+    recover,
     refused,
+    replaced,
     way_out,
     write_atomically,
     write_json_atomically,
@@ -138,3 +141,36 @@ def test_a_file_that_cannot_be_written_has_its_own_name_in_the_error(tmp_path: P
     with pytest.raises(FileNotFoundError) as caught:
         write_atomically(path, b"")
     assert caught.value.filename == str(path)
+
+
+@pytest.mark.parametrize("exchanges", [True, False], ids=["exchanged", "renamed"])
+def test_a_folder_is_replaced_as_a_whole_or_stays(
+    tmp_path: Path, exchanges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not exchanges:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)  # as some file systems
+
+    def content() -> list[str]:
+        return sorted(path.name for path in (tmp_path / "best").iterdir())
+
+    def write(name: str, seconds: int = 1) -> None:
+        with replaced(tmp_path / "best") as new:
+            (new / name).touch()
+            assert 1 / seconds
+
+    for name in ("first", "second"):
+        write(name)
+        assert content() == [name]
+    with pytest.raises(ZeroDivisionError):
+        write("third", seconds=0)
+    assert content() == ["second"]
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_folder_that_was_away_when_its_writer_died_is_brought_back(tmp_path: Path) -> None:
+    (tmp_path / ".best.old").mkdir()
+    (tmp_path / ".best.old" / "whole").touch()
+    recover(tmp_path / "best")
+    assert (tmp_path / "best" / "whole").exists()
+    recover(tmp_path / "best")
+    assert (tmp_path / "best" / "whole").exists()

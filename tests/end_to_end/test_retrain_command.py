@@ -30,13 +30,13 @@ from core.data import hw3, synthetic
 from core.data.dataset import Category, assemble
 from core.data.images import read_size
 from core.data.split import split
+from core.files import recover
 from core.labels import rle
 from core.labels.label_maps import crop, find_instances
 from core.metric.ap50 import ap50, match
 from core.prediction import trained_model
 from core.sample import Sample
 from core.training import checkpoint
-from tune.retrain.run import _recover
 from tune.retrain_best import main
 from tune.store.folder import StudyFolder
 
@@ -394,8 +394,8 @@ def test_best_is_whole_whenever_its_writer_dies(
     best = folder / "results/tiny/best"
     before = (best / "submission.zip").read_bytes()
     code = (
-        "import sys\nfrom tune.retrain import run as retrain\n"
-        "retrain._exchange = lambda one, other: False  # as on a file system that cannot\n"
+        "import sys\nfrom core import files\n"
+        "files._exchange = lambda one, other: False  # as on a file system that cannot\n"
         "from tune.retrain_best import main\n"
         'sys.exit(main(["--set", "predict.max_detections=3"]))\n'
     )
@@ -406,7 +406,7 @@ def test_best_is_whole_whenever_its_writer_dies(
     assert done.returncode == -signal.SIGKILL
     if not best.exists():
         assert moment == "best is away"
-        _recover(best)
+        recover(best)
     if moment == "writing submission.zip":
         assert sorted(path.name for path in best.iterdir() if not path.name.startswith(".")) == [
             "config.yaml", "metrics.json", "model.safetensors", "overlays",

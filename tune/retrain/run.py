@@ -11,9 +11,9 @@ It writes `results/STUDY/best/`:
                                       any
     overlays/test                     pictures of the test images
 
-The model and its metrics come first and replace an older `best/` as a whole, so that a
-submission never lies beside another model. Then the test images are predicted. One that cannot be read
-costs the submission, never the model, and the same command makes the submission once that image is
+The model and its metrics come first and replace an older `best/` as a whole, so that a submission
+never lies beside another model. Then the test images are predicted. One that cannot be read costs
+the submission, never the model, and the same command makes the submission once that image is
 repaired.
 
 The training keeps its checkpoints in `results/STUDY/retrain/KEY/`, so the same command goes on
@@ -21,9 +21,7 @@ after any interruption.
 """
 
 import contextlib
-import ctypes
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,12 +30,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from core import faults
 from core.data.dataset import TestImage
 from core.data.images import SUFFIXES, read_test_image
 from core.device import resolve
 from core.errors import CellTuneError, CheckpointError, DataError, SubmissionError, TornCheckpoint
-from core.files import write_json_atomically
+from core.files import recover, replaced, write_json_atomically
 from core.metric import ap50
 from core.metric.ap50 import MatchTable
 from core.metric.coco_summary import coco_summary
@@ -85,7 +82,7 @@ class Outcome:
 def run_retraining(plan: RetrainingPlan, console: Console, device: str = "auto") -> Outcome:
     """Retrain, or continue a retraining, and write `best/`. Raises CellTuneError."""
     with plan.folder.retrain_lock(), _memory_in_one_sentence(plan):
-        _recover(plan.folder.best)
+        recover(plan.folder.best)
         trial = _train(plan, console, device)
         trained = trial.trained_model()
         evaluated: list[Evaluated] = []
@@ -101,7 +98,7 @@ def run_retraining(plan: RetrainingPlan, console: Console, device: str = "auto")
         metrics["balanced_score"] = balanced
         shown = DRAWN_SCORE if balanced is None else balanced
         metrics["submission"] = _NOT_YET if plan.data.test_images else None
-        with _replacing(plan.folder.best) as folder:
+        with replaced(plan.folder.best) as folder:
             trained_model.save(folder, trained)
             write_json_atomically(folder / "metrics.json", metrics)
             if plan.on == "train" and chosen is not None:
@@ -419,50 +416,6 @@ def _file_names(names: Sequence[str]) -> list[str]:
 _LONGEST = 200
 """Largest length, in bytes, of a picture's name: file systems allow 255, and writing adds a suffix.
 """
-
-
-@contextlib.contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """Yield a new folder that replaces `folder` when the block ends; after an exception it is
-    removed instead.
-    """
-    part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
-        yield part
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists() and not _exchange(part, folder):
-        faults.passing("best is written")
-        folder.rename(old)
-    faults.passing("best is away")
-    if not folder.exists():
-        part.rename(folder)
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two folders in one step, so that both always exist; False where the file system
-    cannot.
-    """
-    try:
-        exchanged: int = ctypes.CDLL(None).renameat2(
-            -100, os.fsencode(one), -100, os.fsencode(other), 2
-        )
-    except AttributeError:  # a C library before 2018
-        return False
-    return exchanged == 0
-
-
-def _recover(folder: Path) -> None:
-    """Bring back the old folder of a process that died before it put the new one in its place."""
-    old = folder.with_name(f".{folder.name}.old")
-    if old.exists() and not folder.exists():
-        old.rename(folder)
 
 
 def _for_tracker(
