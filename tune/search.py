@@ -14,8 +14,6 @@ from core.command import command_line
 from core.console import complain, say
 from core.errors import BadRequest, StudyError
 from core.text import many
-from tune.request.file import with_overrides
-from tune.request.request import StudyRequest
 from tune.store.folder import StudyFolder
 from tune.study.options import Options
 
@@ -36,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from tune.api import search
 
     study = search(request, **asdict(options), console=Console())
-    return 1 if {record.state for record in study.records} - {"RUNNING"} == {"FAIL"} else 0
+    ended = {record.state for record in study.records} - {"RUNNING"}
+    return 1 if ended == {"FAIL"} else 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -133,7 +132,7 @@ def _asked_for(parsed: argparse.Namespace, options: Options) -> "StudyRequest":
             "--space FILE is needed, or --study NAME of a known study; search_spaces/ holds"
             " examples"
         )
-    from tune.request.file import load_request, request_of
+    from tune.request.file import load_request, request_of, with_overrides
 
     changes = list(parsed.overrides)
     for name in ("gpus_per_trial", "cpus_per_trial"):
