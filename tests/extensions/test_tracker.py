@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+from core.data import synthetic
 from tests import toys
+from tests.extensions.tiny_study import run_python, search
 
 BOARD = """
 import json
@@ -44,25 +46,23 @@ class Trials(TrialsView):
     def close(self, ended):
         self.board.pin("study", [self.study.name, ended])
 """
-COMMANDS = """
-import tune.retrain_best, tune.search
-assert tune.search.main(["--space", "tiny.json", "--gpus-per-trial", "0", "--tracking-uri", "board:board"]) == 0
-assert tune.retrain_best.main(["--trial", "1"]) == 0
-"""
 
 
 def test_a_tracker_from_outside_shows_each_trials_end_the_report_and_the_winner_where_it_was_told_to(
     tmp_path: Path,
 ) -> None:
     site = toys.install(tmp_path / "site", BOARD, {"cell_tune.trackers": "board = toy:Board"})
-    toys.write_study(tmp_path)
-    said = toys.run(tmp_path, site, COMMANDS)
+    synthetic.write_hw3(synthetic.make(images=6, side=64), tmp_path / "cells")
+    address = ("--tracking-uri", f"board:{tmp_path / 'board'}")
+    row, _ = search(tmp_path, site, "cells", {"optim.learning_rate": 1e-3}, *address)
+    again = run_python(tmp_path, site, "-m", "tune.retrain_best", "--trial", "0")
+    assert again.returncode == 0, again.stderr
     board = {path.name: json.loads(path.read_text()) for path in (tmp_path / "board").iterdir()}
-    assert sorted(board) == ["report", "study", "trial-0", "trial-1", "winner"]
-    assert [board["trial-0"][0], board["trial-1"][0]] == ["COMPLETE", "COMPLETE"]
-    assert [len(board["trial-0"][1]), len(board["trial-1"][1])] == [1, 1]
-    assert board["study"] == ["tiny", True]
-    assert board["winner"] == [1, "pinned trial-1", 1]
-    assert "Compare: ls board" in said
-    assert "The board: pinned winner; ls board" in said
+    assert board == {
+        "trial-0": ["COMPLETE", [float(row["ap50"])]],
+        "study": ["toy", True],
+        "report": "results/toy/report",
+        "winner": [0, "pinned trial-0", 1],
+    }
+    assert f"The board: pinned winner; ls {tmp_path / 'board'}" in again.stdout
     assert not (tmp_path / "results" / "mlflow.db").exists()

@@ -39,12 +39,13 @@ def run_python(folder: Path, site: Path, *arguments: str) -> subprocess.Complete
 
 
 def search(
-    folder: Path, site: Path, data: str, settings: Mapping[str, Any]
+    folder: Path, site: Path, data: str, settings: Mapping[str, Any], *arguments: str
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """The row of trials.csv and the config.json of a study of one trial in `folder`.
 
     data       the data set, as the space file names it
     settings   each is searched, over this one value
+    arguments  further ones of the command line
     """
     document = {
         "study": "toy",
@@ -56,9 +57,8 @@ def search(
         "confirm": {"top": 0},
     }
     (folder / "toy.yaml").write_text(json.dumps(document))
-    done = run_python(
-        folder, site, "-m", "tune.search", "--space", "toy.yaml", "--gpus-per-trial", "0"
-    )
+    command = ("-m", "tune.search", "--space", "toy.yaml", "--gpus-per-trial", "0")
+    done = run_python(folder, site, *command, *arguments)
     assert done.returncode == 0, done.stderr
     results = folder / "results/toy"
     (row,) = csv.DictReader((results / "trials.csv").read_text().splitlines())
