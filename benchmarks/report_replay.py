@@ -24,7 +24,7 @@ from core import data as datasets
 from core.metric.ap50 import MatchTable, ap50
 from tune.engine.messages import Assignment
 from tune.engine.resources import Machine, Node, TrialResources
-from tune.report.findings import Findings, find
+from tune.report.content import ReportContent, content_of
 from tune.request.file import from_document
 from tune.study import conductor as study
 from tune.study.options import Options
@@ -132,7 +132,7 @@ def run(results: Path, console: Console) -> StudyPlan:
     return plan
 
 
-def show(findings: Findings, console: Console) -> None:
+def show(findings: ReportContent, console: Console) -> None:
     """Print the answer, what limits it, and the main table."""
     for line in [*findings.answer, "", *findings.cautions, "", findings.tables[0].markdown()]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -144,4 +144,4 @@ if __name__ == "__main__":
     )  # by its own name: what is in __main__ reaches the workers by value
 
     done = report_replay.run(Path(sys.argv[1]), Console())
-    show(find(read_study(done.request.study, done.options.results)), Console())
+    show(content_of(read_study(done.request.study, done.options.results)), Console())

@@ -12,8 +12,8 @@ from core.text import have, many
 from core.values import as_ap50, as_settings
 from tune.ledger.proposals import preview
 from tune.ledger.records import State
+from tune.report.main_table import smallest_shown
 from tune.report.page import Written
-from tune.report.rows import smallest_shown
 from tune.request.request import StudyRequest
 from tune.retrain.plan import RetrainingPlan
 from tune.retrain.run import Outcome

@@ -28,8 +28,8 @@ from PIL import Image
 
 from benchmarks.simulated_study import REFERENCE, REFERENCE_QUALITY, SAMPLED, build, sampled_quality
 from tune.report import page as report
-from tune.report.figures.figure import Picture, Pictures, figures_of
-from tune.report.findings import find
+from tune.report.content import content_of
+from tune.report.figures.figure import Pictures, PngPicture, figures_of
 from tune.study.reading import read_study
 
 ROOT = Path(__file__).parents[2]
@@ -226,7 +226,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "search": build(results, search, sampled_quality, lambda record: fates.get(record.id, "")),
     }
     found = {
-        name: find(read_study(folder.path.name, folder.path.parent))
+        name: content_of(read_study(folder.path.name, folder.path.parent))
         for name, folder in folders.items()
     }
     return {
@@ -240,7 +240,7 @@ def pictured() -> Pictures:
     stream = io.BytesIO()
     Image.effect_noise((1700, 560), 80).save(stream, format="PNG")
     return Pictures(
-        "pictures", "What it sees", "No interval.", (Picture(stream.getvalue(), "Noise."),)
+        "pictures", "What it sees", "No interval.", (PngPicture(stream.getvalue(), "Noise."),)
     )
 
 

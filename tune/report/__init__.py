@@ -1,10 +1,10 @@
 """The report of a study: numbers, then words, tables and figures of them, then one page.
 
 __main__.py      the command line, `python -m tune.report`
+content.py       numbers, sentences and tables together
 evidence.py      all numbers of a report
-findings.py      numbers, sentences and tables together
+main_table.py    the rows of the main table, compared
 page.py          the page, its tables and figures as files; page.html.jinja is its template
-rows.py          the rows of the main table, compared
 sentences.py     the sentences of a report
 svg.py           figures as SVG text that follows the page's theme
 tables.py        the tables of a report

@@ -12,7 +12,7 @@ from core.dependence import unmet
 from core.errors import CheckpointError
 from tune.ledger.importances import importances
 from tune.ledger.records import State
-from tune.report.rows import Row, Smallest, rows_of, smallest_shown
+from tune.report.main_table import MainRow, SmallestDifference, main_rows, smallest_shown
 from tune.report.trial_scores import ScoredTrial, examine
 from tune.request.request import StudyRequest
 from tune.statistics.choice import Choice
@@ -31,7 +31,7 @@ class Evidence:
     confirmation    the confirmation as it stands; None if there is none
     choice          the confirmed winner; None before the confirmation has ended
     trouble         files that could not be read, a sentence each
-    The other fields are those of `tune.report.findings.Findings`.
+    The other fields are those of `tune.report.content.ReportContent`.
     """
 
     request: StudyRequest
@@ -40,12 +40,12 @@ class Evidence:
     facts: Mapping[str, Any]
     trials: tuple[ScoredTrial, ...]
     confirm_trials: tuple[ScoredTrial, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[MainRow, ...]
     confirmation: Confirmation | None
     choice: Choice | None
     effects: tuple[Effect, ...]
     importances: Mapping[str, float]
-    smallest_difference: Smallest
+    smallest_difference: SmallestDifference
     best: ScoredTrial | None
     trouble: tuple[str, ...]
 
@@ -84,7 +84,7 @@ def gather(study: Study) -> Evidence:
     trials = tuple(
         examine(record, "search", folder.trial(record.id), classes) for record in study.records
     )
-    rows = rows_of(request, trials)
+    rows = main_rows(request, trials)
     complete = [trial for trial in trials if trial.record.state is State.COMPLETE]
     best = study.best
     confirming = study.confirmation
@@ -110,7 +110,7 @@ def gather(study: Study) -> Evidence:
         rows,
         confirming,
         choice,
-        () if alike else _effects(complete),
+        () if alike else _effects_of_settings(complete),
         {} if alike else _importances(study, _with_effect(complete)),
         smallest_shown(request, rows, _units(description)),
         next((trial for trial in trials if best is not None and trial.record.id == best.id), None),
@@ -145,7 +145,7 @@ def _importances(study: Study, names: Sequence[str]) -> dict[str, float]:
     return {name: share / total for name, share in shares.items()} if total else {}
 
 
-def _effects(complete: list[ScoredTrial]) -> tuple[Effect, ...]:
+def _effects_of_settings(complete: list[ScoredTrial]) -> tuple[Effect, ...]:
     points = [
         {name: trial.record.params[name] for name in _with_effect([trial])} for trial in complete
     ]

@@ -18,8 +18,8 @@ from core.data.dataset import Dataset
 from core.errors import BadRequest
 from core.files import write_atomically
 from core.values import NOTHING
+from tune.report.content import ReportContent, content_of
 from tune.report.figures.figure import Absence, Pictures, figures_of
-from tune.report.findings import Findings, find
 from tune.report.svg import COLOURS, Drawn
 from tune.study.plan import tracking_of
 from tune.study.reading import Study
@@ -61,7 +61,7 @@ class Written:
     trouble    why the tracker did not take it, and the way out
     """
 
-    findings: Findings
+    findings: ReportContent
     page: Path
     tracker: str
     address: str | None
@@ -75,7 +75,7 @@ def make_report(study: Study, data: Dataset | None = None) -> Written:
 
     Raises StorageError if the ledger does not answer, OSError if the disk fails.
     """
-    findings = find(study, data)
+    findings = content_of(study, data)
     page = write(findings, figures_of(findings))
     tracker = tracking_of(study.options)
     try:
@@ -100,7 +100,7 @@ def dataset_of(study: Study, where: str | None = None) -> tuple[Dataset | None, 
         return None, str(error)
 
 
-def write(findings: Findings, figures: Mapping[str, Drawn | Pictures | Absence]) -> Path:
+def write(findings: ReportContent, figures: Mapping[str, Drawn | Pictures | Absence]) -> Path:
     """Write all files of a report, each whole or not at all, the page last; other files of an
     older report are removed.
 
@@ -130,7 +130,7 @@ def write(findings: Findings, figures: Mapping[str, Drawn | Pictures | Absence])
     return report / PAGE
 
 
-def page(findings: Findings, sections: Sequence[Section]) -> str:
+def page(findings: ReportContent, sections: Sequence[Section]) -> str:
     """The page as HTML that needs no other file.
 
     Names and reasons are escaped, so they stay text.

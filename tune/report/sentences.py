@@ -13,7 +13,7 @@ from core.text import have, listed, many
 from core.values import as_settings
 from tune.ledger.records import State
 from tune.report.evidence import Evidence
-from tune.report.rows import SAME, Row
+from tune.report.main_table import SAME, MainRow
 from tune.report.tables import ap50_cell, difference_cell
 from tune.statistics.certainty import FEW_IMAGES, Verdict, warnings_of
 from tune.study.learned import no_winner, remedies
@@ -134,7 +134,7 @@ def _variants_answer(evidence: Evidence) -> Iterator[str]:
         )
 
 
-def _comparison(row: Row, rows: Sequence[Row]) -> Iterator[str]:
+def _comparison(row: MainRow, rows: Sequence[MainRow]) -> Iterator[str]:
     """Sentences on the comparison of the winner with its counterpart."""
     if row.compared_with is None:
         if any(other.compared_with == row.name for other in rows):
@@ -179,17 +179,17 @@ def _comparison(row: Row, rows: Sequence[Row]) -> Iterator[str]:
         )
 
 
-def _is_clear(row: Row) -> bool:
+def _is_clear(row: MainRow) -> bool:
     return row.verdict in (Verdict.BETTER, Verdict.WORSE)
 
 
-def _with_difference(row: Row) -> str:
+def _with_difference(row: MainRow) -> str:
     assert row.difference is not None
     confounded = ", confounded" if row.confounds else ""
     return f"{row.name} ({text(row.difference.estimate, Kind.CHANGE)}{confounded})"
 
 
-def _confounded(row: Row) -> str:
+def _confounded(row: MainRow) -> str:
     return (
         f"{row.name} ({listed([factor.name for factor in row.factors])} differ from"
         f" {row.compared_with})"
@@ -202,7 +202,7 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
     if not others:
         yield (
             f"Trial {best.trials[0]} is the only complete one: AP50 {_score(best)}, with"
-            f" {_settings(best.settings)}"
+            f" {_settings_in_words(best.settings)}"
         )
         return
     same = [row.trials[0] for row in others if row.verdict == SAME]
@@ -215,7 +215,8 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
         return
     yield (
         f"Trial {best.trials[0]} has the highest validation AP50 of the search's"
-        f" {len(evidence.rows)} complete trials: {_score(best)}, with {_settings(best.settings)}"
+        f" {len(evidence.rows)} complete trials: {_score(best)}, with"
+        f" {_settings_in_words(best.settings)}"
     )
     if evidence.choice is None:
         yield (
@@ -270,7 +271,7 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
     candidate = next(one for one in confirmation.candidates if one.name == choice.name)
     name = f"{choice.name[0].upper()}{choice.name[1:]}"
     if not evidence.request.space.variants:
-        name += f" ({_settings(candidate.trial.params)})"
+        name += f" ({_settings_in_words(candidate.trial.params)})"
     yield (
         f"{name} wins on fresh seeds and splits, among {many(len(choice.curves), 'candidate')}:"
         f" AP50 {text(choice.score, Kind.AP50)} at epoch {choice.epoch}, the mean of"
@@ -374,11 +375,11 @@ def _weights(files: Mapping[str, Any]) -> str:
     return "; ".join(f"{key}: SHA-256 {value[0]}" for key, value in files.items())
 
 
-def _score(row: Row) -> str:
+def _score(row: MainRow) -> str:
     return text(ap50_cell(row), Kind.INTERVAL)
 
 
-def _repeats(row: Row) -> str:
+def _repeats(row: MainRow) -> str:
     count = len(row.trials)
     return "from one training" if count == 1 else f"the mean of {count} repeats"
 
@@ -391,5 +392,5 @@ def _is(number: int) -> str:
     return "is" if number == 1 else "are"
 
 
-def _settings(settings: Mapping[str, Value]) -> str:
+def _settings_in_words(settings: Mapping[str, Value]) -> str:
     return as_settings(settings) or "all settings at their defaults"

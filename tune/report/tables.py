@@ -13,7 +13,7 @@ from core.config import Value
 from core.dependence import effective
 from tune.ledger.records import State
 from tune.report.evidence import Evidence
-from tune.report.rows import Row
+from tune.report.main_table import MainRow
 from tune.report.trial_scores import of_class
 from tune.request.confounds import BACKBONE, BACKBONE_FREEZING, SCHEDULE
 from tune.statistics.certainty import Interval
@@ -29,8 +29,19 @@ _P = Column("p", "p (Holm)", Kind.P)
 def tables_of(evidence: Evidence) -> tuple[Table, ...]:
     """All tables for which the study has data, the main one first."""
     variants = bool(evidence.request.space.variants)
-    found = [_methods(evidence) if variants else _ranking(evidence), *_factor_tables(evidence)]
-    others = [_comparisons, _confirmation, _effects, _classes, _stopped, _failures, _cost]
+    found = [
+        _methods_table(evidence) if variants else _ranking_table(evidence),
+        *_factor_tables(evidence),
+    ]
+    others = [
+        _comparisons_table,
+        _confirmation_table,
+        _effects_table,
+        _classes_table,
+        _stopped_table,
+        _failures_table,
+        _cost_table,
+    ]
     return tuple(
         table
         for table in (*found, *(make(evidence) for make in others))
@@ -38,7 +49,7 @@ def tables_of(evidence: Evidence) -> tuple[Table, ...]:
     )
 
 
-def _methods(evidence: Evidence) -> Table:
+def _methods_table(evidence: Evidence) -> Table:
     columns = (
         Column("method", "Method"), _AP50, _LAST, Column("epochs", "Epochs", Kind.COUNT),
         Column("repeats", "Repeats", Kind.COUNT), Column("compared_with", "Compared with"),
@@ -65,7 +76,7 @@ def _methods(evidence: Evidence) -> Table:
     return Table("methods", "Methods", caption, columns, rows)
 
 
-def _ranking(evidence: Evidence) -> Table:
+def _ranking_table(evidence: Evidence) -> Table:
     settings = [parameter.name for parameter in evidence.request.space.parameters]
     columns = (
         Column("trial", "Trial"), _AP50, _LAST, Column("epochs", "Epochs", Kind.COUNT), _DIFFERENCE,
@@ -106,7 +117,7 @@ def _factor_tables(evidence: Evidence) -> Iterator[Table]:
         alone = [row for row in evidence.rows if [one.name for one in row.factors] == [factor]]
         shown = {row.name for row in alone} | {row.compared_with for row in alone}
         rows = [row for row in evidence.rows if row.name in shown]
-        by_row = {row.name: effective(_settings(evidence, row)) for row in rows}
+        by_row = {row.name: effective(_trained_settings(evidence, row)) for row in rows}
         varying = [one for one in settings if len({by_row[row.name].get(one) for row in rows}) > 1]
         columns = (
             Column("method", "Method"), *(_setting_column(evidence, one) for one in varying), _AP50,
@@ -130,7 +141,7 @@ def _factor_tables(evidence: Evidence) -> Iterator[Table]:
         )  # fmt: skip
 
 
-def _comparisons(evidence: Evidence) -> Table:
+def _comparisons_table(evidence: Evidence) -> Table:
     columns = (
         Column("method", "Method"), Column("compared_with", "Compared with"),
         Column("differs_in", "Differs in"), Column("effect_of", "The difference is the effect of"),
@@ -151,7 +162,7 @@ def _comparisons(evidence: Evidence) -> Table:
     return Table("comparisons", "What differs", caption, columns, rows)
 
 
-def _confirmation(evidence: Evidence) -> Table | None:
+def _confirmation_table(evidence: Evidence) -> Table | None:
     confirmation, choice = evidence.confirmation, evidence.choice
     if confirmation is None or choice is None:
         return None
@@ -181,7 +192,7 @@ def _confirmation(evidence: Evidence) -> Table | None:
     return Table("confirmation", "Confirmation", caption, columns, tuple(rows))
 
 
-def _effects(evidence: Evidence) -> Table:
+def _effects_table(evidence: Evidence) -> Table:
     columns = (
         Column("setting", "Setting"), Column("change", "Change"),
         Column("effect", "Effect on AP50", Kind.DIFFERENCE), Column("trials", "Trials", Kind.COUNT),
@@ -210,7 +221,7 @@ def _effects(evidence: Evidence) -> Table:
     return Table("effects", "Settings", caption, columns, tuple(rows))
 
 
-def _classes(evidence: Evidence) -> Table:
+def _classes_table(evidence: Evidence) -> Table:
     columns = (
         Column("class", "Class"), Column("images", "Validation images with it", Kind.COUNT), _AP50,
     )  # fmt: skip
@@ -235,7 +246,7 @@ def _classes(evidence: Evidence) -> Table:
     return Table("classes", "Classes", caption, columns, tuple(rows))
 
 
-def _stopped(evidence: Evidence) -> Table:
+def _stopped_table(evidence: Evidence) -> Table:
     columns = (
         Column("trial", "Trial"), Column("name", "Name"),
         Column("epochs", "Stopped after epoch", Kind.COUNT), Column("planned", "Of", Kind.COUNT),
@@ -256,7 +267,7 @@ def _stopped(evidence: Evidence) -> Table:
     return Table("stopped", "Stopped early", caption, columns, rows)
 
 
-def _failures(evidence: Evidence) -> Table:
+def _failures_table(evidence: Evidence) -> Table:
     columns = (
         Column("trial", "Trial"), Column("phase", "Phase"), Column("name", "Name"),
         Column("epochs", "Epochs done", Kind.COUNT), Column("attempts", "Attempts", Kind.COUNT),
@@ -278,7 +289,7 @@ def _failures(evidence: Evidence) -> Table:
     return Table("failures", "Failures", caption, columns, rows)
 
 
-def _cost(evidence: Evidence) -> Table:
+def _cost_table(evidence: Evidence) -> Table:
     on_gpu = any(trial.record.gpu_share for trial in (*evidence.trials, *evidence.confirm_trials))
     device = "GPU" if on_gpu else "Processor"
     columns = (
@@ -318,35 +329,35 @@ def _cost(evidence: Evidence) -> Table:
     return Table("cost", "Cost", caption, columns, tuple(rows))
 
 
-def _cause(row: Row) -> str:
+def _cause(row: MainRow) -> str:
     if row.confounds:
         return "no single thing: confounded"
     together = " together" if len(row.factors) > 1 else ""
     return f"{' and '.join(row.made_of)}{together}" if row.factors else "chance"
 
 
-def ap50_cell(row: Row) -> Interval:
+def ap50_cell(row: MainRow) -> Interval:
     """A row's AP50 as the ledger has it, with its interval if there is one."""
     ends = (math.nan, math.nan) if row.interval is None else (row.interval.low, row.interval.high)
     return Interval(row.ap50, *ends)
 
 
-def difference_cell(row: Row) -> Interval | None:
+def difference_cell(row: MainRow) -> Interval | None:
     """The difference of a row to its counterpart."""
     found = row.difference
     return None if found is None else Interval(found.estimate, found.low, found.high)
 
 
-def p_cell(row: Row) -> float | None:
+def p_cell(row: MainRow) -> float | None:
     """The p value of a row's difference, adjusted for all comparisons of the table."""
     return None if row.difference is None else row.difference.p_adjusted
 
 
-def _single(rows: Sequence[Row]) -> bool:
+def _single(rows: Sequence[MainRow]) -> bool:
     return all(len(row.trials) == 1 for row in rows)
 
 
-def _settings(evidence: Evidence, row: Row) -> Mapping[str, Value]:
+def _trained_settings(evidence: Evidence, row: MainRow) -> Mapping[str, Value]:
     """All settings with which a row was trained."""
     return next(
         trial.record.settings for trial in evidence.trials if trial.record.id == row.trials[0]
@@ -354,7 +365,7 @@ def _settings(evidence: Evidence, row: Row) -> Mapping[str, Value]:
 
 
 def _setting_column(evidence: Evidence, name: str) -> Column:
-    values = [_settings(evidence, row)[name] for row in evidence.rows]
+    values = [_trained_settings(evidence, row)[name] for row in evidence.rows]
     is_number = all(
         isinstance(value, int | float) and not isinstance(value, bool) for value in values
     )

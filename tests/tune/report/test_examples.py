@@ -22,9 +22,9 @@ from core.metric.ap50 import MatchTable
 from core.training.trial import Trial
 from tune.ledger.ledger import open_ledger
 from tune.report import page as report
+from tune.report.content import ReportContent, content_of
 from tune.report.figures.examples import chosen, examples, image_f1
 from tune.report.figures.figure import Absence, Pictures, figures_of
-from tune.report.findings import Findings, find
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder, match_table_path
 from tune.study import conductor as study
@@ -68,8 +68,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyFolder, Data
     return plan.folder, plan.data
 
 
-def found(folder: StudyFolder, data: Dataset | None = None) -> Findings:
-    return find(read_study(folder.path.name, folder.path.parent), data)
+def found(folder: StudyFolder, data: Dataset | None = None) -> ReportContent:
+    return content_of(read_study(folder.path.name, folder.path.parent), data)
 
 
 def test_the_page_shows_annotations_and_predictions_of_validation_images(

@@ -11,9 +11,9 @@ import pytest
 
 from benchmarks.simulated_study import SAMPLED, SMALL, build, sampled_quality
 from tune.ledger.records import State
+from tune.report.content import ReportContent, content_of
 from tune.report.figures.curves import HIGHLIGHTED
 from tune.report.figures.figure import figures_of
-from tune.report.findings import Findings, find
 from tune.report.svg import Drawn, colour
 from tune.statistics.certainty import Verdict
 from tune.stopping.hope import NO_HOPE, PLACES
@@ -45,7 +45,7 @@ SEARCH = {
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Findings]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ReportContent]:
     results = tmp_path_factory.mktemp("results")
     fates = {0: "diverged"}
     folders = [
@@ -53,17 +53,17 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Findings]:
         build(results, SEARCH, sampled_quality, lambda record: fates.get(record.id, "")),
     ]
     return {
-        folder.path.name: find(read_study(folder.path.name, folder.path.parent))
+        folder.path.name: content_of(read_study(folder.path.name, folder.path.parent))
         for folder in folders
     }
 
 
 @pytest.fixture(scope="module")
-def drawn(found: dict[str, Findings]) -> dict[str, dict[str, Drawn]]:
+def drawn(found: dict[str, ReportContent]) -> dict[str, dict[str, Drawn]]:
     return {name: figures(findings) for name, findings in found.items()}
 
 
-def figures(findings: Findings) -> dict[str, Drawn]:
+def figures(findings: ReportContent) -> dict[str, Drawn]:
     return {name: one for name, one in figures_of(findings).items() if isinstance(one, Drawn)}
 
 
@@ -100,7 +100,7 @@ def hollow(figure: Drawn, shade: str) -> int:
 
 @pytest.mark.parametrize("name", ["variants", "search"])
 def test_intervals_are_drawn_to_scale(
-    found: dict[str, Findings], drawn: dict[str, dict[str, Drawn]], name: str
+    found: dict[str, ReportContent], drawn: dict[str, dict[str, Drawn]], name: str
 ) -> None:
     rows = found[name].rows
     intervals = [row.interval for row in rows if row.interval is not None]
@@ -114,7 +114,7 @@ def test_intervals_are_drawn_to_scale(
 
 
 def test_a_difference_has_its_verdict_in_words_beside_it(
-    found: dict[str, Findings], drawn: dict[str, dict[str, Drawn]]
+    found: dict[str, ReportContent], drawn: dict[str, dict[str, Drawn]]
 ) -> None:
     compared = [row for row in found["variants"].rows if row.difference is not None]
     figure = drawn["variants"]["differences"]
@@ -127,7 +127,7 @@ def test_a_difference_has_its_verdict_in_words_beside_it(
     assert text(smallest, Kind.AP50) in figure.caption
 
 
-def test_a_confounded_difference_is_marked(found: dict[str, Findings]) -> None:
+def test_a_confounded_difference_is_marked(found: dict[str, ReportContent]) -> None:
     findings = found["variants"]
     rows = tuple(replace(row, confounds=("more differs",)) for row in findings.rows)
     figure = figures(replace(findings, rows=rows))["differences"]
@@ -137,7 +137,7 @@ def test_a_confounded_difference_is_marked(found: dict[str, Findings]) -> None:
 
 @pytest.mark.parametrize("name", ["variants", "search"])
 def test_the_best_curves_have_names_and_scores_and_the_others_are_a_backdrop(
-    found: dict[str, Findings], drawn: dict[str, dict[str, Drawn]], name: str
+    found: dict[str, ReportContent], drawn: dict[str, dict[str, Drawn]], name: str
 ) -> None:
     rows = sorted(found[name].rows, key=lambda row: -row.ap50)[:HIGHLIGHTED]
     for figure in (drawn[name]["ap50-curves"], drawn[name]["loss-curves"]):
@@ -176,7 +176,9 @@ def test_backbones_are_compared_where_nothing_else_differs(
     assert "nothing else" in drawn["variants"]["backbones"].caption
 
 
-def test_the_caption_says_how_many_trials_ended_without_hope(found: dict[str, Findings]) -> None:
+def test_the_caption_says_how_many_trials_ended_without_hope(
+    found: dict[str, ReportContent],
+) -> None:
     search = found["search"]
     stopped = [trial for trial in search.trials if trial.record.state is State.PRUNED]
     hopeless = [
@@ -191,7 +193,7 @@ def test_the_caption_says_how_many_trials_ended_without_hope(found: dict[str, Fi
 
 
 def test_trials_that_were_stopped_early_are_hollow_and_are_counted(
-    found: dict[str, Findings], drawn: dict[str, dict[str, Drawn]]
+    found: dict[str, ReportContent], drawn: dict[str, dict[str, Drawn]]
 ) -> None:
     states = Counter(trial.record.state for trial in found["search"].trials)
     assert states[State.PRUNED] > 5
@@ -219,7 +221,7 @@ def test_trials_that_were_stopped_early_are_hollow_and_are_counted(
 
 
 def test_an_interval_that_is_not_known_is_not_drawn_and_the_caption_says_so(
-    found: dict[str, Findings],
+    found: dict[str, ReportContent],
 ) -> None:
     findings = found["variants"]
     rows = (replace(findings.rows[0], interval=None), *findings.rows[1:])
@@ -230,7 +232,7 @@ def test_an_interval_that_is_not_known_is_not_drawn_and_the_caption_says_so(
 
 
 def test_a_figure_without_anything_to_show_is_absent(
-    found: dict[str, Findings], drawn: dict[str, dict[str, Drawn]]
+    found: dict[str, ReportContent], drawn: dict[str, dict[str, Drawn]]
 ) -> None:
     assert set(drawn["variants"]) == {
         "differences",

@@ -20,8 +20,8 @@ from tune.ledger.reading import read_ledger
 from tune.ledger.records import State, TrialRecord
 from tune.report import page as report
 from tune.report.__main__ import main
+from tune.report.content import content_of
 from tune.report.figures.figure import figures_of
-from tune.report.findings import find
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder
 from tune.study.reading import read_study
@@ -122,7 +122,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyFolder]:
 
 
 def write(folder: StudyFolder) -> Path:
-    findings = find(read_study(folder.path.name, folder.path.parent))
+    findings = content_of(read_study(folder.path.name, folder.path.parent))
     return report.write(findings, figures_of(findings))
 
 
@@ -178,7 +178,7 @@ def test_every_table_is_the_same_on_the_page_and_beside_it(
     studies: dict[str, StudyFolder], name: str
 ) -> None:
     folder = studies[name]
-    findings = find(read_study(folder.path.name, folder.path.parent))
+    findings = content_of(read_study(folder.path.name, folder.path.parent))
     page, tables = Page(content(folder)), folder.path / "report" / "tables"
     assert set(page.tables) == {one.name for one in findings.tables}
     for one in findings.tables:
@@ -194,7 +194,7 @@ def test_every_table_is_the_same_on_the_page_and_beside_it(
 @both
 def test_figures_say_the_numbers_of_the_tables(studies: dict[str, StudyFolder], name: str) -> None:
     folder = studies[name]
-    findings = find(read_study(folder.path.name, folder.path.parent))
+    findings = content_of(read_study(folder.path.name, folder.path.parent))
     drawn = (folder.path / "report" / "figures" / "scores.svg").read_text()
     texts = [
         element.text for element in ET.fromstring(drawn).iter() if element.tag.endswith("}text")
@@ -209,7 +209,7 @@ def test_the_answer_and_what_limits_it_come_before_everything_else(
     studies: dict[str, StudyFolder], name: str
 ) -> None:
     folder = studies[name]
-    findings = find(read_study(folder.path.name, folder.path.parent))
+    findings = content_of(read_study(folder.path.name, folder.path.parent))
     words = " ".join("".join(Page(content(folder)).words).split())
     places = [
         words.index(" ".join(sentence.split()))

@@ -11,18 +11,18 @@ from rich.console import Console
 from benchmarks import report_replay
 from benchmarks.report_replay import IMAGES, NEAR, TABLE_1
 from tune.ledger.records import State
-from tune.report.findings import Findings, find
+from tune.report.content import ReportContent, content_of
 from tune.study.reading import read_study
 
 
 @pytest.fixture(scope="module")
-def findings(tmp_path_factory: pytest.TempPathFactory) -> Findings:
+def findings(tmp_path_factory: pytest.TempPathFactory) -> ReportContent:
     plan = report_replay.run(tmp_path_factory.mktemp("results"), Console(file=io.StringIO()))
-    return find(read_study(plan.request.study, plan.options.results))
+    return content_of(read_study(plan.request.study, plan.options.results))
 
 
 def test_every_row_has_the_score_of_the_report_and_an_interval_that_is_wider_than_the_whole_table(
-    findings: Findings,
+    findings: ReportContent,
 ) -> None:
     assert findings.finished
     assert [row.name for row in findings.rows] == list(TABLE_1)
@@ -37,7 +37,9 @@ def test_every_row_has_the_score_of_the_report_and_an_interval_that_is_wider_tha
     )
 
 
-def test_the_data_cannot_tell_the_rows_of_the_report_from_its_baseline(findings: Findings) -> None:
+def test_the_data_cannot_tell_the_rows_of_the_report_from_its_baseline(
+    findings: ReportContent,
+) -> None:
     """All of them but full fine-tuning, which lost 0.12: that may be found or not."""
     verdicts = {row.name: row.verdict for row in findings.rows}
     assert verdicts.pop("Res50") == ""
@@ -56,7 +58,7 @@ def test_the_data_cannot_tell_the_rows_of_the_report_from_its_baseline(findings:
 
 
 def test_the_answer_says_what_cannot_be_told_and_that_one_training_each_is_no_method(
-    findings: Findings,
+    findings: ReportContent,
 ) -> None:
     first, second, *others = findings.answer
     assert first.startswith("Partial has the highest validation AP50 of 8 methods: 0.49")
@@ -72,7 +74,7 @@ def test_the_answer_says_what_cannot_be_told_and_that_one_training_each_is_no_me
     assert not any("made the difference" in one for one in findings.answer)
 
 
-def test_the_tables_of_the_report_are_there(findings: Findings) -> None:
+def test_the_tables_of_the_report_are_there(findings: ReportContent) -> None:
     tables = {table.name: table for table in findings.tables}
     assert findings.tables[0].name == "methods"
     methods = {row["method"]: row for row in csv.DictReader(io.StringIO(tables["methods"].csv()))}
@@ -86,6 +88,6 @@ def test_the_tables_of_the_report_are_there(findings: Findings) -> None:
     assert "backbones" not in tables
 
 
-def test_trials_of_the_engine_left_a_match_table_of_every_epoch(findings: Findings) -> None:
+def test_trials_of_the_engine_left_a_match_table_of_every_epoch(findings: ReportContent) -> None:
     assert not any(trial.trouble for trial in findings.trials)
     assert all(trial.interval is not None for trial in findings.trials)

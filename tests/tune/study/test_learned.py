@@ -25,9 +25,9 @@ from tune.announcements import search_lines, searched_lines
 from tune.ledger.reading import read_ledger
 from tune.ledger.records import State, TrialRecord
 from tune.report import page as report
+from tune.report.content import ReportContent, content_of
 from tune.report.figures.figure import figures_of
-from tune.report.findings import Findings, find
-from tune.report.rows import SAME
+from tune.report.main_table import SAME
 from tune.request.file import from_document
 from tune.retrain.plan import choose_trial
 from tune.store.folder import StudyFolder
@@ -75,8 +75,8 @@ def storage(folder: StudyFolder) -> str:
     return f"sqlite:///{folder.path / 'study.db'}"
 
 
-def found(folder: StudyFolder) -> Findings:
-    return find(read_study(folder.path.name, folder.path.parent))
+def found(folder: StudyFolder) -> ReportContent:
+    return content_of(read_study(folder.path.name, folder.path.parent))
 
 
 def records(folder: StudyFolder) -> tuple[TrialRecord, ...]:

@@ -6,14 +6,14 @@ from matplotlib.figure import Figure as Canvas
 
 from core.config import Value
 from core.dependence import effective
-from tune.report.figures.intervals import Mark, draw_marks, ends, height_of
-from tune.report.findings import Findings, Row
+from tune.report.content import MainRow, ReportContent
+from tune.report.figures.intervals import IntervalLine, draw_lines, ends, height_of
 from tune.report.svg import MARKERS, SERIES, Drawing, plain
 from tune.space.space import BY_REPEAT
 from tune.tables import Kind, text
 
 
-def backbones(findings: Findings) -> Drawing | None:
+def backbones(findings: ReportContent) -> Drawing | None:
     """AP50 by backbone, where it varies."""
     name = "model.backbone"
     rows = [row for row in findings.rows if name in _effective_settings(findings, row)]
@@ -26,7 +26,7 @@ def backbones(findings: Findings) -> Drawing | None:
     if len(found) < 2 or findings.nothing_learned:
         return None
     marks = [
-        Mark(
+        IntervalLine(
             (
                 f"{backbone}: {plain(row.name, 20)}"
                 if findings.request.space.variants
@@ -60,22 +60,24 @@ def backbones(findings: Findings) -> Drawing | None:
         )
 
     def draw(canvas: Canvas, wide: bool) -> None:
-        draw_marks(canvas.subplots(), marks, wide, "validation AP50")
+        draw_lines(canvas.subplots(), marks, wide, "validation AP50")
 
     return Drawing("factors", "AP50 by backbone", caption, height_of(marks), draw)
 
 
-def _effective_settings(findings: Findings, row: Row) -> dict[str, Value]:
+def _effective_settings(findings: ReportContent, row: MainRow) -> dict[str, Value]:
     """The effective settings of a row's first trial, with `auto` resolved."""
     first = next(trial.record for trial in findings.trials if trial.record.id in row.trials)
     return dict(effective(first.settings))
 
 
-def _same_but(findings: Findings, rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+def _same_but(
+    findings: ReportContent, rows: Sequence[MainRow], names: Sequence[str]
+) -> list[MainRow]:
     """The rows of the largest group that agree in all settings but `names`, and differ in the
     first of `names`.
     """
-    groups: dict[tuple[tuple[str, Value], ...], list[Row]] = {}
+    groups: dict[tuple[tuple[str, Value], ...], list[MainRow]] = {}
     for row in rows:
         settings = _effective_settings(findings, row)
         key = tuple(sorted((name, value) for name, value in settings.items() if name not in names))

@@ -2,13 +2,13 @@
 
 from matplotlib.figure import Figure as Canvas
 
-from tune.report.figures.intervals import Mark, draw_marks, height_of
-from tune.report.findings import Findings
+from tune.report.content import ReportContent
+from tune.report.figures.intervals import IntervalLine, draw_lines, height_of
 from tune.report.svg import Drawing, plain
 from tune.tables import Kind, text
 
 
-def confirmation(findings: Findings) -> Drawing | None:
+def confirmation(findings: ReportContent) -> Drawing | None:
     """The search's score of each candidate against its confirmed one."""
     choice = findings.choice
     if choice is None:
@@ -25,17 +25,17 @@ def confirmation(findings: Findings) -> Drawing | None:
         )
         before = of_search[name]
         marks += [
-            Mark(
+            IntervalLine(
                 f"{plain(name)} in the search", before, note=text(before, Kind.AP50), marker="D",
                 shade="ochre", hollow=True, apart=True,
             ),
-            Mark("on fresh seeds and splits", best, note=text(best, Kind.AP50), dots=dots),
+            IntervalLine("on fresh seeds and splits", best, note=text(best, Kind.AP50), dots=dots),
         ]  # fmt: skip
         if name == choice.name:
             found = choice.corrected
             note = text(found.estimate, Kind.AP50)
             marks.append(
-                Mark(
+                IntervalLine(
                     "less the luck of the choice",
                     found.estimate,
                     found.low,
@@ -55,12 +55,12 @@ def confirmation(findings: Findings) -> Drawing | None:
     )
 
     def draw(canvas: Canvas, wide: bool) -> None:
-        draw_marks(canvas.subplots(), marks, wide, "AP50")
+        draw_lines(canvas.subplots(), marks, wide, "AP50")
 
     return Drawing("confirmation", "Search against confirmation", caption, height_of(marks), draw)
 
 
-def _search_scores(findings: Findings) -> dict[str, float]:
+def _search_scores(findings: ReportContent) -> dict[str, float]:
     """AP50 of each candidate in the search, as in the table of the confirmation."""
     table = next(table for table in findings.tables if table.name == "confirmation")
     place = [column.name for column in table.columns].index("search_ap50")

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from tune.ledger.records import TrialRecord
+from tune.report.content import MainRow, ReportContent
 from tune.report.figures.intervals import ends, without_interval
-from tune.report.findings import Findings, Row
 from tune.report.svg import DASHES, MARKERS, SERIES, Drawing, colour, plain
 from tune.tables import Kind, text
 
@@ -22,7 +22,7 @@ BACKDROP = 150
 """Largest number of curves in the backdrop: more are one grey mass."""
 
 
-def ap50_curves(findings: Findings) -> Drawing | None:
+def ap50_curves(findings: ReportContent) -> Drawing | None:
     """AP50 after each epoch."""
     shown = _series(findings, lambda record: record.curve)
     if not shown or findings.nothing_learned:
@@ -57,7 +57,7 @@ def ap50_curves(findings: Findings) -> Drawing | None:
     )
 
 
-def loss_curves(findings: Findings) -> Drawing | None:
+def loss_curves(findings: ReportContent) -> Drawing | None:
     """Training loss of each epoch."""
     shown = _series(
         findings, lambda record: [float(epoch["losses"]["loss"]) for epoch in record.epochs]
@@ -90,7 +90,7 @@ class _Series:
     look   the row's place among the highlighted ones, which chooses colour, marker and dashes
     """
 
-    row: Row | None
+    row: MainRow | None
     look: int
     curves: tuple[tuple[float, ...], ...]
 
@@ -100,7 +100,9 @@ class _Series:
         return [math.fsum(values) / len(values) for values in zip(*self.curves, strict=False)]
 
 
-def _series(findings: Findings, values: Callable[[TrialRecord], Sequence[float]]) -> list[_Series]:
+def _series(
+    findings: ReportContent, values: Callable[[TrialRecord], Sequence[float]]
+) -> list[_Series]:
     """The curves to draw: the backdrop first, then the highlighted rows, best first."""
     records = {trial.record.id: trial.record for trial in findings.trials}
     best = sorted(findings.rows, key=lambda row: -row.ap50)[:HIGHLIGHTED]
@@ -123,7 +125,7 @@ def _series(findings: Findings, values: Callable[[TrialRecord], Sequence[float]]
     return [*backdrop[:BACKDROP], *highlighted]
 
 
-def _whose(findings: Findings, shown: Sequence[_Series]) -> str:
+def _whose(findings: ReportContent, shown: Sequence[_Series]) -> str:
     named = [one for one in shown if one.row is not None]
     rest = len(shown) - len(named)
     what = "variants" if findings.request.space.variants else "trials that ran to their end"

@@ -4,14 +4,14 @@ import math
 
 from matplotlib.figure import Figure as Canvas
 
-from tune.report.figures.intervals import Mark, draw_marks, height_of
-from tune.report.findings import Findings
+from tune.report.content import ReportContent
+from tune.report.figures.intervals import IntervalLine, draw_lines, height_of
 from tune.report.svg import Drawing, colour, plain
 from tune.statistics.certainty import Verdict
 from tune.tables import Kind, text
 
 
-def differences(findings: Findings) -> Drawing | None:
+def differences(findings: ReportContent) -> Drawing | None:
     """The main comparison: the difference of each row to its counterpart."""
     rows = [row for row in findings.rows if row.difference is not None]
     if not rows:
@@ -31,7 +31,9 @@ def differences(findings: Findings) -> Drawing | None:
         note = row.verdict + (" (confounded)" if row.confounds else "")
         found = row.difference
         marks.append(
-            Mark(between, found.estimate, found.low, found.high, note, marker, shade, hollow)
+            IntervalLine(
+                between, found.estimate, found.low, found.high, note, marker, shade, hollow
+            )
         )
     smallest = findings.smallest_difference.value
     to = f"to {plain(only)}" if only else "to what each row is compared with"
@@ -57,6 +59,6 @@ def differences(findings: Findings) -> Drawing | None:
         if smallest is not None and math.isfinite(smallest):
             axes.axvspan(-smallest, smallest, color=colour("faint"), linewidth=0, zorder=0)
         axes.axvline(0, color=colour("muted"), linewidth=1.2, zorder=1)
-        draw_marks(axes, marks, wide, f"difference in AP50 {to}")
+        draw_lines(axes, marks, wide, f"difference in AP50 {to}")
 
     return Drawing("comparison", "Differences", caption, height_of(marks), draw)

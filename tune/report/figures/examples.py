@@ -19,8 +19,8 @@ from core.network import weights as pretrained
 from core.prediction import overlay
 from core.training.trial import Trial
 from tune.ledger.records import TrialRecord
-from tune.report.figures.figure import Absence, Picture, Pictures
-from tune.report.findings import Findings
+from tune.report.content import ReportContent
+from tune.report.figures.figure import Absence, Pictures, PngPicture
 from tune.store.folder import match_table_path
 from tune.tables import Kind, text
 
@@ -32,7 +32,7 @@ processor."""
 MOST_THREADS = 4
 
 
-def examples(findings: Findings) -> Pictures | Absence:
+def examples(findings: ReportContent) -> Pictures | Absence:
     """The validation images on which the best trial has its median and its lowest F1.
 
     A sentence stands in their place where the data or the weights are missing.
@@ -44,7 +44,7 @@ def examples(findings: Findings) -> Pictures | Absence:
     return Absence("pictures", f"There are no pictures: {made}.") if isinstance(made, str) else made
 
 
-def _best(findings: Findings) -> TrialRecord | None:
+def _best(findings: ReportContent) -> TrialRecord | None:
     """The trial of the search whose settings won: the confirmed winner's trial, else the best
     trial of the search.
     """
@@ -54,7 +54,7 @@ def _best(findings: Findings) -> TrialRecord | None:
     return None if findings.best is None else findings.best.record
 
 
-def _drawn(findings: Findings) -> Pictures | str:
+def _drawn(findings: ReportContent) -> Pictures | str:
     """The pictures, or why there are none."""
     record, data = _best(findings), findings.data
     if record is None:
@@ -101,7 +101,7 @@ def _drawn(findings: Findings) -> Pictures | str:
                 f"Image {sample.name}: as it is, as annotated, and as predicted; F1"
                 f" {text(float(f1_I[index]), _F1)}."
             )
-            pictures.append(Picture(stream.getvalue(), said))
+            pictures.append(PngPicture(stream.getvalue(), said))
     which = f"trial {record.id}" + (f" ({record.name})" if record.name else "")
     which_images = (
         "The validation image on which it did middling, and below it the one on which it did worst"

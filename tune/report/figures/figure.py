@@ -17,12 +17,12 @@ from typing import Protocol
 from PIL import Image
 
 from core.extensions import Parts
-from tune.report.findings import Findings
+from tune.report.content import ReportContent
 from tune.report.svg import Drawing, Drawn, drawn
 
 
 @dataclass(frozen=True)
-class Picture:
+class PngPicture:
     """A picture as a PNG. `alt` describes it for readers who cannot see it."""
 
     png: bytes
@@ -47,7 +47,7 @@ class Pictures:
     section: str
     title: str
     caption: str
-    pictures: tuple[Picture, ...]
+    pictures: tuple[PngPicture, ...]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Absence:
 class Figure(Protocol):
     """A figure of the report."""
 
-    def __call__(self, findings: Findings, /) -> Drawing | Pictures | Absence | None:
+    def __call__(self, findings: ReportContent, /) -> Drawing | Pictures | Absence | None:
         """What the figure shows of a study; None where it does not apply.
 
         The caption says how sure the figure is, or why that cannot be said. Nothing is told by
@@ -90,7 +90,7 @@ FIGURES: Parts[Figure] = Parts(
 """The figures by name, in the order in which they stand within a section of the page."""
 
 
-def figures_of(findings: Findings) -> Mapping[str, Drawn | Pictures | Absence]:
+def figures_of(findings: ReportContent) -> Mapping[str, Drawn | Pictures | Absence]:
     """The figures that apply to a study, by name, drawn."""
     made = {name: make(findings) for name, make in FIGURES.items()}
     return {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from tune.report.findings import Row
+from tune.report.content import MainRow
 from tune.report.svg import colour, plain
 from tune.statistics.certainty import Interval
 
@@ -17,7 +17,7 @@ _ACROSS = 48
 
 
 @dataclass(frozen=True)
-class Mark:
+class IntervalLine:
     """A line of a figure of intervals: a label, a point with its interval, a note in words.
 
     dots    smaller points on the same line, such as single repeats
@@ -36,7 +36,7 @@ class Mark:
     apart: bool = False
 
 
-def draw_marks(axes: Axes, marks: Sequence[Mark], wide: bool, label: str) -> None:
+def draw_lines(axes: Axes, marks: Sequence[IntervalLine], wide: bool, label: str) -> None:
     """Draw points with their intervals, one a line: labels stand at the left, in a narrow figure
     above the points.
     """
@@ -91,7 +91,7 @@ def draw_marks(axes: Axes, marks: Sequence[Mark], wide: bool, label: str) -> Non
     axes.set_xlabel(label)
 
 
-def height_of(marks: Sequence[Mark]) -> Callable[[bool], float]:
+def height_of(marks: Sequence[IntervalLine]) -> Callable[[bool], float]:
     """The height of a figure with these marks, as a function of whether it is wide."""
     return lambda wide: _ABOVE + len(marks) * (_ROW if wide else _TWO_LINES)
 
@@ -101,7 +101,7 @@ def ends(interval: Interval | None) -> tuple[float | None, float | None]:
     return (None, None) if interval is None else (interval.low, interval.high)
 
 
-def without_interval(rows: Sequence[Row]) -> str:
+def without_interval(rows: Sequence[MainRow]) -> str:
     """The last sentence of a caption, which names the rows without interval; empty if all have
     one.
     """

@@ -2,8 +2,14 @@
 
 from matplotlib.figure import Figure as Canvas
 
-from tune.report.figures.intervals import Mark, draw_marks, ends, height_of, without_interval
-from tune.report.findings import Findings, Row
+from tune.report.content import MainRow, ReportContent
+from tune.report.figures.intervals import (
+    IntervalLine,
+    draw_lines,
+    ends,
+    height_of,
+    without_interval,
+)
 from tune.report.svg import Drawing, plain
 from tune.tables import Kind, text
 
@@ -11,13 +17,13 @@ MOST_ROWS = 12
 """Largest number of trials of a sampled study that are shown by name; variants are all shown."""
 
 
-def scores(findings: Findings) -> Drawing | None:
+def scores(findings: ReportContent) -> Drawing | None:
     """AP50 of every row with its interval."""
     rows = findings.rows if findings.request.space.variants else findings.rows[:MOST_ROWS]
     if not rows or findings.nothing_learned:
         return None
     marks = [
-        Mark(
+        IntervalLine(
             plain(row.name),
             row.ap50,
             *ends(row.interval),
@@ -45,12 +51,12 @@ def scores(findings: Findings) -> Drawing | None:
     caption += without_interval(rows)
 
     def draw(canvas: Canvas, wide: bool) -> None:
-        draw_marks(canvas.subplots(), marks, wide, "validation AP50")
+        draw_lines(canvas.subplots(), marks, wide, "validation AP50")
 
     return Drawing("comparison", "AP50 and how sure it is", caption, height_of(marks), draw)
 
 
-def _scores_of(findings: Findings, row: Row) -> tuple[float, ...]:
+def _scores_of(findings: ReportContent, row: MainRow) -> tuple[float, ...]:
     return tuple(
         trial.record.ap50 or 0.0 for trial in findings.trials if trial.record.id in row.trials
     )

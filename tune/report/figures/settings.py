@@ -13,8 +13,8 @@ from core.config import Value
 from core.dependence import effective
 from core.values import as_setting
 from tune.ledger.records import State
-from tune.report.figures.intervals import Mark, draw_marks, height_of
-from tune.report.findings import Findings, ScoredTrial
+from tune.report.content import ReportContent, ScoredTrial
+from tune.report.figures.intervals import IntervalLine, draw_lines, height_of
 from tune.report.svg import Drawing, colour, plain
 from tune.space.domains import Choices, Domain
 from tune.tables import Kind, text
@@ -23,7 +23,7 @@ MOST_SETTINGS = 12
 """Largest number of settings that are drawn; the caption names the others."""
 
 
-def effects(findings: Findings) -> Drawing | None:
+def effects(findings: ReportContent) -> Drawing | None:
     """The change of AP50 with each setting, by the main effects."""
     if not findings.effects:
         return None
@@ -34,7 +34,9 @@ def effects(findings: Findings) -> Drawing | None:
         note = text(effect.estimate, Kind.DIFFERENCE)
         shade = "blue" if sure else "muted"
         marks.append(
-            Mark(label, effect.estimate, effect.low, effect.high, note, "o", shade, not sure)
+            IntervalLine(
+                label, effect.estimate, effect.low, effect.high, note, "o", shade, not sure
+            )
         )
     caption = (
         "How AP50 changes with one setting, estimated from the trials that ran to their end, with"
@@ -51,12 +53,12 @@ def effects(findings: Findings) -> Drawing | None:
     def draw(canvas: Canvas, wide: bool) -> None:
         axes = canvas.subplots()
         axes.axvline(0, color=colour("muted"), linewidth=1.2, zorder=1)
-        draw_marks(axes, marks, wide, "change of AP50")
+        draw_lines(axes, marks, wide, "change of AP50")
 
     return Drawing("settings", "What each setting does", caption, height_of(marks), draw)
 
 
-def hyperparameters(findings: Findings) -> Drawing | None:
+def hyperparameters(findings: ReportContent) -> Drawing | None:
     """Each searched setting against AP50."""
     scored = [trial for trial in findings.trials if trial.record.ap50 is not None]
     complete = [trial for trial in scored if trial.record.state is State.COMPLETE]

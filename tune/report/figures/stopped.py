@@ -4,12 +4,12 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from tune.ledger.records import State
-from tune.report.findings import Findings
+from tune.report.content import ReportContent
 from tune.report.svg import Drawing, colour
 from tune.stopping.hope import NO_HOPE, PLACES
 
 
-def stopped(findings: Findings) -> Drawing | None:
+def stopped(findings: ReportContent) -> Drawing | None:
     """The number of epochs that each trial trained, and why it ended there."""
     records = [trial.record for trial in findings.trials]
     if all(record.state is State.COMPLETE for record in records):

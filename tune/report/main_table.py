@@ -34,7 +34,7 @@ SAME = "same settings"
 
 
 @dataclass(frozen=True)
-class Row:
+class MainRow:
     """A row of the main table: a variant with its repeats, or a complete trial of a sampled study.
 
     name            name of the variant, or `trial 12`
@@ -73,7 +73,7 @@ class Row:
     factors: tuple[Factor, ...] = ()
 
 
-def rows_of(request: StudyRequest, trials: Sequence[ScoredTrial]) -> tuple[Row, ...]:
+def main_rows(request: StudyRequest, trials: Sequence[ScoredTrial]) -> tuple[MainRow, ...]:
     """The main table's rows: variants in the order of the file, trials of a sampled study best
     first.
 
@@ -96,7 +96,7 @@ def _repeat_of(record: TrialRecord) -> Hashable:
     return record.settings["seed"], record.settings["data.fold"]
 
 
-def _variant_rows(request: StudyRequest, complete: Sequence[ScoredTrial]) -> tuple[Row, ...]:
+def _variant_rows(request: StudyRequest, complete: Sequence[ScoredTrial]) -> tuple[MainRow, ...]:
     space, planned = request.space, request.planned_trials // len(request.space.variants)
     own = {variant.name: dict(variant.settings) for variant in space.variants}
     by_name = {name: [trial for trial in complete if trial.record.name == name] for name in own}
@@ -141,7 +141,7 @@ def _variant_rows(request: StudyRequest, complete: Sequence[ScoredTrial]) -> tup
     return tuple(rows)
 
 
-def _trial_rows(complete: Sequence[ScoredTrial]) -> tuple[Row, ...]:
+def _trial_rows(complete: Sequence[ScoredTrial]) -> tuple[MainRow, ...]:
     """The trials, best first, each compared with the best over images alone: each is one trained
     model.
 
@@ -186,8 +186,8 @@ def _for_all_pairs(p_values: Sequence[float]) -> list[float]:
     return holm([*p_values, *[1.0] * other_pairs])[: len(p_values)]
 
 
-def _row(name: str, records: Sequence[TrialRecord], settings: Mapping[str, Value]) -> Row:
-    return Row(
+def _row(name: str, records: Sequence[TrialRecord], settings: Mapping[str, Value]) -> MainRow:
+    return MainRow(
         name,
         tuple(record.id for record in records),
         settings,
@@ -204,7 +204,7 @@ def _row(name: str, records: Sequence[TrialRecord], settings: Mapping[str, Value
     )
 
 
-def _compared(row: Row, counterpart: str, difference: Difference | None) -> Row:
+def _compared(row: MainRow, counterpart: str, difference: Difference | None) -> MainRow:
     verdict = "" if difference is None else difference.verdict.value
     return replace(row, compared_with=counterpart, difference=difference, verdict=verdict)
 
@@ -214,7 +214,7 @@ def _ap50(record: TrialRecord) -> float:
     return record.ap50
 
 
-def _note(row: Row, planned: int) -> str:
+def _note(row: MainRow, planned: int) -> str:
     """The note of a variant: its missing repeats, and the reasons why its difference is unclear."""
     notes = []
     if len(row.trials) < planned:
@@ -232,7 +232,7 @@ def _note(row: Row, planned: int) -> str:
     return "; ".join(notes)
 
 
-class Smallest(NamedTuple):
+class SmallestDifference(NamedTuple):
     """The smallest true difference that a comparison of a study finds in 80% of cases, and a
     sentence on it.
 
@@ -251,7 +251,9 @@ _NOTHING_LEARNED = (
 )
 
 
-def smallest_shown(request: StudyRequest, rows: Sequence[Row], units: int) -> Smallest:
+def smallest_shown(
+    request: StudyRequest, rows: Sequence[MainRow], units: int
+) -> SmallestDifference:
     """The smallest true difference that a comparison of this study finds in 80% of cases, and a
     sentence on it.
 
@@ -269,7 +271,7 @@ def smallest_shown(request: StudyRequest, rows: Sequence[Row], units: int) -> Sm
         )
         if math.isfinite(value):
             middle = sorted(found, key=lambda one: one.se)[len(found) // 2]
-            return Smallest(
+            return SmallestDifference(
                 value,
                 f"A true difference of {value:.2f} AP50 is found in 80% of cases by one such"
                 f" comparison ({_over(request, middle)}); smaller ones mostly stay undecided"
@@ -293,11 +295,11 @@ def smallest_shown(request: StudyRequest, rows: Sequence[Row], units: int) -> Sm
     value = prior_smallest_difference(validation, repeats)
     what = _what_validates(request)
     if not math.isfinite(value):
-        return Smallest(
+        return SmallestDifference(
             None,
             f"{what[0].upper()}{what[1:]} are too few to say how small a difference they can show",
         )
-    return Smallest(
+    return SmallestDifference(
         value,
         "Before two trials can be compared, experience with simulated cell images says: with"
         f" {validation} {what} and {many(repeats, 'repeat')}, a true difference of {value:.2f} AP50"

@@ -25,8 +25,8 @@ from tune.ledger.importances import importances
 from tune.ledger.ledger import Ledger, open_ledger
 from tune.ledger.reading import read_ledger
 from tune.ledger.records import State, TrialRecord
-from tune.report import rows
-from tune.report.findings import Findings, find
+from tune.report import main_table
+from tune.report.content import ReportContent, content_of
 from tune.report.trial_scores import ScoredTrial
 from tune.request.file import from_document
 from tune.request.request import variant_attributions
@@ -111,15 +111,15 @@ def replay(
     return plan
 
 
-def found(plan: StudyPlan) -> Findings:
-    return find(read_study(plan.request.study, plan.options.results))
+def found(plan: StudyPlan) -> ReportContent:
+    return content_of(read_study(plan.request.study, plan.options.results))
 
 
-def table(findings: Findings, name: str) -> Table:
+def table(findings: ReportContent, name: str) -> Table:
     return next(table for table in findings.tables if table.name == name)
 
 
-def rows_of(findings: Findings, name: str) -> list[dict[str, str]]:
+def rows_of(findings: ReportContent, name: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(table(findings, name).csv())))
 
 
@@ -151,12 +151,12 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> StudyPlan:
 
 
 @pytest.fixture(scope="module")
-def shown(variants: StudyPlan) -> Findings:
+def shown(variants: StudyPlan) -> ReportContent:
     return found(variants)
 
 
 def test_every_number_of_the_main_table_is_the_ledger_s(
-    variants: StudyPlan, shown: Findings
+    variants: StudyPlan, shown: ReportContent
 ) -> None:
     reading = read_ledger(variants.storage, "s")
     assert reading is not None
@@ -175,7 +175,7 @@ def test_every_number_of_the_main_table_is_the_ledger_s(
 
 
 def test_differences_are_those_of_the_match_tables_over_the_same_seeds(
-    variants: StudyPlan, shown: Findings
+    variants: StudyPlan, shown: ReportContent
 ) -> None:
     scores: dict[str, dict[Any, Scored]] = {name: {} for name in VARIANTS["variants"]}
     for trial in shown.trials:
@@ -188,7 +188,7 @@ def test_differences_are_those_of_the_match_tables_over_the_same_seeds(
     assert [row.difference for row in shown.rows] == [None, *expected]
 
 
-def test_equal_predictions_cannot_be_told_apart(shown: Findings) -> None:
+def test_equal_predictions_cannot_be_told_apart(shown: ReportContent) -> None:
     twin = next(row for row in shown.rows if row.name == "Twin")
     assert twin.difference is not None
     assert (twin.difference.estimate, twin.verdict) == (0.0, "cannot tell")
@@ -198,7 +198,7 @@ def test_equal_predictions_cannot_be_told_apart(shown: Findings) -> None:
     )
 
 
-def test_a_clear_difference_in_one_thing_is_said_to_be_its_effect(shown: Findings) -> None:
+def test_a_clear_difference_in_one_thing_is_said_to_be_its_effect(shown: ReportContent) -> None:
     good = next(row for row in shown.rows if row.name == "Good")
     assert (good.verdict, good.confounds, good.made_of) == (
         "better",
@@ -222,7 +222,7 @@ def test_a_clear_difference_in_one_thing_is_said_to_be_its_effect(shown: Finding
 
 
 def test_a_confounded_difference_is_never_said_to_be_the_effect_of_its_name(
-    shown: Findings,
+    shown: ReportContent,
 ) -> None:
     large = next(row for row in shown.rows if row.name == "Large")
     assert (large.verdict, large.made_of, large.note) == ("worse", (), "confounded")
@@ -261,7 +261,9 @@ def test_a_confounded_winner_is_said_to_be_better_and_why_that_cannot_be_attribu
     )
 
 
-def test_what_differs_is_read_from_what_was_trained(variants: StudyPlan, shown: Findings) -> None:
+def test_what_differs_is_read_from_what_was_trained(
+    variants: StudyPlan, shown: ReportContent
+) -> None:
     """Defaults may have changed since: then the file says less than the ledger."""
     trained = {"Twin": {**shown.trials[1].record.settings, "optim.weight_decay": 0.5}}
     (found_so,) = [
@@ -271,13 +273,13 @@ def test_what_differs_is_read_from_what_was_trained(variants: StudyPlan, shown: 
     assert [factor.name for factor in shown.rows[1].factors] == ["augmentation"]
 
 
-def test_only_rows_that_differ_in_that_factor_alone_are_in_its_table(shown: Findings) -> None:
+def test_only_rows_that_differ_in_that_factor_alone_are_in_its_table(shown: ReportContent) -> None:
     assert [row["method"] for row in rows_of(shown, "freezing")] == ["Plain", "Good"]
     assert {"restarts", "backbones"}.isdisjoint(one.name for one in shown.tables)
 
 
 def test_with_one_training_each_words_speak_of_models_and_with_three_of_methods(
-    shown: Findings, tmp_path: Path
+    shown: ReportContent, tmp_path: Path
 ) -> None:
     single = found(replay(tmp_path, {**VARIANTS, "seeds": 1}, by_quality))
     assert any(
@@ -471,7 +473,7 @@ def test_of_equal_models_few_are_called_worse_than_the_best_of_them() -> None:
             epochs = ({"epoch": 1, "ap50": scored.ap50, "seconds": 1.0},)
             record = TrialRecord(number, state=State.COMPLETE, settings=settings, epochs=epochs)
             trials.append(ScoredTrial(record, "search", None, (), scored=scored))
-        alarms += any(row.verdict == "worse" for row in rows.rows_of(request, trials))
+        alarms += any(row.verdict == "worse" for row in main_table.main_rows(request, trials))
     assert alarms < 12
 
 
@@ -487,7 +489,7 @@ def test_images_of_one_group_are_one_unit(tmp_path: Path) -> None:
 
 
 def test_a_class_has_its_score_and_an_interval_only_where_it_is_in_enough_images(
-    shown: Findings,
+    shown: ReportContent,
 ) -> None:
     best = shown.best
     assert best is not None
@@ -535,7 +537,9 @@ def test_a_cap_that_validation_images_of_the_best_trial_reached_is_said(tmp_path
     )
 
 
-def test_what_is_needed_to_repeat_a_study_is_said(variants: StudyPlan, shown: Findings) -> None:
+def test_what_is_needed_to_repeat_a_study_is_said(
+    variants: StudyPlan, shown: ReportContent
+) -> None:
     known = shown.provenance
     assert known["data fingerprint"] == variants.data.fingerprint
     assert known["seeds of the trials"] == "0, 1, 2"
@@ -576,11 +580,11 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> StudyPlan:
 
 
 @pytest.fixture(scope="module")
-def said(sampled: StudyPlan) -> Findings:
+def said(sampled: StudyPlan) -> ReportContent:
     return found(sampled)
 
 
-def test_a_confirmed_winner_is_said_first_with_both_its_scores(said: Findings) -> None:
+def test_a_confirmed_winner_is_said_first_with_both_its_scores(said: ReportContent) -> None:
     choice = said.choice
     assert choice is not None
     number = said.candidates[choice.name]
@@ -602,7 +606,7 @@ def test_a_confirmed_winner_is_said_first_with_both_its_scores(said: Findings) -
 
 
 def test_effects_have_intervals_and_stand_beside_importances_that_add_up(
-    sampled: StudyPlan, said: Findings
+    sampled: StudyPlan, said: ReportContent
 ) -> None:
     assert math.fsum(said.importances.values()) == pytest.approx(1)
     assert next(iter(said.importances)) == "optim.learning_rate"

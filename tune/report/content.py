@@ -1,4 +1,4 @@
-"""The findings of a study, computed once: every number, sentence and table of its report.
+"""The content of a study's report, computed once: every number, sentence and table.
 
 They are computed from the study's folder and its ledger alone, also while the search runs; neither
 images nor weights are needed. Files that are missing are named, and their content is never guessed.
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from core.data.dataset import Dataset
 from tune.report.evidence import gather
-from tune.report.rows import Row, Smallest
+from tune.report.main_table import MainRow, SmallestDifference
 from tune.report.sentences import answer_of, cautions_of, provenance_of
 from tune.report.tables import tables_of
 from tune.report.trial_scores import ScoredTrial
@@ -20,12 +20,12 @@ from tune.store.folder import StudyFolder
 from tune.study.reading import Study
 from tune.tables import Table
 
-__all__ = ["Findings", "Row", "ScoredTrial", "Smallest", "find"]
+__all__ = ["MainRow", "ReportContent", "ScoredTrial", "SmallestDifference", "content_of"]
 
 
 @dataclass(frozen=True)
-class Findings:
-    """The findings of a study.
+class ReportContent:
+    """The content of a study's report.
 
     folder              folder of the study
     data                the data set, for pictures; None where it is not known where that is now
@@ -68,20 +68,20 @@ class Findings:
     cautions: tuple[str, ...]
     trials: tuple[ScoredTrial, ...]
     confirm_trials: tuple[ScoredTrial, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[MainRow, ...]
     choice: Choice | None
     candidates: Mapping[str, int]
     effects: tuple[Effect, ...]
     importances: Mapping[str, float]
-    smallest_difference: Smallest
+    smallest_difference: SmallestDifference
     classes: tuple[str, ...]
     tables: tuple[Table, ...]
     best: ScoredTrial | None
     provenance: Mapping[str, str]
 
 
-def find(study: Study, data: Dataset | None = None) -> Findings:
-    """Compute the findings of a study.
+def content_of(study: Study, data: Dataset | None = None) -> ReportContent:
+    """Compute the content of a study's report.
 
     data   the data set, for pictures; None where it is not known where that is now
 
@@ -89,7 +89,7 @@ def find(study: Study, data: Dataset | None = None) -> Findings:
     """
     evidence = gather(study)
     confirmation = evidence.confirmation
-    return Findings(
+    return ReportContent(
         folder=study.folder,
         data=data,
         study=evidence.request.study,
