@@ -1,5 +1,4 @@
-"""Tables: `trials.csv`, and those of the report, each from the same cells as CSV, Markdown,
-LaTeX or text for the page.
+"""Tables: `trials.csv`, and those of the report as CSV, Markdown, LaTeX or text of the page.
 
 All cells are written by `text`, in the forms of `core.values`, so a number looks the same
 everywhere.
@@ -290,8 +289,7 @@ _BEGINS_A_FORMULA = re.compile(r"(^(?=[\t\r\n\0])|(?:^|[;\t\r\n])(?=[\s\0]*[=+@\
 
 
 def _inert(value: Value) -> Value:
-    """A text that a spreadsheet would run as a formula, with an apostrophe before the formula;
-    all else as it is.
+    """A text with an apostrophe before what a spreadsheet would run as a formula; else unchanged.
 
     A variant named `=HYPERLINK(...)`, or an error with such a text, must not run anything on the
     machine where the table is opened. This follows OWASP's advice on CSV injection. A spreadsheet

@@ -1,7 +1,7 @@
-"""All numbers of a study's report, from its folder and its ledger alone, without any sentences
-about them.
+"""All numbers of a study's report, without any sentences about them.
 
-They can be gathered while the search runs. Neither images nor weights are needed.
+They come from the study's folder and its ledger alone. They can be gathered while the search runs.
+Neither images nor weights are needed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,9 +56,7 @@ class Evidence:
 
     @property
     def nothing_learned(self) -> bool:
-        """Whether trials of the search are complete, and none ever reached an AP50 of
-        `tune.study.learned.LEARNED`.
-        """
+        """Whether trials of the search are complete and none learned (see `tune.study.learned`)."""
         return nothing_learned([trial.record for trial in self.trials])
 
     @property
@@ -136,8 +134,9 @@ def _with_effect(trials: Sequence[ScoredTrial]) -> list[str]:
 
 
 def _importances(study: Study, names: Sequence[str]) -> dict[str, float]:
-    """Optuna's importances of these settings, scaled to add up to 1: Optuna also rates settings
-    without effect.
+    """Optuna's importances of settings with an effect, scaled to add up to 1.
+
+    Optuna also rates settings that have no effect.
     """
     shares = importances(study.storage, study.name)
     shares = {name: share for name, share in shares.items() if name in names}

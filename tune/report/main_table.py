@@ -1,6 +1,4 @@
-"""The rows of a study's main table: variants with their repeats, or the complete trials of a
-sampled study.
-"""
+"""The main table's rows: variants with their repeats, or trials of a sampled study."""
 
 import math
 import statistics
@@ -74,8 +72,7 @@ class MainRow:
 
 
 def main_rows(request: StudyRequest, trials: Sequence[ScoredTrial]) -> tuple[MainRow, ...]:
-    """The main table's rows: variants in the order of the file, trials of a sampled study best
-    first.
+    """The main table's rows: variants as in the file, trials of a sampled study best first.
 
     A row has at least one complete trial; trials that were stopped early, have failed or still run
     are in no row. Rows that are the same configuration in effect are not compared, since they
@@ -142,11 +139,11 @@ def _variant_rows(request: StudyRequest, complete: Sequence[ScoredTrial]) -> tup
 
 
 def _trial_rows(complete: Sequence[ScoredTrial]) -> tuple[MainRow, ...]:
-    """The trials, best first, each compared with the best over images alone: each is one trained
-    model.
+    """The trials, best first, each compared with the best over images alone.
 
-    The best was picked by the same scores, so some difference to it is large by chance. So p values
-    are adjusted for the comparisons of all trials with each other, of which these are a part.
+    Each row is one trained model. The best was picked by the same scores, so some difference to it
+    is large by chance. So p values are adjusted for the comparisons of all trials with each other,
+    of which these are a part.
     """
     ranked = sorted(complete, key=lambda trial: (-_ap50(trial.record), trial.record.id))
     rows = [
@@ -233,8 +230,7 @@ def _note(row: MainRow, planned: int) -> str:
 
 
 class SmallestDifference(NamedTuple):
-    """The smallest true difference that a comparison of a study finds in 80% of cases, and a
-    sentence on it.
+    """The smallest true difference that a comparison finds in 80% of cases, and a sentence on it.
 
     value   the difference in AP50; None if there are too few images to say
     """
@@ -244,18 +240,15 @@ class SmallestDifference(NamedTuple):
 
 
 _NEAR_ZERO = 0.02
-"""An AP50 below which no image pulls on a score. Where all are below it, a difference seems surer
-than it will be."""
-_NOTHING_LEARNED = (
-    ". Every AP50 is near 0 here: scores that are higher differ by more from image to image"
-)
+"""Below this AP50 images hardly pull on a score. Where every AP50 is below it, a difference seems
+surer than it will be once the models have learned something."""
+_NOTHING_LEARNED = ". Every AP50 is near 0 here, and higher scores differ more from image to image"
 
 
 def smallest_shown(
     request: StudyRequest, rows: Sequence[MainRow], units: int
 ) -> SmallestDifference:
-    """The smallest true difference that a comparison of this study finds in 80% of cases, and a
-    sentence on it.
+    """The smallest true difference that a comparison of this study finds in 80% of cases.
 
     units   number of images of the whole data set, or of their groups, for the time before two
             trials can be compared

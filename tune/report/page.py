@@ -101,8 +101,9 @@ def dataset_of(study: Study, where: str | None = None) -> tuple[Dataset | None, 
 
 
 def write(findings: ReportContent, figures: Mapping[str, Drawn | Pictures | Absence]) -> Path:
-    """Write all files of a report, each whole or not at all, the page last; other files of an
-    older report are removed.
+    """Write all files of a report, each whole or not at all, the page last.
+
+    Files of an older report that are not part of this one are removed.
 
     figures   the figures of the page, by name
     """

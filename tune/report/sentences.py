@@ -1,5 +1,4 @@
-"""The findings of a study in plain sentences: the answer, its limits, and the facts that are
-needed to repeat it.
+"""A study's report in plain sentences: the answer, its limits, the facts to repeat it.
 
 The sentences follow the numbers: a difference is called the effect of something only where nothing
 else differs, and with one training each it is a difference of two trained models.
@@ -259,7 +258,7 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
             " confidence"
         )
     elif evidence.effects:
-        yield "The data cannot tell of any searched setting that it made a difference"
+        yield "The data cannot tell whether any searched setting made a difference"
 
 
 def _confirmed(evidence: Evidence) -> Iterator[str]:
@@ -317,20 +316,20 @@ def _cautions(evidence: Evidence) -> Iterator[str]:
         if variant.name not in {row.name for row in evidence.rows}
     ]
     if missing and evidence.rows:
-        yield f"no trial is complete of {listed(missing)}"
+        yield f"{listed(missing)} {have(len(missing))} no complete trial"
     failed = evidence.in_state(State.FAIL)
     if failed:
         yield f"{many(len(failed), 'trial')} failed and {have(len(failed))} no score"
     yield from evidence.trouble[:_MOST]
-    if len(evidence.trouble) > _MOST:
-        yield (
-            f"{many(len(evidence.trouble) - _MOST, 'more trial')} without interval for such reasons"
-        )
+    more = len(evidence.trouble) - _MOST
+    if more > 0:
+        yield f"{many(more, 'more trial')} {have(more)} no interval for such reasons"
 
 
 def _capped(epoch: Mapping[str, Any], settings: Mapping[str, Value]) -> Iterator[str]:
-    """A sentence if the cap on detections was reached in an epoch; none for an epoch of an
-    earlier version.
+    """A sentence if the cap on detections was reached in an epoch.
+
+    Epochs of an earlier version do not say whether it was.
     """
     images = int(epoch.get("capped_images", 0))
     if images:

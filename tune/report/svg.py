@@ -1,10 +1,10 @@
-"""Figures as SVG text: drawn by matplotlib, coloured by the page's theme, with a description for
-blind readers.
+"""Figures as SVG text, drawn by matplotlib and coloured by the page's theme.
 
-A figure is drawn twice, wide and narrow, because text that is shrunk to the width of a phone cannot
-be read. Inside a page its colours are CSS variables, so that it follows the page from light to
-dark; a file of its own has the colours of the light theme. Text stays text, no two figures share an
-id, and drawing the same figure again gives the same text.
+Each has a description for blind readers. A figure is drawn twice, wide and narrow, because text
+that is shrunk to the width of a phone cannot be read. Inside a page its colours are CSS variables,
+so that it follows the page from light to dark; a file of its own has the colours of the light
+theme. Text stays text, no two figures share an id, and drawing the same figure again gives the same
+text.
 """
 
 import io
@@ -118,9 +118,7 @@ class Drawn:
 
 
 def colour(name: str) -> str:
-    """A colour to draw with: the light theme's, which inside a page is replaced by the page's
-    variable.
-    """
+    """A colour of the light theme, which inside a page is replaced by the page's variable."""
     return COLOURS[name][0]
 
 

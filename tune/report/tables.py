@@ -1,5 +1,4 @@
-"""The tables of a study's report: methods, their differences, classes, cost, and trials that
-ended early.
+"""The tables of a study's report: methods, differences, classes, cost, trials that ended early.
 
 The tables of the reference report (restarts, depth of freezing, backbones) are made if a study's
 variants fill them.
@@ -64,9 +63,9 @@ def _methods_table(evidence: Evidence) -> Table:
     )  # fmt: skip
     caption = (
         "Validation AP50 at the best epoch, mean over repeats. Differences are paired: over the"
-        " same images and the same seeds. The interval of a difference is of this comparison by"
-        " itself; p and the verdict are for all comparisons of the table together: from p = 0.05 up"
-        " the data cannot tell."
+        " same images and the same seeds. The interval of a difference is for that comparison by"
+        " itself. p and the verdict are adjusted for all comparisons of the table: where p is 0.05"
+        " or more, the data cannot tell."
     )
     if _single(evidence.rows):
         caption += (
@@ -101,9 +100,7 @@ def _ranking_table(evidence: Evidence) -> Table:
 
 
 def _factor_tables(evidence: Evidence) -> Iterator[Table]:
-    """For each of these factors, the rows of the main table that differ from their counterpart
-    in it alone.
-    """
+    """A table for each factor: the rows that differ from their counterpart in this factor alone."""
     for factor, name, title, settings in (
         (
             SCHEDULE,
@@ -184,10 +181,10 @@ def _confirmation_table(evidence: Evidence) -> Table | None:
             choice.corrected if candidate.name == choice.name else None,
         ))  # fmt: skip
     caption = (
-        "The best of the search, each trained again on the same fresh seeds and splits; the epoch"
-        " is that of the mean curve. The winner's score is corrected for having been chosen among"
-        " candidates and epochs. Fresh splits reuse the images of the search: only a test set is"
-        " independent of it."
+        "The best of the search, each trained again on the same fresh seeds and splits. The epoch"
+        " is the one at which a candidate's mean curve is highest. The winner's score is corrected"
+        " for having been chosen among candidates and epochs. Fresh splits reuse the images of the"
+        " search: only a test set is independent of it."
     )
     return Table("confirmation", "Confirmation", caption, columns, tuple(rows))
 
@@ -213,10 +210,10 @@ def _effects_table(evidence: Evidence) -> Table:
         if name not in estimated
     ]
     caption = (
-        "What AP50 changed by with each setting, in trials that ran to their end, with 95%"
-        " confidence for each effect by itself; beside it the share of the differences in AP50 that"
-        " Optuna ascribes to the setting, which has no interval. The sampler tried good settings"
-        " more often: this describes the search, it is no experiment."
+        "The change of AP50 with each setting, over trials that ran to their end, with a 95%"
+        " interval for each effect by itself. The importance is the share of the differences in"
+        " AP50 that Optuna ascribes to the setting; it has no interval. The sampler tried good"
+        " settings more often, so this describes the search and is no experiment."
     )
     return Table("effects", "Settings", caption, columns, tuple(rows))
 

@@ -1,5 +1,4 @@
-"""How sure a score is: reweighted AP50, intervals, differences with a verdict, the winner and
-its luck, effects.
+"""How sure a score is: intervals, differences with a verdict, the winner, effects of settings.
 
 certainty.py   intervals, paired differences, verdicts, the smallest difference
 choice.py      the winner of a confirmation, and its luck

@@ -1,7 +1,7 @@
-"""How sure a score is: intervals of AP50, paired differences with a verdict, and the smallest
-difference data can show.
+"""How sure a score is: intervals of AP50, and paired differences with a verdict.
 
-Everything is computed from the match tables of evaluated epochs, by reweighting (see
+The smallest difference that a comparison can be expected to find is here as well. Everything is
+computed from the match tables of evaluated epochs, by reweighting (see
 `tune.statistics.reweighted`). The choice of a winner is in `tune.statistics.choice`, the effects of
 searched settings in `tune.statistics.effects`.
 
@@ -35,8 +35,8 @@ POWER = 0.8
 FEW_IMAGES = 5
 """A class in fewer images than this is flagged: its AP50 is hardly known."""
 HIGH_AP50, MANY_UNITS = 0.9, 41
-"""Above this AP50, with fewer units than this, no interval that we know of covers what it promises.
-"""
+"""For an AP50 above the first on fewer units than the second, no interval that we know of covers
+the truth as often as it promises."""
 
 _PRIOR = 1.0
 """Prior weight of the moderated variance and bias, in units: each class's value is averaged with
@@ -51,10 +51,11 @@ class Scored:
     ap50           mean over the classes with ground truth
     per_class_C    AP50 of each class; nan for one without ground truth
     units          names of the U units
-    share_UC       the pull of each unit on the mean over classes, through each class: the variance
-                   of `ap50` due to images is the sum over units of the squared sum over classes
-    bias_C         the jackknife's estimate of how much AP50 on this few images is too high, through
-                   each class
+    share_UC       the pull of each unit on `ap50` through each class. A unit's pull is the sum over
+                   classes; the sum of the squared pulls of all units is the variance of `ap50`
+                   that is due to images
+    bias_C         the part of each class in the bias of `ap50`, by the jackknife: AP50 on few
+                   images is too high on average
     holds_UC       whether the unit has instances of the class
     images_C       images with instances of the class
     """
@@ -71,7 +72,7 @@ class Scored:
     def of(
         cls, table: MatchTable, max_dets: int | None, units: Sequence[str] | None = None
     ) -> "Scored":
-        """Score a match table. `units` as in `Reweighted`.
+        """The score of a match table. `Reweighted` explains `max_dets` and `units`.
 
         The pull of unit i is its jackknife pseudo-value less the mean, (n - 1) (mean_j AP(-j) -
         AP(-i)), divided by n and multiplied by sqrt(n / (n - 1)). It is 0 where no other unit holds
@@ -117,20 +118,20 @@ def interval(score: Scored) -> Interval:
 
     It is a moderated t interval of the logit. The variance of each class is averaged with the
     pooled variance of all classes, at a weight of `_PRIOR` units, since a class in few images would
-    otherwise seem surer than it is. AP50 on few images is too high on average, so the lower end is
-    counted from the score less the jackknife's bias, which is moderated in the same way and is at
-    most half the score. With fewer than two units the interval is 0 to 1. It covers the truth in at
+    otherwise seem surer than it is. AP50 on few images is too high on average, so its bias is
+    subtracted before the lower end is computed; the bias is moderated in the same way, and is half
+    the score at most. With fewer than two units the interval is 0 to 1. It covers the truth in at
     least 92% of cases for an AP50 of 0.05 to 0.8 and 10 to 200 images (docs/statistics.md).
     """
     return mean_interval([score], None)
 
 
 def mean_interval(scores: Sequence[Scored], seeds: "SeedVariance | None") -> Interval:
-    """The interval of the mean AP50 of repeats of one variant, over images and, where `seeds` is
-    known, trainings.
+    """The interval of the mean AP50 of repeats of one variant, over images and trainings.
 
-    It is made as `interval` is, with each unit's pull averaged over the repeats, plus the seeds'
-    variance divided by the number of repeats.
+    Where `seeds` is None, the interval is over images alone. It is computed as in `interval`, from
+    the mean pull of each unit over the repeats. The seeds' variance, divided by the number of
+    repeats, is added to the variance.
     """
     estimate = float(np.mean([score.ap50 for score in scores]))
     of_images, df_images = _image_variance(_Pulls.of(scores, [score.share_UC for score in scores]))
@@ -149,10 +150,10 @@ def mean_interval(scores: Sequence[Scored], seeds: "SeedVariance | None") -> Int
 
 
 def _where_nothing_varies(estimate: float, holds_UC: NDArray[np.bool_]) -> Interval:
-    """The interval where no unit pulls.
+    """The interval of an AP50 on which no unit has a pull.
 
-    At an AP50 of 0 or 1 it is the bound of Clopper and Pearson 1934 for none, or all, of the k
-    units of the rarest class; elsewhere it is 0 to 1.
+    At an AP50 of 0 or 1 one end is the bound of Clopper and Pearson (1934) for none, or all, of
+    the k units of the rarest class. At any other AP50 the interval is 0 to 1.
     """
     k_C = holds_UC.sum(axis=0)
     bound = ((1 - CONFIDENCE) / 2) ** (1 / int(k_C[k_C > 0].min()))
@@ -166,8 +167,9 @@ _NOTHING = 1e-14
 
 
 def _moved(ap50: float, by: float) -> float:
-    """An AP50 moved on the scale of its logit, by the logit's distance that equals `by` at this
-    AP50's slope.
+    """An AP50 that is moved by `by` on the scale of its logit.
+
+    `by` times the slope of the logit is added to the logit.
     """
     at = min(max(ap50, _EDGE), 1 - _EDGE)  # at 0 and at 1 the logit has no slope
     return float(special.expit(special.logit(at) + by / (at * (1 - at))))
@@ -185,16 +187,17 @@ def warnings_of(score: Scored, classes: Sequence[str]) -> list[str]:
     ]
     if score.ap50 > HIGH_AP50 and len(score.units) < MANY_UNITS:
         warnings.append(
-            f"above an AP50 of {HIGH_AP50} and under {MANY_UNITS} images no known interval covers"
-            " what it promises"
+            f"for an AP50 above {HIGH_AP50} on fewer than {MANY_UNITS} images no known interval"
+            " covers the truth as often as it promises"
         )
     return warnings
 
 
 @dataclass(frozen=True)
 class _Pulls:
-    """The pull of each unit on a mean over repeats, and how well each class is known; classes in
-    no unit are left out.
+    """The pull of each unit on a mean over repeats, and how well each class is known.
+
+    Classes that no unit holds are left out.
 
     share_UC   the pull of each unit, through each class
     held_C     number of units that hold the class
@@ -212,11 +215,11 @@ class _Pulls:
     ) -> "_Pulls":
         """The pulls on the mean of repeats; `shares[r]` are the pulls of the units of `scored[r]`.
 
-        Where only one unit of a repeat holds a class, its pull there is unknown, and is counted as
-        the average of the known pulls of the other repeats: these have other images, so that
-        variances add up. It is not counted where the pulls are `paired`, those of a difference on
-        the same images: the unknown parts of the two models cancel there, and in simulations
-        counting them loses a tenth of the difference that ten images can show.
+        Where only one unit of a repeat holds a class, the pull of that unit on the class is
+        unknown. It is taken to be as large as the known pulls of the other repeats are on average:
+        other repeats have other images, so their variances add up. It is taken to be 0 where the
+        pulls are `paired`, those of a difference of two models on the same images: their unknown
+        parts cancel, and in simulations ten images could show a tenth less where they were counted.
         """
         units = [one.units for one in scored]
         share_UC = _aligned(shares, units).sum(axis=1) / len(scored)
@@ -238,12 +241,12 @@ class _Pulls:
 def _moderated(
     value_C: NDArray[np.float64], held_C: NDArray[np.float64], known_C: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A value of each class that falls as 1 / k with the k units that hold it, moderated by the
-    value of all classes.
+    """Moderate a variance or a bias of each class.
 
-    k times the value is averaged with its pooled mean over all classes; the weights are the number
-    of known units less one, and `_PRIOR` (the empirical Bayes of Smyth 2004 with a fixed prior
-    weight). Returns the values and their weights.
+    The value is proportional to 1 / k where k units hold the class. k times the value is averaged
+    with the mean of this product over all classes. The class itself has the number of its known
+    units less one as its weight, the mean has `_PRIOR` (the empirical Bayes of Smyth 2004 with a
+    fixed prior weight). Returns the moderated values and the sums of the two weights.
     """
     weight_C = np.maximum(known_C - 1, 0)
     pooled = float((weight_C * held_C * value_C).sum() / max(float(weight_C.sum()), 1.0))
@@ -253,7 +256,7 @@ def _moderated(
 
 
 def _bias(score: Scored) -> float:
-    """How much AP50 is too high on average: the jackknife's estimate, moderated class by class.
+    """The bias of AP50, how much it is too high on average, by the jackknife, moderated by class.
 
     A class in one unit gives no estimate of its own, although it is the most biased.
     """
@@ -281,8 +284,9 @@ def _image_variance(pulls: _Pulls) -> tuple[float, float]:
 def _sum_of_variances(
     of_images: float, df_images: float, times: float, seeds: "SeedVariance | None"
 ) -> tuple[float, float]:
-    """The variance due to images plus `times` that of seeds, and its degrees of freedom by
-    Satterthwaite.
+    """The variance due to images plus `times` that of seeds, and its degrees of freedom.
+
+    The degrees of freedom are Satterthwaite's.
     """
     of_seeds = 0.0 if seeds is None else times * seeds.variance
     variance = of_images + of_seeds
@@ -302,8 +306,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference in AP50: a variant's minus its baseline's, over the same repeats and
-    images.
+    """A paired difference in AP50, over the same repeats and images: variant less baseline.
 
     estimate      mean over the repeats
     low, high     interval at 95% confidence, for this comparison by itself
@@ -345,8 +348,7 @@ Scores = Mapping[str, Mapping[Hashable, Scored]]
 
 @dataclass(frozen=True)
 class SeedVariance:
-    """How much AP50 differs between trainings on the same settings, beyond what their images
-    explain.
+    """How much AP50 differs between trainings on the same settings, beyond what images explain.
 
     variance   variance of one training's AP50
     df         degrees of freedom of this estimate
@@ -357,16 +359,15 @@ class SeedVariance:
 
 
 def seed_variance(scores: Scores) -> SeedVariance | None:
-    """The seeds' variance, pooled over the variants of a table; None where no two variants share
-    two repeats.
+    """The seeds' variance, pooled over the variants of a table.
 
-    AP50 is taken apart into variant + repeat + rest by least squares; the rest of a whole table has
-    (variants - 1) (repeats - 1) degrees of freedom. One part of the rest's variance is due to
-    images, and its expectation follows from the units' pulls; what remains is due to the seeds. It
-    is set to at least a quarter of the rest's variance, because the difference of two estimates can
-    be 0 by chance. Its degrees of freedom are those of the rest times its share of the rest's
-    variance, because it is known less well. Both rules were chosen by simulation
-    (docs/statistics.md).
+    Returns None where no two variants share two repeats. AP50 is taken apart into variant + repeat
+    + rest by least squares; the rest of a whole table has (variants - 1) (repeats - 1) degrees of
+    freedom. One part of the rest's variance is due to images, and its expectation follows from the
+    units' pulls; what remains is due to the seeds. It is set to at least a quarter of the rest's
+    variance, because the difference of two estimates can be 0 by chance. Its degrees of freedom are
+    those of the rest times its share of the rest's variance, because it is known less well. Both
+    rules were chosen by simulation (docs/statistics.md).
     """
     cells = [(variant, repeat) for variant, row in scores.items() for repeat in row]
     variants, repeats = (
@@ -401,8 +402,9 @@ _LEAST_SEEDS = 0.25
 def _aligned(
     columns: Sequence[NDArray[ScalarT]], units: Sequence[Sequence[str]]
 ) -> NDArray[ScalarT]:
-    """Columns over units of their own, as one array over the union of the units; 0 where a
-    column lacks a unit.
+    """Arrays whose first axis is their own units, stacked over the union of all units.
+
+    Returns [unit, array, ...], with 0 where an array lacks a unit.
     """
     union = {
         unit: row
@@ -415,9 +417,7 @@ def _aligned(
 
 
 def _held(scored: Sequence[Scored]) -> NDArray[np.bool_]:
-    """Whether a unit has instances of a class in any of these evaluations, over the union of
-    their units.
-    """
+    """Whether a unit has instances of a class in any of these evaluations, over all their units."""
     held_UC: NDArray[np.bool_] = np.any(
         _aligned([one.holds_UC for one in scored], [one.units for one in scored]), axis=1
     )
@@ -427,8 +427,9 @@ def _held(scored: Sequence[Scored]) -> NDArray[np.bool_]:
 def compare(
     variant: Sequence[Scored], baseline: Sequence[Scored], seeds: SeedVariance | None
 ) -> Difference:
-    """The paired difference of two variants: `variant[r]` and `baseline[r]` were validated on
-    the same images.
+    """The paired difference of two variants.
+
+    `variant[r]` and `baseline[r]` were validated on the same images.
 
     seeds   the seeds' variance of the table (`seed_variance`); None with one repeat: the difference
             is then one between these two trained models
@@ -478,8 +479,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare_all(scores: Scores, pairs: Sequence[tuple[str, str]]) -> list[Difference]:
-    """Each variant compared with its baseline, over the repeats that both have; p values
-    adjusted over all pairs.
+    """Each variant compared with its baseline, over the repeats that both have.
+
+    The p values are adjusted for all pairs.
     """
     seeds = seed_variance(scores)
     found = []
@@ -495,8 +497,7 @@ def compare_all(scores: Scores, pairs: Sequence[tuple[str, str]]) -> list[Differ
 
 
 def smallest_difference(se: float, df: float) -> float:
-    """The true difference that is found in 80% of cases, given the standard error of such
-    comparisons.
+    """The true difference that is found in 80% of cases, from the standard error of comparisons.
 
     It is the difference at which a noncentral t exceeds the two-sided 5% bound with that
     probability. Unlike (t.975 + t.8) SE, this takes into account that SE is an estimate. `_EXTRA`
@@ -517,8 +518,9 @@ _EXTRA = 1.15
 
 
 def prior_smallest_difference(units: int, repeats: int) -> float:
-    """The `smallest_difference` to expect before anything is measured, from simulated cell
-    images, not from these data.
+    """The `smallest_difference` to expect before anything is measured.
+
+    It comes from simulated cell images, not from these data.
 
     units      images, or groups of them, that validate in any of the repeats
     repeats    trainings of each of the two that are compared

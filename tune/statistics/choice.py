@@ -1,6 +1,4 @@
-"""The winner of a confirmation and its epoch, and how much of its score is the luck of having
-been chosen.
-"""
+"""The winner of a confirmation, its epoch, and the luck in its score."""
 
 import itertools
 import math
@@ -24,15 +22,14 @@ from tune.statistics.reweighted import Reweighted
 
 @dataclass(frozen=True)
 class Choice:
-    """The winner among candidates that were repeated on fresh seeds and splits, and how much of
-    its score is luck.
+    """The winner among candidates that were repeated on fresh seeds and splits, and its luck.
 
     name        the winner's: the candidate whose mean curve reaches the highest point
     epoch       the epoch of that point, counted from 1
     score       the winner's mean AP50 over the repeats at that epoch
-    optimism    how much the choice among candidates and epochs on the same images and seeds adds to
-                it, by bootstrap
-    corrected   score - optimism, with its interval
+    optimism    how much too high the score is because candidate and epoch were chosen on the images
+                and seeds that it is measured on, by bootstrap
+    corrected   `score` less `optimism`, with its interval
     curves      the mean AP50 of each candidate after each epoch
     """
 
@@ -45,7 +42,8 @@ class Choice:
 
 
 Tables = Mapping[str, Sequence[Sequence[Callable[[], MatchTable]]]]
-"""Candidates by name; for each a function that loads the match table of [repeat][epoch]."""
+"""The match tables of candidates: by the candidate's name, then [repeat][epoch], a function that
+loads the table."""
 
 
 def choose_winner(
@@ -54,16 +52,18 @@ def choose_winner(
     units_of: Callable[[Sequence[str]], Sequence[str]] | None = None,
     seed: int = 0,
 ) -> Choice:
-    """Choose among candidates; all have the same repeats, and a candidate's repeats the same
-    number of epochs.
+    """Choose the winner and its epoch.
+
+    All candidates have the same repeats, and all repeats of a candidate have the same number of
+    epochs.
 
     units_of   the units of images, given their names; None where each image is its own unit
 
-    The whole choice, of candidate and epoch, is repeated on resampled images and seeds. The
-    optimism is how much the resampled score of the choice made there exceeds its score here, on
-    average (Efron and Gong 1983). Before that the candidates' scores are shrunk towards their mean,
-    as far as chance explains their differences (empirical Bayes): candidates that differ by chance
-    alone would otherwise hide the luck of the best.
+    The whole choice, of candidate and epoch, is repeated on resampled images and seeds. Each time
+    the score of the candidate and epoch that are chosen there is compared with their score before
+    resampling; the optimism is the mean excess (Efron and Gong 1983). Before that the candidates'
+    scores are shrunk towards their mean, as far as chance explains their differences (empirical
+    Bayes): candidates that differ by chance alone would otherwise hide the luck of the best.
     """
     weights = _Weights(np.random.default_rng([seed, 0]))
     curves: dict[str, NDArray[np.float64]] = {}
@@ -115,12 +115,11 @@ _RESAMPLES = 200
 
 
 class _Weights:
-    """The weight of each unit in each resample: exponential, in twentieths, drawn when the unit
-    is first met.
+    """The weight of each unit in each resample, drawn when the unit is first met.
 
-    The weights are independent of each other, unlike the bootstrap's, so that units need not be
-    known in advance; AP50 depends on their ratios only. None is 0, so that no resample loses a
-    class (the Bayesian bootstrap, Rubin 1981).
+    It is exponential, in twentieths. The weights are independent of each other, unlike the
+    bootstrap's, so that units need not be known in advance; AP50 depends on their ratios only. None
+    is 0, so that no resample loses a class (the Bayesian bootstrap, Rubin 1981).
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -154,8 +153,7 @@ def _resampled(
 def _towards_each_other(
     curves: Mapping[str, NDArray[np.float64]], scores: Scores
 ) -> dict[str, float]:
-    """The shift of each candidate's curve towards the candidates' common mean, as far as chance
-    explains the distance.
+    """The shift of each candidate's curve towards the mean of all candidates.
 
     Where scores have variance s^2, of which v is due to chance, the shift is v / s^2 of the
     distance to the mean (James and Stein 1961).
@@ -177,9 +175,7 @@ def _optimism(
     seed_sd: float,
     rng: np.random.Generator,
 ) -> float:
-    """How much, on average, the highest point of all resampled curves exceeds the same point
-    before resampling.
-    """
+    """The mean excess of the highest point of all resampled curves over its value before."""
     excess = []
     for number in range(_RESAMPLES):
         luck = rng.normal(0.0, seed_sd, len(curves)) if seed_sd else np.zeros(len(curves))

@@ -15,8 +15,9 @@ from tune.statistics.certainty import CONFIDENCE
 
 @dataclass(frozen=True)
 class Effect:
-    """The effect of a searched setting on AP50 over complete trials, the other settings held
-    fixed where possible.
+    """The effect of a searched setting on AP50 over complete trials.
+
+    The other settings are held fixed where possible.
 
     setting   name of the setting
     change    the change of the setting: `5 instead of 1`, `doubled`, `from 0.1 to 0.9`
@@ -37,8 +38,7 @@ class Effect:
 
 
 def main_effects(points: Sequence[Mapping[str, Value]], ap50: Sequence[float]) -> list[Effect]:
-    """The effect of each setting, by least squares over complete trials; a setting of few values
-    enters as levels.
+    """The effect of each setting, by least squares over complete trials.
 
     points   the searched settings of each trial; a conditional one is missing where it is not
              active
@@ -121,8 +121,9 @@ def _fitted(
     y: NDArray[np.float64],
     alone: bool,
 ) -> list[Effect]:
-    """The effects by least squares with an intercept; empty where the trials cannot tell the
-    coefficients apart.
+    """The effects by least squares with an intercept.
+
+    The list is empty where the trials cannot tell the coefficients apart.
     """
     design = np.concatenate([np.ones((len(y), 1)), columns_NP], axis=1)
     df = len(y) - design.shape[1]

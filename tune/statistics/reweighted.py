@@ -50,11 +50,10 @@ class Reweighted:
         return result_C
 
     def ap50(self, weights_UR: ArrayLike) -> NDArray[np.float64]:
-        """AP50 of each class, [R, C], under R weightings of the units; nan where there is no
-        ground truth.
+        """AP50 of each class, [R, C], under R weightings of the units.
 
-        The weight of a unit, a whole number from 0, is how often its images count. Weights of 1
-        give the AP50 that was evaluated.
+        It is nan where there is no ground truth. The weight of a unit, a whole number from 0, is
+        how often its images count. Weights of 1 give the AP50 that was evaluated.
         """
         weights = np.asarray(
             weights_UR, dtype=np.float32
@@ -86,8 +85,7 @@ class Reweighted:
 
 @dataclass(frozen=True)
 class _Ranking:
-    """The detections of one class, best score first, as far as AP50 needs them: counts up to
-    each of K hits, by unit.
+    """The detections of one class, best score first, as counts up to each of K hits, by unit.
 
     hits_KU   float32, number of hits up to and including this one
     rows_KU   float32, number of detections up to and including this one

@@ -1,5 +1,6 @@
-"""A retraining in MLflow: a run linked to its trial's, and a version of the registered model that
-is named like the study.
+"""A retraining in MLflow: a run linked to its trial's, and a version of the registered model.
+
+The registered model is named like the study.
 """
 
 import hashlib
@@ -43,8 +44,9 @@ MODEL_NEEDS = (
 def show_retraining(
     destination: Destination, study: TrackedStudy, record: TrialRecord, retraining: Retraining
 ) -> str:
-    """Show a retraining as a run linked to the trial's, and register its model; returns
-    `models:/STUDY/VERSION`.
+    """Show a retraining as a run linked to the trial's, and register its model.
+
+    Returns `models:/STUDY/VERSION`.
 
     record   the trial that was trained again
 
@@ -143,9 +145,7 @@ def _logged_model(
 
 
 def _save_model(folder: Path, model: LoggedModel, run: str, best: Path) -> None:
-    """Write an MLflow model: the two files of `best`, and `registered_model.py`, which reads
-    them.
-    """
+    """Write an MLflow model: the files of `best`, and `registered_model.py`, which reads them."""
     with warnings.catch_warnings():
         # An example would not help: JSON has no uint8, and an input schema would refuse paths and
         # lists.

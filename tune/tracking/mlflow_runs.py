@@ -136,8 +136,9 @@ def _refuse_deleted(experiment: Experiment) -> None:
 
 
 def _make_database(destination: Destination) -> None:
-    """Make MLflow's tables in a sqlite file, whole or not at all, if they are missing; a server
-    makes its own.
+    """Make MLflow's tables in a sqlite file, whole or not at all, if they are missing.
+
+    A server makes its own.
     """
     file = database.file_of(destination.uri)
     if file is None:
@@ -154,11 +155,10 @@ def _make_tables(url: str, artifacts: Path) -> None:
 
 
 def _is_half_made(path: Path) -> bool:
-    """Whether the making of MLflow's tables was cut short: MLflow makes the experiment `Default`
-    last.
+    """Whether the making of MLflow's tables was cut short.
 
-    MLflow never opens such a database again, because a temporary table of an upgrade is still
-    there. The database has no experiment, and so no run.
+    MLflow makes the experiment `Default` last. MLflow never opens such a database again, because a
+    temporary table of an upgrade is still there. The database has no experiment, and so no run.
     """
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=1.0)) as connection:
@@ -219,9 +219,7 @@ class TrialRuns(TrialsView):
         return self._write(record, folder)
 
     def _forget(self, trial: str) -> bool:
-        """Forget the runs of a trial and of the study that were deleted in MLflow; True if
-        either was.
-        """
+        """Forget the runs of a trial and of the study that were deleted; True if one was."""
         run, parent_is_gone = self._runs.get(trial), self._all.is_gone(self._parent)
         if parent_is_gone:
             self._find_parent()
@@ -266,9 +264,7 @@ class TrialRuns(TrialsView):
             self._parent_status = "RUNNING"
 
     def shown(self, record: TrialRecord) -> str | None:
-        """The run of a trial that was written to its end before this tracker was opened; None
-        for any other trial.
-        """
+        """The run of a trial that was written to its end before these were opened; else None."""
         trial = str(record.id)
         ended = (
             record.state is not State.RUNNING and self._ended.get(trial) == _STATUS[record.state]
@@ -282,9 +278,7 @@ class TrialRuns(TrialsView):
         return record.name or f"trial {record.id}"
 
     def close(self, ended: bool) -> None:
-        """Set the parent run to FINISHED if the study has ended; an interrupted study stays
-        RUNNING.
-        """
+        """Set the study's run to FINISHED if the study has ended; else it stays RUNNING."""
         if ended and self._all.is_gone(self._parent):
             self._find_parent()
         if ended and self._parent_status != "FINISHED":
@@ -315,8 +309,9 @@ class TrialRuns(TrialsView):
 
 
 def show_report(destination: Destination, study: TrackedStudy, folder: Path) -> str:
-    """Show a report as artifacts of the study's run, whose tag `report` names the page; returns
-    its address.
+    """Show a report as artifacts of the study's run; returns the address of its page.
+
+    The run's tag `report` is that address.
 
     folder   holds index.html and the files beside it
     """

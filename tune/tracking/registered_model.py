@@ -1,5 +1,6 @@
-"""The code of a registered model: MLflow copies this file beside the weights and runs it;
-nothing is pickled.
+"""The code of a registered model, which MLflow copies beside the weights and runs.
+
+Nothing is pickled.
 
     model = mlflow.pyfunc.load_model("models:/STUDY/latest")
     model.predict(image)                                         # uint8 [H, W, 3], RGB; grey and
@@ -40,9 +41,7 @@ class RegisteredModel(PythonModel):
     """A model that takes images and returns COCO results."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Read the model from the two files that were registered, which MLflow keeps in one
-        folder.
-        """
+        """Read the model from the two registered files, which MLflow keeps in one folder."""
         folder = Path(context.artifacts[trained_model.CONFIG]).parent
         self._trained = trained_model.load(folder)
 

@@ -21,8 +21,9 @@ _logger = logging.getLogger(__name__)
 
 
 class TrackingThread:
-    """A thread that shows the trials of a phase as their records come, and keeps the records that
-    the tracker does not take until it does.
+    """A thread that shows the trials of a phase as their records come.
+
+    It keeps the records that the tracker does not take until it does.
 
     folder_of   returns a trial's folder, given its number
     """
@@ -57,9 +58,7 @@ class TrackingThread:
         return names
 
     def close(self, ended: bool, seconds: float = 60.0) -> Sequence[int]:
-        """Write what is left, waiting at most `seconds`; returns the trials that are still
-        not shown in full.
-        """
+        """Write what is left, waiting at most `seconds`; returns the trials that are not whole."""
         with self._changed:
             self._closing = True
             self._changed.notify()

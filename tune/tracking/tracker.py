@@ -88,8 +88,9 @@ class TrialsView(Protocol):
         ...
 
     def shown(self, record: TrialRecord) -> str | None:  # noqa: ARG002  # a default
-        """The name of a trial that was shown to its end before this view was opened, and need not
-        be written; None for any other trial.
+        """The name of a trial that was shown to its end before; else None.
+
+        Such a trial need not be written.
         """
         return None
 
@@ -146,8 +147,7 @@ TRACKERS: Parts[Callable[[str | None, Path], Tracker]] = Parts(
 
 
 def tracker_at(uri: str | None, results: Path) -> Tracker:
-    """The tracker whose name in the table is the scheme of an address; MLflow for any other
-    address, and for None.
+    """The tracker that the scheme of an address names, or MLflow for any other address and None.
 
     results   folder of all studies
     """

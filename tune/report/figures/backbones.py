@@ -74,8 +74,9 @@ def _effective_settings(findings: ReportContent, row: MainRow) -> dict[str, Valu
 def _same_but(
     findings: ReportContent, rows: Sequence[MainRow], names: Sequence[str]
 ) -> list[MainRow]:
-    """The rows of the largest group that agree in all settings but `names`, and differ in the
-    first of `names`.
+    """The largest group of rows that agree in all settings but `names`.
+
+    They differ in the first of `names`. The list is empty where there is no such group.
     """
     groups: dict[tuple[tuple[str, Value], ...], list[MainRow]] = {}
     for row in rows:

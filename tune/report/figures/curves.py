@@ -1,6 +1,4 @@
-"""The learning curves: AP50 and loss after each epoch, of the best trials by name, of the others
-as a backdrop.
-"""
+"""AP50 and loss after each epoch: the best trials by name, the others as a backdrop."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -40,8 +40,8 @@ def differences(findings: ReportContent) -> Drawing | None:
     caption = (
         f"Difference in validation AP50 {to}, over the same images and the same seeds, with its 95%"
         " interval. Right of the line the row scored higher. An interval that crosses the line"
-        " means that the data cannot tell; the word at the right is the verdict, which counts in"
-        " how many comparisons the table makes."
+        " means that the data cannot tell. The word at the right is the verdict, which takes into"
+        " account how many comparisons the table makes."
     )
     if smallest is not None and math.isfinite(smallest):
         caption += (

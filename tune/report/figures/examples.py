@@ -1,5 +1,6 @@
-"""Predictions of the best trial beside the annotations, on validation images that were not
-picked by hand.
+"""Predictions of the best trial beside the annotations.
+
+The validation images are picked by a rule, not by hand.
 """
 
 import contextlib
@@ -45,9 +46,7 @@ def examples(findings: ReportContent) -> Pictures | Absence:
 
 
 def _best(findings: ReportContent) -> TrialRecord | None:
-    """The trial of the search whose settings won: the confirmed winner's trial, else the best
-    trial of the search.
-    """
+    """The trial whose settings won: the confirmed winner's, else the best of the search."""
     if findings.choice is not None:
         number = findings.candidates[findings.choice.name]
         return next(trial.record for trial in findings.trials if trial.record.id == number)
@@ -104,16 +103,17 @@ def _drawn(findings: ReportContent) -> Pictures | str:
             pictures.append(PngPicture(stream.getvalue(), said))
     which = f"trial {record.id}" + (f" ({record.name})" if record.name else "")
     which_images = (
-        "The validation image on which it did middling, and below it the one on which it did worst"
+        "Shown are the validation image of middling F1 and, below it, that of the lowest F1, with"
+        if images[1:]
+        else "Shown is a validation image with"
     )
     f1 = " and ".join(text(float(f1_I[index]), _F1) for index in images)
     caption = (
         f"Annotations, and what {which} predicts at its best epoch, coloured by class."
-        f" {which_images if images[1:] else 'A validation image'}: F1, the balance of instances"
-        f" that were found and predictions that are right, is {f1}. Shown are predictions of score"
-        f" {text(shown, _F1)} or more, where F1 over all validation images is highest. A picture"
-        " has no uncertainty to show: how much scores differ from image to image is in the"
-        " intervals."
+        f" {which_images} an F1 of {f1}. F1 is the balance of instances that were found and"
+        f" predictions that are right. Only predictions of score {text(shown, _F1)} or more are"
+        " drawn: there F1 over all validation images is highest. A picture has no uncertainty to"
+        " show: the intervals say how much scores differ from image to image."
     )
     return Pictures("pictures", "What the best trial sees", caption, tuple(pictures))
 
@@ -122,10 +122,10 @@ _F1 = Kind.NUMBER
 
 
 def image_f1(table: MatchTable, min_score: float) -> NDArray[np.float64]:
-    """F1 of each image [I], 2 hits / (detections + instances), over detections that score
-    `min_score` or more.
+    """F1 of each image [I], 2 hits / (detections + instances).
 
-    It is nan for an image with neither.
+    Only detections that score `min_score` or more count. F1 is nan for an image
+    without detections and instances.
     """
     counted_D = ~table.ignored_D & (table.score_D >= min_score)
     images = len(table.image_names)

@@ -1,6 +1,4 @@
-"""Points with their intervals, one a line: the form in which differences, scores and effects are
-drawn.
-"""
+"""Points with their intervals, one a line, as differences, scores and effects are drawn."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,8 +35,9 @@ class IntervalLine:
 
 
 def draw_lines(axes: Axes, marks: Sequence[IntervalLine], wide: bool, label: str) -> None:
-    """Draw points with their intervals, one a line: labels stand at the left, in a narrow figure
-    above the points.
+    """Draw points with their intervals, one a line.
+
+    Labels stand at the left, in a narrow figure above the points.
     """
     lift = 0.0 if wide else 0.2
     for place, mark in enumerate(marks):
@@ -102,9 +101,7 @@ def ends(interval: Interval | None) -> tuple[float | None, float | None]:
 
 
 def without_interval(rows: Sequence[MainRow]) -> str:
-    """The last sentence of a caption, which names the rows without interval; empty if all have
-    one.
-    """
+    """The last sentence of a caption, which names the rows without interval; may be empty."""
     missing = [row.name for row in rows if row.interval is None]
     return (
         f" No interval is known for {', '.join(missing)}: match tables are missing."

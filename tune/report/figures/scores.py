@@ -44,9 +44,9 @@ def scores(findings: ReportContent) -> Drawing | None:
     if any(len(row.trials) > 1 for row in rows):
         caption += " and seeds. Small circles are the single repeats"
     caption += (
-        ". The intervals are of each score by itself: whether two rows differ is in their paired"
-        " difference, which can be sure where the intervals overlap, because both were scored on"
-        " the same images."
+        ". Each interval is for that score by itself. Whether two rows differ is shown by their"
+        " paired difference, which can be clear although the intervals overlap, because both were"
+        " scored on the same images."
     )
     caption += without_interval(rows)
 

@@ -37,9 +37,9 @@ def stopped(findings: ReportContent) -> Drawing | None:
         at = " and ".join(map(str, rungs))
         share = f"1 in {request.stop_early.reduction}"
         caption += (
-            f" At each dashed line (epoch {at}) only the best {share} go on. From the first line"
-            " on, a trial also ends after any epoch where it is unlikely to reach the best"
-            f" {PLACES} complete trials."
+            f" Each dashed line is a rung (epoch {at}), where only the best {share} trials go on."
+            " From the first rung on, a trial also ends after any epoch where it is unlikely to"
+            f" reach the best {PLACES} complete trials."
         )
     caption += " These are counts, not estimates: they have no uncertainty."
 
