@@ -18,7 +18,7 @@ from tests.tune.test_kills import ROOT, SPACE
 from tune.ledger.ledger import open_ledger
 from tune.ledger.reading import read_ledger
 from tune.ledger.records import State, TrialRecord
-from tune.request.file import load
+from tune.request.file import load_request
 
 pytestmark = pytest.mark.fault
 
@@ -81,7 +81,7 @@ def alone(folder: Path) -> list[TrialRecord]:
 
     (folder / "alone").mkdir()
     url = f"sqlite:///{folder / 'alone' / 'study.db'}"
-    ledger = open_ledger(url, load(folder / "space.yaml"))
+    ledger = open_ledger(url, load_request(folder / "space.yaml"))
     while (record := ledger.next()) is not None:
         epochs: list[dict[str, object]] = []
         ended = False
