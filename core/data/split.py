@@ -57,6 +57,9 @@ LEAST_GROUPS, LARGEST_GROUP, IN_GROUPS = 5, 0.25, 0.8
 """Names count as names of parts if they make at least LEAST_GROUPS groups, none with more than the
 fraction LARGEST_GROUP of the images, and at least the fraction IN_GROUPS of the images share their
 group with another."""
+SIZES_OF_FEW = range(4, 10)
+"""Numbers of images of each whole where there are fewer wholes than LEAST_GROUPS: a picture cut in
+four to nine."""
 
 
 @dataclass(frozen=True)
@@ -180,11 +183,33 @@ def parts(names: Sequence[str]) -> Grouping | None:
             pattern = shape.replace("SEP", separator).replace("END", end)
             if all(re.search(pattern, name) for name in names):
                 grouping = _grouping(names, pattern)
-                if _are_parts(grouping, len(names)) and (
+                many_wholes = _are_parts(grouping, len(names)) and (
                     not numbered or _count_from_the_start(grouping)
-                ):
+                )
+                if many_wholes or (numbered and _are_parts_of_few(grouping, len(names))):
                     return grouping
     return None
+
+
+def _are_parts_of_few(grouping: Grouping, images: int) -> bool:
+    """Whether all images are parts of two to four wholes: as many of each, and few, and all
+    numbered 1, 2, 3, ... or all 0, 1, 2, ...
+
+    More images of a whole are more likely images of a kind: benign_1 to benign_30.
+    """
+    numbers = [_numbers(group, grouping.pattern) for group in grouping.groups]
+    size = len(numbers[0]) if numbers else 0
+    return (
+        2 <= len(numbers) < LEAST_GROUPS
+        and len(numbers) * size == images
+        and size in SIZES_OF_FEW
+        and any(all(one == list(range(a, a + size)) for one in numbers) for a in (0, 1))
+    )
+
+
+def _numbers(group: Sequence[str], pattern: str) -> list[int]:
+    """The numbers of a group's images, in ascending order."""
+    return sorted(int(match[2]) for name in group if (match := re.search(pattern, name)))
 
 
 def _are_parts(grouping: Grouping, images: int) -> bool:
@@ -207,9 +232,7 @@ def _count_from_the_start(grouping: Grouping) -> bool:
     """Whether most groups are numbered 0, 1, 2, ... or 1, 2, 3, ..., with few gaps."""
     well = 0
     for group in grouping.groups:
-        found = sorted(
-            int(match[2]) for name in group if (match := re.search(grouping.pattern, name))
-        )
+        found = _numbers(group, grouping.pattern)
         well += found[0] in (0, 1) and found[-1] <= 2 * len(found)
     return well >= IN_GROUPS * len(grouping.groups)
 

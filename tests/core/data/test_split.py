@@ -262,6 +262,7 @@ CROPS = [f"train_{k}_{y}_{x}" for k in range(1, 28) for y in (0, 500) for x in (
 PATCHES = [f"train_{k}_{number:03d}.png" for k in range(1, 28) for number in range(16)]
 NUMBERED = [f"{k}_{number}.tif" for k in range(30) for number in (1, 2, 3, 4)]
 FIELDS = [f"patient{k:02d}-img{number}" for k in range(8) for number in range(3)]
+QUARTERS = [f"slide {name}_{part}.tif" for name in "abc" for part in (1, 2, 3, 4)]
 WINDOWS = [f"biopsy {k} ({number}).jpg" for k in range(6) for number in (1, 2)]
 
 
@@ -289,6 +290,7 @@ def test_copies_are_known_by_their_names(names: list[str], first: list[str]) -> 
         (NUMBERED, NUMBERED[:4], r"^(.+)_[A-Za-z]*(\d+)\.\w+$"),
         (FIELDS, FIELDS[:3], r"^(.+)-[A-Za-z]*(\d+)$"),
         (WINDOWS, WINDOWS[:2], r"^(.+?) ?\((\d+)\)\.\w+$"),
+        (QUARTERS, QUARTERS[:4], r"^(.+)_[A-Za-z]*(\d+)\.\w+$"),
     ],
 )
 def test_parts_of_one_slide_are_known_by_their_names(
@@ -319,6 +321,8 @@ def test_parts_of_one_slide_are_known_by_their_names(
         [f"cell_{number * 7919 % 1000}_{number * 104729 % 1000}.png" for number in range(100)],
         [f"image ({number}).png" for number in range(1, 50)],
         ["rotor_1.png", "rotor_2.png", "flipper_1.png", "flipper_2.png"],
+        [f"{kind}_{number}.png" for kind in ("benign", "malignant") for number in range(1, 31)],
+        [f"{kind}_{number}.png" for kind in "abc" for number in range(ord(kind) - 92)],
         [f"slide{number}_png.rf.{number:032x}.jpg" for number in range(50)],
         ["a", "b"],
         [],
