@@ -339,6 +339,8 @@ class Ledger:
         """Let Optuna's state of a trial follow its verdict, which is stored."""
         record = self._records[number]
         value = record.ap50 if verdict.state is State.COMPLETE else None
+        if verdict.state is State.PRUNED and record.curve:
+            value = record.curve[-1]  # as Optuna has it
         self._study.end(number, TrialState[verdict.state.name], value)
         self._records[number] = replace(record, state=verdict.state, reason=verdict.reason)
         faults.passing("told")
