@@ -71,7 +71,7 @@ def name_of(process: int) -> str:
     return ""
 
 
-def end(mark: str, seconds: float = 2.0) -> None:
+def end(mark: str, seconds: float = 10.0) -> None:
     """Kill the processes with this mark, and wait for their end for at most `seconds`."""
     until = time.monotonic() + seconds
     while processes := living(mark):

@@ -77,10 +77,18 @@ def ended_with_the_driver(mark: str, folder: Path) -> Iterator[None]:
         del _started[mark]
 
 
+_ending = threading.Lock()
+"""Held from the moment in which this process begins to end at once."""
+
+
 def _end_at_once(status: int, sentence: str) -> None:
     """Print a sentence, then end this process and all processes that it started within about a
     second.
+
+    A second call does nothing: the first ends Ray, whose death would be a reason of its own.
     """
+    if not _ending.acquire(blocking=False):
+        return
     show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
     print(f"{show_cursor}{sentence}", file=sys.stderr, flush=True)
     with Path(os.devnull).open("w") as nothing:  # Ray's libraries would write about it as well

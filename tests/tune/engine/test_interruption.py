@@ -1,0 +1,58 @@
+"""Laws of a search that ends before its time. Ray is not started: a process has its raylet's name."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+PROGRAM = """
+import os, shutil, signal, subprocess, sys, threading, time
+from pathlib import Path
+
+from tune import processes
+from tune.engine.interruption import ended_with_ray, ended_with_the_driver, second_interrupt_ends
+
+folder, cause = Path(sys.argv[1]), sys.argv[2]
+end = processes.end
+
+def slow_end(mark):  # as on a machine that is busy
+    end(mark)
+    if threading.current_thread() is threading.main_thread():
+        time.sleep(3)
+
+processes.end = slow_end
+with second_interrupt_ends(), processes.marked() as mark, ended_with_the_driver(mark, folder / "tmp"):
+    raylet = subprocess.Popen([shutil.copy(shutil.which("sleep"), folder / "raylet"), "1000"])
+    with ended_with_ray(mark):
+        if cause == "Ctrl-C":
+            os.kill(os.getpid(), signal.SIGINT)
+        else:
+            raylet.kill()
+        time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize(
+    ("cause", "status", "sentence"),
+    [
+        ("Ctrl-C", 130, "Ended at once; to continue, run the same command again\n"),
+        (
+            "death",
+            1,
+            "Ray's raylet ended, killed by somebody or by the kernel for want of memory; what was"
+            " saved is whole: run the same command again\n",
+        ),
+    ],
+)
+def test_a_search_that_ends_at_once_has_one_reason_although_ray_ends_with_it(
+    cause: str, status: int, sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path), cause],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (status, sentence)
+    assert not (tmp_path / "tmp").exists()
