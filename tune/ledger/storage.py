@@ -200,7 +200,9 @@ def open_to_write(url: str) -> Database:
     """
     if url == IN_MEMORY:
         return Database(url, optuna.storages.InMemoryStorage(), None)
-    return _opened(_checked(url), make=True)
+    made = _opened(_checked(url), make=True)
+    assert made is not None
+    return made
 
 
 def _checked(url: str) -> str:
@@ -214,7 +216,8 @@ def _checked(url: str) -> str:
     return url
 
 
-def _opened(url: str, make: bool) -> Database:
+def _opened(url: str, make: bool) -> Database | None:
+    """The database at a URL; None where there is none and none is to be made."""
     try:
         return Patience(url, OPEN_SECONDS)(lambda: _open(url, make))
     except RuntimeError as error:  # another version of Optuna made it
@@ -236,9 +239,13 @@ def _opened(url: str, make: bool) -> Database:
     )
 
 
-def _open(url: str, make: bool) -> Database:
+def _open(url: str, make: bool) -> Database | None:
     if not url.startswith("sqlite"):
-        opened = optuna.storages.RDBStorage(url, skip_table_creation=not make)
+        empty = _is_empty(url)
+        if empty and not make:
+            return None
+        # One that misses some tables is not whole, and says so.
+        opened = optuna.storages.RDBStorage(url, skip_table_creation=not empty)
         database.hand_over(opened.engine, url)
         return Database(url, opened, opened.engine)
     file = database.file_of(url)
@@ -248,7 +255,7 @@ def _open(url: str, make: bool) -> Database:
     opened = optuna.storages.RDBStorage(
         url,
         engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}},
-        skip_table_creation=in_a_file,  # one that misses a table is not whole, and says so
+        skip_table_creation=in_a_file,
     )
     # The file stores that its log is written ahead, but not `synchronous`.
     sqlalchemy.event.listen(opened.engine, "connect", _synchronous_normal)
@@ -258,6 +265,14 @@ def _open(url: str, make: bool) -> Database:
     opened.engine.dispose()
     database.hand_over(opened.engine, url)
     return Database(url, opened, opened.engine)
+
+
+def _is_empty(url: str) -> bool:
+    """Whether a server's database has none of Optuna's tables."""
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.pool.NullPool)
+    return not {"studies", "trials", "version_info"} & set(
+        sqlalchemy.inspect(engine).get_table_names()
+    )
 
 
 def _make_tables(url: str) -> None:
