@@ -41,7 +41,8 @@ class Parts(Mapping[str, Part], Generic[Part]):
         self._loaded: dict[str, Part] = {}
 
     @cached_property
-    def _places(self) -> dict[str, str]:
+    def places(self) -> dict[str, str]:
+        """Where each part is defined: `package.module:object`, by its name."""
         places = dict(self._ours)
         for point in sorted(metadata.entry_points(group=self.group), key=lambda one: one.name):
             if point.name in places and places[point.name] != point.value:
@@ -54,7 +55,7 @@ class Parts(Mapping[str, Part], Generic[Part]):
 
     def __getitem__(self, name: str) -> Part:
         if name not in self._loaded:
-            place = self._places[name]
+            place = self.places[name]
             try:
                 self._loaded[name] = resolve_name(place)
             except Exception as error:
@@ -67,10 +68,10 @@ class Parts(Mapping[str, Part], Generic[Part]):
         return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self.places)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.places)
 
 
 class NameIn:
