@@ -105,9 +105,9 @@ def searched_lines(plan: StudyPlan, study: Study, report: Written | str) -> list
         lines.append(
             f"Best: trial {best.id}, AP50 {as_ap50(best.ap50)} at epoch {best.best_epoch}: {what}"
         )
-        lines += _confirmation_lines(study, None if written is None else written.findings.choice)
-    if written is not None and not written.findings.nothing_learned:
-        lines.append(written.findings.smallest_difference.sentence)
+        lines += _confirmation_lines(study, None if written is None else written.content.choice)
+    if written is not None and not written.content.nothing_learned:
+        lines.append(written.content.smallest_difference.sentence)
     failed = [record for record in records if record.state is State.FAIL]
     if failed:
         reason, times = Counter(record.reason for record in failed).most_common(1)[0]

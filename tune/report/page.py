@@ -54,14 +54,14 @@ class Section:
 class Written:
     """A report that was written.
 
-    findings   the findings that it shows
+    content    the content that it shows
     page       file of the page
     tracker    name of the tracker: `MLflow`
     address    address of the page in the tracker; None if the tracker did not take it
     trouble    why the tracker did not take it, and the way out
     """
 
-    findings: ReportContent
+    content: ReportContent
     page: Path
     tracker: str
     address: str | None
@@ -75,14 +75,14 @@ def make_report(study: Study, data: Dataset | None = None) -> Written:
 
     Raises StorageError if the ledger does not answer, OSError if the disk fails.
     """
-    findings = content_of(study, data)
-    page = write(findings, figures_of(findings))
+    content = content_of(study, data)
+    page = write(content, figures_of(content))
     tracker = tracking_of(study.options)
     try:
         address = tracker.show_report(TrackedStudy(study.name, study.ledger.identity), page.parent)
     except Exception as error:  # noqa: BLE001  # whatever a tracker raises: it is a view
-        return Written(findings, page, tracker.name, None, tracker.trouble_of(error))
-    return Written(findings, page, tracker.name, address)
+        return Written(content, page, tracker.name, None, tracker.trouble_of(error))
+    return Written(content, page, tracker.name, address)
 
 
 def dataset_of(study: Study, where: str | None = None) -> tuple[Dataset | None, str]:
@@ -100,7 +100,7 @@ def dataset_of(study: Study, where: str | None = None) -> tuple[Dataset | None, 
         return None, str(error)
 
 
-def write(findings: ReportContent, figures: Mapping[str, Drawn | Pictures | Absence]) -> Path:
+def write(content: ReportContent, figures: Mapping[str, Drawn | Pictures | Absence]) -> Path:
     """Write all files of a report, each whole or not at all, the page last.
 
     Files of an older report that are not part of this one are removed.
@@ -114,24 +114,24 @@ def write(findings: ReportContent, figures: Mapping[str, Drawn | Pictures | Abse
         elif isinstance(figure, Pictures):
             for number, picture in enumerate(figure.pictures, start=1):
                 files[f"figures/{name}-{number}.png"] = picture.png
-    for place, table in enumerate(findings.tables):
+    for place, table in enumerate(content.tables):
         files[f"tables/{table.name}.csv"] = table.csv().encode()
         files[f"tables/{table.name}.md"] = table.markdown().encode()
         if place == 0:
             files["tables/main.tex"] = table.latex().encode()
-    report = findings.folder.path / "report"
+    report = content.folder.path / "report"
     for part in ("figures", "tables"):
         (report / part).mkdir(parents=True, exist_ok=True)
         for path in (report / part).iterdir():
             if path.is_file() and f"{part}/{path.name}" not in files:
                 path.unlink()
-    for name, content in files.items():
-        write_atomically(report / name, content)
-    write_atomically(report / PAGE, page(findings, _sections(findings.tables, figures)).encode())
+    for name, written in files.items():
+        write_atomically(report / name, written)
+    write_atomically(report / PAGE, page(content, _sections(content.tables, figures)).encode())
     return report / PAGE
 
 
-def page(findings: ReportContent, sections: Sequence[Section]) -> str:
+def page(content: ReportContent, sections: Sequence[Section]) -> str:
     """The page as HTML that needs no other file.
 
     Names and reasons are escaped, so they stay text.
@@ -146,7 +146,7 @@ def page(findings: ReportContent, sections: Sequence[Section]) -> str:
         keep_trailing_newline=True,
     )
     return environment.get_template("page.html.jinja").render(
-        findings=findings,
+        content=content,
         sections=sections,
         numbers={name: number for number, name in enumerate(names, start=1)},
         colours=COLOURS,

@@ -13,23 +13,23 @@ from tune.space.space import BY_REPEAT
 from tune.tables import Kind, text
 
 
-def backbones(findings: ReportContent) -> Drawing | None:
+def backbones(content: ReportContent) -> Drawing | None:
     """AP50 by backbone, where it varies."""
     name = "model.backbone"
-    rows = [row for row in findings.rows if name in _effective_settings(findings, row)]
-    if findings.request.space.variants:
+    rows = [row for row in content.rows if name in _effective_settings(content, row)]
+    if content.request.space.variants:
         # Rows that are also equal in their weights come first, if there are any.
-        rows = _same_but(findings, rows, (name, *BY_REPEAT)) or _same_but(
-            findings, rows, (name, "model.weights", *BY_REPEAT)
+        rows = _same_but(content, rows, (name, *BY_REPEAT)) or _same_but(
+            content, rows, (name, "model.weights", *BY_REPEAT)
         )
-    found = list(dict.fromkeys(str(_effective_settings(findings, row)[name]) for row in rows))
-    if len(found) < 2 or findings.nothing_learned:
+    found = list(dict.fromkeys(str(_effective_settings(content, row)[name]) for row in rows))
+    if len(found) < 2 or content.nothing_learned:
         return None
     marks = [
         IntervalLine(
             (
                 f"{backbone}: {plain(row.name, 20)}"
-                if findings.request.space.variants
+                if content.request.space.variants
                 else f"{backbone}, {row.name}"
             ),
             row.ap50,
@@ -39,13 +39,13 @@ def backbones(findings: ReportContent) -> Drawing | None:
             SERIES[place % len(SERIES)],
         )
         for place, backbone in enumerate(found)
-        for row in [row for row in rows if _effective_settings(findings, row)[name] == backbone][
+        for row in [row for row in rows if _effective_settings(content, row)[name] == backbone][
             : None if len(rows) < 9 else 3
         ]
     ]
-    weights = {str(_effective_settings(findings, row)["model.weights"]) for row in rows}
+    weights = {str(_effective_settings(content, row)["model.weights"]) for row in rows}
     caption = "Validation AP50 by backbone, with 95% intervals"
-    if findings.request.space.variants:
+    if content.request.space.variants:
         caption += ": variants that differ in nothing else" + (
             " but their pretrained weights." if len(weights) > 1 else "."
         )
@@ -65,14 +65,14 @@ def backbones(findings: ReportContent) -> Drawing | None:
     return Drawing("factors", "AP50 by backbone", caption, height_of(marks), draw)
 
 
-def _effective_settings(findings: ReportContent, row: MainRow) -> dict[str, Value]:
+def _effective_settings(content: ReportContent, row: MainRow) -> dict[str, Value]:
     """The effective settings of a row's first trial, with `auto` resolved."""
-    first = next(trial.record for trial in findings.trials if trial.record.id in row.trials)
+    first = next(trial.record for trial in content.trials if trial.record.id in row.trials)
     return dict(effective(first.settings))
 
 
 def _same_but(
-    findings: ReportContent, rows: Sequence[MainRow], names: Sequence[str]
+    content: ReportContent, rows: Sequence[MainRow], names: Sequence[str]
 ) -> list[MainRow]:
     """The largest group of rows that agree in all settings but `names`.
 
@@ -80,12 +80,12 @@ def _same_but(
     """
     groups: dict[tuple[tuple[str, Value], ...], list[MainRow]] = {}
     for row in rows:
-        settings = _effective_settings(findings, row)
+        settings = _effective_settings(content, row)
         key = tuple(sorted((name, value) for name, value in settings.items() if name not in names))
         groups.setdefault(key, []).append(row)
     differing = [
         group
         for group in groups.values()
-        if len({_effective_settings(findings, row)[names[0]] for row in group}) > 1
+        if len({_effective_settings(content, row)[names[0]] for row in group}) > 1
     ]
     return max(differing, key=len, default=[])

@@ -8,19 +8,19 @@ from tune.report.svg import Drawing, plain
 from tune.tables import Kind, text
 
 
-def confirmation(findings: ReportContent) -> Drawing | None:
+def confirmation(content: ReportContent) -> Drawing | None:
     """The search's score of each candidate against its confirmed one."""
-    choice = findings.choice
+    choice = content.choice
     if choice is None:
         return None
-    of_search = _search_scores(findings)
+    of_search = _search_scores(content)
     marks = []
     for name, curve in sorted(choice.curves.items(), key=lambda item: -max(item[1])):
         best = max(curve)
         epoch = curve.index(best)
         dots = tuple(
             trial.record.curve[epoch]
-            for trial in findings.confirm_trials
+            for trial in content.confirm_trials
             if trial.record.name == name and len(trial.record.curve) > epoch
         )
         before = of_search[name]
@@ -60,8 +60,8 @@ def confirmation(findings: ReportContent) -> Drawing | None:
     return Drawing("confirmation", "Search against confirmation", caption, height_of(marks), draw)
 
 
-def _search_scores(findings: ReportContent) -> dict[str, float]:
+def _search_scores(content: ReportContent) -> dict[str, float]:
     """AP50 of each candidate in the search, as in the table of the confirmation."""
-    table = next(table for table in findings.tables if table.name == "confirmation")
+    table = next(table for table in content.tables if table.name == "confirmation")
     place = [column.name for column in table.columns].index("search_ap50")
     return {str(row[0]): score for row in table.rows if isinstance(score := row[place], float)}

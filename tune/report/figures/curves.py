@@ -20,13 +20,13 @@ BACKDROP = 150
 """Largest number of curves in the backdrop: more are one grey mass."""
 
 
-def ap50_curves(findings: ReportContent) -> Drawing | None:
+def ap50_curves(content: ReportContent) -> Drawing | None:
     """AP50 after each epoch."""
-    shown = _series(findings, lambda record: record.curve)
-    if not shown or findings.nothing_learned:
+    shown = _series(content, lambda record: record.curve)
+    if not shown or content.nothing_learned:
         return None
     caption = (
-        f"Validation AP50 after each epoch: {_whose(findings, shown)} {_bands(shown)} At the right,"
+        f"Validation AP50 after each epoch: {_whose(content, shown)} {_bands(shown)} At the right,"
         " the AP50 of the best epoch with its 95% interval, in the same colours and markers: the"
         " best epoch was picked on the same images, so this is somewhat too high. A step from one"
         " epoch to the next that is much smaller than these intervals means"
@@ -55,16 +55,16 @@ def ap50_curves(findings: ReportContent) -> Drawing | None:
     )
 
 
-def loss_curves(findings: ReportContent) -> Drawing | None:
+def loss_curves(content: ReportContent) -> Drawing | None:
     """Training loss of each epoch."""
     shown = _series(
-        findings, lambda record: [float(epoch["losses"]["loss"]) for epoch in record.epochs]
+        content, lambda record: [float(epoch["losses"]["loss"]) for epoch in record.epochs]
     )
     if not shown:
         return None
     caption = (
         "Training loss, the sum of all terms, mean over the images of each epoch:"
-        f" {_whose(findings, shown)} {_bands(shown)} A loss has no interval over validation images."
+        f" {_whose(content, shown)} {_bands(shown)} A loss has no interval over validation images."
         " It says whether training went well, not which settings are better: augmentation raises"
         " the loss and may still improve AP50."
     )
@@ -99,15 +99,15 @@ class _Series:
 
 
 def _series(
-    findings: ReportContent, values: Callable[[TrialRecord], Sequence[float]]
+    content: ReportContent, values: Callable[[TrialRecord], Sequence[float]]
 ) -> list[_Series]:
     """The curves to draw: the backdrop first, then the highlighted rows, best first."""
-    records = {trial.record.id: trial.record for trial in findings.trials}
-    best = sorted(findings.rows, key=lambda row: -row.ap50)[:HIGHLIGHTED]
+    records = {trial.record.id: trial.record for trial in content.trials}
+    best = sorted(content.rows, key=lambda row: -row.ap50)[:HIGHLIGHTED]
     partners = [
         row
-        for row in findings.rows
-        if any(row.name == other.compared_with for other in findings.rows)
+        for row in content.rows
+        if any(row.name == other.compared_with for other in content.rows)
     ]
     chosen = [*best, *(row for row in partners[:1] if row not in best)]
     highlighted = [
@@ -123,13 +123,13 @@ def _series(
     return [*backdrop[:BACKDROP], *highlighted]
 
 
-def _whose(findings: ReportContent, shown: Sequence[_Series]) -> str:
+def _whose(content: ReportContent, shown: Sequence[_Series]) -> str:
     named = [one for one in shown if one.row is not None]
     rest = len(shown) - len(named)
-    what = "variants" if findings.request.space.variants else "trials that ran to their end"
+    what = "variants" if content.request.space.variants else "trials that ran to their end"
     if not named:
         sentence = "no trial has run to its end yet."
-    elif len(named) == len(findings.rows):
+    elif len(named) == len(content.rows):
         sentence = (
             f"all {len(named)} {what}, best first."
             if len(named) > 1

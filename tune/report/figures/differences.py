@@ -11,9 +11,9 @@ from tune.statistics.certainty import Verdict
 from tune.tables import Kind, text
 
 
-def differences(findings: ReportContent) -> Drawing | None:
+def differences(content: ReportContent) -> Drawing | None:
     """The main comparison: the difference of each row to its counterpart."""
-    rows = [row for row in findings.rows if row.difference is not None]
+    rows = [row for row in content.rows if row.difference is not None]
     if not rows:
         return None
     partners = {row.compared_with for row in rows}
@@ -35,7 +35,7 @@ def differences(findings: ReportContent) -> Drawing | None:
                 between, found.estimate, found.low, found.high, note, marker, shade, hollow
             )
         )
-    smallest = findings.smallest_difference.value
+    smallest = content.smallest_difference.value
     to = f"to {plain(only)}" if only else "to what each row is compared with"
     caption = (
         f"Difference in validation AP50 {to}, over the same images and the same seeds, with its 95%"

@@ -33,36 +33,36 @@ processor."""
 MOST_THREADS = 4
 
 
-def examples(findings: ReportContent) -> Pictures | Absence:
+def examples(content: ReportContent) -> Pictures | Absence:
     """The validation images on which the best trial has its median and its lowest F1.
 
     A sentence stands in their place where the data or the weights are missing.
     """
     try:
-        made = _drawn(findings)
+        made = _drawn(content)
     except CellTuneError as error:
         made = str(error)
     return Absence("pictures", f"There are no pictures: {made}.") if isinstance(made, str) else made
 
 
-def _best(findings: ReportContent) -> TrialRecord | None:
+def _best(content: ReportContent) -> TrialRecord | None:
     """The trial whose settings won: the confirmed winner's, else the best of the search."""
-    if findings.choice is not None:
-        number = findings.candidates[findings.choice.name]
-        return next(trial.record for trial in findings.trials if trial.record.id == number)
-    return None if findings.best is None else findings.best.record
+    if content.choice is not None:
+        number = content.candidates[content.choice.name]
+        return next(trial.record for trial in content.trials if trial.record.id == number)
+    return None if content.best is None else content.best.record
 
 
-def _drawn(findings: ReportContent) -> Pictures | str:
+def _drawn(content: ReportContent) -> Pictures | str:
     """The pictures, or why there are none."""
-    record, data = _best(findings), findings.data
+    record, data = _best(content), content.data
     if record is None:
         return "no trial has run to its end yet"
     if data is None:
         return "the data set was not given; --data DIR says where it is"
-    if data.fingerprint != findings.folder.read_description()["data"]["fingerprint"]:
+    if data.fingerprint != content.folder.read_description()["data"]["fingerprint"]:
         return "the data set is another than the one that was searched on"
-    folder = findings.folder.trial(record.id)
+    folder = content.folder.trial(record.id)
     no_weights = f"the weights of trial {record.id} are not kept"
     if not any(folder.glob("best-*.safetensors")):
         return no_weights

@@ -1,6 +1,6 @@
 """What a figure of the report is, and the table of figures.
 
-A figure is a function that is given the findings of a study. It returns what is to be drawn, or
+A figure is a function that is given the content of a report. It returns what is to be drawn, or
 None where the study has nothing to show there. A figure of another package is such a function, and
 an entry point whose name becomes the name of the figure's file:
 
@@ -61,11 +61,11 @@ class Absence:
 class Figure(Protocol):
     """A figure of the report."""
 
-    def __call__(self, findings: ReportContent, /) -> Drawing | Pictures | Absence | None:
+    def __call__(self, content: ReportContent, /) -> Drawing | Pictures | Absence | None:
         """What the figure shows of a study; None where it does not apply.
 
         The caption says how sure the figure is, or why that cannot be said. Nothing is told by
-        colour alone. No score is computed here: all are in the findings.
+        colour alone. No score is computed here: all are in `content`.
         """
         ...
 
@@ -90,9 +90,9 @@ FIGURES: Parts[Figure] = Parts(
 """The figures by name, in the order in which they stand within a section of the page."""
 
 
-def figures_of(findings: ReportContent) -> Mapping[str, Drawn | Pictures | Absence]:
+def figures_of(content: ReportContent) -> Mapping[str, Drawn | Pictures | Absence]:
     """The figures that apply to a study, by name, drawn."""
-    made = {name: make(findings) for name, make in FIGURES.items()}
+    made = {name: make(content) for name, make in FIGURES.items()}
     return {
         name: drawn(name, one) if isinstance(one, Drawing) else one
         for name, one in made.items()

@@ -17,10 +17,10 @@ MOST_ROWS = 12
 """Largest number of trials of a sampled study that are shown by name; variants are all shown."""
 
 
-def scores(findings: ReportContent) -> Drawing | None:
+def scores(content: ReportContent) -> Drawing | None:
     """AP50 of every row with its interval."""
-    rows = findings.rows if findings.request.space.variants else findings.rows[:MOST_ROWS]
-    if not rows or findings.nothing_learned:
+    rows = content.rows if content.request.space.variants else content.rows[:MOST_ROWS]
+    if not rows or content.nothing_learned:
         return None
     marks = [
         IntervalLine(
@@ -29,16 +29,16 @@ def scores(findings: ReportContent) -> Drawing | None:
             *ends(row.interval),
             text(row.ap50, Kind.AP50),
             shade="blue",
-            dots=_scores_of(findings, row) if len(row.trials) > 1 else (),
+            dots=_scores_of(content, row) if len(row.trials) > 1 else (),
         )
         for row in rows
     ]
     what = (
         "each variant"
-        if findings.request.space.variants
+        if content.request.space.variants
         else f"the best {len(rows)} trials that ran to their end"
     )
-    if len(rows) == len(findings.rows) and not findings.request.space.variants:
+    if len(rows) == len(content.rows) and not content.request.space.variants:
         what = "every trial that ran to its end"
     caption = f"Validation AP50 of {what}, at the best epoch, with its 95% interval over images"
     if any(len(row.trials) > 1 for row in rows):
@@ -56,7 +56,7 @@ def scores(findings: ReportContent) -> Drawing | None:
     return Drawing("comparison", "AP50 and how sure it is", caption, height_of(marks), draw)
 
 
-def _scores_of(findings: ReportContent, row: MainRow) -> tuple[float, ...]:
+def _scores_of(content: ReportContent, row: MainRow) -> tuple[float, ...]:
     return tuple(
-        trial.record.ap50 or 0.0 for trial in findings.trials if trial.record.id in row.trials
+        trial.record.ap50 or 0.0 for trial in content.trials if trial.record.id in row.trials
     )

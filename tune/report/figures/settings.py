@@ -23,12 +23,12 @@ MOST_SETTINGS = 12
 """Largest number of settings that are drawn; the caption names the others."""
 
 
-def effects(findings: ReportContent) -> Drawing | None:
+def effects(content: ReportContent) -> Drawing | None:
     """The change of AP50 with each setting, by the main effects."""
-    if not findings.effects:
+    if not content.effects:
         return None
     marks = []
-    for effect in findings.effects:
+    for effect in content.effects:
         sure = effect.low > 0 or effect.high < 0
         label = plain(f"{effect.setting.rpartition('.')[2]}: {effect.change}", 40)
         note = text(effect.estimate, Kind.DIFFERENCE)
@@ -44,7 +44,7 @@ def effects(findings: ReportContent) -> Drawing | None:
         " search on one split, not experiments: settings that look good were tried together and"
         " more often."
     )
-    if any(effect.alone for effect in findings.effects):
+    if any(effect.alone for effect in content.effects):
         caption += (
             " There are too few trials to hold the other settings still, so each is looked at by"
             " itself."
@@ -58,20 +58,20 @@ def effects(findings: ReportContent) -> Drawing | None:
     return Drawing("settings", "What each setting does", caption, height_of(marks), draw)
 
 
-def hyperparameters(findings: ReportContent) -> Drawing | None:
+def hyperparameters(content: ReportContent) -> Drawing | None:
     """Each searched setting against AP50."""
-    scored = [trial for trial in findings.trials if trial.record.ap50 is not None]
+    scored = [trial for trial in content.trials if trial.record.ap50 is not None]
     complete = [trial for trial in scored if trial.record.state is State.COMPLETE]
     stopped_early = [trial for trial in scored if trial.record.state is State.PRUNED]
     parameters = [
         parameter
-        for parameter in findings.request.space.parameters
+        for parameter in content.request.space.parameters
         if len({effective(trial.record.settings).get(parameter.name) for trial in scored} - {None})
         > 1
     ]
-    if not parameters or not complete or findings.nothing_learned:
+    if not parameters or not complete or content.nothing_learned:
         return None
-    parameters.sort(key=lambda parameter: -findings.importances.get(parameter.name, 0.0))
+    parameters.sort(key=lambda parameter: -content.importances.get(parameter.name, 0.0))
     left_out, parameters = parameters[MOST_SETTINGS:], parameters[:MOST_SETTINGS]
     caption = (
         "Each searched setting against validation AP50. Filled: trials that ran to their end, with"
@@ -86,8 +86,8 @@ def hyperparameters(findings: ReportContent) -> Drawing | None:
         " The settings vary together, and the search tries good ones more often: a trend here is a"
         " hint"
     )
-    caption += ", and the table of effects says how sure it is." if findings.effects else "."
-    if findings.importances:
+    caption += ", and the table of effects says how sure it is." if content.effects else "."
+    if content.importances:
         caption += " The most important setting, by Optuna's estimate, comes first."
     if left_out:
         caption += f" Not shown: {', '.join(parameter.name for parameter in left_out)}."

@@ -9,9 +9,9 @@ from tune.report.svg import Drawing, colour
 from tune.stopping.hope import NO_HOPE, PLACES
 
 
-def stopped(findings: ReportContent) -> Drawing | None:
+def stopped(content: ReportContent) -> Drawing | None:
     """The number of epochs that each trial trained, and why it ended there."""
-    records = [trial.record for trial in findings.trials]
+    records = [trial.record for trial in content.trials]
     if all(record.state is State.COMPLETE for record in records):
         return None
     looks = {
@@ -30,7 +30,7 @@ def stopped(findings: ReportContent) -> Drawing | None:
         for state, count in counts.items()
         if count
     )
-    request = findings.request
+    request = content.request
     rungs = request.stopping_rule.rungs(request.max_epochs)
     caption = f"Epochs that each trial trained, in the order they were started: {said}."
     if rungs:
