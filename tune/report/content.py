@@ -30,7 +30,6 @@ class ReportContent:
     folder              folder of the study
     data                the data set, for pictures; None where it is not known where that is now
     study               name of the study
-    identity            identity of its ledger: a name that no other ledger has
     request             the search request
     finished            whether search and confirmation have ended; otherwise the answer says "so
                         far"
@@ -60,7 +59,6 @@ class ReportContent:
     folder: StudyFolder
     data: Dataset | None
     study: str
-    identity: str
     request: StudyRequest
     finished: bool
     nothing_learned: bool
@@ -93,7 +91,6 @@ def content_of(study: Study, data: Dataset | None = None) -> ReportContent:
         folder=study.folder,
         data=data,
         study=evidence.request.study,
-        identity=evidence.identity,
         request=evidence.request,
         finished=evidence.finished,
         nothing_learned=evidence.nothing_learned,

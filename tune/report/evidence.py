@@ -35,7 +35,6 @@ class Evidence:
     """
 
     request: StudyRequest
-    identity: str
     description: Mapping[str, Any]
     facts: Mapping[str, Any]
     trials: tuple[ScoredTrial, ...]
@@ -100,7 +99,6 @@ def gather(study: Study) -> Evidence:
     alike = bool(request.space.variants) or nothing_learned(study.records)
     return Evidence(
         request,
-        study.ledger.identity,
         description,
         study.ledger.facts,
         trials,
