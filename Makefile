@@ -43,6 +43,7 @@ check: $(STAMP)
 fix: $(STAMP)
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+	$(RUN) -m tune.request.schema > search_spaces/schema.json
 
 bench: $(STAMP)
 	$(RUN) -m benchmarks
