@@ -42,6 +42,7 @@ from core.metric.ap50 import MatchTable
 from tune.announcements import searched_lines
 from tune.engine.messages import Assignment
 from tune.engine.resources import Machine, Node, TrialResources
+from tune.ledger.claim import Claim
 from tune.ledger.ledger import Ledger, open_ledger
 from tune.ledger.reading import Reading, read_ledger
 from tune.ledger.records import Point, State, TrialRecord
@@ -979,9 +980,10 @@ def test_a_driver_killed_anywhere_in_a_confirmation_goes_on_and_nothing_is_confi
         begun = tmp_path / "begun"
         begun.mkdir()
         plan.folder.path.mkdir(parents=True)
-        held = open_ledger(plan.storage, plan.request)
-        while (one := held.next()) is not None:
-            run_by_hand(held, one.id, plan.folder.trial(one.id), data, begun)
+        with Claim(plan.storage, plan.request.study) as claim:
+            held = Ledger(claim, plan.request)
+            while (one := held.next()) is not None:
+                run_by_hand(held, one.id, plan.folder.trial(one.id), data, begun)
         shutil.rmtree(begun)
     command = [sys.executable, __file__, str(tmp_path)]
     for number, kill in enumerate([*kills, ""]):
