@@ -1,18 +1,18 @@
-"""The boxes that proposals start from, computed once for each size of image."""
+"""The boxes from which proposals start, computed once for each image size."""
 
 from collections.abc import Sequence
 
 import torch
 
 SIZES_KEPT = 8
-"""Number of batch sizes whose anchors are kept: 4 MB each at 800 x 1333 pixels."""
+"""Number of batch sizes whose anchors are kept. Each takes 4 MB at 800 x 1333 pixels."""
 
 
 class Anchors:
-    """torchvision's anchors, the same numbers; it computes them for every batch, in 52 operations.
+    """The same anchors as torchvision's, which computes them for every batch in 52 operations.
 
     sides    side of a square anchor in pixels, one for each level of the pyramid
-    ratios   height by width of the anchors in each cell of a level
+    ratios   height divided by width of the anchors in each cell of a level
     """
 
     def __init__(self, sides: Sequence[float], ratios: Sequence[float]) -> None:
@@ -22,11 +22,12 @@ class Anchors:
         self._kept: dict[tuple[object, ...], torch.Tensor] = {}
 
     def __call__(self, image_size: Sequence[int], levels: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Float [A, 4], x0 y0 x1 y1 in pixels of the batch, level after level; not to be written
-        to.
+        """The anchors of a batch, [A, 4]: x0 y0 x1 y1 in pixels of the batch, level after level.
 
         image_size   height and width of the batch in pixels, padding included
         levels       [B, F, H, W] of each level; the anchors have their dtype and device
+
+        The tensor is shared between calls, so the caller must not write to it.
         """
         dtype, device = levels[0].dtype, levels[0].device
         grids = tuple((level.shape[-2], level.shape[-1]) for level in levels)
@@ -47,14 +48,14 @@ class Anchors:
 
 
 def _around_zero(widths_Z: torch.Tensor, heights_Z: torch.Tensor) -> torch.Tensor:
-    """Boxes [Z, 4] centred on the corner of an image, in whole pixels."""
+    """Boxes [Z, 4] centred on the first corner of an image, rounded to whole pixels."""
     return (torch.stack([-widths_Z, -heights_Z, widths_Z, heights_Z], dim=1) / 2).round()
 
 
 def _on_grid(
     of_cell_Z4: torch.Tensor, grid: tuple[int, int], image_size: Sequence[int]
 ) -> torch.Tensor:
-    """The anchors of a cell moved to every cell of a grid: row by row, then by anchor."""
+    """The anchors of one cell at every cell of a grid, [A, 4]: by row, column, then anchor."""
     down, across = (
         torch.arange(cells, device=of_cell_Z4.device) * (pixels // cells)
         for cells, pixels in zip(grid, image_size, strict=True)

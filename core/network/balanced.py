@@ -1,8 +1,7 @@
-"""The choice of the anchors and proposals that a batch learns: some positive, some negative,
-drawn evenly.
+"""Random choice of the anchors and proposals that a batch learns: some positive, some negative.
 
-torchvision asks the GPU for the numbers of both kinds in each image, and for their places, and
-waits for each answer; here one answer is waited for.
+torchvision asks the GPU for the number of positives and of negatives in each image, and for their
+places, and waits for each answer. Here the GPU is waited for once.
 """
 
 from collections.abc import Sequence
@@ -13,17 +12,17 @@ import torch
 
 @dataclass(frozen=True)
 class Drawn:
-    """The draw of one image: int64, ascending places in its labels."""
+    """The anchors or proposals drawn in one image: their places in its labels, int64, ascending."""
 
     positive_P: torch.Tensor
     negative_Q: torch.Tensor
 
 
 class BalancedSampler:
-    """torchvision's BalancedPositiveNegativeSampler: the same draws from torch's global generator.
+    """torchvision's BalancedPositiveNegativeSampler, with the same draws from its global generator.
 
-    batch_size_per_image   drawn in each image, fewer where there are fewer
-    positive_fraction      of them positive at most
+    batch_size_per_image   number drawn in each image; fewer where the image has fewer
+    positive_fraction      largest fraction of this number that is positive
     """
 
     def __init__(self, batch_size_per_image: int, positive_fraction: float) -> None:
@@ -31,13 +30,13 @@ class BalancedSampler:
         self.positive_fraction = positive_fraction
 
     def __call__(self, labels: Sequence[torch.Tensor]) -> list[Drawn]:
-        """The draw of each image; labels [A] each, positive at 1 or more, negative at 0, below 0
-        neither.
+        """The draw of each image.
+
+        labels   [A] of each image: positive at 1 or more, negative at 0, never drawn below 0
         """
         kinds = [torch.stack([labels_A >= 1, labels_A == 0]) for labels_A in labels]
-        counts = torch.stack(
-            [kinds_2A.sum(dim=1) for kinds_2A in kinds]
-        ).tolist()  # waits for the GPU
+        # This waits for the GPU.
+        counts = torch.stack([kinds_2A.sum(dim=1) for kinds_2A in kinds]).tolist()
         drawn = []
         for kinds_2A, (positives, negatives) in zip(kinds, counts, strict=True):
             ranks_2A = kinds_2A.cumsum(dim=1)
@@ -50,8 +49,9 @@ class BalancedSampler:
 
 
 def _draw(rank_A: torch.Tensor, count: int, some: int) -> torch.Tensor:
-    """The places of `some` of `count` members, int64 ascending; rank_A [A] counts the members up
-    to each place.
+    """The places of `some` of `count` members, drawn evenly: int64, ascending.
+
+    rank_A   [A], number of members up to and including each place
     """
     chosen = torch.randperm(count, device=rank_A.device)[:some].sort().values
     return torch.searchsorted(rank_A, chosen + 1)

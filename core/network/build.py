@@ -1,4 +1,4 @@
-"""A detector from its settings: begun from weights and frozen, or restored from what was saved."""
+"""A detector built from settings and pretrained weights, or restored from a saved state."""
 
 from collections.abc import Mapping
 
@@ -13,20 +13,21 @@ from core.network.weights import NORM_EPS, BaseWeights, first_names
 
 CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
 """Layers that depend on the classes. They are never taken from pretrained weights, even if the
-number of classes is the same: class 1 of the data set is not class 1 of COCO, nor known to be class
-1 of somebody's file."""
+number of classes is the same: class 1 of the data set is not class 1 of COCO, and nobody knows
+whether it is class 1 of a user's file."""
 
 COUNTER = "num_batches_tracked"
-"""A count that batch norm keeps and nothing reads; older files and frozen batch norm have none."""
+"""Suffix of a counter that batch norm keeps and nothing reads. Older files and frozen batch norm
+have none."""
 
 
 def build_detector(
     config: ModelConfig, classes: int, weights: BaseWeights | None, predict: PredictConfig
 ) -> Detector:
-    """A detector of `classes` classes beside background, in training mode on the CPU, frozen as
-    `config` says.
+    """A detector in training mode on the CPU, frozen as `config` says.
 
-    weights   what `config.weights` names; None for none, and only then
+    classes   number of classes beside background
+    weights   the weights that `config.weights` names; None exactly where that is `none`
 
     Layers that no weights fill are drawn from torch's global generator, which the caller seeds.
     Raises WeightsError for weights that do not fit.
@@ -54,11 +55,10 @@ def restore_detector(
     predict: PredictConfig,
     state: Mapping[str, torch.Tensor],
 ) -> Detector:
-    """The detector whose `state_dict` is `state`, in evaluation mode on the CPU; nothing of it
-    trains.
+    """The detector whose `state_dict` is `state`, in evaluation mode on the CPU; no layer trains.
 
-    Draws nothing from torch's generators. Raises RuntimeError, torch's own, for a state of another
-    network.
+    It leaves torch's generators as they were. Raises RuntimeError, torch's own, for a state of
+    another network.
     """
     with torch.random.fork_rng([]):  # layers are drawn before they are filled
         model: Detector = DETECTORS[config.detector].build(config, classes, predict, traits)
@@ -73,7 +73,7 @@ def _load(model: Detector, weights: BaseWeights, config: ModelConfig) -> None:
     place = model if weights.whole else model.get_submodule("backbone.body")
     has = place.state_dict().keys()
     tensors = {
-        # A copy: shared arrays are read-only, which torch does not know.
+        # A copy, because shared arrays are read-only and torch has no read-only tensors.
         name: torch.from_numpy(np.array(value))
         for name, value in weights.tensors.items()
         if not name.startswith(unwanted) and (name in has or not name.endswith(COUNTER))
@@ -85,7 +85,7 @@ def _load(model: Detector, weights: BaseWeights, config: ModelConfig) -> None:
     way_out = "name the weights of this network, or set model.weights to auto or none"
     try:
         loaded = place.load_state_dict(tensors, strict=False)
-    except RuntimeError as error:  # sizes that differ: one line each, after a headline
+    except RuntimeError as error:  # its first line is a headline; then one line for each misfit
         raise WeightsError(
             f"{misfit}: {str(error).splitlines()[1].strip().rstrip('.')}; {way_out}"
         ) from None

@@ -1,4 +1,4 @@
-"""The detector as training, prediction and a trained model know it, whatever is inside."""
+"""The interface between a detector and training, prediction and a trained model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -30,12 +30,13 @@ class RawDetections:
 
 @dataclass(frozen=True)
 class Traits:
-    """Facts that a network has from its first weights beside their numbers; to build it again
-    takes all three.
+    """Three facts about a network that come with its pretrained weights, beside the tensors.
 
-    frozen_norm    whether the backbone's batch norm is FrozenBatchNorm
-    norm_eps       what frozen batch norm adds to the variance
-    stride_in_1x1  whether a bottleneck strides in its first 1x1 convolution
+    frozen_norm     whether the backbone's batch norm is FrozenBatchNorm
+    norm_eps        number that frozen batch norm adds to the variance
+    stride_in_1x1   whether a bottleneck strides in its first 1x1 convolution
+
+    All three are needed to build the network again.
     """
 
     frozen_norm: bool
@@ -46,11 +47,11 @@ class Traits:
 class Detector(nn.Module, ABC):
     """A network that learns from targets and detects instances.
 
-    predict   settings of prediction, which nothing learned depends on: another may be assigned at
-              any time
-    traits    how it was built
+    predict   settings of prediction; no parameter depends on them, so others may be assigned at any
+              time
+    traits    facts from the pretrained weights that were used to build it
 
-    `losses` and `detect` work under autocast: they return float32.
+    `losses` and `detect` may be called under autocast, and return float32.
     """
 
     def __init__(self, predict: PredictConfig, traits: Traits) -> None:
@@ -62,40 +63,41 @@ class Detector(nn.Module, ABC):
     def losses(
         self, images: Sequence[torch.Tensor], targets: Sequence[Target]
     ) -> dict[str, torch.Tensor]:
-        """The loss terms of a batch, scalars, in training mode; draws from torch's global
-        generator.
+        """The loss terms of a batch by name, scalars, in training mode.
 
         images    float32 [3, H, W] each, RGB in 0..1, of any sizes
-        targets   one for each image; without instances the image teaches background
+        targets   one for each image; an image without instances teaches background
+
+        Draws from torch's global generator.
         """
 
     @abstractmethod
     def detect(self, images: Sequence[torch.Tensor]) -> list[RawDetections]:
-        """The instances in each image, float32 [3, H, W], RGB in 0..1, in evaluation mode.
+        """The instances in each image, in evaluation mode; masks are not pasted into the image.
 
-        Masks are not pasted.
+        images   float32 [3, H, W] each, RGB in 0..1, of any sizes
         """
 
     @abstractmethod
     def freeze(self, stages: int, pyramid: bool) -> None:
-        """Let of the backbone only the last `stages` stages train, and the pyramid where
-        `pyramid` is True.
+        """Let only the last `stages` backbone stages train, and the pyramid only if `pyramid`.
+
+        All other layers train.
         """
 
     def forward(
         self, images: Sequence[torch.Tensor], targets: Sequence[Target] | None = None
     ) -> dict[str, torch.Tensor] | list[RawDetections]:
-        """The result of `losses` in training mode, which needs targets, and of `detect` in
-        evaluation mode.
-        """
+        """`losses` in training mode, which needs `targets`; `detect` in evaluation mode."""
         if not self.training:
             return self.detect(images)
         assert targets is not None, "training needs targets; call eval() first to detect"
         return self.losses(images, targets)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; batch norm of frozen layers stays in evaluation mode, so its statistics
-        never move.
+        """Set the mode, but keep batch norm of frozen layers in evaluation mode.
+
+        So its running statistics never change.
         """
         super().train(mode)
         for module in self.modules():
@@ -104,11 +106,11 @@ class Detector(nn.Module, ABC):
         return self
 
     def trained_state(self) -> dict[str, torch.Tensor]:
-        """All that training can change, by name: parameters that train, statistics of batch norm
-        that is not frozen.
+        """All tensors that training can change, by name.
 
-        The tensors are the detector's own, not copies. Together with the pretrained weights and the
-        seed they are the detector.
+        These are the parameters that train and the statistics of batch norm that is not frozen. The
+        tensors are the detector's own, not copies. Together with the pretrained weights and the
+        seed they determine the detector.
         """
         state: dict[str, torch.Tensor] = {}
         state |= {name: value for name, value in self.named_parameters() if value.requires_grad}

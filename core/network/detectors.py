@@ -1,5 +1,6 @@
-"""The detectors of the table in `core/detectors.py`, and the only place where settings of the
-network meet its layers.
+"""The detectors of the table in `core/detectors.py`.
+
+This is the only place where settings of the network meet its layers.
 """
 
 from collections.abc import Callable
@@ -30,17 +31,19 @@ from core.network.roi_heads import RoIHeads
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Mean and deviation of RGB in 0..1 that all of torchvision's weights were trained with. Only the
-model normalises."""
+"""Mean and standard deviation of RGB in 0..1 with which all of torchvision's weights were trained.
+Images are normalised in the model and nowhere else."""
 
 ANCHOR_SIDES = (32, 64, 128, 256, 512)
-"""Pixels of the resized image, one for each level of the pyramid; times `anchor_scale`."""
+"""Side of a square anchor at each level of the pyramid, in pixels of the resized image, before it
+is multiplied by `model.anchor_scale`."""
 ANCHOR_RATIOS = (0.5, 1.0, 2.0)
 
 BOX_SIDE, BOX_VECTOR, MASK_SIDE = 7, 1024, 14
-"""Cells that the branches pool along a side of a box, and numbers that describe a box."""
+"""Cells along a side of what the box branch pools from a box, length of the vector that describes a
+box, and cells along a side of what the mask branch pools."""
 CONVOLUTIONS = [CHANNELS] * 4
-"""Channels of each convolution of a branch."""
+"""Output channels of each convolution of the mask head, and of the box head of fpn_v2."""
 
 
 def mask_rcnn(
@@ -55,8 +58,10 @@ def mask_rcnn(
 ) -> MaskRCNN:
     """Mask R-CNN with the layers of one of torchvision's two recipes, drawn in torchvision's order.
 
-    norm        of pyramid and heads
-    box_head    makes what describes a box, [K, 1024], from its features [K, 256, 7, 7]
+    norm                    makes a layer of normalisation for the pyramid and the mask head; None
+                            for no layer
+    proposal_convolutions   number of 3x3 convolutions before the proposal network's outputs
+    box_head                makes the module from features [K, 256, 7, 7] to vectors [K, 1024]
     """
     body_norm = (
         partial(FrozenBatchNorm, eps=traits.norm_eps) if traits.frozen_norm else nn.BatchNorm2d

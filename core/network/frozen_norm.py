@@ -1,7 +1,7 @@
 """Batch norm whose statistics and parameters are frozen, as pretrained backbones have it.
 
-torchvision's asks for seven operations, five of them on its own buffers and always with the same
-result. A GPU waits for Python to ask for each, and a ResNet-50 has 53 of these layers.
+torchvision's takes seven operations, five of them on its own buffers and always with the same
+result. A GPU waits for Python to launch each, and a ResNet-50 has 53 of these layers.
 """
 
 import torch
@@ -10,10 +10,9 @@ from torch.nn import functional
 
 
 class FrozenBatchNorm(nn.Module):
-    """torchvision's FrozenBatchNorm2d in one operation: scale and shift are kept, not computed
-    for each batch.
+    """torchvision's FrozenBatchNorm2d in one operation, with a scale and a shift that are kept.
 
-    eps   added to the variance
+    eps   number that is added to the variance
     """
 
     weight: torch.Tensor
@@ -31,10 +30,10 @@ class FrozenBatchNorm(nn.Module):
         self._known: _Known | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images [B, F, H, W], normalised by the frozen statistics, in the dtype of x."""
+        """Features [B, F, H, W], normalised by the frozen statistics, in the dtype of x."""
         if x.dtype != torch.float32:
-            # In a reduced precision too the statistics stay float32; autograd keeps x for it, of
-            # half the size.
+            # The statistics stay float32 in reduced precision too. Autograd keeps x for this
+            # operation, at half the size of float32.
             return functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
@@ -42,9 +41,9 @@ class FrozenBatchNorm(nn.Module):
         return torch.addcmul(shift, x, scale)  # keeps nothing of the size of x for the gradient
 
     def _scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Float32 [F, 1, 1] each; computed again where a buffer was replaced or written to."""
+        """Scale and shift, float32 [F, 1, 1] each, computed again only after a buffer changed."""
         buffers = self.weight, self.bias, self.running_mean, self.running_var
-        # A tensor made in inference mode counts no versions, and is never written to outside.
+        # A tensor made in inference mode has no version, and cannot be written to outside of it.
         versions = [0 if buffer.is_inference() else buffer._version for buffer in buffers]
         state = self.eps, *versions
         known = self._known
@@ -53,7 +52,8 @@ class FrozenBatchNorm(nn.Module):
             or known[0] != state
             or any(old is not new for old, new in zip(known[1], buffers, strict=True))
         ):
-            with torch.inference_mode(False), torch.no_grad():  # a later training reads them, too
+            # Not in inference mode, because a later training may read them too.
+            with torch.inference_mode(False), torch.no_grad():
                 scale_F = self.weight * (self.running_var + self.eps).rsqrt()
                 shift_F = self.bias - self.running_mean * scale_F
             self._known = known = state, buffers, scale_F[:, None, None], shift_F[:, None, None]
@@ -61,5 +61,5 @@ class FrozenBatchNorm(nn.Module):
 
 
 _Known = tuple[tuple[float, ...], tuple[torch.Tensor, ...], torch.Tensor, torch.Tensor]
-"""eps and the versions of the buffers, the buffers, and the scale and shift that were computed from
-them."""
+"""eps and the versions of the buffers, the buffers themselves, and the scale and shift that were
+computed from them."""

@@ -1,8 +1,8 @@
 """The loss of the mask branch and its gradient, computed together, some proposals at a time.
 
-For each proposal the branch keeps 1.8 MB until its gradient is known: seven maps of 256 channels.
-In crowded images, where most of an image's 128 proposals are positive, that was most of the memory
-that instances added.
+For each proposal the branch keeps 1.8 MB of activations until its gradient is known. In crowded
+images, which have up to 128 positive proposals each, this was most of the memory that instances
+added.
 """
 
 from typing import Any
@@ -12,25 +12,24 @@ from torch import nn
 from torch.nn import functional
 
 PROPOSALS_AT_ONCE = 64
-"""Proposals whose activations are held at once: 120 MB."""
+"""Number of proposals whose activations are held at once: 120 MB."""
 
 
 def mask_loss(
     branch: nn.Module, features_PFHW: torch.Tensor, labels_P: torch.Tensor, wanted_PMM: torch.Tensor
 ) -> torch.Tensor:
-    """Mean binary cross-entropy over the mask of the right class of each proposal; a scalar,
-    float32.
+    """Mean binary cross-entropy over each proposal's mask of the right class; a scalar, float32.
 
-    branch          from features to logits, float32 [P, classes + 1, M, M]
+    branch          module from features to logits, float32 [P, classes + 1, M, M]
     features_PFHW   float32 [P, F, H, W], pooled from the pyramid
     labels_P        int64 [P], class numbers
     wanted_PMM      float32 [P, M, M] in 0..1
 
-    The gradient, for the features and for the parameters of the branch that train, is computed with
-    it and kept until it is asked for, once; a second time raises RuntimeError. A branch whose batch
-    norm takes its statistics from the batch gets all proposals together. Without a proposal the
-    loss is 0 and the gradients are zeros: AdamW leaves out a parameter that has none, and would
-    neither decay its weight nor age its moments.
+    The gradients, of the features and of the branch's parameters that train, are computed together
+    with the loss and kept for one backward pass; a second pass raises RuntimeError. A branch whose
+    batch norm takes its statistics from the batch gets all proposals at once. Without a proposal
+    the loss is 0 and the gradients are zeros, not None: AdamW skips a parameter without a gradient,
+    and would neither decay its weight nor update its moments.
     """
     learns = torch.is_grad_enabled()
     parameters = [
@@ -47,8 +46,9 @@ def mask_loss(
 
 
 class _LossAndGradient(torch.autograd.Function):
-    """See `mask_loss`; the parameters are arguments for autograd to know whose gradients these
-    are.
+    """The autograd function of `mask_loss`.
+
+    The branch's parameters are arguments, so that autograd knows whose gradients these are.
     """
 
     @staticmethod
@@ -60,7 +60,7 @@ class _LossAndGradient(torch.autograd.Function):
         features_PFHW: torch.Tensor,
         *parameters: nn.Parameter,
     ) -> torch.Tensor:
-        """The loss; gradients only of what asks for them."""
+        """The loss; gradients are computed only for inputs that need one."""
         of_features = ctx.needs_input_grad[3]
         loss = wanted_PMM.new_zeros(())
         gradient_PFHW = torch.empty_like(features_PFHW) if of_features else None
@@ -88,7 +88,7 @@ class _LossAndGradient(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, outer: torch.Tensor) -> Any:
-        """The gradients that were computed with the loss, times the gradient of the loss."""
+        """The gradients that were computed with the loss, times the loss's own gradient."""
         if ctx.gradients is None:
             raise RuntimeError(
                 "the gradient of the mask loss is kept for one backward pass, and this is the"
@@ -110,7 +110,10 @@ class _LossAndGradient(torch.autograd.Function):
 def _share_of_loss(
     logits_KCMM: torch.Tensor, labels_K: torch.Tensor, wanted_KMM: torch.Tensor, proposals: int
 ) -> torch.Tensor:
-    """The part of the mean that some of all proposals bring."""
+    """The contribution of some proposals to the mean loss over all of them.
+
+    proposals   number of all proposals
+    """
     with torch.autocast(logits_KCMM.device.type, enabled=False):
         rows_K = torch.arange(len(labels_K), device=labels_K.device)
         chosen_KMM = logits_KCMM[rows_K, labels_K]

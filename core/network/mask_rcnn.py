@@ -1,6 +1,7 @@
 """Mask R-CNN from finished parts, which learns from label maps instead of stacks of masks.
 
-Parameters and buffers bear torchvision's names, for any of the backbones, so that its weights load.
+Parameters and buffers have torchvision's names, for each of the backbones, so that its weights
+load.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from core.sample import Target
 class MaskRCNN(Detector):
     """A backbone under a pyramid, proposals, and heads that classify, refine and outline them.
 
-    row   the backbone's, which names the stages that are frozen
+    row   the backbone's row of the table, which names the stages that can be frozen
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class MaskRCNN(Detector):
     def losses(
         self, images: Sequence[torch.Tensor], targets: Sequence[Target]
     ) -> dict[str, torch.Tensor]:
-        """The five loss terms of torchvision's Mask R-CNN, with the same draws; see
-        `Detector.losses`.
+        """The five loss terms of torchvision's Mask R-CNN, with the same draws.
+
+        See `Detector.losses`.
         """
         assert self.training, "call train() first"
         batch = self.transform(images)
@@ -74,7 +76,7 @@ class MaskRCNN(Detector):
         ]
 
     def freeze(self, stages: int, pyramid: bool) -> None:
-        """See `Detector.freeze`; torchvision freezes only where the weights are its own."""
+        """See `Detector.freeze`. Unlike torchvision, it freezes unpretrained layers too."""
         trained = {child for stage in self.row.stages[:stages] for child in stage}
         for name, child in self.backbone.body.named_children():
             child.requires_grad_(name in trained)

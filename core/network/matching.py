@@ -1,45 +1,47 @@
-"""The instance that each anchor and each proposal is to learn, without a matrix of all boxes by
-all anchors.
+"""The instance that each anchor and each proposal learns, computed in little memory.
 
-700 boxes by the 267,000 anchors of 800 x 1333 pixels make a matrix of 0.75 GB, and computing it in
-one go takes 6.6 GB.
+The matrix of overlaps between 700 boxes and the 267,000 anchors of 800 x 1333 pixels takes 0.75 GB,
+and computing it in one go takes 6.6 GB. So anchors are matched some at a time.
 """
 
 import torch
 from torchvision.ops import box_area, box_iou
 
 IOU_ENTRIES = {"cpu": 2**20, "cuda": 2**23}
-"""Most overlaps that are computed at once, 14 bytes each: 15 MB, and on a GPU, which waits for
-every call from Python, 120 MB."""
+"""Largest number of overlaps that are computed at once, 14 bytes each: 15 MB on a CPU; 120 MB on a
+GPU, which waits for every call from Python."""
 
 ANCHOR_IOU, BACKGROUND_IOU = 0.7, 0.3
-"""An anchor that overlaps an instance at least as much as the first learns it, less than the second
-background."""
+"""An anchor whose highest IoU with an instance is at least ANCHOR_IOU learns that instance; one
+whose highest IoU is below BACKGROUND_IOU learns background."""
 PROPOSAL_IOU = 0.5
-"""A proposal that overlaps an instance at least as much learns it, every other one background."""
+"""A proposal whose highest IoU with an instance is at least this learns that instance; every other
+proposal learns background."""
 
 BACKGROUND, NEITHER = -1, -2
-"""Matches of anchors that overlap no instance enough to learn it: those that learn background, and
-the rest."""
+"""Matches of anchors that learn no instance: those that learn background, and those that learn
+nothing."""
 
 
 def match_anchors(boxes_N4: torch.Tensor, anchors_A4: torch.Tensor) -> torch.Tensor:
-    """Int64 [A]: the box that each anchor learns, or BACKGROUND, or NEITHER; float32 [N, 4] and
-    [A, 4].
+    """The box that each anchor learns, or BACKGROUND, or NEITHER: int64 [A].
 
-    The result is that of torchvision's matcher, bit for bit: an anchor that overlaps some box more
-    than any other anchor does learns its own best box, however little they overlap. Which ones
-    these are is known only after all anchors were seen, so where these do not fit in one go their
-    overlaps are computed twice. To remember candidates, some per piece and box, was faster on a
-    CPU, but a GPU was then waited for in each piece.
+    boxes_N4     float32 [N, 4]
+    anchors_A4   float32 [A, 4]
+
+    The result is that of torchvision's matcher, bit for bit. An anchor that has the highest IoU of
+    all anchors with some box learns its own best box, however low that IoU is. These anchors are
+    known only after all were seen, so where the anchors do not fit in one go their overlaps are
+    computed twice. Keeping candidates for each piece and box instead was faster on a CPU, but a GPU
+    had to be waited for in each piece.
     """
     if not len(boxes_N4):
         return torch.full_like(anchors_A4[:, 0], BACKGROUND, dtype=torch.int64)
     step = max(1, IOU_ENTRIES[boxes_N4.device.type] // len(boxes_N4))
     pieces = [slice(start, start + step) for start in range(0, len(anchors_A4), step)]
     box_areas_N, anchor_areas_A = box_area(boxes_N4), box_area(anchors_A4)
-    # Room for the results first: small tensors that are kept between large ones that are not would
-    # keep the memory of these from being used again.
+    # The results are allocated first: small tensors that are kept between large ones that are freed
+    # would keep the memory of the large ones from being used again.
     value_A = boxes_N4.new_empty(len(anchors_A4))
     box_A = torch.empty(len(anchors_A4), dtype=torch.int64, device=boxes_N4.device)
     kept_A = torch.empty(len(anchors_A4), dtype=torch.bool, device=boxes_N4.device)
@@ -64,11 +66,12 @@ def match_anchors(boxes_N4: torch.Tensor, anchors_A4: torch.Tensor) -> torch.Ten
 def match_proposals(
     boxes_N4: torch.Tensor, labels_N: torch.Tensor, proposals_K4: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The box that each proposal overlaps most, and the class that it learns, 0 for background;
-    int64 [K] each.
+    """The box that each proposal overlaps most, and the class that it learns; int64 [K] each.
 
     boxes_N4, labels_N   float32 [N, 4] and int64 [N], class numbers from 1
     proposals_K4         float32 [K, 4]
+
+    The class is 0 for background.
     """
     if not len(boxes_N4):
         none_K = torch.zeros_like(proposals_K4[:, 0], dtype=torch.int64)
@@ -83,8 +86,9 @@ def _iou(
     anchors_K4: torch.Tensor,
     anchor_areas_K: torch.Tensor,
 ) -> torch.Tensor:
-    """float32 [N, K]: torchvision's `box_iou`, the same roundings, in half its operations and
-    memory.
+    """The IoU of each box with each anchor, float32 [N, K].
+
+    It equals torchvision's `box_iou`, rounding included, with half the operations and memory.
     """
     sides = []
     for axis in (0, 1):

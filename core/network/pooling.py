@@ -1,7 +1,8 @@
-"""Features of boxes from the level of the pyramid that fits each.
+"""Features of boxes, each from the level of the pyramid that fits its size.
 
-torchvision asks the GPU level by level which boxes belong to it, and waits for each answer; here
-the boxes are sorted by level and one answer, how many each has, is waited for.
+torchvision asks the GPU level by level for the boxes that belong there, and waits for each answer.
+Here the boxes are sorted by level, and the GPU is waited for once, for the number of boxes of each
+level.
 """
 
 from collections.abc import Sequence
@@ -11,18 +12,18 @@ from torch import nn
 from torchvision.ops import box_area, roi_align
 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
-"""Scales of the levels. torchvision guesses them from the first batch it sees and keeps the guess.
-It depends on how much padding that batch had and is wrong for small images; a resumed trial, or a
-model that is loaded, would go on with other scales."""
+"""Scales of the levels relative to the image. torchvision guesses them from the first batch it sees
+and keeps the guess, which depends on that batch's padding and is wrong for small images; a resumed
+trial or a loaded model would go on with other scales."""
 
 USUAL_SIDE, USUAL_HALVINGS, LEAST_HALVINGS = 224, 4, 2
-"""A square box of this side, in pixels, is pooled from the level that is the image halved four
-times; one of twice the side from the next. The finest level is the image halved twice."""
+"""A square box of USUAL_SIDE pixels is pooled from the level that is the image halved
+USUAL_HALVINGS times, and one of twice the side from the next coarser level. The finest level is the
+image halved LEAST_HALVINGS times."""
 
 
 class PyramidPooling(nn.Module):
-    """torchvision's MultiScaleRoIAlign, bit for bit, from levels that are the image by 4, 8, 16
-    and 32.
+    """torchvision's MultiScaleRoIAlign, bit for bit, for levels of the scales in SCALES.
 
     output_size   side of what is pooled from each box, in cells
     """
@@ -34,10 +35,10 @@ class PyramidPooling(nn.Module):
     def forward(
         self, levels: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]
     ) -> torch.Tensor:
-        """Float32 [P, F, M, M], image after image; levels [B, F, H, W], finest first, boxes [P,
-        4] of each image.
+        """The pooled features of all boxes, float32 [P, F, M, M], image after image.
 
-        Levels beyond SCALES are not looked at.
+        levels   [B, F, H, W] each, the finest first; levels beyond SCALES are ignored
+        boxes    float32 [P, 4] of each image
         """
         numbers = [torch.full_like(boxes_P4[:, :1], image) for image, boxes_P4 in enumerate(boxes)]
         boxes_P4 = torch.cat(list(boxes))
@@ -60,9 +61,9 @@ class PyramidPooling(nn.Module):
 
 
 def _level_of(boxes_P4: torch.Tensor) -> torch.Tensor:
-    """Int64 [P], 0 for the finest level.
+    """The number of the level from which each box is pooled, int64 [P]; 0 is the finest.
 
-    The millionth keeps a side that is on a limit from falling below it.
+    Adding 1e-6 keeps a side that is exactly on a limit from being rounded below it.
     """
     doublings_P = torch.log2(box_area(boxes_P4).sqrt() / USUAL_SIDE)
     halvings_P = torch.floor(USUAL_HALVINGS + doublings_P + 1e-6)

@@ -1,7 +1,7 @@
-"""The region proposal network: torchvision's numbers and draws, with few questions to the GPU.
+"""The region proposal network: torchvision's numbers and draws, with few waits for the GPU.
 
-torchvision asks the GPU, image by image, which boxes are large enough, which score enough, which
-are drawn; every answer has a size that Python must know, and is waited for.
+torchvision asks the GPU, image by image, which boxes are large enough, which score enough and which
+are drawn. The size of every answer must be known in Python, so each is waited for.
 """
 
 from collections.abc import Sequence
@@ -18,22 +18,22 @@ from core.network.matching import match_anchors
 from core.network.resizing import ImageBatch, Size
 
 SUPPRESSED_TOGETHER = ("cuda",)
-"""Devices that suppress the boxes of all levels at once: they would be waited for at each level. A
-CPU compares each box with those of its own level only, which is faster there."""
+"""Devices on which the boxes of all levels are suppressed in one call, because each call waits for
+the device. A CPU compares each box only with those of its own level, which is faster there."""
 
 SUPPRESSION_IOU = 0.7
-"""Only the better of two boxes of a level that overlap more than this is proposed."""
+"""Only the better of two boxes of one level is proposed if their IoU is above this."""
 LEAST_SIDE = 1e-3
-"""Pixels; a narrower box is not proposed."""
+"""Least side of a proposal, in pixels."""
 
 
 class ProposalNetwork(nn.Module):
-    """The proposal network: boxes where instances may be, whatever their class.
+    """The proposal network: boxes in which instances may be, whatever their class.
 
-    head                 [B, F, H, W] of each level to objectness [B, Z, H, W] and offsets [B, 4 Z,
-                         H, W] of each
-    kept_in_training     boxes of a level that are compared, and boxes of an image that are
-                         proposed, at most
+    head                 module from levels, [B, F, H, W] each, to objectness [B, Z, H, W] and
+                         offsets [B, 4 Z, H, W] of each level
+    kept_in_training     most boxes of a level that enter suppression, and most boxes of an image
+                         that are proposed, in training mode
     kept_in_evaluation   the same in evaluation mode
     """
 
@@ -58,15 +58,14 @@ class ProposalNetwork(nn.Module):
         levels: Sequence[torch.Tensor],
         truths: Sequence[torch.Tensor] | None = None,
     ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-        """Proposals of each image, float32 [K, 4], best first; and two losses where there are
-        `truths`.
+        """Proposals of each image, float32 [K, 4], best first; with `truths` also two losses.
 
         levels   float32 [B, F, H, W] each, the finest first
         truths   the boxes of each image's instances, float32 [N, 4]
         """
         objectness, offsets = self.head(levels)
         of_level = [level[0].numel() for level in objectness]
-        # Float32 out of autocast: bfloat16 has no odd pixels past 256.
+        # Float32 under autocast too: bfloat16, which has no odd numbers above 256, is too coarse.
         objectness_BA = torch.cat(
             [_by_anchor(level, 1)[..., 0] for level in objectness], dim=1
         ).float()
@@ -86,11 +85,14 @@ class ProposalNetwork(nn.Module):
         sizes: Sequence[Size],
         of_level: Sequence[int],
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Boxes, float32 [K, 4], and scores [K] of each image, best first, after suppression
-        level by level.
+        """Boxes, float32 [K, 4], and scores [K] of each image, best first.
 
+        boxes_BA4       float32, the decoded anchors
         objectness_BA   float32, logits
-        of_level        anchors of each level in an image, which come level after level
+        sizes           height and width of each image without padding
+        of_level        number of anchors of each level in an image; anchors come level after level
+
+        Non-maximum suppression is applied to each level by itself.
         """
         most = self.kept_in_training if self.training else self.kept_in_evaluation
         top_of_level = [min(most, anchors) for anchors in of_level]
@@ -104,9 +106,8 @@ class ProposalNetwork(nn.Module):
             ]
         )
         sides_BT2 = boxes_BT4[..., 2:] - boxes_BT4[..., :2]
-        fits_BT = (sides_BT2 >= LEAST_SIDE).all(dim=2) & (
-            scores_BT >= 0
-        )  # no score is "not a number"
+        # The second condition is false for a score that is NaN.
+        fits_BT = (sides_BT2 >= LEAST_SIDE).all(dim=2) & (scores_BT >= 0)
         # A box that does not fit gets a score below all others: it suppresses none of them, and
         # comes last.
         scores_BT = torch.where(fits_BT, scores_BT, -1.0)
@@ -114,12 +115,13 @@ class ProposalNetwork(nn.Module):
             _suppressed(boxes_T4, scores_T, top_of_level, SUPPRESSION_IOU, max(size))
             for boxes_T4, scores_T, size in zip(boxes_BT4, scores_BT, sizes, strict=True)
         ]
+        # This waits for the GPU.
         fit = torch.stack(
             [
                 (scores_T[kept_K] >= 0).sum()
                 for scores_T, kept_K in zip(scores_BT, kept, strict=True)
             ]
-        ).tolist()  # waits for the GPU
+        ).tolist()
         kept = [kept_K[: min(fitting, most)] for kept_K, fitting in zip(kept, fit, strict=True)]
         return (
             [boxes_T4[kept_K] for boxes_T4, kept_K in zip(boxes_BT4, kept, strict=True)],
@@ -133,11 +135,10 @@ class ProposalNetwork(nn.Module):
         anchors_A4: torch.Tensor,
         truths: Sequence[torch.Tensor],
     ) -> dict[str, torch.Tensor]:
-        """The two losses of torchvision's proposal network, at the anchors that are drawn."""
+        """The two losses of torchvision's proposal network, over the anchors that are drawn."""
         matches = [match_anchors(boxes_N4, anchors_A4) for boxes_N4 in truths]
-        drawn = self.sampler(
-            [match_A + 1 for match_A in matches]
-        )  # background is 0, and neither below
+        # With 1 added, background is 0 and NEITHER is below 0, as the sampler wants them.
+        drawn = self.sampler([match_A + 1 for match_A in matches])
         starts = range(0, objectness_BA.numel(), len(anchors_A4))
         positive_P = torch.cat(
             [one.positive_P + start for one, start in zip(drawn, starts, strict=True)]
@@ -168,7 +169,7 @@ class ProposalNetwork(nn.Module):
 
 
 def _by_anchor(level: torch.Tensor, numbers: int) -> torch.Tensor:
-    """[B, A, numbers], by row, column and anchor of a cell, from [B, Z numbers, H, W]."""
+    """[B, A, numbers], by row, column and anchor of a cell, from [B, Z x numbers, H, W]."""
     batch, channels, height, width = level.shape
     by_anchor = level.reshape(batch, channels // numbers, numbers, height, width)
     return by_anchor.permute(0, 3, 4, 1, 2).reshape(batch, -1, numbers)
@@ -177,8 +178,10 @@ def _by_anchor(level: torch.Tensor, numbers: int) -> torch.Tensor:
 def _top(
     objectness_BA: torch.Tensor, of_level: Sequence[int], top_of_level: Sequence[int]
 ) -> torch.Tensor:
-    """The places of the best anchors of each level, int64 [B, T], level after level and best
-    first.
+    """The places of the best anchors, int64 [B, T]: level after level, the best first in each.
+
+    of_level       number of anchors of each level
+    top_of_level   number of them that are taken
     """
     tops, start = [], 0
     for level_BK, most in zip(
@@ -192,11 +195,12 @@ def _top(
 def _suppressed(
     boxes_T4: torch.Tensor, scores_T: torch.Tensor, of_level: Sequence[int], iou: float, side: int
 ) -> torch.Tensor:
-    """The boxes that non-maximum suppression leaves of each level by itself, int64, best score
-    first.
+    """The places of the boxes that non-maximum suppression keeps, int64, best score first.
 
-    of_level   boxes of each level, which come level after level
-    side       of the image, in pixels; no box passes it
+    Each level is suppressed by itself.
+
+    of_level   number of boxes of each level; boxes come level after level
+    side       longer side of the image in pixels; no box extends beyond it
     """
     if boxes_T4.device.type in SUPPRESSED_TOGETHER:
         return _all_together(boxes_T4, scores_T, of_level, iou, side)
@@ -218,8 +222,9 @@ def _level_by_level(
 def _all_together(
     boxes_T4: torch.Tensor, scores_T: torch.Tensor, of_level: Sequence[int], iou: float, side: int
 ) -> torch.Tensor:
-    """Levels are moved apart so that their boxes do not meet; that rounds corners to a
-    thousandth of a pixel.
+    """`_suppressed` in one call, with levels moved apart so that their boxes do not meet.
+
+    The move rounds corners to a thousandth of a pixel.
     """
     apart_T1 = torch.cat(
         [boxes_T4.new_full((count, 1), level * (side + 1)) for level, count in enumerate(of_level)]

@@ -13,15 +13,16 @@ from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastL
 from core.backbones import BACKBONES, Backbone
 
 CHANNELS = 256
-"""Channels of every level of the pyramid."""
+"""Number of channels of every level of the pyramid."""
 
 Norm = Callable[..., nn.Module]
-"""A function that makes a layer of normalisation for a number of channels."""
+"""A function that makes a layer of normalisation for a given number of channels."""
 
 
 class Stages(nn.ModuleDict):
-    """The children of a classifier as far as the last of `levels`, which are the ones whose
-    output counts.
+    """The children of a classifier up to the last of `levels`.
+
+    levels   names of the children whose outputs are returned
     """
 
     def __init__(self, classifier: nn.Module, levels: Sequence[str]) -> None:
@@ -49,11 +50,12 @@ class PyramidBackbone(nn.Module):
         self.fpn = fpn
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Float32 [B, 256, H, W] at strides of 4, 8, 16, 32 and 64 pixels, from images [B, 3, H,
-        W].
+        """The pyramid's levels, float32 [B, 256, H, W], at strides of 4, 8, 16, 32 and 64 pixels.
 
-        Float32 under autocast too: anchors and boxes take this dtype, and bfloat16 has no odd
-        pixels past 256. The images are brought to the order in memory that the weights have.
+        images   [B, 3, H, W]; they are brought to the memory format of the weights
+
+        The levels are float32 under autocast too: anchors and boxes take their dtype, and bfloat16
+        has no odd numbers above 256.
         """
         if next(self.body.parameters()).is_contiguous(memory_format=torch.channels_last):
             images = images.contiguous(memory_format=torch.channels_last)
@@ -66,7 +68,8 @@ def pyramid_backbone(
 ) -> PyramidBackbone:
     """A backbone of the table under a feature pyramid, drawn from torch's global generator.
 
-    pyramid_norm    None for a pyramid without normalisation
+    body_norm       makes the backbone's layers of normalisation
+    pyramid_norm    makes the pyramid's; None for a pyramid without normalisation
     stride_in_1x1   whether a bottleneck strides in the 1x1 convolution before its 3x3 one, as in
                     Keras
     """

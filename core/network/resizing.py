@@ -1,7 +1,7 @@
-"""The size at which the network sees an image, and images, boxes and targets brought to it.
+"""The size at which the network sees an image; images, boxes and targets resized to it.
 
-torchvision makes a tensor of every mean, deviation and ratio; for each of the twelve a step the GPU
-is waited for.
+torchvision makes a tensor of every mean, deviation and ratio, and the GPU is waited for at each of
+them, twelve times in a training step.
 """
 
 import math
@@ -20,17 +20,17 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 MULTIPLE = 32
-"""The sides of a batch are multiples of it: the backbone halves them five times."""
+"""The sides of a batch, in pixels, are multiples of this: the backbone halves them five times."""
 
 
 def network_size(height: int, width: int, min_side: int, max_side: int) -> Size:
     """Height and width, in pixels, at which the network sees an image of `height` x `width` pixels.
 
-    The shorter side is brought to `min_side`, or the longer one to `max_side` where it would pass
-    that; both are rounded down, as torchvision rounds them, to no less than one pixel. torchvision
-    computes in floating point and so makes 799 pixels of 801 where 800 are asked for. An image of
-    799 is therefore left as it is: the size of a size is that size, and what was shrunk before its
-    augmentation is not resampled once more.
+    The shorter side becomes `min_side`, unless the longer side would exceed `max_side`; then the
+    longer one becomes `max_side`. Both are rounded down, as in torchvision, but to no less than one
+    pixel. torchvision computes in floating point, so it can make 799 pixels where 800 are asked
+    for. An image whose side is one pixel short is therefore left as it is. So the function is
+    idempotent: an image that was shrunk before its augmentation is not resampled once more.
     """
     shorter, longer = sorted((height, width))
     if (
@@ -47,9 +47,9 @@ def network_size(height: int, width: int, min_side: int, max_side: int) -> Size:
 class ImageBatch:
     """Images as the network sees them.
 
-    images_B3HW   float32, normalised, with zeros to the right of and below what is smaller than the
-                  batch
-    sizes         of each image, without that padding
+    images_B3HW   float32, normalised; images smaller than the batch are padded with zeros to the
+                  right and below
+    sizes         height and width of each image in pixels, without that padding
     """
 
     images_B3HW: torch.Tensor
@@ -57,10 +57,10 @@ class ImageBatch:
 
 
 class ImageTransform(nn.Module):
-    """Images normalised, resized and padded to a batch: torchvision's numbers at the sizes of
-    `network_size`.
+    """Images normalised, resized and padded to a batch, with torchvision's numbers.
 
-    mean, std   of red, green and blue in 0..1
+    min_side, max_side   see `network_size`
+    mean, std            mean and standard deviation of red, green and blue in 0..1
     """
 
     mean_311: torch.Tensor
@@ -71,17 +71,15 @@ class ImageTransform(nn.Module):
     ) -> None:
         super().__init__()
         self.min_side, self.max_side = min_side, max_side
-        for name, values in (
-            ("mean_311", mean),
-            ("std_311", std),
-        ):  # not saved: torchvision's has no such names
+        # They are not saved, because torchvision's weights have no such names.
+        for name, values in (("mean_311", mean), ("std_311", std)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     def forward(self, images: Sequence[torch.Tensor]) -> ImageBatch:
         """A batch of float32 [3, H, W], RGB in 0..1, of any sizes."""
         if self.training:
-            # torchvision draws which of one size it takes. The draws of a training after this one
-            # stay what they were.
+            # torchvision draws a size for each image, even from a list of one. The same numbers
+            # are drawn here, so that all later draws equal torchvision's.
             torch.empty(len(images)).uniform_()
         resized = [self.resize(self.normalize(image)) for image in images]
         sizes = [(image.shape[-2], image.shape[-1]) for image in resized]
@@ -94,11 +92,11 @@ class ImageTransform(nn.Module):
         return ImageBatch(images_B3HW, sizes)
 
     def normalize(self, image: torch.Tensor) -> torch.Tensor:
-        """Float32 [3, H, W], RGB in 0..1, to that with mean 0 and deviation 1 over photographs."""
+        """An image, float32 [3, H, W], RGB in 0..1, less the mean and divided by the deviation."""
         return (image - self.mean_311) / self.std_311
 
     def resize(self, image: torch.Tensor) -> torch.Tensor:
-        """Float32 [3, H, W] at the size that the network sees."""
+        """An image, float32 [3, H, W], at the size that the network sees."""
         height, width = image.shape[-2:]
         size = network_size(height, width, self.min_side, self.max_side)
         if size == (height, width):
@@ -121,12 +119,12 @@ def resize_target(target: Target, size: Size) -> Target:
 
 
 def resize_boxes(boxes_N4: torch.Tensor, old: Sequence[int], new: Sequence[int]) -> torch.Tensor:
-    """Boxes, float32 [N, 4], of an image of size `old` (height, width) in one of size `new`."""
+    """Boxes, float32 [N, 4], scaled from an image of size `old` (height, width) to size `new`."""
     down, across = (_ratio(after, before) for before, after in zip(old, new, strict=True))
     x0_N, y0_N, x1_N, y1_N = boxes_N4.unbind(1)
     return torch.stack((x0_N * across, y0_N * down, x1_N * across, y1_N * down), dim=1)
 
 
 def _ratio(after: int, before: int) -> float:
-    """Rounded to float32 as torchvision's tensors round it."""
+    """The ratio of two sides, rounded to float32 as torchvision's tensors round it."""
     return float(np.float32(after) / np.float32(before))

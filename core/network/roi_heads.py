@@ -1,5 +1,4 @@
-"""The heads of Mask R-CNN: classes, boxes and masks of proposals; their losses, and the
-detections they make.
+"""The heads of Mask R-CNN: classes, boxes and masks of proposals, their losses, and detections.
 
 The mask loss samples its targets from label maps, and masks are predicted some at a time.
 """
@@ -24,11 +23,11 @@ from core.network.resizing import Size
 from core.sample import Target
 
 MASK_SIDE = 28
-"""Pixels of a predicted mask, whatever the size of its box."""
+"""Side of a predicted mask in pixels, whatever the size of its box."""
 MASKS_AT_ONCE = 128
-"""Detections whose masks are computed at once: about 200 MB of activations."""
+"""Number of detections whose masks are computed at once: about 200 MB of activations."""
 LEAST_SIDE = 1e-2
-"""Pixels; a narrower box is not detected."""
+"""Least side of a detected box, in pixels."""
 
 Levels = Sequence[torch.Tensor]
 """The features of a batch, float32 [B, F, H, W] of each level, the finest first."""
@@ -40,7 +39,8 @@ class _Samples:
 
     boxes_S4            float32 [S, 4]
     labels_S            int64 [S], class numbers, 0 for background
-    positive_P          int64 [P], ascending places of those that learn an instance
+    positive_P          int64 [P], ascending places, in the other fields, of those that learn an
+                        instance
     positive_boxes_P4   float32 [P, 4], the boxes of these
     instances_P         int64 [P], the instance that each of them learns
     """
@@ -72,11 +72,12 @@ class MaskBranch(nn.Module):
 
 
 class RoIHeads(nn.Module):
-    """The two branches of the heads.
+    """The two branches of the heads: one for classes and boxes, one for masks.
 
-    box_head, box_predictor     pooled features to a vector each, and that to class logits and box
-                                offsets
-    mask_head, mask_predictor   pooled features to deeper ones, and these to mask logits
+    box_head, box_predictor     modules from pooled features to a vector for each box, and from that
+                                to class logits and box offsets
+    mask_head, mask_predictor   modules from pooled features to deeper ones, and from these to mask
+                                logits
     """
 
     def __init__(
@@ -101,16 +102,16 @@ class RoIHeads(nn.Module):
 
     @property
     def mask_branch(self) -> MaskBranch:
-        """Mask head and predictor as one; not a child, because weights have the names of the
-        two.
+        """Mask head and predictor as one module.
+
+        It is no child of this module, because weights are named after the two.
         """
         return MaskBranch(self.mask_head, self.mask_predictor)
 
     def losses(
         self, levels: Levels, proposals: Sequence[torch.Tensor], targets: Sequence[Target]
     ) -> dict[str, torch.Tensor]:
-        """Losses of classes, boxes and masks; the same steps and draws as those of torchvision's
-        heads.
+        """The losses of classes, boxes and masks, with the steps and draws of torchvision's heads.
 
         proposals   float32 [K, 4] of each image
         targets     at the size that the network sees
@@ -131,11 +132,14 @@ class RoIHeads(nn.Module):
         sizes: Sequence[Size],
         predict: PredictConfig,
     ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Boxes [N, 4], labels [N], scores [N] and masks [N, 28, 28] of each image, best score
-        first.
+        """Boxes [N, 4], labels [N], scores [N] and masks [N, 28, 28] of each image.
 
-        The mask head sees MASKS_AT_ONCE detections at a time: all at once, 1,500 of them would take
-        gigabytes.
+        proposals   float32 [K, 4] of each image
+        sizes       height and width of each image in pixels, without padding
+        predict     score threshold, IoU of suppression and largest number of detections
+
+        The best score comes first. The mask head sees MASKS_AT_ONCE detections at a time, because
+        1,500 of them at once would take gigabytes.
         """
         logits_KC, offsets_KC4 = self._classified(levels, proposals)
         boxes_KC4 = self.coder.decode(offsets_KC4, torch.cat(list(proposals))[:, None])
@@ -164,17 +168,15 @@ class RoIHeads(nn.Module):
     def _classified(
         self, levels: Levels, boxes: Sequence[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class logits, float32 [K, C + 1], and offsets for each class, float32 [K, C + 1, 4],
-        of all boxes.
-        """
+        """Class logits [K, C + 1] and offsets by class [K, C + 1, 4] of all boxes, float32."""
         logits, offsets = self.box_predictor(self.box_head(self.box_roi_pool(levels, boxes)))
-        # Float32 out of autocast: boxes would be decoded in bfloat16.
+        # Float32 under autocast too, because boxes would else be decoded in bfloat16.
         return logits.float(), offsets.float().reshape(*logits.shape, 4)
 
     def _samples(
         self, proposals: Sequence[torch.Tensor], targets: Sequence[Target]
     ) -> list[_Samples]:
-        """The proposals and true boxes of each image that are learned."""
+        """The proposals and true boxes of each image that are drawn for the losses."""
         candidates = [
             torch.cat([boxes_K4, target.boxes_N4])
             for boxes_K4, target in zip(proposals, targets, strict=True)
@@ -205,9 +207,7 @@ class RoIHeads(nn.Module):
         samples: Sequence[_Samples],
         targets: Sequence[Target],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of classes, and of the boxes of the right classes, as torchvision's
-        `fastrcnn_loss`.
-        """
+        """The losses of classes and boxes, computed as in torchvision's `fastrcnn_loss`."""
         labels_S = torch.cat([one.labels_S for one in samples])
         starts = itertools.accumulate((len(one.labels_S) for one in samples), initial=0)
         positive_P = torch.cat(
@@ -229,9 +229,7 @@ class RoIHeads(nn.Module):
     def _mask_loss(
         self, levels: Levels, samples: Sequence[_Samples], targets: Sequence[Target]
     ) -> torch.Tensor:
-        """Mean binary cross-entropy over the mask of the right class of each positive proposal;
-        see `mask_loss`.
-        """
+        """The loss of the masks of positive proposals; see `mask_loss`."""
         boxes = [one.positive_boxes_P4 for one in samples]
         instances = [one.instances_P for one in samples]
         with torch.autocast(boxes[0].device.type, enabled=False):
@@ -255,7 +253,7 @@ class RoIHeads(nn.Module):
     def _mask_probabilities(
         self, levels: Levels, boxes_K4: torch.Tensor, labels_K: torch.Tensor
     ) -> torch.Tensor:
-        """The masks of detections in one image, float32 [K, 28, 28]."""
+        """The masks of detections in one image, probabilities, float32 [K, 28, 28]."""
         logits_KC28 = self.mask_branch(self.mask_roi_pool(levels, [boxes_K4]))
         rows_K = torch.arange(len(labels_K), device=labels_K.device)
         probabilities_K28: torch.Tensor = logits_KC28[rows_K, labels_K].sigmoid()
@@ -265,8 +263,10 @@ class RoIHeads(nn.Module):
 def _best(
     boxes_KC4: torch.Tensor, scores_KC: torch.Tensor, size: Size, predict: PredictConfig
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Boxes [N, 4], labels [N] and scores [N] of an image: each class of each proposal,
-    suppressed class by class.
+    """Boxes [N, 4], labels [N] and scores [N] of an image, best score first.
+
+    Each proposal is a candidate for each class; non-maximum suppression is applied to each class by
+    itself.
     """
     labels_KC = torch.arange(scores_KC.shape[1], device=scores_KC.device).expand_as(scores_KC)
     boxes_J4 = clip_boxes_to_image(boxes_KC4, size)[:, 1:].reshape(-1, 4)  # 0 is background

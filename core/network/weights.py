@@ -1,25 +1,24 @@
-"""Sources of pretrained weights, and what they say about the network that learned them.
+"""Sources of pretrained weights, and what must be known about the network that learned them.
 
 `model.weights` names the file:
 
-    coco       torchvision's Mask R-CNN of the same detector, trained on COCO; exists for resnet50
-               only
-    imagenet   torchvision's ResNet, trained on ImageNet, recipe IMAGENET1K_V1
-    auto       coco for resnet50, imagenet for the other backbones
-    none       no file
-    a path     .pth or .pt (a state dict; nothing else is unpickled) or .safetensors
+coco       torchvision's Mask R-CNN of the same detector, trained on COCO; exists for resnet50 only
+imagenet   torchvision's ResNet, trained on ImageNet by the recipe IMAGENET1K_V1
+auto       coco for resnet50, imagenet for the other backbones
+none       no file
+a path     .pth or .pt (a state dict; nothing else is unpickled) or .safetensors
 
-IMAGENET1K_V1 for both detectors: it exists for all five backbones and was one recipe, so that a
-comparison of backbones compares backbones; the stronger IMAGENET1K_V2 exists for three of them
-(name its file to use it).
+Both detectors take IMAGENET1K_V1. It exists for all five backbones and was one recipe, so that a
+comparison of backbones compares backbones. The stronger IMAGENET1K_V2 exists for three of them; to
+use it, name its file.
 
 The files of coco and imagenet are looked for in the folder given, in the folder that the
-environment variable CELL_TUNE_WEIGHTS names, in ./weights and in torch.hub's checkpoints, and at
-last downloaded into the latter.
+environment variable CELL_TUNE_WEIGHTS names, in ./weights and in torch.hub's checkpoints. A file
+that is in none of them is downloaded into the last.
 
-Beside any of these files a `WEIGHTS.json` may say that the network strode in the first 1x1
-convolution of a bottleneck (Keras and the original ResNet do, torchvision does not). It speaks of
-all files in its folder, or of each by name:
+Beside any of these files a `WEIGHTS.json` may say that the network strides in the first 1x1
+convolution of a bottleneck (as in Keras and the original ResNet, but not in torchvision). It speaks
+of all files in its folder, or of each by name:
 
     {"stride_in_1x1": true}          {"resnet50.pth": {"stride_in_1x1": true}}
 """
@@ -60,28 +59,28 @@ SUFFIXES = (".pth", ".pt", ".safetensors")
 """Suffixes of a file of weights."""
 
 CONNECT_SECONDS = 10.0
-"""A download that hears nothing for so long has failed: without a network the user waits seconds,
-not minutes."""
+"""A download that receives nothing for this time, in seconds, has failed: without a network the
+user waits seconds, not minutes."""
 
 ABANDONED_SECONDS = 3600.0
-"""A download that nothing was added to for this time, in seconds, belongs to a process that is
+"""A partial download that did not grow for this time, in seconds, belongs to a process that is
 dead."""
 
 NORM_EPS = 1e-5
-"""The number that batch norm adds to the variance: torch's default, with which all other files were
-trained."""
+"""Number that batch norm adds to the variance: torch's default, with which all files but
+FILE_WITHOUT_EPSILON were trained."""
 
 FILE_WITHOUT_EPSILON = "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
-"""Trained when torchvision's frozen batch norm still divided by sqrt(variance) alone; torchvision
-sets eps 0 for it."""
+"""Name of a file that was trained when torchvision's frozen batch norm still divided by
+sqrt(variance) alone; torchvision sets eps to 0 for it."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The source of a file of torchvision's.
+    """The place from which one of torchvision's files is downloaded.
 
-    url     its address
-    size    in MiB
+    url    its address
+    size   size of the file in MiB
     """
 
     url: str
@@ -89,14 +88,12 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The name of the file."""
+        """Name of the file."""
         return self.url.rpartition("/")[2]
 
     @property
     def sha256(self) -> str:
-        """The first digits of its SHA-256, hexadecimal, which its name promises; empty where it
-        promises none.
-        """
+        """The first hexadecimal digits of the file's SHA-256, as its name states them, or none."""
         promised = re.search(r"-([0-9a-f]{8,})\.", self.name)
         return promised[1] if promised else ""
 
@@ -110,10 +107,10 @@ class Source:
 class WeightsFile:
     """A file of pretrained weights.
 
-    path           where it is, or will be once it is downloaded
-    kind           what model.weights asked for; 'file' for a path
-    stride_in_1x1  what the WEIGHTS.json beside it declares; False without one
-    missing        where it comes from, if it is nowhere yet
+    path            path of the file, now or once it is downloaded
+    kind            coco or imagenet as `model.weights` asked; file for a path
+    stride_in_1x1   what the WEIGHTS.json beside it declares; False without one
+    missing         its source, if it is not on this machine yet
     """
 
     path: Path
@@ -124,15 +121,15 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class BaseWeights:
-    """Weights as read: what a trial starts from.
+    """Weights as read, with which a trial starts.
 
-    name           the file's name
-    sha256         of the file, hexadecimal
-    stride_in_1x1  whether a bottleneck of the network that learned them strides in its first 1x1
-                   convolution
-    tensors        by torchvision's names, of a ResNet or of a whole Mask R-CNN: float32,
-                   num_batches_tracked int64. Ray hands them out read-only
-    norm_eps       added to the variance by frozen batch norm
+    name            name of the file
+    sha256          SHA-256 of the file, hexadecimal
+    stride_in_1x1   whether a bottleneck of the network that learned them strides in its first 1x1
+                    convolution
+    tensors         arrays by torchvision's names, of a ResNet or of a whole Mask R-CNN: float32,
+                    num_batches_tracked int64; read-only where Ray hands them out
+    norm_eps        number that frozen batch norm adds to the variance
     """
 
     name: str
@@ -143,20 +140,20 @@ class BaseWeights:
 
     @property
     def whole(self) -> bool:
-        """Whether these are the weights of a whole Mask R-CNN, not of a ResNet alone."""
+        """Whether these are the weights of a whole Mask R-CNN and not of a ResNet alone."""
         return _is_mask_rcnn(self.tensors)
 
 
 def find_weights(
     config: ModelConfig, folder: Path | None = None, *, download: bool = True
 ) -> WeightsFile | None:
-    """The file that `config.weights` asks for; None for none.
+    """The file that `config.weights` asks for; None where it asks for none.
 
-    Decodes nothing, but downloads what is nowhere.
+    folder     first place to look in
+    download   False to download nothing: a missing file has the path it would be downloaded to
 
-    Without `download` a file that is nowhere is named by the path that it would be downloaded to.
-
-    Raises WeightsError: which file, where to put it, and the way out.
+    Nothing is decoded. Raises WeightsError, which says which file is missing, where to put it, and
+    the way out.
     """
     if config.weights == "none":
         return None
@@ -179,7 +176,7 @@ def find_weights(
 
 
 def read_weights(file: WeightsFile) -> BaseWeights:
-    """Decode a file of weights. Half precision becomes float32.
+    """Decode a file of weights; floating point numbers become float32.
 
     Raises WeightsError for a file that is torn, holds anything but a state dict of finite tensors,
     or is of neither a ResNet nor a Mask R-CNN.
@@ -219,7 +216,7 @@ def read_weights(file: WeightsFile) -> BaseWeights:
 
 
 def first_names(names: Mapping[str, Any] | list[str]) -> str:
-    """The first three names of many, for a message."""
+    """The first three of many names, and the number of the rest, for a message."""
     return ", ".join(list(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
@@ -239,7 +236,7 @@ def _kind(config: ModelConfig) -> Literal["coco", "imagenet", "file"]:
 
 
 def _given(name: str) -> Path:
-    """The file that the user names."""
+    """The file at a path that the user gave."""
     path = Path(name).expanduser()
     if path.is_file() and path.suffix in SUFFIXES:
         return path
@@ -251,13 +248,13 @@ def _given(name: str) -> Path:
 
 
 def fetch_weights(missing: Iterable[Source], folder: Path | None = None) -> None:
-    """Download files that are nowhere into torch.hub's checkpoints, each once and whole.
+    """Download missing files into torch.hub's checkpoints, each once, and whole or not at all.
 
-    folder   a first place to look in, as in `find_weights`
+    folder   first place to look in, as in `find_weights`
 
-    Raises WeightsError for the first that cannot be had: without a network none can, so the
-    sentence names all that are still missing, each with its address, size and checksum, and where
-    to put them.
+    Raises WeightsError at the first file that cannot be downloaded. Without a network none can be,
+    so the message names all that are still missing, each with its address, size and checksum, and
+    where to put them.
     """
     wanted = list(dict.fromkeys(missing))
     for place, source in enumerate(wanted):
@@ -280,18 +277,14 @@ def fetch_weights(missing: Iterable[Source], folder: Path | None = None) -> None
 
 
 def _places(folder: Path | None) -> list[Path]:
-    """Folders in which files of torchvision's are looked for; the last is the one they are
-    downloaded to.
-    """
+    """Folders in which torchvision's files are looked for; downloads go into the last."""
     variable = os.environ.get(FOLDER_VARIABLE)
     hub = Path(torch.hub.get_dir()) / "checkpoints"
     return [place for place in (folder, variable and Path(variable), Path("weights"), hub) if place]
 
 
 def _known(config: ModelConfig, kind: str, folder: Path | None) -> tuple[Path, Source | None]:
-    """The file of torchvision's weights, the first one found; else where it is to be, and where
-    it comes from.
-    """
+    """The path of a file of torchvision's weights, and its source if it is not on this machine."""
     network = f"maskrcnn_{config.backbone}_{config.detector}" if kind == "coco" else config.backbone
     try:
         of = get_model_weights(network)
@@ -308,10 +301,10 @@ def _known(config: ModelConfig, kind: str, folder: Path | None) -> tuple[Path, S
 
 
 def _download(source: Source, folder: Path) -> Path:
-    """Fetch a file into `folder`, whole and with the SHA-256 that its name promises, or not at all.
+    """Fetch a file into `folder`, whole and with the SHA-256 that its name states, or not at all.
 
-    What downloads left that were killed goes, once nothing was added to it for an hour. Raises
-    OSError, RuntimeError or HTTPException.
+    What killed downloads left behind is removed once it did not grow for an hour. Raises OSError,
+    RuntimeError or HTTPException.
     """
     path = folder / source.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -320,7 +313,7 @@ def _download(source: Source, folder: Path) -> Path:
             if time.time() - part.stat().st_mtime > ABANDONED_SECONDS:
                 part.unlink()
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(CONNECT_SECONDS)  # torch.hub takes none
+    socket.setdefaulttimeout(CONNECT_SECONDS)  # torch.hub has no parameter for it
     try:
         torch.hub.download_url_to_file(
             source.url, str(path), source.sha256 or None, progress=sys.stderr.isatty()
@@ -331,7 +324,10 @@ def _download(source: Source, folder: Path) -> Path:
 
 
 def _declared_stride(path: Path) -> bool:
-    """The content of the WEIGHTS.json beside `path`, all of which is checked."""
+    """Whether the WEIGHTS.json beside `path` declares stride_in_1x1 for it.
+
+    All entries of that file are checked. Raises WeightsError for one that is not well formed.
+    """
     place = path.parent / "WEIGHTS.json"
     if not place.exists():
         return False
@@ -352,15 +348,16 @@ def _declared_stride(path: Path) -> bool:
 
 
 def _state_dict(path: Path, data: bytes) -> Mapping[str, Any]:
-    """The state dict in a file's bytes; also one level down, where training scripts put it
-    beside an optimizer's.
+    """The state dict in a file's bytes.
+
+    It may also be one level down, where training scripts put it beside an optimizer's.
     """
     try:
         if path.suffix == ".safetensors":
             content: Any = safetensors.torch.load(data)
         else:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of a file that it refuses in the end
+                warnings.simplefilter("ignore")  # torch warns of a file before it refuses it
                 content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
