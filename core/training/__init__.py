@@ -1,9 +1,8 @@
-"""One trial: batches, the loop of an epoch, the optimizer, checkpoints, and `Trial` that joins
-them.
+"""One trial, from its batches to its checkpoints.
 
-checkpoint.py  one atomic file of tensors
-loop.py        the batches of an epoch and the training loop
-optim.py       AdamW and its learning rate, step by step
-probe.py       the memory and the time that a trial takes of a GPU, measured by a few steps
-trial.py       the trial: run_epoch, save, load
+checkpoint.py   tensors and a state in one file, written whole or not at all
+loop.py         the batches of an epoch and the training loop
+optim.py        AdamW and the learning rate of each step
+probe.py        the memory and the time that a trial takes of a device, measured in a few steps
+trial.py        `Trial`, which joins these: run_epoch, save, load
 """

@@ -1,6 +1,6 @@
-"""A checkpoint: named tensors and a JSON state in one safetensors file, there whole or not at all.
+"""A checkpoint: named tensors and a JSON state in one safetensors file, whole or not there.
 
-No pickle.
+It holds no pickle.
 """
 
 import json
@@ -17,8 +17,9 @@ from core.files import reason, write_atomically
 
 
 def save(path: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-    """Write `tensors`, from any device, and `state`, anything JSON can hold but NaN, atomically
-    to `path`.
+    """Write `tensors`, from any device, and `state`, any JSON without NaN, to `path`.
+
+    The file is written whole or not at all.
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"state": json.dumps(state, allow_nan=False)}
@@ -28,7 +29,8 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, An
 def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors, on the CPU, and the state that `save` wrote to `path`.
 
-    Raises CheckpointError, TornCheckpoint where the file is damaged or gone.
+    Raises CheckpointError for a file that cannot be read, and TornCheckpoint, a kind of it, for one
+    that is damaged or gone.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:

@@ -28,18 +28,18 @@ DEATH_SECONDS = 1.0
 """Seconds after a failed read from a loader's process within which its death becomes known."""
 
 MOST_LOSS = 1e6
-"""A finite loss above this counts as divergence. In a training that works the five terms add up to
-less than 20 at the beginning; the largest beginning that any settings cause is 4e4, with a random
-frozen ResNet-101. At a million the right class has a probability of about e to the power of minus
-some hundred thousand, or boxes are off by as many of their sides: the network has lost all it had
-learned. Trainings with smaller spikes may recover and go on."""
+"""Largest loss that does not count as divergence. In a training that works the five terms begin
+with a sum below 20; the largest beginning that settings can cause is 4e4, with a random frozen
+ResNet-101. At a loss of a million the right class has a probability of about e to the power of
+minus some hundred thousand, or boxes are off by as many of their sides: the network has lost all it
+had learned. Trainings with smaller spikes may recover and go on."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """The images of one optimizer step.
 
-    images    uint8 [3, H, W] each, RGB, of any sizes; the device turns them into float32
+    images    uint8 [3, H, W] each, RGB, of any sizes; they become float32 on the device
     targets   one for each image
     """
 
@@ -56,7 +56,7 @@ class Batch:
 
 
 class _TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, Target]]):
-    """Images by their address (epoch, image): a pure function, the same in every process."""
+    """Augmented training images by their address (epoch, image), the same in every process."""
 
     def __init__(self, data: Dataset, config: TrialConfig) -> None:
         self.samples = data.samples
@@ -83,8 +83,9 @@ class _TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, Target]]):
 
 
 class _Order:
-    """The addresses of an epoch's images, batch by batch; the loader asks for them in the main
-    process.
+    """The addresses of an epoch's images, batch by batch.
+
+    The loader iterates over it in the main process.
     """
 
     def __init__(self, indices: tuple[int, ...], seed: int, batch_size: int) -> None:
@@ -103,11 +104,10 @@ class _Order:
 
 
 class TrainingBatches:
-    """The training part of a data set as the batches of an epoch, bit for bit the same with any
-    number of workers.
+    """The training part of a data set as the batches of an epoch.
 
-    Worker processes are forked, so they read the data set where it lies, and live as long as this
-    object.
+    They are the same, bit for bit, with any number of workers. Worker processes are forked, so they
+    read the data set where it lies in memory, and live as long as this object.
     """
 
     def __init__(
@@ -136,11 +136,11 @@ class TrainingBatches:
         self._processes: set[multiprocessing.process.BaseProcess] = set()
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Number of batches in an epoch."""
         return len(self.order)
 
     def of_epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, counted from 1."""
+        """The batches of an epoch; `epoch` counts from 1."""
         self.order.epoch = epoch
         others = set(multiprocessing.active_children())
         batches = iter(self.loader)
@@ -149,11 +149,10 @@ class TrainingBatches:
 
     @contextmanager
     def losses_named(self) -> Iterator[None]:
-        """Inside the block, an exception that the death of a loader's process caused becomes
-        ProcessLost.
+        """Turn an exception that the death of a loader's process caused into ProcessLost.
 
-        torch raises a RuntimeError from a signal handler, so at any point; or the read from the
-        dead process fails.
+        torch raises a RuntimeError from a signal handler, which may happen at any point in the
+        block; or else reading from the dead process fails.
         """
         try:
             yield
@@ -164,7 +163,7 @@ class TrainingBatches:
             raise ProcessLost(f"a process that prepares images {died}") from None
 
     def _death(self) -> str | None:
-        """How a process of the loader died; None if none has within DEATH_SECONDS."""
+        """How a process of the loader died; None if none died within DEATH_SECONDS."""
         for _ in range(3 if self._processes else 0):
             try:
                 ended = multiprocessing.connection.wait(
@@ -175,7 +174,7 @@ class TrainingBatches:
                         one.join(DEATH_SECONDS)
                 codes = [one.exitcode for one in self._processes if one.exitcode]
                 return _how(codes[0]) if codes else None
-            except RuntimeError:  # the signal handler's, while this waited
+            except RuntimeError:  # raised by torch's signal handler during the wait
                 continue
         return None
 
@@ -196,7 +195,7 @@ def _collate(items: list[tuple[torch.Tensor, Target]]) -> Batch:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators inside the block; afterwards they have their former state."""
+    """Seed torch's global generators inside the block, and restore their former state after it."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -213,10 +212,10 @@ def train_one_epoch(
 ) -> dict[str, float]:
     """One pass over `batches`, one optimizer step each; `epoch` counts from 1.
 
-    Draws from torch's global generator, which the caller seeds. Returns the mean over images of
-    each loss term, and of their sum as 'loss'. Raises TrialDiverged at the first loss that is not
-    finite or is above MOST_LOSS, before its step, or where weights or statistics of batch norm that
-    training changes are not finite after the last step.
+    It draws from torch's global generator, which the caller seeds. It returns the mean over images
+    of each loss term, and of their sum as 'loss'. Raises TrialDiverged at the first loss that is
+    not finite or is above MOST_LOSS, before its optimizer step; and after the last step, where
+    something that training changes is not finite: a weight or a statistic of batch norm.
     """
     model.train()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -257,16 +256,15 @@ def train_one_epoch(
 def _check_state(model: Detector, place: str, loss: float) -> None:
     """Raise TrialDiverged where something that training changed is not finite.
 
-    A finite loss can have a gradient that is not, and a class that is in no batch a weight that no
-    loss shows; batch norm's running variance can pass float32 while the losses, which do not use
-    it, stay finite.
+    The loss does not show all of it. A finite loss can have a gradient that is not finite. Some
+    weights of a class that is in no batch enter no loss. Batch norm's running variance can exceed
+    float32 while the losses, which do not use it, stay finite.
     """
     state = {
         name: value for name, value in model.trained_state().items() if value.is_floating_point()
     }
-    largest = torch.nn.utils.get_total_norm(
-        state.values(), math.inf
-    ).item()  # waits for the GPU, once an epoch
+    # This waits for the GPU, once an epoch.
+    largest = torch.nn.utils.get_total_norm(state.values(), math.inf).item()
     if math.isfinite(largest):
         return
     name, value = next((name, value) for name, value in state.items() if not value.isfinite().all())

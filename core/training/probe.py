@@ -1,6 +1,4 @@
-"""The memory that a trial takes of its device, and the fraction of time it computes, measured by
-a few of its steps.
-"""
+"""The memory and the time that a trial takes of a device, measured in a few of its steps."""
 
 import resource
 import time
@@ -20,22 +18,22 @@ from core.training.loop import Batch, TrainingBatches, seeded, train_one_epoch
 from core.training.trial import Trial
 
 STEPS = 4
-"""Number of training steps that are measured, after the same number that are not."""
+"""Number of training steps that are measured, after as many that only warm up."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The memory and the time that one trial takes.
+    """The memory and the time that one trial takes of a device.
 
     device              name of the GPU, or cpu
     total_bytes         memory of the GPU; 0 on a CPU
-    peak_bytes          most of it that the process held, in training and prediction: torch's
-                        allocator and CUDA's own context; on a CPU the memory of the process
+    peak_bytes          largest part of it that the process held, in training and prediction:
+                        torch's allocator and CUDA's own context; on a CPU the memory of the process
     busy                fraction of the training time in which the GPU computed, in (0, 1]; 1 on a
                         CPU
     images_per_second   training images per second
-    host_bytes          most memory of the machine that the process held, the data set included; 0
-                        if not measured
+    host_bytes          largest part of the machine's memory that the process held, the data set
+                        included; 0 if not measured
     """
 
     device: str
@@ -49,14 +47,14 @@ class Probe:
 def measure(
     config: TrialConfig, data: Dataset, weights: BaseWeights | None, device: str = "auto"
 ) -> Probe:
-    """Train and predict a little with the largest images, each of a batch, of the training part.
+    """Train and predict a little, with the largest images of the training part.
 
-    Call it in a process of its own: what the trial held is given back with the process. Raises
-    torch.OutOfMemoryError where the trial alone is too large for the device, and what `Trial`
-    raises.
+    Call it in a process of its own: the memory of the trial is given back only when the process
+    ends. Raises torch.OutOfMemoryError where one trial alone is too large for the device, and
+    whatever `Trial` raises.
     """
     where = resolve(device)
-    # At the smallest of learning rates nothing diverges; the work is the same.
+    # With a very small learning rate nothing diverges, and the work is the same.
     config = config.model_copy(
         update={"optim": config.optim.model_copy(update={"learning_rate": 1e-12})}
     )
@@ -81,7 +79,7 @@ def measure(
             seconds = train()
         computed = sum(event.self_device_time_total for event in watched.key_averages()) / 1e6
         busy = min(max(computed / seconds, 0.01), 1.0)
-    seconds = train()  # the profiler slows what it watches
+    seconds = train()  # once more, because the profiler slows the training that it watches
     trial.model.eval()
     predict(
         trial.model,
@@ -93,7 +91,7 @@ def measure(
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if where.type != "cuda":
         return Probe("cpu", 0, held, busy, images / seconds, held)
-    # What CUDA itself took for this process is what is gone beyond torch's allocator.
+    # Memory that is gone beyond torch's allocator was taken by CUDA for this process.
     context = max(free - torch.cuda.mem_get_info(where)[0] - torch.cuda.memory_reserved(where), 0)
     return Probe(
         torch.cuda.get_device_name(where),
@@ -106,7 +104,7 @@ def measure(
 
 
 def _by_size(data: Dataset, indices: tuple[int, ...]) -> list[int]:
-    """The images by pixels, then instances, largest first."""
+    """The indices of images sorted by number of pixels, then of instances, largest first."""
     return sorted(
         indices,
         key=lambda index: (
@@ -118,8 +116,9 @@ def _by_size(data: Dataset, indices: tuple[int, ...]) -> list[int]:
 
 
 def _largest_batches(config: TrialConfig, data: Dataset, train: tuple[int, ...]) -> list[Batch]:
-    """STEPS batches of the largest images, the most crowded of them first, as training would see
-    them.
+    """STEPS batches, as training would make them, each of the same images.
+
+    These are the most crowded `batch_size` of the 4 x `batch_size` largest images.
     """
     largest = _by_size(data, train)[: 4 * config.optim.batch_size]
     crowded = sorted(

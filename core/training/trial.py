@@ -1,5 +1,6 @@
-"""One trial: a configuration on a data set, epoch by epoch, able to stop anywhere and go on as
-if it had not.
+"""One trial: a configuration on a data set, trained epoch by epoch.
+
+It can stop after any epoch and go on later as if it had not stopped.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ from core.training.loop import Batch, TrainingBatches, seeded, train_one_epoch
 from core.training.optim import Schedule, build_optimizer
 
 FORMAT = 2
-"""Version of the checkpoint's layout; a checkpoint of another is refused."""
+"""Version of the checkpoint's layout. A checkpoint of another version is refused."""
 
 _MOST_THREADS = 1024
 
@@ -39,27 +40,28 @@ _MOST_THREADS = 1024
 class EpochReport:
     """The results of one epoch. Every number is finite.
 
-    epoch              counted from 1
-    losses             mean over training images of each loss term, and of their sum as 'loss'
-    learning_rate      learning rate of the epoch's last step
-    ap50               COCO AP50 of masks on the validation images, at most `metric.max_dets`
-                       detections per image and class, mean over the classes present; the objective.
-                       None where no image validates
-    ap50_uncapped      the same, all detections
-    ap50_box           the same as `ap50`, of boxes
-    ap50_per_class     `ap50` of each class; None for a class without a validation instance; empty
-                       where no image validates
-    seconds            wall time of `run_epoch`; of it `train_seconds` and `evaluate_seconds`
-    wait_seconds       part of `train_seconds` in which training waited for the loader's next batch
-    images_per_second  training images per second of `train_seconds`
-    peak_memory_bytes  most memory that tensors took on the GPU, training and evaluation; None on a
-                       CPU
-    steps              optimizer steps
-    detections         number of detections in all validation images
-    capped_images      number of validation images with a tile that reached the cap
-                       `predict.max_detections`
-    coco               twelve numbers of the masks by their `core.metric.coco_summary.NAMES`, None
-                       where there is nothing to find; after the trial's last epoch only, else empty
+    epoch               counted from 1
+    losses              mean over training images of each loss term, and of their sum as 'loss'
+    learning_rate       learning rate of the epoch's last step
+    ap50                COCO AP50 of masks on the validation images, with at most `metric.max_dets`
+                        detections per image and class, mean over the classes present; the
+                        objective. None where there are no validation images
+    ap50_uncapped       the same with all detections
+    ap50_box            the same as `ap50`, of boxes
+    ap50_per_class      `ap50` of each class; None for a class without a validation instance; empty
+                        where there are no validation images
+    seconds             wall time of `run_epoch`, which contains `train_seconds` and
+                        `evaluate_seconds`
+    wait_seconds        part of `train_seconds` in which training waited for the loader's next batch
+    images_per_second   training images per second of `train_seconds`
+    peak_memory_bytes   most memory that tensors took on the GPU in training and evaluation; None on
+                        a CPU
+    steps               number of optimizer steps
+    detections          number of detections in all validation images
+    capped_images       number of validation images with a tile that reached
+                        `predict.max_detections`
+    coco                the twelve numbers of masks by their `core.metric.coco_summary.NAMES`, None
+                        where there is nothing to find; empty except after the trial's last epoch
     """
 
     epoch: int
@@ -86,26 +88,27 @@ class EpochReport:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "EpochReport":
-        """The report that `to_json` was made from."""
+        """The report from which `to_json` made `content`."""
         return cls(**content | {"ap50_per_class": tuple(content["ap50_per_class"])})
 
 
 class Trial:
-    """A trial on one device: `run_epoch` until `epoch` is `config.optim.epochs`, `save` after
-    any of them.
+    """A trial on one device: call `run_epoch` `config.optim.epochs` times, and `save` after any.
 
+    weights          pretrained weights; None to find and read those that `config.model.weights`
+                     names
+    validate         False to train on every image and validate on none; the last epoch is then the
+                     best
     device           auto (the first GPU that torch sees, or else the CPU), cpu, or cuda:0 and so on
-    loader_workers   processes that read and augment training images; 0: this process does. No
-                     influence on results
-    validate         False: every image trains, and none is left to validate; the last epoch is then
-                     the best
-    threads          CPU threads of torch; None for as many as it has now. On a CPU results depend
-                     on their number, so a loaded trial goes on with those it began with
+    loader_workers   number of processes that read and augment training images; with 0 this process
+                     does. It has no influence on results
+    threads          CPU threads of torch; None for torch's present number. On a CPU results depend
+                     on it, so a loaded trial goes on with the number it began with
 
-    Attributes: `reports` of the epochs done; `matches`, the masks' match table of each epoch run
-    since the last save.
+    Two attributes hold the results: `reports` of the epochs done, and `matches`, the match table of
+    masks for each epoch run since the last save.
 
-    Raises SettingError, DataError, WeightsError or ResourceError for what cannot be trained.
+    Raises SettingError, DataError, WeightsError or ResourceError for a trial that cannot run.
     """
 
     def __init__(
@@ -141,7 +144,7 @@ class Trial:
         self.model.to(self.device).to(memory_format=memory_format(self.device))
         self.optimizer = build_optimizer(self.model.parameters(), config.optim)
         self._weights = None if weights is None else _identify(weights)
-        # What a checkpoint must agree on. The learned numbers mean nothing with any other of these.
+        # A checkpoint must agree on all of these, without which its weights mean nothing.
         self._identity: dict[str, Any] = {
             "settings": config.settings(),
             "weights": self._weights,
@@ -161,7 +164,8 @@ class Trial:
     def best(self) -> EpochReport | None:
         """The report of the best epoch; None before the first epoch.
 
-        Highest `ap50`, the first of equals; the last epoch where no image validates.
+        The best epoch is the first one with the highest `ap50`, or the last epoch where there are
+        no validation images.
         """
         if not self.split.validation:
             return self.reports[-1] if self.reports else None
@@ -170,12 +174,12 @@ class Trial:
     def run_epoch(self, progress: Callable[[float], object] = float) -> EpochReport:
         """Train one epoch and evaluate it on the validation images.
 
-        `progress` is called after each batch and each validation image with the fraction of the
-        epoch's images that were seen.
+        progress   called after each batch and each validation image with the fraction of the
+                   epoch's images that were seen
 
         Raises TrialDiverged, and ProcessLost where a loader's process was killed. After any
-        exception the weights stand between two epochs: only `load` helps; after ProcessLost only a
-        new trial does, its loader is gone.
+        exception the weights stand between two epochs, and the trial can be used again only after
+        `load`. After ProcessLost the loader is gone, so a new trial is needed.
         """
         with self.batches.losses_named():
             return self._run_epoch(progress)
@@ -247,8 +251,9 @@ class Trial:
         return report
 
     def _evaluate(self, epoch: int, progress: Callable[[int], object]) -> dict[str, Any]:
-        """The scores of an epoch, by their names in EpochReport; in fp32, as the model is used
-        later.
+        """The scores of an epoch by their names in EpochReport.
+
+        Evaluation is in float32, as the model is used later.
         """
         if not self.split.validation:
             return {
@@ -285,17 +290,14 @@ class Trial:
         }
 
     def trained_model(self) -> TrainedModel:
-        """The model as it was after its best epoch: a copy, on the trial's device, in evaluation
-        mode.
-        """
+        """A copy of the model after its best epoch, on the trial's device, in evaluation mode."""
         assert self.best is not None, "there is no model before the first epoch"
         return self._model_with(self._best_weights)
 
     def kept_model(self, folder: Path) -> TrainedModel | None:
-        """The model after the best epoch of a trial that has ended; None where `folder` does not
-        keep its weights.
+        """The best epoch's model of a trial that was saved in `folder`; None without its weights.
 
-        Raises CheckpointError as `load` does. The trial itself is not touched.
+        Raises CheckpointError as `load` does. The trial itself does not change.
         """
         path = max(folder.glob("best-*.safetensors"), default=None)
         if path is None:
@@ -306,7 +308,7 @@ class Trial:
         return self._model_with(tensors)
 
     def _model_with(self, state: dict[str, torch.Tensor]) -> TrainedModel:
-        """A copy of the model with what training changes taken from `state`."""
+        """A copy of the model in evaluation mode; what training changes is taken from `state`."""
         model = copy.deepcopy(self.model)
         model.load_state_dict(state, strict=False)
         model.requires_grad_(False)
@@ -314,12 +316,12 @@ class Trial:
         return TrainedModel(self.config, self.data.classes, model, self._weights)
 
     def save(self, folder: Path) -> None:
-        """Write all that `load` needs to go on, and what the best epoch was.
+        """Write to `folder` all that `load` needs, and the model of the best epoch.
 
-        In this order, each file atomically: `matches/epoch-0007.npz` of the epochs run since the
-        last save, `best-0007.safetensors` (the trained weights of the best epoch),
-        `last.safetensors`; then bests of other epochs are removed. Whatever moment the process dies
-        at, `last.safetensors` names files that are there.
+        The files are written in this order, each whole or not at all: `matches/epoch-0007.npz` of
+        the epochs run since the last save; `best-0007.safetensors`, the trained weights of the best
+        epoch; `last.safetensors`. Then the bests of other epochs are removed. Whenever the process
+        dies, `last.safetensors` names files that are there.
         """
         best = self.best
         assert best is not None, "there is nothing to save before the first epoch"
@@ -345,13 +347,13 @@ class Trial:
         _remove_what_is_not_named(folder, best_path)
 
     def load(self, folder: Path) -> bool:
-        """Continue from what `save` wrote; False, and nothing changed, where `folder` holds no
-        `last.safetensors`.
+        """Go on from what `save` wrote to `folder`; returns whether there was anything.
 
-        Raises CheckpointError for a file of another configuration, data set, or pretrained weights,
-        and TornCheckpoint for one that is damaged: `discard` it to begin anew. The trial goes on
-        with the number of threads it began with. Removes what a lost attempt left behind; match
-        tables of epochs that were lost stay until the epoch is run again.
+        Without a `last.safetensors` in the folder it returns False, and nothing changes. It raises
+        CheckpointError for a file of another configuration, data set or pretrained weights, and
+        TornCheckpoint for one that is damaged: `discard` it to begin anew. The trial goes on with
+        the number of threads with which it began. Files that a lost attempt left behind are
+        removed; match tables of epochs that were lost stay until the epoch is run again.
         """
         path = folder / "last.safetensors"
         if not path.exists():
@@ -383,9 +385,7 @@ class Trial:
         return True
 
     def discard(self, folder: Path) -> None:
-        """Set a torn checkpoint aside, as `last.safetensors.torn`, so that the next `load`
-        begins anew.
-        """
+        """Rename a torn checkpoint, as `last.safetensors.torn`: the next `load` begins anew."""
         path = folder / "last.safetensors"
         path.replace(path.with_suffix(".safetensors.torn"))
 
@@ -398,7 +398,7 @@ class Trial:
             raise CheckpointError(
                 f"{path} has format {state.get('format')}, and this version reads format {FORMAT}"
             )
-        # A setting that an earlier version did not know yet had the effect of its default.
+        # A setting that an earlier version did not have is taken to have had its default.
         before, now = {**SETTINGS, **state["settings"]}, self._identity["settings"]
         for name in [*now, *(name for name in before if name not in now)]:
             if before.get(name) != now.get(name):
@@ -425,8 +425,9 @@ class Trial:
             )
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors that training changes: 'model.NAME', and AdamW's 'optimizer.KEY.NAME' by
-        trained parameter.
+        """The tensors that training changes, by name.
+
+        They are `model.NAME`, and AdamW's `optimizer.KEY.NAME` of each parameter that trains.
         """
         tensors = {f"model.{name}": value for name, value in self.model.trained_state().items()}
         for name, parameter in self._trainable():
@@ -457,8 +458,7 @@ class Trial:
                 for key in ("step", "exp_avg", "exp_avg_sq")
             }
             moments[index] = {
-                # The fused optimizer goes through a weight and its moments in one order, that of
-                # their memory.
+                # The fused optimizer needs a weight and its moments in the same memory format.
                 key: (
                     torch.empty_like(parameter, device="cpu").copy_(value)
                     if key != "step"
@@ -481,9 +481,7 @@ class Trial:
 
 @contextlib.contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    """Turn errors on a state that is valid JSON but has another content than `save` writes into
-    TornCheckpoint.
-    """
+    """Turn errors on a state that is JSON, but not as `save` writes it, into TornCheckpoint."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -505,9 +503,7 @@ def _describe(weights: dict[str, Any] | None) -> str:
 
 
 def _remove_what_is_not_named(folder: Path, best: Path) -> None:
-    """Remove weights of epochs that are no longer the best, and files that a killed process had
-    half written.
-    """
+    """Remove weights of epochs that are no longer the best, and files left half written."""
     for path in folder.glob("best-*.safetensors"):
         if path != best:
             path.unlink()
