@@ -1,12 +1,11 @@
-"""From a trained network to detections: views and tiles merged, a model as a folder,
-submissions, pictures.
+"""From a trained network to detections, models as folders, submissions and pictures.
 
-advice.py         notes on settings that do not suit a data set: caps, groups
-batch.py          the predictions of many images, written as COCO results
-choice.py         settings of prediction, tried on a trained model
-detect.py         the detections in an image, with flips and tiles merged
-overlay.py        pictures of instances
-submission.py     COCO results, checked, and the zip of a submission
-tiles.py          overlapping tiles, and instances that several of them show
-trained_model.py  a trained model as a folder
+advice.py          notes on settings that do not suit a data set: caps, groups
+batch.py           the predictions of many images, written as COCO results
+choice.py          settings of prediction, tried on a trained model
+detect.py          the detections in an image, with flips and tiles merged
+overlay.py         pictures of instances
+submission.py      COCO results, checked, and the zip of a submission
+tiles.py           overlapping tiles, and instances that several of them show
+trained_model.py   a trained model as a folder
 """

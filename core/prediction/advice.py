@@ -1,5 +1,7 @@
-"""Notes on settings that do not suit a data set: caps that leave instances out, names that show
-groups of images.
+"""Notes on settings that do not suit a data set.
+
+They name caps that leave instances out, images without instances, and names that show groups of
+images.
 """
 
 from collections.abc import Iterator
@@ -13,14 +15,15 @@ from core.prediction.tiles import tiles
 from core.text import many
 
 MOST = 0.5
-"""Fraction of images without instances from which a note asks whether they were annotated."""
+"""Least fraction of images without instances from which a note asks whether they were annotated."""
 
 
 def advice(
     dataset: Dataset, data: DataConfig, predict: PredictConfig, metric: MetricConfig
 ) -> Iterator[str]:
-    """Notes, a sentence each; `predict` has the largest cap and the smallest tiles that are to
-    be tried.
+    """Notes on a data set and settings, one sentence each.
+
+    predict   settings with the largest cap and the smallest tiles that are to be tried
     """
     yield from _empty(dataset)
     yield from _predicted(dataset, data, predict)
@@ -30,9 +33,9 @@ def advice(
 
 
 def _empty(dataset: Dataset) -> Iterator[str]:
-    """A note where most images have no instances, as in a project that is still being annotated.
+    """A note where most images have no instance, as in a project that is still being annotated.
 
-    Where no image has any, the data set cannot be used, and another message says so.
+    If no image has any, the data set cannot be used, and another message says so.
     """
     names = [sample.name for sample in dataset.samples if sample.crowd_N.all()]
     if MOST * len(dataset.samples) <= len(names) < len(dataset.samples):
@@ -43,9 +46,7 @@ def _empty(dataset: Dataset) -> Iterator[str]:
 
 
 def _predicted(dataset: Dataset, data: DataConfig, predict: PredictConfig) -> Iterator[str]:
-    """A note on images with more instances than the detections that `predict.max_detections`
-    keeps.
-    """
+    """A note on images with more instances than `predict.max_detections` allows detections."""
     counts_I = dataset.instance_counts().sum(axis=1)
     side = predict.tile or data.crop
     caps_I = predict.max_detections * np.array(
@@ -69,9 +70,7 @@ def _predicted(dataset: Dataset, data: DataConfig, predict: PredictConfig) -> It
 
 
 def _round_up(count: int) -> int:
-    """A tenth more than a count, rounded up to hundreds, and at most the setting's largest
-    value.
-    """
+    """A count and a tenth, rounded up to hundreds, but at most the setting's largest value."""
     most = next(
         entry.le
         for entry in PredictConfig.model_fields["max_detections"].metadata

@@ -37,10 +37,10 @@ from core.text import many
 class _Done:
     """The results of the images so far.
 
-    images      the images that were predicted
-    results     their results as JSON: text takes a fraction of the objects' memory, masks included
-    full_tiles  for each predicted image, the number of tiles that reached the cap on detections
-    left_out    a sentence for each image that could not be predicted
+    images       the images that were predicted
+    results      their results as JSON texts, which take a fraction of the memory of objects
+    full_tiles   for each predicted image, the number of tiles that reached the cap on detections
+    left_out     a sentence for each image that could not be predicted
     """
 
     images: list[TestImage] = field(default_factory=list)
@@ -66,11 +66,11 @@ def predict_batch(
     model      folder of a trained model
     images     folder, list or file of images (see `core.data.listing.list_images`)
     out        JSON file of the results; `OUT.images.json` beside it lists the images
-    settings   settings of prediction, by name, in place of the model's own
-    threads    processor threads; None for those that torch takes
+    settings   settings of prediction by name, which replace the model's own
+    threads    number of processor threads; None for torch's own number
 
     Raises BadRequest before anything is predicted, and CellTuneError where the results cannot be
-    written. The images that are done are written whatever ends the rest.
+    written. Whatever ends the prediction, the results of the images that are done are written.
     """
     _set_threads(threads)
     found, problems = look_through(images)
@@ -127,9 +127,9 @@ def _set_threads(threads: int | None) -> None:
 
 
 def _listing_beside(out: Path, images: str) -> Path:
-    """The file of the images' ids, beside `out`.
+    """The path of the file of images and ids, beside `out`.
 
-    Raises BadRequest where the two could not be written in the end.
+    Raises BadRequest where one of the two files could not be written in the end.
     """
     if out.suffix != ".json":
         raise BadRequest(f"--out must be the name of a .json file, and is {str(out)!r}")
@@ -154,7 +154,7 @@ def _listing_beside(out: Path, images: str) -> Path:
 
 
 def _with_settings(trained: TrainedModel, settings: Mapping[str, Value]) -> TrainedModel:
-    """The model, predicting with these settings in place of its own."""
+    """The model with these settings of prediction in place of its own."""
     config = trained.config
     for name, value in settings.items():
         option = f"--{name.removeprefix('predict.').replace('_', '-')}"
@@ -165,8 +165,9 @@ def _with_settings(trained: TrainedModel, settings: Mapping[str, Value]) -> Trai
 def _predict(
     trained: TrainedModel, images: Sequence[TestImage], console: Console, done: _Done
 ) -> None:
-    """Predict image after image; each is added to `done`, which so holds all finished images
-    whenever this ends.
+    """Predict image after image, and add the result of each to `done`.
+
+    So `done` holds all finished images whenever and however this ends.
     """
     columns = (
         BarColumn(),
@@ -210,8 +211,9 @@ def _results_in(trained: TrainedModel, image: TestImage) -> tuple[list[str], int
 
 
 def _listing(trained: TrainedModel, images: Sequence[TestImage]) -> dict[str, Any]:
-    """The images and categories that the ids in the results refer to, as a COCO file without
-    annotations.
+    """The images and categories to which the ids in the results refer.
+
+    It is a COCO file without annotations.
     """
     return {
         "images": [

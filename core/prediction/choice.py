@@ -1,6 +1,4 @@
-"""The choice of `predict` settings for a trained model, by predicting again, never by training
-again.
-"""
+"""The choice of `predict` settings for a trained model, by predicting again without training."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,10 +15,10 @@ from core.sample import Detections, Sample
 class Evaluated:
     """The scores of a model with certain settings of `predict`.
 
-    config         the settings
+    config         these settings
     found          the detections in each sample
-    masks, boxes   their match tables
-    max_dets       detections per image and class that count in `ap50`
+    masks, boxes   match tables of the detections' masks and boxes
+    max_dets       number of detections per image and class that count in `ap50`
     """
 
     config: PredictConfig
@@ -31,7 +29,7 @@ class Evaluated:
 
     @property
     def ap50(self) -> float:
-        """COCO AP50 of masks; nan without an instance in the samples."""
+        """COCO AP50 of masks; nan if the samples have no instance."""
         return ap50.ap50(self.masks, self.max_dets).mean
 
 
@@ -41,13 +39,15 @@ def evaluate(
     candidates: Sequence[PredictConfig],
     progress: Callable[[float], object] = float,
 ) -> list[Evaluated]:
-    """Score a model on samples with each of the candidates, which are distinct; returns the
-    scores in their order.
+    """Score a model on samples with each of the candidates; returns the scores in their order.
 
-    The network runs once on each tile of each image, and once more where a candidate has flips,
-    another tile or another `nms_iou`; candidates with another score threshold or cap are taken from
-    the same detections. `progress` is called after each image with the fraction that is done. The
-    model keeps its own settings.
+    candidates   distinct settings of `predict`
+    progress     called after each image with the fraction that is done
+
+    The network runs once on each tile of each image for every pair of `tile` and `nms_iou` among
+    the candidates, and once more on the mirrored tile if one of them has flips. Candidates that
+    differ only in score threshold, cap or flips are taken from the same detections. The model keeps
+    its own settings.
     """
     groups: dict[tuple[int, float], list[PredictConfig]] = {}
     for candidate in candidates:
@@ -71,7 +71,7 @@ def evaluate(
 
 
 def best(evaluated: Sequence[Evaluated]) -> Evaluated:
-    """The candidate with the highest AP50; the first of equals."""
+    """The candidate with the highest AP50, the first one among equals."""
     return max(evaluated, key=lambda one: one.ap50)
 
 

@@ -1,5 +1,6 @@
-"""From a model and an image of any size to its detections: mirrored views and overlapping tiles,
-merged once.
+"""The detections of a model in an image of any size.
+
+Mirrored views and overlapping tiles are predicted by themselves, then merged once.
 """
 
 from collections.abc import Sequence
@@ -35,12 +36,12 @@ class View:
 def predict(
     model: Detector, image: NDArray[np.uint8], config: PredictConfig, tile: int = 0
 ) -> Detections:
-    """The detections of a model, in evaluation mode, in an image.
+    """The detections of a model, which is in evaluation mode, in an image.
 
-    image   uint8 [H, W, 3], RGB
-    config  the one the model predicts with
-    tile    side of the tiles in pixels where `config.tile` is 0, such as `data.crop`; 0 for the
-            whole image
+    image    uint8 [H, W, 3], RGB
+    config   the settings with which the model predicts
+    tile     side of the tiles in pixels where `config.tile` is 0, such as `data.crop`; 0 for the
+             whole image
 
     An image no larger than a tile is one tile. Each tile keeps its best `config.max_detections`
     detections, and `full_tiles` of the result counts the tiles that reached this cap. Only crops of
@@ -52,8 +53,9 @@ def predict(
 def look(
     model: Detector, image: NDArray[np.uint8], config: PredictConfig, tile: int = 0
 ) -> list[View]:
-    """The network's part of `predict`: its detections in each tile, and with `config.flips` in
-    each mirrored tile.
+    """The first half of `predict`: the network's detections in each tile of an image.
+
+    With `config.flips` each tile is also looked at mirrored.
     """
     own = model.predict
     assert (own.score_threshold, own.nms_iou, own.max_detections) == (
@@ -73,9 +75,11 @@ def look(
 
 
 def combine(views: Sequence[View], config: PredictConfig, height: int, width: int) -> Detections:
-    """The rest of `predict`: the detections in a `height` x `width` image, from those in its tiles.
+    """The second half of `predict`: the detections in an image, from those in its tiles.
 
-    `config` may be stricter than the one `look` had: a higher `score_threshold`, a lower
+    height, width   of the image in pixels
+
+    `config` may be stricter than the one that `look` had: a higher `score_threshold`, a lower
     `max_detections`, no `flips`. The network need not run again: suppression goes from the best
     score down, so a detection that is dropped here had not suppressed any other.
     """
@@ -89,8 +93,9 @@ def combine(views: Sequence[View], config: PredictConfig, height: int, width: in
 
 
 def suppress(detections: Detections, iou: float, most: int | None = None) -> Detections:
-    """Non-maximum suppression of boxes, each class by itself; then the best `most` detections,
-    or all.
+    """Non-maximum suppression of boxes, each class by itself.
+
+    most   number of detections that are kept after it, the best ones; None for all
     """
     boxes_N4, scores_N = (
         torch.from_numpy(detections.boxes_N4),
@@ -105,12 +110,12 @@ def suppress(detections: Detections, iou: float, most: int | None = None) -> Det
 
 
 def about_full_tiles(found: Sequence[int], most: int, setting: str) -> str | None:
-    """A sentence that says in how many images the cap was reached, and the way out; None if in
-    none.
+    """A sentence on the images in which the cap was reached, with the way out; None if in none.
 
     found     `Detections.full_tiles` of each image
     most      `predict.max_detections`
-    setting   words for the way to raise the cap, as the user would write it: `--max-detections`
+    setting   name of the setting that raises the cap, as the user would write it:
+              `--max-detections`
     """
     images = sum(tiles > 0 for tiles in found)
     if not images:
@@ -145,7 +150,7 @@ def _in_window(view: View, config: PredictConfig) -> Detections:
 
 
 def _allowed(found: Detections, config: PredictConfig) -> Detections:
-    """The detections that the settings allow and that have a mask."""
+    """The detections that the settings allow and whose mask is not empty."""
     (indices,) = np.nonzero(found.scores_N > config.score_threshold)
     indices = indices[: config.max_detections]
     allowed = _take(found, indices[[found.masks[index].area > 0 for index in indices]])
@@ -187,7 +192,10 @@ def _join(one: Detections, other: Detections) -> Detections:
 
 
 def _mirror(detections: Detections, width: int) -> Detections:
-    """The detections of a mirrored image, in pixels of the image."""
+    """The detections in a mirrored image, in pixels of the image before it was mirrored.
+
+    width   of the image in pixels
+    """
     boxes_N4 = detections.boxes_N4[:, [2, 1, 0, 3]].copy()
     boxes_N4[:, [0, 2]] = width - boxes_N4[:, [0, 2]]
     crops = tuple(

@@ -1,10 +1,9 @@
-"""Pictures of instances: image | ground truth where there is any | predictions, with titles and
-a legend.
+"""Pictures of instances: the image, its annotations, its predictions and a legend.
 
-An instance has the colour of its class in one of `SHADES` shades, another than its neighbours of
-that class have. Fill is translucent and outline one screen pixel wide, so that the tissue stays
-visible. Instances are painted one by one, each inside its own window: the work is proportional to
-boxes and panels.
+An instance has the colour of its class, in one of SHADES shades, and in another one than its
+neighbours of that class as far as the shades suffice. Fills are translucent and outlines one screen
+pixel wide, so that the tissue stays visible. Instances are painted one by one, each inside its own
+window: the work is proportional to the area of boxes and panels.
 """
 
 import io
@@ -24,8 +23,8 @@ from core.labels import label_maps as masks
 from core.sample import Detections, MaskCrop, Sample
 
 ENLARGE_TO = 480
-"""Pixels; an image with shorter sides than this is enlarged by the smallest whole factor that
-brings it there."""
+"""Pixels. An image whose longer side is shorter than this is enlarged by the smallest whole factor
+that brings that side there, within `max_side`."""
 
 HUES = np.array(
     [
@@ -44,27 +43,28 @@ jfly.uni-koeln.de/color), which people with any kind of colour vision tell apart
 out most from pink and purple tissue come first."""
 
 STEPS = (0.0, 1.0, -1.0, 0.5, -0.5)
-"""The shades: the fraction of a colour's reach towards white (up to 1) or black (down to -1)."""
+"""Steps of the shades, as fractions of a colour's reach towards white (up to 1) or black (down to
+-1)."""
 SHADES = len(STEPS)
 REACH = 0.42
 """Reach of the shades, as a fraction of the distance to the nearest other class's colour. Below one
 half, no shade is nearer to another class's colour than to its own."""
 PALEST = 0.25
-"""... and at most this fraction of the way to white or black: a shade keeps three quarters of its
-colour."""
+"""Largest reach of the shades, as a fraction of the way to white or black: a shade keeps three
+quarters of its colour."""
 
 CROWD = np.full((1, SHADES, 3), 128, np.uint8)
-"""Crowd regions are of class number 0 here, and of one grey."""
+"""Colours of crowd regions, which have class number 0 here: one grey in all shades."""
 FILL = 128
-"""Opacity of a fill, of 256. Beneath it the tissue is grey: yellow over purple nuclei would look
-grey, not yellow."""
+"""Opacity of a fill, as parts of 256. The tissue beneath it is turned grey, because yellow over
+purple nuclei would look grey and not yellow."""
 NEIGHBOURHOOD = 12
-"""Screen pixels around an instance's window in which others count as its neighbours."""
+"""Screen pixels around an instance's window within which others count as its neighbours."""
 
 WHITE = (255, 255, 255)
 INK = (40, 40, 40)
 NARROWEST_COLUMN = 200
-"""Screen pixels; a panel narrower than this still has room for its title."""
+"""Screen pixels. The column of a panel is at least this wide, so that a title fits above it."""
 FALLBACK_FONTS = (
     "DejaVuSans.ttf",
     "NotoSansCJK-Regular.ttc",
@@ -72,12 +72,13 @@ FALLBACK_FONTS = (
     "msyh.ttc",
     "arial.ttf",
 )
-"""Tried, where the machine has them, for names with characters that Pillow's own font lacks."""
+"""Fonts that are tried, where the machine has them, for names with characters that Pillow's own
+font lacks."""
 
 
 @dataclass(frozen=True)
 class _Instance:
-    """An instance to draw: its mask, and its class number, 0 for a crowd region."""
+    """An instance to draw: its mask, and its class number, which is 0 for a crowd region."""
 
     mask: MaskCrop
     label: int
@@ -93,8 +94,11 @@ class _Panel:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A line of the legend: its colours from left to right, uint8 [k, 3], its text and the font
-    that can draw it.
+    """A line of the legend.
+
+    colours   from left to right, uint8 [k, 3]
+    text      name of the class
+    font      font that has the characters of the text, if there is one
     """
 
     colours: NDArray[np.uint8]
@@ -110,20 +114,19 @@ def draw(
     max_side: int = 1000,
     min_score: float = 0.5,
 ) -> NDArray[np.uint8]:
-    """Put an image, its ground truth where there is any, and its predictions side by side: uint8
-    [h, w, 3].
+    """An image, its annotations if it has any, and its predictions side by side.
 
-    image      uint8 [H, W, 3]
-    predicted  drawn are those that score `min_score` or more, the best on top; their number is in
-               the title
-    classes    class number c is classes[c - 1]; the legend names those that are drawn
-    truth      the same image, annotated; crowd regions are grey and not counted
-    max_side   longest side of a panel in screen pixels. Larger images shrink, small ones grow by a
-               whole factor
+    image       uint8 [H, W, 3]
+    predicted   detections; those that score `min_score` or more are drawn, the best on top, and
+                counted in the title
+    classes     class number c is classes[c - 1]; the legend names those that are drawn
+    truth       the same image, annotated; crowd regions are grey and not counted
+    max_side    longest side of a panel in screen pixels; larger images shrink, small ones grow by a
+                whole factor
 
-    Every mask is painted as one pixel at least, however much the image shrinks. Nothing that is
-    passed in changes. The same arguments give the same picture, except that names which Pillow's
-    own font cannot write look as the fonts of the machine make them.
+    The picture is uint8 [h, w, 3]. Each mask is painted as at least one pixel, however much the
+    image shrinks. No argument is changed. The same arguments give the same picture, except that
+    names which Pillow's own font cannot write depend on the fonts of the machine.
     """
     size = panel_size(image.shape[0], image.shape[1], max_side)
     colours = np.concatenate([CROWD, palette(len(classes))])
@@ -145,14 +148,14 @@ def draw(
 
 
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Write a picture, uint8 [h, w, 3], as a PNG that is there whole or not at all."""
+    """Write a picture, uint8 [h, w, 3], as a PNG file, whole or not at all."""
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, format="PNG")
     write_atomically(path, stream.getvalue())
 
 
 def panel_size(height: int, width: int, max_side: int) -> tuple[int, int]:
-    """Height and width on the screen of an image: the longer side is `max_side` at most."""
+    """Height and width of an image on the screen, the longer of them at most `max_side`."""
     side = max(height, width)
     if side > max_side:
         return max(1, round(height * max_side / side)), max(1, round(width * max_side / side))
@@ -162,12 +165,12 @@ def panel_size(height: int, width: int, max_side: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=8)
 def palette(count: int) -> NDArray[np.uint8]:
-    """The colours of `count` classes: uint8 [count, SHADES, 3], read-only; shade 0 is the
-    class's own colour.
+    """The colours of `count` classes: uint8 [count, SHADES, 3], read-only.
 
-    The first seven classes have those of `HUES`, each further one the colour that is farthest from
-    all before it, so that a class keeps its colour when others are added. After about 2,500 classes
-    colours repeat. Every shade is nearer to the colour of its class than to that of any other.
+    Shade 0 is the class's own colour. The first seven classes have the colours of `HUES`; each
+    further one has the colour that is farthest from all before it, so that a class keeps its colour
+    when others are added. After about 2,500 classes colours repeat. Every shade is nearer to the
+    colour of its class than to that of any other.
     """
     labs = _class_colours(count)
     shades = np.zeros((count, SHADES, 3), np.uint8)
@@ -183,7 +186,7 @@ def palette(count: int) -> NDArray[np.uint8]:
 
 
 def _class_colours(count: int) -> NDArray[np.float64]:
-    """Float64 [count, 3], Oklab."""
+    """The colours of classes in Oklab, float64 [count, 3]."""
     chosen = _to_lab(HUES)[:count]
     grid = np.arange(0, 256, 17, dtype=np.uint8)
     candidates = _to_lab(
@@ -201,8 +204,8 @@ def _class_colours(count: int) -> NDArray[np.float64]:
     return np.array(colours).reshape(-1, 3)
 
 
-# Oklab, B. Ottosson 2020, "A perceptual color space for image processing": distances are about as
-# large as they look.
+# Oklab (B. Ottosson 2020, "A perceptual color space for image processing") is a colour space in
+# which distances are about as large as they look.
 _TO_CONES = np.array(
     [
         [0.4122214708, 0.5363325363, 0.0514459929],
@@ -220,7 +223,7 @@ _TO_LAB = np.array(
 
 
 def _to_lab(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Oklab, float64 [..., 3], of sRGB, uint8 [..., 3]."""
+    """sRGB, uint8 [..., 3], in Oklab, float64 [..., 3]."""
     encoded = rgb / 255
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
     lab: NDArray[np.float64] = np.cbrt(linear @ _TO_CONES.T) @ _TO_LAB.T
@@ -228,9 +231,7 @@ def _to_lab(rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _to_rgb(lab: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """The nearest sRGB, uint8 [..., 3], of Oklab, float64 [..., 3]; channels outside sRGB are
-    clipped.
-    """
+    """Oklab, float64 [..., 3], in sRGB, uint8 [..., 3]; channels outside sRGB are clipped."""
     linear = np.clip((lab @ np.linalg.inv(_TO_LAB).T) ** 3 @ np.linalg.inv(_TO_CONES).T, 0, 1)
     encoded = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
     rgb: NDArray[np.uint8] = np.rint(encoded * 255).astype(np.uint8)
@@ -238,9 +239,7 @@ def _to_rgb(lab: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 
 def _annotated(truth: Sample) -> list[_Instance]:
-    """The instances of an annotated image in painting order: crowd regions first, then large
-    before small.
-    """
+    """The annotated instances in painting order: crowd regions first, then large before small."""
     found = masks.find_instances(truth.label_maps)
     is_crowd = truth.crowd_N[found.ids_N - 1]
     labels = np.where(is_crowd, 0, truth.labels_N[found.ids_N - 1])
@@ -252,7 +251,10 @@ def _annotated(truth: Sample) -> list[_Instance]:
 
 
 def _found(predicted: Detections, min_score: float) -> list[_Instance]:
-    """The detections worth a look, in painting order: the best last, of equal ones the first."""
+    """The detections of `min_score` or more in painting order: the best last.
+
+    Among equal scores the first detection is painted last. Those with an empty mask are left out.
+    """
     order = np.argsort(-predicted.scores_N, kind="stable")[::-1]
     return [
         _Instance(predicted.masks[index], int(predicted.labels_N[index]))
@@ -278,12 +280,12 @@ def _paint(
     instances: Iterable[_Instance],
     colours: NDArray[np.uint8],
 ) -> NDArray[np.uint8]:
-    """A copy of `base`, uint8 [h, w, 3], with the instances of an image of `size` (H, W) painted
-    in their order.
+    """A copy of `base`, uint8 [h, w, 3], with instances painted on it in their order.
 
+    size      height and width, in pixels, of the image that `base` shows
     colours   uint8 [1 + C, SHADES, 3], crowd regions first
 
-    Where instances overlap, the last one's fill is seen, and the outlines of all.
+    Where instances overlap, the fill of the last one is seen, and the outlines of all.
     """
     rows, columns = _sampled(size[0], base.shape[0]), _sampled(size[1], base.shape[1])
     fills = np.zeros(base.shape[:2], np.int32)  # 0, or 1 + label * SHADES + shade
@@ -313,19 +315,19 @@ def _paint(
 
 
 def _sampled(length: int, screen: int) -> NDArray[np.int64]:
-    """Int64 [screen]: the pixel of the image under the middle of each screen pixel, along one
-    axis.
-    """
+    """The image's pixel under the middle of each screen pixel, along one axis: int64 [screen]."""
     return (2 * np.arange(screen, dtype=np.int64) + 1) * length // (2 * screen)
 
 
 def _on_screen(
     mask: MaskCrop, size: tuple[int, ...], rows: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> tuple[int, int, NDArray[np.bool_]]:
-    """First row, first column and pixels, bool [h, w], of a mask on the screen, nearest pixel,
-    in its tightest window.
+    """A mask on the screen, in its tightest window: first row, first column, pixels bool [h, w].
 
-    A mask of an image of `size` (H, W) that lies between the sampled pixels becomes the one screen
+    size            height and width in pixels of the image that holds the mask
+    rows, columns   the image's row and column under each row and column of the screen
+
+    The nearest pixel is sampled. A mask that lies between the sampled pixels becomes the one screen
     pixel that shows the middle of its first pixel.
     """
     h, w = mask.pixels.shape
@@ -341,8 +343,7 @@ def _on_screen(
 
 
 def _pick_shade(nearby: NDArray[np.int64], uses: NDArray[np.int64]) -> int:
-    """The shade least seen nearby, then the one farthest from those that are, then the one used
-    least.
+    """The shade seen least nearby; of equals the one farthest from those seen, then the least used.
 
     nearby   int64 [SHADES], pixels of each shade of this class around the instance
     uses     int64 [SHADES], instances of this class that have it already
@@ -357,8 +358,9 @@ def _pick_shade(nearby: NDArray[np.int64], uses: NDArray[np.int64]) -> int:
 
 
 def _outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of a mask, bool [h, w], that touch a pixel outside it by a side; all outside the
-    window is outside.
+    """Pixels of a mask, bool [h, w], that have a side in common with a pixel outside it.
+
+    All beyond the window is outside.
     """
     padded = np.pad(inside, 1)
     surrounded = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
@@ -399,7 +401,7 @@ def _compose(
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """`text` in as few lines as `width` pixels allow, broken between words."""
+    """`text` in lines of at most `width` pixels where possible, broken between words."""
     characters = len(text)
     while True:
         lines = textwrap.wrap(text, characters, break_long_words=False)
@@ -409,7 +411,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
 
 
 def _swatch(font_size: int) -> int:
-    """Width in pixels of the colours before a name."""
+    """Width, in pixels, of the colours before a name."""
     return font_size * 3 // 2
 
 
@@ -420,28 +422,29 @@ def _entry(
     if label == 0:
         return _Entry(by_lightness, "crowd region, not counted", _font("", size))
     category = classes[label - 1]
-    # Neither line breaks nor control characters; what is left is drawn as it is.
+    # Line breaks and control characters become spaces; the rest is drawn as it is.
     name = " ".join("".join(c if c.isprintable() else " " for c in category.name).split())
     font = _font(name, size)
     if not name or not _can_write(font, name):
-        name = f"{name} (id {category.id})".strip()  # boxes do not tell classes apart
+        name = f"{name} (id {category.id})".strip()  # glyphs of missing characters look alike
     return _Entry(by_lightness, _shortened(name, font, width - _swatch(size) - size // 2), font)
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """`text`, its middle left out where it is wider than `width` pixels: names often differ at
-    their end.
+    """`text`, with its middle left out if it is wider than `width` pixels.
+
+    The middle goes because names often differ at their end.
     """
     kept = len(text)
     shortened = text
     while font.getlength(shortened) > width and kept > 1:
-        kept -= max(1, kept // 50)  # a name of thousands of characters is measured only so often
+        kept -= max(1, kept // 50)  # so that a very long name is not measured too often
         shortened = f"{text[: (kept + 1) // 2]}...{text[len(text) - kept // 2 :]}"
     return shortened
 
 
 def _rows(entries: Iterable[_Entry], font_size: int, width: int) -> list[list[tuple[int, _Entry]]]:
-    """The legend's rows of entries with their offsets in pixels, none wider than `width`."""
+    """The legend's rows: entries with their offsets in pixels, no row wider than `width`."""
     rows: list[list[tuple[int, _Entry]]] = []
     offset = width
     for entry in entries:
@@ -457,7 +460,7 @@ def _rows(entries: Iterable[_Entry], font_size: int, width: int) -> list[list[tu
 
 
 def _draw_entry(pen: ImageDraw.ImageDraw, entry: _Entry, x: int, y: int, font_size: int) -> None:
-    """Draw an entry whose row begins at (x, y)."""
+    """Draw an entry of the legend with its upper left corner at (x, y)."""
     wide, top = _swatch(font_size), y + font_size // 6
     count = len(entry.colours)
     for index, colour in enumerate(entry.colours.tolist()):
@@ -468,8 +471,9 @@ def _draw_entry(pen: ImageDraw.ImageDraw, entry: _Entry, x: int, y: int, font_si
 
 @lru_cache(maxsize=64)
 def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """The font that can write `text`: Pillow's own, else one of the machine's, else Pillow's own
-    all the same.
+    """A font that has the characters of `text`: Pillow's own, or else one of the machine's.
+
+    If none has them all, it is Pillow's own.
     """
     fonts = _fonts(size)
     own = next(fonts)
@@ -490,8 +494,9 @@ def _fonts(size: int) -> Iterator[ImageFont.FreeTypeFont]:
 
 
 def _can_write(font: ImageFont.FreeTypeFont, text: str) -> bool:
-    """Whether the font has all characters of `text`: those it lacks look like one that no font
-    has.
+    """Whether the font has all characters of `text`.
+
+    A character that it lacks looks like one that no font has.
     """
     lacking = bytes(font.getmask("\U0010fffe"))
     return all(

@@ -1,9 +1,8 @@
-"""Detections as COCO results, and the zip that is handed in: `test-results.json`, checked before
-it is written.
+"""Detections as COCO results, and the zip of a submission, which is checked before it is written.
 
-One result is {"image_id", "bbox", "score", "category_id", "segmentation": {"size": [height, width],
-"counts"}}; ids are the data set's own, boxes [x, y, width, height] in pixels of the listed image,
-and masks text as pycocotools writes it.
+The zip holds `test-results.json`. One result is {"image_id", "bbox", "score", "category_id",
+"segmentation": {"size": [height, width], "counts"}}. Ids are the data set's own, boxes are [x, y,
+width, height] in pixels of the listed image, and masks are text as pycocotools writes it.
 """
 
 import io
@@ -21,20 +20,21 @@ from core.labels import rle
 from core.sample import Detections
 
 MEMBER = "test-results.json"
-"""The only file in the zip."""
+"""Name of the only file in the zip."""
 
 SAME_BYTES = (1980, 1, 1, 0, 0, 0)
-"""Time of change that the zip gives its member, the earliest it can: what is written does not
-depend on when."""
+"""Time of change that the zip gives its member: the earliest possible one, so that the bytes do not
+depend on the time of writing."""
 
 
 class CocoResult(TypedDict):
     """One detection, as JSON has it.
 
-    image_id       of the listing
-    bbox           [x, y, width, height], pixels; the float32 numbers of the prediction, not rounded
+    image_id       id of the image in the listing
+    bbox           [x, y, width, height] in pixels; the float32 numbers of the prediction, not
+                   rounded
     score          in (0, 1]
-    category_id    of the data set, `Category.id`
+    category_id    id of the category in the data set, `Category.id`
     segmentation   the mask, at the size of the image
     """
 
@@ -77,15 +77,15 @@ def check(
 ) -> None:
     """Raise SubmissionError with the first rule of a submission that the results break.
 
-    results          the results of every listed image by its id; an image without detections has an
-                     empty list
-    images           the listed images
-    most             largest number of results of an image, `predict.max_detections` for each of its
-                     tiles
+    results   the results of every listed image by its id; an image without detections has an empty
+              list
+    images    the listed images
+    most      largest number of results of an image, `predict.max_detections` for each of its tiles
 
-    Every listed image was predicted and no other; each result names its image and a known category,
-    its score lies in (0, 1], its box is four finite numbers with width and height 0 or more, and
-    its mask is not empty and decodes to exactly the listed size.
+    The rules: every listed image was predicted, and no other; no image has more than `most`
+    results; each result names its image and a known category; its score lies in (0, 1]; its box is
+    four finite numbers, with width and height 0 or more; its mask is not empty and decodes to
+    exactly the listed size.
     """
     unlisted = results.keys() - {image.id for image in images}
     if unlisted:
@@ -120,13 +120,12 @@ def write_zip(
     classes: Sequence[Category],
     most: Callable[[TestImage], int],
 ) -> None:
-    """Check the results, then write the zip, whole or not at all; the same results give the same
-    bytes.
+    """Check the results, then write the zip, whole or not at all.
 
-    Images come in the order of the listing, the results of each with the best score first (equal
-    scores as they came). Where nothing was found in any image the list is empty, which is whole,
-    but which `COCO.loadRes` does not read. Raises SubmissionError as `check` does, and then leaves
-    an older file as it was.
+    The same results give the same bytes. Images come in the order of the listing, and the results
+    of each with the best score first (equal scores as they came). Where nothing was found in any
+    image the list is empty, which is a whole submission, although `COCO.loadRes` does not read it.
+    Raises SubmissionError as `check` does, and then leaves an older file as it was.
     """
     check(results, images, classes, most)
     ordered = [
@@ -136,9 +135,8 @@ def write_zip(
     ]
     member = zipfile.ZipInfo(MEMBER, date_time=SAME_BYTES)
     member.compress_type = zipfile.ZIP_DEFLATED
-    member.create_system = (
-        3  # as on Unix, wherever it is written, so that the permissions below are read
-    )
+    # As on Unix, wherever it is written, so that the permissions below are read.
+    member.create_system = 3
     member.external_attr = 0o644 << 16
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -147,9 +145,7 @@ def write_zip(
 
 
 def _problem(result: CocoResult, image: TestImage, category_ids: Sequence[int]) -> str | None:
-    """The first rule that a result breaks, with the value received and the way out; None if it
-    keeps them all.
-    """
+    """The first rule that a result breaks, the value received and the way out; else None."""
     if result["image_id"] != image.id:
         return (
             f"image_id must be that of the image, and is {result['image_id']!r}; put it with its"

@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from core.sample import Detections, MaskCrop
 
 TILE_OVERLAP = 4
-"""Neighbouring tiles share one in this number of their side, a quarter: an instance up to this size
-is whole in one of them. The tiles have 1.8 times the pixels of the image."""
+"""Neighbouring tiles overlap by at least 1 / TILE_OVERLAP of their side, a quarter: an instance up
+to this size is whole in one of them. The tiles of a large image have about 1.8 times its pixels."""
 
 SAME_MASK = 0.5
 """Masks that agree more than this are of one instance. Above one half, no mask agrees with two that
 are disjoint."""
 
 CUT_MARGIN = 0.05
-"""A box nearer than this fraction of its side to an inner border of its tile may be cut by it, ...
-"""
+"""A box may be cut by an inner border of its tile if it is nearer to it than this fraction of its
+own side."""
 CUT_PIXELS = 2
-"""... and so may any box nearer than this number of pixels: predicted boxes are no more exact than
-that."""
+"""A box may also be cut by such a border if it is nearer than this number of pixels, because
+predicted boxes are no more exact than that."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class Window:
 
 
 def tiles(height: int, width: int, side: int) -> list[Window]:
-    """Tiles of `side` pixels that cover the image evenly and overlap by at least a quarter; one
-    if `side` is 0.
+    """Tiles of `side` pixels that cover the image evenly and overlap by at least a quarter.
+
+    There is one tile if `side` is 0 or the image is no larger.
     """
     return [
         Window(y, x, min(y + (side or height), height), min(x + (side or width), width))
@@ -56,16 +57,17 @@ def _starts(length: int, side: int) -> list[int]:
 def merge_tiles(
     windows: Sequence[Window], found: Sequence[Detections], height: int, width: int
 ) -> Detections:
-    """Each instance once, where overlapping tiles show it twice, or show pieces of it.
+    """Each instance once, where overlapping tiles show it several times or show pieces of it.
 
-    windows         the tiles of a `height` x `width` image
-    found           the detections in each tile, in pixels of the image
+    windows   the tiles of a `height` x `width` image
+    found     the detections in each tile, in pixels of the image
 
     Two detections of one class in different tiles are of the same instance if their masks agree in
-    the area that both tiles show: by IoU, or, if one may be cut by its tile, by the fraction of
-    this piece that the other mask holds (of two pieces, of the smaller). Of what is not cut the
-    best score stays. Pieces stay only if no tile shows the instance whole: then they are one
-    detection, with the union of their masks and boxes and the best score.
+    the area that both tiles show: by IoU; or, if one of them may be cut by its tile, by the
+    fraction of this piece that the other mask covers (of two pieces, the smaller). Of the
+    detections of an instance that are not cut, the one with the best score stays. Pieces stay only
+    if no tile shows the instance whole: then they become one detection, with the union of their
+    masks and boxes and the best score.
     """
     tiles_N = np.repeat(np.arange(len(windows)), [len(one) for one in found])
     boxes_N4 = np.concatenate([one.boxes_N4 for one in found])
@@ -94,7 +96,7 @@ def merge_tiles(
     while pieces:
         group = [min(pieces)]
         pieces -= {group[0]}
-        for index in group:  # grows while it is walked: all that is connected
+        for index in group:  # it grows meanwhile, until it holds all that is connected
             group += sorted(same[index] & pieces)
             pieces -= same[index]
         groups.append(group)
@@ -132,7 +134,7 @@ def _same_instances(
     cut_N: NDArray[np.bool_],
     crops: Sequence[MaskCrop],
 ) -> list[tuple[int, int]]:
-    """Pairs of detections, by index, that are of one instance seen in two tiles."""
+    """Pairs of detections, by index, that show one instance in two tiles."""
     low_N2 = np.array([(crop.y0, crop.x0) for crop in crops], np.int64).reshape(-1, 2)
     high_N2 = low_N2 + np.array([crop.pixels.shape for crop in crops], np.int64).reshape(-1, 2)
     of_tile = [np.flatnonzero(tiles_N == number) for number in range(len(windows))]
@@ -165,9 +167,9 @@ def _same_instances(
 
 
 def _areas(zone: Window, one: MaskCrop, other: MaskCrop) -> tuple[int, int, int]:
-    """Pixels inside `zone` that are in both masks, in the one, in the other.
+    """Numbers of pixels inside `zone` that are in both masks, in the one, and in the other.
 
-    Their windows overlap somewhere.
+    The masks' windows overlap somewhere.
     """
     y0, x0 = max(one.y0, other.y0, zone.y0), max(one.x0, other.x0, zone.x0)
     y1 = min(one.y0 + one.pixels.shape[0], other.y0 + other.pixels.shape[0], zone.y1)
@@ -183,7 +185,7 @@ def _areas(zone: Window, one: MaskCrop, other: MaskCrop) -> tuple[int, int, int]
 
 
 def _inside(crop: MaskCrop, window: Window) -> NDArray[np.bool_]:
-    """The part of a mask's window that lies in `window`."""
+    """The part of a mask that lies in `window`."""
     return crop.pixels[
         max(window.y0 - crop.y0, 0) : window.y1 - crop.y0,
         max(window.x0 - crop.x0, 0) : window.x1 - crop.x0,

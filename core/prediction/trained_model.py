@@ -1,13 +1,14 @@
-"""A trained model as a folder of two files, which are enough to use it: `config.yaml` and
-`model.safetensors`.
+"""A trained model as a folder of two files: `config.yaml` and `model.safetensors`.
 
-format          version of this layout
-settings        every setting it was trained with and predicts with, flat names
-classes         the data set's categories, in the order of the class numbers
-network         what it has from its pretrained weights beside their numbers (see
-                `core.network.detector.Traits`)
-began_with      file name and SHA-256 of the pretrained weights; null without
-sha256          of model.safetensors
+The two are enough to use the model. `config.yaml` holds
+
+format       version of this layout
+settings     every setting with which it was trained and predicts, flat names
+classes      the data set's categories, in the order of the class numbers
+network      what the network took from its pretrained weights beside tensors (see
+             `core.network.detector.Traits`)
+began_with   file name, SHA-256 and stride_in_1x1 of the pretrained weights; null without
+sha256       SHA-256 of model.safetensors
 """
 
 import hashlib
@@ -47,10 +48,10 @@ _HEAD = """\
 class TrainedModel:
     """A model that is ready to predict.
 
-    config      the settings it was trained with and predicts with
-    classes     class number c of its detections is `classes[c - 1]`
-    model       in evaluation mode, on any device
-    began_with  its pretrained weights: name, sha256; None for none
+    config       the settings with which it was trained and predicts
+    classes      class number c of its detections is `classes[c - 1]`
+    model        the detector, in evaluation mode, on any device
+    began_with   name, sha256 and stride_in_1x1 of its pretrained weights; None without
     """
 
     config: TrialConfig
@@ -59,26 +60,28 @@ class TrainedModel:
     began_with: Mapping[str, Any] | None = None
 
     def predict(self, image: NDArray[np.uint8]) -> Detections:
-        """The detections in an image, uint8 [H, W, 3], RGB, of any size."""
+        """The detections in an image of any size, uint8 [H, W, 3], RGB."""
         return predict(self.model, image, self.config.predict, self.config.data.crop)
 
     def most_detections(self, height: int, width: int) -> int:
-        """Most detections that an image of `height` x `width` pixels can have:
-        `predict.max_detections` a tile.
+        """The largest number of detections that an image of `height` x `width` pixels can have.
+
+        It is `predict.max_detections` for each tile.
         """
         side = self.config.predict.tile or self.config.data.crop
         return len(tiles(height, width, side)) * self.config.predict.max_detections
 
     def predicting_with(self, config: PredictConfig) -> "TrainedModel":
-        """The same network, not a copy, with other settings of `predict`; this object must no
-        longer be used.
+        """The same network with other settings of `predict`.
+
+        The network is not copied, so this object must not be used any more.
         """
         self.model.predict = config
         return replace(self, config=self.config.model_copy(update={"predict": config}))
 
 
 def save(folder: Path, trained: TrainedModel) -> None:
-    """Write the two files; the configuration, which names the other's hash, comes last."""
+    """Write the two files. The configuration, which holds the hash of the other, comes last."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: value.detach().cpu().contiguous()
@@ -99,10 +102,10 @@ def save(folder: Path, trained: TrainedModel) -> None:
 
 
 def load(folder: Path, device: str = "auto") -> TrainedModel:
-    """Read what `save` wrote, for a device (see `core.device.resolve`).
+    """Read what `save` wrote, onto a device (see `core.device.resolve`).
 
     Raises ModelError for a folder that holds no model, a damaged one, or files of two models, and
-    ResourceError.
+    ResourceError for a device that is not there.
     """
     place = resolve(device)
     config, classes, traits, document = _read_config(folder / CONFIG)
