@@ -52,11 +52,11 @@ class WeightsError(BadRequest):
 
 
 class SpaceError(BadRequest):
-    """A space file that is not well formed, or describes nothing to search."""
+    """A space file that is not well formed, or that describes nothing to search."""
 
 
 class ResourceError(BadRequest):
-    """A request for resources this machine or cluster does not have."""
+    """A request for resources that this machine or cluster does not have."""
 
 
 class StudyError(BadRequest):
@@ -75,7 +75,7 @@ class SubmissionError(CellTuneError):
 
 
 class StorageError(CellTuneError):
-    """A disk that is full or read-only, or a database that is locked or away."""
+    """A disk that is full or read-only, or a database that is locked or cannot be reached."""
 
 
 class ClaimLost(StorageError):
@@ -90,9 +90,7 @@ class ProcessLost(CellTuneError):
 
 
 class TrialDiverged(CellTuneError):
-    """A training whose loss is not finite or larger than any that works, or whose weights are
-    not finite.
-    """
+    """A training whose loss is too large or not finite, or with a weight that is not finite."""
 
 
 class CheckpointError(CellTuneError):

@@ -1,5 +1,4 @@
-"""Tables of named parts: backbones, augmentations, readers, samplers, stopping rules, trackers,
-figures.
+"""Tables of named parts, such as backbones or samplers, to which other packages may add.
 
 A table says where each part is defined, and imports a part when it is first used: to list the
 names costs nothing. A package that is installed beside this one adds a part of its own by an entry
@@ -24,11 +23,10 @@ Part = TypeVar("Part")
 
 
 class Parts(Mapping[str, Part], Generic[Part]):
-    """The parts of one kind by name: ours in the order of the table, then those of other packages
-    by name.
+    """The parts of one kind by name: ours in the table's order, then others sorted by name.
 
     kind    what one part is, in words: `sampler`
-    group   group of the entry points of other packages: `cell_tune.samplers`
+    group   group of the entry points by which other packages add parts: `cell_tune.samplers`
     ours    where each of our parts is defined: `package.module:object`
 
     Raises ExtensionError where two parts have one name, and where a part of another package cannot
@@ -42,7 +40,7 @@ class Parts(Mapping[str, Part], Generic[Part]):
 
     @cached_property
     def places(self) -> dict[str, str]:
-        """Where each part is defined: `package.module:object`, by its name."""
+        """The place where each part is defined, `package.module:object`, by the part's name."""
         places = dict(self._ours)
         for point in sorted(metadata.entry_points(group=self.group), key=lambda one: one.name):
             if point.name in places and places[point.name] != point.value:
@@ -81,5 +79,5 @@ class NameIn:
         self._table = table
 
     def __get_pydantic_core_schema__(self, _: Any, __: GetCoreSchemaHandler) -> CoreSchema:
-        """A literal of the table's names, as pydantic asks for it."""
+        """The schema that pydantic asks for: a literal of the table's names."""
         return core_schema.literal_schema(list(self._table))

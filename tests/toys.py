@@ -1,4 +1,4 @@
-"""A package as another project would install it beside ours: one module, and its entry points."""
+"""A package as another project would install it beside ours: one module and its entry points."""
 
 from collections.abc import Mapping
 from pathlib import Path

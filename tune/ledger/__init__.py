@@ -1,11 +1,11 @@
-"""The Optuna study in a database that holds every trial: the truth of a study.
+"""The ledger: an Optuna study in a database that holds every trial, the truth of a study.
 
-records.py      a trial as the ledger has it, and the names under which Optuna stores it
-storage.py      a ledger's database, opened to be read or written; each write is one transaction
-claim.py        the right to write a study, held by one process at a time
-ledger.py       the trials of a study as its driver runs them: the next one, reports, verdicts
-proposals.py    the settings of the next trial, before it is in the ledger
-growth.py       trials of one study whose spaces differ, because the space has grown
-reading.py      a study as others read it, also while it runs
-importances.py  Optuna's importance of each searched setting
+records.py       a trial as the ledger has it, and the names under which Optuna stores it
+storage.py       a ledger's database, opened to be read or written; each write is one transaction
+claim.py         the right to write a study, held by one process at a time
+ledger.py        the trials of a study as its driver runs them: the next one, reports, verdicts
+proposals.py     the settings of the next trial, before it is in the ledger
+growth.py        trials of one study whose spaces differ, because the space has grown
+reading.py       a study as other processes read it, also while it runs
+importances.py   Optuna's importance of each searched setting
 """

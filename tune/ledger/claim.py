@@ -1,10 +1,10 @@
 """The right to write a study, held by one process at a time.
 
-The lock in the study's folder keeps two drivers apart that share the folder; the claim keeps two
-apart that share only the database. It is a row of a table of our own beside Optuna's tables, with a
-number that grows with each claim (a fencing token). Each transaction of the holder's engine reads
-this number before it commits. So a driver that was stalled while another took over writes nothing
-more, however long it slept and whatever the clocks of the two machines say.
+The lock in the study's folder keeps apart two drivers that share the folder; the claim keeps apart
+two that share only the database. The claim is a row of a table of our own beside Optuna's tables,
+with a number that grows with each claim (a fencing token). Each transaction of the holder's engine
+reads this number before it commits. So a driver that was stalled while another took over writes
+nothing more, however long it slept and whatever the clocks of the two machines say.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from tune import processes
 from tune.ledger.storage import open_to_write
 
 BEAT_SECONDS, CLAIM_SECONDS = 30, 180
-"""Seconds between a holder's heartbeats, and seconds without one after which it is taken for dead.
-"""
+"""Seconds between a holder's heartbeats, and seconds without a heartbeat after which the holder is
+taken for dead."""
 
 CLAIMS = Table(
     "cell_tune_claims",
@@ -34,21 +34,21 @@ CLAIMS = Table(
     Column("driver", Text),
     Column("heard", DateTime(timezone=True), nullable=False),
 )
-"""For each study the number of its last claim, its holder as JSON (NULL once it is given up), and
-the time of its last heartbeat, by the database's clock."""
+"""A row for each study: the number of its last claim, the claim's holder as JSON (NULL once it gave
+up the claim), and the time of its last heartbeat by the database's clock."""
 
 
 class Claim:
-    """A study's claim, held by this process until the end of a `with` block.
+    """A study's claim, which this process holds until the end of a `with` block.
 
-    study      name of the study; it stands for the study of its confirmation too
+    study      name of the study; the claim holds for the study of its confirmation too
     database   the study's database, opened to be written, and fenced by the claim
     """
 
     def __init__(self, url: str, study: str) -> None:
         """Claim a study in the database at a URL.
 
-        Raises StudyError where the database cannot be opened, and where another process that lives
+        Raises StudyError where the database cannot be opened, and where another living process
         holds the claim.
         """
         self.study = study
@@ -67,16 +67,13 @@ class Claim:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Give up the claim: this process no longer runs the study."""
         if kind is not None:
-            # After a failure or an interrupt the last write is not worth two minutes.
+            # After a failure or an interrupt the last write is not worth minutes of patience.
             self.database.hurry()
         with contextlib.suppress(StorageError):  # the next driver finds that this process is gone
             self._write(driver=None)
 
     def beat(self) -> None:
-        """Write a heartbeat: this process still runs the study.
-
-        It writes once in BEAT_SECONDS at most.
-        """
+        """Write a heartbeat, once in BEAT_SECONDS at most: this process still runs the study."""
         if time.monotonic() - self._beat >= BEAT_SECONDS:
             self._write(heard=func.now())
             self._beat = time.monotonic()
@@ -97,7 +94,7 @@ class Claim:
         return (CLAIMS.c.study == self.study) & (CLAIMS.c.token == self._token)
 
     def _take(self, engine: sqlalchemy.engine.Engine) -> None:
-        """Make the claim's row, or replace that of a holder that is dead."""
+        """Make the claim's row, or take over that of a holder that is dead or gave it up."""
         _make_table(engine)
         us = {"pid": os.getpid(), "host": socket.gethostname()}
         ours = {"driver": json.dumps(us), "heard": func.now()}
@@ -127,8 +124,13 @@ class Claim:
         self._token = token + 1
 
     def _refuse(self, driver: Mapping[str, Any], silence: float) -> None:
-        """Raise StudyError where the holder lives: it was heard of lately and, on this machine, it
-        still exists.
+        """Raise StudyError if the holder of the claim is alive.
+
+        driver    the holder, as its row has it
+        silence   seconds since its last heartbeat
+
+        A holder is dead after CLAIM_SECONDS of silence, and on this machine also if its process is
+        gone. This process may take over a claim of its own.
         """
         here = driver["host"] == socket.gethostname()
         if silence > CLAIM_SECONDS or (here and driver["pid"] == os.getpid()):
@@ -144,10 +146,10 @@ class Claim:
         )
 
     def _check(self, connection: sqlalchemy.Connection) -> None:
-        """Let a transaction be committed only while the claim is ours.
+        """Let a transaction be committed only while the claim is ours, else raise ClaimLost.
 
-        The row stays as it is until then: sqlite lets one process write at a time, and elsewhere
-        FOR SHARE locks it.
+        The row cannot change between this check and the commit: sqlite lets one process write at a
+        time, and other databases lock the row by FOR SHARE.
         """
         ours = select(CLAIMS.c.token).where(self._is_ours).with_for_update(read=True)
         if connection.execute(ours).one_or_none() is None:
@@ -159,7 +161,7 @@ class Claim:
     def _verify(self) -> None:
         engine = self.database.engine
         assert engine is not None
-        with engine.begin():  # its end is checked
+        with engine.begin():  # `_check` is called when it ends
             pass
 
 

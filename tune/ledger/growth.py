@@ -2,7 +2,7 @@
 
 Optuna stores a choice as its place among the choices, and refuses other choices under the same
 name. So a parameter whose choices have grown is stored under another name from then on, such as
-`model.backbone (4 choices)`; trials that are there stay as they are. Wider ranges need nothing.
+`model.backbone (4 choices)`; trials that are there stay as they are. A wider range keeps its name.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ from optuna.distributions import (
 
 
 def plain_name(stored: str) -> str:
-    """The setting that a stored parameter is."""
+    """The name of the setting that is stored under the name `stored`."""
     return stored.partition(" ")[0]
 
 
@@ -39,7 +39,7 @@ def stored_parameter(
 
 
 def united(distributions: Iterable[BaseDistribution]) -> BaseDistribution:
-    """One distribution that holds the values of all, which are of one kind."""
+    """One distribution that holds the values of all given ones, which are of one kind."""
     found = list(distributions)
     last = found[-1]
     if isinstance(last, CategoricalDistribution):

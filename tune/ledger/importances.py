@@ -16,13 +16,13 @@ trials with all."""
 
 
 def importances(storage: str, study: str) -> Mapping[str, float]:
-    """Optuna's importance of each searched setting over complete trials, highest first; they add
-    up to 1.
+    """Optuna's importance of each searched setting over complete trials, highest first.
 
-    They are PED-ANOVA's (Watanabe, Bansal and Hutter 2023), Optuna's default: how much the
-    setting's values in the best tenth of the trials differ from those in all trials. Nothing random
-    enters. The result is empty where Optuna cannot tell: no such study, too few complete trials,
-    equal scores, nothing searched. Raises as `read_ledger` does.
+    They add up to 1. They are PED-ANOVA's (Watanabe, Bansal and Hutter 2023), Optuna's default: how
+    much a setting's values in the best tenth of the trials differ from those in all trials. The
+    computation draws nothing at random. The result is empty where Optuna cannot tell: no such
+    study, too few complete trials, equal scores, nothing searched. Raises what `read_ledger`
+    raises.
     """
     database = open_to_read(storage)
     found = None if database is None else database.study(study)
@@ -46,6 +46,6 @@ def importances(storage: str, study: str) -> Mapping[str, float]:
             )
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna warns that a conditional setting has few trials
+        warnings.simplefilter("ignore")  # Optuna warns where a conditional setting has few trials
         shares = optuna.importance.get_param_importances(view)
     return dict(sorted(shares.items(), key=lambda share: (-share[1], share[0])))

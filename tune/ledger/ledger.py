@@ -44,13 +44,12 @@ from tune.space.domains import Choices, Domain
 from tune.space.space import SearchSpace
 
 MAX_LOST = 2
-"""Number of a trial's attempts that may end without a report and are repeated; the next such end
-marks it FAIL."""
+"""Largest number of a trial's attempts that may end without finishing it and are repeated. The next
+such end marks the trial FAIL."""
 
 
 class Ledger:
-    """The trials of one study: it gives the next trial to start, takes in reports, and decides
-    whether a trial goes on.
+    """The trials of one study: the next one to start, reports, and verdicts.
 
     Any method that writes raises StorageError where the database refuses, and ClaimLost where
     another process has taken over the study; the ledger must then be opened anew.
@@ -59,14 +58,14 @@ class Ledger:
     def __init__(
         self, claim: Claim, request: StudyRequest, wanted: Sequence[Point] | None = None
     ) -> None:
-        """Open the ledger of a study, and make it if there is none.
+        """Open the ledger of a study, which is made if there is none.
 
-        claim    of the study, or of the search that the study confirms
-        request  the study; its name is the name of the Optuna study
-        wanted   the trials to have; None for those of the request. A confirmation gives them, and
-                 they change when the search goes on. A trial with wanted settings counts unless it
-                 was stopped; a trial that is not wanted stays if it has ended, and is stopped if
-                 it runs
+        claim     claim of the study, or of the search that the study confirms
+        request   the request; its study's name is the name of the Optuna study
+        wanted    the trials that the study is to have; None for those of the request. Confirmations
+                  name them, and they change when the search goes on. A trial that is there counts
+                  if its settings are wanted, unless it was stopped. A trial that is not wanted
+                  stays if it has ended, and is stopped if it runs
         """
         self.claim = claim
         """The claim under which this process writes the ledger."""
@@ -95,21 +94,18 @@ class Ledger:
 
     @property
     def facts(self) -> Mapping[str, Any] | None:
-        """The facts that all trials of the study have in common, as `remember` wrote them.
-
-        They are None before that.
-        """
+        """The facts that all trials of the study have in common; None before `remember`."""
         return self._facts
 
     def remember(self, facts: Mapping[str, Any]) -> None:
-        """Store the facts that all trials of the study have in common; they are of JSON types."""
+        """Store the facts that all trials of the study have in common, as JSON types."""
         if self._facts != facts:
             self._study.set_attribute(FACTS, facts)
             self._facts = facts
 
     @property
     def planned(self) -> int:
-        """Number of trials the study is to have in the end."""
+        """Number of trials that the study is to have in the end."""
         if self._missing is None:
             return self._request.planned_trials
         return len(self._records) + len(self._missing)
@@ -138,13 +134,13 @@ class Ledger:
         return best_of(self.records)
 
     def next(self, gpu_share: float = 0.0) -> TrialRecord | None:
-        """The trial to start now, with the number of its new attempt already written; None if
-        there is none.
-
-        Trials that lost their worker come first and go on from their last checkpoint; new trials
-        follow until there are `planned` trials.
+        """The trial to start now; None if there is none.
 
         gpu_share   GPUs that each trial holds; 0 where trials run on processors
+
+        The number of its new attempt is already written. Trials that lost their worker come first
+        and go on from their last checkpoint; then new trials follow, until there are `planned`
+        trials.
         """
         if self._waiting:
             number = self._waiting.popleft()
@@ -154,17 +150,17 @@ class Ledger:
             return None
         faults.passing("asked")
         record = self._records[number]
-        # On processors it holds none, whatever it needed of a GPU before.
+        # On processors a trial holds no GPU, whatever share it needed before.
         share = max(gpu_share, record.gpus_needed) if gpu_share else 0.0
         record = self._note(number, attempts=record.attempts + 1, gpu_share=share)
         faults.passing("started")
         return record
 
     def report(self, number: int, epochs: Sequence[Mapping[str, Any]]) -> bool:
-        """Enter a trial's epochs; True if the trial ends here.
+        """Enter a trial's epochs; returns whether the trial ends here.
 
-        epochs   the whole history of the trial, the first epoch's report first; epochs that are
-                 known are skipped
+        epochs   the reports of all its epochs so far, epoch 1 first; those that are known are
+                 skipped
 
         The trial ends because its last epoch is done (COMPLETE), or because the stopping rule stops
         it (PRUNED).
@@ -189,9 +185,9 @@ class Ledger:
         return False
 
     def fail(self, number: int, reason: str, seconds: float = 0.0) -> None:
-        """End a trial as failed, after `seconds` in an epoch that was lost.
+        """End a trial as failed: it has a reason and no score.
 
-        A failure has a reason and no score.
+        seconds   wall time inside the epoch that was lost with it
         """
         lost_seconds = self._records[number].lost_seconds + seconds
         self._stop(number, Verdict(State.FAIL, reason), lost_seconds=lost_seconds)
@@ -199,13 +195,13 @@ class Ledger:
     def lost(
         self, number: int, reason: str, seconds: float = 0.0, gpus_needed: float | None = None
     ) -> bool:
-        """Enter that an attempt ended without finishing its trial; True if the trial waits for
-        another, else it failed.
+        """Enter that an attempt ended without finishing its trial; returns whether another follows.
 
         seconds       wall time inside the epoch that was lost with the attempt
-        gpus_needed   GPUs of the next attempt; None for no change. A trial whose share can still
-                      grow has another attempt in any case: no trial fails for memory before it had
-                      a whole GPU
+        gpus_needed   GPUs of the next attempt; None for no change
+
+        If none follows, the trial has failed. A trial whose share can still grow has another
+        attempt in any case: no trial fails for memory before it had a whole GPU.
         """
         record = self._records[number]
         grows = gpus_needed is not None and gpus_needed > record.gpu_share
@@ -220,8 +216,9 @@ class Ledger:
         return True
 
     def note_mlflow_run(self, number: int, run: str) -> None:
-        """Store the id of a trial's run in the tracker, with the study: attributes of an ended
-        trial cannot be changed.
+        """Store the id of a trial's run in the tracker.
+
+        It is an attribute of the study, because attributes of an ended trial cannot be changed.
         """
         if self._records[number].mlflow_run != run:
             self._study.set_attribute(run_name(number), run)
@@ -244,8 +241,8 @@ class Ledger:
     ) -> None:
         """Store a trial.
 
-        params   the settings to be stored as Optuna's params
-        also     further attributes
+        params   the settings that are stored as Optuna's params
+        also     further user attributes
         """
         named = {
             name: stored_parameter(name, distribution(self._domains[name]), self._stored)
@@ -264,9 +261,9 @@ class Ledger:
         )
 
     def _finish_writing(self, record: TrialRecord, values: int) -> None:
-        """Write what a driver that died had left to write of a running trial.
+        """Complete what a driver that died had left unwritten of a running trial.
 
-        values   number of epochs whose value is stored
+        values   number of epochs whose AP50 is stored as an intermediate value
         """
         number = record.id
         if not record.settings:  # an earlier version drew settings one after the other
@@ -286,9 +283,7 @@ class Ledger:
             self._end(number, Verdict(record.state, record.reason))
 
     def _keep_only(self, wanted: Sequence[Point]) -> list[Point]:
-        """Stop the running trials that are not wanted; returns the wanted points that have no
-        trial yet.
-        """
+        """Stop running trials that are not wanted; returns the wanted points without a trial."""
         asked = {settings_key(point.settings) for point in wanted}
         there = set()
         for record in self.records:
@@ -301,7 +296,7 @@ class Ledger:
         return [point for point in wanted if settings_key(point.settings) not in there]
 
     def _judge(self, record: TrialRecord) -> Verdict | None:
-        """How a trial ends with its last epoch so far; None if it goes on."""
+        """The verdict on a trial after its last epoch so far; None if it goes on."""
         if len(record.epochs) >= record.planned_epochs:
             return Verdict(State.COMPLETE)
         why = self._rule.why_stopped(
@@ -321,14 +316,14 @@ class Ledger:
         return [record.curve for record in self._records.values() if record.state is State.COMPLETE]
 
     def _note(self, number: int, **changes: Any) -> TrialRecord:
-        """Change notes of a running trial, in one write."""
+        """Change notes on a running trial, in one write."""
         record = replace(self._records[number], **changes)
         self._study.set_trial_attribute(number, NOTES, notes_of(record))
         self._records[number] = record
         return record
 
     def _stop(self, number: int, verdict: Verdict, **changes: Any) -> None:
-        """End a running trial between epochs, with changes of its notes."""
+        """End a running trial between two epochs, with changes of its notes."""
         record = replace(self._records[number], **changes)
         stored = {**notes_of(record), VERDICT: asdict(verdict)}
         self._study.set_trial_attribute(number, NOTES, stored)
@@ -336,11 +331,11 @@ class Ledger:
         self._end(number, verdict)
 
     def _end(self, number: int, verdict: Verdict) -> None:
-        """Let Optuna's state of a trial follow its verdict, which is stored."""
+        """Let Optuna's state of a trial follow its verdict, which is stored already."""
         record = self._records[number]
         value = record.ap50 if verdict.state is State.COMPLETE else None
         if verdict.state is State.PRUNED and record.curve:
-            value = record.curve[-1]  # as Optuna has it
+            value = record.curve[-1]  # Optuna's convention for pruned trials
         self._study.end(number, TrialState[verdict.state.name], value)
         self._records[number] = replace(record, state=verdict.state, reason=verdict.reason)
         faults.passing("told")
@@ -349,12 +344,12 @@ class Ledger:
 def open_ledger(
     storage: str, request: StudyRequest, wanted: Sequence[Point] | None = None
 ) -> Ledger:
-    """Claim a study in the database at a URL, and open its ledger. Raises as `Claim` does."""
+    """Claim a study in the database at a URL, and open its ledger. Raises what `Claim` raises."""
     return Ledger(Claim(storage, request.study), request, wanted)
 
 
 def _domains(space: SearchSpace) -> dict[str, Domain]:
-    """The domain of each setting that is stored as one of Optuna's params."""
+    """The domain of each setting that is stored among Optuna's params."""
     if not space.variants:
         return {one.name: one.domain for one in space.parameters}
     values: dict[str, dict[Value, None]] = {}

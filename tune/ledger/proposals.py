@@ -19,10 +19,10 @@ _OUTCOMES = {
 
 
 def next_point(request: StudyRequest, records: Sequence[TrialRecord]) -> Point:
-    """The trial that follows these: a row of the variants, or a proposal of the sampler.
+    """The trial that follows these: the next row of the variants, or a proposal of the sampler.
 
-    The sampler's seed is that of the study and the trial's number, so that a study that goes on
-    after a crash proposes what it would have proposed without one.
+    The sampler's seed is made of the study's seed and the trial's number, so that a study that goes
+    on after a crash proposes what it would have proposed without one.
     """
     space, number = request.space, len(records)
     if space.variants:
@@ -50,7 +50,7 @@ def _tried(records: Sequence[TrialRecord]) -> list[Tried]:
 
 
 def preview(request: StudyRequest, count: int) -> list[TrialRecord]:
-    """The first `count` trials of a study, as they would be started without any results."""
+    """The first `count` trials of a study, as they would be started if none had a result."""
     records: list[TrialRecord] = []
     for number in range(min(count, request.planned_trials)):
         point = next_point(request, records)

@@ -1,4 +1,4 @@
-"""A study as others than its driver read it, also while it runs. Nothing here writes."""
+"""A study as processes other than its driver read it, also while it runs. Nothing here writes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ def read_ledger(storage: str, study: str) -> Reading | None:
     if found is None:
         return None
     known = found.attributes()
-    # Trials that an earlier version had planned and not begun come last, and are none yet.
+    # Trials that an earlier version had planned but not begun come last, and do not count yet.
     trials = [trial for trial in found.trials() if trial.state is not TrialState.WAITING]
     records = tuple(record_of(trial, known) for trial in trials)
     return Reading(known.get(IDENTITY, ""), known.get(FACTS, {}), records)

@@ -1,24 +1,25 @@
 """A trial as the ledger has it, and the names under which an Optuna study stores it.
 
-Each trial of the Optuna study carries its searched settings as Optuna's params, AP50 after each
-epoch as intermediate values, and these user attributes:
+Each trial of the Optuna study has its searched settings as Optuna's params, AP50 after each epoch
+as intermediate values, and these user attributes:
 
-    name      the variant's name, empty in a sampled study; the candidate's in a confirmation
-    settings  every setting of the trial, flat names
-    params    the params of a trial for which nothing was proposed (in a confirmation)
-    notes     what happens to it, as JSON, in one piece: see `Notes`
-    epoch 7   the report of epoch 7, as JSON, with `at`, the time it reached the ledger in
-              milliseconds since 1970, and with the `verdict` if the trial ended with this epoch
+name       the variant's name; in a confirmation the candidate's; empty in a sampled study
+settings   every setting of the trial, flat names
+params     the trial's params where Optuna does not store them (in a confirmation)
+notes      the notes on the trial in one piece (see `Notes`), with the `verdict` if the trial ended
+           between two epochs
+epoch 7    the report of epoch 7, with `at`, the time it reached the ledger in milliseconds since
+           1970, and with the `verdict` if the trial ended with this epoch
 
-and the study itself these:
+The study itself has these:
 
-    identity      a name that no other ledger has
-    facts         what its trials have in common: the request, the data's fingerprint, the weights'
-                  hashes
-    mlflow_run 3  id of trial 3's run in the tracker
+identity       a name that no other ledger has
+facts          what its trials have in common: the request, the data's fingerprint, the weights'
+               hashes
+mlflow_run 3   id of trial 3's run in the tracker
 
-A verdict is stored with the epoch that caused it, so it is never lost and never judged again.
-Optuna's own state of the trial follows in a second write.
+A verdict is stored together with the epoch that caused it, so it is never lost and never judged
+again. Optuna's own state of the trial follows in a second write.
 """
 
 import functools
@@ -34,13 +35,14 @@ from core.config import Value
 from tune.ledger.growth import plain_name
 
 IDENTITY, FACTS = "identity", "facts"
-"""Attributes of the study."""
+"""Names of user attributes of the study."""
 NAME, SETTINGS, PARAMS, NOTES, VERDICT = "name", "settings", "params", "notes", "verdict"
-"""Attributes of a trial, and of an epoch's report."""
+"""Names of user attributes of a trial; VERDICT is a key in its notes or in the report of an epoch.
+"""
 
 
 class State(StrEnum):
-    """The state of a trial. The names are Optuna's."""
+    """The state of a trial, with Optuna's names."""
 
     RUNNING = "RUNNING"
     COMPLETE = "COMPLETE"
@@ -50,16 +52,16 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Notes:
-    """What happens to a trial beside its epochs.
+    """Notes on a trial beside its epochs.
 
-    attempts      number of attempts, each written before its worker starts
-    lost          number of attempts that ended without a result for the trial (a dead process, no
-                  memory)
-    lost_seconds  wall time, in seconds, of the epochs that were lost with these attempts
-    gpu_share     GPUs that the trial holds while it runs
-    gpus_needed   GPUs that its next attempt needs, after it ran out of memory with less; 0 for the
-                  study's share
-    reason        why it failed, was stopped, or lost its last worker
+    attempts       number of attempts, each written before its worker starts
+    lost           number of attempts that ended without finishing the trial (a dead process, no
+                   memory)
+    lost_seconds   wall time, in seconds, inside the epochs that were lost with these attempts
+    gpu_share      GPUs that the trial holds while it runs
+    gpus_needed    GPUs that its next attempt needs, after a smaller share had too little memory;
+                   0 for the study's share
+    reason         why it failed, was stopped, or lost its last worker
     """
 
     attempts: int = 0
@@ -97,7 +99,7 @@ class TrialRecord(Notes):
 
     @functools.cached_property
     def best_epoch(self) -> int | None:
-        """The epoch of the highest AP50, the first of equals; None before the first epoch."""
+        """The first epoch with the highest AP50, counted from 1; None before the first epoch."""
         curve = self.curve
         return 1 + curve.index(max(curve)) if curve else None
 
@@ -108,7 +110,7 @@ class TrialRecord(Notes):
 
     @functools.cached_property
     def seconds(self) -> float:
-        """Wall time inside epochs, over all attempts, lost epochs included."""
+        """Wall time inside epochs, in seconds, over all attempts, lost epochs included."""
         return self.lost_seconds + math.fsum(float(epoch["seconds"]) for epoch in self.epochs)
 
     @property
@@ -132,24 +134,24 @@ class Point:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The end of a trial: its state, and why."""
+    """The end of a trial: its state, and the reason, which is empty for a complete trial."""
 
     state: State
     reason: str = ""
 
 
 def epoch_name(number: int) -> str:
-    """The attribute of an epoch, counted from 1."""
+    """The attribute of a trial with the report of an epoch, counted from 1."""
     return f"epoch {number}"
 
 
 def run_name(number: int) -> str:
-    """The study's attribute with the id of a trial's run in the tracker."""
+    """The attribute of the study with the id of a trial's run in the tracker."""
     return f"mlflow_run {number}"
 
 
 def notes_of(record: TrialRecord) -> dict[str, Any]:
-    """The notes of a record as JSON types."""
+    """The notes in a record, as JSON types."""
     return {one.name: getattr(record, one.name) for one in fields(Notes)}
 
 
@@ -185,13 +187,15 @@ def record_of(trial: FrozenTrial, study: Mapping[str, Any]) -> TrialRecord:
 def settings_key(
     settings: Mapping[str, Value], without: Sequence[str] = ()
 ) -> tuple[tuple[str, Value], ...]:
-    """The settings in a form that is equal for trials with the same settings, `without` some."""
+    """The settings in a form that is equal for equal settings, in whatever order they are.
+
+    without   names of settings that are left out
+    """
     return tuple(sorted((name, value) for name, value in settings.items() if name not in without))
 
 
 def best_of(records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """The complete trial with the highest AP50, the earliest of equals; None without a complete
-    one.
+    """The complete trial with the highest AP50, the earliest of equals; None if none is complete.
 
     Trials that were stopped early are never compared with trials that ran to the end.
     """

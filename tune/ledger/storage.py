@@ -1,7 +1,7 @@
 """A ledger's database, opened to be read or written.
 
-Every operation is one transaction. What a database refuses for a reason that may pass is tried
-again for a while; what it still refuses is one sentence.
+Every operation is one transaction. If the database refuses it for a reason that may pass, it is
+tried again for a while; if it is still refused, an error says so in one sentence.
 """
 
 import contextlib
@@ -23,15 +23,15 @@ from tune.database import Patience, cause_of, place_of, refusal
 from tune.redaction import without_password
 
 BUSY_SECONDS = 5
-"""Seconds that sqlite itself waits for a ledger that another process has locked, before `Patience`
-tries again."""
+"""Seconds for which sqlite itself waits while another process has locked the ledger, before
+`Patience` tries again."""
 
 OPEN_SECONDS = 20.0
-"""Seconds for which opening a ledger is tried again, where the reason may pass: a user waits for
-the first answer."""
+"""Seconds for which opening a ledger is tried again if the reason may pass. They are few, because a
+user waits for the first answer."""
 
 IN_MEMORY = "memory"
-"""The URL of a ledger that is kept nowhere: for simulations and tests."""
+"""The URL of a ledger that is kept in memory only, for simulations and tests."""
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -42,8 +42,8 @@ class Database:
     """An open database of ledgers.
 
     url      its SQLAlchemy URL
-    engine   its engine, None for one in memory
-    fence    raises an error where another process writes now, so that this one must not
+    engine   its engine; None for a database in memory
+    fence    function that raises an error if another process writes now, so that this one must not
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Database:
         self._storage, self._patience = storage, Patience(url)
 
     def hurry(self) -> None:
-        """Stop waiting for a database that refuses: each operation that is left is tried once."""
+        """Stop waiting for a database that refuses: each further operation is tried only once."""
         self._patience.lose()
 
     def study(self, name: str) -> "StoredStudy | None":
@@ -69,10 +69,11 @@ class Database:
         return StoredStudy(self, self._storage, number)
 
     def made_study(self, name: str) -> "StoredStudy":
-        """The study of this name, made if there is none."""
+        """The study of this name, which is made if there is none."""
         found = self.study(name)
         if found is None:
-            with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):  # made by this call
+            # A first try may have made the study although its answer was lost.
+            with contextlib.suppress(optuna.exceptions.DuplicatedStudyError):
                 self.call(lambda: self._storage.create_new_study([StudyDirection.MAXIMIZE], name))
             found = self.study(name)
         assert found is not None
@@ -102,7 +103,7 @@ class Database:
 
 
 class StoredStudy:
-    """One Optuna study of a database. Trials are named by their numbers in it, from 0."""
+    """One Optuna study of a database. Trials are named by their numbers in it, counted from 0."""
 
     def __init__(
         self, database: Database, storage: optuna.storages.BaseStorage, number: int
@@ -115,7 +116,7 @@ class StoredStudy:
         return self._call(lambda: self._storage.get_study_user_attrs(self._number))
 
     def set_attribute(self, name: str, value: Any) -> None:
-        """Store a user attribute of the study, of JSON types."""
+        """Store a user attribute of the study; the value consists of JSON types."""
         self._call(lambda: self._storage.set_study_user_attr(self._number, name, value))
 
     def trials(self) -> list[FrozenTrial]:
@@ -123,7 +124,11 @@ class StoredStudy:
         return self._call(lambda: self._storage.get_all_trials(self._number, deepcopy=False))
 
     def begun_trials(self) -> list[FrozenTrial]:
-        """All trials; one that an earlier version had planned and not begun is begun."""
+        """All trials, in the order of their numbers, none of them waiting.
+
+        An earlier version stored planned trials before they began. Such trials are set to running
+        first.
+        """
         for trial in self.trials():
             if trial.state is TrialState.WAITING:
                 self._begin(self._id(trial.number))
@@ -148,7 +153,7 @@ class StoredStudy:
         )
 
         def create() -> None:
-            try:  # the answer to a first try may have been lost, and this process alone adds trials
+            try:  # a first try may have stored it; no other process adds trials
                 self._storage.get_trial_id_from_study_id_trial_number(self._number, number)
             except KeyError:
                 self._storage.create_new_trial(self._number, trial)
@@ -156,7 +161,7 @@ class StoredStudy:
         self._call(create)
 
     def set_trial_attribute(self, number: int, name: str, value: Any) -> None:
-        """Store a user attribute of a running trial, of JSON types."""
+        """Store a user attribute of a running trial; the value consists of JSON types."""
         trial = self._id(number)
         self._call(lambda: self._storage.set_trial_user_attr(trial, name, value))
 
@@ -166,7 +171,7 @@ class StoredStudy:
         self._call(lambda: self._storage.set_trial_intermediate_value(trial, epoch, value))
 
     def end(self, number: int, state: TrialState, value: float | None) -> None:
-        """End a running trial; nothing happens where it has ended so already."""
+        """End a trial; nothing happens if it is in this state already."""
         trial = self._id(number)
         values = None if value is None else [value]
 
@@ -185,7 +190,7 @@ class StoredStudy:
 
 
 def open_to_read(url: str) -> Database | None:
-    """The database at a URL; None where there is none yet. Writes nothing.
+    """The database at a URL; None where there is none yet. Nothing is written.
 
     Raises StudyError where it cannot be opened.
     """
@@ -194,9 +199,10 @@ def open_to_read(url: str) -> Database | None:
 
 
 def open_to_write(url: str) -> Database:
-    """The database at a URL; a sqlite file that is not there is made, whole or not at all.
+    """The database at a URL, made if there is none.
 
-    Raises StudyError where it cannot be opened.
+    A sqlite file is made whole or not at all, and a server's empty database gets its tables. Raises
+    StudyError where it cannot be opened.
     """
     if url == IN_MEMORY:
         return Database(url, optuna.storages.InMemoryStorage(), None)
@@ -217,7 +223,7 @@ def _checked(url: str) -> str:
 
 
 def _opened(url: str, make: bool) -> Database | None:
-    """The database at a URL; None where there is none and none is to be made."""
+    """The database at a URL; None where there is none and `make` is False."""
     try:
         return Patience(url, OPEN_SECONDS)(lambda: _open(url, make))
     except RuntimeError as error:  # another version of Optuna made it
@@ -244,7 +250,7 @@ def _open(url: str, make: bool) -> Database | None:
         empty = _is_empty(url)
         if empty and not make:
             return None
-        # One that misses some tables is not whole, and says so.
+        # Optuna refuses a database that lacks only some of its tables, and says so.
         opened = optuna.storages.RDBStorage(url, skip_table_creation=not empty)
         database.hand_over(opened.engine, url)
         return Database(url, opened, opened.engine)
@@ -257,7 +263,7 @@ def _open(url: str, make: bool) -> Database | None:
         engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}},
         skip_table_creation=in_a_file,
     )
-    # The file stores that its log is written ahead, but not `synchronous`.
+    # sqlite stores the journal mode in the file, but not the setting `synchronous`.
     sqlalchemy.event.listen(opened.engine, "connect", _synchronous_normal)
     if make:
         with opened.engine.connect() as connection:  # plain Optuna may have made the file

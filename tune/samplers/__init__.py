@@ -1,9 +1,9 @@
 """Samplers: they choose the settings of the next trial.
 
-sampler.py    the protocol of a sampler, and the table of samplers
-at_random.py  settings drawn at random
-gaussian.py   Optuna's Gaussian process, also in a conditional space
-grid.py       every point of the space once
-tpe.py        Optuna's tree-structured Parzen estimator (TPE)
-view.py       the trials of a study as an Optuna study in memory, which is asked for the next
+sampler.py     the protocol of a sampler, and the table of samplers
+at_random.py   settings drawn at random
+gaussian.py    Optuna's Gaussian process, also in a conditional space
+grid.py        every point of the space once
+tpe.py         Optuna's tree-structured Parzen estimator (TPE)
+view.py        the trials of a study as an Optuna study in memory, which Optuna's samplers are shown
 """

@@ -11,7 +11,7 @@ from tune.space.space import SearchSpace
 
 
 class AtRandom:
-    """Draws each active parameter from its domain, whatever was tried."""
+    """Draws each active parameter from its domain, whatever was tried before."""
 
     exhausts = False
 
@@ -22,5 +22,5 @@ class AtRandom:
         tried: Sequence[Tried],  # noqa: ARG002
         seed: int,
     ) -> dict[str, Value]:
-        """A point at random."""
+        """A random point of the space."""
         return view.propose(optuna.samplers.RandomSampler(seed), space, given)

@@ -1,6 +1,4 @@
-"""The choice of the next trial's settings by Optuna's Gaussian process, also in a conditional
-space.
-"""
+"""Optuna's Gaussian process, also in a conditional space."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +15,12 @@ from tune.space.domains import Choices, Domain
 from tune.space.space import SearchSpace
 
 STARTUP = 10
-"""Number of trials with a score before which settings are drawn at random."""
+"""Number of trials with a score that is needed for the Gaussian process; before, settings are
+random."""
 
 MOST = 100
-"""Largest number of earlier trials with which the Gaussian process is used.
-
-Its cost grows with their cube (0.15 s at 100); beyond, TPE, which costs next to nothing, takes
-over.
+"""Largest number of earlier trials with which the Gaussian process is used. The cost of a proposal
+grows with their cube (0.15 s at 100). With more of them TPE goes on, which costs next to nothing.
 """
 
 
@@ -42,7 +39,7 @@ class GaussianProcess:
     def propose(
         self, space: SearchSpace, given: Mapping[str, Value], tried: Sequence[Tried], seed: int
     ) -> dict[str, Value]:
-        """A point at random where fewer than STARTUP trials have a score, else the process's."""
+        """The process's point; a random one below STARTUP scores, and TPE's above MOST trials."""
         if len(tried) > MOST:
             return TreeParzen().propose(space, given, tried, seed)
         at_random = optuna.samplers.RandomSampler(seed=seed)
@@ -87,8 +84,9 @@ def _shown(space: SearchSpace, settings: Mapping[str, Value]) -> dict[str, Value
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Use one thread of torch: on matrices this small two threads wait for each other and take
-    2.5 times as long.
+    """Let torch use one thread inside the block.
+
+    On matrices this small two threads wait for each other, and take 2.5 times as long.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -101,7 +99,7 @@ def _one_thread() -> Iterator[None]:
 def inside(domain: Domain, value: Value) -> Value:
     """The value itself, or a value of the domain that stands for it.
 
-    The fixed value of an inactive setting may lie outside of its domain.
+    The fixed value of an inactive setting may lie outside its domain.
     """
     if value in domain:
         return value

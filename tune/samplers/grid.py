@@ -8,7 +8,7 @@ from tune.space.space import SearchSpace
 
 
 class Grid:
-    """Proposes the points in their order; start points are not used, since every point comes."""
+    """Proposes the points in their order. It ignores start points, since every point comes."""
 
     exhausts = True
 

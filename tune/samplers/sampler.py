@@ -28,10 +28,10 @@ class Tried:
 
     params     its searched settings, active ones only
     settings   every setting, flat names
-    outcome    whether it runs, and how it ended
+    outcome    whether it runs, or how it ended
     curve      AP50 after each epoch so far
-    score      AP50 of its best epoch if it is complete; if it was stopped early, what it might have
-               reached (see `tune.stopping.hope.expected_score`); else None
+    score      AP50 of its best epoch if it is complete; the AP50 that it might have reached if it
+               was stopped early (see `tune.stopping.hope.expected_score`); else None
     """
 
     params: Mapping[str, Value]
@@ -42,10 +42,10 @@ class Tried:
 
 
 class Sampler(Protocol):
-    """Chooses the settings of the next trial. It keeps no state: the same call gives the same.
+    """Chooses the settings of the next trial. It keeps no state: equal arguments, equal proposal.
 
-    exhausts   whether it proposes every point of a space once, whose ranges then need a step, and
-               whose number is the number of trials
+    exhausts   whether it proposes every point of a space exactly once. Then ranges need a step, and
+               the study has as many trials as the space has points
     """
 
     exhausts: bool
@@ -57,7 +57,7 @@ class Sampler(Protocol):
 
         given   settings of a start point, which the trial has whatever the sampler would choose
         tried   all earlier trials, in the order of their numbers
-        seed    of all that is random, another for each trial of a study
+        seed    seed of all that is random in the proposal; each trial of a study has another
         """
 
 
@@ -71,4 +71,4 @@ SAMPLERS = Parts[type[Sampler]](
         "grid": "tune.samplers.grid:Grid",
     },
 )
-"""The values of `search.sampler`."""
+"""All samplers, by the values of `search.sampler`."""

@@ -27,7 +27,7 @@ class TreeParzen:
     def propose(
         self, space: SearchSpace, given: Mapping[str, Value], tried: Sequence[Tried], seed: int
     ) -> dict[str, Value]:
-        """A point at random for the first ten results, then one where good trials are dense."""
+        """A random point until ten trials have a result; then one where good trials are dense."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             # `group` samples a conditional setting jointly with its parents.

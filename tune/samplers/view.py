@@ -1,4 +1,4 @@
-"""The trials of a study as an Optuna study in memory, which Optuna's samplers are asked with.
+"""The trials of a study as an Optuna study in memory, which is shown to Optuna's samplers.
 
 A view is made anew for each proposal. So a proposal depends on the trials alone, whatever the
 database holds about them, and the domains of all trials are those of the space as it is now.
@@ -31,8 +31,8 @@ def propose(
 ) -> dict[str, Value]:
     """The params that one of Optuna's samplers proposes after these trials.
 
-    given   settings that the proposal has whatever the sampler would choose; others than the active
-            parameters are ignored
+    given   settings that the proposal has whatever the sampler would choose; those that are no
+            active parameter are ignored
     """
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.add_trials(trials)

@@ -11,7 +11,7 @@ _STEP_TOLERANCE = 1e-8
 
 @dataclass(frozen=True)
 class Choices:
-    """A domain of listed values: at least one, no two alike."""
+    """A domain of listed values: at least one, all different."""
 
     values: tuple[Value, ...]
 
@@ -35,8 +35,9 @@ class Choices:
 
 @dataclass(frozen=True)
 class FloatRange:
-    """A number from `low` to `high`, both included; `high - low` is a whole number of `step`s
-    where there is one.
+    """A number from `low` to `high`, both included.
+
+    If there is a `step`, `high - low` is a multiple of it.
     """
 
     low: float
@@ -51,7 +52,7 @@ class FloatRange:
 
     @property
     def count(self) -> int | None:
-        """Number of values; None if they are continuous."""
+        """Number of values; None if the range is continuous."""
         return None if self.step is None else round((self.high - self.low) / self.step) + 1
 
     @property
@@ -60,7 +61,7 @@ class FloatRange:
         return self.low, self.high
 
     def points(self) -> Iterator[float]:
-        """All values, for a range with `step` only."""
+        """All values; the range must have a step."""
         assert self.count is not None
         # In decimals, so that the third step of 0.1 is 0.3 and not 0.30000000000000004.
         low, step = Decimal(repr(self.low)), Decimal(repr(self.step))
@@ -69,9 +70,7 @@ class FloatRange:
 
 @dataclass(frozen=True)
 class IntRange:
-    """A whole number from `low` to `high`, both included; `high - low` is a whole number of
-    `step`s.
-    """
+    """A whole number from `low` to `high`, both included; `high - low` is a multiple of `step`."""
 
     low: int
     high: int
@@ -100,5 +99,5 @@ Domain = Choices | FloatRange | IntRange
 
 
 def is_whole(quotient: float) -> bool:
-    """Whether a quotient of rounded numbers is a whole number but for rounding."""
+    """Whether a quotient of rounded numbers is a whole number up to rounding."""
     return abs(quotient - round(quotient)) < _STEP_TOLERANCE

@@ -24,10 +24,10 @@ SHARED = (
     "data.split_components",
     "metric.max_dets",
 )
-"""Settings that are the same in all configurations of a study; otherwise their scores could not be
-compared."""
+"""Settings that can neither be searched nor differ between variants, because scores could then not
+be compared."""
 BY_REPEAT = ("seed", "data.split_seed", "data.fold")
-"""Settings that distinguish the repeats of a variant."""
+"""Settings that differ between the repeats of a variant, by number of the repeat."""
 
 MAX_COMBINATIONS = 2000
 """Largest number of combinations of choices and range ends that are tried when a space is checked.
@@ -38,8 +38,8 @@ MAX_COMBINATIONS = 2000
 class Parameter:
     """A searched setting.
 
-    when   the parameter is active only where every setting named here has one of its listed values
-           after merging. A setting that is not searched, or not active itself, has its fixed value
+    when   condition: the parameter is active only where every setting named here has one of its
+           listed values. A setting that is not searched, or not active itself, has its fixed value
            or its default
     """
 
@@ -74,12 +74,13 @@ class VariantRepeat:
 class SearchSpace:
     """The configurations of a study: parameters to search, or variants to compare.
 
-    fixed        settings that all trials share; a setting that is not named keeps its default
+    fixed        settings that all trials share; a setting that is not named has its default
     parameters   the searched settings, parents before the parameters whose `when` names them
     start        points that are tried first; settings that a point does not name are drawn
-    baseline     the variant that the others are compared with
-    compare      the counterparts of variants that are not compared with the baseline
-    seeds        repeats of each variant; repeat r has seed and split seed r, counted from 0
+    baseline     the variant with which the others are compared
+    compare      the counterpart of each variant that is not compared with the baseline
+    seeds        number of repeats of each variant; repeat r has seed and split seed r, counted from
+                 0
     """
 
     fixed: Mapping[str, Value] = field(default_factory=dict)
@@ -91,7 +92,7 @@ class SearchSpace:
     seeds: int = 1
 
     def is_active(self, name: str, params: Mapping[str, Value]) -> bool:
-        """Whether a parameter is searched, given those that come before it."""
+        """Whether a parameter is searched at a point, given the params that come before it."""
         return self._holds(self._parameter(name), params)
 
     def sample(self, draw: Callable[[str, Domain], Value]) -> dict[str, Value]:
@@ -132,9 +133,7 @@ class SearchSpace:
         )
 
     def counterpart(self, name: str) -> str | None:
-        """The variant that a variant is compared with; None for a baseline that is compared with
-        none.
-        """
+        """The variant with which a variant is compared; None for a baseline without one."""
         return self.compare.get(name, None if name == self.baseline else self.baseline)
 
     def grid(self) -> list[dict[str, Value]]:
@@ -160,9 +159,7 @@ class SearchSpace:
 
     @property
     def size(self) -> int | None:
-        """Number of distinct configurations, repeats not counted; None if a parameter is
-        continuous.
-        """
+        """Number of different configurations without repeats; None if a range is continuous."""
         if self.variants:
             return len(
                 {
@@ -181,10 +178,10 @@ class SearchSpace:
 
     @property
     def idle(self) -> dict[str, Need]:
-        """Settings that can have no effect in any point, each with the need that is not met.
+        """Settings that can have no effect in any point, each with a need that is not met.
 
         They are searched, or fixed to another value than the default. A setting that depends on too
-        many others to try all combinations is taken to have an effect.
+        many others for all combinations to be tried is taken to have an effect.
         """
         named = {parameter.name for parameter in self.parameters if parameter.name in self.possible}
         named |= {name for name, value in self.fixed.items() if value != SETTINGS[name]}
@@ -196,8 +193,9 @@ class SearchSpace:
         return found
 
     def _lacking(self, name: str) -> Need | None:
-        """A need of the setting that no point with the setting meets; None if it has an effect
-        in some point.
+        """A need of the setting that is not met; None if the setting has an effect in some point.
+
+        It is the need that the first point with the setting lacks.
         """
         if self.variants:
             points: list[Mapping[str, Value]] = [variant.settings for variant in self.variants]
@@ -213,8 +211,9 @@ class SearchSpace:
 
     @property
     def corners(self) -> "SearchSpace":
-        """The same space with each range replaced by its two ends and the values that some `when`
-        names.
+        """The same space with each range replaced by a few of its values.
+
+        These are its two ends and the values that some `when` names.
         """
 
         def corners(parameter: Parameter) -> Choices:
@@ -228,8 +227,9 @@ class SearchSpace:
         )
 
     def part(self, wants: Callable[[str], bool]) -> "SearchSpace":
-        """The space of the parameters that `wants` accepts, together with those that their
-        `when`s name.
+        """The same space, but only with parameters that `wants` accepts and those they need.
+
+        A parameter needs the parameters that its `when` names.
         """
         names: set[str] = set()
         for parameter in reversed(self.parameters):
@@ -249,11 +249,11 @@ class SearchSpace:
         return frozenset(possible)
 
     def value(self, name: str, params: Mapping[str, Value]) -> Value:
-        """The value of a setting after merging: drawn, fixed, or the default."""
+        """The value of a setting at a point: drawn, fixed, or the default."""
         return params.get(name, self.fixed.get(name, SETTINGS[name]))
 
     def told_apart(self, name: str) -> list[Value]:
-        """The values of a setting that any `when` names, each once."""
+        """The values of a setting that some `when` names, each once."""
         return list(
             dict.fromkeys(
                 value for parameter in self.parameters for value in parameter.when.get(name, ())
@@ -285,11 +285,10 @@ class SearchSpace:
         return by_default
 
     def _count(self, index: int, params: Mapping[str, Any]) -> int:
-        """Number of points that differ in the parameters from `index` on, counted without
-        visiting each.
+        """Number of points that differ in the parameters from `index` on.
 
-        Values of a parent that no `when` names lead to the same number of points, so one of them
-        stands for all.
+        Not every point is visited. All values of a parent that no `when` names lead to the same
+        number of points, so one of them, written None, stands for all.
         """
         if index == len(self.parameters):
             return 1

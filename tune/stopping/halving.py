@@ -15,18 +15,18 @@ from tune.stopping.rule import Curve
 
 @dataclass(frozen=True)
 class SuccessiveHalving:
-    """At each rung only the best 1 / `reduction` of the trials that have reached it go on, and
-    from the first rung on only trials with hope.
+    """Stops trials that fall behind at a rung, and from the first rung on trials without hope.
 
     min_epochs   the first rung, in epochs (at least 1); no trial is stopped before it
-    reduction    ratio of each rung to the one before (at least 2)
+    reduction    ratio of each rung to the one before (at least 2); at each rung the best 1 /
+                 `reduction` of the trials that have reached it go on
     """
 
     min_epochs: int
     reduction: int
 
     def rungs(self, epochs: int) -> tuple[int, ...]:
-        """The epochs after which a trial of `epochs` epochs in all is judged.
+        """The epochs after which a trial of `epochs` epochs in all is compared with others.
 
         Its last epoch is no rung.
         """
@@ -40,20 +40,21 @@ class SuccessiveHalving:
     def why_stopped(
         self, curve: Curve, others: Iterable[Curve], complete: Iterable[Curve], epochs: int
     ) -> str:
-        """Why a trial is stopped, as in `StoppingRule`."""
+        """The reason why a trial is stopped, as in `StoppingRule`."""
         at = f"stopped early after epoch {len(curve)}"
         if self.falls_behind(curve, others):
             return f"{at}: not among the best 1 in {self.reduction} at this rung"
         return f"{at}: {NO_HOPE}" if self.has_no_hope(curve, complete, epochs) else ""
 
     def falls_behind(self, curve: Curve, others: Iterable[Curve]) -> bool:
-        """Whether a trial with this curve is not among the best of those that have reached its
-        rung.
+        """Whether a trial with this curve stands at a rung and is not among the best there.
 
-        A single bad epoch costs nothing. `others` are the curves of the study's other trials,
-        whatever their length; those that have not reached the rung do not count. Of n trials at a
-        rung the best max(1, n // reduction) go on, ties included, so the first to arrive always
-        does.
+        others   curves of the study's other trials, of any length; those that have not reached the
+                 rung do not count
+
+        Trials are compared by their best epoch up to the rung, so a single bad epoch costs nothing.
+        Of n trials at a rung the best max(1, n // reduction) go on, ties included, so the first to
+        arrive always does.
         """
         rung = len(curve)
         if rung not in self.rungs(rung + 1):
@@ -65,5 +66,5 @@ class SuccessiveHalving:
         return better >= keep
 
     def has_no_hope(self, curve: Curve, complete: Iterable[Curve], epochs: int) -> bool:
-        """Whether a trial past the first rung has no hope (see `tune.stopping.hope`)."""
+        """Whether a trial at or past the first rung has no hope (see `tune.stopping.hope`)."""
         return len(curve) >= self.min_epochs and hope.has_no_hope(curve, complete, epochs)

@@ -12,7 +12,7 @@ class Never:
         pass
 
     def rungs(self, epochs: int) -> tuple[int, ...]:  # noqa: ARG002
-        """No rung."""
+        """No epochs: trials are never compared."""
         return ()
 
     def why_stopped(
@@ -22,5 +22,5 @@ class Never:
         complete: Iterable[Curve],  # noqa: ARG002
         epochs: int,  # noqa: ARG002
     ) -> str:
-        """No reason."""
+        """No reason: every trial goes on."""
         return ""

@@ -16,7 +16,7 @@ class StoppingRule(Protocol):
     """Says after each epoch whether a trial goes on.
 
     It keeps no state: asked again about the same curves, for example after a crash, it gives the
-    same verdict. A trial stands for its best epoch so far.
+    same verdict. A trial is to be judged by its best epoch so far.
     """
 
     def __init__(self, min_epochs: int, reduction: int) -> None:
@@ -27,18 +27,19 @@ class StoppingRule(Protocol):
         """
 
     def rungs(self, epochs: int) -> tuple[int, ...]:
-        """The epochs after which trials of `epochs` epochs are compared; empty where never."""
+        """The epochs after which trials of `epochs` epochs are compared; empty if never."""
 
     def why_stopped(
         self, curve: Curve, others: Iterable[Curve], complete: Iterable[Curve], epochs: int
     ) -> str:
-        """Why a trial of `epochs` epochs in all is stopped after its last epoch so far.
+        """The reason why a trial is stopped after its last epoch so far; empty if it goes on.
 
-        The reason begins with `stopped early after epoch N: `; it is empty if the trial goes on.
+        curve      the trial's curve
+        others     curves of the study's other trials, without those that failed
+        complete   curves of the study's complete trials
+        epochs     number of epochs of the trial in all
 
-        curve      of the trial
-        others     of the study's other trials, those that failed left out
-        complete   of its complete trials
+        The reason begins with `stopped early after epoch N: `.
         """
 
 
@@ -50,4 +51,4 @@ RULES = Parts[type[StoppingRule]](
         "none": "tune.stopping.never:Never",
     },
 )
-"""The values of `stop_early.rule`."""
+"""All stopping rules, by the values of `stop_early.rule`."""
