@@ -65,7 +65,7 @@ class MaskBranch(nn.Module):
         self.predictor = predictor
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """See the class."""
+        """The mask logits of pooled features."""
         deeper = self.head(features.contiguous(memory_format=torch.channels_last))
         logits: torch.Tensor = self.predictor(deeper)
         return logits.float()

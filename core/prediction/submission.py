@@ -157,7 +157,7 @@ def _problem(result: CocoResult, image: TestImage, category_ids: Sequence[int]) 
             f"category_id must be the id of a category of the data set ({known}), and is"
             f" {result['category_id']!r}; predict with a model that was trained on this data set"
         )
-    if not 0 < result["score"] <= 1:  # NaN neither
+    if not 0 < result["score"] <= 1:  # false for NaN too
         return (
             f"a score must be over 0 and at most 1, and is {result['score']!r}; leave the"
             " detection out"

@@ -187,7 +187,7 @@ def record_of(trial: FrozenTrial, study: Mapping[str, Any]) -> TrialRecord:
 def settings_key(
     settings: Mapping[str, Value], without: Sequence[str] = ()
 ) -> tuple[tuple[str, Value], ...]:
-    """The settings in a form that is equal for equal settings, in whatever order they are.
+    """The settings in a form that is equal for equal settings, in any order.
 
     without   names of settings that are left out
     """
