@@ -22,8 +22,9 @@ $(STAMP): requirements.lock pyproject.toml
 search: $(STAMP)
 	$(RUN) -m tune.search --space search_spaces/demo.yaml
 
-# Two processes of one thread each; a file stays in one, so that its tests share what is dear to set up.
-TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist loadfile
+# Three processes of one thread each, since a test that starts Ray waits for a third of its time; a
+# file stays in one, so that its tests share what is dear to set up.
+TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 3 --dist loadfile
 
 test: $(STAMP)
 	$(TEST) -m "not long and not fault"

@@ -64,6 +64,16 @@ def runs(process: int) -> bool:
     return False
 
 
+def machine() -> str:
+    """A name that two processes share exactly where a process id means the same to both.
+
+    It names the machine's last start and the namespace of process ids: containers may share the
+    name of their host.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+
+
 def name_of(process: int) -> str:
     """The name of a process's program, as the kernel has it; empty if the process has ended."""
     with contextlib.suppress(OSError):

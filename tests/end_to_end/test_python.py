@@ -14,7 +14,8 @@ from core.data import synthetic
 from tests.end_to_end.test_retrain_command import HELD_BACK, SPACE, TRAINED_ON
 from tune import read_study
 
-pytestmark = pytest.mark.timeout(900)  # the fixture searches and retrains
+# The fixture searches and retrains. The command lines call the same functions in shorter tests.
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 SECTION = (ROOT / "README.md").read_text().partition("## From Python\n")[2].partition("\n## ")[0]
 EXAMPLE = textwrap.dedent("".join(re.findall(r"(?:^    .*\n|^\n(?=    ))+", SECTION, re.M)))

@@ -96,7 +96,7 @@ class Claim:
     def _take(self, engine: sqlalchemy.engine.Engine) -> None:
         """Make the claim's row, or take over that of a holder that is dead or gave it up."""
         _make_table(engine)
-        us = {"pid": os.getpid(), "host": socket.gethostname()}
+        us = {"pid": os.getpid(), "host": socket.gethostname(), "machine": processes.machine()}
         ours = {"driver": json.dumps(us), "heard": func.now()}
         mine = CLAIMS.c.study == self.study
         with engine.begin() as connection:
@@ -132,7 +132,7 @@ class Claim:
         A holder is dead after CLAIM_SECONDS of silence, and on this machine also if its process is
         gone. This process may take over a claim of its own.
         """
-        here = driver["host"] == socket.gethostname()
+        here = driver["machine"] == processes.machine()
         if silence > CLAIM_SECONDS or (here and driver["pid"] == os.getpid()):
             return
         if not here or processes.runs(driver["pid"]):

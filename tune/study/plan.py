@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +22,7 @@ from tune.engine.resources import Machine, TrialResources
 from tune.ledger.reading import remembered_facts
 from tune.request.request import StudyRequest
 from tune.samplers.sampler import SAMPLERS
-from tune.space.domains import Choices
+from tune.space.domains import Choices, is_whole
 from tune.space.space import SearchSpace
 from tune.store.folder import StudyFolder
 from tune.study.confirmation import Repeat, fresh_repeats
@@ -314,7 +315,12 @@ def _grown(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str | N
         return (
             f"{name} may be {', '.join(map(as_setting, added))} as well" if kept and added else None
         )
-    if "low" in old and "low" in new and new["low"] <= old["low"] and new["high"] >= old["high"]:
+    if "low" not in old or "low" not in new:
+        return None
+    wider = new["low"] <= old["low"] and new["high"] >= old["high"]
+    # Values of trials that are there must be values of the wider range as well.
+    steps = (old["low"] - new["low"]) / new.get("step", math.inf)
+    if wider and is_whole(steps):
         return (
             f"{name} ranges from {as_setting(new['low'])} to {as_setting(new['high'])}, before from"
             f" {as_setting(old['low'])} to {as_setting(old['high'])}"

@@ -1,3 +1,4 @@
+import errno
 import tracemalloc
 from collections.abc import Iterator
 
@@ -510,7 +511,7 @@ def test_a_write_that_fails_leaves_the_old_picture_whole(tmp_path, monkeypatch):
     old = path.read_bytes()
 
     def fail(*_: object) -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "no space left on device")
 
     monkeypatch.setattr("core.files.os.fsync", fail)
     with pytest.raises(OSError, match="no space left"):

@@ -162,3 +162,14 @@ def test_how_data_are_read_is_taken_from_the_request() -> None:
         False,
     )
     assert request.reading.group_pattern == "^(.)"
+
+
+@pytest.mark.parametrize(("low", "high", "grows"), [(0.0, 0.6, True), (0.05, 0.55, False)])
+def test_a_range_with_steps_grows_by_whole_steps_so_that_the_values_that_were_tried_stay_its_own(
+    low: float, high: float, grows: bool
+) -> None:
+    before, after = (
+        facts({"optim.weight_decay": {"low": a, "high": b, "step": 0.1}})
+        for a, b in ((0.1, 0.5), (low, high))
+    )
+    assert bool(growth(before, after)) == grows

@@ -257,6 +257,8 @@ def third_party(start: str) -> set[str]:
             continue
         seen.add(name)
         for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = []  # before its children are walked
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
                 names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
