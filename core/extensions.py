@@ -8,6 +8,7 @@ point in the table's group, in every process that uses the table. In its `pyproj
     mine = "my_package.my_module:MySampler"
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib import metadata
@@ -17,7 +18,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from core.errors import ExtensionError
+from core.errors import CellTuneError, ExtensionError
 
 Part = TypeVar("Part")
 
@@ -64,6 +65,21 @@ class Parts(Mapping[str, Part], Generic[Part]):
                     f"({type(error).__name__}: {error}); mend its package, or uninstall it"
                 ) from error
         return self._loaded[name]
+
+    @contextlib.contextmanager
+    def calling(self, name: str) -> Iterator[None]:
+        """Turn what a part of another package raises inside into ExtensionError."""
+        try:
+            yield
+        except CellTuneError:
+            raise
+        except Exception as error:
+            if name in self._ours:
+                raise
+            raise ExtensionError(
+                f"the {self.kind} {name!r} of {self.places[name]} failed"
+                f" ({type(error).__name__}: {error}); mend its package, or choose another"
+            ) from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.places)

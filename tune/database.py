@@ -56,7 +56,7 @@ def file_of(url: str) -> Path | None:
     """
     try:
         parsed = sqlalchemy.engine.make_url(url)
-    except sqlalchemy.exc.ArgumentError:
+    except (sqlalchemy.exc.ArgumentError, ValueError):
         return None
     in_a_file = (
         parsed.database

@@ -116,9 +116,10 @@ def _read(where: str) -> Inspection:
     """The data set as the first reader that sees it reads it."""
     folder = Path(where)
     try:
-        for reader in READERS.values():
-            if reader.sees(where):
-                return reader.read(where)
+        for name, reader in READERS.items():
+            with READERS.calling(name):
+                if reader.sees(where):
+                    return reader.read(where)
         if not folder.exists():
             message = "there is no such folder"
         elif not folder.is_dir():

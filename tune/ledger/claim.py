@@ -132,7 +132,7 @@ class Claim:
         A holder is dead after CLAIM_SECONDS of silence, and on this machine also if its process is
         gone. This process may take over a claim of its own.
         """
-        here = driver["machine"] == processes.machine()
+        here = driver.get("machine") == processes.machine()
         if silence > CLAIM_SECONDS or (here and driver["pid"] == os.getpid()):
             return
         if not here or processes.runs(driver["pid"]):

@@ -42,6 +42,7 @@ from tune.request.request import StudyRequest
 from tune.samplers.view import distribution
 from tune.space.domains import Choices, Domain
 from tune.space.space import SearchSpace
+from tune.stopping.rule import RULES, Curve
 
 MAX_LOST = 2
 """Largest number of a trial's attempts that may end without finishing it and are repeated. The next
@@ -299,21 +300,25 @@ class Ledger:
         """The verdict on a trial after its last epoch so far; None if it goes on."""
         if len(record.epochs) >= record.planned_epochs:
             return Verdict(State.COMPLETE)
-        why = self._rule.why_stopped(
-            record.curve,
-            self._rival_curves(record.id),
-            self._complete_curves(),
-            record.planned_epochs,
-        )
+        with RULES.calling(self._request.stop_early.rule):
+            why = self._rule.why_stopped(
+                tuple(record.curve),
+                self._rival_curves(record.id),
+                self._complete_curves(),
+                record.planned_epochs,
+            )
+            if not isinstance(why, str):
+                raise TypeError(f"a reason is a text, and this one is {why!r:.100}")
         return Verdict(State.PRUNED, why) if why else None
 
-    def _rival_curves(self, number: int) -> Iterator[list[float]]:
+    def _rival_curves(self, number: int) -> Iterator[Curve]:
         for record in self._records.values():
             if record.id != number and record.state is not State.FAIL:
-                yield record.curve
+                yield tuple(record.curve)
 
-    def _complete_curves(self) -> list[list[float]]:
-        return [record.curve for record in self._records.values() if record.state is State.COMPLETE]
+    def _complete_curves(self) -> list[Curve]:
+        complete = (one for one in self._records.values() if one.state is State.COMPLETE)
+        return [tuple(one.curve) for one in complete]
 
     def _note(self, number: int, **changes: Any) -> TrialRecord:
         """Change notes on a running trial, in one write."""

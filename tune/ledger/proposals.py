@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from core.errors import ExtensionError
 from tune.ledger.records import Point, State, TrialRecord
 from tune.request.request import StudyRequest
-from tune.samplers.sampler import Outcome, Tried
+from tune.samplers.sampler import SAMPLERS, Outcome, Tried
 from tune.stopping.hope import expected_score
 
 _SAMPLER_STREAM = 1
@@ -30,7 +31,14 @@ def next_point(request: StudyRequest, records: Sequence[TrialRecord]) -> Point:
         return Point(row.name, row.params, row.config.settings())
     seed = np.random.default_rng([request.search.seed, _SAMPLER_STREAM, number]).integers(2**32)
     given = space.start[number] if number < len(space.start) else {}
-    params = request.sampler.propose(space, given, _tried(records), int(seed))
+    name = request.search.sampler
+    with SAMPLERS.calling(name):
+        params = request.sampler.propose(space, given, _tried(records), int(seed))
+    if not space.holds(params):
+        raise ExtensionError(
+            f"the sampler {name!r} proposed {params!r:.300}, which is no point of the space;"
+            " mend its package, or choose another"
+        )
     return Point("", params, space.resolve(params).settings())
 
 

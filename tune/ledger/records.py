@@ -32,6 +32,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from core.config import Value
+from core.errors import StorageError
 from tune.ledger.growth import plain_name
 
 IDENTITY, FACTS = "identity", "facts"
@@ -160,8 +161,22 @@ def record_of(trial: FrozenTrial, study: Mapping[str, Any]) -> TrialRecord:
 
     study   the user attributes of the study
 
-    A trial with a verdict has ended, whether or not Optuna's own state has followed.
+    A trial with a verdict has ended, whether or not Optuna's own state has followed. Raises
+    StorageError for a trial whose attributes are not what a driver writes.
     """
+    try:
+        record = _record_of(trial, study)
+        if record.state is State.COMPLETE:
+            max(record.curve)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StorageError(
+            f"trial {trial.number} is damaged in the ledger ({type(error).__name__}: {error});"
+            " bring the ledger back from a copy of it, then run the same command again"
+        ) from error
+    return record
+
+
+def _record_of(trial: FrozenTrial, study: Mapping[str, Any]) -> TrialRecord:
     attributes = trial.user_attrs
     epochs: list[dict[str, Any]] = []
     while (entry := attributes.get(epoch_name(len(epochs) + 1))) is not None:

@@ -86,9 +86,9 @@ class Database:
         """
         try:
             return self._patience(operation)
-        except optuna.exceptions.UpdateFinishedTrialError:
+        except optuna.exceptions.UpdateFinishedTrialError as error:
             self.fence()  # another driver has ended the trial
-            raise
+            raise _written_by_another() from error
         except Exception as error:
             cause = cause_of(error)
             if cause is None:
@@ -153,10 +153,13 @@ class StoredStudy:
         )
 
         def create() -> None:
-            try:  # a first try may have stored it; no other process adds trials
-                self._storage.get_trial_id_from_study_id_trial_number(self._number, number)
+            try:  # the answer to a first try may have been lost
+                known = self._storage.get_trial_id_from_study_id_trial_number(self._number, number)
             except KeyError:
                 self._storage.create_new_trial(self._number, trial)
+            else:
+                if self._storage.get_trial(known).user_attrs != trial.user_attrs:
+                    raise _written_by_another()
 
         self._call(create)
 
@@ -189,6 +192,13 @@ class StoredStudy:
         return self._ids[number]
 
 
+def _written_by_another() -> StorageError:
+    return StorageError(
+        "another program writes this study's trials into the ledger; end it, then run the same"
+        " command again"
+    )
+
+
 def open_to_read(url: str) -> Database | None:
     """The database at a URL; None where there is none yet. Nothing is written.
 
@@ -214,7 +224,7 @@ def open_to_write(url: str) -> Database:
 def _checked(url: str) -> str:
     try:
         sqlalchemy.engine.make_url(url)
-    except sqlalchemy.exc.ArgumentError:
+    except (sqlalchemy.exc.ArgumentError, ValueError):
         raise StudyError(
             f"--storage must be an SQLAlchemy URL, such as sqlite:///team.db, and is"
             f" {without_password(url)!r}"

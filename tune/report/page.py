@@ -24,7 +24,7 @@ from tune.report.svg import COLOURS, Drawn
 from tune.study.plan import tracking_of
 from tune.study.reading import Study
 from tune.tables import Table
-from tune.tracking.tracker import TrackedStudy, Trouble
+from tune.tracking.tracker import TrackedStudy, Trouble, trouble
 
 PAGE = "index.html"
 
@@ -81,7 +81,7 @@ def make_report(study: Study, data: Dataset | None = None) -> Written:
     try:
         address = tracker.show_report(TrackedStudy(study.name, study.ledger.identity), page.parent)
     except Exception as error:  # noqa: BLE001  # whatever a tracker raises: it is a view
-        return Written(content, page, tracker.name, None, tracker.trouble_of(error))
+        return Written(content, page, tracker.name, None, trouble(tracker, error))
     return Written(content, page, tracker.name, address)
 
 

@@ -90,7 +90,12 @@ def override_texts(changes: Changes) -> Sequence[str]:
     """The changes as texts KEY=VALUE."""
     if not isinstance(changes, Mapping):
         return changes
-    return [f"{name}={json.dumps(value)}" for name, value in changes.items()]
+    for name, value in changes.items():
+        if not isinstance(value, bool | int | float | str):
+            raise SettingError(
+                f"changes: {name} must be a number, a text or True or False, and is {value!r:.100}"
+            )
+    return [f"{name}={json.dumps(v, ensure_ascii=False)}" for name, v in changes.items()]
 
 
 def from_document(document: object, place: str) -> StudyRequest:

@@ -199,13 +199,17 @@ class StudyRequest:
     @property
     def sampler(self) -> Sampler:
         """What chooses the settings of the trials; variants need none."""
-        return SAMPLERS[self.search.sampler]()
+        with SAMPLERS.calling(self.search.sampler):
+            sampler = SAMPLERS[self.search.sampler]()
+            assert isinstance(sampler.exhausts, bool), "exhausts must be true or false"
+            return sampler
 
     @property
     def stopping_rule(self) -> StoppingRule:
         """What stops trials before their last epoch."""
         first_rung = self.stop_early.first_rung(self.max_epochs)
-        return RULES[self.stop_early.rule](first_rung, self.stop_early.reduction)
+        with RULES.calling(self.stop_early.rule):
+            return RULES[self.stop_early.rule](first_rung, self.stop_early.reduction)
 
     @property
     def candidates(self) -> int:

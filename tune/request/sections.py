@@ -8,6 +8,7 @@ import operator
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -25,7 +26,7 @@ from tune.request.values import (
     condition,
     suggestion,
 )
-from tune.space.domains import Choices, Domain, FloatRange, IntRange, is_whole
+from tune.space.domains import Choices, Domain, FloatRange, IntRange
 from tune.space.space import BY_REPEAT, MAX_COMBINATIONS, SHARED, Parameter, SearchSpace, Variant
 
 MAX_CANDIDATES = 100
@@ -308,7 +309,7 @@ def _step(name: str, raw: object, low: float, high: float, place: str) -> float:
         raise SpaceError(
             f"{place}: {name} must have at most {_MAX_STEPS:,} steps, and step {step} makes more."
         )
-    if not is_whole((high - low) / step):
+    if (Decimal(repr(high)) - Decimal(repr(low))) % Decimal(repr(step)):
         last = low + math.floor((high - low) / step) * step
         raise SpaceError(
             f"{place}: {name} must have a whole number of steps from low to high, and step {step}"

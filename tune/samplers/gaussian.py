@@ -11,7 +11,7 @@ from core.config import Value
 from tune.samplers import view
 from tune.samplers.sampler import Tried
 from tune.samplers.tpe import TreeParzen
-from tune.space.domains import Choices, Domain
+from tune.space.domains import Choices, Domain, FloatRange
 from tune.space.space import SearchSpace
 
 STARTUP = 10
@@ -108,7 +108,6 @@ def inside(domain: Domain, value: Value) -> Value:
     near = domain.low
     if not isinstance(value, str):
         near = min(max(value, domain.low), domain.high)
-    if domain.step is None:
-        return near
-    step = domain.low + round((near - domain.low) / domain.step) * domain.step
-    return int(step) if isinstance(domain.low, int) else min(step, domain.high)
+    if isinstance(domain, FloatRange):
+        return domain.nearest(near)
+    return int(domain.low + round((near - domain.low) / domain.step) * domain.step)

@@ -44,9 +44,10 @@ def propose(
         if isinstance(domain, Choices):
             return cast(Value, trial.suggest_categorical(name, domain.values))
         if isinstance(domain, FloatRange):
-            return trial.suggest_float(
+            drawn = trial.suggest_float(
                 name, domain.low, domain.high, step=domain.step, log=domain.log
             )
+            return domain.nearest(drawn)
         return trial.suggest_int(name, domain.low, domain.high, step=domain.step, log=domain.log)
 
     return space.sample(suggest)

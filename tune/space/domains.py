@@ -63,9 +63,17 @@ class FloatRange:
     def points(self) -> Iterator[float]:
         """All values; the range must have a step."""
         assert self.count is not None
+        return (self._point(index) for index in range(self.count))
+
+    def nearest(self, value: float) -> float:
+        """The value itself in a continuous range, else the value of the range that is nearest."""
+        if self.step is None:
+            return value
+        return self._point(max(0, round((value - self.low) / self.step)))
+
+    def _point(self, index: int) -> float:
         # In decimals, so that the third step of 0.1 is 0.3 and not 0.30000000000000004.
-        low, step = Decimal(repr(self.low)), Decimal(repr(self.step))
-        return (min(float(low + index * step), self.high) for index in range(self.count))
+        return min(float(Decimal(repr(self.low)) + index * Decimal(repr(self.step))), self.high)
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,19 @@ class SearchSpace:
                 params[parameter.name] = draw(parameter.name, parameter.domain)
         return params
 
+    def holds(self, params: object) -> bool:
+        """Whether these are the params of a point: a value for each active parameter, no more."""
+        if not isinstance(params, Mapping):
+            return False
+        try:
+            point = self.sample(lambda name, _: params[name])
+            inside = all(
+                point[one.name] in one.domain for one in self.parameters if one.name in point
+            )
+        except (KeyError, TypeError):
+            return False
+        return inside and point == dict(params)
+
     def resolve(self, params: Mapping[str, Value], place: str = "space") -> TrialConfig:
         """The configuration of a point.
 

@@ -16,7 +16,13 @@ from core.files import read_json, write_json_atomically
 FORMAT = 1
 """Version of study.json."""
 
-_READ_AGAIN = {"created": str, "request": dict, "storage": str | None, "tracking_uri": str | None}
+_READ_AGAIN = {
+    "created": str,
+    "request": dict,
+    "data": dict,
+    "storage": str | None,
+    "tracking_uri": str | None,
+}
 """The entries of study.json that later commands read, with their types."""
 
 

@@ -35,6 +35,11 @@ class Options:
         if self.parallel is not None and self.parallel < 1:
             raise BadRequest(f"--parallel must be at least 1, and is {self.parallel}")
         object.__setattr__(self, "results", Path(self.results))
+        if set("?%#") & set(str(self.results)):
+            raise BadRequest(
+                "--results must be a folder without ?, % and # in its path, which the addresses of"
+                f" databases cannot hold, and is {self.results}"
+            )
         object.__setattr__(self, "storage", _absolute(self.storage))
         object.__setattr__(self, "tracking_uri", _absolute(self.tracking_uri))
 
@@ -56,6 +61,9 @@ def recall(options: Options, folder: StudyFolder, moved: bool = False) -> Option
     if not folder.description.exists():
         return options
     described = folder.read_description()
+    own = None
+    if described["storage"] is None:
+        own = _absolute(storage_of(replace(options, storage=None), folder))
     for name, option in (("storage", "--storage"), ("tracking_uri", "--tracking-uri")):
         before, given = described[name], getattr(options, name)
         if given is None and before is not None:
@@ -69,7 +77,7 @@ def recall(options: Options, folder: StudyFolder, moved: bool = False) -> Option
             given is not None
             and name == "storage"
             and not moved
-            and without_password(given) != without_password(before or "")
+            and without_password(given) not in (without_password(before or ""), own)
         ):
             raise StudyError(
                 f"{option} must be that of the study, {before or 'its own file'}, and is"
@@ -80,5 +88,5 @@ def recall(options: Options, folder: StudyFolder, moved: bool = False) -> Option
 
 
 def _absolute(url: str | None) -> str | None:
-    relative = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/?:][^?]*)(.*)", url or "")
+    relative = re.fullmatch(r"(sqlite(?:\+\w+)?:///)(?!file:)([^/?:][^?]*)(.*)", url or "")
     return url if relative is None else f"{relative[1]}{Path(relative[2]).absolute()}{relative[3]}"

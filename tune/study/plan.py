@@ -291,7 +291,7 @@ def growth(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         not old
         or not new
         or list(old) != list(new)
-        or SAMPLERS[now["request"]["search"]["sampler"]].exhausts
+        or SAMPLERS[now["request"]["search"]["sampler"]]().exhausts
     ):
         return []
     grown = []
@@ -331,6 +331,9 @@ def _grown(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str | N
 def _difference(old: Any, new: Any, place: str = "") -> str | None:
     """The first place where two JSON values differ, with both values; None where they are equal."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
+        if place == "space" and old.keys() == new.keys() and list(old) != list(new):
+            # The random numbers go to the settings in their order.
+            return f"space was in the order {', '.join(old)} and is in the order {', '.join(new)}"
         for key in dict.fromkeys([*old, *new]):
             found = _difference(
                 old.get(key), new.get(key), f"{place}, {key}" if place else str(key)

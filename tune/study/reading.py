@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 class Study:
     """A study at the moment when it was read.
 
-    options       where its folder, its ledger and MLflow are
+    options       where its ledger and MLflow are
+    folder        its files, wherever they were moved
     request       what was asked for
     description   content of study.json
     ledger        the search's part of the ledger
     """
 
     options: Options
+    folder: StudyFolder
     request: StudyRequest
     description: Mapping[str, Any]
     ledger: Reading
@@ -47,11 +49,6 @@ class Study:
     def name(self) -> str:
         """Name of the study."""
         return self.request.study
-
-    @property
-    def folder(self) -> StudyFolder:
-        """The study's files."""
-        return StudyFolder(self.options.results / self.name)
 
     @property
     def storage(self) -> str:
@@ -127,7 +124,7 @@ def read_study(
         raise StudyError(
             without_ledger(folder, storage_of(options, folder), "name it with --storage")
         )
-    return Study(options, request, description, reading)
+    return Study(options, folder, request, description, reading)
 
 
 def without_ledger(folder: StudyFolder, storage: str, or_else: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tune.ledger.records import TrialRecord
-from tune.tracking.tracker import TrackedStudy, Tracker, TrialsView, Trouble
+from tune.tracking.tracker import TrackedStudy, Tracker, TrialsView, Trouble, trouble
 
 RETRY_SECONDS, LASTING_RETRY_SECONDS = 5.0, 30.0
 """Seconds of pause after the tracker did not answer, and after it refused for a reason that lasts
@@ -71,7 +71,7 @@ class TrackingThread:
             try:
                 self._view.close(ended)
             except Exception as error:  # noqa: BLE001  # whatever a tracker raises
-                self.trouble = self._tracker.trouble_of(error)
+                self.trouble = trouble(self._tracker, error)
         return unwritten
 
     def _run(self) -> None:
@@ -104,23 +104,23 @@ class TrackingThread:
 
         After a trouble that lasts the view is opened anew: what it knows may be gone by then.
         """
-        view, trouble = self._view, None
+        view, met = self._view, None
         assert view is not None
         for record in batch:
             try:
                 name = view.shown(record) or view.write(record, self._folder_of(record.id))
             except Exception as error:  # noqa: BLE001  # whatever a tracker raises
-                trouble = self._note(error)
-                if trouble.lasting:
+                met = self._note(error)
+                if met.lasting:
                     self._view = None
                 continue
             with self._changed:
-                self._names[record.id] = name
+                self._names[record.id] = str(name)
                 if self._pending.get(record.id) is record:
                     del self._pending[record.id]
-        return trouble
+        return met
 
     def _note(self, error: Exception) -> Trouble:
-        trouble = self._tracker.trouble_of(error)
-        _logger.debug("%s did not take a record: %s", self._tracker.name, trouble.reason)
-        return trouble
+        meant = trouble(self._tracker, error)
+        _logger.debug("%s did not take a record: %s", self._tracker.name, meant.reason)
+        return meant

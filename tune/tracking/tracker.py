@@ -152,7 +152,18 @@ def tracker_at(uri: str | None, results: Path) -> Tracker:
     results   folder of all studies
     """
     scheme = (uri or "").partition(":")[0]
-    return TRACKERS[scheme if scheme in TRACKERS else "mlflow"](uri, results)
+    name = scheme if scheme in TRACKERS else "mlflow"
+    with TRACKERS.calling(name):
+        return TRACKERS[name](uri, results)
+
+
+def trouble(tracker: Tracker, error: Exception) -> Trouble:
+    """The meaning of a tracker's error, also where the tracker fails to say it."""
+    try:
+        meant = tracker.trouble_of(error)
+    except Exception as other:  # noqa: BLE001  # whatever a tracker raises
+        meant = Trouble(first_line(other))
+    return meant if isinstance(meant, Trouble) else Trouble(first_line(error))
 
 
 def first_line(error: BaseException) -> str:

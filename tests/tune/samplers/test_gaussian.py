@@ -94,7 +94,7 @@ def test_what_is_not_active_makes_no_proposal_new() -> None:
         (Choices(("a", "b")), "b", "b"),
         (Choices(("a", "b")), "c", "a"),
         (FloatRange(0.1, 0.5), 0.0, 0.1),
-        (FloatRange(0.1, 0.5, step=0.1), 0.34, 0.30000000000000004),
+        (FloatRange(0.1, 0.5, step=0.1), 0.34, 0.3),
         (FloatRange(1.0, 2.0), "auto", 1.0),
         (IntRange(2, 8, step=3), 9, 8),
         (IntRange(2, 8, step=3), 4, 5),

@@ -96,3 +96,22 @@ def test_a_grid_proposes_its_points_in_their_order() -> None:
         params = Grid().propose(space, {}, known, 0)
         known.append(Tried(params, space.resolve(params).settings()))
     assert [one.params for one in known] == space.grid()
+
+
+def test_values_of_a_range_with_steps_are_those_that_a_when_names() -> None:
+    space = from_document(
+        {
+            "study": "law",
+            "data": "synthetic",
+            "space": {
+                "augment.elastic_p": {"low": 0, "high": 0.9, "step": 0.1},
+                "augment.elastic": [True],
+            },
+        },
+        "test",
+    ).space
+    points = set(space.parameters[0].domain.points())
+    for sampler in (AtRandom(), TreeParzen()):
+        drawn = {sampler.propose(space, {}, [], seed)["augment.elastic_p"] for seed in range(60)}
+        assert drawn <= points
+        assert {0.3, 0.6, 0.7} <= drawn

@@ -1,5 +1,6 @@
 """Laws of studies as programs read them, also while they run."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +82,12 @@ def test_the_names_of_the_package_are_functions_also_after_modules_called_alike(
     assert callable(tune.retrain)
     with pytest.raises(AttributeError):
         tune.nothing  # noqa: B018  # type: ignore[attr-defined]
+
+
+def test_a_copied_study_is_read_from_its_own_folder(folder: StudyFolder, tmp_path: Path) -> None:
+    shutil.copytree(folder.path, tmp_path / "copy")
+    study, copy = read_study("read", folder.path.parent), read_study("copy", tmp_path)
+    assert copy.folder == StudyFolder(tmp_path / "copy")
+    assert copy.storage.endswith("copy/study.db")
+    assert (copy.records, copy.finished) == (study.records, study.finished)
+    assert report(copy).is_relative_to(tmp_path / "copy")

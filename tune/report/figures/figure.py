@@ -92,7 +92,10 @@ FIGURES: Parts[Figure] = Parts(
 
 def figures_of(content: ReportContent) -> Mapping[str, Drawn | Pictures | Absence]:
     """The figures that apply to a study, by name, drawn."""
-    made = {name: make(content) for name, make in FIGURES.items()}
+    made: dict[str, Drawing | Pictures | Absence | None] = {}
+    for name, make in FIGURES.items():
+        with FIGURES.calling(name):
+            made[name] = make(content)
     return {
         name: drawn(name, one) if isinstance(one, Drawing) else one
         for name, one in made.items()
