@@ -24,7 +24,7 @@ search: $(STAMP)
 
 # Three processes of one thread each, since a test that starts Ray waits for a third of its time; a
 # file stays in one, so that its tests share what is dear to set up.
-TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 3 --dist loadfile
+TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)
 	$(TEST) -m "not long and not fault"
