@@ -28,7 +28,7 @@ import optuna
 import pytest
 
 from benchmarks.replayed_search import replayed_ap50
-from tune.ledger.ledger import open_ledger
+from tune.ledger.ledger import Ledger, open_ledger
 from tune.request.file import load_request
 
 pytestmark = pytest.mark.fault
@@ -150,15 +150,9 @@ class Search:
         )
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[optuna.trial.FrozenTrial]:
-    """The trials of the study as its ledger alone has them, asked for and reported to by hand,
-    one after the other.
-    """
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "space.yaml").write_text(SPACE)
-    url = f"sqlite:///{folder / 'study.db'}"
-    ledger = open_ledger(url, load_request(folder / "space.yaml"))
+def run_alone(url: str, space: Path) -> Ledger:
+    """The ledger of the study where one process asks and reports, one trial after the other."""
+    ledger = open_ledger(url, load_request(space))
     while (record := ledger.next()) is not None:
         epochs: list[dict[str, Any]] = []
         ended = False
@@ -168,6 +162,18 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[optuna.trial.F
                 {"epoch": len(epochs) + 1, "ap50": ap50, "seconds": 1.0, "losses": {"loss": 1.0}}
             )
             ended = ledger.report(record.id, epochs)
+    return ledger
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[optuna.trial.FrozenTrial]:
+    """The trials of the study as its ledger alone has them, asked for and reported to by hand,
+    one after the other.
+    """
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "space.yaml").write_text(SPACE)
+    url = f"sqlite:///{folder / 'study.db'}"
+    run_alone(url, folder / "space.yaml")
     return optuna.load_study(study_name="replayed", storage=url).trials
 
 

@@ -14,11 +14,9 @@ from pathlib import Path
 import optuna
 import pytest
 
-from tests.tune.test_kills import ROOT, SPACE
-from tune.ledger.ledger import open_ledger
+from tests.tune.test_kills import ROOT, SPACE, run_alone
 from tune.ledger.reading import read_ledger
 from tune.ledger.records import State, TrialRecord
-from tune.request.file import load_request
 
 pytestmark = pytest.mark.fault
 
@@ -75,23 +73,10 @@ class Team:
             time.sleep(0.2)
 
 
-def alone(folder: Path) -> list[TrialRecord]:
-    """The study as its ledger has it where one process asks and reports, one trial at a time."""
-    from benchmarks.replayed_search import replayed_ap50
-
+def alone(folder: Path) -> tuple[TrialRecord, ...]:
+    """The trials of the study where one process asks and reports, one after the other."""
     (folder / "alone").mkdir()
-    url = f"sqlite:///{folder / 'alone' / 'study.db'}"
-    ledger = open_ledger(url, load_request(folder / "space.yaml"))
-    while (record := ledger.next()) is not None:
-        epochs: list[dict[str, object]] = []
-        ended = False
-        while not ended:
-            ap50 = replayed_ap50(record.settings, len(epochs) + 1)
-            epochs.append(
-                {"epoch": len(epochs) + 1, "ap50": ap50, "seconds": 1.0, "losses": {"loss": 1.0}}
-            )
-            ended = ledger.report(record.id, epochs)
-    return list(ledger.records)
+    return run_alone(f"sqlite:///{folder / 'alone' / 'study.db'}", folder / "space.yaml").records
 
 
 def same(record: TrialRecord) -> tuple[object, ...]:

@@ -30,7 +30,7 @@ class Allowed:
 
 
 def allowed(root: Path = Path("/")) -> Allowed:
-    """What this process may use, by its affinity, the machine's memory and its control groups.
+    """The resources of this process, by its affinity, the machine's memory and its control groups.
 
     root   the folder that holds `proc` and the control groups' files; tests give another than `/`
     """

@@ -67,7 +67,7 @@ _started: dict[str, Path] = {}
 
 @contextlib.contextmanager
 def ended_with_the_driver(mark: str, folder: Path) -> Iterator[None]:
-    """Where this process ends at once inside the block, it first ends the processes with this mark
+    """If this process ends at once inside the block, it first ends the processes with this mark
     and removes their temporary folder.
     """
     _started[mark] = folder

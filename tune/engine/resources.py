@@ -51,7 +51,7 @@ class Machine:
     def share(
         self, cpus_per_trial: int | str, gpus_per_trial: float | str, parallel: int | None
     ) -> TrialResources:
-        """What each trial holds, `auto` resolved, and how many trials run at once.
+        """The resources of each trial, `auto` resolved, and how many trials run at once.
 
         gpus_per_trial   `auto` is one whole GPU where any node has one, else none;
                          `tune.engine.packing` measures how many trials may share it

@@ -198,7 +198,7 @@ class StudyRequest:
 
     @property
     def sampler(self) -> Sampler:
-        """What chooses the settings of the trials; variants need none."""
+        """The sampler that chooses the trials' settings; variants need none."""
         with SAMPLERS.calling(self.search.sampler):
             sampler = SAMPLERS[self.search.sampler]()
             assert isinstance(sampler.exhausts, bool), "exhausts must be true or false"
@@ -206,7 +206,7 @@ class StudyRequest:
 
     @property
     def stopping_rule(self) -> StoppingRule:
-        """What stops trials before their last epoch."""
+        """The rule that stops trials before their last epoch."""
         first_rung = self.stop_early.first_rung(self.max_epochs)
         with RULES.calling(self.stop_early.rule):
             return RULES[self.stop_early.rule](first_rung, self.stop_early.reduction)

@@ -24,7 +24,7 @@ NO_GPU_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class TrialInputs:
-    """What all trials of a study start from. In a worker its arrays are read-only.
+    """The inputs that all trials of a study start from. In a worker its arrays are read-only.
 
     weights   the pretrained weights, by `weights_key`
     cpus      whole processors of each trial
@@ -38,7 +38,7 @@ class TrialInputs:
 
 
 class TrialMaker(Protocol):
-    """What makes the trials of a study. It is pickled and sent to the workers."""
+    """An object that makes the trials of a study. It is pickled and sent to the workers."""
 
     @property
     def trains(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a figure of the report is, and the table of figures.
+"""The protocol of a figure of the report, and the table of figures.
 
 A figure is a function that is given the content of a report. It returns what is to be drawn, or
 None where the study has nothing to show there. A figure of another package is such a function, and
@@ -62,7 +62,7 @@ class Figure(Protocol):
     """A figure of the report."""
 
     def __call__(self, content: ReportContent, /) -> Drawing | Pictures | Absence | None:
-        """What the figure shows of a study; None where it does not apply.
+        """The figure of a study; None where it does not apply.
 
         The caption says how sure the figure is, or why that cannot be said. Nothing is told by
         colour alone. No score is computed here: all are in `content`.
