@@ -168,7 +168,7 @@ def test_a_file_system_without_links_does_as_well(
 
 
 KILLED = """
-import os, random, signal, sys, time
+import os, random, signal, sys, threading, time
 from pathlib import Path
 import sqlalchemy
 import tune
@@ -207,10 +207,16 @@ for step in sys.argv[1:]:
     child = os.fork()
     if child == 0:
         seen = [0, False]
+        def die():
+            os.kill(os.getpid(), signal.SIGKILL)
         def die_at(connection, cursor, statement, parameters, context, executemany):
             seen[0] += 1
-            if moment.isdigit() and seen[0] == int(moment) or seen[1]:
-                os.kill(os.getpid(), signal.SIGKILL)
+            statement_, _, milliseconds = moment.partition("+")
+            if statement_.isdigit() and seen[0] == int(statement_) or seen[1]:
+                if milliseconds:
+                    threading.Timer(int(milliseconds) / 1000, die).start()
+                else:
+                    die()
             seen[1] = moment.startswith("after ") and moment[6:] in statement
         sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", die_at)
         if moment.startswith("point "):
@@ -222,9 +228,6 @@ for step in sys.argv[1:]:
             os._exit(1)
         print(moment, "done after", seen[0], flush=True)
         os._exit(0)
-    if moment.startswith("second "):
-        time.sleep(float(moment[7:]))
-        os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     print(moment, "ended", os.waitstatus_to_exitcode(status), flush=True)
 """
@@ -233,8 +236,8 @@ for step in sys.argv[1:]:
 def killed(*steps: tuple[Path, str, object]) -> list[int]:
     """Do one thing after the other, each in a process that is killed at a moment; how each ended.
 
-    A step is a folder, what is done in it, and the moment: the number of a statement, `after TEXT`
-    of one, `second S`, `point NAME`, or `never`.
+    A step is a folder, what is done in it, and the moment: the number of a statement, `N+M` for M
+    milliseconds after statement N began, `after TEXT` of one, `point NAME`, or `never`.
     """
     done = subprocess.run(
         [sys.executable, "-c", KILLED, *("|".join(map(str, step)) for step in steps)],
@@ -258,7 +261,7 @@ def test_a_first_start_that_is_killed_anywhere_while_mlflow_makes_its_tables_is_
     moments: list[object] = [
         random.Random(place).randrange(place, place + 90) for place in range(1, 400, 90)
     ]
-    moments += [f"second {random.Random(place).uniform(0.1, 2.0):.2f}" for place in range(3)]
+    moments += [f"{place}+{random.Random(place).randrange(20)}" for place in (30, 130, 230)]
     ends = killed(*((one, "view", moment) for moment in [*moments, "point mlflow.db is made"]))
     assert ends == [-9] * len(ends)
     assert not (one / "mlflow.db").exists()

@@ -5,6 +5,7 @@ tried again for a while; if it is still refused, an error says so in one sentenc
 """
 
 import contextlib
+import functools
 import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -205,7 +206,9 @@ def open_to_read(url: str) -> Database | None:
     Raises StudyError where it cannot be opened.
     """
     file = database.file_of(_checked(url))
-    return None if file is not None and not file.is_file() else _opened(url, make=False)
+    if file is not None and (not file.is_file() or _is_half_made(file)):
+        return None
+    return _opened(url, make=False)
 
 
 def open_to_write(url: str) -> Database:
@@ -266,7 +269,7 @@ def _open(url: str, make: bool) -> Database | None:
         return Database(url, opened, opened.engine)
     file = database.file_of(url)
     if make and file is not None:
-        database.make_whole(file, _make_tables)
+        database.make_whole(file, _make_tables, _is_half_made)
     in_a_file = file is not None
     opened = optuna.storages.RDBStorage(
         url,
@@ -300,6 +303,33 @@ def _make_tables(url: str) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         # Write-ahead logging lets others read while the search writes.
         connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _is_half_made(path: Path) -> bool:
+    """Whether the making of Optuna's tables was cut short, or has not begun.
+
+    An earlier version had Optuna make them in place. Such a database has some of Optuna's tables,
+    no other, and nothing in them but the version.
+    """
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=1.0)) as connection:
+            names = "SELECT name FROM sqlite_master WHERE type = 'table'"
+            tables = {str(name) for (name,) in connection.execute(names)}
+            return not any(
+                connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone()
+                for name in tables - {"version_info", "alembic_version"}
+            ) and (tables < _tables_of_optuna())
+    except sqlite3.Error:  # locked, or no database: to open it says so
+        return False
+
+
+@functools.cache
+def _tables_of_optuna() -> frozenset[str]:
+    made = optuna.storages.RDBStorage("sqlite://")
+    try:
+        return frozenset(sqlalchemy.inspect(made.engine).get_table_names())
+    finally:
+        made.engine.dispose()
 
 
 def _synchronous_normal(connection: Any, _: Any) -> None:

@@ -21,7 +21,7 @@ import optuna
 import pytest
 
 from core.errors import ClaimLost, StorageError, StudyError
-from tune import processes
+from tune import database, processes
 from tune.ledger.claim import CLAIM_SECONDS, Claim
 from tune.ledger.importances import importances
 from tune.ledger.ledger import MAX_LOST, Ledger, open_ledger
@@ -738,3 +738,42 @@ def test_a_ledger_with_a_damaged_table_is_one_sentence_for_whoever_reads_it(
             said.append(str(error))
     assert len(said) >= 2
     assert all(f"malformed); bring {path} back from a copy of it, then run" in one for one in said)
+
+
+def without_tables(path: Path, tables: list[str]) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        for table in tables:
+            connection.execute(f"DROP TABLE {table}")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+@pytest.mark.parametrize("tables", [[], ["version_info"], ["trial_params", "trials"]])
+def test_a_ledger_whose_tables_were_never_all_made_is_kept_aside_and_made_anew(
+    tables: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "QUIET_SECONDS", 0.1)
+    url, path = f"sqlite:///{tmp_path / 'study.db'}", tmp_path / "study.db"
+    if tables:
+        optuna.storages.RDBStorage(url).remove_session()
+        without_tables(path, tables)
+    else:
+        path.touch()
+    assert read_ledger(url, "law") is None
+    assert open_ledger(url, request(SPACE)).next() is not None
+    assert (tmp_path / "study.db.half-made").exists()
+
+
+def test_a_ledger_that_holds_a_study_and_a_database_of_another_program_are_never_set_aside(
+    tmp_path: Path,
+) -> None:
+    damaged, foreign = tmp_path / "study.db", tmp_path / "other.db"
+    run_all(open_ledger(f"sqlite:///{damaged}", request(SPACE)))
+    without_tables(damaged, ["trial_params"])
+    with contextlib.closing(sqlite3.connect(foreign)) as connection:
+        connection.execute("CREATE TABLE studies_of_plants (name)")
+    for path in (damaged, foreign):
+        before = path.read_bytes()
+        with pytest.raises((StudyError, StorageError), match="a table is missing there"):
+            open_ledger(f"sqlite:///{path}", request(SPACE)).next()
+        assert path.read_bytes() == before
+    assert not list(tmp_path.glob("*half-made*"))
