@@ -90,6 +90,7 @@ def test_every_make_target_that_is_named_exists() -> None:
     assert targets <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
 
 
+@pytest.mark.long
 def test_one_trial_is_trained_by_the_lines_that_are_shown(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

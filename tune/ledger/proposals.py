@@ -1,5 +1,6 @@
 """The settings of a study's next trial, before it is in the ledger."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ from core.errors import ExtensionError
 from tune.ledger.records import Point, State, TrialRecord
 from tune.request.request import StudyRequest
 from tune.samplers.sampler import SAMPLERS, Outcome, Tried
-from tune.stopping.hope import expected_score
+from tune.stopping.hope import expected_gain
 
 _SAMPLER_STREAM = 1
 _OUTCOMES = {
@@ -45,10 +46,11 @@ def next_point(request: StudyRequest, records: Sequence[TrialRecord]) -> Point:
 def _tried(records: Sequence[TrialRecord]) -> list[Tried]:
     """The trials as a sampler sees them."""
     complete = [record.curve for record in records if record.state is State.COMPLETE]
+    gain = functools.cache(functools.partial(expected_gain, complete))
 
     def score(record: TrialRecord) -> float | None:
         if record.state is State.PRUNED and record.epochs:
-            return expected_score(record.curve, complete, record.planned_epochs)
+            return max(record.curve) + gain(len(record.curve), record.planned_epochs)
         return record.ap50 if record.state is State.COMPLETE else None
 
     return [

@@ -31,7 +31,7 @@ class Tried:
     outcome    whether it runs, or how it ended
     curve      AP50 after each epoch so far
     score      AP50 of its best epoch if it is complete; the AP50 that it might have reached if it
-               was stopped early (see `tune.stopping.hope.expected_score`); else None
+               was stopped early (see `tune.stopping.hope.expected_gain`); else None
     """
 
     params: Mapping[str, Value]

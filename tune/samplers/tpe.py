@@ -37,12 +37,14 @@ class TreeParzen:
         known = view.distributions(space)
 
         def shown(one: Tried) -> FrozenTrial:
+            # Of the curve of a stopped trial TPE reads the last value, and of no other trial any.
+            last = {len(one.curve): one.curve[-1]} if one.curve else {}
             return create_trial(
                 state=_STATES[one.outcome],
                 value=one.score if one.outcome is Outcome.COMPLETE else None,
                 params=dict(one.params),
                 distributions={name: known[name] for name in one.params},
-                intermediate_values=dict(enumerate(one.curve, start=1)),
+                intermediate_values=last if one.outcome is Outcome.STOPPED else {},
             )
 
         return view.propose(sampler, space, given, [shown(one) for one in tried])

@@ -36,14 +36,14 @@ def has_no_hope(curve: Curve, complete: Iterable[Curve], epochs: int) -> bool:
     return max(curve) + float(np.quantile(gains, LUCK)) < sorted(map(max, complete))[-PLACES]
 
 
-def expected_score(curve: Curve, complete: Iterable[Curve], epochs: int) -> float:
-    """The score that a stopped trial of `epochs` epochs might have reached.
+def expected_gain(complete: Iterable[Curve], epoch: int, epochs: int) -> float:
+    """The gain that a trial of `epochs` epochs, stopped after epoch `epoch`, might have had.
 
-    It is the score of its best epoch so far plus the median gain of the complete trials after the
-    same epoch, or plus 0 where there is none. A sampler is shown it; it is never a trial's score.
+    It is the median gain of the complete trials after the same epoch, or 0 where there is none. A
+    sampler is shown the trial's best score plus this gain; it is never a trial's score.
     """
-    gains = _gains(complete, len(curve), epochs)
-    return max(curve) + (float(np.median(gains)) if gains else 0.0)
+    gains = _gains(complete, epoch, epochs)
+    return float(np.median(gains)) if gains else 0.0
 
 
 def _gains(complete: Iterable[Curve], epoch: int, epochs: int) -> list[float]:

@@ -8,15 +8,39 @@ import contextlib
 import csv
 import shutil
 import sqlite3
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+from ray import cloudpickle
+from rich.console import Console
+
+from benchmarks.replay import ReplayedTrial, Replays
+from tune import read_study, report
+from tune.engine.messages import Assignment
 from tune.ledger.reading import read_ledger
 from tune.ledger.records import State
+from tune.request.file import request_of, with_overrides
+from tune.store.folder import StudyFolder
+from tune.study.conductor import run_study
+from tune.study.options import Options
+from tune.study.plan import plan_study
+from tune.study.trials import TrialInputs
 
 BEFORE = Path(__file__).with_name("before")
-ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _workers_can_unpickle_this_file() -> Iterator[None]:
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)
+    yield
+    cloudpickle.unregister_pickle_by_value(module)
+
+
+def replayed(assignment: Assignment, inputs: TrialInputs) -> ReplayedTrial:  # noqa: ARG001
+    return ReplayedTrial(assignment, lambda _, epoch: 0.1 * epoch)
 
 
 def test_a_study_of_the_version_before_goes_on_with_every_trial_as_it_was(tmp_path: Path) -> None:
@@ -38,15 +62,10 @@ def test_a_study_of_the_version_before_goes_on_with_every_trial_as_it_was(tmp_pa
         "optim.restart_multiplier",
     }
 
-    command = ["-m", "tune.search", "--study", "before", "--trials", "5", "--gpus-per-trial", "0"]
-    done = subprocess.run(
-        [sys.executable, *command, "--results", str(tmp_path / "results"), "--parallel", "1"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    results = folder.parent
+    request = with_overrides(request_of(StudyFolder(folder)), trials=5)
+    plan = plan_study(request, Options(results, parallel=1))
+    run_study(plan, Console(quiet=True), Replays(replayed))
     after = read_ledger(storage, "before")
     assert after is not None
     # MLflow is new, so the ids of runs are.
@@ -60,4 +79,4 @@ def test_a_study_of_the_version_before_goes_on_with_every_trial_as_it_was(tmp_pa
     assert len(again.epochs) >= 2
     rows = list(csv.DictReader((folder / "trials.csv").read_text().splitlines()))
     assert [row["trial"] for row in rows] == list("01234")
-    assert (folder / "report" / "index.html").exists()
+    assert report(read_study("before", results)).exists()
