@@ -9,13 +9,31 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-CORE = Path(__file__).parent / "core"
+HERE = Path(__file__).parent
+LONGEST = (
+    "end_to_end/test_retrain_command.py",
+    "end_to_end/test_search_command.py",
+    "core/training/test_trial.py",
+    "core/network/test_mask_rcnn.py",
+    "extensions/test_toy_study.py",
+    "tune/study/test_conductor.py",
+    "tune/study/test_confirmation.py",
+    "tune/report/test_report_replay.py",
+    "tune/ledger/test_ledger.py",
+    "core/test_predict_command.py",
+    "core/prediction/test_trained_model.py",
+    "core/prediction/test_choice.py",
+    "core/training/test_loop.py",
+    "core/prediction/test_detect.py",
+)
+"""The files that take longest, each 40 s or more where three run at once on two processors."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the files that start Ray come first.
+    """Let the longest files come first.
 
-    Files are dealt out to two processes in this order, and the many short ones of `core` fill the
-    time in which one process still has a long one.
+    Files are dealt out to the processes in this order. So no process has a long one left when the
+    others are done.
     """
-    items.sort(key=lambda item: CORE in item.path.parents)
+    places = {HERE / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))

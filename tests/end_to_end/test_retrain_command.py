@@ -56,7 +56,7 @@ fixed:
   model.image_max_side: 64
   model.anchor_scale: 0.625
   model.proposals_train: 32
-  model.proposals_test: 32
+  model.proposals_test: 16
   model.rpn_samples: 32
   model.box_samples: 16
   optim.epochs: 3

@@ -42,7 +42,7 @@ fixed:
   model.image_min_side: 64
   model.image_max_side: 64
   model.proposals_train: 32
-  model.proposals_test: 32
+  model.proposals_test: 16
   model.rpn_samples: 32
   model.box_samples: 16
   predict.max_detections: 20

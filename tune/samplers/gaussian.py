@@ -52,15 +52,12 @@ def proposal(space: SearchSpace, tried: Sequence[Tried], seed: int) -> dict[str,
         return {}
     known = view.distributions(space)
     shown = [_shown(space, one.settings) for one in tried]
-    study = optuna.create_study(
-        direction="maximize",
-        sampler=optuna.samplers.GPSampler(
-            seed=seed,
-            n_startup_trials=STARTUP,
-            independent_sampler=optuna.samplers.RandomSampler(seed=seed),
-        ),
+    sampler = optuna.samplers.GPSampler(
+        seed=seed,
+        n_startup_trials=STARTUP,
+        independent_sampler=optuna.samplers.RandomSampler(seed=seed),
     )
-    study.add_trials(
+    trials = [
         create_trial(
             state=TrialState.RUNNING if one.score is None else TrialState.COMPLETE,
             value=one.score,
@@ -68,7 +65,8 @@ def proposal(space: SearchSpace, tried: Sequence[Tried], seed: int) -> dict[str,
             distributions=known,
         )
         for params, one in zip(shown, tried, strict=True)
-    )
+    ]
+    study = view.study_with(sampler, trials)
     with _one_thread():
         proposed = study.ask(known).params
     active = space.sample(lambda name, _: proposed[name])

@@ -4,7 +4,7 @@ A view is made anew for each proposal. So a proposal depends on the trials alone
 database holds about them, and the domains of all trials are those of the space as it is now.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import cast
 
 import optuna
@@ -14,7 +14,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from core.config import Value
 from tune.space.domains import Choices, Domain, FloatRange
@@ -34,8 +34,7 @@ def propose(
     given   settings that the proposal has whatever the sampler would choose; those that are no
             active parameter are ignored
     """
-    study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.add_trials(trials)
+    study = study_with(sampler, trials)
     if given:
         study.enqueue_trial(dict(given))
     trial = study.ask()
@@ -51,6 +50,35 @@ def propose(
         return trial.suggest_int(name, domain.low, domain.high, step=domain.step, log=domain.log)
 
     return space.sample(suggest)
+
+
+def study_with(sampler: optuna.samplers.BaseSampler, trials: Sequence[FrozenTrial]) -> optuna.Study:
+    """A study in memory that shows these trials to a sampler."""
+    return optuna.create_study(direction="maximize", sampler=sampler, storage=_Shown(trials))
+
+
+class _Shown(optuna.storages.InMemoryStorage):
+    """A storage whose study begins with trials that are given.
+
+    `Study.add_trials` copies each trial with its distributions, which took most of a proposal after
+    1,000 trials.
+    """
+
+    def __init__(self, trials: Sequence[FrozenTrial]) -> None:
+        super().__init__()
+        self._shown = list(trials)
+        for number, trial in enumerate(self._shown, start=1):  # 0 is the trial that is asked for
+            trial.number = number
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        """The trials that are given, never copied, and those that were asked for since."""
+        shown = [one for one in self._shown if states is None or one.state in states]
+        return [*shown, *super().get_all_trials(study_id, deepcopy, states)]
 
 
 def distribution(domain: Domain) -> BaseDistribution:
