@@ -1,52 +1,121 @@
-"""Images a second of a whole study on one GPU, against one trial at a time with torchvision's
-plain loop.
+"""The whole comparison on one GPU, in under six minutes: torchvision's plain loop, one trial, and
+studies whose trials share the GPU.
 
-    python -m benchmarks.gpu_throughput --data DIR [--weights FILE] [--trials 12] [--epochs 4]
-    [--shares auto 1]
-        [--mps]
+    python -m benchmarks.gpu_throughput [--data DIR] [--weights FILE] [--out FILE]
+        [--only plain trial step packed turns] [--device cpu] [--short]
 
-Ours is the real search: a probe decides how many trials share the GPU, they train in bf16, and
-every epoch's evaluation, checkpoint and ledger is in the time; each of the shares is a study of its
-own, 1 for one trial at a time. With --mps those that share a GPU run once more with NVIDIA's
-Multi-Process Service. Theirs is torchvision's Mask R-CNN in fp32 on full masks, split id by id from
-the same label maps in the training process, without any evaluation. Needs a GPU, and says so where
-none is.
+    plain    torchvision's Mask R-CNN with full masks, batch 2, in fp32 and under bf16 autocast; it
+             evaluates nothing
+    trial    one trial of ours, as a search runs it: training alone, and with its evaluations
+    step     where the milliseconds of a training step go (`benchmarks.step_parts`)
+    packed   a search with the defaults: the GPU is measured, and as many trials share it as gain
+    turns    the same without NVIDIA's Multi-Process Service
+
+All train the last stage of a ResNet-50 at 800 pixels. A study is timed from the start of its
+process to the last entry in its ledger, so Ray, the probe, all starts, evaluations and checkpoints
+are in it. Each part is a process of its own and may fail or be cut short without the others.
+Without Ray installed `plain`, `trial` and `step` run. `--data synthetic`, the default, draws crops
+of 500 pixels with 150 cells each. `--device cpu --short` runs everything at a tiny size, to try the
+program: its figures mean nothing.
 """
 
 import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 
-from benchmarks.table import Line, as_text
+from benchmarks import step_parts
+from benchmarks.step_parts import SMALL, as_table
 from benchmarks.training_step import torchvision_model, with_full_masks
 from core import data as datasets
-from core.config import ModelConfig, PredictConfig
+from core.config import PredictConfig, TrialConfig
+from core.data import synthetic
+from core.data.dataset import Dataset
+from core.device import resolve
 from core.labels import label_maps as masks
+from core.network import weights as pretrained
 from core.network.build import build_detector
-from tune.ledger.reading import read_ledger
+from core.training.trial import Trial
+
+PARTS = ("plain", "trial", "step", "packed", "turns")
+LIMIT_SECONDS = 345.0
+"""Seconds for everything."""
+PART_SECONDS: Mapping[str, float] = {
+    "plain": 60, "trial": 60, "step": 40, "packed": 190, "turns": 120,
+}  # fmt: skip
+"""Largest number of seconds for each part."""
+STUDY_SECONDS: Mapping[str, int] = {"packed": 140, "turns": 75}
+"""The time budget of each study; its report comes after it."""
+WARM_STEPS, STEPS = 5, 30
+CROPS, CROP_SIDE, CELLS = 40, 500, 150
+GOALS: Mapping[str, float] = {"trial": 4.0, "packed": 10.0, "turns": 5.0}
+"""Images a second, as a multiple of the plain loop's."""
+STEP_GOAL, EVALUATION_GOAL = 28.0, 0.10
+"""Milliseconds of a training step, and the part of a trial's time that evaluation takes."""
 
 
-def plain_loop(where: str, steps: int) -> float:
-    """Images/s of torchvision's Mask R-CNN, batch 2, AdamW, after some steps to warm up."""
-    data, device = datasets.load(where), torch.device("cuda")
-    torch.manual_seed(0)
-    config = ModelConfig(weights="none", trainable_layers=1)
-    state = build_detector(config, len(data.classes), None, PredictConfig()).state_dict()
-    network = torchvision_model(state, config, len(data.classes)).to(device)
+def settings_of(weights: str, short: bool) -> dict[str, Any]:
+    """The settings of all sides."""
+    own: dict[str, Any] = dict(SMALL) if short else {"model.trainable_layers": 1}
+    return {**own, "model.weights": weights}
+
+
+def data_of(where: str, short: bool) -> Dataset:
+    """The data set of all sides."""
+    if where != "synthetic":
+        return datasets.load(where)
+    if short:
+        return synthetic.make(images=6, side=64)
+    return step_parts.dataset(CROPS, CELLS, CROP_SIDE)
+
+
+def plain(data: Dataset, weights: str, device: torch.device, short: bool) -> dict[str, float]:
+    """Images/s of torchvision's Mask R-CNN with AdamW, in fp32 and under bf16 autocast."""
+    config = TrialConfig.from_settings(settings_of(weights, short)).model
+    state = _pretrained_state(config, len(data.classes))
+    found = {}
+    for precision in ("fp32", "bf16"):
+        network = torchvision_model(state, config, len(data.classes))
+        if short:
+            network.transform.min_size = (config.image_min_side,)
+            network.transform.max_size = config.image_max_side
+        found[precision] = _plain_loop(network.to(device), data, device, precision, short)
+    return found
+
+
+def _pretrained_state(config: Any, classes: int) -> dict[str, torch.Tensor]:
+    """The numbers of a ResNet-50 of ours, in torchvision's names."""
+    config = config.model_copy(update={"backbone": "resnet50"})
+    file = pretrained.find_weights(config)
+    base = None if file is None else pretrained.read_weights(file)
+    return build_detector(config, classes, base, PredictConfig()).state_dict()
+
+
+def _plain_loop(
+    network: torch.nn.Module, data: Dataset, device: torch.device, precision: str, short: bool
+) -> float:
     optimizer = torch.optim.AdamW(
         [one for one in network.parameters() if one.requires_grad], lr=5e-5
     )
-    warm, begin = 5, 0.0
+    warm, steps = (1, 1) if short else (WARM_STEPS, STEPS)
+    begin = time.perf_counter()
     for step in range(warm + steps):
         if step == warm:
-            torch.cuda.synchronize()
+            _wait(device)
             begin = time.perf_counter()
         chosen = [data.samples[(2 * step + place) % len(data.samples)] for place in range(2)]
         images = [
@@ -54,105 +123,293 @@ def plain_loop(where: str, steps: int) -> float:
             for one in chosen
         ]
         targets = [masks.target_of(one.label_maps, one.labels_N, one.crowd_N) for one in chosen]
-        loss = sum(
-            network(images, [with_full_masks(target, device) for target in targets]).values()
-        )
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            loss = sum(
+                network(images, [with_full_masks(target, device) for target in targets]).values()
+            )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    torch.cuda.synchronize()
+    _wait(device)
     return 2 * steps / (time.perf_counter() - begin)
 
 
-def study(
-    where: str, weights: str, trials: int, epochs: int, share: str, mps: bool
-) -> tuple[float, str]:
-    """Images/s of a search over learning rates, all trials together, and how many of them shared
-    the GPU.
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def trial(data: Dataset, weights: str, device: torch.device, short: bool) -> dict[str, float]:
+    """Images/s of one trial, alone on the device, in the second of three epochs."""
+    settings = settings_of(weights, short) | {"optim.epochs": 3}
+    processors = len(os.sched_getaffinity(0))
+    alone = Trial(
+        TrialConfig.from_settings(settings), data, device=str(device),
+        loader_workers=min(8, processors) - 1 if device.type == "cuda" else 0,
+    )  # fmt: skip
+    alone.run_epoch()
+    report = alone.run_epoch()
+    trained = report.images_per_second * report.train_seconds
+    return {
+        "training": report.images_per_second,
+        "whole": trained / report.seconds,
+        "evaluation": report.evaluate_seconds / report.seconds,
+        "step_ms": 1000 * report.train_seconds / report.steps,
+    }
+
+
+def step(data: Dataset, weights: str, device: torch.device, short: bool) -> dict[str, float]:
+    """The parts of a training step."""
+    config = TrialConfig.from_settings(settings_of(weights, short))
+    file = pretrained.find_weights(config.model)
+    base = None if file is None else pretrained.read_weights(file)
+    return step_parts.measure(config, data, base, str(device), 2 if short else 12)
+
+
+def study(name: str, where: str, weights: str, device: torch.device, short: bool) -> dict[str, Any]:
+    """Images/s of a search over learning rates, all its trials together, and how they ran.
+
+    name   packed, or turns for a search without NVIDIA's service
     """
-    space = {
+    from tune.ledger.reading import read_ledger
+
+    on_gpu = device.type == "cuda"
+    space: dict[str, Any] = {
         "study": "throughput",
-        "data": str(Path(where).resolve()) if where != "synthetic" else where,
-        "fixed": {"model.weights": weights, "optim.epochs": epochs, "optim.precision": "bf16"},
+        "data": str(Path(where).resolve()),
+        "fixed": settings_of(weights, short) | {"optim.epochs": 1 if short else 15},
         "space": {"optim.learning_rate": {"low": 1e-5, "high": 2e-4, "log": True}},
-        "search": {"sampler": "random", "trials": trials},
+        "search": {"sampler": "random", "trials": 2 if short else 96},
         "stop_early": {"rule": "none"},
         "confirm": {"top": 0},
-        "resources": {"gpus_per_trial": share if share == "auto" else float(share), "mps": mps},
+        "resources": {"gpus_per_trial": "auto" if on_gpu else 0}
+        | ({"mps": name == "packed"} if on_gpu else {}),
     }
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "space.yaml").write_text(yaml.safe_dump(space))
         command = [
-            sys.executable,
-            "-m",
-            "tune.search",
-            "--space",
-            f"{folder}/space.yaml",
-            "--results",
-            folder,
-        ]
-        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            sys.executable, "-m", "tune.search", "--space", f"{folder}/space.yaml",
+            "--results", folder, "--time-budget", f"{STUDY_SECONDS[name]}s",
+        ]  # fmt: skip
+        begin = time.time()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         reading = read_ledger(f"sqlite:///{folder}/throughput/study.db", "throughput")
-    assert reading is not None
-    reports = [epoch for record in reading.records for epoch in record.epochs]
-    begin = min(epoch["at"] / 1000 - epoch["seconds"] for epoch in reports)
-    end = max(epoch["at"] / 1000 for epoch in reports)
-    images = sum(epoch["images_per_second"] * epoch["train_seconds"] for epoch in reports)
-    how = next(
-        line for word in ("Probe", "Study") for line in said.splitlines() if line.startswith(word)
+    if reading is None or not any(record.epochs for record in reading.records):
+        raise RuntimeError(f"no epoch was trained: {(done.stderr.strip() or done.stdout)[-500:]}")
+    found = study_figures([list(record.epochs) for record in reading.records], begin)
+    return found | {"said": _telling(done.stdout)}
+
+
+def study_figures(trials: Sequence[Sequence[Mapping[str, Any]]], begin: float) -> dict[str, Any]:
+    """The figures of a study, from the epochs of each of its trials.
+
+    begin   when its process was started, in seconds since 1970
+    """
+    epochs = [epoch for one in trials for epoch in one]
+    images = sum(epoch["images_per_second"] * epoch["train_seconds"] for epoch in epochs)
+    first = min(epoch["at"] / 1000 - epoch["seconds"] for epoch in epochs)
+    last = max(epoch["at"] / 1000 for epoch in epochs)
+    return {
+        "images_per_second": images / (last - begin),
+        "after_start": images / (last - first),
+        "start_seconds": first - begin,
+        "seconds": last - begin,
+        "trials": sum(bool(one) for one in trials),
+        "epochs": len(epochs),
+        "evaluation": sum(epoch["evaluate_seconds"] for epoch in epochs)
+        / sum(epoch["seconds"] for epoch in epochs),
+    }
+
+
+def _telling(said: str) -> list[str]:
+    """The lines of a search that say how many trials shared the GPU, and how."""
+    words = ("Study", "Probe", "GPU", "Time", "Multi-Process", "at once", "service")
+    lines = [line.strip() for line in said.splitlines()]
+    return [line for line in lines if any(word in line for word in words)][:12]
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """The comparison, one row a measurement.
+
+    found   the figures of each part; in place of them `error` where it failed, and `left_out` where
+            it cannot be run here
+    """
+    plain = found.get("plain", {})
+    rates = [plain[name] for name in ("fp32", "bf16") if name in plain]
+    rows = [("", "images/s", "times the plain loop", "goal")]
+
+    def row(what: str, rate: float | None, goal: float | None = None) -> None:
+        ratio = rate / max(rates) if rate is not None and rates else None
+        verdict = "" if goal is None else f"{goal:g}"
+        if goal is not None and ratio is not None:
+            verdict += ", met" if ratio >= goal else ", missed"
+        rows.append(
+            (
+                what,
+                "not measured" if rate is None else f"{rate:.1f}",
+                "" if ratio is None else f"{ratio:.2f}",
+                verdict,
+            )
+        )
+
+    row("plain loop, fp32", plain.get("fp32"))
+    row("plain loop, bf16", plain.get("bf16"))
+    one = found.get("trial", {})
+    row("one trial, training", one.get("training"), GOALS["trial"])
+    row("one trial, evaluation included", one.get("whole"))
+    for name, how in (("packed", "the service"), ("turns", "turns")):
+        of_study = found.get(name, {})
+        whole, after = of_study.get("images_per_second"), of_study.get("after_start")
+        row(f"study, {how}, everything included", whole, GOALS[name])
+        row(f"study, {how}, after its start", after)
+    widths = [max(len(one[column]) for one in rows) for column in range(4)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(one, widths, strict=True)).rstrip()
+        for one in rows
+    ]
+    return "\n".join([*lines, "", *_further(found)])
+
+
+def _further(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """The figures that are no images a second, and the parts that failed."""
+    of_step, of_trial = found.get("step", {}), found.get("trial", {})
+    if "step" in of_step:
+        yield as_table(of_step)
+        yield f"goal: a step of at most {STEP_GOAL:g} ms: {_verdict(of_step['step'], STEP_GOAL)}"
+    if "evaluation" in of_trial:
+        share = of_trial["evaluation"]
+        verdict = _verdict(share, EVALUATION_GOAL)
+        goal = f"goal {EVALUATION_GOAL:.0%}: {verdict}"
+        yield f"evaluation takes {share:.0%} of a trial's time; {goal}"
+    for name in ("packed", "turns"):
+        if "epochs" in found.get(name, {}):
+            one = found[name]
+            yield (
+                f"{name}: {one['epochs']} epochs of {one['trials']} trials in {one['seconds']:.0f}"
+                f" s, {one['start_seconds']:.0f} s of them before the first epoch, evaluation"
+                f" {one['evaluation']:.0%}"
+            )
+            yield from (f"  {line}" for line in one["said"])
+    for name, figures in found.items():
+        if why := figures.get("error") or figures.get("left_out"):
+            yield f"{name} was not measured: {why}"
+
+
+def _verdict(value: float, goal: float) -> str:
+    return "met" if value <= goal else "missed"
+
+
+def run_apart(name: str, seconds: float, parsed: argparse.Namespace) -> dict[str, Any]:
+    """The figures of a part, which runs in a process of its own for at most so many seconds."""
+    command = [
+        sys.executable, "-m", "benchmarks.gpu_throughput", "--part", name, "--data", parsed.data,
+        "--weights", parsed.weights, "--device", parsed.device,
+    ]  # fmt: skip
+    command += ["--short"] if parsed.short else []
+    # A session of its own, so that all that it started can be ended with it.
+    part = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    return images / (end - begin), how
+    try:
+        said, complained = part.communicate(timeout=max(seconds, 1.0))
+    except subprocess.TimeoutExpired:
+        return {"error": f"it took longer than the {seconds:.0f} s it had"}
+    finally:
+        if part.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(part.pid, signal.SIGKILL)
+            part.communicate()
+    try:
+        content: dict[str, Any] = json.loads(said.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        lines = complained.strip().splitlines() or [f"its process ended with {part.returncode}"]
+        return {"error": lines[-1][:500]}
+    return content
+
+
+def run_part(name: str, parsed: argparse.Namespace) -> dict[str, Any]:
+    """The figures of a part, in this process."""
+    device = resolve(parsed.device)
+    if name in ("packed", "turns"):
+        if name == "turns" and device.type == "cpu":
+            return {"left_out": "on processors there is no service to do without"}
+        if importlib.util.find_spec("ray") is None:
+            return {"left_out": "Ray is not installed here"}
+        return study(name, parsed.data, parsed.weights, device, parsed.short)
+    measures: Mapping[str, Callable[[Dataset, str, torch.device, bool], dict[str, float]]] = {
+        "plain": plain, "trial": trial, "step": step,
+    }  # fmt: skip
+    data = data_of(parsed.data, parsed.short)
+    return measures[name](data, parsed.weights, device, parsed.short)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The machine and the versions, for the record."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processors": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the line."""
+    """Print the comparison; returns 1 if a part that was asked for gave no figures."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu_throughput", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--data", default="synthetic")
-    parser.add_argument("--weights", default="none")
-    parser.add_argument("--trials", type=int, default=12)
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=40, help="of the plain loop")
+    parser.add_argument("--data", default="synthetic", help="a folder in COCO or HW3 layout")
+    parser.add_argument("--weights", default="none", metavar="FILE")
     parser.add_argument(
-        "--shares", nargs="+", default=["auto"], help="resources.gpus_per_trial, a study each"
-    )
-    parser.add_argument(
-        "--mps", action="store_true", help="the shares under 1 once more, with resources.mps"
-    )
+        "--only", type=lambda text: re.split(r"[ ,]+", text), default=[*PARTS], metavar="PART,PART",
+        help=f"of {', '.join(PARTS)}",
+    )  # fmt: skip
+    parser.add_argument("--device", default="cuda", help="cuda, cuda:N, or cpu with --short")
+    parser.add_argument("--short", action="store_true", help="a tiny size, to try the program")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the figures as JSON")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
-        print("gpu_throughput needs a GPU, and torch sees none: nothing was measured")
+    if unknown := set(parsed.only) - set(PARTS):
+        parser.error(f"--only must be of {', '.join(PARTS)}, and names {', '.join(unknown)}")
+    if parsed.device != "cpu" and not torch.cuda.is_available():
+        print("gpu_throughput needs a GPU, and torch sees none; --device cpu --short tries it")
         return 0
-    theirs = plain_loop(parsed.data, parsed.steps)
-    print(f"{theirs:.1f} images/s: one plain trial", flush=True)
-    lines = []
-    asked = [(share, False) for share in parsed.shares]
-    asked += [
-        (share, True)
-        for share in parsed.shares
-        if parsed.mps and (share == "auto" or float(share) < 1)
-    ]
-    for share, mps in asked:
-        ours, how = study(parsed.data, parsed.weights, parsed.trials, parsed.epochs, share, mps)
-        with_mps = ", with MPS" if mps else ""
-        print(f"{ours:.1f} images/s{with_mps}: {how}", flush=True)
-        what = (
-            f"{parsed.trials} trials on one {torch.cuda.get_device_name()}, {share} of it"
-            f" each{with_mps}"
-        )
-        goal = "goal: 3 times" if share == "auto" else ""
-        lines.append(
-            Line(
-                what,
-                f"{ours:.1f} images/s",
-                f"{theirs:.1f} images/s one plain trial",
-                ours / theirs,
-                goal,
-            )
-        )
-    print(as_text(lines))
-    return 0
+    if parsed.part:
+        print(json.dumps(run_part(parsed.part, parsed)))
+        return 0
+    with _data_for_all(parsed):
+        return _compare(parsed)
+
+
+def _compare(parsed: argparse.Namespace) -> int:
+    """Run the parts one after the other; what is measured is written at once."""
+    until = time.monotonic() + LIMIT_SECONDS
+    content: dict[str, Any] = {"machine": machine(resolve(parsed.device)), "parts": {}}
+    print(json.dumps(content["machine"]), flush=True)
+    for name in parsed.only:
+        begin = time.monotonic()
+        left = min(PART_SECONDS[name], until - begin)
+        figures = run_apart(name, left, parsed) if left > 0 else {"error": "no time was left"}
+        content["parts"][name] = figures
+        took = time.monotonic() - begin
+        print(f"{name}, {took:.0f} s: {json.dumps(figures)}", flush=True)
+        if parsed.out:
+            parsed.out.write_text(json.dumps(content, indent=2) + "\n")
+    print(table(content["parts"]))
+    return int(any("error" in content["parts"][name] for name in parsed.only))
+
+
+@contextlib.contextmanager
+def _data_for_all(parsed: argparse.Namespace) -> Iterator[None]:
+    """Write the drawn data set to a folder for the time of the block: searches read one."""
+    if parsed.data != "synthetic" or not {"packed", "turns"} & set(parsed.only):
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        synthetic.write_hw3(data_of("synthetic", parsed.short), Path(folder))
+        parsed.data = folder
+        yield
 
 
 if __name__ == "__main__":

@@ -24,8 +24,28 @@ def as_ap50(score: float | None) -> str:
 
 
 def as_duration(seconds: float) -> str:
-    """A time in the unit in which it is easy to grasp: `89 s`, `40 min`, `2.5 h`."""
-    minutes = round(seconds / 60)
+    """A time in the unit in which it is easy to grasp: `89 s`, `40 min`, `2.5 h`, `3 months`."""
+    return " ".join(_amount_and_unit(seconds))
+
+
+def as_time_span(low: float, high: float) -> str:
+    """A range of times, in seconds: `3 to 5 min`, `40 min to 2.5 h`, `about 20 min`."""
+    (least, unit), (most, other) = _amount_and_unit(low), _amount_and_unit(high)
+    if unit != other:
+        return f"{least} {unit} to {most} {other}"
+    return f"about {most} {unit}" if least == most else f"{least} to {most} {unit}"
+
+
+def _amount_and_unit(seconds: float) -> tuple[str, str]:
+    minutes, days = round(seconds / 60), seconds / 86_400
     if seconds < 90:
-        return f"{round(seconds)} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+        return f"{round(seconds)}", "s"
+    if minutes < 120:
+        return f"{minutes}", "min"
+    if minutes < 48 * 60:
+        return f"{minutes / 60:.1f}", "h"
+    if days < 60:
+        return f"{round(days)}", "days"
+    if days < 730:
+        return f"{round(days / 30.44)}", "months"
+    return f"{round(days / 365.25):,}", "years"

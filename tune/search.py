@@ -165,6 +165,7 @@ def _rebuild_tracking(study: str | None, options: Options) -> int:
 
 def _dry_run(request: "StudyRequest", options: Options) -> int:
     from tune.announcements import first_configurations, search_lines
+    from tune.study.pace import dry_time_line
     from tune.study.plan import check_request
 
     plan, problems = check_request(request, options)
@@ -175,6 +176,8 @@ def _dry_run(request: "StudyRequest", options: Options) -> int:
     console = Console()
     for line in [*search_lines(plan), *first_configurations(request)]:
         say(console, line)
+    if (time := dry_time_line(plan)) is not None:
+        say(console, time)
     say(console, "Dry run: nothing was started, nothing was written.")
     return 0
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.values import NOTHING, as_ap50, as_duration, as_setting, as_settings
+from core.values import NOTHING, as_ap50, as_duration, as_setting, as_settings, as_time_span
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,37 @@ def test_no_score_is_no_number() -> None:
         (7100, "118 min"),
         (7200, "2.0 h"),
         (9000, "2.5 h"),
+        (172_000, "47.8 h"),
+        (172_800, "2 days"),
+        (59 * 86_400, "59 days"),
+        (60 * 86_400, "2 months"),
+        (700 * 86_400, "23 months"),
+        (900 * 86_400, "2 years"),
     ],
 )
 def test_a_duration_has_the_unit_in_which_it_is_easy_to_grasp(seconds: float, text: str) -> None:
     assert as_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (120, 300, "2 to 5 min"),
+        (2400, 9000, "40 min to 2.5 h"),
+        (119, 121, "about 2 min"),
+        (5e6, 2e7, "58 days to 8 months"),
+    ],
+)
+def test_a_span_of_times_names_a_unit_once_where_both_ends_have_it(
+    low: float, high: float, text: str
+) -> None:
+    assert as_time_span(low, high) == text
+
+
+@given(st.floats(0, 1e10), st.floats(0, 1e10))
+def test_of_two_durations_in_one_unit_the_longer_never_reads_shorter(
+    one: float, other: float
+) -> None:
+    (less, unit), (more, its) = (as_duration(value).split() for value in sorted((one, other)))
+    if unit == its:
+        assert float(less.replace(",", "")) <= float(more.replace(",", ""))

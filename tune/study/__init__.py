@@ -3,8 +3,10 @@ progress shown.
 
 conductor.py     runs a study from its first trial to its last, confirmation included
 confirmation.py  the best of a search run again on fresh seeds and splits
+duration.py      how long a study will take, and how much of that is left
 learned.py       whether anything was learned, and what to do if not
 options.py       where files are, and what the trials may use
+pace.py          how long an epoch takes on this machine, measured before the study
 plan.py          a request checked against the data, the weights and the machine
 progress.py      the table, bars and lines that are shown while a command runs
 reading.py       a study as its folder and its ledger have it

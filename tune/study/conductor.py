@@ -33,10 +33,11 @@ from tune.engine.packing import pack, remembered
 from tune.engine.worker import MakeTrial, seconds_of_lost_epoch
 from tune.ledger.claim import Claim
 from tune.ledger.ledger import MAX_LOST, Ledger
-from tune.ledger.records import State
+from tune.ledger.records import State, TrialRecord
 from tune.redaction import without_password
 from tune.store.folder import FORMAT
-from tune.study import confirmation
+from tune.study import confirmation, pace
+from tune.study.duration import Forecast, Span, time_left, time_line
 from tune.study.plan import (
     StudyPlan,
     refuse_other_facts,
@@ -94,8 +95,11 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
         describe(plan)
         inputs = TrialInputs(plan.data, weights, plan.resources.cpus, plan.resources.gpus > 0)
         make_trial = functools.partial(trials.make, inputs=inputs)
+        measures = trials.trains and not console.quiet  # nobody reads the estimate otherwise
+        forecast = pace.forecast(plan, ledger.records, measures)
         with _at_the_same_time(plan):
-            _run_phase(plan, _search_phase(plan, ledger), deadline, console, make_trial)
+            phase = _search_phase(plan, ledger)
+            _run_phase(plan, phase, forecast, deadline, console, make_trial)
             if not ledger.finished:
                 return False
             repeats = plan.repeats
@@ -105,13 +109,10 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
             confirming = Ledger(claim, confirmation.confirming_request(plan.request), points)
             refuse_other_facts(confirming.facts, facts, plan.folder)
             confirming.remember(facts | confirmation.confirmation_facts(plan.request, repeats))
-            _run_phase(
-                plan,
-                _confirm_phase(plan, ledger, confirming),
-                deadline,
-                console,
-                make_trial,
-            )
+            phase = _confirm_phase(plan, ledger, confirming)
+            trainings = forecast.confirming[:1] * confirming.planned
+            forecast = replace(forecast, confirming=trainings)
+            _run_phase(plan, phase, forecast, deadline, console, make_trial)
             return confirming.finished
 
 
@@ -218,6 +219,7 @@ def _confirm_phase(plan: StudyPlan, searched: Ledger, ledger: Ledger) -> _Phase:
 def _run_phase(
     plan: StudyPlan,
     phase: _Phase,
+    forecast: Forecast,
     deadline: float | None,
     console: Console,
     make_trial: MakeTrial,
@@ -225,11 +227,29 @@ def _run_phase(
     """Run the rest of a phase until the deadline (a time of `time.monotonic`; None for no
     limit).
     """
+
+    def seconds_left(records: Sequence[TrialRecord]) -> Span | None:
+        searched = phase.searched.records
+        return forecast.left(searched, () if phase.name == "search" else records)
+
+    def until() -> float | None:
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
     with (
-        Progress(phase.ledger.planned, console, phase.name) as progress,
+        Progress(
+            phase.ledger.planned,
+            console,
+            phase.name,
+            lambda records: time_left(seconds_left(records), until()),
+        ) as progress,
         _Conductor(plan, phase, progress, deadline) as conductor,
     ):
         if not conductor.finished:
+            records = phase.ledger.records
+            begun = any(record.epochs for record in (*phase.searched.records, *records))
+            line = time_line(seconds_left(records), until(), not plan.resources.gpus, begun)
+            if line:
+                say(console, line)
             stall_seconds = 60 * plan.request.resources.stall_minutes
             execute(conductor, make_trial, plan.machine, plan.resources, stall_seconds)
     if conductor.error is not None:

@@ -3,7 +3,7 @@ elsewhere.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
@@ -26,16 +26,22 @@ class Progress:
     planned    number of trials there will be
     console    the console to write to
     phase      search or confirm
+    left       says in a few words how much time is left of the study, given the trials as they are
+               now; None where nothing is to be said
     """
 
     def __init__(
-        self, planned: int, console: Console, phase: Literal["search", "confirm"] = "search"
+        self,
+        planned: int,
+        console: Console,
+        phase: Literal["search", "confirm"] = "search",
+        left: Callable[[Sequence[TrialRecord]], str | None] = lambda _: None,
     ) -> None:
         self._planned = planned
         self._console = console
         self._confirms = phase == "confirm"
+        self._left = left
         self._begin = time.monotonic()
-        self._seconds_before: float | None = None
         self._records: Sequence[TrialRecord] = ()
         self._live = Live(
             console=console, refresh_per_second=2, get_renderable=self._table, transient=True
@@ -58,8 +64,6 @@ class Progress:
 
     def show(self, records: Sequence[TrialRecord], changed: TrialRecord | None = None) -> None:
         """Show all trials as they are now; `changed` is the one that has news."""
-        if self._seconds_before is None:
-            self._seconds_before = sum(record.seconds for record in records)
         self._records = records
         if changed is None or self._console.is_terminal:
             return
@@ -90,12 +94,11 @@ class Progress:
             f" {last['losses']['loss']:.3f}, AP50 {as_ap50(last['ap50'])}, {last['seconds']:.1f} s"
         )
         if record.state is State.PRUNED:
-            return f"{text}; {record.reason}"
-        return (
-            f"{text}; complete, AP50 {as_ap50(record.ap50)}"
-            if record.state is State.COMPLETE
-            else text
-        )
+            text += f"; {record.reason}"
+        elif record.state is State.COMPLETE:
+            text += f"; complete, AP50 {as_ap50(record.ap50)}"
+        left = self._left(self._records)
+        return f"{text}; {left}" if left else text
 
     def _called(self, record: TrialRecord) -> str:
         if self._confirms:
@@ -113,7 +116,7 @@ class Progress:
         if best is not None and not self._confirms:
             title += f", best AP50 {as_ap50(best.ap50)} (trial {best.id})"
         table = Table(
-            title=title, caption=self._time_left(), title_justify="left", caption_justify="left"
+            title=title, caption=self._time(), title_justify="left", caption_justify="left"
         )
         for name in ("trial", "epoch", "AP50", "best", "what"):
             table.add_column(name)
@@ -130,19 +133,11 @@ class Progress:
             )
         return table
 
-    def _time_left(self) -> str:
-        """The time so far, and the time left if every other trial costs the mean of those that
-        ended.
-        """
-        passed = time.monotonic() - self._begin
-        spent = sum(record.seconds for record in self._records) - (self._seconds_before or 0.0)
-        ended = [record for record in self._records if record.state is not State.RUNNING]
-        if not ended or spent <= 0:
-            return f"{as_duration(passed)} so far"
-        a_trial = sum(record.seconds for record in ended) / len(ended)
-        running = sum(record.seconds for record in self._records if record.state is State.RUNNING)
-        left = max(0.0, a_trial * (self._planned - len(ended)) - running) * passed / spent
-        return f"{as_duration(passed)} so far, about {as_duration(left)} left"
+    def _time(self) -> str:
+        """The time so far, and the time that is left."""
+        passed = as_duration(time.monotonic() - self._begin)
+        left = self._left(self._records)
+        return f"{passed} so far, {left}" if left else f"{passed} so far"
 
 
 class Steps:

@@ -1,0 +1,301 @@
+"""How long a study will take, and how much of that is left: arithmetic alone.
+
+Two things are estimated, each as a span: the epochs that trials will run, and the seconds of an
+epoch. The low end of the epochs is what early stopping would train if chance alone ordered the
+trials, the high end is no early stopping. Both ends move towards what the study itself shows.
+"""
+
+import itertools
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from core.values import as_duration, as_time_span
+from tune.ledger.records import State, TrialRecord
+from tune.request.request import StudyRequest
+from tune.stopping.rule import StoppingRule
+
+START_SECONDS = (5.0, 45.0)
+"""Seconds, at least and at most, from the command to the first epoch, and for the report: processes
+start, libraries are imported."""
+BESIDE = 1.3
+"""Largest factor by which an epoch takes longer where other trials run beside it: they share
+memory, and what an epoch takes outside of its own seconds is in it too."""
+SPREAD = 0.3
+"""Spread of the seconds of an epoch over trials, relative to their mean, before trials show it."""
+ENDED_BEFORE = 4
+"""The expected numbers of epochs weigh as many trials as this beside those that ended."""
+SHOWN_SECONDS = 60.0
+"""Where less is left at most, nothing is said."""
+LONG_SECONDS = 2 * 86_400.0
+"""Where at least this is left and no GPU is there, the way out is said."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A range that should hold the true value: 0 <= low <= high."""
+
+    low: float
+    high: float
+
+    def __add__(self, other: "Span") -> "Span":
+        return Span(self.low + other.low, self.high + other.high)
+
+
+NOTHING = Span(0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """All that is known beside the trials themselves about the time that a study takes.
+
+    coming       the epochs, fewest and most, of each trial of the search, in its order
+    rule         the rule that stops trials of the search
+    reduction    `stop_early.reduction`
+    confirming   the epochs, fewest and most, of each training that confirms the best
+    parallel     number of trials that run at once
+    epoch        seconds of one epoch, as measured before the study; None where nobody measured
+    """
+
+    coming: tuple[Span, ...]
+    rule: StoppingRule
+    reduction: int
+    confirming: tuple[Span, ...]
+    parallel: int
+    epoch: Span | None = None
+
+    def left(
+        self, searched: Sequence[TrialRecord], confirmed: Sequence[TrialRecord] = ()
+    ) -> Span | None:
+        """The seconds that are left of a study; None where nothing tells how long an epoch takes.
+
+        searched    the trials of the search so far
+        confirmed   the trials of the confirmation so far
+        """
+        epoch = seconds_of_an_epoch([*searched, *confirmed], self.epoch)
+        if epoch is None:
+            return None
+        stopped = epochs_left(searched, self.coming, self.rule, self.reduction)
+        full = [*_rest(confirmed), *self.confirming[len(confirmed) :]]
+        # Nothing stops the first trial that reaches a rung, nor a training that confirms.
+        new = self.coming[len(searched) :]
+        to_the_end = 0.0 if searched else min((span.low for span in new), default=0.0)
+        longest = max((span.low for span in full), default=0.0)
+        return _wall(stopped, epoch, self.parallel, to_the_end) + _wall(
+            full, epoch, self.parallel, longest
+        )
+
+
+def forecast_of(
+    request: StudyRequest, repeats: int, parallel: int, epoch: Span | None = None
+) -> Forecast:
+    """The forecast of a request.
+
+    repeats    number of trainings that confirm one candidate
+    parallel   number of trials that run at once
+    epoch      seconds of one epoch, as measured
+    """
+    few, most = _fewest_epochs(request), float(request.max_epochs)
+    rows = request.space.rows() if request.space.variants else ()
+    coming = [Span(float(row.config.optim.epochs), float(row.config.optim.epochs)) for row in rows]
+    return Forecast(
+        tuple(coming) or (Span(few, most),) * request.planned_trials,
+        request.stopping_rule,
+        request.stop_early.reduction,
+        (Span(few, most),) * (request.candidates * repeats),
+        parallel,
+        epoch,
+    )
+
+
+def _fewest_epochs(request: StudyRequest) -> float:
+    """Number of epochs of the shortest possible trial."""
+    space = request.space
+    values = [space.value("optim.epochs", variant.settings) for variant in space.variants]
+    for parameter in space.parameters:
+        if parameter.name == "optim.epochs":
+            values += parameter.domain.corners
+    return min(float(value) for value in values or [space.value("optim.epochs", {})])
+
+
+def seconds_of_an_epoch(records: Iterable[TrialRecord], before: Span | None = None) -> Span | None:
+    """Seconds of one epoch of a trial that is to come; None where nothing tells it.
+
+    before   the seconds as they were measured before the study; they count until a trial has run
+             an epoch, and say how much trials may differ
+
+    The span is the mean over the trials with two standard errors, as a factor, to both sides.
+    """
+    means = [
+        (record.seconds - record.lost_seconds) / len(record.epochs)
+        for record in records
+        if record.epochs
+    ]
+    if not means:
+        return before
+    mean = statistics.fmean(means)
+    if not mean > 0:
+        return NOTHING
+    spread = SPREAD
+    if before is not None and before.low > 0:
+        spread = max(spread, (before.high / before.low - 1) / 4)
+    squares = 2 * spread**2 + sum((one / mean - 1) ** 2 for one in means)
+    factor = 1 + 2 * math.sqrt(squares / (1 + len(means)) / len(means))
+    return Span(mean / factor, mean * factor)
+
+
+def epochs_left(
+    records: Sequence[TrialRecord],
+    coming: Sequence[Span],
+    rule: StoppingRule,
+    reduction: int,
+) -> list[Span]:
+    """The epochs that each trial of a search has left that has not ended.
+
+    coming   the epochs of all trials of the search, in its order; those of `records` came first
+    """
+    new = coming[len(records) :]
+    spans = _rest(records, rule)
+    if not new:
+        return spans
+    arrived = Counter(
+        rung
+        for record in records
+        if record.state is not State.FAIL
+        for rung in rule.rungs(len(record.epochs) + 1)
+    )
+    # Trials of as many epochs share their rungs, and are alike.
+    lows: dict[float, float] = {}
+    for fewest, count in Counter(span.low for span in new).items():
+        lows[fewest] = _expected(count, int(fewest), rule, reduction, arrived) / count
+    shares = [
+        len(record.epochs) / record.planned_epochs
+        for record in records
+        if record.state is not State.RUNNING
+    ]
+    return [*spans, *(_learned(Span(lows[span.low], span.high), span, shares) for span in new)]
+
+
+def _learned(epochs: Span, full: Span, shares: Sequence[float]) -> Span:
+    """The expected epochs of a trial, moved towards those of the trials that ended.
+
+    epochs   as expected without them
+    full     without early stopping
+    shares   the part of its epochs that each trial ran that ended
+    """
+    if not shares:
+        return epochs
+    weight, mean = ENDED_BEFORE + len(shares), statistics.fmean(shares)
+    error = 2 * statistics.pstdev(shares) / math.sqrt(len(shares)) / max(mean, 1e-6)
+    low = (ENDED_BEFORE * epochs.low + sum(shares) * full.low) / weight / (1 + error)
+    high = (ENDED_BEFORE * epochs.high + sum(shares) * full.high) / weight * (1 + error)
+    return Span(min(low, full.high), min(high, full.high))
+
+
+def _rest(records: Iterable[TrialRecord], rule: StoppingRule | None = None) -> list[Span]:
+    """The epochs that running trials have left; `rule` None where nothing stops them early."""
+    spans = []
+    for record in records:
+        if record.state is not State.RUNNING or not record.settings:
+            continue
+        done, planned = len(record.epochs), record.planned_epochs
+        rungs = () if rule is None else rule.rungs(planned)
+        first = next((rung for rung in rungs if rung > done), planned)
+        # An epoch may be nearly done, and past the first rung a trial may be stopped after any.
+        low = 0 if rungs and done >= rungs[0] else first - done - 1
+        spans.append(Span(max(0.0, low), max(0.0, planned - done)))
+    return spans
+
+
+def _expected(
+    trials: int, epochs: int, rule: StoppingRule, reduction: int, arrived: Mapping[int, int]
+) -> float:
+    """The number of epochs that these trials are expected to run together, if chance alone orders
+    them.
+
+    arrived   number of earlier trials that reached each rung
+    """
+    rungs = rule.rungs(epochs)
+    total = float(trials * (rungs[0] if rungs else epochs))
+    going = float(trials)
+    for rung, following in itertools.pairwise([*rungs, epochs]):
+        going = _passing(going, arrived.get(rung, 0), reduction)
+        total += going * (following - rung)
+    return total
+
+
+def _passing(trials: float, before: int, reduction: int) -> float:
+    """How many of these trials are expected to pass a rung that `before` others have reached.
+
+    The k-th trial that arrives passes if it is among the best max(1, k // reduction) so far. If
+    chance alone orders the trials, its rank is any of k with the same probability.
+    """
+    k = np.arange(before + 1, before + math.ceil(trials) + 1)
+    counts = np.minimum(1.0, trials - np.arange(len(k)))  # the last may be a part of a trial
+    return float(np.sum(counts * np.maximum(1, k // reduction) / k))
+
+
+def _wall(trainings: Sequence[Span], epoch: Span, parallel: int, longest: float) -> Span:
+    """Seconds until trainings of these epochs have ended, `parallel` of them at once.
+
+    longest   number of epochs that one of them runs for certain
+
+    At worst the longest begins last, when all others end.
+    """
+    if not trainings:
+        return NOTHING
+    at_once = min(parallel, len(trainings))
+    low = max(sum(one.low for one in trainings) / at_once, longest)
+    high = sum(one.high for one in trainings) / at_once
+    high += (1 - 1 / at_once) * max(one.high for one in trainings)
+    return Span(low * epoch.low, high * epoch.high * BESIDE)
+
+
+def time_line(
+    left: Span | None, budget: float | None, on_processors: bool, runs_already: bool = False
+) -> str | None:
+    """The sentence on the time that a study takes; None where that is short, or not known on
+    processors.
+
+    left            seconds that are left, without the start; None where that is not known
+    budget          seconds of `--time-budget`; None without one
+    on_processors   whether trials train without a GPU
+    runs_already    whether the study goes on, so that some of it is done
+    """
+    if left is None and not on_processors:
+        return "Time: not measured yet; it is told when the GPU is measured, or epochs have run"
+    if left is None or left.high < SHOWN_SECONDS:
+        return None
+    left = left + Span(*START_SECONDS)
+    what = "left of this study" if runs_already else "for this study"
+    line = f"Time: {as_time_span(left.low, left.high)} {what} on this machine"
+    if on_processors and left.low >= LONG_SECONDS:
+        line += (
+            " without a GPU; a GPU, smaller images (--set model.image_min_side=256) or fewer trials"
+            " and epochs shorten it; search_spaces/demo.yaml shows in minutes how a search works"
+        )
+    if budget is None or budget >= left.high:
+        return line
+    ends = "ends" if budget <= left.low else "may end"
+    return (
+        f"{line}; --time-budget {ends} it after {as_duration(budget)}, and the same command goes on"
+    )
+
+
+def time_left(left: Span | None, until: float | None = None) -> str | None:
+    """The rest of a study in a few words, such as `3 to 5 min left`; None where little is left or
+    nothing is known.
+
+    until   seconds until the end of the time budget; None without one
+    """
+    if left is None or left.high < SHOWN_SECONDS:
+        return None
+    if until is not None and until < left.high:
+        if until <= left.low:
+            return f"{as_duration(max(0.0, until))} left of the time budget"
+        left = Span(left.low, until)
+    return f"{as_time_span(left.low, left.high)} left"

@@ -1,0 +1,206 @@
+"""How long an epoch of a study's trials takes on this machine, measured before the study.
+
+Without a GPU one image is trained on and evaluated, at small sizes first, within some seconds. With
+a GPU the probe that packs trials has measured it (`tune.engine.packing`).
+"""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from core.config import DataConfig, TrialConfig
+from core.data.dataset import Dataset
+from core.data.split import split
+from core.errors import CellTuneError
+from core.sample import Sample
+from core.training.trial import Trial
+from tune.engine.packing import heaviest, remembered
+from tune.ledger.proposals import preview
+from tune.ledger.reading import read_ledger
+from tune.ledger.records import TrialRecord
+from tune.study import confirmation
+from tune.study.duration import SHOWN_SECONDS, Forecast, Span, forecast_of, time_line
+from tune.study.plan import StudyPlan
+
+SECONDS = 8.0
+"""Seconds that measuring one configuration should take; what they do not suffice for is
+extrapolated from smaller images."""
+PARTS = (0.25, 0.5, 1.0)
+"""Sizes of the image that are measured, as parts of its side, smallest first."""
+IN_A_BATCH = 0.75
+"""Least part of the seconds of an image alone that an image takes in a batch."""
+LEAST_SIDE = 64
+"""Pixels; batch norm that learns from one smaller image fails, since its last map is one pixel."""
+SLOWEST = 1.6e-5
+"""Seconds that an image may take for each of the network's pixels, training and evaluation
+together: more than a processor needs, to tell studies that are over before a measurement pays."""
+EVALUATED = (0.2, 1.5)
+"""Seconds that an evaluated image takes on a GPU, as a multiple of a trained one, at least and at
+most: the probe measures training alone."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that a trial takes for one image.
+
+    trained     in training
+    evaluated   in evaluation
+    """
+
+    trained: float
+    evaluated: float
+
+    def epoch(self, trained: int, validated: int) -> float:
+        """Seconds of an epoch of so many training and validation images."""
+        return trained * self.trained + validated * self.evaluated
+
+
+def forecast(plan: StudyPlan, records: Sequence[TrialRecord], measures: bool) -> Forecast:
+    """The forecast of a plan.
+
+    records    the study's trials so far; where one has run an epoch, nothing is measured
+    measures   whether to measure where nobody has
+    """
+    unknown = forecast_of(plan.request, len(plan.repeats), plan.resources.parallel)
+    seen = any(record.epochs for record in records)
+    if seen or not measures or plan.machine.address is not None:
+        return unknown
+    return replace(unknown, epoch=_seconds_of_an_epoch(plan, unknown))
+
+
+def dry_time_line(plan: StudyPlan) -> str | None:
+    """The sentence on the time of a search, for a dry run: it reads the ledger and writes
+    nothing.
+    """
+    searched = read_ledger(plan.storage, plan.request.study)
+    records = () if searched is None else searched.records
+    confirming = confirmation.read_confirmation(plan.folder, plan.storage, plan.request, records)
+    confirmed = () if confirming is None else confirming.records
+    known = forecast(plan, [*records, *confirmed], measures=True)
+    if searched is not None and searched.finished(plan.request.planned_trials):
+        points = confirmation.points(records, plan.request, plan.repeats)
+        known = replace(known, confirming=known.confirming[: len(points)])
+    return time_line(
+        known.left(records, confirmed),
+        plan.options.time_budget,
+        on_processors=not plan.resources.gpus,
+        runs_already=bool(records),
+    )
+
+
+def _seconds_of_an_epoch(plan: StudyPlan, known: Forecast) -> Span | None:
+    """Seconds of an epoch of the first and of the heaviest configuration; None where they cannot
+    be told, or are not worth it.
+    """
+    parts = split(plan.data, _typical(plan).data)
+    sizes = len(parts.train), len(parts.validation)
+    if plan.resources.gpus:
+        packing = remembered(plan.folder.packing, plan.request.space)
+        if packing is None:
+            return None
+        trained = 1 / packing.probe.images_per_second
+        low, high = (Pace(trained, factor * trained).epoch(*sizes) for factor in EVALUATED)
+        return Span(low, high)
+    most = replace(known, epoch=Span(0.0, _slowest(plan, sum(sizes))))
+    at_most = most.left(())
+    if at_most is None or at_most.high < SHOWN_SECONDS:
+        return None
+    configs = dict.fromkeys([_typical(plan), heaviest(plan.request.space)])
+    try:
+        seconds = [
+            measured(config, plan.data, plan.resources.cpus).epoch(*sizes) for config in configs
+        ]
+    except (CellTuneError, RuntimeError, ValueError, MemoryError):
+        return None  # the trial itself will say what is wrong; an estimate stops no study
+    return Span(IN_A_BATCH * min(seconds), max(seconds))
+
+
+def _typical(plan: StudyPlan) -> TrialConfig:
+    """The first configuration of the study."""
+    return TrialConfig.from_settings(preview(plan.request, 1)[0].settings)
+
+
+def _slowest(plan: StudyPlan, images: int) -> float:
+    """Seconds that an epoch of so many images does not exceed."""
+    model = heaviest(plan.request.space).model
+    return images * SLOWEST * model.image_min_side * model.image_max_side
+
+
+def measured(config: TrialConfig, data: Dataset, threads: int, seconds: float = SECONDS) -> Pace:
+    """The pace of a trial on processors, from one image of the data set that has about as many
+    instances as the mean.
+
+    threads   processor threads of the trial
+    seconds   time that this may take; two sizes of the image are measured in any case
+
+    The network is new, whatever weights the trial starts from: they change what it finds, and not
+    what a layer takes. Raises what `Trial` raises.
+    """
+    before, until = torch.get_num_threads(), time.monotonic() + seconds
+    sample, whole = _mean_image(data.samples), config.model.image_min_side
+    sides = dict.fromkeys(min(whole, max(LEAST_SIDE, round(whole * part))) for part in PARTS)
+    found: list[tuple[float, Pace]] = []
+    try:
+        for side in sides:
+            scale = side / whole
+            if len(found) > 1:
+                expected = _at_area(found, scale**2).epoch(1, 1)
+                if time.monotonic() + expected > until:
+                    break
+            pace = _of_one_image(_small(config, scale), sample, data, threads)
+            found.append((scale**2, pace))
+    finally:
+        torch.set_num_threads(before)
+    return _at_area(found, 1.0)
+
+
+def _at_area(found: Sequence[tuple[float, Pace]], area: float) -> Pace:
+    """The pace at a part of the image's area, on the line through the last two that were measured.
+
+    found   measured parts of the area, ascending, each with its pace; one of them is the whole
+            area, or they are two at least
+    """
+    last, pace = found[-1]
+    if last == area:
+        return pace
+    before, smaller = found[-2]
+    further = (area - last) / (last - before)
+
+    def along(one: float, other: float) -> float:
+        return other + max(0.0, other - one) * further
+
+    return Pace(along(smaller.trained, pace.trained), along(smaller.evaluated, pace.evaluated))
+
+
+def _mean_image(samples: Sequence[Sample]) -> Sample:
+    counts = np.array([len(sample.labels_N) for sample in samples])
+    some = np.nonzero(counts)[0]
+    mean = statistics.fmean(counts.tolist())
+    return samples[int(some[np.argmin(np.abs(counts[some] - mean))])]
+
+
+def _small(config: TrialConfig, scale: float) -> TrialConfig:
+    """The configuration for one image at a part of its size, without an effect of its training."""
+    model, optim = config.model, config.optim
+    names = ("image_min_side", "image_max_side")
+    sides = {name: round(getattr(model, name) * scale) for name in names}
+    return config.model_copy(
+        update={
+            "data": DataConfig(validation_fraction=0.5, crop=config.data.crop),
+            "model": model.model_copy(update={**sides, "weights": "none"}),
+            # The last epoch of a trial computes more than others.
+            "optim": optim.model_copy(
+                update={"learning_rate": 1e-12, "batch_size": 1, "epochs": 2, "warmup_epochs": 0}
+            ),
+        }
+    )
+
+
+def _of_one_image(config: TrialConfig, sample: Sample, data: Dataset, threads: int) -> Pace:
+    twice = replace(data, samples=(sample, sample), test_images=())
+    report = Trial(config, twice, device="cpu", threads=threads).run_epoch()
+    return Pace(report.train_seconds, report.evaluate_seconds)
