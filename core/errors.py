@@ -20,6 +20,7 @@ CellTuneError
 │   └── ClaimLost       another process has taken over the study: nothing more is written here
 ├── ProcessLost         a process of the trial was killed: nothing is wrong with the trial, try it
                         again
+├── GpuLost             a GPU that processes can use no more: saved files are whole
 ├── TrialDiverged       a loss that is not finite or absurdly large, or a weight that is not finite:
                         no score
 └── CheckpointError     a checkpoint that belongs to another configuration, or cannot be read
@@ -87,6 +88,10 @@ class ProcessLost(CellTuneError):
 
     The trial goes on from its last checkpoint in another attempt.
     """
+
+
+class GpuLost(CellTuneError):
+    """A GPU that trials cannot use any more; they go on when it can be used again."""
 
 
 class TrialDiverged(CellTuneError):

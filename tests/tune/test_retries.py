@@ -3,22 +3,33 @@
 Ray is not started.
 """
 
+import functools
 import io
+import math
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given, settings
 from rich.console import Console
 
 from core import data as datasets
+from core.data.dataset import Dataset
+from core.errors import GpuLost
+from tune.engine import mps
 from tune.engine.messages import Assignment, Cause, Failure, History, Then, WorkerLost
 from tune.engine.resources import Machine, Node, TrialResources
 from tune.engine.worker import EPOCH_FILE
 from tune.ledger.ledger import Ledger, open_ledger
 from tune.ledger.records import State
+from tune.ledger.storage import IN_MEMORY
 from tune.request.file import from_document
 from tune.study import conductor as study
 from tune.study.options import Options
@@ -34,6 +45,11 @@ SPACE: dict[str, Any] = {
     "stop_early": {"rule": "none"},
     "confirm": {"top": 0},
 }
+
+
+@functools.cache
+def synthetic_data() -> Dataset:
+    return datasets.load("synthetic")
 
 
 class Unseen:
@@ -77,20 +93,38 @@ class Desk:
         assert self.conductor.take_in(assignment, failure)
 
     def died(self, assignment: Assignment) -> None:
-        assert self.conductor.take_in(assignment, WorkerLost(Cause.DIED))
+        self.lost(assignment, Cause.DIED)
+
+    def lost(self, assignment: Assignment, cause: Cause) -> None:
+        assert self.conductor.take_in(assignment, WorkerLost(cause))
+
+    def trained(self, assignment: Assignment, epochs: int) -> bool:
+        """Report so many epochs in all; True if the worker leaves the trial."""
+        reports = [
+            {"epoch": 1 + n, "ap50": 0.5, "seconds": 1.0, "losses": {"loss": 1.0}}
+            for n in range(epochs)
+        ]
+        return self.conductor.take_in(assignment, History(reports))
 
     def done(self, assignment: Assignment) -> None:
-        epochs = [
-            {"epoch": 1 + n, "ap50": 0.5, "seconds": 1.0, "losses": {"loss": 1.0}} for n in range(3)
-        ]
-        assert self.conductor.take_in(assignment, History(epochs))
+        assert self.trained(assignment, 3)
 
 
 @contextmanager
-def desk(folder: Path, share: float, parallel: int) -> Iterator[Desk]:
+def desk(
+    folder: Path, share: float, parallel: int, together: bool = False, storage: str | None = None
+) -> Iterator[Desk]:
+    """together: whether trials that share the GPU compute at the same time, by NVIDIA's service."""
     request = from_document(SPACE, "test")
     machine, resources = Machine((Node(16, 1),)), TrialResources(1, share, parallel)
-    plan = StudyPlan(request, Options(folder), datasets.load("synthetic"), {}, machine, resources)
+    plan = StudyPlan(
+        request,
+        Options(folder, storage=storage),
+        synthetic_data(),
+        {},
+        machine,
+        resources,
+    )
     with ExitStack() as stack:
         stack.enter_context(plan.folder.driver_lock())
         ledger = open_ledger(plan.storage, request)
@@ -98,7 +132,9 @@ def desk(folder: Path, share: float, parallel: int) -> Iterator[Desk]:
         progress = stack.enter_context(
             Progress(ledger.planned, Console(file=io.StringIO()), "search")
         )
-        conductor = stack.enter_context(study._Conductor(plan, phase, progress, None))
+        conductor = stack.enter_context(
+            study._Conductor(plan, phase, progress, None, mps.Service(together, ""))
+        )
         yield Desk(conductor, ledger)
         assert conductor.error is None
 
@@ -245,3 +281,219 @@ def test_a_process_that_died_in_an_epoch_is_counted_from_the_epochs_begin(tmp_pa
         assert again is not None
         at.died(again)  # the file is that of the attempt before
         assert at.ledger.records[0].seconds < 0.75
+
+
+def test_who_is_lost_among_others_that_compute_at_the_same_time_is_not_charged_until_it_is_alone(
+    tmp_path: Path,
+) -> None:
+    """CUDA tells all that share the GPU of the same error, and none of them whose it is."""
+    with desk(tmp_path, 1 / 8, 8, together=True) as at:
+        (guilty, *others) = at.hand_out_all()
+        had = []
+        for one in others[:3]:
+            at.done(one)
+        while at.ledger.records[0].state is State.RUNNING:
+            had.append(guilty.gpus)
+            at.lost(guilty, Cause.GPU_FAILED)
+            record = at.ledger.records[0]
+            assert (record.lost, record.spared) == (max(0, len(had) - 3), min(len(had), 3))
+            if record.state is State.RUNNING:
+                again = at.conductor.hand_out()
+                assert again is not None
+                assert again.trial == 0
+                at.conductor.begun(again)
+                guilty = again
+        assert had == [1 / 8, 1 / 4, 1 / 2, 1, 1, 1]
+        assert record.reason == "the GPU failed its worker (3 times)"
+        assert {one.lost for one in at.ledger.records[1:]} == {0}
+
+
+def test_a_trial_that_was_lost_among_others_has_its_larger_share_for_one_epoch(
+    tmp_path: Path,
+) -> None:
+    with desk(tmp_path, 1 / 4, 4, together=True) as at:
+        (one, *_) = at.hand_out_all()
+        assert not at.trained(one, 1)
+        at.died(one)
+        reason = (
+            "its worker process died (perhaps through another trial on its GPU, so not counted)"
+        )
+        assert at.ledger.records[0].reason == reason
+        again = at.conductor.hand_out()
+        assert again is not None
+        assert (again.trial, again.attempt, again.known_epochs, again.gpus) == (0, 2, 1, 1 / 2)
+        at.conductor.begun(again)
+        assert at.trained(again, 2)
+        last = at.conductor.hand_out()
+        assert last is not None
+        assert (last.trial, last.attempt, last.known_epochs, last.gpus) == (0, 3, 2, 1 / 4)
+        assert at.trained(last, 3)
+        record = at.ledger.records[0]
+        assert (record.state, record.lost, record.spared) == (State.COMPLETE, 0, 1)
+
+
+def test_others_make_room_after_their_epoch_for_a_trial_that_waits_for_more_of_the_gpu(
+    tmp_path: Path,
+) -> None:
+    """Without it the GPU would empty until the longest of the trials has ended."""
+    with desk(tmp_path, 1 / 4, 4, together=True) as at:
+        first, second, third, fourth = at.hand_out_all()
+        at.died(first)
+        assert not at.trained(second, 1)  # a quarter is free, and nobody waits for more yet
+        (again,) = at.hand_out_all()
+        assert (again.trial, again.gpus) == (0, 1 / 2)
+        assert at.trained(third, 1)
+        at.conductor.begun(again)
+        assert not at.trained(fourth, 1)
+        (back,) = at.hand_out_all()
+        assert (back.trial, back.attempt, back.gpus, back.known_epochs) == (2, 2, 1 / 4, 1)
+        assert [record.lost for record in at.ledger.records] == [0] * 4
+        assert [record.spared for record in at.ledger.records] == [1, 0, 0, 0]
+
+
+def test_a_trial_that_hangs_among_others_is_alone_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every attempt of a trial that hangs costs its whole time limit."""
+    with desk(tmp_path, 1 / 8, 8, together=True) as at:
+        (one, *_) = at.hand_out_all()
+        monkeypatch.setattr(at.conductor, "_silence", lambda _: 1e6)
+        at.died(one)
+        record = at.ledger.records[0]
+        assert (record.lost, record.spared, record.room_needed) == (0, 1, 1.0)
+        assert record.reason.startswith("no epoch for 120 minutes")
+
+
+@pytest.mark.parametrize("cause", [Cause.DIED, Cause.GPU_FAILED])
+def test_where_trials_take_turns_every_lost_worker_counts(tmp_path: Path, cause: Cause) -> None:
+    with desk(tmp_path, 1 / 4, 4) as at:
+        for attempt in range(1, 4):
+            one = at.conductor.hand_out()
+            assert one is not None
+            assert (one.trial, one.attempt, one.gpus) == (0, attempt, 1 / 4)
+            at.lost(one, cause)
+            assert at.ledger.records[0].lost == attempt
+        assert at.ledger.records[0].state is State.FAIL
+
+
+def test_a_gpu_that_cannot_be_used_is_waited_for_and_charged_to_nobody_and_then_stops_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with desk(tmp_path, 1 / 4, 1) as at:
+
+        def lose(cause: Cause) -> None:
+            one = at.conductor.hand_out()
+            assert one is not None
+            assert (one.trial, one.gpus) == (0, 1 / 4)
+            at.lost(one, cause)
+
+        for _ in range(5):
+            lose(Cause.NO_GPU)
+        assert (at.ledger.records[0].lost, at.ledger.records[0].spared) == (0, 5)
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + study.GPU_AWAY_SECONDS)
+        one = at.conductor.hand_out()
+        assert one is not None
+        assert not at.trained(one, 1)  # a trial that trains says that the GPU is there
+        at.died(one)
+        lose(Cause.NO_GPU)
+        assert at.conductor.error is None
+        monkeypatch.setattr(time, "monotonic", lambda: now + 2 * study.GPU_AWAY_SECONDS)
+        lose(Cause.NO_GPU)
+        stopped, at.conductor.error = at.conductor.error, None
+        assert isinstance(stopped, GpuLost)
+        assert str(stopped) == (
+            "the GPU could not be used for 10 minutes (its worker found no GPU that it could use);"
+            " see to it, then run the same command again"
+        )
+        assert at.ledger.records[0].state is State.RUNNING
+
+
+class Card:
+    """A GPU on which trials compute at the same time, as Ray fills it and as NVIDIA's service lets
+    its clients fall.
+
+    guilty   the epoch, by trial, in which it always ends all that share the GPU
+    chance   draws all that is left to chance: who comes first, and how it ends
+    """
+
+    def __init__(self, at: Desk, guilty: Mapping[int, int], chance: Random) -> None:
+        self._at, self._guilty, self._chance = at, guilty, chance
+        self._handed: list[Assignment] = []
+        self._running: list[Assignment] = []
+        self._struck: list[Assignment] = []
+        self.trained = Counter[tuple[int, int]]()
+        """How often each epoch of each trial was begun."""
+
+    def step(self) -> None:
+        """Let one thing happen."""
+        self._handed += self._at.hand_out_all()
+        self._chance.shuffle(self._handed)
+        for one in list(self._handed):
+            held = sum(other.gpus for other in self._running + self._struck)
+            if held + one.gpus <= 1 + 1e-9:
+                self._handed.remove(one)
+                self._running.append(one)
+                self._at.conductor.begun(one)
+        if self._struck and self._chance.random() < 0.5:
+            one = self._struck.pop(self._chance.randrange(len(self._struck)))
+            self._at.lost(one, self._chance.choice([Cause.GPU_FAILED, Cause.DIED]))
+        elif self._running:
+            self._advance(self._chance.choice(self._running))
+
+    def strike(self) -> None:
+        """End all that run, for no trial's fault."""
+        self._struck += self._running
+        self._running = []
+
+    @property
+    def shared(self) -> bool:
+        """Whether none that runs has the GPU alone."""
+        return all(one.gpus < 1 for one in self._running)
+
+    def _advance(self, one: Assignment) -> None:
+        epochs = len(self._at.ledger.records[one.trial].epochs)
+        if epochs == one.known_epochs and self._struck:  # the service takes no new client yet
+            self._running.remove(one)
+            self._at.lost(one, Cause.NO_GPU)
+            return
+        self.trained[one.trial, epochs + 1] += 1
+        if self._guilty.get(one.trial) == epochs + 1:
+            self.strike()
+        elif self._at.trained(one, epochs + 1):
+            self._running.remove(one)
+
+
+@settings(max_examples=60)
+@given(
+    guilty=st.dictionaries(st.integers(0, 8), st.integers(1, 3), max_size=4),
+    parallel=st.sampled_from([2, 3, 5, 8]),
+    others=st.integers(0, 5),
+    chance=st.randoms(use_true_random=False),
+)
+def test_whatever_falls_in_whatever_order_the_innocent_are_not_charged_and_the_guilty_end(
+    guilty: dict[int, int], parallel: int, others: int, chance: Random
+) -> None:
+    """others: number of errors on the GPU that no trial caused, such as one of the hardware."""
+    with (
+        TemporaryDirectory() as folder,
+        desk(Path(folder), 1 / parallel, parallel, together=True, storage=IN_MEMORY) as at,
+    ):
+        card, faults = Card(at, guilty, chance), others
+        for _ in range(3000):
+            if at.conductor.finished:
+                break
+            if faults and card.shared and chance.random() < 0.05:
+                faults -= 1
+                card.strike()
+            card.step()
+        assert at.conductor.finished
+        for record in at.ledger.records:
+            if record.id in guilty:
+                assert (record.state, record.lost) == (State.FAIL, 3)
+                assert len(record.epochs) == guilty[record.id] - 1
+                until_alone = math.ceil(math.log2(parallel))
+                assert card.trained[record.id, guilty[record.id]] <= until_alone + 3
+            else:
+                assert (record.state, record.lost) == (State.COMPLETE, 0)
+                assert record.epochs

@@ -20,6 +20,7 @@ from tune.engine.messages import (
     Failure,
     GpuFailed,
     History,
+    NoGpu,
     WorkerLost,
     assignment_in,
     message_in,
@@ -119,9 +120,10 @@ def _loss_of(trial: Trial) -> WorkerLost:
     except (OSError, TypeError):  # TypeError: Ray left no file
         return WorkerLost(Cause.DIED)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    given = [line.partition(f"{GpuFailed.__name__}: ")[2] for line in lines]
-    if any(given):
-        return WorkerLost(Cause.GPU_FAILED, max(given, key=len))
+    for error, cause in ((GpuFailed, Cause.GPU_FAILED), (NoGpu, Cause.NO_GPU)):
+        given = [line.partition(f"{error.__name__}: ")[2] for line in lines]
+        if any(given):
+            return WorkerLost(cause, max(given, key=len))
     deaths = ("ActorDiedError", "WorkerCrashedError", "worker process has died")
     if not lines or any(death in " ".join(lines) for death in deaths):
         return WorkerLost(Cause.DIED)

@@ -67,6 +67,8 @@ class Cause(StrEnum):
 
     DIED = "its worker process died"
     GPU_FAILED = "the GPU failed its worker"
+    NO_GPU = "its worker found no GPU that it could use"
+    """Nothing is wrong with the trial: it had not begun."""
     COULD_NOT_RUN = "its worker could not run"
 
 
@@ -90,6 +92,13 @@ class GpuFailed(Exception):
     """The GPU failed this worker's process, which can run nothing more.
 
     The message is the first line of the error. It reaches the driver as WorkerLost.
+    """
+
+
+class NoGpu(GpuFailed):
+    """The GPU could not be used from the start; nothing is wrong with the trial.
+
+    It reaches the driver as WorkerLost.
     """
 
 

@@ -4,40 +4,174 @@ Without it, processes on one GPU take turns: each has the GPU for a slice of tim
 the GPU it uses. The service comes with NVIDIA's driver. Its clients find it by two environment
 variables that name its folder, and the processes of a study inherit them. No setting of the GPU is
 touched.
+
+    with mps.service("auto") as service:    # started, and tried by a client
+        service.runs                        # whether processes that start now compute by it
+        service.why                         # the reason, one sentence for the user
+        with service.without(): ...         # processes that start here take turns
+        service.give_up("it gained nothing")
+
+What NVIDIA documents of an error on the GPU: it is reported to all clients on that GPU, without
+saying whose it is; none of them can compute again, and no new client is served until they have all
+ended. Then the service goes on by itself.
 """
 
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterator, Mapping
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from typing import Literal
+
+import torch
 
 from core.errors import ResourceError
 from tune.engine import scratch
 from tune.processes import variables
 
 PROGRAM = "nvidia-cuda-mps-control"
-"""NVIDIA's program that starts the service and ends it."""
+"""NVIDIA's program that starts the service, asks it and ends it."""
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 """The environment variables that name the folders of the service's sockets and of its logs."""
 MACHINE_WIDE = Path("/tmp/nvidia-mps")
 """The folder in which a client looks for the service where PIPES is not set."""
-ANSWER_SECONDS = 30
-"""Seconds that the program may take to start the service or to end it."""
+START_SECONDS, END_SECONDS = 30, 30
+"""Seconds that the program may take to start the service, and that its end may take."""
+ANSWER_SECONDS = 10
+"""Seconds that the service may take to answer a question."""
+CLIENT_SECONDS = 60
+"""Seconds that the first client may take, the import of torch included."""
+CLIENT = (
+    sys.executable,
+    "-c",
+    """
+import torch
+if not torch.cuda.is_available():
+    raise SystemExit("torch finds no GPU")
+for number in range(torch.cuda.device_count()):
+    matrix = torch.ones(64, 64, device=f"cuda:{number}")
+    if float((matrix @ matrix).sum()) != 64.0**3:
+        raise SystemExit(f"GPU {number} multiplies wrongly")
+""",
+)
+"""The command of a process that multiplies a matrix on each GPU; its exit status is 0 if it could.
+"""
+_KILLED_SECONDS = 5
+"""Seconds to wait for the end of a process that was killed: one that hangs in the driver stays."""
 _END_WHEN_ORPHANED = f"""trap '' TERM
 read -r _
-echo "quit -t 5" | timeout -s KILL 20 {PROGRAM} >/dev/null 2>&1
-test -f "$1/{PROGRAM}.pid" && kill "$(cat "$1/{PROGRAM}.pid")" 2>/dev/null
+echo "quit -t 5" | timeout -s KILL 10 {PROGRAM} >/dev/null 2>&1
+if left=$(cat "$1/{PROGRAM}.pid" 2>/dev/null); then
+  kill "$left" && sleep 1 && kill -KILL "$left"
+fi 2>/dev/null
 rm -rf "$1"
 """
 """A shell script that waits until its standard input is closed, or the writer of it dies; then it
 ends the service and removes the service's folder, its argument."""
+_TOGETHER = "Trials that share a GPU compute at the same time, by NVIDIA's Multi-Process Service"
+_TURNS = "Trials that share a GPU take turns"
+
+
+class Service:
+    """The service as the processes of one study find it, or the reason why they do without.
+
+    runs   whether processes that start now, and share a GPU, compute at the same time
+    why    one sentence for the user: whether they do, and the reason
+    """
+
+    def __init__(
+        self,
+        runs: bool,
+        why: str,
+        held: ExitStack | None = None,
+        ours: Path | None = None,
+        insisted: bool = False,
+    ) -> None:
+        """The service as it is until `close`.
+
+        held       ends what was started when it is closed
+        ours       folder of a service that this process started; None for another's
+        insisted   whether the request goes on with no other way
+        """
+        self.runs, self.why = runs, why
+        self._held, self._ours, self._insisted = held or ExitStack(), ours, insisted
+
+    def without(self) -> AbstractContextManager[None]:
+        """Processes that start inside the block find no service, and take turns."""
+        return _hidden()
+
+    def give_up(self, reason: str) -> None:
+        """Let trials take turns from now on, and end the service if it is ours.
+
+        reason   the end of the sentence that becomes `why`
+
+        Nothing is done where the request insists on the service (`resources.mps` true).
+        """
+        if self.runs and not self._insisted:
+            self.close()
+            self.why = f"{_TURNS}: {reason}"
+            _hide_what_is_there(self._held)
+
+    def mend(self) -> None:
+        """Start our service again if its control program has died or answers no more.
+
+        Otherwise there is nothing to do: the service goes on by itself when the clients that an
+        error has struck have ended. Another's service is left as it is.
+        """
+        if self._ours is None or not self.runs:
+            return
+        with contextlib.suppress(ResourceError):
+            _ask("get_server_list", self._ours)
+            return
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(int((self._ours / f"{PROGRAM}.pid").read_text()), signal.SIGKILL)
+        for left in self._ours.iterdir():
+            if left.name != scratch.LOCK:
+                left.unlink(missing_ok=True)
+        with contextlib.suppress(ResourceError):
+            _start(self._ours)
+
+    def close(self) -> None:
+        """End what was started, and let processes find what they found before."""
+        self.runs = False
+        self._held.close()
+
+
+def turns(reason: str) -> Service:
+    """No service: trials that share a GPU take turns, for a reason that ends the sentence."""
+    return Service(False, f"{_TURNS}: {reason}")
+
+
+@contextlib.contextmanager
+def service(wanted: bool | Literal["auto"]) -> Iterator[Service]:
+    """The service for all processes that start inside the block and use a GPU.
+
+    wanted   `resources.mps`: auto goes without where the service cannot be used; true raises
+             ResourceError there, which says why; false starts nothing
+
+    A service that runs already is used as it is, and stays. Ours ends with the block, and also when
+    this process is killed. Nothing of it is waited for longer than the limits above: a service
+    that hangs, that is left over, that belongs to another user or whose clients compute without it
+    is passed over, and `why` says so.
+    """
+    if wanted is False:
+        yield turns("resources.mps is false")
+        return
+    found = _usable(insisted=wanted is True)
+    try:
+        yield found
+    finally:
+        found.close()
 
 
 def check_service() -> None:
     """Raise ResourceError where no service runs and none can be started."""
-    if not _runs_already() and shutil.which(PROGRAM) is None:
+    if not _is_there() and shutil.which(PROGRAM) is None:
         raise ResourceError(
             f"resources.mps true needs NVIDIA's {PROGRAM}, which is not on the PATH; it comes with"
             " the driver (on Debian and Ubuntu in nvidia-compute-utils), or leave"
@@ -45,53 +179,175 @@ def check_service() -> None:
         )
 
 
-@contextlib.contextmanager
-def multi_process_service() -> Iterator[None]:
-    """Run the service for all processes that start inside the block and use a GPU.
-
-    A service that the user runs already is used as it is. Ours ends with the block, and also when
-    this process is killed. Raises ResourceError, which quotes the program, where the service does
-    not start.
+def check_client() -> None:
+    """Raise ResourceError, with the bare reason, unless a process that starts now computes on
+    each GPU by the service.
     """
-    if _runs_already():
-        yield
-        return
-    check_service()
-    with scratch.folder() as folder:
-        environment = {**os.environ, PIPES: str(folder), LOGS: str(folder)}
-        if not environment.get("CUDA_VISIBLE_DEVICES", "").startswith(("GPU-", "MIG-")):
-            # A client's numbers count the GPUs that the service sees. So the service sees all, and
-            # clients choose.
-            environment.pop("CUDA_VISIBLE_DEVICES", None)
-        with _ended_with_this_process(folder, environment):
-            _start(environment, folder)
-            with variables({PIPES: str(folder), LOGS: str(folder)}):
-                yield
-
-
-def _runs_already() -> bool:
-    return Path(os.environ.get(PIPES) or MACHINE_WIDE, "control").exists()
-
-
-def _start(environment: Mapping[str, str], folder: Path) -> None:
-    refusal = f"resources.mps true: {PROGRAM} did not start ({{}}); leave resources.mps out"
-    said = folder / "said"  # a pipe would stay open in the daemon, and `run` would wait for its end
     try:
-        with said.open("wb") as output:
-            subprocess.run(
-                [PROGRAM, "-d"], check=True, env=environment, stdin=subprocess.DEVNULL,
-                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                timeout=ANSWER_SECONDS,
-            )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise ResourceError(refusal.format(f"no answer in {ANSWER_SECONDS} s")) from None
-    except (OSError, subprocess.CalledProcessError) as error:
-        lines = said.read_text(errors="replace").strip().splitlines()
-        raise ResourceError(refusal.format(lines[-1][:300] if lines else error)) from None
+        _output(CLIENT, CLIENT_SECONDS)
+    except ResourceError as error:
+        raise ResourceError(f"no process could compute by it ({error})") from None
+    if shutil.which(PROGRAM) and not _ask("get_server_list", _place()).split():
+        raise ResourceError(
+            "a process computed and did not reach it, so trials would take turns in silence (a"
+            " container needs the host's IPC namespace)"
+        )
+
+
+def _usable(insisted: bool) -> Service:
+    """The first service that a client computes by: one that runs already, or ours.
+
+    Raises ResourceError where there is none and the request insists on it.
+    """
+    _stay_outside()
+    ways: list[Callable[[], AbstractContextManager[Path | None]]] = [_ours]
+    if _is_there():
+        ways.insert(0, _anothers)
+    reasons: list[str] = []
+    for way in ways:
+        with ExitStack() as begun:
+            try:
+                ours = begun.enter_context(way())
+                check_client()
+            except ResourceError as error:
+                whose = f"the service in {_place()}: " if way is _anothers else ""
+                reasons.append(f"{whose}{error}")
+                continue
+            where = f", which runs in {_place()}" if ours is None else ""
+            passed_over = f" ({'; '.join(reasons)})" if reasons else ""
+            why = f"{_TOGETHER}{where}{passed_over}"
+            return Service(True, why, begun.pop_all(), ours, insisted)
+    if insisted:
+        raise ResourceError(
+            f"resources.mps true needs NVIDIA's Multi-Process Service: {'; '.join(reasons)}; leave"
+            " resources.mps out, and trials take turns where it cannot be used"
+        )
+    hiding = ExitStack()
+    _hide_what_is_there(hiding)
+    return Service(False, f"{_TURNS}: {'; '.join(reasons)}", hiding)
+
+
+def _stay_outside() -> None:
+    """Open CUDA in this process without the service, so that it never becomes a client.
+
+    After an error on the GPU the service serves nobody until its clients have ended, and this
+    process stays.
+    """
+    with _hidden():
+        torch.cuda.is_available()
 
 
 @contextlib.contextmanager
-def _ended_with_this_process(folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
+def _hidden() -> Iterator[None]:
+    """Processes that start inside the block look for the service in a folder that has none."""
+    with scratch.folder() as folder, variables({PIPES: str(folder)}):
+        yield
+
+
+def _hide_what_is_there(held: ExitStack) -> None:
+    """Let no process find a service that was passed over, until `held` is closed."""
+    if _is_there():
+        held.enter_context(_hidden())
+
+
+@contextlib.contextmanager
+def _anothers() -> Iterator[None]:
+    """A service that runs already, if it answers."""
+    if shutil.which(PROGRAM):
+        _ask("get_server_list", _place())
+    yield
+
+
+@contextlib.contextmanager
+def _ours() -> Iterator[Path]:
+    """A service of this process, for the time of the block, and its folder."""
+    if shutil.which(PROGRAM) is None:
+        raise ResourceError(f"{PROGRAM} is not on the PATH")
+    with (
+        scratch.folder() as folder,
+        _ended_with_this_process(folder),
+        variables({PIPES: str(folder), LOGS: str(folder)}),
+    ):
+        _start(folder)
+        yield folder
+
+
+def _place() -> Path:
+    """The folder in which a client that starts now looks for the service."""
+    return Path(os.environ.get(PIPES) or MACHINE_WIDE)
+
+
+def _is_there() -> bool:
+    # Not Path.exists, which raises where another user's folder is closed.
+    return os.path.exists(_place() / "control")  # noqa: PTH110
+
+
+def _start(folder: Path) -> None:
+    """Start the service in a folder. Raises ResourceError, which quotes the program."""
+    try:
+        _output((PROGRAM, "-d"), START_SECONDS, environment=_of_program(folder))
+    except ResourceError as error:
+        raise ResourceError(f"{PROGRAM} did not start ({error})") from None
+    _ask("get_server_list", folder)
+
+
+def _ask(question: str, folder: Path) -> str:
+    """The answer of the service in a folder. Raises ResourceError where none comes in time."""
+    try:
+        return _output((PROGRAM,), ANSWER_SECONDS, f"{question}\n", _of_program(folder))
+    except ResourceError as error:
+        raise ResourceError(f"{PROGRAM} gets no answer ({error})") from None
+
+
+def _of_program(folder: Path) -> dict[str, str]:
+    """The environment in which NVIDIA's program manages the service of a folder."""
+    environment = {**os.environ, PIPES: str(folder), LOGS: str(folder)}
+    if not environment.get("CUDA_VISIBLE_DEVICES", "").startswith(("GPU-", "MIG-")):
+        # A client's numbers count the GPUs that the service sees. So the service sees all, and
+        # clients choose.
+        environment.pop("CUDA_VISIBLE_DEVICES", None)
+    return environment
+
+
+def _output(
+    command: Sequence[str],
+    seconds: float,
+    typed: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> str:
+    """The output of a command that ends well in time.
+
+    Raises ResourceError with the last line of what it said, or the number of seconds.
+    """
+    # A pipe for its output would stay open in a daemon that it starts, and be waited for.
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=output,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise ResourceError(str(error)) from None
+        try:
+            process.communicate(typed.encode(), timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise ResourceError(f"no end within {seconds:g} s") from None
+        finally:
+            if process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_KILLED_SECONDS)
+        output.seek(0)
+        said = output.read().decode(errors="replace").strip()
+    if process.returncode:
+        last = said.splitlines()[-1][:300] if said else f"exit status {process.returncode}"
+        raise ResourceError(last)
+    return said
+
+
+@contextlib.contextmanager
+def _ended_with_this_process(folder: Path) -> Iterator[None]:
     """End the service of this folder when the block is left or this process dies; a shell waits for
     either.
 
@@ -99,7 +355,7 @@ def _ended_with_this_process(folder: Path, environment: Mapping[str, str]) -> It
     end their epochs.
     """
     watcher = subprocess.Popen(
-        ["/bin/sh", "-c", _END_WHEN_ORPHANED, "sh", str(folder)], env=environment,
+        ["/bin/sh", "-c", _END_WHEN_ORPHANED, "sh", str(folder)], env=_of_program(folder),
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
@@ -109,4 +365,4 @@ def _ended_with_this_process(folder: Path, environment: Mapping[str, str]) -> It
         assert watcher.stdin is not None
         watcher.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            watcher.wait(ANSWER_SECONDS)
+            watcher.wait(END_SECONDS)

@@ -34,6 +34,8 @@ was last changed when the epoch began."""
 LOCK_SECONDS = 120
 """Seconds that a new attempt waits for the worker of an earlier attempt to leave the trial's
 folder."""
+LAST_SECONDS = 20
+"""Seconds after which the kernel ends a process whose GPU has failed, if it still lives."""
 STORAGE_ERRORS = {
     errno.EACCES,
     errno.ENOSPC,
@@ -119,13 +121,22 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         assignment = assignment_in(self.config)
         self._epoch_began = None
         try:
-            return to_result(self._advance(assignment, Path(assignment.folder)))
+            message = self._message(assignment, Path(assignment.folder))
+        except GpuFailed:
+            # NVIDIA's service serves nobody until all that an error has struck have ended, and a
+            # library may hang when such a process ends by itself.
+            signal.setitimer(signal.ITIMER_REAL, LAST_SECONDS)
+            raise
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return to_result(message)
+
+    def _message(self, assignment: Assignment, folder: Path) -> History | Failure:
+        try:
+            return self._advance(assignment, folder)
         except GpuFailed:
             raise
         except Exception as error:  # noqa: BLE001  # whatever a trial raises is data for the ledger
-            return to_result(self._failure(error, Path(assignment.folder)))
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            return self._failure(error, folder)
 
     def _advance(self, assignment: Assignment, folder: Path) -> History:
         self._set_alarm()

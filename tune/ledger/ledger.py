@@ -152,7 +152,7 @@ class Ledger:
         faults.passing("asked")
         record = self._records[number]
         # On processors a trial holds no GPU, whatever share it needed before.
-        share = max(gpu_share, record.gpus_needed) if gpu_share else 0.0
+        share = max(gpu_share, record.gpus_needed, record.room_needed) if gpu_share else 0.0
         record = self._note(number, attempts=record.attempts + 1, gpu_share=share)
         faults.passing("started")
         return record
@@ -215,6 +215,34 @@ class Ledger:
         self._note(number, reason=reason, **changes)
         self._waiting.append(number)
         return True
+
+    def spare(
+        self, number: int, reason: str, seconds: float = 0.0, room_needed: float | None = None
+    ) -> None:
+        """Enter that an attempt ended without finishing its trial, which is perhaps not to blame.
+
+        Another attempt follows, and this one does not count as lost.
+
+        seconds       wall time inside the epoch that was lost with the attempt
+        room_needed   GPUs of the attempts until an epoch is trained; None for no change
+        """
+        record = self._records[number]
+        changes: dict[str, Any] = {} if room_needed is None else {"room_needed": room_needed}
+        self._note(
+            number,
+            reason=reason,
+            spared=record.spared + 1,
+            lost_seconds=record.lost_seconds + seconds,
+            **changes,
+        )
+        self._waiting.append(number)
+
+    def again(self, number: int) -> None:
+        """Enter that an attempt left its trial after an epoch, with nothing amiss: another follows,
+        with no more room than the first.
+        """
+        self._note(number, room_needed=0.0)
+        self._waiting.append(number)
 
     def note_mlflow_run(self, number: int, run: str) -> None:
         """Store the id of a trial's run in the tracker.

@@ -59,17 +59,23 @@ class Notes:
     lost           number of attempts that ended without finishing the trial (a dead process, no
                    memory)
     lost_seconds   wall time, in seconds, inside the epochs that were lost with these attempts
+    spared         number of other attempts that ended so and do not count: another trial may have
+                   been to blame
     gpu_share      GPUs that the trial holds while it runs
     gpus_needed    GPUs that its next attempt needs, after a smaller share had too little memory;
                    0 for the study's share
+    room_needed    GPUs that its next attempt needs, after it was lost among others on its GPU; 0
+                   again when it has trained an epoch since
     reason         why it failed, was stopped, or lost its last worker
     """
 
     attempts: int = 0
     lost: int = 0
+    spared: int = 0
     lost_seconds: float = 0.0
     gpu_share: float = 0.0
     gpus_needed: float = 0.0
+    room_needed: float = 0.0
     reason: str = ""
 
 

@@ -3,7 +3,7 @@
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -118,7 +118,8 @@ def checked_options(model: type[_M], raw: Mapping[str, object], place: str) -> _
             _check_scalar(name, value, place)
         except SettingError as error:
             raise SpaceError(str(error)) from None
-        if isinstance(value, bool) and model.model_fields[name].annotation is not bool:
+        kind = model.model_fields[name].annotation
+        if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
             raise SpaceError(f"{place}: {name} must not be true or false, and is {value}.")
     try:
         return model.model_validate(dict(raw))
@@ -139,7 +140,7 @@ def _rule(error: ValidationError) -> str:
     errors = error.errors(include_url=False)
     messages = [entry["msg"] for entry in errors if entry["loc"][:1] == errors[0]["loc"][:1]]
     rules = (message.removeprefix("Input ").removeprefix("should ") for message in messages)
-    return " or ".join(rule.partition(", unable to parse")[0] for rule in rules)
+    return " or ".join(rule.partition(", unable to")[0] for rule in rules)
 
 
 def _meant(error: ValidationError) -> str:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -22,13 +22,14 @@ from rich.console import Console
 
 from core import faults
 from core.console import say
-from core.errors import StorageError
+from core.errors import GpuLost, StorageError
 from core.files import refused, write_atomically, write_json_atomically
 from core.network import weights as pretrained
 from core.network.weights import BaseWeights
+from tune.engine import mps
 from tune.engine.executor import execute
 from tune.engine.messages import Assignment, Cause, Failure, History, Then, WorkerLost
-from tune.engine.mps import multi_process_service
+from tune.engine.mps import Service
 from tune.engine.packing import pack, remembered
 from tune.engine.worker import MakeTrial, seconds_of_lost_epoch
 from tune.ledger.claim import Claim
@@ -53,6 +54,9 @@ from tune.tracking.tracker import Trouble
 CLOSE_SECONDS, INTERRUPTED_SECONDS = 60.0, 10.0
 """Seconds to wait for the tracker at the end of a study, and after an interruption; what it misses
 can be shown later."""
+GPU_AWAY_SECONDS = 600.0
+"""Seconds for which workers may find no GPU that they can use before the study stops. NVIDIA's
+service needs some after an error on the GPU, until all that were struck have ended."""
 
 _PACKAGES = (
     "torch",
@@ -90,16 +94,20 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
         }
         refuse_other_facts(ledger.facts, facts, plan.folder)
         ledger.remember(facts)
-        if trials.trains:
-            plan = _packed(plan, weights, console)
-        describe(plan)
-        inputs = TrialInputs(plan.data, weights, plan.resources.cpus, plan.resources.gpus > 0)
-        make_trial = functools.partial(trials.make, inputs=inputs)
-        measures = trials.trains and not console.quiet  # nobody reads the estimate otherwise
-        forecast = pace.forecast(plan, ledger.records, measures)
-        with _at_the_same_time(plan):
+        with _service(plan) as service:
+            if trials.trains:
+                plan = _packed(plan, weights, console)
+            if not 0 < plan.resources.gpus < 1:
+                service.close()
+            elif plan.request.resources.mps is not False:
+                say(console, service.why)
+            describe(plan)
+            inputs = TrialInputs(plan.data, weights, plan.resources.cpus, plan.resources.gpus > 0)
+            make_trial = functools.partial(trials.make, inputs=inputs)
+            measures = trials.trains and not console.quiet  # nobody reads the estimate otherwise
+            forecast = pace.forecast(plan, ledger.records, measures)
             phase = _search_phase(plan, ledger)
-            _run_phase(plan, phase, forecast, deadline, console, make_trial)
+            _run_phase(plan, phase, forecast, deadline, console, make_trial, service)
             if not ledger.finished:
                 return False
             repeats = plan.repeats
@@ -112,19 +120,21 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
             phase = _confirm_phase(plan, ledger, confirming)
             trainings = forecast.confirming[:1] * confirming.planned
             forecast = replace(forecast, confirming=trainings)
-            _run_phase(plan, phase, forecast, deadline, console, make_trial)
+            _run_phase(plan, phase, forecast, deadline, console, make_trial, service)
             return confirming.finished
 
 
-def _at_the_same_time(plan: StudyPlan) -> AbstractContextManager[None]:
-    """NVIDIA's service for the time of the block, where trials share a GPU and the request asks
-    for it.
-    """
-    return multi_process_service() if _uses_service(plan) else contextlib.nullcontext()
-
-
-def _uses_service(plan: StudyPlan) -> bool:
-    return plan.request.resources.mps and 0 < plan.resources.gpus < 1
+def _service(plan: StudyPlan) -> AbstractContextManager[Service]:
+    """NVIDIA's service for the time of the block, where trials may share a GPU of this machine."""
+    wanted = plan.request.resources
+    if plan.machine.address is not None:
+        return nullcontext(
+            mps.turns("resources.mps auto is for the GPUs of this machine, not for a cluster's")
+        )
+    may_share = wanted.gpus_per_trial == "auto" and plan.options.parallel != 1
+    if not (0 < plan.resources.gpus < 1 or (plan.resources.gpus and may_share)):
+        return nullcontext(mps.turns("none does"))
+    return mps.service(wanted.mps)
 
 
 def _packed(plan: StudyPlan, weights: Mapping[str, BaseWeights], console: Console) -> StudyPlan:
@@ -223,6 +233,7 @@ def _run_phase(
     deadline: float | None,
     console: Console,
     make_trial: MakeTrial,
+    service: Service,
 ) -> None:
     """Run the rest of a phase until the deadline (a time of `time.monotonic`; None for no
     limit).
@@ -242,7 +253,7 @@ def _run_phase(
             phase.name,
             lambda records: time_left(seconds_left(records), until()),
         ) as progress,
-        _Conductor(plan, phase, progress, deadline) as conductor,
+        _Conductor(plan, phase, progress, deadline, service) as conductor,
     ):
         if not conductor.finished:
             records = phase.ledger.records
@@ -282,10 +293,17 @@ class _Conductor:
     """
 
     def __init__(
-        self, plan: StudyPlan, phase: _Phase, progress: Progress, deadline: float | None
+        self,
+        plan: StudyPlan,
+        phase: _Phase,
+        progress: Progress,
+        deadline: float | None,
+        service: Service,
     ) -> None:
         self._plan, self._phase, self._progress, self._deadline = plan, phase, progress, deadline
-        self._ledger = phase.ledger
+        self._ledger, self._service = phase.ledger, service
+        self._gpus = sum(node.gpus for node in plan.machine.nodes)
+        self._gpu_away_since: float | None = None
         self._heard: dict[int, float] = {}
         self._without_room: set[int] = set()
         self._without_weights: set[int] = set()
@@ -363,8 +381,7 @@ class _Conductor:
         if self._without_room or len(self._heard) >= self._plan.resources.parallel:
             return False
         held = sum(self._ledger.records[number].gpu_share for number in self._heard)
-        gpus = sum(node.gpus for node in self._plan.machine.nodes)
-        return self._ledger.comes_again or held + self._plan.resources.gpus <= gpus + 1e-6
+        return self._ledger.comes_again or held + self._plan.resources.gpus <= self._gpus + 1e-6
 
     @property
     def _first_rung_fits(self) -> bool:
@@ -394,7 +411,8 @@ class _Conductor:
             ended = True
             match message:
                 case History(epochs):
-                    ended = self._ledger.report(number, epochs)
+                    self._gpu_away_since = None
+                    ended = self._ledger.report(number, epochs) or self._leaves(number)
                 case Failure(reason, Then.HALT):
                     self._halt(
                         StorageError(f"{reason}; see to it, then run the same command again")
@@ -412,21 +430,65 @@ class _Conductor:
         return True
 
     def _enter_loss(self, assignment: Assignment, lost: WorkerLost) -> None:
-        silence, limit = self._silence(assignment.trial), self._stall_seconds
+        """Enter that the worker of an attempt is lost, and whether that counts against its trial.
+
+        With NVIDIA's service an error on the GPU in one trial ends all that share it, and CUDA
+        tells each of them the same. So no attempt counts that was lost among others. After it the
+        trial has twice its share, among half as many, for one epoch: a trial that is to blame falls
+        again, until it is alone with a GPU and its losses count, and the others go on as before.
+        """
+        number, share = assignment.trial, assignment.gpus
+        silence, limit = self._silence(number), self._stall_seconds
+        stalled = bool(limit and silence >= limit and lost.cause is Cause.DIED)
         reason = lost.reason
-        if limit and silence >= limit and lost.cause is Cause.DIED:
+        if stalled:
             reason = (
                 f"no epoch for {limit / 60:g} minutes (resources.stall_minutes): its worker was"
                 " ended"
             )
-        # With NVIDIA's service an error on the GPU in one trial ends all trials that share it. From
-        # then on each has a whole GPU, so that the trial that caused the error costs the others no
-        # more attempts.
-        alone = 1.0 if lost.cause is Cause.GPU_FAILED and _uses_service(self._plan) else None
         seconds = seconds_of_lost_epoch(Path(assignment.folder), assignment.attempt)
         # The kernel ended the worker at its time limit, however late Ray noticed.
         seconds = min(seconds, silence, limit or silence)
-        self._ledger.lost(assignment.trial, reason, seconds, alone)
+        if lost.cause is Cause.NO_GPU:
+            self._ledger.spare(number, reason, seconds)
+            self._wait_for_gpu(reason)
+        elif self._service.runs and 0 < share < 1 and lost.cause is not Cause.COULD_NOT_RUN:
+            reason = f"{reason} (perhaps through another trial on its GPU, so not counted)"
+            # A trial that hangs costs its whole time limit each time.
+            room = 1.0 if stalled else min(2 * share, 1.0)
+            self._ledger.spare(number, reason, seconds, room)
+        else:
+            self._ledger.lost(number, reason, seconds)
+
+    def _leaves(self, number: int) -> bool:
+        """Whether a trial that has trained an epoch goes on in another attempt.
+
+        One that was lost among others has had its larger share for an epoch, and goes on with the
+        study's share. With NVIDIA's service others make room for a trial that waits for a larger
+        share; else the GPU would empty until the longest of them has ended.
+        """
+        records = self._ledger.records
+        waiting = [records[one].gpu_share for one in self._without_room]
+        held = sum(records[one].gpu_share for one in self._heard.keys() - self._without_room)
+        crowded = self._service.runs and held + sum(waiting) > self._gpus + 1e-6
+        if not (records[number].room_needed or (waiting and crowded)):
+            return False
+        self._ledger.again(number)
+        return True
+
+    def _wait_for_gpu(self, reason: str) -> None:
+        """Stop the study if no worker could use a GPU for GPU_AWAY_SECONDS, and none trained."""
+        now = time.monotonic()
+        if self._gpu_away_since is None:
+            self._gpu_away_since = now
+        self._service.mend()
+        if now - self._gpu_away_since >= GPU_AWAY_SECONDS:
+            self._halt(
+                GpuLost(
+                    f"the GPU could not be used for {GPU_AWAY_SECONDS / 60:g} minutes ({reason});"
+                    " see to it, then run the same command again"
+                )
+            )
 
     def _more_memory(self, number: int) -> float | None:
         """GPUs for the next attempt of a trial that ran out of memory; None for no change.

@@ -162,12 +162,12 @@ def check_request(
 def _resources(request: StudyRequest, options: Options, machine: Machine) -> TrialResources:
     wanted = request.resources
     resources = machine.share(wanted.cpus_per_trial, wanted.gpus_per_trial, options.parallel)
-    if wanted.mps and machine.address is not None:
+    if wanted.mps is True and machine.address is not None:
         raise ResourceError(
             "resources.mps true is for the GPUs of this machine, and --address names a cluster;"
             " start the service on its nodes, and leave resources.mps out"
         )
-    if wanted.mps and resources.gpus:
+    if wanted.mps is True and resources.gpus:
         mps.check_service()
     return resources
 

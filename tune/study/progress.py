@@ -78,7 +78,7 @@ class Progress:
         head = f"[{done}/{self._planned}] {self._called(record)}"
         if record.state is State.FAIL:
             return f"{head} failed: {record.reason}"
-        if before is not None and record.lost > before.lost:
+        if before is not None and record.lost + record.spared > before.lost + before.spared:
             return f"{head} will go on after epoch {len(record.epochs)}: {record.reason}"
         if before is None or record.attempts > before.attempts:
             if record.attempts > 1:

@@ -13,9 +13,11 @@ import torch
 from core.config import ModelConfig, TrialConfig
 from core.data.dataset import Dataset
 from core.device import limit_memory, resolve
+from core.errors import ResourceError
 from core.network.weights import BaseWeights
+from core.text import first_line
 from core.training.trial import Trial
-from tune.engine.messages import Assignment, GpuFailed
+from tune.engine.messages import Assignment, NoGpu
 from tune.engine.worker import RunnableTrial
 
 NO_GPU_SECONDS = 10.0
@@ -56,15 +58,13 @@ class CoreTrials:
     def make(self, assignment: Assignment, inputs: TrialInputs) -> Trial:
         """The trial of an attempt.
 
-        Raises GpuFailed where the attempt holds a GPU and torch finds none: the GPU is lost, or its
-        driver restarts. A trial never moves to a CPU unnoticed.
+        Raises NoGpu where the attempt holds a GPU and cannot use it: the GPU is lost, its driver
+        restarts, or NVIDIA's service takes no client yet after an error on the GPU. A trial never
+        moves to a CPU unnoticed.
         """
         config = TrialConfig.from_settings(assignment.settings, f"trial {assignment.trial}")
         if inputs.gpu:
-            if not torch.cuda.is_available():
-                time.sleep(NO_GPU_SECONDS)
-                raise GpuFailed("torch sees none there, although the trial holds one")
-            limit_memory(resolve("cuda:0"), min(assignment.gpus, 1.0))
+            begin_to_use_gpu(min(assignment.gpus, 1.0))
         return Trial(
             config,
             inputs.data,
@@ -75,6 +75,23 @@ class CoreTrials:
             loader_workers=inputs.cpus - 1 if inputs.gpu else 0,
             threads=inputs.cpus,
         )
+
+
+def begin_to_use_gpu(share: float) -> None:
+    """Limit this process to its share of the GPU's memory, and compute on it once.
+
+    Raises NoGpu, and what torch raises where memory is missing.
+    """
+    try:
+        if not torch.cuda.is_available():
+            raise NoGpu("torch sees none there, although the trial holds one")
+        limit_memory(resolve("cuda:0"), share)
+        torch.ones(1, device="cuda:0").sum().item()
+    except (NoGpu, RuntimeError, ResourceError) as error:
+        if "out of memory" in str(error):
+            raise
+        time.sleep(NO_GPU_SECONDS)
+        raise NoGpu(first_line(error)) from None
 
 
 def weights_key(model: ModelConfig) -> str:

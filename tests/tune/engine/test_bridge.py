@@ -116,6 +116,12 @@ tune.engine.messages.GpuFailed: CUDA error: an illegal memory access was encount
             Cause.GPU_FAILED,
         ),
         (
+            GPU.replace("GpuFailed", "NoGpu"),
+            "its worker found no GPU that it could use: CUDA error: an illegal memory access was"
+            " encountered",
+            Cause.NO_GPU,
+        ),
+        (
             "Traceback\nImportError: no tune\n",
             "its worker could not run: ImportError: no tune",
             Cause.COULD_NOT_RUN,

@@ -1,9 +1,10 @@
 """Laws of NVIDIA's Multi-Process Service around a study.
 
-Its program is a stand-in that starts, answers and ends as the real one does; what the service
-brings needs a GPU and is `benchmarks.gpu_throughput --mps`.
+The service is a stand-in; what the real one brings needs a GPU, and so do real faults of its
+clients (`benchmarks.faults_on_gpu`).
 """
 
+import io
 import os
 import signal
 import subprocess
@@ -14,17 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
 
 from core import data as datasets
 from core.errors import ResourceError
+from tests.stand_in_service import StandIn
 from tune.engine import mps, session
 from tune.engine.messages import Assignment
-from tune.engine.mps import LOGS, PIPES, PROGRAM, multi_process_service
+from tune.engine.mps import LOGS, PIPES, PROGRAM
 from tune.engine.resources import Machine, Node, TrialResources
 from tune.ledger.ledger import open_ledger
 from tune.ledger.records import State
+from tune.processes import runs
 from tune.request.file import from_document
 from tune.study import conductor as study
 from tune.study.options import Options
@@ -40,63 +42,21 @@ SPACE: dict[str, Any] = {
     "stop_early": {"rule": "none"},
     "confirm": {"top": 0},
 }
-DAEMON = """#!{python}
-import os, pathlib, signal, sys
-folder = pathlib.Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"])
-if sys.argv[1:] == ["-d"]:
-    if os.path.exists({broken!r}):
-        sys.exit("Cannot start the daemon: no GPU is there")
-    reader, writer = os.pipe()
-    if os.fork():
-        os.close(writer)
-        os.read(reader, 1)
-        sys.exit(0)
-    (folder / "nvidia-cuda-mps-control.pid").write_text(str(os.getpid()))
-    (folder / "control").touch()
-    with open({witness!r}, "a") as file:
-        file.write(f"{{os.getpid()}} {{os.environ.get('CUDA_VISIBLE_DEVICES')}}\\n")
-    os.write(writer, b".")
-    os.close(writer)
-    while True:
-        signal.pause()
-if sys.stdin.read().startswith("quit -t ") and not os.path.exists({deaf!r}):  # without -t it waits for its clients
-    os.kill(int((folder / "nvidia-cuda-mps-control.pid").read_text()), signal.SIGTERM)
-"""
+TOGETHER = "Trials that share a GPU compute at the same time, by NVIDIA's Multi-Process Service"
+TURNS = "Trials that share a GPU take turns: "
 
 
 @pytest.fixture
-def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file with a line for each service that was started: its process, and the GPUs it was
-    restricted to.
-    """
-    programs, witness = tmp_path / "programs", tmp_path / "services"
-    programs.mkdir()
-    witness.touch()
-    program = programs / PROGRAM
-    places = {
-        "broken": str(tmp_path / "broken"),
-        "deaf": str(tmp_path / "deaf"),
-        "witness": str(witness),
-    }
-    program.write_text(DAEMON.format(python=sys.executable, **places))
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(mps, "MACHINE_WIDE", tmp_path / "nowhere")
-    monkeypatch.delenv(PIPES, raising=False)
-    monkeypatch.delenv(LOGS, raising=False)
-    return witness
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    return StandIn(tmp_path, monkeypatch)
 
 
-def started(services: Path) -> list[int]:
-    return [int(line.split()[0]) for line in services.read_text().splitlines()]
-
-
-def runs(process: int) -> bool:
-    """Whether it runs; one that ended and that nobody waited for does not."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+def start_another(stand_in: StandIn) -> int:
+    """Start a service of the user's own, where every client looks, and return its process."""
+    stand_in.machine_wide.mkdir()
+    place = {**os.environ, PIPES: str(stand_in.machine_wide)}
+    subprocess.run([PROGRAM, "-d"], check=True, env=place)
+    return stand_in.started[-1]
 
 
 def until(holds: Callable[[], bool]) -> bool:
@@ -107,10 +67,11 @@ def until(holds: Callable[[], bool]) -> bool:
 
 
 def test_the_service_runs_within_the_block_and_only_there_and_what_starts_there_finds_it(
-    services: Path,
+    stand_in: StandIn,
 ) -> None:
-    with multi_process_service():
-        (process,) = started(services)
+    with mps.service("auto") as service:
+        assert (service.runs, service.why) == (True, TOGETHER)
+        (process,) = stand_in.started
         assert runs(process)
         folder = Path(os.environ[PIPES])
         assert folder.stat().st_mode & 0o77 == 0
@@ -125,10 +86,10 @@ def test_the_service_runs_within_the_block_and_only_there_and_what_starts_there_
     assert not folder.exists()
 
 
-def test_the_service_ends_with_an_error_in_the_block(services: Path) -> None:
-    with pytest.raises(ValueError, match="inside"), multi_process_service():
+def test_the_service_ends_with_an_error_in_the_block(stand_in: StandIn) -> None:
+    with pytest.raises(ValueError, match="inside"), mps.service("auto"):
         raise ValueError("inside")
-    (process,) = started(services)
+    (process,) = stand_in.started
     assert until(lambda: not runs(process))
 
 
@@ -136,82 +97,220 @@ def test_the_service_ends_with_an_error_in_the_block(services: Path) -> None:
     ("visible", "expected"), [("3", "None"), ("GPU-8932f937", "GPU-8932f937"), ("MIG-1", "MIG-1")]
 )
 def test_the_service_sees_all_gpus_where_its_clients_count_them_and_those_that_have_names(
-    services: Path, monkeypatch: pytest.MonkeyPatch, visible: str, expected: str
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, visible: str, expected: str
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    with multi_process_service():
-        assert services.read_text().split()[1] == expected
+    with mps.service("auto"):
+        assert stand_in.witness.read_text().split()[1] == expected
         assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
 
 
-@pytest.mark.parametrize("machine_wide", [True, False])
+def test_a_service_that_is_not_wanted_is_not_started(stand_in: StandIn) -> None:
+    with mps.service(False) as service:
+        assert (service.runs, service.why) == (False, f"{TURNS}resources.mps is false")
+        assert PIPES not in os.environ
+    assert not stand_in.started
+
+
+@pytest.mark.parametrize("by_variable", [True, False])
 def test_a_service_of_the_users_own_is_used_and_left_running(
-    services: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine_wide: bool
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, by_variable: bool
 ) -> None:
-    own = tmp_path / "own"
-    own.mkdir()
-    (own / "control").touch()
-    if machine_wide:
-        monkeypatch.setattr(mps, "MACHINE_WIDE", own)
-    else:
-        monkeypatch.setenv(PIPES, str(own))
+    process = start_another(stand_in)
+    if by_variable:
+        monkeypatch.setattr(mps, "MACHINE_WIDE", Path("/nowhere/to/be/found"))
+        monkeypatch.setenv(PIPES, str(stand_in.machine_wide))
     before = os.environ.get(PIPES)
-    with multi_process_service():
+    with mps.service("auto") as service:
+        assert service.runs
+        assert service.why == f"{TOGETHER}, which runs in {stand_in.machine_wide}"
         assert os.environ.get(PIPES) == before
+        service.mend()
     assert os.environ.get(PIPES) == before
-    assert not started(services)
+    assert stand_in.started == [process]
+    assert runs(process)
+    os.kill(process, signal.SIGTERM)
+
+
+LEFT_OVER = "Cannot find MPS control daemon process"
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("is left over", f"{PROGRAM} gets no answer ({LEFT_OVER})"),
+        ("is another user's", f"{PROGRAM} gets no answer (Permission denied)"),
+        ("keeps its clients waiting", "no process could compute by it (no end within 2 s)"),
+    ],
+)
+def test_a_service_that_is_there_and_cannot_be_used_is_passed_over_and_one_of_ours_takes_its_place(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, how: str, reason: str
+) -> None:
+    """A service whose server belongs to another user keeps a client waiting until that is gone."""
+    process = start_another(stand_in)
+    if how == "is left over":
+        os.kill(process, signal.SIGKILL)
+    elif how == "is another user's":
+        stand_in.misbehave("answers are for its owner")
+    else:
+        stand_in.misbehave("client hangs with another's")
+        monkeypatch.setattr(mps, "CLIENT_SECONDS", 2)
+    with mps.service("auto") as service:
+        assert service.runs
+        assert service.why == f"{TOGETHER} (the service in {stand_in.machine_wide}: {reason})"
+        assert os.environ[PIPES] != str(stand_in.machine_wide)
+        assert len(stand_in.started) == 2
+    assert until(lambda: not runs(stand_in.started[1]))
+    if how != "is left over":
+        assert runs(process)
+        os.kill(process, signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        (None, f"{PROGRAM} is not on the PATH"),
+        ("start fails", f"{PROGRAM} did not start (Cannot start the daemon: no GPU is there)"),
+        ("start hangs", f"{PROGRAM} did not start (no end within 1 s)"),
+        ("dies", f"{PROGRAM} gets no answer ({LEFT_OVER})"),
+        pytest.param(  # its end is waited for as well
+            "hangs", f"{PROGRAM} gets no answer (no end within 1 s)", marks=pytest.mark.fault
+        ),
+        ("client hangs", "no process could compute by it (no end within 1 s)"),
+        (
+            "client fails",
+            "no process could compute by it (CUDA error: MPS client failed to connect to the MPS"
+            " control daemon or the MPS server)",
+        ),
+        (
+            "client does not reach it",
+            "a process computed and did not reach it, so trials would take turns in silence (a"
+            " container needs the host's IPC namespace)",
+        ),
+    ],
+)
+def test_a_service_that_cannot_be_used_is_done_without_in_one_sentence_and_refused_where_it_was_asked_for(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, how: str | None, reason: str
+) -> None:
+    if how is None:
+        stand_in.remove_program()
+        monkeypatch.setenv("PATH", "/nowhere/to/be/found")
+    else:
+        stand_in.misbehave(how)
+        for seconds in ("START_SECONDS", "ANSWER_SECONDS", "CLIENT_SECONDS"):
+            if "hangs" in how:
+                monkeypatch.setattr(mps, seconds, 1)
+    begin = time.monotonic()
+    with mps.service("auto") as service:
+        assert (service.runs, service.why) == (False, f"{TURNS}{reason}")
+        assert PIPES not in os.environ
+    with pytest.raises(ResourceError) as refused, mps.service(True):
+        pass
+    assert str(refused.value) == (
+        f"resources.mps true needs NVIDIA's Multi-Process Service: {reason}; leave resources.mps"
+        " out, and trials take turns where it cannot be used"
+    )
+    assert time.monotonic() - begin < 60
+    assert all(until(lambda process=process: not runs(process)) for process in stand_in.started)
+
+
+def test_trials_do_not_find_a_service_that_was_passed_over(stand_in: StandIn) -> None:
+    process = start_another(stand_in)
+    stand_in.misbehave("client fails")
+    with mps.service("auto") as service:
+        assert not service.runs
+        place = Path(os.environ[PIPES])
+        assert place.is_dir()
+        assert not (place / "control").exists()
+    assert PIPES not in os.environ
+    os.kill(process, signal.SIGTERM)
+
+
+def test_a_service_that_gained_nothing_ends_and_the_sentence_says_so(stand_in: StandIn) -> None:
+    with mps.service("auto") as service:
+        (process,) = stand_in.started
+        service.give_up("measured, it gained nothing")
+        assert (service.runs, service.why) == (False, f"{TURNS}measured, it gained nothing")
+        assert until(lambda: not runs(process))
+        assert PIPES not in os.environ
+        service.give_up("once more")
+        service.mend()
+        assert service.why == f"{TURNS}measured, it gained nothing"
+    assert len(stand_in.started) == 1
+
+
+def test_a_service_that_was_asked_for_is_not_given_up(stand_in: StandIn) -> None:
+    with mps.service(True) as service:
+        service.give_up("measured, it gained nothing")
+        assert (service.runs, service.why) == (True, TOGETHER)
+        assert runs(stand_in.started[0])
+
+
+def test_processes_can_do_without_the_service_for_a_while(stand_in: StandIn) -> None:
+    with mps.service("auto") as service:
+        place = os.environ[PIPES]
+        with service.without():
+            assert not (Path(os.environ[PIPES]) / "control").exists()
+        assert os.environ[PIPES] == place
+        assert runs(stand_in.started[0])
+
+
+@pytest.mark.parametrize("how", ["lives", "is dead", "hangs"])
+def test_a_service_of_ours_that_died_or_hangs_is_started_again_where_its_clients_look(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    with mps.service("auto") as service:
+        place, (first,) = os.environ[PIPES], stand_in.started
+        if how == "is dead":
+            os.kill(first, signal.SIGKILL)
+            assert until(lambda: not runs(first))
+        elif how == "hangs":
+            os.kill(first, signal.SIGSTOP)
+            stand_in.misbehave("hangs")
+            monkeypatch.setattr(mps, "ANSWER_SECONDS", 1)
+        service.mend()
+        assert os.environ[PIPES] == place
+        stand_in.behave()
+        assert len(stand_in.started) == (1 if how == "lives" else 2)
+        assert runs(stand_in.started[-1])
+        assert how == "lives" or not runs(first)
+    assert all(until(lambda process=process: not runs(process)) for process in stand_in.started)
 
 
 @pytest.mark.parametrize("value", ["", "/nowhere/to/be/found"])
 def test_a_variable_that_names_no_service_is_replaced_within_the_block(
-    services: Path, monkeypatch: pytest.MonkeyPatch, value: str
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv(PIPES, value)
-    with multi_process_service():
+    with mps.service("auto"):
         assert os.environ[PIPES] != value
-        assert len(started(services)) == 1
+        assert len(stand_in.started) == 1
     assert os.environ[PIPES] == value
 
 
 def test_other_variables_that_are_set_meanwhile_stay(
-    services: Path, monkeypatch: pytest.MonkeyPatch
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert services.exists()
-    with multi_process_service():
+    assert stand_in.started == []
+    with mps.service("auto"):
         monkeypatch.setenv("SET_MEANWHILE", "1")
     assert os.environ["SET_MEANWHILE"] == "1"
 
 
-def test_a_service_that_does_not_answer_is_ended_by_its_process(
-    services: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "deaf").touch()
-    with multi_process_service():
-        (process,) = started(services)
+def test_a_service_that_does_not_obey_is_ended_by_its_process(stand_in: StandIn) -> None:
+    stand_in.misbehave("deaf")
+    with mps.service("auto"):
+        (process,) = stand_in.started
     assert until(lambda: not runs(process))
 
 
-def test_a_service_that_does_not_start_is_refused_with_what_it_said(
-    services: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "broken").touch()
-    with pytest.raises(ResourceError) as refused, multi_process_service():
-        pass
-    assert (
-        str(refused.value)
-        == f"resources.mps true: {PROGRAM} did not start (Cannot start the daemon: no GPU is"
-        " there); "
-        "leave resources.mps out"
-    )
-    assert not started(services)
-
-
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_the_service_ends_when_its_search_is_killed(services: Path, end: signal.Signals) -> None:
+def test_the_service_ends_when_its_search_is_killed(stand_in: StandIn, end: signal.Signals) -> None:
     program = (
-        "import os, signal, time\nfrom tune.engine.mps import multi_process_service\n"
+        "import os, signal, time\nfrom tune.engine import mps\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's background jobs ignore
-        f"with multi_process_service():\n    print(os.environ['{PIPES}'], flush=True)\n   "
+        f"mps.CLIENT = {mps.CLIENT!r}\n"
+        f"with mps.service(True):\n    print(os.environ['{PIPES}'], flush=True)\n   "
         " time.sleep(1e6)\n"
     )
     search = subprocess.Popen(
@@ -224,7 +323,7 @@ def test_the_service_ends_when_its_search_is_killed(services: Path, end: signal.
     )
     assert search.stdout is not None
     folder = Path(search.stdout.readline().strip())
-    (process,) = started(services)
+    (process,) = stand_in.started
     assert runs(process)
     os.killpg(search.pid, end)  # Ctrl-C reaches all that the search started in its session
     search.communicate()
@@ -232,9 +331,9 @@ def test_the_service_ends_when_its_search_is_killed(services: Path, end: signal.
     assert until(lambda: not folder.exists())
 
 
-def test_ctrl_c_reaches_the_search_and_not_the_service(services: Path) -> None:
-    with multi_process_service():
-        (process,) = started(services)
+def test_ctrl_c_reaches_the_search_and_not_the_service(stand_in: StandIn) -> None:
+    with mps.service("auto"):
+        (process,) = stand_in.started
         assert os.getpgid(process) != os.getpgrp()
 
 
@@ -252,6 +351,9 @@ def test_where_there_is_no_such_program_a_search_with_gpus_is_refused_before_it_
         f"resources.mps true needs NVIDIA's {PROGRAM}, which is not on the PATH; it comes with the"
         " driver (on Debian and Ubuntu in nvidia-compute-utils), or leave resources.mps out"
     ]
+    request = from_document(SPACE, "test")
+    assert request.resources.mps == "auto"
+    assert not check_request(request, Options(tmp_path))[1]
 
 
 def test_without_gpus_nobody_asks_for_the_program(
@@ -264,7 +366,7 @@ def test_without_gpus_nobody_asks_for_the_program(
 
 
 def test_the_service_is_not_for_a_cluster_whose_nodes_are_elsewhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stand_in: StandIn
 ) -> None:
     monkeypatch.setattr(session, "cluster_at", lambda address: Machine((Node(2, 1),), address))
     request = from_document({**SPACE, "resources": {"mps": True}}, "test")
@@ -273,6 +375,17 @@ def test_the_service_is_not_for_a_cluster_whose_nodes_are_elsewhere(
         "resources.mps true is for the GPUs of this machine, and --address names a cluster; start"
         " the service on its nodes, and leave resources.mps out"
     ]
+    plan, problems = check_request(
+        from_document(SPACE, "test"), Options(tmp_path, address="10.0.0.1:6379")
+    )
+    assert not problems
+    assert plan is not None
+    with study._service(plan) as service:
+        assert not service.runs
+        assert service.why == (
+            f"{TURNS}resources.mps auto is for the GPUs of this machine, not for a cluster's"
+        )
+    assert not stand_in.started
 
 
 class Finds:
@@ -290,62 +403,28 @@ class Finds:
 
 @pytest.mark.fault
 @pytest.mark.parametrize(
-    ("share", "asked", "expected"), [(0.5, True, 1), (1.0, True, 0), (0.5, False, 0)]
+    ("share", "asked", "expected"),
+    [(0.5, "auto", 1), (0.5, True, 1), (1.0, True, 0), (0.5, False, 0)],
 )
 def test_the_workers_of_a_search_whose_trials_share_a_gpu_find_one_service_for_all_of_them(
-    services: Path, tmp_path: Path, share: float, asked: bool, expected: int
+    stand_in: StandIn, tmp_path: Path, share: float, asked: bool | str, expected: int
 ) -> None:
     seen = tmp_path / "seen"
     seen.mkdir()
-    document = {**SPACE, "resources": {"mps": asked}}
+    document = {**SPACE, "resources": {"mps": asked, "gpus_per_trial": share}}
     plan = StudyPlan(
         from_document(document, "test"), Options(tmp_path / "results"), datasets.load("synthetic"),
         {}, Machine((Node(2, 1),)), TrialResources(1, share, round(1 / share)),
     )  # fmt: skip
-    study.run_study(plan, Console(quiet=True), Finds(seen))
+    said = io.StringIO()
+    study.run_study(plan, Console(file=said, width=200), Finds(seen))
+    assert said.getvalue().count("Multi-Process Service") == expected
     found = {path.read_text() for path in seen.iterdir()}
     assert len(list(seen.iterdir())) == 4
     assert {record.state for record in open_ledger(plan.storage, plan.request).records} == {
         State.FAIL
     }
-    assert len(started(services)) == expected
+    assert len(stand_in.started) == expected
     assert (found == {"none"}) is not bool(expected)
     assert len(found) == 1
-    assert all(until(lambda process=process: not runs(process)) for process in started(services))
-
-
-class LosesTheGPU:
-    """A trial whose first attempt loses the GPU, for itself and so for all that share it by the
-    service.
-    """
-
-    def __init__(self, seen: Path) -> None:
-        self.seen = seen
-
-    trains = False
-
-    def make(self, assignment: Assignment, inputs: TrialInputs) -> Any:  # noqa: ARG002
-        (self.seen / f"{assignment.trial}-{assignment.attempt}").write_text(str(assignment.gpus))
-        if assignment.attempt == 1:
-            raise torch.AcceleratorError("CUDA error: device-side assert triggered")
-        raise ValueError("that was all")
-
-
-@pytest.mark.fault
-@pytest.mark.parametrize(("asked", "next_share"), [(True, "1.0"), (False, "0.5")])
-def test_who_lost_the_gpu_with_others_has_it_alone_in_the_next_attempt(
-    services: Path, tmp_path: Path, asked: bool, next_share: str
-) -> None:
-    """So the trial that is to blame takes one attempt from the others, and not all three."""
-    assert services.exists()
-    seen = tmp_path / "seen"
-    seen.mkdir()
-    document = {**SPACE, "resources": {"mps": asked}, "search": {**SPACE["search"], "trials": 2}}
-    plan = StudyPlan(
-        from_document(document, "test"), Options(tmp_path / "results"), datasets.load("synthetic"),
-        {}, Machine((Node(2, 1),)), TrialResources(1, 0.5, 2),
-    )  # fmt: skip
-    study.run_study(plan, Console(quiet=True), LosesTheGPU(seen))
-    shares = {path.name: path.read_text() for path in seen.iterdir()}
-    assert shares == {"0-1": "0.5", "1-1": "0.5", "0-2": next_share, "1-2": next_share}
-    assert {record.lost for record in open_ledger(plan.storage, plan.request).records} == {1}
+    assert all(until(lambda process=process: not runs(process)) for process in stand_in.started)

@@ -3,6 +3,7 @@
 Ray is not started.
 """
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,20 @@ from core import data as datasets
 from core.config import TrialConfig
 from core.errors import ProcessLost
 from tune.engine import worker as worker_module
-from tune.engine.messages import Assignment, Failure, GpuFailed, Then, message_in, to_config
+from tune.engine.messages import (
+    Assignment,
+    Failure,
+    GpuFailed,
+    NoGpu,
+    Then,
+    message_in,
+    to_config,
+)
 from tune.engine.worker import TrialWorker
 from tune.study import trials
+
+ended_in: list[float] = []
+"""Seconds in which the kernel was to end the process, after each step of a worker; 0 for never."""
 
 
 def step(folder: Path, error: Exception) -> Failure:
@@ -32,6 +44,8 @@ def step(folder: Path, error: Exception) -> Failure:
         assert isinstance(message, Failure)
         return message
     finally:
+        ended_in.append(signal.getitimer(signal.ITIMER_REAL)[0])
+        signal.setitimer(signal.ITIMER_REAL, 0)  # which would end the tests
         worker.cleanup()
 
 
@@ -59,6 +73,7 @@ def test_after_an_error_of_the_gpu_the_worker_is_of_no_use(tmp_path: Path) -> No
     with pytest.raises(GpuFailed, match=r"^CUDA error: device-side assert triggered$"):
         step(tmp_path, torch.AcceleratorError("CUDA error: device-side assert triggered\nmore"))
     assert "device-side assert" in (tmp_path / "error.txt").read_text()
+    assert 0 < ended_in[-1] <= worker_module.LAST_SECONDS  # whatever hangs when it ends by itself
 
 
 def test_a_worker_whose_gpu_does_not_answer_after_any_error_is_of_no_use(
@@ -79,6 +94,7 @@ def test_a_trial_whose_loader_was_killed_is_tried_again_as_it_is(tmp_path: Path)
 def test_any_other_error_is_the_trials_own(tmp_path: Path) -> None:
     failure = step(tmp_path, ValueError("no such tile"))
     assert failure == Failure("ValueError: no such tile", Then.FAIL)
+    assert ended_in[-1] == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
@@ -89,5 +105,39 @@ def test_a_trial_that_holds_a_gpu_never_trains_without_one(
     settings = TrialConfig.from_settings({"model.weights": "none", "optim.epochs": 1}).settings()
     assignment = Assignment(0, 1, str(tmp_path), settings, 0, 0.5)
     inputs = trials.TrialInputs(datasets.load("synthetic"), {}, 1, gpu=True)
-    with pytest.raises(GpuFailed, match=r"^torch sees none there, although the trial holds one$"):
+    with pytest.raises(NoGpu, match=r"^torch sees none there, although the trial holds one$"):
         trials.CoreTrials().make(assignment, inputs)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "says"),
+    [
+        (
+            torch.AcceleratorError("CUDA error: MPS server is not ready\nmore"),
+            NoGpu,
+            r"^CUDA error: MPS server is not ready$",
+        ),
+        (RuntimeError("Unexpected error from cudaGetDeviceCount()"), NoGpu, "^Unexpected error"),
+        (torch.AcceleratorError("CUDA error: out of memory"), torch.AcceleratorError, "memory$"),
+        (torch.OutOfMemoryError("CUDA out of memory."), torch.OutOfMemoryError, "memory"),
+    ],
+)
+def test_a_gpu_that_cannot_be_used_yet_is_no_fault_of_the_trial_and_missing_memory_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, expected: type[Exception], says: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(trials, "NO_GPU_SECONDS", 0.0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(trials, "limit_memory", fails)
+    with pytest.raises(expected, match=says):
+        trials.begin_to_use_gpu(0.5)
+
+
+def test_a_worker_that_finds_no_gpu_ends_as_one_whose_gpu_failed(tmp_path: Path) -> None:
+    with pytest.raises(NoGpu, match=r"^none there$"):
+        step(tmp_path, NoGpu("none there"))
+    assert ended_in[-1] > 0
+    assert not (tmp_path / "error.txt").exists()

@@ -23,6 +23,7 @@ from rich.console import Console
 from benchmarks.replay import ReplayedTrial, Replays
 from core import data as datasets
 from core.errors import StudyError, TrialDiverged
+from tune.engine import mps
 from tune.engine.messages import Assignment
 from tune.engine.resources import Machine, Node, TrialResources
 from tune.ledger.ledger import open_ledger
@@ -319,7 +320,7 @@ def test_no_trial_starts_that_cannot_reach_its_first_rung_before_the_time_is_up(
     phase, deadline = study._search_phase(plan, ledger), time.monotonic() + budget
     with (
         Progress(6, Console(file=io.StringIO())) as progress,
-        study._Conductor(plan, phase, progress, deadline) as conductor,
+        study._Conductor(plan, phase, progress, deadline, mps.turns("")) as conductor,
     ):
         assert conductor.finished is not starts
         assert (conductor.hand_out() is not None) is starts

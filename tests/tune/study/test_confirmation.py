@@ -40,6 +40,7 @@ from core.data.split import split
 from core.errors import DataError, StudyError
 from core.metric.ap50 import MatchTable
 from tune.announcements import searched_lines
+from tune.engine import mps
 from tune.engine.messages import Assignment
 from tune.engine.resources import Machine, Node, TrialResources
 from tune.ledger.claim import Claim
@@ -942,7 +943,9 @@ def test_the_time_budget_of_a_search_is_that_of_its_confirmation_too(
     phase = study._confirm_phase(plan, held, more)
     with (
         Progress(more.planned, Console(file=io.StringIO()), "confirm") as progress,
-        study._Conductor(plan, phase, progress, time.monotonic() + seconds) as conductor,
+        study._Conductor(
+            plan, phase, progress, time.monotonic() + seconds, mps.turns("")
+        ) as conductor,
     ):
         assert conductor.finished is not starts
         assignment = conductor.hand_out()
