@@ -4,16 +4,21 @@
 
 A GPU is done with most operations before Python asks the next; where Python must know a number that
 is on the GPU, or brings one there, it waits until all that was asked before is done, and the GPU
-then has nothing to do. Both are counted on the CPU, forward and backward, views and allocations
-left out; two images of 800 px with 150 instances each, a ResNet-50 with frozen batch norm, three
-stages of it trained. Anchors are matched and proposals suppressed as on a GPU, on both sides.
-Theirs is torchvision's network with the same numbers in it. A tensor that is made of Python's
-numbers counts as a wait, although a few are meant for the CPU.
+then has nothing to do. Both are counted without a GPU, forward and backward, views and allocations
+left out; images of 800 px with 150 instances each, a ResNet-50 with frozen batch norm, three stages
+of it trained.
+
+Ours takes the form of a GPU, on torch's `meta` device, which computes nothing: whatever would wait
+for a result raises there. Autocast knows no such device, so in bf16 ours runs on the CPU. Theirs is
+torchvision's network with the same numbers in it, on the CPU; its proposals are suppressed as on a
+GPU. A tensor that is made of Python's numbers counts as a wait, although a few are meant for the
+CPU.
 """
 
 import argparse
+import copy
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -33,12 +38,13 @@ from benchmarks.table import Line, as_text
 from benchmarks.training_step import with_full_masks
 from core.config import ModelConfig, PredictConfig
 from core.labels import label_maps as masks
-from core.network import matching, proposals
+from core.network import mask_loss, matching
 from core.network.build import build_detector
-from core.network.detector import Detector
+from core.network.mask_rcnn import MaskRCNN
 from core.network.weights import BaseWeights
 
-SIDE, BATCH, INSTANCES = 800, 2, 150
+SIDE, INSTANCES = 800, 150
+FEW, MANY = 2, 8
 WITHOUT_WORK = {
     "_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach", "empty", "empty_like",
     "empty_strided", "expand", "is_same_size", "lift_fresh", "new_empty", "new_empty_strided",
@@ -95,18 +101,18 @@ class _Lists(TorchFunctionMode):
 
 @contextmanager
 def as_on_a_gpu() -> Iterator[None]:
-    """Have anchors matched and proposals suppressed on the CPU in the few steps of a GPU, on
-    both sides.
+    """Have the CPU compute as many boxes and masks at once as a GPU, and torchvision's suppress
+    proposals as there.
     """
     with (
         mock.patch.dict(matching.IOU_ENTRIES, cpu=matching.IOU_ENTRIES["cuda"]),
-        mock.patch.object(proposals, "SUPPRESSED_TOGETHER", ("cpu",)),
+        mock.patch.object(mask_loss, "PROPOSALS_AT_ONCE", mask_loss.AT_ONCE_ON_A_GPU),
         mock.patch.object(boxes, "_batched_nms_vanilla", boxes._batched_nms_coordinate_trick),
     ):
         yield
 
 
-def networks() -> tuple[Detector, nn.Module]:
+def networks() -> tuple[MaskRCNN, nn.Module]:
     """Ours and torchvision's, with a frozen norm as pretrained weights bring it, the same
     numbers and freezing.
     """
@@ -116,6 +122,8 @@ def networks() -> tuple[Detector, nn.Module]:
     ours = build_detector(
         config, CLASSES, BaseWeights("drawn", "0" * 64, False, tensors), PredictConfig()
     )
+    assert isinstance(ours, MaskRCNN)
+    ours.fixed = True
     backbone = backbone_utils._resnet_fpn_extractor(
         models.resnet50(norm_layer=FrozenBatchNorm2d), 3
     )
@@ -124,13 +132,16 @@ def networks() -> tuple[Detector, nn.Module]:
     return ours, theirs
 
 
-def counted(losses: Callable[[], dict[str, torch.Tensor]], precision: str) -> Counter:
+def counted(
+    network: nn.Module, images: list[torch.Tensor], targets: list[Any], precision: str
+) -> Counter:
     """A forward and a backward pass, after a forward pass that fills what is computed once."""
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        losses()
+        network(images, targets)
+        network.zero_grad()
         counter = Counter()
         with counter:
-            terms = losses()
+            terms = network(images, targets)
     with counter:
         torch.stack([term.float() for term in terms.values()]).sum().backward()
     return counter
@@ -139,7 +150,7 @@ def counted(losses: Callable[[], dict[str, torch.Tensor]], precision: str) -> Co
 def lines(short: bool) -> Iterator[Line]:
     """fp32; bf16 as well where there is time, which CPUs without matrix units take for it."""
     ours, theirs = networks()
-    samples = [image_of_cells(INSTANCES, SIDE, SIDE, seed) for seed in range(BATCH)]
+    samples = [image_of_cells(INSTANCES, SIDE, SIDE, seed) for seed in range(MANY)]
     images = [
         torch.from_numpy(sample.image.transpose(2, 0, 1).astype(np.float32) / 255)
         for sample in samples
@@ -147,19 +158,30 @@ def lines(short: bool) -> Iterator[Line]:
     targets = [
         masks.target_of(sample.label_maps, sample.labels_N, sample.crowd_N) for sample in samples
     ]
-    full = [with_full_masks(target, torch.device("cpu")) for target in targets]
-    with as_on_a_gpu():
-        for precision in ("fp32",) if short else ("fp32", "bf16"):
-            mine = counted(lambda: ours.losses(images, targets), precision)
-            its = counted(lambda: theirs(images, full), precision)
-            step = f"training step, {INSTANCES} instances, {SIDE} px, {precision}"
+    full = [with_full_masks(target, torch.device("cpu")) for target in targets[:FEW]]
+    for precision in ("fp32",) if short else ("fp32", "bf16"):
+        device = torch.device("meta" if precision == "fp32" else "cpu")
+        network = copy.deepcopy(ours).to(device)
+        pixels = [image.to(device) for image in images]
+        learned = [target.to(device) for target in targets]
+        with as_on_a_gpu():
+            few = counted(network, pixels[:FEW], learned[:FEW], precision)
+            its = counted(theirs, images[:FEW], full, precision)
+        step = f"training step, {INSTANCES} instances, {SIDE} px, {precision}"
+        yield Line(
+            f"operations of a {step}", f"{few.operations}", f"{its.operations} torchvision",
+            its.operations / few.operations, "a GPU waits for Python to ask each",
+        )  # fmt: skip
+        yield Line(
+            f"waits in a {step}", f"{few.waits}", f"{its.waits} torchvision",
+            None, "a GPU has nothing to do meanwhile",
+        )  # fmt: skip
+        if device.type == "meta":
+            many = counted(network, pixels, learned, precision)
             yield Line(
-                f"operations of a {step}", f"{mine.operations}", f"{its.operations} torchvision",
-                its.operations / mine.operations, "a GPU waits for Python to ask each",
-            )  # fmt: skip
-            yield Line(
-                f"waits in a {step}", f"{mine.waits}", f"{its.waits} torchvision",
-                its.waits / mine.waits, "a GPU has nothing to do meanwhile",
+                f"operations of a {step}, batch {MANY}", f"{many.operations}",
+                f"{few.operations} batch {FEW}", few.operations / many.operations,
+                f"waits: {many.waits}",
             )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ value k is the instance whose class is `labels_N[k - 1]`. Instance numbers are u
 of one image, run from 1 to N, and no instance is in two maps.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +78,8 @@ class Target:
     ids_N           int64 [N], the instance's value in its label map
     maps_N          int64 [N], index of the label map (axis L) that holds the instance
     label_maps_LHW  int32 [L, H, W]
+    largest         largest height and width of the boxes in pixels, which Python knows without
+                    asking a GPU; None where nobody counted
     """
 
     boxes_N4: torch.Tensor
@@ -84,21 +87,21 @@ class Target:
     ids_N: torch.Tensor
     maps_N: torch.Tensor
     label_maps_LHW: torch.Tensor
+    largest: tuple[int, int] | None = None
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """The five tensors, in the order of the arguments."""
+        return self.boxes_N4, self.labels_N, self.ids_N, self.maps_N, self.label_maps_LHW
 
     def to(self, device: torch.device) -> "Target":
         """The same target on another device."""
-        return Target(
-            *(
-                tensor.to(device, non_blocking=True)
-                for tensor in (
-                    self.boxes_N4,
-                    self.labels_N,
-                    self.ids_N,
-                    self.maps_N,
-                    self.label_maps_LHW,
-                )
-            )
-        )
+        return self.of(tensor.to(device, non_blocking=True) for tensor in self.tensors)
+
+    def of(self, tensors: Iterable[torch.Tensor]) -> "Target":
+        """The target with the same numbers in other tensors, given in the order of `tensors`."""
+        boxes_N4, labels_N, ids_N, maps_N, label_maps_LHW = tensors
+        return Target(boxes_N4, labels_N, ids_N, maps_N, label_maps_LHW, self.largest)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from core.sample import MaskCrop, Target
 WINDOW_PIXELS = 2**20
 """Largest number of pixels that `mask_targets` gathers at once, unless a single window is larger:
 about 10 MB."""
+PIXELS_ON_A_GPU = 2**24
+"""The same on a GPU, which waits for Python to ask for each operation: about 160 MB."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,15 @@ def target_of(
     found = find_instances(label_maps)
     keep = ~crowd_N[found.ids_N - 1]
     ids_N = found.ids_N[keep]
+    boxes_N4 = found.boxes_N4[keep]
+    width, height = (boxes_N4[:, 2:] - boxes_N4[:, :2]).max(axis=0, initial=1).tolist()
     return Target(
-        boxes_N4=torch.from_numpy(found.boxes_N4[keep].astype(np.float32)),
+        boxes_N4=torch.from_numpy(boxes_N4.astype(np.float32)),
         labels_N=torch.from_numpy(labels_N[ids_N - 1].astype(np.int64)),
         ids_N=torch.from_numpy(ids_N),
         maps_N=torch.from_numpy(found.maps_N[keep]),
         label_maps_LHW=torch.from_numpy(label_maps.astype(np.int32)),
+        largest=(height, width),
     )
 
 
@@ -111,6 +116,7 @@ def mask_targets(
     maps_P: torch.Tensor,
     proposals_P4: torch.Tensor,
     size: int = 28,
+    largest: tuple[int, int] | None = None,
 ) -> torch.Tensor:
     """The training target of the mask head for each proposal: float32 [P, size, size] in 0..1.
 
@@ -118,6 +124,9 @@ def mask_targets(
     ids_P, maps_P    int64 [P], the instance that each proposal is matched to, and the label map
                      that holds it
     proposals_P4     float32 [P, 4], x0 y0 x1 y1 in pixels of the label maps
+    largest          height and width, in pixels, that no proposal exceeds, or the target of one
+                     that does is not needed; None to measure the proposals, for which a GPU is
+                     waited for
 
     Equals torchvision's `project_masks_on_boxes` on full masks up to rounding: `roi_align` on a
     window around each proposal. A window never passes the image's border, so that the two borders
@@ -126,10 +135,37 @@ def mask_targets(
     grid stays torchvision's.
     """
     height, width = label_maps_LHW.shape[-2:]
-    device = label_maps_LHW.device
-    targets = torch.zeros((len(proposals_P4), size, size), dtype=torch.float32, device=device)
     proposals_P4 = proposals_P4.to(torch.float32)
     corners_P2 = proposals_P4[:, :2].floor()
+    targets = torch.zeros(
+        (len(proposals_P4), size, size), dtype=torch.float32, device=label_maps_LHW.device
+    )
+
+    def fill(some: slice | torch.Tensor, w: int, h: int) -> None:
+        device = label_maps_LHW.device
+        x0_K = corners_P2[some, 0].clamp(0, width - w)
+        y0_K = corners_P2[some, 1].clamp(0, height - h)
+        columns_Kw = x0_K[:, None].to(torch.int64) + torch.arange(w, device=device)
+        rows_Kh = y0_K[:, None].to(torch.int64) + torch.arange(h, device=device)
+        windows_Khw = label_maps_LHW[
+            maps_P[some, None, None], rows_Kh[:, :, None], columns_Kw[:, None, :]
+        ]
+        masks_Khw = (windows_Khw == ids_P[some, None, None]).to(torch.float32)
+        boxes_K4 = proposals_P4[some] - torch.stack([x0_K, y0_K, x0_K, y0_K], dim=1)
+        numbers_K1 = torch.arange(len(boxes_K4), device=device, dtype=torch.float32)[:, None]
+        rois_K5 = torch.cat([numbers_K1, boxes_K4], dim=1)
+        targets[some] = roi_align(
+            masks_Khw[:, None], rois_K5, (size, size), sampling_ratio=-1, aligned=False
+        )[:, 0]
+
+    if largest is not None:
+        # A pixel more at each end where a side does not begin and end on whole pixels, and the last
+        # sample's right-hand neighbour.
+        h, w = min(largest[0] + 3, height), min(largest[1] + 3, width)
+        step = max(1, PIXELS_ON_A_GPU // (w * h))
+        for start in range(0, len(targets), step):
+            fill(slice(start, start + step), w, h)
+        return targets
     ends_P2 = torch.maximum(
         proposals_P4[:, 2:], proposals_P4[:, :2] + 1
     )  # roi_align widens boxes under one pixel
@@ -140,21 +176,7 @@ def mask_targets(
     order_P = (width_P * height_P).argsort(stable=True)
     sides = torch.stack([width_P, height_P], dim=1)[order_P].tolist()  # waits for the GPU
     for start, stop, w, h in _chunks(sides):
-        chosen = order_P[start:stop]
-        x0_K = corners_P2[chosen, 0].clamp(0, width - w)
-        y0_K = corners_P2[chosen, 1].clamp(0, height - h)
-        columns_Kw = x0_K[:, None].to(torch.int64) + torch.arange(w, device=device)
-        rows_Kh = y0_K[:, None].to(torch.int64) + torch.arange(h, device=device)
-        windows_Khw = label_maps_LHW[
-            maps_P[chosen, None, None], rows_Kh[:, :, None], columns_Kw[:, None, :]
-        ]
-        masks_Khw = (windows_Khw == ids_P[chosen, None, None]).to(torch.float32)
-        boxes_K4 = proposals_P4[chosen] - torch.stack([x0_K, y0_K, x0_K, y0_K], dim=1)
-        numbers_K1 = torch.arange(len(chosen), device=device, dtype=torch.float32)[:, None]
-        rois_K5 = torch.cat([numbers_K1, boxes_K4], dim=1)
-        targets[chosen] = roi_align(
-            masks_Khw[:, None], rois_K5, (size, size), sampling_ratio=-1, aligned=False
-        )[:, 0]
+        fill(order_P[start:stop], w, h)
     return targets
 
 

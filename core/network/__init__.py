@@ -22,5 +22,7 @@ proposals.py     the region proposal network
 pyramid.py       a backbone's stages and the feature pyramid over them
 resizing.py      images and targets at the size that the network sees
 roi_heads.py     classes, boxes and masks of proposals
+suppression.py   non-maximum suppression in tensor operations alone
+truths.py        the instances of a batch
 weights.py       sources of pretrained weights
 """

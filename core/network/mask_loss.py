@@ -13,10 +13,17 @@ from torch.nn import functional
 
 PROPOSALS_AT_ONCE = 64
 """Number of proposals whose activations are held at once: 120 MB."""
+AT_ONCE_ON_A_GPU = 1024
+"""The same on a GPU, which waits for Python to ask for each operation: 1.9 GB, where a batch has so
+many; a batch of two has 256 at most, of 460 MB."""
 
 
 def mask_loss(
-    branch: nn.Module, features_PFHW: torch.Tensor, labels_P: torch.Tensor, wanted_PMM: torch.Tensor
+    branch: nn.Module,
+    features_PFHW: torch.Tensor,
+    labels_P: torch.Tensor,
+    wanted_PMM: torch.Tensor,
+    weight_P: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean binary cross-entropy over each proposal's mask of the right class; a scalar, float32.
 
@@ -24,6 +31,8 @@ def mask_loss(
     features_PFHW   float32 [P, F, H, W], pooled from the pyramid
     labels_P        int64 [P], class numbers
     wanted_PMM      float32 [P, M, M] in 0..1
+    weight_P        float32 [P], 1 for a proposal that counts and 0 for one that does not; None
+                    where all count
 
     The gradients, of the features and of the branch's parameters that train, are computed together
     with the loss and kept for one backward pass; a second pass raises RuntimeError. A branch whose
@@ -39,6 +48,7 @@ def mask_loss(
         branch,
         labels_P,
         wanted_PMM,
+        torch.ones_like(wanted_PMM[:, 0, 0]) if weight_P is None else weight_P,
         features_PFHW if learns else features_PFHW.detach(),
         *parameters,
     )
@@ -57,22 +67,32 @@ class _LossAndGradient(torch.autograd.Function):
         branch: nn.Module,
         labels_P: torch.Tensor,
         wanted_PMM: torch.Tensor,
+        weight_P: torch.Tensor,
         features_PFHW: torch.Tensor,
         *parameters: nn.Parameter,
     ) -> torch.Tensor:
         """The loss; gradients are computed only for inputs that need one."""
-        of_features = ctx.needs_input_grad[3]
+        of_features = ctx.needs_input_grad[4]
         loss = wanted_PMM.new_zeros(())
         gradient_PFHW = torch.empty_like(features_PFHW) if of_features else None
         gradients = [torch.zeros_like(parameter) for parameter in parameters]
-        step = max(len(labels_P), 1) if _takes_statistics(branch) else PROPOSALS_AT_ONCE
+        proposals = weight_P.sum().clamp(min=1)
+        step = PROPOSALS_AT_ONCE if labels_P.device.type == "cpu" else AT_ONCE_ON_A_GPU
+        if takes_statistics(branch):
+            step = max(len(labels_P), 1)
         for start in range(0, len(labels_P), step):
             some = slice(start, start + step)
             with torch.enable_grad():
                 features_KFHW = features_PFHW[some].detach().requires_grad_(of_features)
-                part = _share_of_loss(
-                    branch(features_KFHW), labels_P[some], wanted_PMM[some], len(labels_P)
+                logits_KCMM = branch(features_KFHW)
+                rows_K = torch.arange(len(logits_KCMM), device=logits_KCMM.device)
+                total = functional.binary_cross_entropy_with_logits(
+                    logits_KCMM[rows_K, labels_P[some]],
+                    wanted_PMM[some],
+                    weight_P[some, None, None],
+                    reduction="sum",
                 )
+                part = total / (proposals * wanted_PMM[0].numel())
             loss += part.detach()
             inputs = [*parameters, features_KFHW] if of_features else [*parameters]
             if not inputs:
@@ -102,26 +122,12 @@ class _LossAndGradient(torch.autograd.Function):
             None,
             None,
             None,
+            None,
             None if gradient_PFHW is None else gradient_PFHW.mul_(outer),
             *gradients,
         )
 
 
-def _share_of_loss(
-    logits_KCMM: torch.Tensor, labels_K: torch.Tensor, wanted_KMM: torch.Tensor, proposals: int
-) -> torch.Tensor:
-    """The contribution of some proposals to the mean loss over all of them.
-
-    proposals   number of all proposals
-    """
-    with torch.autocast(logits_KCMM.device.type, enabled=False):
-        rows_K = torch.arange(len(labels_K), device=labels_K.device)
-        chosen_KMM = logits_KCMM[rows_K, labels_K]
-        total = functional.binary_cross_entropy_with_logits(chosen_KMM, wanted_KMM, reduction="sum")
-        return total / (proposals * chosen_KMM[0].numel())
-
-
-def _takes_statistics(branch: nn.Module) -> bool:
-    return any(
-        isinstance(module, nn.BatchNorm2d) and module.training for module in branch.modules()
-    )
+def takes_statistics(module: nn.Module) -> bool:
+    """Whether batch norm in it takes its statistics from the batch."""
+    return any(isinstance(one, nn.BatchNorm2d) and one.training for one in module.modules())

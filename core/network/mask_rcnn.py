@@ -13,15 +13,25 @@ from core.config import PredictConfig
 from core.network.detector import Detector, RawDetections, Traits
 from core.network.proposals import ProposalNetwork
 from core.network.pyramid import PyramidBackbone
-from core.network.resizing import ImageTransform, resize_boxes, resize_target
+from core.network.resizing import ImageTransform, resize_boxes, resize_targets
 from core.network.roi_heads import RoIHeads
+from core.network.truths import Truths
 from core.sample import Target
 
 
 class MaskRCNN(Detector):
     """A backbone under a pyramid, proposals, and heads that classify, refine and outline them.
 
-    row   the backbone's row of the table, which names the stages that can be frozen
+    row     the backbone's row of the table, which names the stages that can be frozen
+    fixed   the form of a training step: True for the fixed one, False for the other; None, the
+            initial value, for the fixed one on a GPU and the other on a CPU
+
+    In the fixed form no shape depends on what is computed, so that Python waits for nothing and has
+    no step of its own for an image: images have equally many boxes, the missing ones are zeros, and
+    empty slots of what is drawn have no weight in a loss. Losses and gradients of the same draws
+    are the same in both forms, to rounding. The draws are not: those of the fixed form come from
+    the same distribution, and those of the other are torchvision's, to the bit. A CPU would compute
+    the empty slots for nothing.
     """
 
     def __init__(
@@ -37,6 +47,7 @@ class MaskRCNN(Detector):
     ) -> None:
         super().__init__(predict, traits)
         self.row = row
+        self.fixed: bool | None = None
         self.transform = transform
         self.backbone = backbone
         self.rpn = rpn
@@ -45,18 +56,16 @@ class MaskRCNN(Detector):
     def losses(
         self, images: Sequence[torch.Tensor], targets: Sequence[Target]
     ) -> dict[str, torch.Tensor]:
-        """The five loss terms of torchvision's Mask R-CNN, with the same draws.
-
-        See `Detector.losses`.
-        """
+        """The five loss terms of torchvision's Mask R-CNN. See `Detector.losses`."""
         assert self.training, "call train() first"
         batch = self.transform(images)
-        resized = [
-            resize_target(target, size) for target, size in zip(targets, batch.sizes, strict=True)
-        ]
+        fixed = batch.images_B3HW.device.type != "cpu" if self.fixed is None else self.fixed
+        truths = Truths.of(resize_targets(targets, batch.sizes), padded=fixed)
         levels = self.backbone(batch.images_B3HW)
-        proposals, rpn_losses = self.rpn(batch, levels, [target.boxes_N4 for target in resized])
-        return {**self.roi_heads.losses(levels, proposals, resized), **rpn_losses}
+        proposals, rpn_losses = self.rpn(
+            batch, levels, truths.by_image(truths.boxes_N4), fixed=fixed
+        )
+        return {**self.roi_heads.losses(levels, proposals, truths), **rpn_losses}
 
     @torch.no_grad()
     def detect(self, images: Sequence[torch.Tensor]) -> list[RawDetections]:

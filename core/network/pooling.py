@@ -2,7 +2,8 @@
 
 torchvision asks the GPU level by level for the boxes that belong there, and waits for each answer.
 Here the boxes are sorted by level, and the GPU is waited for once, for the number of boxes of each
-level.
+level. Or every box is pooled from every level, lying outside of all levels but its own, where
+nothing is read and zeros are pooled: then nothing is waited for.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torchvision.ops import box_area, roi_align
+
+from core.network.truths import OfImages
 
 SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
 """Scales of the levels relative to the image. torchvision guesses them from the first batch it sees
@@ -22,6 +25,10 @@ USUAL_HALVINGS times, and one of twice the side from the next coarser level. The
 image halved LEAST_HALVINGS times."""
 
 
+OUTSIDE = -1e4
+"""Coordinate, in pixels, of a box that lies outside of a level."""
+
+
 class PyramidPooling(nn.Module):
     """torchvision's MultiScaleRoIAlign, bit for bit, for levels of the scales in SCALES.
 
@@ -32,32 +39,77 @@ class PyramidPooling(nn.Module):
         super().__init__()
         self.output_size = output_size
 
-    def forward(
-        self, levels: Sequence[torch.Tensor], boxes: Sequence[torch.Tensor]
-    ) -> torch.Tensor:
+    def forward(self, levels: Sequence[torch.Tensor], boxes: OfImages) -> torch.Tensor:
         """The pooled features of all boxes, float32 [P, F, M, M], image after image.
 
         levels   [B, F, H, W] each, the finest first; levels beyond SCALES are ignored
         boxes    float32 [P, 4] of each image
         """
-        numbers = [torch.full_like(boxes_P4[:, :1], image) for image, boxes_P4 in enumerate(boxes)]
-        boxes_P4 = torch.cat(list(boxes))
-        rois_P5 = torch.cat([torch.cat(numbers), boxes_P4], dim=1)
-        level_P = _level_of(boxes_P4)
+        return self.pooled(levels, regions_of(boxes))
+
+    def pooled(
+        self, levels: Sequence[torch.Tensor], regions_P5: torch.Tensor, *, fixed: bool = False
+    ) -> torch.Tensor:
+        """The same of boxes in the form of `regions_of`, in any order.
+
+        fixed   whether nothing may be waited for
+        """
+        level_P = _level_of(regions_P5[:, 1:])
+        return (self._from_all if fixed else self._from_its_own)(levels, regions_P5, level_P)
+
+    def _from_its_own(
+        self, levels: Sequence[torch.Tensor], regions_P5: torch.Tensor, level_P: torch.Tensor
+    ) -> torch.Tensor:
         order_P = level_P.argsort(stable=True)
         level_numbers = torch.arange(len(SCALES), device=level_P.device)[:, None]
         counts = (level_P == level_numbers).sum(dim=1).tolist()  # waits for the GPU
         pooled = [
-            roi_align(level, rois_K5, self.output_size, scale, sampling_ratio=2)
-            for level, rois_K5, scale in zip(
-                levels, torch.split(rois_P5[order_P], counts), SCALES, strict=False
+            self._aligned(level, regions_K5, scale)
+            for level, regions_K5, scale in zip(
+                levels, torch.split(regions_P5[order_P], counts), SCALES, strict=False
             )
-            if len(rois_K5)
+            if len(regions_K5)
         ]
         if not pooled:
             return levels[0].new_zeros((0, levels[0].shape[1], self.output_size, self.output_size))
         sorted_PFMM = torch.cat(pooled)
         return torch.empty_like(sorted_PFMM).index_copy(0, order_P, sorted_PFMM)
+
+    def _from_all(
+        self, levels: Sequence[torch.Tensor], regions_P5: torch.Tensor, level_P: torch.Tensor
+    ) -> torch.Tensor:
+        level_numbers = torch.arange(len(SCALES), device=level_P.device)[:, None, None]
+        boxes = torch.where(level_P[:, None] == level_numbers, regions_P5[:, 1:], OUTSIDE)
+        # The number of the image stays: an image that is not there must not be read either.
+        images = regions_P5[:, :1].expand(len(SCALES), -1, -1)
+        first, *others = [
+            self._aligned(level, regions_P5, scale)
+            for level, regions_P5, scale in zip(
+                levels, torch.cat([images, boxes], dim=2), SCALES, strict=False
+            )
+        ]
+        for pooled in others:
+            first = first + pooled
+        return first
+
+    def _aligned(self, level: torch.Tensor, regions_K5: torch.Tensor, scale: float) -> torch.Tensor:
+        pooled: torch.Tensor = roi_align(
+            level, regions_K5, self.output_size, scale, sampling_ratio=2
+        )
+        return pooled
+
+
+def regions_of(boxes: OfImages) -> torch.Tensor:
+    """The boxes of a batch, [K, 4] of each image, as torchvision's `roi_align` takes them.
+
+    float32 [P, 5]: number of the image and box, image after image.
+    """
+    if isinstance(boxes, torch.Tensor):
+        number_B = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
+        numbers_BK1 = number_B[:, None, None].expand(-1, boxes.shape[1], 1)
+        return torch.cat([numbers_BK1, boxes], dim=2).flatten(0, 1)
+    numbers = [torch.full_like(boxes_K4[:, :1], image) for image, boxes_K4 in enumerate(boxes)]
+    return torch.cat([torch.cat(numbers), torch.cat(list(boxes))], dim=1)
 
 
 def _level_of(boxes_P4: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,9 @@
 """The region proposal network: torchvision's numbers and draws, with few waits for the GPU.
 
 torchvision asks the GPU, image by image, which boxes are large enough, which score enough and which
-are drawn. The size of every answer must be known in Python, so each is waited for.
+are drawn. The size of every answer must be known in Python, so each is waited for. In the fixed
+form (see `MaskRCNN`) nothing is: every image has as many proposals, of which the last may be boxes
+of zeros, and as many draws, some of them without weight.
 """
 
 from collections.abc import Sequence
@@ -12,10 +14,12 @@ from torch.nn import functional
 from torchvision.ops import clip_boxes_to_image, nms
 
 from core.network.anchors import Anchors
-from core.network.balanced import BalancedSampler
+from core.network.balanced import BalancedSampler, positives_first
 from core.network.box_coding import OffsetCoder
 from core.network.matching import match_anchors
 from core.network.resizing import ImageBatch, Size
+from core.network.suppression import suppress
+from core.network.truths import OfImages, first_of
 
 SUPPRESSED_TOGETHER = ("cuda",)
 """Devices on which the boxes of all levels are suppressed in one call, because each call waits for
@@ -56,12 +60,16 @@ class ProposalNetwork(nn.Module):
         self,
         batch: ImageBatch,
         levels: Sequence[torch.Tensor],
-        truths: Sequence[torch.Tensor] | None = None,
-    ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+        truths: OfImages | None = None,
+        *,
+        fixed: bool = False,
+    ) -> tuple[OfImages, dict[str, torch.Tensor]]:
         """Proposals of each image, float32 [K, 4], best first; with `truths` also two losses.
 
         levels   float32 [B, F, H, W] each, the finest first
         truths   the boxes of each image's instances, float32 [N, 4]
+        fixed    whether nothing may be waited for. `truths` are one tensor then, [B, N, 4], and so
+                 are the proposals, [B, K, 4]; missing ones are boxes of zeros
         """
         objectness, offsets = self.head(levels)
         of_level = [level[0].numel() for level in objectness]
@@ -73,10 +81,15 @@ class ProposalNetwork(nn.Module):
         anchors_A4 = self.anchors(batch.images_B3HW.shape[-2:], levels)
         with torch.no_grad():
             boxes_BA4 = self.coder.decode(offsets_BA4, anchors_A4)
-            proposals, _ = self.best(boxes_BA4, objectness_BA.detach(), batch.sizes, of_level)
+            proposals: OfImages
+            scores_BA = objectness_BA.detach()
+            if fixed:
+                proposals = self.best_padded(boxes_BA4, scores_BA, batch.sizes, of_level)
+            else:
+                proposals, _ = self.best(boxes_BA4, scores_BA, batch.sizes, of_level)
         if truths is None:
             return proposals, {}
-        return proposals, self._losses(objectness_BA, offsets_BA4, anchors_A4, truths)
+        return proposals, self._losses(objectness_BA, offsets_BA4, anchors_A4, truths, fixed)
 
     def best(
         self,
@@ -94,23 +107,9 @@ class ProposalNetwork(nn.Module):
 
         Non-maximum suppression is applied to each level by itself.
         """
-        most = self.kept_in_training if self.training else self.kept_in_evaluation
-        top_of_level = [min(most, anchors) for anchors in of_level]
-        top_BT = _top(objectness_BA, of_level, top_of_level)
-        scores_BT = objectness_BA.gather(1, top_BT).sigmoid()
-        boxes_BT4 = boxes_BA4.gather(1, top_BT[..., None].expand(-1, -1, 4))
-        boxes_BT4 = torch.stack(
-            [
-                clip_boxes_to_image(boxes_T4, size)
-                for boxes_T4, size in zip(boxes_BT4, sizes, strict=True)
-            ]
-        )
-        sides_BT2 = boxes_BT4[..., 2:] - boxes_BT4[..., :2]
-        # The second condition is false for a score that is NaN.
-        fits_BT = (sides_BT2 >= LEAST_SIDE).all(dim=2) & (scores_BT >= 0)
-        # A box that does not fit gets a score below all others: it suppresses none of them, and
-        # comes last.
-        scores_BT = torch.where(fits_BT, scores_BT, -1.0)
+        most, top_of_level = self._counts(of_level)
+        top_BT = torch.cat(_top(objectness_BA, of_level, top_of_level), dim=1)
+        boxes_BT4, scores_BT = _taken(boxes_BA4, objectness_BA, top_BT, sizes)
         kept = [
             _suppressed(boxes_T4, scores_T, top_of_level, SUPPRESSION_IOU, max(size))
             for boxes_T4, scores_T, size in zip(boxes_BT4, scores_BT, sizes, strict=True)
@@ -128,43 +127,75 @@ class ProposalNetwork(nn.Module):
             [scores_T[kept_K] for scores_T, kept_K in zip(scores_BT, kept, strict=True)],
         )
 
+    def best_padded(
+        self,
+        boxes_BA4: torch.Tensor,
+        objectness_BA: torch.Tensor,
+        sizes: Sequence[Size],
+        of_level: Sequence[int],
+    ) -> torch.Tensor:
+        """The boxes of `best`, as one tensor [B, K, 4] that ends in boxes of zeros for each image.
+
+        Nothing is waited for. See `suppress` for the one case in which there may be more boxes.
+        """
+        most, top_of_level = self._counts(of_level)
+        tops = _top(objectness_BA, of_level, top_of_level)
+        longest = max(top_of_level)
+        missing_BT = tops[0].new_full((len(boxes_BA4), longest), -1)
+        places_BT = torch.cat(
+            [piece for top_BK in tops for piece in (top_BK, missing_BT[:, top_BK.shape[1] :])],
+            dim=1,
+        )
+        boxes_BT4, scores_BT = _taken(boxes_BA4, objectness_BA, places_BT.clamp(min=0), sizes)
+        fits_BT = (scores_BT >= 0) & (places_BT >= 0)
+        kept_RT = suppress(
+            boxes_BT4.reshape(-1, longest, 4), fits_BT.reshape(-1, longest), SUPPRESSION_IOU
+        )
+        scores_BT = scores_BT.masked_fill(~kept_RT.reshape(scores_BT.shape), -1.0)
+        scores_BK, places_BK = scores_BT.topk(min(most, scores_BT.shape[1]), dim=1)
+        boxes_BK4 = boxes_BT4.gather(1, places_BK[..., None].expand(-1, -1, 4))
+        return boxes_BK4.masked_fill(scores_BK[..., None] < 0, 0.0)
+
+    def _counts(self, of_level: Sequence[int]) -> tuple[int, list[int]]:
+        """Most boxes that are proposed, and the number of each level that enters suppression."""
+        most = self.kept_in_training if self.training else self.kept_in_evaluation
+        return most, [min(most, anchors) for anchors in of_level]
+
     def _losses(
         self,
         objectness_BA: torch.Tensor,
         offsets_BA4: torch.Tensor,
         anchors_A4: torch.Tensor,
-        truths: Sequence[torch.Tensor],
+        truths: OfImages,
+        fixed: bool,
     ) -> dict[str, torch.Tensor]:
         """The two losses of torchvision's proposal network, over the anchors that are drawn."""
-        matches = [match_anchors(boxes_N4, anchors_A4) for boxes_N4 in truths]
-        # With 1 added, background is 0 and NEITHER is below 0, as the sampler wants them.
-        drawn = self.sampler([match_A + 1 for match_A in matches])
-        starts = range(0, objectness_BA.numel(), len(anchors_A4))
-        positive_P = torch.cat(
-            [one.positive_P + start for one, start in zip(drawn, starts, strict=True)]
-        )
-        negative_Q = torch.cat(
-            [one.negative_Q + start for one, start in zip(drawn, starts, strict=True)]
-        )
-        wanted_P4 = self.coder.encode(
-            torch.cat(
-                [
-                    boxes_N4[match_A[one.positive_P]]
-                    for boxes_N4, match_A, one in zip(truths, matches, drawn, strict=True)
-                ]
-            ),
-            torch.cat([anchors_A4[one.positive_P] for one in drawn]),
-        )
-        logits_S = objectness_BA.flatten()[torch.cat([positive_P, negative_Q])]
-        is_object_S = torch.cat([torch.ones_like(positive_P), torch.zeros_like(negative_Q)]).to(
-            logits_S.dtype
-        )
-        box_loss = functional.smooth_l1_loss(
-            offsets_BA4.flatten(0, 1)[positive_P], wanted_P4, beta=1 / 9, reduction="sum"
+        anchors = len(anchors_A4)
+        # The sampler is given the matches plus 1: background is 0, and NEITHER is below 0.
+        if fixed:
+            assert isinstance(truths, torch.Tensor)
+            match_BA = match_anchors(truths, anchors_A4, padded=True)
+            draws = self.sampler.fixed(match_BA + 1)
+            match_A, truth_N4 = match_BA.flatten(), truths.flatten(0, 1)
+        else:
+            matches = [match_anchors(boxes_N4, anchors_A4) for boxes_N4 in truths]
+            drawn = self.sampler([match_A + 1 for match_A in matches])
+            draws = positives_first(drawn, [anchors] * len(matches))
+            match_A, truth_N4 = torch.cat(matches), torch.cat(list(truths))
+        logits_S = objectness_BA.flatten()[draws.places_S]
+        is_object_S = (match_A[draws.places_S] >= 0).to(logits_S.dtype)
+        places_P = draws.places_S[draws.positive_P]
+        instance_P = match_A[places_P].clamp(min=0) + first_of(truths)[places_P // anchors]
+        wanted_P4 = self.coder.encode(truth_N4[instance_P], anchors_A4[places_P % anchors])
+        offsets_P4 = offsets_BA4.flatten(0, 1)[places_P]
+        box_loss = draws.box_loss(offsets_P4, wanted_P4)
+        mean_of_slots = functional.binary_cross_entropy_with_logits(
+            logits_S, is_object_S, draws.weight_S
         )
         return {
-            "loss_objectness": functional.binary_cross_entropy_with_logits(logits_S, is_object_S),
-            "loss_rpn_box_reg": box_loss / len(logits_S),
+            # Multiplied by 1 exactly where all slots are full, as torchvision's are.
+            "loss_objectness": mean_of_slots * (len(logits_S) / draws.count),
+            "loss_rpn_box_reg": box_loss / draws.count,
         }
 
 
@@ -177,8 +208,8 @@ def _by_anchor(level: torch.Tensor, numbers: int) -> torch.Tensor:
 
 def _top(
     objectness_BA: torch.Tensor, of_level: Sequence[int], top_of_level: Sequence[int]
-) -> torch.Tensor:
-    """The places of the best anchors, int64 [B, T]: level after level, the best first in each.
+) -> list[torch.Tensor]:
+    """The places of the best anchors of each level, the best first: int64 [B, K] each.
 
     of_level       number of anchors of each level
     top_of_level   number of them that are taken
@@ -189,7 +220,35 @@ def _top(
     ):
         tops.append(level_BK.topk(most, dim=1).indices + start)
         start += level_BK.shape[1]
-    return torch.cat(tops, dim=1)
+    return tops
+
+
+def _taken(
+    boxes_BA4: torch.Tensor,
+    objectness_BA: torch.Tensor,
+    places_BT: torch.Tensor,
+    sizes: Sequence[Size],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The boxes [B, T, 4] at `places_BT`, clipped to their images, and their scores [B, T].
+
+    A box that does not fit, because it has no sides or a score that is no number, has a score of
+    -1, below all others: it suppresses none of them, and comes last.
+    """
+    scores_BT = objectness_BA.gather(1, places_BT).sigmoid()
+    boxes_BT4 = boxes_BA4.gather(1, places_BT[..., None].expand(-1, -1, 4))
+    if len(set(sizes)) == 1:
+        boxes_BT4 = clip_boxes_to_image(boxes_BT4, sizes[0])
+    else:
+        boxes_BT4 = torch.stack(
+            [
+                clip_boxes_to_image(boxes_T4, size)
+                for boxes_T4, size in zip(boxes_BT4, sizes, strict=True)
+            ]
+        )
+    sides_BT2 = boxes_BT4[..., 2:] - boxes_BT4[..., :2]
+    # The second condition is false for a score that is NaN.
+    fits_BT = (sides_BT2 >= LEAST_SIDE).all(dim=2) & (scores_BT >= 0)
+    return boxes_BT4, scores_BT.masked_fill(~fits_BT, -1.0)
 
 
 def _suppressed(

@@ -1,11 +1,13 @@
 """The size at which the network sees an image; images, boxes and targets resized to it.
 
 torchvision makes a tensor of every mean, deviation and ratio, and the GPU is waited for at each of
-them, twelve times in a training step.
+them, twelve times in a training step. Here images of one shape are changed together, so that most
+batches ask for as many operations however many images they have.
 """
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -81,41 +83,85 @@ class ImageTransform(nn.Module):
             # torchvision draws a size for each image, even from a list of one. The same numbers
             # are drawn here, so that all later draws equal torchvision's.
             torch.empty(len(images)).uniform_()
-        resized = [self.resize(self.normalize(image)) for image in images]
-        sizes = [(image.shape[-2], image.shape[-1]) for image in resized]
+        sizes = [self.size_of(image) for image in images]
         height, width = (
             math.ceil(max(sides) / MULTIPLE) * MULTIPLE for sides in zip(*sizes, strict=True)
         )
-        images_B3HW = resized[0].new_zeros((len(resized), 3, height, width))
-        for place_3HW, image in zip(images_B3HW, resized, strict=True):
-            place_3HW[:, : image.shape[-2], : image.shape[-1]].copy_(image)
-        return ImageBatch(images_B3HW, sizes)
 
-    def normalize(self, image: torch.Tensor) -> torch.Tensor:
-        """An image, float32 [3, H, W], RGB in 0..1, less the mean and divided by the deviation."""
-        return (image - self.mean_311) / self.std_311
+        def prepared(images: torch.Tensor) -> torch.Tensor:
+            resized = self.resize(self.normalize(images))
+            padding = (0, width - resized.shape[-1], 0, height - resized.shape[-2])
+            return functional.pad(resized, padding)
 
-    def resize(self, image: torch.Tensor) -> torch.Tensor:
-        """An image, float32 [3, H, W], at the size that the network sees."""
-        height, width = image.shape[-2:]
-        size = network_size(height, width, self.min_side, self.max_side)
-        if size == (height, width):
-            return image
-        return functional.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[
-            0
-        ]
+        return ImageBatch(torch.stack(shape_by_shape(images, prepared)), sizes)
+
+    def size_of(self, image: torch.Tensor) -> Size:
+        """Height and width, in pixels, at which the network sees an image [..., H, W]."""
+        return network_size(image.shape[-2], image.shape[-1], self.min_side, self.max_side)
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """Images, float32 [..., 3, H, W], RGB in 0..1, less the mean, divided by the deviation."""
+        return (images - self.mean_311) / self.std_311
+
+    def resize(self, images: torch.Tensor) -> torch.Tensor:
+        """Images, float32 [..., 3, H, W], at the size that the network sees."""
+        size = self.size_of(images)
+        if size == images.shape[-2:]:
+            return images
+        resized = functional.interpolate(
+            images.reshape(-1, *images.shape[-3:]), size=size, mode="bilinear", align_corners=False
+        )
+        return resized.reshape(*images.shape[:-2], *size)
 
 
-def resize_target(target: Target, size: Size) -> Target:
-    """A target whose boxes and label maps are those of its image at `size`."""
-    height, width = target.label_maps_LHW.shape[-2:]
-    if size == (height, width):
-        return target
-    return replace(
-        target,
-        boxes_N4=resize_boxes(target.boxes_N4, (height, width), size),
-        label_maps_LHW=resize_label_maps(target.label_maps_LHW, *size),
-    )
+def shape_by_shape(
+    tensors: Sequence[torch.Tensor], change: Callable[[torch.Tensor], torch.Tensor]
+) -> list[torch.Tensor]:
+    """What `change` makes of each tensor, in the order given.
+
+    change   a function of the tensors of one shape, stacked: [K, ...] to [K, ...]
+    """
+    numbers_of: dict[torch.Size, list[int]] = defaultdict(list)
+    for number, tensor in enumerate(tensors):
+        numbers_of[tensor.shape].append(number)
+    changed = {
+        number: result
+        for numbers in numbers_of.values()
+        for number, result in zip(
+            numbers, change(torch.stack([tensors[number] for number in numbers])), strict=True
+        )
+    }
+    return [changed[number] for number in range(len(tensors))]
+
+
+def resize_targets(targets: Sequence[Target], sizes: Sequence[Size]) -> list[Target]:
+    """Targets whose boxes and label maps are those of their images at `sizes`."""
+    numbers_of: dict[tuple[Size, Size], list[int]] = defaultdict(list)
+    for number, (target, size) in enumerate(zip(targets, sizes, strict=True)):
+        height, width = target.label_maps_LHW.shape[-2:]
+        numbers_of[(height, width), size].append(number)
+    resized = dict(enumerate(targets))
+    for (old, new), numbers in numbers_of.items():
+        if old == new:
+            continue
+        some = [targets[number] for number in numbers]
+        boxes = resize_boxes(torch.cat([target.boxes_N4 for target in some]), old, new)
+        maps = resize_label_maps(torch.cat([target.label_maps_LHW for target in some]), *new)
+        for number, target, boxes_N4, label_maps_LHW in zip(
+            numbers,
+            some,
+            torch.split(boxes, [len(target.boxes_N4) for target in some]),
+            torch.split(maps, [len(target.label_maps_LHW) for target in some]),
+            strict=True,
+        ):
+            largest = target.largest and (
+                math.ceil(target.largest[0] * new[0] / old[0]),
+                math.ceil(target.largest[1] * new[1] / old[1]),
+            )
+            resized[number] = replace(
+                target, boxes_N4=boxes_N4, label_maps_LHW=label_maps_LHW, largest=largest
+            )
+    return [resized[number] for number in range(len(targets))]
 
 
 def resize_boxes(boxes_N4: torch.Tensor, old: Sequence[int], new: Sequence[int]) -> torch.Tensor:

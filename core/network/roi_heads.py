@@ -1,11 +1,13 @@
 """The heads of Mask R-CNN: classes, boxes and masks of proposals, their losses, and detections.
 
-The mask loss samples its targets from label maps, and masks are predicted some at a time.
+The mask loss samples its targets from label maps, and masks are predicted some at a time. In the
+fixed form (see `MaskRCNN`) nothing is waited for: proposals and instances of all images are padded
+to tensors of one shape, and what is drawn of them has slots, of which empty ones have no weight.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -13,14 +15,13 @@ from torch.nn import functional
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
 from core.config import PredictConfig
-from core.labels.label_maps import mask_targets
-from core.network.balanced import BalancedSampler
+from core.network.balanced import BalancedSampler, Draws, positives_first
 from core.network.box_coding import OffsetCoder
-from core.network.mask_loss import mask_loss
-from core.network.matching import match_proposals
-from core.network.pooling import PyramidPooling
+from core.network.mask_loss import mask_loss, takes_statistics
+from core.network.matching import PROPOSAL_IOU, match_proposals
+from core.network.pooling import PyramidPooling, regions_of
 from core.network.resizing import Size
-from core.sample import Target
+from core.network.truths import OfImages, Truths, first_of
 
 MASK_SIDE = 28
 """Side of a predicted mask in pixels, whatever the size of its box."""
@@ -28,6 +29,8 @@ MASKS_AT_ONCE = 128
 """Number of detections whose masks are computed at once: about 200 MB of activations."""
 LEAST_SIDE = 1e-2
 """Least side of a detected box, in pixels."""
+NOT_DRAWN = -100
+"""Label of a slot that holds no proposal: torch's cross-entropy passes over it."""
 
 Levels = Sequence[torch.Tensor]
 """The features of a batch, float32 [B, F, H, W] of each level, the finest first."""
@@ -35,21 +38,25 @@ Levels = Sequence[torch.Tensor]
 
 @dataclass(frozen=True)
 class _Samples:
-    """The proposals of one image that the heads learn.
+    """The proposals of a batch that the heads learn.
 
-    boxes_S4            float32 [S, 4]
-    labels_S            int64 [S], class numbers, 0 for background
-    positive_P          int64 [P], ascending places, in the other fields, of those that learn an
-                        instance
-    positive_boxes_P4   float32 [P, 4], the boxes of these
-    instances_P         int64 [P], the instance that each of them learns
+    draws               the slots they are in
+    regions_S5          float32 [S, 5], number of the image and box
+    labels_S            int64 [S], class numbers, 0 for background, NOT_DRAWN for an empty slot
+    positive_labels_P   int64 [P], class numbers of `draws.positive_P`, 0 in an empty slot
+    instances_P         int64 [P], the instance of the batch that each of these learns
     """
 
-    boxes_S4: torch.Tensor
+    draws: Draws
+    regions_S5: torch.Tensor
     labels_S: torch.Tensor
-    positive_P: torch.Tensor
-    positive_boxes_P4: torch.Tensor
+    positive_labels_P: torch.Tensor
     instances_P: torch.Tensor
+
+    @cached_property
+    def positive_regions(self) -> torch.Tensor:
+        """The regions of `draws.positive_P`, [P, 5]."""
+        return self.regions_S5[self.draws.positive_P]
 
 
 class MaskBranch(nn.Module):
@@ -109,26 +116,36 @@ class RoIHeads(nn.Module):
         return MaskBranch(self.mask_head, self.mask_predictor)
 
     def losses(
-        self, levels: Levels, proposals: Sequence[torch.Tensor], targets: Sequence[Target]
+        self, levels: Levels, proposals: OfImages, truths: Truths
     ) -> dict[str, torch.Tensor]:
         """The losses of classes, boxes and masks, with the steps and draws of torchvision's heads.
 
-        proposals   float32 [K, 4] of each image
-        targets     at the size that the network sees
+        proposals   float32 [K, 4] of each image; of a padded batch one tensor [B, K, 4], and
+                    missing ones are boxes of zeros
+
+        Of a padded batch nothing is waited for, except where batch norm of a head takes its
+        statistics from the batch: there empty slots must not be seen, and their number is asked.
         """
-        samples = self._samples(proposals, targets)
-        logits_SC, offsets_SC4 = self._classified(levels, [one.boxes_S4 for one in samples])
-        loss_classifier, loss_box_reg = self._box_losses(logits_SC, offsets_SC4, samples, targets)
+        samples = self._samples(proposals, truths)
+        logits_SC, offsets_SC4 = self._of_drawn(levels, samples, truths.padded)
+        draws, positive_P = samples.draws, samples.draws.positive_P
+        wanted_P4 = self.coder.encode(
+            truths.boxes_N4[samples.instances_P], samples.positive_regions[:, 1:]
+        )
+        offsets_P4 = offsets_SC4[positive_P, samples.positive_labels_P]
+        class_loss = functional.cross_entropy(
+            logits_SC, samples.labels_S, ignore_index=NOT_DRAWN, reduction="sum"
+        )
         return {
-            "loss_classifier": loss_classifier,
-            "loss_box_reg": loss_box_reg,
-            "loss_mask": self._mask_loss(levels, samples, targets),
+            "loss_classifier": class_loss / draws.count,
+            "loss_box_reg": draws.box_loss(offsets_P4, wanted_P4) / draws.count,
+            "loss_mask": self._mask_loss(levels, samples, truths),
         }
 
     def detections(
         self,
         levels: Levels,
-        proposals: Sequence[torch.Tensor],
+        proposals: OfImages,
         sizes: Sequence[Size],
         predict: PredictConfig,
     ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -141,7 +158,7 @@ class RoIHeads(nn.Module):
         The best score comes first. The mask head sees MASKS_AT_ONCE detections at a time, because
         1,500 of them at once would take gigabytes.
         """
-        logits_KC, offsets_KC4 = self._classified(levels, proposals)
+        logits_KC, offsets_KC4 = self._classified(self.box_roi_pool(levels, proposals))
         boxes_KC4 = self.coder.decode(offsets_KC4, torch.cat(list(proposals))[:, None])
         counts = [len(proposals_K4) for proposals_K4 in proposals]
         of_images = zip(
@@ -165,90 +182,88 @@ class RoIHeads(nn.Module):
             found.append((boxes_N4, labels_N, scores_N, torch.cat(masks)))
         return found
 
-    def _classified(
-        self, levels: Levels, boxes: Sequence[torch.Tensor]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _classified(self, pooled_KFMM: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Class logits [K, C + 1] and offsets by class [K, C + 1, 4] of all boxes, float32."""
-        logits, offsets = self.box_predictor(self.box_head(self.box_roi_pool(levels, boxes)))
+        logits, offsets = self.box_predictor(self.box_head(pooled_KFMM))
         # Float32 under autocast too, because boxes would else be decoded in bfloat16.
         return logits.float(), offsets.float().reshape(*logits.shape, 4)
 
-    def _samples(
-        self, proposals: Sequence[torch.Tensor], targets: Sequence[Target]
-    ) -> list[_Samples]:
-        """The proposals and true boxes of each image that are drawn for the losses."""
-        candidates = [
-            torch.cat([boxes_K4, target.boxes_N4])
-            for boxes_K4, target in zip(proposals, targets, strict=True)
-        ]
-        matched = [
-            match_proposals(target.boxes_N4, target.labels_N, boxes_K4)
-            for boxes_K4, target in zip(candidates, targets, strict=True)
-        ]
-        drawn = self.sampler([labels_K for _, labels_K in matched])
-        samples = []
-        for one, boxes_K4, (matches_K, labels_K) in zip(drawn, candidates, matched, strict=True):
-            places_S = torch.cat([one.positive_P, one.negative_Q]).sort().values
-            samples.append(
-                _Samples(
-                    boxes_S4=boxes_K4[places_S],
-                    labels_S=labels_K[places_S],
-                    positive_P=torch.searchsorted(places_S, one.positive_P),
-                    positive_boxes_P4=boxes_K4[one.positive_P],
-                    instances_P=matches_K[one.positive_P],
-                )
-            )
-        return samples
-
-    def _box_losses(
-        self,
-        logits_SC: torch.Tensor,
-        offsets_SC4: torch.Tensor,
-        samples: Sequence[_Samples],
-        targets: Sequence[Target],
+    def _of_drawn(
+        self, levels: Levels, samples: _Samples, padded: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The losses of classes and boxes, computed as in torchvision's `fastrcnn_loss`."""
-        labels_S = torch.cat([one.labels_S for one in samples])
-        starts = itertools.accumulate((len(one.labels_S) for one in samples), initial=0)
-        positive_P = torch.cat(
-            [one.positive_P + start for one, start in zip(samples, starts, strict=False)]
-        )
-        truths = [
-            target.boxes_N4[one.instances_P] for target, one in zip(targets, samples, strict=True)
-        ]
-        wanted_P4 = self.coder.encode(
-            torch.cat(truths), torch.cat([one.positive_boxes_P4 for one in samples])
-        )
-        box_loss = functional.smooth_l1_loss(
-            offsets_SC4[positive_P, labels_S[positive_P]], wanted_P4, beta=1 / 9, reduction="sum"
-        )
-        class_loss = functional.cross_entropy(logits_SC, labels_S, reduction="sum")
-        samples_or_1 = max(len(labels_S), 1)
-        return class_loss / samples_or_1, box_loss / samples_or_1
-
-    def _mask_loss(
-        self, levels: Levels, samples: Sequence[_Samples], targets: Sequence[Target]
-    ) -> torch.Tensor:
-        """The loss of the masks of positive proposals; see `mask_loss`."""
-        boxes = [one.positive_boxes_P4 for one in samples]
-        instances = [one.instances_P for one in samples]
-        with torch.autocast(boxes[0].device.type, enabled=False):
-            wanted_P28 = torch.cat(
-                [
-                    mask_targets(
-                        target.label_maps_LHW,
-                        target.ids_N[chosen_P],
-                        target.maps_N[chosen_P],
-                        boxes_P4,
-                        MASK_SIDE,
-                    )
-                    for target, chosen_P, boxes_P4 in zip(targets, instances, boxes, strict=True)
-                ]
+        """`_classified` of all slots; the numbers of an empty one mean nothing."""
+        if not (padded and takes_statistics(self.box_head)):
+            return self._classified(
+                self.box_roi_pool.pooled(levels, samples.regions_S5, fixed=padded)
             )
-        labels_P = torch.cat(
-            [target.labels_N[chosen_P] for target, chosen_P in zip(targets, instances, strict=True)]
+        full_S = samples.draws.weight_S > 0
+        found = self._classified(self.box_roi_pool.pooled(levels, samples.regions_S5[full_S]))
+        row_S = torch.where(full_S, full_S.cumsum(dim=0), 0)
+        logits_SC, offsets_SC4 = (
+            torch.cat([values.new_zeros(1, *values.shape[1:]), values])[row_S] for values in found
         )
-        return mask_loss(self.mask_branch, self.mask_roi_pool(levels, boxes), labels_P, wanted_P28)
+        return logits_SC, offsets_SC4
+
+    def _samples(self, proposals: OfImages, truths: Truths) -> _Samples:
+        """The proposals and true boxes that are drawn for the losses."""
+        boxes_of, labels_of = truths.by_image(truths.boxes_N4), truths.by_image(truths.labels_N)
+        candidates: OfImages
+        if truths.padded:
+            assert isinstance(proposals, torch.Tensor)
+            assert isinstance(boxes_of, torch.Tensor)
+            assert isinstance(labels_of, torch.Tensor)
+            candidates = torch.cat([proposals, boxes_of], dim=1)
+            match_BK, label_BK = match_proposals(boxes_of, labels_of, candidates)
+            is_zeros_BK = candidates[..., 2] <= candidates[..., 0]
+            draws = self.sampler.fixed(label_BK.masked_fill(is_zeros_BK, NOT_DRAWN))
+            match_K, label_K = match_BK.flatten(), label_BK.flatten()
+        else:
+            candidates = [
+                torch.cat([boxes_K4, boxes_N4])
+                for boxes_K4, boxes_N4 in zip(proposals, boxes_of, strict=True)
+            ]
+            matches, labels = zip(
+                *(
+                    match_proposals(boxes_N4, labels_N, boxes_K4)
+                    for boxes_N4, labels_N, boxes_K4 in zip(
+                        boxes_of, labels_of, candidates, strict=True
+                    )
+                ),
+                strict=True,
+            )
+            counts = [len(boxes_K4) for boxes_K4 in candidates]
+            draws = positives_first(self.sampler(labels), counts).ascending()
+            match_K, label_K = torch.cat(matches), torch.cat(labels)
+        regions_S5 = regions_of(candidates)[draws.places_S]
+        labels_S = label_K[draws.places_S].masked_fill(draws.weight_S == 0, NOT_DRAWN)
+        image_P = regions_S5[draws.positive_P, 0].to(torch.int64)
+        return _Samples(
+            draws,
+            regions_S5,
+            labels_S,
+            labels_S[draws.positive_P].clamp(min=0),
+            match_K[draws.places_S[draws.positive_P]] + first_of(boxes_of)[image_P],
+        )
+
+    def _mask_loss(self, levels: Levels, samples: _Samples, truths: Truths) -> torch.Tensor:
+        """The loss of the masks of positive proposals; see `mask_loss`."""
+        regions_P5, labels_P = samples.positive_regions, samples.positive_labels_P
+        weight_P, fixed = samples.draws.weight_P, truths.padded
+        # A proposal that learns an instance has an IoU with its box of PROPOSAL_IOU at least.
+        wanted_P28 = truths.mask_targets(
+            samples.instances_P,
+            regions_P5[:, 1:],
+            samples.draws.positives,
+            MASK_SIDE,
+            1 / PROPOSAL_IOU,
+        )
+        if fixed and takes_statistics(self.mask_head):
+            full_P, fixed = weight_P > 0, False
+            regions_P5, labels_P, wanted_P28, weight_P = (
+                values_P[full_P] for values_P in (regions_P5, labels_P, wanted_P28, weight_P)
+            )
+        features_PFMM = self.mask_roi_pool.pooled(levels, regions_P5, fixed=fixed)
+        return mask_loss(self.mask_branch, features_PFMM, labels_P, wanted_P28, weight_P)
 
     def _mask_probabilities(
         self, levels: Levels, boxes_K4: torch.Tensor, labels_K: torch.Tensor

@@ -1,5 +1,6 @@
 """The training images in their order, and one epoch of plain training."""
 
+import itertools
 import math
 import multiprocessing
 import multiprocessing.connection
@@ -20,6 +21,7 @@ from core.data.dataset import Dataset
 from core.errors import ProcessLost, TrialDiverged
 from core.labels import label_maps as masks
 from core.network.detector import Detector
+from core.network.resizing import shape_by_shape
 from core.randomness import Purpose, generator
 from core.sample import Target
 from core.training.optim import Schedule
@@ -35,24 +37,65 @@ minus some hundred thousand, or boxes are off by as many of their sides: the net
 had learned. Trainings with smaller spikes may recover and go on."""
 
 
+READ_EVERY = 20
+"""Number of steps after which losses are read from a GPU, because each reading waits for it."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """The images of one optimizer step.
 
-    images    uint8 [3, H, W] each, RGB, of any sizes; they become float32 on the device
+    images    uint8 [3, H, W] each, RGB, of any sizes
     targets   one for each image
+    packed    memory of which all tensors are views, so that one copy takes them to a GPU; or None
     """
 
     images: list[torch.Tensor]
     targets: list[Target]
+    packed: torch.Tensor | None = None
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All tensors: the images, then those of each target."""
+        return [*self.images, *(tensor for one in self.targets for tensor in one.tensors)]
 
     def pin_memory(self) -> "Batch":
         """The same batch in page-locked memory, which a GPU can fetch while the CPU goes on."""
-        pinned = [
-            Target(*(tensor.pin_memory() for tensor in vars(target).values()))
-            for target in self.targets
-        ]
-        return Batch([image.pin_memory() for image in self.images], pinned)
+        return self.pack(pin_memory=True)
+
+    def pack(self, *, pin_memory: bool = False) -> "Batch":
+        """The same batch with all tensors in one piece of memory, which may be page-locked."""
+        ends = [*itertools.accumulate(_room(tensor) for tensor in self.tensors)]
+        packed = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=pin_memory)
+        batch = self._in(packed)
+        for place, tensor in zip(batch.tensors, self.tensors, strict=True):
+            place.copy_(tensor)
+        return batch
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device."""
+        if self.packed is not None:
+            return self._in(self.packed.to(device, non_blocking=True))
+        return Batch(
+            [image.to(device) for image in self.images],
+            [target.to(device) for target in self.targets],
+        )
+
+    def _in(self, packed: torch.Tensor) -> "Batch":
+        """Views, of these shapes and dtypes, of memory in the order of `tensors`."""
+        views, start = [], 0
+        for tensor in self.tensors:
+            of_bytes = packed[start : start + tensor.nbytes]
+            views.append(of_bytes.view(tensor.dtype).view(tensor.shape))
+            start += _room(tensor)
+        images, rest = views[: len(self.images)], iter(views[len(self.images) :])
+        targets = [one.of(itertools.islice(rest, len(one.tensors))) for one in self.targets]
+        return Batch(images, targets, packed)
+
+
+def _room(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor's place in packed memory, such that the next begins at a multiple of 16."""
+    return -(-tensor.nbytes // 16) * 16
 
 
 class _TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, Target]]):
@@ -209,48 +252,97 @@ def train_one_epoch(
     epoch: int,
     config: OptimConfig,
     device: torch.device,
+    read_every: int | None = None,
 ) -> dict[str, float]:
     """One pass over `batches`, one optimizer step each; `epoch` counts from 1.
 
+    read_every   number of steps after which losses are read from the device; None for 1 on a CPU
+                 and READ_EVERY on a GPU
+
     It draws from torch's global generator, which the caller seeds. It returns the mean over images
-    of each loss term, and of their sum as 'loss'. Raises TrialDiverged at the first loss that is
-    not finite or is above MOST_LOSS, before its optimizer step; and after the last step, where
-    something that training changes is not finite: a weight or a statistic of batch norm.
+    of each loss term, and of their sum as 'loss'. Raises TrialDiverged for the first loss that is
+    not finite or is above MOST_LOSS, as soon as it is read: with `read_every` 1 before the
+    optimizer step of that loss. It is raised too after the last step, where something that training
+    changes is not finite: a weight or a statistic of batch norm.
     """
     model.train()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     first_step = (epoch - 1) * schedule.steps_per_epoch
-    sums: dict[str, float] = defaultdict(float)
-    images = 0
+    losses = _Losses(epoch, read_every or (1 if device.type == "cpu" else READ_EVERY))
     for number, batch in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate(first_step + number)
-        inputs = [image.to(device, non_blocking=True).float() / 255 for image in batch.images]
-        targets = [target.to(device) for target in batch.targets]
+        moved = batch.to(device)
+        inputs = shape_by_shape(moved.images, lambda images: images.float() / 255)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            terms = model.losses(inputs, targets)
-        loss = torch.stack([term.float() for term in terms.values()]).sum()
-        values = torch.stack(
-            [*(term.detach().float() for term in terms.values()), loss.detach()]
-        ).tolist()
-        if not math.isfinite(values[-1]):
-            raise TrialDiverged(f"epoch {epoch}, batch {number + 1}: loss is {values[-1]}")
-        if values[-1] > MOST_LOSS:
-            raise TrialDiverged(
-                f"epoch {epoch}, batch {number + 1}: loss is {values[-1]:.4g}, and no training that"
-                f" works has one above {MOST_LOSS:,.0f}"
-            )
+            terms = model.losses(inputs, moved.targets)
+        loss = losses.add(terms, len(inputs))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if config.gradient_clip:
             torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
         optimizer.step()
-        for name, value in zip([*terms, "loss"], values, strict=True):
-            sums[name] += value * len(inputs)
-        images += len(inputs)
-    losses = {name: value / images for name, value in sums.items()}
-    _check_state(model, f"epoch {epoch}, batch {number + 1}", values[-1])
-    return losses
+    losses.read()
+    _check_state(model, f"epoch {epoch}, batch {number + 1}", losses.last)
+    return losses.means()
+
+
+class _Losses:
+    """The losses of an epoch, read from their device once in some steps.
+
+    epoch        number of the epoch, for messages
+    read_every   number of steps after which they are read
+    """
+
+    def __init__(self, epoch: int, read_every: int) -> None:
+        self.epoch = epoch
+        self.read_every = read_every
+        self.names: list[str] = []
+        self.sums: dict[str, float] = defaultdict(float)
+        self.images: list[int] = []
+        self.last = 0.0
+        self._unread: list[torch.Tensor] = []
+
+    def add(self, terms: dict[str, torch.Tensor], images: int) -> torch.Tensor:
+        """The sum of a step's terms.
+
+        It reads, and may raise TrialDiverged, where it is the turn of this step.
+        """
+        values = torch.stack([term.float() for term in terms.values()])
+        loss = values.sum()
+        self.names = [*terms, "loss"]
+        self.images.append(images)
+        self._unread.append(torch.cat([values.detach(), loss.detach()[None]]))
+        if len(self._unread) == self.read_every:
+            self.read()
+        return loss
+
+    def read(self) -> None:
+        """Wait for all losses up to now, and add them to the sums.
+
+        Raises TrialDiverged for the first that is not finite or is above MOST_LOSS.
+        """
+        if not self._unread:
+            return
+        first = len(self.images) - len(self._unread)
+        steps = torch.stack(self._unread).tolist()
+        self._unread = []
+        for number, values in enumerate(steps, first):
+            self.last = values[-1]
+            place = f"epoch {self.epoch}, batch {number + 1}"
+            if not math.isfinite(self.last):
+                raise TrialDiverged(f"{place}: loss is {self.last}")
+            if self.last > MOST_LOSS:
+                raise TrialDiverged(
+                    f"{place}: loss is {self.last:.4g}, and no training that works has one above"
+                    f" {MOST_LOSS:,.0f}"
+                )
+            for name, value in zip(self.names, values, strict=True):
+                self.sums[name] += value * self.images[number]
+
+    def means(self) -> dict[str, float]:
+        """The mean over images of each term, and of their sum as 'loss'."""
+        return {name: value / sum(self.images) for name, value in self.sums.items()}
 
 
 def _check_state(model: Detector, place: str, loss: float) -> None:

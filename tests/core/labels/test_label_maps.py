@@ -283,6 +283,38 @@ def test_mask_targets_do_not_depend_on_how_the_windows_are_divided(monkeypatch):
         torch.testing.assert_close(masks.mask_targets(*arguments), at_once, rtol=0, atol=5e-5)
 
 
+@pytest.mark.parametrize("pixels", [1, 3000, 2**24])
+def test_windows_of_one_given_size_hold_every_proposal_that_is_no_larger(monkeypatch, pixels):
+    rng = np.random.default_rng(4)
+    label_maps = random_label_maps(rng, 120, 150, 20, 2)
+    found = masks.find_instances(label_maps)
+    matched = rng.integers(len(found), size=60)
+    proposals = proposals_around(rng, found.boxes_N4, 120, 150, 60)
+    sides = np.maximum(proposals[:, 2:] - proposals[:, :2], 1)
+    arguments = (
+        torch.from_numpy(label_maps.astype(np.int32)),
+        torch.from_numpy(found.ids_N[matched]),
+        torch.from_numpy(found.maps_N[matched]),
+        torch.from_numpy(proposals),
+    )
+    wanted = masks.mask_targets(*arguments)
+    monkeypatch.setattr(masks, "PIXELS_ON_A_GPU", pixels)
+    for side in (10, 40, 200):
+        held = torch.from_numpy((sides <= side).all(axis=1))
+        got = masks.mask_targets(*arguments, largest=(side, side))
+        torch.testing.assert_close(got[held], wanted[held], rtol=0, atol=5e-5)
+        assert got.isfinite().all()
+
+
+def test_a_target_knows_the_largest_height_and_width_of_its_boxes():
+    label_maps = np.zeros((1, 40, 60), np.uint16)
+    label_maps[0, 3:30, 5:9], label_maps[0, 31:34, 20:50] = 1, 2
+    labels_N, crowd_N = np.array([1, 1]), np.array([False, False])
+    assert masks.target_of(label_maps, labels_N, crowd_N).largest == (27, 30)
+    assert masks.target_of(label_maps, labels_N, np.array([False, True])).largest == (27, 4)
+    assert masks.target_of(label_maps * 0, labels_N, crowd_N).largest == (1, 1)
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.integers(2, 900), st.integers(2, 900)), max_size=60))
 def test_windows_are_gathered_in_pieces_of_bounded_size_and_each_once(sides):

@@ -112,6 +112,23 @@ def test_without_a_proposal_the_loss_is_zero_and_so_is_each_gradient_which_is_no
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+@given(seed=st.integers(0, 1000), weights=st.lists(st.booleans(), min_size=1, max_size=9))
+@settings(deadline=None, max_examples=30)
+def test_a_proposal_without_weight_counts_for_nothing(seed: int, weights: list[bool]) -> None:
+    network = branch(seed)
+    weight = torch.tensor(weights)
+    features, labels, wanted = proposals(seed, len(weights))
+    found = []
+    for some, counts in ((slice(None), weight.double()), (weight, None)):
+        twin, inputs = copy.deepcopy(network), features.clone().requires_grad_()
+        loss = mask_loss.mask_loss(twin, inputs[some], labels[some], wanted[some], counts)
+        loss.backward()
+        gradients = [one.grad for one in twin.parameters()]
+        found.append((loss.detach(), inputs.grad[weight], gradients))
+        assert not inputs.grad[~weight].any()
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+
+
 def test_batch_norm_sees_all_proposals_once() -> None:
     network = branch(0, norm=True)
     features, labels, wanted = proposals(0, 2 * mask_loss.PROPOSALS_AT_ONCE + 1)
@@ -132,7 +149,7 @@ def test_no_activation_outlives_its_piece() -> None:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         mask_loss.mask_loss(network, features.requires_grad_(), labels, wanted)
     assert held, "the branch keeps activations for a gradient"
-    assert all(shape[0] != len(labels) for shape in held)
+    assert all(shape[:1] != (len(labels),) for shape in held)
 
 
 def test_without_gradients_it_is_the_same_number() -> None:

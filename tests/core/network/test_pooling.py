@@ -7,7 +7,7 @@ import torch
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
-from core.network.pooling import SCALES, PyramidPooling
+from core.network.pooling import SCALES, PyramidPooling, regions_of
 
 LEVELS = ["0", "1", "2", "3"]
 
@@ -41,6 +41,7 @@ def boxes(seed: int, count: int, sides: tuple[float, float]) -> torch.Tensor:
     )
 
 
+@pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("size", [7, 14])
 @pytest.mark.parametrize(
     "given",
@@ -56,13 +57,15 @@ def boxes(seed: int, count: int, sides: tuple[float, float]) -> torch.Tensor:
     ids=["all levels", "one level", "an empty image", "one box"],
 )
 def test_pooled_features_and_their_gradients_are_torchvisions(
-    size: int, given: list[torch.Tensor]
+    size: int, given: list[torch.Tensor], fixed: bool
 ) -> None:
     results = []
     for ours in (True, False):
         features = pyramid(len(given))
         if ours:
-            pooled = PyramidPooling(size)(list(features.values()), given)
+            pooled = PyramidPooling(size).pooled(
+                list(features.values()), regions_of(given), fixed=fixed
+            )
         else:
             pooled = torchvisions(size)(features, given, [(640, 640)] * len(given))
         (pooled * torch.linspace(-1, 1, pooled.numel()).reshape(pooled.shape)).sum().backward()
@@ -74,6 +77,11 @@ def test_pooled_features_and_their_gradients_are_torchvisions(
             torch.zeros(1) if found is None else found, torch.zeros(1) if found is None else wanted
         )
         assert found is not None or not wanted.any()
+
+
+def test_regions_of_one_tensor_are_those_of_the_images_in_it() -> None:
+    boxes_BK4 = torch.stack([boxes(0, 5, (2, 40)), boxes(1, 5, (2, 40))])
+    assert torch.equal(regions_of(boxes_BK4), regions_of([*boxes_BK4]))
 
 
 def test_no_box_at_all_has_no_features() -> None:

@@ -73,6 +73,20 @@ def test_proposals_and_their_scores_are_torchvisions(seed: int, training: bool, 
             assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("most", [20, 300, 5000])
+def test_padded_proposals_are_the_same_and_end_in_boxes_of_zeros(seed: int, most: int) -> None:
+    boxes_BA4, logits_BA = crowd(seed)
+    logits_BA[1, ::7] = torch.nan
+    ours, _ = networks(most)
+    expected, _ = ours.best(boxes_BA4, logits_BA, SIZES, OF_LEVEL)
+    found_BK4 = ours.best_padded(boxes_BA4, logits_BA, SIZES, OF_LEVEL)
+    assert len(found_BK4) == len(expected)
+    for found_K4, wanted_K4 in zip(found_BK4, expected, strict=True):
+        assert torch.equal(found_K4[: len(wanted_K4)], wanted_K4)
+        assert not found_K4[len(wanted_K4) :].any()
+
+
 def test_proposals_of_equal_scores_are_torchvisions_in_the_order_of_their_anchors() -> None:
     """Torchvision's order of equals is its sort's, which promises none."""
     boxes_BA4, logits_BA = crowd(0)

@@ -1,5 +1,7 @@
 """Laws of what the network sees; the oracle is torchvision's transform, to the last bit."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torchvision.models.detection.transform import resize_boxes as torchvisions_
 
 from core.augment import pipeline as augment
 from core.labels.label_maps import resize_label_maps
-from core.network.resizing import ImageTransform, network_size, resize_boxes, resize_target
+from core.network.resizing import ImageTransform, network_size, resize_boxes, resize_targets
 from core.sample import Target
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -170,10 +172,45 @@ def test_images_and_boxes_are_torchvisions_and_so_are_the_draws(training: bool) 
     ):
         label_maps = torch.randint(0, 5, (2, *image.shape[-2:]), dtype=torch.int32)
         given = Target(boxes_N4, *[torch.zeros(len(boxes_N4), dtype=torch.int64)] * 3, label_maps)
-        resized = resize_target(given, size)
+        (resized,) = resize_targets([given], [size])
         assert torch.equal(resized.boxes_N4, target["boxes"])
         assert torch.equal(resized.label_maps_LHW, resize_label_maps(label_maps, *size))
         assert torch.equal(given.boxes_N4, boxes_N4)
+
+
+def test_images_and_targets_of_one_shape_are_resized_together_and_the_largest_box_grows_along() -> (
+    None
+):
+    transform = ImageTransform(100, 150, MEAN, STD).eval()
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(50, 60), (90, 140), (50, 60), (100, 120)]
+    images = [torch.rand(3, *size, generator=generator) for size in sizes]
+    targets = [
+        Target(
+            torch.tensor([[1.0, 2, 31, 12], [0, 0, 7, 18]])[:count],
+            *[torch.arange(count)] * 3,
+            torch.randint(0, 5, (1 + count, *size), dtype=torch.int32),
+            largest=(18, 30),
+        )
+        for size, count in zip(sizes, (2, 0, 1, 2), strict=True)
+    ]
+    batch = transform(images)
+    found = resize_targets(targets, batch.sizes)
+    for number, (image, target) in enumerate(zip(images, targets, strict=True)):
+        alone = transform([image])
+        (height, width), (new_height, new_width) = sizes[number], batch.sizes[number]
+        assert torch.equal(
+            batch.images_B3HW[number, :, :new_height, :new_width],
+            alone.images_B3HW[0, :, :new_height, :new_width],
+        )
+        (resized,) = resize_targets([target], alone.sizes)
+        for one, other in zip(found[number].tensors, resized.tensors, strict=True):
+            assert torch.equal(one, other)
+        assert found[number].largest == (
+            math.ceil(18 * new_height / height),
+            math.ceil(30 * new_width / width),
+        )
+    assert found[3] is targets[3]
 
 
 @settings(deadline=None)

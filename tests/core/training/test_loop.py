@@ -90,9 +90,10 @@ def assert_equal(ones: Sequence[Batch], others: Sequence[Batch]) -> None:
         for image, same in zip(one.images, other.images, strict=True):
             assert torch.equal(image, same)
         for target, same_target in zip(one.targets, other.targets, strict=True):
-            for name, value in vars(target).items():
-                assert torch.equal(value, getattr(same_target, name)), name
-                assert value.dtype == getattr(same_target, name).dtype
+            for value, same in zip(target.tensors, same_target.tensors, strict=True):
+                assert torch.equal(value, same)
+                assert value.dtype == same.dtype
+            assert target.largest == same_target.largest
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 8])
@@ -137,6 +138,22 @@ def test_a_batch_shares_no_memory_with_the_data_set() -> None:
     for read, pixels in zip(SEVEN.samples, before, strict=True):
         np.testing.assert_array_equal(read.image, pixels)
         assert read.label_maps.any()
+
+
+def test_a_packed_batch_is_the_same_batch_in_one_piece_of_memory() -> None:
+    data = dataset(sample(0, 51, 63), sample(1, 64, 37, instances=0), sample(2, 40, 40))
+    (batch,) = batches({"optim.batch_size": 3}, data, [0, 1, 2]).of_epoch(1)
+    packed = batch.pack()
+    assert_equal([packed], [batch])
+    assert packed.packed is not None
+    memory = packed.packed.untyped_storage().data_ptr()
+    assert all(one.untyped_storage().data_ptr() == memory for one in packed.tensors)
+    moved = packed.to(torch.device("meta"))
+    assert [one.shape for one in moved.tensors] == [one.shape for one in batch.tensors]
+    assert all(one.device.type == "meta" for one in moved.tensors)
+    packed.packed.zero_()
+    assert not any(one.any() for one in packed.tensors)
+    assert any(one.any() for one in batch.tensors)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -318,6 +335,7 @@ def epoch_of(
     made: Sequence[Batch] | None = None,
     model: Detector | None = None,
     seed: int | None = 0,
+    read_every: int | None = None,
 ) -> tuple[dict[str, float], list[dict[str, float]], Detector]:
     """Train the first epoch; also what the optimizer held at each step: rate and norm of the
     gradient.
@@ -337,7 +355,14 @@ def epoch_of(
     if seed is not None:
         torch.manual_seed(seed)
     losses = train_one_epoch(
-        model, made, optimizer, Schedule(config.optim, len(made)), 1, config.optim, CPU
+        model,
+        made,
+        optimizer,
+        Schedule(config.optim, len(made)),
+        1,
+        config.optim,
+        CPU,
+        read_every,
     )
     return losses, steps, model
 
@@ -437,6 +462,39 @@ def test_a_loss_that_is_not_finite_ends_the_epoch_before_its_step_with_epoch_and
             model, [by_index[0], by_index[1]], optimizer, Schedule(config, 2), 1, config, CPU
         )
     assert len(steps) == 1
+
+
+@pytest.mark.parametrize("read_every", [2, 3, 20])
+def test_losses_that_are_read_once_in_some_steps_are_the_same(read_every: int) -> None:
+    settings = {"optim.batch_size": 1}
+    made = list(batches(TINY | settings).of_epoch(1))
+    at_once, _, _ = epoch_of(settings, made)
+    later, _, _ = epoch_of(settings, made, read_every=read_every)
+    assert later == at_once
+
+
+@pytest.mark.parametrize("read_every", [1, 2, 3, 20])
+@pytest.mark.parametrize("value", ["nan", "1e10"])
+def test_the_first_loss_that_diverges_is_named_however_late_it_is_read(
+    read_every: int, value: str
+) -> None:
+    settings = {"optim.batch_size": 1}
+    made = list(batches(TINY | settings).of_epoch(1))
+    model = model_of(TrialConfig.from_settings(TINY))
+    losses, calls = model.losses, itertools.count(1)
+
+    def worse(*given: Any) -> dict[str, torch.Tensor]:
+        terms = losses(*given)
+        return (
+            terms if next(calls) < 3 else {name: float(value) * one for name, one in terms.items()}
+        )
+
+    model.losses = worse  # type: ignore[method-assign]
+    told = r"^epoch 1, batch 3: loss is (nan$|\d\.\d+e\+\d\d, and)"
+    with pytest.raises(TrialDiverged, match=told):
+        epoch_of(settings, made, model, read_every=read_every)
+    steps = min(math.ceil(3 / read_every) * read_every, len(made))
+    assert next(calls) == steps + 1
 
 
 def test_a_weight_that_is_not_finite_after_the_last_step_is_no_result() -> None:

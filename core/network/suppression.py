@@ -1,0 +1,79 @@
+"""Non-maximum suppression in tensor operations alone, for many sets of boxes at once.
+
+torchvision's walks the boxes of a set one after the other, and the number of those it keeps must be
+known in Python, so a GPU is waited for. Here a set is a row of a tensor, and what is kept is a
+mask.
+"""
+
+import torch
+
+from core.network.matching import areas_of, entries_at_once, overlap
+
+ROUNDS = 32
+"""Number of times that the mask is computed from the one before; even. Proposals of images of cells
+needed up to 16 in the first steps of a training (results/LOG.md)."""
+BOXES_AT_ONCE = 2048
+"""Largest number of boxes of a row of which each is compared with each: the result takes 8 MB."""
+
+
+def suppress(
+    boxes_RT4: torch.Tensor, fits_RT: torch.Tensor, iou: float, rounds: int = ROUNDS
+) -> torch.Tensor:
+    """The boxes of each row that non-maximum suppression keeps, bool [R, T].
+
+    boxes_RT4   float32, the best first in each row
+    fits_RT     bool; a box that does not fit is not kept and suppresses none
+    iou         a box is suppressed by a better one of its row that is kept, if their IoU is above
+                this
+    rounds      even
+
+    A box is kept exactly if no better box that is kept overlaps it. From a mask that keeps all, the
+    mask of what is kept is computed again and again by this rule. After n rounds the best box of
+    every chain is right, and so are the n - 1 after it, where a chain is a row of boxes each of
+    which overlaps the one before and is worse than it. So the result is torchvision's where no
+    chain of boxes is longer than `rounds`. For longer ones, it holds all boxes that torchvision
+    keeps, and may hold others that end such a chain: after an even number of rounds a mask never
+    misses one, because a mask with too many boxes is followed by one with too few.
+
+    Rows of more than BOXES_AT_ONCE boxes are done in pieces, the best boxes first. A chain counts
+    only within its piece then; but what is kept too much of one piece may suppress boxes of the
+    next.
+    """
+    # A box of zeros overlaps none.
+    pieces = torch.split(torch.where(fits_RT[..., None], boxes_RT4, 0.0), BOXES_AT_ONCE, dim=1)
+    kept: list[torch.Tensor] = []
+    for boxes_RK4, fits_RK in zip(pieces, torch.split(fits_RT, BOXES_AT_ONCE, dim=1), strict=True):
+        free_RK1 = fits_RK[..., None].to(torch.bfloat16)
+        for better_RK4, kept_RK1 in zip(pieces, kept, strict=False):
+            free_RK1 = _not_covered(free_RK1, _overlaps(boxes_RK4, better_RK4, iou), kept_RK1)
+        overlaps_RKK = _overlaps(boxes_RK4, boxes_RK4, iou).tril_(-1)  # with better ones
+        kept_RK1 = free_RK1
+        for _ in range(rounds):
+            kept_RK1 = _not_covered(free_RK1, overlaps_RKK, kept_RK1)
+        kept.append(kept_RK1)
+    return torch.cat(kept, dim=1)[..., 0] > 0
+
+
+def _not_covered(
+    free_RK1: torch.Tensor, overlaps_RKT: torch.Tensor, kept_RT1: torch.Tensor
+) -> torch.Tensor:
+    """1 for each free box that overlaps no kept one, else 0; all arguments are 0 or 1.
+
+    The number of kept boxes that it overlaps is subtracted. bfloat16 rounds large numbers, but none
+    to zero.
+    """
+    return torch.baddbmm(free_RK1, overlaps_RKT, kept_RT1, alpha=-1).clamp_(min=0)
+
+
+def _overlaps(boxes_RK4: torch.Tensor, others_RT4: torch.Tensor, iou: float) -> torch.Tensor:
+    """1 where the IoU is above `iou`, else 0: bfloat16 [R, K, T]; some rows are done at a time."""
+    rows, width, height = len(boxes_RK4), boxes_RK4.shape[1], others_RT4.shape[1]
+    step = max(1, entries_at_once(boxes_RK4.device) // max(width * height, 1))
+    areas_RK, other_areas_RT = areas_of(boxes_RK4), areas_of(others_RT4)
+    found = [
+        overlap(boxes_RK4[some], areas_RK[some], others_RT4[some], other_areas_RT[some])
+        .gt(iou)
+        .to(torch.bfloat16)
+        for some in (slice(start, start + step) for start in range(0, rows, step))
+    ]
+    return found[0] if len(found) == 1 else torch.cat(found)
