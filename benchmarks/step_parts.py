@@ -177,9 +177,19 @@ def as_table(now: Mapping[str, float]) -> str:
     )
 
 
+def as_chart(figures: Mapping[str, float]) -> str:
+    """The milliseconds of a step as bars, a sign each, and of its kernels beside them."""
+    rows = [(_WORDS.get(name, name), figures[name]) for name in (*PARTS, "kernels")
+            if name in figures]  # fmt: skip
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(
+        f"{name.ljust(width)} {took:5.1f} ms {'#' * round(took)}" for name, took in rows
+    )
+
+
 _WORDS = {
     "step": "the whole step",
-    "kernels": "kernels of it",
+    "kernels": "the GPU computes in it",
     "asked": "operations asked for",
     "copies": "copies among them",
 }
@@ -193,7 +203,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--short", action="store_true", help="a small network on small images")
     parsed = parser.parse_args(arguments)
-    print(as_table(measured_alone(parsed.device, parsed.short)))
+    found = measured_alone(parsed.device, parsed.short)
+    print(f"{as_table(found)}\n\n{as_chart(found)}")
     return 0
 
 

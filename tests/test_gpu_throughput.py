@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import gpu_throughput, step_parts
 from benchmarks.gpu_throughput import LIMIT_SECONDS, PART_SECONDS, PARTS, study_figures, table
-from benchmarks.step_parts import as_table
+from benchmarks.step_parts import BEFORE, as_chart, as_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,6 +79,10 @@ def test_a_table_of_parts_has_each_part_before_and_now() -> None:
     assert backbone.split() == ["backbone", "11.5", "4.0", "ms"]
     (waits,) = [row for row in rows if row.startswith("waits")]
     assert waits.split() == ["waits", "11", "1", "a", "step"]
+
+
+def test_the_picture_in_the_docs_is_drawn_from_the_recorded_figures() -> None:
+    assert as_chart(BEFORE) in (ROOT / "docs/performance.md").read_text()
 
 
 def asked(*only: str) -> argparse.Namespace:
