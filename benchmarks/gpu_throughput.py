@@ -60,6 +60,8 @@ PART_SECONDS: Mapping[str, float] = {
 """Largest number of seconds for each part."""
 STUDY_SECONDS: Mapping[str, int] = {"packed": 140, "turns": 75}
 """The time budget of each study; its report comes after it."""
+SERVICE: Mapping[str, bool | str] = {"packed": "auto", "turns": False}
+"""`resources.mps` of each study."""
 WARM_STEPS, STEPS = 5, 30
 CROPS, CROP_SIDE, CELLS = 40, 500, 150
 GOALS: Mapping[str, float] = {"trial": 4.0, "packed": 10.0, "turns": 5.0}
@@ -179,8 +181,7 @@ def study(name: str, where: str, weights: str, device: torch.device, short: bool
         "search": {"sampler": "random", "trials": 2 if short else 96},
         "stop_early": {"rule": "none"},
         "confirm": {"top": 0},
-        "resources": {"gpus_per_trial": "auto" if on_gpu else 0}
-        | ({"mps": name == "packed"} if on_gpu else {}),
+        "resources": {"gpus_per_trial": "auto" if on_gpu else 0, "mps": SERVICE[name]},
     }
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "space.yaml").write_text(yaml.safe_dump(space))

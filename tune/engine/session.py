@@ -54,7 +54,8 @@ def ray_session(machine: Machine) -> Iterator[Path]:
         try:
             with (
                 on_loopback(),
-                processes.variables({"TMPDIR": str(folder)}),  # a short path, removed in the end
+                # A short path, which is removed in the end.
+                processes.variables({"TMPDIR": str(folder), **_memory_of_workers(node)}),
                 processes.deaf_to_sigterm(),
                 own_handler_of_sigterm(),
             ):
@@ -74,6 +75,24 @@ def ray_session(machine: Machine) -> Iterator[Path]:
             with processes.ended_when_asked(mark):
                 ray.shutdown()
             processes.end(mark)
+
+
+def _memory_of_workers(node: Node) -> dict[str, str]:
+    """Environment variables by which processes that train without a GPU keep the memory that they
+    freed, until they end; those that the user has set stay.
+
+    Otherwise each step gives back its tensors' memory and asks for it again, page by page: 1.5
+    million pages and a ninth of the processor's time at 800 pixels. The peak stays the same.
+    """
+    if node.gpus:
+        return {}
+    kept = str(2**40)
+    wanted = {
+        "MALLOC_MMAP_THRESHOLD_": kept,
+        "MALLOC_TRIM_THRESHOLD_": kept,
+        "THP_MEM_ALLOC_ENABLE": "1",  # torch's own: large pages
+    }
+    return {name: value for name, value in wanted.items() if name not in os.environ}
 
 
 def _object_store_bytes(memory: int) -> int | None:
