@@ -12,7 +12,7 @@ studies whose trials share the GPU.
     turns    the same without NVIDIA's Multi-Process Service
 
 All train the last stage of a ResNet-50 at 800 pixels. A study is timed from the start of its
-process to the last entry in its ledger, so Ray, the probe, all starts, evaluations and checkpoints
+process to the last entry in its ledger: Ray, measuring, all starts, evaluations and checkpoints
 are in it. Each part is a process of its own and may fail or be cut short without the others.
 Without Ray installed `plain`, `trial` and `step` run. `--data synthetic`, the default, draws crops
 of 500 pixels with 150 cells each. `--device cpu --short` runs everything at a tiny size, to try the
@@ -221,7 +221,7 @@ def study_figures(trials: Sequence[Sequence[Mapping[str, Any]]], begin: float) -
 
 def _telling(said: str) -> list[str]:
     """The lines of a search that say how many trials shared the GPU, and how."""
-    words = ("Study", "Probe", "GPU", "Time", "Multi-Process", "at once", "service")
+    words = ("Study", "heaviest", "GPU", "Time", "Multi-Process", "at once", "service")
     lines = [line.strip() for line in said.splitlines()]
     return [line for line in lines if any(word in line for word in words)][:12]
 

@@ -170,7 +170,7 @@ def test_only_the_trial_assembles_model_optimizer_and_batches() -> None:
         for name, imported in IMPORTS.items()
         if imported & {"core.training.optim", "core.training.loop"}
     }
-    # The probe takes the largest images of a trial's batches and trains it with them.
+    # The probe trains a trial with its largest images, and then for as long as it is told to.
     assert users <= {"core.training.trial", "core.training.loop", "core.training.probe"}
 
 

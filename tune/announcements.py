@@ -33,7 +33,7 @@ def search_lines(plan: StudyPlan) -> list[str]:
     request, resources, data = plan.request, plan.resources, plan.data
     instances = int(data.instance_counts().sum())
     gpu = f"{resources.gpus:g} GPU and " if resources.gpus else ""
-    probed = (
+    measured = (
         resources.gpus
         and request.resources.gpus_per_trial == "auto"
         and plan.machine.address is None
@@ -43,7 +43,7 @@ def search_lines(plan: StudyPlan) -> list[str]:
         (
             f"Study {request.study}: {trials} of up to {epochs}, {resources.parallel} at once, "
             f"{gpu}{many(resources.cpus, 'processor')} each"
-            f"{' (more, if a probe finds room on a GPU)' if probed else ''}"
+            f"{' (more, if sharing a GPU is measured to gain)' if measured else ''}"
         ),
         (
             f"Data {request.data}: {many(len(data.samples), 'image')},"

@@ -82,6 +82,15 @@ class Dataset:
     fingerprint: str
     notes: tuple[str, ...] = ()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays of all annotated images."""
+        return sum(
+            array.nbytes
+            for sample in self.samples
+            for array in (sample.image, sample.label_maps, sample.labels_N, sample.crowd_N)
+        )
+
     def instance_counts(self) -> NDArray[np.int64]:
         """int64 [images, C]: instances of each class in each image; crowd regions are not
         counted.

@@ -1,11 +1,14 @@
-"""The memory and the time that a trial takes of a device, measured in a few of its steps."""
+"""One trial that only trains, to learn how much memory and time it takes of a device."""
 
-import resource
+import itertools
+import multiprocessing
+import re
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from core.config import TrialConfig
 from core.data.dataset import Dataset
@@ -18,89 +21,190 @@ from core.training.loop import Batch, TrainingBatches, seeded, train_one_epoch
 from core.training.trial import Trial
 
 STEPS = 4
-"""Number of training steps that are measured, after as many that only warm up."""
+"""Number of training steps on the largest images."""
+CONTEXT_BYTES = 2**29
+"""Bytes of a GPU that CUDA takes for a process before the process can ask how much is free."""
 
 
 @dataclass(frozen=True)
-class Probe:
-    """The memory and the time that one trial takes of a device.
+class Memory:
+    """A GPU's memory beside a trial; zeros on a CPU.
 
-    device              name of the GPU, or cpu
-    total_bytes         memory of the GPU; 0 on a CPU
-    peak_bytes          largest part of it that the process held, in training and prediction:
-                        torch's allocator and CUDA's own context; on a CPU the memory of the process
-    busy                fraction of the training time in which the GPU computed, in (0, 1]; 1 on a
-                        CPU
-    images_per_second   training images per second
-    host_bytes          largest part of the machine's memory that the process held, the data set
-                        included; 0 if not measured
+    total_bytes     the whole of it
+    free_bytes      part of it that nobody held before the trial
+    context_bytes   part of it that CUDA holds for the trial's process, beside torch's allocator
     """
 
-    device: str
-    total_bytes: int
+    total_bytes: int = 0
+    free_bytes: int = 0
+    context_bytes: int = 0
+
+
+def memory_of(before: int, after: int, total: int, reserved: int) -> Memory:
+    """A GPU's memory as a process that alone uses it sees it.
+
+    before     bytes that were free when CUDA had begun for the process
+    after      bytes that are free now
+    reserved   bytes that torch's allocator holds now
+    """
+    # Memory that is gone beyond torch's allocator was taken by CUDA for this process.
+    taken = max(before - after - reserved, 0)
+    return Memory(total, min(before + CONTEXT_BYTES, total), taken + CONTEXT_BYTES)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training of some steps.
+
+    ends         for each step the time at which it ended, in seconds of `time.monotonic`, which is
+                 one clock for all processes of a machine, and its number of images
+    peak_bytes   most of the GPU's memory that torch's allocator ever held for this process; 0 on a
+                 CPU
+    host_bytes   memory of the machine that the process has for itself, without the data set, and
+                 that its loader's processes have
+    """
+
+    ends: tuple[tuple[float, int], ...]
     peak_bytes: int
-    busy: float
-    images_per_second: float
-    host_bytes: int = 0
+    host_bytes: int
 
 
-def measure(
-    config: TrialConfig, data: Dataset, weights: BaseWeights | None, device: str = "auto"
-) -> Probe:
-    """Train and predict a little, with the largest images of the training part.
+class Probe:
+    """A trial that trains as long as it is told to, and neither validates nor saves.
 
-    Call it in a process of its own: the memory of the trial is given back only when the process
-    ends. Raises torch.OutOfMemoryError where one trial alone is too large for the device, and
+    Make it in a process of its own: its memory is given back only when the process ends. Raises
     whatever `Trial` raises.
     """
-    where = resolve(device)
-    # With a very small learning rate nothing diverges, and the work is the same.
-    config = config.model_copy(
-        update={"optim": config.optim.model_copy(update={"learning_rate": 1e-12})}
-    )
-    free = torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else 0
-    trial = Trial(config, data, weights, device=device)
-    batches = _largest_batches(config, data, trial.split.train)[: trial.schedule.steps]
-    if where.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(where)
 
-    def train() -> float:
-        begin = time.perf_counter()
-        with seeded(torch_seed(config.seed, Purpose.TRAIN, 1), where):
+    def __init__(
+        self, config: TrialConfig, data: Dataset, weights: BaseWeights | None, device: str = "auto"
+    ) -> None:
+        self.device = resolve(device)
+        on_gpu = self.device.type == "cuda"
+        self._free = torch.cuda.mem_get_info(self.device)[0] if on_gpu else 0
+        # With a very small learning rate nothing diverges, and the work is the same.
+        slow = config.optim.model_copy(update={"learning_rate": 1e-12})
+        self.data = data
+        self.trial = Trial(config.model_copy(update={"optim": slow}), data, weights, device=device)
+        self.config = self.trial.config
+
+    def at_its_largest(self) -> Memory:
+        """Train on the most crowded of the largest images, and predict the largest one.
+
+        Raises torch.OutOfMemoryError where that does not fit.
+        """
+        steps = min(STEPS, self.trial.schedule.steps)
+        self._train(1, iter(_largest_batches(self.config, self.data, self._train_images)[:steps]))
+        self.trial.model.eval()
+        largest = self.data.samples[_by_size(self.data, self._train_images)[0]]
+        predict(self.trial.model, largest.image, self.config.predict, self.config.data.crop)
+        if self.device.type != "cuda":
+            return Memory()
+        reserved = torch.cuda.memory_reserved(self.device)
+        return memory_of(self._free, *torch.cuda.mem_get_info(self.device), reserved)
+
+    def train(self, workers: int, threads: int, goes_on: Callable[[], bool]) -> Trained:
+        """Train as a trial does, epoch after epoch, until `goes_on` returns False.
+
+        workers   number of processes that read and augment images
+        threads   CPU threads of torch
+        goes_on   called after each step that Python has asked for
+
+        Raises ProcessLost where a process that prepares images was killed.
+        """
+        torch.set_num_threads(threads)
+        clock = _Clock(self.device)
+        batches = TrainingBatches(
+            self.data, self._train_images, self.config, workers, self.device.type == "cuda"
+        )
+        ended = False
+
+        def told(of_epoch: Iterator[Batch]) -> Iterator[Batch]:
+            nonlocal ended
+            for batch in of_epoch:
+                yield batch
+                clock.note(len(batch.images))
+                ended = not goes_on()
+                if ended:
+                    return
+
+        with batches.losses_named():
+            for epoch in itertools.cycle(range(1, self.config.optim.epochs + 1)):
+                self._train(epoch, told(batches.of_epoch(epoch)))
+                if ended:
+                    break
+        on_gpu = self.device.type == "cuda"
+        peak = torch.cuda.max_memory_reserved(self.device) if on_gpu else 0
+        return Trained(clock.ends(), peak, _host_bytes(self.data))
+
+    @property
+    def _train_images(self) -> tuple[int, ...]:
+        return self.trial.split.train
+
+    def _train(self, epoch: int, batches: Iterator[Batch]) -> None:
+        trial = self.trial
+        with seeded(torch_seed(self.config.seed, Purpose.TRAIN, epoch), self.device):
             train_one_epoch(
-                trial.model, batches, trial.optimizer, trial.schedule, 1, config.optim, where
-            )
-        return time.perf_counter() - begin
+                trial.model, batches, trial.optimizer, trial.schedule, epoch, self.config.optim,
+                self.device,
+            )  # fmt: skip
 
-    train()
-    busy = 1.0
-    if where.type == "cuda":
-        with profile(activities=[ProfilerActivity.CUDA]) as watched:
-            seconds = train()
-        computed = sum(event.self_device_time_total for event in watched.key_averages()) / 1e6
-        busy = min(max(computed / seconds, 0.01), 1.0)
-    seconds = train()  # once more, because the profiler slows the training that it watches
-    trial.model.eval()
-    predict(
-        trial.model,
-        data.samples[_by_size(data, trial.split.train)[0]].image,
-        config.predict,
-        config.data.crop,
-    )
-    images = sum(len(batch.images) for batch in batches)
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if where.type != "cuda":
-        return Probe("cpu", 0, held, busy, images / seconds, held)
-    # Memory that is gone beyond torch's allocator was taken by CUDA for this process.
-    context = max(free - torch.cuda.mem_get_info(where)[0] - torch.cuda.memory_reserved(where), 0)
-    return Probe(
-        torch.cuda.get_device_name(where),
-        torch.cuda.mem_get_info(where)[1],
-        torch.cuda.max_memory_reserved(where) + context,
-        busy,
-        images / seconds,
-        held,
-    )
+
+class _Clock:
+    """The times at which a device had done each step.
+
+    A GPU is behind the Python that asks it for steps. So it notes itself when it is done with one,
+    and nobody waits for it meanwhile.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._noted: list[tuple[torch.cuda.Event | float, int]] = []
+        if device.type == "cuda":
+            self._began = self._event()
+            torch.cuda.synchronize(device)
+        self._seconds = time.monotonic()
+
+    def note(self, images: int) -> None:
+        """Note the end of a step of some images."""
+        end = self._event() if self._device.type == "cuda" else time.monotonic()
+        self._noted.append((end, images))
+
+    def ends(self) -> tuple[tuple[float, int], ...]:
+        """The time of `time.monotonic` at which each step ended, and its images."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return tuple((self._time(end), images) for end, images in self._noted)
+
+    def _event(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def _time(self, end: torch.cuda.Event | float) -> float:
+        if isinstance(end, float):
+            return end
+        return self._seconds + float(self._began.elapsed_time(end)) / 1000
+
+
+def _host_bytes(data: Dataset) -> int:
+    """Memory that this process would have for itself if it shared the data set, with the own memory
+    of its children, in bytes.
+    """
+    own = max(1024 * _kilobytes("/proc/self/status", "RssAnon") - data.nbytes, 0)
+    for child in multiprocessing.active_children():
+        file = f"/proc/{child.pid}/smaps_rollup"
+        own += 1024 * (_kilobytes(file, "Private_Clean") + _kilobytes(file, "Private_Dirty"))
+    return own
+
+
+def _kilobytes(file: str, name: str) -> int:
+    """A number of kB in one of the kernel's files on a process; 0 where it is not there."""
+    try:
+        found = re.search(rf"^{name}:\s+(\d+) kB", Path(file).read_text(), re.MULTILINE)
+    except OSError:  # the process has ended
+        return 0
+    return int(found[1]) if found else 0
 
 
 def _by_size(data: Dataset, indices: tuple[int, ...]) -> list[int]:

@@ -7,7 +7,8 @@ interruption.py   how a search ends on Ctrl-C, on SIGTERM, or when Ray dies
 loopback.py       a Ray that cannot be reached from outside
 messages.py       what the driver and its workers tell each other
 mps.py            NVIDIA's service by which trials on one GPU compute at the same time
-packing.py        how many trials share a GPU, measured
+packing.py        how many trials share a GPU, given what was measured
+rehearsal.py      measures trials that train at once on one GPU
 resources.py      the processors, GPUs and memory there are, and each trial's part of them
 scratch.py        temporary folders: short paths, and none left behind
 session.py        starts Ray, or joins a cluster, and ends what was started

@@ -47,6 +47,16 @@ def memory_of_the_machine() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def memory_available(root: Path = Path("/")) -> int:
+    """Bytes of the machine's memory that processes may take before it must swap; 0 if the kernel
+    does not say.
+    """
+    for line in (_read(root / "proc/meminfo") or "").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def _numbers(limit: float | None) -> list[float]:
     return [] if limit is None else [limit]
 

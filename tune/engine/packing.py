@@ -1,36 +1,38 @@
-"""How many trials share a GPU: a probe of the heaviest trial measures its memory, and the time for
-which it leaves the GPU idle.
+"""How many trials share a GPU: what follows from measurements of trials that trained at once.
+
+Everything here is arithmetic and text; `tune.engine.rehearsal` measures.
 """
 
 import dataclasses
+import json
 import math
-import multiprocessing
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
+from core.augmentations import AUGMENTATIONS
 from core.backbones import BACKBONES
 from core.config import TrialConfig, Value
-from core.data.dataset import Dataset
 from core.detectors import DETECTORS
-from core.errors import BadRequest, ResourceError
 from core.files import read_json
-from core.network.weights import BaseWeights
-from core.training import probe
-from core.training.probe import Probe
+from core.text import listed, many
 from tune.space.domains import Choices
 from tune.space.space import SearchSpace
 
+FORMAT = 2
+"""Version of `packing.json`. A file of another version is measured anew."""
+GAIN = 1.1
+"""Ratio of two speeds from which on the larger one counts as a gain. Less than 10% is within what a
+measurement of two seconds scatters by, and a small number of trials has its own worth: each has
+more memory, and the sampler knows more results when it chooses the next."""
 MEMORY = 0.92
-"""Fraction of a GPU's memory that trials may fill; the rest is left to what no allocator counts."""
+"""Fraction of a memory that trials may fill; the rest is left to what no allocator counts."""
 MARGIN = 1.15
-"""Memory that is reserved for a trial, as a multiple of the probe's peak: other images, proposals
-and a fragmented memory may need more than the probe did."""
+"""Memory that is reserved for a trial, as a multiple of the most that one held: other images,
+proposals and a fragmented memory may need more."""
 MOST = 16
 """Largest number of trials on one GPU: the processes of more would cost more than they bring."""
 
@@ -42,7 +44,7 @@ def _rank(name: str) -> Callable[[Value], float]:
     if name == "model.detector":
         return lambda value: DETECTORS[str(value)].memory_rank
     if name == "optim.precision":
-        return lambda value: value == "fp32"
+        return lambda value: ("bf16", "auto", "fp32").index(str(value))
     if name == "data.crop":
         return lambda value: float("inf") if not value else float(value)  # 0: the whole image
     return float
@@ -57,126 +59,361 @@ HEAVY = (
 """The settings on which a trial's memory depends, those with the largest effect first."""
 
 
+def _heavy() -> tuple[str, ...]:
+    """The settings that are measured at their heaviest: HEAVY, then the switches of augmentations,
+    which cost processors.
+    """
+    return (*HEAVY, *(f"augment.{name}" for name in AUGMENTATIONS))
+
+
 def heaviest(space: SearchSpace) -> TrialConfig:
-    """The configuration of a study that takes most memory, judged by the settings in HEAVY."""
+    """The configuration of a study that takes most memory, judged by the settings in HEAVY, with
+    every augmentation that the study tries.
+    """
+    heavy = _heavy()
     if space.variants:
         return max((row.config for row in space.rows()), key=_weight)
 
     def draw(name: str, domain: Any) -> Value:
         values = domain.values if isinstance(domain, Choices) else domain.corners
-        return max(values, key=_rank(name)) if name in HEAVY else values[0]
+        return max(values, key=_rank(name)) if name in heavy else values[0]
 
     return space.resolve(space.sample(draw))
 
 
 def _weight(config: TrialConfig) -> tuple[float, ...]:
     settings = config.settings()
-    return tuple(_rank(name)(settings[name]) for name in HEAVY)
+    return tuple(_rank(name)(settings[name]) for name in _heavy())
 
 
-def trials_that_share(found: Probe, memory: int = 0) -> int:
-    """Number of trials on one GPU, from 1 to MOST: as many as fit its memory, its time and the
-    machine's memory.
+def what_matters(config: TrialConfig) -> dict[str, Value]:
+    """The settings of a configuration on which its memory and its speed depend, by their names."""
+    settings = config.settings()
+    return {
+        name: value
+        for name, value in settings.items()
+        if name in HEAVY or name.startswith("augment.")
+    }
 
-    memory   bytes of the machine's memory that may be used for each of its GPUs; 0 where that is
-             not known
 
-    A trial that keeps the GPU busy for a fraction b of the time leaves the rest to others; 1 / b
-    trials fill it. The number is rounded up, because trials do not compute in turns.
+@dataclass(frozen=True)
+class Gpu:
+    """A kind of GPU of this machine.
+
+    name     name of the GPU, as torch has it
+    memory   bytes; 0 for a CPU, which stands in for a GPU in tests
+    number   number of such GPUs
+    first    number of the first of them, as torch counts
     """
-    by_memory = int(MEMORY * found.total_bytes / (MARGIN * found.peak_bytes))
-    # The small number makes it three trials at a third of the time, however 1/3 is rounded.
-    by_time = math.ceil(1 / found.busy - 1e-9)
-    known = memory and found.host_bytes
-    by_host = int(MEMORY * memory / (MARGIN * found.host_bytes)) if known else MOST
-    return max(1, min(by_memory, by_time, by_host, MOST))
+
+    name: str
+    memory: int
+    number: int = 1
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The facts on which a measurement depends. One under the same conditions is used again.
+
+    settings         the settings that matter of the configuration that is measured
+    gpus             the kinds of GPU of this machine
+    cpus             processors that may be used
+    memory           bytes of the machine's memory that may be used; 0 where that is not known
+    cpus_per_trial   as requested
+    parallel         largest number of trials at once as requested; None for as many as fit
+    services         the ways to share a GPU that are measured: False for turns, True for NVIDIA's
+                     Multi-Process Service
+    """
+
+    settings: Mapping[str, Value]
+    gpus: tuple[Gpu, ...]
+    cpus: int
+    memory: int
+    cpus_per_trial: int | str
+    parallel: int | None
+    services: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Round:
+    """The outcome of a measurement of some trials that trained at once on one GPU.
+
+    trials              their number
+    service             whether they shared the GPU by NVIDIA's Multi-Process Service
+    images_per_second   training images of all of them together per second; 0 where it failed
+    peak_bytes          the most of the GPU's memory that one of them held; 0 on a CPU
+    host_bytes          the most of the machine's memory that one of them had for itself
+    trouble             why it failed; empty where it did not
+    """
+
+    trials: int
+    service: bool
+    images_per_second: float
+    peak_bytes: int = 0
+    host_bytes: int = 0
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The measurements on one kind of GPU, in their order; the first is of one trial alone."""
+
+    gpu: Gpu
+    rounds: tuple[Round, ...]
+
+
+def images_per_second(trainings: Sequence[Sequence[tuple[float, int]]], since: float) -> float:
+    """Training images of trials that train at once per second of the time in which all of them do;
+    0 where there is no such time.
+
+    trainings   for each trial the time at which each of its steps ended, in their order, and the
+                step's images
+    since       time since when all trials train
+    """
+    begin = max(next((end for end, _ in steps if end >= since), math.inf) for steps in trainings)
+    until = min(steps[-1][0] for steps in trainings)
+    if until <= begin:
+        return 0.0
+    images = 0.0
+    for steps in trainings:
+        ends, counts = zip(*steps, strict=True)
+        # A step that a border falls into counts in part.
+        first, last = np.interp([begin, until], ends, np.cumsum(counts))
+        images += last - first
+    return float(images / (until - begin))
+
+
+def numbers(most: int) -> list[int]:
+    """The numbers of trials to measure: 1, 2, 4 and so on below `most`, and `most` itself."""
+    return sorted({min(2**power, most) for power in range(most.bit_length() + 1)})
+
+
+def next_number(rounds: Sequence[Round], most: int) -> int | None:
+    """The number of trials to measure after `rounds`; None where measuring ends.
+
+    It ends where the last round failed or gained nothing over the one before, and at `most`.
+
+    rounds   rounds of growing numbers of trials, the first of one trial
+    """
+    last = rounds[-1].images_per_second
+    if last <= 0 or (len(rounds) > 1 and last < GAIN * rounds[-2].images_per_second):
+        return None
+    return next((number for number in numbers(most) if number > rounds[-1].trials), None)
+
+
+def most_that_fit(held: int, free: int) -> int:
+    """The number of trials for which a memory has room, from 1 to MOST.
+
+    held   the most bytes that one trial held; 0 where that is not known
+    free   bytes that all of them may take; 0 where that is not known
+    """
+    if held <= 0 or free <= 0:
+        return MOST
+    return max(1, min(int(MEMORY * free / (MARGIN * held)), MOST))
+
+
+def speeds(gpus: Iterable[Measured], service: bool) -> dict[int, float]:
+    """Images per second of all GPUs together by the number of trials on each, for the numbers that
+    worked on every kind of GPU.
+    """
+    found = [
+        {
+            one.trials: measured.gpu.number * one.images_per_second
+            for one in measured.rounds
+            if one.service is service and one.images_per_second > 0
+        }
+        for measured in gpus
+    ]
+    common = set[int].intersection(*map(set, found)) if found else set()
+    return {trials: sum(kind[trials] for kind in found) for trials in sorted(common)}
+
+
+def best(by_trials: Mapping[int, float]) -> int:
+    """The smallest number of trials over which no other number is a gain.
+
+    by_trials   images per second by the number of trials; not empty
+    """
+    most = max(by_trials.values())
+    return min(trials for trials, speed in by_trials.items() if GAIN * speed > most)
+
+
+def choose(turns: Mapping[int, float], together: Mapping[int, float]) -> tuple[int, bool]:
+    """The number of trials that share a GPU, and whether they do so by the service.
+
+    The service is taken where its best number is a gain over the best number of turns. One trial
+    has nothing to share, and needs no service.
+
+    turns, together   images per second by the number of trials that take turns, and that share the
+                      GPU by the service; at least one of them is not empty
+    """
+    if not together:
+        return best(turns), False
+    trials = best(together)
+    if turns and together[trials] < GAIN * turns[best(turns)]:
+        return best(turns), False
+    return trials, trials > 1
 
 
 @dataclass(frozen=True)
 class Packing:
-    """The result of a probe, and the number of trials on one GPU that follows from it.
+    """The measurements of a study's heaviest settings on this machine, and what follows from them.
 
-    settings   the settings that were probed, by their flat names
+    gpus   the measurements on each kind of GPU
+
+    All trials of a machine have one share of a GPU, because Ray alone decides which GPU a trial
+    gets. So where GPUs differ, the number of trials is one that works on each of them.
     """
 
-    settings: Mapping[str, Value]
-    probe: Probe
-    trials: int
+    conditions: Conditions
+    gpus: tuple[Measured, ...]
 
     @property
-    def sentence(self) -> str:
-        """The result in one sentence for the user."""
-        share = "1 trial has a GPU" if self.trials == 1 else f"{self.trials} trials share a GPU"
+    def choice(self) -> tuple[int, bool]:
+        """The number of trials that share a GPU, and whether they do so by the service."""
+        return choose(speeds(self.gpus, False), speeds(self.gpus, True))
+
+    @property
+    def trials(self) -> int:
+        """Number of trials that share a GPU."""
+        return self.choice[0]
+
+    @property
+    def service(self) -> bool:
+        """Whether they share it by NVIDIA's Multi-Process Service."""
+        return self.choice[1]
+
+    @property
+    def against_service(self) -> str:
+        """Why the service was measured and is not used, as the end of a sentence; empty where it
+        is used or was not measured.
+        """
+        turns, together = speeds(self.gpus, False), speeds(self.gpus, True)
+        if True not in self.conditions.services or self.service or self.trials == 1:
+            return ""
+        if not together:
+            return "no trials that shared a GPU by the service trained"
         return (
-            f"Probe of the heaviest settings ({self.settings['model.backbone']}, batch"
-            f" {self.settings['optim.batch_size']}): {self.probe.peak_bytes / 2**30:.1f} of"
-            f" {self.probe.total_bytes / 2**30:.0f} GB, and the GPU busy"
-            f" {100 * self.probe.busy:.0f}% of the time: {share}"
+            f"the service gained less than {100 * (GAIN - 1):.0f}% ({together[best(together)]:.1f}"
+            f" images/s, and {turns[best(turns)]:.1f} by turns)"
         )
 
+    @property
+    def images_per_second_alone(self) -> float:
+        """Training images per second of one trial alone on a GPU, the mean over the GPUs."""
+        return self._mean(lambda measured: measured.rounds[0].images_per_second)
+
+    @property
+    def images_per_second_packed(self) -> float:
+        """Training images per second of all trials of one GPU together, the mean over the GPUs."""
+        trials, service = self.choice
+        if trials == 1:
+            return self.images_per_second_alone
+        return speeds(self.gpus, service)[trials] / sum(one.gpu.number for one in self.gpus)
+
+    def _mean(self, of: Callable[[Measured], float]) -> float:
+        weights = [one.gpu.number for one in self.gpus]
+        total = math.fsum(one.gpu.number * of(one) for one in self.gpus)
+        return total / sum(weights)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The measurements and the choice in a sentence, and one for each thing to know besides."""
+        trials, service = self.choice
+        share = "1 trial has a GPU" if trials == 1 else f"{trials} trials share a GPU"
+        by = ", by NVIDIA's Multi-Process Service" if service else ""
+        settings = self.conditions.settings
+        found = (
+            f"The heaviest settings ({settings['model.backbone']}, batch"
+            f" {settings['optim.batch_size']}) trained"
+            f" {'; '.join(map(_in_words, self.gpus))}: {share}{by}"
+        )
+        return (found, *self._notes())
+
+    def _notes(self) -> Iterable[str]:
+        for measured in self.gpus:
+            for one in measured.rounds:
+                if one.trouble:
+                    yield (
+                        f"{many(one.trials, 'trial')} at once{_way(one)} on {measured.gpu.name}"
+                        f" did not work: {one.trouble}"
+                    )
+        if len(self.gpus) > 1:
+            kinds = listed([measured.gpu.name for measured in self.gpus])
+            yield (
+                f"Trials have the same share of each GPU, although {kinds} differ: Ray decides"
+                " which one a trial gets"
+            )
+
     def to_json(self) -> dict[str, Any]:
-        """The content of `packing.json`, as JSON types."""
-        return dataclasses.asdict(self)
+        """The content of `packing.json`, as JSON types. What follows from the measurements is
+        written for other programs, and not read again.
+        """
+        content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {
+            "format": FORMAT,
+            **content,
+            "trials": self.trials,
+            "service": self.service,
+            "images_per_second_alone": self.images_per_second_alone,
+            "images_per_second_packed": self.images_per_second_packed,
+        }
 
 
-def remembered(path: Path, space: SearchSpace) -> Packing | None:
-    """The packing that a file holds; None unless its settings and its GPU are those of this study
-    and machine.
+def _way(one: Round) -> str:
+    return " with the Multi-Process Service" if one.service else ""
+
+
+def _in_words(measured: Measured) -> str:
+    """The measurements on one kind of GPU: `30.1 images/s alone on NVIDIA H200, taking turns 55.0
+    by 2 ...`.
     """
+    alone, *others = measured.rounds
+    parts = [f"{alone.images_per_second:.1f} images/s alone on {measured.gpu.name}"]
+    for service, how in ((False, "taking turns"), (True, "with the Multi-Process Service")):
+        found = [
+            f"{one.images_per_second:.1f} by {one.trials}"
+            for one in others
+            if one.service is service and not one.trouble
+        ]
+        parts += [f"{how} {', '.join(found)}"] if found else []
+    peak = max(one.peak_bytes for one in measured.rounds)
+    if measured.gpu.memory:
+        parts.append(
+            f"each in {peak / 2**30:.1f} of {measured.gpu.memory / 2**30:.0f} GB of its memory"
+        )
+    return ", ".join(parts)
+
+
+def read_packing(path: Path) -> Packing | None:
+    """The packing that a file holds; None where it is missing, damaged, or of another version."""
     try:
         content = read_json(path, ValueError)
-        found = Packing(content["settings"], Probe(**content["probe"]), int(content["trials"]))
-    except (ValueError, LookupError, TypeError):
+        if content["format"] != FORMAT:
+            return None
+        conditions = content["conditions"]
+        found = Packing(
+            Conditions(
+                **conditions
+                | {
+                    "gpus": tuple(Gpu(**gpu) for gpu in conditions["gpus"]),
+                    "services": tuple(conditions["services"]),
+                }
+            ),
+            tuple(
+                Measured(Gpu(**one["gpu"]), tuple(Round(**each) for each in one["rounds"]))
+                for one in content["gpus"]
+            ),
+        )
+        # What cannot be computed or shown is damaged.
+        found.to_json()
+        found.sentences  # noqa: B018
+    except (ValueError, LookupError, TypeError, AttributeError, ZeroDivisionError):
         return None
-    same = found.settings == heaviest(space).settings() and 1 <= found.trials <= MOST
-    return (
-        found
-        if same and torch.cuda.is_available() and found.probe.device == torch.cuda.get_device_name()
-        else None
-    )
+    return found if 1 <= found.trials <= MOST else None
 
 
-def pack(
-    space: SearchSpace,
-    data: Dataset,
-    weights: Callable[[TrialConfig], BaseWeights | None],
-    device: str = "auto",
-    memory: int = 0,
-) -> Packing:
-    """Measure the heaviest configuration of a study, in a process of its own.
-
-    weights   returns the pretrained weights of a configuration; None where it has none
-    device    a device's name, as `core.device.resolve` takes it
-    memory    bytes of the machine's memory for each GPU, as `trials_that_share` takes it
-
-    Raises ResourceError where that configuration alone is too large for the GPU.
-    """
-    config = heaviest(space)
-    found = _apart(config, data, weights(config), device)
-    return Packing(
-        config.settings(), found, trials_that_share(found, memory) if found.total_bytes else 1
-    )
-
-
-def _apart(config: TrialConfig, data: Dataset, weights: BaseWeights | None, device: str) -> Probe:
-    place = (
-        f"the heaviest settings of the space (model.backbone {config.model.backbone},"
-        f" optim.batch_size {config.optim.batch_size})"
-    )
-    try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            measured = pool.submit(probe.measure, config, data, weights, device)
-            try:
-                return measured.result()
-            except KeyboardInterrupt:
-                for child in multiprocessing.active_children():
-                    child.kill()  # leaving the block would wait for it
-                raise
-    except BadRequest:
-        raise
-    except (torch.OutOfMemoryError, MemoryError, BrokenProcessPool) as error:
-        raise ResourceError(
-            f"resources.gpus_per_trial auto: {place} must fit one GPU alone, and ran out of its"
-            " memory; take smaller images or batches out of the space, or name"
-            " resources.gpus_per_trial"
-        ) from error
+def remembered(path: Path, conditions: Conditions) -> Packing | None:
+    """The packing that a file holds; None unless it was measured under these conditions."""
+    found = read_packing(path)
+    return found if found is not None and found.conditions == conditions else None

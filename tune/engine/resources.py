@@ -95,6 +95,23 @@ class Machine:
         fitting = sum(min(trials, node.cpus // cpus) for node, trials in by_gpu)
         return TrialResources(cpus, gpus, fitting if parallel is None else min(parallel, fitting))
 
+    def most_on_a_gpu(self, cpus_per_trial: int | str, parallel: int | None, most: int) -> int:
+        """The largest number of trials, from 1 to `most`, that come together on a GPU: `parallel`
+        and the processors that each trial then has allow no more.
+
+        parallel   as `share` takes it
+        """
+        gpus = sum(node.gpus for node in self.nodes)
+        return max(
+            (
+                trials
+                for trials in range(2, most + 1)
+                # Otherwise trials that are spread evenly are fewer on each GPU.
+                if self.share(cpus_per_trial, 1 / trials, parallel).parallel > (trials - 1) * gpus
+            ),
+            default=1,
+        )
+
 
 def _trials_by_gpu(node: Node, gpus: float) -> int:
     """Number of trials that the GPUs of a node hold; no trial spans two GPUs."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from core.dependence import unmet
 from core.errors import CheckpointError
+from tune.engine.packing import Packing, read_packing
 from tune.ledger.importances import importances
 from tune.ledger.records import State
 from tune.report.main_table import MainRow, SmallestDifference, main_rows, smallest_shown
@@ -30,6 +31,7 @@ class Evidence:
     facts           the facts that its trials have in common (see `Ledger.remember`)
     confirmation    the confirmation as it stands; None if there is none
     choice          the confirmed winner; None before the confirmation has ended
+    packing         what was measured of trials that share a GPU; None if nothing was
     trouble         files that could not be read, a sentence each
     The other fields are those of `tune.report.content.ReportContent`.
     """
@@ -46,6 +48,7 @@ class Evidence:
     importances: Mapping[str, float]
     smallest_difference: SmallestDifference
     best: ScoredTrial | None
+    packing: Packing | None
     trouble: tuple[str, ...]
 
     @property
@@ -110,6 +113,7 @@ def gather(study: Study) -> Evidence:
         {} if alike else _importances(study, _with_effect(complete)),
         smallest_shown(request, rows, _units(description)),
         next((trial for trial in trials if best is not None and trial.record.id == best.id), None),
+        read_packing(folder.packing),
         tuple(trouble),
     )
 

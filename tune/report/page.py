@@ -163,7 +163,7 @@ _SECTIONS = (
     ("confirmation", "Confirmation", ("confirmation",)),
     ("classes", "Classes", ("classes",)),
     ("stopped", "Stopped early", ("stopped",)),
-    ("cost", "Cost", ("cost",)),
+    ("cost", "Cost", ("cost", "packing")),
     ("failures", "Failures", ("failures",)),
 )
 """Name, title and tables of the sections, in the order of reading."""

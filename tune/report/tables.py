@@ -40,6 +40,7 @@ def tables_of(evidence: Evidence) -> tuple[Table, ...]:
         _stopped_table,
         _failures_table,
         _cost_table,
+        _packing_table,
     ]
     return tuple(
         table
@@ -324,6 +325,40 @@ def _cost_table(evidence: Evidence) -> Table:
         " training images of one trial, the median over epochs."
     )
     return Table("cost", "Cost", caption, columns, tuple(rows))
+
+
+def _packing_table(evidence: Evidence) -> Table | None:
+    packing = evidence.packing
+    if packing is None:
+        return None
+    columns = (
+        Column("gpu", "GPU"), Column("trials", "Trials at once", Kind.COUNT),
+        Column("with_service", "Images per second, with the service", Kind.NUMBER),
+        Column("in_turns", "Images per second, taking turns", Kind.NUMBER),
+        Column("gpu_gb", "GPU memory of each (GB)", Kind.NUMBER),
+        Column("machine_gb", "Machine's memory of each (GB)", Kind.NUMBER),
+        Column("note", "Note"),
+    )  # fmt: skip
+    rows: list[tuple[Cell, ...]] = []
+    for measured in packing.gpus:
+        for trials in sorted({one.trials for one in measured.rounds}):
+            found = [one for one in measured.rounds if one.trials == trials]
+            speed = {one.service: one.images_per_second or None for one in found}
+            peak, host = (
+                max(sizes) / 2**30 or None
+                for sizes in zip(*((one.peak_bytes, one.host_bytes) for one in found), strict=True)
+            )
+            note = "; ".join(one.trouble for one in found if one.trouble) or None
+            name = measured.gpu.name
+            rows.append((name, trials, speed.get(True), speed.get(False), peak, host, note))
+    share = "1 trial has a GPU" if packing.trials == 1 else f"{packing.trials} trials share a GPU"
+    way = ", by the service" if packing.service else ""
+    caption = (
+        "Training images per second of all trials of one GPU together, with the settings of the"
+        " study that take the most memory, measured before the search. The service is NVIDIA's"
+        f" Multi-Process Service; without it trials take turns. So {share}{way}."
+    )
+    return Table("packing", "Trials that share a GPU", caption, columns, tuple(rows))
 
 
 def _cause(row: MainRow) -> str:

@@ -91,8 +91,8 @@ class Resources(_Options):
         Annotated[float, Field(ge=0, json_schema_extra={"maximum": 1})] | Literal["auto"]
     ) = "auto"
     """GPUs of one trial, from 0 (none) over a share of one (0.5) to a whole one (1); auto: where
-    there is a GPU, as many trials share it as a short probe of the heaviest settings finds memory
-    and time for."""
+    there is a GPU, as many trials share it as are measured to gain: 1, 2, 4 ... trials of the
+    heaviest settings train at once, for about a minute in all."""
     cpus_per_trial: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """CPU cores of one trial; auto divides them among the trials that run at once."""
     mps: bool | Literal["auto"] = "auto"

@@ -54,7 +54,7 @@ class StudyFolder:
 
     @property
     def packing(self) -> Path:
-        """The result of the probe of the GPU."""
+        """What was measured of trials that share a GPU."""
         return self.path / "packing.json"
 
     @property

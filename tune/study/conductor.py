@@ -30,7 +30,8 @@ from tune.engine import mps
 from tune.engine.executor import execute
 from tune.engine.messages import Assignment, Cause, Failure, History, Then, WorkerLost
 from tune.engine.mps import Service
-from tune.engine.packing import pack, remembered
+from tune.engine.packing import Conditions, Packing, heaviest, remembered, what_matters
+from tune.engine.rehearsal import Inputs, NotMeasured, gpus_here, pack
 from tune.engine.worker import MakeTrial, seconds_of_lost_epoch
 from tune.ledger.claim import Claim
 from tune.ledger.ledger import MAX_LOST, Ledger
@@ -96,7 +97,7 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
         ledger.remember(facts)
         with _service(plan) as service:
             if trials.trains:
-                plan = _packed(plan, weights, console)
+                plan = _packed(plan, weights, service, claim.beat, console)
             if not 0 < plan.resources.gpus < 1:
                 service.close()
             elif plan.request.resources.mps is not False:
@@ -137,33 +138,72 @@ def _service(plan: StudyPlan) -> AbstractContextManager[Service]:
     return mps.service(wanted.mps)
 
 
-def _packed(plan: StudyPlan, weights: Mapping[str, BaseWeights], console: Console) -> StudyPlan:
-    """The plan with as many trials on a GPU as fit, where the request says `auto` and this
-    machine has a GPU.
+def _packed(
+    plan: StudyPlan,
+    weights: Mapping[str, BaseWeights],
+    service: Service,
+    alive: Callable[[], object],
+    console: Console,
+) -> StudyPlan:
+    """The plan with as many trials on a GPU as gained when it was measured, where the request says
+    `auto` and this machine has a GPU. A service that gained nothing is given up.
 
-    The GPUs of a cluster are not measured. A result for the same settings and the same GPU is used
-    again.
+    alive   called now and then: this process still runs the study
+
+    The GPUs of a cluster are not measured. What was measured under the same conditions is used
+    again. Where nothing could be measured, each trial has a GPU.
     """
     wanted = plan.request.resources
     here = plan.machine.address is None and torch.cuda.is_available()
     shareable = plan.resources.gpus > 0 and plan.options.parallel != 1
     if wanted.gpus_per_trial != "auto" or not here or not shareable:
         return plan
-    packing = remembered(plan.folder.packing, plan.request.space)
-    if packing is None:
-        say(console, "Measuring how many trials share a GPU")
-        (node,) = plan.machine.nodes
-        packing = pack(
-            plan.request.space,
-            plan.data,
-            lambda config: weights.get(weights_key(config.model)),
-            memory=node.memory // max(1, node.gpus),
+    try:
+        packing = _measured(plan, weights, service, alive, console)
+    except NotMeasured as reason:
+        say(
+            console,
+            f"How many trials share a GPU could not be measured ({reason}), so each has a GPU",
         )
-        write_json_atomically(plan.folder.packing, packing.to_json())
+        return plan
     share = 1 / packing.trials
     resources = plan.machine.share(wanted.cpus_per_trial, share, plan.options.parallel)
-    say(console, f"{packing.sentence}; {resources.parallel} at once")
+    first, *others = packing.sentences
+    for sentence in (f"{first}; {resources.parallel} at once", *others):
+        say(console, sentence)
+    if packing.against_service:
+        service.give_up(packing.against_service)
     return replace(plan, resources=resources)
+
+
+def _measured(
+    plan: StudyPlan,
+    weights: Mapping[str, BaseWeights],
+    service: Service,
+    alive: Callable[[], object],
+    console: Console,
+) -> Packing:
+    """The measurements of this machine, those of the study's folder if they hold.
+
+    Raises NotMeasured where that is not possible.
+    """
+    wanted, (node,) = plan.request.resources, plan.machine.nodes
+    config = heaviest(plan.request.space)
+    ways: tuple[bool, ...] = (False,)
+    if service.runs:
+        ways = (True,) if wanted.mps is True else (False, True)
+    conditions = Conditions(
+        what_matters(config), gpus_here(), node.cpus, node.memory, wanted.cpus_per_trial,
+        plan.options.parallel, ways,
+    )  # fmt: skip
+    packing = remembered(plan.folder.packing, conditions)
+    if packing is None:
+        say(console, "Measuring how many trials share a GPU")
+        inputs = Inputs(config, plan.data, weights.get(weights_key(config.model)))
+        in_turns = service.without if service.runs else nullcontext
+        packing = pack(conditions, plan.machine, inputs, in_turns, alive)
+        write_json_atomically(plan.folder.packing, packing.to_json())
+    return packing
 
 
 @dataclass(frozen=True)

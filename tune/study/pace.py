@@ -1,7 +1,7 @@
 """How long an epoch of a study's trials takes on this machine, measured before the study.
 
 Without a GPU one image is trained on and evaluated, at small sizes first, within some seconds. With
-a GPU the probe that packs trials has measured it (`tune.engine.packing`).
+a GPU it was measured when it was measured how many trials share it (`tune.engine.packing`).
 """
 
 import statistics
@@ -18,7 +18,7 @@ from core.data.split import split
 from core.errors import CellTuneError
 from core.sample import Sample
 from core.training.trial import Trial
-from tune.engine.packing import heaviest, remembered
+from tune.engine.packing import heaviest, read_packing
 from tune.ledger.proposals import preview
 from tune.ledger.reading import read_ledger
 from tune.ledger.records import TrialRecord
@@ -40,7 +40,7 @@ SLOWEST = 1.6e-5
 together: more than a processor needs, to tell studies that are over before a measurement pays."""
 EVALUATED = (0.2, 1.5)
 """Seconds that an evaluated image takes on a GPU, as a multiple of a trained one, at least and at
-most: the probe measures training alone."""
+most: on a GPU training alone is measured."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def dry_time_line(plan: StudyPlan) -> str | None:
     """The sentence on the time of a search, for a dry run: it reads the ledger and writes
     nothing.
     """
+    plan = _as_packed(plan)
     searched = read_ledger(plan.storage, plan.request.study)
     records = () if searched is None else searched.records
     confirming = confirmation.read_confirmation(plan.folder, plan.storage, plan.request, records)
@@ -92,6 +93,17 @@ def dry_time_line(plan: StudyPlan) -> str | None:
     )
 
 
+def _as_packed(plan: StudyPlan) -> StudyPlan:
+    """The plan with as many trials on a GPU as an earlier search of the study measured to gain."""
+    wanted, packing = plan.request.resources, read_packing(plan.folder.packing)
+    here = plan.machine.address is None and plan.resources.gpus > 0
+    if packing is None or wanted.gpus_per_trial != "auto" or not here:
+        return plan
+    share = 1 / packing.trials
+    resources = plan.machine.share(wanted.cpus_per_trial, share, plan.options.parallel)
+    return replace(plan, resources=resources)
+
+
 def _seconds_of_an_epoch(plan: StudyPlan, known: Forecast) -> Span | None:
     """Seconds of an epoch of the first and of the heaviest configuration; None where they cannot
     be told, or are not worth it.
@@ -99,10 +111,12 @@ def _seconds_of_an_epoch(plan: StudyPlan, known: Forecast) -> Span | None:
     parts = split(plan.data, _typical(plan).data)
     sizes = len(parts.train), len(parts.validation)
     if plan.resources.gpus:
-        packing = remembered(plan.folder.packing, plan.request.space)
+        packing = read_packing(plan.folder.packing)
         if packing is None:
             return None
-        trained = 1 / packing.probe.images_per_second
+        trained = 1 / packing.images_per_second_alone
+        if plan.resources.gpus < 1:
+            trained = packing.trials / packing.images_per_second_packed
         low, high = (Pace(trained, factor * trained).epoch(*sizes) for factor in EVALUATED)
         return Span(low, high)
     most = replace(known, epoch=Span(0.0, _slowest(plan, sum(sizes))))

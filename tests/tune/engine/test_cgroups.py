@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tune.engine.cgroups import Allowed, allowed
+from tune.engine.cgroups import Allowed, allowed, memory_available
 from tune.engine.resources import Machine
 
 HERE = len(os.sched_getaffinity(0))
@@ -230,3 +230,21 @@ def test_a_real_group_limits_what_a_process_in_it_takes_itself_to_have() -> None
         assert memory == GIB
         if names & {"cpu.max", "cpu.cfs_quota_us"}:
             assert cpus == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("MemTotal: 9 kB\nMemAvailable:     512 kB\n", 512 * 1024),
+        ("MemTotal: 9 kB\n", 0),
+        (None, 0),
+    ],
+)
+def test_the_memory_that_is_available_is_what_the_kernel_says(
+    tmp_path: Path, content: str | None, expected: int
+) -> None:
+    (tmp_path / "proc").mkdir()
+    if content is not None:
+        (tmp_path / "proc/meminfo").write_text(content)
+    assert memory_available(tmp_path) == expected
+    assert 0 < memory_available() < MEMORY

@@ -7,6 +7,7 @@ trained.
 
 import csv
 import io
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,6 +21,15 @@ from benchmarks.simulated_scores import draw_images, evaluate
 from core import data as datasets
 from core.errors import StudyError
 from core.metric.ap50 import MatchTable, ap50
+from tune.engine.packing import (
+    Conditions,
+    Gpu,
+    Measured,
+    Packing,
+    Round,
+    heaviest,
+    what_matters,
+)
 from tune.engine.resources import Machine, Node, TrialResources
 from tune.ledger.importances import importances
 from tune.ledger.ledger import Ledger, open_ledger
@@ -446,6 +456,32 @@ def test_failures_and_trials_that_were_stopped_enter_no_comparison(tmp_path: Pat
     assert (cost["all"]["number"], cost["all"]["epochs"]) == ("6", str(epochs))
     assert float(cost["all"]["hours"]) == pytest.approx(epochs / 100)
     assert float(cost["all"]["processor_hours"]) == pytest.approx(epochs / 100)
+
+
+def test_what_was_measured_of_trials_that_share_a_gpu_is_a_table_and_damaged_files_are_none(
+    tmp_path: Path,
+) -> None:
+    plan, _ = begin(tmp_path, {"space": {"optim.restarts": [0, 1]}})
+    gpu = Gpu("NVIDIA H200", 140 * 2**30)
+    rounds = (
+        Round(1, False, 30.0, 3 * 2**30, 2**30),
+        Round(2, False, 55.0, 3 * 2**30, 2**30),
+        Round(2, True, 57.0, 2 * 2**30, 2**31),
+        Round(4, True, 0.0, trouble="out of memory"),
+    )
+    settings = what_matters(heaviest(plan.request.space))
+    conditions = Conditions(settings, (gpu,), 16, 0, "auto", None, (False, True))
+    packing = Packing(conditions, (Measured(gpu, rounds),))
+    plan.folder.packing.write_text(json.dumps(packing.to_json()))
+    said = found(plan)
+    assert [tuple(row.values()) for row in rows_of(said, "packing")] == [
+        ("NVIDIA H200", "1", "", "30.0", "3.0", "1.0", ""),
+        ("NVIDIA H200", "2", "57.0", "55.0", "3.0", "2.0", ""),
+        ("NVIDIA H200", "4", "", "", "", "", "out of memory"),
+    ]
+    assert table(said, "packing").caption.endswith("So 2 trials share a GPU.")
+    plan.folder.packing.write_text("{}")
+    assert "packing" not in {one.name for one in found(plan).tables}
 
 
 def test_of_equal_models_few_are_called_worse_than_the_best_of_them() -> None:

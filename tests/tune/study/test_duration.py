@@ -2,6 +2,7 @@
 
 import heapq
 import io
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -19,6 +20,15 @@ from core import data as datasets
 from core.config import TrialConfig
 from core.data import synthetic
 from core.errors import DataError
+from tune.engine.packing import (
+    Conditions,
+    Gpu,
+    Measured,
+    Packing,
+    Round,
+    heaviest,
+    what_matters,
+)
 from tune.engine.resources import Machine, Node, TrialResources
 from tune.ledger.records import State, TrialRecord
 from tune.request.file import from_document
@@ -338,6 +348,27 @@ def test_nothing_is_measured_where_it_would_be_pointless(
     assert known.epoch is None
     assert asked == []
     assert (known.left(ran) is None) == (not ran)
+
+
+def test_on_a_gpu_an_epoch_takes_what_was_measured_alone_or_among_those_that_share_it(
+    asked: list[TrialConfig], tmp_path: Path
+) -> None:
+    plan = make_plan(tmp_path, gpus=1.0)
+    gpu = Gpu("a GPU", 80 * 2**30)
+    rounds = (Round(1, False, 20.0), Round(2, False, 32.0))
+    settings = what_matters(heaviest(plan.request.space))
+    conditions = Conditions(settings, (gpu,), 2, 0, "auto", None, (False,))
+    packing = Packing(conditions, (Measured(gpu, rounds),))
+    plan.folder.path.mkdir(parents=True)
+    plan.folder.packing.write_text(json.dumps(packing.to_json()))
+    alone = pace.forecast(plan, (), measures=True).epoch
+    assert alone == Span(*(pytest.approx((19 + part * 5) / 20) for part in (0.2, 1.5)))
+    packed = pace.forecast(replace(plan, resources=TrialResources(1, 0.5, 2)), (), True).epoch
+    assert packed == Span(*(pytest.approx((19 + part * 5) / 16) for part in (0.2, 1.5)))
+    assert asked == []
+    line = pace.dry_time_line(plan)
+    assert line is not None
+    assert line == pace.dry_time_line(replace(plan, resources=TrialResources(1, 0.5, 2)))
 
 
 def test_what_cannot_be_measured_stops_no_study(

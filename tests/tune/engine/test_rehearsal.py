@@ -1,0 +1,477 @@
+"""Laws of measuring trials that train at once: real processes, which train on the CPU here as they
+would on a GPU.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.config import TrialConfig
+from core.data import synthetic
+from core.errors import ResourceError, SettingError
+from core.training.probe import CONTEXT_BYTES, Memory, Probe, memory_of
+from tune.engine import rehearsal
+from tune.engine.packing import MARGIN, MEMORY, Conditions, Gpu, what_matters
+from tune.engine.rehearsal import Answer, Ask, Inputs, NotMeasured, Rehearsal, Trouble, pack
+from tune.engine.resources import Machine, Node
+from tune.processes import runs, variables
+
+SMALL: dict[str, Any] = {
+    "model.backbone": "resnet18",
+    "model.weights": "none",
+    "model.image_min_side": 64,
+    "model.image_max_side": 64,
+    "model.proposals_train": 16,
+    "model.proposals_test": 16,
+    "model.box_samples": 16,
+    "model.rpn_samples": 16,
+    "model.trainable_layers": 0,
+    "model.trainable_fpn": False,
+    "optim.batch_size": 1,
+    "optim.epochs": 2,
+}
+GB = 2**30
+CPU = Gpu("a processor", 0)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds have time on a busy machine."""
+    for name in ("SECONDS", "FIRST_SECONDS", "START_SECONDS", "ROUND_SECONDS"):
+        monkeypatch.setattr(rehearsal, name, 300.0)
+
+
+def inputs(**settings: Any) -> Inputs:
+    config = TrialConfig.from_settings({**SMALL, **settings})
+    return Inputs(config, synthetic.make(images=6, side=64), None, "cpu")
+
+
+def conditions(inputs: Inputs, cpus: int = 2, services: tuple[bool, ...] = (False,)) -> Conditions:
+    return Conditions(what_matters(inputs.config), (CPU,), cpus, 0, "auto", None, services)
+
+
+def machine(cpus: int = 2) -> Machine:
+    return Machine((Node(cpus, 1),))
+
+
+def ask(trials: int, processes: int | None = None, seconds: float = 300.0) -> Ask:
+    return Ask(trials, processes or trials, 0, 1, time.monotonic() + seconds)
+
+
+def children(process: int) -> list[int]:
+    return [
+        int(child)
+        for path in Path(f"/proc/{process}/task").glob("*/children")
+        for child in path.read_text().split()
+    ]
+
+
+def until(holds: Callable[[], Any], seconds: float = 300.0) -> bool:
+    end = time.monotonic() + seconds
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.02)
+    return bool(holds())
+
+
+def in_another_thread(what: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=what)
+    thread.start()
+    return thread
+
+
+@contextmanager
+def noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Rehearsal]]:
+    """The rehearsals that were begun in the block; afterwards none of their processes is left."""
+    begun: list[Rehearsal] = []
+    enter = Rehearsal.__enter__
+
+    def noting(self: Rehearsal) -> Rehearsal:
+        begun.append(self)
+        return enter(self)
+
+    monkeypatch.setattr(Rehearsal, "__enter__", noting)
+    yield begun
+    for one in begun:
+        assert not rehearsal.processes.living(one._mark)
+
+
+def test_one_and_two_trials_are_measured_and_the_data_are_as_they_were() -> None:
+    given = inputs()
+    before = given.data.fingerprint
+    found = pack(conditions(given), machine(), given)
+    (measured,) = found.gpus
+    assert [one.trials for one in measured.rounds] == [1, 2]
+    for one in measured.rounds:
+        assert one.images_per_second > 0
+        assert one.trouble == ""
+        assert one.peak_bytes == 0, "there is no GPU"
+        assert 10 * 2**20 < one.host_bytes < 4 * 2**30
+    assert found.trials in (1, 2)
+    assert found.images_per_second_alone == measured.rounds[0].images_per_second
+    assert given.data.fingerprint == before
+
+
+class Simulated:
+    """A nursery whose processes are figures: each round takes a time on a clock of its own."""
+
+    def __init__(self, given: Inputs, memory: Memory, host: int, seconds: float) -> None:
+        self.inputs, self.memory, self.host, self.seconds = given, memory, host, seconds
+        self.asked: list[Ask] = []
+        self.now = 0.0
+
+    def __call__(self, _: Inputs) -> "Simulated":
+        return self
+
+    def __enter__(self) -> "Simulated":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def round(self, ask: Ask) -> Answer:
+        self.asked.append(ask)
+        self.now += self.seconds
+        if self.now > ask.until:
+            self.now = ask.until
+            return Answer(trouble=Trouble("a process did not answer in time"))
+        return Answer(10.0 * ask.trials, GB, self.host, self.memory, ask.processes)
+
+
+def simulated(
+    monkeypatch: pytest.MonkeyPatch,
+    free: int = 140 * GB,
+    host: int = GB,
+    room: int = 0,
+    seconds: float = 1.0,
+) -> Simulated:
+    """A simulation of trials that take 1.5 GB of a GPU, on a machine with `room` for them."""
+    found = Simulated(inputs(), Memory(140 * GB, free, GB // 2), host, seconds)
+    monkeypatch.setattr(rehearsal, "Rehearsal", found)
+    monkeypatch.setattr(rehearsal, "time", found)
+    monkeypatch.setattr(rehearsal.cgroups, "memory_available", lambda: room)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return found
+
+
+H200 = Gpu("NVIDIA H200", 140 * GB)
+
+
+@pytest.mark.parametrize(
+    ("free", "room", "host", "most"),
+    [
+        (140 * GB, 0, GB, 16),
+        (140 * GB, 10 * GB, GB, 7),
+        (140 * GB, 2 * GB, GB, 1),
+        (12 * GB, 0, GB, 6),
+        (3 * GB, 0, GB, 1),
+        (12 * GB, 4 * GB, GB // 2, 6),
+    ],
+)
+def test_nothing_is_started_that_would_not_fit_the_gpu_or_the_machine(
+    monkeypatch: pytest.MonkeyPatch, free: int, room: int, host: int, most: int
+) -> None:
+    at = simulated(monkeypatch, free, host, room)
+    few = replace(conditions(at.inputs, 16), gpus=(H200,))
+    found = pack(few, machine(16), at.inputs)
+    assert max(one.processes for one in at.asked) == found.trials == most
+    assert most == 1 or most * MARGIN * 1.5 * GB <= MEMORY * free
+    assert found.gpus[0].rounds[0].peak_bytes == 1.5 * GB
+
+
+def test_each_trial_has_the_processors_that_it_will_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = simulated(monkeypatch)
+    pack(replace(conditions(at.inputs, 16), gpus=(H200,)), machine(16), at.inputs)
+    asked = {one.trials: (one.threads, one.workers) for one in at.asked}
+    assert asked == {1: (8, 7), 2: (8, 7), 4: (4, 3), 8: (2, 1), 16: (1, 0)}
+    for trials, (threads, _) in asked.items():
+        assert machine(16).share("auto", 1 / trials, None).cpus == threads
+
+
+def test_starts_overlap_and_each_round_has_the_processes_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at = simulated(monkeypatch)
+    pack(replace(conditions(at.inputs, 16), gpus=(H200,)), machine(16), at.inputs)
+    assert [(one.trials, one.processes) for one in at.asked] == [
+        (1, 1), (2, 8), (4, 8), (8, 8), (16, 16),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("visible", "first", "second"),
+    [(None, "0", "2"), ("4,5,6", "4", "6"), ("GPU-a, GPU-b, GPU-c", "GPU-a", "GPU-c")],
+)
+def test_each_kind_of_gpu_is_measured_in_turns_and_by_the_service(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, first: str, second: str
+) -> None:
+    at = simulated(monkeypatch)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/service")
+    kinds = (replace(H200, number=2), Gpu("small", 8 * GB, 1, 2))
+    wanted = replace(conditions(at.inputs, 12, (False, True)), gpus=kinds)
+    found = pack(
+        wanted, Machine((Node(12, 3),)), at.inputs,
+        lambda: variables({"CUDA_MPS_PIPE_DIRECTORY": "/nowhere"}),
+    )  # fmt: skip
+    assert {frozenset(one.environment.items()) for one in at.asked} == {
+        frozenset({"CUDA_VISIBLE_DEVICES": gpu, "CUDA_MPS_PIPE_DIRECTORY": folder}.items())
+        for gpu in (first, second)
+        for folder in ("/nowhere", "/service")
+    }
+    for measured in found.gpus:
+        assert [(one.trials, one.service) for one in measured.rounds] == [
+            (1, False), (2, False), (4, False), (2, True), (4, True),
+        ]  # fmt: skip
+
+
+@given(seconds=st.floats(0.1, 100), ways=st.sampled_from([(False,), (True,), (False, True)]))
+def test_rounds_end_within_their_time_however_slow_a_trial_is(
+    seconds: float, ways: tuple[bool, ...]
+) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(rehearsal, "SECONDS", 45.0)
+        at = simulated(monkeypatch, seconds=seconds)
+        found = pack(replace(conditions(at.inputs, 16, ways), gpus=(H200,)), machine(16), at.inputs)
+        assert at.now <= seconds + 45.0 + 1e-6
+        assert found.trials >= 1
+        assert found.gpus[0].rounds[0].images_per_second == 10.0
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Rehearsal]:
+    with Rehearsal(inputs()) as at:
+        yield at
+
+
+def process_of(at: Rehearsal, number: int, of: int) -> int:
+    """The id of a process of the nursery, when there are so many."""
+    found: list[int] = []
+
+    def look() -> bool:
+        found[:] = children(at._nursery.pid)
+        return len(found) == of
+
+    assert until(look)
+    return found[number]
+
+
+def test_processes_stay_from_round_to_round_until_they_would_find_another_service(
+    nursery: Rehearsal,
+) -> None:
+    assert nursery.round(ask(1, 2)).processes == 2
+    before = set(children(nursery._nursery.pid))
+    assert len(before) == 2
+    assert nursery.round(ask(2)).images_per_second > 0
+    assert set(children(nursery._nursery.pid)) == before
+    other = replace(ask(1), environment={"CUDA_MPS_PIPE_DIRECTORY": "/elsewhere"})
+    assert nursery.round(other).images_per_second > 0
+    assert process_of(nursery, 0, 1) not in before
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_dies_or_hangs_while_it_trains_ends_the_round_alone(
+    nursery: Rehearsal, end: signal.Signals
+) -> None:
+    assert nursery.round(ask(2)).images_per_second > 0
+    struck = process_of(nursery, 1, 2)
+
+    def strike() -> None:
+        time.sleep(0.7)
+        os.kill(struck, end)
+
+    thread = in_another_thread(strike)
+    answer = nursery.round(ask(2, seconds=10))
+    thread.join()
+    assert answer.images_per_second == 0
+    assert answer.trouble is not None
+    assert answer.trouble.reason in (
+        ["a process was killed (SIGKILL)"]
+        if end is signal.SIGKILL
+        else ["a process did not answer in time"]
+    )
+    assert until(lambda: not children(nursery._nursery.pid))
+
+
+@pytest.mark.fault
+def test_a_process_that_was_started_for_later_rounds_and_dies_does_not_end_this_one(
+    nursery: Rehearsal,
+) -> None:
+    environment = {"CUDA_MPS_PIPE_DIRECTORY": "/new"}
+    thread = in_another_thread(lambda: os.kill(process_of(nursery, 0, 2), signal.SIGKILL))
+    answer = nursery.round(replace(ask(1, 2), environment=environment))
+    thread.join()
+    assert answer.images_per_second > 0
+    assert answer.processes == 1
+    assert answer.trouble is not None
+
+
+@pytest.mark.fault
+def test_a_process_that_dies_ends_the_growth_and_the_largest_number_that_worked_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = inputs()
+    with noted(monkeypatch) as begun:
+
+        def strike() -> None:
+            assert until(lambda: begun and hasattr(begun[0], "_nursery"))
+            os.kill(process_of(begun[0], 1, 2), signal.SIGKILL)
+
+        thread = in_another_thread(strike)
+        found = pack(conditions(given), machine(), given)
+        thread.join()
+    assert [(one.trials, one.trouble) for one in found.gpus[0].rounds] == [
+        (1, ""),
+        (2, "a process was killed (SIGKILL)"),
+    ]
+    assert found.trials == 1
+
+
+@pytest.mark.fault
+def test_what_does_not_fit_one_gpu_alone_is_refused_with_a_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The process that measures is killed, as by the kernel where memory ends."""
+    given = inputs()
+    with noted(monkeypatch) as begun:
+
+        def strike() -> None:
+            assert until(lambda: begun and hasattr(begun[0], "_nursery"))
+            os.kill(process_of(begun[0], 0, 1), signal.SIGKILL)
+
+        thread = in_another_thread(strike)
+        with pytest.raises(
+            ResourceError,
+            match=r"model.backbone resnet18, optim.batch_size 1\) must fit one GPU alone",
+        ):
+            pack(conditions(given), machine(), given)
+        thread.join()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
+def test_no_study_ends_because_a_measurement_failed(
+    monkeypatch: pytest.MonkeyPatch, end: signal.Signals
+) -> None:
+    monkeypatch.setattr(rehearsal, "FIRST_SECONDS", 10.0)
+    monkeypatch.setattr(rehearsal, "LEAVE_SECONDS", 0.5)
+    given = inputs()
+    with noted(monkeypatch) as begun:
+
+        def strike() -> None:
+            assert until(lambda: begun and hasattr(begun[0], "_nursery"))
+            os.kill(begun[0]._nursery.pid, end)
+
+        thread = in_another_thread(strike)
+        with pytest.raises(NotMeasured):
+            pack(conditions(given), machine(), given)
+        thread.join()
+
+
+def test_a_gpu_that_the_processes_do_not_see_ends_no_study() -> None:
+    given = replace(inputs(), device="cuda:7")
+    with pytest.raises(NotMeasured, match="the device cuda:7 is not there"):
+        pack(conditions(given), machine(), given)
+
+
+def test_a_configuration_that_cannot_be_trained_is_the_users_to_mend() -> None:
+    given = inputs(**{"optim.restarts": 100})
+    with pytest.raises(SettingError, match="use fewer restarts or more epochs"):
+        pack(conditions(given), machine(), given)
+
+
+@pytest.mark.fault
+def test_ctrl_c_ends_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = inputs()
+    with noted(monkeypatch) as begun:
+
+        def strike() -> None:
+            assert until(lambda: begun and hasattr(begun[0], "_nursery"))
+            process_of(begun[0], 0, 1)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = in_another_thread(strike)
+        with pytest.raises(KeyboardInterrupt):
+            pack(conditions(given), machine(), given)
+        thread.join()
+
+
+@pytest.mark.fault
+def test_the_processes_end_when_the_driver_is_killed() -> None:
+    """The driver is a process of its own here, which is killed while two trials train."""
+    program = (
+        "import time; from tests.tune.engine.test_rehearsal import *\n"
+        "with Rehearsal(inputs()) as at:\n"
+        "    at.round(ask(2))\n"
+        "    print(at._nursery.pid, *children(at._nursery.pid), flush=True)\n"
+        "    while True: at.round(ask(2))\n"
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )  # fmt: skip
+    assert driver.stdout is not None
+    found = [int(word) for word in driver.stdout.readline().split()]
+    assert len(found) == 3
+    driver.kill()
+    driver.communicate()
+    assert until(lambda: not any(map(runs, found)), 20)
+
+
+def test_a_training_goes_on_through_epochs_until_it_is_told_to_stop() -> None:
+    given = inputs()
+    probe = Probe(given.config, given.data, None, "cpu")
+    probe.at_its_largest()
+    steps = 0
+
+    def goes_on() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps < 7
+
+    trained = probe.train(0, 1, goes_on)
+    assert len(trained.ends) == steps == 7
+    images = len(probe.trial.split.train)
+    assert sum(count for _, count in trained.ends[: len(probe.trial.batches)]) == images
+    assert list(trained.ends) == sorted(trained.ends)
+
+
+def test_a_setting_that_would_diverge_does_not() -> None:
+    given = inputs(**{"optim.learning_rate": 1.0})
+    Probe(given.config, given.data, None, "cpu").at_its_largest()
+
+
+sizes = st.integers(0, 100 * GB)
+
+
+@given(after=sizes, others=sizes, context=sizes, reserved=sizes)
+def test_what_a_process_holds_and_what_others_hold_of_a_gpu_add_up(
+    after: int, others: int, context: int, reserved: int
+) -> None:
+    before = after + context + reserved
+    total = before + CONTEXT_BYTES + others
+    found = memory_of(before, after, total, reserved)
+    assert found == Memory(total, total - others, CONTEXT_BYTES + context)
+    assert found.free_bytes - found.context_bytes - reserved == after
+
+
+def test_memory_that_others_give_back_meanwhile_is_not_counted_as_held() -> None:
+    assert memory_of(10 * GB, 12 * GB, 80 * GB, GB) == Memory(
+        80 * GB, 10 * GB + CONTEXT_BYTES, CONTEXT_BYTES
+    )
