@@ -31,6 +31,8 @@ from core.text import nearest
 
 Value = bool | int | float | str
 """The types that a setting's value can have."""
+Precision = Literal["fp32", "bf16"]
+"""What `optim.precision: auto` can be on a machine."""
 
 
 class _Settings(BaseModel):
@@ -199,8 +201,9 @@ class OptimConfig(_Settings):
     """Epochs of linear warm-up before the first cycle."""
     gradient_clip: float = Field(0, ge=0)
     """Largest norm of the gradient; 0 for no limit."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: autocast of the network; weights and losses stay in fp32."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16: autocast of the network in training; weights, losses and evaluation stay in fp32. auto:
+    bf16 on GPUs that have it, else fp32; a study keeps the one with which it began."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -284,6 +287,15 @@ class TrialConfig(_Settings):
             return cls.model_validate(nested)
         except ValidationError as error:
             raise SettingError(f"{place}: {_sentence(error)}") from None
+
+    def in_precision(self, precision: Precision | None) -> "TrialConfig":
+        """The configuration with `precision` in place of `optim.precision: auto`; None changes
+        nothing.
+        """
+        if precision is None or self.optim.precision != "auto":
+            return self
+        optim = self.optim.model_copy(update={"precision": precision})
+        return self.model_copy(update={"optim": optim})
 
     def settings(self) -> dict[str, Value]:
         """All settings with flat names, in the order of their definition."""

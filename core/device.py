@@ -1,9 +1,11 @@
 """The device on which a model computes: CPU or GPU."""
 
 import re
+from typing import Literal
 
 import torch
 
+from core.config import Precision
 from core.errors import ResourceError
 
 MOST_THREADS = 256
@@ -39,6 +41,29 @@ def limit_memory(device: torch.device, share: float) -> None:
     """
     if device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(share, device)
+
+
+def precision_of(device: torch.device) -> Precision:
+    """The precision that `optim.precision: auto` is on a device: bf16 on a GPU that computes in
+    it, else fp32.
+
+    These are AMD's GPUs and NVIDIA's from compute capability 8.0 on; older ones only emulate bf16.
+    torch's own question, `is_bf16_supported`, is of the current device alone. A GPU that does not
+    answer counts as one without.
+    """
+    if device.type != "cuda":
+        return "fp32"
+    try:
+        has = bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
+    except RuntimeError:
+        return "fp32"
+    return "bf16" if has else "fp32"
+
+
+def autocast(device: torch.device, precision: Precision | Literal["auto"]) -> torch.autocast:
+    """A block in which a network computes in this precision, its weights being float32."""
+    chosen = precision_of(device) if precision == "auto" else precision
+    return torch.autocast(device.type, torch.bfloat16, enabled=chosen == "bf16")
 
 
 def memory_format(device: torch.device) -> torch.memory_format:

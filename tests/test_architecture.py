@@ -21,10 +21,10 @@ SPEAKERS = {
 # and what stands in its own folder; packages of one row do not know each other.
 ROWS = [
     "core.errors core.text core.values core.faults core.randomness core.interrupts core.bounded_yaml",
-    "core.files core.console core.device core.extensions",
+    "core.files core.console core.extensions",
     "core.augmentations core.backbones core.command core.detectors",
     "core.config",
-    "core.dependence core.sample",
+    "core.dependence core.device core.sample",
     "core.labels",
     "core.data core.network core.metric",
     "core.augment core.prediction",

@@ -59,6 +59,7 @@ def search_lines(plan: StudyPlan) -> list[str]:
         lines.append(f"Weights: {file.path}{at_first}")
     lines += [f"Note: {note}" for note in [*data.notes, *data_advice(request, data)]]
     lines += [f"Note: the space has grown: {sentence}" for sentence in plan.growth]
+    lines += [f"Note: {plan.precision}"] if plan.precision else []
     shortage = confirmation.shortage(request, plan.repeats)
     lines += [f"Note: {shortage}"] if shortage else []
     lines += [f"Note: {note}" for note in request.notes]

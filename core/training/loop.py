@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from core.augment import pipeline as augment
 from core.config import OptimConfig, TrialConfig
 from core.data.dataset import Dataset
+from core.device import autocast
 from core.errors import ProcessLost, TrialDiverged
 from core.labels import label_maps as masks
 from core.network.detector import Detector
@@ -274,7 +275,7 @@ def train_one_epoch(
             group["lr"] = schedule.learning_rate(first_step + number)
         moved = batch.to(device)
         inputs = shape_by_shape(moved.images, lambda images: images.float() / 255)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with autocast(device, config.precision):
             terms = model.losses(inputs, moved.targets)
         loss = losses.add(terms, len(inputs))
         optimizer.zero_grad()

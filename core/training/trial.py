@@ -16,7 +16,7 @@ import torch
 from core.config import SETTINGS, TrialConfig
 from core.data.dataset import Dataset
 from core.data.split import Split, split
-from core.device import memory_format, resolve, use_fast_kernels
+from core.device import memory_format, precision_of, resolve, use_fast_kernels
 from core.errors import CheckpointError, TornCheckpoint
 from core.metric import ap50
 from core.metric.coco_summary import coco_summary
@@ -105,7 +105,8 @@ class Trial:
     threads          CPU threads of torch; None for torch's present number. On a CPU results depend
                      on it, so a loaded trial goes on with the number it began with
 
-    Two attributes hold the results: `reports` of the epochs done, and `matches`, the match table of
+    The attribute `config` names the precision that `optim.precision: auto` is on the device. Two
+    attributes hold the results: `reports` of the epochs done, and `matches`, the match table of
     masks for each epoch run since the last save.
 
     Raises SettingError, DataError, WeightsError or ResourceError for a trial that cannot run.
@@ -125,9 +126,9 @@ class Trial:
         if weights is None:
             file = pretrained.find_weights(config.model)
             weights = None if file is None else pretrained.read_weights(file)
-        self.config = config
-        self.data = data
         self.device = resolve(device)
+        self.config = config = config.in_precision(precision_of(self.device))
+        self.data = data
         self.threads = threads or torch.get_num_threads()
         self.reports: list[EpochReport] = []
         self.matches: dict[int, ap50.MatchTable] = {}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from core.device import resolve
+from core.device import autocast, precision_of, resolve
 from core.errors import ResourceError
 
 
@@ -24,3 +24,39 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
         ResourceError, match=f"{name} is not there: torch sees {torch.cuda.device_count()} GPUs"
     ):
         resolve(name)
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [((7, 0), "fp32"), ((7, 5), "fp32"), ((8, 0), "bf16"), ((8, 9), "bf16"), ((9, 0), "bf16")],
+)
+def test_auto_is_bf16_on_a_gpu_that_computes_in_it_and_fp32_elsewhere(
+    capability: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: asked.append(device) or capability
+    )
+    gpu = torch.device("cuda", 1)
+    assert precision_of(gpu) == precision
+    assert asked == [gpu]
+    assert precision_of(torch.device("cpu")) == "fp32"
+    monkeypatch.setattr(torch.version, "hip", "7.0")
+    assert precision_of(gpu) == "bf16"
+
+
+def test_a_gpu_that_does_not_answer_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: torch.device) -> tuple[int, int]:
+        raise RuntimeError("CUDA driver initialization failed")
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", fails)
+    assert precision_of(torch.device("cuda", 0)) == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind"),
+    [("fp32", torch.float32), ("bf16", torch.bfloat16), ("auto", torch.float32)],
+)
+def test_a_network_computes_in_its_precision(precision: str, kind: torch.dtype) -> None:
+    with autocast(torch.device("cpu"), precision):
+        assert torch.nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == kind

@@ -247,6 +247,11 @@ def _choices(name: str, values: Sequence[object], place: str) -> Choices:
     if not values:
         raise SpaceError(f"{place}: {name} must have at least one choice, and its list is empty.")
     choices = [checked_value(name, value, place) for value in values]
+    if name == "optim.precision" and "auto" in choices:
+        raise SpaceError(
+            f"{place}: {name} must have choices that are the same on every machine, fp32 and bf16,"
+            " and auto is among them. It may stand under `fixed:`."
+        )
     if len(set(choices)) < len(choices):
         twice = next(value for value in choices if choices.count(value) > 1)
         raise SpaceError(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from core.config import SETTINGS, TrialConfig, Value
+from core.config import SETTINGS, Precision, TrialConfig, Value
 from core.dependence import NEEDS, Need, unmet
 from core.errors import SpaceError
 from tune.space.domains import Choices, Domain
@@ -81,6 +81,8 @@ class SearchSpace:
     compare      the counterpart of each variant that is not compared with the baseline
     seeds        number of repeats of each variant; repeat r has seed and split seed r, counted from
                  0
+    precision    the precision that `optim.precision: auto` is in all configurations; None leaves it
+                 open, as it is before a study is planned on a machine
     """
 
     fixed: Mapping[str, Value] = field(default_factory=dict)
@@ -90,6 +92,7 @@ class SearchSpace:
     baseline: str | None = None
     compare: Mapping[str, str] = field(default_factory=dict)
     seeds: int = 1
+    precision: Precision | None = None
 
     def is_active(self, name: str, params: Mapping[str, Value]) -> bool:
         """Whether a parameter is searched at a point, given the params that come before it."""
@@ -124,7 +127,8 @@ class SearchSpace:
 
         Raises SettingError where its settings exclude each other.
         """
-        return TrialConfig.from_settings({**self.fixed, **params}, place)
+        config = TrialConfig.from_settings({**self.fixed, **params}, place)
+        return config.in_precision(self.precision)
 
     def rows(self) -> tuple[VariantRepeat, ...]:
         """The trials of a study of variants.
@@ -144,6 +148,15 @@ class SearchSpace:
             for repeat in [dict[str, Value](zip(BY_REPEAT, (seed, seed, fold), strict=True))]
             for variant in self.variants
         )
+
+    @property
+    def leaves_precision_open(self) -> bool:
+        """Whether `optim.precision` is auto in some configuration."""
+        name = "optim.precision"
+        if self.variants:
+            return any(self.value(name, variant.settings) == "auto" for variant in self.variants)
+        always = any(one.name == name and not one.when for one in self.parameters)
+        return not always and self.value(name, {}) == "auto"
 
     def counterpart(self, name: str) -> str | None:
         """The variant with which a variant is compared; None for a baseline without one."""

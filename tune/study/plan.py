@@ -8,10 +8,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from core import data as datasets
-from core.config import SETTINGS, MetricConfig, ModelConfig, PredictConfig, TrialConfig
+from core.config import (
+    SETTINGS,
+    MetricConfig,
+    ModelConfig,
+    Precision,
+    PredictConfig,
+    TrialConfig,
+)
 from core.data.dataset import Dataset
 from core.data.split import group_names, split
+from core.device import precision_of
 from core.errors import BadRequest, ResourceError, SettingError, StudyError
 from core.network import weights as pretrained
 from core.network.weights import WeightsFile
@@ -35,6 +45,7 @@ _COMPARED = ("fixed", "space", "start", "variants", "baseline", "seeds", "search
 _EXTENT = ("low", "high", "choices")
 """The parts of a setting's domain that may grow while a study goes on."""
 _KINDS = {"request": "another request", "data": "other data", "weights": "other pretrained weights"}
+_PRECISION = "optim.precision"
 _MODEL_SETTINGS = ("model.detector", "model.backbone", "model.weights", "model.stride_in_1x1")
 
 
@@ -44,6 +55,9 @@ class StudyPlan:
 
     weights   the files of pretrained weights, by `weights_key`
     growth    how the space of the continued study has grown, a sentence for each setting
+    precision what `optim.precision: auto` is in this study, a sentence; None where none is needed
+
+    The precision of the request's space is named.
     """
 
     request: StudyRequest
@@ -53,6 +67,7 @@ class StudyPlan:
     machine: Machine
     resources: TrialResources
     growth: tuple[str, ...] = ()
+    precision: str | None = None
 
     @property
     def folder(self) -> StudyFolder:
@@ -118,6 +133,7 @@ def check_request(
     resources: TrialResources | None = None
     weights: dict[str, WeightsFile] = {}
     grown: list[str] = []
+    said: str | None = None
     folder = StudyFolder(options.results / request.study)
     try:
         data = datasets.load(
@@ -150,13 +166,16 @@ def check_request(
                     folder, storage_of(options, folder), "give this search another --study name"
                 )
             )
+        precision, said = _precision(request.space, before, machine, resources)
+        request = replace(request, space=replace(request.space, precision=precision))
         refuse_other_facts(before, study_facts(request, data), folder)
         grown = growth(before or {}, study_facts(request, data))
     except BadRequest as error:
         problems.append(error)
     if problems or data is None or machine is None or resources is None:
         return None, problems
-    return StudyPlan(request, options, data, weights, machine, resources, tuple(grown)), problems
+    plan = StudyPlan(request, options, data, weights, machine, resources, tuple(grown), said)
+    return plan, problems
 
 
 def _resources(request: StudyRequest, options: Options, machine: Machine) -> TrialResources:
@@ -170,6 +189,49 @@ def _resources(request: StudyRequest, options: Options, machine: Machine) -> Tri
     if wanted.mps is True and resources.gpus:
         mps.check_service()
     return resources
+
+
+def _precision(
+    space: SearchSpace,
+    before: Mapping[str, Any] | None,
+    machine: Machine | None,
+    resources: TrialResources | None,
+) -> tuple[Precision | None, str | None]:
+    """What `optim.precision: auto` is in a study, and a sentence on it where one is needed.
+
+    before   the facts of the study that is continued: it keeps the precision with which it began
+
+    None where the machine is not known.
+    """
+    found: Precision | None = None
+    said = None
+    if machine is not None and resources is not None:
+        found, said = _precision_here(machine, resources)
+    if before is not None:
+        kept: Precision = "bf16" if _precision_in(before) == "bf16" else "fp32"
+        said = f"{kept}, as when the study began" if kept != found else None
+        found = kept
+    if said is None or not space.leaves_precision_open:
+        return found, None
+    return found, f"optim.precision auto is {said}"
+
+
+def _precision_here(machine: Machine, resources: TrialResources) -> tuple[Precision, str | None]:
+    """What `optim.precision: auto` is in a study that begins, and words on it for a user of GPUs.
+
+    The driver cannot see the GPUs of a cluster, and need not have one itself.
+    """
+    if not resources.gpus:
+        return "fp32", None
+    if machine.address is not None:
+        return "fp32", (
+            "fp32 on a cluster, whose GPUs are not asked; where all of them have bf16,"
+            " --set optim.precision=bf16 trains faster"
+        )
+    (node,) = machine.nodes
+    if all(precision_of(torch.device("cuda", gpu)) == "bf16" for gpu in range(node.gpus)):
+        return "bf16", "bf16, which this machine's GPUs have"
+    return "fp32", "fp32, since not every GPU of this machine has bf16"
 
 
 def data_advice(request: StudyRequest, data: Dataset) -> list[str]:
@@ -246,6 +308,8 @@ def study_facts(request: StudyRequest, data: Dataset | None) -> dict[str, Any]:
     """
     document = request.to_document()
     asked = {part: document[part] for part in _COMPARED if part in document}
+    if asked["fixed"].get(_PRECISION, "auto") == "auto" and request.space.precision is not None:
+        asked["fixed"][_PRECISION] = request.space.precision
     asked["search"] = {
         name: value for name, value in asked["search"].items() if name != "trials"
     }  # a study may be continued with more trials
@@ -265,8 +329,11 @@ def refuse_other_facts(
     for kind, (old, new) in {name: (before.get(name), now.get(name)) for name in _KINDS}.items():
         if old is None or new is None:
             continue
-        if kind == "request" and growth(before, now):
-            old = {**old, "space": new["space"]}
+        if kind == "request":
+            old = {**old, "fixed": {**old.get("fixed", {}), _PRECISION: _precision_in(before)}}
+            new = {**new, "fixed": {**new.get("fixed", {}), _PRECISION: _precision_in(now)}}
+            if growth(before, now):
+                old = {**old, "space": new["space"]}
         if (
             kind == "weights"
         ):  # a backbone that was added since has weights that the study did not know
@@ -277,6 +344,13 @@ def refuse_other_facts(
                 f"{folder.path} is a study with {_KINDS[kind]}: {different}; "
                 "go back to that, or give this search another --study name"
             )
+
+
+def _precision_in(facts: Mapping[str, Any]) -> str:
+    """The precision that the facts of a study name for trials that name none; an earlier version,
+    which did not write it down, trained these in fp32.
+    """
+    return str(facts.get("request", {}).get("fixed", {}).get(_PRECISION, "fp32"))
 
 
 def growth(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

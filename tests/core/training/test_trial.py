@@ -539,6 +539,26 @@ def test_the_settings_given_are_those_applied() -> None:
     assert (trial.model.transform.min_side, trial.model.transform.max_side) == (64, 96)
 
 
+def test_a_trial_finds_the_precision_of_its_device_once_and_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert trial_of(TINY).config.optim.precision == "fp32"
+    assert trial_of(TINY | {"optim.precision": "bf16"}).config.optim.precision == "bf16"
+    monkeypatch.setattr(trainable, "precision_of", lambda _: "bf16")
+    trial = trial_of(TINY)
+    assert trial.config.optim.precision == "bf16"
+    half = trial.run_epoch()
+    trial.save(tmp_path)
+    assert trial.trained_model().config.optim.precision == "bf16"
+    full = trial_of(TINY | {"optim.precision": "fp32"}).run_epoch()
+    assert half.losses["loss"] == pytest.approx(full.losses["loss"], rel=0.2)
+    assert half.losses != full.losses
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match=r"optim\.precision was 'bf16' and is 'fp32'"):
+        trial_of(TINY).load(tmp_path)
+    assert trial_of(TINY | {"optim.precision": "bf16"}).load(tmp_path)
+
+
 def test_crops_tiles_flips_and_bf16_run_together() -> None:
     chosen = {
         "data.crop": 40,

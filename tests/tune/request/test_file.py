@@ -492,6 +492,17 @@ MISTAKES = {
         [],
         "'metric.max_dets' must be the same for all trials",
     ),
+    "a precision that depends on the machine among the choices": (
+        "space: {optim.precision: [auto, fp32]}",
+        [],
+        "s.yaml, space: optim.precision must have choices that are the same on every machine, fp32"
+        " and bf16, and auto is among them. It may stand under `fixed:`.",
+    ),
+    "a precision that depends on the machine as a condition": (
+        "space: {optim.restarts: {choices: [0, 1], when: {optim.precision: auto}}}",
+        [],
+        "s.yaml, space, optim.restarts, when: optim.precision must have choices that are the same",
+    ),
     "folds in a search": (
         ONE + "fixed: {data.folds: 5}",
         [],

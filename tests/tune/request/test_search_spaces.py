@@ -195,8 +195,12 @@ def test_the_best_score_is_sought_from_the_report_s_good_rows_and_then_from_them
     tables, as_run = configs("report_tables"), configs("report_as_run")
     for config, name in zip(rows, ["Partial + Aug.", "Partial + Elastic"], strict=True):
         # COCO weights are what `auto` means for ResNet-50, and 2000 proposals are what all trials
-        # here have.
-        assert difference(config, tables[name]) == {"model.weights", "model.proposals_test"}
+        # here have. The report's rows name their precision.
+        assert difference(config, tables[name]) == {
+            "model.weights",
+            "model.proposals_test",
+            "optim.precision",
+        }
         assert tables[name].model.weights == "coco"
         assert config.model.backbone == "resnet50"
     assert partial.augment.model_dump(exclude={"elastic_alpha", "elastic_sigma"}) == as_run[
