@@ -32,7 +32,7 @@ from core.text import nearest
 Value = bool | int | float | str
 """The types that a setting's value can have."""
 Precision = Literal["fp32", "bf16"]
-"""What `optim.precision: auto` can be on a machine."""
+"""The precisions that `optim.precision: auto` can be."""
 
 
 class _Settings(BaseModel):

@@ -2,5 +2,5 @@
 twelve numbers.
 
 ap50.py          COCO AP50 and the per-image match table
-coco_summary.py  COCO's twelve numbers, once a trial
+coco_summary.py  COCO's twelve numbers, after a trial's last epoch
 """

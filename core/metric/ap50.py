@@ -143,59 +143,97 @@ class Ap50:
     per_class: tuple[float | None, ...]
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """The result of matching the detections of one image, bool [D] each."""
+
+    hit_D: NDArray[np.bool_]
+    ignored_D: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ImageMatches:
+    """The detections of one image, the best score first, and what they matched.
+
+    name       the image's
+    labels_D   int64 [D], class numbers
+    scores_D   float32 [D]
+    by_mask    the outcome of matching masks
+    by_box     the outcome of matching boxes
+    truths_C   int64 [C], annotated instances of each class, crowd regions not counted
+    """
+
+    name: str
+    labels_D: NDArray[np.int64]
+    scores_D: NDArray[np.float32]
+    by_mask: Outcome
+    by_box: Outcome
+    truths_C: NDArray[np.int64]
+
+
 def match(
     samples: Sequence[Sample], detections: Sequence[Detections], classes: int
 ) -> tuple[MatchTable, MatchTable]:
     """Match the detections of each sample with its ground truth: by masks, and again by boxes.
+
+    `classes` is C; see `match_image`.
+    """
+    return match_tables(
+        [
+            match_image(sample, found, classes)
+            for sample, found in zip(samples, detections, strict=True)
+        ],
+        classes,
+    )
+
+
+def match_image(sample: Sample, found: Detections, classes: int) -> ImageMatches:
+    """Match the detections in one sample with its ground truth.
 
     `classes` is C; ground-truth boxes are those of the masks. Matching is greedy as in COCOeval:
     the best score chooses first, among equal scores the one that came first; among equal overlaps
     the later instance is taken; a crowd region is taken only where no instance is, and by any
     number of detections.
     """
-    assert len(samples) == len(detections), "one Detections for each sample"
-    labels: list[NDArray[np.int64]] = []
-    scores: list[NDArray[np.float32]] = []
-    ranks: list[NDArray[np.int64]] = []
-    by_mask: list[_Outcome] = []
-    by_box: list[_Outcome] = []
-    truths_IC = np.zeros((len(samples), classes), dtype=np.int32)
-    for index, (sample, found) in enumerate(zip(samples, detections, strict=True)):
-        order = np.argsort(-found.scores_N, kind="stable")
-        labels_D = found.labels_N[order]
-        truth = find_instances(sample.label_maps)
-        labels_G = sample.labels_N[truth.ids_N - 1]
-        crowd_G = sample.crowd_N[truth.ids_N - 1]
-        assert all(
-            ((numbers >= 1) & (numbers <= classes)).all() for numbers in (labels_D, labels_G)
-        )
-        masks = [found.masks[row] for row in order.tolist()]
-        overlaps_of_masks = _mask_overlaps(masks, sample.label_maps, truth, crowd_G)
-        overlaps_of_boxes = _box_overlaps(
-            found.boxes_N4[order], labels_D, truth.boxes_N4, labels_G, crowd_G
-        )
-        by_mask.append(_assign(overlaps_of_masks, labels_D, labels_G, crowd_G))
-        by_box.append(_assign(overlaps_of_boxes, labels_D, labels_G, crowd_G))
-        labels.append(labels_D)
-        scores.append(found.scores_N[order])
-        ranks.append(_ranks(labels_D))
-        truths_IC[index] = np.bincount(labels_G[~crowd_G] - 1, minlength=classes)
+    order = np.argsort(-found.scores_N, kind="stable")
+    labels_D = found.labels_N[order]
+    truth = find_instances(sample.label_maps)
+    labels_G = sample.labels_N[truth.ids_N - 1]
+    crowd_G = sample.crowd_N[truth.ids_N - 1]
+    assert all(((numbers >= 1) & (numbers <= classes)).all() for numbers in (labels_D, labels_G))
+    masks = [found.masks[row] for row in order.tolist()]
+    overlaps_of_masks = mask_overlaps(masks, sample.label_maps, truth, crowd_G)
+    overlaps_of_boxes = _box_overlaps(
+        found.boxes_N4[order], labels_D, truth.boxes_N4, labels_G, crowd_G
+    )
+    return ImageMatches(
+        name=sample.name,
+        labels_D=labels_D,
+        scores_D=found.scores_N[order],
+        by_mask=_assign(overlaps_of_masks, labels_D, labels_G, crowd_G),
+        by_box=_assign(overlaps_of_boxes, labels_D, labels_G, crowd_G),
+        truths_C=np.bincount(labels_G[~crowd_G] - 1, minlength=classes),
+    )
 
-    def table(outcomes: list[_Outcome]) -> MatchTable:
+
+def match_tables(images: Sequence[ImageMatches], classes: int) -> tuple[MatchTable, MatchTable]:
+    """The matches of all images as two tables: that of masks, and that of boxes."""
+
+    def table(outcomes: Sequence[Outcome]) -> MatchTable:
         return MatchTable(
             image_D=np.repeat(
-                np.arange(len(samples), dtype=np.int32), [len(numbers) for numbers in labels]
+                np.arange(len(images), dtype=np.int32), [len(one.labels_D) for one in images]
             ),
-            label_D=_joined(labels, np.int16),
-            score_D=_joined(scores, np.float32),
-            rank_D=_joined(ranks, np.int32),
+            label_D=_joined([one.labels_D for one in images], np.int16),
+            score_D=_joined([one.scores_D for one in images], np.float32),
+            rank_D=_joined([ranks(one.labels_D) for one in images], np.int32),
             hit_D=_joined([outcome.hit_D for outcome in outcomes], np.bool_),
             ignored_D=_joined([outcome.ignored_D for outcome in outcomes], np.bool_),
-            truths_IC=truths_IC,
-            image_names=tuple(sample.name for sample in samples),
+            truths_IC=np.array([one.truths_C for one in images], np.int32).reshape(-1, classes),
+            image_names=tuple(one.name for one in images),
         )
 
-    return table(by_mask), table(by_box)
+    return table([one.by_mask for one in images]), table([one.by_box for one in images])
 
 
 def ap50(table: MatchTable, max_dets: int | None) -> Ap50:
@@ -206,7 +244,7 @@ def ap50(table: MatchTable, max_dets: int | None) -> Ap50:
         ~table.ignored_D if max_dets is None else ~table.ignored_D & (table.rank_D < max_dets)
     )
     per_class = [
-        _average_precision(table.score_D[rows_D], table.hit_D[rows_D], truths) if truths else None
+        average_precision(table.score_D[rows_D], table.hit_D[rows_D], truths) if truths else None
         for truths, rows_D in (
             (truths, counted_D & (table.label_D == label))
             for label, truths in enumerate(
@@ -235,9 +273,7 @@ def balanced_score(table: MatchTable) -> float | None:
     return float(score_D[np.argmax(np.where(is_last_of_its_score, f1_D, -1.0))])
 
 
-def _average_precision(
-    score_D: NDArray[np.float32], hit_D: NDArray[np.bool_], truths: int
-) -> float:
+def average_precision(score_D: NDArray[np.float32], hit_D: NDArray[np.bool_], truths: int) -> float:
     """The average precision of one class. Rows come in the order of the images, which decides
     between equal scores.
     """
@@ -251,7 +287,7 @@ def _average_precision(
 
 
 @dataclass(frozen=True)
-class _Overlaps:
+class Overlaps:
     """Pairs of a detection and an annotated instance that overlap, with their IoU."""
 
     detection: NDArray[np.int64]
@@ -259,20 +295,12 @@ class _Overlaps:
     iou: NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """The result of matching the detections of one image, bool [D] each."""
-
-    hit_D: NDArray[np.bool_]
-    ignored_D: NDArray[np.bool_]
-
-
-def _mask_overlaps(
+def mask_overlaps(
     masks: Sequence[MaskCrop],
     label_maps: NDArray[np.uint16],
     truth: Instances,
     crowd_G: NDArray[np.bool_],
-) -> _Overlaps:
+) -> Overlaps:
     """Count, for each detection, the labels under its mask: all its intersections at once."""
     row_of_id = np.zeros(MAX_INSTANCES + 1, dtype=np.int64)
     row_of_id[truth.ids_N] = np.arange(len(truth))
@@ -289,7 +317,7 @@ def _mask_overlaps(
     row = row_of_id[_joined(ids, np.int64)]
     areas_D = np.array([mask.area for mask in masks], dtype=np.int64)
     union = areas_D[detection] + np.where(crowd_G[row], 0, truth.areas_N[row] - intersection)
-    return _Overlaps(detection, row, intersection / union)
+    return Overlaps(detection, row, intersection / union)
 
 
 def _box_overlaps(
@@ -298,7 +326,7 @@ def _box_overlaps(
     boxes_G4: NDArray[np.integer | np.floating],
     labels_G: NDArray[np.int64],
     crowd_G: NDArray[np.bool_],
-) -> _Overlaps:
+) -> Overlaps:
     """Overlaps of boxes of one class, in float64 as pycocotools has them."""
     boxes_D4, boxes_G4 = boxes_D4.astype(np.float64), boxes_G4.astype(np.float64)
     areas_D = (boxes_D4[:, 2:] - boxes_D4[:, :2]).prod(axis=1)
@@ -313,7 +341,7 @@ def _box_overlaps(
         d, g = rows_D[d], rows_G[g]
         union = np.where(crowd_G[g], areas_D[d], areas_D[d] + areas_G[g] - intersection)
         pairs.append((d, g, intersection / union))
-    return _Overlaps(
+    return Overlaps(
         _joined([d for d, _, _ in pairs], np.int64),
         _joined([g for _, g, _ in pairs], np.int64),
         _joined([iou for _, _, iou in pairs], np.float64),
@@ -321,11 +349,11 @@ def _box_overlaps(
 
 
 def _assign(
-    overlaps: _Overlaps,
+    overlaps: Overlaps,
     labels_D: NDArray[np.int64],
     labels_G: NDArray[np.int64],
     crowd_G: NDArray[np.bool_],
-) -> _Outcome:
+) -> Outcome:
     """Let each detection, best first, take the free instance of its class that it overlaps most."""
     hit_D, in_crowd_D = (
         np.zeros(len(labels_D), dtype=np.bool_),
@@ -341,10 +369,10 @@ def _assign(
         if not hit_D[detection] and truth not in taken:
             hit_D[detection] = True
             taken.add(truth)
-    return _Outcome(hit_D, in_crowd_D & ~hit_D)
+    return Outcome(hit_D, in_crowd_D & ~hit_D)
 
 
-def _ranks(labels_D: NDArray[np.int64]) -> NDArray[np.int64]:
+def ranks(labels_D: NDArray[np.int64]) -> NDArray[np.int64]:
     """The place of each row among those of its label, from 0."""
     order = np.argsort(labels_D, kind="stable")
     sorted_D = labels_D[order]

@@ -78,6 +78,14 @@ class Detector(nn.Module, ABC):
         images   float32 [3, H, W] each, RGB in 0..1, of any sizes
         """
 
+    def seen_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width at which the network sees an image of `height` x `width` pixels.
+
+        Images that it sees at one size can be given to `detect` together, and have the detections
+        that they have alone, to rounding.
+        """
+        return height, width
+
     @abstractmethod
     def freeze(self, stages: int, pyramid: bool) -> None:
         """Let only the last `stages` backbone stages train, and the pyramid only if `pyramid`.

@@ -13,7 +13,7 @@ from core.config import PredictConfig
 from core.network.detector import Detector, RawDetections, Traits
 from core.network.proposals import ProposalNetwork
 from core.network.pyramid import PyramidBackbone
-from core.network.resizing import ImageTransform, resize_boxes, resize_targets
+from core.network.resizing import ImageTransform, Size, resize_boxes, resize_targets
 from core.network.roi_heads import RoIHeads
 from core.network.truths import Truths
 from core.sample import Target
@@ -83,6 +83,10 @@ class MaskRCNN(Detector):
                 found, batch.sizes, images, strict=True
             )
         ]
+
+    def seen_size(self, height: int, width: int) -> Size:
+        """See `Detector.seen_size`: the size with the padding of a batch."""
+        return self.transform.padded_size(height, width)
 
     def freeze(self, stages: int, pyramid: bool) -> None:
         """See `Detector.freeze`. Unlike torchvision, it freezes unpretrained layers too."""

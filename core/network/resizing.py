@@ -84,9 +84,7 @@ class ImageTransform(nn.Module):
             # are drawn here, so that all later draws equal torchvision's.
             torch.empty(len(images)).uniform_()
         sizes = [self.size_of(image) for image in images]
-        height, width = (
-            math.ceil(max(sides) / MULTIPLE) * MULTIPLE for sides in zip(*sizes, strict=True)
-        )
+        height, width = (_padded(max(sides)) for sides in zip(*sizes, strict=True))
 
         def prepared(images: torch.Tensor) -> torch.Tensor:
             resized = self.resize(self.normalize(images))
@@ -98,6 +96,11 @@ class ImageTransform(nn.Module):
     def size_of(self, image: torch.Tensor) -> Size:
         """Height and width, in pixels, at which the network sees an image [..., H, W]."""
         return network_size(image.shape[-2], image.shape[-1], self.min_side, self.max_side)
+
+    def padded_size(self, height: int, width: int) -> Size:
+        """Height and width of a batch that holds one image of `height` x `width` pixels."""
+        height, width = network_size(height, width, self.min_side, self.max_side)
+        return _padded(height), _padded(width)
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """Images, float32 [..., 3, H, W], RGB in 0..1, less the mean, divided by the deviation."""
@@ -112,6 +115,10 @@ class ImageTransform(nn.Module):
             images.reshape(-1, *images.shape[-3:]), size=size, mode="bilinear", align_corners=False
         )
         return resized.reshape(*images.shape[:-2], *size)
+
+
+def _padded(side: int) -> int:
+    return math.ceil(side / MULTIPLE) * MULTIPLE
 
 
 def shape_by_shape(

@@ -5,6 +5,7 @@ fixed form (see `MaskRCNN`) nothing is waited for: proposals and instances of al
 to tensors of one shape, and what is drawn of them has slots, of which empty ones have no weight.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -167,20 +168,11 @@ class RoIHeads(nn.Module):
             sizes,
             strict=True,
         )
-        found = []
-        for number, (of_boxes, of_scores, size) in enumerate(of_images):
-            boxes_N4, labels_N, scores_N = _best(of_boxes, of_scores, size, predict)
-            of_image = [level[number : number + 1] for level in levels]
-            masks = [
-                self._mask_probabilities(of_image, boxes_K4, labels_K)
-                for boxes_K4, labels_K in zip(
-                    torch.split(boxes_N4, MASKS_AT_ONCE),
-                    torch.split(labels_N, MASKS_AT_ONCE),
-                    strict=True,
-                )
-            ]
-            found.append((boxes_N4, labels_N, scores_N, torch.cat(masks)))
-        return found
+        best = [
+            _best(of_boxes, of_scores, size, predict) for of_boxes, of_scores, size in of_images
+        ]
+        masks = self._masks(levels, [one[0] for one in best], [one[1] for one in best])
+        return [(*one, masks_N28) for one, masks_N28 in zip(best, masks, strict=True)]
 
     def _classified(self, pooled_KFMM: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Class logits [K, C + 1] and offsets by class [K, C + 1, 4] of all boxes, float32."""
@@ -265,11 +257,24 @@ class RoIHeads(nn.Module):
         features_PFMM = self.mask_roi_pool.pooled(levels, regions_P5, fixed=fixed)
         return mask_loss(self.mask_branch, features_PFMM, labels_P, wanted_P28, weight_P)
 
+    def _masks(
+        self, levels: Levels, boxes: Sequence[torch.Tensor], labels: Sequence[torch.Tensor]
+    ) -> Sequence[torch.Tensor]:
+        """The masks of the detections in each image, probabilities, float32 [N, 28, 28]."""
+        counts = [len(boxes_N4) for boxes_N4 in boxes]
+        masks = [
+            self._mask_probabilities(levels, boxes_of_images, torch.cat(labels_of_images))
+            for boxes_of_images, labels_of_images in zip(
+                _in_chunks(boxes, MASKS_AT_ONCE), _in_chunks(labels, MASKS_AT_ONCE), strict=True
+            )
+        ]
+        return torch.split(torch.cat(masks), counts)
+
     def _mask_probabilities(
-        self, levels: Levels, boxes_K4: torch.Tensor, labels_K: torch.Tensor
+        self, levels: Levels, boxes: Sequence[torch.Tensor], labels_K: torch.Tensor
     ) -> torch.Tensor:
-        """The masks of detections in one image, probabilities, float32 [K, 28, 28]."""
-        logits_KC28 = self.mask_branch(self.mask_roi_pool(levels, [boxes_K4]))
+        """The masks of some detections of each image, probabilities, float32 [K, 28, 28]."""
+        logits_KC28 = self.mask_branch(self.mask_roi_pool(levels, boxes))
         rows_K = torch.arange(len(labels_K), device=labels_K.device)
         probabilities_K28: torch.Tensor = logits_KC28[rows_K, labels_K].sigmoid()
         return probabilities_K28
@@ -291,3 +296,18 @@ def _best(
     boxes_J4, scores_J, labels_J = boxes_J4[chosen], scores_J[chosen], labels_J[chosen]
     kept_N = batched_nms(boxes_J4, scores_J, labels_J, predict.nms_iou)[: predict.max_detections]
     return boxes_J4[kept_N], labels_J[kept_N], scores_J[kept_N]
+
+
+def _in_chunks(of_images: Sequence[torch.Tensor], most: int) -> list[list[torch.Tensor]]:
+    """The rows of all images in chunks of `most`, each as the rows that it has of each image.
+
+    Where there are no rows, there is one chunk without any.
+    """
+    firsts = list(itertools.accumulate(map(len, of_images), initial=0))
+    return [
+        [
+            rows[max(start - first, 0) : max(start + most - first, 0)]
+            for rows, first in zip(of_images, firsts, strict=False)
+        ]
+        for start in range(0, max(firsts[-1], 1), most)
+    ]

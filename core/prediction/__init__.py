@@ -8,4 +8,5 @@ overlay.py         pictures of instances
 submission.py      COCO results, checked, and the zip of a submission
 tiles.py           overlapping tiles, and instances that several of them show
 trained_model.py   a trained model as a folder
+views.py           the network's detections in tiles, in batches, while helpers paste masks
 """

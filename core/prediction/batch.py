@@ -200,7 +200,8 @@ def _predict(
 
 def _results_in(trained: TrainedModel, image: TestImage) -> tuple[list[str], int]:
     try:
-        found = trained.predict(read_test_image(image))
+        # One thread drives the network, the others paste the masks of tiles that it has looked at.
+        found = trained.predict(read_test_image(image), helpers=torch.get_num_threads() - 1)
     except torch.OutOfMemoryError:
         raise ResourceError(
             f"{image.file_name}: {image.height} x {image.width} pixels do not fit in the GPU's"

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from core.config import PredictConfig
 from core.metric import ap50
-from core.metric.ap50 import MatchTable
-from core.prediction.detect import View, combine, look
+from core.metric.ap50 import ImageMatches, MatchTable
+from core.prediction.detect import combine
 from core.prediction.trained_model import TrainedModel
+from core.prediction.views import View, look_at_samples
 from core.sample import Detections, Sample
 
 
@@ -38,11 +39,13 @@ def evaluate(
     samples: Sequence[Sample],
     candidates: Sequence[PredictConfig],
     progress: Callable[[float], object] = float,
+    helpers: int = 0,
 ) -> list[Evaluated]:
     """Score a model on samples with each of the candidates; returns the scores in their order.
 
     candidates   distinct settings of `predict`
     progress     called after each image with the fraction that is done
+    helpers      number of threads that work beside the network; see `look_at_each`
 
     The network runs once on each tile of each image for every pair of `tile` and `nms_iou` among
     the candidates, and once more on the mirrored tile if one of them has flips. Candidates that
@@ -52,22 +55,36 @@ def evaluate(
     groups: dict[tuple[int, float], list[PredictConfig]] = {}
     for candidate in candidates:
         groups.setdefault((candidate.tile, candidate.nms_iou), []).append(candidate)
-    found: dict[PredictConfig, list[Detections]] = {candidate: [] for candidate in candidates}
+    max_dets, classes = trained.config.metric.max_dets, len(trained.classes)
+    evaluated: dict[PredictConfig, Evaluated] = {}
     for number, group in enumerate(groups.values()):
+
+        def end(
+            sample: Sample, views: list[View], group: list[PredictConfig] = group
+        ) -> list[tuple[Detections, ImageMatches]]:
+            found = [combine(views, candidate, *sample.size) for candidate in group]
+            return [(one, ap50.match_image(sample, one, classes)) for one in found]
+
         loosest = _loosest(group)
-        model = trained.predicting_with(loosest).model
-        for seen, sample in enumerate(samples, start=1):
-            views: list[View] = look(model, sample.image, loosest, trained.config.data.crop)
-            for candidate in group:
-                found[candidate].append(combine(views, candidate, *sample.size))
-            progress((number + seen / len(samples)) / len(groups))
+        of_samples = look_at_samples(
+            trained.predicting_with(loosest).model,
+            samples,
+            loosest,
+            end,
+            tile=trained.config.data.crop,
+            helpers=helpers,
+            progress=lambda seen, number=number: progress(  # type: ignore[misc]
+                (number + seen / len(samples)) / len(groups)
+            ),
+        )
+        for place, candidate in enumerate(group):
+            found = [of_sample[place] for of_sample in of_samples]
+            masks, boxes = ap50.match_tables([matches for _, matches in found], classes)
+            evaluated[candidate] = Evaluated(
+                candidate, tuple(one for one, _ in found), masks, boxes, max_dets
+            )
     trained.predicting_with(trained.config.predict)
-    max_dets = trained.config.metric.max_dets
-    evaluated = []
-    for candidate in candidates:
-        masks, boxes = ap50.match(samples, found[candidate], len(trained.classes))
-        evaluated.append(Evaluated(candidate, tuple(found[candidate]), masks, boxes, max_dets))
-    return evaluated
+    return [evaluated[candidate] for candidate in candidates]
 
 
 def best(evaluated: Sequence[Evaluated]) -> Evaluated:

@@ -1,10 +1,11 @@
-"""The detections of a model in an image of any size.
+"""The detections of a model in an image of any size, merged from those in its tiles.
 
-Mirrored views and overlapping tiles are predicted by themselves, then merged once.
+Mirrored views and overlapping tiles are predicted by themselves (`core.prediction.views`), then
+merged once.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,76 +13,50 @@ from numpy.typing import NDArray
 from torchvision.ops import nms
 
 from core.config import MOST_DETECTIONS, PredictConfig
-from core.labels import label_maps as masks
 from core.network.detector import Detector
-from core.prediction.tiles import Window, merge_tiles, tiles
+from core.prediction.tiles import merge_tiles
+from core.prediction.views import View, look_at_each
 from core.sample import Detections, MaskCrop
 from core.text import many
 
 
-@dataclass(frozen=True)
-class View:
-    """The network's detections in one tile, in pixels of the tile, empty masks included.
-
-    window     the tile's place in the image
-    direct     the detections in the tile as it is
-    mirrored   the detections in the mirrored tile, mirrored back; None without `flips`
-    """
-
-    window: Window
-    direct: Detections
-    mirrored: Detections | None
-
-
 def predict(
-    model: Detector, image: NDArray[np.uint8], config: PredictConfig, tile: int = 0
+    model: Detector,
+    image: NDArray[np.uint8],
+    config: PredictConfig,
+    tile: int = 0,
+    helpers: int = 0,
 ) -> Detections:
     """The detections of a model, which is in evaluation mode, in an image.
 
-    image    uint8 [H, W, 3], RGB
-    config   the settings with which the model predicts
-    tile     side of the tiles in pixels where `config.tile` is 0, such as `data.crop`; 0 for the
-             whole image
+    image     uint8 [H, W, 3], RGB
+    config    the settings with which the model predicts
+    tile      side of the tiles in pixels where `config.tile` is 0, such as `data.crop`; 0 for the
+              whole image
+    helpers   number of threads that paste masks while the network looks at the next tiles
 
     An image no larger than a tile is one tile. Each tile keeps its best `config.max_detections`
     detections, and `full_tiles` of the result counts the tiles that reached this cap. Only crops of
-    masks are kept, and one tile at a time is on the device.
+    masks are kept.
     """
-    return combine(look(model, image, config, tile), config, *image.shape[:2])
-
-
-def look(
-    model: Detector, image: NDArray[np.uint8], config: PredictConfig, tile: int = 0
-) -> list[View]:
-    """The first half of `predict`: the network's detections in each tile of an image.
-
-    With `config.flips` each tile is also looked at mirrored.
-    """
-    own = model.predict
-    assert (own.score_threshold, own.nms_iou, own.max_detections) == (
-        config.score_threshold,
-        config.nms_iou,
-        config.max_detections,
-    ), "the model was built with other settings of predict"
     height, width = image.shape[:2]
-    views = []
-    for window in tiles(height, width, config.tile or tile):
-        pixels = image[window.y0 : window.y1, window.x0 : window.x1]
-        mirrored = (
-            _mirror(_detect(model, pixels[:, ::-1]), pixels.shape[1]) if config.flips else None
-        )
-        views.append(View(window, _detect(model, pixels), mirrored))
-    return views
+
+    def end(_: None, views: Sequence[View]) -> Detections:
+        return combine(views, config, height, width)
+
+    (found,) = look_at_each(model, [(None, image)], config, end, tile=tile, helpers=helpers)
+    return found
 
 
 def combine(views: Sequence[View], config: PredictConfig, height: int, width: int) -> Detections:
-    """The second half of `predict`: the detections in an image, from those in its tiles.
+    """The detections in an image, from those in its tiles.
 
     height, width   of the image in pixels
 
-    `config` may be stricter than the one that `look` had: a higher `score_threshold`, a lower
-    `max_detections`, no `flips`. The network need not run again: suppression goes from the best
-    score down, so a detection that is dropped here had not suppressed any other.
+    `config` may be stricter than the one with which the network looked: a higher
+    `score_threshold`, a lower `max_detections`, no `flips`. The network need not run again:
+    suppression goes from the best score down, so a detection that is dropped here had not
+    suppressed any other.
     """
     found = [_in_window(view, config) for view in views]
     if len(views) == 1:
@@ -157,19 +132,6 @@ def _allowed(found: Detections, config: PredictConfig) -> Detections:
     return replace(allowed, full_tiles=int(len(indices) == config.max_detections))
 
 
-def _detect(model: Detector, view: NDArray[np.uint8]) -> Detections:
-    """All detections in an image, uint8 [H, W, 3]."""
-    pixels = torch.from_numpy(np.array(view.transpose(2, 0, 1), order="C"))
-    device = next(model.parameters()).device
-    raw = model.detect([pixels.to(device).float() / 255])[0]
-    return Detections(
-        boxes_N4=raw.boxes_N4.cpu().numpy(),
-        labels_N=raw.labels_N.cpu().numpy(),
-        scores_N=raw.scores_N.cpu().numpy(),
-        masks=tuple(masks.paste(raw.mask_probs_N28, raw.boxes_N4, *view.shape[:2])),
-    )
-
-
 def _take(detections: Detections, indices: NDArray[np.int64]) -> Detections:
     return Detections(
         detections.boxes_N4[indices],
@@ -189,17 +151,3 @@ def _join(one: Detections, other: Detections) -> Detections:
         one.masks + other.masks,
     )
     return _take(joined, np.argsort(-scores_N, kind="stable"))
-
-
-def _mirror(detections: Detections, width: int) -> Detections:
-    """The detections in a mirrored image, in pixels of the image before it was mirrored.
-
-    width   of the image in pixels
-    """
-    boxes_N4 = detections.boxes_N4[:, [2, 1, 0, 3]].copy()
-    boxes_N4[:, [0, 2]] = width - boxes_N4[:, [0, 2]]
-    crops = tuple(
-        MaskCrop(crop.y0, width - crop.x0 - crop.pixels.shape[1], crop.pixels[:, ::-1])
-        for crop in detections.masks
-    )
-    return Detections(boxes_N4, detections.labels_N, detections.scores_N, crops)

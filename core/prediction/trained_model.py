@@ -59,9 +59,12 @@ class TrainedModel:
     model: Detector
     began_with: Mapping[str, Any] | None = None
 
-    def predict(self, image: NDArray[np.uint8]) -> Detections:
-        """The detections in an image of any size, uint8 [H, W, 3], RGB."""
-        return predict(self.model, image, self.config.predict, self.config.data.crop)
+    def predict(self, image: NDArray[np.uint8], helpers: int = 0) -> Detections:
+        """The detections in an image of any size, uint8 [H, W, 3], RGB.
+
+        helpers   number of threads that paste masks while the network looks at the next tiles
+        """
+        return predict(self.model, image, self.config.predict, self.config.data.crop, helpers)
 
     def most_detections(self, height: int, width: int) -> int:
         """The largest number of detections that an image of `height` x `width` pixels can have.

@@ -18,14 +18,15 @@ from core.data.dataset import Dataset
 from core.data.split import Split, split
 from core.device import memory_format, precision_of, resolve, use_fast_kernels
 from core.errors import CheckpointError, TornCheckpoint
-from core.metric import ap50
-from core.metric.coco_summary import coco_summary
+from core.metric import ap50, coco_summary
 from core.network import weights as pretrained
 from core.network.build import build_detector
 from core.network.weights import BaseWeights
-from core.prediction.detect import predict
+from core.prediction.detect import combine
 from core.prediction.trained_model import TrainedModel
+from core.prediction.views import View, look_at_samples
 from core.randomness import Purpose, torch_seed
+from core.sample import Detections, Sample
 from core.training import checkpoint
 from core.training.loop import Batch, TrainingBatches, seeded, train_one_epoch
 from core.training.optim import Schedule, build_optimizer
@@ -90,6 +91,15 @@ class EpochReport:
     def from_json(cls, content: dict[str, Any]) -> "EpochReport":
         """The report from which `to_json` made `content`."""
         return cls(**content | {"ap50_per_class": tuple(content["ap50_per_class"])})
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """The detections in one validation image and what they matched; `graded` in the last epoch."""
+
+    found: Detections
+    matches: ap50.ImageMatches
+    graded: coco_summary.GradedMatches | None
 
 
 class Trial:
@@ -266,13 +276,25 @@ class Trial:
             }
         self.model.eval()
         samples = [self.data.samples[index] for index in self.split.validation]
-        found = []
-        for seen, sample in enumerate(samples, start=1):
-            found.append(
-                predict(self.model, sample.image, self.config.predict, self.config.data.crop)
-            )
-            progress(seen)
-        masks, boxes = ap50.match(samples, found, len(self.data.classes))
+        classes = len(self.data.classes)
+
+        is_last = epoch == self.config.optim.epochs
+
+        def end(sample: Sample, views: list[View]) -> _Scored:
+            found = combine(views, self.config.predict, *sample.size)
+            graded = coco_summary.match_graded(sample, found, classes) if is_last else None
+            return _Scored(found, ap50.match_image(sample, found, classes), graded)
+
+        scored = look_at_samples(
+            self.model,
+            samples,
+            self.config.predict,
+            end,
+            tile=self.config.data.crop,
+            helpers=self.threads - 1,
+            progress=progress,
+        )
+        masks, boxes = ap50.match_tables([one.matches for one in scored], classes)
         self.matches[epoch] = masks
         max_dets = self.config.metric.max_dets
         of_masks = ap50.ap50(masks, max_dets)
@@ -281,11 +303,11 @@ class Trial:
             "ap50_uncapped": ap50.ap50(masks, None).mean,
             "ap50_box": ap50.ap50(boxes, max_dets).mean,
             "ap50_per_class": of_masks.per_class,
-            "detections": sum(len(detections) for detections in found),
-            "capped_images": sum(detections.full_tiles > 0 for detections in found),
+            "detections": sum(len(one.found) for one in scored),
+            "capped_images": sum(one.found.full_tiles > 0 for one in scored),
             "coco": (
-                coco_summary(samples, found, len(self.data.classes))
-                if epoch == self.config.optim.epochs
+                coco_summary.summarize([one.graded for one in scored if one.graded is not None])
+                if is_last
                 else {}
             ),
         }

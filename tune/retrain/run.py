@@ -27,7 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
 from core.data.dataset import TestImage
@@ -41,8 +43,10 @@ from core.metric.coco_summary import coco_summary
 from core.prediction import choice as prediction_choice
 from core.prediction import overlay, submission, trained_model
 from core.prediction.choice import Evaluated
+from core.prediction.detect import combine
 from core.prediction.submission import CocoResult
 from core.prediction.trained_model import TrainedModel
+from core.prediction.views import View, look_at_each
 from core.training.trial import EpochReport, Trial
 from core.values import as_ap50
 from tune.retrain.plan import RetrainingPlan
@@ -105,7 +109,15 @@ def run_retraining(plan: RetrainingPlan, console: Console, device: str = "auto")
                 _draw_validation(
                     folder / "overlays" / "validation", trained, trial, chosen, shown, console
                 )
-        tested = _submit(plan.folder.best, trained, plan.data.test_images, metrics, shown, console)
+        tested = _submit(
+            plan.folder.best,
+            trained,
+            plan.data.test_images,
+            metrics,
+            shown,
+            console,
+            helpers=trial.threads - 1,
+        )
         plan.folder.description.touch()  # this is now the study that was used last
     return Outcome(
         metrics,
@@ -143,6 +155,7 @@ def _submit(
     metrics: dict[str, Any],
     shown: float,
     console: Console,
+    helpers: int,
 ) -> _Tested:
     """Predict the test images, and add the submission to `best` if every image could be predicted.
 
@@ -150,7 +163,7 @@ def _submit(
     """
     if not images:
         return _Tested()
-    tested = _predict_test(best / "overlays" / "test", trained, images, shown, console)
+    tested = _predict_test(best / "overlays" / "test", trained, images, shown, console, helpers)
     if not tested.missing:
         try:
             submission.write_zip(
@@ -256,7 +269,9 @@ def _evaluate(
     samples = [plan.data.samples[index] for index in trial.split.validation]
     candidates = [plan.own, *plan.candidates]
     with Steps(console, "Predicting the validation images", 1, "") as steps:
-        return prediction_choice.evaluate(trained, samples, candidates, steps.at)
+        return prediction_choice.evaluate(
+            trained, samples, candidates, steps.at, helpers=trial.threads - 1
+        )
 
 
 def _evaluate_winner(plan: RetrainingPlan, console: Console, device: str) -> list[Evaluated]:
@@ -367,32 +382,53 @@ def _draw_validation(
             steps.at(seen)
 
 
+_TestPicture = tuple[TestImage, Path, NDArray[np.uint8]]
+"""A test image, the path of its picture, and its pixels."""
+
+
 def _predict_test(
-    folder: Path, trained: TrainedModel, images: Sequence[TestImage], shown: float, console: Console
+    folder: Path,
+    trained: TrainedModel,
+    images: Sequence[TestImage],
+    shown: float,
+    console: Console,
+    helpers: int,
 ) -> _Tested:
     """Predict each test image that can be read, and write its picture to `folder`; the others
     get a sentence each.
+
+    helpers   number of threads that draw pictures while the network looks at the next images
     """
     tested = _Tested()
     folder.mkdir(parents=True)
     names = _file_names([image.file_name for image in images])
-    with Steps(console, "Predicting the test images", len(images), "") as steps:
-        for seen, (image, name) in enumerate(zip(images, names, strict=True), 1):
+
+    def readable() -> Iterator[tuple[_TestPicture, NDArray[np.uint8]]]:
+        for image, name in zip(images, names, strict=True):
             try:
                 pixels = read_test_image(image)
             except DataError as error:
                 tested.missing.append(str(error))
             else:
-                found = trained.predict(pixels)
-                results = submission.results_of(
-                    found, image.id, image.height, image.width, trained.classes
-                )
-                tested.results[image.id] = results
-                tested.full_tiles.append(found.full_tiles)
-                overlay.write_png(
-                    folder / name, overlay.draw(pixels, found, trained.classes, min_score=shown)
-                )
-            steps.at(seen)
+                yield (image, folder / name, pixels), pixels
+
+    def end(picture: _TestPicture, views: Sequence[View]) -> tuple[int, list[CocoResult], int]:
+        image, path, pixels = picture
+        found = combine(views, trained.config.predict, *pixels.shape[:2])
+        drawn = overlay.draw(pixels, found, trained.classes, min_score=shown)
+        overlay.write_png(path, drawn)
+        results = submission.results_of(found, image.id, image.height, image.width, trained.classes)
+        return image.id, results, found.full_tiles
+
+    config = trained.config
+    with Steps(console, "Predicting the test images", len(images), "") as steps:
+        for number, results, full in look_at_each(
+            trained.model, readable(), config.predict, end, tile=config.data.crop, helpers=helpers
+        ):
+            tested.results[number] = results
+            tested.full_tiles.append(full)
+            steps.at(len(tested.results) + len(tested.missing))
+        steps.at(len(images))
     return tested
 
 

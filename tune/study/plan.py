@@ -197,11 +197,11 @@ def _precision(
     machine: Machine | None,
     resources: TrialResources | None,
 ) -> tuple[Precision | None, str | None]:
-    """What `optim.precision: auto` is in a study, and a sentence on it where one is needed.
+    """The precision that `optim.precision: auto` is in a study, and a sentence on it where needed.
 
     before   the facts of the study that is continued: it keeps the precision with which it began
 
-    None where the machine is not known.
+    The precision is None where neither these nor the machine are known.
     """
     found: Precision | None = None
     said = None
@@ -217,7 +217,7 @@ def _precision(
 
 
 def _precision_here(machine: Machine, resources: TrialResources) -> tuple[Precision, str | None]:
-    """What `optim.precision: auto` is in a study that begins, and words on it for a user of GPUs.
+    """The precision of a study that begins, and words on it for a user of GPUs.
 
     The driver cannot see the GPUs of a cluster, and need not have one itself.
     """

@@ -11,8 +11,9 @@ from core.config import ModelConfig, PredictConfig
 from core.labels import label_maps as masks
 from core.network.build import build_detector
 from core.network.detector import Detector
-from core.prediction.detect import View, about_full_tiles, combine, look, predict, suppress
+from core.prediction.detect import about_full_tiles, combine, predict, suppress
 from core.prediction.tiles import Window, merge_tiles, tiles
+from core.prediction.views import View, look_at_each
 from core.sample import Detections, MaskCrop
 
 
@@ -240,7 +241,8 @@ def test_a_stricter_setting_gives_what_it_would_have_given_from_the_start(
     image = an_image(64, 112)
     strict, strict_config = build(**{"flips": True, "tile": tile, "max_detections": 16} | stricter)
     expected = predict(strict, image, strict_config)
-    found = combine(look(loose, image, config), strict_config, 64, 112)
+    (views,) = look_at_each(loose, [(None, image)], config, lambda _, views: views)
+    found = combine(views, strict_config, 64, 112)
     assert not np.array_equal(expected.scores_N, predict(loose, image, config).scores_N)
     assert np.array_equal(found.boxes_N4, expected.boxes_N4)
     assert np.array_equal(found.labels_N, expected.labels_N)
