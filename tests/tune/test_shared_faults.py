@@ -7,20 +7,20 @@ card ends all that use it, and it takes no other until these have ended.
 import os
 import signal
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.faults_on_gpu import EPOCHS, Faulty, measure, spread
+from benchmarks.faults_on_gpu import EPOCHS, KINDS, Faulty, main, measure, spread
 from tests.stand_in_service import StandIn
 from tune.engine.messages import NoGpu
 from tune.engine.resources import Machine, Node
+from tune.ledger.ledger import MAX_LOST
 from tune.ledger.records import State
 from tune.processes import runs
-
-pytestmark = pytest.mark.fault
 
 TRIALS, TOGETHER, GUILTY = 5, 3, 1
 
@@ -71,6 +71,7 @@ class StandInCard:
             return 0
 
 
+@pytest.mark.fault
 def test_faults_of_all_kinds_lose_no_trial_and_charge_no_innocent_one_and_one_that_always_falls_ends_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,3 +100,23 @@ def test_faults_of_all_kinds_lose_no_trial_and_charge_no_innocent_one_and_one_th
             if cost.injected.get(record.id, 0) == 0:
                 assert record.lost == 0
     assert sum(record.spared for record in cost.records) > 0
+
+
+def test_the_faults_that_are_injected_cost_no_trial_all_its_attempts() -> None:
+    faults = spread(100, 60)
+    assert len(faults) == 100
+    assert max(Counter(trial for trial, _ in faults).values()) <= MAX_LOST
+    assert {epoch for _, epoch in faults} <= set(range(1, EPOCHS + 1))
+    assert set(Counter(faults.values()).values()) == {33, 34}
+    assert set(faults.values()) == set(KINDS)
+    with pytest.raises(ValueError, match="10 trials take 20 faults, and 21 are asked for"):
+        spread(21, 10)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_without_a_gpu_nothing_is_measured_and_that_is_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([]) == 0
+    said = "faults_on_gpu needs a GPU, and torch sees none: nothing was measured\n"
+    assert capsys.readouterr().out == said

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from core import data as datasets
-from core.errors import ResourceError
+from core.errors import ResourceError, SpaceError
 from tests.stand_in_service import StandIn
 from tune.engine import mps, session
 from tune.engine.messages import Assignment
@@ -255,6 +256,27 @@ def test_processes_can_do_without_the_service_for_a_while(stand_in: StandIn) -> 
         assert runs(stand_in.started[0])
 
 
+def test_the_driver_opens_cuda_without_the_service_and_never_becomes_its_client(
+    stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an error on the GPU the service serves nobody until all its clients have ended."""
+    process = start_another(stand_in)
+    looked_in: list[Path] = []
+
+    def opened() -> bool:
+        looked_in.append(Path(os.environ[PIPES]))
+        assert looked_in[-1].is_dir()
+        assert not (looked_in[-1] / "control").exists()
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", opened)
+    with mps.service("auto") as service:
+        assert service.runs
+        assert len(looked_in) == 1
+        assert looked_in[0] != stand_in.machine_wide
+    os.kill(process, signal.SIGTERM)
+
+
 @pytest.mark.parametrize("how", ["lives", "is dead", "hangs"])
 def test_a_service_of_ours_that_died_or_hangs_is_started_again_where_its_clients_look(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, how: str
@@ -354,6 +376,19 @@ def test_where_there_is_no_such_program_a_search_with_gpus_is_refused_before_it_
     request = from_document(SPACE, "test")
     assert request.resources.mps == "auto"
     assert not check_request(request, Options(tmp_path))[1]
+
+
+@pytest.mark.parametrize("value", [True, False, "auto"])
+def test_the_option_is_auto_true_or_false(value: bool | str) -> None:
+    assert from_document({**SPACE, "resources": {"mps": value}}, "test").resources.mps == value
+
+
+def test_another_value_of_the_option_is_refused() -> None:
+    with pytest.raises(SpaceError) as refused:
+        from_document({**SPACE, "resources": {"mps": "maybe"}}, "test")
+    assert str(refused.value) == (
+        "test, resources: mps must be a valid boolean or be 'auto', and is 'maybe'."
+    )
 
 
 def test_without_gpus_nobody_asks_for_the_program(
