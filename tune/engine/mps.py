@@ -169,6 +169,17 @@ def service(wanted: bool | Literal["auto"]) -> Iterator[Service]:
         found.close()
 
 
+def stay_outside() -> None:
+    """Open CUDA in this process without the service, so that it never becomes a client.
+
+    After an error on the GPU the service serves nobody until its clients have ended, and a driver
+    stays; another user's service would keep it waiting. So a driver calls this before it asks
+    anything of a GPU.
+    """
+    with _hidden():
+        torch.cuda.is_available()
+
+
 def check_service() -> None:
     """Raise ResourceError where no service runs and none can be started."""
     if not _is_there() and shutil.which(PROGRAM) is None:
@@ -199,7 +210,7 @@ def _usable(insisted: bool) -> Service:
 
     Raises ResourceError where there is none and the request insists on it.
     """
-    _stay_outside()
+    stay_outside()
     ways: list[Callable[[], AbstractContextManager[Path | None]]] = [_ours]
     if _is_there():
         ways.insert(0, _anothers)
@@ -225,16 +236,6 @@ def _usable(insisted: bool) -> Service:
     hiding = ExitStack()
     _hide_what_is_there(hiding)
     return Service(False, f"{_TURNS}: {'; '.join(reasons)}", hiding)
-
-
-def _stay_outside() -> None:
-    """Open CUDA in this process without the service, so that it never becomes a client.
-
-    After an error on the GPU the service serves nobody until its clients have ended, and this
-    process stays.
-    """
-    with _hidden():
-        torch.cuda.is_available()
 
 
 @contextlib.contextmanager

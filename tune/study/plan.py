@@ -229,6 +229,7 @@ def _precision_here(machine: Machine, resources: TrialResources) -> tuple[Precis
             " --set optim.precision=bf16 trains faster"
         )
     (node,) = machine.nodes
+    mps.stay_outside()
     if all(precision_of(torch.device("cuda", gpu)) == "bf16" for gpu in range(node.gpus)):
         return "bf16", "bf16, which this machine's GPUs have"
     return "fp32", "fp32, since not every GPU of this machine has bf16"

@@ -30,6 +30,7 @@ from tune.ledger.records import State
 from tune.processes import runs
 from tune.request.file import from_document
 from tune.study import conductor as study
+from tune.study import plan as plan_module
 from tune.study.options import Options
 from tune.study.plan import StudyPlan, check_request
 from tune.study.trials import TrialInputs
@@ -275,6 +276,22 @@ def test_the_driver_opens_cuda_without_the_service_and_never_becomes_its_client(
         assert len(looked_in) == 1
         assert looked_in[0] != stand_in.machine_wide
     os.kill(process, signal.SIGTERM)
+
+
+def test_the_driver_asks_nothing_of_a_gpu_before_it_is_outside_of_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def asked(_: torch.device) -> str:
+        done.append("asked")
+        return "fp32"
+
+    monkeypatch.setattr(Machine, "here", lambda: Machine((Node(2, 1),)))
+    monkeypatch.setattr(mps, "stay_outside", lambda: done.append("outside"))
+    monkeypatch.setattr(plan_module, "precision_of", asked)
+    assert not check_request(from_document(SPACE, "test"), Options(tmp_path))[1]
+    assert done == ["outside", "asked"]
 
 
 @pytest.mark.parametrize("how", ["lives", "is dead", "hangs"])
