@@ -200,7 +200,8 @@ def _coco_eval(coco: COCO, results: list[dict[str, Any]], whole: bool) -> tuple[
     """Seconds of COCOeval and its AP50."""
     with contextlib.redirect_stdout(io.StringIO()):
         begin = time.perf_counter()
-        evaluation = COCOeval(coco, coco.loadRes(results), "segm")
+        # Copies, because it writes into the results that it is given.
+        evaluation = COCOeval(coco, coco.loadRes([dict(one) for one in results]), "segm")
         if not whole:
             evaluation.params.iouThrs = np.array([0.5])
             evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]

@@ -64,6 +64,11 @@ class _Look:
     pixels: NDArray[np.uint8]
 
 
+def most_at_once(model: Detector) -> int:
+    """The device's AT_ONCE."""
+    return AT_ONCE.get(next(model.parameters()).device.type, 1)
+
+
 def look_at_each(
     model: Detector,
     images: Iterable[tuple[Item, NDArray[np.uint8]]],
@@ -97,8 +102,7 @@ def look_at_each(
         config.nms_iou,
         config.max_detections,
     ), "the model was built with other settings of predict"
-    if at_once is None:
-        at_once = AT_ONCE.get(next(model.parameters()).device.type, 1)
+    at_once = at_once or most_at_once(model)
     looks = _looks(images, config.tile or tile, config.flips)
     with Helpers(helpers) as beside:
         pasted = beside.in_order(_pastings(model, _batches(looks, model, at_once)))

@@ -15,7 +15,7 @@ from core.data.dataset import Dataset
 from core.device import resolve
 from core.labels.label_maps import find_instances
 from core.network.weights import BaseWeights
-from core.prediction.detect import predict
+from core.prediction.views import look_at_samples, most_at_once
 from core.randomness import Purpose, torch_seed
 from core.training.loop import Batch, TrainingBatches, seeded, train_one_epoch
 from core.training.trial import Trial
@@ -89,7 +89,7 @@ class Probe:
         self.config = self.trial.config
 
     def at_its_largest(self) -> Memory:
-        """Train on the most crowded of the largest images, and predict the largest one.
+        """Train on the most crowded of the largest images, and predict a batch of the largest one.
 
         Raises torch.OutOfMemoryError where that does not fit.
         """
@@ -97,7 +97,9 @@ class Probe:
         self._train(1, iter(_largest_batches(self.config, self.data, self._train_images)[:steps]))
         self.trial.model.eval()
         largest = self.data.samples[_by_size(self.data, self._train_images)[0]]
-        predict(self.trial.model, largest.image, self.config.predict, self.config.data.crop)
+        model, crop = self.trial.model, self.config.data.crop
+        batch = [largest] * most_at_once(model)
+        look_at_samples(model, batch, self.config.predict, lambda *_: None, tile=crop)
         if self.device.type != "cuda":
             return Memory()
         reserved = torch.cuda.memory_reserved(self.device)
