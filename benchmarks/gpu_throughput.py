@@ -141,10 +141,11 @@ def _wait(device: torch.device) -> None:
 def trial(data: Dataset, weights: str, device: torch.device, short: bool) -> dict[str, float]:
     """Images/s of one trial, alone on the device, in the second of three epochs."""
     settings = settings_of(weights, short) | {"optim.epochs": 3}
-    processors = len(os.sched_getaffinity(0))
+    cpus = min(8, len(os.sched_getaffinity(0)))  # as many as a search gives a trial
     alone = Trial(
         TrialConfig.from_settings(settings), data, device=str(device),
-        loader_workers=min(8, processors) - 1 if device.type == "cuda" else 0,
+        loader_workers=cpus - 1 if device.type == "cuda" else 0,
+        threads=cpus,
     )  # fmt: skip
     alone.run_epoch()
     report = alone.run_epoch()
