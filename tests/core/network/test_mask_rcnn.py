@@ -535,9 +535,13 @@ def test_images_are_normalised_once() -> None:
 # bfloat16
 
 
+@pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("detector", DETECTORS)
-def test_losses_under_bfloat16_are_float32_and_near_those_without(detector: str) -> None:
+def test_losses_under_bfloat16_are_float32_and_near_those_without(
+    detector: str, fixed: bool
+) -> None:
     network = build(settings(detector=detector))
+    network.fixed = fixed
     image, target, _ = scene(0, 96, 96, 10)
     exact = same_draws(network.losses, [image], [target])
     with torch.autocast("cpu", torch.bfloat16):
