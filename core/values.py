@@ -29,8 +29,12 @@ def as_duration(seconds: float) -> str:
 
 
 def as_time_span(low: float, high: float) -> str:
-    """A range of times, in seconds: `3 to 5 min`, `40 min to 2.5 h`, `about 20 min`."""
+    """A range of times, in seconds: `3 to 5 min`, `40 min to 2.5 h`, `about 20 min`; `up to 4 min`
+    where the low end is next to nothing.
+    """
     (least, unit), (most, other) = _amount_and_unit(low), _amount_and_unit(high)
+    if low < high / 50:
+        return f"up to {most} {other}"
     if unit != other:
         return f"{least} {unit} to {most} {other}"
     return f"about {most} {unit}" if least == most else f"{least} to {most} {unit}"

@@ -57,6 +57,7 @@ def test_a_duration_has_the_unit_in_which_it_is_easy_to_grasp(seconds: float, te
         (2400, 9000, "40 min to 2.5 h"),
         (119, 121, "about 2 min"),
         (5e6, 2e7, "58 days to 8 months"),
+        (0, 240, "up to 4 min"),
     ],
 )
 def test_a_span_of_times_names_a_unit_once_where_both_ends_have_it(

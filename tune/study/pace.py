@@ -35,9 +35,10 @@ IN_A_BATCH = 0.75
 """Least part of the seconds of an image alone that an image takes in a batch."""
 LEAST_SIDE = 64
 """Pixels; batch norm that learns from one smaller image fails, since its last map is one pixel."""
-SLOWEST = 1.6e-5
-"""Seconds that an image may take for each of the network's pixels, training and evaluation
-together: more than a processor needs, to tell studies that are over before a measurement pays."""
+SLOWEST = (0.5, 2.5e-5)
+"""Seconds that an image may take on a processor, training and evaluation together, and seconds for
+each of its pixels beside them: more than is needed, to tell studies that are over before a
+measurement pays."""
 EVALUATED = (0.2, 1.5)
 """Seconds that an evaluated image takes on a GPU, as a multiple of a trained one, at least and at
 most: on a GPU training alone is measured."""
@@ -141,7 +142,8 @@ def _typical(plan: StudyPlan) -> TrialConfig:
 def _slowest(plan: StudyPlan, images: int) -> float:
     """Seconds that an epoch of so many images does not exceed."""
     model = heaviest(plan.request.space).model
-    return images * SLOWEST * model.image_min_side * model.image_max_side
+    of_an_image, of_a_pixel = SLOWEST
+    return images * (of_an_image + of_a_pixel * model.image_min_side * model.image_max_side)
 
 
 def measured(config: TrialConfig, data: Dataset, threads: int, seconds: float = SECONDS) -> Pace:

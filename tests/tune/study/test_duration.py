@@ -295,9 +295,13 @@ SPACE: dict[str, Any] = {
 
 
 def make_plan(
-    results: Path, gpus: float = 0.0, address: str | None = None, **fixed: Any
+    results: Path, gpus: float = 0.0, address: str | None = None, is_short: bool = False
 ) -> StudyPlan:
-    document = {**SPACE, "fixed": {"model.weights": "none", "optim.epochs": 20, **fixed}}
+    document = {**SPACE, "fixed": {"model.weights": "none", "optim.epochs": 20}}
+    if is_short:
+        sides = {"model.image_min_side": 32, "model.image_max_side": 48}
+        document["fixed"] |= {"optim.epochs": 1, **sides}
+        document |= {"search": {"sampler": "random", "trials": 3}, "confirm": {"top": 0}}
     return StudyPlan(
         from_document(document, "test"),
         Options(results),
@@ -341,9 +345,8 @@ def test_nothing_is_measured_where_it_would_be_pointless(
         tmp_path,
         gpus=1.0 if case == "a GPU" else 0.0,
         address="127.0.0.1:6379" if case == "a cluster" else None,
-        **({"model.image_min_side": 32, "model.image_max_side": 48, "optim.epochs": 1}
-           if case == "a short study" else {}),
-    )  # fmt: skip
+        is_short=case == "a short study",
+    )
     known = pace.forecast(plan, ran, measures=case != "nobody measures")
     assert known.epoch is None
     assert asked == []
