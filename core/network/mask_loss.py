@@ -13,9 +13,9 @@ from torch.nn import functional
 
 PROPOSALS_AT_ONCE = 64
 """Number of proposals whose activations are held at once: 120 MB."""
-AT_ONCE_ON_A_GPU = 1024
-"""The same on a GPU, which waits for Python to ask for each operation: 1.9 GB, where a batch has so
-many; a batch of two has 256 at most, of 460 MB."""
+AT_ONCE_ON_A_GPU = 256
+"""The same on a GPU, which waits for Python to ask for each operation: 460 MB. At the default
+`model.box_samples` a batch of two images has no more."""
 
 
 def mask_loss(

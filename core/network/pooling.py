@@ -82,15 +82,17 @@ class PyramidPooling(nn.Module):
         boxes = torch.where(level_P[:, None] == level_numbers, regions_P5[:, 1:], OUTSIDE)
         # The number of the image stays: an image that is not there must not be read either.
         images = regions_P5[:, :1].expand(len(SCALES), -1, -1)
-        first, *others = [
+        of_levels = (
             self._aligned(level, regions_P5, scale)
             for level, regions_P5, scale in zip(
                 levels, torch.cat([images, boxes], dim=2), SCALES, strict=False
             )
-        ]
-        for pooled in others:
-            first = first + pooled
-        return first
+        )
+        # In place, and one after the other: a batch of eight has 200 MB from each level.
+        pooled = next(of_levels)
+        for from_level in of_levels:
+            pooled = pooled.add_(from_level)
+        return pooled
 
     def _aligned(self, level: torch.Tensor, regions_K5: torch.Tensor, scale: float) -> torch.Tensor:
         pooled: torch.Tensor = roi_align(

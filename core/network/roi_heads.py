@@ -244,7 +244,7 @@ class RoIHeads(nn.Module):
         # A proposal that learns an instance has an IoU with its box of PROPOSAL_IOU at least.
         wanted_P28 = truths.mask_targets(
             samples.instances_P,
-            regions_P5[:, 1:],
+            regions_P5[:, 1:] * weight_P[:, None],  # an empty slot's box may be large
             samples.draws.positives,
             MASK_SIDE,
             1 / PROPOSAL_IOU,

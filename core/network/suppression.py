@@ -5,6 +5,8 @@ known in Python, so a GPU is waited for. Here a set is a row of a tensor, and wh
 mask.
 """
 
+import contextlib
+
 import torch
 
 from core.network.matching import areas_of, entries_at_once, overlap
@@ -43,7 +45,7 @@ def suppress(
     pieces = torch.split(torch.where(fits_RT[..., None], boxes_RT4, 0.0), BOXES_AT_ONCE, dim=1)
     kept: list[torch.Tensor] = []
     for boxes_RK4, fits_RK in zip(pieces, torch.split(fits_RT, BOXES_AT_ONCE, dim=1), strict=True):
-        free_RK1 = fits_RK[..., None].to(torch.bfloat16)
+        free_RK1 = fits_RK[..., None].to(torch.float16)
         for better_RK4, kept_RK1 in zip(pieces, kept, strict=False):
             free_RK1 = _not_covered(free_RK1, _overlaps(boxes_RK4, better_RK4, iou), kept_RK1)
         overlaps_RKK = _overlaps(boxes_RK4, boxes_RK4, iou).tril_(-1)  # with better ones
@@ -59,21 +61,27 @@ def _not_covered(
 ) -> torch.Tensor:
     """1 for each free box that overlaps no kept one, else 0; all arguments are 0 or 1.
 
-    The number of kept boxes that it overlaps is subtracted. bfloat16 rounds large numbers, but none
-    to zero.
+    The number of kept boxes that it overlaps is subtracted. float16 holds it exactly, up to
+    BOXES_AT_ONCE, and GPUs without bfloat16 multiply matrices of it.
     """
-    return torch.baddbmm(free_RK1, overlaps_RKT, kept_RT1, alpha=-1).clamp_(min=0)
+    kind = free_RK1.device.type
+    with (
+        torch.autocast(kind, enabled=False)  # it would copy the overlaps in every round
+        if torch.amp.is_autocast_available(kind)
+        else contextlib.nullcontext()
+    ):
+        return torch.baddbmm(free_RK1, overlaps_RKT, kept_RT1, alpha=-1).clamp_(min=0)
 
 
 def _overlaps(boxes_RK4: torch.Tensor, others_RT4: torch.Tensor, iou: float) -> torch.Tensor:
-    """1 where the IoU is above `iou`, else 0: bfloat16 [R, K, T]; some rows are done at a time."""
+    """1 where the IoU is above `iou`, else 0: float16 [R, K, T]; some rows are done at a time."""
     rows, width, height = len(boxes_RK4), boxes_RK4.shape[1], others_RT4.shape[1]
     step = max(1, entries_at_once(boxes_RK4.device) // max(width * height, 1))
     areas_RK, other_areas_RT = areas_of(boxes_RK4), areas_of(others_RT4)
     found = [
         overlap(boxes_RK4[some], areas_RK[some], others_RT4[some], other_areas_RT[some])
         .gt(iou)
-        .to(torch.bfloat16)
+        .to(torch.float16)
         for some in (slice(start, start + step) for start in range(0, rows, step))
     ]
     return found[0] if len(found) == 1 else torch.cat(found)

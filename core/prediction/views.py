@@ -21,10 +21,13 @@ from core.network.detector import Detector, RawDetections
 from core.prediction.tiles import Window, tiles
 from core.sample import Detections, MaskCrop, Sample
 
-AT_ONCE = {"cuda": 8}
+AT_ONCE = {"cuda": 4}
 """Largest number of tiles of one size that the network sees at once, by type of device: one on
 others, since a CPU gains nothing by more (results/LOG.md)."""
-PIXELS_AT_ONCE = 8 * 800 * 1344
+MOST_HELPERS = 4
+"""Largest number of helper threads. They hold Python's lock for half of their time, and the thread
+that asks the device waits for it."""
+PIXELS_AT_ONCE = 4 * 800 * 1344
 """Largest number of pixels of these tiles together, at the size that the network sees, unless one
 tile alone has more."""
 
@@ -89,7 +92,8 @@ def look_at_each(
     then      is called in a helper thread with the views of an image, a view for each tile
     tile      side of the tiles in pixels where `config.tile` is 0, such as `data.crop`; 0 for the
               whole image
-    helpers   number of helper threads; results do not depend on it
+    helpers   number of helper threads, of which MOST_HELPERS are used at most; results do not
+              depend on it
     at_once   largest number of tiles of one size that the network sees at once; None for the
               device's AT_ONCE. Results depend on it by rounding
 
@@ -104,7 +108,7 @@ def look_at_each(
     ), "the model was built with other settings of predict"
     at_once = at_once or most_at_once(model)
     looks = _looks(images, config.tile or tile, config.flips)
-    with Helpers(helpers) as beside:
+    with Helpers(min(helpers, MOST_HELPERS)) as beside:
         pasted = beside.in_order(_pastings(model, _batches(looks, model, at_once)))
         yield from beside.in_order(_ends(pasted, then))
 

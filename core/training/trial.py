@@ -137,6 +137,7 @@ class Trial:
             file = pretrained.find_weights(config.model)
             weights = None if file is None else pretrained.read_weights(file)
         self.device = resolve(device)
+        self._finds_precision = config.optim.precision == "auto"
         self.config = config = config.in_precision(precision_of(self.device))
         self.data = data
         self.threads = threads or torch.get_num_threads()
@@ -326,6 +327,7 @@ class Trial:
         if path is None:
             return None
         tensors, state = checkpoint.load(path)
+        self._take_precision(state)
         self._check_identity(path, state)
         self._check_layers(path, tensors)
         return self._model_with(tensors)
@@ -375,13 +377,15 @@ class Trial:
         Without a `last.safetensors` in the folder it returns False, and nothing changes. It raises
         CheckpointError for a file of another configuration, data set or pretrained weights, and
         TornCheckpoint for one that is damaged: `discard` it to begin anew. The trial goes on with
-        the number of threads with which it began. Files that a lost attempt left behind are
+        the number of threads with which it began, and where it was made with `optim.precision:
+        auto` in the precision with which it began. Files that a lost attempt left behind are
         removed; match tables of epochs that were lost stay until the epoch is run again.
         """
         path = folder / "last.safetensors"
         if not path.exists():
             return False
         tensors, state = checkpoint.load(path)
+        self._take_precision(state)
         self._check_identity(path, state)
         with _damage_named(path):
             best_path = _best_path(folder, state["best"]["epoch"])
@@ -411,6 +415,15 @@ class Trial:
         """Rename a torn checkpoint, as `last.safetensors.torn`: the next `load` begins anew."""
         path = folder / "last.safetensors"
         path.replace(path.with_suffix(".safetensors.torn"))
+
+    def _take_precision(self, state: dict[str, Any]) -> None:
+        """Go on in the precision of a checkpoint, where `auto` left it to this trial."""
+        settings = state.get("settings")
+        kept = settings.get("optim.precision") if isinstance(settings, dict) else None
+        if self._finds_precision and kept in ("fp32", "bf16"):
+            optim = self.config.optim.model_copy(update={"precision": kept})
+            self.config = self.config.model_copy(update={"optim": optim})
+            self._identity["settings"] = self.config.settings()
 
     def _check_identity(self, path: Path, state: dict[str, Any]) -> None:
         with _damage_named(path):

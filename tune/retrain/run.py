@@ -32,9 +32,10 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
+from core.console import say
 from core.data.dataset import TestImage
 from core.data.images import SUFFIXES, read_test_image
-from core.device import resolve
+from core.device import precision_of, resolve
 from core.errors import CellTuneError, CheckpointError, DataError, SubmissionError, TornCheckpoint
 from core.files import recover, replaced, write_json_atomically
 from core.metric import ap50
@@ -217,13 +218,20 @@ def _memory_in_one_sentence(plan: RetrainingPlan) -> Iterator[None]:
 def _train(plan: RetrainingPlan, console: Console, device: str) -> Trial:
     """Train to the last epoch, from a checkpoint if there is one; returns the trial."""
     helpers = min(len(os.sched_getaffinity(0)) - 1, MAX_WORKERS)
+    place = resolve(device)
+    if plan.config.optim.precision == "bf16" and precision_of(place) != "bf16":
+        say(
+            console,
+            f"Note: the trial trained in bf16, for which {place} has no units: retraining is slow"
+            " there; --set optim.precision=fp32 is faster, and another method",
+        )
     trial = Trial(
         plan.config,
         plan.data,
         plan.weights,
         validate=plan.on == "train",
         device=device,
-        loader_workers=helpers if resolve(device).type == "cuda" else 0,
+        loader_workers=helpers if place.type == "cuda" else 0,
         threads=plan.threads,
     )
     with Steps(console, "Training", plan.epochs, "epoch") as steps:

@@ -555,7 +555,11 @@ def test_a_trial_finds_the_precision_of_its_device_once_and_names_it(
     assert half.losses != full.losses
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match=r"optim\.precision was 'bf16' and is 'fp32'"):
-        trial_of(TINY).load(tmp_path)
+        trial_of(TINY | {"optim.precision": "fp32"}).load(tmp_path)
+    # It goes on in the precision with which it began, also under a version with another default.
+    elsewhere = trial_of(TINY)
+    assert elsewhere.load(tmp_path)
+    assert elsewhere.config.optim.precision == "bf16"
     assert trial_of(TINY | {"optim.precision": "bf16"}).load(tmp_path)
 
 
