@@ -159,7 +159,7 @@ def spread(faults: int, trials: int) -> dict[tuple[int, int], str]:
 
 @dataclass(frozen=True)
 class Cost:
-    """What faults cost.
+    """The cost of faults.
 
     records   the trials in the end
     injected  number of faults that were injected, by trial

@@ -7,15 +7,18 @@ studies whose trials share the GPU.
     plain    torchvision's Mask R-CNN with full masks, batch 2, in fp32 and under bf16 autocast; it
              evaluates nothing
     trial    one trial of ours, as a search runs it: training alone, and with its evaluations
-    step     where the milliseconds of a training step go (`benchmarks.step_parts`)
+    step     the milliseconds of the parts of a training step (`benchmarks.step_parts`)
     packed   a search with the defaults: the GPU is measured, and as many trials share it as gain
-    turns    the same without NVIDIA's Multi-Process Service
+    turns    the same without NVIDIA's Multi-Process Service, with the number of trials at once that
+             `packed` measured, if it ran before
 
 All train the last stage of a ResNet-50 at 800 pixels. A study is timed from the start of its
 process to the last entry in its ledger: Ray, measuring, all starts, evaluations and checkpoints
 are in it. Each part is a process of its own and may fail or be cut short without the others.
-Without Ray installed `plain`, `trial` and `step` run. `--data synthetic`, the default, draws crops
-of 500 pixels with 150 cells each. `--device cpu --short` runs everything at a tiny size, to try the
+Starts and measuring are a large part of so short a study, so its speed after them is shown too.
+Each part leaves the later ones their time, and may use what the ones before it left. Without Ray
+installed `plain`, `trial` and `step` run. `--data synthetic`, the default, draws crops of 500
+pixels with 150 cells each. `--device cpu --short` runs everything at a tiny size, to try the
 program: its figures mean nothing.
 """
 
@@ -55,11 +58,12 @@ PARTS = ("plain", "trial", "step", "packed", "turns")
 LIMIT_SECONDS = 345.0
 """Seconds for everything."""
 PART_SECONDS: Mapping[str, float] = {
-    "plain": 60, "trial": 60, "step": 40, "packed": 190, "turns": 120,
+    "plain": 40, "trial": 35, "step": 30, "packed": 155, "turns": 85,
 }  # fmt: skip
-"""Largest number of seconds for each part."""
-STUDY_SECONDS: Mapping[str, int] = {"packed": 140, "turns": 75}
-"""The time budget of each study; its report comes after it."""
+"""Seconds that the parts before it leave to each part; it may use what they left beside."""
+AROUND_SECONDS = 40.0
+"""Seconds of a study's part beside the study's time budget: imports before it, the end of the last
+epochs and the report after it."""
 SERVICE: Mapping[str, bool | str] = {"packed": "auto", "turns": False}
 """`resources.mps` of each study."""
 WARM_STEPS, STEPS = 5, 30
@@ -166,37 +170,45 @@ def step(data: Dataset, weights: str, device: torch.device, short: bool) -> dict
     return step_parts.measure(config, data, base, str(device), 2 if short else 12)
 
 
-def study(name: str, where: str, weights: str, device: torch.device, short: bool) -> dict[str, Any]:
+def study(name: str, parsed: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Images/s of a search over learning rates, all its trials together, and how they ran.
 
     name   packed, or turns for a search without NVIDIA's service
     """
+    from tune.engine.packing import read_packing
     from tune.ledger.reading import read_ledger
 
-    on_gpu = device.type == "cuda"
+    short = parsed.short
+    share: str | float = 1 / parsed.at_once if parsed.at_once else "auto"
     space: dict[str, Any] = {
         "study": "throughput",
-        "data": str(Path(where).resolve()),
-        "fixed": settings_of(weights, short) | {"optim.epochs": 1 if short else 15},
+        "data": str(Path(parsed.data).resolve()),
+        "fixed": settings_of(parsed.weights, short) | {"optim.epochs": 1 if short else 15},
         "space": {"optim.learning_rate": {"low": 1e-5, "high": 2e-4, "log": True}},
         "search": {"sampler": "random", "trials": 2 if short else 96},
         "stop_early": {"rule": "none"},
         "confirm": {"top": 0},
-        "resources": {"gpus_per_trial": "auto" if on_gpu else 0, "mps": SERVICE[name]},
+        "resources": {
+            "gpus_per_trial": share if device.type == "cuda" else 0,
+            "mps": SERVICE[name],
+        },
     }
+    budget = max(1, round(parsed.seconds - AROUND_SECONDS))
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "space.yaml").write_text(yaml.safe_dump(space))
         command = [
             sys.executable, "-m", "tune.search", "--space", f"{folder}/space.yaml",
-            "--results", folder, "--time-budget", f"{STUDY_SECONDS[name]}s",
+            "--results", folder, "--time-budget", f"{budget}s",
         ]  # fmt: skip
         begin = time.time()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         reading = read_ledger(f"sqlite:///{folder}/throughput/study.db", "throughput")
+        packing = read_packing(Path(folder) / "throughput/packing.json")
     if reading is None or not any(record.epochs for record in reading.records):
         raise RuntimeError(f"no epoch was trained: {(done.stderr.strip() or done.stdout)[-500:]}")
     found = study_figures([list(record.epochs) for record in reading.records], begin)
-    return found | {"said": _telling(done.stdout)}
+    at_once = parsed.at_once if packing is None else packing.trials
+    return found | {"said": _telling(done.stdout), "at_once": at_once}
 
 
 def study_figures(trials: Sequence[Sequence[Mapping[str, Any]]], begin: float) -> dict[str, Any]:
@@ -260,7 +272,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
         of_study = found.get(name, {})
         whole, after = of_study.get("images_per_second"), of_study.get("after_start")
         row(f"study, {how}, everything included", whole, GOALS[name])
-        row(f"study, {how}, after its start", after)
+        row(f"study, {how}, after its start", after, GOALS[name])
     widths = [max(len(one[column]) for one in rows) for column in range(4)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(one, widths, strict=True)).rstrip()
@@ -298,11 +310,17 @@ def _verdict(value: float, goal: float) -> str:
     return "met" if value <= goal else "missed"
 
 
-def run_apart(name: str, seconds: float, parsed: argparse.Namespace) -> dict[str, Any]:
-    """The figures of a part, which runs in a process of its own for at most so many seconds."""
+def run_apart(
+    name: str, seconds: float, parsed: argparse.Namespace, at_once: int = 0
+) -> dict[str, Any]:
+    """The figures of a part, which runs in a process of its own for at most so many seconds.
+
+    at_once   number of trials that share the GPU in a study; 0 where the study is to measure it
+    """
     command = [
         sys.executable, "-m", "benchmarks.gpu_throughput", "--part", name, "--data", parsed.data,
         "--weights", parsed.weights, "--device", parsed.device,
+        "--seconds", str(seconds), "--at-once", str(at_once),
     ]  # fmt: skip
     command += ["--short"] if parsed.short else []
     # A session of its own, so that all that it started can be ended with it.
@@ -334,7 +352,7 @@ def run_part(name: str, parsed: argparse.Namespace) -> dict[str, Any]:
             return {"left_out": "on processors there is no service to do without"}
         if importlib.util.find_spec("ray") is None:
             return {"left_out": "Ray is not installed here"}
-        return study(name, parsed.data, parsed.weights, device, parsed.short)
+        return study(name, parsed, device)
     measures: Mapping[str, Callable[[Dataset, str, torch.device, bool], dict[str, float]]] = {
         "plain": plain, "trial": trial, "step": step,
     }  # fmt: skip
@@ -368,6 +386,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="a tiny size, to try the program")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the figures as JSON")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=LIMIT_SECONDS, help=argparse.SUPPRESS)
+    parser.add_argument("--at-once", type=int, default=0, help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
     if unknown := set(parsed.only) - set(PARTS):
         parser.error(f"--only must be of {', '.join(PARTS)}, and names {', '.join(unknown)}")
@@ -378,21 +398,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(run_part(parsed.part, parsed)))
         return 0
     with _data_for_all(parsed):
-        return _compare(parsed)
+        return compare(parsed)
 
 
-def _compare(parsed: argparse.Namespace) -> int:
-    """Run the parts one after the other; what is measured is written at once."""
+def compare(
+    parsed: argparse.Namespace,
+    run: Callable[[str, float, argparse.Namespace, int], dict[str, Any]] = run_apart,
+    clock: Callable[[], float] = time.monotonic,
+) -> int:
+    """Run the parts one after the other; what is measured is written at once.
+
+    run     gives the figures of a part, as `run_apart`
+    clock   gives the time in seconds
+    """
     patience = 4 if parsed.short else 1  # a tiny comparison is tried on any machine, however busy
-    until = time.monotonic() + patience * LIMIT_SECONDS
+    until = clock() + patience * LIMIT_SECONDS
+    at_once = 0
     content: dict[str, Any] = {"machine": machine(resolve(parsed.device)), "parts": {}}
     print(json.dumps(content["machine"]), flush=True)
-    for name in parsed.only:
-        begin = time.monotonic()
-        left = min(patience * PART_SECONDS[name], until - begin)
-        figures = run_apart(name, left, parsed) if left > 0 else {"error": "no time was left"}
+    for place, name in enumerate(parsed.only):
+        begin = clock()
+        later = sum(PART_SECONDS[one] for one in parsed.only[place + 1 :])
+        left = until - begin - patience * later
+        figures = run(name, left, parsed, at_once) if left > 0 else {"error": "no time was left"}
+        at_once = figures.get("at_once", at_once)
         content["parts"][name] = figures
-        took = time.monotonic() - begin
+        took = clock() - begin
         print(f"{name}, {took:.0f} s: {json.dumps(figures)}", flush=True)
         if parsed.out:
             parsed.out.write_text(json.dumps(content, indent=2) + "\n")

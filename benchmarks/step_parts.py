@@ -1,5 +1,5 @@
-"""Where the milliseconds of a training step go, how many operations Python asks for in it, and how
-often it waits.
+"""The parts of a training step: their milliseconds, the operations that Python asks for, and the
+waits.
 
     python -m benchmarks.step_parts [--device cpu] [--short]
 

@@ -4,15 +4,19 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks import gpu_throughput, step_parts
 from benchmarks.gpu_throughput import LIMIT_SECONDS, PART_SECONDS, PARTS, study_figures, table
 from benchmarks.step_parts import BEFORE, as_chart, as_table
+from tune.engine import rehearsal
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,11 +69,49 @@ def test_without_a_plain_loop_nothing_is_compared() -> None:
     assert row.split()[-2:] == ["80.0", "4"]
 
 
-def test_all_parts_together_have_time_within_six_minutes() -> None:
-    assert set(PART_SECONDS) == set(PARTS)
-    assert LIMIT_SECONDS <= 360
-    for name, budget in gpu_throughput.STUDY_SECONDS.items():
-        assert budget + 30 <= PART_SECONDS[name]
+class Machine:
+    """A machine whose parts take the seconds that are said, or all that they are given."""
+
+    def __init__(self, takes: Mapping[str, float]) -> None:
+        self.takes, self.now = takes, 1000.0
+        self.given: dict[str, tuple[float, int]] = {}
+
+    def run(self, name: str, seconds: float, _: argparse.Namespace, at_once: int) -> dict[str, Any]:
+        self.given[name] = (seconds, at_once)
+        self.now += min(seconds, self.takes[name])
+        return {"at_once": 12} if name == "packed" else {}
+
+    def clock(self) -> float:
+        return self.now
+
+
+def compared(takes: Mapping[str, float], only: Sequence[str] = PARTS) -> Machine:
+    machine = Machine(takes)
+    parsed = argparse.Namespace(device="cpu", short=False, only=[*only], out=None)
+    gpu_throughput.compare(parsed, machine.run, machine.clock)
+    return machine
+
+
+@given(st.fixed_dictionaries({name: st.floats(1, 500) for name in PARTS}))
+def test_all_parts_end_within_six_minutes_and_each_has_its_time(takes: dict[str, float]) -> None:
+    machine = compared(takes)
+    assert machine.now - 1000 <= LIMIT_SECONDS + 1e-6 <= 360
+    for name, (seconds, _) in machine.given.items():
+        assert seconds >= PART_SECONDS[name] - 1e-6
+    assert set(machine.given) == set(PARTS) == set(PART_SECONDS)
+
+
+def test_a_packed_study_has_what_short_parts_before_it_left_and_most_of_it_is_training() -> None:
+    machine = compared({"plain": 20, "trial": 20, "step": 20, "packed": 500, "turns": 500})
+    seconds = machine.given["packed"][0]
+    assert seconds == LIMIT_SECONDS - 60 - PART_SECONDS["turns"]
+    assert seconds - gpu_throughput.AROUND_SECONDS > 2 * rehearsal.SECONDS + 60
+
+
+def test_the_study_in_turns_takes_the_number_that_the_packed_one_measured() -> None:
+    parts = compared(dict.fromkeys(PARTS, 10.0)).given
+    assert [parts[name][1] for name in PARTS] == [0, 0, 0, 0, 12]
+    assert compared({"turns": 10.0}, ["turns"]).given["turns"] == (LIMIT_SECONDS, 0)
 
 
 def test_a_table_of_parts_has_each_part_before_and_now() -> None:

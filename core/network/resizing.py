@@ -124,7 +124,7 @@ def _padded(side: int) -> int:
 def shape_by_shape(
     tensors: Sequence[torch.Tensor], change: Callable[[torch.Tensor], torch.Tensor]
 ) -> list[torch.Tensor]:
-    """What `change` makes of each tensor, in the order given.
+    """The result of `change` for each tensor, in the order given.
 
     change   a function of the tensors of one shape, stacked: [K, ...] to [K, ...]
     """

@@ -22,8 +22,8 @@ from core.prediction.tiles import Window, tiles
 from core.sample import Detections, MaskCrop, Sample
 
 AT_ONCE = {"cuda": 4}
-"""Largest number of tiles of one size that the network sees at once, by type of device: one on
-others, since a CPU gains nothing by more (results/LOG.md)."""
+"""Largest number of tiles of one size that the network sees at once, by type of device; one on
+others."""
 MOST_HELPERS = 4
 """Largest number of helper threads. They hold Python's lock for half of their time, and the thread
 that asks the device waits for it."""

@@ -30,9 +30,10 @@ SPREAD = 0.3
 ENDED_BEFORE = 4
 """The expected numbers of epochs weigh as many trials as this beside those that ended."""
 SHOWN_SECONDS = 60.0
-"""Where less is left at most, nothing is said."""
+"""Seconds; if at most fewer are left, nothing is said."""
 LONG_SECONDS = 2 * 86_400.0
-"""Where at least this is left and no GPU is there, the way out is said."""
+"""Seconds; if at least these are left and there is no GPU, the message names ways to shorten the
+study."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +268,10 @@ def time_line(
     runs_already    whether the study goes on, so that some of it is done
     """
     if left is None and not on_processors:
-        return "Time: not measured yet; it is told when the GPU is measured, or epochs have run"
+        return (
+            "Time: not measured yet; the search will say it once the GPU is measured or an epoch"
+            " has run"
+        )
     if left is None or left.high < SHOWN_SECONDS:
         return None
     left = left + Span(*START_SECONDS)

@@ -31,8 +31,9 @@ SECONDS = 8.0
 extrapolated from smaller images."""
 PARTS = (0.25, 0.5, 1.0)
 """Sizes of the image that are measured, as parts of its side, smallest first."""
-IN_A_BATCH = 0.75
-"""Least part of the seconds of an image alone that an image takes in a batch."""
+IN_A_BATCH = 0.7
+"""Seconds of an image in a batch, as a part of those of an image alone, at least: 0.72 was measured
+in a batch of two (results/LOG.md, 2026-11-30)."""
 LEAST_SIDE = 64
 """Pixels; batch norm that learns from one smaller image fails, since its last map is one pixel."""
 SLOWEST = (0.5, 2.5e-5)

@@ -11,7 +11,7 @@ from core.network.suppression import ROUNDS, suppress
 
 
 def torchvisions(boxes_T4: torch.Tensor, fits_T: torch.Tensor, iou: float) -> torch.Tensor:
-    """What torchvision keeps of boxes that are sorted by score."""
+    """The boxes that torchvision keeps, of boxes sorted by score."""
     places_T = torch.where(fits_T)[0]
     scores_T = torch.linspace(1, 0.5, len(places_T))
     kept_T = torch.zeros_like(fits_T)

@@ -80,7 +80,7 @@ def planned(document: Mapping[str, Any], results: Path, *changes: str, **options
 
 
 def begin(plan: StudyPlan, facts: Mapping[str, Any] | None = None, trials: int = 9) -> list[str]:
-    """What the trials of a study say of their precision; the study has begun afterwards."""
+    """The precision that each trial of a study names, after the study has begun."""
     plan.folder.path.mkdir(parents=True, exist_ok=True)
     with Claim(plan.storage, plan.request.study) as claim:
         ledger = Ledger(claim, plan.request)
