@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -112,6 +113,40 @@ def test_the_study_in_turns_takes_the_number_that_the_packed_one_measured() -> N
     parts = compared(dict.fromkeys(PARTS, 10.0)).given
     assert [parts[name][1] for name in PARTS] == [0, 0, 0, 0, 12]
     assert compared({"turns": 10.0}, ["turns"]).given["turns"] == (LIMIT_SECONDS, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "at_once", "resources"),
+    [
+        ("packed", 0, {"gpus_per_trial": "auto", "mps": "auto"}),
+        ("turns", 0, {"gpus_per_trial": "auto", "mps": False}),
+        ("turns", 4, {"gpus_per_trial": 0.25, "mps": False}),
+    ],
+)
+def test_a_search_is_asked_for_its_share_of_the_gpu_and_ends_before_its_part_does(
+    name: str, at_once: int, resources: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    spaces: list[dict[str, Any]] = []
+
+    def search(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        spaces.append(yaml.safe_load(Path(command[command.index("--space") + 1]).read_text()))
+        return subprocess.CompletedProcess(command, 1, "", "no GPU is here")
+
+    monkeypatch.setattr(gpu_throughput.subprocess, "run", search)
+    parsed = argparse.Namespace(
+        data=".", weights="none", short=False, seconds=155.0, at_once=at_once
+    )
+    with pytest.raises(RuntimeError, match="no epoch was trained: no GPU is here"):
+        gpu_throughput.study(name, parsed, torch.device("cuda"))
+    assert spaces[0]["resources"] == resources
+    assert commands[0][-2:] == ["--time-budget", f"{155 - gpu_throughput.AROUND_SECONDS:.0f}s"]
+
+
+def test_a_part_s_own_process_understands_what_it_is_asked() -> None:
+    found = gpu_throughput.run_apart("turns", 300, asked("turns"), at_once=12)
+    assert found == {"left_out": "on processors there is no service to do without"}
 
 
 def test_a_table_of_parts_has_each_part_before_and_now() -> None:
