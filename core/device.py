@@ -11,6 +11,10 @@ from core.errors import ResourceError
 MOST_THREADS = 256
 """Largest number of threads: more are a typing error, and starting them would end the process."""
 
+CONTEXT_BYTES = 2**29
+"""Bytes of a GPU that CUDA takes for a process before the process can ask how much is free."""
+_LIBRARIES_MISSING = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
 
 def resolve(name: str) -> torch.device:
     """The device of a name: auto (the first GPU that torch sees, or else the CPU), cpu, cuda or
@@ -37,10 +41,27 @@ def limit_memory(device: torch.device, share: float) -> None:
     """Limit this process to a fraction `share`, in (0, 1], of a GPU's memory; on a CPU there is
     no limit.
 
-    A trial that needs more then runs out of memory itself, and the trials beside it do not.
+    A trial that needs more then runs out of memory itself, and the trials beside it do not. A share
+    below 1 holds what CUDA takes beside torch's allocator too; the allocator gets half of it at
+    least.
     """
     if device.type == "cuda":
+        if share < 1:
+            total = torch.cuda.get_device_properties(device).total_memory
+            share = max(share - CONTEXT_BYTES / total, share / 2)
         torch.cuda.set_per_process_memory_fraction(share, device)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that a GPU's memory was missing: torch's allocator says so in its own
+    words, CUDA and its libraries, for what they need themselves, in others.
+    """
+    said = str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or (isinstance(error, torch.AcceleratorError) and "out of memory" in said)
+        or (isinstance(error, RuntimeError) and any(words in said for words in _LIBRARIES_MISSING))
+    )
 
 
 def precision_of(device: torch.device) -> Precision:
@@ -55,7 +76,7 @@ def precision_of(device: torch.device) -> Precision:
         return "fp32"
     try:
         has = bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
-    except RuntimeError:
+    except (AssertionError, RuntimeError):  # the first for a GPU that only NVIDIA's driver counts
         return "fp32"
     return "bf16" if has else "fp32"
 

@@ -1,6 +1,7 @@
 """One trial that only trains, to learn how much memory and time it takes of a device."""
 
 import itertools
+import math
 import multiprocessing
 import re
 import time
@@ -12,9 +13,10 @@ import torch
 
 from core.config import TrialConfig
 from core.data.dataset import Dataset
-from core.device import resolve
+from core.device import CONTEXT_BYTES, resolve
 from core.labels.label_maps import find_instances
 from core.network.weights import BaseWeights
+from core.prediction.tiles import tiles
 from core.prediction.views import look_at_samples, most_at_once
 from core.randomness import Purpose, torch_seed
 from core.training.loop import Batch, TrainingBatches, seeded, train_one_epoch
@@ -22,8 +24,6 @@ from core.training.trial import Trial
 
 STEPS = 4
 """Number of training steps on the largest images."""
-CONTEXT_BYTES = 2**29
-"""Bytes of a GPU that CUDA takes for a process before the process can ask how much is free."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,9 @@ class Probe:
         self.trial.model.eval()
         largest = self.data.samples[_by_size(self.data, self._train_images)[0]]
         model, crop = self.trial.model, self.config.data.crop
-        batch = [largest] * most_at_once(model)
+        height, width = largest.image.shape[:2]
+        pieces = len(tiles(height, width, self.config.predict.tile or crop))
+        batch = [largest] * math.ceil(most_at_once(model) / pieces)
         look_at_samples(model, batch, self.config.predict, lambda *_: None, tile=crop)
         if self.device.type != "cuda":
             return Memory()

@@ -1,9 +1,11 @@
 """Where a model computes: what is named, if it is there."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from core.device import autocast, precision_of, resolve
+from core.device import autocast, limit_memory, precision_of, resolve
 from core.errors import ResourceError
 
 
@@ -45,12 +47,42 @@ def test_auto_is_bf16_on_a_gpu_that_computes_in_it_and_fp32_elsewhere(
     assert precision_of(gpu) == "bf16"
 
 
-def test_a_gpu_that_does_not_answer_computes_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA driver initialization failed"),
+        AssertionError("Invalid device id"),  # NVIDIA's driver may count more GPUs than CUDA
+    ],
+)
+def test_a_gpu_that_does_not_answer_computes_in_fp32(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(_: torch.device) -> tuple[int, int]:
-        raise RuntimeError("CUDA driver initialization failed")
+        raise error
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", fails)
     assert precision_of(torch.device("cuda", 0)) == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("share", "total", "limit"),
+    [(1.0, 80, 1.0), (0.25, 80, 19.5 / 80), (0.5, 4, 1.5 / 4), (0.5, 1, 0.25)],
+)
+def test_a_share_of_a_gpu_holds_what_cuda_takes_beside_torch(
+    share: float, total: int, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The total memory is in GB."""
+    set_to: list[float] = []
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_properties",
+        lambda _: SimpleNamespace(total_memory=total * 2**30),
+    )
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda fraction, _: set_to.append(fraction)
+    )
+    limit_memory(torch.device("cuda", 0), share)
+    assert set_to == [pytest.approx(limit)]
 
 
 @pytest.mark.parametrize(

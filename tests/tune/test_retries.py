@@ -112,11 +112,17 @@ class Desk:
 
 @contextmanager
 def desk(
-    folder: Path, share: float, parallel: int, together: bool = False, storage: str | None = None
+    folder: Path,
+    share: float,
+    parallel: int,
+    together: bool = False,
+    storage: str | None = None,
+    address: str | None = None,
+    gpus: int = 1,
 ) -> Iterator[Desk]:
     """together: whether trials that share the GPU compute at the same time, by NVIDIA's service."""
     request = from_document(SPACE, "test")
-    machine, resources = Machine((Node(16, 1),)), TrialResources(1, share, parallel)
+    machine, resources = Machine((Node(16, gpus),), address), TrialResources(1, share, parallel)
     plan = StudyPlan(
         request,
         Options(folder, storage=storage),
@@ -376,6 +382,54 @@ def test_where_trials_take_turns_every_lost_worker_counts(tmp_path: Path, cause:
         assert at.ledger.records[0].state is State.FAIL
 
 
+def test_a_gpu_that_is_away_now_and_then_between_long_epochs_stops_no_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with desk(tmp_path, 1 / 4, 1) as at:
+        now = time.monotonic()
+        for minutes in (0, 12, 24):
+            monkeypatch.setattr(time, "monotonic", lambda later=60 * minutes: now + later)
+            one = at.conductor.hand_out()
+            assert one is not None
+            at.lost(one, Cause.NO_GPU)
+            assert at.conductor.error is None
+
+
+@pytest.mark.parametrize(
+    ("address", "there", "counts"),
+    [(None, False, 1), (None, True, 0), ("10.0.0.1:6379", False, 0)],
+)
+def test_a_loss_among_others_counts_only_where_no_service_of_the_users_can_have_spread_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str | None,
+    there: bool,
+    counts: int,
+) -> None:
+    monkeypatch.setattr(mps, "is_there", lambda: there)
+    with desk(tmp_path, 1 / 4, 4, address=address) as at:
+        for one in at.hand_out_all():
+            at.lost(one, Cause.GPU_FAILED)
+        lost = {record.lost for record in at.ledger.records}
+        assert lost == {counts}
+
+
+def test_others_make_room_for_a_larger_share_on_whichever_of_several_gpus_they_are(
+    tmp_path: Path,
+) -> None:
+    """Ray alone knows which half of two GPUs is free."""
+    with desk(tmp_path, 1 / 2, 4, together=True, gpus=2) as at:
+        first, second, third, fourth = at.hand_out_all()
+        for one in (first, second, third, fourth):
+            at.conductor.begun(one)
+        at.lost(first, Cause.GPU_FAILED)
+        at.done(second)
+        waiting = at.conductor.hand_out()
+        assert waiting is not None
+        assert (waiting.trial, waiting.gpus) == (first.trial, 1.0)
+        assert at.trained(third, 1)
+
+
 def test_a_gpu_that_cannot_be_used_is_waited_for_and_charged_to_nobody_and_then_stops_the_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,7 +452,12 @@ def test_a_gpu_that_cannot_be_used_is_waited_for_and_charged_to_nobody_and_then_
         at.died(one)
         lose(Cause.NO_GPU)
         assert at.conductor.error is None
-        monkeypatch.setattr(time, "monotonic", lambda: now + 2 * study.GPU_AWAY_SECONDS)
+        begin, minute = now + study.GPU_AWAY_SECONDS, 60
+        for later in range(minute, int(study.GPU_AWAY_SECONDS), minute):
+            monkeypatch.setattr(time, "monotonic", lambda later=later: begin + later)
+            lose(Cause.NO_GPU)
+            assert at.conductor.error is None
+        monkeypatch.setattr(time, "monotonic", lambda: begin + study.GPU_AWAY_SECONDS)
         lose(Cause.NO_GPU)
         stopped, at.conductor.error = at.conductor.error, None
         assert isinstance(stopped, GpuLost)

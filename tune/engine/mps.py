@@ -32,7 +32,7 @@ import torch
 
 from core.errors import ResourceError
 from tune.engine import scratch
-from tune.processes import variables
+from tune.processes import runs, variables
 
 PROGRAM = "nvidia-cuda-mps-control"
 """NVIDIA's program that starts the service, asks it and ends it."""
@@ -117,6 +117,15 @@ class Service:
             self.why = f"{_TURNS}: {reason}"
             _hide_what_is_there(self._held)
 
+    @property
+    def has_died(self) -> bool:
+        """Whether the control program of our service has ended; one that hangs has not."""
+        if self._ours is None or not self.runs:
+            return False
+        with contextlib.suppress(OSError, ValueError):
+            return not runs(_process_of(self._ours))
+        return False
+
     def mend(self) -> None:
         """Start our service again if its control program has died or answers no more.
 
@@ -125,15 +134,20 @@ class Service:
         """
         if self._ours is None or not self.runs:
             return
-        with contextlib.suppress(ResourceError):
+        try:
             _ask("get_server_list", self._ours)
+        except ResourceError:
+            pass
+        except OSError:  # no place for its answer, which says nothing of the service
+            return
+        else:
             return
         with contextlib.suppress(OSError, ValueError):
-            os.kill(int((self._ours / f"{PROGRAM}.pid").read_text()), signal.SIGKILL)
-        for left in self._ours.iterdir():
-            if left.name != scratch.LOCK:
-                left.unlink(missing_ok=True)
-        with contextlib.suppress(ResourceError):
+            os.kill(_process_of(self._ours), signal.SIGKILL)
+        with contextlib.suppress(ResourceError, OSError):
+            for left in self._ours.iterdir():
+                if left.name != scratch.LOCK:
+                    left.unlink(missing_ok=True)
             _start(self._ours)
 
     def close(self) -> None:
@@ -148,11 +162,12 @@ def turns(reason: str) -> Service:
 
 
 @contextlib.contextmanager
-def service(wanted: bool | Literal["auto"]) -> Iterator[Service]:
+def service(wanted: bool | Literal["auto"], alive: Callable[[], object] = int) -> Iterator[Service]:
     """The service for all processes that start inside the block and use a GPU.
 
     wanted   `resources.mps`: auto goes without where the service cannot be used; true raises
              ResourceError there, which says why; false starts nothing
+    alive    called between the steps of the start, which may take minutes together
 
     A service that runs already is used as it is, and stays. Ours ends with the block, and also when
     this process is killed. Nothing of it is waited for longer than the limits above: a service
@@ -162,7 +177,7 @@ def service(wanted: bool | Literal["auto"]) -> Iterator[Service]:
     if wanted is False:
         yield turns("resources.mps is false")
         return
-    found = _usable(insisted=wanted is True)
+    found = _usable(wanted is True, alive)
     try:
         yield found
     finally:
@@ -176,13 +191,16 @@ def stay_outside() -> None:
     stays; another user's service would keep it waiting. So a driver calls this before it asks
     anything of a GPU.
     """
-    with _hidden():
-        torch.cuda.is_available()
+    with ExitStack() as hiding:
+        _hide_what_is_there(hiding)
+        if torch.cuda.is_available():  # which may have asked NVIDIA's driver alone
+            with contextlib.suppress(AssertionError, RuntimeError):
+                torch.cuda.init()  # type: ignore[no-untyped-call]
 
 
 def check_service() -> None:
     """Raise ResourceError where no service runs and none can be started."""
-    if not _is_there() and shutil.which(PROGRAM) is None:
+    if not is_there() and shutil.which(PROGRAM) is None:
         raise ResourceError(
             f"resources.mps true needs NVIDIA's {PROGRAM}, which is not on the PATH; it comes with"
             " the driver (on Debian and Ubuntu in nvidia-compute-utils), or leave"
@@ -205,20 +223,22 @@ def check_client() -> None:
         )
 
 
-def _usable(insisted: bool) -> Service:
+def _usable(insisted: bool, alive: Callable[[], object]) -> Service:
     """The first service that a client computes by: one that runs already, or ours.
 
     Raises ResourceError where there is none and the request insists on it.
     """
     stay_outside()
     ways: list[Callable[[], AbstractContextManager[Path | None]]] = [_ours]
-    if _is_there():
+    if is_there():
         ways.insert(0, _anothers)
     reasons: list[str] = []
     for way in ways:
+        alive()
         with ExitStack() as begun:
             try:
                 ours = begun.enter_context(way())
+                alive()
                 check_client()
             except ResourceError as error:
                 whose = f"the service in {_place()}: " if way is _anothers else ""
@@ -228,6 +248,7 @@ def _usable(insisted: bool) -> Service:
             passed_over = f" ({'; '.join(reasons)})" if reasons else ""
             why = f"{_TOGETHER}{where}{passed_over}"
             return Service(True, why, begun.pop_all(), ours, insisted)
+    alive()
     if insisted:
         raise ResourceError(
             f"resources.mps true needs NVIDIA's Multi-Process Service: {'; '.join(reasons)}; leave"
@@ -247,7 +268,7 @@ def _hidden() -> Iterator[None]:
 
 def _hide_what_is_there(held: ExitStack) -> None:
     """Let no process find a service that was passed over, until `held` is closed."""
-    if _is_there():
+    if is_there():
         held.enter_context(_hidden())
 
 
@@ -278,9 +299,15 @@ def _place() -> Path:
     return Path(os.environ.get(PIPES) or MACHINE_WIDE)
 
 
-def _is_there() -> bool:
+def is_there() -> bool:
+    """Whether a client that starts now finds the socket of a service, which may be left over."""
     # Not Path.exists, which raises where another user's folder is closed.
     return os.path.exists(_place() / "control")  # noqa: PTH110
+
+
+def _process_of(folder: Path) -> int:
+    """The process of the control program of a folder's service. Raises OSError and ValueError."""
+    return int((folder / f"{PROGRAM}.pid").read_text())
 
 
 def _start(folder: Path) -> None:

@@ -336,7 +336,7 @@ class Packing:
                 if one.trouble:
                     yield (
                         f"{many(one.trials, 'trial')} at once{_way(one)} on {measured.gpu.name}"
-                        f" did not work: {one.trouble}"
+                        f" did not work: {one.trouble}; delete packing.json to measure again"
                     )
         if len(self.gpus) > 1:
             kinds = listed([measured.gpu.name for measured in self.gpus])
@@ -365,18 +365,18 @@ def _way(one: Round) -> str:
 
 
 def _in_words(measured: Measured) -> str:
-    """The measurements on one kind of GPU: `30.1 images/s alone on NVIDIA H200, taking turns 55.0
-    by 2 ...`.
+    """The measurements on one kind of GPU: `30.1 images/s alone on NVIDIA H200, 55.0 with 2 trials
+    taking turns ...`.
     """
     alone, *others = measured.rounds
     parts = [f"{alone.images_per_second:.1f} images/s alone on {measured.gpu.name}"]
-    for service, how in ((False, "taking turns"), (True, "with the Multi-Process Service")):
+    for service, how in ((False, "taking turns"), (True, "using the Multi-Process Service")):
         found = [
-            f"{one.images_per_second:.1f} by {one.trials}"
+            f"{one.images_per_second:.1f} with {one.trials}"
             for one in others
             if one.service is service and not one.trouble
         ]
-        parts += [f"{how} {', '.join(found)}"] if found else []
+        parts += [f"{', '.join(found)} trials {how}"] if found else []
     peak = max(one.peak_bytes for one in measured.rounds)
     if measured.gpu.memory:
         parts.append(
@@ -411,6 +411,24 @@ def read_packing(path: Path) -> Packing | None:
     except (ValueError, LookupError, TypeError, AttributeError, ZeroDivisionError):
         return None
     return found if 1 <= found.trials <= MOST else None
+
+
+def failure_to_json(conditions: Conditions, reason: str) -> dict[str, Any]:
+    """The content of `packing.json` where nothing could be measured, as JSON types; `read_packing`
+    finds no packing in it.
+    """
+    known: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(conditions)))
+    return {"format": FORMAT, "conditions": known, "failed": reason}
+
+
+def remembered_failure(path: Path, conditions: Conditions) -> str | None:
+    """The reason why measuring under these conditions failed; None unless a file says so."""
+    try:
+        content = read_json(path, ValueError)
+        reason = str(content["failed"])
+        return reason if content == failure_to_json(conditions, reason) else None
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def remembered(path: Path, conditions: Conditions) -> Packing | None:

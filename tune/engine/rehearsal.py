@@ -25,7 +25,7 @@ import torch
 
 from core.config import TrialConfig
 from core.data.dataset import Dataset
-from core.device import limit_memory, resolve
+from core.device import is_out_of_memory, limit_memory, resolve
 from core.errors import BadRequest, CellTuneError, ResourceError
 from core.network.weights import BaseWeights
 from core.text import first_line
@@ -59,17 +59,25 @@ WARM, STEPS = 2, 4
 """Steps that each trial of a round trains before the time is taken, and in that time at least."""
 TOGETHER = 8
 """Number of processes that are started together where there is room, since their starts overlap."""
+ALIVE_SECONDS = 5.0
+"""Seconds after which a driver that waits for an answer says again that it lives."""
 IDLE_SECONDS = 120.0
 """Seconds after which a process that hears nothing more ends."""
 LEAVE_SECONDS = 3.0
 """Seconds for processes to end by themselves. One that is killed while it uses a GPU by NVIDIA's
 service may take others along."""
+KILLED_SECONDS = 1.0
+"""Seconds for the end of a process that was killed."""
 _STOP, _END = "stop", "end"
 _PROGRAM = "import sys; from tune.engine.rehearsal import serve; serve(int(sys.argv[1]))"
 
 
 class NotMeasured(Exception):
     """How many trials share a GPU could not be measured. The message says why."""
+
+
+class _NoRound(NotMeasured):
+    """One trial alone could not train, though the processes that measure work."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,7 @@ class Ask:
 class Trouble:
     """Why a process could not go on.
 
-    memory    whether it ran out of memory, or was killed as the kernel does where memory ends
+    memory    whether the GPU's memory was missing
     refusal   the error, where the user can correct it
     """
 
@@ -147,7 +155,7 @@ def gpus_here() -> tuple[Gpu, ...]:
         for index in range(torch.cuda.device_count()):
             about = torch.cuda.get_device_properties(index)
             found.setdefault((about.name, about.total_memory), []).append(index)
-    except RuntimeError as error:
+    except (AssertionError, RuntimeError) as error:  # the first for a GPU that CUDA does not count
         raise NotMeasured(first_line(error)) from error
     return tuple(
         Gpu(name, memory, len(indices), indices[0]) for (name, memory), indices in found.items()
@@ -165,15 +173,14 @@ def pack(
 
     turns   a block inside which processes that are started take turns; those that are started
             outside share a GPU by NVIDIA's service, if the conditions ask for that
-    alive   called between rounds: this process still runs the study
+    alive   called every few seconds: this process still runs the study; may raise NotMeasured
 
     Raises ResourceError where the configuration alone is too large for a GPU, the error of a
     configuration that cannot be trained at all, and NotMeasured where something else went wrong.
     """
     try:
-        with Rehearsal(inputs) as rehearsal:
-            found = [_Kind(gpu, conditions, machine, rehearsal, alive) for gpu in conditions.gpus]
-            _rehearse(found, conditions.services, turns)
+        with Rehearsal(inputs, alive) as rehearsal:
+            found = _rehearse(conditions, conditions.services, machine, rehearsal, turns)
     except (CellTuneError, NotMeasured):
         raise
     except Exception as error:  # no study ends because a measurement failed
@@ -182,6 +189,31 @@ def pack(
 
 
 def _rehearse(
+    conditions: Conditions,
+    ways: Sequence[bool],
+    machine: Machine,
+    rehearsal: "Rehearsal",
+    turns: Callable[[], AbstractContextManager[object]],
+) -> Sequence["_Kind"]:
+    """The kinds of GPU with their rounds. What worked is kept where a later round breaks off.
+
+    A GPU that takes one process at a time (of compute mode EXCLUSIVE_PROCESS) may take that of the
+    service alone, so where no trial can train outside of it, trials are measured by it.
+    """
+    found = [_Kind(gpu, conditions, machine, rehearsal) for gpu in conditions.gpus]
+    try:
+        _rehearse_ways(found, ways, turns)
+    except _NoRound:
+        if ways != (False, True):
+            raise
+        return _rehearse(conditions, (True,), machine, rehearsal, turns)
+    except NotMeasured:
+        if not all(kind.rounds for kind in found):
+            raise
+    return found
+
+
+def _rehearse_ways(
     kinds: Sequence["_Kind"],
     ways: Sequence[bool],
     turns: Callable[[], AbstractContextManager[object]],
@@ -211,12 +243,11 @@ class _Kind:
         conditions: Conditions,
         machine: Machine,
         rehearsal: "Rehearsal",
-        alive: Callable[[], object],
     ) -> None:
         self.gpu = gpu
         self.rounds: list[Round] = []
         self._conditions, self._machine = conditions, machine
-        self._rehearsal, self._alive = rehearsal, alive
+        self._rehearsal = rehearsal
         self._memory = Memory()
         self._host = _host_room(conditions, rehearsal.inputs.data)
         self._most = machine.most_on_a_gpu(conditions.cpus_per_trial, conditions.parallel, MOST)
@@ -237,7 +268,7 @@ class _Kind:
                     f" on {self.gpu.name}; take smaller images or batches out of the space, or"
                     " name resources.gpus_per_trial"
                 )
-            raise NotMeasured(trouble.reason)
+            raise _NoRound(trouble.reason)
         self._memory = answer.memory
         self.rounds.append(self._round(1, service, answer))
 
@@ -250,9 +281,12 @@ class _Kind:
             now = time.monotonic()
             if until - now < LEAST_SECONDS:
                 break
-            self._alive()
             wanted = max(trials, min(TOGETHER, most))
-            answer = self._ask(trials, wanted, min(until, now + START_SECONDS + ROUND_SECONDS))
+            try:
+                answer = self._ask(trials, wanted, min(until, now + START_SECONDS + ROUND_SECONDS))
+            except NotMeasured as reason:
+                self.rounds.append(Round(trials, service, 0.0, trouble=str(reason)))
+                raise
             rounds.append(self._round(trials, service, answer))
             self.rounds.append(rounds[-1])
             if answer.trouble is not None and not rounds[-1].trouble:
@@ -309,10 +343,12 @@ def _host_room(conditions: Conditions, data: Dataset) -> int:
 class Rehearsal:
     """The nursery, for the time of a block. In the end, or when this process dies, it ends with all
     that it started.
+
+    alive   called every few seconds while this process waits; what it raises ends the waiting
     """
 
-    def __init__(self, inputs: Inputs) -> None:
-        self.inputs = inputs
+    def __init__(self, inputs: Inputs, alive: Callable[[], object] = int) -> None:
+        self.inputs, self._alive = inputs, alive
 
     def __enter__(self) -> Self:
         self._connection, theirs = multiprocessing.Pipe()
@@ -341,7 +377,8 @@ class Rehearsal:
     def round(self, ask: Ask) -> Answer:
         """Run a round. Raises NotMeasured where the nursery ended or hangs."""
         self._connection.send(ask)
-        answer = self._hear(ask.until + 2 * LEAVE_SECONDS)
+        # After its time the nursery may end processes twice, those that started late and the rest.
+        answer = self._hear(ask.until + 2 * (LEAVE_SECONDS + MOST * KILLED_SECONDS))
         assert isinstance(answer, Answer)
         return answer
 
@@ -350,8 +387,11 @@ class Rehearsal:
             self._connection.send(self.inputs)
 
     def _hear(self, until: float) -> Any:
-        if not self._connection.poll(max(until - time.monotonic(), 0.0)):
-            raise NotMeasured("the processes that measure hang")
+        self._alive()
+        while not self._connection.poll(min(max(until - time.monotonic(), 0.0), ALIVE_SECONDS)):
+            self._alive()
+            if time.monotonic() >= until:
+                raise NotMeasured("the processes that measure hang")
         try:
             return self._connection.recv()
         except (EOFError, OSError):
@@ -484,7 +524,7 @@ class _Nursery:
         return _SILENT
 
     def _heard(self, actors: Iterable[_Actor], until: float) -> Iterator[tuple[_Actor, Any]]:
-        """What processes say, until a time; the last word of one that died is how.
+        """The messages of processes until a time; the last one of a process that died says how.
 
         Raises EOFError when the driver is gone.
         """
@@ -511,7 +551,7 @@ class _Nursery:
             actor.process.join(max(until - time.monotonic(), 0.0))
             if actor.process.is_alive():
                 actor.process.kill()
-                actor.process.join(1.0)
+                actor.process.join(KILLED_SECONDS)
             actor.connection.close()
             self._actors.remove(actor)
 
@@ -538,7 +578,7 @@ def _death(exit_code: int) -> Trouble:
         return _SILENT
     if exit_code < 0:
         name = signal.Signals(-exit_code).name
-        return Trouble(f"a process was killed ({name})", memory=exit_code == -signal.SIGKILL)
+        return Trouble(f"a process was killed ({name})")
     return Trouble(f"a process ended with status {exit_code}")
 
 
@@ -552,6 +592,7 @@ def _act(driver: Connection, nursery: Connection, inputs: Inputs, ask: Ask) -> N
     try:
         _alarm(ask.until)
         limit_memory(resolve(inputs.device), 1 / ask.processes)
+        torch.set_num_threads(ask.threads)
         probe = Probe(inputs.config, inputs.data, inputs.weights, inputs.device)
         nursery.send(probe.at_its_largest())
         while True:
@@ -584,7 +625,5 @@ def _trouble(error: Exception) -> Trouble:
     # A GPU that is not there for this process is no fault of the request.
     if isinstance(error, BadRequest) and not isinstance(error, ResourceError):
         return Trouble(line, refusal=error)
-    missing = isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, torch.AcceleratorError) and "out of memory" in line
-    )
+    missing = is_out_of_memory(error)
     return Trouble("out of memory" if missing else f"{type(error).__name__}: {line}", missing)

@@ -15,6 +15,7 @@ import torch
 from ray import tune as ray_tune
 
 from core import faults
+from core.device import is_out_of_memory
 from core.errors import CheckpointError, ProcessLost, TornCheckpoint, TrialDiverged
 from core.files import reason, write_atomically, write_json_atomically
 from core.text import first_line
@@ -212,7 +213,7 @@ def _reason_and_step(error: Exception, folder: Path) -> tuple[str, Then]:
     line = first_line(error)
     if isinstance(error, TrialDiverged):
         return f"diverged: {line}", Then.FAIL
-    if _is_out_of_memory(error):
+    if isinstance(error, MemoryError) or is_out_of_memory(error):
         return f"out of memory: {line}", Then.RETRY_WITH_MORE_MEMORY
     if isinstance(error, ProcessLost | TornCheckpoint | filelock.Timeout):
         return line, Then.RETRY
@@ -225,15 +226,6 @@ def _reason_and_step(error: Exception, folder: Path) -> tuple[str, Then]:
     if isinstance(error, torch.AcceleratorError) or not _gpu_answers():
         raise GpuFailed(line) from None
     return f"{type(error).__name__}: {line}", Then.FAIL
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory was missing; CUDA itself, for a context or a library, says so in other words
-    than torch's allocator.
-    """
-    if isinstance(error, torch.AcceleratorError):
-        return "out of memory" in str(error)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def seconds_of_lost_epoch(folder: Path, attempt: int) -> float:

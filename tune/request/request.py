@@ -97,9 +97,9 @@ class Resources(_Options):
     """CPU cores of one trial; auto divides them among the trials that run at once."""
     mps: bool | Literal["auto"] = "auto"
     """Whether trials that share a GPU of this machine compute at the same time, by NVIDIA's
-    Multi-Process Service, instead of in turns; auto: where the service can be used and sharing by
-    it gains. An error on the GPU in one trial then ends all that share it; they go on in other
-    workers."""
+    Multi-Process Service, instead of in turns; auto: yes, if the service can be used and trials
+    train faster with it. An error on the GPU in one trial then ends all that share it; they go on
+    in other workers."""
     stall_minutes: float = Field(120, ge=0)
     """Minutes that one epoch may take. A worker that takes longer is ended, and its trial goes on
     in another worker; 0 for no limit."""

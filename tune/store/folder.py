@@ -54,7 +54,7 @@ class StudyFolder:
 
     @property
     def packing(self) -> Path:
-        """What was measured of trials that share a GPU."""
+        """The measurements of trials that share a GPU."""
         return self.path / "packing.json"
 
     @property

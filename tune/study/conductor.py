@@ -30,7 +30,15 @@ from tune.engine import mps
 from tune.engine.executor import execute
 from tune.engine.messages import Assignment, Cause, Failure, History, Then, WorkerLost
 from tune.engine.mps import Service
-from tune.engine.packing import Conditions, Packing, heaviest, remembered, what_matters
+from tune.engine.packing import (
+    Conditions,
+    Packing,
+    failure_to_json,
+    heaviest,
+    remembered,
+    remembered_failure,
+    what_matters,
+)
 from tune.engine.rehearsal import Inputs, NotMeasured, gpus_here, pack
 from tune.engine.worker import MakeTrial, seconds_of_lost_epoch
 from tune.ledger.claim import Claim
@@ -55,9 +63,10 @@ from tune.tracking.tracker import Trouble
 CLOSE_SECONDS, INTERRUPTED_SECONDS = 60.0, 10.0
 """Seconds to wait for the tracker at the end of a study, and after an interruption; what it misses
 can be shown later."""
-GPU_AWAY_SECONDS = 600.0
-"""Seconds for which workers may find no GPU that they can use before the study stops. NVIDIA's
-service needs some after an error on the GPU, until all that were struck have ended."""
+GPU_AWAY_SECONDS, GPU_BACK_SECONDS = 600.0, 300.0
+"""Seconds for which workers may find no GPU that they can use before the study stops, and seconds
+without such a report after which the GPU counts as back. NVIDIA's service needs some time after an
+error on the GPU, until all that were struck have ended."""
 
 _PACKAGES = (
     "torch",
@@ -95,9 +104,15 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
         }
         refuse_other_facts(ledger.facts, facts, plan.folder)
         ledger.remember(facts)
-        with _service(plan) as service:
+
+        def measures_on() -> None:
+            claim.beat()
+            if deadline is not None and time.monotonic() >= deadline:
+                raise NotMeasured("the time budget was used up")
+
+        with _service(plan, claim.beat) as service:
             if trials.trains:
-                plan = _packed(plan, weights, service, claim.beat, console)
+                plan = _packed(plan, weights, service, measures_on, console)
             if not 0 < plan.resources.gpus < 1:
                 service.close()
             elif plan.request.resources.mps is not False:
@@ -125,8 +140,11 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
             return confirming.finished
 
 
-def _service(plan: StudyPlan) -> AbstractContextManager[Service]:
-    """NVIDIA's service for the time of the block, where trials may share a GPU of this machine."""
+def _service(plan: StudyPlan, alive: Callable[[], object] = int) -> AbstractContextManager[Service]:
+    """NVIDIA's service for the time of the block, where trials may share a GPU of this machine.
+
+    alive   called between the steps of its start: this process still runs the study
+    """
     wanted = plan.request.resources
     if plan.machine.address is not None:
         return nullcontext(
@@ -134,8 +152,8 @@ def _service(plan: StudyPlan) -> AbstractContextManager[Service]:
         )
     may_share = wanted.gpus_per_trial == "auto" and plan.options.parallel != 1
     if not (0 < plan.resources.gpus < 1 or (plan.resources.gpus and may_share)):
-        return nullcontext(mps.turns("none does"))
-    return mps.service(wanted.mps)
+        return nullcontext(mps.turns("in this study each has its own"))
+    return mps.service(wanted.mps, alive)
 
 
 def _packed(
@@ -148,7 +166,8 @@ def _packed(
     """The plan with as many trials on a GPU as gained when it was measured, where the request says
     `auto` and this machine has a GPU. A service that gained nothing is given up.
 
-    alive   called now and then: this process still runs the study
+    alive   called every few seconds: this process still runs the study; raises NotMeasured where
+            the study's time is up
 
     The GPUs of a cluster are not measured. What was measured under the same conditions is used
     again. Where nothing could be measured, each trial has a GPU.
@@ -163,7 +182,8 @@ def _packed(
     except NotMeasured as reason:
         say(
             console,
-            f"How many trials share a GPU could not be measured ({reason}), so each has a GPU",
+            f"How many trials share a GPU could not be measured ({reason}), so each has a GPU;"
+            f" delete {plan.folder.packing} to measure again",
         )
         return plan
     share = 1 / packing.trials
@@ -185,7 +205,8 @@ def _measured(
 ) -> Packing:
     """The measurements of this machine, those of the study's folder if they hold.
 
-    Raises NotMeasured where that is not possible.
+    Raises NotMeasured where that is not possible. That is remembered too: jobs of a few minutes,
+    one after the other, would measure in vain each time and never train.
     """
     wanted, (node,) = plan.request.resources, plan.machine.nodes
     config = heaviest(plan.request.space)
@@ -196,12 +217,20 @@ def _measured(
         what_matters(config), gpus_here(), node.cpus, node.memory, wanted.cpus_per_trial,
         plan.options.parallel, ways,
     )  # fmt: skip
+    failed = remembered_failure(plan.folder.packing, conditions)
+    if failed is not None:
+        raise NotMeasured(failed)
     packing = remembered(plan.folder.packing, conditions)
     if packing is None:
         say(console, "Measuring how many trials share a GPU")
         inputs = Inputs(config, plan.data, weights.get(weights_key(config.model)))
         in_turns = service.without if service.runs else nullcontext
-        packing = pack(conditions, plan.machine, inputs, in_turns, alive)
+        try:
+            packing = pack(conditions, plan.machine, inputs, in_turns, alive)
+        except NotMeasured as reason:
+            failure = failure_to_json(conditions, str(reason))
+            write_json_atomically(plan.folder.packing, failure)
+            raise
         write_json_atomically(plan.folder.packing, packing.to_json())
     return packing
 
@@ -342,8 +371,12 @@ class _Conductor:
     ) -> None:
         self._plan, self._phase, self._progress, self._deadline = plan, phase, progress, deadline
         self._ledger, self._service = phase.ledger, service
+        # The nodes of a cluster may have a service that this process cannot see, and a user's own
+        # is found by all workers even where the study asks for none.
+        self._together = service.runs or plan.machine.address is not None or mps.is_there()
         self._gpus = sum(node.gpus for node in plan.machine.nodes)
         self._gpu_away_since: float | None = None
+        self._gpu_away_heard = 0.0
         self._heard: dict[int, float] = {}
         self._without_room: set[int] = set()
         self._without_weights: set[int] = set()
@@ -442,6 +475,8 @@ class _Conductor:
         self._without_room.discard(assignment.trial)
         if assignment.trial in self._heard:
             self._heard[assignment.trial] = time.monotonic()
+        if self._service.has_died:  # processes that start without it take turns in silence
+            self._service.mend()
 
     def take_in(self, assignment: Assignment, message: History | Failure | WorkerLost) -> bool:
         number = assignment.trial
@@ -472,10 +507,11 @@ class _Conductor:
     def _enter_loss(self, assignment: Assignment, lost: WorkerLost) -> None:
         """Enter that the worker of an attempt is lost, and whether that counts against its trial.
 
-        With NVIDIA's service an error on the GPU in one trial ends all that share it, and CUDA
-        tells each of them the same. So no attempt counts that was lost among others. After it the
-        trial has twice its share, among half as many, for one epoch: a trial that is to blame falls
-        again, until it is alone with a GPU and its losses count, and the others go on as before.
+        With NVIDIA's service, the study's or the user's, an error on the GPU in one trial ends all
+        that share it, and CUDA tells each of them the same. So no attempt counts that was lost
+        among others. After it the trial has twice its share, among half as many, for one epoch: a
+        trial that is to blame falls again, until it is alone with a GPU and its losses count, and
+        the others go on as before.
         """
         number, share = assignment.trial, assignment.gpus
         silence, limit = self._silence(number), self._stall_seconds
@@ -492,7 +528,7 @@ class _Conductor:
         if lost.cause is Cause.NO_GPU:
             self._ledger.spare(number, reason, seconds)
             self._wait_for_gpu(reason)
-        elif self._service.runs and 0 < share < 1 and lost.cause is not Cause.COULD_NOT_RUN:
+        elif self._together and 0 < share < 1 and lost.cause is not Cause.COULD_NOT_RUN:
             reason = f"{reason} (perhaps through another trial on its GPU, so not counted)"
             # A trial that hangs costs its whole time limit each time.
             room = 1.0 if stalled else min(2 * share, 1.0)
@@ -510,7 +546,9 @@ class _Conductor:
         records = self._ledger.records
         waiting = [records[one].gpu_share for one in self._without_room]
         held = sum(records[one].gpu_share for one in self._heard.keys() - self._without_room)
-        crowded = self._service.runs and held + sum(waiting) > self._gpus + 1e-6
+        # The free parts of several GPUs may be large enough only together.
+        full = self._gpus > 1 or held + sum(waiting) > self._gpus + 1e-6
+        crowded = self._together and full
         if not (records[number].room_needed or (waiting and crowded)):
             return False
         self._ledger.again(number)
@@ -519,8 +557,10 @@ class _Conductor:
     def _wait_for_gpu(self, reason: str) -> None:
         """Stop the study if no worker could use a GPU for GPU_AWAY_SECONDS, and none trained."""
         now = time.monotonic()
-        if self._gpu_away_since is None:
+        # An epoch may take longer than the limit, so no epoch for its time says nothing.
+        if self._gpu_away_since is None or now - self._gpu_away_heard > GPU_BACK_SECONDS:
             self._gpu_away_since = now
+        self._gpu_away_heard = now
         self._service.mend()
         if now - self._gpu_away_since >= GPU_AWAY_SECONDS:
             self._halt(

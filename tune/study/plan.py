@@ -153,7 +153,11 @@ def check_request(
             if file is not None:
                 weights[weights_key(model)] = file
     try:
-        machine = Machine.here() if options.address is None else session.cluster_at(options.address)
+        if options.address is None:
+            mps.stay_outside()
+            machine = Machine.here()
+        else:
+            machine = session.cluster_at(options.address)
         resources = _resources(request, options, machine)
     except BadRequest as error:
         problems.append(error)
@@ -229,7 +233,6 @@ def _precision_here(machine: Machine, resources: TrialResources) -> tuple[Precis
             " --set optim.precision=bf16 trains faster"
         )
     (node,) = machine.nodes
-    mps.stay_outside()
     if all(precision_of(torch.device("cuda", gpu)) == "bf16" for gpu in range(node.gpus)):
         return "bf16", "bf16, which this machine's GPUs have"
     return "fp32", "fp32, since not every GPU of this machine has bf16"

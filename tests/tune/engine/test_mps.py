@@ -216,6 +216,16 @@ def test_a_service_that_cannot_be_used_is_done_without_in_one_sentence_and_refus
     assert all(until(lambda process=process: not runs(process)) for process in stand_in.started)
 
 
+def test_the_driver_says_that_it_lives_between_the_steps_of_the_start(stand_in: StandIn) -> None:
+    process = start_another(stand_in)
+    stand_in.misbehave("client fails")
+    beats: list[int] = []
+    with mps.service("auto", lambda: beats.append(len(stand_in.started))) as service:
+        assert not service.runs
+    assert beats == [1, 1, 1, 2, 2]
+    os.kill(process, signal.SIGTERM)
+
+
 def test_trials_do_not_find_a_service_that_was_passed_over(stand_in: StandIn) -> None:
     process = start_another(stand_in)
     stand_in.misbehave("client fails")
@@ -268,13 +278,14 @@ def test_the_driver_opens_cuda_without_the_service_and_never_becomes_its_client(
         looked_in.append(Path(os.environ[PIPES]))
         assert looked_in[-1].is_dir()
         assert not (looked_in[-1] / "control").exists()
-        return False
+        return True
 
     monkeypatch.setattr(torch.cuda, "is_available", opened)
+    monkeypatch.setattr(torch.cuda, "init", opened)
     with mps.service("auto") as service:
         assert service.runs
-        assert len(looked_in) == 1
-        assert looked_in[0] != stand_in.machine_wide
+        assert len(looked_in) == 2
+        assert stand_in.machine_wide not in looked_in
     os.kill(process, signal.SIGTERM)
 
 
@@ -287,11 +298,15 @@ def test_the_driver_asks_nothing_of_a_gpu_before_it_is_outside_of_the_service(
         done.append("asked")
         return "fp32"
 
-    monkeypatch.setattr(Machine, "here", lambda: Machine((Node(2, 1),)))
+    def here() -> Machine:
+        done.append("counted")
+        return Machine((Node(2, 1),))
+
+    monkeypatch.setattr(Machine, "here", here)
     monkeypatch.setattr(mps, "stay_outside", lambda: done.append("outside"))
     monkeypatch.setattr(plan_module, "precision_of", asked)
     assert not check_request(from_document(SPACE, "test"), Options(tmp_path))[1]
-    assert done == ["outside", "asked"]
+    assert done == ["outside", "counted", "asked"]
 
 
 @pytest.mark.parametrize("how", ["lives", "is dead", "hangs"])
@@ -307,7 +322,9 @@ def test_a_service_of_ours_that_died_or_hangs_is_started_again_where_its_clients
             os.kill(first, signal.SIGSTOP)
             stand_in.misbehave("hangs")
             monkeypatch.setattr(mps, "ANSWER_SECONDS", 1)
+        assert service.has_died == (how == "is dead")
         service.mend()
+        assert not service.has_died
         assert os.environ[PIPES] == place
         stand_in.behave()
         assert len(stand_in.started) == (1 if how == "lives" else 2)

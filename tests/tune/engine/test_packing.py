@@ -251,7 +251,8 @@ def test_the_smallest_gpu_bounds_the_share_of_all() -> None:
     found = packing(large, small, services=(False,))
     assert (found.trials, found.service) == (2, False)
     assert found.sentences[1:] == (
-        "4 trials at once on small did not work: out of memory",
+        "4 trials at once on small did not work: out of memory; delete packing.json to measure"
+        " again",
         "Trials have the same share of each GPU, although large and small differ: Ray decides which"
         " one a trial gets",
     )
@@ -271,8 +272,8 @@ def test_a_packing_holds_the_speed_of_one_trial_alone_and_of_those_that_share_a_
 def test_the_user_is_told_what_was_measured() -> None:
     assert packing(both()).sentences == (
         "The heaviest settings (resnet101, batch 2) trained 30.1 images/s alone on NVIDIA H200,"
-        " taking turns 55.0 by 2, 62.0 by 4, 61.0 by 8, with the Multi-Process Service 57.0 by 2,"
-        " 102.0 by 4, 127.0 by 8, 136.0 by 16, each in 3.0 of 140 GB of its memory: 8 trials share"
+        " 55.0 with 2, 62.0 with 4, 61.0 with 8 trials taking turns, 57.0 with 2, 102.0 with 4,"
+        " 127.0 with 8, 136.0 with 16 trials using the Multi-Process Service, each in 3.0 of 140 GB of its memory: 8 trials share"
         " a GPU, by NVIDIA's Multi-Process Service",
     )
     alone = packing(Measured(H200, rounds({1: 30.0, 2: 31.0})), services=(False,))
@@ -292,7 +293,7 @@ def test_the_user_is_told_why_the_service_is_not_used() -> None:
     assert none.against_service == "no trials that shared a GPU by the service trained"
     assert none.sentences[1] == (
         "2 trials at once with the Multi-Process Service on NVIDIA H200 did not work: a process did"
-        " not answer in time"
+        " not answer in time; delete packing.json to measure again"
     )
     assert packing(both()).against_service == ""
     assert packing(Measured(H200, rounds(TURNS)), services=(False,)).against_service == ""

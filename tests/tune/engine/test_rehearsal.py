@@ -2,6 +2,7 @@
 would on a GPU.
 """
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from core.config import TrialConfig
 from core.data import synthetic
+from core.device import CONTEXT_BYTES
 from core.errors import ResourceError, SettingError
-from core.training.probe import CONTEXT_BYTES, Memory, Probe, memory_of
+from core.training.probe import Memory, Probe, memory_of
 from tune.engine import rehearsal
 from tune.engine.packing import MARGIN, MEMORY, Conditions, Gpu, what_matters
 from tune.engine.rehearsal import Answer, Ask, Inputs, NotMeasured, Rehearsal, Trouble, pack
@@ -129,9 +132,11 @@ class Simulated:
     def __init__(self, given: Inputs, memory: Memory, host: int, seconds: float) -> None:
         self.inputs, self.memory, self.host, self.seconds = given, memory, host, seconds
         self.asked: list[Ask] = []
+        self.faults: Callable[[Ask], Trouble | Exception | None] = lambda _: None
         self.now = 0.0
 
-    def __call__(self, _: Inputs) -> "Simulated":
+    def __call__(self, _: Inputs, alive: Callable[[], object]) -> "Simulated":
+        self.alive = alive
         return self
 
     def __enter__(self) -> "Simulated":
@@ -144,7 +149,12 @@ class Simulated:
         return self.now
 
     def round(self, ask: Ask) -> Answer:
+        self.alive()
         self.asked.append(ask)
+        if (fault := self.faults(ask)) is not None:
+            if isinstance(fault, Trouble):
+                return Answer(trouble=fault)
+            raise fault
         self.now += self.seconds
         if self.now > ask.until:
             self.now = ask.until
@@ -343,11 +353,81 @@ def test_a_process_that_dies_ends_the_growth_and_the_largest_number_that_worked_
     assert found.trials == 1
 
 
-@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (MemoryError("the machine's"), False),
+        (torch.AcceleratorError("CUDA error: devices are busy"), False),
+    ],
+)
 def test_what_does_not_fit_one_gpu_alone_is_refused_with_a_way_out(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, refused: bool
+) -> None:
+    at = simulated(monkeypatch)
+    at.faults = lambda _: rehearsal._trouble(error)
+    with pytest.raises(
+        ResourceError if refused else NotMeasured,
+        match=r"optim.batch_size 1\) must fit one GPU alone" if refused else str(error),
+    ):
+        pack(replace(conditions(at.inputs), gpus=(H200,)), machine(), at.inputs)
+
+
+def test_a_gpu_that_takes_one_process_at_a_time_is_measured_by_the_service_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The process that measures is killed, as by the kernel where memory ends."""
+    """As one of compute mode EXCLUSIVE_PROCESS, whose one process is the service's."""
+    at = simulated(monkeypatch)
+    at.faults = lambda _: (
+        Trouble("devices are busy") if os.environ["CUDA_MPS_PIPE_DIRECTORY"] == "/nowhere" else None
+    )
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/service")
+    without = lambda: variables({"CUDA_MPS_PIPE_DIRECTORY": "/nowhere"})  # noqa: E731
+    wanted = replace(conditions(at.inputs, 16, (False, True)), gpus=(H200,))
+    found = pack(wanted, machine(16), at.inputs, without)
+    assert {one.service for one in found.gpus[0].rounds} == {True}
+    assert (found.trials, found.service, found.against_service) == (16, True, "")
+    with pytest.raises(NotMeasured, match="devices are busy"):
+        pack(replace(wanted, services=(False,)), machine(16), at.inputs, without)
+
+
+@pytest.mark.parametrize("fails_with", [1, 2, 8])
+def test_a_measurement_that_breaks_off_keeps_what_worked_once_a_trial_trained_alone(
+    monkeypatch: pytest.MonkeyPatch, fails_with: int
+) -> None:
+    """As where the processes hang, or the study's time is up."""
+    at = simulated(monkeypatch)
+    at.faults = lambda ask: NotMeasured("they hang") if ask.trials >= fails_with else None
+    wanted = replace(conditions(at.inputs, 16), gpus=(H200,))
+    if fails_with == 1:
+        with pytest.raises(NotMeasured, match="they hang"):
+            pack(wanted, machine(16), at.inputs)
+        return
+    found = pack(wanted, machine(16), at.inputs)
+    assert found.trials == fails_with // 2
+    assert found.gpus[0].rounds[-1].trouble == "they hang"
+
+
+def test_a_driver_that_waits_for_an_answer_says_again_and_again_that_it_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(rehearsal, "ALIVE_SECONDS", 0.01)
+    beats = []
+    at = Rehearsal(inputs(), lambda: beats.append(time.monotonic()))
+    at._connection, theirs = multiprocessing.Pipe()
+    with pytest.raises(NotMeasured, match="hang"):
+        at._hear(time.monotonic() + 0.5)
+    assert len(beats) > 5
+    theirs.send("well")
+    assert at._hear(time.monotonic()) == "well"
+
+
+@pytest.mark.fault
+def test_a_process_that_the_kernel_kills_for_the_machines_memory_does_not_end_the_study(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     given = inputs()
     with noted(monkeypatch) as begun:
 
@@ -356,10 +436,7 @@ def test_what_does_not_fit_one_gpu_alone_is_refused_with_a_way_out(
             os.kill(process_of(begun[0], 0, 1), signal.SIGKILL)
 
         thread = in_another_thread(strike)
-        with pytest.raises(
-            ResourceError,
-            match=r"model.backbone resnet18, optim.batch_size 1\) must fit one GPU alone",
-        ):
+        with pytest.raises(NotMeasured, match="SIGKILL"):
             pack(conditions(given), machine(), given)
         thread.join()
 
@@ -371,6 +448,7 @@ def test_no_study_ends_because_a_measurement_failed(
 ) -> None:
     monkeypatch.setattr(rehearsal, "FIRST_SECONDS", 10.0)
     monkeypatch.setattr(rehearsal, "LEAVE_SECONDS", 0.5)
+    monkeypatch.setattr(rehearsal, "KILLED_SECONDS", 0.1)
     given = inputs()
     with noted(monkeypatch) as begun:
 

@@ -57,6 +57,8 @@ def step(folder: Path, error: Exception) -> Failure:
         torch.AcceleratorError(
             "CUDA error: out of memory\nCUDA kernel errors might be reported late"
         ),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     ],
 )
 def test_memory_that_was_missing_is_given_whoever_asked_for_it(

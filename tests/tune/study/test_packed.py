@@ -178,11 +178,16 @@ def test_where_nothing_can_be_measured_each_trial_has_a_gpu_and_one_line_says_wh
     plan = desk.plan()
     packed, said = desk.packed(plan, fails, running())
     assert packed is plan
-    assert said[1:] == [
+    sentence = (
         "How many trials share a GPU could not be measured (the processes that measure hang), so"
-        " each has a GPU"
-    ]
+        f" each has a GPU; delete {plan.folder.packing} to measure again"
+    )
+    assert said[1:] == [sentence]
     assert read_packing(plan.folder.packing) is None
+    assert desk.packed(plan, None, running()) == (plan, [sentence]), "it is not measured again"
+    measuring = Measuring(GAINS.speeds)
+    desk.packed(plan, measuring, none())
+    assert len(measuring.asked) == 1, "the conditions are others"
 
 
 @pytest.mark.parametrize(
