@@ -6,6 +6,8 @@ Ray is not started.
 import functools
 import io
 import math
+import os
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -412,6 +414,27 @@ def test_a_loss_among_others_counts_only_where_no_service_of_the_users_can_have_
             at.lost(one, Cause.GPU_FAILED)
         lost = {record.lost for record in at.ledger.records}
         assert lost == {counts}
+
+
+def test_a_service_of_the_study_that_has_died_is_started_again_when_a_trial_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mended: list[bool] = []
+    monkeypatch.setattr(mps.Service, "mend", lambda self: mended.append(self.has_died))
+    control = tmp_path / f"{mps.PROGRAM}.pid"
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    with desk(tmp_path / "results", 1 / 2, 2) as at:
+        at.conductor._service = mps.Service(True, "", ours=tmp_path)
+        one = at.conductor.hand_out()
+        assert one is not None
+        at.conductor.begun(one)
+        control.write_text(str(os.getpid()))
+        at.conductor.begun(one)
+        assert mended == []
+        control.write_text(str(dead.pid))
+        at.conductor.begun(one)
+        assert mended == [True]
 
 
 def test_others_make_room_for_a_larger_share_on_whichever_of_several_gpus_they_are(

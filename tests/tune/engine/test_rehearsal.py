@@ -24,6 +24,7 @@ from core.config import TrialConfig
 from core.data import synthetic
 from core.device import CONTEXT_BYTES
 from core.errors import ResourceError, SettingError
+from core.training import probe as probe_module
 from core.training.probe import Memory, Probe, memory_of
 from tune.engine import rehearsal
 from tune.engine.packing import MARGIN, MEMORY, Conditions, Gpu, what_matters
@@ -528,6 +529,21 @@ def test_a_training_goes_on_through_epochs_until_it_is_told_to_stop() -> None:
     images = len(probe.trial.split.train)
     assert sum(count for _, count in trained.ends[: len(probe.trial.batches)]) == images
     assert list(trained.ends) == sorted(trained.ends)
+
+
+@pytest.mark.parametrize(("tile", "images"), [(0, 8), (48, 2)])
+def test_as_many_images_are_predicted_as_fill_one_batch_of_tiles(
+    monkeypatch: pytest.MonkeyPatch, tile: int, images: int
+) -> None:
+    """Four tiles of 48 pixels cover an image of 64."""
+    predicted: list[int] = []
+    monkeypatch.setattr(probe_module, "most_at_once", lambda _: 8)
+    monkeypatch.setattr(
+        probe_module, "look_at_samples", lambda _, batch, *__, **___: predicted.append(len(batch))
+    )
+    given = inputs(**{"predict.tile": tile})
+    Probe(given.config, given.data, None, "cpu").at_its_largest()
+    assert predicted == [images]
 
 
 def test_a_setting_that_would_diverge_does_not() -> None:
