@@ -17,6 +17,7 @@ all of core:
     L   label maps of one image; almost always 1, more only where instances overlap
     M   side of what is pooled from a box, or of its predicted mask, in cells
     N   instances of one image, annotated or detected
+    O   sets of boxes that are suppressed by themselves: each level of each image
     P   boxes that a head works on: proposals, or only the positive ones
     Q   negative anchors or proposals that are drawn for a loss
     R   runs of equal pixels
@@ -25,6 +26,8 @@ all of core:
     U   groups of images, of which a split is made
     V   parts of a split
     W   width in pixels
+    X   ranges of area in COCO's twelve numbers
+    Y   IoU thresholds in COCO's twelve numbers
     Z   anchors of one cell
 
 Small letters are lengths inside an image: a window of h x w pixels. Images are RGB, uint8, [H, W,

@@ -148,10 +148,10 @@ class ProposalNetwork(nn.Module):
         )
         boxes_BT4, scores_BT = _taken(boxes_BA4, objectness_BA, places_BT.clamp(min=0), sizes)
         fits_BT = (scores_BT >= 0) & (places_BT >= 0)
-        kept_RT = suppress(
+        kept_OT = suppress(
             boxes_BT4.reshape(-1, longest, 4), fits_BT.reshape(-1, longest), SUPPRESSION_IOU
         )
-        scores_BT = scores_BT.masked_fill(~kept_RT.reshape(scores_BT.shape), -1.0)
+        scores_BT = scores_BT.masked_fill(~kept_OT.reshape(scores_BT.shape), -1.0)
         scores_BK, places_BK = scores_BT.topk(min(most, scores_BT.shape[1]), dim=1)
         boxes_BK4 = boxes_BT4.gather(1, places_BK[..., None].expand(-1, -1, 4))
         return boxes_BK4.masked_fill(scores_BK[..., None] < 0, 0.0)

@@ -19,12 +19,12 @@ BOXES_AT_ONCE = 2048
 
 
 def suppress(
-    boxes_RT4: torch.Tensor, fits_RT: torch.Tensor, iou: float, rounds: int = ROUNDS
+    boxes_OT4: torch.Tensor, fits_OT: torch.Tensor, iou: float, rounds: int = ROUNDS
 ) -> torch.Tensor:
-    """The boxes of each row that non-maximum suppression keeps, bool [R, T].
+    """The boxes of each row that non-maximum suppression keeps, bool [O, T].
 
-    boxes_RT4   float32, the best first in each row
-    fits_RT     bool; a box that does not fit is not kept and suppresses none
+    boxes_OT4   float32, the best first in each row
+    fits_OT     bool; a box that does not fit is not kept and suppresses none
     iou         a box is suppressed by a better one of its row that is kept, if their IoU is above
                 this
     rounds      even
@@ -41,45 +41,49 @@ def suppress(
     only within its piece then; but what is kept too much of one piece may suppress boxes of the
     next.
     """
+    kind = boxes_OT4.device.type
+    with (
+        torch.autocast(kind, enabled=False)  # it would copy the overlaps in every round
+        if torch.amp.is_autocast_available(kind)
+        else contextlib.nullcontext()
+    ):
+        return _kept(boxes_OT4, fits_OT, iou, rounds)
+
+
+def _kept(boxes_OT4: torch.Tensor, fits_OT: torch.Tensor, iou: float, rounds: int) -> torch.Tensor:
     # A box of zeros overlaps none.
-    pieces = torch.split(torch.where(fits_RT[..., None], boxes_RT4, 0.0), BOXES_AT_ONCE, dim=1)
+    pieces = torch.split(torch.where(fits_OT[..., None], boxes_OT4, 0.0), BOXES_AT_ONCE, dim=1)
     kept: list[torch.Tensor] = []
-    for boxes_RK4, fits_RK in zip(pieces, torch.split(fits_RT, BOXES_AT_ONCE, dim=1), strict=True):
-        free_RK1 = fits_RK[..., None].to(torch.float16)
-        for better_RK4, kept_RK1 in zip(pieces, kept, strict=False):
-            free_RK1 = _not_covered(free_RK1, _overlaps(boxes_RK4, better_RK4, iou), kept_RK1)
-        overlaps_RKK = _overlaps(boxes_RK4, boxes_RK4, iou).tril_(-1)  # with better ones
-        kept_RK1 = free_RK1
+    for boxes_OK4, fits_OK in zip(pieces, torch.split(fits_OT, BOXES_AT_ONCE, dim=1), strict=True):
+        free_OK1 = fits_OK[..., None].to(torch.float16)
+        for better_OK4, kept_OK1 in zip(pieces, kept, strict=False):
+            free_OK1 = _not_covered(free_OK1, _overlaps(boxes_OK4, better_OK4, iou), kept_OK1)
+        overlaps_OKK = _overlaps(boxes_OK4, boxes_OK4, iou).tril_(-1)  # with better ones
+        kept_OK1 = free_OK1
         for _ in range(rounds):
-            kept_RK1 = _not_covered(free_RK1, overlaps_RKK, kept_RK1)
-        kept.append(kept_RK1)
+            kept_OK1 = _not_covered(free_OK1, overlaps_OKK, kept_OK1)
+        kept.append(kept_OK1)
     return torch.cat(kept, dim=1)[..., 0] > 0
 
 
 def _not_covered(
-    free_RK1: torch.Tensor, overlaps_RKT: torch.Tensor, kept_RT1: torch.Tensor
+    free_OK1: torch.Tensor, overlaps_OKT: torch.Tensor, kept_OT1: torch.Tensor
 ) -> torch.Tensor:
     """1 for each free box that overlaps no kept one, else 0; all arguments are 0 or 1.
 
     The number of kept boxes that it overlaps is subtracted. float16 holds it exactly, up to
     BOXES_AT_ONCE, and GPUs without bfloat16 multiply matrices of it.
     """
-    kind = free_RK1.device.type
-    with (
-        torch.autocast(kind, enabled=False)  # it would copy the overlaps in every round
-        if torch.amp.is_autocast_available(kind)
-        else contextlib.nullcontext()
-    ):
-        return torch.baddbmm(free_RK1, overlaps_RKT, kept_RT1, alpha=-1).clamp_(min=0)
+    return torch.baddbmm(free_OK1, overlaps_OKT, kept_OT1, alpha=-1).clamp_(min=0)
 
 
-def _overlaps(boxes_RK4: torch.Tensor, others_RT4: torch.Tensor, iou: float) -> torch.Tensor:
-    """1 where the IoU is above `iou`, else 0: float16 [R, K, T]; some rows are done at a time."""
-    rows, width, height = len(boxes_RK4), boxes_RK4.shape[1], others_RT4.shape[1]
-    step = max(1, entries_at_once(boxes_RK4.device) // max(width * height, 1))
-    areas_RK, other_areas_RT = areas_of(boxes_RK4), areas_of(others_RT4)
+def _overlaps(boxes_OK4: torch.Tensor, others_OT4: torch.Tensor, iou: float) -> torch.Tensor:
+    """1 where the IoU is above `iou`, else 0: float16 [O, K, T]; some rows are done at a time."""
+    rows, width, height = len(boxes_OK4), boxes_OK4.shape[1], others_OT4.shape[1]
+    step = max(1, entries_at_once(boxes_OK4.device) // max(width * height, 1))
+    areas_OK, other_areas_OT = areas_of(boxes_OK4), areas_of(others_OT4)
     found = [
-        overlap(boxes_RK4[some], areas_RK[some], others_RT4[some], other_areas_RT[some])
+        overlap(boxes_OK4[some], areas_OK[some], others_OT4[some], other_areas_OT[some])
         .gt(iou)
         .to(torch.float16)
         for some in (slice(start, start + step) for start in range(0, rows, step))

@@ -327,7 +327,8 @@ class Trial:
         if path is None:
             return None
         tensors, state = checkpoint.load(path)
-        self._take_precision(state)
+        with _damage_named(path):
+            self._take_precision(state)
         self._check_identity(path, state)
         self._check_layers(path, tensors)
         return self._model_with(tensors)
@@ -385,7 +386,8 @@ class Trial:
         if not path.exists():
             return False
         tensors, state = checkpoint.load(path)
-        self._take_precision(state)
+        with _damage_named(path):
+            self._take_precision(state)
         self._check_identity(path, state)
         with _damage_named(path):
             best_path = _best_path(folder, state["best"]["epoch"])
@@ -418,8 +420,7 @@ class Trial:
 
     def _take_precision(self, state: dict[str, Any]) -> None:
         """Go on in the precision of a checkpoint, where `auto` left it to this trial."""
-        settings = state.get("settings")
-        kept = settings.get("optim.precision") if isinstance(settings, dict) else None
+        kept = state["settings"].get("optim.precision")
         if self._finds_precision and kept in ("fp32", "bf16"):
             optim = self.config.optim.model_copy(update={"precision": kept})
             self.config = self.config.model_copy(update={"optim": optim})

@@ -47,12 +47,12 @@ def chain(length: int) -> torch.Tensor:
 def test_what_is_kept_of_each_row_is_what_torchvision_keeps(
     seed: int, count: int, boxes: int, spread: float, iou: float, at_once: int, entries: int
 ) -> None:
-    boxes_RT4, fits_RT = rows(seed, count, boxes, spread)
+    boxes_OT4, fits_OT = rows(seed, count, boxes, spread)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(suppression, "BOXES_AT_ONCE", at_once)
         patch.setitem(matching.IOU_ENTRIES, "cpu", entries)
-        kept_RT = suppress(boxes_RT4, fits_RT, iou)
-    for kept_T, boxes_T4, fits_T in zip(kept_RT, boxes_RT4, fits_RT, strict=True):
+        kept_OT = suppress(boxes_OT4, fits_OT, iou)
+    for kept_T, boxes_T4, fits_T in zip(kept_OT, boxes_OT4, fits_OT, strict=True):
         assert torch.equal(kept_T, torchvisions(boxes_T4, fits_T, iou))
 
 
@@ -69,9 +69,9 @@ def test_a_chain_of_as_many_boxes_as_there_are_rounds_is_exact(length: int) -> N
 def test_with_too_few_rounds_nothing_that_torchvision_keeps_is_missed(
     seed: int, rounds: int
 ) -> None:
-    boxes_RT4, fits_RT = rows(seed, 2, 100, 15.0)
-    kept_RT = suppress(boxes_RT4, fits_RT, 0.5, rounds)
-    for kept_T, boxes_T4, fits_T in zip(kept_RT, boxes_RT4, fits_RT, strict=True):
+    boxes_OT4, fits_OT = rows(seed, 2, 100, 15.0)
+    kept_OT = suppress(boxes_OT4, fits_OT, 0.5, rounds)
+    for kept_T, boxes_T4, fits_T in zip(kept_OT, boxes_OT4, fits_OT, strict=True):
         assert not (torchvisions(boxes_T4, fits_T, 0.5) & ~kept_T).any()
         assert not (kept_T & ~fits_T).any()
 
