@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: setup search test test-faults test-long check fix bench lock
+.PHONY: setup search test test-studies test-faults test-long check fix bench lock
 setup: $(STAMP)
 
 # The stamp is written last: an install that was interrupted is done again.
@@ -27,7 +27,11 @@ search: $(STAMP)
 TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)
-	$(TEST) -m "not long and not fault"
+	$(TEST) -m "not long and not fault and not study"
+
+# Whole studies by the command lines, whose real training takes most of the time.
+test-studies: $(STAMP)
+	$(TEST) -m "study and not long and not fault"
 
 # What is killed, full or away; the test that kills at random is in test-long.
 test-faults: $(STAMP)

@@ -40,6 +40,8 @@ from core.training import checkpoint
 from tune.retrain_best import main
 from tune.store.folder import StudyFolder
 
+pytestmark = pytest.mark.study
+
 ROOT = Path(__file__).parents[2]
 CONSEP = ROOT.parent / "shared/data/consep"
 WEIGHTS = ROOT.parent / "shared/weights/resnet50_imagenet_stride1x1_fp16.pth"

@@ -31,6 +31,8 @@ from core import check
 from core.data import synthetic
 from tune.search import main
 
+pytestmark = pytest.mark.study
+
 ROOT = Path(__file__).parents[2]
 TINY = """
 study: tiny

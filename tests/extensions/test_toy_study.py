@@ -21,6 +21,8 @@ import safetensors.numpy
 from core.data import synthetic
 from tests import toys
 
+pytestmark = pytest.mark.study
+
 TOYS = Path(__file__).with_name("toys")
 PARTS = {
     "augmentation": ("augmentations", "dye = toy_augmentation:Dye"),

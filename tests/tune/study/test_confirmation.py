@@ -910,7 +910,8 @@ def test_a_dry_run_states_what_the_confirmation_costs_and_what_a_small_data_set_
     space = tmp_path / "space.yaml"
     space.write_text(
         f"study: cost\ndata: {tmp_path / 'cells'}\nfixed: {{model.weights: none, optim.epochs:"
-        " 7}\nspace: {optim.learning_rate: {low: 1.0e-5, high: 1.0e-3}}\nsearch: {trials:"
+        " 7, model.image_min_side: 64, model.image_max_side: 64, model.backbone: resnet18}\nspace:"
+        " {optim.learning_rate: {low: 1.0e-5, high: 1.0e-3}}\nsearch: {trials:"
         " 30}\nconfirm: {top: 5, seeds: 4}\n"
     )
     assert main(["--space", str(space), "--results", str(tmp_path / "results"), "--dry-run"]) == 0
