@@ -333,18 +333,19 @@ def test_a_process_that_was_started_for_later_rounds_and_dies_does_not_end_this_
     assert answer.trouble is not None
 
 
+def kill_when_begun(begun: list[Rehearsal], number: int, of: int) -> None:
+    """Kill process `number` of the round of `of` processes, once the measurement has begun."""
+    assert until(lambda: begun and hasattr(begun[0], "_nursery"))
+    os.kill(process_of(begun[0], number, of), signal.SIGKILL)
+
+
 @pytest.mark.fault
 def test_a_process_that_dies_ends_the_growth_and_the_largest_number_that_worked_is_taken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = inputs()
     with noted(monkeypatch) as begun:
-
-        def strike() -> None:
-            assert until(lambda: begun and hasattr(begun[0], "_nursery"))
-            os.kill(process_of(begun[0], 1, 2), signal.SIGKILL)
-
-        thread = in_another_thread(strike)
+        thread = in_another_thread(lambda: kill_when_begun(begun, 1, 2))
         found = pack(conditions(given), machine(), given)
         thread.join()
     assert [(one.trials, one.trouble) for one in found.gpus[0].rounds] == [
@@ -431,12 +432,7 @@ def test_a_process_that_the_kernel_kills_for_the_machines_memory_does_not_end_th
 ) -> None:
     given = inputs()
     with noted(monkeypatch) as begun:
-
-        def strike() -> None:
-            assert until(lambda: begun and hasattr(begun[0], "_nursery"))
-            os.kill(process_of(begun[0], 0, 1), signal.SIGKILL)
-
-        thread = in_another_thread(strike)
+        thread = in_another_thread(lambda: kill_when_begun(begun, 0, 1))
         with pytest.raises(NotMeasured, match="SIGKILL"):
             pack(conditions(given), machine(), given)
         thread.join()
