@@ -29,7 +29,7 @@ TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-r
 test: $(STAMP)
 	$(TEST) -m "not long and not fault and not study"
 
-# Whole studies by the command lines, whose real training takes most of the time.
+# Whole studies from the first trial to the last, which take most of the time.
 test-studies: $(STAMP)
 	$(TEST) -m "study and not long and not fault"
 

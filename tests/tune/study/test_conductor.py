@@ -326,6 +326,7 @@ def test_no_trial_starts_that_cannot_reach_its_first_rung_before_the_time_is_up(
         assert (conductor.hand_out() is not None) is starts
 
 
+@pytest.mark.study
 def test_whole_gpu_trials_see_different_gpus_and_half_gpu_trials_run_four_at_once_on_two(
     tmp_path: Path,
 ) -> None:

@@ -595,6 +595,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, data: Dataset) -> Study:
     return Study(plan, begun, run(plan, Matched(begun)), *before)
 
 
+@pytest.mark.study
 def test_every_candidate_runs_on_the_same_fresh_seeds_and_splits_none_of_the_searchs(
     made: Study, data: Dataset
 ) -> None:
@@ -616,12 +617,14 @@ def test_every_candidate_runs_on_the_same_fresh_seeds_and_splits_none_of_the_sea
         assert one.state is State.COMPLETE
 
 
+@pytest.mark.study
 def test_the_search_its_table_and_its_ledger_are_the_same_before_and_after(made: Study) -> None:
     assert made.plan.folder.trials_csv.read_bytes() == made.table_before
     assert search_trials(made.plan) == made.trials_before
     assert open_ledger(made.plan.storage, made.plan.request).finished
 
 
+@pytest.mark.study
 def test_a_confirmation_whose_driver_died_goes_on_and_no_epoch_runs_twice(made: Study) -> None:
     begun = Counter(
         path.name.split("-")[0] for path in made.begun.iterdir()
@@ -631,12 +634,14 @@ def test_a_confirmation_whose_driver_died_goes_on_and_no_epoch_runs_twice(made: 
     assert {one.state for one in made.confirmed} == {State.COMPLETE}
 
 
+@pytest.mark.study
 def test_the_same_command_on_a_confirmed_study_runs_nothing(made: Study) -> None:
     before = made.plan.folder.confirm_csv.read_bytes()
     run(made.plan, Replays(refuse))
     assert made.plan.folder.confirm_csv.read_bytes() == before
 
 
+@pytest.mark.study
 def test_confirm_csv_has_the_columns_of_trials_csv_and_names_what_was_repeated(made: Study) -> None:
     tables = [
         list(csv.DictReader(io.StringIO(path.read_text())))
@@ -652,6 +657,7 @@ def test_confirm_csv_has_the_columns_of_trials_csv_and_names_what_was_repeated(m
         assert row["optim.learning_rate"] == str(one.settings["optim.learning_rate"])
 
 
+@pytest.mark.study
 def test_match_tables_of_all_confirming_epochs_are_kept_and_no_weights(made: Study) -> None:
     for one in made.confirmed:
         folder = made.plan.folder.confirm_trial(one.id)
@@ -661,6 +667,7 @@ def test_match_tables_of_all_confirming_epochs_are_kept_and_no_weights(made: Stu
         assert not list(folder.glob("*.safetensors"))
 
 
+@pytest.mark.study
 def test_mlflow_nests_confirming_runs_in_the_studys_and_the_view_can_be_rebuilt(
     made: Study,
 ) -> None:
@@ -682,12 +689,14 @@ def test_mlflow_nests_confirming_runs_in_the_studys_and_the_view_can_be_rebuilt(
             assert shown[one.id].data.metrics["best_ap50"] == one.ap50
 
 
+@pytest.mark.study
 def test_progress_says_what_is_confirmed_on_which_seed(made: Study) -> None:
     told = [line for line in made.said.splitlines() if line.startswith("[")]
     assert all(re.match(r"\[[1-4]/4\] confirming trial \d, seed 100[01] ", line) for line in told)
     assert any(line.startswith("[4/4]") and "complete, AP50" in line for line in told)
 
 
+@pytest.mark.study
 def test_the_winner_is_the_best_mean_curve_and_its_epoch_that_of_the_mean_curve(
     made: Study,
 ) -> None:
@@ -711,6 +720,7 @@ def test_the_winner_is_the_best_mean_curve_and_its_epoch_that_of_the_mean_curve(
     assert choice.corrected.low <= choice.corrected.estimate <= choice.corrected.high
 
 
+@pytest.mark.study
 def test_the_search_ends_by_saying_what_was_confirmed_and_that_another_was_the_best_before(
     made: Study,
 ) -> None:
@@ -731,6 +741,7 @@ def test_the_search_ends_by_saying_what_was_confirmed_and_that_another_was_the_b
     )
 
 
+@pytest.mark.study
 def test_the_confirmed_winner_is_retrained_up_to_the_epoch_of_the_mean_curve(made: Study) -> None:
     choice = confirmation.confirmed_winner(made.read())
     assert choice is not None
@@ -751,6 +762,7 @@ def test_the_confirmed_winner_is_retrained_up_to_the_epoch_of_the_mean_curve(mad
     assert named.epochs == EPOCHS
 
 
+@pytest.mark.study
 def test_when_the_search_goes_on_only_what_is_missing_is_confirmed(
     made: Study, data: Dataset, tmp_path: Path
 ) -> None:
@@ -782,6 +794,7 @@ def test_when_the_search_goes_on_only_what_is_missing_is_confirmed(
     assert [row["name"] for row in rows] == [one.name for one in records]
 
 
+@pytest.mark.study
 def test_the_search_keeps_the_weights_of_all_that_may_be_confirmed(made: Study) -> None:
     held = open_ledger(made.plan.storage, made.plan.request)
     best = sorted(held.records, key=lambda one: -(one.ap50 or 0.0))
@@ -798,6 +811,7 @@ def copy_of(made: Study, folder: Path) -> Study:
     return replace(made, plan=replace(made.plan, options=Options(folder)))
 
 
+@pytest.mark.study
 def test_a_candidate_whose_match_table_is_missing_is_left_out_and_it_is_said(
     made: Study, tmp_path: Path
 ) -> None:
@@ -887,6 +901,7 @@ def in_groups(read: Confirmation, pattern: str) -> Confirmation:
     )
 
 
+@pytest.mark.study
 def test_groups_of_images_are_the_units_of_the_choice_where_there_are_groups(made: Study) -> None:
     read = made.read()
     grouped = confirmation.confirmed_winner(in_groups(read, "^(slide..)"))
@@ -927,6 +942,7 @@ def test_a_dry_run_states_what_the_confirmation_costs_and_what_a_small_data_set_
     )
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(("seconds", "starts"), [(100.0, True), (-1.0, False), (0.2, False)])
 def test_the_time_budget_of_a_search_is_that_of_its_confirmation_too(
     seconds: float, starts: bool, made: Study, tmp_path: Path
@@ -956,6 +972,7 @@ def test_the_time_budget_of_a_search_is_that_of_its_confirmation_too(
         assert assignment.folder == str(plan.folder.confirm_trial(4).absolute())
 
 
+@pytest.mark.study
 def test_a_confirmation_on_other_data_is_refused(made: Study, tmp_path: Path) -> None:
     copied = copy_of(made, tmp_path / "results")
     held = open_ledger(copied.plan.storage, asked())
