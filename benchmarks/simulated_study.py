@@ -10,14 +10,15 @@ Then `python -m tune.report --results DIR` writes its report.
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.simulated_scores import SEED_SD, draw_images, evaluate
-from core.metric.ap50 import ap50
+from benchmarks.simulated_scores import MAX_DETS, SEED_SD, draw_images, evaluate
+from core.metric.ap50 import Ap50, MatchTable, ap50
+from core.metric.limits import DETECTION_KINDS, INSTANCE_KINDS, MENDS, ClassLimits
 from tune.ledger.ledger import Ledger, open_ledger
 from tune.ledger.records import State, TrialRecord
 from tune.request.file import from_document
@@ -166,6 +167,7 @@ def _run(ledger: Ledger, folder_of: Callable[[int], Path], quality: Quality, fat
             )
             epochs.append(
                 _report(epoch, score.mean, score.per_class, float(loss + rng.normal(0, 0.02)))
+                | {"limits": [one.to_json() for one in _limits(table, score)]}
             )
             ledger.report(record.id, epochs)
 
@@ -179,6 +181,28 @@ def _report(
         "seconds": 61.0, "train_seconds": 50.0, "evaluate_seconds": 11.0, "images_per_second": 3.4,
         "peak_memory_bytes": None, "steps": 84, "detections": 4000,
     }  # fmt: skip
+
+
+def _limits(table: MatchTable, score: Ap50) -> Iterator[ClassLimits]:
+    """Limits that agree with a match table; what it does not say is divided in fixed shares."""
+    classes = len(score.per_class)
+    for label, value in enumerate(score.per_class, start=1):
+        mine_D = (table.label_D == label) & (table.rank_D < MAX_DETS)
+        found = int(table.hit_D[mine_D].sum())
+        lost = int(table.truths_IC[:, label - 1].sum()) - found
+        wrong = int(mine_D.sum()) - found
+        outlined, called = lost // 5, lost // 2
+        instances = (found, called, outlined, lost - called - outlined)
+        detections = (found, wrong // 10, wrong // 3, wrong // 4)
+        yield ClassLimits(
+            dict(zip(INSTANCE_KINDS, instances, strict=True)),
+            tuple(called * (other == label % classes + 1) for other in range(1, classes + 1)),
+            dict(zip(DETECTION_KINDS, (*detections, found + wrong - sum(detections)), strict=True)),
+            {
+                mend: None if value is None else value + (1 - value) * share
+                for mend, share in zip(MENDS, (0.4, 0.2, 0.3, 0.02, 0.1), strict=True)
+            },
+        )
 
 
 if __name__ == "__main__":

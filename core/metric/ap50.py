@@ -144,11 +144,29 @@ class Ap50:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """The result of matching the detections of one image, bool [D] each."""
+class Overlaps:
+    """Pairs of a detection and an annotated instance that overlap, with their IoU."""
 
-    hit_D: NDArray[np.bool_]
+    detection: NDArray[np.int64]
+    truth: NDArray[np.int64]
+    iou: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of matching the detections of one image.
+
+    taken_D     int64 [D], row of the instance that the detection took; -1 for none
+    ignored_D   bool [D], matched a crowd region alone: neither right nor wrong
+    """
+
+    taken_D: NDArray[np.int64]
     ignored_D: NDArray[np.bool_]
+
+    @property
+    def hit_D(self) -> NDArray[np.bool_]:  # noqa: N802  # an axis letter
+        """Whether each detection took an instance, bool [D]."""
+        return self.taken_D >= 0
 
 
 @dataclass(frozen=True)
@@ -160,6 +178,9 @@ class ImageMatches:
     scores_D   float32 [D]
     by_mask    the outcome of matching masks
     by_box     the outcome of matching boxes
+    labels_G   int64 [G], class numbers of the annotated instances
+    crowd_G    bool [G], crowd regions
+    overlaps   pairs whose masks share a pixel, of whatever classes
     truths_C   int64 [C], annotated instances of each class, crowd regions not counted
     """
 
@@ -168,6 +189,9 @@ class ImageMatches:
     scores_D: NDArray[np.float32]
     by_mask: Outcome
     by_box: Outcome
+    labels_G: NDArray[np.int64]
+    crowd_G: NDArray[np.bool_]
+    overlaps: Overlaps
     truths_C: NDArray[np.int64]
 
 
@@ -212,6 +236,9 @@ def match_image(sample: Sample, found: Detections, classes: int) -> ImageMatches
         scores_D=found.scores_N[order],
         by_mask=_assign(overlaps_of_masks, labels_D, labels_G, crowd_G),
         by_box=_assign(overlaps_of_boxes, labels_D, labels_G, crowd_G),
+        labels_G=labels_G,
+        crowd_G=crowd_G,
+        overlaps=overlaps_of_masks,
         truths_C=np.bincount(labels_G[~crowd_G] - 1, minlength=classes),
     )
 
@@ -224,11 +251,11 @@ def match_tables(images: Sequence[ImageMatches], classes: int) -> tuple[MatchTab
             image_D=np.repeat(
                 np.arange(len(images), dtype=np.int32), [len(one.labels_D) for one in images]
             ),
-            label_D=_joined([one.labels_D for one in images], np.int16),
-            score_D=_joined([one.scores_D for one in images], np.float32),
-            rank_D=_joined([ranks(one.labels_D) for one in images], np.int32),
-            hit_D=_joined([outcome.hit_D for outcome in outcomes], np.bool_),
-            ignored_D=_joined([outcome.ignored_D for outcome in outcomes], np.bool_),
+            label_D=joined([one.labels_D for one in images], np.int16),
+            score_D=joined([one.scores_D for one in images], np.float32),
+            rank_D=joined([ranks(one.labels_D) for one in images], np.int32),
+            hit_D=joined([outcome.hit_D for outcome in outcomes], np.bool_),
+            ignored_D=joined([outcome.ignored_D for outcome in outcomes], np.bool_),
             truths_IC=np.array([one.truths_C for one in images], np.int32).reshape(-1, classes),
             image_names=tuple(one.name for one in images),
         )
@@ -286,15 +313,6 @@ def average_precision(score_D: NDArray[np.float32], hit_D: NDArray[np.bool_], tr
     )  # a level that is never reached counts 0
 
 
-@dataclass(frozen=True)
-class Overlaps:
-    """Pairs of a detection and an annotated instance that overlap, with their IoU."""
-
-    detection: NDArray[np.int64]
-    truth: NDArray[np.int64]
-    iou: NDArray[np.float64]
-
-
 def mask_overlaps(
     masks: Sequence[MaskCrop],
     label_maps: NDArray[np.uint16],
@@ -313,8 +331,8 @@ def mask_overlaps(
             numbers.append(np.full(len(under), number))
             ids.append(under)
             intersections.append(counts[under])
-    detection, intersection = _joined(numbers, np.int64), _joined(intersections, np.int64)
-    row = row_of_id[_joined(ids, np.int64)]
+    detection, intersection = joined(numbers, np.int64), joined(intersections, np.int64)
+    row = row_of_id[joined(ids, np.int64)]
     areas_D = np.array([mask.area for mask in masks], dtype=np.int64)
     union = areas_D[detection] + np.where(crowd_G[row], 0, truth.areas_N[row] - intersection)
     return Overlaps(detection, row, intersection / union)
@@ -342,9 +360,9 @@ def _box_overlaps(
         union = np.where(crowd_G[g], areas_D[d], areas_D[d] + areas_G[g] - intersection)
         pairs.append((d, g, intersection / union))
     return Overlaps(
-        _joined([d for d, _, _ in pairs], np.int64),
-        _joined([g for _, g, _ in pairs], np.int64),
-        _joined([iou for _, _, iou in pairs], np.float64),
+        joined([d for d, _, _ in pairs], np.int64),
+        joined([g for _, g, _ in pairs], np.int64),
+        joined([iou for _, _, iou in pairs], np.float64),
     )
 
 
@@ -355,10 +373,8 @@ def _assign(
     crowd_G: NDArray[np.bool_],
 ) -> Outcome:
     """Let each detection, best first, take the free instance of its class that it overlaps most."""
-    hit_D, in_crowd_D = (
-        np.zeros(len(labels_D), dtype=np.bool_),
-        np.zeros(len(labels_D), dtype=np.bool_),
-    )
+    taken_D = np.full(len(labels_D), -1, dtype=np.int64)
+    in_crowd_D = np.zeros(len(labels_D), dtype=np.bool_)
     d, g, iou = overlaps.detection, overlaps.truth, overlaps.iou
     match_K = (iou >= IOU) & (labels_D[d] == labels_G[g])
     in_crowd_D[d[match_K & crowd_G[g]]] = True
@@ -366,10 +382,10 @@ def _assign(
     pairs = pairs[np.lexsort((-g[pairs], -iou[pairs], d[pairs]))]
     taken: set[int] = set()
     for detection, truth in zip(d[pairs].tolist(), g[pairs].tolist(), strict=True):
-        if not hit_D[detection] and truth not in taken:
-            hit_D[detection] = True
+        if taken_D[detection] < 0 and truth not in taken:
+            taken_D[detection] = truth
             taken.add(truth)
-    return Outcome(hit_D, in_crowd_D & ~hit_D)
+    return Outcome(taken_D, in_crowd_D & (taken_D < 0))
 
 
 def ranks(labels_D: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -381,6 +397,6 @@ def ranks(labels_D: NDArray[np.int64]) -> NDArray[np.int64]:
     return ranks_D
 
 
-def _joined(parts: Sequence[NDArray[Any]], dtype: type[ScalarT]) -> NDArray[ScalarT]:
+def joined(parts: Sequence[NDArray[Any]], dtype: type[ScalarT]) -> NDArray[ScalarT]:
     """Concatenate arrays; an empty list gives an empty array."""
     return np.concatenate([np.empty(0, dtype=dtype), *parts]).astype(dtype)

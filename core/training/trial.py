@@ -19,6 +19,7 @@ from core.data.split import Split, split
 from core.device import memory_format, precision_of, resolve, use_fast_kernels
 from core.errors import CheckpointError, TornCheckpoint
 from core.metric import ap50, coco_summary
+from core.metric.limits import ClassLimits, class_limits
 from core.network import weights as pretrained
 from core.network.build import build_detector
 from core.network.weights import BaseWeights
@@ -63,6 +64,8 @@ class EpochReport:
                         `predict.max_detections`
     coco                the twelve numbers of masks by their `core.metric.coco_summary.NAMES`, None
                         where there is nothing to find; empty except after the trial's last epoch
+    limits              what limited `ap50` of each class; empty except after an epoch that is the
+                        best so far
     """
 
     epoch: int
@@ -82,15 +85,21 @@ class EpochReport:
     wait_seconds: float = 0.0
     capped_images: int = 0
     coco: Mapping[str, float | None] = field(default_factory=dict)
+    limits: tuple[ClassLimits, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The report as a dictionary of JSON types."""
-        return asdict(self) | {"ap50_per_class": list(self.ap50_per_class)}
+        return asdict(self) | {
+            "ap50_per_class": list(self.ap50_per_class),
+            "limits": [one.to_json() for one in self.limits],
+        }
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "EpochReport":
         """The report from which `to_json` made `content`."""
-        return cls(**content | {"ap50_per_class": tuple(content["ap50_per_class"])})
+        limits = tuple(ClassLimits.from_json(one) for one in content.get("limits", ()))
+        per_class = tuple(content["ap50_per_class"])
+        return cls(**content | {"ap50_per_class": per_class, "limits": limits})
 
 
 @dataclass(frozen=True)
@@ -299,6 +308,7 @@ class Trial:
         self.matches[epoch] = masks
         max_dets = self.config.metric.max_dets
         of_masks = ap50.ap50(masks, max_dets)
+        is_best = self.best is None or of_masks.mean > (self.best.ap50 or 0.0)
         return {
             "ap50": of_masks.mean,
             "ap50_uncapped": ap50.ap50(masks, None).mean,
@@ -310,6 +320,9 @@ class Trial:
                 coco_summary.summarize([one.graded for one in scored if one.graded is not None])
                 if is_last
                 else {}
+            ),
+            "limits": (
+                class_limits([one.matches for one in scored], classes, max_dets) if is_best else ()
             ),
         }
 

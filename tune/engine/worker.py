@@ -254,13 +254,13 @@ def _write_epochs(folder: Path, epochs: list[dict[str, Any]]) -> None:
 def _flat(report: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in report.items():
+        if isinstance(value, list | tuple):
+            value = {str(place): inner for place, inner in enumerate(value, start=1)}
         if isinstance(value, Mapping):
-            flat |= {f"{name}/{key}": inner for key, inner in value.items()}
-        elif isinstance(value, list | tuple):
-            flat |= {f"{name}/{place}": inner for place, inner in enumerate(value, start=1)}
+            flat |= {f"{name}/{key}": inner for key, inner in _flat(value).items()}
         else:
-            flat[name] = value
-    return {name: "" if value is None else value for name, value in flat.items()}
+            flat[name] = "" if value is None else value
+    return flat
 
 
 def _gpu_answers() -> bool:

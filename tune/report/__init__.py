@@ -1,6 +1,7 @@
 """The report of a study: numbers, then words, tables and figures of them, then one page.
 
 __main__.py      the command line, `python -m tune.report`
+class_limits.py  what limited each class in the rows of the main table
 content.py       numbers, sentences and tables together
 evidence.py      all numbers of a report
 main_table.py    the rows of the main table, compared

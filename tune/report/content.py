@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from core.data.dataset import Dataset
+from tune.report.class_limits import RowLimits
 from tune.report.evidence import gather
 from tune.report.main_table import MainRow, SmallestDifference
 from tune.report.sentences import answer_of, cautions_of, provenance_of
@@ -53,6 +54,8 @@ class ReportContent:
     classes             names of the classes, in the order of every `per_class`
     tables              the tables, the main one first
     best                the complete trial of the search with the highest AP50
+    limits              what limited each class in the best row, or in the best variants; empty
+                        where an earlier version ran the trials
     provenance          facts that are needed to repeat the study, by name
     """
 
@@ -75,6 +78,7 @@ class ReportContent:
     classes: tuple[str, ...]
     tables: tuple[Table, ...]
     best: ScoredTrial | None
+    limits: tuple[RowLimits, ...]
     provenance: Mapping[str, str]
 
 
@@ -109,5 +113,6 @@ def content_of(study: Study, data: Dataset | None = None) -> ReportContent:
         classes=evidence.classes,
         tables=tables_of(evidence),
         best=evidence.best,
+        limits=evidence.limits,
         provenance=provenance_of(evidence),
     )

@@ -13,6 +13,7 @@ from core.errors import CheckpointError
 from tune.engine.packing import Packing, read_packing
 from tune.ledger.importances import importances
 from tune.ledger.records import State
+from tune.report.class_limits import RowLimits, limits_of_rows
 from tune.report.main_table import MainRow, SmallestDifference, main_rows, smallest_shown
 from tune.report.trial_scores import ScoredTrial, examine
 from tune.request.request import StudyRequest
@@ -48,6 +49,7 @@ class Evidence:
     importances: Mapping[str, float]
     smallest_difference: SmallestDifference
     best: ScoredTrial | None
+    limits: tuple[RowLimits, ...]
     packing: Packing | None
     trouble: tuple[str, ...]
 
@@ -113,6 +115,7 @@ def gather(study: Study) -> Evidence:
         {} if alike else _importances(study, _with_effect(complete)),
         smallest_shown(request, rows, _units(description)),
         next((trial for trial in trials if best is not None and trial.record.id == best.id), None),
+        limits_of_rows(rows, trials, description["data"]["classes"], bool(request.space.variants)),
         read_packing(folder.packing),
         tuple(trouble),
     )

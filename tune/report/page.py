@@ -161,7 +161,7 @@ _SECTIONS = (
     ("training", "Training", ()),
     ("pictures", "Pictures", ()),
     ("confirmation", "Confirmation", ("confirmation",)),
-    ("classes", "Classes", ("classes",)),
+    ("classes", "Classes", ("classes", "limits", "detections")),
     ("stopped", "Stopped early", ("stopped",)),
     ("cost", "Cost", ("cost", "packing")),
     ("failures", "Failures", ("failures",)),

@@ -55,9 +55,58 @@ def _answer(evidence: Evidence) -> Iterator[str]:
     yield from (
         _variants_answer(evidence) if evidence.request.space.variants else _search_answer(evidence)
     )
+    yield from _limited(evidence)
     yield evidence.smallest_difference.sentence
     if not evidence.finished:
         yield f"All this is so far: {_progress(evidence)}"
+
+
+_LIMITS = {
+    "called_another_class": "were found but called another class",
+    "not_found": "were not found",
+    "badly_outlined": "were badly outlined",
+}
+"""What is said of the kinds of instances that were not found rightly."""
+
+_MENDED = {
+    "called_another_class": "if all were called by their class",
+    "not_found": "without those that were not found",
+    "badly_outlined": "if all outlines were right",
+    "duplicate": "without duplicates",
+    "background": "without detections on the background",
+}
+"""What is said of the AP50 that a class would have without a kind of error."""
+
+
+def _limited(evidence: Evidence) -> Iterator[str]:
+    """A sentence on what limited the weakest class of the best row."""
+    mine = [one for one in evidence.limits if one.row == evidence.limits[0].row]
+    if not mine:
+        return
+    weakest = min(mine, key=lambda one: one.ap50)
+    kinds = sorted((kind for kind in _LIMITS if weakest.instances[kind]), key=weakest.share)[::-1]
+    said = [
+        f"{text(weakest.share(kind), Kind.PERCENT)} {_LIMITS[kind]}"
+        + (f" ({weakest.called} most often)" if kind == "called_another_class" else "")
+        for kind in kinds
+    ]
+    found = f"{text(weakest.share('found'), Kind.PERCENT)} were found rightly"
+    mend = weakest.best_mend
+    gain = (
+        f"; the AP50 of the class would be {text(weakest.mended[mend], Kind.AP50)} {_MENDED[mend]}"
+        if mend
+        else ""
+    )
+    row, instances = weakest.row, many(sum(weakest.instances.values()), "instance")
+    if not evidence.request.space.variants:
+        row = f"T{row[1:]}"  # a trial, and not a name
+    subject = (
+        f"{row} is weakest in {weakest.label} (AP50 {text(weakest.ap50, Kind.AP50)}): of its"
+        f" {instances}"
+        if len(mine) > 1
+        else f"Of the {instances} in the validation images of {weakest.row}"
+    )
+    yield f"{subject} {listed([*said, found])}{gain}"
 
 
 def _progress(evidence: Evidence) -> str:

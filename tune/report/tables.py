@@ -37,6 +37,8 @@ def tables_of(evidence: Evidence) -> tuple[Table, ...]:
         _confirmation_table,
         _effects_table,
         _classes_table,
+        _limits_table,
+        _detections_table,
         _stopped_table,
         _failures_table,
         _cost_table,
@@ -242,6 +244,75 @@ def _classes_table(evidence: Evidence) -> Table:
         " interval."
     )
     return Table("classes", "Classes", caption, columns, tuple(rows))
+
+
+def _limits_table(evidence: Evidence) -> Table:
+    kinds = {
+        "found": "Found",
+        "called_another_class": "Called another class",
+        "badly_outlined": "Badly outlined",
+        "not_found": "Not found",
+    }
+    mends = {
+        "called_another_class": "AP50 if none were called another class",
+        "badly_outlined": "AP50 if outlines were right",
+        "not_found": "AP50 without those not found",
+    }
+    columns = (
+        Column("method", "Method"), Column("class", "Class"),
+        Column("instances", "Instances", Kind.COUNT),
+        *(Column(name, title, Kind.PERCENT) for name, title in kinds.items()),
+        Column("called", "Called most often"), Column("ap50", "AP50", Kind.AP50),
+        *(Column(f"ap50_{name}", title, Kind.AP50) for name, title in mends.items()),
+    )  # fmt: skip
+    rows = tuple(
+        (
+            one.row, one.label, sum(one.instances.values()), *map(one.share, kinds), one.called,
+            one.ap50, *(one.mended[name] for name in mends),
+        )
+        for one in evidence.limits
+    )  # fmt: skip
+    caption = (
+        "What became of the annotated instances of each class in the validation images, at the best"
+        " epoch, over all repeats. Found: a detection of the class with an IoU of 0.5 or more took"
+        " it. Called another class: not found, but a detection of another class has such an IoU."
+        " Badly outlined: neither, but a detection of the class has an IoU of 0.1 or more. The last"
+        " columns say what the AP50 of the class would be if one kind of error were mended. The"
+        " shares are counts on these images and have no interval."
+    )
+    return Table("limits", "What limited each class", caption, columns, rows)
+
+
+def _detections_table(evidence: Evidence) -> Table:
+    kinds = {
+        "right": "Right",
+        "duplicate": "Duplicates",
+        "of_another_class": "Of another class",
+        "badly_outlined": "Badly outlined",
+        "background": "Background",
+    }
+    mends = {"duplicate": "AP50 without duplicates", "background": "AP50 without background"}
+    columns = (
+        Column("method", "Method"), Column("class", "Class"),
+        Column("detections", "Detections", Kind.COUNT),
+        *(Column(name, title, Kind.PERCENT) for name, title in kinds.items()),
+        Column("ap50", "AP50", Kind.AP50),
+        *(Column(f"ap50_{name}", title, Kind.AP50) for name, title in mends.items()),
+    )  # fmt: skip
+    rows = []
+    for one in evidence.limits:
+        count = sum(one.detections.values())
+        shares = (one.detections[kind] / count if count else None for kind in kinds)
+        after = (one.mended[name] for name in mends)
+        rows.append((one.row, one.label, count, *shares, one.ap50, *after))
+    caption = (
+        "What the detections of each class are that count in AP50 (at most metric.max_dets in an"
+        " image), whatever their scores. A duplicate has an IoU of 0.5 or more with an instance"
+        " that another detection took; one of another class has it with an instance of another"
+        " class. The last columns say what the AP50 of the class would be without one kind. The"
+        " shares are counts on these images and have no interval."
+    )
+    return Table("detections", "What each class's detections are", caption, columns, tuple(rows))
 
 
 def _stopped_table(evidence: Evidence) -> Table:

@@ -13,6 +13,7 @@ import numpy as np
 from core.data.split import group_names
 from core.errors import CheckpointError, DataError
 from core.metric.ap50 import MatchTable
+from core.metric.limits import ClassLimits
 from core.values import as_ap50
 from tune.ledger.records import State, TrialRecord
 from tune.statistics.certainty import FEW_IMAGES, Interval, Scored, interval
@@ -33,6 +34,8 @@ class ScoredTrial:
                 empty without epochs
     trouble     why there is no interval although there is a score, a sentence; empty otherwise
     scored      the score and pulls from which `interval` was computed
+    limits      what limited each class at its best epoch; empty without epochs, and where an
+                earlier version ran it
     """
 
     record: TrialRecord
@@ -41,6 +44,7 @@ class ScoredTrial:
     per_class: tuple[float | None, ...]
     trouble: str = ""
     scored: Scored | None = None
+    limits: tuple[ClassLimits, ...] = ()
 
 
 def examine(
@@ -53,11 +57,10 @@ def examine(
     best = record.best_epoch
     if best is None:
         return ScoredTrial(record, phase, None, ())
-    per_class = tuple(
-        None if value is None else float(value)
-        for value in record.epochs[best - 1]["ap50_per_class"]
-    )
-    trial = ScoredTrial(record, phase, None, per_class)
+    report = record.epochs[best - 1]
+    per_class = tuple(None if value is None else float(value) for value in report["ap50_per_class"])
+    limits = tuple(ClassLimits.from_json(one) for one in report.get("limits", ()))
+    trial = ScoredTrial(record, phase, None, per_class, limits=limits)
     if record.state is State.FAIL:
         return trial
     path = match_table_path(folder, best)

@@ -329,6 +329,18 @@ def points_of(epoch: Mapping[str, Any]) -> list[Metric]:
     values: dict[str, Any] = {name: epoch.get(name) for name in MEASURED}
     values |= {f"loss/{name}": value for name, value in epoch.get("losses", {}).items()}
     values |= {f"coco/{name}": value for name, value in epoch.get("coco", {}).items()}
+    for number, limits in enumerate(epoch.get("limits", ()), start=1):
+        values |= _limits_of_class(f"limits/class {number}", limits)
     return [
         Metric(name, float(value), at, step) for name, value in values.items() if value is not None
     ]
+
+
+def _limits_of_class(name: str, limits: Mapping[str, Any]) -> dict[str, Any]:
+    """What limited a class (see `core.metric.limits`) as metrics, counts as shares in 0..1."""
+    values: dict[str, Any] = {}
+    for of in ("instances", "detections"):
+        total = sum(limits[of].values())
+        if total:
+            values |= {f"{name}/{of}/{kind}": n / total for kind, n in limits[of].items()}
+    return values | {f"{name}/mended/{kind}": value for kind, value in limits["mended"].items()}

@@ -24,6 +24,7 @@ from core.data import synthetic
 from core.data.dataset import Dataset, assemble
 from core.errors import CheckpointError, ProcessLost, TrialDiverged
 from core.metric.ap50 import MatchTable, ap50, match
+from core.metric.limits import DETECTION_KINDS, INSTANCE_KINDS, MENDS, ClassLimits
 from core.network.weights import BaseWeights
 from core.prediction.detect import predict
 from core.training import checkpoint
@@ -168,6 +169,32 @@ def test_cocos_twelve_numbers_come_once_at_the_end(uninterrupted: Uninterrupted)
     assert EpochReport.from_json(json.loads(json.dumps(last.to_json()))) == last
 
 
+def test_what_limited_each_class_comes_with_every_epoch_that_is_the_best_so_far(
+    uninterrupted: Uninterrupted,
+) -> None:
+    whole, _, parent = uninterrupted
+    best = -1.0
+    for report in whole.reports:
+        assert bool(report.limits) == (report.ap50 > best)
+        best = max(best, report.ap50)
+        table = MatchTable.load(parent / "3" / "matches" / f"epoch-{report.epoch:04d}.npz")
+        counted_D = table.rank_D < whole.config.metric.max_dets
+        for label, one in enumerate(report.limits, start=1):
+            mine_D = counted_D & (table.label_D == label)
+            assert sum(one.instances.values()) == table.truths_IC[:, label - 1].sum()
+            assert sum(one.detections.values()) == mine_D.sum()
+            assert one.detections["right"] == one.instances["found"] == table.hit_D[mine_D].sum()
+    assert whole.reports[0].limits
+
+
+def test_a_report_of_an_earlier_version_says_nothing_of_limits(
+    uninterrupted: Uninterrupted,
+) -> None:
+    content = uninterrupted[0].reports[0].to_json()
+    assert content.pop("limits")
+    assert EpochReport.from_json(content).limits == ()
+
+
 def test_training_moves_weights_every_epoch_and_another_seed_moves_them_elsewhere(
     uninterrupted: Uninterrupted,
 ) -> None:
@@ -263,6 +290,16 @@ def test_reports_say_what_was_done(uninterrupted: Uninterrupted) -> None:
         assert len(report.ap50_per_class) == len(DATA.classes)
 
 
+COUNTS = st.integers(0, 2**31)
+LIMITS = st.builds(
+    ClassLimits,
+    instances=st.fixed_dictionaries(dict.fromkeys(INSTANCE_KINDS, COUNTS)),
+    called=st.lists(COUNTS, max_size=4).map(tuple),
+    detections=st.fixed_dictionaries(dict.fromkeys(DETECTION_KINDS, COUNTS)),
+    mended=st.fixed_dictionaries(dict.fromkeys(MENDS, st.none() | st.floats(0, 1))),
+)
+
+
 @settings(max_examples=30)
 @given(
     st.builds(
@@ -278,7 +315,8 @@ def test_reports_say_what_was_done(uninterrupted: Uninterrupted) -> None:
         | {
             name: st.integers(0, 2**31)
             for name in ("epoch", "steps", "detections", "capped_images")
-        },
+        }
+        | {"limits": st.lists(LIMITS, max_size=3).map(tuple)},
     )
 )
 def test_a_report_passes_through_json_unchanged(report: EpochReport) -> None:

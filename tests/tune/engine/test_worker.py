@@ -3,16 +3,21 @@
 Ray is not started.
 """
 
+import csv
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.replay import ReplayedTrial
 from core import data as datasets
 from core.config import TrialConfig
 from core.errors import ProcessLost
+from core.metric.limits import ClassLimits
+from core.training.trial import EpochReport
 from tune.engine import worker as worker_module
 from tune.engine.messages import (
     Assignment,
@@ -69,6 +74,32 @@ def test_memory_that_was_missing_is_given_whoever_asked_for_it(
     assert failure.then is Then.RETRY_WITH_MORE_MEMORY
     assert failure.reason.startswith("out of memory")
     assert not (tmp_path / "error.txt").exists()
+
+
+def test_the_table_of_epochs_has_a_column_for_each_number(tmp_path: Path) -> None:
+    kinds = {"found": 2, "not_found": 1}
+    limits = ClassLimits(kinds, (0, 0), {"right": 2}, {"not_found": None})
+
+    class Limited(ReplayedTrial):
+        def run_epoch(self) -> EpochReport:
+            report = replace(super().run_epoch(), limits=(limits, limits))
+            self.reports[-1] = report
+            return report
+
+    worker = TrialWorker.__new__(TrialWorker)
+    worker.config = to_config(Assignment(0, 1, str(tmp_path), {}, 0, 0.5))
+    make_trial = lambda assignment: Limited(assignment, lambda *_: 0.5)  # noqa: E731
+    worker.setup({}, make_trial=make_trial, stall_seconds=0)
+    try:
+        worker.step()
+    finally:
+        worker.cleanup()
+    with (tmp_path / "epochs.csv").open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert None not in row  # no cell is beside the columns
+    assert (row["ap50_per_class/1"], row["ap50_per_class/2"]) == ("0.5", "")
+    assert (row["limits/2/instances/found"], row["limits/1/called/1"]) == ("2", "0")
+    assert row["limits/2/mended/not_found"] == ""
 
 
 def test_after_an_error_of_the_gpu_the_worker_is_of_no_use(tmp_path: Path) -> None:

@@ -537,6 +537,15 @@ def test_a_class_has_its_score_and_an_interval_only_where_it_is_in_enough_images
         assert (row["ap50_low"] == "") == (value is None or images < 5)
 
 
+def test_what_limited_the_classes_is_left_out_where_trials_did_not_report_it(
+    shown: ReportContent,
+) -> None:
+    """As trials of an earlier version, whose epochs have no such entry."""
+    assert shown.limits == ()
+    assert not {"limits", "detections"} & {table.name for table in shown.tables}
+    assert not any("is weakest in" in sentence for sentence in shown.answer)
+
+
 def test_a_class_in_few_images_is_flagged(tmp_path: Path) -> None:
     few = _MANY.take(np.arange(20))
     images = (few.truths_IC > 0).sum(axis=0)

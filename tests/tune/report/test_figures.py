@@ -240,7 +240,8 @@ def test_a_figure_without_anything_to_show_is_absent(
         "ap50-curves",
         "loss-curves",
         "backbones",
+        "limits",
     }
     assert "confirmation" not in drawn["search"]
-    nothing = replace(found["search"], trials=(), rows=(), effects=(), best=None)
+    nothing = replace(found["search"], trials=(), rows=(), effects=(), best=None, limits=())
     assert figures(nothing) == {}

@@ -110,6 +110,29 @@ def test_showing_a_record_again_from_another_process_s_view_changes_nothing(
     assert shown["1"].data.tags["reason"] == "diverged"
 
 
+def test_what_limited_a_class_is_shown_as_shares(destination: Destination) -> None:
+    limits = [
+        {
+            "instances": {"found": 3, "not_found": 1},
+            "called": [0, 0],
+            "detections": {"right": 3, "background": 0},
+            "mended": {"not_found": 0.75, "background": None},
+        },
+        {"instances": {"found": 0}, "called": [0, 0], "detections": {"right": 0}, "mended": {}},
+    ]
+    shown = record(0)
+    shown = replace(shown, epochs=(shown.epochs[0], {**shown.epochs[1], "limits": limits}))
+    assert not show(destination, shown).close(ended=True)
+    found = runs(destination)["0"].data.metrics
+    assert {name: value for name, value in found.items() if name.startswith("limits/")} == {
+        "limits/class 1/instances/found": 0.75,
+        "limits/class 1/instances/not_found": 0.25,
+        "limits/class 1/detections/right": 1.0,
+        "limits/class 1/detections/background": 0.0,
+        "limits/class 1/mended/not_found": 0.75,
+    }
+
+
 def test_a_trial_that_is_shown_to_its_end_is_not_written_again_and_one_that_is_not_is_completed(
     destination: Destination, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ differences.py   each row of the main table against its counterpart
 examples.py      pictures of predictions
 figure.py        what a figure is, and the table of figures
 intervals.py     points with their intervals, one a line, as several figures have them
+limits.py        what became of the annotated instances of each class
 scores.py        AP50 of each row of the main table
 settings.py      the searched settings against AP50, and their effects
 stopped.py       when trials ended

@@ -84,6 +84,7 @@ FIGURES: Parts[Figure] = Parts(
         "loss-curves": f"{_HERE}.curves:loss_curves",
         "examples": f"{_HERE}.examples:examples",
         "confirmation": f"{_HERE}.confirmation:confirmation",
+        "limits": f"{_HERE}.limits:limits",
         "stopped": f"{_HERE}.stopped:stopped",
     },
 )
