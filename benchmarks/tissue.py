@@ -1,0 +1,255 @@
+"""What wins on tissue: several configurations side by side on CoNSeP, through the service itself.
+
+    python -m benchmarks.tissue [--data DIR] [--weights FILE] [--presets NAME ...] [--epochs 10]
+        [--seeds 3] [--out DIR] [--study NAME] [--set KEY=VALUE ...] [--short]
+    python -m benchmarks.tissue --list          the presets with their settings
+
+The presets are the variants of one study: the service packs its trials on the GPU, resumes where it
+was killed, and its report says which differences are more than chance. The split is by tile, since
+crops of one tile in both parts would leak. Without names eight presets are compared, with three
+seeds each: 24 trials of 10 epochs, planned for five minutes on one H200 (unmeasured).
+
+DIR holds the data in HW3 layout, or an `unpack.py` that writes it; without it, data/consep or
+../shared/data/consep is taken. Names of crops end in their
+place in the tile, `_y_x`. FILE holds a ResNet-50's weights; other backbones take those that
+`model.weights: imagenet` finds. `--short` is for a CPU: 256 px instead of 800, one crop of each
+tile, two epochs, two seeds. It tells whether a preset runs and hardly whether it wins.
+"""
+
+import argparse
+import datetime
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from core.config import SETTINGS, Value
+from core.errors import BadRequest, CellTuneError
+from core.files import write_atomically
+from core.text import many
+
+Settings = Mapping[str, Value]
+
+PLACES = (Path("data/consep"), Path("../shared/data/consep"))
+"""Folders in which CoNSeP is looked for."""
+GROUPS = r"^(.+)_\d+_\d+$"
+"""The tile of a crop, by its name."""
+
+_REPORT: Settings = {"model.trainable_layers": 0, "optim.learning_rate": 5e-5}
+"""The reference report's recipe: the backbone frozen, one learning rate, whole images at 800 px."""
+_MILD: Settings = {
+    "augment.horizontal_flip": True,
+    "augment.color_jitter": True,
+    "augment.affine": True,
+    "augment.blur_or_noise": True,
+}
+_A: Settings = {
+    "model.trainable_layers": 3,
+    "optim.learning_rate": 2e-4,
+    "optim.warmup_epochs": 0.5,
+    "augment.horizontal_flip": True,
+    "model.anchor_scale": 0.5,
+    "predict.max_detections": 500,
+}
+"""A plain guess of a person who has looked at the images."""
+
+_CHANGES: Mapping[str, Settings] = {
+    "anchors x 1": {"model.anchor_scale": 1.0},
+    "anchors x 0.25": {"model.anchor_scale": 0.25},
+    "last stage": {"model.trainable_layers": 1},
+    "all stages": {"model.trainable_layers": 5},
+    "5e-5": {"optim.learning_rate": 5e-5},
+    "4e-4": {"optim.learning_rate": 4e-4},
+    "decay 0.1": {"optim.weight_decay": 0.1},
+    "no flip": {"augment.horizontal_flip": False},
+    "affine": {"augment.affine": True},
+    "colour": {"augment.color_jitter": True},
+    "blur or noise": {"augment.blur_or_noise": True},
+    "elastic": {"augment.elastic": True},
+    "affine, colour, blur": {k: v for k, v in _MILD.items() if k != "augment.horizontal_flip"},
+    "1,000 px": {"model.image_min_side": 1000},
+    "crops of 400 px": {"data.crop": 400},
+    "mirrored view": {"predict.flips": True},
+    "ResNet-101": {"model.backbone": "resnet101"},
+    "ResNeXt-50": {"model.backbone": "resnext50_32x4d"},
+}
+"""What is changed in A, one thing at a time."""
+
+PRESETS: Mapping[str, Settings] = {
+    "recipe": _REPORT,
+    "best row": {**_REPORT, **_MILD, "model.trainable_layers": 1, "augment.elastic": True},
+    "A": _A,
+    **{f"A, {name}": {**_A, **change} for name, change in _CHANGES.items()},
+}
+"""The configurations by name; `recipe` and `best row` are rows of the reference report (Res50, and
+Partial + Elastic)."""
+
+EIGHT = (
+    "recipe", "best row", "A", "A, 4e-4", "A, anchors x 1", "A, affine, colour, blur",
+    "A, 1,000 px", "A, mirrored view",
+)  # fmt: skip
+"""What is compared without names."""
+
+SHORT: Settings = {
+    "model.image_min_side": 256,
+    "model.image_max_side": 384,
+    "model.proposals_train": 500,
+    "model.proposals_test": 500,
+    "model.box_samples": 128,
+}
+"""The settings that `--short` gives all presets beside their own."""
+SHORTER = SHORT["model.image_min_side"] / SETTINGS["model.image_min_side"]  # type: ignore[operator]
+"""Factor on the image sizes that presets name."""
+
+
+def space_of(names: Sequence[str], data: Path, parsed: argparse.Namespace) -> dict[str, Any]:
+    """The space file of a comparison."""
+    fixed: dict[str, Value] = {
+        "data.group_pattern": GROUPS,
+        "optim.epochs": parsed.epochs or (2 if parsed.short else 10),
+        "model.weights": parsed.weights,
+        "model.stride_in_1x1": parsed.stride_in_1x1,
+        **(SHORT if parsed.short else {}),
+    }
+    return {
+        "study": parsed.study,
+        "data": str(data.resolve()),
+        "fixed": fixed,
+        "variants": {name: _variant(PRESETS[name], parsed.short) for name in names},
+        "baseline": "A" if "A" in names else names[0],
+        "seeds": parsed.seeds or (2 if parsed.short else 3),
+    }
+
+
+def _variant(preset: Settings, short: bool) -> dict[str, Value]:
+    settings = dict(preset)
+    if "model.backbone" in settings:  # the weights that all share are a ResNet-50's
+        settings |= {"model.weights": "imagenet", "model.stride_in_1x1": False}
+    if short and "model.image_min_side" in settings:
+        settings["model.image_min_side"] = round(SHORTER * float(settings["model.image_min_side"]))
+    return settings
+
+
+def data_of(where: Path, out: Path, short: bool) -> Path:
+    """The folder of the data set in HW3 layout: `where`, or what is written to `out` from it."""
+    target = out / ("tissue-data-short" if short else "tissue-data")
+    unpacks = (where / "unpack.py").exists()
+    if target.exists() or not (unpacks or short):
+        return target if unpacks or short else where
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        whole = where
+        if unpacks:
+            whole = Path(folder) / "whole"
+            subprocess.run([sys.executable, where / "unpack.py", whole], check=True)
+        if short:
+            few = Path(folder) / "few"
+            for crop in _one_of_each_tile(whole / "train"):
+                shutil.copytree(crop, few / "train" / crop.name)
+            whole = few
+        whole.rename(target)
+    return target
+
+
+def _found_data() -> Path:
+    found = [path for path in PLACES if path.is_dir()]
+    if not found:
+        raise BadRequest(
+            f"CoNSeP must be in {' or '.join(map(str, PLACES))}, and neither is there; name its"
+            " folder with --data DIR"
+        )
+    return found[0]
+
+
+def _one_of_each_tile(train: Path) -> list[Path]:
+    """The first crop of each tile, by name."""
+    tiles: dict[str, Path] = {}
+    for crop in sorted(train.iterdir()):
+        tiles.setdefault(crop.name.rsplit("_", 2)[0], crop)
+    return list(tiles.values())
+
+
+def compare(parsed: argparse.Namespace) -> str:
+    """Run the comparison, or continue it; returns what is written about it, as Markdown."""
+    from tune import load_request, search
+    from tune.report.content import content_of
+
+    names = list(parsed.presets or EIGHT)
+    out: Path = parsed.out
+    data = data_of(parsed.data or _found_data(), out, parsed.short)
+    space = out / f"{parsed.study}.yaml"
+    write_atomically(space, yaml.safe_dump(space_of(names, data, parsed), sort_keys=False).encode())
+    request = load_request(space, parsed.set)
+    begin = time.monotonic()
+    study = search(request, out, time_budget=parsed.time_budget, console=Console(stderr=True))
+    seconds = time.monotonic() - begin
+    found = content_of(study)
+    images = study.description["data"]["images"]
+    short = " This is the short form, for a CPU: its scores say little." if parsed.short else ""
+    head = (
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {platform.machine()},"
+        f" {_device()}: {len(names)} presets, n = {request.space.seeds} seeds, {images} images"
+        f" split by tile, {many(request.max_epochs, 'epoch')}; this call took {seconds:.0f} s."
+        f"{short}\n\n"
+        f"    {' '.join(['python -m benchmarks.tissue', *sys.argv[1:]])}"
+    )
+    shown = [table for table in found.tables if table.name in ("methods", "limits")]
+    parts = [head, "\n".join(found.answer), *(table.markdown() for table in shown)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _device() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
+def _listed() -> str:
+    return "\n".join(
+        f"{name}: {', '.join(f'{key} {value}' for key, value in preset.items())}"
+        for name, preset in PRESETS.items()
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table of a comparison, and write it to OUT/STUDY.md."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tissue", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR")
+    parser.add_argument("--weights", default="imagenet", metavar="FILE")
+    parser.add_argument("--stride-in-1x1", action="store_true", help="of the weights")
+    parser.add_argument("--presets", nargs="+", choices=[*PRESETS], metavar="NAME")
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--out", type=Path, default=Path("results"), metavar="DIR")
+    parser.add_argument("--study", metavar="NAME", help="tissue, or tissue-short")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--time-budget", type=float, metavar="SECONDS")
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--list", action="store_true")
+    parsed = parser.parse_args(arguments)
+    if parsed.list:
+        print(_listed())
+        return 0
+    parsed.study = parsed.study or ("tissue-short" if parsed.short else "tissue")
+    try:
+        text = compare(parsed)
+    except CellTuneError as error:
+        print(error, file=sys.stderr)
+        return 2
+    write_atomically(parsed.out / f"{parsed.study}.md", text.encode())
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""Laws of the comparison on tissue: its presets are configurations, and its table is the report's."""
+
+import argparse
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks import tissue
+from benchmarks.tissue import EIGHT, GROUPS, PRESETS, SHORTER, data_of, space_of
+from core.config import SETTINGS, TrialConfig
+from core.data import synthetic
+from core.dependence import effective
+from tune.request.file import load_request
+from tune.request.request import StudyRequest
+
+ROOT = Path(__file__).parents[1]
+
+
+def asked(**changes: object) -> argparse.Namespace:
+    options = {
+        "study": "tissue", "weights": "imagenet", "stride_in_1x1": False, "epochs": None,
+        "seeds": None, "short": False,
+    }  # fmt: skip
+    return argparse.Namespace(**options | changes)
+
+
+def request_of(names: tuple[str, ...], folder: Path, **changes: object) -> StudyRequest:
+    path = folder / "space.yaml"
+    path.write_text(yaml.safe_dump(space_of(names, folder, asked(**changes)), sort_keys=False))
+    return load_request(path)
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_every_preset_is_a_configuration_that_no_other_is(short: bool, tmp_path: Path) -> None:
+    request = request_of(tuple(PRESETS), tmp_path, short=short)
+    trained = {
+        variant.name: dict(effective(request.space.resolve(variant.settings).settings()))
+        for variant in request.space.variants
+    }
+    assert list(trained) == list(PRESETS)
+    assert len({tuple(sorted(one.items())) for one in trained.values()}) == len(PRESETS)
+
+
+def test_a_preset_that_is_named_after_a_change_has_that_change_and_no_other() -> None:
+    whole = TrialConfig.from_settings(PRESETS["A"]).settings()
+    changed = {
+        name: {
+            setting
+            for setting, value in TrialConfig.from_settings(preset).settings().items()
+            if value != whole[setting]
+        }
+        for name, preset in PRESETS.items()
+        if name.startswith("A, ")
+    }
+    assert len(changed) >= 15
+    assert all(changed.values())
+    assert changed["A, 4e-4"] == {"optim.learning_rate"}
+    assert changed["A, mirrored view"] == {"predict.flips"}
+
+
+def test_eight_presets_with_three_seeds_are_compared_with_a(tmp_path: Path) -> None:
+    request = request_of(EIGHT, tmp_path)
+    assert (len(EIGHT), request.planned_trials, request.space.baseline) == (8, 24, "A")
+    assert request.space.value("data.group_pattern", {}) == GROUPS
+
+
+def test_the_short_form_makes_the_sizes_of_all_presets_smaller_in_one_ratio(
+    tmp_path: Path,
+) -> None:
+    whole, short = (request_of(tuple(PRESETS), tmp_path, short=short) for short in (False, True))
+    for variant, smaller in zip(whole.space.variants, short.space.variants, strict=True):
+        side = whole.space.resolve(variant.settings).model.image_min_side
+        assert short.space.resolve(smaller.settings).model.image_min_side == SHORTER * side
+    assert SETTINGS["model.image_min_side"] * SHORTER == 256
+
+
+def tiles(folder: Path) -> Path:
+    """Crops of five tiles, two of each, in HW3 layout."""
+    data = synthetic.make(images=10, side=64)
+    named = [
+        replace(sample, name=f"tile_{place // 2}_0_{500 * (place % 2)}")
+        for place, sample in enumerate(data.samples)
+    ]
+    synthetic.write_hw3(replace(data, samples=tuple(named)), folder)
+    return folder
+
+
+def test_the_short_form_has_one_crop_of_each_tile(tmp_path: Path) -> None:
+    folder = data_of(tiles(tmp_path / "whole"), tmp_path / "out", short=True)
+    assert sorted(crop.name for crop in (folder / "train").iterdir()) == [
+        f"tile_{number}_0_0" for number in range(5)
+    ]
+    assert data_of(tmp_path / "whole", tmp_path / "out", short=True) == folder
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [folder.name]
+
+
+def test_a_folder_with_an_unpacking_program_is_unpacked_once(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "unpack.py").write_text(
+        "import pathlib, sys\n"
+        "folder = pathlib.Path(sys.argv[1]) / 'train' / 'a_0_0'\n"
+        "folder.mkdir(parents=True)\n"
+    )
+    folder = data_of(source, tmp_path / "out", short=False)
+    assert (folder / "train" / "a_0_0").is_dir()
+    (source / "unpack.py").write_text("raise SystemExit(1)")
+    assert data_of(source, tmp_path / "out", short=False) == folder
+
+
+def test_without_data_one_sentence_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tissue.main(["--out", str(tmp_path)]) == 2
+    assert "--data DIR" in capsys.readouterr().err
+
+
+@pytest.mark.study
+def test_two_tiny_presets_end_in_the_tables_of_the_report(tmp_path: Path) -> None:
+    tiny = {
+        "model.backbone": "resnet18", "model.image_min_side": 64, "model.image_max_side": 96,
+        "model.proposals_train": 32, "model.proposals_test": 32, "model.rpn_samples": 32,
+        "model.box_samples": 16, "optim.warmup_epochs": 0, "predict.max_detections": 20,
+    }  # fmt: skip
+    command = [
+        sys.executable, "-m", "benchmarks.tissue", "--short", "--data", tiles(tmp_path / "data"),
+        "--out", tmp_path / "out", "--weights", "none", "--epochs", "1",
+        "--presets", "recipe", "A",
+        *(part for name, value in tiny.items() for part in ("--set", f"{name}={value}")),
+    ]  # fmt: skip
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    written = (tmp_path / "out" / "tissue-short.md").read_text()
+    assert ended.stdout.strip() == written.strip()
+    assert "2 presets, n = 2 seeds, 5 images split by tile, 1 epoch;" in written
+    assert "the short form" in written
+    tables = tmp_path / "out" / "tissue-short" / "report" / "tables"
+    assert (tables / "methods.md").read_text().strip() in written
+    assert "| recipe" in written
+    assert "| A " in written
