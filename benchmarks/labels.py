@@ -6,6 +6,7 @@ predictions.
 One thread, medians of repeated calls that take turns with the other side.
 """
 
+import itertools
 import statistics
 import sys
 import time
@@ -19,6 +20,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image, project
 from benchmarks.cells import image_of_cells
 from benchmarks.table import Line, as_text
 from core.augment import pipeline as augment
+from core.augmentations import AUGMENTATIONS
 from core.config import AugmentConfig
 from core.labels import label_maps as masks
 
@@ -38,12 +40,13 @@ def taking_turns(
 
 
 def lines(short: bool) -> Iterator[Line]:
-    """All four."""
+    """All of them."""
     torch.set_num_threads(1)
     times = 3 if short else 9
     yield _boxes(times)
     yield _targets(times)
     yield _augmentation(times)
+    yield from _each_augmentation(times)
     yield _pasting(times)
 
 
@@ -117,6 +120,36 @@ def _augmentation(times: int) -> Line:
         theirs / ours,
         "equal; goal: 10 times faster",
     )
+
+
+def _each_augmentation(times: int) -> Iterator[Line]:
+    """Every augmentation against `affine`, on an image of 1000 px with 300 instances."""
+    samples = [image_of_cells(300, 1000, 1000, seed) for seed in range(3)]
+
+    def call(name: str) -> Callable[[], Any]:
+        config = AugmentConfig(**{name: True, f"{name}_p": 1.0})
+        mixer, change = augment.build_mixer(config, samples), augment.build(config)
+        numbers = itertools.count()
+
+        def change_one() -> Any:
+            rng = np.random.default_rng(next(numbers))
+            if mixer is not None:
+                return mixer(samples[0], rng)
+            assert change is not None
+            return change(samples[0].image, samples[0].label_maps, rng)
+
+        return change_one
+
+    for name in AUGMENTATIONS:
+        if name != "affine":
+            ours, theirs, _, _ = taking_turns(call(name), call("affine"), 5 * times)
+            yield Line(
+                f"{name}, 300 instances, 1000 px",
+                f"{1e3 * ours:.1f} ms",
+                f"{1e3 * theirs:.1f} ms affine",
+                theirs / ours,
+                "",
+            )
 
 
 def _pasting(times: int) -> Line:

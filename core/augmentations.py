@@ -6,7 +6,6 @@ file of `core/augment/` and give it a line in `AUGMENTATIONS`; another package n
 entry point of the group `cell_tune.augmentations`.
 """
 
-from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import cleandoc
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
@@ -20,13 +19,21 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from core.sample import Sample
+
 Change: TypeAlias = (
     "Callable[[NDArray[np.uint8], NDArray[np.uint16], int],"
     " tuple[NDArray[np.uint8], NDArray[np.uint16]]]"
 )
 """A function of an image, uint8 [H, W, 3], its label maps, uint16 [L, H, W], and a seed. It returns
-both changed, in their shapes, and never writes into what it was given. All that it draws follows
-from the seed."""
+both changed, in their shapes or with height and width exchanged, and never writes into what it was
+given. All that it draws follows from the seed."""
+
+Mix: TypeAlias = "Callable[[Sample, int], Sample]"
+"""A function of a training image with its labels, at full resolution, and a seed. It returns the
+image with what it took from other training images, in its shape and under its name, and never
+writes into what it was given. Instances that it adds have the numbers that follow; one that it
+removes keeps its number and has no pixel. All that it draws follows from the seed."""
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -48,20 +55,35 @@ class Augmentation(BaseModel):
     geometric: ClassVar[bool]
     needs: ClassVar[Mapping[str, str]] = {}
 
-    @abstractmethod
     def changes(self) -> Sequence[Change]:
         """The changes that are made one after the other, each with a seed of its own."""
+        return ()
+
+    def mixes(self, training: "Sequence[Sample]") -> Sequence[Mix]:  # noqa: ARG002
+        """The changes that need other training images, each with a seed of its own. They are made
+        before all `changes`.
+
+        training   the images of the training part, and no others
+        """
+        return ()
 
 
 AUGMENTATIONS: Parts[type[Augmentation]] = Parts(
     "augmentation",
     "cell_tune.augmentations",
     {
+        "copy_paste": "core.augment.copy_paste:CopyPaste",
         "horizontal_flip": "core.augment.horizontal_flip:HorizontalFlip",
+        "vertical_flip": "core.augment.vertical_flip:VerticalFlip",
         "color_jitter": "core.augment.color_jitter:ColorJitter",
+        "stain_jitter": "core.augment.stain_jitter:StainJitter",
         "affine": "core.augment.affine:Affine",
+        "scale_jitter": "core.augment.scale_jitter:ScaleJitter",
         "elastic": "core.augment.elastic:Elastic",
         "blur_or_noise": "core.augment.blur_or_noise:BlurOrNoise",
+        # The last of ours: elastic draws a displacement for each pixel, so its draws would be
+        # others in an image whose height and width were exchanged before.
+        "quarter_turns": "core.augment.quarter_turns:QuarterTurns",
     },
 )
 """Every augmentation, in the order in which an image goes through those that are on."""
@@ -95,4 +117,8 @@ def _wrong(name: str, part: object, taken: Collection[str]) -> str | None:
     if foreign:
         return f"must have settings that begin with '{name}_', and one is {foreign[0]!r}"
     double = [leaf for leaf in (name, *part.model_fields) if leaf in taken]
-    return f"has a setting that another one has, augment.{double[0]}" if double else None
+    if double:
+        return f"has a setting that another one has, augment.{double[0]}"
+    if part.changes is Augmentation.changes and part.mixes is Augmentation.mixes:
+        return "must define 'changes' or 'mixes', and defines neither"
+    return None

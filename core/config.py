@@ -55,8 +55,8 @@ class _Settings(BaseModel):
 
 
 class DataConfig(_Settings):
-    """The split into training and validation images, which depends on these settings and the
-    data set alone.
+    """The annotated images, their split into training and validation images, and how training
+    shows them.
     """
 
     validation_fraction: float = Field(0.2, gt=0, lt=1)
@@ -82,6 +82,9 @@ class DataConfig(_Settings):
     crop: int = Field(0, ge=0, le=8192)
     """Pixels; 0 for the whole image, otherwise the side of a random training crop and of the tiles
     in prediction."""
+    repeat_rare: float = Field(0, ge=0, le=1)
+    """Threshold t of LVIS's repeat factors, 0 for none: where a class is in a fraction f < t of the
+    training images, an epoch shows each of these about sqrt(t / f) times."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -189,7 +192,8 @@ class OptimConfig(_Settings):
     weight_decay: float = Field(0.01, ge=0, le=10)
     """Decoupled weight decay of AdamW."""
     epochs: int = Field(50, ge=1, le=10000)
-    """Passes over the training images."""
+    """Passes over the training images, in which `data.repeat_rare` shows some of them several
+    times."""
     batch_size: int = Field(2, ge=1, le=256)
     """Images in one optimizer step; the last batch of an epoch may be smaller."""
     restarts: int = Field(0, ge=0, le=100)
@@ -256,7 +260,7 @@ class TrialConfig(_Settings):
     seed: int = Field(0, ge=0)
     """Seed of every random draw of the trial except its split."""
     data: DataConfig = DataConfig()
-    """The split."""
+    """The images and their split."""
     augment: AugmentConfig = AugmentConfig()
     """The augmentations."""
     model: ModelConfig = ModelConfig()
@@ -330,6 +334,12 @@ SYNONYMS: Mapping[str, str] = {
     "flip": "augment.horizontal_flip",
     "hflip": "augment.horizontal_flip",
     "fliplr": "augment.horizontal_flip",
+    "vflip": "augment.vertical_flip",
+    "flipud": "augment.vertical_flip",
+    "rot90": "augment.quarter_turns",
+    "lsj": "augment.scale_jitter",
+    "hed": "augment.stain_jitter",
+    "repeat_factor": "data.repeat_rare",
     "colour": "augment.color_jitter",
     "noise": "augment.blur_or_noise",
     "amp": "optim.precision",

@@ -23,6 +23,8 @@ class Purpose(IntEnum):
     CROP = 4
     TRAIN = 5
     SYNTHETIC = 6
+    MIX = 7
+    REPEAT = 8
 
 
 def generator(seed: int, purpose: Purpose, *where: int) -> np.random.Generator:

@@ -20,11 +20,12 @@ SPEAKERS = {
 # From what knows nobody up to the command lines. A package uses those of the rows above its own,
 # and what stands in its own folder; packages of one row do not know each other.
 ROWS = [
-    "core.errors core.text core.values core.faults core.randomness core.interrupts core.bounded_yaml",
+    "core.errors core.text core.values core.faults core.randomness core.interrupts core.bounded_yaml"
+    " core.sample",
     "core.files core.console core.extensions core.helpers",
     "core.augmentations core.backbones core.command core.detectors",
     "core.config",
-    "core.dependence core.device core.sample",
+    "core.dependence core.device",
     "core.labels",
     "core.data core.network core.metric",
     "core.augment core.prediction",

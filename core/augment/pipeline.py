@@ -2,7 +2,7 @@
 and shrinking to the network's size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -14,6 +14,7 @@ from core.augmentations import AUGMENTATIONS, Augmentation
 from core.config import AugmentConfig
 from core.labels.label_maps import resize_label_maps
 from core.network.resizing import network_size
+from core.sample import Sample
 
 Image = NDArray[np.uint8]
 LabelMaps = NDArray[np.uint16]
@@ -39,7 +40,7 @@ class Augmenter:
     """
 
     def __init__(self, augmentations: Mapping[str, Augmentation]) -> None:
-        self._changes = [
+        self.changes = [
             (name, number, augmentation.geometric, change)
             for name, augmentation in augmentations.items()
             for number, change in enumerate(augmentation.changes())
@@ -49,13 +50,13 @@ class Augmenter:
         self, image: Image, label_maps: LabelMaps, rng: np.random.Generator
     ) -> tuple[Image, LabelMaps]:
         """Return `image`, uint8 [H, W, 3], and `label_maps`, uint16 [L, H, W], changed in new
-        arrays of their shapes.
+        arrays of their shapes, or with height and width exchanged in both.
 
         The label maps hold no value that they did not hold before. An array that nothing changes is
         returned as it came.
         """
         *first, rest = rng.integers(2**63, size=len(FIRST_SEEDS) + 1).tolist()
-        for name, number, geometric, change in self._changes:
+        for name, number, geometric, change in self.changes:
             place = FIRST_SEEDS.get((name, number))
             seed = _named_seed(rest, name, number) if place is None else first[place]
             image, moved_maps = change(image, label_maps, seed)
@@ -64,19 +65,59 @@ class Augmenter:
         return image, label_maps
 
 
+class Mixer:
+    """The augmentations that are on and need other training images; call it with an image and a
+    generator, before the image is shrunk.
+
+    Every one draws from its own stream, whose seed depends on the generator and on its name, as in
+    `Augmenter`.
+
+    training   the images of the training part
+    """
+
+    def __init__(
+        self, augmentations: Mapping[str, Augmentation], training: Sequence[Sample]
+    ) -> None:
+        self.mixes = [
+            (name, number, mix)
+            for name, augmentation in augmentations.items()
+            for number, mix in enumerate(augmentation.mixes(training))
+        ]
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Return the image with what it took from others: new arrays, or those that were given."""
+        base = int(rng.integers(2**63))
+        for name, number, mix in self.mixes:
+            sample = mix(sample, _named_seed(base, name, number))
+        return sample
+
+
 def _named_seed(base: int, name: str, number: int) -> int:
     return int(np.random.default_rng([base, *name.encode(), number]).integers(2**63))
 
 
 def build(config: AugmentConfig) -> Augmenter | None:
-    """Build what `config` switches on; None when it switches nothing on."""
+    """Build what `config` switches on; None when nothing of it changes an image by itself."""
+    augmenter = Augmenter(_switched_on(config))
+    return augmenter if augmenter.changes else None
+
+
+def build_mixer(config: AugmentConfig, training: Sequence[Sample]) -> Mixer | None:
+    """Build what `config` switches on and needs other images; None when nothing does.
+
+    training   the images of the training part
+    """
+    mixer = Mixer(_switched_on(config), training)
+    return mixer if mixer.mixes else None
+
+
+def _switched_on(config: AugmentConfig) -> dict[str, Augmentation]:
     settings = config.model_dump()
-    chosen = {
+    return {
         name: part(**{leaf: settings[leaf] for leaf in part.model_fields})
         for name, part in AUGMENTATIONS.items()
         if settings[name]
     }
-    return Augmenter(chosen) if chosen else None
 
 
 def random_crop(

@@ -5,4 +5,5 @@ loop.py         the batches of an epoch and the training loop
 optim.py        AdamW and the learning rate of each step
 probe.py        a trial that only trains, to learn how much memory and time it takes of a device
 trial.py        `Trial`, which joins these: run_epoch, save, load
+visits.py       how often an epoch shows each training image: images of rare classes more than once
 """

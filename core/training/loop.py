@@ -8,7 +8,7 @@ import signal
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -26,6 +26,7 @@ from core.network.resizing import shape_by_shape
 from core.randomness import Purpose, generator
 from core.sample import Target
 from core.training.optim import Schedule
+from core.training.visits import Visits
 
 DEATH_SECONDS = 1.0
 """Seconds after a failed read from a loader's process within which its death becomes known."""
@@ -99,27 +100,38 @@ def _room(tensor: torch.Tensor) -> int:
     return -(-tensor.nbytes // 16) * 16
 
 
-class _TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, Target]]):
-    """Augmented training images by their address (epoch, image), the same in every process."""
+Address = tuple[int, int, int]
+"""Epoch, index of the image in the data set, and number of its earlier visits in the epoch."""
 
-    def __init__(self, data: Dataset, config: TrialConfig) -> None:
+
+class _TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, Target]]):
+    """Augmented training images by their address, the same in every process."""
+
+    def __init__(self, data: Dataset, indices: tuple[int, ...], config: TrialConfig) -> None:
         self.samples = data.samples
         self.config = config
         self.augmenter = augment.build(config.augment)
+        self.mixer = augment.build_mixer(config.augment, [data.samples[index] for index in indices])
 
-    def __getitem__(self, address: tuple[int, int]) -> tuple[torch.Tensor, Target]:
-        epoch, index = address
+    def __getitem__(self, address: Address) -> tuple[torch.Tensor, Target]:
+        epoch, index, visit = address
+        # An image's first visit has the address of the time when there was no second.
+        where = address if visit else (epoch, index)
         sample, config = self.samples[index], self.config
-        image, label_maps = sample.image, sample.label_maps
         # The crop comes first: like the tiles in prediction it is cut from the image at full
-        # resolution.
+        # resolution. Instances of other images are pasted at that resolution too, which is theirs.
         if config.data.crop:
-            rng = generator(config.seed, Purpose.CROP, epoch, index)
-            image, label_maps = augment.random_crop(image, label_maps, config.data.crop, rng)
+            rng = generator(config.seed, Purpose.CROP, *where)
+            image, label_maps = augment.random_crop(
+                sample.image, sample.label_maps, config.data.crop, rng
+            )
+            sample = replace(sample, image=image, label_maps=label_maps)
+        if self.mixer is not None:
+            sample = self.mixer(sample, generator(config.seed, Purpose.MIX, *where))
         sides = config.model.image_min_side, config.model.image_max_side
-        image, label_maps = augment.shrink(image, label_maps, *sides)
+        image, label_maps = augment.shrink(sample.image, sample.label_maps, *sides)
         if self.augmenter is not None:
-            rng = generator(config.seed, Purpose.AUGMENT, epoch, index)
+            rng = generator(config.seed, Purpose.AUGMENT, *where)
             image, label_maps = self.augmenter(image, label_maps, rng)
         target = masks.target_of(label_maps, sample.labels_N, sample.crowd_N)
         # A copy in any case: the data set's arrays may be shared and read-only.
@@ -132,19 +144,23 @@ class _Order:
     The loader iterates over it in the main process.
     """
 
-    def __init__(self, indices: tuple[int, ...], seed: int, batch_size: int) -> None:
-        self.indices = indices
+    def __init__(self, visits: Visits, seed: int, batch_size: int) -> None:
+        self.visits = visits
         self.seed = seed
         self.batch_size = batch_size
         self.epoch = 0
 
     def __len__(self) -> int:
-        return math.ceil(len(self.indices) / self.batch_size)
+        return math.ceil(self.visits.number / self.batch_size)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = generator(self.seed, Purpose.ORDER, self.epoch).permutation(np.array(self.indices))
+    def __iter__(self) -> Iterator[list[Address]]:
+        visits = self.visits.of_epoch(self.epoch)
+        order = generator(self.seed, Purpose.ORDER, self.epoch).permutation(visits).tolist()
         for start in range(0, len(order), self.batch_size):
-            yield [(self.epoch, int(index)) for index in order[start : start + self.batch_size]]
+            yield [
+                (self.epoch, index, visit)
+                for index, visit in order[start : start + self.batch_size]
+            ]
 
 
 class TrainingBatches:
@@ -152,6 +168,8 @@ class TrainingBatches:
 
     They are the same, bit for bit, with any number of workers. Worker processes are forked, so they
     read the data set where it lies in memory, and live as long as this object.
+
+    images   number of images that an epoch shows, one that is shown again counted again
     """
 
     def __init__(
@@ -163,11 +181,13 @@ class TrainingBatches:
         pin_memory: bool = False,
     ) -> None:
         assert indices
-        self.order = _Order(indices, config.seed, config.optim.batch_size)
+        visits = Visits(data, indices, config.data.repeat_rare, config.seed)
+        self.images = visits.number
+        self.order = _Order(visits, config.seed, config.optim.batch_size)
         if workers:
             cv2.setNumThreads(0)  # OpenCV's thread pool does not survive a fork
         self.loader = DataLoader(
-            _TrainingImages(data, config),
+            _TrainingImages(data, indices, config),
             batch_sampler=self.order,
             collate_fn=_collate,
             num_workers=workers,

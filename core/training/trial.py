@@ -214,7 +214,7 @@ class Trial:
         torch.set_num_threads(self.threads)
         self._midway = True
         begin = time.perf_counter()
-        images = len(self.split.train) + len(self.split.validation)
+        images = self.batches.images + len(self.split.validation)
 
         waited = 0.0
 
@@ -242,9 +242,7 @@ class Trial:
                 self.device,
             )
         trained = time.perf_counter()
-        scores = self._evaluate(
-            epoch, lambda seen: progress((len(self.split.train) + seen) / images)
-        )
+        scores = self._evaluate(epoch, lambda seen: progress((self.batches.images + seen) / images))
         end = time.perf_counter()
         report = EpochReport(
             epoch=epoch,
@@ -255,7 +253,7 @@ class Trial:
             train_seconds=trained - begin,
             evaluate_seconds=end - trained,
             wait_seconds=waited,
-            images_per_second=len(self.split.train) / (trained - begin),
+            images_per_second=self.batches.images / (trained - begin),
             peak_memory_bytes=(
                 torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
             ),

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from inspect import cleandoc
 
 import pytest
 from pydantic import Field
@@ -39,7 +40,7 @@ def test_the_settings_are_the_switches_and_strengths_of_the_table() -> None:
     strengths = [leaf for part in AUGMENTATIONS.values() for leaf in part.model_fields]
     assert list(AugmentConfig.model_fields) == [*AUGMENTATIONS, *strengths]
     for name, part in AUGMENTATIONS.items():
-        assert AugmentConfig.model_fields[name].description == part.__doc__
+        assert AugmentConfig.model_fields[name].description == cleandoc(part.__doc__ or "")
         assert f"{name}_p" in part.model_fields
         assert (
             part(**{leaf: getattr(AugmentConfig(), leaf) for leaf in part.model_fields}) == part()
@@ -75,6 +76,12 @@ def test_a_switch_that_another_augmentation_has_as_a_strength_is_refused(
 ) -> None:
     assert "has a setting that another one has, augment.shift" in refusal(
         monkeypatch, "shift", type("Shift", (Augmentation,), {})
+    )
+
+
+def test_an_augmentation_that_does_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "must define 'changes' or 'mixes', and defines neither" in refusal(
+        monkeypatch, "idle", type("Idle", (Augmentation,), {})
     )
 
 

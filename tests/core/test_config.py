@@ -233,6 +233,8 @@ def test_the_numbers_of_the_purposes_never_change() -> None:
         "CROP": 4,
         "TRAIN": 5,
         "SYNTHETIC": 6,
+        "MIX": 7,
+        "REPEAT": 8,
     }
     assert generator(0, Purpose.ORDER, 1).permutation(8).tolist() == [7, 2, 5, 1, 0, 4, 3, 6]
 

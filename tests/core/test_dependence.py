@@ -19,6 +19,9 @@ LARGER: dict[str, Value] = {
     "augment.hue": 60,
     "augment.rotate": 90.0,
     "augment.elastic_sigma": 2.0,
+    "augment.scale_jitter_low": 0.9,
+    "augment.copy_paste_rarity": 1.0,
+    "augment.copy_paste_blend": 3.0,
     "data.fold": 2,
 }
 
@@ -44,13 +47,15 @@ def what_it_does(settings: dict[str, Value]) -> Any:
     split.
     """
     config = TrialConfig.from_settings(settings)
+    mixer = augment.build_mixer(config.augment, IMAGE.samples)
     augmenter = augment.build(config.augment)
     seen = []
-    for number in range(40 if augmenter else 0):
+    for number in range(40 if mixer or augmenter else 0):
         sample = IMAGE.samples[number % 4]
-        rng = np.random.default_rng([7, number])
-        assert augmenter is not None
-        changed, labels = augmenter(sample.image, sample.label_maps, rng)
+        mixed = mixer(sample, np.random.default_rng([8, number])) if mixer else sample
+        changed, labels = mixed.image, mixed.label_maps
+        if augmenter:
+            changed, labels = augmenter(changed, labels, np.random.default_rng([7, number]))
         seen.append(
             (changed.tobytes(), labels.tobytes())
             if not np.array_equal(changed, sample.image)

@@ -32,6 +32,7 @@ FACTORS: Mapping[str, tuple[str, ...]] = {
     "anchors": ("model.anchor_scale",),
     "image size": ("model.image_min_side", "model.image_max_side"),
     "training crops": ("data.crop",),
+    "repetition of rare classes": ("data.repeat_rare",),
     "learning rate": (RATE,),
     "batch size": (BATCH,),
     SCHEDULE: ("optim.restarts", "optim.restart_multiplier", "optim.warmup_epochs"),

@@ -18,6 +18,7 @@ from core.data.split import split
 from core.errors import CellTuneError
 from core.sample import Sample
 from core.training.trial import Trial
+from core.training.visits import Visits
 from tune.engine.packing import heaviest, read_packing
 from tune.ledger.proposals import preview
 from tune.ledger.reading import read_ledger
@@ -57,7 +58,7 @@ class Pace:
     evaluated: float
 
     def epoch(self, trained: int, validated: int) -> float:
-        """Seconds of an epoch of so many training and validation images."""
+        """Seconds of an epoch that shows so many training and validation images."""
         return trained * self.trained + validated * self.evaluated
 
 
@@ -110,8 +111,10 @@ def _seconds_of_an_epoch(plan: StudyPlan, known: Forecast) -> Span | None:
     """Seconds of an epoch of the first and of the heaviest configuration; None where they cannot
     be told, or are not worth it.
     """
-    parts = split(plan.data, _typical(plan).data)
-    sizes = len(parts.train), len(parts.validation)
+    data_settings = _typical(plan).data
+    parts = split(plan.data, data_settings)
+    shown = Visits(plan.data, parts.train, data_settings.repeat_rare, seed=0).number
+    sizes = shown, len(parts.validation)
     if plan.resources.gpus:
         packing = read_packing(plan.folder.packing)
         if packing is None:

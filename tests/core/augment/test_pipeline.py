@@ -11,15 +11,19 @@ from scipy import ndimage
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from core.augment import pipeline as augment
-from core.augment.library import FILL
+from core.augment.library import FILL, Transformed
 from core.augmentations import AUGMENTATIONS, Augmentation
 from core.config import AugmentConfig
+from core.data import synthetic
 from core.labels.label_maps import find_instances, resize_label_maps, target_of
 from core.randomness import Purpose, generator
+from core.sample import Sample
 
-GEOMETRIC = tuple(name for name, part in AUGMENTATIONS.items() if part.geometric)
-IMAGE_ONLY = tuple(name for name, part in AUGMENTATIONS.items() if not part.geometric)
+CHANGING = {name: part for name, part in AUGMENTATIONS.items() if part().changes()}
+GEOMETRIC = tuple(name for name, part in CHANGING.items() if part.geometric)
+IMAGE_ONLY = tuple(name for name, part in CHANGING.items() if not part.geometric)
 SWITCHES = GEOMETRIC + IMAGE_ONLY
+FIRST = tuple(dict.fromkeys(name for name, _ in augment.FIRST_SEEDS))
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -57,7 +61,9 @@ def call(
 
 def transforms(augmenter: augment.Augmenter) -> list[albumentations.BasicTransform]:
     """The transforms of albumentations that it goes through."""
-    return [change.transform for _, _, _, change in augmenter._changes]
+    return [
+        change.transform for _, _, _, change in augmenter.changes if isinstance(change, Transformed)
+    ]
 
 
 def test_nothing_switched_on_is_no_augmentation():
@@ -74,12 +80,19 @@ def test_a_switch_whose_probability_is_zero_changes_nothing(switch):
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
-def test_every_switch_changes_the_image_and_keeps_shapes_and_types(switch):
+def test_every_switch_changes_the_image_and_keeps_types_and_but_for_quarter_turns_shapes(switch):
     image, label_maps = scene()
-    changed_image, changed_maps = call(always(switch))
-    assert not np.array_equal(changed_image, image)
-    assert (changed_image.shape, changed_image.dtype) == (image.shape, np.uint8)
-    assert (changed_maps.shape, changed_maps.dtype) == (label_maps.shape, np.uint16)
+    (height, width, _), shapes = image.shape, set()
+    for seed in range(10):
+        changed_image, changed_maps = call(always(switch), seed)
+        assert not np.array_equal(changed_image, image)
+        assert (changed_image.dtype, changed_maps.dtype) == (np.uint8, np.uint16)
+        assert changed_maps.shape == (len(label_maps), *changed_image.shape[:2])
+        assert changed_image.flags["C_CONTIGUOUS"]
+        assert changed_maps.flags["C_CONTIGUOUS"]
+        shapes.add(changed_image.shape)
+    turned = {(width, height, 3)} if switch == "quarter_turns" else set()
+    assert shapes == {(height, width, 3), *turned}
 
 
 @pytest.mark.parametrize("switch", GEOMETRIC)
@@ -98,6 +111,28 @@ def test_a_flip_mirrors_image_and_labels():
     flipped_image, flipped_maps = call(always("horizontal_flip"))
     assert np.array_equal(flipped_image, image[:, ::-1])
     assert np.array_equal(flipped_maps, label_maps[:, :, ::-1])
+    flipped_image, flipped_maps = call(always("vertical_flip"))
+    assert np.array_equal(flipped_image, image[::-1])
+    assert np.array_equal(flipped_maps, label_maps[:, ::-1])
+
+
+def test_flips_and_quarter_turns_together_make_the_eight_views_equally_often():
+    image = np.arange(36, dtype=np.uint8).reshape(4, 3, 3)
+    label_maps = np.arange(12, dtype=np.uint16).reshape(1, 4, 3)
+    views = [
+        np.ascontiguousarray(np.rot90(one, quarters))
+        for one in (image, image[:, ::-1])
+        for quarters in range(4)
+    ]
+    config = AugmentConfig(horizontal_flip=True, vertical_flip=True, quarter_turns=True)
+    augmenter = augment.build(config)
+    counts = dict.fromkeys((view.tobytes() + bytes(view.shape) for view in views), 0)
+    assert len(counts) == 8
+    for seed in range(1600):
+        changed, changed_maps = augmenter(image, label_maps, np.random.default_rng(seed))
+        counts[changed.tobytes() + bytes(changed.shape)] += 1
+        assert np.array_equal(changed_maps[0], changed[..., 0] // 3)
+    assert all(abs(count - 200) < 60 for count in counts.values()), counts  # SD 13
 
 
 @pytest.mark.parametrize("switches", [*((switch,) for switch in SWITCHES), SWITCHES], ids="+".join)
@@ -169,10 +204,11 @@ def test_instances_that_are_moved_out_of_the_image_vanish_and_some_are():
     assert any(left < before for left in after)
 
 
-@pytest.mark.parametrize("switch", ["affine", "elastic"])
+@pytest.mark.parametrize("switch", ["affine", "elastic", "scale_jitter"])
 def test_what_comes_in_from_outside_is_neutral_in_colour_and_belongs_to_no_instance(switch):
     image, label_maps = np.zeros((80, 80, 3), np.uint8), np.ones((1, 80, 80), np.uint16)
-    config = always(switch).model_copy(update={"shift": 0.3, "elastic_alpha": 300.0})
+    strengths = {"shift": 0.3, "elastic_alpha": 300.0, "scale_jitter_high": 1.0}
+    config = always(switch).model_copy(update=strengths)
     for seed in range(5):
         changed_image, changed_maps = augment.build(config)(
             image, label_maps, np.random.default_rng(seed)
@@ -269,7 +305,7 @@ def test_every_seed_is_the_one_that_the_first_version_drew() -> None:
 
 
 def test_every_draw_is_the_one_that_the_first_version_made() -> None:
-    augmenter = augment.build(always(*SWITCHES))
+    augmenter = augment.build(always(*FIRST))
     image, label_maps = np.zeros((40, 48, 3), np.uint8), np.zeros((1, 40, 48), np.uint16)
     augmenter(image, label_maps, generator(3, Purpose.AUGMENT, 1, 7))
     _, jitter, hue, affine, elastic, blur_or_noise = transforms(augmenter)
@@ -288,7 +324,47 @@ def test_an_augmentation_that_is_added_changes_no_draw_of_the_others() -> None:
     after = seeds_of("blur", *reversed(SWITCHES), "added", "zoom")
     assert {name: after[name] for name in before} == before
     drawn = [seed for seeds in after.values() for seed in seeds]
-    assert len(set(drawn)) == len(drawn) == 2 * 8
+    assert len(set(drawn)) == len(drawn) == 2 * len(after)
+
+
+class Borrower(Augmentation):
+    """An augmentation that needs other images, keeps its seeds and changes nothing."""
+
+    geometric = False
+    _seeds: list[int] = PrivateAttr(default_factory=list)
+    _training: list[Sample] = PrivateAttr(default_factory=list)
+
+    def mixes(self, training):
+        self._training += training
+
+        def mix(sample, seed):
+            self._seeds.append(seed)
+            return sample
+
+        return [mix, mix]
+
+
+def test_an_augmentation_that_needs_other_images_draws_by_its_name_and_is_given_them() -> None:
+    samples = synthetic.make(images=3, side=32).samples
+
+    def borrowed(*names: str) -> dict[str, list[int]]:
+        borrowers = {name: Borrower() for name in names}
+        mixer = augment.Mixer(borrowers, samples[:2])
+        assert mixer(samples[0], generator(3, Purpose.MIX, 1, 7)) is samples[0]
+        assert all(one._training == list(samples[:2]) for one in borrowers.values())
+        return {name: borrower._seeds for name, borrower in borrowers.items()}
+
+    before, after = borrowed("quilt", "copy_paste"), borrowed("copy_paste", "added", "quilt")
+    assert {name: after[name] for name in before} == before
+    drawn = [seed for seeds in after.values() for seed in seeds]
+    assert len(set(drawn)) == len(drawn) == 6
+
+
+def test_what_is_off_needs_no_other_images() -> None:
+    samples = synthetic.make(images=2, side=32).samples
+    assert augment.build_mixer(always(*SWITCHES), samples) is None
+    assert augment.build_mixer(always("copy_paste"), samples) is not None
+    assert augment.build(always("copy_paste")) is None
 
 
 def test_only_a_geometric_augmentation_moves_labels() -> None:

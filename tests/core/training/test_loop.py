@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from core.augmentations import AUGMENTATIONS
 from core.config import TrialConfig
 from core.data.dataset import Category, Dataset, assemble
 from core.errors import TrialDiverged
@@ -23,10 +25,7 @@ from core.training.loop import Batch, TrainingBatches, seeded, train_one_epoch
 from core.training.optim import Schedule, build_optimizer
 
 CPU = torch.device("cpu")
-ALL_AUGMENTATIONS = {
-    f"augment.{name}": True
-    for name in ("horizontal_flip", "color_jitter", "affine", "elastic", "blur_or_noise")
-}
+ALL_AUGMENTATIONS = {f"augment.{name}": True for name in AUGMENTATIONS}
 TINY = {
     "model.backbone": "resnet18",
     "model.weights": "none",
@@ -158,7 +157,7 @@ def test_a_packed_batch_is_the_same_batch_in_one_piece_of_memory() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_loader_workers_change_nothing(workers: int) -> None:
-    settings = ALL_AUGMENTATIONS | {"data.crop": 48, "seed": 3}
+    settings = ALL_AUGMENTATIONS | {"data.crop": 48, "data.repeat_rare": 1, "seed": 3}
     alone, helped = batches(settings), batches(settings, workers=workers)
     for epoch in (1, 2):
         assert_equal(list(alone.of_epoch(epoch)), list(helped.of_epoch(epoch)))
@@ -202,13 +201,7 @@ def test_a_flip_that_is_certain_mirrors_image_labels_and_boxes() -> None:
 
 @pytest.mark.parametrize(
     ("switch", "moves_labels"),
-    [
-        ("horizontal_flip", True),
-        ("color_jitter", False),
-        ("affine", True),
-        ("elastic", True),
-        ("blur_or_noise", False),
-    ],
+    [(name, part.geometric) for name, part in AUGMENTATIONS.items()],
 )
 def test_each_switch_of_augmentation_reaches_the_batches(switch: str, moves_labels: bool) -> None:
     plain = batches({})
@@ -222,6 +215,47 @@ def test_each_switch_of_augmentation_reaches_the_batches(switch: str, moves_labe
             )
         off = batches({f"augment.{switch}": True, f"augment.{switch}_p": 0})
         assert_equal(list(plain.of_epoch(1)), list(off.of_epoch(1)))
+
+
+def with_a_rare_class() -> Dataset:
+    """Six images, one of which holds a class that no other has."""
+    samples = [sample(index, 40, 44, instances=2) for index in range(6)]
+    return dataset(
+        *(
+            replace(one, labels_N=np.array([1, 2 if index == 4 else 1]))
+            for index, one in enumerate(samples)
+        )
+    )
+
+
+def test_a_rare_class_is_shown_more_often_by_settings_that_are_otherwise_the_same() -> None:
+    data, all_six = with_a_rare_class(), range(6)
+    settings = {"data.crop": 32, "augment.color_jitter": True, "augment.color_jitter_p": 1}
+    plain = batches(settings, data, all_six)
+    repeated = batches(settings | {"data.repeat_rare": 1}, data, all_six)
+    assert (len(plain), plain.images) == (3, 6)
+    # The factor of an image in six is the root of 6.
+    assert (len(repeated), repeated.images) == (4, math.ceil(5 + math.sqrt(6)))
+    for epoch in (1, 2, 3):
+        once, again = list(plain.of_epoch(epoch)), list(repeated.of_epoch(epoch))
+        assert [len(batch.images) for batch in again] == [2, 2, 2, 2]
+        first = {image.numpy().tobytes() for batch in once for image in batch.images}
+        shown = [image.numpy().tobytes() for batch in again for image in batch.images]
+        assert len(set(shown)) == len(shown)  # another visit has another crop and other colours
+        assert first <= set(shown)
+
+
+def test_instances_are_pasted_from_training_images_alone() -> None:
+    """Blue tells of which image a pasted instance is."""
+    made = batches({"augment.copy_paste": True, "augment.copy_paste_p": 1})
+    sources = set()
+    for epoch in range(1, 13):
+        for batch in made.of_epoch(epoch):
+            for image, target in zip(batch.images, batch.targets, strict=True):
+                for number in target.ids_N[target.ids_N > 3].tolist():
+                    blue = image[2][target.label_maps_LHW[0] == number]
+                    sources |= {255 - int(value) for value in blue.unique()}
+    assert sources == set(PART)
 
 
 def test_a_crop_is_a_window_of_the_image_and_its_labels_and_moves_from_epoch_to_epoch() -> None:

@@ -19,6 +19,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.augmentations import AUGMENTATIONS
 from core.config import TrialConfig
 from core.data import synthetic
 from core.data.dataset import Dataset, assemble
@@ -49,11 +50,7 @@ TINY: dict[str, Any] = {
     "predict.max_detections": 20,
 }
 EVERYTHING = TINY | {
-    "augment.horizontal_flip": True,
-    "augment.color_jitter": True,
-    "augment.affine": True,
-    "augment.elastic": True,
-    "augment.blur_or_noise": True,
+    **{f"augment.{name}": True for name in AUGMENTATIONS},
     "optim.restarts": 1,
     "optim.warmup_epochs": 0.5,
     "optim.gradient_clip": 5,
@@ -575,6 +572,26 @@ def test_the_settings_given_are_those_applied() -> None:
     assert trial.model.roi_heads.sampler.batch_size_per_image == 20
     assert trial.model.rpn.kept_in_evaluation == 17
     assert (trial.model.transform.min_side, trial.model.transform.max_side) == (64, 96)
+
+
+def test_a_trial_that_shows_images_again_has_as_many_steps_in_each_epoch_and_resumes(
+    tmp_path: Path,
+) -> None:
+    settings = TINY | {"data.repeat_rare": 1.0, "optim.epochs": 2, "optim.batch_size": 1}
+    whole = trial_of(settings)
+    assert len(whole.batches) == whole.schedule.steps_per_epoch > len(whole.split.train)
+    seen: list[float] = []
+    whole.run_epoch(seen.append)
+    assert len(seen) == len(whole.batches) + len(whole.split.validation)
+    assert seen[-1] == 1
+    whole.save(tmp_path)
+    resumed = trial_of(settings, loader_workers=1)
+    resumed.load(tmp_path)
+    for trial in (whole, resumed):
+        report = trial.run_epoch()
+        assert report.steps == len(whole.batches)
+        assert report.images_per_second == pytest.approx(len(whole.batches) / report.train_seconds)
+    assert_same_state(state_of(resumed), state_of(whole))
 
 
 def test_a_trial_finds_the_precision_of_its_device_once_and_names_it(
