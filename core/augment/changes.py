@@ -17,8 +17,8 @@ STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 Johnston, Analytical and Quantitative Cytology and Histology 23, 2001)."""
 
 LOG_LIGHT = np.log((np.arange(256) + 1) / 256).astype(np.float32)
-"""Natural logarithm of the light at each grey level, where 255 is all of it. Level 0 has some
-light: black would have no density."""
+"""Natural logarithm of the light at each grey level, as a fraction of that at 255. Level 0 has a
+little light, because the density of none is infinite."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Restained:
         # Amounts are density x inverse(STAINS), so a change of amounts is one matrix and one shift
         # of densities, and of the logarithms, which are densities times -log(10).
         mix_33 = np.linalg.inv(STAINS) @ (factors_3[:, None] * STAINS)
-        shift_3 = -math.log(10) * (shifts_3 @ STAINS)
-        changed = cv2.transform(cv2.LUT(image, LOG_LIGHT), np.column_stack([mix_33.T, shift_3]))
-        levels = 256 * np.exp(changed) - 1
-        return np.clip(np.rint(levels), 0, 255).astype(np.uint8), label_maps
+        shift_3 = math.log(256) - math.log(10) * (shifts_3 @ STAINS)
+        logs = cv2.transform(cv2.LUT(image, LOG_LIGHT), np.column_stack([mix_33.T, shift_3]))
+        # The light is one more than the grey level, and half of that rounds.
+        return np.clip(cv2.exp(logs) - 0.5, 0, 255).astype(np.uint8), label_maps

@@ -20,6 +20,7 @@ from core import data as datasets
 from core.config import TrialConfig
 from core.data import synthetic
 from core.errors import DataError
+from core.training.trial import Trial
 from tune.engine.packing import (
     Conditions,
     Gpu,
@@ -297,9 +298,14 @@ SPACE: dict[str, Any] = {
 
 
 def make_plan(
-    results: Path, gpus: float = 0.0, address: str | None = None, is_short: bool = False
+    results: Path,
+    gpus: float = 0.0,
+    address: str | None = None,
+    is_short: bool = False,
+    repeat_rare: float = 0.0,
 ) -> StudyPlan:
-    document = {**SPACE, "fixed": {"model.weights": "none", "optim.epochs": 20}}
+    fixed = {"model.weights": "none", "optim.epochs": 20, "data.repeat_rare": repeat_rare}
+    document = {**SPACE, "fixed": fixed}
     if is_short:
         sides = {"model.image_min_side": 32, "model.image_max_side": 48}
         document["fixed"] |= {"optim.epochs": 1, **sides}
@@ -334,6 +340,16 @@ def test_the_first_and_the_heaviest_configuration_are_measured_each_once(
     known = pace.forecast(plan, (), measures=True)
     assert known.epoch == Span(0.7 * (19 * 6.0 + 5 * 3.0), 19 * 12.0 + 5 * 6.0)
     assert [config.model.backbone for config in asked] == ["resnet18", "resnet50"]
+
+
+def test_an_epoch_that_shows_images_again_takes_longer(
+    asked: list[TrialConfig], tmp_path: Path
+) -> None:
+    plan = make_plan(tmp_path, repeat_rare=1.0)
+    known = pace.forecast(plan, (), measures=True)
+    shown = Trial(asked[0], plan.data, device="cpu").batches.images
+    assert shown > 19
+    assert known.epoch == Span(0.7 * (shown * 6.0 + 5 * 3.0), shown * 12.0 + 5 * 6.0)
 
 
 @pytest.mark.parametrize(
