@@ -114,7 +114,7 @@ def _augmentation(times: int) -> Line:
     )
     assert np.array_equal(found[1][0] == numbers_N[:, None, None], wanted[1] > 0), "the same masks"
     return Line(
-        "all augmentations, 300 instances, 512 px",
+        "five augmentations, 300 instances, 512 px",
         f"{1e3 * ours:.0f} ms",
         f"{1e3 * theirs:.0f} ms mask by mask",
         theirs / ours,

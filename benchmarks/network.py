@@ -107,7 +107,7 @@ def _kept_activations() -> Iterator[Line]:
 
 
 def _loader() -> Line:
-    """Images that one process prepares, with all augmentations."""
+    """Images that one process prepares, with the five augmentations of the first version."""
     data = synthetic.make(images=12, side=512)
     flags = ("horizontal_flip", "color_jitter", "affine", "elastic", "blur_or_noise")
     settings = {f"augment.{name}": True for name in flags}
@@ -119,7 +119,7 @@ def _loader() -> Line:
             pass
         seconds.append(time.perf_counter() - begin)
     return Line(
-        "images of 512 px prepared by one process, all augmentations",
+        "images of 512 px prepared by one process, five augmentations",
         f"{12 / statistics.median(seconds):.0f} images/s",
         "",
         None,

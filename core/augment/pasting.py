@@ -39,27 +39,31 @@ class Pasting:
     rarity     a class of n instances is drawn in proportion to n ** (1 - rarity)
     blend      width in pixels of the rim in which a pasted instance fades into the image
 
-    Every instance but crowd regions can be pasted. The numbers of a class are those of all images
-    other than the one into which instances are pasted. A place is drawn uniformly from those where
-    the instance's box is in the image; an instance that is larger than the image is left out.
+    Crowd regions are not pasted, nor instances that touch the border of their image: what is beyond
+    it would be missing. The number of a class is that of its other instances in all images but the
+    one into which is pasted. A place is drawn uniformly from those where the instance's box is in
+    the image; an instance that is larger than the image is left out.
     """
 
     def __init__(
         self, training: Sequence[Sample], *, p: float, most: int, rarity: float, blend: float
     ) -> None:
+        assert training
         self.training = training
         self.p, self.most, self.rarity, self.blend = p, most, rarity, blend
         self.found = [find_instances(sample.label_maps) for sample in training]
         self._donor_of = {sample.name: donor for donor, sample in enumerate(training)}
-        self._classes = 1 + max(
-            (int(sample.labels_N.max(initial=0)) for sample in training), default=0
-        )
-        by_class: list[list[tuple[int, int]]] = [[] for _ in range(self._classes)]
+        rows, labels = [], []
         for donor, (sample, found) in enumerate(zip(training, self.found, strict=True)):
-            for row, number in enumerate(found.ids_N.tolist()):
-                if not sample.crowd_N[number - 1]:
-                    by_class[sample.labels_N[number - 1]].append((donor, row))
-        self._by_class = [np.array(rows, np.int64).reshape(-1, 2) for rows in by_class]
+            height, width = sample.size
+            x0_N, y0_N, x1_N, y1_N = found.boxes_N4.T
+            whole_N = (x0_N > 0) & (y0_N > 0) & (x1_N < width) & (y1_N < height)
+            kept = np.flatnonzero(whole_N & ~sample.crowd_N[found.ids_N - 1])
+            rows.append(np.column_stack([np.full_like(kept, donor), kept]))
+            labels.append(sample.labels_N[found.ids_N[kept] - 1])
+        labels_K = np.concatenate(labels)
+        rows_K2 = np.concatenate(rows)
+        self._classes = [rows_K2[labels_K == label] for label in np.unique(labels_K)]
 
     def draw(self, sample: Sample, seed: int) -> list[Paste]:
         """The instances that are pasted into an image, in their order."""
@@ -67,15 +71,15 @@ class Pasting:
         if rng.random() >= self.p:
             return []
         own = self._donor_of.get(sample.name, -1)
-        others = [rows_K2[rows_K2[:, 0] != own] for rows_K2 in self._by_class]
-        present = [label for label, rows_K2 in enumerate(others) if len(rows_K2)]
-        if not present:
+        classes = [rows_K2[rows_K2[:, 0] != own] for rows_K2 in self._classes]
+        classes = [rows_K2 for rows_K2 in classes if len(rows_K2)]
+        if not classes:
             return []
-        weights = np.array([len(others[label]) for label in present]) ** (1 - self.rarity)
+        weights = np.array([len(rows_K2) for rows_K2 in classes]) ** (1 - self.rarity)
         number = int(rng.integers(1, self.most + 1))
         pastes = []
-        for label in rng.choice(present, size=number, p=weights / weights.sum()):
-            donor, row = others[label][rng.integers(len(others[label]))].tolist()
+        for chosen in rng.choice(len(classes), size=number, p=weights / weights.sum()):
+            donor, row = rng.choice(classes[chosen]).tolist()
             x0, y0, x1, y1 = self.found[donor].boxes_N4[row].tolist()
             down, across = sample.size[0] - (y1 - y0), sample.size[1] - (x1 - x0)
             y0, x0 = (int(rng.integers(max(room, 0) + 1)) for room in (down, across))

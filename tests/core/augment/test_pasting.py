@@ -92,16 +92,16 @@ def test_pasting_into_label_maps_equals_pasting_mask_by_mask(seed: int, most: in
 
 
 def test_an_instance_that_keeps_a_few_pixels_is_removed_and_one_that_keeps_more_is_not() -> None:
-    image = np.zeros((10, 20, 3), np.uint8)
-    label_maps = np.zeros((1, 10, 20), np.uint16)
-    label_maps[0, :, :10] = 1
+    image = np.zeros((12, 20, 3), np.uint8)
+    label_maps = np.zeros((1, 12, 20), np.uint16)
+    label_maps[0, 1:11, 5:15] = 1
     one = np.array([1])
     donor = Sample("donor", image + 9, label_maps, one, np.array([False]))
     outcomes = set()
     for width in range(10, 21):  # the pasted one covers 10 columns of these
         below = np.zeros((1, 10, width), np.uint16)
         below[:] = 1
-        sample = Sample("below", image[:, :width], below, one, np.array([False]))
+        sample = Sample("below", image[:10, :width], below, one, np.array([False]))
         made = pasting_of([donor, sample], most=1)(sample, 5)
         left = int((made.label_maps == 1).sum())
         outcomes.add(left)
@@ -136,13 +136,23 @@ def test_a_class_is_drawn_in_proportion_to_a_power_of_its_number_in_the_other_im
 ) -> None:
     pasting = pasting_of(list(TISSUE), most=1, rarity=rarity)
     drawn = Counter(label for seed in range(3000) for label in labels_of(pasting, TISSUE[2], seed))
-    others = [sample for sample in TISSUE if sample is not TISSUE[2]]
-    counts = Counter(np.concatenate([sample.labels_N for sample in others]).tolist())
+    counts = Counter(
+        int(sample.labels_N[number - 1])
+        for sample in TISSUE
+        if sample is not TISSUE[2]
+        for number in range(1, len(sample.labels_N) + 1)
+        if not touches_the_border(sample, number)
+    )
     weights = {label: count ** (1 - rarity) for label, count in counts.items()}
     assert len(weights) == 4
     for label, weight in weights.items():
         share = weight / sum(weights.values())
         assert drawn[label] / drawn.total() == pytest.approx(share, abs=0.035)  # SD 0.009
+
+
+def touches_the_border(sample: Sample, number: int) -> bool:
+    mask = mask_of(sample, number)
+    return bool(mask[[0, -1]].any() or mask[:, [0, -1]].any())
 
 
 def labels_of(pasting: Pasting, sample: Sample, seed: int) -> list[int]:
@@ -166,15 +176,20 @@ def test_the_probability_is_that_of_any_pasting() -> None:
     assert abs(pasted - 180) < 56  # SD 11
 
 
-def test_no_image_is_its_own_donor_and_no_crowd_region_is_pasted() -> None:
+def test_no_image_is_its_own_donor_and_no_crowd_region_or_cut_instance_is_pasted() -> None:
+    pasted = 0
     for seed in range(60):
         training = scenes(seed)
         pasting = pasting_of(training, most=30)
         for own, sample in enumerate(training):
             for paste in pasting.draw(sample, seed):
                 donor = training[paste.donor]
+                number = int(pasting.found[paste.donor].ids_N[paste.row])
                 assert paste.donor != own
-                assert not donor.crowd_N[pasting.found[paste.donor].ids_N[paste.row] - 1]
+                assert not donor.crowd_N[number - 1]
+                assert not touches_the_border(donor, number)
+                pasted += 1
+    assert pasted > 500
 
 
 def test_an_image_that_is_alone_stays_as_it_is() -> None:
@@ -189,15 +204,15 @@ def test_an_image_that_is_alone_stays_as_it_is() -> None:
 
 def test_an_instance_that_is_larger_than_the_image_is_left_out() -> None:
     crop = replace(
-        TISSUE[0], image=TISSUE[0].image[:9, :9], label_maps=TISSUE[0].label_maps[:, :9, :9]
+        TISSUE[0], image=TISSUE[0].image[:16, :16], label_maps=TISSUE[0].label_maps[:, :16, :16]
     )
     sizes = set()
     pasting = pasting_of(list(TISSUE), most=20)
     for seed in range(30):
         for paste in pasting.draw(crop, seed):
             x0, y0, x1, y1 = pasting.found[paste.donor].boxes_N4[paste.row]
-            assert paste.y0 + y1 - y0 <= 9
-            assert paste.x0 + x1 - x0 <= 9
+            assert paste.y0 + y1 - y0 <= 16
+            assert paste.x0 + x1 - x0 <= 16
             sizes.add((x1 - x0, y1 - y0))
         pasting(crop, seed)
     assert sizes
