@@ -30,9 +30,8 @@ from benchmarks.memory import forget_the_peak, peak_bytes
 from benchmarks.table import Line, as_text
 from core.config import ModelConfig, PredictConfig
 from core.labels import label_maps as masks
-from core.network.anchors import Anchors
+from core.network.anchors import ANCHOR_RATIOS, ANCHOR_SIDES, Anchors
 from core.network.build import build_detector
-from core.network.detectors import ANCHOR_RATIOS, ANCHOR_SIDES
 from core.network.matching import match_anchors
 
 SIDE, BATCH = 800, 2

@@ -7,20 +7,23 @@ MLflow all use it. Defaults are those of the reference report where they are sou
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     create_model,
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from core.augmentations import augment_fields
 from core.backbones import BACKBONES, names_with
@@ -33,6 +36,51 @@ Value = bool | int | float | str
 """The types that a setting's value can have."""
 Precision = Literal["fp32", "bf16"]
 """The precisions that `optim.precision: auto` can be."""
+AUTO = "auto"
+"""The value of a setting that is read off the data, or off the machine, before a trial begins."""
+
+
+class MayBeAuto:
+    """Marks a setting that may be `auto` beside the values of its type.
+
+    A type checker sees that type alone, since nothing computes with a setting before
+    `TrialConfig.resolved` has put a value in place of `auto`.
+    """
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(
+            _or_auto,
+            handler(source),
+            serialization=core_schema.plain_serializer_function_ser_schema(_as_it_is),
+        )
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        inner = handler(schema)
+        if AUTO in inner.get("enum", ()):
+            return inner
+        return {"anyOf": [inner, {"const": AUTO, "type": "string"}]}
+
+
+def _as_it_is(value: Value) -> Value:
+    return value
+
+
+def _or_auto(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+    if isinstance(value, str) and value == AUTO:
+        return value
+    try:
+        return handler(value)
+    except ValidationError as error:
+        rule = error.errors(include_url=False)[0]["msg"].partition(", unable to")[0]
+        if not isinstance(value, str) or AUTO in rule:
+            raise
+        raise PydanticCustomError(
+            "or_auto", "{rule} or 'auto'", {"rule": rule, "expected": f"'{AUTO}'"}
+        ) from None
 
 
 class _Settings(BaseModel):
@@ -79,9 +127,9 @@ class DataConfig(_Settings):
     split_components: bool = False
     """Whether every connected piece of a mask is an instance of its own, as semantic masks need it.
     """
-    crop: int = Field(0, ge=0, le=8192)
+    crop: Annotated[int, Field(ge=0, le=8192), MayBeAuto()] = 0
     """Pixels; 0 for the whole image, otherwise the side of a random training crop and of the tiles
-    in prediction."""
+    in prediction; auto: crops where whole images would show the cells too small."""
     repeat_rare: float = Field(0, ge=0, le=1)
     """Threshold t of LVIS's repeat factors, 0 for none: where a class is in a fraction f < t of the
     training images, an epoch shows each of these about sqrt(t / f) times."""
@@ -94,7 +142,7 @@ class DataConfig(_Settings):
             raise ValueError(
                 f"data.fold must be under data.folds ({self.folds}), and is {self.fold}"
             )
-        if 0 < self.crop < 32:
+        if isinstance(self.crop, int) and 0 < self.crop < 32:
             raise ValueError(f"data.crop must be 0 or at least 32 pixels, and is {self.crop}")
         if self.group_pattern:
             try:
@@ -143,18 +191,21 @@ class ModelConfig(_Settings):
     """Backbone stages that train, from the last: 0 frozen, 1 the last stage, 5 all."""
     trainable_fpn: bool = True
     """Whether the feature pyramid trains."""
-    image_min_side: int = Field(800, ge=32, le=8192)
-    """Pixels; the length to which the shorter side of an image is brought."""
-    image_max_side: int = Field(1333, ge=32, le=8192)
+    image_min_side: Annotated[int, Field(ge=32, le=8192), MayBeAuto()] = 800
+    """Pixels; the length to which the shorter side of an image is brought; auto: such that the
+    median cell has 30 to 40 pixels there."""
+    image_max_side: Annotated[int, Field(ge=32, le=8192), MayBeAuto()] = 1333
     """Pixels; largest length of the longer side, for which the shorter side may stay under
-    `model.image_min_side`."""
-    anchor_scale: float = Field(1.0, ge=0.05, le=8)
+    `model.image_min_side`; auto: such that the shorter side of nearly all images need not."""
+    anchor_scale: Annotated[float, Field(ge=0.05, le=8), MayBeAuto()] = 1.0
     """Factor on torchvision's anchor sides of 32, 64, 128, 256, 512 pixels; under 0.05 the smallest
-    have no area."""
-    proposals_train: int = Field(2000, ge=16, le=10000)
-    """Proposals kept per image before and after non-maximum suppression, in training."""
-    proposals_test: int = Field(1000, ge=16, le=10000)
-    """Proposals kept per image before and after non-maximum suppression, in prediction."""
+    have no area; auto: the factor with which some anchor fits most instances."""
+    proposals_train: Annotated[int, Field(ge=16, le=10000), MayBeAuto()] = 2000
+    """Proposals kept per image before and after non-maximum suppression, in training; auto: enough
+    for the most crowded image."""
+    proposals_test: Annotated[int, Field(ge=16, le=10000), MayBeAuto()] = 1000
+    """Proposals kept per image before and after non-maximum suppression, in prediction; auto:
+    enough for the most crowded image."""
     rpn_samples: int = Field(256, ge=16, le=4096)
     """Anchors per image that enter the loss of the proposal network."""
     box_samples: int = Field(512, ge=16, le=4096)
@@ -162,7 +213,8 @@ class ModelConfig(_Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.image_min_side > self.image_max_side:
+        sides = self.image_min_side, self.image_max_side
+        if all(isinstance(side, int) for side in sides) and sides[0] > sides[1]:
             raise ValueError(
                 f"model.image_min_side must not pass model.image_max_side ({self.image_max_side}), "
                 f"and is {self.image_min_side}"
@@ -205,7 +257,7 @@ class OptimConfig(_Settings):
     """Epochs of linear warm-up before the first cycle."""
     gradient_clip: float = Field(0, ge=0)
     """Largest norm of the gradient; 0 for no limit."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Annotated[Literal["auto", "fp32", "bf16"], MayBeAuto()] = "auto"
     """bf16: autocast of the network in training; weights, losses and evaluation stay in fp32. auto:
     bf16 on GPUs that have it, else fp32; a study keeps the one with which it began."""
 
@@ -231,9 +283,9 @@ class PredictConfig(_Settings):
     nms_iou: float = Field(0.5, gt=0, le=1)
     """Largest overlap (IoU) of two boxes of one class; of boxes that overlap more only the best
     stays."""
-    max_detections: int = Field(400, ge=1, le=MOST_DETECTIONS)
-    """Detections kept per tile, all classes together; an image that is not cut into tiles is one.
-    """
+    max_detections: Annotated[int, Field(ge=1, le=MOST_DETECTIONS), MayBeAuto()] = 400
+    """Detections kept per tile, all classes together; an image that is not cut into tiles is one;
+    auto: enough for the most crowded tile."""
     flips: bool = False
     """Predict on the mirrored image as well and merge."""
     tile: int = Field(0, ge=0, le=8192)
@@ -292,14 +344,27 @@ class TrialConfig(_Settings):
         except ValidationError as error:
             raise SettingError(f"{place}: {_sentence(error)}") from None
 
-    def in_precision(self, precision: Precision | None) -> "TrialConfig":
-        """The configuration with `precision` in place of `optim.precision: auto`; None changes
-        nothing.
+    @property
+    def open(self) -> tuple[str, ...]:
+        """The settings that are `auto`, each after those that its value depends on."""
+        settings = self.settings()
+        return tuple(name for name in AUTO_SETTINGS if settings[name] == AUTO)
+
+    def resolved(self, value_of: "Resolver") -> "TrialConfig":
+        """The configuration with what `value_of` says in place of every `auto`.
+
+        Raises SettingError where that and the other settings exclude each other.
         """
-        if precision is None or self.optim.precision != "auto":
-            return self
-        optim = self.optim.model_copy(update={"precision": precision})
-        return self.model_copy(update={"optim": optim})
+        config = self
+        for name in self.open:
+            value = value_of(name, config)
+            if value is not None:
+                config = config.changed({name: value})
+        return config
+
+    def changed(self, settings: Mapping[str, Value], place: str = "settings") -> "TrialConfig":
+        """The configuration with other values of some settings. Raises SettingError."""
+        return TrialConfig.from_settings({**self.settings(), **settings}, place)
 
     def settings(self) -> dict[str, Value]:
         """All settings with flat names, in the order of their definition."""
@@ -319,6 +384,22 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Value
 
 SETTINGS: Mapping[str, Value] = TrialConfig().settings()
 """Every setting's name with its default."""
+
+
+def _may_be_auto() -> Iterator[str]:
+    for group, info in TrialConfig.model_fields.items():
+        for leaf, field in getattr(info.annotation, "model_fields", {}).items():
+            if any(isinstance(one, MayBeAuto) for one in field.metadata):
+                yield f"{group}.{leaf}"
+
+
+AUTO_SETTINGS: tuple[str, ...] = tuple(_may_be_auto())
+"""The settings that may be `auto`, in the order of their definition, in which they are resolved: a
+crop, then the sides of images, then anchors and caps."""
+
+Resolver: TypeAlias = Callable[[str, TrialConfig], Value | None]
+"""A function of the name of a setting that is `auto`, and of a configuration in which all settings
+before it are resolved. It returns the setting's value, or None to leave it open."""
 
 
 SYNONYMS: Mapping[str, str] = {

@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from core.config import DataConfig, TrialConfig
 from core.data import Dataset, Inspection, Problem, inspect
 from core.data.dataset import by_cause, examples_of
+from core.data.measure import Measurement, measure
 from core.data.split import split
 from core.data.suspicion import shapes_of
 from core.errors import DataError
+from core.fitting import Circumstances, recommended, share
 from core.prediction.advice import advice
 from core.text import many, shown
+from core.values import as_setting
 
 MOST_CLASSES = 40
 """Largest number of classes in the table."""
@@ -90,12 +93,30 @@ def _content(dataset: Dataset, where: str, config: TrialConfig, signs: bool) -> 
         if signs
         else ()
     )
-    notes += advice(dataset, config.data, config.predict, config.metric)
+    data = measure(dataset)
+    config = config.resolved(Circumstances(data=data))
+    yield from _recommended(data, config)
+    notes += advice(dataset, data, [config])
     if notes:
         yield ""
         yield "Unusual, and accepted:"
         yield from (f"  {note}" for note in notes)
     yield ""
+
+
+def _recommended(data: Measurement, config: TrialConfig) -> Iterator[str]:
+    """Each setting that can be read off the data with its value and why, and what that brings."""
+    if not data.cells:
+        return
+    better, found = recommended(data, config)
+    yield ""
+    yield "Recommended, as `--set NAME=auto` has it:"
+    for name, chosen in found.items():
+        yield f"  {name} {as_setting(chosen.value)}: {chosen.why}"
+    yield (
+        f"Instances that fit some anchor (IoU 0.5 or more): {share(data, better):.0%} so, and"
+        f" {share(data, config):.0%} with the settings given"
+    )
 
 
 def _class_table(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str]:

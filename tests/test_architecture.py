@@ -28,6 +28,7 @@ ROWS = [
     "core.dependence core.device",
     "core.labels",
     "core.data core.network core.metric",
+    "core.fitting",
     "core.augment core.prediction",
     "core.doctor core.training",
     "core.check core.predict",

@@ -19,6 +19,7 @@ from tune.retrain.plan import RetrainingPlan
 from tune.retrain.run import Outcome
 from tune.statistics.choice import Choice
 from tune.study import confirmation
+from tune.study.automatic import said_of_data
 from tune.study.learned import no_winner, nothing_learned, remedies
 from tune.study.plan import StudyPlan, data_advice
 from tune.study.reading import Study
@@ -60,6 +61,7 @@ def search_lines(plan: StudyPlan) -> list[str]:
     lines += [f"Note: {note}" for note in [*data.notes, *data_advice(request, data)]]
     lines += [f"Note: the space has grown: {sentence}" for sentence in plan.growth]
     lines += [f"Note: {plan.precision}"] if plan.precision else []
+    lines += [f"Note: {sentence}" for sentence in said_of_data(request)]
     shortage = confirmation.shortage(request, plan.repeats)
     lines += [f"Note: {shortage}"] if shortage else []
     lines += [f"Note: {note}" for note in request.notes]
@@ -70,7 +72,7 @@ def first_configurations(request: StudyRequest) -> list[str]:
     """The first configurations of a search, as it would ask for them without any results."""
     lines = ["First configurations:"]
     for record in preview(request, PREVIEW):
-        settings = as_settings(record.params) or "all settings at their defaults"
+        settings = as_settings(record.searched) or "all settings at their defaults"
         name = f"{record.name}: " if record.name else ""
         lines.append(f"  {record.id}  {name}{settings}")
     return lines
@@ -102,7 +104,7 @@ def searched_lines(plan: StudyPlan, study: Study, report: Written | str) -> list
             ["Nothing is confirmed on fresh seeds and splits"] if study.request.confirm.top else []
         )
     elif best is not None:
-        what = best.name or as_settings(best.params)
+        what = best.name or as_settings(best.searched)
         lines.append(
             f"Best: trial {best.id}, AP50 {as_ap50(best.ap50)} at epoch {best.best_epoch}: {what}"
         )
@@ -174,7 +176,7 @@ def _confirmation_lines(study: Study, choice: Choice | None) -> list[str]:
             )
         )
         if not winner.trial.name:
-            lines.append(f"Settings of {choice.name}: {as_settings(winner.trial.params)}")
+            lines.append(f"Settings of {choice.name}: {as_settings(winner.trial.searched)}")
     return lines
 
 

@@ -174,7 +174,7 @@ def _dry_run(request: "StudyRequest", options: Options) -> int:
             complain(problem)
         return 2
     console = Console()
-    for line in [*search_lines(plan), *first_configurations(request)]:
+    for line in [*search_lines(plan), *first_configurations(plan.request)]:
         say(console, line)
     if (time := dry_time_line(plan)) is not None:
         say(console, time)

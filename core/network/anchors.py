@@ -4,6 +4,13 @@ from collections.abc import Sequence
 
 import torch
 
+ANCHOR_SIDES = (32, 64, 128, 256, 512)
+"""Side of a square anchor at each level of the pyramid, in pixels of the resized image, before it
+is multiplied by `model.anchor_scale`."""
+ANCHOR_RATIOS = (0.5, 1.0, 2.0)
+"""Height divided by width of the anchors in each cell of a level."""
+STRIDES = (4, 8, 16, 32, 64)
+"""Pixels of the resized image between the cells of each level."""
 SIZES_KEPT = 8
 """Number of batch sizes whose anchors are kept. Each takes 4 MB at 800 x 1333 pixels."""
 

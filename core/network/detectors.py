@@ -18,7 +18,7 @@ from torchvision.models.detection.rpn import RPNHead
 from core.backbones import BACKBONES
 from core.config import ModelConfig, PredictConfig
 from core.detectors import Recipe
-from core.network.anchors import Anchors
+from core.network.anchors import ANCHOR_RATIOS, ANCHOR_SIDES, Anchors
 from core.network.balanced import BalancedSampler
 from core.network.detector import Traits
 from core.network.frozen_norm import FrozenBatchNorm
@@ -33,11 +33,6 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation of RGB in 0..1 with which all of torchvision's weights were trained.
 Images are normalised in the model and nowhere else."""
-
-ANCHOR_SIDES = (32, 64, 128, 256, 512)
-"""Side of a square anchor at each level of the pyramid, in pixels of the resized image, before it
-is multiplied by `model.anchor_scale`."""
-ANCHOR_RATIOS = (0.5, 1.0, 2.0)
 
 BOX_SIDE, BOX_VECTOR, MASK_SIDE = 7, 1024, 14
 """Cells along a side of what the box branch pools from a box, length of the vector that describes a

@@ -1,35 +1,59 @@
 """Notes on settings that do not suit a data set.
 
-They name caps that leave instances out, images without instances, and names that show groups of
-images.
+They name anchors that fit few instances, caps that leave instances out, images without instances,
+and names that show groups of images.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from core.config import DataConfig, MetricConfig, PredictConfig
+from core.config import TrialConfig
 from core.data.dataset import Dataset, examples_of
+from core.data.measure import Measurement
 from core.data.split import copies, parts
+from core.fitting import SIZES, Circumstances, recommended, seen_cell, share
 from core.prediction.tiles import tiles
 from core.text import many
+from core.values import as_settings
 
 MOST = 0.5
 """Least fraction of images without instances from which a note asks whether they were annotated."""
+WORTH_SAYING = 0.05
+"""Least difference of two shares of instances that some anchor fits of which a note speaks."""
 
 
-def advice(
-    dataset: Dataset, data: DataConfig, predict: PredictConfig, metric: MetricConfig
-) -> Iterator[str]:
-    """Notes on a data set and settings, one sentence each.
+def advice(dataset: Dataset, data: Measurement, configs: Sequence[TrialConfig]) -> Iterator[str]:
+    """Notes on a data set and the configurations that are to be tried, one sentence each.
 
-    predict   settings with the largest cap and the smallest tiles that are to be tried
+    data      the measurement of the data set
+    configs   one at least, in which nothing that is read off the data is `auto`; the one that suits
+              best counts
     """
     yield from _empty(dataset)
-    yield from _predicted(dataset, data, predict)
-    yield from _counted(dataset, metric)
-    if not data.group_pattern:
+    yield from _fitted(data, configs)
+    yield from _predicted(dataset, data, configs)
+    yield from _proposed(data, configs)
+    yield from _counted(dataset, max(config.metric.max_dets for config in configs))
+    if not configs[0].data.group_pattern:
         yield from _together(dataset)
+
+
+def _fitted(data: Measurement, configs: Sequence[TrialConfig]) -> Iterator[str]:
+    """A note on sizes and anchors with which clearly fewer instances fit than is possible."""
+    now, config = max(((share(data, one), one) for one in configs), key=lambda found: found[0])
+    better, _ = recommended(data, config)
+    then, settings = share(data, better), better.settings()
+    if then < now + WORTH_SAYING:
+        return
+    changed = {name: settings[name] for name in SIZES if settings[name] != config.settings()[name]}
+    yield (
+        f"{now:.0%} of the instances fit some anchor (IoU 0.5 or more), the median cell having"
+        f" {seen_cell(data, config):.0f} pixels where the network sees it; "
+        f"`{' '.join(f'--set {name}=auto' for name in changed)}` makes that {then:.0%}"
+        f" ({as_settings(changed)})"
+    )
 
 
 def _empty(dataset: Dataset) -> Iterator[str]:
@@ -45,42 +69,59 @@ def _empty(dataset: Dataset) -> Iterator[str]:
         )
 
 
-def _predicted(dataset: Dataset, data: DataConfig, predict: PredictConfig) -> Iterator[str]:
+def _predicted(
+    dataset: Dataset, data: Measurement, configs: Sequence[TrialConfig]
+) -> Iterator[str]:
     """A note on images with more instances than `predict.max_detections` allows detections."""
     counts_I = dataset.instance_counts().sum(axis=1)
-    side = predict.tile or data.crop
-    caps_I = predict.max_detections * np.array(
-        [len(tiles(*sample.size, side)) for sample in dataset.samples]
-    )
-    over = np.flatnonzero(counts_I > caps_I)
+    sizes = [sample.size for sample in dataset.samples]
+
+    def caps(config: TrialConfig) -> NDArray[np.int64]:
+        side = config.predict.tile or config.data.crop
+        return config.predict.max_detections * np.array([len(tiles(*size, side)) for size in sizes])
+
+    def lost(config: TrialConfig) -> int:
+        return int(np.maximum(counts_I - caps(config), 0).sum())
+
+    config = min(configs, key=lost)
+    over = np.flatnonzero(counts_I > caps(config))
     if len(over):
-        lost, all_of = int((counts_I - caps_I)[over].sum()), many(int(counts_I.sum()), "instance")
-        enough = _round_up(int(counts_I.max()))
+        enough = Circumstances(data=data).chosen("predict.max_detections", config).value
+        roomy = config.changed({"predict.max_detections": enough})
         way_out = (
-            f"`--set predict.max_detections={enough}` has room for all"
-            if enough >= counts_I.max()
+            f"`--set predict.max_detections=auto` has room for all ({enough})"
+            if not lost(roomy)
             else "smaller tiles (predict.tile) hold as many each"
         )
+        a_tile = " a tile" * bool(config.predict.tile or config.data.crop)
         yield (
             f"{many(len(over), 'image')} with more instances than are predicted in one"
-            f" (predict.max_detections {predict.max_detections}{' a tile' * bool(side)}), so that"
-            f" {lost:,} of {all_of} can never be found:"
+            f" (predict.max_detections {config.predict.max_detections}{a_tile}), so that"
+            f" {lost(config):,} of {many(int(counts_I.sum()), 'instance')} can never be found:"
             f" {examples_of([dataset.samples[index].name for index in over])}; {way_out}"
         )
 
 
-def _round_up(count: int) -> int:
-    """A count and a tenth, rounded up to hundreds, but at most the setting's largest value."""
-    most = next(
-        entry.le
-        for entry in PredictConfig.model_fields["max_detections"].metadata
-        if hasattr(entry, "le")
-    )
-    return int(min(most, -(-count * 11 // 1000) * 100))
+def _proposed(data: Measurement, configs: Sequence[TrialConfig]) -> Iterator[str]:
+    """Notes on caps of proposals below the instances of the most crowded image, crop or tile."""
+    for name in ("model.proposals_train", "model.proposals_test"):
+        in_training = name == "model.proposals_train"
+
+        def missing(config: TrialConfig, name: str = name, trains: bool = in_training) -> int:
+            side = config.data.crop if trains else config.predict.tile or config.data.crop
+            return data.crowded_in(side) - int(config.settings()[name])
+
+        config = min(configs, key=missing)
+        if missing(config) > 0:
+            cap = int(config.settings()[name])
+            found = Circumstances(data=data).chosen(name, config)
+            yield (
+                f"{name} {cap} are fewer than the instances: {found.why}; `--set {name}=auto` has"
+                f" room for them ({found.value})"
+            )
 
 
-def _counted(dataset: Dataset, metric: MetricConfig) -> Iterator[str]:
-    cap = metric.max_dets
+def _counted(dataset: Dataset, cap: int) -> Iterator[str]:
     over = [
         sample.name
         for sample, counts in zip(dataset.samples, dataset.instance_counts(), strict=True)

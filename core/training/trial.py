@@ -17,7 +17,8 @@ from core.config import SETTINGS, TrialConfig
 from core.data.dataset import Dataset
 from core.data.split import Split, split
 from core.device import memory_format, precision_of, resolve, use_fast_kernels
-from core.errors import CheckpointError, TornCheckpoint
+from core.errors import CheckpointError, SettingError, TornCheckpoint
+from core.fitting import READ_OFF_DATA, circumstances_of
 from core.metric import ap50, coco_summary
 from core.metric.limits import ClassLimits, class_limits
 from core.network import weights as pretrained
@@ -124,7 +125,7 @@ class Trial:
     threads          CPU threads of torch; None for torch's present number. On a CPU results depend
                      on it, so a loaded trial goes on with the number it began with
 
-    The attribute `config` names the precision that `optim.precision: auto` is on the device. Two
+    The attribute `config` has the values that every `auto` stands for on this data and device. Two
     attributes hold the results: `reports` of the epochs done, and `matches`, the match table of
     masks for each epoch run since the last save.
 
@@ -146,32 +147,49 @@ class Trial:
             file = pretrained.find_weights(config.model)
             weights = None if file is None else pretrained.read_weights(file)
         self.device = resolve(device)
-        self._finds_precision = config.optim.precision == "auto"
-        self.config = config = config.in_precision(precision_of(self.device))
         self.data = data
         self.threads = threads or torch.get_num_threads()
-        self.reports: list[EpochReport] = []
-        self.matches: dict[int, ap50.MatchTable] = {}
         self.split = (
             split(data, config.data) if validate else Split(tuple(range(len(data.samples))), ())
         )
-        self.batches = TrainingBatches(
-            data, self.split.train, config, loader_workers, pin_memory=self.device.type == "cuda"
-        )
-        self.schedule = Schedule(config.optim, len(self.batches))
-        with seeded(torch_seed(config.seed, Purpose.INITIALISE), self.device):
-            self.model = build_detector(config.model, len(data.classes), weights, config.predict)
-        use_fast_kernels(self.device)
-        self.model.to(self.device).to(memory_format=memory_format(self.device))
-        self.optimizer = build_optimizer(self.model.parameters(), config.optim)
+        self._asked, self._loader_workers = config, loader_workers
         self._weights = None if weights is None else _identify(weights)
         # A checkpoint must agree on all of these, without which its weights mean nothing.
         self._identity: dict[str, Any] = {
-            "settings": config.settings(),
             "weights": self._weights,
             "data": data.fingerprint,
             "validate": validate,
         }
+        self._go_by(config.resolved(circumstances_of(config, data, precision_of(self.device))))
+        self._build(weights)
+        # Only a network that depends on the data may have to be built again.
+        self._base = weights if READ_OFF_DATA & set(config.open) else None
+
+    def _go_by(self, config: TrialConfig) -> None:
+        """Take a configuration in which nothing is `auto`."""
+        self.config = config
+        self._identity["settings"] = config.settings()
+
+    def _build(self, weights: BaseWeights | None) -> None:
+        """Build all that the configuration decides, and begin with no epoch done."""
+        config = self.config
+        self.reports: list[EpochReport] = []
+        self.matches: dict[int, ap50.MatchTable] = {}
+        self.batches = TrainingBatches(
+            self.data,
+            self.split.train,
+            config,
+            self._loader_workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        self.schedule = Schedule(config.optim, len(self.batches))
+        with seeded(torch_seed(config.seed, Purpose.INITIALISE), self.device):
+            self.model = build_detector(
+                config.model, len(self.data.classes), weights, config.predict
+            )
+        use_fast_kernels(self.device)
+        self.model.to(self.device).to(memory_format=memory_format(self.device))
+        self.optimizer = build_optimizer(self.model.parameters(), config.optim)
         self._best_weights: dict[str, torch.Tensor] = {}
         self._best_is_saved = False
         self._midway = False
@@ -339,7 +357,7 @@ class Trial:
             return None
         tensors, state = checkpoint.load(path)
         with _damage_named(path):
-            self._take_precision(state)
+            self._take_resolved(state)
         self._check_identity(path, state)
         self._check_layers(path, tensors)
         return self._model_with(tensors)
@@ -389,16 +407,16 @@ class Trial:
         Without a `last.safetensors` in the folder it returns False, and nothing changes. It raises
         CheckpointError for a file of another configuration, data set or pretrained weights, and
         TornCheckpoint for one that is damaged: `discard` it to begin anew. The trial goes on with
-        the number of threads with which it began, and where it was made with `optim.precision:
-        auto` in the precision with which it began. Files that a lost attempt left behind are
-        removed; match tables of epochs that were lost stay until the epoch is run again.
+        the number of threads with which it began, and with the values that every `auto` stood for
+        when it began. Files that a lost attempt left behind are removed; match tables of epochs
+        that were lost stay until the epoch is run again.
         """
         path = folder / "last.safetensors"
         if not path.exists():
             return False
         tensors, state = checkpoint.load(path)
         with _damage_named(path):
-            self._take_precision(state)
+            self._take_resolved(state)
         self._check_identity(path, state)
         with _damage_named(path):
             best_path = _best_path(folder, state["best"]["epoch"])
@@ -429,13 +447,21 @@ class Trial:
         path = folder / "last.safetensors"
         path.replace(path.with_suffix(".safetensors.torn"))
 
-    def _take_precision(self, state: dict[str, Any]) -> None:
-        """Go on in the precision of a checkpoint, where `auto` left it to this trial."""
-        kept = state["settings"].get("optim.precision")
-        if self._finds_precision and kept in ("fp32", "bf16"):
-            optim = self.config.optim.model_copy(update={"precision": kept})
-            self.config = self.config.model_copy(update={"optim": optim})
-            self._identity["settings"] = self.config.settings()
+    def _take_resolved(self, state: dict[str, Any]) -> None:
+        """Go on with the values that every `auto` stood for in a checkpoint, whatever this version
+        or this device would take.
+        """
+        kept = {name: state["settings"].get(name, SETTINGS[name]) for name in self._asked.open}
+        try:
+            config = self._asked.changed(kept)
+        except SettingError as error:
+            raise ValueError(str(error)) from None
+        before, now = self.config.settings(), config.settings()
+        if config.open or before == now:
+            return
+        self._go_by(config)
+        if any(before[name] != now[name] for name in READ_OFF_DATA):
+            self._build(self._base)
 
     def _check_identity(self, path: Path, state: dict[str, Any]) -> None:
         with _damage_named(path):

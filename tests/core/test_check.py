@@ -13,9 +13,11 @@ import tifffile
 from PIL import Image
 
 from core.check import main
-from core.config import MOST_DETECTIONS, DataConfig, MetricConfig, PredictConfig
+from core.config import MOST_DETECTIONS, TrialConfig
 from core.data.dataset import Category, Dataset, assemble
+from core.data.measure import measure
 from core.data.synthetic import make, write_hw3
+from core.fitting import READ_OFF_DATA
 from core.prediction.advice import advice
 from core.sample import Sample
 
@@ -248,9 +250,7 @@ def test_one_cause_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_more_cells_than_the_largest_cap_holds_are_answered_with_tiles() -> None:
     data = assemble("x", [Category(1, "cell")], [square("a", [1] * (MOST_DETECTIONS + 1), step=4)])
     (note,) = (
-        one
-        for one in advice(data, DataConfig(), PredictConfig(), MetricConfig())
-        if "never be found" in one
+        one for one in advice(data, measure(data), [TrialConfig()]) if "never be found" in one
     )
     assert note.endswith("; smaller tiles (predict.tile) hold as many each")
 
@@ -334,11 +334,12 @@ def test_more_cells_than_are_predicted_are_counted(
         " that 70 of" in out
     )
     assert (
-        "871 instances can never be found: a, b; `--set predict.max_detections=500` has room"
-        " for all" in out
+        "871 instances can never be found: a, b; `--set predict.max_detections=auto` has room"
+        " for all (700)" in out
     )
-    assert main([str(tmp_path), "--set", "predict.max_detections=500"]) == 0
-    assert "can never be found" not in capsys.readouterr().out
+    for cap in ("500", "auto"):
+        assert main([str(tmp_path), "--set", f"predict.max_detections={cap}"]) == 0
+        assert "can never be found" not in capsys.readouterr().out
     assert main([str(tmp_path), "--set", "predict.tile=64"]) == 0
     assert "can never be found" not in capsys.readouterr().out
 
@@ -388,3 +389,39 @@ def test_a_pattern_that_finds_no_group_is_a_problem_and_no_traceback(
     assert "2 images are versions of 1 picture by their names" in capsys.readouterr().out
     assert main([str(tmp_path), "--set", "data.group_pattern=(zzz)"]) == 2
     assert "data.group_pattern must find a group in every image's name" in capsys.readouterr().out
+
+
+def test_what_suits_the_data_is_recommended_with_what_it_brings_and_auto_takes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cells of 3 pixels: as good as none fits an anchor of 32 where they are not enlarged."""
+    data = assemble("x", DATA.classes, [square(name, [1] * 400) for name in "abcde"])
+    write_hw3(data, tmp_path)
+    given = ["--set", "model.image_min_side=80"]
+    assert main([str(tmp_path), *given]) == 0
+    out = capsys.readouterr().out
+    at = out.index("Recommended, as `--set NAME=auto` has it:")
+    lines = out[at:].splitlines()[1 : 1 + len(READ_OFF_DATA)]
+    values = dict(line.split(":")[0].split() for line in lines)
+    assert values.keys() == READ_OFF_DATA
+    assert "and 0% with the settings given" in out
+    assert "0% of the instances fit some anchor (IoU 0.5 or more)" in out
+    auto = [part for name in READ_OFF_DATA for part in ("--set", f"{name}=auto")]
+    assert main([str(tmp_path), *auto]) == 0
+    again = capsys.readouterr().out
+    assert "instances fit some anchor (IoU" not in again
+    assert again[again.index("Recommended") :].splitlines()[1:8] == lines
+
+
+def test_caps_of_proposals_below_the_crowd_are_answered_with_auto(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = assemble("x", DATA.classes, [square(name, [1] * 70) for name in "abcde"])
+    write_hw3(data, tmp_path)
+    assert main([str(tmp_path), "--set", "model.proposals_test=50"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "model.proposals_test 50 are fewer than the instances: an image holds up to 70 instances;"
+        " `--set model.proposals_test=auto` has room for them (1000)" in out
+    )
+    assert "model.proposals_train 2000 are fewer" not in out

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from core.config import SETTINGS, TrialConfig, check_setting_name
+from core.config import AUTO, AUTO_SETTINGS, SETTINGS, TrialConfig, check_setting_name
 from core.errors import BadRequest, SettingError
 from core.files import write_atomically, write_json_atomically
 from core.randomness import Purpose, generator, torch_seed
@@ -152,6 +152,44 @@ def test_what_is_no_finite_number_is_refused(name: str, value: Any) -> None:
     message = refusal({name: value})
     assert f"{name} must " in message
     assert repr(value) in message
+
+
+def test_auto_is_a_value_of_the_settings_that_are_resolved_and_of_no_other_number() -> None:
+    assert set(AUTO_SETTINGS) == {
+        "data.crop",
+        "model.image_min_side",
+        "model.image_max_side",
+        "model.anchor_scale",
+        "model.proposals_train",
+        "model.proposals_test",
+        "optim.precision",
+        "predict.max_detections",
+    }
+    config = TrialConfig.from_settings(dict.fromkeys(AUTO_SETTINGS, AUTO))
+    assert config.open == AUTO_SETTINGS
+    assert TrialConfig.from_settings(json.loads(json.dumps(config.settings()))) == config
+    for name in set(NUMBERS) - set(AUTO_SETTINGS):
+        assert f"{name} must " in refusal({name: AUTO})
+
+
+@pytest.mark.parametrize("name", sorted(set(AUTO_SETTINGS) - {"optim.precision"}))
+def test_what_is_neither_a_number_nor_auto_is_refused_with_both(name: str) -> None:
+    assert refusal({name: "aut"}).endswith(" or 'auto', and is 'aut'")
+
+
+def test_auto_is_resolved_in_the_order_of_dependence_and_what_nobody_knows_stays_open() -> None:
+    asked: dict[str, TrialConfig] = {}
+
+    def value_of(name: str, config: TrialConfig) -> int | None:
+        asked[name] = config
+        return 800 if "side" in name else None
+
+    open_settings = ("data.crop", "model.image_min_side", "model.image_max_side")
+    found = TrialConfig.from_settings(dict.fromkeys(open_settings, AUTO)).resolved(value_of)
+    assert tuple(asked) == (*open_settings, "optim.precision")
+    assert asked["model.image_max_side"].model.image_min_side == 800
+    assert found.open == ("data.crop", "optim.precision")
+    assert found.model.image_min_side == found.model.image_max_side == 800
 
 
 def test_a_number_written_as_yaml_1_1_reads_it_is_a_number() -> None:

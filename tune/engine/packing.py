@@ -4,6 +4,7 @@ Everything here is arithmetic and text; `tune.engine.rehearsal` measures.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,11 +16,11 @@ import numpy as np
 
 from core.augmentations import AUGMENTATIONS
 from core.backbones import BACKBONES
-from core.config import TrialConfig, Value
+from core.config import AUTO, TrialConfig, Value
 from core.detectors import DETECTORS
 from core.files import read_json
 from core.text import listed, many
-from tune.space.domains import Choices
+from tune.space.domains import Domain
 from tune.space.space import SearchSpace
 
 FORMAT = 2
@@ -74,11 +75,22 @@ def heaviest(space: SearchSpace) -> TrialConfig:
     if space.variants:
         return max((row.config for row in space.rows()), key=_weight)
 
-    def draw(name: str, domain: Any) -> Value:
-        values = domain.values if isinstance(domain, Choices) else domain.corners
-        return max(values, key=_rank(name)) if name in heavy else values[0]
+    def ends(name: str, domain: Domain) -> list[Value]:
+        """The values of a setting of which one is the heaviest: the weight of `auto` is known
+        only with all other settings.
+        """
+        if name not in heavy:
+            return [domain.corners[0]]
+        numbers = [value for value in domain.corners if value != AUTO]
+        largest = [max(numbers, key=_rank(name))] if numbers else []
+        return [*largest, *([AUTO] if AUTO in domain else [])]
 
-    return space.resolve(space.sample(draw))
+    def at(values: Sequence[Value]) -> TrialConfig:
+        point = dict(zip(tried, values, strict=True))
+        return space.resolve(space.sample(lambda name, _: point[name]))
+
+    tried = {one.name: ends(one.name, one.domain) for one in space.parameters}
+    return max(map(at, itertools.product(*tried.values())), key=_weight)
 
 
 def _weight(config: TrialConfig) -> tuple[float, ...]:

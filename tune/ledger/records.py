@@ -100,6 +100,11 @@ class TrialRecord(Notes):
     mlflow_run: str | None = None
 
     @functools.cached_property
+    def searched(self) -> Mapping[str, Value]:
+        """Its params with the values that they had: the number in place of `auto`."""
+        return {name: self.settings.get(name, value) for name, value in self.params.items()}
+
+    @functools.cached_property
     def curve(self) -> list[float]:
         """AP50 after each epoch."""
         return [float(epoch["ap50"]) for epoch in self.epochs]

@@ -151,6 +151,6 @@ def _importances(study: Study, names: Sequence[str]) -> dict[str, float]:
 
 def _effects_of_settings(complete: list[ScoredTrial]) -> tuple[Effect, ...]:
     points = [
-        {name: trial.record.params[name] for name in _with_effect([trial])} for trial in complete
+        {name: trial.record.searched[name] for name in _with_effect([trial])} for trial in complete
     ]
     return tuple(main_effects(points, [trial.record.ap50 or 0.0 for trial in complete]))

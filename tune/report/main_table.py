@@ -147,7 +147,7 @@ def _trial_rows(complete: Sequence[ScoredTrial]) -> tuple[MainRow, ...]:
     """
     ranked = sorted(complete, key=lambda trial: (-_ap50(trial.record), trial.record.id))
     rows = [
-        replace(_row(f"trial {t.record.id}", [t.record], t.record.params), interval=t.interval)
+        replace(_row(f"trial {t.record.id}", [t.record], t.record.searched), interval=t.interval)
         for t in ranked
     ]
     if not ranked or ranked[0].scored is None:

@@ -319,7 +319,7 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
     candidate = next(one for one in confirmation.candidates if one.name == choice.name)
     name = f"{choice.name[0].upper()}{choice.name[1:]}"
     if not evidence.request.space.variants:
-        name += f" ({_settings_in_words(candidate.trial.params)})"
+        name += f" ({_settings_in_words(candidate.trial.searched)})"
     yield (
         f"{name} wins on fresh seeds and splits, among {many(len(choice.curves), 'candidate')}:"
         f" AP50 {text(choice.score, Kind.AP50)} at epoch {choice.epoch}, the mean of"

@@ -140,14 +140,15 @@ class StudyRequest:
         of `after_training`.
 
         They have the order of itertools.product, so the first has the first value of each list.
-        Where nothing is to be tried, they are the winner's own alone.
+        Where nothing is to be tried, they are the winner's own alone. An `auto` is resolved as in
+        the trials.
         """
-        names = [name.removeprefix("predict.") for name in self.after_training]
-        own = config.predict.model_dump()
-        return [
-            PredictConfig.model_validate({**own, **dict(zip(names, values, strict=True))})
+        changed = (
+            config.changed(dict(zip(self.after_training, values, strict=True)))
             for values in itertools.product(*self.after_training.values())
-        ]
+        )
+        auto = self.space.auto
+        return [(one if auto is None else one.resolved(auto)).predict for one in changed]
 
     def to_document(self) -> dict[str, Any]:
         """The request in the form of a space file, with JSON's types only."""

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-from core.config import SETTINGS
+from core.config import AUTO, SETTINGS
 from tune.request.file import SECTIONS, STUDY_NAME
 from tune.request.request import OPTIONS
 from tune.request.values import ADAPTERS, FIELDS, TYPES
@@ -40,9 +40,10 @@ def json_schema() -> dict[str, Any]:
         ]
         if TYPES[name] in (int, float):
             step = {"type": "integer" if TYPES[name] is int else "number", "exclusiveMinimum": 0}
+            number = _without_auto(settings[name]) or reference[name]
             ends = {
-                "low": reference[name],
-                "high": reference[name],
+                "low": number,
+                "high": number,
                 "log": {"type": "boolean"},
                 "step": step,
             }
@@ -145,6 +146,12 @@ def _setting_schema(name: str) -> dict[str, Any]:
         "default": SETTINGS[name],
         "description": info.description,
     }
+
+
+def _without_auto(schema: Mapping[str, Any]) -> Any:
+    """The schema of the numbers of a setting that may be `auto` too; None for another setting."""
+    either = schema.get("anyOf", ())
+    return either[0] if {"const": AUTO, "type": "string"} in either else None
 
 
 def _options_schema(model: type[BaseModel]) -> dict[str, Any]:

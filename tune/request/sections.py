@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from core.config import SETTINGS, TrialConfig, Value
+from core.config import AUTO, SETTINGS, TrialConfig, Value
 from core.errors import SettingError, SpaceError
 from tune.request.values import (
     TYPES,
@@ -247,7 +247,7 @@ def _choices(name: str, values: Sequence[object], place: str) -> Choices:
     if not values:
         raise SpaceError(f"{place}: {name} must have at least one choice, and its list is empty.")
     choices = [checked_value(name, value, place) for value in values]
-    if name == "optim.precision" and "auto" in choices:
+    if name == "optim.precision" and AUTO in choices:
         raise SpaceError(
             f"{place}: {name} must have choices that are the same on every machine, fp32 and bf16,"
             " and auto is among them. It may stand under `fixed:`."
@@ -271,6 +271,12 @@ def _range(name: str, spec: Mapping[str, object], place: str) -> FloatRange | In
             raise SpaceError(
                 f"{place}: {name} must have both `low` and `high`, or `choices`, and has no"
                 f" `{end}`."
+            )
+    for end in ("low", "high"):
+        if spec[end] == AUTO:
+            raise SpaceError(
+                f"{place}, {name}, {end}: must be a number, and is auto. It may be one of a list of"
+                " choices."
             )
     low, high = (
         checked_value(name, spec[end], f"{place}, {name}, {end}") for end in ("low", "high")

@@ -15,6 +15,7 @@ from core.data.dataset import Dataset
 from core.data.split import split
 from core.device import MOST_THREADS
 from core.errors import BadRequest, SettingError, StudyError
+from core.fitting import Circumstances, circumstances_of
 from core.network import weights as pretrained
 from core.network.weights import BaseWeights
 from core.text import have, many
@@ -137,21 +138,12 @@ def plan_retraining(
         study.records, trial, request.planned_trials, study.confirmation, choice
     )
     best_epoch = (record.best_epoch or 1) if choice is None else choice.epoch
+    place = f"trial {record.id}"
     changed = _changed_settings(override_texts(changes), record, on, best_epoch)
-    weights = _pretrained(
-        TrialConfig.from_settings({**record.settings, **changed}).model, study.ledger.facts, record
-    )
+    asked = TrialConfig.from_settings({**record.settings, **changed}, place)
+    weights = _pretrained(asked.model, study.ledger.facts, record)
     if weights is not None and _same_weights(weights, study.ledger.facts, record):
         changed.pop("model.weights", None)  # the file was moved, and is the same
-    for_training = {
-        name: value for name, value in changed.items() if not name.startswith("predict.")
-    }
-    place = f"trial {record.id}"
-    config = TrialConfig.from_settings({**record.settings, **for_training}, place)
-    own = TrialConfig.from_settings({**record.settings, **changed}, place).predict
-    tried = {name: values for name, values in request.after_training.items() if name not in changed}
-    winner = config.model_copy(update={"predict": own})
-    candidates = replace(request, after_training=tried).prediction_candidates(winner)
 
     dataset = datasets.load(data or request.data, request.reading_again)
     known = study.ledger.facts.get("data", dataset.fingerprint)
@@ -161,6 +153,17 @@ def plan_retraining(
             f" {known[:12]}), and {data or request.data} is another ({dataset.fingerprint[:12]});"
             " bring the images and masks back, or name their folder with --data"
         )
+    auto = _automatic(request, asked, dataset)
+    settings = asked.resolved(auto).settings()
+    changed = {name: settings[name] for name in changed}
+    changed = {name: one for name, one in changed.items() if one != record.settings.get(name)}
+    for_training = {name: one for name, one in changed.items() if not name.startswith("predict.")}
+    config = TrialConfig.from_settings({**record.settings, **for_training}, place)
+    own = TrialConfig.from_settings({**record.settings, **changed}, place).predict
+    tried = {name: values for name, values in request.after_training.items() if name not in changed}
+    winner = config.model_copy(update={"predict": own})
+    trying = replace(request, after_training=tried, space=replace(request.space, auto=auto))
+    candidates = trying.prediction_candidates(winner)
     if on == "train":
         split(dataset, config.data)
     return RetrainingPlan(
@@ -180,6 +183,17 @@ def plan_retraining(
         weights=weights,
         threads=threads if threads or on == "all" else _threads_of_trials(study.description),
     )
+
+
+def _automatic(request: StudyRequest, asked: TrialConfig, dataset: Dataset) -> Circumstances:
+    """What `auto` on the command line stands for: as in the study, or else as these data say.
+
+    A precision that is left open is found on the device of the training.
+    """
+    known = request.space.auto
+    if known is not None and known.data is not None:
+        return replace(known, precision=None)
+    return circumstances_of(asked, dataset, None)
 
 
 def _threads_of_trials(description: Mapping[str, Any]) -> int:

@@ -51,7 +51,8 @@ def proposal(space: SearchSpace, tried: Sequence[Tried], seed: int) -> dict[str,
     if sum(one.score is not None for one in tried) < STARTUP:
         return {}
     known = view.distributions(space)
-    shown = [_shown(space, one.settings) for one in tried]
+    # Params win: a choice of `auto` has its number among the settings.
+    shown = [_shown(space, {**one.settings, **one.params}) for one in tried]
     sampler = optuna.samplers.GPSampler(
         seed=seed,
         n_startup_trials=STARTUP,

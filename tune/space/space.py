@@ -5,12 +5,15 @@ This module reads no file.
 
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from core.config import SETTINGS, Precision, TrialConfig, Value
+from core.config import AUTO, SETTINGS, TrialConfig, Value
 from core.dependence import NEEDS, Need, unmet
 from core.errors import SpaceError
 from tune.space.domains import Choices, Domain
+
+if TYPE_CHECKING:
+    from core.fitting import Circumstances
 
 SHARED = (
     "seed",
@@ -81,8 +84,8 @@ class SearchSpace:
     compare      the counterpart of each variant that is not compared with the baseline
     seeds        number of repeats of each variant; repeat r has seed and split seed r, counted from
                  0
-    precision    the precision that `optim.precision: auto` is in all configurations; None leaves it
-                 open, as it is before a study is planned on a machine
+    auto         what every `auto` in a configuration stands for; None leaves it open, as it is
+                 before a study is planned on its data and a machine
     """
 
     fixed: Mapping[str, Value] = field(default_factory=dict)
@@ -92,7 +95,7 @@ class SearchSpace:
     baseline: str | None = None
     compare: Mapping[str, str] = field(default_factory=dict)
     seeds: int = 1
-    precision: Precision | None = None
+    auto: "Circumstances | None" = None
 
     def is_active(self, name: str, params: Mapping[str, Value]) -> bool:
         """Whether a parameter is searched at a point, given the params that come before it."""
@@ -128,7 +131,7 @@ class SearchSpace:
         Raises SettingError where its settings exclude each other.
         """
         config = TrialConfig.from_settings({**self.fixed, **params}, place)
-        return config.in_precision(self.precision)
+        return config if self.auto is None else config.resolved(self.auto)
 
     def rows(self) -> tuple[VariantRepeat, ...]:
         """The trials of a study of variants.
@@ -149,14 +152,15 @@ class SearchSpace:
             for variant in self.variants
         )
 
-    @property
-    def leaves_precision_open(self) -> bool:
-        """Whether `optim.precision` is auto in some configuration."""
-        name = "optim.precision"
+    def leaves_open(self, name: str) -> bool:
+        """Whether a setting is `auto` in some configuration."""
         if self.variants:
-            return any(self.value(name, variant.settings) == "auto" for variant in self.variants)
-        always = any(one.name == name and not one.when for one in self.parameters)
-        return not always and self.value(name, {}) == "auto"
+            return any(self.value(name, variant.settings) == AUTO for variant in self.variants)
+        mine = [one for one in self.parameters if one.name == name]
+        if any(AUTO in one.domain for one in mine):
+            return True
+        always = any(not one.when for one in mine)
+        return not always and self.value(name, {}) == AUTO
 
     def counterpart(self, name: str) -> str | None:
         """The variant with which a variant is compared; None for a baseline without one."""

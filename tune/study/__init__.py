@@ -1,6 +1,7 @@
 """A study's life: its request is checked, its trials are run, its best ones confirmed, its
 progress shown.
 
+automatic.py     the values that `auto` stands for, kept with the study
 conductor.py     runs a study from its first trial to its last, confirmation included
 confirmation.py  the best of a search run again on fresh seeds and splits
 duration.py      how long a study will take, and how much of that is left

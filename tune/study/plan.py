@@ -8,21 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from core import data as datasets
-from core.config import (
-    SETTINGS,
-    MetricConfig,
-    ModelConfig,
-    Precision,
-    PredictConfig,
-    TrialConfig,
-)
+from core.config import AUTO, SETTINGS, ModelConfig, TrialConfig, Value
 from core.data.dataset import Dataset
+from core.data.measure import measure
 from core.data.split import group_names, split
-from core.device import precision_of
 from core.errors import BadRequest, ResourceError, SettingError, StudyError
+from core.fitting import READ_OFF_DATA, Circumstances
 from core.network import weights as pretrained
 from core.network.weights import WeightsFile
 from core.prediction.advice import advice
@@ -33,8 +25,10 @@ from tune.ledger.reading import remembered_facts
 from tune.request.request import StudyRequest
 from tune.samplers.sampler import SAMPLERS
 from tune.space.domains import Choices, is_whole
-from tune.space.space import SearchSpace
+from tune.space.space import MAX_COMBINATIONS, SearchSpace
 from tune.store.folder import StudyFolder
+from tune.study import automatic
+from tune.study.automatic import PRECISION, precision_in
 from tune.study.confirmation import Repeat, fresh_repeats
 from tune.study.options import Options, recall, storage_of
 from tune.study.reading import without_ledger
@@ -45,7 +39,8 @@ _COMPARED = ("fixed", "space", "start", "variants", "baseline", "seeds", "search
 _EXTENT = ("low", "high", "choices")
 """The parts of a setting's domain that may grow while a study goes on."""
 _KINDS = {"request": "another request", "data": "other data", "weights": "other pretrained weights"}
-_PRECISION = "optim.precision"
+_ADVISED = frozenset((*READ_OFF_DATA, "predict.tile", "metric.max_dets"))
+"""The settings on which advice about data depends."""
 _MODEL_SETTINGS = ("model.detector", "model.backbone", "model.weights", "model.stride_in_1x1")
 
 
@@ -57,7 +52,7 @@ class StudyPlan:
     growth    how the space of the continued study has grown, a sentence for each setting
     precision what `optim.precision: auto` is in this study, a sentence; None where none is needed
 
-    The precision of the request's space is named.
+    The request's space says what every `auto` stands for.
     """
 
     request: StudyRequest
@@ -170,8 +165,8 @@ def check_request(
                     folder, storage_of(options, folder), "give this search another --study name"
                 )
             )
-        precision, said = _precision(request.space, before, machine, resources)
-        request = replace(request, space=replace(request.space, precision=precision))
+        auto, said = automatic.circumstances(request, before, data, machine, resources)
+        request = replace(request, space=replace(request.space, auto=auto))
         refuse_other_facts(before, study_facts(request, data), folder)
         grown = growth(before or {}, study_facts(request, data))
     except BadRequest as error:
@@ -195,77 +190,35 @@ def _resources(request: StudyRequest, options: Options, machine: Machine) -> Tri
     return resources
 
 
-def _precision(
-    space: SearchSpace,
-    before: Mapping[str, Any] | None,
-    machine: Machine | None,
-    resources: TrialResources | None,
-) -> tuple[Precision | None, str | None]:
-    """The precision that `optim.precision: auto` is in a study, and a sentence on it where needed.
-
-    before   the facts of the study that is continued: it keeps the precision with which it began
-
-    The precision is None where neither these nor the machine are known.
-    """
-    found: Precision | None = None
-    said = None
-    if machine is not None and resources is not None:
-        found, said = _precision_here(machine, resources)
-    if before is not None:
-        kept: Precision = "bf16" if _precision_in(before) == "bf16" else "fp32"
-        said = f"{kept}, as when the study began" if kept != found else None
-        found = kept
-    if said is None or not space.leaves_precision_open:
-        return found, None
-    return found, f"optim.precision auto is {said}"
-
-
-def _precision_here(machine: Machine, resources: TrialResources) -> tuple[Precision, str | None]:
-    """The precision of a study that begins, and words on it for a user of GPUs.
-
-    The driver cannot see the GPUs of a cluster, and need not have one itself.
-    """
-    if not resources.gpus:
-        return "fp32", None
-    if machine.address is not None:
-        return "fp32", (
-            "fp32 on a cluster, whose GPUs are not asked; where all of them have bf16,"
-            " --set optim.precision=bf16 trains faster"
-        )
-    (node,) = machine.nodes
-    if all(precision_of(torch.device("cuda", gpu)) == "bf16" for gpu in range(node.gpus)):
-        return "bf16", "bf16, which this machine's GPUs have"
-    return "fp32", "fp32, since not every GPU of this machine has bf16"
-
-
 def data_advice(request: StudyRequest, data: Dataset) -> list[str]:
     """Notes on settings that do not suit the data set.
 
-    Where a request tries several values of a setting, the loosest one counts.
+    Where a request tries several values of a setting, in trials or after training, those that suit
+    best count.
     """
-    largest = max(_tried(request, "predict.max_detections"))
-    tile = min((side for side in _tried(request, "predict.tile") if side), default=0)
-    crop = min((side for side in _tried(request, "data.crop") if side), default=0)
-    metric = MetricConfig(max_dets=max(_tried(request, "metric.max_dets")))
-    predict = PredictConfig(max_detections=largest, tile=tile)
-    return list(advice(data, request.reading.model_copy(update={"crop": crop}), predict, metric))
+    known = request.space.auto
+    measurement = known.data if known is not None and known.data else measure(data)
+    auto = Circumstances(data=measurement)
+    configs = dict.fromkeys(config.resolved(auto) for config in _tried(request))
+    return list(advice(data, measurement, list(configs)))
 
 
-def _tried(request: StudyRequest, name: str) -> list[int]:
-    """The values that a request tries of a setting that is a whole number: in trials, and after
-    training.
+def _tried(request: StudyRequest) -> Iterator[TrialConfig]:
+    """Configurations with the values that a request tries of the settings on which advice depends:
+    all combinations of choices and ends of ranges, unless there are too many.
     """
     space = request.space
-    values = [space.value(name, variant.settings) for variant in space.variants] or [
-        space.value(name, {})
-    ]
-    values += [
-        corner
-        for parameter in space.parameters
-        if parameter.name == name
-        for corner in parameter.domain.corners
-    ]
-    return [int(value) for value in (*values, *request.after_training.get(name, ()))]
+    later = {name: tried for name, tried in request.after_training.items() if name in _ADVISED}
+    points: list[Mapping[str, Value]] = [variant.settings for variant in space.variants]
+    if not points:
+        corners = space.part(_ADVISED.__contains__).corners
+        assert corners.size is not None
+        points = [{}]
+        if corners.size * math.prod(map(len, later.values())) <= MAX_COMBINATIONS:
+            points = [*corners.grid()]
+    for point in points:
+        for values in itertools.product(*later.values()):
+            yield space.resolve({**point, **dict(zip(later, values, strict=True))})
 
 
 def _data_configs(space: SearchSpace) -> Iterator[TrialConfig]:
@@ -312,12 +265,14 @@ def study_facts(request: StudyRequest, data: Dataset | None) -> dict[str, Any]:
     """
     document = request.to_document()
     asked = {part: document[part] for part in _COMPARED if part in document}
-    if asked["fixed"].get(_PRECISION, "auto") == "auto" and request.space.precision is not None:
-        asked["fixed"][_PRECISION] = request.space.precision
+    auto = request.space.auto
+    if asked["fixed"].get(PRECISION, AUTO) == AUTO and auto is not None and auto.precision:
+        asked["fixed"][PRECISION] = auto.precision
     asked["search"] = {
         name: value for name, value in asked["search"].items() if name != "trials"
     }  # a study may be continued with more trials
-    return {"request": asked} | ({} if data is None else {"data": data.fingerprint})
+    of_data = {} if data is None else {"data": data.fingerprint}
+    return {"request": asked} | of_data | automatic.facts_of(request)
 
 
 def refuse_other_facts(
@@ -334,8 +289,8 @@ def refuse_other_facts(
         if old is None or new is None:
             continue
         if kind == "request":
-            old = {**old, "fixed": {**old.get("fixed", {}), _PRECISION: _precision_in(before)}}
-            new = {**new, "fixed": {**new.get("fixed", {}), _PRECISION: _precision_in(now)}}
+            old = {**old, "fixed": {**old.get("fixed", {}), PRECISION: precision_in(before)}}
+            new = {**new, "fixed": {**new.get("fixed", {}), PRECISION: precision_in(now)}}
             if growth(before, now):
                 old = {**old, "space": new["space"]}
         if (
@@ -348,13 +303,6 @@ def refuse_other_facts(
                 f"{folder.path} is a study with {_KINDS[kind]}: {different}; "
                 "go back to that, or give this search another --study name"
             )
-
-
-def _precision_in(facts: Mapping[str, Any]) -> str:
-    """The precision that the facts of a study name for trials that name none; an earlier version,
-    which did not write it down, trained these in fp32.
-    """
-    return str(facts.get("request", {}).get("fixed", {}).get(_PRECISION, "fp32"))
 
 
 def growth(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

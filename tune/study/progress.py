@@ -84,7 +84,7 @@ class Progress:
             if record.attempts > 1:
                 return f"{head} goes on after epoch {len(record.epochs)}, attempt {record.attempts}"
             return (
-                f"{head} starts: {as_settings(record.params) or 'all settings at their defaults'}"
+                f"{head} starts: {as_settings(record.searched) or 'all settings at their defaults'}"
             )
         if len(record.epochs) == len(before.epochs) and record.state is before.state:
             return None
@@ -122,7 +122,7 @@ class Progress:
             table.add_column(name)
         for record in running:
             curve = record.curve
-            short = {name.rpartition(".")[2]: value for name, value in record.params.items()}
+            short = {name.rpartition(".")[2]: value for name, value in record.searched.items()}
             what = self._called(record) if self._confirms else record.name or as_settings(short)
             table.add_row(
                 str(record.id),

@@ -14,7 +14,7 @@ from tune.request.file import request_of
 from tune.request.request import StudyRequest
 from tune.statistics.choice import Choice
 from tune.store.folder import StudyFolder, last_study
-from tune.study import confirmation
+from tune.study import automatic, confirmation
 from tune.study.confirmation import Confirmation
 from tune.study.options import Options, recall, storage_of
 from tune.tables import trials_frame
@@ -124,6 +124,7 @@ def read_study(
         raise StudyError(
             without_ledger(folder, storage_of(options, folder), "name it with --storage")
         )
+    request = automatic.resolved(request, reading.facts)
     return Study(options, folder, request, description, reading)
 
 

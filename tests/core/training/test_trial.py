@@ -19,11 +19,13 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core import fitting
 from core.augmentations import AUGMENTATIONS
-from core.config import TrialConfig
+from core.config import AUTO, TrialConfig
 from core.data import synthetic
 from core.data.dataset import Dataset, assemble
 from core.errors import CheckpointError, ProcessLost, TrialDiverged
+from core.fitting import READ_OFF_DATA, Chosen
 from core.metric.ap50 import MatchTable, ap50, match
 from core.metric.limits import DETECTION_KINDS, INSTANCE_KINDS, MENDS, ClassLimits
 from core.network.weights import BaseWeights
@@ -616,6 +618,36 @@ def test_a_trial_finds_the_precision_of_its_device_once_and_names_it(
     assert elsewhere.load(tmp_path)
     assert elsewhere.config.optim.precision == "bf16"
     assert trial_of(TINY | {"optim.precision": "bf16"}).load(tmp_path)
+
+
+def test_a_trial_reads_what_is_auto_off_its_data_and_goes_on_with_what_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"model.image_max_side": 96, "model.proposals_train": 32, "model.proposals_test": 32}
+    trial = trial_of(TINY | dict.fromkeys(READ_OFF_DATA, AUTO) | given)
+    found = trial.config
+    assert found.open == ()
+    assert trial.batches.loader.dataset.config == found
+    assert trial.model.rpn.anchors.sides[0] == 32 * found.model.anchor_scale
+    assert trial.model.transform.min_side == found.model.image_min_side
+    assert trial.model.predict.max_detections == found.predict.max_detections
+    trial.run_epoch()
+    trial.save(tmp_path)
+    assert trial.trained_model().config == found
+
+    def halved(_: object, __: object) -> Chosen:
+        return Chosen(0.05, "the rules are others now")
+
+    monkeypatch.setitem(fitting.RULES[1], "model.anchor_scale", halved)
+    later = trial_of(TINY | dict.fromkeys(READ_OFF_DATA, AUTO) | given)
+    assert later.config.model.anchor_scale == 0.05
+    assert later.load(tmp_path)
+    assert later.config == found
+    assert later.model.rpn.anchors.sides == trial.model.rpn.anchors.sides
+    for name, value in trial.model.state_dict().items():
+        assert torch.equal(later.model.state_dict()[name], value)
+    with pytest.raises(CheckpointError, match=r"data\.crop was 64 and is 0"):
+        trial_of(TINY).load(tmp_path)
 
 
 def test_crops_tiles_flips_and_bf16_run_together() -> None:

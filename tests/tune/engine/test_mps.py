@@ -29,8 +29,8 @@ from tune.ledger.ledger import open_ledger
 from tune.ledger.records import State
 from tune.processes import runs
 from tune.request.file import from_document
+from tune.study import automatic
 from tune.study import conductor as study
-from tune.study import plan as plan_module
 from tune.study.options import Options
 from tune.study.plan import StudyPlan, check_request
 from tune.study.trials import TrialInputs
@@ -304,7 +304,7 @@ def test_the_driver_asks_nothing_of_a_gpu_before_it_is_outside_of_the_service(
 
     monkeypatch.setattr(Machine, "here", here)
     monkeypatch.setattr(mps, "stay_outside", lambda: done.append("outside"))
-    monkeypatch.setattr(plan_module, "precision_of", asked)
+    monkeypatch.setattr(automatic, "precision_of", asked)
     assert not check_request(from_document(SPACE, "test"), Options(tmp_path))[1]
     assert done == ["outside", "counted", "asked"]
 

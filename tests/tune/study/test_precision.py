@@ -154,7 +154,8 @@ def test_a_study_that_goes_on_elsewhere_keeps_the_precision_with_which_it_began(
     for request in (from_document(document, "test"), request_of(begun.folder)):
         plan, problems = check_request(request, Options(tmp_path))
         assert plan is not None, problems
-        assert plan.request.space.precision == one == BY_MACHINE[first]
+        assert plan.request.space.auto is not None
+        assert plan.request.space.auto.precision == one == BY_MACHINE[first]
         assert plan.precision == f"optim.precision auto is {one}, as when the study began"
     assert begin(plan)[0] == one
     with Claim(plan.storage, "s") as claim:

@@ -1,0 +1,388 @@
+"""Settings read off a data set: how large its cells are seen, which anchors fit them, which caps
+hold its crowded images.
+
+Everything here is a pure function of a measurement of the data (`core.data.measure`) and of other
+settings, so that a study which keeps the measurement resolves `auto` alike wherever it goes on. It
+is a module of its own, above data and networks, because it joins what each of them knows: boxes,
+and the anchors and image sizes of the network.
+"""
+
+import bisect
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.config import AUTO, MOST_DETECTIONS, SETTINGS, Precision, TrialConfig, Value
+from core.data.dataset import Dataset
+from core.data.measure import Measurement, measure
+from core.network.anchors import ANCHOR_RATIOS, ANCHOR_SIDES, STRIDES, Anchors
+from core.network.resizing import MULTIPLE, Size, network_size
+
+FITS = 0.5
+"""Least overlap (IoU) of an instance's box with an anchor that fits it."""
+PLACES = 7
+"""Number of places along an axis at which a box is held against the grid of anchors. It is odd, so
+that they are spread evenly over the cells of every level."""
+
+LEAST_CELL, GOOD_CELL = 30, 40
+"""Sides, in pixels where the network sees it, that the median cell should have at least, and that
+it should have where that costs neither crops nor images enlarged by more than ENLARGED. The side of
+a cell is the root of its box's area."""
+ENLARGED = 2.0
+"""Factor up to which images are enlarged for more than LEAST_CELL."""
+MOST_PIXELS = 1024 * 1024
+"""Largest number of pixels that the network should see of nearly all images or crops, about as many
+as of torchvision's 800 x 1333: a bound of memory and time, since no GPU is known here."""
+NEARLY_ALL = 95
+"""Percent of the images that are nearly all."""
+SIDE_STEP, CROP_STEP = 8, 64
+"""Sides of images and of crops are multiples of these, in pixels."""
+SCALES = (0.125, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+"""Anchor scales among which one is chosen: each is about the root of 2 times the one before."""
+AS_GOOD = 0.01
+"""Difference of two shares of fitted instances that counts for nothing. The largest scale that is
+as good as the best is chosen, since large instances have no other anchors."""
+DETECTIONS_A_CELL, PROPOSALS_A_CELL = 1.5, 4
+"""Detections and proposals for each instance of the most crowded image or tile: false ones take
+places, too."""
+LEAST_DETECTIONS = 100
+"""Least number of detections: torchvision's default. Proposals have ours, which are torchvision's.
+"""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The value of a setting that was read off the data, and why, as words that follow it."""
+
+    value: Value
+    why: str
+
+
+Rule = Callable[[Measurement, TrialConfig], Chosen]
+"""A function of the data and of a configuration in which all settings that the value depends on are
+resolved, or will be resolved by the same rules."""
+
+
+def share(data: Measurement, config: TrialConfig) -> float:
+    """The share of instances that some anchor fits, in 0..1; 0 where there are none.
+
+    config   with resolved crop, sides and anchor scale
+
+    An instance counts with the share of the places, relative to the grid of anchors, at which it
+    overlaps some anchor by FITS: training moves it from place to place. Cells that are cut by a
+    crop's border count as whole, and anchors beyond the image's border as there.
+    """
+    return _shares(data, *_sides(config), (config.model.anchor_scale,))[0]
+
+
+def seen_cell(data: Measurement, config: TrialConfig) -> float:
+    """The side of the median cell where the network sees it, in pixels; 0 where there are none.
+
+    config   with resolved crop and sides
+    """
+    return _seen_cell(data, *_sides(config))
+
+
+def _sides(config: TrialConfig) -> tuple[int, int, int]:
+    model = config.model
+    return config.data.crop, model.image_min_side, model.image_max_side
+
+
+def fitted(
+    sides_K2: NDArray[np.float64], anchors: Sequence[NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """The share of places at which each box overlaps some anchor by FITS, float64 [K].
+
+    sides_K2   height and width of each box, in pixels of the resized image
+    anchors    x0 y0 x1 y1 of the anchors of a cell around zero, [Z, 4] for each level
+    """
+    starts_J = np.arange(PLACES, dtype=np.float64) * (STRIDES[-1] / PLACES)
+    fits_JJK = np.zeros((PLACES, PLACES, len(sides_K2)), np.bool_)
+    for of_cell_Z4, stride in zip(anchors, STRIDES, strict=True):
+        for x0, y0, x1, y1 in of_cell_Z4.tolist():
+            down_JK = _overlap(starts_J, sides_K2[:, 0], y0, y1, stride)
+            across_JK = _overlap(starts_J, sides_K2[:, 1], x0, x1, stride)
+            both_JJK = down_JK[:, None] * across_JK
+            areas_K = sides_K2.prod(axis=1) + (y1 - y0) * (x1 - x0)
+            fits_JJK |= both_JJK >= FITS * (areas_K - both_JJK)
+    share_K: NDArray[np.float64] = fits_JJK.mean(axis=(0, 1))
+    return share_K
+
+
+def _overlap(
+    starts_J: NDArray[np.float64],
+    sides_K: NDArray[np.float64],
+    low: float,
+    high: float,
+    stride: int,
+) -> NDArray[np.float64]:
+    """The overlap [J, K], along one axis, of boxes that begin at each of `starts_J` with the
+    nearest anchor, which extends from `low` to `high` around a multiple of `stride`.
+    """
+    ends_JK = starts_J[:, None] + sides_K
+    middles_JK = (starts_J[:, None] + ends_JK - low - high) / 2
+    nearest_JK = stride * np.round(middles_JK / stride)
+    last_JK = np.minimum(ends_JK, nearest_JK + high)
+    overlap_JK: NDArray[np.float64] = last_JK - np.maximum(starts_J[:, None], nearest_JK + low)
+    return overlap_JK.clip(min=0)
+
+
+def of_cell(scale: float) -> list[NDArray[np.float64]]:
+    """The anchors of a cell around zero, [Z, 4] for each level, as the network has them."""
+    anchors = Anchors([side * scale for side in ANCHOR_SIDES], ANCHOR_RATIOS)
+    return [level.double().numpy() for level in anchors.of_cell]
+
+
+@functools.lru_cache(maxsize=256)
+def _shares(
+    data: Measurement, crop: int, min_side: int, max_side: int, scales: tuple[float, ...]
+) -> tuple[float, ...]:
+    """The share of instances that some anchor fits, for each anchor scale."""
+    seen_K2 = _seen(data, crop, min_side, max_side)
+    if not len(seen_K2):
+        return (0.0,) * len(scales)
+    sides_K2, count_K = np.unique(seen_K2, axis=0, return_counts=True)
+    return tuple(
+        float(np.average(fitted(sides_K2, of_cell(scale)), weights=count_K)) for scale in scales
+    )
+
+
+def _seen(data: Measurement, crop: int, min_side: int, max_side: int) -> NDArray[np.float64]:
+    """Height and width of each cell in pixels, where the network sees it, float64 [K, 2]."""
+    _, cells_K4 = data.arrays()
+    sizes, numbers = np.unique(cells_K4[:, :2], axis=0, return_inverse=True)
+    factors = []
+    for height, width in sizes.tolist():
+        cut = _cut((height, width), crop)
+        seen = network_size(*cut, min_side, max_side)
+        factors.append((seen[0] / cut[0], seen[1] / cut[1]))
+    factors_K2: NDArray[np.float64] = np.array(factors).reshape(-1, 2)[numbers.ravel()]
+    return cells_K4[:, 2:] * factors_K2
+
+
+def _cut(size: Size, crop: int) -> Size:
+    """Height and width of what is cut out of an image of `size`: all of it without a crop."""
+    return min(size[0], crop or size[0]), min(size[1], crop or size[1])
+
+
+def _median_cell(sides_K2: NDArray[np.float64] | NDArray[np.int64]) -> float:
+    return float(np.median(np.sqrt(sides_K2.prod(axis=1)))) if len(sides_K2) else 0.0
+
+
+def _own_cell(data: Measurement) -> float:
+    """The side of the median cell in its image, in pixels."""
+    return _median_cell(data.arrays()[1][:, 2:])
+
+
+def _seen_cell(data: Measurement, crop: int, min_side: int, max_side: int) -> float:
+    return _median_cell(_seen(data, crop, min_side, max_side))
+
+
+_NO_LIMIT = 8192
+"""The largest side that a setting may have."""
+
+
+@functools.lru_cache(maxsize=256)
+def _shorter_side(data: Measurement, crop: int, max_side: int, cell: float) -> int:
+    """The smallest side to which the shorter side of images can be brought so that the median cell
+    has `cell` pixels; the largest within MOST_PIXELS where that is smaller.
+
+    max_side   the limit of the longer side
+    """
+    cuts = [_cut(size, crop) for size in data.images]
+
+    def pixels(side: int) -> int:
+        seen = [network_size(*cut, side, max_side) for cut in cuts]
+        return int(np.percentile([height * width for height, width in seen], NEARLY_ALL))
+
+    sides = range(MULTIPLE, max_side + 1, SIDE_STEP)
+    affordable = bisect.bisect_right(sides, MOST_PIXELS, key=pixels)
+    large = bisect.bisect_left(sides, cell, key=lambda side: _seen_cell(data, crop, side, max_side))
+    return sides[max(min(large, affordable - 1), 0)]
+
+
+def _limit(config: TrialConfig) -> int:
+    """The limit of the longer side, as far as it is known yet."""
+    limit = config.model.image_max_side
+    return limit if isinstance(limit, int) else _NO_LIMIT
+
+
+def _crop(data: Measurement, config: TrialConfig) -> Chosen:
+    """The whole image where that shows the median cell in LEAST_CELL pixels; otherwise crops that
+    do.
+    """
+    own = _own_cell(data)
+    side, limit = config.model.image_min_side, _limit(config)
+    whole = side if isinstance(side, int) else _shorter_side(data, 0, limit, LEAST_CELL)
+    seen = _seen_cell(data, 0, whole, limit)
+    if seen >= LEAST_CELL:
+        return Chosen(
+            0, f"whole images show the median cell of {own:.0f} pixels in {seen:.0f} pixels"
+        )
+    longest = min(side if isinstance(side, int) else math.isqrt(MOST_PIXELS), limit)
+    found = max(int(longest * own / LEAST_CELL) // CROP_STEP * CROP_STEP, CROP_STEP)
+    return Chosen(
+        found,
+        f"whole images would show the median cell of {own:.0f} pixels in {seen:.0f} pixels,"
+        f" and crops can show it in {longest / found * own:.0f}",
+    )
+
+
+def _image_min_side(data: Measurement, config: TrialConfig) -> Chosen:
+    """The side at which the median cell has GOOD_CELL pixels, within MOST_PIXELS and ENLARGED, and
+    LEAST_CELL at least.
+    """
+    own, limit = _own_cell(data), _limit(config)
+    goal = max(min(GOOD_CELL, ENLARGED * own), LEAST_CELL)
+    side = _shorter_side(data, config.data.crop, limit, goal)
+    seen = _seen_cell(data, config.data.crop, side, limit)
+    return Chosen(side, f"the median cell of {own:.0f} pixels then has {seen:.0f} for the network")
+
+
+def _image_max_side(data: Measurement, config: TrialConfig) -> Chosen:
+    """The side that the longer side of nearly all images has where the shorter one has its own."""
+    cuts = [_cut(size, config.data.crop) for size in data.images]
+    longer = np.percentile([max(cut) / min(cut) for cut in cuts], NEARLY_ALL)
+    least = config.model.image_min_side
+    side = min(math.ceil(least * longer / SIDE_STEP) * SIDE_STEP, _NO_LIMIT)
+    what = "crops" if config.data.crop else "images"
+    side = max(side, least)
+    return Chosen(side, f"{NEARLY_ALL}% of the {what} are then at most {side} pixels long")
+
+
+def _anchor_scale(data: Measurement, config: TrialConfig) -> Chosen:
+    """The largest of SCALES with which as many instances as with any other fit some anchor."""
+    shares = _shares(data, *_sides(config), SCALES)
+    best = max(
+        scale for scale, one in zip(SCALES, shares, strict=True) if one >= max(shares) - AS_GOOD
+    )
+    here, plain = shares[SCALES.index(best)], shares[SCALES.index(1.0)]
+    than = "" if best == 1.0 else f", and {plain:.0%} at 1"
+    return Chosen(best, f"some anchor then fits {here:.0%} of the instances{than}")
+
+
+def _cap(least: int, factor: float, cells: int) -> int:
+    """A cap of `factor` places for each cell, in hundreds."""
+    return min(max(least, math.ceil(factor * cells / 100) * 100), MOST_DETECTIONS)
+
+
+def _crowded(data: Measurement, side: int) -> tuple[int, str]:
+    """The most instances in an image or in a tile, and where, in words."""
+    cells = data.crowded_in(side)
+    where = f"a tile of {side} pixels" if side and cells < data.crowded else "an image"
+    return cells, f"{where} holds up to {cells:,} instances"
+
+
+def _proposals_train(data: Measurement, config: TrialConfig) -> Chosen:
+    """PROPOSALS_A_CELL for each instance of the most crowded image or crop."""
+    cells, words = _crowded(data, config.data.crop)
+    return Chosen(_cap(int(SETTINGS["model.proposals_train"]), PROPOSALS_A_CELL, cells), words)
+
+
+def _proposals_test(data: Measurement, config: TrialConfig) -> Chosen:
+    """PROPOSALS_A_CELL for each instance of the most crowded image or tile."""
+    cells, words = _crowded(data, config.predict.tile or config.data.crop)
+    return Chosen(_cap(int(SETTINGS["model.proposals_test"]), PROPOSALS_A_CELL, cells), words)
+
+
+def _max_detections(data: Measurement, config: TrialConfig) -> Chosen:
+    """DETECTIONS_A_CELL for each instance of the most crowded image or tile."""
+    cells, words = _crowded(data, config.predict.tile or config.data.crop)
+    return Chosen(_cap(LEAST_DETECTIONS, DETECTIONS_A_CELL, cells), words)
+
+
+RULES: Mapping[int, Mapping[str, Rule]] = {
+    1: {
+        "data.crop": _crop,
+        "model.image_min_side": _image_min_side,
+        "model.image_max_side": _image_max_side,
+        "model.anchor_scale": _anchor_scale,
+        "model.proposals_train": _proposals_train,
+        "model.proposals_test": _proposals_test,
+        "predict.max_detections": _max_detections,
+    }
+}
+"""The rules by which settings are read off data, by version. A version that studies began with is
+never changed, or they would go on with other settings: a change is another version."""
+NEWEST = max(RULES)
+"""The rules of a study that begins."""
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """The facts on which `auto` depends; each of the first two is None where it is not known, and
+    then leaves its settings open.
+
+    precision   the precision that `optim.precision: auto` is
+    data        the measurement of the data set
+    rules       version of the rules by which settings are read off it
+
+    Called with the name of a setting and a configuration it is a resolver: see
+    `TrialConfig.resolved`.
+    """
+
+    precision: Precision | None = None
+    data: Measurement | None = None
+    rules: int = NEWEST
+
+    def __call__(self, name: str, config: TrialConfig) -> Value | None:
+        """The value of a setting that is `auto`; None where it is not known."""
+        if name == "optim.precision":
+            return self.precision
+        return None if self.data is None else self.chosen(name, config).value
+
+    def chosen(self, name: str, config: TrialConfig) -> Chosen:
+        """The value of a setting, which must be one that is read off the data, and why."""
+        assert self.data is not None
+        if not self.data.cells:
+            return Chosen(SETTINGS[name], "there is no instance to measure")
+        return RULES[self.rules][name](self.data, config)
+
+    def explained(self, config: TrialConfig) -> Iterator[tuple[str, Chosen]]:
+        """Every setting of a configuration that is `auto` and read off the data, with its value
+        and why.
+        """
+        for name in config.open if self.data else ():
+            if name in RULES[self.rules]:
+                found = self.chosen(name, config)
+                config = config.changed({name: found.value})
+                yield name, found
+
+    def to_json(self) -> dict[str, Any]:
+        """The data and the rules as JSON types; empty without a measurement."""
+        return {} if self.data is None else {"rules": self.rules, "data": self.data.to_json()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], precision: Precision | None) -> "Circumstances":
+        """The circumstances from which `to_json` made `content`."""
+        if not content:
+            return cls(precision)
+        return cls(precision, Measurement.from_json(content["data"]), int(content["rules"]))
+
+
+READ_OFF_DATA = frozenset(RULES[NEWEST])
+"""The settings whose `auto` is read off the data."""
+SIZES = ("data.crop", "model.image_min_side", "model.image_max_side", "model.anchor_scale")
+"""Those that decide which instances some anchor fits."""
+
+
+def circumstances_of(
+    config: TrialConfig, dataset: Dataset, precision: Precision | None
+) -> Circumstances:
+    """The facts that a configuration leaves to a data set, which is measured where one is left."""
+    wants = READ_OFF_DATA & set(config.open)
+    return Circumstances(precision, measure(dataset) if wants else None)
+
+
+def recommended(data: Measurement, config: TrialConfig) -> tuple[TrialConfig, dict[str, Chosen]]:
+    """A configuration with every setting that can be read off the data read off it, and these
+    settings, each with its value and why.
+    """
+    found = Circumstances(data=data)
+    asked = config.changed(dict.fromkeys(READ_OFF_DATA, AUTO))
+    return asked.resolved(found), dict(found.explained(asked))
