@@ -1,7 +1,8 @@
 """The space files that are shipped: each loads, means what its header says, and can be searched."""
 
+import itertools
 import json
-from dataclasses import replace
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import tissue
 from core.config import SETTINGS, TrialConfig
 from tune.request.file import from_document, load_request
 from tune.request.request import StudyRequest
 from tune.request.schema import json_schema
 from tune.space.domains import Choices, Domain, IntRange
+from tune.study.options import Options
+from tune.study.plan import check_request
 
 FOLDER = Path("search_spaces")
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -54,7 +58,32 @@ def test_the_files_are_those_we_know() -> None:
         "report_tables",
         "report_as_run",
         "best_ap50",
+        "quick",
     }
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_header_states_the_command_the_cost_and_the_score_or_that_it_is_unmeasured(
+    path: Path,
+) -> None:
+    header = path.read_text().partition("\nstudy:")[0]
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert f"#   python -m tune.search --space search_spaces/{path.stem}.yaml\n" in header
+    (cost,) = re.findall(r"^# Cost: (.+(?:\n# (?!Expect).+)*)", header, re.M)
+    (expected,) = re.findall(r"^# Expect on CoNSeP: (.+(?:\n# .+)*)", header, re.M)
+    assert re.search(r"minutes|hours", cost)
+    assert re.search(r"unmeasured|interval", expected)
+    if re.search(r"0\.\d", expected):
+        assert re.search(r"n = \d", expected), "a score has its n"
+        assert "interval" in expected
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_dry_run_finds_nothing_wrong_with_a_file(path: Path, tmp_path: Path) -> None:
+    plan, problems = check_request(load_request(path, data="synthetic"), Options(tmp_path))
+    assert problems == []
+    assert plan is not None
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_schema_file_is_the_generated_one() -> None:
@@ -175,48 +204,51 @@ def test_the_elastic_transform_of_the_report_as_run_moves_next_to_nothing() -> N
     assert 0.16 * augment.elastic_alpha / augment.elastic_sigma < 0.01
 
 
-def test_the_ablation_tries_the_report_s_good_rows_first() -> None:
+def test_the_ablation_tries_the_report_s_good_rows_first_and_then_the_plain_guess() -> None:
     space = shipped("ablation").space
     rows = configs("report_tables")
     shared = {parameter.name for parameter in space.parameters}
-    for point, name in zip(
-        space.start, ["Partial", "Partial + Aug.", "Partial + Elastic"], strict=True
-    ):
-        settings = rows[name].settings()
+    known = [rows[name].settings() for name in ("Partial", "Partial + Aug.", "Partial + Elastic")]
+    known.append(TrialConfig.from_settings(tissue.PRESETS["A"]).settings())
+    for point, settings in zip(space.start, known, strict=True):
         assert point == {setting: settings[setting] for setting in point}
         assert shared - set(point) == {"optim.restart_multiplier"}
 
 
-def test_the_best_score_is_sought_from_the_report_s_good_rows_and_then_from_them_with_what_helped_elsewhere() -> (
-    None
-):
+SIZES = {"data.crop", "model.image_min_side", "model.image_max_side", "model.anchor_scale"}
+
+
+@pytest.mark.parametrize("name", ["report_tables", "report_as_run"])
+def test_the_report_s_rows_have_the_report_s_own_sizes(name: str) -> None:
+    for config in configs(name).values():
+        assert not SIZES & difference(config, TrialConfig())
+
+
+def test_the_best_score_is_sought_from_the_plain_guess_and_then_from_it_with_what_may_add() -> None:
     space = shipped("best_ap50").space
-    partial, *rows = [space.resolve(point) for point in space.start[:3]]
-    tables, as_run = configs("report_tables"), configs("report_as_run")
-    for config, name in zip(rows, ["Partial + Aug.", "Partial + Elastic"], strict=True):
-        # COCO weights are what `auto` means for ResNet-50, and 2000 proposals are what all trials
-        # here have. The report's rows name their precision.
-        assert difference(config, tables[name]) == {
-            "model.weights",
-            "model.proposals_test",
-            "optim.precision",
-        }
-        assert tables[name].model.weights == "coco"
-        assert config.model.backbone == "resnet50"
-    assert partial.augment.model_dump(exclude={"elastic_alpha", "elastic_sigma"}) == as_run[
-        "Partial"
-    ].augment.model_dump(exclude={"elastic_alpha", "elastic_sigma"})
-    elastic = rows[1]
-    changes = [difference(space.resolve(point), elastic) for point in space.start[3:]]
-    assert changes == [
-        {"model.anchor_scale"},
-        {"model.anchor_scale", "model.image_min_side", "model.image_max_side"},
-        {"model.anchor_scale", "data.crop"},
-    ]
-    assert all(
-        space.resolve(point).model.anchor_scale < elastic.model.anchor_scale
-        for point in space.start[3:]
-    )
+    guess, *others = [space.resolve(point) for point in space.start]
+    measured = TrialConfig.from_settings(tissue.PRESETS["A"])
+    assert difference(guess, measured) <= SIZES | {
+        "optim.epochs",
+        "predict.max_detections",
+    }
+    changes = [difference(config, guess) for config in others]
+    for fewer, more in itertools.pairwise(changes):
+        assert fewer < more
+    assert changes[0] == {"augment.vertical_flip", "augment.quarter_turns"}
+
+
+def test_what_harmed_is_not_in_the_search_for_the_best_score() -> None:
+    """Affine, colour, blur and noise together, measured on tissue: 0.332 in place of 0.359."""
+    space = shipped("best_ap50").space
+    harmful = {"augment.affine", "augment.color_jitter", "augment.blur_or_noise"}
+    assert not harmful & {*space.fixed, *(parameter.name for parameter in space.parameters)}
+
+
+def test_the_first_look_is_short() -> None:
+    request = shipped("quick")
+    assert (request.planned_trials, request.max_epochs, request.confirm.top) == (2, 3, 0)
+    assert request.space.value("model.weights", {}) == "auto"
 
 
 @pytest.mark.parametrize("name", ["ablation", "best_ap50"])
@@ -238,43 +270,12 @@ def test_the_strengths_of_an_augmentation_are_searched_only_where_it_is_on() -> 
         for parameter in space.parameters
         if parameter.name.startswith("augment.")
     }
-    unmeasured = {"vertical_flip", "quarter_turns", "scale_jitter", "stain_jitter", "copy_paste"}
-    unsearched = {"horizontal_flip", *unmeasured}
-    assert switches - set(searched) == {f"augment.{name}" for name in unsearched}
-    assert space.fixed["augment.horizontal_flip"] is True
     strengths = {
         name: parameter.when for name, parameter in searched.items() if name not in switches
     }
-    assert {switch for when in strengths.values() for switch in when} == switches & set(searched)
+    assert {switch for when in strengths.values() for switch in when} <= switches & set(searched)
+    assert len(strengths) >= 2
     assert all(list(when.values()) == [(True,)] for when in strengths.values())
-
-
-def test_no_shorter_side_passes_the_longer_one_in_any_combination_of_the_best_score_s_image_sizes() -> (
-    None
-):
-    space = shipped("best_ap50").space
-    sizes = {"model.image_min_side", "model.image_max_side"}
-    alone = replace(space, parameters=tuple(p for p in space.parameters if p.name in sizes))
-    models = [space.resolve(point).model for point in alone.grid()]
-    assert [(model.image_min_side, model.image_max_side) for model in models] == [
-        (800, 1333),
-        (1000, 1333),
-        (1000, 2000),
-        (1200, 1333),
-        (1200, 2000),
-    ]
-
-
-def test_only_a_backbone_with_coco_weights_may_have_the_second_recipe_in_the_search_for_the_best_score() -> (
-    None
-):
-    space = shipped("best_ap50").space
-    recipe = next(parameter for parameter in space.parameters if parameter.name == "model.detector")
-    assert recipe.when == {"model.backbone": ("resnet50",)}
-    others = [
-        space.resolve({"model.backbone": name}).model for name in ("resnet101", "resnext50_32x4d")
-    ]
-    assert {(model.detector, model.weights) for model in others} == {("fpn", "auto")}
 
 
 def test_what_costs_no_training_is_not_searched_by_training_and_begins_with_what_the_trials_predict_with() -> (
@@ -285,20 +286,20 @@ def test_what_costs_no_training_is_not_searched_by_training_and_begins_with_what
         "predict.flips",
         "predict.score_threshold",
         "predict.max_detections",
-        "predict.tile",
     }
-    searched = {*request.space.fixed, *(parameter.name for parameter in request.space.parameters)}
+    searched = {parameter.name for parameter in request.space.parameters}
     assert not any(name.startswith(("predict.", "metric.")) for name in searched)
     winner = request.space.resolve(request.space.start[-1])
     candidates = request.prediction_candidates(winner)
     assert candidates[0] == winner.predict
-    assert len(set(candidates)) == len(candidates) == 16
+    assert len(set(candidates)) == len(candidates) == 8
 
 
-def test_the_best_score_is_judged_after_a_tenth_of_the_epochs_and_confirmed() -> None:
+def test_the_best_score_is_judged_after_a_quarter_of_its_few_epochs_and_confirmed() -> None:
     request = shipped("best_ap50")
-    assert request.stop_early.first_rung(request.max_epochs) * 10 == request.max_epochs
-    assert (request.confirm.top, request.confirm.seeds) == (5, 3)
+    epochs = request.max_epochs
+    assert epochs / 10 < request.stop_early.first_rung(epochs) <= epochs / 3
+    assert (request.confirm.top, request.confirm.seeds) == (3, 3)
     assert request.planned_trials > len(request.space.start)
 
 
@@ -333,5 +334,6 @@ def test_the_acceptance_run_of_the_ablation_is_a_request() -> None:
     request = load_request(FOLDER / "ablation.yaml", overrides, data="data/consep", trials=3)
     assert (request.data, request.planned_trials, request.max_epochs) == ("data/consep", 3, 1)
     assert request.notes == (
+        "search.trials 3 is less than the 4 start points: the last are not tried",
         "stop_early.min_epochs 6 is not under optim.epochs 1: no trial is stopped early",
     )
