@@ -31,7 +31,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from core.config import SETTINGS, Value
+from core.config import AUTO, Value
 from core.errors import BadRequest, CellTuneError
 from core.files import write_atomically
 from core.text import many
@@ -61,7 +61,16 @@ _A: Settings = {
 }
 """A plain guess of a person who has looked at the images."""
 
+_SIDES = ("model.image_min_side", "model.image_max_side")
+_READ_OFF_DATA = (
+    "data.crop",
+    "model.anchor_scale",
+    "model.proposals_train",
+    "model.proposals_test",
+    "predict.max_detections",
+)
 _CHANGES: Mapping[str, Settings] = {
+    "read off the data": dict.fromkeys((*_SIDES, *_READ_OFF_DATA), AUTO),
     "anchors x 1": {"model.anchor_scale": 1.0},
     "anchors x 0.25": {"model.anchor_scale": 0.25},
     "last stage": {"model.trainable_layers": 1},
@@ -105,8 +114,8 @@ PRESETS: Mapping[str, Settings] = {
 Partial + Elastic)."""
 
 EIGHT = (
-    "recipe", "best row", "A", "A, 4e-4", "A, anchors x 1", "A, affine, colour, blur",
-    "A, 1,000 px", "A, mirrored view",
+    "recipe", "best row", "A", "A, read off the data", "A, flips and turns", "A, scale jitter",
+    "A, for rare classes", "A, mirrored view",
 )  # fmt: skip
 """What is compared without names."""
 
@@ -118,7 +127,7 @@ SHORT: Settings = {
     "model.box_samples": 128,
 }
 """The settings that `--short` gives all presets beside their own."""
-SHORTER = SHORT["model.image_min_side"] / SETTINGS["model.image_min_side"]  # type: ignore[operator]
+SHORTER = 256 / 800
 """Factor on the image sizes that presets name."""
 
 
@@ -145,8 +154,10 @@ def _variant(preset: Settings, short: bool) -> dict[str, Value]:
     settings = dict(preset)
     if "model.backbone" in settings:  # the weights that all share are a ResNet-50's
         settings |= {"model.weights": "imagenet", "model.stride_in_1x1": False}
-    if short and "model.image_min_side" in settings:
-        settings["model.image_min_side"] = round(SHORTER * float(settings["model.image_min_side"]))
+    for name in _SIDES if short else ():
+        side = settings.pop(name, AUTO)
+        if side != AUTO:  # otherwise that of SHORT
+            settings[name] = round(SHORTER * float(side))
     return settings
 
 

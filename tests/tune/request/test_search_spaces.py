@@ -216,6 +216,15 @@ def test_the_ablation_tries_the_report_s_good_rows_first_and_then_the_plain_gues
 
 
 SIZES = {"data.crop", "model.image_min_side", "model.image_max_side", "model.anchor_scale"}
+CAPS = {"model.proposals_train", "model.proposals_test", "predict.max_detections"}
+
+
+@pytest.mark.parametrize("name", ["ablation", "best_ap50"])
+def test_sizes_anchors_and_caps_are_read_off_the_data_where_the_answer_depends_on_them(
+    name: str,
+) -> None:
+    fixed = shipped(name).space.fixed
+    assert {setting for setting, value in fixed.items() if value == "auto"} == SIZES | CAPS
 
 
 @pytest.mark.parametrize("name", ["report_tables", "report_as_run"])
@@ -228,10 +237,7 @@ def test_the_best_score_is_sought_from_the_plain_guess_and_then_from_it_with_wha
     space = shipped("best_ap50").space
     guess, *others = [space.resolve(point) for point in space.start]
     measured = TrialConfig.from_settings(tissue.PRESETS["A"])
-    assert difference(guess, measured) <= SIZES | {
-        "optim.epochs",
-        "predict.max_detections",
-    }
+    assert difference(guess, measured) <= SIZES | CAPS | {"optim.epochs"}
     changes = [difference(config, guess) for config in others]
     for fewer, more in itertools.pairwise(changes):
         assert fewer < more
@@ -249,6 +255,7 @@ def test_the_first_look_is_short() -> None:
     request = shipped("quick")
     assert (request.planned_trials, request.max_epochs, request.confirm.top) == (2, 3, 0)
     assert request.space.value("model.weights", {}) == "auto"
+    assert request.space.fixed["model.anchor_scale"] == "auto"
 
 
 @pytest.mark.parametrize("name", ["ablation", "best_ap50"])
@@ -285,14 +292,13 @@ def test_what_costs_no_training_is_not_searched_by_training_and_begins_with_what
     assert set(request.after_training) == {
         "predict.flips",
         "predict.score_threshold",
-        "predict.max_detections",
     }
     searched = {parameter.name for parameter in request.space.parameters}
     assert not any(name.startswith(("predict.", "metric.")) for name in searched)
     winner = request.space.resolve(request.space.start[-1])
     candidates = request.prediction_candidates(winner)
     assert candidates[0] == winner.predict
-    assert len(set(candidates)) == len(candidates) == 8
+    assert len(set(candidates)) == len(candidates) == 4
 
 
 def test_the_best_score_is_judged_after_a_quarter_of_its_few_epochs_and_confirmed() -> None:
