@@ -58,7 +58,7 @@ if command == "get_server_list":
         print((folder / "server").read_text())
 elif command.startswith("quit -t "):  # without -t it waits for its clients
     if not (asked / "deaf").exists():
-        os.kill(daemon, signal.SIGTERM)
+        os.kill(daemon, signal.SIGKILL)  # in place of a word to it, by its socket
         held.unlink()
 else:
     sys.exit(f"{{command}} is not a command")

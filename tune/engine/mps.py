@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -32,7 +32,7 @@ import torch
 
 from core.errors import ResourceError
 from tune.engine import scratch
-from tune.processes import runs, variables
+from tune.processes import MARK, deaf_to_sigterm, runs, variables
 
 PROGRAM = "nvidia-cuda-mps-control"
 """NVIDIA's program that starts the service, asks it and ends it."""
@@ -63,16 +63,21 @@ for number in range(torch.cuda.device_count()):
 """
 _KILLED_SECONDS = 5
 """Seconds to wait for the end of a process that was killed: one that hangs in the driver stays."""
+_NAME = PROGRAM[:15]
+"""The name, as the kernel shortens it, of the program's process and of the servers that it starts.
+"""
 _END_WHEN_ORPHANED = f"""trap '' TERM
 read -r _
 echo "quit -t 5" | timeout -s KILL 10 {PROGRAM} >/dev/null 2>&1
-if left=$(cat "$1/{PROGRAM}.pid" 2>/dev/null); then
-  kill "$left" && sleep 1 && kill -KILL "$left"
-fi 2>/dev/null
+[ -e "$1/{PROGRAM}.pid" ] && sleep 1
+for process in /proc/[0-9]*; do
+  read -r name <"$process/comm" && [ "$name" = {_NAME} ] &&
+    grep -qzxF "{PIPES}=$1" "$process/environ" && kill -KILL "${{process#/proc/}}"
+done 2>/dev/null
 rm -rf "$1"
 """
 """A shell script that waits until its standard input is closed, or the writer of it dies; then it
-ends the service and removes the service's folder, its argument."""
+ends the service, by force what does not obey, and removes the service's folder, its argument."""
 _TOGETHER = "Trials that share a GPU compute at the same time, by NVIDIA's Multi-Process Service"
 _TURNS = "Trials that share a GPU take turns"
 
@@ -313,7 +318,7 @@ def _process_of(folder: Path) -> int:
 def _start(folder: Path) -> None:
     """Start the service in a folder. Raises ResourceError, which quotes the program."""
     try:
-        _output((PROGRAM, "-d"), START_SECONDS, environment=_of_program(folder))
+        _output((PROGRAM, "-d"), START_SECONDS, environment=_of_program(folder), stays=True)
     except ResourceError as error:
         raise ResourceError(f"{PROGRAM} did not start ({error})") from None
     _ask("get_server_list", folder)
@@ -330,6 +335,7 @@ def _ask(question: str, folder: Path) -> str:
 def _of_program(folder: Path) -> dict[str, str]:
     """The environment in which NVIDIA's program manages the service of a folder."""
     environment = {**os.environ, PIPES: str(folder), LOGS: str(folder)}
+    environment.pop(MARK, None)  # the service outlives the Ray session in which it is mended
     if not environment.get("CUDA_VISIBLE_DEVICES", "").startswith(("GPU-", "MIG-")):
         # A client's numbers count the GPUs that the service sees. So the service sees all, and
         # clients choose.
@@ -342,18 +348,22 @@ def _output(
     seconds: float,
     typed: str = "",
     environment: Mapping[str, str] | None = None,
+    stays: bool = False,
 ) -> str:
     """The output of a command that ends well in time.
+
+    stays   whether a process that it leaves behind takes no SIGTERM
 
     Raises ResourceError with the last line of what it said, or the number of seconds.
     """
     # A pipe for its output would stay open in a daemon that it starts, and be waited for.
     with tempfile.TemporaryFile() as output:
         try:
-            process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.PIPE, stdout=output,
-                stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+            with deaf_to_sigterm() if stays else nullcontext():
+                process = subprocess.Popen(
+                    command, env=environment, stdin=subprocess.PIPE, stdout=output,
+                    stderr=subprocess.STDOUT, start_new_session=True,
+                )  # fmt: skip
         except OSError as error:
             raise ResourceError(str(error)) from None
         try:
@@ -379,14 +389,16 @@ def _ended_with_this_process(folder: Path) -> Iterator[None]:
     """End the service of this folder when the block is left or this process dies; a shell waits for
     either.
 
-    The shell has a session of its own, so that Ctrl-C does not end it: workers need the service to
-    end their epochs.
+    Workers need the service to end their epochs. So shell and service have sessions of their own,
+    which Ctrl-C does not reach, and block SIGTERM, which a scheduler that ends a job sends to all
+    its processes.
     """
-    watcher = subprocess.Popen(
-        ["/bin/sh", "-c", _END_WHEN_ORPHANED, "sh", str(folder)], env=_of_program(folder),
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )  # fmt: skip
+    with deaf_to_sigterm():
+        watcher = subprocess.Popen(
+            ["/bin/sh", "-c", _END_WHEN_ORPHANED, "sh", str(folder)], env=_of_program(folder),
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
     try:
         yield
     finally:

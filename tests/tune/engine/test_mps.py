@@ -21,6 +21,7 @@ from rich.console import Console
 from core import data as datasets
 from core.errors import ResourceError, SpaceError
 from tests.stand_in_service import StandIn
+from tune import processes
 from tune.engine import mps, session
 from tune.engine.messages import Assignment
 from tune.engine.mps import LOGS, PIPES, PROGRAM
@@ -391,6 +392,58 @@ def test_ctrl_c_reaches_the_search_and_not_the_service(stand_in: StandIn) -> Non
     with mps.service("auto"):
         (process,) = stand_in.started
         assert os.getpgid(process) != os.getpgrp()
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_sigterm_to_all_processes_of_a_job_ends_the_service_after_the_driver_ended_its_trials(
+    stand_in: StandIn, mended: bool
+) -> None:
+    """As SLURM sends it to a job, and systemd to all of a service."""
+    program = (
+        "import os, signal, time\nfrom core.interrupts import terminable\n"
+        "from tune import processes\nfrom tune.engine import mps\n"
+        f"mps.CLIENT = {mps.CLIENT!r}\n"
+        "with terminable(), mps.service(True) as service:\n"
+        "    try:\n"
+        f"        if {mended}:\n"
+        "            with processes.marked():\n"
+        "                os.kill(mps._process_of(service._ours), signal.SIGKILL)\n"
+        "                service.mend()\n"
+        f"        print(os.environ['{PIPES}'], flush=True)\n"
+        "        time.sleep(1e6)\n"
+        "    except KeyboardInterrupt:\n"
+        "        time.sleep(0.5)\n"
+        "        print(service.has_died, flush=True)\n"
+    )
+    search = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True, start_new_session=True,
+        env={**os.environ, PIPES: "/nowhere/to/be/found"},
+    )  # fmt: skip
+    assert search.stdout is not None
+    folder = Path(search.stdout.readline().strip())
+    service = stand_in.started[-1]
+    assert len(stand_in.started) == 1 + mended
+    watchers = [
+        int(path.parent.name)
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if path.read_bytes().endswith(b"\0sh\0" + os.fsencode(folder) + b"\0")
+    ]
+    assert len(watchers) == 1
+    for process in (search.pid, service, *watchers):
+        os.kill(process, signal.SIGTERM)
+    said, _ = search.communicate()
+    assert said == "False\n"
+    assert until(lambda: not runs(service))
+    assert until(lambda: not folder.exists())
+    assert until(lambda: not any(map(runs, watchers)))
+
+
+def test_the_service_carries_no_mark_by_which_a_ray_session_ends_its_processes(
+    stand_in: StandIn,
+) -> None:
+    with processes.marked() as mark, mps.service("auto"):
+        assert stand_in.started[0] not in processes.living(mark)
 
 
 def test_where_there_is_no_such_program_a_search_with_gpus_is_refused_before_it_starts(
