@@ -1,5 +1,6 @@
 """The interface between a detector and training, prediction and a trained model."""
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ class Detector(nn.Module, ABC):
     predict   settings of prediction; no parameter depends on them, so others may be assigned at any
               time
     traits    facts from the pretrained weights that were used to build it
+    room      largest number of pixels, at the size that the network sees, of images that `detect`
+              gets together; lowered where more did not fit the GPU's memory
 
     `losses` and `detect` may be called under autocast, and return float32.
     """
@@ -58,6 +61,7 @@ class Detector(nn.Module, ABC):
         super().__init__()
         self.predict = predict
         self.traits = traits
+        self.room = sys.maxsize
 
     @abstractmethod
     def losses(

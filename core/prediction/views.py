@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from core.config import PredictConfig
+from core.device import is_out_of_memory
 from core.helpers import Helpers
 from core.labels import label_maps as masks
 from core.network.detector import Detector, RawDetections
@@ -97,8 +98,8 @@ def look_at_each(
     at_once   largest number of tiles of one size that the network sees at once; None for the
               device's AT_ONCE. Results depend on it by rounding
 
-    Tiles that do not fit the GPU's memory at once are looked at in smaller batches. An exception of
-    `then` is raised in the place of its result.
+    Tiles that do not fit the GPU's memory at once are looked at in smaller batches, and the model
+    remembers how large these may be. An exception of `then` is raised in the place of its result.
     """
     own = model.predict
     assert (own.score_threshold, own.nms_iou, own.max_detections) == (
@@ -162,9 +163,13 @@ def _looks(
 def _batches(looks: Iterable[_Look], model: Detector, at_once: int) -> Iterator[list[_Look]]:
     """Runs of looks that the network sees at one size."""
     for size, run in itertools.groupby(looks, lambda one: model.seen_size(*one.pixels.shape[:2])):
-        most = max(1, min(at_once, PIXELS_AT_ONCE // (size[0] * size[1])))
-        while batch := list(itertools.islice(run, most)):
+        while batch := list(itertools.islice(run, min(at_once, _most(model, size)))):
             yield batch
+
+
+def _most(model: Detector, size: tuple[int, int]) -> int:
+    """Largest number of pictures of this size, in pixels as the network sees them, at once."""
+    return max(1, min(PIXELS_AT_ONCE, model.room) // (size[0] * size[1]))
 
 
 def _pastings(
@@ -195,19 +200,25 @@ def _ends(
 
 
 def _detected(model: Detector, pictures: Sequence[NDArray[np.uint8]]) -> list[RawDetections]:
-    """The detections in pictures of one size, uint8 [H, W, 3] each, in the machine's memory."""
+    """The detections in pictures of one size, uint8 [H, W, 3] each, in the machine's memory.
+
+    Where they do not fit the GPU's memory together, half as many are looked at, from now on.
+    """
     device = next(model.parameters()).device
+    size = model.seen_size(*pictures[0].shape[:2])
     tensors = [
         torch.from_numpy(np.array(picture.transpose(2, 0, 1), order="C")) for picture in pictures
     ]
-    try:
-        return _to_cpu(model.detect([tensor.to(device).float() / 255 for tensor in tensors]))
-    except torch.OutOfMemoryError:
-        if len(pictures) == 1:
-            raise
-    # Outside of the handler, so that what the attempt held is free.
-    half = len(pictures) // 2
-    return _detected(model, pictures[:half]) + _detected(model, pictures[half:])
+    found: list[RawDetections] = []
+    while left := tensors[len(found) :]:
+        some = left[: _most(model, size)]
+        try:
+            found += _to_cpu(model.detect([tensor.to(device).float() / 255 for tensor in some]))
+        except RuntimeError as error:
+            if len(some) == 1 or not is_out_of_memory(error):
+                raise
+            model.room = len(some) // 2 * size[0] * size[1]
+    return found
 
 
 def _to_cpu(found: Sequence[RawDetections]) -> list[RawDetections]:

@@ -1,7 +1,9 @@
 """Laws of looking at many images: batches and helpers change no detection, and keep the order."""
 
+import sys
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,7 @@ def model() -> Detector:
     return build_detector(config, 4, None, CONFIG).eval()
 
 
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory")
 CONFIG = PredictConfig(score_threshold=0.1, max_detections=4)
 SIZES = [(64, 64), (64, 91), (64, 90), (60, 60), (91, 64)]
 
@@ -106,14 +109,26 @@ def test_helpers_change_no_bit(model: Detector, kind: dict[str, Any], at_once: i
             assert np.array_equal(full(one, *size), full(other, *size))
 
 
-def spy(model: Detector, monkeypatch: pytest.MonkeyPatch, most: int = 99) -> list[int]:
-    """The number of images of each call that did not exceed a memory of `most` images."""
+def spy(
+    model: Detector,
+    monkeypatch: pytest.MonkeyPatch,
+    most: int = 99,
+    error: Exception = OUT_OF_MEMORY,
+    failed: list[int] | None = None,
+) -> list[int]:
+    """The number of images of each call that did not exceed a memory of `most` images.
+
+    failed   gets that of each call that did, and raised `error`
+    """
     calls: list[int] = []
-    detect = model.detect
+    detect = type(model).detect.__get__(model)
+    monkeypatch.setattr(model, "room", sys.maxsize)
 
     def watched(images: Sequence[torch.Tensor]) -> Any:
         if len(images) > most:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            if failed is not None:
+                failed.append(len(images))
+            raise error
         calls.append(len(images))
         return detect(images)
 
@@ -148,16 +163,60 @@ def test_on_a_cpu_the_network_looks_at_one_image_at_a_time(
     assert calls == [1] * len(SIZES)
 
 
-def test_a_batch_that_does_not_fit_the_memory_is_looked_at_in_smaller_ones(
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 8])
+def test_a_batch_that_does_not_fit_the_memory_is_looked_at_in_smaller_ones_which_the_model_remembers(
+    model: Detector, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    config = CONFIG.model_copy(update={"tile": 60})
+    expected = detections(model, config, at_once=1)
+    failed: list[int] = []
+    calls = spy(model, monkeypatch, most, failed=failed)
+    for _ in range(3):  # as of three epochs
+        for one, other in zip(detections(model, config, at_once=8), expected, strict=True):
+            assert one.scores_N == pytest.approx(other.scores_N, abs=1e-5)
+    assert failed == [number for number in (8, 4, 2) if number > most]
+    assert max(calls) == 8 // 2 ** len(failed)
+    pictures = sum(len(tiles(*size, 60)) for size in SIZES)
+    assert sum(calls) == 3 * pictures
+    assert len(calls) <= 3 * -(-pictures // max(calls)) + len(failed)
+
+
+def test_larger_pictures_are_as_many_at_once_as_have_the_pixels_that_fitted(
+    model: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = spy(model, monkeypatch)
+    model.room = 2 * 64 * 96
+    detections(model, CONFIG.model_copy(update={"tile": 30}), at_once=8)  # seen at 64 x 64
+    assert max(calls) == 3
+    calls.clear()
+    model.room = 1
+    detections(model, CONFIG, at_once=8)
+    assert calls == [1] * len(SIZES)
+
+
+@pytest.mark.parametrize(
+    ("error", "halved"),
+    [
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("4 is not 5"), False),
+    ],
+)
+def test_only_missing_memory_makes_batches_smaller(
+    model: Detector, monkeypatch: pytest.MonkeyPatch, error: Exception, halved: bool
+) -> None:
+    calls = spy(model, monkeypatch, 2, error)
+    config = CONFIG.model_copy(update={"tile": 60})
+    with nullcontext() if halved else pytest.raises(type(error), match=str(error)):
+        detections(model, config, at_once=8)
+    assert bool(calls) is halved
+
+
+def test_a_picture_that_does_not_fit_alone_raises_what_the_gpu_said(
     model: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = CONFIG.model_copy(update={"tile": 60})
-    expected = detections(model, config, at_once=2)
-    calls = spy(model, monkeypatch, most=2)
-    found = detections(model, config, at_once=8)
-    assert max(calls) == 2
-    for one, other in zip(found, expected, strict=True):
-        assert one.scores_N == pytest.approx(other.scores_N, abs=1e-5)
     spy(model, monkeypatch, most=0)
     with pytest.raises(torch.OutOfMemoryError):
         detections(model, config, at_once=8)
