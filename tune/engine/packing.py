@@ -25,6 +25,9 @@ from tune.space.space import SearchSpace
 
 FORMAT = 2
 """Version of `packing.json`. A file of another version is measured anew."""
+FAILED, CUT_SHORT = "failed", "cut_short_after"
+"""Facts of `packing.json` where nothing could be measured."""
+_TYPES = {FAILED: str, CUT_SHORT: (int, float)}
 GAIN = 1.1
 """Ratio of two speeds from which on the larger one counts as a gain. Less than 10% is within what a
 measurement of two seconds scatters by, and a small number of trials has its own worth: each has
@@ -425,20 +428,26 @@ def read_packing(path: Path) -> Packing | None:
     return found if 1 <= found.trials <= MOST else None
 
 
-def failure_to_json(conditions: Conditions, reason: str) -> dict[str, Any]:
+def unmeasured_to_json(conditions: Conditions, fact: str, value: str | float) -> dict[str, Any]:
     """The content of `packing.json` where nothing could be measured, as JSON types; `read_packing`
     finds no packing in it.
+
+    fact    FAILED, with the reason, or CUT_SHORT, with the seconds after which the study's time was
+            up
     """
     known: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(conditions)))
-    return {"format": FORMAT, "conditions": known, "failed": reason}
+    return {"format": FORMAT, "conditions": known, fact: value}
 
 
-def remembered_failure(path: Path, conditions: Conditions) -> str | None:
-    """The reason why measuring under these conditions failed; None unless a file says so."""
+def remembered_fact(path: Path, conditions: Conditions, fact: str) -> str | float | None:
+    """The value of a fact that a file holds in place of measurements under these conditions; None
+    where it holds none.
+    """
     try:
         content = read_json(path, ValueError)
-        reason = str(content["failed"])
-        return reason if content == failure_to_json(conditions, reason) else None
+        value = content[fact]
+        known = content == unmeasured_to_json(conditions, fact, value)
+        return value if known and isinstance(value, _TYPES[fact]) else None
     except (ValueError, LookupError, TypeError):
         return None
 

@@ -72,8 +72,17 @@ _STOP, _END = "stop", "end"
 _PROGRAM = "import sys; from tune.engine.rehearsal import serve; serve(int(sys.argv[1]))"
 
 
+def usual_seconds(kinds: int) -> float:
+    """Seconds that measuring so many kinds of GPU usually takes, their starts included."""
+    return kinds * (START_SECONDS + SECONDS)
+
+
 class NotMeasured(Exception):
     """How many trials share a GPU could not be measured. The message says why."""
+
+
+class TimeIsUp(NotMeasured):
+    """The study has no time to measure how many trials share a GPU. Another run may have it."""
 
 
 class _NoRound(NotMeasured):
@@ -173,7 +182,8 @@ def pack(
 
     turns   a block inside which processes that are started take turns; those that are started
             outside share a GPU by NVIDIA's service, if the conditions ask for that
-    alive   called every few seconds: this process still runs the study; may raise NotMeasured
+    alive   called every few seconds: this process still runs the study; may raise TimeIsUp, and
+            then `pack` does
 
     Raises ResourceError where the configuration alone is too large for a GPU, the error of a
     configuration that cannot be trained at all, and NotMeasured where something else went wrong.
@@ -207,6 +217,8 @@ def _rehearse(
         if ways != (False, True):
             raise
         return _rehearse(conditions, (True,), machine, rehearsal, turns)
+    except TimeIsUp:
+        raise
     except NotMeasured:
         if not all(kind.rounds for kind in found):
             raise

@@ -31,15 +31,24 @@ from tune.engine.executor import execute
 from tune.engine.messages import Assignment, Cause, Failure, History, Then, WorkerLost
 from tune.engine.mps import Service
 from tune.engine.packing import (
+    CUT_SHORT,
+    FAILED,
     Conditions,
     Packing,
-    failure_to_json,
     heaviest,
     remembered,
-    remembered_failure,
+    remembered_fact,
+    unmeasured_to_json,
     what_matters,
 )
-from tune.engine.rehearsal import Inputs, NotMeasured, gpus_here, pack
+from tune.engine.rehearsal import (
+    Inputs,
+    NotMeasured,
+    TimeIsUp,
+    gpus_here,
+    pack,
+    usual_seconds,
+)
 from tune.engine.worker import MakeTrial, seconds_of_lost_epoch
 from tune.ledger.claim import Claim
 from tune.ledger.ledger import MAX_LOST, Ledger
@@ -67,6 +76,10 @@ GPU_AWAY_SECONDS, GPU_BACK_SECONDS = 600.0, 300.0
 """Seconds for which workers may find no GPU that they can use before the study stops, and seconds
 without such a report after which the GPU counts as back. NVIDIA's service needs some time after an
 error on the GPU, until all that were struck have ended."""
+
+MORE = 1.5
+"""A measurement that the study's time cut short begins again where so many times the seconds are
+left that it had."""
 
 _PACKAGES = (
     "torch",
@@ -105,10 +118,10 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
         refuse_other_facts(ledger.facts, facts, plan.folder)
         ledger.remember(facts)
 
-        def measures_on() -> None:
+        def measures_on(seconds: float = 0.0) -> None:
             claim.beat()
-            if deadline is not None and time.monotonic() >= deadline:
-                raise NotMeasured("the time budget was used up")
+            if deadline is not None and time.monotonic() + seconds >= deadline:
+                raise TimeIsUp("the time budget leaves too little time")
 
         with _service(plan, claim.beat) as service:
             if trials.trains:
@@ -160,14 +173,14 @@ def _packed(
     plan: StudyPlan,
     weights: Mapping[str, BaseWeights],
     service: Service,
-    alive: Callable[[], object],
+    alive: Callable[..., object],
     console: Console,
 ) -> StudyPlan:
     """The plan with as many trials on a GPU as gained when it was measured, where the request says
     `auto` and this machine has a GPU. A service that gained nothing is given up.
 
-    alive   called every few seconds: this process still runs the study; raises NotMeasured where
-            the study's time is up
+    alive   called every few seconds: this process still runs the study; raises TimeIsUp where it
+            has less time left than the seconds that it is called with, 0 without
 
     The GPUs of a cluster are not measured. What was measured under the same conditions is used
     again. Where nothing could be measured, each trial has a GPU.
@@ -180,10 +193,15 @@ def _packed(
     try:
         packing = _measured(plan, weights, service, alive, console)
     except NotMeasured as reason:
+        way_out = (
+            "a run that has more measures it"
+            if isinstance(reason, TimeIsUp)
+            else f"delete {plan.folder.packing} to measure again"
+        )
         say(
             console,
             f"How many trials share a GPU could not be measured ({reason}), so each has a GPU;"
-            f" delete {plan.folder.packing} to measure again",
+            f" {way_out}",
         )
         return plan
     share = 1 / packing.trials
@@ -200,13 +218,14 @@ def _measured(
     plan: StudyPlan,
     weights: Mapping[str, BaseWeights],
     service: Service,
-    alive: Callable[[], object],
+    alive: Callable[..., object],
     console: Console,
 ) -> Packing:
     """The measurements of this machine, those of the study's folder if they hold.
 
     Raises NotMeasured where that is not possible. That is remembered too: jobs of a few minutes,
-    one after the other, would measure in vain each time and never train.
+    one after the other, would measure in vain each time and never train. What the study's time cut
+    short begins again where more time is left, and where too little is left it does not begin.
     """
     wanted, (node,) = plan.request.resources, plan.machine.nodes
     config = heaviest(plan.request.space)
@@ -217,19 +236,24 @@ def _measured(
         what_matters(config), gpus_here(), node.cpus, node.memory, wanted.cpus_per_trial,
         plan.options.parallel, ways,
     )  # fmt: skip
-    failed = remembered_failure(plan.folder.packing, conditions)
+    failed = remembered_fact(plan.folder.packing, conditions, FAILED)
     if failed is not None:
         raise NotMeasured(failed)
     packing = remembered(plan.folder.packing, conditions)
     if packing is None:
+        before = remembered_fact(plan.folder.packing, conditions, CUT_SHORT) or 0
+        alive(max(usual_seconds(len(conditions.gpus)), MORE * float(before)))
         say(console, "Measuring how many trials share a GPU")
         inputs = Inputs(config, plan.data, weights.get(weights_key(config.model)))
         in_turns = service.without if service.runs else nullcontext
+        begin = time.monotonic()
         try:
             packing = pack(conditions, plan.machine, inputs, in_turns, alive)
         except NotMeasured as reason:
-            failure = failure_to_json(conditions, str(reason))
-            write_json_atomically(plan.folder.packing, failure)
+            fact: tuple[str, str | float] = (FAILED, str(reason))
+            if isinstance(reason, TimeIsUp):
+                fact = CUT_SHORT, time.monotonic() - begin
+            write_json_atomically(plan.folder.packing, unmeasured_to_json(conditions, *fact))
             raise
         write_json_atomically(plan.folder.packing, packing.to_json())
     return packing

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +29,16 @@ from core.training import probe as probe_module
 from core.training.probe import Memory, Probe, memory_of
 from tune.engine import rehearsal
 from tune.engine.packing import MARGIN, MEMORY, Conditions, Gpu, what_matters
-from tune.engine.rehearsal import Answer, Ask, Inputs, NotMeasured, Rehearsal, Trouble, pack
+from tune.engine.rehearsal import (
+    Answer,
+    Ask,
+    Inputs,
+    NotMeasured,
+    Rehearsal,
+    TimeIsUp,
+    Trouble,
+    pack,
+)
 from tune.engine.resources import Machine, Node
 from tune.processes import runs, variables
 
@@ -395,11 +405,29 @@ def test_a_gpu_that_takes_one_process_at_a_time_is_measured_by_the_service_alone
         pack(replace(wanted, services=(False,)), machine(16), at.inputs, without)
 
 
+def test_gpus_that_only_nvidias_driver_counts_are_not_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with MIG, whose parts the driver and CUDA count differently."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+    def about(index: int) -> SimpleNamespace:
+        if index:
+            raise AssertionError("Invalid device id")
+        return SimpleNamespace(name="a part", total_memory=10 * GB)
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", about)
+    with pytest.raises(NotMeasured, match="Invalid device id"):
+        rehearsal.gpus_here()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert rehearsal.gpus_here() == (Gpu("a part", 10 * GB),)
+
+
 @pytest.mark.parametrize("fails_with", [1, 2, 8])
 def test_a_measurement_that_breaks_off_keeps_what_worked_once_a_trial_trained_alone(
     monkeypatch: pytest.MonkeyPatch, fails_with: int
 ) -> None:
-    """As where the processes hang, or the study's time is up."""
+    """As where the processes hang."""
     at = simulated(monkeypatch)
     at.faults = lambda ask: NotMeasured("they hang") if ask.trials >= fails_with else None
     wanted = replace(conditions(at.inputs, 16), gpus=(H200,))
@@ -410,6 +438,21 @@ def test_a_measurement_that_breaks_off_keeps_what_worked_once_a_trial_trained_al
     found = pack(wanted, machine(16), at.inputs)
     assert found.trials == fails_with // 2
     assert found.gpus[0].rounds[-1].trouble == "they hang"
+
+
+@pytest.mark.parametrize("after", [1, 2, 4])
+def test_a_measurement_whose_study_has_no_time_left_gives_no_number(
+    monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    at = simulated(monkeypatch)
+
+    def alive() -> None:
+        if len(at.asked) == after:
+            raise TimeIsUp("no time is left")
+
+    with pytest.raises(TimeIsUp, match="no time is left"):
+        pack(replace(conditions(at.inputs, 16), gpus=(H200,)), machine(16), at.inputs, alive=alive)
+    assert len(at.asked) == after
 
 
 def test_a_driver_that_waits_for_an_answer_says_again_and_again_that_it_lives(

@@ -5,9 +5,11 @@ The GPU and the measuring are stand-ins; tests/tune/engine/test_rehearsal.py mea
 
 import io
 import json
+import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +18,11 @@ from rich.console import Console
 from core import data as datasets
 from tune.engine.mps import Service
 from tune.engine.packing import Conditions, Gpu, Measured, Packing, Round, read_packing
-from tune.engine.rehearsal import Inputs, NotMeasured
+from tune.engine.rehearsal import Inputs, NotMeasured, TimeIsUp, usual_seconds
 from tune.engine.resources import Machine, Node, TrialResources
 from tune.request.file import from_document
 from tune.study import conductor as study
+from tune.study.conductor import MORE
 from tune.study.options import Options
 from tune.study.plan import StudyPlan
 
@@ -62,6 +65,7 @@ class Desk:
         self.folder, self.monkeypatch = folder, monkeypatch
         self.beats = 0
         monkeypatch.setattr(study.torch.cuda, "is_available", lambda: True)
+        self.left = math.inf
         monkeypatch.setattr(study, "gpus_here", lambda: (GPU,))
 
     def plan(
@@ -86,8 +90,10 @@ class Desk:
         self.monkeypatch.setattr(study, "pack", measuring)
         console = Console(file=said, width=1000)
 
-        def beat() -> None:
+        def beat(seconds: float = 0.0) -> None:
             self.beats += 1
+            if seconds >= self.left:
+                raise TimeIsUp("the time budget leaves too little time")
 
         return study._packed(plan, {}, service, beat, console), said.getvalue().splitlines()
 
@@ -117,7 +123,7 @@ def test_as_many_trials_share_a_gpu_as_gained_and_the_service_stays_where_it_gai
     packed, said = desk.packed(plan, GAINS, service)
     assert packed == replace(plan, resources=TrialResources(4, 0.25, 4))
     assert service.runs
-    assert desk.beats == 1
+    assert desk.beats == 2
     assert said[0] == "Measuring how many trials share a GPU"
     assert said[1].endswith("4 trials share a GPU, by NVIDIA's Multi-Process Service; 4 at once")
     assert len(said) == 2
@@ -188,6 +194,52 @@ def test_where_nothing_can_be_measured_each_trial_has_a_gpu_and_one_line_says_wh
     measuring = Measuring(GAINS.speeds)
     desk.packed(plan, measuring, none())
     assert len(measuring.asked) == 1, "the conditions are others"
+
+
+TOO_LITTLE = (
+    "How many trials share a GPU could not be measured (the time budget leaves too little time), so"
+    " each has a GPU; a run that has more measures it"
+)
+
+
+def test_what_the_time_budget_cut_short_is_measured_again_where_more_time_is_left(
+    desk: Desk,
+) -> None:
+    clock = [0.0]
+    desk.monkeypatch.setattr(study, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def is_cut_short(*arguments: Any) -> Packing:
+        clock[0] += desk.left
+        desk.left = 0.0
+        arguments[-1]()
+        raise AssertionError("the time is up")
+
+    plan = desk.plan()
+    desk.left = usual_seconds(1) + 20
+    had = desk.left
+    packed, said = desk.packed(plan, is_cut_short, running())
+    assert packed is plan
+    assert said == ["Measuring how many trials share a GPU", TOO_LITTLE]
+    assert read_packing(plan.folder.packing) is None
+    desk.left = MORE * had
+    assert desk.packed(plan, None, running()) == (plan, [TOO_LITTLE]), "it would be cut short again"
+    desk.left = MORE * had + 1
+    packed, said = desk.packed(plan, GAINS, running())
+    assert packed.resources.gpus == 0.25
+    assert len(said) == 2
+
+
+def test_a_run_without_the_time_to_measure_trains_at_once_and_uses_what_another_run_measured(
+    desk: Desk,
+) -> None:
+    plan = desk.plan()
+    desk.left = usual_seconds(1)
+    assert desk.packed(plan, None, running()) == (plan, [TOO_LITTLE])
+    assert not plan.folder.packing.exists()
+    desk.left += 1
+    measured, _ = desk.packed(plan, GAINS, running())
+    desk.left = 1.0
+    assert desk.packed(plan, None, running())[0] == measured
 
 
 @pytest.mark.parametrize(
