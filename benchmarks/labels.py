@@ -7,6 +7,7 @@ One thread, medians of repeated calls that take turns with the other side.
 """
 
 import itertools
+import dataclasses
 import statistics
 import sys
 import time
@@ -15,14 +16,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
 
 from benchmarks.cells import image_of_cells
+from benchmarks.memory import forget_the_peak, peak_bytes
 from benchmarks.table import Line, as_text
 from core.augment import pipeline as augment
 from core.augmentations import AUGMENTATIONS
 from core.config import AugmentConfig
 from core.labels import label_maps as masks
+from core.network.truths import Truths
+from core.sample import Target
 
 
 def taking_turns(
@@ -45,6 +50,8 @@ def lines(short: bool) -> Iterator[Line]:
     times = 3 if short else 9
     yield _boxes(times)
     yield _targets(times)
+    yield _one_large(times)
+    yield _layers(times)
     yield _augmentation(times)
     yield from _each_augmentation(times)
     yield _pasting(times)
@@ -96,6 +103,73 @@ def _targets(times: int) -> Line:
         f"{1e3 * theirs:.0f} ms torchvision",
         theirs / ours,
         f"differ by {float((found - wanted).abs().max()):.0e} at most",
+    )
+
+
+def _one_large(times: int) -> Line:
+    """In the form of a step on a GPU, whose windows have one size."""
+    sample = image_of_cells(300, 800, 800)
+    behind = np.full((1, 800, 800), 301, np.uint16)
+    label_maps = np.concatenate([sample.label_maps, behind])
+    target = masks.target_of(label_maps, np.ones(301, np.int64), np.zeros(301, np.bool_))
+    truths = Truths.of([target], [(800, 800)], padded=True)
+    of_windows = dataclasses.replace(truths, targets=[Target(*target.tensors)])
+    instances_P = torch.arange(301)[-256:]
+    arguments = instances_P, target.boxes_N4[instances_P], [256], 28, 2.0
+    ours, theirs, found, wanted = taking_turns(
+        lambda: _with_peak(lambda: truths.mask_targets(*arguments)),
+        lambda: _with_peak(lambda: of_windows.mask_targets(*arguments)),
+        min(times, 3),
+    )
+    return Line(
+        "28 x 28 targets, 256 proposals, 1 of 301 instances fills 800 px",
+        f"{1e3 * ours:.0f} ms, {found[1] / 2**20:.0f} MB",
+        f"{1e3 * theirs:.0f} ms, {wanted[1] / 2**20:.0f} MB windows as large as the image",
+        theirs / ours,
+        f"differ by {float((found[0] - wanted[0]).abs().max()):.0e} at most",
+    )
+
+
+def _with_peak(call: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, int]:
+    """The result, and the bytes that were resident beyond those before."""
+    forget_the_peak()
+    before = peak_bytes()
+    return call(), peak_bytes() - before
+
+
+def _layers(times: int) -> Line:
+    """From the label maps of an augmented image to targets: 20 maps, enlarged by the network."""
+    sample = image_of_cells(250, 500, 500)
+    holder_N = np.random.default_rng(0).integers(0, 20, 251)
+    label_maps = np.where(
+        holder_N[sample.label_maps[0]] == np.arange(20)[:, None, None], sample.label_maps[0], 0
+    ).astype(np.uint16)
+    instances_P = torch.arange(128)
+
+    def read_when_needed() -> torch.Tensor:
+        target = masks.target_of(label_maps, sample.labels_N, sample.crowd_N)
+        truths = Truths.of([target], [(800, 800)], padded=False)
+        boxes_P4 = truths.boxes_N4[instances_P]
+        return truths.mask_targets(instances_P, boxes_P4, [128], 28, 2.0)
+
+    def resized_before() -> torch.Tensor:
+        target = masks.target_of(label_maps, sample.labels_N, sample.crowd_N)
+        maps_1LHW = torch.from_numpy(label_maps.astype(np.int32))[None].to(torch.float32)
+        resized = functional.interpolate(maps_1LHW, size=(800, 800), mode="nearest")
+        return masks.mask_targets(
+            resized[0].to(torch.int32), target.ids_N[instances_P], target.maps_N[instances_P],
+            target.boxes_N4[instances_P] * 1.6,
+        )  # fmt: skip
+
+    ours, theirs, found, wanted = taking_turns(
+        lambda: _with_peak(read_when_needed), lambda: _with_peak(resized_before), times
+    )
+    return Line(
+        "targets of an image of 20 label maps, 500 px seen at 800",
+        f"{1e3 * ours:.0f} ms, {found[1] / 2**20:.0f} MB",
+        f"{1e3 * theirs:.0f} ms, {wanted[1] / 2**20:.0f} MB, maps resized",
+        theirs / ours,
+        f"differ by {float((found[0] - wanted[0]).abs().max()):.0e} at most",
     )
 
 

@@ -18,8 +18,9 @@ CPU.
 import argparse
 import copy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -132,19 +133,53 @@ def networks() -> tuple[MaskRCNN, nn.Module]:
     return ours, theirs
 
 
+@dataclass(frozen=True)
+class Counts:
+    """The operations and waits of a step, and its operations by part."""
+
+    operations: int
+    waits: int
+    parts: Mapping[str, int]
+
+    @property
+    def in_words(self) -> str:
+        """The operations of each part: `images 9, backbone 180 ...`."""
+        return ", ".join(f"{part} {number}" for part, number in self.parts.items())
+
+
 def counted(
     network: nn.Module, images: list[torch.Tensor], targets: list[Any], precision: str
-) -> Counter:
+) -> Counts:
     """A forward and a backward pass, after a forward pass that fills what is computed once."""
+    counter = Counter()
+    ends: dict[str, int] = {}
+
+    def end(part: str) -> None:
+        ends[part] = counter.operations
+
+    backbone, rpn = network.get_submodule("backbone"), network.get_submodule("rpn")
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         network(images, targets)
         network.zero_grad()
-        counter = Counter()
+        hooks = [
+            backbone.register_forward_pre_hook(lambda *_: end("images")),
+            backbone.register_forward_hook(lambda *_: end("backbone")),
+            rpn.register_forward_hook(lambda *_: end("proposals")),
+        ]
         with counter:
             terms = network(images, targets)
+    end("heads")
     with counter:
         torch.stack([term.float() for term in terms.values()]).sum().backward()
-    return counter
+    end("backward")
+    for hook in hooks:
+        hook.remove()
+    numbers = [0, *ends.values()]
+    parts = {
+        part: after - before
+        for part, before, after in zip(ends, numbers, numbers[1:], strict=False)
+    }
+    return Counts(counter.operations, counter.waits, parts)
 
 
 def lines(short: bool) -> Iterator[Line]:
@@ -172,6 +207,13 @@ def lines(short: bool) -> Iterator[Line]:
             f"operations of a {step}", f"{few.operations}", f"{its.operations} torchvision",
             its.operations / few.operations, "a GPU waits for Python to ask each",
         )  # fmt: skip
+        yield Line(
+            "its parts",
+            few.in_words,
+            its.in_words,
+            None,
+            "the gradient of the masks is in the heads",
+        )
         yield Line(
             f"waits in a {step}", f"{few.waits}", f"{its.waits} torchvision",
             None, "a GPU has nothing to do meanwhile",

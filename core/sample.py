@@ -78,11 +78,11 @@ class Target:
     boxes_N4        float32 [N, 4], half-open, pixels of the augmented image, every box at least one
                     pixel wide and high
     labels_N        int64 [N], class numbers 1..C
-    ids_N           int64 [N], the instance's value in its label map
+    ids_N           int16 [N], the instance's value in its label map, the bits of uint16
     maps_N          int64 [N], index of the label map (axis L) that holds the instance
-    label_maps_LHW  int32 [L, H, W]
-    largest         largest height and width of the boxes in pixels, which Python knows without
-                    asking a GPU; None where nobody counted
+    label_maps_LHW  int16 [L, H, W], the bits of uint16, with which GPUs compute less
+    sides_N2        int64 [N, 2], height and width of the boxes in pixels, which Python knows
+                    without asking a GPU; None where nobody counted
     """
 
     boxes_N4: torch.Tensor
@@ -90,7 +90,7 @@ class Target:
     ids_N: torch.Tensor
     maps_N: torch.Tensor
     label_maps_LHW: torch.Tensor
-    largest: tuple[int, int] | None = None
+    sides_N2: NDArray[np.int64] | None = None
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
@@ -104,7 +104,7 @@ class Target:
     def of(self, tensors: Iterable[torch.Tensor]) -> "Target":
         """The target with the same numbers in other tensors, given in the order of `tensors`."""
         boxes_N4, labels_N, ids_N, maps_N, label_maps_LHW = tensors
-        return Target(boxes_N4, labels_N, ids_N, maps_N, label_maps_LHW, self.largest)
+        return Target(boxes_N4, labels_N, ids_N, maps_N, label_maps_LHW, self.sides_N2)
 
 
 @dataclass(frozen=True)

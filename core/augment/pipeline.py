@@ -7,7 +7,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from core.augmentations import AUGMENTATIONS, Augmentation
@@ -146,8 +145,5 @@ def shrink(
     new_height, new_width = network_size(height, width, min_side, max_side)
     if max(new_height, new_width) >= max(height, width):
         return image, label_maps
-    resized_maps = resize_label_maps(
-        torch.from_numpy(label_maps.astype(np.int32)), new_height, new_width
-    )
     resized_image: Any = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
-    return resized_image, resized_maps.numpy().astype(np.uint16)
+    return resized_image, resize_label_maps(label_maps, new_height, new_width)

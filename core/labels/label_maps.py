@@ -5,6 +5,7 @@ Masks never become an [N, H, W] stack: the work is proportional to the label map
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,10 @@ WINDOW_PIXELS = 2**20
 """Largest number of pixels that `mask_targets` gathers at once, unless a single window is larger:
 about 10 MB."""
 PIXELS_ON_A_GPU = 2**24
-"""The same on a GPU, which waits for Python to ask for each operation: about 160 MB."""
+"""The same on a GPU, which waits for Python to ask for each operation: about 130 MB."""
+LONGER = 0.01
+"""Least difference, in pixels, between the longest sides of instances whose masks are computed
+whole and of others."""
 
 
 @dataclass(frozen=True)
@@ -85,28 +89,37 @@ def target_of(
     keep = ~crowd_N[found.ids_N - 1]
     ids_N = found.ids_N[keep]
     boxes_N4 = found.boxes_N4[keep]
-    width, height = (boxes_N4[:, 2:] - boxes_N4[:, :2]).max(axis=0, initial=1).tolist()
     return Target(
         boxes_N4=torch.from_numpy(boxes_N4.astype(np.float32)),
         labels_N=torch.from_numpy(labels_N[ids_N - 1].astype(np.int64)),
-        ids_N=torch.from_numpy(ids_N),
+        ids_N=torch.from_numpy(ids_N.astype(np.uint16).view(np.int16)),
         maps_N=torch.from_numpy(found.maps_N[keep]),
-        label_maps_LHW=torch.from_numpy(label_maps.astype(np.int32)),
-        largest=(height, width),
+        # A copy in any case: the data set's arrays may be shared and read-only.
+        label_maps_LHW=torch.from_numpy(np.array(label_maps, order="C").view(np.int16)),
+        sides_N2=(boxes_N4[:, 2:] - boxes_N4[:, :2])[:, ::-1],
     )
 
 
-def resize_label_maps(label_maps_LHW: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Resize label maps, int32 [L, H, W], to [L, height, width] by the nearest pixels, those that
+def resize_label_maps(
+    label_maps: NDArray[np.uint16], height: int, width: int
+) -> NDArray[np.uint16]:
+    """Resize label maps, uint16 [L, H, W], to [L, height, width] by the nearest pixels, those that
     torchvision's transform takes for a mask.
-
-    torchvision resizes masks with `interpolate(..., recompute_scale_factor=True)`, whose ratio is
-    that of the sizes.
     """
-    maps_1LHW = label_maps_LHW[None].to(torch.float32)  # exact: instance numbers have 16 bits
-    return functional.interpolate(maps_1LHW, size=(height, width), mode="nearest")[0].to(
-        torch.int32
-    )
+    cpu = torch.device("cpu")
+    rows = nearest_pixels(label_maps.shape[1], height, cpu).numpy()
+    columns = nearest_pixels(label_maps.shape[2], width, cpu).numpy()
+    return label_maps.take(rows, axis=1).take(columns, axis=2)
+
+
+def nearest_pixels(old: int, new: int, device: torch.device) -> torch.Tensor:
+    """The row (or column) that each one has in an image of `old` rows that is resized to `new`,
+    int64 [new].
+
+    These are the rows of `interpolate(..., mode="nearest")`, which computes in float32.
+    """
+    ratio = float(np.float32(old) / np.float32(new))
+    return (torch.arange(new, device=device) * ratio).to(torch.int64).clamp(max=old - 1)
 
 
 @torch.no_grad()
@@ -116,14 +129,18 @@ def mask_targets(
     maps_P: torch.Tensor,
     proposals_P4: torch.Tensor,
     size: int = 28,
+    *,
+    seen: tuple[int, int] | None = None,
     largest: tuple[int, int] | None = None,
 ) -> torch.Tensor:
     """The training target of the mask head for each proposal: float32 [P, size, size] in 0..1.
 
-    label_maps_LHW   int32 [L, H, W], at the size that the network sees
-    ids_P, maps_P    int64 [P], the instance that each proposal is matched to, and the label map
-                     that holds it
-    proposals_P4     float32 [P, 4], x0 y0 x1 y1 in pixels of the label maps
+    label_maps_LHW   int16 [L, H, W], as in `Target`
+    ids_P, maps_P    int16 and int64 [P], the instance that each proposal is matched to, and the
+                     label map that holds it
+    proposals_P4     float32 [P, 4], x0 y0 x1 y1 in pixels of the image that the network sees
+    seen             height and width of that image; None for those of the label maps. Maps of
+                     another size are read at the nearest pixels, see `resize_label_maps`
     largest          height and width, in pixels, that no proposal exceeds, or the target of one
                      that does is not needed; None to measure the proposals, for which a GPU is
                      waited for
@@ -134,7 +151,8 @@ def mask_targets(
     on the full mask. Windows move by whole pixels, which float32 subtracts exactly, so the sampling
     grid stays torchvision's.
     """
-    height, width = label_maps_LHW.shape[-2:]
+    image = _Resized(label_maps_LHW, seen)
+    height, width = image.size
     proposals_P4 = proposals_P4.to(torch.float32)
     corners_P2 = proposals_P4[:, :2].floor()
     targets = torch.zeros(
@@ -147,16 +165,10 @@ def mask_targets(
         y0_K = corners_P2[some, 1].clamp(0, height - h)
         columns_Kw = x0_K[:, None].to(torch.int64) + torch.arange(w, device=device)
         rows_Kh = y0_K[:, None].to(torch.int64) + torch.arange(h, device=device)
-        windows_Khw = label_maps_LHW[
-            maps_P[some, None, None], rows_Kh[:, :, None], columns_Kw[:, None, :]
-        ]
-        masks_Khw = (windows_Khw == ids_P[some, None, None]).to(torch.float32)
+        masks_Khw = image.masks(ids_P[some], maps_P[some], rows_Kh, columns_Kw)
         boxes_K4 = proposals_P4[some] - torch.stack([x0_K, y0_K, x0_K, y0_K], dim=1)
-        numbers_K1 = torch.arange(len(boxes_K4), device=device, dtype=torch.float32)[:, None]
-        rois_K5 = torch.cat([numbers_K1, boxes_K4], dim=1)
-        targets[some] = roi_align(
-            masks_Khw[:, None], rois_K5, (size, size), sampling_ratio=-1, aligned=False
-        )[:, 0]
+        numbers_K = torch.arange(len(boxes_K4), device=device)
+        targets[some] = _pooled(masks_Khw, numbers_K, boxes_K4, size)
 
     if largest is not None:
         # A pixel more at each end where a side does not begin and end on whole pixels, and the last
@@ -178,6 +190,118 @@ def mask_targets(
     for start, stop, w, h in _chunks(sides):
         fill(order_P[start:stop], w, h)
     return targets
+
+
+@torch.no_grad()
+def whole_mask_targets(
+    label_maps_LHW: torch.Tensor,
+    ids_K: torch.Tensor,
+    maps_K: torch.Tensor,
+    instance_P: torch.Tensor,
+    proposals_P4: torch.Tensor,
+    size: int = 28,
+    *,
+    seen: tuple[int, int] | None = None,
+) -> torch.Tensor:
+    """The targets of `mask_targets` for proposals that share few instances, from whole masks of
+    these; zeros for other proposals.
+
+    ids_K, maps_K   int16 and int64 [K], the instances
+    instance_P      int64 [P], the one of them that a proposal is matched to; -1 for none
+    """
+    image = _Resized(label_maps_LHW, seen)
+    height, width = image.size
+    rows_1h = torch.arange(height, device=label_maps_LHW.device)[None]
+    columns_1w = torch.arange(width, device=label_maps_LHW.device)[None]
+    targets = torch.zeros(
+        (len(instance_P), size, size), dtype=torch.float32, device=label_maps_LHW.device
+    )
+    step = max(1, PIXELS_ON_A_GPU // (height * width))
+    for start in range(0, len(ids_K), step):
+        some = slice(start, start + step)
+        masks = image.masks(ids_K[some], maps_K[some], rows_1h, columns_1w)
+        number_P = (instance_P - start).clamp(0, len(masks) - 1)
+        pooled = _pooled(masks, number_P, proposals_P4.to(torch.float32), size)
+        targets = torch.where((instance_P == number_P + start)[:, None, None], pooled, targets)
+    return targets
+
+
+class _Resized:
+    """Label maps, int16 [L, H, W], at another size, of which only what is asked for is computed."""
+
+    def __init__(self, label_maps_LHW: torch.Tensor, size: tuple[int, int] | None) -> None:
+        self._maps_LHW = label_maps_LHW
+        own = label_maps_LHW.shape[-2], label_maps_LHW.shape[-1]
+        self.size = size or own
+        self._nearest: tuple[torch.Tensor, torch.Tensor] | None = None
+        if self.size != own:
+            rows, columns = (
+                nearest_pixels(old, new, label_maps_LHW.device)
+                for old, new in zip(own, self.size, strict=True)
+            )
+            self._nearest = rows, columns
+
+    def masks(
+        self,
+        ids_K: torch.Tensor,
+        maps_K: torch.Tensor,
+        rows_Kh: torch.Tensor,
+        columns_Kw: torch.Tensor,
+    ) -> torch.Tensor:
+        """The masks of instances, float32 [K, h, w], in these rows and columns; those of all
+        instances may be given once, as [1, h] and [1, w].
+        """
+        if self._nearest is not None:
+            rows_Kh, columns_Kw = self._nearest[0][rows_Kh], self._nearest[1][columns_Kw]
+        windows_Khw = self._maps_LHW[
+            maps_K[:, None, None], rows_Kh[:, :, None], columns_Kw[:, None, :]
+        ]
+        return (windows_Khw == ids_K[:, None, None]).to(torch.float32)
+
+
+def _pooled(
+    masks_KHW: torch.Tensor, number_P: torch.Tensor, boxes_P4: torch.Tensor, size: int
+) -> torch.Tensor:
+    """RoIAlign of masks in boxes, float32 [P, size, size].
+
+    number_P   int64 [P], the mask of each box
+    """
+    rois_P5 = torch.cat([number_P[:, None].to(torch.float32), boxes_P4], dim=1)
+    pooled: torch.Tensor = roi_align(
+        masks_KHW[:, None], rois_P5, (size, size), sampling_ratio=-1, aligned=False
+    )
+    return pooled[:, 0]
+
+
+def windows_of(
+    sides_N2: NDArray[np.floating[Any]], size: tuple[int, int], proposals: int, ratio: float
+) -> tuple[tuple[int, int], int]:
+    """Height and width of windows for all proposals (`largest` of `mask_targets`), and the number
+    of instances that are too large for them.
+
+    sides_N2    [N, 2], height and width of each instance in pixels
+    size        height and width of the image in pixels
+    proposals   number of proposals
+    ratio       a side of a proposal is at most this many times that of its instance
+
+    Windows as large as the largest instance are taken unless they would be gathered in several
+    pieces. Then the instances with the longest sides are left to `whole_mask_targets`, as many as
+    leave the fewest pixels in all. These have sides that are longer than those of the others by
+    LONGER at least, so that a GPU, which knows the sides to rounding, finds the same ones.
+    """
+    longest_N = sides_N2.max(axis=1, initial=1)
+    order_N = np.argsort(-longest_N, kind="stable")
+    # The largest sides of what is left without the first k instances, for each k.
+    left = np.maximum.accumulate(np.vstack([sides_N2[order_N], [[1, 1]]])[::-1])[::-1]
+    largest = (ratio * left).astype(np.int64) + 1
+    pixels = proposals * np.minimum(largest + 3, size).prod(axis=1)
+    if pixels[0] <= PIXELS_ON_A_GPU:
+        return (int(largest[0, 0]), int(largest[0, 1])), 0
+    pixels += np.arange(len(pixels)) * size[0] * size[1]
+    gaps = -np.diff(longest_N[order_N], append=-np.inf)
+    pixels[1:][gaps < LONGER] = np.iinfo(np.int64).max
+    count = int(pixels.argmin())
+    return (int(largest[count, 0]), int(largest[count, 1])), count
 
 
 def _chunks(sides: list[list[int]]) -> Iterator[tuple[int, int, int, int]]:

@@ -13,7 +13,7 @@ from core.config import PredictConfig
 from core.network.detector import Detector, RawDetections, Traits
 from core.network.proposals import ProposalNetwork
 from core.network.pyramid import PyramidBackbone
-from core.network.resizing import ImageTransform, Size, resize_boxes, resize_targets
+from core.network.resizing import ImageTransform, Size, resize_boxes
 from core.network.roi_heads import RoIHeads
 from core.network.truths import Truths
 from core.sample import Target
@@ -60,7 +60,7 @@ class MaskRCNN(Detector):
         assert self.training, "call train() first"
         batch = self.transform(images)
         fixed = batch.images_B3HW.device.type != "cpu" if self.fixed is None else self.fixed
-        truths = Truths.of(resize_targets(targets, batch.sizes), padded=fixed)
+        truths = Truths.of(targets, batch.sizes, padded=fixed)
         levels = self.backbone(batch.images_B3HW)
         proposals, rpn_losses = self.rpn(
             batch, levels, truths.by_image(truths.boxes_N4), fixed=fixed

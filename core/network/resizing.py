@@ -1,4 +1,4 @@
-"""The size at which the network sees an image; images, boxes and targets resized to it.
+"""The size at which the network sees an image; images and boxes resized to it.
 
 torchvision makes a tensor of every mean, deviation and ratio, and the GPU is waited for at each of
 them, twelve times in a training step. Here images of one shape are changed together, so that most
@@ -8,15 +8,12 @@ batches ask for as many operations however many images they have.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-
-from core.labels.label_maps import resize_label_maps
-from core.sample import Target
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -141,34 +138,25 @@ def shape_by_shape(
     return [changed[number] for number in range(len(tensors))]
 
 
-def resize_targets(targets: Sequence[Target], sizes: Sequence[Size]) -> list[Target]:
-    """Targets whose boxes and label maps are those of their images at `sizes`."""
+def resize_all_boxes(
+    boxes: Sequence[torch.Tensor], old: Sequence[Size], new: Sequence[Size]
+) -> list[torch.Tensor]:
+    """The boxes of each image, float32 [N, 4], scaled from the image's old size to its new one.
+
+    Images that are scaled alike are scaled together.
+    """
     numbers_of: dict[tuple[Size, Size], list[int]] = defaultdict(list)
-    for number, (target, size) in enumerate(zip(targets, sizes, strict=True)):
-        height, width = target.label_maps_LHW.shape[-2:]
-        numbers_of[(height, width), size].append(number)
-    resized = dict(enumerate(targets))
-    for (old, new), numbers in numbers_of.items():
-        if old == new:
+    for number, sizes in enumerate(zip(old, new, strict=True)):
+        numbers_of[sizes].append(number)
+    resized = list(boxes)
+    for (before, after), numbers in numbers_of.items():
+        if before == after:
             continue
-        some = [targets[number] for number in numbers]
-        boxes = resize_boxes(torch.cat([target.boxes_N4 for target in some]), old, new)
-        maps = resize_label_maps(torch.cat([target.label_maps_LHW for target in some]), *new)
-        for number, target, boxes_N4, label_maps_LHW in zip(
-            numbers,
-            some,
-            torch.split(boxes, [len(target.boxes_N4) for target in some]),
-            torch.split(maps, [len(target.label_maps_LHW) for target in some]),
-            strict=True,
-        ):
-            largest = target.largest and (
-                math.ceil(target.largest[0] * new[0] / old[0]),
-                math.ceil(target.largest[1] * new[1] / old[1]),
-            )
-            resized[number] = replace(
-                target, boxes_N4=boxes_N4, label_maps_LHW=label_maps_LHW, largest=largest
-            )
-    return [resized[number] for number in range(len(targets))]
+        some = [boxes[number] for number in numbers]
+        scaled = torch.split(resize_boxes(torch.cat(some), before, after), [*map(len, some)])
+        for number, boxes_N4 in zip(numbers, scaled, strict=True):
+            resized[number] = boxes_N4
+    return resized
 
 
 def resize_boxes(boxes_N4: torch.Tensor, old: Sequence[int], new: Sequence[int]) -> torch.Tensor:

@@ -4,9 +4,11 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from core.labels.label_maps import mask_targets
+from core.labels.label_maps import mask_targets, whole_mask_targets, windows_of
+from core.network.resizing import Size, resize_all_boxes
 from core.sample import Target
 
 OfImages = torch.Tensor | Sequence[torch.Tensor]
@@ -15,12 +17,13 @@ OfImages = torch.Tensor | Sequence[torch.Tensor]
 
 @dataclass(frozen=True)
 class Truths:
-    """The instances of a batch at the size that the network sees.
+    """The instances of a batch, their boxes at the size that the network sees.
 
     boxes_N4, labels_N, ids_N, maps_N   as in `Target`, of all images; in a padded batch, images
                                         with fewer instances end in boxes of zeros and numbers of 0
     counts                              number of entries of each image, padding included
-    targets                             the target of each image
+    targets                             the target of each image, at its own size
+    sizes                               height and width at which the network sees each image
     padded                              whether all images have as many entries, at least one
     """
 
@@ -30,11 +33,12 @@ class Truths:
     maps_N: torch.Tensor
     counts: tuple[int, ...]
     targets: Sequence[Target]
+    sizes: Sequence[Size]
     padded: bool
 
     @classmethod
-    def of(cls, targets: Sequence[Target], *, padded: bool) -> "Truths":
-        """The instances of targets at the size that the network sees."""
+    def of(cls, targets: Sequence[Target], sizes: Sequence[Size], *, padded: bool) -> "Truths":
+        """The instances of targets whose images the network sees at `sizes`."""
         counts = [len(target.boxes_N4) for target in targets]
         entries = [max(1, *counts)] * len(counts) if padded else counts
 
@@ -50,13 +54,15 @@ class Truths:
                 ]
             )
 
+        boxes = [target.boxes_N4 for target in targets]
         return cls(
-            boxes_N4=joined([target.boxes_N4 for target in targets]),
+            boxes_N4=joined(resize_all_boxes(boxes, [_size(target) for target in targets], sizes)),
             labels_N=joined([target.labels_N for target in targets]),
             ids_N=joined([target.ids_N for target in targets]),
             maps_N=joined([target.maps_N for target in targets]),
             counts=tuple(entries),
             targets=targets,
+            sizes=sizes,
             padded=padded,
         )
 
@@ -81,28 +87,79 @@ class Truths:
         counts          number of boxes of each image
         largest_ratio   a side of a box is at most this many times that of its instance's box
         """
-        ids_P, maps_P = self.ids_N[instances_P], self.maps_N[instances_P]
-        maps = [target.label_maps_LHW for target in self.targets]
-        largest = _largest(self.targets, largest_ratio) if self.padded else None
-        if self.padded and len({label_maps.shape for label_maps in maps}) == 1:
-            image_P = instances_P // self.counts[0]
-            maps_P = maps_P + image_P * len(maps[0])
-            return mask_targets(torch.cat(maps), ids_P, maps_P, boxes_P4, size, largest)
-        parts = (torch.split(values_P, list(counts)) for values_P in (ids_P, maps_P, boxes_P4))
-        return torch.cat(
-            [
-                mask_targets(label_maps, ids_K, maps_K, boxes_K4, size, largest)
-                for label_maps, ids_K, maps_K, boxes_K4 in zip(maps, *parts, strict=True)
-            ]
+        kinds = zip((one.label_maps_LHW.shape for one in self.targets), self.sizes, strict=True)
+        images = range(len(self.targets))
+        groups = (
+            [images]
+            if self.padded and len(set(kinds)) == 1
+            else [images[n : n + 1] for n in images]
         )
+        wanted, first, place = [], 0, 0
+        for group in groups:
+            last = first + sum(self.counts[image] for image in group)
+            end = place + sum(counts[image] for image in group)
+            some = instances_P[place:end], boxes_P4[place:end]
+            wanted.append(self._mask_targets_of(group, first, last, *some, size, largest_ratio))
+            first, place = last, end
+        return wanted[0] if len(wanted) == 1 else torch.cat(wanted)
+
+    def _mask_targets_of(
+        self,
+        images: range,
+        first: int,
+        last: int,
+        instances_K: torch.Tensor,
+        boxes_K4: torch.Tensor,
+        size: int,
+        largest_ratio: float,
+    ) -> torch.Tensor:
+        """`mask_targets` of some images, which have label maps of one shape.
+
+        first, last   the first of their instances, and the first of the next image
+        """
+        targets, seen = [self.targets[image] for image in images], self.sizes[images[0]]
+        maps_N, label_maps_LHW = self.maps_N, targets[0].label_maps_LHW
+        if len(targets) > 1:
+            before_B = len(label_maps_LHW) * torch.arange(len(targets), device=maps_N.device)
+            maps_N = (maps_N.reshape(len(targets), -1) + before_B[:, None]).flatten()
+            label_maps_LHW = torch.cat([target.label_maps_LHW for target in targets])
+        ids_K, maps_K = self.ids_N[instances_K], maps_N[instances_K]
+        if not self.padded:
+            return mask_targets(label_maps_LHW, ids_K, maps_K, boxes_K4, size, seen=seen)
+        largest, count = _windows(targets, seen, len(boxes_K4), largest_ratio)
+        wanted_KMM = mask_targets(
+            label_maps_LHW, ids_K, maps_K, boxes_K4, size, seen=seen, largest=largest
+        )
+        if not count:
+            return wanted_KMM
+        boxes_N4 = self.boxes_N4[first:last]
+        large = (boxes_N4[:, 2:] - boxes_N4[:, :2]).amax(dim=1).topk(count).indices + first
+        large_N = torch.full_like(maps_N, -1)
+        large_N[large] = torch.arange(count, device=large.device)
+        large_K = large_N[instances_K]
+        whole_KMM = whole_mask_targets(
+            label_maps_LHW, self.ids_N[large], maps_N[large], large_K, boxes_K4, size, seen=seen
+        )
+        return torch.where((large_K < 0)[:, None, None], wanted_KMM, whole_KMM)
 
 
-def _largest(targets: Sequence[Target], ratio: float) -> tuple[int, int]:
-    """Height and width, in pixels, that no box exceeds."""
-    heights, widths = zip(
-        *(target.largest or target.label_maps_LHW.shape[-2:] for target in targets), strict=True
+def _size(target: Target) -> Size:
+    height, width = target.label_maps_LHW.shape[-2:]
+    return height, width
+
+
+def _windows(
+    targets: Sequence[Target], seen: Size, proposals: int, ratio: float
+) -> tuple[Size, int]:
+    """`windows_of` the instances of targets of one size; windows as large as the image where
+    nobody counted.
+    """
+    sides = [target.sides_N2 for target in targets if target.sides_N2 is not None]
+    if len(sides) < len(targets):
+        return seen, 0
+    return windows_of(
+        np.concatenate(sides) * (np.array(seen) / _size(targets[0])), seen, proposals, ratio
     )
-    return int(ratio * max(heights)) + 1, int(ratio * max(widths)) + 1
 
 
 def first_of(of_images: OfImages) -> torch.Tensor:

@@ -27,7 +27,7 @@ FORMAT = 2
 """Version of `packing.json`. A file of another version is measured anew."""
 FAILED, CUT_SHORT = "failed", "cut_short_after"
 """Facts of `packing.json` where nothing could be measured."""
-_TYPES = {FAILED: str, CUT_SHORT: (int, float)}
+_TYPES: Mapping[str, tuple[type, ...]] = {FAILED: (str,), CUT_SHORT: (int, float)}
 GAIN = 1.1
 """Ratio of two speeds from which on the larger one counts as a gain. Less than 10% is within what a
 measurement of two seconds scatters by, and a small number of trials has its own worth: each has

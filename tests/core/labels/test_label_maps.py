@@ -94,8 +94,8 @@ def test_the_highest_instance_number_is_found_and_reaches_the_target():
     label_maps = np.zeros((1, 4, 4), np.uint16)
     label_maps[0, 2, 3] = 65535
     target = masks.target_of(label_maps, np.full(65535, 2), np.zeros(65535, bool))
-    assert target.ids_N.tolist() == [65535]
-    assert target.label_maps_LHW.max() == 65535
+    assert target.ids_N.tolist() == [-1]  # the bits of 65535
+    assert target.label_maps_LHW.unique().tolist() == [-1, 0]
     assert target.boxes_N4.tolist() == [[3, 2, 4, 3]]
 
 
@@ -115,11 +115,13 @@ def test_a_target_has_neither_crowd_regions_nor_vanished_instances_and_keeps_the
     ] == [
         torch.float32,
         torch.int64,
-        torch.int64,
+        torch.int16,
         torch.int64,
     ]
-    assert target.label_maps_LHW.dtype == torch.int32
-    assert np.array_equal(target.label_maps_LHW.numpy(), label_maps)
+    assert target.sides_N2 is not None
+    assert target.sides_N2.tolist() == [[3, 4], [1, 1]]
+    assert target.label_maps_LHW.dtype == torch.int16
+    assert np.array_equal(target.label_maps_LHW.numpy().view(np.uint16), label_maps)
 
 
 def test_an_image_without_instances_makes_an_empty_target():
@@ -160,13 +162,12 @@ def test_resized_label_maps_hold_the_pixels_that_torchvision_gives_each_mask(
     except RuntimeError:  # torchvision refuses sides that shrink to nothing
         return
     new_height, new_width = images.image_sizes[0]
-    resized = masks.resize_label_maps(
-        torch.from_numpy(label_maps.astype(np.int32)), new_height, new_width
-    )
-    assert resized.dtype == torch.int32
+    resized = masks.resize_label_maps(label_maps, new_height, new_width)
+    assert resized.dtype == np.uint16
+    assert resized.flags.c_contiguous
     assert resized.shape == (maps, new_height, new_width)
     for number, mask in zip(truth, targets[0]["masks"], strict=True):
-        assert torch.equal((resized == number).any(dim=0), mask.bool())
+        assert np.array_equal((resized == number).any(axis=0), mask.numpy().astype(bool))
     assert torch.equal(
         targets[0]["boxes"], resize_boxes(boxes, (height, width), (new_height, new_width))
     )
@@ -306,13 +307,88 @@ def test_windows_of_one_given_size_hold_every_proposal_that_is_no_larger(monkeyp
         assert got.isfinite().all()
 
 
-def test_a_target_knows_the_largest_height_and_width_of_its_boxes():
-    label_maps = np.zeros((1, 40, 60), np.uint16)
-    label_maps[0, 3:30, 5:9], label_maps[0, 31:34, 20:50] = 1, 2
-    labels_N, crowd_N = np.array([1, 1]), np.array([False, False])
-    assert masks.target_of(label_maps, labels_N, crowd_N).largest == (27, 30)
-    assert masks.target_of(label_maps, labels_N, np.array([False, True])).largest == (27, 4)
-    assert masks.target_of(label_maps * 0, labels_N, crowd_N).largest == (1, 1)
+@settings(deadline=None, max_examples=40)
+@given(SEEDS, st.integers(3, 90), st.integers(3, 90), st.integers(3, 160), st.integers(3, 160))
+def test_targets_of_maps_that_are_read_at_another_size_are_those_of_resized_maps_bit_for_bit(
+    seed, height, width, new_height, new_width
+):
+    rng = np.random.default_rng(seed)
+    label_maps = random_label_maps(rng, height, width, 9, 2)
+    label_maps[0, -1, -1] = 10
+    resized = masks.resize_label_maps(label_maps, new_height, new_width)
+    found = masks.find_instances(label_maps)
+    scale = np.array([new_width / width, new_height / height] * 2)
+    proposals = proposals_around(rng, found.boxes_N4 * scale, new_height, new_width, 30)
+    matched = rng.integers(len(found), size=30)
+    arguments = (
+        torch.from_numpy(found.ids_N[matched].astype(np.uint16).view(np.int16)),
+        torch.from_numpy(found.maps_N[matched]),
+        torch.from_numpy(proposals),
+    )
+    seen = new_height, new_width
+    for largest in (None, (25, 40)):
+        got = masks.mask_targets(
+            torch.from_numpy(label_maps.view(np.int16)), *arguments, seen=seen, largest=largest
+        )
+        wanted = masks.mask_targets(
+            torch.from_numpy(resized.view(np.int16)), *arguments, largest=largest
+        )
+        assert torch.equal(got, wanted)
+
+
+@settings(deadline=None, max_examples=40)
+@given(SEEDS, st.integers(3, 120), st.integers(3, 120), st.sampled_from([1, 15_000, 2**24]))
+def test_targets_from_whole_masks_equal_those_of_windows_and_other_proposals_get_zeros(
+    seed, height, width, pixels
+):
+    rng = np.random.default_rng(seed)
+    label_maps = random_label_maps(rng, height, width, 9, 2)
+    label_maps[0, -1, -1] = 65535
+    found = masks.find_instances(label_maps)
+    matched = rng.integers(len(found), size=30)
+    proposals_P4 = torch.from_numpy(proposals_around(rng, found.boxes_N4, height, width, 30))
+    maps = torch.from_numpy(label_maps.view(np.int16))
+    ids_N = torch.from_numpy(found.ids_N.astype(np.uint16).view(np.int16))
+    maps_N = torch.from_numpy(found.maps_N)
+    some_K = torch.from_numpy(rng.permutation(len(found))[: rng.integers(len(found) + 1)])
+    instance_N = torch.full((len(found),), -1)
+    instance_N[some_K] = torch.arange(len(some_K))
+    wanted = masks.mask_targets(maps, ids_N[matched], maps_N[matched], proposals_P4)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(masks, "PIXELS_ON_A_GPU", pixels)
+        got = masks.whole_mask_targets(
+            maps, ids_N[some_K], maps_N[some_K], instance_N[matched], proposals_P4
+        )
+    theirs = instance_N[matched] >= 0
+    torch.testing.assert_close(got[theirs], wanted[theirs], rtol=0, atol=5e-5)
+    assert not got[~theirs].any()
+
+
+sides = st.lists(st.tuples(st.integers(1, 800), st.integers(1, 1300)), max_size=40)
+
+
+@settings(deadline=None, max_examples=200)
+@given(sides, st.integers(1, 256), st.sampled_from([1.0, 2.0]), st.sampled_from([1.0, 0.37]))
+def test_windows_hold_all_instances_but_the_longest_and_fewer_pixels_than_those_of_the_largest(
+    sides, proposals, ratio, scale
+):
+    size = 800, 1344
+    sides_N2 = scale * np.array(sides, np.float64).reshape(-1, 2)
+    (height, width), count = masks.windows_of(sides_N2, size, proposals, ratio)
+    order = np.argsort(-sides_N2.max(axis=1, initial=1), kind="stable")
+    large, rest = sides_N2[order[:count]], sides_N2[order[count:]]
+    assert (ratio * rest <= [height, width]).all()
+    if count and len(rest):
+        assert large.max(axis=1).min() >= rest.max() + masks.LONGER
+
+    def pixels(largest, whole):
+        window = min(largest[0] + 3, size[0]) * min(largest[1] + 3, size[1])
+        return proposals * window + whole * size[0] * size[1]
+
+    of_the_largest = [int(ratio * side) + 1 for side in sides_N2.max(axis=0, initial=1)]
+    assert pixels((height, width), count) <= pixels(of_the_largest, 0)
+    if pixels(of_the_largest, 0) <= masks.PIXELS_ON_A_GPU:
+        assert count == 0
 
 
 @settings(deadline=None, max_examples=60)

@@ -1,7 +1,5 @@
 """Laws of what the network sees; the oracle is torchvision's transform, to the last bit."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -11,9 +9,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.models.detection.transform import resize_boxes as torchvisions_boxes
 
 from core.augment import pipeline as augment
-from core.labels.label_maps import resize_label_maps
-from core.network.resizing import ImageTransform, network_size, resize_boxes, resize_targets
-from core.sample import Target
+from core.network.resizing import ImageTransform, network_size, resize_all_boxes, resize_boxes
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LIMITS = [(800, 1333), (64, 128), (1000, 1000), (512, 2600), (33, 8192), (8192, 32), (1333, 1333)]
@@ -167,50 +163,32 @@ def test_images_and_boxes_are_torchvisions_and_so_are_the_draws(training: bool) 
     assert torch.equal(torch.rand(2), after)
     assert torch.equal(found.images_B3HW, expected.tensors)
     assert found.sizes == expected.image_sizes
-    for image, boxes_N4, size, target in zip(
-        images, boxes, found.sizes, expected_targets, strict=True
-    ):
-        label_maps = torch.randint(0, 5, (2, *image.shape[-2:]), dtype=torch.int32)
-        given = Target(boxes_N4, *[torch.zeros(len(boxes_N4), dtype=torch.int64)] * 3, label_maps)
-        (resized,) = resize_targets([given], [size])
-        assert torch.equal(resized.boxes_N4, target["boxes"])
-        assert torch.equal(resized.label_maps_LHW, resize_label_maps(label_maps, *size))
-        assert torch.equal(given.boxes_N4, boxes_N4)
+    before = [boxes_N4.clone() for boxes_N4 in boxes]
+    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+    resized = resize_all_boxes(boxes, sizes, found.sizes)
+    for boxes_N4, target in zip(resized, expected_targets, strict=True):
+        assert torch.equal(boxes_N4, target["boxes"])
+    assert all(map(torch.equal, boxes, before))
 
 
-def test_images_and_targets_of_one_shape_are_resized_together_and_the_largest_box_grows_along() -> (
-    None
-):
+def test_images_and_boxes_of_one_shape_are_resized_together() -> None:
     transform = ImageTransform(100, 150, MEAN, STD).eval()
     generator = torch.Generator().manual_seed(0)
     sizes = [(50, 60), (90, 140), (50, 60), (100, 120)]
     images = [torch.rand(3, *size, generator=generator) for size in sizes]
-    targets = [
-        Target(
-            torch.tensor([[1.0, 2, 31, 12], [0, 0, 7, 18]])[:count],
-            *[torch.arange(count)] * 3,
-            torch.randint(0, 5, (1 + count, *size), dtype=torch.int32),
-            largest=(18, 30),
-        )
-        for size, count in zip(sizes, (2, 0, 1, 2), strict=True)
-    ]
+    boxes = [torch.tensor([[1.0, 2, 31, 12], [0, 0, 7, 18]])[:count] for count in (2, 0, 1, 2)]
     batch = transform(images)
-    found = resize_targets(targets, batch.sizes)
-    for number, (image, target) in enumerate(zip(images, targets, strict=True)):
+    found = resize_all_boxes(boxes, sizes, batch.sizes)
+    for number, image in enumerate(images):
         alone = transform([image])
-        (height, width), (new_height, new_width) = sizes[number], batch.sizes[number]
+        new_height, new_width = batch.sizes[number]
         assert torch.equal(
             batch.images_B3HW[number, :, :new_height, :new_width],
             alone.images_B3HW[0, :, :new_height, :new_width],
         )
-        (resized,) = resize_targets([target], alone.sizes)
-        for one, other in zip(found[number].tensors, resized.tensors, strict=True):
-            assert torch.equal(one, other)
-        assert found[number].largest == (
-            math.ceil(18 * new_height / height),
-            math.ceil(30 * new_width / width),
-        )
-    assert found[3] is targets[3]
+        (resized,) = resize_all_boxes([boxes[number]], [sizes[number]], alone.sizes)
+        assert torch.equal(found[number], resized)
+    assert found[3] is boxes[3]
 
 
 @settings(deadline=None)
