@@ -167,7 +167,7 @@ def mask_targets(
         rows_Kh = y0_K[:, None].to(torch.int64) + torch.arange(h, device=device)
         masks_Khw = image.masks(ids_P[some], maps_P[some], rows_Kh, columns_Kw)
         boxes_K4 = proposals_P4[some] - torch.stack([x0_K, y0_K, x0_K, y0_K], dim=1)
-        numbers_K = torch.arange(len(boxes_K4), device=device)
+        numbers_K = torch.arange(len(boxes_K4), device=device, dtype=torch.float32)
         targets[some] = _pooled(masks_Khw, numbers_K, boxes_K4, size)
 
     if largest is not None:
@@ -264,7 +264,7 @@ def _pooled(
 ) -> torch.Tensor:
     """RoIAlign of masks in boxes, float32 [P, size, size].
 
-    number_P   int64 [P], the mask of each box
+    number_P   [P], the mask of each box
     """
     rois_P5 = torch.cat([number_P[:, None].to(torch.float32), boxes_P4], dim=1)
     pooled: torch.Tensor = roi_align(
