@@ -8,6 +8,7 @@ One thread, medians of repeated calls that take turns with the other side.
 
 import itertools
 import dataclasses
+import functools
 import statistics
 import sys
 import time
@@ -20,7 +21,7 @@ from torch.nn import functional
 from torchvision.models.detection.roi_heads import paste_masks_in_image, project_masks_on_boxes
 
 from benchmarks.cells import image_of_cells
-from benchmarks.memory import forget_the_peak, peak_bytes
+from benchmarks.memory import Made
 from benchmarks.table import Line, as_text
 from core.augment import pipeline as augment
 from core.augmentations import AUGMENTATIONS
@@ -116,25 +117,24 @@ def _one_large(times: int) -> Line:
     of_windows = dataclasses.replace(truths, targets=[Target(*target.tensors)])
     instances_P = torch.arange(301)[-256:]
     arguments = instances_P, target.boxes_N4[instances_P], [256], 28, 2.0
-    ours, theirs, found, wanted = taking_turns(
-        lambda: _with_peak(lambda: truths.mask_targets(*arguments)),
-        lambda: _with_peak(lambda: of_windows.mask_targets(*arguments)),
-        min(times, 3),
+    ours_is, theirs_is = (
+        functools.partial(one.mask_targets, *arguments) for one in (truths, of_windows)
     )
+    ours, theirs, found, wanted = taking_turns(ours_is, theirs_is, min(times, 3))
     return Line(
         "28 x 28 targets, 256 proposals, 1 of 301 instances fills 800 px",
-        f"{1e3 * ours:.0f} ms, {found[1] / 2**20:.0f} MB",
-        f"{1e3 * theirs:.0f} ms, {wanted[1] / 2**20:.0f} MB windows as large as the image",
+        f"{1e3 * ours:.0f} ms, {_made(ours_is)}",
+        f"{1e3 * theirs:.0f} ms, {_made(theirs_is)}: windows as large as the image",
         theirs / ours,
-        f"differ by {float((found[0] - wanted[0]).abs().max()):.0e} at most",
+        f"differ by {float((found - wanted).abs().max()):.0e} at most",
     )
 
 
-def _with_peak(call: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, int]:
-    """The result, and the bytes that were resident beyond those before."""
-    forget_the_peak()
-    before = peak_bytes()
-    return call(), peak_bytes() - before
+def _made(call: Callable[[], torch.Tensor]) -> str:
+    """The tensors that a call makes: `47 of 17 MB`."""
+    with Made() as made:
+        call()
+    return f"{made.tensors} tensors of {made.bytes / 2**20:.0f} MB"
 
 
 def _layers(times: int) -> Line:
@@ -161,15 +161,13 @@ def _layers(times: int) -> Line:
             target.boxes_N4[instances_P] * 1.6,
         )  # fmt: skip
 
-    ours, theirs, found, wanted = taking_turns(
-        lambda: _with_peak(read_when_needed), lambda: _with_peak(resized_before), times
-    )
+    ours, theirs, found, wanted = taking_turns(read_when_needed, resized_before, times)
     return Line(
         "targets of an image of 20 label maps, 500 px seen at 800",
-        f"{1e3 * ours:.0f} ms, {found[1] / 2**20:.0f} MB",
-        f"{1e3 * theirs:.0f} ms, {wanted[1] / 2**20:.0f} MB, maps resized",
+        f"{1e3 * ours:.0f} ms, {_made(read_when_needed)}",
+        f"{1e3 * theirs:.0f} ms, {_made(resized_before)}: maps resized",
         theirs / ours,
-        f"differ by {float((found[0] - wanted[0]).abs().max()):.0e} at most",
+        f"differ by {float((found - wanted).abs().max()):.0e} at most",
     )
 
 

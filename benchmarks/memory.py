@@ -1,10 +1,35 @@
-"""The most memory that this process held."""
+"""The most memory that this process held, and the tensors that operations make."""
 
 import contextlib
 import re
 import resource
 import sys
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Made(TorchDispatchMode):
+    """Counts the tensors that operations make inside the block, views left out.
+
+    tensors   their number
+    bytes     of all of them
+    largest   bytes of the largest
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors = self.bytes = self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and not func.is_view:
+            self.tensors += 1
+            self.bytes += made.nbytes
+            self.largest = max(self.largest, made.nbytes)
+        return made
 
 
 def forget_the_peak() -> None:

@@ -1,13 +1,12 @@
 """Laws of the instances of a batch: those of each image are the oracle."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.memory import Made
 from core.labels import label_maps as masks
 from core.network.truths import Truths, first_of
 from core.sample import Target
@@ -89,22 +88,6 @@ def test_boxes_are_those_of_the_size_that_the_network_sees() -> None:
     assert not second[2].any()
 
 
-class Sizes(TorchDispatchMode):
-    """The operations inside, and the bytes of the largest tensor and of all that they made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operations = self.largest = self.all = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if isinstance(made, torch.Tensor) and not func.is_view:
-            self.operations += 1
-            self.largest = max(self.largest, made.nbytes)
-            self.all += made.nbytes
-        return made
-
-
 @pytest.mark.parametrize("large", [0, 1, 3])
 def test_an_instance_as_large_as_the_image_among_small_ones_costs_its_own_mask_and_no_windows(
     large: int,
@@ -126,16 +109,16 @@ def test_an_instance_as_large_as_the_image_among_small_ones_costs_its_own_mask_a
         torch.zeros(256, dtype=torch.int64, device=meta),
         torch.zeros(256, 4, device=meta), [256], 28, 2.0,
     )  # fmt: skip
-    with Sizes() as sizes:
+    with Made() as made:
         truths.mask_targets(*arguments)
-    assert sizes.operations <= (25 if large == 0 else 55)
-    assert sizes.largest <= 4 * 256 * 44**2 + 4 * large * height * width
-    assert sizes.all <= 4 * sizes.largest + 30e6
+    assert made.tensors <= (25 if large == 0 else 55)
+    assert made.largest <= 4 * 256 * 44**2 + 4 * large * height * width
+    assert made.bytes <= 4 * made.largest + 30e6
     uncounted = dataclasses.replace(truths, targets=[Target(*target.to(meta).tensors)])
-    with Sizes() as windows:
+    with Made() as windows:
         uncounted.mask_targets(*arguments)
-    assert windows.operations > 250
-    assert windows.all > 1e9
+    assert windows.tensors > 250
+    assert windows.bytes > 1e9
 
 
 def test_a_padded_batch_of_targets_that_nobody_measured_takes_windows_of_the_whole_image() -> None:
