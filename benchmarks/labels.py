@@ -6,9 +6,9 @@ predictions.
 One thread, medians of repeated calls that take turns with the other side.
 """
 
-import itertools
 import dataclasses
 import functools
+import itertools
 import statistics
 import sys
 import time

@@ -445,9 +445,10 @@ def remembered_fact(path: Path, conditions: Conditions, fact: str) -> str | floa
     """
     try:
         content = read_json(path, ValueError)
-        value = content[fact]
+        value: str | float = content[fact]
         known = content == unmeasured_to_json(conditions, fact, value)
-        return value if known and isinstance(value, _TYPES[fact]) else None
+        holds = known and isinstance(value, _TYPES[fact])
+        return value if holds else None
     except (ValueError, LookupError, TypeError):
         return None
 
