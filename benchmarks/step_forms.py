@@ -84,20 +84,22 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def as_text(pairs: Sequence[tuple[float, float]]) -> str:
-    """The scores of each seed, those of the form of a GPU first, and the mean difference."""
-    lines = ["seed  fixed   other   difference"]
-    lines += [
-        f"{seed:4d}  {fixed:.4f}  {other:.4f}  {fixed - other:+.4f}"
-        for seed, (fixed, other) in enumerate(pairs)
-    ]
+HEADER = "seed  fixed   other   difference"
+
+
+def line_of(seed: int, fixed: float, other: float) -> str:
+    """The scores of a seed, that of the form of a GPU first."""
+    return f"{seed:4d}  {fixed:.4f}  {other:.4f}  {fixed - other:+.4f}"
+
+
+def last_line(pairs: Sequence[tuple[float, float]]) -> str:
+    """The mean scores, and the mean difference with its interval."""
     mean, low, high = mean_interval([fixed - other for fixed, other in pairs])
     of_fixed, of_other = np.mean(pairs, axis=0)
-    lines.append(
+    return (
         f"AP50 {of_fixed:.4f} in the fixed form and {of_other:.4f} in the other: {mean:+.4f}"
         f" ({low:+.4f} to {high:+.4f}), n = {len(pairs)}"
     )
-    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,9 +111,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=PROCESSES)
     parsed = parser.parse_args(arguments)
     seeds = [seed for seed in range(parsed.seeds) for _ in range(2)]
+    pairs: list[tuple[float, float]] = []
+    print(HEADER)
     with ProcessPoolExecutor(parsed.processes, get_context("spawn")) as pool:
-        scores = list(pool.map(trained, seeds, [True, False] * parsed.seeds))
-    print(as_text(list(zip(scores[::2], scores[1::2], strict=True))))
+        scores = pool.map(trained, seeds, [True, False] * parsed.seeds)
+        for seed, pair in enumerate(zip(scores, scores, strict=True)):
+            pairs.append(pair)
+            print(line_of(seed, *pair), flush=True)
+    print(last_line(pairs))
     return 0
 
 

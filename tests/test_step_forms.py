@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import step_forms
-from benchmarks.step_forms import as_text, mean_interval, trained
+from benchmarks.step_forms import last_line, line_of, mean_interval, trained
 from core.network.mask_rcnn import MaskRCNN
 
 TINY = {
@@ -28,9 +28,8 @@ def test_the_interval_of_a_mean_is_students() -> None:
 
 
 def test_differences_are_those_of_one_seed_and_the_last_line_has_their_mean() -> None:
-    *_, first, second, _, last = as_text([(0.2, 0.1), (0.3, 0.4), (0.4, 0.1)]).splitlines()
-    assert first.split() == ["0", "0.2000", "0.1000", "+0.1000"]
-    assert second.split() == ["1", "0.3000", "0.4000", "-0.1000"]
+    assert line_of(7, 0.2, 0.1).split() == ["7", "0.2000", "0.1000", "+0.1000"]
+    last = last_line([(0.2, 0.1), (0.3, 0.4), (0.4, 0.1)])
     assert last.startswith("AP50 0.3000 in the fixed form and 0.2000 in the other: +0.1000 (-")
     assert last.endswith(", n = 3")
 
