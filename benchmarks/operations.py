@@ -107,7 +107,7 @@ def as_on_a_gpu() -> Iterator[None]:
     """
     with (
         mock.patch.dict(matching.IOU_ENTRIES, cpu=matching.IOU_ENTRIES["cuda"]),
-        mock.patch.object(mask_loss, "PROPOSALS_AT_ONCE", mask_loss.AT_ONCE_ON_A_GPU),
+        mock.patch.object(mask_loss, "CELLS_AT_ONCE", mask_loss.CELLS_ON_A_GPU),
         mock.patch.object(boxes, "_batched_nms_vanilla", boxes._batched_nms_coordinate_trick),
     ):
         yield

@@ -1,14 +1,15 @@
 """The table of backbones: what settings, weights, the packing of a GPU and the network must know
 of each.
 
-It imports no torch, because settings are read before anything is trained. To add a ResNet of
-torchvision, add a row and its name to `BACKBONES`; a network of another kind brings its own `body`.
-Another package names its row in an entry point of the group `cell_tune.backbones`.
+It imports no torch, because settings are read before anything is trained. To add a network of
+torchvision's, add a row and its name to `BACKBONES`; a network of another kind brings its own
+`body`. Another package names its row in an entry point of the group `cell_tune.backbones`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 from core.extensions import Parts
 
@@ -18,27 +19,34 @@ class Backbone:
     """One row of the table.
 
     channels     channels of each level, from the finest
-    memory_rank  place by the memory that training takes: 0 for resnet18, 4 for resnet101; may lie
-                 between two of ours
+    memory_rank  place by the memory that training takes, all stages trained (results/LOG.md): 0 for
+                 resnet18, the largest for swin_s; may lie between two of ours
     weights      the values of `model.weights` that name a file of torchvision's, that of `auto`
                  first
-    bottleneck   whether it is torchvision's ResNet of bottleneck blocks, whose stride may be in the
-                 first 1x1 convolution
+    advice       what whoever chooses it should know, one sentence without its full stop; the doctor
+                 and a search say it where the backbone is used
+    stages       what `model.trainable_layers` counts, from the last: the layers, by their paths in
+                 the body, that train together
     body         makes its layers from a function that makes a layer of normalisation for a number
                  of channels. It returns a module whose output is the list of the levels' features,
                  [B, channels, height, width], at strides of 4, 8, 16 and 32 pixels, drawn from
-                 torch's global generator. None for torchvision's ResNet of the row's name
-    levels       the children of torchvision's ResNet whose output the pyramid takes
-    stages       what `model.trainable_layers` counts, from the last: the children that train
-                 together
+                 torch's global generator. None for the network of torchvision's that has the row's
+                 name, of which the fields below say what is taken
+    levels       the layers, by their paths, whose output the pyramid takes
+    head         beginnings of the names, in torchvision's file, of what follows the last level
+    bottleneck   whether it is a ResNet of bottleneck blocks, whose stride may be in the first 1x1
+                 convolution
+    norm         batch for batch norm, which a detector may freeze; layer for layer norm inside the
+                 blocks, whose sums leave a stage as they are: each level gets a layer norm of its
+                 own, the stage's `level_norms`
+    norm_eps     number that its batch norm adds to the variance
+    axes         order of the axes of what its layers return, in the letters of `core.sample`
     """
 
     channels: tuple[int, int, int, int]
     memory_rank: float
     weights: tuple[str, ...] = ()
-    bottleneck: bool = False
-    body: Callable[[Callable[..., Any]], Any] | None = None
-    levels: tuple[str, str, str, str] = ("layer1", "layer2", "layer3", "layer4")
+    advice: str = ""
     stages: tuple[tuple[str, ...], ...] = (
         ("layer4",),
         ("layer3",),
@@ -46,6 +54,13 @@ class Backbone:
         ("layer1",),
         ("conv1", "bn1"),
     )
+    body: Callable[[Callable[..., Any]], Any] | None = None
+    levels: tuple[str, str, str, str] = ("layer1", "layer2", "layer3", "layer4")
+    head: tuple[str, ...] = ("fc.",)
+    bottleneck: bool = False
+    norm: Literal["batch", "layer"] = "batch"
+    norm_eps: float = 1e-5
+    axes: Literal["BFHW", "BHWF"] = "BFHW"
 
     def has(self, weights: str) -> bool:
         """Whether torchvision has the file that `model.weights` names: auto, coco or imagenet."""
@@ -57,10 +72,61 @@ _BASIC, _BOTTLENECK = (64, 128, 256, 512), (256, 512, 1024, 2048)
 RESNET18 = Backbone(channels=_BASIC, memory_rank=0, weights=("imagenet",))
 RESNET34 = Backbone(channels=_BASIC, memory_rank=1, weights=("imagenet",))
 RESNET50 = Backbone(
-    channels=_BOTTLENECK, memory_rank=2, weights=("coco", "imagenet"), bottleneck=True
+    channels=_BOTTLENECK, memory_rank=3, weights=("coco", "imagenet"), bottleneck=True
 )
-RESNET101 = Backbone(channels=_BOTTLENECK, memory_rank=4, weights=("imagenet",), bottleneck=True)
-RESNEXT50 = Backbone(channels=_BOTTLENECK, memory_rank=3, weights=("imagenet",), bottleneck=True)
+RESNET101 = Backbone(channels=_BOTTLENECK, memory_rank=5, weights=("imagenet",), bottleneck=True)
+RESNEXT50 = Backbone(channels=_BOTTLENECK, memory_rank=4, weights=("imagenet",), bottleneck=True)
+
+MOBILENET_V3_LARGE = Backbone(
+    channels=(24, 40, 112, 960),
+    memory_rank=2,
+    weights=("imagenet",),
+    levels=("features.3", "features.6", "features.12", "features.16"),
+    stages=(
+        ("features.13", "features.14", "features.15", "features.16"),
+        ("features.7", "features.8", "features.9", "features.10", "features.11", "features.12"),
+        ("features.4", "features.5", "features.6"),
+        ("features.2", "features.3"),
+        ("features.0", "features.1"),
+    ),
+    head=("classifier.",),
+    norm_eps=1e-3,
+)
+
+# Patches of 4 x 4 pixels, then four stages of blocks; between two stages a layer that halves the
+# sides, which belongs to the later one.
+_IN_PATCHES = partial(
+    Backbone,
+    channels=(96, 192, 384, 768),
+    weights=("imagenet",),
+    levels=("features.1", "features.3", "features.5", "features.7"),
+    stages=(
+        ("features.6", "features.7", "level_norms.3"),
+        ("features.4", "features.5", "level_norms.2"),
+        ("features.2", "features.3", "level_norms.1"),
+        ("features.1", "level_norms.0"),
+        ("features.0",),
+    ),
+    norm="layer",
+)
+_CONVNEXT = partial(_IN_PATCHES, head=("classifier.",))
+_SWIN = partial(_IN_PATCHES, head=("norm.", "head."), axes="BHWF")
+
+
+def _advice(authors: str, times: float) -> str:
+    return (
+        f"{authors} fine-tuned it with AdamW, a learning rate of 1e-4 for batches of 16, a weight"
+        " decay of 0.05 and a warm-up; with all stages trained, what it keeps for the gradient"
+        f" takes {times:g} times the memory of resnet50"
+    )
+
+
+_CONVNEXT_PAPER, _SWIN_PAPER = "Liu et al. (ConvNeXt, 2022)", "Liu et al. (Swin, 2021)"
+
+CONVNEXT_TINY = _CONVNEXT(memory_rank=6, advice=_advice(_CONVNEXT_PAPER, 2.6))
+CONVNEXT_SMALL = _CONVNEXT(memory_rank=8, advice=_advice(_CONVNEXT_PAPER, 4.2))
+SWIN_T = _SWIN(memory_rank=7, advice=_advice(_SWIN_PAPER, 2.7))
+SWIN_S = _SWIN(memory_rank=9, advice=_advice(_SWIN_PAPER, 4.4))
 
 BACKBONES: Parts[Backbone] = Parts(
     "backbone",
@@ -71,6 +137,11 @@ BACKBONES: Parts[Backbone] = Parts(
         "resnet50": "core.backbones:RESNET50",
         "resnet101": "core.backbones:RESNET101",
         "resnext50_32x4d": "core.backbones:RESNEXT50",
+        "mobilenet_v3_large": "core.backbones:MOBILENET_V3_LARGE",
+        "convnext_tiny": "core.backbones:CONVNEXT_TINY",
+        "convnext_small": "core.backbones:CONVNEXT_SMALL",
+        "swin_t": "core.backbones:SWIN_T",
+        "swin_s": "core.backbones:SWIN_S",
     },
 )
 """Every backbone. The name of one of ours is that of torchvision's builder and of its weights."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -174,13 +175,20 @@ else:
     )
 
 
+def _as_number(value: Any) -> Any:
+    """A whole number that is written as text, as on a command line, as a number."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 class ModelConfig(_Settings):
     """The network: detector, backbone, what it starts from and how much of it trains."""
 
     detector: Annotated[str, NameIn(DETECTORS)] = "fpn"
-    """The network around the backbone: one of torchvision's two recipes for Mask R-CNN."""
+    """The network around the backbone: fpn or fpn_v2, torchvision's two recipes for Mask R-CNN, or
+    cascade, the first one with boxes refined in three stages."""
     backbone: Annotated[str, NameIn(BACKBONES)] = "resnet50"
-    """The feature extractor, pretrained as `model.weights` says."""
+    """The feature extractor, pretrained as `model.weights` says; ConvNeXt and Swin want settings of
+    their own, which a search notes."""
     weights: str = Field("auto", min_length=1)
     """auto (coco for resnet50, imagenet for the others), coco, imagenet, none, or the path of a
     file."""
@@ -210,6 +218,9 @@ class ModelConfig(_Settings):
     """Anchors per image that enter the loss of the proposal network."""
     box_samples: int = Field(512, ge=16, le=4096)
     """Proposals per image that enter the losses of the heads; a quarter at most are positive."""
+    mask_side: Annotated[Literal[28, 56], BeforeValidator(_as_number)] = 28
+    """Cells along a side of a predicted mask, whatever the size of its box; with 56 the mask head
+    takes four times as long."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -234,6 +245,15 @@ class ModelConfig(_Settings):
                 f" {self.backbone}"
             )
         return self
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """What the tables say to whoever chooses this network, a sentence each."""
+        rows = (
+            ("backbone", self.backbone, BACKBONES[self.backbone].advice),
+            ("detector", self.detector, DETECTORS[self.detector].advice),
+        )
+        return tuple(f"model.{kind} {name}: {advice}" for kind, name, advice in rows if advice)
 
 
 class OptimConfig(_Settings):

@@ -20,17 +20,29 @@ class Recipe:
                   number of classes beside background, a `PredictConfig` and its `Traits`
     freezes_norm  whether batch norm of a pretrained backbone is frozen, and all other layers have
                   none
-    memory_rank   place by the memory that training takes: 0 for fpn, 1 for fpn_v2
+    memory_rank   place by the memory that training takes: 0 for fpn, the largest for fpn_v2
+    coco          torchvision's recipe of Mask R-CNN whose COCO weights fill it, as in the name
+                  `maskrcnn_resnet50_fpn`; empty for that of its own name
+    copies        beginnings of names of layers, in pairs: those of the second begin as copies of
+                  those of the first where a whole network's weights have only the first
+    advice        what whoever chooses it should know, as in `Backbone`
     """
 
     build: Callable[..., Any]
     freezes_norm: bool
     memory_rank: float
+    coco: str = ""
+    copies: tuple[tuple[str, str], ...] = ()
+    advice: str = ""
 
 
 DETECTORS: Parts[Recipe] = Parts(
     "detector",
     "cell_tune.detectors",
-    {"fpn": "core.network.detectors:FPN", "fpn_v2": "core.network.detectors:FPN_V2"},
+    {
+        "fpn": "core.network.detectors:FPN",
+        "fpn_v2": "core.network.detectors:FPN_V2",
+        "cascade": "core.network.detectors:CASCADE",
+    },
 )
 """Every detector."""

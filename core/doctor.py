@@ -97,6 +97,7 @@ def _content(dataset: Dataset, where: str, config: TrialConfig, signs: bool) -> 
     config = config.resolved(Circumstances(data=data))
     yield from _recommended(data, config)
     notes += advice(dataset, data, [config])
+    notes += config.model.advice
     if notes:
         yield ""
         yield "Unusual, and accepted:"

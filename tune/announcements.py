@@ -21,7 +21,7 @@ from tune.statistics.choice import Choice
 from tune.study import confirmation
 from tune.study.automatic import said_of_data
 from tune.study.learned import no_winner, nothing_learned, remedies
-from tune.study.plan import StudyPlan, data_advice
+from tune.study.plan import StudyPlan, data_advice, network_advice
 from tune.study.reading import Study
 from tune.tracking.tracker import Trouble
 
@@ -58,7 +58,8 @@ def search_lines(plan: StudyPlan) -> list[str]:
             else ""
         )
         lines.append(f"Weights: {file.path}{at_first}")
-    lines += [f"Note: {note}" for note in [*data.notes, *data_advice(request, data)]]
+    notes = [*data.notes, *data_advice(request, data), *network_advice(request)]
+    lines += [f"Note: {note}" for note in notes]
     lines += [f"Note: the space has grown: {sentence}" for sentence in plan.growth]
     lines += [f"Note: {plan.precision}"] if plan.precision else []
     lines += [f"Note: {sentence}" for sentence in said_of_data(request)]

@@ -323,7 +323,7 @@ def _chunks(sides: list[list[int]]) -> Iterator[tuple[int, int, int, int]]:
 
 @torch.no_grad()
 def paste(
-    mask_probs_N28: torch.Tensor,
+    mask_probs_NMM: torch.Tensor,
     boxes_N4: torch.Tensor,
     height: int,
     width: int,
@@ -331,14 +331,14 @@ def paste(
 ) -> list[MaskCrop]:
     """Turn mask predictions into masks, each inside its own window of a `height` x `width` image.
 
-    mask_probs_N28   float32 [N, 28, 28], probabilities
+    mask_probs_NMM   float32 [N, M, M], probabilities
     boxes_N4         float32 [N, 4], in pixels of that image
 
     The pixels are those of `torchvision.models.detection.roi_heads.paste_masks_in_image(...) >
     threshold`. Windows are clipped to the image; a box outside it gives an empty one. Runs on the
     CPU wherever the predictions are.
     """
-    probs_N1MM, scale = expand_masks(mask_probs_N28[:, None].cpu(), padding=1)
+    probs_N1MM, scale = expand_masks(mask_probs_NMM[:, None].cpu(), padding=1)
     boxes = expand_boxes(boxes_N4.cpu(), scale).to(torch.int64).tolist()
     crops = []
     for probs_1MM, (left, top, right, bottom) in zip(probs_N1MM, boxes, strict=True):

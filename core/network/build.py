@@ -1,20 +1,22 @@
 """A detector built from settings and pretrained weights, or restored from a saved state."""
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 
+from core.backbones import BACKBONES
 from core.config import ModelConfig, PredictConfig
 from core.detectors import DETECTORS
 from core.errors import WeightsError
 from core.network.detector import Detector, Traits
-from core.network.weights import NORM_EPS, BaseWeights, first_names
+from core.network.weights import BaseWeights, first_names
 
-CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.mask_predictor.mask_fcn_logits.")
-"""Layers that depend on the classes. They are never taken from pretrained weights, even if the
-number of classes is the same: class 1 of the data set is not class 1 of COCO, and nobody knows
-whether it is class 1 of a user's file."""
+CLASS_LAYERS = re.compile(r"\.box_predictor\.|\.mask_predictor\.mask_fcn_logits\.")
+"""What the names of layers that depend on the classes hold. They are never taken from pretrained
+weights, even if the number of classes is the same: class 1 of the data set is not class 1 of COCO,
+and nobody knows whether it is class 1 of a user's file."""
 
 COUNTER = "num_batches_tracked"
 """Suffix of a counter that batch norm keeps and nothing reads. Older files and frozen batch norm
@@ -38,7 +40,9 @@ def build_detector(
     recipe = DETECTORS[config.detector]
     traits = Traits(
         frozen_norm=recipe.freezes_norm and weights is not None,
-        norm_eps=NORM_EPS if weights is None else weights.norm_eps,
+        norm_eps=BACKBONES[config.backbone].norm_eps
+        if weights is None or weights.norm_eps is None
+        else weights.norm_eps,
         stride_in_1x1=config.stride_in_1x1 or (weights is not None and weights.stride_in_1x1),
     )
     model: Detector = recipe.build(config, classes, predict, traits)
@@ -68,15 +72,33 @@ def restore_detector(
 
 
 def _load(model: Detector, weights: BaseWeights, config: ModelConfig) -> None:
-    """Copy pretrained weights into the model, or into its backbone where they are a ResNet's."""
-    unwanted = CLASS_LAYERS if weights.whole else ("fc.",)
+    """Copy pretrained weights into the model, or into its backbone where they are a classifier's.
+
+    A whole Mask R-CNN also fills the layers of another detector that begin as copies of its own.
+    """
     place = model if weights.whole else model.get_submodule("backbone.body")
     has = place.state_dict().keys()
+    head = BACKBONES[config.backbone].head
+
+    def is_new(name: str) -> bool:
+        """Whether a layer is drawn, whatever the file holds."""
+        if weights.whole:
+            return CLASS_LAYERS.search(name) is not None
+        return name.startswith((*head, "level_norms."))
+
+    arrays = dict(weights.tensors)
+    if weights.whole:
+        for one, copy in DETECTORS[config.detector].copies:
+            arrays = {
+                copy + name.removeprefix(one): value
+                for name, value in arrays.items()
+                if name.startswith(one)
+            } | arrays
     tensors = {
         # A copy, because shared arrays are read-only and torch has no read-only tensors.
         name: torch.from_numpy(np.array(value))
-        for name, value in weights.tensors.items()
-        if not name.startswith(unwanted) and (name in has or not name.endswith(COUNTER))
+        for name, value in arrays.items()
+        if not is_new(name) and (name in has or not name.endswith(COUNTER))
     }
     misfit = (
         f"{weights.name} does not fit model.detector {config.detector} with model.backbone"
@@ -90,9 +112,7 @@ def _load(model: Detector, weights: BaseWeights, config: ModelConfig) -> None:
             f"{misfit}: {str(error).splitlines()[1].strip().rstrip('.')}; {way_out}"
         ) from None
     missing = [
-        name
-        for name in loaded.missing_keys
-        if not name.startswith(unwanted) and not name.endswith(COUNTER)
+        name for name in loaded.missing_keys if not is_new(name) and not name.endswith(COUNTER)
     ]
     if missing:
         raise WeightsError(f"{misfit}: it lacks {first_names(missing)}; {way_out}")

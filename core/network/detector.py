@@ -20,13 +20,13 @@ class RawDetections:
     boxes_N4        float32 [N, 4], half-open, pixels of the image that was given
     labels_N        int64 [N], class numbers 1..C
     scores_N        float32 [N]
-    mask_probs_N28  float32 [N, 28, 28], probability of the mask inside its box
+    mask_probs_NMM  float32 [N, M, M], probability of the mask inside its box
     """
 
     boxes_N4: torch.Tensor
     labels_N: torch.Tensor
     scores_N: torch.Tensor
-    mask_probs_N28: torch.Tensor
+    mask_probs_NMM: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,14 @@ class Detector(nn.Module, ABC):
         return self.losses(images, targets)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode, but keep batch norm of frozen layers in evaluation mode.
+        """Set the mode, but keep what is frozen as a whole in evaluation mode.
 
-        So its running statistics never change.
+        So running statistics of batch norm never change there, and no block is left out at random
+        (stochastic depth).
         """
         super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
-                module.eval()
+        for module in self.children():
+            _rest_where_frozen(module)
         return self
 
     def trained_state(self) -> dict[str, torch.Tensor]:
@@ -130,3 +130,13 @@ class Detector(nn.Module, ABC):
             if isinstance(module, nn.BatchNorm2d) and module.weight.requires_grad:
                 state |= dict(module.named_buffers(prefix=name))
         return state
+
+
+def _rest_where_frozen(module: nn.Module) -> None:
+    """Set the largest parts of a module of which no parameter trains to evaluation mode."""
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        module.eval()
+        return
+    for child in module.children():
+        _rest_where_frozen(child)

@@ -3,7 +3,7 @@
 This is the only place where settings of the network meet its layers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from torch import nn
@@ -20,6 +20,7 @@ from core.config import ModelConfig, PredictConfig
 from core.detectors import Recipe
 from core.network.anchors import ANCHOR_RATIOS, ANCHOR_SIDES, Anchors
 from core.network.balanced import BalancedSampler
+from core.network.box_coding import OffsetCoder
 from core.network.detector import Traits
 from core.network.frozen_norm import FrozenBatchNorm
 from core.network.mask_rcnn import MaskRCNN
@@ -27,18 +28,21 @@ from core.network.pooling import PyramidPooling
 from core.network.proposals import ProposalNetwork
 from core.network.pyramid import CHANNELS, Norm, pyramid_backbone
 from core.network.resizing import ImageTransform
-from core.network.roi_heads import RoIHeads
+from core.network.roi_heads import UPSAMPLING, BoxStage, RoIHeads
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation of RGB in 0..1 with which all of torchvision's weights were trained.
 Images are normalised in the model and nowhere else."""
 
-BOX_SIDE, BOX_VECTOR, MASK_SIDE = 7, 1024, 14
-"""Cells along a side of what the box branch pools from a box, length of the vector that describes a
-box, and cells along a side of what the mask branch pools."""
+BOX_SIDE, BOX_VECTOR = 7, 1024
+"""Cells along a side of what the box branch pools from a box, and length of the vector that
+describes a box."""
 CONVOLUTIONS = [CHANNELS] * 4
 """Output channels of each convolution of the mask head, and of the box head of fpn_v2."""
+
+
+_OFFSETS_OF_EACH_CLASS = partial(FastRCNNPredictor, BOX_VECTOR)
 
 
 def mask_rcnn(
@@ -50,6 +54,8 @@ def mask_rcnn(
     norm: Norm | None,
     proposal_convolutions: int,
     box_head: Callable[[], nn.Module],
+    box_predictor: Callable[[int], nn.Module] = _OFFSETS_OF_EACH_CLASS,
+    stages: Sequence[Callable[[nn.Module, nn.Module], BoxStage]] = (BoxStage,),
 ) -> MaskRCNN:
     """Mask R-CNN with the layers of one of torchvision's two recipes, drawn in torchvision's order.
 
@@ -57,9 +63,12 @@ def mask_rcnn(
                             for no layer
     proposal_convolutions   number of 3x3 convolutions before the proposal network's outputs
     box_head                makes the module from features [K, 256, 7, 7] to vectors [K, 1024]
+    box_predictor           makes the module from these vectors to classes and offsets, of a number
+                            of classes that counts background
+    stages                  make the stages of the box branch, each of a head and a predictor
     """
-    body_norm = (
-        partial(FrozenBatchNorm, eps=traits.norm_eps) if traits.frozen_norm else nn.BatchNorm2d
+    body_norm = partial(
+        FrozenBatchNorm if traits.frozen_norm else nn.BatchNorm2d, eps=traits.norm_eps
     )
     backbone = pyramid_backbone(config.backbone, body_norm, norm, traits.stride_in_1x1)
     rpn = ProposalNetwork(
@@ -72,9 +81,8 @@ def mask_rcnn(
     roi_heads = RoIHeads(
         BalancedSampler(config.box_samples, 0.25),
         PyramidPooling(BOX_SIDE),
-        box_head(),
-        FastRCNNPredictor(BOX_VECTOR, classes + 1),
-        PyramidPooling(MASK_SIDE),
+        [stage(box_head(), box_predictor(classes + 1)) for stage in stages],
+        PyramidPooling(config.mask_side // UPSAMPLING),
         MaskRCNNHeads(CHANNELS, CONVOLUTIONS, dilation=1, norm_layer=norm),
         MaskRCNNPredictor(CHANNELS, CHANNELS, classes + 1),
     )
@@ -85,16 +93,24 @@ def mask_rcnn(
     return MaskRCNN(transform, backbone, rpn, roi_heads, row=row, predict=predict, traits=traits)
 
 
-FPN = Recipe(
-    build=partial(
-        mask_rcnn,
-        norm=None,
-        proposal_convolutions=1,
-        box_head=lambda: TwoMLPHead(CHANNELS * BOX_SIDE**2, BOX_VECTOR),
-    ),
-    freezes_norm=True,
-    memory_rank=0,
+def _one_offset_of_all_classes(classes: int) -> FastRCNNPredictor:
+    """Torchvision's predictor, with offsets that hold whatever the class is.
+
+    classes   number of classes, background included
+    """
+    predictor = FastRCNNPredictor(BOX_VECTOR, classes)
+    predictor.bbox_pred = nn.Linear(BOX_VECTOR, 4)
+    return predictor
+
+
+_fpn = partial(
+    mask_rcnn,
+    norm=None,
+    proposal_convolutions=1,
+    box_head=lambda: TwoMLPHead(CHANNELS * BOX_SIDE**2, BOX_VECTOR),
 )
+
+FPN = Recipe(build=_fpn, freezes_norm=True, memory_rank=0)
 FPN_V2 = Recipe(
     build=partial(
         mask_rcnn,
@@ -105,5 +121,26 @@ FPN_V2 = Recipe(
         ),
     ),
     freezes_norm=False,
-    memory_rank=1,
+    memory_rank=2,
 )
+CASCADE = Recipe(
+    build=partial(
+        _fpn,
+        box_predictor=_one_offset_of_all_classes,
+        stages=[
+            BoxStage,
+            partial(BoxStage, coder=OffsetCoder(20.0, 10.0), least_iou=0.6, weight=0.5),
+            partial(BoxStage, coder=OffsetCoder(30.0, 15.0), least_iou=0.7, weight=0.25),
+        ],
+    ),
+    freezes_norm=True,
+    memory_rank=1,
+    coco="fpn",
+    advice="its two further stages of boxes have 28 million parameters, which take 440 MB with"
+    " their gradients and AdamW's moments",
+    copies=tuple(
+        ("roi_heads.box_head.", f"roi_heads.later_stages.{number}.box_head.") for number in (0, 1)
+    ),
+)
+"""Cai and Vasconcelos, Cascade R-CNN: High Quality Object Detection and Instance Segmentation
+(2019). Pretrained box heads of the later stages begin as copies of the first."""

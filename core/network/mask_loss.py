@@ -1,8 +1,8 @@
 """The loss of the mask branch and its gradient, computed together, some proposals at a time.
 
-For each proposal the branch keeps 1.8 MB of activations until its gradient is known. In crowded
-images, which have up to 128 positive proposals each, this was most of the memory that instances
-added.
+For each proposal the branch keeps 1.8 MB of activations until its gradient is known, four times as
+much where its masks have 56 cells a side instead of 28. In crowded images, which have up to 128
+positive proposals each, this was most of the memory that instances added.
 """
 
 from typing import Any
@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-PROPOSALS_AT_ONCE = 64
-"""Number of proposals whose activations are held at once: 120 MB."""
-AT_ONCE_ON_A_GPU = 256
+CELLS_AT_ONCE = 64 * 14**2
+"""Number of pooled cells whose activations are held at once: those of 64 proposals of 14 x 14,
+which take 120 MB."""
+CELLS_ON_A_GPU = 256 * 14**2
 """The same on a GPU, which waits for Python to ask for each operation: 460 MB. At the default
-`model.box_samples` a batch of two images has no more."""
+`model.box_samples` and `model.mask_side` a batch of two images has no more."""
 
 
 def mask_loss(
@@ -77,7 +78,8 @@ class _LossAndGradient(torch.autograd.Function):
         gradient_PFHW = torch.empty_like(features_PFHW) if of_features else None
         gradients = [torch.zeros_like(parameter) for parameter in parameters]
         proposals = weight_P.sum().clamp(min=1)
-        step = PROPOSALS_AT_ONCE if labels_P.device.type == "cpu" else AT_ONCE_ON_A_GPU
+        most = CELLS_AT_ONCE if labels_P.device.type == "cpu" else CELLS_ON_A_GPU
+        step = max(most // features_PFHW[0, 0].numel() if len(labels_P) else 0, 1)
         if takes_statistics(branch):
             step = max(len(labels_P), 1)
         for start in range(0, len(labels_P), step):

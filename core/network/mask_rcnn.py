@@ -56,7 +56,10 @@ class MaskRCNN(Detector):
     def losses(
         self, images: Sequence[torch.Tensor], targets: Sequence[Target]
     ) -> dict[str, torch.Tensor]:
-        """The five loss terms of torchvision's Mask R-CNN. See `Detector.losses`."""
+        """The five loss terms of torchvision's Mask R-CNN, those of a cascade's stages added up.
+
+        See `Detector.losses`.
+        """
         assert self.training, "call train() first"
         batch = self.transform(images)
         fixed = batch.images_B3HW.device.type != "cpu" if self.fixed is None else self.fixed
@@ -77,9 +80,9 @@ class MaskRCNN(Detector):
         found = self.roi_heads.detections(levels, proposals, batch.sizes, self.predict)
         return [
             RawDetections(
-                resize_boxes(boxes_N4, size, image.shape[-2:]), labels_N, scores_N, masks_N28
+                resize_boxes(boxes_N4, size, image.shape[-2:]), labels_N, scores_N, masks_NMM
             )
-            for (boxes_N4, labels_N, scores_N, masks_N28), size, image in zip(
+            for (boxes_N4, labels_N, scores_N, masks_NMM), size, image in zip(
                 found, batch.sizes, images, strict=True
             )
         ]
@@ -90,7 +93,8 @@ class MaskRCNN(Detector):
 
     def freeze(self, stages: int, pyramid: bool) -> None:
         """See `Detector.freeze`. Unlike torchvision, it freezes unpretrained layers too."""
-        trained = {child for stage in self.row.stages[:stages] for child in stage}
-        for name, child in self.backbone.body.named_children():
-            child.requires_grad_(name in trained)
+        body = self.backbone.body.requires_grad_(False)
+        for stage in self.row.stages[:stages]:
+            for layer in stage:
+                body.get_submodule(layer).requires_grad_(True)
         self.backbone.fpn.requires_grad_(pyramid)

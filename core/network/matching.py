@@ -18,7 +18,7 @@ ANCHOR_IOU, BACKGROUND_IOU = 0.7, 0.3
 whose highest IoU is below BACKGROUND_IOU learns background."""
 PROPOSAL_IOU = 0.5
 """A proposal whose highest IoU with an instance is at least this learns that instance; every other
-proposal learns background."""
+proposal learns background. Later stages of a cascade ask for more."""
 
 BACKGROUND, NEITHER = -1, -2
 """Matches of anchors that learn no instance: those that learn background, and those that learn
@@ -71,13 +71,17 @@ def match_anchors(
 
 
 def match_proposals(
-    boxes: torch.Tensor, labels: torch.Tensor, proposals: torch.Tensor
+    boxes: torch.Tensor,
+    labels: torch.Tensor,
+    proposals: torch.Tensor,
+    least_iou: float = PROPOSAL_IOU,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The box that each proposal overlaps most, and the class that it learns; int64 [K] or [B, K].
 
     boxes       float32 [N, 4], or [B, N, 4] of a batch
     labels      int64 [N] or [B, N], class numbers from 1
     proposals   float32 [K, 4] or [B, K, 4]
+    least_iou   a proposal whose IoU with that box is below this learns background
 
     The class is 0 for background.
     """
@@ -86,7 +90,7 @@ def match_proposals(
         return none, none
     iou = overlap(boxes, areas_of(boxes), proposals, areas_of(proposals))
     value, box = iou.max(dim=-2)
-    return box, torch.where(value < PROPOSAL_IOU, 0, labels.gather(-1, box))
+    return box, torch.where(value < least_iou, 0, labels.gather(-1, box))
 
 
 def areas_of(boxes: torch.Tensor) -> torch.Tensor:

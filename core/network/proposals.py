@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 from torch.nn import functional
-from torchvision.ops import clip_boxes_to_image, nms
+from torchvision.ops import nms
 
 from core.network.anchors import Anchors
 from core.network.balanced import BalancedSampler, positives_first
@@ -19,7 +19,7 @@ from core.network.box_coding import OffsetCoder
 from core.network.matching import match_anchors
 from core.network.resizing import ImageBatch, Size
 from core.network.suppression import suppress
-from core.network.truths import OfImages, first_of
+from core.network.truths import OfImages, clipped, first_of
 
 SUPPRESSED_TOGETHER = ("cuda",)
 """Devices on which the boxes of all levels are suppressed in one call, because each call waits for
@@ -235,16 +235,8 @@ def _taken(
     -1, below all others: it suppresses none of them, and comes last.
     """
     scores_BT = objectness_BA.gather(1, places_BT).sigmoid()
-    boxes_BT4 = boxes_BA4.gather(1, places_BT[..., None].expand(-1, -1, 4))
-    if len(set(sizes)) == 1:
-        boxes_BT4 = clip_boxes_to_image(boxes_BT4, sizes[0])
-    else:
-        boxes_BT4 = torch.stack(
-            [
-                clip_boxes_to_image(boxes_T4, size)
-                for boxes_T4, size in zip(boxes_BT4, sizes, strict=True)
-            ]
-        )
+    boxes_BT4 = clipped(boxes_BA4.gather(1, places_BT[..., None].expand(-1, -1, 4)), sizes)
+    assert isinstance(boxes_BT4, torch.Tensor)
     sides_BT2 = boxes_BT4[..., 2:] - boxes_BT4[..., :2]
     # The second condition is false for a score that is NaN.
     fits_BT = (sides_BT2 >= LEAST_SIDE).all(dim=2) & (scores_BT >= 0)

@@ -3,7 +3,7 @@
 Names of parameters are torchvision's: `body.conv1`, `body.layer1.0.conv1`, `fpn.inner_blocks.0.0`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -19,26 +19,54 @@ Norm = Callable[..., nn.Module]
 """A function that makes a layer of normalisation for a given number of channels."""
 
 
-class Stages(nn.ModuleDict):
-    """The children of a classifier up to the last of `levels`.
+LEVEL_EPS = 1e-6
+"""Number that the layer norm of a level adds to the variance."""
 
-    levels   names of the children whose outputs are returned
+
+class Stages(nn.Module):
+    """The layers of one of torchvision's classifiers up to its last level, by their names there.
+
+    Where blocks have layer norm inside, nothing normalises their sums. Each level has a layer norm
+    of its own then, as in the detectors of those networks' authors; a stage passes its sum on to
+    the next one without it.
+
+    classifier   the whole network
+    row          its row of the table
     """
 
-    def __init__(self, classifier: nn.Module, levels: Sequence[str]) -> None:
-        children = dict(classifier.named_children())
-        last = list(children).index(levels[-1])
-        super().__init__(dict(list(children.items())[: last + 1]))
-        self.levels = tuple(levels)
+    def __init__(self, classifier: nn.Module, row: Backbone) -> None:
+        super().__init__()
+        trunk, _, last = row.levels[-1].rpartition(".")
+        layers = dict(classifier.get_submodule(trunk).named_children())
+        kept = list(layers)[: list(layers).index(last) + 1]
+        place = nn.Module() if trunk else self
+        for name in kept:
+            place.add_module(name, layers[name])
+        if trunk:
+            self.add_module(trunk, place)
+        self.paths = [f"{trunk}.{name}" if trunk else name for name in kept]
+        self.levels = row.levels
+        self.axes = row.axes
+        self.level_norms: nn.ModuleList | None = None
+        if row.norm == "layer":
+            norms = [nn.LayerNorm(channels, LEVEL_EPS) for channels in row.channels]
+            self.level_norms = nn.ModuleList(norms)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The output of each level, [B, F, H, W], from the finest."""
         found = []
-        for name, child in self.items():
-            x = child(x)
-            if name in self.levels:
+        for path in self.paths:
+            x = self.get_submodule(path)(x)
+            if path in self.levels:
                 found.append(x)
-        return found
+        if self.level_norms is None:
+            return found
+        if self.axes == "BFHW":
+            found = [level.permute(0, 2, 3, 1) for level in found]
+        return [
+            norm(level).permute(0, 3, 1, 2)
+            for norm, level in zip(self.level_norms, found, strict=True)
+        ]
 
 
 class PyramidBackbone(nn.Module):
@@ -68,19 +96,20 @@ def pyramid_backbone(
 ) -> PyramidBackbone:
     """A backbone of the table under a feature pyramid, drawn from torch's global generator.
 
-    body_norm       makes the backbone's layers of normalisation
+    body_norm       makes the backbone's layers of batch norm
     pyramid_norm    makes the pyramid's; None for a pyramid without normalisation
     stride_in_1x1   whether a bottleneck strides in the 1x1 convolution before its 3x3 one, as in
                     Keras
     """
     row = BACKBONES[name]
-    body = row.body(body_norm) if row.body else _resnet(name, row, body_norm, stride_in_1x1)
+    body = row.body(body_norm) if row.body else _torchvisions(name, row, body_norm, stride_in_1x1)
     fpn = FeaturePyramidNetwork(list(row.channels), CHANNELS, LastLevelMaxPool(), pyramid_norm)
     return PyramidBackbone(body, fpn)
 
 
-def _resnet(name: str, row: Backbone, norm: Norm, stride_in_1x1: bool) -> Stages:
-    body = Stages(models.get_model(name, weights=None, norm_layer=norm), row.levels)
+def _torchvisions(name: str, row: Backbone, norm: Norm, stride_in_1x1: bool) -> Stages:
+    options = {"norm_layer": norm} if row.norm == "batch" else {}
+    body = Stages(models.get_model(name, weights=None, **options), row)
     if stride_in_1x1:
         for stage in row.levels[1:]:  # the first has no stride
             for layer, stride in (("conv1", 2), ("conv2", 1)):

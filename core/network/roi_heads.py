@@ -1,8 +1,9 @@
 """The heads of Mask R-CNN: classes, boxes and masks of proposals, their losses, and detections.
 
-The mask loss samples its targets from label maps, and masks are predicted some at a time. In the
-fixed form (see `MaskRCNN`) nothing is waited for: proposals and instances of all images are padded
-to tensors of one shape, and what is drawn of them has slots, of which empty ones have no weight.
+Boxes may be classified and refined in several stages, a cascade. The mask loss samples its targets
+from label maps, and masks are predicted some at a time. In the fixed form (see `MaskRCNN`) nothing
+is waited for: proposals and instances of all images are padded to tensors of one shape, and what is
+drawn of them has slots, of which empty ones have no weight.
 """
 
 import itertools
@@ -22,24 +23,62 @@ from core.network.mask_loss import mask_loss, takes_statistics
 from core.network.matching import PROPOSAL_IOU, match_proposals
 from core.network.pooling import PyramidPooling, regions_of
 from core.network.resizing import Size
-from core.network.truths import OfImages, Truths, first_of
+from core.network.truths import OfImages, Truths, clipped, first_of, joined
 
-MASK_SIDE = 28
-"""Side of a predicted mask in pixels, whatever the size of its box."""
-MASKS_AT_ONCE = 128
-"""Number of detections whose masks are computed at once: about 200 MB of activations."""
+UPSAMPLING = 2
+"""Cells along a side of a predicted mask for each that is pooled from its box."""
+CELLS_AT_ONCE = 128 * 14**2
+"""Number of pooled cells of which masks are computed at once in prediction: those of 128 detections
+of 14 x 14, which take about 200 MB of activations."""
 LEAST_SIDE = 1e-2
-"""Least side of a detected box, in pixels."""
+"""Least side of a detected or refined box, in pixels."""
 NOT_DRAWN = -100
 """Label of a slot that holds no proposal: torch's cross-entropy passes over it."""
+
+CODER = OffsetCoder(10.0, 5.0)
+"""The meaning of the offsets of torchvision's only stage."""
 
 Levels = Sequence[torch.Tensor]
 """The features of a batch, float32 [B, F, H, W] of each level, the finest first."""
 
 
 @dataclass(frozen=True)
+class BoxStage:
+    """A stage of the box branch, which classifies boxes and refines them.
+
+    head        module from pooled features [K, F, M, M] to a vector for each box
+    predictor   module from these vectors to class logits [K, C + 1] and box offsets, four of each
+                class, or four in all
+    coder       what the offsets mean
+    least_iou   a box whose highest IoU with an instance is at least this learns that instance;
+                every other box learns background
+    weight      factor on the losses of the stage
+    """
+
+    head: nn.Module
+    predictor: nn.Module
+    coder: OffsetCoder = CODER
+    least_iou: float = PROPOSAL_IOU
+    weight: float = 1.0
+
+    def __call__(self, pooled_KFMM: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class logits [K, C + 1], and offsets [K, C + 1, 4] or [K, 1, 4], float32."""
+        logits, offsets = self.predictor(self.head(pooled_KFMM))
+        # Float32 under autocast too, because boxes would else be decoded in bfloat16.
+        return logits.float(), offsets.float().unflatten(1, (-1, 4))
+
+    def refined(self, offsets: torch.Tensor, boxes_K4: torch.Tensor) -> torch.Tensor:
+        """The boxes [K, 4] that the next stage is given; `offsets` must be four in all.
+
+        No gradient passes from a stage to the one before.
+        """
+        assert offsets.shape[1] == 1, "only the last stage may have offsets of each class"
+        return self.coder.decode(offsets[:, 0].detach(), boxes_K4)
+
+
+@dataclass(frozen=True)
 class _Samples:
-    """The proposals of a batch that the heads learn.
+    """The boxes of a batch that a stage of the heads learns.
 
     draws               the slots they are in
     regions_S5          float32 [S, 5], number of the image and box
@@ -61,7 +100,7 @@ class _Samples:
 
 
 class MaskBranch(nn.Module):
-    """Mask logits, float32 [P, classes + 1, 28, 28], from features [P, F, 14, 14].
+    """Mask logits, float32 [P, classes + 1, 2 M, 2 M], from features [P, F, M, M].
 
     Features in channels-last order take three quarters of the time on a CPU. Logits are float32
     under autocast too.
@@ -82,28 +121,33 @@ class MaskBranch(nn.Module):
 class RoIHeads(nn.Module):
     """The two branches of the heads: one for classes and boxes, one for masks.
 
-    box_head, box_predictor     modules from pooled features to a vector for each box, and from that
-                                to class logits and box offsets
+    stages                      the stages of the box branch; each after the first is given the
+                                boxes that the one before refined
     mask_head, mask_predictor   modules from pooled features to deeper ones, and from these to mask
                                 logits
+
+    Masks are learned from the positive boxes of the first stage, and predicted for the boxes of
+    the last. The first stage has the names of parameters that torchvision's only stage has.
     """
 
     def __init__(
         self,
         sampler: BalancedSampler,
         box_roi_pool: PyramidPooling,
-        box_head: nn.Module,
-        box_predictor: nn.Module,
+        stages: Sequence[BoxStage],
         mask_roi_pool: PyramidPooling,
         mask_head: nn.Module,
         mask_predictor: nn.Module,
     ) -> None:
         super().__init__()
         self.sampler = sampler
-        self.coder = OffsetCoder(10.0, 5.0)
         self.box_roi_pool = box_roi_pool
-        self.box_head = box_head
-        self.box_predictor = box_predictor
+        self.stages = tuple(stages)
+        self.box_head, self.box_predictor = stages[0].head, stages[0].predictor
+        self.later_stages = nn.ModuleList(
+            nn.ModuleDict({"box_head": stage.head, "box_predictor": stage.predictor})
+            for stage in stages[1:]
+        )
         self.mask_roi_pool = mask_roi_pool
         self.mask_head = mask_head
         self.mask_predictor = mask_predictor
@@ -119,28 +163,29 @@ class RoIHeads(nn.Module):
     def losses(
         self, levels: Levels, proposals: OfImages, truths: Truths
     ) -> dict[str, torch.Tensor]:
-        """The losses of classes, boxes and masks, with the steps and draws of torchvision's heads.
+        """The losses of classes, boxes and masks; those of classes and boxes summed over stages.
 
         proposals   float32 [K, 4] of each image; of a padded batch one tensor [B, K, 4], and
                     missing ones are boxes of zeros
 
-        Of a padded batch nothing is waited for, except where batch norm of a head takes its
-        statistics from the batch: there empty slots must not be seen, and their number is asked.
+        The first stage has the steps and draws of torchvision's heads. Of a padded batch nothing is
+        waited for, except where batch norm of a head takes its statistics from the batch: there
+        empty slots must not be seen, and their number is asked.
         """
-        samples = self._samples(proposals, truths)
-        logits_SC, offsets_SC4 = self._of_drawn(levels, samples, truths.padded)
-        draws, positive_P = samples.draws, samples.draws.positive_P
-        wanted_P4 = self.coder.encode(
-            truths.boxes_N4[samples.instances_P], samples.positive_regions[:, 1:]
-        )
-        offsets_P4 = offsets_SC4[positive_P, samples.positive_labels_P]
-        class_loss = functional.cross_entropy(
-            logits_SC, samples.labels_S, ignore_index=NOT_DRAWN, reduction="sum"
-        )
+        drawn = samples = self._drawn(proposals, truths)
+        class_losses, box_losses = [], []
+        for stage, following in itertools.zip_longest(self.stages, self.stages[1:]):
+            logits_SC, offsets = self._of_slots(stage, levels, samples, truths.padded)
+            class_loss, box_loss = _losses(stage, samples, logits_SC, offsets, truths)
+            class_losses.append(class_loss)
+            box_losses.append(box_loss)
+            if following is not None:
+                boxes_S4 = stage.refined(offsets, samples.regions_S5[:, 1:])
+                samples = _matched_again(samples, boxes_S4, truths, following.least_iou)
         return {
-            "loss_classifier": class_loss / draws.count,
-            "loss_box_reg": draws.box_loss(offsets_P4, wanted_P4) / draws.count,
-            "loss_mask": self._mask_loss(levels, samples, truths),
+            "loss_classifier": sum(class_losses[1:], class_losses[0]),
+            "loss_box_reg": sum(box_losses[1:], box_losses[0]),
+            "loss_mask": self._mask_loss(levels, drawn, truths),
         }
 
     def detections(
@@ -150,122 +195,104 @@ class RoIHeads(nn.Module):
         sizes: Sequence[Size],
         predict: PredictConfig,
     ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Boxes [N, 4], labels [N], scores [N] and masks [N, 28, 28] of each image.
+        """Boxes [N, 4], labels [N], scores [N] and masks [N, M, M] of each image.
 
         proposals   float32 [K, 4] of each image
         sizes       height and width of each image in pixels, without padding
         predict     score threshold, IoU of suppression and largest number of detections
 
-        The best score comes first. The mask head sees MASKS_AT_ONCE detections at a time, because
-        1,500 of them at once would take gigabytes.
+        The best score comes first. Scores are means over the stages, boxes those of the last. The
+        mask head sees some detections at a time, because 1,500 of them at once would take
+        gigabytes.
         """
-        logits_KC, offsets_KC4 = self._classified(self.box_roi_pool(levels, proposals))
-        boxes_KC4 = self.coder.decode(offsets_KC4, torch.cat(list(proposals))[:, None])
         counts = [len(proposals_K4) for proposals_K4 in proposals]
+        boxes_K4, scores = joined(proposals), []
+        for stage, following in itertools.zip_longest(self.stages, self.stages[1:]):
+            logits_KC, offsets = stage(self.box_roi_pool(levels, torch.split(boxes_K4, counts)))
+            scores.append(logits_KC.softmax(dim=1))
+            if following is not None:
+                refined = torch.split(stage.refined(offsets, boxes_K4), counts)
+                boxes_K4 = joined(_with_sides(refined, sizes))
+        scores_KC = torch.stack(scores).mean(dim=0)
+        boxes_KC4 = self.stages[-1].coder.decode(offsets, boxes_K4[:, None])
+        boxes_KC4 = boxes_KC4.expand(-1, scores_KC.shape[1], -1)
         of_images = zip(
-            torch.split(boxes_KC4, counts),
-            torch.split(logits_KC.softmax(dim=1), counts),
-            sizes,
-            strict=True,
+            torch.split(boxes_KC4, counts), torch.split(scores_KC, counts), sizes, strict=True
         )
         best = [
             _best(of_boxes, of_scores, size, predict) for of_boxes, of_scores, size in of_images
         ]
         masks = self._masks(levels, [one[0] for one in best], [one[1] for one in best])
-        return [(*one, masks_N28) for one, masks_N28 in zip(best, masks, strict=True)]
+        return [(*one, masks_NMM) for one, masks_NMM in zip(best, masks, strict=True)]
 
-    def _classified(self, pooled_KFMM: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class logits [K, C + 1] and offsets by class [K, C + 1, 4] of all boxes, float32."""
-        logits, offsets = self.box_predictor(self.box_head(pooled_KFMM))
-        # Float32 under autocast too, because boxes would else be decoded in bfloat16.
-        return logits.float(), offsets.float().reshape(*logits.shape, 4)
-
-    def _of_drawn(
-        self, levels: Levels, samples: _Samples, padded: bool
+    def _of_slots(
+        self, stage: BoxStage, levels: Levels, samples: _Samples, padded: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`_classified` of all slots; the numbers of an empty one mean nothing."""
-        if not (padded and takes_statistics(self.box_head)):
-            return self._classified(
-                self.box_roi_pool.pooled(levels, samples.regions_S5, fixed=padded)
-            )
+        """What a stage says of all slots; the numbers of an empty one mean nothing."""
+        if not (padded and takes_statistics(stage.head)):
+            return stage(self.box_roi_pool.pooled(levels, samples.regions_S5, fixed=padded))
         full_S = samples.draws.weight_S > 0
-        found = self._classified(self.box_roi_pool.pooled(levels, samples.regions_S5[full_S]))
+        found = stage(self.box_roi_pool.pooled(levels, samples.regions_S5[full_S]))
         row_S = torch.where(full_S, full_S.cumsum(dim=0), 0)
-        logits_SC, offsets_SC4 = (
+        logits_SC, offsets = (
             torch.cat([values.new_zeros(1, *values.shape[1:]), values])[row_S] for values in found
         )
-        return logits_SC, offsets_SC4
+        return logits_SC, offsets
 
-    def _samples(self, proposals: OfImages, truths: Truths) -> _Samples:
+    def _drawn(self, proposals: OfImages, truths: Truths) -> _Samples:
         """The proposals and true boxes that are drawn for the losses."""
-        boxes_of, labels_of = truths.by_image(truths.boxes_N4), truths.by_image(truths.labels_N)
+        boxes_of = truths.by_image(truths.boxes_N4)
         candidates: OfImages
         if truths.padded:
             assert isinstance(proposals, torch.Tensor)
             assert isinstance(boxes_of, torch.Tensor)
-            assert isinstance(labels_of, torch.Tensor)
             candidates = torch.cat([proposals, boxes_of], dim=1)
-            match_BK, label_BK = match_proposals(boxes_of, labels_of, candidates)
+            match, label = _matched(candidates, truths, self.stages[0].least_iou)
+            assert isinstance(label, torch.Tensor)
             is_zeros_BK = candidates[..., 2] <= candidates[..., 0]
-            draws = self.sampler.fixed(label_BK.masked_fill(is_zeros_BK, NOT_DRAWN))
-            match_K, label_K = match_BK.flatten(), label_BK.flatten()
+            draws = self.sampler.fixed(label.masked_fill(is_zeros_BK, NOT_DRAWN))
         else:
             candidates = [
                 torch.cat([boxes_K4, boxes_N4])
                 for boxes_K4, boxes_N4 in zip(proposals, boxes_of, strict=True)
             ]
-            matches, labels = zip(
-                *(
-                    match_proposals(boxes_N4, labels_N, boxes_K4)
-                    for boxes_N4, labels_N, boxes_K4 in zip(
-                        boxes_of, labels_of, candidates, strict=True
-                    )
-                ),
-                strict=True,
-            )
+            match, label = _matched(candidates, truths, self.stages[0].least_iou)
             counts = [len(boxes_K4) for boxes_K4 in candidates]
-            draws = positives_first(self.sampler(labels), counts).ascending()
-            match_K, label_K = torch.cat(matches), torch.cat(labels)
-        regions_S5 = regions_of(candidates)[draws.places_S]
-        labels_S = label_K[draws.places_S].masked_fill(draws.weight_S == 0, NOT_DRAWN)
-        image_P = regions_S5[draws.positive_P, 0].to(torch.int64)
-        return _Samples(
-            draws,
-            regions_S5,
-            labels_S,
-            labels_S[draws.positive_P].clamp(min=0),
-            match_K[draws.places_S[draws.positive_P]] + first_of(boxes_of)[image_P],
-        )
+            draws = positives_first(self.sampler([*label]), counts).ascending()
+        labels_S = joined(label)[draws.places_S].masked_fill(draws.weight_S == 0, NOT_DRAWN)
+        match_S = joined(match)[draws.places_S]
+        return _samples(draws, regions_of(candidates)[draws.places_S], labels_S, match_S, truths)
 
     def _mask_loss(self, levels: Levels, samples: _Samples, truths: Truths) -> torch.Tensor:
         """The loss of the masks of positive proposals; see `mask_loss`."""
         regions_P5, labels_P = samples.positive_regions, samples.positive_labels_P
         weight_P, fixed = samples.draws.weight_P, truths.padded
-        # A proposal that learns an instance has an IoU with its box of PROPOSAL_IOU at least.
-        wanted_P28 = truths.mask_targets(
+        # A proposal that learns an instance has an IoU with its box of least_iou at least.
+        wanted_PMM = truths.mask_targets(
             samples.instances_P,
             regions_P5[:, 1:] * weight_P[:, None],  # an empty slot's box may be large
             samples.draws.positives,
-            MASK_SIDE,
-            1 / PROPOSAL_IOU,
+            UPSAMPLING * self.mask_roi_pool.output_size,
+            1 / self.stages[0].least_iou,
         )
         if fixed and takes_statistics(self.mask_head):
             full_P, fixed = weight_P > 0, False
-            regions_P5, labels_P, wanted_P28, weight_P = (
-                values_P[full_P] for values_P in (regions_P5, labels_P, wanted_P28, weight_P)
+            regions_P5, labels_P, wanted_PMM, weight_P = (
+                values_P[full_P] for values_P in (regions_P5, labels_P, wanted_PMM, weight_P)
             )
         features_PFMM = self.mask_roi_pool.pooled(levels, regions_P5, fixed=fixed)
-        return mask_loss(self.mask_branch, features_PFMM, labels_P, wanted_P28, weight_P)
+        return mask_loss(self.mask_branch, features_PFMM, labels_P, wanted_PMM, weight_P)
 
     def _masks(
         self, levels: Levels, boxes: Sequence[torch.Tensor], labels: Sequence[torch.Tensor]
     ) -> Sequence[torch.Tensor]:
-        """The masks of the detections in each image, probabilities, float32 [N, 28, 28]."""
+        """The masks of the detections in each image, probabilities, float32 [N, M, M]."""
         counts = [len(boxes_N4) for boxes_N4 in boxes]
+        at_once = max(CELLS_AT_ONCE // self.mask_roi_pool.output_size**2, 1)
         masks = [
             self._mask_probabilities(levels, boxes_of_images, torch.cat(labels_of_images))
             for boxes_of_images, labels_of_images in zip(
-                _in_chunks(boxes, MASKS_AT_ONCE), _in_chunks(labels, MASKS_AT_ONCE), strict=True
+                _in_chunks(boxes, at_once), _in_chunks(labels, at_once), strict=True
             )
         ]
         return torch.split(torch.cat(masks), counts)
@@ -273,11 +300,122 @@ class RoIHeads(nn.Module):
     def _mask_probabilities(
         self, levels: Levels, boxes: Sequence[torch.Tensor], labels_K: torch.Tensor
     ) -> torch.Tensor:
-        """The masks of some detections of each image, probabilities, float32 [K, 28, 28]."""
-        logits_KC28 = self.mask_branch(self.mask_roi_pool(levels, boxes))
+        """The masks of some detections of each image, probabilities, float32 [K, M, M]."""
+        logits_KCMM = self.mask_branch(self.mask_roi_pool(levels, boxes))
         rows_K = torch.arange(len(labels_K), device=labels_K.device)
-        probabilities_K28: torch.Tensor = logits_KC28[rows_K, labels_K].sigmoid()
-        return probabilities_K28
+        probabilities_KMM: torch.Tensor = logits_KCMM[rows_K, labels_K].sigmoid()
+        return probabilities_KMM
+
+
+def _matched(boxes: OfImages, truths: Truths, least_iou: float) -> tuple[OfImages, OfImages]:
+    """The instance of its image that each box overlaps most, and the class that it learns.
+
+    Both int64, [K] of each image, or [B, K] of a padded batch.
+    """
+    boxes_of, labels_of = truths.by_image(truths.boxes_N4), truths.by_image(truths.labels_N)
+    if truths.padded:
+        assert isinstance(boxes, torch.Tensor)
+        assert isinstance(boxes_of, torch.Tensor)
+        assert isinstance(labels_of, torch.Tensor)
+        return match_proposals(boxes_of, labels_of, boxes, least_iou)
+    matches, labels = zip(
+        *(
+            match_proposals(boxes_N4, labels_N, boxes_K4, least_iou)
+            for boxes_N4, labels_N, boxes_K4 in zip(boxes_of, labels_of, boxes, strict=True)
+        ),
+        strict=True,
+    )
+    return matches, labels
+
+
+def _matched_again(
+    samples: _Samples, boxes_S4: torch.Tensor, truths: Truths, least_iou: float
+) -> _Samples:
+    """The same slots with refined boxes, each of which learns the instance that it overlaps now.
+
+    A box that has no sides inside its image learns nothing, nor does that of an empty slot.
+    """
+    images = len(truths.counts)
+    image_S = samples.regions_S5[:, 0].to(torch.int64)
+
+    def numbers(image_K: torch.Tensor) -> list[int]:
+        """The number of entries of each image; this would wait for a GPU."""
+        return [int(count) for count in torch.bincount(image_K, minlength=images).tolist()]
+
+    boxes: OfImages = (
+        boxes_S4.reshape(images, -1, 4)
+        if truths.padded
+        else torch.split(boxes_S4, numbers(image_S))
+    )
+    boxes = _with_sides(boxes, truths.sizes)
+    match, label = _matched(boxes, truths, least_iou)
+    regions_S5 = regions_of(boxes)
+    weight_S = samples.draws.weight_S * (regions_S5[:, 3] > regions_S5[:, 1])
+    labels_S = joined(label).masked_fill(weight_S == 0, NOT_DRAWN)
+    if truths.padded:  # any slot may hold a positive
+        positive_P = torch.arange(len(labels_S), device=labels_S.device)
+        counts = [len(labels_S) // images] * images
+    else:
+        (positive_P,) = torch.where(labels_S > 0)
+        counts = numbers(image_S[positive_P])
+    weight_P = (labels_S[positive_P] > 0).to(weight_S.dtype)
+    draws = Draws(samples.draws.places_S, weight_S, positive_P, weight_P, tuple(counts))
+    return _samples(draws, regions_S5, labels_S, joined(match), truths)
+
+
+def _samples(
+    draws: Draws,
+    regions_S5: torch.Tensor,
+    labels_S: torch.Tensor,
+    match_S: torch.Tensor,
+    truths: Truths,
+) -> _Samples:
+    """match_S   int64 [S], the instance of its image that each box overlaps most."""
+    image_P = regions_S5[draws.positive_P, 0].to(torch.int64)
+    first_B = first_of(truths.by_image(truths.boxes_N4))
+    return _Samples(
+        draws,
+        regions_S5,
+        labels_S,
+        labels_S[draws.positive_P].clamp(min=0),
+        match_S[draws.positive_P] + first_B[image_P],
+    )
+
+
+def _with_sides(boxes: OfImages, sizes: Sequence[Size]) -> OfImages:
+    """Boxes clipped to their images; those that have no sides then, or no numbers, are zeros."""
+
+    def zeros_for_none(boxes: torch.Tensor) -> torch.Tensor:
+        has_sides = ((boxes[..., 2:] - boxes[..., :2]) >= LEAST_SIDE).all(dim=-1, keepdim=True)
+        return torch.where(has_sides, boxes, 0.0)
+
+    boxes = clipped(boxes, sizes)
+    if isinstance(boxes, torch.Tensor):
+        return zeros_for_none(boxes)
+    return [zeros_for_none(boxes_K4) for boxes_K4 in boxes]
+
+
+def _losses(
+    stage: BoxStage,
+    samples: _Samples,
+    logits_SC: torch.Tensor,
+    offsets: torch.Tensor,
+    truths: Truths,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The losses of a stage's classes and of its boxes.
+
+    offsets   float32 [S, C + 1, 4] or [S, 1, 4]
+    """
+    draws, column_P = samples.draws, samples.positive_labels_P
+    offsets_P4 = offsets[draws.positive_P, column_P if offsets.shape[1] > 1 else 0]
+    wanted_P4 = stage.coder.encode(
+        truths.boxes_N4[samples.instances_P], samples.positive_regions[:, 1:]
+    )
+    class_loss = functional.cross_entropy(
+        logits_SC, samples.labels_S, ignore_index=NOT_DRAWN, reduction="sum"
+    )
+    count = draws.count / stage.weight
+    return class_loss / count, draws.box_loss(offsets_P4, wanted_P4) / count
 
 
 def _best(

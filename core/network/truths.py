@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torchvision.ops import clip_boxes_to_image
 
 from core.labels.label_maps import mask_targets, whole_mask_targets, windows_of
 from core.network.resizing import Size, resize_all_boxes
@@ -65,6 +66,14 @@ class Truths:
             sizes=sizes,
             padded=padded,
         )
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each image in pixels, without the padding of a batch."""
+        return [
+            (target.label_maps_LHW.shape[-2], target.label_maps_LHW.shape[-1])
+            for target in self.targets
+        ]
 
     def by_image(self, values_N: torch.Tensor) -> OfImages:
         """The values of each image's instances."""
@@ -171,3 +180,24 @@ def first_of(of_images: OfImages) -> torch.Tensor:
         return torch.arange(len(of_images), device=of_images.device) * of_images.shape[1]
     starts = [0, *itertools.accumulate(len(entries) for entries in of_images)]
     return torch.tensor(starts, device=of_images[0].device)
+
+
+def joined(of_images: OfImages) -> torch.Tensor:
+    """The values of all images in one axis."""
+    if isinstance(of_images, torch.Tensor):
+        return of_images.flatten(0, 1)
+    return torch.cat(list(of_images))
+
+
+def clipped(boxes: OfImages, sizes: Sequence[tuple[int, int]]) -> OfImages:
+    """Boxes, [K, 4] of each image, clipped to their images.
+
+    sizes   height and width of each image in pixels
+    """
+    if isinstance(boxes, torch.Tensor) and len(set(sizes)) == 1:
+        inside: torch.Tensor = clip_boxes_to_image(boxes, sizes[0])
+        return inside
+    of_images = [
+        clip_boxes_to_image(boxes_K4, size) for boxes_K4, size in zip(boxes, sizes, strict=True)
+    ]
+    return torch.stack(of_images) if isinstance(boxes, torch.Tensor) else of_images

@@ -2,15 +2,17 @@
 
 `model.weights` names the file:
 
-coco       torchvision's Mask R-CNN of the same detector, trained on COCO; exists for resnet50 only
-imagenet   torchvision's ResNet, trained on ImageNet by the recipe IMAGENET1K_V1
+coco       torchvision's Mask R-CNN of the detector's recipe, trained on COCO; exists for resnet50
+           only
+imagenet   torchvision's classifier of the backbone's name, trained on ImageNet (IMAGENET1K_V1)
 auto       coco for resnet50, imagenet for the other backbones
 none       no file
 a path     .pth or .pt (a state dict; nothing else is unpickled) or .safetensors
 
-Both detectors take IMAGENET1K_V1. It exists for all five backbones and was one recipe, so that a
-comparison of backbones compares backbones. The stronger IMAGENET1K_V2 exists for three of them; to
-use it, name its file.
+IMAGENET1K_V1 exists for every backbone. All ResNets learned by one recipe, so that a comparison of
+them compares backbones. Those of ConvNeXt and Swin learned by newer recipes, longer and with
+stronger augmentation: beside a ResNet they show backbone and recipe together. The stronger
+IMAGENET1K_V2 exists for some of the others; to use it, name its file.
 
 The files of coco and imagenet are looked for in the folder given, in the folder that the
 environment variable CELL_TUNE_WEIGHTS names, in ./weights and in torch.hub's checkpoints. A file
@@ -48,6 +50,7 @@ from torchvision.models import get_model_weights
 
 from core.backbones import BACKBONES, names_with
 from core.config import ModelConfig
+from core.detectors import DETECTORS
 from core.errors import WeightsError
 from core.files import read_json, reason
 from core.text import listed
@@ -65,10 +68,6 @@ user waits seconds, not minutes."""
 ABANDONED_SECONDS = 3600.0
 """A partial download that did not grow for this time, in seconds, belongs to a process that is
 dead."""
-
-NORM_EPS = 1e-5
-"""Number that batch norm adds to the variance: torch's default, with which all files but
-FILE_WITHOUT_EPSILON were trained."""
 
 FILE_WITHOUT_EPSILON = "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
 """Name of a file that was trained when torchvision's frozen batch norm still divided by
@@ -127,20 +126,20 @@ class BaseWeights:
     sha256          SHA-256 of the file, hexadecimal
     stride_in_1x1   whether a bottleneck of the network that learned them strides in its first 1x1
                     convolution
-    tensors         arrays by torchvision's names, of a ResNet or of a whole Mask R-CNN: float32,
-                    num_batches_tracked int64; read-only where Ray hands them out
-    norm_eps        number that frozen batch norm adds to the variance
+    tensors         arrays by torchvision's names, of a classifier or of a whole Mask R-CNN:
+                    float32, whole numbers int64; read-only where Ray hands them out
+    norm_eps        number that frozen batch norm adds to the variance; None for the backbone's own
     """
 
     name: str
     sha256: str
     stride_in_1x1: bool
     tensors: Mapping[str, NDArray[Any]]
-    norm_eps: float = NORM_EPS
+    norm_eps: float | None = None
 
     @property
     def whole(self) -> bool:
-        """Whether these are the weights of a whole Mask R-CNN and not of a ResNet alone."""
+        """Whether these are the weights of a whole Mask R-CNN and not of a classifier."""
         return _is_mask_rcnn(self.tensors)
 
 
@@ -179,7 +178,7 @@ def read_weights(file: WeightsFile) -> BaseWeights:
     """Decode a file of weights; floating point numbers become float32.
 
     Raises WeightsError for a file that is torn, holds anything but a state dict of finite tensors,
-    or is of neither a ResNet nor a Mask R-CNN.
+    or is neither of a backbone of the table nor of a Mask R-CNN.
     """
     try:
         data = file.path.read_bytes()
@@ -201,17 +200,17 @@ def read_weights(file: WeightsFile) -> BaseWeights:
                 " file"
             )
         tensors[name] = value.contiguous().numpy()
-    if not (_is_mask_rcnn(tensors) or _is_resnet(tensors)):
+    if not (_is_mask_rcnn(tensors) or _is_backbone(tensors)):
         raise WeightsError(
-            f"{file.path} must hold a ResNet or a Mask R-CNN by torchvision's names, and its"
-            f" tensors are {first_names(tensors)}"
+            f"{file.path} must hold one of the backbones ({', '.join(BACKBONES)}) or a Mask R-CNN"
+            f" by torchvision's names, and its tensors are {first_names(tensors)}"
         )
     return BaseWeights(
         name=file.path.name,
         sha256=hashlib.sha256(data).hexdigest(),
         stride_in_1x1=file.stride_in_1x1,
         tensors=tensors,
-        norm_eps=0.0 if file.path.name == FILE_WITHOUT_EPSILON else NORM_EPS,
+        norm_eps=0.0 if file.path.name == FILE_WITHOUT_EPSILON else None,
     )
 
 
@@ -224,8 +223,12 @@ def _is_mask_rcnn(tensors: Mapping[str, Any]) -> bool:
     return any(name.startswith("backbone.body.") for name in tensors)
 
 
-def _is_resnet(tensors: Mapping[str, Any]) -> bool:
-    return "layer1.0.conv1.weight" in tensors
+def _is_backbone(tensors: Mapping[str, Any]) -> bool:
+    """Whether every stage of some backbone has a tensor."""
+    layers = {name[:end] for name in tensors for end, sign in enumerate(name) if sign == "."}
+    return any(
+        all(layers.intersection(stage) for stage in row.stages) for row in BACKBONES.values()
+    )
 
 
 def _kind(config: ModelConfig) -> Literal["coco", "imagenet", "file"]:
@@ -285,7 +288,9 @@ def _places(folder: Path | None) -> list[Path]:
 
 def _known(config: ModelConfig, kind: str, folder: Path | None) -> tuple[Path, Source | None]:
     """The path of a file of torchvision's weights, and its source if it is not on this machine."""
-    network = f"maskrcnn_{config.backbone}_{config.detector}" if kind == "coco" else config.backbone
+    network = config.backbone
+    if kind == "coco":
+        network = f"maskrcnn_{network}_{DETECTORS[config.detector].coco or config.detector}"
     try:
         of = get_model_weights(network)
     except ValueError:

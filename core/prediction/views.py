@@ -229,7 +229,7 @@ def _to_cpu(found: Sequence[RawDetections]) -> list[RawDetections]:
                 one.boxes_N4,
                 one.scores_N[:, None],
                 one.labels_N[:, None].float(),  # exact: class numbers are small
-                one.mask_probs_N28.flatten(1),
+                one.mask_probs_NMM.flatten(1),
             ],
             dim=1,
         )
@@ -241,7 +241,7 @@ def _to_cpu(found: Sequence[RawDetections]) -> list[RawDetections]:
             boxes_N4=together[:, :4].clone(),
             labels_N=together[:, 5].long(),
             scores_N=together[:, 4].clone(),
-            mask_probs_N28=together[:, 6:].reshape(one.mask_probs_N28.shape),
+            mask_probs_NMM=together[:, 6:].reshape(one.mask_probs_NMM.shape),
         )
         for one, together in zip(found, split, strict=True)
     ]
@@ -254,7 +254,7 @@ def _pasted(look: _Look, raw: RawDetections) -> tuple[_Look, Detections]:
         boxes_N4=raw.boxes_N4.numpy(),
         labels_N=raw.labels_N.numpy(),
         scores_N=raw.scores_N.numpy(),
-        masks=tuple(masks.paste(raw.mask_probs_N28, raw.boxes_N4, height, width)),
+        masks=tuple(masks.paste(raw.mask_probs_NMM, raw.boxes_N4, height, width)),
     )
     return look, _mirror(found, width) if look.mirrored else found
 

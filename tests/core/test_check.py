@@ -12,11 +12,13 @@ import pytest
 import tifffile
 from PIL import Image
 
+from core.backbones import BACKBONES
 from core.check import main
 from core.config import MOST_DETECTIONS, TrialConfig
 from core.data.dataset import Category, Dataset, assemble
 from core.data.measure import measure
 from core.data.synthetic import make, write_hw3
+from core.detectors import DETECTORS
 from core.fitting import READ_OFF_DATA
 from core.prediction.advice import advice
 from core.sample import Sample
@@ -119,6 +121,18 @@ def test_unusual_things_are_noted_and_accepted(
     assert "2 classes (class3, class4) have no instance" in notes
     assert "class class2 is in 2 images only" in notes
     assert "0 of one pixel, 1 of one row or column" in out
+
+
+def test_what_the_network_needs_is_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_hw3(DATA, tmp_path)
+    network = ["--set", "model.backbone=swin_t", "--set", "model.detector=cascade"]
+    assert main([str(tmp_path), *network]) == 0
+    notes = capsys.readouterr().out
+    assert f"model.backbone swin_t: {BACKBONES['swin_t'].advice}" in notes
+    assert f"model.detector cascade: {DETECTORS['cascade'].advice}" in notes
+    assert "model.backbone" not in report(tmp_path, capsys)[1]
 
 
 def test_one_pixel_instances_are_counted(

@@ -206,7 +206,9 @@ CHOICES = {
 
 
 def test_there_are_settings_with_choices() -> None:
-    assert set(CHOICES) == {"model.detector", "model.backbone", "optim.precision"}
+    assert set(CHOICES) == {
+        "model.detector", "model.backbone", "model.mask_side", "optim.precision",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CHOICES)

@@ -21,7 +21,10 @@ def test_every_detector_has_a_recipe_and_its_own_place_by_memory() -> None:
 
 def test_every_detector_has_weights_of_torchvision_for_the_backbones_that_say_so() -> None:
     for name, row in BACKBONES.items():
-        there = {f"maskrcnn_{name}_{detector}" in models.list_models() for detector in DETECTORS}
+        there = {
+            f"maskrcnn_{name}_{recipe.coco or detector}" in models.list_models()
+            for detector, recipe in DETECTORS.items()
+        }
         assert there == {"coco" in row.weights}
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from core.backbones import BACKBONES
 from core.data import synthetic
 from tests import toys
 
@@ -198,8 +199,8 @@ def test_weights_that_torchvision_lacks_for_a_backbone_are_refused_with_the_way_
         "    except Exception as error: print(error)"
     )
     assert toy.python("-c", program).stdout.splitlines() == [
-        f"settings: model.weights: {weights} exists for resnet18, resnet34, resnet50, resnet101,"
-        " resnext50_32x4d only, and model.backbone is pond; use none or the path of a file"
+        f"settings: model.weights: {weights} exists for {', '.join(BACKBONES)} only, and"
+        " model.backbone is pond; use none or the path of a file"
         for weights in ("auto", "imagenet")
     ]
 

@@ -57,6 +57,7 @@ def _rank(name: str) -> Callable[[Value], float]:
 HEAVY = (
     "optim.batch_size", "model.image_min_side", "model.image_max_side", "data.crop",
     "model.trainable_layers", "model.backbone", "model.detector", "model.trainable_fpn",
+    "model.mask_side",
     "model.proposals_train", "model.box_samples", "model.rpn_samples", "model.proposals_test",
     "predict.max_detections", "predict.tile", "optim.precision",
 )  # fmt: skip

@@ -29,6 +29,7 @@ FACTORS: Mapping[str, tuple[str, ...]] = {
     BACKBONE: ("model.backbone",),
     "pretrained weights": ("model.weights", "model.stride_in_1x1"),
     "detector": ("model.detector",),
+    "size of masks": ("model.mask_side",),
     "anchors": ("model.anchor_scale",),
     "image size": ("model.image_min_side", "model.image_max_side"),
     "training crops": ("data.crop",),

@@ -203,6 +203,11 @@ def data_advice(request: StudyRequest, data: Dataset) -> list[str]:
     return list(advice(data, measurement, list(configs)))
 
 
+def network_advice(request: StudyRequest) -> list[str]:
+    """Notes on the networks that a request tries, a sentence each."""
+    return list(dict.fromkeys(note for model in _models(request.space) for note in model.advice))
+
+
 def _tried(request: StudyRequest) -> Iterator[TrialConfig]:
     """Configurations with the values that a request tries of the settings on which advice depends:
     all combinations of choices and ends of ranges, unless there are too many.

@@ -198,7 +198,9 @@ def proposals_around(
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
 @settings(deadline=None, max_examples=40)
-@given(SEEDS, st.integers(3, 200), st.integers(3, 200), st.integers(1, 3), st.sampled_from([7, 28]))
+@given(
+    SEEDS, st.integers(3, 200), st.integers(3, 200), st.integers(1, 3), st.sampled_from([7, 28, 56])
+)
 def test_mask_targets_equal_those_of_torchvision_on_full_masks(
     device, seed, height, width, maps, size
 ):

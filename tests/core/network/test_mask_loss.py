@@ -90,7 +90,7 @@ def test_loss_and_gradients_are_those_of_all_proposals_at_once(
         parameter.requires_grad_(False)
     features, labels, wanted = proposals(seed, count)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mask_loss, "PROPOSALS_AT_ONCE", at_once)
+        patch.setattr(mask_loss, "CELLS_AT_ONCE", 25 * at_once)
         ours, theirs = both(network, features.requires_grad_(features_learn), labels, wanted, outer)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
@@ -131,7 +131,7 @@ def test_a_proposal_without_weight_counts_for_nothing(seed: int, weights: list[b
 
 def test_batch_norm_sees_all_proposals_once() -> None:
     network = branch(0, norm=True)
-    features, labels, wanted = proposals(0, 2 * mask_loss.PROPOSALS_AT_ONCE + 1)
+    features, labels, wanted = proposals(0, 2 * mask_loss.CELLS_AT_ONCE // 25 + 1)
     ours, theirs = both(network, features.requires_grad_(), labels, wanted)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
     assert ours[2]["1.num_batches_tracked"] == 1
@@ -139,7 +139,7 @@ def test_batch_norm_sees_all_proposals_once() -> None:
 
 def test_no_activation_outlives_its_piece() -> None:
     network = branch(0)
-    features, labels, wanted = proposals(0, 4 * mask_loss.PROPOSALS_AT_ONCE)
+    features, labels, wanted = proposals(0, 4 * mask_loss.CELLS_AT_ONCE // 25)
     held: list[torch.Size] = []
 
     def note(tensor: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from torchvision.models import detection
 from torchvision.models.detection import backbone_utils, mask_rcnn, rpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
+from torchvision.models.detection.roi_heads import paste_masks_in_image as mask_rcnn_paste
 from torchvision.ops import FrozenBatchNorm2d
 
 from benchmarks.operations import Counter
@@ -28,10 +29,14 @@ from core.network.detectors import IMAGENET_MEAN
 from core.network.frozen_norm import FrozenBatchNorm
 from core.network.mask_rcnn import MaskRCNN
 from core.network.roi_heads import MaskBranch
+from core.network.truths import Truths
 from core.network.weights import FILE_WITHOUT_EPSILON, BaseWeights, WeightsFile, read_weights
 from core.sample import MaskCrop, Target
 
 CLASSES = 4
+RECIPES = ("fpn", "fpn_v2")
+"""The detectors that torchvision has."""
+RESNETS = [name for name in BACKBONES if name.startswith("res")]
 REAL_WEIGHTS = (
     Path(__file__).parents[3].parent / "shared" / "weights" / "resnet50_imagenet_stride1x1_fp16.pth"
 )
@@ -159,8 +164,8 @@ def same_draws(network: nn.Module, *inputs: Any) -> Any:
 # Structure
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("detector", RECIPES)
+@pytest.mark.parametrize("backbone", RESNETS)
 def test_parameters_and_buffers_bear_torchvision_names_and_shapes(
     backbone: str, detector: str
 ) -> None:
@@ -172,7 +177,7 @@ def test_parameters_and_buffers_bear_torchvision_names_and_shapes(
     }
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", RECIPES)
 def test_the_network_of_resnet50_is_the_one_that_torchvision_published_weights_for(
     detector: str,
 ) -> None:
@@ -244,7 +249,7 @@ def test_the_smallest_anchors_that_settings_allow_have_an_area() -> None:
 # Losses and detections: torchvision is the oracle
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", RECIPES)
 def test_losses_and_gradients_equal_torchvision_on_full_masks(detector: str) -> None:
     config = settings(detector=detector, anchor_scale=0.5, box_samples=16)
     ours, theirs = build(config), torchvision_model(config)
@@ -390,7 +395,7 @@ def test_a_training_step_never_waits_for_the_gpu(precision: str) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", RECIPES)
 def test_detections_and_their_pasted_masks_equal_torchvision(detector: str) -> None:
     config = settings(detector=detector, proposals_test=16)
     ours, theirs = build(config).eval(), torchvision_model(config).eval()
@@ -403,11 +408,49 @@ def test_detections_and_their_pasted_masks_equal_torchvision(detector: str) -> N
         assert torch.equal(found.boxes_N4, wanted["boxes"])
         assert torch.equal(found.labels_N, wanted["labels"])
         assert torch.equal(found.scores_N, wanted["scores"])
-        assert found.mask_probs_N28.shape == (len(wanted["scores"]), 28, 28)
+        assert found.mask_probs_NMM.shape == (len(wanted["scores"]), 28, 28)
         height, width = image.shape[1:]
-        crops = masks.paste(found.mask_probs_N28, found.boxes_N4, height, width)
+        crops = masks.paste(found.mask_probs_NMM, found.boxes_N4, height, width)
         for crop, full in zip(crops, wanted["masks"][:, 0] > 0.5, strict=True):
             assert np.array_equal(canvas(crop, height, width), full.numpy())
+
+
+@pytest.mark.parametrize("side", [28, 56])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_masks_are_learned_and_predicted_at_the_side_that_is_set(side: int, fixed: bool) -> None:
+    network = build(settings(mask_side=side, proposals_test=16))
+    network.fixed = fixed
+    wanted = []
+    cut = Truths.mask_targets
+
+    def watched(self: Truths, *arguments: Any) -> torch.Tensor:
+        wanted.append(cut(self, *arguments))
+        return wanted[-1]
+
+    image, target, _ = scene(0, 90, 120, 9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Truths, "mask_targets", watched)
+        losses = network.losses([image], [target])
+    assert wanted[0].shape[1:] == (side, side)
+    assert wanted[0].any()
+    assert 0 < losses["loss_mask"].item() < 100
+    losses["loss_mask"].backward()
+    assert all(value.grad is not None for value in network.roi_heads.mask_head.parameters())
+    found = network.eval().detect([image])[0]
+    assert len(found.boxes_N4) > 0
+    assert found.mask_probs_NMM.shape[1:] == (side, side)
+    crops = masks.paste(found.mask_probs_NMM, found.boxes_N4, 90, 120)
+    full = mask_rcnn_paste(found.mask_probs_NMM[:, None], found.boxes_N4, (90, 120))
+    for crop, expected in zip(crops, full[:, 0] > 0.5, strict=True):
+        assert np.array_equal(canvas(crop, 90, 120), expected.numpy())
+
+
+def test_the_weights_of_a_mask_head_do_not_depend_on_the_side_of_its_masks() -> None:
+    small, large = (build(settings(mask_side=side)) for side in (28, 56))
+    large.load_state_dict(small.state_dict())
+    assert {name: value.shape for name, value in small.state_dict().items()} == {
+        name: value.shape for name, value in large.state_dict().items()
+    }
 
 
 def canvas(crop: MaskCrop, height: int, width: int) -> np.ndarray:
@@ -417,7 +460,7 @@ def canvas(crop: MaskCrop, height: int, width: int) -> np.ndarray:
     return full
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", RECIPES)
 def test_the_order_in_memory_of_the_mask_heads_features_changes_no_more_than_rounding(
     detector: str,
 ) -> None:
@@ -448,6 +491,7 @@ def test_a_batch_without_instances_teaches_background(detector: str) -> None:
         ("fpn", "bf16", 0, False),
         ("fpn_v2", "fp32", 1, False),
         ("fpn_v2", "bf16", 1, True),
+        ("cascade", "bf16", 1, True),
     ],
 )
 def test_after_any_batch_each_parameter_that_trains_has_a_gradient(
@@ -514,7 +558,7 @@ def test_an_image_without_a_detection_is_no_special_case() -> None:
     network = build(settings(), predict=PredictConfig(score_threshold=0.999)).eval()
     found = network.detect([torch.rand(3, 80, 80)])[0]
     assert found.boxes_N4.shape == (0, 4)
-    assert found.mask_probs_N28.shape == (0, 28, 28)
+    assert found.mask_probs_NMM.shape == (0, 28, 28)
 
 
 def test_images_are_normalised_once() -> None:
@@ -592,7 +636,7 @@ def test_detections_are_float32_under_bfloat16() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = network.detect([scene(0, 96, 96, 0)[0]])[0]
     assert (
-        found.boxes_N4.dtype == found.scores_N.dtype == found.mask_probs_N28.dtype == torch.float32
+        found.boxes_N4.dtype == found.scores_N.dtype == found.mask_probs_NMM.dtype == torch.float32
     )
     for box in found.boxes_N4:
         assert (torch.tensor(proposals) - box).abs().amax(dim=1).min() < 1e-4  # nothing moved them
@@ -614,7 +658,7 @@ def stage_names(trainable_layers: int) -> set[str]:
 
 
 @pytest.mark.parametrize("source", ["none", "file"])
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", RECIPES)
 @pytest.mark.parametrize("depth", range(6))
 def test_just_the_last_stages_train_wherever_the_weights_come_from(
     depth: int, detector: str, source: str
@@ -629,7 +673,7 @@ def test_just_the_last_stages_train_wherever_the_weights_come_from(
     assert with_parameters >= {"conv1", "layer1", "layer2", "layer3", "layer4"}
     assert trained == stage_names(depth) & with_parameters
     for stage in stage_names(depth):
-        assert all(value.requires_grad for value in body[stage].parameters())
+        assert all(value.requires_grad for value in body.get_submodule(stage).parameters())
     others = [
         value for name, value in network.named_parameters() if not name.startswith("backbone.body.")
     ]
@@ -640,7 +684,7 @@ def test_just_the_last_stages_train_wherever_the_weights_come_from(
     )  # resnet18 has 20
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", RECIPES)
 @pytest.mark.parametrize("depth", range(6))
 def test_a_step_moves_all_that_trains_and_not_one_bit_of_what_is_frozen(
     depth: int, detector: str
@@ -715,7 +759,7 @@ def test_the_trained_state_and_the_base_weights_are_the_model() -> None:
 # Weights
 
 
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", RECIPES)
 @pytest.mark.parametrize("backbone", ["resnet18", "resnext50_32x4d"])
 def test_imagenet_weights_fill_the_backbone_and_nothing_else(backbone: str, detector: str) -> None:
     weights = resnet_weights(backbone, seed=3)
@@ -733,7 +777,7 @@ def test_imagenet_weights_fill_the_backbone_and_nothing_else(backbone: str, dete
 
 
 @pytest.mark.parametrize("classes", [90, CLASSES])
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("detector", RECIPES)
 def test_weights_of_a_whole_model_fill_all_but_the_class_layers(
     detector: str, classes: int
 ) -> None:

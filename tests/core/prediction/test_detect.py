@@ -111,7 +111,7 @@ def test_a_prediction_is_the_networks_with_its_masks_pasted() -> None:
     check(found, 70, 100, config)
     assert len(found) <= config.max_detections
     raw = model.detect([torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255])[0]
-    crops = masks.paste(raw.mask_probs_N28, raw.boxes_N4, 70, 100)
+    crops = masks.paste(raw.mask_probs_NMM, raw.boxes_N4, 70, 100)
     filled = np.array([crop.area > 0 for crop in crops])
     expected = Detections(
         raw.boxes_N4.numpy()[filled],

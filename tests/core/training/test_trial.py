@@ -561,6 +561,7 @@ def test_the_settings_given_are_those_applied() -> None:
             "data.fold": 3,
             "model.proposals_test": 17,
             "model.box_samples": 20,
+            "model.mask_side": "56",
             "optim.batch_size": 3,
             "optim.weight_decay": 0.25,
             "predict.score_threshold": 0.125,
@@ -573,6 +574,7 @@ def test_the_settings_given_are_those_applied() -> None:
     assert (trial.model.predict.score_threshold, trial.model.predict.max_detections) == (0.125, 7)
     assert trial.model.roi_heads.sampler.batch_size_per_image == 20
     assert trial.model.rpn.kept_in_evaluation == 17
+    assert trial.model.roi_heads.mask_roi_pool.output_size == 28
     assert (trial.model.transform.min_side, trial.model.transform.max_side) == (64, 96)
 
 

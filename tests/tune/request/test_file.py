@@ -332,7 +332,8 @@ MISTAKES = {
         [],
         (
             "s.yaml, space: model.backbone must be 'resnet18', 'resnet34', 'resnet50', 'resnet101'"
-            " or 'resnext50_32x4d', and is 'vgg'."
+            ", 'resnext50_32x4d', 'mobilenet_v3_large', 'convnext_tiny', 'convnext_small', 'swin_t'"
+            " or 'swin_s', and is 'vgg'."
         ),
     ),
     "truth for a number": (

@@ -5,11 +5,19 @@ from typing import Any
 
 import pytest
 
+from core.backbones import BACKBONES
 from core.data import synthetic
+from core.detectors import DETECTORS
 from core.errors import StudyError
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder
-from tune.study.plan import data_advice, growth, refuse_other_facts, study_facts
+from tune.study.plan import (
+    data_advice,
+    growth,
+    network_advice,
+    refuse_other_facts,
+    study_facts,
+)
 
 SPACE: dict[str, Any] = {
     "model.backbone": ["resnet18", "resnet34"],
@@ -145,6 +153,34 @@ def test_instances_beyond_the_cap_are_counted_with_the_loosest_cap_that_is_tried
     assert not any(
         "can never be found" in one for one in data_advice(from_document(document, "test"), DATA)
     )
+
+
+def test_what_a_network_needs_is_noted_once_for_each_that_may_be_tried() -> None:
+    names = ["resnet18", "swin_t", "convnext_tiny"]
+    space = {
+        "model.backbone": names,
+        "model.detector": {"choices": ["fpn", "cascade"], "when": {"model.backbone": names[:1]}},
+    }
+    asked = {
+        "space": {"space": space},
+        "variants": {
+            "variants": {name: {"model.backbone": name} for name in names}
+            | {"stages": {"model.detector": "cascade"}},
+            "baseline": "resnet18",
+            "seeds": 1,
+        },
+    }
+    expected = {
+        f"model.backbone swin_t: {BACKBONES['swin_t'].advice}",
+        f"model.backbone convnext_tiny: {BACKBONES['convnext_tiny'].advice}",
+        f"model.detector cascade: {DETECTORS['cascade'].advice}",
+    }
+    for sections in asked.values():
+        document = {"study": "s", "data": "synthetic", **sections}
+        notes = network_advice(from_document(document, "test"))
+        assert sorted(notes) == sorted(expected)
+    document = {"study": "s", "data": "synthetic", "space": SPACE}
+    assert network_advice(from_document(document, "test")) == []
 
 
 def test_how_data_are_read_is_taken_from_the_request() -> None:
