@@ -67,14 +67,6 @@ class Truths:
             padded=padded,
         )
 
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """Height and width of each image in pixels, without the padding of a batch."""
-        return [
-            (target.label_maps_LHW.shape[-2], target.label_maps_LHW.shape[-1])
-            for target in self.targets
-        ]
-
     def by_image(self, values_N: torch.Tensor) -> OfImages:
         """The values of each image's instances."""
         if self.padded:
@@ -189,7 +181,7 @@ def joined(of_images: OfImages) -> torch.Tensor:
     return torch.cat(list(of_images))
 
 
-def clipped(boxes: OfImages, sizes: Sequence[tuple[int, int]]) -> OfImages:
+def clipped(boxes: OfImages, sizes: Sequence[Size]) -> OfImages:
     """Boxes, [K, 4] of each image, clipped to their images.
 
     sizes   height and width of each image in pixels
