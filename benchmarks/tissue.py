@@ -99,8 +99,15 @@ _CHANGES: Mapping[str, Settings] = {
     "1,000 px": {"model.image_min_side": 1000},
     "crops of 400 px": {"data.crop": 400},
     "mirrored view": {"predict.flips": True},
+    "cascade": {"model.detector": "cascade"},
+    "masks of 56": {"model.mask_side": 56},
     "ResNet-101": {"model.backbone": "resnet101"},
     "ResNeXt-50": {"model.backbone": "resnext50_32x4d"},
+    "MobileNetV3": {"model.backbone": "mobilenet_v3_large"},
+    "ConvNeXt-T": {"model.backbone": "convnext_tiny"},
+    "ConvNeXt-S": {"model.backbone": "convnext_small"},
+    "Swin-T": {"model.backbone": "swin_t"},
+    "Swin-S": {"model.backbone": "swin_s"},
 }
 """What is changed in A, one thing at a time."""
 
