@@ -50,8 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="KEY=VALUE",
         help=(
-            "a setting of a trial, such as data.skip_bad=true; those of reading, splitting and caps"
-            " matter here"
+            "a setting of a trial, such as data.skip_bad=true; those of reading, splitting, sizes,"
+            " anchors and caps matter here"
         ),
     )
     return parser

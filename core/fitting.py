@@ -174,11 +174,13 @@ def _median_cell(sides_K2: NDArray[np.float64] | NDArray[np.int64]) -> float:
     return float(np.median(np.sqrt(sides_K2.prod(axis=1)))) if len(sides_K2) else 0.0
 
 
+@functools.lru_cache(maxsize=256)
 def _own_cell(data: Measurement) -> float:
     """The side of the median cell in its image, in pixels."""
     return _median_cell(data.arrays()[1][:, 2:])
 
 
+@functools.lru_cache(maxsize=4096)
 def _seen_cell(data: Measurement, crop: int, min_side: int, max_side: int) -> float:
     return _median_cell(_seen(data, crop, min_side, max_side))
 

@@ -20,6 +20,7 @@ from core.errors import BadRequest, DataError, SettingError, StudyError
 from tune.ledger.ledger import open_ledger
 from tune.ledger.records import State, TrialRecord
 from tune.request.file import load_request as load_space
+from tune.retrain import plan as plan_module
 from tune.retrain.plan import RetrainingPlan, choose_trial, plan_retraining
 from tune.study import conductor as study
 from tune.study.learned import nothing_learned
@@ -208,6 +209,23 @@ def test_every_other_change_is_another_training(searched: Path, change: str) -> 
     assert other.work != plan.work
     assert any(f"the search's score of trial 0 was without: {name}" in note for note in other.notes)
     assert plan_of(searched, on="all").work != plan.work
+
+
+def test_auto_is_read_off_the_data_as_the_study_read_it(
+    searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(searched, "model.anchor_scale=auto", "predict.max_detections=auto")
+    assert plan.changed == {"model.anchor_scale": 2.8, "predict.max_detections": 100}
+    assert (plan.config.model.anchor_scale, plan.own.max_detections) == (2.8, 100)
+
+    synthetic.write_hw3(synthetic.make(images=5, side=64), tmp_path / "cells")
+    results = search(tmp_path, ", model.anchor_scale: auto")
+    monkeypatch.setattr(plan_module, "circumstances_of", lambda *_: pytest.fail("measured again"))
+    plan = plan_of(results)
+    assert plan.record.settings["model.anchor_scale"] == 2.8
+    assert plan.config.settings() == dict(plan.record.settings)
+    assert plan_of(results, "model.anchor_scale=auto").changed == {}
+    assert plan_of(results, "model.image_min_side=auto").changed.keys() == {"model.image_min_side"}
 
 
 def test_a_value_that_the_trial_has_already_is_no_change(searched: Path) -> None:

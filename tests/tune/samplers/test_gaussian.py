@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from core.config import Value
+from core.config import AUTO, Value
 from tune.request.file import from_document
 from tune.samplers.at_random import AtRandom
 from tune.samplers.gaussian import MOST, STARTUP, GaussianProcess, inside, proposal
@@ -59,6 +59,15 @@ def test_a_proposal_is_a_point_of_the_space_and_follows_what_was_good() -> None:
     assert all(point[one.name] in one.domain for one in space.parameters)
     assert float(point["optim.learning_rate"]) > 3e-3
     assert proposal(space, known, 0) == point
+
+
+def test_a_choice_of_auto_counts_as_tried_though_the_trial_had_a_number() -> None:
+    space = space_of({**FINITE, "augment.elastic": [True], "model.anchor_scale": [1, AUTO]})
+    trials = []
+    for params in space.grid():
+        settings = {**space.resolve(params).settings(), "model.anchor_scale": 0.5}
+        trials.append(Tried(params, settings, Outcome.COMPLETE, score=len(trials) / 20))
+    assert [proposal(space, trials, seed) for seed in range(3)] == [{}] * 3
 
 
 def test_a_failed_trial_has_no_score_and_is_not_tried_again() -> None:
