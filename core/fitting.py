@@ -11,7 +11,7 @@ import bisect
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ ENLARGED = 2.0
 """Factor up to which images are enlarged for more than LEAST_CELL."""
 MOST_PIXELS = 1024 * 1024
 """Largest number of pixels that the network should see of nearly all images or crops, about as many
-as of torchvision's 800 x 1333: a bound of memory and time, since no GPU is known here."""
+as torchvision's 800 x 1333: a bound of memory and time, since no GPU is known here."""
 NEARLY_ALL = 95
 """Percent of the images that are nearly all."""
 SIDE_STEP, CROP_STEP = 8, 64
@@ -330,7 +330,7 @@ class Circumstances:
 
     precision: Precision | None = None
     data: Measurement | None = None
-    rules: int = NEWEST
+    rules: int = field(default_factory=lambda: NEWEST)
 
     def __call__(self, name: str, config: TrialConfig) -> Value | None:
         """The value of a setting that is `auto`; None where it is not known."""

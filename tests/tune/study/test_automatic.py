@@ -44,7 +44,7 @@ CHOICES: dict[str, Any] = {
     **SEARCHED,
     "fixed": FIXED,
     "space": {
-        "model.image_min_side": [128, AUTO],
+        "model.image_min_side": [32, AUTO],
         "model.anchor_scale": [1, AUTO],
         "predict.max_detections": {"choices": [50, AUTO], "when": {"model.anchor_scale": [AUTO]}},
     },
@@ -85,11 +85,6 @@ def begin(plan: StudyPlan, trials: int = 9) -> tuple[TrialRecord, ...]:
         return ledger.records
 
 
-def settings_of(plan: StudyPlan, **given: Value) -> dict[str, Value]:
-    """What the data say, with these settings given."""
-    return dict(plan.request.space.resolve({**ALL, **given}).settings())
-
-
 @pytest.mark.parametrize("document", [SEARCHED, CHOICES, ROWS], ids=["fixed", "choices", "rows"])
 def test_no_trial_is_recorded_or_shown_with_auto(
     document: Mapping[str, Any], tmp_path: Path
@@ -108,19 +103,14 @@ def test_no_trial_is_recorded_or_shown_with_auto(
 
 def test_each_configuration_is_resolved_by_itself(tmp_path: Path) -> None:
     """The anchors follow the side that is searched beside them."""
-    plan = planned(CHOICES, tmp_path)
-    records = {tuple(record.params.values()): record for record in begin(plan, 20)}
-    assert records[128, 1].settings["model.anchor_scale"] == 1
-    scale = settings_of(
-        plan,
-        **{"model.image_min_side": 128, **dict.fromkeys(("data.crop", "model.image_max_side"), 0)}
-        | {"data.crop": 0, "model.image_max_side": 1333},
-    )
-    found = records[128, AUTO, 50].settings
-    assert found["model.anchor_scale"] == scale["model.anchor_scale"]
-    larger = records[AUTO, AUTO, AUTO].settings
-    assert larger["model.image_min_side"] != 128
-    assert larger["predict.max_detections"] == 100
+    records = begin(planned(CHOICES, tmp_path), 20)
+    found = {tuple(record.params.values()): record.settings for record in records}
+    assert found[32, 1]["model.anchor_scale"] == 1
+    small, large = found[32, AUTO, 50], found[AUTO, AUTO, AUTO]
+    assert small["model.image_min_side"] == 32
+    assert int(large["model.image_min_side"]) > 100
+    assert float(small["model.anchor_scale"]) < float(large["model.anchor_scale"])
+    assert (small["predict.max_detections"], large["predict.max_detections"]) == (50, 100)
 
 
 def test_what_was_read_off_the_data_is_said_with_its_reason(tmp_path: Path) -> None:
@@ -143,14 +133,16 @@ def test_a_study_that_goes_on_keeps_what_it_began_with_whatever_a_later_version_
     begun = planned(SEARCHED, tmp_path)
     (first,) = begin(begun, 1)
 
-    def other(_: object, __: object) -> Chosen:
-        return Chosen(64, "the rules are others now")
+    others: dict[str, Value] = {**dict.fromkeys(READ_OFF_DATA, 64), "model.anchor_scale": 3.0}
+    rules = {name: lambda *_, value=value: Chosen(value, "") for name, value in others.items()}
+    monkeypatch.setattr(fitting, "RULES", {**fitting.RULES, 2: rules})
+    monkeypatch.setattr(fitting, "NEWEST", 2)
+    anew = planned({**SEARCHED, "study": "anew"}, tmp_path).request.space.resolve({}).settings()
+    assert {name: anew[name] for name in others} == others
 
     def not_again(_: Dataset) -> None:
         raise AssertionError("the data are measured once")
 
-    monkeypatch.setattr(fitting, "RULES", {**fitting.RULES, 2: dict.fromkeys(READ_OFF_DATA, other)})
-    monkeypatch.setattr(fitting, "NEWEST", 2)
     monkeypatch.setattr(automatic, "measure", not_again)
     for request in (from_document(SEARCHED, "test"), request_of(begun.folder)):
         plan, problems = check_request(request, Options(tmp_path))
