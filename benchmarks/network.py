@@ -43,7 +43,7 @@ def _optimizer(times: int) -> Line:
         torch.manual_seed(0)
         networks.append(build_detector(config.model, CLASSES, None, PredictConfig()))
     trainable = [[one for one in network.parameters() if one.requires_grad] for network in networks]
-    fused = build_optimizer(trainable[0], config.optim)
+    fused = build_optimizer(networks[0], config.optim)
     plain = torch.optim.AdamW(
         trainable[1],
         lr=config.optim.learning_rate,

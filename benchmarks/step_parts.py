@@ -132,8 +132,8 @@ def _watch(trial: Trial, stamps: _Stamps) -> list[Callable[[], object]]:
         backbone.register_forward_pre_hook(lambda *_: stamps.take(PARTS[0])),
         backbone.register_forward_hook(lambda *_: stamps.take("backbone")),
         rpn.register_forward_hook(lambda *_: stamps.take("proposals")),
-        trial.optimizer.register_step_pre_hook(lambda *_: stamps.take("backward")),
-        trial.optimizer.register_step_post_hook(lambda *_: stamps.take("optimizer")),
+        trial.optim.optimizer.register_step_pre_hook(lambda *_: stamps.take("backward")),
+        trial.optim.optimizer.register_step_post_hook(lambda *_: stamps.take("optimizer")),
     ]
     return [*(hook.remove for hook in hooks), lambda: delattr(heads, "losses")]
 

@@ -214,6 +214,9 @@ class ModelConfig(_Settings):
     proposals_test: Annotated[int, Field(ge=16, le=10000), MayBeAuto()] = 1000
     """Proposals kept per image before and after non-maximum suppression, in prediction; auto:
     enough for the most crowded image."""
+    size_jitter: float = Field(0, ge=0, le=0.9)
+    """s: in training both sides above are multiplied by a factor drawn for each image evenly from
+    1 - s to 1 + s; 0 for one size. Takes memory for the largest."""
     rpn_samples: int = Field(256, ge=16, le=4096)
     """Anchors per image that enter the loss of the proposal network."""
     box_samples: int = Field(512, ge=16, le=4096)
@@ -221,6 +224,10 @@ class ModelConfig(_Settings):
     mask_side: Annotated[Literal[28, 56], BeforeValidator(_as_number)] = 28
     """Cells along a side of a predicted mask, whatever the size of its box; with 56 the mask head
     takes four times as long."""
+    norm: Literal["batch", "frozen", "group"] = "batch"
+    """Normalisation in the pyramid and heads of fpn_v2. batch: of each batch's own statistics.
+    frozen: the pretrained statistics, scale and shift, which stay. group: of 32 groups of channels,
+    whatever the batch size. With frozen and group a pretrained backbone's norm is frozen too."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -244,6 +251,8 @@ class ModelConfig(_Settings):
                 f" ({names_with(lambda one: one.bottleneck)}), and model.backbone is"
                 f" {self.backbone}"
             )
+        if self.norm != "batch":
+            self._check_norm()
         return self
 
     @property
@@ -255,19 +264,42 @@ class ModelConfig(_Settings):
         )
         return tuple(f"model.{kind} {name}: {advice}" for kind, name, advice in rows if advice)
 
+    def _check_norm(self) -> None:
+        if DETECTORS[self.detector].freezes_norm:
+            raise ValueError(
+                f"model.norm: {self.norm} is a matter of fpn_v2, and model.detector is"
+                f" {self.detector}, which has no norm but the backbone's; use batch"
+            )
+        is_imagenets = self.weights == "imagenet" or (
+            self.weights == "auto" and BACKBONES[self.backbone].weights[0] == "imagenet"
+        )
+        if self.norm == "frozen" and (self.weights == "none" or is_imagenets):
+            raise ValueError(
+                "model.norm: frozen keeps the pretrained statistics of pyramid and heads, which"
+                f" model.weights: {self.weights} has none of for model.backbone {self.backbone};"
+                " use coco, the path of a whole fpn_v2, or model.norm: group"
+            )
+
 
 class OptimConfig(_Settings):
     """AdamW and its learning rate, step by step."""
 
     learning_rate: float = Field(5e-5, gt=0, le=1)
     """Highest learning rate of every cycle."""
+    backbone_factor: float = Field(1, gt=0, le=10)
+    """Ratio of the backbone's learning rate to that of the pyramid and heads."""
     weight_decay: float = Field(0.01, ge=0, le=10)
     """Decoupled weight decay of AdamW."""
+    decay_norms: bool = True
+    """Whether norms and biases decay too, as in the reference report."""
     epochs: int = Field(50, ge=1, le=10000)
     """Passes over the training images, in which `data.repeat_rare` shows some of them several
     times."""
     batch_size: int = Field(2, ge=1, le=256)
-    """Images in one optimizer step; the last batch of an epoch may be smaller."""
+    """Images that the network sees at once; the last batch of an epoch may be smaller."""
+    accumulate: int = Field(1, ge=1, le=256)
+    """Batches in one optimizer step, whose gradients count by their images; the last step of an
+    epoch may have fewer. Learning rate, restarts and warm-up go by optimizer steps."""
     restarts: int = Field(0, ge=0, le=100)
     """Warm restarts: r restarts make r + 1 cosine cycles, each down to 0, in optimizer steps."""
     restart_multiplier: float = Field(1, ge=1, le=10)
@@ -277,9 +309,13 @@ class OptimConfig(_Settings):
     """Epochs of linear warm-up before the first cycle."""
     gradient_clip: float = Field(0, ge=0)
     """Largest norm of the gradient; 0 for no limit."""
-    precision: Annotated[Literal["auto", "fp32", "bf16"], MayBeAuto()] = "auto"
-    """bf16: autocast of the network in training; weights, losses and evaluation stay in fp32. auto:
-    bf16 on GPUs that have it, else fp32; a study keeps the one with which it began."""
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], MayBeAuto()] = "auto"
+    """bf16: autocast of the network in training; weights, losses and evaluation stay in fp32. fp16:
+    the same with scaled gradients, for GPUs without bf16. auto: bf16 on GPUs that have it, else
+    fp32; a study keeps the one with which it began."""
+    ema: float = Field(0, ge=0, le=1000)
+    """Half-life, in epochs, of the moving average of the weights that is evaluated and kept; 0 for
+    the weights themselves."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -443,6 +479,9 @@ SYNONYMS: Mapping[str, str] = {
     "repeat_factor": "data.repeat_rare",
     "colour": "augment.color_jitter",
     "noise": "augment.blur_or_noise",
+    "accumulate_grad_batches": "optim.accumulate",
+    "multi_scale": "model.size_jitter",
+    "ema_decay": "optim.ema",
     "amp": "optim.precision",
     "fp16": "optim.precision",
     "scheduler": "optim.restarts",

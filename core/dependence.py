@@ -48,6 +48,8 @@ def _needs() -> dict[str, tuple[Need, ...]]:
             needs[f"augment.{strength}"] = tuple(found)
     return needs | {
         "optim.restart_multiplier": (Need("optim.restarts"),),
+        "optim.backbone_factor": (Need("model.trainable_layers"),),
+        "optim.decay_norms": (Need("optim.weight_decay"),),
         "data.fold": (Need("data.folds"),),
         "data.validation_fraction": (Need("data.folds", above_0=False),),
     }

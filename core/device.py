@@ -81,10 +81,13 @@ def precision_of(device: torch.device) -> Precision:
     return "bf16" if has else "fp32"
 
 
-def autocast(device: torch.device, precision: Precision | Literal["auto"]) -> torch.autocast:
+def autocast(
+    device: torch.device, precision: Precision | Literal["auto", "fp16"]
+) -> torch.autocast:
     """A block in which a network computes in this precision, its weights being float32."""
     chosen = precision_of(device) if precision == "auto" else precision
-    return torch.autocast(device.type, torch.bfloat16, enabled=chosen == "bf16")
+    dtype = torch.float16 if chosen == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=chosen != "fp32")
 
 
 def memory_format(device: torch.device) -> torch.memory_format:

@@ -27,6 +27,7 @@ class Anchors:
         roots_Z = torch.tensor(ratios).sqrt()
         self.of_cell = [_around_zero(1 / roots_Z * side, roots_Z * side) for side in sides]
         self._kept: dict[tuple[object, ...], torch.Tensor] = {}
+        self._cells: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
 
     def __call__(self, image_size: Sequence[int], levels: Sequence[torch.Tensor]) -> torch.Tensor:
         """The anchors of a batch, [A, 4]: x0 y0 x1 y1 in pixels of the batch, level after level.
@@ -44,14 +45,21 @@ class Anchors:
             with torch.inference_mode(False):  # a batch that trains may use them later
                 anchors_A4 = torch.cat(
                     [
-                        _on_grid(of_cell_Z4.to(device, dtype), grid, image_size)
-                        for of_cell_Z4, grid in zip(self.of_cell, grids, strict=True)
+                        _on_grid(of_cell_Z4, grid, image_size)
+                        for of_cell_Z4, grid in zip(self._there(device, dtype), grids, strict=True)
                     ]
                 )
         self._kept[key] = anchors_A4  # at the end: the size that was used last
         if len(self._kept) > SIZES_KEPT:
             del self._kept[next(iter(self._kept))]
         return anchors_A4
+
+    def _there(self, device: torch.device, dtype: torch.dtype) -> list[torch.Tensor]:
+        """The anchors of a cell of each level on a device, which is waited for only once."""
+        place = device, dtype
+        if place not in self._cells:
+            self._cells[place] = [of_cell_Z4.to(*place) for of_cell_Z4 in self.of_cell]
+        return self._cells[place]
 
 
 def _around_zero(widths_Z: torch.Tensor, heights_Z: torch.Tensor) -> torch.Tensor:

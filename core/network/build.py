@@ -22,6 +22,9 @@ COUNTER = "num_batches_tracked"
 """Suffix of a counter that batch norm keeps and nothing reads. Older files and frozen batch norm
 have none."""
 
+STATISTICS = ("running_mean", "running_var")
+"""Suffixes of what batch norm knows of the features on which it was trained."""
+
 
 def build_detector(
     config: ModelConfig, classes: int, weights: BaseWeights | None, predict: PredictConfig
@@ -39,7 +42,7 @@ def build_detector(
     )
     recipe = DETECTORS[config.detector]
     traits = Traits(
-        frozen_norm=recipe.freezes_norm and weights is not None,
+        frozen_norm=(recipe.freezes_norm or config.norm != "batch") and weights is not None,
         norm_eps=BACKBONES[config.backbone].norm_eps
         if weights is None or weights.norm_eps is None
         else weights.norm_eps,
@@ -75,7 +78,14 @@ def _load(model: Detector, weights: BaseWeights, config: ModelConfig) -> None:
     """Copy pretrained weights into the model, or into its backbone where they are a classifier's.
 
     A whole Mask R-CNN also fills the layers of another detector that begin as copies of its own.
+    Group norm takes the scale and shift of pretrained batch norm, and has no place for statistics.
     """
+    if config.norm == "frozen" and not weights.whole:
+        raise WeightsError(
+            f"model.norm: frozen keeps the pretrained statistics of pyramid and heads, and"
+            f" {weights.name} is a backbone alone; name a whole fpn_v2, or use model.norm: group"
+        )
+    without_place = (*STATISTICS, COUNTER) if config.norm == "group" else (COUNTER,)
     place = model if weights.whole else model.get_submodule("backbone.body")
     has = place.state_dict().keys()
     head = BACKBONES[config.backbone].head
@@ -98,7 +108,7 @@ def _load(model: Detector, weights: BaseWeights, config: ModelConfig) -> None:
         # A copy, because shared arrays are read-only and torch has no read-only tensors.
         name: torch.from_numpy(np.array(value))
         for name, value in arrays.items()
-        if not is_new(name) and (name in has or not name.endswith(COUNTER))
+        if not is_new(name) and (name in has or not name.endswith(without_place))
     }
     misfit = (
         f"{weights.name} does not fit model.detector {config.detector} with model.backbone"

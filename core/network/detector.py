@@ -48,11 +48,13 @@ class Traits:
 class Detector(nn.Module, ABC):
     """A network that learns from targets and detects instances.
 
-    predict   settings of prediction; no parameter depends on them, so others may be assigned at any
-              time
-    traits    facts from the pretrained weights that were used to build it
-    room      largest number of pixels, at the size that the network sees, of images that `detect`
-              gets together; lowered where more did not fit the GPU's memory
+    predict      settings of prediction; no parameter depends on them, so others may be assigned at
+                 any time
+    traits       facts from the pretrained weights that were used to build it
+    room         largest number of pixels, at the size that the network sees, of images that
+                 `detect` gets together; lowered where more did not fit the GPU's memory
+    loss_scale   factor by which training multiplies the losses before it computes their gradients,
+                 a scalar; None for 1. Only a network that computes gradients itself reads it
 
     `losses` and `detect` may be called under autocast, and return float32.
     """
@@ -62,6 +64,7 @@ class Detector(nn.Module, ABC):
         self.predict = predict
         self.traits = traits
         self.room = sys.maxsize
+        self.loss_scale: torch.Tensor | None = None
 
     @abstractmethod
     def losses(
@@ -96,6 +99,16 @@ class Detector(nn.Module, ABC):
 
         All other layers train.
         """
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """The parameters of backbone stages that train: those that `freeze(0, ...)` freezes."""
+        trained = [value for value in self.parameters() if value.requires_grad]
+        self.freeze(0, True)
+        of_backbone = [value for value in trained if not value.requires_grad]
+        self.requires_grad_(False)
+        for value in trained:
+            value.requires_grad_(True)
+        return of_backbone
 
     def forward(
         self, images: Sequence[torch.Tensor], targets: Sequence[Target] | None = None

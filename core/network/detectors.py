@@ -40,6 +40,8 @@ BOX_SIDE, BOX_VECTOR = 7, 1024
 describes a box."""
 CONVOLUTIONS = [CHANNELS] * 4
 """Output channels of each convolution of the mask head, and of the box head of fpn_v2."""
+GROUPS = 32
+"""Groups of channels that group norm normalises together (Wu and He, Group Normalization, 2018)."""
 
 
 _OFFSETS_OF_EACH_CLASS = partial(FastRCNNPredictor, BOX_VECTOR)
@@ -51,22 +53,23 @@ def mask_rcnn(
     predict: PredictConfig,
     traits: Traits,
     *,
-    norm: Norm | None,
+    has_norm: bool,
     proposal_convolutions: int,
-    box_head: Callable[[], nn.Module],
+    box_head: Callable[[Norm | None], nn.Module],
     box_predictor: Callable[[int], nn.Module] = _OFFSETS_OF_EACH_CLASS,
     stages: Sequence[Callable[[nn.Module, nn.Module], BoxStage]] = (BoxStage,),
 ) -> MaskRCNN:
     """Mask R-CNN with the layers of one of torchvision's two recipes, drawn in torchvision's order.
 
-    norm                    makes a layer of normalisation for the pyramid and the mask head; None
-                            for no layer
+    has_norm                whether the pyramid and the heads have layers of normalisation
     proposal_convolutions   number of 3x3 convolutions before the proposal network's outputs
-    box_head                makes the module from features [K, 256, 7, 7] to vectors [K, 1024]
+    box_head                makes the module from features [K, 256, 7, 7] to vectors [K, 1024], with
+                            a function that makes a layer of normalisation, if it has any
     box_predictor           makes the module from these vectors to classes and offsets, of a number
                             of classes that counts background
     stages                  make the stages of the box branch, each of a head and a predictor
     """
+    norm = _norm(config, traits) if has_norm else None
     body_norm = partial(
         FrozenBatchNorm if traits.frozen_norm else nn.BatchNorm2d, eps=traits.norm_eps
     )
@@ -81,16 +84,29 @@ def mask_rcnn(
     roi_heads = RoIHeads(
         BalancedSampler(config.box_samples, 0.25),
         PyramidPooling(BOX_SIDE),
-        [stage(box_head(), box_predictor(classes + 1)) for stage in stages],
+        [stage(box_head(norm), box_predictor(classes + 1)) for stage in stages],
         PyramidPooling(config.mask_side // UPSAMPLING),
         MaskRCNNHeads(CHANNELS, CONVOLUTIONS, dilation=1, norm_layer=norm),
         MaskRCNNPredictor(CHANNELS, CHANNELS, classes + 1),
     )
     transform = ImageTransform(
-        config.image_min_side, config.image_max_side, IMAGENET_MEAN, IMAGENET_STD
+        config.image_min_side,
+        config.image_max_side,
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        jitter=config.size_jitter,
     )
     row = BACKBONES[config.backbone]
     return MaskRCNN(transform, backbone, rpn, roi_heads, row=row, predict=predict, traits=traits)
+
+
+def _norm(config: ModelConfig, traits: Traits) -> Norm:
+    """The function that makes a layer of normalisation of the pyramid and the heads."""
+    if config.norm == "group":
+        return partial(nn.GroupNorm, GROUPS)
+    if config.norm == "frozen":
+        return partial(FrozenBatchNorm, eps=traits.norm_eps)
+    return nn.BatchNorm2d
 
 
 def _one_offset_of_all_classes(classes: int) -> FastRCNNPredictor:
@@ -105,19 +121,19 @@ def _one_offset_of_all_classes(classes: int) -> FastRCNNPredictor:
 
 _fpn = partial(
     mask_rcnn,
-    norm=None,
+    has_norm=False,
     proposal_convolutions=1,
-    box_head=lambda: TwoMLPHead(CHANNELS * BOX_SIDE**2, BOX_VECTOR),
+    box_head=lambda _: TwoMLPHead(CHANNELS * BOX_SIDE**2, BOX_VECTOR),
 )
 
 FPN = Recipe(build=_fpn, freezes_norm=True, memory_rank=0)
 FPN_V2 = Recipe(
     build=partial(
         mask_rcnn,
-        norm=nn.BatchNorm2d,
+        has_norm=True,
         proposal_convolutions=2,
-        box_head=lambda: FastRCNNConvFCHead(
-            (CHANNELS, BOX_SIDE, BOX_SIDE), CONVOLUTIONS, [BOX_VECTOR], nn.BatchNorm2d
+        box_head=lambda norm: FastRCNNConvFCHead(
+            (CHANNELS, BOX_SIDE, BOX_SIDE), CONVOLUTIONS, [BOX_VECTOR], norm
         ),
     ),
     freezes_norm=False,

@@ -25,6 +25,7 @@ def mask_loss(
     labels_P: torch.Tensor,
     wanted_PMM: torch.Tensor,
     weight_P: torch.Tensor | None = None,
+    scale: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean binary cross-entropy over each proposal's mask of the right class; a scalar, float32.
 
@@ -34,6 +35,9 @@ def mask_loss(
     wanted_PMM      float32 [P, M, M] in 0..1
     weight_P        float32 [P], 1 for a proposal that counts and 0 for one that does not; None
                     where all count
+    scale           factor by which the loss will be multiplied before its backward pass, a scalar;
+                    None for 1. Gradients inside the branch are those of the multiplied loss, which
+                    do not vanish in fp16
 
     The gradients, of the features and of the branch's parameters that train, are computed together
     with the loss and kept for one backward pass; a second pass raises RuntimeError. A branch whose
@@ -50,6 +54,7 @@ def mask_loss(
         labels_P,
         wanted_PMM,
         torch.ones_like(wanted_PMM[:, 0, 0]) if weight_P is None else weight_P,
+        scale,
         features_PFHW if learns else features_PFHW.detach(),
         *parameters,
     )
@@ -69,11 +74,12 @@ class _LossAndGradient(torch.autograd.Function):
         labels_P: torch.Tensor,
         wanted_PMM: torch.Tensor,
         weight_P: torch.Tensor,
+        scale: torch.Tensor | None,
         features_PFHW: torch.Tensor,
         *parameters: nn.Parameter,
     ) -> torch.Tensor:
         """The loss; gradients are computed only for inputs that need one."""
-        of_features = ctx.needs_input_grad[4]
+        of_features = ctx.needs_input_grad[5]
         loss = wanted_PMM.new_zeros(())
         gradient_PFHW = torch.empty_like(features_PFHW) if of_features else None
         gradients = [torch.zeros_like(parameter) for parameter in parameters]
@@ -95,16 +101,18 @@ class _LossAndGradient(torch.autograd.Function):
                     reduction="sum",
                 )
                 part = total / (proposals * wanted_PMM[0].numel())
+                multiplied = part if scale is None else part * scale
             loss += part.detach()
             inputs = [*parameters, features_KFHW] if of_features else [*parameters]
             if not inputs:
                 continue
-            found = torch.autograd.grad(part, inputs)
+            found = torch.autograd.grad(multiplied, inputs)
             if gradient_PFHW is not None:
                 gradient_PFHW[some] = found[-1]
             if gradients:
                 torch._foreach_add_(gradients, found[: len(gradients)])
         ctx.gradients = gradient_PFHW, gradients
+        ctx.scale = scale
         return loss
 
     @staticmethod
@@ -118,9 +126,12 @@ class _LossAndGradient(torch.autograd.Function):
             )
         gradient_PFHW, gradients = ctx.gradients
         ctx.gradients = None
+        if ctx.scale is not None:
+            outer = outer / ctx.scale
         if gradients:
             torch._foreach_mul_(gradients, outer)
         return (
+            None,
             None,
             None,
             None,

@@ -68,7 +68,8 @@ class MaskRCNN(Detector):
         proposals, rpn_losses = self.rpn(
             batch, levels, truths.by_image(truths.boxes_N4), fixed=fixed
         )
-        return {**self.roi_heads.losses(levels, proposals, truths), **rpn_losses}
+        losses = self.roi_heads.losses(levels, proposals, truths, self.loss_scale)
+        return {**losses, **rpn_losses}
 
     @torch.no_grad()
     def detect(self, images: Sequence[torch.Tensor]) -> list[RawDetections]:

@@ -7,16 +7,20 @@ batches ask for as many operations however many images they have.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
+from core.config import ModelConfig
+
 Size = tuple[int, int]
 """Height and width in pixels."""
+Kind = TypeVar("Kind", bound=Hashable)
 
 MULTIPLE = 32
 """The sides of a batch, in pixels, are multiples of this: the backbone halves them five times."""
@@ -55,44 +59,73 @@ class ImageBatch:
     sizes: list[Size]
 
 
+def largest_sides(config: ModelConfig) -> tuple[int, int]:
+    """The largest `min_side` and `max_side`, in pixels, at which the network sees an image."""
+    largest = 1 + config.size_jitter
+    return math.ceil(largest * config.image_min_side), math.ceil(largest * config.image_max_side)
+
+
 class ImageTransform(nn.Module):
     """Images normalised, resized and padded to a batch, with torchvision's numbers.
 
     min_side, max_side   see `network_size`
     mean, std            mean and standard deviation of red, green and blue in 0..1
+    jitter               s: in training both sides are multiplied by a factor between 1 - s and
+                         1 + s, drawn evenly for each image from torch's global generator of the CPU
     """
 
     mean_311: torch.Tensor
     std_311: torch.Tensor
 
     def __init__(
-        self, min_side: int, max_side: int, mean: Sequence[float], std: Sequence[float]
+        self,
+        min_side: int,
+        max_side: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        jitter: float = 0.0,
     ) -> None:
         super().__init__()
         self.min_side, self.max_side = min_side, max_side
+        self.least, self.most = 1 - jitter, 1 + jitter
         # They are not saved, because torchvision's weights have no such names.
         for name, values in (("mean_311", mean), ("std_311", std)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     def forward(self, images: Sequence[torch.Tensor]) -> ImageBatch:
         """A batch of float32 [3, H, W], RGB in 0..1, of any sizes."""
-        if self.training:
-            # torchvision draws a size for each image, even from a list of one. The same numbers
-            # are drawn here, so that all later draws equal torchvision's.
-            torch.empty(len(images)).uniform_()
-        sizes = [self.size_of(image) for image in images]
+        sizes = [
+            self.size_of(image, factor)
+            for image, factor in zip(images, self._factors(len(images)), strict=True)
+        ]
         height, width = (_padded(max(sides)) for sides in zip(*sizes, strict=True))
 
-        def prepared(images: torch.Tensor) -> torch.Tensor:
-            resized = self.resize(self.normalize(images))
+        def prepared(images: torch.Tensor, size: Size) -> torch.Tensor:
+            resized = self.resize(self.normalize(images), size)
             padding = (0, width - resized.shape[-1], 0, height - resized.shape[-2])
             return functional.pad(resized, padding)
 
-        return ImageBatch(torch.stack(shape_by_shape(images, prepared)), sizes)
+        return ImageBatch(torch.stack(_kind_by_kind(images, sizes, prepared)), sizes)
 
-    def size_of(self, image: torch.Tensor) -> Size:
-        """Height and width, in pixels, at which the network sees an image [..., H, W]."""
-        return network_size(image.shape[-2], image.shape[-1], self.min_side, self.max_side)
+    def _factors(self, images: int) -> Sequence[float]:
+        """The factor on the sides of each image."""
+        if not self.training:
+            return [1.0] * images
+        # torchvision draws a size for each image, even from a list of one. The same numbers are
+        # drawn here, so that all later draws equal torchvision's.
+        drawn = torch.empty(images).uniform_()
+        if self.least == self.most:
+            return [self.most] * images
+        return [self.least + (self.most - self.least) * one for one in drawn.tolist()]
+
+    def size_of(self, image: torch.Tensor, factor: float = 1.0) -> Size:
+        """Height and width, in pixels, at which the network sees an image [..., H, W].
+
+        factor   of the sides of the network's images
+        """
+        sides = round(factor * self.min_side), round(factor * self.max_side)
+        return network_size(image.shape[-2], image.shape[-1], *sides)
 
     def padded_size(self, height: int, width: int) -> Size:
         """Height and width of a batch that holds one image of `height` x `width` pixels."""
@@ -103,9 +136,8 @@ class ImageTransform(nn.Module):
         """Images, float32 [..., 3, H, W], RGB in 0..1, less the mean, divided by the deviation."""
         return (images - self.mean_311) / self.std_311
 
-    def resize(self, images: torch.Tensor) -> torch.Tensor:
-        """Images, float32 [..., 3, H, W], at the size that the network sees."""
-        size = self.size_of(images)
+    def resize(self, images: torch.Tensor, size: Size) -> torch.Tensor:
+        """Images, float32 [..., 3, H, W], at another size."""
         if size == images.shape[-2:]:
             return images
         resized = functional.interpolate(
@@ -125,14 +157,23 @@ def shape_by_shape(
 
     change   a function of the tensors of one shape, stacked: [K, ...] to [K, ...]
     """
-    numbers_of: dict[torch.Size, list[int]] = defaultdict(list)
-    for number, tensor in enumerate(tensors):
-        numbers_of[tensor.shape].append(number)
+    return _kind_by_kind(tensors, [None] * len(tensors), lambda stacked, _: change(stacked))
+
+
+def _kind_by_kind(
+    tensors: Sequence[torch.Tensor],
+    kinds: Sequence[Kind],
+    change: Callable[[torch.Tensor, Kind], torch.Tensor],
+) -> list[torch.Tensor]:
+    """`shape_by_shape` of the tensors of each kind; `change` is also given the kind."""
+    numbers_of: dict[tuple[torch.Size, Kind], list[int]] = defaultdict(list)
+    for number, (tensor, kind) in enumerate(zip(tensors, kinds, strict=True)):
+        numbers_of[tensor.shape, kind].append(number)
     changed = {
         number: result
-        for numbers in numbers_of.values()
+        for (_, kind), numbers in numbers_of.items()
         for number, result in zip(
-            numbers, change(torch.stack([tensors[number] for number in numbers])), strict=True
+            numbers, change(torch.stack([tensors[number] for number in numbers]), kind), strict=True
         )
     }
     return [changed[number] for number in range(len(tensors))]

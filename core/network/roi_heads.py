@@ -161,12 +161,17 @@ class RoIHeads(nn.Module):
         return MaskBranch(self.mask_head, self.mask_predictor)
 
     def losses(
-        self, levels: Levels, proposals: OfImages, truths: Truths
+        self,
+        levels: Levels,
+        proposals: OfImages,
+        truths: Truths,
+        loss_scale: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """The losses of classes, boxes and masks; those of classes and boxes summed over stages.
 
-        proposals   float32 [K, 4] of each image; of a padded batch one tensor [B, K, 4], and
-                    missing ones are boxes of zeros
+        proposals    float32 [K, 4] of each image; of a padded batch one tensor [B, K, 4], and
+                     missing ones are boxes of zeros
+        loss_scale   see `Detector`
 
         The first stage has the steps and draws of torchvision's heads. Of a padded batch nothing is
         waited for, except where batch norm of a head takes its statistics from the batch: there
@@ -185,7 +190,7 @@ class RoIHeads(nn.Module):
         return {
             "loss_classifier": sum(class_losses[1:], class_losses[0]),
             "loss_box_reg": sum(box_losses[1:], box_losses[0]),
-            "loss_mask": self._mask_loss(levels, drawn, truths),
+            "loss_mask": self._mask_loss(levels, drawn, truths, loss_scale),
         }
 
     def detections(
@@ -263,7 +268,13 @@ class RoIHeads(nn.Module):
         match_S = joined(match)[draws.places_S]
         return _samples(draws, regions_of(candidates)[draws.places_S], labels_S, match_S, truths)
 
-    def _mask_loss(self, levels: Levels, samples: _Samples, truths: Truths) -> torch.Tensor:
+    def _mask_loss(
+        self,
+        levels: Levels,
+        samples: _Samples,
+        truths: Truths,
+        loss_scale: torch.Tensor | None,
+    ) -> torch.Tensor:
         """The loss of the masks of positive proposals; see `mask_loss`."""
         regions_P5, labels_P = samples.positive_regions, samples.positive_labels_P
         weight_P, fixed = samples.draws.weight_P, truths.padded
@@ -281,7 +292,9 @@ class RoIHeads(nn.Module):
                 values_P[full_P] for values_P in (regions_P5, labels_P, wanted_PMM, weight_P)
             )
         features_PFMM = self.mask_roi_pool.pooled(levels, regions_P5, fixed=fixed)
-        return mask_loss(self.mask_branch, features_PFMM, labels_P, wanted_PMM, weight_P)
+        return mask_loss(
+            self.mask_branch, features_PFMM, labels_P, wanted_PMM, weight_P, loss_scale
+        )
 
     def _masks(
         self, levels: Levels, boxes: Sequence[torch.Tensor], labels: Sequence[torch.Tensor]

@@ -16,16 +16,16 @@ import torch
 from torch.utils.data import DataLoader
 
 from core.augment import pipeline as augment
-from core.config import OptimConfig, TrialConfig
+from core.config import TrialConfig
 from core.data.dataset import Dataset
 from core.device import autocast
 from core.errors import ProcessLost, TrialDiverged
 from core.labels import label_maps as masks
 from core.network.detector import Detector
-from core.network.resizing import shape_by_shape
+from core.network.resizing import largest_sides, shape_by_shape
 from core.randomness import Purpose, generator
 from core.sample import Target
-from core.training.optim import Schedule
+from core.training.optim import Optimization
 from core.training.visits import Visits
 
 DEATH_SECONDS = 1.0
@@ -39,13 +39,18 @@ minus some hundred thousand, or boxes are off by as many of their sides: the net
 had learned. Trainings with smaller spikes may recover and go on."""
 
 
+LEAST_SCALE = 1.0
+"""Least factor on the losses under fp16. It begins at 65,536 and is halved by each step whose
+gradients are not finite. Below 1 it no longer helps against small gradients, and large ones come of
+weights that have lost all they had learned."""
+
 READ_EVERY = 20
-"""Number of steps after which losses are read from a GPU, because each reading waits for it."""
+"""Number of batches after which losses are read from a GPU, because each reading waits for it."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The images of one optimizer step.
+    """The images that the network sees at once.
 
     images    uint8 [3, H, W] each, RGB, of any sizes
     targets   one for each image
@@ -128,7 +133,8 @@ class _TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, Target]]):
             sample = replace(sample, image=image, label_maps=label_maps)
         if self.mixer is not None:
             sample = self.mixer(sample, generator(config.seed, Purpose.MIX, *where))
-        sides = config.model.image_min_side, config.model.image_max_side
+        # With several sizes in training the largest of them decides how many pixels are kept.
+        sides = largest_sides(config.model)
         image, label_maps = augment.shrink(sample.image, sample.label_maps, *sides)
         if self.augmenter is not None:
             rng = generator(config.seed, Purpose.AUGMENT, *where)
@@ -268,51 +274,50 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 def train_one_epoch(
     model: Detector,
     batches: Iterable[Batch],
-    optimizer: torch.optim.Optimizer,
-    schedule: Schedule,
+    optim: Optimization,
     epoch: int,
-    config: OptimConfig,
-    device: torch.device,
     read_every: int | None = None,
 ) -> dict[str, float]:
-    """One pass over `batches`, one optimizer step each; `epoch` counts from 1.
+    """One pass over `batches`; `epoch` counts from 1.
 
-    read_every   number of steps after which losses are read from the device; None for 1 on a CPU
+    read_every   number of batches after which losses are read from the device; None for 1 on a CPU
                  and READ_EVERY on a GPU
 
     It draws from torch's global generator, which the caller seeds. It returns the mean over images
     of each loss term, and of their sum as 'loss'. Raises TrialDiverged for the first loss that is
     not finite or is above MOST_LOSS, as soon as it is read: with `read_every` 1 before the
     optimizer step of that loss. It is raised too after the last step, where something that training
-    changes is not finite: a weight or a statistic of batch norm.
+    changes is not finite (a weight or a statistic of batch norm), and where the scale of fp16
+    gradients fell below LEAST_SCALE.
     """
     model.train()
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    first_step = (epoch - 1) * schedule.steps_per_epoch
+    device = next(model.parameters()).device
     losses = _Losses(epoch, read_every or (1 if device.type == "cpu" else READ_EVERY))
-    for number, batch in enumerate(batches):
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.learning_rate(first_step + number)
+    optim.begin(epoch)
+    for batch in batches:
         moved = batch.to(device)
         inputs = shape_by_shape(moved.images, lambda images: images.float() / 255)
-        with autocast(device, config.precision):
+        model.loss_scale = optim.loss_scale
+        with autocast(device, optim.config.precision):
             terms = model.losses(inputs, moved.targets)
-        loss = losses.add(terms, len(inputs))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        if config.gradient_clip:
-            torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
-        optimizer.step()
+        optim.learn(losses.add(terms, len(inputs)), len(inputs))
+    optim.end()
     losses.read()
-    _check_state(model, f"epoch {epoch}, batch {number + 1}", losses.last)
+    place = f"epoch {epoch}, batch {len(losses.images)}"
+    _check_state(model, place, losses.last)
+    if optim.scaler.get_scale() < LEAST_SCALE:
+        raise TrialDiverged(
+            f"{place}: gradients are not finite in fp16, even with the loss multiplied by"
+            f" {optim.scaler.get_scale():g}; optim.precision bf16 or fp32 has a wider range"
+        )
     return losses.means()
 
 
 class _Losses:
-    """The losses of an epoch, read from their device once in some steps.
+    """The losses of an epoch, read from their device once in some batches.
 
     epoch        number of the epoch, for messages
-    read_every   number of steps after which they are read
+    read_every   number of batches after which they are read
     """
 
     def __init__(self, epoch: int, read_every: int) -> None:
@@ -325,9 +330,9 @@ class _Losses:
         self._unread: list[torch.Tensor] = []
 
     def add(self, terms: dict[str, torch.Tensor], images: int) -> torch.Tensor:
-        """The sum of a step's terms.
+        """The sum of a batch's terms.
 
-        It reads, and may raise TrialDiverged, where it is the turn of this step.
+        It reads, and may raise TrialDiverged, where it is the turn of this batch.
         """
         values = torch.stack([term.float() for term in terms.values()])
         loss = values.sum()
@@ -346,9 +351,9 @@ class _Losses:
         if not self._unread:
             return
         first = len(self.images) - len(self._unread)
-        steps = torch.stack(self._unread).tolist()
+        batches = torch.stack(self._unread).tolist()
         self._unread = []
-        for number, values in enumerate(steps, first):
+        for number, values in enumerate(batches, first):
             self.last = values[-1]
             place = f"epoch {self.epoch}, batch {number + 1}"
             if not math.isfinite(self.last):

@@ -6,6 +6,7 @@ import multiprocessing
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from core.config import TrialConfig
 from core.data.dataset import Dataset
 from core.device import CONTEXT_BYTES, resolve
 from core.labels.label_maps import find_instances
+from core.network.detector import Detector
+from core.network.resizing import ImageTransform
 from core.network.weights import BaseWeights
 from core.prediction.tiles import tiles
 from core.prediction.views import look_at_samples, most_at_once
@@ -93,8 +96,10 @@ class Probe:
 
         Raises torch.OutOfMemoryError where that does not fit.
         """
-        steps = min(STEPS, self.trial.schedule.steps)
-        self._train(1, iter(_largest_batches(self.config, self.data, self._train_images)[:steps]))
+        steps = min(STEPS, self.trial.optim.schedule.steps)
+        batches = _largest_batches(self.config, self.data, self._train_images)[:steps]
+        with _at_the_largest_size(self.trial.model):
+            self._train(1, iter(batches))
         self.trial.model.eval()
         largest = self.data.samples[_by_size(self.data, self._train_images)[0]]
         model, crop = self.trial.model, self.config.data.crop
@@ -148,10 +153,21 @@ class Probe:
     def _train(self, epoch: int, batches: Iterator[Batch]) -> None:
         trial = self.trial
         with seeded(torch_seed(self.config.seed, Purpose.TRAIN, epoch), self.device):
-            train_one_epoch(
-                trial.model, batches, trial.optimizer, trial.schedule, epoch, self.config.optim,
-                self.device,
-            )  # fmt: skip
+            train_one_epoch(trial.model, batches, trial.optim, epoch)
+
+
+@contextmanager
+def _at_the_largest_size(model: Detector) -> Iterator[None]:
+    """See every image at the largest of the sizes that training draws."""
+    transforms = [one for one in model.modules() if isinstance(one, ImageTransform)]
+    before = [one.least for one in transforms]
+    try:
+        for one in transforms:
+            one.least = one.most
+        yield
+    finally:
+        for one, least in zip(transforms, before, strict=True):
+            one.least = least
 
 
 class _Clock:

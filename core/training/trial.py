@@ -23,6 +23,7 @@ from core.metric import ap50, coco_summary
 from core.metric.limits import ClassLimits, class_limits
 from core.network import weights as pretrained
 from core.network.build import build_detector
+from core.network.detector import Detector
 from core.network.weights import BaseWeights
 from core.prediction.detect import combine
 from core.prediction.trained_model import TrainedModel
@@ -31,7 +32,7 @@ from core.randomness import Purpose, torch_seed
 from core.sample import Detections, Sample
 from core.training import checkpoint
 from core.training.loop import Batch, TrainingBatches, seeded, train_one_epoch
-from core.training.optim import Schedule, build_optimizer
+from core.training.optim import Optimization
 
 FORMAT = 2
 """Version of the checkpoint's layout. A checkpoint of another version is refused."""
@@ -45,7 +46,7 @@ class EpochReport:
 
     epoch               counted from 1
     losses              mean over training images of each loss term, and of their sum as 'loss'
-    learning_rate       learning rate of the epoch's last step
+    learning_rate       learning rate of the heads in the epoch's last step
     ap50                COCO AP50 of masks on the validation images, with at most `metric.max_dets`
                         detections per image and class, mean over the classes present; the
                         objective. None where there are no validation images
@@ -59,7 +60,7 @@ class EpochReport:
     images_per_second   training images per second of `train_seconds`
     peak_memory_bytes   most memory that tensors took on the GPU in training and evaluation; None on
                         a CPU
-    steps               number of optimizer steps
+    steps               number of optimizer steps, each of which may take several batches
     detections          number of detections in all validation images
     capped_images       number of validation images with a tile that reached
                         `predict.max_detections`
@@ -182,17 +183,21 @@ class Trial:
             self._loader_workers,
             pin_memory=self.device.type == "cuda",
         )
-        self.schedule = Schedule(config.optim, len(self.batches))
         with seeded(torch_seed(config.seed, Purpose.INITIALISE), self.device):
             self.model = build_detector(
                 config.model, len(self.data.classes), weights, config.predict
             )
         use_fast_kernels(self.device)
         self.model.to(self.device).to(memory_format=memory_format(self.device))
-        self.optimizer = build_optimizer(self.model.parameters(), config.optim)
+        self.optim = Optimization(self.model, config.optim, len(self.batches))
         self._best_weights: dict[str, torch.Tensor] = {}
         self._best_is_saved = False
         self._midway = False
+
+    @property
+    def evaluated(self) -> Detector:
+        """The network that is evaluated and kept: the average of the one that trains, if any."""
+        return self.model if self.optim.average is None else self.optim.average.model
 
     @property
     def epoch(self) -> int:
@@ -250,22 +255,16 @@ class Trial:
                 progress(seen / images)
 
         with seeded(torch_seed(self.config.seed, Purpose.TRAIN, epoch), self.device):
-            losses = train_one_epoch(
-                self.model,
-                counted(self.batches.of_epoch(epoch)),
-                self.optimizer,
-                self.schedule,
-                epoch,
-                self.config.optim,
-                self.device,
-            )
+            batches = counted(self.batches.of_epoch(epoch))
+            losses = train_one_epoch(self.model, batches, self.optim, epoch)
         trained = time.perf_counter()
         scores = self._evaluate(epoch, lambda seen: progress((self.batches.images + seen) / images))
         end = time.perf_counter()
+        schedule = self.optim.schedule
         report = EpochReport(
             epoch=epoch,
             losses=losses,
-            learning_rate=self.schedule.learning_rate(epoch * len(self.batches) - 1),
+            learning_rate=schedule.learning_rate(epoch * schedule.steps_per_epoch - 1),
             **scores,
             seconds=end - begin,
             train_seconds=trained - begin,
@@ -275,13 +274,13 @@ class Trial:
             peak_memory_bytes=(
                 torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
             ),
-            steps=len(self.batches),
+            steps=schedule.steps_per_epoch,
         )
         self.reports.append(report)
         if self.best is report:
             self._best_weights = {
                 name: value.detach().cpu().clone()
-                for name, value in self.model.trained_state().items()
+                for name, value in self.evaluated.trained_state().items()
             }
             self._best_is_saved = False
         self._midway = False
@@ -300,7 +299,7 @@ class Trial:
                 "ap50_per_class": (),
                 "detections": 0,
             }
-        self.model.eval()
+        model = self.evaluated.eval()
         samples = [self.data.samples[index] for index in self.split.validation]
         classes = len(self.data.classes)
 
@@ -312,7 +311,7 @@ class Trial:
             return _Scored(found, ap50.match_image(sample, found, classes), graded)
 
         scored = look_at_samples(
-            self.model,
+            model,
             samples,
             self.config.predict,
             end,
@@ -374,9 +373,9 @@ class Trial:
         """Write to `folder` all that `load` needs, and the model of the best epoch.
 
         The files are written in this order, each whole or not at all: `matches/epoch-0007.npz` of
-        the epochs run since the last save; `best-0007.safetensors`, the trained weights of the best
-        epoch; `last.safetensors`. Then the bests of other epochs are removed. Whenever the process
-        dies, `last.safetensors` names files that are there.
+        the epochs run since the last save; `best-0007.safetensors`, the weights of the best epoch,
+        averaged if `optim.ema` asks for it; `last.safetensors`. Then the bests of other epochs are
+        removed. Whenever the process dies, `last.safetensors` names files that are there.
         """
         best = self.best
         assert best is not None, "there is nothing to save before the first epoch"
@@ -499,15 +498,22 @@ class Trial:
             )
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors that training changes, by name.
+        """All that `load` needs of the networks and their optimization, by name.
 
-        They are `model.NAME`, and AdamW's `optimizer.KEY.NAME` of each parameter that trains.
+        These are `model.NAME` of what trains, `average.NAME` of its average if there is one, and
+        the state of the optimization.
         """
-        tensors = {f"model.{name}": value for name, value in self.model.trained_state().items()}
-        for name, parameter in self._trainable():
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{key}.{name}"] = value
-        return tensors
+        networks = {
+            f"{part}.{name}": value
+            for part, network in self._networks().items()
+            for name, value in network.trained_state().items()
+        }
+        return networks | self.optim.tensors()
+
+    def _networks(self) -> dict[str, Detector]:
+        """The network that trains and its average, by the names under which they are saved."""
+        average = self.optim.average
+        return {"model": self.model} | ({} if average is None else {"average": average.model})
 
     def _check_layers(self, path: Path, weights: dict[str, torch.Tensor]) -> None:
         expected = {name: value.shape for name, value in self.model.trained_state().items()}
@@ -518,39 +524,20 @@ class Trial:
 
     def _restore(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
         """Put back what `_tensors` took."""
-        model = {
-            name.removeprefix("model."): value
-            for name, value in tensors.items()
-            if name.startswith("model.")
+        states = {
+            part: {
+                name.removeprefix(f"{part}."): value
+                for name, value in tensors.items()
+                if name.startswith(f"{part}.")
+            }
+            for part in self._networks()
         }
-        self._check_layers(path, model)
-        self.model.load_state_dict(model, strict=False)
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for index, (name, parameter) in enumerate(self._trainable()):
-            found = {
-                key: tensors.get(f"optimizer.{key}.{name}")
-                for key in ("step", "exp_avg", "exp_avg_sq")
-            }
-            moments[index] = {
-                # The fused optimizer needs a weight and its moments in the same memory format.
-                key: (
-                    torch.empty_like(parameter, device="cpu").copy_(value)
-                    if key != "step"
-                    else value
-                )
-                for key, value in found.items()
-                if value is not None
-            }
-        state = {index: values for index, values in moments.items() if values}
-        self.optimizer.load_state_dict(
-            {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
-        )
-
-    def _trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
-        """The parameters that train with their names, in the optimizer's order."""
-        return [
-            (name, value) for name, value in self.model.named_parameters() if value.requires_grad
-        ]
+        for state in states.values():
+            self._check_layers(path, state)
+        for part, network in self._networks().items():
+            network.load_state_dict(states[part], strict=False)
+        with _damage_named(path):
+            self.optim.restore(tensors)
 
 
 @contextlib.contextmanager

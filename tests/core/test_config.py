@@ -207,7 +207,7 @@ CHOICES = {
 
 def test_there_are_settings_with_choices() -> None:
     assert set(CHOICES) == {
-        "model.detector", "model.backbone", "model.mask_side", "optim.precision",
+        "model.detector", "model.backbone", "model.mask_side", "model.norm", "optim.precision",
     }  # fmt: skip
 
 
@@ -231,6 +231,16 @@ def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(name: str) -
         ({"model.image_min_side": 1400}, "model.image_min_side"),
         ({"model.weights": "coco", "model.backbone": "resnet101"}, "model.weights"),
         ({"model.stride_in_1x1": True, "model.backbone": "resnet18"}, "model.stride_in_1x1"),
+        ({"model.norm": "group"}, "model.norm"),
+        ({"model.norm": "frozen"}, "model.norm"),
+        (
+            {"model.norm": "frozen", "model.detector": "fpn_v2", "model.weights": "none"},
+            "model.norm",
+        ),
+        (
+            {"model.norm": "frozen", "model.detector": "fpn_v2", "model.backbone": "resnet101"},
+            "model.norm",
+        ),
         ({"optim.warmup_epochs": 2, "optim.epochs": 2}, "optim.warmup_epochs"),
         ({"predict.tile": 31}, "predict.tile"),
     ],

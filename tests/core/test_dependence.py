@@ -12,7 +12,8 @@ from core.config import SETTINGS, TrialConfig, Value
 from core.data import synthetic
 from core.data.split import split
 from core.dependence import NEEDS, Need, effective, unmet
-from core.training.optim import Schedule
+from core.training.optim import Schedule, parameter_groups
+from tests.core.training.small_detector import SmallDetector
 
 IMAGE = synthetic.make(images=4, side=64)
 LARGER: dict[str, Value] = {
@@ -43,8 +44,8 @@ def other(name: str) -> Value:
 
 
 def what_it_does(settings: dict[str, Value]) -> Any:
-    """Everything that the settings of the table decide: augmented images, learning rates, the
-    split.
+    """Everything that the settings of the table decide: augmented images, learning rates and weight
+    decays, the split.
     """
     config = TrialConfig.from_settings(settings)
     mixer = augment.build_mixer(config.augment, IMAGE.samples)
@@ -63,8 +64,15 @@ def what_it_does(settings: dict[str, Value]) -> Any:
         )
     seen = seen if any(seen) else []
     schedule = Schedule(config.optim, 4)
+    detector = SmallDetector()
+    detector.freeze(config.model.trainable_layers, config.model.trainable_fpn)
+    groups = [
+        (group["factor"], group["weight_decay"], len(group["params"]))
+        for group in parameter_groups(detector, config.optim)
+    ]
     return (
         seen,
+        groups,
         [schedule.learning_rate(step) for step in range(schedule.steps)],
         split(IMAGE, config.data),
     )

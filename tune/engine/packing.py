@@ -48,18 +48,24 @@ def _rank(name: str) -> Callable[[Value], float]:
     if name == "model.detector":
         return lambda value: DETECTORS[str(value)].memory_rank
     if name == "optim.precision":
-        return lambda value: ("bf16", "auto", "fp32").index(str(value))
+        return lambda value: ("bf16", "fp16", "auto", "fp32").index(str(value))
+    if name == "model.norm":
+        # Group norm computes in float32 whatever the precision, and frozen norm keeps least.
+        return lambda value: ("frozen", "batch", "group").index(str(value))
+    if name == "optim.ema":
+        return lambda value: float(bool(value))
     if name == "data.crop":
         return lambda value: float("inf") if not value else float(value)  # 0: the whole image
     return float
 
 
 HEAVY = (
-    "optim.batch_size", "model.image_min_side", "model.image_max_side", "data.crop",
+    "optim.batch_size", "model.image_min_side", "model.image_max_side", "model.size_jitter",
+    "data.crop",
     "model.trainable_layers", "model.backbone", "model.detector", "model.trainable_fpn",
-    "model.mask_side",
+    "model.mask_side", "model.norm",
     "model.proposals_train", "model.box_samples", "model.rpn_samples", "model.proposals_test",
-    "predict.max_detections", "predict.tile", "optim.precision",
+    "predict.max_detections", "predict.tile", "optim.ema", "optim.precision",
 )  # fmt: skip
 """The settings on which a trial's memory depends, those with the largest effect first."""
 

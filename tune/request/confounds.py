@@ -6,21 +6,25 @@ report compared rows that differed in more than their names said: "Aug." had eig
 where its baseline had two.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from core.config import SETTINGS, Value
 from core.dependence import effective
-from core.text import listed
+from core.text import listed, many
 from core.values import as_setting
 
-BATCH, RATE = "optim.batch_size", "optim.learning_rate"
+RATE = "optim.learning_rate"
+STEP = ("optim.batch_size", "optim.accumulate")
+"""The settings whose product is the number of images in an optimizer step."""
 
 AUGMENTATION = "augmentation"
 BACKBONE_FREEZING = "freezing of the backbone"
 PYRAMID_FREEZING = "freezing of the feature pyramid"
 BACKBONE = "backbone"
 SCHEDULE = "learning rate schedule"
+BATCH = "batch size"
 
 FACTORS: Mapping[str, tuple[str, ...]] = {
     AUGMENTATION: tuple(name for name in SETTINGS if name.startswith("augment.")),
@@ -30,15 +34,20 @@ FACTORS: Mapping[str, tuple[str, ...]] = {
     "pretrained weights": ("model.weights", "model.stride_in_1x1"),
     "detector": ("model.detector",),
     "size of masks": ("model.mask_side",),
+    "normalisation": ("model.norm",),
     "anchors": ("model.anchor_scale",),
-    "image size": ("model.image_min_side", "model.image_max_side"),
+    "image size": ("model.image_min_side", "model.image_max_side", "model.size_jitter"),
     "training crops": ("data.crop",),
     "repetition of rare classes": ("data.repeat_rare",),
     "learning rate": (RATE,),
-    "batch size": (BATCH,),
+    "learning rate of the backbone": ("optim.backbone_factor",),
+    BATCH: STEP,
     SCHEDULE: ("optim.restarts", "optim.restart_multiplier", "optim.warmup_epochs"),
     "epochs": ("optim.epochs",),
-    "optimizer": ("optim.weight_decay", "optim.gradient_clip", "optim.precision"),
+    "optimizer": (
+        "optim.weight_decay", "optim.decay_norms", "optim.gradient_clip", "optim.precision",
+    ),
+    "average of the weights": ("optim.ema",),
     "sampling of proposals": ("model.proposals_train", "model.rpn_samples", "model.box_samples"),
     "prediction": (
         "model.proposals_test", *(name for name in SETTINGS if name.startswith("predict.")),
@@ -73,12 +82,16 @@ class Factor:
 def differences(one: Mapping[str, Value], other: Mapping[str, Value]) -> tuple[Factor, ...]:
     """The factors in which two configurations, all settings of each with flat names, differ.
 
-    A setting that has no effect does not differ: the strength of an augmentation that is off, the
-    length of cycles without restarts. A learning rate that follows the batch size in proportion is
-    part of that factor.
+    A setting that has no effect counts as its default: the strength of an augmentation that is off,
+    the length of cycles without restarts. A learning rate that follows the images of a step in
+    proportion is part of the batch size.
     """
     one, other = effective(one), effective(other)
-    names = {name for name in SETTINGS if one.get(name) != other.get(name)}
+    names = {
+        name
+        for name, default in SETTINGS.items()
+        if one.get(name, default) != other.get(name, default)
+    }
     if _scaled(one, other):
         names.discard(RATE)
     found = []
@@ -203,14 +216,19 @@ def _changed_settings(
 
 
 def _scaled(one: Mapping[str, Value], other: Mapping[str, Value]) -> bool:
-    """Whether batch sizes differ and the learning rates with them, in proportion."""
+    """Whether the images of a step differ and the learning rates with them, in proportion."""
     return (
-        one[BATCH] != other[BATCH] and abs(_rate_per_image(one) / _rate_per_image(other) - 1) < 1e-9
+        _images_of_a_step(one) != _images_of_a_step(other)
+        and abs(_rate_per_image(one) / _rate_per_image(other) - 1) < 1e-9
     )
 
 
+def _images_of_a_step(settings: Mapping[str, Value]) -> int:
+    return math.prod(int(settings[name]) for name in STEP)
+
+
 def _rate_per_image(settings: Mapping[str, Value]) -> float:
-    return float(settings[RATE]) / float(settings[BATCH])
+    return float(settings[RATE]) / _images_of_a_step(settings)
 
 
 def _values(
@@ -220,8 +238,13 @@ def _values(
         return f"trains {_stages(one[names[0]])} instead of {_stages(other[names[0]])}"
     if factor == PYRAMID_FREEZING:
         return "trained instead of frozen" if one[names[0]] else "frozen instead of trained"
-    if factor == "batch size":
-        return f"{_both(BATCH, one, other)}{_rate_beside_batch(one, other)}"
+    if factor == BATCH:
+        sizes = (
+            _both(STEP[0], one, other)
+            if names == STEP[:1]
+            else f"{_in_batches(one)} instead of {_in_batches(other)}"
+        )
+        return f"{sizes}{_rate_beside_batch(one, other)}"
     parts = []
     for name in names:
         mine, its = one.get(name), other.get(name)
@@ -239,6 +262,11 @@ def _values(
 def _stages(layers: Value) -> str:
     known: Mapping[Value, str] = {0: "no stage", 1: "the last stage", 5: "all stages"}
     return known.get(layers, f"the last {layers} stages")
+
+
+def _in_batches(settings: Mapping[str, Value]) -> str:
+    images, batches = _images_of_a_step(settings), int(settings[STEP[1]])
+    return f"{many(images, 'image')} a step in {many(batches, 'batch')}"
 
 
 def _rate_beside_batch(one: Mapping[str, Value], other: Mapping[str, Value]) -> str:

@@ -257,6 +257,7 @@ class StudyRequest:
         """Notes for the user before the search starts, a sentence each."""
         return (
             *self._space_notes(),
+            *self._norm_notes(),
             *self._stopping_notes(),
             *self._confirm_notes(),
             *self._after_training_notes(),
@@ -300,6 +301,29 @@ class StudyRequest:
         if not self.sampler.exhausts and len(space.start) > planned:
             points = many(len(space.start), "start point")
             yield f"search.trials {planned} is less than the {points}: the last are not tried"
+
+    def _norm_notes(self) -> Iterator[str]:
+        if "group" in self._tried("model.norm") and self._tried("model.weights") != {"none"}:
+            yield (
+                "model.norm group takes scale and shift of a pretrained pyramid and heads, and has"
+                " no place for their statistics: it begins further from the pretrained network than"
+                " frozen"
+            )
+
+    def _tried(self, name: str) -> set[Value]:
+        """The values of a setting in the study's trials; of a range the ends."""
+        space = self.space
+        shared = space.value(name, {})
+        return {
+            *(space.value(name, one.settings) for one in space.variants or ()),
+            *(
+                value
+                for one in space.parameters
+                if one.name == name
+                for value in one.domain.corners
+            ),
+            *(() if space.variants else (shared,)),
+        }
 
     def _stopping_notes(self) -> Iterator[str]:
         if self.stop_early.rule == "none":

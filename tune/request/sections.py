@@ -249,8 +249,8 @@ def _choices(name: str, values: Sequence[object], place: str) -> Choices:
     choices = [checked_value(name, value, place) for value in values]
     if name == "optim.precision" and AUTO in choices:
         raise SpaceError(
-            f"{place}: {name} must have choices that are the same on every machine, fp32 and bf16,"
-            " and auto is among them. It may stand under `fixed:`."
+            f"{place}: {name} must have choices that are the same on every machine, fp32, bf16 and"
+            " fp16, and auto is among them. It may stand under `fixed:`."
         )
     if len(set(choices)) < len(choices):
         twice = next(value for value in choices if choices.count(value) > 1)

@@ -219,10 +219,13 @@ def _train(plan: RetrainingPlan, console: Console, device: str) -> Trial:
     """Train to the last epoch, from a checkpoint if there is one; returns the trial."""
     helpers = min(len(os.sched_getaffinity(0)) - 1, MAX_WORKERS)
     place = resolve(device)
-    if plan.config.optim.precision == "bf16" and precision_of(place) != "bf16":
+    half = plan.config.optim.precision
+    if (half == "bf16" and precision_of(place) != "bf16") or (
+        half == "fp16" and place.type == "cpu"
+    ):
         say(
             console,
-            f"Note: the trial trained in bf16, for which {place} has no units: retraining is slow"
+            f"Note: the trial trained in {half}, for which {place} has no units: retraining is slow"
             " there; --set optim.precision=fp32 is faster, and another method",
         )
     trial = Trial(

@@ -72,6 +72,14 @@ def test_a_size_that_was_seen_asks_for_no_operation() -> None:
     assert asked.operations == 0
 
 
+def test_another_size_fetches_nothing_from_where_the_anchors_of_a_cell_were_made() -> None:
+    """A GPU would be waited for at each size that training draws."""
+    anchors = Anchors(SIDES, RATIOS)
+    anchors(*batch(64, 64))
+    anchors.of_cell = []
+    assert torch.equal(anchors(*batch(96, 64)), torchvisions(*batch(96, 64)))
+
+
 def test_the_sizes_that_were_used_last_are_kept_and_no_more() -> None:
     anchors = Anchors(SIDES, RATIOS)
     often = batch(64, 64)

@@ -129,6 +129,23 @@ def test_a_proposal_without_weight_counts_for_nothing(seed: int, weights: list[b
     torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("outer", [1.0, 1024.0, 3.0])
+def test_the_scale_of_the_losses_changes_no_gradient(outer: float) -> None:
+    """It multiplies what is computed inside of the branch alone."""
+    network, inside = branch(0), []
+    features, labels, wanted = proposals(0, 70)
+    found = []
+    for scale in (None, torch.tensor(1024.0, dtype=torch.float64)):
+        twin, inputs = copy.deepcopy(network), features.clone().requires_grad_()
+        twin[0].register_full_backward_hook(lambda *given: inside.append(given[2][0].norm()))
+        loss = mask_loss.mask_loss(twin, inputs, labels, wanted, None, scale)
+        (outer * loss).backward()
+        gradients = [one.grad for one in twin.parameters()]
+        found.append((loss.detach(), inputs.grad, gradients))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+    assert inside[2] == pytest.approx(1024 * inside[0])
+
+
 def test_batch_norm_sees_all_proposals_once() -> None:
     network = branch(0, norm=True)
     features, labels, wanted = proposals(0, 2 * mask_loss.CELLS_AT_ONCE // 25 + 1)

@@ -24,7 +24,7 @@ from core.detectors import DETECTORS
 from core.errors import WeightsError
 from core.labels import label_maps as masks
 from core.network.balanced import BalancedSampler, Draws
-from core.network.build import build_detector
+from core.network.build import build_detector, restore_detector
 from core.network.detectors import IMAGENET_MEAN
 from core.network.frozen_norm import FrozenBatchNorm
 from core.network.mask_rcnn import MaskRCNN
@@ -295,12 +295,19 @@ class TorchvisionsDraws(BalancedSampler):
 
 
 @pytest.mark.parametrize("instances", [(9, 14, 0), (0, 0), (40, 1)])
-@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize(
+    ("detector", "changes"),
+    [
+        *((detector, {}) for detector in DETECTORS),
+        ("fpn_v2", {"norm": "group"}),
+        ("fpn", {"size_jitter": 0.3}),
+    ],
+)
 def test_both_forms_of_a_step_have_the_same_losses_and_gradients_for_the_same_draws(
-    detector: str, instances: tuple[int, ...]
+    detector: str, changes: dict[str, Any], instances: tuple[int, ...]
 ) -> None:
     """fpn_v2 has batch norm in its heads, which must not see empty slots."""
-    network = build(settings(detector=detector, anchor_scale=0.5, box_samples=48))
+    network = build(settings(detector=detector, anchor_scale=0.5, box_samples=48, **changes))
     for part in (network.rpn, network.roi_heads):
         part.sampler = TorchvisionsDraws(
             part.sampler.batch_size_per_image, part.sampler.positive_fraction
@@ -346,14 +353,19 @@ def step_on_meta(network: MaskRCNN, images: int, instances: int) -> Counter:
     return counter
 
 
-def test_a_training_step_on_a_gpu_needs_no_number_that_is_there() -> None:
+@pytest.mark.parametrize(
+    "changes", [{}, {"detector": "fpn_v2", "norm": "group"}, {"size_jitter": 0.3}]
+)
+def test_a_training_step_on_a_gpu_needs_no_number_that_is_there(changes: dict[str, Any]) -> None:
     """Torch's meta device has no numbers: every operation that needs one raises there, and so does
     every shape that depends on one. A count of waits adds numbers that Python brings.
     """
-    network = build(settings()).to("meta")
+    network = build(settings(**changes)).to("meta")
     step_on_meta(network, 1, 3)  # what is computed once
     for images, instances in ((2, 0), (2, 40), (3, 3)):
-        assert step_on_meta(network, images, instances).waits == 0
+        # Sizes are drawn on the CPU, which is no wait for a GPU, and become numbers of Python.
+        drawn = 1 if "size_jitter" in changes else 0
+        assert step_on_meta(network, images, instances).waits == drawn
     network.fixed = False
     with pytest.raises(RuntimeError, match=r"[Mm]eta [Tt]ensors"):
         step_on_meta(network, 2, 3)
@@ -870,6 +882,108 @@ def test_weights_of_the_other_detector_are_named_with_their_first_tensors() -> N
             settings(detector="fpn_v2", weights="coco.pth"),
             BaseWeights("coco.pth", "0" * 64, False, tensors),
         )
+
+
+# The norm of pyramid and heads
+
+
+@cache
+def whole_weights() -> BaseWeights:
+    """fpn_v2 with statistics that a training could have left, as COCO's file has them."""
+    torch.manual_seed(5)
+    network = torchvision_model(settings(detector="fpn_v2"), classes=90)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.1)
+    return BaseWeights("coco.pth", "0" * 64, False, arrays_of(network))
+
+
+def v2(norm: str) -> ModelConfig:
+    return settings(detector="fpn_v2", norm=norm, weights="coco.pth", proposals_test=20)
+
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def of_classes(name: str) -> bool:
+    return name.startswith(("roi_heads.box_predictor", "roi_heads.mask_predictor.mask_fcn_logits"))
+
+
+@pytest.mark.parametrize("norm", ["frozen", "group"])
+def test_pretrained_weights_of_a_whole_fpn_v2_fill_every_norm_that_has_a_place_for_them(
+    norm: str,
+) -> None:
+    weights = whole_weights()
+    state = build(v2(norm), weights).state_dict()
+    for name, value in state.items():
+        if not of_classes(name):
+            assert np.array_equal(value.numpy(), weights.tensors[name]), name
+    missing = {
+        name for name in weights.tensors if name not in state and "num_batches_tracked" not in name
+    }
+    if norm == "frozen":
+        assert not missing
+    else:
+        assert all(name.endswith(STATISTICS) for name in missing)
+        assert {name.split(".")[0] for name in missing} == {"backbone", "roi_heads"}
+        assert not any(name.startswith("backbone.body") for name in missing)
+
+
+def test_in_evaluation_frozen_norm_is_batch_norm() -> None:
+    image = scene(0, 96, 96, 0)[0]
+    one, other = (build(v2(norm), whole_weights()).eval() for norm in ("frozen", "batch"))
+    (found,), (wanted,) = one.detect([image]), other.detect([image])
+    assert len(found.scores_N) > 10
+    torch.testing.assert_close(vars(found), vars(wanted), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "group"])
+def test_without_batch_norm_an_image_is_seen_alike_whatever_is_beside_it(norm: str) -> None:
+    network = build(v2(norm), whole_weights()).train()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    images = torch.stack([scene(seed, 96, 96, 0)[0] for seed in (0, 1)])
+    both, alone = network.backbone(images), network.backbone(images[:1])
+    for level, of_one in zip(both, alone, strict=True):
+        torch.testing.assert_close(level[:1], of_one, rtol=1e-4, atol=1e-5)
+    boxes = torch.randn(6, 256, 7, 7)
+    head = network.roi_heads.box_head
+    torch.testing.assert_close(head(boxes)[:2], head(boxes[:2]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_moves_group_norm_and_no_frozen_norm() -> None:
+    for norm in ("frozen", "group"):
+        network = build(v2(norm), whole_weights())
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        image, target, _ = scene(0, 96, 96, 8)
+        torch.stack([*network.losses([image], [target]).values()]).sum().backward()
+        optimizer_of(network).step()
+        moved = {
+            name for name, value in network.state_dict().items() if not value.equal(before[name])
+        }
+        assert moved == network.trained_state().keys()
+        assert ("roi_heads.mask_head.0.1.weight" in moved) == (norm == "group")
+
+
+@pytest.mark.parametrize("norm", ["batch", "frozen", "group"])
+def test_a_network_is_restored_with_the_norm_that_it_had(norm: str) -> None:
+    network = build(v2(norm), whole_weights()).eval()
+    predict = PredictConfig()
+    again = restore_detector(v2(norm), CLASSES, network.traits, predict, network.state_dict())
+    image = scene(0, 96, 96, 0)[0]
+    (found,), (wanted,) = again.detect([image]), network.detect([image])
+    torch.testing.assert_close(vars(found), vars(wanted), rtol=0, atol=0)
+
+
+def test_frozen_norm_of_a_backbone_alone_is_refused() -> None:
+    config = settings(detector="fpn_v2", norm="frozen", weights="resnet.pth")
+    with pytest.raises(WeightsError, match=r"resnet\.pth is a backbone alone; name a whole fpn_v2"):
+        build(config, resnet_weights("resnet18"))
+    body = build(settings(detector="fpn_v2", norm="group", weights="resnet.pth"), resnet_weights(
+        "resnet18")).backbone.body  # fmt: skip
+    assert sum(isinstance(module, FrozenBatchNorm) for module in body.modules()) == 20
 
 
 # The stride of a bottleneck

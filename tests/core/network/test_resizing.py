@@ -1,5 +1,7 @@
 """Laws of what the network sees; the oracle is torchvision's transform, to the last bit."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,14 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.models.detection.transform import resize_boxes as torchvisions_boxes
 
 from core.augment import pipeline as augment
-from core.network.resizing import ImageTransform, network_size, resize_all_boxes, resize_boxes
+from core.config import ModelConfig
+from core.network.resizing import (
+    ImageTransform,
+    largest_sides,
+    network_size,
+    resize_all_boxes,
+    resize_boxes,
+)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LIMITS = [(800, 1333), (64, 128), (1000, 1000), (512, 2600), (33, 8192), (8192, 32), (1333, 1333)]
@@ -39,7 +48,8 @@ def torchvisions_size(
 
 
 def seen_size(transform: ImageTransform, height: int, width: int) -> tuple[int, int]:
-    resized = transform.resize(torch.empty(3, height, width, device="meta"))
+    image = torch.empty(3, height, width, device="meta")
+    resized = transform.resize(image, transform.size_of(image))
     return resized.shape[1], resized.shape[2]
 
 
@@ -107,7 +117,7 @@ def test_training_sees_the_pixels_that_prediction_sees_through_the_whole_path(
 
     def seen(pixels: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(np.array(pixels.transpose(2, 0, 1), order="C")).float()
-        return transform.resize(tensor)
+        return transform.resize(tensor, transform.size_of(tensor))
 
     trained, predicted = seen(small), seen(image)
     assert trained.shape == predicted.shape
@@ -189,6 +199,53 @@ def test_images_and_boxes_of_one_shape_are_resized_together() -> None:
         (resized,) = resize_all_boxes([boxes[number]], [sizes[number]], alone.sizes)
         assert torch.equal(found[number], resized)
     assert found[3] is boxes[3]
+
+
+def test_sizes_are_drawn_evenly_between_the_smallest_and_the_largest_in_training_alone() -> None:
+    transform = ImageTransform(100, 150, MEAN, STD, jitter=0.4)
+    image = torch.rand(3, 200, 200)
+    torch.manual_seed(0)
+    sides = [size[0] for _ in range(300) for size in transform([image, image]).sizes]
+    assert (min(sides), max(sides)) == (60, 140)
+    assert sum(sides) / len(sides) == pytest.approx(100, abs=2)
+    assert sum(side < 80 for side in sides) / len(sides) == pytest.approx(0.25, abs=0.06)
+    assert set(transform.eval()([image] * 20).sizes) == {(100, 100)}
+
+
+def test_a_size_that_is_drawn_is_that_of_its_image_and_costs_no_other_draw() -> None:
+    plain, jittered = (ImageTransform(100, 150, MEAN, STD, jitter=one) for one in (0.0, 0.3))
+    images = [torch.rand(3, *size) for size in ((90, 70), (90, 70), (33, 140))]
+    after = []
+    for transform in (plain, jittered):
+        torch.manual_seed(0)
+        batch = transform(images)
+        after.append(torch.rand(2))
+    assert torch.equal(*after)
+    torch.manual_seed(0)
+    factors = [0.7 + 0.6 * one for one in torch.rand(3).tolist()]
+    for number, (image, factor) in enumerate(zip(images, factors, strict=True)):
+        limits = round(factor * 100), round(factor * 150)
+        alone = ImageTransform(*limits, MEAN, STD).eval()([image])
+        ((height, width),) = alone.sizes
+        assert batch.sizes[number] == (height, width)
+        assert torch.equal(
+            batch.images_B3HW[number, :, :height, :width], alone.images_B3HW[0, :, :height, :width]
+        )
+        assert not batch.images_B3HW[number, :, height:].any()
+
+
+@given(
+    jitter=st.floats(0, 0.9), min_side=st.integers(32, 900), more=st.integers(0, 900),
+    drawn=st.floats(0, 1),
+)  # fmt: skip
+def test_no_size_that_is_drawn_is_above_the_largest(
+    jitter: float, min_side: int, more: int, drawn: float
+) -> None:
+    sides = min_side, min_side + more
+    config = ModelConfig(image_min_side=sides[0], image_max_side=sides[1], size_jitter=jitter)
+    factor = 1 - jitter + 2 * jitter * drawn
+    for largest, side in zip(largest_sides(config), sides, strict=True):
+        assert round(factor * side) <= largest <= math.ceil((1 + jitter) * side)
 
 
 @settings(deadline=None)

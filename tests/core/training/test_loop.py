@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,8 @@ from core.prediction.detect import predict
 from core.randomness import Purpose, generator
 from core.sample import Sample
 from core.training.loop import Batch, TrainingBatches, seeded, train_one_epoch
-from core.training.optim import Schedule, build_optimizer
+from core.training.optim import Optimization
+from tests.core.training.small_detector import SmallDetector
 
 CPU = torch.device("cpu")
 ALL_AUGMENTATIONS = {f"augment.{name}": True for name in AUGMENTATIONS}
@@ -377,7 +379,7 @@ def epoch_of(
     config = TrialConfig.from_settings(TINY | settings)
     model = model or model_of(config)
     made = list(batches(TINY | settings).of_epoch(1)) if made is None else made
-    optimizer = build_optimizer(model.parameters(), config.optim)
+    optim = Optimization(model, config.optim, len(made))
     steps = []
 
     def note(stepped: torch.optim.Optimizer, *_: Any) -> None:
@@ -385,19 +387,10 @@ def epoch_of(
         grads = [parameter.grad for parameter in group["params"] if parameter.grad is not None]
         steps.append({"rate": group["lr"], "norm": float(torch.nn.utils.get_total_norm(grads))})
 
-    optimizer.register_step_pre_hook(note)
+    optim.optimizer.register_step_pre_hook(note)
     if seed is not None:
         torch.manual_seed(seed)
-    losses = train_one_epoch(
-        model,
-        made,
-        optimizer,
-        Schedule(config.optim, len(made)),
-        1,
-        config.optim,
-        CPU,
-        read_every,
-    )
+    losses = train_one_epoch(model, made, optim, 1, read_every)
     return losses, steps, model
 
 
@@ -410,15 +403,15 @@ def test_every_step_has_the_rate_that_the_schedule_promises() -> None:
     }
     config = TrialConfig.from_settings(TINY | settings)
     made = batches(TINY | settings)
-    model, schedule = model_of(config), Schedule(config.optim, len(made))
-    optimizer = build_optimizer(model.parameters(), config.optim)
+    model = model_of(config)
+    optim = Optimization(model, config.optim, len(made))
     rates: list[float] = []
-    optimizer.register_step_pre_hook(
+    optim.optimizer.register_step_pre_hook(
         lambda stepped, *_: rates.append(stepped.param_groups[0]["lr"])
     )
     for epoch in (1, 2):
-        train_one_epoch(model, made.of_epoch(epoch), optimizer, schedule, epoch, config.optim, CPU)
-    assert rates == [schedule.learning_rate(step) for step in range(6)]
+        train_one_epoch(model, made.of_epoch(epoch), optim, epoch)
+    assert rates == [optim.schedule.learning_rate(step) for step in range(6)]
     assert len(set(rates)) > 3
 
 
@@ -447,15 +440,9 @@ def test_losses_are_means_over_images_and_loss_is_their_sum() -> None:
 def test_training_lowers_the_loss() -> None:
     config = TrialConfig.from_settings(TINY | {"optim.learning_rate": 3e-4, "optim.epochs": 8})
     model, made = model_of(config), list(batches(TINY).of_epoch(1))[:1]
-    optimizer, schedule = (
-        build_optimizer(model.parameters(), config.optim),
-        Schedule(config.optim, 1),
-    )
+    optim = Optimization(model, config.optim, 1)
     torch.manual_seed(0)
-    losses = [
-        train_one_epoch(model, made, optimizer, schedule, epoch, config.optim, CPU)["loss"]
-        for epoch in range(1, 9)
-    ]
+    losses = [train_one_epoch(model, made, optim, epoch)["loss"] for epoch in range(1, 9)]
     assert min(losses[-2:]) < 0.6 * losses[0]
 
 
@@ -488,13 +475,10 @@ def test_a_loss_that_is_not_finite_ends_the_epoch_before_its_step_with_epoch_and
     # Only an image with instances has a mask loss, so the first batch is sound.
     torch.nn.init.constant_(model.roi_heads.mask_predictor.mask_fcn_logits.bias, float("nan"))
     steps = []
-    config = TrialConfig.from_settings(TINY).optim
-    optimizer = build_optimizer(model.parameters(), config)
-    optimizer.register_step_pre_hook(lambda *_: steps.append(1))
+    optim = Optimization(model, TrialConfig.from_settings(TINY).optim, 2)
+    optim.optimizer.register_step_pre_hook(lambda *_: steps.append(1))
     with pytest.raises(TrialDiverged, match=r"^epoch 1, batch 2: loss is nan$"):
-        train_one_epoch(
-            model, [by_index[0], by_index[1]], optimizer, Schedule(config, 2), 1, config, CPU
-        )
+        train_one_epoch(model, [by_index[0], by_index[1]], optim, 1)
     assert len(steps) == 1
 
 
@@ -582,3 +566,118 @@ def test_a_loss_as_high_as_an_odd_beginning_is_trained_on() -> None:
         model.roi_heads.box_predictor.cls_score.bias[0] = -1e5
     losses, _, _ = epoch_of({}, list(batches(TINY).of_epoch(1))[:1], model)
     assert 1e4 < losses["loss"] < 1e6
+
+
+# Several batches a step, an average of the weights, fp16
+
+
+def test_a_step_of_several_batches_has_the_mean_of_their_gradients_over_images() -> None:
+    """The losses are means over samples and positives of a batch, so one batch of all its images
+    would have another gradient.
+    """
+    settings = {"optim.accumulate": 3, "optim.learning_rate": 1e-30}
+    made = list(batches(TINY | settings).of_epoch(1))
+    assert [len(batch.images) for batch in made] == [2, 2, 1]
+    model = model_of(TrialConfig.from_settings(TINY))
+    torch.manual_seed(0)
+    wanted: dict[str, torch.Tensor] = {}
+    for batch in made:
+        model.zero_grad()
+        inputs = [image.float() / 255 for image in batch.images]
+        torch.stack([*model.losses(inputs, batch.targets).values()]).sum().backward()
+        for name, parameter in model.named_parameters():
+            part = parameter.grad * (len(batch.images) / 5)
+            wanted[name] = wanted[name] + part if name in wanted else part
+    again = model_of(TrialConfig.from_settings(TINY))
+    losses, steps, _ = epoch_of(settings, made, again)
+    assert len(steps) == 1
+    torch.testing.assert_close(
+        {name: parameter.grad for name, parameter in again.named_parameters()}, wanted
+    )
+    alone, _, _ = epoch_of({"optim.learning_rate": 1e-30}, made)
+    assert losses == pytest.approx(alone, rel=1e-5)
+
+
+def test_the_average_of_the_weights_changes_nothing_of_what_trains() -> None:
+    made = list(batches(TINY).of_epoch(1))
+    plain, _, one = epoch_of({}, made)
+    averaged, _, other = epoch_of({"optim.ema": 1.0}, made)
+    assert plain == averaged
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name])
+
+
+def test_fp16_computes_the_network_in_fp16_and_its_gradients_do_not_vanish() -> None:
+    seen = set()
+    made = list(batches(TINY).of_epoch(1))[:1]
+    found = []
+    for precision in ("fp16", "fp32"):
+        still = TINY | {"optim.learning_rate": 1e-30, "optim.precision": precision}
+        config = TrialConfig.from_settings(still)
+        model = model_of(config)
+        optim = Optimization(model, config.optim, 1)
+        if precision == "fp16":
+            model.backbone.body.conv1.register_forward_hook(lambda *call: seen.add(call[2].dtype))
+            # A network that has learned nothing has large gradients; the scale would fall to this.
+            optim.scaler.load_state_dict(optim.scaler.state_dict() | {"scale": 16.0})
+        torch.manual_seed(0)
+        losses = train_one_epoch(model, made, optim, 1)
+        found.append((losses["loss"], {n: one.grad for n, one in model.named_parameters()}))
+    (half, of_half), (full, of_full) = found
+    assert seen == {torch.float16}
+    assert half == pytest.approx(full, rel=0.02)
+    for name, wanted in of_full.items():
+        assert of_half[name].dtype == torch.float32
+        assert (of_half[name] - wanted).norm() <= 0.3 * wanted.norm() + 1e-6, name
+
+
+def in_fp16(batches_of_one: int) -> tuple[SmallDetector, list[Batch], Optimization]:
+    model = SmallDetector()
+    model.freeze(0, pyramid=True)
+    data = dataset(*(sample(index, 32, 32) for index in range(batches_of_one)))
+    made = list(batches({"optim.batch_size": 1}, data, range(batches_of_one)).of_epoch(1))
+    config = TrialConfig.from_settings({"optim.precision": "fp16"}).optim
+    return model, made, Optimization(model, config, len(made))
+
+
+def test_a_gradient_that_is_not_finite_skips_its_step_in_fp16_and_is_no_divergence() -> None:
+    model, made, optim = in_fp16(3)
+    optim.scaler.load_state_dict(optim.scaler.state_dict() | {"scale": 16.0})
+    calls = itertools.count(1)
+    bias = model.pyramid.bias
+    bias.register_hook(lambda one: one * (float("inf") if next(calls) == 2 else 1))
+    weights = [bias.detach().clone()]
+    optim.optimizer.register_step_post_hook(lambda *_: weights.append(bias.detach().clone()))
+    losses = train_one_epoch(model, made, optim, 1)
+    assert math.isfinite(losses["loss"])
+    moved = [not torch.equal(one, other) for one, other in itertools.pairwise(weights)]
+    assert moved == [True, False, True]
+    assert optim.scaler.get_scale() == 8
+
+
+def test_in_fp16_a_loss_that_is_not_finite_is_divergence_all_the_same() -> None:
+    model, made, optim = in_fp16(1)
+    torch.nn.init.constant_(model.pyramid.bias, float("nan"))
+    with pytest.raises(TrialDiverged, match=r"^epoch 1, batch 1: loss is nan$"):
+        train_one_epoch(model, made, optim, 1)
+
+
+def test_gradients_that_are_never_finite_in_fp16_are_divergence() -> None:
+    told = r"^epoch 1, batch 17: gradients are not finite in fp16, .* multiplied by 0\.5; "
+    for steps in (16, 17):
+        model, made, optim = in_fp16(steps)
+        model.pyramid.bias.register_hook(lambda one: one * float("inf"))
+        with pytest.raises(TrialDiverged, match=told) if steps == 17 else nullcontext():
+            train_one_epoch(model, made, optim, 1)
+
+
+# Several sizes
+
+
+def test_images_keep_the_pixels_that_the_largest_of_several_sizes_needs() -> None:
+    data = dataset(sample(0, 200, 240))
+    sides = {"model.image_min_side": 64, "model.image_max_side": 128}
+    for jitter, side in ((0.0, 64), (0.25, 80), (0.9, 122)):
+        (batch,) = batches(sides | {"model.size_jitter": jitter}, data, [0]).of_epoch(1)
+        assert min(batch.images[0].shape[1:]) == side
+        assert batch.images[0].shape[1:] == batch.targets[0].label_maps_LHW.shape[1:]

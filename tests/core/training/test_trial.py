@@ -24,7 +24,7 @@ from core.augmentations import AUGMENTATIONS
 from core.config import AUTO, TrialConfig
 from core.data import synthetic
 from core.data.dataset import Dataset, assemble
-from core.errors import CheckpointError, ProcessLost, TrialDiverged
+from core.errors import CheckpointError, ProcessLost, TornCheckpoint, TrialDiverged
 from core.fitting import READ_OFF_DATA, Chosen
 from core.metric.ap50 import MatchTable, ap50, match
 from core.metric.limits import DETECTION_KINDS, INSTANCE_KINDS, MENDS, ClassLimits
@@ -56,6 +56,10 @@ EVERYTHING = TINY | {
     "optim.restarts": 1,
     "optim.warmup_epochs": 0.5,
     "optim.gradient_clip": 5,
+    "optim.backbone_factor": 0.5,
+    "optim.decay_norms": False,
+    "optim.ema": 0.7,
+    "model.size_jitter": 0.25,
 }
 DATA = synthetic.make(images=5, side=64)
 Uninterrupted = tuple[Trial, list[dict[str, torch.Tensor]], Path]
@@ -80,9 +84,14 @@ def without_wall_time(reports: list[EpochReport]) -> list[EpochReport]:
 
 
 def state_of(trial: Trial) -> dict[str, torch.Tensor]:
-    """All weights and statistics, trained or not, and all that the optimizer keeps, as copies."""
+    """All weights and statistics, trained or not, their averages, and all that the optimizer keeps,
+    as copies.
+    """
     state = {name: value.clone() for name, value in trial.model.state_dict().items()}
-    for index, kept in trial.optimizer.state_dict()["state"].items():
+    if trial.evaluated is not trial.model:
+        averages = trial.evaluated.state_dict().items()
+        state |= {f"average {name}": value.clone() for name, value in averages}
+    for index, kept in trial.optim.optimizer.state_dict()["state"].items():
         state |= {f"optimizer {index} {key}": value.clone() for key, value in kept.items()}
     return state
 
@@ -154,7 +163,7 @@ def test_a_trial_in_the_memory_order_of_a_gpu_resumes_as_if_uninterrupted(
     whole.run_epoch()
     resumed = trial_of(chosen)
     assert resumed.load(tmp_path)
-    for parameter, kept in resumed.optimizer.state.items():
+    for parameter, kept in resumed.optim.optimizer.state.items():
         assert {kept[name].stride() for name in ("exp_avg", "exp_avg_sq")} == {parameter.stride()}
     resumed.run_epoch()
     assert resumed.model.backbone.body.conv1.weight.is_contiguous(memory_format=torch.channels_last)
@@ -235,7 +244,12 @@ def test_a_folder_holds_match_tables_the_best_weights_and_all_to_go_on(
             for name in trained
             for key in ("exp_avg", "exp_avg_sq", "step")
         }
-        assert set(tensors) == moments | {f"model.{name}" for name in whole.model.trained_state()}
+        weights = {
+            f"{part}.{name}"
+            for part in ("model", "average")
+            for name in whole.model.trained_state()
+        }
+        assert set(tensors) == moments | weights
 
 
 def test_reports_follow_from_the_match_tables_and_these_from_the_model(
@@ -346,7 +360,7 @@ def test_an_older_best_gives_way_to_a_better_epoch(
     assert [path.name for path in folder.glob("best-*")] == ["best-0002.safetensors"]
     assert checkpoint.load(folder / "last.safetensors")[1]["best"]["epoch"] == 2
     best, _ = checkpoint.load(folder / "best-0002.safetensors")
-    assert_same_state(best, trial.model.trained_state())
+    assert_same_state(best, trial.evaluated.trained_state())
 
 
 def test_a_trial_goes_on_from_whatever_a_death_inside_save_left(
@@ -543,7 +557,7 @@ def test_as_many_parameters_train_as_the_depth_says(layers: int, fpn: bool) -> N
     stages = [network.layer4, network.layer3, network.layer2, network.layer1, network.conv1]
     wanted = sum(parameter.numel() for stage in stages[:layers] for parameter in stage.parameters())
     wanted += sum(parameter.numel() for parameter in network.bn1.parameters()) * (layers == 5)
-    (group,) = trial.optimizer.param_groups
+    (group,) = trial.optim.optimizer.param_groups
     whole = sum(parameter.numel() for parameter in trial.model.parameters())
     backbone = sum(parameter.numel() for parameter in trial.model.backbone.parameters())
     pyramid = sum(parameter.numel() for parameter in trial.model.backbone.fpn.parameters())
@@ -562,20 +576,30 @@ def test_the_settings_given_are_those_applied() -> None:
             "model.proposals_test": 17,
             "model.box_samples": 20,
             "model.mask_side": "56",
+            "model.size_jitter": 0.25,
             "optim.batch_size": 3,
             "optim.weight_decay": 0.25,
+            "optim.backbone_factor": 0.125,
+            "optim.decay_norms": False,
+            "optim.ema": 1.5,
             "predict.score_threshold": 0.125,
             "predict.max_detections": 7,
         }
     )
     assert (len(trial.split.train), len(trial.split.validation)) == (4, 1)
-    assert len(trial.batches) == trial.schedule.steps_per_epoch == 2
-    assert trial.optimizer.param_groups[0]["weight_decay"] == 0.25
+    assert len(trial.batches) == trial.optim.schedule.steps_per_epoch == 2
+    groups = trial.optim.optimizer.param_groups
+    assert {(group["factor"], group["weight_decay"]) for group in groups} == {
+        (1, 0.25), (1, 0), (0.125, 0.25), (0.125, 0),
+    }  # fmt: skip
+    assert trial.optim.average is not None
+    assert trial.optim.average.half_life == 3
     assert (trial.model.predict.score_threshold, trial.model.predict.max_detections) == (0.125, 7)
     assert trial.model.roi_heads.sampler.batch_size_per_image == 20
     assert trial.model.rpn.kept_in_evaluation == 17
     assert trial.model.roi_heads.mask_roi_pool.output_size == 28
     assert (trial.model.transform.min_side, trial.model.transform.max_side) == (64, 96)
+    assert (trial.model.transform.least, trial.model.transform.most) == (0.75, 1.25)
 
 
 def test_a_trial_that_shows_images_again_has_as_many_steps_in_each_epoch_and_resumes(
@@ -583,7 +607,7 @@ def test_a_trial_that_shows_images_again_has_as_many_steps_in_each_epoch_and_res
 ) -> None:
     settings = TINY | {"data.repeat_rare": 1.0, "optim.epochs": 2, "optim.batch_size": 1}
     whole = trial_of(settings)
-    assert len(whole.batches) == whole.schedule.steps_per_epoch > len(whole.split.train)
+    assert len(whole.batches) == whole.optim.schedule.steps_per_epoch > len(whole.split.train)
     seen: list[float] = []
     whole.run_epoch(seen.append)
     assert len(seen) == len(whole.batches) + len(whole.split.validation)
@@ -790,7 +814,8 @@ def test_the_trained_model_is_that_of_the_best_epoch_and_a_copy(
     assert trial.best is not None
     best = states[trial.best.epoch - 1]
     assert_same_state(
-        trained.model.state_dict(), {name: best[name] for name in trained.model.state_dict()}
+        trained.model.state_dict(),
+        {name: best[f"average {name}"] for name in trained.model.state_dict()},
     )
     assert not trained.model.training
     assert not any(parameter.requires_grad for parameter in trained.model.parameters())
@@ -800,6 +825,51 @@ def test_the_trained_model_is_that_of_the_best_epoch_and_a_copy(
     kept = trial_of(EVERYTHING).kept_model(parent / "3")
     assert kept is not None
     assert_same_state(kept.model.state_dict(), trial.trained_model().model.state_dict())
+
+
+def test_averaged_weights_are_evaluated_and_kept_and_the_others_train_on(tmp_path: Path) -> None:
+    """The trial without an average is the oracle of what trains."""
+    still = TINY | {"optim.epochs": 2}
+    plain, averaged = trial_of(still), trial_of(still | {"optim.ema": 2.0})
+    for _ in range(2):
+        reports = plain.run_epoch(), averaged.run_epoch()
+        assert reports[0].losses == reports[1].losses
+        assert_same_state(plain.model.state_dict(), averaged.model.state_dict())
+    averaged.save(tmp_path)
+    evaluated = averaged.evaluated
+    assert not torch.equal(evaluated.roi_heads.box_predictor.cls_score.weight,
+                           averaged.model.roi_heads.box_predictor.cls_score.weight)  # fmt: skip
+    samples = [DATA.samples[index] for index in averaged.split.validation]
+    found = [predict(evaluated, sample.image, averaged.config.predict) for sample in samples]
+    masks, _ = match(samples, found, len(DATA.classes))
+    assert ap50(masks, 100).mean == averaged.reports[-1].ap50
+    assert averaged.best is not None
+    if averaged.best.epoch == 2:
+        (best,) = tmp_path.glob("best-*.safetensors")
+        assert_same_state(checkpoint.load(best)[0], evaluated.trained_state())
+
+
+def test_a_trial_in_fp16_goes_on_with_its_scale(tmp_path: Path) -> None:
+    chosen = TINY | {
+        "model.image_min_side": 32,
+        "model.trainable_layers": 0,
+        "model.trainable_fpn": False,
+        "optim.batch_size": 3,
+        "optim.precision": "fp16",
+    }
+    whole = trial_of(chosen)
+    assert whole.run_epoch().steps == 1
+    whole.optim.scaler.update(2.0**10)
+    whole.save(tmp_path)
+    resumed = trial_of(chosen)
+    assert resumed.load(tmp_path)
+    assert resumed.optim.scaler.get_scale() == 2**10
+    assert_same_state(state_of(resumed), state_of(whole))
+    tensors, state = checkpoint.load(tmp_path / "last.safetensors")
+    del tensors["scaler.scale"]
+    checkpoint.save(tmp_path / "last.safetensors", tensors, state)
+    with pytest.raises(TornCheckpoint, match=r"is damaged \(KeyError: .*scaler\.scale"):
+        trial_of(chosen).load(tmp_path)
 
 
 def test_no_model_is_kept_where_the_weights_are_gone(tmp_path: Path) -> None:

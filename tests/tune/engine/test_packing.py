@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from core.config import TrialConfig
 from tune.engine.packing import (
     FORMAT,
     GAIN,
@@ -360,6 +361,28 @@ def test_the_heaviest_settings_are_those_of_the_space_that_take_the_most_memory(
         "fp32",
     )
     assert found["augment.elastic"] is True
+
+
+def test_the_heaviest_training_has_an_average_the_largest_sizes_and_group_norm() -> None:
+    found = heaviest(
+        space(
+            space={
+                "model.detector": ["fpn_v2", "fpn"],
+                "model.norm": {
+                    "choices": ["group", "frozen", "batch"],
+                    "when": {"model.detector": ["fpn_v2"]},
+                },
+                "model.weights": ["coco"],
+                "model.size_jitter": {"low": 0.0, "high": 0.4},
+                "optim.ema": [0.0, 0.5],
+                "optim.precision": ["fp16", "bf16"],
+            }
+        )
+    ).settings()
+    assert (found["model.detector"], found["model.norm"]) == ("fpn_v2", "group")
+    assert (found["model.size_jitter"], found["optim.ema"]) == (0.4, 0.5)
+    assert found["optim.precision"] == "fp16"
+    assert {"model.norm", "model.size_jitter", "optim.ema"} <= what_matters(TrialConfig()).keys()
 
 
 def test_the_heaviest_variant_has_the_largest_batch_before_all() -> None:

@@ -585,6 +585,21 @@ def test_as_many_images_are_predicted_as_fill_one_batch_of_tiles(
     assert predicted == [images]
 
 
+def test_memory_is_taken_at_the_largest_of_several_sizes_and_time_at_all_of_them() -> None:
+    given = inputs(**{"model.size_jitter": 0.5, "model.image_max_side": 96})
+    probe = Probe(given.config, given.data, None, "cpu")
+    seen: list[int] = []
+    probe.trial.model.get_submodule("backbone").register_forward_pre_hook(
+        lambda module, args: seen.append(args[0].shape[-1]) if module.training else None
+    )
+    probe.at_its_largest()
+    assert seen
+    assert set(seen) == {96}
+    seen.clear()
+    probe.train(0, 1, lambda: len(seen) < 8)
+    assert min(seen) < 96
+
+
 def test_a_setting_that_would_diverge_does_not() -> None:
     given = inputs(**{"optim.learning_rate": 1.0})
     Probe(given.config, given.data, None, "cpu").at_its_largest()

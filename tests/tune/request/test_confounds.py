@@ -35,7 +35,7 @@ def other_value(name: str) -> Value:
     default = SETTINGS[name]
     special: dict[str, Value] = {
         "model.detector": "fpn_v2", "model.backbone": "resnet18", "model.weights": "none",
-        "optim.precision": "bf16", "data.group_pattern": "(.)", "optim.warmup_epochs": 1.0,
+        "model.norm": "group", "optim.precision": "bf16", "data.group_pattern": "(.)", "optim.warmup_epochs": 1.0,
         "model.image_min_side": 512, "data.crop": 256, "predict.tile": 256, "data.folds": 3,
     }  # fmt: skip
     if name in special:
@@ -118,6 +118,26 @@ def test_a_learning_rate_that_follows_the_batch_size_is_no_factor_of_its_own() -
     ]
     halfway = changed(optim__batch_size=8, optim__learning_rate=1e-4)
     assert factors(halfway) == ["learning rate", "batch size"]
+
+
+def test_batches_that_make_one_step_count_as_its_batch_size() -> None:
+    def said(one: dict[str, Value], other: dict[str, Value] = PLAIN) -> list[str]:
+        return [str(factor) for factor in differences(one, other)]
+
+    assert said(changed(optim__accumulate=4, optim__learning_rate=2e-4)) == [
+        "batch size (8 images a step in 4 batches instead of 2 images a step in 1 batch, the"
+        " learning rate in proportion)"
+    ]
+    one, other = changed(optim__accumulate=4), changed(optim__batch_size=8)
+    assert said(one, other) == [
+        "batch size (8 images a step in 4 batches instead of 8 images a step in 1 batch; learning"
+        " rate per image the same)"
+    ]
+    assert said({**one, "optim.learning_rate": 1e-4}, other) == [
+        "learning rate (0.0001 instead of 5e-05)",
+        "batch size (8 images a step in 4 batches instead of 8 images a step in 1 batch; learning"
+        " rate per image twice)",
+    ]
 
 
 def test_both_values_of_a_difference_are_said() -> None:

@@ -496,8 +496,8 @@ MISTAKES = {
     "a precision that depends on the machine among the choices": (
         "space: {optim.precision: [auto, fp32]}",
         [],
-        "s.yaml, space: optim.precision must have choices that are the same on every machine, fp32"
-        " and bf16, and auto is among them. It may stand under `fixed:`.",
+        "s.yaml, space: optim.precision must have choices that are the same on every machine, fp32,"
+        " bf16 and fp16, and auto is among them. It may stand under `fixed:`.",
     ),
     "a precision that depends on the machine as a condition": (
         "space: {optim.restarts: {choices: [0, 1], when: {optim.precision: auto}}}",
