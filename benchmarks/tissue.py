@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,18 +119,25 @@ _CHANGES: Mapping[str, Settings] = {
 }
 """What is changed in A, one thing at a time."""
 
+_TOGETHER = (
+    "read off the data",
+    "flips and turns",
+    "copy-paste, rare classes",
+    "averaged weights",
+)
 PRESETS: Mapping[str, Settings] = {
     "recipe": _REPORT,
     "best row": {**_REPORT, **_MILD, "model.trainable_layers": 1, "augment.elastic": True},
     "A": _A,
     **{f"A, {name}": {**_A, **change} for name, change in _CHANGES.items()},
+    "A, all of it": dict(ChainMap(*(dict(_CHANGES[name]) for name in _TOGETHER), dict(_A))),
 }
 """The configurations by name; `recipe` and `best row` are rows of the reference report (Res50, and
 Partial + Elastic)."""
 
 EIGHT = (
-    "recipe", "best row", "A", "A, read off the data", "A, flips and turns", "A, scale jitter",
-    "A, for rare classes", "A, mirrored view",
+    "recipe", "best row", "A", "A, read off the data", "A, flips and turns",
+    "A, copy-paste, rare classes", "A, averaged weights", "A, all of it",
 )  # fmt: skip
 """What is compared without names."""
 
