@@ -589,8 +589,9 @@ def test_memory_is_taken_at_the_largest_of_several_sizes_and_time_at_all_of_them
     given = inputs(**{"model.size_jitter": 0.5, "model.image_max_side": 96})
     probe = Probe(given.config, given.data, None, "cpu")
     seen: list[int] = []
-    probe.trial.model.get_submodule("backbone").register_forward_pre_hook(
-        lambda module, args: seen.append(args[0].shape[-1]) if module.training else None
+    model = probe.trial.model
+    model.get_submodule("backbone").register_forward_pre_hook(
+        lambda _, args: seen.append(args[0].shape[-1]) if model.training else None
     )
     probe.at_its_largest()
     assert seen
