@@ -344,7 +344,9 @@ def test_the_heaviest_settings_are_those_of_the_space_that_take_the_most_memory(
     found = heaviest(
         space(
             space={
-                "model.backbone": ["resnet101", "resnet18", "resnext50_32x4d"],
+                "model.backbone": ["resnet101", "swin_t", "resnet18", "resnext50_32x4d"],
+                "model.detector": ["fpn", "cascade"],
+                "model.mask_side": [56, 28],
                 "model.trainable_layers": [0, 5, 1],
                 "model.box_samples": {"low": 16, "high": 48},
                 "data.crop": [48, 0, 32],
@@ -354,7 +356,8 @@ def test_the_heaviest_settings_are_those_of_the_space_that_take_the_most_memory(
             }
         )
     ).settings()
-    assert (found["model.backbone"], found["model.trainable_layers"]) == ("resnet101", 5)
+    assert (found["model.backbone"], found["model.trainable_layers"]) == ("swin_t", 5)
+    assert (found["model.detector"], found["model.mask_side"]) == ("cascade", 56)
     assert (found["model.box_samples"], found["data.crop"], found["optim.precision"]) == (
         48,
         0,
