@@ -32,7 +32,7 @@ from core.metric.coco_summary import coco_summary
 from core.metric.limits import class_limits
 from core.network.build import build_detector
 from core.prediction.detect import combine
-from core.prediction.views import View, look_at_samples
+from core.prediction.views import Seen, look_at_samples
 from core.sample import Detections, Sample
 
 IMAGES, DETECTIONS, SIDE = 41, 300, 512
@@ -132,12 +132,12 @@ def _with_a_network(images: int, repeats: int) -> Iterator[Line]:
     model = build_detector(config, CLASSES, None, predict).eval()
     samples = [image_of_cells(100, 320, 320, seed) for seed in range(images)]
 
-    def end(sample: Sample, views: Sequence[View]) -> ImageMatches:
-        return match_image(sample, combine(views, predict, *sample.size), CLASSES)
+    def end(sample: Sample, seen: Seen) -> ImageMatches:
+        return match_image(sample, combine(seen, predict), CLASSES)
 
     def run(helpers: int) -> tuple[float, MatchTable]:
         begin = time.perf_counter()
-        matched = look_at_samples(model, samples, predict, end, helpers=helpers)
+        matched = look_at_samples([model], samples, [predict], end, helpers=helpers)
         return time.perf_counter() - begin, match_tables(matched, CLASSES)[0]
 
     run(0)

@@ -329,6 +329,28 @@ class OptimConfig(_Settings):
 
 MOST_DETECTIONS = 10_000
 """The largest `predict.max_detections`."""
+MOST_SCALES = 8
+"""Largest number of factors in `predict.scales`."""
+
+
+def _as_scales(value: Any) -> Any:
+    """The one form of a `predict.scales`, `0.75,1,1.25`: ascending, without needless digits."""
+    texts = [value] if isinstance(value, int | float) else str(value).split(",")
+    try:
+        factors = sorted({float(text) for text in texts})
+    except ValueError:
+        factors = []
+    if (
+        isinstance(value, bool)
+        or not 1 <= len(texts) == len(factors) <= MOST_SCALES
+        or not all(0.25 <= factor <= 4 for factor in factors)
+    ):
+        raise PydanticCustomError(
+            "scales",
+            f"Input should be 1 to {MOST_SCALES} different factors from 0.25 to 4, such as"
+            " 0.75,1,1.25",
+        )
+    return ",".join(f"{factor:g}" for factor in factors)
 
 
 class PredictConfig(_Settings):
@@ -342,11 +364,32 @@ class PredictConfig(_Settings):
     max_detections: Annotated[int, Field(ge=1, le=MOST_DETECTIONS), MayBeAuto()] = 400
     """Detections kept per tile, all classes together; an image that is not cut into tiles is one;
     auto: enough for the most crowded tile."""
+    views: Literal["none", "mirror", "flips", "all"] = "none"
+    """Looks at each tile that are merged: none: as it is; mirror: also mirrored; flips: all four
+    flips; all: these four and their quarter turns."""
     flips: bool = False
-    """Predict on the mirrored image as well and merge."""
+    """The older name of `predict.views: mirror`; more views hold the mirrored one anyway."""
+    scales: Annotated[str, BeforeValidator(_as_scales)] = "1"
+    """Factors on the size at which the network sees a tile, such as 0.75,1,1.25: each view is
+    looked at with each of them, and all looks are merged."""
     tile: int = Field(0, ge=0, le=8192)
     """Pixels; side of overlapping tiles, 0 for the whole image (or `data.crop` where that is set).
     """
+    overlap: float = Field(0.25, ge=0, le=0.9)
+    """Least fraction of its side that a tile shares with the next; an instance up to this size is
+    whole in one of them."""
+    merge: Literal["nms", "soft_nms", "weighted"] = "nms"
+    """How the looks at a tile become one: nms: of boxes that overlap more than `predict.nms_iou`
+    the best stays; soft_nms: the others stay with lower scores; weighted: one box takes their
+    place, with the means of their sides and scores and the mask that most of them have."""
+    agreement: float = Field(0, ge=0, le=1)
+    """How far a score depends on the fraction of looks that found the instance: 0 not at all; 1:
+    it is multiplied by the fraction."""
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """The factors that `scales` names, ascending."""
+        return tuple(float(text) for text in self.scales.split(","))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -485,7 +528,7 @@ SYNONYMS: Mapping[str, str] = {
     "amp": "optim.precision",
     "fp16": "optim.precision",
     "scheduler": "optim.restarts",
-    "tta": "predict.flips",
+    "tta": "predict.views",
     "conf": "predict.score_threshold",
     "random_state": "seed",
 }

@@ -71,19 +71,27 @@ def effective(settings: Mapping[str, Value]) -> dict[str, Value]:
     if they train alike.
 
     Settings without effect are left out, such as the strength of an augmentation that is off; a
-    switch without effect is off; `auto` weights have their real name, and tiles as large as the
-    crops become the default.
+    switch without effect is off; `auto` weights have their real name, tiles as large as the
+    crops become the default, and `predict.flips` becomes the view that it stands for.
     """
     having = {**SETTINGS, **settings}
     if having["model.weights"] == "auto":
         having["model.weights"] = BACKBONES[str(having["model.backbone"])].weights[0]
     if having["predict.tile"] == having["data.crop"]:
         having["predict.tile"] = 0
+    if having["predict.flips"]:
+        views = having["predict.views"]
+        having |= {"predict.flips": False, "predict.views": "mirror" if views == "none" else views}
+    idle = set() if having["predict.tile"] or having["data.crop"] else {"predict.overlap"}
+    if having["predict.views"] == "none" and "," not in str(having["predict.scales"]):
+        idle.add("predict.agreement")
+        if having["predict.merge"] == "weighted":  # one look has nothing to fuse
+            having["predict.merge"] = "nms"
     having |= {
         name: False for name in NEEDS if isinstance(having[name], bool) and unmet(name, having)
     }
     return {
         name: value
         for name, value in having.items()
-        if isinstance(value, bool) or unmet(name, having) is None
+        if isinstance(value, bool) or (name not in idle and unmet(name, having) is None)
     }

@@ -26,7 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = build_parser().parse_args(arguments)
     from core.prediction.batch import predict_batch
 
-    names = ("flips", "tile", "score_threshold", "max_detections")
+    names = (
+        "views", "flips", "scales", "tile", "overlap", "merge", "agreement",
+        "score_threshold", "max_detections",
+    )  # fmt: skip
     settings = {
         f"predict.{name}": value for name in names if (value := getattr(parsed, name)) is not None
     }
@@ -79,13 +82,35 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--flips",
         action=argparse.BooleanOptionalAction,
-        help="predict on the mirrored image as well and merge",
+        help="the same as --views mirror",
+    )
+    add(
+        "--views",
+        metavar="none|mirror|flips|all",
+        help="look at the image as it is, also mirrored, in all 4 flips, or also turned (8 looks)",
+    )
+    add(
+        "--scales",
+        metavar="X,X",
+        help="look at the image at these sizes, such as 0.75,1,1.25 of that in training",
     )
     add(
         "--tile",
         type=int,
         metavar="N",
         help="side of overlapping tiles in pixels; 0: the training crop, or no tiles",
+    )
+    add("--overlap", type=float, metavar="X", help="least fraction of a tile that the next shares")
+    add(
+        "--merge",
+        metavar="nms|soft_nms|weighted",
+        help="keep the best of what several looks found, all with lower scores, or the mean",
+    )
+    add(
+        "--agreement",
+        type=float,
+        metavar="X",
+        help="how far scores are lowered where looks disagree, from 0 to 1",
     )
     add("--score-threshold", type=float, metavar="X", help="instances must score more than this")
     add(

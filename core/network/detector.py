@@ -79,14 +79,17 @@ class Detector(nn.Module, ABC):
         """
 
     @abstractmethod
-    def detect(self, images: Sequence[torch.Tensor]) -> list[RawDetections]:
+    def detect(self, images: Sequence[torch.Tensor], scale: float = 1.0) -> list[RawDetections]:
         """The instances in each image, in evaluation mode; masks are not pasted into the image.
 
         images   float32 [3, H, W] each, RGB in 0..1, of any sizes
+        scale    factor on the size at which the network sees each image in training
         """
 
-    def seen_size(self, height: int, width: int) -> tuple[int, int]:
+    def seen_size(self, height: int, width: int, scale: float = 1.0) -> tuple[int, int]:
         """Height and width at which the network sees an image of `height` x `width` pixels.
+
+        scale   as in `detect`
 
         Images that it sees at one size can be given to `detect` together, and have the detections
         that they have alone, to rounding.

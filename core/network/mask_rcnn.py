@@ -72,10 +72,10 @@ class MaskRCNN(Detector):
         return {**losses, **rpn_losses}
 
     @torch.no_grad()
-    def detect(self, images: Sequence[torch.Tensor]) -> list[RawDetections]:
+    def detect(self, images: Sequence[torch.Tensor], scale: float = 1.0) -> list[RawDetections]:
         """See `Detector.detect`."""
         assert not self.training, "call eval() first"
-        batch = self.transform(images)
+        batch = self.transform(images, scale)
         levels = self.backbone(batch.images_B3HW)
         proposals, _ = self.rpn(batch, levels)
         found = self.roi_heads.detections(levels, proposals, batch.sizes, self.predict)
@@ -88,9 +88,9 @@ class MaskRCNN(Detector):
             )
         ]
 
-    def seen_size(self, height: int, width: int) -> Size:
+    def seen_size(self, height: int, width: int, scale: float = 1.0) -> Size:
         """See `Detector.seen_size`: the size with the padding of a batch."""
-        return self.transform.padded_size(height, width)
+        return self.transform.padded_size(height, width, scale)
 
     def freeze(self, stages: int, pyramid: bool) -> None:
         """See `Detector.freeze`. Unlike torchvision, it freezes unpretrained layers too."""

@@ -93,11 +93,14 @@ class ImageTransform(nn.Module):
         for name, values in (("mean_311", mean), ("std_311", std)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
-    def forward(self, images: Sequence[torch.Tensor]) -> ImageBatch:
-        """A batch of float32 [3, H, W], RGB in 0..1, of any sizes."""
+    def forward(self, images: Sequence[torch.Tensor], scale: float = 1.0) -> ImageBatch:
+        """A batch of float32 [3, H, W], RGB in 0..1, of any sizes.
+
+        scale   factor on the sides of images in evaluation
+        """
         sizes = [
             self.size_of(image, factor)
-            for image, factor in zip(images, self._factors(len(images)), strict=True)
+            for image, factor in zip(images, self._factors(len(images), scale), strict=True)
         ]
         height, width = (_padded(max(sides)) for sides in zip(*sizes, strict=True))
 
@@ -108,10 +111,10 @@ class ImageTransform(nn.Module):
 
         return ImageBatch(torch.stack(_kind_by_kind(images, sizes, prepared)), sizes)
 
-    def _factors(self, images: int) -> Sequence[float]:
-        """The factor on the sides of each image."""
+    def _factors(self, images: int, scale: float) -> Sequence[float]:
+        """The factor on the sides of each image; in evaluation it is `scale`."""
         if not self.training:
-            return [1.0] * images
+            return [scale] * images
         # torchvision draws a size for each image, even from a list of one. The same numbers are
         # drawn here, so that all later draws equal torchvision's.
         drawn = torch.empty(images).uniform_()
@@ -124,13 +127,15 @@ class ImageTransform(nn.Module):
 
         factor   of the sides of the network's images
         """
-        sides = round(factor * self.min_side), round(factor * self.max_side)
-        return network_size(image.shape[-2], image.shape[-1], *sides)
+        return network_size(image.shape[-2], image.shape[-1], *self._sides(factor))
 
-    def padded_size(self, height: int, width: int) -> Size:
+    def padded_size(self, height: int, width: int, scale: float = 1.0) -> Size:
         """Height and width of a batch that holds one image of `height` x `width` pixels."""
-        height, width = network_size(height, width, self.min_side, self.max_side)
+        height, width = network_size(height, width, *self._sides(scale))
         return _padded(height), _padded(width)
+
+    def _sides(self, factor: float) -> Size:
+        return round(factor * self.min_side), round(factor * self.max_side)
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
         """Images, float32 [..., 3, H, W], RGB in 0..1, less the mean, divided by the deviation."""

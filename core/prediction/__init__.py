@@ -3,10 +3,12 @@
 advice.py          notes on settings that do not suit a data set: caps, groups
 batch.py           the predictions of many images, written as COCO results
 choice.py          settings of prediction, tried on a trained model
-detect.py          the detections in an image, with flips and tiles merged
+detect.py          the detections in an image, merged from those in its views
+merge.py           the detections of several looks at a tile, as one list
 overlay.py         pictures of instances
 submission.py      COCO results, checked, and the zip of a submission
+symmetries.py      the eight symmetries of a square
 tiles.py           overlapping tiles, and instances that several of them show
 trained_model.py   a trained model as a folder
-views.py           the network's detections in tiles, in batches, while helpers paste masks
+views.py           the networks' detections in each view, in batches, while helpers paste masks
 """

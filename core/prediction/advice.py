@@ -14,7 +14,7 @@ from core.data.dataset import Dataset, examples_of
 from core.data.measure import Measurement
 from core.data.split import copies, parts
 from core.fitting import SIZES, Circumstances, recommended, seen_cell, share
-from core.prediction.tiles import tiles
+from core.prediction.views import windows_of
 from core.text import many
 from core.values import as_settings
 
@@ -77,8 +77,9 @@ def _predicted(
     sizes = [sample.size for sample in dataset.samples]
 
     def caps(config: TrialConfig) -> NDArray[np.int64]:
-        side = config.predict.tile or config.data.crop
-        return config.predict.max_detections * np.array([len(tiles(*size, side)) for size in sizes])
+        tile = config.data.crop
+        pieces = [len(windows_of(config.predict, size, tile)) for size in sizes]
+        return config.predict.max_detections * np.array(pieces)
 
     def lost(config: TrialConfig) -> int:
         return int(np.maximum(counts_I - caps(config), 0).sum())

@@ -8,7 +8,7 @@ from core.metric import ap50
 from core.metric.ap50 import ImageMatches, MatchTable
 from core.prediction.detect import combine
 from core.prediction.trained_model import TrainedModel
-from core.prediction.views import View, look_at_samples
+from core.prediction.views import Seen, look_at_samples, loosest
 from core.sample import Detections, Sample
 
 
@@ -47,29 +47,28 @@ def evaluate(
     progress     called after each image with the fraction that is done
     helpers      number of threads that work beside the network; see `look_at_each`
 
-    The network runs once on each tile of each image for every pair of `tile` and `nms_iou` among
-    the candidates, and once more on the mirrored tile if one of them has flips. Candidates that
-    differ only in score threshold, cap or flips are taken from the same detections. The model keeps
-    its own settings.
+    The network looks once at each image in every view that a candidate wants (see
+    `core.prediction.views`), and the candidates' detections are cut from what it saw. Only
+    candidates with another `nms_iou` need looks of their own, because the network suppresses boxes
+    itself. The model keeps its own settings.
     """
-    groups: dict[tuple[int, float], list[PredictConfig]] = {}
+    groups: dict[float, list[PredictConfig]] = {}
     for candidate in candidates:
-        groups.setdefault((candidate.tile, candidate.nms_iou), []).append(candidate)
+        groups.setdefault(candidate.nms_iou, []).append(candidate)
     max_dets, classes = trained.config.metric.max_dets, len(trained.classes)
     evaluated: dict[PredictConfig, Evaluated] = {}
     for number, group in enumerate(groups.values()):
 
         def end(
-            sample: Sample, views: list[View], group: list[PredictConfig] = group
+            sample: Sample, seen: Seen, group: list[PredictConfig] = group
         ) -> list[tuple[Detections, ImageMatches]]:
-            found = [combine(views, candidate, *sample.size) for candidate in group]
+            found = [combine(seen, candidate) for candidate in group]
             return [(one, ap50.match_image(sample, one, classes)) for one in found]
 
-        loosest = _loosest(group)
         of_samples = look_at_samples(
-            trained.predicting_with(loosest).model,
+            trained.predicting_with(loosest(group)).models,
             samples,
-            loosest,
+            group,
             end,
             tile=trained.config.data.crop,
             helpers=helpers,
@@ -90,13 +89,3 @@ def evaluate(
 def best(evaluated: Sequence[Evaluated]) -> Evaluated:
     """The candidate with the highest AP50, the first one among equals."""
     return max(evaluated, key=lambda one: one.ap50)
-
-
-def _loosest(group: Sequence[PredictConfig]) -> PredictConfig:
-    return group[0].model_copy(
-        update={
-            "score_threshold": min(config.score_threshold for config in group),
-            "max_detections": max(config.max_detections for config in group),
-            "flips": any(config.flips for config in group),
-        }
-    )

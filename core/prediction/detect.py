@@ -1,36 +1,35 @@
-"""The detections of a model in an image of any size, merged from those in its tiles.
+"""The detections of a model in an image of any size, merged from those in its views.
 
-Mirrored views and overlapping tiles are predicted by themselves (`core.prediction.views`), then
-merged once.
+Tiles, symmetries and scales are predicted by themselves (`core.prediction.views`), then merged: the
+looks at each tile (`core.prediction.merge`), and then the tiles (`core.prediction.tiles`).
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchvision.ops import nms
 
 from core.config import MOST_DETECTIONS, PredictConfig
 from core.network.detector import Detector
-from core.prediction.tiles import merge_tiles
-from core.prediction.views import View, look_at_each
+from core.prediction.merge import merge, suppress, take
+from core.prediction.tiles import Window, merge_tiles
+from core.prediction.views import Seen, look_at_each, views_of, windows_of
 from core.sample import Detections, MaskCrop
 from core.text import many
 
 
 def predict(
-    model: Detector,
+    models: Sequence[Detector],
     image: NDArray[np.uint8],
     config: PredictConfig,
     tile: int = 0,
     helpers: int = 0,
 ) -> Detections:
-    """The detections of a model, which is in evaluation mode, in an image.
+    """The detections of models that predict together, in evaluation mode, in an image.
 
     image     uint8 [H, W, 3], RGB
-    config    the settings with which the model predicts
+    config    the settings with which the models predict
     tile      side of the tiles in pixels where `config.tile` is 0, such as `data.crop`; 0 for the
               whole image
     helpers   number of threads that paste masks while the network looks at the next tiles
@@ -39,49 +38,30 @@ def predict(
     detections, and `full_tiles` of the result counts the tiles that reached this cap. Only crops of
     masks are kept.
     """
-    height, width = image.shape[:2]
 
-    def end(_: None, views: Sequence[View]) -> Detections:
-        return combine(views, config, height, width)
+    def end(_: None, seen: Seen) -> Detections:
+        return combine(seen, config)
 
-    (found,) = look_at_each(model, [(None, image)], config, end, tile=tile, helpers=helpers)
+    (found,) = look_at_each(models, [(None, image)], [config], end, tile=tile, helpers=helpers)
     return found
 
 
-def combine(views: Sequence[View], config: PredictConfig, height: int, width: int) -> Detections:
-    """The detections in an image, from those in its tiles.
+def combine(seen: Seen, config: PredictConfig) -> Detections:
+    """The detections in an image, from what was seen of it.
 
-    height, width   of the image in pixels
-
-    `config` may be stricter than the one with which the network looked: a higher
-    `score_threshold`, a lower `max_detections`, no `flips`. The network need not run again:
+    `config` may be stricter than the settings with which the network looked: a higher
+    `score_threshold`, a lower `max_detections`, fewer views. The network need not run again:
     suppression goes from the best score down, so a detection that is dropped here had not
-    suppressed any other.
+    suppressed any other. There is no cap on the detections of an image with several tiles.
     """
-    found = [_in_window(view, config) for view in views]
-    if len(views) == 1:
+    windows = windows_of(config, seen.size, seen.tile)
+    found = [_in_window(seen, window, config) for window in windows]
+    if len(windows) == 1:
         return found[0]
-    merged = merge_tiles([view.window for view in views], found, height, width)
-    return replace(
-        suppress(merged, config.nms_iou), full_tiles=sum(one.full_tiles for one in found)
-    )
-
-
-def suppress(detections: Detections, iou: float, most: int | None = None) -> Detections:
-    """Non-maximum suppression of boxes, each class by itself.
-
-    most   number of detections that are kept after it, the best ones; None for all
-    """
-    boxes_N4, scores_N = (
-        torch.from_numpy(detections.boxes_N4),
-        torch.from_numpy(detections.scores_N),
-    )
-    kept = [np.empty(0, np.int64)]
-    for label in np.unique(detections.labels_N):
-        (members,) = np.nonzero(detections.labels_N == label)
-        chosen = torch.from_numpy(members)
-        kept.append(members[nms(boxes_N4[chosen], scores_N[chosen], iou).numpy()])
-    return _take(detections, np.sort(np.concatenate(kept))[:most])
+    merged = merge_tiles(windows, found, *seen.size)
+    if config.merge != "soft_nms":  # which lets boxes overlap
+        merged = suppress(merged, config.nms_iou)
+    return replace(merged, full_tiles=sum(one.full_tiles for one in found))
 
 
 def about_full_tiles(found: Sequence[int], most: int, setting: str) -> str | None:
@@ -107,47 +87,23 @@ def about_full_tiles(found: Sequence[int], most: int, setting: str) -> str | Non
     )
 
 
-def _in_window(view: View, config: PredictConfig) -> Detections:
+def _in_window(seen: Seen, window: Window, config: PredictConfig) -> Detections:
     """The detections in a tile, in pixels of the image."""
-    found = _allowed(view.direct, config)
-    is_full = found.full_tiles
-    if config.flips:
-        assert view.mirrored is not None, "nobody looked at the mirrored image"
-        mirrored = _allowed(view.mirrored, config)
-        found = suppress(_join(found, mirrored), config.nms_iou, config.max_detections)
-        is_full = max(is_full, mirrored.full_tiles, int(len(found) == config.max_detections))
-    window = view.window
+    views = views_of(config, window, seen.members)
+    looks = [_allowed(seen.found[view], config) for view in views]
+    # The network has suppressed the boxes of one look.
+    is_merged = len(looks) == 1 and config.merge != "soft_nms"
+    found = looks[0] if is_merged else merge(looks, config)
     corner = np.array([window.x0, window.y0] * 2, np.float32)
     crops = tuple(
         MaskCrop(crop.y0 + window.y0, crop.x0 + window.x0, crop.pixels) for crop in found.masks
     )
-    return Detections(found.boxes_N4 + corner, found.labels_N, found.scores_N, crops, is_full)
+    return replace(found, boxes_N4=found.boxes_N4 + corner, masks=crops)
 
 
 def _allowed(found: Detections, config: PredictConfig) -> Detections:
     """The detections that the settings allow and whose mask is not empty."""
     (indices,) = np.nonzero(found.scores_N > config.score_threshold)
     indices = indices[: config.max_detections]
-    allowed = _take(found, indices[[found.masks[index].area > 0 for index in indices]])
+    allowed = take(found, indices[[found.masks[index].area > 0 for index in indices]])
     return replace(allowed, full_tiles=int(len(indices) == config.max_detections))
-
-
-def _take(detections: Detections, indices: NDArray[np.int64]) -> Detections:
-    return Detections(
-        detections.boxes_N4[indices],
-        detections.labels_N[indices],
-        detections.scores_N[indices],
-        tuple(detections.masks[index] for index in indices),
-    )
-
-
-def _join(one: Detections, other: Detections) -> Detections:
-    """The detections of both, best score first."""
-    scores_N = np.concatenate([one.scores_N, other.scores_N])
-    joined = Detections(
-        np.concatenate([one.boxes_N4, other.boxes_N4]),
-        np.concatenate([one.labels_N, other.labels_N]),
-        scores_N,
-        one.masks + other.masks,
-    )
-    return _take(joined, np.argsort(-scores_N, kind="stable"))

@@ -9,10 +9,6 @@ from numpy.typing import NDArray
 
 from core.sample import Detections, MaskCrop
 
-TILE_OVERLAP = 4
-"""Neighbouring tiles overlap by at least 1 / TILE_OVERLAP of their side, a quarter: an instance up
-to this size is whole in one of them. The tiles of a large image have about 1.8 times its pixels."""
-
 SAME_MASK = 0.5
 """Masks that agree more than this are of one instance. Above one half, no mask agrees with two that
 are disjoint."""
@@ -35,22 +31,26 @@ class Window:
     x1: int
 
 
-def tiles(height: int, width: int, side: int) -> list[Window]:
-    """Tiles of `side` pixels that cover the image evenly and overlap by at least a quarter.
+def tiles(height: int, width: int, side: int, overlap: float = 0.25) -> list[Window]:
+    """Tiles of `side` pixels that cover the image evenly.
+
+    overlap   least fraction of its side that a tile shares with the next, under 1. An instance up
+              to this size is whole in one of them; with a quarter, the tiles of a large image have
+              about 1.8 times its pixels
 
     There is one tile if `side` is 0 or the image is no larger.
     """
     return [
         Window(y, x, min(y + (side or height), height), min(x + (side or width), width))
-        for y in _starts(height, side)
-        for x in _starts(width, side)
+        for y in _starts(height, side, overlap)
+        for x in _starts(width, side, overlap)
     ]
 
 
-def _starts(length: int, side: int) -> list[int]:
+def _starts(length: int, side: int, overlap: float) -> list[int]:
     if side == 0 or length <= side:
         return [0]
-    steps = -(-(length - side) // (side - side // TILE_OVERLAP))
+    steps = -(-(length - side) // (side - int(side * overlap)))
     return [(length - side) * step // steps for step in range(steps + 1)]
 
 

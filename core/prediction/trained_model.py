@@ -32,7 +32,7 @@ from core.files import reason, write_atomically
 from core.network.build import restore_detector
 from core.network.detector import Detector, Traits
 from core.prediction.detect import predict
-from core.prediction.tiles import tiles
+from core.prediction.views import windows_of
 from core.sample import Detections
 
 FORMAT = 1
@@ -59,20 +59,26 @@ class TrainedModel:
     model: Detector
     began_with: Mapping[str, Any] | None = None
 
+    @property
+    def models(self) -> tuple[Detector, ...]:
+        """The networks that predict together."""
+        return (self.model,)
+
     def predict(self, image: NDArray[np.uint8], helpers: int = 0) -> Detections:
         """The detections in an image of any size, uint8 [H, W, 3], RGB.
 
         helpers   number of threads that paste masks while the network looks at the next tiles
         """
-        return predict(self.model, image, self.config.predict, self.config.data.crop, helpers)
+        return predict(self.models, image, self.config.predict, self.config.data.crop, helpers)
 
     def most_detections(self, height: int, width: int) -> int:
         """The largest number of detections that an image of `height` x `width` pixels can have.
 
         It is `predict.max_detections` for each tile.
         """
-        side = self.config.predict.tile or self.config.data.crop
-        return len(tiles(height, width, side)) * self.config.predict.max_detections
+        predict = self.config.predict
+        windows = windows_of(predict, (height, width), self.config.data.crop)
+        return len(windows) * predict.max_detections
 
     def predicting_with(self, config: PredictConfig) -> "TrainedModel":
         """The same network with other settings of `predict`.

@@ -1,12 +1,13 @@
-"""The network's detections in each tile of many images: batches on the device, masks in helpers.
+"""The detections of networks in each view of many images: batches on the device, masks in helpers.
 
+A view is a tile, through a symmetry, at a scale, by one of the networks that predict together.
 While the network looks at the next batch, helper threads paste the masks of the last one, and do
 what the caller wants done with each image.
 """
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,8 +20,9 @@ from core.device import is_out_of_memory
 from core.helpers import Helpers
 from core.labels import label_maps as masks
 from core.network.detector import Detector, RawDetections
+from core.prediction.symmetries import Symmetry, symmetries
 from core.prediction.tiles import Window, tiles
-from core.sample import Detections, MaskCrop, Sample
+from core.sample import Detections, Sample
 
 AT_ONCE = {"cuda": 4}
 """Largest number of tiles of one size that the network sees at once, by type of device; one on
@@ -38,34 +40,73 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class View:
-    """The network's detections in one tile, in pixels of the tile, empty masks included.
+    """One way to look at a part of an image.
 
     window     the tile's place in the image
-    direct     the detections in the tile as it is
-    mirrored   the detections in the mirrored tile, mirrored back; None without `flips`
+    symmetry   the symmetry through which the tile is seen
+    scale      factor on the size at which the network sees it
+    member     number of the network, where several predict together
     """
 
     window: Window
-    direct: Detections
-    mirrored: Detections | None
+    symmetry: Symmetry = Symmetry()
+    scale: float = 1.0
+    member: int = 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All that was seen of an image.
+
+    size      height and width of the image in pixels
+    tile      side of the tiles in pixels where `predict.tile` is 0; 0 for the whole image
+    members   number of networks that looked
+    found     the detections of each view, in pixels of its window, empty masks included
+    """
+
+    size: tuple[int, int]
+    tile: int
+    members: int
+    found: Mapping[View, Detections]
+
+
+def windows_of(config: PredictConfig, size: tuple[int, int], tile: int) -> list[Window]:
+    """The tiles in which settings have an image looked at; `size` and `tile` as in `Seen`."""
+    return tiles(*size, config.tile or tile, config.overlap)
+
+
+def views_of(config: PredictConfig, window: Window, members: int) -> list[View]:
+    """The views in which settings have a tile looked at."""
+    return [
+        View(window, symmetry, scale, member)
+        for member in range(members)
+        for scale in config.factors
+        for symmetry in symmetries(config)
+    ]
 
 
 @dataclass(frozen=True)
 class _Look:
-    """One thing for the network to look at: a tile of an image, or a mirrored tile.
+    """One thing for a network to look at.
 
-    item       the caller's name for the image
-    of         number of looks at this image
-    window     the tile's place in the image
-    mirrored   whether the tile is mirrored
-    pixels     uint8 [H, W, 3]
+    item     the caller's name for the image
+    size     height and width of the image in pixels
+    of       number of looks at this image
+    view     the view, of which `pixels` shows uint8 [H, W, 3]
+    seen     height and width at which the network sees it
     """
 
     item: Any
+    size: tuple[int, int]
     of: int
-    window: Window
-    mirrored: bool
+    view: View
     pixels: NDArray[np.uint8]
+    seen: tuple[int, int]
+
+    @property
+    def together(self) -> tuple[int, float, tuple[int, int]]:
+        """Looks for which this is equal can be a batch."""
+        return self.view.member, self.view.scale, self.seen
 
 
 def most_at_once(model: Detector) -> int:
@@ -73,11 +114,26 @@ def most_at_once(model: Detector) -> int:
     return AT_ONCE.get(next(model.parameters()).device.type, 1)
 
 
+def loosest(configs: Sequence[PredictConfig]) -> PredictConfig:
+    """The settings with which a network has to look so that detections can be cut from what it saw
+    for each of `configs`.
+
+    They have one `nms_iou`, because the network suppresses boxes itself.
+    """
+    assert len({config.nms_iou for config in configs}) == 1, "the network suppresses at one IoU"
+    return configs[0].model_copy(
+        update={
+            "score_threshold": min(config.score_threshold for config in configs),
+            "max_detections": max(config.max_detections for config in configs),
+        }
+    )
+
+
 def look_at_each(
-    model: Detector,
+    models: Sequence[Detector],
     images: Iterable[tuple[Item, NDArray[np.uint8]]],
-    config: PredictConfig,
-    then: Callable[[Item, list[View]], Result],
+    configs: Sequence[PredictConfig],
+    then: Callable[[Item, Seen], Result],
     *,
     tile: int = 0,
     helpers: int = 0,
@@ -85,40 +141,48 @@ def look_at_each(
 ) -> Iterator[Result]:
     """The result of `then` for each image, in the order of the images.
 
-    model     in evaluation mode
+    models    in evaluation mode, all on one device, with the `loosest` of `configs`
     images    each image, uint8 [H, W, 3] RGB, after what `then` is to know of it; they are taken
               one by one, as the network comes to them
-    config    the settings with which the model predicts; with `flips` each tile is also looked at
-              mirrored
-    then      is called in a helper thread with the views of an image, a view for each tile
-    tile      side of the tiles in pixels where `config.tile` is 0, such as `data.crop`; 0 for the
+    configs   the settings with which the models may predict: each view that one of them wants is
+              looked at once
+    then      is called in a helper thread with all that was seen of an image
+    tile      side of the tiles in pixels where `predict.tile` is 0, such as `data.crop`; 0 for the
               whole image
     helpers   number of helper threads, of which MOST_HELPERS are used at most; results do not
               depend on it
     at_once   largest number of tiles of one size that the network sees at once; None for the
               device's AT_ONCE. Results depend on it by rounding
 
-    Tiles that do not fit the GPU's memory at once are looked at in smaller batches, and the model
-    remembers how large these may be. An exception of `then` is raised in the place of its result.
+    Only the looks at one image, and those of a batch, are held at once. Tiles that do not fit the
+    GPU's memory at once are looked at in smaller batches, and the model remembers how large these
+    may be. An exception of `then` is raised in the place of its result.
     """
-    own = model.predict
-    assert (own.score_threshold, own.nms_iou, own.max_detections) == (
-        config.score_threshold,
-        config.nms_iou,
-        config.max_detections,
-    ), "the model was built with other settings of predict"
-    at_once = at_once or most_at_once(model)
-    looks = _looks(images, config.tile or tile, config.flips)
+    wanted = loosest(configs)
+    for model in models:
+        own = model.predict
+        assert (own.score_threshold, own.nms_iou, own.max_detections) == (
+            wanted.score_threshold,
+            wanted.nms_iou,
+            wanted.max_detections,
+        ), "the model was built with other settings of predict"
+    at_once = at_once or most_at_once(models[0])
+    looks = _looks(images, models, configs, tile)
+
+    def end(looks: Sequence[_Look], found: Sequence[Detections]) -> Result:
+        seen = {look.view: one for look, one in zip(looks, found, strict=True)}
+        return then(looks[0].item, Seen(looks[0].size, tile, len(models), seen))
+
     with Helpers(min(helpers, MOST_HELPERS)) as beside:
-        pasted = beside.in_order(_pastings(model, _batches(looks, model, at_once)))
-        yield from beside.in_order(_ends(pasted, then))
+        pasted = beside.in_order(_pastings(models, _batches(looks, models, at_once)))
+        yield from beside.in_order(_ends(pasted, end))
 
 
 def look_at_samples(
-    model: Detector,
+    models: Sequence[Detector],
     samples: Sequence[Sample],
-    config: PredictConfig,
-    then: Callable[[Sample, list[View]], Result],
+    configs: Sequence[PredictConfig],
+    then: Callable[[Sample, Seen], Result],
     *,
     tile: int = 0,
     helpers: int = 0,
@@ -130,12 +194,12 @@ def look_at_samples(
 
     progress   called with the number of samples that are done
     """
-    order = sorted(range(len(samples)), key=lambda one: model.seen_size(*samples[one].size))
+    order = sorted(range(len(samples)), key=lambda one: models[0].seen_size(*samples[one].size))
     results: dict[int, Result] = {}
     found = look_at_each(
-        model,
+        models,
         ((samples[one], samples[one].image) for one in order),
-        config,
+        configs,
         then,
         tile=tile,
         helpers=helpers,
@@ -147,23 +211,35 @@ def look_at_samples(
 
 
 def _looks(
-    images: Iterable[tuple[Item, NDArray[np.uint8]]], tile: int, flips: bool
+    images: Iterable[tuple[Item, NDArray[np.uint8]]],
+    models: Sequence[Detector],
+    configs: Sequence[PredictConfig],
+    tile: int,
 ) -> Iterator[_Look]:
     for item, image in images:
-        height, width = image.shape[:2]
-        windows = tiles(height, width, tile)
-        of = len(windows) * (2 if flips else 1)
-        for window in windows:
-            pixels = image[window.y0 : window.y1, window.x0 : window.x1]
-            yield _Look(item, of, window, False, pixels)
-            if flips:
-                yield _Look(item, of, window, True, pixels[:, ::-1])
+        size = image.shape[0], image.shape[1]
+        views = dict.fromkeys(
+            view
+            for config in configs
+            for window in windows_of(config, size, tile)
+            for view in views_of(config, window, len(models))
+        )
+        looks = []
+        for view in views:
+            window = view.window
+            pixels = view.symmetry.of(image[window.y0 : window.y1, window.x0 : window.x1])
+            seen = models[view.member].seen_size(*pixels.shape[:2], view.scale)
+            looks.append(_Look(item, size, len(views), view, pixels, seen))
+        # Those that the network can see together come one after the other.
+        yield from sorted(looks, key=lambda look: look.together)
 
 
-def _batches(looks: Iterable[_Look], model: Detector, at_once: int) -> Iterator[list[_Look]]:
-    """Runs of looks that the network sees at one size."""
-    for size, run in itertools.groupby(looks, lambda one: model.seen_size(*one.pixels.shape[:2])):
-        while batch := list(itertools.islice(run, min(at_once, _most(model, size)))):
+def _batches(
+    looks: Iterable[_Look], models: Sequence[Detector], at_once: int
+) -> Iterator[list[_Look]]:
+    """Runs of looks that one network sees at one size."""
+    for (member, _, size), run in itertools.groupby(looks, lambda look: look.together):
+        while batch := list(itertools.islice(run, min(at_once, _most(models[member], size)))):
             yield batch
 
 
@@ -173,39 +249,46 @@ def _most(model: Detector, size: tuple[int, int]) -> int:
 
 
 def _pastings(
-    model: Detector, batches: Iterable[list[_Look]]
+    models: Sequence[Detector], batches: Iterable[list[_Look]]
 ) -> Iterator[Callable[[], tuple[_Look, Detections]]]:
     """A task for each look; the network looks when the task is taken."""
     for batch in batches:
-        raw = _detected(model, [look.pixels for look in batch])
+        view = batch[0].view
+        pictures = [look.pixels for look in batch]
+        raw = _detected(models[view.member], pictures, view.scale, batch[0].seen)
         for look, found in zip(batch, raw, strict=True):
             yield functools.partial(_pasted, look, found)
 
 
 def _ends(
-    pasted: Iterable[tuple[_Look, Detections]], then: Callable[[Any, list[View]], Result]
+    pasted: Iterable[tuple[_Look, Detections]],
+    end: Callable[[Sequence[_Look], Sequence[Detections]], Result],
 ) -> Iterator[Callable[[], Result]]:
     """A task for each image, when all its looks are there."""
-    views: list[View] = []
-    looks = 0
+    looks: list[_Look] = []
+    views: list[Detections] = []
     for look, found in pasted:
-        looks += 1
-        if look.mirrored:
-            views[-1] = View(look.window, views[-1].direct, found)
-        else:
-            views.append(View(look.window, found, None))
-        if looks == look.of:
-            yield functools.partial(then, look.item, views)
-            views, looks = [], 0
+        looks.append(look)
+        views.append(found)
+        if len(looks) == look.of:
+            yield functools.partial(end, looks, views)
+            looks, views = [], []
 
 
-def _detected(model: Detector, pictures: Sequence[NDArray[np.uint8]]) -> list[RawDetections]:
+def _detected(
+    model: Detector,
+    pictures: Sequence[NDArray[np.uint8]],
+    scale: float,
+    size: tuple[int, int],
+) -> list[RawDetections]:
     """The detections in pictures of one size, uint8 [H, W, 3] each, in the machine's memory.
+
+    scale   factor on the size at which the network sees them
+    size    that size, of one of them
 
     Where they do not fit the GPU's memory together, half as many are looked at, from now on.
     """
     device = next(model.parameters()).device
-    size = model.seen_size(*pictures[0].shape[:2])
     tensors = [
         torch.from_numpy(np.array(picture.transpose(2, 0, 1), order="C")) for picture in pictures
     ]
@@ -213,7 +296,7 @@ def _detected(model: Detector, pictures: Sequence[NDArray[np.uint8]]) -> list[Ra
     while left := tensors[len(found) :]:
         some = left[: _most(model, size)]
         try:
-            found += _to_cpu(model.detect([tensor.to(device).float() / 255 for tensor in some]))
+            found += _to_cpu(model.detect([one.to(device).float() / 255 for one in some], scale))
         except RuntimeError as error:
             if len(some) == 1 or not is_out_of_memory(error):
                 raise
@@ -256,18 +339,4 @@ def _pasted(look: _Look, raw: RawDetections) -> tuple[_Look, Detections]:
         scores_N=raw.scores_N.numpy(),
         masks=tuple(masks.paste(raw.mask_probs_NMM, raw.boxes_N4, height, width)),
     )
-    return look, _mirror(found, width) if look.mirrored else found
-
-
-def _mirror(detections: Detections, width: int) -> Detections:
-    """The detections in a mirrored image, in pixels of the image before it was mirrored.
-
-    width   of the image in pixels
-    """
-    boxes_N4 = detections.boxes_N4[:, [2, 1, 0, 3]].copy()
-    boxes_N4[:, [0, 2]] = width - boxes_N4[:, [0, 2]]
-    crops = tuple(
-        MaskCrop(crop.y0, width - crop.x0 - crop.pixels.shape[1], crop.pixels[:, ::-1])
-        for crop in detections.masks
-    )
-    return Detections(boxes_N4, detections.labels_N, detections.scores_N, crops)
+    return look, look.view.symmetry.undo(found, height, width)

@@ -104,9 +104,10 @@ class Probe:
         largest = self.data.samples[_by_size(self.data, self._train_images)[0]]
         model, crop = self.trial.model, self.config.data.crop
         height, width = largest.image.shape[:2]
-        pieces = len(tiles(height, width, self.config.predict.tile or crop))
+        predict = self.config.predict
+        pieces = len(tiles(height, width, predict.tile or crop, predict.overlap))
         batch = [largest] * math.ceil(most_at_once(model) / pieces)
-        look_at_samples(model, batch, self.config.predict, lambda *_: None, tile=crop)
+        look_at_samples([model], batch, [predict], lambda *_: None, tile=crop)
         if self.device.type != "cuda":
             return Memory()
         reserved = torch.cuda.memory_reserved(self.device)

@@ -27,7 +27,7 @@ from core.network.detector import Detector
 from core.network.weights import BaseWeights
 from core.prediction.detect import combine
 from core.prediction.trained_model import TrainedModel
-from core.prediction.views import View, look_at_samples
+from core.prediction.views import Seen, look_at_samples
 from core.randomness import Purpose, torch_seed
 from core.sample import Detections, Sample
 from core.training import checkpoint
@@ -305,15 +305,15 @@ class Trial:
 
         is_last = epoch == self.config.optim.epochs
 
-        def end(sample: Sample, views: list[View]) -> _Scored:
-            found = combine(views, self.config.predict, *sample.size)
+        def end(sample: Sample, seen: Seen) -> _Scored:
+            found = combine(seen, self.config.predict)
             graded = coco_summary.match_graded(sample, found, classes) if is_last else None
             return _Scored(found, ap50.match_image(sample, found, classes), graded)
 
         scored = look_at_samples(
-            model,
+            [model],
             samples,
-            self.config.predict,
+            [self.config.predict],
             end,
             tile=self.config.data.crop,
             helpers=self.threads - 1,

@@ -208,6 +208,7 @@ CHOICES = {
 def test_there_are_settings_with_choices() -> None:
     assert set(CHOICES) == {
         "model.detector", "model.backbone", "model.mask_side", "model.norm", "optim.precision",
+        "predict.views", "predict.merge",
     }  # fmt: skip
 
 
@@ -251,6 +252,25 @@ def test_settings_that_contradict_each_other_are_refused(
     message = refusal(settings)
     assert message.startswith(f"space.yaml: {named}")
     assert all(str(value) in message for value in settings.values() if not isinstance(value, bool))
+
+
+@pytest.mark.parametrize(
+    ("given_", "form"),
+    [(1, "1"), (0.5, "0.5"), ("1.0", "1"), ("1.25, 0.75,1", "0.75,1,1.25"), ("1e0,4", "1,4")],
+)
+def test_scales_of_prediction_have_one_form(given_: Any, form: str) -> None:
+    predict = TrialConfig.from_settings({"predict.scales": given_}).predict
+    assert predict.scales == form
+    assert predict.factors == tuple(float(text) for text in form.split(","))
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "1,", "a", "0.2", "5", "1,1.0", "nan", "inf", "1,2,3,4,0.3,0.4,0.5,0.6,0.7", True]
+)
+def test_scales_that_are_none_are_refused_with_an_example(wrong: Any) -> None:
+    message = refusal({"predict.scales": wrong})
+    assert message.startswith("space.yaml: predict.scales must be 1 to 8 different factors")
+    assert message.endswith(f"such as 0.75,1,1.25, and is {wrong!r}")
 
 
 # A purpose's addresses all have one length, so no two may give the same draws.

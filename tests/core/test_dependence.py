@@ -132,3 +132,24 @@ def test_one_configuration_has_one_form() -> None:
     assert effective({"model.weights": "coco"}) == effective({})
     assert effective({"data.crop": 256, "predict.tile": 256}) == effective({"data.crop": 256})
     assert effective({"augment.affine": True, "augment.affine_p": 0.0}) == effective({})
+    assert effective({"predict.flips": True}) == effective({"predict.views": "mirror"})
+    all_views = {"predict.views": "all"}
+    assert effective(all_views | {"predict.flips": True}) == effective(all_views)
+
+
+@pytest.mark.parametrize(
+    ("idle", "where"),
+    [
+        ({"predict.overlap": 0.5}, {"predict.tile": 64}),
+        ({"predict.overlap": 0.5}, {"data.crop": 64}),
+        ({"predict.merge": "weighted"}, {"predict.views": "mirror"}),
+        ({"predict.merge": "weighted"}, {"predict.flips": True}),
+        ({"predict.agreement": 0.5}, {"predict.scales": "1,2"}),
+    ],
+)
+def test_merging_needs_several_looks_and_an_overlap_needs_tiles(
+    idle: dict[str, Value], where: dict[str, Value]
+) -> None:
+    assert effective(idle) == effective({})
+    assert effective(idle | where) != effective(where)
+    assert effective({"predict.merge": "soft_nms"}) != effective({})

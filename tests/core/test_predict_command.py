@@ -300,6 +300,11 @@ def test_options_override_the_settings_of_the_model_and_no_option_leaves_them(
         ("--no-flips", "--tile", "0"): {},
         ("--flips",): {"flips": True},
         ("--tile", "48"): {"tile": 48},
+        ("--tile", "48", "--overlap", "0.7"): {"tile": 48, "overlap": 0.7},
+        ("--views", "all"): {"views": "all"},
+        ("--scales", "0.75,1"): {"scales": "0.75,1"},
+        ("--flips", "--merge", "weighted"): {"flips": True, "merge": "weighted"},
+        ("--views", "mirror", "--agreement", "1"): {"views": "mirror", "agreement": 1.0},
         ("--score-threshold", "0.35"): {"score_threshold": 0.35},
         ("--max-detections", "2"): {"max_detections": 2},
         ("--flips", "--tile", "64", "--max-detections", "40"): {

@@ -37,6 +37,6 @@ def test_the_demo_ends_with_some_trials_stopped_early_and_a_winner_clearly_above
     untrained = Trial(config, data, device="cpu")
     untrained.model.eval()
     samples = [data.samples[index] for index in untrained.split.validation]
-    found = [predict(untrained.model, sample.image, config.predict) for sample in samples]
+    found = [predict(untrained.models, sample.image, config.predict) for sample in samples]
     masks, _ = ap50.match(samples, found, len(data.classes))
     assert study.best_value > 0.1 + ap50.ap50(masks, config.metric.max_dets).mean

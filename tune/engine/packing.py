@@ -56,6 +56,8 @@ def _rank(name: str) -> Callable[[Value], float]:
         return lambda value: float(bool(value))
     if name == "data.crop":
         return lambda value: float("inf") if not value else float(value)  # 0: the whole image
+    if name == "predict.scales":
+        return lambda value: float(str(value).rpartition(",")[2])  # the last is the largest
     return float
 
 
@@ -65,7 +67,7 @@ HEAVY = (
     "model.trainable_layers", "model.backbone", "model.detector", "model.trainable_fpn",
     "model.mask_side", "model.norm",
     "model.proposals_train", "model.box_samples", "model.rpn_samples", "model.proposals_test",
-    "predict.max_detections", "predict.tile", "optim.ema", "optim.precision",
+    "predict.max_detections", "predict.tile", "predict.scales", "optim.ema", "optim.precision",
 )  # fmt: skip
 """The settings on which a trial's memory depends, those with the largest effect first."""
 

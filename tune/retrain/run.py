@@ -47,7 +47,7 @@ from core.prediction.choice import Evaluated
 from core.prediction.detect import combine
 from core.prediction.submission import CocoResult
 from core.prediction.trained_model import TrainedModel
-from core.prediction.views import View, look_at_each
+from core.prediction.views import Seen, look_at_each
 from core.training.trial import EpochReport, Trial
 from core.values import as_ap50
 from tune.retrain.plan import RetrainingPlan
@@ -423,9 +423,9 @@ def _predict_test(
             else:
                 yield (image, folder / name, pixels), pixels
 
-    def end(picture: _TestPicture, views: Sequence[View]) -> tuple[int, list[CocoResult], int]:
+    def end(picture: _TestPicture, seen: Seen) -> tuple[int, list[CocoResult], int]:
         image, path, pixels = picture
-        found = combine(views, trained.config.predict, *pixels.shape[:2])
+        found = combine(seen, config.predict)
         drawn = overlay.draw(pixels, found, trained.classes, min_score=shown)
         overlay.write_png(path, drawn)
         results = submission.results_of(found, image.id, image.height, image.width, trained.classes)
@@ -434,7 +434,7 @@ def _predict_test(
     config = trained.config
     with Steps(console, "Predicting the test images", len(images), "") as steps:
         for number, results, full in look_at_each(
-            trained.model, readable(), config.predict, end, tile=config.data.crop, helpers=helpers
+            trained.models, readable(), [config.predict], end, tile=config.data.crop, helpers=helpers
         ):
             tested.results[number] = results
             tested.full_tiles.append(full)

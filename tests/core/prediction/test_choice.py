@@ -66,7 +66,7 @@ def test_each_candidate_scores_what_a_model_built_with_it_scores(trial: Trial) -
         model = build_detector(trial.config.model, len(DATA.classes), None, one.config)
         model.load_state_dict(state)
         model.eval()
-        expected = [predict(model, sample.image, one.config) for sample in samples]
+        expected = [predict([model], sample.image, one.config) for sample in samples]
         masks, boxes = match(samples, expected, len(DATA.classes))
         for found, alone in zip(one.found, expected, strict=True):
             assert np.array_equal(found.boxes_N4, alone.boxes_N4)

@@ -17,7 +17,7 @@ from core.network.detector import Detector
 from core.prediction import views
 from core.prediction.detect import combine
 from core.prediction.tiles import tiles
-from core.prediction.views import View, look_at_each, look_at_samples
+from core.prediction.views import Seen, look_at_each, look_at_samples
 from core.sample import Detections, Sample
 
 
@@ -55,10 +55,11 @@ IMAGES = [an_image(number, *size) for number, size in enumerate(SIZES)]
 
 
 def detections(model: Detector, config: PredictConfig, **how: Any) -> list[Detections]:
-    def end(number: int, seen: Sequence[View]) -> tuple[int, Detections]:
-        return number, combine(seen, config, *SIZES[number])
+    def end(number: int, seen: Seen) -> tuple[int, Detections]:
+        assert seen.size == SIZES[number]
+        return number, combine(seen, config)
 
-    numbered = list(look_at_each(model, enumerate(IMAGES), config, end, **how))
+    numbered = list(look_at_each([model], enumerate(IMAGES), [config], end, **how))
     assert [number for number, _ in numbered] == list(range(len(IMAGES)))
     return [found for _, found in numbered]
 
@@ -71,7 +72,7 @@ def full(found: Detections, height: int, width: int) -> NDArray[np.bool_]:
     return masks
 
 
-KINDS = [{}, {"flips": True}, {"tile": 64, "flips": True}]
+KINDS = [{}, {"flips": True}, {"tile": 64, "flips": True}, {"views": "all", "scales": "0.75,1"}]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -124,13 +125,13 @@ def spy(
     detect = type(model).detect.__get__(model)
     monkeypatch.setattr(model, "room", sys.maxsize)
 
-    def watched(images: Sequence[torch.Tensor]) -> Any:
+    def watched(images: Sequence[torch.Tensor], scale: float = 1.0) -> Any:
         if len(images) > most:
             if failed is not None:
                 failed.append(len(images))
             raise error
         calls.append(len(images))
-        return detect(images)
+        return detect(images, scale)
 
     monkeypatch.setattr(model, "detect", watched)
     return calls
@@ -228,14 +229,14 @@ def test_what_is_raised_for_an_image_reaches_the_caller_as_it_is(
 ) -> None:
     error = OSError(28, "No space left on device", "picture.png")
 
-    def end(number: int, _: Sequence[View]) -> int:
+    def end(number: int, _: Seen) -> int:
         if number == 2:
             raise error
         return number
 
     got = []
     with pytest.raises(OSError, match="No space left") as raised:  # noqa: PT012
-        for number in look_at_each(model, enumerate(IMAGES), CONFIG, end, helpers=helpers):
+        for number in look_at_each([model], enumerate(IMAGES), [CONFIG], end, helpers=helpers):
             got.append(number)
     assert raised.value is error
     assert got == [0, 1]
@@ -259,7 +260,7 @@ def test_samples_of_one_size_are_batches_and_the_results_are_in_the_order_of_the
     calls = spy(model, monkeypatch)
     seen: list[int] = []
     names = look_at_samples(
-        model, samples, CONFIG, lambda sample, _: sample.name, helpers=2, progress=seen.append
+        [model], samples, [CONFIG], lambda sample, _: sample.name, helpers=2, progress=seen.append
     )
     assert names == [sample.name for sample in samples]
     assert seen == list(range(1, len(samples) + 1))

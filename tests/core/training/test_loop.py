@@ -328,7 +328,7 @@ def test_images_so_thin_that_a_side_would_vanish_are_trained_on_and_predicted(
         TINY | {"predict.score_threshold": 0, "predict.max_detections": 4}
     ).predict
     model.predict = predicting
-    found = predict(model.eval(), thin.image, predicting)
+    found = predict([model.eval()], thin.image, predicting)
     assert len(found)
     assert np.isfinite(found.boxes_N4).all()
     assert (found.boxes_N4 <= np.array([width, height, width, height]) * (1 + 1e-6)).all()
