@@ -6,8 +6,11 @@ MLflow all use it. Defaults are those of the reference report where they are sou
 `docs/decisions.md` says where they are not.
 """
 
+import hashlib
+import itertools
+import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
@@ -387,6 +390,14 @@ class PredictConfig(_Settings):
     it is multiplied by the fraction."""
 
     @property
+    def key(self) -> str:
+        """A name for these settings that no others have, for files; later settings at their
+        defaults do not change it.
+        """
+        changed = json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True)
+        return hashlib.sha256(changed.encode()).hexdigest()[:12]
+
+    @property
     def factors(self) -> tuple[float, ...]:
         """The factors that `scales` names, ascending."""
         return tuple(float(text) for text in self.scales.split(","))
@@ -464,6 +475,29 @@ class TrialConfig(_Settings):
     def changed(self, settings: Mapping[str, Value], place: str = "settings") -> "TrialConfig":
         """The configuration with other values of some settings. Raises SettingError."""
         return TrialConfig.from_settings({**self.settings(), **settings}, place)
+
+    def predictions(
+        self, tried: Mapping[str, Sequence[Value]], value_of: "Resolver | None"
+    ) -> list[PredictConfig]:
+        """The settings of prediction, changed by each combination of values of `predict.` settings.
+
+        value_of   what an `auto` among the values stands for; None leaves it
+
+        They have the order of itertools.product, so the first has the first value of each list.
+        Where nothing is to be tried, they are the configuration's own alone.
+        """
+        changed = (
+            self.changed(dict(zip(tried, values, strict=True)))
+            for values in itertools.product(*tried.values())
+        )
+        return [(one if value_of is None else one.resolved(value_of)).predict for one in changed]
+
+    def other_predictions(
+        self, tried: Mapping[str, Sequence[Value]], value_of: "Resolver | None"
+    ) -> list[PredictConfig]:
+        """The distinct `predictions` but the configuration's own."""
+        found = dict.fromkeys(self.predictions(tried, value_of))
+        return [one for one in found if one != self.predict]
 
     def settings(self) -> dict[str, Value]:
         """All settings with flat names, in the order of their definition."""

@@ -82,16 +82,19 @@ def effective(settings: Mapping[str, Value]) -> dict[str, Value]:
     if having["predict.flips"]:
         views = having["predict.views"]
         having |= {"predict.flips": False, "predict.views": "mirror" if views == "none" else views}
-    idle = set() if having["predict.tile"] or having["data.crop"] else {"predict.overlap"}
+    without = []  # what has no effect, and so its default
+    if not having["predict.tile"] and not having["data.crop"]:
+        without.append("predict.overlap")
     if having["predict.views"] == "none" and "," not in str(having["predict.scales"]):
-        idle.add("predict.agreement")
+        without.append("predict.agreement")
         if having["predict.merge"] == "weighted":  # one look has nothing to fuse
-            having["predict.merge"] = "nms"
+            without.append("predict.merge")
+    having |= {name: SETTINGS[name] for name in without}
     having |= {
         name: False for name in NEEDS if isinstance(having[name], bool) and unmet(name, having)
     }
     return {
         name: value
         for name, value in having.items()
-        if isinstance(value, bool) or (name not in idle and unmet(name, having) is None)
+        if isinstance(value, bool) or unmet(name, having) is None
     }

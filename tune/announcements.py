@@ -164,6 +164,10 @@ def _confirmation_lines(study: Study, choice: Choice | None) -> list[str]:
             else ""
         )
     )
+    if choice.prediction is not None:
+        changed = as_settings(confirmation.changed_prediction(choice, winner.trial))
+        gain = as_ap50(choice.gains[choice.prediction])
+        lines.append(f"It predicts best with {changed}: {gain} of that AP50")
     first = read.candidates[0]
     if first.name != choice.name:
         curve = choice.curves.get(first.name)
@@ -184,6 +188,13 @@ def _confirmation_lines(study: Study, choice: Choice | None) -> list[str]:
 def retraining_lines(plan: RetrainingPlan) -> list[str]:
     """The plan of a retraining, and what is to be noted about it before it starts."""
     samples = len(plan.data.samples)
+    if plan.members:
+        return [
+            f"Study {plan.request.study}: {plan.why}",
+            f"Nothing is trained: {many(len(plan.members), 'model')} of the confirmation predict"
+            " together",
+            *(f"Note: {note}" for note in plan.notes),
+        ]
     how = (
         "on the trial's own split, the epoch chosen on its validation images"
         if plan.on == "train"
@@ -201,10 +212,13 @@ def retraining_lines(plan: RetrainingPlan) -> list[str]:
 def retrained_lines(plan: RetrainingPlan, outcome: Outcome) -> list[str]:
     """The model, its scores, its files, and the command that uses it."""
     best, metrics = plan.folder.best, outcome.metrics
-    lines = [f"Retrained: the model of epoch {metrics['epoch']}{_scores(metrics)}"]
-    if plan.on == "train" and plan.record.state is State.COMPLETE and not plan.changed:
-        lines += _scatter_lines(metrics)
-    lines += _prediction_lines(plan, metrics)
+    if plan.members:
+        lines = [_together_line(plan, metrics)]
+    else:
+        lines = [f"Retrained: the model of epoch {metrics['epoch']}{_scores(metrics)}"]
+        if plan.on == "train" and plan.record.state is State.COMPLETE and not plan.changed:
+            lines += _scatter_lines(plan, metrics)
+        lines += _prediction_lines(plan, metrics)
     lines.append(f"Model: {best}")
     if outcome.missing:
         lines.append(
@@ -252,9 +266,28 @@ def _scores(metrics: dict[str, Any]) -> str:
     return f", AP50 {as_ap50(metrics['validation']['ap50'])} on its validation images ({search})"
 
 
-def _scatter_lines(metrics: dict[str, Any]) -> list[str]:
+def _together_line(plan: RetrainingPlan, metrics: dict[str, Any]) -> str:
+    """The gain of models that predict together, or why it cannot be told."""
+    count, gain = many(len(plan.members), "model"), metrics["together"]
+    if gain is None:
+        return (
+            f"Together: {count}; each image trained one of them at least, so that their gain over"
+            " one alone cannot be told here"
+        )
+    return (
+        f"Together: {count}, AP50 {as_ap50(gain['ap50'])} on the"
+        f" {many(gain['images'], 'image')} that none of them trained on,"
+        f" {as_ap50(gain['ap50_gain'])} ({as_ap50(gain['ap50_gain_low'])} to"
+        f" {as_ap50(gain['ap50_gain_high'])}) more than one alone"
+    )
+
+
+def _scatter_lines(plan: RetrainingPlan, metrics: dict[str, Any]) -> list[str]:
     """Why the same settings and the same seed did not give the same score, if they did not."""
     again = metrics["prediction"]["tried"][0]["ap50"]
+    if plan.confirmed:  # what was tried there is other trainings' score
+        same = plan.own == plan.config.predict
+        again = metrics["validation"]["ap50"] if same else metrics["search"]["ap50"]
     if again == metrics["search"]["ap50"]:
         return []
     return [

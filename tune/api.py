@@ -81,6 +81,7 @@ def retrain(
     data: str | None = None,
     device: str = "auto",
     threads: int | None = None,
+    ensemble: bool = False,
     console: Console | None = None,
 ) -> Outcome:
     """Retrain the winner of a study, or continue that, and write `best/`.
@@ -92,13 +93,15 @@ def retrain(
     data      folder of the data set now; None for the folder of the search
     device    cpu, cuda:0, ...; auto for the first GPU, else the CPU
     threads   processor threads; None for those of the trial, so that it is repeated
+    ensemble  whether the models that the confirmation trained of the winner are put together,
+              instead of training one
     console   where plan, progress and outcome are printed; None for nowhere
 
     `Outcome.missing` says why there is no submission, if there is none. Raises BadRequest before
     anything is started.
     """
     console = console or Console(quiet=True)
-    plan = plan_retraining(study, trial, data, on, changes, threads)
+    plan = plan_retraining(study, trial, data, on, changes, threads, ensemble)
     _say_all(console, retraining_lines(plan))
     outcome = run.run_retraining(plan, console, device)
     _say_all(console, retrained_lines(plan, outcome))

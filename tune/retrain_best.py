@@ -28,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         data=parsed.data,
         device=parsed.device,
         threads=parsed.threads,
+        ensemble=parsed.ensemble,
         console=Console(),
     )
     for reason in outcome.missing:
@@ -62,6 +63,11 @@ def build_parser() -> argparse.ArgumentParser:
             "train: the trial's own split, the epoch chosen on its validation images (default); "
             "all: every annotated image, as many epochs as were best"
         ),
+    )
+    add(
+        "--ensemble",
+        action="store_true",
+        help="train nothing: the winner's models of the confirmation predict together",
     )
     add(
         "--set",

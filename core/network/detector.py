@@ -94,7 +94,7 @@ class Detector(nn.Module, ABC):
         Images that it sees at one size can be given to `detect` together, and have the detections
         that they have alone, to rounding.
         """
-        return height, width
+        return round(height * scale), round(width * scale)
 
     @abstractmethod
     def freeze(self, stages: int, pyramid: bool) -> None:

@@ -17,7 +17,7 @@ class Evaluated:
     """The scores of a model with certain settings of `predict`.
 
     config         these settings
-    found          the detections in each sample
+    found          the detections in each sample; empty where they were not kept
     masks, boxes   match tables of the detections' masks and boxes
     max_dets       number of detections per image and class that count in `ap50`
     """
@@ -40,12 +40,14 @@ def evaluate(
     candidates: Sequence[PredictConfig],
     progress: Callable[[float], object] = float,
     helpers: int = 0,
+    keep: bool = True,
 ) -> list[Evaluated]:
     """Score a model on samples with each of the candidates; returns the scores in their order.
 
     candidates   distinct settings of `predict`
     progress     called after each image with the fraction that is done
     helpers      number of threads that work beside the network; see `look_at_each`
+    keep         whether the detections are kept, beside what they matched
 
     The network looks once at each image in every view that a candidate wants (see
     `core.prediction.views`), and the candidates' detections are cut from what it saw. Only
@@ -61,9 +63,13 @@ def evaluate(
 
         def end(
             sample: Sample, seen: Seen, group: list[PredictConfig] = group
-        ) -> list[tuple[Detections, ImageMatches]]:
-            found = [combine(seen, candidate) for candidate in group]
-            return [(one, ap50.match_image(sample, one, classes)) for one in found]
+        ) -> list[tuple[Detections | None, ImageMatches]]:
+            matched = []
+            for candidate in group:
+                found = combine(seen, candidate)
+                matches = ap50.match_image(sample, found, classes)
+                matched.append((found if keep else None, matches))
+            return matched
 
         of_samples = look_at_samples(
             trained.predicting_with(loosest(group)).models,
@@ -77,11 +83,10 @@ def evaluate(
             ),
         )
         for place, candidate in enumerate(group):
-            found = [of_sample[place] for of_sample in of_samples]
-            masks, boxes = ap50.match_tables([matches for _, matches in found], classes)
-            evaluated[candidate] = Evaluated(
-                candidate, tuple(one for one, _ in found), masks, boxes, max_dets
-            )
+            matched = [of_sample[place] for of_sample in of_samples]
+            masks, boxes = ap50.match_tables([matches for _, matches in matched], classes)
+            found = tuple(one for one, _ in matched if one is not None)
+            evaluated[candidate] = Evaluated(candidate, found, masks, boxes, max_dets)
     trained.predicting_with(trained.config.predict)
     return [evaluated[candidate] for candidate in candidates]
 

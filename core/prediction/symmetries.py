@@ -50,7 +50,11 @@ class Symmetry:
         return Detections(boxes_N4, found.labels_N, found.scores_N, crops)
 
 
-_FLIPS = tuple(Symmetry(False, down, mirrored) for down in (False, True) for mirrored in (False, True))
+IDENTITY = Symmetry()
+"""The picture as it is."""
+_FLIPS = tuple(
+    Symmetry(False, down, mirrored) for down in (False, True) for mirrored in (False, True)
+)
 SYMMETRIES: Mapping[str, tuple[Symmetry, ...]] = {
     "none": _FLIPS[:1],
     "mirror": _FLIPS[:2],

@@ -1,18 +1,27 @@
-"""A trained model as a folder of two files: `config.yaml` and `model.safetensors`.
+"""A trained model as a folder: `config.yaml` and `model.safetensors`, or `config.yaml` and members.
 
-The two are enough to use the model. `config.yaml` holds
+The files are enough to use the model. `config.yaml` of one network holds
 
-format       version of this layout
+format       1, the version of this layout
 settings     every setting with which it was trained and predicts, flat names
 classes      the data set's categories, in the order of the class numbers
 network      what the network took from its pretrained weights beside tensors (see
              `core.network.detector.Traits`)
 began_with   file name, SHA-256 and stride_in_1x1 of the pretrained weights; null without
 sha256       SHA-256 of model.safetensors
+
+Networks that predict together have a folder each, such a one, under `members/`. The `config.yaml`
+above them holds
+
+format       2
+settings     those of the first member, with the settings of prediction of all
+classes      as above
+members      the SHA-256 of the config.yaml of members/0, members/1 ...
 """
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +29,7 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.torch
+import torch
 import yaml
 from numpy.typing import NDArray
 
@@ -35,11 +45,12 @@ from core.prediction.detect import predict
 from core.prediction.views import windows_of
 from core.sample import Detections
 
-FORMAT = 1
-CONFIG, WEIGHTS = "config.yaml", "model.safetensors"
+FORMAT, TOGETHER = 1, 2
+"""Format of one network, and of several that predict together."""
+CONFIG, WEIGHTS, MEMBERS = "config.yaml", "model.safetensors", "members"
 
 _HEAD = """\
-# A trained Mask R-CNN; model.safetensors beside it holds its weights.
+# A trained Mask R-CNN; model.safetensors beside it, or in members/, holds its weights.
 #   python -m core.predict --model FOLDER --images DIR --out results.json
 """
 
@@ -52,17 +63,20 @@ class TrainedModel:
     classes      class number c of its detections is `classes[c - 1]`
     model        the detector, in evaluation mode, on any device
     began_with   name, sha256 and stride_in_1x1 of its pretrained weights; None without
+    others       models of the same classes that predict together with this one, and as its settings
+                 of prediction say
     """
 
     config: TrialConfig
     classes: tuple[Category, ...]
     model: Detector
     began_with: Mapping[str, Any] | None = None
+    others: tuple["TrainedModel", ...] = ()
 
     @property
     def models(self) -> tuple[Detector, ...]:
         """The networks that predict together."""
-        return (self.model,)
+        return (self.model, *(other.model for other in self.others))
 
     def predict(self, image: NDArray[np.uint8], helpers: int = 0) -> Detections:
         """The detections in an image of any size, uint8 [H, W, 3], RGB.
@@ -86,12 +100,35 @@ class TrainedModel:
         The network is not copied, so this object must not be used any more.
         """
         self.model.predict = config
-        return replace(self, config=self.config.model_copy(update={"predict": config}))
+        return replace(
+            self,
+            config=self.config.model_copy(update={"predict": config}),
+            others=tuple(other.predicting_with(config) for other in self.others),
+        )
+
+
+def together(members: Sequence[TrainedModel]) -> TrainedModel:
+    """One model of members that predict together, with the settings of prediction of the first.
+
+    It shares their networks, which take these settings.
+    """
+    first, *others = members
+    assert all(other.classes == first.classes for other in others), "members know other classes"
+    return replace(first, others=tuple(others)).predicting_with(first.config.predict)
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files and folders that make the model of a folder."""
+    members = folder / MEMBERS
+    return [folder / CONFIG, members if members.is_dir() else folder / WEIGHTS]
 
 
 def save(folder: Path, trained: TrainedModel) -> None:
-    """Write the two files. The configuration, which holds the hash of the other, comes last."""
+    """Write the files of a model. Each configuration, which holds hashes, comes last."""
     folder.mkdir(parents=True, exist_ok=True)
+    if trained.others:
+        _save_together(folder, trained)
+        return
     tensors = {
         name: value.detach().cpu().contiguous()
         for name, value in trained.model.state_dict().items()
@@ -106,7 +143,26 @@ def save(folder: Path, trained: TrainedModel) -> None:
         "sha256": hashlib.sha256(data).hexdigest(),
     }
     write_atomically(folder / WEIGHTS, data)
-    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+    _write_config(folder, document)
+
+
+def _save_together(folder: Path, trained: TrainedModel) -> None:
+    digests = []
+    for number, member in enumerate((replace(trained, others=()), *trained.others)):
+        path = folder / MEMBERS / str(number)
+        save(path, member)
+        digests.append(hashlib.sha256((path / CONFIG).read_bytes()).hexdigest())
+    document = {
+        "format": TOGETHER,
+        "settings": trained.config.settings(),
+        "classes": [asdict(category) for category in trained.classes],
+        "members": digests,
+    }
+    _write_config(folder, document)
+
+
+def _write_config(folder: Path, document: Mapping[str, Any]) -> None:
+    text = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True, width=120)
     write_atomically(folder / CONFIG, (_HEAD + text).encode())
 
 
@@ -117,7 +173,38 @@ def load(folder: Path, device: str = "auto") -> TrainedModel:
     ResourceError for a device that is not there.
     """
     place = resolve(device)
-    config, classes, traits, document = _read_config(folder / CONFIG)
+    document = _read_document(folder / CONFIG)
+    if document["format"] == TOGETHER:
+        return _load_together(folder, document, device)
+    return _load_one(folder, document, place)
+
+
+def _load_together(folder: Path, document: Mapping[str, Any], device: str) -> TrainedModel:
+    path = folder / CONFIG
+    config, classes = _settings_and_classes(path, document)
+    with _complete(path):
+        digests = [str(digest) for digest in document["members"]]
+    if len(digests) < 2:
+        raise ModelError(f"{path} must name two members or more; {_AGAIN}")
+    members = []
+    for number, digest in enumerate(digests):
+        of_member = folder / MEMBERS / str(number)
+        member = _load_one(of_member, _read_document(of_member / CONFIG), resolve(device))
+        found = hashlib.sha256((of_member / CONFIG).read_bytes()).hexdigest()
+        if found != digest or member.classes != classes:
+            raise ModelError(f"{of_member / CONFIG} is not the one that {path} names; {_AGAIN}")
+        members.append(member)
+    return together(members).predicting_with(config.predict)
+
+
+def _load_one(folder: Path, document: Mapping[str, Any], place: torch.device) -> TrainedModel:
+    path = folder / CONFIG
+    if document["format"] != FORMAT:
+        raise ModelError(f"{path} must be of format {FORMAT}, and is not; {_AGAIN}")
+    config, classes = _settings_and_classes(path, document)
+    with _complete(path):
+        traits = Traits(**document["network"])
+        sha256, began_with = str(document["sha256"]), document["began_with"]
     path = folder / WEIGHTS
     try:
         data = path.read_bytes()
@@ -126,11 +213,10 @@ def load(folder: Path, device: str = "auto") -> TrainedModel:
             f"{path} cannot be read ({reason(error)}); --model needs it beside {CONFIG}"
         ) from None
     found = hashlib.sha256(data).hexdigest()
-    if found != document["sha256"]:
+    if found != sha256:
         raise ModelError(
-            f"{path} must have the SHA-256 that {CONFIG} names, {str(document['sha256'])[:12]}...,"
-            f" and has {found[:12]}...; it is damaged or of another model: write the folder again"
-            " with tune.retrain_best"
+            f"{path} must have the SHA-256 that {CONFIG} names, {sha256[:12]}..., and has"
+            f" {found[:12]}...; it is damaged or of another model: {_AGAIN}"
         )
     try:
         model = restore_detector(
@@ -142,10 +228,13 @@ def load(folder: Path, device: str = "auto") -> TrainedModel:
             f"{path} does not fit the settings in {CONFIG}: {lines[min(1, len(lines) - 1)].strip()}"
         ) from None
     model.to(place)
-    return TrainedModel(config, classes, model, document["began_with"])
+    return TrainedModel(config, classes, model, began_with)
 
 
-def _read_config(path: Path) -> tuple[TrialConfig, tuple[Category, ...], Traits, dict[str, Any]]:
+_AGAIN = "write the folder again with tune.retrain_best"
+
+
+def _read_document(path: Path) -> dict[str, Any]:
     try:
         document = bounded_yaml.load(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -162,22 +251,33 @@ def _read_config(path: Path) -> tuple[TrialConfig, tuple[Category, ...], Traits,
         yaml.YAMLError,
     ) as error:
         raise ModelError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
+    if not isinstance(document, dict) or document.get("format") not in (FORMAT, TOGETHER):
         raise ModelError(
-            f"{path} must be of format {FORMAT}, and is not; another version wrote it, or another"
-            " program"
+            f"{path} must be of format {FORMAT} or {TOGETHER}, and is not; another version wrote"
+            " it, or another program"
         )
-    try:
+    return document
+
+
+def _settings_and_classes(
+    path: Path, document: Mapping[str, Any]
+) -> tuple[TrialConfig, tuple[Category, ...]]:
+    with _complete(path):
         config = TrialConfig.from_settings(document["settings"], str(path))
         classes = tuple(
             Category(int(entry["id"]), str(entry["name"])) for entry in document["classes"]
         )
-        traits = Traits(**document["network"])
-        document["sha256"], document["began_with"]
+    return config, classes
+
+
+@contextlib.contextmanager
+def _complete(path: Path) -> Iterator[None]:
+    """Turn errors on a document that is YAML, but not as `save` writes it, into ModelError."""
+    try:
+        yield
     except SettingError as error:
         raise ModelError(str(error)) from None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(
             f"{path} is incomplete ({type(error).__name__}: {error}); write the folder again"
         ) from None
-    return config, classes, traits, document

@@ -20,7 +20,7 @@ from core.device import is_out_of_memory
 from core.helpers import Helpers
 from core.labels import label_maps as masks
 from core.network.detector import Detector, RawDetections
-from core.prediction.symmetries import Symmetry, symmetries
+from core.prediction.symmetries import IDENTITY, Symmetry, symmetries
 from core.prediction.tiles import Window, tiles
 from core.sample import Detections, Sample
 
@@ -49,7 +49,7 @@ class View:
     """
 
     window: Window
-    symmetry: Symmetry = Symmetry()
+    symmetry: Symmetry = IDENTITY
     scale: float = 1.0
     member: int = 0
 
@@ -228,7 +228,8 @@ def _looks(
         for view in views:
             window = view.window
             pixels = view.symmetry.of(image[window.y0 : window.y1, window.x0 : window.x1])
-            seen = models[view.member].seen_size(*pixels.shape[:2], view.scale)
+            height, width = pixels.shape[:2]
+            seen = models[view.member].seen_size(height, width, view.scale)
             looks.append(_Look(item, size, len(views), view, pixels, seen))
         # Those that the network can see together come one after the other.
         yield from sorted(looks, key=lambda look: look.together)

@@ -6,17 +6,17 @@ It can stop after any epoch and go on later as if it had not stopped.
 import contextlib
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from core.config import SETTINGS, TrialConfig
+from core.config import SETTINGS, PredictConfig, TrialConfig
 from core.data.dataset import Dataset
 from core.data.split import Split, split
-from core.device import memory_format, precision_of, resolve, use_fast_kernels
+from core.device import is_out_of_memory, memory_format, precision_of, resolve, use_fast_kernels
 from core.errors import CheckpointError, SettingError, TornCheckpoint
 from core.fitting import READ_OFF_DATA, circumstances_of
 from core.metric import ap50, coco_summary
@@ -25,6 +25,7 @@ from core.network import weights as pretrained
 from core.network.build import build_detector
 from core.network.detector import Detector
 from core.network.weights import BaseWeights
+from core.prediction.choice import evaluate
 from core.prediction.detect import combine
 from core.prediction.trained_model import TrainedModel
 from core.prediction.views import Seen, look_at_samples
@@ -125,10 +126,14 @@ class Trial:
                      does. It has no influence on results
     threads          CPU threads of torch; None for torch's present number. On a CPU results depend
                      on it, so a loaded trial goes on with the number it began with
+    predictions      settings of prediction with which the best epoch's model predicts the
+                     validation images once more after the last epoch
 
     The attribute `config` has the values that every `auto` stands for on this data and device. Two
     attributes hold the results: `reports` of the epochs done, and `matches`, the match table of
-    masks for each epoch run since the last save.
+    masks for each epoch run since the last save. After the last epoch `predictions` holds the match
+    tables of the other settings of prediction; it is empty where they did not fit into the memory
+    of the GPU.
 
     Raises SettingError, DataError, WeightsError or ResourceError for a trial that cannot run.
     """
@@ -143,6 +148,7 @@ class Trial:
         device: str = "auto",
         loader_workers: int = 0,
         threads: int | None = None,
+        predictions: Sequence[PredictConfig] = (),
     ) -> None:
         if weights is None:
             file = pretrained.find_weights(config.model)
@@ -150,6 +156,8 @@ class Trial:
         self.device = resolve(device)
         self.data = data
         self.threads = threads or torch.get_num_threads()
+        self.predictions: dict[PredictConfig, ap50.MatchTable] = {}
+        self._to_try = predictions
         self.split = (
             split(data, config.data) if validate else Split(tuple(range(len(data.samples))), ())
         )
@@ -283,8 +291,28 @@ class Trial:
                 for name, value in self.evaluated.trained_state().items()
             }
             self._best_is_saved = False
+        if epoch == self.config.optim.epochs and self._to_try:
+            self._try_predictions()
+            seconds = time.perf_counter() - end
+            self.reports[-1] = report = replace(
+                report,
+                seconds=report.seconds + seconds,
+                evaluate_seconds=report.evaluate_seconds + seconds,
+            )
         self._midway = False
         return report
+
+    def _try_predictions(self) -> None:
+        samples = [self.data.samples[index] for index in self.split.validation]
+        try:
+            evaluated = evaluate(
+                self.trained_model(), samples, self._to_try, helpers=self.threads - 1, keep=False
+            )
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            self.predictions = {one.config: one.masks for one in evaluated}
 
     def _evaluate(self, epoch: int, progress: Callable[[int], object]) -> dict[str, Any]:
         """The scores of an epoch by their names in EpochReport.
@@ -373,9 +401,10 @@ class Trial:
         """Write to `folder` all that `load` needs, and the model of the best epoch.
 
         The files are written in this order, each whole or not at all: `matches/epoch-0007.npz` of
-        the epochs run since the last save; `best-0007.safetensors`, the weights of the best epoch,
-        averaged if `optim.ema` asks for it; `last.safetensors`. Then the bests of other epochs are
-        removed. Whenever the process dies, `last.safetensors` names files that are there.
+        the epochs run since the last save; `matches/predict-KEY.npz` of other settings of
+        prediction, where KEY is `PredictConfig.key`; `best-0007.safetensors`, the weights of the
+        best epoch, averaged if `optim.ema` asks for it; `last.safetensors`. Then the bests of other
+        epochs are removed. Whenever the process dies, `last.safetensors` names files that exist.
         """
         best = self.best
         assert best is not None, "there is nothing to save before the first epoch"
@@ -383,6 +412,8 @@ class Trial:
         (folder / "matches").mkdir(parents=True, exist_ok=True)
         for epoch, table in self.matches.items():
             table.save(folder / "matches" / f"epoch-{epoch:04d}.npz")
+        for config, table in self.predictions.items():
+            table.save(folder / "matches" / f"predict-{config.key}.npz")
         best_path = _best_path(folder, best.epoch)
         if not (self._best_is_saved and best_path.exists()):
             state = {"format": FORMAT, **self._identity, "report": best.to_json()}
@@ -397,7 +428,7 @@ class Trial:
         }
         checkpoint.save(folder / "last.safetensors", self._tensors(), state)
         self._best_is_saved = True
-        self.matches = {}
+        self.matches, self.predictions = {}, {}
         _remove_what_is_not_named(folder, best_path)
 
     def load(self, folder: Path) -> bool:

@@ -302,9 +302,9 @@ def test_options_override_the_settings_of_the_model_and_no_option_leaves_them(
         ("--tile", "48"): {"tile": 48},
         ("--tile", "48", "--overlap", "0.7"): {"tile": 48, "overlap": 0.7},
         ("--views", "all"): {"views": "all"},
-        ("--scales", "0.75,1"): {"scales": "0.75,1"},
+        ("--scales", "1,1.5"): {"scales": "1,1.5"},
         ("--flips", "--merge", "weighted"): {"flips": True, "merge": "weighted"},
-        ("--views", "mirror", "--agreement", "1"): {"views": "mirror", "agreement": 1.0},
+        ("--views", "mirror", "--agreement", "0.3"): {"views": "mirror", "agreement": 0.3},
         ("--score-threshold", "0.35"): {"score_threshold": 0.35},
         ("--max-detections", "2"): {"max_detections": 2},
         ("--flips", "--tile", "64", "--max-detections", "40"): {

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -738,3 +739,88 @@ def test_a_data_set_in_coco_layout_gets_the_same_with_the_ids_of_its_own(tmp_pat
         folder=tmp_path,
     )
     assert json.loads(out.read_text()) == results
+
+
+@pytest.fixture(scope="module")
+def confirmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which a search was confirmed, and the winner's models were put together; and what
+    the latter printed.
+    """
+    folder = tmp_path_factory.mktemp("confirmed")
+    synthetic.write_hw3(TRAINED_ON, folder / "cells", test=HELD_BACK)
+    # Half of the images validate, so that some validate twice.
+    text = SPACE.replace("confirm: {top: 0}", "confirm: {top: 1, seeds: 2}")
+    (folder / "tiny.yaml").write_text(text.replace("fraction: 0.4", "fraction: 0.5"))
+    python("tune.search", "--space", "tiny.yaml", "--gpus-per-trial", "0", folder=folder)
+    done = python("tune.retrain_best", "--ensemble", folder=folder)
+    assert done.stderr == ""
+    return folder, done.stdout
+
+
+def test_the_confirmations_models_predict_together_as_one_model(
+    confirmed: tuple[Path, str],
+) -> None:
+    folder, said = confirmed
+    best = folder / "results/tiny/best"
+    assert "Nothing is trained: 2 models of the confirmation predict together" in said
+    metrics = json.loads((best / "metrics.json").read_text())
+    assert (metrics["on"], len(metrics["members"])) == ("together", 2)
+    trained = trained_model.load(best, "cpu")
+    assert len(trained.models) == 2
+    seeds = [one.config.seed for one in (trained, *trained.others)]
+    assert seeds == [member["seed"] for member in metrics["members"]]
+    parts = [set(validation_of(one.config.settings())) for one in (trained, *trained.others)]
+    unseen = sorted(set.intersection(*parts))
+    assert unseen, "two halves of these images share some"
+    assert metrics["together"]["images"] == len(unseen)
+    samples = [TRAINED_ON.samples[index] for index in unseen]
+    scores = [
+        ap50(
+            match(samples, [one.predict(sample.image) for sample in samples], len(CLASSES))[0], 100
+        )
+        for one in (trained, *(replace(one, others=()) for one in (trained, *trained.others)))
+    ]
+    together, *alone = [float(score.mean) for score in scores]
+    gain = metrics["together"]
+    assert gain["ap50"] == pytest.approx(together)
+    assert gain["ap50_gain"] == pytest.approx(together - np.mean(alone))
+    assert gain["ap50_gain_low"] <= gain["ap50_gain"] <= gain["ap50_gain_high"]
+    assert f"on the {len(unseen)} image" in said
+    pictures = {path.name for path in (best / "overlays/validation").iterdir()}
+    assert pictures == {f"{sample.name}.png" for sample in samples}
+    with_options = python(
+        "core.predict", "--model", str(best), "--images", "cells", "--out", "results.json",
+        folder=folder,
+    )  # fmt: skip
+    assert "2 images" in with_options.stdout
+    assert len(json.loads((folder / "results.json").read_text())) == len(
+        results_in(best / "submission.zip")
+    )
+
+
+def test_models_together_are_one_model_in_mlflow(confirmed: tuple[Path, str]) -> None:
+    folder, said = confirmed
+    assert "MLflow: models:/tiny/1; " in said
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/results/mlflow.db")
+    registered = mlflow.pyfunc.load_model("models:/tiny@best")
+    image = HELD_BACK[0].image
+    here = trained_model.load(folder / "results/tiny/best", "cpu").predict(image)
+    assert [one["score"] for one in registered.predict(image)] == here.scores_N.tolist()
+
+
+def test_the_winner_of_a_confirmation_predicts_as_it_was_confirmed_and_chooses_no_more(
+    confirmed: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder = again(confirmed, tmp_path / "winner")
+    tables = {path.name for path in (folder / "results/tiny/confirm").glob("*/matches/predict-*")}
+    assert len(tables) == 4  # none of the four combinations is the trial's own
+    said = python("tune.retrain_best", folder=folder).stdout
+    assert "Prediction: " not in said
+    metrics = json.loads((folder / "results/tiny/best/metrics.json").read_text())
+    assert metrics["prediction"]["tried_on"] == "the trainings of the confirmation"
+    tried = metrics["prediction"]["tried"]
+    assert len(tried) == 5
+    best = max(tried, key=lambda one: one["ap50"])
+    assert {name: best[name] for name in metrics["prediction"]["chosen"]} == (
+        metrics["prediction"]["chosen"]
+    )

@@ -79,10 +79,21 @@ def _heavy() -> tuple[str, ...]:
     return (*HEAVY, *(f"augment.{name}" for name in AUGMENTATIONS))
 
 
-def heaviest(space: SearchSpace) -> TrialConfig:
+def heaviest(space: SearchSpace, tried: Mapping[str, Sequence[Value]] | None = None) -> TrialConfig:
     """The configuration of a study that takes most memory, judged by the settings in HEAVY, with
     every augmentation that the study tries.
+
+    tried   settings of prediction with the values that are tried after training
     """
+    most = {
+        name: max(values, key=_rank(name))
+        for name, values in (tried or {}).items()
+        if name in HEAVY
+    }
+    return TrialConfig.from_settings(_heaviest(space).settings() | most)
+
+
+def _heaviest(space: SearchSpace) -> TrialConfig:
     heavy = _heavy()
     if space.variants:
         return max((row.config for row in space.rows()), key=_weight)

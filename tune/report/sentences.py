@@ -15,6 +15,8 @@ from tune.report.evidence import Evidence
 from tune.report.main_table import SAME, MainRow
 from tune.report.tables import ap50_cell, difference_cell
 from tune.statistics.certainty import FEW_IMAGES, Verdict, warnings_of
+from tune.statistics.choice import Choice
+from tune.study.confirmation import Candidate, changed_prediction
 from tune.study.learned import no_winner, remedies
 from tune.tables import Kind, text
 
@@ -326,11 +328,28 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
         f" {many(len(confirmation.repeats), 'training')}; without the luck of having been chosen"
         f" {text(choice.corrected, Kind.INTERVAL)}"
     )
+    if choice.gains:
+        yield _way_to_predict(choice, candidate)
     optimism = candidate.score - choice.corrected.estimate
     how = "above" if optimism > 0 else "below"
     yield (
         f"Its score in the search was {text(candidate.score, Kind.AP50)},"
         f" {text(abs(optimism), Kind.AP50)} {how} that"
+    )
+
+
+def _way_to_predict(choice: Choice, candidate: Candidate) -> str:
+    tried = (
+        f"{many(len(choice.gains), 'other way')} to predict (after_training), tried on the"
+        " validation images of each of these trainings"
+    )
+    if choice.prediction is None:
+        return f"Its own way to predict is no worse than {tried}"
+    changed = as_settings(changed_prediction(choice, candidate.trial))
+    return (
+        f"It predicts best with {changed}: a gain of"
+        f" {text(choice.gains[choice.prediction], Kind.AP50)}, counted above, the largest of"
+        f" {tried}; the luck of this choice is subtracted too"
     )
 
 

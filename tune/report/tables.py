@@ -186,8 +186,8 @@ def _confirmation_table(evidence: Evidence) -> Table | None:
     caption = (
         "The best of the search, each trained again on the same fresh seeds and splits. The epoch"
         " is the one at which a candidate's mean curve is highest. The winner's score is corrected"
-        " for having been chosen among candidates and epochs. Fresh splits reuse the images of the"
-        " search: only a test set is independent of it."
+        " for having been chosen among candidates, epochs and ways to predict. Fresh splits reuse"
+        " the images of the search: only a test set is independent of it."
     )
     return Table("confirmation", "Confirmation", caption, columns, tuple(rows))
 

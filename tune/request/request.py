@@ -3,7 +3,6 @@
 `tune.request.file` reads and checks it.
 """
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from core.config import SETTINGS, DataConfig, PredictConfig, TrialConfig, Value
+from core.config import SETTINGS, DataConfig, Value
 from core.dependence import effective, unmet
 from core.extensions import NameIn
 from core.text import many
@@ -122,8 +121,9 @@ class StudyRequest:
 
     study            the study's name
     data             a folder, relative to where the command runs, or `synthetic`
-    after_training   `predict.` settings with the values to try on the winner; no trial is trained
-                     for them, and all trials use their defaults
+    after_training   `predict.` settings with the values to try on the confirmation's models, or on
+                     the winner where nothing is confirmed; no trial is trained for them, and all
+                     trials use their defaults
     """
 
     study: str
@@ -134,21 +134,6 @@ class StudyRequest:
     confirm: Confirm = field(default_factory=Confirm)
     resources: Resources = field(default_factory=Resources)
     after_training: Mapping[str, tuple[Value, ...]] = field(default_factory=dict)
-
-    def prediction_candidates(self, config: TrialConfig) -> list[PredictConfig]:
-        """The settings of prediction to try for a winner: its own, changed by each combination
-        of `after_training`.
-
-        They have the order of itertools.product, so the first has the first value of each list.
-        Where nothing is to be tried, they are the winner's own alone. An `auto` is resolved as in
-        the trials.
-        """
-        changed = (
-            config.changed(dict(zip(self.after_training, values, strict=True)))
-            for values in itertools.product(*self.after_training.values())
-        )
-        auto = self.space.auto
-        return [(one if auto is None else one.resolved(auto)).predict for one in changed]
 
     def to_document(self) -> dict[str, Any]:
         """The request in the form of a space file, with JSON's types only."""
@@ -360,10 +345,14 @@ class StudyRequest:
             return
         count = math.prod(len(values) for values in self.after_training.values())
         trials = as_settings({name: SETTINGS[name] for name in self.after_training})
+        where = (
+            "by each training of the confirmation, where the winner is chosen with one of them"
+            if self.candidates
+            else "on the winner after its retraining"
+        )
         yield (
-            f"after_training: {many(count, 'combination')} of predict settings will be tried on the"
-            " winner after its retraining, at no cost for training; the trials predict with"
-            f" {trials}"
+            f"after_training: {many(count, 'combination')} of predict settings will be tried"
+            f" {where}, at no cost for training; the trials predict with {trials}"
         )
 
 

@@ -26,7 +26,7 @@ from tune.request.request import StudyRequest
 from tune.space.space import SHARED
 from tune.statistics.choice import Choice
 from tune.store.folder import StudyFolder
-from tune.study.confirmation import Confirmation
+from tune.study.confirmation import Confirmation, changed_prediction
 from tune.study.learned import no_winner, nothing_learned
 from tune.study.plan import tracking_of
 from tune.study.reading import Study
@@ -51,9 +51,13 @@ class RetrainingPlan:
                 `all` it is the best epoch: on the mean curve of the confirmation where there is
                 one, else of the trial
     own         the settings of prediction that are used unless one of `candidates` is better
-    candidates  other settings of prediction to try
+    candidates  other settings of prediction to try; none where the confirmation chose
+    confirmed   the mean AP50 of the winner in the confirmation with each of the settings of
+                prediction that were tried there, its own first; empty where none were
     changed     the settings to which the command line gives other values than the trial's
     threads     number of processor threads; None for torch's default
+    members     the trials of the confirmation whose models predict together; empty where a model is
+                trained
     """
 
     folder: StudyFolder
@@ -67,10 +71,17 @@ class RetrainingPlan:
     epochs: int
     own: PredictConfig
     candidates: Sequence[PredictConfig]
+    confirmed: Mapping[PredictConfig, float]
     changed: Mapping[str, Value]
     data: Dataset
     weights: BaseWeights | None
     threads: int | None
+    members: tuple[TrialRecord, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """`on`, or together where members predict together."""
+        return "together" if self.members else self.on
 
     @property
     def key(self) -> str:
@@ -80,9 +91,10 @@ class RetrainingPlan:
             self.data.fingerprint,
             self.weights and self.weights.sha256,
             self.epochs,
+            *(member.id for member in self.members),
         ]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-        return f"{self.record.id}-{self.on}-{digest[:8]}"
+        return f"{self.record.id}-{self.kind}-{digest[:8]}"
 
     @property
     def work(self) -> Path:
@@ -116,6 +128,7 @@ def plan_retraining(
     on: On = "train",
     changes: Changes = (),
     threads: int | None = None,
+    ensemble: bool = False,
 ) -> RetrainingPlan:
     """Check a retraining against study, data and weights.
 
@@ -127,6 +140,7 @@ def plan_retraining(
     changes   changes to the trial's settings
     threads   number of processor threads; None for those of the trial where it is repeated on its
               own split, which a CPU then does bit for bit
+    ensemble  whether the winner's models of the confirmation are put together, instead of training
 
     Raises BadRequest for the first problem.
     """
@@ -159,13 +173,17 @@ def plan_retraining(
     changed = {name: one for name, one in changed.items() if one != record.settings.get(name)}
     for_training = {name: one for name, one in changed.items() if not name.startswith("predict.")}
     config = TrialConfig.from_settings({**record.settings, **for_training}, place)
-    own = TrialConfig.from_settings({**record.settings, **changed}, place).predict
-    tried = {name: values for name, values in request.after_training.items() if name not in changed}
-    winner = config.model_copy(update={"predict": own})
-    trying = replace(request, after_training=tried, space=replace(request.space, auto=auto))
-    candidates = trying.prediction_candidates(winner)
+    chosen = {} if choice is None else changed_prediction(choice, record)
+    winner = TrialConfig.from_settings({**record.settings, **chosen, **changed}, place)
+    confirmed = {} if choice is None else _confirmed_predictions(choice, config.predict)
+    tried = {
+        name: values
+        for name, values in request.after_training.items()
+        if name not in changed and not confirmed
+    }
     if on == "train":
         split(dataset, config.data)
+    members = _members(study, trial, on, changed) if ensemble else ()
     return RetrainingPlan(
         folder=folder,
         request=request,
@@ -176,12 +194,14 @@ def plan_retraining(
         on=on,
         config=config,
         epochs=best_epoch if on == "all" else config.optim.epochs,
-        own=own,
-        candidates=[candidate for candidate in candidates if candidate != own],
+        own=winner.predict,
+        candidates=winner.other_predictions(tried, auto),
+        confirmed=confirmed,
         changed=changed,
         data=dataset,
         weights=weights,
         threads=threads if threads or on == "all" else _threads_of_trials(study.description),
+        members=members,
     )
 
 
@@ -194,6 +214,45 @@ def _automatic(request: StudyRequest, asked: TrialConfig, dataset: Dataset) -> C
     if known is not None and known.data is not None:
         return replace(known, precision=None)
     return circumstances_of(asked, dataset, None)
+
+
+def _members(
+    study: Study, trial: int | None, on: On, changed: Mapping[str, Value]
+) -> tuple[TrialRecord, ...]:
+    """The confirming trials of the winner. Raises BadRequest where they cannot be put together."""
+    if trial is not None or on == "all":
+        other = "--on all" if trial is None else "--trial"
+        raise BadRequest(
+            f"--ensemble puts the winner's models of the confirmation together, and {other} asks"
+            " for another model; leave one of the two out"
+        )
+    if study.confirmation is None or study.winner is None:
+        raise StudyError(
+            "--ensemble needs a confirmation that has ended (confirm.top above 0 in the space"
+            " file), and this study has none; leave it out, or let the search end"
+        )
+    trained = [name for name in changed if not name.startswith("predict.")]
+    if trained:
+        raise SettingError(
+            f"--ensemble trains nothing, so --set may change settings of `predict.` only, and is"
+            f" {trained[0]}; leave it out"
+        )
+    winner = study.winner.name
+    found = next(one for one in study.confirmation.confirmed if one.candidate.name == winner)
+    if len(found.repeats) < 2:
+        raise StudyError(
+            "--ensemble needs two models or more, and the confirmation trained the winner once;"
+            " leave it out, or search with confirm.seeds above 1"
+        )
+    return found.repeats
+
+
+def _confirmed_predictions(choice: Choice, own: PredictConfig) -> dict[PredictConfig, float]:
+    """The winner's mean AP50 in the confirmation with each of the settings that were tried."""
+    if not choice.gains:
+        return {}
+    alone = choice.curves[choice.name][choice.epoch - 1]
+    return {own: alone} | {predict: alone + gain for predict, gain in choice.gains.items()}
 
 
 def _threads_of_trials(description: Mapping[str, Any]) -> int:
@@ -275,6 +334,8 @@ def _confirmed_winner(
 ) -> tuple[TrialRecord, str]:
     winner = next(candidate for candidate in confirmed.candidates if candidate.name == choice.name)
     others = len(confirmed.confirmed)
+    changed = changed_prediction(choice, winner.trial)
+    predicting = f", predicting with {as_settings(changed)}" if changed else ""
     among = f", the best of {others} candidates" if others > 1 else ""
     place = ""
     if best is not None and best.id not in [record.id for record in winner.trials]:
@@ -284,7 +345,7 @@ def _confirmed_winner(
         (
             f"trial {winner.trial.id}{_named(winner.trial)}, confirmed on {confirmed.on}: "
             f"AP50 {as_ap50(choice.corrected.estimate)} (in the search {as_ap50(winner.score)})"
-            f"{among}; its mean curve is highest at epoch {choice.epoch}{place}"
+            f"{predicting}{among}; its mean curve is highest at epoch {choice.epoch}{place}"
         ),
     )
 

@@ -3,7 +3,8 @@ and the tracker.
 
 It writes `results/STUDY/best/`:
 
-    config.yaml, model.safetensors    the model (see `core.prediction.trained_model`)
+    config.yaml, model.safetensors    the model (see `core.prediction.trained_model`), or members/
+                                      in place of its weights where several predict together
     metrics.json                      the trial, its training, its scores, and whether there is a
                                       submission or why not
     overlays/validation               pictures of the validation images
@@ -23,41 +24,33 @@ after any interruption.
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 
 from core.console import say
-from core.data.dataset import TestImage
-from core.data.images import SUFFIXES, read_test_image
 from core.device import precision_of, resolve
-from core.errors import CellTuneError, CheckpointError, DataError, SubmissionError, TornCheckpoint
+from core.errors import CellTuneError, CheckpointError, TornCheckpoint
 from core.files import recover, replaced, write_json_atomically
 from core.metric import ap50
 from core.metric.ap50 import MatchTable
 from core.metric.coco_summary import coco_summary
 from core.prediction import choice as prediction_choice
-from core.prediction import overlay, submission, trained_model
+from core.prediction import trained_model
 from core.prediction.choice import Evaluated
-from core.prediction.detect import combine
 from core.prediction.submission import CocoResult
 from core.prediction.trained_model import TrainedModel
-from core.prediction.views import Seen, look_at_each
 from core.training.trial import EpochReport, Trial
 from core.values import as_ap50
+from tune.retrain import ensemble
+from tune.retrain.outputs import DRAWN_SCORE, NOT_YET, draw_validation, submit
 from tune.retrain.plan import RetrainingPlan
 from tune.store.folder import match_table_path
 from tune.study.progress import Steps
 from tune.tracking.tracker import Retraining, TrackedStudy, Trouble
 
-DRAWN_SCORE = 0.5
-"""Least score of a drawn detection, where no validation image tells which score balances precision
-and recall."""
 MAX_WORKERS = 8
 """Largest number of processes that prepare images beside a GPU."""
 
@@ -85,9 +78,14 @@ class Outcome:
 
 
 def run_retraining(plan: RetrainingPlan, console: Console, device: str = "auto") -> Outcome:
-    """Retrain, or continue a retraining, and write `best/`. Raises CellTuneError."""
+    """Retrain, or continue a retraining, and write `best/`. Raises CellTuneError.
+
+    Where the plan has members, nothing is trained: they are put together.
+    """
     with plan.folder.retrain_lock(), _memory_in_one_sentence(plan):
         recover(plan.folder.best)
+        if plan.members:
+            return _put_together(plan, console, device)
         trial = _train(plan, console, device)
         trained = trial.trained_model()
         evaluated: list[Evaluated] = []
@@ -102,15 +100,14 @@ def run_retraining(plan: RetrainingPlan, console: Console, device: str = "auto")
         balanced = None if matches is None else ap50.balanced_score(matches)
         metrics["balanced_score"] = balanced
         shown = DRAWN_SCORE if balanced is None else balanced
-        metrics["submission"] = _NOT_YET if plan.data.test_images else None
+        metrics["submission"] = NOT_YET if plan.data.test_images else None
         with replaced(plan.folder.best) as folder:
             trained_model.save(folder, trained)
             write_json_atomically(folder / "metrics.json", metrics)
             if plan.on == "train" and chosen is not None:
-                _draw_validation(
-                    folder / "overlays" / "validation", trained, trial, chosen, shown, console
-                )
-        tested = _submit(
+                samples = [plan.data.samples[index] for index in trial.split.validation]
+                draw_validation(folder, samples, chosen.found, trained.classes, shown, console)
+        tested = submit(
             plan.folder.best,
             trained,
             plan.data.test_images,
@@ -129,56 +126,32 @@ def run_retraining(plan: RetrainingPlan, console: Console, device: str = "auto")
     )
 
 
-_NOT_YET = {
-    "written": False,
-    "why": ["the test images were not predicted to the end; the same command does it"],
-}
-
-
-@dataclass(frozen=True)
-class _Tested:
-    """The predictions of the test images.
-
-    results      the detections in each image that could be predicted, by the image's id
-    full_tiles   for each of these images, the number of tiles that reached the cap on detections
-    missing      why there is no submission, a sentence for each cause
-    """
-
-    results: dict[int, list[CocoResult]] = field(default_factory=dict)
-    full_tiles: list[int] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-
-
-def _submit(
-    best: Path,
-    trained: TrainedModel,
-    images: Sequence[TestImage],
-    metrics: dict[str, Any],
-    shown: float,
-    console: Console,
-    helpers: int,
-) -> _Tested:
-    """Predict the test images, and add the submission to `best` if every image could be predicted.
-
-    The result is entered in `metrics`, and at the end in metrics.json.
-    """
-    if not images:
-        return _Tested()
-    tested = _predict_test(best / "overlays" / "test", trained, images, shown, console, helpers)
-    if not tested.missing:
-        try:
-            submission.write_zip(
-                best / "submission.zip",
-                tested.results,
-                images,
-                trained.classes,
-                lambda image: trained.most_detections(image.height, image.width),
-            )
-        except SubmissionError as error:
-            tested.missing.append(str(error))
-    metrics["submission"] = {"written": not tested.missing, "why": tested.missing}
-    write_json_atomically(best / "metrics.json", metrics)
-    return tested
+def _put_together(plan: RetrainingPlan, console: Console, device: str) -> Outcome:
+    made = ensemble.make(plan, console, device)
+    metrics, trained = made.metrics, made.trained
+    metrics["submission"] = NOT_YET if plan.data.test_images else None
+    with replaced(plan.folder.best) as folder:
+        trained_model.save(folder, trained)
+        write_json_atomically(folder / "metrics.json", metrics)
+        if made.unseen:
+            classes, shown = trained.classes, metrics["balanced_score"]
+            draw_validation(folder, made.unseen, made.found, classes, shown, console)
+    tested = submit(
+        plan.folder.best,
+        trained,
+        plan.data.test_images,
+        metrics,
+        metrics["balanced_score"],
+        console,
+        helpers=torch.get_num_threads() - 1,
+    )
+    plan.folder.description.touch()  # this is now the study that was used last
+    numbers = {"search_ap50": float(plan.record.ap50 or 0.0)}
+    if metrics["together"] is not None:
+        numbers |= {name: metrics["together"][name] for name in ("ap50", "ap50_gain")}
+    settings = trained.config.settings()
+    shown_as = Retraining(plan.folder.best, plan.kind, plan.key, settings, [], numbers)
+    return Outcome(metrics, tested.results, tested.full_tiles, tested.missing, shown_as)
 
 
 def show(plan: RetrainingPlan, outcome: Outcome) -> str | Trouble:
@@ -336,13 +309,20 @@ def _metrics(
         "prediction": {
             "chosen": (plan.own if chosen is None else chosen.config).model_dump(),
             "tried_on": (
-                None
+                "the trainings of the confirmation"
+                if plan.confirmed
+                else None
                 if not evaluated
                 else "this model"
                 if plan.on == "train"
                 else "the trial of the search"
             ),
-            "tried": [{**one.config.model_dump(), "ap50": one.ap50} for one in evaluated],
+            "tried": [
+                {**predict.model_dump(), "ap50": score}
+                for predict, score in (
+                    plan.confirmed or {one.config: one.ap50 for one in evaluated}
+                ).items()
+            ],
         },
         "data_fingerprint": plan.data.fingerprint,
         "threads": trial.threads,
@@ -371,100 +351,6 @@ def _metrics(
     return metrics
 
 
-def _draw_validation(
-    folder: Path,
-    trained: TrainedModel,
-    trial: Trial,
-    chosen: Evaluated,
-    shown: float,
-    console: Console,
-) -> None:
-    folder.mkdir(parents=True)
-    names = _file_names([trial.data.samples[index].name for index in trial.split.validation])
-    with Steps(console, "Drawing the validation images", len(names), "") as steps:
-        for seen, (index, name, found) in enumerate(
-            zip(trial.split.validation, names, chosen.found, strict=True), 1
-        ):
-            sample = trial.data.samples[index]
-            overlay.write_png(
-                folder / name,
-                overlay.draw(sample.image, found, trained.classes, sample, min_score=shown),
-            )
-            steps.at(seen)
-
-
-_TestPicture = tuple[TestImage, Path, NDArray[np.uint8]]
-"""A test image, the path of its picture, and its pixels."""
-
-
-def _predict_test(
-    folder: Path,
-    trained: TrainedModel,
-    images: Sequence[TestImage],
-    shown: float,
-    console: Console,
-    helpers: int,
-) -> _Tested:
-    """Predict each test image that can be read, and write its picture to `folder`; the others
-    get a sentence each.
-
-    helpers   number of threads that draw pictures while the network looks at the next images
-    """
-    tested = _Tested()
-    folder.mkdir(parents=True)
-    names = _file_names([image.file_name for image in images])
-
-    def readable() -> Iterator[tuple[_TestPicture, NDArray[np.uint8]]]:
-        for image, name in zip(images, names, strict=True):
-            try:
-                pixels = read_test_image(image)
-            except DataError as error:
-                tested.missing.append(str(error))
-            else:
-                yield (image, folder / name, pixels), pixels
-
-    def end(picture: _TestPicture, seen: Seen) -> tuple[int, list[CocoResult], int]:
-        image, path, pixels = picture
-        found = combine(seen, config.predict)
-        drawn = overlay.draw(pixels, found, trained.classes, min_score=shown)
-        overlay.write_png(path, drawn)
-        results = submission.results_of(found, image.id, image.height, image.width, trained.classes)
-        return image.id, results, found.full_tiles
-
-    config = trained.config
-    with Steps(console, "Predicting the test images", len(images), "") as steps:
-        for number, results, full in look_at_each(
-            trained.models, readable(), [config.predict], end, tile=config.data.crop, helpers=helpers
-        ):
-            tested.results[number] = results
-            tested.full_tiles.append(full)
-            steps.at(len(tested.results) + len(tested.missing))
-        steps.at(len(images))
-    return tested
-
-
-def _file_names(names: Sequence[str]) -> list[str]:
-    """A file name for the picture of each image, no two alike in one folder."""
-    taken: dict[str, None] = {}
-    for name in names:
-        path = Path(name.replace("\\", "/"))
-        stem = "_".join(
-            path.with_suffix("").parts if path.suffix.lower() in SUFFIXES else path.parts
-        )
-        stem = stem.encode()[:_LONGEST].decode(errors="ignore")
-        candidate, number = f"{stem}.png", 1
-        while candidate in taken:
-            number += 1
-            candidate = f"{stem}_{number}.png"
-        taken[candidate] = None
-    return list(taken)
-
-
-_LONGEST = 200
-"""Largest length, in bytes, of a picture's name: file systems allow 255, and writing adds a suffix.
-"""
-
-
 def _for_tracker(
     plan: RetrainingPlan, trial: Trial, trained: TrainedModel, metrics: dict[str, Any]
 ) -> Retraining:
@@ -476,7 +362,7 @@ def _for_tracker(
     }
     return Retraining(
         folder=plan.folder.best,
-        on=plan.on,
+        on=plan.kind,
         key=plan.key,
         settings=trained.config.settings(),
         epochs=[report.to_json() for report in trial.reports],

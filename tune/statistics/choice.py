@@ -1,13 +1,14 @@
-"""The winner of a confirmation, its epoch, and the luck in its score."""
+"""The winner of a confirmation, its epoch and way to predict, and the luck in its score."""
 
 import itertools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from core.config import PredictConfig
 from core.metric.ap50 import MatchTable
 from tune.statistics.certainty import (
     Interval,
@@ -24,13 +25,17 @@ from tune.statistics.reweighted import Reweighted
 class Choice:
     """The winner among candidates that were repeated on fresh seeds and splits, and its luck.
 
-    name        the winner's: the candidate whose mean curve reaches the highest point
-    epoch       the epoch of that point, counted from 1
-    score       the winner's mean AP50 over the repeats at that epoch
-    optimism    how much too high the score is because candidate and epoch were chosen on the images
-                and seeds that it is measured on, by bootstrap
-    corrected   `score` less `optimism`, with its interval
-    curves      the mean AP50 of each candidate after each epoch
+    name         the winner's: the candidate whose mean curve, with the gain of its best settings of
+                 prediction, reaches the highest point
+    epoch        the epoch of that point, counted from 1
+    score        the winner's mean AP50 over the repeats at that epoch, with that gain
+    optimism     how much too high the score is because candidate, epoch and settings of prediction
+                 were chosen on the images and seeds that it is measured on, by bootstrap
+    corrected    `score` less `optimism`, with its interval
+    curves       the mean AP50 of each candidate after each epoch, with its own settings
+    prediction   the winner's settings of prediction where they are better than its own; None for
+                 its own
+    gains        the mean gain of all settings of prediction that were tried on the winner
     """
 
     name: str
@@ -39,6 +44,8 @@ class Choice:
     optimism: float
     corrected: Interval
     curves: Mapping[str, tuple[float, ...]]
+    prediction: PredictConfig | None = None
+    gains: Mapping[PredictConfig, float] = field(default_factory=dict)
 
 
 Tables = Mapping[str, Sequence[Sequence[Callable[[], MatchTable]]]]
@@ -46,69 +53,104 @@ Tables = Mapping[str, Sequence[Sequence[Callable[[], MatchTable]]]]
 loads the table."""
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """What settings of prediction do for a candidate: tables of its repeats' kept models.
+
+    own     with its own settings, [repeat]
+    tried   with others, [repeat] of each
+    """
+
+    own: Sequence[Callable[[], MatchTable]]
+    tried: Mapping[PredictConfig, Sequence[Callable[[], MatchTable]]]
+
+
 def choose_winner(
     candidates: Tables,
     max_dets: int | None,
     units_of: Callable[[Sequence[str]], Sequence[str]] | None = None,
     seed: int = 0,
+    predictions: Mapping[str, Predictions] | None = None,
 ) -> Choice:
-    """Choose the winner and its epoch.
+    """Choose the winner, its epoch and its settings of prediction.
 
     All candidates have the same repeats, and all repeats of a candidate have the same number of
     epochs.
 
-    units_of   the units of images, given their names; None where each image is its own unit
+    units_of      the units of images, given their names; None where each image is its own unit
+    predictions   by the name of a candidate; those that are missing keep their own settings
 
-    The whole choice, of candidate and epoch, is repeated on resampled images and seeds. Each time
-    the score of the candidate and epoch that are chosen there is compared with their score before
-    resampling; the optimism is the mean excess (Efron and Gong 1983). Before that the candidates'
-    scores are shrunk towards their mean, as far as chance explains their differences (empirical
-    Bayes): candidates that differ by chance alone would otherwise hide the luck of the best.
+    The score of a candidate, an epoch and settings of prediction is the point of the mean curve
+    plus the settings' mean gain. The gain is that on the model of each repeat's own best epoch: the
+    luck of that epoch, which the curve does not have, is in both of the scores that it is the
+    difference of.
+
+    The whole choice, of all three, is repeated on resampled images and seeds. Each time the score
+    of what is chosen there is compared with its score before resampling; the optimism is the mean
+    excess (Efron and Gong 1983). Before that the candidates' scores are shrunk towards their mean,
+    as far as chance explains their differences (empirical Bayes): candidates that differ by chance
+    alone would otherwise hide the luck of the best.
     """
     weights = _Weights(np.random.default_rng([seed, 0]))
-    curves: dict[str, NDArray[np.float64]] = {}
+
+    def means(repeats: Sequence[Sequence[Callable[[], MatchTable]]]) -> NDArray[np.float64]:
+        """The mean over repeats of [repeat][K], as evaluated, then under each resample."""
+        values = [
+            [_resampled(load(), max_dets, units_of, weights) for load in tables]
+            for tables in repeats
+        ]
+        return np.mean(values, axis=0)  # type: ignore[no-any-return]
+
+    curves: dict[str, tuple[float, ...]] = {}
+    gains: dict[str, dict[PredictConfig, float]] = {}
+    points: dict[str, NDArray[np.float64]] = {}
     resampled: dict[str, NDArray[np.float64]] = {}
+    chosen: dict[str, tuple[int, PredictConfig | None]] = {}
     scores: dict[str, dict[Hashable, Scored]] = {}
     for name, repeats in candidates.items():
-        means_ER = np.mean(
-            [
-                [_resampled(load(), max_dets, units_of, weights) for load in epochs]
-                for epochs in repeats
-            ],
-            axis=0,
-        )
-        curves[name], resampled[name] = means_ER[:, 0], means_ER[:, 1:]
-        best = int(np.argmax(curves[name]))
+        means_ER = means(repeats)
+        curves[name] = tuple(means_ER[:, 0].tolist())
+        ways = (predictions or {}).get(name, Predictions((), {}))
+        gains_KR = np.zeros((1, means_ER.shape[1]))
+        if ways.tried:
+            tables = zip(ways.own, *ways.tried.values(), strict=True)
+            gains_KR = means(list(tables))
+            gains_KR -= gains_KR[0]
+        gains[name] = dict(zip(ways.tried, gains_KR[1:, 0].tolist(), strict=True))
+        points_KR = (means_ER[:, None] + gains_KR).reshape(-1, means_ER.shape[1])
+        points[name], resampled[name] = points_KR[:, 0], points_KR[:, 1:]
+        epoch, way = divmod(int(np.argmax(points[name])), len(gains_KR))
+        prediction = [None, *ways.tried][way]
+        chosen[name] = epoch, prediction
+        best = [epochs[epoch] for epochs in repeats]
         scores[name] = {
             number: Scored.of(table, max_dets, units_of and units_of(table.image_names))
-            for number, table in enumerate(epochs[best]() for epochs in repeats)
+            for number, table in enumerate(
+                load() for load in (best if prediction is None else ways.tried[prediction])
+            )
         }
-    winner = max(curves, key=lambda name: float(curves[name].max()))
-    best, repeated = int(np.argmax(curves[winner])), list(scores[winner].values())
+    winner = max(points, key=lambda name: float(points[name].max()))
+    epoch, prediction = chosen[winner]
+    score, repeated = float(points[winner].max()), list(scores[winner].values())
     seeds = seed_variance(scores)
     seed_sd = 0.0 if seeds is None else math.sqrt(seeds.variance / len(repeated))
     optimism = _optimism(
-        curves,
+        points,
         resampled,
-        _towards_each_other(curves, scores),
+        _towards_each_other(points, scores),
         seed_sd,
         np.random.default_rng([seed, 1]),
     )
     around = mean_interval(repeated, seeds)
+    # The tables of other settings are of each repeat's own best epoch.
+    too_high = optimism + (0.0 if prediction is None else around.estimate - score)
     corrected = Interval(
         *(
-            min(max(value - optimism, 0.0), 1.0)
+            min(max(value - too_high, 0.0), 1.0)
             for value in (around.estimate, around.low, around.high)
         )
     )
-    return Choice(
-        winner,
-        best + 1,
-        float(curves[winner][best]),
-        optimism,
-        corrected,
-        {name: tuple(curve.tolist()) for name, curve in curves.items()},
-    )
+    return Choice(winner, epoch + 1, score, optimism, corrected, curves, prediction, gains[winner])
 
 
 _RESAMPLES = 200
@@ -151,14 +193,14 @@ def _resampled(
 
 
 def _towards_each_other(
-    curves: Mapping[str, NDArray[np.float64]], scores: Scores
+    points: Mapping[str, NDArray[np.float64]], scores: Scores
 ) -> dict[str, float]:
-    """The shift of each candidate's curve towards the mean of all candidates.
+    """The shift of each candidate's points towards the mean of all candidates.
 
     Where scores have variance s^2, of which v is due to chance, the shift is v / s^2 of the
     distance to the mean (James and Stein 1961).
     """
-    best = {name: float(curve.max()) for name, curve in curves.items()}
+    best = {name: float(found.max()) for name, found in points.items()}
     observed = float(np.var(list(best.values()), ddof=1)) if len(best) > 1 else 0.0
     if observed == 0:
         return dict.fromkeys(best, 0.0)
@@ -169,21 +211,21 @@ def _towards_each_other(
 
 
 def _optimism(
-    curves: Mapping[str, NDArray[np.float64]],
+    points: Mapping[str, NDArray[np.float64]],
     resampled: Mapping[str, NDArray[np.float64]],
     moved: Mapping[str, float],
     seed_sd: float,
     rng: np.random.Generator,
 ) -> float:
-    """The mean excess of the highest point of all resampled curves over its value before."""
+    """The mean excess of the highest point of all resampled candidates over its value before."""
     excess = []
     for number in range(_RESAMPLES):
-        luck = rng.normal(0.0, seed_sd, len(curves)) if seed_sd else np.zeros(len(curves))
+        luck = rng.normal(0.0, seed_sd, len(points)) if seed_sd else np.zeros(len(points))
         seen = {
             name: resampled[name][:, number] + moved[name] + one
-            for name, one in zip(curves, luck, strict=True)
+            for name, one in zip(points, luck, strict=True)
         }
         chosen = max(seen, key=lambda name: float(seen[name].max()))
-        epoch = int(np.argmax(seen[chosen]))
-        excess.append(float(seen[chosen][epoch] - curves[chosen][epoch] - moved[chosen]))
+        place = int(np.argmax(seen[chosen]))
+        excess.append(float(seen[chosen][place] - points[chosen][place] - moved[chosen]))
     return float(np.mean(excess))

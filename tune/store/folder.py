@@ -10,6 +10,7 @@ from typing import Any
 
 import filelock
 
+from core.config import PredictConfig
 from core.errors import StudyError
 from core.files import read_json, write_json_atomically
 
@@ -29,6 +30,11 @@ _READ_AGAIN = {
 def match_table_path(trial: Path, epoch: int) -> Path:
     """The path of an epoch's match table in a trial's folder."""
     return trial / "matches" / f"epoch-{epoch:04d}.npz"
+
+
+def prediction_table_path(trial: Path, predict: PredictConfig) -> Path:
+    """The path of the match table of other settings of prediction in a trial's folder."""
+    return trial / "matches" / f"predict-{predict.key}.npz"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from core import faults
 from core.console import say
-from core.errors import GpuLost, StorageError
+from core.errors import CheckpointError, GpuLost, StorageError
 from core.files import refused, write_atomically, write_json_atomically
 from core.network import weights as pretrained
 from core.network.weights import BaseWeights
@@ -149,7 +149,12 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
             phase = _confirm_phase(plan, ledger, confirming)
             trainings = forecast.confirming[:1] * confirming.planned
             forecast = replace(forecast, confirming=trainings)
+            request = plan.request
+            inputs = replace(inputs, predict=request.after_training, auto=request.space.auto)
+            make_trial = functools.partial(trials.make, inputs=inputs)
             _run_phase(plan, phase, forecast, deadline, console, make_trial, service)
+            if confirming.finished:
+                _remove_weights_but_the_winners(plan, ledger.records)
             return confirming.finished
 
 
@@ -228,7 +233,7 @@ def _measured(
     short begins again where more time is left, and where too little is left it does not begin.
     """
     wanted, (node,) = plan.request.resources, plan.machine.nodes
-    config = heaviest(plan.request.space)
+    config = heaviest(plan.request.space, plan.request.after_training)
     ways: tuple[bool, ...] = (False,)
     if service.runs:
         ways = (True,) if wanted.mps is True else (False, True)
@@ -314,9 +319,26 @@ def _confirm_phase(plan: StudyPlan, searched: Ledger, ledger: Ledger) -> _Phase:
         first_rung=1,
         folder_of=plan.folder.confirm_trial,
         table=plan.folder.confirm_csv,
-        kept=frozenset,
+        kept=lambda: range(len(ledger.records)),
         followed=lambda: False,
     )
+
+
+def _remove_weights_but_the_winners(plan: StudyPlan, searched: Sequence[TrialRecord]) -> None:
+    """Remove the weights of confirming trials but those of the winner, which can predict together.
+
+    Where no winner can be told, all stay.
+    """
+    found = confirmation.read_confirmation(plan.folder, plan.storage, plan.request, searched)
+    with contextlib.suppress(CheckpointError):  # a damaged match table: the report names it
+        winner = None if found is None else confirmation.confirmed_winner(found)
+        if found is None or winner is None:
+            return
+        kept = next(one for one in found.confirmed if one.candidate.name == winner.name)
+        for record in found.records:
+            if record not in kept.repeats:
+                for file in plan.folder.confirm_trial(record.id).glob("*.safetensors"):
+                    file.unlink(missing_ok=True)
 
 
 def _run_phase(

@@ -4,8 +4,10 @@ the winner is chosen.
 The best of many scores on the same images is partly the luckiest of them. So the best `confirm.top`
 candidates are trained again, all on the same fresh seeds; a seed also draws the split of the
 images. Each candidate has a mean curve over these trainings. The winner is the candidate whose mean
-curve has the highest point, and the winner's epoch is the epoch of that point. The fresh splits
-divide the same images as the search's, so only a test set is independent of the search.
+curve has the highest point, and the winner's epoch is the epoch of that point. Where the space file
+lists settings of prediction under `after_training:`, each training tries them on its own validation
+images after its last epoch, and what wins is a pair of a candidate and a way to predict. The fresh
+splits divide the same images as the search's, so only a test set is independent of the search.
 
 The trials of a confirmation are a second study in the ledger, `STUDY.confirm`, so that neither the
 search's sampler nor its early stopping sees them. The facts of that study are those of the search,
@@ -19,7 +21,7 @@ and `confirm`:
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.config import DataConfig, TrialConfig, Value
+from core.config import DataConfig, PredictConfig, TrialConfig, Value
 from core.data.dataset import Dataset
 from core.data.split import group_names, split
 from core.dependence import effective
@@ -38,8 +40,8 @@ from tune.ledger.reading import read_ledger
 from tune.ledger.records import Point, State, TrialRecord, best_of, settings_key
 from tune.request.request import SearchOptions, StopEarly, StudyRequest
 from tune.space.space import BY_REPEAT, SearchSpace
-from tune.statistics.choice import Choice, choose_winner
-from tune.store.folder import StudyFolder, match_table_path
+from tune.statistics.choice import Choice, Predictions, choose_winner
+from tune.store.folder import StudyFolder, match_table_path, prediction_table_path
 from tune.study.learned import nothing_learned
 
 FIRST_SEED = 1000
@@ -80,13 +82,26 @@ class Candidate:
 class Confirmed:
     """A candidate whose repeats are all complete.
 
-    repeats   the trials of the repeats, in the order of `Confirmation.repeats`
-    matches   the files of their match tables, by repeat and epoch
+    repeats       the trials of the repeats, in the order of `Confirmation.repeats`
+    matches       the files of their match tables, by repeat and epoch
+    predictions   the files of the match tables of other settings of prediction, by repeat; only
+                  settings that every repeat tried
     """
 
     candidate: Candidate
     repeats: tuple[TrialRecord, ...]
     matches: tuple[tuple[Path, ...], ...]
+    predictions: Mapping[PredictConfig, tuple[Path, ...]]
+
+    @property
+    def ways(self) -> Predictions:
+        """The tables of all settings of prediction, those of the candidate's own too."""
+        own = [
+            paths[(record.best_epoch or 1) - 1]
+            for record, paths in zip(self.repeats, self.matches, strict=True)
+        ]
+        tried = {predict: _loading(paths) for predict, paths in self.predictions.items()}
+        return Predictions(_loading(own), tried)
 
 
 @dataclass(frozen=True)
@@ -340,11 +355,16 @@ def read_confirmation(
         if trouble is not None:
             notes.append(f"{candidate.name} is left out of the choice: {trouble}")
         elif len(done) == len(repeats):
-            confirmed.append(
-                Confirmed(
-                    candidate, tuple(done), tuple(_matches(folder, record) for record in done)
+            predictions = _predictions(folder, request, done)
+            missing = len(_asked_predictions(request, done)) - len(predictions)
+            if missing:
+                notes.append(
+                    f"{many(missing, 'combination')} of predict settings (after_training) were not"
+                    f" tried on {candidate.name}: they did not fit the GPU's memory, or were asked"
+                    " for after its trainings"
                 )
-            )
+            matches = tuple(_matches(folder, record) for record in done)
+            confirmed.append(Confirmed(candidate, tuple(done), matches, predictions))
     searched = len(search_records) >= request.planned_trials and all(
         record.state is not State.RUNNING for record in search_records
     )
@@ -379,9 +399,45 @@ def _matches(folder: StudyFolder, record: TrialRecord) -> tuple[Path, ...]:
     return tuple(match_table_path(folder.confirm_trial(record.id), epoch) for epoch in epochs)
 
 
+def _asked_predictions(
+    request: StudyRequest, repeats: Sequence[TrialRecord]
+) -> list[PredictConfig]:
+    """The settings of prediction that are tried beside a candidate's own."""
+    config = TrialConfig.from_settings(repeats[0].settings)
+    return config.other_predictions(request.after_training, request.space.auto)
+
+
+def _predictions(
+    folder: StudyFolder, request: StudyRequest, repeats: Sequence[TrialRecord]
+) -> dict[PredictConfig, tuple[Path, ...]]:
+    """The files of settings of prediction that all repeats of a candidate have tried."""
+    found = {
+        predict: tuple(
+            prediction_table_path(folder.confirm_trial(record.id), predict) for record in repeats
+        )
+        for predict in _asked_predictions(request, repeats)
+    }
+    return {
+        predict: paths for predict, paths in found.items() if all(path.exists() for path in paths)
+    }
+
+
+def _loading(paths: Sequence[Path]) -> list[Callable[[], MatchTable]]:
+    return [functools.partial(MatchTable.load, path) for path in paths]
+
+
+def changed_prediction(choice: Choice, trial: TrialRecord) -> dict[str, Value]:
+    """The settings of prediction in which the winner differs from its own trial."""
+    if choice.prediction is None:
+        return {}
+    chosen = {f"predict.{name}": value for name, value in choice.prediction.model_dump().items()}
+    own = TrialConfig.from_settings(trial.settings).settings()
+    return {name: value for name, value in chosen.items() if value != own[name]}
+
+
 def confirmed_winner(confirmation: Confirmation) -> Choice | None:
-    """The winner, its epoch and its corrected score; None before the confirmation has ended, or
-    if it confirmed none.
+    """The winner, its epoch, its settings of prediction and its corrected score; None before the
+    confirmation has ended, or if it confirmed none.
 
     Raises CheckpointError for a damaged match table.
     """
@@ -390,14 +446,12 @@ def confirmed_winner(confirmation: Confirmation) -> Choice | None:
     settings = confirmation.confirmed[0].candidate.trial.settings
     return choose_winner(
         {
-            one.candidate.name: [
-                [functools.partial(MatchTable.load, path) for path in paths]
-                for paths in one.matches
-            ]
+            one.candidate.name: [_loading(paths) for paths in one.matches]
             for one in confirmation.confirmed
         },
         int(settings["metric.max_dets"]),
         functools.partial(
             group_names, pattern=str(settings["data.group_pattern"]), place="the confirmation"
         ),
+        predictions={one.candidate.name: one.ways for one in confirmation.confirmed},
     )

@@ -4,16 +4,17 @@ Workers import this module, so it imports nothing of ledger and trackers.
 """
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
-from core.config import ModelConfig, TrialConfig
+from core.config import ModelConfig, TrialConfig, Value
 from core.data.dataset import Dataset
 from core.device import limit_memory, resolve
 from core.errors import ResourceError
+from core.fitting import Circumstances
 from core.network.weights import BaseWeights
 from core.text import first_line
 from core.training.trial import Trial
@@ -31,12 +32,16 @@ class TrialInputs:
     weights   the pretrained weights, by `weights_key`
     cpus      whole processors of each trial
     gpu       whether each trial holds a GPU, or a part of one
+    predict   `predict.` settings, each with the values that a trial tries after its last epoch
+    auto      what an `auto` among these values stands for
     """
 
     data: Dataset
     weights: Mapping[str, BaseWeights]
     cpus: int
     gpu: bool
+    predict: Mapping[str, Sequence[Value]] = field(default_factory=dict)
+    auto: Circumstances | None = None
 
 
 class TrialMaker(Protocol):
@@ -74,6 +79,7 @@ class CoreTrials:
             # of them compute.
             loader_workers=inputs.cpus - 1 if inputs.gpu else 0,
             threads=inputs.cpus,
+            predictions=config.other_predictions(inputs.predict, inputs.auto),
         )
 
 

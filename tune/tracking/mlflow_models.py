@@ -115,6 +115,8 @@ def _log_results(runs: StudyRuns, run: Run, model: LoggedModel, retraining: Retr
         )
     runs.log_metrics(run.info.run_id, points)
     for path in sorted(retraining.folder.iterdir()):
+        if path.name == trained_model.MEMBERS:
+            continue
         if path.is_dir():
             runs.client.log_artifacts(run.info.run_id, str(path), path.name)
         elif path.name != trained_model.WEIGHTS:
@@ -153,9 +155,7 @@ def _save_model(folder: Path, model: LoggedModel, run: str, best: Path) -> None:
         mlflow.pyfunc.save_model(
             str(folder),
             python_model=str(Path(__file__).with_name("registered_model.py")),
-            artifacts={
-                name: str(best / name) for name in (trained_model.CONFIG, trained_model.WEIGHTS)
-            },
+            artifacts={path.name: str(path) for path in trained_model.files_of(best)},
             signature=ModelSignature(params=ParamSchema([ParamSpec("image_id", "long", 1)])),
             pip_requirements=[f"{name}=={_public_version(name)}" for name in MODEL_NEEDS],
             mlflow_model=Model(
@@ -209,12 +209,14 @@ def _registered_version(
 
 def _description(record: TrialRecord, retraining: Retraining) -> str:
     name = f" ({record.name})" if record.name else ""
-    on = {"train": "its own split", "all": "every annotated image"}[retraining.on]
+    on = {
+        "train": "trained again on its own split",
+        "all": "trained again on every annotated image",
+        "together": "the models of its confirmation together",
+    }[retraining.on]
     scores = [
         f"{metric} {as_ap50(value)}"
         for metric, value in retraining.metrics.items()
         if "ap50" in metric
     ]
-    return f"Trial {record.id}{name}, trained again on {on}" + (
-        f": {', '.join(scores)}" if scores else ""
-    )
+    return f"Trial {record.id}{name}, {on}" + (f": {', '.join(scores)}" if scores else "")

@@ -41,7 +41,7 @@ class RegisteredModel(PythonModel):
     """A model that takes images and returns COCO results."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Read the model from the two registered files, which MLflow keeps in one folder."""
+        """Read the model from its registered files, which MLflow keeps in one folder."""
         folder = Path(context.artifacts[trained_model.CONFIG]).parent
         self._trained = trained_model.load(folder)
 

@@ -42,9 +42,10 @@ class TrackedStudy:
 class Retraining:
     """A trial that was trained again, and the folder that holds its model.
 
-    folder     holds config.yaml, model.safetensors and metrics.json, and where there are any
-               submission.zip and overlays/
-    on         train (the trial's own split) or all (every annotated image)
+    folder     holds a model (see `core.prediction.trained_model`) and metrics.json, and where there
+               are any submission.zip and overlays/
+    on         train (the trial's own split), all (every annotated image) or together (nothing was
+               trained: the models of its confirmation predict together)
     key        name of the training; the same key and the same config.yaml mean the same retraining
     settings   every setting of the model, flat names
     epochs     the report of each epoch (`EpochReport.to_json`), epoch 1 first

@@ -1,7 +1,8 @@
 """A detector that cannot err, for laws of prediction: it finds each block of one colour.
 
 A block's red is its score times 256 and its green its class; background is black. What it finds in
-a picture through a symmetry is what it finds in the picture, through the symmetry.
+a picture through a symmetry is what it finds in the picture, through the symmetry. It does not see
+slivers that a border leaves of a block, for which pasted masks are too coarse.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from core.config import PredictConfig
 from core.network.detector import Detector, RawDetections, Traits
 from core.sample import Detections
 
+SLIVER = 4
+"""Least height and width of what is seen, in pixels."""
 Block = tuple[int, int, int, int, int, int]
 """First row and column, height and width in pixels, class number, score times 256."""
 
@@ -51,7 +54,8 @@ class Blocks(Detector):
         for y, x in ndimage.find_objects(blocks):
             red, green = (int(pixels[channel, y.start, x.start]) for channel in (0, 1))
             score = min(red / 256 + self.brighter, 1.0)
-            if score > self.predict.score_threshold:
+            whole = min(y.stop - y.start, x.stop - x.start) >= SLIVER
+            if whole and score > self.predict.score_threshold:
                 rows.append((-score, x.start, y.start, x.stop, y.stop, green))
         table = np.array(sorted(rows)[: self.predict.max_detections], np.float32).reshape(-1, 6)
         return RawDetections(

@@ -1,5 +1,7 @@
 """Laws of the eight symmetries of a square."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,7 +18,7 @@ PICTURE = np.arange(3 * 5 * 3, dtype=np.uint8).reshape(3, 5, 3)
 def test_each_way_to_look_holds_the_one_before_and_there_are_one_two_four_and_eight() -> None:
     kinds = [SYMMETRIES[name] for name in ("none", "mirror", "flips", "all")]
     assert [len(kind) for kind in kinds] == [1, 2, 4, 8]
-    for fewer, more in zip(kinds, kinds[1:], strict=False):
+    for fewer, more in pairwise(kinds):
         assert more[: len(fewer)] == fewer
     assert kinds[0] == (Symmetry(),)
     assert np.array_equal(Symmetry().of(PICTURE), PICTURE)

@@ -2,9 +2,11 @@
 is refused.
 """
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from core.errors import ModelError
 from core.network.build import build_detector
 from core.network.weights import BaseWeights
 from core.prediction import trained_model
-from core.prediction.trained_model import CONFIG, WEIGHTS, TrainedModel
+from core.prediction.trained_model import CONFIG, MEMBERS, WEIGHTS, TrainedModel, together
 from core.sample import Detections
 
 CLASSES = (Category(3, "épithélium: oui"), Category(7, "no"), Category(11, "12"))
@@ -200,6 +202,64 @@ def test_other_settings_of_prediction_need_no_other_network() -> None:
     assert_same(other.predict(IMAGE), built.predict(IMAGE))
 
 
+def a_pair(**settings: Any) -> TrainedModel:
+    """Two networks of one kind that predict together."""
+    members = [build({"seed": seed} | settings) for seed in (3, 4)]
+    with torch.no_grad():
+        for parameter in members[1].model.parameters():
+            parameter.mul_(1.01)
+    return together(members)
+
+
+@pytest.mark.parametrize("merge", ["nms", "weighted"])
+def test_models_that_predict_together_are_saved_and_loaded_whole(
+    merge: str, tmp_path: Path
+) -> None:
+    pair = a_pair(**{"predict.merge": merge, "predict.views": "mirror"})
+    expected = pair.predict(IMAGE)
+    assert not np.array_equal(expected.scores_N, replace(pair, others=()).predict(IMAGE).scores_N)
+    trained_model.save(tmp_path, pair)
+    assert [path.name for path in trained_model.files_of(tmp_path)] == [CONFIG, MEMBERS]
+    loaded = trained_model.load(tmp_path, "cpu")
+    assert_same(loaded.predict(IMAGE), expected)
+    assert [one.config.seed for one in (loaded, *loaded.others)] == [3, 4]
+    assert (loaded.config, loaded.classes) == (pair.config, CLASSES)
+    for number in (0, 1):  # each member is a model of its own
+        alone = trained_model.load(tmp_path / MEMBERS / str(number), "cpu")
+        assert (alone.config.seed, alone.others) == (3 + number, ())
+
+
+def test_other_settings_of_prediction_are_those_of_all_members() -> None:
+    pair = a_pair()
+    few = pair.config.predict.model_copy(update={"max_detections": 3})
+    assert len(pair.predicting_with(few).predict(IMAGE)) <= 3
+
+
+def mix_members(folder: Path) -> None:
+    for name in (CONFIG, WEIGHTS):
+        (folder / MEMBERS / "1" / name).write_bytes((folder / MEMBERS / "0" / name).read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda folder: shutil.rmtree(folder / MEMBERS / "1"), "1 holds no trained model"),
+        (lambda folder: (folder / MEMBERS / "0" / WEIGHTS).unlink(), "cannot be read .No such"),
+        (mix_members, "members/1/config.yaml is not the one that .*config.yaml names"),
+        (lambda folder: change(members=["0"])(folder), "must name two members or more"),
+        (lambda folder: change(members=None)(folder), "is incomplete .KeyError: 'members'"),
+        (lambda folder: change(members=3)(folder), "is incomplete .TypeError"),
+    ],
+)
+def test_members_that_do_not_belong_together_are_refused(
+    damage: Callable[[Path], None], sentence: str, tmp_path: Path
+) -> None:
+    trained_model.save(tmp_path, a_pair())
+    damage(tmp_path)
+    with pytest.raises(ModelError, match=sentence):
+        trained_model.load(tmp_path, "cpu")
+
+
 def change(**changes: Any) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
         document = yaml.safe_load((folder / CONFIG).read_text())
@@ -237,8 +297,11 @@ def of_another_network(folder: Path) -> None:
             "model.safetensors cannot be read .No such file",
         ),
         (lambda folder: (folder / CONFIG).write_text("a: ["), "config.yaml cannot be read"),
-        (lambda folder: (folder / CONFIG).write_text("- 1"), "config.yaml must be of format 1"),
-        (change(format=99), "must be of format 1, and is not"),
+        (
+            lambda folder: (folder / CONFIG).write_text("- 1"),
+            "config.yaml must be of format 1 or 2",
+        ),
+        (change(format=99), "must be of format 1 or 2, and is not"),
         (change(classes=None), "config.yaml is incomplete .KeyError: 'classes'"),
         (
             change(classes=[{"id": float("inf"), "name": "cell"}]),

@@ -29,6 +29,7 @@ from core.fitting import READ_OFF_DATA, Chosen
 from core.metric.ap50 import MatchTable, ap50, match
 from core.metric.limits import DETECTION_KINDS, INSTANCE_KINDS, MENDS, ClassLimits
 from core.network.weights import BaseWeights
+from core.prediction.choice import evaluate
 from core.prediction.detect import predict
 from core.training import checkpoint
 from core.training import trial as trainable
@@ -708,6 +709,33 @@ def test_a_trial_that_diverges_has_no_score_saves_nothing_and_can_go_back(
     assert trial.load(folder)
     trial.run_epoch()
     assert_same_state(state_of(trial), states[1])
+
+
+def test_after_the_last_epoch_the_best_model_tries_other_settings_of_prediction(
+    tmp_path: Path,
+) -> None:
+    config = TrialConfig.from_settings(TINY | {"optim.epochs": 2, "predict.score_threshold": 0.0})
+    tried = {"predict.views": ["none", "flips"], "predict.max_detections": [20, 4]}
+    others = config.other_predictions(tried, None)
+    assert len(others) == 3
+    trial = Trial(config, DATA, device="cpu", threads=1, predictions=others)
+    trial.run_epoch()
+    assert not trial.predictions
+    report = trial.run_epoch()
+    assert report == trial.reports[-1]
+    samples = [DATA.samples[index] for index in trial.split.validation]
+    tables = trial.predictions
+    assert list(tables) == others
+    for alone in evaluate(trial.trained_model(), samples, others):
+        assert np.array_equal(tables[alone.config].score_D, alone.masks.score_D)
+        assert np.array_equal(tables[alone.config].hit_D, alone.masks.hit_D)
+    trial.save(tmp_path)
+    names = {path.name for path in (tmp_path / "matches").glob("predict-*")}
+    assert names == {f"predict-{one.key}.npz" for one in others}
+    without = trial_of(config.settings())
+    again = [without.run_epoch() for _ in range(2)]
+    assert without_wall_time(again) == without_wall_time(trial.reports)
+    assert without.load(tmp_path), "a trial that tries nothing is the same trial"
 
 
 def test_no_epoch_follows_the_last(uninterrupted: Uninterrupted) -> None:

@@ -37,6 +37,7 @@ def other_value(name: str) -> Value:
         "model.detector": "fpn_v2", "model.backbone": "resnet18", "model.weights": "none",
         "model.norm": "group", "optim.precision": "bf16", "data.group_pattern": "(.)", "optim.warmup_epochs": 1.0,
         "model.image_min_side": 512, "data.crop": 256, "predict.tile": 256, "data.folds": 3,
+        "predict.views": "all", "predict.scales": "0.5,1", "predict.merge": "weighted",
     }  # fmt: skip
     if name in special:
         return special[name]
@@ -66,6 +67,8 @@ def test_a_change_of_any_setting_is_a_difference_in_its_factor_unless_it_has_no_
     }
     active = {
         "optim.restarts": 1,
+        "predict.tile": 64,
+        "predict.scales": "1,2",
         **augmented,
         **({} if name == "data.validation_fraction" else {"data.folds": 5}),
     }

@@ -1196,7 +1196,7 @@ def test_a_setting_on_the_command_line_is_not_tried_after_training_any_more(
     none_left = request_of(text, "predict.flips=true", "predict.tile=64", tmp_path=tmp_path)
     assert none_left.after_training == {}
     winner = none_left.space.resolve({})
-    assert none_left.prediction_candidates(winner) == [winner.predict]
+    assert winner.predictions(none_left.after_training, None) == [winner.predict]
 
 
 def test_a_hundred_combinations_may_be_tried_after_training(tmp_path: Path) -> None:
@@ -1205,7 +1205,7 @@ def test_a_hundred_combinations_may_be_tried_after_training(tmp_path: Path) -> N
         ONE + f"after_training: {{predict.flips: [false, true], predict.max_detections: [{most}]}}"
     )
     request = request_of(text, tmp_path=tmp_path)
-    assert len(set(request.prediction_candidates(TrialConfig()))) == 100
+    assert len(set(TrialConfig().predictions(request.after_training, None))) == 100
 
 
 def test_a_variant_is_compared_with_the_baseline_unless_the_file_names_another(

@@ -220,9 +220,9 @@ def test_the_longest_trial_is_the_longest_that_is_possible(
                 " predict.score_threshold: [0.02, 0.01, 0.1]}"
             ),
             (
-                "after_training: 6 combinations of predict settings will be tried on the winner"
-                " after its retraining, at no cost for training; the trials predict with"
-                " predict.flips off, predict.score_threshold 0.05"
+                "after_training: 6 combinations of predict settings will be tried by each training"
+                " of the confirmation, where the winner is chosen with one of them, at no cost for"
+                " training; the trials predict with predict.flips off, predict.score_threshold 0.05"
             ),
         ),
         (
@@ -254,7 +254,7 @@ def test_a_winner_is_to_be_tried_with_every_combination_the_first_values_first(
     searched: str, tmp_path: Path
 ) -> None:
     request = request_of(searched + AFTER_TRAINING, tmp_path)
-    candidates = request.prediction_candidates(TrialConfig())
+    candidates = TrialConfig().predictions(request.after_training, None)
     tried = [(one.flips, one.score_threshold, one.max_detections) for one in candidates]
     assert tried == [
         (flips, threshold, most)
@@ -269,7 +269,9 @@ def test_what_is_not_tried_on_a_winner_stays_the_winner_s_own(tmp_path: Path) ->
     text = "fixed: {predict.tile: 64}\nspace: {predict.nms_iou: [0.4, 0.6]}" + AFTER_TRAINING
     request = request_of(text, tmp_path)
     winner = request.space.resolve({"predict.nms_iou": 0.6})
-    assert {(one.tile, one.nms_iou) for one in request.prediction_candidates(winner)} == {(64, 0.6)}
+    assert {
+        (one.tile, one.nms_iou) for one in winner.predictions(request.after_training, None)
+    } == {(64, 0.6)}
 
 
 def test_where_nothing_is_tried_after_training_the_winner_predicts_as_its_trial_did(
@@ -278,7 +280,7 @@ def test_where_nothing_is_tried_after_training_the_winner_predicts_as_its_trial_
     winner = TrialConfig(predict=PredictConfig(flips=True, tile=128))
     for section in ("", "\nafter_training:", "\nafter_training: {}"):
         request = request_of("space: {optim.restarts: [0, 1]}" + section, tmp_path)
-        assert request.prediction_candidates(winner) == [winner.predict]
+        assert winner.predictions(request.after_training, None) == [winner.predict]
         assert not any("after_training" in note for note in request.notes)
 
 

@@ -296,7 +296,7 @@ def test_what_costs_no_training_is_not_searched_by_training_and_begins_with_what
     searched = {parameter.name for parameter in request.space.parameters}
     assert not any(name.startswith(("predict.", "metric.")) for name in searched)
     winner = request.space.resolve(request.space.start[-1])
-    candidates = request.prediction_candidates(winner)
+    candidates = winner.predictions(request.after_training, None)
     assert candidates[0] == winner.predict
     assert len(set(candidates)) == len(candidates) == 4
 

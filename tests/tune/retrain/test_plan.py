@@ -188,6 +188,21 @@ def test_what_is_tried_after_training_is_each_combination_but_its_own(searched: 
     assert {config.flips for config in (fixed.own, *fixed.candidates)} == {True}
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({}, "--ensemble needs a confirmation that has ended"),
+        ({"trial": 0}, "and --trial asks for another model; leave one of the two out"),
+        ({"on": "all"}, "and --on all asks for another model; leave one of the two out"),
+    ],
+)
+def test_an_ensemble_is_of_the_winners_confirmed_models_alone(
+    options: dict[str, Any], sentence: str, searched: Path
+) -> None:
+    with pytest.raises(BadRequest, match=sentence):
+        plan_of(searched, ensemble=True, **options)
+
+
 def test_settings_of_prediction_change_nothing_that_is_trained(searched: Path) -> None:
     plan, other = (
         plan_of(searched),

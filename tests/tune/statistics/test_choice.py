@@ -8,8 +8,9 @@ import pytest
 
 from benchmarks import statistics
 from benchmarks.simulated_scores import MAX_DETS, draw_images, evaluate
+from core.config import PredictConfig
 from core.metric.ap50 import MatchTable, ap50
-from tune.statistics.choice import Choice, choose_winner
+from tune.statistics.choice import Choice, Predictions, choose_winner
 
 Tables = dict[str, list[list[Callable[[], MatchTable]]]]
 
@@ -100,6 +101,74 @@ def test_one_candidate_with_one_repeat_is_a_choice_too() -> None:
     found = choose_winner(candidates(6, {"a": [0.0, 0.2]}, 1), MAX_DETS)
     assert isinstance(found, Choice)
     assert found.name == "a"
+
+
+WAYS = [PredictConfig(max_detections=500 + number) for number in range(8)]
+
+
+def ways(
+    seed: int, tables: Tables, qualities: dict[str, list[float]], images: int = 25
+) -> dict[str, Predictions]:
+    """Other ways to predict of candidates that were drawn from `seed`, and their qualities.
+
+    The own one is that of the first epoch.
+    """
+    found = {}
+    rng = np.random.default_rng(seed)
+    parts = [draw_images(rng, images) for _ in next(iter(tables.values()))]
+    rng = np.random.default_rng([seed, 1])
+    for name, of_ways in qualities.items():
+        tried = {
+            way: [
+                partial(same, evaluate(rng, part, quality, np.arange(images) + 1000 * number))
+                for number, part in enumerate(parts)
+            ]
+            for way, quality in zip(WAYS, of_ways, strict=False)
+        }
+        found[name] = Predictions([epochs[0] for epochs in tables[name]], tried)
+    return found
+
+
+def test_the_winner_is_the_pair_of_a_candidate_and_a_way_to_predict() -> None:
+    tables = candidates(7, {"a": [0.2, 0.0], "b": [0.0, -0.2]}, 3, images=40)
+    tried = ways(7, tables, {"a": [-0.5, -0.6], "b": [-0.5, 2.0]}, 40)
+    alone = choose_winner(tables, MAX_DETS)
+    assert (alone.name, alone.prediction, alone.gains) == ("a", None, {})
+    found = choose_winner(tables, MAX_DETS, predictions=tried)
+    assert (found.name, found.epoch, found.prediction) == ("b", 1, WAYS[1])
+    for way, loaders in tried["b"].tried.items():
+        gain = np.mean(
+            [
+                ap50(other(), MAX_DETS).mean - ap50(own(), MAX_DETS).mean
+                for other, own in zip(loaders, tried["b"].own, strict=True)
+            ]
+        )
+        assert found.gains[way] == pytest.approx(gain, abs=1e-9)
+    assert found.score == pytest.approx(found.curves["b"][0] + found.gains[WAYS[1]])
+    assert found.corrected.estimate == pytest.approx(found.score - found.optimism)
+    assert found.corrected.low < found.corrected.estimate < found.corrected.high
+
+
+def test_ways_to_predict_that_are_worse_change_nothing_but_their_gains() -> None:
+    tables = candidates(9, {"a": [0.2], "b": [0.0]}, 2, images=40)
+    tried = ways(9, tables, {"a": [-3.0, -4.0]}, 40)
+    alone = choose_winner(tables, MAX_DETS)
+    found = choose_winner(tables, MAX_DETS, predictions=tried)
+    assert (found.name, found.score, found.prediction) == (alone.name, alone.score, None)
+    assert found.optimism == pytest.approx(alone.optimism, abs=1e-6)
+    assert all(gain < 0 for gain in found.gains.values())
+    assert len(found.gains) == 2
+
+
+def test_more_ways_to_predict_are_more_luck_to_subtract() -> None:
+    """Averaged over data sets: eight ways that are no better than the own one, and none."""
+    few, many = [], []
+    for seed in range(6):
+        tables = candidates(seed, {"a": [0.0]}, 3)
+        few.append(choose_winner(tables, MAX_DETS).optimism)
+        tried = ways(seed, tables, {"a": [0.0] * 8})
+        many.append(choose_winner(tables, MAX_DETS, predictions=tried).optimism)
+    assert np.mean(many) > np.mean(few) + 0.005
 
 
 @pytest.mark.long

@@ -219,5 +219,8 @@ def test_settings_tried_after_training_are_resolved_for_the_winner(tmp_path: Pat
     }
     plan = planned(document, tmp_path)
     winner = plan.request.space.resolve({"optim.learning_rate": 1e-4})
-    tried = [one.max_detections for one in plan.request.prediction_candidates(winner)]
+    tried = [
+        one.max_detections
+        for one in winner.predictions(plan.request.after_training, plan.request.space.auto)
+    ]
     assert tried == [400, 100]

@@ -33,7 +33,7 @@ from rich.console import Console
 
 from benchmarks.replay import ReplayedTrial, Replays
 from core import data as datasets
-from core.config import TrialConfig
+from core.config import TrialConfig, Value
 from core.data import synthetic
 from core.data.dataset import Dataset
 from core.data.split import split
@@ -54,6 +54,7 @@ from tune.retrain import plan as retrain_plan
 from tune.retrain.plan import choose_trial
 from tune.search import main
 from tune.statistics.choice import choose_winner as chosen_among
+from tune.store.folder import prediction_table_path
 from tune.study import conductor as study
 from tune.study import confirmation
 from tune.study.confirmation import (
@@ -518,6 +519,62 @@ def run_by_hand(
         held.report(number, [report.to_json() for report in trial.reports])
 
 
+def test_what_wins_is_a_pair_where_every_repeat_tried_other_ways_to_predict(
+    tmp_path: Path, data: Dataset
+) -> None:
+    tried: dict[str, tuple[Value, ...]] = {
+        "predict.flips": (False, True), "predict.max_detections": (400, 500),
+    }  # fmt: skip
+    plan = plan_for(tmp_path / "results", replace(asked(), after_training=tried), data)
+    plan.folder.path.mkdir(parents=True)
+    held = open_ledger(plan.storage, plan.request)
+    (tmp_path / "begun").mkdir()
+    while (one := held.next()) is not None:
+        run_by_hand(held, one.id, plan.folder.trial(one.id), data, tmp_path / "begun")
+    request = confirmation.confirming_request(plan.request)
+    asked_for = points(held.records, plan.request, plan.repeats)
+    confirmed = open_ledger(plan.storage, request, asked_for)
+    confirmed.remember(confirmation.confirmation_facts(plan.request, plan.repeats))
+    while (one := confirmed.next()) is not None:
+        run_by_hand(confirmed, one.id, plan.folder.confirm_trial(one.id), data, tmp_path / "begun")
+
+    def read() -> Confirmation:
+        found = confirmation.read_confirmation(
+            plan.folder, plan.storage, plan.request, held.records
+        )
+        assert found is not None
+        assert found.finished
+        return found
+
+    before = confirmation.confirmed_winner(read())
+    assert before is not None
+    assert (before.prediction, before.gains) == (None, {})
+    assert all("3 combinations of predict settings" in note for note in read().notes)
+
+    own = TrialConfig.from_settings(dict(confirmed.records[0].settings)).predict
+    mirrored, both, _ = (own.model_copy(update=change) for change in (
+        {"flips": True}, {"flips": True, "max_detections": 500}, {},
+    ))  # fmt: skip
+    for record_, predict in itertools.product(confirmed.records, (mirrored, both)):
+        if predict == both and record_.id == 0:
+            continue  # one repeat could not try it
+        better = {**record_.settings, "optim.learning_rate": 0.3}
+        path = prediction_table_path(plan.folder.confirm_trial(record_.id), predict)
+        match_table(data, better, 2).save(path)
+    choice = confirmation.confirmed_winner(read())
+    assert choice is not None
+    assert choice.prediction == mirrored
+    assert choice.gains[mirrored] > 0
+    winner = next(one for one in read().candidates if one.name == choice.name)
+    assert confirmation.changed_prediction(choice, winner.trial) == {"predict.flips": True}
+    of_first = next(
+        one for one in read().confirmed if one.candidate.name == confirmed.records[0].name
+    )
+    assert set(of_first.predictions) == {mirrored}
+    _, why = choose_trial(held.records, None, SEARCHED, read(), choice)
+    assert "predicting with predict.flips on" in why
+
+
 @dataclass(frozen=True)
 class Study:
     """A search that ended, and was confirmed by two drivers, of whom the first died.
@@ -658,13 +715,18 @@ def test_confirm_csv_has_the_columns_of_trials_csv_and_names_what_was_repeated(m
 
 
 @pytest.mark.study
-def test_match_tables_of_all_confirming_epochs_are_kept_and_no_weights(made: Study) -> None:
+def test_match_tables_of_all_confirming_epochs_are_kept_and_weights_of_the_winner(
+    made: Study,
+) -> None:
+    choice = confirmation.confirmed_winner(made.read())
+    assert choice is not None
     for one in made.confirmed:
         folder = made.plan.folder.confirm_trial(one.id)
         assert sorted(path.name for path in (folder / "matches").iterdir()) == [
             f"epoch-{number:04d}.npz" for number in range(1, EPOCHS + 1)
         ]
-        assert not list(folder.glob("*.safetensors"))
+        kept = [path.name for path in folder.glob("*.safetensors")]
+        assert kept == (["best-0001.safetensors"] if one.name == choice.name else [])
 
 
 @pytest.mark.study

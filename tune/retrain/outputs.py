@@ -1,0 +1,178 @@
+"""What is written beside a model in `best/`: the submission, and pictures."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from core.data.dataset import Category, TestImage
+from core.data.images import SUFFIXES, read_test_image
+from core.errors import DataError, SubmissionError
+from core.files import write_json_atomically
+from core.prediction import overlay, submission
+from core.prediction.detect import combine
+from core.prediction.submission import CocoResult
+from core.prediction.trained_model import TrainedModel
+from core.prediction.views import Seen, look_at_each
+from core.sample import Detections, Sample
+from tune.study.progress import Steps
+
+DRAWN_SCORE = 0.5
+"""Least score of a drawn detection, where no validation image tells which score balances precision
+and recall."""
+
+NOT_YET = {
+    "written": False,
+    "why": ["the test images were not predicted to the end; the same command does it"],
+}
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The predictions of the test images.
+
+    results      the detections in each image that could be predicted, by the image's id
+    full_tiles   for each of these images, the number of tiles that reached the cap on detections
+    missing      why there is no submission, a sentence for each cause
+    """
+
+    results: dict[int, list[CocoResult]] = field(default_factory=dict)
+    full_tiles: list[int] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def submit(
+    best: Path,
+    trained: TrainedModel,
+    images: Sequence[TestImage],
+    metrics: dict[str, Any],
+    shown: float,
+    console: Console,
+    helpers: int,
+) -> Tested:
+    """Predict the test images, and add the submission to `best` if every image could be predicted.
+
+    The result is entered in `metrics`, and at the end in metrics.json.
+    """
+    if not images:
+        return Tested()
+    tested = _predict_test(best / "overlays" / "test", trained, images, shown, console, helpers)
+    if not tested.missing:
+        try:
+            submission.write_zip(
+                best / "submission.zip",
+                tested.results,
+                images,
+                trained.classes,
+                lambda image: trained.most_detections(image.height, image.width),
+            )
+        except SubmissionError as error:
+            tested.missing.append(str(error))
+    metrics["submission"] = {"written": not tested.missing, "why": tested.missing}
+    write_json_atomically(best / "metrics.json", metrics)
+    return tested
+
+
+def draw_validation(
+    best: Path,
+    samples: Sequence[Sample],
+    found: Sequence[Detections],
+    classes: Sequence[Category],
+    shown: float,
+    console: Console,
+) -> None:
+    """Write a picture of each sample and its detections to `best/overlays/validation`.
+
+    shown   least score of a detection that is drawn
+    """
+    folder = best / "overlays" / "validation"
+    folder.mkdir(parents=True)
+    names = _file_names([sample.name for sample in samples])
+    with Steps(console, "Drawing the validation images", len(names), "") as steps:
+        for seen, (sample, name, of_sample) in enumerate(
+            zip(samples, names, found, strict=True), 1
+        ):
+            drawn = overlay.draw(sample.image, of_sample, classes, sample, min_score=shown)
+            overlay.write_png(folder / name, drawn)
+            steps.at(seen)
+
+
+_TestPicture = tuple[TestImage, Path, NDArray[np.uint8]]
+"""A test image, the path of its picture, and its pixels."""
+
+
+def _predict_test(
+    folder: Path,
+    trained: TrainedModel,
+    images: Sequence[TestImage],
+    shown: float,
+    console: Console,
+    helpers: int,
+) -> Tested:
+    """Predict each test image that can be read, and write its picture to `folder`; the others
+    get a sentence each.
+
+    helpers   number of threads that draw pictures while the network looks at the next images
+    """
+    tested = Tested()
+    folder.mkdir(parents=True)
+    names = _file_names([image.file_name for image in images])
+
+    def readable() -> Iterator[tuple[_TestPicture, NDArray[np.uint8]]]:
+        for image, name in zip(images, names, strict=True):
+            try:
+                pixels = read_test_image(image)
+            except DataError as error:
+                tested.missing.append(str(error))
+            else:
+                yield (image, folder / name, pixels), pixels
+
+    def end(picture: _TestPicture, seen: Seen) -> tuple[int, list[CocoResult], int]:
+        image, path, pixels = picture
+        found = combine(seen, config.predict)
+        drawn = overlay.draw(pixels, found, trained.classes, min_score=shown)
+        overlay.write_png(path, drawn)
+        results = submission.results_of(found, image.id, image.height, image.width, trained.classes)
+        return image.id, results, found.full_tiles
+
+    config = trained.config
+    with Steps(console, "Predicting the test images", len(images), "") as steps:
+        for number, results, full in look_at_each(
+            trained.models,
+            readable(),
+            [config.predict],
+            end,
+            tile=config.data.crop,
+            helpers=helpers,
+        ):
+            tested.results[number] = results
+            tested.full_tiles.append(full)
+            steps.at(len(tested.results) + len(tested.missing))
+        steps.at(len(images))
+    return tested
+
+
+def _file_names(names: Sequence[str]) -> list[str]:
+    """A file name for the picture of each image, no two alike in one folder."""
+    taken: dict[str, None] = {}
+    for name in names:
+        path = Path(name.replace("\\", "/"))
+        stem = "_".join(
+            path.with_suffix("").parts if path.suffix.lower() in SUFFIXES else path.parts
+        )
+        stem = stem.encode()[:_LONGEST].decode(errors="ignore")
+        candidate, number = f"{stem}.png", 1
+        while candidate in taken:
+            number += 1
+            candidate = f"{stem}_{number}.png"
+        taken[candidate] = None
+    return list(taken)
+
+
+_LONGEST = 200
+"""Largest length, in bytes, of a picture's name: file systems allow 255, and writing adds a suffix.
+"""
