@@ -85,12 +85,10 @@ def heaviest(space: SearchSpace, tried: Mapping[str, Sequence[Value]] | None = N
 
     tried   settings of prediction with the values that are tried after training
     """
-    most = {
-        name: max(values, key=_rank(name))
-        for name, values in (tried or {}).items()
-        if name in HEAVY
-    }
-    return TrialConfig.from_settings(_heaviest(space).settings() | most)
+    config = _heaviest(space)
+    heavy = {name: values for name, values in (tried or {}).items() if name in HEAVY}
+    ways = config.predictions(heavy, space.auto)
+    return max((config.model_copy(update={"predict": one}) for one in ways), key=_weight)
 
 
 def _heaviest(space: SearchSpace) -> TrialConfig:

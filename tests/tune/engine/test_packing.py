@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -391,6 +392,22 @@ def test_the_heaviest_training_has_an_average_the_largest_sizes_and_group_norm()
 def test_the_heaviest_variant_has_the_largest_batch_before_all() -> None:
     rows = {"a": {"model.backbone": "resnet101"}, "b": {"optim.batch_size": 8}, "c": {}}
     assert heaviest(space(variants=rows, baseline="a")).optim.batch_size == 8
+
+
+def test_what_is_tried_after_training_is_measured_at_its_heaviest_too() -> None:
+    searched = replace(
+        space(space={"optim.batch_size": [2, 4]}),
+        auto=lambda name, _: 700 if name == "predict.max_detections" else None,
+    )
+    tried = {
+        "predict.max_detections": [400, "auto", 500],
+        "predict.scales": ["1", "0.5,1.5", "0.25,0.5,1"],
+        "predict.views": ["none", "all"],
+    }
+    found = heaviest(searched, tried)
+    assert found.optim.batch_size == 4
+    assert (found.predict.max_detections, found.predict.scales) == (700, "0.5,1.5")
+    assert found.predict.views == "none"
 
 
 def test_a_setting_that_changes_neither_memory_nor_speed_changes_no_conditions() -> None:
