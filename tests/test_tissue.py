@@ -59,7 +59,7 @@ def test_a_preset_that_is_named_after_a_change_has_that_change_and_no_other() ->
     assert len(changed) >= 15
     assert all(changed.values())
     assert changed["A, 4e-4"] == {"optim.learning_rate"}
-    assert changed["A, mirrored view"] == {"predict.flips"}
+    assert changed["A, mirrored view"] == {"predict.views"}
 
 
 def test_eight_presets_with_three_seeds_are_compared_with_a(tmp_path: Path) -> None:

@@ -290,15 +290,16 @@ def test_what_costs_no_training_is_not_searched_by_training_and_begins_with_what
 ):
     request = shipped("best_ap50")
     assert set(request.after_training) == {
-        "predict.flips",
-        "predict.score_threshold",
+        "predict.views",
+        "predict.merge",
+        "predict.agreement",
     }
     searched = {parameter.name for parameter in request.space.parameters}
     assert not any(name.startswith(("predict.", "metric.")) for name in searched)
     winner = request.space.resolve(request.space.start[-1])
     candidates = winner.predictions(request.after_training, None)
     assert candidates[0] == winner.predict
-    assert len(set(candidates)) == len(candidates) == 4
+    assert len(set(candidates)) == len(candidates) == 12
 
 
 def test_the_best_score_is_judged_after_a_quarter_of_its_few_epochs_and_confirmed() -> None:
