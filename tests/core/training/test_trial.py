@@ -644,7 +644,10 @@ def test_a_trial_finds_the_precision_of_its_device_once_and_names_it(
     elsewhere = trial_of(TINY)
     assert elsewhere.load(tmp_path)
     assert elsewhere.config.optim.precision == "bf16"
-    assert trial_of(TINY | {"optim.precision": "bf16"}).load(tmp_path)
+    named = trial_of(TINY | {"optim.precision": "bf16"})
+    assert named.load(tmp_path)
+    assert elsewhere.run_epoch().losses == named.run_epoch().losses == trial.run_epoch().losses
+    assert_same_state(state_of(elsewhere), state_of(trial))
 
 
 def test_a_trial_reads_what_is_auto_off_its_data_and_goes_on_with_what_it_began_with(
