@@ -227,7 +227,8 @@ def _crop(data: Measurement, config: TrialConfig) -> Chosen:
             0, f"whole images show the median cell of {own:.0f} pixels in {seen:.0f} pixels"
         )
     longest = min(side if isinstance(side, int) else math.isqrt(MOST_PIXELS), limit)
-    found = max(int(longest * own / LEAST_CELL) // CROP_STEP * CROP_STEP, CROP_STEP)
+    found = int(longest * own / LEAST_CELL) // CROP_STEP * CROP_STEP
+    found = min(max(found, CROP_STEP), _NO_LIMIT)
     return Chosen(
         found,
         f"whole images would show the median cell of {own:.0f} pixels in {seen:.0f} pixels,"
@@ -258,8 +259,12 @@ def _image_max_side(data: Measurement, config: TrialConfig) -> Chosen:
 
 
 def _anchor_scale(data: Measurement, config: TrialConfig) -> Chosen:
-    """The largest of SCALES with which as many instances as with any other fit some anchor."""
+    """The largest of SCALES with which as many instances as with any other fit some anchor; 1 where
+    none does with any, such as fibres.
+    """
     shares = _shares(data, *_sides(config), SCALES)
+    if max(shares) <= AS_GOOD:
+        return Chosen(1.0, f"some anchor fits {max(shares):.0%} of the instances at most")
     best = max(
         scale for scale, one in zip(SCALES, shares, strict=True) if one >= max(shares) - AS_GOOD
     )
@@ -296,6 +301,15 @@ def _max_detections(data: Measurement, config: TrialConfig) -> Chosen:
     """DETECTIONS_A_CELL for each instance of the most crowded image or tile."""
     cells, words = _crowded(data, config.predict.tile or config.data.crop)
     return Chosen(_cap(LEAST_DETECTIONS, DETECTIONS_A_CELL, cells), words)
+
+
+def _without_cells(name: str, config: TrialConfig) -> Value:
+    """The default, or the value nearest to it that goes with the other side."""
+    if name == "model.image_min_side":
+        return min(int(SETTINGS[name]), _limit(config))
+    if name == "model.image_max_side":
+        return max(int(SETTINGS[name]), config.model.image_min_side)
+    return SETTINGS[name]
 
 
 RULES: Mapping[int, Mapping[str, Rule]] = {
@@ -342,7 +356,7 @@ class Circumstances:
         """The value of a setting, which must be one that is read off the data, and why."""
         assert self.data is not None
         if not self.data.cells:
-            return Chosen(SETTINGS[name], "there is no instance to measure")
+            return Chosen(_without_cells(name, config), "there is no instance to measure")
         return RULES[self.rules][name](self.data, config)
 
     def explained(self, config: TrialConfig) -> Iterator[tuple[str, Chosen]]:

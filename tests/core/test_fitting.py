@@ -238,3 +238,26 @@ def test_data_without_an_instance_leave_the_defaults() -> None:
     assert {name: config.settings()[name] for name in READ_OFF_DATA} == {
         name: SETTINGS[name] for name in READ_OFF_DATA
     }
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "found"), [(AUTO, 600, (600, 600)), (2000, AUTO, (2000, 2000))]
+)
+def test_without_an_instance_a_side_that_is_given_bounds_the_other(
+    low: Value, high: Value, found: tuple[int, int]
+) -> None:
+    asked = {"model.image_min_side": low, "model.image_max_side": high}
+    model = TrialConfig.from_settings(asked).resolved(Circumstances(data=data_of((9, 9), []))).model
+    assert (model.image_min_side, model.image_max_side) == found
+
+
+def test_where_no_anchor_fits_with_any_scale_the_scale_stays_1() -> None:
+    """Fibres overlap no anchor by half, so that all scales were equally good, the largest too."""
+    chosen, why = recommended(data_of((500, 500), [(3, 60), (60, 3), (4, 70)]), TrialConfig())
+    assert chosen.model.anchor_scale == 1
+    assert why["model.anchor_scale"].why == "some anchor fits 0% of the instances at most"
+
+
+def test_crops_are_no_larger_than_a_crop_may_be() -> None:
+    chosen, _ = recommended(data_of((9400, 9400), [(270, 270)]), TrialConfig())
+    assert chosen.data.crop == 8192
