@@ -18,6 +18,7 @@ tile, two epochs, two seeds. It tells whether a preset runs and hardly whether i
 
 import argparse
 import datetime
+import hashlib
 import platform
 import shutil
 import subprocess
@@ -188,20 +189,30 @@ def _variant(preset: Settings, short: bool) -> dict[str, Value]:
 
 
 def data_of(where: Path, out: Path, short: bool) -> Path:
-    """The folder of the data set in HW3 layout: `where`, or what is written to `out` from it."""
-    target = out / ("tissue-data-short" if short else "tissue-data")
+    """The folder of the data set in HW3 layout: `where`, or what is written from it to the folder
+    `out`.
+
+    Raises BadRequest where it cannot be written.
+    """
+    # What an earlier call wrote from another folder is not this data set.
+    source = hashlib.sha256(str(where.resolve()).encode()).hexdigest()[:8]
+    target = out / f"tissue-data{'-short' if short else ''}-{source}"
     unpacks = (where / "unpack.py").exists()
     if target.exists() or not (unpacks or short):
         return target if unpacks or short else where
-    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as folder:
         whole = where
         if unpacks:
             whole = Path(folder) / "whole"
-            subprocess.run([sys.executable, where / "unpack.py", whole], check=True)
+            ended = subprocess.run([sys.executable, where / "unpack.py", whole], check=False)
+            if ended.returncode:
+                raise BadRequest(
+                    f"{where / 'unpack.py'} must end with status 0, and ended with"
+                    f" {ended.returncode}; see its messages above"
+                )
         if short:
             few = Path(folder) / "few"
-            for crop in _one_of_each_tile(whole / "train"):
+            for crop in _one_of_each_tile(whole):
                 shutil.copytree(crop, few / "train" / crop.name)
             whole = few
         whole.rename(target)
@@ -218,11 +229,16 @@ def _found_data() -> Path:
     return found[0]
 
 
-def _one_of_each_tile(train: Path) -> list[Path]:
-    """The first crop of each tile, by name."""
+def _one_of_each_tile(whole: Path) -> list[Path]:
+    """The first training crop of each tile, by name."""
     tiles: dict[str, Path] = {}
-    for crop in sorted(train.iterdir()):
+    for crop in sorted((whole / "train").glob("*")):
         tiles.setdefault(crop.name.rsplit("_", 2)[0], crop)
+    if not tiles:
+        raise BadRequest(
+            f"the data must have a folder `train` with crops, and {whole} has none; name another"
+            " folder with --data DIR"
+        )
     return list(tiles.values())
 
 
@@ -233,6 +249,7 @@ def compare(parsed: argparse.Namespace) -> str:
 
     names = list(parsed.presets or EIGHT)
     out: Path = parsed.out
+    out.mkdir(parents=True, exist_ok=True)
     data = data_of(parsed.data or _found_data(), out, parsed.short)
     space = out / f"{parsed.study}.yaml"
     write_atomically(space, yaml.safe_dump(space_of(names, data, parsed), sort_keys=False).encode())

@@ -91,6 +91,7 @@ def tiles(folder: Path) -> Path:
 
 
 def test_the_short_form_has_one_crop_of_each_tile(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
     folder = data_of(tiles(tmp_path / "whole"), tmp_path / "out", short=True)
     assert sorted(crop.name for crop in (folder / "train").iterdir()) == [
         f"tile_{number}_0_0" for number in range(5)
@@ -102,6 +103,7 @@ def test_the_short_form_has_one_crop_of_each_tile(tmp_path: Path) -> None:
 def test_a_folder_with_an_unpacking_program_is_unpacked_once(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
+    (tmp_path / "out").mkdir()
     (source / "unpack.py").write_text(
         "import pathlib, sys\n"
         "folder = pathlib.Path(sys.argv[1]) / 'train' / 'a_0_0'\n"
@@ -111,6 +113,25 @@ def test_a_folder_with_an_unpacking_program_is_unpacked_once(tmp_path: Path) -> 
     assert (folder / "train" / "a_0_0").is_dir()
     (source / "unpack.py").write_text("raise SystemExit(1)")
     assert data_of(source, tmp_path / "out", short=False) == folder
+
+
+def test_data_unpacked_from_one_folder_are_not_taken_for_those_of_another(tmp_path: Path) -> None:
+    one, other = tiles(tmp_path / "one"), tiles(tmp_path / "other")
+    assert data_of(one, tmp_path, short=True) != data_of(other, tmp_path, short=True)
+
+
+@pytest.mark.parametrize("program", [None, "raise SystemExit(3)"])
+def test_a_folder_without_data_ends_in_one_sentence(
+    program: str | None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if program is not None:
+        (tmp_path / "unpack.py").write_text(program)
+    for short in ([], ["--short"]):
+        out = ["--out", str(tmp_path / "out")]
+        assert tissue.main(["--data", str(tmp_path), *out, *short]) == 2
+        said = capfd.readouterr().err
+        assert str(tmp_path) in said
+        assert len(said.splitlines()) == 1
 
 
 def test_without_data_one_sentence_says_where_it_was_looked_for(
