@@ -229,5 +229,8 @@ def parameter_groups(model: Detector, config: OptimConfig) -> list[dict[str, Any
 
 
 def _is_norm_or_bias(name: str, parameter: torch.nn.Parameter) -> bool:
-    """Whether a parameter is a scale or shift of a norm, or a bias, such as a table of biases."""
-    return parameter.ndim <= 1 or "bias" in name.rpartition(".")[2]
+    """Whether a parameter is a scale or a shift, or a bias, such as a table of biases.
+
+    ConvNeXt's scale of a layer is one number for each feature too, in the shape [F, 1, 1].
+    """
+    return parameter.shape[1:].numel() == 1 or "bias" in name.rpartition(".")[2]

@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from torch import nn
 from torch.optim import lr_scheduler
 
 from core.config import OptimConfig
 from core.errors import SettingError
+from core.network.pyramid import pyramid_backbone
 from core.sample import Target
 from core.training.optim import Optimization, Schedule, build_optimizer, parameter_groups
 from tests.core.training.small_detector import SmallDetector
@@ -233,6 +235,25 @@ def test_the_backbone_has_its_own_rate_and_norms_and_biases_decay_only_if_they_s
         (factor, 0.0): (slower & without) if factor != 1 else without,
     }
     assert names_of(detector, config) == {kind: names for kind, names in wanted.items() if names}
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_large", "convnext_tiny", "swin_t"])
+def test_what_decays_of_a_backbone_is_what_its_authors_let_decay(backbone: str) -> None:
+    """Convolutions and linear layers decay; scales, shifts and biases of any shape do not."""
+    body = pyramid_backbone(backbone, nn.BatchNorm2d, None, stride_in_1x1=False).body
+    detector = SmallDetector()
+    detector.backbone = body
+    layers = {
+        f"backbone.{path}.weight"
+        for path, module in body.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    (decaying,) = (
+        names
+        for (_, decay), names in names_of(detector, OptimConfig(decay_norms=False)).items()
+        if decay
+    )
+    assert {name for name in decaying if name.startswith("backbone.")} == layers
 
 
 @pytest.mark.parametrize("stages", [0, 1])
