@@ -99,7 +99,10 @@ class Probe:
         steps = min(STEPS, self.trial.optim.schedule.steps)
         batches = _largest_batches(self.config, self.data, self._train_images)[:steps]
         with _at_the_largest_size(self.trial.model):
-            self._train(1, iter(batches))
+            # The first batch alone is a step, so that the others find AdamW's moments in memory
+            # however many batches a step takes.
+            for some in (batches[:1], batches[1:]):
+                self._train(1, iter(some))
         self.trial.model.eval()
         largest = self.data.samples[_by_size(self.data, self._train_images)[0]]
         model, crop = self.trial.model, self.config.data.crop

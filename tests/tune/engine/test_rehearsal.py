@@ -601,6 +601,23 @@ def test_memory_is_taken_at_the_largest_of_several_sizes_and_time_at_all_of_them
     assert min(seen) < 96
 
 
+@pytest.mark.parametrize("batches", [1, 2, 16])
+def test_memory_is_taken_with_the_optimizers_moments_however_many_batches_a_step_takes(
+    batches: int,
+) -> None:
+    given = inputs(**{"optim.accumulate": batches, "optim.epochs": 2})
+    probe = Probe(given.config, given.data, None, "cpu")
+    model, optimizer = probe.trial.model, probe.trial.optim.optimizer
+    with_moments: list[bool] = []
+    model.get_submodule("backbone").register_forward_pre_hook(
+        lambda *_: with_moments.append(bool(optimizer.state)) if model.training else None
+    )
+    probe.at_its_largest()
+    assert with_moments[0] is False
+    assert any(with_moments[1:])
+    assert all(with_moments[1:])
+
+
 def test_a_setting_that_would_diverge_does_not() -> None:
     given = inputs(**{"optim.learning_rate": 1.0})
     Probe(given.config, given.data, None, "cpu").at_its_largest()
