@@ -49,9 +49,6 @@ def _rank(name: str) -> Callable[[Value], float]:
         return lambda value: DETECTORS[str(value)].memory_rank
     if name == "optim.precision":
         return lambda value: ("bf16", "fp16", "auto", "fp32").index(str(value))
-    if name == "model.norm":
-        # Group norm computes in float32 whatever the precision, and frozen norm keeps least.
-        return lambda value: ("frozen", "batch", "group").index(str(value))
     if name == "optim.ema":
         return lambda value: float(bool(value))
     if name == "data.crop":
@@ -97,11 +94,13 @@ def _heaviest(space: SearchSpace) -> TrialConfig:
         return max((row.config for row in space.rows()), key=_weight)
 
     def ends(name: str, domain: Domain) -> list[Value]:
-        """The values of a setting of which one is the heaviest: the weight of `auto` is known
-        only with all other settings.
+        """The values of a setting of which one is the heaviest: the weights of `auto` and of norms
+        are known only with all other settings.
         """
         if name not in heavy:
             return [domain.corners[0]]
+        if name == "model.norm":
+            return [*domain.corners]
         numbers = [value for value in domain.corners if value != AUTO]
         largest = [max(numbers, key=_rank(name))] if numbers else []
         return [*largest, *([AUTO] if AUTO in domain else [])]
@@ -115,7 +114,18 @@ def _heaviest(space: SearchSpace) -> TrialConfig:
 
 
 def _weight(config: TrialConfig) -> tuple[float, ...]:
-    settings = config.settings()
+    """The ranks of the settings in `_heavy`, where others decide about one with their effect."""
+    model, largest = config.model, 1 + config.model.size_jitter
+    # Batch norm trains in the backbone too, where it keeps its input; frozen norm keeps it in
+    # reduced precision alone. Group norm computes in float32 in any precision.
+    norms = ("frozen", "batch", "group")
+    if config.optim.precision not in ("bf16", "fp16"):
+        norms = ("frozen", "group", "batch")
+    settings = config.settings() | {
+        "model.image_min_side": largest * model.image_min_side,
+        "model.image_max_side": largest * model.image_max_side,
+        "model.norm": norms.index(model.norm),
+    }
     return tuple(_rank(name)(settings[name]) for name in _heavy())
 
 

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from core.config import TrialConfig
+from core.config import ModelConfig, PredictConfig, TrialConfig
+from core.network.detector import Traits
+from core.network.detectors import FPN_V2
 from tune.engine.packing import (
     FORMAT,
     GAIN,
@@ -387,6 +390,51 @@ def test_the_heaviest_training_has_an_average_the_largest_sizes_and_group_norm()
     assert (found["model.size_jitter"], found["optim.ema"]) == (0.4, 0.5)
     assert found["optim.precision"] == "fp16"
     assert {"model.norm", "model.size_jitter", "optim.ema"} <= what_matters(TrialConfig()).keys()
+
+
+@pytest.mark.parametrize(
+    ("precisions", "norm"), [(["bf16"], "group"), (["fp32"], "batch"), (["bf16", "fp32"], "batch")]
+)
+def test_the_norm_that_takes_the_most_memory_depends_on_the_precision(
+    precisions: list[str], norm: str
+) -> None:
+    norms = {"choices": ["frozen", "batch", "group"], "when": {"model.detector": ["fpn_v2"]}}
+    names = {
+        "model.detector": ["fpn_v2", "fpn"], "model.norm": norms, "optim.precision": precisions,
+        "model.weights": ["coco"],
+    }  # fmt: skip
+    assert heaviest(space(space=names)).model.norm == norm
+
+
+def test_norms_are_ranked_by_what_they_keep_for_the_gradient_in_float32() -> None:
+    def kept_bytes(norm: str) -> int:
+        """Of backbone and pyramid; only with `batch` the backbone has batch norm that trains."""
+        model = ModelConfig(detector="fpn_v2", backbone="resnet18", weights="a.pth", norm=norm)
+        traits = Traits(frozen_norm=norm != "batch", norm_eps=1e-5, stride_in_1x1=False)
+        network = FPN_V2.build(model, 1, PredictConfig(), traits).backbone
+        own = {value.untyped_storage().data_ptr() for value in network.state_dict().values()}
+        kept: dict[int, torch.UntypedStorage] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                kept[storage.data_ptr()] = storage
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            network(torch.rand(1, 3, 64, 64))
+        return sum(storage.nbytes() for storage in kept.values())
+
+    frozen, group, batch = map(kept_bytes, ("frozen", "group", "batch"))
+    assert frozen < group < batch
+
+
+def test_the_heaviest_variant_has_the_largest_image_that_training_draws() -> None:
+    sides = {"model.image_min_side": 800, "model.image_max_side": 800}
+    several = sides | {"model.size_jitter": 0.5}
+    larger = {"model.image_min_side": 1000, "model.image_max_side": 1000}
+    rows = {"one size": sides, "several": several, "larger": larger}
+    assert heaviest(space(variants=rows, baseline="one size")).model.size_jitter == 0.5
 
 
 def test_the_heaviest_variant_has_the_largest_batch_before_all() -> None:
