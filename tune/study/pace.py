@@ -211,10 +211,16 @@ def _small(config: TrialConfig, scale: float) -> TrialConfig:
     return config.model_copy(
         update={
             "data": DataConfig(validation_fraction=0.5, crop=config.data.crop),
-            "model": model.model_copy(update={**sides, "weights": "none"}),
+            "model": model.model_copy(update={**sides, "weights": "none", "size_jitter": 0.0}),
             # The last epoch of a trial computes more than others.
             "optim": optim.model_copy(
-                update={"learning_rate": 1e-12, "batch_size": 1, "epochs": 2, "warmup_epochs": 0}
+                update={
+                    "learning_rate": 1e-12,
+                    "batch_size": 1,
+                    "epochs": 2,
+                    "warmup_epochs": 0,
+                    "restarts": 0,  # two steps are too few for more than one
+                }
             ),
         }
     )

@@ -434,7 +434,8 @@ def test_a_real_measurement_has_positive_figures_and_leaves_the_threads_alone() 
         {
             "model.backbone": "resnet18", "model.weights": "none", "model.image_min_side": 64,
             "model.image_max_side": 96, "model.proposals_train": 32, "model.proposals_test": 32,
-            "model.box_samples": 16, "optim.epochs": 1, "optim.warmup_epochs": 0.5,
+            "model.box_samples": 16, "optim.epochs": 6, "optim.warmup_epochs": 0.5,
+            "optim.restarts": 3,
         }
     )  # fmt: skip
     found = pace.measured(config, synthetic.make(images=3, side=64), 1)
