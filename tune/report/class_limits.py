@@ -23,6 +23,7 @@ class RowLimits:
 
     row          name of the row
     label        name of the class
+    repeats      number of the row's trials
     instances    number of annotated instances of each kind, by INSTANCE_KINDS, over all repeats
     called       name of the class that most instances of the kind `called_another_class` are
                  called; None where there are none
@@ -34,6 +35,7 @@ class RowLimits:
 
     row: str
     label: str
+    repeats: int
     instances: Mapping[str, int]
     called: str | None
     detections: Mapping[str, int]
@@ -91,6 +93,7 @@ def _of_row(
         yield RowLimits(
             name,
             label,
+            len(trials),
             {kind: sum(one.instances[kind] for one in limits) for kind in INSTANCE_KINDS},
             classes[called.index(max(called))] if any(called) else None,
             {kind: sum(one.detections[kind] for one in limits) for kind in DETECTION_KINDS},

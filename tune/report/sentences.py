@@ -100,13 +100,14 @@ def _limited(evidence: Evidence) -> Iterator[str]:
         else ""
     )
     row, instances = weakest.row, many(sum(weakest.instances.values()), "instance")
+    counted = f", counted in {weakest.repeats} repeats," if weakest.repeats > 1 else ""
     if not evidence.request.space.variants:
         row = f"T{row[1:]}"  # a trial, and not a name
     subject = (
         f"{row} is weakest in {weakest.label} (AP50 {text(weakest.ap50, Kind.AP50)}): of its"
-        f" {instances}"
+        f" {instances}{counted}"
         if len(mine) > 1
-        else f"Of the {instances} in the validation images of {weakest.row}"
+        else f"Of the {instances} in the validation images of {weakest.row}{counted}"
     )
     yield f"{subject} {listed([*said, found])}{gain}"
 

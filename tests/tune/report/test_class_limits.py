@@ -102,7 +102,10 @@ def test_the_answer_says_what_limited_the_weakest_class(
     weakest = min((one for one in content.limits if one.row == first), key=lambda one: one.ap50)
     (said,) = (one for one in content.answer if " is weakest in " in one)
     assert said.casefold().startswith(f"{first} is weakest in {weakest.label} (ap50 ".casefold())
-    assert f"of its {sum(weakest.instances.values()):,} instance" in said
+    repeats = len(next(row.trials for row in content.rows if row.name == first))
+    assert (repeats > 1) == (name == "variants")
+    counted = f", counted in {repeats} repeats," if repeats > 1 else ""
+    assert f": of its {sum(weakest.instances.values()):,} instances{counted} " in said
     share = text(weakest.share("called_another_class"), Kind.PERCENT)
     assert f"{share} were found but called another class ({weakest.called} most often)" in said
     assert f"{text(weakest.share('found'), Kind.PERCENT)} were found rightly" in said

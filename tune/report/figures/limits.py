@@ -29,7 +29,8 @@ def limits(content: ReportContent) -> Drawing | None:
     caption = (
         f"The annotated instances of each class in the validation images by what became of them, in"
         f" {_which(content, rows)} at the best epoch. The numbers beside a bar are its parts in"
-        f" their order ({words}), in percent, and the number of instances. A part has no interval."
+        f" their order ({words}), in percent, and the number of instances over all"
+        " repeats. A part has no interval."
     )
 
     def draw(canvas: Canvas, wide: bool) -> None:
