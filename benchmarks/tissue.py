@@ -10,10 +10,10 @@ crops of one tile in both parts would leak. Without names eight presets are comp
 seeds each: 24 trials of 10 epochs, planned for five minutes on one H200 (unmeasured).
 
 DIR holds the data in HW3 layout, or an `unpack.py` that writes it; without it, data/consep or
-../shared/data/consep is taken. Names of crops end in their
-place in the tile, `_y_x`. FILE holds a ResNet-50's weights; other backbones take those that
-`model.weights: imagenet` finds. `--short` is for a CPU: 256 px instead of 800, one crop of each
-tile, two epochs, two seeds. It tells whether a preset runs and hardly whether it wins.
+../shared/data/consep is taken. Names of crops end in their place in the tile, `_y_x`. FILE holds a
+ResNet-50's weights; other backbones take those that `model.weights: imagenet` finds. `--short` is
+for a CPU: 256 px instead of 800, one crop of each tile, two epochs, two seeds. It tells whether a
+preset runs and hardly whether it wins.
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -344,3 +345,17 @@ def test_the_acceptance_run_of_the_ablation_is_a_request() -> None:
         "search.trials 3 is less than the 4 start points: the last are not tried",
         "stop_early.min_epochs 6 is not under optim.epochs 1: no trial is stopped early",
     )
+
+
+def test_the_first_look_takes_as_much_less_than_the_defaults_as_its_file_says() -> None:
+    fixed = shipped("quick").space.fixed
+
+    def part(*names: str) -> float:
+        """The product of settings, as a part of that of their defaults."""
+        parts = (float(fixed[name]) / float(SETTINGS[name]) for name in names)
+        return math.prod(parts)
+
+    assert part("model.image_min_side", "model.image_max_side") == pytest.approx(1 / 6, abs=0.01)
+    assert max(part("model.proposals_train"), part("model.proposals_test")) == 0.5
+    assert part("model.box_samples") == 0.25
+    assert part("predict.max_detections") == 0.75
