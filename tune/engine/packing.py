@@ -65,6 +65,7 @@ HEAVY = (
     "model.mask_side", "model.norm",
     "model.proposals_train", "model.box_samples", "model.rpn_samples", "model.proposals_test",
     "predict.max_detections", "predict.tile", "predict.scales", "optim.ema", "optim.precision",
+    "augment.copy_paste_most",
 )  # fmt: skip
 """The settings on which a trial's memory depends, those with the largest effect first."""
 

@@ -355,6 +355,11 @@ def test_the_heaviest_settings_are_those_of_the_space_that_take_the_most_memory(
                 "model.box_samples": {"low": 16, "high": 48},
                 "data.crop": [48, 0, 32],
                 "augment.elastic": [False, True],
+                "augment.copy_paste": [False, True],
+                "augment.copy_paste_most": {
+                    "choices": [10, 400],
+                    "when": {"augment.copy_paste": [True]},
+                },
                 "optim.precision": ["bf16", "fp32"],
                 "optim.learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
             }
@@ -368,6 +373,7 @@ def test_the_heaviest_settings_are_those_of_the_space_that_take_the_most_memory(
         "fp32",
     )
     assert found["augment.elastic"] is True
+    assert found["augment.copy_paste_most"] == 400
 
 
 def test_the_heaviest_training_has_an_average_the_largest_sizes_and_group_norm() -> None:
