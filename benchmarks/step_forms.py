@@ -1,6 +1,6 @@
 """AP50 after trainings with each form of a training step, that of a GPU and the other.
 
-    python -m benchmarks.step_forms [--seeds N] [--processes N]     under 5 minutes on 2 cores
+    python -m benchmarks.step_forms [--seeds N] [--processes N]     some 5 minutes on 2 cores
 
 `MaskRCNN.fixed` names the forms. For the same draws their losses are equal, which a test holds;
 their draws come from the same distribution, and differ. So whole trainings are compared, on images
@@ -29,7 +29,7 @@ from core.prediction.views import View, look_at_samples
 from core.sample import Sample
 from core.training.trial import Trial
 
-SEEDS, PROCESSES = 8, 2
+SEEDS, PROCESSES = 4, 2
 SIDE, TRAIN, HELD_OUT = 96, 16, 60
 """Side in pixels of the images, and their number in training and in evaluation."""
 SETTINGS: Mapping[str, Any] = {
