@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core import data as datasets
-from core.config import ModelConfig, PredictConfig, TrialConfig, Value
+from core.config import AUTO, ModelConfig, PredictConfig, TrialConfig, Value
 from core.data.dataset import Dataset
 from core.data.split import split
 from core.device import MOST_THREADS
@@ -95,6 +95,13 @@ class RetrainingPlan:
         ]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
         return f"{self.record.id}-{self.kind}-{digest[:8]}"
+
+    def changed_in(self, trained: TrialConfig) -> dict[str, Value]:
+        """`changed`, where `auto` has the value that it had in the training."""
+        settings = trained.settings()
+        found = {name: settings[name] if one == AUTO else one for name, one in self.changed.items()}
+        before = self.record.settings
+        return {name: one for name, one in found.items() if one != before.get(name)}
 
     @property
     def work(self) -> Path:

@@ -303,7 +303,7 @@ def _metrics(
         "epoch": best.epoch,
         "epochs_trained": trial.epoch,
         "epochs_of_schedule": plan.config.optim.epochs,
-        "changed": dict(plan.changed),
+        "changed": plan.changed_in(trial.config),
         "search": search,
         "validation": None,
         "prediction": {

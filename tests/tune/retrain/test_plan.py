@@ -243,6 +243,15 @@ def test_auto_is_read_off_the_data_as_the_study_read_it(
     assert plan_of(results, "model.image_min_side=auto").changed.keys() == {"model.image_min_side"}
 
 
+def test_what_was_changed_is_recorded_as_the_training_had_it(searched: Path) -> None:
+    plan = plan_of(searched, "optim.precision=auto", "seed=1")
+    assert plan.changed == {"optim.precision": "auto", "seed": 1}
+    half, full = (plan.config.changed({"optim.precision": one}) for one in ("bf16", "fp32"))
+    assert plan.changed_in(half) == {"optim.precision": "bf16", "seed": 1}
+    assert plan.record.settings["optim.precision"] == "fp32"
+    assert plan.changed_in(full) == {"seed": 1}
+
+
 def test_a_value_that_the_trial_has_already_is_no_change(searched: Path) -> None:
     assert plan_of(searched, "optim.epochs=4").changed == {}
 
