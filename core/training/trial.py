@@ -391,7 +391,7 @@ class Trial:
 
     def _model_with(self, state: dict[str, torch.Tensor]) -> TrainedModel:
         """A copy of the model in evaluation mode; what training changes is taken from `state`."""
-        model = copy.deepcopy(self.model)
+        model = copy.deepcopy(self.evaluated)  # it knows how large a batch fits the GPU's memory
         model.load_state_dict(state, strict=False)
         model.requires_grad_(False)
         model.eval()

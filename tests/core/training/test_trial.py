@@ -868,10 +868,12 @@ def test_averaged_weights_are_evaluated_and_kept_and_the_others_train_on(tmp_pat
         assert_same_state(plain.model.state_dict(), averaged.model.state_dict())
     averaged.save(tmp_path)
     evaluated = averaged.evaluated
+    evaluated.room = 64 * 96
+    assert averaged.trained_model().model.room == 64 * 96
     assert not torch.equal(evaluated.roi_heads.box_predictor.cls_score.weight,
                            averaged.model.roi_heads.box_predictor.cls_score.weight)  # fmt: skip
     samples = [DATA.samples[index] for index in averaged.split.validation]
-    found = [predict(evaluated, sample.image, averaged.config.predict) for sample in samples]
+    found = [predict([evaluated], sample.image, averaged.config.predict) for sample in samples]
     masks, _ = match(samples, found, len(DATA.classes))
     assert ap50(masks, 100).mean == averaged.reports[-1].ap50
     assert averaged.best is not None
