@@ -154,8 +154,15 @@ def _listing_beside(out: Path, images: str) -> Path:
 
 
 def _with_settings(trained: TrainedModel, settings: Mapping[str, Value]) -> TrainedModel:
-    """The model with these settings of prediction in place of its own."""
+    """The model with these settings of prediction in place of its own.
+
+    `predict.flips` and `predict.views` say one thing, so that one that is given replaces both.
+    """
     config = trained.config
+    if "predict.views" in settings:
+        settings = {"predict.flips": False, **settings}
+    elif settings.get("predict.flips") is False and config.predict.views == "mirror":
+        settings = {"predict.views": "none", **settings}
     for name, value in settings.items():
         option = f"--{name.removeprefix('predict.').replace('_', '-')}"
         config = TrialConfig.from_settings(config.settings() | {name: value}, option)

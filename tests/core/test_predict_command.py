@@ -341,7 +341,14 @@ def test_what_the_model_was_tuned_to_holds_until_an_option_says_otherwise(
     assert command(
         tmp_path / "tuned", image, out, "--no-flips", "--tile", "0"
     ).results == predicted(model, image)
+    as_it_is = command(tmp_path / "tuned", image, out, "--views", "none", "--tile", "0")
+    assert as_it_is.results == predicted(model, image), "the mirrored view was looked at"
     assert tuned.results != predicted(model, image)
+    mirror = trained.config.predict.model_copy(update={"views": "mirror"})
+    config = trained.config.model_copy(update={"predict": mirror})
+    trained_model.save(tmp_path / "mirror", TrainedModel(config, trained.classes, trained.model))
+    alone = command(tmp_path / "mirror", image, out, "--no-flips")
+    assert alone.results == predicted(model, image), "the mirrored view was looked at"
 
 
 def test_nothing_found_is_an_empty_list(model: Path, cells: Path, tmp_path: Path) -> None:
