@@ -19,7 +19,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,10 +179,10 @@ class TimedTrial(ReplayedTrial):
         super().__init__(assignment, better_than_all_before)
         self._notes = folder
 
-    def run_epoch(self) -> Any:
+    def run_epoch(self, progress: Callable[[float], object] = float) -> Any:
         """The next epoch."""
         self._began = time.time()
-        done = super().run_epoch()
+        done = super().run_epoch(progress)
         self._ended = time.time()
         return done
 

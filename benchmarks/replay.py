@@ -40,8 +40,9 @@ class ReplayedTrial:
         self._matches: dict[int, MatchTable] = {}
         self.reports: list[EpochReport] = []
 
-    def run_epoch(self) -> EpochReport:
+    def run_epoch(self, progress: Callable[[float], object] = float) -> EpochReport:
         """Append the report of the next epoch; each claims a quarter of a second."""
+        progress(0.0)
         epoch = len(self.reports) + 1
         result = self._result(self._assignment, epoch)
         per_class: tuple[float | None, ...]

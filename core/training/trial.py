@@ -227,7 +227,8 @@ class Trial:
         """Train one epoch and evaluate it on the validation images.
 
         progress   called after each batch and each validation image with the fraction of the
-                   epoch's images that were seen
+                   epoch's images that were seen; after the last epoch with 1 for each image with
+                   which other settings of prediction were tried
 
         Raises TrialDiverged, and ProcessLost where a loader's process was killed. After any
         exception the weights stand between two epochs, and the trial can be used again only after
@@ -292,7 +293,7 @@ class Trial:
             }
             self._best_is_saved = False
         if epoch == self.config.optim.epochs and self._to_try:
-            self._try_predictions()
+            self._try_predictions(progress)
             seconds = time.perf_counter() - end
             self.reports[-1] = report = replace(
                 report,
@@ -302,11 +303,16 @@ class Trial:
         self._midway = False
         return report
 
-    def _try_predictions(self) -> None:
+    def _try_predictions(self, progress: Callable[[float], object]) -> None:
         samples = [self.data.samples[index] for index in self.split.validation]
         try:
             evaluated = evaluate(
-                self.trained_model(), samples, self._to_try, helpers=self.threads - 1, keep=False
+                self.trained_model(),
+                samples,
+                self._to_try,
+                lambda _: progress(1.0),
+                helpers=self.threads - 1,
+                keep=False,
             )
         except RuntimeError as error:
             if not is_out_of_memory(error):

@@ -56,8 +56,12 @@ class RunnableTrial(Protocol):
     def reports(self) -> list[Any]:
         """The EpochReport of each epoch so far, the first epoch's first."""
 
-    def run_epoch(self) -> Any:
-        """Train and evaluate one epoch."""
+    def run_epoch(self, progress: Callable[[float], object] = float) -> Any:
+        """Train and evaluate one epoch, and do what follows the last one.
+
+        progress   called with the fraction of the epoch that is done; with 1 for each step of what
+                   follows, which may take longer than the epoch
+        """
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint into `folder`, atomically."""
@@ -149,7 +153,7 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         epoch_file = folder / EPOCH_FILE
         epoch_file.write_text(str(assignment.attempt))
         self._epoch_began = time.monotonic()
-        self._trial.run_epoch()
+        self._trial.run_epoch(self._heard)
         self._trial.save(folder)
         epoch_file.unlink()
         faults.passing("saved")
@@ -160,6 +164,10 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         seconds set no alarm.
         """
         signal.setitimer(signal.ITIMER_REAL, self._stall_seconds)
+
+    def _heard(self, done: float) -> None:
+        if done >= 1:
+            self._set_alarm()  # what follows the last epoch has its own time for each step
 
     def _failure(self, error: Exception, folder: Path) -> Failure:
         seconds = 0.0 if self._epoch_began is None else time.monotonic() - self._epoch_began

@@ -100,8 +100,8 @@ class Resources(_Options):
     train faster with it. An error on the GPU in one trial then ends all that share it; they go on
     in other workers."""
     stall_minutes: float = Field(120, ge=0)
-    """Minutes that one epoch may take. A worker that takes longer is ended, and its trial goes on
-    in another worker; 0 for no limit."""
+    """Minutes that one epoch may take, and then each image on which `after_training:` is tried. A
+    worker that takes longer is ended, and its trial goes on in another worker; 0 for no limit."""
 
     @field_validator("gpus_per_trial")
     @classmethod

@@ -724,7 +724,9 @@ def test_after_the_last_epoch_the_best_model_tries_other_settings_of_prediction(
     trial = Trial(config, DATA, device="cpu", threads=1, predictions=others)
     trial.run_epoch()
     assert not trial.predictions
-    report = trial.run_epoch()
+    done: list[float] = []
+    report = trial.run_epoch(done.append)
+    assert done.count(1.0) == 1 + len(trial.split.validation), "each image is a step of its own"
     assert report == trial.reports[-1]
     samples = [DATA.samples[index] for index in trial.split.validation]
     tables = trial.predictions

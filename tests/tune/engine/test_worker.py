@@ -5,6 +5,7 @@ Ray is not started.
 
 import csv
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tune.engine.messages import (
     Assignment,
     Failure,
     GpuFailed,
+    History,
     NoGpu,
     Then,
     message_in,
@@ -81,8 +83,8 @@ def test_the_table_of_epochs_has_a_column_for_each_number(tmp_path: Path) -> Non
     limits = ClassLimits(kinds, (0, 0), {"right": 2}, {"not_found": None})
 
     class Limited(ReplayedTrial):
-        def run_epoch(self) -> EpochReport:
-            report = replace(super().run_epoch(), limits=(limits, limits))
+        def run_epoch(self, progress: Callable[[float], object] = float) -> EpochReport:
+            report = replace(super().run_epoch(progress), limits=(limits, limits))
             self.reports[-1] = report
             return report
 
@@ -100,6 +102,29 @@ def test_the_table_of_epochs_has_a_column_for_each_number(tmp_path: Path) -> Non
     assert (row["ap50_per_class/1"], row["ap50_per_class/2"]) == ("0.5", "")
     assert (row["limits/2/instances/found"], row["limits/1/called/1"]) == ("2", "0")
     assert row["limits/2/mended/not_found"] == ""
+
+
+def test_what_follows_the_last_epoch_has_the_time_of_an_epoch_for_each_step(tmp_path: Path) -> None:
+    left: list[float] = []
+
+    class Slow(ReplayedTrial):
+        def run_epoch(self, progress: Callable[[float], object] = float) -> EpochReport:
+            for done in (0.5, 1.0, 1.0):
+                signal.setitimer(signal.ITIMER_REAL, 50)  # half of the time has gone by
+                progress(done)
+                left.append(signal.getitimer(signal.ITIMER_REAL)[0])
+            return super().run_epoch(progress)
+
+    worker = TrialWorker.__new__(TrialWorker)
+    worker.config = to_config(Assignment(0, 1, str(tmp_path), {}, 0, 0.5))
+    make_trial = lambda assignment: Slow(assignment, lambda *_: 0.5)  # noqa: E731
+    worker.setup({}, make_trial=make_trial, stall_seconds=100)
+    try:
+        assert isinstance(message_in(worker.step()), History)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # which would end the tests
+        worker.cleanup()
+    assert [round(seconds / 50) for seconds in left] == [1, 2, 2]
 
 
 def test_after_an_error_of_the_gpu_the_worker_is_of_no_use(tmp_path: Path) -> None:
