@@ -3,6 +3,7 @@ model finds.
 """
 
 import ast
+import dataclasses
 import json
 import os
 import subprocess
@@ -112,6 +113,28 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Registered:
 @pytest.fixture(scope="module")
 def loaded(registered: Registered) -> Any:
     return mlflow.pyfunc.load_model(str(registered.folder))
+
+
+def test_models_that_predict_together_are_registered_as_one_that_finds_what_they_find(
+    registered: Registered, tmp_path: Path
+) -> None:
+    members = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = build_detector(CONFIG.model, len(CLASSES), None, CONFIG.predict).eval()
+        members.append(TrainedModel(CONFIG, CLASSES, model))
+    together = trained_model.together(members)
+    trained_model.save(tmp_path / "best", together)
+    retraining = Retraining(tmp_path / "best", "together", "two", CONFIG.settings(), [], {})
+    study = TrackedStudy("pairs", "two")
+    address = show_retraining(registered.destination, study, RECORD, retraining)
+    of_pair = dataclasses.replace(registered, trained=together, address=address)
+    image = images()[0]
+    loaded = mlflow.pyfunc.load_model(str(of_pair.folder))
+    assert loaded.predict(image) == of_pair.results(image, 1)
+    assert of_pair.results(image, 1) != list(
+        results_of(members[0].predict(image), 1, *image.shape[:2], CLASSES)
+    )
 
 
 FRESH = """
