@@ -271,8 +271,8 @@ def _together_line(plan: RetrainingPlan, metrics: dict[str, Any]) -> str:
     count, gain = many(len(plan.members), "model"), metrics["together"]
     if gain is None:
         return (
-            f"Together: {count}; each image trained one of them at least, so that their gain over"
-            " one alone cannot be told here"
+            f"Together: {count}; each image with an instance trained one of them at least, so that"
+            " their gain over one alone cannot be told here"
         )
     return (
         f"Together: {count}, AP50 {as_ap50(gain['ap50'])} on the"

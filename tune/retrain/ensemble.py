@@ -7,6 +7,7 @@ What they gain together is measured on the images that none of them trained on: 
 validated in all of their splits. There may be few of them, or none.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,8 +82,8 @@ def _member(plan: RetrainingPlan, record: TrialRecord, device: str) -> TrainedMo
     if kept is None:
         raise StudyError(
             f"--ensemble needs the weights of all {len(plan.members)} trainings of the winner, and"
-            f" {folder} holds none: an earlier version kept none of a confirmation; leave"
-            " --ensemble out, or confirm the winner in a new study"
+            f" {folder} holds none: an earlier version trained it, or another candidate won when"
+            " its weights were removed; leave --ensemble out, or confirm in a new study"
         )
     return kept.predicting_with(plan.own)
 
@@ -137,7 +138,7 @@ def _metrics(plan: RetrainingPlan, evaluated: Sequence[Evaluated]) -> dict[str, 
             "epochs": len(record.epochs),
             "state": record.state.value,
         },
-        "together": _gain(plan, evaluated),
+        "together": gain(evaluated, plan.config.data.group_pattern),
         "prediction": {"chosen": plan.own.model_dump()},
         "data_fingerprint": plan.data.fingerprint,
         "threads": torch.get_num_threads(),
@@ -145,11 +146,15 @@ def _metrics(plan: RetrainingPlan, evaluated: Sequence[Evaluated]) -> dict[str, 
     }
 
 
-def _gain(plan: RetrainingPlan, evaluated: Sequence[Evaluated]) -> dict[str, Any] | None:
-    """What the members gain together over one alone; None without images to tell it by."""
-    if not evaluated:
+def gain(evaluated: Sequence[Evaluated], pattern: str) -> dict[str, Any] | None:
+    """What models gain together over one alone; None without instances to tell it by.
+
+    evaluated   the scores on the images that none of them trained on: together, then of each alone;
+                empty without such images
+    pattern     `data.group_pattern`
+    """
+    if not evaluated or math.isnan(evaluated[0].ap50):
         return None
-    pattern = plan.config.data.group_pattern
 
     def scored(one: Evaluated) -> Scored:
         units = group_names(one.masks.image_names, pattern=pattern, place="the ensemble")
@@ -162,7 +167,7 @@ def _gain(plan: RetrainingPlan, evaluated: Sequence[Evaluated]) -> dict[str, Any
             "the images that no member trained on, by which, among others, their epochs and their"
             " settings of prediction were chosen"
         ),
-        "images": len(evaluated[0].found),
+        "images": len(evaluated[0].masks.image_names),
         "ap50": joint.ap50,
         "ap50_gain": difference.estimate,
         "ap50_gain_low": difference.low,

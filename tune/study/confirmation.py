@@ -360,8 +360,9 @@ def read_confirmation(
             if missing:
                 notes.append(
                     f"{many(missing, 'combination')} of predict settings (after_training) were not"
-                    f" tried on {candidate.name}: they did not fit the GPU's memory, or were asked"
-                    " for after its trainings"
+                    f" tried on {candidate.name}: they did not fit the GPU's memory, were asked for"
+                    " after its trainings, or an earlier version trained it; it is compared without"
+                    " their gain"
                 )
             matches = tuple(_matches(folder, record) for record in done)
             confirmed.append(Confirmed(candidate, tuple(done), matches, predictions))
