@@ -25,7 +25,7 @@ from core.data import synthetic
 from core.metric import ap50
 from core.network.mask_rcnn import MaskRCNN
 from core.prediction.detect import combine
-from core.prediction.views import View, look_at_samples
+from core.prediction.views import Seen, look_at_samples
 from core.sample import Sample
 from core.training.trial import Trial
 
@@ -65,10 +65,10 @@ def trained(seed: int, fixed: bool, settings: Mapping[str, Any] = SETTINGS) -> f
     held_out = synthetic.make(HELD_OUT, side, 1_000_000)
     classes = len(held_out.classes)
 
-    def matched(sample: Sample, views: list[View]) -> Any:
-        return ap50.match_image(sample, combine(views, config.predict, *sample.size), classes)
+    def matched(sample: Sample, seen: Seen) -> Any:
+        return ap50.match_image(sample, combine(seen, config.predict), classes)
 
-    matches = look_at_samples(trial.model, held_out.samples, config.predict, matched)
+    matches = look_at_samples([trial.model], held_out.samples, [config.predict], matched)
     of_masks, _ = ap50.match_tables(matches, classes)
     return ap50.ap50(of_masks, config.metric.max_dets).mean
 
