@@ -1,6 +1,6 @@
 """The choice of `predict` settings for a trained model, by predicting again without training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from core.config import PredictConfig
@@ -8,7 +8,7 @@ from core.metric import ap50
 from core.metric.ap50 import ImageMatches, MatchTable
 from core.prediction.detect import combine
 from core.prediction.trained_model import TrainedModel
-from core.prediction.views import Seen, look_at_samples, loosest
+from core.prediction.views import Seen, look_at_samples, loosest, wanted_views
 from core.sample import Detections, Sample
 
 
@@ -54,12 +54,10 @@ def evaluate(
     candidates with another `nms_iou` need looks of their own, because the network suppresses boxes
     itself. The model keeps its own settings.
     """
-    groups: dict[float, list[PredictConfig]] = {}
-    for candidate in candidates:
-        groups.setdefault(candidate.nms_iou, []).append(candidate)
+    groups = _of_one_nms(candidates)
     max_dets, classes = trained.config.metric.max_dets, len(trained.classes)
     evaluated: dict[PredictConfig, Evaluated] = {}
-    for number, group in enumerate(groups.values()):
+    for number, group in enumerate(groups):
 
         def end(
             sample: Sample, seen: Seen, group: list[PredictConfig] = group
@@ -89,6 +87,29 @@ def evaluate(
             evaluated[candidate] = Evaluated(candidate, found, masks, boxes, max_dets)
     trained.predicting_with(trained.config.predict)
     return [evaluated[candidate] for candidate in candidates]
+
+
+def looks(
+    candidates: Sequence[PredictConfig], sizes: Mapping[tuple[int, int], int], tile: int
+) -> float:
+    """The number of looks that `evaluate` needs; one at scale s counts as s^2 looks.
+
+    sizes   number of images of each height and width in pixels
+    tile    as in `core.prediction.views.Seen`
+    """
+    return sum(
+        images * sum(view.scale**2 for view in wanted_views(group, size, tile))
+        for group in _of_one_nms(candidates)
+        for size, images in sizes.items()
+    )
+
+
+def _of_one_nms(candidates: Sequence[PredictConfig]) -> list[list[PredictConfig]]:
+    """The candidates, those together that can share looks."""
+    groups: dict[float, list[PredictConfig]] = {}
+    for candidate in candidates:
+        groups.setdefault(candidate.nms_iou, []).append(candidate)
+    return list(groups.values())
 
 
 def best(evaluated: Sequence[Evaluated]) -> Evaluated:

@@ -85,6 +85,20 @@ def views_of(config: PredictConfig, window: Window, members: int) -> list[View]:
     ]
 
 
+def wanted_views(
+    configs: Sequence[PredictConfig], size: tuple[int, int], tile: int, members: int = 1
+) -> list[View]:
+    """The views of an image that one of `configs` wants, each once; `size`, `tile` as in `Seen`."""
+    return list(
+        dict.fromkeys(
+            view
+            for config in configs
+            for window in windows_of(config, size, tile)
+            for view in views_of(config, window, members)
+        )
+    )
+
+
 @dataclass(frozen=True)
 class _Look:
     """One thing for a network to look at.
@@ -218,12 +232,7 @@ def _looks(
 ) -> Iterator[_Look]:
     for item, image in images:
         size = image.shape[0], image.shape[1]
-        views = dict.fromkeys(
-            view
-            for config in configs
-            for window in windows_of(config, size, tile)
-            for view in views_of(config, window, len(models))
-        )
+        views = wanted_views(configs, size, tile, len(models))
         looks = []
         for view in views:
             window = view.window

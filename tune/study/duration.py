@@ -60,6 +60,10 @@ class Forecast:
     confirming   the epochs, fewest and most, of each training that confirms the best
     parallel     number of trials that run at once
     epoch        seconds of one epoch, as measured before the study; None where nobody measured
+    trying       seconds that each training that confirms tries settings of prediction after its
+                 last epoch, as a multiple of those of an evaluation
+    evaluating   the part of an epoch's seconds that evaluation takes; it counts until a trial of
+                 the search shows it
     """
 
     coming: tuple[Span, ...]
@@ -68,6 +72,8 @@ class Forecast:
     confirming: tuple[Span, ...]
     parallel: int
     epoch: Span | None = None
+    trying: Span = NOTHING
+    evaluating: Span = Span(0.0, 1.0)
 
     def left(
         self, searched: Sequence[TrialRecord], confirmed: Sequence[TrialRecord] = ()
@@ -77,7 +83,9 @@ class Forecast:
         searched    the trials of the search so far
         confirmed   the trials of the confirmation so far
         """
-        epoch = seconds_of_an_epoch([*searched, *confirmed], self.epoch)
+        # The last epoch of a training that confirms also holds the seconds in which it tries.
+        alike = searched if self.trying.high else [*searched, *confirmed]
+        epoch = seconds_of_an_epoch(alike, self.epoch)
         if epoch is None:
             return None
         stopped = epochs_left(searched, self.coming, self.rule, self.reduction)
@@ -86,8 +94,14 @@ class Forecast:
         new = self.coming[len(searched) :]
         to_the_end = 0.0 if searched else min((span.low for span in new), default=0.0)
         longest = max((span.low for span in full), default=0.0)
-        return _wall(stopped, epoch, self.parallel, to_the_end) + _wall(
-            full, epoch, self.parallel, longest
+        share = _share_of_evaluation(searched) or self.evaluating
+        trying = Span(
+            self.trying.low * share.low * epoch.low, self.trying.high * share.high * epoch.high
+        )
+        return (
+            _wall(stopped, epoch, self.parallel, to_the_end)
+            + _wall(full, epoch, self.parallel, longest)
+            + _wall([Span(1.0, 1.0)] * len(full), trying, self.parallel, 1.0)
         )
 
 
@@ -147,6 +161,16 @@ def seconds_of_an_epoch(records: Iterable[TrialRecord], before: Span | None = No
     squares = 2 * spread**2 + sum((one / mean - 1) ** 2 for one in means)
     factor = 1 + 2 * math.sqrt(squares / (1 + len(means)) / len(means))
     return Span(mean / factor, mean * factor)
+
+
+def _share_of_evaluation(records: Iterable[TrialRecord]) -> Span | None:
+    """The part of their epochs' seconds that trials evaluated; None where none tells it."""
+    epochs = [epoch for record in records for epoch in record.epochs if "evaluate_seconds" in epoch]
+    total = math.fsum(float(epoch["seconds"]) for epoch in epochs)
+    if not total > 0:
+        return None
+    share = math.fsum(float(epoch["evaluate_seconds"]) for epoch in epochs) / total
+    return Span(share, share)
 
 
 def epochs_left(

@@ -6,6 +6,7 @@ a GPU it was measured when it was measured how many trials share it (`tune.engin
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from core.config import DataConfig, TrialConfig
 from core.data.dataset import Dataset
 from core.data.split import split
 from core.errors import CellTuneError
+from core.prediction.choice import looks
 from core.sample import Sample
 from core.training.trial import Trial
 from core.training.visits import Visits
@@ -24,7 +26,7 @@ from tune.ledger.proposals import preview
 from tune.ledger.reading import read_ledger
 from tune.ledger.records import TrialRecord
 from tune.study import confirmation
-from tune.study.duration import SHOWN_SECONDS, Forecast, Span, forecast_of, time_line
+from tune.study.duration import NOTHING, SHOWN_SECONDS, Forecast, Span, forecast_of, time_line
 from tune.study.plan import StudyPlan
 
 SECONDS = 8.0
@@ -68,7 +70,12 @@ def forecast(plan: StudyPlan, records: Sequence[TrialRecord], measures: bool) ->
     records    the study's trials so far; where one has run an epoch, nothing is measured
     measures   whether to measure where nobody has
     """
-    unknown = forecast_of(plan.request, len(plan.repeats), plan.resources.parallel)
+    trying, evaluating = _after_training(plan)
+    unknown = replace(
+        forecast_of(plan.request, len(plan.repeats), plan.resources.parallel),
+        trying=trying,
+        evaluating=evaluating,
+    )
     seen = any(record.epochs for record in records)
     if seen or not measures or plan.machine.address is not None:
         return unknown
@@ -136,6 +143,25 @@ def _seconds_of_an_epoch(plan: StudyPlan, known: Forecast) -> Span | None:
     except (CellTuneError, RuntimeError, ValueError, MemoryError):
         return None  # the trial itself will say what is wrong; an estimate stops no study
     return Span(IN_A_BATCH * min(seconds), max(seconds))
+
+
+def _after_training(plan: StudyPlan) -> tuple[Span, Span]:
+    """`Forecast.trying` and `evaluating`: the looks that the settings of prediction need that are
+    tried, or at most an evaluation for each of them, and the part of an epoch that is evaluation.
+    """
+    request, config = plan.request, _typical(plan)
+    others = config.other_predictions(request.after_training, request.space.auto)
+    if not others:
+        return NOTHING, NOTHING
+    parts = split(plan.data, config.data)
+    sizes = Counter(plan.data.samples[index].size for index in parts.validation)
+    own, tried = (looks(one, sizes, config.data.crop) for one in ([config.predict], others))
+    trained, validated = len(parts.train), len(parts.validation)
+    low, high = (factor * validated for factor in EVALUATED)
+    return (
+        Span(tried / own, max(tried / own, len(others))),
+        Span(low / (trained + low), high / (trained + high)),
+    )
 
 
 def _typical(plan: StudyPlan) -> TrialConfig:

@@ -333,6 +333,47 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[TrialConfig]:
     return configs
 
 
+def test_what_confirming_trainings_try_after_training_takes_its_time() -> None:
+    without = forecast(6, 10, 1, Never(1, 3), confirming=3)
+    known = replace(without, trying=Span(4.0, 8.0), evaluating=Span(0.25, 0.5))
+    assert left(known).low - left(without).low == pytest.approx(3 * 4 * 0.25 * EPOCH.low)
+    assert left(known).high - left(without).high == pytest.approx(3 * 8 * 0.5 * EPOCH.high * 1.3)
+    searched = [
+        replace(one, epochs=tuple({**epoch, "evaluate_seconds": 1.0} for epoch in one.epochs))
+        for one in (record(number, [0.1] * 10, 10.0, 10) for number in range(6))
+    ]
+    more = left(known, searched).low - left(without, searched).low
+    assert more == pytest.approx(3 * 4 * 0.1 * seconds_of_an_epoch(searched, EPOCH).low)
+    slow = record(0, [0.1] * 10, 500.0, 10)  # which tried, as its last epoch says
+    two_left = known.left(searched, [slow])
+    assert two_left is not None
+    assert two_left.high == pytest.approx(
+        left(replace(known, confirming=known.confirming[1:]), searched).high
+    )
+
+
+@pytest.mark.parametrize(
+    ("tried", "trying"),
+    [
+        ({"predict.views": ["none", "all"]}, Span(8.0, 8.0)),
+        ({"predict.scales": ["1", "1,2"]}, Span(5.0, 5.0)),
+        ({"predict.max_detections": [400, 500, 600]}, Span(1.0, 2.0)),
+        ({"predict.nms_iou": [0.4, 0.5, 0.6]}, Span(2.0, 2.0)),
+        ({}, Span(0.0, 0.0)),
+    ],
+)
+def test_settings_of_prediction_take_the_looks_that_they_need(
+    tried: dict[str, Any], trying: Span, tmp_path: Path
+) -> None:
+    plan = make_plan(tmp_path)
+    after = {name: tuple(values) for name, values in tried.items()}
+    plan = replace(plan, request=replace(plan.request, after_training=after))
+    known = pace.forecast(plan, (), measures=False)
+    assert known.trying == trying
+    assert 0 <= known.evaluating.low <= known.evaluating.high < 1
+    assert (known.evaluating.low > 0) == bool(tried)
+
+
 def test_the_first_and_the_heaviest_configuration_are_measured_each_once(
     asked: list[TrialConfig], tmp_path: Path
 ) -> None:
