@@ -46,7 +46,7 @@ def taking_turns(
 
 
 def lines(short: bool) -> Iterator[Line]:
-    """All of them."""
+    """Every line of this benchmark, in the order in which they are printed."""
     torch.set_num_threads(1)
     times = 3 if short else 9
     yield _boxes(times)
@@ -108,7 +108,7 @@ def _targets(times: int) -> Line:
 
 
 def _one_large(times: int) -> Line:
-    """In the form of a step on a GPU, whose windows have one size."""
+    """Targets of a step's fixed form, whose windows have one size, beside one huge instance."""
     sample = image_of_cells(300, 800, 800)
     behind = np.full((1, 800, 800), 301, np.uint16)
     label_maps = np.concatenate([sample.label_maps, behind])
@@ -138,7 +138,7 @@ def _made(call: Callable[[], torch.Tensor]) -> str:
 
 
 def _layers(times: int) -> Line:
-    """From the label maps of an augmented image to targets: 20 maps, enlarged by the network."""
+    """Targets of an augmented image with 20 label maps, which the network sees enlarged."""
     sample = image_of_cells(250, 500, 500)
     holder_N = np.random.default_rng(0).integers(0, 20, 251)
     label_maps = np.where(

@@ -184,7 +184,7 @@ def _report(
 
 
 def _limits(table: MatchTable, score: Ap50) -> Iterator[ClassLimits]:
-    """Limits that agree with a match table; what it does not say is divided in fixed shares."""
+    """Limits that agree with a match table; numbers that it does not hold are fixed shares."""
     classes = len(score.per_class)
     for label, value in enumerate(score.per_class, start=1):
         mine_D = (table.label_D == label) & (table.rank_D < MAX_DETS)

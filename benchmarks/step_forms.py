@@ -2,10 +2,11 @@
 
     python -m benchmarks.step_forms [--seeds N] [--processes N]     some 5 minutes on 2 cores
 
-`MaskRCNN.fixed` names the forms. For the same draws their losses are equal, which a test holds;
-their draws come from the same distribution, and differ. So whole trainings are compared, on images
-of drawn tissue: for each seed, which is that of weights, images and order, one training with each
-form, and the AP50 of both on the same held-out images. Evaluation is the same for both.
+`MaskRCNN.fixed` names the forms. A test holds that their losses are equal for the same samples of
+anchors and proposals; in a training the forms draw other samples, from the same distribution. So
+whole trainings are compared, on images of drawn tissue: for each seed, which decides weights,
+images and their order, one training with each form, and the AP50 of both on the same held-out
+images. Evaluation is the same for both.
 """
 
 import argparse
@@ -47,7 +48,7 @@ SETTINGS: Mapping[str, Any] = {
     "optim.epochs": 6,
     "optim.learning_rate": 6e-4,
 }
-"""A small network that learns from nothing, so that the step's form matters as much as it can."""
+"""A small network without pretrained weights, so that the step's form matters as much as it can."""
 CONFIDENCE = 0.95
 
 
@@ -88,7 +89,7 @@ HEADER = "seed  fixed   other   difference"
 
 
 def line_of(seed: int, fixed: float, other: float) -> str:
-    """The scores of a seed, that of the form of a GPU first."""
+    """The scores of a seed as one line, that of the fixed form first."""
     return f"{seed:4d}  {fixed:.4f}  {other:.4f}  {fixed - other:+.4f}"
 
 

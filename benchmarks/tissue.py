@@ -12,8 +12,8 @@ seeds each: 24 trials of 10 epochs, planned for five minutes on one H200 (unmeas
 DIR holds the data in HW3 layout, or an `unpack.py` that writes it; without it, data/consep or
 ../shared/data/consep is taken. Names of crops end in their place in the tile, `_y_x`. FILE holds a
 ResNet-50's weights; other backbones take those that `model.weights: imagenet` finds. `--short` is
-for a CPU: 256 px instead of 800, one crop of each tile, two epochs, two seeds. It tells whether a
-preset runs and hardly whether it wins.
+for a CPU: 256 px instead of 800, one crop of each tile, two epochs, two seeds. It shows that a
+preset runs, and hardly whether it wins.
 """
 
 import argparse
@@ -43,7 +43,7 @@ Settings = Mapping[str, Value]
 PLACES = (Path("data/consep"), Path("../shared/data/consep"))
 """Folders in which CoNSeP is looked for."""
 GROUPS = r"^(.+)_\d+_\d+$"
-"""The tile of a crop, by its name."""
+"""Expression whose first group is the tile in the name of a crop."""
 
 _REPORT: Settings = {"model.trainable_layers": 0, "optim.learning_rate": 5e-5}
 """The reference report's recipe: the backbone frozen, one learning rate, whole images at 800 px."""
@@ -122,7 +122,7 @@ _CHANGES: Mapping[str, Settings] = {
     "Swin-T": {"model.backbone": "swin_t"},
     "Swin-S": {"model.backbone": "swin_s"},
 }
-"""What is changed in A, one thing at a time."""
+"""Changes of A, one thing at a time, by their names."""
 
 _TOGETHER = (
     "read off the data",
@@ -144,7 +144,7 @@ EIGHT = (
     "recipe", "best row", "A", "A, read off the data", "A, flips and turns",
     "A, copy-paste, rare classes", "A, averaged weights", "A, all of it",
 )  # fmt: skip
-"""What is compared without names."""
+"""The presets that are compared where none is named."""
 
 SHORT: Settings = {
     "model.image_min_side": 256,

@@ -32,8 +32,8 @@ given. All that it draws follows from the seed."""
 Mix: TypeAlias = "Callable[[Sample, int], Sample]"
 """A function of a training image with its labels, at full resolution, and a seed. It returns the
 image with what it took from other training images, in its shape and under its name, and never
-writes into what it was given. Instances that it adds have the numbers that follow; one that it
-removes keeps its number and has no pixel. All that it draws follows from the seed."""
+writes into what it was given. Instances that it adds are numbered after those that were there;
+one that it removes keeps its number and has no pixel. All that it draws follows from the seed."""
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 

@@ -23,8 +23,8 @@ class Backbone:
                  resnet18, the largest for swin_s; may lie between two of ours
     weights      the values of `model.weights` that name a file of torchvision's, that of `auto`
                  first
-    advice       what whoever chooses it should know, one sentence without its full stop; the doctor
-                 and a search say it where the backbone is used
+    advice       what a user of this backbone should know, a sentence without its full stop; the
+                 doctor and a search say it where the backbone is used
     stages       what `model.trainable_layers` counts, from the last: the layers, by their paths in
                  the body, that train together
     body         makes its layers from a function that makes a layer of normalisation for a number
@@ -33,12 +33,12 @@ class Backbone:
                  torch's global generator. None for the network of torchvision's that has the row's
                  name, of which the fields below say what is taken
     levels       the layers, by their paths, whose output the pyramid takes
-    head         beginnings of the names, in torchvision's file, of what follows the last level
+    head         prefixes of the names, in torchvision's file, of the layers after the last level
     bottleneck   whether it is a ResNet of bottleneck blocks, whose stride may be in the first 1x1
                  convolution
-    norm         batch for batch norm, which a detector may freeze; layer for layer norm inside the
-                 blocks, whose sums leave a stage as they are: each level gets a layer norm of its
-                 own, the stage's `level_norms`
+    norm         batch: batch norm, which a detector may freeze; layer: layer norm inside the
+                 blocks. Nothing normalises what a stage of these returns, so each level gets a
+                 layer norm of its own, one of `level_norms`
     norm_eps     number that its batch norm adds to the variance
     axes         order of the axes of what its layers return, in the letters of `core.sample`
     """

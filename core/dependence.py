@@ -82,7 +82,7 @@ def effective(settings: Mapping[str, Value]) -> dict[str, Value]:
     if having["predict.flips"]:
         views = having["predict.views"]
         having |= {"predict.flips": False, "predict.views": "mirror" if views == "none" else views}
-    without = []  # what has no effect, and so its default
+    without = []  # settings without effect, which become their defaults
     if not having["predict.tile"] and not having["data.crop"]:
         without.append("predict.overlap")
     if having["predict.views"] == "none" and "," not in str(having["predict.scales"]):

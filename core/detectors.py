@@ -21,11 +21,11 @@ class Recipe:
     freezes_norm  whether batch norm of a pretrained backbone is frozen, and all other layers have
                   none
     memory_rank   place by the memory that training takes: 0 for fpn, the largest for fpn_v2
-    coco          torchvision's recipe of Mask R-CNN whose COCO weights fill it, as in the name
-                  `maskrcnn_resnet50_fpn`; empty for that of its own name
-    copies        beginnings of names of layers, in pairs: those of the second begin as copies of
-                  those of the first where a whole network's weights have only the first
-    advice        what whoever chooses it should know, as in `Backbone`
+    coco          the recipe of torchvision's Mask R-CNN whose COCO weights fill it, the end of a
+                  name such as `maskrcnn_resnet50_fpn`; empty where it is the row's own name
+    copies        pairs of prefixes of layers' names: where a whole network's weights have layers
+                  under the first prefix only, those under the second begin as copies of them
+    advice        what a user of this detector should know, as in `Backbone`
     """
 
     build: Callable[..., Any]

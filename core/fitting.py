@@ -1,4 +1,4 @@
-"""Settings read off a data set: how large its cells are seen, which anchors fit them, which caps
+"""Settings read off a data set: at what size its cells are seen, which anchors fit them, which caps
 hold its crowded images.
 
 Everything here is a pure function of a measurement of the data (`core.data.measure`) and of other
@@ -30,20 +30,20 @@ PLACES = 7
 that they are spread evenly over the cells of every level."""
 
 LEAST_CELL, GOOD_CELL = 30, 40
-"""Sides, in pixels where the network sees it, that the median cell should have at least, and that
-it should have where that costs neither crops nor images enlarged by more than ENLARGED. The side of
-a cell is the root of its box's area."""
+"""Least side, in pixels of the image that the network sees, that the median cell should have, and
+the side that it should have where that needs neither crops nor images enlarged by more than
+ENLARGED. The side of a cell is the square root of its box's area."""
 ENLARGED = 2.0
-"""Factor up to which images are enlarged for more than LEAST_CELL."""
+"""Largest factor by which images are enlarged to bring the median cell beyond LEAST_CELL."""
 MOST_PIXELS = 1024 * 1024
 """Largest number of pixels that the network should see of nearly all images or crops, about as many
 as torchvision's 800 x 1333: a bound of memory and time, since no GPU is known here."""
 NEARLY_ALL = 95
-"""Percent of the images that are nearly all."""
+"""Percentage of the images that counts as nearly all."""
 SIDE_STEP, CROP_STEP = 8, 64
 """Sides of images and of crops are multiples of these, in pixels."""
 SCALES = (0.125, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
-"""Anchor scales among which one is chosen: each is about the root of 2 times the one before."""
+"""Anchor scales among which one is chosen: each is about sqrt(2) times the one before."""
 AS_GOOD = 0.01
 """Difference of two shares of fitted instances that counts for nothing. The largest scale that is
 as good as the best is chosen, since large instances have no other anchors."""
@@ -51,8 +51,8 @@ DETECTIONS_A_CELL, PROPOSALS_A_CELL = 1.5, 4
 """Detections and proposals for each instance of the most crowded image or tile: false ones take
 places, too."""
 LEAST_DETECTIONS = 100
-"""Least number of detections: torchvision's default. Proposals have ours, which are torchvision's.
-"""
+"""Least cap of detections, torchvision's default. The least caps of proposals are the defaults of
+their settings, which are torchvision's too."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,15 @@ def share(data: Measurement, config: TrialConfig) -> float:
 
     config   with resolved crop, sides and anchor scale
 
-    An instance counts with the share of the places, relative to the grid of anchors, at which it
-    overlaps some anchor by FITS: training moves it from place to place. Cells that are cut by a
-    crop's border count as whole, and anchors beyond the image's border as there.
+    An instance counts with the share of its places on the grid of anchors at which some anchor has
+    an IoU of FITS or more with it, because training moves it from place to place. Cells that a crop
+    cuts count as whole, and anchors beyond the image's border count too.
     """
     return _shares(data, *_sides(config), (config.model.anchor_scale,))[0]
 
 
 def seen_cell(data: Measurement, config: TrialConfig) -> float:
-    """The side of the median cell where the network sees it, in pixels; 0 where there are none.
+    """The side of the median cell in pixels of the image that the network sees; 0 without cells.
 
     config   with resolved crop and sides
     """
@@ -96,10 +96,10 @@ def _sides(config: TrialConfig) -> tuple[int, int, int]:
 def fitted(
     sides_K2: NDArray[np.float64], anchors: Sequence[NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    """The share of places at which each box overlaps some anchor by FITS, float64 [K].
+    """The share of places at which each box has an IoU of FITS with some anchor, float64 [K].
 
     sides_K2   height and width of each box, in pixels of the resized image
-    anchors    x0 y0 x1 y1 of the anchors of a cell around zero, [Z, 4] for each level
+    anchors    x0 y0 x1 y1 of the anchors of one grid cell, centred at 0, [Z, 4] for each level
     """
     starts_J = np.arange(PLACES, dtype=np.float64) * (STRIDES[-1] / PLACES)
     fits_JJK = np.zeros((PLACES, PLACES, len(sides_K2)), np.bool_)
@@ -133,7 +133,7 @@ def _overlap(
 
 
 def of_cell(scale: float) -> list[NDArray[np.float64]]:
-    """The anchors of a cell around zero, [Z, 4] for each level, as the network has them."""
+    """The network's anchors of one grid cell, centred at 0, [Z, 4] for each level."""
     anchors = Anchors([side * scale for side in ANCHOR_SIDES], ANCHOR_RATIOS)
     return [level.double().numpy() for level in anchors.of_cell]
 
@@ -153,7 +153,7 @@ def _shares(
 
 
 def _seen(data: Measurement, crop: int, min_side: int, max_side: int) -> NDArray[np.float64]:
-    """Height and width of each cell in pixels, where the network sees it, float64 [K, 2]."""
+    """Height and width of each cell in pixels of the image that the network sees, [K, 2]."""
     _, cells_K4 = data.arrays()
     sizes, numbers = np.unique(cells_K4[:, :2], axis=0, return_inverse=True)
     factors = []
@@ -209,7 +209,7 @@ def _shorter_side(data: Measurement, crop: int, max_side: int, cell: float) -> i
 
 
 def _limit(config: TrialConfig) -> int:
-    """The limit of the longer side, as far as it is known yet."""
+    """The limit of the longer side in pixels, as far as it is known yet."""
     limit = config.model.image_max_side
     return limit if isinstance(limit, int) else _NO_LIMIT
 
@@ -248,7 +248,7 @@ def _image_min_side(data: Measurement, config: TrialConfig) -> Chosen:
 
 
 def _image_max_side(data: Measurement, config: TrialConfig) -> Chosen:
-    """The side that the longer side of nearly all images has where the shorter one has its own."""
+    """The longer side that nearly all images do not exceed where the shorter one has its length."""
     cuts = [_cut(size, config.data.crop) for size in data.images]
     longer = np.percentile([max(cut) / min(cut) for cut in cuts], NEARLY_ALL)
     least = config.model.image_min_side
@@ -259,8 +259,8 @@ def _image_max_side(data: Measurement, config: TrialConfig) -> Chosen:
 
 
 def _anchor_scale(data: Measurement, config: TrialConfig) -> Chosen:
-    """The largest of SCALES with which as many instances as with any other fit some anchor; 1 where
-    none does with any, such as fibres.
+    """The largest of SCALES at which the share of instances that some anchor fits is highest, to
+    within AS_GOOD; 1 where it is no more than AS_GOOD at any, as for fibres.
     """
     shares = _shares(data, *_sides(config), SCALES)
     if max(shares) <= AS_GOOD:
@@ -274,7 +274,7 @@ def _anchor_scale(data: Measurement, config: TrialConfig) -> Chosen:
 
 
 def _cap(least: int, factor: float, cells: int) -> int:
-    """A cap of `factor` places for each cell, in hundreds."""
+    """A cap of `factor` places for each cell, rounded up to hundreds."""
     return min(max(least, math.ceil(factor * cells / 100) * 100), MOST_DETECTIONS)
 
 
@@ -304,7 +304,7 @@ def _max_detections(data: Measurement, config: TrialConfig) -> Chosen:
 
 
 def _without_cells(name: str, config: TrialConfig) -> Value:
-    """The default, or the value nearest to it that goes with the other side."""
+    """The value for data without cells: the default, or the nearest that the other side allows."""
     if name == "model.image_min_side":
         return min(int(SETTINGS[name]), _limit(config))
     if name == "model.image_max_side":
@@ -384,19 +384,19 @@ class Circumstances:
 READ_OFF_DATA = frozenset(RULES[NEWEST])
 """The settings whose `auto` is read off the data."""
 SIZES = ("data.crop", "model.image_min_side", "model.image_max_side", "model.anchor_scale")
-"""Those that decide which instances some anchor fits."""
+"""The settings that decide which instances some anchor fits."""
 
 
 def circumstances_of(
     config: TrialConfig, dataset: Dataset, precision: Precision | None
 ) -> Circumstances:
-    """The facts that a configuration leaves to a data set, which is measured where one is left."""
+    """The facts for a configuration; the data set is measured only where a setting needs it."""
     wants = READ_OFF_DATA & set(config.open)
     return Circumstances(precision, measure(dataset) if wants else None)
 
 
 def recommended(data: Measurement, config: TrialConfig) -> tuple[TrialConfig, dict[str, Chosen]]:
-    """A configuration with every setting that can be read off the data read off it, and these
+    """A configuration in which the data decide every setting that they can decide, and these
     settings, each with its value and why.
     """
     found = Circumstances(data=data)

@@ -82,7 +82,7 @@ class Target:
     maps_N          int64 [N], index of the label map (axis L) that holds the instance
     label_maps_LHW  int16 [L, H, W], the bits of uint16, with which GPUs compute less
     sides_N2        int64 [N, 2], height and width of the boxes in pixels, which Python knows
-                    without asking a GPU; None where nobody counted
+                    without asking a GPU; None where they were not counted
     """
 
     boxes_N4: torch.Tensor

@@ -285,7 +285,7 @@ def _together_line(plan: RetrainingPlan, metrics: dict[str, Any]) -> str:
 def _scatter_lines(plan: RetrainingPlan, metrics: dict[str, Any]) -> list[str]:
     """Why the same settings and the same seed did not give the same score, if they did not."""
     again = metrics["prediction"]["tried"][0]["ap50"]
-    if plan.confirmed:  # what was tried there is other trainings' score
+    if plan.confirmed:  # the scores of what was tried there are those of other trainings
         same = plan.own == plan.config.predict
         again = metrics["validation"]["ap50"] if same else metrics["search"]["ap50"]
     if again == metrics["search"]["ap50"]:

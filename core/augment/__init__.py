@@ -1,7 +1,7 @@
 """Training images and their label maps, changed together.
 
-The table of augmentations is `core/augmentations.py`; each file of one imports what changes an
-image only when an image is to be changed, because the settings are made of these files.
+The table of augmentations is `core/augmentations.py`. Settings are made of the files that define
+augmentations, so these import the code that changes images only when an image is to be changed.
 
 affine.py           shift, scale and rotate
 blur_or_noise.py    Gaussian blur or Gaussian noise

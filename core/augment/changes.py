@@ -18,12 +18,12 @@ Johnston, Analytical and Quantitative Cytology and Histology 23, 2001)."""
 
 LOG_LIGHT = np.log((np.arange(256) + 1) / 256).astype(np.float32)
 """Natural logarithm of the light at each grey level, as a fraction of that at 255. Level 0 has a
-little light, because the density of none is infinite."""
+little light, because the density of no light would be infinite."""
 
 
 @dataclass(frozen=True)
 class Turned:
-    """A turn by a random number of quarters, one to three, as a `core.augmentations.Change`.
+    """A turn by a random number of quarter turns, 1 to 3, as a `core.augmentations.Change`.
 
     p   probability of a turn
     """
@@ -62,7 +62,7 @@ class Rescaled:
         if rng.random() >= self.p:
             return image, label_maps
         factor = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
-        # One of the two windows, that of the image and that of the canvas, is the whole.
+        # Enlarging takes a window of the image, shrinking one of the canvas; the other is whole.
         from_y, from_x = (_window(side, 1 / factor, rng) for side in image.shape[:2])
         to_y, to_x = (_window(side, factor, rng) for side in image.shape[:2])
         canvas, canvas_maps = np.full_like(image, FILL), np.zeros_like(label_maps)
@@ -77,7 +77,10 @@ class Rescaled:
 
 
 def _window(side: int, part: float, rng: np.random.Generator) -> slice:
-    """A random window of a part of a side, all of it from 1 on, but at least one pixel."""
+    """A random window of `side` pixels, as long as the fraction `part` of it.
+
+    It has one pixel at least, and is the whole side where `part` is 1 or more.
+    """
     length = min(max(round(part * side), 1), side)
     start = int(rng.integers(side - length + 1))
     return slice(start, start + length)
@@ -88,7 +91,7 @@ def _length(window: slice) -> int:
 
 
 def _nearest(window: slice, length: int) -> NDArray[np.intp]:
-    """The pixels of a window that are nearest to the centres of `length` pixels laid over it."""
+    """The pixels of a window nearest to the centres of `length` pixels laid over it, [length]."""
     centres = (np.arange(length) + 0.5) * (_length(window) / length)
     nearest: NDArray[np.intp] = window.start + centres.astype(np.intp)
     return nearest
@@ -117,9 +120,9 @@ class Restained:
         factors_3 = rng.uniform(1 - self.alpha, 1 + self.alpha, 3)
         shifts_3 = rng.uniform(-self.beta, self.beta, 3)
         # Amounts are density x inverse(STAINS), so a change of amounts is one matrix and one shift
-        # of densities, and of the logarithms, which are densities times -log(10).
+        # of densities, and likewise of the logarithms, which are densities times -log(10).
         mix_33 = np.linalg.inv(STAINS) @ (factors_3[:, None] * STAINS)
         shift_3 = math.log(256) - math.log(10) * (shifts_3 @ STAINS)
         logs = cv2.transform(cv2.LUT(image, LOG_LIGHT), np.column_stack([mix_33.T, shift_3]))
-        # The light is one more than the grey level, and half of that rounds.
+        # LOG_LIGHT added 1 to the grey level: less that 1, and 0.5 more to round, is 0.5 less.
         return np.clip(cv2.exp(logs) - 0.5, 0, 255).astype(np.uint8), label_maps

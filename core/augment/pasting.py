@@ -11,8 +11,8 @@ from core.labels.label_maps import crop, find_instances
 from core.sample import MAX_INSTANCES, Sample
 
 VISIBLE = 0.1
-"""An instance that keeps a smaller fraction of its pixels under what was pasted is removed: a rim
-of a few pixels teaches the network nothing about a cell."""
+"""Least fraction of its pixels that an instance must keep where others are pasted over it. One that
+keeps less is removed: a rim of a few pixels teaches the network nothing about a cell."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Pasting:
     blend      width in pixels of the rim in which a pasted instance fades into the image
 
     Crowd regions are not pasted, nor instances that touch the border of their image: what is beyond
-    it would be missing. The number of a class is that of its other instances in all images but the
-    one into which is pasted. A place is drawn uniformly from those where the instance's box is in
-    the image; an instance that is larger than the image is left out.
+    it would be missing. The n of a class counts all its other instances, but for those of the image
+    that is pasted into. A place is drawn uniformly from those where the instance's box is in the
+    image; an instance that is larger than the image is left out.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Pasting:
         above_hw3: NDArray[np.uint8],
         mask_hw: NDArray[np.bool_],
     ) -> NDArray[np.uint8]:
-        """One window over another where a mask is, fading towards the mask's border."""
+        """`above_hw3` over `below_hw3` in a mask, fading towards its border; uint8 [h, w, 3]."""
         weights_hw = mask_hw.astype(np.float32)
         if self.blend:
             outside = np.pad(mask_hw, 1).astype(np.uint8)

@@ -84,7 +84,7 @@ class Mixer:
         ]
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """Return the image with what it took from others: new arrays, or those that were given."""
+        """Return the image with what others gave it; arrays that nothing changes are the same."""
         base = int(rng.integers(2**63))
         for name, number, mix in self.mixes:
             sample = mix(sample, _named_seed(base, name, number))
@@ -96,13 +96,13 @@ def _named_seed(base: int, name: str, number: int) -> int:
 
 
 def build(config: AugmentConfig) -> Augmenter | None:
-    """Build what `config` switches on; None when nothing of it changes an image by itself."""
+    """Build the changes that `config` switches on; None when it switches on none."""
     augmenter = Augmenter(_switched_on(config))
     return augmenter if augmenter.changes else None
 
 
 def build_mixer(config: AugmentConfig, training: Sequence[Sample]) -> Mixer | None:
-    """Build what `config` switches on and needs other images; None when nothing does.
+    """Build the mixes that `config` switches on; None when it switches on none.
 
     training   the images of the training part
     """

@@ -15,8 +15,8 @@ from core.data.dataset import Dataset
 from core.labels.label_maps import find_instances
 
 MOST_INSTANCES, MOST_IMAGES = 2000, 500
-"""Largest numbers of instances and of images whose sizes are kept: of more a sample is drawn, with
-the same numbers on every machine. A share of 2000 instances has a standard error of 1.1 points at
+"""Largest numbers of instances and of images whose sizes are kept: of more a sample is drawn, the
+same on every machine. A share of 2000 instances has a standard error of 1.1 percentage points at
 most."""
 SIDES = (128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 """Sides, in pixels, of the windows in which instances are counted."""
@@ -35,8 +35,8 @@ class Measurement:
     cells      for each instance, or MOST_INSTANCES of them, drawn at random: height and width of
                its image, then those of its box
     crowded    the most instances in an image
-    windows    for each of SIDES, a number that the instances in no square window of that side
-               exceed, those included that the window cuts
+    windows    for each of SIDES, an upper bound of the number of instances in a square window of
+               that side, those that the window cuts included
     """
 
     images: tuple[Size, ...]
@@ -45,7 +45,7 @@ class Measurement:
     windows: tuple[int, ...]
 
     def crowded_in(self, side: int) -> int:
-        """A number that the instances in no window of an image exceed.
+        """An upper bound of the number of instances in a square window of an image.
 
         side   of the window in pixels; 0 for the whole image
         """
@@ -112,7 +112,7 @@ def measure(dataset: Dataset) -> Measurement:
 
 
 def _some(count: int, most: int) -> Sequence[int]:
-    """All places of `count`, or `most` of them drawn at random, ascending."""
+    """The numbers from 0 to `count` - 1, or `most` of them drawn at random, ascending."""
     if count <= most:
         return range(count)
     drawn = np.random.default_rng(0).choice(count, most, replace=False)
@@ -129,8 +129,8 @@ def most_in_window(boxes_N4: NDArray[np.int64], size: Size, side: int) -> int:
         return len(boxes_N4)
     step = side // _BINS
     first_N2, last_N2 = boxes_N4[:, [1, 0]] // step, (boxes_N4[:, [3, 2]] - 1) // step
-    # The windows, by the bin in which they begin, that a box meets are a rectangle. Its corners are
-    # entered, and their cumulative sum counts the boxes of each window.
+    # On the grid of the bins in which windows begin, those that a box meets form a rectangle. Its
+    # corners are entered, and their cumulative sum counts the boxes of each window.
     (y0_N, x0_N), (y1_N, x1_N) = np.maximum(first_N2 - _BINS, 0).T, last_N2.T + 1
     counts = np.zeros([-(-length // step) + 1 for length in size], np.int64)
     for y_N, x_N, sign in ((y0_N, x0_N, 1), (y1_N, x1_N, 1), (y0_N, x1_N, -1), (y1_N, x0_N, -1)):

@@ -21,7 +21,8 @@ WINDOW_PIXELS = 2**20
 """Largest number of pixels that `mask_targets` gathers at once, unless a single window is larger:
 about 10 MB."""
 PIXELS_ON_A_GPU = 2**24
-"""The same on a GPU, which waits for Python to ask for each operation: about 130 MB."""
+"""Largest number of pixels that `mask_targets` gathers at once on a GPU, which waits for Python to
+ask for each operation: about 130 MB."""
 LONGER = 0.01
 """Least difference, in pixels, between the longest sides of instances whose masks are computed
 whole and of others."""
@@ -113,8 +114,8 @@ def resize_label_maps(
 
 
 def nearest_pixels(old: int, new: int, device: torch.device) -> torch.Tensor:
-    """The row (or column) that each one has in an image of `old` rows that is resized to `new`,
-    int64 [new].
+    """The row (or column) from which each one is taken where `old` rows are resized to `new`, int64
+    [new].
 
     These are the rows of `interpolate(..., mode="nearest")`, which computes in float32.
     """
@@ -141,9 +142,9 @@ def mask_targets(
     proposals_P4     float32 [P, 4], x0 y0 x1 y1 in pixels of the image that the network sees
     seen             height and width of that image; None for those of the label maps. Maps of
                      another size are read at the nearest pixels, see `resize_label_maps`
-    largest          height and width, in pixels, that no proposal exceeds, or the target of one
-                     that does is not needed; None to measure the proposals, for which a GPU is
-                     waited for
+    largest          height and width, in pixels, that no proposal whose target is needed exceeds;
+                     the targets of larger ones mean nothing. None to measure the proposals, for
+                     which a GPU is waited for
 
     Equals torchvision's `project_masks_on_boxes` on full masks up to rounding: `roi_align` on a
     window around each proposal. A window never passes the image's border, so that the two borders
@@ -204,10 +205,11 @@ def whole_mask_targets(
     seen: tuple[int, int] | None = None,
 ) -> torch.Tensor:
     """The targets of `mask_targets` for proposals that share few instances, from whole masks of
-    these; zeros for other proposals.
+    these; zeros for other proposals. Float32 [P, size, size] in 0..1.
 
-    ids_K, maps_K   int16 and int64 [K], the instances
-    instance_P      int64 [P], the one of them that a proposal is matched to; -1 for none
+    ids_K, maps_K   int16 and int64 [K], the instances, as in `mask_targets`
+    instance_P      int64 [P], number in K of the instance that a proposal is matched to; -1 for
+                    another instance
     """
     image = _Resized(label_maps_LHW, seen)
     height, width = image.size
@@ -264,7 +266,7 @@ def _pooled(
 ) -> torch.Tensor:
     """RoIAlign of masks in boxes, float32 [P, size, size].
 
-    number_P   [P], the mask of each box
+    number_P   int64 [P], the mask of each box
     """
     rois_P5 = torch.cat([number_P[:, None].to(torch.float32), boxes_P4], dim=1)
     pooled: torch.Tensor = roi_align(

@@ -145,7 +145,10 @@ class Ap50:
 
 @dataclass(frozen=True)
 class Overlaps:
-    """Pairs of a detection and an annotated instance that overlap, with their IoU."""
+    """Pairs of a detection and an annotated instance that overlap, with their IoU, each [K].
+
+    Detections and instances are named by their rows.
+    """
 
     detection: NDArray[np.int64]
     truth: NDArray[np.int64]
@@ -173,7 +176,7 @@ class Outcome:
 class ImageMatches:
     """The detections of one image, the best score first, and what they matched.
 
-    name       the image's
+    name       name of the image
     labels_D   int64 [D], class numbers
     scores_D   float32 [D]
     by_mask    the outcome of matching masks

@@ -17,19 +17,20 @@ from numpy.typing import NDArray
 from core.metric.ap50 import IOU, ImageMatches, average_precision, joined, ranks
 
 LEAST_IOU = 0.1
-"""IoU from which on a detection is a bad outline of an instance, as in TIDE; below, it has nothing
-to do with it."""
+"""IoU from which on a detection is a bad outline of an instance, as in TIDE; below, the
+two have nothing to do with each other."""
 
 CALLED, OUTLINED = "called_another_class", "badly_outlined"
 INSTANCE_KINDS = ("found", CALLED, OUTLINED, "not_found")
 """The kinds of annotated instances. The first that fits holds: a detection of its class took it; a
-detection of another class has an IoU of 0.5 or more with it; a detection of its class has one of
-LEAST_IOU or more; none of these."""
+detection of another class has an IoU of 0.5 or more with it; a detection of its class has an IoU of
+LEAST_IOU or more with it; none of these."""
 
 DETECTION_KINDS = ("right", "duplicate", "of_another_class", OUTLINED, "background")
 """The kinds of detections. The first that fits holds: it took an instance; it has an IoU of 0.5 or
-more with an instance of its class, which another detection took; it has one with an instance of
-another class; it has an IoU of LEAST_IOU or more with an instance of its class; none of these."""
+more with an instance of its class, which another detection took; it has an IoU of 0.5 or more with
+an instance of another class; it has an IoU of LEAST_IOU or more with an instance of its class; none
+of these."""
 
 MENDS = (CALLED, OUTLINED, "not_found", "duplicate", "background")
 """The errors that can be imagined mended, one kind at a time (see `ClassLimits.mended`)."""
@@ -43,16 +44,21 @@ class ClassLimits:
     class, without those that matched a crowd region. Crowd regions are no instances.
 
     instances    number of annotated instances of each kind, by INSTANCE_KINDS
-    called       number of the instances that are called another class by the class that they are
-                 called, of class 1, 2, ...: that of the detection with the highest score
+    called       for each class 1, 2, ...: number of the instances that are called this class
+                 instead of their own; of several detections the one with the highest score says so
     detections   number of detections of each kind, by DETECTION_KINDS; as many are right as
                  instances are found
     mended       AP50 of the class, in 0..1, if one kind of error were mended, by MENDS; None where
-                 there would be nothing to find. Instances that are called another class: they are
-                 found, at the score of the detection that calls them so, and detections of the kind
-                 `of_another_class` are gone. Badly outlined: each such detection takes the instance
-                 that it overlaps most, the best score first, if that is not found, or is gone. Not
-                 found: these instances are gone. Duplicates, background: these detections are gone
+                 there would be nothing to find
+
+    An error is mended as follows:
+
+    called_another_class   these instances are found, at the score of the detection that calls them
+                           so, and detections of the kind `of_another_class` are gone
+    badly_outlined         these detections, the best score first, take the instance that they
+                           overlap most; one whose instance is found already is gone
+    not_found              these instances are gone
+    duplicate, background  these detections are gone
     """
 
     instances: Mapping[str, int]
@@ -85,7 +91,7 @@ def class_limits(
 class _Pooled:
     """The detections that count and the instances of all images, each with its kind.
 
-    kinds_D, kinds_G    places in DETECTION_KINDS and INSTANCE_KINDS
+    kinds_D, kinds_G    indices into DETECTION_KINDS and INSTANCE_KINDS
     called_K            instances that are called another class, ascending
     callers_K           the detection that calls each of them so, with the highest score
     outlined_O          instances, not found, that a badly outlined detection overlaps most of all

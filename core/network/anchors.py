@@ -55,7 +55,7 @@ class Anchors:
         return anchors_A4
 
     def _there(self, device: torch.device, dtype: torch.dtype) -> list[torch.Tensor]:
-        """The anchors of a cell of each level on a device, which is waited for only once."""
+        """The anchors of one grid cell of each level on a device, waited for only once."""
         place = device, dtype
         if place not in self._cells:
             self._cells[place] = [of_cell_Z4.to(*place) for of_cell_Z4 in self.of_cell]

@@ -14,16 +14,16 @@ from core.network.detector import Detector, Traits
 from core.network.weights import BaseWeights, first_names
 
 CLASS_LAYERS = re.compile(r"\.box_predictor\.|\.mask_predictor\.mask_fcn_logits\.")
-"""What the names of layers that depend on the classes hold. They are never taken from pretrained
-weights, even if the number of classes is the same: class 1 of the data set is not class 1 of COCO,
-and nobody knows whether it is class 1 of a user's file."""
+"""Pattern in the names of the layers that depend on the classes. Pretrained weights never fill
+them, even if the number of classes is the same: class 1 of the data set is not class 1 of COCO, and
+nobody knows whether it is class 1 of a user's file."""
 
 COUNTER = "num_batches_tracked"
 """Suffix of a counter that batch norm keeps and nothing reads. Older files and frozen batch norm
 have none."""
 
 STATISTICS = ("running_mean", "running_var")
-"""Suffixes of what batch norm knows of the features on which it was trained."""
+"""Suffixes of the statistics that batch norm keeps of the features on which it was trained."""
 
 
 def build_detector(

@@ -110,7 +110,7 @@ def _norm(config: ModelConfig, traits: Traits) -> Norm:
 
 
 def _one_offset_of_all_classes(classes: int) -> FastRCNNPredictor:
-    """Torchvision's predictor, with offsets that hold whatever the class is.
+    """Torchvision's predictor, but with four offsets that hold for every class.
 
     classes   number of classes, background included
     """

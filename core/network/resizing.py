@@ -125,7 +125,7 @@ class ImageTransform(nn.Module):
     def size_of(self, image: torch.Tensor, factor: float = 1.0) -> Size:
         """Height and width, in pixels, at which the network sees an image [..., H, W].
 
-        factor   of the sides of the network's images
+        factor   on `min_side` and `max_side`
         """
         return network_size(image.shape[-2], image.shape[-1], *self._sides(factor))
 

@@ -233,7 +233,7 @@ class RoIHeads(nn.Module):
     def _of_slots(
         self, stage: BoxStage, levels: Levels, samples: _Samples, padded: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What a stage says of all slots; the numbers of an empty one mean nothing."""
+        """A stage's logits and offsets of all slots; those of an empty slot mean nothing."""
         if not (padded and takes_statistics(stage.head)):
             return stage(self.box_roi_pool.pooled(levels, samples.regions_S5, fixed=padded))
         full_S = samples.draws.weight_S > 0
@@ -278,7 +278,8 @@ class RoIHeads(nn.Module):
         """The loss of the masks of positive proposals; see `mask_loss`."""
         regions_P5, labels_P = samples.positive_regions, samples.positive_labels_P
         weight_P, fixed = samples.draws.weight_P, truths.padded
-        # A proposal that learns an instance has an IoU with its box of least_iou at least.
+        # A proposal that learns an instance has an IoU of least_iou or more with the instance's
+        # box, so its sides are at most 1 / least_iou times those of the box.
         wanted_PMM = truths.mask_targets(
             samples.instances_P,
             regions_P5[:, 1:] * weight_P[:, None],  # an empty slot's box may be large
@@ -346,13 +347,13 @@ def _matched_again(
 ) -> _Samples:
     """The same slots with refined boxes, each of which learns the instance that it overlaps now.
 
-    A box that has no sides inside its image learns nothing, nor does that of an empty slot.
+    A box that is empty inside its image learns nothing, nor does that of an empty slot.
     """
     images = len(truths.counts)
     image_S = samples.regions_S5[:, 0].to(torch.int64)
 
     def numbers(image_K: torch.Tensor) -> list[int]:
-        """The number of entries of each image; this would wait for a GPU."""
+        """The number of entries of each image; this waits for a GPU, so no padded batch asks it."""
         return [int(count) for count in torch.bincount(image_K, minlength=images).tolist()]
 
     boxes: OfImages = (
@@ -383,7 +384,10 @@ def _samples(
     match_S: torch.Tensor,
     truths: Truths,
 ) -> _Samples:
-    """match_S   int64 [S], the instance of its image that each box overlaps most."""
+    """The samples of a stage, from the labels and matches of its slots.
+
+    match_S   int64 [S], the instance of its image that each box overlaps most
+    """
     image_P = regions_S5[draws.positive_P, 0].to(torch.int64)
     first_B = first_of(truths.by_image(truths.boxes_N4))
     return _Samples(
@@ -396,7 +400,7 @@ def _samples(
 
 
 def _with_sides(boxes: OfImages, sizes: Sequence[Size]) -> OfImages:
-    """Boxes clipped to their images; those that have no sides then, or no numbers, are zeros."""
+    """Boxes clipped to their images; zeros for those that are then empty or hold NaN."""
 
     def zeros_for_none(boxes: torch.Tensor) -> torch.Tensor:
         has_sides = ((boxes[..., 2:] - boxes[..., :2]) >= LEAST_SIDE).all(dim=-1, keepdim=True)

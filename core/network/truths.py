@@ -152,8 +152,8 @@ def _size(target: Target) -> Size:
 def _windows(
     targets: Sequence[Target], seen: Size, proposals: int, ratio: float
 ) -> tuple[Size, int]:
-    """`windows_of` the instances of targets of one size; windows as large as the image where
-    nobody counted.
+    """`windows_of` the instances of targets of one size; windows as large as the image where a
+    target has no `sides_N2`.
     """
     sides = [target.sides_N2 for target in targets if target.sides_N2 is not None]
     if len(sides) < len(targets):

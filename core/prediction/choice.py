@@ -105,7 +105,7 @@ def looks(
 
 
 def _of_one_nms(candidates: Sequence[PredictConfig]) -> list[list[PredictConfig]]:
-    """The candidates, those together that can share looks."""
+    """The candidates in groups of one `nms_iou`, which can share looks."""
     groups: dict[float, list[PredictConfig]] = {}
     for candidate in candidates:
         groups.setdefault(candidate.nms_iou, []).append(candidate)

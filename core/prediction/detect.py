@@ -59,7 +59,7 @@ def combine(seen: Seen, config: PredictConfig) -> Detections:
     if len(windows) == 1:
         return found[0]
     merged = merge_tiles(windows, found, *seen.size)
-    if config.merge != "soft_nms":  # which lets boxes overlap
+    if config.merge != "soft_nms":  # soft suppression lets boxes overlap
         merged = suppress(merged, config.nms_iou)
     return replace(merged, full_tiles=sum(one.full_tiles for one in found))
 
@@ -91,7 +91,7 @@ def _in_window(seen: Seen, window: Window, config: PredictConfig) -> Detections:
     """The detections in a tile, in pixels of the image."""
     views = views_of(config, window, seen.members)
     looks = [_allowed(seen.found[view], config) for view in views]
-    # The network has suppressed the boxes of one look.
+    # A single look is merged already: the network has suppressed its boxes.
     is_merged = len(looks) == 1 and config.merge != "soft_nms"
     found = looks[0] if is_merged else merge(looks, config)
     corner = np.array([window.x0, window.y0] * 2, np.float32)

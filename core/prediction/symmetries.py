@@ -12,7 +12,7 @@ from core.sample import Detections, MaskCrop
 
 @dataclass(frozen=True)
 class Symmetry:
-    """A picture is transposed first, then turned upside down, then mirrored; each if it is True."""
+    """A picture is transposed, then turned upside down, then mirrored, each where it is True."""
 
     transposed: bool = False
     upside_down: bool = False
@@ -25,9 +25,9 @@ class Symmetry:
         return pixels[:, ::-1] if self.mirrored else pixels
 
     def undo(self, found: Detections, height: int, width: int) -> Detections:
-        """The detections in a picture `of` which these are seen, in pixels of that picture.
+        """The detections that were found in `of(picture)`, in pixels of the picture itself.
 
-        height, width   of the picture that was seen, in pixels
+        height, width   of `of(picture)`, in pixels
         """
         boxes_N4, crops = found.boxes_N4, found.masks
         if self.mirrored:

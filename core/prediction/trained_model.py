@@ -10,7 +10,7 @@ network      what the network took from its pretrained weights beside tensors (s
 began_with   file name, SHA-256 and stride_in_1x1 of the pretrained weights; null without
 sha256       SHA-256 of model.safetensors
 
-Networks that predict together have a folder each, such a one, under `members/`. The `config.yaml`
+Each of several networks that predict together has such a folder under `members/`. The `config.yaml`
 above them holds
 
 format       2
@@ -63,8 +63,8 @@ class TrainedModel:
     classes      class number c of its detections is `classes[c - 1]`
     model        the detector, in evaluation mode, on any device
     began_with   name, sha256 and stride_in_1x1 of its pretrained weights; None without
-    others       models of the same classes that predict together with this one, and as its settings
-                 of prediction say
+    others       models of the same classes that predict together with this one, with its settings
+                 of prediction
     """
 
     config: TrialConfig

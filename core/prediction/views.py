@@ -106,7 +106,8 @@ class _Look:
     item     the caller's name for the image
     size     height and width of the image in pixels
     of       number of looks at this image
-    view     the view, of which `pixels` shows uint8 [H, W, 3]
+    view     the view
+    pixels   uint8 [H, W, 3], the picture that the network is given
     seen     height and width at which the network sees it
     """
 
@@ -294,9 +295,9 @@ def _detected(
     """The detections in pictures of one size, uint8 [H, W, 3] each, in the machine's memory.
 
     scale   factor on the size at which the network sees them
-    size    that size, of one of them
+    size    height and width, in pixels, at which it sees each of them
 
-    Where they do not fit the GPU's memory together, half as many are looked at, from now on.
+    Where they do not fit the GPU's memory together, from then on half as many are looked at once.
     """
     device = next(model.parameters()).device
     tensors = [

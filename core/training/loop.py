@@ -41,8 +41,8 @@ had learned. Trainings with smaller spikes may recover and go on."""
 
 LEAST_SCALE = 1.0
 """Least factor on the losses under fp16. It begins at 65,536 and is halved by each step whose
-gradients are not finite. Below 1 it no longer helps against small gradients, and large ones come of
-weights that have lost all they had learned."""
+gradients are not finite. Below 1 it no longer keeps gradients from vanishing; those that are still
+too large then come from weights that have lost all they had learned."""
 
 READ_EVERY = 20
 """Number of batches after which losses are read from a GPU, because each reading waits for it."""
@@ -120,7 +120,7 @@ class _TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, Target]]):
 
     def __getitem__(self, address: Address) -> tuple[torch.Tensor, Target]:
         epoch, index, visit = address
-        # An image's first visit has the address of the time when there was no second.
+        # The first visit has the address that it has in versions without second visits.
         where = address if visit else (epoch, index)
         sample, config = self.samples[index], self.config
         # The crop comes first: like the tiles in prediction it is cut from the image at full

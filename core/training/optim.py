@@ -99,13 +99,13 @@ class Optimization:
             for group in self.optimizer.param_groups
             for parameter in group["params"]
         }
-        """What trains by its name, in the optimizer's order."""
+        """The parameters that train by their names, in the optimizer's order."""
         self._one = torch.ones((), device=device)
         self._step = 0
         self._images: list[int] = []
 
     def begin(self, epoch: int) -> None:
-        """Begin an epoch, counted from 1; what an epoch that broke off has left is forgotten."""
+        """Begin an epoch, counted from 1; batches of an epoch that broke off are forgotten."""
         self._step = (epoch - 1) * self.schedule.steps_per_epoch
         self._images = []
 
@@ -131,7 +131,7 @@ class Optimization:
             self._make_step()
 
     def end(self) -> None:
-        """Make the last step of an epoch whose last batches are fewer than the others'."""
+        """End an epoch; batches that are left, fewer than others have, make its last step."""
         if self._images:
             self._make_step()
 
@@ -168,7 +168,7 @@ class Optimization:
         return found | {f"scaler.{key}": torch.tensor(value) for key, value in scaler.items()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Put back what `tensors` took; other names are passed over.
+        """Put back what `tensors` took; other names are ignored.
 
         Raises KeyError where the state of the scaler is missing.
         """

@@ -253,7 +253,7 @@ def _largest_batches(config: TrialConfig, data: Dataset, train: tuple[int, ...])
         largest, key=lambda index: -len(find_instances(data.samples[index].label_maps))
     )
     chosen = tuple(sorted(crowded[: config.optim.batch_size]))
-    # A batch of all of them, which repeated images would split.
+    # An epoch is one batch of all chosen images; images that are shown again would make it two.
     once = config.model_copy(update={"data": config.data.model_copy(update={"repeat_rare": 0.0})})
     loader = TrainingBatches(data, chosen, once)
     return [batch for epoch in range(1, STEPS + 1) for batch in loader.of_epoch(epoch)]

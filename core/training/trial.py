@@ -498,7 +498,7 @@ class Trial:
         self._go_by(config)
         if any(before[name] != now[name] for name in READ_OFF_DATA):
             self._build(self._base)
-        else:  # The precision alone is another, which only the optimization goes by.
+        else:  # only the precision differs, on which only the optimization depends
             self.optim = Optimization(self.model, config.optim, len(self.batches))
 
     def _check_identity(self, path: Path, state: dict[str, Any]) -> None:

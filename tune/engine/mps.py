@@ -352,7 +352,7 @@ def _output(
 ) -> str:
     """The output of a command that ends well in time.
 
-    stays   whether a process that it leaves behind takes no SIGTERM
+    stays   whether the processes that it starts, also those that outlive it, block SIGTERM
 
     Raises ResourceError with the last line of what it said, or the number of seconds.
     """

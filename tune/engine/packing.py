@@ -26,7 +26,7 @@ from tune.space.space import SearchSpace
 FORMAT = 2
 """Version of `packing.json`. A file of another version is measured anew."""
 FAILED, CUT_SHORT = "failed", "cut_short_after"
-"""Facts of `packing.json` where nothing could be measured."""
+"""Keys of `packing.json` that say why nothing could be measured."""
 _TYPES: Mapping[str, tuple[type, ...]] = {FAILED: (str,), CUT_SHORT: (int, float)}
 GAIN = 1.1
 """Ratio of two speeds from which on the larger one counts as a gain. Less than 10% is within what a
@@ -95,8 +95,9 @@ def _heaviest(space: SearchSpace) -> TrialConfig:
         return max((row.config for row in space.rows()), key=_weight)
 
     def ends(name: str, domain: Domain) -> list[Value]:
-        """The values of a setting of which one is the heaviest: the weights of `auto` and of norms
-        are known only with all other settings.
+        """The values of a setting among which the heaviest is.
+
+        How heavy `auto` or a norm is depends on all other settings, so these values stay in.
         """
         if name not in heavy:
             return [domain.corners[0]]
@@ -115,7 +116,7 @@ def _heaviest(space: SearchSpace) -> TrialConfig:
 
 
 def _weight(config: TrialConfig) -> tuple[float, ...]:
-    """The ranks of the settings in `_heavy`, where others decide about one with their effect."""
+    """The ranks of the settings in `_heavy`; other settings decide those of sizes and norms."""
     model, largest = config.model, 1 + config.model.size_jitter
     # Batch norm trains in the backbone too, where it keeps its input; frozen norm keeps it in
     # reduced precision alone. Group norm computes in float32 in any precision.

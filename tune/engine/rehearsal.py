@@ -182,8 +182,8 @@ def pack(
 
     turns   a block inside which processes that are started take turns; those that are started
             outside share a GPU by NVIDIA's service, if the conditions ask for that
-    alive   called every few seconds: this process still runs the study; may raise TimeIsUp, and
-            then `pack` does
+    alive   called every few seconds, to check that this process still runs the study; what it
+            raises `pack` raises too, TimeIsUp among others
 
     Raises ResourceError where the configuration alone is too large for a GPU, the error of a
     configuration that cannot be trained at all, and NotMeasured where something else went wrong.

@@ -1,6 +1,6 @@
-"""What limited each class in the rows of the main table, from what their trials reported.
+"""The limits of each class in the rows of the main table, from what their trials reported.
 
-Epochs of an earlier version report nothing of it; then there is nothing here.
+Trials of an earlier version reported none; their rows are left out.
 """
 
 import statistics
@@ -19,7 +19,7 @@ MOST_CLASSES = 20
 
 @dataclass(frozen=True)
 class RowLimits:
-    """What limited one class in the best epochs of a row's trials, taken together.
+    """The limits of one class in the best epochs of a row's trials, taken together.
 
     row          name of the row
     label        name of the class
@@ -57,7 +57,7 @@ class RowLimits:
 def limits_of_rows(
     rows: Sequence[MainRow], trials: Sequence[ScoredTrial], classes: Sequence[str], variants: bool
 ) -> tuple[RowLimits, ...]:
-    """What limited the classes of the best row, or of the best variants, the best first.
+    """The limits of the classes in the best row, or in the best variants, the best first.
 
     classes    names of the classes
     variants   whether the rows are variants, which people compare; of trials the best is taken

@@ -68,7 +68,7 @@ _LIMITS = {
     "not_found": "were not found",
     "badly_outlined": "were badly outlined",
 }
-"""What is said of the kinds of instances that were not found rightly."""
+"""Words for the kinds of instances that were not found rightly."""
 
 _MENDED = {
     "called_another_class": "if all were called by their class",
@@ -77,7 +77,7 @@ _MENDED = {
     "duplicate": "without duplicates",
     "background": "without detections on the background",
 }
-"""What is said of the AP50 that a class would have without a kind of error."""
+"""Words for the AP50 that a class would have without a kind of error."""
 
 
 def _limited(evidence: Evidence) -> Iterator[str]:
@@ -102,7 +102,7 @@ def _limited(evidence: Evidence) -> Iterator[str]:
     row, instances = weakest.row, many(sum(weakest.instances.values()), "instance")
     counted = f", counted in {weakest.repeats} repeats," if weakest.repeats > 1 else ""
     if not evidence.request.space.variants:
-        row = f"T{row[1:]}"  # a trial, and not a name
+        row = f"T{row[1:]}"  # it begins a sentence: "trial 3", not a name that a user gave
     subject = (
         f"{row} is weakest in {weakest.label} (AP50 {text(weakest.ap50, Kind.AP50)}): of its"
         f" {instances}{counted}"

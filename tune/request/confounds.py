@@ -83,8 +83,8 @@ def differences(one: Mapping[str, Value], other: Mapping[str, Value]) -> tuple[F
     """The factors in which two configurations, all settings of each with flat names, differ.
 
     A setting that has no effect counts as its default: the strength of an augmentation that is off,
-    the length of cycles without restarts. A learning rate that follows the images of a step in
-    proportion is part of the batch size.
+    the length of cycles without restarts. A learning rate that
+    changes in proportion to the images of a step counts as part of the batch size.
     """
     one, other = effective(one), effective(other)
     names = {

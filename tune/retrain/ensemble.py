@@ -147,7 +147,7 @@ def _metrics(plan: RetrainingPlan, evaluated: Sequence[Evaluated]) -> dict[str, 
 
 
 def gain(evaluated: Sequence[Evaluated], pattern: str) -> dict[str, Any] | None:
-    """What models gain together over one alone; None without instances to tell it by.
+    """The gain of models together over one alone; None without instances to tell it by.
 
     evaluated   the scores on the images that none of them trained on: together, then of each alone;
                 empty without such images

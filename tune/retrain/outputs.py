@@ -1,4 +1,4 @@
-"""What is written beside a model in `best/`: the submission, and pictures."""
+"""The files that are written beside a model in `best/`: the submission, and pictures."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

@@ -80,7 +80,7 @@ class RetrainingPlan:
 
     @property
     def kind(self) -> str:
-        """`on`, or together where members predict together."""
+        """The value of `on`, or `together` where members predict together."""
         return "together" if self.members else self.on
 
     @property
@@ -97,7 +97,7 @@ class RetrainingPlan:
         return f"{self.record.id}-{self.kind}-{digest[:8]}"
 
     def changed_in(self, trained: TrialConfig) -> dict[str, Value]:
-        """`changed`, where `auto` has the value that it had in the training."""
+        """`changed`, in which each `auto` is the value that it had in the training."""
         settings = trained.settings()
         found = {name: settings[name] if one == AUTO else one for name, one in self.changed.items()}
         before = self.record.settings
@@ -213,7 +213,7 @@ def plan_retraining(
 
 
 def _automatic(request: StudyRequest, asked: TrialConfig, dataset: Dataset) -> Circumstances:
-    """What `auto` on the command line stands for: as in the study, or else as these data say.
+    """The values of `auto` on the command line: as in the study, or else as these data say.
 
     A precision that is left open is found on the device of the training.
     """

@@ -51,7 +51,7 @@ def proposal(space: SearchSpace, tried: Sequence[Tried], seed: int) -> dict[str,
     if sum(one.score is not None for one in tried) < STARTUP:
         return {}
     known = view.distributions(space)
-    # Params win: a choice of `auto` has its number among the settings.
+    # The params win: where `auto` was chosen they say so, and the settings hold its number.
     shown = [_shown(space, {**one.settings, **one.params}) for one in tried]
     sampler = optuna.samplers.GPSampler(
         seed=seed,

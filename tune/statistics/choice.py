@@ -55,10 +55,10 @@ loads the table."""
 
 @dataclass(frozen=True)
 class Predictions:
-    """What settings of prediction do for a candidate: tables of its repeats' kept models.
+    """Functions that load the match tables of a candidate's kept models, by settings of prediction.
 
-    own     with its own settings, [repeat]
-    tried   with others, [repeat] of each
+    own     with its own settings, one for each repeat
+    tried   with others, one for each repeat, by the name of the settings
     """
 
     own: Sequence[Callable[[], MatchTable]]
@@ -81,9 +81,9 @@ def choose_winner(
     predictions   by the name of a candidate; those that are missing keep their own settings
 
     The score of a candidate, an epoch and settings of prediction is the point of the mean curve
-    plus the settings' mean gain. The gain is that on the model of each repeat's own best epoch: the
-    luck of that epoch, which the curve does not have, is in both of the scores that it is the
-    difference of.
+    plus the settings' mean gain. The gain is measured on the model of each repeat's own best epoch.
+    That epoch was lucky, which the curve is not; but its luck is in both scores of which the gain
+    is the difference.
 
     The whole choice, of all three, is repeated on resampled images and seeds. Each time the score
     of what is chosen there is compared with its score before resampling; the optimism is the mean

@@ -76,7 +76,7 @@ def leaves_open(request: StudyRequest) -> list[str]:
 
 
 def facts_of(request: StudyRequest) -> dict[str, Any]:
-    """What a study's facts keep of the measurement of its data; empty where nothing is read off."""
+    """The measurement of the data as a study's facts keep it; empty where nothing is read off."""
     auto = request.space.auto
     return {KEPT: auto.to_json()} if auto is not None and auto.data is not None else {}
 

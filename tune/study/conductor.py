@@ -78,8 +78,8 @@ without such a report after which the GPU counts as back. NVIDIA's service needs
 error on the GPU, until all that were struck have ended."""
 
 MORE = 1.5
-"""A measurement that the study's time cut short begins again where so many times the seconds are
-left that it had."""
+"""A measurement that the study's time cut short begins again where this many times the seconds that
+it took are left."""
 
 _PACKAGES = (
     "torch",
@@ -184,8 +184,8 @@ def _packed(
     """The plan with as many trials on a GPU as gained when it was measured, where the request says
     `auto` and this machine has a GPU. A service that gained nothing is given up.
 
-    alive   called every few seconds: this process still runs the study; raises TimeIsUp where it
-            has less time left than the seconds that it is called with, 0 without
+    alive   called every few seconds, to check that this process still runs the study; raises
+            TimeIsUp where less time is left than its argument, in seconds; 0 without one
 
     The GPUs of a cluster are not measured. What was measured under the same conditions is used
     again. Where nothing could be measured, each trial has a GPU.
@@ -228,9 +228,10 @@ def _measured(
 ) -> Packing:
     """The measurements of this machine, those of the study's folder if they hold.
 
-    Raises NotMeasured where that is not possible. That is remembered too: jobs of a few minutes,
-    one after the other, would measure in vain each time and never train. What the study's time cut
-    short begins again where more time is left, and where too little is left it does not begin.
+    Raises NotMeasured where that is not possible. Failures are remembered too: jobs of a few
+    minutes, one after the other, would measure in vain each time and never train. A measurement
+    that the study's time cut short begins again where more time is left. It does not begin where
+    too little is left.
     """
     wanted, (node,) = plan.request.resources, plan.machine.nodes
     config = heaviest(plan.request.space, plan.request.after_training)

@@ -146,8 +146,10 @@ def _seconds_of_an_epoch(plan: StudyPlan, known: Forecast) -> Span | None:
 
 
 def _after_training(plan: StudyPlan) -> tuple[Span, Span]:
-    """`Forecast.trying` and `evaluating`: the looks that the settings of prediction need that are
-    tried, or at most an evaluation for each of them, and the part of an epoch that is evaluation.
+    """`Forecast.trying` and `Forecast.evaluating` of a study.
+
+    Trying takes the looks that the settings of prediction need which are tried, or at most an
+    evaluation for each of them.
     """
     request, config = plan.request, _typical(plan)
     others = config.other_predictions(request.after_training, request.space.auto)

@@ -1,4 +1,4 @@
-"""What became of the annotated instances of each class."""
+"""The annotated instances of each class by what became of them."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
