@@ -84,7 +84,7 @@ class Mixer:
         ]
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """Return the image with what others gave it; arrays that nothing changes are the same."""
+        """Return the image with what it took from others; unchanged arrays are shared with it."""
         base = int(rng.integers(2**63))
         for name, number, mix in self.mixes:
             sample = mix(sample, _named_seed(base, name, number))

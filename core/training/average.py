@@ -8,7 +8,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from core.network.detector import Detector
 
 DELAY = 8
-"""The first averages look back on one in 1 + DELAY of the steps so far."""
+"""Early averages look back on 1 / (1 + DELAY) of the steps so far."""
 
 
 class WeightAverage:

@@ -131,7 +131,7 @@ class Optimization:
             self._make_step()
 
     def end(self) -> None:
-        """End an epoch; batches that are left, fewer than others have, make its last step."""
+        """End an epoch: batches that are left, fewer than in other steps, make its last step."""
         if self._images:
             self._make_step()
 
