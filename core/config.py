@@ -136,7 +136,7 @@ class DataConfig(_Settings):
     in prediction; auto: crops where whole images would show the cells too small."""
     repeat_rare: float = Field(0, ge=0, le=1)
     """Threshold t of LVIS's repeat factors, 0 for none: where a class is in a fraction f < t of the
-    training images, an epoch shows each of these about sqrt(t / f) times."""
+    training images, an epoch shows each image that holds it about sqrt(t / f) times."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -203,14 +203,14 @@ class ModelConfig(_Settings):
     trainable_fpn: bool = True
     """Whether the feature pyramid trains."""
     image_min_side: Annotated[int, Field(ge=32, le=8192), MayBeAuto()] = 800
-    """Pixels; the length to which the shorter side of an image is brought; auto: such that the
-    median cell has 30 to 40 pixels there."""
+    """Pixels; the length to which the shorter side of an image is brought; auto: a length at which
+    the median cell has 30 to 40 pixels."""
     image_max_side: Annotated[int, Field(ge=32, le=8192), MayBeAuto()] = 1333
-    """Pixels; largest length of the longer side, for which the shorter side may stay under
-    `model.image_min_side`; auto: such that the shorter side of nearly all images need not."""
+    """Pixels; largest length of the longer side; where it is reached, the shorter side stays under
+    `model.image_min_side`; auto: so large that nearly all images have `model.image_min_side`."""
     anchor_scale: Annotated[float, Field(ge=0.05, le=8), MayBeAuto()] = 1.0
     """Factor on torchvision's anchor sides of 32, 64, 128, 256, 512 pixels; under 0.05 the smallest
-    have no area; auto: the factor with which some anchor fits most instances."""
+    have no area; auto: the factor at which most instances have an anchor that fits."""
     proposals_train: Annotated[int, Field(ge=16, le=10000), MayBeAuto()] = 2000
     """Proposals kept per image before and after non-maximum suppression, in training; auto: enough
     for the most crowded image."""
@@ -218,19 +218,20 @@ class ModelConfig(_Settings):
     """Proposals kept per image before and after non-maximum suppression, in prediction; auto:
     enough for the most crowded image."""
     size_jitter: float = Field(0, ge=0, le=0.9)
-    """s: in training both sides above are multiplied by a factor drawn for each image evenly from
-    1 - s to 1 + s; 0 for one size. Takes memory for the largest."""
+    """s: in training both sides above are multiplied by a factor, drawn uniformly for each image
+    from 1 - s to 1 + s; 0 for one size. The largest size decides how much memory is taken."""
     rpn_samples: int = Field(256, ge=16, le=4096)
     """Anchors per image that enter the loss of the proposal network."""
     box_samples: int = Field(512, ge=16, le=4096)
     """Proposals per image that enter the losses of the heads; a quarter at most are positive."""
     mask_side: Annotated[Literal[28, 56], BeforeValidator(_as_number)] = 28
     """Cells along a side of a predicted mask, whatever the size of its box; with 56 the mask head
-    takes four times as long."""
+    computes four times as much."""
     norm: Literal["batch", "frozen", "group"] = "batch"
-    """Normalisation in the pyramid and heads of fpn_v2. batch: of each batch's own statistics.
-    frozen: the pretrained statistics, scale and shift, which stay. group: of 32 groups of channels,
-    whatever the batch size. With frozen and group a pretrained backbone's norm is frozen too."""
+    """Normalisation in the pyramid and heads of fpn_v2. batch: by the statistics of each batch.
+    frozen: by the pretrained statistics, scale and shift, which never change. group: within each of
+    32 groups of channels, whatever the batch size. With frozen and group a pretrained backbone's
+    norm is frozen too."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -260,7 +261,7 @@ class ModelConfig(_Settings):
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """What the tables say to whoever chooses this network, a sentence each."""
+        """The advice of the tables on this backbone and detector, a sentence each."""
         rows = (
             ("backbone", self.backbone, BACKBONES[self.backbone].advice),
             ("detector", self.detector, DETECTORS[self.detector].advice),
@@ -301,8 +302,8 @@ class OptimConfig(_Settings):
     batch_size: int = Field(2, ge=1, le=256)
     """Images that the network sees at once; the last batch of an epoch may be smaller."""
     accumulate: int = Field(1, ge=1, le=256)
-    """Batches in one optimizer step, whose gradients count by their images; the last step of an
-    epoch may have fewer. Learning rate, restarts and warm-up go by optimizer steps."""
+    """Batches in one optimizer step, whose gradient is the mean over their images; the last step of
+    an epoch may have fewer. Learning rate, restarts and warm-up go by optimizer steps."""
     restarts: int = Field(0, ge=0, le=100)
     """Warm restarts: r restarts make r + 1 cosine cycles, each down to 0, in optimizer steps."""
     restart_multiplier: float = Field(1, ge=1, le=10)
@@ -337,7 +338,7 @@ MOST_SCALES = 8
 
 
 def _as_scales(value: Any) -> Any:
-    """The one form of a `predict.scales`, `0.75,1,1.25`: ascending, without needless digits."""
+    """A value of `predict.scales` in its one form, `0.75,1,1.25`: ascending, no needless digits."""
     texts = [value] if isinstance(value, int | float) else str(value).split(",")
     try:
         factors = sorted({float(text) for text in texts})
@@ -382,17 +383,19 @@ class PredictConfig(_Settings):
     """Least fraction of its side that a tile shares with the next; an instance up to this size is
     whole in one of them."""
     merge: Literal["nms", "soft_nms", "weighted"] = "nms"
-    """How the looks at a tile become one: nms: of boxes that overlap more than `predict.nms_iou`
-    the best stays; soft_nms: the others stay with lower scores; weighted: one box takes their
-    place, with the means of their sides and scores and the mask that most of them have."""
+    """How the detections of several looks at a tile become one list. nms: of boxes with an IoU over
+    `predict.nms_iou` the one with the best score stays; soft_nms: the others stay too, with lower
+    scores; weighted: one box takes their place, with the means of their sides and scores, and the
+    pixels that most of their masks hold."""
     agreement: float = Field(0, ge=0, le=1)
     """How far a score depends on the fraction of looks that found the instance: 0 not at all; 1:
     it is multiplied by the fraction."""
 
     @property
     def key(self) -> str:
-        """A name for these settings that no others have, for files; later settings at their
-        defaults do not change it.
+        """A name for files that no other settings of prediction have.
+
+        A setting that a later version adds does not change it while it has its default.
         """
         changed = json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(changed.encode()).hexdigest()[:12]
@@ -495,7 +498,7 @@ class TrialConfig(_Settings):
     def other_predictions(
         self, tried: Mapping[str, Sequence[Value]], value_of: "Resolver | None"
     ) -> list[PredictConfig]:
-        """The distinct `predictions` but the configuration's own."""
+        """The distinct `predictions` other than the configuration's own."""
         found = dict.fromkeys(self.predictions(tried, value_of))
         return [one for one in found if one != self.predict]
 

@@ -22,7 +22,7 @@ class CopyPaste(Augmentation):
     """Largest number of instances pasted into an image; each number from 1 on is equally likely."""
     copy_paste_rarity: float = Field(0.5, ge=0, le=1)
     """Preference for rare classes: 0 draws each class in proportion to its n instances, 1 all
-    classes equally often, and e between them in proportion to n to the power of 1 - e."""
+    classes equally often, and a value e between them in proportion to n to the power of 1 - e."""
     copy_paste_blend: float = Field(0, ge=0, le=20)
     """Width in pixels of the rim in which a pasted instance fades into the image; 0 for a sharp
     border."""

@@ -13,8 +13,8 @@ class QuarterTurns(Augmentation):
     geometric = True
 
     quarter_turns_p: Probability = 0.75
-    """Probability of a turn, by each of the three angles equally often; at 0.75 no turn is as
-    likely as each of them."""
+    """Probability of a turn; the three angles are equally likely. At 0.75 no turn is as likely as
+    each of them."""
 
     def changes(self) -> Sequence[Change]:
         """See `Augmentation.changes`."""

@@ -20,7 +20,8 @@ class ScaleJitter(Augmentation):
     """Smallest factor; the factor's logarithm is uniform. Around an image that shrank there is
     neutral colour."""
     scale_jitter_high: float = Field(2, ge=1, le=10)
-    """Largest factor. What is enlarged has the resolution at which the network sees the image."""
+    """Largest factor. Enlarging adds no detail: the window is cut from the image at the size at
+    which the network sees it."""
 
     def changes(self) -> Sequence[Change]:
         """See `Augmentation.changes`."""
