@@ -1,6 +1,6 @@
 """AP50 after trainings with each form of a training step, that of a GPU and the other.
 
-    python -m benchmarks.step_forms [--seeds N] [--processes N]     about 6 minutes on 2 cores, computed
+    python -m benchmarks.step_forms [--seeds N] [--processes N]   6 minutes on 2 cores (computed)
 
 `MaskRCNN.fixed` names the forms. A test holds that their losses are equal for the same samples of
 anchors and proposals; in a training the forms draw other samples, from the same distribution. So
