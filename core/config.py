@@ -562,6 +562,8 @@ SYNONYMS: Mapping[str, str] = {
     "accumulate_grad_batches": "optim.accumulate",
     "multi_scale": "model.size_jitter",
     "ema_decay": "optim.ema",
+    "decay": "optim.weight_decay",
+    "jitter": "augment.color_jitter",
     "amp": "optim.precision",
     "fp16": "optim.precision",
     "scheduler": "optim.restarts",

@@ -15,6 +15,8 @@ LONGEST = (
     "end_to_end/test_search_command.py",
     "core/training/test_trial.py",
     "core/network/test_mask_rcnn.py",
+    "core/network/test_roi_heads.py",
+    "core/prediction/test_views.py",
     "extensions/test_toy_study.py",
     "tune/study/test_conductor.py",
     "tune/study/test_confirmation.py",

@@ -294,13 +294,14 @@ class TorchvisionsDraws(BalancedSampler):
         )
 
 
-@pytest.mark.parametrize("instances", [(9, 14, 0), (0, 0), (40, 1)])
 @pytest.mark.parametrize(
-    ("detector", "changes"),
+    ("detector", "changes", "instances"),
     [
-        *((detector, {}) for detector in DETECTORS),
-        ("fpn_v2", {"norm": "group"}),
-        ("fpn", {"size_jitter": 0.3}),
+        *((detector, {}, (9, 14, 0)) for detector in DETECTORS),
+        *(("fpn_v2", {}, instances) for instances in ((0, 0), (40, 1))),
+        ("cascade", {}, (0, 0)),
+        ("fpn_v2", {"norm": "group"}, (9, 14, 0)),
+        ("fpn", {"size_jitter": 0.3}, (40, 1)),
     ],
 )
 def test_both_forms_of_a_step_have_the_same_losses_and_gradients_for_the_same_draws(

@@ -72,7 +72,7 @@ def full(found: Detections, height: int, width: int) -> NDArray[np.bool_]:
     return masks
 
 
-KINDS = [{}, {"flips": True}, {"tile": 64, "flips": True}, {"views": "all", "scales": "0.75,1"}]
+KINDS = [{}, {"flips": True}, {"tile": 64, "flips": True}, {"views": "flips", "scales": "0.75,1"}]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -164,7 +164,7 @@ def test_on_a_cpu_the_network_looks_at_one_image_at_a_time(
     assert calls == [1] * len(SIZES)
 
 
-@pytest.mark.parametrize("most", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("most", [1, 3, 8])
 def test_a_batch_that_does_not_fit_the_memory_is_looked_at_in_smaller_ones_which_the_model_remembers(
     model: Detector, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:

@@ -272,7 +272,7 @@ def test_reports_follow_from_the_match_tables_and_these_from_the_model(
         best.model.load_state_dict(tensors, strict=False)
         best.model.eval()
         samples = [DATA.samples[index] for index in best.split.validation]
-        found = [predict(best.models, sample.image, best.config.predict) for sample in samples]
+        found = [predict([best.model], sample.image, best.config.predict) for sample in samples]
         assert (
             sum(one.full_tiles > 0 for one in found)
             == EpochReport.from_json(state["report"]).capped_images

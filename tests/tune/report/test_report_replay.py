@@ -14,6 +14,8 @@ from tune.ledger.records import State
 from tune.report.content import ReportContent, content_of
 from tune.study.reading import read_study
 
+pytestmark = pytest.mark.study
+
 
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory: pytest.TempPathFactory) -> ReportContent:

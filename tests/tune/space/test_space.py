@@ -152,11 +152,12 @@ def test_the_size_of_a_large_space_is_counted_without_walking_through_it() -> No
         for name, default in SETTINGS.items()
         if name.startswith("augment.") and default is False
     ]
+    combinations = 2 ** len(parameters)
     parameters.append(Parameter("optim.epochs", IntRange(1, 10_000)))
     parameters.append(
         Parameter("model.proposals_test", IntRange(16, 10_000), {"optim.epochs": (3, 17, 20_000)})
     )
-    assert SearchSpace(parameters=tuple(parameters)).size == 2**5 * (2 * 9985 + 9998)
+    assert SearchSpace(parameters=tuple(parameters)).size == combinations * (2 * 9985 + 9998)
     assert (
         SearchSpace(parameters=(Parameter("optim.learning_rate", FloatRange(1e-5, 1e-3)),)).size
         is None

@@ -28,6 +28,8 @@ from tune.study.options import Options
 from tune.study.plan import plan_study
 from tune.study.trials import TrialInputs
 
+pytestmark = pytest.mark.study
+
 BEFORE = Path(__file__).with_name("before")
 
 
