@@ -116,8 +116,8 @@ _SWIN = partial(_IN_PATCHES, head=("norm.", "head."), axes="BHWF")
 def _advice(authors: str, times: float) -> str:
     return (
         f"{authors} fine-tuned it with AdamW, a learning rate of 1e-4 for batches of 16, a weight"
-        " decay of 0.05 and a warm-up; with all stages trained, what it keeps for the gradient"
-        f" takes {times:g} times the memory of resnet50"
+        " decay of 0.05 and a warm-up; with all stages trained, its activations take"
+        f" {times:g} times the memory of resnet50's"
     )
 
 

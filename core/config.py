@@ -271,16 +271,16 @@ class ModelConfig(_Settings):
     def _check_norm(self) -> None:
         if DETECTORS[self.detector].freezes_norm:
             raise ValueError(
-                f"model.norm: {self.norm} is a matter of fpn_v2, and model.detector is"
-                f" {self.detector}, which has no norm but the backbone's; use batch"
+                f"model.norm: {self.norm} needs model.detector: fpn_v2, and it is {self.detector},"
+                " which has norm in the backbone alone; use batch"
             )
         is_imagenets = self.weights == "imagenet" or (
             self.weights == "auto" and BACKBONES[self.backbone].weights[0] == "imagenet"
         )
         if self.norm == "frozen" and (self.weights == "none" or is_imagenets):
             raise ValueError(
-                "model.norm: frozen keeps the pretrained statistics of pyramid and heads, which"
-                f" model.weights: {self.weights} has none of for model.backbone {self.backbone};"
+                "model.norm: frozen needs pretrained statistics of pyramid and heads, and"
+                f" model.weights: {self.weights} has none for model.backbone: {self.backbone};"
                 " use coco, the path of a whole fpn_v2, or model.norm: group"
             )
 

@@ -111,12 +111,12 @@ def _recommended(data: Measurement, config: TrialConfig) -> Iterator[str]:
         return
     better, found = recommended(data, config)
     yield ""
-    yield "Recommended, as `--set NAME=auto` has it:"
+    yield "Recommended; `--set NAME=auto` takes the value:"
     for name, chosen in found.items():
         yield f"  {name} {as_setting(chosen.value)}: {chosen.why}"
     yield (
-        f"Instances that fit some anchor (IoU 0.5 or more): {share(data, better):.0%} so, and"
-        f" {share(data, config):.0%} with the settings given"
+        f"Instances that some anchor fits (IoU 0.5 or more): {share(data, better):.0%} with these"
+        f" values, {share(data, config):.0%} with the settings given"
     )
 
 

@@ -244,7 +244,11 @@ def _image_min_side(data: Measurement, config: TrialConfig) -> Chosen:
     goal = max(min(GOOD_CELL, ENLARGED * own), LEAST_CELL)
     side = _shorter_side(data, config.data.crop, limit, goal)
     seen = _seen_cell(data, config.data.crop, side, limit)
-    return Chosen(side, f"the median cell of {own:.0f} pixels then has {seen:.0f} for the network")
+    return Chosen(
+        side,
+        f"the median cell of {own:.0f} pixels is then {seen:.0f} pixels long where the network"
+        " sees it",
+    )
 
 
 def _image_max_side(data: Measurement, config: TrialConfig) -> Chosen:

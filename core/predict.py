@@ -104,7 +104,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--merge",
         metavar="nms|soft_nms|weighted",
-        help="keep the best of what several looks found, all with lower scores, or the mean",
+        help="how detections of several looks become one list: keep the best, keep all with lower"
+        " scores, or take their mean",
     )
     add(
         "--agreement",

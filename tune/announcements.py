@@ -167,7 +167,9 @@ def _confirmation_lines(study: Study, choice: Choice | None) -> list[str]:
     if choice.prediction is not None:
         changed = as_settings(confirmation.changed_prediction(choice, winner.trial))
         gain = as_ap50(choice.gains[choice.prediction])
-        lines.append(f"It predicts best with {changed}: {gain} of that AP50")
+        lines.append(
+            f"Its best settings of prediction are {changed}; they bring {gain} of that AP50"
+        )
     first = read.candidates[0]
     if first.name != choice.name:
         curve = choice.curves.get(first.name)
@@ -271,8 +273,8 @@ def _together_line(plan: RetrainingPlan, metrics: dict[str, Any]) -> str:
     count, gain = many(len(plan.members), "model"), metrics["together"]
     if gain is None:
         return (
-            f"Together: {count}; each image with an instance trained one of them at least, so that"
-            " their gain over one alone cannot be told here"
+            f"Together: {count}; at least one of them was trained on each image with an instance,"
+            " so their gain over a single model cannot be told"
         )
     return (
         f"Together: {count}, AP50 {as_ap50(gain['ap50'])} on the"

@@ -49,9 +49,9 @@ def _fitted(data: Measurement, configs: Sequence[TrialConfig]) -> Iterator[str]:
         return
     changed = {name: settings[name] for name in SIZES if settings[name] != config.settings()[name]}
     yield (
-        f"{now:.0%} of the instances fit some anchor (IoU 0.5 or more), the median cell having"
-        f" {seen_cell(data, config):.0f} pixels where the network sees it; "
-        f"`{' '.join(f'--set {name}=auto' for name in changed)}` makes that {then:.0%}"
+        f"some anchor fits {now:.0%} of the instances (IoU 0.5 or more), and the network sees the"
+        f" median cell at {seen_cell(data, config):.0f} pixels; with"
+        f" `{' '.join(f'--set {name}=auto' for name in changed)}` some anchor fits {then:.0%}"
         f" ({as_settings(changed)})"
     )
 
@@ -92,7 +92,7 @@ def _predicted(
         way_out = (
             f"`--set predict.max_detections=auto` has room for all ({enough})"
             if not lost(roomy)
-            else "smaller tiles (predict.tile) hold as many each"
+            else "make the tiles smaller (predict.tile): each has this cap for itself"
         )
         a_tile = " a tile" * bool(config.predict.tile or config.data.crop)
         yield (

@@ -266,7 +266,7 @@ def test_more_cells_than_the_largest_cap_holds_are_answered_with_tiles() -> None
     (note,) = (
         one for one in advice(data, measure(data), [TrialConfig()]) if "never be found" in one
     )
-    assert note.endswith("; smaller tiles (predict.tile) hold as many each")
+    assert note.endswith("; make the tiles smaller (predict.tile): each has this cap for itself")
 
 
 def semantic(name: str) -> Sample:
@@ -414,16 +414,16 @@ def test_what_suits_the_data_is_recommended_with_what_it_brings_and_auto_takes_i
     given = ["--set", "model.image_min_side=80"]
     assert main([str(tmp_path), *given]) == 0
     out = capsys.readouterr().out
-    at = out.index("Recommended, as `--set NAME=auto` has it:")
+    at = out.index("Recommended; `--set NAME=auto` takes the value:")
     lines = out[at:].splitlines()[1 : 1 + len(READ_OFF_DATA)]
     values = dict(line.split(":")[0].split() for line in lines)
     assert values.keys() == READ_OFF_DATA
-    assert "and 0% with the settings given" in out
-    assert "0% of the instances fit some anchor (IoU 0.5 or more)" in out
+    assert ", 0% with the settings given" in out
+    assert "some anchor fits 0% of the instances (IoU 0.5 or more)" in out
     auto = [part for name in READ_OFF_DATA for part in ("--set", f"{name}=auto")]
     assert main([str(tmp_path), *auto]) == 0
     again = capsys.readouterr().out
-    assert "instances fit some anchor (IoU" not in again
+    assert "of the instances (IoU" not in again
     assert again[again.index("Recommended") :].splitlines()[1:8] == lines
 
 

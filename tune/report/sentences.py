@@ -341,14 +341,14 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
 
 def _way_to_predict(choice: Choice, candidate: Candidate) -> str:
     tried = (
-        f"{many(len(choice.gains), 'other way')} to predict (after_training), tried on the"
+        f"{many(len(choice.gains), 'other combination')} of them (after_training), tried on the"
         " validation images of each of these trainings"
     )
     if choice.prediction is None:
-        return f"Its own way to predict is no worse than {tried}"
+        return f"Its own settings of prediction are no worse than {tried}"
     changed = as_settings(changed_prediction(choice, candidate.trial))
     return (
-        f"It predicts best with {changed}: a gain of"
+        f"Its best settings of prediction are {changed}: a gain of"
         f" {text(choice.gains[choice.prediction], Kind.AP50)}, counted above, the largest of"
         f" {tried}; the luck of this choice is subtracted too"
     )

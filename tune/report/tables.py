@@ -306,13 +306,13 @@ def _detections_table(evidence: Evidence) -> Table:
         after = (one.mended[name] for name in mends)
         rows.append((one.row, one.label, count, *shares, one.ap50, *after))
     caption = (
-        "What the detections of each class are that count in AP50 (at most metric.max_dets in an"
-        " image), whatever their scores. A duplicate has an IoU of 0.5 or more with an instance"
-        " that another detection took; one of another class has it with an instance of another"
-        " class. The last columns say what the AP50 of the class would be without one kind. The"
-        " shares are counts on these images and have no interval."
+        "The kinds of the detections of each class, of those that count in AP50 (at most"
+        " metric.max_dets in an image), whatever their scores. A duplicate has an IoU of 0.5 or"
+        " more with an instance that another detection took; one of another class has it with an"
+        " instance of another class. The last columns say what the AP50 of the class would be"
+        " without one kind. The shares are counts on these images and have no interval."
     )
-    return Table("detections", "What each class's detections are", caption, columns, tuple(rows))
+    return Table("detections", "Detections of each class by kind", caption, columns, tuple(rows))
 
 
 def _stopped_table(evidence: Evidence) -> Table:

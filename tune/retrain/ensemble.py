@@ -82,8 +82,8 @@ def _member(plan: RetrainingPlan, record: TrialRecord, device: str) -> TrainedMo
     if kept is None:
         raise StudyError(
             f"--ensemble needs the weights of all {len(plan.members)} trainings of the winner, and"
-            f" {folder} holds none: an earlier version trained it, or another candidate won when"
-            " its weights were removed; leave --ensemble out, or confirm in a new study"
+            f" {folder} holds none: an earlier version trained it, or they were removed when"
+            " another candidate was the winner; leave --ensemble out, or confirm in a new study"
         )
     return kept.predicting_with(plan.own)
 
@@ -164,8 +164,8 @@ def gain(evaluated: Sequence[Evaluated], pattern: str) -> dict[str, Any] | None:
     difference = compare([joint] * len(alone), alone, None)
     return {
         "of": (
-            "the images that no member trained on, by which, among others, their epochs and their"
-            " settings of prediction were chosen"
+            "images that no member trained on; the members' epochs and settings of prediction were"
+            " chosen partly on them"
         ),
         "images": len(evaluated[0].masks.image_names),
         "ap50": joint.ap50,

@@ -27,7 +27,7 @@ and recall."""
 
 NOT_YET = {
     "written": False,
-    "why": ["the test images were not predicted to the end; the same command does it"],
+    "why": ["the prediction of the test images was broken off; the same command finishes it"],
 }
 
 

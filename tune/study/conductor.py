@@ -199,7 +199,7 @@ def _packed(
         packing = _measured(plan, weights, service, alive, console)
     except NotMeasured as reason:
         way_out = (
-            "a run that has more measures it"
+            "a run with a longer --time-budget measures it"
             if isinstance(reason, TimeIsUp)
             else f"delete {plan.folder.packing} to measure again"
         )

@@ -198,7 +198,7 @@ def test_where_nothing_can_be_measured_each_trial_has_a_gpu_and_one_line_says_wh
 
 TOO_LITTLE = (
     "How many trials share a GPU could not be measured (the time budget leaves too little time), so"
-    " each has a GPU; a run that has more measures it"
+    " each has a GPU; a run with a longer --time-budget measures it"
 )
 
 

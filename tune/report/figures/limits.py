@@ -27,9 +27,9 @@ def limits(content: ReportContent) -> Drawing | None:
     rows = list(dict.fromkeys(one.row for one in bars))
     words = ", ".join(word for word, _ in _KINDS.values())
     caption = (
-        f"The annotated instances of each class in the validation images by what became of them, in"
-        f" {_which(content, rows)} at the best epoch. The numbers beside a bar are its parts in"
-        f" their order ({words}), in percent, and the number of instances over all"
+        f"Shares of each class's annotated instances in the validation images, by what became of"
+        f" them, in {_which(content, rows)} at the best epoch. The numbers beside a bar are its"
+        f" parts in their order ({words}), in percent, and the number of instances over all"
         " repeats. A part has no interval."
     )
 
