@@ -474,8 +474,8 @@ def test_doctor_and_dry_run_count_the_same_instances_and_name_the_same_images_ov
     )
     assert over in doctor
     assert (
-        f"Note: {over} can never be found: 4.png; `--set predict.max_detections=100` has room"
-        " for all" in dry_run
+        f"Note: {over} can never be found: 4.png; `--set predict.max_detections=auto` has room"
+        " for all (" in dry_run
     )
 
 
