@@ -1,4 +1,4 @@
-"""What wins on tissue: several configurations side by side on CoNSeP, through the service itself.
+"""Several configurations compared side by side on CoNSeP, through the service itself.
 
     python -m benchmarks.tissue [--data DIR] [--weights FILE] [--presets NAME ...] [--epochs 10]
         [--seeds 3] [--out DIR] [--study NAME] [--set KEY=VALUE ...] [--short]

@@ -175,7 +175,7 @@ _WAYS: Mapping[str, Callable[[Detections, PredictConfig], Detections]] = {
     "soft_nms": _softened,
     "weighted": _fused,
 }
-"""What becomes of the boxes of one class, best score first, by the value of `predict.merge`."""
+"""Functions that merge the boxes of one class, best score first, by `predict.merge`."""
 
 
 def _fraction(

@@ -414,7 +414,7 @@ def test_the_norm_that_takes_the_most_memory_depends_on_the_precision(
 
 def test_norms_are_ranked_by_what_they_keep_for_the_gradient_in_float32() -> None:
     def kept_bytes(norm: str) -> int:
-        """Of backbone and pyramid; only with `batch` the backbone has batch norm that trains."""
+        """The bytes of backbone and pyramid; with `batch` alone the backbone's norm trains."""
         model = ModelConfig(detector="fpn_v2", backbone="resnet18", weights="a.pth", norm=norm)
         traits = Traits(frozen_norm=norm != "batch", norm_eps=1e-5, stride_in_1x1=False)
         network = FPN_V2.build(model, 1, PredictConfig(), traits).backbone
