@@ -104,3 +104,13 @@ def random_scene(seed: int) -> tuple[list[Sample], list[Detections]]:
             random_detections(rng, sample, in_detections, int(rng.choice([0, 1, 10, 40])))
         )
     return samples, detections
+
+
+def assert_same_detections(one: Detections, other: Detections) -> None:
+    """They are equal to the bit, in one order."""
+    assert np.array_equal(one.boxes_N4, other.boxes_N4)
+    assert np.array_equal(one.labels_N, other.labels_N)
+    assert np.array_equal(one.scores_N, other.scores_N)
+    for a, b in zip(one.masks, other.masks, strict=True):
+        assert (a.y0, a.x0) == (b.y0, b.x0)
+        assert np.array_equal(a.pixels, b.pixels)

@@ -12,6 +12,7 @@ from core.backbones import BACKBONES
 from core.config import ModelConfig
 from core.network.frozen_norm import FrozenBatchNorm
 from core.network.pyramid import pyramid_backbone
+from tests.core.activations import kept_bytes
 
 
 def test_the_settings_know_the_backbones_of_the_table_and_no_others() -> None:
@@ -65,34 +66,22 @@ def test_coco_weights_exist_where_the_table_says_so(name: str, detector: str) ->
     assert models.get_model_weights(name).IMAGENET1K_V1.url
 
 
-def kept_bytes(name: str, side: int = 160) -> int:
-    """Bytes of activations that the body keeps for the gradient of one image, all stages trained
-    and batch norm frozen, each memory counted once.
+def activations(name: str) -> int:
+    """Bytes that the body keeps for the gradient of one image of 160 pixels, with all stages
+    trained and batch norm frozen.
     """
     with torch.device("meta"):
         body = pyramid_backbone(name, FrozenBatchNorm, None, stride_in_1x1=False).body
     body = body.to_empty(device="cpu")
     for buffer in body.buffers():
         buffer.zero_()  # among them are indices
-    own = {value.untyped_storage().data_ptr() for value in [*body.parameters(), *body.buffers()]}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        levels = body(torch.randn(1, 3, side, side))
-    assert all(level.requires_grad for level in levels)
-    return sum(storage.nbytes() for storage in kept.values())
+    return kept_bytes(body, torch.randn(1, 3, 160, 160))
 
 
 def test_every_backbone_has_its_own_place_by_the_memory_that_it_was_measured_to_take() -> None:
     assert sorted(row.memory_rank for row in BACKBONES.values()) == list(range(len(BACKBONES)))
     by_rank = sorted(BACKBONES, key=lambda name: BACKBONES[name].memory_rank)
-    assert sorted(BACKBONES, key=kept_bytes) == by_rank
+    assert sorted(BACKBONES, key=activations) == by_rank
 
 
 def test_the_table_is_read_without_torch() -> None:

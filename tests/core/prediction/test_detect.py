@@ -19,6 +19,7 @@ from core.prediction.tiles import Window, merge_tiles, tiles
 from core.prediction.views import Seen, View, look_at_each, loosest
 from core.sample import Detections, MaskCrop
 from tests.core.prediction.blocks import Block, Blocks, picture, rows
+from tests.core.scenes import assert_same_detections
 
 
 @pytest.fixture(autouse=True)
@@ -36,15 +37,6 @@ def canvas(crop: MaskCrop, height: int, width: int) -> np.ndarray:
     return full
 
 
-def assert_equal(one: Detections, other: Detections) -> None:
-    assert np.array_equal(one.boxes_N4, other.boxes_N4)
-    assert np.array_equal(one.labels_N, other.labels_N)
-    assert np.array_equal(one.scores_N, other.scores_N)
-    for a, b in zip(one.masks, other.masks, strict=True):
-        assert (a.y0, a.x0) == (b.y0, b.x0)
-        assert np.array_equal(a.pixels, b.pixels)
-
-
 @settings(deadline=None)
 @given(seeds, st.integers(0, 40), st.sampled_from([0.2, 0.5, 0.9]))
 def test_suppression_is_that_of_torchvision_by_class(seed: int, count: int, iou: float) -> None:
@@ -57,7 +49,7 @@ def test_suppression_is_that_of_torchvision_by_class(seed: int, count: int, iou:
     kept = suppress(given_, iou)
     expected = batched_nms(*map(torch.from_numpy, (boxes_N4, scores_N, given_.labels_N)), iou)
     assert [crop.y0 for crop in kept.masks] == expected.tolist()
-    assert_equal(suppress(kept, iou), kept)
+    assert_same_detections(suppress(kept, iou), kept)
 
 
 def build(**predict_settings: Any) -> tuple[Detector, PredictConfig]:
@@ -119,14 +111,16 @@ def test_a_prediction_is_the_networks_with_its_masks_pasted() -> None:
         raw.scores_N.numpy()[filled],
         tuple(crop for crop in crops if crop.area),
     )
-    assert_equal(found, expected)
+    assert_same_detections(found, expected)
 
 
 @pytest.mark.parametrize("flips", [False, True])
 def test_a_tile_that_holds_the_image_changes_no_bit(flips: bool) -> None:
     model, config = build(flips=flips)
     image = an_image(60, 80)
-    assert_equal(predict([model], image, config, tile=80), predict([model], image, config))
+    assert_same_detections(
+        predict([model], image, config, tile=80), predict([model], image, config)
+    )
 
 
 def test_with_flips_the_mirrored_image_has_the_mirrored_detections() -> None:
@@ -159,7 +153,7 @@ def test_tiles_are_predicted_alone_and_merged(flips: bool) -> None:
         crops = tuple(MaskCrop(c.y0 + window.y0, c.x0 + window.x0, c.pixels) for c in piece.masks)
         corner = np.array([window.x0, window.y0] * 2, np.float32)
         pieces.append(Detections(piece.boxes_N4 + corner, piece.labels_N, piece.scores_N, crops))
-    assert_equal(found, suppress(merge_tiles(windows, pieces, 64, 112), config.nms_iou))
+    assert_same_detections(found, suppress(merge_tiles(windows, pieces, 64, 112), config.nms_iou))
 
 
 @pytest.mark.parametrize("flips", [False, True])
@@ -208,7 +202,7 @@ def test_a_cap_that_was_reached_is_one_sentence_with_the_way_out() -> None:
 def test_tiles_have_the_side_of_a_crop_unless_a_setting_names_another() -> None:
     model, config = build()
     image = an_image(64, 112)
-    assert_equal(
+    assert_same_detections(
         predict([model], image, config, tile=64),
         predict([model], image, config.model_copy(update={"tile": 64}), tile=90),
     )
@@ -412,7 +406,9 @@ def test_a_scale_is_a_factor_on_the_size_that_the_network_sees() -> None:
     alone = PredictConfig(score_threshold=0.1, max_detections=8, scales="1.5")
     larger, _ = build()
     larger.transform.min_side, larger.transform.max_side = 96, 144
-    assert_equal(predict([model], image, alone), predict([larger], image, config_of(alone)))
+    assert_same_detections(
+        predict([model], image, alone), predict([larger], image, config_of(alone))
+    )
 
 
 def config_of(config: PredictConfig) -> PredictConfig:

@@ -14,6 +14,7 @@ from torchvision.ops import box_iou
 from core.config import PredictConfig
 from core.prediction.merge import SIGMA, merge
 from core.sample import Detections, MaskCrop
+from tests.core.scenes import assert_same_detections
 
 WAYS = ["nms", "soft_nms", "weighted"]
 seeds = st.integers(0, 2**32 - 1)
@@ -59,15 +60,6 @@ def config(**settings: Any) -> PredictConfig:
     return PredictConfig(**{"score_threshold": 0.0, "max_detections": 400} | settings)
 
 
-def assert_equal(one: Detections, other: Detections) -> None:
-    assert np.array_equal(one.boxes_N4, other.boxes_N4)
-    assert np.array_equal(one.labels_N, other.labels_N)
-    assert np.array_equal(one.scores_N, other.scores_N)
-    for a, b in zip(one.masks, other.masks, strict=True):
-        assert (a.y0, a.x0) == (b.y0, b.x0)
-        assert np.array_equal(a.pixels, b.pixels)
-
-
 @settings(deadline=None)
 @given(seeds, ways, st.sampled_from([0.0, 0.6, 1.0]), st.permutations(range(4)))
 def test_the_order_of_the_looks_changes_no_bit(
@@ -75,7 +67,7 @@ def test_the_order_of_the_looks_changes_no_bit(
 ) -> None:
     looks, how = looks_of(seed, count=4), config(merge=way, agreement=agreement)
     merged = merge(looks, how)
-    assert_equal(merged, merge([looks[number] for number in order], how))
+    assert_same_detections(merged, merge([looks[number] for number in order], how))
     assert (np.diff(merged.scores_N) <= 0).all()
     assert (merged.scores_N > 0).all()
     assert all(crop.area > 0 for crop in merged.masks)
@@ -88,7 +80,7 @@ def test_looks_that_see_the_same_are_as_one(
 ) -> None:
     (look,) = looks_of(seed, count=1)
     alone = merge([look], config())  # what a network suppressed
-    assert_equal(merge([alone] * count, config(merge=way, agreement=agreement)), alone)
+    assert_same_detections(merge([alone] * count, config(merge=way, agreement=agreement)), alone)
 
 
 @settings(deadline=None)
@@ -98,7 +90,7 @@ def test_classes_are_merged_each_by_itself(seed: int, way: str) -> None:
     merged = merge(looks, how)
     for label in (1, 2):
         only = [pick(look, look.labels_N == label) for look in looks]
-        assert_equal(pick(merged, merged.labels_N == label), merge(only, how))
+        assert_same_detections(pick(merged, merged.labels_N == label), merge(only, how))
 
 
 def pick(found: Detections, chosen: Any) -> Detections:

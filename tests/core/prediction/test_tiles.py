@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from core.prediction.tiles import Window, merge_tiles, tiles
 from core.sample import Detections, MaskCrop
+from tests.core.scenes import assert_same_detections
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -33,15 +34,6 @@ def detections(rows: list[tuple[np.ndarray, int, float]]) -> Detections:
         np.array([score for _, _, score in rows], np.float32),
         tuple(crops),
     )
-
-
-def assert_equal(one: Detections, other: Detections) -> None:
-    assert np.array_equal(one.boxes_N4, other.boxes_N4)
-    assert np.array_equal(one.labels_N, other.labels_N)
-    assert np.array_equal(one.scores_N, other.scores_N)
-    for a, b in zip(one.masks, other.masks, strict=True):
-        assert (a.y0, a.x0) == (b.y0, b.x0)
-        assert np.array_equal(a.pixels, b.pixels)
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(32, 1000))
@@ -131,7 +123,7 @@ def test_every_instance_is_found_once_and_whole_whatever_tiles_cut_it(
     }
     assert len(got) == len(merged)
     assert got == {(full.tobytes(), label) for full, label in instances}
-    assert_equal(
+    assert_same_detections(
         replace(merged, scores_N=np.zeros(len(merged))),
         replace(
             detections(
@@ -197,7 +189,7 @@ def test_the_order_of_the_tiles_does_not_matter(seed: int) -> None:
         for window in windows
     ]
     order = rng.permutation(len(windows))
-    assert_equal(
+    assert_same_detections(
         merge_tiles(windows, found, 90, 120),
         merge_tiles([windows[k] for k in order], [found[k] for k in order], 90, 120),
     )
@@ -215,7 +207,7 @@ def test_an_instance_seen_whole_keeps_its_own_score_and_a_pieced_one_the_best_of
         detections([(seen_in(windows[0], small), 1, 0.9), (seen_in(windows[0], large), 1, 0.3)]),
         detections([(small, 1, 0.6), (seen_in(windows[1], large), 1, 0.8)]),
     ]
-    assert_equal(
+    assert_same_detections(
         merge_tiles(windows, found, 64, 112), detections([(large, 1, 0.8), (small, 1, 0.6)])
     )
 

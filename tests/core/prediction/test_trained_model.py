@@ -27,7 +27,7 @@ from core.network.build import build_detector
 from core.network.weights import BaseWeights
 from core.prediction import trained_model
 from core.prediction.trained_model import CONFIG, MEMBERS, WEIGHTS, TrainedModel, together
-from core.sample import Detections
+from tests.core.scenes import assert_same_detections
 
 CLASSES = (Category(3, "épithélium: oui"), Category(7, "no"), Category(11, "12"))
 TINY: dict[str, Any] = {
@@ -69,15 +69,6 @@ def build(settings: dict[str, Any], weights: BaseWeights | None = None) -> Train
         model.roi_heads.mask_predictor.mask_fcn_logits.bias += 0.5
     began_with = None if weights is None else {"name": weights.name, "sha256": weights.sha256}
     return TrainedModel(config, CLASSES, model.eval(), began_with)
-
-
-def assert_same(one: Detections, other: Detections) -> None:
-    assert np.array_equal(one.boxes_N4, other.boxes_N4)
-    assert np.array_equal(one.scores_N, other.scores_N)
-    assert np.array_equal(one.labels_N, other.labels_N)
-    for a, b in zip(one.masks, other.masks, strict=True):
-        assert (a.y0, a.x0) == (b.y0, b.x0)
-        assert np.array_equal(a.pixels, b.pixels)
 
 
 IN_A_FRESH_PROCESS = """
@@ -199,7 +190,7 @@ def test_other_settings_of_prediction_need_no_other_network() -> None:
     other = trained.predicting_with(few)
     assert other.config.predict == few
     built = build({"predict.max_detections": 3, "predict.flips": True})
-    assert_same(other.predict(IMAGE), built.predict(IMAGE))
+    assert_same_detections(other.predict(IMAGE), built.predict(IMAGE))
 
 
 def a_pair(**settings: Any) -> TrainedModel:
@@ -221,7 +212,7 @@ def test_models_that_predict_together_are_saved_and_loaded_whole(
     trained_model.save(tmp_path, pair)
     assert [path.name for path in trained_model.files_of(tmp_path)] == [CONFIG, MEMBERS]
     loaded = trained_model.load(tmp_path, "cpu")
-    assert_same(loaded.predict(IMAGE), expected)
+    assert_same_detections(loaded.predict(IMAGE), expected)
     assert [one.config.seed for one in (loaded, *loaded.others)] == [3, 4]
     assert (loaded.config, loaded.classes) == (pair.config, CLASSES)
     for number in (0, 1):  # each member is a model of its own

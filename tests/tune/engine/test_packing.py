@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from core.config import ModelConfig, PredictConfig, TrialConfig
 from core.network.detector import Traits
 from core.network.detectors import FPN_V2
+from tests.core.activations import kept_bytes
 from tune.engine.packing import (
     FORMAT,
     GAIN,
@@ -413,25 +414,14 @@ def test_the_norm_that_takes_the_most_memory_depends_on_the_precision(
 
 
 def test_norms_are_ranked_by_what_they_keep_for_the_gradient_in_float32() -> None:
-    def kept_bytes(norm: str) -> int:
+    def activations(norm: str) -> int:
         """The bytes of backbone and pyramid; with `batch` alone the backbone's norm trains."""
         model = ModelConfig(detector="fpn_v2", backbone="resnet18", weights="a.pth", norm=norm)
         traits = Traits(frozen_norm=norm != "batch", norm_eps=1e-5, stride_in_1x1=False)
         network = FPN_V2.build(model, 1, PredictConfig(), traits).backbone
-        own = {value.untyped_storage().data_ptr() for value in network.state_dict().values()}
-        kept: dict[int, torch.UntypedStorage] = {}
+        return kept_bytes(network, torch.rand(1, 3, 64, 64))
 
-        def note(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                kept[storage.data_ptr()] = storage
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            network(torch.rand(1, 3, 64, 64))
-        return sum(storage.nbytes() for storage in kept.values())
-
-    frozen, group, batch = map(kept_bytes, ("frozen", "group", "batch"))
+    frozen, group, batch = map(activations, ("frozen", "group", "batch"))
     assert frozen < group < batch
 
 
