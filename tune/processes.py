@@ -1,7 +1,9 @@
-"""The processes that a search starts, and their children, found by a mark in their environment.
+"""The processes that a search starts, and their children.
 
+They are found by a mark in their environment, by their parents, and by having been seen before.
 Process groups would not find them all: Ray's agents leave their parent's group, and live for up to
-a minute after it has ended.
+a minute after it has ended. Nor does the mark: a process of Ray that gives itself a name writes it
+over its arguments and over the first variables of its environment, which come in random order.
 """
 
 import contextlib
@@ -39,29 +41,82 @@ def variables(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-@contextlib.contextmanager
-def marked() -> Iterator[str]:
-    """Yield a mark; every process that starts inside the block carries it, this one does not."""
-    mark = uuid.uuid4().hex
-    with variables({MARK: mark}):
-        yield mark
+class Started:
+    """The processes that were started inside a block of `marked`, and those that these started."""
 
+    def __init__(self) -> None:
+        self.mark = uuid.uuid4().hex
+        self._seen: dict[int, str] = {}
 
-def living(mark: str) -> list[int]:
-    """The ids of the processes with this mark that have not ended."""
-    wanted, found = f"{MARK}={mark}".encode(), []
-    for path in Path("/proc").iterdir():
+    def living(self) -> list[int]:
+        """The ids of those that have not ended.
+
+        One that has lost its mark is found while its parent lives, or if an earlier call found it.
+        """
+        all_of_them = _running()
+        found = {
+            process
+            for process, (_, begin) in all_of_them.items()
+            if self._seen.get(process) == begin or self._carries_the_mark(process)
+        }
+        while children := {
+            process
+            for process, (parent, _) in all_of_them.items()
+            if parent in found and process not in found
+        }:
+            found |= children
+        self._seen |= {process: all_of_them[process][1] for process in found}
+        return sorted(found)
+
+    def end(self, seconds: float = 10.0) -> None:
+        """Kill them, and wait for their end for at most `seconds`."""
+        until = time.monotonic() + seconds
+        while found := self.living():
+            for process in found:
+                with contextlib.suppress(OSError):
+                    os.kill(process, signal.SIGKILL)
+            if time.monotonic() > until:
+                return
+            time.sleep(0.02)
+
+    def _carries_the_mark(self, process: int) -> bool:
+        wanted = f"{MARK}={self.mark}".encode()
         with contextlib.suppress(OSError):
-            if path.name.isdigit() and wanted in (path / "environ").read_bytes().split(b"\0"):
-                found.append(int(path.name))
-    return [process for process in found if runs(process)]
+            return wanted in Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+        return False
+
+
+@contextlib.contextmanager
+def marked() -> Iterator[Started]:
+    """Mark every process that starts inside the block; this one has no mark."""
+    started = Started()
+    with variables({MARK: started.mark}):
+        yield started
 
 
 def runs(process: int) -> bool:
     """Whether a process has not ended. A zombie has ended; only its parent has not asked for it."""
+    return _stat(process) is not None
+
+
+def _running() -> dict[int, tuple[int, str]]:
+    """Each process that has not ended, with its parent and the time at which it began."""
+    found = {}
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit() and (stat := _stat(int(path.name))) is not None:
+            found[int(path.name)] = stat
+    return found
+
+
+def _stat(process: int) -> tuple[int, str] | None:
+    """A process's parent and the time at which it began, in ticks since the machine's start
+    (proc_pid_stat(5)); None if the process has ended.
+    """
     with contextlib.suppress(OSError, IndexError):
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    return False
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        if fields[0] not in "ZX":
+            return int(fields[1]), fields[19]
+    return None
 
 
 def machine() -> str:
@@ -81,18 +136,6 @@ def name_of(process: int) -> str:
     return ""
 
 
-def end(mark: str, seconds: float = 10.0) -> None:
-    """Kill the processes with this mark, and wait for their end for at most `seconds`."""
-    until = time.monotonic() + seconds
-    while processes := living(mark):
-        for process in processes:
-            with contextlib.suppress(OSError):
-                os.kill(process, signal.SIGKILL)
-        if time.monotonic() > until:
-            return
-        time.sleep(0.02)
-
-
 @contextlib.contextmanager
 def deaf_to_sigterm() -> Iterator[None]:
     """Block SIGTERM in processes that start inside the block; one that comes to this process takes
@@ -110,16 +153,16 @@ def deaf_to_sigterm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ended_when_asked(mark: str) -> Iterator[None]:
-    """Inside the block, kill each process with this mark that Ray sends a SIGTERM: the processes
-    block it, and Ray would wait for them.
+def ended_when_asked(started: Started) -> Iterator[None]:
+    """Inside the block, kill each of these processes that Ray sends a SIGTERM: the processes block
+    it, and Ray would wait for them.
     """
     done = threading.Event()
-    asked_before = {process for process in living(mark) if _sigterm_waits(process)}
+    asked_before = {process for process in started.living() if _sigterm_waits(process)}
 
     def look() -> None:
         while not done.wait(_POLL_SECONDS):
-            for process in set(living(mark)) - asked_before:
+            for process in set(started.living()) - asked_before:
                 if _sigterm_waits(process):
                     with contextlib.suppress(OSError):
                         os.kill(process, signal.SIGKILL)

@@ -259,12 +259,12 @@ def test_a_trial_whose_loaders_process_is_killed_goes_on_in_another_attempt_and_
         trial = Trial(config, inputs.data, device="cpu", loader_workers=1, threads=1)
         run_epoch = trial.run_epoch
 
-        def killing() -> Any:
+        def killing(*given: Any) -> Any:
             if assignment.trial == 1 or (trial.epoch, assignment.attempt) == (1, 1):
                 return run_epoch(
                     lambda _: [one.kill() for one in multiprocessing.active_children()]
                 )
-            return run_epoch()
+            return run_epoch(*given)
 
         trial.run_epoch = killing  # type: ignore[method-assign]
         return trial

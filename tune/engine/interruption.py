@@ -61,20 +61,20 @@ def second_interrupt_ends() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-_started: dict[str, Path] = {}
-"""For each running Ray, the mark of its processes (`tune.processes`) and its temporary folder."""
+_of_ray: list[tuple[processes.Started, Path]] = []
+"""For each running Ray, its processes and its temporary folder."""
 
 
 @contextlib.contextmanager
-def ended_with_the_driver(mark: str, folder: Path) -> Iterator[None]:
-    """If this process ends at once inside the block, it first ends the processes with this mark
-    and removes their temporary folder.
+def ended_with_the_driver(started: processes.Started, folder: Path) -> Iterator[None]:
+    """If this process ends at once inside the block, it first ends these processes and removes
+    their temporary folder.
     """
-    _started[mark] = folder
+    _of_ray.append((started, folder))
     try:
         yield
     finally:
-        del _started[mark]
+        _of_ray.remove((started, folder))
 
 
 _ending = threading.Lock()
@@ -93,8 +93,8 @@ def _end_at_once(status: int, sentence: str) -> None:
     print(f"{show_cursor}{sentence}", file=sys.stderr, flush=True)
     with Path(os.devnull).open("w") as nothing:  # Ray's libraries would write about it as well
         os.dup2(nothing.fileno(), sys.__stderr__.fileno() if sys.__stderr__ else 2)
-    for mark, folder in _started.items():
-        processes.end(mark)
+    for started, folder in _of_ray:
+        started.end()
         shutil.rmtree(folder, ignore_errors=True)
     os._exit(status)
 
@@ -119,7 +119,7 @@ def own_handler_of_sigterm() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ended_with_ray(mark: str) -> Iterator[None]:
+def ended_with_ray(started: processes.Started) -> Iterator[None]:
     """Inside the block, end this process soon after Ray's GCS or raylet dies; Ray needs both.
 
     Ray would wait for a minute, then end or abort this process without a message, and leave its
@@ -128,7 +128,7 @@ def ended_with_ray(mark: str) -> Iterator[None]:
     done = threading.Event()
     watched = {
         process: name
-        for process in processes.living(mark)
+        for process in started.living()
         if (name := processes.name_of(process)) in _HEART
     }
 

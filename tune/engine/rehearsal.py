@@ -365,7 +365,7 @@ class Rehearsal:
     def __enter__(self) -> Self:
         self._connection, theirs = multiprocessing.Pipe()
         # Ctrl-C reaches this process alone, which then ends the others.
-        with processes.marked() as self._mark, theirs:
+        with processes.marked() as self._started, theirs:
             self._nursery = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
@@ -413,7 +413,7 @@ class Rehearsal:
         self._connection.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._nursery.wait(2 * LEAVE_SECONDS)
-        processes.end(self._mark)
+        self._started.end()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._nursery.wait(LEAVE_SECONDS)
 

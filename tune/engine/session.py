@@ -48,8 +48,8 @@ def ray_session(machine: Machine) -> Iterator[Path]:
     _make_token()
     with (
         scratch.folder() as folder,
-        processes.marked() as mark,
-        ended_with_the_driver(mark, folder),
+        processes.marked() as started,
+        ended_with_the_driver(started, folder),
     ):
         try:
             with (
@@ -69,12 +69,12 @@ def ray_session(machine: Machine) -> Iterator[Path]:
                     logging_level=logging.ERROR,
                     _temp_dir=str(folder / "ray"),
                 )
-            with ended_with_ray(mark):
+            with ended_with_ray(started):
                 yield folder
         finally:
-            with processes.ended_when_asked(mark):
+            with processes.ended_when_asked(started):
                 ray.shutdown()
-            processes.end(mark)
+            started.end()
 
 
 def _memory_of_workers(node: Node) -> dict[str, str]:

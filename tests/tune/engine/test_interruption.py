@@ -15,17 +15,17 @@ from tune import processes
 from tune.engine.interruption import ended_with_ray, ended_with_the_driver, second_interrupt_ends
 
 folder, cause = Path(sys.argv[1]), sys.argv[2]
-end = processes.end
+end = processes.Started.end
 
-def slow_end(mark):  # as on a machine that is busy
-    end(mark)
+def slow_end(started):  # as on a machine that is busy
+    end(started)
     if threading.current_thread() is threading.main_thread():
         time.sleep(3)
 
-processes.end = slow_end
-with second_interrupt_ends(), processes.marked() as mark, ended_with_the_driver(mark, folder / "tmp"):
+processes.Started.end = slow_end
+with second_interrupt_ends(), processes.marked() as started, ended_with_the_driver(started, folder / "tmp"):
     raylet = subprocess.Popen([shutil.copy(shutil.which("sleep"), folder / "raylet"), "1000"])
-    with ended_with_ray(mark):
+    with ended_with_ray(started):
         if cause == "Ctrl-C":
             os.kill(os.getpid(), signal.SIGINT)
         else:

@@ -442,8 +442,8 @@ def test_sigterm_to_all_processes_of_a_job_ends_the_service_after_the_driver_end
 def test_the_service_carries_no_mark_by_which_a_ray_session_ends_its_processes(
     stand_in: StandIn,
 ) -> None:
-    with processes.marked() as mark, mps.service("auto"):
-        assert stand_in.started[0] not in processes.living(mark)
+    with processes.marked() as started, mps.service("auto"):
+        assert stand_in.started[0] not in started.living()
 
 
 def test_where_there_is_no_such_program_a_search_with_gpus_is_refused_before_it_starts(

@@ -106,19 +106,25 @@ def in_another_thread(what: Callable[[], None]) -> threading.Thread:
 
 
 @contextmanager
-def noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Rehearsal]]:
-    """The rehearsals that were begun in the block; afterwards none of their processes is left."""
+def noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[Rehearsal], threading.Event]]:
+    """The rehearsals that were begun in the block, and an event: a nursery has imported everything,
+    for which it may start other programs, and all that it starts from now on trains. After the
+    block none of their processes is left.
+    """
     begun: list[Rehearsal] = []
+    ready = threading.Event()
     enter = Rehearsal.__enter__
 
     def noting(self: Rehearsal) -> Rehearsal:
         begun.append(self)
-        return enter(self)
+        entered = enter(self)
+        ready.set()
+        return entered
 
     monkeypatch.setattr(Rehearsal, "__enter__", noting)
-    yield begun
+    yield begun, ready
     for one in begun:
-        assert not rehearsal.processes.living(one._mark)
+        assert not one._started.living()
 
 
 def test_one_and_two_trials_are_measured_and_the_data_are_as_they_were() -> None:
@@ -343,9 +349,9 @@ def test_a_process_that_was_started_for_later_rounds_and_dies_does_not_end_this_
     assert answer.trouble is not None
 
 
-def kill_when_begun(begun: list[Rehearsal], number: int, of: int) -> None:
+def kill_when_begun(begun: list[Rehearsal], ready: threading.Event, number: int, of: int) -> None:
     """Kill process `number` of the round of `of` processes, once the measurement has begun."""
-    assert until(lambda: begun and hasattr(begun[0], "_nursery"))
+    assert ready.wait(300)
     os.kill(process_of(begun[0], number, of), signal.SIGKILL)
 
 
@@ -354,8 +360,8 @@ def test_a_process_that_dies_ends_the_growth_and_the_largest_number_that_worked_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = inputs()
-    with noted(monkeypatch) as begun:
-        thread = in_another_thread(lambda: kill_when_begun(begun, 1, 2))
+    with noted(monkeypatch) as (begun, ready):
+        thread = in_another_thread(lambda: kill_when_begun(begun, ready, 1, 2))
         found = pack(conditions(given), machine(), given)
         thread.join()
     assert [(one.trials, one.trouble) for one in found.gpus[0].rounds] == [
@@ -474,8 +480,8 @@ def test_a_process_that_the_kernel_kills_for_the_machines_memory_does_not_end_th
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = inputs()
-    with noted(monkeypatch) as begun:
-        thread = in_another_thread(lambda: kill_when_begun(begun, 0, 1))
+    with noted(monkeypatch) as (begun, ready):
+        thread = in_another_thread(lambda: kill_when_begun(begun, ready, 0, 1))
         with pytest.raises(NotMeasured, match="SIGKILL"):
             pack(conditions(given), machine(), given)
         thread.join()
@@ -490,7 +496,7 @@ def test_no_study_ends_because_a_measurement_failed(
     monkeypatch.setattr(rehearsal, "LEAVE_SECONDS", 0.5)
     monkeypatch.setattr(rehearsal, "KILLED_SECONDS", 0.1)
     given = inputs()
-    with noted(monkeypatch) as begun:
+    with noted(monkeypatch) as (begun, _):
 
         def strike() -> None:
             assert until(lambda: begun and hasattr(begun[0], "_nursery"))
@@ -517,10 +523,10 @@ def test_a_configuration_that_cannot_be_trained_is_the_users_to_mend() -> None:
 @pytest.mark.fault
 def test_ctrl_c_ends_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     given = inputs()
-    with noted(monkeypatch) as begun:
+    with noted(monkeypatch) as (begun, ready):
 
         def strike() -> None:
-            assert until(lambda: begun and hasattr(begun[0], "_nursery"))
+            assert ready.wait(300)
             process_of(begun[0], 0, 1)
             os.kill(os.getpid(), signal.SIGINT)
 
