@@ -357,6 +357,24 @@ def _as_scales(value: Any) -> Any:
     return ",".join(f"{factor:g}" for factor in factors)
 
 
+def _as_caps(value: Any) -> Any:
+    """A value of `predict.class_caps` in its one form, `20,0`: without repetitions at its end."""
+    texts = [value] if isinstance(value, int) else str(value).split(",")
+    try:
+        caps = [int(text) for text in texts]
+    except ValueError:
+        caps = [-1]
+    if isinstance(value, bool) or not all(0 <= cap <= MOST_DETECTIONS for cap in caps):
+        raise PydanticCustomError(
+            "caps",
+            f"Input should be whole numbers from 0 to {MOST_DETECTIONS}, one or one for each class,"
+            " such as 20,0",
+        )
+    while len(caps) > 1 and caps[-1] == caps[-2]:
+        caps.pop()
+    return ",".join(str(cap) for cap in caps)
+
+
 class PredictConfig(_Settings):
     """How the outputs of the network become detections."""
 
@@ -368,6 +386,9 @@ class PredictConfig(_Settings):
     max_detections: Annotated[int, Field(ge=1, le=MOST_DETECTIONS), MayBeAuto()] = 400
     """Detections kept per tile, all classes together; an image that is not cut into tiles is one;
     auto: enough for the most crowded tile."""
+    class_caps: Annotated[str, BeforeValidator(_as_caps)] = "0"
+    """Detections kept per image of class 1, class 2 and so on, such as 20,0; the last number holds
+    for all further classes too, and 0 is no cap."""
     views: Literal["none", "mirror", "flips", "all"] = "none"
     """Looks at each tile that are merged: none: as it is; mirror: also mirrored; flips: all four
     flips; all: these four and their quarter turns."""
@@ -399,6 +420,11 @@ class PredictConfig(_Settings):
         """
         changed = json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(changed.encode()).hexdigest()[:12]
+
+    def cap_of(self, label: int) -> int:
+        """Largest number of detections of class `label`, counted from 1, in an image; 0 for any."""
+        caps = self.class_caps.split(",")
+        return int(caps[min(label, len(caps)) - 1])
 
     @property
     def factors(self) -> tuple[float, ...]:

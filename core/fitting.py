@@ -33,6 +33,10 @@ LEAST_CELL, GOOD_CELL = 30, 40
 """Least side, in pixels of the image that the network sees, that the median cell should have, and
 the side that it should have where that needs neither crops nor images enlarged by more than
 ENLARGED. The side of a cell is the square root of its box's area."""
+CROPS_PAY = 1.5
+"""Factor by which crops must show the median cell longer than whole images would. A crop shows an
+image in part, and its tiles in prediction overlap: an image one and a half times as long takes four
+looks in place of one."""
 ENLARGED = 2.0
 """Largest factor by which images are enlarged to bring the median cell beyond LEAST_CELL."""
 MOST_PIXELS = 1024 * 1024
@@ -214,15 +218,15 @@ def _limit(config: TrialConfig) -> int:
     return limit if isinstance(limit, int) else _NO_LIMIT
 
 
-def _crop(data: Measurement, config: TrialConfig) -> Chosen:
-    """The whole image where that shows the median cell in LEAST_CELL pixels; otherwise crops that
-    do.
+def _crop_below(enough: float, data: Measurement, config: TrialConfig) -> Chosen:
+    """The whole image where that shows the median cell in `enough` pixels; otherwise crops that
+    show it in LEAST_CELL.
     """
     own = _own_cell(data)
     side, limit = config.model.image_min_side, _limit(config)
     whole = side if isinstance(side, int) else _shorter_side(data, 0, limit, LEAST_CELL)
     seen = _seen_cell(data, 0, whole, limit)
-    if seen >= LEAST_CELL:
+    if seen >= enough:
         return Chosen(
             0, f"whole images show the median cell of {own:.0f} pixels in {seen:.0f} pixels"
         )
@@ -316,16 +320,19 @@ def _without_cells(name: str, config: TrialConfig) -> Value:
     return SETTINGS[name]
 
 
+_FIRST_RULES: Mapping[str, Rule] = {
+    "data.crop": functools.partial(_crop_below, LEAST_CELL),
+    "model.image_min_side": _image_min_side,
+    "model.image_max_side": _image_max_side,
+    "model.anchor_scale": _anchor_scale,
+    "model.proposals_train": _proposals_train,
+    "model.proposals_test": _proposals_test,
+    "predict.max_detections": _max_detections,
+}
+
 RULES: Mapping[int, Mapping[str, Rule]] = {
-    1: {
-        "data.crop": _crop,
-        "model.image_min_side": _image_min_side,
-        "model.image_max_side": _image_max_side,
-        "model.anchor_scale": _anchor_scale,
-        "model.proposals_train": _proposals_train,
-        "model.proposals_test": _proposals_test,
-        "predict.max_detections": _max_detections,
-    }
+    1: _FIRST_RULES,
+    2: {**_FIRST_RULES, "data.crop": functools.partial(_crop_below, LEAST_CELL / CROPS_PAY)},
 }
 """The rules by which settings are read off data, by version. A version that studies began with is
 never changed, or they would go on with other settings: a change is another version."""

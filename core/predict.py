@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     names = (
         "views", "flips", "scales", "tile", "overlap", "merge", "agreement",
-        "score_threshold", "max_detections",
+        "score_threshold", "max_detections", "class_caps",
     )  # fmt: skip
     settings = {
         f"predict.{name}": value for name in names if (value := getattr(parsed, name)) is not None
@@ -119,6 +119,12 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="most instances of a tile, or of an image without",
+    )
+    add(
+        "--class-caps",
+        metavar="N,N",
+        help="most instances of class 1, class 2 ... in an image, such as 20,0; the last holds for"
+        " all further classes, and 0 is no cap",
     )
     add = parser.add_argument_group("machine").add_argument
     add(

@@ -6,16 +6,28 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from benchmarks import tissue
-from benchmarks.tissue import EIGHT, GROUPS, PRESETS, SHORTER, data_of, space_of
-from core.config import SETTINGS, TrialConfig
-from core.data import synthetic
+from benchmarks.prediction import TriesWays, ways_of
+from benchmarks.tissue import (
+    EIGHT,
+    GROUPS,
+    LEAST_LEFT,
+    PRESETS,
+    SHORTER,
+    data_of,
+    quarters,
+    space_of,
+)
+from core.config import PredictConfig, TrialConfig
+from core.data import load, synthetic
 from core.dependence import effective
 from tune.request.file import load_request
 from tune.request.request import StudyRequest
+from tune.study.trials import TrialInputs
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,15 +80,40 @@ def test_eight_presets_with_three_seeds_are_compared_with_a(tmp_path: Path) -> N
     assert request.space.value("data.group_pattern", {}) == GROUPS
 
 
-def test_the_short_form_makes_the_sizes_of_all_presets_smaller_in_one_ratio(
+def test_the_short_form_makes_what_presets_name_smaller_by_one_factor_a_setting(
     tmp_path: Path,
 ) -> None:
     whole, short = (request_of(tuple(PRESETS), tmp_path, short=short) for short in (False, True))
     for variant, smaller in zip(whole.space.variants, short.space.variants, strict=True):
-        side = whole.space.value("model.image_min_side", variant.settings)
-        found = short.space.value("model.image_min_side", smaller.settings)
-        assert found == (256 if side == "auto" else SHORTER * side)
-    assert SETTINGS["model.image_min_side"] * SHORTER == 256
+        for name, factor in SHORTER.items():
+            value = whole.space.value(name, variant.settings)
+            found = short.space.value(name, smaller.settings)
+            named = name in variant.settings or name == "model.image_min_side"
+            if named and value != "auto":
+                assert found == round(factor * value), (variant.name, name)
+            elif named and name in variant.settings:
+                assert found == "auto"
+    assert short.space.value("optim.epochs", {}) == 8
+    assert short.space.seeds == 3
+
+
+def test_the_ways_to_predict_differ_and_begin_with_the_models_own() -> None:
+    own = PredictConfig(max_detections=125)
+    ways = ways_of(own, 160)
+    assert next(iter(ways.values())) == own
+    assert len(set(ways.values())) == len(ways) > 12
+
+
+def test_of_a_studys_trials_those_of_the_baseline_alone_predict_in_other_ways(
+    tmp_path: Path,
+) -> None:
+    space = request_of(("recipe", "A"), tmp_path).space
+    of_a = next(row.config for row in space.rows() if row.name == "A")
+    maker = TriesWays(of_a, 160)
+    for row in space.rows():
+        tried = maker.predictions(row.config, TrialInputs(synthetic.make(2), {}, 1, gpu=False))
+        assert (len(tried) > 0) == (row.name == "A"), row
+        assert row.config.predict not in tried
 
 
 def tiles(folder: Path) -> Path:
@@ -90,14 +127,48 @@ def tiles(folder: Path) -> Path:
     return folder
 
 
-def test_the_short_form_has_one_crop_of_each_tile(tmp_path: Path) -> None:
+def test_the_short_form_has_two_quarters_of_one_crop_of_each_tile(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     folder = data_of(tiles(tmp_path / "whole"), tmp_path / "out", short=True)
-    assert sorted(crop.name for crop in (folder / "train").iterdir()) == [
-        f"tile_{number}_0_0" for number in range(5)
-    ]
+    whole, found = load(str(tmp_path / "whole")), load(str(folder))
+    crops = {crop.name: crop for crop in whole.samples if crop.name.endswith("_0_0")}
+    assert len(found.samples) == 2 * len(crops) == 10
+    for sample in found.samples:
+        tile, y0, x0 = sample.name.rsplit("_", 2)
+        crop = crops[f"{tile}_0_0"]
+        height, width = (side // 2 for side in crop.size)
+        assert (int(y0), int(x0)) in ((0, 0), (height, width))
+        window = slice(int(y0), int(y0) + height), slice(int(x0), int(x0) + width)
+        np.testing.assert_array_equal(sample.image, crop.image[window])
     assert data_of(tmp_path / "whole", tmp_path / "out", short=True) == folder
     assert [path.name for path in (tmp_path / "out").iterdir()] == [folder.name]
+
+
+def test_a_quarter_has_the_instances_of_which_enough_is_left_and_no_other() -> None:
+    data = synthetic.make(images=6, side=128)
+    named = tuple(
+        replace(sample, name=f"tile_{place}_0_0") for place, sample in enumerate(data.samples)
+    )
+    cut = left_out = 0
+    found = quarters(replace(data, samples=named)).samples
+    for crop, *pair in zip(named, found[::2], found[1::2], strict=True):
+        for sample in pair:
+            y0, x0 = map(int, sample.name.rsplit("_", 2)[1:])
+            height, width = sample.size
+            expected = []
+            for number, label in enumerate(crop.labels_N.tolist(), start=1):
+                mask = (crop.label_maps == number).any(axis=0)
+                here = mask[y0 : y0 + height, x0 : x0 + width]
+                cut += 0 < here.sum() < mask.sum()
+                left_out += 0 < here.sum() < LEAST_LEFT * mask.sum()
+                if here.any() and here.sum() >= LEAST_LEFT * mask.sum():
+                    expected.append((label, here.tobytes()))
+            kept = [
+                (label, (sample.label_maps == number).any(axis=0).tobytes())
+                for number, label in enumerate(sample.labels_N.tolist(), start=1)
+            ]
+            assert kept == expected
+    assert cut > left_out > 0
 
 
 def test_a_folder_with_an_unpacking_program_is_unpacked_once(tmp_path: Path) -> None:
@@ -151,7 +222,7 @@ def test_two_tiny_presets_end_in_the_tables_of_the_report(tmp_path: Path) -> Non
     }  # fmt: skip
     command = [
         sys.executable, "-m", "benchmarks.tissue", "--short", "--data", tiles(tmp_path / "data"),
-        "--out", tmp_path / "out", "--weights", "none", "--epochs", "1",
+        "--out", tmp_path / "out", "--weights", "none", "--epochs", "1", "--seeds", "2",
         "--presets", "recipe", "A",
         *(part for name, value in tiny.items() for part in ("--set", f"{name}={value}")),
     ]  # fmt: skip
@@ -159,10 +230,14 @@ def test_two_tiny_presets_end_in_the_tables_of_the_report(tmp_path: Path) -> Non
     assert ended.returncode == 0, ended.stderr
     written = (tmp_path / "out" / "tissue-short.md").read_text()
     assert ended.stdout.strip() == written.strip()
-    assert "2 presets, n = 2 seeds, 5 images split by tile, 1 epoch;" in written
+    assert "2 presets, n = 2 seeds, 10 images split by tile, 1 epoch;" in written
     assert "the short form" in written
     tables = tmp_path / "out" / "tissue-short" / "report" / "tables"
     for name in ("methods", "limits"):
         assert (tables / f"{name}.md").read_text().strip() in written
     assert "| recipe" in written
     assert "| A " in written
+    assert "### Ways to predict with A" in written
+    for way in list(ways_of(PredictConfig(), 160))[1:]:
+        (row,) = [line for line in written.splitlines() if line.startswith(f"| {way} |")]
+        assert row.endswith("| 2 |"), "tried by both trainings"

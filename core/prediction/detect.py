@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.config import MOST_DETECTIONS, PredictConfig
+from core.metric.ap50 import ranks
 from core.network.detector import Detector
 from core.prediction.merge import merge, suppress, take
 from core.prediction.tiles import Window, merge_tiles
@@ -52,8 +53,14 @@ def combine(seen: Seen, config: PredictConfig) -> Detections:
     `config` may be stricter than the settings with which the network looked: a higher
     `score_threshold`, a lower `max_detections`, fewer views. The network need not run again:
     suppression goes from the best score down, so a detection that is dropped here had not
-    suppressed any other. There is no cap on the detections of an image with several tiles.
+    suppressed any other. `config.class_caps` alone caps the detections of an image with several
+    tiles.
     """
+    return _capped(_whole(seen, config), config)
+
+
+def _whole(seen: Seen, config: PredictConfig) -> Detections:
+    """The detections in an image before the caps of its classes."""
     windows = windows_of(config, seen.size, seen.tile)
     found = [_in_window(seen, window, config) for window in windows]
     if len(windows) == 1:
@@ -85,6 +92,16 @@ def about_full_tiles(found: Sequence[int], most: int, setting: str) -> str | Non
         f"{where} as many instances were found as predict.max_detections keeps of a tile"
         f" ({most:,}), so more may be there; to keep them {way_out}"
     )
+
+
+def _capped(found: Detections, config: PredictConfig) -> Detections:
+    """The best detections of each class, as many as `config.class_caps` allows."""
+    labels, numbers_N = np.unique(found.labels_N, return_inverse=True)
+    caps = np.array([config.cap_of(label) or len(found) for label in labels.tolist()], np.int64)
+    kept_N = ranks(found.labels_N) < caps[numbers_N]
+    if kept_N.all():
+        return found
+    return replace(take(found, np.flatnonzero(kept_N)), full_tiles=found.full_tiles)
 
 
 def _in_window(seen: Seen, window: Window, config: PredictConfig) -> Detections:

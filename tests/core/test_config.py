@@ -265,6 +265,26 @@ def test_scales_of_prediction_have_one_form(given_: Any, form: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given_", "form", "of_three"),
+    [(0, "0", (0, 0, 0)), ("20,0,0", "20,0", (20, 0, 0)), ("5, 5", "5", (5, 5, 5)),
+     ("1,2,3,4", "1,2,3,4", (1, 2, 3))],
+)  # fmt: skip
+def test_caps_of_classes_have_one_form_and_the_last_holds_for_the_rest(
+    given_: Any, form: str, of_three: tuple[int, ...]
+) -> None:
+    predict = TrialConfig.from_settings({"predict.class_caps": given_}).predict
+    assert predict.class_caps == form
+    assert tuple(predict.cap_of(label) for label in (1, 2, 3)) == of_three
+
+
+@pytest.mark.parametrize("wrong", ["", "20,", "-1", "1.5", 10_001, True, None])
+def test_caps_that_are_none_are_refused_with_an_example(wrong: Any) -> None:
+    message = refusal({"predict.class_caps": wrong})
+    assert message.startswith("space.yaml: predict.class_caps must be whole numbers from 0 to")
+    assert "20,0" in message
+
+
+@pytest.mark.parametrize(
     "wrong", ["", "1,", "a", "0.2", "5", "1,1.0", "nan", "inf", "1,2,3,4,0.3,0.4,0.5,0.6,0.7", True]
 )
 def test_scales_that_are_none_are_refused_with_an_example(wrong: Any) -> None:

@@ -15,6 +15,7 @@ from core.config import AUTO, AUTO_SETTINGS, MOST_DETECTIONS, SETTINGS, TrialCon
 from core.data.measure import SIDES, Measurement, measure
 from core.data.synthetic import make
 from core.fitting import (
+    CROPS_PAY,
     ENLARGED,
     GOOD_CELL,
     LEAST_CELL,
@@ -215,22 +216,43 @@ def test_circumstances_pass_through_json_unchanged() -> None:
     assert Circumstances.from_json({}, None) == Circumstances()
 
 
-def test_the_first_rules_never_change() -> None:
+def test_rules_that_studies_began_with_never_change() -> None:
     """Studies that began with them go on with them."""
     asked = TrialConfig.from_settings(dict.fromkeys(READ_OFF_DATA, AUTO))
 
-    def by_rule_1(data: Measurement) -> list[Value]:
-        settings = asked.resolved(Circumstances("fp32", data, 1)).settings()
-        return [settings[name] for name in RULES[1]]
+    def resolved(data: Measurement, rules: int) -> list[Value]:
+        settings = asked.resolved(Circumstances("fp32", data, rules)).settings()
+        return [settings[name] for name in RULES[rules]]
 
-    assert by_rule_1(CONSEP) == [0, 1000, 1000, 0.5, 2500, 2500, 1000]
     large = Measurement(
         ((2000, 1500),),
         tuple((2000, 1500, side, side + 3) for side in range(10, 40)),
         3000,
         (400,) * len(SIDES),
     )
-    assert by_rule_1(large) == [832, 1024, 1024, 0.5, 2000, 1600, 600]
+    for rules in (1, 2):
+        assert resolved(CONSEP, rules) == [0, 1000, 1000, 0.5, 2500, 2500, 1000]
+        assert resolved(large, rules) == [832, 1024, 1024, 0.5, 2000, 1600, 600]
+
+
+def test_images_that_show_cells_nearly_large_enough_stay_whole() -> None:
+    """CoNSeP's cells of 17 pixels are 27 long at 800: crops of 448 of 500 pixels gained 3 more."""
+    asked = TrialConfig.from_settings({"data.crop": AUTO})
+    assert asked.resolved(Circumstances("fp32", CONSEP, 1)).data.crop == 448
+    assert asked.resolved(Circumstances("fp32", CONSEP)).data.crop == 0
+
+
+@pytest.mark.parametrize("side", [600, 1000, 1500, 1600, 2000, 4000])
+@pytest.mark.parametrize("cell", [10, 17, 23, 40])
+def test_crops_show_cells_half_as_long_again_as_whole_images_would(side: int, cell: int) -> None:
+    data = data_of((side, side), [(cell, cell)])
+    for asked in (TrialConfig(), config_of(model__image_min_side=512)):
+        config = asked.changed({"data.crop": AUTO}).resolved(Circumstances("fp32", data))
+        whole = seen_cell(data, config.changed({"data.crop": 0}))
+        if config.data.crop:
+            assert seen_cell(data, config) >= max(LEAST_CELL, CROPS_PAY * whole)
+        else:
+            assert whole >= LEAST_CELL / CROPS_PAY
 
 
 def test_data_without_an_instance_leave_the_defaults() -> None:
@@ -259,5 +281,5 @@ def test_where_no_anchor_fits_with_any_scale_the_scale_stays_1() -> None:
 
 
 def test_crops_are_no_larger_than_a_crop_may_be() -> None:
-    chosen, _ = recommended(data_of((9400, 9400), [(270, 270)]), TrialConfig())
+    chosen, _ = recommended(data_of((14000, 14000), [(270, 270)]), TrialConfig())
     assert chosen.data.crop == 8192

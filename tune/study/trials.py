@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from core.config import ModelConfig, TrialConfig, Value
+from core.config import ModelConfig, PredictConfig, TrialConfig, Value
 from core.data.dataset import Dataset
 from core.device import limit_memory, resolve
 from core.errors import ResourceError
@@ -79,8 +79,12 @@ class CoreTrials:
             # of them compute.
             loader_workers=inputs.cpus - 1 if inputs.gpu else 0,
             threads=inputs.cpus,
-            predictions=config.other_predictions(inputs.predict, inputs.auto),
+            predictions=self.predictions(config, inputs),
         )
+
+    def predictions(self, config: TrialConfig, inputs: TrialInputs) -> Sequence[PredictConfig]:
+        """The other settings of prediction that a trial tries after its last epoch."""
+        return config.other_predictions(inputs.predict, inputs.auto)
 
 
 def begin_to_use_gpu(share: float) -> None:

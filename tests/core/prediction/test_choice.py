@@ -52,6 +52,7 @@ def candidates(own: PredictConfig) -> list[PredictConfig]:
         {"tile": 64},
         {"tile": 64, "flips": True, "max_detections": 40},
         {"nms_iou": 0.2},
+        {"class_caps": "1,3"},
     ]
     return [own.model_copy(update=change) for change in changes]
 
@@ -77,6 +78,18 @@ def test_each_candidate_scores_what_a_model_built_with_it_scores(trial: Trial) -
         assert one.ap50 == ap50(masks, 100).mean
         different.add(tuple(one.masks.score_D.tolist()))
     assert len(different) >= 5
+
+
+def test_a_cap_of_all_classes_scores_what_the_metrics_cap_scores(trial: Trial) -> None:
+    """So what caps gain can be read off the match tables of a model that has none."""
+    trained = trial.trained_model()
+    own, samples = trained.config.predict, DATA.samples
+    capped = [own.model_copy(update={"class_caps": caps}) for caps in ("0", "1", "4")]
+    free, *others = evaluate(trained, samples, capped)
+    for cap, one in zip((1, 4), others, strict=True):
+        assert one.ap50 == ap50(free.masks, cap).mean
+    counts = [sum(map(len, one.found)) for one in (others[0], others[1], free)]
+    assert counts == sorted(set(counts)), "each cap cuts"
 
 
 def test_the_models_own_settings_score_what_its_best_epoch_reported(trial: Trial) -> None:

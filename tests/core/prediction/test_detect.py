@@ -357,6 +357,24 @@ def test_all_cells_of_a_large_mosaic_come_back_or_its_full_tiles_are_named() -> 
     assert about_full_tiles([cut.full_tiles], 200, "it") is not None
 
 
+@settings(deadline=None, max_examples=30)
+@given(blocks_apart, st.sampled_from(["0", "1", "2,0", "0,1,3"]), st.sampled_from(["none", "all"]),
+       st.sampled_from([0, 64]))  # fmt: skip
+def test_of_each_class_an_image_keeps_its_best_detections_up_to_the_cap(
+    given_: list[tuple[int, ...]], caps: str, views: str, tile: int
+) -> None:
+    blocks = [(y, x, h, w, c, 20 + number) for number, (y, x, h, w, c, _) in enumerate(given_)]
+    image = picture(100, 124, in_their_cells(blocks))
+    free = PredictConfig.model_validate({"views": views, "tile": tile})
+    capped = free.model_copy(update={"class_caps": caps})
+    everything = rows(predict([Blocks(free)], image, free))
+    expected = []
+    for label in (1, 2, 3):
+        of_class = [row for row in everything if row[1] == label]
+        expected += of_class[-capped.cap_of(label) :]  # the best come last; a cap of 0 keeps all
+    assert rows(predict([Blocks(capped)], image, capped)) == sorted(expected)
+
+
 def test_every_view_is_looked_at_once_whatever_how_many_settings_want_it() -> None:
     kinds: list[dict[str, Any]] = [
         {}, {"flips": True}, {"views": "all"}, {"scales": "1,1.5"}, {"tile": 40},

@@ -668,7 +668,7 @@ def test_a_trial_reads_what_is_auto_off_its_data_and_goes_on_with_what_it_began_
     def halved(_: object, __: object) -> Chosen:
         return Chosen(0.05, "the rules are others now")
 
-    monkeypatch.setitem(fitting.RULES[1], "model.anchor_scale", halved)
+    monkeypatch.setitem(fitting.RULES[fitting.NEWEST], "model.anchor_scale", halved)
     later = trial_of(TINY | dict.fromkeys(READ_OFF_DATA, AUTO) | given)
     assert later.config.model.anchor_scale == 0.05
     assert later.load(tmp_path)
@@ -941,3 +941,48 @@ def test_an_error_that_a_loader_met_stays_what_it_is() -> None:
     trial.batches.loader.dataset.samples = ()  # type: ignore[attr-defined]
     with pytest.raises(IndexError):
         trial.run_epoch()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("backbone", ["resnet18", "convnext_tiny", "swin_t"])
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"model.detector": "cascade"},
+        {"model.detector": "cascade", "model.mask_side": 56},
+        {"model.detector": "fpn_v2", "model.norm": "group"},
+    ],
+    ids=lambda network: "-".join(map(str, network.values())),
+)
+def test_networks_norms_sizes_and_precisions_train_save_and_resume_together(
+    network: dict[str, Any], backbone: str, precision: str, tmp_path: Path
+) -> None:
+    chosen = TINY | network | {
+        "model.backbone": backbone, "model.size_jitter": 0.3, "optim.precision": precision,
+        "optim.ema": 0.5, "optim.accumulate": 2, "optim.epochs": 2, "optim.batch_size": 1,
+    }  # fmt: skip
+    data = synthetic.make(images=5, side=64)
+    whole = trial_of(chosen, data)
+    begun = state_of(whole)
+    report = whole.run_epoch()
+    assert np.isfinite(report.losses["loss"])
+    whole.save(tmp_path)
+    whole.run_epoch()
+    resumed = trial_of(chosen, data)
+    assert resumed.load(tmp_path)
+    resumed.run_epoch()
+    done = state_of(resumed)
+    assert_same_state(done, state_of(whole))
+    assert without_wall_time(resumed.reports) == without_wall_time(whole.reports)
+    for name, parameter in whole.model.named_parameters():
+        assert torch.isfinite(parameter).all(), name
+    moved = {name.split(".")[0] for name in begun if not torch.equal(begun[name], done[name])}
+    assert moved >= {name.split(".")[0] for name, _ in whole.model.named_parameters()}
+    resumed.save(tmp_path)
+    kept = trial_of(chosen, data).kept_model(tmp_path)
+    assert kept is not None
+    image = data.samples[0].image
+    found, expected = kept.predict(image), whole.trained_model().predict(image)
+    np.testing.assert_array_equal(found.scores_N, expected.scores_N)
+    np.testing.assert_array_equal(found.boxes_N4, expected.boxes_N4)

@@ -135,8 +135,8 @@ def test_a_study_that_goes_on_keeps_what_it_began_with_whatever_a_later_version_
 
     others: dict[str, Value] = {**dict.fromkeys(READ_OFF_DATA, 64), "model.anchor_scale": 3.0}
     rules = {name: lambda *_, value=value: Chosen(value, "") for name, value in others.items()}
-    monkeypatch.setattr(fitting, "RULES", {**fitting.RULES, 2: rules})
-    monkeypatch.setattr(fitting, "NEWEST", 2)
+    monkeypatch.setattr(fitting, "RULES", {**fitting.RULES, 99: rules})
+    monkeypatch.setattr(fitting, "NEWEST", 99)
     anew = planned({**SEARCHED, "study": "anew"}, tmp_path).request.space.resolve({}).settings()
     assert {name: anew[name] for name in others} == others
 
