@@ -3,11 +3,18 @@ of real trainings.
 
 Zimmer, Lindauer and Hutter 2021 (Auto-PyTorch); the surrogate is YAHPO Gym's; both Apache 2.0. They
 lie beside the project, in `../shared/data/lcbench`, and need onnxruntime.
+
+A surrogate extrapolates towards the bounds of what it was fitted on, and a search that follows it
+there finds scores that no training had. Two things keep searches where the surrogate is to be
+believed: the space is the middle MIDDLE of each range of LCBench, and a score counts no more than
+the best of RANDOM_CONFIGS random configurations of that space.
 """
 
 import functools
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +22,7 @@ import numpy as np
 
 FOLDER = Path(__file__).parents[2] / "shared/data/lcbench"
 EPOCHS = 52
-SPACE: Mapping[str, tuple[float, float, bool, bool]] = {
+RANGES: Mapping[str, tuple[float, float, bool, bool]] = {
     "batch_size": (16, 512, True, True),
     "learning_rate": (1e-4, 1e-1, True, False),
     "momentum": (0.1, 0.99, False, False),
@@ -24,7 +31,24 @@ SPACE: Mapping[str, tuple[float, float, bool, bool]] = {
     "max_units": (64, 1024, True, True),
     "max_dropout": (0.0, 1.0, False, False),
 }
-"""Of each setting, in the order of the surrogate's inputs: low, high, log scale, whole number."""
+"""LCBench's ranges in the order of the surrogate's inputs: low, high, log scale, whole number."""
+MIDDLE = 0.8
+"""Share of each range, on its scale, that is searched."""
+RANDOM_CONFIGS = 2000
+"""Number of random configurations that say how high scores count, and how much they differ."""
+
+
+def _middle(low: float, high: float, log: bool, whole: bool) -> tuple[float, float, bool, bool]:
+    ends = (math.log(low), math.log(high)) if log else (low, high)
+    margin = (1 - MIDDLE) / 2 * (ends[1] - ends[0])
+    low, high = ends[0] + margin, ends[1] - margin
+    if log:
+        low, high = math.exp(low), math.exp(high)
+    return (math.ceil(low), math.floor(high), log, whole) if whole else (low, high, log, whole)
+
+
+SPACE = {name: _middle(*of) for name, of in RANGES.items()}
+"""What is searched, as in RANGES."""
 
 _ACCURACY = 1
 """Which of the surrogate's six outputs is the validation accuracy."""
@@ -48,8 +72,11 @@ def missing() -> str | None:
 
 
 def data_sets(tuning: bool) -> list[str]:
-    """The half on which choices are made, or the half that only shows what they are worth;
-    sorted by name.
+    """The half on which choices are made, or the half that only shows what they are worth.
+
+    Every second name in the order of all names is of the tuning half, as it was when the first
+    choices were made: another division would put data sets that choices were made on into the
+    table.
     """
     names = sorted(name for name in _codes() if name not in _NOT_DATA_SETS)
     return names[0 if tuning else 1 :: 2]
@@ -83,12 +110,33 @@ def random_configs(count: int, rng: np.random.Generator) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def best_of_random(data_set: str, count: int) -> float:
-    """The highest accuracy in any epoch of so many random configurations, the same ones each
-    time.
+@dataclass(frozen=True)
+class Task:
+    """The curves of one data set, as searches meet them: accuracy in percent, without noise.
+
+    best     the highest accuracy that counts
+    spread   the interquartile range of the last epoch's accuracies among the best fifth of
+             random configurations: how much good configurations differ
     """
-    rng = np.random.default_rng([count, int(data_set)])
-    return float(curves(data_set, random_configs(count, rng)).max())
+
+    data_set: str
+    best: float
+    spread: float
+
+    def curve(self, config: Mapping[str, float]) -> np.ndarray:
+        """The accuracy of a configuration after each epoch, [52]."""
+        row = np.array([[config[name] for name in SPACE]])
+        return np.minimum(curves(self.data_set, row)[0], self.best)
+
+
+@functools.cache
+def task(data_set: str) -> Task:
+    """The task of a data set; takes a second or two of a processor when it is first asked for."""
+    rng = np.random.default_rng([RANDOM_CONFIGS, int(data_set)])
+    drawn = curves(data_set, random_configs(RANDOM_CONFIGS, rng))
+    best_fifth = np.sort(drawn[:, -1])[-RANDOM_CONFIGS // 5 :]
+    low, high = np.quantile(best_fifth, [0.25, 0.75])
+    return Task(data_set, float(drawn.max()), float(high - low))
 
 
 def _replay(data_set: str, configs: np.ndarray) -> np.ndarray:

@@ -1,373 +1,421 @@
-"""What a search finds for its epochs: the real engine and its rivals on replayed learning
-curves, at equal epochs.
+"""What a search finds for its epochs: the project's own and its rivals on replayed learning
+curves with noise, at equal epochs.
 
-python -m benchmarks.search_efficiency [--seeds N] [--tuning] [--jobs N]
+    python -m benchmarks.search_efficiency --out DIR --repeats 1      the table, an hour or two on 2
+                                                                      cores; killed, it goes on
+    python -m benchmarks.search_efficiency --out DIR --repeats 0      the table of what DIR holds
 
-Every method may spend 30 full trainings' worth of epochs, four trials at a time, epoch by epoch in
-turn. A trial counts when it has run to its last epoch, and then stands for its best one; stopped
-trials never count, whoever stopped them. Nobody starts a trial that, should it run to the end,
-would not fit into the epochs that are left. The gap is what is missing to the best accuracy known
-of a data set: of 2,000 random configurations and of all methods here.
+A cell of the table is a level of noise, a number of full trainings that may be spent, and a number
+of trials that train at once, epoch by epoch in turn. Nobody starts a trial, or goes on with one,
+that could not reach its last epoch with the epochs that are left. Noise is in interquartile ranges
+of the final scores of the best fifth of random configurations (see benchmarks.score_noise).
+
+Each search names its choice, and at most five candidates. The candidates are trained again on three
+fresh seeds and splits, and the one whose mean curve has the highest point is confirmed: that is how
+a study chooses its winner. What is missing is judged without noise: the accuracy points by which
+the best epoch of the chosen, or confirmed, configuration falls short of the best that counts (see
+benchmarks.learning_curves).
+
+Each repeat on each data set has a seed of its own, which all methods share. So runs on two data
+sets share no luck, and the standard error of a mean is that of its data sets' means: it holds for
+other data sets and other seeds. Differences are taken run by run before.
 """
 
 import argparse
+import hashlib
+import itertools
+import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
-from types import SimpleNamespace
-from typing import Any, Protocol
+from pathlib import Path
 
 import numpy as np
-import optuna
-from scipy.stats import rankdata
 
 from benchmarks import learning_curves
-from benchmarks.learning_curves import EPOCHS, SPACE
+from benchmarks.learning_curves import EPOCHS, Task
+from benchmarks.score_noise import Noise, Split
+from benchmarks.search_methods import METHODS, OURS, Fate, Method, Trial, is_ours, unavailable
 from benchmarks.table import Line
-from tune.ledger.ledger import open_ledger
-from tune.request.file import from_document
 
-BUDGET = 30 * EPOCHS
-AT_ONCE = 4
-RANDOM_CONFIGS = 2000
-OURS, TPE = "ours", "TPE without stopping"
-
-SETTINGS: Mapping[str, str] = {
-    "batch_size": "augment.elastic_alpha",
-    "learning_rate": "optim.learning_rate",
-    "momentum": "augment.affine_p",
-    "weight_decay": "optim.weight_decay",
-    "num_layers": "model.trainable_layers",
-    "max_units": "optim.gradient_clip",
-    "max_dropout": "augment.elastic_p",
-}
-"""LCBench's settings, each under the name of one of ours that has room for its range."""
-
-Trial = Any
-Config = Mapping[str, float]
-
-
-class Method(Protocol):
-    """What proposes configurations and ends trials."""
-
-    def start(self) -> tuple[Trial, Config]:
-        """A new trial and its configuration, names as in SPACE."""
-
-    def stops(self, trial: Trial, epoch: int, accuracy: float) -> bool:
-        """Enter a trial's accuracy (percent) after an epoch; whether it ends there.
-
-        After the last it does.
-        """
-
-
-class Engine:
-    """The project's own search: space file, ledger, sampler and stopping rule."""
-
-    def __init__(self, seed: int, sampler: str, rule: str) -> None:
-        space = {}
-        for name, (low, high, log, _) in SPACE.items():
-            space[SETTINGS[name]] = {"low": low, "high": high} | ({"log": True} if log else {})
-        document = {
-            "study": "efficiency",
-            "data": "synthetic",
-            "fixed": {"optim.epochs": EPOCHS},
-            "space": space,
-            "search": {"sampler": sampler, "trials": BUDGET, "seed": seed},
-            "stop_early": {"rule": rule},
-        }
-        self._ledger = open_ledger("memory", from_document(document, "benchmark"))
-        self._history: dict[int, list[dict[str, float]]] = {}
-
-    def start(self) -> tuple[int, Config]:
-        """The ledger's next trial."""
-        record = self._ledger.next()
-        assert record is not None
-        self._history[record.id] = []
-        return record.id, {
-            name: float(record.params[setting]) for name, setting in SETTINGS.items()
-        }
-
-    def stops(self, trial: int, epoch: int, accuracy: float) -> bool:
-        """The ledger's verdict."""
-        self._history[trial].append({"epoch": epoch, "ap50": accuracy / 100, "seconds": 1.0})
-        return self._ledger.report(trial, self._history[trial])
-
-
-class Ray:
-    """Ray's OptunaSearch and ASHAScheduler, their hooks called in the order in which Ray Tune
-    calls them.
-    """
-
-    def __init__(self, seed: int, **asha: Any) -> None:
-        from ray.tune.schedulers import ASHAScheduler
-        from ray.tune.search.optuna import OptunaSearch
-
-        distributions = {
-            name: (
-                optuna.distributions.IntDistribution(int(low), int(high), log=log)
-                if whole and not log
-                else optuna.distributions.FloatDistribution(low, high, log=log)
-            )
-            for name, (low, high, log, whole) in SPACE.items()
-        }
-        self._searcher = OptunaSearch(space=distributions, metric="accuracy", mode="max", seed=seed)
-        self._scheduler = ASHAScheduler(metric="accuracy", mode="max", max_t=EPOCHS, **asha)
-        self._started = 0
-
-    def start(self) -> tuple[SimpleNamespace, Config]:
-        """The searcher's next suggestion."""
-        trial = SimpleNamespace(trial_id=str(self._started))
-        self._started += 1
-        config = self._searcher.suggest(trial.trial_id)
-        self._scheduler.on_trial_add(None, trial)
-        return trial, config
-
-    def stops(self, trial: SimpleNamespace, epoch: int, accuracy: float) -> bool:
-        """The scheduler's verdict; the searcher never sees the report that stops a trial as a
-        result.
-        """
-        result = {"training_iteration": epoch, "accuracy": accuracy}
-        if self._scheduler.on_trial_result(None, trial, result) == "STOP":
-            self._scheduler.on_trial_complete(None, trial, result)
-            self._searcher.on_trial_complete(trial.trial_id, result)
-            return True
-        self._searcher.on_trial_result(trial.trial_id, result)
-        return False
+CONFIRM_SEEDS = 3
+"""Fresh seeds and splits of the confirmation, the default of a study."""
 
 
 @dataclass(frozen=True)
-class Course:
-    """What a method had found when.
+class Cell:
+    """The circumstances of a search.
 
-    found    [BUDGET + 1] the best accuracy (percent) of its complete trials after so many epochs;
-             nan before the first
-    trials   how many it started
+    noise       standard deviation of a score, in interquartile ranges of good scores
+    trainings   full trainings that it may spend
+    parallel    trials that train at once
     """
 
-    found: np.ndarray
+    noise: float
+    trainings: int
+    parallel: int
+
+    def __str__(self) -> str:
+        return f"noise {self.noise:g}, {self.trainings} trainings, {self.parallel} at once"
+
+
+CELLS = tuple(Cell(*one) for one in itertools.product((0.0, 1.0, 2.0), (10, 30), (1, 8)))
+
+
+@dataclass(frozen=True)
+class Played:
+    """A search that was played, and what came of it.
+
+    chosen     accuracy points missing to the best, of the search's own choice
+    confirmed  the same of the winner of the confirmation
+    trials     trials that it started
+    complete   those that reached their last epoch
+    seconds    time of a processor for all proposals and verdicts
+    """
+
+    cell: Cell
+    data_set: str
+    method: str
+    repeat: int
+    chosen: float
+    confirmed: float
     trials: int
+    complete: int
+    seconds: float
+
+    @property
+    def run(self) -> tuple[str, str, int]:
+        """What tells it from the other runs of its cell."""
+        return self.method, self.data_set, self.repeat
 
 
-def play(method: Method, data_set: str) -> Course:
-    """Spend the epochs."""
-    found = np.full(BUDGET + 1, np.nan)
-    running: list[tuple[Trial, np.ndarray, list[float]]] = []
-    spent = trials = 0
+def run_search(
+    method: Method, task: Task, split: Split, cell: Cell
+) -> tuple[dict[Trial, np.ndarray], float]:
+    """Spend the epochs; returns the truth of each trial, [52], and the seconds of a processor that
+    the method took.
+    """
+    truths: dict[Trial, np.ndarray] = {}
+    errors: dict[Trial, np.ndarray] = {}
+    running: list[Trial] = []
+    left, seconds = cell.trainings * EPOCHS, 0.0
     while True:
-        promised = sum(EPOCHS - len(done) for _, _, done in running)
-        while len(running) < AT_ONCE and BUDGET - spent - promised >= EPOCHS:
-            trial, config = method.start()
-            running.append(
-                (
-                    trial,
-                    learning_curves.curves(data_set, np.array([[config[n] for n in SPACE]]))[0],
-                    [],
-                )
-            )
-            trials += 1
-            promised += EPOCHS
+        while len(running) < cell.parallel:
+            room = left - sum(EPOCHS - len(one.scores) for one in running)
+            begin = time.process_time()
+            trial = method.next(room)
+            seconds += time.process_time() - begin
+            if trial is None:
+                break
+            if trial not in truths:
+                truths[trial] = task.curve(trial.config)
+                errors[trial], pulls_I = split.draw(len(truths))
+                trial.pulls = pulls_I.tolist()
+            running.append(trial)
         if not running:
-            return Course(found, trials)
-        for entry in list(running):
-            trial, curve, done = entry
-            done.append(curve[len(done)])
-            spent += 1
-            stopped = method.stops(trial, len(done), done[-1])
-            if stopped or len(done) == EPOCHS:
-                running.remove(entry)
-            if len(done) == EPOCHS:
-                found[spent:] = np.fmax(found[spent:], max(done))
+            return truths, seconds
+        for trial in list(running):
+            epoch = len(trial.scores)
+            trial.scores.append(float(truths[trial][epoch] + errors[trial][epoch]))
+            left -= 1
+            begin = time.process_time()
+            fate = method.report(trial)
+            seconds += time.process_time() - begin
+            if fate is not Fate.GOES_ON:
+                running.remove(trial)
+        assert left >= 0
 
 
-def best_after_one_epoch(data_set: str, seed: int, top: int) -> Course:
-    """Train at random for one epoch each, as many as leave the epochs to train the best ones to
-    the end.
+def confirmed(truths: Sequence[np.ndarray], splits: Sequence[Split]) -> int:
+    """The place of the candidate whose mean curve over fresh trainings has the highest point.
 
-    "Is one epoch all you need for multi-fidelity hyperparameter optimization?", arXiv 2307.15422.
+    A split has the errors of all candidates: the images that it holds are common to them.
     """
-    trials = BUDGET - top * (EPOCHS - 1)
-    drawn = learning_curves.curves(
-        data_set, learning_curves.random_configs(trials, np.random.default_rng(seed))
-    )
-    found = np.full(BUDGET + 1, np.nan)
-    spent = trials
-    for curve in drawn[np.argsort(-drawn[:, 0])[:top]]:
-        spent += EPOCHS - 1
-        found[spent:] = np.fmax(found[spent:], curve.max())
-    return Course(found, trials)
+    curves = [
+        truth + np.mean([split.draw(place)[0] for split in splits], axis=0)
+        for place, truth in enumerate(truths)
+    ]
+    return int(np.argmax([curve.max() for curve in curves]))
 
 
-METHODS: Mapping[str, Callable[[str, int], Course]] = {
-    "random": lambda data_set, seed: play(Engine(seed, "random", "none"), data_set),
-    TPE: lambda data_set, seed: play(Engine(seed, "tpe", "none"), data_set),
-    "Ray OptunaSearch + ASHA, defaults": lambda data_set, seed: play(Ray(seed), data_set),
-    "Ray OptunaSearch + ASHA, grace 10%": lambda data_set, seed: play(
-        Ray(seed, grace_period=math.ceil(EPOCHS / 10)), data_set
-    ),
-    "top 10 after one epoch": lambda data_set, seed: best_after_one_epoch(data_set, seed, 10),
-    "top 28 after one epoch": lambda data_set, seed: best_after_one_epoch(data_set, seed, 28),
-    OURS: lambda data_set, seed: play(Engine(seed, "gp", "successive_halving"), data_set),
-}
+def play(cell: Cell, data_set: str, name: str, repeat: int) -> Played:
+    """Let a method search, and judge what it chose."""
+    task = learning_curves.task(data_set)
+    seed = int.from_bytes(hashlib.sha256(f"{data_set} {repeat}".encode()).digest()[:4], "big")
+    noise = Noise(cell.noise * task.spread)
+    method = METHODS[name](seed, cell.trainings)
+    truths, seconds = run_search(method, task, Split(noise, (seed, 0)), cell)
+    candidates = [truths[one] for one in method.candidates()]
+    splits = [Split(noise, (seed, 1 + number)) for number in range(CONFIRM_SEEDS)]
+    winner = candidates[confirmed(candidates, splits)]
+    return Played(
+        cell, data_set, name, repeat,
+        chosen=task.best - float(candidates[0].max()), confirmed=task.best - float(winner.max()),
+        trials=len(method.trials), complete=sum(len(one.scores) == EPOCHS for one in truths),
+        seconds=seconds,
+    )  # fmt: skip
 
 
-def played(data_set: str, seeds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gaps [method, seed, BUDGET + 1] in accuracy points, and trials [method, seed], of one data
-    set.
-    """
-    courses = [[METHODS[name](data_set, seed) for seed in range(seeds)] for name in METHODS]
-    found = np.array([[course.found for course in row] for row in courses])
-    best = max(learning_curves.best_of_random(data_set, RANDOM_CONFIGS), float(np.nanmax(found)))
-    return best - found, np.array([[course.trials for course in row] for row in courses])
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of all methods on all data sets.
-
-    gaps     [data set, method, seed, BUDGET + 1] in accuracy points, nan before the first complete
-             trial
-    trials   [data set, method, seed]
+class Results:
+    """The runs in a folder, a file of JSON lines for each cell; a later line replaces an earlier
+    one of the same run.
     """
 
-    gaps: np.ndarray
-    trials: np.ndarray
+    def __init__(self, folder: Path, half: str) -> None:
+        self._folder, self._half = folder, half
+        folder.mkdir(parents=True, exist_ok=True)
 
-    @property
-    def at_the_end(self) -> np.ndarray:
-        """Gaps when all epochs are spent, [data set, method], means over seeds."""
-        return self.gaps[..., -1].mean(axis=2)
+    def of(self, cell: Cell) -> list[Played]:
+        """The runs of a cell. A line that was cut off by a kill does not count."""
+        found: dict[tuple[str, str, int], Played] = {}
+        path = self._path(cell)
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                stored = json.loads(line)
+            except ValueError:
+                continue
+            played = Played(**{**stored, "cell": Cell(**stored["cell"])})
+            found[played.run] = played
+        return list(found.values())
 
-    @property
-    def ranks(self) -> np.ndarray:
-        """Ranks among the methods, 1 the best, ties shared, [data set, method]: a rank a seed,
-        then their mean.
-        """
-        return rankdata(self.gaps[..., -1], axis=1).mean(axis=2)
+    def add(self, played: Played) -> None:
+        """Append a run. It begins a line of its own, whatever a kill has left before it."""
+        with self._path(played.cell).open("a") as file:
+            file.write("\n" + json.dumps(asdict(played)))
 
-    def epochs_to(self, gap: float, method: str) -> float:
-        """Epochs after which the mean gap of a method is at most so much; infinite where it
-        never is.
-        """
-        mean = self.gaps[:, list(METHODS).index(method)].mean(
-            axis=(0, 1)
-        )  # nan until all have a complete trial
-        reached = np.flatnonzero(mean <= gap)
-        return float(reached[0]) if len(reached) else math.inf
+    def _path(self, cell: Cell) -> Path:
+        name = f"{self._half}-noise{cell.noise:g}-trainings{cell.trainings}-at-once{cell.parallel}"
+        return self._folder / f"{name}.jsonl"
 
 
-def measure(data_sets: Sequence[str], seeds: int, jobs: int) -> Outcome:
-    """Play all methods on all data sets, so many at a time."""
+def play_all(
+    runs: Iterable[tuple[Cell, str, str, int]], jobs: int, done: Callable[[Played], object]
+) -> None:
+    """Play runs, so many at a time, and hand over each as it ends."""
     # A process of its own for each: Ray and onnxruntime have threads, which a fork would not
     # survive.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        results = list(pool.map(played, data_sets, [seeds] * len(data_sets)))
+        futures: list[Future[Played]] = [pool.submit(play, *run) for run in runs]
+        for future in as_completed(futures):
+            done(future.result())
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over data sets, with its standard error (nan for one data set)."""
+
+    value: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ± {self.error:.2f}"
+
+
+def mean_of(values: Mapping[tuple[str, int], float]) -> Mean:
+    """The mean of runs, by data set and repeat; each data set counts the same."""
+    by_data_set: dict[str, list[float]] = {}
+    for (data_set, _), value in values.items():
+        by_data_set.setdefault(data_set, []).append(value)
+    means = np.array([np.mean(repeats) for repeats in by_data_set.values()])
+    error = means.std(ddof=1) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+    return Mean(float(means.mean()), float(error))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one cell, or of several together.
+
+    missing   points missing, by method, then by data set and repeat; all methods have the same runs
+    """
+
+    missing: Mapping[str, Mapping[tuple[str, int], float]]
+
+    @property
+    def runs(self) -> int:
+        """Number of runs of each method."""
+        return len(self.missing[OURS])
+
+    @property
+    def best_rival(self) -> str:
+        """The rival that misses least. It is chosen on these runs, so its mean is a lucky one."""
+        rivals = [name for name in self.missing if not is_ours(name)]
+        return min(rivals, key=lambda name: mean_of(self.missing[name]).value)
+
+    @property
+    def behind(self) -> Mean:
+        """What ours misses more than the best rival; below 0 where it misses less."""
+        ours, theirs = self.missing[OURS], self.missing[self.best_rival]
+        return mean_of({run: ours[run] - theirs[run] for run in ours})
+
+
+def outcome(played: Iterable[Played], of: Callable[[Played], float]) -> Outcome | None:
+    """The outcome of a cell: of the runs that all its methods have; None if there are none."""
+    missing: dict[str, dict[tuple[str, int], float]] = {}
+    for one in played:
+        missing.setdefault(one.method, {})[one.data_set, one.repeat] = of(one)
+    common = set.intersection(*map(set, missing.values())) if missing else set()
+    if not common or OURS not in missing or all(map(is_ours, missing)):
+        return None
     return Outcome(
-        np.array([gaps for gaps, _ in results]), np.array([trials for _, trials in results])
+        {
+            name: {run: missing[name][run] for run in sorted(common)}
+            for name in METHODS
+            if name in missing
+        }
     )
 
 
-def _mean(values: np.ndarray) -> tuple[float, float]:
-    """Mean and standard error over data sets, [data set]."""
-    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return float(values.mean()), float(error)
-
-
-def _rows(outcome: Outcome) -> Iterator[list[str]]:
-    yield [
-        "method",
-        "trials",
-        "gap ± SE",
-        "rank ± SE",
-        "its gap - ours ± SE",
-        "epochs to the gap of TPE, of all",
-    ]
-    ours = list(METHODS).index(OURS)
-    target = float(outcome.at_the_end[:, list(METHODS).index(TPE)].mean())
-    for index, name in enumerate(METHODS):
-        gap, rank = _mean(outcome.at_the_end[:, index]), _mean(outcome.ranks[:, index])
-        behind = _mean(outcome.at_the_end[:, index] - outcome.at_the_end[:, ours])
-        epochs = outcome.epochs_to(target, name)
-        yield [
-            name,
-            f"{outcome.trials[:, index].mean():.0f}",
-            f"{gap[0]:.2f} ± {gap[1]:.2f}",
-            f"{rank[0]:.2f} ± {rank[1]:.2f}",
-            "" if name == OURS else f"{behind[0]:.2f} ± {behind[1]:.2f}",
-            "never" if math.isinf(epochs) else f"{epochs:.0f} ({epochs / BUDGET:.2f})",
-        ]
-
-
-def as_text(outcome: Outcome) -> str:
-    """The table: accuracy points, standard errors over data sets."""
-    rows = list(_rows(outcome))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
+def together(outcomes: Sequence[Outcome]) -> Outcome:
+    """The mean over cells, run by run: of the methods and runs that all of them have."""
+    names = [name for name in METHODS if all(name in one.missing for one in outcomes)]
+    runs = set.intersection(*(set(one.missing[OURS]) for one in outcomes))
+    return Outcome(
+        {
+            name: {
+                run: float(np.mean([one.missing[name][run] for one in outcomes]))
+                for run in sorted(runs)
+            }
+            for name in names
+        }
     )
+
+
+def table(outcomes: Mapping[str, Outcome]) -> str:
+    """Points missing, a row a cell, then the mean of all cells; in Markdown."""
+    rows = dict(outcomes)
+    if len(outcomes) > 1 and together(list(outcomes.values())).runs:
+        rows["all of these"] = together(list(outcomes.values()))
+    names = [name for name in METHODS if any(name in one.missing for one in rows.values())]
+    lines = [["", "n", *names, "best rival", "ours - best rival"]]
+    for label, one in rows.items():
+        means = [str(mean_of(one.missing[name])) if name in one.missing else "" for name in names]
+        lines.append([label, str(one.runs), *means, one.best_rival, str(one.behind)])
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def effort(played: Iterable[Played]) -> str:
+    """Means by method over all runs: trials, complete ones, and a processor's time for one trial's
+    proposal and verdicts; in Markdown.
+    """
+    by_method: dict[str, list[Played]] = {}
+    for one in played:
+        by_method.setdefault(one.method, []).append(one)
+    lines = ["| | trials | complete | seconds a trial |", "|---|---|---|---|"]
+    for name in METHODS:
+        if runs := by_method.get(name):
+            trials = sum(one.trials for one in runs)
+            lines.append(
+                f"| {name} | {trials / len(runs):.0f}"
+                f" | {sum(one.complete for one in runs) / len(runs):.1f}"
+                f" | {sum(one.seconds for one in runs) / trials:.3f} |"
+            )
+    return "\n".join(lines)
+
+
+SHORT = (Cell(0.0, 10, 1), Cell(1.0, 10, 8))
+"""The cells of the short form."""
 
 
 def lines(short: bool) -> Iterator[Line]:
     """What the table of all benchmarks says of the search; nothing where the curves are missing,
     but why.
 
-    short   two data sets and one seed, about a minute on two cores, instead of 17 and three
+    short   three data sets, under a minute on two cores, instead of 17; of the tuning half, since
+            the other half is kept for the table
     """
     if why := learning_curves.missing():
         print(why)
         return
-    names = learning_curves.data_sets(tuning=False)
-    outcome = measure(names[:2] if short else names, seeds=1 if short else 3, jobs=2)
-    yield from _lines(outcome)
-
-
-def _lines(outcome: Outcome) -> Iterator[Line]:
-    gaps = dict(zip(METHODS, outcome.at_the_end.mean(axis=0), strict=True))
-    ours = gaps[OURS]
-    for name, gap in gaps.items():
-        if name != OURS:
-            yield Line(
-                "search, gap to the best after 1,560 epochs, points",
-                f"{ours:.2f}",
-                f"{name} {gap:.2f}",
-                gap / ours if ours > 0 else None,
-                "goal: the smallest",
-            )
-    epochs = outcome.epochs_to(gaps[TPE], OURS)
-    yield Line(
-        "search, epochs to the accuracy of TPE without stopping",
-        "never" if math.isinf(epochs) else f"{epochs:.0f}",
-        f"{BUDGET}",
-        BUDGET / epochs,
-        "goal: half of them",
+    data_sets = learning_curves.data_sets(tuning=True)[: 3 if short else None]
+    names = [name for name in METHODS if not unavailable(name)]
+    found: list[Played] = []
+    play_all(
+        ((cell, data_set, name, 0) for cell in SHORT for data_set in data_sets for name in names),
+        jobs=2,
+        done=found.append,
     )
+    for cell in SHORT:
+        one = outcome((run for run in found if run.cell == cell), lambda run: run.chosen)
+        assert one is not None
+        ours, rival = mean_of(one.missing[OURS]), mean_of(one.missing[one.best_rival])
+        yield Line(
+            f"search, {cell}: points missing, {one.runs} data sets",
+            f"{ours.value:.2f}",
+            f"{one.best_rival} {rival.value:.2f}",
+            rival.value / ours.value if ours.value > 0 else None,
+            f"goal: not behind by more than its error; behind by {one.behind}",
+        )
 
 
 def main() -> None:
-    """Print the table."""
+    """Play what is missing, and print the tables."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--noise", type=float, nargs="+", help="only cells with these levels")
+    parser.add_argument("--trainings", type=int, nargs="+", help="only cells with these budgets")
+    parser.add_argument("--at-once", type=int, nargs="+", help="only cells with as many at once")
     parser.add_argument(
-        "--tuning", action="store_true", help="the half of the data sets on which choices were made"
+        "--methods", nargs="+", choices=METHODS, metavar="NAME", help=f"of {', '.join(METHODS)}"
+    )
+    parser.add_argument("--repeats", type=int, default=1, help="runs on each data set")
+    parser.add_argument(
+        "--tuning", action="store_true", help="the half of the data sets on which choices are made"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="play also what is there; the new results count"
     )
     parser.add_argument("--jobs", type=int, default=2)
-    parsed = parser.parse_args()
+    asked = parser.parse_args()
     if why := learning_curves.missing():
         print(why)
         return
-    names = learning_curves.data_sets(parsed.tuning)
-    outcome = measure(names, parsed.seeds, parsed.jobs)
-    print(
-        f"{len(names)} data sets ({'tuning' if parsed.tuning else 'final'} half), {parsed.seeds}"
-        f" seeds, {BUDGET} epochs"
-    )
-    print(as_text(outcome))
+    cells = [
+        cell
+        for cell in CELLS
+        if cell.noise in (asked.noise or [cell.noise])
+        and cell.trainings in (asked.trainings or [cell.trainings])
+        and cell.parallel in (asked.at_once or [cell.parallel])
+    ]
+    results = Results(asked.out, "tuning" if asked.tuning else "table")
+    names = [name for name in asked.methods or METHODS if not unavailable(name)]
+    for why in filter(None, map(unavailable, asked.methods or METHODS)):
+        print(why)
+    data_sets = learning_curves.data_sets(asked.tuning)
+    there = {(cell, *one.run) for cell in cells for one in results.of(cell) if not asked.again}
+    runs = [
+        (cell, data_set, name, repeat)
+        for repeat in range(asked.repeats)
+        for data_set in data_sets  # before cells: a table that is cut short has all of them
+        for cell in cells
+        for name in names
+        if (cell, name, data_set, repeat) not in there
+    ]
+    play_all(runs, asked.jobs, results.add)
+    _print(cells, results)
+
+
+def _print(cells: Sequence[Cell], results: Results) -> None:
+    measures: Mapping[str, Callable[[Played], float]] = {
+        "as chosen by the search": lambda run: run.chosen,
+        "as confirmed": lambda run: run.confirmed,
+    }
+    for title, of in measures.items():
+        found = {str(cell): outcome(results.of(cell), of) for cell in cells}
+        outcomes = {label: one for label, one in found.items() if one is not None}
+        if not outcomes:
+            print("There is no cell yet in which ours and a rival have played.")
+            return
+        print(f"\nPoints missing, {title}; n runs of each method; ± standard error\n")
+        print(table(outcomes))
+    print(f"\n{effort(one for cell in cells for one in results.of(cell))}")
 
 
 if __name__ == "__main__":
