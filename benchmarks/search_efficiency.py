@@ -252,6 +252,14 @@ class Outcome:
         ours, theirs = self.missing[OURS], self.missing[self.best_rival]
         return mean_of({run: ours[run] - theirs[run] for run in ours})
 
+    @property
+    def won(self) -> str:
+        """In how many runs ours misses less than the best rival, and in how many more."""
+        ours, theirs = self.missing[OURS], self.missing[self.best_rival]
+        return f"{sum(ours[one] < theirs[one] for one in ours)} : " + str(
+            sum(ours[one] > theirs[one] for one in ours)
+        )
+
 
 def outcome(played: Iterable[Played], of: Callable[[Played], float]) -> Outcome | None:
     """The outcome of a cell: of the runs that all its methods have; None if there are none."""
@@ -291,10 +299,10 @@ def table(outcomes: Mapping[str, Outcome]) -> str:
     if len(outcomes) > 1 and together(list(outcomes.values())).runs:
         rows["all of these"] = together(list(outcomes.values()))
     names = [name for name in METHODS if any(name in one.missing for one in rows.values())]
-    lines = [["", "n", *names, "best rival", "ours - best rival"]]
+    lines = [["", "n", *names, "best rival", "ours - best rival", "won : lost"]]
     for label, one in rows.items():
         means = [str(mean_of(one.missing[name])) if name in one.missing else "" for name in names]
-        lines.append([label, str(one.runs), *means, one.best_rival, str(one.behind)])
+        lines.append([label, str(one.runs), *means, one.best_rival, str(one.behind), one.won])
     lines.insert(1, ["---"] * len(lines[0]))
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -268,6 +268,7 @@ def test_ours_is_compared_with_the_best_rival_on_the_runs_that_all_methods_have(
     assert found is not None
     assert (found.runs, found.best_rival) == (2, "TPE + ASHA")
     assert (found.behind.value, found.behind.error) == pytest.approx((-1.25, 0.25))
+    assert found.won == "2 : 0"
     both = together([found, found])
     assert both.behind == found.behind
     assert outcome([one_run(OURS, "a", 1.0)], lambda run: run.chosen) is None
