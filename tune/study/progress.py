@@ -19,6 +19,10 @@ from core.text import many, shown
 from core.values import as_ap50, as_duration, as_settings
 from tune.ledger.records import State, TrialRecord
 
+LEFT_SECONDS = 1.0
+"""Seconds for which a time left holds. To find it takes all epochs of a study, and meanwhile the
+trial that has news waits."""
+
 
 class Progress:
     """Shows the trials of a search or of its confirmation as they change.
@@ -27,7 +31,7 @@ class Progress:
     console    the console to write to
     phase      search or confirm
     left       says in a few words how much time is left of the study, given the trials as they are
-               now; None where nothing is to be said
+               now; None where nothing is to be said. It is asked once in LEFT_SECONDS at most
     """
 
     def __init__(
@@ -40,8 +44,9 @@ class Progress:
         self._planned = planned
         self._console = console
         self._confirms = phase == "confirm"
-        self._left = left
-        self._begin = time.monotonic()
+        self._find_left = left
+        self._left: str | None = None
+        self._begin = self._left_until = time.monotonic()
         self._records: Sequence[TrialRecord] = ()
         self._live = Live(
             console=console, refresh_per_second=2, get_renderable=self._table, transient=True
@@ -49,6 +54,7 @@ class Progress:
         self._shown: dict[int, TrialRecord] = {}
 
     def __enter__(self) -> Self:
+        self._left_until = time.monotonic()  # rich has asked before there were trials
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -97,7 +103,7 @@ class Progress:
             text += f"; {record.reason}"
         elif record.state is State.COMPLETE:
             text += f"; complete, AP50 {as_ap50(record.ap50)}"
-        left = self._left(self._records)
+        left = self._time_left()
         return f"{text}; {left}" if left else text
 
     def _called(self, record: TrialRecord) -> str:
@@ -136,8 +142,14 @@ class Progress:
     def _time(self) -> str:
         """The time so far, and the time that is left."""
         passed = as_duration(time.monotonic() - self._begin)
-        left = self._left(self._records)
+        left = self._time_left()
         return f"{passed} so far, {left}" if left else f"{passed} so far"
+
+    def _time_left(self) -> str | None:
+        if time.monotonic() >= self._left_until:
+            self._left = self._find_left(self._records)
+            self._left_until = time.monotonic() + LEFT_SECONDS
+        return self._left
 
 
 class Steps:
@@ -159,6 +171,7 @@ class Steps:
         self._task = self._bar.add_task(what, total=total, step=min(1, total))
 
     def __enter__(self) -> Self:
+        self._left_until = time.monotonic()  # rich has asked before there were trials
         if self._console.is_terminal:
             self._bar.start()
         return self

@@ -522,3 +522,28 @@ def test_progress_shows_the_time_left_only_where_there_is_some() -> None:
 
     assert said("3 to 5 min left").endswith("AP50 0.1000, 5.0 s; 3 to 5 min left")
     assert said(None).endswith("AP50 0.1000, 5.0 s")
+
+
+@pytest.mark.parametrize(("seconds", "asked"), [(1000.0, 1), (0.0, 3)])
+def test_epochs_that_end_soon_after_each_other_do_not_wait_for_a_new_time_left(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, asked: int
+) -> None:
+    from tune.study import progress
+
+    monkeypatch.setattr(progress, "LEFT_SECONDS", seconds)
+    output, calls = io.StringIO(), []
+
+    def left(records: Sequence[TrialRecord]) -> str:
+        calls.append(records)
+        return f"{len(calls)} h left"
+
+    with progress.Progress(1, Console(file=output, width=200), "search", left) as shown:
+        calls.clear()
+        trial = replace(record(0, [], 5.0, 9), attempts=1)
+        shown.show([trial], trial)
+        for _ in range(3):
+            epoch = {"ap50": 0.1, "seconds": 5.0, "losses": {"loss": 1.0}}
+            trial = replace(trial, epochs=(*trial.epochs, epoch))
+            shown.show([trial], trial)
+    assert len(calls) == asked
+    assert output.getvalue().splitlines()[-1].endswith(f"; {asked} h left")
