@@ -29,6 +29,7 @@ from benchmarks.simulated_scores import (
     truth,
 )
 from core.metric.ap50 import MatchTable
+from core.metric.reweighted import Reweighted
 from tune.statistics.certainty import (
     Difference,
     Scored,
@@ -40,7 +41,6 @@ from tune.statistics.certainty import (
     smallest_difference,
 )
 from tune.statistics.choice import choose_winner
-from tune.statistics.reweighted import Reweighted
 
 FRACTION = 5
 """A data set has so many times the images of its hold-out (`data.validation_fraction` 0.2)."""

@@ -15,12 +15,13 @@ import torch
 
 from core.config import SETTINGS, PredictConfig, TrialConfig
 from core.data.dataset import Dataset
-from core.data.split import Split, split
+from core.data.split import Split, group_names, split
 from core.device import is_out_of_memory, memory_format, precision_of, resolve, use_fast_kernels
 from core.errors import CheckpointError, SettingError, TornCheckpoint
 from core.fitting import READ_OFF_DATA, circumstances_of
 from core.metric import ap50, coco_summary
 from core.metric.limits import ClassLimits, class_limits
+from core.metric.reweighted import pulls
 from core.network import weights as pretrained
 from core.network.build import build_detector
 from core.network.detector import Detector
@@ -69,6 +70,10 @@ class EpochReport:
                         where there is nothing to find; empty except after the trial's last epoch
     limits              what limited `ap50` of each class; empty except after an epoch that is the
                         best so far
+    ap50_pulls          how far each validation image, or each group or block of images, pulled
+                        `ap50` (see `core.metric.reweighted.pulls`): the sum of their squares is its
+                        variance over samples of images. Empty where there are no validation images,
+                        and in reports of earlier versions
     """
 
     epoch: int
@@ -89,11 +94,13 @@ class EpochReport:
     capped_images: int = 0
     coco: Mapping[str, float | None] = field(default_factory=dict)
     limits: tuple[ClassLimits, ...] = ()
+    ap50_pulls: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The report as a dictionary of JSON types."""
         return asdict(self) | {
             "ap50_per_class": list(self.ap50_per_class),
+            "ap50_pulls": list(self.ap50_pulls),
             "limits": [one.to_json() for one in self.limits],
         }
 
@@ -102,7 +109,8 @@ class EpochReport:
         """The report from which `to_json` made `content`."""
         limits = tuple(ClassLimits.from_json(one) for one in content.get("limits", ()))
         per_class = tuple(content["ap50_per_class"])
-        return cls(**content | {"ap50_per_class": per_class, "limits": limits})
+        pulls = tuple(content.get("ap50_pulls", ()))
+        return cls(**content | {"ap50_per_class": per_class, "limits": limits, "ap50_pulls": pulls})
 
 
 @dataclass(frozen=True)
@@ -363,6 +371,11 @@ class Trial:
             "ap50_uncapped": ap50.ap50(masks, None).mean,
             "ap50_box": ap50.ap50(boxes, max_dets).mean,
             "ap50_per_class": of_masks.per_class,
+            "ap50_pulls": pulls(
+                masks,
+                max_dets,
+                group_names(masks.image_names, self.config.data.group_pattern, "validation"),
+            ),
             "detections": sum(len(one.found) for one in scored),
             "capped_images": sum(one.found.full_tiles > 0 for one in scored),
             "coco": (

@@ -251,9 +251,12 @@ def seconds_of_lost_epoch(folder: Path, attempt: int) -> float:
 
 def _write_epochs(folder: Path, epochs: list[dict[str, Any]]) -> None:
     """Write the trial's epochs as a table for people and spreadsheets: one row for each epoch,
-    losses flattened.
+    losses flattened. Pulls of images, which are for programs, are left out.
     """
-    rows = [_flat(epoch) for epoch in epochs]
+    rows = [
+        _flat({name: value for name, value in epoch.items() if name != "ap50_pulls"})
+        for epoch in epochs
+    ]
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [",".join(names)] + [",".join(str(row.get(name, "")) for name in names) for row in rows]
     write_atomically(folder / "epochs.csv", ("\n".join(lines) + "\n").encode())

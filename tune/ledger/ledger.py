@@ -42,7 +42,7 @@ from tune.request.request import StudyRequest
 from tune.samplers.view import distribution
 from tune.space.domains import Choices, Domain
 from tune.space.space import SearchSpace
-from tune.stopping.rule import RULES, Curve
+from tune.stopping.rule import RULES, Curve, NoisyCurve
 
 MAX_LOST = 2
 """Largest number of a trial's attempts that may end without finishing it and are repeated. The next
@@ -330,7 +330,7 @@ class Ledger:
             return Verdict(State.COMPLETE)
         with RULES.calling(self._request.stop_early.rule):
             why = self._rule.why_stopped(
-                tuple(record.curve),
+                _curve(record),
                 self._rival_curves(record.id),
                 self._complete_curves(),
                 record.planned_epochs,
@@ -342,11 +342,11 @@ class Ledger:
     def _rival_curves(self, number: int) -> Iterator[Curve]:
         for record in self._records.values():
             if record.id != number and record.state is not State.FAIL:
-                yield tuple(record.curve)
+                yield _curve(record)
 
     def _complete_curves(self) -> list[Curve]:
         complete = (one for one in self._records.values() if one.state is State.COMPLETE)
-        return [tuple(one.curve) for one in complete]
+        return [_curve(one) for one in complete]
 
     def _note(self, number: int, **changes: Any) -> TrialRecord:
         """Change notes on a running trial, in one write."""
@@ -379,6 +379,11 @@ def open_ledger(
 ) -> Ledger:
     """Claim a study in the database at a URL, and open its ledger. Raises what `Claim` raises."""
     return Ledger(Claim(storage, request.study), request, wanted)
+
+
+def _curve(record: TrialRecord) -> NoisyCurve:
+    """A trial's curve as stopping rules see it."""
+    return NoisyCurve(record.curve, record.pulls)
 
 
 def _domains(space: SearchSpace) -> dict[str, Domain]:

@@ -9,7 +9,7 @@ from core.errors import ExtensionError
 from tune.ledger.records import Point, State, TrialRecord
 from tune.request.request import StudyRequest
 from tune.samplers.sampler import SAMPLERS, Outcome, Tried
-from tune.stopping.hope import expected_gain
+from tune.stopping.hope import expected_gain, gain_variance
 
 _SAMPLER_STREAM = 1
 _OUTCOMES = {
@@ -34,7 +34,7 @@ def next_point(request: StudyRequest, records: Sequence[TrialRecord]) -> Point:
     given = space.start[number] if number < len(space.start) else {}
     name = request.search.sampler
     with SAMPLERS.calling(name):
-        params = request.sampler.propose(space, given, _tried(records), int(seed))
+        params = request.sampler.propose(space, given, tried_of(records), int(seed))
     if not space.holds(params):
         raise ExtensionError(
             f"the sampler {name!r} proposed {params!r:.300}, which is no point of the space;"
@@ -43,20 +43,40 @@ def next_point(request: StudyRequest, records: Sequence[TrialRecord]) -> Point:
     return Point("", params, space.resolve(params).settings())
 
 
-def _tried(records: Sequence[TrialRecord]) -> list[Tried]:
+def tried_of(records: Sequence[TrialRecord]) -> list[Tried]:
     """The trials as a sampler sees them."""
     complete = [record.curve for record in records if record.state is State.COMPLETE]
     gain = functools.cache(functools.partial(expected_gain, complete))
+    spread = functools.cache(functools.partial(gain_variance, complete))
+    of_images = _image_variances(records)
 
-    def score(record: TrialRecord) -> float | None:
-        if record.state is State.PRUNED and record.epochs:
-            return max(record.curve) + gain(len(record.curve), record.planned_epochs)
-        return record.ap50 if record.state is State.COMPLETE else None
+    def seen(record: TrialRecord) -> Tried:
+        score, variance = None, of_images.get(record.id, 0.0)
+        if record.state is State.COMPLETE:
+            score = record.ap50
+        elif record.state is State.PRUNED and record.epochs:
+            score = max(record.curve) + gain(len(record.curve), record.planned_epochs)
+            variance += spread(len(record.curve), record.planned_epochs)
+        outcome = _OUTCOMES[record.state]
+        return Tried(record.params, record.settings, outcome, record.curve, score, variance)
 
-    return [
-        Tried(one.params, one.settings, _OUTCOMES[one.state], one.curve, score(one))
-        for one in records
-    ]
+    return [seen(record) for record in records]
+
+
+def _image_variances(records: Sequence[TrialRecord]) -> dict[int, float]:
+    """The variance of each trial's score that is due to images, by number of the trial.
+
+    Trials of a search have the same validation images, and what pulled all their scores alike does
+    not change their order. So the mean pull of all trials is taken from the pulls of each. Trials
+    whose pulls are not known are left out.
+    """
+    known = {one.id: one.pulls[one.best_epoch - 1] for one in records if one.best_epoch}
+    known = {number: pulls for number, pulls in known.items() if pulls}
+    if len({len(pulls) for pulls in known.values()}) != 1:
+        return {}
+    pulls_TU = np.array(list(known.values()))
+    apart_T = np.square(pulls_TU - pulls_TU.mean(axis=0)).sum(axis=1)
+    return dict(zip(known, apart_T.tolist(), strict=True))
 
 
 def preview(request: StudyRequest, count: int) -> list[TrialRecord]:

@@ -121,6 +121,14 @@ class TrialRecord(Notes):
         return max(self.curve, default=None)
 
     @functools.cached_property
+    def pulls(self) -> list[tuple[float, ...]]:
+        """How far each validation image, or block of them, pulled the AP50 of each epoch.
+
+        A tuple is empty where an earlier version, or a simulation, did not say it.
+        """
+        return [tuple(epoch.get("ap50_pulls", ())) for epoch in self.epochs]
+
+    @functools.cached_property
     def seconds(self) -> float:
         """Wall time inside epochs, in seconds, over all attempts, lost epochs included."""
         return self.lost_seconds + math.fsum(float(epoch["seconds"]) for epoch in self.epochs)

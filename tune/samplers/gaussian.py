@@ -9,9 +9,9 @@ from optuna.trial import TrialState, create_trial
 
 from core.config import Value
 from tune.samplers import view
+from tune.samplers.encoding import inside
 from tune.samplers.sampler import Tried
 from tune.samplers.tpe import TreeParzen
-from tune.space.domains import Choices, Domain, FloatRange
 from tune.space.space import SearchSpace
 
 STARTUP = 10
@@ -93,20 +93,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def inside(domain: Domain, value: Value) -> Value:
-    """The value itself, or a value of the domain that stands for it.
-
-    The fixed value of an inactive setting may lie outside its domain.
-    """
-    if value in domain:
-        return value
-    if isinstance(domain, Choices):
-        return domain.values[0]
-    near = domain.low
-    if not isinstance(value, str):
-        near = min(max(value, domain.low), domain.high)
-    if isinstance(domain, FloatRange):
-        return domain.nearest(near)
-    return int(domain.low + round((near - domain.low) / domain.step) * domain.step)

@@ -32,6 +32,9 @@ class Tried:
     curve      AP50 after each epoch so far
     score      AP50 of its best epoch if it is complete; the AP50 that it might have reached if it
                was stopped early (see `tune.stopping.hope.expected_gain`); else None
+    variance   variance of the score as an estimate of what settings like these reach, as far as it
+               is known beforehand: by the images on which trials differ, and by what a stopped
+               trial would have gained. What another training would have changed is not in it
     """
 
     params: Mapping[str, Value]
@@ -39,6 +42,7 @@ class Tried:
     outcome: Outcome = Outcome.RUNS
     curve: Sequence[float] = ()
     score: float | None = None
+    variance: float = 0.0
 
 
 class Sampler(Protocol):

@@ -3,5 +3,4 @@
 certainty.py   intervals, paired differences, verdicts, the smallest difference
 choice.py      the winner of a confirmation, and its luck
 effects.py     the effect of each searched setting on AP50
-reweighted.py  AP50 of another sample of images, from the match table
 """

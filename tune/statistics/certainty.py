@@ -2,7 +2,7 @@
 
 The smallest difference that a comparison can be expected to find is here as well. Everything is
 computed from the match tables of evaluated epochs, by reweighting (see
-`tune.statistics.reweighted`). The choice of a winner is in `tune.statistics.choice`, the effects of
+`core.metric.reweighted`). The choice of a winner is in `tune.statistics.choice`, the effects of
 searched settings in `tune.statistics.effects`.
 
 A score varies for two reasons. *Images*: another sample of images would have given another score;
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
 from core.metric.ap50 import MatchTable
-from tune.statistics.reweighted import Reweighted
+from core.metric.reweighted import Reweighted
 
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 
@@ -72,27 +72,14 @@ class Scored:
     def of(
         cls, table: MatchTable, max_dets: int | None, units: Sequence[str] | None = None
     ) -> "Scored":
-        """The score of a match table. `Reweighted` explains `max_dets` and `units`.
+        """The score of a match table. `Reweighted` explains `max_dets`, `units` and the pulls.
 
-        The pull of unit i is its jackknife pseudo-value less the mean, (n - 1) (mean_j AP(-j) -
-        AP(-i)), divided by n and multiplied by sqrt(n / (n - 1)). It is 0 where no other unit holds
-        the class; that class then takes its variance from the other classes.
+        A class that one unit holds has no pull, and takes its variance from the other classes.
         """
         reweighted = Reweighted(table, max_dets, units)
         per_class_C = reweighted.per_class
         present_C = ~np.isnan(per_class_C)
-        n = len(reweighted.units)
-        share_UC, bias_C = np.zeros(reweighted.truths_UC.shape), np.zeros(len(per_class_C))
-        if n > 1:
-            left_UC = reweighted.without_each()
-            known_UC = ~np.isnan(left_UC)
-            mean_C = np.where(known_UC, left_UC, 0.0).sum(axis=0) / np.maximum(
-                known_UC.sum(axis=0), 1
-            )
-            classes = max(int(present_C.sum()), 1)
-            share_UC[known_UC] = (mean_C - left_UC)[known_UC] * math.sqrt((n - 1) / n) / classes
-            in_several_C = present_C & (np.count_nonzero(reweighted.truths_UC, axis=0) > 1)
-            bias_C[in_several_C] = (n - 1) * (mean_C - per_class_C)[in_several_C] / classes
+        share_UC, bias_C = reweighted.jackknife()
         return cls(
             float(per_class_C[present_C].mean()) if present_C.any() else math.nan,
             per_class_C,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from core.config import PredictConfig
 from core.metric.ap50 import MatchTable
+from core.metric.reweighted import Reweighted
 from tune.statistics.certainty import (
     Interval,
     Scored,
@@ -18,7 +19,6 @@ from tune.statistics.certainty import (
     mean_interval,
     seed_variance,
 )
-from tune.statistics.reweighted import Reweighted
 
 
 @dataclass(frozen=True)

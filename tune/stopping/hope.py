@@ -46,6 +46,12 @@ def expected_gain(complete: Iterable[Curve], epoch: int, epochs: int) -> float:
     return float(np.median(gains)) if gains else 0.0
 
 
+def gain_variance(complete: Iterable[Curve], epoch: int, epochs: int) -> float:
+    """The variance of the gain that `expected_gain` estimates; 0 with fewer than two gains."""
+    gains = _gains(complete, epoch, epochs)
+    return float(np.var(gains, ddof=1)) if len(gains) > 1 else 0.0
+
+
 def _gains(complete: Iterable[Curve], epoch: int, epochs: int) -> list[float]:
     """The gain of each complete trial of at least `epochs` epochs after epoch `epoch`.
 

@@ -4,12 +4,32 @@ To add a rule, write a class like those beside this file and give it a row in `R
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 from core.extensions import Parts
 
 Curve = Sequence[float]
-"""A trial's scores so far, one an epoch, higher is better."""
+"""A trial's scores so far, one an epoch, higher is better. Those that a study shows to its rule are
+`NoisyCurve`s."""
+
+
+class NoisyCurve(tuple[float, ...]):
+    """A trial's scores so far, and what is known of their noise.
+
+    pulls   for each epoch, how far each validation image, or each group or block of them, pulled
+            the score from what it would be on endlessly many images. The images are the same for
+            all trials of a study, so for two trials the sum of the squared differences of their
+            pulls is the variance of the difference of their scores. Empty for an epoch of which
+            this is not known
+    """
+
+    pulls: Sequence[Sequence[float]]
+
+    def __new__(cls, scores: Iterable[float], pulls: Sequence[Sequence[float]] = ()) -> Self:
+        """Make a curve; `pulls` has as many entries as there are scores, or none."""
+        made = super().__new__(cls, scores)
+        made.pulls = pulls
+        return made
 
 
 class StoppingRule(Protocol):

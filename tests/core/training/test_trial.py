@@ -28,6 +28,7 @@ from core.errors import CheckpointError, ProcessLost, TornCheckpoint, TrialDiver
 from core.fitting import READ_OFF_DATA, Chosen
 from core.metric.ap50 import MatchTable, ap50, match
 from core.metric.limits import DETECTION_KINDS, INSTANCE_KINDS, MENDS, ClassLimits
+from core.metric.reweighted import pulls
 from core.network.weights import BaseWeights
 from core.prediction.choice import evaluate
 from core.prediction.detect import predict
@@ -196,12 +197,14 @@ def test_what_limited_each_class_comes_with_every_epoch_that_is_the_best_so_far(
     assert whole.reports[0].limits
 
 
-def test_a_report_of_an_earlier_version_says_nothing_of_limits(
+def test_a_report_of_an_earlier_version_says_nothing_of_limits_and_pulls(
     uninterrupted: Uninterrupted,
 ) -> None:
     content = uninterrupted[0].reports[0].to_json()
     assert content.pop("limits")
-    assert EpochReport.from_json(content).limits == ()
+    assert content.pop("ap50_pulls")
+    report = EpochReport.from_json(content)
+    assert (report.limits, report.ap50_pulls) == ((), ())
 
 
 def test_training_moves_weights_every_epoch_and_another_seed_moves_them_elsewhere(
@@ -263,6 +266,7 @@ def test_reports_follow_from_the_match_tables_and_these_from_the_model(
         assert ap50(table, 100).per_class == report.ap50_per_class
         assert ap50(table, None).mean == report.ap50_uncapped
         assert len(table.hit_D) == report.detections
+        assert pulls(table, 100, table.image_names) == report.ap50_pulls
         assert table.image_names == tuple(
             DATA.samples[index].name for index in whole.split.validation
         )
@@ -330,7 +334,8 @@ LIMITS = st.builds(
             name: st.integers(0, 2**31)
             for name in ("epoch", "steps", "detections", "capped_images")
         }
-        | {"limits": st.lists(LIMITS, max_size=3).map(tuple)},
+        | {"limits": st.lists(LIMITS, max_size=3).map(tuple)}
+        | {"ap50_pulls": st.lists(st.floats(-1, 1), max_size=4).map(tuple)},
     )
 )
 def test_a_report_passes_through_json_unchanged(report: EpochReport) -> None:

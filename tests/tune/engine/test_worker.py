@@ -84,7 +84,9 @@ def test_the_table_of_epochs_has_a_column_for_each_number(tmp_path: Path) -> Non
 
     class Limited(ReplayedTrial):
         def run_epoch(self, progress: Callable[[float], object] = float) -> EpochReport:
-            report = replace(super().run_epoch(progress), limits=(limits, limits))
+            report = replace(
+                super().run_epoch(progress), limits=(limits, limits), ap50_pulls=(0.1,)
+            )
             self.reports[-1] = report
             return report
 
@@ -102,6 +104,7 @@ def test_the_table_of_epochs_has_a_column_for_each_number(tmp_path: Path) -> Non
     assert (row["ap50_per_class/1"], row["ap50_per_class/2"]) == ("0.5", "")
     assert (row["limits/2/instances/found"], row["limits/1/called/1"]) == ("2", "0")
     assert row["limits/2/mended/not_found"] == ""
+    assert not any("pulls" in name for name in row)  # they are for programs
 
 
 def test_what_follows_the_last_epoch_has_the_time_of_an_epoch_for_each_step(tmp_path: Path) -> None:

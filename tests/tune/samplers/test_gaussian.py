@@ -7,7 +7,8 @@ import pytest
 from core.config import AUTO, Value
 from tune.request.file import from_document
 from tune.samplers.at_random import AtRandom
-from tune.samplers.gaussian import MOST, STARTUP, GaussianProcess, inside, proposal
+from tune.samplers.encoding import inside
+from tune.samplers.gaussian import MOST, STARTUP, GaussianProcess, proposal
 from tune.samplers.sampler import Outcome, Tried
 from tune.samplers.tpe import TreeParzen
 from tune.space.domains import Choices, FloatRange, IntRange

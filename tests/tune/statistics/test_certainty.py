@@ -63,7 +63,7 @@ def test_the_pull_of_images_is_what_the_bootstrap_finds() -> None:
     """Where every class is in many images, the squares of the pulls sum to the variance over
     resamples.
     """
-    from tune.statistics.reweighted import Reweighted
+    from core.metric.reweighted import Reweighted
 
     rng = np.random.default_rng(0)
     one = table(2, 150, quality=0.5)

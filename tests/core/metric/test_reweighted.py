@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from benchmarks.simulated_scores import draw_images, evaluate
 from core.metric.ap50 import MatchTable, ap50
-from tune.statistics.reweighted import Reweighted
+from core.metric.reweighted import MOST_PULLS, Reweighted, pulls
 
 
 def simulated(seed: int, images: int, quality: float = 0.0) -> MatchTable:
@@ -135,3 +135,32 @@ def test_pycocotools_gives_the_same_where_images_are_there_several_times() -> No
     np.testing.assert_allclose(
         Reweighted(table, 100).ap50(np.array(weights)[:, None])[0], official, rtol=0, atol=1e-12
     )
+
+
+@given(seed=st.integers(0, 10_000), images=st.integers(2, 9))
+@settings(max_examples=20, deadline=None)
+def test_pulls_are_those_of_the_jackknife_summed_over_classes(seed: int, images: int) -> None:
+    table = simulated(seed, images)
+    reported = pulls(table, 100, table.image_names)
+    share_UC, _ = Reweighted(table, 100).jackknife()
+    np.testing.assert_allclose(reported, share_UC.sum(axis=1), atol=1e-6)
+    left = [np.nanmean(per_class) for per_class in Reweighted(table, 100).without_each()]
+    if not np.isnan(Reweighted(table, 100).without_each()).any():
+        variance = (images - 1) / images * np.square(left - np.mean(left)).sum()
+        assert sum(pull**2 for pull in reported) == pytest.approx(variance, abs=1e-4)
+
+
+def test_many_images_pull_in_blocks_and_images_of_a_group_together() -> None:
+    table = simulated(3, 150)
+    assert len(pulls(table, 100, table.image_names)) == MOST_PULLS
+    groups = [f"slide {number // 10}" for number in range(150)]
+    share_UC, _ = Reweighted(table, 100, groups).jackknife()
+    np.testing.assert_allclose(pulls(table, 100, groups), share_UC.sum(axis=1), atol=1e-6)
+    single, blocks = (
+        sum(pull**2 for pull in found)
+        for found in (
+            Reweighted(table, 100).jackknife()[0].sum(axis=1),
+            pulls(table, 100, table.image_names),
+        )
+    )
+    assert 0.6 < blocks / single < 1.6

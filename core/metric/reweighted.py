@@ -4,6 +4,7 @@ Matching at one IoU never looks beyond an image, so another sample of images is 
 other weights: nothing is matched again, and the result is exact.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from core.metric.ap50 import RECALL_LEVELS, MatchTable
+
+MOST_PULLS = 64
+"""Largest number of units whose pulls are reported for an epoch."""
 
 _AT_ONCE = 128
 """Number of resamples that are computed together: few enough to stay in the processor's cache."""
@@ -81,6 +85,47 @@ class Reweighted:
                 hits_K1 - ranking.hits_KU, rows_K1 - ranking.rows_KU, truths_U.sum() - truths_U
             )
         return result_UC
+
+    def jackknife(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The pull of each unit on the mean AP50 through each class [U, C], and the bias [C].
+
+        The pull of unit i is its jackknife pseudo-value less the mean, (n - 1) (mean_j AP(-j) -
+        AP(-i)), divided by n and multiplied by sqrt(n / (n - 1)), so that the sum of the squared
+        pulls of all units is the variance of AP50 that is due to images. It is 0 where no other
+        unit holds the class. The bias of a class, (n - 1) (mean_j AP(-j) - AP), is its part in how
+        much the mean AP50 is too high on average; it is 0 for a class in one unit.
+        """
+        per_class_C = self.per_class
+        present_C = ~np.isnan(per_class_C)
+        n = len(self.units)
+        share_UC, bias_C = np.zeros(self.truths_UC.shape), np.zeros(len(per_class_C))
+        if n > 1:
+            left_UC = self.without_each()
+            known_UC = ~np.isnan(left_UC)
+            mean_C = np.where(known_UC, left_UC, 0.0).sum(axis=0) / np.maximum(
+                known_UC.sum(axis=0), 1
+            )
+            classes = max(int(present_C.sum()), 1)
+            share_UC[known_UC] = (mean_C - left_UC)[known_UC] * math.sqrt((n - 1) / n) / classes
+            in_several_C = present_C & (np.count_nonzero(self.truths_UC, axis=0) > 1)
+            bias_C[in_several_C] = (n - 1) * (mean_C - per_class_C)[in_several_C] / classes
+        return share_UC, bias_C
+
+
+def pulls(table: MatchTable, max_dets: int | None, groups: Sequence[str]) -> tuple[float, ...]:
+    """How far each unit pulled the AP50 of a match table (see `Reweighted.jackknife`), rounded.
+
+    groups   the group of each image, which is its own name where images are not grouped
+
+    A unit is a group. More than MOST_PULLS groups are put together to that number of blocks, so
+    that a report stays small and takes little time. Two models that were evaluated on the same
+    images have the same units in the same order.
+    """
+    order = {name: place for place, name in enumerate(dict.fromkeys(groups))}
+    blocks = min(len(order), MOST_PULLS)
+    units = [str(order[name] * blocks // len(order)) for name in groups]
+    share_UC, _ = Reweighted(table, max_dets, units).jackknife()
+    return tuple(round(pull, 6) for pull in share_UC.sum(axis=1).tolist())
 
 
 @dataclass(frozen=True)
