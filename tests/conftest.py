@@ -1,5 +1,6 @@
 """What holds for every test file."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ settings.load_profile("untimed")
 
 HERE = Path(__file__).parent
 LONGEST = (
+    "tune/test_faults.py",
+    "tune/test_kills.py",
     "end_to_end/test_retrain_command.py",
     "end_to_end/test_search_command.py",
     "core/training/test_trial.py",
@@ -29,6 +32,15 @@ LONGEST = (
     "core/prediction/test_detect.py",
 )
 """The files that take longest, each 40 s or more where three run at once on two processors."""
+
+
+@pytest.fixture
+def narrow() -> Iterator[None]:
+    """Build detectors with few channels; see `tests.core.narrow`."""
+    from tests.core.narrow import narrowed  # imports torch, which most tests do without
+
+    with narrowed():
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -34,6 +34,7 @@ def test_differences_are_those_of_one_seed_and_the_last_line_has_their_mean() ->
     assert last.endswith(", n = 3")
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("fixed", [True, False])
 def test_a_training_has_the_form_that_is_asked_for_in_each_step(
     monkeypatch: pytest.MonkeyPatch, fixed: bool

@@ -44,7 +44,9 @@ GROUPS = 32
 """Groups of channels that group norm normalises together (Wu and He, Group Normalization, 2018)."""
 
 
-_OFFSETS_OF_EACH_CLASS = partial(FastRCNNPredictor, BOX_VECTOR)
+def _offsets_of_each_class(classes: int) -> FastRCNNPredictor:
+    """Torchvision's predictor, of a number of classes that counts background."""
+    return FastRCNNPredictor(BOX_VECTOR, classes)
 
 
 def mask_rcnn(
@@ -56,7 +58,7 @@ def mask_rcnn(
     has_norm: bool,
     proposal_convolutions: int,
     box_head: Callable[[Norm | None], nn.Module],
-    box_predictor: Callable[[int], nn.Module] = _OFFSETS_OF_EACH_CLASS,
+    box_predictor: Callable[[int], nn.Module] = _offsets_of_each_class,
     stages: Sequence[Callable[[nn.Module, nn.Module], BoxStage]] = (BoxStage,),
 ) -> MaskRCNN:
     """Mask R-CNN with the layers of one of torchvision's two recipes, drawn in torchvision's order.

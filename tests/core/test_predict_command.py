@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from core.predict import main
 from core.prediction import trained_model
 from core.prediction.submission import results_of
 from core.prediction.trained_model import TrainedModel
+from tests.core.narrow import narrowed
 
 ROOT = Path(__file__).parents[2]
 CLASSES = (Category(3, "epithelium"), Category(12, "lymphocyte"), Category(40, "[red] fibroblast"))
@@ -56,14 +58,24 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("study") / "best"
+def saved(folder: Path) -> Path:
     config = TrialConfig.from_settings(SETTINGS)
     torch.manual_seed(0)
     network = build_detector(config.model, len(CLASSES), None, config.predict)
     trained_model.save(folder, TrainedModel(config, CLASSES, network.eval()))
     return folder
+
+
+@pytest.fixture(scope="module")
+def narrow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with narrowed():
+        return saved(tmp_path_factory.mktemp("study") / "best")
+
+
+@pytest.fixture
+def model(narrow_model: Path) -> Iterator[Path]:
+    with narrowed():
+        yield narrow_model
 
 
 @pytest.fixture
@@ -144,8 +156,9 @@ def predicted(model: Path, images: Path | str) -> list[dict[str, Any]]:
 
 @decodes
 def test_the_command_writes_what_its_parts_find_in_images_of_any_size_and_pycocotools_reads_it(
-    model: Path, cells: Path, tmp_path: Path
+    cells: Path, tmp_path: Path
 ) -> None:
+    model = saved(tmp_path / "study" / "best")
     out = tmp_path / "new" / "results.json"
     out.parent.mkdir()
     line = [

@@ -1,5 +1,6 @@
 import re
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,11 @@ from torchvision import models
 from torchvision.models import detection
 from torchvision.models.detection import backbone_utils, mask_rcnn, rpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
+from torchvision.models.detection.faster_rcnn import (
+    FastRCNNConvFCHead,
+    FastRCNNPredictor,
+    TwoMLPHead,
+)
 from torchvision.models.detection.roi_heads import paste_masks_in_image as mask_rcnn_paste
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -32,6 +37,7 @@ from core.network.roi_heads import MaskBranch
 from core.network.truths import Truths
 from core.network.weights import FILE_WITHOUT_EPSILON, BaseWeights, WeightsFile, read_weights
 from core.sample import MaskCrop, Target
+from tests.core.narrow import CHANNELS, VECTOR, narrowed
 
 CLASSES = 4
 RECIPES = ("fpn", "fpn_v2")
@@ -62,10 +68,15 @@ def settings(**changes: Any) -> ModelConfig:
 
 
 def build(
-    config: ModelConfig, weights: BaseWeights | None = None, predict: PredictConfig | None = None
+    config: ModelConfig,
+    weights: BaseWeights | None = None,
+    predict: PredictConfig | None = None,
+    wide: bool = False,
 ) -> MaskRCNN:
+    """A detector whose pyramid and heads have few channels, or those of torchvision's."""
     torch.manual_seed(0)
-    network = build_detector(config, CLASSES, weights, predict or PredictConfig())
+    with nullcontext() if wide else narrowed(body=False):
+        network = build_detector(config, CLASSES, weights, predict or PredictConfig())
     assert isinstance(network, MaskRCNN)
     return network
 
@@ -91,29 +102,34 @@ def arrays_of(network: nn.Module) -> dict[str, np.ndarray]:
 
 
 def torchvision_model(
-    config: ModelConfig, frozen_norm: bool = False, classes: int = CLASSES
+    config: ModelConfig, frozen_norm: bool = False, classes: int = CLASSES, wide: bool = False
 ) -> nn.Module:
     """The oracle: torchvision's own Mask R-CNN, put together as its two builders do, with any
-    backbone.
+    backbone and the channels of `build`.
     """
     v2 = config.detector == "fpn_v2"
-    norm = FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d
-    backbone = backbone_utils._resnet_fpn_extractor(
-        getattr(models, config.backbone)(norm_layer=norm),
-        5,
-        norm_layer=nn.BatchNorm2d if v2 else None,
+    few, vector = (256, 1024) if wide else (CHANNELS, VECTOR)
+    body = getattr(models, config.backbone)(
+        norm_layer=FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d
     )
-    parts = {}
-    if v2:
-        parts["rpn_head"] = rpn.RPNHead(256, 3, conv_depth=2)
-        parts["box_head"] = FastRCNNConvFCHead(
-            (256, 7, 7), [256] * 4, [1024], norm_layer=nn.BatchNorm2d
-        )
-        parts["mask_head"] = mask_rcnn.MaskRCNNHeads(256, [256] * 4, 1, norm_layer=nn.BatchNorm2d)
+    norm = nn.BatchNorm2d if v2 else None
+    backbone = backbone_utils.BackboneWithFPN(
+        body,
+        {f"layer{number}": str(number - 1) for number in range(1, 5)},
+        [body.inplanes // 2**back for back in (3, 2, 1, 0)],
+        few,
+        norm_layer=norm,
+    )
     sizes = tuple((side * config.anchor_scale,) for side in (32, 64, 128, 256, 512))
     network = detection.MaskRCNN(
         backbone,
-        num_classes=classes + 1,
+        rpn_head=rpn.RPNHead(few, 3, conv_depth=2 if v2 else 1),
+        box_head=FastRCNNConvFCHead((few, 7, 7), [few] * 4, [vector], norm)
+        if v2
+        else TwoMLPHead(few * 7**2, vector),
+        box_predictor=FastRCNNPredictor(vector, classes + 1),
+        mask_head=mask_rcnn.MaskRCNNHeads(few, [few] * 4, 1, norm),
+        mask_predictor=mask_rcnn.MaskRCNNPredictor(few, few, classes + 1),
         min_size=config.image_min_side,
         max_size=config.image_max_side,
         rpn_anchor_generator=AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 5),
@@ -124,7 +140,6 @@ def torchvision_model(
         rpn_batch_size_per_image=config.rpn_samples,
         box_batch_size_per_image=config.box_samples,
         box_detections_per_img=400,
-        **parts,
     )
     # Ours has the features of its mask head in this order, whose sums are rounded otherwise.
     network.roi_heads.mask_head.register_forward_pre_hook(
@@ -171,7 +186,7 @@ def test_parameters_and_buffers_bear_torchvision_names_and_shapes(
 ) -> None:
     config = settings(backbone=backbone, detector=detector)
     with torch.device("meta"):
-        ours, theirs = build(config), torchvision_model(config)
+        ours, theirs = build(config, wide=True), torchvision_model(config, wide=True)
     assert {name: value.shape for name, value in ours.state_dict().items()} == {
         name: value.shape for name, value in theirs.state_dict().items()
     }
@@ -478,7 +493,7 @@ def test_the_order_in_memory_of_the_mask_heads_features_changes_no_more_than_rou
     detector: str,
 ) -> None:
     head = build(settings(detector=detector)).eval().roi_heads.mask_head
-    features = torch.randn(5, 256, 14, 14, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(5, CHANNELS, 14, 14, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         found = MaskBranch(head, nn.Identity())(features)
         torch.testing.assert_close(found, head(features), rtol=1e-4, atol=1e-5)
@@ -949,7 +964,7 @@ def test_without_batch_norm_an_image_is_seen_alike_whatever_is_beside_it(norm: s
     both, alone = network.backbone(images), network.backbone(images[:1])
     for level, of_one in zip(both, alone, strict=True):
         torch.testing.assert_close(level[:1], of_one, rtol=1e-4, atol=1e-5)
-    boxes = torch.randn(6, 256, 7, 7)
+    boxes = torch.randn(6, CHANNELS, 7, 7)
     head = network.roi_heads.box_head
     torch.testing.assert_close(head(boxes)[:2], head(boxes[:2]), rtol=1e-4, atol=1e-5)
 
@@ -972,7 +987,8 @@ def test_a_step_moves_group_norm_and_no_frozen_norm() -> None:
 def test_a_network_is_restored_with_the_norm_that_it_had(norm: str) -> None:
     network = build(v2(norm), whole_weights()).eval()
     predict = PredictConfig()
-    again = restore_detector(v2(norm), CLASSES, network.traits, predict, network.state_dict())
+    with narrowed(body=False):
+        again = restore_detector(v2(norm), CLASSES, network.traits, predict, network.state_dict())
     image = scene(0, 96, 96, 0)[0]
     (found,), (wanted,) = again.detect([image]), network.detect([image])
     torch.testing.assert_close(vars(found), vars(wanted), rtol=0, atol=0)

@@ -1,5 +1,6 @@
 """Laws of every backbone of the table, under its pyramid: torchvision's own network is the oracle."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from core.network.weights import BaseWeights
 from core.prediction import trained_model
 from core.prediction.trained_model import TrainedModel
 from core.sample import Target
+from tests.core.narrow import narrowed
 from tests.core.network.test_mask_rcnn import arrays_of, scene, step_on_meta
 
 CLASSES = tuple(Category(number, f"class {number}") for number in range(1, 5))
@@ -34,9 +36,12 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread_and_few_channels() -> Iterator[None]:
+    """Few channels of pyramid and heads; the backbones are torchvision's."""
     torch.set_num_threads(1)
+    with narrowed(body=False):
+        yield
 
 
 @dataclass(frozen=True)

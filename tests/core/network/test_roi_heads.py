@@ -1,7 +1,7 @@
 """Laws of the heads in stages: a cascade of one stage is Mask R-CNN."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from core.network.roi_heads import NOT_DRAWN, BoxStage
 from core.network.weights import BaseWeights
 from core.prediction import trained_model
 from core.prediction.trained_model import TrainedModel
+from tests.core.narrow import narrowed
 from tests.core.network.test_mask_rcnn import (
     CLASSES,
     arrays_of,
@@ -44,8 +45,10 @@ TARGETS = [target for _, target, _ in SCENES]
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
+def _one_thread_and_few_channels() -> Iterator[None]:
     torch.set_num_threads(1)
+    with narrowed(body=False):
+        yield
 
 
 def in_stages(*stages: Callable[[nn.Module, nn.Module], BoxStage], **changes: Any) -> MaskRCNN:
@@ -53,7 +56,8 @@ def in_stages(*stages: Callable[[nn.Module, nn.Module], BoxStage], **changes: An
     torch.manual_seed(0)
     config = settings(detector="cascade", **TINY, **changes)
     builder: Any = CASCADE.build
-    network = builder(config, CLASSES, PredictConfig(), TRAITS, stages=stages)
+    with narrowed(body=False):
+        network = builder(config, CLASSES, PredictConfig(), TRAITS, stages=stages)
     network.freeze(5, pyramid=True)
     assert isinstance(network, MaskRCNN)
     return network.train()

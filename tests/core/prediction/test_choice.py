@@ -1,5 +1,6 @@
 """Laws of choosing the settings of prediction: each candidate scores what it would score alone."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from core.network.build import build_detector
 from core.prediction.choice import best, evaluate
 from core.prediction.detect import predict
 from core.training.trial import Trial
+from tests.core.narrow import narrowed
 
 SETTINGS: dict[str, Any] = {
     "data.validation_fraction": 0.5,
@@ -35,12 +37,13 @@ DATA = synthetic.make(images=4, side=96)
 
 
 @pytest.fixture(scope="module")
-def trial() -> Trial:
+def trial() -> Iterator[Trial]:
     torch.set_num_threads(1)
-    trial = Trial(TrialConfig.from_settings(SETTINGS), DATA, device="cpu", threads=1)
-    trial.run_epoch()
-    trial.run_epoch()
-    return trial
+    with narrowed():
+        trial = Trial(TrialConfig.from_settings(SETTINGS), DATA, device="cpu", threads=1)
+        trial.run_epoch()
+        trial.run_epoch()
+        yield trial
 
 
 def candidates(own: PredictConfig) -> list[PredictConfig]:

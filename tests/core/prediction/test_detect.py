@@ -21,6 +21,8 @@ from core.sample import Detections, MaskCrop
 from tests.core.prediction.blocks import Block, Blocks, picture, rows
 from tests.core.scenes import assert_same_detections
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:

@@ -43,6 +43,9 @@ TINY: dict[str, Any] = {
 IMAGE = synthetic.make(images=1, side=96).samples[0].image
 
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
@@ -76,59 +79,56 @@ import sys
 from pathlib import Path
 import numpy as np, torch
 from core.prediction import trained_model
+from tests.core.narrow import narrowed
 torch.set_num_threads(1)
-folder = Path(sys.argv[1])
-found = trained_model.load(folder, "cpu").predict(np.load(folder / "image.npy"))
-np.savez(folder / "found.npz", boxes=found.boxes_N4, scores=found.scores_N, labels=found.labels_N,
-         corners=[(crop.y0, crop.x0, *crop.pixels.shape) for crop in found.masks],
-         pixels=np.concatenate([crop.pixels.ravel() for crop in found.masks]))
+image = np.load(sys.argv[1])
+with narrowed():
+    for folder in map(Path, sys.argv[2:]):
+        found = trained_model.load(folder, "cpu").predict(image)
+        crops = found.masks
+        np.savez(folder / "found.npz",
+                 boxes=found.boxes_N4, scores=found.scores_N, labels=found.labels_N,
+                 corners=[(crop.y0, crop.x0, *crop.pixels.shape) for crop in crops],
+                 pixels=np.concatenate([crop.pixels.ravel() for crop in crops]))
 """
 
 
-@pytest.mark.parametrize(
-    ("settings", "weights"),
-    [
-        pytest.param({}, None, marks=pytest.mark.long),
-        pytest.param(
-            {"model.detector": "fpn_v2", "model.trainable_layers": 5}, None, marks=pytest.mark.long
+def test_a_fresh_process_predicts_the_same_bits(tmp_path: Path) -> None:
+    """Of models that began with nothing, with a frozen norm, with a stride in 1x1 and no epsilon,
+    and of one that looks at mirrored tiles.
+    """
+    pretrained = {"model.weights": "imagenet"}
+    kinds: list[tuple[dict[str, Any], BaseWeights | None]] = [
+        ({}, None),
+        ({"model.detector": "fpn_v2", "model.trainable_layers": 5}, None),
+        (pretrained | {"model.backbone": "resnet34"}, imagenet_like("resnet34", 1e-5, False)),
+        (
+            pretrained | {"model.backbone": "resnet34", "model.detector": "fpn_v2"},
+            imagenet_like("resnet34", 1e-5, False),
         ),
-        ({"model.weights": "imagenet"}, ("resnet18", 1e-5, False)),
-        pytest.param(
-            {"model.weights": "imagenet", "model.detector": "fpn_v2"},
-            ("resnet18", 1e-5, False),
-            marks=pytest.mark.long,
-        ),
-        ({"model.weights": "imagenet", "model.backbone": "resnet50"}, ("resnet50", 0.0, True)),
+        (pretrained | {"model.backbone": "resnet50"}, imagenet_like("resnet50", 0.0, True)),
         ({"predict.flips": True, "predict.tile": 64, "model.anchor_scale": 0.5}, None),
-    ],
-    ids=[
-        "nothing",
-        "fpn_v2",
-        "frozen norm",
-        "fpn_v2 from imagenet",
-        "stride in 1x1, no epsilon",
-        "flips and tiles",
-    ],
-)
-def test_a_fresh_process_predicts_the_same_bits(
-    settings: Any, weights: Any, tmp_path: Path
-) -> None:
-    trained = build(settings, weights and imagenet_like(*weights))
-    expected = trained.predict(IMAGE)
-    assert len(expected) > 0
-    trained_model.save(tmp_path, trained)
+    ]
     np.save(tmp_path / "image.npy", IMAGE)
-    subprocess.run([sys.executable, "-c", IN_A_FRESH_PROCESS, str(tmp_path)], check=True)
-    with np.load(tmp_path / "found.npz") as found:
-        assert np.array_equal(found["boxes"], expected.boxes_N4)
-        assert np.array_equal(found["scores"], expected.scores_N)
-        assert np.array_equal(found["labels"], expected.labels_N)
-        assert found["corners"].tolist() == [
-            [crop.y0, crop.x0, *crop.pixels.shape] for crop in expected.masks
-        ]
-        assert np.array_equal(
-            found["pixels"], np.concatenate([crop.pixels.ravel() for crop in expected.masks])
-        )
+    wanted = {}
+    for number, (settings, weights) in enumerate(kinds):
+        trained = build(settings, weights)
+        trained_model.save(folder := tmp_path / str(number), trained)
+        wanted[folder] = trained.predict(IMAGE)
+    program = [sys.executable, "-c", IN_A_FRESH_PROCESS]
+    subprocess.run([*program, tmp_path / "image.npy", *wanted], check=True)
+    for folder, expected in wanted.items():
+        assert len(expected) > 0
+        with np.load(folder / "found.npz") as found:
+            assert np.array_equal(found["boxes"], expected.boxes_N4)
+            assert np.array_equal(found["scores"], expected.scores_N)
+            assert np.array_equal(found["labels"], expected.labels_N)
+            assert found["corners"].tolist() == [
+                [crop.y0, crop.x0, *crop.pixels.shape] for crop in expected.masks
+            ]
+            assert np.array_equal(
+                found["pixels"], np.concatenate([crop.pixels.ravel() for crop in expected.masks])
+            )
 
 
 def test_each_trait_of_the_network_matters_and_is_kept(tmp_path: Path) -> None:
@@ -162,11 +162,11 @@ def test_the_configuration_is_complete_and_loads_again(tmp_path: Path) -> None:
 
 
 def test_the_weights_are_whole_under_torchvisions_names(tmp_path: Path) -> None:
-    trained = build({})
+    trained = build({"model.backbone": "resnet34"})
     trained_model.save(tmp_path, trained)
     tensors = safetensors.torch.load_file(tmp_path / WEIGHTS)
     backbone = resnet_fpn_backbone(
-        backbone_name="resnet18", weights=None, norm_layer=nn.BatchNorm2d
+        backbone_name="resnet34", weights=None, norm_layer=nn.BatchNorm2d
     )
     theirs = models.detection.MaskRCNN(backbone, num_classes=len(CLASSES) + 1)
     assert tensors.keys() == theirs.state_dict().keys()

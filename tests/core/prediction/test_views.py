@@ -19,6 +19,7 @@ from core.prediction.detect import combine
 from core.prediction.tiles import tiles
 from core.prediction.views import Seen, look_at_each, look_at_samples
 from core.sample import Detections, Sample
+from tests.core.narrow import narrowed
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,8 @@ def model() -> Detector:
         image_max_side=128,
         proposals_test=16,
     )
-    return build_detector(config, 4, None, CONFIG).eval()
+    with narrowed():
+        return build_detector(config, 4, None, CONFIG).eval()
 
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory")

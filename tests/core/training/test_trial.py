@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,6 +36,7 @@ from core.training import checkpoint
 from core.training import trial as trainable
 from core.training.optim import Schedule
 from core.training.trial import EpochReport, Trial
+from tests.core.narrow import Stack, narrowed
 
 TINY: dict[str, Any] = {
     "data.validation_fraction": 0.4,
@@ -69,10 +70,11 @@ WALL_TIME = ("seconds", "train_seconds", "evaluate_seconds", "wait_seconds", "im
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
+def _one_thread_and_few_channels() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with narrowed():
+        yield
     torch.set_num_threads(threads)
 
 
@@ -514,16 +516,12 @@ def test_a_torn_checkpoint_is_refused_and_changes_nothing(
 
 
 def imagenet_like(seed: int) -> BaseWeights:
-    """A ResNet-18 as a file of weights has it."""
+    """A backbone as a file of weights has it."""
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        network = torchvision.models.resnet18()
-    return BaseWeights(
-        "resnet18.pth",
-        f"{seed:064d}",
-        False,
-        {k: v.numpy() for k, v in network.state_dict().items()},
-    )
+        state = Stack(torch.nn.BatchNorm2d).state_dict()
+    tensors = {name: value.numpy() for name, value in state.items()}
+    return BaseWeights("resnet18.pth", f"{seed:064d}", False, tensors)
 
 
 def test_a_checkpoint_holds_only_what_training_changed_and_needs_the_same_pretrained_weights(
@@ -559,7 +557,7 @@ def test_a_trial_finds_its_pretrained_weights_by_itself(tmp_path: Path) -> None:
 )
 def test_as_many_parameters_train_as_the_depth_says(layers: int, fpn: bool) -> None:
     trial = trial_of(TINY | {"model.trainable_layers": layers, "model.trainable_fpn": fpn})
-    network = torchvision.models.resnet18()
+    network = Stack(torch.nn.BatchNorm2d)
     stages = [network.layer4, network.layer3, network.layer2, network.layer1, network.conv1]
     wanted = sum(parameter.numel() for stage in stages[:layers] for parameter in stage.parameters())
     wanted += sum(parameter.numel() for parameter in network.bn1.parameters()) * (layers == 5)
@@ -930,6 +928,7 @@ def test_a_loaders_process_that_is_killed_is_named_and_the_trial_goes_on_in_anot
         loaders = multiprocessing.active_children()
         if seen >= after and loaders:
             os.kill(loaders[0].pid or 0, signal.SIGKILL)
+            time.sleep(30)  # the signal of its end breaks this off
 
     with pytest.raises(
         ProcessLost, match=r"^a process that prepares images was killed \(SIGKILL\)"

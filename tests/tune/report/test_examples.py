@@ -4,6 +4,7 @@ weights.
 
 import io
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from core.data import synthetic
 from core.data.dataset import Dataset
 from core.metric.ap50 import MatchTable
 from core.training.trial import Trial
+from tests.core.narrow import narrowed
 from tune.ledger.ledger import open_ledger
 from tune.report import page as report
 from tune.report.content import ReportContent, content_of
@@ -44,6 +46,12 @@ SPACE = {
     "confirm": {"top": 0},
     "resources": {"gpus_per_trial": 0},
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_channels() -> Iterator[None]:
+    with narrowed():
+        yield
 
 
 @pytest.fixture(scope="module")
