@@ -4,8 +4,10 @@ import logging
 from typing import Any
 
 from ray import tune as ray_tune
+from ray.exceptions import OutOfMemoryError
 
 from core import interrupts
+from core.errors import ProcessLost
 from tune.engine.bridge import Desk, LedgerCallback, LedgerScheduler, LedgerSearcher
 from tune.engine.interruption import NotesCtrlC, second_interrupt_ends
 from tune.engine.messages import assignment_in
@@ -27,7 +29,8 @@ def execute(
                     ended, and its attempt is lost
 
     Raises KeyboardInterrupt after Ctrl-C, when running trials have had some seconds to report. A
-    second Ctrl-C ends the process.
+    second Ctrl-C ends the process. Raises ProcessLost where Ray's memory monitor ended workers,
+    which Ray Tune does not survive.
     """
     with second_interrupt_ends(), ray_session(machine) as folder:
         trainable = ray_tune.with_resources(
@@ -57,7 +60,16 @@ def execute(
         )
         # In the end this logger would list each worker that was lost once more.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        tuner.fit()
+        try:
+            tuner.fit()
+        except RuntimeError as error:
+            if not isinstance(error.__cause__, OutOfMemoryError):
+                raise
+            raise ProcessLost(
+                "Ray ended the running trials, because the machine's memory must be under 95% full"
+                " (RAY_memory_usage_threshold), and was not; end other programs, or have fewer"
+                " trials at once with --parallel, and run the same command again: it continues"
+            ) from None
     # Ray handles an interrupt itself, and returns as if all trials were done.
     if not desk.finished or interrupts.interrupted():
         raise KeyboardInterrupt
