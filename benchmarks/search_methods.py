@@ -4,6 +4,7 @@ Each runs as its users run it, by public interfaces, without a cluster: the benc
 method proposes configurations and says after each epoch whether a trial goes on.
 """
 
+import logging
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -221,6 +222,7 @@ class RayTune(Method):
 
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        logging.getLogger("ray").setLevel(logging.WARNING)
         self._scheduler, self._ahead = scheduler, ahead
         self._searcher = OptunaSearch(
             space=DISTRIBUTIONS, metric="score", mode="max", seed=seed, sampler=sampler
