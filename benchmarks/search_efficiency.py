@@ -5,6 +5,8 @@ curves with noise, at equal epochs.
                                                                       cores; killed, it goes on
     python -m benchmarks.search_efficiency --out DIR --repeats 0      the table of what DIR holds
 
+The table has the runs that all methods in it have, so --methods leaves out one that has few.
+
 A cell of the table is a level of noise, a number of full trainings that may be spent, and a number
 of trials that train at once, epoch by epoch in turn. Nobody starts a trial, or goes on with one,
 that could not reach its last epoch with the epochs that are left. Noise is in interquartile ranges
@@ -27,11 +29,12 @@ import itertools
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -199,10 +202,24 @@ def play_all(
     # A process of its own for each: Ray and onnxruntime have threads, which a fork would not
     # survive.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _end_with_parent) as pool:
         futures: list[Future[Played]] = [pool.submit(play, *run) for run in runs]
         for future in as_completed(futures):
             done(future.result())
+
+
+def _end_with_parent() -> None:
+    """Have this process end when its parent does: whoever is killed leaves no process that waits
+    for work.
+    """
+
+    def watch() -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @dataclass(frozen=True)
@@ -371,7 +388,11 @@ def main() -> None:
     parser.add_argument("--trainings", type=int, nargs="+", help="only cells with these budgets")
     parser.add_argument("--at-once", type=int, nargs="+", help="only cells with as many at once")
     parser.add_argument(
-        "--methods", nargs="+", choices=METHODS, metavar="NAME", help=f"of {', '.join(METHODS)}"
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        metavar="NAME",
+        help=f"only these of {', '.join(METHODS)}",
     )
     parser.add_argument("--repeats", type=int, default=1, help="runs on each data set")
     parser.add_argument(
@@ -407,23 +428,23 @@ def main() -> None:
         if (cell, name, data_set, repeat) not in there
     ]
     play_all(runs, asked.jobs, results.add)
-    _print(cells, results)
+    _print({cell: [one for one in results.of(cell) if one.method in names] for cell in cells})
 
 
-def _print(cells: Sequence[Cell], results: Results) -> None:
+def _print(played: Mapping[Cell, Sequence[Played]]) -> None:
     measures: Mapping[str, Callable[[Played], float]] = {
         "as chosen by the search": lambda run: run.chosen,
         "as confirmed": lambda run: run.confirmed,
     }
     for title, of in measures.items():
-        found = {str(cell): outcome(results.of(cell), of) for cell in cells}
+        found = {str(cell): outcome(runs, of) for cell, runs in played.items()}
         outcomes = {label: one for label, one in found.items() if one is not None}
         if not outcomes:
             print("There is no cell yet in which ours and a rival have played.")
             return
         print(f"\nPoints missing, {title}; n runs of each method; ± standard error\n")
         print(table(outcomes))
-    print(f"\n{effort(one for cell in cells for one in results.of(cell))}")
+    print(f"\n{effort(itertools.chain.from_iterable(played.values()))}")
 
 
 if __name__ == "__main__":

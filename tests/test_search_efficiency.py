@@ -5,6 +5,10 @@ their own libraries have them, and an honest judge.
 import dataclasses
 import itertools
 import math
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -289,6 +293,37 @@ def test_results_go_on_after_a_kill_and_a_later_run_replaces_an_earlier_one(
     results.add(second)
     assert sorted(results.of(CELLS[0]), key=lambda one: one.data_set) == [replaced, second]
     assert results.of(CELLS[1]) == Results(tmp_path, "tuning").of(CELLS[0]) == []
+
+
+HELD = """
+import os, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from benchmarks.search_efficiency import _end_with_parent
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1, get_context("spawn"), _end_with_parent) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(300)
+"""
+
+
+@pytest.mark.fault
+def test_a_comparison_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
+    path = tmp_path / "held.py"
+    path.write_text(HELD)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen(
+        [sys.executable, path], env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        worker = Path("/proc", process.stdout.readline().strip())
+        assert worker.is_dir()
+        process.kill()
+    deadline = time.monotonic() + 60
+    while worker.is_dir() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not worker.is_dir()
 
 
 @needs_curves
