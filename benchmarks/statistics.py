@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import optuna
 
 from benchmarks.simulated_scores import (
     MAX_DETS,
@@ -28,6 +29,7 @@ from benchmarks.simulated_scores import (
     quality_for,
     truth,
 )
+from core.config import Value
 from core.metric.ap50 import MatchTable
 from core.metric.reweighted import Reweighted
 from tune.statistics.certainty import (
@@ -41,6 +43,9 @@ from tune.statistics.certainty import (
     smallest_difference,
 )
 from tune.statistics.choice import choose_winner
+from tune.statistics.effects import Effect, comparable_epoch, main_effects
+from tune.stopping.halving import SuccessiveHalving
+from tune.stopping.hope import expected_gain
 
 FRACTION = 5
 """A data set has so many times the images of its hold-out (`data.validation_fraction` 0.2)."""
@@ -116,18 +121,36 @@ def false_alarms(
             )
         ),
         float(
-            np.median([smallest_difference(one.se, one.df) for table in tables for one in table])
+            np.median(
+                [
+                    smallest_difference(one.se, one.df, len(table))
+                    for table in tables
+                    for one in table
+                ]
+            )
         ),
     )
 
 
-def power(images: int, repeats: int, fresh: bool, repetitions: int, difference: float) -> float:
-    """How often a true difference is found, of two variants around an AP50 of 0.33."""
-    qualities = [quality_for(0.33 - difference / 2), quality_for(0.33 + difference / 2)]
+def power(
+    images: int,
+    repeats: int,
+    fresh: bool,
+    repetitions: int,
+    difference: float,
+    variants: int = 2,
+    score: float = 0.33,
+) -> float:
+    """How often a true difference is found, around an AP50.
+
+    The last of `variants` is better by `difference` than all others, which are alike.
+    """
+    alike, better = quality_for(score - difference / 2), quality_for(score + difference / 2)
+    qualities = [alike] * (variants - 1) + [better]
     tables = _in_parallel(
         partial(comparisons, images, repeats, qualities, fresh, SEED_SD), range(repetitions)
     )
-    return float(np.mean([table[0].verdict is Verdict.BETTER for table in tables]))
+    return float(np.mean([table[-1].verdict is Verdict.BETTER for table in tables]))
 
 
 def _covers(images: int, quality: float, true: float, seed: int) -> tuple[bool, float]:
@@ -252,6 +275,105 @@ def won(images: int, trials: int, top: int, repeats: int, repetitions: int, fold
     return Won(*np.mean(found, axis=0).tolist())
 
 
+SEARCH_EPOCHS = 30
+_TRIAL_SD = 0.04
+"""By this much trials of one configuration differ in AP50: their seeds, and what else varies."""
+_SPACE: dict[str, optuna.distributions.BaseDistribution] = {
+    "better": optuna.distributions.CategoricalDistribution([False, True]),
+    "switch": optuna.distributions.CategoricalDistribution([False, True]),
+    "layers": optuna.distributions.CategoricalDistribution([0, 1, 5]),
+    "backbone": optuna.distributions.CategoricalDistribution(["resnet18", "resnet50"]),
+    "rate": optuna.distributions.FloatDistribution(1e-5, 5e-4, log=True),
+    "decay": optuna.distributions.FloatDistribution(1e-3, 1e-1, log=True),
+    "strength": optuna.distributions.FloatDistribution(0.0, 1.0),
+}
+"""Seven settings, of which only the first may have an effect."""
+
+
+@dataclass(frozen=True)
+class Effects:
+    """What came of the effects of settings over simulated searches.
+
+    named      share of searches that name a setting without an effect
+    found      share that name the setting with one
+    estimate   mean estimate of its effect
+    covered    share of its intervals that hold the truth
+    complete   `estimate` and `covered` if complete trials alone are compared, as they were before
+    """
+
+    named: float
+    found: float
+    estimate: float
+    covered: float
+    complete: tuple[float, float]
+
+
+def _effects(
+    trials: int, true: float, stops: bool, sampler: str, seed: int
+) -> tuple[bool, bool, float, float, float, float]:
+    """One search, whose trials have the seven settings of `_SPACE`."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    rng = np.random.default_rng([seed, trials, stops, *sampler.encode()])
+    samplers = {
+        "random": partial(optuna.samplers.RandomSampler, seed=seed),
+        "tpe": partial(optuna.samplers.TPESampler, seed=seed, multivariate=True, group=True),
+    }
+    study = optuna.create_study(direction="maximize", sampler=samplers[sampler]())
+    rule = SuccessiveHalving(SEARCH_EPOCHS // 10, 3)
+    points: list[dict[str, Value]] = []
+    curves: list[list[float]] = []
+    stopped: list[bool] = []
+    for _ in range(trials):
+        trial = study.ask(_SPACE)
+        level = 0.3 + true * bool(trial.params["better"]) + rng.normal(0, _TRIAL_SD)
+        whole = level - 0.25 * np.exp(-np.arange(1, SEARCH_EPOCHS + 1) / 5)
+        whole += rng.normal(0, 0.015, SEARCH_EPOCHS)
+        complete = [curve for curve, early in zip(curves, stopped, strict=True) if not early]
+        curve: list[float] = []
+        early = False
+        while len(curve) < SEARCH_EPOCHS and not early:
+            curve.append(float(whole[len(curve)]))
+            early = (
+                stops
+                and len(curve) < SEARCH_EPOCHS
+                and bool(rule.why_stopped(curve, curves, complete, SEARCH_EPOCHS))
+            )
+        gain = expected_gain(complete, len(curve), SEARCH_EPOCHS) if early else 0.0
+        study.tell(trial, max(curve) + gain)
+        points.append(dict(trial.params))
+        curves.append(curve)
+        stopped.append(early)
+    epoch = comparable_epoch(curves, stopped)
+    found = main_effects(points, [max(curve[:epoch]) for curve in curves])
+    whole_ones = [at for at, early in enumerate(stopped) if not early]
+    before = main_effects([points[at] for at in whole_ones], [max(curves[at]) for at in whole_ones])
+    named = any(one.is_clear for one in found if one.setting != "better")
+    clear = any(one.is_clear for one in found if one.setting == "better")
+    return named, clear, *_of_better(found, true), *_of_better(before, true)
+
+
+def _of_better(effects: Sequence[Effect], true: float) -> tuple[float, float]:
+    """The estimate of the setting with an effect, and whether its interval holds the truth; nan
+    where there is none.
+    """
+    for one in effects:
+        if one.setting == "better":
+            sign = 1 if one.change.startswith("on ") else -1
+            low, high = sorted((sign * one.low, sign * one.high))
+            return sign * one.estimate, float(low <= true <= high)
+    return np.nan, np.nan
+
+
+def effects(trials: int, true: float, stops: bool, sampler: str, repetitions: int) -> Effects:
+    """Searches over seven settings, the first of which changes AP50 by `true`.
+
+    stops   whether trials are stopped early, by successive halving and for want of hope
+    """
+    found = _in_parallel(partial(_effects, trials, true, stops, sampler), range(repetitions))
+    named, clear, estimate, covered, before, before_covered = np.nanmean(found, axis=0).tolist()
+    return Effects(named, clear, estimate, covered, (before, before_covered))
+
+
 def _in_parallel(task: Callable[[int], object], seeds: Sequence[int]) -> list:
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), initializer=_one_thread) as pool:
         return list(pool.map(task, seeds, chunksize=max(1, min(20, len(seeds) // 8))))
@@ -280,11 +402,38 @@ def _alarms(less: int) -> Iterator[str]:
 
 def _power(less: int) -> Iterator[str]:
     yield "A true difference of the stated smallest size: % found"
-    for images in (20, 41, 100):
-        for repeats in (3, 5):
-            smallest = false_alarms(images, repeats, 2, True, 400 // less).smallest
-            found = power(images, repeats, True, 600 // less, smallest)
-            yield f"  {images:4} images, {repeats} seeds: {smallest:.3f}  {100 * found:4.1f}"
+    cells = [(images, repeats, 2, 0.33) for images in (20, 41, 100) for repeats in (3, 5)]
+    cells += [(20, 3, 8, 0.33), (41, 3, 8, 0.33), (41, 5, 8, 0.33)]
+    cells += [(41, 3, 2, score) for score in (0.1, 0.6, 0.8)]
+    for images, repeats, variants, score in cells:
+        smallest = false_alarms(images, repeats, variants, True, 300 // less, score).smallest
+        found = power(images, repeats, True, 600 // less, smallest, variants, score)
+        yield (
+            f"  {images:4} images, {repeats} seeds, {variants} variants, AP50 {score:4}:"
+            f" {smallest:.3f}  {100 * found:4.1f}"
+        )
+
+
+def _settings(less: int) -> Iterator[str]:
+    yield (
+        "Effects of settings, 7 settings of which 1 may have an effect: % of searches that name one"
+        " without, that name the one with; mean estimate, % of intervals that hold the truth; the"
+        " same of complete trials alone"
+    )
+    for true in (0.0, 0.06):
+        for trials in (60, 120):
+            for stops in (False, True):
+                for sampler in ("random", "tpe"):
+                    count = (1000 if sampler == "random" else 300) // less
+                    found = effects(trials, true, stops, sampler, count)
+                    before, covered = found.complete
+                    how = f"{sampler}, {'stopped early' if stops else 'all complete'}"
+                    yield (
+                        f"  effect {true:4}, {trials:3} trials, {how:22}:"
+                        f" {100 * found.named:4.1f}  {100 * found.found:5.1f} "
+                        f" {found.estimate:.3f} {100 * found.covered:5.1f} "
+                        f" {before:.3f} {100 * covered:5.1f}"
+                    )
 
 
 def _coverage(less: int) -> Iterator[str]:
@@ -343,6 +492,7 @@ _TABLES = {
     "coverage": _coverage,
     "means": _means,
     "winner": _winner,
+    "settings": _settings,
 }
 
 

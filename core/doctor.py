@@ -1,6 +1,5 @@
 """The data doctor: everything about a data set at once, before a search is started on it."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -145,17 +144,6 @@ def _notes(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str]:
         yield (
             f"{many(len(empty), 'image')} without instances, taken as true negatives:"
             f" {examples_of(empty)}"
-        )
-    by_content: dict[bytes, list[str]] = {}
-    for sample in dataset.samples:
-        shape = repr(sample.image.shape).encode()
-        by_content.setdefault(hashlib.sha256(shape + sample.image.tobytes()).digest(), []).append(
-            sample.name
-        )
-    if twins := [" = ".join(same) for same in by_content.values() if len(same) > 1]:
-        yield (
-            f"{many(len(twins), 'image')} there more than once, which leaks from training into"
-            f" validation unless data.group_pattern keeps the copies together: {examples_of(twins)}"
         )
 
 

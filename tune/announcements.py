@@ -14,6 +14,7 @@ from tune.ledger.proposals import preview
 from tune.ledger.records import State
 from tune.report.main_table import smallest_shown
 from tune.report.page import Written
+from tune.report.sentences import runners_up
 from tune.request.request import StudyRequest
 from tune.retrain.plan import RetrainingPlan
 from tune.retrain.run import Outcome
@@ -139,7 +140,10 @@ def _confirmation_lines(study: Study, choice: Choice | None) -> list[str]:
     """Lines on the scores of the search's best on fresh seeds and splits, as far as these are
     known.
     """
-    too_high = "That is the best of several scores on the same validation images, and so too high"
+    too_high = (
+        "That is the best of several scores on the same validation images, and so too high on"
+        " average"
+    )
     read = study.confirmation
     if read is None:
         return [f"{too_high}; only fresh seeds and splits can tell how sure the order is"]
@@ -159,11 +163,13 @@ def _confirmation_lines(study: Study, choice: Choice | None) -> list[str]:
         f" {as_ap50(sure.high)}) at epoch {choice.epoch}, on {read.on}; in the search it had"
         f" {as_ap50(winner.score)}"
         + (
-            f", which was {as_ap50(winner.score - sure.estimate)} too high"
+            f", {as_ap50(winner.score - sure.estimate)} more"
             if winner.score > sure.estimate
             else ""
         )
     )
+    if choice.others:
+        lines.append(runners_up(choice))
     if choice.prediction is not None:
         changed = as_settings(confirmation.changed_prediction(choice, winner.trial))
         gain = as_ap50(choice.gains[choice.prediction])

@@ -6,6 +6,7 @@ dataset.py     the data set that every reader delivers, and its problems
 hw3.py         the HW3 layout: one folder an image, one mask a class
 images.py      image and mask files to arrays
 listing.py     images to predict on
+looks.py       images that seem to belong together by their looks
 measure.py     images and instances in numbers, from which settings are read
 pictures.py    PNG, JPEG and BMP files
 readers.py     the table of formats: which reader reads a data set

@@ -9,7 +9,7 @@ are to measure, and no class is missing without need.
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,9 @@ LEAST_GROUPS, LARGEST_GROUP, IN_GROUPS = 5, 0.25, 0.8
 """Names count as names of parts if they make at least LEAST_GROUPS groups, none with more than the
 fraction LARGEST_GROUP of the images, and at least the fraction IN_GROUPS of the images share their
 group with another."""
+LEAST_STEMS, MOST_OF_A_STEM = 3, 0.5
+"""Least number of beginnings that names share, and largest fraction of the images with one of them,
+for which it is worth asking whether images of one beginning belong together."""
 SIZES_OF_FEW = range(4, 10)
 """Numbers of images of each whole where there are fewer wholes than LEAST_GROUPS: a picture cut in
 four to nine."""
@@ -189,6 +192,26 @@ def parts(names: Sequence[str]) -> Grouping | None:
                 if many_wholes or (numbered and _are_parts_of_few(grouping, len(names))):
                     return grouping
     return None
+
+
+def stems(names: Sequence[str]) -> Iterator[Grouping]:
+    """Groups of images whose names begin alike, such as slide3_12 and slide3_57, the most likely
+    first.
+
+    Names alone do not tell whether such images belong together.
+    """
+    for shape, _ in PARTS:
+        for separator, end in itertools.product(SEPARATORS, ENDS):
+            pattern = shape.replace("SEP", separator).replace("END", end)
+            if all(re.search(pattern, name) for name in names):
+                grouping = _grouping(names, pattern)
+                sizes = [len(group) for group in grouping.groups]
+                if (
+                    len(sizes) >= LEAST_STEMS
+                    and sum(sizes) >= IN_GROUPS * len(names)
+                    and max(sizes) <= MOST_OF_A_STEM * len(names)
+                ):
+                    yield grouping
 
 
 def _are_parts_of_few(grouping: Grouping, images: int) -> bool:

@@ -1,9 +1,11 @@
 """Notes on settings that do not suit a data set.
 
 They name anchors that fit few instances, caps that leave instances out, images without instances,
-and names that show groups of images.
+images that hold most of a class, and names and looks that show groups of images.
 """
 
+import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -11,15 +13,19 @@ from numpy.typing import NDArray
 
 from core.config import TrialConfig
 from core.data.dataset import Dataset, examples_of
+from core.data.looks import Looks
 from core.data.measure import Measurement
-from core.data.split import copies, parts
+from core.data.split import Grouping, copies, group_names, parts, stems
+from core.errors import DataError
 from core.fitting import SIZES, Circumstances, recommended, seen_cell, share
 from core.prediction.views import windows_of
-from core.text import many
+from core.text import many, shown
 from core.values import as_settings
 
 MOST = 0.5
 """Least fraction of images without instances from which a note asks whether they were annotated."""
+MOST_OF_A_CLASS = 0.5
+"""A note names the image that holds more than this fraction of the instances of a class."""
 WORTH_SAYING = 0.05
 """Least difference of two shares of instances that some anchor fits of which a note speaks."""
 
@@ -36,8 +42,12 @@ def advice(dataset: Dataset, data: Measurement, configs: Sequence[TrialConfig]) 
     yield from _predicted(dataset, data, configs)
     yield from _proposed(data, configs)
     yield from _counted(dataset, max(config.metric.max_dets for config in configs))
-    if not configs[0].data.group_pattern:
-        yield from _together(dataset)
+    pattern = configs[0].data.group_pattern
+    yield from _dominated(dataset, pattern)
+    looks = Looks(dataset)
+    yield from _copied(dataset, looks, pattern)
+    if not pattern:
+        yield from _together(dataset, looks)
 
 
 def _fitted(data: Measurement, configs: Sequence[TrialConfig]) -> Iterator[str]:
@@ -136,14 +146,79 @@ def _counted(dataset: Dataset, cap: int) -> Iterator[str]:
         )
 
 
-def _together(dataset: Dataset) -> Iterator[str]:
+def _dominated(dataset: Dataset, pattern: str) -> Iterator[str]:
+    """A note on each class of which one image, or group of images, holds most of the instances."""
     names = [sample.name for sample in dataset.samples]
-    found = None if copies(names) else parts(names)
+    try:
+        units = group_names(names, pattern, dataset.name)
+    except DataError:
+        return  # the split reports that itself
+    place = {unit: number for number, unit in enumerate(dict.fromkeys(units))}
+    counts_UC = np.zeros((len(place), len(dataset.classes)), np.int64)
+    np.add.at(counts_UC, [place[unit] for unit in units], dataset.instance_counts())
+    for category, counts_U in zip(dataset.classes, counts_UC.T, strict=True):
+        total, unit = int(counts_U.sum()), int(np.argmax(counts_U))
+        if np.count_nonzero(counts_U) > 1 and counts_U[unit] > MOST_OF_A_CLASS * total:
+            yield (
+                f"{counts_U[unit]:,} of {many(total, 'instance')} of {shown(category.name)} are in"
+                f" one {'group' if pattern else 'image'} ({shown(list(place)[unit])}): where it"
+                " trains little of the class is left to validate, and where it validates the score"
+                " of the class is that of this one"
+            )
+
+
+def _copied(dataset: Dataset, looks: Looks, pattern: str) -> Iterator[str]:
+    """Notes on images that are there twice, and on images that show one place."""
+    by_content: dict[bytes, list[str]] = {}
+    for sample in dataset.samples:
+        content = repr(sample.image.shape).encode() + sample.image.tobytes()
+        by_content.setdefault(hashlib.sha256(content).digest(), []).append(sample.name)
+    twins = [same for same in by_content.values() if len(same) > 1]
+    if twins:
+        yield (
+            f"{many(len(twins), 'image')} there more than once, which leaks from training into"
+            " validation unless data.group_pattern keeps the copies together:"
+            f" {examples_of([' = '.join(same) for same in twins])}"
+        )
+    known = {frozenset(pair) for same in twins for pair in itertools.combinations(same, 2)}
+    pairs = [pair for pair in looks.near_copies() if frozenset(pair) not in known]
+    try:
+        pairs = [pair for pair in pairs if len(set(group_names(pair, pattern, ""))) > 1]
+    except DataError:
+        return  # the split reports that itself
+    if pairs:
+        yield (
+            f"{many(len(pairs), 'pair')} of images show nearly the same place"
+            f" ({examples_of([' = '.join(pair) for pair in pairs])}): where one trains and the"
+            " other validates, the score is too good; keep one of each, or name them so that"
+            " data.group_pattern keeps them together"
+        )
+
+
+def _together(dataset: Dataset, looks: Looks) -> Iterator[str]:
+    """A note on images that seem to be parts of one slide, patient or series."""
+    names = [sample.name for sample in dataset.samples]
+    if copies(names):
+        return
+    found, signs = parts(names), "by their names"
+    if found is None:
+        found = next((one for one in stems(names) if _share_colours(looks, one)), None)
+        signs = "by the beginnings of their names and by their colours"
     if found is not None:
         yield (
-            f"{many(sum(map(len, found.groups)), 'image')} look by their names like parts of"
+            f"{many(sum(map(len, found.groups)), 'image')} look {signs} like parts of"
             f" {many(len(found.groups), 'slide, patient or series', 'slides, patients or series')}"
             f" ({examples_of(found.groups[0])}); if they are, `--set"
             f" 'data.group_pattern={found.pattern}'` keeps those of one together, or the validation"
             " score is too good"
         )
+    elif looks.neighbours_share_colours():
+        yield (
+            "images that follow each other by name are closer in colour than others, as images of"
+            " one slide or patient are; if they are, name them so that data.group_pattern can tell"
+            " which belong together, or the validation score is too good and looks surer than it is"
+        )
+
+
+def _share_colours(looks: Looks, grouping: Grouping) -> bool:
+    return looks.share_colours(lambda name: group_names([name], grouping.pattern, "")[0])

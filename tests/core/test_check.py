@@ -376,6 +376,63 @@ def test_names_that_show_slides_are_answered_with_the_pattern(
     assert "look by their names" not in capsys.readouterr().out
 
 
+def test_names_that_begin_alike_are_asked_about_only_where_colours_are_alike_too() -> None:
+    def shown(shade_of: Callable[[int, int], int]) -> list[str]:
+        rng = np.random.default_rng(0)
+        samples = [
+            square(
+                f"slide{slide}_{7 + 31 * number}",
+                [1] * 9,
+                rng.integers(0, 30 + 20 * shade_of(slide, number), (12, 12, 3), np.uint8),
+            )
+            for slide in range(6)
+            for number in range(6)
+        ]
+        data = assemble("cells", DATA.classes, samples)
+        return [one for one in advice(data, measure(data), [TrialConfig()]) if "group_" in one]
+
+    (asked,) = shown(lambda slide, _: slide)
+    assert asked.startswith(
+        "36 images look by the beginnings of their names and by their colours like parts of 6"
+        " slides, patients or series (slide0_"
+    )
+    assert "`--set 'data.group_pattern=^(.+)_[A-Za-z]*(\\d+)$'`" in asked
+    assert shown(lambda slide, number: (slide + number) % 6) == []
+
+
+def test_images_that_are_alike_one_after_the_other_are_asked_about() -> None:
+    rng = np.random.default_rng(0)
+    samples = [
+        square(
+            f"img{number:02d}",
+            [1] * 9,
+            rng.integers(0, 30 + 30 * (number // 6), (12, 12, 3), np.uint8),
+        )
+        for number in range(36)
+    ]
+    data = assemble("cells", DATA.classes, samples)
+    notes = "\n".join(advice(data, measure(data), [TrialConfig()]))
+    assert "images that follow each other by name are closer in colour than others" in notes
+
+
+def test_an_image_or_group_that_holds_most_of_a_class_is_named() -> None:
+    def notes(counts: list[int], **settings: str) -> list[str]:
+        samples = [
+            square(f"p{number // 2}_{number % 2}", [1] * (20 + number) + [2] * count)
+            for number, count in enumerate(counts)
+        ]
+        data = assemble("cells", DATA.classes, samples)
+        config = TrialConfig.from_settings(settings, "test")
+        return [one for one in advice(data, measure(data), [config]) if " are in one " in one]
+
+    (note,) = notes([1, 0, 8, 1, 0, 0])
+    assert note.startswith("8 of 10 instances of class2 are in one image (p1_0): where it trains")
+    assert notes([5, 0, 5, 1, 0, 0]) == []
+    assert notes([9, 0, 0, 0, 0, 0]) == []  # a class in one image alone has a note of its own
+    (note,) = notes([3, 3, 2, 2, 0, 0], **{"data.group_pattern": "(p.)"})
+    assert note.startswith("6 of 10 instances of class2 are in one group (p0)")
+
+
 def test_a_data_set_that_is_mostly_empty_is_asked_about(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,8 +46,8 @@ class ReportContent:
                         one
     candidates          number of the search trial that each candidate of the confirmation repeats,
                         by candidate name
-    effects             effects of the settings of a sampled study, from its complete trials; empty
-                        for variants
+    effects             effects of the settings of a sampled study; empty for variants
+    effects_epoch       the epoch after which the effects compare all trials; None for final scores
     importances         Optuna's importances of the searched settings, which add up to 1; empty if
                         Optuna has none
     smallest_difference the smallest true difference that a comparison finds in 80% of cases
@@ -73,6 +73,7 @@ class ReportContent:
     choice: Choice | None
     candidates: Mapping[str, int]
     effects: tuple[Effect, ...]
+    effects_epoch: int | None
     importances: Mapping[str, float]
     smallest_difference: SmallestDifference
     classes: tuple[str, ...]
@@ -108,6 +109,7 @@ def content_of(study: Study, data: Dataset | None = None) -> ReportContent:
             {one.name: one.trial.id for one in confirmation.candidates} if confirmation else {}
         ),
         effects=evidence.effects,
+        effects_epoch=evidence.effects_epoch,
         importances=evidence.importances,
         smallest_difference=evidence.smallest_difference,
         classes=evidence.classes,

@@ -18,7 +18,7 @@ from tune.report.main_table import MainRow, SmallestDifference, main_rows, small
 from tune.report.trial_scores import ScoredTrial, examine
 from tune.request.request import StudyRequest
 from tune.statistics.choice import Choice
-from tune.statistics.effects import Effect, main_effects
+from tune.statistics.effects import Effect, comparable_epoch, main_effects
 from tune.study.confirmation import Confirmation
 from tune.study.learned import nothing_learned
 from tune.study.reading import Study
@@ -34,6 +34,8 @@ class Evidence:
     choice          the confirmed winner; None before the confirmation has ended
     packing         what was measured of trials that share a GPU; None if nothing was
     trouble         files that could not be read, a sentence each
+    effects_epoch   the epoch after which the effects compare all trials; None where no trial was
+                    stopped early, so that they compare final scores
     The other fields are those of `tune.report.content.ReportContent`.
     """
 
@@ -46,6 +48,7 @@ class Evidence:
     confirmation: Confirmation | None
     choice: Choice | None
     effects: tuple[Effect, ...]
+    effects_epoch: int | None
     importances: Mapping[str, float]
     smallest_difference: SmallestDifference
     best: ScoredTrial | None
@@ -102,6 +105,7 @@ def gather(study: Study) -> Evidence:
         trouble.append(f"the winner cannot be chosen: {error}")
     # Settings have no effects to report where none were drawn, or where nothing was learned.
     alike = bool(request.space.variants) or nothing_learned(study.records)
+    effects, effects_epoch = ((), None) if alike else _effects_of_settings(trials)
     return Evidence(
         request,
         description,
@@ -111,7 +115,8 @@ def gather(study: Study) -> Evidence:
         rows,
         confirming,
         choice,
-        () if alike else _effects_of_settings(complete),
+        effects,
+        effects_epoch,
         {} if alike else _importances(study, _with_effect(complete)),
         smallest_shown(request, rows, _units(description)),
         next((trial for trial in trials if best is not None and trial.record.id == best.id), None),
@@ -149,8 +154,14 @@ def _importances(study: Study, names: Sequence[str]) -> dict[str, float]:
     return {name: share / total for name, share in shares.items()} if total else {}
 
 
-def _effects_of_settings(complete: list[ScoredTrial]) -> tuple[Effect, ...]:
-    points = [
-        {name: trial.record.searched[name] for name in _with_effect([trial])} for trial in complete
-    ]
-    return tuple(main_effects(points, [trial.record.ap50 or 0.0 for trial in complete]))
+def _effects_of_settings(trials: Sequence[ScoredTrial]) -> tuple[tuple[Effect, ...], int | None]:
+    """The effects of the searched settings over the trials that have ended with a score.
+
+    Returns them with the epoch after which they compare the trials (see `Evidence`).
+    """
+    ended = [one for one in trials if one.record.state in (State.COMPLETE, State.PRUNED)]
+    epoch = comparable_epoch(
+        [one.record.curve for one in ended], [one.record.state is State.PRUNED for one in ended]
+    )
+    points = [{name: one.record.searched[name] for name in _with_effect([one])} for one in ended]
+    return tuple(main_effects(points, [max(one.record.curve[:epoch]) for one in ended])), epoch

@@ -19,7 +19,7 @@ from tune.statistics.certainty import (
     Scored,
     compare,
     compare_all,
-    holm,
+    for_all_pairs,
     mean_interval,
     prior_smallest_difference,
     seed_variance,
@@ -168,19 +168,10 @@ def _trial_rows(complete: Sequence[ScoredTrial]) -> tuple[MainRow, ...]:
         if (scored := ranked[at].scored)
     ]
     for at, difference, p in zip(
-        compared, found, _for_all_pairs([one.p for one in found]), strict=True
+        compared, found, for_all_pairs([one.p for one in found]), strict=True
     ):
         rows[at] = _compared(rows[at], rows[0].name, replace(difference, p_adjusted=p))
     return tuple(rows)
-
-
-def _for_all_pairs(p_values: Sequence[float]) -> list[float]:
-    """P values of the best trial with each other trial, adjusted as if all other pairs had p
-    values of 1.
-    """
-    trials = len(p_values) + 1
-    other_pairs = trials * (trials - 1) // 2 - len(p_values)
-    return holm([*p_values, *[1.0] * other_pairs])[: len(p_values)]
 
 
 def _row(name: str, records: Sequence[TrialRecord], settings: Mapping[str, Value]) -> MainRow:
@@ -253,30 +244,27 @@ def smallest_shown(
     units   number of images of the whole data set, or of their groups, for the time before two
             trials can be compared
     """
-    found = [
-        row.difference
-        for row in rows
-        if row.difference is not None and math.isfinite(row.difference.se)
-    ]
+    compared = [row.difference for row in rows if row.difference is not None]
+    found = [one for one in compared if math.isfinite(one.se)]
+    variants = bool(request.space.variants)
     if found:
+        comparisons = len(compared) if variants else math.comb(len(compared) + 1, 2)
         value = smallest_difference(
-            statistics.median(one.se for one in found), statistics.median(one.df for one in found)
+            statistics.median(one.se for one in found),
+            statistics.median(one.df for one in found),
+            comparisons,
         )
         if math.isfinite(value):
             middle = sorted(found, key=lambda one: one.se)[len(found) // 2]
             return SmallestDifference(
                 value,
-                f"A true difference of {value:.2f} AP50 is found in 80% of cases by one such"
-                f" comparison ({_over(request, middle)}); smaller ones mostly stay undecided"
-                + (
-                    f", the more so as {len(found)} comparisons share one error rate of 5%"
-                    if len(found) > 1
-                    else ""
-                )
+                f"A true difference of {value:.2f} AP50 is found in 80% of cases"
+                f" ({_over(request, middle)}{_sharing(comparisons, variants)}); smaller ones are"
+                " missed more often"
                 + (_NOTHING_LEARNED if max(row.ap50 for row in rows) < _NEAR_ZERO else ""),
             )
     folds = int(request.space.value("data.folds", {}))
-    repeats = request.space.seeds * max(folds, 1) if request.space.variants else 1
+    repeats = request.space.seeds * max(folds, 1) if variants else 1
     # No two folds validate the same image; the hold-outs of several seeds overlap as random draws
     # do.
     fraction = (
@@ -285,7 +273,8 @@ def smallest_shown(
         else 1 - (1 - float(request.space.value("data.validation_fraction", {}))) ** repeats
     )
     validation = max(round(fraction * units), 1)
-    value = prior_smallest_difference(validation, repeats)
+    comparisons = max(len(request.space.variants) - 1, 1)
+    value = prior_smallest_difference(validation, repeats, comparisons)
     what = _what_validates(request)
     if not math.isfinite(value):
         return SmallestDifference(
@@ -295,9 +284,18 @@ def smallest_shown(
     return SmallestDifference(
         value,
         "Before two trials can be compared, experience with simulated cell images says: with"
-        f" {validation} {what} and {many(repeats, 'repeat')}, a true difference of {value:.2f} AP50"
-        " is found in 80% of cases. This is a prior, not a measurement on these data",
+        f" {validation} {what} and {many(repeats, 'repeat')}{_sharing(comparisons, variants)}, a"
+        f" true difference of {value:.2f} AP50 is found in 80% of cases. This is a prior, not a"
+        " measurement on these data",
     )
+
+
+def _sharing(comparisons: int, variants: bool) -> str:
+    """A clause on the comparisons that share one error rate, if there are several."""
+    if comparisons == 1:
+        return ""
+    what = many(comparisons, "comparison") if variants else f"{comparisons:,} pairs of trials"
+    return f", {what} at one error rate of 5%"
 
 
 def _over(request: StudyRequest, difference: Difference) -> str:

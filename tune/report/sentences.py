@@ -13,8 +13,8 @@ from core.values import as_settings
 from tune.ledger.records import State
 from tune.report.evidence import Evidence
 from tune.report.main_table import SAME, MainRow
-from tune.report.tables import ap50_cell, difference_cell
-from tune.statistics.certainty import FEW_IMAGES, Verdict, warnings_of
+from tune.report.tables import ap50_cell, difference_cell, effects_score
+from tune.statistics.certainty import FEW_IMAGES, Interval, Verdict, warnings_of
 from tune.statistics.choice import Choice
 from tune.study.confirmation import Candidate, changed_prediction
 from tune.study.learned import no_winner, remedies
@@ -218,16 +218,13 @@ def _comparison(row: MainRow, rows: Sequence[MainRow]) -> Iterator[str]:
     elif row.factors and single:
         differs = listed([str(factor) for factor in row.factors])
         yield (
-            f"They differ in {differs}; with one training each, luck can have made the difference"
-            " as well"
+            f"They differ in {differs}; with one training each, the luck of their seeds can have"
+            " made the difference as well"
         )
     elif len(row.factors) > 1:
-        yield f"The difference is the joint effect of {listed(row.made_of)}"
+        yield f"Apart from chance, the two differ in {listed(row.made_of)} together"
     elif row.factors:
-        yield (
-            f"Nothing but {row.factors[0]} differs between the two, so that is what made the"
-            " difference"
-        )
+        yield f"Apart from chance, the two differ in nothing but {row.factors[0]}"
 
 
 def _is_clear(row: MainRow) -> bool:
@@ -271,8 +268,8 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
     )
     if evidence.choice is None:
         yield (
-            "That is the best of several scores on the same images, and so too high; no fresh seeds"
-            " and splits confirmed it"
+            "That is the best of several scores on the same images, and so too high on average; no"
+            " fresh seeds and splits confirmed it"
         )
     if same:
         numbers = listed([str(number) for number in same[:_MOST]])
@@ -296,21 +293,28 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
             f"Of {many(len(compared), 'other')} that can be compared with it, {listed(counts)};"
             " this is said of the trained models, one training each"
         )
+    yield from _effects(evidence)
+
+
+def _effects(evidence: Evidence) -> Iterator[str]:
+    """A sentence on the searched settings that go with a difference in AP50."""
+    score = effects_score(evidence.effects_epoch)
     clear = sorted(
-        (one for one in evidence.effects if one.low > 0 or one.high < 0),
-        key=lambda one: -abs(one.estimate),
+        (one for one in evidence.effects if one.is_clear), key=lambda one: -abs(one.estimate)
     )
     if clear:
         said = [
             f"{one.setting} {one.change} ({text(one.estimate, Kind.DIFFERENCE)})"
             for one in clear[:_MOST]
         ]
+        more = f" and {len(clear) - _MOST} more" if len(clear) > _MOST else ""
         yield (
-            f"Settings that go with a difference in AP50: {listed(said)}; each by itself at 95%"
-            " confidence"
+            f"Settings that go with a difference in {score} on these validation images:"
+            f" {listed(said)}{more}; p, adjusted for all"
+            f" {many(len(evidence.effects), 'effect')}, is under 0.05"
         )
     elif evidence.effects:
-        yield "The data cannot tell whether any searched setting made a difference"
+        yield f"Whether any searched setting made a difference in {score} the data cannot tell"
 
 
 def _confirmed(evidence: Evidence) -> Iterator[str]:
@@ -323,12 +327,17 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
     name = f"{choice.name[0].upper()}{choice.name[1:]}"
     if not evidence.request.space.variants:
         name += f" ({_settings_in_words(candidate.trial.searched)})"
+    repeats = len(confirmation.repeats)
+    trained = "one training" if repeats == 1 else f"the mean of {many(repeats, 'training')}"
+    among = f"of {many(len(choice.curves), 'candidate')} " if choice.others else ""
     yield (
-        f"{name} wins on fresh seeds and splits, among {many(len(choice.curves), 'candidate')}:"
-        f" AP50 {text(choice.score, Kind.AP50)} at epoch {choice.epoch}, the mean of"
-        f" {many(len(confirmation.repeats), 'training')}; without the luck of having been chosen"
-        f" {text(choice.corrected, Kind.INTERVAL)}"
+        f"{name} has the highest AP50 {among}on fresh seeds and splits:"
+        f" {text(choice.score, Kind.AP50)} at epoch {choice.epoch}, {trained}; less the estimated"
+        f" luck of having been chosen {text(choice.corrected, Kind.INTERVAL)}"
+        + ("; one training cannot show the luck of its seed" if repeats == 1 else "")
     )
+    if choice.others:
+        yield runners_up(choice)
     if choice.gains:
         yield _way_to_predict(choice, candidate)
     optimism = candidate.score - choice.corrected.estimate
@@ -337,6 +346,29 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
         f"Its score in the search was {text(candidate.score, Kind.AP50)},"
         f" {text(abs(optimism), Kind.AP50)} {how} that"
     )
+
+
+def runners_up(choice: Choice) -> str:
+    """A sentence on the comparison of the other candidates with the winner."""
+    worse = [name for name, one in choice.others.items() if one.verdict is Verdict.WORSE]
+    alike = sorted(
+        (name for name in choice.others if name not in worse),
+        key=lambda name: -choice.others[name].estimate,
+    )
+    counts = [f"{len(worse)} {_is(len(worse))} worse"] if worse else []
+    if alike:
+        first = choice.others[alike[0]]
+        difference = Interval(first.estimate, first.low, first.high)
+        counts.append(
+            f"{len(alike)} cannot be told from it, first of them {alike[0]}"
+            f" ({text(difference, Kind.DIFFERENCE)})"
+        )
+    models = (
+        "; this is said of the trained models, one training each"
+        if all(one.repeats == 1 for one in choice.others.values())
+        else ""
+    )
+    return f"Of {many(len(choice.others), 'other candidate')}, {listed(counts)}{models}"
 
 
 def _way_to_predict(choice: Choice, candidate: Candidate) -> str:
@@ -358,7 +390,7 @@ def _cautions(evidence: Evidence) -> Iterator[str]:
     if evidence.rows:
         yield (
             "each AP50 is that of the trial's best epoch, chosen on the images it is scored on, and"
-            " so somewhat too high; the last epoch's stands beside it"
+            " so somewhat too high on average; the last epoch's stands beside it"
         )
     if evidence.rows and not evidence.request.space.value("data.group_pattern", {}):
         yield (

@@ -23,6 +23,7 @@ _AP50 = Column("ap50", "AP50 (95% confidence)", Kind.INTERVAL)
 _LAST = Column("ap50_last", "AP50, last epoch", Kind.AP50)
 _DIFFERENCE = Column("difference", "Difference (95% confidence)", Kind.DIFFERENCE)
 _P = Column("p", "p (Holm)", Kind.P)
+_P_OF_PAIRS = Column("p", "p (all pairs)", Kind.P)
 
 
 def tables_of(evidence: Evidence) -> tuple[Table, ...]:
@@ -82,7 +83,7 @@ def _ranking_table(evidence: Evidence) -> Table:
     settings = [parameter.name for parameter in evidence.request.space.parameters]
     columns = (
         Column("trial", "Trial"), _AP50, _LAST, Column("epochs", "Epochs", Kind.COUNT), _DIFFERENCE,
-        Column("p", "p (all pairs)", Kind.P),
+        _P_OF_PAIRS,
         Column("verdict", "Verdict"), *(_setting_column(evidence, name) for name in settings),
     )  # fmt: skip
     rows = tuple(
@@ -144,7 +145,7 @@ def _factor_tables(evidence: Evidence) -> Iterator[Table]:
 def _comparisons_table(evidence: Evidence) -> Table:
     columns = (
         Column("method", "Method"), Column("compared_with", "Compared with"),
-        Column("differs_in", "Differs in"), Column("effect_of", "The difference is the effect of"),
+        Column("differs_in", "Differs in"), Column("effect_of", "Apart from chance, the effect of"),
     )  # fmt: skip
     rows = tuple(
         (
@@ -171,23 +172,31 @@ def _confirmation_table(evidence: Evidence) -> Table | None:
         Column("search_ap50", "AP50 in the search", Kind.AP50),
         Column("confirmed_ap50", "AP50 on fresh seeds and splits", Kind.AP50),
         Column("epoch", "At epoch", Kind.COUNT), Column("change", "Change", Kind.CHANGE),
-        Column("corrected", "Without the luck of the choice", Kind.INTERVAL),
+        Column("corrected", "Less the luck of the choice", Kind.INTERVAL),
+        Column("difference", "Difference to the winner (95% confidence)", Kind.DIFFERENCE),
+        _P_OF_PAIRS, Column("verdict", "Verdict"),
     )  # fmt: skip
     rows = []
     for candidate in confirmation.candidates:
         curve = choice.curves.get(candidate.name)
         found = None if curve is None else max(curve)
+        other = choice.others.get(candidate.name)
         rows.append((
             candidate.name, str(candidate.trial.id), candidate.score, found,
             None if curve is None else 1 + curve.index(max(curve)),
             None if found is None else found - candidate.score,
             choice.corrected if candidate.name == choice.name else None,
+            None if other is None else Interval(other.estimate, other.low, other.high),
+            None if other is None else other.p_adjusted,
+            None if other is None else other.verdict.value,
         ))  # fmt: skip
     caption = (
         "The best of the search, each trained again on the same fresh seeds and splits. The epoch"
         " is the one at which a candidate's mean curve is highest. The winner's score is corrected"
-        " for having been chosen among candidates, epochs and ways to predict. Fresh splits reuse"
-        " the images of the search: only a test set is independent of it."
+        " for having been chosen among candidates, epochs and ways to predict. The others are"
+        " compared with it over the same images; as it was picked by these scores, p is adjusted"
+        " for all pairs of candidates. Fresh splits reuse the images of the search: only a test set"
+        " is independent of it."
     )
     return Table("confirmation", "Confirmation", caption, columns, tuple(rows))
 
@@ -195,28 +204,31 @@ def _confirmation_table(evidence: Evidence) -> Table | None:
 def _effects_table(evidence: Evidence) -> Table:
     columns = (
         Column("setting", "Setting"), Column("change", "Change"),
-        Column("effect", "Effect on AP50", Kind.DIFFERENCE), Column("trials", "Trials", Kind.COUNT),
+        Column("effect", "Effect on AP50", Kind.DIFFERENCE), _P,
+        Column("trials", "Trials", Kind.COUNT),
         Column("importance", "Importance (Optuna)", Kind.PERCENT), Column("estimated", "Estimated"),
     )  # fmt: skip
     rows: list[tuple[Cell, ...]] = [
         (
-            one.setting, one.change, Interval(one.estimate, one.low, one.high), one.trials,
-            evidence.importances.get(one.setting),
+            one.setting, one.change, Interval(one.estimate, one.low, one.high), one.p_adjusted,
+            one.trials, evidence.importances.get(one.setting),
             "by itself" if one.alone else "beside the other settings",
         )
         for one in evidence.effects
     ]  # fmt: skip
     estimated = {one.setting for one in evidence.effects}
     rows += [
-        (name, None, None, None, share, None)
+        (name, None, None, None, None, share, None)
         for name, share in evidence.importances.items()
         if name not in estimated
     ]
     caption = (
-        "The change of AP50 with each setting, over trials that ran to their end, with a 95%"
-        " interval for each effect by itself. The importance is the share of the differences in"
-        " AP50 that Optuna ascribes to the setting; it has no interval. The sampler tried good"
-        " settings more often, so this describes the search and is no experiment."
+        f"The change of {effects_score(evidence.effects_epoch)} with each setting, with a 95%"
+        " interval for each effect by itself; p is adjusted for all effects of the table. The"
+        " importance is the share of the differences in AP50 among the complete trials that Optuna"
+        " ascribes to the setting; it has no interval. The sampler tried good settings more often,"
+        " and all trials share their validation images, so this describes the search and is no"
+        " experiment."
     )
     return Table("effects", "Settings", caption, columns, tuple(rows))
 
@@ -437,6 +449,14 @@ def _cause(row: MainRow) -> str:
         return "no single thing: confounded"
     together = " together" if len(row.factors) > 1 else ""
     return f"{' and '.join(row.made_of)}{together}" if row.factors else "chance"
+
+
+def effects_score(epoch: int | None) -> str:
+    """What the effects of settings are effects on, in words.
+
+    epoch   the epoch after which they compare all trials; None for final scores
+    """
+    return "AP50" if epoch is None else f"AP50 up to epoch {epoch}, which every trial reached,"
 
 
 def ap50_cell(row: MainRow) -> Interval:

@@ -465,6 +465,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def for_all_pairs(p_values: Sequence[float]) -> list[float]:
+    """P values of the best of several with each of the others, adjusted for the comparisons of all
+    with each other, of which these are a part.
+
+    Whichever is the best was picked by the same scores, so some difference to it is large by
+    chance. The p values of the other pairs are taken to be 1.
+    """
+    count = len(p_values) + 1
+    other_pairs = count * (count - 1) // 2 - len(p_values)
+    return holm([*p_values, *[1.0] * other_pairs])[: len(p_values)]
+
+
 def compare_all(scores: Scores, pairs: Sequence[tuple[str, str]]) -> list[Difference]:
     """Each variant compared with its baseline, over the repeats that both have.
 
@@ -483,17 +495,19 @@ def compare_all(scores: Scores, pairs: Sequence[tuple[str, str]]) -> list[Differ
     ]
 
 
-def smallest_difference(se: float, df: float) -> float:
+def smallest_difference(se: float, df: float, comparisons: int = 1) -> float:
     """The true difference that is found in 80% of cases, from the standard error of comparisons.
 
-    It is the difference at which a noncentral t exceeds the two-sided 5% bound with that
-    probability. Unlike (t.975 + t.8) SE, this takes into account that SE is an estimate. `_EXTRA`
-    is the factor that simulation found missing. Returns infinity where the difference would have to
-    be 1 or more, which no two AP50s can differ by.
+    comparisons   number of comparisons of the table, for all of which p values are adjusted
+
+    It is the difference at which a noncentral t exceeds the two-sided bound of 5% / `comparisons`
+    with that probability. Unlike (t.975 + t.8) SE, this takes into account that SE is an estimate.
+    `_EXTRA` is the factor that simulation found missing. Returns infinity where the difference
+    would have to be 1 or more, which no two AP50s can differ by.
     """
     if not (0 < se < math.inf and df >= 1):
         return math.inf
-    bound = float(stats.t.ppf((1 + CONFIDENCE) / 2, df))
+    bound = float(stats.t.isf((1 - CONFIDENCE) / 2 / comparisons, df))
     noncentrality = optimize.brentq(
         lambda shift: float(stats.nct.sf(bound, df, shift)) - POWER, 0.0, 50 + 50 * bound
     )
@@ -504,16 +518,17 @@ def smallest_difference(se: float, df: float) -> float:
 _EXTRA = 1.15
 
 
-def prior_smallest_difference(units: int, repeats: int) -> float:
+def prior_smallest_difference(units: int, repeats: int, comparisons: int = 1) -> float:
     """The `smallest_difference` to expect before anything is measured.
 
     It comes from simulated cell images, not from these data.
 
-    units      images, or groups of them, that validate in any of the repeats
-    repeats    trainings of each of the two that are compared
+    units         images, or groups of them, that validate in any of the repeats
+    repeats       trainings of each of the two that are compared
+    comparisons   number of comparisons of the table
     """
     variance = _PRIOR_IMAGE_VARIANCE / max(units, 1) + 2 * _PRIOR_SEED_SD**2 / max(repeats, 1)
-    return smallest_difference(math.sqrt(variance), max(units - 1, 1))
+    return smallest_difference(math.sqrt(variance), max(units - 1, 1), comparisons)
 
 
 _PRIOR_IMAGE_VARIANCE, _PRIOR_SEED_SD = 0.12, 0.02

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,12 @@ from core.config import PredictConfig
 from core.metric.ap50 import MatchTable
 from core.metric.reweighted import Reweighted
 from tune.statistics.certainty import (
+    Difference,
     Interval,
     Scored,
     Scores,
     compare_all,
+    for_all_pairs,
     mean_interval,
     seed_variance,
 )
@@ -36,6 +38,8 @@ class Choice:
     prediction   the winner's settings of prediction where they are better than its own; None for
                  its own
     gains        the mean gain of all settings of prediction that were tried on the winner
+    others       the difference of each other candidate to the winner, each at its own best epoch
+                 and with its best settings of prediction; p is adjusted for all pairs of candidates
     """
 
     name: str
@@ -46,6 +50,7 @@ class Choice:
     curves: Mapping[str, tuple[float, ...]]
     prediction: PredictConfig | None = None
     gains: Mapping[PredictConfig, float] = field(default_factory=dict)
+    others: Mapping[str, Difference] = field(default_factory=dict)
 
 
 Tables = Mapping[str, Sequence[Sequence[Callable[[], MatchTable]]]]
@@ -150,7 +155,28 @@ def choose_winner(
             for value in (around.estimate, around.low, around.high)
         )
     )
-    return Choice(winner, epoch + 1, score, optimism, corrected, curves, prediction, gains[winner])
+    return Choice(
+        winner,
+        epoch + 1,
+        score,
+        optimism,
+        corrected,
+        curves,
+        prediction,
+        gains[winner],
+        _others(winner, scores),
+    )
+
+
+def _others(winner: str, scores: Scores) -> dict[str, Difference]:
+    """The difference of each other candidate to the winner (see `Choice.others`)."""
+    names = [name for name in scores if name != winner]
+    found = compare_all(scores, [(name, winner) for name in names])
+    adjusted = for_all_pairs([one.p for one in found])
+    return {
+        name: replace(one, p_adjusted=p)
+        for name, one, p in zip(names, found, adjusted, strict=True)
+    }
 
 
 _RESAMPLES = 200

@@ -1,8 +1,13 @@
-"""The effect of each searched setting on AP50, estimated from the complete trials of a study."""
+"""The effect of each searched setting on AP50, estimated from the trials of one search.
+
+A trial that was stopped early has no final score. The complete trials alone are those that were
+early, good or lucky, and among them a setting seems to do another thing than it does. So where
+trials were stopped, all trials are compared after the last epoch that every one of them reached.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,22 +15,24 @@ from scipy import stats
 
 from core.config import Value
 from core.values import as_setting
-from tune.statistics.certainty import CONFIDENCE
+from tune.statistics.certainty import CONFIDENCE, holm
 
 
 @dataclass(frozen=True)
 class Effect:
-    """The effect of a searched setting on AP50 over complete trials.
+    """The effect of a searched setting on AP50 over the trials of a search.
 
     The other settings are held fixed where possible.
 
-    setting   name of the setting
-    change    the change of the setting: `5 instead of 1`, `doubled`, `from 0.1 to 0.9`
-    estimate  the change of AP50 that goes with it; `low` to `high` is its interval at 95%
-              confidence
-    trials    number of complete trials that it was estimated from
-    alone     whether the other settings were left out of the model, because there are too few
-              trials for all together
+    setting     name of the setting
+    change      the change of the setting: `5 instead of 1`, `doubled`, `from 0.1 to 0.9`
+    estimate    the change of AP50 that goes with it; `low` to `high` is its interval at 95%
+                confidence, for this effect by itself
+    p           two-sided p value
+    p_adjusted  p value adjusted for all effects of the study, by Holm
+    trials      number of trials that it was estimated from
+    alone       whether the other settings were left out of the model, because there are too few
+                trials for all together
     """
 
     setting: str
@@ -33,16 +40,33 @@ class Effect:
     estimate: float
     low: float
     high: float
+    p: float
+    p_adjusted: float
     trials: int
     alone: bool
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether the adjusted p is under 5%."""
+        return self.p_adjusted < 1 - CONFIDENCE
+
+
+def comparable_epoch(curves: Sequence[Sequence[float]], stopped: Sequence[bool]) -> int | None:
+    """The last epoch that all trials reached; None if none was stopped, so that all have a final
+    score.
+
+    curves    AP50 after each epoch of each trial
+    stopped   whether the trial was stopped early
+    """
+    return min(map(len, curves)) if any(stopped) else None
+
 
 def main_effects(points: Sequence[Mapping[str, Value]], ap50: Sequence[float]) -> list[Effect]:
-    """The effect of each setting, by least squares over complete trials.
+    """The effect of each setting, by least squares over trials.
 
     points   the searched settings of each trial; a conditional one is missing where it is not
              active
-    ap50     the score of each trial
+    ap50     the score of each trial, at the same epoch or the last of each
 
     A number enters as levels where it has at most `_LEVELS` values. The settings that every trial
     has are estimated together where there are `_TRIALS_A_COEFFICIENT` trials for each coefficient,
@@ -65,7 +89,8 @@ def main_effects(points: Sequence[Mapping[str, Value]], ap50: Sequence[float]) -
         rows = coding.rows_N
         changes = [(coding.name, change) for change in coding.changes]
         effects = [*effects, *_fitted(changes, coding.columns_NP[rows], y[rows], alone=True)]
-    return effects
+    adjusted = holm([effect.p for effect in effects])
+    return [replace(effect, p_adjusted=p) for effect, p in zip(effects, adjusted, strict=True)]
 
 
 _LEVELS = 5
@@ -133,15 +158,12 @@ def _fitted(
     variance = float(((y - design @ solution) ** 2).sum()) / df
     se = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * variance)
     bound = float(stats.t.ppf((1 + CONFIDENCE) / 2, df))
+    p_values = 2 * stats.t.sf(np.abs(solution) / np.maximum(se, _SAME), df)
     return [
         Effect(
-            setting,
-            change,
-            float(value),
-            float(value - bound * one),
-            float(value + bound * one),
-            len(y),
-            alone,
+            setting, change, value, value - bound * one, value + bound * one, p, p, len(y), alone
         )
-        for (setting, change), value, one in zip(names, solution[1:], se[1:], strict=True)
+        for (setting, change), value, one, p in zip(
+            names, solution[1:].tolist(), se[1:].tolist(), p_values[1:].tolist(), strict=True
+        )
     ]

@@ -223,10 +223,10 @@ def test_a_clear_difference_in_one_thing_is_said_to_be_its_effect(shown: ReportC
     assert shown.answer[1].startswith(f"{best.name} is better than Plain: +")
     said = {
         "Good": (
-            "Nothing but freezing of the backbone (trains all stages instead of the last stage)"
-            " differs between the two, so that is what made the difference."
+            "Apart from chance, the two differ in nothing but freezing of the backbone (trains all"
+            " stages instead of the last stage)."
         ),
-        "Good + affine": "The difference is the joint effect of Twin and Good.",
+        "Good + affine": "Apart from chance, the two differ in Twin and Good together.",
     }
     assert shown.answer[2] == said[best.name]
 
@@ -266,9 +266,7 @@ def test_a_confounded_winner_is_said_to_be_better_and_why_that_cannot_be_attribu
     assert answer[2].endswith(
         "the difference cannot be attributed to the freezing of the backbone alone."
     )
-    assert not any(
-        "made the difference" in sentence or "name says" in sentence for sentence in answer
-    )
+    assert not any("nothing but" in sentence or "name says" in sentence for sentence in answer)
 
 
 def test_what_differs_is_read_from_what_was_trained(
@@ -300,7 +298,7 @@ def test_with_one_training_each_words_speak_of_models_and_with_three_of_methods(
         "The model trained as Good is better than that trained as Plain: +"
     )
     assert single.answer[2].endswith(
-        "with one training each, luck can have made the difference as well."
+        "with one training each, the luck of their seeds can have made the difference as well."
     )
     assert not any("trained models" in one for one in shown.answer)
     assert all(row.difference.seed_se is None for row in single.rows if row.difference)
@@ -316,6 +314,7 @@ def test_the_smallest_difference_is_measured_from_two_trials_on_and_a_stated_pri
     assert two.value is not None
     assert "prior" not in two.sentence
     assert f"{two.value:.2f} AP50 is found in 80% of cases" in two.sentence
+    assert "one training each, 2 comparisons at one error rate of 5%" in two.sentence
     assert "near 0" not in two.sentence
 
 
@@ -634,16 +633,21 @@ def test_a_confirmed_winner_is_said_first_with_both_its_scores(said: ReportConte
     record = said.trials[number].record
     assert said.answer[0].startswith(f"Trial {number} (optim.learning_rate ")
     assert (
-        f"AP50 {choice.score:.4f} at epoch {choice.epoch}, the mean of 2 trainings"
+        f"splits: {choice.score:.4f} at epoch {choice.epoch}, the mean of 2 trainings"
         in said.answer[0]
     )
     assert f"{choice.corrected.estimate:.4f} (" in said.answer[0]
-    assert said.answer[1].startswith(f"Its score in the search was {record.ap50:.4f}, ")
+    assert said.answer[2].startswith(f"Its score in the search was {record.ap50:.4f}, ")
     assert len(said.confirm_trials) == 4
     rows = {row["candidate"]: row for row in rows_of(said, "confirmation")}
     assert float(rows[choice.name]["confirmed_ap50"]) == choice.score
     assert float(rows[choice.name]["search_ap50"]) == record.ap50
     assert {name: int(row["trial"]) for name, row in rows.items()} == dict(said.candidates)
+    ((other, compared),) = choice.others.items()
+    assert "has the highest AP50 of 2 candidates on fresh seeds and splits" in said.answer[0]
+    assert said.answer[1].startswith("Of 1 other candidate, 1 ")
+    assert (rows[other]["verdict"], rows[choice.name]["verdict"]) == (compared.verdict, "")
+    assert float(rows[other]["difference"]) == compared.estimate
     assert any("only a test set is independent" in caution for caution in said.cautions)
     assert not any("no fresh seeds and splits" in sentence for sentence in said.answer)
 
@@ -656,9 +660,46 @@ def test_effects_have_intervals_and_stand_beside_importances_that_add_up(
     assert said.importances == pytest.approx(importances(sampled.storage, "s"))
     rate = next(effect for effect in said.effects if effect.setting == "optim.learning_rate")
     assert 0 < rate.low < rate.estimate < rate.high
-    assert any("optim.learning_rate doubled (+" in sentence for sentence in said.answer)
+    assert any(
+        sentence.startswith(
+            "Settings that go with a difference in AP50 on these validation images:"
+        )
+        and "optim.learning_rate doubled (+" in sentence
+        and sentence.endswith(f"adjusted for all {len(said.effects)} effects, is under 0.05.")
+        for sentence in said.answer
+    )
+    assert [row["p"] for row in rows_of(said, "effects") if row["p"]] == [
+        str(effect.p_adjusted) for effect in said.effects
+    ]
     shares = {row["setting"]: row["importance"] for row in rows_of(said, "effects")}
     assert {name: float(share) for name, share in shares.items() if share} == said.importances
+
+
+def test_effects_of_trials_that_were_stopped_early_are_on_the_ap50_that_all_reached(
+    tmp_path: Path,
+) -> None:
+    document = {
+        **SAMPLED,
+        "fixed": {"optim.epochs": 4},
+        "stop_early": {"rule": "successive_halving", "min_epochs": 2, "reduction": 2},
+        "confirm": {"top": 0},
+    }
+    plan, book = begin(tmp_path, document)
+    while (record := book.next()) is not None:
+        for epochs in range(1, 5):
+            train(plan, book, record, by_rate, epochs=epochs)
+            if book.records[record.id].state is not State.RUNNING:
+                break
+    shown = found(plan)
+    curves = [trial.record.curve for trial in shown.trials]
+    assert {len(curve) for curve in curves} > {4}
+    assert shown.effects_epoch == min(map(len, curves)) == 2
+    assert max(effect.trials for effect in shown.effects) == len(shown.trials)
+    said_of = [
+        one for one in shown.answer if "AP50 up to epoch 2, which every trial reached" in one
+    ]
+    assert len(said_of) == 1
+    assert "AP50 up to epoch 2, which every trial reached" in table(shown, "effects").caption
 
 
 def test_there_are_no_importances_where_optuna_cannot_tell(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from tune.statistics.certainty import (
     Verdict,
     compare,
     compare_all,
+    for_all_pairs,
     holm,
     interval,
     mean_interval,
@@ -253,6 +254,24 @@ def test_the_smallest_difference_is_found_four_times_in_five_and_more_than_the_t
     bound = stats.t.ppf(0.975, df)
     assert stats.nct.sf(bound, df, smallest / se) >= 0.8 - 1e-9
     assert smallest >= (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * se
+
+
+@given(df=st.floats(4, 200), comparisons=st.integers(1, 50))
+@settings(max_examples=40, deadline=None)
+def test_the_smallest_difference_of_a_table_is_found_at_its_share_of_the_error_rate(
+    df: float, comparisons: int
+) -> None:
+    smallest = smallest_difference(0.005, df, comparisons)
+    bound = stats.t.isf(0.025 / comparisons, df)
+    assert stats.nct.sf(bound, df, smallest / 0.005) >= 0.8 - 1e-9
+    assert smallest_difference(0.005, df, comparisons + 1) > smallest
+
+
+def test_the_best_of_several_is_compared_as_one_of_all_pairs() -> None:
+    """Of four there are six pairs: the three without the best count as well."""
+    assert for_all_pairs([0.001, 0.02, 0.5]) == pytest.approx([0.006, 0.1, 1.0])
+    assert for_all_pairs([0.03]) == [0.03]
+    assert for_all_pairs([]) == []
 
 
 def test_what_cannot_be_compared_can_show_no_difference() -> None:

@@ -10,6 +10,7 @@ from benchmarks import statistics
 from benchmarks.simulated_scores import MAX_DETS, draw_images, evaluate
 from core.config import PredictConfig
 from core.metric.ap50 import MatchTable, ap50
+from tune.statistics.certainty import Verdict, for_all_pairs
 from tune.statistics.choice import Choice, Predictions, choose_winner
 
 Tables = dict[str, list[list[Callable[[], MatchTable]]]]
@@ -66,6 +67,24 @@ def test_the_corrected_score_is_the_score_less_its_optimism() -> None:
     found = choose_winner(candidates(3, {"a": [0.0, 0.0], "b": [0.0, 0.0]}, 3), MAX_DETS)
     assert found.corrected.estimate == pytest.approx(found.score - found.optimism)
     assert found.corrected.low < found.corrected.estimate < found.corrected.high
+
+
+def test_the_other_candidates_are_compared_with_the_winner_at_their_own_best_epochs() -> None:
+    tables = candidates(8, {"a": [-1.0, -1.2], "b": [0.9, 1.0], "c": [0.9, 0.8]}, 3, images=40)
+    found = choose_winner(tables, MAX_DETS)
+    assert set(found.others) == set(tables) - {found.name}
+    for name, other in found.others.items():
+        assert other.estimate == pytest.approx(max(found.curves[name]) - found.score, abs=1e-9)
+        assert other.repeats == 3
+    assert found.others["a"].verdict is Verdict.WORSE
+    close = next(one for name, one in found.others.items() if name != "a")
+    assert close.verdict is Verdict.CANNOT_TELL
+    pairs = [found.others[name].p for name in found.others]
+    assert [one.p_adjusted for one in found.others.values()] == for_all_pairs(pairs)
+
+
+def test_one_candidate_has_no_others() -> None:
+    assert choose_winner(candidates(8, {"a": [0.0]}, 2), MAX_DETS).others == {}
 
 
 def test_more_to_choose_from_is_more_luck_to_subtract() -> None:

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from benchmarks import statistics
 from core.config import Value
-from tune.statistics.effects import Effect, main_effects
+from tune.statistics.certainty import holm
+from tune.statistics.effects import Effect, comparable_epoch, main_effects
 
 
 def simulated(
@@ -107,3 +110,47 @@ def test_a_conditional_setting_does_not_take_the_others_from_each_other() -> Non
 def test_scores_that_are_all_the_same_show_no_effect() -> None:
     points, scores = simulated(7, 40)
     assert main_effects(points, [0.3] * len(scores)) == []
+
+
+def test_p_values_are_adjusted_for_all_effects_of_the_study() -> None:
+    points, scores = simulated(8, 40, noise=0.1)
+    for number, point in enumerate(points):
+        if number % 2:
+            point["optim.restart_multiplier"] = 1 + number // 2 % 2
+    effects = main_effects(points, scores)
+    assert len({effect.setting for effect in effects}) == 4
+    assert [one.p_adjusted for one in effects] == holm([one.p for one in effects])
+    for one in effects:
+        assert (one.p < 0.05) == (not one.low <= 0 <= one.high)
+        assert one.is_clear == (one.p_adjusted < 0.05)
+
+
+def test_of_seven_settings_without_an_effect_one_is_named_in_a_twentieth_of_searches() -> None:
+    """A share this high is seen once in a hundred times where the truth is 5%."""
+    named, by_itself = 0, 0
+    for search in range(300):
+        rng = np.random.default_rng([9, search])
+        points: list[dict[str, Value]] = [
+            {f"setting {place}": bool(value) for place, value in enumerate(values)}
+            for values in rng.integers(0, 2, (40, 7))
+        ]
+        effects = main_effects(points, rng.normal(0.3, 0.05, 40).tolist())
+        named += any(one.is_clear for one in effects)
+        by_itself += any(one.p < 0.05 for one in effects)
+    assert named <= stats.binom.ppf(0.99, 300, 0.05)
+    assert by_itself > 60
+
+
+def test_trials_are_compared_after_the_last_epoch_that_all_reached() -> None:
+    curves = [[0.1, 0.2, 0.3, 0.4], [0.1, 0.2], [0.1, 0.1, 0.2]]
+    assert comparable_epoch(curves, [False, True, True]) == 2
+    assert comparable_epoch(curves[:1], [False]) is None
+    assert comparable_epoch([], []) is None
+
+
+def test_early_stopping_does_not_make_an_effect_look_smaller_than_it_is() -> None:
+    """Complete trials alone are those that were early, good or lucky, and show another effect."""
+    found = statistics.effects(60, 0.06, True, "random", 60)
+    assert found.estimate == pytest.approx(0.06, abs=0.008)
+    assert found.covered >= 0.95 - 3 * (0.95 * 0.05 / 60) ** 0.5
+    assert abs(found.complete[0] - 0.06) > 0.01

@@ -48,10 +48,10 @@ def confirmation(content: ReportContent) -> Drawing | None:
     caption = (
         "Each candidate's score in the search (hollow diamond) against its mean on fresh seeds and"
         " fresh splits (filled circle; small circles are the single repeats, whose spread is its"
-        " uncertainty). The search's score is too high because it was picked as the best of many."
-        " For the winner, the square is what is left after the luck of this second choice is taken"
-        " off as well, with its 95% interval. Fresh splits reuse the search's images: only a test"
-        " set is independent."
+        " uncertainty). The search's score is too high on average, because it was picked as the"
+        " best of many. For the winner, the square is what is left after the estimated luck of this"
+        " second choice is taken off as well, with its 95% interval. Fresh splits reuse the"
+        " search's images: only a test set is independent."
     )
 
     def draw(canvas: Canvas, wide: bool) -> None:

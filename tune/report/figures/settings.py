@@ -16,6 +16,7 @@ from tune.ledger.records import State
 from tune.report.content import ReportContent, ScoredTrial
 from tune.report.figures.intervals import IntervalLine, draw_lines, height_of
 from tune.report.svg import Drawing, colour, plain
+from tune.report.tables import effects_score
 from tune.space.domains import Choices, Domain
 from tune.tables import Kind, text
 
@@ -29,7 +30,7 @@ def effects(content: ReportContent) -> Drawing | None:
         return None
     marks = []
     for effect in content.effects:
-        sure = effect.low > 0 or effect.high < 0
+        sure = effect.is_clear
         label = plain(f"{effect.setting.rpartition('.')[2]}: {effect.change}", 40)
         note = text(effect.estimate, Kind.DIFFERENCE)
         shade = "blue" if sure else "muted"
@@ -39,10 +40,10 @@ def effects(content: ReportContent) -> Drawing | None:
             )
         )
     caption = (
-        "How AP50 changes with one setting, estimated from the trials that ran to their end, with"
-        " 95% intervals. Hollow: the interval includes no change. These are descriptions of one"
-        " search on one split, not experiments: settings that look good were tried together and"
-        " more often."
+        f"How {effects_score(content.effects_epoch)} changes with one setting, with 95% intervals"
+        " for each by itself. Hollow: p, adjusted for all effects, is 0.05 or more. These are"
+        " descriptions of one search on one split, not experiments: settings that look good were"
+        " tried together and more often."
     )
     if any(effect.alone for effect in content.effects):
         caption += (
