@@ -329,11 +329,15 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
         name += f" ({_settings_in_words(candidate.trial.searched)})"
     repeats = len(confirmation.repeats)
     trained = "one training" if repeats == 1 else f"the mean of {many(repeats, 'training')}"
-    among = f"of {many(len(choice.curves), 'candidate')} " if choice.others else ""
+    among = (
+        f"has the highest AP50 of {many(len(choice.curves), 'candidate')}"
+        if choice.others
+        else "is the only candidate"
+    )
     yield (
-        f"{name} has the highest AP50 {among}on fresh seeds and splits:"
-        f" {text(choice.score, Kind.AP50)} at epoch {choice.epoch}, {trained}; less the estimated"
-        f" luck of having been chosen {text(choice.corrected, Kind.INTERVAL)}"
+        f"{name} {among} on fresh seeds and splits: AP50 {text(choice.score, Kind.AP50)} at epoch"
+        f" {choice.epoch}, {trained}; less the estimated luck of having been chosen"
+        f" {text(choice.corrected, Kind.INTERVAL)}"
         + ("; one training cannot show the luck of its seed" if repeats == 1 else "")
     )
     if choice.others:

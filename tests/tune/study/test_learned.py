@@ -126,7 +126,7 @@ def test_a_study_in_which_nothing_was_learned_says_so_first_and_what_to_do(
     ):
         assert name in shown.answer[1]
     said = " ".join(shown.answer)
-    assert "wins" not in said
+    assert "on fresh seeds and splits" not in said
     assert "has the highest" not in said
 
 
