@@ -24,7 +24,8 @@ search: $(STAMP)
 
 # Three processes of one thread each, since a test that starts Ray waits for a third of its time; a
 # file stays in one, so that its tests share what is dear to set up.
-TEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+AT_ONCE := 3
+TEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)
 	$(TEST) -m "not long and not fault and not study"
@@ -33,7 +34,9 @@ test: $(STAMP)
 test-studies: $(STAMP)
 	$(TEST) -m "study and not long and not fault"
 
-# What is killed, full or away; the test that kills at random is in test-long.
+# What is killed, full or away; the test that kills at random is in test-long. These wait for most of
+# their time, so that a fourth process finds room on two processors.
+test-faults: AT_ONCE := 4
 test-faults: $(STAMP)
 	$(TEST) --timeout 900 -m fault -k "not ten_times"
 

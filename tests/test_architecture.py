@@ -194,7 +194,7 @@ from core.training.trial import Trial
 config = TrialConfig.from_settings({
     "model.backbone": "resnet18", "model.weights": "none", "model.image_min_side": 64,
     "model.proposals_train": 32, "model.proposals_test": 32, "model.box_samples": 16,
-    "optim.epochs": 1, "data.validation_fraction": 0.5,
+    "optim.epochs": 1, "data.validation_fraction": 0.5, "predict.max_detections": 4,
 })
 trial = Trial(config, synthetic.make(images=4, side=64), device="cpu", threads=1)
 report = trial.run_epoch()

@@ -39,6 +39,7 @@ from core.config import TrialConfig
 from core.data import synthetic
 from core.errors import StorageError, StudyError
 from core.training.trial import Trial
+from tests.tracking_database import provide
 from tune import database
 from tune.engine.messages import Assignment
 from tune.engine.resources import Machine, Node, TrialResources
@@ -89,7 +90,7 @@ confirm: {top: 0}
 def plan_of(results: Path, gpus: int = 0, share: float = 0.0, **changes: Any) -> StudyPlan:
     return StudyPlan(
         from_document({**SPACE, **changes}, "test"),
-        Options(results),
+        Options(provide(results)),
         datasets.load("synthetic"),
         {},
         Machine((Node(2, gpus),)),
@@ -416,11 +417,11 @@ def test_heartbeats_and_writes_outlast_a_lock_that_is_held_longer_than_sqlite_wa
     )
     for write in writes:
         with locked(tmp_path / "study.db") as let_go:
-            timer = threading.Timer(1.5, let_go)
+            timer = threading.Timer(0.5, let_go)
             timer.start()
             begin = time.monotonic()
             write()
-            assert time.monotonic() - begin > 1
+            assert time.monotonic() - begin > 3 * storages.BUSY_SECONDS
             timer.join()
     again = open_ledger(url, request)
     assert again.facts == {"request": {"a": 1}}
@@ -433,8 +434,9 @@ def test_heartbeats_and_writes_outlast_a_lock_that_is_held_longer_than_sqlite_wa
 
 
 def test_a_study_whose_ledger_is_locked_for_longer_than_sqlite_waits_goes_on(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(storages, "BUSY_SECONDS", 1.0)
     (tmp_path / "witness").mkdir()
     plan = plan_of(tmp_path / "results", search={"sampler": "random", "trials": 3, "seed": 0})
     script = Script(tmp_path / "witness", epoch_seconds=1.0)
@@ -443,7 +445,7 @@ def test_a_study_whose_ledger_is_locked_for_longer_than_sqlite_waits_goes_on(
         while not (tmp_path / "witness" / "0-2-1").exists():
             time.sleep(0.05)
         with locked(plan.folder.path / "study.db"):
-            time.sleep(BUSY_SECONDS + 4)
+            time.sleep(storages.BUSY_SECONDS + 3)
 
     locker = threading.Thread(target=lock_for_a_while)
     locker.start()
@@ -629,6 +631,7 @@ class Search:
     def __post_init__(self) -> None:
         self.results, self.witness = self.folder / "results", self.folder / "witness"
         self.witness.mkdir(parents=True)
+        provide(self.results)
 
     def start(self) -> subprocess.Popen[str]:
         command = [

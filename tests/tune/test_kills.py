@@ -28,6 +28,7 @@ import optuna
 import pytest
 
 from benchmarks.replayed_search import replayed_ap50
+from tests.tracking_database import provide
 from tune.ledger.ledger import Ledger, open_ledger
 from tune.request.file import load_request
 
@@ -62,6 +63,7 @@ class Search:
     def __post_init__(self) -> None:
         (self.folder / "witness").mkdir(parents=True)
         (self.folder / "space.yaml").write_text(SPACE)
+        provide(self.folder / "results")
 
     @property
     def study(self) -> Path:

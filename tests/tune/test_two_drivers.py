@@ -14,6 +14,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from tests.tracking_database import provide
 from tests.tune.test_kills import ROOT, SPACE, run_alone
 from tune.ledger.reading import read_ledger
 from tune.ledger.records import State, TrialRecord
@@ -45,6 +46,7 @@ class Team:
         """The command of a member of the team; `start` runs another program than the search."""
         home = self.folder / name
         (home / "witness").mkdir(parents=True, exist_ok=True)
+        provide(home / "results")
         program = start or ("-m", "benchmarks.replayed_search")
         own = ["--witness", str(home / "witness"), "--epoch-seconds", str(epoch_seconds)]
         command = [*program, *own, "--space", str(self.folder / "space.yaml"), "--parallel", "1"]

@@ -21,6 +21,7 @@ from rich.console import Console
 from core import data as datasets
 from core.errors import ResourceError, SpaceError
 from tests.stand_in_service import StandIn
+from tests.tracking_database import provide
 from tune import processes
 from tune.engine import mps, session
 from tune.engine.messages import Assignment
@@ -535,8 +536,8 @@ def test_the_workers_of_a_search_whose_trials_share_a_gpu_find_one_service_for_a
     seen.mkdir()
     document = {**SPACE, "resources": {"mps": asked, "gpus_per_trial": share}}
     plan = StudyPlan(
-        from_document(document, "test"), Options(tmp_path / "results"), datasets.load("synthetic"),
-        {}, Machine((Node(2, 1),)), TrialResources(1, share, round(1 / share)),
+        from_document(document, "test"), Options(provide(tmp_path / "results")),
+        datasets.load("synthetic"), {}, Machine((Node(2, 1),)), TrialResources(1, share, round(1 / share)),
     )  # fmt: skip
     said = io.StringIO()
     study.run_study(plan, Console(file=said, width=200), Finds(seen))

@@ -558,6 +558,7 @@ def test_the_processes_end_when_the_driver_is_killed() -> None:
     assert until(lambda: not any(map(runs, found)), 20)
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_training_goes_on_through_epochs_until_it_is_told_to_stop() -> None:
     given = inputs()
     probe = Probe(given.config, given.data, None, "cpu")
@@ -576,6 +577,7 @@ def test_a_training_goes_on_through_epochs_until_it_is_told_to_stop() -> None:
     assert list(trained.ends) == sorted(trained.ends)
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize(("tile", "images"), [(0, 8), (48, 2)])
 def test_as_many_images_are_predicted_as_fill_one_batch_of_tiles(
     monkeypatch: pytest.MonkeyPatch, tile: int, images: int
@@ -591,6 +593,7 @@ def test_as_many_images_are_predicted_as_fill_one_batch_of_tiles(
     assert predicted == [images]
 
 
+@pytest.mark.usefixtures("narrow")
 def test_memory_is_taken_at_the_largest_of_several_sizes_and_time_at_all_of_them() -> None:
     given = inputs(**{"model.size_jitter": 0.5, "model.image_max_side": 96})
     probe = Probe(given.config, given.data, None, "cpu")
@@ -607,6 +610,7 @@ def test_memory_is_taken_at_the_largest_of_several_sizes_and_time_at_all_of_them
     assert min(seen) < 96
 
 
+@pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("batches", [1, 2, 16])
 def test_memory_is_taken_with_the_optimizers_moments_however_many_batches_a_step_takes(
     batches: int,
@@ -624,6 +628,7 @@ def test_memory_is_taken_with_the_optimizers_moments_however_many_batches_a_step
     assert all(with_moments[1:])
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_setting_that_would_diverge_does_not() -> None:
     given = inputs(**{"optim.learning_rate": 1.0})
     Probe(given.config, given.data, None, "cpu").at_its_largest()

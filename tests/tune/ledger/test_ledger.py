@@ -638,19 +638,29 @@ def test_of_processes_that_claim_a_study_at_once_exactly_one_has_it(url: str) ->
     open_ledger(url, request(SPACE, study="other"))  # which makes the file
     claim = (
         "import sys, time; from tune.ledger.claim import Claim; from core.errors import StudyError\n"
-        "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(max(0, float(sys.stdin.readline()) - time.time()))\n"
         "try: Claim(sys.argv[1], 'law'); print('mine', flush=True); time.sleep(60)\n"
         "except StudyError as error: print(error, flush=True)"
     )
-    at = str(time.time() + 15)
-    drivers = [
-        subprocess.Popen([sys.executable, "-c", claim, url, at], stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-    said = [one.stdout.readline() for one in drivers if one.stdout is not None]
-    for one in drivers:
-        one.kill()
-        one.communicate()
+    with contextlib.ExitStack() as stack:
+        drivers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", claim, url],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                )
+            )
+            for _ in range(4)
+        ]  # fmt: skip
+        for one in drivers:
+            stack.callback(one.kill)
+        pipes = [(one.stdin, one.stdout) for one in drivers if one.stdin and one.stdout]
+        assert [out.readline() for _, out in pipes] == ["ready\n"] * 4
+        at = time.time() + 0.5
+        for go, _ in pipes:
+            print(at, file=go, flush=True)
+        said = [out.readline() for _, out in pipes]
     assert sum(line == "mine\n" for line in said) == 1, said
     assert all(line == "mine\n" or "is being searched by" in line for line in said)
 

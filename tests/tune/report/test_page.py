@@ -15,12 +15,13 @@ import pytest
 
 from benchmarks.simulated_study import SAMPLED, SMALL, build, sampled_quality
 from core.errors import BadRequest
+from tests.tracking_database import provide
 from tune.ledger.ledger import open_ledger
 from tune.ledger.reading import read_ledger
 from tune.ledger.records import State, TrialRecord
 from tune.report import page as report
 from tune.report.__main__ import main
-from tune.report.content import content_of
+from tune.report.content import ReportContent, content_of
 from tune.report.figures.figure import figures_of
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder
@@ -110,7 +111,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyFolder]:
     """A study of variants and a search, each with its report, in one results folder."""
-    results = tmp_path_factory.mktemp("results")
+    results = provide(tmp_path_factory.mktemp("results"))
     fates: dict[int, str] = {3: REASON}
     folders = {
         "variants": build(results, VARIANTS, lambda record: 0.3 * (record.name == "Elastic")),
@@ -124,6 +125,14 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyFolder]:
 def write(folder: StudyFolder) -> Path:
     findings = content_of(read_study(folder.path.name, folder.path.parent))
     return report.write(findings, figures_of(findings))
+
+
+@pytest.fixture(scope="module")
+def findings(studies: dict[str, StudyFolder]) -> dict[str, ReportContent]:
+    """What the report of each study says."""
+    return {
+        name: content_of(read_study(name, folder.path.parent)) for name, folder in studies.items()
+    }
 
 
 def storage(folder: StudyFolder) -> str:
@@ -175,48 +184,46 @@ def test_page_csv_and_ledger_agree_on_every_score(
 
 @both
 def test_every_table_is_the_same_on_the_page_and_beside_it(
-    studies: dict[str, StudyFolder], name: str
+    studies: dict[str, StudyFolder], findings: dict[str, ReportContent], name: str
 ) -> None:
-    folder = studies[name]
-    findings = content_of(read_study(folder.path.name, folder.path.parent))
+    folder, said = studies[name], findings[name]
     page, tables = Page(content(folder)), folder.path / "report" / "tables"
-    assert set(page.tables) == {one.name for one in findings.tables}
-    for one in findings.tables:
+    assert set(page.tables) == {one.name for one in said.tables}
+    for one in said.tables:
         assert page.tables[one.name] == [
             [column.title for column in one.columns],
             *map(list, one.texts),
         ]
         assert (tables / f"{one.name}.csv").read_text() == one.csv()
         assert (tables / f"{one.name}.md").read_text() == one.markdown()
-    assert (tables / "main.tex").read_text() == findings.tables[0].latex()
+    assert (tables / "main.tex").read_text() == said.tables[0].latex()
 
 
 @both
-def test_figures_say_the_numbers_of_the_tables(studies: dict[str, StudyFolder], name: str) -> None:
-    folder = studies[name]
-    findings = content_of(read_study(folder.path.name, folder.path.parent))
+def test_figures_say_the_numbers_of_the_tables(
+    studies: dict[str, StudyFolder], findings: dict[str, ReportContent], name: str
+) -> None:
+    folder, rows = studies[name], findings[name].rows
     drawn = (folder.path / "report" / "figures" / "scores.svg").read_text()
     texts = [
         element.text for element in ET.fromstring(drawn).iter() if element.tag.endswith("}text")
     ]
-    assert [text(row.ap50, Kind.AP50) for row in findings.rows] == [
+    assert [text(row.ap50, Kind.AP50) for row in rows] == [
         one for one in texts if one and one.count(".") == 1
-    ][-len(findings.rows) :]
+    ][-len(rows) :]
 
 
 @both
 def test_the_answer_and_what_limits_it_come_before_everything_else(
-    studies: dict[str, StudyFolder], name: str
+    studies: dict[str, StudyFolder], findings: dict[str, ReportContent], name: str
 ) -> None:
-    folder = studies[name]
-    findings = content_of(read_study(folder.path.name, folder.path.parent))
-    words = " ".join("".join(Page(content(folder)).words).split())
+    said = findings[name]
+    words = " ".join("".join(Page(content(studies[name])).words).split())
     places = [
-        words.index(" ".join(sentence.split()))
-        for sentence in (*findings.answer, *findings.cautions)
+        words.index(" ".join(sentence.split())) for sentence in (*said.answer, *said.cautions)
     ]
     assert places == sorted(places)
-    assert places[-1] < words.index(findings.tables[0].caption[:40])
+    assert places[-1] < words.index(said.tables[0].caption[:40])
 
 
 @both
@@ -304,7 +311,6 @@ def test_written_again_it_is_the_same_and_what_is_no_longer_in_it_goes(
             if path.is_file()
         }
 
-    write(folder)
     before = files()
     (root / "figures" / "of-before.svg").write_text("old")
     (root / "tables" / "of-before.csv").write_text("old")

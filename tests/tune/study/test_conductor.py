@@ -23,6 +23,7 @@ from rich.console import Console
 from benchmarks.replay import ReplayedTrial, Replays
 from core import data as datasets
 from core.errors import StudyError, TrialDiverged
+from tests.tracking_database import provide
 from tune.engine import mps
 from tune.engine.messages import Assignment
 from tune.engine.resources import Machine, Node, TrialResources
@@ -85,7 +86,7 @@ def make_plan(
 ) -> StudyPlan:
     return StudyPlan(
         from_document({**SPACE, **(document or {})}, "test"),
-        Options(results),
+        Options(provide(results)),
         datasets.load("synthetic"),
         {},
         Machine((Node(max(parallel, 2), gpus),)),

@@ -39,6 +39,7 @@ from core.data.dataset import Dataset
 from core.data.split import split
 from core.errors import DataError, StudyError
 from core.metric.ap50 import MatchTable
+from tests.tracking_database import provide
 from tune.announcements import searched_lines
 from tune.engine import mps
 from tune.engine.messages import Assignment
@@ -491,9 +492,8 @@ def _workers_can_unpickle_this_file() -> Iterator[None]:
 
 
 def plan_for(results: Path, request: StudyRequest, data: Dataset) -> StudyPlan:
-    return StudyPlan(
-        request, Options(results), data, {}, Machine((Node(2, 0),)), TrialResources(1, 0.0, 2)
-    )
+    options = Options(provide(results))
+    return StudyPlan(request, options, data, {}, Machine((Node(2, 0),)), TrialResources(1, 0.0, 2))
 
 
 def run(plan: StudyPlan, trials: TrialMaker) -> str:

@@ -4,7 +4,6 @@ import hashlib
 import http.server
 import os
 import re
-import shutil
 import subprocess
 import threading
 import time
@@ -19,6 +18,7 @@ import pytest
 import sqlalchemy
 from mlflow.exceptions import MlflowException
 
+from tests.tracking_database import provide
 from tune.ledger.ledger import open_ledger
 from tune.ledger.records import State, TrialRecord
 from tune.request.file import from_document
@@ -74,18 +74,9 @@ def curve(destination: Destination, run: Any) -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in history]
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tracking database with nothing in it: MLflow takes seconds to make one."""
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def destination(tmp_path: Path, empty_database: Path) -> Destination:
-    shutil.copy(empty_database, tmp_path)
-    return Destination.at(None, tmp_path)
+def destination(tmp_path: Path) -> Destination:
+    return Destination.at(None, provide(tmp_path))
 
 
 def show(destination: Destination, *records: TrialRecord, ledger: str = "one") -> TrackingThread:
@@ -207,7 +198,7 @@ def test_a_record_that_mlflow_refuses_holds_up_no_other(destination: Destination
         0, settings={**other.settings, "optim.epochs": 3}, epochs=other.epochs
     )  # params cannot change
     thread = show(destination, refused, record(1), record(2))
-    assert thread.close(ended=True, seconds=15) == [0]
+    assert thread.close(ended=True, seconds=4) == [0]
     assert thread.trouble
     assert sorted(runs(destination)) == ["0", "1", "2"]
 
@@ -680,11 +671,10 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def whole(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What an undisturbed retraining leaves."""
     root = tmp_path_factory.mktemp("whole")
-    shutil.copy(empty_database, root)
-    destination = Destination.at(None, root)
+    destination = Destination.at(None, provide(root))
     show_retraining(destination, VIEW, record(7), retraining(best(root / "best")))
     return everything(destination, "view")
 

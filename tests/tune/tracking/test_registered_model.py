@@ -30,6 +30,7 @@ from core.network.build import build_detector
 from core.prediction import trained_model
 from core.prediction.submission import results_of
 from core.prediction.trained_model import TrainedModel
+from tests.tracking_database import provide
 from tune.ledger.records import State, TrialRecord
 from tune.tracking.mlflow_destination import Destination
 from tune.tracking.mlflow_models import show_retraining
@@ -89,8 +90,7 @@ def _one_thread() -> Iterator[None]:
 def registered(tmp_path_factory: pytest.TempPathFactory) -> Registered:
     """Version 2 of a model; version 1 is none that could be loaded."""
     root = tmp_path_factory.mktemp("a place") / "results"
-    root.mkdir()
-    destination = Destination.at(None, root)
+    destination = Destination.at(None, provide(root))
     older = root / "older"
     older.mkdir()
     for name in (trained_model.CONFIG, trained_model.WEIGHTS):
@@ -115,6 +115,7 @@ def loaded(registered: Registered) -> Any:
     return mlflow.pyfunc.load_model(str(registered.folder))
 
 
+@pytest.mark.usefixtures("narrow")
 def test_models_that_predict_together_are_registered_as_one_that_finds_what_they_find(
     registered: Registered, tmp_path: Path
 ) -> None:
