@@ -25,9 +25,9 @@ def posterior(space: SearchSpace, records: Sequence[TrialRecord]) -> Mapping[int
     """The estimate of each trial that is complete or was stopped early, by number of the trial.
 
     A score is partly luck, and the best of many scores mostly is. A Gaussian process weighs each
-    trial's score against those of trials with similar settings, and a score
-    that few others support is drawn towards them. Whoever orders trials by `mean` orders them by
-    what they are worth, and not by their luck.
+    trial's score against those of trials with similar settings, so a score that few others support
+    is drawn towards them. Whether ordering trials by `mean` finds better ones than ordering them by
+    score is not shown (results/LOG.md).
 
     Trials without an epoch, those that run and those that failed have no estimate. The result is
     empty for a study of variants, which has no space to compare settings in.
