@@ -25,8 +25,9 @@ from tune.request.file import from_document
 from tune.store.folder import StudyFolder
 from tune.study import conductor as study
 from tune.study import confirmation
+from tune.study.going_on import study_facts
 from tune.study.options import Options
-from tune.study.plan import StudyPlan, check_request, study_facts
+from tune.study.plan import StudyPlan, check_request
 from tune.tables import trials_csv
 
 IMAGES, VALIDATED = 209, 41

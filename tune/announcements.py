@@ -61,7 +61,7 @@ def search_lines(plan: StudyPlan) -> list[str]:
         lines.append(f"Weights: {file.path}{at_first}")
     notes = [*data.notes, *data_advice(request, data), *network_advice(request)]
     lines += [f"Note: {note}" for note in notes]
-    lines += [f"Note: the space has grown: {sentence}" for sentence in plan.growth]
+    lines += [f"Note: the study has grown: {sentence}" for sentence in plan.growth]
     lines += [f"Note: {plan.precision}"] if plan.precision else []
     lines += [f"Note: {sentence}" for sentence in said_of_data(request)]
     shortage = confirmation.shortage(request, plan.repeats)

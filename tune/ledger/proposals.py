@@ -1,14 +1,16 @@
 """The settings of a study's next trial, before it is in the ledger."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from core.config import Value
 from core.errors import ExtensionError
 from tune.ledger.records import Point, State, TrialRecord
 from tune.request.request import StudyRequest
 from tune.samplers.sampler import SAMPLERS, Outcome, Tried
+from tune.space.space import BY_REPEAT, SearchSpace, VariantRepeat
 from tune.stopping.hope import expected_gain, gain_variance
 
 _SAMPLER_STREAM = 1
@@ -21,14 +23,15 @@ _OUTCOMES = {
 
 
 def next_point(request: StudyRequest, records: Sequence[TrialRecord]) -> Point:
-    """The trial that follows these: the next row of the variants, or a proposal of the sampler.
+    """The trial that follows these: the next missing row of the variants, or a proposal of the
+    sampler.
 
     The sampler's seed is made of the study's seed and the trial's number, so that a study that goes
     on after a crash proposes what it would have proposed without one.
     """
     space, number = request.space, len(records)
     if space.variants:
-        row = space.rows()[number]
+        row = next(missing_rows(space, records))
         return Point(row.name, row.params, row.config.settings())
     seed = np.random.default_rng([request.search.seed, _SAMPLER_STREAM, number]).integers(2**32)
     given = space.start[number] if number < len(space.start) else {}
@@ -41,6 +44,30 @@ def next_point(request: StudyRequest, records: Sequence[TrialRecord]) -> Point:
             " mend its package, or choose another"
         )
     return Point("", params, space.resolve(params).settings())
+
+
+def missing_rows(space: SearchSpace, records: Sequence[TrialRecord]) -> Iterator[VariantRepeat]:
+    """The trials of a study of variants that are not among its records, in the order of the rows.
+
+    A study that asked for more variants or seeds later has the others in the order in which it
+    asked.
+    """
+    there = {_repeat(record.name, record.settings) for record in records}
+    return (row for row in space.rows() if _repeat(row.name, row.config.settings()) not in there)
+
+
+def as_planned(space: SearchSpace, records: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
+    """Records in the order of a study that asked for all of them from the start."""
+    if not space.variants:
+        return tuple(records)
+    places = {_repeat(row.name, row.config.settings()): at for at, row in enumerate(space.rows())}
+    last = len(places)
+    return tuple(sorted(records, key=lambda one: places.get(_repeat(one.name, one.settings), last)))
+
+
+def _repeat(name: str, settings: Mapping[str, Value]) -> tuple[Value | None, ...]:
+    """A variant, and which of its repeats."""
+    return name, *(settings.get(one) for one in BY_REPEAT)
 
 
 def tried_of(records: Sequence[TrialRecord]) -> list[Tried]:

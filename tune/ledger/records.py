@@ -229,9 +229,9 @@ def settings_key(
 
 
 def best_of(records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """The complete trial with the highest AP50, the earliest of equals; None if none is complete.
+    """The complete trial with the highest AP50, the first of equals; None if none is complete.
 
     Trials that were stopped early are never compared with trials that ran to the end.
     """
     complete = [record for record in records if record.state is State.COMPLETE]
-    return max(complete, key=lambda record: (record.ap50, -record.id), default=None)
+    return max(complete, key=lambda record: record.ap50 or 0.0, default=None)

@@ -38,7 +38,8 @@ class ReportContent:
                         `tune.study.learned.LEARNED`
     answer              the answer in plain sentences, the most important first
     cautions            the limits of the answer, a sentence each
-    trials              trials of the search, in the order of their numbers
+    trials              trials of the search: those of variants in the order of the rows and their
+                        repeats, those of a sampled study in the order of their numbers
     confirm_trials      trials of the confirmation, in the order of their numbers
     rows                rows of the main table: variants in the order of the file, trials of a
                         sampled study best first

@@ -12,8 +12,10 @@ from core.dependence import unmet
 from core.errors import CheckpointError
 from tune.engine.packing import Packing, read_packing
 from tune.ledger.importances import importances
-from tune.ledger.records import State
+from tune.ledger.proposals import as_planned
+from tune.ledger.records import State, best_of
 from tune.report.class_limits import RowLimits, limits_of_rows
+from tune.report.further import Further, further_of
 from tune.report.main_table import MainRow, SmallestDifference, main_rows, smallest_shown
 from tune.report.trial_scores import ScoredTrial, examine
 from tune.request.request import StudyRequest
@@ -32,6 +34,8 @@ class Evidence:
     facts           the facts that its trials have in common (see `Ledger.remember`)
     confirmation    the confirmation as it stands; None if there is none
     choice          the confirmed winner; None before the confirmation has ended
+    further         what would decide the comparisons that cannot be told; empty before the search
+                    has ended
     packing         what was measured of trials that share a GPU; None if nothing was
     trouble         files that could not be read, a sentence each
     effects_epoch   the epoch after which the effects compare all trials; None where no trial was
@@ -53,6 +57,7 @@ class Evidence:
     smallest_difference: SmallestDifference
     best: ScoredTrial | None
     limits: tuple[RowLimits, ...]
+    further: tuple[Further, ...]
     packing: Packing | None
     trouble: tuple[str, ...]
 
@@ -86,12 +91,14 @@ def gather(study: Study) -> Evidence:
     """Gather all numbers of a study's report. A study without a complete trial has no rows."""
     request, description, folder = study.request, study.description, study.folder
     classes = len(description["data"]["classes"])
+    # What a report shows does not depend on when a study asked for its trials.
+    records = as_planned(request.space, study.records)
     trials = tuple(
-        examine(record, "search", folder.trial(record.id), classes) for record in study.records
+        examine(record, "search", folder.trial(record.id), classes) for record in records
     )
     rows = main_rows(request, trials)
     complete = [trial for trial in trials if trial.record.state is State.COMPLETE]
-    best = study.best
+    best = best_of(records)
     confirming = study.confirmation
     confirm_trials = tuple(
         examine(record, "confirm", folder.confirm_trial(record.id), classes)
@@ -121,6 +128,7 @@ def gather(study: Study) -> Evidence:
         smallest_shown(request, rows, _units(description)),
         next((trial for trial in trials if best is not None and trial.record.id == best.id), None),
         limits_of_rows(rows, trials, description["data"]["classes"], bool(request.space.variants)),
+        further_of(request, rows, trials, _units(description)) if study.searched else (),
         read_packing(folder.packing),
         tuple(trouble),
     )

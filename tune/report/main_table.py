@@ -88,7 +88,7 @@ def main_rows(request: StudyRequest, trials: Sequence[ScoredTrial]) -> tuple[Mai
     return rows
 
 
-def _repeat_of(record: TrialRecord) -> Hashable:
+def repeat_of(record: TrialRecord) -> Hashable:
     """The repeat of a trial, its seed and fold, which pairs the trials of two variants."""
     return record.settings["seed"], record.settings["data.fold"]
 
@@ -99,7 +99,7 @@ def _variant_rows(request: StudyRequest, complete: Sequence[ScoredTrial]) -> tup
     by_name = {name: [trial for trial in complete if trial.record.name == name] for name in own}
     scores: dict[str, dict[Hashable, Scored]] = {
         name: {
-            _repeat_of(trial.record): trial.scored for trial in trials if trial.scored is not None
+            repeat_of(trial.record): trial.scored for trial in trials if trial.scored is not None
         }
         for name, trials in by_name.items()
     }

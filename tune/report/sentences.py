@@ -9,13 +9,14 @@ from typing import Any
 
 from core.config import Value
 from core.text import have, listed, many
-from core.values import as_settings
+from core.values import as_duration, as_settings
 from tune.ledger.records import State
 from tune.report.evidence import Evidence
 from tune.report.main_table import SAME, MainRow
 from tune.report.tables import ap50_cell, difference_cell, effects_score
 from tune.statistics.certainty import FEW_IMAGES, Interval, Verdict, warnings_of
 from tune.statistics.choice import Choice
+from tune.statistics.further import ENOUGH_SEEDS, MOST_IMAGES
 from tune.study.confirmation import Candidate, changed_prediction
 from tune.study.learned import no_winner, remedies
 from tune.tables import Kind, text
@@ -59,8 +60,49 @@ def _answer(evidence: Evidence) -> Iterator[str]:
     )
     yield from _limited(evidence)
     yield evidence.smallest_difference.sentence
+    yield from _what_would_decide(evidence)
     if not evidence.finished:
         yield f"All this is so far: {_progress(evidence)}"
+
+
+def _what_would_decide(evidence: Evidence) -> Iterator[str]:
+    """Sentences on the further seeds and images that would decide what cannot be told."""
+    planned = evidence.request.space.seeds
+    enough = max(planned, ENOUGH_SEEDS)
+    by_seeds = sorted(
+        (one for one in evidence.further if one.seeds is not None), key=lambda one: one.trainings
+    )
+    if by_seeds:
+        said = [
+            f"{one.row.name} from {one.row.compared_with} with seeds={planned + (one.seeds or 0)}"
+            f" ({many(one.trainings, 'more training')}, {as_duration(3600 * one.hours)} one after"
+            " the other)"
+            for one in by_seeds[:_MOST]
+        ]
+        more = f" ({len(by_seeds) - _MOST} more are in the table)" if len(by_seeds) > _MOST else ""
+        yield (
+            "If the true differences are the observed ones, further seeds would tell in 80% of"
+            f" cases {listed(said)}{more}; python -m tune.search --study"
+            f" {evidence.request.study} --set seeds=N runs what is missing"
+        )
+    by_images = [one for one in evidence.further if one.seeds is None]
+    if by_images:
+        said = [
+            f"{one.row.name} from {one.row.compared_with}"
+            + (
+                f" (nor would {MOST_IMAGES:g} times the images)"
+                if one.images is None
+                else f" (some {one.images:,} more {_units(evidence)} would, with seeds={enough})"
+            )
+            for one in by_images[:_MOST]
+        ]
+        more = f" ({len(by_images) - _MOST} more)" if len(by_images) > _MOST else ""
+        yield f"No number of further seeds would tell {listed(said)}{more}"
+
+
+def _units(evidence: Evidence) -> str:
+    grouped = evidence.request.space.value("data.group_pattern", {})
+    return "groups of annotated images" if grouped else "annotated images"
 
 
 _LIMITS = {

@@ -16,6 +16,7 @@ from tune.report.main_table import MainRow
 from tune.report.trial_scores import of_class
 from tune.request.confounds import BACKBONE, BACKBONE_FREEZING, SCHEDULE
 from tune.statistics.certainty import Interval
+from tune.statistics.further import ENOUGH_SEEDS, USUAL_SEED_SD
 from tune.stopping.hope import PLACES
 from tune.tables import Cell, Column, Kind, Table
 
@@ -35,6 +36,7 @@ def tables_of(evidence: Evidence) -> tuple[Table, ...]:
     ]
     others = [
         _comparisons_table,
+        _further_table,
         _confirmation_table,
         _effects_table,
         _classes_table,
@@ -161,6 +163,40 @@ def _comparisons_table(evidence: Evidence) -> Table:
         " the difference has no single cause."
     )
     return Table("comparisons", "What differs", caption, columns, rows)
+
+
+def _further_table(evidence: Evidence) -> Table:
+    columns = (
+        Column("method", "Method"), Column("compared_with", "Compared with"), _DIFFERENCE,
+        Column("seeds", "Further seeds", Kind.COUNT),
+        Column("trainings", "Trainings", Kind.COUNT), Column("hours", "Hours", Kind.HOURS),
+        Column("images", "Or further images", Kind.COUNT),
+    )  # fmt: skip
+    rows = tuple(
+        (
+            one.row.name, one.row.compared_with, difference_cell(one.row), one.seeds,
+            one.trainings or None, one.hours or None, one.images,
+        )
+        for one in evidence.further
+    )  # fmt: skip
+    unit = (
+        "groups of images" if evidence.request.space.value("data.group_pattern", {}) else "images"
+    )
+    caption = (
+        "What would decide each comparison that cannot be told now, in 80% of cases, if the true"
+        " difference is the one that was observed, by this study's own variances and at one error"
+        " rate of 5% for all that are open. Seeds count for every method of the table, since"
+        " `seeds:` holds for all; hours are those of the trainings one after the other, as long as"
+        f" trainings took so far. Where no number of seeds would do, further annotated {unit} are"
+        f" named that would, with at least {ENOUGH_SEEDS} seeds. Observed differences are uncertain"
+        " themselves, and so are these numbers."
+    )
+    if _single(evidence.rows):
+        caption += (
+            " Each method was trained once, so seeds are taken to move AP50 by a standard deviation"
+            f" of {USUAL_SEED_SD}, as is usual."
+        )
+    return Table("further", "What would decide", caption, columns, rows)
 
 
 def _confirmation_table(evidence: Evidence) -> Table | None:

@@ -323,6 +323,9 @@ def _override(sections: dict[str, Any], text: str) -> str:
         options = checked_options(OPTIONS[section], {option: _override_value(raw, place)}, place)
         sections[section][option] = getattr(options, option)
         return key
+    if key == "seeds" and "variants" in sections:
+        sections[key] = _override_value(raw, place)
+        return key
     check_setting_name(key, place, _OPTIONS)
     _, sections["fixed"][key] = setting_override(text)
     searched = (

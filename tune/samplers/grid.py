@@ -19,5 +19,6 @@ class Grid:
         tried: Sequence[Tried],
         seed: int,  # noqa: ARG002
     ) -> dict[str, Value]:
-        """The point after those that were tried."""
-        return space.grid()[len(tried)]
+        """The first point that was not tried; a space that has grown has new ones among the old."""
+        there = {frozenset(one.params.items()) for one in tried}
+        return next(point for point in space.grid() if frozenset(point.items()) not in there)

@@ -48,8 +48,9 @@ class Tried:
 class Sampler(Protocol):
     """Chooses the settings of the next trial. It keeps no state: equal arguments, equal proposal.
 
-    exhausts   whether it proposes every point of a space exactly once. Then ranges need a step, and
-               the study has as many trials as the space has points
+    exhausts   whether it proposes every point of a space exactly once, also where the space has
+               grown since some were tried. Then ranges need a step, and the study has as many
+               trials as the space has points
     """
 
     exhausts: bool

@@ -3,4 +3,5 @@
 certainty.py   intervals, paired differences, verdicts, the smallest difference
 choice.py      the winner of a confirmation, and its luck
 effects.py     the effect of each searched setting on AP50
+further.py     how many further seeds, or images, would decide a comparison
 """

@@ -5,6 +5,7 @@ automatic.py     the values that `auto` stands for, kept with the study
 conductor.py     runs a study from its first trial to its last, confirmation included
 confirmation.py  the best of a search run again on fresh seeds and splits
 duration.py      how long a study will take, and how much of that is left
+going_on.py      what a study that goes on may ask for: all that it has, and more
 learned.py       whether anything was learned, and what to do if not
 options.py       where files are, and what the trials may use
 pace.py          how long an epoch takes on this machine, measured before the study

@@ -57,12 +57,8 @@ from tune.redaction import without_password
 from tune.store.folder import FORMAT
 from tune.study import confirmation, pace
 from tune.study.duration import Forecast, Span, time_left, time_line
-from tune.study.plan import (
-    StudyPlan,
-    refuse_other_facts,
-    study_facts,
-    tracked_study,
-)
+from tune.study.going_on import refuse_other_facts, study_facts
+from tune.study.plan import StudyPlan, tracked_study
 from tune.study.progress import Progress
 from tune.study.trials import CoreTrials, TrialInputs, TrialMaker, weights_key
 from tune.tables import trials_csv

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from core.values import as_duration, as_time_span
+from tune.ledger.proposals import missing_rows
 from tune.ledger.records import State, TrialRecord
 from tune.request.request import StudyRequest
 from tune.stopping.rule import StoppingRule
@@ -106,17 +107,25 @@ class Forecast:
 
 
 def forecast_of(
-    request: StudyRequest, repeats: int, parallel: int, epoch: Span | None = None
+    request: StudyRequest,
+    repeats: int,
+    parallel: int,
+    epoch: Span | None = None,
+    records: Sequence[TrialRecord] = (),
 ) -> Forecast:
     """The forecast of a request.
 
     repeats    number of trainings that confirm one candidate
     parallel   number of trials that run at once
     epoch      seconds of one epoch, as measured
+    records    the study's trials so far
     """
     few, most = _fewest_epochs(request), float(request.max_epochs)
-    rows = request.space.rows() if request.space.variants else ()
-    coming = [Span(float(row.config.optim.epochs), float(row.config.optim.epochs)) for row in rows]
+    coming: list[Span] = []
+    if request.space.variants:
+        epochs = [record.planned_epochs for record in records]
+        epochs += [row.config.optim.epochs for row in missing_rows(request.space, records)]
+        coming = [Span(float(number), float(number)) for number in epochs]
     return Forecast(
         tuple(coming) or (Span(few, most),) * request.planned_trials,
         request.stopping_rule,

@@ -72,7 +72,7 @@ def forecast(plan: StudyPlan, records: Sequence[TrialRecord], measures: bool) ->
     """
     trying, evaluating = _after_training(plan)
     unknown = replace(
-        forecast_of(plan.request, len(plan.repeats), plan.resources.parallel),
+        forecast_of(plan.request, len(plan.repeats), plan.resources.parallel, records=records),
         trying=trying,
         evaluating=evaluating,
     )
@@ -91,7 +91,7 @@ def dry_time_line(plan: StudyPlan) -> str | None:
     records = () if searched is None else searched.records
     confirming = confirmation.read_confirmation(plan.folder, plan.storage, plan.request, records)
     confirmed = () if confirming is None else confirming.records
-    known = forecast(plan, [*records, *confirmed], measures=True)
+    known = forecast(plan, records, measures=True)
     if searched is not None and searched.finished(plan.request.planned_trials):
         points = confirmation.points(records, plan.request, plan.repeats)
         known = replace(known, confirming=known.confirming[: len(points)])

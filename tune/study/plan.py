@@ -2,14 +2,12 @@
 
 import contextlib
 import itertools
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from core import data as datasets
-from core.config import AUTO, SETTINGS, ModelConfig, TrialConfig, Value
+from core.config import SETTINGS, ModelConfig, TrialConfig, Value
 from core.data.dataset import Dataset
 from core.data.measure import measure
 from core.data.split import group_names, split
@@ -18,27 +16,26 @@ from core.fitting import READ_OFF_DATA, Circumstances
 from core.network import weights as pretrained
 from core.network.weights import WeightsFile
 from core.prediction.advice import advice
-from core.values import as_setting
 from tune.engine import mps, session
 from tune.engine.resources import Machine, TrialResources
 from tune.ledger.reading import remembered_facts
 from tune.request.request import StudyRequest
-from tune.samplers.sampler import SAMPLERS
-from tune.space.domains import Choices, is_whole
+from tune.space.domains import Choices
 from tune.space.space import MAX_COMBINATIONS, SearchSpace
 from tune.store.folder import StudyFolder
 from tune.study import automatic
-from tune.study.automatic import PRECISION, precision_in
 from tune.study.confirmation import Repeat, fresh_repeats
+from tune.study.going_on import (
+    growth,
+    refuse_other_facts,
+    refuse_smaller_confirmation,
+    study_facts,
+)
 from tune.study.options import Options, recall, storage_of
 from tune.study.reading import without_ledger
 from tune.study.trials import weights_key
 from tune.tracking.tracker import TrackedStudy, Tracker, tracker_at
 
-_COMPARED = ("fixed", "space", "start", "variants", "baseline", "seeds", "search", "stop_early")
-_EXTENT = ("low", "high", "choices")
-"""The parts of a setting's domain that may grow while a study goes on."""
-_KINDS = {"request": "another request", "data": "other data", "weights": "other pretrained weights"}
 _ADVISED = frozenset((*READ_OFF_DATA, "predict.tile", "metric.max_dets"))
 """The settings on which advice about data depends."""
 _MODEL_SETTINGS = ("model.detector", "model.backbone", "model.weights", "model.stride_in_1x1")
@@ -49,7 +46,7 @@ class StudyPlan:
     """A request that was checked against the data, the weights and the machine, and can start.
 
     weights   the files of pretrained weights, by `weights_key`
-    growth    how the space of the continued study has grown, a sentence for each setting
+    growth    what the continued study asks for beside what it had, a sentence each
     precision what `optim.precision: auto` is in this study, a sentence; None where none is needed
 
     The request's space says what every `auto` stands for.
@@ -168,6 +165,7 @@ def check_request(
         auto, said = automatic.circumstances(request, before, data, machine, resources)
         request = replace(request, space=replace(request.space, auto=auto))
         refuse_other_facts(before, study_facts(request, data), folder)
+        refuse_smaller_confirmation(request, storage_of(options, folder), folder)
         grown = growth(before or {}, study_facts(request, data))
     except BadRequest as error:
         problems.append(error)
@@ -262,120 +260,6 @@ def _models(space: SearchSpace) -> Iterator[ModelConfig]:
     for combination in itertools.product(*values.values()):
         with contextlib.suppress(SettingError):  # a combination that `when` rules out
             yield TrialConfig.from_settings(dict(zip(values, combination, strict=True))).model
-
-
-def study_facts(request: StudyRequest, data: Dataset | None) -> dict[str, Any]:
-    """The facts that all trials of a study must have in common for their scores to be compared,
-    as JSON types.
-    """
-    document = request.to_document()
-    asked = {part: document[part] for part in _COMPARED if part in document}
-    auto = request.space.auto
-    if asked["fixed"].get(PRECISION, AUTO) == AUTO and auto is not None and auto.precision:
-        asked["fixed"][PRECISION] = auto.precision
-    asked["search"] = {
-        name: value for name, value in asked["search"].items() if name != "trials"
-    }  # a study may be continued with more trials
-    of_data = {} if data is None else {"data": data.fingerprint}
-    return {"request": asked} | of_data | automatic.facts_of(request)
-
-
-def refuse_other_facts(
-    before: Mapping[str, Any] | None, now: Mapping[str, Any], folder: StudyFolder
-) -> None:
-    """Raise StudyError, which names the first difference, where new trials could not be compared
-    with those there are.
-
-    A space may grow: with wider bounds and more choices all trials stay comparable (see `growth`).
-    """
-    if before is None:
-        return
-    for kind, (old, new) in {name: (before.get(name), now.get(name)) for name in _KINDS}.items():
-        if old is None or new is None:
-            continue
-        if kind == "request":
-            old = {**old, "fixed": {**old.get("fixed", {}), PRECISION: precision_in(before)}}
-            new = {**new, "fixed": {**new.get("fixed", {}), PRECISION: precision_in(now)}}
-            if growth(before, now):
-                old = {**old, "space": new["space"]}
-        if (
-            kind == "weights"
-        ):  # a backbone that was added since has weights that the study did not know
-            old, new = ({key: one[key] for key in old.keys() & new.keys()} for one in (old, new))
-        different = _difference(old, new)
-        if different is not None:
-            raise StudyError(
-                f"{folder.path} is a study with {_KINDS[kind]}: {different}; "
-                "go back to that, or give this search another --study name"
-            )
-
-
-def growth(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """How the space has grown since the study's facts were written, a sentence for each setting.
-
-    The list is empty where the space has not grown, or has changed in another way than by wider
-    bounds or more choices. A grid and variants cannot grow, because their trials are numbered in
-    advance.
-    """
-    old, new = (facts.get("request", {}).get("space") for facts in (before, now))
-    if (
-        not old
-        or not new
-        or list(old) != list(new)
-        or SAMPLERS[now["request"]["search"]["sampler"]]().exhausts
-    ):
-        return []
-    grown = []
-    for name in old:
-        if old[name] != new[name]:
-            sentence = _grown(name, old[name], new[name])
-            if sentence is None:
-                return []
-            grown.append(sentence)
-    return grown
-
-
-def _grown(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
-    if {key: value for key, value in old.items() if key not in _EXTENT} != {
-        key: value for key, value in new.items() if key not in _EXTENT
-    }:
-        return None
-    if "choices" in old and "choices" in new:
-        added = [value for value in new["choices"] if value not in old["choices"]]
-        kept = all(value in new["choices"] for value in old["choices"])
-        return (
-            f"{name} may be {', '.join(map(as_setting, added))} as well" if kept and added else None
-        )
-    if "low" not in old or "low" not in new:
-        return None
-    wider = new["low"] <= old["low"] and new["high"] >= old["high"]
-    # Values of trials that are there must be values of the wider range as well.
-    steps = (old["low"] - new["low"]) / new.get("step", math.inf)
-    if wider and is_whole(steps):
-        return (
-            f"{name} ranges from {as_setting(new['low'])} to {as_setting(new['high'])}, before from"
-            f" {as_setting(old['low'])} to {as_setting(old['high'])}"
-        )
-    return None
-
-
-def _difference(old: Any, new: Any, place: str = "") -> str | None:
-    """The first place where two JSON values differ, with both values; None where they are equal."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        if place == "space" and old.keys() == new.keys() and list(old) != list(new):
-            # The random numbers go to the settings in their order.
-            return f"space was in the order {', '.join(old)} and is in the order {', '.join(new)}"
-        for key in dict.fromkeys([*old, *new]):
-            found = _difference(
-                old.get(key), new.get(key), f"{place}, {key}" if place else str(key)
-            )
-            if found is not None:
-                return found
-        return None
-    if old == new:
-        return None
-    was, now = ("not there" if value is None else json.dumps(value)[:200] for value in (old, new))
-    return f"{place + ' ' if place else ''}was {was} and is {now}"
 
 
 def tracking_of(options: Options) -> Tracker:

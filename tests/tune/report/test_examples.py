@@ -30,8 +30,9 @@ from tune.report.figures.figure import Absence, Pictures, figures_of
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder, match_table_path
 from tune.study import conductor as study
+from tune.study.going_on import study_facts
 from tune.study.options import Options
-from tune.study.plan import check_request, study_facts
+from tune.study.plan import check_request
 from tune.study.reading import read_study
 
 SPACE = {

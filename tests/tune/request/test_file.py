@@ -17,7 +17,7 @@ from core.errors import CellTuneError, SettingError, SpaceError
 from tune.request.file import from_document, load_request, with_overrides
 from tune.request.request import Confirm, Resources, StopEarly, StudyRequest
 from tune.space.domains import Choices, Domain, FloatRange, IntRange
-from tune.study.plan import study_facts
+from tune.study.going_on import study_facts
 
 SPACES = sorted(Path("search_spaces").glob("*.yaml"))
 HEAD = "study: s\ndata: synthetic\n"

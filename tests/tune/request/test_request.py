@@ -7,7 +7,7 @@ import pytest
 from core.config import PredictConfig, TrialConfig
 from tune.request.file import load_request
 from tune.request.request import StopEarly, StudyRequest
-from tune.study.plan import study_facts
+from tune.study.going_on import study_facts
 
 HEAD = "study: s\ndata: synthetic\n"
 

@@ -23,10 +23,10 @@ from tune.request.file import load_request as load_space
 from tune.retrain import plan as plan_module
 from tune.retrain.plan import RetrainingPlan, choose_trial, plan_retraining
 from tune.study import conductor as study
+from tune.study.going_on import study_facts
 from tune.study.learned import nothing_learned
 from tune.study.options import Options
 from tune.study.plan import plan_study as plan_search
-from tune.study.plan import study_facts
 from tune.study.reading import read_study
 
 SPACE = """

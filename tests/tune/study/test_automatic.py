@@ -25,8 +25,9 @@ from tune.request.file import from_document, request_of, with_overrides
 from tune.request.request import variant_attributions
 from tune.study import automatic
 from tune.study.conductor import describe
+from tune.study.going_on import study_facts
 from tune.study.options import Options
-from tune.study.plan import StudyPlan, check_request, study_facts
+from tune.study.plan import StudyPlan, check_request
 from tune.study.reading import read_study
 from tune.tables import trials_csv
 

@@ -21,8 +21,9 @@ from tune.ledger.claim import Claim
 from tune.ledger.ledger import Ledger
 from tune.request.file import from_document, load_request, request_of, with_overrides
 from tune.study.conductor import describe
+from tune.study.going_on import study_facts
 from tune.study.options import Options
-from tune.study.plan import StudyPlan, check_request, study_facts
+from tune.study.plan import StudyPlan, check_request
 
 NAME = "optim.precision"
 SEARCHED: dict[str, Any] = {

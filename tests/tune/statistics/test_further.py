@@ -1,0 +1,142 @@
+"""Laws of how many further seeds, or images, would decide a comparison; simulated where truth must
+be known.
+"""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import statistics
+from tune.statistics.certainty import (
+    Difference,
+    Scores,
+    Verdict,
+    compare_all,
+    seed_variance,
+    smallest_difference,
+)
+from tune.statistics.further import (
+    ENOUGH_SEEDS,
+    MOST_SEEDS,
+    Outlook,
+    images_to_decide,
+    outlook,
+    seeds_to_decide,
+)
+
+FRACTION = 1 / statistics.FRACTION
+
+
+def outlook_of(scores: Scores, difference: Difference, fraction: float = FRACTION) -> Outlook:
+    """The outlook of variant 1 of a simulated table against variant 0."""
+    variant, baseline = (list(scores[name].values()) for name in ("1", "0"))
+    return outlook(variant, baseline, difference, seed_variance(scores), 0, fraction)
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 5])
+@pytest.mark.parametrize("variants", [2, 4])
+def test_the_outlook_of_no_further_seed_is_the_comparison_as_it_stands(
+    variants: int, repeats: int
+) -> None:
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        scores = statistics.study(rng, 20, repeats, [0.0] * variants, fresh=True)
+        now = compare_all(scores, [("1", "0")])[0]
+        se, df = outlook_of(scores, now).at(repeats)
+        assert (se, df) == pytest.approx((now.se, now.df))
+
+
+parts = st.floats(0, 0.01)
+outlooks = st.builds(
+    Outlook, st.floats(0.001, 0.5), st.integers(1, 9), st.floats(0.05, 1), parts, parts,
+    st.floats(1e-6, 0.01), parts, st.floats(1, 200), st.floats(0.25, 20),
+)  # fmt: skip
+
+
+@given(found=outlooks, comparisons=st.integers(1, 12))
+def test_the_number_of_seeds_is_the_smallest_that_decides(found: Outlook, comparisons: int) -> None:
+    needed = seeds_to_decide(found, comparisons)
+    if needed is None:
+        assert not found.decides(comparisons, MOST_SEEDS)
+        return
+    assert needed > found.seeds
+    assert found.decides(comparisons, needed)
+    assert needed == found.seeds + 1 or not found.decides(comparisons, needed - 1)
+    se, df = found.at(needed)
+    assert smallest_difference(se, df, comparisons) <= found.estimate
+    more = seeds_to_decide(found, comparisons + 1)
+    assert more is None or more >= needed
+
+
+def test_where_images_are_what_limits_no_seed_decides_and_images_do() -> None:
+    found = Outlook(0.05, 3, 0.2, 0.03**2, 0.0, 0.02**2, 0.0, 40, 2)
+    assert seeds_to_decide(found, 1) is None
+    times = images_to_decide(found, 1)
+    assert times is not None
+    assert found.decides(1, ENOUGH_SEEDS, times)
+    assert not found.decides(1, ENOUGH_SEEDS, times - 0.01)
+    enough = replace(found, common=0.0, own=0.03**2)
+    assert seeds_to_decide(enough, 1) is not None
+    assert images_to_decide(replace(found, estimate=1e-4), 1) is None
+
+
+def test_images_that_all_trainings_see_alike_are_told_from_what_each_sees() -> None:
+    """Of tables whose models each see the images in their own way, and of one model that is
+    trained again and again.
+    """
+    rng = np.random.default_rng(0)
+    own, common = [], []
+    for _ in range(12):
+        scores = statistics.study(rng, 20, 4, [0.0, 0.0], fresh=False)
+        same = {name: dict.fromkeys(row, row[0]) for name, row in scores.items()}
+        for table, found in ((scores, own), (same, common)):
+            one = outlook_of(table, compare_all(table, [("1", "0")])[0], fraction=1.0)
+            found.append(one.common / (one.common + one.own))
+    assert np.mean(own) < 0.25
+    assert np.min(common) == pytest.approx(1.0)
+
+
+def share_decided(images: int, repeats: int, better: float, repetitions: int) -> float:
+    """How often a comparison is decided by the seeds that were said to decide it.
+
+    better   by how much the quality of one of the two is better
+
+    The pilot's estimate is set to the true difference. The comparison with the seeds that are said
+    is drawn anew, on another data set.
+    """
+    qualities = [-better / 2, better / 2]
+    pilots, found = [], []
+    for seed in range(repetitions):
+        rng = np.random.default_rng([1, seed])
+        scores = statistics.study(rng, images, repeats, qualities, fresh=True)
+        pilots.append((scores, compare_all(scores, [("1", "0")])[0]))
+    truth = float(np.mean([difference.estimate for _, difference in pilots]))
+    for seed, (scores, difference) in enumerate(pilots):
+        needed = seeds_to_decide(outlook_of(scores, replace(difference, estimate=truth)), 1)
+        assert needed is not None
+        rng = np.random.default_rng([2, seed])
+        drawn = statistics.study(rng, images, needed, qualities, fresh=True)
+        found.append(compare_all(drawn, [("1", "0")])[0].verdict is Verdict.BETTER)
+    return float(np.mean(found))
+
+
+@pytest.mark.timeout(600)
+def test_as_many_seeds_as_are_said_decide_about_four_in_five_true_differences() -> None:
+    share = share_decided(20, 3, better=0.4, repetitions=60)
+    assert 0.8 - 2.33 * math.sqrt(0.8 * 0.2 / 60) <= share <= 0.96
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize(
+    ("images", "repeats", "better"), [(20, 2, 0.4), (41, 3, 0.25), (41, 2, 0.3)]
+)
+def test_as_many_seeds_as_are_said_decide_about_four_in_five_at_other_sizes_too(
+    images: int, repeats: int, better: float
+) -> None:
+    share = share_decided(images, repeats, better, repetitions=200)
+    assert 0.8 - 2.33 * math.sqrt(0.8 * 0.2 / 200) <= share <= 0.93

@@ -1,0 +1,105 @@
+"""What would decide the comparisons of a table of variants that cannot be told: further seeds and
+their cost, or more images.
+"""
+
+import math
+import statistics
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tune.report.main_table import MainRow, repeat_of
+from tune.report.trial_scores import ScoredTrial
+from tune.request.request import StudyRequest
+from tune.statistics.certainty import Scored, Verdict, seed_variance
+from tune.statistics.further import Outlook, images_to_decide, outlook, seeds_to_decide
+
+
+@dataclass(frozen=True)
+class Further:
+    """What would decide an open comparison, if the true difference is the one that was observed.
+
+    row         the row, with its difference to its counterpart
+    seeds       number of further seeds; None where no number of them would
+    trainings   number of trainings that these are in the whole table; 0 where `seeds` is None
+    hours       hours that these trainings take one after the other, by the study's own
+    images      number of further images, or groups of them, that would with ENOUGH_SEEDS; None
+                where seeds do, or where there would have to be far more than there are
+    """
+
+    row: MainRow
+    seeds: int | None
+    trainings: int
+    hours: float
+    images: int | None
+
+
+def further_of(
+    request: StudyRequest, rows: Sequence[MainRow], trials: Sequence[ScoredTrial], units: int
+) -> tuple[Further, ...]:
+    """What would decide each open comparison of a table of variants, in the order of its rows.
+
+    trials   the trials of the search
+    units    number of images of the whole data set, or of their groups
+    """
+    by_number = {trial.record.id: trial for trial in trials}
+    scores: dict[str, dict[Hashable, Scored]] = {
+        row.name: {
+            repeat_of(trial.record): trial.scored
+            for number in row.trials
+            if (trial := by_number[number]).scored is not None
+        }
+        for row in rows
+    }
+    still_open = [
+        row
+        for row in rows
+        if row.difference is not None
+        and row.verdict == Verdict.CANNOT_TELL
+        and math.isfinite(row.difference.se)
+    ]
+    if not request.space.variants or not still_open:
+        return ()
+    hours = math.fsum(
+        statistics.fmean(by_number[number].record.seconds for number in row.trials) / 3600
+        for row in rows
+    )
+    return tuple(
+        _further(request, row, _outlook(request, row, scores), len(still_open), units, hours)
+        for row in still_open
+    )
+
+
+def _outlook(
+    request: StudyRequest, row: MainRow, scores: Mapping[str, Mapping[Hashable, Scored]]
+) -> Outlook:
+    assert row.difference is not None
+    assert row.compared_with is not None
+    own, other = scores[row.name], scores[row.compared_with]
+    both = [repeat for repeat in own if repeat in other]
+    return outlook(
+        [own[repeat] for repeat in both],
+        [other[repeat] for repeat in both],
+        row.difference,
+        seed_variance(scores),
+        int(request.space.value("data.folds", {})),
+        float(request.space.value("data.validation_fraction", {})),
+    )
+
+
+def _further(
+    request: StudyRequest,
+    row: MainRow,
+    found: Outlook,
+    comparisons: int,
+    units: int,
+    hours: float,
+) -> Further:
+    """`hours` are those of one training of each row."""
+    needed = seeds_to_decide(found, comparisons)
+    if needed is not None:
+        seeds, each = needed - found.seeds, max(int(request.space.value("data.folds", {})), 1)
+        trainings = seeds * each * len(request.space.variants)
+        return Further(row, seeds, trainings, seeds * each * hours, None)
+    times = images_to_decide(found, comparisons)
+    images = None if times is None else math.ceil((times - 1) * units)
+    return Further(row, None, 0, 0.0, images)

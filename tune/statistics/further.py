@@ -1,0 +1,165 @@
+"""How many further seeds, or images, would decide a comparison that cannot be told now.
+
+A comparison counts as decided by as many seeds as find the difference in 80% of cases, if the true
+difference is the one that was observed. What more seeds change follows from the parts of the
+variance of the mean difference over S seeds:
+
+- *images that all trainings see alike*, common (1 + (1 - f) / (f S)) / N, where the trainings of a
+  seed validate a share f of the N images: more seeds validate more of the images, and then this
+  part stays;
+- *images as one training sees them*, own / S;
+- *seeds*, as in `tune.statistics.certainty`, in proportion to 1 / S; its degrees of freedom grow
+  with S - 1;
+- what else the comparison's variance has, which no seed changes.
+
+The two parts that are due to images are told apart by how much surer all seeds together are than
+one of them alone.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tune.statistics.certainty import (
+    Difference,
+    Scored,
+    SeedVariance,
+    compare,
+    smallest_difference,
+)
+
+MOST_SEEDS = 1000
+"""Largest number of seeds that is looked at; a study takes no more."""
+ENOUGH_SEEDS = 10
+"""Number of seeds with which images are counted where no number of seeds decides: beyond them seeds
+hardly matter."""
+MOST_IMAGES = 20.0
+"""Largest number of images that is looked at, as a multiple of those that there are."""
+USUAL_SEED_SD = 0.02
+"""Standard deviation of AP50 over trainings on the same settings that is usual; it is taken where
+each of the two was trained once, so that nothing shows theirs."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """How sure a comparison would be with more seeds or more images.
+
+    estimate     the observed difference
+    seeds        number of seeds so far
+    fraction     share of the images that validate in the trainings of one seed: 1 with folds
+    common       variance due to images that all trainings see alike, once every image validates
+    own          variance due to images as the trainings of one seed see them
+    of_seeds     variance due to the seeds, of one seed
+    other        the rest of the variance, which no seed and no image changes
+    df_images    degrees of freedom of the variance due to images
+    df_seeds     degrees of freedom of that due to the seeds, for each seed beyond the first
+    """
+
+    estimate: float
+    seeds: int
+    fraction: float
+    common: float
+    own: float
+    of_seeds: float
+    other: float
+    df_images: float
+    df_seeds: float
+
+    def at(self, seeds: float, images: float = 1.0) -> tuple[float, float]:
+        """The standard error and its degrees of freedom with so many seeds.
+
+        seeds    number of seeds, more than 1; infinity for the limit
+        images   number of images, as a multiple of those that there are
+        """
+        overlap = 1 + (1 - self.fraction) / (self.fraction * seeds)
+        of_images = (self.common * overlap + self.own / seeds) / images
+        of_seeds = self.of_seeds / seeds
+        variance = of_images + of_seeds + self.other
+        fixed = of_images + self.other
+        spread = fixed**2 / self.df_images if fixed else 0.0
+        if of_seeds:
+            spread += of_seeds**2 / (self.df_seeds * (seeds - 1))
+        return math.sqrt(variance), variance**2 / spread if spread else math.inf
+
+    def decides(self, comparisons: int, seeds: float, images: float = 1.0) -> bool:
+        """Whether a true difference of the observed size is then found in 80% of cases.
+
+        comparisons   number of open comparisons of the table, which share one error rate
+        """
+        se, df = self.at(seeds, images)
+        return smallest_difference(se, df, comparisons) <= abs(self.estimate)
+
+
+def outlook(
+    variant: Sequence[Scored],
+    baseline: Sequence[Scored],
+    difference: Difference,
+    seeds: SeedVariance | None,
+    folds: int,
+    fraction: float,
+) -> Outlook:
+    """The outlook of a comparison whose trainings are given, those of one seed beside each other.
+
+    difference   the comparison as it stands
+    seeds        the seeds' variance that it was judged by; None with one repeat
+    folds        number of folds of each seed; 0 for hold-outs
+    fraction     share of the images that a hold-out validates
+
+    With one training each, images are taken to be alike to all trainings, and the seeds' variance
+    to be the usual one.
+    """
+    repeats, each = len(variant), max(folds, 1)
+    together = compare(variant, baseline, None)
+    pairs = list(zip(variant, baseline, strict=True))
+    single = sum(compare([one], [other], None).image_se ** 2 for one, other in pairs) / repeats
+    of_images = together.image_se**2
+    number = repeats / each
+    fraction = 1.0 if folds else fraction
+    overlap = 1 + (1 - fraction) / (fraction * number)
+    if repeats > each:
+        common = max(repeats * of_images - single, 0.0) / (repeats - each)
+        common = min(common, of_images / overlap)
+    else:
+        common = of_images / overlap
+    own = max(of_images - common * overlap, 0.0) * number
+    if seeds is None or number < 2:
+        variance, df = 2 * USUAL_SEED_SD**2 / each, 1.0
+    else:
+        variance, df = 2 * seeds.variance / each, seeds.df / (number - 1)
+    known = of_images + (variance / number if seeds is not None else 0.0)
+    other = max(difference.se**2 - known, 0.0) if math.isfinite(difference.se) else 0.0
+    return Outlook(
+        difference.estimate, round(number), fraction, common, own, variance, other,
+        max(together.df, 1.0), df,
+    )  # fmt: skip
+
+
+def seeds_to_decide(found: Outlook, comparisons: int) -> int | None:
+    """The smallest number of seeds in all that decides a comparison; None where none does."""
+    least = found.seeds + 1
+    return _smallest(lambda seeds: found.decides(comparisons, seeds), least, MOST_SEEDS)
+
+
+def images_to_decide(found: Outlook, comparisons: int) -> float | None:
+    """The smallest number of images that decides a comparison with ENOUGH_SEEDS, as a multiple of
+    the images; None where none up to MOST_IMAGES does.
+    """
+    seeds = max(found.seeds, ENOUGH_SEEDS)
+    hundredths = _smallest(
+        lambda number: found.decides(comparisons, seeds, number / 100),
+        100,
+        round(100 * MOST_IMAGES),
+    )
+    return None if hundredths is None else hundredths / 100
+
+
+def _smallest(holds: Callable[[int], bool], low: int, high: int) -> int | None:
+    """The smallest number from `low` to `high` for which something holds that holds for all larger
+    ones as well; None where it holds for none.
+    """
+    if not holds(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low
