@@ -3,9 +3,12 @@
 Optuna stores a choice as its place among the choices, and refuses other choices under the same
 name. So a parameter whose choices have grown is stored under another name from then on, such as
 `model.backbone (4 choices)`; trials that are there stay as they are. A wider range keeps its name.
+
+What was added is searched: of the first trials after a space has grown every other one takes a
+value from it, because a sampler that learns may stay for long with what it knows.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from optuna.distributions import (
     BaseDistribution,
@@ -13,6 +16,16 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+
+from core.config import Value
+from tune.samplers.at_random import AtRandom
+from tune.space.domains import Domain
+from tune.space.space import SearchSpace
+
+FIRST = 10
+"""Number of trials after a space has grown of which every other one takes an added value."""
+_DRAWS = 100
+"""Number of random points among which an added value is looked for."""
 
 
 def plain_name(stored: str) -> str:
@@ -53,3 +66,48 @@ def united(distributions: Iterable[BaseDistribution]) -> BaseDistribution:
     if isinstance(last, IntDistribution):
         return IntDistribution(int(low), int(high), log=last.log, step=last.step)
     return FloatDistribution(low, high, log=last.log, step=last.step)
+
+
+def added_value(
+    space: SearchSpace, drawn: Sequence[Mapping[str, BaseDistribution]], seed: int
+) -> dict[str, Value]:
+    """The settings that the next trial takes because the space has grown; mostly none.
+
+    drawn   the distributions from which the params of each trial were drawn, by plain names
+    seed    seed of the value
+
+    It is a value of one parameter that the trials before the growth could not have, with those of
+    the parameters that it needs to be active. Where several parameters have grown they take turns.
+    """
+    grown = {
+        one.name: [
+            place
+            for place, trial in enumerate(drawn)
+            if one.name in trial and not _holds(trial[one.name], one.domain)
+        ]
+        for one in space.parameters
+    }
+    names = [name for name, places in grown.items() if places]
+    since = len(drawn) - 1 - max((max(grown[name]) for name in names), default=len(drawn))
+    if not names or since >= FIRST or since % 2:
+        return {}
+    name = names[since // 2 % len(names)]
+    before = united(drawn[place][name] for place in grown[name])
+    needed = [one.name for one in space.part(name.__eq__).parameters]
+    for attempt in range(_DRAWS):
+        point = AtRandom().propose(space, {}, [], (seed + attempt) % 2**32)
+        if name in point and not _has(before, point[name]):
+            return {one: point[one] for one in needed if one in point}
+    return {}
+
+
+def _holds(known: BaseDistribution, domain: Domain) -> bool:
+    """Whether a distribution has all values of a domain of its kind; steps are left aside."""
+    return all(_has(known, value) for value in domain.corners)
+
+
+def _has(known: BaseDistribution, value: Value) -> bool:
+    if isinstance(known, CategoricalDistribution):
+        return value in known.choices
+    assert isinstance(known, FloatDistribution | IntDistribution)
+    return not isinstance(value, str) and known.low <= value <= known.high

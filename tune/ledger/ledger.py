@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from core import faults
 from core.config import Value
 from tune.ledger.claim import Claim
-from tune.ledger.growth import stored_parameter
+from tune.ledger.growth import plain_name, stored_parameter
 from tune.ledger.proposals import next_point
 from tune.ledger.records import (
     FACTS,
@@ -81,10 +81,12 @@ class Ledger:
         if IDENTITY not in known:
             self._study.set_attribute(IDENTITY, self.identity)
         self._stored: dict[str, BaseDistribution] = {}
+        self._drawn: list[Mapping[str, BaseDistribution]] = []
         self._records: dict[int, TrialRecord] = {}
         for trial in self._study.begun_trials():
             for name, one in trial.distributions.items():
                 self._stored.setdefault(name, one)
+            self._drawn.append({plain_name(name): d for name, d in trial.distributions.items()})
             record = self._records[trial.number] = record_of(trial, known)
             if trial.state is TrialState.RUNNING:
                 self._finish_writing(record, len(trial.intermediate_values))
@@ -261,7 +263,7 @@ class Ledger:
             self._store(number, point, {}, {PARAMS: dict(point.params)})
             self._missing.popleft()
             return number
-        point = next_point(self._request, self.records)
+        point = next_point(self._request, self.records, self._drawn)
         self._store(number, point, point.params, {})
         return number
 
@@ -285,6 +287,7 @@ class Ledger:
             {NAME: point.name, SETTINGS: dict(point.settings), **also},
         )
         self._stored = {**distributions, **self._stored}
+        self._drawn.append({plain_name(name): one for name, one in distributions.items()})
         self._records[number] = TrialRecord(
             number, point.name, params=point.params, settings=point.settings
         )

@@ -4,9 +4,11 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from optuna.distributions import BaseDistribution
 
 from core.config import Value
 from core.errors import ExtensionError
+from tune.ledger.growth import added_value
 from tune.ledger.records import Point, State, TrialRecord
 from tune.request.request import StudyRequest
 from tune.samplers.sampler import SAMPLERS, Outcome, Tried
@@ -22,9 +24,15 @@ _OUTCOMES = {
 }
 
 
-def next_point(request: StudyRequest, records: Sequence[TrialRecord]) -> Point:
+def next_point(
+    request: StudyRequest,
+    records: Sequence[TrialRecord],
+    drawn: Sequence[Mapping[str, BaseDistribution]] = (),
+) -> Point:
     """The trial that follows these: the next missing row of the variants, or a proposal of the
     sampler.
+
+    drawn   the distributions of the records' params, where the space may have grown since
 
     The sampler's seed is made of the study's seed and the trial's number, so that a study that goes
     on after a crash proposes what it would have proposed without one.
@@ -34,7 +42,9 @@ def next_point(request: StudyRequest, records: Sequence[TrialRecord]) -> Point:
         row = next(missing_rows(space, records))
         return Point(row.name, row.params, row.config.settings())
     seed = np.random.default_rng([request.search.seed, _SAMPLER_STREAM, number]).integers(2**32)
-    given = space.start[number] if number < len(space.start) else {}
+    given: Mapping[str, Value] = added_value(space, drawn, int(seed))
+    if number < len(space.start):
+        given = space.start[number]
     name = request.search.sampler
     with SAMPLERS.calling(name):
         params = request.sampler.propose(space, given, tried_of(records), int(seed))

@@ -13,7 +13,7 @@ variance of the mean difference over S seeds:
 - what else the comparison's variance has, which no seed changes.
 
 The two parts that are due to images are told apart by how much surer all seeds together are than
-one of them alone.
+one of them alone. With few seeds that says little, so it is averaged with a prior.
 """
 
 import math
@@ -38,6 +38,11 @@ MOST_IMAGES = 20.0
 USUAL_SEED_SD = 0.02
 """Standard deviation of AP50 over trainings on the same settings that is usual; it is taken where
 each of the two was trained once, so that nothing shows theirs."""
+
+_PRIOR_SHARE, _PRIOR_WEIGHT = 0.25, 4.0
+"""Prior of how large the images' part that all trainings see alike is, of what it is at most, and
+its weight in seeds. With three seeds what is seen of it varies from table to table by as much as it
+is at most (docs/statistics.md)."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,7 @@ def outlook(
     folds        number of folds of each seed; 0 for hold-outs
     fraction     share of the images that a hold-out validates
 
-    With one training each, images are taken to be alike to all trainings, and the seeds' variance
-    to be the usual one.
+    With one training each the seeds' variance is taken to be the usual one.
     """
     repeats, each = len(variant), max(folds, 1)
     together = compare(variant, baseline, None)
@@ -116,11 +120,11 @@ def outlook(
     number = repeats / each
     fraction = 1.0 if folds else fraction
     overlap = 1 + (1 - fraction) / (fraction * number)
+    most = of_images / overlap
+    common = _PRIOR_SHARE * most
     if repeats > each:
-        common = max(repeats * of_images - single, 0.0) / (repeats - each)
-        common = min(common, of_images / overlap)
-    else:
-        common = of_images / overlap
+        seen = min(max(repeats * of_images - single, 0.0) / (repeats - each), most)
+        common += (number - 1) / (number - 1 + _PRIOR_WEIGHT) * (seen - common)
     own = max(of_images - common * overlap, 0.0) * number
     if seeds is None or number < 2:
         variance, df = 2 * USUAL_SEED_SD**2 / each, 1.0

@@ -96,8 +96,7 @@ def test_images_that_all_trainings_see_alike_are_told_from_what_each_sees() -> N
         for table, found in ((scores, own), (same, common)):
             one = outlook_of(table, compare_all(table, [("1", "0")])[0], fraction=1.0)
             found.append(one.common / (one.common + one.own))
-    assert np.mean(own) < 0.25
-    assert np.min(common) == pytest.approx(1.0)
+    assert np.mean(own) < np.min(common) - 0.2
 
 
 def share_decided(images: int, repeats: int, better: float, repetitions: int) -> float:

@@ -15,7 +15,7 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from hypothesis import strategies as st
 
 from benchmarks.replay import ReplayedTrial
 from benchmarks.simulated_scores import draw_images, evaluate
+from core import data as datasets
 from core.config import TrialConfig
 from core.data import synthetic
 from core.data.dataset import Dataset
@@ -36,16 +37,21 @@ from core.data.split import split
 from core.errors import StudyError
 from core.metric.ap50 import MatchTable
 from tune.engine.messages import Assignment
+from tune.engine.resources import Machine, Node, TrialResources
+from tune.ledger.claim import Claim
+from tune.ledger.ledger import Ledger
 from tune.ledger.proposals import as_planned, missing_rows, next_point
 from tune.ledger.reading import read_ledger
 from tune.ledger.records import State, TrialRecord
 from tune.report.content import content_of
-from tune.request.file import from_document
+from tune.request.file import from_document, load_request
 from tune.request.request import StudyRequest
 from tune.search import main as search
 from tune.store.folder import StudyFolder
-from tune.study import conductor
+from tune.study import conductor, confirmation
 from tune.study.going_on import growth, refuse_other_facts, study_facts
+from tune.study.options import Options
+from tune.study.plan import StudyPlan
 from tune.study.reading import read_study
 from tune.study.trials import TrialInputs
 
@@ -364,14 +370,17 @@ class Scoring:
         return ScoredTrial(assignment, inputs.data, self.begun)
 
 
-def run(folder: Path, document: dict[str, Any], kill: str = "") -> None:
-    """Run the search command on a space file, in a process that may be killed at a point."""
+def run(how: str, folder: Path, document: dict[str, Any], kill: str = "") -> None:
+    """Run a study in a process of its own, which may be killed at a point.
+
+    how   engine: by the search command, with Ray; hand: one trial after the other, without
+    """
     begun = folder / "begun"
     if begun.exists():  # what was running when a driver died is begun again
         begun.rename(folder / f"begun {len(list(folder.glob('begun*')))}")
     begun.mkdir(parents=True)
     (folder / "space.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
-    command = [sys.executable, __file__, str(begun), "--space", str(folder / "space.yaml")]
+    command = [sys.executable, __file__, how, str(begun), "--space", str(folder / "space.yaml")]
     command += ["--results", str(folder / "results"), "--parallel", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)} | (
         {"CELL_TUNE_KILL": kill} if kill else {}
@@ -380,8 +389,46 @@ def run(folder: Path, document: dict[str, Any], kill: str = "") -> None:
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == (-signal.SIGKILL if kill else 0), (kill, done.stdout, done.stderr)
-    if kill:
+    if kill and how == "engine":
         time.sleep(3)  # its workers end with it
+
+
+def by_hand(request: StudyRequest, results: Path, begun: Path) -> None:
+    """What the driver and the workers of a study do, without Ray and MLflow."""
+    data = datasets.load("synthetic")
+    resources = TrialResources(1, 0.0, 1)
+    plan = StudyPlan(request, Options(results), data, {}, Machine((Node(1, 0),)), resources)
+    plan.folder.path.mkdir(parents=True, exist_ok=True)
+    facts = study_facts(request, data)
+
+    def run_all(ledger: Ledger, folder_of: Callable[[int], Path], more: dict[str, Any]) -> None:
+        refuse_other_facts(ledger.facts, facts, plan.folder)
+        ledger.remember(facts | more)
+        while (record := ledger.next()) is not None:
+            folder = folder_of(record.id)
+            trial = ScoredTrial(
+                Assignment(record.id, record.attempts, str(folder), dict(record.settings), 0),
+                data,
+                begun,
+            )
+            trial.load(folder)
+            ended = bool(trial.reports) and ledger.report(
+                record.id, [report.to_json() for report in trial.reports]
+            )
+            while not ended:
+                trial.run_epoch()
+                folder.mkdir(parents=True, exist_ok=True)
+                trial.save(folder)
+                ended = ledger.report(record.id, [report.to_json() for report in trial.reports])
+
+    with Claim(plan.storage, request.study) as claim:
+        ledger = Ledger(claim, request)
+        conductor.describe(plan)
+        run_all(ledger, plan.folder.trial, {})
+        points = confirmation.points(ledger.records, request, plan.repeats)
+        confirming = Ledger(claim, confirmation.confirming_request(request), points)
+        known = confirmation.confirmation_facts(request, plan.repeats)
+        run_all(confirming, plan.folder.confirm_trial, known)
 
 
 @dataclass(frozen=True)
@@ -406,18 +453,23 @@ def records(folder: Path, study: str = "grown") -> tuple[TrialRecord, ...]:
     return reading.records
 
 
-@pytest.fixture(scope="module")
-def grown(tmp_path_factory: pytest.TempPathFactory) -> Grown:
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param("hand", marks=pytest.mark.study),
+        pytest.param("engine", marks=pytest.mark.fault),
+    ],
+)
+def grown(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Grown:
     folder, at_once = (tmp_path_factory.mktemp(name) for name in ("grown", "at-once"))
-    run(folder, FIRST)
+    run(request.param, folder, FIRST)
     first = records(folder)
-    run(folder, MORE, kill="reported:3")
-    run(folder, MORE)
-    run(at_once, MORE)
+    run(request.param, folder, MORE, kill="reported:3")
+    run(request.param, folder, MORE)
+    run(request.param, at_once, MORE)
     return Grown(folder, first, at_once)
 
 
-@pytest.mark.fault
 @pytest.mark.timeout(900)
 def test_a_finished_study_takes_a_seed_and_a_variant_and_runs_what_is_missing_and_nothing_twice(
     grown: Grown,
@@ -437,7 +489,6 @@ def test_a_finished_study_takes_a_seed_and_a_variant_and_runs_what_is_missing_an
     assert sum(times - 1 for times in grown.begun().values()) <= 2
 
 
-@pytest.mark.fault
 @pytest.mark.timeout(900)
 def test_the_report_of_a_study_that_grew_is_that_of_one_that_asked_for_all_at_once(
     grown: Grown,
@@ -474,7 +525,6 @@ def test_the_report_of_a_study_that_grew_is_that_of_one_that_asked_for_all_at_on
     assert shown[0] == shown[1]
 
 
-@pytest.mark.fault
 @pytest.mark.timeout(900)
 def test_a_winner_is_not_chosen_again_by_less_than_chose_it(
     grown: Grown, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -492,7 +542,11 @@ def test_a_winner_is_not_chosen_again_by_less_than_chose_it(
 
 
 if __name__ == "__main__":
-    scoring = Scoring(Path(sys.argv[1]))
-    run_study = functools.partial(conductor.run_study, trials=scoring)
+    how, begun, *arguments = sys.argv[1:]
+    if how == "hand":
+        _, space, _, results, *_ = arguments
+        by_hand(load_request(space), Path(results), Path(begun))
+        sys.exit(0)
+    run_study = functools.partial(conductor.run_study, trials=Scoring(Path(begun)))
     with mock.patch.object(conductor, "run_study", run_study):
-        sys.exit(search(sys.argv[2:]))
+        sys.exit(search(arguments))
