@@ -289,7 +289,8 @@ def _classes_table(evidence: Evidence) -> Table:
     )
     caption = (
         f"AP50 of each class for {which}, at its best epoch. A class in fewer than 5 images has no"
-        " interval."
+        " interval. The interval of a common class in crowded images promises too much at an AP50"
+        " of about 0.8: in simulation it held the truth in 73 to 78% of cases instead of 95%."
     )
     return Table("classes", "Classes", caption, columns, tuple(rows))
 

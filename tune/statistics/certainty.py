@@ -108,7 +108,8 @@ def interval(score: Scored) -> Interval:
     otherwise seem surer than it is. AP50 on few images is too high on average, so its bias is
     subtracted before the lower end is computed; the bias is moderated in the same way, and is half
     the score at most. With fewer than two units the interval is 0 to 1. It covers the truth in at
-    least 92% of cases for an AP50 of 0.05 to 0.8 and 10 to 200 images (docs/statistics.md).
+    least 92% of cases for an AP50 of 0.05 to 0.8 and 10 to 200 images in our simulation;
+    docs/statistics.md names cells of another one in which it covers it in fewer.
     """
     return mean_interval([score], None)
 
