@@ -1,5 +1,5 @@
-"""A trial that replays a learning curve: drives the whole search engine in milliseconds an
-epoch.
+"""A trial that replays a learning curve: drives the whole search engine in milliseconds an epoch,
+and an executor without Ray.
 """
 
 import json
@@ -12,9 +12,33 @@ from core.files import write_json_atomically
 from core.metric import ap50
 from core.metric.ap50 import MatchTable
 from core.training.trial import EpochReport
-from tune.engine.messages import Assignment
-from tune.engine.worker import RunnableTrial
+from tune.engine.bridge import Desk
+from tune.engine.messages import Assignment, History
+from tune.engine.resources import Machine, TrialResources
+from tune.engine.worker import MakeTrial, RunnableTrial
 from tune.study.trials import TrialInputs
+
+
+def execute_here(
+    desk: Desk,
+    make_trial: MakeTrial,
+    machine: Machine,  # noqa: ARG001  # the signature of `tune.engine.executor.execute`
+    resources: TrialResources,  # noqa: ARG001
+    stall_seconds: float,  # noqa: ARG001
+) -> None:
+    """Run what a desk hands out in this process, one attempt after the other, without Ray."""
+    while not desk.finished and (assignment := desk.hand_out()) is not None:
+        folder = Path(assignment.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = make_trial(assignment)
+        trial.load(folder)
+        desk.begun(assignment)
+        leaves = False
+        while not leaves:
+            trial.run_epoch()
+            trial.save(folder)
+            history = History([report.to_json() for report in trial.reports])
+            leaves = desk.take_in(assignment, history)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import optuna
 from benchmarks.learning_curves import EPOCHS, SPACE, random_configs
 from tune.ledger.ledger import open_ledger
 from tune.request.file import from_document
-from tune.study import confirmation
+from tune.study.candidates import candidates
 
 GRACE = 6
 """The first rung of all rivals that have one, in epochs: a tenth of EPOCHS, as ours. It serves them
@@ -154,7 +154,7 @@ class Engine(Method):
 
     def candidates(self) -> list[Trial]:
         """Those that a confirmation of the study would train again."""
-        found = confirmation.candidates(self._ledger.records, self._request)
+        found = candidates(self._ledger.records, self._request)
         return [self.trials[one.trial.id] for one in found] or super().candidates()
 
 

@@ -8,9 +8,10 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from core.config import Value
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "trial", "name", "state", "epochs", "ap50", "ap50_last", "best_epoch", "seconds", "gpu_hours",
-    "attempts", "seed", "fold", "reason",
+    "attempts", "seed", "fold", "reason", "continued_after",
 )  # fmt: skip
 """The first columns of `trials.csv`; one for each searched setting follows."""
 
@@ -32,19 +33,32 @@ COLUMNS = (
 _TYPES = {
     "trial": "int64", "epochs": "int64", "ap50": "float64", "ap50_last": "float64",
     "best_epoch": "Int64", "seconds": "float64", "gpu_hours": "float64", "attempts": "int64",
-    "seed": "Int64", "fold": "Int64",
+    "seed": "Int64", "fold": "Int64", "continued_after": "Int64",
 }  # fmt: skip
 """The types that pandas gives these columns; the others are texts. Int64 is the one that may lack
 values."""
 
 
-def trials_csv(records: Iterable[TrialRecord], searched: Sequence[str]) -> str:
-    """The text of `trials.csv`. A setting has its value also in trials that did not search it."""
-    return _csv([*COLUMNS, *searched], (_row(record, searched) for record in records))
+def trials_csv(
+    records: Iterable[TrialRecord],
+    searched: Sequence[str],
+    continued: Mapping[str, int] = MappingProxyType({}),
+) -> str:
+    """The text of `trials.csv`. A setting has its value also in trials that did not search it.
+
+    continued   the epoch after which the search continued a configuration, by its name: for the
+                trials of a confirmation
+    """
+    rows = (_row(record, searched, continued) for record in records)
+    return _csv([*COLUMNS, *searched], rows)
 
 
-def trials_frame(records: Iterable[TrialRecord], searched: Sequence[str]) -> "DataFrame":
-    """The table of `trials.csv` as a DataFrame.
+def trials_frame(
+    records: Iterable[TrialRecord],
+    searched: Sequence[str],
+    continued: Mapping[str, int] = MappingProxyType({}),
+) -> "DataFrame":
+    """The table of `trials.csv` as a DataFrame; `continued` is that of `trials_csv`.
 
     The type of a column does not depend on the values: text, int64, float64, and where a trial
     may lack a value Int64 or boolean. A setting has the type of its definition.
@@ -57,7 +71,7 @@ def trials_frame(records: Iterable[TrialRecord], searched: Sequence[str]) -> "Da
     rows = [
         [
             None if value == "" and types.get(name, "str") != "str" else value
-            for name, value in zip(columns, _row(record, searched), strict=True)
+            for name, value in zip(columns, _row(record, searched, continued), strict=True)
         ]
         for record in records
     ]
@@ -65,8 +79,10 @@ def trials_frame(records: Iterable[TrialRecord], searched: Sequence[str]) -> "Da
     return frame.astype({name: types.get(name, "str") for name in columns})
 
 
-def _row(record: TrialRecord, searched: Sequence[str]) -> list[Value]:
-    curve = record.curve
+def _row(record: TrialRecord, searched: Sequence[str], continued: Mapping[str, int]) -> list[Value]:
+    curve, continued_after = record.curve, record.continued_after
+    if continued_after is None:
+        continued_after = continued.get(record.name)
     return [
         record.id,
         record.name,
@@ -81,6 +97,7 @@ def _row(record: TrialRecord, searched: Sequence[str]) -> list[Value]:
         record.settings.get("seed", ""),
         record.settings.get("data.fold", ""),
         record.reason,
+        "" if continued_after is None else continued_after,
         *(record.settings.get(name, "") for name in searched),
     ]
 

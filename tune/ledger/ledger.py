@@ -32,6 +32,7 @@ from tune.ledger.records import (
     TrialRecord,
     Verdict,
     best_of,
+    continued_name,
     epoch_name,
     notes_of,
     record_of,
@@ -166,7 +167,7 @@ class Ledger:
                  skipped
 
         The trial ends because its last epoch is done (COMPLETE), or because the stopping rule stops
-        it (PRUNED).
+        it (PRUNED), which never stops a trial that is continued.
         """
         for epoch in epochs[len(self._records[number].epochs) :]:
             record = self._records[number]
@@ -177,10 +178,11 @@ class Ledger:
             record = replace(record, epochs=(*record.epochs, entry))
             verdict = self._judge(record)
             stored = entry if verdict is None else {**entry, VERDICT: asdict(verdict)}
-            self._study.set_trial_attribute(number, epoch_name(place), stored)
+            self._set(number, epoch_name(place), stored)
             faults.passing("reported")
             self._records[number] = record
-            self._study.set_value(number, place, float(epoch["ap50"]))
+            if record.continued_after is None:
+                self._study.set_value(number, place, float(epoch["ap50"]))
             if verdict is not None:
                 faults.passing("judged")
                 self._end(number, verdict)
@@ -244,6 +246,19 @@ class Ledger:
         with no more room than the first.
         """
         self._note(number, room_needed=0.0)
+        self._waiting.append(number)
+
+    def reopen(self, number: int) -> None:
+        """Let a trial that was stopped early go on from its last checkpoint to its last epoch.
+
+        Nothing stops it early any more, and the stopping rule's verdict stays in the database.
+        """
+        record = self._records[number]
+        assert record.state is State.PRUNED
+        record = replace(record, state=State.RUNNING, continued_after=len(record.epochs))
+        self._study.set_attribute(continued_name(number), notes_of(record))
+        faults.passing("reopened")
+        self._records[number] = record
         self._waiting.append(number)
 
     def note_mlflow_run(self, number: int, run: str) -> None:
@@ -330,7 +345,9 @@ class Ledger:
     def _judge(self, record: TrialRecord) -> Verdict | None:
         """The verdict on a trial after its last epoch so far; None if it goes on."""
         if len(record.epochs) >= record.planned_epochs:
-            return Verdict(State.COMPLETE)
+            return Verdict(State.COMPLETE, _how_continued(record))
+        if record.continued_after is not None:
+            return None
         with RULES.calling(self._request.stop_early.rule):
             why = self._rule.why_stopped(
                 _curve(record),
@@ -354,15 +371,22 @@ class Ledger:
     def _note(self, number: int, **changes: Any) -> TrialRecord:
         """Change notes on a running trial, in one write."""
         record = replace(self._records[number], **changes)
-        self._study.set_trial_attribute(number, NOTES, notes_of(record))
+        self._set(number, NOTES, notes_of(record))
         self._records[number] = record
         return record
+
+    def _set(self, number: int, name: str, value: Any) -> None:
+        """Store a user attribute of a running trial; the value consists of JSON types."""
+        if self._records[number].continued_after is None:
+            self._study.set_trial_attribute(number, name, value)
+        else:
+            self._study.set_attribute(continued_name(number, name), value)
 
     def _stop(self, number: int, verdict: Verdict, **changes: Any) -> None:
         """End a running trial between two epochs, with changes of its notes."""
         record = replace(self._records[number], **changes)
         stored = {**notes_of(record), VERDICT: asdict(verdict)}
-        self._study.set_trial_attribute(number, NOTES, stored)
+        self._set(number, NOTES, stored)
         self._records[number] = record
         self._end(number, verdict)
 
@@ -372,9 +396,17 @@ class Ledger:
         value = record.ap50 if verdict.state is State.COMPLETE else None
         if verdict.state is State.PRUNED and record.curve:
             value = record.curve[-1]  # Optuna's convention for pruned trials
-        self._study.end(number, TrialState[verdict.state.name], value)
+        if record.continued_after is None:
+            self._study.end(number, TrialState[verdict.state.name], value)
         self._records[number] = replace(record, state=verdict.state, reason=verdict.reason)
         faults.passing("told")
+
+
+def _how_continued(record: TrialRecord) -> str:
+    """The reason that a complete trial has; empty if it was never stopped early."""
+    if record.continued_after is None:
+        return ""
+    return f"stopped early after epoch {record.continued_after}, continued before the confirmation"
 
 
 def open_ledger(

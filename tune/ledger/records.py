@@ -17,6 +17,12 @@ identity       a name that no other ledger has
 facts          what its trials have in common: the request, the data's fingerprint, the weights'
                hashes
 mlflow_run 3   id of trial 3's run in the tracker
+continued 3    notes on trial 3 since it was continued after it had been stopped early
+continued 3 epoch 7    the report of its epoch 7, trained since then
+
+Optuna lets nobody change a trial that has ended, so a trial that is continued keeps Optuna's state
+PRUNED, and what follows is stored with the study. Here it is one trial, as if it had not been
+stopped.
 
 A verdict is stored together with the epoch that caused it, so it is never lost and never judged
 again. Optuna's own state of the trial follows in a second write.
@@ -24,8 +30,8 @@ again. Optuna's own state of the trial follows in a second write.
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -89,6 +95,8 @@ class TrialRecord(Notes):
     epochs      one report an epoch, epoch 1 first, as JSON objects (see
                 `core.training.trial.EpochReport`), each with `at`
     mlflow_run  id of its run in the tracker; None before it is shown there
+    continued_after   the epoch after which it was stopped early, if it was continued later; None
+                      for all other trials
     """
 
     id: int
@@ -98,6 +106,7 @@ class TrialRecord(Notes):
     settings: Mapping[str, Value] = field(default_factory=dict)
     epochs: tuple[Mapping[str, Any], ...] = ()
     mlflow_run: str | None = None
+    continued_after: int | None = None
 
     @functools.cached_property
     def searched(self) -> Mapping[str, Value]:
@@ -138,6 +147,17 @@ class TrialRecord(Notes):
         """Number of epochs that the trial runs unless it is stopped."""
         return int(self.settings["optim.epochs"])
 
+    @property
+    def as_stopped(self) -> "TrialRecord":
+        """The trial as early stopping left it, without the epochs that were continued.
+
+        It is the trial itself if it was never continued, or failed when it was.
+        """
+        if self.continued_after is None or self.state is State.FAIL:
+            return self
+        epochs = self.epochs[: self.continued_after]
+        return replace(self, state=State.PRUNED, epochs=epochs, continued_after=None)
+
 
 @dataclass(frozen=True)
 class Point:
@@ -170,6 +190,11 @@ def run_name(number: int) -> str:
     return f"mlflow_run {number}"
 
 
+def continued_name(number: int, name: str = NOTES) -> str:
+    """The attribute of the study with an attribute of a trial that was continued."""
+    return f"continued {number}" if name == NOTES else f"continued {number} {name}"
+
+
 def notes_of(record: TrialRecord) -> dict[str, Any]:
     """The notes in a record, as JSON types."""
     return {one.name: getattr(record, one.name) for one in fields(Notes)}
@@ -197,13 +222,17 @@ def record_of(trial: FrozenTrial, study: Mapping[str, Any]) -> TrialRecord:
 
 def _record_of(trial: FrozenTrial, study: Mapping[str, Any]) -> TrialRecord:
     attributes = trial.user_attrs
-    epochs: list[dict[str, Any]] = []
-    while (entry := attributes.get(epoch_name(len(epochs) + 1))) is not None:
-        epochs.append(dict(entry))
+    epochs = _epochs_in(attributes.get)
     # Earlier versions wrote each note under a name of its own.
     notes = dict(attributes.get(NOTES, attributes))
-    verdicts = [one.pop(VERDICT) for one in (notes, *epochs) if VERDICT in one]
-    ended = verdicts[-1] if verdicts else {"state": trial.state.name}
+    ended = _verdict_in(notes, epochs) or {"state": trial.state.name}
+    continued_after = None
+    if (since := study.get(continued_name(trial.number))) is not None:
+        continued_after, notes = len(epochs), dict(since)
+        epochs += _epochs_in(
+            lambda name: study.get(continued_name(trial.number, name)), continued_after
+        )
+        ended = _verdict_in(notes, epochs) or {"state": State.RUNNING.name}
     known = {one.name: notes[one.name] for one in fields(Notes) if one.name in notes}
     return TrialRecord(
         trial.number,
@@ -214,8 +243,25 @@ def _record_of(trial: FrozenTrial, study: Mapping[str, Any]) -> TrialRecord:
         attributes.get(SETTINGS, {}),
         tuple(epochs),
         study.get(run_name(trial.number)),
+        continued_after,
         **{**known, "reason": ended.get("reason", known.get("reason", ""))},
     )
+
+
+def _epochs_in(stored: Callable[[str], Any], known: int = 0) -> list[dict[str, Any]]:
+    """The reports that are stored of the epochs after `known`."""
+    epochs: list[dict[str, Any]] = []
+    while (entry := stored(epoch_name(known + len(epochs) + 1))) is not None:
+        epochs.append(dict(entry))
+    return epochs
+
+
+def _verdict_in(notes: dict[str, Any], epochs: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """The last verdict in a trial's notes and epochs, all of which are taken out of them."""
+    verdicts: list[dict[str, Any]] = [
+        one.pop(VERDICT) for one in (notes, *epochs) if VERDICT in one
+    ]
+    return verdicts[-1] if verdicts else None
 
 
 def settings_key(

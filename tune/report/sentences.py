@@ -17,7 +17,8 @@ from tune.report.tables import ap50_cell, difference_cell, effects_score
 from tune.statistics.certainty import FEW_IMAGES, Interval, Verdict, warnings_of
 from tune.statistics.choice import Choice
 from tune.statistics.further import ENOUGH_SEEDS, MOST_IMAGES
-from tune.study.confirmation import Candidate, changed_prediction
+from tune.study.candidates import Candidate
+from tune.study.confirmation import changed_prediction
 from tune.study.learned import no_winner, remedies
 from tune.tables import Kind, text
 

@@ -205,6 +205,7 @@ def _confirmation_table(evidence: Evidence) -> Table | None:
         return None
     columns = (
         Column("candidate", "Candidate"), Column("trial", "Trial of the search"),
+        Column("continued_after", "Continued after epoch", Kind.COUNT),
         Column("search_ap50", "AP50 in the search", Kind.AP50),
         Column("confirmed_ap50", "AP50 on fresh seeds and splits", Kind.AP50),
         Column("epoch", "At epoch", Kind.COUNT), Column("change", "Change", Kind.CHANGE),
@@ -218,7 +219,8 @@ def _confirmation_table(evidence: Evidence) -> Table | None:
         found = None if curve is None else max(curve)
         other = choice.others.get(candidate.name)
         rows.append((
-            candidate.name, str(candidate.trial.id), candidate.score, found,
+            candidate.name, str(candidate.trial.id), candidate.continued_after, candidate.score,
+            found,
             None if curve is None else 1 + curve.index(max(curve)),
             None if found is None else found - candidate.score,
             choice.corrected if candidate.name == choice.name else None,
@@ -231,7 +233,8 @@ def _confirmation_table(evidence: Evidence) -> Table | None:
         " is the one at which a candidate's mean curve is highest. The winner's score is corrected"
         " for having been chosen among candidates, epochs and ways to predict. The others are"
         " compared with it over the same images; as it was picked by these scores, p is adjusted"
-        " for all pairs of candidates. Fresh splits reuse the images of the search: only a test set"
+        " for all pairs of candidates. A candidate that was continued had been stopped early in the"
+        " search. Fresh splits reuse the images of the search: only a test set"
         " is independent of it."
     )
     return Table("confirmation", "Confirmation", caption, columns, tuple(rows))

@@ -207,6 +207,16 @@ class StudyRequest:
         )
 
     @property
+    def continued(self) -> int:
+        """How many trials that were stopped early are continued before the confirmation, at most,
+        if none fails.
+        """
+        if not self.stopping_rule.rungs(self.max_epochs):
+            return 0
+        repeats = self.planned_trials // len(self.space.variants) if self.space.variants else 1
+        return self.candidates * repeats
+
+    @property
     def reading(self) -> DataConfig:
         """How the data set is read: the same for all trials."""
         names = ("skip_bad", "allow_suspicious", "split_components", "group_pattern")
@@ -339,6 +349,13 @@ class StudyRequest:
             f" stopped early, and the winner chosen there: {many(trainings, 'training')} of up to"
             f" {many(epochs, 'epoch')} beside the search's {self.planned_trials}"
         )
+        if self.continued:
+            rung = min(self.stopping_rule.rungs(epochs))
+            yield (
+                f"confirm: trials that were stopped early and may be among the best {best} go on to"
+                f" their last epoch before that: at most {many(self.continued, 'trial')} of up to"
+                f" {many(epochs - rung, 'further epoch')}"
+            )
 
     def _after_training_notes(self) -> Iterator[str]:
         if not self.after_training:

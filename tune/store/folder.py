@@ -27,6 +27,11 @@ _READ_AGAIN = {
 """The entries of study.json that later commands read, with their types."""
 
 
+def checkpoint_path(trial: Path) -> Path:
+    """The path of the checkpoint from which a trial goes on, in its folder."""
+    return trial / "last.safetensors"
+
+
 def match_table_path(trial: Path, epoch: int) -> Path:
     """The path of an epoch's match table in a trial's folder."""
     return trial / "matches" / f"epoch-{epoch:04d}.npz"

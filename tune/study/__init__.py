@@ -2,6 +2,7 @@
 progress shown.
 
 automatic.py     the values that `auto` stands for, kept with the study
+candidates.py    the candidates of a confirmation, and the trials that are continued for it
 conductor.py     runs a study from its first trial to its last, confirmation included
 confirmation.py  the best of a search run again on fresh seeds and splits
 duration.py      how long a study will take, and how much of that is left

@@ -26,6 +26,7 @@ from core.errors import CheckpointError, GpuLost, StorageError
 from core.files import refused, write_atomically, write_json_atomically
 from core.network import weights as pretrained
 from core.network.weights import BaseWeights
+from core.text import listed, many
 from tune.engine import mps
 from tune.engine.executor import execute
 from tune.engine.messages import Assignment, Cause, Failure, History, Then, WorkerLost
@@ -54,8 +55,9 @@ from tune.ledger.claim import Claim
 from tune.ledger.ledger import MAX_LOST, Ledger
 from tune.ledger.records import State, TrialRecord
 from tune.redaction import without_password
-from tune.store.folder import FORMAT
+from tune.store.folder import FORMAT, checkpoint_path
 from tune.study import confirmation, pace
+from tune.study.candidates import candidates, continued_names, may_be_continued, to_continue
 from tune.study.duration import Forecast, Span, time_left, time_line
 from tune.study.going_on import refuse_other_facts, study_facts
 from tune.study.plan import StudyPlan, tracked_study
@@ -132,19 +134,28 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
             measures = trials.trains and not console.quiet  # nobody reads the estimate otherwise
             forecast = pace.forecast(plan, ledger.records, measures)
             phase = _search_phase(plan, ledger)
-            _run_phase(plan, phase, forecast, deadline, console, make_trial, service)
-            if not ledger.finished:
-                return False
+            continues = confirmation.continues(plan.storage, plan.request)
+            while True:
+                _run_phase(plan, phase, forecast, deadline, console, make_trial, service)
+                if not ledger.finished:
+                    return False
+                chosen = to_continue(ledger.records, plan.request) if continues else ()
+                if not chosen:
+                    break
+                _reopen(plan, ledger, chosen, console)
+                forecast = replace(forecast, continuing=())
+            _remove_weights_that_lost(phase, (), set())
             repeats = plan.repeats
             points = confirmation.points(ledger.records, plan.request, repeats)
             if not points:
                 return True
             confirming = Ledger(claim, confirmation.confirming_request(plan.request), points)
             refuse_other_facts(confirming.facts, facts, plan.folder)
-            confirming.remember(facts | confirmation.confirmation_facts(plan.request, repeats))
+            own = confirmation.confirmation_facts(plan.request, repeats, continues)
+            confirming.remember(facts | own)
             phase = _confirm_phase(plan, ledger, confirming)
             trainings = forecast.confirming[:1] * confirming.planned
-            forecast = replace(forecast, confirming=trainings)
+            forecast = replace(forecast, continuing=(), confirming=trainings)
             request = plan.request
             inputs = replace(inputs, predict=request.after_training, auto=request.space.auto)
             make_trial = functools.partial(trials.make, inputs=inputs)
@@ -272,6 +283,8 @@ class _Phase:
     folder_of   returns a trial's folder, given its number
     table       the CSV file with the table of these trials
     kept        returns the numbers of the trials whose weights are kept after their end
+    paused      returns the numbers of the stopped trials that may still be continued, whose
+                checkpoints are kept
     followed    whether another phase follows when all these trials have ended
     """
 
@@ -282,6 +295,7 @@ class _Phase:
     folder_of: Callable[[int], Path]
     table: Path
     kept: Callable[[], Container[int]]
+    paused: Callable[[], Container[int]]
     followed: Callable[[], bool]
 
 
@@ -292,7 +306,7 @@ def _search_phase(plan: StudyPlan, ledger: Ledger) -> _Phase:
     def kept() -> set[int]:
         best = [
             ledger.best,
-            *(candidate.trial for candidate in confirmation.candidates(ledger.records, request)),
+            *(candidate.trial for candidate in candidates(ledger.records, request)),
         ]
         return {record.id for record in best if record is not None}
 
@@ -304,7 +318,11 @@ def _search_phase(plan: StudyPlan, ledger: Ledger) -> _Phase:
         folder_of=plan.folder.trial,
         table=plan.folder.trials_csv,
         kept=kept,
-        followed=lambda: bool(confirmation.points(ledger.records, request, plan.repeats)),
+        paused=lambda: may_be_continued(ledger.records, request),
+        followed=lambda: bool(
+            to_continue(ledger.records, request)
+            or confirmation.points(ledger.records, request, plan.repeats)
+        ),
     )
 
 
@@ -317,8 +335,44 @@ def _confirm_phase(plan: StudyPlan, searched: Ledger, ledger: Ledger) -> _Phase:
         folder_of=plan.folder.confirm_trial,
         table=plan.folder.confirm_csv,
         kept=lambda: range(len(ledger.records)),
+        paused=tuple,
         followed=lambda: False,
     )
+
+
+def _reopen(plan: StudyPlan, ledger: Ledger, chosen: Sequence[int], console: Console) -> None:
+    """Let stopped trials go on to their last epoch, and say so."""
+    records = [ledger.records[number] for number in chosen]
+    trials = listed([f"trial {one.id} after epoch {len(one.epochs)}" for one in records])
+    epochs = sum(one.planned_epochs - len(one.epochs) for one in records)
+    was, goes = ("was", "goes") if len(records) == 1 else ("were", "go")
+    say(
+        console,
+        f"Before the confirmation {many(len(records), 'trial')} that {was} stopped early, and may"
+        f" be among the best {plan.request.confirm.top}, {goes} on to the last epoch: {trials},"
+        f" {many(epochs, 'epoch')} in all",
+    )
+    for number in chosen:
+        ledger.reopen(number)
+
+
+def _remove_weights_that_lost(phase: _Phase, paused: Container[int], settled: set[int]) -> None:
+    """Remove the weights of ended trials that can no longer win, and their checkpoints; their
+    epochs and match tables stay.
+
+    paused    numbers of the trials whose checkpoints stay
+    settled   numbers of the trials whose weights are removed already; it is brought up to date
+    """
+    kept = phase.kept()
+    for record in phase.ledger.records:
+        if record.state is State.RUNNING or record.id in settled or record.id in paused:
+            continue
+        folder = phase.folder_of(record.id)
+        for file in [*folder.glob("*.safetensors")]:
+            if file == checkpoint_path(folder) or record.id not in kept:
+                file.unlink(missing_ok=True)
+        if record.id not in kept:
+            settled.add(record.id)
 
 
 def _remove_weights_but_the_winners(plan: StudyPlan, searched: Sequence[TrialRecord]) -> None:
@@ -530,6 +584,7 @@ class _Conductor:
             match message:
                 case History(epochs):
                     self._gpu_away_since = None
+                    self._note_beginning_anew(number, epochs)
                     ended = self._ledger.report(number, epochs) or self._leaves(number)
                 case Failure(reason, Then.HALT):
                     self._halt(
@@ -546,6 +601,15 @@ class _Conductor:
                     self._enter_loss(assignment, message)
             return self._after(number, ended)
         return True
+
+    def _note_beginning_anew(self, number: int, epochs: Sequence[Mapping[str, Any]]) -> None:
+        """Say so where a trial that had run some epochs is trained again from its first."""
+        known = len(self._ledger.records[number].epochs)
+        if len(epochs) == 1 < known:
+            self._progress.say(
+                f"Note: trial {number} has no checkpoint of its {known} epochs any more, so it is"
+                " trained again from its first epoch"
+            )
 
     def _enter_loss(self, assignment: Assignment, lost: WorkerLost) -> None:
         """Enter that the worker of an attempt is lost, and whether that counts against its trial.
@@ -649,7 +713,7 @@ class _Conductor:
         self._note_runs()
         if ended:
             self._write_table()
-            self._remove_weights_that_lost()
+            _remove_weights_that_lost(self._phase, self._phase.paused(), self._without_weights)
         return number not in self._heard
 
     def _note_runs(self) -> None:
@@ -666,22 +730,13 @@ class _Conductor:
         self._progress.show(records, records[number])
 
     def _write_table(self) -> None:
-        table = trials_csv(self._ledger.records, self._plan.request.searched)
+        names = continued_names(self._phase.searched.records)
+        table = trials_csv(
+            self._ledger.records,
+            self._plan.request.searched,
+            names if self._phase.name == "confirm" else {},
+        )
         write_atomically(self._phase.table, table.encode())
-
-    def _remove_weights_that_lost(self) -> None:
-        """Remove the weights of ended trials that can no longer win; their epochs and match tables
-        stay.
-        """
-        kept = self._phase.kept()
-        for record in self._ledger.records:
-            if record.state is State.RUNNING or record.id in self._without_weights:
-                continue
-            for file in [*self._phase.folder_of(record.id).glob("*.safetensors")]:
-                if file.name == "last.safetensors" or record.id not in kept:
-                    file.unlink(missing_ok=True)
-            if record.id not in kept:
-                self._without_weights.add(record.id)
 
 
 def describe(plan: StudyPlan) -> None:

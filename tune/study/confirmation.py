@@ -16,33 +16,29 @@ and `confirm`:
     asked      the options of the confirmation
     repeats    seed and fold of each repeat
     notes      notes for the user, a sentence each
+    continues  whether stopped trials were continued before it began (see `tune.study.candidates`)
 """
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from core.config import DataConfig, PredictConfig, TrialConfig, Value
 from core.data.dataset import Dataset
 from core.data.split import group_names, split
-from core.dependence import effective
 from core.errors import DataError
 from core.metric.ap50 import MatchTable
 from core.text import many
-from tune.ledger.reading import read_ledger
-from tune.ledger.records import Point, State, TrialRecord, best_of, settings_key
+from tune.ledger.reading import read_ledger, remembered_facts
+from tune.ledger.records import Point, State, TrialRecord, settings_key
 from tune.request.request import SearchOptions, StopEarly, StudyRequest
-from tune.space.space import BY_REPEAT, SearchSpace
+from tune.space.space import SearchSpace
 from tune.statistics.choice import Choice, Predictions, choose_winner
 from tune.store.folder import StudyFolder, match_table_path, prediction_table_path
-from tune.study.learned import nothing_learned
+from tune.study.candidates import Candidate, candidates, to_continue
 
 FIRST_SEED = 1000
 """The smallest fresh seed."""
@@ -51,31 +47,6 @@ PATIENCE = 100
 
 Repeat = tuple[int, int]
 """Seed and fold of a repeat. The seed is also the split's seed; the fold is 0 for a hold-out."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A configuration that did well in the search.
-
-    name      name of the variant, or `trial 12`
-    trials    the complete trials of the search with this configuration in effect, in the order of
-              their numbers; the trials of a variant differ in seed, split and fold
-    """
-
-    name: str
-    trials: tuple[TrialRecord, ...]
-
-    @property
-    def score(self) -> float:
-        """AP50 in the search, the mean over its trials."""
-        return math.fsum(record.ap50 or 0.0 for record in self.trials) / len(self.trials)
-
-    @property
-    def trial(self) -> TrialRecord:
-        """The candidate's best trial in the search."""
-        best = best_of(self.trials)
-        assert best is not None
-        return best
 
 
 @dataclass(frozen=True)
@@ -137,56 +108,6 @@ class Confirmation:
         return (
             f"{many(seeds, 'fresh seed')} and {splits}{f' into {folds} folds' if folds > 1 else ''}"
         )
-
-
-def candidates(records: Sequence[TrialRecord], request: StudyRequest) -> tuple[Candidate, ...]:
-    """The candidates of a search, best first, at most `confirm.top`.
-
-    Trials that differ in nothing but seed, split and settings without effect are one candidate.
-    There are no candidates where nothing was learned, since training again would confirm nothing.
-    Where some repeats of a variant failed, its score is corrected for the splits of these repeats.
-    """
-    if nothing_learned(records):
-        return ()
-    alike: dict[tuple[tuple[str, Value], ...], list[TrialRecord]] = {}
-    for record in records:
-        if record.state is State.COMPLETE:
-            alike.setdefault(settings_key(effective(record.settings), BY_REPEAT), []).append(record)
-    found = [
-        Candidate(trials[0].name or f"trial {trials[0].id}", tuple(trials))
-        for trials in alike.values()
-    ]
-    scores = _without_luck_of_splits(found)
-    return tuple(
-        found[place] for place in np.argsort(-scores, kind="stable")[: request.confirm.top]
-    )
-
-
-def _without_luck_of_splits(found: Sequence[Candidate]) -> NDArray[np.float64]:
-    """The score of each candidate without the effect of its repeats' splits.
-
-    Where all candidates have the same repeats it is their mean score. Otherwise each score is
-    taken for the sum of an effect of its candidate and one of its repeat, which are fitted by least
-    squares, and it is the effect of the candidate.
-    """
-    if len({frozenset(_repeat(record) for record in one.trials) for one in found}) <= 1:
-        return np.array([one.score for one in found])
-    repeats = list(dict.fromkeys(_repeat(record) for one in found for record in one.trials))
-    rows, scores = [], []
-    for place, one in enumerate(found):
-        for record in one.trials:
-            row = np.zeros(len(found) + len(repeats))
-            row[place] = row[len(found) + repeats.index(_repeat(record))] = 1
-            rows.append(row)
-            scores.append(record.ap50 or 0.0)
-    effects: NDArray[np.float64] = np.linalg.lstsq(np.array(rows), np.array(scores))[0][
-        : len(found)
-    ]
-    return effects
-
-
-def _repeat(record: TrialRecord) -> Repeat:
-    return int(record.settings["seed"]), int(record.settings["data.fold"])
 
 
 def fresh_repeats(request: StudyRequest, data: Dataset) -> tuple[Repeat, ...]:
@@ -309,8 +230,22 @@ def confirming_request(request: StudyRequest) -> StudyRequest:
     )
 
 
-def confirmation_facts(request: StudyRequest, repeats: Sequence[Repeat]) -> dict[str, Any]:
-    """The facts of a confirmation beside those that it shares with the search, as JSON types."""
+def continues(storage: str, request: StudyRequest) -> bool:
+    """Whether stopped trials are continued before the confirmation.
+
+    They are not where an earlier version began it without, since its candidates would change.
+    """
+    facts = remembered_facts(storage, confirming_request(request).study) or {}
+    return bool(facts.get("confirm", {"continues": True}).get("continues", False))
+
+
+def confirmation_facts(
+    request: StudyRequest, repeats: Sequence[Repeat], continues: bool = True
+) -> dict[str, Any]:
+    """The facts of a confirmation beside those that it shares with the search, as JSON types.
+
+    continues   whether stopped trials were continued before it
+    """
     note = shortage(request, repeats)
     asked = request.confirm.model_dump()
     return {
@@ -318,6 +253,7 @@ def confirmation_facts(request: StudyRequest, repeats: Sequence[Repeat]) -> dict
             "asked": asked,
             "repeats": [list(repeat) for repeat in repeats],
             "notes": [note] if note else [],
+            "continues": continues,
         }
     }
 
@@ -369,6 +305,8 @@ def read_confirmation(
     searched = len(search_records) >= request.planned_trials and all(
         record.state is not State.RUNNING for record in search_records
     )
+    if known.get("continues"):
+        searched = searched and not to_continue(search_records, request)
     planned = len(chosen) * len(repeats)
     return Confirmation(
         candidates=chosen,

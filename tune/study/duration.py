@@ -58,6 +58,8 @@ class Forecast:
     coming       the epochs, fewest and most, of each trial of the search, in its order
     rule         the rule that stops trials of the search
     reduction    `stop_early.reduction`
+    continuing   the epochs, fewest and most, of each stopped trial that is continued before the
+                 confirmation and does not run yet
     confirming   the epochs, fewest and most, of each training that confirms the best
     parallel     number of trials that run at once
     epoch        seconds of one epoch, as measured before the study; None where nobody measured
@@ -73,6 +75,7 @@ class Forecast:
     confirming: tuple[Span, ...]
     parallel: int
     epoch: Span | None = None
+    continuing: tuple[Span, ...] = ()
     trying: Span = NOTHING
     evaluating: Span = Span(0.0, 1.0)
 
@@ -101,6 +104,7 @@ class Forecast:
         )
         return (
             _wall(stopped, epoch, self.parallel, to_the_end)
+            + _wall(self.continuing, epoch, self.parallel, 0.0)
             + _wall(full, epoch, self.parallel, longest)
             + _wall([Span(1.0, 1.0)] * len(full), trying, self.parallel, 1.0)
         )
@@ -126,6 +130,7 @@ def forecast_of(
         epochs = [record.planned_epochs for record in records]
         epochs += [row.config.optim.epochs for row in missing_rows(request.space, records)]
         coming = [Span(float(number), float(number)) for number in epochs]
+    further = most - min(request.stopping_rule.rungs(request.max_epochs), default=0)
     return Forecast(
         tuple(coming) or (Span(few, most),) * request.planned_trials,
         request.stopping_rule,
@@ -133,6 +138,7 @@ def forecast_of(
         (Span(few, most),) * (request.candidates * repeats),
         parallel,
         epoch,
+        (Span(0.0, further),) * request.continued,
     )
 
 
@@ -208,7 +214,7 @@ def epochs_left(
         lows[fewest] = _expected(count, int(fewest), rule, reduction, arrived) / count
     shares = [
         len(record.epochs) / record.planned_epochs
-        for record in records
+        for record in (one.as_stopped for one in records)
         if record.state is not State.RUNNING
     ]
     return [*spans, *(_learned(Span(lows[span.low], span.high), span, shares) for span in new)]
@@ -237,7 +243,8 @@ def _rest(records: Iterable[TrialRecord], rule: StoppingRule | None = None) -> l
         if record.state is not State.RUNNING or not record.settings:
             continue
         done, planned = len(record.epochs), record.planned_epochs
-        rungs = () if rule is None else rule.rungs(planned)
+        stoppable = rule is not None and record.continued_after is None
+        rungs = rule.rungs(planned) if rule is not None and stoppable else ()
         first = next((rung for rung in rungs if rung > done), planned)
         # An epoch may be nearly done, and past the first rung a trial may be stopped after any.
         low = 0 if rungs and done >= rungs[0] else first - done - 1

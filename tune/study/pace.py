@@ -24,8 +24,9 @@ from core.training.visits import Visits
 from tune.engine.packing import heaviest, read_packing
 from tune.ledger.proposals import preview
 from tune.ledger.reading import read_ledger
-from tune.ledger.records import TrialRecord
+from tune.ledger.records import State, TrialRecord
 from tune.study import confirmation
+from tune.study.candidates import to_continue
 from tune.study.duration import NOTHING, SHOWN_SECONDS, Forecast, Span, forecast_of, time_line
 from tune.study.plan import StudyPlan
 
@@ -64,19 +65,34 @@ class Pace:
         return trained * self.trained + validated * self.evaluated
 
 
-def forecast(plan: StudyPlan, records: Sequence[TrialRecord], measures: bool) -> Forecast:
+def forecast(
+    plan: StudyPlan,
+    searched: Sequence[TrialRecord],
+    measures: bool,
+    confirmed: Sequence[TrialRecord] = (),
+) -> Forecast:
     """The forecast of a plan.
 
-    records    the study's trials so far; where one has run an epoch, nothing is measured
-    measures   whether to measure where nobody has
+    searched    the trials of the search so far
+    measures    whether to measure where nobody has; where a trial has run an epoch, nothing is
+                measured
+    confirmed   the trials of the confirmation so far
     """
     trying, evaluating = _after_training(plan)
     unknown = replace(
-        forecast_of(plan.request, len(plan.repeats), plan.resources.parallel, records=records),
+        forecast_of(plan.request, len(plan.repeats), plan.resources.parallel, records=searched),
         trying=trying,
         evaluating=evaluating,
     )
-    seen = any(record.epochs for record in records)
+    if not confirmation.continues(plan.storage, plan.request):
+        unknown = replace(unknown, continuing=())
+    elif len(searched) >= plan.request.planned_trials and all(
+        one.as_stopped.state is not State.RUNNING for one in searched
+    ):
+        chosen = to_continue(searched, plan.request)
+        rest = [float(one.planned_epochs - len(one.epochs)) for one in searched if one.id in chosen]
+        unknown = replace(unknown, continuing=tuple(Span(one, one) for one in rest))
+    seen = any(record.epochs for record in (*searched, *confirmed))
     if seen or not measures or plan.machine.address is not None:
         return unknown
     return replace(unknown, epoch=_seconds_of_an_epoch(plan, unknown))
@@ -91,7 +107,7 @@ def dry_time_line(plan: StudyPlan) -> str | None:
     records = () if searched is None else searched.records
     confirming = confirmation.read_confirmation(plan.folder, plan.storage, plan.request, records)
     confirmed = () if confirming is None else confirming.records
-    known = forecast(plan, records, measures=True)
+    known = forecast(plan, records, measures=True, confirmed=confirmed)
     if searched is not None and searched.finished(plan.request.planned_trials):
         points = confirmation.points(records, plan.request, plan.repeats)
         known = replace(known, confirming=known.confirming[: len(points)])

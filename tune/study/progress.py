@@ -78,6 +78,10 @@ class Progress:
         if line:
             say(self._console, line)
 
+    def say(self, line: str) -> None:
+        """Print a line, above the table where there is one."""
+        say(self._console, line)
+
     def _line(self, record: TrialRecord, before: TrialRecord | None) -> str | None:
         """One line on what is new about a trial; None if nothing is."""
         done = sum(other.state is not State.RUNNING for other in self._records)

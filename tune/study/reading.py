@@ -15,6 +15,7 @@ from tune.request.request import StudyRequest
 from tune.statistics.choice import Choice
 from tune.store.folder import StudyFolder, last_study
 from tune.study import automatic, confirmation
+from tune.study.candidates import continued_names
 from tune.study.confirmation import Confirmation
 from tune.study.options import Options, recall, storage_of
 from tune.tables import trials_frame
@@ -64,7 +65,7 @@ class Study:
     def confirm(self) -> "DataFrame":
         """The trials of the confirmation, with the same columns; no rows before it begins."""
         records = () if self.confirmation is None else self.confirmation.records
-        return trials_frame(records, self.request.searched)
+        return trials_frame(records, self.request.searched, continued_names(self.records))
 
     @property
     def best(self) -> TrialRecord | None:

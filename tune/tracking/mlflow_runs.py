@@ -242,6 +242,8 @@ class TrialRuns(TrialsView):
             run = self._runs[trial] = str(self._all.create(self._name(record), tags).info.run_id)
             self._nested_in[trial] = self._parent
             self._go_on()
+        if record.state is State.RUNNING and self._ended.pop(trial, None) is not None:
+            self._client.update_run(run, status="RUNNING")  # it was stopped early, and is continued
         if trial not in self._written:
             self._all.log_params(run, record.settings)
             self._written[trial] = 0
@@ -291,6 +293,8 @@ class TrialRuns(TrialsView):
             "reason": record.reason,
             "attempts": str(record.attempts),
         }
+        if record.continued_after is not None:
+            tags["continued_after"] = str(record.continued_after)
         metrics = []
         if record.best_epoch is not None:
             at = int(record.epochs[-1]["at"])

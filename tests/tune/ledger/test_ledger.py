@@ -114,6 +114,61 @@ def test_plain_optuna_reads_every_epoch_and_the_best_score(url: str) -> None:
             assert len(record.curve) == 9
 
 
+def stopped_trial(ledger: Ledger) -> TrialRecord:
+    return next(record for record in ledger.records if record.state is State.PRUNED)
+
+
+def test_a_stopped_trial_that_is_continued_is_one_trial_whoever_reads_and_whenever_a_driver_dies(
+    url: str,
+) -> None:
+    """A ledger is opened anew after every epoch. Optuna keeps the trial as it was stopped."""
+    ledger = open_ledger(url, request(SPACE))
+    run_all(ledger)
+    before, stopped = read_with_plain_optuna(url), stopped_trial(ledger)
+    known = len(stopped.epochs)
+    ledger.reopen(stopped.id)
+    history = [dict(one) for one in stopped.epochs]
+    for number in range(known + 1, 10):
+        ledger = open_ledger(url, request(SPACE))
+        assert not ledger.finished
+        record = ledger.next()
+        assert record is not None
+        assert (record.id, record.attempts) == (stopped.id, number - known + 1)
+        assert (record.state, len(record.epochs)) == (State.RUNNING, number - 1)
+        assert record.as_stopped.epochs == stopped.epochs
+        history.append(epoch(number, 0.0))  # far behind, and not stopped
+        assert ledger.report(stopped.id, history) == (number == 9)
+        ledger.note_mlflow_run(stopped.id, "run")
+    reading = read_ledger(url, "law")
+    assert reading is not None
+    assert reading.records == ledger.records == open_ledger(url, request(SPACE)).records
+    record = ledger.records[stopped.id]
+    assert (record.state, record.continued_after, len(record.epochs)) == (State.COMPLETE, known, 9)
+    assert record.reason == (
+        f"stopped early after epoch {known}, continued before the confirmation"
+    )
+    assert record.as_stopped.epochs == stopped.epochs
+    assert ledger.finished
+    assert open_ledger(url, request(SPACE)).next() is None
+    assert read_with_plain_optuna(url) == before
+
+
+def test_a_continued_trial_that_loses_its_last_attempt_fails_and_another_is_tried_before(
+    url: str,
+) -> None:
+    ledger = open_ledger(url, request(SPACE))
+    run_all(ledger)
+    number = stopped_trial(ledger).id
+    ledger.reopen(number)
+    for lost in range(MAX_LOST + 1):
+        assert ledger.next() is not None
+        assert ledger.lost(number, "its worker died") == (lost < MAX_LOST)
+    assert ledger.finished
+    record = open_ledger(url, request(SPACE)).records[number]
+    assert (record.state, record.reason) == (State.FAIL, "its worker died (3 times)")
+    assert record.as_stopped == record
+
+
 def test_the_reason_of_a_stopped_trial_says_by_which_rule_it_ended(url: str) -> None:
     ledger = open_ledger(
         url,

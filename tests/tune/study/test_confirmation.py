@@ -58,11 +58,10 @@ from tune.statistics.choice import choose_winner as chosen_among
 from tune.store.folder import prediction_table_path
 from tune.study import conductor as study
 from tune.study import confirmation
+from tune.study.candidates import Candidate, candidates
 from tune.study.confirmation import (
     FIRST_SEED,
-    Candidate,
     Confirmation,
-    candidates,
     fresh_repeats,
     points,
     shortage,

@@ -31,7 +31,7 @@ from tune.report.main_table import SAME
 from tune.request.file import from_document
 from tune.retrain.plan import choose_trial
 from tune.store.folder import StudyFolder
-from tune.study.confirmation import candidates
+from tune.study.candidates import candidates
 from tune.study.learned import LEARNED, no_winner, nothing_learned, remedies
 from tune.study.options import Options
 from tune.study.plan import check_request

@@ -24,9 +24,20 @@ def stopped(content: ReportContent) -> Drawing | None:
     hopeless = sum(
         record.state is State.PRUNED and record.reason.endswith(NO_HOPE) for record in records
     )
-    between = f" ({hopeless} of them without hope)" if hopeless else ""
+    continued = sum(
+        record.state is State.COMPLETE and record.continued_after is not None for record in records
+    )
+    between = {
+        State.PRUNED: f" ({hopeless} of them without hope)" if hopeless else "",
+        State.COMPLETE: (
+            f" ({continued} of them continued before the confirmation, after they had been stopped"
+            " early)"
+            if continued
+            else ""
+        ),
+    }
     said = ", ".join(
-        f"{count} {looks[state][0]}{between if state is State.PRUNED else ''}"
+        f"{count} {looks[state][0]}{between.get(state, '')}"
         for state, count in counts.items()
         if count
     )

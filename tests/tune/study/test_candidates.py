@@ -1,0 +1,537 @@
+"""Laws of the candidates of a confirmation, and of the trials that are continued for it.
+
+Run as a program, this file is a search with replayed trials in a process of its own: a test kills
+it.
+"""
+
+import csv
+import functools
+import io
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import mlflow
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from benchmarks.confirmed_candidates import play
+from benchmarks.replay import ReplayedTrial, execute_here
+from core import data as datasets
+from core.config import TrialConfig
+from tune.engine.messages import Assignment
+from tune.engine.resources import Machine, Node, TrialResources
+from tune.ledger.claim import Claim
+from tune.ledger.ledger import Ledger, open_ledger
+from tune.ledger.reading import read_ledger
+from tune.ledger.records import State, TrialRecord, settings_key
+from tune.request.file import from_document
+from tune.request.request import StudyRequest
+from tune.study import conductor as study
+from tune.study import confirmation, pace
+from tune.study.candidates import (
+    SPARE,
+    candidates,
+    expected_scores,
+    may_be_continued,
+    to_continue,
+)
+from tune.study.options import Options
+from tune.study.plan import StudyPlan
+from tune.study.reading import read_study
+from tune.study.rebuild import rebuild_tracking
+from tune.study.trials import TrialInputs
+
+ROOT = Path(__file__).parents[3]
+EPOCHS, FIRST_RUNG = 6, 2
+SPACE: dict[str, Any] = {
+    "study": "paused",
+    "data": "synthetic",
+    "fixed": {"optim.epochs": EPOCHS, "model.weights": "none", "model.backbone": "resnet18"},
+    "space": {"optim.learning_rate": {"low": 0.1, "high": 0.9}},
+    "search": {"sampler": "random", "trials": 8, "seed": 0},
+    "stop_early": {"rule": "successive_halving", "min_epochs": FIRST_RUNG, "reduction": 3},
+    "confirm": {"top": 3, "seeds": 1},
+    "resources": {"gpus_per_trial": 0},
+}
+
+
+def asked(**changes: Any) -> StudyRequest:
+    changed = {
+        name: {**SPACE[name], **given} if isinstance(given, dict) else given
+        for name, given in changes.items()
+    }
+    return from_document({**SPACE, **changed}, "test")
+
+
+def record(number: int, curve: Sequence[float], state: State, **settings: Any) -> TrialRecord:
+    epochs = tuple({"ap50": value, "seconds": 1.0} for value in curve)
+    settings = {"optim.epochs": EPOCHS, "optim.learning_rate": 0.1 + number / 1000, **settings}
+    whole = TrialConfig.from_settings(settings).settings()
+    return TrialRecord(number, state=state, settings=whole, epochs=epochs)
+
+
+# Which trials are continued
+
+
+scores = st.floats(0.02, 1)
+ended = st.one_of(
+    st.tuples(st.just(State.COMPLETE), st.lists(scores, min_size=EPOCHS, max_size=EPOCHS)),
+    st.tuples(st.just(State.PRUNED), st.lists(scores, min_size=1, max_size=EPOCHS - 1)),
+    st.tuples(st.just(State.FAIL), st.lists(scores, max_size=2)),
+)
+
+
+def continued(one: TrialRecord, curve: Sequence[float]) -> TrialRecord:
+    epochs = (*one.epochs, *({"ap50": value, "seconds": 1.0} for value in curve))
+    return replace(one, state=State.COMPLETE, epochs=epochs, continued_after=len(one.epochs))
+
+
+@given(st.lists(ended, max_size=12), st.integers(0, 4), st.randoms(use_true_random=False))
+def test_after_stopped_trials_went_on_there_are_as_many_complete_candidates_as_asked_for(
+    drawn: list[tuple[State, list[float]]], top: int, random: Any
+) -> None:
+    records = [record(number, curve, state) for number, (state, curve) in enumerate(drawn)]
+    request = asked(confirm={"top": top})
+    chosen = to_continue(records, request)
+    assert len(chosen) <= top
+    assert set(chosen) <= may_be_continued(records, request)
+    assert len(may_be_continued(records, request)) <= SPARE * top
+    assert all(records[number].state is State.PRUNED for number in chosen)
+    expected = expected_scores(records)
+    best = sorted(expected, key=lambda number: (-expected[number], number))[:top]
+    assert {*chosen} == {one for one in best if records[one].state is State.PRUNED}
+    for number in random.sample(chosen, len(chosen)):  # killed between any two, it goes on
+        rest = [random.uniform(0.02, 1) for _ in range(EPOCHS - len(records[number].epochs))]
+        records[number] = continued(records[number], rest)
+        assert {*to_continue(records, request)} == {
+            one for one in chosen if records[one].state is State.PRUNED
+        }
+    assert to_continue(records, request) == ()
+    found = candidates(records, request)
+    assert len(found) == min(top, len(expected))
+    assert all(one.state is State.COMPLETE for each in found for one in each.trials)
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+
+
+def test_a_stopped_trial_is_expected_to_gain_what_complete_ones_gained_after_the_same_epoch() -> (
+    None
+):
+    curves = [[0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [0.2, 0.3, 0.3, 0.4, 0.4, 0.8]]
+    records = [
+        *(record(number, curve, State.COMPLETE) for number, curve in enumerate(curves)),
+        record(2, [0.1, 0.5], State.PRUNED),
+        record(3, [0.3], State.FAIL),
+        record(4, [0.3], State.RUNNING),
+    ]
+    assert expected_scores(records) == pytest.approx({0: 0.6, 1: 0.8, 2: 0.5 + 0.45})
+
+
+def test_a_trial_that_failed_when_it_was_continued_gives_its_place_to_the_next() -> None:
+    records = [record(number, [0.5 - number / 10], State.PRUNED) for number in range(4)]
+    request = asked(confirm={"top": 2})
+    assert to_continue(records, request) == (0, 1)
+    failed = replace(records[0], state=State.FAIL, continued_after=1)
+    assert to_continue([failed, *records[1:]], request) == (1, 2)
+
+
+def test_a_stopped_trial_that_would_repeat_another_is_not_continued() -> None:
+    alike = {"optim.learning_rate": 0.5}
+    records = [
+        record(0, [0.5], State.PRUNED, **alike),
+        record(1, [0.5] * EPOCHS, State.COMPLETE, **alike),
+        record(2, [0.4], State.PRUNED),
+        record(3, [0.4], State.PRUNED, **{"optim.learning_rate": 0.1 + 2 / 1000}),
+        record(4, [0.45], State.PRUNED, **alike, seed=7),
+    ]
+    assert to_continue(records, asked(confirm={"top": 5})) == (4, 2)
+
+
+def test_where_nothing_was_learned_nothing_is_continued() -> None:
+    records = [record(0, [0.0] * EPOCHS, State.COMPLETE), record(1, [0.005], State.PRUNED)]
+    assert to_continue(records, asked()) == ()
+
+
+def truth(settings: Mapping[str, Any]) -> float:
+    return 0.5 + 0.3 * float(settings["optim.learning_rate"])
+
+
+def noisy_score(seed: int, one: TrialRecord, epoch: int) -> float:
+    luck = float(np.random.default_rng([seed, one.id, epoch]).normal(0, 0.03))
+    return truth(one.settings) * (1 - 0.6 * math.exp(-epoch / 4)) + luck
+
+
+def test_all_candidates_are_complete_and_the_truly_best_is_more_often_among_them() -> None:
+    """Twenty simulated searches; `benchmarks.confirmed_candidates` has the same of
+    `ablation.yaml`.
+    """
+    found = np.zeros(2, int)
+    for seed in range(20):
+        request = asked(
+            search={"trials": 24, "seed": seed}, confirm={"top": 5}, fixed={"optim.epochs": 12}
+        )
+        outcome = play(request, truth, functools.partial(noisy_score, seed))
+        assert len(outcome.after) == 5
+        assert outcome.continued <= 5
+        assert outcome.epochs[1] <= 5 * (12 - FIRST_RUNG)
+        found += outcome.found
+    assert found[1] >= 14
+    assert found[1] > found[0]
+
+
+# A whole study
+
+
+def replayed_ap50(settings: Mapping[str, Any], epoch: int) -> float:
+    """The higher the rate, the better the end; all learn alike."""
+    return float(settings["optim.learning_rate"]) * (1 - 0.5 ** (epoch / 2))
+
+
+class KeptTrial(ReplayedTrial):
+    """Leaves files of weights, as a real trial does, and says which epochs begin."""
+
+    def __init__(self, assignment: Assignment, begun: Path) -> None:
+        super().__init__(assignment, self._ap50)
+        self._begun = begun
+
+    def _ap50(self, assignment: Assignment, epoch: int) -> float:
+        phase = Path(assignment.folder).parent.name
+        (self._begun / f"{phase}-{assignment.trial}-{epoch}-{assignment.attempt}").touch()
+        return replayed_ap50(assignment.settings, epoch)
+
+    def save(self, folder: Path) -> None:
+        super().save(folder)
+        for name in ("best-0001", "last"):
+            (folder / f"{name}.safetensors").write_bytes(b"weights")
+
+    def load(self, folder: Path) -> bool:
+        """Go on only where the engine has kept both files."""
+        kept = all((folder / f"{name}.safetensors").exists() for name in ("best-0001", "last"))
+        return kept and super().load(folder)
+
+
+@dataclass(frozen=True)
+class Kept:
+    begun: Path
+
+    trains = False
+
+    def make(self, assignment: Assignment, inputs: TrialInputs) -> KeptTrial:  # noqa: ARG002
+        return KeptTrial(assignment, self.begun)
+
+
+def plan_for(results: Path, request: StudyRequest | None = None) -> StudyPlan:
+    return StudyPlan(
+        request or asked(),
+        Options(results),
+        datasets.load("synthetic"),
+        {},
+        Machine((Node(2, 0),)),
+        TrialResources(1, 0.0, 2),
+    )
+
+
+def run(plan: StudyPlan, begun: Path) -> str:
+    begun.mkdir(exist_ok=True)
+    output = Console(file=io.StringIO(), width=1000)
+    with mock.patch.object(study, "execute", execute_here):
+        study.run_study(plan, output, Kept(begun))
+    return output.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def searched(plan: StudyPlan) -> tuple[TrialRecord, ...]:
+    reading = read_ledger(plan.storage, "paused")
+    assert reading is not None
+    return reading.records
+
+
+def weights(plan: StudyPlan, number: int) -> set[str]:
+    return {path.name for path in plan.folder.trial(number).glob("*.safetensors")}
+
+
+def begun_epochs(begun: Path) -> Counter[tuple[str, int, int]]:
+    parts = [path.name.split("-") for path in begun.iterdir()]
+    return Counter((phase, int(trial), int(epoch)) for phase, trial, epoch, _ in parts)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study whose time was up when its search had ended, and that went on later.
+
+    paused   the trials when the search had ended
+    said     what was said when it went on
+    """
+
+    plan: StudyPlan
+    begun: Path
+    paused: tuple[TrialRecord, ...]
+    checkpoints: Mapping[int, set[str]]
+    said: str
+
+
+def searched_by_hand(plan: StudyPlan, begun: Path) -> None:
+    """What workers and driver do until the search has ended."""
+    begun.mkdir(exist_ok=True)
+    plan.folder.path.mkdir(parents=True)
+    with Claim(plan.storage, plan.request.study) as claim:
+        held = Ledger(claim, plan.request)
+        while (one := held.next()) is not None:
+            folder = plan.folder.trial(one.id)
+            folder.mkdir(parents=True)
+            trial = KeptTrial(Assignment(one.id, 1, str(folder), one.settings, 0), begun)
+            ended = False
+            while not ended:
+                trial.run_epoch()
+                trial.save(folder)
+                ended = held.report(one.id, [report.to_json() for report in trial.reports])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    folder = tmp_path_factory.mktemp("paused")
+    plan, begun = plan_for(folder / "results"), folder / "begun"
+    searched_by_hand(plan, begun)
+    paused = searched(plan)
+    checkpoints = {one.id: weights(plan, one.id) for one in paused}
+    return Study(plan, begun, paused, checkpoints, run(plan, begun))
+
+
+@pytest.mark.study
+def test_stopped_trials_among_the_best_go_on_from_their_checkpoints_and_no_epoch_runs_twice(
+    made: Study,
+) -> None:
+    chosen = to_continue(made.paused, made.plan.request)
+    assert chosen
+    after = searched(made.plan)
+    for before, now in zip(made.paused, after, strict=True):
+        if before.id in chosen:
+            assert now.state is State.COMPLETE
+            assert now.continued_after == len(before.epochs)
+            assert now.as_stopped.epochs == before.epochs
+            assert now.curve == [
+                pytest.approx(replayed_ap50(now.settings, epoch)) for epoch in range(1, EPOCHS + 1)
+            ]
+        else:
+            assert (now.state, now.epochs) == (before.state, before.epochs)
+    ran = begun_epochs(made.begun)
+    assert set(ran.values()) == {1}
+    further = sum(EPOCHS - len(made.paused[number].epochs) for number in chosen)
+    assert sum(phase == "trials" for phase, _, _ in ran) == further + sum(
+        len(one.epochs) for one in made.paused
+    )
+    assert f"{further} epochs in all" in made.said
+    for number in chosen:
+        assert f"trial {number} after epoch {len(made.paused[number].epochs)}" in made.said
+
+
+@pytest.mark.study
+def test_the_best_of_all_complete_trials_are_confirmed_and_the_tables_name_what_was_continued(
+    made: Study,
+) -> None:
+    read = read_study("paused", made.plan.options.results)
+    best = sorted(read.records, key=lambda one: -float(one.settings["optim.learning_rate"]))[:3]
+    assert read.confirmation is not None
+    assert {one.trial.id for one in read.confirmation.candidates} == {one.id for one in best}
+    stopped = {f"trial {one.id}": one.continued_after for one in best}
+    rows = list(csv.DictReader(io.StringIO(made.plan.folder.confirm_csv.read_text())))
+    assert {row["name"]: row["continued_after"] for row in rows} == {
+        name: "" if epoch is None else str(epoch) for name, epoch in stopped.items()
+    }
+    assert any(stopped.values())
+    for row in csv.DictReader(io.StringIO(made.plan.folder.trials_csv.read_text())):
+        one = read.records[int(row["trial"])]
+        assert (row["state"], int(row["epochs"])) == (one.state.value, len(one.epochs))
+        assert row["continued_after"] == str(one.continued_after or "")
+        if one.continued_after:
+            assert row["reason"] == (
+                f"stopped early after epoch {one.continued_after}, continued before the"
+                " confirmation"
+            )
+
+
+@pytest.mark.study
+def test_when_all_candidates_are_complete_no_checkpoint_is_left(made: Study) -> None:
+    assert all(files == {"best-0001.safetensors", "last.safetensors"} for files in
+               made.checkpoints.values())  # fmt: skip
+    kept = {one.trial.id for one in candidates(searched(made.plan), made.plan.request)}
+    for one in made.paused:
+        assert weights(made.plan, one.id) == (
+            {"best-0001.safetensors"} if one.id in kept else set()
+        )
+
+
+@pytest.mark.study
+def test_the_tracker_shows_a_continued_trial_as_one_run_to_its_end(
+    made: Study, tmp_path: Path
+) -> None:
+    def assert_shown(plan: StudyPlan) -> None:
+        client = mlflow.MlflowClient(plan.tracking.uri)
+        experiment = client.get_experiment_by_name("paused").experiment_id
+        runs = client.search_runs([experiment], "tags.phase = 'search'")
+        assert len(runs) == len(made.paused)
+        for one in runs:
+            now = searched(plan)[int(one.data.tags["trial"])]
+            status = "FINISHED" if now.state is State.COMPLETE else "KILLED"
+            assert (one.info.status, one.data.tags["state"]) == (status, now.state.value)
+            shown = client.get_metric_history(one.info.run_id, "ap50")
+            assert [point.value for point in shown] == now.curve
+            epoch = now.continued_after
+            assert one.data.tags.get("continued_after") == (None if epoch is None else str(epoch))
+
+    assert_shown(made.plan)
+    shutil.copytree(made.plan.options.results, tmp_path / "results")
+    (tmp_path / "results" / "mlflow.db").unlink()
+    copied = replace(made.plan, options=Options(tmp_path / "results"))
+    rebuild_tracking(copied.options, "paused")
+    assert_shown(copied)
+
+
+@pytest.mark.study
+def test_the_same_command_on_such_a_study_runs_nothing(made: Study, tmp_path: Path) -> None:
+    before = searched(made.plan)
+    run(made.plan, tmp_path / "begun")
+    assert not any((tmp_path / "begun").iterdir())
+    assert searched(made.plan) == before
+
+
+@pytest.mark.study
+def test_a_stopped_trial_without_checkpoint_is_trained_again_from_its_first_epoch_and_it_is_said(
+    tmp_path: Path,
+) -> None:
+    plan, begun = plan_for(tmp_path / "results"), tmp_path / "begun"
+    searched_by_hand(plan, begun)
+    paused = searched(plan)
+    first, *others = to_continue(paused, plan.request)
+    (plan.folder.trial(first) / "last.safetensors").unlink()
+    said = run(plan, begun)
+    known = len(paused[first].epochs)
+    assert (
+        f"Note: trial {first} has no checkpoint of its {known} epochs any more, so it is trained"
+        " again from its first epoch" in said
+    )
+    assert said.count("has no checkpoint") == 1
+    ran = begun_epochs(begun)
+    assert [ran["trials", first, epoch] for epoch in range(1, EPOCHS + 1)] == [
+        2 if epoch <= known else 1 for epoch in range(1, EPOCHS + 1)
+    ]
+    assert all(ran["trials", other, 1] == 1 for other in others)
+    now = searched(plan)[first]
+    assert (now.state, now.as_stopped.epochs) == (State.COMPLETE, paused[first].epochs)
+
+
+@pytest.mark.study
+def test_a_study_that_an_earlier_version_confirmed_stays_finished(tmp_path: Path) -> None:
+    plan, begun = plan_for(tmp_path / "results"), tmp_path / "begun"
+    searched_by_hand(plan, begun)
+    paused = searched(plan)
+    facts = confirmation.confirmation_facts(plan.request, plan.repeats)
+    del facts["confirm"]["continues"]
+    wanted = confirmation.points(paused, plan.request, plan.repeats)
+    held = open_ledger(plan.storage, confirmation.confirming_request(plan.request), wanted)
+    held.remember(facts)
+    for _ in range(2):
+        run(plan, begun)
+        assert searched(plan) == tuple(
+            replace(one, mlflow_run=now.mlflow_run)
+            for one, now in zip(paused, searched(plan), strict=True)
+        )
+        read = read_study("paused", plan.options.results)
+        assert read.confirmation is not None
+        assert read.confirmation.finished
+
+
+def test_the_forecast_counts_what_may_be_continued_and_then_what_is(tmp_path: Path) -> None:
+    plan = plan_for(tmp_path / "results")
+    before = pace.forecast(plan, (), measures=False)
+    assert [(span.low, span.high) for span in before.continuing] == [(0, EPOCHS - FIRST_RUNG)] * 3
+    note = next(one for one in plan.request.notes if "stopped early and may be" in one)
+    assert note.endswith("at most 3 trials of up to 4 further epochs")
+    searched_by_hand(plan, tmp_path / "begun")
+    paused = searched(plan)
+    chosen = to_continue(paused, plan.request)
+    known = pace.forecast(plan, paused, measures=False)
+    rest = [float(EPOCHS - len(paused[number].epochs)) for number in chosen]
+    assert [(span.low, span.high) for span in known.continuing] == [(one, one) for one in rest]
+    held = open_ledger(plan.storage, plan.request)
+    for number in chosen:
+        held.reopen(number)
+    running = pace.forecast(plan, held.records, measures=False)
+    assert running.continuing == ()
+    left, promised = running.left(held.records), known.left(paused)
+    assert left is not None
+    assert promised is not None
+    assert left.low <= promised.low <= promised.high == pytest.approx(left.high)
+
+
+def test_without_early_stopping_or_confirmation_nothing_is_promised() -> None:
+    for changes in ({"stop_early": {"rule": "none"}}, {"confirm": {"top": 0}}):
+        request = asked(**changes)
+        assert request.continued == 0
+        assert not any("stopped early and may be" in note for note in request.notes)
+
+
+@pytest.mark.fault
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "kills",
+    [
+        ("reopened:1", "reported:3"),
+        pytest.param(("reopened:2", "judged:1", "writing last.json:3"), marks=pytest.mark.long),
+    ],
+    ids=lambda kills: ", ".join(kills),
+)
+def test_a_driver_killed_while_trials_are_continued_goes_on_and_continues_the_same(
+    kills: Sequence[str], tmp_path: Path
+) -> None:
+    plan, begun = plan_for(tmp_path / "results"), tmp_path / "begun"
+    searched_by_hand(plan, begun)
+    paused = searched(plan)
+    chosen = to_continue(paused, plan.request)
+    assert len(chosen) >= 2
+    for kill in (*kills, ""):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment |= {"CELL_TUNE_KILL": kill} if kill else {}
+        done = subprocess.run(
+            [sys.executable, __file__, str(tmp_path)],
+            cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == (-signal.SIGKILL if kill else 0), (kill, done.stdout, done.stderr)
+    after = searched(plan)
+    assert {one.id for one in after if one.continued_after is not None} == {*chosen}
+    for number in chosen:
+        assert after[number].state is State.COMPLETE
+        assert after[number].as_stopped.epochs == paused[number].epochs
+        assert after[number].curve == [
+            pytest.approx(replayed_ap50(after[number].settings, epoch))
+            for epoch in range(1, EPOCHS + 1)
+        ]
+        assert all(
+            (phase, trial, epoch) in begun_epochs(begun)
+            for phase, trial in (("trials", number),)
+            for epoch in range(1, EPOCHS + 1)
+        )
+    ran = Counter({name: n for name, n in begun_epochs(begun).items() if n > 1})
+    assert ran.total() <= 2 * len(kills)  # the epochs that ran when a driver died
+    reading = read_ledger(plan.storage, "paused.confirm")
+    assert reading is not None
+    assert {one.state for one in reading.records} == {State.COMPLETE}
+    best = candidates(after, plan.request)
+    keys = {settings_key(one.settings, ("seed", "data.split_seed")) for one in reading.records}
+    assert keys == {settings_key(one.trial.settings, ("seed", "data.split_seed")) for one in best}
+
+
+if __name__ == "__main__":
+    here = Path(sys.argv[1])
+    run(plan_for(here / "results"), here / "begun")
