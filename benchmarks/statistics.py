@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -30,25 +30,59 @@ from benchmarks.simulated_scores import (
     truth,
 )
 from core.config import Value
-from core.metric.ap50 import MatchTable
+from core.metric.ap50 import MatchTable, ap50
 from core.metric.reweighted import Reweighted
 from tune.statistics.certainty import (
     Difference,
+    Repeat,
     Scored,
     Verdict,
     compare_all,
     interval,
     mean_interval,
-    seed_variance,
+    seed_variances,
     smallest_difference,
 )
 from tune.statistics.choice import choose_winner
 from tune.statistics.effects import Effect, comparable_epoch, main_effects
+from tune.statistics.epochs import epochs_for_luck, luck_of_best
 from tune.stopping.halving import SuccessiveHalving
 from tune.stopping.hope import expected_gain
 
 FRACTION = 5
 """A data set has so many times the images of its hold-out (`data.validation_fraction` 0.2)."""
+
+
+QUALITY = 3.0
+"""Quality by which AP50 around 0.33 changes by 1."""
+COLLAPSED = -2.5
+"""What a collapsed training loses in quality: an AP50 of 0.33 becomes 0.01."""
+
+
+@dataclass(frozen=True)
+class Luck:
+    """What trainings differ by beside their images; standard deviations are of AP50.
+
+    seeds      that of each row's seeds; one for all, or one for each
+    collapse   probability that a training of the first row collapses
+    training   that of a row's advantage from training set to training set of other images
+    epochs     epochs that all are alike but for what they really wander, of which the best on its
+               images is kept
+    """
+
+    seeds: float | tuple[float, ...] = SEED_SD / QUALITY
+    collapse: float = 0.0
+    training: float = 0.0
+    epochs: int = 1
+
+    def sd(self, row: int) -> float:
+        """The seeds' standard deviation of a row."""
+        return self.seeds if isinstance(self.seeds, float) else self.seeds[row]
+
+
+USUAL = Luck()
+_EPOCH_SD = 0.03
+"""By how much the quality of the epochs of a trained model really wanders."""
 
 
 def study(
@@ -57,8 +91,8 @@ def study(
     repeats: int,
     qualities: Sequence[float],
     fresh: bool,
-    seed_sd: float = SEED_SD,
-) -> dict[str, dict[int, Scored]]:
+    luck: Luck = USUAL,
+) -> dict[str, dict[Repeat, Scored]]:
     """A table of variants: each repeat trains a model of each variant and validates it on
     `images` images.
 
@@ -66,25 +100,50 @@ def study(
             all the same images
     """
     data = draw_images(rng, images * FRACTION if fresh else images)
-    scores: dict[str, dict[int, Scored]] = {str(variant): {} for variant in range(len(qualities))}
+    # What an image adds to a row's quality if it is among those that train.
+    taught_VI = rng.normal(0, luck.training * QUALITY, (len(qualities), len(data)))
+    scores: dict[str, dict[Repeat, Scored]] = {
+        str(variant): {} for variant in range(len(qualities))
+    }
     for repeat in range(repeats):
         held_out = (
             np.sort(rng.choice(len(data), images, replace=False)) if fresh else np.arange(images)
         )
         part = data.take(held_out)
+        trained = np.setdiff1d(np.arange(len(data)), held_out)
         for variant, quality in enumerate(qualities):
-            table = evaluate(rng, part, quality + rng.normal(0, seed_sd), held_out)
-            scores[str(variant)][repeat] = Scored.of(table, MAX_DETS)
+            quality += rng.normal(0, luck.sd(variant) * QUALITY)
+            if len(trained):
+                quality += taught_VI[variant, trained].sum() / np.sqrt(len(trained))
+            if variant == 0 and rng.random() < luck.collapse:
+                quality += COLLAPSED
+            wander_E = rng.normal(0, _EPOCH_SD, luck.epochs) if luck.epochs > 1 else [0.0]
+            epochs = [quality + step for step in wander_E]
+            scores[str(variant)][Repeat(repeat)] = chosen_epoch(rng, part, epochs, held_out)
     return scores
 
 
+def chosen_epoch(
+    rng: np.random.Generator, images: Images, qualities: Sequence[float], names: np.ndarray
+) -> Scored:
+    """The best of the epochs with these qualities."""
+    tables = [evaluate(rng, images, quality, names) for quality in qualities]
+    if len(tables) == 1:
+        return Scored.of(tables[0], MAX_DETS)
+    curve = [ap50(table, MAX_DETS).mean for table in tables]
+    looked_at = {epoch: Scored.of(tables[epoch - 1], MAX_DETS) for epoch in epochs_for_luck(curve)}
+    best = looked_at[int(np.argmax(curve)) + 1]
+    return replace(best, luck=luck_of_best(curve, looked_at))
+
+
 def comparisons(
-    images: int, repeats: int, qualities: Sequence[float], fresh: bool, seed_sd: float, seed: int
+    images: int, repeats: int, qualities: Sequence[float], fresh: bool, luck: Luck, seed: int
 ) -> list[Difference]:
     """The comparisons of one simulated table with its first variant."""
     rng = np.random.default_rng([seed, images, repeats, fresh, len(qualities)])
-    scores = study(rng, images, repeats, qualities, fresh, seed_sd)
-    return compare_all(scores, [(variant, "0") for variant in list(scores)[1:]])
+    scores = study(rng, images, repeats, qualities, fresh, luck)
+    pairs = [(variant, "0") for variant in list(scores)[1:]]
+    return compare_all(scores, pairs, 1 / (FRACTION - 1) if fresh else None)
 
 
 @dataclass(frozen=True)
@@ -97,6 +156,8 @@ class FalseAlarms:
     family: float
     smallest: float
     """Median of the smallest difference that is stated."""
+    elsewhere: float
+    """Share of tables with a verdict on methods trained on other images of this kind."""
 
 
 def false_alarms(
@@ -106,12 +167,12 @@ def false_alarms(
     fresh: bool,
     repetitions: int,
     score: float = 0.33,
-    seed_sd: float = SEED_SD,
+    luck: Luck = USUAL,
 ) -> FalseAlarms:
     """Tables whose variants are all alike."""
     qualities = [quality_for(score) if score != 0.33 else 0.0] * variants
     tables = _in_parallel(
-        partial(comparisons, images, repeats, qualities, fresh, seed_sd), range(repetitions)
+        partial(comparisons, images, repeats, qualities, fresh, luck), range(repetitions)
     )
     return FalseAlarms(
         float(np.mean([[one.p < 0.05 for one in table] for table in tables])),
@@ -129,6 +190,7 @@ def false_alarms(
                 ]
             )
         ),
+        float(np.mean([any(one.p_elsewhere < 0.05 for one in table) for table in tables])),
     )
 
 
@@ -148,7 +210,7 @@ def power(
     alike, better = quality_for(score - difference / 2), quality_for(score + difference / 2)
     qualities = [alike] * (variants - 1) + [better]
     tables = _in_parallel(
-        partial(comparisons, images, repeats, qualities, fresh, SEED_SD), range(repetitions)
+        partial(comparisons, images, repeats, qualities, fresh, USUAL), range(repetitions)
     )
     return float(np.mean([table[-1].verdict is Verdict.BETTER for table in tables]))
 
@@ -168,26 +230,56 @@ def coverage(images: int, score: float, repetitions: int) -> tuple[float, float]
     )
 
 
+@dataclass(frozen=True)
+class MeanCoverage:
+    """How often the interval of a mean over repeats holds the truth, and how wide and how far off
+    it is.
+
+    covered    share of the 95% intervals that hold the truth
+    width      their median width
+    too_high   mean of the estimate less the truth
+    measured   the same without subtracting the luck of the epochs' choice
+    """
+
+    covered: float
+    width: float
+    too_high: float
+    measured: float
+
+
 def _mean_covers(
-    images: int, repeats: int, quality: float, true: float, seed: int
-) -> tuple[bool, float]:
+    images: int, repeats: int, rows: int, quality: float, true: float, luck: Luck, seed: int
+) -> tuple[float, ...]:
     rng = np.random.default_rng([seed, images, repeats])
-    scores = study(rng, images, repeats, [quality] * 4, fresh=True)
-    found = mean_interval(list(scores["0"].values()), seed_variance(scores))
-    return found.low <= true <= found.high, found.high - found.low
+    scores = study(rng, images, repeats, [quality] * rows, fresh=True, luck=luck)
+    mine = list(scores["0"].values())
+    variances = seed_variances(scores)
+    of_seeds = None if variances is None else variances.of_mean(["0"], repeats)
+    found = mean_interval(mine, of_seeds)
+    measured = float(np.mean([one.ap50 for one in mine]))
+    holds = float(found.low <= true <= found.high)
+    return holds, found.high - found.low, found.estimate - true, measured - true
 
 
-def mean_coverage(images: int, repeats: int, score: float, repetitions: int) -> tuple[float, float]:
-    """As `coverage`, of the mean over a variant's repeats on fresh hold-outs, in a table of four
-    variants.
+def mean_coverage(
+    images: int,
+    repeats: int,
+    score: float,
+    repetitions: int,
+    rows: int = 4,
+    luck: Luck = USUAL,
+) -> MeanCoverage:
+    """As `coverage`, of the mean over a row's repeats on fresh hold-outs, in a table of rows.
+
+    The epochs' real wandering is so small that the truth of a chosen epoch is that of the row.
     """
     quality = quality_for(score)
-    found = _in_parallel(
-        partial(_mean_covers, images, repeats, quality, truth(quality)), range(repetitions)
-    )
-    return float(np.mean([covers for covers, _ in found])), float(
-        np.median([width for _, width in found])
-    )
+    task = partial(_mean_covers, images, repeats, rows, quality, truth(quality), luck)
+    covered, widths, too_high, measured = np.array(_in_parallel(task, range(repetitions))).T
+    return MeanCoverage(
+        float(covered.mean()), float(np.median(widths)), float(too_high.mean()),
+        float(measured.mean()),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -210,7 +302,7 @@ class Won:
 
 
 EPOCHS = 8
-_EPOCH_SD, _TRUE_SD = 0.03, 0.06
+_TRUE_SD = 0.06
 
 
 def _search(
@@ -240,15 +332,18 @@ def _search(
     tables: dict[str, list[list[Callable[[], MatchTable]]]] = {
         str(number): [] for number in np.argsort(-best_T)[:top].tolist()
     }
-    for _ in range(repeats):
+    names: list[Repeat] = []
+    for repeat in range(repeats):
         dealt = rng.permutation(len(data))
-        for held_out in map(np.sort, np.array_split(dealt, folds) if folds else [dealt[:images]]):
+        parts = np.array_split(dealt, folds) if folds else [dealt[:images]]
+        for fold, held_out in enumerate(map(np.sort, parts)):
+            names.append(Repeat(repeat, fold))
             part = data.take(held_out)
             for number in tables:
                 tables[number].append(
                     [partial(_same, table) for table in curve(int(number), part, held_out)]
                 )
-    choice = choose_winner(tables, MAX_DETS, seed=seed)
+    choice = choose_winner(tables, MAX_DETS, seed=seed, repeats=names)
     # AP50 is all but linear in quality over so small a range.
     slope, at_zero = (truth(0.2) - truth(-0.2)) / 0.4, truth(0.0)
     true_T = at_zero + slope * quality_T
@@ -400,6 +495,48 @@ def _alarms(less: int) -> Iterator[str]:
                 )
 
 
+UNEVEN = {
+    "a baseline of SD 0.08, others 0.01": (0.08, 0.01),
+    "a baseline of SD 0.04, others 0.01": (0.04, 0.01),
+    "all of SD 0.065": (0.065, 0.065),
+    "all of SD 0.12": (0.12, 0.12),
+}
+
+
+def _uneven(less: int) -> Iterator[str]:
+    yield "No true difference, seeds that differ: % of comparisons under p 0.05, of tables"
+    cells = [
+        (images, repeats, rows) for images in (41, 100) for repeats in (3, 5) for rows in (2, 4, 8)
+    ]
+    for images, repeats, rows in cells:
+        kinds = {
+            name: Luck((first, *[rest] * (rows - 1))) for name, (first, rest) in UNEVEN.items()
+        }
+        kinds["a baseline of which a tenth collapses"] = Luck(collapse=0.1)
+        for name, luck in kinds.items():
+            if rows == 2 or not name.startswith("all"):
+                found = false_alarms(images, repeats, rows, True, 500 // less, luck=luck)
+                yield (
+                    f"  {images:4} images, {repeats} seeds, {rows} rows, {name}:"
+                    f" {100 * found.single:4.1f}  {100 * found.family:4.1f}"
+                )
+
+
+def _training(less: int) -> Iterator[str]:
+    yield (
+        "No true difference but an advantage of SD 0.02 from training set to training set, tables"
+        " of 4: % with a verdict on methods trained on these images, on others of this kind"
+    )
+    for images in (41, 100):
+        for repeats in (3, 5):
+            luck = Luck(training=0.02)
+            found = false_alarms(images, repeats, 4, True, 500 // less, luck=luck)
+            yield (
+                f"  {images:4} images, {repeats} seeds: {100 * found.family:4.1f} "
+                f" {100 * found.elsewhere:4.1f}"
+            )
+
+
 def _power(less: int) -> Iterator[str]:
     yield "A true difference of the stated smallest size: % found"
     cells = [(images, repeats, 2, 0.33) for images in (20, 41, 100) for repeats in (3, 5)]
@@ -451,10 +588,24 @@ def _means(less: int) -> Iterator[str]:
     )
     for score in (0.1, 0.33, 0.6):
         for images, repeats in ((10, 3), (10, 5), (20, 5), (41, 3), (41, 5), (100, 5)):
-            covered, width = mean_coverage(images, repeats, score, 500 // less)
+            found = mean_coverage(images, repeats, score, 500 // less)
             yield (
-                f"  AP50 {score:4}, {images:4} images, {repeats} seeds: {100 * covered:4.1f} "
-                f" {width:.3f}"
+                f"  AP50 {score:4}, {images:4} images, {repeats} seeds: {100 * found.covered:4.1f} "
+                f" {found.width:.3f}"
+            )
+
+
+def _alone(less: int) -> Iterator[str]:
+    yield (
+        "A row alone at AP50 0.33, or beside three, at the best of its epochs: % of 95% intervals"
+        " that hold the truth; too high, and as measured"
+    )
+    for images in (20, 41, 100):
+        for rows, sd, epochs in ((1, 0.02, 1), (1, 0.065, 1), (4, 0.02, 10), (4, 0.02, 40)):
+            found = mean_coverage(images, 3, 0.33, 200 // less, rows, Luck(sd, epochs=epochs))
+            yield (
+                f"  {images:4} images, 3 seeds of SD {sd}, {rows} rows, {epochs:2} epochs:"
+                f" {100 * found.covered:4.1f}  {found.too_high:+.3f} {found.measured:+.3f}"
             )
 
 
@@ -488,9 +639,12 @@ def _speed(_: int) -> Iterator[str]:
 _TABLES = {
     "speed": _speed,
     "alarms": _alarms,
+    "uneven": _uneven,
+    "training": _training,
     "power": _power,
     "coverage": _coverage,
     "means": _means,
+    "alone": _alone,
     "winner": _winner,
     "settings": _settings,
 }

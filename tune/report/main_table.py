@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -16,13 +16,17 @@ from tune.request.request import StudyRequest, variant_attributions
 from tune.statistics.certainty import (
     Difference,
     Interval,
+    Repeat,
+    Scope,
     Scored,
+    Verdict,
     compare,
     compare_all,
+    distinct_seeds,
     for_all_pairs,
     mean_interval,
     prior_smallest_difference,
-    seed_variance,
+    seed_variances,
     smallest_difference,
 )
 from tune.study.learned import nothing_learned
@@ -37,10 +41,14 @@ class MainRow:
 
     name            name of the variant, or `trial 12`
     trials          numbers of its complete trials, one for each repeat
+    seeds           number of distinct seeds among them
     settings        the settings that distinguish the row: the variant's own, or the searched ones
-    ap50            mean over the repeats of the AP50 of their best epochs, as the ledger has them
-    interval        interval of `ap50`, over images and, with several repeats, seeds; None if match
+    ap50            mean over the repeats of the AP50 of their best epochs, without the luck of
+                    having been chosen by the images that score them
+    measured        the same with that luck, as the ledger has it; `ap50` is the same where match
                     tables are missing
+    interval        interval of `ap50`, over images and, with several seeds, over these; None if
+                    match tables are missing
     last            mean over the repeats of the AP50 of their last epochs
     epochs          number of epochs of each complete repeat
     compared_with   name of the row's counterpart; None for a row that is compared with none
@@ -57,8 +65,10 @@ class MainRow:
 
     name: str
     trials: tuple[int, ...]
+    seeds: int
     settings: Mapping[str, Value]
     ap50: float
+    measured: float
     interval: Interval | None
     last: float
     epochs: int
@@ -69,6 +79,12 @@ class MainRow:
     verdict: str
     note: str
     factors: tuple[Factor, ...] = ()
+
+    @property
+    def scope(self) -> Scope | None:
+        """What a verdict of better or worse is about; None for any other."""
+        clear = (Verdict.BETTER, Verdict.WORSE)
+        return self.difference.scope if self.difference and self.verdict in clear else None
 
 
 def main_rows(request: StudyRequest, trials: Sequence[ScoredTrial]) -> tuple[MainRow, ...]:
@@ -88,22 +104,22 @@ def main_rows(request: StudyRequest, trials: Sequence[ScoredTrial]) -> tuple[Mai
     return rows
 
 
-def repeat_of(record: TrialRecord) -> Hashable:
-    """The repeat of a trial, its seed and fold, which pairs the trials of two variants."""
-    return record.settings["seed"], record.settings["data.fold"]
+def repeat_of(record: TrialRecord) -> Repeat:
+    """The repeat of a trial, which pairs the trials of two variants."""
+    return Repeat(int(record.settings["seed"]), int(record.settings["data.fold"]))
 
 
 def _variant_rows(request: StudyRequest, complete: Sequence[ScoredTrial]) -> tuple[MainRow, ...]:
     space, planned = request.space, request.planned_trials // len(request.space.variants)
     own = {variant.name: dict(variant.settings) for variant in space.variants}
     by_name = {name: [trial for trial in complete if trial.record.name == name] for name in own}
-    scores: dict[str, dict[Hashable, Scored]] = {
+    scores: dict[str, dict[Repeat, Scored]] = {
         name: {
             repeat_of(trial.record): trial.scored for trial in trials if trial.scored is not None
         }
         for name, trials in by_name.items()
     }
-    seeds = seed_variance(scores)
+    variances = seed_variances(scores)
     trained = {name: trials[0].record.settings for name, trials in by_name.items() if trials}
     attributed = {
         attribution.name: attribution for attribution in variant_attributions(space, trained)
@@ -113,15 +129,17 @@ def _variant_rows(request: StudyRequest, complete: Sequence[ScoredTrial]) -> tup
         for name, one in attributed.items()
         if one.factors and scores[name].keys() & scores[one.counterpart]
     ]
-    differences = dict(zip(pairs, compare_all(scores, pairs), strict=True))
+    training = _validation_over_training(complete[0].record.settings) if complete else None
+    differences = dict(zip(pairs, compare_all(scores, pairs, training), strict=True))
     rows = []
     for name, trials in by_name.items():
         if not trials:
             continue
         scored = list(scores[name].values())
         whole = len(scored) == len(trials)
-        row = _row(name, [trial.record for trial in trials], own[name])
-        row = replace(row, interval=mean_interval(scored, seeds) if whole else None)
+        row = _row(name, trials, own[name])
+        of_seeds = None if variances is None else variances.of_mean([name], row.seeds)
+        row = replace(row, interval=mean_interval(scored, of_seeds) if whole else None)
         attribution = attributed.get(name)
         if attribution is not None and by_name[attribution.counterpart]:
             row = _compared(
@@ -134,8 +152,16 @@ def _variant_rows(request: StudyRequest, complete: Sequence[ScoredTrial]) -> tup
                 factors=attribution.factors,
                 verdict=row.verdict if attribution.factors else SAME,
             )
-        rows.append(replace(row, note=_note(row, planned)))
+        uneven = variances is not None and name in variances.own
+        rows.append(replace(row, note=_note(row, planned, uneven)))
     return tuple(rows)
+
+
+def _validation_over_training(settings: Mapping[str, Value]) -> float:
+    """Number of validation images of a repeat over that of its training images."""
+    folds = int(settings["data.folds"])
+    fraction = 1 / folds if folds else float(settings["data.validation_fraction"])
+    return fraction / (1 - fraction)
 
 
 def _trial_rows(complete: Sequence[ScoredTrial]) -> tuple[MainRow, ...]:
@@ -147,7 +173,7 @@ def _trial_rows(complete: Sequence[ScoredTrial]) -> tuple[MainRow, ...]:
     """
     ranked = sorted(complete, key=lambda trial: (-_ap50(trial.record), trial.record.id))
     rows = [
-        replace(_row(f"trial {t.record.id}", [t.record], t.record.searched), interval=t.interval)
+        replace(_row(f"trial {t.record.id}", [t], t.record.searched), interval=t.interval)
         for t in ranked
     ]
     if not ranked or ranked[0].scored is None:
@@ -163,9 +189,7 @@ def _trial_rows(complete: Sequence[ScoredTrial]) -> tuple[MainRow, ...]:
         place for place, trial in enumerate(ranked) if not same[place] and trial.scored is not None
     ]
     found = [
-        compare([scored], [ranked[0].scored], None)
-        for at in compared
-        if (scored := ranked[at].scored)
+        compare([scored], [ranked[0].scored]) for at in compared if (scored := ranked[at].scored)
     ]
     for at, difference, p in zip(
         compared, found, for_all_pairs([one.p for one in found]), strict=True
@@ -174,11 +198,14 @@ def _trial_rows(complete: Sequence[ScoredTrial]) -> tuple[MainRow, ...]:
     return tuple(rows)
 
 
-def _row(name: str, records: Sequence[TrialRecord], settings: Mapping[str, Value]) -> MainRow:
+def _row(name: str, trials: Sequence[ScoredTrial], settings: Mapping[str, Value]) -> MainRow:
+    records = [trial.record for trial in trials]
     return MainRow(
         name,
         tuple(record.id for record in records),
+        distinct_seeds(repeat_of(record) for record in records),
         settings,
+        statistics.fmean(trial.honest for trial in trials),
         statistics.fmean(_ap50(record) for record in records),
         None,
         statistics.fmean(record.curve[-1] for record in records),
@@ -202,8 +229,12 @@ def _ap50(record: TrialRecord) -> float:
     return record.ap50
 
 
-def _note(row: MainRow, planned: int) -> str:
-    """The note of a variant: its missing repeats, and the reasons why its difference is unclear."""
+def _note(row: MainRow, planned: int, uneven: bool) -> str:
+    """The note of a variant: its missing repeats, and the reasons why its difference is unclear.
+
+    uneven   whether its seeds differ so much more than those of the others that its own variance
+             counts
+    """
     notes = []
     if len(row.trials) < planned:
         notes.append(f"{len(row.trials)} of {many(planned, 'repeat')}")
@@ -215,6 +246,10 @@ def _note(row: MainRow, planned: int) -> str:
         notes.append(f"no repeat in common with {row.compared_with}")
     elif row.difference is not None and row.difference.repeats < len(row.trials):
         notes.append(f"compared over {many(row.difference.repeats, 'repeat')} that both have")
+    if uneven:
+        notes.append(
+            "its seeds differ far more than those of the others, which widens its interval"
+        )
     if row.confounds:
         notes.append("confounded")
     return "; ".join(notes)
@@ -279,7 +314,8 @@ def smallest_shown(
     if not math.isfinite(value):
         return SmallestDifference(
             None,
-            f"{what[0].upper()}{what[1:]} are too few to say how small a difference they can show",
+            f"{what[0].upper()}{what[1:]} and seeds are too few to say how small a difference they"
+            " can show",
         )
     return SmallestDifference(
         value,

@@ -14,7 +14,15 @@ from tune.ledger.records import State
 from tune.report.evidence import Evidence
 from tune.report.main_table import SAME, MainRow
 from tune.report.tables import ap50_cell, difference_cell, effects_score
-from tune.statistics.certainty import FEW_IMAGES, Interval, Verdict, warnings_of
+from tune.statistics.certainty import (
+    FEW_IMAGES,
+    Interval,
+    Repeat,
+    Scope,
+    Verdict,
+    distinct_seeds,
+    warnings_of,
+)
 from tune.statistics.choice import Choice
 from tune.statistics.further import ENOUGH_SEEDS, MOST_IMAGES
 from tune.study.candidates import Candidate
@@ -26,6 +34,13 @@ _VERDICTS = {
     Verdict.BETTER: "Better than",
     Verdict.WORSE: "Worse than",
     Verdict.CANNOT_TELL: "The data cannot tell these from",
+}
+_SCOPES = {
+    Scope.HERE: (
+        "The verdict is about methods trained on these images; whether it holds for training on"
+        " other images of this kind cannot be told"
+    ),
+    Scope.ELSEWHERE: "The verdict holds for training on other images of this kind as well",
 }
 _MOST = 3
 """Largest number of similar items or sentences that are written out; the others are counted."""
@@ -220,10 +235,10 @@ def _variants_answer(evidence: Evidence) -> Iterator[str]:
             f" because more differs than that: {listed([_confounded(row) for row in confounded])}"
         )
     if compared and all(
-        row.difference is not None and row.difference.repeats == 1 for row in compared
+        row.difference is not None and row.difference.seeds == 1 for row in compared
     ):
         yield (
-            "Every method was compared by one training: the verdicts speak of these trained models,"
+            "Every method was compared with one seed: the verdicts speak of these trained models,"
             " not of the methods, since another seed can order them otherwise"
         )
 
@@ -243,22 +258,32 @@ def _comparison(row: MainRow, rows: Sequence[MainRow]) -> Iterator[str]:
         else:
             yield f"Whether it is better than {row.compared_with} is not known: {row.note}"
         return
-    single = row.difference.repeats == 1
+    single = row.difference.seeds == 1
     one, other = row.name, row.compared_with
     if single:
-        one, other = f"The model trained as {one}", f"that trained as {other}"
+        if row.difference.repeats == 1:
+            one, other = f"The model trained as {one}", f"that trained as {other}"
+        else:
+            one = f"{one}, trained with one seed,"
     p = text(row.difference.p_adjusted, Kind.P)
     found = (
         f"{text(difference_cell(row), Kind.DIFFERENCE)}, p {p if p.startswith('<') else f'= {p}'}"
     )
     if row.verdict == Verdict.CANNOT_TELL:
-        who = f"{one[0].lower()}{one[1:]}" if single else one
+        who = f"t{one[1:]}" if one.startswith("The model trained as ") else one
         yield f"The data cannot tell whether {who} is better than {other}: {found}"
         return
     yield f"{one} is {row.verdict} than {other}: {found}"
+    yield from _cause(row)
+    if row.scope is not None and row.scope in _SCOPES:
+        yield _SCOPES[row.scope]
+
+
+def _cause(row: MainRow) -> Iterator[str]:
+    """A sentence on what a clear difference can be attributed to."""
     if row.confounds:
         yield row.confounds[0]
-    elif row.factors and single:
+    elif row.factors and row.scope is Scope.MODELS:
         differs = listed([str(factor) for factor in row.factors])
         yield (
             f"They differ in {differs}; with one training each, the luck of their seeds can have"
@@ -276,8 +301,9 @@ def _is_clear(row: MainRow) -> bool:
 
 def _with_difference(row: MainRow) -> str:
     assert row.difference is not None
-    confounded = ", confounded" if row.confounds else ""
-    return f"{row.name} ({text(row.difference.estimate, Kind.CHANGE)}{confounded})"
+    more = ", on these training images" if row.scope is Scope.HERE else ""
+    more += ", confounded" if row.confounds else ""
+    return f"{row.name} ({text(row.difference.estimate, Kind.CHANGE)}{more})"
 
 
 def _confounded(row: MainRow) -> str:
@@ -380,8 +406,7 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
     yield (
         f"{name} {among} on fresh seeds and splits: AP50 {text(choice.score, Kind.AP50)} at epoch"
         f" {choice.epoch}, {trained}; less the estimated luck of having been chosen"
-        f" {text(choice.corrected, Kind.INTERVAL)}"
-        + ("; one training cannot show the luck of its seed" if repeats == 1 else "")
+        f" {text(choice.corrected, Kind.INTERVAL)}" + _of_one_seed(confirmation.repeats)
     )
     if choice.others:
         yield runners_up(choice)
@@ -393,6 +418,16 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
         f"Its score in the search was {text(candidate.score, Kind.AP50)},"
         f" {text(abs(optimism), Kind.AP50)} {how} that"
     )
+
+
+def _of_one_seed(repeats: Sequence[Repeat]) -> str:
+    """A clause that an interval is over images alone, where the repeats have one seed."""
+    if distinct_seeds(repeats) > 1:
+        return ""
+    what = "one training cannot show the luck of its seed"
+    if len(repeats) > 1:
+        what = "folds of one seed cannot show its luck"
+    return f"; {what}, so the interval is over images alone"
 
 
 def runners_up(choice: Choice) -> str:
@@ -436,8 +471,9 @@ def _way_to_predict(choice: Choice, candidate: Candidate) -> str:
 def _cautions(evidence: Evidence) -> Iterator[str]:
     if evidence.rows:
         yield (
-            "each AP50 is that of the trial's best epoch, chosen on the images it is scored on, and"
-            " so somewhat too high on average; the last epoch's stands beside it"
+            "each AP50 of a row is that of the best epoch, less an estimate of what choosing it on"
+            " the images that score it adds; beside it stand the AP50 as measured and that of the"
+            " last epoch"
         )
     if evidence.rows and not evidence.request.space.value("data.group_pattern", {}):
         yield (
@@ -528,7 +564,10 @@ def _score(row: MainRow) -> str:
 
 def _repeats(row: MainRow) -> str:
     count = len(row.trials)
-    return "from one training" if count == 1 else f"the mean of {count} repeats"
+    if row.seeds > 1:
+        return f"the mean of {count} repeats"
+    trained = "one training" if count == 1 else f"{count} folds of one seed"
+    return f"from {trained}, so the interval is over images alone and not over other seeds"
 
 
 def _was(evidence: Evidence) -> str:

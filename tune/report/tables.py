@@ -21,6 +21,7 @@ from tune.stopping.hope import PLACES
 from tune.tables import Cell, Column, Kind, Table
 
 _AP50 = Column("ap50", "AP50 (95% confidence)", Kind.INTERVAL)
+_BEST = Column("ap50_best", "AP50, best epoch as measured", Kind.AP50)
 _LAST = Column("ap50_last", "AP50, last epoch", Kind.AP50)
 _DIFFERENCE = Column("difference", "Difference (95% confidence)", Kind.DIFFERENCE)
 _P = Column("p", "p (Holm)", Kind.P)
@@ -56,27 +57,32 @@ def tables_of(evidence: Evidence) -> tuple[Table, ...]:
 
 def _methods_table(evidence: Evidence) -> Table:
     columns = (
-        Column("method", "Method"), _AP50, _LAST, Column("epochs", "Epochs", Kind.COUNT),
+        Column("method", "Method"), _AP50, _BEST, _LAST, Column("epochs", "Epochs", Kind.COUNT),
         Column("repeats", "Repeats", Kind.COUNT), Column("compared_with", "Compared with"),
-        _DIFFERENCE, _P, Column("verdict", "Verdict"), Column("note", "Note"),
+        _DIFFERENCE, _P, Column("verdict", "Verdict"), Column("holds_for", "Holds for"),
+        Column("note", "Note"),
     )  # fmt: skip
     rows = tuple(
         (
-            row.name, ap50_cell(row), row.last, row.epochs, len(row.trials), row.compared_with,
-            difference_cell(row), p_cell(row), row.verdict or None, row.note or None,
+            row.name, ap50_cell(row), row.measured, row.last, row.epochs, len(row.trials),
+            row.compared_with, difference_cell(row), p_cell(row), row.verdict or None,
+            row.scope and row.scope.value, row.note or None,
         )
         for row in evidence.rows
     )  # fmt: skip
     caption = (
-        "Validation AP50 at the best epoch, mean over repeats. Differences are paired: over the"
-        " same images and the same seeds. The interval of a difference is for that comparison by"
-        " itself. p and the verdict are adjusted for all comparisons of the table: where p is 0.05"
-        " or more, the data cannot tell."
+        "Validation AP50 at the best epoch, mean over repeats, less what choosing that epoch on the"
+        " same images adds on average; as measured it stands beside. Differences are paired: over"
+        " the same images and the same seeds. The interval of a difference is for that comparison"
+        " by itself. p and the verdict are adjusted for all comparisons of the table: where p is"
+        " 0.05 or more, the data cannot tell. p is for methods trained on these images; where the"
+        " difference is also clear for training on other images of this kind, the column beside the"
+        " verdict says so."
     )
     if _single(evidence.rows):
         caption += (
-            " Each method was trained once, so the verdicts speak of these trained models, not of"
-            " the methods."
+            " Each method was trained with one seed, so the intervals are over images alone and the"
+            " verdicts speak of these trained models, not of the methods."
         )
     return Table("methods", "Methods", caption, columns, rows)
 
@@ -84,23 +90,24 @@ def _methods_table(evidence: Evidence) -> Table:
 def _ranking_table(evidence: Evidence) -> Table:
     settings = [parameter.name for parameter in evidence.request.space.parameters]
     columns = (
-        Column("trial", "Trial"), _AP50, _LAST, Column("epochs", "Epochs", Kind.COUNT), _DIFFERENCE,
-        _P_OF_PAIRS,
+        Column("trial", "Trial"), _AP50, _BEST, _LAST, Column("epochs", "Epochs", Kind.COUNT),
+        _DIFFERENCE, _P_OF_PAIRS,
         Column("verdict", "Verdict"), *(_setting_column(evidence, name) for name in settings),
     )  # fmt: skip
     rows = tuple(
         (
-            row.name.removeprefix("trial "), ap50_cell(row), row.last, row.epochs,
+            row.name.removeprefix("trial "), ap50_cell(row), row.measured, row.last, row.epochs,
             difference_cell(row), p_cell(row), row.verdict or None,
             *(_setting_cell(row.settings.get(name)) for name in settings),
         )
         for row in evidence.rows
     )  # fmt: skip
     caption = (
-        "Trials that ran to their last epoch, best first, each compared with the best over the same"
-        " images. The best was picked by these scores, so p is adjusted as if every trial had been"
-        " compared with every other. Each was trained once: the verdicts speak of these trained"
-        " models, not of their settings."
+        "Trials that ran to their last epoch, best as measured first. AP50 is that of the best"
+        " epoch less what choosing it on the same images adds on average. Each is compared with the"
+        " best over the same images. The best was picked by these scores, so p is adjusted as if"
+        " every trial had been compared with every other. Each was trained once: the verdicts speak"
+        " of these trained models, not of their settings."
     )
     return Table("trials", "Trials", caption, columns, rows)
 
@@ -500,7 +507,7 @@ def effects_score(epoch: int | None) -> str:
 
 
 def ap50_cell(row: MainRow) -> Interval:
-    """A row's AP50 as the ledger has it, with its interval if there is one."""
+    """A row's AP50, with its interval if there is one."""
     ends = (math.nan, math.nan) if row.interval is None else (row.interval.low, row.interval.high)
     return Interval(row.ap50, *ends)
 
@@ -517,7 +524,7 @@ def p_cell(row: MainRow) -> float | None:
 
 
 def _single(rows: Sequence[MainRow]) -> bool:
-    return all(len(row.trials) == 1 for row in rows)
+    return all(row.seeds == 1 for row in rows)
 
 
 def _trained_settings(evidence: Evidence, row: MainRow) -> Mapping[str, Value]:

@@ -17,6 +17,7 @@ from core.metric.limits import ClassLimits
 from core.values import as_ap50
 from tune.ledger.records import State, TrialRecord
 from tune.statistics.certainty import FEW_IMAGES, Interval, Scored, interval
+from tune.statistics.epochs import epochs_for_luck, luck_of_best
 from tune.store.folder import match_table_path
 
 _ROUNDING = 1e-9
@@ -28,7 +29,8 @@ class ScoredTrial:
 
     record      the trial as the ledger has it
     phase       search, or confirm for a repeat of a candidate on a fresh seed and split
-    interval    interval of the AP50 of its best epoch, over images alone; None for a failed trial,
+    interval    interval of the AP50 of its best epoch, over images alone; of a complete trial it is
+                around the score without the luck of the epoch's choice. None for a failed trial,
                 before the first epoch, and if its match table is missing
     per_class   AP50 of each class at its best epoch; None for a class without validation instances;
                 empty without epochs
@@ -45,6 +47,14 @@ class ScoredTrial:
     trouble: str = ""
     scored: Scored | None = None
     limits: tuple[ClassLimits, ...] = ()
+
+    @property
+    def honest(self) -> float:
+        """AP50 of the best epoch without the luck of its choice, where that is known."""
+        if self.scored is not None:
+            return self.scored.honest
+        assert self.record.ap50 is not None, "a trial with an epoch has a score"
+        return self.record.ap50
 
 
 def examine(
@@ -65,12 +75,7 @@ def examine(
         return trial
     path = match_table_path(folder, best)
     try:
-        table = MatchTable.load(path)
-        units = group_names(
-            table.image_names, str(record.settings["data.group_pattern"]), str(path)
-        )
-        max_dets = int(record.settings["metric.max_dets"])
-        scored = Scored.of(table, max_dets, units)
+        scored = _scored(record, path)
     except CheckpointError:
         kind = "torn" if path.exists() else "missing"
         return replace(
@@ -94,7 +99,29 @@ def examine(
                 f" {as_ap50(scored.ap50)} and the ledger {as_ap50(record.curve[best - 1])}"
             ),
         )
+    if record.state is State.COMPLETE:
+        try:
+            tables = {
+                epoch: scored if epoch == best else _scored(record, match_table_path(folder, epoch))
+                for epoch in epochs_for_luck(record.curve)
+            }
+            scored = replace(scored, luck=luck_of_best(record.curve, tables))
+        except (CheckpointError, DataError) as error:
+            trial = replace(
+                trial,
+                trouble=(
+                    f"trial {record.id} is scored with the luck of its best epoch, which is"
+                    f" unknown: {error}"
+                ),
+            )
     return replace(trial, interval=interval(scored), scored=scored)
+
+
+def _scored(record: TrialRecord, path: Path) -> Scored:
+    """The score of one epoch. Raises CheckpointError and DataError."""
+    table = MatchTable.load(path)
+    units = group_names(table.image_names, str(record.settings["data.group_pattern"]), str(path))
+    return Scored.of(table, int(record.settings["metric.max_dets"]), units)
 
 
 def of_class(scored: Scored, column: int) -> Interval | None:

@@ -161,7 +161,7 @@ def gain(evaluated: Sequence[Evaluated], pattern: str) -> dict[str, Any] | None:
         return Scored.of(one.masks, one.max_dets, units)
 
     joint, *alone = [scored(one) for one in evaluated]
-    difference = compare([joint] * len(alone), alone, None)
+    difference = compare([joint] * len(alone), alone)
     return {
         "of": (
             "images that no member trained on; the members' epochs and settings of prediction were"

@@ -7,19 +7,19 @@ searched settings in `tune.statistics.effects`.
 
 A score varies for two reasons. *Images*: another sample of images would have given another score;
 this variance is estimated by leaving out one unit at a time. *Seeds*: another training on the same
-settings would have given another model; this variance is how much the repeats of a variant differ
-beyond what their images explain, pooled over all variants of a table. It cannot be estimated where
-each variant has one repeat.
+settings would have given another model; this variance is how much the seeds of a row differ beyond
+what their images explain, pooled over all rows of a table but those that differ much more than the
+others. It cannot be estimated where each row has one seed.
 
 The unit that is left out is an image, or a group of images (`data.group_pattern`) where there are
 groups.
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,8 @@ class Scored:
                    images is too high on average
     holds_UC       whether the unit has instances of the class
     images_C       images with instances of the class
+    luck           how much too high `ap50` is because its epoch was chosen on these images (see
+                   `tune.statistics.epochs`); 0 for an epoch that was fixed before
     """
 
     ap50: float
@@ -67,6 +69,12 @@ class Scored:
     bias_C: NDArray[np.float64]
     holds_UC: NDArray[np.bool_]
     images_C: NDArray[np.int64]
+    luck: float = 0.0
+
+    @property
+    def honest(self) -> float:
+        """`ap50` without the luck of its epoch's choice."""
+        return max(self.ap50 - self.luck, 0.0)
 
     @classmethod
     def of(
@@ -89,6 +97,50 @@ class Scored:
             reweighted.truths_UC > 0,
             (table.truths_IC > 0).sum(axis=0),
         )
+
+
+class Variance(NamedTuple):
+    """A part of a variance, and the degrees of freedom of its estimate."""
+
+    value: float
+    df: float
+
+
+def _quantile(parts: Sequence[Variance], tail: float) -> float:
+    """The quantile of a t statistic whose variance is the sum of parts, each estimated by itself.
+
+    It is the mean of the parts' own t quantiles, weighted by their values (Cochran and Cox,
+    *Experimental Designs*, 1950). Satterthwaite's degrees of freedom alarm too often where one part
+    is known from two degrees of freedom and comes out small by chance.
+
+    tail   probability above the quantile
+    """
+    total = sum(part.value for part in parts)
+    return sum(float(special.stdtrit(part.df, 1 - tail)) * part.value for part in parts) / total
+
+
+def _two_sided_p(t: float, parts: Sequence[Variance]) -> float:
+    """The two-sided p value of a t statistic, by the quantiles of `_quantile`."""
+    size = abs(t)
+    least = 1e-12
+    if size >= _quantile(parts, least):
+        return 2 * least
+    return 2 * float(optimize.brentq(lambda tail: _quantile(parts, tail) - size, least, 0.5))
+
+
+def _df_with(bound: float) -> float:
+    """The degrees of freedom of the t distribution whose 95% bound this is."""
+    tail = (1 - CONFIDENCE) / 2
+    if bound <= float(special.stdtrit(_MANY, 1 - tail)):
+        return _MANY
+    if bound >= float(special.stdtrit(1.0, 1 - tail)):
+        return 1.0
+    return float(
+        optimize.brentq(lambda df: float(special.stdtrit(df, 1 - tail)) - bound, 1.0, _MANY)
+    )
+
+
+_MANY = 1e4
 
 
 @dataclass(frozen=True)
@@ -114,22 +166,23 @@ def interval(score: Scored) -> Interval:
     return mean_interval([score], None)
 
 
-def mean_interval(scores: Sequence[Scored], seeds: "SeedVariance | None") -> Interval:
-    """The interval of the mean AP50 of repeats of one variant, over images and trainings.
+def mean_interval(scores: Sequence[Scored], seeds: Sequence[Variance] | None) -> Interval:
+    """The interval of the mean AP50 of repeats of one row, over images and trainings.
 
-    Where `seeds` is None, the interval is over images alone. It is computed as in `interval`, from
-    the mean pull of each unit over the repeats. The seeds' variance, divided by the number of
-    repeats, is added to the variance.
+    It is computed as in `interval`, from the mean pull of each unit over the repeats.
+
+    seeds   what the seeds add to the variance of the mean (`SeedVariances.of_mean`); None where it
+            cannot be estimated: the interval is then over images alone
     """
-    estimate = float(np.mean([score.ap50 for score in scores]))
-    of_images, df_images = _image_variance(_Pulls.of(scores, [score.share_UC for score in scores]))
-    if math.isnan(estimate) or df_images < 1:
+    estimate = float(np.mean([score.honest for score in scores]))
+    images = _image_variance(_Pulls.of(scores, [score.share_UC for score in scores]))
+    if math.isnan(estimate) or images.df < 1:
         return Interval(estimate, 0.0, 1.0)
-    if of_images < _NOTHING:
+    if images.value < _NOTHING:
         return _where_nothing_varies(estimate, _held(scores))
-    variance, df = _sum_of_variances(of_images, df_images, 1 / len(scores), seeds)
+    parts = [images, *(seeds or ())]
     bias = min(max(float(np.mean([_bias(score) for score in scores])), 0.0), estimate / 2)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df)) * math.sqrt(variance)
+    half = _quantile(parts, (1 - CONFIDENCE) / 2) * math.sqrt(sum(part.value for part in parts))
     return Interval(
         estimate,
         min(_moved(estimate - bias, -half), estimate),
@@ -254,34 +307,25 @@ def _bias(score: Scored) -> float:
     return float(moderated_C.sum())
 
 
-def _image_variance(pulls: _Pulls) -> tuple[float, float]:
-    """The variance of a sum over units, moderated class by class, and its degrees of freedom.
+def _image_variance(pulls: _Pulls) -> Variance:
+    """The variance of a sum over units, moderated class by class.
 
     The degrees of freedom are Satterthwaite's, and at most the number of units less one.
     """
     if not len(pulls.held_C):
-        return 0.0, 0.0
+        return Variance(0.0, 0.0)
     v_C = (pulls.share_UC**2).sum(axis=0)
     moderated_C, weight_C = _moderated(v_C, pulls.held_C, pulls.known_C)
     variance = float((pulls.share_UC.sum(axis=1) ** 2).sum() + (moderated_C - v_C).sum())
     square = float((moderated_C**2 / weight_C).sum())
     df = float(moderated_C.sum()) ** 2 / square if square > 0 else math.inf
-    return max(variance, 0.0), min(df, len(pulls.share_UC) - 1.0)
+    return Variance(max(variance, 0.0), min(df, len(pulls.share_UC) - 1.0))
 
 
-def _sum_of_variances(
-    of_images: float, df_images: float, times: float, seeds: "SeedVariance | None"
-) -> tuple[float, float]:
-    """The variance due to images plus `times` that of seeds, and its degrees of freedom.
-
-    The degrees of freedom are Satterthwaite's.
-    """
-    of_seeds = 0.0 if seeds is None else times * seeds.variance
-    variance = of_images + of_seeds
-    spread = (of_images**2 / df_images if df_images > 0 else 0.0) + (
-        of_seeds**2 / seeds.df if seeds else 0.0
-    )
-    return variance, variance**2 / spread if spread > 0 else df_images
+def noise_between(one: Scored, other: Scored) -> float:
+    """The variance, due to images, of the difference of two models on the same images."""
+    pulls = _Pulls.of([one], [one.share_UC - other.share_UC], paired=True)
+    return _image_variance(pulls).value
 
 
 class Verdict(StrEnum):
@@ -292,6 +336,14 @@ class Verdict(StrEnum):
     CANNOT_TELL = "cannot tell"
 
 
+class Scope(StrEnum):
+    """What a verdict is about, from the narrowest claim to the widest."""
+
+    MODELS = "these trained models"
+    HERE = "methods trained on these images"
+    ELSEWHERE = "methods trained on images of this kind"
+
+
 @dataclass(frozen=True)
 class Difference:
     """A paired difference in AP50, over the same repeats and images: variant less baseline.
@@ -300,11 +352,15 @@ class Difference:
     low, high     interval at 95% confidence, for this comparison by itself
     p             two-sided p value
     p_adjusted    p value adjusted for all comparisons of the table, by Holm
-    se, df        standard error and degrees of freedom of the t distribution
+    se, df        standard error, and degrees of freedom of the t distribution whose 95% bound the
+                  interval has
     image_se      the part of the standard error that is due to images
-    seed_se       the part that is due to seeds; None with one repeat, where it cannot be seen
+    seed_se       the part that is due to seeds; None with one seed, where it cannot be seen
     repeats       trained pairs that were compared
+    seeds         distinct seeds among them; the folds of a seed share its luck
     units         images, or groups, that they were validated on
+    p_elsewhere   `p_adjusted` for methods that train on other images of this kind; 1 where nothing
+                  can be said of these
     """
 
     estimate: float
@@ -317,74 +373,128 @@ class Difference:
     image_se: float
     seed_se: float | None
     repeats: int
+    seeds: int
     units: int
+    p_elsewhere: float = 1.0
+
+    @property
+    def scope(self) -> Scope:
+        """The widest claim that the verdict holds for."""
+        if self.seed_se is None:
+            return Scope.MODELS
+        return Scope.ELSEWHERE if self.p_elsewhere < 1 - CONFIDENCE else Scope.HERE
 
     @property
     def verdict(self) -> Verdict:
         """Better or worse where the adjusted p is under 5%.
 
-        With one repeat it is about the two trained models only.
+        `scope` says what it is about.
         """
         if not self.p_adjusted < 1 - CONFIDENCE:
             return Verdict.CANNOT_TELL
         return Verdict.BETTER if self.estimate > 0 else Verdict.WORSE
 
 
-Scores = Mapping[str, Mapping[Hashable, Scored]]
-"""The scored trials of a table: by variant, then by repeat (seed and fold), which pairs them."""
+class Repeat(NamedTuple):
+    """A training among those of a row: its seed, and its fold (0 for a hold-out)."""
+
+    seed: int
+    fold: int = 0
+
+
+Scores = Mapping[str, Mapping[Repeat, Scored]]
+"""The scored trials of a table: by row, then by repeat, which pairs the trials of two rows."""
+
+
+def distinct_seeds(repeats: Iterable[Repeat]) -> int:
+    """Number of distinct seeds."""
+    return len({repeat.seed for repeat in repeats})
 
 
 @dataclass(frozen=True)
-class SeedVariance:
-    """How much AP50 differs between trainings on the same settings, beyond what images explain.
+class SeedVariances:
+    """How much AP50 differs between seeds of one row, beyond what images explain.
 
-    variance   variance of one training's AP50
-    df         degrees of freedom of this estimate
+    A seed's AP50 is the mean over its folds, because they may share its luck.
+
+    pooled   variance of a seed's AP50, over all rows of a table
+    own      the variance of each row whose seeds differ much more than those of the other rows;
+             the pooled one does not hold for such a row
     """
 
-    variance: float
-    df: float
+    pooled: Variance
+    own: Mapping[str, Variance]
+
+    def of_mean(self, rows: Sequence[str], seeds: int) -> tuple[Variance, ...]:
+        """What the seeds add to the variance of a mean over seeds, or of a difference of two means.
+
+        rows    the row, or the two rows
+        seeds   number of distinct seeds
+        """
+        pooled = sum(row not in self.own for row in rows)
+        parts = [Variance(pooled * self.pooled.value, self.pooled.df)] if pooled else []
+        parts += [self.own[row] for row in rows if row in self.own]
+        return tuple(Variance(part.value / seeds, part.df) for part in parts)
 
 
-def seed_variance(scores: Scores) -> SeedVariance | None:
-    """The seeds' variance, pooled over the variants of a table.
+def seed_variances(scores: Scores) -> SeedVariances | None:
+    """The seeds' variance of the rows of a table; None where no row has two seeds.
 
-    Returns None where no two variants share two repeats. AP50 is taken apart into variant + repeat
-    + rest by least squares; the rest of a whole table has (variants - 1) (repeats - 1) degrees of
-    freedom. One part of the rest's variance is due to images, and its expectation follows from the
-    units' pulls; what remains is due to the seeds. It is set to at least a quarter of the rest's
-    variance, because the difference of two estimates can be 0 by chance. Its degrees of freedom are
-    those of the rest times its share of the rest's variance, because it is known less well. Both
-    rules were chosen by simulation (docs/statistics.md).
+    AP50 is taken apart into row + seed + rest by least squares; the rest of a whole table has (rows
+    - 1) (seeds - 1) degrees of freedom. Where no two rows share two seeds, as in a table of one
+    row, nothing is taken off for the seed. One part of the rest's variance is due to images, and
+    its expectation follows from the units' pulls; what remains is due to the seeds. It is set to at
+    least 2 / (2 + df) of the rest's variance, because the difference of two estimates can be small
+    by chance. A row whose own variance is more than `_UNEVEN` times that of the others keeps its
+    own. These rules were chosen by simulation (docs/statistics.md).
     """
-    cells = [(variant, repeat) for variant, row in scores.items() for repeat in row]
-    variants, repeats = (
-        list(dict.fromkeys(v for v, _ in cells)),
-        list(dict.fromkeys(r for _, r in cells)),
-    )
-    design = np.zeros((len(cells), len(variants) + len(repeats)))
-    for row, (variant, repeat) in enumerate(cells):
-        design[row, variants.index(variant)] = design[
-            row, len(variants) + repeats.index(repeat)
-        ] = 1
-    rest = np.eye(len(cells)) - design @ np.linalg.pinv(design)
-    df = round(float(np.trace(rest)))
-    if df < 1:
+    cells = list(dict.fromkeys((row, repeat.seed) for row in scores for repeat in scores[row]))
+    if not cells:
         return None
-    scored = [scores[variant][repeat] for variant, repeat in cells]
-    ap50 = np.array([score.ap50 for score in scored])
-    pulls_UM = _aligned(
-        [score.share_UC.sum(axis=1) for score in scored], [score.units for score in scored]
+    row_M, seed_M = (np.array(column) for column in zip(*cells, strict=True))
+    rows_MV = (row_M[:, None] == np.array(list(scores))).astype(np.float64)
+    seeds_MS = (seed_M[:, None] == np.unique(seed_M)).astype(np.float64)
+    for design in (np.concatenate([rows_MV, seeds_MS], axis=1), rows_MV):
+        rest_MM = np.eye(len(cells)) - design @ np.linalg.pinv(design)
+        df = round(float(np.trace(rest_MM)))
+        if df >= 1:
+            break
+    else:
+        return None
+    folds = [
+        [scored for repeat, scored in scores[row].items() if repeat.seed == seed]
+        for row, seed in cells
+    ]
+    ap50_M = np.array([np.mean([one.honest for one in together]) for together in folds])
+    flat = [(one, 1 / len(together)) for together in folds for one in together]
+    pulls = _aligned(
+        [one.share_UC.sum(axis=1) * weight for one, weight in flat], [one.units for one, _ in flat]
     )
-    of_all = float(np.square(rest @ ap50).sum()) / df
-    if of_all < _NOTHING:  # variants that are the same everywhere: what is left is rounding
-        return SeedVariance(0.0, df)
-    of_images = float(((pulls_UM @ rest) ** 2).sum()) / df
-    variance = max(of_all - of_images, _LEAST_SEEDS * of_all)
-    return SeedVariance(variance, df * variance / of_all)
+    starts = np.cumsum([0, *(len(together) for together in folds[:-1])])
+    pulls_UM = np.add.reduceat(pulls, starts, axis=1)
+    squares_M = np.square(rest_MM @ ap50_M)
+    of_all = float(squares_M.sum()) / df
+    if of_all < _NOTHING:  # rows that are the same everywhere: what is left is rounding
+        return SeedVariances(Variance(0.0, df), {})
+    of_images = float(((pulls_UM @ rest_MM) ** 2).sum()) / df
+    pooled = Variance(max(of_all - of_images, of_all * 2 / (2 + df)), df)
+    own: dict[str, Variance] = {}
+    for row in scores:
+        mine_M = row_M == row
+        seeds, mine = int(mine_M.sum()), float(np.diag(rest_MM)[mine_M].sum())
+        if seeds < 2 or df - mine < 1:
+            continue
+        others = float(squares_M[~mine_M].sum()) / (df - mine)
+        # The rest of a row also holds a part of the others': their mean was taken off.
+        kept = mine / (seeds - 1)
+        variance = float(squares_M[mine_M].sum()) / (seeds - 1) / kept**2
+        variance -= others * (1 / kept - 1)
+        if variance > _UNEVEN * others:
+            own[row] = Variance(max(variance - of_images, pooled.value), seeds - 1)
+    return SeedVariances(pooled, own)
 
 
-_LEAST_SEEDS = 0.25
+_UNEVEN = 2.0
 
 
 def _aligned(
@@ -413,43 +523,69 @@ def _held(scored: Sequence[Scored]) -> NDArray[np.bool_]:
 
 
 def compare(
-    variant: Sequence[Scored], baseline: Sequence[Scored], seeds: SeedVariance | None
+    variant: Sequence[Scored],
+    baseline: Sequence[Scored],
+    seeds: int = 1,
+    of_seeds: Sequence[Variance] | None = None,
+    training: float | None = None,
 ) -> Difference:
-    """The paired difference of two variants.
+    """The paired difference of two rows.
 
     `variant[r]` and `baseline[r]` were validated on the same images.
 
-    seeds   the seeds' variance of the table (`seed_variance`); None with one repeat: the difference
-            is then one between these two trained models
+    seeds      number of distinct seeds
+    of_seeds   what the seeds add to the variance (`SeedVariances.of_mean`); None where it cannot be
+               estimated: the difference is then one between these trained models
+    training   number of validation images of a repeat over that of its training images; None if
+               nothing is to be said of other training images
+
+    Repeats share most of their training images, so an advantage that depends on these hardly shows
+    in how repeats differ. For other training images the variance of a mean over J repeats, s^2 / J,
+    becomes s^2 (1 / J + `training`) (Nadeau and Bengio, *Machine Learning* 52, 2003).
 
     The variance of the mean difference is the variance due to images, moderated as in `interval`,
-    plus twice the seeds' variance divided by the number of repeats. The degrees of freedom are
-    Satterthwaite's.
+    plus that of the seeds. A variance of seeds that is known from one degree of freedom gives no
+    verdict: its p value is 1.
     """
     assert len(variant) == len(baseline) > 0
     repeats = len(variant)
     pairs = list(zip(variant, baseline, strict=True))
     assert all(one.units == other.units for one, other in pairs), "the same images"
-    estimate = float(np.mean([one.ap50 - other.ap50 for one, other in pairs]))
+    estimate = float(np.mean([one.honest - other.honest for one, other in pairs]))
     pulls = _Pulls.of(variant, [one.share_UC - other.share_UC for one, other in pairs], paired=True)
-    of_images, df_images = _image_variance(pulls)
-    variance, df = _sum_of_variances(of_images, df_images, 2 / repeats, seeds)
+    images = _image_variance(pulls)
+    parts = [part for part in (images, *(of_seeds or ())) if part.value > 0]
+    variance = sum(part.value for part in parts)
     units = len(pulls.share_UC)
-    image_se, seed_se = (
-        math.sqrt(of_images),
-        None if seeds is None else math.sqrt(2 / repeats * seeds.variance),
-    )
-    if math.isnan(estimate) or units < 2 or df_images <= 0 or variance < _NOTHING:
+    image_se = math.sqrt(images.value)
+    seed_se = None if of_seeds is None else math.sqrt(sum(part.value for part in of_seeds))
+    if math.isnan(estimate) or units < 2 or images.df <= 0 or variance < _NOTHING:
         # Without variance the two models are the same everywhere, or there are too few units to
         # estimate it.
         return Difference(
-            estimate, -1.0, 1.0, 1.0, 1.0, math.inf, 0.0, image_se, seed_se, repeats, units
-        )
+            estimate, -1.0, 1.0, 1.0, 1.0, math.inf, 0.0, image_se, seed_se, repeats, seeds,
+            units,
+        )  # fmt: skip
     se = math.sqrt(variance)
-    p = float(2 * stats.t.sf(abs(estimate) / se, df))
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, df)) * se
-    low, high = max(estimate - half, -1.0), min(estimate + half, 1.0)
-    return Difference(estimate, low, high, p, p, se, df, image_se, seed_se, repeats, units)
+    known = all(part.df >= _LEAST_DF for part in of_seeds or () if part.value > 0)
+    p = _two_sided_p(estimate / se, parts) if known else 1.0
+    elsewhere = 1.0
+    if training is not None and of_seeds is not None and known:
+        wider = [
+            Variance(part.value * (1 + training * (repeats if part is images else seeds)), part.df)
+            for part in parts
+        ]
+        wide_se = math.sqrt(sum(part.value for part in wider))
+        elsewhere = _two_sided_p(estimate / wide_se, wider)
+    bound = _quantile(parts, (1 - CONFIDENCE) / 2)
+    low, high = max(estimate - bound * se, -1.0), min(estimate + bound * se, 1.0)
+    return Difference(
+        estimate, low, high, p, p, se, _df_with(bound), image_se, seed_se, repeats, seeds, units,
+        elsewhere,
+    )  # fmt: skip
+
+
+_LEAST_DF = 2
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -478,21 +614,29 @@ def for_all_pairs(p_values: Sequence[float]) -> list[float]:
     return holm([*p_values, *[1.0] * other_pairs])[: len(p_values)]
 
 
-def compare_all(scores: Scores, pairs: Sequence[tuple[str, str]]) -> list[Difference]:
+def compare_all(
+    scores: Scores, pairs: Sequence[tuple[str, str]], training: float | None = None
+) -> list[Difference]:
     """Each variant compared with its baseline, over the repeats that both have.
 
-    The p values are adjusted for all pairs.
+    The p values are adjusted for all pairs. `compare` explains `training`.
     """
-    seeds = seed_variance(scores)
+    variances = seed_variances(scores)
     found = []
     for variant, baseline in pairs:
         both = [repeat for repeat in scores[variant] if repeat in scores[baseline]]
         assert both, f"{variant} and {baseline} have no repeat in common"
         one, other = ([scores[name][repeat] for repeat in both] for name in (variant, baseline))
-        found.append(compare(one, other, seeds))
-    adjusted = holm([difference.p for difference in found])
+        seeds = distinct_seeds(both)
+        of_seeds = None if variances is None else variances.of_mean((variant, baseline), seeds)
+        found.append(compare(one, other, seeds, of_seeds, training))
+    here, elsewhere = (
+        holm([difference.p for difference in found]),
+        holm([difference.p_elsewhere for difference in found]),
+    )
     return [
-        replace(difference, p_adjusted=p) for difference, p in zip(found, adjusted, strict=True)
+        replace(difference, p_adjusted=p, p_elsewhere=wide)
+        for difference, p, wide in zip(found, here, elsewhere, strict=True)
     ]
 
 
@@ -526,10 +670,21 @@ def prior_smallest_difference(units: int, repeats: int, comparisons: int = 1) ->
 
     units         images, or groups of them, that validate in any of the repeats
     repeats       trainings of each of the two that are compared
-    comparisons   number of comparisons of the table
+    comparisons   number of comparisons of the table, each of a row with the same one; all its rows
+                  tell how much seeds differ
     """
-    variance = _PRIOR_IMAGE_VARIANCE / max(units, 1) + 2 * _PRIOR_SEED_SD**2 / max(repeats, 1)
-    return smallest_difference(math.sqrt(variance), max(units - 1, 1), comparisons)
+    images = Variance(_PRIOR_IMAGE_VARIANCE / max(units, 1), max(units - 1, 1))
+    of_seeds = 2 * _PRIOR_SEED_SD**2 / max(repeats, 1)
+    if repeats < 2:
+        return smallest_difference(math.sqrt(images.value + of_seeds), images.df, comparisons)
+    df = comparisons * (repeats - 1)
+    if df < _LEAST_DF:
+        return math.inf
+    least = (images.value + of_seeds) * 2 / (2 + df)  # as `seed_variances` has it
+    parts = [images, Variance(max(of_seeds, least), df)]
+    bound = _quantile(parts, (1 - CONFIDENCE) / 2)
+    se = math.sqrt(sum(part.value for part in parts))
+    return smallest_difference(se, _df_with(bound), comparisons)
 
 
 _PRIOR_IMAGE_VARIANCE, _PRIOR_SEED_SD = 0.12, 0.02

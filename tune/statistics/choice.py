@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,12 +14,14 @@ from core.metric.reweighted import Reweighted
 from tune.statistics.certainty import (
     Difference,
     Interval,
+    Repeat,
     Scored,
     Scores,
     compare_all,
+    distinct_seeds,
     for_all_pairs,
     mean_interval,
-    seed_variance,
+    seed_variances,
 )
 
 
@@ -76,6 +78,7 @@ def choose_winner(
     units_of: Callable[[Sequence[str]], Sequence[str]] | None = None,
     seed: int = 0,
     predictions: Mapping[str, Predictions] | None = None,
+    repeats: Sequence[Repeat] | None = None,
 ) -> Choice:
     """Choose the winner, its epoch and its settings of prediction.
 
@@ -84,6 +87,7 @@ def choose_winner(
 
     units_of      the units of images, given their names; None where each image is its own unit
     predictions   by the name of a candidate; those that are missing keep their own settings
+    repeats       seed and fold of each repeat; None where each has a seed of its own
 
     The score of a candidate, an epoch and settings of prediction is the point of the mean curve
     plus the settings' mean gain. The gain is measured on the model of each repeat's own best epoch.
@@ -97,12 +101,14 @@ def choose_winner(
     alone would otherwise hide the luck of the best.
     """
     weights = _Weights(np.random.default_rng([seed, 0]))
+    if repeats is None:
+        repeats = [Repeat(number) for number in range(len(next(iter(candidates.values()))))]
 
-    def means(repeats: Sequence[Sequence[Callable[[], MatchTable]]]) -> NDArray[np.float64]:
+    def means(trained: Sequence[Sequence[Callable[[], MatchTable]]]) -> NDArray[np.float64]:
         """The mean over repeats of [repeat][K], as evaluated, then under each resample."""
         values = [
             [_resampled(load(), max_dets, units_of, weights) for load in tables]
-            for tables in repeats
+            for tables in trained
         ]
         return np.mean(values, axis=0)  # type: ignore[no-any-return]
 
@@ -111,9 +117,9 @@ def choose_winner(
     points: dict[str, NDArray[np.float64]] = {}
     resampled: dict[str, NDArray[np.float64]] = {}
     chosen: dict[str, tuple[int, PredictConfig | None]] = {}
-    scores: dict[str, dict[Hashable, Scored]] = {}
-    for name, repeats in candidates.items():
-        means_ER = means(repeats)
+    scores: dict[str, dict[Repeat, Scored]] = {}
+    for name, trained in candidates.items():
+        means_ER = means(trained)
         curves[name] = tuple(means_ER[:, 0].tolist())
         ways = (predictions or {}).get(name, Predictions((), {}))
         gains_KR = np.zeros((1, means_ER.shape[1]))
@@ -127,18 +133,21 @@ def choose_winner(
         epoch, way = divmod(int(np.argmax(points[name])), len(gains_KR))
         prediction = [None, *ways.tried][way]
         chosen[name] = epoch, prediction
-        best = [epochs[epoch] for epochs in repeats]
+        best = [epochs[epoch] for epochs in trained]
         scores[name] = {
-            number: Scored.of(table, max_dets, units_of and units_of(table.image_names))
-            for number, table in enumerate(
-                load() for load in (best if prediction is None else ways.tried[prediction])
+            repeat: Scored.of(table, max_dets, units_of and units_of(table.image_names))
+            for repeat, table in zip(
+                repeats,
+                (load() for load in (best if prediction is None else ways.tried[prediction])),
+                strict=True,
             )
         }
     winner = max(points, key=lambda name: float(points[name].max()))
     epoch, prediction = chosen[winner]
     score, repeated = float(points[winner].max()), list(scores[winner].values())
-    seeds = seed_variance(scores)
-    seed_sd = 0.0 if seeds is None else math.sqrt(seeds.variance / len(repeated))
+    variances, seeds = seed_variances(scores), distinct_seeds(repeats)
+    of_seeds = None if variances is None else variances.of_mean([winner], seeds)
+    seed_sd = 0.0 if variances is None else math.sqrt(variances.pooled.value / seeds)
     optimism = _optimism(
         points,
         resampled,
@@ -146,7 +155,7 @@ def choose_winner(
         seed_sd,
         np.random.default_rng([seed, 1]),
     )
-    around = mean_interval(repeated, seeds)
+    around = mean_interval(repeated, of_seeds)
     # The tables of other settings are of each repeat's own best epoch.
     too_high = optimism + (0.0 if prediction is None else around.estimate - score)
     corrected = Interval(

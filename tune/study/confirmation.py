@@ -36,6 +36,7 @@ from tune.ledger.reading import read_ledger, remembered_facts
 from tune.ledger.records import Point, State, TrialRecord, settings_key
 from tune.request.request import SearchOptions, StopEarly, StudyRequest
 from tune.space.space import SearchSpace
+from tune.statistics.certainty import Repeat
 from tune.statistics.choice import Choice, Predictions, choose_winner
 from tune.store.folder import StudyFolder, match_table_path, prediction_table_path
 from tune.study.candidates import Candidate, candidates, to_continue
@@ -44,9 +45,6 @@ FIRST_SEED = 1000
 """The smallest fresh seed."""
 PATIENCE = 100
 """Number of seeds in a row without a new split after which the search for fresh splits ends."""
-
-Repeat = tuple[int, int]
-"""Seed and fold of a repeat. The seed is also the split's seed; the fold is 0 for a hold-out."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ def fresh_repeats(request: StudyRequest, data: Dataset) -> tuple[Repeat, ...]:
         raise DataError(
             f"confirm, {asked.folds} folds: {trouble}" if asked.folds else f"confirm: {trouble}"
         )
-    return tuple((seed, fold) for seed in found for fold in range(max(asked.folds, 1)))
+    return tuple(Repeat(seed, fold) for seed in found for fold in range(max(asked.folds, 1)))
 
 
 def _validation_parts(data: Dataset, config: DataConfig, seed: int) -> set[tuple[int, ...]]:
@@ -270,7 +268,7 @@ def read_confirmation(
     known = None if reading is None else reading.facts.get("confirm")
     if reading is None or known is None:
         return None
-    repeats = tuple((int(seed), int(fold)) for seed, fold in known["repeats"])
+    repeats = tuple(Repeat(int(seed), int(fold)) for seed, fold in known["repeats"])
     by_settings = {
         settings_key(record.settings): record
         for record in reading.records
@@ -393,4 +391,5 @@ def confirmed_winner(confirmation: Confirmation) -> Choice | None:
             group_names, pattern=str(settings["data.group_pattern"]), place="the confirmation"
         ),
         predictions={one.candidate.name: one.ways for one in confirmation.confirmed},
+        repeats=confirmation.repeats,
     )

@@ -22,9 +22,10 @@ from tune.ledger.reading import remembered_facts
 from tune.request.request import StudyRequest
 from tune.space.domains import Choices
 from tune.space.space import MAX_COMBINATIONS, SearchSpace
+from tune.statistics.certainty import Repeat
 from tune.store.folder import StudyFolder
 from tune.study import automatic
-from tune.study.confirmation import Repeat, fresh_repeats
+from tune.study.confirmation import fresh_repeats
 from tune.study.going_on import (
     growth,
     refuse_other_facts,
