@@ -4,13 +4,13 @@ their cost, or more images.
 
 import math
 import statistics
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tune.report.main_table import MainRow, repeat_of
 from tune.report.trial_scores import ScoredTrial
 from tune.request.request import StudyRequest
-from tune.statistics.certainty import Scored, Verdict, seed_variance
+from tune.statistics.certainty import Repeat, Scored, Verdict, of_one_seed
 from tune.statistics.further import Outlook, images_to_decide, outlook, seeds_to_decide
 
 
@@ -42,7 +42,7 @@ def further_of(
     units    number of images of the whole data set, or of their groups
     """
     by_number = {trial.record.id: trial for trial in trials}
-    scores: dict[str, dict[Hashable, Scored]] = {
+    scores: dict[str, dict[Repeat, Scored]] = {
         row.name: {
             repeat_of(trial.record): trial.scored
             for number in row.trials
@@ -70,7 +70,7 @@ def further_of(
 
 
 def _outlook(
-    request: StudyRequest, row: MainRow, scores: Mapping[str, Mapping[Hashable, Scored]]
+    request: StudyRequest, row: MainRow, scores: Mapping[str, Mapping[Repeat, Scored]]
 ) -> Outlook:
     assert row.difference is not None
     assert row.compared_with is not None
@@ -80,7 +80,7 @@ def _outlook(
         [own[repeat] for repeat in both],
         [other[repeat] for repeat in both],
         row.difference,
-        seed_variance(scores),
+        of_one_seed(scores, row.name, row.compared_with),
         int(request.space.value("data.folds", {})),
         float(request.space.value("data.validation_fraction", {})),
     )

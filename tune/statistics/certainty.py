@@ -143,6 +143,17 @@ def _df_with(bound: float) -> float:
 _MANY = 1e4
 
 
+def standard_error(parts: Sequence[Variance]) -> tuple[float, float]:
+    """The standard error with a variance of several parts, and the degrees of freedom of the t
+    distribution whose 95% bound is the parts' (see `Difference`).
+    """
+    known = [part for part in parts if part.value > 0]
+    if not known:
+        return 0.0, math.inf
+    bound = _quantile(known, (1 - CONFIDENCE) / 2)
+    return math.sqrt(sum(part.value for part in known)), _df_with(bound)
+
+
 @dataclass(frozen=True)
 class Interval:
     """An estimate with its interval at 95% confidence."""
@@ -492,6 +503,17 @@ def seed_variances(scores: Scores) -> SeedVariances | None:
         if variance > _UNEVEN * others:
             own[row] = Variance(max(variance - of_images, pooled.value), seeds - 1)
     return SeedVariances(pooled, own)
+
+
+def of_one_seed(scores: Scores, row: str, other: str) -> Variance | None:
+    """What one seed adds to the variance of the difference of two rows; None where seeds cannot be
+    seen.
+    """
+    variances = seed_variances(scores)
+    if variances is None:
+        return None
+    se, df = standard_error(variances.of_mean((row, other), 1))
+    return Variance(se**2, df)
 
 
 _UNEVEN = 2.0

@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from tune.statistics.certainty import (
     Difference,
     Scored,
-    SeedVariance,
+    Variance,
     compare,
     smallest_difference,
+    standard_error,
 )
 
 MOST_SEEDS = 1000
@@ -79,12 +80,10 @@ class Outlook:
         overlap = 1 + (1 - self.fraction) / (self.fraction * seeds)
         of_images = (self.common * overlap + self.own / seeds) / images
         of_seeds = self.of_seeds / seeds
-        variance = of_images + of_seeds + self.other
-        fixed = of_images + self.other
-        spread = fixed**2 / self.df_images if fixed else 0.0
-        if of_seeds:
-            spread += of_seeds**2 / (self.df_seeds * (seeds - 1))
-        return math.sqrt(variance), variance**2 / spread if spread else math.inf
+        return standard_error([
+            Variance(of_images + self.other, self.df_images),
+            Variance(of_seeds, max(self.df_seeds * (seeds - 1), 1.0)),
+        ])  # fmt: skip
 
     def decides(self, comparisons: int, seeds: float, images: float = 1.0) -> bool:
         """Whether a true difference of the observed size is then found in 80% of cases.
@@ -99,23 +98,23 @@ def outlook(
     variant: Sequence[Scored],
     baseline: Sequence[Scored],
     difference: Difference,
-    seeds: SeedVariance | None,
+    seeds: Variance | None,
     folds: int,
     fraction: float,
 ) -> Outlook:
     """The outlook of a comparison whose trainings are given, those of one seed beside each other.
 
     difference   the comparison as it stands
-    seeds        the seeds' variance that it was judged by; None with one repeat
+    seeds        what one seed adds to the variance that it was judged by; None with one seed
     folds        number of folds of each seed; 0 for hold-outs
     fraction     share of the images that a hold-out validates
 
     With one training each the seeds' variance is taken to be the usual one.
     """
     repeats, each = len(variant), max(folds, 1)
-    together = compare(variant, baseline, None)
+    together = compare(variant, baseline)
     pairs = list(zip(variant, baseline, strict=True))
-    single = sum(compare([one], [other], None).image_se ** 2 for one, other in pairs) / repeats
+    single = sum(compare([one], [other]).image_se ** 2 for one, other in pairs) / repeats
     of_images = together.image_se**2
     number = repeats / each
     fraction = 1.0 if folds else fraction
@@ -129,7 +128,7 @@ def outlook(
     if seeds is None or number < 2:
         variance, df = 2 * USUAL_SEED_SD**2 / each, 1.0
     else:
-        variance, df = 2 * seeds.variance / each, seeds.df / (number - 1)
+        variance, df = seeds.value, seeds.df / (number - 1)
     known = of_images + (variance / number if seeds is not None else 0.0)
     other = max(difference.se**2 - known, 0.0) if math.isfinite(difference.se) else 0.0
     return Outlook(
