@@ -331,7 +331,7 @@ def _sharing(comparisons: int, variants: bool) -> str:
     if comparisons == 1:
         return ""
     what = many(comparisons, "comparison") if variants else f"{comparisons:,} pairs of trials"
-    return f", {what} at one error rate of 5%"
+    return f", {what} that share an error rate of 5%"
 
 
 def _over(request: StudyRequest, difference: Difference) -> str:

@@ -82,7 +82,7 @@ def _answer(evidence: Evidence) -> Iterator[str]:
 
 
 def _what_would_decide(evidence: Evidence) -> Iterator[str]:
-    """Sentences on the further seeds and images that would decide what cannot be told."""
+    """Sentences on the further seeds and images that would decide the open comparisons."""
     planned = evidence.request.space.seeds
     enough = max(planned, ENOUGH_SEEDS)
     by_seeds = sorted(
@@ -97,8 +97,8 @@ def _what_would_decide(evidence: Evidence) -> Iterator[str]:
         ]
         more = f" ({len(by_seeds) - _MOST} more are in the table)" if len(by_seeds) > _MOST else ""
         yield (
-            "If the true differences are the observed ones, further seeds would tell in 80% of"
-            f" cases {listed(said)}{more}; python -m tune.search --study"
+            "If the true differences are the observed ones, further seeds would in 80% of cases"
+            f" distinguish {listed(said)}{more}; python -m tune.search --study"
             f" {evidence.request.study} --set seeds=N runs what is missing"
         )
     by_images = [one for one in evidence.further if one.seeds is None]
@@ -106,14 +106,14 @@ def _what_would_decide(evidence: Evidence) -> Iterator[str]:
         said = [
             f"{one.row.name} from {one.row.compared_with}"
             + (
-                f" (nor would {MOST_IMAGES:g} times the images)"
+                f" (nor would {MOST_IMAGES:g} times as many images)"
                 if one.images is None
-                else f" (some {one.images:,} more {_units(evidence)} would, with seeds={enough})"
+                else f" (about {one.images:,} more {_units(evidence)} would, with seeds={enough})"
             )
             for one in by_images[:_MOST]
         ]
         more = f" ({len(by_images) - _MOST} more)" if len(by_images) > _MOST else ""
-        yield f"No number of further seeds would tell {listed(said)}{more}"
+        yield f"No number of further seeds would distinguish {listed(said)}{more}"
 
 
 def _units(evidence: Evidence) -> str:
@@ -238,8 +238,8 @@ def _variants_answer(evidence: Evidence) -> Iterator[str]:
         row.difference is not None and row.difference.seeds == 1 for row in compared
     ):
         yield (
-            "Every method was compared with one seed: the verdicts speak of these trained models,"
-            " not of the methods, since another seed can order them otherwise"
+            "Every method was compared with one seed: the verdicts are about these trained models,"
+            " not about the methods, since another seed can change their order"
         )
 
 
@@ -286,13 +286,13 @@ def _cause(row: MainRow) -> Iterator[str]:
     elif row.factors and row.scope is Scope.MODELS:
         differs = listed([str(factor) for factor in row.factors])
         yield (
-            f"They differ in {differs}; with one training each, the luck of their seeds can have"
-            " made the difference as well"
+            f"They differ in {differs}; with one training each, the luck of their seeds can also"
+            " have made the difference"
         )
     elif len(row.factors) > 1:
         yield f"Apart from chance, the two differ in {listed(row.made_of)} together"
     elif row.factors:
-        yield f"Apart from chance, the two differ in nothing but {row.factors[0]}"
+        yield f"Apart from chance, the two differ only in {row.factors[0]}"
 
 
 def _is_clear(row: MainRow) -> bool:
@@ -337,8 +337,8 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
     )
     if evidence.choice is None:
         yield (
-            "That is the best of several scores on the same images, and so too high on average; no"
-            " fresh seeds and splits confirmed it"
+            "That is the best of several scores on the same images, and so too high on average; it"
+            " was not confirmed on fresh seeds and splits"
         )
     if same:
         numbers = listed([str(number) for number in same[:_MOST]])
@@ -360,7 +360,7 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
         )
         yield (
             f"Of {many(len(compared), 'other')} that can be compared with it, {listed(counts)};"
-            " this is said of the trained models, one training each"
+            " this is about the trained models, one training each"
         )
     yield from _effects(evidence)
 
@@ -383,7 +383,7 @@ def _effects(evidence: Evidence) -> Iterator[str]:
             f" {many(len(evidence.effects), 'effect')}, is under 0.05"
         )
     elif evidence.effects:
-        yield f"Whether any searched setting made a difference in {score} the data cannot tell"
+        yield f"The data cannot tell whether any searched setting made a difference in {score}"
 
 
 def _confirmed(evidence: Evidence) -> Iterator[str]:
@@ -405,7 +405,7 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
     )
     yield (
         f"{name} {among} on fresh seeds and splits: AP50 {text(choice.score, Kind.AP50)} at epoch"
-        f" {choice.epoch}, {trained}; less the estimated luck of having been chosen"
+        f" {choice.epoch}, {trained}; less the estimated luck of having been chosen, it is"
         f" {text(choice.corrected, Kind.INTERVAL)}" + _of_one_seed(confirmation.repeats)
     )
     if choice.others:
@@ -442,11 +442,11 @@ def runners_up(choice: Choice) -> str:
         first = choice.others[alike[0]]
         difference = Interval(first.estimate, first.low, first.high)
         counts.append(
-            f"{len(alike)} cannot be told from it, first of them {alike[0]}"
+            f"{len(alike)} cannot be told from the winner, the closest being {alike[0]}"
             f" ({text(difference, Kind.DIFFERENCE)})"
         )
     models = (
-        "; this is said of the trained models, one training each"
+        "; this is about the trained models, one training each"
         if all(one.repeats == 1 for one in choice.others.values())
         else ""
     )
@@ -471,9 +471,9 @@ def _way_to_predict(choice: Choice, candidate: Candidate) -> str:
 def _cautions(evidence: Evidence) -> Iterator[str]:
     if evidence.rows:
         yield (
-            "each AP50 of a row is that of the best epoch, less an estimate of what choosing it on"
-            " the images that score it adds; beside it stand the AP50 as measured and that of the"
-            " last epoch"
+            "the AP50 of a row is that of its best epoch, less the estimated luck of having chosen"
+            " that epoch on the images that score it; the table also has this AP50 as measured and"
+            " that of the last epoch"
         )
     if evidence.rows and not evidence.request.space.value("data.group_pattern", {}):
         yield (

@@ -71,18 +71,18 @@ def _methods_table(evidence: Evidence) -> Table:
         for row in evidence.rows
     )  # fmt: skip
     caption = (
-        "Validation AP50 at the best epoch, mean over repeats, less what choosing that epoch on the"
-        " same images adds on average; as measured it stands beside. Differences are paired: over"
-        " the same images and the same seeds. The interval of a difference is for that comparison"
-        " by itself. p and the verdict are adjusted for all comparisons of the table: where p is"
-        " 0.05 or more, the data cannot tell. p is for methods trained on these images; where the"
-        " difference is also clear for training on other images of this kind, the column beside the"
-        " verdict says so."
+        "Validation AP50 at the best epoch, mean over repeats, less the estimated luck of having"
+        " chosen that epoch on the same images; the next column has it as measured. Differences are"
+        " paired: over the same images and the same seeds. The interval of a difference is for that"
+        " comparison by itself. p and the verdict are adjusted for all comparisons of the table:"
+        " where p is 0.05 or more, the data cannot tell. p is for methods trained on these images;"
+        " where the difference is also clear for training on other images of this kind, the column"
+        " after the verdict says so."
     )
     if _single(evidence.rows):
         caption += (
             " Each method was trained with one seed, so the intervals are over images alone and the"
-            " verdicts speak of these trained models, not of the methods."
+            " verdicts are about these trained models, not about the methods."
         )
     return Table("methods", "Methods", caption, columns, rows)
 
@@ -103,11 +103,11 @@ def _ranking_table(evidence: Evidence) -> Table:
         for row in evidence.rows
     )  # fmt: skip
     caption = (
-        "Trials that ran to their last epoch, best as measured first. AP50 is that of the best"
-        " epoch less what choosing it on the same images adds on average. Each is compared with the"
-        " best over the same images. The best was picked by these scores, so p is adjusted as if"
-        " every trial had been compared with every other. Each was trained once: the verdicts speak"
-        " of these trained models, not of their settings."
+        "Trials that ran to their last epoch, ordered by AP50 as measured, the best first. AP50 is"
+        " that of the best epoch, less the estimated luck of having chosen that epoch on the same"
+        " images. Each trial is compared with the best over the same images. The best was picked by"
+        " these scores, so p is adjusted as if every trial had been compared with every other. Each"
+        " was trained once: the verdicts are about these trained models, not about their settings."
     )
     return Table("trials", "Trials", caption, columns, rows)
 
@@ -190,20 +190,20 @@ def _further_table(evidence: Evidence) -> Table:
         "groups of images" if evidence.request.space.value("data.group_pattern", {}) else "images"
     )
     caption = (
-        "What would decide each comparison that cannot be told now, in 80% of cases, if the true"
-        " difference is the one that was observed, by this study's own variances and at one error"
-        " rate of 5% for all that are open. Seeds count for every method of the table, since"
-        " `seeds:` holds for all; hours are those of the trainings one after the other, as long as"
-        f" trainings took so far. Where no number of seeds would do, further annotated {unit} are"
-        f" named that would, with at least {ENOUGH_SEEDS} seeds. Observed differences are uncertain"
-        " themselves, and so are these numbers."
+        "The number of further seeds that would decide each open comparison in 80% of cases, if the"
+        " true difference is the observed one. It is computed from this study's own variances, with"
+        " one error rate of 5% for all open comparisons. Every method of the table is trained with"
+        " these seeds, since `seeds:` holds for all; hours are those of the trainings one after the"
+        " other, at the pace of the trainings so far. Where no number of seeds would decide, the"
+        f" last column has how many further annotated {unit} would, with at least {ENOUGH_SEEDS}"
+        " seeds. The observed differences are uncertain, and so are these numbers."
     )
     if _single(evidence.rows):
         caption += (
-            " Each method was trained once, so seeds are taken to move AP50 by a standard deviation"
-            f" of {USUAL_SEED_SD}, as is usual."
+            " Each method was trained once, so the standard deviation of AP50 over seeds is taken"
+            f" to be {USUAL_SEED_SD}, as is usual."
         )
-    return Table("further", "What would decide", caption, columns, rows)
+    return Table("further", "What would decide open comparisons", caption, columns, rows)
 
 
 def _confirmation_table(evidence: Evidence) -> Table | None:
@@ -273,8 +273,8 @@ def _effects_table(evidence: Evidence) -> Table:
         " interval for each effect by itself; p is adjusted for all effects of the table. The"
         " importance is the share of the differences in AP50 among the complete trials that Optuna"
         " ascribes to the setting; it has no interval. The sampler tried good settings more often,"
-        " and all trials share their validation images, so this describes the search and is no"
-        " experiment."
+        " and all trials share their validation images, so the table describes this search; it is"
+        " not an experiment."
     )
     return Table("effects", "Settings", caption, columns, tuple(rows))
 
@@ -299,8 +299,8 @@ def _classes_table(evidence: Evidence) -> Table:
     )
     caption = (
         f"AP50 of each class for {which}, at its best epoch. A class in fewer than 5 images has no"
-        " interval. The interval of a common class in crowded images promises too much at an AP50"
-        " of about 0.8: in simulation it held the truth in 73 to 78% of cases instead of 95%."
+        " interval. The interval of a common class in crowded images is too narrow at an AP50 of"
+        " about 0.8: in simulation it held the truth in 73 to 78% of cases instead of 95%."
     )
     return Table("classes", "Classes", caption, columns, tuple(rows))
 
@@ -499,11 +499,11 @@ def _cause(row: MainRow) -> str:
 
 
 def effects_score(epoch: int | None) -> str:
-    """What the effects of settings are effects on, in words.
+    """The score on which settings have effects, in words.
 
-    epoch   the epoch after which they compare all trials; None for final scores
+    epoch   the epoch after which the effects compare all trials; None for final scores
     """
-    return "AP50" if epoch is None else f"AP50 up to epoch {epoch}, which every trial reached,"
+    return "AP50" if epoch is None else f"AP50 up to epoch {epoch} (which every trial reached)"
 
 
 def ap50_cell(row: MainRow) -> Interval:

@@ -110,8 +110,8 @@ def examine(
             trial = replace(
                 trial,
                 trouble=(
-                    f"trial {record.id} is scored with the luck of its best epoch, which is"
-                    f" unknown: {error}"
+                    f"the luck of having chosen the best epoch of trial {record.id} is unknown, and"
+                    f" so is not subtracted from its AP50: {error}"
                 ),
             )
     return replace(trial, interval=interval(scored), scored=scored)

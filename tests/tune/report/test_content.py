@@ -232,8 +232,8 @@ def test_a_clear_difference_in_one_thing_is_said_to_be_its_effect(shown: ReportC
     assert shown.answer[1].startswith(f"{best.name} is better than Plain: +")
     said = {
         "Good": (
-            "Apart from chance, the two differ in nothing but freezing of the backbone (trains all"
-            " stages instead of the last stage)."
+            "Apart from chance, the two differ only in freezing of the backbone (trains all stages"
+            " instead of the last stage)."
         ),
         "Good + affine": "Apart from chance, the two differ in Twin and Good together.",
     }
@@ -278,7 +278,7 @@ def test_a_confounded_winner_is_said_to_be_better_and_why_that_cannot_be_attribu
     assert answer[2].endswith(
         "the difference cannot be attributed to the freezing of the backbone alone."
     )
-    assert not any("nothing but" in sentence or "name says" in sentence for sentence in answer)
+    assert not any("differ only in" in sentence or "name says" in sentence for sentence in answer)
 
 
 def test_what_differs_is_read_from_what_was_trained(
@@ -298,19 +298,19 @@ def test_only_rows_that_differ_in_that_factor_alone_are_in_its_table(shown: Repo
     assert {"restarts", "backbones"}.isdisjoint(one.name for one in shown.tables)
 
 
-def test_with_one_training_each_words_speak_of_models_and_with_three_of_methods(
+def test_with_one_training_each_sentences_are_about_models_and_with_three_about_methods(
     shown: ReportContent, tmp_path: Path
 ) -> None:
     single = found(replay(tmp_path, {**VARIANTS, "seeds": 1}, by_quality))
     assert any(
-        "the verdicts speak of these trained models, not of the methods" in one
+        "the verdicts are about these trained models, not about the methods" in one
         for one in single.answer
     )
     assert single.answer[1].startswith(
         "The model trained as Good is better than that trained as Plain: +"
     )
     assert single.answer[2].endswith(
-        "with one training each, the luck of their seeds can have made the difference as well."
+        "with one training each, the luck of their seeds can also have made the difference."
     )
     assert not any("trained models" in one for one in shown.answer)
     assert all(row.difference.seed_se is None for row in single.rows if row.difference)
@@ -326,7 +326,7 @@ def test_the_smallest_difference_is_measured_from_two_trials_on_and_a_stated_pri
     assert two.value is not None
     assert "prior" not in two.sentence
     assert f"{two.value:.2f} AP50 is found in 80% of cases" in two.sentence
-    assert "one training each, 2 comparisons at one error rate of 5%" in two.sentence
+    assert "one training each, 2 comparisons that share an error rate of 5%" in two.sentence
     assert "near 0" not in two.sentence
 
 
@@ -708,10 +708,10 @@ def test_effects_of_trials_that_were_stopped_early_are_on_the_ap50_that_all_reac
     assert shown.effects_epoch == min(map(len, curves)) == 2
     assert max(effect.trials for effect in shown.effects) == len(shown.trials)
     said_of = [
-        one for one in shown.answer if "AP50 up to epoch 2, which every trial reached" in one
+        one for one in shown.answer if "AP50 up to epoch 2 (which every trial reached)" in one
     ]
     assert len(said_of) == 1
-    assert "AP50 up to epoch 2, which every trial reached" in table(shown, "effects").caption
+    assert "AP50 up to epoch 2 (which every trial reached)" in table(shown, "effects").caption
 
 
 def test_there_are_no_importances_where_optuna_cannot_tell(tmp_path: Path) -> None:
