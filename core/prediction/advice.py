@@ -161,14 +161,14 @@ def _dominated(dataset: Dataset, pattern: str) -> Iterator[str]:
         if np.count_nonzero(counts_U) > 1 and counts_U[unit] > MOST_OF_A_CLASS * total:
             yield (
                 f"{counts_U[unit]:,} of {many(total, 'instance')} of {shown(category.name)} are in"
-                f" one {'group' if pattern else 'image'} ({shown(list(place)[unit])}): where it"
-                " trains little of the class is left to validate, and where it validates the score"
-                " of the class is that of this one"
+                f" one {'group' if pattern else 'image'} ({shown(list(place)[unit])}): if it"
+                " trains, few are left to validate, and if it validates, it alone makes the AP50 of"
+                " the class; annotate more instances of the class elsewhere, or mistrust that AP50"
             )
 
 
 def _copied(dataset: Dataset, looks: Looks, pattern: str) -> Iterator[str]:
-    """Notes on images that are there twice, and on images that show one place."""
+    """Notes on images that are there more than once, and on images that show one place."""
     by_content: dict[bytes, list[str]] = {}
     for sample in dataset.samples:
         content = repr(sample.image.shape).encode() + sample.image.tobytes()
@@ -176,7 +176,8 @@ def _copied(dataset: Dataset, looks: Looks, pattern: str) -> Iterator[str]:
     twins = [same for same in by_content.values() if len(same) > 1]
     if twins:
         yield (
-            f"{many(len(twins), 'image')} there more than once, which leaks from training into"
+            f"{many(len(twins), 'image')} {'is' if len(twins) == 1 else 'are'} there more than"
+            " once, which leaks from training into"
             " validation unless data.group_pattern keeps the copies together:"
             f" {examples_of([' = '.join(same) for same in twins])}"
         )
@@ -206,17 +207,18 @@ def _together(dataset: Dataset, looks: Looks) -> Iterator[str]:
         signs = "by the beginnings of their names and by their colours"
     if found is not None:
         yield (
-            f"{many(sum(map(len, found.groups)), 'image')} look {signs} like parts of"
+            f"{many(sum(map(len, found.groups)), 'image')} seem {signs} to be parts of"
             f" {many(len(found.groups), 'slide, patient or series', 'slides, patients or series')}"
             f" ({examples_of(found.groups[0])}); if they are, `--set"
-            f" 'data.group_pattern={found.pattern}'` keeps those of one together, or the validation"
-            " score is too good"
+            f" 'data.group_pattern={found.pattern}'` keeps those of one together; otherwise the"
+            " validation score is too good"
         )
     elif looks.neighbours_share_colours():
         yield (
             "images that follow each other by name are closer in colour than others, as images of"
-            " one slide or patient are; if they are, name them so that data.group_pattern can tell"
-            " which belong together, or the validation score is too good and looks surer than it is"
+            " one slide or patient are; if they are of one, name them so that data.group_pattern"
+            " can tell which belong together; otherwise the validation score is too good and its"
+            " interval too narrow"
         )
 
 

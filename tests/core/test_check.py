@@ -116,7 +116,7 @@ def test_unusual_things_are_noted_and_accepted(
     assert (
         "1 instance of several separate pieces, perhaps different cells under one id: twin" in notes
     )
-    assert "1 image there more than once" in notes
+    assert "1 image is there more than once" in notes
     assert "crowded = twin" in notes
     assert "2 classes (class3, class4) have no instance" in notes
     assert "class class2 is in 2 images only" in notes
@@ -368,12 +368,12 @@ def test_names_that_show_slides_are_answered_with_the_pattern(
     write_hw3(data, tmp_path)
     _, out = report(tmp_path, capsys)
     assert (
-        "20 images look by their names like parts of 5 slides, patients or series (slide0_0_0,"
+        "20 images seem by their names to be parts of 5 slides, patients or series (slide0_0_0,"
         " slide0_0_64," in out
     )
     pattern = out.split("--set 'data.group_pattern=")[1].split("'")[0]
     assert main([str(tmp_path), "--set", f"data.group_pattern={pattern}"]) == 0
-    assert "look by their names" not in capsys.readouterr().out
+    assert "seem by their names" not in capsys.readouterr().out
 
 
 def test_names_that_begin_alike_are_asked_about_only_where_colours_are_alike_too() -> None:
@@ -393,7 +393,7 @@ def test_names_that_begin_alike_are_asked_about_only_where_colours_are_alike_too
 
     (asked,) = shown(lambda slide, _: slide)
     assert asked.startswith(
-        "36 images look by the beginnings of their names and by their colours like parts of 6"
+        "36 images seem by the beginnings of their names and by their colours to be parts of 6"
         " slides, patients or series (slide0_"
     )
     assert "`--set 'data.group_pattern=^(.+)_[A-Za-z]*(\\d+)$'`" in asked
@@ -426,7 +426,7 @@ def test_an_image_or_group_that_holds_most_of_a_class_is_named() -> None:
         return [one for one in advice(data, measure(data), [config]) if " are in one " in one]
 
     (note,) = notes([1, 0, 8, 1, 0, 0])
-    assert note.startswith("8 of 10 instances of class2 are in one image (p1_0): where it trains")
+    assert note.startswith("8 of 10 instances of class2 are in one image (p1_0): if it trains, ")
     assert notes([5, 0, 5, 1, 0, 0]) == []
     assert notes([9, 0, 0, 0, 0, 0]) == []  # a class in one image alone has a note of its own
     (note,) = notes([3, 3, 2, 2, 0, 0], **{"data.group_pattern": "(p.)"})

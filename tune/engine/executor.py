@@ -67,7 +67,7 @@ def execute(
                 raise
             raise ProcessLost(
                 "Ray ended the running trials, because the machine's memory must be under 95% full"
-                " (RAY_memory_usage_threshold), and was not; end other programs, or have fewer"
+                " (RAY_memory_usage_threshold), and was not; end other programs, or run fewer"
                 " trials at once with --parallel, and run the same command again: it continues"
             ) from None
     # Ray handles an interrupt itself, and returns as if all trials were done.

@@ -353,7 +353,7 @@ class StudyRequest:
             rung = min(self.stopping_rule.rungs(epochs))
             yield (
                 f"confirm: trials that were stopped early and may be among the best {best} go on to"
-                f" their last epoch before that: at most {many(self.continued, 'trial')} of up to"
+                f" their last epoch first: at most {many(self.continued, 'trial')} of up to"
                 f" {many(epochs - rung, 'further epoch')}"
             )
 

@@ -348,8 +348,8 @@ def _reopen(plan: StudyPlan, ledger: Ledger, chosen: Sequence[int], console: Con
     was, goes = ("was", "goes") if len(records) == 1 else ("were", "go")
     say(
         console,
-        f"Before the confirmation {many(len(records), 'trial')} that {was} stopped early, and may"
-        f" be among the best {plan.request.confirm.top}, {goes} on to the last epoch: {trials},"
+        f"Before the confirmation, {many(len(records), 'trial')} that {was} stopped early and may"
+        f" be among the best {plan.request.confirm.top} {goes} on to the last epoch: {trials},"
         f" {many(epochs, 'epoch')} in all",
     )
     for number in chosen:

@@ -88,7 +88,7 @@ def _refuse_less(old: Mapping[str, Any], new: Mapping[str, Any], folder: StudyFo
     seeds, asked = (one.get("seeds", 1) for one in (old, new))
     if asked < seeds:
         raise StudyError(
-            f"{folder.path}: seeds must be at least {seeds}, those that the study has, and is"
+            f"{folder.path}: seeds must be at least {seeds}, as many as the study has, and is"
             f" {asked}; ask for {seeds} or more, or {_ANOTHER}"
         )
     missing = [name for name in old["variants"] if name not in new["variants"]]
@@ -113,7 +113,7 @@ def refuse_smaller_confirmation(request: StudyRequest, storage: str, folder: Stu
         had, asked = before.get(option, 0), getattr(request.confirm, option)
         if asked < had and _has_ended(request, before, storage, folder):
             raise StudyError(
-                f"{folder.path}: confirm.{option} must be at least {had}, by which the winner of"
+                f"{folder.path}: confirm.{option} must be at least {had}, with which the winner of"
                 f" this study was chosen, and is {asked}; ask for {had} or more, or {_ANOTHER}"
             )
 

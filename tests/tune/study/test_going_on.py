@@ -203,7 +203,7 @@ def test_more_seeds_and_more_variants_are_taken_and_told(tmp_path: Path) -> None
     [
         (
             {"seeds": 1},
-            "s: seeds must be at least 2, those that the study has, and is 1; ask for 2 or more, or"
+            "s: seeds must be at least 2, as many as the study has, and is 1; ask for 2 or more, or"
             " give this search another --study name",
         ),
         (
@@ -533,8 +533,8 @@ def test_a_winner_is_not_chosen_again_by_less_than_chose_it(
     shutil.copytree(grown.folder / "results", results)
     space = str(grown.folder / "space.yaml")
     for change, sentence in (
-        ("confirm.seeds=1", "confirm.seeds must be at least 2, by which the winner"),
-        ("confirm.top=0", "confirm.top must be at least 1, by which the winner"),
+        ("confirm.seeds=1", "confirm.seeds must be at least 2, with which the winner"),
+        ("confirm.top=0", "confirm.top must be at least 1, with which the winner"),
     ):
         status = search(["--space", space, "--results", str(results), "--set", change])
         assert status == 2
