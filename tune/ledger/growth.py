@@ -4,8 +4,8 @@ Optuna stores a choice as its place among the choices, and refuses other choices
 name. So a parameter whose choices have grown is stored under another name from then on, such as
 `model.backbone (4 choices)`; trials that are there stay as they are. A wider range keeps its name.
 
-What was added is searched: of the first trials after a space has grown every other one takes a
-value from it, because a sampler that learns may stay for long with what it knows.
+Added values are searched: of the first trials after a space has grown, every other one takes an
+added value, because a sampler that learns may keep to the values that it knows.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -71,13 +71,13 @@ def united(distributions: Iterable[BaseDistribution]) -> BaseDistribution:
 def added_value(
     space: SearchSpace, drawn: Sequence[Mapping[str, BaseDistribution]], seed: int
 ) -> dict[str, Value]:
-    """The settings that the next trial takes because the space has grown; mostly none.
+    """The settings that the next trial takes because the space has grown; empty for most trials.
 
     drawn   the distributions from which the params of each trial were drawn, by plain names
     seed    seed of the value
 
-    It is a value of one parameter that the trials before the growth could not have, with those of
-    the parameters that it needs to be active. Where several parameters have grown they take turns.
+    They are one value that trials before the growth could not have, with values of the parameters
+    that must be set for it to be active. Where several parameters have grown, they take turns.
     """
     grown = {
         one.name: [
@@ -102,7 +102,7 @@ def added_value(
 
 
 def _holds(known: BaseDistribution, domain: Domain) -> bool:
-    """Whether a distribution has all values of a domain of its kind; steps are left aside."""
+    """Whether a distribution has all values of a domain of its kind; steps are ignored."""
     return all(_has(known, value) for value in domain.corners)
 
 

@@ -1,4 +1,4 @@
-"""What settings like those of each trial reach, estimated from all trials together."""
+"""The AP50 that settings like those of each trial reach, estimated from all trials together."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tune.space.space import SearchSpace
 class Estimate:
     """The AP50 that a training on a trial's settings reaches: its mean and standard deviation.
 
-    The deviation is of what is not known of these settings, and not of a further training's luck.
+    The deviation says how uncertain the mean is; the luck of a further training is not in it.
     """
 
     mean: float
@@ -24,10 +24,10 @@ class Estimate:
 def posterior(space: SearchSpace, records: Sequence[TrialRecord]) -> Mapping[int, Estimate]:
     """The estimate of each trial that is complete or was stopped early, by number of the trial.
 
-    A score is partly luck, and the best of many scores mostly is. A Gaussian process weighs each
-    trial's score against those of trials with similar settings, so a score that few others support
-    is drawn towards them. Whether ordering trials by `mean` finds better ones than ordering them by
-    score is not shown (results/LOG.md).
+    A score is partly luck, and the best of many scores more than others. A Gaussian process weighs
+    each trial's score against those of trials with similar settings, so a score that few others
+    support is moved towards theirs. Ordering trials by `mean` is not shown to find better ones than
+    ordering them by score (results/LOG.md).
 
     Trials without an epoch, those that run and those that failed have no estimate. The result is
     empty for a study of variants, which has no space to compare settings in.

@@ -59,8 +59,7 @@ def next_point(
 def missing_rows(space: SearchSpace, records: Sequence[TrialRecord]) -> Iterator[VariantRepeat]:
     """The trials of a study of variants that are not among its records, in the order of the rows.
 
-    A study that asked for more variants or seeds later has the others in the order in which it
-    asked.
+    Where a study asked for more variants or seeds later, its existing trials keep their order.
     """
     there = {_repeat(record.name, record.settings) for record in records}
     return (row for row in space.rows() if _repeat(row.name, row.config.settings()) not in there)
@@ -76,7 +75,7 @@ def as_planned(space: SearchSpace, records: Sequence[TrialRecord]) -> tuple[Tria
 
 
 def _repeat(name: str, settings: Mapping[str, Value]) -> tuple[Value | None, ...]:
-    """A variant, and which of its repeats."""
+    """A variant's name, and the settings that tell its repeats apart."""
     return name, *(settings.get(one) for one in BY_REPEAT)
 
 
@@ -104,8 +103,8 @@ def _image_variances(records: Sequence[TrialRecord]) -> dict[int, float]:
     """The variance of each trial's score that is due to images, by number of the trial.
 
     Trials of a search have the same validation images, and what pulled all their scores alike does
-    not change their order. So the mean pull of all trials is taken from the pulls of each. Trials
-    whose pulls are not known are left out.
+    not change their order. So the mean pull of all trials is subtracted from the pulls of each.
+    Trials whose pulls are not known are left out.
     """
     known = {one.id: one.pulls[one.best_epoch - 1] for one in records if one.best_epoch}
     known = {number: pulls for number, pulls in known.items() if pulls}

@@ -133,7 +133,7 @@ class TrialRecord(Notes):
     def pulls(self) -> list[tuple[float, ...]]:
         """How far each validation image, or block of them, pulled the AP50 of each epoch.
 
-        A tuple is empty where an earlier version, or a simulation, did not say it.
+        A tuple is empty where an earlier version, or a simulation, did not report the pulls.
         """
         return [tuple(epoch.get("ap50_pulls", ())) for epoch in self.epochs]
 

@@ -4,7 +4,7 @@ __main__.py      the command line, `python -m tune.report`
 class_limits.py  what limited each class in the rows of the main table
 content.py       numbers, sentences and tables together
 evidence.py      all numbers of a report
-further.py       what would decide what cannot be told: seeds and their cost, or images
+further.py       the seeds, with their cost, or the images that would decide open comparisons
 main_table.py    the rows of the main table, compared
 page.py          the page, its tables and figures as files; page.html.jinja is its template
 sentences.py     the sentences of a report

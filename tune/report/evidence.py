@@ -34,8 +34,8 @@ class Evidence:
     facts           the facts that its trials have in common (see `Ledger.remember`)
     confirmation    the confirmation as it stands; None if there is none
     choice          the confirmed winner; None before the confirmation has ended
-    further         what would decide the comparisons that cannot be told; empty before the search
-                    has ended
+    further         the seeds or images that would decide each open comparison; empty before the
+                    search has ended
     packing         what was measured of trials that share a GPU; None if nothing was
     trouble         files that could not be read, a sentence each
     effects_epoch   the epoch after which the effects compare all trials; None where no trial was
@@ -91,7 +91,7 @@ def gather(study: Study) -> Evidence:
     """Gather all numbers of a study's report. A study without a complete trial has no rows."""
     request, description, folder = study.request, study.description, study.folder
     classes = len(description["data"]["classes"])
-    # What a report shows does not depend on when a study asked for its trials.
+    # A report is the same whenever the study asked for its trials.
     records = as_planned(request.space, study.records)
     trials = tuple(
         examine(record, "search", folder.trial(record.id), classes) for record in records

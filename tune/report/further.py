@@ -1,5 +1,5 @@
-"""What would decide the comparisons of a table of variants that cannot be told: further seeds and
-their cost, or more images.
+"""Further seeds and their cost, or further images, that would decide the open comparisons of a
+table of variants.
 """
 
 import math
@@ -16,14 +16,15 @@ from tune.statistics.further import Outlook, images_to_decide, outlook, seeds_to
 
 @dataclass(frozen=True)
 class Further:
-    """What would decide an open comparison, if the true difference is the one that was observed.
+    """The seeds or images that would decide an open comparison, if the true difference is the
+    observed one.
 
     row         the row, with its difference to its counterpart
-    seeds       number of further seeds; None where no number of them would
+    seeds       number of further seeds; None where no number of them would decide
     trainings   number of trainings that these are in the whole table; 0 where `seeds` is None
-    hours       hours that these trainings take one after the other, by the study's own
-    images      number of further images, or groups of them, that would with ENOUGH_SEEDS; None
-                where seeds do, or where there would have to be far more than there are
+    hours       hours that these trainings take one after the other, at the pace of the study's own
+    images      number of further images, or groups of them, that would decide with ENOUGH_SEEDS
+                seeds; None where seeds alone do, or where MOST_IMAGES times the images would not
     """
 
     row: MainRow
@@ -36,7 +37,7 @@ class Further:
 def further_of(
     request: StudyRequest, rows: Sequence[MainRow], trials: Sequence[ScoredTrial], units: int
 ) -> tuple[Further, ...]:
-    """What would decide each open comparison of a table of variants, in the order of its rows.
+    """The seeds or images for each open comparison of a table of variants, in the order of rows.
 
     trials   the trials of the search
     units    number of images of the whole data set, or of their groups

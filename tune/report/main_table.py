@@ -45,7 +45,7 @@ class MainRow:
     settings        the settings that distinguish the row: the variant's own, or the searched ones
     ap50            mean over the repeats of the AP50 of their best epochs, without the luck of
                     having been chosen by the images that score them
-    measured        the same with that luck, as the ledger has it; `ap50` is the same where match
+    measured        the same with that luck, as the ledger has it; equal to `ap50` where match
                     tables are missing
     interval        interval of `ap50`, over images and, with several seeds, over these; None if
                     match tables are missing
@@ -82,7 +82,7 @@ class MainRow:
 
     @property
     def scope(self) -> Scope | None:
-        """What a verdict of better or worse is about; None for any other."""
+        """The widest claim that a verdict of better or worse makes; None for any other verdict."""
         clear = (Verdict.BETTER, Verdict.WORSE)
         return self.difference.scope if self.difference and self.verdict in clear else None
 

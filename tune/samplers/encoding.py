@@ -15,8 +15,8 @@ from tune.space.space import SearchSpace
 Array = NDArray[np.float64]
 
 _MOST_STEPS = 1000
-"""Largest number of values of a range with steps to which points are moved. A range with more of
-them is taken to be continuous until its values are read."""
+"""Largest number of values of a range with steps for which points are moved to these values. A
+range with more values is treated as continuous until a point is decoded."""
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ class Tried:
     curve      AP50 after each epoch so far
     score      AP50 of its best epoch if it is complete; the AP50 that it might have reached if it
                was stopped early (see `tune.stopping.hope.expected_gain`); else None
-    variance   variance of the score as an estimate of what settings like these reach, as far as it
-               is known beforehand: by the images on which trials differ, and by what a stopped
+    variance   known part of the variance of the score as an estimate of what settings like these
+               reach: the part due to images on which trials differ, and that due to what a stopped
                trial would have gained. What another training would have changed is not in it
     """
 

@@ -10,24 +10,24 @@ from tune.samplers.encoding import Array, Encoding
 from tune.samplers.sampler import Tried
 
 _REACH = 3.0
-"""Scores further below the median than this number of times the distance from the median to the
-best are taken to be there: how bad the bad ones are says nothing about where the best are."""
+"""Scores below the median by more than this number of times the distance from the median to the
+best are raised to that bound: how bad the bad ones are says nothing about where the best are."""
 _JITTER = 1e-6
 """Variance, in units of the scores' variance, that is added so that a matrix can be factorized."""
 _LENGTH, _LENGTH_SPREAD = math.log(0.35), 1.5
 _SCALE_SPREAD = 0.7
 _NOISE, _NOISE_SPREAD = math.log(1e-3), 2.5
-"""Priors, normal in the logarithm: of a length (in units of a domain, for a space of one parameter;
-it grows with the root of their number), of the process's variance around 1, and of the noise that
-comes on top of what is known, both in units of the scores' variance."""
+"""Priors, normal in the logarithm: of a length, in units of a domain, for a space of one parameter
+(it grows with the square root of their number); of the process's variance, around 1; and of the
+noise beyond the given variances. Variance and noise are in units of the scores' variance."""
 
 
 class Surrogate:
     """A Gaussian process that was fitted to scores.
 
-    Its covariance is Matérn's (5/2) with a length for each parameter. To the variance that each
-    score has, as it is given, comes noise of one size for all scores, which is fitted: what a
-    training on another seed would have changed. Lengths, variance and noise are at the maximum of
+    Its covariance is Matérn's (5/2) with a length for each parameter. Each score has its given
+    variance and, in addition, noise of one size for all scores, which is fitted: it stands for what
+    training with another seed would have changed. Lengths, variance and noise are at the maximum of
     their posterior.
     """
 

@@ -27,8 +27,8 @@ from tune.stopping.hope import expected_gain
 from tune.study.learned import nothing_learned
 
 SPARE = 2
-"""The checkpoints of this many times `confirm.top` of the best configurations are kept while the
-search runs. The order of those that have ended changes little as other trials come."""
+"""While the search runs, the checkpoints of the best configurations are kept, this number times
+`confirm.top` of them. The order of trials that have ended changes little when others end."""
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,8 @@ def _without_luck_of_splits(
     """The score of each candidate without the effect of its repeats' splits.
 
     Where all candidates have the same repeats it is their mean score. Otherwise each score is
-    taken for the sum of an effect of its candidate and one of its repeat, which are fitted by least
-    squares, and it is the effect of the candidate.
+    modelled as the sum of an effect of its candidate and one of its repeat, fitted by least
+    squares, and the result is the effect of the candidate.
     """
     if len({frozenset(_repeat(record) for record in one.trials) for one in found}) <= 1:
         return np.array([np.mean([score(record) for record in one.trials]) for one in found])

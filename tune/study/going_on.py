@@ -1,8 +1,8 @@
-"""What a study that goes on may ask for: all that it has, and more.
+"""Rules for a study that goes on: it may ask for all that it has, and for more.
 
-Trials that are there stay as they are, and new ones are compared with them. So a study may grow:
-wider bounds, more choices, more variants, more seeds, more of a confirmation. It does not shrink,
-because what is left out after its score was seen is chosen by that score. All else that the trials
+Existing trials stay as they are, and new ones are compared with them. So a study may grow: wider
+bounds, more choices, more variants, more seeds, a larger confirmation. It does not shrink, because
+leaving a trial out after its score was seen is a choice by that score. All else that the trials
 have in common stays the same.
 """
 
@@ -54,9 +54,9 @@ def refuse_other_facts(
     before: Mapping[str, Any] | None, now: Mapping[str, Any], folder: StudyFolder
 ) -> None:
     """Raise StudyError, which names the first difference, where new trials could not be compared
-    with those there are.
+    with the existing ones.
 
-    A study may grow (see `growth`), and has all trials in common with what it was before.
+    A study may grow (see `growth`), since its existing trials stay comparable with the new ones.
     """
     if before is None:
         return
@@ -130,9 +130,9 @@ def _has_ended(
 
 
 def growth(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What is asked for beside what a study had when its facts were written, a sentence each.
+    """Sentences on what is asked for in addition to what a study had when its facts were written.
 
-    The list is empty where nothing is, or where another change than growth is among it.
+    The list is empty where nothing was added, or where something was changed in another way.
     """
     old, new = (facts.get("request", {}) for facts in (before, now))
     if old.get("variants") and new.get("variants"):
@@ -177,7 +177,7 @@ def _grown(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str | N
     if "low" not in old or "low" not in new:
         return None
     wider = new["low"] <= old["low"] and new["high"] >= old["high"]
-    # Values of trials that are there must be values of the wider range as well.
+    # Values of existing trials must be values of the wider range as well.
     steps = (old["low"] - new["low"]) / new.get("step", math.inf)
     if wider and is_whole(steps):
         return (

@@ -47,7 +47,7 @@ class StudyPlan:
     """A request that was checked against the data, the weights and the machine, and can start.
 
     weights   the files of pretrained weights, by `weights_key`
-    growth    what the continued study asks for beside what it had, a sentence each
+    growth    what the continued study asks for in addition to what it had, a sentence each
     precision what `optim.precision: auto` is in this study, a sentence; None where none is needed
 
     The request's space says what every `auto` stands for.

@@ -20,8 +20,8 @@ from core.values import as_ap50, as_duration, as_settings
 from tune.ledger.records import State, TrialRecord
 
 LEFT_SECONDS = 1.0
-"""Seconds for which a time left holds. To find it takes all epochs of a study, and meanwhile the
-trial that has news waits."""
+"""Seconds for which an estimate of the time left is shown again. An estimate reads all epochs of a
+study, and the trial that reports waits meanwhile."""
 
 
 class Progress:
