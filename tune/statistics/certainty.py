@@ -59,7 +59,7 @@ class Scored:
     holds_UC       whether the unit has instances of the class
     images_C       images with instances of the class
     luck           how much too high `ap50` is because its epoch was chosen on these images (see
-                   `tune.statistics.epochs`); 0 for an epoch that was fixed before
+                   `tune.statistics.epochs`); 0 for an epoch that was fixed beforehand
     """
 
     ap50: float
@@ -129,7 +129,7 @@ def _two_sided_p(t: float, parts: Sequence[Variance]) -> float:
 
 
 def _df_with(bound: float) -> float:
-    """The degrees of freedom of the t distribution whose 95% bound this is."""
+    """The degrees of freedom of the t distribution with this 95% bound."""
     tail = (1 - CONFIDENCE) / 2
     if bound <= float(special.stdtrit(_MANY, 1 - tail)):
         return _MANY
@@ -144,8 +144,8 @@ _MANY = 1e4
 
 
 def standard_error(parts: Sequence[Variance]) -> tuple[float, float]:
-    """The standard error with a variance of several parts, and the degrees of freedom of the t
-    distribution whose 95% bound is the parts' (see `Difference`).
+    """The standard error from a variance of several parts, and the degrees of freedom of the t
+    distribution whose 95% bound is that of the parts together (see `_quantile`).
     """
     known = [part for part in parts if part.value > 0]
     if not known:
@@ -172,7 +172,7 @@ def interval(score: Scored) -> Interval:
     subtracted before the lower end is computed; the bias is moderated in the same way, and is half
     the score at most. With fewer than two units the interval is 0 to 1. It covers the truth in at
     least 92% of cases for an AP50 of 0.05 to 0.8 and 10 to 200 images in our simulation;
-    docs/statistics.md names cells of another one in which it covers it in fewer.
+    docs/statistics.md names conditions of another simulation in which it covers it less often.
     """
     return mean_interval([score], None)
 
@@ -182,8 +182,8 @@ def mean_interval(scores: Sequence[Scored], seeds: Sequence[Variance] | None) ->
 
     It is computed as in `interval`, from the mean pull of each unit over the repeats.
 
-    seeds   what the seeds add to the variance of the mean (`SeedVariances.of_mean`); None where it
-            cannot be estimated: the interval is then over images alone
+    seeds   parts that seeds add to the variance of the mean (`SeedVariances.of_mean`); None where
+            they cannot be estimated: the interval is then over images alone
     """
     estimate = float(np.mean([score.honest for score in scores]))
     images = _image_variance(_Pulls.of(scores, [score.share_UC for score in scores]))
@@ -348,7 +348,7 @@ class Verdict(StrEnum):
 
 
 class Scope(StrEnum):
-    """What a verdict is about, from the narrowest claim to the widest."""
+    """The claim that a verdict makes, from the narrowest to the widest."""
 
     MODELS = "these trained models"
     HERE = "methods trained on these images"
@@ -366,12 +366,12 @@ class Difference:
     se, df        standard error, and degrees of freedom of the t distribution whose 95% bound the
                   interval has
     image_se      the part of the standard error that is due to images
-    seed_se       the part that is due to seeds; None with one seed, where it cannot be seen
+    seed_se       the part that is due to seeds; None with one seed, where it cannot be estimated
     repeats       trained pairs that were compared
     seeds         distinct seeds among them; the folds of a seed share its luck
     units         images, or groups, that they were validated on
-    p_elsewhere   `p_adjusted` for methods that train on other images of this kind; 1 where nothing
-                  can be said of these
+    p_elsewhere   `p_adjusted` for methods that train on other images of this kind; 1 where it
+                  cannot be estimated
     """
 
     estimate: float
@@ -437,7 +437,7 @@ class SeedVariances:
     own: Mapping[str, Variance]
 
     def of_mean(self, rows: Sequence[str], seeds: int) -> tuple[Variance, ...]:
-        """What the seeds add to the variance of a mean over seeds, or of a difference of two means.
+        """Parts that seeds add to the variance of a mean over seeds, or a difference of two means.
 
         rows    the row, or the two rows
         seeds   number of distinct seeds
@@ -451,13 +451,13 @@ class SeedVariances:
 def seed_variances(scores: Scores) -> SeedVariances | None:
     """The seeds' variance of the rows of a table; None where no row has two seeds.
 
-    AP50 is taken apart into row + seed + rest by least squares; the rest of a whole table has (rows
-    - 1) (seeds - 1) degrees of freedom. Where no two rows share two seeds, as in a table of one
-    row, nothing is taken off for the seed. One part of the rest's variance is due to images, and
-    its expectation follows from the units' pulls; what remains is due to the seeds. It is set to at
-    least 2 / (2 + df) of the rest's variance, because the difference of two estimates can be small
-    by chance. A row whose own variance is more than `_UNEVEN` times that of the others keeps its
-    own. These rules were chosen by simulation (docs/statistics.md).
+    The model AP50 = row + seed + residual is fitted by least squares; the residuals of a whole
+    table have (rows - 1) (seeds - 1) degrees of freedom. Where no two rows share two seeds, as in a
+    table of one row, the model has no effect of the seed. One part of the residual variance is due
+    to images, and its expectation follows from the units' pulls; what remains is due to the seeds.
+    It is set to at least 2 / (2 + df) of the residual variance, because the difference of two
+    estimates can be small by chance. A row whose own variance is more than `_UNEVEN` times that of
+    the others keeps its own. These rules were chosen by simulation (docs/statistics.md).
     """
     cells = list(dict.fromkeys((row, repeat.seed) for row in scores for repeat in scores[row]))
     if not cells:
@@ -485,7 +485,7 @@ def seed_variances(scores: Scores) -> SeedVariances | None:
     pulls_UM = np.add.reduceat(pulls, starts, axis=1)
     squares_M = np.square(rest_MM @ ap50_M)
     of_all = float(squares_M.sum()) / df
-    if of_all < _NOTHING:  # rows that are the same everywhere: what is left is rounding
+    if of_all < _NOTHING:  # rows that are the same everywhere: the residuals are rounding errors
         return SeedVariances(Variance(0.0, df), {})
     of_images = float(((pulls_UM @ rest_MM) ** 2).sum()) / df
     pooled = Variance(max(of_all - of_images, of_all * 2 / (2 + df)), df)
@@ -496,7 +496,7 @@ def seed_variances(scores: Scores) -> SeedVariances | None:
         if seeds < 2 or df - mine < 1:
             continue
         others = float(squares_M[~mine_M].sum()) / (df - mine)
-        # The rest of a row also holds a part of the others': their mean was taken off.
+        # Residuals of a row hold a part of the other rows', because their mean was subtracted.
         kept = mine / (seeds - 1)
         variance = float(squares_M[mine_M].sum()) / (seeds - 1) / kept**2
         variance -= others * (1 / kept - 1)
@@ -506,8 +506,8 @@ def seed_variances(scores: Scores) -> SeedVariances | None:
 
 
 def of_one_seed(scores: Scores, row: str, other: str) -> Variance | None:
-    """What one seed adds to the variance of the difference of two rows; None where seeds cannot be
-    seen.
+    """The part that one seed adds to the variance of the difference of two rows; None where it
+    cannot be estimated.
     """
     variances = seed_variances(scores)
     if variances is None:
@@ -556,14 +556,15 @@ def compare(
     `variant[r]` and `baseline[r]` were validated on the same images.
 
     seeds      number of distinct seeds
-    of_seeds   what the seeds add to the variance (`SeedVariances.of_mean`); None where it cannot be
-               estimated: the difference is then one between these trained models
-    training   number of validation images of a repeat over that of its training images; None if
-               nothing is to be said of other training images
+    of_seeds   parts that seeds add to the variance (`SeedVariances.of_mean`); None where they
+               cannot be estimated: the difference is then one between these trained models
+    training   number of validation images of a repeat divided by that of its training images; None
+               if no claim about other training images is wanted
 
-    Repeats share most of their training images, so an advantage that depends on these hardly shows
-    in how repeats differ. For other training images the variance of a mean over J repeats, s^2 / J,
-    becomes s^2 (1 / J + `training`) (Nadeau and Bengio, *Machine Learning* 52, 2003).
+    Repeats share most of their training images, so an advantage that depends on these images hardly
+    adds to the variance between repeats. For other training images the variance of a mean over J
+    repeats, s^2 / J, becomes s^2 (1 / J + `training`) (Nadeau and Bengio, *Machine Learning* 52,
+    2003).
 
     The variance of the mean difference is the variance due to images, moderated as in `interval`,
     plus that of the seeds. A variance of seeds that is known from one degree of freedom gives no
@@ -625,11 +626,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def for_all_pairs(p_values: Sequence[float]) -> list[float]:
-    """P values of the best of several with each of the others, adjusted for the comparisons of all
-    with each other, of which these are a part.
+    """P values of comparing the best of several with each of the others, adjusted for all pairs.
 
-    Whichever is the best was picked by the same scores, so some difference to it is large by
-    chance. The p values of the other pairs are taken to be 1.
+    The best was picked by the same scores, so some difference to it is large by chance. The p
+    values of the pairs without the best are taken to be 1.
     """
     count = len(p_values) + 1
     other_pairs = count * (count - 1) // 2 - len(p_values)
@@ -692,8 +692,8 @@ def prior_smallest_difference(units: int, repeats: int, comparisons: int = 1) ->
 
     units         images, or groups of them, that validate in any of the repeats
     repeats       trainings of each of the two that are compared
-    comparisons   number of comparisons of the table, each of a row with the same one; all its rows
-                  tell how much seeds differ
+    comparisons   number of comparisons of the table, each of a row with the same baseline; the
+                  variance of seeds is estimated from all rows
     """
     images = Variance(_PRIOR_IMAGE_VARIANCE / max(units, 1), max(units - 1, 1))
     of_seeds = 2 * _PRIOR_SEED_SD**2 / max(repeats, 1)

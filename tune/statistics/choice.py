@@ -40,7 +40,7 @@ class Choice:
     prediction   the winner's settings of prediction where they are better than its own; None for
                  its own
     gains        the mean gain of all settings of prediction that were tried on the winner
-    others       the difference of each other candidate to the winner, each at its own best epoch
+    others       the difference of each other candidate from the winner, each at its own best epoch
                  and with its best settings of prediction; p is adjusted for all pairs of candidates
     """
 

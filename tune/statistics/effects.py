@@ -1,8 +1,8 @@
 """The effect of each searched setting on AP50, estimated from the trials of one search.
 
 A trial that was stopped early has no final score. The complete trials alone are those that were
-early, good or lucky, and among them a setting seems to do another thing than it does. So where
-trials were stopped, all trials are compared after the last epoch that every one of them reached.
+early, good or lucky, and this selection biases the effects of settings. So where trials were
+stopped, all trials are compared after the last epoch that every one of them reached.
 """
 
 import math
@@ -72,7 +72,7 @@ def main_effects(points: Sequence[Mapping[str, Value]], ap50: Sequence[float]) -
     has are estimated together where there are `_TRIALS_A_COEFFICIENT` trials for each coefficient,
     else one at a time; conditional settings are always estimated by themselves. A sampler that
     learns tries good settings more often and together, which least squares cannot see, and all
-    trials share images and seed: effects describe one search, they are no experiment.
+    trials share images and seed: effects describe one search and are not an experiment.
     """
     y = np.asarray(ap50, dtype=np.float64)
     names = list(dict.fromkeys(name for point in points for name in point))

@@ -1,10 +1,10 @@
-"""How much too high the score of a best epoch is, because the images that score it chose it.
+"""The luck in the score of a best epoch: the score is too high, because it chose the epoch.
 
-The model that a trial keeps is that of its best epoch. On other images the same epoch would not
-have been the best: part of its lead over the other epochs is luck with these images. The luck is
-estimated by repeating the choice: the curve is drawn again and again with other luck, and the mean
-luck of the epochs that come out best is what the score is too high by (after Efron and Gong, *The
-American Statistician* 37, 1983).
+The model that a trial keeps is that of its best epoch. On other images another epoch might have
+been the best: part of its lead over the other epochs is luck with these images. The luck is
+estimated by repeating the choice: the curve is simulated many times with new luck, and the estimate
+is the mean luck of the epochs that then come out best (after Efron and Gong, *The American
+Statistician* 37, 1983).
 """
 
 import functools
@@ -25,7 +25,7 @@ _PRIOR = 2
 """Weight, in epochs, of the assumption that an epoch differs from its neighbours by luck alone."""
 _IN_REACH = 6.0
 """Epochs that are below the best by more than this many standard deviations of luck do not count
-as a sample of how epochs differ: there the curve still rises."""
+in how much epochs differ, because the curve still rises there."""
 
 
 def epochs_for_luck(curve: Sequence[float]) -> tuple[int, ...]:
@@ -41,15 +41,15 @@ def epochs_for_luck(curve: Sequence[float]) -> tuple[int, ...]:
 
 
 def luck_of_best(curve: Sequence[float], scored: Mapping[int, Scored]) -> float:
-    """By how much the AP50 of the best epoch is too high on average, because it was chosen.
+    """The amount by which the AP50 of the best epoch is too high on average after this choice.
 
     curve    AP50 after each epoch
     scored   the scores of `epochs_for_luck`, by epoch
 
-    How far images move two epochs apart follows from the units' pulls; epochs that follow each
-    other share luck. A drawn curve is the curve itself, drawn together with its neighbourhood as
-    far as luck explains how epochs differ, with luck added. The estimate misses up to a fifth of
-    the true luck where all epochs are alike (docs/statistics.md).
+    The variance, due to images, of the difference of two epochs follows from the units' pulls;
+    epochs that follow each other share luck. A simulated curve is the observed one, moved towards
+    a smooth curve as far as luck explains how epochs differ, with new luck added. The estimate
+    misses up to a fifth of the true luck where all epochs are alike (docs/statistics.md).
     """
     if len(curve) < 2:
         return 0.0
@@ -80,9 +80,9 @@ def _luck_of_epochs(best: int, scored: Mapping[int, Scored]) -> tuple[float, flo
 
 
 def _without_luck(curve_E: NDArray[np.float64], sd: float, shared: float) -> NDArray[np.float64]:
-    """The curve, drawn towards a smooth one as far as luck explains how epochs differ.
+    """The curve, moved towards a smooth one as far as luck explains how epochs differ.
 
-    How epochs differ is told by how far each is from the mean of its two neighbours.
+    The measure of how epochs differ is the distance of each from the mean of its two neighbours.
     """
     if len(curve_E) < 3:
         return curve_E

@@ -1,8 +1,8 @@
-"""How many further seeds, or images, would decide a comparison that cannot be told now.
+"""The number of further seeds, or images, that would decide an open comparison.
 
-A comparison counts as decided by as many seeds as find the difference in 80% of cases, if the true
-difference is the one that was observed. What more seeds change follows from the parts of the
-variance of the mean difference over S seeds:
+A number of seeds decides a comparison if with it the difference is found in 80% of cases, where the
+true difference is the observed one. The effect of more seeds follows from the parts of the variance
+of the mean difference over S seeds:
 
 - *images that all trainings see alike*, common (1 + (1 - f) / (f S)) / N, where the trainings of a
   seed validate a share f of the N images: more seeds validate more of the images, and then this
@@ -10,10 +10,11 @@ variance of the mean difference over S seeds:
 - *images as one training sees them*, own / S;
 - *seeds*, as in `tune.statistics.certainty`, in proportion to 1 / S; its degrees of freedom grow
   with S - 1;
-- what else the comparison's variance has, which no seed changes.
+- the rest of the comparison's variance, which no number of seeds changes.
 
-The two parts that are due to images are told apart by how much surer all seeds together are than
-one of them alone. With few seeds that says little, so it is averaged with a prior.
+The two parts that are due to images are told apart by how much smaller the variance of all seeds
+together is than that of one of them alone. With few seeds this estimate is poor, so it is averaged
+with a prior.
 """
 
 import math
@@ -30,20 +31,20 @@ from tune.statistics.certainty import (
 )
 
 MOST_SEEDS = 1000
-"""Largest number of seeds that is looked at; a study takes no more."""
+"""Largest number of seeds that is considered; a study takes no more."""
 ENOUGH_SEEDS = 10
-"""Number of seeds with which images are counted where no number of seeds decides: beyond them seeds
-hardly matter."""
+"""Number of seeds, at least, with which further images are computed where no number of seeds
+decides: more seeds than these hardly matter."""
 MOST_IMAGES = 20.0
-"""Largest number of images that is looked at, as a multiple of those that there are."""
+"""Largest number of images that is considered, as a multiple of the present number."""
 USUAL_SEED_SD = 0.02
-"""Standard deviation of AP50 over trainings on the same settings that is usual; it is taken where
-each of the two was trained once, so that nothing shows theirs."""
+"""Usual standard deviation of AP50 over trainings with the same settings; it is assumed where each
+of the two methods was trained once, so that their own cannot be estimated."""
 
 _PRIOR_SHARE, _PRIOR_WEIGHT = 0.25, 4.0
-"""Prior of how large the images' part that all trainings see alike is, of what it is at most, and
-its weight in seeds. With three seeds what is seen of it varies from table to table by as much as it
-is at most (docs/statistics.md)."""
+"""Prior of the part, due to images, that all trainings see alike, as a fraction of the most that it
+can be, and the prior's weight in seeds. With three seeds the estimate of this part varies from
+table to table by as much as that maximum (docs/statistics.md)."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Outlook:
     fraction     share of the images that validate in the trainings of one seed: 1 with folds
     common       variance due to images that all trainings see alike, once every image validates
     own          variance due to images as the trainings of one seed see them
-    of_seeds     variance due to the seeds, of one seed
-    other        the rest of the variance, which no seed and no image changes
+    of_seeds     variance due to the seed, with one seed
+    other        the rest of the variance, which no number of seeds or images changes
     df_images    degrees of freedom of the variance due to images
     df_seeds     degrees of freedom of that due to the seeds, for each seed beyond the first
     """
@@ -72,10 +73,10 @@ class Outlook:
     df_seeds: float
 
     def at(self, seeds: float, images: float = 1.0) -> tuple[float, float]:
-        """The standard error and its degrees of freedom with so many seeds.
+        """The standard error and its degrees of freedom with a number of seeds.
 
         seeds    number of seeds, more than 1; infinity for the limit
-        images   number of images, as a multiple of those that there are
+        images   number of images, as a multiple of the present number
         """
         overlap = 1 + (1 - self.fraction) / (self.fraction * seeds)
         of_images = (self.common * overlap + self.own / seeds) / images
@@ -102,10 +103,10 @@ def outlook(
     folds: int,
     fraction: float,
 ) -> Outlook:
-    """The outlook of a comparison whose trainings are given, those of one seed beside each other.
+    """The outlook of a comparison, given its trainings; the folds of a seed follow each other.
 
     difference   the comparison as it stands
-    seeds        what one seed adds to the variance that it was judged by; None with one seed
+    seeds        the part that one seed adds to the variance of the comparison; None with one seed
     folds        number of folds of each seed; 0 for hold-outs
     fraction     share of the images that a hold-out validates
 
@@ -145,7 +146,7 @@ def seeds_to_decide(found: Outlook, comparisons: int) -> int | None:
 
 def images_to_decide(found: Outlook, comparisons: int) -> float | None:
     """The smallest number of images that decides a comparison with ENOUGH_SEEDS, as a multiple of
-    the images; None where none up to MOST_IMAGES does.
+    the present number; None where none up to MOST_IMAGES does.
     """
     seeds = max(found.seeds, ENOUGH_SEEDS)
     hundredths = _smallest(
