@@ -34,9 +34,9 @@ LEAST_CELL, GOOD_CELL = 30, 40
 the side that it should have where that needs neither crops nor images enlarged by more than
 ENLARGED. The side of a cell is the square root of its box's area."""
 CROPS_PAY = 1.5
-"""Factor by which crops must show the median cell longer than whole images would. A crop shows an
-image in part, and its tiles in prediction overlap: an image one and a half times as long takes four
-looks in place of one."""
+"""Least factor by which crops must show the median cell longer than whole images would. A crop
+shows a part of an image, and its tiles in prediction overlap: an image that is one and a half times
+as long as its tiles is predicted in four tiles in place of one."""
 ENLARGED = 2.0
 """Largest factor by which images are enlarged to bring the median cell beyond LEAST_CELL."""
 MOST_PIXELS = 1024 * 1024

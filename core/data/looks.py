@@ -15,34 +15,33 @@ from PIL import Image
 from core.data.dataset import Dataset
 
 MOST_IMAGES = 600
-"""Largest number of images that are compared: of more, so many evenly spaced ones."""
+"""Largest number of images that are compared; of a larger data set, evenly spaced ones are."""
 SIDE = 24
 """Side, in pixels, of the small copies that are compared."""
 SAME = 0.95
 """Least correlation of two small copies, less the mean of all images, that shows one place. The
-highest of two crops of CoNSeP is 0.56."""
+highest between two crops of CoNSeP is 0.56."""
 PLAIN = 2.0
-"""An image whose small copy has a lower standard deviation, in grey levels, shows no place."""
+"""Least standard deviation of a small copy, in grey levels, for which its image shows a place."""
 CLOSE = 0.8
-"""Images of one stain are closer to each other in colour, on average, than this fraction of the
-distance of any two images. It is 0.40 on CoNSeP (0.51 for neighbours by name, 0.95 to 1.04 for
-shuffled names) and 0.70 to 0.76 on the synthetic data set."""
+"""Largest mean distance in colour between images of one stain, as a fraction of that between any
+two images. The fraction is 0.40 on CoNSeP (0.51 for neighbours by name, 0.95 to 1.04 for shuffled
+names) and 0.70 to 0.76 on the synthetic data set."""
 SHUFFLES = 300
-"""Number of random groupings, each of which must be less close in colour than the one in question.
-"""
+"""Number of random groupings; in each of them images must be farther apart in colour than in the
+grouping that is tested."""
 LEAST_IMAGES = 12
-"""Least number of images of which colours can tell anything."""
+"""Least number of images for which colours are compared."""
 
 
 class Looks:
     """The looks of the images of a data set, or of MOST_IMAGES of them.
 
-    names      names of the N images, with numbers in their order: a2 before a10
-    places_NP  their small copies in grey, less the mean of all, scaled to a sum of squares of 1;
-               0 for an image that shows no place
-    colours_NF mean and standard deviation of each channel's optical density, each scaled to a
-               mean of 0 and
-               a variance of 1
+    names        names of the N images in natural order: a2 before a10
+    places_NP    their small copies in grey, less the mean of all, scaled to a sum of squares of 1;
+                 0 for an image that shows no place
+    colours_NF   mean and standard deviation of each channel's optical density, each scaled to a
+                 mean of 0 and a variance of 1
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -76,7 +75,10 @@ class Looks:
         ]
 
     def share_colours(self, group_of: Callable[[str], str]) -> bool:
-        """Whether images of one group, given a name, are closer in colour than any two images."""
+        """Whether images of one group are closer in colour than any two images.
+
+        group_of   returns the group of an image, given its name
+        """
         groups_N = np.unique([group_of(name) for name in self.names], return_inverse=True)[1]
         together_NN = np.triu(groups_N[:, None] == groups_N, 1)
         return self._are_close(*np.nonzero(together_NN))
@@ -109,5 +111,5 @@ def _small(image: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _by_number(name: str) -> list[str | int]:
-    """A key by which names are in the order of the numbers in them."""
+    """A key that sorts names by the numbers in them."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -58,8 +58,8 @@ LEAST_GROUPS, LARGEST_GROUP, IN_GROUPS = 5, 0.25, 0.8
 fraction LARGEST_GROUP of the images, and at least the fraction IN_GROUPS of the images share their
 group with another."""
 LEAST_STEMS, MOST_OF_A_STEM = 3, 0.5
-"""Least number of beginnings that names share, and largest fraction of the images with one of them,
-for which it is worth asking whether images of one beginning belong together."""
+"""Least number of shared beginnings of names, and largest fraction of the images with one of them,
+for which the doctor asks whether images with one beginning belong together."""
 SIZES_OF_FEW = range(4, 10)
 """Numbers of images of each whole where there are fewer wholes than LEAST_GROUPS: a picture cut in
 four to nine."""
@@ -195,8 +195,8 @@ def parts(names: Sequence[str]) -> Grouping | None:
 
 
 def stems(names: Sequence[str]) -> Iterator[Grouping]:
-    """Groups of images whose names begin alike, such as slide3_12 and slide3_57, the most likely
-    first.
+    """Groupings of images by the beginnings of their names, as in slide3_12 and slide3_57, the most
+    likely first.
 
     Names alone do not tell whether such images belong together.
     """

@@ -45,7 +45,7 @@ GROUPS = 32
 
 
 def _offsets_of_each_class(classes: int) -> FastRCNNPredictor:
-    """Torchvision's predictor, of a number of classes that counts background."""
+    """Torchvision's predictor for a number of classes, background included."""
     return FastRCNNPredictor(BOX_VECTOR, classes)
 
 
