@@ -1,13 +1,13 @@
-"""How much a moving average of the weights calms the curve of epochs by which trials are judged.
+"""How much a moving average of the weights smooths the learning curve by which trials are judged.
 
     python -m benchmarks.averaged_weights [--seeds N] [--first SEED] [--epochs N]   a minute a seed
 
 A small network learns synthetic cells, with new images and a new split for each seed. Averages of
 its weights are kept beside it (`optim.ema`) and change nothing of its training, so after each epoch
 of the second half all of them and the weights themselves are evaluated on the same validation
-images. How restless a curve of AP50 is, is the standard deviation of its change from one epoch to
-the next. A row has means over seeds, and their differences from the weights' own with 95% t
-intervals, seeds being paired.
+images. The measure of a curve's noise is the standard deviation of the change of AP50 from one
+epoch to the next. A row has means over seeds, and their paired differences from the weights' own
+with 95% t intervals.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from core.training.average import WeightAverage
 from core.training.trial import Trial
 
 HALF_LIVES = (0.5, 1.5)
-"""Half-lives in epochs, those among which `best_ap50.yaml` searches."""
+"""Half-lives, in epochs, among which `best_ap50.yaml` searches."""
 WEIGHTS = "weights"
 """Name of the curve of the weights themselves."""
 IMAGES, SIDE = 32, 64

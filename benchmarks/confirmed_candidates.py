@@ -2,14 +2,14 @@
 
     python -m benchmarks.confirmed_candidates [--studies N] [--first SEED] [--sampler NAME]
 
-A study takes some 25 s of a processor, with `--sampler tpe` 5 s.
+A study takes about 25 s of processor time, or 5 s with `--sampler tpe`.
 
-Searches of `search_spaces/ablation.yaml` as it stands, by the real ledger, sampler and stopping
-rule, four trials at a time. Nothing is trained: an epoch's score is that of a simulated model on 41
-validation images (`benchmarks.simulated_scores`), the same for all trials of a study, and what a
-configuration is truly worth is known. Each study has a landscape of its own: the effect of every
-setting is drawn, and so is the learning rate that is best for each number of trained stages.
-Configurations that learn faster end no better, so curves cross.
+Studies of `search_spaces/ablation.yaml` are searched by the real ledger, sampler and stopping rule,
+four trials at a time. Nothing is trained: an epoch's score is that of a simulated model on 41
+validation images (`benchmarks.simulated_scores`), the same for all trials of a study, and the true
+quality of a configuration is known. Each study has a landscape of its own: the effect of every
+setting is drawn at random, and so is the best learning rate for each number of trained stages.
+Configurations that learn faster do not end higher, so curves cross.
 """
 
 import argparse
@@ -42,7 +42,7 @@ Score = Callable[[TrialRecord, int], float]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one simulated study.
+    """The result of one simulated study.
 
     before      the candidates without continued trials
     after       the candidates after stopped trials were continued
@@ -68,9 +68,9 @@ class Outcome:
 
 
 class Landscape:
-    """What configurations are truly worth, and how they learn, in one study.
+    """The true quality of configurations, and how fast they learn, in one study.
 
-    A quality is that of `benchmarks.simulated_scores.evaluate`.
+    The quality is that of `benchmarks.simulated_scores.evaluate`.
     """
 
     def __init__(self, seed: int) -> None:
@@ -101,8 +101,8 @@ class Landscape:
     def score(self, record: TrialRecord, epoch: int) -> float:
         """AP50 after an epoch on the 41 images.
 
-        It begins 1.5 below the trial's last quality. What is missing falls by a factor of 20 to
-        400 over its epochs: fast with a high rate, slowly with many augmentations.
+        The quality begins 1.5 below that of the last epoch. The distance falls by a factor of 20 to
+        400 over the epochs: fast with a high learning rate, slowly with many augmentations.
         """
         settings = record.settings
         luck = np.random.default_rng([42, self._seed, record.id]).normal(0, SEED_SD)
@@ -120,9 +120,9 @@ def play(
     score: Score,
     storage: str = "memory",
 ) -> Outcome:
-    """Run a study's search, and continue what may still be a candidate.
+    """Run a study's search, and continue the trials that may still be candidates.
 
-    truth   what a configuration is truly worth, given its settings
+    truth   returns the true quality of a configuration, given its settings
     """
     ledger = open_ledger(storage, request)
     _run(ledger, score)
@@ -144,7 +144,7 @@ def play(
 
 
 def _run(ledger: Ledger, score: Score) -> None:
-    """Run all trials that wait or are to come, an epoch of each in turn."""
+    """Run all waiting and coming trials, one epoch of each in turn."""
     running: list[TrialRecord] = []
     reports: dict[int, list[dict[str, Any]]] = {}
     while True:

@@ -4,9 +4,9 @@ of real trainings.
 Zimmer, Lindauer and Hutter 2021 (Auto-PyTorch); the surrogate is YAHPO Gym's; both Apache 2.0. They
 lie beside the project, in `../shared/data/lcbench`, and need onnxruntime.
 
-A surrogate extrapolates towards the bounds of what it was fitted on, and a search that follows it
-there finds scores that no training had. Two things keep searches where the surrogate is to be
-believed: the space is the middle MIDDLE of each range of LCBench, and a score counts no more than
+A surrogate extrapolates near the bounds of the data that it was fitted on, and a search that goes
+there finds scores that no training had. Two rules keep searches where the surrogate is reliable:
+the space is the middle fraction MIDDLE of each range of LCBench, and no score counts as higher than
 the best of RANDOM_CONFIGS random configurations of that space.
 """
 
@@ -35,7 +35,7 @@ RANGES: Mapping[str, tuple[float, float, bool, bool]] = {
 MIDDLE = 0.8
 """Share of each range, on its scale, that is searched."""
 RANDOM_CONFIGS = 2000
-"""Number of random configurations that say how high scores count, and how much they differ."""
+"""Number of random configurations that set the highest score that counts, and the unit of noise."""
 
 
 def _middle(low: float, high: float, log: bool, whole: bool) -> tuple[float, float, bool, bool]:
@@ -48,7 +48,7 @@ def _middle(low: float, high: float, log: bool, whole: bool) -> tuple[float, flo
 
 
 SPACE = {name: _middle(*of) for name, of in RANGES.items()}
-"""What is searched, as in RANGES."""
+"""The space that is searched, in the form of RANGES."""
 
 _ACCURACY = 1
 """Which of the surrogate's six outputs is the validation accuracy."""
@@ -72,11 +72,10 @@ def missing() -> str | None:
 
 
 def data_sets(tuning: bool) -> list[str]:
-    """The half on which choices are made, or the half that only shows what they are worth.
+    """The half of the data sets on which choices are made, or the half that only evaluates them.
 
-    Every second name in the order of all names is of the tuning half, as it was when the first
-    choices were made: another division would put data sets that choices were made on into the
-    table.
+    Every second name in the order of all names is in the tuning half, as it was when the first
+    choices were made: another division would evaluate choices on data sets on which they were made.
     """
     names = sorted(name for name in _codes() if name not in _NOT_DATA_SETS)
     return names[0 if tuning else 1 :: 2]
@@ -112,7 +111,7 @@ def random_configs(count: int, rng: np.random.Generator) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Task:
-    """The curves of one data set, as searches meet them: accuracy in percent, without noise.
+    """The curves of one data set as searches are judged by them: accuracy in percent, no noise.
 
     best     the highest accuracy that counts
     spread   the interquartile range of the last epoch's accuracies among the best fifth of
@@ -131,7 +130,7 @@ class Task:
 
 @functools.cache
 def task(data_set: str) -> Task:
-    """The task of a data set; takes a second or two of a processor when it is first asked for."""
+    """The task of a data set; the first call takes a second or two of processor time."""
     rng = np.random.default_rng([RANDOM_CONFIGS, int(data_set)])
     drawn = curves(data_set, random_configs(RANDOM_CONFIGS, rng))
     best_fifth = np.sort(drawn[:, -1])[-RANDOM_CONFIGS // 5 :]

@@ -1,7 +1,7 @@
 """Ways to predict with models that are trained anyway, compared on their validation images.
 
-`benchmarks.tissue` has each trial of its baseline try these ways with the model of its best epoch
-(`TriesWays`), and compares them over all its trainings (`compared`). None is trained for.
+In `benchmarks.tissue` each trial of the baseline tries these ways with the model of its best epoch
+(`TriesWays`), and `compared` compares them over all its trainings. None needs further training.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -76,8 +76,8 @@ class TriesWays(CoreTrials):
 
 
 def compared(study: Study, name: str, tile: int) -> str:
-    """The ways to predict with a variant's models, compared with its own, as Markdown; a sentence
-    where no training has tried them.
+    """A Markdown table that compares the ways to predict with a variant's models with its own way;
+    a sentence where no training has tried them.
 
     name   name of the variant
     tile   as in `ways_of`

@@ -26,7 +26,7 @@ def execute_here(
     resources: TrialResources,  # noqa: ARG001
     stall_seconds: float,  # noqa: ARG001
 ) -> None:
-    """Run what a desk hands out in this process, one attempt after the other, without Ray."""
+    """Run the attempts that a desk hands out, one after the other in this process, without Ray."""
     while not desk.finished and (assignment := desk.hand_out()) is not None:
         folder = Path(assignment.folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,16 +2,16 @@
 
 The score of a trial after an epoch is its truth plus four independent errors:
 
-    common   what the images of a split do to every trial alike: it moves all scores of a study, and
-             the order of its trials not at all
-    images   what these images do to this trial alone, in all of its epochs
-    seed     what another seed of this training would have changed, in all of its epochs
-    epoch    what another epoch changes
+    common   the effect of a split's images on all trials alike: it changes all scores of a study,
+             but not the order of its trials
+    images   the effect of these images on this trial alone, in all of its epochs
+    seed     the effect of this training's seed, in all of its epochs
+    epoch    the effect of a single epoch
 
-The last three make up the level of noise, because they are what hides which of two trials is
-better. A study knows of the first two: each image's pull on a score is in its match table, and the
-sum of the squared pulls is the variance of the score, as far as images go (docs/statistics.md). It
-is told nothing of the other two.
+The last three make up the level of noise, because they hide which of two trials is better. A study
+knows of the first two: each image's pull on a score is in its match table, and the sum of the
+squared pulls is the variance of the score that is due to images (docs/statistics.md). It is told
+nothing of the other two.
 """
 
 import math
@@ -63,8 +63,8 @@ class Split:
     def draw(self, training: int) -> tuple[np.ndarray, np.ndarray]:
         """The error of each epoch [52] and the pull of each image [41] of a training.
 
-        Pulls say how large the errors by images are, and not whether they are up or down: for a
-        mean of independent values its error and the deviations from it are independent.
+        Pulls tell the size of the errors due to images, and not their sign: the error of a mean of
+        independent values is independent of the deviations from that mean.
         """
         noise, rng = self._noise, np.random.default_rng([*self._seed, 1, training])
         own, share = noise.standard_error * math.sqrt(1 - noise.common), noise.standard_error

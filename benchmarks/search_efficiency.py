@@ -1,26 +1,26 @@
-"""What a search finds for its epochs: the project's own and its rivals on replayed learning
-curves with noise, at equal epochs.
+"""The best configurations that the project's own search and its rivals find on replayed learning
+curves with noise, with equal numbers of epochs.
 
     python -m benchmarks.search_efficiency --out DIR --repeats 1      the table, an hour or two on 2
-                                                                      cores; killed, it goes on
+                                                                      cores; continues if killed
     python -m benchmarks.search_efficiency --out DIR --repeats 0      the table of what DIR holds
 
-The table has the runs that all methods in it have, so --methods leaves out one that has few.
+The table has only runs that all of its methods have; --methods can leave out a method with few.
 
 A cell of the table is a level of noise, a number of full trainings that may be spent, and a number
-of trials that train at once, epoch by epoch in turn. Nobody starts a trial, or goes on with one,
-that could not reach its last epoch with the epochs that are left. Noise is in interquartile ranges
-of the final scores of the best fifth of random configurations (see benchmarks.score_noise).
+of trials that train at once, one epoch of each in turn. No method starts or continues a trial that
+could not reach its last epoch with the epochs that are left. The unit of noise is the interquartile
+range of the final scores of the best fifth of random configurations (see benchmarks.score_noise).
 
 Each search names its choice, and at most five candidates. The candidates are trained again on three
-fresh seeds and splits, and the one whose mean curve has the highest point is confirmed: that is how
-a study chooses its winner. What is missing is judged without noise: the accuracy points by which
-the best epoch of the chosen, or confirmed, configuration falls short of the best that counts (see
+fresh seeds and splits, and the one whose mean curve has the highest point is confirmed, as in a
+study. The result is judged without noise: the accuracy points missing are those by which the best
+epoch of the chosen, or confirmed, configuration falls short of the best that counts (see
 benchmarks.learning_curves).
 
 Each repeat on each data set has a seed of its own, which all methods share. So runs on two data
-sets share no luck, and the standard error of a mean is that of its data sets' means: it holds for
-other data sets and other seeds. Differences are taken run by run before.
+sets share no luck, and the standard error of a mean is that of the means of its data sets: it holds
+for other data sets and other seeds. Methods are compared within each run, before any mean is taken.
 """
 
 import argparse
@@ -71,13 +71,13 @@ CELLS = tuple(Cell(*one) for one in itertools.product((0.0, 1.0, 2.0), (10, 30),
 
 @dataclass(frozen=True)
 class Played:
-    """A search that was played, and what came of it.
+    """A search that was run, and its result.
 
     chosen     accuracy points missing to the best, of the search's own choice
     confirmed  the same of the winner of the confirmation
     trials     trials that it started
     complete   those that reached their last epoch
-    seconds    time of a processor for all proposals and verdicts
+    seconds    processor time for all proposals and verdicts
     """
 
     cell: Cell
@@ -92,15 +92,15 @@ class Played:
 
     @property
     def run(self) -> tuple[str, str, int]:
-        """What tells it from the other runs of its cell."""
+        """The key that identifies it among the runs of its cell."""
         return self.method, self.data_set, self.repeat
 
 
 def run_search(
     method: Method, task: Task, split: Split, cell: Cell
 ) -> tuple[dict[Trial, np.ndarray], float]:
-    """Spend the epochs; returns the truth of each trial, [52], and the seconds of a processor that
-    the method took.
+    """Spend the epochs; returns the true curve of each trial, [52], and the processor time, in
+    seconds, that the method took.
     """
     truths: dict[Trial, np.ndarray] = {}
     errors: dict[Trial, np.ndarray] = {}
@@ -136,7 +136,7 @@ def run_search(
 def confirmed(truths: Sequence[np.ndarray], splits: Sequence[Split]) -> int:
     """The place of the candidate whose mean curve over fresh trainings has the highest point.
 
-    A split has the errors of all candidates: the images that it holds are common to them.
+    A split has the errors of all candidates, because they share its images.
     """
     curves = [
         truth + np.mean([split.draw(place)[0] for split in splits], axis=0)
@@ -186,7 +186,7 @@ class Results:
         return list(found.values())
 
     def add(self, played: Played) -> None:
-        """Append a run. It begins a line of its own, whatever a kill has left before it."""
+        """Append a run on a new line, even after a line that a kill cut off."""
         with self._path(played.cell).open("a") as file:
             file.write("\n" + json.dumps(asdict(played)))
 
@@ -198,9 +198,8 @@ class Results:
 def play_all(
     runs: Iterable[tuple[Cell, str, str, int]], jobs: int, done: Callable[[Played], object]
 ) -> None:
-    """Play runs, so many at a time, and hand over each as it ends."""
-    # A process of its own for each: Ray and onnxruntime have threads, which a fork would not
-    # survive.
+    """Play runs, `jobs` at a time, and pass each to `done` as it ends."""
+    # Processes are spawned: the threads of Ray and onnxruntime would not survive a fork.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ProcessPoolExecutor(jobs, get_context("spawn"), _end_with_parent) as pool:
         futures: list[Future[Played]] = [pool.submit(play, *run) for run in runs]
@@ -209,9 +208,7 @@ def play_all(
 
 
 def _end_with_parent() -> None:
-    """Have this process end when its parent does: whoever is killed leaves no process that waits
-    for work.
-    """
+    """End this process when its parent ends, so that a killed parent leaves no idle process."""
 
     def watch() -> None:
         parent = parent_process()
@@ -245,7 +242,7 @@ def mean_of(values: Mapping[tuple[str, int], float]) -> Mean:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one cell, or of several together.
+    """The result of one cell, or of several together.
 
     missing   points missing, by method, then by data set and repeat; all methods have the same runs
     """
@@ -259,13 +256,13 @@ class Outcome:
 
     @property
     def best_rival(self) -> str:
-        """The rival that misses least. It is chosen on these runs, so its mean is a lucky one."""
+        """The rival that misses least. It is chosen on these runs, which favours its mean."""
         rivals = [name for name in self.missing if not is_ours(name)]
         return min(rivals, key=lambda name: mean_of(self.missing[name]).value)
 
     @property
     def behind(self) -> Mean:
-        """What ours misses more than the best rival; below 0 where it misses less."""
+        """The points that ours misses more than the best rival; negative where it misses less."""
         ours, theirs = self.missing[OURS], self.missing[self.best_rival]
         return mean_of({run: ours[run] - theirs[run] for run in ours})
 
@@ -311,7 +308,7 @@ def together(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def table(outcomes: Mapping[str, Outcome]) -> str:
-    """Points missing, a row a cell, then the mean of all cells; in Markdown."""
+    """A Markdown table of points missing, with a row for each cell and one for their mean."""
     rows = dict(outcomes)
     if len(outcomes) > 1 and together(list(outcomes.values())).runs:
         rows["all of these"] = together(list(outcomes.values()))
@@ -325,8 +322,8 @@ def table(outcomes: Mapping[str, Outcome]) -> str:
 
 
 def effort(played: Iterable[Played]) -> str:
-    """Means by method over all runs: trials, complete ones, and a processor's time for one trial's
-    proposal and verdicts; in Markdown.
+    """A Markdown table of means over all runs of each method: number of trials, of complete ones,
+    and processor time for a trial's proposal and verdicts.
     """
     by_method: dict[str, list[Played]] = {}
     for one in played:
@@ -386,7 +383,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--noise", type=float, nargs="+", help="only cells with these levels")
     parser.add_argument("--trainings", type=int, nargs="+", help="only cells with these budgets")
-    parser.add_argument("--at-once", type=int, nargs="+", help="only cells with as many at once")
+    parser.add_argument("--at-once", type=int, nargs="+", help="only cells with these numbers")
     parser.add_argument(
         "--methods",
         nargs="+",
@@ -399,7 +396,7 @@ def main() -> None:
         "--tuning", action="store_true", help="the half of the data sets on which choices are made"
     )
     parser.add_argument(
-        "--again", action="store_true", help="play also what is there; the new results count"
+        "--again", action="store_true", help="repeat existing runs; the new results count"
     )
     parser.add_argument("--jobs", type=int, default=2)
     asked = parser.parse_args()

@@ -1,7 +1,7 @@
 """The searches that benchmarks.search_efficiency compares: the project's own, and its rivals.
 
-Each runs as its users run it, by public interfaces, without a cluster: the benchmark trains, a
-method proposes configurations and says after each epoch whether a trial goes on.
+Each runs through its public interface, as its users run it, without a cluster: the benchmark
+trains, and a method proposes configurations and says after each epoch whether a trial goes on.
 """
 
 import logging
@@ -23,8 +23,8 @@ from tune.request.file import from_document
 from tune.study.candidates import candidates
 
 GRACE = 6
-"""The first rung of all rivals that have one, in epochs: a tenth of EPOCHS, as ours. It serves them
-well: judging after one epoch finds less than not stopping at all."""
+"""The first rung of all rivals that have one, in epochs: a tenth of EPOCHS, as in ours. It favours
+them: rivals that judge after one epoch find less than those that never stop a trial."""
 CANDIDATES = 5
 """Number of configurations that a method names as its best."""
 
@@ -47,11 +47,11 @@ DISTRIBUTIONS = {
     )
     for name, (low, high, log, whole) in SPACE.items()
 }
-"""The space as Optuna has it; the curves round whole numbers on a log scale."""
+"""The space in Optuna's terms. Whole numbers on a log scale are rounded by the curves."""
 
 
 class Fate(Enum):
-    """What becomes of a trial after an epoch."""
+    """The fate of a trial after an epoch."""
 
     GOES_ON = "goes on"
     PAUSES = "pauses"
@@ -63,7 +63,7 @@ class Trial:
     """A trial of a method.
 
     config   its settings, names as in SPACE
-    handle   what the method knows it by
+    handle   the method's own object for it
     scores   the score after each epoch so far, with its noise
     pulls    how far each validation image pulls these scores; the sum of their squares is the
              square of the scores' standard error
@@ -95,9 +95,9 @@ class Method(ABC):
         """Enter the last of a trial's scores. A trial ends with its last epoch at the latest."""
 
     def candidates(self) -> list[Trial]:
-        """At most CANDIDATES trials, the best first: by their best epoch, of the longest trained.
+        """At most CANDIDATES of the longest trained trials, in falling order of their best epoch.
 
-        Trials that were stopped are no candidates, whoever stopped them.
+        Trials that were stopped early are not candidates.
         """
         longest = max(len(one.scores) for one in self.trials)
         trained = [one for one in self.trials if len(one.scores) == longest]
@@ -153,7 +153,7 @@ class Engine(Method):
         return Fate.ENDS if self._ledger.report(trial.handle, epochs) else Fate.GOES_ON
 
     def candidates(self) -> list[Trial]:
-        """Those that a confirmation of the study would train again."""
+        """The trials that a confirmation of the study would train again."""
         found = candidates(self._ledger.records, self._request)
         return [self.trials[one.trial.id] for one in found] or super().candidates()
 
@@ -193,7 +193,7 @@ class Optuna(Method):
 
 @dataclass(eq=False)
 class _RayTrial:
-    """What Ray's schedulers read of a trial."""
+    """The attributes of a trial that Ray's schedulers read."""
 
     trial_id: str
     trial: Trial
@@ -308,15 +308,15 @@ class TopAfterOneEpoch(Method):
 
 
 def _never_called(config: Any, seed: int, budget: float) -> float:
-    """What SMAC would minimize; the benchmark tells it the costs instead."""
+    """The function that SMAC would minimize; the benchmark tells it the costs instead."""
     raise NotImplementedError(config, seed, budget)
 
 
 class Smac(Method):
     """SMAC's multi-fidelity facade: Hyperband, whose configurations a random forest chooses.
 
-    It asks for a configuration at a number of epochs; one that it has asked for before goes on
-    from where it was. SMAC is no dependency of the project: install `smac` to compare with it.
+    It asks for a configuration at a number of epochs; a configuration that it has asked for before
+    continues. SMAC is not a dependency of the project: install `smac` to compare with it.
     """
 
     def __init__(self, seed: int, trainings: int) -> None:
@@ -344,9 +344,9 @@ class Smac(Method):
         self._asked: Any = None
 
     def next(self, room: int) -> Trial | None:
-        """The configuration that SMAC asks for; what does not fit now waits.
+        """The configuration that SMAC asks for; one that does not fit now waits.
 
-        A configuration that it asks for again, in another bracket, may have been trained as far.
+        A configuration that it asks for again, in another bracket, may already have these epochs.
         """
         while True:
             asked = self._asked = self._asked or self._smac.ask()
@@ -389,8 +389,8 @@ def _asha(seed: int) -> RayTune:
 def _hyperband(seed: int) -> RayTune:
     from ray.tune.schedulers import HyperBandScheduler
 
-    # The least number of epochs, not under EPOCHS, of which thirds of thirds of thirds are whole;
-    # with 52 only the first bracket would reach the last epoch. Tune adds 200 random trials ahead.
+    # 54 is the least multiple of 27, for three divisions by three, that is not under EPOCHS; with
+    # 52 only the first bracket would reach the last epoch. Tune adds 200 random trials ahead.
     scheduler = HyperBandScheduler(max_t=54, metric="score", mode="max")
     return RayTune(scheduler, sampler=optuna.samplers.RandomSampler(seed), ahead=200)
 
@@ -416,7 +416,7 @@ METHODS: Mapping[str, Callable[[int, int], Method]] = {
     "top third after one epoch": TopAfterOneEpoch,
     "SMAC": Smac,
 }
-"""All methods, made of a seed and the number of full trainings that they may spend."""
+"""The constructor of each method, given a seed and the number of full trainings to spend."""
 
 
 def is_ours(method: str) -> bool:
@@ -425,7 +425,7 @@ def is_ours(method: str) -> bool:
 
 
 def unavailable(method: str) -> str | None:
-    """Why a method cannot run here, a sentence; None if it can."""
+    """A sentence on why a method cannot run here; None if it can."""
     if method == "SMAC" and find_spec("smac") is None:
         return "SMAC is left out: the package `smac` is not installed."
     return None

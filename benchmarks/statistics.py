@@ -54,20 +54,19 @@ FRACTION = 5
 
 
 QUALITY = 3.0
-"""Quality by which AP50 around 0.33 changes by 1."""
+"""Change of quality that changes AP50 by 1, by the slope around an AP50 of 0.33."""
 COLLAPSED = -2.5
-"""What a collapsed training loses in quality: an AP50 of 0.33 becomes 0.01."""
+"""Change of quality in a collapsed training: an AP50 of 0.33 becomes 0.01."""
 
 
 @dataclass(frozen=True)
 class Luck:
-    """What trainings differ by beside their images; standard deviations are of AP50.
+    """Sources of differences between trainings, beside their validation images.
 
-    seeds      that of each row's seeds; one for all, or one for each
+    seeds      standard deviation of AP50 over seeds; one for all rows, or one for each
     collapse   probability that a training of the first row collapses
-    training   that of a row's advantage from training set to training set of other images
-    epochs     epochs that all are alike but for what they really wander, of which the best on its
-               images is kept
+    training   standard deviation of AP50 of a row's advantage over training sets of other images
+    epochs     number of epochs, equal but for `_EPOCH_SD`, of which the best on its images is kept
     """
 
     seeds: float | tuple[float, ...] = SEED_SD / QUALITY
@@ -82,7 +81,7 @@ class Luck:
 
 USUAL = Luck()
 _EPOCH_SD = 0.03
-"""By how much the quality of the epochs of a trained model really wanders."""
+"""Standard deviation of the true quality over the epochs of a training."""
 
 
 def study(
@@ -100,7 +99,7 @@ def study(
             all the same images
     """
     data = draw_images(rng, images * FRACTION if fresh else images)
-    # What an image adds to a row's quality if it is among those that train.
+    # The gain in a row's quality from each image, if it is among those that train.
     taught_VI = rng.normal(0, luck.training * QUALITY, (len(qualities), len(data)))
     scores: dict[str, dict[Repeat, Scored]] = {
         str(variant): {} for variant in range(len(qualities))
@@ -238,7 +237,7 @@ class MeanCoverage:
     covered    share of the 95% intervals that hold the truth
     width      their median width
     too_high   mean of the estimate less the truth
-    measured   the same without subtracting the luck of the epochs' choice
+    measured   the same where the luck of having chosen the epochs is not subtracted
     """
 
     covered: float
@@ -271,7 +270,7 @@ def mean_coverage(
 ) -> MeanCoverage:
     """As `coverage`, of the mean over a row's repeats on fresh hold-outs, in a table of rows.
 
-    The epochs' real wandering is so small that the truth of a chosen epoch is that of the row.
+    Epochs truly differ so little that the truth of a chosen epoch is taken to be that of the row.
     """
     quality = quality_for(score)
     task = partial(_mean_covers, images, repeats, rows, quality, truth(quality), luck)
@@ -372,7 +371,7 @@ def won(images: int, trials: int, top: int, repeats: int, repetitions: int, fold
 
 SEARCH_EPOCHS = 30
 _TRIAL_SD = 0.04
-"""By this much trials of one configuration differ in AP50: their seeds, and what else varies."""
+"""Standard deviation of AP50 over trials of one configuration, seeds included."""
 _SPACE: dict[str, optuna.distributions.BaseDistribution] = {
     "better": optuna.distributions.CategoricalDistribution([False, True]),
     "switch": optuna.distributions.CategoricalDistribution([False, True]),
@@ -387,7 +386,7 @@ _SPACE: dict[str, optuna.distributions.BaseDistribution] = {
 
 @dataclass(frozen=True)
 class Effects:
-    """What came of the effects of settings over simulated searches.
+    """Summary of the effects of settings over simulated searches.
 
     named      share of searches that name a setting without an effect
     found      share that name the setting with one
@@ -462,7 +461,7 @@ def _of_better(effects: Sequence[Effect], true: float) -> tuple[float, float]:
 def effects(trials: int, true: float, stops: bool, sampler: str, repetitions: int) -> Effects:
     """Searches over seven settings, the first of which changes AP50 by `true`.
 
-    stops   whether trials are stopped early, by successive halving and for want of hope
+    stops   whether trials are stopped early, by successive halving or because no hope is left
     """
     found = _in_parallel(partial(_effects, trials, true, stops, sampler), range(repetitions))
     named, clear, estimate, covered, before, before_covered = np.nanmean(found, axis=0).tolist()

@@ -14,15 +14,15 @@ DIR holds the data in HW3 layout, or an `unpack.py` that writes it; without it, 
 ResNet-50's weights; other backbones take those that `model.weights: imagenet` finds.
 
 `--short` is for a CPU, where it can show large gains and no small ones. Two opposite quarters of
-the first crop of each tile, 54 images of 250 px, are seen at 256 px, so that cells keep their size:
-800 px for a crop of 500 px, 1.6 times its size, would take 2.4 times the work and does not fit the
-time. Two fifths of the tiles validate, and 8 epochs of three seeds are trained. Sides that presets
-name shrink with A's from 800 to 256; what counts pixels or instances of an image becomes that of a
-quarter. `auto` is read off the quarters, so presets that read settings off the data see larger
-images than the others, and take longer.
+the first crop of each tile, 54 images of 250 px, are resized to 256 px, so that cells keep about
+their size; the full form's factor of 1.6 (800 px for a crop of 500 px) would take 2.4 times the
+work. Two fifths of the tiles validate, and 8 epochs of three seeds are trained. Sides that presets
+name shrink like A's, from 800 to 256; settings that count pixels or instances of an image are
+scaled to a quarter. `auto` is read off the quarters, so presets that read settings off the data see
+larger images than the others, and take longer.
 
-The baseline's trainings predict their validation images in other ways too, which need no training:
-the last table (`benchmarks.prediction`).
+The baseline's trainings also predict their validation images in other ways, without further
+training; the last table compares them (`benchmarks.prediction`).
 """
 
 import argparse
@@ -177,14 +177,14 @@ SHORTER: Mapping[str, float] = {
     "predict.max_detections": 1 / 4,
     "augment.copy_paste_most": 1 / 4,
 }
-"""Factors that `--short` puts on settings of presets, since a quarter has half the sides of its
+"""Factors by which `--short` multiplies settings of presets: a quarter has half the sides of its
 crop and a quarter of its instances."""
 TILE = 320
-"""Side in pixels of the tiles in which a crop is predicted as one of the ways of
-`benchmarks.prediction`; half of it in a quarter."""
+"""Side, in pixels, of the tiles by which `benchmarks.prediction` predicts a crop; it is half of
+this for a quarter."""
 LEAST_LEFT = 0.25
-"""Least fraction of an instance's pixels in a quarter of its crop. What is left of an instance that
-the border cuts to less is background, as a person would leave it."""
+"""Least fraction of an instance's pixels that must lie in a quarter of its crop. An instance of
+which less is left becomes background there, as an annotator would leave it."""
 
 
 def space_of(names: Sequence[str], data: Path, parsed: argparse.Namespace) -> dict[str, Any]:

@@ -53,8 +53,8 @@ def combine(seen: Seen, config: PredictConfig) -> Detections:
     `config` may be stricter than the settings with which the network looked: a higher
     `score_threshold`, a lower `max_detections`, fewer views. The network need not run again:
     suppression goes from the best score down, so a detection that is dropped here had not
-    suppressed any other. `config.class_caps` alone caps the detections of an image with several
-    tiles.
+    suppressed any other. Only `config.class_caps` limits the number of detections of an image with
+    several tiles.
     """
     return _capped(_whole(seen, config), config)
 
