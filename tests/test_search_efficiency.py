@@ -1,5 +1,5 @@
-"""Laws of the benchmark that compares searches: the same epochs and luck for everybody, rivals as
-their own libraries have them, and an honest judge.
+"""Laws of the benchmark that compares searches: all methods have the same epochs and luck, rivals
+run as in their own libraries, and choices are judged by their true scores.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ needs_curves = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
 
 
 class Toy(Task):
-    """Curves that rise to a height that two settings make, with an early sign of it."""
+    """Curves whose last height depends on two settings and shows early."""
 
     def curve(self, config: Mapping[str, float]) -> np.ndarray:
         rate = abs(math.log10(config["learning_rate"]) + 2.5)
@@ -327,14 +327,14 @@ def test_a_comparison_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
 
 
 @needs_curves
-def test_both_halves_of_the_data_sets_are_apart_and_together_whole() -> None:
+def test_the_two_halves_of_the_data_sets_share_none_and_hold_all() -> None:
     tuning, table = (learning_curves.data_sets(half) for half in (True, False))
     assert len(tuning) == len(table) == 17
     assert len({*tuning, *table}) == 34
 
 
 @needs_curves
-def test_the_replayed_curves_are_accuracies_whatever_is_asked_for_with_them() -> None:
+def test_a_replayed_curve_is_an_accuracy_whatever_configurations_are_asked_for_beside_it() -> None:
     name = learning_curves.data_sets(tuning=True)[0]
     configs = learning_curves.random_configs(25, np.random.default_rng(0))
     curves = learning_curves.curves(name, configs)
@@ -346,7 +346,7 @@ def test_the_replayed_curves_are_accuracies_whatever_is_asked_for_with_them() ->
 
 
 @needs_curves
-def test_nothing_is_missing_less_than_nothing_at_any_corner_of_the_space() -> None:
+def test_points_missing_are_not_negative_at_any_corner_of_the_space() -> None:
     task = learning_curves.task(learning_curves.data_sets(tuning=True)[0])
     assert task.spread > 0
     corners = list(itertools.product(*((low, high) for low, high, *_ in SPACE.values())))

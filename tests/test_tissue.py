@@ -104,7 +104,7 @@ def test_the_ways_to_predict_differ_and_begin_with_the_models_own() -> None:
     assert len(set(ways.values())) == len(ways) > 12
 
 
-def test_of_a_studys_trials_those_of_the_baseline_alone_predict_in_other_ways(
+def test_only_trials_of_the_baseline_predict_in_other_ways(
     tmp_path: Path,
 ) -> None:
     space = request_of(("recipe", "A"), tmp_path).space

@@ -1,8 +1,8 @@
 """Our detectors with a fraction of their channels, for laws that hold at any width.
 
-The recipes and parts are those of `core.network`, and only the numbers of channels are others: a
-step takes a tenth of the time, and a checkpoint a hundredth of the bytes. What torchvision's widths
-or weights are needed for is tested without this.
+The recipes and parts are those of `core.network`, and only the numbers of channels differ: a step
+takes a tenth of the time, and a checkpoint a hundredth of the bytes. Tests that need torchvision's
+widths or weights do not use this.
 """
 
 from collections.abc import Callable, Iterator

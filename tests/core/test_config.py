@@ -278,7 +278,7 @@ def test_caps_of_classes_have_one_form_and_the_last_holds_for_the_rest(
 
 
 @pytest.mark.parametrize("wrong", ["", "20,", "-1", "1.5", 10_001, True, None])
-def test_caps_that_are_none_are_refused_with_an_example(wrong: Any) -> None:
+def test_caps_that_are_not_valid_are_refused_with_an_example(wrong: Any) -> None:
     message = refusal({"predict.class_caps": wrong})
     assert message.startswith("space.yaml: predict.class_caps must be whole numbers from 0 to")
     assert "20,0" in message

@@ -236,7 +236,7 @@ def test_rules_that_studies_began_with_never_change() -> None:
 
 
 def test_images_that_show_cells_nearly_large_enough_stay_whole() -> None:
-    """CoNSeP's cells of 17 pixels are 27 long at 800: crops of 448 of 500 pixels gained 3 more."""
+    """CoNSeP's cells of 17 pixels are 27 long at a side of 800; crops of 448 would add 3 pixels."""
     asked = TrialConfig.from_settings({"data.crop": AUTO})
     assert asked.resolved(Circumstances("fp32", CONSEP, 1)).data.crop == 448
     assert asked.resolved(Circumstances("fp32", CONSEP)).data.crop == 0

@@ -9,7 +9,7 @@ import pytest
 from tune.processes import marked, runs
 
 CHILD_WITHOUT_MARK = "env -i sleep 1000 & echo $!; wait"
-"""A shell whose child has lost its environment, as a process of Ray that gives itself a name."""
+"""A shell whose child has lost its environment, as has a process of Ray that names itself."""
 
 
 def shell() -> tuple[subprocess.Popen[str], int]:

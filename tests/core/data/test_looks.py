@@ -19,7 +19,7 @@ Pixels = NDArray[np.uint8]
 
 
 def tile(slide: int, number: int, stain_sd: float = 0.15) -> Pixels:
-    """Coarse tissue, other in every tile, in the stain of its slide."""
+    """Coarse tissue that differs from tile to tile, in the stain of its slide."""
     stain = 1 + np.random.default_rng([1, slide]).normal(0, stain_sd, 3)
     rng = np.random.default_rng([2, slide, number])
     coarse = Image.fromarray(rng.integers(40, 220, (8, 8), np.uint8)).resize((96, 96))

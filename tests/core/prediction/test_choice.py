@@ -84,7 +84,7 @@ def test_each_candidate_scores_what_a_model_built_with_it_scores(trial: Trial) -
 
 
 def test_a_cap_of_all_classes_scores_what_the_metrics_cap_scores(trial: Trial) -> None:
-    """So what caps gain can be read off the match tables of a model that has none."""
+    """The gain of caps can therefore be read off the match tables of a model without caps."""
     trained = trial.trained_model()
     own, samples = trained.config.predict, DATA.samples
     capped = [own.model_copy(update={"class_caps": caps}) for caps in ("0", "1", "4")]

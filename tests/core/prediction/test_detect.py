@@ -362,7 +362,7 @@ def test_all_cells_of_a_large_mosaic_come_back_or_its_full_tiles_are_named() -> 
 @settings(deadline=None, max_examples=30)
 @given(blocks_apart, st.sampled_from(["0", "1", "2,0", "0,1,3"]), st.sampled_from(["none", "all"]),
        st.sampled_from([0, 64]))  # fmt: skip
-def test_of_each_class_an_image_keeps_its_best_detections_up_to_the_cap(
+def test_an_image_keeps_the_best_detections_of_each_class_up_to_its_cap(
     given_: list[tuple[int, ...]], caps: str, views: str, tile: int
 ) -> None:
     blocks = [(y, x, h, w, c, 20 + number) for number, (y, x, h, w, c, _) in enumerate(given_)]

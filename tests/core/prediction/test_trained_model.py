@@ -94,8 +94,8 @@ with narrowed():
 
 
 def test_a_fresh_process_predicts_the_same_bits(tmp_path: Path) -> None:
-    """Of models that began with nothing, with a frozen norm, with a stride in 1x1 and no epsilon,
-    and of one that looks at mirrored tiles.
+    """The models began without weights, with a frozen norm, or with a stride in 1x1 convolutions
+    and no epsilon, and one predicts mirrored tiles.
     """
     pretrained = {"model.weights": "imagenet"}
     kinds: list[tuple[dict[str, Any], BaseWeights | None]] = [

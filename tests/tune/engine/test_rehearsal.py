@@ -107,9 +107,9 @@ def in_another_thread(what: Callable[[], None]) -> threading.Thread:
 
 @contextmanager
 def noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[Rehearsal], threading.Event]]:
-    """The rehearsals that were begun in the block, and an event: a nursery has imported everything,
-    for which it may start other programs, and all that it starts from now on trains. After the
-    block none of their processes is left.
+    """The rehearsals that begin in the block, and an event that is set when a nursery has imported
+    everything. Before that it may start other programs; after that, all that it starts trains.
+    After the block none of their processes is left.
     """
     begun: list[Rehearsal] = []
     ready = threading.Event()

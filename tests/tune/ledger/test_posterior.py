@@ -1,4 +1,4 @@
-"""Laws of what the ledger knows of the noise of its scores."""
+"""Laws of the noise of scores, as the ledger knows it."""
 
 from typing import Any
 
@@ -126,7 +126,7 @@ def test_the_order_by_posterior_mean_is_that_of_the_truth_where_the_best_score_i
     assert all(one.sd > 0 for one in found.values())
 
 
-def test_there_is_an_estimate_of_trials_with_a_result_only() -> None:
+def test_only_trials_with_a_result_have_an_estimate() -> None:
     request = from_document(DOCUMENT, "test")
     ledger = open_ledger("memory", request)
     assert posterior(request.space, ledger.records) == {}

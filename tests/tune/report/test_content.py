@@ -687,7 +687,7 @@ def test_effects_have_intervals_and_stand_beside_importances_that_add_up(
     assert {name: float(share) for name, share in shares.items() if share} == said.importances
 
 
-def test_effects_of_trials_that_were_stopped_early_are_on_the_ap50_that_all_reached(
+def test_effects_where_trials_were_stopped_are_on_ap50_up_to_the_epoch_that_all_reached(
     tmp_path: Path,
 ) -> None:
     document = {

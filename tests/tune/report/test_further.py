@@ -1,4 +1,4 @@
-"""Laws of what a report says would decide the comparisons that it leaves open."""
+"""Laws of the seeds and images that a report names for its open comparisons."""
 
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def test_further_seeds_cost_trainings_of_every_method_as_long_as_those_before(
         assert one["hours"] == pytest.approx(hours)
 
 
-def test_the_answer_says_what_would_tell_and_how_to_go_on(content: ReportContent) -> None:
+def test_the_answer_says_what_would_decide_and_how_to_go_on(content: ReportContent) -> None:
     names = [row[0] for row in further(content).rows]
     by_seeds = [row for row in further(content).rows if row[3] is not None]
     said = " ".join(content.answer)
@@ -78,7 +78,7 @@ def test_the_answer_says_what_would_tell_and_how_to_go_on(content: ReportContent
     assert "python -m tune.search --study open --set seeds=N runs what is missing" in said
 
 
-def test_after_one_training_each_the_seeds_are_taken_to_be_usual_and_it_is_said(
+def test_after_one_training_each_the_usual_spread_of_seeds_is_assumed_and_the_caption_says_so(
     tmp_path: Path,
 ) -> None:
     caption = further(reported(tmp_path, 1)).caption

@@ -71,7 +71,7 @@ def test_estimates_lie_nearer_to_the_truth_than_noisy_scores_and_a_lucky_one_is_
     assert np.argmax(means) != lucky
 
 
-def test_of_two_equal_scores_at_one_point_the_surer_one_counts_for_more() -> None:
+def test_the_surer_of_two_scores_at_one_point_counts_for_more() -> None:
     space, encoding = space_of(SPACE), Encoding(space_of(SPACE))
     known = noisy(space, 20, 0.0001)
     sure, vague = known[0], replace(known[0], variance=0.25)

@@ -514,8 +514,8 @@ def test_p_is_under_5_percent_exactly_beyond_the_bound_and_the_bound_lies_betwee
 
 
 def test_a_verdict_on_other_training_images_needs_more_than_one_on_these() -> None:
-    """It is never surer, is not given without seeds or without the share of training images, and
-    widens with the images that repeats share.
+    """It is never surer, and is not given without seeds or without the share of training images;
+    its p value grows with the ratio of validation to training images.
     """
     scores = repeats(11, 4, 3)
     pairs = [("1", "0"), ("2", "0"), ("3", "0")]

@@ -125,7 +125,7 @@ def test_p_values_are_adjusted_for_all_effects_of_the_study() -> None:
         assert one.is_clear == (one.p_adjusted < 0.05)
 
 
-def test_of_seven_settings_without_an_effect_one_is_named_in_a_twentieth_of_searches() -> None:
+def test_a_twentieth_of_searches_name_one_of_seven_settings_without_an_effect() -> None:
     """A share this high is seen once in a hundred times where the truth is 5%."""
     named, by_itself = 0, 0
     for search in range(300):

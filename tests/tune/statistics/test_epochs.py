@@ -64,7 +64,7 @@ def test_a_curve_that_rises_far_beyond_its_noise_owes_little_to_luck() -> None:
     assert rising < 0.3 * flat
 
 
-def test_more_epochs_to_choose_from_are_more_luck() -> None:
+def test_more_epochs_to_choose_from_bring_more_luck() -> None:
     few, many = (
         np.mean([luck(curve_of(seed, [0.0] * epochs, 20)) for seed in range(5)])
         for epochs in (2, 12)

@@ -31,7 +31,7 @@ from tune.statistics.further import (
 
 FRACTION = 1 / statistics.FRACTION
 MOST = 40
-"""Seeds that a test draws at most."""
+"""Largest number of seeds that a test simulates."""
 
 
 def outlook_of(scores: Scores, difference: Difference, fraction: float = FRACTION) -> Outlook:
@@ -75,7 +75,7 @@ def test_the_number_of_seeds_is_the_smallest_that_decides(found: Outlook, compar
     assert more is None or more >= needed
 
 
-def test_where_images_are_what_limits_no_seed_decides_and_images_do() -> None:
+def test_where_images_limit_a_comparison_more_images_decide_it_and_seeds_do_not() -> None:
     found = Outlook(0.05, 3, 0.2, 0.03**2, 0.0, 0.02**2, 0.0, 40, 2)
     assert seeds_to_decide(found, 1) is None
     times = images_to_decide(found, 1)
@@ -87,9 +87,9 @@ def test_where_images_are_what_limits_no_seed_decides_and_images_do() -> None:
     assert images_to_decide(replace(found, estimate=1e-4), 1) is None
 
 
-def test_images_that_all_trainings_see_alike_are_told_from_what_each_sees() -> None:
-    """Of tables whose models each see the images in their own way, and of one model that is
-    trained again and again.
+def test_images_that_all_trainings_see_alike_are_told_apart_from_what_each_sees() -> None:
+    """Some tables have models that each see the images in their own way, others have one model that
+    is trained again and again.
     """
     rng = np.random.default_rng(1)
     own, common = [], []
@@ -103,12 +103,12 @@ def test_images_that_all_trainings_see_alike_are_told_from_what_each_sees() -> N
 
 
 def share_decided(images: int, repeats: int, better: float, repetitions: int) -> float:
-    """How often a comparison is decided by the seeds that were said to decide it.
+    """How often a comparison is decided by the number of seeds that was stated for it.
 
-    better   by how much the quality of one of the two is better
+    better   difference of the two qualities
 
-    The pilot's estimate is set to the true difference. The comparison with the seeds that are said
-    is drawn anew, on another data set. Where more than MOST are said, nobody goes on.
+    The pilot's estimate is set to the true difference. The comparison with the stated number of
+    seeds is simulated on another data set. Pilots for which more than MOST are stated are left out.
     """
     qualities = [-better / 2, better / 2]
     pilots, found = [], []
@@ -129,7 +129,7 @@ def share_decided(images: int, repeats: int, better: float, repetitions: int) ->
 
 
 @pytest.mark.timeout(600)
-def test_as_many_seeds_as_are_said_decide_about_four_in_five_true_differences() -> None:
+def test_the_stated_number_of_seeds_decides_about_four_in_five_true_differences() -> None:
     share = share_decided(20, 3, better=0.4, repetitions=60)
     assert 0.8 - 2.33 * math.sqrt(0.8 * 0.2 / 60) <= share <= 0.98
 
@@ -139,7 +139,7 @@ def test_as_many_seeds_as_are_said_decide_about_four_in_five_true_differences() 
 @pytest.mark.parametrize(
     ("images", "repeats", "better"), [(20, 2, 0.4), (41, 3, 0.25), (41, 2, 0.3)]
 )
-def test_as_many_seeds_as_are_said_decide_about_four_in_five_at_other_sizes_too(
+def test_the_stated_number_of_seeds_decides_about_four_in_five_at_other_sizes_too(
     images: int, repeats: int, better: float
 ) -> None:
     share = share_decided(images, repeats, better, repetitions=200)

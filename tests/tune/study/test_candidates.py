@@ -174,7 +174,7 @@ def noisy_score(seed: int, one: TrialRecord, epoch: int) -> float:
 
 
 def test_all_candidates_are_complete_and_the_truly_best_is_more_often_among_them() -> None:
-    """Twenty simulated searches; `benchmarks.confirmed_candidates` has the same of
+    """These are twenty simulated searches; `benchmarks.confirmed_candidates` simulates those of
     `ablation.yaml`.
     """
     found = np.zeros(2, int)
@@ -195,12 +195,12 @@ def test_all_candidates_are_complete_and_the_truly_best_is_more_often_among_them
 
 
 def replayed_ap50(settings: Mapping[str, Any], epoch: int) -> float:
-    """The higher the rate, the better the end; all learn alike."""
+    """The last AP50 rises with the learning rate; all trials learn at the same pace."""
     return float(settings["optim.learning_rate"]) * (1 - 0.5 ** (epoch / 2))
 
 
 class KeptTrial(ReplayedTrial):
-    """Leaves files of weights, as a real trial does, and says which epochs begin."""
+    """A trial that leaves files of weights, as a real one does, and notes which epochs begin."""
 
     def __init__(self, assignment: Assignment, begun: Path) -> None:
         super().__init__(assignment, self._ap50)

@@ -150,7 +150,7 @@ def test_more_trials_are_no_change(tmp_path: Path) -> None:
     )
 
 
-def test_weights_of_a_choice_that_was_added_are_no_change_and_others_are(tmp_path: Path) -> None:
+def test_weights_of_an_added_choice_are_no_change_and_other_weights_are(tmp_path: Path) -> None:
     before, after = (
         {"weights": {"a": ["1", False]}},
         {"weights": {"a": ["1", False], "b": ["2", False]}},
@@ -250,7 +250,7 @@ NAMES = ("plain", "deep", "flip", "late", "small")
 def test_a_table_that_grew_in_any_order_has_the_trials_of_one_that_asked_at_once_and_none_twice(
     first: list[str], steps: list[tuple[list[str], int, int, Any]], folds: int
 ) -> None:
-    """Whether or not it was finished before it grew, and wherever a new row stands in the file."""
+    """It need not be finished before it grows, and a new row may stand anywhere in the file."""
     names, seeds = list(first), 1
     records: list[TrialRecord] = []
 
@@ -337,9 +337,9 @@ QUALITY = {"resnet18": 0.3, "resnet50": 2.0, "resnet34": 0.0}
 
 
 class ScoredTrial(ReplayedTrial):
-    """Has the match tables of a model whose quality is its backbone's and its seed's.
+    """A trial with match tables of a model whose quality depends on its backbone and its seed.
 
-    begun   each epoch that begins leaves a file there, once
+    begun   folder in which each epoch that begins leaves a file, once
     """
 
     def __init__(self, assignment: Assignment, data: Dataset, begun: Path) -> None:
@@ -493,7 +493,7 @@ def test_a_finished_study_takes_a_seed_and_a_variant_and_runs_what_is_missing_an
 def test_the_report_of_a_study_that_grew_is_that_of_one_that_asked_for_all_at_once(
     grown: Grown,
 ) -> None:
-    """But for the numbers of the trials, and for what the killed epochs cost."""
+    """They differ only in the numbers of the trials, and in the time of the killed epochs."""
     contents = [
         content_of(read_study("grown", folder / "results"))
         for folder in (grown.folder, grown.at_once)
@@ -526,7 +526,7 @@ def test_the_report_of_a_study_that_grew_is_that_of_one_that_asked_for_all_at_on
 
 
 @pytest.mark.timeout(900)
-def test_a_winner_is_not_chosen_again_by_less_than_chose_it(
+def test_a_winner_is_not_chosen_again_by_a_smaller_confirmation(
     grown: Grown, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = tmp_path / "results"

@@ -1,4 +1,4 @@
-"""Laws of what is said of a request before its study starts."""
+"""Laws of the messages about a request before its study starts."""
 
 from typing import Any
 
