@@ -503,7 +503,10 @@ UNEVEN = {
 
 
 def _uneven(less: int) -> Iterator[str]:
-    yield "No true difference, seeds that differ: % of comparisons under p 0.05, of tables"
+    yield (
+        "No true difference, rows whose seeds differ by unequal SDs: % of comparisons with p under"
+        " 0.05, % of tables with any verdict"
+    )
     cells = [
         (images, repeats, rows) for images in (41, 100) for repeats in (3, 5) for rows in (2, 4, 8)
     ]
@@ -523,8 +526,8 @@ def _uneven(less: int) -> Iterator[str]:
 
 def _training(less: int) -> Iterator[str]:
     yield (
-        "No true difference but an advantage of SD 0.02 from training set to training set, tables"
-        " of 4: % with a verdict on methods trained on these images, on others of this kind"
+        "No true difference but an advantage that varies by SD 0.02 between training sets, tables"
+        " of 4 rows: % with a verdict on methods trained on these images, on images of this kind"
     )
     for images in (41, 100):
         for repeats in (3, 5):
@@ -552,9 +555,9 @@ def _power(less: int) -> Iterator[str]:
 
 def _settings(less: int) -> Iterator[str]:
     yield (
-        "Effects of settings, 7 settings of which 1 may have an effect: % of searches that name one"
-        " without, that name the one with; mean estimate, % of intervals that hold the truth; the"
-        " same of complete trials alone"
+        "Effects of 7 settings, of which 1 may have one: % of searches that name a setting without"
+        " an effect, % that name the one with; its mean estimate, % of intervals that hold the"
+        " truth; the last two from complete trials alone"
     )
     for true in (0.0, 0.06):
         for trials in (60, 120):
@@ -596,8 +599,8 @@ def _means(less: int) -> Iterator[str]:
 
 def _alone(less: int) -> Iterator[str]:
     yield (
-        "A row alone at AP50 0.33, or beside three, at the best of its epochs: % of 95% intervals"
-        " that hold the truth; too high, and as measured"
+        "One row, or one of four, at AP50 0.33 and the best of its epochs: % of 95% intervals that"
+        " hold the truth; how much too high the estimate is, and how much as measured"
     )
     for images in (20, 41, 100):
         for rows, sd, epochs in ((1, 0.02, 1), (1, 0.065, 1), (4, 0.02, 10), (4, 0.02, 40)):

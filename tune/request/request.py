@@ -208,8 +208,8 @@ class StudyRequest:
 
     @property
     def continued(self) -> int:
-        """How many trials that were stopped early are continued before the confirmation, at most,
-        if none fails.
+        """Largest number of stopped trials that are continued before the confirmation, if none of
+        them fails.
         """
         if not self.stopping_rule.rungs(self.max_epochs):
             return 0

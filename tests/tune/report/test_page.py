@@ -129,7 +129,7 @@ def write(folder: StudyFolder) -> Path:
 
 @pytest.fixture(scope="module")
 def findings(studies: dict[str, StudyFolder]) -> dict[str, ReportContent]:
-    """What the report of each study says."""
+    """The content of each study's report."""
     return {
         name: content_of(read_study(name, folder.path.parent)) for name, folder in studies.items()
     }

@@ -280,7 +280,7 @@ def test_the_smallest_difference_of_a_table_is_found_at_its_share_of_the_error_r
 
 
 def test_the_best_of_several_is_compared_as_one_of_all_pairs() -> None:
-    """Of four there are six pairs: the three without the best count as well."""
+    """Four have six pairs: the three pairs without the best count as well."""
     assert for_all_pairs([0.001, 0.02, 0.5]) == pytest.approx([0.006, 0.1, 1.0])
     assert for_all_pairs([0.03]) == [0.03]
     assert for_all_pairs([]) == []

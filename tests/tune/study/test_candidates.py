@@ -282,7 +282,7 @@ class Study:
 
 
 def searched_by_hand(plan: StudyPlan, begun: Path) -> None:
-    """What workers and driver do until the search has ended."""
+    """Do what workers and driver do until the search has ended."""
     begun.mkdir(exist_ok=True)
     plan.folder.path.mkdir(parents=True)
     with Claim(plan.storage, plan.request.study) as claim:

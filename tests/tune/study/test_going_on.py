@@ -394,7 +394,7 @@ def run(how: str, folder: Path, document: dict[str, Any], kill: str = "") -> Non
 
 
 def by_hand(request: StudyRequest, results: Path, begun: Path) -> None:
-    """What the driver and the workers of a study do, without Ray and MLflow."""
+    """Do what the driver and the workers of a study do, without Ray and MLflow."""
     data = datasets.load("synthetic")
     resources = TrialResources(1, 0.0, 1)
     plan = StudyPlan(request, Options(results), data, {}, Machine((Node(1, 0),)), resources)
