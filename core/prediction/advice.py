@@ -210,15 +210,15 @@ def _together(dataset: Dataset, looks: Looks) -> Iterator[str]:
             f"{many(sum(map(len, found.groups)), 'image')} seem {signs} to be parts of"
             f" {many(len(found.groups), 'slide, patient or series', 'slides, patients or series')}"
             f" ({examples_of(found.groups[0])}); if they are, `--set"
-            f" 'data.group_pattern={found.pattern}'` keeps those of one together; otherwise the"
+            f" 'data.group_pattern={found.pattern}'` keeps the images of each together; otherwise the"
             " validation score is too good"
         )
     elif looks.neighbours_share_colours():
         yield (
             "images that follow each other by name are closer in colour than others, as images of"
-            " one slide or patient are; if they are of one, name them so that data.group_pattern"
-            " can tell which belong together; otherwise the validation score is too good and its"
-            " interval too narrow"
+            " one slide or patient are; if they belong together, name them so that"
+            " data.group_pattern can tell which do; otherwise the validation score is too good and"
+            " its interval too narrow"
         )
 
 

@@ -442,7 +442,7 @@ def runners_up(choice: Choice) -> str:
         first = choice.others[alike[0]]
         difference = Interval(first.estimate, first.low, first.high)
         counts.append(
-            f"{len(alike)} cannot be told from the winner, the closest being {alike[0]}"
+            f"{len(alike)} cannot be told from the winner, the best of which is {alike[0]}"
             f" ({text(difference, Kind.DIFFERENCE)})"
         )
     models = (
