@@ -210,8 +210,8 @@ def _together(dataset: Dataset, looks: Looks) -> Iterator[str]:
             f"{many(sum(map(len, found.groups)), 'image')} seem {signs} to be parts of"
             f" {many(len(found.groups), 'slide, patient or series', 'slides, patients or series')}"
             f" ({examples_of(found.groups[0])}); if they are, `--set"
-            f" 'data.group_pattern={found.pattern}'` keeps the images of each together; otherwise the"
-            " validation score is too good"
+            f" 'data.group_pattern={found.pattern}'` keeps the images of each together; otherwise"
+            " the validation score is too good"
         )
     elif looks.neighbours_share_colours():
         yield (

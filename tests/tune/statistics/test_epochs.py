@@ -1,5 +1,5 @@
-"""Laws of the luck of a best epoch: it is not negative, grows with what was chosen from, and is what
-a choice on the same images adds.
+"""Laws of the luck of a best epoch: it is not negative, grows with the number of epochs, and is the
+amount that a choice on the same images adds.
 """
 
 from dataclasses import replace
