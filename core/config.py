@@ -367,8 +367,8 @@ def _as_caps(value: Any) -> Any:
     if isinstance(value, bool) or not all(0 <= cap <= MOST_DETECTIONS for cap in caps):
         raise PydanticCustomError(
             "caps",
-            f"Input should be whole numbers from 0 to {MOST_DETECTIONS}, one or one for each class,"
-            " such as 20,0",
+            f"Input should be whole numbers from 0 to {MOST_DETECTIONS}, one for all classes or one"
+            " for each, such as 20,0",
         )
     while len(caps) > 1 and caps[-1] == caps[-2]:
         caps.pop()

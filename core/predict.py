@@ -123,8 +123,8 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--class-caps",
         metavar="N,N",
-        help="most instances of class 1, class 2 ... in an image, such as 20,0; the last holds for"
-        " all further classes, and 0 is no cap",
+        help="largest number of instances of class 1, class 2 ... in an image, such as 20,0; the"
+        " last holds for all further classes, and 0 is no cap",
     )
     add = parser.add_argument_group("machine").add_argument
     add(
