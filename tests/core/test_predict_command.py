@@ -316,7 +316,7 @@ def test_options_override_the_settings_of_the_model_and_no_option_leaves_them(
         ("--tile", "48", "--overlap", "0.7"): {"tile": 48, "overlap": 0.7},
         ("--views", "all"): {"views": "all"},
         ("--scales", "1,1.5"): {"scales": "1,1.5"},
-        ("--class-caps", "2,0"): {"class_caps": "2,0"},
+        ("--class-caps", "3,0"): {"class_caps": "3,0"},
         ("--flips", "--merge", "weighted"): {"flips": True, "merge": "weighted"},
         ("--views", "mirror", "--agreement", "0.3"): {"views": "mirror", "agreement": 0.3},
         ("--score-threshold", "0.35"): {"score_threshold": 0.35},

@@ -18,7 +18,7 @@ from optuna.distributions import (
 )
 
 from core.config import Value
-from tune.samplers.at_random import AtRandom
+from tune.samplers.sampler import SAMPLERS
 from tune.space.domains import Domain
 from tune.space.space import SearchSpace
 
@@ -94,8 +94,9 @@ def added_value(
     name = names[since // 2 % len(names)]
     before = united(drawn[place][name] for place in grown[name])
     needed = [one.name for one in space.part(name.__eq__).parameters]
+    at_random = SAMPLERS["random"]()
     for attempt in range(_DRAWS):
-        point = AtRandom().propose(space, {}, [], (seed + attempt) % 2**32)
+        point = at_random.propose(space, {}, [], (seed + attempt) % 2**32)
         if name in point and not _has(before, point[name]):
             return {one: point[one] for one in needed if one in point}
     return {}

@@ -12,6 +12,8 @@ from tune.statistics.certainty import Interval
 _ABOVE, _ROW, _TWO_LINES = 64.0, 25.0, 42.0
 _ACROSS = 48
 """Characters that fit beside each other in a narrow figure."""
+_EDGE = 0.05
+"""Part of the axis of a narrow figure, at each end, that has no tick."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,10 @@ def draw_lines(axes: Axes, marks: Sequence[IntervalLine], wide: bool, label: str
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(label)
+    if not wide:  # nothing stands left of the axis, where half of a label at its end would be cut
+        low, high = axes.get_xlim()
+        edge = _EDGE * (high - low)
+        axes.set_xticks([at for at in axes.get_xticks() if low + edge <= at <= high - edge])
 
 
 def height_of(marks: Sequence[IntervalLine]) -> Callable[[bool], float]:
