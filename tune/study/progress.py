@@ -175,7 +175,6 @@ class Steps:
         self._task = self._bar.add_task(what, total=total, step=min(1, total))
 
     def __enter__(self) -> Self:
-        self._left_until = time.monotonic()  # rich has asked before there were trials
         if self._console.is_terminal:
             self._bar.start()
         return self
