@@ -217,6 +217,25 @@ def test_equal_predictions_cannot_be_told_apart(shown: ReportContent) -> None:
     )
 
 
+def test_a_row_whose_seeds_differ_far_more_than_the_others_says_that_its_interval_is_wider(
+    tmp_path: Path,
+) -> None:
+    def by_seed(record: TrialRecord, epoch: int) -> MatchTable:
+        seed = int(record.settings["seed"])
+        wild = 4.0 * (seed - 1) if record.name == "Wild" else 0.0
+        return table_of(wild, *record.name.encode(), seed, epoch)
+
+    names = ("Plain", "Calm", "Quiet", "Wild")
+    rows = {name: {"optim.learning_rate": 1e-4 + place * 1e-5} for place, name in enumerate(names)}
+    document = {"fixed": {"optim.epochs": EPOCHS}, "variants": rows, "seeds": 3}
+    shown = found(replay(tmp_path, document, by_seed))
+    notes = {row["method"]: row["note"] for row in rows_of(shown, "methods")}
+    words = "its seeds differ far more than those of the others, which widens its interval"
+    assert [name for name in names if words in notes[name]] == ["Wild"]
+    width = {row.name: row.interval.high - row.interval.low for row in shown.rows if row.interval}
+    assert width["Wild"] > max(width[name] for name in names[:3])
+
+
 def test_a_clear_difference_in_one_thing_is_said_to_be_its_effect(shown: ReportContent) -> None:
     good = next(row for row in shown.rows if row.name == "Good")
     assert (good.verdict, good.confounds, good.made_of) == (
@@ -620,10 +639,9 @@ def by_rate(record: TrialRecord, epoch: int) -> MatchTable:
     return table_of(quality + 0.1 * epoch, record.id, int(record.settings["seed"]), epoch)
 
 
-@pytest.fixture(scope="module")
-def sampled(tmp_path_factory: pytest.TempPathFactory) -> StudyPlan:
-    """A search, and the confirmation of its best two on two seeds each."""
-    plan = replay(tmp_path_factory.mktemp("sampled"), SAMPLED, by_rate)
+def confirmed(results: Path, document: Mapping[str, Any]) -> StudyPlan:
+    """A search, and the confirmation of its best."""
+    plan = replay(results, document, by_rate)
     request, repeats = plan.request, confirmation.fresh_repeats(plan.request, plan.data)
     points = confirmation.points(open_ledger(plan.storage, request).records, request, repeats)
     book = open_ledger(plan.storage, confirmation.confirming_request(request), points)
@@ -631,6 +649,12 @@ def sampled(tmp_path_factory: pytest.TempPathFactory) -> StudyPlan:
     while (record := book.next()) is not None:
         train(plan, book, record, by_rate, folder=plan.folder.confirm_trial(record.id))
     return plan
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> StudyPlan:
+    """The best two are confirmed on two seeds each."""
+    return confirmed(tmp_path_factory.mktemp("sampled"), SAMPLED)
 
 
 @pytest.fixture(scope="module")
@@ -662,6 +686,22 @@ def test_a_confirmed_winner_is_said_first_with_both_its_scores(said: ReportConte
     assert float(rows[other]["difference"]) == compared.estimate
     assert any("only a test set is independent" in caution for caution in said.cautions)
     assert not any("not confirmed on fresh seeds" in sentence for sentence in said.answer)
+
+
+@pytest.mark.parametrize(
+    ("repeats", "clause"),
+    [
+        ({"seeds": 1}, "; one training cannot show the luck of its seed, so "),
+        ({"seeds": 1, "folds": 2}, "; folds of one seed cannot show its luck, so "),
+    ],
+)
+def test_a_winner_confirmed_on_one_seed_has_an_interval_that_is_said_to_be_over_images_alone(
+    tmp_path: Path, said: ReportContent, repeats: Mapping[str, int], clause: str
+) -> None:
+    clause += "the interval is over images alone."
+    assert not any("over images alone" in sentence for sentence in said.answer)
+    plan = confirmed(tmp_path, SAMPLED | {"confirm": {"top": 2, **repeats}})
+    assert found(plan).answer[0].endswith(clause)
 
 
 def test_effects_have_intervals_and_stand_beside_importances_that_add_up(
