@@ -180,24 +180,30 @@ def interval(score: Scored) -> Interval:
 def mean_interval(scores: Sequence[Scored], seeds: Sequence[Variance] | None) -> Interval:
     """The interval of the mean AP50 of repeats of one row, over images and trainings.
 
-    It is computed as in `interval`, from the mean pull of each unit over the repeats.
+    It is computed as in `interval`, from the mean pull of each unit over the repeats, around the
+    mean as measured. Then the luck of the epochs is subtracted from both ends: a score without it
+    may be near 0, where the logit is so steep that the variance of the higher score would fill
+    the whole scale.
 
     seeds   what the seeds add to the variance of the mean (`SeedVariances.of_mean`); None where it
             cannot be estimated: the interval is then over images alone
     """
+    measured = float(np.mean([score.ap50 for score in scores]))
     estimate = float(np.mean([score.honest for score in scores]))
+    luck = measured - estimate
     images = _image_variance(_Pulls.of(scores, [score.share_UC for score in scores]))
     if math.isnan(estimate) or images.df < 1:
         return Interval(estimate, 0.0, 1.0)
     if images.value < _NOTHING:
-        return _where_nothing_varies(estimate, _held(scores))
+        around = _where_nothing_varies(measured, _held(scores))
+        return Interval(estimate, max(around.low - luck, 0.0), around.high)
     parts = [images, *(seeds or ())]
-    bias = min(max(float(np.mean([_bias(score) for score in scores])), 0.0), estimate / 2)
+    bias = min(max(float(np.mean([_bias(score) for score in scores])), 0.0), measured / 2)
     half = _quantile(parts, (1 - CONFIDENCE) / 2) * math.sqrt(sum(part.value for part in parts))
     return Interval(
         estimate,
-        min(_moved(estimate - bias, -half), estimate),
-        max(_moved(estimate, half), estimate),
+        min(max(_moved(measured - bias, -half) - luck, 0.0), estimate),
+        max(_moved(measured, half) - luck, estimate),
     )
 
 
@@ -492,16 +498,18 @@ def seed_variances(scores: Scores) -> SeedVariances | None:
     own: dict[str, Variance] = {}
     for row in scores:
         mine_M = row_M == row
-        seeds, mine = int(mine_M.sum()), float(np.diag(rest_MM)[mine_M].sum())
-        if seeds < 2 or df - mine < 1:
+        mine = float(np.diag(rest_MM)[mine_M].sum())
+        others_df = df - mine
+        # What the row's own seeds, and those of the others, add to the squares of its rest.
+        by_own = float((rest_MM[np.ix_(mine_M, mine_M)] ** 2).sum())
+        by_others = float((rest_MM[np.ix_(mine_M, ~mine_M)] ** 2).sum())
+        own_df = round(mine**2 / by_own) if by_own > _NOTHING else 0
+        if own_df < 1 or others_df < 1:
             continue
-        others = float(squares_M[~mine_M].sum()) / (df - mine)
-        # The rest of a row also holds a part of the others': their mean was taken off.
-        kept = mine / (seeds - 1)
-        variance = float(squares_M[mine_M].sum()) / (seeds - 1) / kept**2
-        variance -= others * (1 / kept - 1)
+        others = float(squares_M[~mine_M].sum()) / others_df
+        variance = (float(squares_M[mine_M].sum()) - by_others * others) / by_own
         if variance > _UNEVEN * others:
-            own[row] = Variance(max(variance - of_images, pooled.value), seeds - 1)
+            own[row] = Variance(max(variance - of_images, pooled.value), own_df)
     return SeedVariances(pooled, own)
 
 
