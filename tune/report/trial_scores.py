@@ -101,11 +101,7 @@ def examine(
         )
     if record.state is State.COMPLETE:
         try:
-            tables = {
-                epoch: scored if epoch == best else _scored(record, match_table_path(folder, epoch))
-                for epoch in epochs_for_luck(record.curve)
-            }
-            scored = replace(scored, luck=luck_of_best(record.curve, tables))
+            scored = replace(scored, luck=_luck(record, folder, best, scored))
         except (CheckpointError, DataError) as error:
             trial = replace(
                 trial,
@@ -122,6 +118,23 @@ def _scored(record: TrialRecord, path: Path) -> Scored:
     table = MatchTable.load(path)
     units = group_names(table.image_names, str(record.settings["data.group_pattern"]), str(path))
     return Scored.of(table, int(record.settings["metric.max_dets"]), units)
+
+
+def _luck(record: TrialRecord, folder: Path, best: int, scored: Scored) -> float:
+    """How much too high the best epoch's score is. Raises CheckpointError and DataError."""
+    tables = {best: scored}
+    for epoch in epochs_for_luck(record.curve):
+        if epoch == best:
+            continue
+        path = match_table_path(folder, epoch)
+        other = _scored(record, path)
+        same_images = (other.units, other.holds_UC.shape) == (scored.units, scored.holds_UC.shape)
+        if not same_images or not abs(other.ap50 - record.curve[epoch - 1]) <= _ROUNDING:
+            raise DataError(
+                f"the match table {path} gives another score than the ledger, or is of other images"
+            )
+        tables[epoch] = other
+    return luck_of_best(record.curve, tables)
 
 
 def of_class(scored: Scored, column: int) -> Interval | None:

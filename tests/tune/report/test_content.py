@@ -377,6 +377,35 @@ def test_what_is_missing_is_said_and_takes_an_interval_and_never_a_score(tmp_pat
     assert (cell["ap50_low"], cell["ap50_high"]) == ("", "")
 
 
+def test_a_foreign_table_of_another_epoch_leaves_the_luck_unknown_and_is_no_traceback(
+    tmp_path: Path,
+) -> None:
+    """Of other images, of other classes, or of another model: nothing is subtracted by it."""
+    plan = replay(tmp_path, {**VARIANTS, "seeds": 1}, by_quality)
+    whole = found(plan)
+    later = {
+        trial.record.name: match_table_path(
+            plan.folder.trial(trial.record.id), 3 - (trial.record.best_epoch or 0)
+        )
+        for trial in whole.trials
+    }
+    fewer = evaluate(np.random.default_rng(1), IMAGES.take(np.arange(12)), 0.0)
+    fewer.save(later["Twin"])
+    own = MatchTable.load(later["Good"])
+    replace(own, truths_IC=np.pad(own.truths_IC, ((0, 0), (0, 1)))).save(later["Good"])
+    table_of(0.3, 9).save(later["Large"])
+    left = found(plan)
+    for before, after in zip(whole.trials, left.trials, strict=True):
+        assert before.scored is not None
+        assert after.scored is not None
+        if after.record.name in ("Twin", "Good", "Large"):
+            assert after.scored.luck == 0.0
+            assert f"the match table {later[after.record.name]} gives another" in after.trouble
+        else:
+            assert (after.scored.luck, after.trouble) == (before.scored.luck, "")
+    assert all(row.interval is not None for row in left.rows)
+
+
 def test_a_study_without_a_complete_trial_says_so(tmp_path: Path) -> None:
     plan, book = begin(tmp_path / "begun", VARIANTS)
     nothing = found(plan)
