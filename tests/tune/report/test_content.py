@@ -37,6 +37,8 @@ from tune.ledger.reading import read_ledger
 from tune.ledger.records import State, TrialRecord
 from tune.report import main_table
 from tune.report.content import ReportContent, content_of
+from tune.report.evidence import gather
+from tune.report.sentences import answer_of
 from tune.report.trial_scores import ScoredTrial
 from tune.request.file import from_document
 from tune.request.request import variant_attributions
@@ -550,6 +552,25 @@ def test_of_equal_models_few_are_called_worse_than_the_best_of_them() -> None:
             trials.append(ScoredTrial(record, "search", None, (), scored=scored))
         alarms += any(row.verdict == "worse" for row in main_table.main_rows(request, trials))
     assert alarms < 12
+
+
+def test_the_best_as_measured_is_said_to_be_that_and_may_be_worse_than_another_without_luck(
+    said: ReportContent, sampled: StudyPlan
+) -> None:
+    """Trials are in the order of their scores as measured, and are compared without luck."""
+    best, *others = said.rows
+    (sentence,) = [one for one in said.answer if " has the highest validation AP50 " in one]
+    assert sentence.startswith(
+        f"Trial {best.trials[0]} has the highest validation AP50 as measured, {best.measured:.4f},"
+    )
+    assert f"; less the luck of its best epoch it is {best.ap50:.4f} (" in sentence
+    *before, last = [row for row in others if row.difference is not None]
+    evidence = gather(read_study(sampled.request.study, sampled.options.results))
+    rows = (best, *before, replace(last, verdict="better"))
+    answer = " ".join(answer_of(replace(evidence, rows=rows)))
+    assert "1 is better once the luck of best epochs is taken off" in answer
+    worse = sum(row.verdict == "worse" for row in before)
+    assert (f"{worse} {'is' if worse == 1 else 'are'} worse" in answer) == (worse > 0)
 
 
 def test_images_of_one_group_are_one_unit(tmp_path: Path) -> None:
