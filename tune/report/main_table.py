@@ -246,6 +246,8 @@ def _note(row: MainRow, planned: int, uneven: bool) -> str:
         notes.append(f"no repeat in common with {row.compared_with}")
     elif row.difference is not None and row.difference.repeats < len(row.trials):
         notes.append(f"compared over {many(row.difference.repeats, 'repeat')} that both have")
+    if row.difference is not None and not row.difference.decidable:
+        notes.append("too few seeds for a verdict")
     if uneven:
         notes.append(
             "its seeds differ far more than those of the others, which widens its interval"
@@ -280,8 +282,15 @@ def smallest_shown(
             trials can be compared
     """
     compared = [row.difference for row in rows if row.difference is not None]
-    found = [one for one in compared if math.isfinite(one.se)]
+    measured = [one for one in compared if math.isfinite(one.se)]
+    found = [one for one in measured if one.decidable]
     variants = bool(request.space.variants)
+    if measured and not found:
+        return SmallestDifference(
+            None,
+            "How small a difference this study can show cannot be said: so few seeds say too"
+            " little of how far seeds differ for any verdict; three or more are better",
+        )
     if found:
         comparisons = len(compared) if variants else math.comb(len(compared) + 1, 2)
         value = smallest_difference(

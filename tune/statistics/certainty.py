@@ -378,6 +378,7 @@ class Difference:
     units         images, or groups, that they were validated on
     p_elsewhere   `p_adjusted` for methods that train on other images of this kind; 1 where nothing
                   can be said of these
+    decidable     whether enough is known of the seeds' variance for any verdict
     """
 
     estimate: float
@@ -393,6 +394,7 @@ class Difference:
     seeds: int
     units: int
     p_elsewhere: float = 1.0
+    decidable: bool = True
 
     @property
     def scope(self) -> Scope:
@@ -611,7 +613,7 @@ def compare(
     low, high = max(estimate - bound * se, -1.0), min(estimate + bound * se, 1.0)
     return Difference(
         estimate, low, high, p, p, se, _df_with(bound), image_se, seed_se, repeats, seeds, units,
-        elsewhere,
+        elsewhere, known,
     )  # fmt: skip
 
 

@@ -332,6 +332,19 @@ def test_the_smallest_difference_is_measured_from_two_trials_on_and_a_stated_pri
     assert "near 0" not in two.sentence
 
 
+def test_two_rows_with_two_seeds_promise_no_difference_and_say_why_there_is_no_verdict(
+    tmp_path: Path,
+) -> None:
+    rows = {name: VARIANTS["variants"][name] for name in ("Plain", "Good")}
+    shown = found(replay(tmp_path, {**VARIANTS, "variants": rows, "seeds": 2}, by_quality))
+    good = shown.rows[1]
+    assert good.difference is not None
+    assert (good.verdict, good.note) == ("cannot tell", "too few seeds for a verdict")
+    assert shown.smallest_difference.value is None
+    assert "cannot be said: so few seeds" in shown.smallest_difference.sentence
+    assert any("Good from Plain with seeds=" in sentence for sentence in shown.answer)
+
+
 def test_where_nothing_was_learned_the_smallest_difference_is_said_to_be_of_scores_near_zero(
     tmp_path: Path,
 ) -> None:
@@ -374,7 +387,10 @@ def test_what_is_missing_is_said_and_takes_an_interval_and_never_a_score(tmp_pat
     twin = next(row for row in left.rows if row.name == "Twin")
     assert twin.difference is not None
     assert twin.difference.repeats == 1
-    assert twin.note == "match tables are missing; compared over 1 repeat that both have"
+    assert twin.note == (
+        "match tables are missing; compared over 1 repeat that both have; too few seeds for a"
+        " verdict"
+    )
     (cell,) = [row for row in rows_of(left, "methods") if row["method"] == "Twin"]
     assert (cell["ap50_low"], cell["ap50_high"]) == ("", "")
 

@@ -495,6 +495,7 @@ def test_two_rows_with_two_seeds_get_no_verdict() -> None:
     )
     found = compare_all(apart, [("high", "low")])[0]
     assert (found.p, found.verdict) == (1.0, Verdict.CANNOT_TELL)
+    assert not found.decidable
 
 
 def test_a_row_alone_knows_its_seeds_from_its_own_repeats() -> None:
