@@ -38,6 +38,9 @@ HIGH_AP50, MANY_UNITS = 0.9, 41
 """For an AP50 above the first on fewer units than the second, no interval that we know of covers
 the truth as often as it promises."""
 
+LEAST_DF = 2
+"""Least degrees of freedom of a variance of seeds with which a verdict is given."""
+
 _PRIOR = 1.0
 """Prior weight of the moderated variance and bias, in units: each class's value is averaged with
 the pooled one as if the pooled one came from this many units. Chosen by simulation: see
@@ -599,7 +602,7 @@ def compare(
             units,
         )  # fmt: skip
     se = math.sqrt(variance)
-    known = all(part.df >= _LEAST_DF for part in of_seeds or () if part.value > 0)
+    known = all(part.df >= LEAST_DF for part in of_seeds or () if part.value > 0)
     p = _two_sided_p(estimate / se, parts) if known else 1.0
     elsewhere = 1.0
     if training is not None and of_seeds is not None and known:
@@ -615,9 +618,6 @@ def compare(
         estimate, low, high, p, p, se, _df_with(bound), image_se, seed_se, repeats, seeds, units,
         elsewhere, known,
     )  # fmt: skip
-
-
-_LEAST_DF = 2
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -710,7 +710,7 @@ def prior_smallest_difference(units: int, repeats: int, comparisons: int = 1) ->
     if repeats < 2:
         return smallest_difference(math.sqrt(images.value + of_seeds), images.df, comparisons)
     df = comparisons * (repeats - 1)
-    if df < _LEAST_DF:
+    if df < LEAST_DF:
         return math.inf
     least = (images.value + of_seeds) * 2 / (2 + df)  # as `seed_variances` has it
     parts = [images, Variance(max(of_seeds, least), df)]

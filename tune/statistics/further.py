@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tune.statistics.certainty import (
+    LEAST_DF,
     Difference,
     Scored,
     Variance,
@@ -39,6 +40,8 @@ MOST_IMAGES = 20.0
 USUAL_SEED_SD = 0.02
 """Standard deviation of AP50 over trainings on the same settings that is usual; it is taken where
 each of the two was trained once, so that nothing shows theirs."""
+
+_ROUNDING = 1e-6
 
 _PRIOR_SHARE, _PRIOR_WEIGHT = 0.25, 4.0
 """Prior of how large the images' part that all trainings see alike is, of what it is at most, and
@@ -89,7 +92,11 @@ class Outlook:
         """Whether a true difference of the observed size is then found in 80% of cases.
 
         comparisons   number of open comparisons of the table, which share one error rate
+
+        With too few seeds for any verdict (see `certainty.compare`) it is not.
         """
+        if self.of_seeds > 0 and self.df_seeds * (seeds - 1) < LEAST_DF - _ROUNDING:
+            return False
         se, df = self.at(seeds, images)
         return smallest_difference(se, df, comparisons) <= abs(self.estimate)
 
