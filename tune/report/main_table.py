@@ -153,7 +153,8 @@ def _variant_rows(request: StudyRequest, complete: Sequence[ScoredTrial]) -> tup
                 verdict=row.verdict if attribution.factors else SAME,
             )
         uneven = variances is not None and name in variances.own
-        rows.append(replace(row, note=_note(row, planned, uneven)))
+        lucky = any(trial.is_lucky for trial in trials)
+        rows.append(replace(row, note=_note(row, planned, uneven, lucky)))
     return tuple(rows)
 
 
@@ -229,17 +230,20 @@ def _ap50(record: TrialRecord) -> float:
     return record.ap50
 
 
-def _note(row: MainRow, planned: int, uneven: bool) -> str:
+def _note(row: MainRow, planned: int, uneven: bool, lucky: bool) -> str:
     """The note of a variant: its missing repeats, and the reasons why its difference is unclear.
 
     uneven   whether its seeds differ so much more than those of the others that its own variance
              counts
+    lucky    whether the luck of an epoch is unknown, and so is in its score and its difference
     """
     notes = []
     if len(row.trials) < planned:
         notes.append(f"{len(row.trials)} of {many(planned, 'repeat')}")
     if row.interval is None:
         notes.append("match tables are missing")
+    if lucky:
+        notes.append("not less the luck of its epochs, which is unknown")
     if row.verdict == SAME:
         notes.append(f"the same configuration in effect as {row.compared_with}")
     elif row.compared_with is not None and row.difference is None:

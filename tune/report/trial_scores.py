@@ -38,6 +38,8 @@ class ScoredTrial:
     scored      the score and pulls from which `interval` was computed
     limits      what limited each class at its best epoch; empty without epochs, and where an
                 earlier version ran it
+    is_lucky    whether the trial is complete and the luck of its best epoch is unknown, so that it
+                is in the score
     """
 
     record: TrialRecord
@@ -47,6 +49,7 @@ class ScoredTrial:
     trouble: str = ""
     scored: Scored | None = None
     limits: tuple[ClassLimits, ...] = ()
+    is_lucky: bool = False
 
     @property
     def honest(self) -> float:
@@ -105,6 +108,7 @@ def examine(
         except (CheckpointError, DataError) as error:
             trial = replace(
                 trial,
+                is_lucky=True,
                 trouble=(
                     f"trial {record.id} is scored with the luck of its best epoch, which is"
                     f" unknown: {error}"

@@ -422,6 +422,8 @@ def test_a_foreign_table_of_another_epoch_leaves_the_luck_unknown_and_is_no_trac
         else:
             assert (after.scored.luck, after.trouble) == (before.scored.luck, "")
     assert all(row.interval is not None for row in left.rows)
+    noted = {row.name for row in left.rows if "luck of its epochs, which is unknown" in row.note}
+    assert noted == later.keys() & {"Twin", "Good", "Large"}
 
 
 def test_a_study_without_a_complete_trial_says_so(tmp_path: Path) -> None:
