@@ -60,6 +60,4 @@ def scores(content: ReportContent) -> Drawing | None:
 
 
 def _scores_of(content: ReportContent, row: MainRow) -> tuple[float, ...]:
-    return tuple(
-        trial.honest for trial in content.trials if trial.record.id in row.trials
-    )
+    return tuple(trial.honest for trial in content.trials if trial.record.id in row.trials)
