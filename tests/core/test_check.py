@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,12 @@ from core.backbones import BACKBONES
 from core.check import main
 from core.config import MOST_DETECTIONS, TrialConfig
 from core.data.dataset import Category, Dataset, assemble
+from core.data.looks import Looks
 from core.data.measure import measure
 from core.data.synthetic import make, write_hw3
 from core.detectors import DETECTORS
 from core.fitting import READ_OFF_DATA
-from core.prediction.advice import advice
+from core.prediction.advice import _copied, advice
 from core.sample import Sample
 
 DATA = make(images=6, side=64)
@@ -413,6 +415,35 @@ def test_images_that_are_alike_one_after_the_other_are_asked_about() -> None:
     data = assemble("cells", DATA.classes, samples)
     notes = "\n".join(advice(data, measure(data), [TrialConfig()]))
     assert "images that follow each other by name are closer in colour than others" in notes
+
+
+def test_equal_images_are_named_once_and_a_changed_copy_of_them_as_a_pair() -> None:
+    rng = np.random.default_rng(0)
+    images = {f"a{number}": rng.integers(0, 256, (24, 24, 3), np.uint8) for number in range(60)}
+    images |= {"b0": images["a3"], "b1": images["a3"], "c": images["a3"][:, ::-1].copy()}
+    samples = [square(name, [1] * 36, image) for name, image in images.items()]
+    data = assemble("cells", DATA.classes, samples)
+    notes = list(advice(data, measure(data), [TrialConfig()]))
+    (twins,) = [note for note in notes if "there more than once" in note]
+    assert twins.startswith("1 image there more than once")
+    assert twins.endswith("a3 = b0 = b1")
+    (pairs,) = [note for note in notes if "nearly the same place" in note]
+    assert pairs.startswith("3 pairs of images show nearly the same place")
+    assert all(f"{name} = c" in pairs for name in ("a3", "b0", "b1"))
+
+
+def test_thousands_of_equal_images_are_no_millions_of_pairs() -> None:
+    blank = np.full((4, 4, 3), 250, np.uint8)
+    samples = [square(f"a{number}", [1], blank) for number in range(1500)]
+    data = assemble("cells", DATA.classes, samples)
+    looks = Looks(data)
+    tracemalloc.start()
+    try:
+        assert len(list(_copied(data, looks, ""))) == 1
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 60e6
 
 
 def test_an_image_or_group_that_holds_most_of_a_class_is_named() -> None:

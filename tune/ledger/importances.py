@@ -8,6 +8,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState, create_trial
 
 from tune.ledger.growth import plain_name, united
+from tune.ledger.records import State, record_of
 from tune.ledger.storage import open_to_read
 
 LEAST_FOR_IMPORTANCES = 10
@@ -26,21 +27,29 @@ def importances(storage: str, study: str) -> Mapping[str, float]:
     """
     database = open_to_read(storage)
     found = None if database is None else database.study(study)
-    trials = [] if found is None else found.trials()
-    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-    if len(complete) < LEAST_FOR_IMPORTANCES or len({trial.value for trial in complete}) == 1:
+    if found is None:
+        return {}
+    known = found.attributes()
+    begun = [trial for trial in found.trials() if trial.state is not TrialState.WAITING]
+    # Optuna's own state of a trial that was continued stays that of a stopped one.
+    complete = [
+        (trial, record.ap50)
+        for trial, record in ((trial, record_of(trial, known)) for trial in begun)
+        if record.state is State.COMPLETE
+    ]
+    if len(complete) < LEAST_FOR_IMPORTANCES or len({value for _, value in complete}) == 1:
         return {}
     distributions: dict[str, list[BaseDistribution]] = {}
-    for trial in complete:
+    for trial, _ in complete:
         for name, one in trial.distributions.items():
             distributions.setdefault(plain_name(name), []).append(one)
     domains = {name: united(found) for name, found in distributions.items()}
     view = optuna.create_study(direction="maximize")
-    for trial in complete:
+    for trial, value in complete:
         params = {plain_name(name): value for name, value in trial.params.items()}
         view.add_trial(
             create_trial(
-                value=trial.value,
+                value=value,
                 params=params,
                 distributions={name: domains[name] for name in params},
             )

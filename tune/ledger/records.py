@@ -38,6 +38,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from core.config import Value
+from core.dependence import effective
 from core.errors import StorageError
 from tune.ledger.growth import plain_name
 
@@ -112,6 +113,11 @@ class TrialRecord(Notes):
     def searched(self) -> Mapping[str, Value]:
         """Its params with the values that they had: the number in place of `auto`."""
         return {name: self.settings.get(name, value) for name, value in self.params.items()}
+
+    @functools.cached_property
+    def in_effect(self) -> Mapping[str, Value]:
+        """Its settings that have an effect (see `core.dependence.effective`)."""
+        return effective(self.settings)
 
     @functools.cached_property
     def curve(self) -> list[float]:

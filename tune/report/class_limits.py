@@ -65,7 +65,8 @@ def limits_of_rows(
     Of each row the MOST_CLASSES classes with the lowest AP50 are there, in the order of `classes`.
     Classes without an annotated instance are left out, and rows of which a trial reported nothing.
     """
-    best = sorted(rows, key=lambda row: -row.ap50)[: MOST_ROWS if variants else 1]
+    # Trials come best first, as measured; the answer and the table of classes take the same one.
+    best = sorted(rows, key=lambda row: -row.ap50)[:MOST_ROWS] if variants else rows[:1]
     by_number = {trial.record.id: trial for trial in trials}
     of_rows = (
         list(_of_row(row.name, [by_number[number] for number in row.trials], classes))

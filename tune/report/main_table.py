@@ -153,7 +153,8 @@ def _variant_rows(request: StudyRequest, complete: Sequence[ScoredTrial]) -> tup
                 verdict=row.verdict if attribution.factors else SAME,
             )
         uneven = variances is not None and name in variances.own
-        rows.append(replace(row, note=_note(row, planned, uneven)))
+        lucky = any(trial.is_lucky for trial in trials)
+        rows.append(replace(row, note=_note(row, planned, uneven, lucky)))
     return tuple(rows)
 
 
@@ -229,23 +230,28 @@ def _ap50(record: TrialRecord) -> float:
     return record.ap50
 
 
-def _note(row: MainRow, planned: int, uneven: bool) -> str:
+def _note(row: MainRow, planned: int, uneven: bool, lucky: bool) -> str:
     """The note of a variant: its missing repeats, and the reasons why its difference is unclear.
 
     uneven   whether its seeds differ so much more than those of the others that its own variance
              counts
+    lucky    whether the luck of an epoch is unknown, and so is in its score and its difference
     """
     notes = []
     if len(row.trials) < planned:
         notes.append(f"{len(row.trials)} of {many(planned, 'repeat')}")
     if row.interval is None:
         notes.append("match tables are missing")
+    if lucky:
+        notes.append("not less the luck of its epochs, which is unknown")
     if row.verdict == SAME:
         notes.append(f"the same configuration in effect as {row.compared_with}")
     elif row.compared_with is not None and row.difference is None:
         notes.append(f"no repeat in common with {row.compared_with}")
     elif row.difference is not None and row.difference.repeats < len(row.trials):
         notes.append(f"compared over {many(row.difference.repeats, 'repeat')} that both have")
+    if row.difference is not None and not row.difference.decidable:
+        notes.append("too few seeds for a verdict")
     if uneven:
         notes.append(
             "its seeds differ far more than those of the others, which widens its interval"
@@ -280,8 +286,15 @@ def smallest_shown(
             trials can be compared
     """
     compared = [row.difference for row in rows if row.difference is not None]
-    found = [one for one in compared if math.isfinite(one.se)]
+    measured = [one for one in compared if math.isfinite(one.se)]
+    found = [one for one in measured if one.decidable]
     variants = bool(request.space.variants)
+    if measured and not found:
+        return SmallestDifference(
+            None,
+            "How small a difference this study can show cannot be said: so few seeds say too"
+            " little of how far seeds differ for any verdict; three or more are better",
+        )
     if found:
         comparisons = len(compared) if variants else math.comb(len(compared) + 1, 2)
         value = smallest_difference(

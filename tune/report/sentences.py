@@ -331,9 +331,10 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
         )
         return
     yield (
-        f"Trial {best.trials[0]} has the highest validation AP50 of the search's"
-        f" {len(evidence.rows)} complete trials: {_score(best)}, with"
-        f" {_settings_in_words(best.settings)}"
+        f"Trial {best.trials[0]} has the highest validation AP50 as measured,"
+        f" {text(best.measured, Kind.AP50)}, of the search's {len(evidence.rows)} complete trials,"
+        f" with {_settings_in_words(best.settings)}; less the luck of its best epoch it is"
+        f" {_score(best)}"
     )
     if evidence.choice is None:
         yield (
@@ -350,9 +351,17 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
         )
     compared = [row for row in others if row.difference is not None]
     alike = [row.name for row in compared if row.verdict == Verdict.CANNOT_TELL]
-    worse = len(compared) - len(alike)
+    worse, better = (
+        sum(row.verdict == verdict for row in compared)
+        for verdict in (Verdict.WORSE, Verdict.BETTER)
+    )
     if compared:
         counts = [f"{worse} {_is(worse)} worse"] if worse else []
+        counts += (
+            [f"{better} {_is(better)} better once the luck of best epochs is taken off"]
+            if better
+            else []
+        )
         counts += (
             [f"{len(alike)} cannot be told from it, first of them {listed(alike[:_MOST])}"]
             if alike

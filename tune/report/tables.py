@@ -298,9 +298,10 @@ def _classes_table(evidence: Evidence) -> Table:
         else f"trial {best.record.id}{f' ({best.record.name})' if best.record.name else ''}"
     )
     caption = (
-        f"AP50 of each class for {which}, at its best epoch. A class in fewer than 5 images has no"
-        " interval. The interval of a common class in crowded images is too narrow at an AP50 of"
-        " about 0.8: in simulation it held the truth in 73 to 78% of cases instead of 95%."
+        f"AP50 of each class for {which}, at its best epoch and as measured, with the luck of"
+        " having chosen that epoch. A class in fewer than 5 images has no interval. The interval of"
+        " a common class in crowded images is too narrow at an AP50 of about 0.8: in simulation it"
+        " held the truth in 73 to 78% of cases instead of 95%."
     )
     return Table("classes", "Classes", caption, columns, tuple(rows))
 
@@ -336,8 +337,8 @@ def _limits_table(evidence: Evidence) -> Table:
         " epoch, over all repeats. Found: a detection of the class with an IoU of 0.5 or more took"
         " it. Called another class: not found, but a detection of another class has such an IoU."
         " Badly outlined: neither, but a detection of the class has an IoU of 0.1 or more. The last"
-        " columns say what the AP50 of the class would be if one kind of error were mended. The"
-        " shares are counts on these images and have no interval."
+        " columns say what the AP50 of the class, as measured, would be if one kind of error were"
+        " mended. The shares are counts on these images and have no interval."
     )
     return Table("limits", "What limited each class", caption, columns, rows)
 
@@ -368,8 +369,8 @@ def _detections_table(evidence: Evidence) -> Table:
         "The kinds of the detections of each class, of those that count in AP50 (at most"
         " metric.max_dets in an image), whatever their scores. A duplicate has an IoU of 0.5 or"
         " more with an instance that another detection took; one of another class has it with an"
-        " instance of another class. The last columns say what the AP50 of the class would be"
-        " without one kind. The shares are counts on these images and have no interval."
+        " instance of another class. The last columns say what the AP50 of the class, as measured,"
+        " would be without one kind. The shares are counts on these images and have no interval."
     )
     return Table("detections", "Detections of each class by kind", caption, columns, tuple(rows))
 

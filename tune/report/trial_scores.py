@@ -38,6 +38,8 @@ class ScoredTrial:
     scored      the score and pulls from which `interval` was computed
     limits      what limited each class at its best epoch; empty without epochs, and where an
                 earlier version ran it
+    is_lucky    whether the trial is complete and the luck of its best epoch is unknown, so that it
+                is in the score
     """
 
     record: TrialRecord
@@ -47,6 +49,7 @@ class ScoredTrial:
     trouble: str = ""
     scored: Scored | None = None
     limits: tuple[ClassLimits, ...] = ()
+    is_lucky: bool = False
 
     @property
     def honest(self) -> float:
@@ -101,14 +104,11 @@ def examine(
         )
     if record.state is State.COMPLETE:
         try:
-            tables = {
-                epoch: scored if epoch == best else _scored(record, match_table_path(folder, epoch))
-                for epoch in epochs_for_luck(record.curve)
-            }
-            scored = replace(scored, luck=luck_of_best(record.curve, tables))
+            scored = replace(scored, luck=_luck(record, folder, best, scored))
         except (CheckpointError, DataError) as error:
             trial = replace(
                 trial,
+                is_lucky=True,
                 trouble=(
                     f"the luck of having chosen the best epoch of trial {record.id} is unknown, and"
                     f" so is not subtracted from its AP50: {error}"
@@ -122,6 +122,23 @@ def _scored(record: TrialRecord, path: Path) -> Scored:
     table = MatchTable.load(path)
     units = group_names(table.image_names, str(record.settings["data.group_pattern"]), str(path))
     return Scored.of(table, int(record.settings["metric.max_dets"]), units)
+
+
+def _luck(record: TrialRecord, folder: Path, best: int, scored: Scored) -> float:
+    """How much too high the best epoch's score is. Raises CheckpointError and DataError."""
+    tables = {best: scored}
+    for epoch in epochs_for_luck(record.curve):
+        if epoch == best:
+            continue
+        path = match_table_path(folder, epoch)
+        other = _scored(record, path)
+        same_images = (other.units, other.holds_UC.shape) == (scored.units, scored.holds_UC.shape)
+        if not same_images or not abs(other.ap50 - record.curve[epoch - 1]) <= _ROUNDING:
+            raise DataError(
+                f"the match table {path} gives another score than the ledger, or is of other images"
+            )
+        tables[epoch] = other
+    return luck_of_best(record.curve, tables)
 
 
 def of_class(scored: Scored, column: int) -> Interval | None:

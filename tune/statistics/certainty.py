@@ -38,6 +38,9 @@ HIGH_AP50, MANY_UNITS = 0.9, 41
 """For an AP50 above the first on fewer units than the second, no interval that we know of covers
 the truth as often as it promises."""
 
+LEAST_DF = 2
+"""Least degrees of freedom of a variance of seeds with which a verdict is given."""
+
 _PRIOR = 1.0
 """Prior weight of the moderated variance and bias, in units: each class's value is averaged with
 the pooled one as if the pooled one came from this many units. Chosen by simulation: see
@@ -180,24 +183,30 @@ def interval(score: Scored) -> Interval:
 def mean_interval(scores: Sequence[Scored], seeds: Sequence[Variance] | None) -> Interval:
     """The interval of the mean AP50 of repeats of one row, over images and trainings.
 
-    It is computed as in `interval`, from the mean pull of each unit over the repeats.
+    It is computed as in `interval`, from the mean pull of each unit over the repeats, around the
+    mean as measured. Then the luck of the epochs is subtracted from both ends: a score without it
+    may be near 0, where the logit is so steep that the variance of the higher score would fill
+    the whole scale.
 
     seeds   parts that seeds add to the variance of the mean (`SeedVariances.of_mean`); None where
             they cannot be estimated: the interval is then over images alone
     """
+    measured = float(np.mean([score.ap50 for score in scores]))
     estimate = float(np.mean([score.honest for score in scores]))
+    luck = measured - estimate
     images = _image_variance(_Pulls.of(scores, [score.share_UC for score in scores]))
     if math.isnan(estimate) or images.df < 1:
         return Interval(estimate, 0.0, 1.0)
     if images.value < _NOTHING:
-        return _where_nothing_varies(estimate, _held(scores))
+        around = _where_nothing_varies(measured, _held(scores))
+        return Interval(estimate, max(around.low - luck, 0.0), around.high)
     parts = [images, *(seeds or ())]
-    bias = min(max(float(np.mean([_bias(score) for score in scores])), 0.0), estimate / 2)
+    bias = min(max(float(np.mean([_bias(score) for score in scores])), 0.0), measured / 2)
     half = _quantile(parts, (1 - CONFIDENCE) / 2) * math.sqrt(sum(part.value for part in parts))
     return Interval(
         estimate,
-        min(_moved(estimate - bias, -half), estimate),
-        max(_moved(estimate, half), estimate),
+        min(max(_moved(measured - bias, -half) - luck, 0.0), estimate),
+        max(_moved(measured, half) - luck, estimate),
     )
 
 
@@ -372,6 +381,7 @@ class Difference:
     units         images, or groups, that they were validated on
     p_elsewhere   `p_adjusted` for methods that train on other images of this kind; 1 where it
                   cannot be estimated
+    decidable     whether enough is known of the seeds' variance for any verdict
     """
 
     estimate: float
@@ -387,6 +397,7 @@ class Difference:
     seeds: int
     units: int
     p_elsewhere: float = 1.0
+    decidable: bool = True
 
     @property
     def scope(self) -> Scope:
@@ -492,16 +503,18 @@ def seed_variances(scores: Scores) -> SeedVariances | None:
     own: dict[str, Variance] = {}
     for row in scores:
         mine_M = row_M == row
-        seeds, mine = int(mine_M.sum()), float(np.diag(rest_MM)[mine_M].sum())
-        if seeds < 2 or df - mine < 1:
+        mine = float(np.diag(rest_MM)[mine_M].sum())
+        others_df = df - mine
+        # What the row's own seeds, and those of the others, add to the squares of its rest.
+        by_own = float((rest_MM[np.ix_(mine_M, mine_M)] ** 2).sum())
+        by_others = float((rest_MM[np.ix_(mine_M, ~mine_M)] ** 2).sum())
+        own_df = round(mine**2 / by_own) if by_own > _NOTHING else 0
+        if own_df < 1 or others_df < 1:
             continue
-        others = float(squares_M[~mine_M].sum()) / (df - mine)
-        # Residuals of a row hold a part of the other rows', because their mean was subtracted.
-        kept = mine / (seeds - 1)
-        variance = float(squares_M[mine_M].sum()) / (seeds - 1) / kept**2
-        variance -= others * (1 / kept - 1)
+        others = float(squares_M[~mine_M].sum()) / others_df
+        variance = (float(squares_M[mine_M].sum()) - by_others * others) / by_own
         if variance > _UNEVEN * others:
-            own[row] = Variance(max(variance - of_images, pooled.value), seeds - 1)
+            own[row] = Variance(max(variance - of_images, pooled.value), own_df)
     return SeedVariances(pooled, own)
 
 
@@ -590,7 +603,7 @@ def compare(
             units,
         )  # fmt: skip
     se = math.sqrt(variance)
-    known = all(part.df >= _LEAST_DF for part in of_seeds or () if part.value > 0)
+    known = all(part.df >= LEAST_DF for part in of_seeds or () if part.value > 0)
     p = _two_sided_p(estimate / se, parts) if known else 1.0
     elsewhere = 1.0
     if training is not None and of_seeds is not None and known:
@@ -604,11 +617,8 @@ def compare(
     low, high = max(estimate - bound * se, -1.0), min(estimate + bound * se, 1.0)
     return Difference(
         estimate, low, high, p, p, se, _df_with(bound), image_se, seed_se, repeats, seeds, units,
-        elsewhere,
+        elsewhere, known,
     )  # fmt: skip
-
-
-_LEAST_DF = 2
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -700,7 +710,7 @@ def prior_smallest_difference(units: int, repeats: int, comparisons: int = 1) ->
     if repeats < 2:
         return smallest_difference(math.sqrt(images.value + of_seeds), images.df, comparisons)
     df = comparisons * (repeats - 1)
-    if df < _LEAST_DF:
+    if df < LEAST_DF:
         return math.inf
     least = (images.value + of_seeds) * 2 / (2 + df)  # as `seed_variances` has it
     parts = [images, Variance(max(of_seeds, least), df)]

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tune.statistics.certainty import (
+    LEAST_DF,
     Difference,
     Scored,
     Variance,
@@ -40,6 +41,8 @@ MOST_IMAGES = 20.0
 USUAL_SEED_SD = 0.02
 """Usual standard deviation of AP50 over trainings with the same settings; it is assumed where each
 of the two methods was trained once, so that their own cannot be estimated."""
+
+_ROUNDING = 1e-6
 
 _PRIOR_SHARE, _PRIOR_WEIGHT = 0.25, 4.0
 """Prior of the part, due to images, that all trainings see alike, as a fraction of the most that it
@@ -90,7 +93,11 @@ class Outlook:
         """Whether a true difference of the observed size is then found in 80% of cases.
 
         comparisons   number of open comparisons of the table, which share one error rate
+
+        With too few seeds for any verdict (see `certainty.compare`) it is not.
         """
+        if self.of_seeds > 0 and self.df_seeds * (seeds - 1) < LEAST_DF - _ROUNDING:
+            return False
         se, df = self.at(seeds, images)
         return smallest_difference(se, df, comparisons) <= abs(self.estimate)
 

@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.config import Value
-from core.dependence import effective
 from tune.ledger.records import State, TrialRecord, best_of, settings_key
 from tune.request.request import StudyRequest
 from tune.space.space import BY_REPEAT
@@ -142,7 +141,7 @@ def _paused(records: Sequence[TrialRecord], best: int) -> list[int]:
 
 
 def _key(record: TrialRecord, without: Sequence[str] = ()) -> tuple[tuple[str, Value], ...]:
-    return settings_key(effective(record.settings), without)
+    return settings_key(record.in_effect, without)
 
 
 def _best_first(records: Sequence[TrialRecord], states: Collection[State]) -> tuple[Candidate, ...]:

@@ -730,12 +730,9 @@ class _Conductor:
         self._progress.show(records, records[number])
 
     def _write_table(self) -> None:
-        names = continued_names(self._phase.searched.records)
-        table = trials_csv(
-            self._ledger.records,
-            self._plan.request.searched,
-            names if self._phase.name == "confirm" else {},
-        )
+        confirms = self._phase.name == "confirm"
+        names = continued_names(self._phase.searched.records) if confirms else {}
+        table = trials_csv(self._ledger.records, self._plan.request.searched, names)
         write_atomically(self._phase.table, table.encode())
 
 

@@ -244,6 +244,7 @@ class TrialRuns(TrialsView):
             self._go_on()
         if record.state is State.RUNNING and self._ended.pop(trial, None) is not None:
             self._client.update_run(run, status="RUNNING")  # it was stopped early, and is continued
+            self._client.set_tag(run, "state", State.RUNNING)
         if trial not in self._written:
             self._all.log_params(run, record.settings)
             self._written[trial] = 0

@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import optuna
 import pytest
@@ -167,6 +168,28 @@ def test_a_continued_trial_that_loses_its_last_attempt_fails_and_another_is_trie
     record = open_ledger(url, request(SPACE)).records[number]
     assert (record.state, record.reason) == (State.FAIL, "its worker died (3 times)")
     assert record.as_stopped == record
+
+
+def test_importances_are_over_continued_trials_as_well(url: str) -> None:
+    """Optuna has them as stopped, with the score that they had then."""
+    ledger = open_ledger(url, request(SPACE))
+    run_all(ledger)
+    stopped = [record for record in ledger.records if record.state is State.PRUNED]
+    for record in stopped:
+        ledger.reopen(record.id)
+        further = range(len(record.epochs) + 1, 10)
+        ledger.report(record.id, [*record.epochs, *(epoch(number, 0.9) for number in further)])
+    views: list[optuna.Study] = []
+
+    def seen(view: optuna.Study) -> dict[str, float]:
+        views.append(view)
+        return {}
+
+    with mock.patch.object(optuna.importance, "get_param_importances", seen):
+        assert importances(url, "law") == {}
+    (view,) = views
+    assert stopped
+    assert [trial.value for trial in view.trials] == [record.ap50 for record in ledger.records]
 
 
 def test_the_reason_of_a_stopped_trial_says_by_which_rule_it_ended(url: str) -> None:

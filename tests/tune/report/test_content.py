@@ -37,6 +37,8 @@ from tune.ledger.reading import read_ledger
 from tune.ledger.records import State, TrialRecord
 from tune.report import main_table
 from tune.report.content import ReportContent, content_of
+from tune.report.evidence import gather
+from tune.report.sentences import answer_of
 from tune.report.trial_scores import ScoredTrial
 from tune.request.file import from_document
 from tune.request.request import variant_attributions
@@ -349,6 +351,19 @@ def test_the_smallest_difference_is_measured_from_two_trials_on_and_a_stated_pri
     assert "near 0" not in two.sentence
 
 
+def test_two_rows_with_two_seeds_promise_no_difference_and_say_why_there_is_no_verdict(
+    tmp_path: Path,
+) -> None:
+    rows = {name: VARIANTS["variants"][name] for name in ("Plain", "Good")}
+    shown = found(replay(tmp_path, {**VARIANTS, "variants": rows, "seeds": 2}, by_quality))
+    good = shown.rows[1]
+    assert good.difference is not None
+    assert (good.verdict, good.note) == ("cannot tell", "too few seeds for a verdict")
+    assert shown.smallest_difference.value is None
+    assert "cannot be said: so few seeds" in shown.smallest_difference.sentence
+    assert any("Good from Plain with seeds=" in sentence for sentence in shown.answer)
+
+
 def test_where_nothing_was_learned_the_smallest_difference_is_said_to_be_of_scores_near_zero(
     tmp_path: Path,
 ) -> None:
@@ -391,9 +406,43 @@ def test_what_is_missing_is_said_and_takes_an_interval_and_never_a_score(tmp_pat
     twin = next(row for row in left.rows if row.name == "Twin")
     assert twin.difference is not None
     assert twin.difference.repeats == 1
-    assert twin.note == "match tables are missing; compared over 1 repeat that both have"
+    assert twin.note == (
+        "match tables are missing; compared over 1 repeat that both have; too few seeds for a"
+        " verdict"
+    )
     (cell,) = [row for row in rows_of(left, "methods") if row["method"] == "Twin"]
     assert (cell["ap50_low"], cell["ap50_high"]) == ("", "")
+
+
+def test_a_foreign_table_of_another_epoch_leaves_the_luck_unknown_and_is_no_traceback(
+    tmp_path: Path,
+) -> None:
+    """Of other images, of other classes, or of another model: nothing is subtracted by it."""
+    plan = replay(tmp_path, {**VARIANTS, "seeds": 1}, by_quality)
+    whole = found(plan)
+    later = {
+        trial.record.name: match_table_path(
+            plan.folder.trial(trial.record.id), 3 - (trial.record.best_epoch or 0)
+        )
+        for trial in whole.trials
+    }
+    fewer = evaluate(np.random.default_rng(1), IMAGES.take(np.arange(12)), 0.0)
+    fewer.save(later["Twin"])
+    own = MatchTable.load(later["Good"])
+    replace(own, truths_IC=np.pad(own.truths_IC, ((0, 0), (0, 1)))).save(later["Good"])
+    table_of(0.3, 9).save(later["Large"])
+    left = found(plan)
+    for before, after in zip(whole.trials, left.trials, strict=True):
+        assert before.scored is not None
+        assert after.scored is not None
+        if after.record.name in ("Twin", "Good", "Large"):
+            assert after.scored.luck == 0.0
+            assert f"the match table {later[after.record.name]} gives another" in after.trouble
+        else:
+            assert (after.scored.luck, after.trouble) == (before.scored.luck, "")
+    assert all(row.interval is not None for row in left.rows)
+    noted = {row.name for row in left.rows if "luck of its epochs, which is unknown" in row.note}
+    assert noted == later.keys() & {"Twin", "Good", "Large"}
 
 
 def test_a_study_without_a_complete_trial_says_so(tmp_path: Path) -> None:
@@ -540,6 +589,25 @@ def test_of_equal_models_few_are_called_worse_than_the_best_of_them() -> None:
             trials.append(ScoredTrial(record, "search", None, (), scored=scored))
         alarms += any(row.verdict == "worse" for row in main_table.main_rows(request, trials))
     assert alarms < 12
+
+
+def test_the_best_as_measured_is_said_to_be_that_and_may_be_worse_than_another_without_luck(
+    said: ReportContent, sampled: StudyPlan
+) -> None:
+    """Trials are in the order of their scores as measured, and are compared without luck."""
+    best, *others = said.rows
+    (sentence,) = [one for one in said.answer if " has the highest validation AP50 " in one]
+    assert sentence.startswith(
+        f"Trial {best.trials[0]} has the highest validation AP50 as measured, {best.measured:.4f},"
+    )
+    assert f"; less the luck of its best epoch it is {best.ap50:.4f} (" in sentence
+    *before, last = [row for row in others if row.difference is not None]
+    evidence = gather(read_study(sampled.request.study, sampled.options.results))
+    rows = (best, *before, replace(last, verdict="better"))
+    answer = " ".join(answer_of(replace(evidence, rows=rows)))
+    assert "1 is better once the luck of best epochs is taken off" in answer
+    worse = sum(row.verdict == "worse" for row in before)
+    assert (f"{worse} {'is' if worse == 1 else 'are'} worse" in answer) == (worse > 0)
 
 
 def test_images_of_one_group_are_one_unit(tmp_path: Path) -> None:

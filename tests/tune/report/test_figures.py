@@ -7,13 +7,17 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure as Canvas
 
 from benchmarks.simulated_study import SAMPLED, SMALL, build, sampled_quality
 from tune.ledger.records import State
 from tune.report.content import ReportContent, content_of
 from tune.report.figures.curves import HIGHLIGHTED
 from tune.report.figures.figure import figures_of
+from tune.report.figures.scores import _scores_of
+from tune.report.figures.settings import _draw_setting
 from tune.report.svg import Drawn, colour
 from tune.statistics.certainty import Verdict
 from tune.stopping.hope import NO_HOPE, PLACES
@@ -218,6 +222,26 @@ def test_trials_that_were_stopped_early_are_hollow_and_are_counted(
         if trial.record.state is State.PRUNED
     )
     assert hollow(settings, "muted") == len(everywhere) * states[State.PRUNED] + conditional
+
+
+def test_single_repeats_and_single_trials_are_drawn_on_the_scale_of_their_rows(
+    found: dict[str, ReportContent],
+) -> None:
+    """Without the luck of their best epochs, like the mean and the interval beside them."""
+    for row in found["variants"].rows:
+        assert np.mean(_scores_of(found["variants"], row)) == pytest.approx(row.ap50)
+    search = found["search"]
+    complete = [trial for trial in search.trials if trial.record.state is State.COMPLETE]
+    assert any(trial.honest < (trial.record.ap50 or 0.0) for trial in complete)
+    one = next(one for one in search.request.space.parameters if not one.when)
+    axes = Canvas().subplots()
+    _draw_setting(axes, one.name, one.domain, complete, [])
+    _, points = axes.get_lines()
+    drawn = np.asarray(points.get_ydata(), dtype=np.float64).tolist()
+    assert drawn == [trial.honest for trial in complete]
+    for trial, height in zip(complete, drawn, strict=True):
+        assert trial.interval is not None
+        assert trial.interval.low <= height <= trial.interval.high
 
 
 def test_an_interval_that_is_not_known_is_not_drawn_and_the_caption_says_so(

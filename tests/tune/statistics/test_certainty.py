@@ -101,6 +101,14 @@ def test_an_interval_of_a_perfect_or_hopeless_model_is_no_traceback(found: bool)
     assert result.high - result.low == pytest.approx(stats.beta.ppf(0.975, 1, 20))
 
 
+def test_a_perfect_model_whose_epoch_was_lucky_keeps_its_bound() -> None:
+    model = Scored.of(perfect(20), MAX_DETS)
+    found, whole = interval(replace(model, luck=0.01)), interval(model)
+    assert found.estimate == pytest.approx(0.99)
+    assert found.low == pytest.approx(whole.low - 0.01)
+    assert found.high == 1
+
+
 def test_one_image_says_nothing() -> None:
     found = interval(Scored.of(perfect(1), MAX_DETS))
     assert (found.low, found.high) == (0.0, 1.0)
@@ -456,6 +464,26 @@ def test_a_row_whose_seeds_differ_far_more_than_the_others_keeps_its_own_varianc
     assert wide.high - wide.low > 1.3 * (narrow.high - narrow.low)
 
 
+def test_seeds_that_no_other_row_has_tell_nothing_of_how_uneven_a_row_is() -> None:
+    """As while a study that asked for more seeds runs, and where trials failed."""
+    scores = {"wild": trained("wild", 5, 0.6, 1)} | {
+        row: trained(row, 5, 0.02, 1) for row in ("a", "b", "c")
+    }
+    before, ahead = (
+        seed_variances({**scores, "wild": trained("wild", seeds, 0.6, 1)}) for seeds in (5, 7)
+    )
+    assert before is not None
+    assert ahead is not None
+    assert ahead.own.keys() == before.own.keys() == {"wild"}
+    assert ahead.own["wild"].df == before.own["wild"].df == 4
+    assert ahead.own["wild"].value == pytest.approx(before.own["wild"].value)
+    assert tuple(ahead.pooled) == pytest.approx(tuple(before.pooled))
+    others = {Repeat(10 + repeat.seed): one for repeat, one in scores.pop("wild").items()}
+    apart = seed_variances({**scores, "wild": others})
+    assert apart is not None
+    assert "wild" not in apart.own
+
+
 def test_two_rows_with_two_seeds_get_no_verdict() -> None:
     """The seeds' variance is known from one degree of freedom."""
     apart = {"low": trained("low", 2, 0.0, 3), "high": trained("high", 2, 0.0, 4)}
@@ -467,6 +495,7 @@ def test_two_rows_with_two_seeds_get_no_verdict() -> None:
     )
     found = compare_all(apart, [("high", "low")])[0]
     assert (found.p, found.verdict) == (1.0, Verdict.CANNOT_TELL)
+    assert not found.decidable
 
 
 def test_a_row_alone_knows_its_seeds_from_its_own_repeats() -> None:

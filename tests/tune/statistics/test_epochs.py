@@ -92,3 +92,16 @@ def test_intervals_and_differences_are_around_the_score_without_luck() -> None:
     found = compare([lucky], [other])
     assert found.estimate == pytest.approx(-0.04)
     assert found.verdict in (Verdict.WORSE, Verdict.CANNOT_TELL)
+
+
+@pytest.mark.parametrize("left", [0.2, 0.002, 0.0])
+def test_luck_moves_an_interval_and_does_not_widen_it_where_little_of_the_score_is_left(
+    left: float,
+) -> None:
+    """A score near 0 without its luck is not as unsure as if nothing had been measured."""
+    (one,) = curve_of(2, [0.5])
+    luck = one.ap50 - left
+    whole, moved = interval(one), interval(replace(one, luck=luck))
+    assert moved.estimate == pytest.approx(left)
+    assert moved.high == pytest.approx(whole.high - luck)
+    assert moved.low == pytest.approx(max(whole.low - luck, 0.0))

@@ -75,6 +75,14 @@ def test_the_number_of_seeds_is_the_smallest_that_decides(found: Outlook, compar
     assert more is None or more >= needed
 
 
+def test_seeds_with_which_no_verdict_is_given_decide_nothing() -> None:
+    """Two rows know their seeds' variance from one degree of freedom a seed beyond the first."""
+    found = Outlook(0.5, 1, 0.2, 1e-5, 1e-5, 1e-5, 0.0, 40, 1.0)
+    assert seeds_to_decide(found, 1) == 3
+    assert seeds_to_decide(replace(found, df_seeds=2.0), 1) == 2
+    assert seeds_to_decide(replace(found, of_seeds=0.0), 1) == 2
+
+
 def test_where_images_limit_a_comparison_more_images_decide_it_and_seeds_do_not() -> None:
     found = Outlook(0.05, 3, 0.2, 0.03**2, 0.0, 0.02**2, 0.0, 40, 2)
     assert seeds_to_decide(found, 1) is None

@@ -31,6 +31,7 @@ from benchmarks.confirmed_candidates import play
 from benchmarks.replay import ReplayedTrial, execute_here
 from core import data as datasets
 from core.config import TrialConfig
+from core.dependence import effective
 from tune.engine.messages import Assignment
 from tune.engine.resources import Machine, Node, TrialResources
 from tune.ledger.claim import Claim
@@ -157,6 +158,16 @@ def test_a_stopped_trial_that_would_repeat_another_is_not_continued() -> None:
         record(4, [0.45], State.PRUNED, **alike, seed=7),
     ]
     assert to_continue(records, asked(confirm={"top": 5})) == (4, 2)
+
+
+def test_what_settings_have_an_effect_is_found_once_for_each_trial() -> None:
+    """Candidates are asked for when a trial ends; of 1,000 trials that would be a million times."""
+    records = [record(number, [0.1 + number / 100] * EPOCHS, State.COMPLETE) for number in range(9)]
+    with mock.patch("tune.ledger.records.effective", side_effect=effective) as found:
+        for _ in range(3):
+            candidates(records, asked())
+            may_be_continued(records, asked())
+    assert found.call_count == len(records)
 
 
 def test_where_nothing_was_learned_nothing_is_continued() -> None:

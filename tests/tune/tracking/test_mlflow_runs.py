@@ -401,6 +401,21 @@ def test_a_finished_study_that_is_extended_runs_in_mlflow_until_it_ends_again(
     assert study().end_time > ended.end_time
 
 
+def test_a_trial_that_is_continued_runs_in_mlflow_by_its_status_and_by_its_tag(
+    destination: Destination,
+) -> None:
+    stopped = replace(record(0, State.PRUNED, reason="behind"), epochs=(epoch(1),))
+    assert not show(destination, stopped).close(ended=False)
+    ended = runs(destination)["0"]
+    assert (ended.info.status, ended.data.tags["state"]) == ("KILLED", "PRUNED")
+    thread = show(destination, replace(stopped, state=State.RUNNING, continued_after=1))
+    while not thread.new_names():
+        time.sleep(0.05)
+    thread.close(ended=False)
+    goes_on = runs(destination)["0"]
+    assert (goes_on.info.status, goes_on.data.tags["state"]) == ("RUNNING", "RUNNING")
+
+
 def test_confirming_trials_have_runs_of_their_own_beside_those_of_the_search(
     destination: Destination,
 ) -> None:

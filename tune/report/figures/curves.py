@@ -28,8 +28,9 @@ def ap50_curves(content: ReportContent) -> Drawing | None:
     caption = (
         f"Validation AP50 after each epoch: {_whose(content, shown)} {_bands(shown)} At the right,"
         " the AP50 of the best epoch with its 95% interval, in the same colours and markers: the"
-        " best epoch was picked on the same images, so this is somewhat too high on average. A"
-        " step from one epoch to the next that is much smaller than these intervals means"
+        " best epoch was picked on the same images, and what that adds on average is taken off, so"
+        " these points may lie below the curves' peaks. A step from one epoch to the next that is"
+        " much smaller than these intervals means"
         f" nothing.{without_interval([one.row for one in shown if one.row is not None])}"
     )
 

@@ -40,7 +40,10 @@ def scores(content: ReportContent) -> Drawing | None:
     )
     if len(rows) == len(content.rows) and not content.request.space.variants:
         what = "every trial that ran to its end"
-    caption = f"Validation AP50 of {what}, at the best epoch, with its 95% interval over images"
+    caption = (
+        f"Validation AP50 of {what}, at the best epoch, less the luck of having chosen it, with its"
+        " 95% interval over images"
+    )
     if any(len(row.trials) > 1 for row in rows):
         caption += " and seeds. Small circles are the single repeats"
     caption += (
@@ -57,6 +60,4 @@ def scores(content: ReportContent) -> Drawing | None:
 
 
 def _scores_of(content: ReportContent, row: MainRow) -> tuple[float, ...]:
-    return tuple(
-        trial.record.ap50 or 0.0 for trial in content.trials if trial.record.id in row.trials
-    )
+    return tuple(trial.honest for trial in content.trials if trial.record.id in row.trials)

@@ -75,8 +75,8 @@ def hyperparameters(content: ReportContent) -> Drawing | None:
     parameters.sort(key=lambda parameter: -content.importances.get(parameter.name, 0.0))
     left_out, parameters = parameters[MOST_SETTINGS:], parameters[:MOST_SETTINGS]
     caption = (
-        "Each searched setting against validation AP50. Filled: trials that ran to their end, with"
-        " 95% intervals over images."
+        "Each searched setting against validation AP50. Filled: trials that ran to their end, less"
+        " the luck of their best epochs, with 95% intervals over images."
     )
     if stopped_early:
         caption += (
@@ -159,7 +159,7 @@ def _draw_setting(
         face, edge = (
             (colour("paper"), colour("muted")) if hollow else (colour("blue"), colour("blue"))
         )
-        points = [trial.record.ap50 or 0.0 for trial in mine]
+        points = [trial.honest for trial in mine]
         axes.plot(across, points, "o", color=edge, markerfacecolor=face, markersize=4.5, zorder=3)
     if isinstance(domain, Choices):
         axes.set_xticks(
