@@ -4,7 +4,7 @@ In `benchmarks.tissue` each trial of the baseline tries these ways with the mode
 (`TriesWays`), and `compared` compares them over all its trainings. None needs further training.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from core.config import PredictConfig, TrialConfig, Value
@@ -12,7 +12,7 @@ from core.data.split import group_names
 from core.metric.ap50 import MatchTable
 from tune.ledger.records import State
 from tune.space.space import BY_REPEAT
-from tune.statistics.certainty import Scored, compare_all
+from tune.statistics.certainty import Repeat, Scored, compare_all
 from tune.store.folder import match_table_path, prediction_table_path
 from tune.study.reading import Study
 from tune.study.trials import CoreTrials, TrialInputs
@@ -82,7 +82,7 @@ def compared(study: Study, name: str, tile: int) -> str:
     name   name of the variant
     tile   as in `ways_of`
     """
-    scores: dict[str, dict[Hashable, Scored]] = {}
+    scores: dict[str, dict[Repeat, Scored]] = {}
     for record in study.records:
         if record.name != name or record.state is not State.COMPLETE:
             continue
@@ -95,7 +95,8 @@ def compared(study: Study, name: str, tile: int) -> str:
             if path.exists():
                 table = MatchTable.load(path)
                 units = group_names(table.image_names, config.data.group_pattern, str(path))
-                repeat = tuple(record.settings[name] for name in BY_REPEAT)
+                settings = record.settings
+                repeat = Repeat(int(settings["seed"]), int(settings["data.fold"]))
                 scored = Scored.of(table, config.metric.max_dets, units)
                 scores.setdefault(way, {})[repeat] = scored
     tried = [way for way in scores if way != AS_IT_IS]
