@@ -425,7 +425,7 @@ def test_equal_images_are_named_once_and_a_changed_copy_of_them_as_a_pair() -> N
     data = assemble("cells", DATA.classes, samples)
     notes = list(advice(data, measure(data), [TrialConfig()]))
     (twins,) = [note for note in notes if "there more than once" in note]
-    assert twins.startswith("1 image there more than once")
+    assert twins.startswith("1 image is there more than once")
     assert twins.endswith("a3 = b0 = b1")
     (pairs,) = [note for note in notes if "nearly the same place" in note]
     assert pairs.startswith("3 pairs of images show nearly the same place")
