@@ -6,10 +6,11 @@ computed from the match tables of evaluated epochs, by reweighting (see
 searched settings in `tune.statistics.effects`.
 
 A score varies for two reasons. *Images*: another sample of images would have given another score;
-this variance is estimated by leaving out one unit at a time. *Seeds*: another training on the same
-settings would have given another model; this variance is how much the seeds of a row differ beyond
-what their images explain, pooled over all rows of a table but those that differ much more than the
-others. It cannot be estimated where each row has one seed.
+this variance is estimated by leaving out one unit at a time. *Seeds*: another training with the
+same settings would have given another model; this variance is how much the seeds of a row differ
+beyond what their images explain, pooled over the rows of a table. A row whose seeds differ much
+more than those of the others has a variance of its own. Neither can be estimated where each row has
+one seed.
 
 The unit that is left out is an image, or a group of images (`data.group_pattern`) where there are
 groups.
@@ -35,11 +36,11 @@ POWER = 0.8
 FEW_IMAGES = 5
 """A class in fewer images than this is flagged: its AP50 is hardly known."""
 HIGH_AP50, MANY_UNITS = 0.9, 41
-"""For an AP50 above the first on fewer units than the second, no interval that we know of covers
-the truth as often as it promises."""
+"""Above this AP50, on fewer units than this, no interval that we know of covers the truth as often
+as it promises."""
 
 LEAST_DF = 2
-"""Least degrees of freedom of a variance of seeds with which a verdict is given."""
+"""Least degrees of freedom of the seeds' variance with which a verdict is given."""
 
 _PRIOR = 1.0
 """Prior weight of the moderated variance and bias, in units: each class's value is averaged with
@@ -49,9 +50,9 @@ docs/statistics.md."""
 
 @dataclass(frozen=True)
 class Scored:
-    """The AP50 of one trained model, and how much each unit pulled it.
+    """The AP50 of one trained model, and the pull of each unit on it (`Reweighted.jackknife`).
 
-    ap50           mean over the classes with ground truth
+    ap50           mean over the classes with ground truth; nan if there are none
     per_class_C    AP50 of each class; nan for one without ground truth
     units          names of the U units
     share_UC       the pull of each unit on `ap50` through each class. A unit's pull is the sum over
@@ -60,7 +61,7 @@ class Scored:
     bias_C         the part of each class in the bias of `ap50`, by the jackknife: AP50 on few
                    images is too high on average
     holds_UC       whether the unit has instances of the class
-    images_C       images with instances of the class
+    images_C       number of images with instances of the class
     luck           how much too high `ap50` is because its epoch was chosen on these images (see
                    `tune.statistics.epochs`); 0 for an epoch that was fixed beforehand
     """
@@ -76,7 +77,7 @@ class Scored:
 
     @property
     def honest(self) -> float:
-        """`ap50` without the luck of its epoch's choice."""
+        """`ap50` less the luck of its epoch's choice, at least 0."""
         return max(self.ap50 - self.luck, 0.0)
 
     @classmethod
@@ -85,7 +86,8 @@ class Scored:
     ) -> "Scored":
         """The score of a match table. `Reweighted` explains `max_dets`, `units` and the pulls.
 
-        A class that one unit holds has no pull, and takes its variance from the other classes.
+        A unit that alone holds a class has no pull on it; such a class takes its variance from the
+        other classes.
         """
         reweighted = Reweighted(table, max_dets, units)
         per_class_C = reweighted.per_class
@@ -110,11 +112,11 @@ class Variance(NamedTuple):
 
 
 def _quantile(parts: Sequence[Variance], tail: float) -> float:
-    """The quantile of a t statistic whose variance is the sum of parts, each estimated by itself.
+    """The quantile of a t statistic whose variance is the sum of independently estimated parts.
 
     It is the mean of the parts' own t quantiles, weighted by their values (Cochran and Cox,
-    *Experimental Designs*, 1950). Satterthwaite's degrees of freedom alarm too often where one part
-    is known from two degrees of freedom and comes out small by chance.
+    *Experimental Designs*, 1950). With Satterthwaite's degrees of freedom false alarms are too
+    frequent where one part is known from two degrees of freedom and comes out small by chance.
 
     tail   probability above the quantile
     """
@@ -123,7 +125,7 @@ def _quantile(parts: Sequence[Variance], tail: float) -> float:
 
 
 def _two_sided_p(t: float, parts: Sequence[Variance]) -> float:
-    """The two-sided p value of a t statistic, by the quantiles of `_quantile`."""
+    """The two-sided p value of a t statistic, by the quantiles of `_quantile`; at least 2e-12."""
     size = abs(t)
     least = 1e-12
     if size >= _quantile(parts, least):
@@ -132,7 +134,7 @@ def _two_sided_p(t: float, parts: Sequence[Variance]) -> float:
 
 
 def _df_with(bound: float) -> float:
-    """The degrees of freedom of the t distribution with this 95% bound."""
+    """The degrees of freedom, 1 to `_MANY`, of the t distribution with this two-sided 95% bound."""
     tail = (1 - CONFIDENCE) / 2
     if bound <= float(special.stdtrit(_MANY, 1 - tail)):
         return _MANY
@@ -144,11 +146,14 @@ def _df_with(bound: float) -> float:
 
 
 _MANY = 1e4
+"""Degrees of freedom from which a t distribution counts as normal."""
 
 
 def standard_error(parts: Sequence[Variance]) -> tuple[float, float]:
-    """The standard error from a variance of several parts, and the degrees of freedom of the t
-    distribution whose 95% bound is that of the parts together (see `_quantile`).
+    """The standard error of an estimate whose variance is a sum of parts, and its df.
+
+    The df are the degrees of freedom of the t distribution whose 95% bound is that of the parts
+    together (see `_quantile`). A variance of 0 has an infinite df.
     """
     known = [part for part in parts if part.value > 0]
     if not known:
@@ -167,15 +172,15 @@ class Interval:
 
 
 def interval(score: Scored) -> Interval:
-    """The interval of one trained model's AP50 over the images it could have been validated on.
+    """The interval of one trained model's AP50 over other validation images of the same kind.
 
     It is a moderated t interval of the logit. The variance of each class is averaged with the
     pooled variance of all classes, at a weight of `_PRIOR` units, since a class in few images would
     otherwise seem surer than it is. AP50 on few images is too high on average, so its bias is
     subtracted before the lower end is computed; the bias is moderated in the same way, and is half
-    the score at most. With fewer than two units the interval is 0 to 1. It covers the truth in at
-    least 92% of cases for an AP50 of 0.05 to 0.8 and 10 to 200 images in our simulation;
-    docs/statistics.md names conditions of another simulation in which it covers it less often.
+    the score at most. With fewer than two units the interval is 0 to 1. In our simulation it covers
+    the truth in at least 92% of cases, for an AP50 of 0.05 to 0.8 and 10 to 200 images;
+    docs/statistics.md names the conditions under which another simulation found less.
     """
     return mean_interval([score], None)
 
@@ -184,9 +189,9 @@ def mean_interval(scores: Sequence[Scored], seeds: Sequence[Variance] | None) ->
     """The interval of the mean AP50 of repeats of one row, over images and trainings.
 
     It is computed as in `interval`, from the mean pull of each unit over the repeats, around the
-    mean as measured. Then the luck of the epochs is subtracted from both ends: a score without it
-    may be near 0, where the logit is so steep that the variance of the higher score would fill
-    the whole scale.
+    mean as measured. The luck of the epochs is subtracted from both ends afterwards, because a
+    score without it may be near 0, where the logit is so steep that the variance of the measured
+    score would widen the interval to 0 to 1.
 
     seeds   parts that seeds add to the variance of the mean (`SeedVariances.of_mean`); None where
             they cannot be estimated: the interval is then over images alone
@@ -228,15 +233,13 @@ _NOTHING = 1e-14
 
 
 def _moved(ap50: float, by: float) -> float:
-    """An AP50 that is moved by `by` on the scale of its logit.
-
-    `by` times the slope of the logit is added to the logit.
-    """
+    """An AP50 whose logit is moved by `by`, in units of AP50, times the slope of the logit."""
     at = min(max(ap50, _EDGE), 1 - _EDGE)  # at 0 and at 1 the logit has no slope
     return float(special.expit(special.logit(at) + by / (at * (1 - at))))
 
 
 _EDGE = 1e-4
+"""Slopes of the logit are computed at least this far from an AP50 of 0 or 1."""
 
 
 def warnings_of(score: Scored, classes: Sequence[str]) -> list[str]:
@@ -248,8 +251,8 @@ def warnings_of(score: Scored, classes: Sequence[str]) -> list[str]:
     ]
     if score.ap50 > HIGH_AP50 and len(score.units) < MANY_UNITS:
         warnings.append(
-            f"for an AP50 above {HIGH_AP50} on fewer than {MANY_UNITS} images no known interval"
-            " covers the truth as often as it promises"
+            f"for an AP50 above {HIGH_AP50} on fewer than {MANY_UNITS} images, or groups of images,"
+            " no known interval covers the truth as often as it promises"
         )
     return warnings
 
@@ -262,8 +265,8 @@ class _Pulls:
 
     share_UC   the pull of each unit, through each class
     held_C     number of units that hold the class
-    known_C    number of these whose pull on the class is known, because in some repeat another unit
-               holds it too
+    known_C    number of these units whose pull on the class is known, because in some repeat
+               they do not hold it alone
     """
 
     share_UC: NDArray[np.float64]
@@ -279,8 +282,9 @@ class _Pulls:
         Where only one unit of a repeat holds a class, the pull of that unit on the class is
         unknown. It is taken to be as large as the known pulls of the other repeats are on average:
         other repeats have other images, so their variances add up. It is taken to be 0 where the
-        pulls are `paired`, those of a difference of two models on the same images: their unknown
-        parts cancel, and in simulations ten images could show a tenth less where they were counted.
+        pulls are `paired`, those of a difference of two models on the same images: there the
+        unknown parts cancel, and in simulations counting them made the smallest difference on ten
+        images a tenth larger.
         """
         units = [one.units for one in scored]
         share_UC = _aligned(shares, units).sum(axis=1) / len(scored)
@@ -304,10 +308,10 @@ def _moderated(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Moderate a variance or a bias of each class.
 
-    The value is proportional to 1 / k where k units hold the class. k times the value is averaged
-    with the mean of this product over all classes. The class itself has the number of its known
-    units less one as its weight, the mean has `_PRIOR` (the empirical Bayes of Smyth 2004 with a
-    fixed prior weight). Returns the moderated values and the sums of the two weights.
+    The value is proportional to 1 / k where k units hold the class. So k times the value is
+    averaged with the weighted mean of this product over all classes. The weight of a class is the
+    number of its known units less one, that of the mean is `_PRIOR` (the empirical Bayes of Smyth
+    2004 with a fixed prior weight). Returns the moderated values and the sums of the two weights.
     """
     weight_C = np.maximum(known_C - 1, 0)
     pooled = float((weight_C * held_C * value_C).sum() / max(float(weight_C.sum()), 1.0))
@@ -317,7 +321,7 @@ def _moderated(
 
 
 def _bias(score: Scored) -> float:
-    """The bias of AP50, how much it is too high on average, by the jackknife, moderated by class.
+    """The jackknife's estimate of how much AP50 is too high on average, moderated class by class.
 
     A class in one unit gives no estimate of its own, although it is the most biased.
     """
@@ -370,12 +374,12 @@ class Difference:
 
     estimate      mean over the repeats
     low, high     interval at 95% confidence, for this comparison by itself
-    p             two-sided p value
+    p             two-sided p value of no difference
     p_adjusted    p value adjusted for all comparisons of the table, by Holm
     se, df        standard error, and degrees of freedom of the t distribution whose 95% bound the
                   interval has
-    image_se      the part of the standard error that is due to images
-    seed_se       the part that is due to seeds; None with one seed, where it cannot be estimated
+    image_se      standard error due to images alone
+    seed_se       standard error due to seeds alone; None where it cannot be estimated
     repeats       trained pairs that were compared
     seeds         distinct seeds among them; the folds of a seed share its luck
     units         images, or groups, that they were validated on
@@ -408,10 +412,7 @@ class Difference:
 
     @property
     def verdict(self) -> Verdict:
-        """Better or worse where the adjusted p is under 5%.
-
-        `scope` says what it is about.
-        """
+        """Better or worse where `p_adjusted` is under 5%; `scope` has the claim that it makes."""
         if not self.p_adjusted < 1 - CONFIDENCE:
             return Verdict.CANNOT_TELL
         return Verdict.BETTER if self.estimate > 0 else Verdict.WORSE
@@ -505,7 +506,7 @@ def seed_variances(scores: Scores) -> SeedVariances | None:
         mine_M = row_M == row
         mine = float(np.diag(rest_MM)[mine_M].sum())
         others_df = df - mine
-        # What the row's own seeds, and those of the others, add to the squares of its rest.
+        # Weights of the row's own seeds, and of the others', in the squares of its residuals.
         by_own = float((rest_MM[np.ix_(mine_M, mine_M)] ** 2).sum())
         by_others = float((rest_MM[np.ix_(mine_M, ~mine_M)] ** 2).sum())
         own_df = round(mine**2 / by_own) if by_own > _NOTHING else 0
@@ -519,9 +520,7 @@ def seed_variances(scores: Scores) -> SeedVariances | None:
 
 
 def of_one_seed(scores: Scores, row: str, other: str) -> Variance | None:
-    """The part that one seed adds to the variance of the difference of two rows; None where it
-    cannot be estimated.
-    """
+    """The variance that one seed adds to the difference of two rows; None if it is unknown."""
     variances = seed_variances(scores)
     if variances is None:
         return None
@@ -580,8 +579,8 @@ def compare(
     2003).
 
     The variance of the mean difference is the variance due to images, moderated as in `interval`,
-    plus that of the seeds. A variance of seeds that is known from one degree of freedom gives no
-    verdict: its p value is 1.
+    plus that due to the seeds. Where the latter has fewer than `LEAST_DF` degrees of freedom no
+    verdict is given: the p values are 1.
     """
     assert len(variant) == len(baseline) > 0
     repeats = len(variant)
@@ -673,8 +672,9 @@ def compare_all(
 
 
 def smallest_difference(se: float, df: float, comparisons: int = 1) -> float:
-    """The true difference that is found in 80% of cases, from the standard error of comparisons.
+    """The true difference that a comparison with this standard error finds in 80% of cases.
 
+    df            degrees of freedom of the standard error
     comparisons   number of comparisons of the table, for all of which p values are adjusted
 
     It is the difference at which a noncentral t exceeds the two-sided bound of 5% / `comparisons`
@@ -693,12 +693,11 @@ def smallest_difference(se: float, df: float, comparisons: int = 1) -> float:
 
 
 _EXTRA = 1.15
+"""Factor by which the smallest difference was too small in simulation (docs/statistics.md)."""
 
 
 def prior_smallest_difference(units: int, repeats: int, comparisons: int = 1) -> float:
-    """The `smallest_difference` to expect before anything is measured.
-
-    It comes from simulated cell images, not from these data.
+    """The `smallest_difference` to expect before anything is measured, from simulated images.
 
     units         images, or groups of them, that validate in any of the repeats
     repeats       trainings of each of the two that are compared
@@ -719,4 +718,7 @@ def prior_smallest_difference(units: int, repeats: int, comparisons: int = 1) ->
     return smallest_difference(se, _df_with(bound), comparisons)
 
 
-_PRIOR_IMAGE_VARIANCE, _PRIOR_SEED_SD = 0.12, 0.02
+_PRIOR_IMAGE_VARIANCE = 0.12
+"""Variance due to images of a difference in AP50, multiplied by the number of units."""
+_PRIOR_SEED_SD = 0.02
+"""Standard deviation of AP50 over seeds."""

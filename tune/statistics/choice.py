@@ -29,19 +29,19 @@ from tune.statistics.certainty import (
 class Choice:
     """The winner among candidates that were repeated on fresh seeds and splits, and its luck.
 
-    name         the winner's: the candidate whose mean curve, with the gain of its best settings of
+    name         the winner: the candidate whose mean curve, with the gain of its best settings of
                  prediction, reaches the highest point
     epoch        the epoch of that point, counted from 1
     score        the winner's mean AP50 over the repeats at that epoch, with that gain
     optimism     how much too high the score is because candidate, epoch and settings of prediction
                  were chosen on the images and seeds that it is measured on, by bootstrap
     corrected    `score` less `optimism`, with its interval
-    curves       the mean AP50 of each candidate after each epoch, with its own settings
-    prediction   the winner's settings of prediction where they are better than its own; None for
-                 its own
-    gains        the mean gain of all settings of prediction that were tried on the winner
-    others       the difference of each other candidate from the winner, each at its own best epoch
-                 and with its best settings of prediction; p is adjusted for all pairs of candidates
+    curves       the mean AP50 of each candidate after each epoch, predicted with its own settings
+    prediction   the settings of prediction that were tried and chosen; None for the winner's own
+    gains        the mean gain in AP50, over the winner's own settings of prediction, of each that
+                 was tried on the winner
+    others       each other candidate's AP50 less the winner's, both at their own best epoch and
+                 with their best settings of prediction; p is adjusted for all pairs of candidates
     """
 
     name: str
@@ -56,16 +56,15 @@ class Choice:
 
 
 Tables = Mapping[str, Sequence[Sequence[Callable[[], MatchTable]]]]
-"""The match tables of candidates: by the candidate's name, then [repeat][epoch], a function that
-loads the table."""
+"""Functions that load the match tables of candidates: by the candidate's name, [repeat][epoch]."""
 
 
 @dataclass(frozen=True)
 class Predictions:
     """Functions that load the match tables of a candidate's kept models, by settings of prediction.
 
-    own     with its own settings, one for each repeat
-    tried   with others, one for each repeat, by the name of the settings
+    own     the candidate's own settings: one function for each repeat
+    tried   other settings: one function for each repeat
     """
 
     own: Sequence[Callable[[], MatchTable]]
@@ -85,27 +84,28 @@ def choose_winner(
     All candidates have the same repeats, and all repeats of a candidate have the same number of
     epochs.
 
+    max_dets      detections counted per image and class (`metric.max_dets`); None for all
     units_of      the units of images, given their names; None where each image is its own unit
+    seed          seed of the resamples
     predictions   by the name of a candidate; those that are missing keep their own settings
     repeats       seed and fold of each repeat; None where each has a seed of its own
 
     The score of a candidate, an epoch and settings of prediction is the point of the mean curve
-    plus the settings' mean gain. The gain is measured on the model of each repeat's own best epoch.
-    That epoch was lucky, which the curve is not; but its luck is in both scores of which the gain
-    is the difference.
+    plus the settings' mean gain. The gain is measured on the model that each repeat kept, that of
+    its own best epoch. The luck of that epoch is in both scores whose difference is the gain.
 
-    The whole choice, of all three, is repeated on resampled images and seeds. Each time the score
-    of what is chosen there is compared with its score before resampling; the optimism is the mean
-    excess (Efron and Gong 1983). Before that the candidates' scores are shrunk towards their mean,
-    as far as chance explains their differences (empirical Bayes): candidates that differ by chance
-    alone would otherwise hide the luck of the best.
+    The choice of all three is repeated on resampled images and seeds. Each time the resampled score
+    of the choice is compared with its score before resampling; the optimism is the mean excess
+    (Efron and Gong 1983). Before that the candidates' scores are shrunk towards their mean, as far
+    as chance explains their differences (empirical Bayes): candidates that differ by chance alone
+    would otherwise hide the luck of the best.
     """
     weights = _Weights(np.random.default_rng([seed, 0]))
     if repeats is None:
         repeats = [Repeat(number) for number in range(len(next(iter(candidates.values()))))]
 
     def means(trained: Sequence[Sequence[Callable[[], MatchTable]]]) -> NDArray[np.float64]:
-        """The mean over repeats of [repeat][K], as evaluated, then under each resample."""
+        """Mean AP50 over repeats of tables [repeat][K], as evaluated and resampled: [K, 1 + R]."""
         values = [
             [_resampled(load(), max_dets, units_of, weights) for load in tables]
             for tables in trained
@@ -178,7 +178,7 @@ def choose_winner(
 
 
 def _others(winner: str, scores: Scores) -> dict[str, Difference]:
-    """The difference of each other candidate to the winner (see `Choice.others`)."""
+    """The difference of each other candidate from the winner (see `Choice.others`)."""
     names = [name for name in scores if name != winner]
     found = compare_all(scores, [(name, winner) for name in names])
     adjusted = for_all_pairs([one.p for one in found])
@@ -194,9 +194,10 @@ _RESAMPLES = 200
 class _Weights:
     """The weight of each unit in each resample, drawn when the unit is first met.
 
-    It is exponential, in twentieths. The weights are independent of each other, unlike the
-    bootstrap's, so that units need not be known in advance; AP50 depends on their ratios only. None
-    is 0, so that no resample loses a class (the Bayesian bootstrap, Rubin 1981).
+    Weights are exponential, rounded to whole twentieths of their mean (the Bayesian bootstrap,
+    Rubin 1981). They are independent of each other, unlike the ordinary bootstrap's, so units need
+    not be known in advance; AP50 depends on their ratios only. None is 0, so no resample loses a
+    class.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -204,7 +205,7 @@ class _Weights:
         self._of_unit: dict[str, NDArray[np.int64]] = {}
 
     def of(self, units: Sequence[str]) -> NDArray[np.int64]:
-        """The weights of these units, int64 [U, R]."""
+        """The weights of these units in R resamples, in twentieths, int64 [U, R]."""
         for unit in units:
             if unit not in self._of_unit:
                 drawn = np.rint(20 * self._rng.exponential(size=_RESAMPLES))
@@ -218,7 +219,7 @@ def _resampled(
     units_of: Callable[[Sequence[str]], Sequence[str]] | None,
     weights: _Weights,
 ) -> NDArray[np.float64]:
-    """The AP50 of a table as it was evaluated, then under each resample: [1 + R]."""
+    """The AP50 of a table as it was evaluated, then under each resample, float64 [1 + R]."""
     reweighted = Reweighted(table, max_dets, units_of and units_of(table.image_names))
     weights_UR = weights.of(reweighted.units)
     values_RC = reweighted.ap50(np.concatenate([np.ones((len(weights_UR), 1)), weights_UR], axis=1))
@@ -252,7 +253,13 @@ def _optimism(
     seed_sd: float,
     rng: np.random.Generator,
 ) -> float:
-    """The mean excess of the highest point of all resampled candidates over its value before."""
+    """The mean excess of the highest resampled point of all candidates over its value before.
+
+    points      the score of each candidate's points [K]
+    resampled   the same under each resample [K, R]
+    moved       the shift of each candidate's points (`_towards_each_other`)
+    seed_sd     standard deviation of the luck of seeds, which is drawn for each candidate
+    """
     excess = []
     for number in range(_RESAMPLES):
         luck = rng.normal(0.0, seed_sd, len(points)) if seed_sd else np.zeros(len(points))

@@ -22,17 +22,15 @@ from tune.statistics.certainty import CONFIDENCE, holm
 class Effect:
     """The effect of a searched setting on AP50 over the trials of a search.
 
-    The other settings are held fixed where possible.
-
     setting     name of the setting
     change      the change of the setting: `5 instead of 1`, `doubled`, `from 0.1 to 0.9`
     estimate    the change of AP50 that goes with it; `low` to `high` is its interval at 95%
                 confidence, for this effect by itself
-    p           two-sided p value
+    p           two-sided p value of no effect
     p_adjusted  p value adjusted for all effects of the study, by Holm
     trials      number of trials that it was estimated from
-    alone       whether the other settings were left out of the model, because there are too few
-                trials for all together
+    alone       whether the other settings were left out of the model: too few trials for all
+                together, or a conditional setting; else they are held fixed
     """
 
     setting: str
@@ -52,8 +50,7 @@ class Effect:
 
 
 def comparable_epoch(curves: Sequence[Sequence[float]], stopped: Sequence[bool]) -> int | None:
-    """The last epoch that all trials reached; None if none was stopped, so that all have a final
-    score.
+    """The last epoch that all trials reached; None if all were complete, and have a final score.
 
     curves    AP50 after each epoch of each trial
     stopped   whether the trial was stopped early
@@ -68,11 +65,15 @@ def main_effects(points: Sequence[Mapping[str, Value]], ap50: Sequence[float]) -
              active
     ap50     the score of each trial, at the same epoch or the last of each
 
-    A number enters as levels where it has at most `_LEVELS` values. The settings that every trial
-    has are estimated together where there are `_TRIALS_A_COEFFICIENT` trials for each coefficient,
-    else one at a time; conditional settings are always estimated by themselves. A sampler that
-    learns tries good settings more often and together, which least squares cannot see, and all
-    trials share images and seed: effects describe one search and are not an experiment.
+    A choice enters as levels, and so does a number with at most `_LEVELS` values that more trials
+    than that have. Other numbers enter linearly, or as a logarithm (`_RATIO_OF_DOUBLING`). The
+    settings that every trial has are estimated together where there are `_TRIALS_A_COEFFICIENT`
+    trials for each coefficient, else one at a time; conditional settings are always estimated by
+    themselves. A setting whose effect cannot be estimated has no entry.
+
+    A sampler that learns tries good settings more often and together, which least squares cannot
+    see, and all trials share images and seed: effects describe one search and are not an
+    experiment.
     """
     y = np.asarray(ap50, dtype=np.float64)
     names = list(dict.fromkeys(name for point in points for name in point))
@@ -96,6 +97,8 @@ def main_effects(points: Sequence[Mapping[str, Value]], ap50: Sequence[float]) -
 _LEVELS = 5
 _TRIALS_A_COEFFICIENT = 3
 _RATIO_OF_DOUBLING = 4.0
+"""A number whose largest value is at least this many times its smallest enters as a logarithm; its
+effect is that of doubling it."""
 _SAME = 1e-9
 """Scores that differ by less than this count as equal."""
 
@@ -148,7 +151,8 @@ def _fitted(
 ) -> list[Effect]:
     """The effects by least squares with an intercept.
 
-    The list is empty where the trials cannot tell the coefficients apart.
+    The list is empty where trials are too few, have equal scores, or cannot tell the coefficients
+    apart.
     """
     design = np.concatenate([np.ones((len(y), 1)), columns_NP], axis=1)
     df = len(y) - design.shape[1]

@@ -1,4 +1,4 @@
-"""The luck in the score of a best epoch: the score is too high, because it chose the epoch.
+"""The luck in the score of a best epoch: the score is too high, because the epoch was chosen by it.
 
 The model that a trial keeps is that of its best epoch. On other images another epoch might have
 been the best: part of its lead over the other epochs is luck with these images. The luck is
@@ -24,8 +24,8 @@ _CALM = 0.95
 _PRIOR = 2
 """Weight, in epochs, of the assumption that an epoch differs from its neighbours by luck alone."""
 _IN_REACH = 6.0
-"""Epochs that are below the best by more than this many standard deviations of luck do not count
-in how much epochs differ, because the curve still rises there."""
+"""An epoch further below the best than this many standard deviations of luck does not count in how
+much epochs differ, because the curve still rises there."""
 
 
 def epochs_for_luck(curve: Sequence[float]) -> tuple[int, ...]:
@@ -41,7 +41,7 @@ def epochs_for_luck(curve: Sequence[float]) -> tuple[int, ...]:
 
 
 def luck_of_best(curve: Sequence[float], scored: Mapping[int, Scored]) -> float:
-    """The amount by which the AP50 of the best epoch is too high on average after this choice.
+    """The amount by which the AP50 of the best epoch is too high on average, being the highest.
 
     curve    AP50 after each epoch
     scored   the scores of `epochs_for_luck`, by epoch
@@ -63,7 +63,7 @@ def luck_of_best(curve: Sequence[float], scored: Mapping[int, Scored]) -> float:
 def _luck_of_epochs(best: int, scored: Mapping[int, Scored]) -> tuple[float, float]:
     """The standard deviation of an epoch's luck, and its correlation with its neighbour's.
 
-    What moves all epochs alike is left out.
+    Luck that all epochs share is left out. `scored` holds `best` and one other epoch at least.
     """
     between = {
         epoch: noise_between(scored[best], other)
@@ -80,9 +80,12 @@ def _luck_of_epochs(best: int, scored: Mapping[int, Scored]) -> tuple[float, flo
 
 
 def _without_luck(curve_E: NDArray[np.float64], sd: float, shared: float) -> NDArray[np.float64]:
-    """The curve, moved towards a smooth one as far as luck explains how epochs differ.
+    """The curve [E], moved towards a smooth one as far as luck explains how epochs differ.
 
-    The measure of how epochs differ is the distance of each from the mean of its two neighbours.
+    Epochs differ by their distances from the mean of their two neighbours.
+
+    sd       standard deviation of an epoch's luck
+    shared   its correlation with its neighbour's
     """
     if len(curve_E) < 3:
         return curve_E
@@ -90,6 +93,7 @@ def _without_luck(curve_E: NDArray[np.float64], sd: float, shared: float) -> NDA
     smooth_E = savgol_filter(curve_E, window, 1, mode="interp")
     bends = curve_E[1:-1] - (curve_E[:-2] + curve_E[2:]) / 2
     bends = bends[curve_E[1:-1] >= curve_E.max() - _IN_REACH * sd]
+    # The variance of this distance in an autoregressive process of order 1.
     by_luck = sd**2 * (1.5 - 2 * shared + 0.5 * shared**2)
     seen = float((bends**2).sum()) + _PRIOR * by_luck
     share = min(by_luck * (len(bends) + _PRIOR) / seen, 1.0) if seen > 0 else 0.0
@@ -99,7 +103,10 @@ def _without_luck(curve_E: NDArray[np.float64], sd: float, shared: float) -> NDA
 
 @functools.lru_cache(maxsize=64)
 def _correlated(epochs: int, shared: float) -> NDArray[np.float64]:
-    """Luck of unit variance [_DRAWS, epochs]; that of neighbouring epochs has a correlation."""
+    """Draws of luck, float64 [_DRAWS, epochs], of an autoregressive process of order 1.
+
+    Their variance is 1, and `shared` is the correlation of neighbouring epochs.
+    """
     luck_RE = np.random.default_rng(0).normal(size=(_DRAWS, epochs))
     for epoch in range(1, epochs):
         luck_RE[:, epoch] *= math.sqrt(1 - shared**2)

@@ -4,9 +4,9 @@ A number of seeds decides a comparison if with it the difference is found in 80%
 true difference is the observed one. The effect of more seeds follows from the parts of the variance
 of the mean difference over S seeds:
 
-- *images that all trainings see alike*, common (1 + (1 - f) / (f S)) / N, where the trainings of a
-  seed validate a share f of the N images: more seeds validate more of the images, and then this
-  part stays;
+- *images that all trainings see alike*, common (1 + (1 - f) / (f S)), where the trainings of a seed
+  validate a share f of the images: more seeds validate more of the images, and then this part
+  stays;
 - *images as one training sees them*, own / S;
 - *seeds*, as in `tune.statistics.certainty`, in proportion to 1 / S; its degrees of freedom grow
   with S - 1;
@@ -14,7 +14,7 @@ of the mean difference over S seeds:
 
 The two parts that are due to images are told apart by how much smaller the variance of all seeds
 together is than that of one of them alone. With few seeds this estimate is poor, so it is averaged
-with a prior.
+with a prior. Both are in inverse proportion to the number of images.
 """
 
 import math
@@ -34,8 +34,8 @@ from tune.statistics.certainty import (
 MOST_SEEDS = 1000
 """Largest number of seeds that is considered; a study takes no more."""
 ENOUGH_SEEDS = 10
-"""Number of seeds, at least, with which further images are computed where no number of seeds
-decides: more seeds than these hardly matter."""
+"""Least number of seeds that is assumed where the number of images is multiplied instead: more
+seeds than these hardly matter."""
 MOST_IMAGES = 20.0
 """Largest number of images that is considered, as a multiple of the present number."""
 USUAL_SEED_SD = 0.02
@@ -76,7 +76,7 @@ class Outlook:
     df_seeds: float
 
     def at(self, seeds: float, images: float = 1.0) -> tuple[float, float]:
-        """The standard error and its degrees of freedom with a number of seeds.
+        """The standard error of the comparison with more seeds or images, and its df.
 
         seeds    number of seeds, more than 1; infinity for the limit
         images   number of images, as a multiple of the present number
@@ -90,11 +90,11 @@ class Outlook:
         ])  # fmt: skip
 
     def decides(self, comparisons: int, seeds: float, images: float = 1.0) -> bool:
-        """Whether a true difference of the observed size is then found in 80% of cases.
+        """Whether a true difference of the observed size is found in 80% of cases (see `at`).
 
         comparisons   number of open comparisons of the table, which share one error rate
 
-        With too few seeds for any verdict (see `certainty.compare`) it is not.
+        It is not with too few seeds for any verdict (see `certainty.compare`).
         """
         if self.of_seeds > 0 and self.df_seeds * (seeds - 1) < LEAST_DF - _ROUNDING:
             return False
@@ -110,14 +110,17 @@ def outlook(
     folds: int,
     fraction: float,
 ) -> Outlook:
-    """The outlook of a comparison, given its trainings; the folds of a seed follow each other.
+    """The outlook of a comparison, given the trainings of its two rows.
+
+    `variant[r]` and `baseline[r]` were validated on the same images; the folds of a seed follow
+    each other.
 
     difference   the comparison as it stands
     seeds        the part that one seed adds to the variance of the comparison; None with one seed
     folds        number of folds of each seed; 0 for hold-outs
     fraction     share of the images that a hold-out validates
 
-    With one training each the seeds' variance is taken to be the usual one.
+    With one seed each the seeds' variance is taken to be the usual one (`USUAL_SEED_SD`).
     """
     repeats, each = len(variant), max(folds, 1)
     together = compare(variant, baseline)
@@ -152,8 +155,10 @@ def seeds_to_decide(found: Outlook, comparisons: int) -> int | None:
 
 
 def images_to_decide(found: Outlook, comparisons: int) -> float | None:
-    """The smallest number of images that decides a comparison with ENOUGH_SEEDS, as a multiple of
-    the present number; None where none up to MOST_IMAGES does.
+    """The smallest multiple of the present number of images that decides a comparison.
+
+    It is computed with at least ENOUGH_SEEDS seeds; None where no multiple up to MOST_IMAGES
+    decides.
     """
     seeds = max(found.seeds, ENOUGH_SEEDS)
     hundredths = _smallest(
@@ -165,9 +170,7 @@ def images_to_decide(found: Outlook, comparisons: int) -> float | None:
 
 
 def _smallest(holds: Callable[[int], bool], low: int, high: int) -> int | None:
-    """The smallest number from `low` to `high` for which something holds that holds for all larger
-    ones as well; None where it holds for none.
-    """
+    """The smallest number from `low` to `high` that `holds`, as all larger ones do; or None."""
     if not holds(high):
         return None
     while low < high:

@@ -148,8 +148,8 @@ def test_a_class_in_few_images_and_a_score_near_1_are_flagged() -> None:
     scored = Scored.of(perfect(4), MAX_DETS)
     assert warnings_of(scored, ["nucleus"]) == [
         "nucleus is in 4 of the validation images only: its AP50 is hardly known",
-        "for an AP50 above 0.9 on fewer than 41 images no known interval covers the truth as often as"
-        " it promises",
+        "for an AP50 above 0.9 on fewer than 41 images, or groups of images, no known interval covers"
+        " the truth as often as it promises",
     ]
     assert warnings_of(Scored.of(perfect(60), MAX_DETS), ["nucleus"]) == []
 
