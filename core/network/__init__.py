@@ -1,6 +1,4 @@
-"""Mask R-CNN: backbones, pyramid, proposals and heads.
-
-In training it returns losses, in evaluation raw detections.
+"""Mask R-CNN: losses in training, raw detections in evaluation.
 
 `build_detector` makes a `Detector` from settings, and `restore_detector` makes one from a saved
 state. Training and prediction know only the interface in `detector.py`. Modules receive finished
@@ -12,17 +10,17 @@ balanced.py      the anchors and proposals that a batch learns
 box_coding.py    boxes as offsets from other boxes
 build.py         a detector built from settings and pretrained weights, or restored
 detector.py      the interface between a detector and training, prediction and a trained model
-detectors.py     the detectors of the table: settings meet layers
+detectors.py     the detectors of the table, made of layers as settings say
 frozen_norm.py   batch norm with frozen statistics, in one operation
 mask_loss.py     the mask branch's loss and gradient, some proposals at a time
 mask_rcnn.py     Mask R-CNN from finished parts
-matching.py      the instance that each anchor and each proposal learns, in little memory
-pooling.py       features of boxes from the pyramid
+matching.py      the instance that each anchor and each proposal learns
+pooling.py       features of boxes, pooled from the pyramid
 proposals.py     the region proposal network
 pyramid.py       a backbone's stages and the feature pyramid over them
 resizing.py      images and targets at the size that the network sees
 roi_heads.py     classes, boxes and masks of proposals
 suppression.py   non-maximum suppression in tensor operations alone
-truths.py        the instances of a batch
+truths.py        the instances that a batch of images teaches
 weights.py       sources of pretrained weights
 """

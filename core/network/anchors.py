@@ -55,7 +55,7 @@ class Anchors:
         return anchors_A4
 
     def _there(self, device: torch.device, dtype: torch.dtype) -> list[torch.Tensor]:
-        """The anchors of one grid cell of each level on a device, waited for only once."""
+        """The anchors of one grid cell of each level on a device, copied there only once."""
         place = device, dtype
         if place not in self._cells:
             self._cells[place] = [of_cell_Z4.to(*place) for of_cell_Z4 in self.of_cell]
@@ -63,7 +63,7 @@ class Anchors:
 
 
 def _around_zero(widths_Z: torch.Tensor, heights_Z: torch.Tensor) -> torch.Tensor:
-    """Boxes [Z, 4] centred on the first corner of an image, rounded to whole pixels."""
+    """Boxes, float32 [Z, 4], centred on the image's upper left corner, with whole coordinates."""
     return (torch.stack([-widths_Z, -heights_Z, widths_Z, heights_Z], dim=1) / 2).round()
 
 

@@ -2,7 +2,7 @@
 
 torchvision asks the GPU for the number of positives and of negatives in each image, and for their
 places, and waits for each answer. `BalancedSampler` draws as torchvision does, to the bit, and
-waits once. Its method `fixed` draws from the same distribution and waits for nothing: its result
+waits once. Its method `fixed` draws from the same distribution without waiting, because its result
 has the same shape whatever is drawn.
 """
 
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Drawn:
-    """The anchors or proposals drawn in one image: their places in its labels, int64, ascending."""
+    """The anchors or proposals drawn in one image: indices of its labels, int64, ascending."""
 
     positive_P: torch.Tensor
     negative_Q: torch.Tensor
@@ -26,12 +26,12 @@ class Drawn:
 class Draws:
     """The anchors or proposals drawn in a batch, in slots of which some may be empty.
 
-    places_S     int64 [S], the place in the labels of all images, one image after the other; of an
-                 empty slot any place
+    places_S     int64 [S], the index in the labels of all images, one image after the other; any
+                 index for an empty slot
     weight_S     float32 [S], 1 for a slot that holds a draw, 0 for an empty one
     positive_P   int64 [P], the slots that may hold a positive, image after image
-    weight_P     float32 [P], 1 for those that do
-    positives    number of these slots in each image
+    weight_P     float32 [P], 1 for those that do, 0 for the others
+    positives    number of entries of `positive_P` in each image
     """
 
     places_S: torch.Tensor
@@ -46,12 +46,12 @@ class Draws:
         return self.weight_S.sum().clamp(min=1)
 
     def box_loss(self, offsets_P4: torch.Tensor, wanted_P4: torch.Tensor) -> torch.Tensor:
-        """Sum over the positives of the smooth L1 loss of their offsets; it is linear from 1/9 on.
+        """Sum over the positives of the smooth L1 loss (beta 1/9) of their offsets.
 
         offsets_P4, wanted_P4   float32 [P, 4], the predicted and the wanted offsets in `positive_P`
         """
-        # An empty slot is given what it wants, because its boxes may have no sides, and no number
-        # times 0 is no number.
+        # An empty slot wants its own offsets: its boxes may have no sides, so what is encoded of
+        # them may be NaN, and NaN times a weight of 0 is NaN.
         wanted_P4 = torch.where(self.weight_P[:, None] > 0, wanted_P4, offsets_P4.detach())
         return functional.smooth_l1_loss(offsets_P4, wanted_P4, beta=1 / 9, reduction="sum")
 
@@ -66,7 +66,7 @@ class BalancedSampler:
     """torchvision's BalancedPositiveNegativeSampler, with the same draws from its global generator.
 
     batch_size_per_image   number drawn in each image; fewer where the image has fewer
-    positive_fraction      largest fraction of this number that is positive
+    positive_fraction      largest fraction of this number that is drawn from the positives
     """
 
     def __init__(self, batch_size_per_image: int, positive_fraction: float) -> None:
@@ -81,10 +81,11 @@ class BalancedSampler:
     def __call__(self, labels: Sequence[torch.Tensor]) -> list[Drawn]:
         """The draw of each image.
 
-        labels   [A] of each image: positive at 1 or more, negative at 0, never drawn below 0
+        labels   int64 [A] of each image: 1 or more is positive, 0 negative, and the rest is never
+                 drawn
         """
         kinds = [torch.stack([labels_A >= 1, labels_A == 0]) for labels_A in labels]
-        # This waits for the GPU.
+        # Python waits for the GPU here.
         counts = torch.stack([kinds_2A.sum(dim=1) for kinds_2A in kinds]).tolist()
         drawn = []
         for kinds_2A, (positives, negatives) in zip(kinds, counts, strict=True):
@@ -97,10 +98,9 @@ class BalancedSampler:
         return drawn
 
     def fixed(self, labels_BA: torch.Tensor) -> Draws:
-        """The draws of a batch, in as many slots for every batch of one shape; nothing is waited
-        for.
+        """The draws of a batch, in a number of slots that depends on the shape of the labels alone.
 
-        labels_BA   [B, A], as above
+        labels_BA   int64 [B, A], as in `__call__`
 
         Each candidate gets a random key from the global generator of its device, and those with the
         highest keys are drawn: every set of the right number of positives, and of negatives, is
@@ -151,9 +151,9 @@ def positives_first(drawn: Sequence[Drawn], candidates: Sequence[int]) -> Draws:
 
 
 def _draw(rank_A: torch.Tensor, count: int, some: int) -> torch.Tensor:
-    """The places of `some` of `count` members, drawn evenly: int64, ascending.
+    """The indices of `some` of `count` members, drawn without replacement: int64, ascending.
 
-    rank_A   [A], number of members up to and including each place
+    rank_A   [A], number of members up to and including each index
     """
     chosen = torch.randperm(count, device=rank_A.device)[:some].sort().values
     return torch.searchsorted(rank_A, chosen + 1)

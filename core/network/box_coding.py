@@ -1,6 +1,6 @@
 """Boxes as offsets from other boxes, and back: torchvision's numbers in half its operations.
 
-torchvision copies its weights and the constant 0.5 to the GPU at each call, and waits for it.
+torchvision copies its weights and the constant 0.5 to the GPU at each call, and waits for the copy.
 """
 
 import math

@@ -34,8 +34,8 @@ def build_detector(
     classes   number of classes beside background
     weights   the weights that `config.weights` names; None exactly where that is `none`
 
-    Layers that no weights fill are drawn from torch's global generator, which the caller seeds.
-    Raises WeightsError for weights that do not fit.
+    Layers that no weights fill are initialised from torch's global generator, which the caller
+    seeds. Raises WeightsError for weights that do not fit.
     """
     assert (weights is None) == (config.weights == "none"), (
         f"weights for model.weights: {config.weights}"
@@ -67,7 +67,7 @@ def restore_detector(
     It leaves torch's generators as they were. Raises RuntimeError, torch's own, for a state of
     another network.
     """
-    with torch.random.fork_rng([]):  # layers are drawn before they are filled
+    with torch.random.fork_rng([]):  # layers are initialised at random before they are filled
         model: Detector = DETECTORS[config.detector].build(config, classes, predict, traits)
     model.load_state_dict(state)
     model.requires_grad_(False)
@@ -79,6 +79,7 @@ def _load(model: Detector, weights: BaseWeights, config: ModelConfig) -> None:
 
     A whole Mask R-CNN also fills the layers of another detector that begin as copies of its own.
     Group norm takes the scale and shift of pretrained batch norm, and has no place for statistics.
+    Raises WeightsError for weights that do not fit.
     """
     if config.norm == "frozen" and not weights.whole:
         raise WeightsError(
@@ -91,7 +92,7 @@ def _load(model: Detector, weights: BaseWeights, config: ModelConfig) -> None:
     head = BACKBONES[config.backbone].head
 
     def is_new(name: str) -> bool:
-        """Whether a layer is drawn, whatever the file holds."""
+        """Whether a tensor keeps its random initial values, whatever the file holds."""
         if weights.whole:
             return CLASS_LAYERS.search(name) is not None
         return name.startswith((*head, "level_norms."))

@@ -19,8 +19,9 @@ class RawDetections:
 
     boxes_N4        float32 [N, 4], half-open, pixels of the image that was given
     labels_N        int64 [N], class numbers 1..C
-    scores_N        float32 [N]
-    mask_probs_NMM  float32 [N, M, M], probability of the mask inside its box
+    scores_N        float32 [N], in 0..1
+    mask_probs_NMM  float32 [N, M, M], probability that a cell of a grid over the box is of the
+                    instance
     """
 
     boxes_N4: torch.Tensor
@@ -34,8 +35,8 @@ class Traits:
     """Three facts about a network that come with its pretrained weights, beside the tensors.
 
     frozen_norm     whether the backbone's batch norm is FrozenBatchNorm
-    norm_eps        number that frozen batch norm adds to the variance
-    stride_in_1x1   whether a bottleneck strides in its first 1x1 convolution
+    norm_eps        number that the backbone's batch norm adds to the variance
+    stride_in_1x1   whether a bottleneck strides in its first 1x1 convolution, not in its 3x3 one
 
     All three are needed to build the network again.
     """
@@ -53,8 +54,8 @@ class Detector(nn.Module, ABC):
     traits       facts from the pretrained weights that were used to build it
     room         largest number of pixels, at the size that the network sees, of images that
                  `detect` gets together; lowered where more did not fit the GPU's memory
-    loss_scale   factor by which training multiplies the losses before it computes their gradients,
-                 a scalar; None for 1. Only a network that computes gradients itself reads it
+    loss_scale   factor, a scalar, by which training multiplies the losses before it computes their
+                 gradients; None for 1. Only a network that computes gradients itself reads it
 
     `losses` and `detect` may be called under autocast, and return float32.
     """
@@ -70,12 +71,12 @@ class Detector(nn.Module, ABC):
     def losses(
         self, images: Sequence[torch.Tensor], targets: Sequence[Target]
     ) -> dict[str, torch.Tensor]:
-        """The loss terms of a batch by name, scalars, in training mode.
+        """The loss terms of a batch by name, float32 scalars, in training mode.
 
         images    float32 [3, H, W] each, RGB in 0..1, of any sizes
         targets   one for each image; an image without instances teaches background
 
-        Draws from torch's global generator.
+        Random draws come from torch's global generator.
         """
 
     @abstractmethod
@@ -87,12 +88,12 @@ class Detector(nn.Module, ABC):
         """
 
     def seen_size(self, height: int, width: int, scale: float = 1.0) -> tuple[int, int]:
-        """Height and width at which the network sees an image of `height` x `width` pixels.
+        """Height and width, in pixels, at which the network sees an image of `height` x `width`.
 
         scale   as in `detect`
 
-        Images that it sees at one size can be given to `detect` together, and have the detections
-        that they have alone, to rounding.
+        Images that it sees at one size can be given to `detect` together: their detections are
+        those that they have alone, to rounding.
         """
         return round(height * scale), round(width * scale)
 
@@ -123,10 +124,10 @@ class Detector(nn.Module, ABC):
         return self.losses(images, targets)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode, but keep what is frozen as a whole in evaluation mode.
+        """Set the mode, but keep modules of which nothing trains in evaluation mode.
 
-        So running statistics of batch norm never change there, and no block is left out at random
-        (stochastic depth).
+        Their batch norm never updates its running statistics, and none of their blocks is left out
+        at random (stochastic depth).
         """
         super().train(mode)
         for module in self.children():
@@ -149,7 +150,7 @@ class Detector(nn.Module, ABC):
 
 
 def _rest_where_frozen(module: nn.Module) -> None:
-    """Set the largest parts of a module of which no parameter trains to evaluation mode."""
+    """Set `module`, or else those of its parts, of which no parameter trains to evaluation mode."""
     parameters = list(module.parameters())
     if parameters and not any(parameter.requires_grad for parameter in parameters):
         module.eval()

@@ -36,8 +36,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Images are normalised in the model and nowhere else."""
 
 BOX_SIDE, BOX_VECTOR = 7, 1024
-"""Cells along a side of what the box branch pools from a box, and length of the vector that
-describes a box."""
+"""Side, in cells, of the features that the box branch pools from a box, and length of the vector
+that its head makes of them."""
 CONVOLUTIONS = [CHANNELS] * 4
 """Output channels of each convolution of the mask head, and of the box head of fpn_v2."""
 GROUPS = 32
@@ -45,7 +45,7 @@ GROUPS = 32
 
 
 def _offsets_of_each_class(classes: int) -> FastRCNNPredictor:
-    """Torchvision's predictor for a number of classes, background included."""
+    """Torchvision's predictor: four offsets of each of the classes, background included."""
     return FastRCNNPredictor(BOX_VECTOR, classes)
 
 
@@ -61,14 +61,15 @@ def mask_rcnn(
     box_predictor: Callable[[int], nn.Module] = _offsets_of_each_class,
     stages: Sequence[Callable[[nn.Module, nn.Module], BoxStage]] = (BoxStage,),
 ) -> MaskRCNN:
-    """Mask R-CNN with the layers of one of torchvision's two recipes, drawn in torchvision's order.
+    """Mask R-CNN of the layers of one of torchvision's recipes, initialised in torchvision's order.
 
+    classes                 number of classes beside background
     has_norm                whether the pyramid and the heads have layers of normalisation
     proposal_convolutions   number of 3x3 convolutions before the proposal network's outputs
-    box_head                makes the module from features [K, 256, 7, 7] to vectors [K, 1024], with
-                            a function that makes a layer of normalisation, if it has any
-    box_predictor           makes the module from these vectors to classes and offsets, of a number
-                            of classes that counts background
+    box_head                makes the module from features [K, 256, 7, 7] to vectors [K, 1024]; its
+                            argument makes a layer of normalisation, and is None without any
+    box_predictor           makes the module from these vectors to class logits and offsets; its
+                            argument is the number of classes, background included
     stages                  make the stages of the box branch, each of a head and a predictor
     """
     norm = _norm(config, traits) if has_norm else None
@@ -103,7 +104,7 @@ def mask_rcnn(
 
 
 def _norm(config: ModelConfig, traits: Traits) -> Norm:
-    """The function that makes a layer of normalisation of the pyramid and the heads."""
+    """The function that makes a layer of normalisation of pyramid and heads (`model.norm`)."""
     if config.norm == "group":
         return partial(nn.GroupNorm, GROUPS)
     if config.norm == "frozen":
@@ -112,7 +113,7 @@ def _norm(config: ModelConfig, traits: Traits) -> Norm:
 
 
 def _one_offset_of_all_classes(classes: int) -> FastRCNNPredictor:
-    """Torchvision's predictor, but with four offsets that hold for every class.
+    """Torchvision's predictor, but with four offsets that hold for all classes.
 
     classes   number of classes, background included
     """
@@ -161,4 +162,5 @@ CASCADE = Recipe(
     ),
 )
 """Cai and Vasconcelos, Cascade R-CNN: High Quality Object Detection and Instance Segmentation
-(2019). Pretrained box heads of the later stages begin as copies of the first."""
+(2019). With pretrained weights of a whole Mask R-CNN the box heads of the later stages begin as
+copies of the first's."""

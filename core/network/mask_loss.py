@@ -15,7 +15,7 @@ CELLS_AT_ONCE = 64 * 14**2
 """Number of pooled cells whose activations are held at once: those of 64 proposals of 14 x 14,
 which take 120 MB."""
 CELLS_ON_A_GPU = 256 * 14**2
-"""The same on a GPU, which waits for Python to ask for each operation: 460 MB. At the default
+"""The same on a GPU, which would wait for Python between the parts: 460 MB. At the default
 `model.box_samples` and `model.mask_side` a batch of two images has no more."""
 
 
@@ -142,5 +142,5 @@ class _LossAndGradient(torch.autograd.Function):
 
 
 def takes_statistics(module: nn.Module) -> bool:
-    """Whether batch norm in it takes its statistics from the batch."""
+    """Whether batch norm in `module` takes its statistics from the batch."""
     return any(isinstance(one, nn.BatchNorm2d) and one.training for one in module.modules())

@@ -26,12 +26,12 @@ class MaskRCNN(Detector):
     fixed   the form of a training step: True for the fixed one, False for the other; None, the
             initial value, for the fixed one on a GPU and the other on a CPU
 
-    In the fixed form no shape depends on what is computed, so that Python waits for nothing and has
-    no step of its own for an image: images have equally many boxes, the missing ones are zeros, and
-    empty slots of what is drawn have no weight in a loss. Losses and gradients of the same draws
-    are the same in both forms, to rounding. The draws are not: those of the fixed form come from
-    the same distribution, and those of the other are torchvision's, to the bit. A CPU would compute
-    the empty slots for nothing.
+    In the fixed form no tensor's shape depends on computed values, so Python never waits for the
+    GPU (but for batch norm in the heads, see `RoIHeads.losses`): all images have the same number of
+    boxes, the missing ones being zeros, and empty slots of a draw have no weight in a loss. With
+    the same draws, losses and gradients are equal in both forms, to rounding. The draws differ:
+    those of the other form are torchvision's, to the bit, and those of the fixed form have the same
+    distribution. On a CPU the empty slots would be computed for nothing.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class MaskRCNN(Detector):
     def losses(
         self, images: Sequence[torch.Tensor], targets: Sequence[Target]
     ) -> dict[str, torch.Tensor]:
-        """The five loss terms of torchvision's Mask R-CNN, those of a cascade's stages added up.
+        """The five loss terms of torchvision's Mask R-CNN (see `Detector.losses`).
 
-        See `Detector.losses`.
+        The losses of a cascade's stages are added up.
         """
         assert self.training, "call train() first"
         batch = self.transform(images)
@@ -89,7 +89,7 @@ class MaskRCNN(Detector):
         ]
 
     def seen_size(self, height: int, width: int, scale: float = 1.0) -> Size:
-        """See `Detector.seen_size`: the size with the padding of a batch."""
+        """See `Detector.seen_size`; the padding of a batch counts."""
         return self.transform.padded_size(height, width, scale)
 
     def freeze(self, stages: int, pyramid: bool) -> None:

@@ -1,17 +1,17 @@
 """The instance that each anchor and each proposal learns, computed in little memory.
 
-The matrix of overlaps between 700 boxes and the 267,000 anchors of 800 x 1333 pixels takes 0.75 GB,
-and computing it in one go takes 6.6 GB. So anchors are matched with some boxes at a time.
+The matrix of IoUs between 700 boxes and the 267,000 anchors of 800 x 1333 pixels takes 0.75 GB, and
+computing it in one go takes 6.6 GB. So anchors are matched with some boxes at a time.
 
-Boxes of a batch are matched together where they come as one tensor, [B, N, 4]. Images with fewer
-boxes are padded then, with boxes of zeros and labels of 0, which nothing learns.
+The boxes of a batch are matched together where they come as one tensor, [B, N, 4]. Images with
+fewer boxes are then padded with boxes of zeros and labels of 0, which nothing learns.
 """
 
 import torch
 
 IOU_ENTRIES = {"cpu": 2**20, "cuda": 2**25}
-"""Largest number of overlaps that are computed at once, 14 bytes each: 15 MB on a CPU; 470 MB on a
-GPU, which waits for every call from Python, before the heads take their memory."""
+"""Largest number of IoUs that are computed at once, at 14 bytes each: 15 MB on a CPU, 470 MB on a
+GPU, which gains from few large calls and has room for them before the heads are computed."""
 
 ANCHOR_IOU, BACKGROUND_IOU = 0.7, 0.3
 """An anchor whose highest IoU with an instance is at least ANCHOR_IOU learns that instance; one
@@ -26,14 +26,14 @@ nothing."""
 
 
 def entries_at_once(device: torch.device) -> int:
-    """Largest number of overlaps that are computed at once on a device."""
+    """Largest number of IoUs that are computed at once on a device."""
     return IOU_ENTRIES["cpu" if device.type == "cpu" else "cuda"]
 
 
 def match_anchors(
     boxes: torch.Tensor, anchors_A4: torch.Tensor, *, padded: bool = False
 ) -> torch.Tensor:
-    """The box that each anchor learns, or BACKGROUND, or NEITHER: int64 [A], or [B, A].
+    """The index of the box that each anchor learns, or BACKGROUND, or NEITHER: int64 [A] or [B, A].
 
     boxes        float32 [N, 4], or [B, N, 4] of a batch
     anchors_A4   float32 [A, 4]
@@ -43,8 +43,8 @@ def match_anchors(
     all anchors with some box learns its own best box, however low that IoU is. Some boxes at a time
     are compared with all anchors, so that the highest IoU of these boxes is known at once.
 
-    With `padded` a box that no anchor meets teaches none. torchvision has all anchors that meet no
-    box learn the first of them then.
+    With `padded` a box that overlaps no anchor is learned by none. torchvision's matcher would let
+    every anchor that does not overlap that box learn its best box, however low their IoU.
     """
     shape = *boxes.shape[:-2], len(anchors_A4)
     box_areas, anchor_areas_A = areas_of(boxes), areas_of(anchors_A4)
@@ -76,14 +76,14 @@ def match_proposals(
     proposals: torch.Tensor,
     least_iou: float = PROPOSAL_IOU,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The box that each proposal overlaps most, and the class that it learns; int64 [K] or [B, K].
+    """The index of the box with which each proposal has its highest IoU, and the class it learns.
+
+    Both are int64 [K] or [B, K]; the class is 0 for background.
 
     boxes       float32 [N, 4], or [B, N, 4] of a batch
     labels      int64 [N] or [B, N], class numbers from 1
     proposals   float32 [K, 4] or [B, K, 4]
     least_iou   a proposal whose IoU with that box is below this learns background
-
-    The class is 0 for background.
     """
     if not boxes.shape[-2]:
         none = torch.zeros_like(proposals[..., 0], dtype=torch.int64)
@@ -101,7 +101,7 @@ def areas_of(boxes: torch.Tensor) -> torch.Tensor:
 def overlap(
     boxes: torch.Tensor, box_areas: torch.Tensor, others: torch.Tensor, other_areas: torch.Tensor
 ) -> torch.Tensor:
-    """The IoU of each box with each other box, float32 [..., N, K]; not a number for two of zeros.
+    """The IoU of each box with each other box, float32 [..., N, K]; NaN for two boxes of zeros.
 
     boxes, box_areas      float32 [..., N, 4] and [..., N]
     others, other_areas   float32 [..., K, 4] and [..., K]

@@ -1,9 +1,10 @@
 """Features of boxes, each from the level of the pyramid that fits its size.
 
 torchvision asks the GPU level by level for the boxes that belong there, and waits for each answer.
-Here the boxes are sorted by level, and the GPU is waited for once, for the number of boxes of each
-level. Or every box is pooled from every level, lying outside of all levels but its own, where
-nothing is read and zeros are pooled: then nothing is waited for.
+Here the boxes are sorted by level, and Python waits once, for the number of boxes of each level. In
+the fixed form (see `MaskRCNN`) it does not wait: every box is pooled from every level and the
+results are added up, but from all levels except its own it is moved outside of the image, where
+nothing is read and zeros are pooled.
 """
 
 from collections.abc import Sequence
@@ -21,9 +22,8 @@ trial or a loaded model would go on with other scales."""
 
 USUAL_SIDE, USUAL_HALVINGS, LEAST_HALVINGS = 224, 4, 2
 """A square box of USUAL_SIDE pixels is pooled from the level that is the image halved
-USUAL_HALVINGS times, and one of twice the side from the next coarser level. The finest level is the
-image halved LEAST_HALVINGS times."""
-
+USUAL_HALVINGS times, and one of twice the side from the next coarser level (Lin et al., Feature
+Pyramid Networks, 2017, equation 1). The finest level is the image halved LEAST_HALVINGS times."""
 
 OUTSIDE = -1e4
 """Coordinate, in pixels, of a box that lies outside of a level."""
@@ -50,9 +50,9 @@ class PyramidPooling(nn.Module):
     def pooled(
         self, levels: Sequence[torch.Tensor], regions_P5: torch.Tensor, *, fixed: bool = False
     ) -> torch.Tensor:
-        """The same of boxes in the form of `regions_of`, in any order.
+        """The pooled features of boxes in the form of `regions_of`, in any order.
 
-        fixed   whether nothing may be waited for
+        fixed   whether the step has the fixed form, which does not wait for the GPU
         """
         level_P = _level_of(regions_P5[:, 1:])
         return (self._from_all if fixed else self._from_its_own)(levels, regions_P5, level_P)

@@ -1,9 +1,9 @@
 """The region proposal network: torchvision's numbers and draws, with few waits for the GPU.
 
 torchvision asks the GPU, image by image, which boxes are large enough, which score enough and which
-are drawn. The size of every answer must be known in Python, so each is waited for. In the fixed
-form (see `MaskRCNN`) nothing is: every image has as many proposals, of which the last may be boxes
-of zeros, and as many draws, some of them without weight.
+are drawn. Python must know the size of every answer, so it waits for each. In the fixed form (see
+`MaskRCNN`) it waits for none: all images have the same number of proposals, of which the last may
+be boxes of zeros, and the same number of draws, some of which may have no weight.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ from core.network.suppression import suppress
 from core.network.truths import OfImages, clipped, first_of
 
 SUPPRESSED_TOGETHER = ("cuda",)
-"""Devices on which the boxes of all levels are suppressed in one call, because each call waits for
-the device. A CPU compares each box only with those of its own level, which is faster there."""
+"""Types of device on which the boxes of all levels are suppressed in one call, because each call
+waits for the device. On a CPU it is faster to compare each box only with those of its level."""
 
 SUPPRESSION_IOU = 0.7
 """Only the better of two boxes of one level is proposed if their IoU is above this."""
@@ -32,12 +32,12 @@ LEAST_SIDE = 1e-3
 
 
 class ProposalNetwork(nn.Module):
-    """The proposal network: boxes in which instances may be, whatever their class.
+    """The region proposal network: boxes in which instances may be, whatever their class.
 
     head                 module from levels, [B, F, H, W] each, to objectness [B, Z, H, W] and
                          offsets [B, 4 Z, H, W] of each level
-    kept_in_training     most boxes of a level that enter suppression, and most boxes of an image
-                         that are proposed, in training mode
+    kept_in_training     largest number of boxes of a level that enter suppression, and of boxes
+                         that are proposed in an image, in training mode
     kept_in_evaluation   the same in evaluation mode
     """
 
@@ -68,8 +68,8 @@ class ProposalNetwork(nn.Module):
 
         levels   float32 [B, F, H, W] each, the finest first
         truths   the boxes of each image's instances, float32 [N, 4]
-        fixed    whether nothing may be waited for. `truths` are one tensor then, [B, N, 4], and so
-                 are the proposals, [B, K, 4]; missing ones are boxes of zeros
+        fixed    whether the step has the fixed form (see `MaskRCNN`). Then `truths` are one tensor,
+                 [B, N, 4], and so are the proposals, [B, K, 4]; missing ones are boxes of zeros
         """
         objectness, offsets = self.head(levels)
         of_level = [level[0].numel() for level in objectness]
@@ -114,7 +114,7 @@ class ProposalNetwork(nn.Module):
             _suppressed(boxes_T4, scores_T, top_of_level, SUPPRESSION_IOU, max(size))
             for boxes_T4, scores_T, size in zip(boxes_BT4, scores_BT, sizes, strict=True)
         ]
-        # This waits for the GPU.
+        # Python waits for the GPU here.
         fit = torch.stack(
             [
                 (scores_T[kept_K] >= 0).sum()
@@ -134,9 +134,10 @@ class ProposalNetwork(nn.Module):
         sizes: Sequence[Size],
         of_level: Sequence[int],
     ) -> torch.Tensor:
-        """The boxes of `best`, as one tensor [B, K, 4] that ends in boxes of zeros for each image.
+        """The boxes of `best` as one tensor, float32 [B, K, 4], padded with boxes of zeros.
 
-        Nothing is waited for. See `suppress` for the one case in which there may be more boxes.
+        Python does not wait for the GPU. There may be more boxes than those of `best` in the one
+        case that `suppress` names.
         """
         most, top_of_level = self._counts(of_level)
         tops = _top(objectness_BA, of_level, top_of_level)
@@ -157,7 +158,7 @@ class ProposalNetwork(nn.Module):
         return boxes_BK4.masked_fill(scores_BK[..., None] < 0, 0.0)
 
     def _counts(self, of_level: Sequence[int]) -> tuple[int, list[int]]:
-        """Most boxes that are proposed, and the number of each level that enters suppression."""
+        """Most proposals of an image, and the number of boxes of each level to be suppressed."""
         most = self.kept_in_training if self.training else self.kept_in_evaluation
         return most, [min(most, anchors) for anchors in of_level]
 
@@ -200,7 +201,10 @@ class ProposalNetwork(nn.Module):
 
 
 def _by_anchor(level: torch.Tensor, numbers: int) -> torch.Tensor:
-    """[B, A, numbers], by row, column and anchor of a cell, from [B, Z x numbers, H, W]."""
+    """A level's outputs, [B, Z x numbers, H, W], in the order of its anchors: [B, A, numbers].
+
+    The order is by row, column, and anchor of a cell.
+    """
     batch, channels, height, width = level.shape
     by_anchor = level.reshape(batch, channels // numbers, numbers, height, width)
     return by_anchor.permute(0, 3, 4, 1, 2).reshape(batch, -1, numbers)
@@ -231,8 +235,8 @@ def _taken(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The boxes [B, T, 4] at `places_BT`, clipped to their images, and their scores [B, T].
 
-    A box that does not fit, because it has no sides or a score that is no number, has a score of
-    -1, below all others: it suppresses none of them, and comes last.
+    A box with a side under LEAST_SIDE, or whose score is NaN, gets a score of -1, below all others:
+    it suppresses none of them, and comes last.
     """
     scores_BT = objectness_BA.gather(1, places_BT).sigmoid()
     boxes_BT4 = clipped(boxes_BA4.gather(1, places_BT[..., None].expand(-1, -1, 4)), sizes)
@@ -273,7 +277,7 @@ def _level_by_level(
 def _all_together(
     boxes_T4: torch.Tensor, scores_T: torch.Tensor, of_level: Sequence[int], iou: float, side: int
 ) -> torch.Tensor:
-    """`_suppressed` in one call, with levels moved apart so that their boxes do not meet.
+    """`_suppressed` in one call, with levels moved apart so that their boxes do not overlap.
 
     The move rounds corners to a thousandth of a pixel.
     """

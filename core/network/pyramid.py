@@ -18,7 +18,6 @@ CHANNELS = 256
 Norm = Callable[..., nn.Module]
 """A function that makes a layer of normalisation for a given number of channels."""
 
-
 LEVEL_EPS = 1e-6
 """Number that the layer norm of a level adds to the variance."""
 
@@ -26,9 +25,9 @@ LEVEL_EPS = 1e-6
 class Stages(nn.Module):
     """The layers of one of torchvision's classifiers up to its last level, by their names there.
 
-    Where blocks have layer norm inside, nothing normalises their sums. Each level has a layer norm
-    of its own then, as in the detectors of those networks' authors; a stage passes its sum on to
-    the next one without it.
+    Blocks with layer norm inside (ConvNeXt, Swin) return sums that nothing normalises. Each of
+    their levels gets a layer norm of its own, as in the detectors of these networks' authors; the
+    next stage is given the sum without it.
 
     classifier   the whole network
     row          its row of the table
@@ -94,10 +93,10 @@ class PyramidBackbone(nn.Module):
 def pyramid_backbone(
     name: str, body_norm: Norm, pyramid_norm: Norm | None, stride_in_1x1: bool
 ) -> PyramidBackbone:
-    """A backbone of the table under a feature pyramid, drawn from torch's global generator.
+    """A backbone of the table under a feature pyramid, initialised by torch's global generator.
 
     body_norm       makes the backbone's layers of batch norm
-    pyramid_norm    makes the pyramid's; None for a pyramid without normalisation
+    pyramid_norm    makes the pyramid's layers of normalisation; None for a pyramid without
     stride_in_1x1   whether a bottleneck strides in the 1x1 convolution before its 3x3 one, as in
                     Keras
     """

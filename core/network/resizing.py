@@ -1,8 +1,8 @@
 """The size at which the network sees an image; images and boxes resized to it.
 
-torchvision makes a tensor of every mean, deviation and ratio, and the GPU is waited for at each of
-them, twelve times in a training step. Here images of one shape are changed together, so that most
-batches ask for as many operations however many images they have.
+torchvision makes a tensor of every mean, deviation and ratio, and waits for the GPU at each of
+them, twelve times in a training step. Here images of one shape are changed together, so the number
+of operations hardly grows with the number of images.
 """
 
 import math
@@ -32,7 +32,7 @@ def network_size(height: int, width: int, min_side: int, max_side: int) -> Size:
     The shorter side becomes `min_side`, unless the longer side would exceed `max_side`; then the
     longer one becomes `max_side`. Both are rounded down, as in torchvision, but to no less than one
     pixel. torchvision computes in floating point, so it can make 799 pixels where 800 are asked
-    for. An image whose side is one pixel short is therefore left as it is. So the function is
+    for. An image whose side is one pixel short is therefore left as it is. This makes the function
     idempotent: an image that was shrunk before its augmentation is not resampled once more.
     """
     shorter, longer = sorted((height, width))
@@ -94,9 +94,9 @@ class ImageTransform(nn.Module):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     def forward(self, images: Sequence[torch.Tensor], scale: float = 1.0) -> ImageBatch:
-        """A batch of float32 [3, H, W], RGB in 0..1, of any sizes.
+        """A batch of images, float32 [3, H, W] each, RGB in 0..1, of any sizes.
 
-        scale   factor on the sides of images in evaluation
+        scale   factor on `min_side` and `max_side` in evaluation
         """
         sizes = [
             self.size_of(image, factor)
@@ -112,7 +112,7 @@ class ImageTransform(nn.Module):
         return ImageBatch(torch.stack(_kind_by_kind(images, sizes, prepared)), sizes)
 
     def _factors(self, images: int, scale: float) -> Sequence[float]:
-        """The factor on the sides of each image; in evaluation it is `scale`."""
+        """The factor on `min_side` and `max_side` for each image; in evaluation it is `scale`."""
         if not self.training:
             return [scale] * images
         # torchvision draws a size for each image, even from a list of one. The same numbers are
@@ -130,7 +130,10 @@ class ImageTransform(nn.Module):
         return network_size(image.shape[-2], image.shape[-1], *self._sides(factor))
 
     def padded_size(self, height: int, width: int, scale: float = 1.0) -> Size:
-        """Height and width of a batch that holds one image of `height` x `width` pixels."""
+        """Height and width of a batch that holds one image of `height` x `width` pixels.
+
+        scale   factor on `min_side` and `max_side`
+        """
         height, width = network_size(height, width, *self._sides(scale))
         return _padded(height), _padded(width)
 
@@ -160,7 +163,7 @@ def shape_by_shape(
 ) -> list[torch.Tensor]:
     """The result of `change` for each tensor, in the order given.
 
-    change   a function of the tensors of one shape, stacked: [K, ...] to [K, ...]
+    change   a function from the tensors of one shape, stacked, [K, ...], to their results [K, ...]
     """
     return _kind_by_kind(tensors, [None] * len(tensors), lambda stacked, _: change(stacked))
 
@@ -170,7 +173,7 @@ def _kind_by_kind(
     kinds: Sequence[Kind],
     change: Callable[[torch.Tensor, Kind], torch.Tensor],
 ) -> list[torch.Tensor]:
-    """`shape_by_shape` of the tensors of each kind; `change` is also given the kind."""
+    """`shape_by_shape`, for tensors of one shape and kind; `change` is also given the kind."""
     numbers_of: dict[tuple[torch.Size, Kind], list[int]] = defaultdict(list)
     for number, (tensor, kind) in enumerate(zip(tensors, kinds, strict=True)):
         numbers_of[tensor.shape, kind].append(number)

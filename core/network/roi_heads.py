@@ -1,9 +1,9 @@
 """The heads of Mask R-CNN: classes, boxes and masks of proposals, their losses, and detections.
 
 Boxes may be classified and refined in several stages, a cascade. The mask loss samples its targets
-from label maps, and masks are predicted some at a time. In the fixed form (see `MaskRCNN`) nothing
-is waited for: proposals and instances of all images are padded to tensors of one shape, and what is
-drawn of them has slots, of which empty ones have no weight.
+from label maps, and masks are predicted some at a time. In the fixed form (see `MaskRCNN`)
+proposals and instances are padded to the same number for every image, and a fixed number of slots
+holds those that are drawn; empty slots have no weight.
 """
 
 import itertools
@@ -26,17 +26,17 @@ from core.network.resizing import Size
 from core.network.truths import OfImages, Truths, clipped, first_of, joined
 
 UPSAMPLING = 2
-"""Cells along a side of a predicted mask for each that is pooled from its box."""
+"""Side of a predicted mask divided by that of the features pooled from its box, both in cells."""
 CELLS_AT_ONCE = 128 * 14**2
-"""Number of pooled cells of which masks are computed at once in prediction: those of 128 detections
-of 14 x 14, which take about 200 MB of activations."""
+"""Largest number of pooled cells from which masks are predicted at once: those of 128 detections of
+14 x 14 cells, which take about 200 MB of activations."""
 LEAST_SIDE = 1e-2
 """Least side of a detected or refined box, in pixels."""
 NOT_DRAWN = -100
 """Label of a slot that holds no proposal: torch's cross-entropy passes over it."""
 
 CODER = OffsetCoder(10.0, 5.0)
-"""The meaning of the offsets of torchvision's only stage."""
+"""The code of the box offsets of torchvision's only stage."""
 
 Levels = Sequence[torch.Tensor]
 """The features of a batch, float32 [B, F, H, W] of each level, the finest first."""
@@ -64,11 +64,14 @@ class BoxStage:
     def __call__(self, pooled_KFMM: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Class logits [K, C + 1], and offsets [K, C + 1, 4] or [K, 1, 4], float32."""
         logits, offsets = self.predictor(self.head(pooled_KFMM))
-        # Float32 under autocast too, because boxes would else be decoded in bfloat16.
+        # Float32 under autocast too, because boxes would be decoded in bfloat16 otherwise.
         return logits.float(), offsets.float().unflatten(1, (-1, 4))
 
     def refined(self, offsets: torch.Tensor, boxes_K4: torch.Tensor) -> torch.Tensor:
-        """The boxes [K, 4] that the next stage is given; `offsets` must be four in all.
+        """The boxes that the next stage is given, float32 [K, 4].
+
+        offsets    float32 [K, 1, 4]
+        boxes_K4   the boxes that this stage was given
 
         No gradient passes from a stage to the one before.
         """
@@ -81,7 +84,7 @@ class _Samples:
     """The boxes of a batch that a stage of the heads learns.
 
     draws               the slots they are in
-    regions_S5          float32 [S, 5], number of the image and box
+    regions_S5          float32 [S, 5], number of the image and box (see `regions_of`)
     labels_S            int64 [S], class numbers, 0 for background, NOT_DRAWN for an empty slot
     positive_labels_P   int64 [P], class numbers of `draws.positive_P`, 0 in an empty slot
     instances_P         int64 [P], the instance of the batch that each of these learns
@@ -173,9 +176,9 @@ class RoIHeads(nn.Module):
                      missing ones are boxes of zeros
         loss_scale   see `Detector`
 
-        The first stage has the steps and draws of torchvision's heads. Of a padded batch nothing is
-        waited for, except where batch norm of a head takes its statistics from the batch: there
-        empty slots must not be seen, and their number is asked.
+        The first stage has the steps and draws of torchvision's heads. With a padded batch Python
+        waits for the GPU only where batch norm of a head takes its statistics from the batch: it
+        must not see empty slots, so their number must be known.
         """
         drawn = samples = self._drawn(proposals, truths)
         class_losses, box_losses = [], []
@@ -200,14 +203,14 @@ class RoIHeads(nn.Module):
         sizes: Sequence[Size],
         predict: PredictConfig,
     ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Boxes [N, 4], labels [N], scores [N] and masks [N, M, M] of each image.
+        """Boxes [N, 4], labels [N], scores [N] and masks [N, M, M] of each image, best score first.
 
         proposals   float32 [K, 4] of each image
         sizes       height and width of each image in pixels, without padding
         predict     score threshold, IoU of suppression and largest number of detections
 
-        The best score comes first. Scores are means over the stages, boxes those of the last. The
-        mask head sees some detections at a time, because 1,500 of them at once would take
+        Scores are means over the stages, boxes those of the last, in pixels as the network sees the
+        image. The mask head sees some detections at a time, because 1,500 at once would take
         gigabytes.
         """
         counts = [len(proposals_K4) for proposals_K4 in proposals]
@@ -233,7 +236,7 @@ class RoIHeads(nn.Module):
     def _of_slots(
         self, stage: BoxStage, levels: Levels, samples: _Samples, padded: bool
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A stage's logits and offsets of all slots; those of an empty slot mean nothing."""
+        """A stage's logits and offsets of all slots; those of empty slots are to be ignored."""
         if not (padded and takes_statistics(stage.head)):
             return stage(self.box_roi_pool.pooled(levels, samples.regions_S5, fixed=padded))
         full_S = samples.draws.weight_S > 0
@@ -245,7 +248,7 @@ class RoIHeads(nn.Module):
         return logits_SC, offsets
 
     def _drawn(self, proposals: OfImages, truths: Truths) -> _Samples:
-        """The proposals and true boxes that are drawn for the losses."""
+        """The boxes, among proposals and annotated boxes, that are drawn for the losses."""
         boxes_of = truths.by_image(truths.boxes_N4)
         candidates: OfImages
         if truths.padded:
@@ -400,7 +403,7 @@ def _samples(
 
 
 def _with_sides(boxes: OfImages, sizes: Sequence[Size]) -> OfImages:
-    """Boxes clipped to their images; zeros for those that are then empty or hold NaN."""
+    """Boxes clipped to their images; zeros where a side is then under LEAST_SIDE or is NaN."""
 
     def zeros_for_none(boxes: torch.Tensor) -> torch.Tensor:
         has_sides = ((boxes[..., 2:] - boxes[..., :2]) >= LEAST_SIDE).all(dim=-1, keepdim=True)
@@ -419,7 +422,7 @@ def _losses(
     offsets: torch.Tensor,
     truths: Truths,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The losses of a stage's classes and of its boxes.
+    """The losses of a stage's classes and of its boxes, means over the draws, times its weight.
 
     offsets   float32 [S, C + 1, 4] or [S, 1, 4]
     """
@@ -454,7 +457,7 @@ def _best(
 
 
 def _in_chunks(of_images: Sequence[torch.Tensor], most: int) -> list[list[torch.Tensor]]:
-    """The rows of all images in chunks of `most`, each as the rows that it has of each image.
+    """The rows of all images in chunks of `most` rows; a chunk lists the rows of each image.
 
     Where there are no rows, there is one chunk without any.
     """

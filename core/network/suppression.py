@@ -1,8 +1,7 @@
 """Non-maximum suppression in tensor operations alone, for many sets of boxes at once.
 
-torchvision's walks the boxes of a set one after the other, and the number of those it keeps must be
-known in Python, so a GPU is waited for. Here a set is a row of a tensor, and what is kept is a
-mask.
+torchvision's goes through the boxes of a set one after the other, and waits for the GPU, because
+Python must know how many boxes it keeps. Here a set is a row of a tensor, and the result is a mask.
 """
 
 import contextlib
@@ -12,10 +11,11 @@ import torch
 from core.network.matching import areas_of, entries_at_once, overlap
 
 ROUNDS = 32
-"""Number of times that the mask is computed from the one before; even. Proposals of images of cells
-needed up to 16 in the first steps of a training (results/LOG.md)."""
+"""Number of times, even, that the mask is computed from the one before. Proposals in images of
+cells needed up to 16 in the first steps of a training (results/LOG.md)."""
 BOXES_AT_ONCE = 2048
-"""Largest number of boxes of a row of which each is compared with each: the result takes 8 MB."""
+"""Largest number of boxes of a row that are compared with each other at once: in float16 the result
+takes 8 MB."""
 
 
 def suppress(
@@ -27,19 +27,18 @@ def suppress(
     fits_OT     bool; a box that does not fit is not kept and suppresses none
     iou         a box is suppressed by a better one of its row that is kept, if their IoU is above
                 this
-    rounds      even
+    rounds      number of times that the mask is computed anew, even
 
-    A box is kept exactly if no better box that is kept overlaps it. From a mask that keeps all, the
-    mask of what is kept is computed again and again by this rule. After n rounds the best box of
-    every chain is right, and so are the n - 1 after it, where a chain is a row of boxes each of
-    which overlaps the one before and is worse than it. So the result is torchvision's where no
-    chain of boxes is longer than `rounds`. For longer ones, it holds all boxes that torchvision
-    keeps, and may hold others that end such a chain: after an even number of rounds a mask never
-    misses one, because a mask with too many boxes is followed by one with too few.
+    A box is kept if and only if no better box that is kept overlaps it. Starting from a mask that
+    keeps all boxes, each round computes the mask anew from the one before by this rule. A chain is
+    a sequence of boxes, each of which overlaps the one before it and is worse. After n rounds the
+    first n boxes of every chain are right, so the result is torchvision's where no chain is longer
+    than `rounds`. Otherwise it has all boxes that torchvision keeps, and may have others far down
+    such a chain: a mask with too many boxes is followed by one with too few and that by one with
+    too many, so after an even number of rounds none is missing.
 
-    Rows of more than BOXES_AT_ONCE boxes are done in pieces, the best boxes first. A chain counts
-    only within its piece then; but what is kept too much of one piece may suppress boxes of the
-    next.
+    Rows of more than BOXES_AT_ONCE boxes are done in pieces, the best boxes first. A chain then
+    counts only within its piece, but a box that is kept wrongly may suppress boxes of later pieces.
     """
     kind = boxes_OT4.device.type
     with (

@@ -1,4 +1,4 @@
-"""The instances of a batch, image after image in one axis."""
+"""The instances that a batch of images teaches, image after image in one axis."""
 
 import itertools
 from collections.abc import Sequence
@@ -116,7 +116,7 @@ class Truths:
     ) -> torch.Tensor:
         """`mask_targets` of some images, which have label maps of one shape.
 
-        first, last   the first of their instances, and the first of the next image
+        first, last   the places in axis N of their first instance and of that of the next image
         """
         targets, seen = [self.targets[image] for image in images], self.sizes[images[0]]
         maps_N, label_maps_LHW = self.maps_N, targets[0].label_maps_LHW
@@ -152,8 +152,9 @@ def _size(target: Target) -> Size:
 def _windows(
     targets: Sequence[Target], seen: Size, proposals: int, ratio: float
 ) -> tuple[Size, int]:
-    """`windows_of` the instances of targets of one size; windows as large as the image where a
-    target has no `sides_N2`.
+    """`windows_of` the instances of targets of one size.
+
+    Windows are as large as the image where a target has no `sides_N2`.
     """
     sides = [target.sides_N2 for target in targets if target.sides_N2 is not None]
     if len(sides) < len(targets):
@@ -166,7 +167,8 @@ def _windows(
 def first_of(of_images: OfImages) -> torch.Tensor:
     """The place of each image's first entry where those of all images are in one axis, int64 [B].
 
-    of_images   the entries of each image, on one device
+    of_images   the entries of each image, on one device; for a sequence the result ends in their
+                number, [B + 1]
     """
     if isinstance(of_images, torch.Tensor):
         return torch.arange(len(of_images), device=of_images.device) * of_images.shape[1]

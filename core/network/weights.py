@@ -1,4 +1,4 @@
-"""Sources of pretrained weights, and what must be known about the network that learned them.
+"""Sources of pretrained weights, and what must be known about the networks they come from.
 
 `model.weights` names the file:
 
@@ -9,9 +9,9 @@ auto       coco for resnet50, imagenet for the other backbones
 none       no file
 a path     .pth or .pt (a state dict; nothing else is unpickled) or .safetensors
 
-IMAGENET1K_V1 exists for every backbone. All ResNets learned by one recipe, so that a comparison of
-them compares backbones. Those of ConvNeXt and Swin learned by newer recipes, longer and with
-stronger augmentation: beside a ResNet they show backbone and recipe together. The stronger
+IMAGENET1K_V1 exists for every backbone. All ResNets were trained by one recipe, so that comparing
+them compares backbones. ConvNeXt and Swin were trained by newer recipes, longer and with stronger
+augmentation: their difference from a ResNet is that of backbone and recipe together. The stronger
 IMAGENET1K_V2 exists for some of the others; to use it, name its file.
 
 The files of coco and imagenet are looked for in the folder given, in the folder that the
@@ -66,8 +66,8 @@ CONNECT_SECONDS = 10.0
 user waits seconds, not minutes."""
 
 ABANDONED_SECONDS = 3600.0
-"""A partial download that did not grow for this time, in seconds, belongs to a process that is
-dead."""
+"""A partial download that has not grown for this time, in seconds, is taken for one of a process
+that is dead."""
 
 FILE_WITHOUT_EPSILON = "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
 """Name of a file that was trained when torchvision's frozen batch norm still divided by
@@ -92,7 +92,7 @@ class Source:
 
     @property
     def sha256(self) -> str:
-        """The first hexadecimal digits of the file's SHA-256, as its name states them, or none."""
+        """The first hexadecimal digits of the file's SHA-256 as its name states them, else ""."""
         promised = re.search(r"-([0-9a-f]{8,})\.", self.name)
         return promised[1] if promised else ""
 
@@ -108,8 +108,8 @@ class WeightsFile:
 
     path            path of the file, now or once it is downloaded
     kind            coco or imagenet as `model.weights` asked; file for a path
-    stride_in_1x1   what the WEIGHTS.json beside it declares; False without one
-    missing         its source, if it is not on this machine yet
+    stride_in_1x1   the value that the WEIGHTS.json beside it declares; False without one
+    missing         its source, if it is not on this machine yet; else None
     """
 
     path: Path
@@ -124,11 +124,11 @@ class BaseWeights:
 
     name            name of the file
     sha256          SHA-256 of the file, hexadecimal
-    stride_in_1x1   whether a bottleneck of the network that learned them strides in its first 1x1
+    stride_in_1x1   whether a bottleneck of the network they come from strides in its first 1x1
                     convolution
     tensors         arrays by torchvision's names, of a classifier or of a whole Mask R-CNN:
                     float32, whole numbers int64; read-only where Ray hands them out
-    norm_eps        number that frozen batch norm adds to the variance; None for the backbone's own
+    norm_eps        number that their batch norm added to the variance; None for the backbone's own
     """
 
     name: str
@@ -308,8 +308,8 @@ def _known(config: ModelConfig, kind: str, folder: Path | None) -> tuple[Path, S
 def _download(source: Source, folder: Path) -> Path:
     """Fetch a file into `folder`, whole and with the SHA-256 that its name states, or not at all.
 
-    What killed downloads left behind is removed once it did not grow for an hour. Raises OSError,
-    RuntimeError or HTTPException.
+    Partial files of killed downloads are removed when they have not grown for an hour. Returns the
+    path. Raises OSError, RuntimeError or HTTPException.
     """
     path = folder / source.name
     folder.mkdir(parents=True, exist_ok=True)
