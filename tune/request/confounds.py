@@ -80,11 +80,13 @@ class Factor:
 
 
 def differences(one: Mapping[str, Value], other: Mapping[str, Value]) -> tuple[Factor, ...]:
-    """The factors in which two configurations, all settings of each with flat names, differ.
+    """The factors in which two configurations differ, in the order of FACTORS.
+
+    one, other   all settings of each, by flat names such as `optim.learning_rate`
 
     A setting that has no effect counts as its default: the strength of an augmentation that is off,
-    the length of cycles without restarts. A learning rate that
-    changes in proportion to the images of a step counts as part of the batch size.
+    the length of cycles without restarts. A learning rate that changes in proportion to the images
+    of a step counts as part of the batch size.
     """
     one, other = effective(one), effective(other)
     names = {
@@ -104,7 +106,7 @@ def differences(one: Mapping[str, Value], other: Mapping[str, Value]) -> tuple[F
 
 @dataclass(frozen=True)
 class Attribution:
-    """The cause, if there is one, of the difference between a row of a table and its counterpart.
+    """What the difference between a row of a table and its counterpart can be attributed to.
 
     name, counterpart   the names of the two rows
     factors             the factors in which they differ
@@ -124,9 +126,7 @@ class Attribution:
 
     @property
     def causes(self) -> tuple[str, ...]:
-        """The causes of the difference: one factor, or the rows whose effects add up to it;
-        empty if confounded.
-        """
+        """The one factor, or the rows whose effects add up to it; empty if confounded."""
         if self.is_confounded:
             return ()
         return self.together or tuple(factor.name for factor in self.factors)
@@ -196,8 +196,8 @@ def _together(
     """The rows of `alone` that together make exactly these changes; empty where none do."""
     chosen: list[str] = []
     covered: dict[str, Value | None] = {}
-    # The largest first, so that "Elastic" speaks for the augmentations rather than "Aug." with a
-    # part of them.
+    # Rows with most changes first: "Elastic", which includes the changes of "Aug.", is chosen
+    # before it.
     for row in sorted(alone, key=lambda name: -len(alone[name])):
         if alone[row].items() <= changes.items() and not alone[row].items() <= covered.items():
             chosen.append(row)
@@ -216,7 +216,7 @@ def _changed_settings(
 
 
 def _scaled(one: Mapping[str, Value], other: Mapping[str, Value]) -> bool:
-    """Whether the images of a step differ and the learning rates with them, in proportion."""
+    """Whether images of a step and learning rate both differ, in the same proportion."""
     return (
         _images_of_a_step(one) != _images_of_a_step(other)
         and abs(_rate_per_image(one) / _rate_per_image(other) - 1) < 1e-9
@@ -234,6 +234,7 @@ def _rate_per_image(settings: Mapping[str, Value]) -> float:
 def _values(
     factor: str, names: Sequence[str], one: Mapping[str, Value], other: Mapping[str, Value]
 ) -> str:
+    """The values of the differing settings `names` of a factor, in words (see `Factor.values`)."""
     if factor == BACKBONE_FREEZING:
         return f"trains {_stages(one[names[0]])} instead of {_stages(other[names[0]])}"
     if factor == PYRAMID_FREEZING:

@@ -2,8 +2,8 @@
 
 A space file is YAML. Each of its settings is one of `core.config.TrialConfig`; precedence is
 defaults < `fixed` < `variants` or `space` < `--set`. `after_training` holds settings of prediction
-that are tried on the winner alone, by predicting again. An invalid file raises SpaceError or
-SettingError, with one sentence that says what is wrong.
+that are tried on trained models, by predicting again (see `StudyRequest`). An invalid file raises
+SpaceError or SettingError, with one sentence that says what is wrong.
 """
 
 import json
@@ -59,8 +59,8 @@ _MAX_FILE_BYTES = 1_000_000
 
 
 Changes = Mapping[str, Value] | Sequence[str]
-"""Changes to a request: values by name, or texts KEY=VALUE as `--set` takes them. The name is a
-setting's, or an option's such as `search.seed`."""
+"""Changes to a request: values by name, or texts KEY=VALUE as `--set` takes them. A name is that of
+a setting, or of an option such as `search.seed`."""
 
 
 def load_request(
@@ -87,7 +87,7 @@ def load_request(
 
 
 def override_texts(changes: Changes) -> Sequence[str]:
-    """The changes as texts KEY=VALUE."""
+    """The changes as texts KEY=VALUE. Raises SettingError for a value of another type."""
     if not isinstance(changes, Mapping):
         return changes
     for name, value in changes.items():
@@ -99,18 +99,17 @@ def override_texts(changes: Changes) -> Sequence[str]:
 
 
 def from_document(document: object, place: str) -> StudyRequest:
-    """The request whose `to_document()` is `document`, which may have been written as JSON and
-    read again.
+    """The request whose `to_document()` is `document`, also after a round trip through JSON.
 
-    A document of an earlier version can be read as well, also where a new search of the same would
-    be refused. Raises SpaceError or SettingError, whose sentences begin with `place`.
+    Documents of earlier versions are read too, even if a new search with that request would be
+    refused. Raises SpaceError or SettingError, whose messages begin with `place`.
     """
     with _no_traceback(place):
         return _merge(_as_of_now(document), place)
 
 
 def request_of(folder: StudyFolder) -> StudyRequest:
-    """The request of a study that has begun. Raises StudyError, SpaceError or SettingError."""
+    """The request in a study's study.json. Raises StudyError, SpaceError or SettingError."""
     return from_document(folder.read_description()["request"], str(folder.description))
 
 
@@ -134,7 +133,10 @@ def with_overrides(
     study: str | None = None,
     trials: int | None = None,
 ) -> StudyRequest:
-    """The same request with changes merged into it, as `load_request` merges them into a file."""
+    """The same request with changes merged into it, as `load_request` merges them into a file.
+
+    Raises SpaceError or SettingError.
+    """
     place = f"study {request.study}"
     with _no_traceback(place):
         return _merge(request.to_document(), place, override_texts(changes), data, study, trials)
@@ -142,9 +144,7 @@ def with_overrides(
 
 @contextmanager
 def _no_traceback(place: str) -> Iterator[None]:
-    """Turn an exhausted stack and a number that overflows, which a hostile file can cause, into
-    SpaceError.
-    """
+    """Raise SpaceError where a hostile file causes RecursionError or OverflowError."""
     try:
         yield
     except RecursionError:
@@ -188,11 +188,8 @@ def _parse_yaml(text: str, place: str) -> object:
         raise SpaceError(
             f"{place}: must be YAML that can be read ({' '.join(str(error).split())})."
         ) from None
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:  # PyYAML raises these for dates, numbers and tags
+    except (ValueError, TypeError, AttributeError) as error:
+        # PyYAML raises these for malformed dates, numbers and tags.
         raise SpaceError(
             f"{place}: must be YAML that can be read, and a value in it is not ({error})."
         ) from None
@@ -220,9 +217,7 @@ def _merge(
 
 
 def _shape(document: object, place: str) -> dict[str, Any]:
-    """The sections of a document, each a container of the right kind; what is in them is not
-    checked yet.
-    """
+    """The sections of a document, with containers of the right kind and unchecked contents."""
     sections = dict(as_mapping(document, place, "settings and options"))
     for name in sections:
         if name in SETTINGS:
@@ -300,7 +295,7 @@ def _refuse(sections: Mapping[str, Any], names: Iterable[str], message: str) -> 
 
 
 def setting_override(text: str) -> tuple[str, Value]:
-    """The trial setting and its value that `--set KEY=VALUE` asks for. Raises SettingError."""
+    """The name and checked value of the trial setting in a text KEY=VALUE. Raises SettingError."""
     key, raw, place = _key_and_value(text)
     check_setting_name(key, place)
     try:
@@ -309,8 +304,8 @@ def setting_override(text: str) -> tuple[str, Value]:
         if not isinstance(SETTINGS[key], str):
             raise
         value = raw
-    # The value of a text setting is the text as it was given, although YAML may read it as
-    # something else: a regular expression in brackets as a list.
+    # YAML may read the text of a text setting as something else, such as a regular expression in
+    # brackets as a list: the text counts as it was given.
     value = raw if isinstance(SETTINGS[key], str) and not isinstance(value, str) else value
     return key, checked_value(key, value, place)
 

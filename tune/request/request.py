@@ -1,6 +1,6 @@
-"""A search request in full: everything that a search is asked to do.
+"""The request of a search: its space, its options, and notes on them for the user.
 
-`tune.request.file` reads and checks it.
+`tune.request.file` reads a request from a space file and checks it.
 """
 
 import math
@@ -97,11 +97,12 @@ class Resources(_Options):
     mps: bool | Literal["auto"] = "auto"
     """Whether trials that share a GPU of this machine compute at the same time, by NVIDIA's
     Multi-Process Service, instead of in turns; auto: yes, if the service can be used and trials
-    train faster with it. An error on the GPU in one trial then ends all that share it; they go on
-    in other workers."""
+    train faster with it. With it, an error on the GPU in one trial ends all trials that share the
+    GPU; they go on in other workers."""
     stall_minutes: float = Field(120, ge=0)
-    """Minutes that one epoch may take, and then each image on which `after_training:` is tried. A
-    worker that takes longer is ended, and its trial goes on in another worker; 0 for no limit."""
+    """Minutes that one epoch may take, and after training each image on which `after_training:` is
+    tried. A worker that takes longer is ended, and its trial goes on in another worker; 0 for no
+    limit."""
 
     @field_validator("gpus_per_trial")
     @classmethod
@@ -117,7 +118,7 @@ class Resources(_Options):
 
 @dataclass(frozen=True)
 class StudyRequest:
-    """Everything that a search is asked to do, merged and checked.
+    """The request of a search: space file and command line, merged and checked.
 
     study            the study's name
     data             a folder, relative to where the command runs, or `synthetic`
@@ -164,7 +165,7 @@ class StudyRequest:
 
     @property
     def planned_trials(self) -> int:
-        """Number of trials the study is to have in the end."""
+        """Number of trials that the study has when it has finished."""
         if self.space.variants:
             return (
                 len(self.space.variants)
@@ -193,14 +194,14 @@ class StudyRequest:
 
     @property
     def stopping_rule(self) -> StoppingRule:
-        """The rule that stops trials before their last epoch."""
+        """The rule that decides which trials stop before their last epoch."""
         first_rung = self.stop_early.first_rung(self.max_epochs)
         with RULES.calling(self.stop_early.rule):
             return RULES[self.stop_early.rule](first_rung, self.stop_early.reduction)
 
     @property
     def candidates(self) -> int:
-        """How many of the best are run again, if none fails; 0 for none."""
+        """Number of the best trials that are run again, if none fails; 0 for none."""
         size = self.space.size
         return min(
             self.confirm.top, self.planned_trials, self.planned_trials if size is None else size
@@ -208,8 +209,8 @@ class StudyRequest:
 
     @property
     def continued(self) -> int:
-        """Largest number of stopped trials that are continued before the confirmation, if none of
-        them fails.
+        """Largest number of stopped trials that are continued before the confirmation, if no trial
+        fails.
         """
         if not self.stopping_rule.rungs(self.max_epochs):
             return 0
@@ -218,7 +219,7 @@ class StudyRequest:
 
     @property
     def reading(self) -> DataConfig:
-        """How the data set is read: the same for all trials."""
+        """The settings with which the data set is read, the same for all trials."""
         names = ("skip_bad", "allow_suspicious", "split_components", "group_pattern")
         return DataConfig.model_validate(
             {name: self.space.value(f"data.{name}", {}) for name in names}
@@ -226,10 +227,10 @@ class StudyRequest:
 
     @property
     def reading_again(self) -> DataConfig:
-        """How the data set of a study that has begun is read: suspicious annotations are allowed.
+        """The settings with which the data set of a study that has begun is read.
 
-        The fingerprint says that the data are the same, and the settings of such a study are
-        fixed: a later version that suspects more must not stop it.
+        They allow suspicious annotations: the fingerprint says that the data are the same, and the
+        settings of such a study are fixed, so a later version that suspects more must not stop it.
         """
         return self.reading.model_copy(update={"allow_suspicious": True})
 
@@ -249,7 +250,7 @@ class StudyRequest:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes for the user before the search starts, a sentence each."""
+        """Notes for the user before the search starts, a sentence each, without full stops."""
         return (
             *self._space_notes(),
             *self._norm_notes(),
@@ -300,13 +301,13 @@ class StudyRequest:
     def _norm_notes(self) -> Iterator[str]:
         if "group" in self._tried("model.norm") and self._tried("model.weights") != {"none"}:
             yield (
-                "model.norm group takes scale and shift of a pretrained pyramid and heads, and has"
-                " no place for their statistics: it begins further from the pretrained network than"
-                " frozen"
+                "model.norm group keeps scale and shift of a pretrained pyramid and heads, and"
+                " drops the statistics of their batch norm: training starts further from the"
+                " pretrained network than with frozen"
             )
 
     def _tried(self, name: str) -> set[Value]:
-        """The values of a setting in the study's trials; of a range the ends."""
+        """The values of a setting in the study's trials; of a range, its ends."""
         space = self.space
         shared = space.value(name, {})
         return {
@@ -324,8 +325,8 @@ class StudyRequest:
         if self.stop_early.rule == "none":
             if self.space.variants:
                 yield (
-                    "variants are not stopped early; stop_early.rule: successive_halving would ask"
-                    " for it"
+                    "variants are not stopped early, unless stop_early.rule: successive_halving"
+                    " asks for it"
                 )
             return
         rung = self.stop_early.first_rung(self.max_epochs)
@@ -405,11 +406,10 @@ def _variant_notes(space: SearchSpace, planned: int) -> Iterator[str]:
 def variant_attributions(
     space: SearchSpace, trained: Mapping[str, Mapping[str, Value]] | None = None
 ) -> list[Attribution]:
-    """For every variant that is compared with another: what the difference between the two can
-    be attributed to.
+    """The attribution of each variant's difference to the variant that it is compared with.
 
-    trained   all settings of the variants that were trained; other variants have the settings of
-              the space
+    trained   all settings of a trial of each variant that was trained, by name; other variants have
+              the settings of the space
     """
     table = {variant.name: space.resolve(variant.settings).settings() for variant in space.variants}
     by_repeat = {name: SETTINGS[name] for name in BY_REPEAT}
@@ -440,4 +440,4 @@ OPTIONS: Mapping[str, type[BaseModel]] = {
     "confirm": Confirm,
     "resources": Resources,
 }
-"""The sections of a space file that hold options, each with its model."""
+"""The model of each section of a space file that holds options."""

@@ -1,6 +1,6 @@
 """The JSON schema by which editors complete and check a space file.
 
-It is written by `python -m tune.request.schema > search_spaces/schema.json`.
+`python -m tune.request.schema > search_spaces/schema.json` writes it.
 """
 
 import json
@@ -65,17 +65,17 @@ def json_schema() -> dict[str, Any]:
         },
         "fixed": {
             **all_settings,
-            "description": "What all trials share; what is not named keeps its default.",
+            "description": "Settings that all trials share; others keep their defaults.",
         },
         "space": {
             **_object(searched),
             "minProperties": 1,
-            "description": "What is searched, and where.",
+            "description": "The searched settings, each with its choices or its range.",
         },
         "start": {
             "type": "array",
             "items": all_settings,
-            "description": "Known good points, tried first.",
+            "description": "Configurations known to be good, tried first.",
         },
         "variants": {
             "type": "object",
@@ -85,26 +85,26 @@ def json_schema() -> dict[str, Any]:
         },
         "baseline": {
             "type": "string",
-            "description": "The variant that the others are compared with; the first.",
+            "description": "The variant that the others are compared with; default: the first.",
         },
         "compare": {
             "type": "object",
             "additionalProperties": {"type": "string"},
             "description": (
-                "Variants that are compared with another one than the baseline, each with that one."
+                "The counterpart of each variant that is not compared with the baseline, by name."
             ),
         },
         "seeds": {
             "type": "integer",
             "minimum": 1,
             "maximum": 1000,
-            "description": "Repeats of each variant; 1.",
+            "description": "Number of repeats of each variant; default: 1.",
         },
         "after_training": {
             **_object(predictions),
             "description": (
-                "Settings of prediction: every combination is tried on the winner, without more"
-                " training."
+                "Settings of prediction: every combination is tried, without more training, on the"
+                " models of the confirmation, or on the winner where nothing is confirmed."
             ),
         },
         **{name: _options_schema(model) for name, model in OPTIONS.items()},
@@ -121,7 +121,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _on_one_line(part: Any) -> Any:
-    """The same JSON with each text on one line: docstrings are broken where our lines end."""
+    """The same JSON with each text on one line: texts from docstrings have line breaks."""
     if isinstance(part, dict):
         return {name: _on_one_line(inner) for name, inner in part.items()}
     if isinstance(part, list):
@@ -149,7 +149,7 @@ def _setting_schema(name: str) -> dict[str, Any]:
 
 
 def _without_auto(schema: Mapping[str, Any]) -> Any:
-    """The schema of the numbers of a setting that may be `auto` too; None for another setting."""
+    """The schema of a setting's numbers alone, if it may also be `auto`; else None."""
     either = schema.get("anyOf", ())
     return either[0] if {"const": AUTO, "type": "string"} in either else None
 

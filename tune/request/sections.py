@@ -1,6 +1,4 @@
-"""The sections of a space file that name settings with values, checked line by line and as a
-whole.
-"""
+"""The sections of a space file that name settings, checked value by value and as a whole."""
 
 import itertools
 import math
@@ -33,7 +31,9 @@ MAX_CANDIDATES = 100
 """Largest number of combinations of `after_training`: each predicts all validation images once
 more."""
 _MAX_STEPS = 1_000_000
+"""Largest number of steps of a range."""
 _SAMPLED_COMBINATIONS = 200
+"""Number of random combinations with which a group of settings is checked that has too many."""
 _STEP: Mapping[Any, TypeAdapter[Any]] = {
     int: TypeAdapter(Annotated[int, Field(gt=0)]),
     float: TypeAdapter(Annotated[float, Field(gt=0, allow_inf_nan=False)]),
@@ -111,9 +111,9 @@ def _counterparts(raw: Mapping[object, object], names: Sequence[str], place: str
 def sampled_space(
     sections: Mapping[str, Any], fixed: Mapping[str, Value], place: str, overridden: Set[str]
 ) -> SearchSpace:
-    """The space of a search.
+    """The space of a study that searches settings.
 
-    overridden    settings that `--set` fixed and that are therefore no longer in the sections
+    overridden   settings that `--set` fixed, and that are therefore no longer in the sections
 
     Raises SpaceError or SettingError.
     """
@@ -159,7 +159,7 @@ def sampled_space(
 
 
 def refuse_without_effect(space: SearchSpace, place: str) -> None:
-    """Refuse a search whose trials would all be one configuration, with SpaceError."""
+    """Raise SpaceError for a search whose trials would all be the same configuration in effect."""
     idle, searched = space.idle, space.possible
     if searched and searched <= idle.keys():
         why = ", ".join(f"{name} needs {need}" for name, need in idle.items() if name in searched)
@@ -170,8 +170,7 @@ def refuse_without_effect(space: SearchSpace, place: str) -> None:
 
 
 def prediction_values(sections: Mapping[str, Any], place: str) -> dict[str, tuple[Value, ...]]:
-    """The section `after_training`: settings of prediction, each with the values to try on the
-    winner.
+    """The section `after_training`: settings of prediction, each with the values to try.
 
     Raises SpaceError or SettingError.
     """
@@ -362,9 +361,7 @@ def _when(
 
 
 def _parents_first(parameters: Sequence[Parameter], place: str) -> tuple[Parameter, ...]:
-    """The parameters in the order of the file, except that each comes after those that its
-    `when` names.
-    """
+    """The parameters in the order of the file, but each after those that its `when` names."""
     ordered: list[Parameter] = []
     waiting = list(parameters)
     while waiting:
@@ -382,11 +379,11 @@ def _parents_first(parameters: Sequence[Parameter], place: str) -> tuple[Paramet
 
 
 def _check_combinations(space: SearchSpace, place: str) -> None:
-    """Refuse a space in which some points are no valid configuration.
+    """Raise SettingError for a space in which some points are no valid configuration.
 
     All combinations of choices and range ends are tried. If there are more than MAX_COMBINATIONS,
     each group of settings (`model.`, `optim.`) is tried by itself, since the rules of `core.config`
-    relate settings of one group only. A random sample is tried of a group that still has too many.
+    relate settings of one group only. Of a group that still has too many, a random sample is tried.
     """
     whole = space.corners
     assert whole.size is not None
@@ -434,7 +431,8 @@ def _start_point(
             raise SpaceError(
                 f"{place}: '{name}' is not searched. Leave it out, or add it to `space:`."
             )
-    lifted = set(overridden)  # settings that --set took away, and those that it made inactive
+    # Settings that --set took out of the space, then also those that this made inactive.
+    lifted = set(overridden)
     point: dict[str, Value] = {}
     for name, parameter in searched.items():
         if name not in raw:
@@ -450,8 +448,8 @@ def _start_point(
                 and parent not in lifted
             ):
                 raise SpaceError(
-                    f"{place}: {name} is there only when {condition(parameter.when)}; give {parent}"
-                    " too."
+                    f"{place}: {name} is searched only where {condition(parameter.when)}. Give"
+                    f" {parent} too."
                 )
         if space.is_active(name, point):
             point[name] = value
@@ -459,7 +457,7 @@ def _start_point(
             lifted.add(name)
         else:
             raise SpaceError(
-                f"{place}: {name} is there only when {condition(parameter.when)}. Leave it out."
+                f"{place}: {name} is searched only where {condition(parameter.when)}. Leave it out."
             )
     filled = space.sample(lambda name, domain: point.get(name, domain.corners[0]))
     space.resolve(filled, place)

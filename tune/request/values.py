@@ -1,4 +1,4 @@
-"""The values in a space file: each is checked by itself, and messages show them."""
+"""Single values of a space file: checked by themselves, and shown in messages."""
 
 import re
 import reprlib
@@ -29,8 +29,8 @@ def _fields() -> dict[str, FieldInfo]:
 
 
 def _adapter(info: FieldInfo) -> TypeAdapter[Any]:
-    # The description is there because Annotated needs at least one annotation, and not every field
-    # has a constraint.
+    # Annotated needs at least one annotation. A field may have no constraint, but it has a
+    # description.
     annotated: Any = Annotated
     constrained = annotated[info.annotation, info.description, *info.metadata]
     return TypeAdapter(constrained, config=ConfigDict(allow_inf_nan=False))
@@ -45,10 +45,9 @@ ADAPTERS: Mapping[str, TypeAdapter[Any]] = {name: _adapter(info) for name, info 
 
 
 def checked_value(name: str, value: object, place: str) -> Value:
-    """The value, converted to the setting's own type, so that 1, 1.0 and '1e0' are the same
-    value of a float.
+    """The value in the setting's own type: 1, 1.0 and '1e0' are the same value of a float.
 
-    Raises SettingError.
+    Raises SettingError, whose message begins with `place`, for a value outside type or range.
     """
     _check_scalar(name, value, place)
     if isinstance(value, bool) and TYPES[name] in (int, float):
@@ -93,9 +92,7 @@ def checked_settings(raw: Mapping[str, object], place: str) -> dict[str, Value]:
 
 
 def check_name(name: object, place: str) -> None:
-    """Raise SettingError unless `name`, which may be anything that YAML can hold, is a trial
-    setting.
-    """
+    """Raise SettingError unless `name`, any value that YAML can hold, names a trial setting."""
     if not isinstance(name, str) or len(name) > _MAX_TEXT or not name.isprintable():
         raise SettingError(
             f"{place}: {brief(name)} is not a trial setting. core/config.py and core/augment/ list"
@@ -108,10 +105,7 @@ _M = TypeVar("_M", bound=BaseModel)
 
 
 def checked_options(model: type[_M], raw: Mapping[str, object], place: str) -> _M:
-    """The options of one section; those that are not named have their defaults.
-
-    Raises SpaceError.
-    """
+    """The options of one section, the unnamed ones at their defaults. Raises SpaceError."""
     check_known(raw, tuple(model.model_fields), place, "an option")
     for name, value in raw.items():
         try:
@@ -134,8 +128,9 @@ def checked_options(model: type[_M], raw: Mapping[str, object], place: str) -> _
 
 
 def _rule(error: ValidationError) -> str:
-    """The rule that the first wrong value breaks, as words after "must"; alternatives are joined
-    by "or".
+    """The rule that the first wrong value breaks, in words that follow "must".
+
+    Rules of which one would suffice are joined by "or".
     """
     errors = error.errors(include_url=False)
     messages = [entry["msg"] for entry in errors if entry["loc"][:1] == errors[0]["loc"][:1]]
@@ -158,8 +153,9 @@ def check_known(
     what: str,
     others: Iterable[str] = (),
 ) -> None:
-    """Raise SpaceError, with the nearest of `names`, unless all keys are among them.
+    """Raise SpaceError unless all keys of `raw` are among `names`; it suggests the nearest name.
 
+    what     what the keys must be, such as "an option"
     others   names that belong elsewhere, but may have been meant
     """
     for name in raw:
@@ -170,9 +166,7 @@ def check_known(
 
 
 def suggestion(name: object, names: Sequence[str], others: Iterable[str] = ()) -> str:
-    """A way out for a name that is not among `names`: the nearest of `names` and `others`, or a
-    list of `names`.
-    """
+    """The sentence that suggests the nearest of `names` and `others`, or else lists `names`."""
     near = nearest(name, [*names, *others], SYNONYMS) if isinstance(name, str) else None
     return f"Did you mean '{near}'?" if near else f"There are {', '.join(names)}."
 
@@ -192,12 +186,12 @@ class _Short(reprlib.Repr):
 
 
 brief: Callable[[object], str] = _Short().repr
-"""A value as a message shows it, brief: a file can hold values whose full text would fill the
-memory."""
+"""A value as messages show it, cut short: the full text of a hostile value could fill the memory.
+"""
 
 
 def condition(when: Mapping[str, tuple[Value, ...]]) -> str:
-    """The conditions of a `when` in words."""
+    """The conditions of a `when`, in words."""
     return " and ".join(
         f"{name} is one of {', '.join(map(brief, values))}" for name, values in when.items()
     )

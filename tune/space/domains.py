@@ -25,7 +25,7 @@ class Choices:
 
     @property
     def corners(self) -> tuple[Value, ...]:
-        """The values that are tried when the space is checked: all of them."""
+        """The values with which a space is checked: all of them."""
         return self.values
 
     def points(self) -> Iterator[Value]:
@@ -57,16 +57,16 @@ class FloatRange:
 
     @property
     def corners(self) -> tuple[float, float]:
-        """Both ends."""
+        """The values with which a space is checked: both ends."""
         return self.low, self.high
 
     def points(self) -> Iterator[float]:
-        """All values; the range must have a step."""
+        """All values, ascending; the range must have a step."""
         assert self.count is not None
         return (self._point(index) for index in range(self.count))
 
     def nearest(self, value: float) -> float:
-        """The value itself in a continuous range, else the value of the range that is nearest."""
+        """The value itself in a continuous range; with a step, the nearest value of the range."""
         if self.step is None:
             return value
         return self._point(max(0, round((value - self.low) / self.step)))
@@ -95,11 +95,11 @@ class IntRange:
 
     @property
     def corners(self) -> tuple[int, int]:
-        """Both ends."""
+        """The values with which a space is checked: both ends."""
         return self.low, self.high
 
     def points(self) -> Iterator[int]:
-        """All values."""
+        """All values, ascending."""
         return iter(range(self.low, self.high + 1, self.step))
 
 
@@ -107,5 +107,5 @@ Domain = Choices | FloatRange | IntRange
 
 
 def is_whole(quotient: float) -> bool:
-    """Whether a quotient of rounded numbers is a whole number up to rounding."""
+    """Whether a quotient of floats is a whole number, but for rounding."""
     return abs(quotient - round(quotient)) < _STEP_TOLERANCE

@@ -30,20 +30,19 @@ SHARED = (
 """Settings that can neither be searched nor differ between variants, because scores could then not
 be compared."""
 BY_REPEAT = ("seed", "data.split_seed", "data.fold")
-"""Settings that differ between the repeats of a variant, by number of the repeat."""
+"""Settings that tell the repeats of a variant apart."""
 
 MAX_COMBINATIONS = 2000
-"""Largest number of combinations of choices and range ends that are tried when a space is checked.
-"""
+"""Largest number of combinations of choices and range ends with which a space is checked."""
 
 
 @dataclass(frozen=True)
 class Parameter:
     """A searched setting.
 
-    when   condition: the parameter is active only where every setting named here has one of its
-           listed values. A setting that is not searched, or not active itself, has its fixed value
-           or its default
+    when   the parameter is active, that is searched, only where every setting named here has one of
+           its listed values. A setting that is not searched, or not active itself, has its fixed
+           value or its default
     """
 
     name: str
@@ -77,6 +76,9 @@ class VariantRepeat:
 class SearchSpace:
     """The configurations of a study: parameters to search, or variants to compare.
 
+    A point of the space has a value for each active parameter, and no more; such values are called
+    `params`.
+
     fixed        settings that all trials share; a setting that is not named has its default
     parameters   the searched settings, parents before the parameters whose `when` names them
     start        points that are tried first; settings that a point does not name are drawn
@@ -84,8 +86,8 @@ class SearchSpace:
     compare      the counterpart of each variant that is not compared with the baseline
     seeds        number of repeats of each variant; repeat r has seed and split seed r, counted from
                  0
-    auto         what every `auto` in a configuration stands for; None leaves it open, as it is
-                 before a study is planned on its data and a machine
+    auto         the facts from which `resolve` takes a value for each `auto`; None leaves `auto` in
+                 place, as before a study is planned on its data and a machine
     """
 
     fixed: Mapping[str, Value] = field(default_factory=dict)
@@ -98,7 +100,7 @@ class SearchSpace:
     auto: "Circumstances | None" = None
 
     def is_active(self, name: str, params: Mapping[str, Value]) -> bool:
-        """Whether a parameter is searched at a point, given the params that come before it."""
+        """Whether a parameter is active at a point, given the params of its parents."""
         return self._holds(self._parameter(name), params)
 
     def sample(self, draw: Callable[[str, Domain], Value]) -> dict[str, Value]:
@@ -113,7 +115,7 @@ class SearchSpace:
         return params
 
     def holds(self, params: object) -> bool:
-        """Whether these are the params of a point: a value for each active parameter, no more."""
+        """Whether these are the params of a point: a value for each active parameter, no others."""
         if not isinstance(params, Mapping):
             return False
         try:
@@ -126,9 +128,8 @@ class SearchSpace:
         return inside and point == dict(params)
 
     def resolve(self, params: Mapping[str, Value], place: str = "space") -> TrialConfig:
-        """The configuration of a point.
-
-        Raises SettingError where its settings exclude each other.
+        """The configuration of a point. Raises SettingError, whose message names `place`, where a
+        value is outside its range or settings exclude each other.
         """
         config = TrialConfig.from_settings({**self.fixed, **params}, place)
         return config if self.auto is None else config.resolved(self.auto)
@@ -163,7 +164,7 @@ class SearchSpace:
         return not always and self.value(name, {}) == AUTO
 
     def counterpart(self, name: str) -> str | None:
-        """The variant with which a variant is compared; None for a baseline without one."""
+        """The variant with which this one is compared; None for a baseline without one."""
         return self.compare.get(name, None if name == self.baseline else self.baseline)
 
     def grid(self) -> list[dict[str, Value]]:
@@ -208,10 +209,11 @@ class SearchSpace:
 
     @property
     def idle(self) -> dict[str, Need]:
-        """Settings that can have no effect in any point, each with a need that is not met.
+        """The settings without an effect in any point, each with a need that is not met.
 
-        They are searched, or fixed to another value than the default. A setting that depends on too
-        many others for all combinations to be tried is taken to have an effect.
+        Only searched settings, and settings fixed to another value than the default, are looked at.
+        A setting that depends on so many others that not all combinations can be tried counts as
+        having an effect.
         """
         named = {parameter.name for parameter in self.parameters if parameter.name in self.possible}
         named |= {name for name, value in self.fixed.items() if value != SETTINGS[name]}
@@ -223,10 +225,7 @@ class SearchSpace:
         return found
 
     def _lacking(self, name: str) -> Need | None:
-        """A need of the setting that is not met; None if the setting has an effect in some point.
-
-        It is the need that the first point with the setting lacks.
-        """
+        """The need that the first point with the setting lacks; None if a point lacks none."""
         if self.variants:
             points: list[Mapping[str, Value]] = [variant.settings for variant in self.variants]
         else:
@@ -257,9 +256,8 @@ class SearchSpace:
         )
 
     def part(self, wants: Callable[[str], bool]) -> "SearchSpace":
-        """The same space, but only with parameters that `wants` accepts and those they need.
-
-        A parameter needs the parameters that its `when` names.
+        """The same space with only the parameters that `wants` accepts, and the parents that their
+        `when` names.
         """
         names: set[str] = set()
         for parameter in reversed(self.parameters):
@@ -283,7 +281,7 @@ class SearchSpace:
         return params.get(name, self.fixed.get(name, SETTINGS[name]))
 
     def told_apart(self, name: str) -> list[Value]:
-        """The values of a setting that some `when` names, each once."""
+        """The values of a setting that the `when` of any parameter names, each once."""
         return list(
             dict.fromkeys(
                 value for parameter in self.parameters for value in parameter.when.get(name, ())
@@ -303,9 +301,14 @@ class SearchSpace:
         return next(parameter for parameter in self.parameters if parameter.name == name)
 
     def _holds(self, parameter: Parameter, params: Mapping[str, Value]) -> bool:
+        """Whether the `when` of a parameter is fulfilled at a point."""
         return all(self.value(name, params) in values for name, values in parameter.when.items())
 
     def _may_be(self, name: str, values: tuple[Value, ...], possible: Set[str]) -> bool:
+        """Whether a setting has one of these values in at least one point.
+
+        possible   parameters that are active in at least one point
+        """
         by_default = self.value(name, {}) in values
         for parameter in self.parameters:
             if parameter.name == name and name in possible:
@@ -317,7 +320,7 @@ class SearchSpace:
     def _count(self, index: int, params: Mapping[str, Any]) -> int:
         """Number of points that differ in the parameters from `index` on.
 
-        Not every point is visited. All values of a parent that no `when` names lead to the same
+        Not every point is visited: all values of a parameter that no `when` names lead to the same
         number of points, so one of them, written None, stands for all.
         """
         if index == len(self.parameters):

@@ -624,14 +624,14 @@ MISTAKES = {
         CONDITIONAL + "  - {optim.restarts: 0, optim.restart_multiplier: 2}",
         [],
         (
-            "s.yaml, start 4: optim.restart_multiplier is there only when optim.restarts is one of"
-            " 1, 3. Leave it out."
+            "s.yaml, start 4: optim.restart_multiplier is searched only where optim.restarts is"
+            " one of 1, 3. Leave it out."
         ),
     ),
     "start without its parent": (
         CONDITIONAL + "  - {optim.restart_multiplier: 2}",
         [],
-        "is there only when optim.restarts is one of 1, 3; give optim.restarts too.",
+        "is searched only where optim.restarts is one of 1, 3. Give optim.restarts too.",
     ),
     "start of variants": (
         TWO + "start: [{}]",

@@ -201,7 +201,7 @@ def test_the_longest_trial_is_the_longest_that_is_possible(
         ),
         (
             "variants: {A: {}}",
-            "variants are not stopped early; stop_early.rule: successive_halving would ask for it",
+            "variants are not stopped early, unless stop_early.rule: successive_halving asks for it",
         ),
         (
             "variants: {A: {}}",
