@@ -1,4 +1,4 @@
-"""The moving average of a network's weights, which is evaluated and kept in their place."""
+"""The exponential moving average of a network's weights, which is evaluated and kept instead."""
 
 import copy
 
@@ -8,20 +8,21 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from core.network.detector import Detector
 
 DELAY = 8
-"""Early averages look back on 1 / (1 + DELAY) of the steps so far."""
+"""An early average looks back on 1 / (1 + DELAY) of the steps so far."""
 
 
 class WeightAverage:
     """An exponential moving average of all floating-point numbers that training changes.
 
-    model       a detector in evaluation mode that has the average; what does not train it shares
-                with the detector that does
+    trained     the detector that trains
     half_life   number of optimizer steps after which a step's weights count half as much
 
-    The first step's weights are the first average, so what the network began with is not in it.
-    Early averages look back on a ninth of the steps so far, and not on the half-life (see `kept`).
-    Batch norm's statistics are averaged as weights are: those of a batch of two images are noisy,
-    and to first order the mean features of averaged weights are averaged mean features.
+    The attribute `model` is a copy of the detector, in evaluation mode, that has the average; it
+    shares the tensors that do not train. The weights after the first step are the first average, so
+    the initial weights are not in it. Early averages look back on a ninth of the steps so far, not
+    on the half-life (see `kept`). Batch norm's statistics are averaged as weights are: those of a
+    batch of two images are noisy, and to first order the mean features of averaged weights are
+    averaged mean features.
     """
 
     def __init__(self, trained: Detector, half_life: float) -> None:
@@ -38,9 +39,9 @@ class WeightAverage:
         self._averages = _floats(self.model)
 
     def kept(self, step: int) -> float:
-        """The fraction of the average that a step leaves; the rest is that step's weights.
+        """The decay at a step: the fraction of the average that stays; the rest is its weights.
 
-        step   number of optimizer steps so far, from 1
+        step   number of optimizer steps so far, this one included
 
         It is (t - 1) / (t + DELAY) after t steps until that exceeds 0.5 ** (1 / half_life). This is
         polynomial-decay averaging (Shamir and Zhang, 2013), which TensorFlow's
@@ -50,13 +51,17 @@ class WeightAverage:
         return min((step - 1) / (step + DELAY), long_run)
 
     def update(self, step: int) -> None:
-        """Take the weights after an optimizer step into the average; nothing is waited for."""
+        """Take the weights after an optimizer step into the average, without waiting for a GPU.
+
+        step   number of optimizer steps so far, this one included
+        """
         average = get_ema_multi_avg_fn(self.kept(step))  # type: ignore[no-untyped-call]
         average(self._averages, self._weights, step)
 
 
 def _floats(model: Detector) -> list[torch.Tensor]:
-    """The tensors that are averaged, of a detector and of its copy in the same order: all but batch
-    norm's counters, which nothing reads.
+    """The tensors that are averaged: all that training changes but batch norm's counters.
+
+    Those of a detector and of its copy have the same order.
     """
     return [value.detach() for value in model.trained_state().values() if value.is_floating_point()]

@@ -1,7 +1,4 @@
-"""A checkpoint: named tensors and a JSON state in one safetensors file, whole or not there.
-
-It holds no pickle.
-"""
+"""A checkpoint: named tensors and a JSON state in one safetensors file, without any pickle."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +16,7 @@ from core.files import reason, write_atomically
 def save(path: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
     """Write `tensors`, from any device, and `state`, any JSON without NaN, to `path`.
 
-    The file is written whole or not at all.
+    The file is written whole or not at all. Raises OSError where the disk refuses.
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"state": json.dumps(state, allow_nan=False)}
@@ -49,6 +46,7 @@ def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         state = json.loads(metadata["state"])
     except (KeyError, json.JSONDecodeError):
         raise TornCheckpoint(
-            f"{path} is a safetensors file without a trial's state, not a checkpoint"
+            f"{path} is a safetensors file without a trial's state, not a checkpoint; remove it to"
+            " begin anew"
         ) from None
     return tensors, state

@@ -29,20 +29,19 @@ from core.training.optim import Optimization
 from core.training.visits import Visits
 
 DEATH_SECONDS = 1.0
-"""Seconds after a failed read from a loader's process within which its death becomes known."""
+"""Seconds that are waited, up to three times, until the death of a loader's process is known."""
 
 MOST_LOSS = 1e6
-"""Largest loss that does not count as divergence. In a training that works the five terms begin
-with a sum below 20; the largest beginning that settings can cause is 4e4, with a random frozen
+"""Largest loss that does not count as divergence. In a training that works the sum of the five
+terms begins below 20; the largest first loss that settings can cause is 4e4, with a random frozen
 ResNet-101. At a loss of a million the right class has a probability of about e to the power of
-minus some hundred thousand, or boxes are off by as many of their sides: the network has lost all it
-had learned. Trainings with smaller spikes may recover and go on."""
-
+minus some hundred thousand, or boxes are off by as many times their sides: the network has lost all
+it had learned. Trainings with smaller spikes may recover and go on."""
 
 LEAST_SCALE = 1.0
-"""Least factor on the losses under fp16. It begins at 65,536 and is halved by each step whose
-gradients are not finite. Below 1 it no longer keeps gradients from vanishing; those that are still
-too large then come from weights that have lost all they had learned."""
+"""Least factor on the losses under fp16. The factor begins at 65,536 and is halved by each step
+whose gradients are not finite. Below 1 it no longer keeps gradients from vanishing; those that are
+still too large then come from weights that have lost all they had learned."""
 
 READ_EVERY = 20
 """Number of batches after which losses are read from a GPU, because each reading waits for it."""
@@ -54,7 +53,8 @@ class Batch:
 
     images    uint8 [3, H, W] each, RGB, of any sizes
     targets   one for each image
-    packed    memory of which all tensors are views, so that one copy takes them to a GPU; or None
+    packed    uint8 memory of which all tensors are views, so that one copy takes them to a GPU;
+              None where each tensor has memory of its own
     """
 
     images: list[torch.Tensor]
@@ -67,7 +67,7 @@ class Batch:
         return [*self.images, *(tensor for one in self.targets for tensor in one.tensors)]
 
     def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory, which a GPU can fetch while the CPU goes on."""
+        """The same batch in page-locked memory, which a GPU can copy while the CPU goes on."""
         return self.pack(pin_memory=True)
 
     def pack(self, *, pin_memory: bool = False) -> "Batch":
@@ -89,7 +89,7 @@ class Batch:
         )
 
     def _in(self, packed: torch.Tensor) -> "Batch":
-        """Views, of these shapes and dtypes, of memory in the order of `tensors`."""
+        """The batch as views of `packed`, in which its tensors lie in the order of `tensors`."""
         views, start = [], 0
         for tensor in self.tensors:
             of_bytes = packed[start : start + tensor.nbytes]
@@ -101,7 +101,7 @@ class Batch:
 
 
 def _room(tensor: torch.Tensor) -> int:
-    """Bytes of a tensor's place in packed memory, such that the next begins at a multiple of 16."""
+    """Bytes that a tensor takes in packed memory, rounded up to a multiple of 16."""
     return -(-tensor.nbytes // 16) * 16
 
 
@@ -175,7 +175,12 @@ class TrainingBatches:
     They are the same, bit for bit, with any number of workers. Worker processes are forked, so they
     read the data set where it lies in memory, and live as long as this object.
 
-    images   number of images that an epoch shows, one that is shown again counted again
+    indices      the images of the training part, one at least
+    workers      number of processes that read and augment images; 0 for this process
+    pin_memory   whether batches lie in page-locked memory
+
+    The attribute `images` is the number of images that an epoch shows; an image counts as often as
+    it is shown.
     """
 
     def __init__(
@@ -219,10 +224,10 @@ class TrainingBatches:
 
     @contextmanager
     def losses_named(self) -> Iterator[None]:
-        """Turn an exception that the death of a loader's process caused into ProcessLost.
+        """Raise ProcessLost in place of an exception that the death of a loader's process caused.
 
-        torch raises a RuntimeError from a signal handler, which may happen at any point in the
-        block; or else reading from the dead process fails.
+        That exception is a RuntimeError of torch's signal handler, which may come at any point of
+        the block, or an error of reading from the dead process.
         """
         try:
             yield
@@ -233,7 +238,7 @@ class TrainingBatches:
             raise ProcessLost(f"a process that prepares images {died}") from None
 
     def _death(self) -> str | None:
-        """How a process of the loader died; None if none died within DEATH_SECONDS."""
+        """How a process of the loader died; None if none died (see DEATH_SECONDS)."""
         for _ in range(3 if self._processes else 0):
             try:
                 ended = multiprocessing.connection.wait(
@@ -283,12 +288,11 @@ def train_one_epoch(
     read_every   number of batches after which losses are read from the device; None for 1 on a CPU
                  and READ_EVERY on a GPU
 
-    It draws from torch's global generator, which the caller seeds. It returns the mean over images
-    of each loss term, and of their sum as 'loss'. Raises TrialDiverged for the first loss that is
-    not finite or is above MOST_LOSS, as soon as it is read: with `read_every` 1 before the
-    optimizer step of that loss. It is raised too after the last step, where something that training
-    changes is not finite (a weight or a statistic of batch norm), and where the scale of fp16
-    gradients fell below LEAST_SCALE.
+    Random draws come from torch's global generator, which the caller seeds. Returns the mean over
+    images of each loss term, and of their sum as 'loss'. Raises TrialDiverged for the first loss
+    that is not finite or is above MOST_LOSS, as soon as it is read: with `read_every` 1 before the
+    optimizer step of that loss. Raises it after the last step, too, where a weight or a statistic
+    of batch norm is not finite, or where the scale of fp16 gradients fell below LEAST_SCALE.
     """
     model.train()
     device = next(model.parameters()).device
@@ -314,10 +318,10 @@ def train_one_epoch(
 
 
 class _Losses:
-    """The losses of an epoch, read from their device once in some batches.
+    """The losses of an epoch, read from their device every `read_every` batches.
 
-    epoch        number of the epoch, for messages
-    read_every   number of batches after which they are read
+    epoch        number of the epoch, counted from 1, for messages
+    read_every   number of batches after which losses are read
     """
 
     def __init__(self, epoch: int, read_every: int) -> None:
@@ -330,9 +334,11 @@ class _Losses:
         self._unread: list[torch.Tensor] = []
 
     def add(self, terms: dict[str, torch.Tensor], images: int) -> torch.Tensor:
-        """The sum of a batch's terms.
+        """Note the loss terms of a batch, scalars, and return their sum.
 
-        It reads, and may raise TrialDiverged, where it is the turn of this batch.
+        images   number of images in the batch
+
+        Every `read_every`-th call reads (see `read`), and may raise TrialDiverged.
         """
         values = torch.stack([term.float() for term in terms.values()])
         loss = values.sum()
@@ -344,7 +350,7 @@ class _Losses:
         return loss
 
     def read(self) -> None:
-        """Wait for all losses up to now, and add them to the sums.
+        """Read all losses up to now from their device, and add them to the sums.
 
         Raises TrialDiverged for the first that is not finite or is above MOST_LOSS.
         """
@@ -372,16 +378,19 @@ class _Losses:
 
 
 def _check_state(model: Detector, place: str, loss: float) -> None:
-    """Raise TrialDiverged where something that training changed is not finite.
+    """Raise TrialDiverged where a tensor that training changes is not finite.
 
-    The loss does not show all of it. A finite loss can have a gradient that is not finite. Some
+    The loss does not show all of this. A finite loss can have a gradient that is not finite. Some
     weights of a class that is in no batch enter no loss. Batch norm's running variance can exceed
     float32 while the losses, which do not use it, stay finite.
+
+    place   epoch and batch, for the message
+    loss    the last loss
     """
     state = {
         name: value for name, value in model.trained_state().items() if value.is_floating_point()
     }
-    # This waits for the GPU, once an epoch.
+    # Python waits for the GPU here, once an epoch.
     largest = torch.nn.utils.get_total_norm(state.values(), math.inf).item()
     if math.isfinite(largest):
         return

@@ -1,6 +1,4 @@
-"""From losses to weights: gradients of one or several batches, learning rates, AdamW, and the
-average of the weights.
-"""
+"""From losses to weights: gradients, learning rates, AdamW, and the average of the weights."""
 
 import math
 from collections.abc import Mapping
@@ -68,20 +66,22 @@ class Schedule:
 
 
 class Optimization:
-    """All that makes the next weights of a network out of its losses.
+    """The optimizer steps of a network: AdamW with its schedule, fp16 scaling and weight average.
 
     model     the detector that trains, on its device
     batches   number of batches in an epoch; `config.accumulate` of them make one optimizer step,
               and those that remain at the end of the epoch make one too
 
-    optimizer   AdamW over what trains
+    Its attributes:
+
+    optimizer   AdamW over the parameters that train
     schedule    the learning rate of each optimizer step
-    scaler      scales the losses under fp16, so that their gradients do not vanish in it, and skips
-                a step whose gradients are not finite; does nothing in another precision
+    scaler      scales the losses under fp16, so that their gradients do not vanish, and skips a
+                step whose gradients are not finite; does nothing in another precision
     average     the moving average of the weights; None where `config.ema` is 0
 
-    For each epoch call `begin`, `learn` for each batch, and `end`. Raises SettingError where an
-    epoch has too few steps for the schedule.
+    For each epoch call `begin`, `learn` for each batch, and `end`. Raises SettingError where the
+    trial has too few steps for the cycles of the schedule.
     """
 
     def __init__(self, model: Detector, config: OptimConfig, batches: int) -> None:
@@ -99,7 +99,7 @@ class Optimization:
             for group in self.optimizer.param_groups
             for parameter in group["params"]
         }
-        """The parameters that train by their names, in the optimizer's order."""
+        """The parameters that train, by name, in the optimizer's order."""
         self._one = torch.ones((), device=device)
         self._step = 0
         self._images: list[int] = []
@@ -115,12 +115,13 @@ class Optimization:
         return self.scaler.scale(self._one) if self.scaler.is_enabled() else None
 
     def learn(self, loss: torch.Tensor, images: int) -> None:
-        """Compute the gradient of a batch's loss, and make the step of which it is the last batch.
+        """Add the gradient of a batch's loss, and make the step if the batch is its last.
 
+        loss     scalar, the mean over the batch's images
         images   number of images in the batch
 
         The gradient of a step is the mean over the images of its batches: each batch's gradient
-        counts by its number of images. Nothing is waited for.
+        counts by its number of images. Python does not wait for the GPU.
         """
         if not self._images:
             self.optimizer.zero_grad()
@@ -131,7 +132,7 @@ class Optimization:
             self._make_step()
 
     def end(self) -> None:
-        """End an epoch: batches that are left, fewer than in other steps, make its last step."""
+        """End an epoch: batches that are left make its last step."""
         if self._images:
             self._make_step()
 
@@ -155,9 +156,9 @@ class Optimization:
             self.average.update(self._step)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """All that goes on changing beside the two networks, by name.
+        """The state of the optimization beside the two networks, by name.
 
-        These are AdamW's `optimizer.KEY.NAME` of each parameter, and under fp16 `scaler.KEY`.
+        It is AdamW's `optimizer.KEY.NAME` of each parameter, and under fp16 `scaler.KEY`.
         """
         found = {
             f"optimizer.{key}.{name}": value
@@ -168,7 +169,7 @@ class Optimization:
         return found | {f"scaler.{key}": torch.tensor(value) for key, value in scaler.items()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Put back what `tensors` took; other names are ignored.
+        """Restore the state that `tensors` returned; other names are ignored.
 
         Raises KeyError where the state of the scaler is missing.
         """
@@ -200,8 +201,8 @@ class Optimization:
 def build_optimizer(model: Detector, config: OptimConfig) -> torch.optim.AdamW:
     """AdamW over `parameter_groups`.
 
-    It is torch's fused one: a step of 31 million parameters took 0.05 s on one CPU core, and 0.20 s
-    in the plain one.
+    It is torch's fused form: a step of 31 million parameters took 0.05 s on one CPU core, and
+    0.20 s with the plain form.
     """
     groups = parameter_groups(model, config)
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
@@ -210,9 +211,9 @@ def build_optimizer(model: Detector, config: OptimConfig) -> torch.optim.AdamW:
 def parameter_groups(model: Detector, config: OptimConfig) -> list[dict[str, Any]]:
     """The parameters of a network that train, in groups that AdamW treats alike.
 
-    A group has `params`, `weight_decay`, and in `factor` the ratio of its learning rate to that of
-    the heads. At the defaults there is one: all decay, norms and biases too, as in the reference
-    report, and at one rate.
+    A group has `params`, `weight_decay`, and `factor`, the ratio of its learning rate to that of
+    the heads. With the default settings there is one group: all parameters decay, norms and biases
+    too, as in the reference report, and have one rate.
     """
     of_backbone = {*model.backbone_parameters()} if config.backbone_factor != 1 else set()
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
@@ -229,8 +230,8 @@ def parameter_groups(model: Detector, config: OptimConfig) -> list[dict[str, Any
 
 
 def _is_norm_or_bias(name: str, parameter: torch.nn.Parameter) -> bool:
-    """Whether a parameter is a scale or a shift, or a bias, such as a table of biases.
+    """Whether a parameter is a scale, a shift or a bias, tables of biases included.
 
-    ConvNeXt's scale of a layer is one number for each feature too, in the shape [F, 1, 1].
+    ConvNeXt's scale of a layer is one number for each feature, too, in the shape [F, 1, 1].
     """
     return parameter.shape[1:].numel() == 1 or "bias" in name.rpartition(".")[2]

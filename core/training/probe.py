@@ -1,4 +1,4 @@
-"""One trial that only trains, to learn how much memory and time it takes of a device."""
+"""One trial that only trains, to measure the memory and time that it takes of a device."""
 
 import itertools
 import math
@@ -31,11 +31,11 @@ STEPS = 4
 
 @dataclass(frozen=True)
 class Memory:
-    """A GPU's memory beside a trial; zeros on a CPU.
+    """A GPU's memory in bytes, apart from what torch's allocator takes; zeros on a CPU.
 
-    total_bytes     the whole of it
-    free_bytes      part of it that nobody held before the trial
-    context_bytes   part of it that CUDA holds for the trial's process, beside torch's allocator
+    total_bytes     all memory of the GPU
+    free_bytes      memory that no process held before the trial
+    context_bytes   memory that CUDA holds for the trial's process beside torch's allocator
     """
 
     total_bytes: int = 0
@@ -44,27 +44,27 @@ class Memory:
 
 
 def memory_of(before: int, after: int, total: int, reserved: int) -> Memory:
-    """A GPU's memory as a process that alone uses it sees it.
+    """A GPU's memory, computed by the only process that has taken some of it since it began.
 
-    before     bytes that were free when CUDA had begun for the process
+    before     bytes that were free once CUDA had begun for the process
     after      bytes that are free now
+    total      bytes of the GPU
     reserved   bytes that torch's allocator holds now
     """
-    # Memory that is gone beyond torch's allocator was taken by CUDA for this process.
+    # CUDA took for this process what is gone and not in torch's allocator.
     taken = max(before - after - reserved, 0)
     return Memory(total, min(before + CONTEXT_BYTES, total), taken + CONTEXT_BYTES)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A training of some steps.
+    """The measurements of a training of some steps.
 
     ends         for each step the time at which it ended, in seconds of `time.monotonic`, which is
                  one clock for all processes of a machine, and its number of images
-    peak_bytes   most of the GPU's memory that torch's allocator ever held for this process; 0 on a
-                 CPU
-    host_bytes   memory of the machine that the process has for itself, without the data set, and
-                 that its loader's processes have
+    peak_bytes   largest GPU memory that torch's allocator ever held for this process; 0 on a CPU
+    host_bytes   main memory that this process and its loader's processes have for themselves,
+                 without the data set
     """
 
     ends: tuple[tuple[float, int], ...]
@@ -75,8 +75,8 @@ class Trained:
 class Probe:
     """A trial that trains as long as it is told to, and neither validates nor saves.
 
-    Make it in a process of its own: its memory is given back only when the process ends. Raises
-    whatever `Trial` raises.
+    Make it in a process of its own, because a GPU's memory is given back only when the process
+    ends. Raises the errors of `Trial`.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Probe:
     def at_its_largest(self) -> Memory:
         """Train on the most crowded of the largest images, and predict a batch of the largest one.
 
-        Raises torch.OutOfMemoryError where that does not fit.
+        Returns the GPU's memory afterwards. Raises torch.OutOfMemoryError where that does not fit.
         """
         steps = min(STEPS, self.trial.optim.schedule.steps)
         batches = _largest_batches(self.config, self.data, self._train_images)[:steps]
@@ -119,9 +119,9 @@ class Probe:
     def train(self, workers: int, threads: int, goes_on: Callable[[], bool]) -> Trained:
         """Train as a trial does, epoch after epoch, until `goes_on` returns False.
 
-        workers   number of processes that read and augment images
-        threads   CPU threads of torch
-        goes_on   called after each step that Python has asked for
+        workers   number of processes that read and augment images; 0 for this process
+        threads   number of CPU threads of torch
+        goes_on   called after each step, which a GPU may not have finished by then
 
         Raises ProcessLost where a process that prepares images was killed.
         """
@@ -162,7 +162,7 @@ class Probe:
 
 @contextmanager
 def _at_the_largest_size(model: Detector) -> Iterator[None]:
-    """See every image at the largest of the sizes that training draws."""
+    """Have the network see every image at the largest of the sizes that training draws."""
     transforms = [one for one in model.modules() if isinstance(one, ImageTransform)]
     before = [one.least for one in transforms]
     try:
@@ -175,10 +175,10 @@ def _at_the_largest_size(model: Detector) -> Iterator[None]:
 
 
 class _Clock:
-    """The times at which a device had done each step.
+    """The times at which a device finished each step.
 
-    A GPU is behind the Python that asks it for steps. So it notes itself when it is done with one,
-    and nobody waits for it meanwhile.
+    A GPU runs behind the Python code that asks for its work, so it records the end of a step
+    itself, as a CUDA event, and is waited for only once, in the end.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -195,7 +195,7 @@ class _Clock:
         self._noted.append((end, images))
 
     def ends(self) -> tuple[tuple[float, int], ...]:
-        """The time of `time.monotonic` at which each step ended, and its images."""
+        """The time, in seconds of `time.monotonic`, at which each step ended, and its images."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return tuple((self._time(end), images) for end, images in self._noted)
@@ -212,8 +212,9 @@ class _Clock:
 
 
 def _host_bytes(data: Dataset) -> int:
-    """Memory that this process would have for itself if it shared the data set, with the own memory
-    of its children, in bytes.
+    """Main memory, in bytes, that this process and its children have for themselves.
+
+    The data set does not count, because trials share it.
     """
     own = max(1024 * _kilobytes("/proc/self/status", "RssAnon") - data.nbytes, 0)
     for child in multiprocessing.active_children():
@@ -223,7 +224,7 @@ def _host_bytes(data: Dataset) -> int:
 
 
 def _kilobytes(file: str, name: str) -> int:
-    """A number of kB in one of the kernel's files on a process; 0 where it is not there."""
+    """A number of kB in one of the kernel's files about a process; 0 where it is not there."""
     try:
         found = re.search(rf"^{name}:\s+(\d+) kB", Path(file).read_text(), re.MULTILINE)
     except OSError:  # the process has ended
@@ -246,7 +247,7 @@ def _by_size(data: Dataset, indices: tuple[int, ...]) -> list[int]:
 def _largest_batches(config: TrialConfig, data: Dataset, train: tuple[int, ...]) -> list[Batch]:
     """STEPS batches, as training would make them, each of the same images.
 
-    These are the most crowded `batch_size` of the 4 x `batch_size` largest images.
+    These are the `batch_size` most crowded of the 4 x `batch_size` largest images.
     """
     largest = _by_size(data, train)[: 4 * config.optim.batch_size]
     crowded = sorted(

@@ -52,21 +52,21 @@ class EpochReport:
     ap50                COCO AP50 of masks on the validation images, with at most `metric.max_dets`
                         detections per image and class, mean over the classes present; the
                         objective. None where there are no validation images
-    ap50_uncapped       the same with all detections
-    ap50_box            the same as `ap50`, of boxes
+    ap50_uncapped       `ap50` with all detections
+    ap50_box            `ap50` of boxes instead of masks
     ap50_per_class      `ap50` of each class; None for a class without a validation instance; empty
                         where there are no validation images
     seconds             wall time of `run_epoch`, which contains `train_seconds` and
                         `evaluate_seconds`
     wait_seconds        part of `train_seconds` in which training waited for the loader's next batch
     images_per_second   training images per second of `train_seconds`
-    peak_memory_bytes   most memory that tensors took on the GPU in training and evaluation; None on
-                        a CPU
+    peak_memory_bytes   largest memory that tensors took on the GPU in training and evaluation; None
+                        on a CPU
     steps               number of optimizer steps, each of which may take several batches
     detections          number of detections in all validation images
     capped_images       number of validation images with a tile that reached
                         `predict.max_detections`
-    coco                the twelve numbers of masks by their `core.metric.coco_summary.NAMES`, None
+    coco                COCO's twelve numbers of masks by `core.metric.coco_summary.NAMES`, None
                         where there is nothing to find; empty except after the trial's last epoch
     limits              what limited `ap50` of each class; empty except after an epoch that is the
                         best so far
@@ -130,18 +130,18 @@ class Trial:
     validate         False to train on every image and validate on none; the last epoch is then the
                      best
     device           auto (the first GPU that torch sees, or else the CPU), cpu, or cuda:0 and so on
-    loader_workers   number of processes that read and augment training images; with 0 this process
-                     does. It has no influence on results
-    threads          CPU threads of torch; None for torch's present number. On a CPU results depend
-                     on it, so a loaded trial goes on with the number it began with
+    loader_workers   number of processes that read and augment training images; 0 for this process.
+                     Results do not depend on it
+    threads          number of CPU threads of torch; None for torch's present number. On a CPU
+                     results depend on it, so a loaded trial goes on with the number it began with
     predictions      settings of prediction with which the best epoch's model predicts the
                      validation images once more after the last epoch
 
     The attribute `config` has the values that every `auto` stands for on this data and device. Two
     attributes hold the results: `reports` of the epochs done, and `matches`, the match table of
-    masks for each epoch run since the last save. After the last epoch `predictions` holds the match
-    tables of the other settings of prediction; it is empty where they did not fit into the memory
-    of the GPU.
+    masks for each epoch run since the last save. From the last epoch until the next save
+    `predictions` holds the match tables of the other settings of prediction; it is empty where they
+    did not fit the GPU's memory.
 
     Raises SettingError, DataError, WeightsError or ResourceError for a trial that cannot run.
     """
@@ -183,12 +183,12 @@ class Trial:
         self._base = weights if READ_OFF_DATA & set(config.open) else None
 
     def _go_by(self, config: TrialConfig) -> None:
-        """Take a configuration in which nothing is `auto`."""
+        """Use a configuration in which nothing is `auto`."""
         self.config = config
         self._identity["settings"] = config.settings()
 
     def _build(self, weights: BaseWeights | None) -> None:
-        """Build all that the configuration decides, and begin with no epoch done."""
+        """Build all that depends on the configuration, and begin with no epoch done."""
         config = self.config
         self.reports: list[EpochReport] = []
         self.matches: dict[int, ap50.MatchTable] = {}
@@ -238,9 +238,9 @@ class Trial:
                    epoch's images that were seen; after the last epoch with 1 for each image with
                    which other settings of prediction were tried
 
-        Raises TrialDiverged, and ProcessLost where a loader's process was killed. After any
-        exception the weights stand between two epochs, and the trial can be used again only after
-        `load`. After ProcessLost the loader is gone, so a new trial is needed.
+        Raises TrialDiverged (see `train_one_epoch`), and ProcessLost where a loader's process died.
+        After any exception the weights belong to no epoch, and the trial can be used again only
+        after `load`. After ProcessLost the loader is gone, so a new trial is needed.
         """
         with self.batches.losses_named():
             return self._run_epoch(progress)
@@ -331,7 +331,7 @@ class Trial:
     def _evaluate(self, epoch: int, progress: Callable[[int], object]) -> dict[str, Any]:
         """The scores of an epoch by their names in EpochReport.
 
-        Evaluation is in float32, as the model is used later.
+        Evaluation is in float32, because the model is used in float32 later.
         """
         if not self.split.validation:
             return {
@@ -396,7 +396,8 @@ class Trial:
     def kept_model(self, folder: Path) -> TrainedModel | None:
         """The best epoch's model of a trial that was saved in `folder`; None without its weights.
 
-        Raises CheckpointError as `load` does. The trial itself does not change.
+        The trial takes the values that every `auto` stood for then; otherwise it does not change.
+        Raises CheckpointError as `load` does.
         """
         path = max(folder.glob("best-*.safetensors"), default=None)
         if path is None:
@@ -409,8 +410,8 @@ class Trial:
         return self._model_with(tensors)
 
     def _model_with(self, state: dict[str, torch.Tensor]) -> TrainedModel:
-        """A copy of the model in evaluation mode; what training changes is taken from `state`."""
-        model = copy.deepcopy(self.evaluated)  # it knows how large a batch fits the GPU's memory
+        """A copy of the model in evaluation mode; `state` has the tensors that training changes."""
+        model = copy.deepcopy(self.evaluated)  # with the size of a batch that fits the GPU's memory
         model.load_state_dict(state, strict=False)
         model.requires_grad_(False)
         model.eval()
@@ -422,8 +423,9 @@ class Trial:
         The files are written in this order, each whole or not at all: `matches/epoch-0007.npz` of
         the epochs run since the last save; `matches/predict-KEY.npz` of other settings of
         prediction, where KEY is `PredictConfig.key`; `best-0007.safetensors`, the weights of the
-        best epoch, averaged if `optim.ema` asks for it; `last.safetensors`. Then the bests of other
-        epochs are removed. Whenever the process dies, `last.safetensors` names files that exist.
+        best epoch, averaged if `optim.ema` asks for it; `last.safetensors`. Then the weights of
+        earlier best epochs are removed. Whenever the process dies, `last.safetensors` names files
+        that exist.
         """
         best = self.best
         assert best is not None, "there is nothing to save before the first epoch"
@@ -451,14 +453,15 @@ class Trial:
         _remove_what_is_not_named(folder, best_path)
 
     def load(self, folder: Path) -> bool:
-        """Go on from what `save` wrote to `folder`; returns whether there was anything.
+        """Go on from the files that `save` wrote to `folder`; returns whether there were any.
 
-        Without a `last.safetensors` in the folder it returns False, and nothing changes. It raises
-        CheckpointError for a file of another configuration, data set or pretrained weights, and
-        TornCheckpoint for one that is damaged: `discard` it to begin anew. The trial goes on with
-        the number of threads with which it began, and with the values that every `auto` stood for
-        when it began. Files that a lost attempt left behind are removed; match tables of epochs
-        that were lost stay until the epoch is run again.
+        Without a `last.safetensors` in the folder it returns False, and nothing changes. The trial
+        goes on with the number of threads with which it began, and with the values that every
+        `auto` stood for when it began. Files that a lost attempt left behind are removed; match
+        tables of epochs that were lost stay until the epoch is run again.
+
+        Raises CheckpointError for a file of another configuration, data set or pretrained weights,
+        and TornCheckpoint for one that is damaged: `discard` it to begin anew.
         """
         path = folder / "last.safetensors"
         if not path.exists():
@@ -497,8 +500,10 @@ class Trial:
         path.replace(path.with_suffix(".safetensors.torn"))
 
     def _take_resolved(self, state: dict[str, Any]) -> None:
-        """Go on with the values that every `auto` stood for in a checkpoint, whatever this version
-        or this device would take.
+        """Go on with the values that every `auto` stood for in a checkpoint.
+
+        This version or this device might choose others. Raises ValueError for values that no `auto`
+        can stand for.
         """
         kept = {name: state["settings"].get(name, SETTINGS[name]) for name in self._asked.open}
         try:
@@ -521,7 +526,8 @@ class Trial:
     def _compare_identity(self, path: Path, state: dict[str, Any]) -> None:
         if state.get("format") != FORMAT:
             raise CheckpointError(
-                f"{path} has format {state.get('format')}, and this version reads format {FORMAT}"
+                f"{path} has format {state.get('format')}, and this version reads format {FORMAT};"
+                " use the version that wrote it, or begin in another folder"
             )
         # A setting that an earlier version did not have is taken to have had its default.
         before, now = {**SETTINGS, **state["settings"]}, self._identity["settings"]
@@ -575,7 +581,7 @@ class Trial:
             )
 
     def _restore(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
-        """Put back what `_tensors` took."""
+        """Restore the tensors that `_tensors` returned."""
         states = {
             part: {
                 name.removeprefix(f"{part}."): value
@@ -594,7 +600,7 @@ class Trial:
 
 @contextlib.contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    """Turn errors on a state that is JSON, but not as `save` writes it, into TornCheckpoint."""
+    """Raise TornCheckpoint in place of errors on JSON that is not a state as `save` writes it."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
