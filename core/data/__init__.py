@@ -3,17 +3,17 @@
 coco.py        the COCO layout
 coco_masks.py  polygons and run lengths of a COCO file to masks
 dataset.py     the data set that every reader delivers, and its problems
-hw3.py         the HW3 layout: one folder an image, one mask a class
+hw3.py         the HW3 layout: one folder per image, one mask per class
 images.py      image and mask files to arrays
 listing.py     images to predict on
-looks.py       images that seem to belong together by their looks
+looks.py       images that belong together by their looks
 measure.py     images and instances in numbers, from which settings are read
 pictures.py    PNG, JPEG and BMP files
 readers.py     the table of formats: which reader reads a data set
 split.py       the split into training and validation images
 stored.py      an image file as it is stored, before EXIF turns it
 suspicion.py   annotations that can be read but look wrong
-synthetic.py   cells that are made, not read
+synthetic.py   a data set of drawn cells, made without files
 tiffs.py       TIFF files, by the axes that they name
 """
 
@@ -46,18 +46,17 @@ __all__ = [
 STRICT = DataConfig()
 """Settings of reading under which a data set with any problem is refused."""
 MOST_FOLDERS, KINDS_SHOWN = 1000, 5
-"""Largest numbers of folders that are looked into, and of kinds of files that are named, if there
-is no data set."""
+"""Largest numbers of folders that are searched, and of kinds of files that are named, to describe a
+folder that holds no data set."""
 
 
 def load(where: str, config: DataConfig = STRICT) -> Dataset:
     """Read a data set: the word `synthetic`, or a folder in the HW3 or COCO layout.
 
-    config   only its settings of reading count: skip_bad, allow_suspicious, split_components,
-             group_pattern
+    config   of its settings, skip_bad, allow_suspicious, split_components and group_pattern count
 
-    Raises DataError with the first problem, and says how many more there are. Images without
-    instances are fine.
+    Images without instances are allowed. Raises DataError with the first problem and the number of
+    the others.
     """
     inspection = inspect(where, config)
     if inspection.problems:
@@ -76,7 +75,7 @@ def load(where: str, config: DataConfig = STRICT) -> Dataset:
 
 
 def inspect(where: str, config: DataConfig = STRICT) -> Inspection:
-    """Read as much of a data set as can be read, and collect every problem on the way."""
+    """Read as much of a data set as can be read, as `load` does, and collect every problem."""
     found = _read(where)
     if config.skip_bad:
         found = _without_bad(found)
@@ -102,9 +101,7 @@ def inspect(where: str, config: DataConfig = STRICT) -> Inspection:
 
 
 def _without_bad(found: Inspection) -> Inspection:
-    """The same with one note in place of the problems that concern one annotation or one image
-    alone.
-    """
+    """Replace the problems of single annotations and images by one note that counts them."""
     if found.dataset is None or not found.single:
         return found
     note = f"data.skip_bad: {len(found.single):,} skipped; {'; '.join(by_cause(found.single))}"
@@ -115,7 +112,7 @@ def _without_bad(found: Inspection) -> Inspection:
 
 
 def _read(where: str) -> Inspection:
-    """The data set as the first reader that sees it reads it."""
+    """Read a data set with the first reader that recognises it."""
     folder = Path(where)
     try:
         for name, reader in READERS.items():
@@ -138,7 +135,7 @@ def _read(where: str) -> Inspection:
 
 
 def _seen(folder: Path) -> str:
-    """The kinds of the files in a folder and below it, with their numbers."""
+    """Count the files in a folder and below it by their suffix, in words."""
     kinds: Counter[str] = Counter()
     for _, _, names in itertools.islice(os.walk(folder), MOST_FOLDERS):
         kinds.update(
@@ -158,7 +155,7 @@ def _seen(folder: Path) -> str:
 
 def _where_to_put(where: str) -> str:
     return (
-        f"put one folder an image there, {where}/train/NAME/image.tif with its masks class1.tif,"
+        f"put one folder per image there, {where}/train/NAME/image.tif with its masks class1.tif,"
         f" class2.tif, ... beside it (the HW3 layout; {where}/NAME/image.tif is read too), or COCO"
         f" annotations as {where}/train.json with the images in {where}/train/, or name another"
         " folder with --data"

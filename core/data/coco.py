@@ -64,15 +64,14 @@ LISTS = ("images", "annotations", "categories")
 ROBOFLOW = "_annotations.coco.json"
 """The annotations of the images in the same folder."""
 MAX_LAYERS = 32
-"""Largest number of instances on one pixel of an image; each takes a label map of the image's size.
-"""
+"""Largest number of instances that may overlap at one pixel; each needs a label map of its own."""
 MAX_LAYER_PIXELS = MAX_LAYERS * 2**24
-"""Largest number of pixels in all label maps of an image: 1 GB."""
+"""Largest number of pixels in all label maps of an image: 1 GiB at 2 bytes each."""
 LEAST_APART = 3
-"""Least number of masks away from their own bbox that is no slip, where they are also most of the
-masks."""
+"""Least number of annotations with one fault (a mask away from its bbox, an outline outside its
+image) for which the whole file is doubted; fewer are slips."""
 SOME = 0.02
-"""Least fraction of annotations beside their image that puts the others in doubt, too."""
+"""Least fraction of annotations outside their image for which the whole file is doubted."""
 MOST = 0.5
 """A fault of more than this fraction of a file's annotations is one of the file, not of single
 annotations."""
@@ -83,13 +82,14 @@ class _Read:
     """The result of reading one image.
 
     sample       the image with its instances; None if it cannot be used
-    problems     the problems of the image and its annotations
+    problems     the problems of the image and its annotations, without those of the next fields
     boxes        number of annotations by how their `bbox` fits their mask (see `compare`)
     areas        number of annotations by how their `area` fits their mask (see `compare_area`)
     only_boxes   ids of annotations that have a bbox and no outline
-    beside       those of the problems that are annotations beside the image
-    lost         why the image is left out with its annotations, where most of these cannot be used
-    turned       whether it is unknown if the annotations were drawn on the image as EXIF turns it
+    beside       the problems of annotations that lie outside the image
+    lost         the problem of an image that is left out because most of its annotations cannot be
+                 used
+    turned       whether nothing tells if the annotations were drawn on the image as EXIF turns it
     """
 
     sample: Sample | None
@@ -103,9 +103,9 @@ class _Read:
 
 
 def annotation_file(folder: Path, part: str = "train") -> Path | None:
-    """The JSON file of a part (train, test), None when there is none.
+    """Find the annotation file of a part, `train` or `test`, by its name; None if there is none.
 
-    Raises DataError when there are several.
+    Raises DataError if there are several.
     """
     if (folder / f"{part}.json").is_file():
         return folder / f"{part}.json"
@@ -123,10 +123,10 @@ def annotation_file(folder: Path, part: str = "train") -> Path | None:
 
 
 def unnamed_annotation_file(folder: Path) -> Path | None:
-    """The one JSON file in a folder, or in `annotations` inside it, that has COCO's lists,
-    whatever its name.
+    """Find the JSON file with COCO's lists in a folder or its `annotations`, None if there is none.
 
-    None where there is none. Raises DataError when there are several, with their names.
+    It may have any name but a test listing's. Raises DataError that names them if there are
+    several.
     """
     found = _unnamed(folder)
     if len(found) > 1:
@@ -138,9 +138,7 @@ def unnamed_annotation_file(folder: Path) -> Path | None:
 
 
 def _unnamed(folder: Path, without: Sequence[Path] = ()) -> list[Path]:
-    """The files in a folder, and in `annotations` inside it, that have COCO's lists and are no
-    listing of a test.
-    """
+    """List the JSON files with COCO's lists in a folder and its `annotations`, without listings."""
     return [
         path
         for place in (folder, folder / "annotations")
@@ -162,7 +160,7 @@ def _holds_lists(path: Path) -> bool:
 
 
 def read(folder: Path) -> Inspection:
-    """Read every image of a folder in the COCO layout, in a few threads.
+    """Read every image of a folder in the COCO layout, in up to 8 threads.
 
     Problems are collected, not raised.
     """
@@ -208,7 +206,7 @@ def read(folder: Path) -> Inspection:
     )
     problems += beside
     in_doubt = any(not problem.skippable for problem in beside)
-    if not in_doubt:  # else all that follows would say the same once more
+    if not in_doubt:  # otherwise contradicting boxes and areas have the same cause
         problems += _contradictions(
             sum((result.boxes for result in results), Counter()), path, notes
         )
@@ -218,8 +216,8 @@ def read(folder: Path) -> Inspection:
     areas = sum((result.areas for result in results), Counter())
     if (apart := areas["apart"]) and not in_doubt:
         notes.append(
-            f"{apart:,} of {many(apart + areas['fits'], 'annotation')} have an area that is not"
-            f" that of their mask, by a factor of more than {FAR_AREA}; masks are used"
+            f"{apart:,} of {many(apart + areas['fits'], 'annotation')} have an area that differs"
+            f" from that of their mask by a factor of more than {FAR_AREA}; masks are used"
         )
 
     test_images: list[TestImage] = []
@@ -255,7 +253,7 @@ def _load(path: Path, lists: tuple[str, ...]) -> dict[str, list[Any]]:
 
 
 def image_folders(folder: Path, annotations: Path, part: str) -> list[Path]:
-    """The folders that may hold a part's images; train2017 goes with instances_train2017.json."""
+    """List the folders that may hold a part's images: train2017 for instances_train2017.json."""
     subset = annotations.stem.removeprefix("instances_")
     year = annotations.stem.rpartition(part)[2]
     names = (f"{part}{year}", part, f"images/{subset}", f"images/{part}", "images", ".")
@@ -264,7 +262,7 @@ def image_folders(folder: Path, annotations: Path, part: str) -> list[Path]:
 
 
 def _unread(folder: Path, path: Path) -> list[str]:
-    """Notes on files of the folder that are not read."""
+    """Notes on annotation files of the folder that are not read."""
     others = [*sorted((folder / "annotations").glob("instances_val*.json"))]
     others += [
         other
@@ -284,16 +282,19 @@ def _unread(folder: Path, path: Path) -> list[str]:
         )
     if further:
         notes.append(
-            f"{examples_of(further)} is not read beside {path.relative_to(folder)}: one file is; to"
-            " use its annotations too, merge the files"
+            f"{examples_of(further)} is not read, because one file is, {path.relative_to(folder)};"
+            " to use its annotations too, merge the files"
         )
     return notes
 
 
 def _numbered(
     items: list[Any], kind: str, path: Path, problems: list[Problem]
-) -> list[dict[str, Any]]:
-    """The items that are objects with a whole number as id."""
+) -> list[tuple[int, dict[str, Any]]]:
+    """Keep the items that are objects with a whole number as id, each with its position.
+
+    The others become problems.
+    """
     found = []
     for position, item in enumerate(items):
         entry_id = whole_number(item.get("id")) if isinstance(item, dict) else None
@@ -301,16 +302,16 @@ def _numbered(
             message = f"{kind} must be an object with a whole number as id, and is {short(item)}"
             problems.append(Problem(f"{path}, {kind} {position} (counted from 0)", message))
         else:
-            found.append({**item, "id": entry_id})
+            found.append((position, {**item, "id": entry_id}))
     return found
 
 
 def _entries(
     items: list[Any], kind: str, path: Path, problems: list[Problem]
 ) -> dict[int, dict[str, Any]]:
-    """The items by their ids, whole numbers that must be unique."""
+    """Map ids to items; an item without an id of its own becomes a problem."""
     entries: dict[int, dict[str, Any]] = {}
-    for position, item in enumerate(_numbered(items, kind, path, problems)):
+    for position, item in _numbered(items, kind, path, problems):
         if item["id"] in entries:
             place = f"{path}, {kind} {position} (counted from 0)"
             problems.append(
@@ -326,6 +327,10 @@ def _entries(
 def _classes(
     document: Mapping[str, list[Any]], path: Path, problems: list[Problem], notes: list[str]
 ) -> list[Category]:
+    """Read the categories in ascending id, without headings.
+
+    A heading is the supercategory of another category and has no annotation of its own.
+    """
     entries = _entries(document["categories"], "category", path, problems)
     used = {
         whole_number(item.get("category_id"))
@@ -348,7 +353,7 @@ def _classes(
             problems.append(
                 Problem(
                     f"{path}, category {category_id}",
-                    f"its name must be a text, and is {short(name)}",
+                    f"its name must be a string, and is {short(name)}",
                 )
             )
         elif name in parents and category_id not in used and len(entries) > 1:
@@ -383,6 +388,7 @@ def _is_text(value: Any) -> TypeGuard[str]:
 
 
 def _images(items: list[Any], path: Path, problems: list[Problem]) -> dict[int, dict[str, Any]]:
+    """Map ids to images, each with a file name of its own; others become problems."""
     images = _entries(items, "image", path, problems)
     if not items:
         problems.append(Problem(str(path), "there must be at least one image, and there is none"))
@@ -392,7 +398,7 @@ def _images(items: list[Any], path: Path, problems: list[Problem]) -> dict[int, 
         if isinstance(name, str) and name not in names:
             names.add(name)
             continue
-        message = f"its file_name must be a text of its own, and is {short(name)}"
+        message = f"its file_name must be a string of its own, and is {short(name)}"
         problems.append(Problem(f"{path}, image {image_id}", message))
         del images[image_id]
     return images
@@ -406,16 +412,16 @@ def _by_image(
     problems: list[Problem],
     notes: list[str],
 ) -> dict[int, list[dict[str, Any]]]:
-    """The annotations of each image in ascending id, without those whose image or category is
-    unknown.
+    """Group the annotations by image, in ascending id; invalid ones become problems.
 
-    An id only names its annotation, so one that repeats another's is noted and costs nothing.
+    An annotation is valid if its image and its category exist and `iscrowd` is 0 or 1. Nothing
+    refers to an annotation by its id, so repeated ids are only noted.
     """
     if not items:
-        message = "the list of annotations is empty; export it again with what was annotated"
+        message = "the list of annotations is empty; export the file again with its annotations"
         problems.append(Problem(str(path), message))
     annotations: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    numbered = _numbered(items, "annotation", path, problems)
+    numbered = [item for _, item in _numbered(items, "annotation", path, problems)]
     for item in sorted(numbered, key=lambda item: int(item["id"])):
         place = f"{path}, annotation {item['id']}"
         image_id, category_id = (
@@ -470,7 +476,7 @@ def _read_image(
     except DataError as error:
         return unusable(Problem(place_of_image, str(error)))
     try:
-        # A size that nobody knew is left out, null or 0.
+        # Tools that do not know the size leave it out, or write null or 0.
         sides = [whole_number(image.get(side)) or 0 for side in ("height", "width")]
         known = (sides[0], sides[1]) if all(sides) else None
         pixels, in_doubt = read_rgb(file, known), turned_in_doubt(file, known)
@@ -483,7 +489,7 @@ def _read_image(
         name, sizes = image["file_name"], f"{listed[0]} x {listed[1]} pixels (height x width)"
         message = (
             f"{name!r} is listed with {sizes}, and has {height} x {width}{turned}; bring the"
-            " picture that was annotated, for outlines on another one lie elsewhere"
+            " picture that was annotated: on another one its outlines would lie elsewhere"
         )
         return unusable(Problem(place_of_image, message))
 
@@ -511,10 +517,10 @@ def _read_image(
         boxes[compare(annotation.get("bbox"), mask)] += 1
         areas[compare_area(annotation.get("area"), mask)] += 1
     if (bad := len(annotations) - len(labels)) > MOST * len(annotations):
-        # Without most of its instances it would teach that they are background.
+        # Without most of its instances the image would teach the network that they are background.
         message = (
-            f"{bad:,} of its {many(len(annotations), 'annotation')} cannot be used, so that the"
-            " image cannot be"
+            f"{bad:,} of its {many(len(annotations), 'annotation')} cannot be used, so the image"
+            " cannot be used either"
         )
         return _Read(
             None,
@@ -538,9 +544,11 @@ def _read_image(
 
 
 class _Canvas:
-    """The label maps of an image, at most `most`, while instances are drawn into them.
+    """The label maps of an image, into which its instances are drawn one by one.
 
-    `depth_HW` counts the instances of a pixel.
+    label_maps   uint16 [H, W] each
+    depth_HW     uint8, number of instances on each pixel
+    most         largest number of label maps
     """
 
     def __init__(self, height: int, width: int) -> None:
@@ -549,12 +557,15 @@ class _Canvas:
         self.most = min(MAX_LAYERS, MAX_LAYER_PIXELS // (height * width))
 
     def draw(self, mask: MaskCrop, number: int) -> None:
-        """Draw instance `number`.
+        """Draw an instance, counted from 1, into the first label map that has room for it.
 
-        Raises DataError, without a place, for more instances than maps can hold.
+        Raises DataError, without a place, for more instances than the maps can hold.
         """
         if number > MAX_INSTANCES:
-            raise DataError(f"an image can hold {MAX_INSTANCES:,} instances; cut it into tiles")
+            raise DataError(
+                f"an image can hold {MAX_INSTANCES:,} instances, and this one holds more; cut it"
+                " into tiles"
+            )
         h, w = mask.pixels.shape
         depth_hw = self.depth_HW[mask.y0 : mask.y0 + h, mask.x0 : mask.x0 + w]
         full = depth_hw[mask.pixels].max() >= self.most
@@ -564,20 +575,22 @@ class _Canvas:
             )
         if full:
             raise DataError(
-                f"{self.most} instances of an image of this size may lie on each other, and this"
-                " one finds no room; remove annotations that repeat others"
+                f"{self.most} instances of an image of this size may overlap at one place, and for"
+                " this one there is no room; remove annotations that repeat others"
             )
         depth_hw += mask.pixels
 
 
 def _only_boxes(found: list[int], annotations: int, path: Path) -> list[Problem]:
-    """The problems of annotations that are boxes without outlines: one of the file where most
-    are, else one each.
+    """Problems of annotations that are boxes without outlines: one if most are so, else one each.
+
+    found         ids of these annotations
+    annotations   number of all annotations
     """
     if len(found) <= MOST * annotations:
         message = (
-            "an annotation must have an outline, and has a bbox and an empty segmentation; draw it,"
-            " or remove it"
+            "an annotation must have an outline, and this one has only a bbox; draw the outline, or"
+            " remove the annotation"
         )
         return [
             Problem(f"{path}, annotation {number}", message, skippable=True) for number in found
@@ -585,32 +598,34 @@ def _only_boxes(found: list[int], annotations: int, path: Path) -> list[Problem]
     return [
         Problem(
             str(path),
-            f"{len(found):,} of {many(annotations, 'annotation')} are boxes without outlines, a"
-            " data set for detection, and Mask R-CNN learns outlines; export polygons or masks, or"
+            f"{len(found):,} of {many(annotations, 'annotation')} are boxes without outlines, as"
+            " for object detection, and Mask R-CNN learns outlines; export polygons or masks, or"
             " draw them inside the boxes (tools such as Segment Anything propose them)",
         )
     ]
 
 
 def _beside(found: list[Problem], annotations: int, path: Path) -> list[Problem]:
-    """The problems of annotations beside their image: one of the file where they are no slip,
-    else one each.
+    """Problems of annotations outside their image: one for the file if they are many, or as found.
+
+    annotations   number of all annotations
     """
     if len(found) < LEAST_APART or len(found) < SOME * annotations:
         return found
     return [
         Problem(
             str(path),
-            f"{len(found):,} of {many(annotations, 'annotation')} lie beside their image, and so"
-            " the others may be wrong as well: x and y are exchanged, or they were drawn on images"
-            " of another size; export again",
+            f"{len(found):,} of {many(annotations, 'annotation')} lie outside their image, so the"
+            " others may be wrong as well: x and y are exchanged, or they were drawn on images of"
+            " another size; export again",
         )
     ]
 
 
 def _contradictions(boxes: Counter[str], path: Path, notes: list[str]) -> list[Problem]:
-    """Contradictions between the annotations' own bbox and their masks: a problem if most
-    contradict, else a note.
+    """Report annotations whose own bbox contradicts their mask: a problem if most do, else a note.
+
+    boxes   number of annotations by the words of `compare`
     """
     compared = boxes.total() - boxes["no bbox"]
     far = boxes["apart"] + boxes["exchanged"]
@@ -648,7 +663,7 @@ def _contradictions(boxes: Counter[str], path: Path, notes: list[str]) -> list[P
 
 
 def _reader(find: Callable[[Path], Path | None]) -> Reader:
-    """The reader of the folders in which `find` finds a file of annotations."""
+    """Make the reader of the folders in which `find` finds a file of annotations."""
 
     def sees(where: str) -> bool:
         try:

@@ -1,6 +1,4 @@
-"""A data set in memory, which every reader delivers: decoded arrays, classes, and a fingerprint
-of both.
-"""
+"""The data set in memory that every reader delivers: decoded arrays, classes, a fingerprint."""
 
 import hashlib
 import json
@@ -19,10 +17,9 @@ from core.text import listed, many, shown
 EXAMPLES = 3
 """Number of names that a sentence shows as examples."""
 SLIPS = 10
-"""Number of single bad annotations and images that `data.skip_bad` allows in a data set of any
-size."""
+"""Number of bad annotations and images that `data.skip_bad` allows in a data set of any size."""
 VALUE = re.compile(r"""'[^']*'|"[^"]*"|\[[^\[\]]*\]|\S+\.(?:tiff?|png|jpe?g|bmp)\b|-?\d[\d.,]*""")
-"""Values in a message: quoted texts, lists, names of image files, figures."""
+"""Values in a message: quoted text, lists, names of image files, numbers."""
 
 Array = TypeVar("Array", bound=NDArray[np.generic])
 
@@ -92,9 +89,7 @@ class Dataset:
         )
 
     def instance_counts(self) -> NDArray[np.int64]:
-        """int64 [images, C]: instances of each class in each image; crowd regions are not
-        counted.
-        """
+        """Count the instances of each class in each image, int64 [images, C], without crowds."""
         counts = np.zeros((len(self.samples), len(self.classes)), np.int64)
         for row, sample in enumerate(self.samples):
             labels = sample.labels_N[~sample.crowd_N]
@@ -124,14 +119,12 @@ class Problem:
 
     @property
     def cause(self) -> str:
-        """The message without its quoted texts and figures: problems of one cause differ in
-        these alone.
-        """
+        """The message with `#` in place of each value: problems of one cause differ in values."""
         return VALUE.sub("#", self.message)
 
     @classmethod
     def of(cls, error: DataError, place: object, skippable: bool = False) -> "Problem":
-        """The problem of an error whose sentence begins with `place`."""
+        """Make a problem of an error; `place`, where its sentence begins with it, is cut off."""
         return cls(str(place), str(error).removeprefix(f"{place}: "), skippable)
 
 
@@ -141,7 +134,7 @@ class Inspection:
 
     dataset    the images that could be read; None if none could. It may be trained on only if there
                are no problems
-    problems   the problems, in the order of the files' names
+    problems   everything that was found wrong
     """
 
     dataset: Dataset | None
@@ -149,9 +142,10 @@ class Inspection:
 
     @property
     def single(self) -> tuple[Problem, ...]:
-        """The problems that `data.skip_bad` leaves out.
+        """The problems of single annotations and images, which `data.skip_bad` leaves out.
 
-        There are none where more than SLIPS are bad, and more than are good.
+        Empty where these are more than SLIPS and more than the good images and the good instances:
+        then the whole data set is in doubt.
         """
         if self.dataset is None:
             return ()
@@ -163,7 +157,7 @@ class Inspection:
 
 
 def by_cause(problems: Iterable[Problem]) -> list[str]:
-    """One sentence for each cause: its first problem, the number of its problems, and examples.
+    """Write a sentence for each cause: its first problem, the number of its problems, examples.
 
     Causes come in the order of their first problems.
     """
@@ -193,7 +187,7 @@ def _further(others: int) -> list[str]:
 
 
 def examples_of(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """The first EXAMPLES names in words, and how many more there are."""
     more = len(names) - EXAMPLES
     return ", ".join(shown(name) for name in names[:EXAMPLES]) + (
         f" and {more:,} more" if more > 0 else ""
@@ -201,7 +195,7 @@ def examples_of(names: Sequence[str]) -> str:
 
 
 def first_of(problems: Sequence[Problem]) -> str:
-    """The first problem, at least one, and how many more there are."""
+    """The first of one or more problems in words, and how many more there are."""
     more = len(problems) - 1
     return str(problems[0]) + (f" (and {many(more, 'more problem')})" if more else "")
 
@@ -212,9 +206,7 @@ def assemble(
     samples: Iterable[Sample],
     test_images: Sequence[TestImage] = (),
 ) -> Dataset:
-    """Put the samples in the order of their names, make their arrays contiguous and read-only,
-    fingerprint them.
-    """
+    """Make a data set: samples sorted by name, arrays contiguous and read-only, fingerprinted."""
     ordered = tuple(
         Sample(
             name=sample.name,
@@ -231,8 +223,8 @@ def assemble(
 def fingerprint(classes: Sequence[Category], samples: Sequence[Sample]) -> str:
     """SHA-256, in hexadecimal, over classes, names, pixels and labels in the order of the names.
 
-    Equal for equal content on every machine: byte order and text encoding are fixed, folders do not
-    enter.
+    It is the same for the same content on every machine: byte order and text encoding are fixed,
+    and folders do not count.
     """
     digest = hashlib.sha256()
     digest.update(json.dumps([[category.id, category.name] for category in classes]).encode())
@@ -248,11 +240,10 @@ def fingerprint(classes: Sequence[Category], samples: Sequence[Sample]) -> str:
 
 
 def renumber(ids_HW: NDArray[np.generic], first: int) -> tuple[NDArray[np.uint16], int]:
-    """Instance numbers `first`, `first + 1`, ... in place of the ids of a mask, in ascending id;
-    0 stays background.
+    """Replace the ids of a mask, in ascending order, by `first`, `first + 1`, ...; 0 stays 0.
 
-    Returns the label map, uint16 [H, W], and how many instances it holds. Raises DataError when the
-    numbers would pass what a label map can count; the caller says where.
+    Returns the label map, uint16 [H, W], and the number of its instances. Raises DataError, without
+    a place, if a number would exceed MAX_INSTANCES.
     """
     inside = ids_HW != 0
     ids, index = np.unique(ids_HW[inside], return_inverse=True)
@@ -280,7 +271,7 @@ def place(
     label_maps   at least one uint16 [H, W]; changed in place, and longer afterwards when a map was
                  added
     labels_hw    uint16 [h, w], the label of every pixel in a window that begins at row y0 and
-                 column x0; 0 is nothing. It is never spread over two maps, so no instance is.
+                 column x0; 0 is nothing. All go into the same map, so no instance is divided.
     """
     height, width = labels_hw.shape
     window = (slice(y0, y0 + height), slice(x0, x0 + width))
@@ -298,8 +289,8 @@ def place(
 
 
 def _frozen(array: Array) -> Array:
-    # A copy, so that a caller's own array stays writable. Ray hands arrays out read-only: they are
-    # so from the start.
+    # A copy, so that a caller's own array stays writable. Arrays are read-only from the start,
+    # because Ray hands them out read-only.
     frozen = array.copy(order="C")
     frozen.flags.writeable = False
     return frozen

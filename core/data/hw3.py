@@ -1,8 +1,8 @@
-"""The HW3 layout: one folder an image, one mask a class.
+"""The HW3 layout: one folder per image, one mask per class.
 
     DIR/train/NAME/image.tif           8-bit grey, RGB or RGBA; .tiff, .png, .jpg, .jpeg and .bmp as
                                        well
-    DIR/train/NAME/class1.tif ...      one mask a class that is present: 0 is background, every
+    DIR/train/NAME/class1.tif ...      one mask per class that is present: 0 is background, every
                                        other value an instance; .tiff, .png and .bmp as well
     DIR/test_release/FILE              images to predict on; `test/` is read as well
     DIR/test_image_name_to_ids.json    [{"file_name": FILE, "id": 1, "height": 512, "width": 512},
@@ -10,13 +10,13 @@
 
 DIR may also hold the NAME folders itself. The test listing may be absent. A folder without masks is
 an image without instances, a true negative. Ids need not be contiguous and need not restart in each
-class; the same id in two class files is two instances. The classes are class1 .. class4, always, so
-that two parts of one collection agree even where a rare class is missing, and whatever higher ones
-are found.
+class; the same id in two class files is two instances. class1 to class4 are always classes, so that
+two parts of one collection agree even where a rare class is missing; higher numbers are classes
+where they are found.
 
 Every file in a NAME folder is read or named: in a problem if it may be a mask or an image that is
-meant to be read, in a note if it is neither. Only texts and the files that operating systems leave
-are passed over.
+meant to be read, in a note if it is neither. Only text files and the files that operating systems
+leave are ignored.
 """
 
 import contextlib
@@ -38,6 +38,7 @@ from core.data.dataset import (
     Problem,
     TestImage,
     assemble,
+    examples_of,
     place,
     renumber,
 )
@@ -68,14 +69,15 @@ _BESIDE = re.compile(
     r"\..*|thumbs\.db|ehthumbs\.db|desktop\.ini|readme.*|licen[cs]e.*|.*\.(txt|md|rst|log)",
     re.IGNORECASE,
 )
-"""Files that operating systems put beside images (`.DS_Store`, `._image.tif`), and texts for
-people."""
+"""Names of files that are ignored: those that operating systems leave (`.DS_Store`, `._image.tif`),
+and text for people."""
 _PERHAPS_MEANT = re.compile(
     r"(image|class|mask|label|instance)s?[^a-z].*"
     r"|.*\.(tiff?|png|bmp|jpe?g|jp2|gif|webp|dib|p[gpn]m|npy|npz|mat|h5|hdf5|zarr|nii|gz|zip|roi|svs|ndpi|czi|nd2|lif|dcm)",
     re.IGNORECASE,
 )
-"""Names of pictures, arrays and archives, and names that begin like an image's or a mask's."""
+"""Names that may be meant as an image's or a mask's: those of pictures, arrays and archives, and
+those that begin like them."""
 
 _WRONG_NAME = (
     "the file is not read: masks must be named class1.tif, class2.tif, ... (or .png, .bmp), the"
@@ -83,7 +85,7 @@ _WRONG_NAME = (
     " the folder"
 )
 _WRONG_FOLDER = (
-    "pictures in a folder inside an image's folder are not read; make one mask a class of them,"
+    "pictures in a folder inside an image's folder are not read; make one mask per class of them,"
     " class1.tif beside the image, in which every instance has its own number"
 )
 
@@ -106,9 +108,7 @@ class _Folder:
 
 
 def images_folder(folder: Path) -> Path | None:
-    """The folder whose subfolders hold an image: `folder/train`, else `folder` itself, else
-    None.
-    """
+    """Find the folder whose subfolders hold images: `folder/train`, else `folder`, else None."""
     for candidate in (folder / "train", folder):
         if candidate.is_dir() and any(
             _look_into(entry).images for entry in _entries(candidate, folder)
@@ -122,9 +122,7 @@ def _holds_image(entry: Path) -> bool:
 
 
 def _entries(images: Path, folder: Path) -> list[Path]:
-    """The folders of single images, in the order of their names; without those that systems, and
-    the layout itself, put beside them.
-    """
+    """List the folders of single images by name, without hidden ones and those of test images."""
     beside = TEST_FOLDERS if images == folder else ()
     return sorted(
         entry
@@ -134,7 +132,7 @@ def _entries(images: Path, folder: Path) -> list[Path]:
 
 
 def read(folder: Path) -> Inspection:
-    """Read every image of a folder in the HW3 layout, in a few threads.
+    """Read every image of a folder in the HW3 layout, in up to 8 threads.
 
     Problems are collected, not raised.
     """
@@ -160,7 +158,7 @@ def read(folder: Path) -> Inspection:
 
 
 def _look_into(entry: Path) -> _Folder:
-    """Sort the files of an image's folder."""
+    """Sort the files of an image's folder by their purpose."""
     images: list[Path] = []
     masks: list[tuple[int, Path]] = []
     strays: list[tuple[Path, str]] = []
@@ -183,8 +181,9 @@ def _look_into(entry: Path) -> _Folder:
 
 
 def _read_image(found: _Folder, label_of: dict[int, int]) -> tuple[Sample | None, list[Problem]]:
-    """The sample of a folder; None where its image or any of its masks cannot be read, with the
-    problems.
+    """Read the sample of a folder; None, with the problems, if its image or a mask cannot be read.
+
+    label_of   class number in the data set, from 1 to C, of each K in classK
     """
     masks = dict(found.masks)
     if not found.images:
@@ -193,8 +192,8 @@ def _read_image(found: _Folder, label_of: dict[int, int]) -> tuple[Sample | None
     if len(found.images) > 1 or len(masks) < len(found.masks):
         files = [path.name for path in (*found.images, *(path for _, path in found.masks))]
         message = (
-            f"a folder must hold one image and one mask a class, and holds {listed(files)}; remove"
-            " what is double"
+            f"a folder must hold one image and one mask per class, and holds {listed(files)};"
+            " remove the duplicates"
         )
         return None, [Problem(str(found.path), message)]
     try:
@@ -213,9 +212,10 @@ def _read_image(found: _Folder, label_of: dict[int, int]) -> tuple[Sample | None
         else:
             place(label_maps, labels_HW)
             labels += [label_of[number]] * count
-    if problems:  # cells without their mask would be taught as background
+    if problems:  # without its mask, a cell would be learned as background
         return None, problems
-    # macOS may hand a name out decomposed; it must not change the fingerprint or a group.
+    # macOS may decompose the Unicode characters of a name, which must not change the fingerprint or
+    # a group.
     name = unicodedata.normalize("NFC", found.path.name)
     sample = Sample(
         name,
@@ -228,19 +228,17 @@ def _read_image(found: _Folder, label_of: dict[int, int]) -> tuple[Sample | None
 
 
 def _size_of_masks(found: _Folder) -> Size | None:
-    """The size on which the annotations were drawn; None where no mask can be read."""
+    """The size of the first mask that can be read, on which it was drawn; None if there is none."""
     for _, path in found.masks:
         try:
             return mask_size(path)
-        except DataError:  # is said where the mask is read
+        except DataError:  # reported where the mask is read
             continue
     return None
 
 
 def _stray_problems(folders: Sequence[_Folder]) -> Iterator[Problem]:
-    """A problem for each name of file that is not read and may be meant to be, however many
-    folders hold one.
-    """
+    """Yield a problem for each name of a stray file, however many folders hold one of that name."""
     by_name: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for found in folders:
         for path, message in found.strays:
@@ -253,9 +251,10 @@ def _stray_problems(folders: Sequence[_Folder]) -> Iterator[Problem]:
 
 
 def _notes(folder: Path, images: Path, folders: Sequence[_Folder]) -> Iterator[str]:
+    """Yield notes on pictures and files that are not read, and on images that EXIF turns."""
     for other in _entries(folder, folder) if images != folder else ():
         inside = 0
-        with contextlib.suppress(OSError):  # the folder may be no part of this data set
+        with contextlib.suppress(OSError):  # it may be unreadable, and no part of this data set
             inside = (
                 sum(_holds_image(entry) for entry in (other, *_entries(other, folder)))
                 if other != images
@@ -274,33 +273,29 @@ def _notes(folder: Path, images: Path, folders: Sequence[_Folder]) -> Iterator[s
     if loose:
         yield (
             f"{many(len(loose), 'picture')} directly in {images} not read, since each image has a"
-            f" folder of its own: {_examples(loose)}"
+            f" folder of its own: {examples_of(loose)}"
         )
     if others := [f"{found.path.name}/{name}" for found in folders for name in found.others]:
         yield (
             f"{many(len(others), 'file')} beside images, neither image nor mask, not read:"
-            f" {_examples(others)}"
+            f" {examples_of(others)}"
         )
 
     yield from about_turned([found.path.name for found in folders if _is_turned_in_doubt(found)])
 
 
 def _is_turned_in_doubt(found: _Folder) -> bool:
-    """Whether nothing tells if the masks were drawn on the image as EXIF turns it."""
+    """Whether nothing tells if the masks were drawn on the stored image or as EXIF turns it."""
     try:
         return any(
             turned_in_doubt(path, _size_of_masks(found)) for path in found.images if found.masks
         )
-    except DataError:  # is said where the image is read
+    except DataError:  # reported where the image is read
         return False
 
 
-def _examples(names: Sequence[str]) -> str:
-    more = len(names) - 3
-    return ", ".join(names[:3]) + (f" and {more:,} more" if more > 0 else "")
-
-
 def _read_listing(folder: Path) -> tuple[list[TestImage], list[Problem]]:
+    """The listed test images, none where there is no listing, and the problems of the others."""
     listing = folder / LISTING
     if not listing.exists():
         return [], []

@@ -1,5 +1,4 @@
-"""Image files to arrays: headers are checked before anything is decoded, and damage is reported
-in one sentence.
+"""Image files to arrays: headers are checked before decoding, damage is reported in a sentence.
 
 TIFF, PNG, JPEG and BMP files are told apart by their first bytes, not by their names. Pictures are
 turned by their EXIF orientation, as every viewer and annotation tool shows them, unless the listed
@@ -39,19 +38,18 @@ Size = tuple[int, int]
 
 
 def read_rgb(path: Path, listed: Size | None = None) -> NDArray[np.uint8]:
-    """The image as RGB, uint8 [H, W, 3], from a TIFF, PNG, JPEG or BMP file of up to 8 bits a
-    channel.
+    """Read an image as RGB, uint8 [H, W, 3], from a TIFF, PNG, JPEG or BMP file.
 
-    Grey is repeated, colours of a palette are looked up, 1, 2 and 4 bits are spread over 0 to 255.
-    Alpha is dropped, not blended, and where colours were multiplied by it they are divided by it.
-    EXIF's orientation is obeyed.
+    A channel may have up to 8 bits; 1, 2 and 4 bits are spread over 0 to 255. Grey is repeated,
+    colours of a palette are looked up. Alpha is dropped, not blended, and where colours were
+    multiplied by it they are divided by it. EXIF's orientation is obeyed.
 
     listed   the size that the image's annotations were drawn on, where it is known: an image that
              has this size as it is stored, and another one as EXIF turns it, is not turned
 
-    Raises DataError, one sentence that begins with the path, for a file that is not there, is
-    damaged or cut off, has more than MAX_PIXELS or 8 bits, or holds several images, depths or
-    times, and for another kind of image, which it names.
+    Raises DataError, one sentence that begins with the path, for a file that does not exist, is
+    damaged or cut off, has more than MAX_PIXELS pixels or 8 bits a channel, or holds several
+    images, depths or times, and for another kind of image, which it names.
     """
     with _opened(path) as stored:
         stored.check_picture()
@@ -59,7 +57,7 @@ def read_rgb(path: Path, listed: Size | None = None) -> NDArray[np.uint8]:
 
 
 def read_size(path: Path, listed: Size | None = None) -> Size:
-    """The size of the image that `read_rgb` gives.
+    """The size of the image that `read_rgb` returns, from the header alone.
 
     Raises DataError where the header shows that `read_rgb` would.
     """
@@ -69,10 +67,10 @@ def read_size(path: Path, listed: Size | None = None) -> Size:
 
 
 def turned_in_doubt(path: Path, listed: Size | None = None) -> bool:
-    """Whether EXIF turns or mirrors the image that `read_rgb` gives, and leaves its size as it is.
+    """Whether EXIF turns or mirrors an image, and no size tells if its annotations were turned.
 
-    Then no size tells whether its annotations were drawn on the turned picture or on the stored
-    one. Raises DataError for what is no image.
+    This is so where turning leaves the size as it is, or `listed`, the size that the annotations
+    were drawn on, is unknown. Raises DataError for a file that is no image.
     """
     with _opened(path) as stored:
         orientation = _orientation(stored, listed)
@@ -82,7 +80,7 @@ def turned_in_doubt(path: Path, listed: Size | None = None) -> bool:
 
 
 def about_turned(names: Sequence[str]) -> list[str]:
-    """One note that names the images of which `turned_in_doubt` is true, if there are any."""
+    """Write one note that names images for which `turned_in_doubt` is true; empty without names."""
     if not names:
         return []
     one = len(names) == 1
@@ -95,7 +93,7 @@ def about_turned(names: Sequence[str]) -> list[str]:
 
 
 def read_test_image(image: TestImage) -> NDArray[np.uint8]:
-    """The pixels of a listed image, uint8 [H, W, 3].
+    """Read the pixels of a listed image, RGB, uint8 [H, W, 3].
 
     Raises DataError as `read_rgb` does, and where the size is not the listed one.
     """
@@ -111,8 +109,7 @@ def read_test_image(image: TestImage) -> NDArray[np.uint8]:
 
 
 def read_ids(path: Path, size: Size) -> NDArray[Any]:
-    """The instance ids of a mask, [H, W] in the data type of the file: bool, integer or floating
-    point.
+    """Read the instance ids of a mask, [H, W] in the file's own dtype: bool, integer or float.
 
     They are the values as stored, whatever a viewer makes of them: a palette's indices, not its
     colours. EXIF's orientation is obeyed as for an image.
@@ -137,13 +134,17 @@ def read_ids(path: Path, size: Size) -> NDArray[Any]:
 
 
 def mask_size(path: Path) -> Size:
-    """The size of a mask, from its header. Raises DataError as `read_ids` does."""
+    """The size of a mask, from its header.
+
+    Raises DataError where the header shows that `read_ids` would, whatever its size.
+    """
     with _opened(path) as stored:
         stored.check_ids()
         return turned_size(stored.size, stored.orientation)
 
 
 def _check_whole(ids_HW: NDArray[Any]) -> None:
+    """Raise DataError for an id that is negative, fractional, infinite or NaN."""
     good = ids_HW >= 0
     if ids_HW.dtype.kind == "f":
         good &= np.isfinite(ids_HW) & (ids_HW == np.floor(ids_HW))
@@ -158,7 +159,7 @@ def _check_whole(ids_HW: NDArray[Any]) -> None:
 
 
 def _orientation(stored: Stored, listed: Size | None) -> int:
-    """EXIF's orientation; 1, as stored, where only the stored size is the listed one."""
+    """EXIF's orientation; 1, as stored, where only the stored size is that of the annotations."""
     if listed == stored.size != turned_size(stored.size, stored.orientation):
         return 1
     return stored.orientation
@@ -166,7 +167,7 @@ def _orientation(stored: Stored, listed: Size | None) -> int:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Stored]:
-    """The image in a file.
+    """Open the image in a file.
 
     Whatever is raised inside becomes a DataError that begins with the path.
     """
@@ -187,6 +188,7 @@ def _opened(path: Path) -> Iterator[Stored]:
 
 
 def _kind(path: Path) -> str:
+    """The format of a file by its first bytes: TIFF, PNG, JPEG or BMP."""
     with path.open("rb") as stream:
         head = stream.read(8)
     if not head:
@@ -202,10 +204,10 @@ def _kind(path: Path) -> str:
 
 
 def find_file(file_name: str, folders: Sequence[Path]) -> Path:
-    r"""The file inside the first folder that holds it. Links are followed: images may live in a
-    store elsewhere.
+    r"""Find a file in the first folder that holds it.
 
-    A name that was written on Windows, `train\picture.png`, is found as `train/picture.png`.
+    A name that was written on Windows, `train\picture.png`, is found as `train/picture.png`. Links
+    are followed, since images may lie elsewhere.
 
     Raises DataError, without a place, for a name that leads out of a folder, and for a file that no
     folder holds.
@@ -213,8 +215,8 @@ def find_file(file_name: str, folders: Sequence[Path]) -> Path:
     for name in (PurePosixPath(file_name), PureWindowsPath(file_name)):
         if not name.parts or name.anchor or ".." in name.parts or "\0" in file_name:
             raise DataError(
-                f"a file name must stay inside the data folder, and is {file_name!r}; write it as"
-                " it is from there"
+                f"a file name must stay inside the data folder, and is {file_name!r}; write it"
+                " relative to that folder"
             )
     for folder in folders:
         for name_here in dict.fromkeys((file_name, file_name.replace("\\", "/"))):
@@ -226,7 +228,7 @@ def find_file(file_name: str, folders: Sequence[Path]) -> Path:
 
 
 def whole_number(value: Any) -> int | None:
-    """A whole number from JSON, where tools also write `"7"` and `7.0`; None for anything else."""
+    """The whole number that a JSON value holds, also as `"7"` or `7.0`; None for anything else."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 18:
         return int(value)
     if isinstance(value, float) and value.is_integer():
@@ -237,11 +239,14 @@ def whole_number(value: Any) -> int | None:
 def read_listed(
     entries: Sequence[Any], folders: Sequence[Path], listing: str
 ) -> tuple[list[TestImage], list[Problem]]:
-    """Check listed images: fields, unique ids and names, files inside one of `folders`, headers
-    and sizes.
+    """Check listed images, without decoding them; returns the good ones and the others' problems.
 
-    entries   objects with "file_name", "id", "height" and "width", from JSON and so of any type
-              whatever; a size that is missing, null or 0 is the image's own
+    Checked are fields, ids and names, which must be unique, files, headers and sizes.
+
+    entries   objects with "file_name", "id", "height" and "width", as JSON has them, so perhaps of
+              other types; a height or width that is missing, null or 0 is the image's own
+    folders   where files are looked for
+    listing   path of the listing, with which the problems' places begin
     """
     images: list[TestImage] = []
     problems: list[Problem] = []
@@ -263,6 +268,7 @@ def read_listed(
 
 
 def _listed(entry: Any, folders: Sequence[Path]) -> TestImage:
+    """Check one entry of a listing by itself; raises DataError."""
     if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
         raise DataError(
             'an image must be listed as {"file_name": ..., "id": ..., "height": ..., "width": ...}'
@@ -286,7 +292,7 @@ def _listed(entry: Any, folders: Sequence[Path]) -> TestImage:
 
 
 def _side(value: Any, key: str, file_name: str) -> int | None:
-    """A listed height or width; None if it is unknown, which tools write as null or 0."""
+    """A listed height or width in pixels; None if it is unknown, which tools write as null or 0."""
     if value is None:
         return None
     side = whole_number(value)

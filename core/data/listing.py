@@ -1,4 +1,4 @@
-"""Images to predict on: those of a listing, or simply all that lie in a folder."""
+"""Images to predict on: those of a listing, or all that lie directly in a folder."""
 
 import os
 from pathlib import Path
@@ -11,8 +11,7 @@ from core.files import read_json, reason
 
 
 def list_images(where: str) -> tuple[TestImage, ...]:
-    """The images to predict on, at least one; nothing is decoded, all that a header shows is
-    judged.
+    """List the images to predict on, at least one; headers are checked, no pixels are decoded.
 
     where   a data folder with a test listing in the HW3 or COCO layout, or the listing itself: its
             images, with its ids; any other folder: the image files directly in it, in the order of
@@ -29,10 +28,9 @@ def list_images(where: str) -> tuple[TestImage, ...]:
 
 
 def look_through(where: str) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
-    """The images of `list_images`, with problems in place of those that cannot be predicted on; at
-    least one image or problem.
+    """List images as `list_images` does, and the problems of those that cannot be predicted on.
 
-    Raises DataError for what concerns more than a single image.
+    There is at least one image or problem. Raises DataError for what concerns several images.
     """
     if where == "synthetic":
         return synthetic.make(test=synthetic.TEST_IMAGES).test_images, ()
@@ -50,10 +48,10 @@ def look_through(where: str) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]
 
 
 def find_listing(path: Path) -> Path | None:
-    """The listing that a data folder holds, or `path` itself where it is a file; None for image
-    files.
+    """Find the listing of a data folder, or take `path` itself if it is a JSON file.
 
-    Raises DataError for a folder that holds several listings, and for another kind of file.
+    None for an image file and for a folder without a listing. Raises DataError for a folder that
+    holds several listings, and for another kind of file.
     """
     if path.is_file():
         if not _is_image_file(path) and path.suffix != ".json":
@@ -78,14 +76,12 @@ def find_listing(path: Path) -> Path | None:
 
 def _is_image_file(path: Path) -> bool:
     hidden = path.name.startswith(".")  # macOS puts ._NAME.tif beside NAME.tif on foreign disks
-    leads_nowhere = (
-        path.is_symlink() and not path.exists()
-    )  # is named as a problem, not passed over
+    leads_nowhere = path.is_symlink() and not path.exists()  # reported as a problem, not ignored
     return path.suffix.lower() in SUFFIXES and (path.is_file() or leads_nowhere) and not hidden
 
 
 def _listed(listing: Path) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
-    """The images of a listing: COCO's is an object, HW3's a list."""
+    """Read the images of a listing, which is an object in COCO and a list in HW3."""
     document = read_json(listing, DataError)
     folder = listing.parent
     if isinstance(document, list):
@@ -107,7 +103,7 @@ def _listed(listing: Path) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
 
 
 def _files(path: Path) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
-    """One image file, or all that lie directly in a folder."""
+    """List one image file, or all that lie directly in a folder, with ids from 1."""
     files = (
         [path]
         if path.is_file()
@@ -123,7 +119,7 @@ def _files(path: Path) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
     for number, file in enumerate(files, start=1):
         if any(
             "\ud800" <= character <= "\udfff" for character in file.name
-        ):  # stand for bytes that are no UTF-8
+        ):  # surrogates stand for bytes that are not UTF-8
             name = os.fsencode(file.name)
             problems.append(
                 Problem(str(path), f"a file name must be UTF-8, and is {name!r}; rename the file")
@@ -137,6 +133,7 @@ def _files(path: Path) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
 
 
 def _way_out(folder: Path) -> str:
+    """The user's way out for a folder without image files, as an order."""
     for name in hw3.TEST_FOLDERS:
         if (folder / name).is_dir():
             return f"name {folder / name}, or add {hw3.LISTING} with the images' ids"

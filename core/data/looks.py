@@ -1,8 +1,8 @@
-"""Images that seem to belong together by their looks: near copies, and images of one stain.
+"""Images that belong together by their looks: near copies, and images of the same stain.
 
-Tiles of one slide share its tissue, stain and scanner. Where they train and validate each other,
-scores are too good and look surer than they are. Names often show which tiles belong together (see
-`core.data.split.parts`); this module looks for signs where names alone do not tell.
+Tiles of one slide share its tissue, stain and scanner. Where some of them are training images and
+some validation images, scores are too high and their intervals too narrow. Names often show which
+tiles belong together (see `core.data.split.parts`); this module is for names that do not tell.
 """
 
 import re
@@ -15,21 +15,21 @@ from PIL import Image
 from core.data.dataset import Dataset
 
 MOST_IMAGES = 600
-"""Largest number of images that are compared; of a larger data set, evenly spaced ones are."""
+"""Largest number of images that are compared: of a larger data set, every so many-th by name."""
 SIDE = 24
 """Side, in pixels, of the small copies that are compared."""
 SAME = 0.95
-"""Least correlation of two small copies, less the mean of all images, that shows one place. The
-highest between two crops of CoNSeP is 0.56."""
+"""Correlation of two small copies, each less the mean over all images, from which on the two images
+show the same place. The highest between two crops of CoNSeP is 0.56."""
 PLAIN = 2.0
-"""Least standard deviation of a small copy, in grey levels, for which its image shows a place."""
+"""Standard deviation of a small copy, in grey levels, below which it is too plain to compare."""
 CLOSE = 0.8
-"""Largest mean distance in colour between images of one stain, as a fraction of that between any
-two images. The fraction is 0.40 on CoNSeP (0.51 for neighbours by name, 0.95 to 1.04 for shuffled
-names) and 0.70 to 0.76 on the synthetic data set."""
+"""Largest mean distance in colour between images of one stain, as a fraction of that between random
+pairs. The fraction is 0.40 on CoNSeP (0.51 for neighbours by name, 0.95 to 1.04 for shuffled names)
+and 0.70 to 0.76 on the synthetic data set."""
 SHUFFLES = 300
-"""Number of random groupings; in each of them images must be farther apart in colour than in the
-grouping that is tested."""
+"""Number of random groupings; images must be closer in colour in the tested grouping than in every
+one of these."""
 LEAST_IMAGES = 12
 """Least number of images for which colours are compared."""
 
@@ -38,10 +38,10 @@ class Looks:
     """The looks of the images of a data set, or of MOST_IMAGES of them.
 
     names        names of the N images in natural order: a2 before a10
-    places_NP    their small copies in grey, less the mean of all, scaled to a sum of squares of 1;
-                 0 for an image that shows no place
-    colours_NF   mean and standard deviation of each channel's optical density, each scaled to a
-                 mean of 0 and a variance of 1
+    places_NP    float64, their small copies in grey, less the mean over all images, scaled to a sum
+                 of squares of 1; 0 for an image that is too plain. P counts pixels, SIDE x SIDE
+    colours_NF   float64, mean and standard deviation of the optical density of each channel, each
+                 scaled to a mean of 0 and a variance of 1 over all images
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -62,7 +62,7 @@ class Looks:
         self.colours_NF = colours_NF / np.maximum(colours_NF.std(axis=0), 1e-9)
 
     def near_copies(self) -> list[tuple[str, str]]:
-        """Pairs of images that show one place, perhaps turned or mirrored."""
+        """Names of each two images that show the same place, perhaps turned or mirrored."""
         squares_NHW = self.places_NP.reshape(-1, SIDE, SIDE)
         most_NN = np.zeros((len(self.names), len(self.names)))
         for mirrored in (squares_NHW, squares_NHW[:, :, ::-1]):
@@ -75,7 +75,7 @@ class Looks:
         ]
 
     def share_colours(self, group_of: Callable[[str], str]) -> bool:
-        """Whether images of one group are closer in colour than any two images.
+        """Whether images of one group are closer in colour than random pairs of images.
 
         group_of   returns the group of an image, given its name
         """
@@ -84,13 +84,13 @@ class Looks:
         return self._are_close(*np.nonzero(together_NN))
 
     def neighbours_share_colours(self) -> bool:
-        """Whether images that follow each other by name are closer in colour than any two."""
+        """Whether images next to each other by name are closer in colour than random pairs."""
         order_N = np.arange(len(self.names))
         return self._are_close(order_N[:-1], order_N[1:])
 
     def _are_close(self, ones_K: NDArray[np.int64], others_K: NDArray[np.int64]) -> bool:
-        """Whether the images of these pairs are close in colour, and closer than the same pairs of
-        shuffled images.
+        """Whether these pairs of images are closer in colour than random pairs, by CLOSE and
+        SHUFFLES; false for fewer than LEAST_IMAGES images.
         """
         if len(self.names) < LEAST_IMAGES or not len(ones_K):
             return False
@@ -105,11 +105,11 @@ class Looks:
 
 
 def _small(image: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """A small copy of an image, float64 [SIDE, SIDE, 3], 0 to 255."""
+    """Shrink an image to float64 [SIDE, SIDE, 3], 0 to 255."""
     small = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float64)
 
 
 def _by_number(name: str) -> list[str | int]:
-    """A key that sorts names by the numbers in them."""
+    """A sort key for natural order: a2 before a10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

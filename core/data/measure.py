@@ -1,7 +1,7 @@
-"""The images and instances of a data set in numbers, small enough to be kept with a study.
+"""Sizes and numbers of images and instances, few enough to be kept with a study.
 
 A measurement holds all that `core.fitting` needs to read settings off the data: how large images
-and cells are, and how crowded. Crowd regions are no instances.
+and cells are, and how crowded. Crowd regions do not count as instances.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ from core.data.dataset import Dataset
 from core.labels.label_maps import find_instances
 
 MOST_INSTANCES, MOST_IMAGES = 2000, 500
-"""Largest numbers of instances and of images whose sizes are kept: of more a sample is drawn, the
-same on every machine. A share of 2000 instances has a standard error of 1.1 percentage points at
-most."""
+"""Largest numbers of instances and of images whose sizes are kept; of more a random sample is, the
+same on every machine. A proportion of 2000 instances has a standard error of at most 1.1 percentage
+points."""
 SIDES = (128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 """Sides, in pixels, of the windows in which instances are counted."""
 _BINS = 4
@@ -29,12 +29,12 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Measurement:
-    """The numbers of a data set.
+    """The measurement of a data set; all lengths are in pixels.
 
     images     height and width of each image, or of MOST_IMAGES of them, drawn at random
     cells      for each instance, or MOST_INSTANCES of them, drawn at random: height and width of
                its image, then those of its box
-    crowded    the most instances in an image
+    crowded    largest number of instances in an image
     windows    for each of SIDES, an upper bound of the number of instances in a square window of
                that side, those that the window cuts included
     """
@@ -45,7 +45,7 @@ class Measurement:
     windows: tuple[int, ...]
 
     def crowded_in(self, side: int) -> int:
-        """An upper bound of the number of instances in a square window of an image.
+        """An upper bound of the number of instances in a square window of any image.
 
         side   of the window in pixels; 0 for the whole image
         """
@@ -53,7 +53,7 @@ class Measurement:
         return next(larger, self.crowded)
 
     def to_json(self) -> dict[str, Any]:
-        """The measurement as JSON types: sizes of images are listed once, cells name them."""
+        """The measurement as JSON types: each size of images is listed once, others are indices."""
         images_I2, cells_K4 = self.arrays()
         sizes, numbers = np.unique(
             np.concatenate([images_I2, cells_K4[:, :2]]), axis=0, return_inverse=True
@@ -90,7 +90,7 @@ class Measurement:
 
 
 def measure(dataset: Dataset) -> Measurement:
-    """Measure a data set, in time that grows with its pixels."""
+    """Measure a data set, in time linear in its pixels."""
     sizes = [sample.size for sample in dataset.samples]
     cells, windows, crowded = [], np.zeros(len(SIDES), np.int64), 0
     for sample in dataset.samples:
@@ -120,8 +120,10 @@ def _some(count: int, most: int) -> Sequence[int]:
 
 
 def most_in_window(boxes_N4: NDArray[np.int64], size: Size, side: int) -> int:
-    """An upper bound of the boxes that a square window of `side` pixels holds or cuts, wherever it
-    lies: the most in windows that are longer by a quarter and begin at multiples of that quarter.
+    """An upper bound of the number of boxes that any square window of `side` pixels holds or cuts.
+
+    Each such window lies inside one that is a quarter longer and begins at multiples of that
+    quarter; the bound is the largest number for these.
 
     boxes_N4   int64, half-open x0 y0 x1 y1 in pixels of an image of `size`
     """
@@ -129,8 +131,8 @@ def most_in_window(boxes_N4: NDArray[np.int64], size: Size, side: int) -> int:
         return len(boxes_N4)
     step = side // _BINS
     first_N2, last_N2 = boxes_N4[:, [1, 0]] // step, (boxes_N4[:, [3, 2]] - 1) // step
-    # On the grid of the bins in which windows begin, those that a box meets form a rectangle. Its
-    # corners are entered, and their cumulative sum counts the boxes of each window.
+    # The longer windows that a box meets form a rectangle in the grid of their beginnings. Its four
+    # corners are entered with their signs; the cumulative sum then counts the boxes of each window.
     (y0_N, x0_N), (y1_N, x1_N) = np.maximum(first_N2 - _BINS, 0).T, last_N2.T + 1
     counts = np.zeros([-(-length // step) + 1 for length in size], np.int64)
     for y_N, x_N, sign in ((y0_N, x0_N, 1), (y1_N, x1_N, 1), (y0_N, x1_N, -1), (y1_N, x0_N, -1)):

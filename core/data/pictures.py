@@ -16,12 +16,12 @@ SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "BMP": b"BM"
 
 _ORIENTATION = 274
 _PNG_DEPTH = 24
-"""Place of the byte of a PNG file that holds its bits per channel."""
+"""Offset of the byte of a PNG file that holds its bits per channel."""
 
 
 @contextlib.contextmanager
 def opened(path: Path, kind: str) -> Iterator["Picture"]:
-    """The picture in a file of a known kind, a key of SIGNATURES.
+    """Open the picture in a file of a known kind, a key of SIGNATURES.
 
     Raises DataError, and whatever Pillow raises.
     """
@@ -33,7 +33,7 @@ def opened(path: Path, kind: str) -> Iterator["Picture"]:
         picture = Image.open(path, formats=(kind,))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
-            f"an image may have {MAX_PIXELS:,} pixels; cut it into tiles ({error})"
+            f"an image may have at most {MAX_PIXELS:,} pixels; cut it into tiles ({error})"
         ) from None
     except ValueError as error:
         if not str(error).startswith(
@@ -41,8 +41,7 @@ def opened(path: Path, kind: str) -> Iterator["Picture"]:
         ):
             raise
         raise DataError(
-            "texts or a colour profile in the file unpack to megabytes; save the picture without"
-            " them"
+            "text or a colour profile in the file unpacks to megabytes; save the picture without it"
         ) from None
     with picture:
         check_size(picture.height, picture.width)
@@ -50,23 +49,23 @@ def opened(path: Path, kind: str) -> Iterator["Picture"]:
 
 
 class Picture:
-    """A picture as `core.data.stored.Stored` has it.
+    """A picture as a `core.data.stored.Stored`.
 
-    Alpha of these formats is never premultiplied, and is dropped.
+    In these formats colours are never multiplied by alpha, so that it is simply dropped.
     """
 
     def __init__(self, picture: Image.Image, kind: str, depth: int) -> None:
         """Take an open picture, its kind, and the bits per channel that its header names."""
         self._picture, self._kind, self._depth = picture, kind, depth
         self.size = (picture.height, picture.width)
-        # Only metadata before the pixels counts: later metadata is known after decoding only, and
-        # browsers ignore it.
+        # Only metadata before the pixels counts: browsers ignore later metadata, and it is known
+        # only after decoding.
         self.orientation = _orientation(picture.info.get("exif"))
 
     def check_picture(self) -> None:
         """Refuse 16 bits, animations, and colours that could mean several RGB values."""
         self._check_frames()
-        if self._depth == 16:  # Pillow would narrow 16-bit RGB to 8 without a word
+        if self._depth == 16:  # Pillow would silently narrow 16-bit RGB to 8
             raise DataError(f"images must have 8 bits a channel, and this one has 16; {NOT_8_BITS}")
         if self._picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
             raise DataError(
@@ -75,9 +74,7 @@ class Picture:
             )
 
     def picture(self) -> NDArray[np.uint8]:
-        """RGB, uint8 [H, W, 3]; alpha is dropped, not blended: what lies under it was annotated
-        too.
-        """
+        """Decode to RGB, uint8 [H, W, 3]; what alpha hides is kept, since it was annotated too."""
         self._picture.load()
         mode, has_alpha = self._picture.mode, "transparency" in self._picture.info
         pixels = self._picture.convert(
@@ -107,13 +104,12 @@ class Picture:
             )
 
     def ids(self) -> NDArray[Any]:
-        """The values as stored, [H, W]; of a palette the indices, whatever their colours."""
+        """Decode the values as stored, [H, W]; of a palette the indices, not the colours."""
         self._picture.load()
         return np.array(self._picture)
 
     def _check_frames(self) -> None:
-        # A JPEG's further pictures (MPO) are previews and depth maps of telephones beside the
-        # first.
+        # Further pictures in a JPEG (MPO) are previews and depth maps that telephones add.
         frames = getattr(self._picture, "n_frames", 1)
         if self._kind != "JPEG" and frames > 1:
             raise DataError(
@@ -130,6 +126,6 @@ def _orientation(exif: bytes | None) -> int:
     try:
         tags.load(exif)
         value = tags.get(_ORIENTATION, 1)
-    except Exception:  # noqa: BLE001  # a damaged note about the picture is no damage to the picture
+    except Exception:  # noqa: BLE001  # damaged EXIF data does not make the pixels unusable
         return 1
     return value if value in range(1, 9) else 1

@@ -13,8 +13,10 @@ from core.extensions import Parts
 
 @dataclass(frozen=True)
 class Reader:
-    """The reader of one format. Both functions take the data set as the user names it: the path of
-    a folder, which may not exist, or a word.
+    """The reader of one format.
+
+    Both functions take the data set as the user names it: the path of a folder, which may not
+    exist, or a word.
 
     sees   returns whether the data set has this format; decodes no image
     read   reads as much of it as can be read. Problems are collected; one that leaves nothing to

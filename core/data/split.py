@@ -1,10 +1,9 @@
-"""The split into training and validation images: a hold-out or k folds, even by class, with
-groups kept whole.
+"""The split into training and validation images: hold-out or k folds, stratified, groups whole.
 
 A split is a random draw that is changed as little as needed: groups are dealt out at random, then
-exchanged, one good exchange at a time, until every class's share is near its target or no exchange
-helps. So splits of different seeds differ almost as much as random ones, which repeats over seeds
-are to measure, and no class is missing without need.
+exchanged, one improving exchange at a time, until every class's share is near its target or no
+exchange helps. Splits of different seeds therefore differ almost as much as random ones, so that
+repeats over seeds measure the variance of splits, and no class is missing without need.
 """
 
 import itertools
@@ -22,16 +21,17 @@ from core.randomness import Purpose, generator
 from core.text import have, many
 
 NEAR = 0.25
-"""A class is even in a part that holds its target share of it, give or take this fraction of the
-target."""
+"""Relative difference between the share of a class that a part holds and its target, up to which
+the class counts as evenly split."""
 CANDIDATES = 256
 """Largest number of groups among which exchanges are tried in one round."""
 LEAST_GAIN = 1e-6
-"""Least gain for which an exchange is made: above the rounding of the largest costs, so that the
-exchanges end."""
+"""Least decrease of the cost for which an exchange is made: above the rounding error of the largest
+costs, so that exchanges come to an end."""
 NO_IMAGE, NO_INSTANCE, NO_CLASS, UNEVEN_IMAGES = 1e8, 1e6, 1e4, 100.0
-"""Cost of a part without images, without instances, without a class, and with an uneven number of
-images; an uneven class costs its squared relative distance from the range that `NEAR` allows."""
+"""Cost of a part without images, without instances, and without a class; and factor on the squared
+relative difference of its number of images from the target. An uneven class costs its squared
+relative distance from the range that NEAR allows."""
 
 
 COPIES = (
@@ -41,18 +41,18 @@ COPIES = (
         r"(?i)^(.+?)(?:[_-](?:aug|augmented|[hv]?flip|fliplr|flipud|flipped|mirrored|rot|rotated)\d*(?:[_-].*)?)?(?:\.\w+)?$",
     ),
 )
-"""Names of changed copies, Roboflow's and those that people write: a pattern that tells such a
-name, and one whose first group is the name of the original."""
+"""Names of augmented copies, Roboflow's and those that people write: for each a pattern that finds
+such names, and one whose first group is the name of the original."""
 PARTS = (
     (r"^(.+)SEP\d+SEP\d+END", False),
     (r"^(.+)SEP[xyrc]\d+SEP?[xyrc]\d+END", False),
     (r"^(.+)SEP[A-Za-z]*(\d+)END", True),
     (r"^(.+?) ?\((\d+)\)END", True),
 )
-"""Patterns of names of parts, whose first group names the whole; and whether the second group is a
-number, which tells a part only where the numbers of each whole begin anew."""
+"""Patterns of names of parts of an image, whose first group names the whole; and whether the second
+group is a running number, which shows a part only where the numbers of each whole begin anew."""
 SEPARATORS, ENDS = ("_", "-", "[_-]"), (r"$", r"\.\w+$", r"(?:\.\w+)?$")
-"""Texts that replace SEP and END in these patterns, the simplest first."""
+"""Expressions that replace SEP and END in these patterns, the simplest first."""
 LEAST_GROUPS, LARGEST_GROUP, IN_GROUPS = 5, 0.25, 0.8
 """Names count as names of parts if they make at least LEAST_GROUPS groups, none with more than the
 fraction LARGEST_GROUP of the images, and at least the fraction IN_GROUPS of the images share their
@@ -61,8 +61,8 @@ LEAST_STEMS, MOST_OF_A_STEM = 3, 0.5
 """Least number of shared beginnings of names, and largest fraction of the images with one of them,
 for which the doctor asks whether images with one beginning belong together."""
 SIZES_OF_FEW = range(4, 10)
-"""Numbers of images of each whole where there are fewer wholes than LEAST_GROUPS: a picture cut in
-four to nine."""
+"""Numbers of parts into which a picture may have been cut where there are fewer than LEAST_GROUPS
+pictures."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,10 @@ class Split:
 
 
 def split(dataset: Dataset, config: DataConfig) -> Split:
-    """Divide the images as the settings say; the result depends on the data set and these
-    settings alone.
+    """Divide the images; the result depends on the data set and on these settings alone.
 
-    Raises DataError: a name that `data.group_pattern` does not match, too few groups, or a part of
-    the hold-out or of any fold that would hold no instance.
+    Raises DataError for a name that `data.group_pattern` does not match, for too few groups, and
+    for a training or validation part, of the hold-out or of any fold, that would hold no instance.
     """
     group_of_image = _groups(dataset, config.group_pattern)
     groups = int(group_of_image.max(initial=-1)) + 1
@@ -148,8 +147,7 @@ def split(dataset: Dataset, config: DataConfig) -> Split:
 
 
 def group_names(names: Iterable[str], pattern: str, place: str) -> list[str]:
-    """The group of each image, by its name and `data.group_pattern`; without a pattern each
-    image is its own.
+    """The group of each image, which `data.group_pattern` finds in its name, or else its own name.
 
     Raises DataError, which begins with `place`, for a name in which the pattern finds none.
     """
@@ -168,7 +166,7 @@ def group_names(names: Iterable[str], pattern: str, place: str) -> list[str]:
 
 
 def copies(names: Sequence[str]) -> Grouping | None:
-    """Images that are changed copies of one picture by their names; None where no two are."""
+    """Group images that are augmented copies of one picture by their names; None if no two are."""
     for sign, pattern in COPIES:
         if any(re.search(sign, name) for name in names):
             grouping = _grouping(names, pattern)
@@ -178,8 +176,9 @@ def copies(names: Sequence[str]) -> Grouping | None:
 
 
 def parts(names: Sequence[str]) -> Grouping | None:
-    """Images that look like parts of one slide, patient or series by their names; None where the
-    names only number the images.
+    """Group images that are parts of one slide, patient or series by their names.
+
+    None where the names seem only to number the images.
     """
     for shape, numbered in PARTS:
         for separator, end in itertools.product(SEPARATORS, ENDS):
@@ -195,8 +194,7 @@ def parts(names: Sequence[str]) -> Grouping | None:
 
 
 def stems(names: Sequence[str]) -> Iterator[Grouping]:
-    """Groupings of images by the beginnings of their names, as in slide3_12 and slide3_57, the most
-    likely first.
+    """Yield groupings by the beginnings of names, as in slide3_12 and slide3_57, likeliest first.
 
     Names alone do not tell whether such images belong together.
     """
@@ -215,10 +213,10 @@ def stems(names: Sequence[str]) -> Iterator[Grouping]:
 
 
 def _are_parts_of_few(grouping: Grouping, images: int) -> bool:
-    """Whether all images are parts of two to four wholes: as many of each, and few, and all
-    numbered 1, 2, 3, ... or all 0, 1, 2, ...
+    """Whether the images are all parts of two to four wholes, SIZES_OF_FEW parts of each.
 
-    More images of a whole are more likely images of a kind: benign_1 to benign_30.
+    The parts of every whole must be numbered 1, 2, 3, ..., or those of every whole 0, 1, 2, ...
+    Larger numbers more likely count images of a kind: benign_1 to benign_30.
     """
     numbers = [_numbers(group, grouping.pattern) for group in grouping.groups]
     size = len(numbers[0]) if numbers else 0
@@ -236,6 +234,7 @@ def _numbers(group: Sequence[str], pattern: str) -> list[int]:
 
 
 def _are_parts(grouping: Grouping, images: int) -> bool:
+    """Whether the groups are many and small enough, and hold enough of the images, to be parts."""
     sizes = [len(group) for group in grouping.groups]
     return (
         len(sizes) >= LEAST_GROUPS
@@ -261,7 +260,7 @@ def _count_from_the_start(grouping: Grouping) -> bool:
 
 
 def _groups(dataset: Dataset, pattern: str) -> NDArray[np.int64]:
-    """Int64 [images]: the number of each image's group, from 0 in the order of the names."""
+    """The number of each image's group, int64 [images], from 0 in the order of the images."""
     if not pattern:
         return np.arange(len(dataset.samples))
     names = group_names([sample.name for sample in dataset.samples], pattern, dataset.name)
@@ -275,7 +274,7 @@ def _deal(
     validates_V: NDArray[np.bool_],
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Int64 [U]: the part of each group.
+    """Deal groups out to parts at random, then improve the parts; returns int64 [U], their parts.
 
     sizes_UE      what each group holds: images in column 0, instances of class c in column c
     targets_V     the fraction of the images that each part should hold; they add up to 1
@@ -295,10 +294,10 @@ def _deal(
     def cost(held_KE: NDArray[np.int64], part_K: NDArray[np.int64]) -> NDArray[np.float64]:
         return _cost(held_KE, totals_E, targets_V[part_K], validates_V[part_K])
 
-    # Where every image is its own group, the parts have the right numbers of images, which only
-    # exchanges keep.
+    # Where every image is its own group, the parts already have the right numbers of images, and a
+    # move to another part would change them.
     may_move = bool(sizes_UE[:, 0].max() > 1)
-    rounds = -(-groups // CANDIDATES)  # without a gain, until every group was tried
+    rounds = -(-groups // CANDIDATES)  # so many in a row without a gain have tried every group
     order, tried = rng.permutation(groups), 0
     while tried < rounds:
         chosen, order = np.sort(order[:CANDIDATES]), np.roll(order, -CANDIDATES)
@@ -324,8 +323,10 @@ def _deal(
 def _changes(
     chosen: NDArray[np.int64], part_of_group: NDArray[np.int64], parts: int, may_move: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Possible changes, three int64 [K]: the group that leaves its part, the group that it changes
-    places with (-1 for none), and the part that it goes to.
+    """List exchanges of the chosen groups, and moves to another part where they may move.
+
+    Returns three int64 [K]: the group that leaves its part, the group that it changes places with
+    (-1 for a move), and the part that it goes to.
     """
     out_K, in_K = (axis.ravel() for axis in np.meshgrid(chosen, chosen, indexing="ij"))
     is_swap = (out_K < in_K) & (part_of_group[out_K] != part_of_group[in_K])
@@ -345,8 +346,12 @@ def _cost(
     targets_K: NDArray[np.float64],
     validates_K: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
-    """The cost of each part that holds this, float64 [K]: it lacks images, instances or classes, or
-    has uneven shares.
+    """The cost of each part, float64 [K], for what it lacks and for uneven shares.
+
+    held_KE      what each part holds, in the columns of `sizes_UE` in `_deal`
+    totals_E     what all parts hold together
+    targets_K    the fraction of everything that each part should hold
+    validates_K  whether the part is a validation part, which may lack no class
     """
     held_K = held_KE[:, 1:].sum(axis=1)
     cost_K: NDArray[np.float64] = NO_IMAGE * (held_KE[:, 0] == 0)
@@ -359,8 +364,8 @@ def _cost(
         if column:
             off_K = np.maximum(off_K - NEAR, 0.0)
         cost_K += (1.0 if column else UNEVEN_IMAGES) * off_K * off_K
-        # A class that a single group has belongs in training: where that group validates, nothing
-        # learns the class.
+        # A class that only one group holds belongs in training: if that group validates, the
+        # network cannot learn the class.
         cost_K += NO_CLASS * (validates_K & (held == 0)) + 2 * NO_CLASS * (
             validates_K & (held == total)
         )

@@ -1,4 +1,4 @@
-"""An image file as it is stored: the promises of its header, and its pixels before EXIF turns them.
+"""An image file as it is stored: what its header says, and its pixels before EXIF turns them.
 
 `tiffs.py` and `pictures.py` open files, `images.py` is what the rest of the project calls. Errors
 here carry no place; `images.py` puts the path before them.
@@ -24,7 +24,7 @@ brightness."""
 class Stored(Protocol):
     """An open image file.
 
-    The methods `check_...` decode nothing and judge by the header. All methods raise DataError.
+    The methods `check_...` read the header alone. All methods may raise DataError.
 
     size           height and width in pixels, as stored
     orientation    EXIF's number 1 to 8: how a viewer turns the stored pixels
@@ -37,15 +37,13 @@ class Stored(Protocol):
         """Raise DataError if the header shows that `picture` would fail."""
 
     def picture(self) -> NDArray[np.uint8]:
-        """The pixels as RGB, uint8 [H, W, 3]."""
+        """Decode the pixels to RGB, uint8 [H, W, 3]."""
 
     def check_ids(self) -> None:
         """Raise DataError if the header shows that `ids` would fail."""
 
     def ids(self) -> NDArray[Any]:
-        """The values of a mask as stored, [H, W]: bool, integer or floating point; of a palette,
-        the indices.
-        """
+        """Decode a mask's values as stored, [H, W]: bool, integer, float; a palette's indices."""
 
 
 def check_size(height: int, width: int) -> None:
@@ -54,13 +52,13 @@ def check_size(height: int, width: int) -> None:
         raise DataError(f"an image must have pixels, and its header says {height} x {width}")
     if height * width > MAX_PIXELS:
         raise DataError(
-            f"an image may have {MAX_PIXELS:,} pixels, and this one has {height:,} x {width:,}; cut"
-            " it into tiles"
+            f"an image may have at most {MAX_PIXELS:,} pixels, and this one has {height:,} x"
+            f" {width:,}; cut it into tiles"
         )
 
 
 def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Stored pixels, [H, W] or [H, W, colours], turned as a viewer shows them.
+    """Turn stored pixels, [H, W] or [H, W, colours], as a viewer shows them.
 
     orientation   EXIF's number, 1 to 8
     """

@@ -1,9 +1,8 @@
-"""Annotations that can be read but look wrong, which a person should check before a search is
-spent on them.
+"""Annotations that can be read but look wrong, for a person to check before a search.
 
 Each suspicion is one sentence about the whole data set, whatever its format, with counts, examples
 and the way out. The data set cannot be used until it is corrected, or `data.allow_suspicious` says
-that a person has looked at it. Signs in a few instances are notes and keep nothing from being used.
+that a person has looked at it. Signs in only a few instances are notes, and it can be used.
 The thresholds were set on CoNSeP and the synthetic data set, which raise none, and on copies of
 CoNSeP damaged in each of these ways, which do.
 """
@@ -20,32 +19,33 @@ from core.data.dataset import Dataset, Problem, assemble, examples_of
 from core.data.split import copies, group_names
 from core.errors import DataError
 from core.sample import MAX_INSTANCES, Sample
-from core.text import listed, many, shown
+from core.text import have, listed, many, shown
 
 ANYWAY = "`--set data.allow_suspicious=true` uses the annotations as they are"
 MOST = 0.5
 """Least fraction that is called most."""
 SPECK = 0.02
-"""A piece smaller than this fraction of the largest one of its instance is a slip of the brush."""
+"""A piece smaller than this fraction of the largest one of its instance is a speck: a slip of the
+brush."""
 SPREAD = 0.25
-"""Pieces whose common box covers this fraction of the image are scattered over it ..."""
+"""The pieces of an instance are scattered if its box covers at least this fraction of the image."""
 SPARSE = 10
-"""... and so are pieces whose common box is this many times larger than they are, or at least this
-many pieces."""
+"""The pieces of an instance are scattered, too, if its box has at least this many times its area,
+or if it has at least this many pieces that are no specks."""
 SLIVER = 0.8
 """A piece is a sliver along another instance if at least this fraction of its pixels touch that."""
 SLIVERS = (10, 0.3)
 """An image with at least this number of slivers, in at least this fraction of its instances, is
 suspicious."""
 CRUMBS = (4, 0.1)
-"""An instance has crumbs with at least this number of pieces, if the others have on average at most
-this fraction of the largest one's pixels."""
+"""An instance has crumbs if it has at least this number of pieces, and all but the largest have on
+average at most this fraction of the largest one's pixels."""
 TWIN = 0.9
 """Two instances with this overlap (IoU) are one that is annotated twice."""
 TWINS = (3, 0.05)
-"""Least number of twins, and least fraction of all instances, that are no slip."""
+"""Least number of twins, and least fraction of all instances, that are a problem and no slip."""
 NEIGHBOURS = 8
-"""Number of nearest instances, by their centres, among which an instance's twin is looked for."""
+"""Number of nearest instances, by the centres of their boxes, among which a twin is looked for."""
 COVERING = 0.9
 """An instance that covers at least this fraction of its image is suspicious."""
 BORDERING, BESIDE = 0.25, 3
@@ -55,7 +55,8 @@ SIDE_OF_A_BOX, BOXES = 6, (10, 0.9)
 """Least side of a rectangle that counts, in pixels; and the least number of rectangles, and the
 least fraction of all instances, that are no accident."""
 OFTEN = (2, 0.1)
-"""Least number of images, and least fraction of all images, that are no accident."""
+"""Least number of images, and least fraction of all images, in which background that is numbered
+like a cell is a problem and no accident."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class Shapes:
     pieces_N     int64, connected pieces; pixels that meet at a corner belong to one piece
     large_N      int64, pieces that are no specks
     largest_N    int64, pixels of the largest piece
-    touching_N   int64, pixels with a pixel of another instance beside, above or below
+    touching_N   int64, pixels that have one of another instance of the same map next to them, above
+                 or below
     slivers_N    int64, pieces that are slivers: most of their pixels touch another instance
     """
 
@@ -83,9 +85,7 @@ class Shapes:
 
 
 def shapes_of(sample: Sample) -> Shapes:
-    """Measure the instances of an image, in time that grows with its pixels and not with its
-    instances.
-    """
+    """Measure the instances of an image, in time linear in its pixels, however many there are."""
     tables = [_of_map(label_map) for label_map in sample.label_maps]
     table = np.concatenate(tables)
     keep = ~sample.crowd_N[table[:, 0] - 1]
@@ -94,7 +94,7 @@ def shapes_of(sample: Sample) -> Shapes:
 
 
 def _of_map(label_map: NDArray[np.uint16]) -> NDArray[np.int64]:
-    """Int64 [N, 11]: the columns of `Shapes` for the instances of one map."""
+    """Measure the instances of one map: int64 [N, 11], the fields of `Shapes` as columns."""
     pieces_HW, owner_K = components(label_map)
     sizes_K = np.bincount(pieces_HW.ravel(), minlength=len(owner_K) + 1)[1:]
     count = int(label_map.max()) + 1
@@ -130,7 +130,7 @@ def _of_map(label_map: NDArray[np.uint16]) -> NDArray[np.int64]:
 
 
 def _touches_another(label_map: NDArray[np.uint16]) -> NDArray[np.bool_]:
-    """Bool [H, W]: pixels of an instance beside, above or below a pixel of another one."""
+    """Mark the pixels with one of another instance next to them, above or below: bool [H, W]."""
     touches: NDArray[np.bool_] = np.zeros(label_map.shape, np.bool_)
     for axis in (0, 1):
         here, there = np.swapaxes(label_map, 0, axis), np.swapaxes(touches, 0, axis)
@@ -149,8 +149,8 @@ def components(label_map: NDArray[np.uint16]) -> tuple[NDArray[np.int64], NDArra
     the instance of each piece, int64 [K]. Pixels that meet at a corner are connected.
     """
     height, width = label_map.shape
-    # Runs of equal pixels along each row are the nodes of a graph; runs of one instance in rows
-    # that follow are joined.
+    # Runs of equal pixels along each row are the nodes of a graph; runs of one instance that touch
+    # in successive rows are joined.
     starts = np.ones((height, width), np.bool_)
     starts[:, 1:] = label_map[:, 1:] != label_map[:, :-1]
     run_HW = (np.cumsum(starts.ravel()) - 1).reshape(height, width)
@@ -182,10 +182,9 @@ def components(label_map: NDArray[np.uint16]) -> tuple[NDArray[np.int64], NDArra
 
 
 def split_components(dataset: Dataset) -> Dataset:
-    """The same data set, in which every connected piece is an instance; crowd regions stay as they
-    are.
+    """Make an instance of every connected piece; crowd regions stay as they are.
 
-    Raises DataError for an image that would hold more instances than a label map can count.
+    Raises DataError for an image that would hold more than MAX_INSTANCES.
     """
     samples = [_split_components(sample, dataset.name) for sample in dataset.samples]
     split = assemble(dataset.name, dataset.classes, samples, dataset.test_images)
@@ -228,9 +227,9 @@ def _split_components(sample: Sample, name: str) -> Sample:
 def suspicions(
     dataset: Dataset, config: DataConfig, where: str, misplaced: bool = False
 ) -> tuple[list[Problem], list[str]]:
-    """The suspicions of a data set: problems, one sentence for each cause, and notes on signs
-    too few for a problem.
+    """List problems of annotations that look wrong, one for each cause, and notes on lesser signs.
 
+    where       the data set as the user named it, the place of the problems
     misplaced   whether masks are known to be misplaced; then it is not reported that they are
                 scattered as well
     """
@@ -245,9 +244,7 @@ def suspicions(
 
 
 def _interpolated(dataset: Dataset, shapes: Sequence[Shapes]) -> list[str]:
-    """Suspicions of ids that lie between those of two neighbours: smoothing and lossy compression
-    invent such ids.
-    """
+    """Suspicion of ids that smoothing or lossy compression made up, between those of neighbours."""
     least, fraction = SLIVERS
     slivers = [
         int(
@@ -257,7 +254,8 @@ def _interpolated(dataset: Dataset, shapes: Sequence[Shapes]) -> list[str]:
         )
         for one in shapes
     ]
-    # Where few ids are taken, few are invented, and each of them lies around many cells.
+    # Where few ids are in use, few are made up, and each has slivers along many cells: so slivers
+    # are counted besides instances.
     images = [
         index for index, (one, count) in enumerate(zip(shapes, slivers, strict=True))
         if max(count, one.slivers_N.sum()) >= least and count >= fraction * len(one.ids_N)
@@ -268,15 +266,16 @@ def _interpolated(dataset: Dataset, shapes: Sequence[Shapes]) -> list[str]:
     return [
         f"{sum(slivers[index] for index in images):,} of {many(instances, 'instance')} in"
         f" {many(len(images), 'image')} ({_names(dataset, images)}) are slivers along the borders"
-        " of others, or have crumbs there, as ids do that are resized with smoothing or saved as"
-        " JPEG; export the masks again without loss, and resize them by nearest neighbour, or, if"
-        f" they are cells, {ANYWAY}"
+        " of others, or have tiny pieces there, as where ids were resized with smoothing or saved"
+        " as JPEG; export the masks again without loss, and resize them by nearest neighbour, or,"
+        f" if they are cells, {ANYWAY}"
     ]
 
 
 def _has_crumbs(shapes: Shapes) -> NDArray[np.bool_]:
-    """Whether each instance is one large piece and several tiny ones, bool [N]: where all ids are
-    taken, an invented id is that of some cell, far from it.
+    """Whether each instance is one large piece and several tiny ones, bool [N].
+
+    Where all ids are in use, an id that smoothing makes up is that of a cell somewhere else.
     """
     pieces, crumbs = CRUMBS
     others = shapes.areas_N - shapes.largest_N
@@ -287,8 +286,9 @@ def _has_crumbs(shapes: Shapes) -> NDArray[np.bool_]:
 
 
 def _scattered(dataset: Dataset, shapes: Sequence[Shapes]) -> Iterator[str]:
-    """Suspicions of classes whose instances are many pieces each, all over the image: such masks
-    are of a class, not of its instances.
+    """Yield a suspicion for each class whose masks show the class and not its instances.
+
+    Each of their instances is then several pieces, all over the image.
     """
     for label, category in enumerate(dataset.classes, start=1):
         instances, pieces, images = 0, [], []
@@ -302,7 +302,7 @@ def _scattered(dataset: Dataset, shapes: Sequence[Shapes]) -> Iterator[str]:
             instances += int(np.count_nonzero(of_class))
             pieces += one.large_N[wide].tolist()
             images += [index] * bool(wide.any())
-        # Paired organs lie apart too, and are two pieces.
+        # Paired organs lie apart as well, but are two pieces.
         if (
             len(images) >= 2
             and len(pieces) >= MOST * instances
@@ -319,9 +319,7 @@ def _scattered(dataset: Dataset, shapes: Sequence[Shapes]) -> Iterator[str]:
 
 
 def _twins(dataset: Dataset, shapes: Sequence[Shapes]) -> tuple[list[str], list[str]]:
-    """Instances that are there twice, as a problem where they are many and as a note where they
-    are few.
-    """
+    """Instances that were annotated twice: a problem where they are many, a note where few."""
     in_two_classes, in_one, images = 0, 0, []
     for index, (sample, one) in enumerate(zip(dataset.samples, shapes, strict=True)):
         if len(sample.label_maps) < 2:
@@ -341,8 +339,8 @@ def _twins(dataset: Dataset, shapes: Sequence[Shapes]) -> tuple[list[str], list[
     ] * bool(in_one)
     sentence = (
         f"{many(twins, 'instance')} in {many(len(images), 'image')} ({_names(dataset, images)})"
-        f" {'is' if twins == 1 else 'are'} there twice, {listed(kinds)} ({TWIN:.0%} or more of the"
-        " pixels are common)"
+        f" {'is' if twins == 1 else 'are'} annotated twice, {listed(kinds)} (an IoU of {TWIN:g} or"
+        " more)"
     )
     least, fraction = TWINS
     if twins >= least and twins >= fraction * sum(len(one.ids_N) for one in shapes):
@@ -351,7 +349,7 @@ def _twins(dataset: Dataset, shapes: Sequence[Shapes]) -> tuple[list[str], list[
 
 
 def _pairs_alike(sample: Sample, shapes: Shapes) -> NDArray[np.int64]:
-    """Int64 [K, 2]: ids of each instance that has a twin with a smaller id, and of the twin."""
+    """Find instances that have a twin with a smaller id: int64 [K, 2], ids of both."""
     ids = shapes.ids_N
     if len(ids) < 2:
         return np.zeros((0, 2), np.int64)
@@ -385,7 +383,7 @@ def _pairs_alike(sample: Sample, shapes: Shapes) -> NDArray[np.int64]:
 
 
 def _background(dataset: Dataset, shapes: Sequence[Shapes]) -> tuple[list[str], list[str]]:
-    """Instances that are probably the background between the cells."""
+    """Instances that are probably background: a problem in many images, a note in few."""
     images = []
     for index, (sample, one) in enumerate(zip(dataset.samples, shapes, strict=True)):
         height, width = sample.size
@@ -400,32 +398,34 @@ def _background(dataset: Dataset, shapes: Sequence[Shapes]) -> tuple[list[str], 
     if not images:
         return [], []
     sentence = (
-        f"{many(len(images), 'image')} ({_names(dataset, images)}) with an instance that covers"
-        " most of the image or reaches all its borders, as a background does that is numbered like"
-        " a cell"
+        f"{many(len(images), 'image')} ({_names(dataset, images)}) {have(len(images))} an instance"
+        " that covers most of the image or reaches all its borders, as background that was numbered"
+        " like a cell"
     )
     least, fraction_of_images = OFTEN
     if len(images) >= least and len(images) >= fraction_of_images * len(shapes):
-        return [f"{sentence}; make it 0 in the masks or remove it, or, if it is one, {ANYWAY}"], []
+        return [
+            f"{sentence}; make it 0 in the masks or remove it, or, if it is a cell, {ANYWAY}"
+        ], []
     return [], [sentence]
 
 
 def _crowds(dataset: Dataset) -> list[str]:
-    """Crowd regions that are most of the annotations: some tools write every mask as one."""
+    """Suspicion of crowd regions that are most annotations: some tools write every mask as one."""
     crowds = sum(int(sample.crowd_N.sum()) for sample in dataset.samples)
     annotations = sum(len(sample.crowd_N) for sample in dataset.samples)
     if not crowds or crowds < MOST * annotations:
         return []
     return [
-        f"{crowds:,} of {many(annotations, 'annotation')} are crowd regions (iscrowd 1), which"
-        " neither train nor count; CVAT, for one, writes iscrowd 1 for all masks that are drawn"
-        " with a brush: set it to 0 where an annotation is one instance, or, if they are crowds,"
-        f" {ANYWAY}"
+        f"{crowds:,} of {many(annotations, 'annotation')} are crowd regions (iscrowd 1), which are"
+        " neither trained on nor scored; CVAT, for one, writes iscrowd 1 for all masks that are"
+        " drawn with a brush: set it to 0 where an annotation is one instance, or, if they are"
+        f" crowds, {ANYWAY}"
     ]
 
 
 def _copies(dataset: Dataset, config: DataConfig) -> list[str]:
-    """Versions of one picture that a split would put on both sides."""
+    """Suspicion of versions of one picture that a split could put into both parts."""
     found = copies([sample.name for sample in dataset.samples])
     if found is None:
         return []
@@ -442,15 +442,14 @@ def _copies(dataset: Dataset, config: DataConfig) -> list[str]:
     return [
         f"{many(sum(map(len, found.groups)), 'image')} are versions of"
         f" {many(len(found.groups), 'picture')} by their names ({examples_of(found.groups[0])}),"
-        f" and would train and validate each other; `--set 'data.group_pattern={found.pattern}'`"
-        f" keeps them together, or, if they are not, {ANYWAY}"
+        " and would be both training and validation images;"
+        f" `--set 'data.group_pattern={found.pattern}'` keeps them together, or, if they are not,"
+        f" {ANYWAY}"
     ]
 
 
 def _rectangles(shapes: Sequence[Shapes]) -> list[str]:
-    """A note on masks that fill their boxes: boxes of a detection data set that were exported as
-    outlines.
-    """
+    """A note on masks that fill their boxes, as where a detection data set's boxes are outlines."""
     if not shapes:
         return []
     x0, y0, x1, y1 = np.concatenate([one.boxes_N4 for one in shapes]).T
@@ -460,8 +459,8 @@ def _rectangles(shapes: Sequence[Shapes]) -> list[str]:
     if count < least or count < BOXES[1] * len(areas):
         return []
     return [
-        f"{count:,} of {many(len(areas), 'instance')} are rectangles, as boxes of a detection data"
-        " set are that were exported as outlines; if cells are not rectangles, export their"
+        f"{count:,} of {many(len(areas), 'instance')} are rectangles, like the boxes of a detection"
+        " data set that were exported as outlines; if cells are not rectangles, export their"
         " outlines or draw them: Mask R-CNN learns what it is shown"
     ]
 

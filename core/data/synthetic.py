@@ -1,5 +1,4 @@
-"""Stained tissue drawn from a seed: four kinds of nuclei on a pink, textured ground, with much
-that deceives.
+"""Stained tissue drawn from a seed: four kinds of nuclei among things that look like nuclei.
 
     class1   large, pale, oval, with a dark rim and nucleoli        (epithelium)
     class2   small, round, dense and dark                           (lymphocytes)
@@ -8,9 +7,9 @@ that deceives.
 
 Stain and ground differ from slide to slide, some nuclei are pale or out of focus, some touch or
 hide a part of another, some are cut by the border; red blood cells, pigment and smudges are not
-annotated. Every pixel is the same on every machine: only uniform draws, and only +, -, *, /, square
-roots and comparisons element by element, which IEEE 754 rounds in one way; no sine, exponential,
-matrix product or floating-point sum over an axis.
+annotated. Every pixel is the same on every machine, because only uniform draws and element-wise +,
+-, *, /, square roots and comparisons are used, which IEEE 754 rounds in one way: no sine,
+exponential, matrix product or floating-point sum over an axis.
 """
 
 import json
@@ -34,7 +33,7 @@ SHARES = (0.38, 0.30, 0.19, 0.13)
 """Fraction of the nuclei that are of each class."""
 FIELDS_PER_SLIDE = 3
 PIXELS_PER_CELL = 1250
-"""Pixels for each nucleus: 8 to 12 nuclei on 112 x 112 pixels."""
+"""Pixels of a field per nucleus: 8 to 12 nuclei on 112 x 112 pixels."""
 MOST_HIDDEN = 0.2
 """Largest fraction of a nucleus that others may hide."""
 
@@ -42,13 +41,22 @@ TEST_IMAGES = 6
 """Number of test images of the data set `synthetic`: two more slides."""
 
 Field = NDArray[np.float64]
-SLIDE, FIELD = 0, 1  # the two kinds of draws, part of their addresses
+SLIDE, FIELD = 0, 1
+"""The first part of the address of a draw: what all fields of a slide share, or one field's own."""
 
 
 @dataclass(frozen=True)
 class _Nucleus:
-    """One nucleus before it is drawn; radii in pixels, `across` is a unit vector along the long
-    axis.
+    """One nucleus before it is drawn.
+
+    label    class number, 1 to 4
+    y, x     centre in pixels, perhaps outside the image
+    radii    long and short one in pixels
+    across   unit vector along the long axis, x before y
+    wobble   coefficients of the waves of the outline, relative to the radius: cosine and sine of
+             two periods, then of three
+    bend     how far the long axis is bent, relative to the short radius
+    lobes    depth of three lobes, relative to the radius; 0 for none
     """
 
     label: int
@@ -62,12 +70,12 @@ class _Nucleus:
 
 
 def make(images: int = 24, side: int = 128, seed: int = 0, test: int = 0) -> Dataset:
-    """A data set of `images` fields, names such as `slide01_field2`, three fields a slide, and
-    `test` images more.
+    """Draw a data set of `images` annotated fields of view, then `test` test images.
 
-    Heights and widths lie between three quarters of `side` and `side`, in pixels. Field k is the
-    same in every data set of one seed and side, however many there are; the test images are the
-    fields that follow, without their labels, ids from 1.
+    Three fields make a slide; names are such as `slide01_field2`. Heights and widths lie between
+    three quarters of `side` and `side`, in pixels. Field k is the same in every data set of one
+    seed and side, however many there are; the test images are the fields that follow the annotated
+    ones, without labels, ids from 1.
     """
     samples = [_draw_field(index, side, seed) for index in range(images + test)]
     test_images = [
@@ -81,11 +89,11 @@ def write_hw3(dataset: Dataset, folder: Path, test: Sequence[Sample] = ()) -> No
     """Write a data set in the HW3 layout: RGBA LZW images and float64 masks.
 
     `test` becomes the test images and their listing, ids from 1, without masks. Reading the folder
-    again gives the same data set when its classes are HW3's and its instances are numbered class by
+    again gives the same data set if its classes are HW3's and its instances are numbered class by
     class, as those of `make` are.
 
-    Raises DataError for what a mask a class cannot hold: crowd regions, overlapping instances of
-    one class.
+    Raises DataError for what one mask per class cannot hold: crowd regions, and overlapping
+    instances of one class.
     """
     for sample in dataset.samples:
         place = folder / "train" / sample.name
@@ -101,7 +109,7 @@ def write_hw3(dataset: Dataset, folder: Path, test: Sequence[Sample] = ()) -> No
             maps = np.where(label_of[sample.label_maps] == label, sample.label_maps, 0)
             if np.any(np.count_nonzero(maps, axis=0) > 1):
                 raise DataError(
-                    f"{place}: the HW3 layout has one mask a class, and instances of"
+                    f"{place}: the HW3 layout has one mask per class, and instances of"
                     f" {category.name} overlap"
                 )
             if maps.any():
@@ -134,6 +142,7 @@ def _write_image(path: Path, image: NDArray[np.uint8]) -> None:
 
 
 def _draw_field(index: int, side: int, seed: int) -> Sample:
+    """Draw field `index`, whose slide decides stain and tint."""
     slide, field = divmod(index, FIELDS_PER_SLIDE)
     stain = generator(seed, Purpose.SYNTHETIC, SLIDE, slide)
     rng = generator(seed, Purpose.SYNTHETIC, FIELD, index)
@@ -167,7 +176,7 @@ def _draw_field(index: int, side: int, seed: int) -> Sample:
 
 
 def _ground(rng: np.random.Generator, height: int, width: int) -> Field:
-    """Float64 [H, W, 3]: connective tissue with fibres, and pale gaps."""
+    """Draw connective tissue with fibres and pale gaps, float64 [H, W, 3]."""
     y, x = _grid(height, width)
     cosine, sine = _direction(rng)
     along, across = x * cosine + y * sine, y * cosine - x * sine
@@ -183,7 +192,7 @@ def _ground(rng: np.random.Generator, height: int, width: int) -> Field:
 
 
 def _draw_distractors(canvas: Field, rng: np.random.Generator) -> None:
-    """Red blood cells and smudges of stain, none of them annotated."""
+    """Draw smudges of stain and red blood cells, which are not annotated."""
     height, width = canvas.shape[:2]
     y, x = _grid(height, width)
     for _ in range(int(rng.integers(1, 4))):
@@ -202,7 +211,7 @@ def _draw_distractors(canvas: Field, rng: np.random.Generator) -> None:
 
 
 def _draw_pigment(canvas: Field, rng: np.random.Generator) -> None:
-    """Small brown and dark grains, over the tissue and over nuclei."""
+    """Draw small brown and dark grains over tissue and nuclei."""
     height, width = canvas.shape[:2]
     y, x = _grid(height, width)
     for _ in range(int(rng.integers(2, 8))):
@@ -213,9 +222,7 @@ def _draw_pigment(canvas: Field, rng: np.random.Generator) -> None:
 
 
 def _place_nuclei(label_map: NDArray[np.uint16], rng: np.random.Generator) -> list[_Nucleus]:
-    """Draw nuclei until the field is as full as it should be; number k of the list is label k +
-    1 of the map.
-    """
+    """Place nuclei in a map until it is full enough; number k of the list is label k + 1 there."""
     height, width = label_map.shape
     wanted = max(1, int(height * width / PIXELS_PER_CELL * (0.88 + 0.28 * rng.random()) + 0.5))
     nuclei: list[_Nucleus] = []
@@ -238,7 +245,7 @@ def _place_nuclei(label_map: NDArray[np.uint16], rng: np.random.Generator) -> li
 
 
 def _still_seen(visible: NDArray[np.bool_], area: int) -> bool:
-    """Whether a nucleus that another now covers in part is one piece and mostly visible."""
+    """Whether what others leave visible of a nucleus is one piece and most of its `area`."""
     return bool(
         np.count_nonzero(visible) >= (1 - MOST_HIDDEN) * area and ndimage.label(visible)[1] == 1
     )
@@ -247,8 +254,9 @@ def _still_seen(visible: NDArray[np.bool_], area: int) -> bool:
 def _random_nucleus(
     rng: np.random.Generator, height: int, width: int, beside: _Nucleus | None
 ) -> _Nucleus:
-    """A nucleus of any class, anywhere or beside another; classes overlap in size and in
-    roundness.
+    """Draw the shape of a nucleus of any class, anywhere or next to another one.
+
+    Classes overlap in size and in roundness.
     """
     label = 1 + int(np.searchsorted(np.cumsum(SHARES[:-1]), rng.random(), side="right"))
     low, high, thinnest, roundest, roughness = {
@@ -274,8 +282,9 @@ def _random_nucleus(
 
 
 def _outline(nucleus: _Nucleus, y: Field, x: Field) -> Field:
-    """Float64 [H, W]: distance from the centre over that of the outline, squared; inside it is
-    under 1.
+    """Squared ratio of each pixel's distance from the centre to the outline's, float64 [H, W].
+
+    It is at most 1 inside the nucleus.
     """
     cosine, sine = nucleus.across
     down, right = y - nucleus.y, x - nucleus.x
@@ -329,7 +338,7 @@ def _draw_nucleus(
 
 
 def _blur(canvas: Field) -> Field:
-    """The mean of 3 x 3 neighbours, edges repeated."""
+    """Average over 3 x 3 neighbours; edges are repeated."""
     height, width = canvas.shape[:2]
     padded = np.pad(canvas, ((1, 1), (1, 1), (0, 0)), mode="edge")
     total = np.zeros_like(canvas)
@@ -352,15 +361,13 @@ def _mix(below: Field, above: Field, cover: Field) -> Field:
 
 
 def _step(value: Field) -> Field:
-    """0 below 0, 1 above 1, smooth in between."""
+    """A smooth step: 0 below 0, 1 above 1."""
     clipped = np.clip(value, 0.0, 1.0)
     return clipped * clipped * (3 - 2 * clipped)
 
 
 def _direction(rng: np.random.Generator) -> tuple[float, float]:
-    """A unit vector of any direction, without sine or cosine: a point in the disc, brought to
-    length 1.
-    """
+    """Draw a unit vector of any direction without sine or cosine, from a point in the unit disc."""
     while True:
         a, b = (2 * value - 1 for value in rng.random(2).tolist())
         if 0.01 < a * a + b * b <= 1:
@@ -369,9 +376,7 @@ def _direction(rng: np.random.Generator) -> tuple[float, float]:
 
 
 def _noise(rng: np.random.Generator, v: Field, u: Field) -> Field:
-    """Smooth noise in 0..1 at coordinates v and u: random values at whole coordinates, smoothly
-    in between.
-    """
+    """Draw smooth noise in 0..1: random at whole coordinates v and u, interpolated in between."""
     v, u = np.broadcast_arrays(v, u)
     v0, u0 = np.floor(v).astype(np.int64), np.floor(u).astype(np.int64)
     top, left = int(v0.min()), int(u0.min())

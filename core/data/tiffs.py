@@ -1,7 +1,7 @@
 """TIFF files, through tifffile: the page that is the image, its axes, and its pixels.
 
-tifffile keeps the data type: Pillow cannot open float64, and narrows 16-bit RGB to 8 without a
-word. Its `series` are not used: those of OME-TIFF open other files that the description names.
+tifffile keeps the dtype, while Pillow cannot open float64 and silently narrows 16-bit RGB to 8.
+tifffile's `series` are not used: those of OME-TIFF open other files that the description names.
 """
 
 import contextlib
@@ -36,36 +36,12 @@ deflate, PackBits, LZMA, Zstandard."""
 JPEG = 7
 JPEG_2000 = frozenset({33005, 34712})
 
-PIXEL_TAGS = frozenset(
-    {
-        *(
-            254,
-            255,
-            256,
-            257,
-            258,
-            259,
-            262,
-            266,
-            270,
-            273,
-            274,
-            277,
-            278,
-            279,
-            284,
-            317,
-            320,
-            322,
-            323,
-            324,
-            325,
-        )
-    }
-    | {*(330, 338, 339, 347, 529, 530, 532)}
-)
-"""Tags of a TIFF that say how its pixels are stored; if one is missing, tifffile goes on with a
-default."""
+PIXEL_TAGS = frozenset({
+    254, 255, 256, 257, 258, 259, 262, 266, 270, 273, 274, 277, 278, 279, 284, 317, 320, 322, 323,
+    324, 325, 330, 338, 339, 347, 529, 530, 532,
+})  # fmt: skip
+"""Tags of a TIFF that say how its pixels are stored. Where the value of one is lost, tifffile goes
+on with a default."""
 
 AXES = {"Z": "depth (Z)", "T": "time (T)", "C": "channels (C)"}
 
@@ -80,14 +56,14 @@ EXTRA = tifffile.EXTRASAMPLE
 def opened(path: Path) -> Iterator["Tiff"]:
     """Open the image in a TIFF file.
 
-    Raises DataError if there is no single image, and whatever tifffile raises.
+    Raises DataError if the file does not hold exactly one, and whatever tifffile raises.
     """
     with tifffile.TiffFile(path) as file:
         yield Tiff(file)
 
 
 class Tiff:
-    """The image of a TIFF file, as `core.data.stored.Stored` has it."""
+    """The image of a TIFF file as a `core.data.stored.Stored`."""
 
     def __init__(self, file: tifffile.TiffFile) -> None:
         """Choose the image among the pages of an open file."""
@@ -114,7 +90,7 @@ class Tiff:
             )
 
     def picture(self) -> NDArray[np.uint8]:
-        """RGB, uint8 [H, W, 3].
+        """Decode the pixels to RGB, uint8 [H, W, 3].
 
         Alpha is dropped; colours that were multiplied by it are divided by it.
         """
@@ -143,9 +119,7 @@ class Tiff:
         return np.ascontiguousarray(np.broadcast_to(pixels[:, :, :colours], (*self.size, 3)))
 
     def check_ids(self) -> None:
-        """Refuse lossy compression, more than one channel, and other data types than bool,
-        integer and float.
-        """
+        """Refuse JPEG compression, several channels, and dtypes but bool, integer and float."""
         page = self._planes[0]
         if page.compression == JPEG:
             raise DataError(
@@ -165,15 +139,14 @@ class Tiff:
             )
 
     def ids(self) -> NDArray[Any]:
-        """The values as stored, [H, W]; of a palette the indices, whatever their colours."""
+        """Decode the values as stored, [H, W]; of a palette the indices, not the colours."""
         return _pixels(self._planes[0])
 
 
 def _planes(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    """The page that is the image, or its three channels where the file says that its pages are
-    channels.
+    """Choose the page that is the image, or the three pages that the file says are its channels.
 
-    Thumbnails, masks, reduced copies and levels of a pyramid are passed over. Raises DataError for
+    Thumbnails, masks, reduced copies and levels of a pyramid are ignored. Raises DataError for
     several images, depths or times: none of them is taken silently.
     """
     pages = _pages(file)
@@ -230,8 +203,9 @@ def _planes(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
 
 
 def _pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
-    """The pages, at least one, at most MAX_PAGES + 1, with all tags that say how pixels are
-    stored.
+    """The pages, from 1 to MAX_PAGES + 1 of them.
+
+    Raises DataError if there is none, or a page has lost one of PIXEL_TAGS.
     """
     pages: list[tifffile.TiffPage] = []
     for index in range(MAX_PAGES + 1):
@@ -254,8 +228,9 @@ def _pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
 
 
 def _without_levels(pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
-    """The first page alone, where every other page is a smaller copy by its size: both sides of the
-    first divided by one number.
+    """Keep the first page alone if all others are levels of its pyramid.
+
+    A level has both sides of the first page divided by one whole number.
     """
 
     def is_level(page: tifffile.TiffPage) -> bool:
@@ -277,9 +252,7 @@ def _without_levels(pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
 
 
 def _named_axes(file: tifffile.TiffFile) -> dict[str, int]:
-    """Sizes of the axes that the file itself names: Z depth, T time, C channels, Q one without a
-    name.
-    """
+    """Sizes of the axes that a file names: Z depth, T time, C channels, Q one without a name."""
     page = file.pages.first
     if page.imagedepth > 1:
         return {"Z": page.imagedepth}
@@ -301,7 +274,7 @@ def _named_axes(file: tifffile.TiffFile) -> dict[str, int]:
 
 
 METAMORPH_PLANES = 33629
-"""Tag (UIC2) with an entry a plane; the planes lie behind each other in one page."""
+"""Tag (UIC2) with one entry per plane; one page holds all planes, one after the other."""
 MOST = 1_000_000_000
 """Cap on the number of planes that a description claims, so that no message shows a number of many
 digits."""
@@ -309,12 +282,16 @@ IMAGEJ_AXES = ("channels", "slices", "frames")
 
 
 def _size(content: Mapping[str, Any] | None, key: str) -> int:
+    """A size in ImageJ's metadata, at most MOST; 1 where it is missing or no positive number."""
     value = (content or {}).get(key, 1)
     return min(value, MOST) if isinstance(value, int) and value > 0 else 1
 
 
 def _ome_axes(description: str) -> dict[str, int]:
-    """Z, T and C of the first image of OME-XML; C does not count the samples of a pixel."""
+    """Sizes of Z, T and C of the first image of OME-XML; C does not count the samples of a pixel.
+
+    Raises DataError for OME-XML that cannot be read, and for channels in another order than pages.
+    """
     try:
         root = ElementTree.fromstring(description)
         pixels = [element for element in root.iter() if element.tag.rpartition("}")[2] == "Pixels"]
@@ -343,8 +320,9 @@ def _ome_axes(description: str) -> dict[str, int]:
 
 
 def _shaped_axes(page: tifffile.TiffPage) -> dict[str, int]:
-    """The axes that tifffile's own description names; where it names none, Q with the number of
-    pages that its shape would fill.
+    """Sizes of the axes that tifffile's own description names.
+
+    Where it names none, Q has the number of pages that the described shape would fill.
     """
     try:
         content = json.loads(page.description)
@@ -357,9 +335,7 @@ def _shaped_axes(page: tifffile.TiffPage) -> dict[str, int]:
 
 
 def _lost_tags(file: tifffile.TiffFile, page: tifffile.TiffPage) -> list[int]:
-    """Tags that say how to read the pixels, and that tifffile left out because their value lies
-    beyond the file.
-    """
+    """The PIXEL_TAGS that tifffile left out because their values lie beyond the end of the file."""
     layout, handle = file.tiff, file.filehandle
     handle.seek(page.offset)
     (count,) = struct.unpack(layout.tagnoformat, handle.read(layout.tagnosize))
@@ -370,6 +346,7 @@ def _lost_tags(file: tifffile.TiffFile, page: tifffile.TiffPage) -> list[int]:
 
 
 def _kind(page: tifffile.TiffPage) -> str:
+    """The photometric interpretation of a page, in words for a message."""
     try:
         return tifffile.PHOTOMETRIC(page.photometric).name
     except ValueError:
@@ -387,15 +364,13 @@ def _is_grey(page: tifffile.TiffPage) -> bool:
 
 
 def _is_colour(page: tifffile.TiffPage) -> bool:
-    """Whether the page has three channels of 8 bits whose meaning as RGB is known, and at most one
-    more.
-    """
+    """Whether the page has three 8-bit channels that can be made RGB, and at most one more."""
     if page.bitspersample != 8 or page.axes not in ("YXS", "SYX"):
         return False
     samples, kind = page.samplesperpixel, page.photometric
     if (
         kind == PHOTOMETRIC.YCBCR and page.compression != JPEG
-    ):  # in JPEG tifffile turns it into RGB while it decodes
+    ):  # tifffile converts that of JPEG to RGB while it decodes
         return samples == 3 and _is_usual_ycbcr(page)
     return (kind in (PHOTOMETRIC.RGB, PHOTOMETRIC.YCBCR) and samples in (3, 4)) or (
         kind == PHOTOMETRIC.MINISBLACK and samples == 3
@@ -403,9 +378,7 @@ def _is_colour(page: tifffile.TiffPage) -> bool:
 
 
 def _is_usual_ycbcr(page: tifffile.TiffPage) -> bool:
-    """Colours at full resolution, with the coefficients and the range that JPEG has and Pillow
-    turns into RGB.
-    """
+    """Whether YCbCr has full resolution and JPEG's coefficients and range, as Pillow expects."""
     coefficients, ranges = _ratios(page, 529), _ratios(page, 532)
     return (
         page.tags.valueof(530, (2, 2)) == (1, 1)
@@ -415,6 +388,7 @@ def _is_usual_ycbcr(page: tifffile.TiffPage) -> bool:
 
 
 def _ratios(page: tifffile.TiffPage, tag: int) -> list[float] | None:
+    """The value of a tag that holds fractions; None where the page has no such tag."""
     value = page.tags.valueof(tag)
     if value is None:
         return None
@@ -422,17 +396,21 @@ def _ratios(page: tifffile.TiffPage, tag: int) -> list[float] | None:
 
 
 def _colours(page: tifffile.TiffPage) -> NDArray[np.uint8]:
-    """The palette, uint8 [colours, 3].
+    """The palette as RGB, uint8 [colours, 3].
 
-    Its values have 16 bits; some writers put 8 bits there.
+    Its values should have 16 bits; some writers put 8 bits there.
     """
     palette = np.asarray(page.colormap).T
     return (palette if palette.max() < 256 else palette >> 8).astype(np.uint8)
 
 
 def _straight(colours: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Colours as they were before they were multiplied by alpha, uint8 [H, W, colours]; black where
-    alpha is 0.
+    """Divide colours by the alpha with which they were multiplied; black where alpha is 0.
+
+    colours   uint8 [H, W, 1 or 3]
+    alpha     uint8 [H, W, 1]
+
+    Returns uint8 in the shape of `colours`. Raises DataError for colours brighter than their alpha.
     """
     over = int(np.count_nonzero((colours > alpha.astype(np.int16) + 2).any(axis=2)))
     if over:
@@ -446,10 +424,9 @@ def _straight(colours: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[n
 
 
 def _check_segments(page: tifffile.TiffPage) -> None:
-    """Raise DataError where not all strips or tiles are there, or are compressed in a way that
-    is not read.
+    """Raise DataError if strips or tiles are missing, or are compressed in a way that is not read.
 
-    tifffile fills what is missing with zeros.
+    tifffile would fill what is missing with zeros.
     """
     known = LOSSLESS | JPEG_2000 | {JPEG}
     if page.compression not in known:
@@ -478,7 +455,7 @@ def _check_segments(page: tifffile.TiffPage) -> None:
 
 
 def _pixels(page: tifffile.TiffPage) -> NDArray[Any]:
-    """The page's pixels as stored, in the shape of `page.axes`."""
+    """Decode a page's pixels as stored, in the shape of `page.axes`."""
     if page.compression not in LOSSLESS:
         _check_pictures_inside(page)
     pixels: NDArray[Any] = page.asarray(maxworkers=1)
@@ -488,8 +465,9 @@ def _pixels(page: tifffile.TiffPage) -> NDArray[Any]:
 
 
 def _check_pictures_inside(page: tifffile.TiffPage) -> None:
-    """Raise DataError for a strip or tile that is a larger picture than the header says: it
-    would be decoded whole.
+    """Raise DataError if a strip or tile holds a larger picture than the file's header says.
+
+    It would be decoded whole.
     """
     chunk = page.chunks[:2] if page.axes != "SYX" else page.chunks[1:3]
     most = max(math.prod(chunk), math.prod((page.imagelength, page.imagewidth)))

@@ -188,7 +188,7 @@ def test_the_command_line_answers_a_missing_folder_with_one_line_and_2(tmp_path:
     assert done.stderr == ""
     assert done.stdout.splitlines()[0] == "1 problem to mend before a search:"
     assert (
-        f"{tmp_path / 'nothing'}: there is no such folder; put one folder an image there"
+        f"{tmp_path / 'nothing'}: there is no such folder; put one folder per image there"
         in done.stdout
     )
     assert len(done.stdout.splitlines()) == 2
@@ -212,7 +212,7 @@ def test_a_data_set_whose_classes_are_all_invalid_ends_in_sentences(
 ) -> None:
     status, out = report(coco(tmp_path, [{"id": 1, "name": None}, {"id": 2}, 3]), capsys)
     assert status == 2
-    assert "its name must be a text, and is None (2 of this kind: also category 2)" in out
+    assert "its name must be a string, and is None (2 of this kind: also category 2)" in out
     assert "there must be at least one category, and there is none" in out
 
 
@@ -292,7 +292,7 @@ def twice(name: str) -> Sample:
     ("of", "told", "sign"),
     [
         (semantic, "(semantic masks)", "of several separate pieces"),
-        (twice, "are there twice, 45 in two classes", "with overlapping instances"),
+        (twice, "are annotated twice, 45 in two classes", "with overlapping instances"),
     ],
 )
 def test_what_is_suspected_is_said_once_and_is_no_figure_left_out(

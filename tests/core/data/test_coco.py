@@ -193,7 +193,7 @@ def test_a_damaged_run_length_encoding_is_refused_or_decodes_to_its_runs(counts:
         ({"size": [HEIGHT, WIDTH], "counts": "5T"}, "ends inside a number"),
         (
             {"size": [HEIGHT, WIDTH], "counts": [0.5, 2]},
-            "a list of whole numbers or a compressed text",
+            "a list of whole numbers or a compressed string",
         ),
         ({"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}, "covers none"),
     ],
@@ -245,7 +245,7 @@ def changed(*where: str | int, to: Any) -> dict[str, Any]:
             changed("categories", 1, "id", to=12),
             "category 1 (counted from 0): ids must be unique, and 12 repeats one",
         ),
-        (changed("categories", 1, "name", to=3), "category 3: its name must be a text, and is 3"),
+        (changed("categories", 1, "name", to=3), "category 3: its name must be a string, and is 3"),
         (changed("categories", to=[]), "there must be at least one category"),
         (
             changed("categories", to=None),
@@ -253,7 +253,7 @@ def changed(*where: str | int, to: Any) -> dict[str, Any]:
         ),
         (
             changed("images", 0, "file_name", to=None),
-            "image 7: its file_name must be a text of its own",
+            "image 7: its file_name must be a string of its own",
         ),
         (
             changed("images", 0, "file_name", to="b.png"),
@@ -284,6 +284,17 @@ def test_a_wrong_entry_is_refused_with_its_place(tmp_path: Path, content: Any, t
     assert all(problem.startswith(str(path)) for problem in problems)
     with pytest.raises(DataError):
         load(str(tmp_path))
+
+
+def test_a_position_counts_the_entries_that_cannot_be_used(tmp_path: Path) -> None:
+    content = changed("categories", 1, "id", to=12)
+    content["categories"].insert(0, {"name": "without an id"})
+    write(tmp_path, content)
+    places = [problem.place for problem in inspect(str(tmp_path)).problems]
+    assert [place.partition(", ")[2] for place in places] == [
+        "category 0 (counted from 0)",
+        "category 2 (counted from 0)",
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 200_000, "\udcff"])
@@ -614,7 +625,7 @@ def test_boxes_without_outlines_are_one_sentence(tmp_path: Path, segmentation: A
     path = many_cells(tmp_path, each("annotations", segmentation=segmentation))
     (problem,) = inspect(str(tmp_path)).problems
     assert str(problem).startswith(
-        f"{path}: 30 of 30 annotations are boxes without outlines, a data set for detection"
+        f"{path}: 30 of 30 annotations are boxes without outlines, as for object detection"
     )
     assert "export polygons or masks" in str(problem)
 
@@ -686,7 +697,7 @@ def test_outlines_beside_the_image_put_the_whole_file_in_doubt_in_one_sentence(
     (told,) = found.problems
     assert found.dataset is None or found.dataset.notes == ()
     assert re.match(
-        r"1\d of 30 annotations lie beside their image, and so the others may be wrong",
+        r"1\d of 30 annotations lie outside their image, so the others may be wrong",
         told.message,
     )
     assert "x and y are exchanged" in told.message
@@ -718,7 +729,7 @@ def test_an_image_most_of_whose_annotations_are_bad_is_skipped_whole_and_no_true
         f"picture {number:02d}.png" for number in range(1, 5)
     ]
     assert (
-        f"{path}, image 1: 4 of its 6 annotations cannot be used, so that the image cannot be"
+        f"{path}, image 1: 4 of its 6 annotations cannot be used, so the image cannot be used either"
         in data.notes[0]
     )
 
@@ -777,7 +788,8 @@ def test_areas_that_are_not_those_of_the_masks_are_a_note(tmp_path: Path) -> Non
     )
     notes = load(str(tmp_path)).notes
     assert any(
-        "8 of 30 annotations have an area that is not that of their mask" in note for note in notes
+        "8 of 30 annotations have an area that differs from that of their mask" in note
+        for note in notes
     )
 
 
@@ -908,7 +920,7 @@ def test_instances_that_lie_on_each_other_by_thousands_end_in_a_sentence_in_time
     told = [
         problem
         for problem in inspect(str(tmp_path)).problems
-        if "may lie on each other" in problem.message
+        if "may overlap at one place" in problem.message
     ]
     assert len(told) > 1900
     assert time.process_time() - started < 60  # 4 s measured
@@ -935,9 +947,9 @@ def test_large_images_have_room_for_fewer_instances_on_each_other(
 ) -> None:
     monkeypatch.setattr("core.data.coco.MAX_LAYER_PIXELS", 3 * HEIGHT * WIDTH + 1)
     write(tmp_path, document(*[[SQUARE]] * 5))
-    found = [message for message in messages(tmp_path) if "may lie on each other" in message]
+    found = [message for message in messages(tmp_path) if "may overlap at one place" in message]
     assert len(found) == 2
-    assert found[0].startswith("3 instances of an image of this size may lie on each other")
+    assert found[0].startswith("3 instances of an image of this size may overlap at one place")
 
 
 @pytest.mark.filterwarnings(
@@ -963,5 +975,5 @@ def test_another_file_of_annotations_beside_the_one_that_is_read_is_noted(tmp_pa
     (tmp_path / "info.json").write_text("{}")
     (note,) = [note for note in load(str(tmp_path)).notes if "not read" in note]
     assert note.startswith(
-        "train2.json, annotations/second_half.json is not read beside train.json: one file is; "
+        "train2.json, annotations/second_half.json is not read, because one file is, "
     )

@@ -345,14 +345,14 @@ def test_the_image_may_have_any_format_that_is_read(tmp_path: Path, name: str) -
         (
             "class1.png",
             (
-                "must hold one image and one mask a class, and holds image.tif, class1.png and"
+                "must hold one image and one mask per class, and holds image.tif, class1.png and"
                 " class1.tif; rem"
             ),
         ),
         (
             "image.png",
             (
-                "must hold one image and one mask a class, and holds image.png, image.tif and"
+                "must hold one image and one mask per class, and holds image.png, image.tif and"
                 " class1.tif; remove"
             ),
         ),
@@ -364,7 +364,7 @@ def test_the_image_may_have_any_format_that_is_read(tmp_path: Path, name: str) -
         (
             "masks/1.png",
             (
-                "pictures in a folder inside an image's folder are not read; make one mask a class"
+                "pictures in a folder inside an image's folder are not read; make one mask per class"
                 " of them"
             ),
         ),
@@ -558,7 +558,8 @@ def test_an_image_over_the_size_limit_is_refused_by_its_header(tmp_path: Path) -
     with tifffile.TiffFile(place / "image.tif", mode="r+") as tiff:
         tiff.pages.first.tags["ImageLength"].overwrite(3_000_000)
     with pytest.raises(
-        DataError, match=f"may have {MAX_PIXELS:,} pixels, and this one has 3,000,000 x 30; cut it"
+        DataError,
+        match=f"may have at most {MAX_PIXELS:,} pixels, and this one has 3,000,000 x 30; cut it",
     ):
         load(str(tmp_path))
 
@@ -570,7 +571,7 @@ def test_a_png_over_the_size_limit_is_refused_by_its_header(tmp_path: Path, side
         bomb += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
     path = tmp_path / "image.png"
     path.write_bytes(bomb)
-    with pytest.raises(DataError, match=f"may have {MAX_PIXELS:,} pixels"):
+    with pytest.raises(DataError, match=f"may have at most {MAX_PIXELS:,} pixels"):
         read_rgb(path)
 
 

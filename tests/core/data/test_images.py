@@ -573,7 +573,7 @@ def test_a_large_colour_profile_is_refused_as_what_it_is(tmp_path: Path) -> None
     Image.fromarray(RGB).save(tmp_path / "a.png", icc_profile=bytes(50_000_000))
     refused(
         tmp_path / "a.png",
-        "texts or a colour profile in the file unpack to megabytes; save the picture without",
+        "text or a colour profile in the file unpacks to megabytes; save the picture without it",
     )
 
 

@@ -29,12 +29,12 @@ LARGEST_DIFFERENCES = {
 }
 """By how many grey levels the pixels of each readable case differ from those drawn, at most."""
 CAUSES = {
-    "boxes-only": "30 of 30 annotations are boxes without outlines, a data set for detection",
+    "boxes-only": "30 of 30 annotations are boxes without outlines, as for object detection",
     "fractions-of-the-image": "these look like fractions of the image",
     "one-empty-polygon": "`--set data.skip_bad=true` leaves out and counts",
     "semantic-masks": "`--set data.split_components=true` makes each piece an instance",
-    "same-mask-twice": "30 instances in 5 images (slide0, slide1, slide2 and 2 more) are there twice",
-    "interpolated-ids": "as ids do that are resized with smoothing or saved as JPEG",
+    "same-mask-twice": "30 instances in 5 images (slide0, slide1, slide2 and 2 more) are annotated twice",
+    "interpolated-ids": "as where ids were resized with smoothing or saved as JPEG",
 }
 
 

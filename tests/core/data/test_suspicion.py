@@ -272,7 +272,7 @@ def test_ids_that_were_interpolated_where_every_id_is_taken_are_suspected() -> N
         )
 
     assert (
-        "or have crumbs there, as ids do that are resized with smoothing"
+        "or have tiny pieces there, as where ids were resized with smoothing"
         in suspected(five(smoothed))[0]
     )
 
@@ -288,7 +288,7 @@ def test_few_ids_that_were_interpolated_are_not_called_semantic() -> None:
         )
 
     (message,) = suspected(five(smoothed))
-    assert "as ids do that are resized with smoothing" in message
+    assert "as where ids were resized with smoothing" in message
     assert "split_components" not in message
 
 
@@ -335,7 +335,7 @@ def test_the_same_instances_in_two_classes_are_suspected(tmp_path: Path) -> None
 
     (problem,) = inspect(write_hw3(tmp_path, save)).problems
     assert (
-        "60 instances in 5 images (slide0, slide1, slide2 and 2 more) are there twice, 60 in two"
+        "60 instances in 5 images (slide0, slide1, slide2 and 2 more) are annotated twice, 60 in two"
         " classes" in str(problem)
     )
 
@@ -362,7 +362,7 @@ def test_one_instance_given_twice_among_many_is_a_note() -> None:
     dataset = five(once)
     assert suspected(dataset) == []
     (note,) = noted(dataset)
-    assert note.startswith("1 instance in 1 image (a0) is there twice, 1 in one")
+    assert note.startswith("1 instance in 1 image (a0) is annotated twice, 1 in one")
 
 
 def test_instances_that_overlap_and_differ_are_no_twins() -> None:
@@ -380,7 +380,7 @@ def test_a_background_that_is_numbered_like_a_cell_is_suspected() -> None:
 
     (message,) = suspected(five(numbered))
     assert message.startswith(
-        "5 images (a0, a1, a2 and 2 more) with an instance that covers most of the image or"
+        "5 images (a0, a1, a2 and 2 more) have an instance that covers most of the image or"
     )
 
 
@@ -390,7 +390,7 @@ def test_one_image_with_such_an_instance_is_a_note() -> None:
     )
     assert suspected(dataset) == []
     assert noted(dataset)[0].startswith(
-        "1 image (a0) with an instance that covers most of the image"
+        "1 image (a0) has an instance that covers most of the image"
     )
 
 
@@ -406,9 +406,7 @@ def test_boxes_that_were_exported_as_outlines_are_noted_and_cells_are_not() -> N
 
     assert suspected(five(boxes)) == []
     (note,) = noted(five(boxes))
-    assert note.startswith(
-        "60 of 60 instances are rectangles, as boxes of a detection data set are"
-    )
+    assert note.startswith("60 of 60 instances are rectangles, like the boxes of a detection")
     assert noted(data_of(boxes(0), sample_of("b", cells(0)))) == []
     tiny = five(
         lambda seed: sample_of(

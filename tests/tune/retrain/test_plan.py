@@ -317,13 +317,13 @@ def test_a_study_goes_on_with_data_that_only_a_later_version_suspects(
         results = search(tmp_path)
     request = load_space(tmp_path / "space.yaml")
     assert any(
-        "are there twice" in note for note in plan_search(request, Options(results)).data.notes
+        "are annotated twice" in note for note in plan_search(request, Options(results)).data.notes
     )
     assert any(
-        "are there twice" in note
+        "are annotated twice" in note
         for note in plan_retraining(read_study(results=results)).data.notes
     )
-    with pytest.raises(DataError, match="are there twice"):
+    with pytest.raises(DataError, match="are annotated twice"):
         plan_search(replace(request, study="another"), Options(results))
 
 
