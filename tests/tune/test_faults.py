@@ -832,25 +832,25 @@ def test_ctrl_c_lets_an_epoch_that_is_nearly_done_be_saved(tmp_path: Path) -> No
     assert begun(search.witness) == [(0, 1, 1), (0, 2, 1), (0, 3, 2)]
 
 
-@pytest.mark.parametrize("to", ["the driver", "all its processes"])
 def test_sigterm_is_one_ctrl_c_an_epoch_that_is_nearly_done_is_saved_and_nothing_is_left(
-    to: str, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     """`docker stop` and Kubernetes end one process, SLURM all of a job."""
     search = Search(
         tmp_path / "ended", ("--parallel", "1", "--trials", "1"), ("--epoch-seconds", "4")
     )
-    driver = search.start()
-    search.wait_for("0-2-1", driver)
-    for process in [driver.pid] if to == "the driver" else search.processes:
-        os.kill(process, signal.SIGTERM)
-    assert driver.wait(60) == 128 + signal.SIGTERM
-    assert search.err == "Interrupted; to continue, run the same command again\n"
-    assert search.processes == {}
+    for ends, (epoch, of_all) in enumerate([("0-1-1", False), ("0-2-2", True)], start=1):
+        driver = search.start()
+        search.wait_for(epoch, driver)
+        for process in search.processes if of_all else [driver.pid]:
+            os.kill(process, signal.SIGTERM)
+        assert driver.wait(60) == 128 + signal.SIGTERM
+        assert search.err == ends * "Interrupted; to continue, run the same command again\n"
+        assert search.processes == {}
     search.do = ()
     assert search.run() == 0, search.err
     search.assert_complete(1)
-    assert begun(search.witness) == [(0, 1, 1), (0, 2, 1), (0, 3, 2)]
+    assert begun(search.witness) == [(0, 1, 1), (0, 2, 2), (0, 3, 3)]
 
 
 def test_sigterm_in_a_confirmation_is_one_ctrl_c_and_the_same_command_confirms_the_rest(
@@ -882,34 +882,29 @@ def test_sigterm_in_a_confirmation_is_one_ctrl_c_and_the_same_command_confirms_t
     ]
 
 
-@pytest.mark.parametrize(
-    ("number", "status"),
-    [
-        pytest.param(signal.SIGTERM, 143, id="SIGTERM"),
-        pytest.param(signal.SIGINT, 130, marks=pytest.mark.long, id="Ctrl-C"),
-    ],
-)
 def test_a_search_that_waits_for_a_locked_ledger_ends_soon_when_it_is_asked_to(
-    number: signal.Signals, status: int, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     search = Search(
         tmp_path / "waiting", ("--parallel", "1", "--trials", "1"), ("--epoch-seconds", "3")
     )
-    driver = search.start()
-    search.wait_for("0-2-1", driver)
-    with locked(search.results / "faulty/study.db"):
-        time.sleep(3 + BUSY_SECONDS + 2)
-        assert not (search.witness / "0-3-1").exists()  # the epoch before it waits to be written
-        begin = time.monotonic()
-        driver.send_signal(number)
-        assert driver.wait(90) == status
-        assert time.monotonic() - begin < database.RETRY_SECONDS / 2
-    assert search.err == "Interrupted; to continue, run the same command again\n"
-    assert search.processes == {}
+    asked = ((signal.SIGTERM, 143, "0-1-1", "0-2-1"), (signal.SIGINT, 130, "0-2-2", "0-3-2"))
+    for ends, (number, status, epoch, following) in enumerate(asked, start=1):
+        driver = search.start()
+        search.wait_for(epoch, driver)
+        with locked(search.results / "faulty/study.db"):
+            time.sleep(3 + BUSY_SECONDS + 1)
+            assert not (search.witness / following).exists()  # the epoch waits to be written
+            begin = time.monotonic()
+            driver.send_signal(number)
+            assert driver.wait(90) == status
+            assert time.monotonic() - begin < database.RETRY_SECONDS / 2
+        assert search.err == ends * "Interrupted; to continue, run the same command again\n"
+        assert search.processes == {}
     search.do = ()
     assert search.run() == 0, search.err
     search.assert_complete(1)
-    assert begun(search.witness) == [(0, 1, 1), (0, 2, 1), (0, 3, 2)]
+    assert begun(search.witness) == [(0, 1, 1), (0, 2, 2), (0, 3, 3)]
 
 
 @pytest.mark.long
