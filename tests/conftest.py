@@ -12,8 +12,12 @@ settings.load_profile("untimed")
 
 HERE = Path(__file__).parent
 LONGEST = (
-    "tune/test_faults.py",
     "tune/test_kills.py",
+    "tune/test_signals.py",
+    "tune/test_failing_trials.py",
+    "tune/test_full_disks.py",
+    "tune/test_locked_ledger.py",
+    "tune/tracking/test_mlflow_away.py",
     "end_to_end/test_retrain_command.py",
     "end_to_end/test_search_command.py",
     "extensions/test_toy_study.py",
