@@ -18,9 +18,9 @@ worker.py         runs an attempt, one epoch after the other, in a process of Ra
 import os
 
 # Ray reads these when it is imported, and only the modules of this package import it. Results go
-# to the ledger, so Ray's own loggers and progress tables are off. Ray may start as many workers at
-# once as it is handed trials, since no more trials are handed out than may run: by default it
-# starts a worker when the one before is up, and six trials that share a GPU began 15 s apart.
+# to the ledger, so Ray's own loggers and progress tables are off. Ray may start any number of
+# workers at once, since it is never handed more trials than may run: by default it starts a worker
+# only when the one before is up, and six trials that share a GPU began 15 s apart.
 for _name, _value in {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",

@@ -1,4 +1,4 @@
-"""Thin adapters by which Ray asks a desk what to run and tells it what happened.
+"""Thin adapters between Ray and a desk, the object that decides what runs and records the results.
 
 Ray calls the scheduler on every result and the searcher only on some, so the searcher hands out
 work, and the scheduler takes in results and alone ends trials. Thus every epoch reaches the ledger
@@ -29,33 +29,31 @@ from tune.engine.messages import (
 
 
 class Desk(Protocol):
-    """The place that hands out attempts and takes in what becomes of them."""
+    """The driver's side of a search: hands out attempts, and records what becomes of them."""
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to hand out, now or later."""
+        """Whether the search is over: nothing will be handed out any more."""
 
     def hand_out(self) -> Assignment | None:
         """The next attempt to start; None if none may start now."""
 
     def begun(self, assignment: Assignment) -> None:
-        """Note that an attempt that was handed out has found room and runs."""
+        """Record that Ray has given an attempt its processors and GPUs, and a worker runs it."""
 
     def take_in(self, assignment: Assignment, message: History | Failure | WorkerLost) -> bool:
-        """Enter what became of an attempt; True if its worker leaves the trial."""
+        """Record a message about an attempt; True if its worker must leave the trial now."""
 
 
 class LedgerSearcher(Searcher):  # type: ignore[misc]  # Ray ships no types
-    """Ray's search algorithm: asks the desk."""
+    """Ray's search algorithm: asks the desk for the next attempt."""
 
     def __init__(self, desk: Desk) -> None:
         super().__init__()
         self._desk = desk
 
     def suggest(self, trial_id: str) -> Any:  # noqa: ARG002  # Ray's signature
-        """The configuration of the next Ray trial; None makes Ray ask again later, FINISHED ends
-        the search.
-        """
+        """The configuration of the next Ray trial; None: ask again later; FINISHED: no more."""
         if self._desk.finished:
             return Searcher.FINISHED
         assignment = self._desk.hand_out()
@@ -81,21 +79,21 @@ class LedgerScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray ships no type
         self._desk = desk
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:  # noqa: ARG002
-        """Enter the worker's message; STOP ends the Ray trial."""
+        """Pass a worker's message to the desk; returns STOP to end the Ray trial, or CONTINUE."""
         ended = self._desk.take_in(assignment_in(trial.config), message_in(result))
         return str(TrialScheduler.STOP if ended else TrialScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ARG002
         """Tell the desk that a worker's process died, could not start or cannot go on.
 
-        Exceptions inside a trial arrive as results instead.
+        An exception that the trial itself raised arrives as a result (`Failure`) instead.
         """
         self._desk.take_in(assignment_in(trial.config), _loss_of(trial))
 
 
 class LedgerCallback(Callback):  # type: ignore[misc]  # Ray ships no types
-    """Ray's callback: tells the desk that a trial found room, of which searcher and scheduler do
-    not hear.
+    """Ray's callback: tells the desk when a trial starts, of which Ray tells no searcher and no
+    scheduler.
     """
 
     def __init__(self, desk: Desk) -> None:
@@ -109,12 +107,12 @@ class LedgerCallback(Callback):  # type: ignore[misc]  # Ray ships no types
         trial: Trial,
         **info: Any,  # noqa: ARG002
     ) -> None:
-        """Tell the desk that a worker has the trial from now on."""
+        """Tell the desk that a worker runs the trial from now on."""
         self._desk.begun(assignment_in(trial.config))
 
 
 def _loss_of(trial: Trial) -> WorkerLost:
-    """Why a Ray trial ended in error, from the text file that Ray leaves."""
+    """The cause of a Ray trial's error, read from the text file in which Ray leaves it."""
     try:
         text = Path(trial.error_file).read_text()
     except (OSError, TypeError):  # TypeError: Ray left no file

@@ -1,9 +1,9 @@
-"""The processors and memory that this process's control groups let it use, as a container or a job
-has them.
+"""The processors and memory that this process may use inside a container or a scheduler's job.
 
-Linux has two versions of control groups (cgroups(7)): version 1 has a hierarchy for each
-controller, version 2 one for all; a machine may mount both. A limit holds for all groups beneath
-it, so the smallest limit on the path from the root to a process's group counts.
+Linux limits them by control groups, of which it has two versions (cgroups(7)): version 1 has a
+hierarchy of groups for each controller, version 2 one for all; a machine may mount both. A limit
+holds for all groups beneath it, so the smallest limit on the path from the root to a process's
+group counts.
 """
 
 import os
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 _UNLIMITED = 2**60
-"""A limit of this many bytes or more means no limit: version 1 then shows the largest multiple of a
-page in 63 bits."""
+"""Bytes from which on a limit means no limit: version 1 then shows the largest multiple of a page
+that fits in 63 bits."""
 
 
 @dataclass(frozen=True)
 class Allowed:
     """The processors and memory that one process may use.
 
-    cpus     processors, at least 1; a fraction is rounded down, since a trial that counted on it
-             would be slowed down
+    cpus     whole processors, at least 1; a fraction is rounded down, because a trial with one
+             thread more than it has processors would be slowed down
     memory   bytes
     """
 
@@ -30,7 +30,8 @@ class Allowed:
 
 
 def allowed(root: Path = Path("/")) -> Allowed:
-    """The resources of this process, by its affinity, the machine's memory and its control groups.
+    """The resources of this process: the least of its CPU affinity, the machine's memory and the
+    limits of its control groups.
 
     root   the folder that holds `proc` and the control groups' files; tests give another than `/`
     """
@@ -48,9 +49,7 @@ def memory_of_the_machine() -> int:
 
 
 def memory_available(root: Path = Path("/")) -> int:
-    """Bytes of the machine's memory that processes may take before it must swap; 0 if the kernel
-    does not say.
-    """
+    """Bytes that processes may still take before the machine swaps; 0 if that is not known."""
     for line in (_read(root / "proc/meminfo") or "").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -58,13 +57,12 @@ def memory_available(root: Path = Path("/")) -> int:
 
 
 def _numbers(limit: float | None) -> list[float]:
+    """A limit as a list, which is empty where there is none."""
     return [] if limit is None else [limit]
 
 
 def _cpu_limit(group: Path) -> float | None:
-    """Processors that a group may use, which may be a fraction; None for no limit. Reads the files
-    of version 2 or 1.
-    """
+    """Processors that a group may use, perhaps a fraction; None for no limit. Both versions."""
     quota, _, period = (_read(group / "cpu.max") or "").partition(" ")
     if not period:
         quota, period = (
@@ -77,7 +75,7 @@ def _cpu_limit(group: Path) -> float | None:
 
 
 def _memory_limit(group: Path) -> int | None:
-    """Bytes that a group may use; None for no limit. Reads the file of version 2 or 1."""
+    """Bytes that a group may use; None for no limit. Both versions."""
     for name in ("memory.max", "memory.limit_in_bytes"):
         text = _read(group / name)
         if text and text.isdigit() and 0 < int(text) < _UNLIMITED:
@@ -86,9 +84,7 @@ def _memory_limit(group: Path) -> int | None:
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """The folders of this process's groups in every hierarchy, and of the groups above them, as far
-    as they can be seen.
-    """
+    """The visible folders of this process's groups in every hierarchy, and of all groups above."""
     mine = _my_groups(root)
     for line in (_read(root / "proc/self/mountinfo") or "").splitlines():
         # 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw: root in the file system,
@@ -105,7 +101,7 @@ def _groups(root: Path) -> Iterator[Path]:
             continue
         seen, mount = PurePosixPath(_unescaped(fields[3])), _unescaped(fields[4])
         inside = group.relative_to(seen) if group.is_relative_to(seen) else PurePosixPath()
-        if ".." in inside.parts:  # a group outside of what this namespace shows
+        if ".." in inside.parts:  # the group lies outside of what this namespace shows
             inside = PurePosixPath()
         folder = root / mount.lstrip("/")
         for part in (inside, *inside.parents) if inside.parts else (inside,):
@@ -113,18 +109,18 @@ def _groups(root: Path) -> Iterator[Path]:
 
 
 def _my_groups(root: Path) -> Mapping[str, PurePosixPath]:
-    """The path of this process's group for each hierarchy, by the hierarchy's controllers ("" in
-    version 2).
+    """The path of this process's group in each hierarchy, by the hierarchy's controllers.
 
-    A line of /proc/self/cgroup is `4:cpu,cpuacct:/jobs/7`.
+    The controllers are "" in version 2. A line of /proc/self/cgroup is `4:cpu,cpuacct:/jobs/7`.
     """
     lines = [line.split(":", 2) for line in (_read(root / "proc/self/cgroup") or "").splitlines()]
     return {line[1]: PurePosixPath(line[2]) for line in lines if len(line) == 3}
 
 
 def _same_hierarchy(controllers: str, options: str) -> bool:
-    """Whether a group belongs to a mount: in version 1 its controllers are among the mount's
-    options, in version 2 both are empty.
+    """Whether a group's controllers are those of a mount, whose options name them in version 1.
+
+    Both are empty in version 2.
     """
     if not controllers or not options:
         return controllers == options
@@ -132,12 +128,14 @@ def _same_hierarchy(controllers: str, options: str) -> bool:
 
 
 def _unescaped(path: str) -> str:
+    """A path of /proc/self/mountinfo, in which the kernel writes white space as octal escapes."""
     for code, character in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
         path = path.replace(code, character)
     return path
 
 
 def _read(path: Path) -> str | None:
+    """The text of a file without white space around it; None if it cannot be read."""
     try:
         return path.read_text().strip()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The run of the attempts that a desk hands out, each in a worker that later attempts reuse."""
+"""Runs the attempts that a desk hands out, in worker processes that later attempts reuse."""
 
 import logging
 from typing import Any
@@ -25,11 +25,15 @@ def execute(
 ) -> None:
     """Run the attempts that the desk hands out until it is finished.
 
+    desk            decides what runs, and records what workers report
+    make_trial      builds the trial of an attempt, in its worker
+    machine         the processors and GPUs that Ray may use, or the address of a cluster
+    resources       the processors of each trial; an assignment names its GPUs itself
     stall_seconds   seconds that one epoch may take, 0 for no limit; a worker that takes longer is
-                    ended, and its attempt is lost
+                    killed, and its attempt is lost
 
-    Raises KeyboardInterrupt after Ctrl-C, when running trials have had some seconds to report. A
-    second Ctrl-C ends the process. Raises ProcessLost where Ray's memory monitor ended workers,
+    Raises KeyboardInterrupt after Ctrl-C, when running trials have had some seconds to report; a
+    second Ctrl-C ends the process. Raises ProcessLost where Ray's memory monitor killed workers,
     which Ray Tune does not survive.
     """
     with second_interrupt_ends(), ray_session(machine) as folder:
@@ -58,7 +62,7 @@ def execute(
                 callbacks=[LedgerCallback(desk), NotesCtrlC()],
             ),
         )
-        # In the end this logger would list each worker that was lost once more.
+        # At the end, this logger would list all workers that were lost, which are known by then.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         try:
             tuner.fit()
@@ -70,13 +74,13 @@ def execute(
                 " (RAY_memory_usage_threshold), and was not; end other programs, or run fewer"
                 " trials at once with --parallel, and run the same command again: it continues"
             ) from None
-    # Ray handles an interrupt itself, and returns as if all trials were done.
+    # Ray handles Ctrl-C itself, and then returns as if all trials were done.
     if not desk.finished or interrupts.interrupted():
         raise KeyboardInterrupt
 
 
 def _room(cpus: int, gpus: float) -> Any:
-    """The processors and GPUs that Ray reserves for an attempt."""
+    """Ray's request for the processors and GPUs of an attempt."""
     return ray_tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}])
 
 

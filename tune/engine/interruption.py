@@ -24,8 +24,9 @@ class NotesCtrlC(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
     """
 
     def setup(self, *_: Any, **__: Any) -> None:
-        """Put a handler before Ray's, which is installed by now; Ray restores the one before its
-        own in the end.
+        """Wrap the handler of SIGINT that Ray has installed by now.
+
+        Ray restores at its end the handler that it found, so there is nothing to undo.
         """
         if threading.current_thread() is not threading.main_thread():
             return
@@ -43,8 +44,9 @@ class NotesCtrlC(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
 def second_interrupt_ends() -> Iterator[None]:
     """Inside the block, end this process at once on a Ctrl-C that Ray does not handle.
 
-    While trials run, Ray handles the first Ctrl-C: it gives workers some seconds, and restores this
-    handler. Ending at once loses nothing that was saved, since files are whole at any moment.
+    While trials run, Ray handles the first Ctrl-C: it gives workers some seconds, and restores the
+    handler of this block for the second. Ending at once loses nothing that was saved, because
+    files are whole at any moment.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -67,9 +69,7 @@ _of_ray: list[tuple[processes.Started, Path]] = []
 
 @contextlib.contextmanager
 def ended_with_the_driver(started: processes.Started, folder: Path) -> Iterator[None]:
-    """If this process ends at once inside the block, it first ends these processes and removes
-    their temporary folder.
-    """
+    """Inside the block, have `_end_at_once` kill these processes and remove their folder."""
     _of_ray.append((started, folder))
     try:
         yield
@@ -78,20 +78,20 @@ def ended_with_the_driver(started: processes.Started, folder: Path) -> Iterator[
 
 
 _ending = threading.Lock()
-"""Held from the moment in which this process begins to end at once."""
+"""Held from the moment at which `_end_at_once` was first called."""
 
 
 def _end_at_once(status: int, sentence: str) -> None:
-    """Print a sentence, then end this process and all processes that it started within about a
-    second.
+    """Print a sentence, kill the processes of every running Ray, and exit with a status.
 
-    A second call does nothing: the first ends Ray, whose death would be a reason of its own.
+    This takes about a second. Only the first call counts: it kills Ray, and the thread that
+    watches Ray would otherwise call again with another sentence.
     """
     if not _ending.acquire(blocking=False):
         return
     show_cursor = "\x1b[?25h" if sys.stdout.isatty() else ""
     print(f"{show_cursor}{sentence}", file=sys.stderr, flush=True)
-    with Path(os.devnull).open("w") as nothing:  # Ray's libraries would write about it as well
+    with Path(os.devnull).open("w") as nothing:  # Ray's libraries would print messages of their own
         os.dup2(nothing.fileno(), sys.__stderr__.fileno() if sys.__stderr__ else 2)
     for started, folder in _of_ray:
         started.end()
@@ -101,8 +101,9 @@ def _end_at_once(status: int, sentence: str) -> None:
 
 @contextlib.contextmanager
 def own_handler_of_sigterm() -> Iterator[None]:
-    """Keep this process's handler of SIGTERM: the one that Ray installs when it starts ends the
-    process without a message.
+    """Keep this process's handler of SIGTERM while Ray starts inside the block.
+
+    Ray installs one that ends the process without a message.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -120,10 +121,10 @@ def own_handler_of_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ended_with_ray(started: processes.Started) -> Iterator[None]:
-    """Inside the block, end this process soon after Ray's GCS or raylet dies; Ray needs both.
+    """Inside the block, end this process soon after Ray's `gcs_server` or `raylet` dies.
 
-    Ray would wait for a minute, then end or abort this process without a message, and leave its
-    agents running.
+    Ray cannot run without them: it would wait for a minute, then exit or abort this process without
+    a message, and leave its agents running.
     """
     done = threading.Event()
     watched = {
@@ -140,7 +141,7 @@ def ended_with_ray(started: processes.Started) -> Iterator[None]:
             if gone is not None and not done.is_set():
                 _end_at_once(
                     1,
-                    f"Ray's {gone} ended, killed by somebody or by the kernel for want of memory;"
+                    f"Ray's {gone} has ended; perhaps the kernel killed it because memory ran out;"
                     " what was saved is whole: run the same command again",
                 )
 
@@ -154,6 +155,6 @@ def ended_with_ray(started: processes.Started) -> Iterator[None]:
 
 
 _HEART = ("gcs_server", "raylet")
-"""The kernel's names of the processes that Ray cannot run without."""
+"""The names that the kernel shows of the processes without which Ray cannot run."""
 _WATCH_SECONDS = 0.5
-"""Seconds between two looks at these processes."""
+"""Seconds between two checks that these processes live."""

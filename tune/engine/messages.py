@@ -1,4 +1,4 @@
-"""The messages between the driver and its workers, and their form as Ray carries them."""
+"""The messages between the driver and its workers, and the dicts as which Ray carries them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -8,14 +8,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Assignment:
-    """One attempt of one trial, as a worker gets it.
+    """One attempt of one trial: the driver's message that starts it in a worker.
 
     trial          the trial's number in the ledger
     attempt        the attempt's number, 1 for the first
     folder         absolute path of the trial's folder, the only place its worker writes to
-    settings       every setting of the trial, by its flat name
-    known_epochs   number of epochs that the ledger holds; a worker that finds a checkpoint with
-                   more reports these before it trains
+    settings       every setting of the trial, by its dotted name (`optim.epochs`)
+    known_epochs   number of the trial's epochs that the ledger holds; a worker that finds a
+                   checkpoint with more reports these before it trains
     gpus           GPUs that the attempt holds: 0, 1, or a fraction of one
     """
 
@@ -29,16 +29,19 @@ class Assignment:
 
 @dataclass(frozen=True)
 class History:
-    """A worker's message that one more epoch is trained and saved.
+    """A worker's message that the trial's checkpoint holds these epochs.
 
-    epochs   the reports of all epochs of the trial as JSON objects, the first epoch's first
+    It is sent after each epoch that was trained, and before the first one where a checkpoint is
+    found that holds more epochs than the ledger.
+
+    epochs   the EpochReports of all epochs of the trial as JSON objects, the first epoch's first
     """
 
     epochs: Sequence[Mapping[str, Any]]
 
 
 class Then(StrEnum):
-    """The step that follows a failed attempt."""
+    """The step that follows a failed attempt: of the trial, or of the whole study."""
 
     FAIL = "fail"
     RETRY = "retry"
@@ -50,11 +53,11 @@ class Then(StrEnum):
 
 @dataclass(frozen=True)
 class Failure:
-    """A worker's message that an attempt failed; the worker can run others.
+    """A worker's message that an attempt failed; the worker itself can run other attempts.
 
     reason    one line for the user
     then      the step that follows
-    seconds   wall time inside the epoch that failed; 0 where no epoch had begun
+    seconds   wall time, in seconds, inside the epoch that failed; 0 where no epoch had begun
     """
 
     reason: str
@@ -63,20 +66,22 @@ class Failure:
 
 
 class Cause(StrEnum):
-    """Why a worker is lost, in words for the user."""
+    """The reason why a worker is lost, in words for the user."""
 
     DIED = "its worker process died"
     GPU_FAILED = "the GPU failed its worker"
     NO_GPU = "its worker found no GPU that it could use"
-    """Nothing is wrong with the trial: it had not begun."""
+    """The trial had not begun, so nothing is wrong with it."""
     COULD_NOT_RUN = "its worker could not run"
 
 
 @dataclass(frozen=True)
 class WorkerLost:
-    """Ray's message that the worker of an attempt is gone, or can run nothing more.
+    """The news that the worker of an attempt is gone, or can run nothing more.
 
-    detail   the first line of the error; empty where the worker left none
+    It is made from what Ray reports; the worker itself sends nothing.
+
+    detail   one line of the error; empty where the worker left none
     """
 
     cause: Cause
@@ -89,14 +94,14 @@ class WorkerLost:
 
 
 class GpuFailed(Exception):
-    """The GPU failed this worker's process, which can run nothing more.
+    """The GPU failed this worker's process, which can no longer compute on it.
 
-    The message is the first line of the error. It reaches the driver as WorkerLost.
+    The exception's text is the first line of the error. It reaches the driver as WorkerLost.
     """
 
 
 class NoGpu(GpuFailed):
-    """The GPU could not be used from the start; nothing is wrong with the trial.
+    """The GPU could not be used from the worker's start; nothing is wrong with the trial.
 
     It reaches the driver as WorkerLost.
     """
@@ -113,14 +118,15 @@ def assignment_in(config: Mapping[str, Any]) -> Assignment:
 
 
 def to_result(message: History | Failure) -> dict[str, Any]:
-    """A worker's message as a result for Ray: a dict of plain values and lists, without dicts as
-    values, which Ray would flatten.
+    """A worker's message as a result for Ray: a dict of plain values and lists.
+
+    No value is a dict, because Ray would flatten it.
     """
     return {"kind": type(message).__name__, **vars(message)}
 
 
 def message_in(result: Mapping[str, Any]) -> History | Failure:
-    """The worker's message in a result, to which Ray has added values of its own."""
+    """The worker's message in a result, to which Ray has added entries of its own."""
     kinds: dict[str, type[History] | type[Failure]] = {"History": History, "Failure": Failure}
     kind = kinds[result["kind"]]
     return kind(**{field.name: result[field.name] for field in fields(kind)})

@@ -1,19 +1,19 @@
 """NVIDIA's Multi-Process Service: with it, trials that share a GPU compute at the same time.
 
-Without it, processes on one GPU take turns: each has the GPU for a slice of time, however little of
-the GPU it uses. The service comes with NVIDIA's driver. Its clients find it by two environment
-variables that name its folder, and the processes of a study inherit them. No setting of the GPU is
-touched.
+Without it, processes on one GPU take turns (time-slicing): each has the GPU for a slice of time,
+however little of the GPU it uses. The service comes with NVIDIA's driver. Its clients find it by
+an environment variable that names its folder, which the processes of a study inherit. No setting of
+the GPU is touched.
 
     with mps.service("auto") as service:    # started, and tried by a client
-        service.runs                        # whether processes that start now compute by it
+        service.runs                        # whether processes that start now compute through it
         service.why                         # the reason, one sentence for the user
         with service.without(): ...         # processes that start here take turns
         service.give_up("it gained nothing")
 
-What NVIDIA documents of an error on the GPU: it is reported to all clients on that GPU, without
-saying whose it is; none of them can compute again, and no new client is served until they have all
-ended. Then the service goes on by itself.
+An error of one client on the GPU, by NVIDIA's documentation, is reported to all clients on that
+GPU, without saying whose it is. None of them can compute again, and no new client is served until
+all of them have ended. Then the service goes on by itself.
 """
 
 import contextlib
@@ -35,13 +35,13 @@ from tune.engine import scratch
 from tune.processes import MARK, deaf_to_sigterm, runs, variables
 
 PROGRAM = "nvidia-cuda-mps-control"
-"""NVIDIA's program that starts the service, asks it and ends it."""
+"""NVIDIA's program that starts the service, queries it and stops it."""
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 """The environment variables that name the folders of the service's sockets and of its logs."""
 MACHINE_WIDE = Path("/tmp/nvidia-mps")
-"""The folder in which a client looks for the service where PIPES is not set."""
+"""The folder in which a client looks for the service if PIPES is not set."""
 START_SECONDS, END_SECONDS = 30, 30
-"""Seconds that the program may take to start the service, and that its end may take."""
+"""Seconds that the start of the service may take, and its end."""
 ANSWER_SECONDS = 10
 """Seconds that the service may take to answer a question."""
 CLIENT_SECONDS = 60
@@ -59,13 +59,12 @@ for number in range(torch.cuda.device_count()):
         raise SystemExit(f"GPU {number} multiplies wrongly")
 """,
 )
-"""The command of a process that multiplies a matrix on each GPU; its exit status is 0 if it could.
+"""The command of a process that multiplies matrices on each GPU; its exit status is 0 if it could.
 """
 _KILLED_SECONDS = 5
-"""Seconds to wait for the end of a process that was killed: one that hangs in the driver stays."""
+"""Seconds to wait for the end of a killed process; one that hangs in NVIDIA's driver never ends."""
 _NAME = PROGRAM[:15]
-"""The name, as the kernel shortens it, of the program's process and of the servers that it starts.
-"""
+"""The name, as the kernel shortens it, of the control program and of the servers that it starts."""
 _END_WHEN_ORPHANED = f"""trap '' TERM
 read -r _
 echo "quit -t 5" | timeout -s KILL 10 {PROGRAM} >/dev/null 2>&1
@@ -76,17 +75,19 @@ for process in /proc/[0-9]*; do
 done 2>/dev/null
 rm -rf "$1"
 """
-"""A shell script that waits until its standard input is closed, or the writer of it dies; then it
-ends the service, by force what does not obey, and removes the service's folder, its argument."""
+"""A shell script that stops the service of the folder that is its argument, and removes the folder.
+
+It first waits until its standard input is closed, which also happens when the process that holds
+the other end dies. It kills what does not stop."""
 _TOGETHER = "Trials that share a GPU compute at the same time, by NVIDIA's Multi-Process Service"
 _TURNS = "Trials that share a GPU take turns"
 
 
 class Service:
-    """The service as the processes of one study find it, or the reason why they do without.
+    """The service as the processes of one study find it, or the reason why they do without it.
 
-    runs   whether processes that start now, and share a GPU, compute at the same time
-    why    one sentence for the user: whether they do, and the reason
+    runs   whether processes that start now and share a GPU compute at the same time
+    why    one sentence for the user: whether they do, and the reason if not
     """
 
     def __init__(
@@ -97,25 +98,25 @@ class Service:
         ours: Path | None = None,
         insisted: bool = False,
     ) -> None:
-        """The service as it is until `close`.
+        """Describe a service that has been found or started, or the lack of one.
 
-        held       ends what was started when it is closed
-        ours       folder of a service that this process started; None for another's
-        insisted   whether the request goes on with no other way
+        held       the stack that ends what was started for it; `close` closes the stack
+        ours       folder of a service that this process started; None for another's, or none
+        insisted   whether the request requires the service (`resources.mps` true)
         """
         self.runs, self.why = runs, why
         self._held, self._ours, self._insisted = held or ExitStack(), ours, insisted
 
     def without(self) -> AbstractContextManager[None]:
-        """Processes that start inside the block find no service, and take turns."""
+        """Let processes that start inside the block find no service, so that they take turns."""
         return _hidden()
 
     def give_up(self, reason: str) -> None:
-        """Let trials take turns from now on, and end the service if it is ours.
+        """Let trials take turns from now on, and stop the service if it is ours.
 
         reason   the end of the sentence that becomes `why`
 
-        Nothing is done where the request insists on the service (`resources.mps` true).
+        Does nothing if the request requires the service (`resources.mps` true).
         """
         if self.runs and not self._insisted:
             self.close()
@@ -124,7 +125,7 @@ class Service:
 
     @property
     def has_died(self) -> bool:
-        """Whether the control program of our service has ended; one that hangs has not."""
+        """Whether the control program of our own service has ended; one that hangs has not."""
         if self._ours is None or not self.runs:
             return False
         with contextlib.suppress(OSError, ValueError):
@@ -132,10 +133,10 @@ class Service:
         return False
 
     def mend(self) -> None:
-        """Start our service again if its control program has died or answers no more.
+        """Restart our service if its control program has died or does not answer any more.
 
-        Otherwise there is nothing to do: the service goes on by itself when the clients that an
-        error has struck have ended. Another's service is left as it is.
+        Otherwise there is nothing to do: after an error on the GPU the service goes on by itself
+        when all clients that saw the error have ended. Another's service is left as it is.
         """
         if self._ours is None or not self.runs:
             return
@@ -143,7 +144,7 @@ class Service:
             _ask("get_server_list", self._ours)
         except ResourceError:
             pass
-        except OSError:  # no place for its answer, which says nothing of the service
+        except OSError:  # there was no disk space for the answer: nothing is known of the service
             return
         else:
             return
@@ -156,28 +157,29 @@ class Service:
             _start(self._ours)
 
     def close(self) -> None:
-        """End what was started, and let processes find what they found before."""
+        """Stop what was started, and let new processes find whatever service was there before."""
         self.runs = False
         self._held.close()
 
 
 def turns(reason: str) -> Service:
-    """No service: trials that share a GPU take turns, for a reason that ends the sentence."""
+    """A `Service` that does not run; `reason` is the end of its sentence `why`."""
     return Service(False, f"{_TURNS}: {reason}")
 
 
 @contextlib.contextmanager
 def service(wanted: bool | Literal["auto"], alive: Callable[[], object] = int) -> Iterator[Service]:
-    """The service for all processes that start inside the block and use a GPU.
+    """Find or start the service for all processes that start inside the block and use a GPU.
 
-    wanted   `resources.mps`: auto goes without where the service cannot be used; true raises
-             ResourceError there, which says why; false starts nothing
-    alive    called between the steps of the start, which may take minutes together
+    wanted   `resources.mps`. If the service cannot be used, auto goes on without it, and true
+             raises ResourceError with the reason; false looks for none
+    alive    called between the steps of the start, which together may take minutes; what it raises
+             ends the start
 
-    A service that runs already is used as it is, and stays. Ours ends with the block, and also when
-    this process is killed. Nothing of it is waited for longer than the limits above: a service
-    that hangs, that is left over, that belongs to another user or whose clients compute without it
-    is passed over, and `why` says so.
+    A service that runs already is used, and left running. Ours ends with the block, also if this
+    process is killed. No step waits longer than the limits above. A service that hangs, was left
+    over by a dead process, belongs to another user, or is not reached by its clients is passed
+    over, and `why` says so.
     """
     if wanted is False:
         yield turns("resources.mps is false")
@@ -192,30 +194,31 @@ def service(wanted: bool | Literal["auto"], alive: Callable[[], object] = int) -
 def stay_outside() -> None:
     """Open CUDA in this process without the service, so that it never becomes a client.
 
-    After an error on the GPU the service serves nobody until its clients have ended, and a driver
-    stays; another user's service would keep it waiting. So a driver calls this before it asks
-    anything of a GPU.
+    After an error on the GPU the service serves nobody until all its clients have ended, and the
+    driver of a study does not end; another user's service would make it wait. So a driver calls
+    this before it asks anything of a GPU.
     """
     with ExitStack() as hiding:
         _hide_what_is_there(hiding)
-        if torch.cuda.is_available():  # which may have asked NVIDIA's driver alone
+        if torch.cuda.is_available():  # which may ask NVIDIA's driver without opening CUDA
             with contextlib.suppress(AssertionError, RuntimeError):
                 torch.cuda.init()  # type: ignore[no-untyped-call]
 
 
 def check_service() -> None:
-    """Raise ResourceError where no service runs and none can be started."""
+    """Raise ResourceError if no service runs and the program that starts one is missing."""
     if not is_there() and shutil.which(PROGRAM) is None:
         raise ResourceError(
-            f"resources.mps true needs NVIDIA's {PROGRAM}, which is not on the PATH; it comes with"
-            " the driver (on Debian and Ubuntu in nvidia-compute-utils), or leave"
+            f"resources.mps true needs NVIDIA's {PROGRAM}, which is not on the PATH; install it (it"
+            " comes with the driver, on Debian and Ubuntu in nvidia-compute-utils), or leave"
             " resources.mps out"
         )
 
 
 def check_client() -> None:
-    """Raise ResourceError, with the bare reason, unless a process that starts now computes on
-    each GPU by the service.
+    """Raise ResourceError unless a new process computes on each GPU through the service.
+
+    The error's text is the bare reason, to be put into a sentence.
     """
     try:
         _output(CLIENT, CLIENT_SECONDS)
@@ -229,9 +232,12 @@ def check_client() -> None:
 
 
 def _usable(insisted: bool, alive: Callable[[], object]) -> Service:
-    """The first service that a client computes by: one that runs already, or ours.
+    """The first service through which a client computes: one that runs already, or else ours.
 
-    Raises ResourceError where there is none and the request insists on it.
+    insisted   whether the request requires the service
+    alive      see `service`
+
+    Raises ResourceError if there is none and the request requires it.
     """
     stay_outside()
     ways: list[Callable[[], AbstractContextManager[Path | None]]] = [_ours]
@@ -266,20 +272,20 @@ def _usable(insisted: bool, alive: Callable[[], object]) -> Service:
 
 @contextlib.contextmanager
 def _hidden() -> Iterator[None]:
-    """Processes that start inside the block look for the service in a folder that has none."""
+    """Let processes that start inside the block look for the service in an empty folder."""
     with scratch.folder() as folder, variables({PIPES: str(folder)}):
         yield
 
 
 def _hide_what_is_there(held: ExitStack) -> None:
-    """Let no process find a service that was passed over, until `held` is closed."""
+    """Let new processes find no service that runs already, until `held` is closed."""
     if is_there():
         held.enter_context(_hidden())
 
 
 @contextlib.contextmanager
 def _anothers() -> Iterator[None]:
-    """A service that runs already, if it answers."""
+    """Use a service that runs already. Raises ResourceError if it does not answer."""
     if shutil.which(PROGRAM):
         _ask("get_server_list", _place())
     yield
@@ -287,7 +293,10 @@ def _anothers() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ours() -> Iterator[Path]:
-    """A service of this process, for the time of the block, and its folder."""
+    """Start a service for the time of the block; yields its folder.
+
+    Raises ResourceError if it does not start.
+    """
     if shutil.which(PROGRAM) is None:
         raise ResourceError(f"{PROGRAM} is not on the PATH")
     with (
@@ -305,18 +314,21 @@ def _place() -> Path:
 
 
 def is_there() -> bool:
-    """Whether a client that starts now finds the socket of a service, which may be left over."""
+    """Whether a client that starts now finds a service's socket, perhaps that of a dead one."""
     # Not Path.exists, which raises where another user's folder is closed.
     return os.path.exists(_place() / "control")  # noqa: PTH110
 
 
 def _process_of(folder: Path) -> int:
-    """The process of the control program of a folder's service. Raises OSError and ValueError."""
+    """The id of the control program of a folder's service.
+
+    Raises OSError or ValueError if the file that holds it is missing or damaged.
+    """
     return int((folder / f"{PROGRAM}.pid").read_text())
 
 
 def _start(folder: Path) -> None:
-    """Start the service in a folder. Raises ResourceError, which quotes the program."""
+    """Start the service in a folder. Raises ResourceError, which quotes the program's output."""
     try:
         _output((PROGRAM, "-d"), START_SECONDS, environment=_of_program(folder), stays=True)
     except ResourceError as error:
@@ -325,7 +337,10 @@ def _start(folder: Path) -> None:
 
 
 def _ask(question: str, folder: Path) -> str:
-    """The answer of the service in a folder. Raises ResourceError where none comes in time."""
+    """The answer of the service in a folder to a command of its control program.
+
+    Raises ResourceError if none comes within ANSWER_SECONDS.
+    """
     try:
         return _output((PROGRAM,), ANSWER_SECONDS, f"{question}\n", _of_program(folder))
     except ResourceError as error:
@@ -333,12 +348,12 @@ def _ask(question: str, folder: Path) -> str:
 
 
 def _of_program(folder: Path) -> dict[str, str]:
-    """The environment in which NVIDIA's program manages the service of a folder."""
+    """The environment variables with which NVIDIA's program manages the service of a folder."""
     environment = {**os.environ, PIPES: str(folder), LOGS: str(folder)}
     environment.pop(MARK, None)  # the service outlives the Ray session in which it is mended
     if not environment.get("CUDA_VISIBLE_DEVICES", "").startswith(("GPU-", "MIG-")):
-        # A client's numbers count the GPUs that the service sees. So the service sees all, and
-        # clients choose.
+        # A client counts only the GPUs that the service sees, so the service sees all of them and
+        # each client chooses its own. Names of GPUs mean the same to both.
         environment.pop("CUDA_VISIBLE_DEVICES", None)
     return environment
 
@@ -350,13 +365,16 @@ def _output(
     environment: Mapping[str, str] | None = None,
     stays: bool = False,
 ) -> str:
-    """The output of a command that ends well in time.
+    """Run a command, and return its output, standard error included.
 
-    stays   whether the processes that it starts, also those that outlive it, block SIGTERM
+    seconds       limit after which the command is killed
+    typed         text for its standard input
+    environment   its environment variables; None for those of this process
+    stays         whether it, and all that it starts, block SIGTERM
 
-    Raises ResourceError with the last line of what it said, or the number of seconds.
+    Raises ResourceError if the command fails, with its last line of output, or takes too long.
     """
-    # A pipe for its output would stay open in a daemon that it starts, and be waited for.
+    # A daemon that it starts would keep a pipe open, and `communicate` would wait for its end.
     with tempfile.TemporaryFile() as output:
         try:
             with deaf_to_sigterm() if stays else nullcontext():
@@ -386,12 +404,11 @@ def _output(
 
 @contextlib.contextmanager
 def _ended_with_this_process(folder: Path) -> Iterator[None]:
-    """End the service of this folder when the block is left or this process dies; a shell waits for
-    either.
+    """Stop the service of this folder when the block is left or this process dies.
 
-    Workers need the service to end their epochs. So shell and service have sessions of their own,
-    which Ctrl-C does not reach, and block SIGTERM, which a scheduler that ends a job sends to all
-    its processes.
+    A shell waits for either. Workers need the service until their epochs have ended, so shell and
+    service have sessions of their own, which Ctrl-C does not reach, and block SIGTERM, which a
+    scheduler that ends a job sends to all its processes.
     """
     with deaf_to_sigterm():
         watcher = subprocess.Popen(

@@ -1,6 +1,6 @@
-"""How many trials share a GPU: what follows from measurements of trials that trained at once.
+"""How many trials share a GPU, decided from measurements of trials that trained at once.
 
-Everything here is arithmetic and text; `tune.engine.rehearsal` measures.
+`tune.engine.rehearsal` measures. Here are the rules, and the file that keeps the measurements.
 """
 
 import dataclasses
@@ -24,25 +24,25 @@ from tune.space.domains import Domain
 from tune.space.space import SearchSpace
 
 FORMAT = 2
-"""Version of `packing.json`. A file of another version is measured anew."""
+"""Version of `packing.json`. Where a file has another version, everything is measured anew."""
 FAILED, CUT_SHORT = "failed", "cut_short_after"
-"""Keys of `packing.json` that say why nothing could be measured."""
+"""Keys of `packing.json` that say why nothing was measured: a reason; seconds until time was up."""
 _TYPES: Mapping[str, tuple[type, ...]] = {FAILED: (str,), CUT_SHORT: (int, float)}
 GAIN = 1.1
-"""Ratio of two speeds from which on the larger one counts as a gain. Less than 10% is within what a
-measurement of two seconds scatters by, and a small number of trials has its own worth: each has
-more memory, and the sampler knows more results when it chooses the next."""
+"""Smallest ratio of two speeds that counts as a gain. Measurements of two seconds scatter by nearly
+10%, and few trials at once have merits of their own: each has more memory, and the sampler knows
+more results when it proposes the next one."""
 MEMORY = 0.92
-"""Fraction of a memory that trials may fill; the rest is left to what no allocator counts."""
+"""Fraction of a memory that trials may fill; the rest is for what no allocator counts."""
 MARGIN = 1.15
-"""Memory that is reserved for a trial, as a multiple of the most that one held: other images,
-proposals and a fragmented memory may need more."""
+"""Memory reserved for a trial, as a multiple of the most that a measured one held: other images,
+more proposals or fragmentation may need more."""
 MOST = 16
-"""Largest number of trials on one GPU: the processes of more would cost more than they bring."""
+"""Largest number of trials on one GPU: further processes would cost more than they gain."""
 
 
 def _rank(name: str) -> Callable[[Value], float]:
-    """A key that orders the values of a setting: with a larger key a trial takes more memory."""
+    """A sort key for the values of a setting: the larger the key, the more memory a trial takes."""
     if name == "model.backbone":
         return lambda value: BACKBONES[str(value)].memory_rank
     if name == "model.detector":
@@ -67,21 +67,24 @@ HEAVY = (
     "predict.max_detections", "predict.tile", "predict.scales", "optim.ema", "optim.precision",
     "augment.copy_paste_most",
 )  # fmt: skip
-"""The settings on which a trial's memory depends, those with the largest effect first."""
+"""The settings on which a trial's memory depends, the largest effect first."""
 
 
 def _heavy() -> tuple[str, ...]:
-    """The settings that are measured at their heaviest: HEAVY, then the switches of augmentations,
-    which cost processors.
+    """The settings that are measured at their heaviest: HEAVY, then the switches of augmentations.
+
+    The switches count because augmenting takes processor time.
     """
     return (*HEAVY, *(f"augment.{name}" for name in AUGMENTATIONS))
 
 
 def heaviest(space: SearchSpace, tried: Mapping[str, Sequence[Value]] | None = None) -> TrialConfig:
-    """The configuration of a study that takes most memory, judged by the settings in HEAVY, with
-    every augmentation that the study tries.
+    """The configuration of a study that takes most memory, judged by the settings in HEAVY.
 
-    tried   settings of prediction with the values that are tried after training
+    Where settings are searched, it has every augmentation that the study tries; of variants, it is
+    one of them.
+
+    tried   settings of prediction, each with the values that are tried after training
     """
     config = _heaviest(space)
     heavy = {name: values for name, values in (tried or {}).items() if name in HEAVY}
@@ -95,9 +98,9 @@ def _heaviest(space: SearchSpace) -> TrialConfig:
         return max((row.config for row in space.rows()), key=_weight)
 
     def ends(name: str, domain: Domain) -> list[Value]:
-        """The values of a setting among which the heaviest is.
+        """The values of a setting that the heaviest configuration may have.
 
-        How heavy `auto` or a norm is depends on all other settings, so these values stay in.
+        The memory that `auto` or a norm takes depends on the other settings, so all of these stay.
         """
         if name not in heavy:
             return [domain.corners[0]]
@@ -116,7 +119,10 @@ def _heaviest(space: SearchSpace) -> TrialConfig:
 
 
 def _weight(config: TrialConfig) -> tuple[float, ...]:
-    """The ranks of the settings in `_heavy`; other settings decide those of sizes and norms."""
+    """A sort key for configurations: the rank of each setting in `_heavy`, in this order.
+
+    The rank of an image's side depends on the size jitter too, and that of a norm on the precision.
+    """
     model, largest = config.model, 1 + config.model.size_jitter
     # Batch norm trains in the backbone too, where it keeps its input; frozen norm keeps it in
     # reduced precision alone. Group norm computes in float32 in any precision.
@@ -132,7 +138,7 @@ def _weight(config: TrialConfig) -> tuple[float, ...]:
 
 
 def what_matters(config: TrialConfig) -> dict[str, Value]:
-    """The settings of a configuration on which its memory and its speed depend, by their names."""
+    """The settings of a configuration that decide its memory and its speed, by their names."""
     settings = config.settings()
     return {
         name: value
@@ -143,12 +149,12 @@ def what_matters(config: TrialConfig) -> dict[str, Value]:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A kind of GPU of this machine.
+    """A kind of GPU of this machine: those of one name and size of memory.
 
     name     name of the GPU, as torch has it
     memory   bytes; 0 for a CPU, which stands in for a GPU in tests
     number   number of such GPUs
-    first    number of the first of them, as torch counts
+    first    torch's index of the first of them
     """
 
     name: str
@@ -159,14 +165,14 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Conditions:
-    """The facts on which a measurement depends. One under the same conditions is used again.
+    """The facts on which a measurement depends: it is used again only where all are the same.
 
-    settings         the settings that matter of the configuration that is measured
+    settings         the settings of the measured configuration that decide memory and speed
     gpus             the kinds of GPU of this machine
     cpus             processors that may be used
     memory           bytes of the machine's memory that may be used; 0 where that is not known
-    cpus_per_trial   as requested
-    parallel         largest number of trials at once as requested; None for as many as fit
+    cpus_per_trial   the request's `resources.cpus_per_trial`
+    parallel         the request's largest number of trials at once; None for as many as fit
     services         the ways to share a GPU that are measured: False for turns, True for NVIDIA's
                      Multi-Process Service
     """
@@ -182,14 +188,14 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Round:
-    """The outcome of a measurement of some trials that trained at once on one GPU.
+    """The outcome of one measurement, in which some trials trained at once on one GPU.
 
-    trials              their number
+    trials              number of these trials
     service             whether they shared the GPU by NVIDIA's Multi-Process Service
-    images_per_second   training images of all of them together per second; 0 where it failed
-    peak_bytes          the most of the GPU's memory that one of them held; 0 on a CPU
-    host_bytes          the most of the machine's memory that one of them had for itself
-    trouble             why it failed; empty where it did not
+    images_per_second   training images per second of all of them together; 0 if the round failed
+    peak_bytes          largest GPU memory that one of them held; 0 on a CPU
+    host_bytes          largest main memory that one of them had for itself
+    trouble             the reason why the round failed; empty if it did not
     """
 
     trials: int
@@ -202,19 +208,20 @@ class Round:
 
 @dataclass(frozen=True)
 class Measured:
-    """The measurements on one kind of GPU, in their order; the first is of one trial alone."""
+    """The rounds on one kind of GPU, in the order of their measurement; the first has one trial."""
 
     gpu: Gpu
     rounds: tuple[Round, ...]
 
 
 def images_per_second(trainings: Sequence[Sequence[tuple[float, int]]], since: float) -> float:
-    """Training images of trials that train at once per second of the time in which all of them do;
-    0 where there is no such time.
+    """Training images per second of all trials together, while all of them train at once.
 
-    trainings   for each trial the time at which each of its steps ended, in their order, and the
-                step's images
-    since       time since when all trials train
+    0 where they never train at once.
+
+    trainings   for each trial its steps in their order: the time at which each ended, in seconds,
+                and the number of its images
+    since       time from which on all trials train, by the same clock
     """
     begin = max(next((end for end, _ in steps if end >= since), math.inf) for steps in trainings)
     until = min(steps[-1][0] for steps in trainings)
@@ -223,7 +230,7 @@ def images_per_second(trainings: Sequence[Sequence[tuple[float, int]]], since: f
     images = 0.0
     for steps in trainings:
         ends, counts = zip(*steps, strict=True)
-        # A step that a border falls into counts in part.
+        # A step that begins before or ends after the common time counts in part.
         first, last = np.interp([begin, until], ends, np.cumsum(counts))
         images += last - first
     return float(images / (until - begin))
@@ -239,7 +246,8 @@ def next_number(rounds: Sequence[Round], most: int) -> int | None:
 
     It ends where the last round failed or gained nothing over the one before, and at `most`.
 
-    rounds   rounds of growing numbers of trials, the first of one trial
+    rounds   the rounds so far, in growing numbers of trials; the first has one trial
+    most     largest number of trials to measure
     """
     last = rounds[-1].images_per_second
     if last <= 0 or (len(rounds) > 1 and last < GAIN * rounds[-2].images_per_second):
@@ -250,8 +258,10 @@ def next_number(rounds: Sequence[Round], most: int) -> int | None:
 def most_that_fit(held: int, free: int) -> int:
     """The number of trials for which a memory has room, from 1 to MOST.
 
-    held   the most bytes that one trial held; 0 where that is not known
-    free   bytes that all of them may take; 0 where that is not known
+    held   largest number of bytes that one trial held
+    free   bytes that all of them together may take
+
+    0 for either means that it is not known; then the number is MOST.
     """
     if held <= 0 or free <= 0:
         return MOST
@@ -259,8 +269,11 @@ def most_that_fit(held: int, free: int) -> int:
 
 
 def speeds(gpus: Iterable[Measured], service: bool) -> dict[int, float]:
-    """Images per second of all GPUs together by the number of trials on each, for the numbers that
-    worked on every kind of GPU.
+    """Images per second of all GPUs together, by the number of trials on each GPU.
+
+    service   whether to take the rounds with NVIDIA's service, or those without
+
+    Only numbers of trials that worked on every kind of GPU are in it.
     """
     found = [
         {
@@ -275,7 +288,7 @@ def speeds(gpus: Iterable[Measured], service: bool) -> dict[int, float]:
 
 
 def best(by_trials: Mapping[int, float]) -> int:
-    """The smallest number of trials over which no other number is a gain.
+    """The smallest number of trials whose speed no other number exceeds by a gain (GAIN).
 
     by_trials   images per second by the number of trials; not empty
     """
@@ -286,11 +299,12 @@ def best(by_trials: Mapping[int, float]) -> int:
 def choose(turns: Mapping[int, float], together: Mapping[int, float]) -> tuple[int, bool]:
     """The number of trials that share a GPU, and whether they do so by the service.
 
-    The service is taken where its best number is a gain over the best number of turns. One trial
-    has nothing to share, and needs no service.
+    The service is used if its best number of trials is a gain over the best number that takes
+    turns. One trial shares nothing, and needs no service.
 
-    turns, together   images per second by the number of trials that take turns, and that share the
-                      GPU by the service; at least one of them is not empty
+    turns      images per second, by the number of trials that take turns
+    together   images per second, by the number of trials that share the GPU by the service; one of
+               the two may be empty
     """
     if not together:
         return best(turns), False
@@ -302,12 +316,12 @@ def choose(turns: Mapping[int, float], together: Mapping[int, float]) -> tuple[i
 
 @dataclass(frozen=True)
 class Packing:
-    """The measurements of a study's heaviest settings on this machine, and what follows from them.
+    """The measurements of a study's heaviest settings on this machine, and the choice they lead to.
 
     gpus   the measurements on each kind of GPU
 
-    All trials of a machine have one share of a GPU, because Ray alone decides which GPU a trial
-    gets. So where GPUs differ, the number of trials is one that works on each of them.
+    All trials of a machine have the same share of a GPU, because Ray alone decides which GPU a
+    trial gets. So where GPUs differ, the number of trials is one that works on each of them.
     """
 
     conditions: Conditions
@@ -330,8 +344,9 @@ class Packing:
 
     @property
     def against_service(self) -> str:
-        """Why the service was measured and is not used, as the end of a sentence; empty where it
-        is used or was not measured.
+        """The reason why the service was measured and is not used, as the end of a sentence.
+
+        Empty where it is used, was not measured, or one trial has a GPU.
         """
         turns, together = speeds(self.gpus, False), speeds(self.gpus, True)
         if True not in self.conditions.services or self.service or self.trials == 1:
@@ -345,25 +360,26 @@ class Packing:
 
     @property
     def images_per_second_alone(self) -> float:
-        """Training images per second of one trial alone on a GPU, the mean over the GPUs."""
+        """Training images per second of one trial alone on a GPU: the mean over the GPUs."""
         return self._mean(lambda measured: measured.rounds[0].images_per_second)
 
     @property
     def images_per_second_packed(self) -> float:
-        """Training images per second of all trials of one GPU together, the mean over the GPUs."""
+        """Training images per second of all trials of one GPU together: the mean over the GPUs."""
         trials, service = self.choice
         if trials == 1:
             return self.images_per_second_alone
         return speeds(self.gpus, service)[trials] / sum(one.gpu.number for one in self.gpus)
 
     def _mean(self, of: Callable[[Measured], float]) -> float:
+        """The mean of a number over all GPUs; a kind counts as often as there are GPUs of it."""
         weights = [one.gpu.number for one in self.gpus]
         total = math.fsum(one.gpu.number * of(one) for one in self.gpus)
         return total / sum(weights)
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The measurements and the choice in a sentence, and one for each thing to know besides."""
+        """One sentence on the measurements and the choice, then one for each note to the user."""
         trials, service = self.choice
         share = "1 trial has a GPU" if trials == 1 else f"{trials} trials share a GPU"
         by = ", by NVIDIA's Multi-Process Service" if service else ""
@@ -386,13 +402,14 @@ class Packing:
         if len(self.gpus) > 1:
             kinds = listed([measured.gpu.name for measured in self.gpus])
             yield (
-                f"Trials have the same share of each GPU, although {kinds} differ: Ray decides"
-                " which one a trial gets"
+                f"Trials have the same share of each GPU, although {kinds} differ, because Ray"
+                " decides which one a trial gets"
             )
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `packing.json`, as JSON types. What follows from the measurements is
-        written for other programs, and not read again.
+        """The content of `packing.json`, as JSON types.
+
+        The choice is written for other programs; `read_packing` makes it anew.
         """
         content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return {
@@ -410,9 +427,7 @@ def _way(one: Round) -> str:
 
 
 def _in_words(measured: Measured) -> str:
-    """The measurements on one kind of GPU: `30.1 images/s alone on NVIDIA H200, 55.0 with 2 trials
-    taking turns ...`.
-    """
+    """The rounds on one kind of GPU: `30.1 images/s alone on NVIDIA H200, 55.0 with 2 ...`."""
     alone, *others = measured.rounds
     parts = [f"{alone.images_per_second:.1f} images/s alone on {measured.gpu.name}"]
     for service, how in ((False, "taking turns"), (True, "using the Multi-Process Service")):
@@ -425,7 +440,7 @@ def _in_words(measured: Measured) -> str:
     peak = max(one.peak_bytes for one in measured.rounds)
     if measured.gpu.memory:
         parts.append(
-            f"each in {peak / 2**30:.1f} of {measured.gpu.memory / 2**30:.0f} GB of its memory"
+            f"each in {peak / 2**30:.1f} of {measured.gpu.memory / 2**30:.0f} GiB of its memory"
         )
     return ", ".join(parts)
 
@@ -450,7 +465,7 @@ def read_packing(path: Path) -> Packing | None:
                 for one in content["gpus"]
             ),
         )
-        # What cannot be computed or shown is damaged.
+        # A packing from which the choice or its sentences cannot be made is damaged.
         found.to_json()
         found.sentences  # noqa: B018
     except (ValueError, LookupError, TypeError, AttributeError, ZeroDivisionError):
@@ -459,19 +474,21 @@ def read_packing(path: Path) -> Packing | None:
 
 
 def unmeasured_to_json(conditions: Conditions, fact: str, value: str | float) -> dict[str, Any]:
-    """The content of `packing.json` where nothing could be measured, as JSON types; `read_packing`
-    finds no packing in it.
+    """The content of `packing.json` if nothing was measured, as JSON types.
 
-    fact    FAILED, with the reason, or CUT_SHORT, with the seconds after which the study's time was
-            up
+    `read_packing` finds no packing in it.
+
+    fact    FAILED or CUT_SHORT
+    value   the reason of a failure; the seconds after which the study's time was up
     """
     known: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(conditions)))
     return {"format": FORMAT, "conditions": known, fact: value}
 
 
 def remembered_fact(path: Path, conditions: Conditions, fact: str) -> str | float | None:
-    """The value of a fact that a file holds in place of measurements under these conditions; None
-    where it holds none.
+    """The value of FAILED or CUT_SHORT in a file that `unmeasured_to_json` made.
+
+    None unless the file holds this fact for these conditions.
     """
     try:
         content = read_json(path, ValueError)
@@ -484,6 +501,6 @@ def remembered_fact(path: Path, conditions: Conditions, fact: str) -> str | floa
 
 
 def remembered(path: Path, conditions: Conditions) -> Packing | None:
-    """The packing that a file holds; None unless it was measured under these conditions."""
+    """The packing that a file holds, if it was measured under these conditions; else None."""
     found = read_packing(path)
     return found if found is not None and found.conditions == conditions else None

@@ -1,8 +1,9 @@
-"""Trials that train at once on one GPU, in processes of their own, to measure how many should.
+"""Measures how many trials should share a GPU: trials train at once on it, in their own processes.
 
-The processes are forked from one that has imported everything and holds the data set, the nursery:
-to start Python and torch for each would take longer than all the training. The nursery itself never
-touches a GPU. Its processes stay from round to round, and a round of n trials uses n of them.
+These are forked from one process, the nursery (a fork server), which has imported everything and
+holds the data set: to start Python and torch for each would take longer than all the training. The
+nursery itself never touches a GPU. Its processes stay from round to round, and a round of n trials
+uses n of them.
 
     driver  ->  nursery  ->  a process for each trial  ->  its processes that prepare images
 """
@@ -46,52 +47,52 @@ from tune.engine.packing import (
 from tune.engine.resources import Machine
 
 SECONDS = 45.0
-"""Seconds for all rounds on one kind of GPU. With the start and the first trial, which is measured
-alone and however long that takes, this is about a minute."""
+"""Seconds for all rounds with several trials on one kind of GPU. The first trial, measured alone,
+and its start come before and have their own limit; in all this usually takes about a minute."""
 FIRST_SECONDS, START_SECONDS, ROUND_SECONDS = 180.0, 30.0, 20.0
-"""Seconds for the first trial alone with its start, for the start of further processes, and for a
-round. What takes longer hangs."""
+"""Limits in seconds for the first trial alone with its start, for the start of further processes,
+and for a round. A process that takes longer counts as hanging."""
 LEAST_SECONDS = 4.0
 """Seconds that must be left for a round to begin."""
 WINDOW_SECONDS = 2.0
-"""Seconds for which all trials of a round train together, at least."""
+"""Least number of seconds over which the speed of a round is measured."""
 WARM, STEPS = 2, 4
-"""Steps that each trial of a round trains before the time is taken, and in that time at least."""
+"""Least number of steps of each trial in a round before the measured time, and within it."""
 TOGETHER = 8
 """Number of processes that are started together where there is room, since their starts overlap."""
 ALIVE_SECONDS = 5.0
-"""Seconds after which a driver that waits for an answer says again that it lives."""
+"""Seconds between two calls of `alive` while the driver waits for an answer."""
 IDLE_SECONDS = 120.0
-"""Seconds after which a process that hears nothing more ends."""
+"""Seconds after which a process that is told nothing more ends."""
 LEAVE_SECONDS = 3.0
-"""Seconds for processes to end by themselves. One that is killed while it uses a GPU by NVIDIA's
-service may take others along."""
+"""Seconds for processes to end by themselves. Killing one that uses a GPU by NVIDIA's service may
+end others that use it."""
 KILLED_SECONDS = 1.0
-"""Seconds for the end of a process that was killed."""
+"""Seconds to wait for the end of a process that was killed."""
 _STOP, _END = "stop", "end"
 _PROGRAM = "import sys; from tune.engine.rehearsal import serve; serve(int(sys.argv[1]))"
 
 
 def usual_seconds(kinds: int) -> float:
-    """Seconds that measuring so many kinds of GPU usually takes, their starts included."""
+    """Seconds that measuring a number of kinds of GPU usually takes, the starts included."""
     return kinds * (START_SECONDS + SECONDS)
 
 
 class NotMeasured(Exception):
-    """How many trials share a GPU could not be measured. The message says why."""
+    """The measurement of how many trials should share a GPU failed. The message says why."""
 
 
 class TimeIsUp(NotMeasured):
-    """The study has no time to measure how many trials share a GPU. Another run may have it."""
+    """The time budget leaves too little for the measurement. A later run may have enough."""
 
 
 class _NoRound(NotMeasured):
-    """One trial alone could not train, though the processes that measure work."""
+    """One trial alone could not train, although the processes that measure work."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The configuration that every process trains, and what it starts from."""
+    """The configuration that every process trains, with its data, base weights and device."""
 
     config: TrialConfig
     data: Dataset
@@ -101,16 +102,16 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Ask:
-    """A round that is asked for.
+    """The driver's order for a round.
 
     trials        number of processes that train
-    processes     number of processes that there are then, more than `trials` if later rounds
-                  will need them
-    workers       processes of each that prepare images
-    threads       CPU threads of each
+    processes     number of processes that must have been started, more than `trials` if later
+                  rounds will need them
+    workers       number of processes that prepare images, for each trial
+    threads       CPU threads of each trial
     until         time of `time.monotonic` at which the round must have ended
-    environment   environment variables of the processes; those that were started with others are
-                  ended first
+    environment   environment variables of the processes; processes that were started with others
+                  are ended first
     """
 
     trials: int
@@ -123,10 +124,11 @@ class Ask:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a process could not go on.
+    """The reason why a process could not go on.
 
-    memory    whether the GPU's memory was missing
-    refusal   the error, where the user can correct it
+    reason    one line
+    memory    whether it ran out of GPU memory
+    refusal   the error, if it is one that the user can correct
     """
 
     reason: str
@@ -138,12 +140,12 @@ class Trouble:
 class Answer:
     """The outcome of a round.
 
-    images_per_second   training images of all its trials per second; 0 where it failed
-    peak_bytes          most of the GPU's memory that torch's allocator held for one of them
-    host_bytes          most of the machine's memory that one of them had for itself
+    images_per_second   training images per second of all its trials together; 0 if it failed
+    peak_bytes          largest GPU memory that torch's allocator held for one of them
+    host_bytes          largest main memory that one of them had for itself
     memory              the GPU's memory as the first process found it
     processes           number of processes that live
-    trouble             why the round failed, or a process that was started for later ones
+    trouble             why the round failed, or why a process for later rounds did not start
     """
 
     images_per_second: float = 0.0
@@ -157,14 +159,14 @@ class Answer:
 def gpus_here() -> tuple[Gpu, ...]:
     """The kinds of GPU of this machine, in the order in which torch counts their first ones.
 
-    Raises NotMeasured where they do not answer.
+    Raises NotMeasured if a GPU does not answer.
     """
     found: dict[tuple[str, int], list[int]] = {}
     try:
         for index in range(torch.cuda.device_count()):
             about = torch.cuda.get_device_properties(index)
             found.setdefault((about.name, about.total_memory), []).append(index)
-    except (AssertionError, RuntimeError) as error:  # the first for a GPU that CUDA does not count
+    except (AssertionError, RuntimeError) as error:  # AssertionError: CUDA does not count this GPU
         raise NotMeasured(first_line(error)) from error
     return tuple(
         Gpu(name, memory, len(indices), indices[0]) for (name, memory), indices in found.items()
@@ -180,13 +182,13 @@ def pack(
 ) -> Packing:
     """Measure trials that train at once on each kind of GPU, in growing numbers.
 
-    turns   a block inside which processes that are started take turns; those that are started
-            outside share a GPU by NVIDIA's service, if the conditions ask for that
+    turns   makes a block inside which new processes take turns on a GPU; processes that start
+            outside of it share the GPU by NVIDIA's service, if the conditions ask for that
     alive   called every few seconds, to check that this process still runs the study; what it
-            raises `pack` raises too, TimeIsUp among others
+            raises, `pack` raises too, such as TimeIsUp
 
-    Raises ResourceError where the configuration alone is too large for a GPU, the error of a
-    configuration that cannot be trained at all, and NotMeasured where something else went wrong.
+    Raises ResourceError if one trial of the configuration is too large for a GPU, BadRequest if the
+    configuration cannot be trained at all, and NotMeasured if anything else goes wrong.
     """
     try:
         with Rehearsal(inputs, alive) as rehearsal:
@@ -205,10 +207,13 @@ def _rehearse(
     rehearsal: "Rehearsal",
     turns: Callable[[], AbstractContextManager[object]],
 ) -> Sequence["_Kind"]:
-    """The kinds of GPU with their rounds. What worked is kept where a later round breaks off.
+    """The kinds of GPU with their rounds. Rounds that worked are kept if a later one breaks off.
 
-    A GPU that takes one process at a time (of compute mode EXCLUSIVE_PROCESS) may take that of the
-    service alone, so where no trial can train outside of it, trials are measured by it.
+    ways   whether trials share a GPU by NVIDIA's service (True) or take turns (False), in the order
+           of their measurement
+
+    A GPU that takes one process at a time (compute mode EXCLUSIVE_PROCESS) may take only that of
+    the service. So if no trial can train by turns, all are measured with the service.
     """
     found = [_Kind(gpu, conditions, machine, rehearsal) for gpu in conditions.gpus]
     try:
@@ -230,9 +235,9 @@ def _rehearse_ways(
     ways: Sequence[bool],
     turns: Callable[[], AbstractContextManager[object]],
 ) -> None:
-    """Measure each kind of GPU in each way to share it: in turns (False), and by the service.
+    """Measure each kind of GPU in each of the ways to share it.
 
-    Each has its part of the time, and what those before it left.
+    Each measurement has an equal part of the time, and what those before it left over.
     """
     seconds = 0.0
     for by_service in ways:
@@ -265,7 +270,11 @@ class _Kind:
         self._most = machine.most_on_a_gpu(conditions.cpus_per_trial, conditions.parallel, MOST)
 
     def alone(self, service: bool) -> None:
-        """Measure one trial alone, and the memory it takes."""
+        """Measure one trial alone, and the memory that it takes.
+
+        Raises ResourceError if it does not fit the GPU, BadRequest if it cannot be trained at all,
+        and NotMeasured.
+        """
         answer = self._ask(1, 1, time.monotonic() + FIRST_SECONDS)
         trouble = answer.trouble
         if trouble is not None:
@@ -277,15 +286,20 @@ class _Kind:
                     "resources.gpus_per_trial auto: the heaviest settings of the space"
                     f" (model.backbone {config.model.backbone}, optim.batch_size"
                     f" {config.optim.batch_size}) must fit one GPU alone, and ran out of memory"
-                    f" on {self.gpu.name}; take smaller images or batches out of the space, or"
-                    " name resources.gpus_per_trial"
+                    f" on {self.gpu.name}; take the largest images or batches out of the"
+                    " space, or set resources.gpus_per_trial, and nothing is measured"
                 )
             raise _NoRound(trouble.reason)
         self._memory = answer.memory
         self.rounds.append(self._round(1, service, answer))
 
     def grow(self, service: bool, until: float) -> None:
-        """Measure growing numbers of trials, until one gains nothing or the time is up."""
+        """Measure growing numbers of trials, until one gains nothing or the time is up.
+
+        until   time of `time.monotonic`
+
+        Raises NotMeasured if the processes that measure hang or end.
+        """
         alone, *others = self.rounds
         rounds = [alone, *(one for one in others if one.service is service)]
         failed = None
@@ -302,16 +316,14 @@ class _Kind:
             rounds.append(self._round(trials, service, answer))
             self.rounds.append(rounds[-1])
             if answer.trouble is not None and not rounds[-1].trouble:
-                # A process that a later round needed did not start: that round would fail.
+                # A process for a later round did not start, so that round would fail.
                 self._most = answer.processes
                 failed = Round(wanted, service, 0.0, trouble=answer.trouble.reason)
         if failed is not None:
             self.rounds.append(failed)
 
     def _room(self) -> int:
-        """The largest number of trials that fits this GPU, its part of the machine's memory, and
-        the processors.
-        """
+        """The largest number of trials for which GPU memory, main memory and processors suffice."""
         peak = max(one.peak_bytes for one in self.rounds)
         held = max(one.host_bytes for one in self.rounds)
         by_gpu = most_that_fit(peak, self._memory.free_bytes)
@@ -320,13 +332,13 @@ class _Kind:
     def _ask(self, trials: int, wanted: int, until: float) -> Answer:
         conditions = self._conditions
         share = self._machine.share(conditions.cpus_per_trial, 1 / trials, conditions.parallel)
-        # As `CoreTrials` does it: one processor drives the GPU, the others prepare images.
+        # As in `CoreTrials`, one processor drives the GPU, and the others prepare images.
         return self._rehearsal.round(
             Ask(trials, wanted, share.cpus - 1, share.cpus, until, self._environment())
         )
 
     def _environment(self) -> dict[str, str]:
-        """The variables by which CUDA finds this GPU and the service."""
+        """The environment variables by which CUDA finds this GPU, and no other, and the service."""
         found = {name: value for name, value in os.environ.items() if name.startswith("CUDA_")}
         if self.gpu.memory:
             visible = found.get("CUDA_VISIBLE_DEVICES", "")
@@ -343,7 +355,7 @@ class _Kind:
 
 
 def _host_room(conditions: Conditions, data: Dataset) -> int:
-    """Bytes of the machine's memory for the trials of each GPU; 0 where that is not known."""
+    """Bytes of main memory for the trials of each GPU; 0 if that is not known."""
     known = [size for size in (conditions.memory, cgroups.memory_available()) if size]
     if not known:
         return 0
@@ -353,8 +365,9 @@ def _host_room(conditions: Conditions, data: Dataset) -> int:
 
 
 class Rehearsal:
-    """The nursery, for the time of a block. In the end, or when this process dies, it ends with all
-    that it started.
+    """The driver's side of the nursery, which runs for the time of a block.
+
+    At the end of the block, or when this process dies, the nursery ends with all that it started.
 
     alive   called every few seconds while this process waits; what it raises ends the waiting
     """
@@ -364,7 +377,7 @@ class Rehearsal:
 
     def __enter__(self) -> Self:
         self._connection, theirs = multiprocessing.Pipe()
-        # Ctrl-C reaches this process alone, which then ends the others.
+        # A session of its own: Ctrl-C reaches this process alone, which then ends the others.
         with processes.marked() as self._started, theirs:
             self._nursery = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, str(theirs.fileno())],
@@ -375,7 +388,7 @@ class Rehearsal:
         try:
             until = time.monotonic() + FIRST_SECONDS
             self._hear(until)
-            # Sent by a thread, because a nursery that hangs would never take it.
+            # Sent by a thread, because sending to a nursery that hangs would never return.
             threading.Thread(target=self._send_inputs, daemon=True).start()
             self._hear(until)
         except BaseException:
@@ -387,9 +400,9 @@ class Rehearsal:
         self._end()
 
     def round(self, ask: Ask) -> Answer:
-        """Run a round. Raises NotMeasured where the nursery ended or hangs."""
+        """Run a round. Raises NotMeasured if the nursery hangs or has ended."""
         self._connection.send(ask)
-        # After its time the nursery may end processes twice, those that started late and the rest.
+        # After `until` the nursery may end processes twice: those that start slowly, then the rest.
         answer = self._hear(ask.until + 2 * (LEAVE_SECONDS + MOST * KILLED_SECONDS))
         assert isinstance(answer, Answer)
         return answer
@@ -399,6 +412,7 @@ class Rehearsal:
             self._connection.send(self.inputs)
 
     def _hear(self, until: float) -> Any:
+        """The next message of the nursery. Raises NotMeasured if none comes in time."""
         self._alive()
         while not self._connection.poll(min(max(until - time.monotonic(), 0.0), ALIVE_SECONDS)):
             self._alive()
@@ -419,7 +433,10 @@ class Rehearsal:
 
 
 def serve(handle: int) -> None:
-    """Run the nursery: answer the driver, whose connection `handle` is, until it is gone."""
+    """Run the nursery: answer the driver until it is gone.
+
+    handle   file descriptor of the connection to the driver
+    """
     driver = Connection(handle)
     driver.send(None)
     try:
@@ -438,7 +455,7 @@ def serve(handle: int) -> None:
 
 @dataclass(eq=False)
 class _Actor:
-    """A process that trains, as the nursery knows it."""
+    """A process that trains, as the nursery knows it; `memory` is None until it has started."""
 
     process: Any
     connection: Connection
@@ -448,7 +465,7 @@ class _Actor:
 class _Nursery:
     """Starts processes, and has them train together.
 
-    driver   the connection to the driver; during a round nothing comes from it but its end
+    driver   the connection to the driver; if it is ready during a round, the driver is gone
     """
 
     def __init__(self, driver: Connection, inputs: Inputs) -> None:
@@ -457,7 +474,7 @@ class _Nursery:
         self._environment: Mapping[str, str] = {}
 
     def run(self, ask: Ask) -> Answer:
-        """Run a round. Where it fails, all processes are ended."""
+        """Run a round. If a process fails, all are ended. Raises EOFError if the driver is gone."""
         if ask.environment != self._environment:
             self.end()
             self._environment = ask.environment
@@ -484,7 +501,7 @@ class _Nursery:
         )
 
     def _start(self, ask: Ask) -> Trouble | None:
-        """Start the processes that are missing; the trouble of the first that failed."""
+        """Start the missing processes; returns the trouble of the first that failed, if any did."""
         context = multiprocessing.get_context("fork")
         new = []
         for _ in range(ask.processes - len(self._actors)):
@@ -508,7 +525,7 @@ class _Nursery:
         return first or (_SILENT if slow else None)
 
     def _train(self, ask: Ask) -> tuple[float, list[Trained]] | Trouble:
-        """Have processes train, and take the time in which all of them do.
+        """Have the processes train until all of them have trained together for long enough.
 
         Returns the time of `time.monotonic` since when all of them trained, and their trainings.
         """
@@ -536,9 +553,9 @@ class _Nursery:
         return _SILENT
 
     def _heard(self, actors: Iterable[_Actor], until: float) -> Iterator[tuple[_Actor, Any]]:
-        """The messages of processes until a time; the last one of a process that died says how.
+        """The messages of processes until a time of `time.monotonic`.
 
-        Raises EOFError when the driver is gone.
+        If a process dies, its last message is the Trouble. Raises EOFError when the driver is gone.
         """
         listening = list(actors)
         while listening and (left := until - time.monotonic()) > 0:
@@ -555,7 +572,7 @@ class _Nursery:
                     yield actor, message[0]
 
     def end(self, actors: Sequence[_Actor] | None = None) -> None:
-        """End processes, all of them where none are named. Those that train stop first."""
+        """End these processes, or all. They are told to stop, and killed if they do not in time."""
         ending = list(self._actors if actors is None else actors)
         _tell(ending, _END)
         until = time.monotonic() + LEAVE_SECONDS
@@ -578,7 +595,7 @@ def _tell(actors: Iterable[_Actor], what: Ask | str) -> None:
 
 
 def _said(actor: _Actor) -> tuple[Any] | None:
-    """The next message of a process, as the only member of a tuple; None where there is none."""
+    """The next message of a process, in a tuple because it may be None; None if there is none."""
     try:
         return (actor.connection.recv(),) if actor.connection.poll() else None
     except (EOFError, OSError):
@@ -586,6 +603,7 @@ def _said(actor: _Actor) -> tuple[Any] | None:
 
 
 def _death(exit_code: int) -> Trouble:
+    """The trouble of a process that ended with this exit code: minus the signal that killed it."""
     if exit_code == -signal.SIGALRM:
         return _SILENT
     if exit_code < 0:
@@ -595,9 +613,10 @@ def _death(exit_code: int) -> Trouble:
 
 
 def _act(driver: Connection, nursery: Connection, inputs: Inputs, ask: Ask) -> None:
-    """A process of the nursery: train on the largest images once, then whenever it is told to.
+    """The program of a process that trains: once on the largest images, then when it is told to.
 
-    The kernel ends it when it takes too long or hears nothing, whatever holds Python then.
+    The kernel kills it if it takes too long or is told nothing, even where native code holds the
+    GIL.
     """
     driver.close()
     os.environ.update(ask.environment)
@@ -623,18 +642,19 @@ def _act(driver: Connection, nursery: Connection, inputs: Inputs, ask: Ask) -> N
                 nursery.send(probe.train(message.workers, message.threads, goes_on))
     except (EOFError, BrokenPipeError):
         return  # the nursery is gone
-    except Exception as error:  # noqa: BLE001  # whatever it raises ends this round alone
+    except Exception as error:  # noqa: BLE001  # whatever it raises ends only this round
         with contextlib.suppress(OSError):
             nursery.send(_trouble(error))
 
 
 def _alarm(until: float) -> None:
+    """Have the kernel kill this process at a time of `time.monotonic`."""
     signal.setitimer(signal.ITIMER_REAL, max(until - time.monotonic(), 0.001))
 
 
 def _trouble(error: Exception) -> Trouble:
     line = first_line(error)
-    # A GPU that is not there for this process is no fault of the request.
+    # A GPU that this process cannot use is no fault of the request.
     if isinstance(error, BadRequest) and not isinstance(error, ResourceError):
         return Trouble(line, refusal=error)
     missing = is_out_of_memory(error)

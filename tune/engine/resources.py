@@ -1,4 +1,4 @@
-"""The processors, GPUs and memory that Ray may use, and how much of them each trial holds."""
+"""The processors, GPUs and memory that Ray may use, and the part of them that each trial holds."""
 
 import sys
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tune.engine import cgroups
 class TrialResources:
     """The processors and GPUs that each trial holds, and how many trials run at once.
 
-    cpus       whole processors of a trial, and also its number of threads
+    cpus       whole processors of a trial, which is also its number of threads
     gpus       GPUs of a trial: 0, 1, or a fraction of one
     parallel   number of trials that run at once
     """
@@ -25,9 +25,9 @@ class TrialResources:
 
 @dataclass(frozen=True)
 class Node:
-    """The processors, the GPUs and the memory of one computer. A trial never spans two.
+    """The processors, GPUs and memory of one computer. A trial never spans two computers.
 
-    memory   bytes that may be used; 0 where that is not known
+    memory   bytes that may be used; 0 if that is not known
     """
 
     cpus: int
@@ -44,24 +44,24 @@ class Machine:
 
     @classmethod
     def here(cls) -> "Machine":
-        """The part of this machine that this process's control groups let it use."""
+        """The part of this machine that this process may use (see `tune.engine.cgroups`)."""
         allowed = cgroups.allowed()
         return cls((Node(allowed.cpus, torch.cuda.device_count(), allowed.memory),))
 
     def share(
         self, cpus_per_trial: int | str, gpus_per_trial: float | str, parallel: int | None
     ) -> TrialResources:
-        """The resources of each trial, `auto` resolved, and how many trials run at once.
+        """The resources of each trial, with `auto` resolved, and how many trials run at once.
 
-        gpus_per_trial   `auto` is one whole GPU where any node has one, else none;
-                         `tune.engine.packing` measures how many trials may share it
-        cpus_per_trial   `auto` is, with GPUs, a node's processors divided by the trials that its
-                         GPUs hold, on the node where that is least, and at most 8; without GPUs, a
-                         quarter of the largest node's processors, at least one
+        cpus_per_trial   `auto` with GPUs is a node's processors divided by the trials that its GPUs
+                         hold, on the node where that is least, and at most 8; `auto` without GPUs
+                         is a quarter of the largest node's processors; at least one in both cases
+        gpus_per_trial   from 0 to 1; `auto` is one whole GPU if any node has one, else none
+                         (`tune.engine.packing` decides later how many trials share it)
         parallel         largest number of trials at once; None for as many as fit, counted on each
                          node by itself
 
-        Raises ResourceError for a trial that fits on no node: Ray would wait for ever without a
+        Raises ResourceError for a trial that fits on no node: Ray would wait forever without a
         message.
         """
         several = len(self.nodes) > 1
@@ -96,17 +96,18 @@ class Machine:
         return TrialResources(cpus, gpus, fitting if parallel is None else min(parallel, fitting))
 
     def most_on_a_gpu(self, cpus_per_trial: int | str, parallel: int | None, most: int) -> int:
-        """The largest number of trials, from 1 to `most`, that come together on a GPU: `parallel`
-        and the processors that each trial then has allow no more.
+        """The largest number of trials, from 1 to `most`, that `share` can put together on a GPU.
 
-        parallel   as `share` takes it
+        `parallel` and the processors that each trial then needs may allow fewer than `most`.
+
+        cpus_per_trial, parallel   as `share` takes them
         """
         gpus = sum(node.gpus for node in self.nodes)
         return max(
             (
                 trials
                 for trials in range(2, most + 1)
-                # Otherwise trials that are spread evenly are fewer on each GPU.
+                # With fewer at once, no GPU would have `trials` of them when spread evenly.
                 if self.share(cpus_per_trial, 1 / trials, parallel).parallel > (trials - 1) * gpus
             ),
             default=1,
@@ -114,7 +115,10 @@ class Machine:
 
 
 def _trials_by_gpu(node: Node, gpus: float) -> int:
-    """Number of trials that the GPUs of a node hold; no trial spans two GPUs."""
+    """Number of trials that the GPUs of a node hold: unlimited for 0 GPUs a trial.
+
+    No trial spans two GPUs.
+    """
     if gpus == 0:
         return sys.maxsize
     return node.gpus * int(1 / gpus + 1e-9)

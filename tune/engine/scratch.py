@@ -1,5 +1,4 @@
-"""Temporary folders with short paths, as sockets need; they are removed even if their owner is
-killed.
+"""Temporary folders with the short paths that sockets need, removed even if their owner is killed.
 
 A folder's owner holds a lock on a file in it for as long as it lives; the kernel releases the lock
 when the owner dies. The next process that makes a folder removes those whose lock is free. This
@@ -25,8 +24,8 @@ LOCK = ".owner"
 LONGEST_BASE = 107 - len(
     "/ct-12345678/ray/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
 )
-"""Largest length, in bytes, of the path of the folder that holds temporary folders: a socket's path
-may have 107 (unix(7)), and this is the longest that Ray makes in one."""
+"""Largest length, in bytes, of the path of the folder that holds the temporary folders: a socket's
+path may have 107 bytes (unix(7)), and the longest that Ray makes in a temporary folder is this."""
 _FALLBACK = Path("/tmp")
 
 
@@ -34,20 +33,20 @@ _FALLBACK = Path("/tmp")
 def folder() -> Iterator[Path]:
     """A temporary folder for the time of the block.
 
-    Raises ResourceError where there is no place for one.
+    Raises ResourceError if none can be made in TMPDIR.
     """
     base = _base()
     _remove_what_the_dead_left(base)
     try:
-        # The folder has another name until its lock is held; otherwise another process would remove
-        # it as one whose owner is dead.
+        # The folder has another name until its lock is held: another process would take it for one
+        # whose owner is dead, and remove it.
         made = Path(tempfile.mkdtemp(prefix="new-ct-", dir=base))
         lock = filelock.FileLock(made / LOCK, timeout=0)
         lock.acquire()
         path = made.rename(base / f"{PREFIX}{made.name[-8:]}")
     except OSError as error:
         raise ResourceError(
-            f"TMPDIR must be a folder that can be written, and {base} cannot ({reason(error)});"
+            f"TMPDIR must be a folder that can be written, and {base} is not ({reason(error)});"
             " set TMPDIR to another"
         ) from None
     try:
@@ -58,9 +57,9 @@ def folder() -> Iterator[Path]:
 
 
 def _base() -> Path:
-    """The folder that holds temporary folders: TMPDIR, or /tmp where TMPDIR's path is too long.
+    """The folder that holds temporary folders: TMPDIR, or /tmp if the path of TMPDIR is too long.
 
-    Raises ResourceError where neither will do.
+    Raises ResourceError if neither can be used.
     """
     wanted = Path(tempfile.gettempdir()).absolute()
     if len(os.fsencode(wanted)) <= LONGEST_BASE:

@@ -1,4 +1,4 @@
-"""Ray for the time of a search: started here or joined elsewhere, closed to others, and ended."""
+"""Starts Ray for a search, closed to others, or joins a cluster; and ends what it started."""
 
 import contextlib
 import logging
@@ -27,7 +27,8 @@ from tune.engine.resources import Machine, Node
 def ray_session(machine: Machine) -> Iterator[Path]:
     """Run Ray for the time of the block, or join the cluster at the machine's address.
 
-    Yields a temporary folder. The folder and the processes that were started end with the block.
+    Yields a temporary folder. At the end of the block the folder is removed, and the processes that
+    were started are ended. Raises ResourceError if TMPDIR or Ray's token cannot be used.
     """
     if machine.address is not None:
         packages = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "core")]
@@ -54,13 +55,13 @@ def ray_session(machine: Machine) -> Iterator[Path]:
         try:
             with (
                 on_loopback(),
-                # A short path, which is removed in the end.
+                # A short path, as Ray's sockets need, in a folder that is removed at the end.
                 processes.variables({"TMPDIR": str(folder), **_memory_of_workers(node)}),
                 processes.deaf_to_sigterm(),
                 own_handler_of_sigterm(),
             ):
                 ray.init(
-                    "local",  # else Ray would join a cluster that RAY_ADDRESS names
+                    "local",  # without it Ray would join a cluster that RAY_ADDRESS names
                     num_cpus=node.cpus,
                     num_gpus=node.gpus,
                     object_store_memory=_object_store_bytes(node.memory),
@@ -78,22 +79,23 @@ def ray_session(machine: Machine) -> Iterator[Path]:
 
 
 def _memory_of_workers(node: Node) -> dict[str, str]:
-    """Environment variables by which processes that train without a GPU keep the memory that they
-    freed, until they end; those that the user has set stay.
+    """Environment variables that let workers keep freed memory, on a node without a GPU.
 
-    Otherwise each step gives back its tensors' memory and asks for it again, page by page: a ninth
-    of the processor's time at 800 pixels. The price is an eighth more memory (results/LOG.md).
+    Otherwise each step gives its tensors' memory back to the kernel and asks for it again, page by
+    page, which takes a ninth of the processor time at 800 pixels. The price is an eighth more
+    memory (docs/performance.md). Variables that the user has set stay.
     """
-    wanted = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}  # glibc's
+    wanted = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}  # read by glibc
     return {} if node.gpus else {n: value for n, value in wanted.items() if n not in os.environ}
 
 
 def _object_store_bytes(memory: int) -> int | None:
-    """Bytes for Ray's object store where a search may use `memory` bytes; None leaves the size to
-    Ray.
+    """Bytes for Ray's object store; None to let Ray decide.
 
-    By itself Ray takes three tenths of the memory that it finds; it reads the limit of one control
-    group, and not of the groups above it.
+    memory   bytes that the search may use; 0 if that is not known
+
+    By itself Ray takes three tenths of the memory that it finds, but it reads the limit of one
+    control group only, and not those of the groups above it.
     """
     if not memory or memory >= cgroups.memory_of_the_machine():
         return None
@@ -101,16 +103,16 @@ def _object_store_bytes(memory: int) -> int | None:
 
 
 _LEAST_STORE, _MOST_STORE = 80 * 2**20, 10**10
-"""Bounds of the object store's size, in bytes. Ray refuses less than 75 MB, and more than 10 GB
-where /dev/shm has less."""
+"""Bounds, in bytes, on the size of the object store. Ray refuses less than 75 MB, and more than
+10 GB if /dev/shm is smaller."""
 
 
 def _make_token() -> None:
-    """Make the token that Ray's processes ask of everyone who connects; only its owner can read it.
+    """Make the token that Ray's processes demand of every connection; only this user can read it.
 
-    Ray asks for a token unless RAY_AUTH_MODE says otherwise; one that Ray makes can be read by all.
-    Where no home folder can keep the token, it is in this process's environment only. Raises
-    ResourceError where RAY_AUTH_TOKEN_PATH names a file that cannot be written.
+    Ray demands a token unless RAY_AUTH_MODE says otherwise; a token that Ray makes can be read by
+    all. If no home folder can keep the token, it is in this process's environment only. Raises
+    ResourceError if RAY_AUTH_TOKEN_PATH names a file that cannot be written.
     """
     if "RAY_AUTH_TOKEN" in os.environ:
         return
@@ -132,10 +134,7 @@ def _make_token() -> None:
 
 
 def cluster_at(address: str) -> Machine:
-    """The nodes of the cluster at an address that are alive.
-
-    Raises ResourceError where no cluster answers.
-    """
+    """The living nodes of the Ray cluster at an address. Raises ResourceError if none answers."""
     try:
         with own_handler_of_sigterm():
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)

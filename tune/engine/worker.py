@@ -1,4 +1,4 @@
-"""A worker: a process of Ray's that runs attempts, one epoch in each step."""
+"""A worker: a Ray process that runs attempts of trials, one epoch in each step."""
 
 import contextlib
 import errno
@@ -30,13 +30,13 @@ from tune.engine.messages import (
 )
 
 EPOCH_FILE = ".epoch"
-"""A file in a trial's folder that exists while an epoch runs; it holds the attempt's number, and
-was last changed when the epoch began."""
+"""Name of a file in a trial's folder that exists while an epoch runs. It holds the number of the
+attempt, and its time of modification is the beginning of the epoch."""
 LOCK_SECONDS = 120
 """Seconds that a new attempt waits for the worker of an earlier attempt to leave the trial's
 folder."""
 LAST_SECONDS = 20
-"""Seconds after which the kernel ends a process whose GPU has failed, if it still lives."""
+"""Seconds after which the kernel kills a process whose GPU has failed, if it still lives."""
 STORAGE_ERRORS = {
     errno.EACCES,
     errno.ENOSPC,
@@ -46,21 +46,21 @@ STORAGE_ERRORS = {
     errno.EIO,
     errno.ESTALE,
 }
-"""Error numbers of a disk that is full, read-only, broken or away."""
+"""Error numbers (errno) of a disk that is full, read-only, forbidden, broken or away."""
 
 
 class RunnableTrial(Protocol):
-    """A trial that a worker can run: the real one of `core.training.trial`, or a replayed curve."""
+    """A trial that a worker can run: `core.training.trial.Trial`, or a replayed learning curve."""
 
     @property
     def reports(self) -> list[Any]:
-        """The EpochReport of each epoch so far, the first epoch's first."""
+        """The EpochReport of each epoch so far, in their order."""
 
     def run_epoch(self, progress: Callable[[float], object] = float) -> Any:
-        """Train and evaluate one epoch, and do what follows the last one.
+        """Train and evaluate one epoch, and return its EpochReport.
 
-        progress   called with the fraction of the epoch that is done; with 1 for each step of what
-                   follows, which may take longer than the epoch
+        progress   called with the fraction of the epoch that is done; then, if more work follows
+                   the last epoch, with 1 at each step of it, since it may take longer than an epoch
         """
 
     def save(self, folder: Path) -> None:
@@ -69,26 +69,27 @@ class RunnableTrial(Protocol):
     def load(self, folder: Path) -> bool:
         """Continue from the checkpoint in `folder`; False if there is none.
 
-        Raises CheckpointError.
+        Raises CheckpointError if it belongs to other settings, data or base weights, and
+        TornCheckpoint if it is damaged.
         """
 
     def discard(self, folder: Path) -> None:
-        """Set a torn checkpoint aside."""
+        """Move a damaged checkpoint aside, so that `load` finds none."""
 
 
 MakeTrial = Callable[[Assignment], RunnableTrial]
-"""Builds the trial of an attempt in the worker's process.
+"""A function that builds the trial of an attempt, called in the worker's process.
 
-It goes into Ray's object store once for all workers; arrays that it holds are read-only there.
+It goes into Ray's object store once for all workers; the arrays that it holds are read-only there.
 """
 
 
 class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no types
-    """Runs attempts, one epoch in each step.
+    """Ray's Trainable: runs attempts, one epoch in each step.
 
-    A step's result is a message: History, or Failure where the trial raised. Only an error of the
-    GPU stays an exception (GpuFailed): this process can no longer use it, so Ray ends the process,
-    and later attempts run in another.
+    A step's result is a message: History, or Failure if the trial raised an exception. Only an
+    error of the GPU is raised (GpuFailed), because this process can no longer use the GPU: Ray ends
+    the process, and later attempts run in another.
     """
 
     def setup(
@@ -97,9 +98,10 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         make_trial: MakeTrial,
         stall_seconds: float,
     ) -> None:
-        """Store the arguments only: Ray may hand a started worker another trial.
+        """Store the arguments. Work begins in the first step: Ray may swap the trial before it.
 
-        Work begins in the first step.
+        make_trial      builds the trial of an attempt
+        stall_seconds   seconds that one epoch may take; 0 for no limit
         """
         self._make_trial, self._stall_seconds = make_trial, stall_seconds
         self._trial: RunnableTrial | None = None
@@ -109,7 +111,7 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         self._lock: filelock.BaseFileLock | None = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:  # noqa: ARG002
-        """Leave the last trial and give back its GPU memory; returns True."""
+        """Leave the last trial and free its GPU memory; True tells Ray to reuse this worker."""
         self._leave()
         return True
 
@@ -118,18 +120,17 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         self._leave()
 
     def step(self) -> dict[str, Any]:
-        """Run one epoch and save it, or find a checkpoint that is ahead of the ledger; returns the
-        message as Ray's result.
+        """Run one epoch and save it, or report a checkpoint that is ahead of the ledger.
 
-        Raises GpuFailed.
+        Returns the message as Ray's result. Raises GpuFailed.
         """
         assignment = assignment_in(self.config)
         self._epoch_began = None
         try:
             message = self._message(assignment, Path(assignment.folder))
         except GpuFailed:
-            # NVIDIA's service serves nobody until all that an error has struck have ended, and a
-            # library may hang when such a process ends by itself.
+            # NVIDIA's service serves nobody until all processes that saw the error have ended, and
+            # a library may hang while such a process exits.
             signal.setitimer(signal.ITIMER_REAL, LAST_SECONDS)
             raise
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -160,14 +161,16 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         return self._history_of(self._trial, folder)
 
     def _set_alarm(self) -> None:
-        """Have the kernel end this process when the time is up, whatever holds Python then; 0
-        seconds set no alarm.
+        """Have the kernel kill this process after `stall_seconds` from now; 0 sets no alarm.
+
+        The kernel's alarm works even while native code holds the GIL.
         """
         signal.setitimer(signal.ITIMER_REAL, self._stall_seconds)
 
     def _heard(self, done: float) -> None:
+        """Take in a trial's progress, the fraction of the epoch that is done."""
         if done >= 1:
-            self._set_alarm()  # what follows the last epoch has its own time for each step
+            self._set_alarm()  # each step after the last epoch has the time of an epoch
 
     def _failure(self, error: Exception, folder: Path) -> Failure:
         seconds = 0.0 if self._epoch_began is None else time.monotonic() - self._epoch_began
@@ -177,14 +180,14 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
 
     def _open(self, assignment: Assignment, folder: Path) -> RunnableTrial:
         if not self._frozen:
-            # Imported modules stay for good. Searching their half a million objects for garbage
-            # whenever a trial ends took most of the time between two trials.
+            # Imported modules are never freed. Searching their half a million objects for garbage
+            # at the end of each trial took most of the time between two trials.
             gc.freeze()
             self._frozen = True
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = filelock.FileLock(folder / ".lock", timeout=LOCK_SECONDS)
         self._lock.acquire()
-        for part in folder.glob(".*.part"):  # files that a killed process had half written
+        for part in folder.glob(".*.part"):  # half-written files of a killed process
             part.unlink()
         write_json_atomically(folder / "config.json", dict(assignment.settings))
         trial = self._make_trial(assignment)
@@ -196,7 +199,7 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         return trial
 
     def _history_of(self, trial: RunnableTrial, folder: Path) -> History:
-        """The trial's whole history, which is also written as a table."""
+        """The message with all epochs of the trial, which are also written to epochs.csv."""
         self._history += [report.to_json() for report in trial.reports[len(self._history) :]]
         _write_epochs(folder, self._history)
         return History(self._history)
@@ -213,10 +216,10 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
 
 
 def _reason_and_step(error: Exception, folder: Path) -> tuple[str, Then]:
-    """Why an attempt failed, and the step that follows.
+    """The reason of a failed attempt, one line, and the step that follows.
 
-    An error that is not known here leaves its traceback in `error.txt`. Raises GpuFailed where this
-    process can no longer use its GPU.
+    An error of no known kind leaves its traceback in `error.txt` in the trial's folder. Raises
+    GpuFailed if this process can no longer use its GPU.
     """
     line = first_line(error)
     if isinstance(error, TrialDiverged):
@@ -237,8 +240,9 @@ def _reason_and_step(error: Exception, folder: Path) -> tuple[str, Then]:
 
 
 def seconds_of_lost_epoch(folder: Path, attempt: int) -> float:
-    """Seconds since the beginning of the epoch in which the process of an attempt died; 0 where
-    it died outside of one.
+    """Seconds since the beginning of the epoch in which the process of an attempt died.
+
+    0 if it died outside of an epoch.
     """
     epoch_file = folder / EPOCH_FILE
     try:
@@ -250,8 +254,9 @@ def seconds_of_lost_epoch(folder: Path, attempt: int) -> float:
 
 
 def _write_epochs(folder: Path, epochs: list[dict[str, Any]]) -> None:
-    """Write the trial's epochs as a table for people and spreadsheets: one row for each epoch,
-    losses flattened. Pulls of images, which are for programs, are left out.
+    """Write `epochs.csv`, a table for people and spreadsheets with a row for each epoch.
+
+    Losses are flattened into columns; `ap50_pulls`, which are for programs, are left out.
     """
     rows = [
         _flat({name: value for name, value in epoch.items() if name != "ap50_pulls"})
@@ -263,6 +268,7 @@ def _write_epochs(folder: Path, epochs: list[dict[str, Any]]) -> None:
 
 
 def _flat(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A report without nesting: `losses/loss`; places in a list count from 1."""
     flat: dict[str, Any] = {}
     for name, value in report.items():
         if isinstance(value, list | tuple):
@@ -275,7 +281,7 @@ def _flat(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _gpu_answers() -> bool:
-    """Whether this process can still use its GPU; True where it has none."""
+    """Whether this process can still use its GPU; True if it uses none."""
     try:
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.synchronize()

@@ -41,7 +41,7 @@ with second_interrupt_ends(), processes.marked() as started, ended_with_the_driv
         (
             "death",
             1,
-            "Ray's raylet ended, killed by somebody or by the kernel for want of memory; what was"
+            "Ray's raylet has ended; perhaps the kernel killed it because memory ran out; what was"
             " saved is whole: run the same command again\n",
         ),
     ],

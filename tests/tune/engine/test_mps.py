@@ -458,8 +458,9 @@ def test_where_there_is_no_such_program_a_search_with_gpus_is_refused_before_it_
     plan, problems = check_request(request, Options(tmp_path))
     assert plan is None
     assert [str(problem) for problem in problems] == [
-        f"resources.mps true needs NVIDIA's {PROGRAM}, which is not on the PATH; it comes with the"
-        " driver (on Debian and Ubuntu in nvidia-compute-utils), or leave resources.mps out"
+        f"resources.mps true needs NVIDIA's {PROGRAM}, which is not on the PATH; install it (it"
+        " comes with the driver, on Debian and Ubuntu in nvidia-compute-utils), or leave"
+        " resources.mps out"
     ]
     request = from_document(SPACE, "test")
     assert request.resources.mps == "auto"

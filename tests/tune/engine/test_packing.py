@@ -259,7 +259,7 @@ def test_the_smallest_gpu_bounds_the_share_of_all() -> None:
     assert found.sentences[1:] == (
         "4 trials at once on small did not work: out of memory; delete packing.json to measure"
         " again",
-        "Trials have the same share of each GPU, although large and small differ: Ray decides which"
+        "Trials have the same share of each GPU, although large and small differ, because Ray decides which"
         " one a trial gets",
     )
 
@@ -279,7 +279,7 @@ def test_the_user_is_told_what_was_measured() -> None:
     assert packing(both()).sentences == (
         "The heaviest settings (resnet101, batch 2) trained 30.1 images/s alone on NVIDIA H200,"
         " 55.0 with 2, 62.0 with 4, 61.0 with 8 trials taking turns, 57.0 with 2, 102.0 with 4,"
-        " 127.0 with 8, 136.0 with 16 trials using the Multi-Process Service, each in 3.0 of 140 GB of its memory: 8 trials share"
+        " 127.0 with 8, 136.0 with 16 trials using the Multi-Process Service, each in 3.0 of 140 GiB of its memory: 8 trials share"
         " a GPU, by NVIDIA's Multi-Process Service",
     )
     alone = packing(Measured(H200, rounds({1: 30.0, 2: 31.0})), services=(False,))

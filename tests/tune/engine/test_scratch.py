@@ -104,7 +104,7 @@ def test_where_nothing_short_can_be_written_tmpdir_and_the_rule_are_named(
     with (
         pytest.raises(
             ResourceError,
-            match=r"^TMPDIR must be a folder that can be written, and /missing cannot",
+            match=r"^TMPDIR must be a folder that can be written, and /missing is not",
         ),
         scratch.folder(),
     ):
