@@ -22,19 +22,20 @@ from core.text import many, shown
 from core.values import as_settings
 
 MOST = 0.5
-"""Least fraction of images without instances from which a note asks whether they were annotated."""
+"""A note asks whether images were annotated where at least this fraction has no instance."""
 MOST_OF_A_CLASS = 0.5
 """A note names the image that holds more than this fraction of the instances of a class."""
 WORTH_SAYING = 0.05
-"""Least difference of two shares of instances that some anchor fits of which a note speaks."""
+"""A note names better sizes and anchors if some anchor then fits this much more of the instances,
+as a fraction of all of them."""
 
 
 def advice(dataset: Dataset, data: Measurement, configs: Sequence[TrialConfig]) -> Iterator[str]:
     """Notes on a data set and the configurations that are to be tried, one sentence each.
 
     data      the measurement of the data set
-    configs   one at least, in which nothing that is read off the data is `auto`; the one that suits
-              best counts
+    configs   one at least, in which nothing that is read off the data is `auto`; each note is about
+              the configuration that suits best
     """
     yield from _empty(dataset)
     yield from _fitted(data, configs)
@@ -66,7 +67,7 @@ def _fitted(data: Measurement, configs: Sequence[TrialConfig]) -> Iterator[str]:
 
 
 def _empty(dataset: Dataset) -> Iterator[str]:
-    """A note where most images have no instance, as in a project that is still being annotated.
+    """A note where half of the images or more have no instance, as while they are being annotated.
 
     If no image has any, the data set cannot be used, and another message says so.
     """
@@ -105,8 +106,9 @@ def _predicted(
         )
         a_tile = " a tile" * bool(config.predict.tile or config.data.crop)
         yield (
-            f"{many(len(over), 'image')} with more instances than are predicted in one"
-            f" (predict.max_detections {config.predict.max_detections}{a_tile}), so that"
+            f"{many(len(over), 'image')} {'holds' if len(over) == 1 else 'hold'} more instances"
+            " than are predicted in one (predict.max_detections"
+            f" {config.predict.max_detections}{a_tile}), so that"
             f" {lost(config):,} of {many(int(counts_I.sum()), 'instance')} can never be found:"
             f" {examples_of([dataset.samples[index].name for index in over])}; {way_out}"
         )
@@ -139,9 +141,9 @@ def _counted(dataset: Dataset, cap: int) -> Iterator[str]:
     ]
     if over:
         yield (
-            f"{many(len(over), 'image')} with more than {cap} instances of a class, where COCO's"
-            f" AP50 counts {cap} detections of a class an image (metric.max_dets):"
-            f" {examples_of(over)}"
+            f"{many(len(over), 'image')} {'holds' if len(over) == 1 else 'hold'} more than {cap}"
+            f" instances of a class, and COCO's AP50 counts the best {cap} detections of a class in"
+            f" an image (metric.max_dets): {examples_of(over)}"
         )
 
 
@@ -167,7 +169,7 @@ def _dominated(dataset: Dataset, pattern: str) -> Iterator[str]:
 
 
 def _copied(dataset: Dataset, looks: Looks, pattern: str) -> Iterator[str]:
-    """Notes on images that are there more than once, and on images that show one place."""
+    """Notes on images that are there more than once, and on images of nearly the same place."""
     by_content: dict[bytes, list[str]] = {}
     for sample in dataset.samples:
         content = repr(sample.image.shape).encode() + sample.image.tobytes()

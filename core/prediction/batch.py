@@ -38,7 +38,7 @@ class _Done:
     """The results of the images so far.
 
     images       the images that were predicted
-    results      their results as JSON texts, which take a fraction of the memory of objects
+    results      their results, one JSON text each, which take a fraction of the memory of objects
     full_tiles   for each predicted image, the number of tiles that reached the cap on detections
     left_out     a sentence for each image that could not be predicted
     """
@@ -67,7 +67,8 @@ def predict_batch(
     images     folder, list or file of images (see `core.data.listing.list_images`)
     out        JSON file of the results; `OUT.images.json` beside it lists the images
     settings   settings of prediction by name, which replace the model's own
-    threads    number of processor threads; None for torch's own number
+    device     as in `core.device.resolve`
+    threads    number of CPU threads of torch; None for torch's own number
 
     Raises BadRequest before anything is predicted, and CellTuneError where the results cannot be
     written. Whatever ends the prediction, the results of the images that are done are written.
@@ -156,7 +157,8 @@ def _listing_beside(out: Path, images: str) -> Path:
 def _with_settings(trained: TrainedModel, settings: Mapping[str, Value]) -> TrainedModel:
     """The model with these settings of prediction in place of its own.
 
-    `predict.flips` and `predict.views` say one thing, so that one that is given replaces both.
+    `predict.flips` and `predict.views` say the same thing, so either of them, if given, replaces
+    both. Raises SettingError for a value that a setting does not take.
     """
     config = trained.config
     if "predict.views" in settings:
@@ -172,9 +174,9 @@ def _with_settings(trained: TrainedModel, settings: Mapping[str, Value]) -> Trai
 def _predict(
     trained: TrainedModel, images: Sequence[TestImage], console: Console, done: _Done
 ) -> None:
-    """Predict image after image, and add the result of each to `done`.
+    """Predict image after image, and add the results of each to `done` at once.
 
-    So `done` holds all finished images whenever and however this ends.
+    However this ends, `done` holds all finished images.
     """
     columns = (
         BarColumn(),
@@ -219,10 +221,7 @@ def _results_in(trained: TrainedModel, image: TestImage) -> tuple[list[str], int
 
 
 def _listing(trained: TrainedModel, images: Sequence[TestImage]) -> dict[str, Any]:
-    """The images and categories to which the ids in the results refer.
-
-    It is a COCO file without annotations.
-    """
+    """The images and categories to which the ids in the results refer, as COCO has them."""
     return {
         "images": [
             {

@@ -50,9 +50,9 @@ def evaluate(
     keep         whether the detections are kept, beside what they matched
 
     The network looks once at each image in every view that a candidate wants (see
-    `core.prediction.views`), and the candidates' detections are cut from what it saw. Only
-    candidates with another `nms_iou` need looks of their own, because the network suppresses boxes
-    itself. The model keeps its own settings.
+    `core.prediction.views`), and all candidates' detections come from these looks. Only candidates
+    with another `nms_iou` need looks of their own, because the network suppresses boxes itself. The
+    model keeps its own settings.
     """
     groups = _of_one_nms(candidates)
     max_dets, classes = trained.config.metric.max_dets, len(trained.classes)

@@ -48,12 +48,12 @@ def predict(
 
 
 def combine(seen: Seen, config: PredictConfig) -> Detections:
-    """The detections in an image, from what was seen of it.
+    """The detections in an image, from all that was seen of it.
 
     `config` may be stricter than the settings with which the network looked: a higher
     `score_threshold`, a lower `max_detections`, fewer views. The network need not run again:
-    suppression goes from the best score down, so a detection that is dropped here had not
-    suppressed any other. Only `config.class_caps` limits the number of detections of an image with
+    suppression goes from the best score down, so a detection that is dropped here had suppressed
+    none that stays. Only `config.class_caps` limits the number of detections of an image with
     several tiles.
     """
     return _capped(_whole(seen, config), config)

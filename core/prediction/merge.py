@@ -1,20 +1,20 @@
-"""The detections of several looks at one part of an image, merged into one list.
+"""The detections of several looks at one tile, merged into one list.
 
 Boxes of one class whose IoU is above `predict.nms_iou` are taken for one instance. `predict.merge`
-says what becomes of them:
+decides how they become one:
 
-nms        the one with the best score stays
+nms        the box with the best score stays
 soft_nms   each score is multiplied by exp(-IoU^2 / SIGMA) for each better box (Bodla et al. 2017),
-           whatever the IoU. A network suppresses its own boxes at `predict.nms_iou` before
+           whatever the IoU. The network has suppressed its own boxes at `predict.nms_iou` before
 weighted   their mean, weighted with the scores, takes their place; its score is the mean of theirs
-           (Solovyev et al. 2021), and a pixel is in its mask if the masks that hold it have half of
-           the sum of scores
+           (Solovyev et al. 2021), and a pixel is in its mask if the masks that hold it have at
+           least half of the sum of scores
 
 `predict.agreement`, a, then multiplies each score by 1 - a + a f, where f is the fraction of looks
 with a box of the instance.
 
-The result does not depend on the order of the looks. Pixels are voted on after masks were made:
-their probabilities would take four bytes a pixel of every look.
+The result does not depend on the order of the looks. Finished masks vote on a pixel, because the
+probabilities of masks would take four bytes for each pixel of every look.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ from core.config import PredictConfig
 from core.sample import Detections, MaskCrop
 
 SIGMA = 0.5
-"""Width of soft suppression, that of the paper's experiments."""
+"""Sigma of soft suppression, as in the experiments of Bodla et al. (2017)."""
 BOXES_AT_ONCE = 1024
 """Largest number of boxes that are compared with all boxes of a look at once."""
 
@@ -41,7 +41,7 @@ def merge(looks: Sequence[Detections], config: PredictConfig) -> Detections:
             `config.score_threshold` and `config.max_detections`
 
     Detections whose score falls to `config.score_threshold` are left out. `full_tiles` is 1 if a
-    look, or the result, holds as many detections as allowed.
+    look, or the result, holds `config.max_detections`, and else 0.
     """
     together, look_N = _together(looks)
     merged = [take(together, np.empty(0, np.int64))]
@@ -81,9 +81,9 @@ def take(detections: Detections, indices: NDArray[np.int64]) -> Detections:
 
 
 def _together(looks: Sequence[Detections]) -> tuple[Detections, NDArray[np.int64]]:
-    """All detections, best score first, and the look of each, int64 [N].
+    """All detections, best score first, and the index of the look of each, int64 [N].
 
-    Those of one score have the order of their classes and boxes, whatever the order of the looks.
+    Those of equal score are sorted by class and box, whatever the order of the looks.
     """
     all_of_them = Detections(
         np.concatenate([one.boxes_N4 for one in looks]),
@@ -122,7 +122,10 @@ def _softened(of_class: Detections, config: PredictConfig) -> Detections:
 
 
 def _fused(of_class: Detections, config: PredictConfig) -> Detections:
-    """Each box joins the instance whose mean overlaps it most so far, the best boxes first."""
+    """The mean boxes: each box, best first, joins the instance whose mean overlaps it most so far.
+
+    It begins an instance of its own where no IoU is above `config.nms_iou`.
+    """
     boxes_N4 = of_class.boxes_N4.astype(np.float64)
     scores_N = of_class.scores_N.astype(np.float64)
     instances: list[list[int]] = []
@@ -157,7 +160,7 @@ def _fused(of_class: Detections, config: PredictConfig) -> Detections:
 
 
 def _voted(crops: Sequence[MaskCrop], weights: NDArray[np.float64]) -> MaskCrop:
-    """The pixels in masks that have half of the weights; the first mask where there are none."""
+    """The pixels whose masks have at least half of the weights; the first mask if there is none."""
     y0, x0 = min(crop.y0 for crop in crops), min(crop.x0 for crop in crops)
     y1 = max(crop.y0 + crop.pixels.shape[0] for crop in crops)
     x1 = max(crop.x0 + crop.pixels.shape[1] for crop in crops)
@@ -181,7 +184,11 @@ _WAYS: Mapping[str, Callable[[Detections, PredictConfig], Detections]] = {
 def _fraction(
     kept: Detections, of_class: Detections, look_N: NDArray[np.int64], looks: int, iou: float
 ) -> NDArray[np.float64]:
-    """The fraction of looks that have a box of each instance that is kept, float64 [K]."""
+    """The fraction of looks that have a box of each instance that is kept, float64 [K].
+
+    look_N   int64 [N], the index of the look of each detection in `of_class`
+    looks    number of looks
+    """
     agreeing_K = np.zeros(len(kept))
     for look in range(looks):
         others = torch.from_numpy(of_class.boxes_N4[look_N == look])

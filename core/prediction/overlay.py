@@ -1,6 +1,6 @@
 """Pictures of instances: the image, its annotations, its predictions and a legend.
 
-An instance has the colour of its class, in one of SHADES shades, and in another one than its
+An instance has the colour of its class, in one of SHADES shades, which differs from those of its
 neighbours of that class as far as the shades suffice. Fills are translucent and outlines one screen
 pixel wide, so that the tissue stays visible. Instances are painted one by one, each inside its own
 window: the work is proportional to the area of boxes and panels.
@@ -23,8 +23,8 @@ from core.labels import label_maps as masks
 from core.sample import Detections, MaskCrop, Sample
 
 ENLARGE_TO = 480
-"""Pixels. An image whose longer side is shorter than this is enlarged by the smallest whole factor
-that brings that side there, within `max_side`."""
+"""Screen pixels. An image whose longer side is shorter than this is enlarged by the smallest whole
+factor that brings that side to it, within `max_side`."""
 
 HUES = np.array(
     [
@@ -56,7 +56,7 @@ quarters of its colour."""
 CROWD = np.full((1, SHADES, 3), 128, np.uint8)
 """Colours of crowd regions, which have class number 0 here: one grey in all shades."""
 FILL = 128
-"""Opacity of a fill, as parts of 256. The tissue beneath it is turned grey, because yellow over
+"""Opacity of a fill, in parts of 256. The tissue beneath it is turned grey, because yellow over
 purple nuclei would look grey and not yellow."""
 NEIGHBOURHOOD = 12
 """Screen pixels around an instance's window within which others count as its neighbours."""
@@ -155,7 +155,7 @@ def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
 
 
 def panel_size(height: int, width: int, max_side: int) -> tuple[int, int]:
-    """Height and width of an image on the screen, the longer of them at most `max_side`."""
+    """Height and width of an image in screen pixels, the longer of them at most `max_side`."""
     side = max(height, width)
     if side > max_side:
         return max(1, round(height * max_side / side)), max(1, round(width * max_side / side))
@@ -343,7 +343,9 @@ def _on_screen(
 
 
 def _pick_shade(nearby: NDArray[np.int64], uses: NDArray[np.int64]) -> int:
-    """The shade seen least nearby; of equals the one farthest from those seen, then the least used.
+    """The index of the shade seen least nearby.
+
+    Of equals it is the one farthest from those seen, then the least used.
 
     nearby   int64 [SHADES], pixels of each shade of this class around the instance
     uses     int64 [SHADES], instances of this class that have it already
@@ -358,9 +360,9 @@ def _pick_shade(nearby: NDArray[np.int64], uses: NDArray[np.int64]) -> int:
 
 
 def _outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of a mask, bool [h, w], that have a side in common with a pixel outside it.
+    """The pixels of a mask, bool [h, w], that share a side with a pixel outside it.
 
-    All beyond the window is outside.
+    Everything beyond the window is outside.
     """
     padded = np.pad(inside, 1)
     surrounded = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]

@@ -23,8 +23,8 @@ MEMBER = "test-results.json"
 """Name of the only file in the zip."""
 
 SAME_BYTES = (1980, 1, 1, 0, 0, 0)
-"""Time of change that the zip gives its member: the earliest possible one, so that the bytes do not
-depend on the time of writing."""
+"""Modification time that the zip gives its member: the earliest that a zip can hold, so that the
+bytes do not depend on the time of writing."""
 
 
 class CocoResult(TypedDict):
@@ -80,7 +80,8 @@ def check(
     results   the results of every listed image by its id; an image without detections has an empty
               list
     images    the listed images
-    most      largest number of results of an image, `predict.max_detections` for each of its tiles
+    most      function that gives the largest number of results of an image, which is
+              `predict.max_detections` for each of its tiles
 
     The rules: every listed image was predicted, and no other; no image has more than `most`
     results; each result names its image and a known category; its score lies in (0, 1]; its box is
@@ -135,7 +136,7 @@ def write_zip(
     ]
     member = zipfile.ZipInfo(MEMBER, date_time=SAME_BYTES)
     member.compress_type = zipfile.ZIP_DEFLATED
-    # As on Unix, wherever it is written, so that the permissions below are read.
+    # The system is said to be Unix, so that the permissions below are read.
     member.create_system = 3
     member.external_attr = 0o644 << 16
     buffer = io.BytesIO()

@@ -12,7 +12,7 @@ from core.sample import Detections, MaskCrop
 
 @dataclass(frozen=True)
 class Symmetry:
-    """A picture is transposed, then turned upside down, then mirrored, each where it is True."""
+    """A picture is transposed, then turned upside down, then mirrored, as the fields say."""
 
     transposed: bool = False
     upside_down: bool = False
@@ -27,7 +27,7 @@ class Symmetry:
     def undo(self, found: Detections, height: int, width: int) -> Detections:
         """The detections that were found in `of(picture)`, in pixels of the picture itself.
 
-        height, width   of `of(picture)`, in pixels
+        height, width   those of `of(picture)`, in pixels
         """
         boxes_N4, crops = found.boxes_N4, found.masks
         if self.mirrored:
@@ -65,5 +65,5 @@ SYMMETRIES: Mapping[str, tuple[Symmetry, ...]] = {
 
 
 def symmetries(config: PredictConfig) -> tuple[Symmetry, ...]:
-    """The symmetries through which settings have each tile looked at."""
+    """The symmetries through which each tile is looked at, by `predict.views` and `flips`."""
     return SYMMETRIES["mirror" if config.flips and config.views == "none" else config.views]

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from core.sample import Detections, MaskCrop
 
 SAME_MASK = 0.5
-"""Masks that agree more than this are of one instance. Above one half, no mask agrees with two that
-are disjoint."""
+"""Masks that agree by more than this fraction are of one instance. From one half on, no mask has
+such an IoU with two that are disjoint."""
 
 CUT_MARGIN = 0.05
-"""A box may be cut by an inner border of its tile if it is nearer to it than this fraction of its
-own side."""
+"""A box counts as cut by an inner border of its tile if it is nearer to it than this fraction of
+its own side."""
 CUT_PIXELS = 2
-"""A box may also be cut by such a border if it is nearer than this number of pixels, because
+"""A box also counts as cut by such a border if it is nearer than this number of pixels, because
 predicted boxes are no more exact than that."""
 
 
@@ -34,6 +34,7 @@ class Window:
 def tiles(height: int, width: int, side: int, overlap: float = 0.25) -> list[Window]:
     """Tiles of `side` pixels that cover the image evenly.
 
+    side      side of a tile in pixels; 0 for the whole image
     overlap   least fraction of its side that a tile shares with the next, under 1. An instance up
               to this size is whole in one of them; with a quarter, the tiles of a large image have
               about 1.8 times its pixels
@@ -169,7 +170,7 @@ def _same_instances(
 def _areas(zone: Window, one: MaskCrop, other: MaskCrop) -> tuple[int, int, int]:
     """Numbers of pixels inside `zone` that are in both masks, in the one, and in the other.
 
-    The masks' windows overlap somewhere.
+    All are 0 where the masks' windows do not meet inside `zone`.
     """
     y0, x0 = max(one.y0, other.y0, zone.y0), max(one.x0, other.x0, zone.x0)
     y1 = min(one.y0 + one.pixels.shape[0], other.y0 + other.pixels.shape[0], zone.y1)

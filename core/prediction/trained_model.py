@@ -10,7 +10,7 @@ network      what the network took from its pretrained weights beside tensors (s
 began_with   file name, SHA-256 and stride_in_1x1 of the pretrained weights; null without
 sha256       SHA-256 of model.safetensors
 
-Each of several networks that predict together has such a folder under `members/`. The `config.yaml`
+Where several networks predict together, each has such a folder under `members/`. The `config.yaml`
 above them holds
 
 format       2
@@ -110,7 +110,8 @@ class TrainedModel:
 def together(members: Sequence[TrainedModel]) -> TrainedModel:
     """One model of members that predict together, with the settings of prediction of the first.
 
-    It shares their networks, which take these settings.
+    It shares their networks, which are given these settings, so the members must not be used alone
+    any more.
     """
     first, *others = members
     assert all(other.classes == first.classes for other in others), "members know other classes"
@@ -118,13 +119,16 @@ def together(members: Sequence[TrainedModel]) -> TrainedModel:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files and folders that make the model of a folder."""
+    """The files and folders of which the model of a folder consists."""
     members = folder / MEMBERS
     return [folder / CONFIG, members if members.is_dir() else folder / WEIGHTS]
 
 
 def save(folder: Path, trained: TrainedModel) -> None:
-    """Write the files of a model. Each configuration, which holds hashes, comes last."""
+    """Write the files of a model, each configuration after the files whose hashes it holds.
+
+    Raises OSError where the disk refuses.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if trained.others:
         _save_together(folder, trained)
@@ -225,7 +229,8 @@ def _load_one(folder: Path, document: Mapping[str, Any], place: torch.device) ->
     except (safetensors.SafetensorError, RuntimeError) as error:
         lines = str(error).strip().splitlines()
         raise ModelError(
-            f"{path} does not fit the settings in {CONFIG}: {lines[min(1, len(lines) - 1)].strip()}"
+            f"{path} does not fit the settings in {CONFIG}"
+            f" ({lines[min(1, len(lines) - 1)].strip()}); {_AGAIN}"
         ) from None
     model.to(place)
     return TrainedModel(config, classes, model, began_with)
@@ -250,7 +255,9 @@ def _read_document(path: Path) -> dict[str, Any]:
         RecursionError,
         yaml.YAMLError,
     ) as error:
-        raise ModelError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise ModelError(
+            f"{path} cannot be read ({str(error).splitlines()[0]}); {_AGAIN}"
+        ) from None
     if not isinstance(document, dict) or document.get("format") not in (FORMAT, TOGETHER):
         raise ModelError(
             f"{path} must be of format {FORMAT} or {TOGETHER}, and is not; another version wrote"
@@ -272,12 +279,12 @@ def _settings_and_classes(
 
 @contextlib.contextmanager
 def _complete(path: Path) -> Iterator[None]:
-    """Turn errors on a document that is YAML, but not as `save` writes it, into ModelError."""
+    """Raise ModelError in place of errors on YAML that is not a document as `save` writes it."""
     try:
         yield
     except SettingError as error:
         raise ModelError(str(error)) from None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelError(
-            f"{path} is incomplete ({type(error).__name__}: {error}); write the folder again"
+            f"{path} is incomplete ({type(error).__name__}: {error}); {_AGAIN}"
         ) from None

@@ -1,8 +1,8 @@
 """The detections of networks in each view of many images: batches on the device, masks in helpers.
 
-A view is a tile, through a symmetry, at a scale, by one of the networks that predict together.
-While the network looks at the next batch, helper threads paste the masks of the last one, and do
-what the caller wants done with each image.
+A view is a tile, seen through a symmetry, at a scale, by one of the networks that predict together.
+While the network looks at the next batch, helper threads paste the masks of the last one, and call
+the caller's function for each image.
 """
 
 import functools
@@ -28,11 +28,11 @@ AT_ONCE = {"cuda": 4}
 """Largest number of tiles of one size that the network sees at once, by type of device; one on
 others."""
 MOST_HELPERS = 4
-"""Largest number of helper threads. They hold Python's lock for half of their time, and the thread
-that asks the device waits for it."""
+"""Largest number of helper threads. They hold Python's global lock for half of their time, and the
+thread that drives the network waits for it."""
 PIXELS_AT_ONCE = 4 * 800 * 1344
-"""Largest number of pixels of these tiles together, at the size that the network sees, unless one
-tile alone has more."""
+"""Largest number of pixels of a batch of tiles, at the size that the network sees, unless one tile
+alone has more."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -71,12 +71,12 @@ class Seen:
 
 
 def windows_of(config: PredictConfig, size: tuple[int, int], tile: int) -> list[Window]:
-    """The tiles in which settings have an image looked at; `size` and `tile` as in `Seen`."""
+    """The tiles that settings divide an image into; `size` and `tile` as in `Seen`."""
     return tiles(*size, config.tile or tile, config.overlap)
 
 
 def views_of(config: PredictConfig, window: Window, members: int) -> list[View]:
-    """The views in which settings have a tile looked at."""
+    """The views of a tile that settings want, by each of `members` networks."""
     return [
         View(window, symmetry, scale, member)
         for member in range(members)
@@ -88,7 +88,7 @@ def views_of(config: PredictConfig, window: Window, members: int) -> list[View]:
 def wanted_views(
     configs: Sequence[PredictConfig], size: tuple[int, int], tile: int, members: int = 1
 ) -> list[View]:
-    """The views of an image that one of `configs` wants, each once; `size`, `tile` as in `Seen`."""
+    """The views of an image that any of `configs` wants, each once; arguments as in `Seen`."""
     return list(
         dict.fromkeys(
             view
@@ -101,14 +101,14 @@ def wanted_views(
 
 @dataclass(frozen=True)
 class _Look:
-    """One thing for a network to look at.
+    """One picture for a network to look at.
 
-    item     the caller's name for the image
+    item     the value that the caller gave with the image
     size     height and width of the image in pixels
     of       number of looks at this image
     view     the view
     pixels   uint8 [H, W, 3], the picture that the network is given
-    seen     height and width at which the network sees it
+    seen     height and width in pixels at which the network sees it
     """
 
     item: Any
@@ -120,20 +120,20 @@ class _Look:
 
     @property
     def together(self) -> tuple[int, float, tuple[int, int]]:
-        """Looks for which this is equal can be a batch."""
+        """The look's network, scale and size; looks for which these are equal can be a batch."""
         return self.view.member, self.view.scale, self.seen
 
 
 def most_at_once(model: Detector) -> int:
-    """The device's AT_ONCE."""
+    """The largest number of tiles that a model sees at once, by its device (AT_ONCE)."""
     return AT_ONCE.get(next(model.parameters()).device.type, 1)
 
 
 def loosest(configs: Sequence[PredictConfig]) -> PredictConfig:
-    """The settings with which a network has to look so that detections can be cut from what it saw
-    for each of `configs`.
+    """The settings with which a network has to look to serve all of `configs`.
 
-    They have one `nms_iou`, because the network suppresses boxes itself.
+    They have the lowest threshold and the highest cap; detections for each of `configs` can be
+    taken from those. All have one `nms_iou`, because the network suppresses boxes itself.
     """
     assert len({config.nms_iou for config in configs}) == 1, "the network suppresses at one IoU"
     return configs[0].model_copy(
@@ -157,11 +157,12 @@ def look_at_each(
     """The result of `then` for each image, in the order of the images.
 
     models    in evaluation mode, all on one device, with the `loosest` of `configs`
-    images    each image, uint8 [H, W, 3] RGB, after what `then` is to know of it; they are taken
-              one by one, as the network comes to them
-    configs   the settings with which the models may predict: each view that one of them wants is
+    images    pairs of a value for `then` and an image, uint8 [H, W, 3], RGB; they are taken one by
+              one, as the network comes to them
+    configs   the settings with which the models may predict: each view that any of them wants is
               looked at once
-    then      is called in a helper thread with all that was seen of an image
+    then      called with the image's value and all that was seen of the image, in a helper thread
+              if there are any
     tile      side of the tiles in pixels where `predict.tile` is 0, such as `data.crop`; 0 for the
               whole image
     helpers   number of helper threads, of which MOST_HELPERS are used at most; results do not
@@ -170,8 +171,8 @@ def look_at_each(
               device's AT_ONCE. Results depend on it by rounding
 
     Only the looks at one image, and those of a batch, are held at once. Tiles that do not fit the
-    GPU's memory at once are looked at in smaller batches, and the model remembers how large these
-    may be. An exception of `then` is raised in the place of its result.
+    GPU's memory at once are looked at in smaller batches, and the model keeps their size. An
+    exception of `then` is raised in the place of its result.
     """
     wanted = loosest(configs)
     for model in models:
@@ -205,9 +206,9 @@ def look_at_samples(
 ) -> list[Result]:
     """The result of `then` for each sample, in the order of the samples; see `look_at_each`.
 
-    The network sees samples of one size one after the other, so that they are batches.
+    The network sees samples of one size one after the other, so that they make batches.
 
-    progress   called with the number of samples that are done
+    progress   called after each sample with the number of samples that are done
     """
     order = sorted(range(len(samples)), key=lambda one: models[0].seen_size(*samples[one].size))
     results: dict[int, Result] = {}
@@ -248,7 +249,7 @@ def _looks(
 def _batches(
     looks: Iterable[_Look], models: Sequence[Detector], at_once: int
 ) -> Iterator[list[_Look]]:
-    """Runs of looks that one network sees at one size."""
+    """The looks in batches, each seen by one network at one scale and size."""
     for (member, _, size), run in itertools.groupby(looks, lambda look: look.together):
         while batch := list(itertools.islice(run, min(at_once, _most(models[member], size)))):
             yield batch
@@ -262,7 +263,7 @@ def _most(model: Detector, size: tuple[int, int]) -> int:
 def _pastings(
     models: Sequence[Detector], batches: Iterable[list[_Look]]
 ) -> Iterator[Callable[[], tuple[_Look, Detections]]]:
-    """A task for each look; the network looks when the task is taken."""
+    """A task for each look, which pastes its masks; the network looks when a task is taken."""
     for batch in batches:
         view = batch[0].view
         pictures = [look.pixels for look in batch]
@@ -275,7 +276,7 @@ def _ends(
     pasted: Iterable[tuple[_Look, Detections]],
     end: Callable[[Sequence[_Look], Sequence[Detections]], Result],
 ) -> Iterator[Callable[[], Result]]:
-    """A task for each image, when all its looks are there."""
+    """A task for each image, given once all its looks are there."""
     looks: list[_Look] = []
     views: list[Detections] = []
     for look, found in pasted:
@@ -292,12 +293,13 @@ def _detected(
     scale: float,
     size: tuple[int, int],
 ) -> list[RawDetections]:
-    """The detections in pictures of one size, uint8 [H, W, 3] each, in the machine's memory.
+    """The detections in pictures of one size, uint8 [H, W, 3] each, in main memory.
 
     scale   factor on the size at which the network sees them
     size    height and width, in pixels, at which it sees each of them
 
-    Where they do not fit the GPU's memory together, from then on half as many are looked at once.
+    Where they do not fit the GPU's memory together, half as many are looked at together from then
+    on.
     """
     device = next(model.parameters()).device
     tensors = [
@@ -316,7 +318,7 @@ def _detected(
 
 
 def _to_cpu(found: Sequence[RawDetections]) -> list[RawDetections]:
-    """The same detections in the machine's memory: one copy, and so one wait for the device."""
+    """The same detections in main memory, by one copy and so one wait for the device."""
     columns = [
         torch.cat(
             [
@@ -342,7 +344,7 @@ def _to_cpu(found: Sequence[RawDetections]) -> list[RawDetections]:
 
 
 def _pasted(look: _Look, raw: RawDetections) -> tuple[_Look, Detections]:
-    """The detections of a look, in pixels of its tile."""
+    """The look, and its detections in pixels of its tile, with masks pasted."""
     height, width = look.pixels.shape[:2]
     found = Detections(
         boxes_N4=raw.boxes_N4.numpy(),

@@ -114,7 +114,7 @@ def test_unusual_things_are_noted_and_accepted(
     notes = out[out.index("Unusual, and accepted:") :]
     assert status == 0
     assert "1 image without instances, taken as true negatives: negative" in notes
-    assert "1 image with more than 100 instances of a class" in notes
+    assert "1 image holds more than 100 instances of a class" in notes
     assert (
         "1 instance of several separate pieces, perhaps different cells under one id: twin" in notes
     )
@@ -346,7 +346,7 @@ def test_more_cells_than_are_predicted_are_counted(
     write_hw3(data, tmp_path)
     _, out = report(tmp_path, capsys)
     assert (
-        "2 images with more instances than are predicted in one (predict.max_detections 400), so"
+        "2 images hold more instances than are predicted in one (predict.max_detections 400), so"
         " that 70 of" in out
     )
     assert (

@@ -469,7 +469,7 @@ def test_doctor_and_dry_run_count_the_same_instances_and_name_the_same_images_ov
     assert "both: 4 annotated images, 14 instances" in doctor
     assert "Data both: 4 images, 14 instances" in dry_run
     over = (
-        "1 image with more instances than are predicted in one (predict.max_detections 4), so that"
+        "1 image holds more instances than are predicted in one (predict.max_detections 4), so that"
         " 1 of 14 instances"
     )
     assert over in doctor
