@@ -3,7 +3,7 @@
 The lock in the study's folder keeps apart two drivers that share the folder; the claim keeps apart
 two that share only the database. The claim is a row of a table of our own beside Optuna's tables,
 with a number that grows with each claim (a fencing token). Each transaction of the holder's engine
-reads this number before it commits. So a driver that was stalled while another took over writes
+reads this number before it commits, so a driver that was stalled while another took over writes
 nothing more, however long it slept and whatever the clocks of the two machines say.
 """
 
@@ -23,8 +23,8 @@ from tune import processes
 from tune.ledger.storage import open_to_write
 
 BEAT_SECONDS, CLAIM_SECONDS = 30, 180
-"""Seconds between a holder's heartbeats, and seconds without a heartbeat after which the holder is
-taken for dead."""
+"""Seconds between a holder's heartbeats, and seconds without a heartbeat after which the holder
+counts as dead."""
 
 CLAIMS = Table(
     "cell_tune_claims",
@@ -42,14 +42,15 @@ class Claim:
     """A study's claim, which this process holds until the end of a `with` block.
 
     study      name of the study; the claim holds for the study of its confirmation too
-    database   the study's database, opened to be written, and fenced by the claim
+    database   the study's database, opened to be written, and fenced by the claim: once another
+               process has taken the claim over, each write raises ClaimLost
     """
 
     def __init__(self, url: str, study: str) -> None:
         """Claim a study in the database at a URL.
 
-        Raises StudyError where the database cannot be opened, and where another living process
-        holds the claim.
+        Raises StudyError where the database cannot be opened, or where another living process holds
+        the claim, and StorageError where the database refuses.
         """
         self.study = study
         self.database = open_to_write(url)
@@ -73,7 +74,7 @@ class Claim:
             self._write(driver=None)
 
     def beat(self) -> None:
-        """Write a heartbeat, once in BEAT_SECONDS at most: this process still runs the study."""
+        """Write a heartbeat, at most once in BEAT_SECONDS: this process still runs the study."""
         if time.monotonic() - self._beat >= BEAT_SECONDS:
             self._write(heard=func.now())
             self._beat = time.monotonic()
@@ -94,7 +95,7 @@ class Claim:
         return (CLAIMS.c.study == self.study) & (CLAIMS.c.token == self._token)
 
     def _take(self, engine: sqlalchemy.engine.Engine) -> None:
-        """Make the claim's row, or take over that of a holder that is dead or gave it up."""
+        """Make the claim's row, or take it over from a holder that is dead or gave it up."""
         _make_table(engine)
         us = {"pid": os.getpid(), "host": socket.gethostname(), "machine": processes.machine()}
         ours = {"driver": json.dumps(us), "heard": func.now()}

@@ -20,10 +20,10 @@ def importances(storage: str, study: str) -> Mapping[str, float]:
     """Optuna's importance of each searched setting over complete trials, highest first.
 
     They add up to 1. They are PED-ANOVA's (Watanabe, Bansal and Hutter 2023), Optuna's default: how
-    much a setting's values in the best tenth of the trials differ from those in all trials. The
-    computation draws nothing at random. The result is empty where Optuna cannot tell: no such
-    study, too few complete trials, equal scores, nothing searched. Raises what `read_ledger`
-    raises.
+    much the distribution of a setting's values in the best tenth of the trials differs from that in
+    all trials. The computation draws nothing at random. The result is empty where there is no such
+    study, too few complete trials, equal scores, or nothing searched. Raises the errors of
+    `read_ledger`.
     """
     database = open_to_read(storage)
     found = None if database is None else database.study(study)

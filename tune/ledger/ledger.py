@@ -65,8 +65,8 @@ class Ledger:
         claim     claim of the study, or of the search that the study confirms
         request   the request; its study's name is the name of the Optuna study
         wanted    the trials that the study is to have; None for those of the request. Confirmations
-                  name them, and they change when the search goes on. A trial that is there counts
-                  if its settings are wanted, unless it was stopped. A trial that is not wanted
+                  name them, and they change when the search goes on. An existing trial counts as
+                  wanted if its settings are, unless it was stopped. A trial that is not wanted
                   stays if it has ended, and is stopped if it runs
         """
         self.claim = claim
@@ -129,7 +129,7 @@ class Ledger:
 
     @property
     def comes_again(self) -> bool:
-        """Whether the next trial has had an attempt before."""
+        """Whether the trial that `next` returns has had an attempt before."""
         return bool(self._waiting)
 
     @property
@@ -142,8 +142,8 @@ class Ledger:
 
         gpu_share   GPUs that each trial holds; 0 where trials run on processors
 
-        The number of its new attempt is already written. Trials that lost their worker come first
-        and go on from their last checkpoint; then new trials follow, until there are `planned`
+        The number of its new attempt is already written. Trials that need another attempt come
+        first and go on from their last checkpoint; new trials follow, until there are `planned`
         trials.
         """
         if self._waiting:
@@ -167,7 +167,8 @@ class Ledger:
                  skipped
 
         The trial ends because its last epoch is done (COMPLETE), or because the stopping rule stops
-        it (PRUNED), which never stops a trial that is continued.
+        it (PRUNED); the rule never stops a trial that is continued. Raises ExtensionError where the
+        rule of another package fails.
         """
         for epoch in epochs[len(self._records[number].epochs) :]:
             record = self._records[number]
@@ -205,8 +206,8 @@ class Ledger:
         seconds       wall time inside the epoch that was lost with the attempt
         gpus_needed   GPUs of the next attempt; None for no change
 
-        If none follows, the trial has failed. A trial whose share can still grow has another
-        attempt in any case: no trial fails for memory before it had a whole GPU.
+        If none follows, the trial has failed. A trial whose share grows has another attempt in any
+        case: no trial fails for memory before it had a whole GPU.
         """
         record = self._records[number]
         grows = gpus_needed is not None and gpus_needed > record.gpu_share
@@ -223,7 +224,7 @@ class Ledger:
     def spare(
         self, number: int, reason: str, seconds: float = 0.0, room_needed: float | None = None
     ) -> None:
-        """Enter that an attempt ended without finishing its trial, which is perhaps not to blame.
+        """Enter that an attempt ended without finishing its trial, perhaps because of another.
 
         Another attempt follows, and this one does not count as lost.
 
@@ -242,9 +243,7 @@ class Ledger:
         self._waiting.append(number)
 
     def again(self, number: int) -> None:
-        """Enter that an attempt left its trial after an epoch, with nothing amiss: another follows,
-        with no more room than the first.
-        """
+        """Enter that an attempt gave way after an epoch: another follows, with no larger share."""
         self._note(number, room_needed=0.0)
         self._waiting.append(number)
 
@@ -285,7 +284,7 @@ class Ledger:
     def _store(
         self, number: int, point: Point, params: Mapping[str, Value], also: Mapping[str, Any]
     ) -> None:
-        """Store a trial.
+        """Add a trial to the database and to the records.
 
         params   the settings that are stored as Optuna's params
         also     further user attributes
@@ -308,7 +307,7 @@ class Ledger:
         )
 
     def _finish_writing(self, record: TrialRecord, values: int) -> None:
-        """Complete what a driver that died had left unwritten of a running trial.
+        """Write all that a driver that died had left unwritten of a running trial.
 
         values   number of epochs whose AP50 is stored as an intermediate value
         """
@@ -403,7 +402,7 @@ class Ledger:
 
 
 def _how_continued(record: TrialRecord) -> str:
-    """The reason that a complete trial has; empty if it was never stopped early."""
+    """The reason stored with a complete trial: that it was continued, or else nothing."""
     if record.continued_after is None:
         return ""
     return f"stopped early after epoch {record.continued_after}, continued before the confirmation"
@@ -412,7 +411,10 @@ def _how_continued(record: TrialRecord) -> str:
 def open_ledger(
     storage: str, request: StudyRequest, wanted: Sequence[Point] | None = None
 ) -> Ledger:
-    """Claim a study in the database at a URL, and open its ledger. Raises what `Claim` raises."""
+    """Claim a study in the database at a URL, and open its ledger.
+
+    Raises the errors of `Claim` and of `Ledger`.
+    """
     return Ledger(Claim(storage, request.study), request, wanted)
 
 

@@ -29,13 +29,13 @@ def next_point(
     records: Sequence[TrialRecord],
     drawn: Sequence[Mapping[str, BaseDistribution]] = (),
 ) -> Point:
-    """The trial that follows these: the next missing row of the variants, or a proposal of the
-    sampler.
+    """The next trial: the first missing row of the variants, or else the sampler's proposal.
 
     drawn   the distributions of the records' params, where the space may have grown since
 
     The sampler's seed is made of the study's seed and the trial's number, so that a study that goes
-    on after a crash proposes what it would have proposed without one.
+    on after a crash has the proposals that it would have had without one. Raises ExtensionError
+    where a sampler of another package fails or proposes no point of the space.
     """
     space, number = request.space, len(records)
     if space.variants:
@@ -102,9 +102,9 @@ def tried_of(records: Sequence[TrialRecord]) -> list[Tried]:
 def _image_variances(records: Sequence[TrialRecord]) -> dict[int, float]:
     """The variance of each trial's score that is due to images, by number of the trial.
 
-    Trials of a search have the same validation images, and what pulled all their scores alike does
+    Trials of a search have the same validation images, and a pull that all their scores share does
     not change their order. So the mean pull of all trials is subtracted from the pulls of each.
-    Trials whose pulls are not known are left out.
+    Trials whose pulls are not known are left out, and all are where their numbers of pulls differ.
     """
     known = {one.id: one.pulls[one.best_epoch - 1] for one in records if one.best_epoch}
     known = {number: pulls for number, pulls in known.items() if pulls}

@@ -51,7 +51,7 @@ def read_ledger(storage: str, study: str) -> Reading | None:
 
 
 def remembered_facts(storage: str, study: str) -> Mapping[str, Any] | None:
-    """The facts of a study; None if there is no such study yet. Raises as `read_ledger` does."""
+    """The facts of a study; None if there is none yet. Raises the errors of `read_ledger`."""
     found = _study(storage, study)
     facts = None if found is None else found.attributes().get(FACTS)
     return cast("Mapping[str, Any] | None", facts)

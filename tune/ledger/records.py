@@ -21,8 +21,8 @@ continued 3    notes on trial 3 since it was continued after it had been stopped
 continued 3 epoch 7    the report of its epoch 7, trained since then
 
 Optuna lets nobody change a trial that has ended, so a trial that is continued keeps Optuna's state
-PRUNED, and what follows is stored with the study. Here it is one trial, as if it had not been
-stopped.
+PRUNED, and its later notes and epochs are stored with the study. A record joins both into one
+trial, as if it had not been stopped.
 
 A verdict is stored together with the epoch that caused it, so it is never lost and never judged
 again. Optuna's own state of the trial follows in a second write.
@@ -65,15 +65,15 @@ class Notes:
     attempts       number of attempts, each written before its worker starts
     lost           number of attempts that ended without finishing the trial (a dead process, no
                    memory)
-    lost_seconds   wall time, in seconds, inside the epochs that were lost with these attempts
-    spared         number of other attempts that ended so and do not count: another trial may have
-                   been to blame
-    gpu_share      GPUs that the trial holds while it runs
+    spared         number of other attempts that ended so and do not count as lost, because another
+                   trial may have been to blame
+    lost_seconds   wall time, in seconds, inside the epochs that were lost with all these attempts
+    gpu_share      GPUs that the trial holds while it runs; 0 on processors
     gpus_needed    GPUs that its next attempt needs, after a smaller share had too little memory;
                    0 for the study's share
     room_needed    GPUs that its next attempt needs, after it was lost among others on its GPU; 0
                    again when it has trained an epoch since
-    reason         why it failed, was stopped, or lost its last worker
+    reason         why it failed, was stopped or continued, or lost its last worker
     """
 
     attempts: int = 0
@@ -157,7 +157,7 @@ class TrialRecord(Notes):
     def as_stopped(self) -> "TrialRecord":
         """The trial as early stopping left it, without the epochs that were continued.
 
-        It is the trial itself if it was never continued, or failed when it was.
+        It is the trial itself if it was never continued, or failed after that.
         """
         if self.continued_after is None or self.state is State.FAIL:
             return self
@@ -169,6 +169,7 @@ class TrialRecord(Notes):
 class Point:
     """A trial that is not in the ledger yet: a row of an ablation table, a proposal, a repeat.
 
+    name       as in `TrialRecord`
     params     the settings that distinguish it
     settings   every setting, flat names
     """
@@ -187,17 +188,17 @@ class Verdict:
 
 
 def epoch_name(number: int) -> str:
-    """The attribute of a trial with the report of an epoch, counted from 1."""
+    """The name of a trial's attribute with the report of an epoch, counted from 1."""
     return f"epoch {number}"
 
 
 def run_name(number: int) -> str:
-    """The attribute of the study with the id of a trial's run in the tracker."""
+    """The name of the study's attribute with the id of a trial's run in the tracker."""
     return f"mlflow_run {number}"
 
 
 def continued_name(number: int, name: str = NOTES) -> str:
-    """The attribute of the study with an attribute of a trial that was continued."""
+    """The name of the study's attribute in place of an attribute of a trial that was continued."""
     return f"continued {number}" if name == NOTES else f"continued {number} {name}"
 
 
@@ -212,7 +213,7 @@ def record_of(trial: FrozenTrial, study: Mapping[str, Any]) -> TrialRecord:
     study   the user attributes of the study
 
     A trial with a verdict has ended, whether or not Optuna's own state has followed. Raises
-    StorageError for a trial whose attributes are not what a driver writes.
+    StorageError for a trial whose attributes no driver can have written.
     """
     try:
         record = _record_of(trial, study)
@@ -255,7 +256,10 @@ def _record_of(trial: FrozenTrial, study: Mapping[str, Any]) -> TrialRecord:
 
 
 def _epochs_in(stored: Callable[[str], Any], known: int = 0) -> list[dict[str, Any]]:
-    """The reports that are stored of the epochs after `known`."""
+    """The stored reports of the epochs after epoch `known`.
+
+    stored   function from the name of an attribute to its value, None where there is none
+    """
     epochs: list[dict[str, Any]] = []
     while (entry := stored(epoch_name(known + len(epochs) + 1))) is not None:
         epochs.append(dict(entry))
@@ -263,7 +267,7 @@ def _epochs_in(stored: Callable[[str], Any], known: int = 0) -> list[dict[str, A
 
 
 def _verdict_in(notes: dict[str, Any], epochs: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
-    """The last verdict in a trial's notes and epochs, all of which are taken out of them."""
+    """The last verdict in a trial's notes and epochs; all verdicts are removed from them."""
     verdicts: list[dict[str, Any]] = [
         one.pop(VERDICT) for one in (notes, *epochs) if VERDICT in one
     ]

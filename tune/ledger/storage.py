@@ -44,7 +44,8 @@ class Database:
 
     url      its SQLAlchemy URL
     engine   its engine; None for a database in memory
-    fence    function that raises an error if another process writes now, so that this one must not
+    fence    function that raises ClaimLost if another process has taken over the study; does
+             nothing until a claim sets it
     """
 
     def __init__(
@@ -81,9 +82,10 @@ class Database:
         return found
 
     def call(self, operation: Callable[[], _T]) -> _T:
-        """The result of an operation on the database.
+        """The result of an operation on the database, which is tried again for a while.
 
-        Raises StorageError for what the database still refuses after all patience.
+        Raises StorageError if the database still refuses it, or if another driver has ended the
+        trial.
         """
         try:
             return self._patience(operation)
@@ -125,9 +127,9 @@ class StoredStudy:
         return self._call(lambda: self._storage.get_all_trials(self._number, deepcopy=False))
 
     def begun_trials(self) -> list[FrozenTrial]:
-        """All trials, in the order of their numbers, none of them waiting.
+        """All trials, in the order of their numbers, none of them in Optuna's state WAITING.
 
-        An earlier version stored planned trials before they began. Such trials are set to running
+        An earlier version stored planned trials before they began. Such trials are set to RUNNING
         first.
         """
         for trial in self.trials():
@@ -145,7 +147,10 @@ class StoredStudy:
         distributions: Mapping[str, BaseDistribution],
         attributes: Mapping[str, Any],
     ) -> None:
-        """Store a running trial, whole or not at all; its number must be the next one."""
+        """Store a running trial, whole or not at all; its number must be the next one.
+
+        Raises StorageError if another program has stored a trial of this number.
+        """
         trial = create_trial(
             state=TrialState.RUNNING,
             params=dict(params),
@@ -319,7 +324,7 @@ def _is_half_made(path: Path) -> bool:
                 connection.execute(f'SELECT 1 FROM "{name}" LIMIT 1').fetchone()
                 for name in tables - {"version_info", "alembic_version"}
             ) and (tables < _tables_of_optuna())
-    except sqlite3.Error:  # locked, or no database: to open it says so
+    except sqlite3.Error:  # locked, or no database: opening it says so
         return False
 
 

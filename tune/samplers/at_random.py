@@ -22,5 +22,5 @@ class AtRandom:
         tried: Sequence[Tried],  # noqa: ARG002
         seed: int,
     ) -> dict[str, Value]:
-        """A random point of the space."""
+        """A random point of the space, with the values that are given."""
         return view.propose(optuna.samplers.RandomSampler(seed), space, given)

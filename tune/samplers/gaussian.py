@@ -15,13 +15,12 @@ from tune.samplers.tpe import TreeParzen
 from tune.space.space import SearchSpace
 
 STARTUP = 10
-"""Number of trials with a score that is needed for the Gaussian process; before, settings are
-random."""
+"""Number of trials with a score that the Gaussian process needs; with fewer, settings are random.
+"""
 
 MOST = 100
-"""Largest number of earlier trials with which the Gaussian process is used. The cost of a proposal
-grows with their cube (0.15 s at 100). With more of them TPE goes on, which costs next to nothing.
-"""
+"""Largest number of earlier trials with which the Gaussian process is used. The time of a proposal
+grows with their cube (0.15 s at 100). With more of them TPE goes on, which takes next to none."""
 
 
 class GaussianProcess:
@@ -29,9 +28,9 @@ class GaussianProcess:
 
     Where a parameter is not active, its setting has a fixed value, and the process is shown that
     value; values that it proposes for inactive parameters are not used. Trials without a score,
-    failed ones included, are shown as still running: the process then looks elsewhere, and no score
-    is invented for them. A point that was tried before is not proposed again; a random one takes
-    its place.
+    failed ones included, are shown as running: the process then looks elsewhere, and no score is
+    invented for them. A point that was tried before is not proposed again; a random one takes its
+    place.
     """
 
     exhausts = False
@@ -75,7 +74,7 @@ def proposal(space: SearchSpace, tried: Sequence[Tried], seed: int) -> dict[str,
 
 
 def _shown(space: SearchSpace, settings: Mapping[str, Value]) -> dict[str, Value]:
-    """The point that the process is shown for a trial with these settings, or these params."""
+    """The values of all parameters that the process is shown for these settings, or params."""
     return {
         one.name: inside(one.domain, space.value(one.name, settings)) for one in space.parameters
     }

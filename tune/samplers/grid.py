@@ -19,6 +19,9 @@ class Grid:
         tried: Sequence[Tried],
         seed: int,  # noqa: ARG002
     ) -> dict[str, Value]:
-        """The first point that was not tried; a space that has grown has new ones among the old."""
+        """The first point that was not tried; there must be one.
+
+        A space that has grown has new points among the old ones.
+        """
         there = {frozenset(one.params.items()) for one in tried}
         return next(point for point in space.grid() if frozenset(point.items()) not in there)

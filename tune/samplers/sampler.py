@@ -32,9 +32,9 @@ class Tried:
     curve      AP50 after each epoch so far
     score      AP50 of its best epoch if it is complete; the AP50 that it might have reached if it
                was stopped early (see `tune.stopping.hope.expected_gain`); else None
-    variance   known part of the variance of the score as an estimate of what settings like these
-               reach: the part due to images on which trials differ, and that due to what a stopped
-               trial would have gained. What another training would have changed is not in it
+    variance   known part of the variance of the score as an estimate of the AP50 that settings like
+               these reach: the part due to images on which trials differ, and that due to the
+               unknown gain of a stopped trial. The part due to the seed is not in it
     """
 
     params: Mapping[str, Value]
@@ -49,8 +49,8 @@ class Sampler(Protocol):
     """Chooses the settings of the next trial. It keeps no state: equal arguments, equal proposal.
 
     exhausts   whether it proposes every point of a space exactly once, also where the space has
-               grown since some were tried. Then ranges need a step, and the study has as many
-               trials as the space has points
+               grown since some were tried. With such a sampler ranges need a step, and the study
+               has as many trials as the space has points
     """
 
     exhausts: bool
@@ -60,7 +60,8 @@ class Sampler(Protocol):
     ) -> dict[str, Value]:
         """The params of the next trial: a value for each parameter that is active.
 
-        given   settings of a start point, which the trial has whatever the sampler would choose
+        given   settings that the trial has whatever the sampler would choose: those of a start
+                point, or a value that was added to the space
         tried   all earlier trials, in the order of their numbers
         seed    seed of all that is random in the proposal; each trial of a study has another
         """

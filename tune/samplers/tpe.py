@@ -37,7 +37,7 @@ class TreeParzen:
         known = view.distributions(space)
 
         def shown(one: Tried) -> FrozenTrial:
-            # Of the curve of a stopped trial TPE reads the last value, and of no other trial any.
+            # TPE reads the last value of a stopped trial's curve, and no other trial's curve.
             last = {len(one.curve): one.curve[-1]} if one.curve else {}
             return create_trial(
                 state=_STATES[one.outcome],

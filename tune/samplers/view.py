@@ -1,6 +1,6 @@
 """The trials of a study as an Optuna study in memory, which is shown to Optuna's samplers.
 
-A view is made anew for each proposal. So a proposal depends on the trials alone, whatever the
+A view is made anew for each proposal, so the proposal depends on the trials alone, whatever the
 database holds about them, and the domains of all trials are those of the space as it is now.
 """
 
@@ -58,10 +58,10 @@ def study_with(sampler: optuna.samplers.BaseSampler, trials: Sequence[FrozenTria
 
 
 class _Shown(optuna.storages.InMemoryStorage):
-    """A storage whose study begins with trials that are given.
+    """A storage whose study begins with given trials.
 
-    `Study.add_trials` copies each trial with its distributions, which took most of a proposal after
-    1,000 trials.
+    `Study.add_trials` copies each trial with its distributions, which took most of the time of a
+    proposal after 1,000 trials.
     """
 
     def __init__(self, trials: Sequence[FrozenTrial]) -> None:
@@ -76,7 +76,7 @@ class _Shown(optuna.storages.InMemoryStorage):
         deepcopy: bool = True,
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        """The trials that are given, never copied, and those that were asked for since."""
+        """The given trials, never copied, and those that were asked for since."""
         shown = [one for one in self._shown if states is None or one.state in states]
         return [*shown, *super().get_all_trials(study_id, deepcopy, states)]
 

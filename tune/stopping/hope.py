@@ -11,8 +11,8 @@ import numpy as np
 from tune.stopping.rule import Curve
 
 PLACES = 3
-"""A trial has hope as long as it may still come among this number of best complete trials. If the
-measure were the best trial alone, too few trials would run to the end to confirm a winner among
+"""A trial has hope as long as it may still come among this number of best complete trials. If it
+had to beat the best trial alone, too few trials would run to the end to confirm a winner among
 them, and noisy scores make the best trial a lucky one."""
 NO_HOPE = f"without hope of coming among the best {PLACES} complete trials"
 """Part of the reason of a trial that is stopped for want of hope."""

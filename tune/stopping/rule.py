@@ -9,12 +9,11 @@ from typing import Protocol, Self
 from core.extensions import Parts
 
 Curve = Sequence[float]
-"""A trial's scores so far, one an epoch, higher is better. Those that a study shows to its rule are
-`NoisyCurve`s."""
+"""A trial's scores so far, one an epoch, higher is better. A study gives its rule `NoisyCurve`s."""
 
 
 class NoisyCurve(tuple[float, ...]):
-    """A trial's scores so far, and what is known of their noise.
+    """A trial's scores so far, and the part of their noise that is known.
 
     pulls   for each epoch, how far each validation image, or each group or block of them, pulled
             the score from what it would be on endlessly many images. The images are the same for
@@ -26,7 +25,7 @@ class NoisyCurve(tuple[float, ...]):
     pulls: Sequence[Sequence[float]]
 
     def __new__(cls, scores: Iterable[float], pulls: Sequence[Sequence[float]] = ()) -> Self:
-        """Make a curve; `pulls` has as many entries as there are scores, or none."""
+        """Make a curve; `pulls` has an entry for each score, or is empty."""
         made = super().__new__(cls, scores)
         made.pulls = pulls
         return made
