@@ -1,7 +1,7 @@
 """The instance that each anchor and each proposal learns, computed in little memory.
 
-The matrix of IoUs between 700 boxes and the 267,000 anchors of 800 x 1333 pixels takes 0.75 GB, and
-computing it in one go takes 6.6 GB. So anchors are matched with some boxes at a time.
+Anchors are matched with some boxes at a time, because the matrix of IoUs between 700 boxes and the
+267,000 anchors of 800 x 1333 pixels takes 0.75 GB, and computing it in one go takes 6.6 GB.
 
 The boxes of a batch are matched together where they come as one tensor, [B, N, 4]. Images with
 fewer boxes are then padded with boxes of zeros and labels of 0, which nothing learns.

@@ -345,7 +345,7 @@ def _on_screen(
 def _pick_shade(nearby: NDArray[np.int64], uses: NDArray[np.int64]) -> int:
     """The index of the shade seen least nearby.
 
-    Of equals it is the one farthest from those seen, then the least used.
+    Among equals it is the one farthest from those seen, then the least used.
 
     nearby   int64 [SHADES], pixels of each shade of this class around the instance
     uses     int64 [SHADES], instances of this class that have it already

@@ -65,10 +65,10 @@ def merge_tiles(
 
     Two detections of one class in different tiles are of the same instance if their masks agree in
     the area that both tiles show: by IoU; or, if one of them may be cut by its tile, by the
-    fraction of this piece that the other mask covers (of two pieces, the smaller). Of the
-    detections of an instance that are not cut, the one with the best score stays. Pieces stay only
-    if no tile shows the instance whole: then they become one detection, with the union of their
-    masks and boxes and the best score.
+    fraction of this piece that the other mask covers (of two pieces, the smaller). The best
+    detection of an instance among those that are not cut stays. Pieces stay only if no tile shows
+    the instance whole: then they become one detection, with the union of their masks and boxes and
+    the best score.
     """
     tiles_N = np.repeat(np.arange(len(windows)), [len(one) for one in found])
     boxes_N4 = np.concatenate([one.boxes_N4 for one in found])

@@ -1,8 +1,9 @@
 """Trials of one study whose spaces differ, because the space has grown.
 
-Optuna stores a choice as its place among the choices, and refuses other choices under the same
-name. So a parameter whose choices have grown is stored under another name from then on, such as
-`model.backbone (4 choices)`; trials that are there stay as they are. A wider range keeps its name.
+A parameter whose choices have grown is stored under another name from then on, such as
+`model.backbone (4 choices)`, because Optuna stores a choice as its place among the choices, and
+refuses other choices under the same name. Earlier trials stay as they are. A wider range keeps its
+name.
 
 Added values are searched: of the first trials after a space has grown, every other one takes an
 added value, because a sampler that learns may keep to the values that it knows.

@@ -102,8 +102,8 @@ def tried_of(records: Sequence[TrialRecord]) -> list[Tried]:
 def _image_variances(records: Sequence[TrialRecord]) -> dict[int, float]:
     """The variance of each trial's score that is due to images, by number of the trial.
 
-    Trials of a search have the same validation images, and a pull that all their scores share does
-    not change their order. So the mean pull of all trials is subtracted from the pulls of each.
+    The mean pull of all trials is subtracted from the pulls of each, because trials of a search
+    have the same validation images, and a pull that all scores share does not change their order.
     Trials whose pulls are not known are left out, and all are where their numbers of pulls differ.
     """
     known = {one.id: one.pulls[one.best_epoch - 1] for one in records if one.best_epoch}

@@ -308,7 +308,7 @@ def _moderated(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Moderate a variance or a bias of each class.
 
-    The value is proportional to 1 / k where k units hold the class. So k times the value is
+    The value is proportional to 1 / k where k units hold the class, so k times the value is
     averaged with the weighted mean of this product over all classes. The weight of a class is the
     number of its known units less one, that of the mean is `_PRIOR` (the empirical Bayes of Smyth
     2004 with a fixed prior weight). Returns the moderated values and the sums of the two weights.

@@ -1,8 +1,8 @@
 """The effect of each searched setting on AP50, estimated from the trials of one search.
 
-A trial that was stopped early has no final score. The complete trials alone are those that were
-early, good or lucky, and this selection biases the effects of settings. So where trials were
-stopped, all trials are compared after the last epoch that every one of them reached.
+Where trials were stopped early, all are compared after the last epoch that every one of them
+reached. A stopped trial has no final score, and the complete trials are a selection of those that
+were early, good or lucky, which would bias the effects of settings.
 """
 
 import math

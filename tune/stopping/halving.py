@@ -53,7 +53,7 @@ class SuccessiveHalving:
                  rung do not count
 
         Trials are compared by their best epoch up to the rung, so a single bad epoch costs nothing.
-        Of n trials at a rung the best max(1, n // reduction) go on, ties included, so the first to
+        The best max(1, n // reduction) of n trials at a rung go on, ties included, so the first to
         arrive always does.
         """
         rung = len(curve)
