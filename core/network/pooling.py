@@ -60,6 +60,7 @@ class PyramidPooling(nn.Module):
     def _from_its_own(
         self, levels: Sequence[torch.Tensor], regions_P5: torch.Tensor, level_P: torch.Tensor
     ) -> torch.Tensor:
+        """Each box pooled from its level alone, float32 [P, F, M, M]; Python waits for the GPU."""
         order_P = level_P.argsort(stable=True)
         level_numbers = torch.arange(len(SCALES), device=level_P.device)[:, None]
         counts = (level_P == level_numbers).sum(dim=1).tolist()  # waits for the GPU
@@ -78,6 +79,7 @@ class PyramidPooling(nn.Module):
     def _from_all(
         self, levels: Sequence[torch.Tensor], regions_P5: torch.Tensor, level_P: torch.Tensor
     ) -> torch.Tensor:
+        """The same without waiting: the sum over all levels, of which only a box's own is not 0."""
         level_numbers = torch.arange(len(SCALES), device=level_P.device)[:, None, None]
         boxes = torch.where(level_P[:, None] == level_numbers, regions_P5[:, 1:], OUTSIDE)
         # The number of the image stays: an image that is not there must not be read either.

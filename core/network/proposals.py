@@ -265,6 +265,7 @@ def _suppressed(
 def _level_by_level(
     boxes_T4: torch.Tensor, scores_T: torch.Tensor, of_level: Sequence[int], iou: float
 ) -> torch.Tensor:
+    """`_suppressed` with a call for each level."""
     places = torch.split(torch.arange(len(scores_T), device=scores_T.device), list(of_level))
     kept_K = (
         torch.cat([place_T[nms(boxes_T4[place_T], scores_T[place_T], iou)] for place_T in places])

@@ -107,6 +107,7 @@ def pyramid_backbone(
 
 
 def _torchvisions(name: str, row: Backbone, norm: Norm, stride_in_1x1: bool) -> Stages:
+    """The stages of torchvision's network of this name, with the given layers of batch norm."""
     options = {"norm_layer": norm} if row.norm == "batch" else {}
     body = Stages(models.get_model(name, weights=None, **options), row)
     if stride_in_1x1:

@@ -50,6 +50,7 @@ def suppress(
 
 
 def _kept(boxes_OT4: torch.Tensor, fits_OT: torch.Tensor, iou: float, rounds: int) -> torch.Tensor:
+    """`suppress`, outside of autocast."""
     # A box of zeros overlaps none.
     pieces = torch.split(torch.where(fits_OT[..., None], boxes_OT4, 0.0), BOXES_AT_ONCE, dim=1)
     kept: list[torch.Tensor] = []

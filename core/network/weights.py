@@ -232,6 +232,7 @@ def _is_backbone(tensors: Mapping[str, Any]) -> bool:
 
 
 def _kind(config: ModelConfig) -> Literal["coco", "imagenet", "file"]:
+    """The kind of file that `model.weights` names, `auto` resolved."""
     auto = BACKBONES[config.backbone].weights[0] if config.weights == "auto" else config.weights
     if auto == "coco":
         return "coco"

@@ -134,6 +134,7 @@ def _proposed(data: Measurement, configs: Sequence[TrialConfig]) -> Iterator[str
 
 
 def _counted(dataset: Dataset, cap: int) -> Iterator[str]:
+    """A note on images with more instances of a class than detections count in AP50."""
     over = [
         sample.name
         for sample, counts in zip(dataset.samples, dataset.instance_counts(), strict=True)

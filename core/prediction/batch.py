@@ -208,6 +208,7 @@ def _predict(
 
 
 def _results_in(trained: TrainedModel, image: TestImage) -> tuple[list[str], int]:
+    """The results in an image as JSON texts, and the number of tiles that reached the cap."""
     try:
         # One thread drives the network, the others paste the masks of tiles that it has looked at.
         found = trained.predict(read_test_image(image), helpers=torch.get_num_threads() - 1)

@@ -109,6 +109,7 @@ def _best_stays(of_class: Detections, config: PredictConfig) -> Detections:
 
 
 def _softened(of_class: Detections, config: PredictConfig) -> Detections:
+    """The boxes of one class, their scores lowered by soft suppression, and 0 if it drops them."""
     boxes_N4 = torch.from_numpy(of_class.boxes_N4)
     scores_N = of_class.scores_N.astype(np.float64)
     left_N = scores_N.copy()  # 0 for those that are done

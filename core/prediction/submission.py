@@ -173,6 +173,7 @@ def _problem(result: CocoResult, image: TestImage, category_ids: Sequence[int]) 
 
 
 def _problem_of_mask(segmentation: rle.Rle, image: TestImage) -> str | None:
+    """The first rule that a mask breaks, as in `_problem`."""
     if segmentation["size"] != [image.height, image.width]:
         return (
             f"a mask must have the listed size, {[image.height, image.width]} (height, width), "

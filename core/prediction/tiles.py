@@ -49,6 +49,7 @@ def tiles(height: int, width: int, side: int, overlap: float = 0.25) -> list[Win
 
 
 def _starts(length: int, side: int, overlap: float) -> list[int]:
+    """The first pixel of each tile along one axis of `length` pixels."""
     if side == 0 or length <= side:
         return [0]
     steps = -(-(length - side) // (side - int(side * overlap)))

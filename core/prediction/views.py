@@ -232,6 +232,7 @@ def _looks(
     configs: Sequence[PredictConfig],
     tile: int,
 ) -> Iterator[_Look]:
+    """The looks at all images; those at one image that can be a batch follow each other."""
     for item, image in images:
         size = image.shape[0], image.shape[1]
         views = wanted_views(configs, size, tile, len(models))

@@ -255,6 +255,7 @@ class TrainingBatches:
 
 
 def _how(exit_code: int) -> str:
+    """An exit code in words: a status, or the signal that killed the process."""
     if exit_code > 0:
         return f"ended with status {exit_code}"
     name = signal.Signals(-exit_code).name

@@ -137,6 +137,7 @@ class Optimization:
             self._make_step()
 
     def _make_step(self) -> None:
+        """Make the optimizer step of the batches since the last step; gradients are summed up."""
         rate = self.schedule.learning_rate(self._step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]

@@ -312,6 +312,7 @@ class Trial:
         return report
 
     def _try_predictions(self, progress: Callable[[float], object]) -> None:
+        """Evaluate the other settings of prediction; no result if they do not fit the GPU."""
         samples = [self.data.samples[index] for index in self.split.validation]
         try:
             evaluated = evaluate(
@@ -524,6 +525,7 @@ class Trial:
             self._compare_identity(path, state)
 
     def _compare_identity(self, path: Path, state: dict[str, Any]) -> None:
+        """Raise CheckpointError if a checkpoint is of another format, configuration or input."""
         if state.get("format") != FORMAT:
             raise CheckpointError(
                 f"{path} has format {state.get('format')}, and this version reads format {FORMAT};"
@@ -574,6 +576,7 @@ class Trial:
         return {"model": self.model} | ({} if average is None else {"average": average.model})
 
     def _check_layers(self, path: Path, weights: dict[str, torch.Tensor]) -> None:
+        """Raise CheckpointError unless the names and shapes are those that training changes."""
         expected = {name: value.shape for name, value in self.model.trained_state().items()}
         if {name: value.shape for name, value in weights.items()} != expected:
             raise CheckpointError(

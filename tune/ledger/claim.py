@@ -160,6 +160,7 @@ class Claim:
             )
 
     def _verify(self) -> None:
+        """Raise ClaimLost if the claim is no longer ours."""
         engine = self.database.engine
         assert engine is not None
         with engine.begin():  # `_check` is called when it ends

@@ -359,6 +359,7 @@ class Ledger:
         return Verdict(State.PRUNED, why) if why else None
 
     def _rival_curves(self, number: int) -> Iterator[Curve]:
+        """Curves of the other trials that have not failed."""
         for record in self._records.values():
             if record.id != number and record.state is not State.FAIL:
                 yield _curve(record)

@@ -230,6 +230,7 @@ def open_to_write(url: str) -> Database:
 
 
 def _checked(url: str) -> str:
+    """The URL, if it is one; raises StudyError otherwise."""
     try:
         sqlalchemy.engine.make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError):
@@ -264,6 +265,7 @@ def _opened(url: str, make: bool) -> Database | None:
 
 
 def _open(url: str, make: bool) -> Database | None:
+    """One attempt at `_opened`."""
     if not url.startswith("sqlite"):
         empty = _is_empty(url)
         if empty and not make:
