@@ -2,14 +2,14 @@
 
     from tune import load_request, search, read_study, report, retrain
 
-These functions are what programs use, and the command lines too. Each is imported when it is first
-asked for, so that `import tune` costs nothing.
+Programs and the command lines use these functions. Each is imported when it is first asked for, so
+that `import tune` costs nothing.
 
-The switches below keep libraries from phoning home, from drawing over our progress bar, from
-printing a server's address with its password, from taking the requirements of a model from the
-project in whose folder the command was started, and from asking a server for long that does not
-answer, since we ask again ourselves. Libraries read them when they are imported, so they
-are set before any of them is.
+Importing the package also sets environment variables, unless they are set. Libraries read them when
+they are imported. They turn off telemetry, a progress bar that would be drawn over ours, a line
+with a server's address and password, and a model's requirements read from the project in whose
+folder the command was started. They also make MLflow give up soon on a server that does not answer,
+since we ask again ourselves.
 """
 
 import os
@@ -47,11 +47,11 @@ for _name, _value in {
 
 
 class _Package(ModuleType):
-    """A package whose public names are its functions, also where modules are called alike.
+    """The type of the package `tune`, whose names `report`, `retrain` and `search` stay functions.
 
-    Python enters every module that it imports as a name of its package: `tune.report` would be the
-    package of the report once that is imported. `from tune.report import page` finds it all the
-    same.
+    Modules have these names too, and Python sets each module that it imports as an attribute of its
+    package; this type ignores that for the public names. `from tune.report import page` works all
+    the same, and `import tune.report.page as page` does not.
     """
 
     def __getattr__(self, name: str) -> Any:

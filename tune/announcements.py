@@ -27,11 +27,11 @@ from tune.study.reading import Study
 from tune.tracking.tracker import Trouble
 
 PREVIEW = 3
-"""Number of configurations that a dry run shows."""
+"""Largest number of configurations that a dry run shows."""
 
 
 def search_lines(plan: StudyPlan) -> list[str]:
-    """The plan of a search, and what is to be noted about it before it starts."""
+    """Lines printed before a search: its plan, then notes, a sentence each."""
     request, resources, data = plan.request, plan.resources, plan.data
     instances = int(data.instance_counts().sum())
     gpu = f"{resources.gpus:g} GPU and " if resources.gpus else ""
@@ -71,7 +71,7 @@ def search_lines(plan: StudyPlan) -> list[str]:
 
 
 def first_configurations(request: StudyRequest) -> list[str]:
-    """The first configurations of a search, as it would ask for them without any results."""
+    """Lines with the first configurations that a search proposes, before it has any results."""
     lines = ["First configurations:"]
     for record in preview(request, PREVIEW):
         settings = as_settings(record.searched) or "all settings at their defaults"
@@ -81,9 +81,9 @@ def first_configurations(request: StudyRequest) -> list[str]:
 
 
 def searched_lines(plan: StudyPlan, study: Study, report: Written | str) -> list[str]:
-    """The outcome of a search: its best trial, how sure that is, and where everything lies.
+    """Lines printed after a search: its best trial, how sure that is, and where its files are.
 
-    report   the report that was written, or the reason why it could not be
+    report   the report that was written, or the reason why it could not be written
     """
     finished, records, best = study.finished, study.records, study.best
     written = None if isinstance(report, str) else report
@@ -137,9 +137,7 @@ def searched_lines(plan: StudyPlan, study: Study, report: Written | str) -> list
 
 
 def _confirmation_lines(study: Study, choice: Choice | None) -> list[str]:
-    """Lines on the scores of the search's best on fresh seeds and splits, as far as these are
-    known.
-    """
+    """Lines on the confirmation: the winner's score on fresh seeds and splits, once it is known."""
     too_high = (
         "That is the best of several scores on the same validation images, and so too high on"
         " average"
@@ -194,7 +192,7 @@ def _confirmation_lines(study: Study, choice: Choice | None) -> list[str]:
 
 
 def retraining_lines(plan: RetrainingPlan) -> list[str]:
-    """The plan of a retraining, and what is to be noted about it before it starts."""
+    """Lines printed before a retraining: its plan, then notes, a sentence each."""
     samples = len(plan.data.samples)
     if plan.members:
         return [
@@ -218,7 +216,7 @@ def retraining_lines(plan: RetrainingPlan) -> list[str]:
 
 
 def retrained_lines(plan: RetrainingPlan, outcome: Outcome) -> list[str]:
-    """The model, its scores, its files, and the command that uses it."""
+    """Lines printed after a retraining: scores, files, and the command that uses the model."""
     best, metrics = plan.folder.best, outcome.metrics
     if plan.members:
         lines = [_together_line(plan, metrics)]
@@ -253,14 +251,14 @@ def retrained_lines(plan: RetrainingPlan, outcome: Outcome) -> list[str]:
 
 
 def registered_line(plan: RetrainingPlan, shown: str | Trouble) -> str:
-    """The address of the model in the tracker, or why the tracker does not show it."""
+    """A line with the address of the model in the tracker, or why the tracker does not show it."""
     if isinstance(shown, str):
         return f"{plan.tracking.name}: {shown}; {plan.tracking.how_to_open}"
     return f"{plan.tracking.name} does not show it {shown}; nothing is trained twice"
 
 
 def _python_here() -> str:
-    """The Python program that runs here, as a person in this folder would type it."""
+    """The path of this Python, quoted for a shell, relative where it is in the current folder."""
     program = Path(sys.executable)
     return shlex.quote(
         os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
@@ -275,7 +273,7 @@ def _scores(metrics: dict[str, Any]) -> str:
 
 
 def _together_line(plan: RetrainingPlan, metrics: dict[str, Any]) -> str:
-    """The gain of models that predict together, or why it cannot be told."""
+    """A line on how much AP50 models gain by predicting together, or why that cannot be told."""
     count, gain = many(len(plan.members), "model"), metrics["together"]
     if gain is None:
         return (
@@ -291,9 +289,9 @@ def _together_line(plan: RetrainingPlan, metrics: dict[str, Any]) -> str:
 
 
 def _scatter_lines(plan: RetrainingPlan, metrics: dict[str, Any]) -> list[str]:
-    """Why the same settings and the same seed did not give the same score, if they did not."""
+    """A line on why the same settings and seed gave another score now; none if they did not."""
     again = metrics["prediction"]["tried"][0]["ap50"]
-    if plan.confirmed:  # the scores of what was tried there are those of other trainings
+    if plan.confirmed:  # what was tried has the scores of the confirmation's trainings
         same = plan.own == plan.config.predict
         again = metrics["validation"]["ap50"] if same else metrics["search"]["ap50"]
     if again == metrics["search"]["ap50"]:
@@ -301,7 +299,7 @@ def _scatter_lines(plan: RetrainingPlan, metrics: dict[str, Any]) -> list[str]:
     return [
         "Settings, seed and split are the trial's, and its AP50 was"
         f" {as_ap50(metrics['search']['ap50'])} against {as_ap50(again)} now: another device,"
-        " number of threads or version rounds otherwise, and scores scatter that much"
+        " number of threads or version rounds differently, and scores scatter that much"
     ]
 
 

@@ -1,4 +1,4 @@
-"""A search, its report and its retraining, as the command lines run them and programs can too."""
+"""The functions `search`, `report` and `retrain`, which programs and the command lines call."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,7 +37,7 @@ def search(
     address: str | None = None,
     console: Console | None = None,
 ) -> Study:
-    """Run a search, or continue it, and write its report; returns the study as it is then.
+    """Run a search, or continue it, and write its report; returns the study as it is afterwards.
 
     results       folder of all studies
     storage       SQLAlchemy URL of the ledger; None for a file in the study's folder
@@ -48,7 +48,7 @@ def search(
     console       where plan, progress and outcome are printed; None for nowhere
 
     `Study.finished` tells whether everything that was planned has ended. Raises BadRequest before
-    anything is started, and StorageError where a disk or the ledger takes no more: the same call
+    any trial starts, and StorageError where a disk or the ledger fails; the same call then
     continues.
     """
     options = Options(Path(results), storage, tracking_uri, parallel, time_budget, address)
@@ -64,10 +64,11 @@ def search(
 def report(study: Study, data: str | None = None) -> Path:
     """Write the report of a study, also while its search runs; returns the path of the page.
 
-    data   folder of the data set now, for the pictures; None for the folder of the search, and for
-           no pictures where that is gone
+    data   where the data set is now, for the pictures; None for where it was in the search. If it
+           is gone from there, the page has no pictures
 
-    Raises BadRequest where `data` is no data set, and OSError where the disk takes no more.
+    Raises BadRequest if `data` is no data set, StorageError if the ledger does not answer, and
+    OSError if the page cannot be written.
     """
     return make_report(study, dataset_of(study, data)[0]).page
 
@@ -84,21 +85,21 @@ def retrain(
     ensemble: bool = False,
     console: Console | None = None,
 ) -> Outcome:
-    """Retrain the winner of a study, or continue that, and write `best/`.
+    """Retrain the winner of a study, or continue its retraining, and write `best/`.
 
-    trial     number of the trial; None for the winner
-    changes   changes to the trial's settings
+    trial     number of the trial to retrain; None for the winner
+    changes   changes to the trial's settings: values by name, or texts KEY=VALUE
     on        train: the trial's own split, the epoch chosen on its validation images; all: every
-              annotated image, as many epochs as were best
-    data      folder of the data set now; None for the folder of the search
+              annotated image, up to the epoch that was best
+    data      where the data set is now; None for where it was in the search
     device    cpu, cuda:0, ...; auto for the first GPU, else the CPU
     threads   processor threads; None for those of the trial, so that it is repeated
-    ensemble  whether the models that the confirmation trained of the winner are put together,
-              instead of training one
+    ensemble  whether, instead of a training, the models that the confirmation trained of the winner
+              become one model whose members predict together
     console   where plan, progress and outcome are printed; None for nowhere
 
     `Outcome.missing` says why there is no submission, if there is none. Raises BadRequest before
-    anything is started.
+    anything is started, and another CellTuneError if the training fails.
     """
     console = console or Console(quiet=True)
     plan = plan_retraining(study, trial, data, on, changes, threads, ensemble)
@@ -110,7 +111,7 @@ def retrain(
 
 
 def _report_or_reason(plan: StudyPlan, study: Study) -> Written | str:
-    """The report, or why it cannot be written: the study is whole all the same."""
+    """The report that was written, or why it cannot be: then the study is complete all the same."""
     try:
         return make_report(study, plan.data)
     except CellTuneError as error:

@@ -1,11 +1,11 @@
-"""Databases: sqlite files that are made whole or not at all, and the meaning of a database's
-refusals.
+"""Databases: sqlite files made whole or not at all; what a database's errors mean, and retries.
 
 The ledger and MLflow's view are in databases that other libraries make in many steps. A process
 that is killed in the middle leaves half of the tables, and MLflow never opens such a file again; so
-a sqlite file is made under another name. The meaning of a refusal is whether the same operation may
-succeed later, and what the user can do. It is read from SQLAlchemy's exception classes, sqlite's
-result codes and SQLSTATE, whichever library raised the error.
+a sqlite file is made in another place and renamed. An error of a database, called a refusal here,
+means that the same operation may succeed later, or not, and that the user can do something. This is
+read from SQLAlchemy's exception classes, sqlite's result codes and SQLSTATE, whichever library
+raised the error.
 """
 
 import contextlib
@@ -30,18 +30,20 @@ from core.interrupts import interrupted
 from tune.redaction import without_password
 
 RETRY_SECONDS = 120.0
-"""Seconds for which an operation is tried again that a database refuses for a reason that may pass.
-"""
+"""Seconds for which an operation is repeated that a database refuses for a passing reason."""
 
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
-"""Seconds of pause after the first refusal, and at most; each pause is twice as long as the one
-before."""
+"""Seconds of pause after the first refusal, and the longest pause; each is twice the one before."""
+
+_NAP_SECONDS = 0.2
+"""Seconds after which a pause looks whether the process was asked to end."""
 
 QUIET_SECONDS = 10.0
-"""Seconds without a change after which nobody is taken to be making a database's tables."""
+"""Seconds without a change of a database's file, after which we assume that nobody makes its
+tables."""
 
 _MAKING_SECONDS = 300.0
-"""Seconds of waiting for another process that makes the same database."""
+"""Longest wait in seconds for another process that makes the same database."""
 
 _BESIDE = ("-journal", "-wal", "-shm")
 """Suffixes of the files that sqlite keeps beside a database; they would damage another database of
@@ -51,9 +53,7 @@ _T = TypeVar("_T")
 
 
 def file_of(url: str) -> Path | None:
-    """The file of a sqlite URL; None for a database in memory or of another kind, and for a text
-    that is no URL.
-    """
+    """The file of a sqlite URL; None for a database in memory, another URL, and any other text."""
     try:
         parsed = sqlalchemy.engine.make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError):
@@ -79,16 +79,15 @@ def place_of(url: str) -> str:
 def make_whole(
     path: Path, make: Callable[[str], None], half_made: Callable[[Path], bool] = lambda _: False
 ) -> None:
-    """Make a sqlite database under another name in the same folder, and give it its name when it
-    is whole.
+    """Make the sqlite database `path` in a folder beside it, and rename it when it is whole.
 
     make        makes the database at a URL, and leaves no connection open
-    half_made   tells whether an existing database was never finished; it is kept under another name
-                (see `set_aside`)
+    half_made   tells whether an existing database was never finished; such a database is kept under
+                another name (see `set_aside`)
 
     A database that exists and is whole stays as it is. Of several processes one makes it and the
-    others wait. Files that a killed process left are removed. Raises OSError, and whatever `make`
-    raises.
+    others wait. Folders that a killed process left are removed. Raises OSError, for a connection
+    left open sqlite3.OperationalError, and whatever `make` raises.
     """
 
     def is_there() -> bool:
@@ -99,14 +98,12 @@ def make_whole(
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
     with filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=_MAKING_SECONDS):
-        for part in _parts(
-            path
-        ):  # this process has the lock, so the processes that began these are dead
+        # This process has the lock, so the processes that began these have ended.
+        for part in _parts(path):
             shutil.rmtree(part, ignore_errors=True)
         if not is_there():
-            _wait_until_quiet(
-                path
-            )  # another program, or an earlier version, may be making it in its place
+            # Another program, or an earlier version, may be making it in its place, without a lock.
+            _wait_until_quiet(path)
         if is_there():
             return
         set_aside(path)
@@ -121,6 +118,7 @@ def make_whole(
 
 
 def _parts(path: Path) -> list[Path]:
+    """The folders in which processes make a database, or began to and were killed."""
     return [
         one
         for one in path.parent.glob(".*.part")
@@ -137,7 +135,7 @@ def _put(made: Path, path: Path) -> None:
     with made.open("rb") as stream:
         os.fsync(stream.fileno())
     try:
-        os.link(made, path)  # unlike a renaming it never replaces
+        os.link(made, path)  # unlike a rename, a link never replaces a file
     except FileExistsError:
         return
     except OSError:  # a file system without links
@@ -160,7 +158,7 @@ def set_aside(path: Path) -> Path:
 
 
 def _wait_until_quiet(path: Path) -> None:
-    """Wait until no process has written a database for QUIET_SECONDS, or until it is gone."""
+    """Wait until nobody has written a database for QUIET_SECONDS, or until it is gone."""
     with contextlib.suppress(FileNotFoundError):
         while 0 <= (age := time.time() - path.stat().st_mtime) < QUIET_SECONDS:
             time.sleep(min(1.0, QUIET_SECONDS - age))
@@ -168,7 +166,7 @@ def _wait_until_quiet(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The meaning of a database's error.
+    """What a database's error means.
 
     reason      the database's own words, one line without secrets
     way_out     what the user can do, as an order that names the database
@@ -189,7 +187,7 @@ class _Kind:
     way_out   as in `Refusal`; `{place}` stands for the database
     codes     sqlite's primary result codes
     states    SQLSTATEs, or their first characters
-    words     a regular expression, case ignored, for drivers that give a message alone
+    words     a regular expression, case ignored, for drivers that give only a message
     """
 
     way_out: str
@@ -202,7 +200,7 @@ class _Kind:
 
 _KINDS = (
     _Kind(
-        "see which process holds {place}, and end it",
+        "find out which process holds {place}, and end it",
         (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL),
         ("40", "55P03"),
         r"database (table )?is locked|deadlock|lock wait timeout",
@@ -221,20 +219,23 @@ _KINDS = (
         r"read[- ]?only|permission denied",
     ),
     _Kind(
-        "bring {place} back from a copy of it",
+        "restore {place} from a backup",
         (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT),
         ("XX001", "XX002"),
         r"malformed|is not a database",
         whole=False,
     ),
     _Kind(
-        "bring {place} back from a copy of it, or name another database: a table is missing there",
+        "restore {place} from a backup, or name another database: a table is missing there",
         (),
         ("42P01", "42703"),
         r"no such (table|column)|has no column named|doesn't exist",
         whole=False,
     ),
-    _Kind("see that the folder of {place} is there and this user's", (sqlite3.SQLITE_CANTOPEN,)),
+    _Kind(
+        "check that the folder of {place} exists and belongs to this user",
+        (sqlite3.SQLITE_CANTOPEN,),
+    ),
     _Kind(
         "give the right user and password of {place}",
         (),
@@ -243,7 +244,7 @@ _KINDS = (
         r"role .* does not exist|login failed",
     ),
     _Kind(
-        "make the database of {place} on its server, or name another",
+        "create the database of {place} on its server, or name another",
         (),
         ("3D",),
         r"database .* does not exist|unknown database",
@@ -255,9 +256,10 @@ _KINDS = (
         r"(could not translate host name|name or service not known|unknown (mysql )?server host|"
         r"nodename nor servname|no address associated)(?!.*temporary failure)",
     ),
-    _Kind("see that the disk of {place} answers", (sqlite3.SQLITE_IOERR,), ("58",), transient=True),
+    _Kind("check that the disk of {place} works", (sqlite3.SQLITE_IOERR,), ("58",), transient=True),
 )
-_AWAY = _Kind("see that {place} answers", (), ("08", "53", "57P"), transient=True)
+"""The kinds of refusals; the first that fits holds."""
+_AWAY = _Kind("check that {place} answers", (), ("08", "53", "57P"), transient=True)
 _OTHER = _Kind("see to {place}")
 _LOST = (
     sqlalchemy.exc.InterfaceError,
@@ -267,7 +269,7 @@ _LOST = (
 
 
 class RefusedForNowError(Exception):
-    """A refusal that may pass. It stands in for an error that a library would handle itself."""
+    """Raised for a passing refusal in place of the error, which a library would handle itself."""
 
     def __init__(self, cause: sqlalchemy.exc.SQLAlchemyError) -> None:
         super().__init__(str(cause))
@@ -275,10 +277,12 @@ class RefusedForNowError(Exception):
 
 
 def hand_over(engine: sqlalchemy.engine.Engine, url: str) -> None:
-    """Let an engine raise refusals that may pass as RefusedForNowError.
+    """Make an engine raise passing refusals as RefusedForNowError, which no library handles.
 
-    Otherwise Optuna itself would repeat the creation of a trial, up to five times. Where only the
+    Otherwise Optuna itself would repeat the creation of a trial, up to five times. If only the
     database's answer was lost, the first trial is stored, and there would be two.
+
+    url   URL of the database, which only messages use
     """
 
     def replace(context: sqlalchemy.engine.ExceptionContext) -> BaseException | None:
@@ -293,9 +297,7 @@ def hand_over(engine: sqlalchemy.engine.Engine, url: str) -> None:
 
 
 def cause_of(error: BaseException) -> sqlalchemy.exc.SQLAlchemyError | None:
-    """The database's error: this one, or the one that a library wrapped; None if no database
-    raised it.
-    """
+    """SQLAlchemy's error: this one, or the one behind it; None if no database raised it."""
     found: BaseException | None = error
     while found is not None and not isinstance(found, sqlalchemy.exc.SQLAlchemyError):
         found = found.cause if isinstance(found, RefusedForNowError) else found.__cause__
@@ -303,7 +305,7 @@ def cause_of(error: BaseException) -> sqlalchemy.exc.SQLAlchemyError | None:
 
 
 def refusal(error: sqlalchemy.exc.SQLAlchemyError, url: str) -> Refusal:
-    """The meaning of an error of the database at `url`."""
+    """What an error of the database at `url` means."""
     said = getattr(error, "orig", None) or error
     words = str(said).strip() or type(said).__name__
     kind = _kind(error, words)
@@ -317,7 +319,7 @@ def refusal(error: sqlalchemy.exc.SQLAlchemyError, url: str) -> Refusal:
         and file is not None
         and (refused := _refused_by_disk(file)) is not None
     ):
-        # sqlite reports a full disk, and a file that may not grow, by the same code: ask the
+        # sqlite gives this code for a full disk, and for a file that may not grow, as well: ask the
         # system.
         return Refusal(f"{reason}: {refused.strerror}", way_out(refused) or order)
     return Refusal(reason, order, kind.transient, kind.whole)
@@ -338,8 +340,7 @@ def _kind(error: sqlalchemy.exc.SQLAlchemyError, words: str) -> _Kind:
         ):
             return kind
     lost = isinstance(error, _LOST) or getattr(error, "connection_invalidated", False)
-    # A driver that cannot connect raises an OperationalError without a code: the server does not
-    # answer.
+    # A driver raises an OperationalError without a code if it cannot connect.
     unanswered = isinstance(error, sqlalchemy.exc.OperationalError) and code is None and not state
     return _AWAY if lost or unanswered else _OTHER
 
@@ -351,7 +352,7 @@ def _code(said: object) -> int | None:
 
 
 def _refused_by_disk(path: Path) -> OSError | None:
-    """The system's error on writing one more megabyte beside a file; None if it can be written."""
+    """The system's error on writing 1 MiB more beside a file; None if that can be written."""
     try:
         with tempfile.TemporaryFile(dir=path.parent) as probe:
             probe.write(bytes(2**20))
@@ -363,13 +364,13 @@ def _refused_by_disk(path: Path) -> OSError | None:
 
 
 class Patience:
-    """Repeats an operation that the database at `url` refuses for a reason that may pass.
+    """Repeats an operation that the database at `url` refuses for a passing reason.
 
-    seconds   how long it repeats an operation; None for RETRY_SECONDS
+    seconds   seconds for which an operation is repeated; None for RETRY_SECONDS
 
-    After one wait in vain it tries each operation once, until one succeeds: a study whose ledger
-    stays away ends after one wait, not after one for each of its last writes. In a process that was
-    asked to end (see `core.interrupts`) it does not wait either.
+    After it has waited in vain, it tries each operation once, until one succeeds: a study whose
+    ledger stays away ends after one wait, not after one for each of its last writes. In a process
+    that was asked to end (see `core.interrupts`) it does not wait either.
     """
 
     def __init__(self, url: str, seconds: float | None = None) -> None:
@@ -405,12 +406,7 @@ class Patience:
 
 
 def _sleep(seconds: float) -> None:
-    """Sleep for this time, or until the process is asked to end: `time.sleep` goes on after a
-    signal was handled.
-    """
+    """Sleep, but end when the process is asked to end; `time.sleep` would go on."""
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0 and not interrupted():
         time.sleep(min(left, _NAP_SECONDS))
-
-
-_NAP_SECONDS = 0.2

@@ -1,9 +1,9 @@
 """The processes that a search starts, and their children.
 
 They are found by a mark in their environment, by their parents, and by having been seen before.
-Process groups would not find them all: Ray's agents leave their parent's group, and live for up to
-a minute after it has ended. Nor does the mark: a process of Ray that gives itself a name writes it
-over its arguments and over the first variables of its environment, which come in random order.
+Process groups would not find all of them: Ray's agents leave their parent's group, and outlive
+their parent by up to a minute. The mark alone does not either: a process of Ray that gives itself a
+name writes it over its arguments and the first variables of its environment, whose order is random.
 """
 
 import contextlib
@@ -16,16 +16,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 MARK = "CELL_TUNE_SEARCH"
-"""The environment variable that holds the mark."""
+"""Name of the environment variable that holds the mark."""
 _SIGTERM_BIT = 1 << (signal.SIGTERM - 1)
-"""SIGTERM in the sets of signals that /proc shows."""
+"""The bit of SIGTERM in the sets of signals that /proc shows."""
 _POLL_SECONDS = 0.05
 """Seconds between two looks for processes that were sent a SIGTERM."""
 
 
 @contextlib.contextmanager
 def variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for the time of the block; processes that start inside have them.
+    """Set environment variables inside the block, also for processes that start there.
 
     No other variable is touched, since other threads may set theirs meanwhile.
     """
@@ -42,16 +42,17 @@ def variables(values: Mapping[str, str]) -> Iterator[None]:
 
 
 class Started:
-    """The processes that were started inside a block of `marked`, and those that these started."""
+    """The processes that were started inside a block of `marked`, and their descendants."""
 
     def __init__(self) -> None:
         self.mark = uuid.uuid4().hex
         self._seen: dict[int, str] = {}
 
     def living(self) -> list[int]:
-        """The ids of those that have not ended.
+        """The ids of the processes that have not ended, ascending.
 
-        One that has lost its mark is found while its parent lives, or if an earlier call found it.
+        A process that has lost its mark is found while its parent lives, or if an earlier call
+        found it.
         """
         all_of_them = _running()
         found = {
@@ -69,7 +70,7 @@ class Started:
         return sorted(found)
 
     def end(self, seconds: float = 10.0) -> None:
-        """Kill them, and wait for their end for at most `seconds`."""
+        """Kill the processes, and wait at most `seconds` for their end."""
         until = time.monotonic() + seconds
         while found := self.living():
             for process in found:
@@ -88,19 +89,19 @@ class Started:
 
 @contextlib.contextmanager
 def marked() -> Iterator[Started]:
-    """Mark every process that starts inside the block; this one has no mark."""
+    """Mark every process that starts inside the block; this process gets no mark."""
     started = Started()
     with variables({MARK: started.mark}):
         yield started
 
 
 def runs(process: int) -> bool:
-    """Whether a process has not ended. A zombie has ended; only its parent has not asked for it."""
+    """Whether a process has not ended. A zombie has ended, although nobody has waited for it."""
     return _stat(process) is not None
 
 
 def _running() -> dict[int, tuple[int, str]]:
-    """Each process that has not ended, with its parent and the time at which it began."""
+    """The parent and start time of each process that has not ended, by process id (see `_stat`)."""
     found = {}
     for path in Path("/proc").iterdir():
         if path.name.isdigit() and (stat := _stat(int(path.name))) is not None:
@@ -109,8 +110,9 @@ def _running() -> dict[int, tuple[int, str]]:
 
 
 def _stat(process: int) -> tuple[int, str] | None:
-    """A process's parent and the time at which it began, in ticks since the machine's start
-    (proc_pid_stat(5)); None if the process has ended.
+    """A process's parent and start time, in clock ticks since boot; None if it has ended.
+
+    See proc_pid_stat(5).
     """
     with contextlib.suppress(OSError, IndexError):
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
@@ -120,10 +122,10 @@ def _stat(process: int) -> tuple[int, str] | None:
 
 
 def machine() -> str:
-    """A name that two processes share exactly where a process id means the same to both.
+    """A name of this machine, shared by two processes only if a process id means the same to both.
 
-    It names the machine's last start and the namespace of process ids: containers may share the
-    name of their host.
+    It is made of the id of the last boot and of the PID namespace: containers may share the name of
+    their host.
     """
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -138,12 +140,11 @@ def name_of(process: int) -> str:
 
 @contextlib.contextmanager
 def deaf_to_sigterm() -> Iterator[None]:
-    """Block SIGTERM in processes that start inside the block; one that comes to this process takes
-    effect at the block's end.
+    """Block SIGTERM in this thread, and in the processes that it starts inside the block.
 
-    A scheduler that ends a job may signal all its processes. Ray's would end first, and the search,
-    which needs them to save what runs, would end in Ray's own way. Ray itself blocks Ctrl-C in its
-    processes like this.
+    A SIGTERM for this thread takes effect at the block's end. A batch scheduler that ends a job may
+    signal all its processes: Ray's would end first, and the search, which needs them to save what
+    runs, would end in Ray's own way. Ray itself blocks Ctrl-C in its processes like this.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
@@ -154,8 +155,9 @@ def deaf_to_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ended_when_asked(started: Started) -> Iterator[None]:
-    """Inside the block, kill each of these processes that Ray sends a SIGTERM: the processes block
-    it, and Ray would wait for them.
+    """Inside the block, kill every process of `started` that is sent a SIGTERM.
+
+    The processes block SIGTERM, and Ray, which sends it to end them, would wait.
     """
     done = threading.Event()
     asked_before = {process for process in started.living() if _sigterm_waits(process)}
@@ -177,7 +179,7 @@ def ended_when_asked(started: Started) -> Iterator[None]:
 
 
 def _sigterm_waits(process: int) -> bool:
-    """Whether a process was sent a SIGTERM that it has not handled."""
+    """Whether a process was sent a SIGTERM that is still pending."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{process}/status").read_text().splitlines():
             if line.startswith("ShdPnd:"):

@@ -1,6 +1,4 @@
-"""Passwords, and tokens in the place of a user's name, are removed from whatever reaches a file,
-a log or a tag.
-"""
+"""Redaction of passwords and tokens in whatever reaches a file, a log or a tag."""
 
 import re
 
@@ -15,8 +13,8 @@ _SECRET = (
     "api[-_]?key|access[-_]?key|secret[-_]?key"
 )
 _PARAMETER = re.compile(rf"((?:{_SECRET}|\bsig)=)[^&\s;]+", re.IGNORECASE)
-"""A secret setting of a URL or a connection: its name ends in one of these words, as `sslpassword`
-does."""
+"""A secret parameter of a URL or a connection: its name ends in one of these words, as
+`sslpassword` does."""
 
 _DATABASES = re.compile(
     r"(postgresql|postgres|mysql|mariadb|mssql|oracle|cockroachdb)(\+\w+)?", re.IGNORECASE
@@ -37,7 +35,7 @@ def without_password(text: str) -> str:
 def _without_secrets(word: str) -> str:
     user_info, parameter = _USER_INFO.search(word), _PARAMETER.search(word)
     if user_info and parameter and parameter.start() < user_info.end():
-        # An @ within the parameter, or a = within the password: nobody can tell where the secret
+        # An @ is in the parameter's value, or a = in the password: nobody can tell where the secret
         # ends.
         return f"{word[: min(user_info.start('user'), parameter.end(1))]}***"
     return _PARAMETER.sub(r"\1***", _USER_INFO.sub(_without_user_info, word))

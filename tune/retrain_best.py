@@ -15,7 +15,7 @@ from core.console import complain
     interrupted="Interrupted; the same command goes on after the last epoch that was saved"
 )
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Retrain a study's winner; returns 1 if the submission could not be written."""
+    """Retrain a study's winner; returns exit status 1 if the submission could not be written."""
     parsed = build_parser().parse_args(arguments)
     from tune.api import retrain
     from tune.study.reading import read_study
@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(f"No submission: {reason}")
     if outcome.missing:
         complain(
-            "The model is whole; see to it, then give the same command again: nothing is trained"
-            " twice"
+            "The model is complete; see to the submission, then run the same command again: nothing"
+            " is trained twice"
         )
         return 1
     return 0
@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="train",
         help=(
             "train: the trial's own split, the epoch chosen on its validation images (default); "
-            "all: every annotated image, as many epochs as were best"
+            "all: every annotated image, up to the epoch that was best"
         ),
     )
     add(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @command_line(interrupted="Interrupted; to continue, run the same command again")
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a search, or continue it; returns 1 if every trial that ended failed."""
+    """Run a search, or continue it; returns exit status 1 if every trial that ended failed."""
     parsed = build_parser().parse_args(arguments)
     options = _options(parsed)
     if parsed.rebuild_tracking:
@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="name of the study and of its folder; default: that of the space file",
     )
-    add("--trials", type=int, metavar="N", help="trials the study is to have in the end")
+    add("--trials", type=int, metavar="N", help="number of trials of the finished study")
     add(
         "--set",
         action="append",
@@ -78,9 +78,14 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder of all studies; default: results",
     )
-    add("--gpus-per-trial", metavar="X|auto", help="GPU a trial holds: a fraction, 1, 0 or auto")
-    add("--cpus-per-trial", metavar="N|auto", help="processors a trial holds")
-    add("--parallel", type=int, metavar="N", help="most trials at once; default: as many as fit")
+    add("--gpus-per-trial", metavar="X|auto", help="GPUs of one trial: 0, a fraction, 1 or auto")
+    add("--cpus-per-trial", metavar="N|auto", help="CPU cores of one trial")
+    add(
+        "--parallel",
+        type=int,
+        metavar="N",
+        help="largest number of trials at once; default: as many as fit",
+    )
     add(
         "--time-budget",
         metavar="90m",

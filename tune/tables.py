@@ -1,7 +1,7 @@
 """Tables: `trials.csv`, and those of the report as CSV, Markdown, LaTeX or text of the page.
 
-All cells are written by `text`, in the forms of `core.values`, so a number looks the same
-everywhere.
+`text` writes the cells that people read, in the forms of `core.values`, so that a number looks the
+same everywhere. CSV has numbers in full precision.
 """
 
 import csv
@@ -35,8 +35,8 @@ _TYPES = {
     "best_epoch": "Int64", "seconds": "float64", "gpu_hours": "float64", "attempts": "int64",
     "seed": "Int64", "fold": "Int64", "continued_after": "Int64",
 }  # fmt: skip
-"""The types that pandas gives these columns; the others are texts. Int64 is the one that may lack
-values."""
+"""The pandas dtypes of these columns; the others are texts. Int64 may lack values, int64 may not.
+"""
 
 
 def trials_csv(
@@ -46,8 +46,9 @@ def trials_csv(
 ) -> str:
     """The text of `trials.csv`. A setting has its value also in trials that did not search it.
 
-    continued   the epoch after which the search continued a configuration, by its name: for the
-                trials of a confirmation
+    searched    names of the settings that get a column
+    continued   for the trials of a confirmation: the epoch after which the search stopped a
+                candidate, which was later continued, by the candidate's name
     """
     rows = (_row(record, searched, continued) for record in records)
     return _csv([*COLUMNS, *searched], rows)
@@ -58,10 +59,10 @@ def trials_frame(
     searched: Sequence[str],
     continued: Mapping[str, int] = MappingProxyType({}),
 ) -> "DataFrame":
-    """The table of `trials.csv` as a DataFrame; `continued` is that of `trials_csv`.
+    """The table of `trials.csv` as a DataFrame; the parameters are those of `trials_csv`.
 
-    The type of a column does not depend on the values: text, int64, float64, and where a trial
-    may lack a value Int64 or boolean. A setting has the type of its definition.
+    The dtype of a column does not depend on the values: str, int64, float64, and where a trial may
+    lack a value Int64 or boolean. A setting has the type of its definition.
     """
     from pandas import DataFrame  # a command line does without it
 
@@ -127,10 +128,7 @@ percent is a fraction of 1.
 
 
 def text(cell: Cell, kind: Kind) -> str:
-    """A cell as a reader sees it.
-
-    AP50 has four digits, as in the reference report; minus signs are real ones.
-    """
+    """A cell as people read it: minus signs are U+2212, and AP50 has four digits."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return NOTHING
     if isinstance(cell, str):
@@ -169,7 +167,7 @@ def _minus(number: str) -> str:
 class Column:
     """A column: its name in the CSV file, its heading, and the kind of its values.
 
-    An interval takes three columns of the CSV file: NAME, NAME_low and NAME_high.
+    An interval or a difference takes three columns of the CSV file: NAME, NAME_low and NAME_high.
     """
 
     name: str
@@ -178,7 +176,7 @@ class Column:
 
     @property
     def is_numeric(self) -> bool:
-        """Whether its cells are set flush right."""
+        """Whether its cells are numbers, which are aligned to the right."""
         return self.kind is not Kind.TEXT
 
     @property
@@ -189,7 +187,7 @@ class Column:
         return (self.name,)
 
     def values(self, cell: Cell) -> tuple[Value, ...]:
-        """The values of a cell in these columns, in full precision; empty where there is none."""
+        """The values of a cell in the columns `names`, in full precision; "" for no value."""
         assert cell is None or isinstance(cell, Interval) == (len(self.names) == 3), self.name
         parts = (
             (cell.estimate, cell.low, cell.high)
@@ -204,10 +202,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the report, written as a page, CSV, Markdown or LaTeX from the same cells.
+    """A table of the report, written as a part of the page, CSV, Markdown or LaTeX.
 
-    name      name of its files
-    caption   what the table shows and how to read it, in plain sentences
+    name      name of its files, without extension
+    caption   what the table shows and how to read it, in whole sentences
     rows      the rows, each with a cell for every column
     """
 
@@ -222,14 +220,14 @@ class Table:
 
     @property
     def texts(self) -> tuple[tuple[str, ...], ...]:
-        """The cells as a reader sees them; nothing is escaped."""
+        """The cells as people read them, row by row; nothing is escaped."""
         return tuple(
             tuple(text(cell, column.kind) for cell, column in zip(row, self.columns, strict=True))
             for row in self.rows
         )
 
     def csv(self) -> str:
-        """For programs: plain column names, numbers in full precision."""
+        """The table for programs: column names without spaces, numbers in full precision."""
         names = [name for column in self.columns for name in column.names]
         return _csv(names, (self._values(row) for row in self.rows))
 
@@ -241,7 +239,7 @@ class Table:
         ]
 
     def markdown(self) -> str:
-        """For a README or a laboratory book: title, table, caption."""
+        """The table for a README or a lab notebook: title, table, caption."""
 
         def line(cells: Iterable[str]) -> str:
             return f"| {' | '.join(cells)} |"
@@ -255,7 +253,7 @@ class Table:
         )
 
     def latex(self) -> str:
-        r"""For a paper: a `table` that needs `\usepackage{booktabs}`."""
+        r"""The table for a paper: a `table` environment that needs `\usepackage{booktabs}`."""
         heads = " & ".join(_in_latex(column.title) for column in self.columns)
         rows = [" & ".join(map(_in_latex, row)) + r" \\" for row in self.texts]
         sides = "".join("r" if column.is_numeric else "l" for column in self.columns)
@@ -285,7 +283,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\N{MINUS SIGN}": "$-$",
     "\N{EN DASH}": "--", "[": "{[}", "]": "{]}",
-    # a row that began with a bracket would be an option of the line break before it
+    # LaTeX would read a bracket at the beginning of a row as an option of the line break before it.
 } | {character: f"\\{character}" for character in "&%$#_{}"}  # fmt: skip
 
 
@@ -306,16 +304,16 @@ _BEGINS_A_FORMULA = re.compile(r"(^(?=[\t\r\n\0])|(?:^|[;\t\r\n])(?=[\s\0]*[=+@\
 
 
 def _inert(value: Value) -> Value:
-    """A text with an apostrophe before what a spreadsheet would run as a formula; else unchanged.
+    """A value that no spreadsheet runs: a text has an apostrophe before each possible formula.
 
     A variant named `=HYPERLINK(...)`, or an error with such a text, must not run anything on the
-    machine where the table is opened. This follows OWASP's advice on CSV injection. A spreadsheet
-    may take semicolons for separators, as German ones do, so the part after a semicolon counts as a
-    text too. Numbers are no formulas, whatever their sign.
+    machine where the table is opened (OWASP, CSV injection). Spreadsheets may take semicolons for
+    separators, as German ones do, so what follows a semicolon counts as the begin of a text too.
+    Numbers are no formulas, whatever their sign.
     """
     if not isinstance(value, str) or _is_number(value):
         return value
-    # Python's writer does not quote a carriage return, and what follows would be a row of its own.
+    # Python's writer does not quote a carriage return; a reader may take what follows for a row.
     return _BEGINS_A_FORMULA.sub(r"\1'", value.replace("\r\n", "\n").replace("\r", "\n"))
 
 

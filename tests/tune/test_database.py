@@ -454,7 +454,7 @@ def test_what_will_never_be_taken_is_said_at_once_with_the_file_and_its_way_out(
     assert [one.transient for one in found] == [False] * 3
     assert [one.whole for one in found] == [False, False, True]
     assert "a table is missing" in found[0].way_out
-    assert found[1].way_out == f"bring {tmp_path / 'broken.db'} back from a copy of it"
+    assert found[1].way_out == f"restore {tmp_path / 'broken.db'} from a backup"
     assert str(tmp_path / "broken.db") in found[2].way_out
 
 

@@ -152,13 +152,13 @@ def test_a_study_whose_ledger_is_locked_for_longer_than_sqlite_waits_goes_on(
         (
             lambda path: sqlite3.connect(path).executescript("DROP TABLE trial_user_attributes"),
             (
-                r"no such table: trial_user_attributes\); bring .*study\.db back from a copy of it,"
+                r"no such table: trial_user_attributes\); restore .*study\.db from a backup,"
                 r" or name another"
             ),
         ),
         (
             lambda path: path.write_bytes(path.read_bytes()[:100] + bytes(2**16)),
-            r"(malformed|not a database)\); bring .*study\.db back from a copy of it, then run",
+            r"(malformed|not a database)\); restore .*study\.db from a backup, then run",
         ),
     ],
     ids=["a table is gone", "damaged"],
@@ -182,11 +182,11 @@ def test_a_ledger_that_will_never_take_a_write_is_told_at_once_with_its_way_out(
     [
         (
             lambda path: path.write_bytes(b"this is no database" * 100),
-            r"not a database\): bring .*study\.db back",
+            r"not a database\): restore .*study\.db from a backup",
         ),
         (
             lambda path: path.mkdir(),
-            r"unable to open database file\): see that the folder of .*study\.db is there",
+            r"unable to open database file\): check that the folder of .*study\.db exists",
         ),
         (
             lambda path: (

@@ -222,7 +222,7 @@ def record_of(trial: FrozenTrial, study: Mapping[str, Any]) -> TrialRecord:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StorageError(
             f"trial {trial.number} is damaged in the ledger ({type(error).__name__}: {error});"
-            " bring the ledger back from a copy of it, then run the same command again"
+            " restore the ledger from a backup, then run the same command again"
         ) from error
     return record
 

@@ -3,12 +3,12 @@
 Each is a view of the ledger that can be written anew at any time. Only this package speaks to
 MLflow.
 
-mlflow_destination.py  the database or server, and how to open it
-mlflow_errors.py       what MLflow's refusals mean, and the way out
+mlflow_destination.py  the MLflow database or server, and how a person opens it
+mlflow_errors.py       what MLflow's errors mean, and the way out
 mlflow_models.py       retrainings as runs, and their models in MLflow's registry
 mlflow_runs.py         trials and reports as runs
 mlflow_tracker.py      MLflow as a tracker
 registered_model.py    the code that MLflow runs when it loads a registered model
-thread.py              the thread that shows records, so that a search does not wait
+thread.py              the thread that writes to a tracker, so that a search does not wait
 tracker.py             what a tracker is, and the table of trackers
 """

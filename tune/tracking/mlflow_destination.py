@@ -15,7 +15,7 @@ class Destination:
     """The MLflow database or server that shows a study.
 
     uri         MLflow's tracking URI
-    artifacts   folder for artifacts, used where `uri` is a local database; a server has its own
+    artifacts   folder for artifacts, used where `uri` is on this disk; a server has its own
     """
 
     uri: str
@@ -30,19 +30,19 @@ class Destination:
 
     @property
     def how_to_open(self) -> str:
-        """How to see the study in a browser: a command for a database, the address of a server."""
+        """An order that opens the study in a browser: a command, or "open ADDRESS" for a server."""
         if urlsplit(self.uri).scheme in ("http", "https"):
             return f"open {without_password(self.uri)}"
         return f"{self.program} ui --backend-store-uri {without_password(self.uri)}"
 
     @property
     def program(self) -> str:
-        """MLflow's command line, as a person in this folder would type it."""
+        """The path of MLflow's program, relative where it is in the current folder."""
         program = Path(sys.executable).with_name("mlflow")
         return os.path.relpath(program) if program.is_relative_to(Path.cwd()) else str(program)
 
     def command(self, words: str) -> str:
-        """A command of MLflow's command line for this database or server."""
+        """The shell command that runs `mlflow WORDS` on this database or server."""
         return (
             f"MLFLOW_TRACKING_URI={shlex.quote(without_password(self.uri))} {self.program} {words}"
         )

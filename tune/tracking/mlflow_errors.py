@@ -1,4 +1,4 @@
-"""The meaning of MLflow's refusals, in one sentence each, with the way out."""
+"""What MLflow's errors mean, in one sentence each, with the way out."""
 
 import re
 import shlex
@@ -24,7 +24,7 @@ class ExperimentDeletedError(CellTuneError):
 _REFUSED = {
     401: (
         "give it a user and password (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD) or a"
-        " token (MLFLOW_TRACKING_TOKEN) that it takes"
+        " token (MLFLOW_TRACKING_TOKEN) that it accepts"
     ),
     403: "ask whoever runs it for the right to write there",
     404: "give the address of an MLflow server as --tracking-uri",
@@ -33,7 +33,7 @@ _REFUSED = {
 
 
 def trouble_of(error: BaseException, destination: Destination) -> Trouble:
-    """The meaning of MLflow's refusal, and what the user can do."""
+    """What an error of MLflow means, and what the user can do."""
     reason, uri = first_line(error), destination.uri
     again = ", then run the same command again"
     if isinstance(error, ExperimentDeletedError):
@@ -46,8 +46,8 @@ def trouble_of(error: BaseException, destination: Destination) -> Trouble:
     if "_alembic_tmp_" in str(error):
         return Trouble(
             reason,
-            f"an upgrade of {place_of(uri)} was cut short: put a copy from before it in its place,"
-            " or move it away and write it anew, study by study, with --rebuild-tracking",
+            f"an upgrade of {place_of(uri)} was cut short: restore it from a backup made before the"
+            " upgrade, or move it away and write it anew, study by study, with --rebuild-tracking",
             lasting=True,
         )
     if "out-of-date database schema" in str(error):

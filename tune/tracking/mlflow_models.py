@@ -38,7 +38,7 @@ MODEL_NEEDS = (
     "filelock", "imagecodecs", "numpy", "pillow", "pycocotools", "pydantic", "pyyaml",
     "safetensors", "scipy", "tifffile", "torch", "torchvision",
 )  # fmt: skip
-"""Distributions that a registered model needs beside MLflow and this project."""
+"""Packages that a registered model needs beside MLflow and this project."""
 
 
 def show_retraining(
@@ -46,7 +46,7 @@ def show_retraining(
 ) -> str:
     """Show a retraining as a run linked to the trial's, and register its model.
 
-    Returns `models:/STUDY/VERSION`.
+    Returns the address of the registered version, `models:/STUDY/VERSION`.
 
     record   the trial that was trained again
 
@@ -70,10 +70,10 @@ def show_retraining(
 def _retraining_run(
     runs: StudyRuns, record: TrialRecord, retraining: Retraining
 ) -> tuple[Run, dict[str, str]]:
-    """The run of a retraining with its tags and params, and the tags that its model shares."""
+    """The run of a retraining with its tags and params, and those tags that its model has too."""
     trial = str(record.id)
-    # The same training with other settings of prediction is another model, and params of a run
-    # cannot change.
+    # The same training with other settings of prediction is another model with a run of its own,
+    # since params of a run cannot change.
     content = hashlib.sha256((retraining.folder / trained_model.CONFIG).read_bytes()).hexdigest()
     tags = {"trial": trial, "on": retraining.on, "retraining": retraining.key, "content": content}
     winner = record.mlflow_run or next(
@@ -98,11 +98,11 @@ def _retraining_run(
 
 
 def _log_results(runs: StudyRuns, run: Run, model: LoggedModel, retraining: Retraining) -> None:
-    """Write the run's metrics and files.
+    """Write the metrics and files of a run.
 
-    Metrics of the kept model are the model's too; the weights are its alone.
+    Metrics of the kept model are linked to the model too; the weights are in the model only.
     """
-    at = int(run.info.start_time)  # the same whenever it is written again
+    at = int(run.info.start_time)  # the same in every call, so that no point is doubled
     points = []
     for epoch in retraining.epochs:
         at += int(float(epoch["seconds"]) * 1000)
@@ -126,7 +126,7 @@ def _log_results(runs: StudyRuns, run: Run, model: LoggedModel, retraining: Retr
 def _logged_model(
     runs: StudyRuns, study: str, run: Run, tags: Mapping[str, str], retraining: Retraining
 ) -> LoggedModel:
-    """The run's model, which is made and uploaded if it is missing or incomplete."""
+    """The model of a run, which is made and uploaded if it is missing or incomplete."""
     run_id = run.info.run_id
     known = runs.client.search_logged_models([runs.experiment], f"source_run_id = '{run_id}'")
     if known:
@@ -149,8 +149,8 @@ def _logged_model(
 def _save_model(folder: Path, model: LoggedModel, run: str, best: Path) -> None:
     """Write an MLflow model: the files of `best`, and `registered_model.py`, which reads them."""
     with warnings.catch_warnings():
-        # An example would not help: JSON has no uint8, and an input schema would refuse paths and
-        # lists.
+        # MLflow warns without an example of the input. One would not help: JSON has no uint8, and
+        # an input schema would refuse paths and lists.
         warnings.filterwarnings("ignore", "(?s).*An input example was not provided", UserWarning)
         mlflow.pyfunc.save_model(
             str(folder),
@@ -168,7 +168,7 @@ def _save_model(folder: Path, model: LoggedModel, run: str, best: Path) -> None:
 
 
 def _public_version(distribution: str) -> str:
-    """The version without its local part: an index has 2.11.0, not 2.11.0+cpu."""
+    """The version without its local part: package indexes have 2.11.0, not 2.11.0+cpu."""
     return importlib.metadata.version(distribution).partition("+")[0]
 
 
@@ -180,6 +180,7 @@ def _registered_version(
     tags: Mapping[str, str],
     description: str,
 ) -> str:
+    """The number of the registered version of a run's model, which is made if it is missing."""
     run_id = run.info.run_id
     known = runs.client.search_model_versions(f"name = '{study}' and run_id = '{run_id}'")
     if known:
@@ -188,13 +189,13 @@ def _registered_version(
         runs.client.create_registered_model(
             study,
             description=(
-                "An RGB image, uint8 [height, width, 3], or the path of one, to COCO results."
+                "Takes an RGB image, uint8 [height, width, 3], or its path; returns COCO results."
             ),
         )
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    # A source `models:/ID` would be looked up where MLflow's global tracking URI leads.
+    # MLflow would look up a source `models:/ID` at its global tracking URI, not at this client's.
     return str(
         runs.client.create_model_version(
             study,

@@ -1,8 +1,8 @@
 """MLflow's runs: an experiment for each study, in it a parent run, and a nested run for each trial.
 
-Trials of the search have the tag `phase=search`, those that confirm its best `phase=confirm`. Runs
-are found by their tags, and a metric's point is the same down to its time, so writing a record
-again changes nothing.
+Trials of the search have the tag `phase=search`, those of the confirmation `phase=confirm`. Writing
+a record again changes nothing, because runs are found by their tags, and a metric's point is the
+same down to its time.
 """
 
 import contextlib
@@ -29,32 +29,36 @@ from tune.tracking.tracker import TrackedStudy, TrialsView
 
 PARENT = "mlflow.parentRunId"
 """The tag by which MLflow nests a run in another."""
-_PARAMS_A_CALL = 100
-_METRICS_A_CALL = 1000
+_PARAMS_A_CALL, _METRICS_A_CALL = 100, 1000
+"""Largest numbers of params and metric points that MLflow takes in one call."""
 _OF_WHAT_IS_GONE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
-"""Error codes with which MLflow refuses writes to a deleted run or experiment, and other writes as
-well."""
+"""Error codes with which MLflow refuses writes to a deleted run or experiment, among others."""
 _STATUS = {
     State.RUNNING: "RUNNING",
     State.COMPLETE: "FINISHED",
     State.PRUNED: "KILLED",
     State.FAIL: "FAILED",
 }
-MEASURED = (    "ap50", "ap50_uncapped", "ap50_box", "learning_rate", "seconds", "train_seconds",
+MEASURED = (
+    "ap50", "ap50_uncapped", "ap50_box", "learning_rate", "seconds", "train_seconds",
     "evaluate_seconds", "wait_seconds", "images_per_second", "peak_memory_bytes", "detections",
     "capped_images",
 )  # fmt: skip
-"""The numbers of an epoch that are shown as metrics."""
+"""The numbers of an epoch that are shown as metrics, by their names in its report."""
 
 
 class StudyRuns:
-    """The runs of one study, in its experiment, which is made if it is missing."""
+    """The runs of one study in its experiment, which is made if it is missing.
+
+    experiment   id of the experiment in MLflow
+
+    Raises ExperimentDeletedError on construction if the experiment was deleted.
+    """
 
     def __init__(self, destination: Destination, study: TrackedStudy) -> None:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
-        # MLflow logs what its database refuses and raises it as well; our own sentence reports it
-        # once.
+        # MLflow logs what its database refuses, and raises it as well: our own sentence reports it.
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
         _make_database(destination)
         self.client = mlflow.MlflowClient(tracking_uri=destination.uri)
@@ -62,7 +66,7 @@ class StudyRuns:
         self.experiment = self._find_experiment(destination)
 
     def search(self, **tags: str) -> list[Run]:
-        """The runs with these tags, newest first."""
+        """The study's runs with these tags that are not deleted, newest first."""
         found: list[Run] = []
         token = None
         where = " and ".join(
@@ -102,18 +106,18 @@ class StudyRuns:
         return self.client.create_run(self.experiment, start, tags, name)
 
     def log_params(self, run: str, settings: Mapping[str, Value]) -> None:
-        """Write settings as params; MLflow accepts equal params again."""
+        """Write settings as params; MLflow accepts a param again if its value is the same."""
         params = [Param(name, str(value)) for name, value in settings.items()]
         for start in range(0, len(params), _PARAMS_A_CALL):
             self.client.log_batch(run, params=params[start : start + _PARAMS_A_CALL])
 
     def log_metrics(self, run: str, metrics: Sequence[Metric]) -> None:
-        """Write points of metrics; a point that is there already is not doubled."""
+        """Write points of metrics; a point that MLflow has already is not doubled."""
         for start in range(0, len(metrics), _METRICS_A_CALL):
             self.client.log_batch(run, metrics=metrics[start : start + _METRICS_A_CALL])
 
     def parent(self) -> Run | None:
-        """The study's run, in which those of its trials are nested; None if there is none."""
+        """The study's run, in which the runs of its trials are nested; None if there is none."""
         return next(iter(self.search(phase="study")), None)
 
     def parent_or_new(self) -> Run:
@@ -157,8 +161,9 @@ def _make_tables(url: str, artifacts: Path) -> None:
 def _is_half_made(path: Path) -> bool:
     """Whether the making of MLflow's tables was cut short.
 
-    MLflow makes the experiment `Default` last. MLflow never opens such a database again, because a
-    temporary table of an upgrade is still there. The database has no experiment, and so no run.
+    MLflow makes the experiment `Default` last, so a database without any experiment is half made,
+    and has no run to lose. MLflow never opens it again, because a temporary table of an upgrade is
+    still there.
     """
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=1.0)) as connection:
@@ -219,7 +224,7 @@ class TrialRuns(TrialsView):
         return self._write(record, folder)
 
     def _forget(self, trial: str) -> bool:
-        """Forget the runs of a trial and of the study that were deleted; True if one was."""
+        """Forget the runs of a trial and of the study if they were deleted; True if one was."""
         run, parent_is_gone = self._runs.get(trial), self._all.is_gone(self._parent)
         if parent_is_gone:
             self._find_parent()
@@ -243,7 +248,8 @@ class TrialRuns(TrialsView):
             self._nested_in[trial] = self._parent
             self._go_on()
         if record.state is State.RUNNING and self._ended.pop(trial, None) is not None:
-            self._client.update_run(run, status="RUNNING")  # it was stopped early, and is continued
+            # The trial was stopped early, and is continued.
+            self._client.update_run(run, status="RUNNING")
             self._client.set_tag(run, "state", State.RUNNING)
         if trial not in self._written:
             self._all.log_params(run, record.settings)
@@ -261,13 +267,13 @@ class TrialRuns(TrialsView):
         return run
 
     def _go_on(self) -> None:
-        """Set the parent run to RUNNING, also that of a study that had ended and was extended."""
+        """Set the study's run to RUNNING, also where the study had ended and was extended."""
         if self._parent_status != "RUNNING":
             self._client.update_run(self._parent, status="RUNNING")
             self._parent_status = "RUNNING"
 
     def shown(self, record: TrialRecord) -> str | None:
-        """The run of a trial that was written to its end before these were opened; else None."""
+        """The id of a trial's run, if it was whole before this view was opened; else None."""
         trial = str(record.id)
         ended = (
             record.state is not State.RUNNING and self._ended.get(trial) == _STATUS[record.state]
@@ -289,6 +295,7 @@ class TrialRuns(TrialsView):
             self._parent_status = "FINISHED"
 
     def _finish(self, run: str, record: TrialRecord, folder: Path) -> None:
+        """Write the tags, best score and artifacts of a trial that has ended, and end its run."""
         tags = {
             "state": record.state.value,
             "reason": record.reason,
@@ -316,9 +323,9 @@ class TrialRuns(TrialsView):
 def show_report(destination: Destination, study: TrackedStudy, folder: Path) -> str:
     """Show a report as artifacts of the study's run; returns the address of its page.
 
-    The run's tag `report` is that address.
+    The address becomes the run's tag `report`.
 
-    folder   holds index.html and the files beside it
+    folder   folder of the report, with index.html and the files beside it
     """
     runs = StudyRuns(destination, study)
     parent = runs.parent_or_new()
@@ -342,7 +349,7 @@ def points_of(epoch: Mapping[str, Any]) -> list[Metric]:
 
 
 def _limits_of_class(name: str, limits: Mapping[str, Any]) -> dict[str, Any]:
-    """The limits of a class (see `core.metric.limits`) as metrics, counts as shares in 0..1."""
+    """What limited a class (see `core.metric.limits`) as metrics, counts as shares in 0..1."""
     values: dict[str, Any] = {}
     for of in ("instances", "detections"):
         total = sum(limits[of].values())

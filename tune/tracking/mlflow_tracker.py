@@ -27,23 +27,23 @@ class MLflow(Tracker):
 
     @property
     def how_to_open(self) -> str:
-        """A command for a database, the address of a server."""
+        """An order that opens the studies in a browser, without secrets."""
         return self._destination.how_to_open
 
     def trials(self, study: TrackedStudy, phase: str) -> mlflow_runs.TrialRuns:
-        """The runs of the trials, nested in the study's run."""
+        """The runs of a phase's trials, nested in the study's run."""
         return mlflow_runs.TrialRuns(self._destination, study, phase)
 
     def show_report(self, study: TrackedStudy, folder: Path) -> str:
-        """Show a report as artifacts of the study's run."""
+        """Show a report as artifacts of the study's run; returns the address of its page."""
         return mlflow_runs.show_report(self._destination, study, folder)
 
     def show_retraining(
         self, study: TrackedStudy, record: TrialRecord, retraining: Retraining
     ) -> str:
-        """Show a retraining as a run, and register its model."""
+        """Show a retraining as a run, and register its model; returns the model's address."""
         return mlflow_models.show_retraining(self._destination, study, record, retraining)
 
     def trouble_of(self, error: Exception) -> Trouble:
-        """The meaning of MLflow's refusal, and what the user can do."""
+        """What an error of MLflow means, and what the user can do."""
         return mlflow_errors.trouble_of(error, self._destination)

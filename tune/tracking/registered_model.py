@@ -1,13 +1,12 @@
-"""The code of a registered model, which MLflow copies beside the weights and runs.
+"""The code of a registered model, which MLflow copies beside the weights, and runs to load them.
 
-Nothing is pickled.
+Nothing is pickled. The model takes an image, uint8 [H, W, 3] in RGB, [H, W, 4] or [H, W], or the
+path of an image file, or a list of these:
 
     model = mlflow.pyfunc.load_model("models:/STUDY/latest")
-    model.predict(image)                                         # uint8 [H, W, 3], RGB; grey and
-                                                                 RGBA will do
-    model.predict("slide.tif")                                   # or the path of an image file
-    model.predict([image, "slide.tif"], {"image_id": 7})         # or a list of both: image ids 7
-                                                                 and 8
+    model.predict(image)
+    model.predict("slide.tif")
+    model.predict([image, "slide.tif"], {"image_id": 7})         # image ids 7 and 8
 
 The file imports `core` and no more of this project, which must be installed where the model is
 loaded. The network goes to the first GPU that torch sees, or else stays on the CPU.
@@ -50,12 +49,12 @@ class RegisteredModel(PythonModel):
     def predict(  # type: ignore[override]  # MLflow calls it with or without a context, as it is written
         self, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> list[CocoResult]:
-        """The results of all images, each image's with the best score first.
+        """The COCO results of all images, in the order of images, best score of an image first.
 
-        model_input   an image, uint8 [H, W, 3], RGB, or the path of an image file, or a list of
-                      these
-        params        image_id: the id of the first image, 1 if it is left out; further images count
-                      on from it
+        model_input   an image, uint8 [H, W], [H, W, 3] or [H, W, 4], or the path of an image file,
+                      or a list of these
+        params        image_id: the id of the first image, 1 if it is left out; further images get
+                      the ids that follow
 
         Raises DataError, one sentence, for anything else.
         """
@@ -76,13 +75,14 @@ class RegisteredModel(PythonModel):
 
 
 def _images(given: object) -> Sequence[tuple[str, object]]:
-    """Each image, with the name by which a message calls it before it."""
+    """Each image after the words by which messages name it."""
     if isinstance(given, list | tuple):
         return [(f"image {number} of {len(given)}", image) for number, image in enumerate(given, 1)]
     return [("the image", given)]
 
 
 def _pixels(image: object, place: str) -> NDArray[np.uint8]:
+    """The pixels of an array or image file, uint8 [H, W, 3]. Raises DataError."""
     if isinstance(image, str | Path):
         return read_rgb(Path(image))
     if not isinstance(image, np.ndarray):

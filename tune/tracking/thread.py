@@ -9,13 +9,13 @@ from tune.ledger.records import TrialRecord
 from tune.tracking.tracker import TrackedStudy, Tracker, TrialsView, Trouble, trouble
 
 RETRY_SECONDS, LASTING_RETRY_SECONDS = 5.0, 30.0
-"""Seconds of pause after the tracker did not answer, and after it refused for a reason that lasts
-until the user acts."""
+"""Seconds before the next attempt, after a passing refusal and after one that lasts until the user
+acts (see `Trouble.lasting`)."""
 
 PAUSE_SECONDS = 1.0
-"""Seconds of pause after records were written, so that more come together: many cost little more
-than one, and since Python runs one thread at a time, each call of a tracker delays the search a
-little."""
+"""Seconds of pause after records were written, in which more records gather. Writing many costs
+little more than writing one, and each call delays the search, since Python runs one thread at a
+time."""
 
 _logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _logger = logging.getLogger(__name__)
 class TrackingThread:
     """A thread that shows the trials of a phase as their records come.
 
-    It keeps the records that the tracker does not take until it does.
+    It keeps a record until the tracker has taken it.
 
     folder_of   returns a trial's folder, given its number
     """
@@ -41,7 +41,7 @@ class TrackingThread:
         self._hurry = threading.Event()
         self._stopped = threading.Event()
         self.trouble: Trouble | None = None
-        """The last reason why a record is unwritten; None if all are written."""
+        """The last reason why a record was refused; None if the last attempt wrote all records."""
         self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
         self._thread.start()
 
@@ -52,13 +52,18 @@ class TrackingThread:
             self._changed.notify()
 
     def new_names(self) -> Mapping[int, str]:
-        """The tracker's name of each trial that was shown since the last call."""
+        """The tracker's name of each trial that was shown since the last call, by its number."""
         with self._changed:
             names, self._names = self._names, {}
         return names
 
     def close(self, ended: bool, seconds: float = 60.0) -> Sequence[int]:
-        """Write what is left, waiting at most `seconds`; returns the trials that are not whole."""
+        """Write what is left, waiting at most `seconds`, and end the thread.
+
+        Returns the numbers of the trials of which a record is still unwritten.
+
+        ended   whether the whole study has ended (see `TrialsView.close`)
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -92,7 +97,7 @@ class TrackingThread:
                 self._hurry.wait(LASTING_RETRY_SECONDS if self.trouble.lasting else RETRY_SECONDS)
 
     def _try_to_open(self) -> Trouble | None:
-        """Open the view if it is not open; returns the trouble, or None."""
+        """Open the view if it is not open; returns what went wrong, or None."""
         try:
             self._view = self._view or self._tracker.trials(self._study, self._phase)
         except Exception as error:  # noqa: BLE001  # whatever a tracker raises: the search goes on
@@ -100,9 +105,9 @@ class TrackingThread:
         return None
 
     def _try_to_write(self, batch: Sequence[TrialRecord]) -> Trouble | None:
-        """Write records; a record that is refused delays no other. Returns the trouble, or None.
+        """Write records; a refused record delays no other. Returns what went wrong, or None.
 
-        After a trouble that lasts the view is opened anew: what it knows may be gone by then.
+        After a lasting refusal the view is opened anew: the runs it knows may be gone by then.
         """
         view, met = self._view, None
         assert view is not None

@@ -1,4 +1,4 @@
-"""Trackers, which show studies to people, as MLflow does in a browser, and their table.
+"""The protocol of a tracker, which shows studies to people as MLflow does, and their table.
 
 A tracker is a view of the ledger. It is written from the ledger's records alone, and writing a
 record again changes nothing, so a view that missed records is completed by writing them again. A
@@ -42,14 +42,14 @@ class TrackedStudy:
 class Retraining:
     """A trial that was trained again, and the folder that holds its model.
 
-    folder     holds a model (see `core.prediction.trained_model`) and metrics.json, and where there
-               are any submission.zip and overlays/
+    folder     holds a model (see `core.prediction.trained_model`) and metrics.json, and perhaps
+               submission.zip and overlays/
     on         train (the trial's own split), all (every annotated image) or together (nothing was
                trained: the models of its confirmation predict together)
     key        name of the training; the same key and the same config.yaml mean the same retraining
-    settings   every setting of the model, flat names
+    settings   every setting of the model, by flat names such as `optim.learning_rate`
     epochs     the report of each epoch (`EpochReport.to_json`), epoch 1 first
-    metrics    the numbers of the model that was kept, and the `epoch` that they are of
+    metrics    the scores of the model that was kept, by name, and its `epoch`
     """
 
     folder: Path
@@ -62,11 +62,11 @@ class Retraining:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a tracker did not take something.
+    """The reason why a tracker did not take something, and the way out.
 
     reason    the tracker's answer, one line without secrets
     way_out   what the user can do, as an order
-    lasting   whether the tracker refuses until the user does that
+    lasting   whether the tracker refuses until the user has done that
     """
 
     reason: str
@@ -74,7 +74,7 @@ class Trouble:
     lasting: bool = False
 
     def __str__(self) -> str:
-        """Reason and way out, as they follow the words of what the tracker does not show."""
+        """`(REASON): WAY OUT`, to follow words such as "MLflow does not show the report"."""
         return f"({self.reason}): {self.way_out}"
 
 
@@ -89,22 +89,21 @@ class TrialsView(Protocol):
         ...
 
     def shown(self, record: TrialRecord) -> str | None:  # noqa: ARG002  # a default
-        """The name of a trial that was shown to its end before; else None.
-
-        Such a trial need not be written.
+        """The tracker's name of a trial that needs no writing, because it is shown to its end; else
+        None.
         """
         return None
 
     def close(self, ended: bool) -> None:
-        """End the view of the phase. `ended` says whether the whole study has ended."""
+        """Close the view. `ended` says whether the whole study has ended."""
         ...
 
 
 class Tracker(Protocol):
     """A place that shows studies. Its methods may raise any exception, which `trouble_of` explains.
 
-    It is made from its address (`--tracking-uri`, or None for its default) and the folder of all
-    studies, without asking the place whether it answers.
+    It is constructed from its address (`--tracking-uri`, or None for its default) and the folder of
+    all studies. The constructor connects to nothing.
     """
 
     @property
@@ -119,7 +118,7 @@ class Tracker(Protocol):
 
     @property
     def how_to_open(self) -> str:
-        """How to see the studies: a command, or an address, without secrets."""
+        """An order that opens the studies: a command, or an address, without secrets."""
         ...
 
     def trials(self, study: TrackedStudy, phase: str) -> TrialsView:
@@ -127,7 +126,7 @@ class Tracker(Protocol):
         ...
 
     def show_report(self, study: TrackedStudy, folder: Path) -> str:
-        """Show a report, index.html and the files beside it in `folder`; returns its address."""
+        """Show the report in `folder`, index.html and the files beside it; returns its address."""
         ...
 
     def show_retraining(
@@ -137,7 +136,7 @@ class Tracker(Protocol):
         ...
 
     def trouble_of(self, error: Exception) -> Trouble:
-        """The meaning of an error that another method raised."""
+        """What an error means that another method raised."""
         return Trouble(first_line(error))
 
 
@@ -159,7 +158,7 @@ def tracker_at(uri: str | None, results: Path) -> Tracker:
 
 
 def trouble(tracker: Tracker, error: Exception) -> Trouble:
-    """The meaning of a tracker's error, also where the tracker fails to say it."""
+    """What a tracker's error means, also where the tracker's own `trouble_of` fails."""
     try:
         meant = tracker.trouble_of(error)
     except Exception as other:  # noqa: BLE001  # whatever a tracker raises

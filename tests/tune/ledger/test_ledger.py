@@ -825,7 +825,7 @@ def test_a_ledger_with_a_damaged_table_is_one_sentence_for_whoever_reads_it(
         except StorageError as error:
             said.append(str(error))
     assert len(said) >= 2
-    assert all(f"malformed); bring {path} back from a copy of it, then run" in one for one in said)
+    assert all(f"malformed); restore {path} from a backup, then run" in one for one in said)
 
 
 def without_tables(path: Path, tables: list[str]) -> None:
