@@ -22,7 +22,7 @@ from benchmarks.trial import SMALL
 from core.config import TrialConfig, Value
 from core.data import synthetic
 from core.network.detector import Detector
-from core.prediction.choice import evaluate
+from core.prediction.choice import evaluate_candidates
 from core.prediction.trained_model import TrainedModel
 from core.training.average import WeightAverage
 from core.training.trial import Trial
@@ -54,7 +54,7 @@ Curves = Mapping[str, Sequence[float]]
 def curves(seed: int, epochs: int) -> Curves:
     """The curves of one training."""
     settings = {**SETTINGS, "seed": seed, "data.split_seed": seed, "optim.epochs": epochs}
-    data = synthetic.make(IMAGES, SIDE, seed)
+    data = synthetic.make_cells(IMAGES, SIDE, seed)
     trial = Trial(TrialConfig.from_settings(settings), data, device="cpu", threads=1)
     steps = trial.optim.schedule.steps_per_epoch
     averages = {
@@ -85,7 +85,7 @@ def _ap50(trial: Trial, model: Detector) -> float:
     """AP50 of another model on the trial's validation images."""
     trained = TrainedModel(trial.config, trial.data.classes, model, None)
     samples = [trial.data.samples[index] for index in trial.split.validation]
-    (found,) = evaluate(trained, samples, [trial.config.predict], keep=False)
+    (found,) = evaluate_candidates(trained, samples, [trial.config.predict], keep=False)
     return found.ap50
 
 

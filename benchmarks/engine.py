@@ -256,7 +256,7 @@ def ours(trials: int, filled: Path | None = None, tracked: bool = True) -> Overh
     tracked   whether MLflow is written; trials that were in the ledger are then brought to it
               before
     """
-    data = datasets.load("synthetic")
+    data = datasets.load_data("synthetic")
     with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
         times, options = Path(temporary) / "times", Options(Path(temporary))
         times.mkdir()

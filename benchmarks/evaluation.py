@@ -71,7 +71,7 @@ def lines(short: bool) -> Iterator[Line]:
     begin = time.perf_counter()
     found = []
     for probs_N28, boxes_N4, labels_N, scores_N in raw:
-        crops = masks.paste(probs_N28, boxes_N4, SIDE, SIDE)
+        crops = masks.paste_masks(probs_N28, boxes_N4, SIDE, SIDE)
         keep = np.array([crop.area > 0 for crop in crops])
         kept = tuple(crop for crop, kept in zip(crops, keep, strict=True) if kept)
         found.append(Detections(boxes_N4.numpy()[keep], labels_N[keep], scores_N[keep], kept))

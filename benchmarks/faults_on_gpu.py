@@ -202,7 +202,7 @@ def measure(trials: int, together: int, machine: Machine, faulty: Faulty, result
         "benchmark",
     )
     plan = StudyPlan(
-        request, Options(results), datasets.load("synthetic"), {}, machine,
+        request, Options(results), datasets.load_data("synthetic"), {}, machine,
         machine.share(1, 1 / together, None),
     )  # fmt: skip
     begin = time.monotonic()

@@ -48,7 +48,7 @@ from core import data as datasets
 from core.config import PredictConfig, TrialConfig
 from core.data import synthetic
 from core.data.dataset import Dataset
-from core.device import resolve
+from core.device import resolve_device
 from core.labels import label_maps as masks
 from core.network import weights as pretrained
 from core.network.build import build_detector
@@ -83,9 +83,9 @@ def settings_of(weights: str, short: bool) -> dict[str, Any]:
 def data_of(where: str, short: bool) -> Dataset:
     """The data set of all sides."""
     if where != "synthetic":
-        return datasets.load(where)
+        return datasets.load_data(where)
     if short:
-        return synthetic.make(images=6, side=64)
+        return synthetic.make_cells(images=6, side=64)
     return step_parts.dataset(CROPS, CELLS, CROP_SIDE)
 
 
@@ -346,7 +346,7 @@ def run_apart(
 
 def run_part(name: str, parsed: argparse.Namespace) -> dict[str, Any]:
     """The figures of a part, in this process."""
-    device = resolve(parsed.device)
+    device = resolve_device(parsed.device)
     if name in ("packed", "turns"):
         if name == "turns" and device.type == "cpu":
             return {"left_out": "on processors there is no service to do without"}
@@ -414,7 +414,7 @@ def compare(
     patience = 4 if parsed.short else 1  # a tiny comparison is tried on any machine, however busy
     until = clock() + patience * LIMIT_SECONDS
     at_once = 0
-    content: dict[str, Any] = {"machine": machine(resolve(parsed.device)), "parts": {}}
+    content: dict[str, Any] = {"machine": machine(resolve_device(parsed.device)), "parts": {}}
     print(json.dumps(content["machine"]), flush=True)
     for place, name in enumerate(parsed.only):
         begin = clock()

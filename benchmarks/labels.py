@@ -175,7 +175,7 @@ def _augmentation(times: int) -> Line:
     sample = image_of_cells(300, 512, 512)
     flags = ("horizontal_flip", "color_jitter", "affine", "elastic", "blur_or_noise")
     everything = AugmentConfig(**dict.fromkeys(flags, True), **{f"{name}_p": 1.0 for name in flags})
-    change = augment.build(everything)
+    change = augment.build_augmenter(everything)
     assert change is not None
     numbers_N = np.arange(1, 301, dtype=np.uint16)
     full_NHW = (sample.label_maps[0] == numbers_N[:, None, None]).astype(np.uint16)
@@ -200,7 +200,7 @@ def _each_augmentation(times: int) -> Iterator[Line]:
 
     def call(name: str) -> Callable[[], Any]:
         config = AugmentConfig(**{name: True, f"{name}_p": 1.0})
-        mixer, change = augment.build_mixer(config, samples), augment.build(config)
+        mixer, change = augment.build_mixer(config, samples), augment.build_augmenter(config)
         numbers = itertools.count()
 
         def change_one() -> Any:
@@ -231,7 +231,7 @@ def _pasting(times: int) -> Line:
     )
     probs_N28 = torch.from_numpy(np.random.default_rng(0).random((300, 28, 28)).astype(np.float32))
     ours, theirs, found, wanted = taking_turns(
-        lambda: masks.paste(probs_N28, boxes_N4, 512, 512),
+        lambda: masks.paste_masks(probs_N28, boxes_N4, 512, 512),
         lambda: paste_masks_in_image(probs_N28[:, None], boxes_N4, (512, 512))[:, 0] > 0.5,
         times,
     )

@@ -108,7 +108,7 @@ def _kept_activations() -> Iterator[Line]:
 
 def _loader() -> Line:
     """Images that one process prepares, with the five augmentations of the first version."""
-    data = synthetic.make(images=12, side=512)
+    data = synthetic.make_cells(images=12, side=512)
     flags = ("horizontal_flip", "color_jitter", "affine", "elastic", "blur_or_noise")
     settings = {f"augment.{name}": True for name in flags}
     batches = TrainingBatches(data, tuple(range(12)), TrialConfig.from_settings(settings))
@@ -134,7 +134,7 @@ def precision(weights: str) -> Iterator[Line]:
               from scratch
     """
     torch.set_num_threads(1)
-    data = synthetic.make()
+    data = synthetic.make_cells()
     found: dict[str, list[float]] = {"bf16": [], "fp32": []}
     for seed in range(3):
         for kind, scores in found.items():

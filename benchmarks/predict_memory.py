@@ -143,7 +143,7 @@ def untrained(tile: int) -> TrainedModel:
 
 
 def _pasted(probs_N28: torch.Tensor, boxes_N4: torch.Tensor) -> Detections:
-    crops = masks.paste(probs_N28, boxes_N4, HEIGHT, WIDTH)
+    crops = masks.paste_masks(probs_N28, boxes_N4, HEIGHT, WIDTH)
     count = len(crops)
     scores_N = np.linspace(1, 0.1, count, dtype=np.float32)
     return Detections(boxes_N4.numpy(), np.arange(count) % len(CLASSES) + 1, scores_N, tuple(crops))

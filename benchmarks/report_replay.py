@@ -123,7 +123,7 @@ def run(results: Path, console: Console) -> StudyPlan:
     plan = StudyPlan(
         from_document(STUDY, "report_replay"),
         Options(results),
-        datasets.load("synthetic"),
+        datasets.load_data("synthetic"),
         {},
         Machine((Node(2, 0),)),
         TrialResources(1, 0.0, 2),

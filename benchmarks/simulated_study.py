@@ -124,7 +124,7 @@ def build(
     ledger = open_ledger(plan.storage, plan.request)
     facts = study_facts(plan.request, plan.data)
     ledger.remember(facts)
-    study.describe(plan)
+    study.write_study_json(plan)
     _run(ledger, plan.folder.trial, quality, fate)
     plan.folder.trials_csv.write_text(trials_csv(ledger.records, plan.request.searched))
     _confirm(plan, ledger, facts, quality)
@@ -132,7 +132,7 @@ def build(
 
 
 def _confirm(plan: StudyPlan, ledger: Ledger, facts: Mapping[str, Any], quality: Quality) -> None:
-    points = confirmation.points(ledger.records, plan.request, plan.repeats)
+    points = confirmation.confirming_points(ledger.records, plan.request, plan.repeats)
     if not points:
         return
     confirming = open_ledger(plan.storage, confirmation.confirming_request(plan.request), points)

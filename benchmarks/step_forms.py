@@ -57,13 +57,13 @@ def trained(seed: int, fixed: bool, settings: Mapping[str, Any] = SETTINGS) -> f
     torch.set_num_threads(1)
     config = TrialConfig.from_settings({**settings, "seed": seed})
     side = config.model.image_min_side
-    trial = Trial(config, synthetic.make(TRAIN, side, seed), validate=False, device="cpu")
+    trial = Trial(config, synthetic.make_cells(TRAIN, side, seed), validate=False, device="cpu")
     assert isinstance(trial.model, MaskRCNN)
     trial.model.fixed = fixed
     for _ in range(config.optim.epochs):
         trial.run_epoch()
     trial.model.eval()
-    held_out = synthetic.make(HELD_OUT, side, 1_000_000)
+    held_out = synthetic.make_cells(HELD_OUT, side, 1_000_000)
     classes = len(held_out.classes)
 
     def matched(sample: Sample, seen: Seen) -> Any:

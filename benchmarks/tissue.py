@@ -46,7 +46,7 @@ from rich.console import Console
 from core.command import command_line
 from core.config import AUTO, SETTINGS, Value
 from core.console import say
-from core.data import load, synthetic
+from core.data import load_data, synthetic
 from core.data.dataset import Dataset
 from core.errors import BadRequest
 from core.files import write_atomically
@@ -250,7 +250,7 @@ def data_of(where: Path, out: Path, short: bool) -> Path:
                 )
         if short:
             few = Path(folder) / "few"
-            synthetic.write_hw3(quarters(load(str(whole))), few)
+            synthetic.write_hw3(quarters(load_data(str(whole))), few)
             whole = few
         whole.rename(target)
     return target

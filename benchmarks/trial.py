@@ -48,7 +48,7 @@ def main() -> None:
     config = TrialConfig.from_settings(settings, "--set")
     trial = Trial(
         config,
-        datasets.load(parsed.data),
+        datasets.load_data(parsed.data),
         threads=parsed.threads,
         loader_workers=parsed.loader_workers,
     )

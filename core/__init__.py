@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from core.config import TrialConfig
-    from core.data import load as load_data
+    from core.data import load_data
     from core.training.trial import Trial
 
 __all__ = ["Trial", "TrialConfig", "load_data"]
@@ -17,7 +17,7 @@ __all__ = ["Trial", "TrialConfig", "load_data"]
 _PLACES = {
     "Trial": "core.training.trial:Trial",
     "TrialConfig": "core.config:TrialConfig",
-    "load_data": "core.data:load",
+    "load_data": "core.data:load_data",
 }
 
 

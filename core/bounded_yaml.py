@@ -15,7 +15,7 @@ MAX_CHARACTERS = 10_000
 digits."""
 
 
-def load(text: str) -> object:
+def load_yaml(text: str) -> object:
     """The content of a document.
 
     Raises yaml.YAMLError, and ValueError, TypeError or AttributeError for odd values.

@@ -59,14 +59,14 @@ NEEDS: Mapping[str, tuple[Need, ...]] = _needs()
 """Settings that have an effect only where others are on, each with all that it needs."""
 
 
-def unmet(name: str, settings: Mapping[str, Value]) -> Need | None:
+def unmet_need(name: str, settings: Mapping[str, Value]) -> Need | None:
     """The first need of a setting that settings with flat names do not meet; None if the setting
     has an effect.
     """
     return next((need for need in NEEDS.get(name, ()) if not need.is_met(settings)), None)
 
 
-def effective(settings: Mapping[str, Value]) -> dict[str, Value]:
+def effective_settings(settings: Mapping[str, Value]) -> dict[str, Value]:
     """The settings that have an effect, in a form that is equal for two configurations exactly
     if they train alike.
 
@@ -91,10 +91,10 @@ def effective(settings: Mapping[str, Value]) -> dict[str, Value]:
             without.append("predict.merge")
     having |= {name: SETTINGS[name] for name in without}
     having |= {
-        name: False for name in NEEDS if isinstance(having[name], bool) and unmet(name, having)
+        name: False for name in NEEDS if isinstance(having[name], bool) and unmet_need(name, having)
     }
     return {
         name: value
         for name, value in having.items()
-        if isinstance(value, bool) or unmet(name, having) is None
+        if isinstance(value, bool) or unmet_need(name, having) is None
     }

@@ -16,7 +16,7 @@ CONTEXT_BYTES = 2**29
 _LIBRARIES_MISSING = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
-def resolve(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """The device of a name: auto (the first GPU that torch sees, or else the CPU), cpu, cuda or
     cuda:N.
 

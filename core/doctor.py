@@ -7,23 +7,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.config import DataConfig, TrialConfig
-from core.data import Dataset, Inspection, Problem, inspect
+from core.data import Dataset, Inspection, Problem, inspect_data
 from core.data.dataset import by_cause, examples_of
 from core.data.measure import Measurement, measure
 from core.data.split import split
 from core.data.suspicion import shapes_of
 from core.errors import DataError
-from core.fitting import Circumstances, recommended, share
+from core.fitting import Circumstances, fitted_share, recommended
+from core.metric.ap50 import FEW_IMAGES
 from core.prediction.advice import advice
 from core.text import many, shown
 from core.values import as_setting
 
-MOST_CLASSES = 40
+MOST_LISTED_CLASSES = 40
 """Largest number of classes in the table."""
-MOST_CAUSES = 40
+MOST_LISTED_CAUSES = 40
 """Largest number of causes of problems that are listed."""
-FEW_IMAGES = 5
-"""Images under which a class is too rare for a score that says much."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Diagnosis:
 
 def diagnose(where: str, config: TrialConfig) -> Diagnosis:
     """Examine a data set as a search with these settings would read, split and score it."""
-    inspection = inspect(where, config.data)
+    inspection = inspect_data(where, config.data)
     problems = list(inspection.problems)
     lines: list[str] = []
     if inspection.dataset is not None:
@@ -72,14 +71,14 @@ def _content(dataset: Dataset, where: str, config: TrialConfig, signs: bool) -> 
     yield ""
 
     sizes = np.array([sample.size for sample in dataset.samples])
-    yield f"image height        {_range(sizes[:, 0])} pixels"
-    yield f"image width         {_range(sizes[:, 1])} pixels"
-    yield f"instances an image  {_range(counts_IC.sum(axis=1))}"
+    yield f"image height        {_range_in_words(sizes[:, 0])} pixels"
+    yield f"image width         {_range_in_words(sizes[:, 1])} pixels"
+    yield f"instances an image  {_range_in_words(counts_IC.sum(axis=1))}"
     shapes = [shapes_of(sample) for sample in dataset.samples]
     areas = np.concatenate([one.areas_N for one in shapes])
     if len(areas):
         x0, y0, x1, y1 = np.concatenate([one.boxes_N4 for one in shapes]).T
-        yield f"instance area       {_range(areas)} pixels"
+        yield f"instance area       {_range_in_words(areas)} pixels"
         thin = (areas > 1) & ((y1 - y0 == 1) | (x1 - x0 == 1))
         yield (
             f"                    {np.count_nonzero(areas == 1):,} of one pixel, "
@@ -114,15 +113,15 @@ def _recommended(data: Measurement, config: TrialConfig) -> Iterator[str]:
     for name, chosen in found.items():
         yield f"  {name} {as_setting(chosen.value)}: {chosen.why}"
     yield (
-        f"Instances that some anchor fits (IoU 0.5 or more): {share(data, better):.0%} with these"
-        f" values, {share(data, config):.0%} with the settings given"
+        f"Instances that some anchor fits (IoU 0.5 or more): {fitted_share(data, better):.0%} with"
+        f" these values, {fitted_share(data, config):.0%} with the settings given"
     )
 
 
 def _class_table(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str]:
-    """One line for each class; of more than MOST_CLASSES classes, those with the most instances."""
+    """One line for each class; of many, the MOST_LISTED_CLASSES with the most instances."""
     totals_C, images_C = counts_IC.sum(axis=0), np.count_nonzero(counts_IC, axis=0)
-    columns = np.sort(np.argsort(-totals_C, kind="stable")[:MOST_CLASSES]).tolist()
+    columns = np.sort(np.argsort(-totals_C, kind="stable")[:MOST_LISTED_CLASSES]).tolist()
     names = {column: shown(dataset.classes[column].name) for column in columns}
     width = max(len("class"), *(len(name) for name in names.values())) if names else len("class")
     yield f"{'class':{width}}  {'id':>5}  {'instances':>10}  {'share':>6}  {'images':>7}"
@@ -212,8 +211,8 @@ def _verdict(problems: list[Problem], inspection: Inspection) -> Iterator[str]:
     causes = by_cause(problems)
     kinds = f" of {many(len(causes), 'kind')}" if len(causes) < len(problems) else ""
     yield f"{many(len(problems), 'problem')}{kinds} to mend before a search:"
-    yield from (f"  {cause}" for cause in causes[:MOST_CAUSES])
-    if (more := len(causes) - MOST_CAUSES) > 0:
+    yield from (f"  {cause}" for cause in causes[:MOST_LISTED_CAUSES])
+    if (more := len(causes) - MOST_LISTED_CAUSES) > 0:
         yield f"  and problems of {many(more, 'other kind')}"
     if inspection.single:
         yield (
@@ -226,5 +225,5 @@ def _verdict(problems: list[Problem], inspection: Inspection) -> Iterator[str]:
         yield "The figures above leave out what could not be read."
 
 
-def _range(values: NDArray[np.int64]) -> str:
+def _range_in_words(values: NDArray[np.int64]) -> str:
     return f"{values.min():,} to {values.max():,}, median {np.median(values):,.0f}"

@@ -21,11 +21,12 @@ from core.config import AUTO, MOST_DETECTIONS, SETTINGS, Precision, TrialConfig,
 from core.data.dataset import Dataset
 from core.data.measure import Measurement, measure
 from core.network.anchors import ANCHOR_RATIOS, ANCHOR_SIDES, STRIDES, Anchors
-from core.network.resizing import MULTIPLE, Size, network_size
+from core.network.resizing import MULTIPLE, network_size
+from core.sample import Size
 
 FITS = 0.5
 """Least overlap (IoU) of an instance's box with an anchor that fits it."""
-PLACES = 7
+PLACES_PER_AXIS = 7
 """Number of places along an axis at which a box is held against the grid of anchors. It is odd, so
 that they are spread evenly over the cells of every level."""
 
@@ -39,14 +40,14 @@ shows a part of an image, and its tiles in prediction overlap: an image that is 
 as long as its tiles is predicted in four tiles in place of one."""
 ENLARGED = 2.0
 """Largest factor by which images are enlarged to bring the median cell beyond LEAST_CELL."""
-MOST_PIXELS = 1024 * 1024
+MOST_SEEN_PIXELS = 1024 * 1024
 """Largest number of pixels that the network should see of nearly all images or crops, about as many
 as torchvision's 800 x 1333: a bound of memory and time, since no GPU is known here."""
 NEARLY_ALL = 95
 """Percentage of the images that counts as nearly all."""
 SIDE_STEP, CROP_STEP = 8, 64
 """Sides of images and of crops are multiples of these, in pixels."""
-SCALES = (0.125, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
+ANCHOR_SCALES = (0.125, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 """Anchor scales among which one is chosen: each is about sqrt(2) times the one before."""
 AS_GOOD = 0.01
 """Difference of two shares of fitted instances that counts for nothing. The largest scale that is
@@ -72,7 +73,7 @@ Rule = Callable[[Measurement, TrialConfig], Chosen]
 resolved, or will be resolved by the same rules."""
 
 
-def share(data: Measurement, config: TrialConfig) -> float:
+def fitted_share(data: Measurement, config: TrialConfig) -> float:
     """The share of instances that some anchor fits, in 0..1; 0 where there are none.
 
     config   with resolved crop, sides and anchor scale
@@ -97,7 +98,7 @@ def _sides(config: TrialConfig) -> tuple[int, int, int]:
     return config.data.crop, model.image_min_side, model.image_max_side
 
 
-def fitted(
+def share_of_places(
     sides_K2: NDArray[np.float64], anchors: Sequence[NDArray[np.float64]]
 ) -> NDArray[np.float64]:
     """The share of places at which each box has an IoU of FITS with some anchor, float64 [K].
@@ -105,8 +106,8 @@ def fitted(
     sides_K2   height and width of each box, in pixels of the resized image
     anchors    x0 y0 x1 y1 of the anchors of one grid cell, centred at 0, [Z, 4] for each level
     """
-    starts_J = np.arange(PLACES, dtype=np.float64) * (STRIDES[-1] / PLACES)
-    fits_JJK = np.zeros((PLACES, PLACES, len(sides_K2)), np.bool_)
+    starts_J = np.arange(PLACES_PER_AXIS, dtype=np.float64) * (STRIDES[-1] / PLACES_PER_AXIS)
+    fits_JJK = np.zeros((PLACES_PER_AXIS, PLACES_PER_AXIS, len(sides_K2)), np.bool_)
     for of_cell_Z4, stride in zip(anchors, STRIDES, strict=True):
         for x0, y0, x1, y1 in of_cell_Z4.tolist():
             down_JK = _overlap(starts_J, sides_K2[:, 0], y0, y1, stride)
@@ -136,7 +137,7 @@ def _overlap(
     return overlap_JK.clip(min=0)
 
 
-def of_cell(scale: float) -> list[NDArray[np.float64]]:
+def anchors_of_cell(scale: float) -> list[NDArray[np.float64]]:
     """The network's anchors of one grid cell, centred at 0, [Z, 4] for each level."""
     anchors = Anchors([side * scale for side in ANCHOR_SIDES], ANCHOR_RATIOS)
     return [level.double().numpy() for level in anchors.of_cell]
@@ -147,29 +148,32 @@ def _shares(
     data: Measurement, crop: int, min_side: int, max_side: int, scales: tuple[float, ...]
 ) -> tuple[float, ...]:
     """The share of instances that some anchor fits, for each anchor scale."""
-    seen_K2 = _seen(data, crop, min_side, max_side)
+    seen_K2 = _cells_as_seen(data, crop, min_side, max_side)
     if not len(seen_K2):
         return (0.0,) * len(scales)
     sides_K2, count_K = np.unique(seen_K2, axis=0, return_counts=True)
     return tuple(
-        float(np.average(fitted(sides_K2, of_cell(scale)), weights=count_K)) for scale in scales
+        float(np.average(share_of_places(sides_K2, anchors_of_cell(scale)), weights=count_K))
+        for scale in scales
     )
 
 
-def _seen(data: Measurement, crop: int, min_side: int, max_side: int) -> NDArray[np.float64]:
+def _cells_as_seen(
+    data: Measurement, crop: int, min_side: int, max_side: int
+) -> NDArray[np.float64]:
     """Height and width of each cell in pixels of the image that the network sees, [K, 2]."""
     _, cells_K4 = data.arrays()
     sizes, numbers = np.unique(cells_K4[:, :2], axis=0, return_inverse=True)
     factors = []
     for height, width in sizes.tolist():
-        cut = _cut((height, width), crop)
+        cut = _crop_size((height, width), crop)
         seen = network_size(*cut, min_side, max_side)
         factors.append((seen[0] / cut[0], seen[1] / cut[1]))
     factors_K2: NDArray[np.float64] = np.array(factors).reshape(-1, 2)[numbers.ravel()]
     return cells_K4[:, 2:] * factors_K2
 
 
-def _cut(size: Size, crop: int) -> Size:
+def _crop_size(size: Size, crop: int) -> Size:
     """Height and width of what is cut out of an image of `size`: all of it without a crop."""
     return min(size[0], crop or size[0]), min(size[1], crop or size[1])
 
@@ -186,7 +190,7 @@ def _own_cell(data: Measurement) -> float:
 
 @functools.lru_cache(maxsize=4096)
 def _seen_cell(data: Measurement, crop: int, min_side: int, max_side: int) -> float:
-    return _median_cell(_seen(data, crop, min_side, max_side))
+    return _median_cell(_cells_as_seen(data, crop, min_side, max_side))
 
 
 _NO_LIMIT = 8192
@@ -196,18 +200,18 @@ _NO_LIMIT = 8192
 @functools.lru_cache(maxsize=256)
 def _shorter_side(data: Measurement, crop: int, max_side: int, cell: float) -> int:
     """The smallest side to which the shorter side of images can be brought so that the median cell
-    has `cell` pixels; the largest within MOST_PIXELS where that is smaller.
+    has `cell` pixels; the largest within MOST_SEEN_PIXELS where that is smaller.
 
     max_side   the limit of the longer side
     """
-    cuts = [_cut(size, crop) for size in data.images]
+    cuts = [_crop_size(size, crop) for size in data.images]
 
     def pixels(side: int) -> int:
         seen = [network_size(*cut, side, max_side) for cut in cuts]
         return int(np.percentile([height * width for height, width in seen], NEARLY_ALL))
 
     sides = range(MULTIPLE, max_side + 1, SIDE_STEP)
-    affordable = bisect.bisect_right(sides, MOST_PIXELS, key=pixels)
+    affordable = bisect.bisect_right(sides, MOST_SEEN_PIXELS, key=pixels)
     large = bisect.bisect_left(sides, cell, key=lambda side: _seen_cell(data, crop, side, max_side))
     return sides[max(min(large, affordable - 1), 0)]
 
@@ -230,7 +234,7 @@ def _crop_below(enough: float, data: Measurement, config: TrialConfig) -> Chosen
         return Chosen(
             0, f"whole images show the median cell of {own:.0f} pixels in {seen:.0f} pixels"
         )
-    longest = min(side if isinstance(side, int) else math.isqrt(MOST_PIXELS), limit)
+    longest = min(side if isinstance(side, int) else math.isqrt(MOST_SEEN_PIXELS), limit)
     found = int(longest * own / LEAST_CELL) // CROP_STEP * CROP_STEP
     found = min(max(found, CROP_STEP), _NO_LIMIT)
     return Chosen(
@@ -241,8 +245,8 @@ def _crop_below(enough: float, data: Measurement, config: TrialConfig) -> Chosen
 
 
 def _image_min_side(data: Measurement, config: TrialConfig) -> Chosen:
-    """The side at which the median cell has GOOD_CELL pixels, within MOST_PIXELS and ENLARGED, and
-    LEAST_CELL at least.
+    """The side at which the median cell has GOOD_CELL pixels, within MOST_SEEN_PIXELS and ENLARGED,
+    and LEAST_CELL at least.
     """
     own, limit = _own_cell(data), _limit(config)
     goal = max(min(GOOD_CELL, ENLARGED * own), LEAST_CELL)
@@ -257,7 +261,7 @@ def _image_min_side(data: Measurement, config: TrialConfig) -> Chosen:
 
 def _image_max_side(data: Measurement, config: TrialConfig) -> Chosen:
     """The longer side that nearly all images do not exceed where the shorter one has its length."""
-    cuts = [_cut(size, config.data.crop) for size in data.images]
+    cuts = [_crop_size(size, config.data.crop) for size in data.images]
     longer = np.percentile([max(cut) / min(cut) for cut in cuts], NEARLY_ALL)
     least = config.model.image_min_side
     side = min(math.ceil(least * longer / SIDE_STEP) * SIDE_STEP, _NO_LIMIT)
@@ -267,16 +271,18 @@ def _image_max_side(data: Measurement, config: TrialConfig) -> Chosen:
 
 
 def _anchor_scale(data: Measurement, config: TrialConfig) -> Chosen:
-    """The largest of SCALES at which the share of instances that some anchor fits is highest, to
-    within AS_GOOD; 1 where it is no more than AS_GOOD at any, as for fibres.
+    """The largest of ANCHOR_SCALES at which the share of instances that some anchor fits is
+    highest, to within AS_GOOD; 1 where it is no more than AS_GOOD at any, as for fibres.
     """
-    shares = _shares(data, *_sides(config), SCALES)
+    shares = _shares(data, *_sides(config), ANCHOR_SCALES)
     if max(shares) <= AS_GOOD:
         return Chosen(1.0, f"some anchor fits {max(shares):.0%} of the instances at most")
     best = max(
-        scale for scale, one in zip(SCALES, shares, strict=True) if one >= max(shares) - AS_GOOD
+        scale
+        for scale, one in zip(ANCHOR_SCALES, shares, strict=True)
+        if one >= max(shares) - AS_GOOD
     )
-    here, plain = shares[SCALES.index(best)], shares[SCALES.index(1.0)]
+    here, plain = shares[ANCHOR_SCALES.index(best)], shares[ANCHOR_SCALES.index(1.0)]
     than = "" if best == 1.0 else f", and {plain:.0%} at 1"
     return Chosen(best, f"some anchor then fits {here:.0%} of the instances{than}")
 
@@ -330,13 +336,13 @@ _FIRST_RULES: Mapping[str, Rule] = {
     "predict.max_detections": _max_detections,
 }
 
-RULES: Mapping[int, Mapping[str, Rule]] = {
+FITTING_RULES: Mapping[int, Mapping[str, Rule]] = {
     1: _FIRST_RULES,
     2: {**_FIRST_RULES, "data.crop": functools.partial(_crop_below, LEAST_CELL / CROPS_PAY)},
 }
 """The rules by which settings are read off data, by version. A version that studies began with is
 never changed, or they would go on with other settings: a change is another version."""
-NEWEST = max(RULES)
+NEWEST_RULES = max(FITTING_RULES)
 """The rules of a study that begins."""
 
 
@@ -355,7 +361,7 @@ class Circumstances:
 
     precision: Precision | None = None
     data: Measurement | None = None
-    rules: int = field(default_factory=lambda: NEWEST)
+    rules: int = field(default_factory=lambda: NEWEST_RULES)
 
     def __call__(self, name: str, config: TrialConfig) -> Value | None:
         """The value of a setting that is `auto`; None where it is not known."""
@@ -368,14 +374,14 @@ class Circumstances:
         assert self.data is not None
         if not self.data.cells:
             return Chosen(_without_cells(name, config), "there is no instance to measure")
-        return RULES[self.rules][name](self.data, config)
+        return FITTING_RULES[self.rules][name](self.data, config)
 
     def explained(self, config: TrialConfig) -> Iterator[tuple[str, Chosen]]:
         """Every setting of a configuration that is `auto` and read off the data, with its value
         and why.
         """
         for name in config.open if self.data else ():
-            if name in RULES[self.rules]:
+            if name in FITTING_RULES[self.rules]:
                 found = self.chosen(name, config)
                 config = config.changed({name: found.value})
                 yield name, found
@@ -392,7 +398,7 @@ class Circumstances:
         return cls(precision, Measurement.from_json(content["data"]), int(content["rules"]))
 
 
-READ_OFF_DATA = frozenset(RULES[NEWEST])
+READ_OFF_DATA = frozenset(FITTING_RULES[NEWEST_RULES])
 """The settings whose `auto` is read off the data."""
 SIZES = ("data.crop", "model.image_min_side", "model.image_max_side", "model.anchor_scale")
 """The settings that decide which instances some anchor fits."""

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self, TypeVar
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 AHEAD = 2
 """Number of tasks for each helper that may wait, run, or have a result that nobody has taken: it
@@ -39,7 +39,7 @@ class Helpers:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def in_order(self, tasks: Iterable[Callable[[], Result]]) -> Iterator[Result]:
+    def in_order(self, tasks: Iterable[Callable[[], _Result]]) -> Iterator[_Result]:
         """The results of tasks, in the order of the tasks.
 
         The tasks are taken one by one in the caller's thread while earlier ones run, no further
@@ -50,7 +50,7 @@ class Helpers:
             for task in tasks:
                 yield task()
             return
-        ahead: deque[Future[Result]] = deque()
+        ahead: deque[Future[_Result]] = deque()
         for task in tasks:
             ahead.append(self._pool.submit(task))
             while ahead and (len(ahead) >= self._most or ahead[0].done()):

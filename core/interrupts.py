@@ -40,7 +40,7 @@ def interrupted() -> bool:
     return _interrupted
 
 
-def note() -> None:
+def note_interrupt() -> None:
     """Record a Ctrl-C that a library handles without KeyboardInterrupt, for `interrupted`."""
     global _interrupted
     _interrupted = True
@@ -56,7 +56,7 @@ def _as_ctrl_c(_: int, frame: FrameType | None) -> None:
     if _terminated:
         return
     _terminated = True
-    note()
+    note_interrupt()
     answer = signal.getsignal(signal.SIGINT)
     if not callable(answer):  # a shell that starts a program in the background has it ignore Ctrl-C
         raise KeyboardInterrupt

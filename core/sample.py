@@ -44,6 +44,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+Image = NDArray[np.uint8]
+"""Pixels [H, W, 3], RGB."""
+LabelMaps = NDArray[np.uint16]
+"""The label maps of one image, [L, H, W]."""
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
 MAX_INSTANCES = np.iinfo(np.uint16).max
 """Largest number of instances of an image, 65,535: a label map counts them in 16 bits."""
 

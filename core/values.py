@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-NOTHING = "\N{EN DASH}"
+NO_VALUE = "\N{EN DASH}"
 """The text where there is no value."""
 
 
@@ -20,7 +20,7 @@ def as_settings(settings: Mapping[str, bool | int | float | str]) -> str:
 
 def as_ap50(score: float | None) -> str:
     """An AP50 with four digits after the point, as in the reference report."""
-    return NOTHING if score is None else f"{score:.4f}"
+    return NO_VALUE if score is None else f"{score:.4f}"
 
 
 def as_duration(seconds: float) -> str:

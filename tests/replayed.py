@@ -61,7 +61,7 @@ def plan_of(results: Path, gpus: int = 0, share: float = 0.0, **changes: Any) ->
     return StudyPlan(
         from_document({**SPACE, **changes}, "test"),
         Options(provide(results)),
-        datasets.load("synthetic"),
+        datasets.load_data("synthetic"),
         {},
         Machine((Node(2, gpus),)),
         TrialResources(1, share, 2),

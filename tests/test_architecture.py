@@ -196,7 +196,7 @@ config = TrialConfig.from_settings({
     "model.proposals_train": 32, "model.proposals_test": 32, "model.box_samples": 16,
     "optim.epochs": 1, "data.validation_fraction": 0.5, "predict.max_detections": 4,
 })
-trial = Trial(config, synthetic.make(images=4, side=64), device="cpu", threads=1)
+trial = Trial(config, synthetic.make_cells(images=4, side=64), device="cpu", threads=1)
 report = trial.run_epoch()
 trial.save(Path(sys.argv[1]))
 assert Trial(config, trial.data, device="cpu").load(Path(sys.argv[1]))

@@ -22,7 +22,7 @@ def test_averages_kept_beside_a_training_are_those_of_a_training_that_keeps_one(
             **averaged_weights.SETTINGS, "seed": 3, "data.split_seed": 3, "optim.epochs": 2,
             "optim.ema": half_life,
         }  # fmt: skip
-        data = synthetic.make(8, averaged_weights.SIDE, 3)
+        data = synthetic.make_cells(8, averaged_weights.SIDE, 3)
         trial = Trial(TrialConfig.from_settings(settings), data, device="cpu", threads=1)
         trial.run_epoch()
         assert found[name] == [trial.run_epoch().ap50]

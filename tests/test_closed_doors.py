@@ -127,7 +127,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[Listen
     behalf meanwhile.
     """
     folder = tmp_path_factory.mktemp("searched")
-    synthetic.write_hw3(synthetic.make(images=5, side=64), folder / "cells")
+    synthetic.write_hw3(synthetic.make_cells(images=5, side=64), folder / "cells")
     (folder / "tiny.yaml").write_text(SPACE)
     with (folder / "output.txt").open("w") as output:
         # RAY_ADDRESS names a cluster that a local search must neither look for nor mind.

@@ -30,10 +30,10 @@ from PIL import Image
 
 from core import check
 from core.config import SETTINGS, DataConfig, TrialConfig
-from core.data import inspect, list_images, load, synthetic
+from core.data import inspect_data, list_images, load_data, synthetic
 from core.data.dataset import Category
 from core.errors import CellTuneError
-from core.metric.ap50 import MatchTable, ap50, balanced_score, match
+from core.metric.ap50 import MatchTable, ap50, balanced_score, match_images
 from core.network.build import build_detector
 from core.prediction import trained_model
 from core.prediction.trained_model import TrainedModel
@@ -44,7 +44,7 @@ from tune.ledger.ledger import open_ledger
 from tune.request import file as space_file
 from tune.retrain import plan as retrain_plan
 from tune.search import main as search
-from tune.study.conductor import describe
+from tune.study.conductor import write_study_json
 from tune.study.options import Options
 from tune.study.plan import plan_study
 from tune.study.reading import read_study
@@ -252,17 +252,17 @@ def read_all(files: dict[str, bytes]) -> None:
             with contextlib.suppress(OSError, ValueError):
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
                 (folder / path).write_bytes(content)
-        inspection = inspect(name)
+        inspection = inspect_data(name)
         assert inspection.dataset is not None or inspection.problems
         lenient = DataConfig(skip_bad=True, allow_suspicious=True, split_components=True)
-        assert len(inspect(name, lenient).problems) <= len(inspection.problems)
+        assert len(inspect_data(name, lenient).problems) <= len(inspection.problems)
         check.main([name])
         problem: CellTuneError | None = None
         try:
             list_images(name)
         except CellTuneError as error:
             problem = error
-        load(name)
+        load_data(name)
         if problem is not None:
             raise problem
 
@@ -303,7 +303,9 @@ def renamed(path: str, data: st.DataObject) -> str:
 @budgets(200, 3000)
 def test_hw3_folders(inputs: int, tmp_path: Path) -> None:
     synthetic.write_hw3(
-        synthetic.make(images=2, side=32), tmp_path, test=synthetic.make(images=1, side=16).samples
+        synthetic.make_cells(images=2, side=32),
+        tmp_path,
+        test=synthetic.make_cells(images=1, side=16).samples,
     )
     whole = files_in(tmp_path)
     listing = "test_image_name_to_ids.json"
@@ -409,7 +411,7 @@ def test_coco_folders(inputs: int) -> None:
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a study whose two trials have ended."""
     monkeypatch.chdir(tmp_path)
-    synthetic.write_hw3(synthetic.make(images=4, side=32), tmp_path / "cells")
+    synthetic.write_hw3(synthetic.make_cells(images=4, side=32), tmp_path / "cells")
     document = {
         "study": "fuzzed",
         "data": "cells",
@@ -424,7 +426,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ledger = open_ledger(plan.storage, plan.request)
     while (record := ledger.next()) is not None:
         ledger.report(record.id, [{"epoch": 1, "ap50": 0.5, "seconds": 1.0}])
-    describe(plan)
+    write_study_json(plan)
     return plan.folder.path
 
 
@@ -466,7 +468,7 @@ def test_descriptions_of_studies(inputs: int, study: Path) -> None:
 @budgets(200, 1200)
 def test_checkpoints(inputs: int, tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
-    checkpoint.save(
+    checkpoint.save_checkpoint(
         path,
         {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)},
         {"epoch": 3},
@@ -482,7 +484,7 @@ def test_checkpoints(inputs: int, tmp_path: Path) -> None:
             text = as_json(mutated_often(header, data), data)
             content = struct.pack("<Q", len(text)) + text + tensors
         path.write_bytes(content)
-        checkpoint.load(path)
+        checkpoint.load_checkpoint(path)
 
     put_in(inputs, attempt)
 
@@ -490,14 +492,17 @@ def test_checkpoints(inputs: int, tmp_path: Path) -> None:
 @budgets(60, 400)
 def test_states_of_trials(inputs: int, tmp_path: Path) -> None:
     trial = Trial(
-        TrialConfig.from_settings(TINY), synthetic.make(images=4, side=32), device="cpu", threads=1
+        TrialConfig.from_settings(TINY),
+        synthetic.make_cells(images=4, side=32),
+        device="cpu",
+        threads=1,
     )
     trial.run_epoch()
     trial.save(tmp_path)
     last, best = tmp_path / "last.safetensors", tmp_path / "best-0001.safetensors"
-    states = {path: checkpoint.load(path)[1] for path in (last, best)}
+    states = {path: checkpoint.load_checkpoint(path)[1] for path in (last, best)}
     for path, state in states.items():  # without tensors, which come last and take long
-        checkpoint.save(path, {}, state)
+        checkpoint.save_checkpoint(path, {}, state)
 
     def attempt(data: st.DataObject) -> None:
         path = data.draw(st.sampled_from([last, last, best]))
@@ -522,12 +527,12 @@ def safetensors_bytes(header: dict[str, Any]) -> bytes:
 @pytest.mark.filterwarnings("ignore")
 @budgets(200, 1200)
 def test_match_tables(inputs: int, tmp_path: Path) -> None:
-    samples = synthetic.make(images=2, side=48).samples
+    samples = synthetic.make_cells(images=2, side=48).samples
     nothing = Detections(
         np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64), []
     )
     path = tmp_path / "epoch-0001.npz"
-    table = match(samples, [nothing] * len(samples), 4)[0]
+    table = match_images(samples, [nothing] * len(samples), 4)[0]
     rows = {
         "image_D": 0,
         "label_D": 1,

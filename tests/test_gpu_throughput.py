@@ -106,7 +106,7 @@ def test_a_packed_study_has_what_short_parts_before_it_left_and_most_of_it_is_tr
     machine = compared({"plain": 20, "trial": 20, "step": 20, "packed": 500, "turns": 500})
     seconds = machine.given["packed"][0]
     assert seconds == LIMIT_SECONDS - 60 - PART_SECONDS["turns"]
-    assert seconds - gpu_throughput.AROUND_SECONDS > 2 * rehearsal.SECONDS + 60
+    assert seconds - gpu_throughput.AROUND_SECONDS > 2 * rehearsal.SECONDS_A_KIND + 60
 
 
 def test_the_study_in_turns_takes_the_number_that_the_packed_one_measured() -> None:

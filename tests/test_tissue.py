@@ -23,8 +23,8 @@ from benchmarks.tissue import (
     space_of,
 )
 from core.config import PredictConfig, TrialConfig
-from core.data import load, synthetic
-from core.dependence import effective
+from core.data import load_data, synthetic
+from core.dependence import effective_settings
 from tune.request.file import load_request
 from tune.request.request import StudyRequest
 from tune.study.trials import TrialInputs
@@ -50,7 +50,7 @@ def request_of(names: tuple[str, ...], folder: Path, **changes: object) -> Study
 def test_every_preset_is_a_configuration_that_no_other_is(short: bool, tmp_path: Path) -> None:
     request = request_of(tuple(PRESETS), tmp_path, short=short)
     trained = {
-        variant.name: dict(effective(request.space.resolve(variant.settings).settings()))
+        variant.name: dict(effective_settings(request.space.resolve(variant.settings).settings()))
         for variant in request.space.variants
     }
     assert list(trained) == list(PRESETS)
@@ -111,14 +111,16 @@ def test_only_trials_of_the_baseline_predict_in_other_ways(
     of_a = next(row.config for row in space.rows() if row.name == "A")
     maker = TriesWays(of_a, 160)
     for row in space.rows():
-        tried = maker.predictions(row.config, TrialInputs(synthetic.make(2), {}, 1, gpu=False))
+        tried = maker.predictions(
+            row.config, TrialInputs(synthetic.make_cells(2), {}, 1, gpu=False)
+        )
         assert (len(tried) > 0) == (row.name == "A"), row
         assert row.config.predict not in tried
 
 
 def tiles(folder: Path) -> Path:
     """Crops of five tiles, two of each, in HW3 layout."""
-    data = synthetic.make(images=10, side=64)
+    data = synthetic.make_cells(images=10, side=64)
     named = [
         replace(sample, name=f"tile_{place // 2}_0_{500 * (place % 2)}")
         for place, sample in enumerate(data.samples)
@@ -130,7 +132,7 @@ def tiles(folder: Path) -> Path:
 def test_the_short_form_has_two_quarters_of_one_crop_of_each_tile(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     folder = data_of(tiles(tmp_path / "whole"), tmp_path / "out", short=True)
-    whole, found = load(str(tmp_path / "whole")), load(str(folder))
+    whole, found = load_data(str(tmp_path / "whole")), load_data(str(folder))
     crops = {crop.name: crop for crop in whole.samples if crop.name.endswith("_0_0")}
     assert len(found.samples) == 2 * len(crops) == 10
     for sample in found.samples:
@@ -145,7 +147,7 @@ def test_the_short_form_has_two_quarters_of_one_crop_of_each_tile(tmp_path: Path
 
 
 def test_a_quarter_has_the_instances_of_which_enough_is_left_and_no_other() -> None:
-    data = synthetic.make(images=6, side=128)
+    data = synthetic.make_cells(images=6, side=128)
     named = tuple(
         replace(sample, name=f"tile_{place}_0_0") for place, sample in enumerate(data.samples)
     )

@@ -13,14 +13,14 @@ from core.values import as_ap50, as_settings
 from tune.ledger.proposals import preview
 from tune.ledger.records import State
 from tune.report.main_table import smallest_shown
-from tune.report.page import Written
+from tune.report.page import WrittenReport
 from tune.report.sentences import runners_up
 from tune.request.request import StudyRequest
 from tune.retrain.plan import RetrainingPlan
-from tune.retrain.run import Outcome
+from tune.retrain.run import RetrainingOutcome
 from tune.statistics.choice import Choice
 from tune.study import confirmation
-from tune.study.automatic import said_of_data
+from tune.study.automatic import sentences_on_data
 from tune.study.learned import no_winner, nothing_learned, remedies
 from tune.study.plan import StudyPlan, data_advice, network_advice
 from tune.study.reading import Study
@@ -63,7 +63,7 @@ def search_lines(plan: StudyPlan) -> list[str]:
     lines += [f"Note: {note}" for note in notes]
     lines += [f"Note: the study has grown: {sentence}" for sentence in plan.growth]
     lines += [f"Note: {plan.precision}"] if plan.precision else []
-    lines += [f"Note: {sentence}" for sentence in said_of_data(request)]
+    lines += [f"Note: {sentence}" for sentence in sentences_on_data(request)]
     shortage = confirmation.shortage(request, plan.repeats)
     lines += [f"Note: {shortage}"] if shortage else []
     lines += [f"Note: {note}" for note in request.notes]
@@ -80,7 +80,7 @@ def first_configurations(request: StudyRequest) -> list[str]:
     return lines
 
 
-def searched_lines(plan: StudyPlan, study: Study, report: Written | str) -> list[str]:
+def searched_lines(plan: StudyPlan, study: Study, report: WrittenReport | str) -> list[str]:
     """Lines printed after a search: its best trial, how sure that is, and where its files are.
 
     report   the report that was written, or the reason why it could not be written
@@ -215,7 +215,7 @@ def retraining_lines(plan: RetrainingPlan) -> list[str]:
     return lines + [f"Note: {note}" for note in plan.notes]
 
 
-def retrained_lines(plan: RetrainingPlan, outcome: Outcome) -> list[str]:
+def retrained_lines(plan: RetrainingPlan, outcome: RetrainingOutcome) -> list[str]:
     """Lines printed after a retraining: scores, files, and the command that uses the model."""
     best, metrics = plan.folder.best, outcome.metrics
     if plan.members:

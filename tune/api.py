@@ -15,12 +15,12 @@ from tune.announcements import (
     search_lines,
     searched_lines,
 )
-from tune.report.page import Written, dataset_of, make_report
+from tune.report.page import WrittenReport, dataset_of, make_report
 from tune.request.file import Changes
 from tune.request.request import StudyRequest
 from tune.retrain import run
 from tune.retrain.plan import On, plan_retraining
-from tune.retrain.run import Outcome
+from tune.retrain.run import RetrainingOutcome
 from tune.study import conductor
 from tune.study.options import Options
 from tune.study.plan import StudyPlan, plan_study
@@ -84,7 +84,7 @@ def retrain(
     threads: int | None = None,
     ensemble: bool = False,
     console: Console | None = None,
-) -> Outcome:
+) -> RetrainingOutcome:
     """Retrain the winner of a study, or continue its retraining, and write `best/`.
 
     trial     number of the trial to retrain; None for the winner
@@ -106,11 +106,11 @@ def retrain(
     _say_all(console, retraining_lines(plan))
     outcome = run.run_retraining(plan, console, device)
     _say_all(console, retrained_lines(plan, outcome))
-    say(console, registered_line(plan, run.show(plan, outcome)))
+    say(console, registered_line(plan, run.show_in_tracker(plan, outcome)))
     return outcome
 
 
-def _report_or_reason(plan: StudyPlan, study: Study) -> Written | str:
+def _report_or_reason(plan: StudyPlan, study: Study) -> WrittenReport | str:
     """The report that was written, or why it cannot be: then the study is complete all the same."""
     try:
         return make_report(study, plan.data)

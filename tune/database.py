@@ -32,7 +32,7 @@ from tune.redaction import without_password
 RETRY_SECONDS = 120.0
 """Seconds for which an operation is repeated that a database refuses for a passing reason."""
 
-PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
 """Seconds of pause after the first refusal, and the longest pause; each is twice the one before."""
 
 _NAP_SECONDS = 0.2
@@ -45,7 +45,7 @@ tables."""
 _MAKING_SECONDS = 300.0
 """Longest wait in seconds for another process that makes the same database."""
 
-_BESIDE = ("-journal", "-wal", "-shm")
+_SIDE_FILES = ("-journal", "-wal", "-shm")
 """Suffixes of the files that sqlite keeps beside a database; they would damage another database of
 the same name."""
 
@@ -130,7 +130,7 @@ def _put(made: Path, path: Path) -> None:
     """Rename a finished database, which no process has open, to `path`, unless another program
     has made a database there meanwhile.
     """
-    if any(made.with_name(made.name + end).exists() for end in _BESIDE):
+    if any(made.with_name(made.name + end).exists() for end in _SIDE_FILES):
         raise sqlite3.OperationalError(f"{made} is still in use")
     with made.open("rb") as stream:
         os.fsync(stream.fileno())
@@ -148,10 +148,10 @@ def set_aside(path: Path) -> Path:
     `mlflow.db.half-made`.
     """
     number, aside = 1, path.with_name(f"{path.name}.half-made")
-    while any(aside.with_name(aside.name + end).exists() for end in ("", *_BESIDE)):
+    while any(aside.with_name(aside.name + end).exists() for end in ("", *_SIDE_FILES)):
         number += 1
         aside = path.with_name(f"{path.name}.half-made-{number}")
-    for end in ("", *_BESIDE):
+    for end in ("", *_SIDE_FILES):
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
     return aside
@@ -181,7 +181,7 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class _Kind:
+class _RefusalKind:
     """A kind of refusal, and how it is recognised.
 
     way_out   as in `Refusal`; `{place}` stands for the database
@@ -198,69 +198,71 @@ class _Kind:
     whole: bool = True
 
 
-_KINDS = (
-    _Kind(
+_REFUSAL_KINDS = (
+    _RefusalKind(
         "find out which process holds {place}, and end it",
         (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL),
         ("40", "55P03"),
         r"database (table )?is locked|deadlock|lock wait timeout",
         transient=True,
     ),
-    _Kind(
+    _RefusalKind(
         "free space on the disk of {place}",
         (sqlite3.SQLITE_FULL,),
         ("53100",),
         r"no space left|(database or )?disk is full|quota exceeded",
     ),
-    _Kind(
+    _RefusalKind(
         "make {place} and its folder writable for this user",
         (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH),
         ("25006", "42501"),
         r"read[- ]?only|permission denied",
     ),
-    _Kind(
+    _RefusalKind(
         "restore {place} from a backup",
         (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT),
         ("XX001", "XX002"),
         r"malformed|is not a database",
         whole=False,
     ),
-    _Kind(
+    _RefusalKind(
         "restore {place} from a backup, or name another database: a table is missing there",
         (),
         ("42P01", "42703"),
         r"no such (table|column)|has no column named|doesn't exist",
         whole=False,
     ),
-    _Kind(
+    _RefusalKind(
         "check that the folder of {place} exists and belongs to this user",
         (sqlite3.SQLITE_CANTOPEN,),
     ),
-    _Kind(
+    _RefusalKind(
         "give the right user and password of {place}",
         (),
         ("28",),
         r"(password|ident|peer) authentication failed|access denied for user|no pg_hba\.conf entry|"
         r"role .* does not exist|login failed",
     ),
-    _Kind(
+    _RefusalKind(
         "create the database of {place} on its server, or name another",
         (),
         ("3D",),
         r"database .* does not exist|unknown database",
     ),
-    _Kind(
+    _RefusalKind(
         "give {place} a host that exists",
         (),
         (),
         r"(could not translate host name|name or service not known|unknown (mysql )?server host|"
         r"nodename nor servname|no address associated)(?!.*temporary failure)",
     ),
-    _Kind("check that the disk of {place} works", (sqlite3.SQLITE_IOERR,), ("58",), transient=True),
+    _RefusalKind(
+        "check that the disk of {place} works", (sqlite3.SQLITE_IOERR,), ("58",), transient=True
+    ),
 )
 """The kinds of refusals; the first that fits holds."""
-_AWAY = _Kind("check that {place} answers", (), ("08", "53", "57P"), transient=True)
-_OTHER = _Kind("see to {place}")
+_AWAY = _RefusalKind("check that {place} answers", (), ("08", "53", "57P"), transient=True)
+_OTHER = _RefusalKind("see to {place}")
 _LOST = (
     sqlalchemy.exc.InterfaceError,
     sqlalchemy.exc.DisconnectionError,
@@ -289,7 +291,7 @@ def hand_over(engine: sqlalchemy.engine.Engine, url: str) -> None:
         error = context.sqlalchemy_exception
         return (
             RefusedForNowError(error)
-            if error is not None and refusal(error, url).transient
+            if error is not None and refusal_of(error, url).transient
             else None
         )
 
@@ -304,11 +306,11 @@ def cause_of(error: BaseException) -> sqlalchemy.exc.SQLAlchemyError | None:
     return found
 
 
-def refusal(error: sqlalchemy.exc.SQLAlchemyError, url: str) -> Refusal:
+def refusal_of(error: sqlalchemy.exc.SQLAlchemyError, url: str) -> Refusal:
     """What an error of the database at `url` means."""
     said = getattr(error, "orig", None) or error
     words = str(said).strip() or type(said).__name__
-    kind = _kind(error, words)
+    kind = _kind_of_refusal(error, words)
     reason, order = (
         without_password(words.splitlines()[0][:300]),
         kind.way_out.format(place=place_of(url)),
@@ -325,13 +327,13 @@ def refusal(error: sqlalchemy.exc.SQLAlchemyError, url: str) -> Refusal:
     return Refusal(reason, order, kind.transient, kind.whole)
 
 
-def _kind(error: sqlalchemy.exc.SQLAlchemyError, words: str) -> _Kind:
+def _kind_of_refusal(error: sqlalchemy.exc.SQLAlchemyError, words: str) -> _RefusalKind:
     said = getattr(error, "orig", None)
     code, state = (
         _code(said),
         str(getattr(said, "sqlstate", None) or getattr(said, "pgcode", None) or ""),
     )
-    for kind in (*_KINDS, _AWAY):
+    for kind in (*_REFUSAL_KINDS, _AWAY):
         by_state = bool(state) and state.startswith(kind.states)
         if (
             (code is not None and code in kind.codes)
@@ -386,14 +388,14 @@ class Patience:
         """
         seconds = RETRY_SECONDS if self._seconds is None else self._seconds
         until = time.monotonic() + (0.0 if self._in_vain else seconds)
-        pause = PAUSE_SECONDS
+        pause = FIRST_PAUSE_SECONDS
         while True:
             try:
                 result = operation()
             except Exception as error:
                 cause = cause_of(error)
                 left = until - time.monotonic()
-                if cause is None or not refusal(cause, self.url).transient:
+                if cause is None or not refusal_of(cause, self.url).transient:
                     raise
                 if left <= 0 or interrupted():
                     self._in_vain = True

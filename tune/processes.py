@@ -24,7 +24,7 @@ _POLL_SECONDS = 0.05
 
 
 @contextlib.contextmanager
-def variables(values: Mapping[str, str]) -> Iterator[None]:
+def environment_variables(values: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables inside the block, also for processes that start there.
 
     No other variable is touched, since other threads may set theirs meanwhile.
@@ -91,11 +91,11 @@ class Started:
 def marked() -> Iterator[Started]:
     """Mark every process that starts inside the block; this process gets no mark."""
     started = Started()
-    with variables({MARK: started.mark}):
+    with environment_variables({MARK: started.mark}):
         yield started
 
 
-def runs(process: int) -> bool:
+def is_running(process: int) -> bool:
     """Whether a process has not ended. A zombie has ended, although nobody has waited for it."""
     return _stat(process) is not None
 
@@ -121,7 +121,7 @@ def _stat(process: int) -> tuple[int, str] | None:
     return None
 
 
-def machine() -> str:
+def machine_name() -> str:
     """A name of this machine, shared by two processes only if a process id means the same to both.
 
     It is made of the id of the last boot and of the PID namespace: containers may share the name of

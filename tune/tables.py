@@ -1,7 +1,7 @@
 """Tables: `trials.csv`, and those of the report as CSV, Markdown, LaTeX or text of the page.
 
-`text` writes the cells that people read, in the forms of `core.values`, so that a number looks the
-same everywhere. CSV has numbers in full precision.
+`cell_text` writes the cells that people read, in the forms of `core.values`, so that a number looks
+the same everywhere. CSV has numbers in full precision.
 """
 
 import csv
@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from core.config import Value
-from core.values import NOTHING, as_ap50, as_setting
+from core.values import NO_VALUE, as_ap50, as_setting
 from tune.ledger.records import TrialRecord
 from tune.request.values import TYPES
 from tune.statistics.certainty import Interval
@@ -50,7 +50,7 @@ def trials_csv(
     continued   for the trials of a confirmation: the epoch after which the search stopped a
                 candidate, which was later continued, by the candidate's name
     """
-    rows = (_row(record, searched, continued) for record in records)
+    rows = (_csv_row(record, searched, continued) for record in records)
     return _csv([*COLUMNS, *searched], rows)
 
 
@@ -72,7 +72,7 @@ def trials_frame(
     rows = [
         [
             None if value == "" and types.get(name, "str") != "str" else value
-            for name, value in zip(columns, _row(record, searched, continued), strict=True)
+            for name, value in zip(columns, _csv_row(record, searched, continued), strict=True)
         ]
         for record in records
     ]
@@ -80,7 +80,9 @@ def trials_frame(
     return frame.astype({name: types.get(name, "str") for name in columns})
 
 
-def _row(record: TrialRecord, searched: Sequence[str], continued: Mapping[str, int]) -> list[Value]:
+def _csv_row(
+    record: TrialRecord, searched: Sequence[str], continued: Mapping[str, int]
+) -> list[Value]:
     curve, continued_after = record.curve, record.continued_after
     if continued_after is None:
         continued_after = continued.get(record.name)
@@ -127,10 +129,10 @@ percent is a fraction of 1.
 """
 
 
-def text(cell: Cell, kind: Kind) -> str:
+def cell_text(cell: Cell, kind: Kind) -> str:
     """A cell as people read it: minus signs are U+2212, and AP50 has four digits."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return NOTHING
+        return NO_VALUE
     if isinstance(cell, str):
         return cell
     if isinstance(cell, Interval):
@@ -138,10 +140,10 @@ def text(cell: Cell, kind: Kind) -> str:
         if math.isnan(cell.low):
             return _minus(f"{cell.estimate:{estimate}}") + " (interval not known)"
         return _minus(f"{cell.estimate:{estimate}} ({cell.low:{sign}.3f} to {cell.high:{sign}.3f})")
-    return _minus(_number(cell, kind))
+    return _minus(_number_text(cell, kind))
 
 
-def _number(value: float, kind: Kind) -> str:
+def _number_text(value: float, kind: Kind) -> str:
     match kind:
         case Kind.COUNT:
             return f"{value:,}"
@@ -222,7 +224,9 @@ class Table:
     def texts(self) -> tuple[tuple[str, ...], ...]:
         """The cells as people read them, row by row; nothing is escaped."""
         return tuple(
-            tuple(text(cell, column.kind) for cell, column in zip(row, self.columns, strict=True))
+            tuple(
+                cell_text(cell, column.kind) for cell, column in zip(row, self.columns, strict=True)
+            )
             for row in self.rows
         )
 

@@ -7,10 +7,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from core.augment.library import FILL
-
-Image = NDArray[np.uint8]
-LabelMaps = NDArray[np.uint16]
+from core.augment.library import FILL_COLOUR
+from core.sample import Image, LabelMaps
 
 STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
 """Optical densities of haematoxylin, eosin and DAB (rows) in red, green and blue (Ruifrok and
@@ -65,7 +63,7 @@ class Rescaled:
         # Enlarging takes a window of the image, shrinking one of the canvas; the other is whole.
         from_y, from_x = (_window(side, 1 / factor, rng) for side in image.shape[:2])
         to_y, to_x = (_window(side, factor, rng) for side in image.shape[:2])
-        canvas, canvas_maps = np.full_like(image, FILL), np.zeros_like(label_maps)
+        canvas, canvas_maps = np.full_like(image, FILL_COLOUR), np.zeros_like(label_maps)
         canvas[to_y, to_x] = cv2.resize(
             image[from_y, from_x],
             (_length(to_x), _length(to_y)),

@@ -13,14 +13,14 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as albumentations  # handed on to the files of single augmentations
 
-FILL = (124, 116, 104)
+FILL_COLOUR = (124, 116, 104)
 """ImageNet's mean colour, RGB."""
 
 WARP = {
     "interpolation": cv2.INTER_LINEAR,
     "mask_interpolation": cv2.INTER_NEAREST,
     "border_mode": cv2.BORDER_CONSTANT,
-    "fill": FILL,
+    "fill": FILL_COLOUR,
     "fill_mask": 0,
 }
 """How a geometric transform makes its pixels.

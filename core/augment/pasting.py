@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from core.labels.label_maps import crop, find_instances
+from core.labels.label_maps import crop_mask, find_instances
 from core.sample import MAX_INSTANCES, Sample
 
 VISIBLE = 0.1
@@ -98,7 +98,7 @@ class Pasting:
         labels = []
         for number, paste in enumerate(pastes, first):
             donor, found = self.training[paste.donor], self.found[paste.donor]
-            cut = crop(donor.label_maps, found, paste.row)
+            cut = crop_mask(donor.label_maps, found, paste.row)
             h, w = cut.pixels.shape
             here = slice(paste.y0, paste.y0 + h), slice(paste.x0, paste.x0 + w)
             there = slice(cut.y0, cut.y0 + h), slice(cut.x0, cut.x0 + w)

@@ -7,16 +7,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from core.augmentations import AUGMENTATIONS, Augmentation
 from core.config import AugmentConfig
 from core.labels.label_maps import resize_label_maps
 from core.network.resizing import network_size
-from core.sample import Sample
-
-Image = NDArray[np.uint8]
-LabelMaps = NDArray[np.uint16]
+from core.sample import Image, LabelMaps, Sample
 
 FIRST_SEEDS: Mapping[tuple[str, int], int] = {
     ("horizontal_flip", 0): 0,
@@ -95,7 +91,7 @@ def _named_seed(base: int, name: str, number: int) -> int:
     return int(np.random.default_rng([base, *name.encode(), number]).integers(2**63))
 
 
-def build(config: AugmentConfig) -> Augmenter | None:
+def build_augmenter(config: AugmentConfig) -> Augmenter | None:
     """Build the changes that `config` switches on; None when it switches on none."""
     augmenter = Augmenter(_switched_on(config))
     return augmenter if augmenter.changes else None

@@ -24,7 +24,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.config import DataConfig
-from core.data.dataset import Category, Dataset, Inspection, Problem, TestImage, by_cause, first_of
+from core.data.dataset import (
+    Category,
+    Dataset,
+    Inspection,
+    Problem,
+    TestImage,
+    by_cause,
+    first_problem_of,
+)
 from core.data.listing import list_images
 from core.data.readers import READERS
 from core.data.suspicion import split_components, suspicions
@@ -50,7 +58,7 @@ MOST_FOLDERS, KINDS_SHOWN = 1000, 5
 folder that holds no data set."""
 
 
-def load(where: str, config: DataConfig = STRICT) -> Dataset:
+def load_data(where: str, config: DataConfig = STRICT) -> Dataset:
     """Read a data set: the word `synthetic`, or a folder in the HW3 or COCO layout.
 
     config   of its settings, skip_bad, allow_suspicious, split_components and group_pattern count
@@ -58,9 +66,9 @@ def load(where: str, config: DataConfig = STRICT) -> Dataset:
     Images without instances are allowed. Raises DataError with the first problem and the number of
     the others.
     """
-    inspection = inspect(where, config)
+    inspection = inspect_data(where, config)
     if inspection.problems:
-        problems = first_of(inspection.problems)
+        problems = first_problem_of(inspection.problems)
         if inspection.single and not config.skip_bad:
             problems += (
                 "; `--set data.skip_bad=true` skips and counts annotations and images that cannot"
@@ -74,8 +82,8 @@ def load(where: str, config: DataConfig = STRICT) -> Dataset:
     return inspection.dataset
 
 
-def inspect(where: str, config: DataConfig = STRICT) -> Inspection:
-    """Read as much of a data set as can be read, as `load` does, and collect every problem."""
+def inspect_data(where: str, config: DataConfig = STRICT) -> Inspection:
+    """Read as much of a data set as can be read, as `load_data` does, and collect every problem."""
     found = _read(where)
     if config.skip_bad:
         found = _without_bad(found)
@@ -124,7 +132,7 @@ def _read(where: str) -> Inspection:
         elif not folder.is_dir():
             message = "a folder is expected, and this is a file"
         else:
-            message = f"the folder holds no annotated image ({_seen(folder)})"
+            message = f"the folder holds no annotated image ({_kinds_of_files(folder)})"
     except DataError as error:
         return Inspection(None, (Problem.of(error, where),))
     except OSError as error:
@@ -134,7 +142,7 @@ def _read(where: str) -> Inspection:
     return Inspection(None, (Problem(where, f"{message}; {_where_to_put(where)}"),))
 
 
-def _seen(folder: Path) -> str:
+def _kinds_of_files(folder: Path) -> str:
     """Count the files in a folder and below it by their suffix, in words."""
     kinds: Counter[str] = Counter()
     for _, _, names in itertools.islice(os.walk(folder), MOST_FOLDERS):

@@ -30,8 +30,8 @@ from core.data.coco_masks import (
     FAR_AREA,
     BesideImage,
     box_of,
-    compare,
-    compare_area,
+    fit_of_area,
+    fit_of_bbox,
     mask_of,
     short,
 )
@@ -43,7 +43,7 @@ from core.data.dataset import (
     TestImage,
     assemble,
     examples_of,
-    place,
+    place_labels,
 )
 from core.data.images import (
     about_turned,
@@ -72,7 +72,7 @@ LEAST_APART = 3
 image) for which the whole file is doubted; fewer are slips."""
 SOME = 0.02
 """Least fraction of annotations outside their image for which the whole file is doubted."""
-MOST = 0.5
+FAULT_OF_THE_FILE = 0.5
 """A fault of more than this fraction of a file's annotations is one of the file, not of single
 annotations."""
 
@@ -83,8 +83,8 @@ class _Read:
 
     sample       the image with its instances; None if it cannot be used
     problems     the problems of the image and its annotations, without those of the next fields
-    boxes        number of annotations by how their `bbox` fits their mask (see `compare`)
-    areas        number of annotations by how their `area` fits their mask (see `compare_area`)
+    boxes        number of annotations by how their `bbox` fits their mask (see `fit_of_bbox`)
+    areas        number of annotations by how their `area` fits their mask (see `fit_of_area`)
     only_boxes   ids of annotations that have a bbox and no outline
     beside       the problems of annotations that lie outside the image
     lost         the problem of an image that is left out because most of its annotations cannot be
@@ -159,7 +159,7 @@ def _holds_lists(path: Path) -> bool:
     )
 
 
-def read(folder: Path) -> Inspection:
+def read_coco(folder: Path) -> Inspection:
     """Read every image of a folder in the COCO layout, in up to 8 threads.
 
     Problems are collected, not raised.
@@ -176,7 +176,7 @@ def read(folder: Path) -> Inspection:
             None, (Problem(str(folder), "no train.json and no annotations/instances_train*.json"),)
         )
     try:
-        document = _load(path, LISTS)
+        document = _read_lists(path, LISTS)
     except DataError as error:
         return Inspection(None, (Problem.of(error, path),))
 
@@ -184,7 +184,7 @@ def read(folder: Path) -> Inspection:
     notes = _unread(folder, path)
     classes = _classes(document, path, problems, notes)
     label_of = {category.id: label for label, category in enumerate(classes, start=1)}
-    images = _images(document["images"], path, problems)
+    images = _checked_images(document["images"], path, problems)
     annotations = _by_image(document["annotations"], images, label_of, path, problems, notes)
     folders = image_folders(folder, path, "train")
 
@@ -223,7 +223,7 @@ def read(folder: Path) -> Inspection:
     test_images: list[TestImage] = []
     if test_path is not None:
         try:
-            listed = _load(test_path, ("images",))["images"]
+            listed = _read_lists(test_path, ("images",))["images"]
         except DataError as error:
             problems.append(Problem.of(error, test_path))
         else:
@@ -242,7 +242,7 @@ def read(folder: Path) -> Inspection:
     return Inspection(dataset, (*problems, *lost))
 
 
-def _load(path: Path, lists: tuple[str, ...]) -> dict[str, list[Any]]:
+def _read_lists(path: Path, lists: tuple[str, ...]) -> dict[str, list[Any]]:
     document = read_json(path, DataError)
     for name in lists:
         if not isinstance(document, dict) or not isinstance(document.get(name), list):
@@ -306,7 +306,7 @@ def _numbered(
     return found
 
 
-def _entries(
+def _by_id(
     items: list[Any], kind: str, path: Path, problems: list[Problem]
 ) -> dict[int, dict[str, Any]]:
     """Map ids to items; an item without an id of its own becomes a problem."""
@@ -331,7 +331,7 @@ def _classes(
 
     A heading is the supercategory of another category and has no annotation of its own.
     """
-    entries = _entries(document["categories"], "category", path, problems)
+    entries = _by_id(document["categories"], "category", path, problems)
     used = {
         whole_number(item.get("category_id"))
         for item in document["annotations"]
@@ -387,9 +387,11 @@ def _is_text(value: Any) -> TypeGuard[str]:
     return isinstance(value, str) and bool(value)
 
 
-def _images(items: list[Any], path: Path, problems: list[Problem]) -> dict[int, dict[str, Any]]:
+def _checked_images(
+    items: list[Any], path: Path, problems: list[Problem]
+) -> dict[int, dict[str, Any]]:
     """Map ids to images, each with a file name of its own; others become problems."""
-    images = _entries(items, "image", path, problems)
+    images = _by_id(items, "image", path, problems)
     if not items:
         problems.append(Problem(str(path), "there must be at least one image, and there is none"))
     names: set[str] = set()
@@ -514,9 +516,9 @@ def _read_image(
             continue
         labels.append(label_of[annotation["category_id"]])
         crowd.append(bool(annotation["iscrowd"]))
-        boxes[compare(annotation.get("bbox"), mask)] += 1
-        areas[compare_area(annotation.get("area"), mask)] += 1
-    if (bad := len(annotations) - len(labels)) > MOST * len(annotations):
+        boxes[fit_of_bbox(annotation.get("bbox"), mask)] += 1
+        areas[fit_of_area(annotation.get("area"), mask)] += 1
+    if (bad := len(annotations) - len(labels)) > FAULT_OF_THE_FILE * len(annotations):
         # Without most of its instances the image would teach the network that they are background.
         message = (
             f"{bad:,} of its {many(len(annotations), 'annotation')} cannot be used, so the image"
@@ -570,7 +572,7 @@ class _Canvas:
         depth_hw = self.depth_HW[mask.y0 : mask.y0 + h, mask.x0 : mask.x0 + w]
         full = depth_hw[mask.pixels].max() >= self.most
         if not full:
-            full = not place(
+            full = not place_labels(
                 self.label_maps, mask.pixels * np.uint16(number), mask.y0, mask.x0, most=self.most
             )
         if full:
@@ -587,7 +589,7 @@ def _only_boxes(found: list[int], annotations: int, path: Path) -> list[Problem]
     found         ids of these annotations
     annotations   number of all annotations
     """
-    if len(found) <= MOST * annotations:
+    if len(found) <= FAULT_OF_THE_FILE * annotations:
         message = (
             "an annotation must have an outline, and this one has only a bbox; draw the outline, or"
             " remove the annotation"
@@ -625,18 +627,18 @@ def _beside(found: list[Problem], annotations: int, path: Path) -> list[Problem]
 def _contradictions(boxes: Counter[str], path: Path, notes: list[str]) -> list[Problem]:
     """Report annotations whose own bbox contradicts their mask: a problem if most do, else a note.
 
-    boxes   number of annotations by the words of `compare`
+    boxes   number of annotations by the words of `fit_of_bbox`
     """
     compared = boxes.total() - boxes["no bbox"]
     far = boxes["apart"] + boxes["exchanged"]
-    if boxes["corners"] > MOST * compared:
+    if boxes["corners"] > FAULT_OF_THE_FILE * compared:
         notes.append(
             f"bbox of {many(boxes['corners'], 'annotation')} holds two corners, where COCO has a"
             " corner, width and height; boxes are taken from the masks"
         )
     elif not far:
         return []
-    elif far >= LEAST_APART and far > MOST * compared:
+    elif far >= LEAST_APART and far > FAULT_OF_THE_FILE * compared:
         why = (
             "x and y look exchanged in one of the two"
             if boxes["exchanged"] > boxes["apart"]
@@ -671,7 +673,7 @@ def _reader(find: Callable[[Path], Path | None]) -> Reader:
         except DataError:  # there are several: reading says which
             return True
 
-    return Reader(sees, lambda where: read(Path(where)))
+    return Reader(sees, lambda where: read_coco(Path(where)))
 
 
 READER, EXPORT_READER = _reader(annotation_file), _reader(unnamed_annotation_file)

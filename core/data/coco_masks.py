@@ -126,7 +126,7 @@ def _of_polygons(polygons: list[Any], height: int, width: int) -> Sequence[int]:
         encoded = [
             coco_mask.merge(encoded[start : start + 8]) for start in range(0, len(encoded), 8)
         ]
-    return rle.runs(encoded[0]["counts"].decode())
+    return rle.decode_runs(encoded[0]["counts"].decode())
 
 
 def _corners(polygon: Any, height: int, width: int) -> NDArray[np.float64]:
@@ -165,7 +165,7 @@ def _of_encoding(segmentation: Mapping[str, Any], height: int, width: int) -> Se
             f" {short(size)}"
         )
     if isinstance(counts, str):
-        runs = rle.runs(counts)
+        runs = rle.decode_runs(counts)
     elif isinstance(counts, list) and set(map(type, counts)) <= {int}:
         runs = counts
     else:
@@ -193,7 +193,7 @@ def box_of(bbox: Any) -> tuple[float, float, float, float] | None:
     return (x, y, x + w, y + h) if w > 0 and h > 0 else None
 
 
-def compare(bbox: Any, mask: MaskCrop) -> str:
+def fit_of_bbox(bbox: Any, mask: MaskCrop) -> str:
     """Say in a word how an annotation's own bbox fits its mask.
 
     The word is `no bbox`, `fits`, `exchanged` (x and y), `corners` (x0 y0 x1 y1 in place of x y
@@ -216,7 +216,7 @@ def compare(bbox: Any, mask: MaskCrop) -> str:
     return "fractions" if max(bbox) <= 1 else "apart"
 
 
-def compare_area(area: Any, mask: MaskCrop) -> str:
+def fit_of_area(area: Any, mask: MaskCrop) -> str:
     """Say how an annotation's own area fits its mask: `no area`, `fits` or `apart`."""
     if not is_real(area) or area <= 0:
         return "no area"

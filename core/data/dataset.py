@@ -21,7 +21,7 @@ SLIPS = 10
 VALUE = re.compile(r"""'[^']*'|"[^"]*"|\[[^\[\]]*\]|\S+\.(?:tiff?|png|jpe?g|bmp)\b|-?\d[\d.,]*""")
 """Values in a message: quoted text, lists, names of image files, numbers."""
 
-Array = TypeVar("Array", bound=NDArray[np.generic])
+ArrayT = TypeVar("ArrayT", bound=NDArray[np.generic])
 
 
 @dataclass(frozen=True)
@@ -176,12 +176,11 @@ def _one_sentence(alike: Sequence[Problem]) -> str:
     examples = [
         shown(problem.place.removeprefix(beginning).strip()) for problem in others[: EXAMPLES - 1]
     ]
-    return (
-        f"{first} ({len(alike):,} of this kind: also {listed([*examples, *_further(len(others))])})"
-    )
+    also = listed([*examples, *_and_more(len(others))])
+    return f"{first} ({len(alike):,} of this kind: also {also})"
 
 
-def _further(others: int) -> list[str]:
+def _and_more(others: int) -> list[str]:
     more = others - (EXAMPLES - 1)
     return [f"{more:,} more"] if more > 0 else []
 
@@ -194,7 +193,7 @@ def examples_of(names: Sequence[str]) -> str:
     )
 
 
-def first_of(problems: Sequence[Problem]) -> str:
+def first_problem_of(problems: Sequence[Problem]) -> str:
     """The first of one or more problems in words, and how many more there are."""
     more = len(problems) - 1
     return str(problems[0]) + (f" (and {many(more, 'more problem')})" if more else "")
@@ -257,7 +256,7 @@ def renumber(ids_HW: NDArray[np.generic], first: int) -> tuple[NDArray[np.uint16
     return labels_HW, len(ids)
 
 
-def place(
+def place_labels(
     label_maps: list[NDArray[np.uint16]],
     labels_hw: NDArray[np.uint16],
     y0: int = 0,
@@ -288,7 +287,7 @@ def place(
     return True
 
 
-def _frozen(array: Array) -> Array:
+def _frozen(array: ArrayT) -> ArrayT:
     # A copy, so that a caller's own array stays writable. Arrays are read-only from the start,
     # because Ray hands them out read-only.
     frozen = array.copy(order="C")

@@ -39,12 +39,11 @@ from core.data.dataset import (
     TestImage,
     assemble,
     examples_of,
-    place,
+    place_labels,
     renumber,
 )
 from core.data.images import (
-    SUFFIXES,
-    Size,
+    IMAGE_SUFFIXES,
     about_turned,
     mask_size,
     read_ids,
@@ -55,17 +54,17 @@ from core.data.images import (
 from core.data.readers import Reader
 from core.errors import DataError
 from core.files import read_json
-from core.sample import Sample
+from core.sample import Sample, Size
 from core.text import listed, many
 
 IMAGE = "image.tif"
 LISTING = "test_image_name_to_ids.json"
 TEST_FOLDERS = ("test_release", "test")
 
-_ENDS = "|".join(suffix[1:] for suffix in SUFFIXES)
+_ENDS = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
 _IMAGE_FILE = re.compile(rf"image\.({_ENDS})", re.IGNORECASE | re.ASCII)
 _CLASS_FILE = re.compile(rf"class([1-9][0-9]*)\.({_ENDS})", re.IGNORECASE | re.ASCII)
-_BESIDE = re.compile(
+_FILES_BESIDE = re.compile(
     r"\..*|thumbs\.db|ehthumbs\.db|desktop\.ini|readme.*|licen[cs]e.*|.*\.(txt|md|rst|log)",
     re.IGNORECASE,
 )
@@ -111,7 +110,7 @@ def images_folder(folder: Path) -> Path | None:
     """Find the folder whose subfolders hold images: `folder/train`, else `folder`, else None."""
     for candidate in (folder / "train", folder):
         if candidate.is_dir() and any(
-            _look_into(entry).images for entry in _entries(candidate, folder)
+            _look_into(entry).images for entry in _image_folders(candidate, folder)
         ):
             return candidate
     return None
@@ -121,7 +120,7 @@ def _holds_image(entry: Path) -> bool:
     return any(_IMAGE_FILE.fullmatch(path.name) for path in entry.iterdir())
 
 
-def _entries(images: Path, folder: Path) -> list[Path]:
+def _image_folders(images: Path, folder: Path) -> list[Path]:
     """List the folders of single images by name, without hidden ones and those of test images."""
     beside = TEST_FOLDERS if images == folder else ()
     return sorted(
@@ -131,7 +130,7 @@ def _entries(images: Path, folder: Path) -> list[Path]:
     )
 
 
-def read(folder: Path) -> Inspection:
+def read_hw3(folder: Path) -> Inspection:
     """Read every image of a folder in the HW3 layout, in up to 8 threads.
 
     Problems are collected, not raised.
@@ -139,7 +138,7 @@ def read(folder: Path) -> Inspection:
     images = images_folder(folder)
     if images is None:
         return Inspection(None, (Problem(str(folder), f"no subfolder holds {IMAGE}"),))
-    folders = [_look_into(entry) for entry in _entries(images, folder)]
+    folders = [_look_into(entry) for entry in _image_folders(images, folder)]
     numbers = {number for found in folders for number, _ in found.masks}
     classes = [Category(number, f"class{number}") for number in sorted(numbers | {1, 2, 3, 4})]
     label_of = {category.id: label for label, category in enumerate(classes, start=1)}
@@ -168,7 +167,7 @@ def _look_into(entry: Path) -> _Folder:
             images.append(path)
         elif match := _CLASS_FILE.fullmatch(path.name):
             masks.append((int(match[1]), path))
-        elif _BESIDE.fullmatch(path.name) or path.name.startswith("__"):
+        elif _FILES_BESIDE.fullmatch(path.name) or path.name.startswith("__"):
             continue
         elif path.is_dir():
             if any(_PERHAPS_MEANT.fullmatch(inside.name) for inside in path.rglob("*")):
@@ -210,7 +209,7 @@ def _read_image(found: _Folder, label_of: dict[int, int]) -> tuple[Sample | None
         except DataError as error:
             problems.append(Problem.of(error, path, skippable=True))
         else:
-            place(label_maps, labels_HW)
+            place_labels(label_maps, labels_HW)
             labels += [label_of[number]] * count
     if problems:  # without its mask, a cell would be learned as background
         return None, problems
@@ -252,11 +251,11 @@ def _stray_problems(folders: Sequence[_Folder]) -> Iterator[Problem]:
 
 def _notes(folder: Path, images: Path, folders: Sequence[_Folder]) -> Iterator[str]:
     """Yield notes on pictures and files that are not read, and on images that EXIF turns."""
-    for other in _entries(folder, folder) if images != folder else ():
+    for other in _image_folders(folder, folder) if images != folder else ():
         inside = 0
         with contextlib.suppress(OSError):  # it may be unreadable, and no part of this data set
             inside = (
-                sum(_holds_image(entry) for entry in (other, *_entries(other, folder)))
+                sum(_holds_image(entry) for entry in (other, *_image_folders(other, folder)))
                 if other != images
                 else 0
             )
@@ -268,7 +267,7 @@ def _notes(folder: Path, images: Path, folders: Sequence[_Folder]) -> Iterator[s
     loose = sorted(
         path.name
         for path in images.iterdir()
-        if path.suffix.lower() in SUFFIXES and not _BESIDE.fullmatch(path.name)
+        if path.suffix.lower() in IMAGE_SUFFIXES and not _FILES_BESIDE.fullmatch(path.name)
     )
     if loose:
         yield (
@@ -324,5 +323,5 @@ def _read_listing(folder: Path) -> tuple[list[TestImage], list[Problem]]:
 
 READER = Reader(
     sees=lambda where: images_folder(Path(where)) is not None,
-    read=lambda where: read(Path(where)),
+    read=lambda where: read_hw3(Path(where)),
 )

@@ -18,6 +18,7 @@ from core.data.dataset import Problem, TestImage, examples_of
 from core.data.stored import MAX_PIXELS, Stored, turned, turned_size
 from core.errors import DataError
 from core.files import reason
+from core.sample import Size
 from core.text import many
 
 __all__ = [
@@ -30,11 +31,8 @@ __all__ = [
     "read_test_image",
 ]
 
-SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
+IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 """Suffixes of image files, in small or capital letters."""
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
 
 
 def read_rgb(path: Path, listed: Size | None = None) -> NDArray[np.uint8]:
@@ -53,7 +51,7 @@ def read_rgb(path: Path, listed: Size | None = None) -> NDArray[np.uint8]:
     """
     with _opened(path) as stored:
         stored.check_picture()
-        return turned(stored.picture(), _orientation(stored, listed))
+        return turned(stored.picture(), _orientation_as_listed(stored, listed))
 
 
 def read_size(path: Path, listed: Size | None = None) -> Size:
@@ -63,7 +61,7 @@ def read_size(path: Path, listed: Size | None = None) -> Size:
     """
     with _opened(path) as stored:
         stored.check_picture()
-        return turned_size(stored.size, _orientation(stored, listed))
+        return turned_size(stored.size, _orientation_as_listed(stored, listed))
 
 
 def turned_in_doubt(path: Path, listed: Size | None = None) -> bool:
@@ -73,7 +71,7 @@ def turned_in_doubt(path: Path, listed: Size | None = None) -> bool:
     were drawn on, is unknown. Raises DataError for a file that is no image.
     """
     with _opened(path) as stored:
-        orientation = _orientation(stored, listed)
+        orientation = _orientation_as_listed(stored, listed)
         return orientation in range(2, 9) and (
             listed is None or turned_size(stored.size, orientation) == stored.size
         )
@@ -120,7 +118,7 @@ def read_ids(path: Path, size: Size) -> NDArray[Any]:
     """
     with _opened(path) as stored:
         stored.check_ids()
-        orientation = _orientation(stored, size)
+        orientation = _orientation_as_listed(stored, size)
         height, width = turned_size(stored.size, orientation)
         if (height, width) != size:
             raise DataError(
@@ -158,7 +156,7 @@ def _check_whole(ids_HW: NDArray[Any]) -> None:
         )
 
 
-def _orientation(stored: Stored, listed: Size | None) -> int:
+def _orientation_as_listed(stored: Stored, listed: Size | None) -> int:
     """EXIF's orientation; 1, as stored, where only the stored size is that of the annotations."""
     if listed == stored.size != turned_size(stored.size, stored.orientation):
         return 1
@@ -172,8 +170,10 @@ def _opened(path: Path) -> Iterator[Stored]:
     Whatever is raised inside becomes a DataError that begins with the path.
     """
     try:
-        kind = _kind(path)
-        with tiffs.opened(path) if kind == "TIFF" else pictures.opened(path, kind) as stored:
+        kind = _file_kind(path)
+        with (
+            tiffs.open_tiff(path) if kind == "TIFF" else pictures.open_picture(path, kind) as stored
+        ):
             yield stored
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
@@ -187,15 +187,15 @@ def _opened(path: Path) -> Iterator[Stored]:
         ) from error
 
 
-def _kind(path: Path) -> str:
+def _file_kind(path: Path) -> str:
     """The format of a file by its first bytes: TIFF, PNG, JPEG or BMP."""
     with path.open("rb") as stream:
         head = stream.read(8)
     if not head:
         raise DataError("the file is empty; copy it again from its source")
-    if head.startswith(tiffs.SIGNATURES):
+    if head.startswith(tiffs.TIFF_SIGNATURES):
         return "TIFF"
-    for kind, signature in pictures.SIGNATURES.items():
+    for kind, signature in pictures.PICTURE_SIGNATURES.items():
         if head.startswith(signature):
             return kind
     raise DataError(
@@ -253,7 +253,7 @@ def read_listed(
     seen: set[str | int] = set()
     for position, entry in enumerate(entries):
         try:
-            image = _listed(entry, folders)
+            image = _listed_image(entry, folders)
             if image.id in seen or image.file_name in seen:
                 raise DataError(
                     f"ids and file names must be unique, and {image.file_name} (id {image.id})"
@@ -267,7 +267,7 @@ def read_listed(
     return images, problems
 
 
-def _listed(entry: Any, folders: Sequence[Path]) -> TestImage:
+def _listed_image(entry: Any, folders: Sequence[Path]) -> TestImage:
     """Check one entry of a listing by itself; raises DataError."""
     if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
         raise DataError(

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from core.data import coco, hw3, synthetic
-from core.data.dataset import Problem, TestImage, first_of
-from core.data.images import SUFFIXES, read_listed, read_size
+from core.data.dataset import Problem, TestImage, first_problem_of
+from core.data.images import IMAGE_SUFFIXES, read_listed, read_size
 from core.errors import DataError
 from core.files import read_json, reason
 
@@ -23,7 +23,7 @@ def list_images(where: str) -> tuple[TestImage, ...]:
     """
     images, problems = look_through(where)
     if problems:
-        raise DataError(first_of(problems))
+        raise DataError(first_problem_of(problems))
     return images
 
 
@@ -33,7 +33,7 @@ def look_through(where: str) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]
     There is at least one image or problem. Raises DataError for what concerns several images.
     """
     if where == "synthetic":
-        return synthetic.make(test=synthetic.TEST_IMAGES).test_images, ()
+        return synthetic.make_cells(test=synthetic.TEST_IMAGES).test_images, ()
     path = Path(where)
     try:
         if not path.exists():
@@ -42,7 +42,7 @@ def look_through(where: str) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]
                 " lists them"
             )
         listing = find_listing(path)
-        return _files(path) if listing is None else _listed(listing)
+        return _files(path) if listing is None else _images_of_listing(listing)
     except OSError as error:
         raise DataError(f"{error.filename}: the folder cannot be read: {reason(error)}") from None
 
@@ -55,7 +55,7 @@ def find_listing(path: Path) -> Path | None:
     """
     if path.is_file():
         if not _is_image_file(path) and path.suffix != ".json":
-            kinds = ", ".join(SUFFIXES)
+            kinds = ", ".join(IMAGE_SUFFIXES)
             raise DataError(
                 f"{path}: an image must be a {kinds} file, a listing a .json file, and this is"
                 " neither"
@@ -77,10 +77,12 @@ def find_listing(path: Path) -> Path | None:
 def _is_image_file(path: Path) -> bool:
     hidden = path.name.startswith(".")  # macOS puts ._NAME.tif beside NAME.tif on foreign disks
     leads_nowhere = path.is_symlink() and not path.exists()  # reported as a problem, not ignored
-    return path.suffix.lower() in SUFFIXES and (path.is_file() or leads_nowhere) and not hidden
+    return (
+        path.suffix.lower() in IMAGE_SUFFIXES and (path.is_file() or leads_nowhere) and not hidden
+    )
 
 
-def _listed(listing: Path) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
+def _images_of_listing(listing: Path) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
     """Read the images of a listing, which is an object in COCO and a list in HW3."""
     document = read_json(listing, DataError)
     folder = listing.parent
@@ -111,7 +113,7 @@ def _files(path: Path) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
     )
     if not files:
         raise DataError(
-            f"{path}: no image file ({', '.join(SUFFIXES)}) lies directly in this folder;"
+            f"{path}: no image file ({', '.join(IMAGE_SUFFIXES)}) lies directly in this folder;"
             f" {_way_out(path)}"
         )
     images: list[TestImage] = []

@@ -2,7 +2,8 @@
 
 Tiles of one slide share its tissue, stain and scanner. Where some of them are training images and
 some validation images, scores are too high and their intervals too narrow. Names often show which
-tiles belong together (see `core.data.split.parts`); this module is for names that do not tell.
+tiles belong together (see `core.data.split.parts_by_name`); this module is for names that do not
+tell.
 """
 
 import re
@@ -14,11 +15,11 @@ from PIL import Image
 
 from core.data.dataset import Dataset
 
-MOST_IMAGES = 600
+MOST_COMPARED = 600
 """Largest number of images that are compared: of a larger data set, every so many-th by name."""
 SIDE = 24
 """Side, in pixels, of the small copies that are compared."""
-SAME = 0.95
+SAME_PLACE = 0.95
 """Correlation of two small copies, each less the mean over all images, from which on the two images
 show the same place. The highest between two crops of CoNSeP is 0.56."""
 PLAIN = 2.0
@@ -35,7 +36,7 @@ LEAST_IMAGES = 12
 
 
 class Looks:
-    """The looks of the images of a data set, or of MOST_IMAGES of them.
+    """The looks of the images of a data set, or of MOST_COMPARED of them.
 
     names        names of the N images in natural order: a2 before a10
     places_NP    float64, their small copies in grey, less the mean over all images, scaled to a sum
@@ -46,10 +47,12 @@ class Looks:
 
     def __init__(self, dataset: Dataset) -> None:
         samples = sorted(dataset.samples, key=lambda sample: _by_number(sample.name))
-        chosen = np.linspace(0, len(samples) - 1, min(len(samples), MOST_IMAGES)).astype(int)
+        chosen = np.linspace(0, len(samples) - 1, min(len(samples), MOST_COMPARED)).astype(int)
         kept = [samples[index] for index in chosen]
         self.names = [sample.name for sample in kept]
-        small_NHWC = np.array([_small(sample.image) for sample in kept]).reshape(-1, SIDE, SIDE, 3)
+        small_NHWC = np.array([_small_copy(sample.image) for sample in kept]).reshape(
+            -1, SIDE, SIDE, 3
+        )
         grey_NP = small_NHWC.mean(axis=3).reshape(len(kept), -1)
         places_NP = grey_NP - grey_NP.mean(axis=0)
         places_NP -= places_NP.mean(axis=1, keepdims=True)
@@ -71,7 +74,7 @@ class Looks:
                 most_NN = np.maximum(most_NN, self.places_NP @ other_NP.T)
         return [
             (self.names[one], self.names[other])
-            for one, other in np.argwhere(np.triu(most_NN, 1) >= SAME).tolist()
+            for one, other in np.argwhere(np.triu(most_NN, 1) >= SAME_PLACE).tolist()
         ]
 
     def share_colours(self, group_of: Callable[[str], str]) -> bool:
@@ -104,7 +107,7 @@ class Looks:
         return found < min(shuffled) and found <= CLOSE * float(np.mean(shuffled))
 
 
-def _small(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _small_copy(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Shrink an image to float64 [SIDE, SIDE, 3], 0 to 255."""
     small = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float64)

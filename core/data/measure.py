@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from core.data.dataset import Dataset
 from core.labels.label_maps import find_instances
+from core.sample import Size
 
-MOST_INSTANCES, MOST_IMAGES = 2000, 500
+MOST_INSTANCES, MOST_IMAGE_SIZES = 2000, 500
 """Largest numbers of instances and of images whose sizes are kept; of more a random sample is, the
 same on every machine. A proportion of 2000 instances has a standard error of at most 1.1 percentage
 points."""
@@ -23,15 +24,12 @@ SIDES = (128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 _BINS = 4
 """Windows begin at multiples of their side divided by this."""
 
-Size = tuple[int, int]
-"""Height and width in pixels."""
-
 
 @dataclass(frozen=True)
 class Measurement:
     """The measurement of a data set; all lengths are in pixels.
 
-    images     height and width of each image, or of MOST_IMAGES of them, drawn at random
+    images     height and width of each image, or of MOST_IMAGE_SIZES of them, drawn at random
     cells      for each instance, or MOST_INSTANCES of them, drawn at random: height and width of
                its image, then those of its box
     crowded    largest number of instances in an image
@@ -102,7 +100,7 @@ def measure(dataset: Dataset) -> Measurement:
         crowded = max(crowded, len(boxes_N4))
     cells_K4 = np.concatenate(cells) if cells else np.zeros((0, 4), np.int64)
     return Measurement(
-        tuple(sizes[index] for index in _some(len(sizes), MOST_IMAGES)),
+        tuple(sizes[index] for index in _some(len(sizes), MOST_IMAGE_SIZES)),
         tuple(
             (h, w, y, x) for h, w, y, x in cells_K4[_some(len(cells_K4), MOST_INSTANCES)].tolist()
         ),

@@ -12,7 +12,7 @@ from PIL import Image
 from core.data.stored import MAX_PIXELS, NOT_8_BITS, check_size
 from core.errors import DataError
 
-SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "BMP": b"BM"}
+PICTURE_SIGNATURES = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff", "BMP": b"BM"}
 
 _ORIENTATION = 274
 _PNG_DEPTH = 24
@@ -20,8 +20,8 @@ _PNG_DEPTH = 24
 
 
 @contextlib.contextmanager
-def opened(path: Path, kind: str) -> Iterator["Picture"]:
-    """Open the picture in a file of a known kind, a key of SIGNATURES.
+def open_picture(path: Path, kind: str) -> Iterator["Picture"]:
+    """Open the picture in a file of a known kind, a key of PICTURE_SIGNATURES.
 
     Raises DataError, and whatever Pillow raises.
     """
@@ -60,7 +60,7 @@ class Picture:
         self.size = (picture.height, picture.width)
         # Only metadata before the pixels counts: browsers ignore later metadata, and it is known
         # only after decoding.
-        self.orientation = _orientation(picture.info.get("exif"))
+        self.orientation = _exif_orientation(picture.info.get("exif"))
 
     def check_picture(self) -> None:
         """Refuse 16 bits, animations, and colours that could mean several RGB values."""
@@ -118,7 +118,7 @@ class Picture:
             )
 
 
-def _orientation(exif: bytes | None) -> int:
+def _exif_orientation(exif: bytes | None) -> int:
     """The orientation that EXIF names; 1, as stored, where it names none or is damaged."""
     if not exif:
         return 1

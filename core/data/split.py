@@ -34,7 +34,7 @@ relative difference of its number of images from the target. An uneven class cos
 relative distance from the range that NEAR allows."""
 
 
-COPIES = (
+COPY_PATTERNS = (
     (r"\.rf\.[0-9A-Za-z]{8,}", r"^(.+?)(?:\.rf\.|$)"),
     (
         r"(?i)[_-](?:aug|augmented|[hv]?flip|fliplr|flipud|flipped|mirrored|rot|rotated)\d*(?:[_.-]|$)",
@@ -43,7 +43,7 @@ COPIES = (
 )
 """Names of augmented copies, Roboflow's and those that people write: for each a pattern that finds
 such names, and one whose first group is the name of the original."""
-PARTS = (
+PART_PATTERNS = (
     (r"^(.+)SEP\d+SEP\d+END", False),
     (r"^(.+)SEP[xyrc]\d+SEP?[xyrc]\d+END", False),
     (r"^(.+)SEP[A-Za-z]*(\d+)END", True),
@@ -165,9 +165,9 @@ def group_names(names: Iterable[str], pattern: str, place: str) -> list[str]:
     return groups
 
 
-def copies(names: Sequence[str]) -> Grouping | None:
+def copies_by_name(names: Sequence[str]) -> Grouping | None:
     """Group images that are augmented copies of one picture by their names; None if no two are."""
-    for sign, pattern in COPIES:
+    for sign, pattern in COPY_PATTERNS:
         if any(re.search(sign, name) for name in names):
             grouping = _grouping(names, pattern)
             if grouping.groups:
@@ -175,12 +175,12 @@ def copies(names: Sequence[str]) -> Grouping | None:
     return None
 
 
-def parts(names: Sequence[str]) -> Grouping | None:
+def parts_by_name(names: Sequence[str]) -> Grouping | None:
     """Group images that are parts of one slide, patient or series by their names.
 
     None where the names seem only to number the images.
     """
-    for shape, numbered in PARTS:
+    for shape, numbered in PART_PATTERNS:
         for separator, end in itertools.product(SEPARATORS, ENDS):
             pattern = shape.replace("SEP", separator).replace("END", end)
             if all(re.search(pattern, name) for name in names):
@@ -193,12 +193,12 @@ def parts(names: Sequence[str]) -> Grouping | None:
     return None
 
 
-def stems(names: Sequence[str]) -> Iterator[Grouping]:
+def stems_by_name(names: Sequence[str]) -> Iterator[Grouping]:
     """Yield groupings by the beginnings of names, as in slide3_12 and slide3_57, likeliest first.
 
     Names alone do not tell whether such images belong together.
     """
-    for shape, _ in PARTS:
+    for shape, _ in PART_PATTERNS:
         for separator, end in itertools.product(SEPARATORS, ENDS):
             pattern = shape.replace("SEP", separator).replace("END", end)
             if all(re.search(pattern, name) for name in names):

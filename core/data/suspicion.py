@@ -16,18 +16,18 @@ from scipy import ndimage, sparse, spatial
 
 from core.config import DataConfig
 from core.data.dataset import Dataset, Problem, assemble, examples_of
-from core.data.split import copies, group_names
+from core.data.split import copies_by_name, group_names
 from core.errors import DataError
 from core.sample import MAX_INSTANCES, Sample
 from core.text import have, listed, many, shown
 
 ANYWAY = "`--set data.allow_suspicious=true` uses the annotations as they are"
-MOST = 0.5
+CALLED_MOST = 0.5
 """Least fraction that is called most."""
 SPECK = 0.02
 """A piece smaller than this fraction of the largest one of its instance is a speck: a slip of the
 brush."""
-SPREAD = 0.25
+SCATTERED = 0.25
 """The pieces of an instance are scattered if its box covers at least this fraction of the image."""
 SPARSE = 10
 """The pieces of an instance are scattered, too, if its box has at least this many times its area,
@@ -48,9 +48,9 @@ NEIGHBOURS = 8
 """Number of nearest instances, by the centres of their boxes, among which a twin is looked for."""
 COVERING = 0.9
 """An instance that covers at least this fraction of its image is suspicious."""
-BORDERING, BESIDE = 0.25, 3
-"""An instance that reaches all four borders is suspicious if it covers MOST of its image, or at
-least this fraction of an image with at least this number of other instances."""
+BORDERING, BESIDE_BORDERING = 0.25, 3
+"""An instance that reaches all four borders is suspicious if it covers CALLED_MOST of its image, or
+at least this fraction of an image with at least this number of other instances."""
 SIDE_OF_A_BOX, BOXES = 6, (10, 0.9)
 """Least side of a rectangle that counts, in pixels; and the least number of rectangles, and the
 least fraction of all instances, that are no accident."""
@@ -297,7 +297,7 @@ def _scattered(dataset: Dataset, shapes: Sequence[Shapes]) -> Iterator[str]:
             height, width = sample.size
             x0, y0, x1, y1 = one.boxes_N4.T
             box_areas = (x1 - x0) * (y1 - y0)
-            spread = (box_areas >= SPREAD * height * width) | (box_areas >= SPARSE * one.areas_N)
+            spread = (box_areas >= SCATTERED * height * width) | (box_areas >= SPARSE * one.areas_N)
             wide = of_class & (one.large_N >= 2) & (spread | (one.large_N >= SPARSE))
             instances += int(np.count_nonzero(of_class))
             pieces += one.large_N[wide].tolist()
@@ -305,7 +305,7 @@ def _scattered(dataset: Dataset, shapes: Sequence[Shapes]) -> Iterator[str]:
         # Paired organs lie apart as well, but are two pieces.
         if (
             len(images) >= 2
-            and len(pieces) >= MOST * instances
+            and len(pieces) >= CALLED_MOST * instances
             and sum(pieces) >= 2.5 * len(pieces)
         ):
             yield (
@@ -392,7 +392,8 @@ def _background(dataset: Dataset, shapes: Sequence[Shapes]) -> tuple[list[str], 
             one.largest_N >= 0.8 * one.areas_N
         )
         between = borders & (
-            (fraction >= MOST) | ((fraction >= BORDERING) & (len(one.ids_N) > BESIDE))
+            (fraction >= CALLED_MOST)
+            | ((fraction >= BORDERING) & (len(one.ids_N) > BESIDE_BORDERING))
         )
         images += [index] * bool((between | (fraction >= COVERING)).any())
     if not images:
@@ -414,7 +415,7 @@ def _crowds(dataset: Dataset) -> list[str]:
     """Suspicion of crowd regions that are most annotations: some tools write every mask as one."""
     crowds = sum(int(sample.crowd_N.sum()) for sample in dataset.samples)
     annotations = sum(len(sample.crowd_N) for sample in dataset.samples)
-    if not crowds or crowds < MOST * annotations:
+    if not crowds or crowds < CALLED_MOST * annotations:
         return []
     return [
         f"{crowds:,} of {many(annotations, 'annotation')} are crowd regions (iscrowd 1), which are"
@@ -426,7 +427,7 @@ def _crowds(dataset: Dataset) -> list[str]:
 
 def _copies(dataset: Dataset, config: DataConfig) -> list[str]:
     """Suspicion of versions of one picture that a split could put into both parts."""
-    found = copies([sample.name for sample in dataset.samples])
+    found = copies_by_name([sample.name for sample in dataset.samples])
     if found is None:
         return []
     if config.group_pattern:

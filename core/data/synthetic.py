@@ -69,7 +69,7 @@ class _Nucleus:
     lobes: float
 
 
-def make(images: int = 24, side: int = 128, seed: int = 0, test: int = 0) -> Dataset:
+def make_cells(images: int = 24, side: int = 128, seed: int = 0, test: int = 0) -> Dataset:
     """Draw a data set of `images` annotated fields of view, then `test` test images.
 
     Three fields make a slide; names are such as `slide01_field2`. Heights and widths lie between
@@ -90,7 +90,7 @@ def write_hw3(dataset: Dataset, folder: Path, test: Sequence[Sample] = ()) -> No
 
     `test` becomes the test images and their listing, ids from 1, without masks. Reading the folder
     again gives the same data set if its classes are HW3's and its instances are numbered class by
-    class, as those of `make` are.
+    class, as those of `make_cells` are.
 
     Raises DataError for what one mask per class cannot hold: crowd regions, and overlapping
     instances of one class.
@@ -187,7 +187,7 @@ def _ground(rng: np.random.Generator, height: int, width: int) -> Field:
     colour = _mix(
         np.array([243.0, 220.0, 232.0]), np.array([205.0, 138.0, 180.0]), density[..., None]
     )
-    gaps = _step((_noise(rng, y / 30, x / 30) - 0.68) / 0.1)
+    gaps = _smooth_step((_noise(rng, y / 30, x / 30) - 0.68) / 0.1)
     return _mix(colour, np.array([244.0, 240.0, 244.0]), 0.9 * gaps[..., None])
 
 
@@ -198,13 +198,13 @@ def _draw_distractors(canvas: Field, rng: np.random.Generator) -> None:
     for _ in range(int(rng.integers(1, 4))):
         squared = _squared(y, x, rng.random() * height, rng.random() * width)
         radius = 6 + 6 * rng.random()
-        veil = _step(1.2 - squared / (radius * radius)) * (0.2 + 0.25 * rng.random())
+        veil = _smooth_step(1.2 - squared / (radius * radius)) * (0.2 + 0.25 * rng.random())
         canvas[:] = _mix(canvas, np.array([150.0, 112.0, 172.0]), veil[..., None])
     for _ in range(int(rng.integers(0, 5))):
         squared = _squared(y, x, rng.random() * height, rng.random() * width)
         radius = 3.4 + 1.6 * rng.random()
-        disc = _step((radius - np.sqrt(squared)) / 1.2 + 0.5)
-        hollow = 0.35 * _step(1 - squared / (radius * radius) * 2)
+        disc = _smooth_step((radius - np.sqrt(squared)) / 1.2 + 0.5)
+        hollow = 0.35 * _smooth_step(1 - squared / (radius * radius) * 2)
         canvas[:] = _mix(
             canvas, np.array([218.0, 104.0, 110.0]), (disc * (0.85 - hollow))[..., None]
         )
@@ -216,7 +216,7 @@ def _draw_pigment(canvas: Field, rng: np.random.Generator) -> None:
     y, x = _grid(height, width)
     for _ in range(int(rng.integers(2, 8))):
         squared = _squared(y, x, rng.random() * height, rng.random() * width)
-        grain = _step((0.7 + 1.3 * rng.random() - np.sqrt(squared)) + 0.5)
+        grain = _smooth_step((0.7 + 1.3 * rng.random() - np.sqrt(squared)) + 0.5)
         colour = _mix(np.array([120.0, 84.0, 60.0]), np.array([70.0, 46.0, 100.0]), rng.random(1))
         canvas[:] = _mix(canvas, colour, 0.85 * grain[..., None])
 
@@ -232,7 +232,7 @@ def _place_nuclei(label_map: NDArray[np.uint16], rng: np.random.Generator) -> li
             break
         beside = nuclei[int(rng.integers(len(nuclei)))] if nuclei and rng.random() < 0.4 else None
         nucleus = _random_nucleus(rng, height, width, beside)
-        inside = _outline(nucleus, *_grid(height, width)) <= 1
+        inside = _squared_radius(nucleus, *_grid(height, width)) <= 1
         under = np.unique(label_map[ndimage.binary_dilation(inside)])
         if np.count_nonzero(inside) < 14 or (beside is None and under.any()):
             continue
@@ -281,7 +281,7 @@ def _random_nucleus(
     return _Nucleus(label, float(y), float(x), (long, short), across, shape, bend, lobes)
 
 
-def _outline(nucleus: _Nucleus, y: Field, x: Field) -> Field:
+def _squared_radius(nucleus: _Nucleus, y: Field, x: Field) -> Field:
     """Squared ratio of each pixel's distance from the centre to the outline's, float64 [H, W].
 
     It is at most 1 inside the nucleus.
@@ -306,7 +306,7 @@ def _draw_nucleus(
     canvas: Field, nucleus: _Nucleus, rng: np.random.Generator, strength: float
 ) -> None:
     y, x = _grid(*canvas.shape[:2])
-    q = _outline(nucleus, y, x)
+    q = _squared_radius(nucleus, y, x)
     pale = np.array([166.0, 134.0, 190.0])
     dark = {
         1: np.array([98.0, 68.0, 146.0]),
@@ -319,21 +319,21 @@ def _draw_nucleus(
     opacity = min(1.0, strength * (0.66 + 0.4 * rng.random()) * (0.8 if is_blurred else 1.0))
     chromatin = _noise(rng, y / 1.9, x / 1.9)
     if nucleus.label == 1:
-        density = 0.25 + 0.35 * chromatin + 0.5 * _step((q - 0.5) / 0.5)
+        density = 0.25 + 0.35 * chromatin + 0.5 * _smooth_step((q - 0.5) / 0.5)
         for _ in range(int(rng.integers(1, 3))):
             spot = [nucleus.y, nucleus.x] + (rng.random(2) - 0.5) * nucleus.radii[1]
-            density = density + 0.7 * _step(1.3 - _squared(y, x, spot[0], spot[1]) / 1.6)
+            density = density + 0.7 * _smooth_step(1.3 - _squared(y, x, spot[0], spot[1]) / 1.6)
     elif nucleus.label == 4:
         density = 0.7 + 0.4 * chromatin
         reach = nucleus.radii[0] * (1.25 + 0.35 * rng.random())
-        halo = _step(1.6 - 1.3 * _squared(y, x, nucleus.y, nucleus.x) / (reach * reach)) * (
+        halo = _smooth_step(1.6 - 1.3 * _squared(y, x, nucleus.y, nucleus.x) / (reach * reach)) * (
             0.3 + 0.4 * rng.random()
         )
         canvas[:] = _mix(canvas, np.array([222.0, 122.0, 152.0]), halo[..., None])
     else:
         density = (0.75 if nucleus.label == 2 else 0.55) + 0.45 * chromatin
     colour = _mix(pale, dark, np.minimum(density, 1.0)[..., None])
-    cover = _step((1 - np.sqrt(q)) * nucleus.radii[1] / softness + 0.5) * opacity
+    cover = _smooth_step((1 - np.sqrt(q)) * nucleus.radii[1] / softness + 0.5) * opacity
     canvas[:] = _mix(canvas, colour, cover[..., None])
 
 
@@ -360,7 +360,7 @@ def _mix(below: Field, above: Field, cover: Field) -> Field:
     return below + (above - below) * cover
 
 
-def _step(value: Field) -> Field:
+def _smooth_step(value: Field) -> Field:
     """A smooth step: 0 below 0, 1 above 1."""
     clipped = np.clip(value, 0.0, 1.0)
     return clipped * clipped * (3 - 2 * clipped)
@@ -381,7 +381,7 @@ def _noise(rng: np.random.Generator, v: Field, u: Field) -> Field:
     v0, u0 = np.floor(v).astype(np.int64), np.floor(u).astype(np.int64)
     top, left = int(v0.min()), int(u0.min())
     values = rng.random((int(v0.max()) - top + 2, int(u0.max()) - left + 2))
-    down, right = _step(v - v0), _step(u - u0)
+    down, right = _smooth_step(v - v0), _smooth_step(u - u0)
     v0, u0 = v0 - top, u0 - left
     upper = _mix(values[v0, u0], values[v0, u0 + 1], right)
     lower = _mix(values[v0 + 1, u0], values[v0 + 1, u0 + 1], right)
@@ -390,5 +390,5 @@ def _noise(rng: np.random.Generator, v: Field, u: Field) -> Field:
 
 READER = Reader(
     sees=lambda where: where == "synthetic",
-    read=lambda _: Inspection(make(test=TEST_IMAGES), ()),
+    read=lambda _: Inspection(make_cells(test=TEST_IMAGES), ()),
 )

@@ -24,7 +24,7 @@ from core.data.stored import MAX_PIXELS, NOT_8_BITS, check_size
 from core.errors import DataError
 from core.text import listed, many
 
-SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 MAX_PAGES = 64
 """Largest number of pages that are read: a file with more holds no single image, and a million
@@ -53,7 +53,7 @@ EXTRA = tifffile.EXTRASAMPLE
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator["Tiff"]:
+def open_tiff(path: Path) -> Iterator["Tiff"]:
     """Open the image in a TIFF file.
 
     Raises DataError if the file does not hold exactly one, and whatever tifffile raises.
@@ -83,7 +83,7 @@ class Tiff:
                 f" {NOT_8_BITS}"
             )
         if not (_is_grey(page) or _is_colour(page)):
-            kind, samples = _kind(page), page.samplesperpixel
+            kind, samples = _photometric_name(page), page.samplesperpixel
             raise DataError(
                 f"an image must be grey, RGB or RGBA, and this one is {kind} with"
                 f" {many(samples, 'channel')}; convert it to RGB, all images in the same way"
@@ -95,7 +95,7 @@ class Tiff:
         Alpha is dropped; colours that were multiplied by it are divided by it.
         """
         page = self._planes[0]
-        planes = [_pixels(plane) for plane in self._planes]
+        planes = [_stored_pixels(plane) for plane in self._planes]
         pixels = np.stack(planes, axis=2) if len(planes) > 1 else planes[0]
         if page.axes == "SYX":
             pixels = np.moveaxis(pixels, 0, 2)
@@ -140,7 +140,7 @@ class Tiff:
 
     def ids(self) -> NDArray[Any]:
         """Decode the values as stored, [H, W]; of a palette the indices, not the colours."""
-        return _pixels(self._planes[0])
+        return _stored_pixels(self._planes[0])
 
 
 def _planes(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
@@ -260,11 +260,11 @@ def _named_axes(file: tifffile.TiffFile) -> dict[str, int]:
         return _ome_axes(page.description)
     if file.is_imagej:
         found = {
-            axis: _size(file.imagej_metadata, key)
+            axis: _claimed_number(file.imagej_metadata, key)
             for axis, key in zip("CZT", IMAGEJ_AXES, strict=True)
         }
         known = math.prod(found.values())
-        images = _size(file.imagej_metadata, "images")
+        images = _claimed_number(file.imagej_metadata, "images")
         return {**found, "Q": images} if known == 1 else found
     if METAMORPH_PLANES in page.tags:
         return {"Z": page.tags[METAMORPH_PLANES].count}
@@ -275,16 +275,16 @@ def _named_axes(file: tifffile.TiffFile) -> dict[str, int]:
 
 METAMORPH_PLANES = 33629
 """Tag (UIC2) with one entry per plane; one page holds all planes, one after the other."""
-MOST = 1_000_000_000
+MOST_PLANES = 1_000_000_000
 """Cap on the number of planes that a description claims, so that no message shows a number of many
 digits."""
 IMAGEJ_AXES = ("channels", "slices", "frames")
 
 
-def _size(content: Mapping[str, Any] | None, key: str) -> int:
+def _claimed_number(content: Mapping[str, Any] | None, key: str) -> int:
     """A size in ImageJ's metadata, at most MOST; 1 where it is missing or no positive number."""
     value = (content or {}).get(key, 1)
-    return min(value, MOST) if isinstance(value, int) and value > 0 else 1
+    return min(value, MOST_PLANES) if isinstance(value, int) and value > 0 else 1
 
 
 def _ome_axes(description: str) -> dict[str, int]:
@@ -326,12 +326,15 @@ def _shaped_axes(page: tifffile.TiffPage) -> dict[str, int]:
     """
     try:
         content = json.loads(page.description)
-        shape, axes = [min(int(size), MOST) for size in content["shape"]], content.get("axes")
+        shape, axes = (
+            [min(int(size), MOST_PLANES) for size in content["shape"]],
+            content.get("axes"),
+        )
     except (ValueError, LookupError, TypeError, RecursionError):
         return {}
     if isinstance(axes, str) and len(axes) == len(shape):
         return dict(zip(axes.upper(), shape, strict=True))
-    return {"Q": min(MOST, math.prod(shape) // max(1, math.prod(page.shape)))}
+    return {"Q": min(MOST_PLANES, math.prod(shape) // max(1, math.prod(page.shape)))}
 
 
 def _lost_tags(file: tifffile.TiffFile, page: tifffile.TiffPage) -> list[int]:
@@ -345,7 +348,7 @@ def _lost_tags(file: tifffile.TiffFile, page: tifffile.TiffPage) -> list[int]:
     return [code for code in codes if code in PIXEL_TAGS and code not in page.tags]
 
 
-def _kind(page: tifffile.TiffPage) -> str:
+def _photometric_name(page: tifffile.TiffPage) -> str:
     """The photometric interpretation of a page, in words for a message."""
     try:
         return tifffile.PHOTOMETRIC(page.photometric).name
@@ -454,7 +457,7 @@ def _check_segments(page: tifffile.TiffPage) -> None:
             )
 
 
-def _pixels(page: tifffile.TiffPage) -> NDArray[Any]:
+def _stored_pixels(page: tifffile.TiffPage) -> NDArray[Any]:
     """Decode a page's pixels as stored, in the shape of `page.axes`."""
     if page.compression not in LOSSLESS:
         _check_pictures_inside(page)

@@ -65,7 +65,7 @@ def find_instances(label_maps: NDArray[np.uint16]) -> Instances:
     return Instances(ids_N, table[:, 1], table[:, 2:6], table[:, 6])
 
 
-def crop(label_maps: NDArray[np.uint16], instances: Instances, index: int) -> MaskCrop:
+def crop_mask(label_maps: NDArray[np.uint16], instances: Instances, index: int) -> MaskCrop:
     """Cut instance `index` (a row of `instances`, not an id) out of `label_maps`, uint16 [L, H,
     W].
     """
@@ -275,7 +275,7 @@ def _pooled(
     return pooled[:, 0]
 
 
-def windows_of(
+def window_sizes(
     sides_N2: NDArray[np.floating[Any]], size: tuple[int, int], proposals: int, ratio: float
 ) -> tuple[tuple[int, int], int]:
     """Height and width of windows for all proposals (`largest` of `mask_targets`), and the number
@@ -324,7 +324,7 @@ def _chunks(sides: list[list[int]]) -> Iterator[tuple[int, int, int, int]]:
 
 
 @torch.no_grad()
-def paste(
+def paste_masks(
     mask_probs_NMM: torch.Tensor,
     boxes_N4: torch.Tensor,
     height: int,

@@ -53,7 +53,7 @@ def encode(crop: MaskCrop, height: int, width: int) -> Rle:
     return {"size": [height, width], "counts": encoded["counts"].decode("ascii")}
 
 
-def runs(counts: str) -> list[int]:
+def decode_runs(counts: str) -> list[int]:
     """The runs in COCO's compressed text: base 32 with a continuation bit, from the fourth on as
     differences.
 

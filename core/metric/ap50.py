@@ -25,9 +25,11 @@ from core.files import write_atomically
 from core.labels.label_maps import Instances, find_instances
 from core.sample import MAX_INSTANCES, Detections, MaskCrop, Sample
 
-ScalarT = TypeVar("ScalarT", bound=np.generic)
+_ScalarT = TypeVar("_ScalarT", bound=np.generic)
 
 IOU = 0.5
+FEW_IMAGES = 5
+"""A class in fewer images than this is too rare for an AP50 that says much."""
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
 """COCO's recall levels; compared exactly, since a tolerance of 1e-12 moves AP50 by 0.001."""
 
@@ -156,7 +158,7 @@ class Overlaps:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Matched:
     """The result of matching the detections of one image.
 
     taken_D     int64 [D], row of the instance that the detection took; -1 for none
@@ -190,15 +192,15 @@ class ImageMatches:
     name: str
     labels_D: NDArray[np.int64]
     scores_D: NDArray[np.float32]
-    by_mask: Outcome
-    by_box: Outcome
+    by_mask: Matched
+    by_box: Matched
     labels_G: NDArray[np.int64]
     crowd_G: NDArray[np.bool_]
     overlaps: Overlaps
     truths_C: NDArray[np.int64]
 
 
-def match(
+def match_images(
     samples: Sequence[Sample], detections: Sequence[Detections], classes: int
 ) -> tuple[MatchTable, MatchTable]:
     """Match the detections of each sample with its ground truth: by masks, and again by boxes.
@@ -249,16 +251,16 @@ def match_image(sample: Sample, found: Detections, classes: int) -> ImageMatches
 def match_tables(images: Sequence[ImageMatches], classes: int) -> tuple[MatchTable, MatchTable]:
     """The matches of all images as two tables: that of masks, and that of boxes."""
 
-    def table(outcomes: Sequence[Outcome]) -> MatchTable:
+    def table(outcomes: Sequence[Matched]) -> MatchTable:
         return MatchTable(
             image_D=np.repeat(
                 np.arange(len(images), dtype=np.int32), [len(one.labels_D) for one in images]
             ),
-            label_D=joined([one.labels_D for one in images], np.int16),
-            score_D=joined([one.scores_D for one in images], np.float32),
-            rank_D=joined([ranks(one.labels_D) for one in images], np.int32),
-            hit_D=joined([outcome.hit_D for outcome in outcomes], np.bool_),
-            ignored_D=joined([outcome.ignored_D for outcome in outcomes], np.bool_),
+            label_D=concatenated([one.labels_D for one in images], np.int16),
+            score_D=concatenated([one.scores_D for one in images], np.float32),
+            rank_D=concatenated([ranks(one.labels_D) for one in images], np.int32),
+            hit_D=concatenated([outcome.hit_D for outcome in outcomes], np.bool_),
+            ignored_D=concatenated([outcome.ignored_D for outcome in outcomes], np.bool_),
             truths_IC=np.array([one.truths_C for one in images], np.int32).reshape(-1, classes),
             image_names=tuple(one.name for one in images),
         )
@@ -334,8 +336,8 @@ def mask_overlaps(
             numbers.append(np.full(len(under), number))
             ids.append(under)
             intersections.append(counts[under])
-    detection, intersection = joined(numbers, np.int64), joined(intersections, np.int64)
-    row = row_of_id[joined(ids, np.int64)]
+    detection, intersection = concatenated(numbers, np.int64), concatenated(intersections, np.int64)
+    row = row_of_id[concatenated(ids, np.int64)]
     areas_D = np.array([mask.area for mask in masks], dtype=np.int64)
     union = areas_D[detection] + np.where(crowd_G[row], 0, truth.areas_N[row] - intersection)
     return Overlaps(detection, row, intersection / union)
@@ -363,9 +365,9 @@ def _box_overlaps(
         union = np.where(crowd_G[g], areas_D[d], areas_D[d] + areas_G[g] - intersection)
         pairs.append((d, g, intersection / union))
     return Overlaps(
-        joined([d for d, _, _ in pairs], np.int64),
-        joined([g for _, g, _ in pairs], np.int64),
-        joined([iou for _, _, iou in pairs], np.float64),
+        concatenated([d for d, _, _ in pairs], np.int64),
+        concatenated([g for _, g, _ in pairs], np.int64),
+        concatenated([iou for _, _, iou in pairs], np.float64),
     )
 
 
@@ -374,7 +376,7 @@ def _assign(
     labels_D: NDArray[np.int64],
     labels_G: NDArray[np.int64],
     crowd_G: NDArray[np.bool_],
-) -> Outcome:
+) -> Matched:
     """Let each detection, best first, take the free instance of its class that it overlaps most."""
     taken_D = np.full(len(labels_D), -1, dtype=np.int64)
     in_crowd_D = np.zeros(len(labels_D), dtype=np.bool_)
@@ -388,7 +390,7 @@ def _assign(
         if taken_D[detection] < 0 and truth not in taken:
             taken_D[detection] = truth
             taken.add(truth)
-    return Outcome(taken_D, in_crowd_D & (taken_D < 0))
+    return Matched(taken_D, in_crowd_D & (taken_D < 0))
 
 
 def ranks(labels_D: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -400,6 +402,6 @@ def ranks(labels_D: NDArray[np.int64]) -> NDArray[np.int64]:
     return ranks_D
 
 
-def joined(parts: Sequence[NDArray[Any]], dtype: type[ScalarT]) -> NDArray[ScalarT]:
+def concatenated(parts: Sequence[NDArray[Any]], dtype: type[_ScalarT]) -> NDArray[_ScalarT]:
     """Concatenate arrays; an empty list gives an empty array."""
     return np.concatenate([np.empty(0, dtype=dtype), *parts]).astype(dtype)

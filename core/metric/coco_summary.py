@@ -15,7 +15,7 @@ from core.labels.label_maps import find_instances
 from core.metric.ap50 import average_precision, mask_overlaps, ranks
 from core.sample import Detections, Sample
 
-NAMES = (
+SUMMARY_NAMES = (
     "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
     "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
 )  # fmt: skip
@@ -57,7 +57,8 @@ class GradedMatches:
 def coco_summary(
     samples: Sequence[Sample], detections: Sequence[Detections], classes: int
 ) -> Mapping[str, float | None]:
-    """The twelve numbers of masks, by their `NAMES`, in 0..1; None where there is nothing to find.
+    """The twelve numbers of masks, by their `SUMMARY_NAMES`, in 0..1; None where there is
+    nothing to find.
 
     `classes` is C. AP50 is that of `core.metric.ap50` with at most 100 detections.
     """
@@ -101,7 +102,7 @@ def match_graded(sample: Sample, found: Detections, classes: int) -> GradedMatch
         truths_XC[x] = np.bincount(labels_G[~ignored_G] - 1, minlength=classes)
         outside_D = (areas_D < low) | (areas_D > high)
         for y, iou in enumerate(_IOUS.tolist()):
-            matched = _taken(candidates, iou, ignored_G.tolist(), crowd_G.tolist())
+            matched = _takes_ignored(candidates, iou, ignored_G.tolist(), crowd_G.tolist())
             ignored_XYD[x, y] = outside_D
             for detection, is_ignored in matched.items():
                 hit_XYD[x, y, detection] = not is_ignored
@@ -111,7 +112,7 @@ def match_graded(sample: Sample, found: Detections, classes: int) -> GradedMatch
     )
 
 
-def _taken(
+def _takes_ignored(
     candidates: Mapping[int, Sequence[tuple[float, int]]],
     least: float,
     ignored: Sequence[bool],
@@ -167,7 +168,7 @@ def summarize(images: Sequence[GradedMatches]) -> Mapping[str, float | None]:
         *(precision_XYC[0], precision_XYC[0, 0], precision_XYC[0, 5], *precision_XYC[1:]),
         *(*recall_MXYC[:, 0], *recall_MXYC[2, 1:]),
     ]
-    return {name: _mean(part) for name, part in zip(NAMES, parts, strict=True)}
+    return {name: _mean(part) for name, part in zip(SUMMARY_NAMES, parts, strict=True)}
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.metric.ap50 import IOU, ImageMatches, average_precision, joined, ranks
+from core.metric.ap50 import IOU, ImageMatches, average_precision, concatenated, ranks
 
 LEAST_IOU = 0.1
 """IoU from which on a detection is a bad outline of an instance, as in TIDE; below, the
@@ -127,9 +127,13 @@ def _pool(images: Sequence[ImageMatches], max_dets: int) -> _Pooled:
         detections.append(place_D[pairs.detection[counts_K]])
         truths.append(place_G[pairs.truth[counts_K]])
         ious.append(pairs.iou[counts_K])
-    labels_D, scores_D = joined(labels, np.int64), joined(scores, np.float32)
-    taken_D, labels_G = joined(taken, np.int64), joined(truth_labels, np.int64)
-    d, g, iou = joined(detections, np.int64), joined(truths, np.int64), joined(ious, np.float64)
+    labels_D, scores_D = concatenated(labels, np.int64), concatenated(scores, np.float32)
+    taken_D, labels_G = concatenated(taken, np.int64), concatenated(truth_labels, np.int64)
+    d, g, iou = (
+        concatenated(detections, np.int64),
+        concatenated(truths, np.int64),
+        concatenated(ious, np.float64),
+    )
     order = np.lexsort((g, d))  # of equal overlaps the first instance is taken, as annotated
     d, g, iou = d[order], g[order], iou[order]
 
@@ -142,11 +146,11 @@ def _pool(images: Sequence[ImageMatches], max_dets: int) -> _Pooled:
     kinds_G = np.select(tests_G, range(3), 3)
 
     calls = np.flatnonzero(~own & half & (kinds_G[g] == INSTANCE_KINDS.index(CALLED)))
-    calls = calls[_best(g[calls], scores_D[d[calls]])]
+    calls = calls[_best_rows(g[calls], scores_D[d[calls]])]
     outlines = np.flatnonzero(near & (kinds_D[d] == DETECTION_KINDS.index(OUTLINED)))
-    outlines = outlines[_best(d[outlines], iou[outlines])]
+    outlines = outlines[_best_rows(d[outlines], iou[outlines])]
     outlines = outlines[~found_G[g[outlines]]]
-    outlines = outlines[_best(g[outlines], scores_D[d[outlines]])]
+    outlines = outlines[_best_rows(g[outlines], scores_D[d[outlines]])]
     return _Pooled(
         labels_D, scores_D, kinds_D, labels_G, kinds_G,
         g[calls], d[calls], g[outlines], d[outlines],
@@ -160,7 +164,7 @@ def _marked(rows: NDArray[np.int64], like: NDArray[np.int64]) -> NDArray[np.bool
     return marked
 
 
-def _best(keys_K: NDArray[np.int64], values_K: NDArray[np.floating]) -> NDArray[np.int64]:
+def _best_rows(keys_K: NDArray[np.int64], values_K: NDArray[np.floating]) -> NDArray[np.int64]:
     """For each distinct key, ascending, the row with the highest value; of equals the first."""
     order = np.lexsort((-values_K, keys_K))
     return order[np.unique(keys_K[order], return_index=True)[1]]

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ImageDraws:
     """The anchors or proposals drawn in one image: indices of its labels, int64, ascending."""
 
     positive_P: torch.Tensor
@@ -78,7 +78,7 @@ class BalancedSampler:
         """Largest number of positives drawn in an image."""
         return int(self.batch_size_per_image * self.positive_fraction)
 
-    def __call__(self, labels: Sequence[torch.Tensor]) -> list[Drawn]:
+    def __call__(self, labels: Sequence[torch.Tensor]) -> list[ImageDraws]:
         """The draw of each image.
 
         labels   int64 [A] of each image: 1 or more is positive, 0 negative, and the rest is never
@@ -93,7 +93,9 @@ class BalancedSampler:
             some = min(positives, self.most_positives)
             others = min(negatives, self.batch_size_per_image - some)
             drawn.append(
-                Drawn(_draw(ranks_2A[0], positives, some), _draw(ranks_2A[1], negatives, others))
+                ImageDraws(
+                    _draw(ranks_2A[0], positives, some), _draw(ranks_2A[1], negatives, others)
+                )
             )
         return drawn
 
@@ -133,7 +135,7 @@ class BalancedSampler:
         )
 
 
-def positives_first(drawn: Sequence[Drawn], candidates: Sequence[int]) -> Draws:
+def positives_first(drawn: Sequence[ImageDraws], candidates: Sequence[int]) -> Draws:
     """The draws of all images: first the positives, image after image, then the negatives.
 
     candidates   number of labels of each image

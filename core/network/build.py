@@ -50,7 +50,7 @@ def build_detector(
     )
     model: Detector = recipe.build(config, classes, predict, traits)
     if weights is not None:
-        _load(model, weights, config)
+        _copy_weights(model, weights, config)
     model.freeze(config.trainable_layers, config.trainable_fpn)
     return model.train()
 
@@ -74,7 +74,7 @@ def restore_detector(
     return model.eval()
 
 
-def _load(model: Detector, weights: BaseWeights, config: ModelConfig) -> None:
+def _copy_weights(model: Detector, weights: BaseWeights, config: ModelConfig) -> None:
     """Copy pretrained weights into the model, or into its backbone where they are a classifier's.
 
     A whole Mask R-CNN also fills the layers of another detector that begin as copies of its own.

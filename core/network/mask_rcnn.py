@@ -13,10 +13,10 @@ from core.config import PredictConfig
 from core.network.detector import Detector, RawDetections, Traits
 from core.network.proposals import ProposalNetwork
 from core.network.pyramid import PyramidBackbone
-from core.network.resizing import ImageTransform, Size, resize_boxes
+from core.network.resizing import ImageTransform, resize_boxes
 from core.network.roi_heads import RoIHeads
 from core.network.truths import Truths
-from core.sample import Target
+from core.sample import Size, Target
 
 
 class MaskRCNN(Detector):

@@ -15,7 +15,7 @@ from torchvision.ops import box_area, roi_align
 
 from core.network.truths import OfImages
 
-SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
+LEVEL_SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
 """Scales of the levels relative to the image. torchvision guesses them from the first batch it sees
 and keeps the guess, which depends on that batch's padding and is wrong for small images; a resumed
 trial or a loaded model would go on with other scales."""
@@ -30,7 +30,7 @@ OUTSIDE = -1e4
 
 
 class PyramidPooling(nn.Module):
-    """torchvision's MultiScaleRoIAlign, bit for bit, for levels of the scales in SCALES.
+    """torchvision's MultiScaleRoIAlign, bit for bit, for levels of the scales in LEVEL_SCALES.
 
     output_size   side of what is pooled from each box, in cells
     """
@@ -42,7 +42,7 @@ class PyramidPooling(nn.Module):
     def forward(self, levels: Sequence[torch.Tensor], boxes: OfImages) -> torch.Tensor:
         """The pooled features of all boxes, float32 [P, F, M, M], image after image.
 
-        levels   [B, F, H, W] each, the finest first; levels beyond SCALES are ignored
+        levels   [B, F, H, W] each, the finest first; levels beyond LEVEL_SCALES are ignored
         boxes    float32 [P, 4] of each image
         """
         return self.pooled(levels, regions_of(boxes))
@@ -62,12 +62,12 @@ class PyramidPooling(nn.Module):
     ) -> torch.Tensor:
         """Each box pooled from its level alone, float32 [P, F, M, M]; Python waits for the GPU."""
         order_P = level_P.argsort(stable=True)
-        level_numbers = torch.arange(len(SCALES), device=level_P.device)[:, None]
+        level_numbers = torch.arange(len(LEVEL_SCALES), device=level_P.device)[:, None]
         counts = (level_P == level_numbers).sum(dim=1).tolist()  # waits for the GPU
         pooled = [
             self._aligned(level, regions_K5, scale)
             for level, regions_K5, scale in zip(
-                levels, torch.split(regions_P5[order_P], counts), SCALES, strict=False
+                levels, torch.split(regions_P5[order_P], counts), LEVEL_SCALES, strict=False
             )
             if len(regions_K5)
         ]
@@ -80,14 +80,14 @@ class PyramidPooling(nn.Module):
         self, levels: Sequence[torch.Tensor], regions_P5: torch.Tensor, level_P: torch.Tensor
     ) -> torch.Tensor:
         """The same without waiting: the sum over all levels, of which only a box's own is not 0."""
-        level_numbers = torch.arange(len(SCALES), device=level_P.device)[:, None, None]
+        level_numbers = torch.arange(len(LEVEL_SCALES), device=level_P.device)[:, None, None]
         boxes = torch.where(level_P[:, None] == level_numbers, regions_P5[:, 1:], OUTSIDE)
         # The number of the image stays: an image that is not there must not be read either.
-        images = regions_P5[:, :1].expand(len(SCALES), -1, -1)
+        images = regions_P5[:, :1].expand(len(LEVEL_SCALES), -1, -1)
         of_levels = (
             self._aligned(level, regions_P5, scale)
             for level, regions_P5, scale in zip(
-                levels, torch.cat([images, boxes], dim=2), SCALES, strict=False
+                levels, torch.cat([images, boxes], dim=2), LEVEL_SCALES, strict=False
             )
         )
         # In place, and one after the other: a batch of eight has 200 MB from each level.
@@ -123,4 +123,4 @@ def _level_of(boxes_P4: torch.Tensor) -> torch.Tensor:
     """
     doublings_P = torch.log2(box_area(boxes_P4).sqrt() / USUAL_SIDE)
     halvings_P = torch.floor(USUAL_HALVINGS + doublings_P + 1e-6)
-    return (halvings_P - LEAST_HALVINGS).clamp(0, len(SCALES) - 1).to(torch.int64)
+    return (halvings_P - LEAST_HALVINGS).clamp(0, len(LEVEL_SCALES) - 1).to(torch.int64)

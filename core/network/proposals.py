@@ -17,9 +17,10 @@ from core.network.anchors import Anchors
 from core.network.balanced import BalancedSampler, positives_first
 from core.network.box_coding import OffsetCoder
 from core.network.matching import match_anchors
-from core.network.resizing import ImageBatch, Size
-from core.network.suppression import suppress
-from core.network.truths import OfImages, clipped, first_of
+from core.network.resizing import ImageBatch
+from core.network.suppression import suppress_in_rows
+from core.network.truths import OfImages, clipped, first_places
+from core.sample import Size
 
 SUPPRESSED_TOGETHER = ("cuda",)
 """Types of device on which the boxes of all levels are suppressed in one call, because each call
@@ -27,7 +28,7 @@ waits for the device. On a CPU it is faster to compare each box only with those 
 
 SUPPRESSION_IOU = 0.7
 """Only the better of two boxes of one level is proposed if their IoU is above this."""
-LEAST_SIDE = 1e-3
+LEAST_PROPOSAL_SIDE = 1e-3
 """Least side of a proposal, in pixels."""
 
 
@@ -109,7 +110,7 @@ class ProposalNetwork(nn.Module):
         """
         most, top_of_level = self._counts(of_level)
         top_BT = torch.cat(_top(objectness_BA, of_level, top_of_level), dim=1)
-        boxes_BT4, scores_BT = _taken(boxes_BA4, objectness_BA, top_BT, sizes)
+        boxes_BT4, scores_BT = _boxes_at(boxes_BA4, objectness_BA, top_BT, sizes)
         kept = [
             _suppressed(boxes_T4, scores_T, top_of_level, SUPPRESSION_IOU, max(size))
             for boxes_T4, scores_T, size in zip(boxes_BT4, scores_BT, sizes, strict=True)
@@ -137,7 +138,7 @@ class ProposalNetwork(nn.Module):
         """The boxes of `best` as one tensor, float32 [B, K, 4], padded with boxes of zeros.
 
         Python does not wait for the GPU. There may be more boxes than those of `best` in the one
-        case that `suppress` names.
+        case that `suppress_in_rows` names.
         """
         most, top_of_level = self._counts(of_level)
         tops = _top(objectness_BA, of_level, top_of_level)
@@ -147,9 +148,9 @@ class ProposalNetwork(nn.Module):
             [piece for top_BK in tops for piece in (top_BK, missing_BT[:, top_BK.shape[1] :])],
             dim=1,
         )
-        boxes_BT4, scores_BT = _taken(boxes_BA4, objectness_BA, places_BT.clamp(min=0), sizes)
+        boxes_BT4, scores_BT = _boxes_at(boxes_BA4, objectness_BA, places_BT.clamp(min=0), sizes)
         fits_BT = (scores_BT >= 0) & (places_BT >= 0)
-        kept_OT = suppress(
+        kept_OT = suppress_in_rows(
             boxes_BT4.reshape(-1, longest, 4), fits_BT.reshape(-1, longest), SUPPRESSION_IOU
         )
         scores_BT = scores_BT.masked_fill(~kept_OT.reshape(scores_BT.shape), -1.0)
@@ -186,7 +187,7 @@ class ProposalNetwork(nn.Module):
         logits_S = objectness_BA.flatten()[draws.places_S]
         is_object_S = (match_A[draws.places_S] >= 0).to(logits_S.dtype)
         places_P = draws.places_S[draws.positive_P]
-        instance_P = match_A[places_P].clamp(min=0) + first_of(truths)[places_P // anchors]
+        instance_P = match_A[places_P].clamp(min=0) + first_places(truths)[places_P // anchors]
         wanted_P4 = self.coder.encode(truth_N4[instance_P], anchors_A4[places_P % anchors])
         offsets_P4 = offsets_BA4.flatten(0, 1)[places_P]
         box_loss = draws.box_loss(offsets_P4, wanted_P4)
@@ -227,7 +228,7 @@ def _top(
     return tops
 
 
-def _taken(
+def _boxes_at(
     boxes_BA4: torch.Tensor,
     objectness_BA: torch.Tensor,
     places_BT: torch.Tensor,
@@ -243,7 +244,7 @@ def _taken(
     assert isinstance(boxes_BT4, torch.Tensor)
     sides_BT2 = boxes_BT4[..., 2:] - boxes_BT4[..., :2]
     # The second condition is false for a score that is NaN.
-    fits_BT = (sides_BT2 >= LEAST_SIDE).all(dim=2) & (scores_BT >= 0)
+    fits_BT = (sides_BT2 >= LEAST_PROPOSAL_SIDE).all(dim=2) & (scores_BT >= 0)
     return boxes_BT4, scores_BT.masked_fill(~fits_BT, -1.0)
 
 

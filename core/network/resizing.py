@@ -17,10 +17,9 @@ from torch import nn
 from torch.nn import functional
 
 from core.config import ModelConfig
+from core.sample import Size
 
-Size = tuple[int, int]
-"""Height and width in pixels."""
-Kind = TypeVar("Kind", bound=Hashable)
+KindT = TypeVar("KindT", bound=Hashable)
 
 MULTIPLE = 32
 """The sides of a batch, in pixels, are multiples of this: the backbone halves them five times."""
@@ -170,11 +169,11 @@ def shape_by_shape(
 
 def _kind_by_kind(
     tensors: Sequence[torch.Tensor],
-    kinds: Sequence[Kind],
-    change: Callable[[torch.Tensor, Kind], torch.Tensor],
+    kinds: Sequence[KindT],
+    change: Callable[[torch.Tensor, KindT], torch.Tensor],
 ) -> list[torch.Tensor]:
     """`shape_by_shape`, for tensors of one shape and kind; `change` is also given the kind."""
-    numbers_of: dict[tuple[torch.Size, Kind], list[int]] = defaultdict(list)
+    numbers_of: dict[tuple[torch.Size, KindT], list[int]] = defaultdict(list)
     for number, (tensor, kind) in enumerate(zip(tensors, kinds, strict=True)):
         numbers_of[tensor.shape, kind].append(number)
     changed = {

@@ -22,15 +22,15 @@ from core.network.box_coding import OffsetCoder
 from core.network.mask_loss import mask_loss, takes_statistics
 from core.network.matching import PROPOSAL_IOU, match_proposals
 from core.network.pooling import PyramidPooling, regions_of
-from core.network.resizing import Size
-from core.network.truths import OfImages, Truths, clipped, first_of, joined
+from core.network.truths import OfImages, Truths, clipped, first_places, in_one_axis
+from core.sample import Size
 
 UPSAMPLING = 2
 """Side of a predicted mask divided by that of the features pooled from its box, both in cells."""
-CELLS_AT_ONCE = 128 * 14**2
+CELLS_IN_PREDICTION = 128 * 14**2
 """Largest number of pooled cells from which masks are predicted at once: those of 128 detections of
 14 x 14 cells, which take about 200 MB of activations."""
-LEAST_SIDE = 1e-2
+LEAST_BOX_SIDE = 1e-2
 """Least side of a detected or refined box, in pixels."""
 NOT_DRAWN = -100
 """Label of a slot that holds no proposal: torch's cross-entropy passes over it."""
@@ -214,13 +214,13 @@ class RoIHeads(nn.Module):
         gigabytes.
         """
         counts = [len(proposals_K4) for proposals_K4 in proposals]
-        boxes_K4, scores = joined(proposals), []
+        boxes_K4, scores = in_one_axis(proposals), []
         for stage, following in itertools.zip_longest(self.stages, self.stages[1:]):
             logits_KC, offsets = stage(self.box_roi_pool(levels, torch.split(boxes_K4, counts)))
             scores.append(logits_KC.softmax(dim=1))
             if following is not None:
                 refined = torch.split(stage.refined(offsets, boxes_K4), counts)
-                boxes_K4 = joined(_with_sides(refined, sizes))
+                boxes_K4 = in_one_axis(_with_sides(refined, sizes))
         scores_KC = torch.stack(scores).mean(dim=0)
         boxes_KC4 = self.stages[-1].coder.decode(offsets, boxes_K4[:, None])
         boxes_KC4 = boxes_KC4.expand(-1, scores_KC.shape[1], -1)
@@ -228,7 +228,8 @@ class RoIHeads(nn.Module):
             torch.split(boxes_KC4, counts), torch.split(scores_KC, counts), sizes, strict=True
         )
         best = [
-            _best(of_boxes, of_scores, size, predict) for of_boxes, of_scores, size in of_images
+            _best_boxes(of_boxes, of_scores, size, predict)
+            for of_boxes, of_scores, size in of_images
         ]
         masks = self._masks(levels, [one[0] for one in best], [one[1] for one in best])
         return [(*one, masks_NMM) for one, masks_NMM in zip(best, masks, strict=True)]
@@ -267,8 +268,8 @@ class RoIHeads(nn.Module):
             match, label = _matched(candidates, truths, self.stages[0].least_iou)
             counts = [len(boxes_K4) for boxes_K4 in candidates]
             draws = positives_first(self.sampler([*label]), counts).ascending()
-        labels_S = joined(label)[draws.places_S].masked_fill(draws.weight_S == 0, NOT_DRAWN)
-        match_S = joined(match)[draws.places_S]
+        labels_S = in_one_axis(label)[draws.places_S].masked_fill(draws.weight_S == 0, NOT_DRAWN)
+        match_S = in_one_axis(match)[draws.places_S]
         return _samples(draws, regions_of(candidates)[draws.places_S], labels_S, match_S, truths)
 
     def _mask_loss(
@@ -305,7 +306,7 @@ class RoIHeads(nn.Module):
     ) -> Sequence[torch.Tensor]:
         """The masks of the detections in each image, probabilities, float32 [N, M, M]."""
         counts = [len(boxes_N4) for boxes_N4 in boxes]
-        at_once = max(CELLS_AT_ONCE // self.mask_roi_pool.output_size**2, 1)
+        at_once = max(CELLS_IN_PREDICTION // self.mask_roi_pool.output_size**2, 1)
         masks = [
             self._mask_probabilities(levels, boxes_of_images, torch.cat(labels_of_images))
             for boxes_of_images, labels_of_images in zip(
@@ -368,7 +369,7 @@ def _matched_again(
     match, label = _matched(boxes, truths, least_iou)
     regions_S5 = regions_of(boxes)
     weight_S = samples.draws.weight_S * (regions_S5[:, 3] > regions_S5[:, 1])
-    labels_S = joined(label).masked_fill(weight_S == 0, NOT_DRAWN)
+    labels_S = in_one_axis(label).masked_fill(weight_S == 0, NOT_DRAWN)
     if truths.padded:  # any slot may hold a positive
         positive_P = torch.arange(len(labels_S), device=labels_S.device)
         counts = [len(labels_S) // images] * images
@@ -377,7 +378,7 @@ def _matched_again(
         counts = numbers(image_S[positive_P])
     weight_P = (labels_S[positive_P] > 0).to(weight_S.dtype)
     draws = Draws(samples.draws.places_S, weight_S, positive_P, weight_P, tuple(counts))
-    return _samples(draws, regions_S5, labels_S, joined(match), truths)
+    return _samples(draws, regions_S5, labels_S, in_one_axis(match), truths)
 
 
 def _samples(
@@ -392,7 +393,7 @@ def _samples(
     match_S   int64 [S], the instance of its image that each box overlaps most
     """
     image_P = regions_S5[draws.positive_P, 0].to(torch.int64)
-    first_B = first_of(truths.by_image(truths.boxes_N4))
+    first_B = first_places(truths.by_image(truths.boxes_N4))
     return _Samples(
         draws,
         regions_S5,
@@ -406,7 +407,7 @@ def _with_sides(boxes: OfImages, sizes: Sequence[Size]) -> OfImages:
     """Boxes clipped to their images; zeros where a side is then under LEAST_SIDE or is NaN."""
 
     def zeros_for_none(boxes: torch.Tensor) -> torch.Tensor:
-        has_sides = ((boxes[..., 2:] - boxes[..., :2]) >= LEAST_SIDE).all(dim=-1, keepdim=True)
+        has_sides = ((boxes[..., 2:] - boxes[..., :2]) >= LEAST_BOX_SIDE).all(dim=-1, keepdim=True)
         return torch.where(has_sides, boxes, 0.0)
 
     boxes = clipped(boxes, sizes)
@@ -438,7 +439,7 @@ def _losses(
     return class_loss / count, draws.box_loss(offsets_P4, wanted_P4) / count
 
 
-def _best(
+def _best_boxes(
     boxes_KC4: torch.Tensor, scores_KC: torch.Tensor, size: Size, predict: PredictConfig
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Boxes [N, 4], labels [N] and scores [N] of an image, best score first.
@@ -449,7 +450,7 @@ def _best(
     labels_KC = torch.arange(scores_KC.shape[1], device=scores_KC.device).expand_as(scores_KC)
     boxes_J4 = clip_boxes_to_image(boxes_KC4, size)[:, 1:].reshape(-1, 4)  # 0 is background
     scores_J, labels_J = scores_KC[:, 1:].reshape(-1), labels_KC[:, 1:].reshape(-1)
-    has_sides_J = ((boxes_J4[:, 2:] - boxes_J4[:, :2]) >= LEAST_SIDE).all(dim=1)
+    has_sides_J = ((boxes_J4[:, 2:] - boxes_J4[:, :2]) >= LEAST_BOX_SIDE).all(dim=1)
     (chosen,) = torch.where((scores_J > predict.score_threshold) & has_sides_J)  # waits for the GPU
     boxes_J4, scores_J, labels_J = boxes_J4[chosen], scores_J[chosen], labels_J[chosen]
     kept_N = batched_nms(boxes_J4, scores_J, labels_J, predict.nms_iou)[: predict.max_detections]

@@ -13,12 +13,12 @@ from core.network.matching import areas_of, entries_at_once, overlap
 ROUNDS = 32
 """Number of times, even, that the mask is computed from the one before. Proposals in images of
 cells needed up to 16 in the first steps of a training (results/LOG.md)."""
-BOXES_AT_ONCE = 2048
+BOXES_A_PIECE = 2048
 """Largest number of boxes of a row that are compared with each other at once: in float16 the result
 takes 8 MB."""
 
 
-def suppress(
+def suppress_in_rows(
     boxes_OT4: torch.Tensor, fits_OT: torch.Tensor, iou: float, rounds: int = ROUNDS
 ) -> torch.Tensor:
     """The boxes of each row that non-maximum suppression keeps, bool [O, T].
@@ -37,7 +37,7 @@ def suppress(
     such a chain: a mask with too many boxes is followed by one with too few and that by one with
     too many, so after an even number of rounds none is missing.
 
-    Rows of more than BOXES_AT_ONCE boxes are done in pieces, the best boxes first. A chain then
+    Rows of more than BOXES_A_PIECE boxes are done in pieces, the best boxes first. A chain then
     counts only within its piece, but a box that is kept wrongly may suppress boxes of later pieces.
     """
     kind = boxes_OT4.device.type
@@ -46,15 +46,17 @@ def suppress(
         if torch.amp.is_autocast_available(kind)
         else contextlib.nullcontext()
     ):
-        return _kept(boxes_OT4, fits_OT, iou, rounds)
+        return _kept_in_rows(boxes_OT4, fits_OT, iou, rounds)
 
 
-def _kept(boxes_OT4: torch.Tensor, fits_OT: torch.Tensor, iou: float, rounds: int) -> torch.Tensor:
-    """`suppress`, outside of autocast."""
+def _kept_in_rows(
+    boxes_OT4: torch.Tensor, fits_OT: torch.Tensor, iou: float, rounds: int
+) -> torch.Tensor:
+    """`suppress_in_rows`, outside of autocast."""
     # A box of zeros overlaps none.
-    pieces = torch.split(torch.where(fits_OT[..., None], boxes_OT4, 0.0), BOXES_AT_ONCE, dim=1)
+    pieces = torch.split(torch.where(fits_OT[..., None], boxes_OT4, 0.0), BOXES_A_PIECE, dim=1)
     kept: list[torch.Tensor] = []
-    for boxes_OK4, fits_OK in zip(pieces, torch.split(fits_OT, BOXES_AT_ONCE, dim=1), strict=True):
+    for boxes_OK4, fits_OK in zip(pieces, torch.split(fits_OT, BOXES_A_PIECE, dim=1), strict=True):
         free_OK1 = fits_OK[..., None].to(torch.float16)
         for better_OK4, kept_OK1 in zip(pieces, kept, strict=False):
             free_OK1 = _not_covered(free_OK1, _overlaps(boxes_OK4, better_OK4, iou), kept_OK1)
@@ -72,7 +74,7 @@ def _not_covered(
     """1 for each free box that overlaps no kept one, else 0; all arguments are 0 or 1.
 
     The number of kept boxes that it overlaps is subtracted. float16 holds it exactly, up to
-    BOXES_AT_ONCE, and GPUs without bfloat16 multiply matrices of it.
+    BOXES_A_PIECE, and GPUs without bfloat16 multiply matrices of it.
     """
     return torch.baddbmm(free_OK1, overlaps_OKT, kept_OT1, alpha=-1).clamp_(min=0)
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torchvision.ops import clip_boxes_to_image
 
-from core.labels.label_maps import mask_targets, whole_mask_targets, windows_of
-from core.network.resizing import Size, resize_all_boxes
-from core.sample import Target
+from core.labels.label_maps import mask_targets, whole_mask_targets, window_sizes
+from core.network.resizing import resize_all_boxes
+from core.sample import Size, Target
 
 OfImages = torch.Tensor | Sequence[torch.Tensor]
 """Values of each image of a batch; one tensor, [B, ...], where every image has as many."""
@@ -57,7 +57,9 @@ class Truths:
 
         boxes = [target.boxes_N4 for target in targets]
         return cls(
-            boxes_N4=joined(resize_all_boxes(boxes, [_size(target) for target in targets], sizes)),
+            boxes_N4=joined(
+                resize_all_boxes(boxes, [_image_size(target) for target in targets], sizes)
+            ),
             labels_N=joined([target.labels_N for target in targets]),
             ids_N=joined([target.ids_N for target in targets]),
             maps_N=joined([target.maps_N for target in targets]),
@@ -144,7 +146,7 @@ class Truths:
         return torch.where((large_K < 0)[:, None, None], wanted_KMM, whole_KMM)
 
 
-def _size(target: Target) -> Size:
+def _image_size(target: Target) -> Size:
     height, width = target.label_maps_LHW.shape[-2:]
     return height, width
 
@@ -152,19 +154,19 @@ def _size(target: Target) -> Size:
 def _windows(
     targets: Sequence[Target], seen: Size, proposals: int, ratio: float
 ) -> tuple[Size, int]:
-    """`windows_of` the instances of targets of one size.
+    """`window_sizes` of the instances of targets of one size.
 
     Windows are as large as the image where a target has no `sides_N2`.
     """
     sides = [target.sides_N2 for target in targets if target.sides_N2 is not None]
     if len(sides) < len(targets):
         return seen, 0
-    return windows_of(
-        np.concatenate(sides) * (np.array(seen) / _size(targets[0])), seen, proposals, ratio
+    return window_sizes(
+        np.concatenate(sides) * (np.array(seen) / _image_size(targets[0])), seen, proposals, ratio
     )
 
 
-def first_of(of_images: OfImages) -> torch.Tensor:
+def first_places(of_images: OfImages) -> torch.Tensor:
     """The place of each image's first entry where those of all images are in one axis, int64 [B].
 
     of_images   the entries of each image, on one device; for a sequence the result ends in their
@@ -176,7 +178,7 @@ def first_of(of_images: OfImages) -> torch.Tensor:
     return torch.tensor(starts, device=of_images[0].device)
 
 
-def joined(of_images: OfImages) -> torch.Tensor:
+def in_one_axis(of_images: OfImages) -> torch.Tensor:
     """The values of all images in one axis."""
     if isinstance(of_images, torch.Tensor):
         return of_images.flatten(0, 1)

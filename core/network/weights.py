@@ -58,7 +58,7 @@ from core.text import listed
 FOLDER_VARIABLE = "CELL_TUNE_WEIGHTS"
 """Environment variable that names a folder of weights."""
 
-SUFFIXES = (".pth", ".pt", ".safetensors")
+WEIGHTS_SUFFIXES = (".pth", ".pt", ".safetensors")
 """Suffixes of a file of weights."""
 
 CONNECT_SECONDS = 10.0
@@ -156,7 +156,7 @@ def find_weights(
     """
     if config.weights == "none":
         return None
-    kind = _kind(config)
+    kind = _kind_of_weights(config)
     path, missing = (
         (_given(config.weights), None) if kind == "file" else _known(config, kind, folder)
     )
@@ -231,7 +231,7 @@ def _is_backbone(tensors: Mapping[str, Any]) -> bool:
     )
 
 
-def _kind(config: ModelConfig) -> Literal["coco", "imagenet", "file"]:
+def _kind_of_weights(config: ModelConfig) -> Literal["coco", "imagenet", "file"]:
     """The kind of file that `model.weights` names, `auto` resolved."""
     auto = BACKBONES[config.backbone].weights[0] if config.weights == "auto" else config.weights
     if auto == "coco":
@@ -242,12 +242,12 @@ def _kind(config: ModelConfig) -> Literal["coco", "imagenet", "file"]:
 def _given(name: str) -> Path:
     """The file at a path that the user gave."""
     path = Path(name).expanduser()
-    if path.is_file() and path.suffix in SUFFIXES:
+    if path.is_file() and path.suffix in WEIGHTS_SUFFIXES:
         return path
     state = "is no such file" if path.is_file() else "is not there"
     raise WeightsError(
-        f"model.weights must be auto, coco, imagenet, none, or the path of a {', '.join(SUFFIXES)}"
-        f" file, and '{name}' {state}"
+        f"model.weights must be auto, coco, imagenet, none, or the path of a"
+        f" {', '.join(WEIGHTS_SUFFIXES)} file, and '{name}' {state}"
     )
 
 

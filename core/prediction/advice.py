@@ -14,14 +14,14 @@ from core.config import TrialConfig
 from core.data.dataset import Dataset, examples_of
 from core.data.looks import Looks
 from core.data.measure import Measurement
-from core.data.split import Grouping, copies, group_names, parts, stems
+from core.data.split import Grouping, copies_by_name, group_names, parts_by_name, stems_by_name
 from core.errors import DataError
-from core.fitting import SIZES, Circumstances, recommended, seen_cell, share
-from core.prediction.views import windows_of
+from core.fitting import SIZES, Circumstances, fitted_share, recommended, seen_cell
+from core.prediction.views import tiles_of
 from core.text import many, shown
 from core.values import as_settings
 
-MOST = 0.5
+MANY_EMPTY = 0.5
 """A note asks whether images were annotated where at least this fraction has no instance."""
 MOST_OF_A_CLASS = 0.5
 """A note names the image that holds more than this fraction of the instances of a class."""
@@ -52,9 +52,11 @@ def advice(dataset: Dataset, data: Measurement, configs: Sequence[TrialConfig]) 
 
 def _fitted(data: Measurement, configs: Sequence[TrialConfig]) -> Iterator[str]:
     """A note on sizes and anchors with which clearly fewer instances fit than is possible."""
-    now, config = max(((share(data, one), one) for one in configs), key=lambda found: found[0])
+    now, config = max(
+        ((fitted_share(data, one), one) for one in configs), key=lambda found: found[0]
+    )
     better, _ = recommended(data, config)
-    then, settings = share(data, better), better.settings()
+    then, settings = fitted_share(data, better), better.settings()
     if then < now + WORTH_SAYING:
         return
     changed = {name: settings[name] for name in SIZES if settings[name] != config.settings()[name]}
@@ -72,7 +74,7 @@ def _empty(dataset: Dataset) -> Iterator[str]:
     If no image has any, the data set cannot be used, and another message says so.
     """
     names = [sample.name for sample in dataset.samples if sample.crowd_N.all()]
-    if MOST * len(dataset.samples) <= len(names) < len(dataset.samples):
+    if MANY_EMPTY * len(dataset.samples) <= len(names) < len(dataset.samples):
         yield (
             f"{len(names):,} of {many(len(dataset.samples), 'image')} hold no instance and train as"
             f" background: {examples_of(names)}; take out those that nobody annotated yet"
@@ -88,7 +90,7 @@ def _predicted(
 
     def caps(config: TrialConfig) -> NDArray[np.int64]:
         tile = config.data.crop
-        pieces = [len(windows_of(config.predict, size, tile)) for size in sizes]
+        pieces = [len(tiles_of(config.predict, size, tile)) for size in sizes]
         return config.predict.max_detections * np.array(pieces)
 
     def lost(config: TrialConfig) -> int:
@@ -202,11 +204,11 @@ def _copied(dataset: Dataset, looks: Looks, pattern: str) -> Iterator[str]:
 def _together(dataset: Dataset, looks: Looks) -> Iterator[str]:
     """A note on images that seem to be parts of one slide, patient or series."""
     names = [sample.name for sample in dataset.samples]
-    if copies(names):
+    if copies_by_name(names):
         return
-    found, signs = parts(names), "by their names"
+    found, signs = parts_by_name(names), "by their names"
     if found is None:
-        found = next((one for one in stems(names) if _share_colours(looks, one)), None)
+        found = next((one for one in stems_by_name(names) if _share_colours(looks, one)), None)
         signs = "by the beginnings of their names and by their colours"
     if found is not None:
         yield (

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from core.config import TrialConfig, Value
 from core.console import complain, say
 from core.data import Problem, TestImage
-from core.data.dataset import first_of
+from core.data.dataset import first_problem_of
 from core.data.images import read_test_image
 from core.data.listing import find_listing, look_through
 from core.device import MOST_THREADS
@@ -67,7 +67,7 @@ def predict_batch(
     images     folder, list or file of images (see `core.data.listing.list_images`)
     out        JSON file of the results; `OUT.images.json` beside it lists the images
     settings   settings of prediction by name, which replace the model's own
-    device     as in `core.device.resolve`
+    device     as in `core.device.resolve_device`
     threads    number of CPU threads of torch; None for torch's own number
 
     Raises BadRequest before anything is predicted, and CellTuneError where the results cannot be
@@ -76,7 +76,7 @@ def predict_batch(
     _set_threads(threads)
     found, problems = look_through(images)
     if not found:
-        raise DataError(first_of(problems))
+        raise DataError(first_problem_of(problems))
     listing_out = _listing_beside(out, images)
     trained = _with_settings(load(model, device), settings)
     _say_what_is_used(console, model, trained, problems)

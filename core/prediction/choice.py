@@ -34,7 +34,7 @@ class Evaluated:
         return ap50.ap50(self.masks, self.max_dets).mean
 
 
-def evaluate(
+def evaluate_candidates(
     trained: TrainedModel,
     samples: Sequence[Sample],
     candidates: Sequence[PredictConfig],
@@ -89,10 +89,10 @@ def evaluate(
     return [evaluated[candidate] for candidate in candidates]
 
 
-def looks(
+def looks_needed(
     candidates: Sequence[PredictConfig], sizes: Mapping[tuple[int, int], int], tile: int
 ) -> float:
-    """The number of looks that `evaluate` needs; one at scale s counts as s^2 looks.
+    """The number of looks that `evaluate_candidates` needs; one at scale s counts as s^2 looks.
 
     sizes   number of images of each height and width in pixels
     tile    as in `core.prediction.views.Seen`
@@ -112,6 +112,6 @@ def _of_one_nms(candidates: Sequence[PredictConfig]) -> list[list[PredictConfig]
     return list(groups.values())
 
 
-def best(evaluated: Sequence[Evaluated]) -> Evaluated:
+def best_evaluated(evaluated: Sequence[Evaluated]) -> Evaluated:
     """The candidate with the highest AP50, the first one among equals."""
     return max(evaluated, key=lambda one: one.ap50)

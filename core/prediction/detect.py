@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from core.config import MOST_DETECTIONS, PredictConfig
 from core.metric.ap50 import ranks
 from core.network.detector import Detector
-from core.prediction.merge import merge, suppress, take
+from core.prediction.merge import merge_looks, suppress_overlapping, take
 from core.prediction.tiles import Window, merge_tiles
-from core.prediction.views import Seen, look_at_each, views_of, windows_of
+from core.prediction.views import Seen, look_at_each, tiles_of, views_of
 from core.sample import Detections, MaskCrop
 from core.text import many
 
@@ -56,18 +56,18 @@ def combine(seen: Seen, config: PredictConfig) -> Detections:
     none that stays. Only `config.class_caps` limits the number of detections of an image with
     several tiles.
     """
-    return _capped(_whole(seen, config), config)
+    return _capped_by_class(_whole(seen, config), config)
 
 
 def _whole(seen: Seen, config: PredictConfig) -> Detections:
     """The detections in an image before the caps of its classes."""
-    windows = windows_of(config, seen.size, seen.tile)
+    windows = tiles_of(config, seen.size, seen.tile)
     found = [_in_window(seen, window, config) for window in windows]
     if len(windows) == 1:
         return found[0]
     merged = merge_tiles(windows, found, *seen.size)
     if config.merge != "soft_nms":  # soft suppression lets boxes overlap
-        merged = suppress(merged, config.nms_iou)
+        merged = suppress_overlapping(merged, config.nms_iou)
     return replace(merged, full_tiles=sum(one.full_tiles for one in found))
 
 
@@ -94,7 +94,7 @@ def about_full_tiles(found: Sequence[int], most: int, setting: str) -> str | Non
     )
 
 
-def _capped(found: Detections, config: PredictConfig) -> Detections:
+def _capped_by_class(found: Detections, config: PredictConfig) -> Detections:
     """The best detections of each class, as many as `config.class_caps` allows."""
     labels, numbers_N = np.unique(found.labels_N, return_inverse=True)
     caps = np.array([config.cap_of(label) or len(found) for label in labels.tolist()], np.int64)
@@ -110,7 +110,7 @@ def _in_window(seen: Seen, window: Window, config: PredictConfig) -> Detections:
     looks = [_allowed(seen.found[view], config) for view in views]
     # A single look is merged already: the network has suppressed its boxes.
     is_merged = len(looks) == 1 and config.merge != "soft_nms"
-    found = looks[0] if is_merged else merge(looks, config)
+    found = looks[0] if is_merged else merge_looks(looks, config)
     corner = np.array([window.x0, window.y0] * 2, np.float32)
     crops = tuple(
         MaskCrop(crop.y0 + window.y0, crop.x0 + window.x0, crop.pixels) for crop in found.masks

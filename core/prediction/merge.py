@@ -34,7 +34,7 @@ BOXES_AT_ONCE = 1024
 """Largest number of boxes that are compared with all boxes of a look at once."""
 
 
-def merge(looks: Sequence[Detections], config: PredictConfig) -> Detections:
+def merge_looks(looks: Sequence[Detections], config: PredictConfig) -> Detections:
     """The detections of several looks as one list, at most `config.max_detections`.
 
     looks   the detections of each look, one at least, in pixels of one picture, already limited by
@@ -43,7 +43,7 @@ def merge(looks: Sequence[Detections], config: PredictConfig) -> Detections:
     Detections whose score falls to `config.score_threshold` are left out. `full_tiles` is 1 if a
     look, or the result, holds `config.max_detections`, and else 0.
     """
-    together, look_N = _together(looks)
+    together, look_N = _all_looks(looks)
     merged = [take(together, np.empty(0, np.int64))]
     for label in np.unique(together.labels_N):
         (members,) = np.nonzero(together.labels_N == label)
@@ -54,14 +54,14 @@ def merge(looks: Sequence[Detections], config: PredictConfig) -> Detections:
             factor = 1 - config.agreement + config.agreement * fraction
             kept = replace(kept, scores_N=(kept.scores_N * factor).astype(np.float32))
         merged.append(kept)
-    result, _ = _together(merged)
+    result, _ = _all_looks(merged)
     (above,) = np.nonzero(result.scores_N > config.score_threshold)
     result = take(result, above[: config.max_detections])
     full = max(one.full_tiles for one in looks)
     return replace(result, full_tiles=max(full, int(len(result) == config.max_detections)))
 
 
-def suppress(detections: Detections, iou: float) -> Detections:
+def suppress_overlapping(detections: Detections, iou: float) -> Detections:
     """Non-maximum suppression of boxes, each class by itself; best score first."""
     kept = [np.empty(0, np.int64)]
     for label in np.unique(detections.labels_N):
@@ -80,7 +80,7 @@ def take(detections: Detections, indices: NDArray[np.int64]) -> Detections:
     )
 
 
-def _together(looks: Sequence[Detections]) -> tuple[Detections, NDArray[np.int64]]:
+def _all_looks(looks: Sequence[Detections]) -> tuple[Detections, NDArray[np.int64]]:
     """All detections, best score first, and the index of the look of each, int64 [N].
 
     Those of equal score are sorted by class and box, whatever the order of the looks.
@@ -144,7 +144,7 @@ def _fused(of_class: Detections, config: PredictConfig) -> Detections:
         weights_N[place] += score
         means_N4[place] = sums_N4[place] / weights_N[place]
     count = len(instances)
-    fused, _ = _together(
+    fused, _ = _all_looks(
         [
             Detections(
                 means_N4[:count].astype(np.float32),

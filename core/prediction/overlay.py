@@ -42,10 +42,10 @@ HUES = np.array(
 jfly.uni-koeln.de/color), which people with any kind of colour vision tell apart. Those that stand
 out most from pink and purple tissue come first."""
 
-STEPS = (0.0, 1.0, -1.0, 0.5, -0.5)
+SHADE_STEPS = (0.0, 1.0, -1.0, 0.5, -0.5)
 """Steps of the shades, as fractions of a colour's reach towards white (up to 1) or black (down to
 -1)."""
-SHADES = len(STEPS)
+SHADES = len(SHADE_STEPS)
 REACH = 0.42
 """Reach of the shades, as a fraction of the distance to the nearest other class's colour. Below one
 half, no shade is nearer to another class's colour than to its own."""
@@ -55,7 +55,7 @@ quarters of its colour."""
 
 CROWD = np.full((1, SHADES, 3), 128, np.uint8)
 """Colours of crowd regions, which have class number 0 here: one grey in all shades."""
-FILL = 128
+FILL_OPACITY = 128
 """Opacity of a fill, in parts of 256. The tissue beneath it is turned grey, because yellow over
 purple nuclei would look grey and not yellow."""
 NEIGHBOURHOOD = 12
@@ -106,7 +106,7 @@ class _Entry:
     font: ImageFont.FreeTypeFont
 
 
-def draw(
+def draw_overlay(
     image: NDArray[np.uint8],
     predicted: Detections,
     classes: Sequence[Category],
@@ -177,7 +177,7 @@ def palette(count: int) -> NDArray[np.uint8]:
     for index, lab in enumerate(labs):
         others = np.linalg.norm(np.delete(labs, index, axis=0) - lab, axis=1)
         reach = REACH * float(others.min(initial=np.inf))
-        for shade, step in enumerate(STEPS):
+        for shade, step in enumerate(SHADE_STEPS):
             to_end = np.array([float(step > 0), 0.0, 0.0]) - lab
             fraction = min(PALEST, reach / float(np.linalg.norm(to_end)))
             shades[index, shade] = _to_rgb(lab + to_end * fraction * abs(step))
@@ -245,7 +245,7 @@ def _annotated(truth: Sample) -> list[_Instance]:
     labels = np.where(is_crowd, 0, truth.labels_N[found.ids_N - 1])
     order = np.lexsort((-found.areas_N, ~is_crowd))
     return [
-        _Instance(masks.crop(truth.label_maps, found, index), int(labels[index]))
+        _Instance(masks.crop_mask(truth.label_maps, found, index), int(labels[index]))
         for index in order.tolist()
     ]
 
@@ -308,7 +308,7 @@ def _paint(
     is_filled, is_outline = fills > 0, outlines > 0
     grey = np.asarray(Image.fromarray(base).convert("L"))[is_filled][:, None].astype(np.uint16)
     pixels[is_filled] = (
-        grey * (256 - FILL) + table[fills[is_filled] - 1].astype(np.uint16) * FILL
+        grey * (256 - FILL_OPACITY) + table[fills[is_filled] - 1].astype(np.uint16) * FILL_OPACITY
     ) >> 8
     pixels[is_outline] = table[outlines[is_outline] - 1]
     return pixels
@@ -350,10 +350,10 @@ def _pick_shade(nearby: NDArray[np.int64], uses: NDArray[np.int64]) -> int:
     nearby   int64 [SHADES], pixels of each shade of this class around the instance
     uses     int64 [SHADES], instances of this class that have it already
     """
-    seen = [STEPS[shade] for shade in np.flatnonzero(nearby)]
+    seen = [SHADE_STEPS[shade] for shade in np.flatnonzero(nearby)]
 
     def rank(shade: int) -> tuple[int, float, int]:
-        gap = min((abs(STEPS[shade] - step) for step in seen), default=0.0)
+        gap = min((abs(SHADE_STEPS[shade] - step) for step in seen), default=0.0)
         return int(nearby[shade]), -gap, int(uses[shade])
 
     return min(range(SHADES), key=rank)
@@ -420,7 +420,7 @@ def _swatch(font_size: int) -> int:
 def _entry(
     label: int, classes: Sequence[Category], colours: NDArray[np.uint8], size: int, width: int
 ) -> _Entry:
-    by_lightness = colours[label, np.argsort(STEPS)[::2]]
+    by_lightness = colours[label, np.argsort(SHADE_STEPS)[::2]]
     if label == 0:
         return _Entry(by_lightness, "crowd region, not counted", _font("", size))
     category = classes[label - 1]

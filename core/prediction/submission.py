@@ -69,7 +69,7 @@ def results_of(
     return results
 
 
-def check(
+def check_results(
     results: Mapping[int, Sequence[CocoResult]],
     images: Sequence[TestImage],
     classes: Sequence[Category],
@@ -126,9 +126,9 @@ def write_zip(
     The same results give the same bytes. Images come in the order of the listing, and the results
     of each with the best score first (equal scores as they came). Where nothing was found in any
     image the list is empty, which is a whole submission, although `COCO.loadRes` does not read it.
-    Raises SubmissionError as `check` does, and then leaves an older file as it was.
+    Raises SubmissionError as `check_results` does, and then leaves an older file as it was.
     """
-    check(results, images, classes, most)
+    check_results(results, images, classes, most)
     ordered = [
         result
         for image in images
@@ -180,7 +180,7 @@ def _problem_of_mask(segmentation: rle.Rle, image: TestImage) -> str | None:
             f"and has {segmentation['size']!r}; predict the image as it is listed"
         )
     try:
-        runs = rle.runs(segmentation["counts"])
+        runs = rle.decode_runs(segmentation["counts"])
     except DataError as error:
         return f"{error}; encode the mask again"
     pixels = image.height * image.width

@@ -50,7 +50,7 @@ class Symmetry:
         return Detections(boxes_N4, found.labels_N, found.scores_N, crops)
 
 
-IDENTITY = Symmetry()
+UNCHANGED = Symmetry()
 """The picture as it is."""
 _FLIPS = tuple(
     Symmetry(False, down, mirrored) for down in (False, True) for mirrored in (False, True)

@@ -77,7 +77,7 @@ def merge_tiles(
     scores_N = np.concatenate([one.scores_N for one in found])
     crops = [crop for one in found for crop in one.masks]
     cuts = [
-        _cut(one.boxes_N4, window, height, width)
+        _cut_by_border(one.boxes_N4, window, height, width)
         for one, window in zip(found, windows, strict=True)
     ]
     cut_N = np.concatenate(cuts)
@@ -117,7 +117,7 @@ def merge_tiles(
     )
 
 
-def _cut(
+def _cut_by_border(
     boxes_N4: NDArray[np.float32], window: Window, height: int, width: int
 ) -> NDArray[np.bool_]:
     """Whether each box may be cut by a border of its tile that is not the image's, bool [N]."""

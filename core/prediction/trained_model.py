@@ -36,16 +36,16 @@ from numpy.typing import NDArray
 from core import bounded_yaml
 from core.config import PredictConfig, TrialConfig
 from core.data.dataset import Category
-from core.device import resolve
+from core.device import resolve_device
 from core.errors import ModelError, SettingError
 from core.files import reason, write_atomically
 from core.network.build import restore_detector
 from core.network.detector import Detector, Traits
 from core.prediction.detect import predict
-from core.prediction.views import windows_of
+from core.prediction.views import tiles_of
 from core.sample import Detections
 
-FORMAT, TOGETHER = 1, 2
+FORMAT_OF_ONE, FORMAT_OF_SEVERAL = 1, 2
 """Format of one network, and of several that predict together."""
 CONFIG, WEIGHTS, MEMBERS = "config.yaml", "model.safetensors", "members"
 
@@ -91,7 +91,7 @@ class TrainedModel:
         It is `predict.max_detections` for each tile.
         """
         predict = self.config.predict
-        windows = windows_of(predict, (height, width), self.config.data.crop)
+        windows = tiles_of(predict, (height, width), self.config.data.crop)
         return len(windows) * predict.max_detections
 
     def predicting_with(self, config: PredictConfig) -> "TrainedModel":
@@ -107,7 +107,7 @@ class TrainedModel:
         )
 
 
-def together(members: Sequence[TrainedModel]) -> TrainedModel:
+def join_models(members: Sequence[TrainedModel]) -> TrainedModel:
     """One model of members that predict together, with the settings of prediction of the first.
 
     It shares their networks, which are given these settings, so the members must not be used alone
@@ -139,7 +139,7 @@ def save(folder: Path, trained: TrainedModel) -> None:
     }
     data = safetensors.torch.save(tensors)
     document = {
-        "format": FORMAT,
+        "format": FORMAT_OF_ONE,
         "settings": trained.config.settings(),
         "classes": [asdict(category) for category in trained.classes],
         "network": asdict(trained.model.traits),
@@ -157,7 +157,7 @@ def _save_together(folder: Path, trained: TrainedModel) -> None:
         save(path, member)
         digests.append(hashlib.sha256((path / CONFIG).read_bytes()).hexdigest())
     document = {
-        "format": TOGETHER,
+        "format": FORMAT_OF_SEVERAL,
         "settings": trained.config.settings(),
         "classes": [asdict(category) for category in trained.classes],
         "members": digests,
@@ -171,14 +171,14 @@ def _write_config(folder: Path, document: Mapping[str, Any]) -> None:
 
 
 def load(folder: Path, device: str = "auto") -> TrainedModel:
-    """Read what `save` wrote, onto a device (see `core.device.resolve`).
+    """Read what `save` wrote, onto a device (see `core.device.resolve_device`).
 
     Raises ModelError for a folder that holds no model, a damaged one, or files of two models, and
     ResourceError for a device that is not there.
     """
-    place = resolve(device)
+    place = resolve_device(device)
     document = _read_document(folder / CONFIG)
-    if document["format"] == TOGETHER:
+    if document["format"] == FORMAT_OF_SEVERAL:
         return _load_together(folder, document, device)
     return _load_one(folder, document, place)
 
@@ -193,18 +193,18 @@ def _load_together(folder: Path, document: Mapping[str, Any], device: str) -> Tr
     members = []
     for number, digest in enumerate(digests):
         of_member = folder / MEMBERS / str(number)
-        member = _load_one(of_member, _read_document(of_member / CONFIG), resolve(device))
+        member = _load_one(of_member, _read_document(of_member / CONFIG), resolve_device(device))
         found = hashlib.sha256((of_member / CONFIG).read_bytes()).hexdigest()
         if found != digest or member.classes != classes:
             raise ModelError(f"{of_member / CONFIG} is not the one that {path} names; {_AGAIN}")
         members.append(member)
-    return together(members).predicting_with(config.predict)
+    return join_models(members).predicting_with(config.predict)
 
 
 def _load_one(folder: Path, document: Mapping[str, Any], place: torch.device) -> TrainedModel:
     path = folder / CONFIG
-    if document["format"] != FORMAT:
-        raise ModelError(f"{path} must be of format {FORMAT}, and is not; {_AGAIN}")
+    if document["format"] != FORMAT_OF_ONE:
+        raise ModelError(f"{path} must be of format {FORMAT_OF_ONE}, and is not; {_AGAIN}")
     config, classes = _settings_and_classes(path, document)
     with _complete(path):
         traits = Traits(**document["network"])
@@ -241,7 +241,7 @@ _AGAIN = "write the folder again with tune.retrain_best"
 
 def _read_document(path: Path) -> dict[str, Any]:
     try:
-        document = bounded_yaml.load(path.read_text("utf-8"))
+        document = bounded_yaml.load_yaml(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ModelError(
             f"{path.parent} holds no trained model: there is no {CONFIG} in it; tune.retrain_best"
@@ -258,10 +258,13 @@ def _read_document(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path} cannot be read ({str(error).splitlines()[0]}); {_AGAIN}"
         ) from None
-    if not isinstance(document, dict) or document.get("format") not in (FORMAT, TOGETHER):
+    if not isinstance(document, dict) or document.get("format") not in (
+        FORMAT_OF_ONE,
+        FORMAT_OF_SEVERAL,
+    ):
         raise ModelError(
-            f"{path} must be of format {FORMAT} or {TOGETHER}, and is not; another version wrote"
-            " it, or another program"
+            f"{path} must be of format {FORMAT_OF_ONE} or {FORMAT_OF_SEVERAL}, and is not; another"
+            " version wrote it, or another program"
         )
     return document
 

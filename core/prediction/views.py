@@ -20,7 +20,7 @@ from core.device import is_out_of_memory
 from core.helpers import Helpers
 from core.labels import label_maps as masks
 from core.network.detector import Detector, RawDetections
-from core.prediction.symmetries import IDENTITY, Symmetry, symmetries
+from core.prediction.symmetries import UNCHANGED, Symmetry, symmetries
 from core.prediction.tiles import Window, tiles
 from core.sample import Detections, Sample
 
@@ -34,8 +34,8 @@ PIXELS_AT_ONCE = 4 * 800 * 1344
 """Largest number of pixels of a batch of tiles, at the size that the network sees, unless one tile
 alone has more."""
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class View:
     """
 
     window: Window
-    symmetry: Symmetry = IDENTITY
+    symmetry: Symmetry = UNCHANGED
     scale: float = 1.0
     member: int = 0
 
@@ -70,7 +70,7 @@ class Seen:
     found: Mapping[View, Detections]
 
 
-def windows_of(config: PredictConfig, size: tuple[int, int], tile: int) -> list[Window]:
+def tiles_of(config: PredictConfig, size: tuple[int, int], tile: int) -> list[Window]:
     """The tiles that settings divide an image into; `size` and `tile` as in `Seen`."""
     return tiles(*size, config.tile or tile, config.overlap)
 
@@ -93,7 +93,7 @@ def wanted_views(
         dict.fromkeys(
             view
             for config in configs
-            for window in windows_of(config, size, tile)
+            for window in tiles_of(config, size, tile)
             for view in views_of(config, window, members)
         )
     )
@@ -146,14 +146,14 @@ def loosest(configs: Sequence[PredictConfig]) -> PredictConfig:
 
 def look_at_each(
     models: Sequence[Detector],
-    images: Iterable[tuple[Item, NDArray[np.uint8]]],
+    images: Iterable[tuple[_Item, NDArray[np.uint8]]],
     configs: Sequence[PredictConfig],
-    then: Callable[[Item, Seen], Result],
+    then: Callable[[_Item, Seen], _Result],
     *,
     tile: int = 0,
     helpers: int = 0,
     at_once: int | None = None,
-) -> Iterator[Result]:
+) -> Iterator[_Result]:
     """The result of `then` for each image, in the order of the images.
 
     models    in evaluation mode, all on one device, with the `loosest` of `configs`
@@ -185,7 +185,7 @@ def look_at_each(
     at_once = at_once or most_at_once(models[0])
     looks = _looks(images, models, configs, tile)
 
-    def end(looks: Sequence[_Look], found: Sequence[Detections]) -> Result:
+    def end(looks: Sequence[_Look], found: Sequence[Detections]) -> _Result:
         seen = {look.view: one for look, one in zip(looks, found, strict=True)}
         return then(looks[0].item, Seen(looks[0].size, tile, len(models), seen))
 
@@ -198,12 +198,12 @@ def look_at_samples(
     models: Sequence[Detector],
     samples: Sequence[Sample],
     configs: Sequence[PredictConfig],
-    then: Callable[[Sample, Seen], Result],
+    then: Callable[[Sample, Seen], _Result],
     *,
     tile: int = 0,
     helpers: int = 0,
     progress: Callable[[int], object] = int,
-) -> list[Result]:
+) -> list[_Result]:
     """The result of `then` for each sample, in the order of the samples; see `look_at_each`.
 
     The network sees samples of one size one after the other, so that they make batches.
@@ -211,7 +211,7 @@ def look_at_samples(
     progress   called after each sample with the number of samples that are done
     """
     order = sorted(range(len(samples)), key=lambda one: models[0].seen_size(*samples[one].size))
-    results: dict[int, Result] = {}
+    results: dict[int, _Result] = {}
     found = look_at_each(
         models,
         ((samples[one], samples[one].image) for one in order),
@@ -227,7 +227,7 @@ def look_at_samples(
 
 
 def _looks(
-    images: Iterable[tuple[Item, NDArray[np.uint8]]],
+    images: Iterable[tuple[_Item, NDArray[np.uint8]]],
     models: Sequence[Detector],
     configs: Sequence[PredictConfig],
     tile: int,
@@ -275,8 +275,8 @@ def _pastings(
 
 def _ends(
     pasted: Iterable[tuple[_Look, Detections]],
-    end: Callable[[Sequence[_Look], Sequence[Detections]], Result],
-) -> Iterator[Callable[[], Result]]:
+    end: Callable[[Sequence[_Look], Sequence[Detections]], _Result],
+) -> Iterator[Callable[[], _Result]]:
     """A task for each image, given once all its looks are there."""
     looks: list[_Look] = []
     views: list[Detections] = []
@@ -351,6 +351,6 @@ def _pasted(look: _Look, raw: RawDetections) -> tuple[_Look, Detections]:
         boxes_N4=raw.boxes_N4.numpy(),
         labels_N=raw.labels_N.numpy(),
         scores_N=raw.scores_N.numpy(),
-        masks=tuple(masks.paste(raw.mask_probs_NMM, raw.boxes_N4, height, width)),
+        masks=tuple(masks.paste_masks(raw.mask_probs_NMM, raw.boxes_N4, height, width)),
     )
     return look, look.view.symmetry.undo(found, height, width)

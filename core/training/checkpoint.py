@@ -13,7 +13,9 @@ from core.errors import CheckpointError, TornCheckpoint
 from core.files import reason, write_atomically
 
 
-def save(path: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+def save_checkpoint(
+    path: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]
+) -> None:
     """Write `tensors`, from any device, and `state`, any JSON without NaN, to `path`.
 
     The file is written whole or not at all. Raises OSError where the disk refuses.
@@ -23,8 +25,8 @@ def save(path: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, An
     write_atomically(path, safetensors.torch.save(on_cpu, metadata))
 
 
-def load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors, on the CPU, and the state that `save` wrote to `path`.
+def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors, on the CPU, and the state that `save_checkpoint` wrote to `path`.
 
     Raises CheckpointError for a file that cannot be read, and TornCheckpoint, a kind of it, for one
     that is damaged or gone.

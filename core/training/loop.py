@@ -72,7 +72,7 @@ class Batch:
 
     def pack(self, *, pin_memory: bool = False) -> "Batch":
         """The same batch with all tensors in one piece of memory, which may be page-locked."""
-        ends = [*itertools.accumulate(_room(tensor) for tensor in self.tensors)]
+        ends = [*itertools.accumulate(_padded_bytes(tensor) for tensor in self.tensors)]
         packed = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=pin_memory)
         batch = self._in(packed)
         for place, tensor in zip(batch.tensors, self.tensors, strict=True):
@@ -94,13 +94,13 @@ class Batch:
         for tensor in self.tensors:
             of_bytes = packed[start : start + tensor.nbytes]
             views.append(of_bytes.view(tensor.dtype).view(tensor.shape))
-            start += _room(tensor)
+            start += _padded_bytes(tensor)
         images, rest = views[: len(self.images)], iter(views[len(self.images) :])
         targets = [one.of(itertools.islice(rest, len(one.tensors))) for one in self.targets]
         return Batch(images, targets, packed)
 
 
-def _room(tensor: torch.Tensor) -> int:
+def _padded_bytes(tensor: torch.Tensor) -> int:
     """Bytes that a tensor takes in packed memory, rounded up to a multiple of 16."""
     return -(-tensor.nbytes // 16) * 16
 
@@ -115,7 +115,7 @@ class _TrainingImages(torch.utils.data.Dataset[tuple[torch.Tensor, Target]]):
     def __init__(self, data: Dataset, indices: tuple[int, ...], config: TrialConfig) -> None:
         self.samples = data.samples
         self.config = config
-        self.augmenter = augment.build(config.augment)
+        self.augmenter = augment.build_augmenter(config.augment)
         self.mixer = augment.build_mixer(config.augment, [data.samples[index] for index in indices])
 
     def __getitem__(self, address: Address) -> tuple[torch.Tensor, Target]:

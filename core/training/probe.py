@@ -14,7 +14,7 @@ import torch
 
 from core.config import TrialConfig
 from core.data.dataset import Dataset
-from core.device import CONTEXT_BYTES, resolve
+from core.device import CONTEXT_BYTES, resolve_device
 from core.labels.label_maps import find_instances
 from core.network.detector import Detector
 from core.network.resizing import ImageTransform
@@ -25,7 +25,7 @@ from core.randomness import Purpose, torch_seed
 from core.training.loop import Batch, TrainingBatches, seeded, train_one_epoch
 from core.training.trial import Trial
 
-STEPS = 4
+PROBE_STEPS = 4
 """Number of training steps on the largest images."""
 
 
@@ -82,7 +82,7 @@ class Probe:
     def __init__(
         self, config: TrialConfig, data: Dataset, weights: BaseWeights | None, device: str = "auto"
     ) -> None:
-        self.device = resolve(device)
+        self.device = resolve_device(device)
         on_gpu = self.device.type == "cuda"
         self._free = torch.cuda.mem_get_info(self.device)[0] if on_gpu else 0
         # With a very small learning rate nothing diverges, and the work is the same.
@@ -96,7 +96,7 @@ class Probe:
 
         Returns the GPU's memory afterwards. Raises torch.OutOfMemoryError where that does not fit.
         """
-        steps = min(STEPS, self.trial.optim.schedule.steps)
+        steps = min(PROBE_STEPS, self.trial.optim.schedule.steps)
         batches = _largest_batches(self.config, self.data, self._train_images)[:steps]
         with _at_the_largest_size(self.trial.model):
             # The first batch alone is a step, so that the others find AdamW's moments in memory
@@ -245,7 +245,7 @@ def _by_size(data: Dataset, indices: tuple[int, ...]) -> list[int]:
 
 
 def _largest_batches(config: TrialConfig, data: Dataset, train: tuple[int, ...]) -> list[Batch]:
-    """STEPS batches, as training would make them, each of the same images.
+    """PROBE_PROBE_PROBE_STEPS batches, as training would make them, each of the same images.
 
     These are the `batch_size` most crowded of the 4 x `batch_size` largest images.
     """
@@ -257,4 +257,4 @@ def _largest_batches(config: TrialConfig, data: Dataset, train: tuple[int, ...])
     # An epoch is one batch of all chosen images; images that are shown again would make it two.
     once = config.model_copy(update={"data": config.data.model_copy(update={"repeat_rare": 0.0})})
     loader = TrainingBatches(data, chosen, once)
-    return [batch for epoch in range(1, STEPS + 1) for batch in loader.of_epoch(epoch)]
+    return [batch for epoch in range(1, PROBE_STEPS + 1) for batch in loader.of_epoch(epoch)]

@@ -16,7 +16,13 @@ import torch
 from core.config import SETTINGS, PredictConfig, TrialConfig
 from core.data.dataset import Dataset
 from core.data.split import Split, group_names, split
-from core.device import is_out_of_memory, memory_format, precision_of, resolve, use_fast_kernels
+from core.device import (
+    is_out_of_memory,
+    memory_format,
+    precision_of,
+    resolve_device,
+    use_fast_kernels,
+)
 from core.errors import CheckpointError, SettingError, TornCheckpoint
 from core.fitting import READ_OFF_DATA, circumstances_of
 from core.metric import ap50, coco_summary
@@ -26,7 +32,7 @@ from core.network import weights as pretrained
 from core.network.build import build_detector
 from core.network.detector import Detector
 from core.network.weights import BaseWeights
-from core.prediction.choice import evaluate
+from core.prediction.choice import evaluate_candidates
 from core.prediction.detect import combine
 from core.prediction.trained_model import TrainedModel
 from core.prediction.views import Seen, look_at_samples
@@ -36,7 +42,7 @@ from core.training import checkpoint
 from core.training.loop import Batch, TrainingBatches, seeded, train_one_epoch
 from core.training.optim import Optimization
 
-FORMAT = 2
+CHECKPOINT_FORMAT = 2
 """Version of the checkpoint's layout. A checkpoint of another version is refused."""
 
 _MOST_THREADS = 1024
@@ -66,8 +72,9 @@ class EpochReport:
     detections          number of detections in all validation images
     capped_images       number of validation images with a tile that reached
                         `predict.max_detections`
-    coco                COCO's twelve numbers of masks by `core.metric.coco_summary.NAMES`, None
-                        where there is nothing to find; empty except after the trial's last epoch
+    coco                COCO's twelve numbers of masks by `core.metric.coco_summary.SUMMARY_NAMES`,
+                        None where there is nothing to find; empty except after the trial's last
+                        epoch
     limits              what limited `ap50` of each class; empty except after an epoch that is the
                         best so far
     ap50_pulls          how far each validation image, or each group or block of images, pulled
@@ -161,7 +168,7 @@ class Trial:
         if weights is None:
             file = pretrained.find_weights(config.model)
             weights = None if file is None else pretrained.read_weights(file)
-        self.device = resolve(device)
+        self.device = resolve_device(device)
         self.data = data
         self.threads = threads or torch.get_num_threads()
         self.predictions: dict[PredictConfig, ap50.MatchTable] = {}
@@ -315,7 +322,7 @@ class Trial:
         """Evaluate the other settings of prediction; no result if they do not fit the GPU."""
         samples = [self.data.samples[index] for index in self.split.validation]
         try:
-            evaluated = evaluate(
+            evaluated = evaluate_candidates(
                 self.trained_model(),
                 samples,
                 self._to_try,
@@ -403,7 +410,7 @@ class Trial:
         path = max(folder.glob("best-*.safetensors"), default=None)
         if path is None:
             return None
-        tensors, state = checkpoint.load(path)
+        tensors, state = checkpoint.load_checkpoint(path)
         with _damage_named(path):
             self._take_resolved(state)
         self._check_identity(path, state)
@@ -438,17 +445,17 @@ class Trial:
             table.save(folder / "matches" / f"predict-{config.key}.npz")
         best_path = _best_path(folder, best.epoch)
         if not (self._best_is_saved and best_path.exists()):
-            state = {"format": FORMAT, **self._identity, "report": best.to_json()}
-            checkpoint.save(best_path, self._best_weights, state)
+            state = {"format": CHECKPOINT_FORMAT, **self._identity, "report": best.to_json()}
+            checkpoint.save_checkpoint(best_path, self._best_weights, state)
         state = {
-            "format": FORMAT,
+            "format": CHECKPOINT_FORMAT,
             **self._identity,
             "threads": self.threads,
             "epoch": self.epoch,
             "reports": [report.to_json() for report in self.reports],
             "best": {"epoch": best.epoch, "file": best_path.name},
         }
-        checkpoint.save(folder / "last.safetensors", self._tensors(), state)
+        checkpoint.save_checkpoint(folder / "last.safetensors", self._tensors(), state)
         self._best_is_saved = True
         self.matches, self.predictions = {}, {}
         _remove_what_is_not_named(folder, best_path)
@@ -467,7 +474,7 @@ class Trial:
         path = folder / "last.safetensors"
         if not path.exists():
             return False
-        tensors, state = checkpoint.load(path)
+        tensors, state = checkpoint.load_checkpoint(path)
         with _damage_named(path):
             self._take_resolved(state)
         self._check_identity(path, state)
@@ -483,7 +490,7 @@ class Trial:
             raise TornCheckpoint(
                 f"{path} is damaged: it counts {threads} threads and {len(reports)} reports"
             )
-        best_weights, best_state = checkpoint.load(best_path)
+        best_weights, best_state = checkpoint.load_checkpoint(best_path)
         self._check_identity(best_path, best_state)
         self._check_layers(best_path, best_weights)
         self._restore(path, tensors)
@@ -526,10 +533,10 @@ class Trial:
 
     def _compare_identity(self, path: Path, state: dict[str, Any]) -> None:
         """Raise CheckpointError if a checkpoint is of another format, configuration or input."""
-        if state.get("format") != FORMAT:
+        if state.get("format") != CHECKPOINT_FORMAT:
             raise CheckpointError(
-                f"{path} has format {state.get('format')}, and this version reads format {FORMAT};"
-                " use the version that wrote it, or begin in another folder"
+                f"{path} has format {state.get('format')}, and this version reads format"
+                f" {CHECKPOINT_FORMAT}; use the version that wrote it, or begin in another folder"
             )
         # A setting that an earlier version did not have is taken to have had its default.
         before, now = {**SETTINGS, **state["settings"]}, self._identity["settings"]

@@ -47,7 +47,7 @@ resource.setrlimit(resource.RLIMIT_AS, ({GIGABYTE}, {GIGABYTE}))
 import yaml
 from core import bounded_yaml
 try:
-    bounded_yaml.load(sys.stdin.read())
+    bounded_yaml.load_yaml(sys.stdin.read())
 except yaml.YAMLError as error:
     print("refused:", error.problem)
 """
@@ -68,12 +68,12 @@ def test_anchors_and_merges_that_stay_small_mean_what_they_mean() -> None:
     text = (
         "base: &base {epochs: 5, batch: 2}\nlong: {<<: *base, epochs: 50}\nlist: [*base, *base]\n"
     )
-    assert bounded_yaml.load(text) == yaml.safe_load(text)
+    assert bounded_yaml.load_yaml(text) == yaml.safe_load(text)
 
 
 def test_a_key_that_is_there_twice_is_refused() -> None:
     with pytest.raises(yaml.YAMLError, match="the key 'a' is there twice"):
-        bounded_yaml.load("a: 1\na: 2\n")
+        bounded_yaml.load_yaml("a: 1\na: 2\n")
 
 
 VALUES = st.recursive(
@@ -92,4 +92,4 @@ VALUES = st.recursive(
 @given(VALUES)
 def test_all_else_is_read_as_the_plain_loader_reads_it(value: object) -> None:
     text = yaml.safe_dump([value, value], allow_unicode=True)
-    assert bounded_yaml.load(text) == yaml.safe_load(text)
+    assert bounded_yaml.load_yaml(text) == yaml.safe_load(text)

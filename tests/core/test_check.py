@@ -19,13 +19,13 @@ from core.config import MOST_DETECTIONS, TrialConfig
 from core.data.dataset import Category, Dataset, assemble
 from core.data.looks import Looks
 from core.data.measure import measure
-from core.data.synthetic import make, write_hw3
+from core.data.synthetic import make_cells, write_hw3
 from core.detectors import DETECTORS
 from core.fitting import READ_OFF_DATA
 from core.prediction.advice import _copied, advice
 from core.sample import Sample
 
-DATA = make(images=6, side=64)
+DATA = make_cells(images=6, side=64)
 
 
 def square(name: str, labels: list[int], image: np.ndarray | None = None, step: int = 4) -> Sample:

@@ -11,11 +11,11 @@ from core.augment import pipeline as augment
 from core.config import SETTINGS, TrialConfig, Value
 from core.data import synthetic
 from core.data.split import split
-from core.dependence import NEEDS, Need, effective, unmet
+from core.dependence import NEEDS, Need, effective_settings, unmet_need
 from core.training.optim import Schedule, parameter_groups
 from tests.core.training.small_detector import SmallDetector
 
-IMAGE = synthetic.make(images=4, side=64)
+IMAGE = synthetic.make_cells(images=4, side=64)
 LARGER: dict[str, Value] = {
     "augment.hue": 60,
     "augment.rotate": 90.0,
@@ -49,7 +49,7 @@ def what_it_does(settings: dict[str, Value]) -> Any:
     """
     config = TrialConfig.from_settings(settings)
     mixer = augment.build_mixer(config.augment, IMAGE.samples)
-    augmenter = augment.build(config.augment)
+    augmenter = augment.build_augmenter(config.augment)
     seen = []
     for number in range(40 if mixer or augmenter else 0):
         sample = IMAGE.samples[number % 4]
@@ -98,9 +98,9 @@ def unmeet(need: Need) -> Value:
 @pytest.mark.parametrize("name", NEEDS)
 def test_a_setting_does_something_where_its_needs_are_met(name: str) -> None:
     base = met(NEEDS[name], name)
-    assert unmet(name, {**base, name: other(name)}) is None
+    assert unmet_need(name, {**base, name: other(name)}) is None
     assert what_it_does({**base, name: other(name)}) != what_it_does({**base, name: SETTINGS[name]})
-    assert effective({**base, name: other(name)}) != effective(base)
+    assert effective_settings({**base, name: other(name)}) != effective_settings(base)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,8 @@ def test_a_setting_does_nothing_where_a_need_is_not_met(name: str, need: Need) -
     lacking = {**met(NEEDS[name], name), need.setting: unmeet(need)}
     lacking |= {"data.fold": 0} if name == "data.fold" else {}
     with_it = {**lacking, name: other(name)}
-    assert unmet(name, with_it) is not None
-    assert effective(with_it) == effective(lacking)
+    assert unmet_need(name, with_it) is not None
+    assert effective_settings(with_it) == effective_settings(lacking)
     if name != "data.fold":  # without folds there is no other fold
         assert what_it_does(with_it) == what_it_does(lacking)
 
@@ -123,18 +123,24 @@ def test_every_need_names_settings() -> None:
 @given(st.dictionaries(st.sampled_from(sorted(NEEDS)), st.booleans()))
 def test_what_is_in_effect_is_in_effect_of_itself(chosen: dict[str, bool]) -> None:
     settings = {name: other(name) for name, changed in chosen.items() if changed}
-    found = effective(settings)
+    found = effective_settings(settings)
     assert found.keys() <= SETTINGS.keys()
-    assert effective(found) == found
+    assert effective_settings(found) == found
 
 
 def test_one_configuration_has_one_form() -> None:
-    assert effective({"model.weights": "coco"}) == effective({})
-    assert effective({"data.crop": 256, "predict.tile": 256}) == effective({"data.crop": 256})
-    assert effective({"augment.affine": True, "augment.affine_p": 0.0}) == effective({})
-    assert effective({"predict.flips": True}) == effective({"predict.views": "mirror"})
+    assert effective_settings({"model.weights": "coco"}) == effective_settings({})
+    assert effective_settings({"data.crop": 256, "predict.tile": 256}) == effective_settings(
+        {"data.crop": 256}
+    )
+    assert effective_settings(
+        {"augment.affine": True, "augment.affine_p": 0.0}
+    ) == effective_settings({})
+    assert effective_settings({"predict.flips": True}) == effective_settings(
+        {"predict.views": "mirror"}
+    )
     all_views = {"predict.views": "all"}
-    assert effective(all_views | {"predict.flips": True}) == effective(all_views)
+    assert effective_settings(all_views | {"predict.flips": True}) == effective_settings(all_views)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +156,6 @@ def test_one_configuration_has_one_form() -> None:
 def test_merging_needs_several_looks_and_an_overlap_needs_tiles(
     idle: dict[str, Value], where: dict[str, Value]
 ) -> None:
-    assert effective(idle) == effective({})
-    assert effective(idle | where) != effective(where)
-    assert effective({"predict.merge": "soft_nms"}) != effective({})
+    assert effective_settings(idle) == effective_settings({})
+    assert effective_settings(idle | where) != effective_settings(where)
+    assert effective_settings({"predict.merge": "soft_nms"}) != effective_settings({})

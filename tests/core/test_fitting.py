@@ -13,22 +13,22 @@ from torchvision.ops import box_iou
 
 from core.config import AUTO, AUTO_SETTINGS, MOST_DETECTIONS, SETTINGS, TrialConfig, Value
 from core.data.measure import SIDES, Measurement, measure
-from core.data.synthetic import make
+from core.data.synthetic import make_cells
 from core.fitting import (
+    ANCHOR_SCALES,
     CROPS_PAY,
     ENLARGED,
+    FITTING_RULES,
     GOOD_CELL,
     LEAST_CELL,
-    MOST_PIXELS,
-    PLACES,
+    MOST_SEEN_PIXELS,
+    PLACES_PER_AXIS,
     READ_OFF_DATA,
-    RULES,
-    SCALES,
     SIDE_STEP,
     Circumstances,
+    fitted_share,
     recommended,
     seen_cell,
-    share,
 )
 from core.network.anchors import ANCHOR_RATIOS, ANCHOR_SIDES, STRIDES, Anchors
 from core.network.resizing import MULTIPLE, network_size
@@ -62,7 +62,9 @@ def on_tissue(side: int, cell: float, images: int = 20) -> Measurement:
 
 @settings(max_examples=15, deadline=None)
 @given(
-    st.integers(3, 90), st.integers(3, 90), st.sampled_from([side for side in SCALES if side < 2])
+    st.integers(3, 90),
+    st.integers(3, 90),
+    st.sampled_from([side for side in ANCHOR_SCALES if side < 2]),
 )
 def test_the_share_is_that_of_the_places_at_which_the_networks_anchors_fit(
     height: int, width: int, scale: float
@@ -70,22 +72,22 @@ def test_the_share_is_that_of_the_places_at_which_the_networks_anchors_fit(
     """Brute force: the box at each place of a grid's period, and all anchors of an image."""
     levels = [torch.zeros(1, 1, 384 // stride, 384 // stride) for stride in STRIDES]
     anchors = Anchors([side * scale for side in ANCHOR_SIDES], ANCHOR_RATIOS)((384, 384), levels)
-    starts = [128 + place * STRIDES[-1] / PLACES for place in range(PLACES)]
+    starts = [128 + place * STRIDES[-1] / PLACES_PER_AXIS for place in range(PLACES_PER_AXIS)]
     boxes = torch.tensor(
         [(x, y, x + width, y + height) for y in starts for x in starts], dtype=torch.float64
     )
     best = box_iou(boxes, anchors.double()).max(dim=1).values
     assume(bool(((best - 0.5).abs() > 1e-9).all()))
     config = config_of(model__image_min_side=384, model__anchor_scale=scale)
-    found = share(data_of((384, 384), [(height, width)]), config)
+    found = fitted_share(data_of((384, 384), [(height, width)]), config)
     assert found == pytest.approx(float((best >= 0.5).double().mean()), abs=1e-12)
 
 
 def test_a_cell_of_an_anchors_size_fits_anywhere_and_one_of_a_quarter_nowhere() -> None:
     config = config_of(model__image_min_side=640, model__image_max_side=640)
-    assert share(data_of((640, 640), [(64, 64), (45, 90)]), config) == 1
-    assert share(data_of((640, 640), [(8, 8)]), config) == 0
-    assert share(data_of((640, 640), []), config) == 0
+    assert fitted_share(data_of((640, 640), [(64, 64), (45, 90)]), config) == 1
+    assert fitted_share(data_of((640, 640), [(8, 8)]), config) == 0
+    assert fitted_share(data_of((640, 640), []), config) == 0
 
 
 @given(
@@ -100,14 +102,15 @@ def test_images_and_crops_of_twice_the_size_are_seen_alike(
     other = data_of((256 * times, 192 * times), [(h * times, w * times) for h, w in cells])
     small = config_of(data__crop=crop, model__image_min_side=384, model__image_max_side=512)
     large = small.changed({"data.crop": crop * times})
-    assert share(one, small) == pytest.approx(share(other, large))
+    assert fitted_share(one, small) == pytest.approx(fitted_share(other, large))
     assert seen_cell(one, small) == pytest.approx(seen_cell(other, large))
 
 
 def test_of_the_scales_of_anchors_the_chosen_one_fits_as_many_as_any() -> None:
     chosen, _ = recommended(CONSEP, TrialConfig())
     shares = {
-        scale: share(CONSEP, chosen.changed({"model.anchor_scale": scale})) for scale in SCALES
+        scale: fitted_share(CONSEP, chosen.changed({"model.anchor_scale": scale}))
+        for scale in ANCHOR_SCALES
     }
     assert shares[chosen.model.anchor_scale] >= max(shares.values()) - 0.01
 
@@ -118,18 +121,18 @@ def test_on_consep_cells_are_enlarged_to_800_to_1000_pixels_with_anchors_halved(
     assert chosen.data.crop == 0
     assert 800 <= chosen.model.image_min_side <= 1024
     assert chosen.model.anchor_scale == 0.5
-    assert share(CONSEP, chosen) > 0.9 > share(CONSEP, TrialConfig())
+    assert fitted_share(CONSEP, chosen) > 0.9 > fitted_share(CONSEP, TrialConfig())
     assert CONSEP.crowded < chosen.predict.max_detections < 3 * CONSEP.crowded
     assert set(why) == READ_OFF_DATA
 
 
 def test_on_large_images_of_small_cells_crops_are_seen_enlarged() -> None:
     data = on_tissue(2000, 23)
-    assert share(data, TrialConfig()) == pytest.approx(0, abs=0.01)
+    assert fitted_share(data, TrialConfig()) == pytest.approx(0, abs=0.01)
     chosen, _ = recommended(data, TrialConfig())
     assert 512 <= chosen.data.crop <= 1024
     assert LEAST_CELL <= seen_cell(data, chosen) <= 60
-    assert share(data, chosen) > 0.9
+    assert fitted_share(data, chosen) > 0.9
 
 
 def test_on_large_images_of_large_cells_whole_images_shrink() -> None:
@@ -137,15 +140,15 @@ def test_on_large_images_of_large_cells_whole_images_shrink() -> None:
     chosen, _ = recommended(data, TrialConfig())
     assert chosen.data.crop == 0
     assert chosen.model.image_min_side < 1000
-    assert share(data, chosen) > 0.9
+    assert fitted_share(data, chosen) > 0.9
 
 
 def test_on_the_synthetic_cells_small_images_stay_small() -> None:
-    data = measure(make())
+    data = measure(make_cells())
     chosen, _ = recommended(data, TrialConfig())
     assert chosen.data.crop == 0
     assert 128 <= chosen.model.image_min_side <= 400
-    assert share(data, chosen) > 0.9
+    assert fitted_share(data, chosen) > 0.9
 
 
 measurements = st.builds(
@@ -195,7 +198,7 @@ def test_no_image_is_enlarged_beyond_what_pays_and_caps_hold_the_crowd(data: Mea
     cuts = [tuple(min(side, config.data.crop or side) for side in size) for size in data.images]
     seen = [network_size(*cut, model.image_min_side, model.image_max_side) for cut in cuts]
     if data.cells and model.image_min_side > MULTIPLE:
-        assert np.percentile([math.prod(size) for size in seen], 95) <= MOST_PIXELS
+        assert np.percentile([math.prod(size) for size in seen], 95) <= MOST_SEEN_PIXELS
         smaller = config.changed({"model.image_min_side": model.image_min_side - SIDE_STEP})
         own = np.median([math.sqrt(height * width) for _, _, height, width in data.cells])
         assert seen_cell(data, smaller) < max(LEAST_CELL, min(GOOD_CELL, ENLARGED * own))
@@ -222,7 +225,7 @@ def test_rules_that_studies_began_with_never_change() -> None:
 
     def resolved(data: Measurement, rules: int) -> list[Value]:
         settings = asked.resolved(Circumstances("fp32", data, rules)).settings()
-        return [settings[name] for name in RULES[rules]]
+        return [settings[name] for name in FITTING_RULES[rules]]
 
     large = Measurement(
         ((2000, 1500),),

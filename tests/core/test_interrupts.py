@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from core.interrupts import exit_status, interrupted, note, terminable
+from core.interrupts import exit_status, interrupted, note_interrupt, terminable
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +46,6 @@ def test_sigterm_interrupts_where_ctrl_c_is_ignored_too() -> None:
 
 def test_a_ctrl_c_that_a_library_answers_is_known_until_the_command_ends() -> None:
     with terminable():
-        note()
+        note_interrupt()
         assert (interrupted(), exit_status()) == (True, 130)
     assert not interrupted()

@@ -28,7 +28,7 @@ from benchmarks.predict_memory import HEIGHT, INSTANCES, WIDTH, measure_in_fresh
 from core.config import TrialConfig
 from core.data import Category, list_images
 from core.data.images import read_rgb, read_test_image
-from core.data.synthetic import make, write_hw3
+from core.data.synthetic import make_cells, write_hw3
 from core.network.build import build_detector
 from core.predict import main
 from core.prediction import trained_model
@@ -275,8 +275,8 @@ def test_a_terminal_gets_a_bar_and_the_files_are_the_same(
 def test_the_same_pixels_give_the_same_detections_from_hw3_coco_a_plain_folder_and_the_listings(
     model: Path, tmp_path: Path
 ) -> None:
-    test = make(images=2, side=64, seed=4).samples
-    write_hw3(make(images=1, side=64), tmp_path / "hw3", test)
+    test = make_cells(images=2, side=64, seed=4).samples
+    write_hw3(make_cells(images=1, side=64), tmp_path / "hw3", test)
     names = [f"{sample.name}.tif" for sample in test]
     shutil.copytree(tmp_path / "hw3" / "test_release", tmp_path / "plain")
     shutil.copytree(tmp_path / "hw3" / "test_release", tmp_path / "coco" / "test")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.values import NOTHING, as_ap50, as_duration, as_setting, as_settings, as_time_span
+from core.values import NO_VALUE, as_ap50, as_duration, as_setting, as_settings, as_time_span
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_an_ap50_is_written_to_within_half_of_its_last_digit(score: float) -> No
 
 
 def test_no_score_is_no_number() -> None:
-    assert as_ap50(None) == NOTHING
+    assert as_ap50(None) == NO_VALUE
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,10 @@ def test_the_demo_ends_with_some_trials_stopped_early_and_a_winner_clearly_above
 
     request = space_file.load_request(DEMO)
     config = request.space.resolve(study.best_trial.params)
-    data = datasets.load(request.data)
+    data = datasets.load_data(request.data)
     untrained = Trial(config, data, device="cpu")
     untrained.model.eval()
     samples = [data.samples[index] for index in untrained.split.validation]
     found = [predict(untrained.models, sample.image, config.predict) for sample in samples]
-    masks, _ = ap50.match(samples, found, len(data.classes))
+    masks, _ = ap50.match_images(samples, found, len(data.classes))
     assert study.best_value > 0.1 + ap50.ap50(masks, config.metric.max_dets).mean

@@ -230,7 +230,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for name, folder in folders.items()
     }
     return {
-        name: report.write(found[name], {**figures_of(found[name]), "examples": pictured()})
+        name: report.write_report(found[name], {**figures_of(found[name]), "examples": pictured()})
         for name in folders
     }
 

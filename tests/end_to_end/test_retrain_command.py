@@ -33,8 +33,8 @@ from core.data.images import read_size
 from core.data.split import split
 from core.files import recover
 from core.labels import rle
-from core.labels.label_maps import crop, find_instances
-from core.metric.ap50 import ap50, match
+from core.labels.label_maps import crop_mask, find_instances
+from core.metric.ap50 import ap50, match_images
 from core.prediction import trained_model
 from core.sample import Sample
 from core.training import checkpoint
@@ -147,7 +147,9 @@ def coco_truth(samples: tuple[Sample, ...], classes: tuple[Category, ...]) -> di
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "area": int(found.areas_N[index]),
                     "iscrowd": 0,
-                    "segmentation": rle.encode(crop(sample.label_maps, found, index), *sample.size),
+                    "segmentation": rle.encode(
+                        crop_mask(sample.label_maps, found, index), *sample.size
+                    ),
                 }
             )
     return {
@@ -238,7 +240,7 @@ def test_pycocotools_scores_the_submission_as_we_do(
     results = results_in(best / "submission.zip")
     assert results
     ours = ap50(
-        match(HELD_BACK, [trained.predict(sample.image) for sample in HELD_BACK], 4)[0], 100
+        match_images(HELD_BACK, [trained.predict(sample.image) for sample in HELD_BACK], 4)[0], 100
     ).mean
     theirs = official_ap50(coco_truth(HELD_BACK, trained.classes), results, tmp_path)
     assert theirs == pytest.approx(ours, abs=1e-12)
@@ -339,7 +341,7 @@ def test_a_retraining_that_was_killed_goes_on_and_ends_with_the_same_weights(
     for name in ("model.safetensors", "config.yaml", "submission.zip"):
         assert (one / "best" / name).read_bytes() == (other / "best" / name).read_bytes(), name
     tensors, expected = (
-        checkpoint.load(next((study / "retrain").glob("*/last.safetensors")))[0]
+        checkpoint.load_checkpoint(next((study / "retrain").glob("*/last.safetensors")))[0]
         for study in (one, other)
     )
     assert tensors.keys() == expected.keys()
@@ -613,11 +615,13 @@ def test_the_demo_ends_in_a_submission_that_scores_what_we_say_on_images_it_has_
         folder=tmp_path,
     )
     python("tune.retrain_best", "--device", "cpu", folder=tmp_path)
-    unseen = synthetic.make(images=24 + synthetic.TEST_IMAGES).samples[24:]
+    unseen = synthetic.make_cells(images=24 + synthetic.TEST_IMAGES).samples[24:]
     best = tmp_path / "results/demo/best"
     trained = trained_model.load(best, "cpu")
     torch.set_num_threads(json.loads((best / "metrics.json").read_text())["threads"])
-    ours = ap50(match(unseen, [trained.predict(sample.image) for sample in unseen], 4)[0], 100).mean
+    ours = ap50(
+        match_images(unseen, [trained.predict(sample.image) for sample in unseen], 4)[0], 100
+    ).mean
     theirs = official_ap50(
         coco_truth(unseen, trained.classes), results_in(best / "submission.zip"), tmp_path
     )
@@ -669,13 +673,13 @@ def test_real_tissue_ends_in_a_submission_that_scores_what_we_say(tmp_path: Path
         *(f"--set={one}" for one in settings), folder=tmp_path,
     )  # fmt: skip
     python("tune.retrain_best", "--device", "cpu", folder=tmp_path)
-    held = hw3.read(tmp_path / "held").dataset
+    held = hw3.read_hw3(tmp_path / "held").dataset
     assert held is not None
     best = tmp_path / "results/ablation/best"
     trained = trained_model.load(best, "cpu")
     torch.set_num_threads(json.loads((best / "metrics.json").read_text())["threads"])
     ours = ap50(
-        match(held.samples, [trained.predict(one.image) for one in held.samples], 4)[0], 100
+        match_images(held.samples, [trained.predict(one.image) for one in held.samples], 4)[0], 100
     ).mean
     number_of = {entry["file_name"]: entry["id"] for entry in listing}
     truth = coco_truth(held.samples, held.classes)
@@ -720,7 +724,7 @@ def test_a_data_set_in_coco_layout_gets_the_same_with_the_ids_of_its_own(tmp_pat
     trained = trained_model.load(best, "cpu")
     torch.set_num_threads(json.loads((best / "metrics.json").read_text())["threads"])
     ours = ap50(
-        match(HELD_BACK, [trained.predict(sample.image) for sample in HELD_BACK], 4)[0], 100
+        match_images(HELD_BACK, [trained.predict(sample.image) for sample in HELD_BACK], 4)[0], 100
     ).mean
     truth = json.loads((tmp_path / "truth.json").read_text())
     assert official_ap50(truth, results, tmp_path) == pytest.approx(ours, abs=1e-12)
@@ -776,7 +780,10 @@ def test_the_confirmations_models_predict_together_as_one_model(
     samples = [TRAINED_ON.samples[index] for index in unseen]
     scores = [
         ap50(
-            match(samples, [one.predict(sample.image) for sample in samples], len(CLASSES))[0], 100
+            match_images(samples, [one.predict(sample.image) for sample in samples], len(CLASSES))[
+                0
+            ],
+            100,
         )
         for one in (trained, *(replace(one, others=()) for one in (trained, *trained.others)))
     ]

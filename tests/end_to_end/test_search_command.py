@@ -63,7 +63,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def cells(folder: Path) -> Path:
-    synthetic.write_hw3(synthetic.make(images=6, side=64), folder)
+    synthetic.write_hw3(synthetic.make_cells(images=6, side=64), folder)
     return folder
 
 
@@ -160,7 +160,7 @@ def test_a_study_whose_space_or_data_changed_is_refused_with_the_difference(
     assert changed.returncode == 2
     assert "another request: request" not in changed.stderr
     assert "fixed, optim.epochs was 2 and is 3" in changed.stderr
-    synthetic.write_hw3(synthetic.make(images=6, side=64, seed=1), folder / "others")
+    synthetic.write_hw3(synthetic.make_cells(images=6, side=64, seed=1), folder / "others")
     other_data = command("--study", "tiny", "--data", "others", folder=folder)
     assert other_data.returncode == 2
     assert "other data" in other_data.stderr

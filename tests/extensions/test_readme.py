@@ -13,7 +13,7 @@ from core.extensions import Parts
 from tests.test_architecture import IMPORTS, ROOT
 from tune.report.figures.figure import FIGURES
 from tune.samplers.sampler import SAMPLERS
-from tune.stopping.rule import RULES
+from tune.stopping.rule import STOPPING_RULES
 from tune.tracking.tracker import TRACKERS
 
 # The file of each table, where our parts are, and the words of README's table.
@@ -22,7 +22,7 @@ TABLES: Mapping[str, tuple[Parts[Any], str, str]] = {
     "core/augmentations.py": (AUGMENTATIONS, "core/augment/", "an augmentation"),
     "core/data/readers.py": (READERS, "core/data/", "a data format"),
     "tune/samplers/sampler.py": (SAMPLERS, "tune/samplers/", "a sampler"),
-    "tune/stopping/rule.py": (RULES, "tune/stopping/", "a rule of early stopping"),
+    "tune/stopping/rule.py": (STOPPING_RULES, "tune/stopping/", "a rule of early stopping"),
     "tune/tracking/tracker.py": (TRACKERS, "tune/tracking/", "a tracker"),
     "tune/report/figures/figure.py": (FIGURES, "tune/report/figures/", "a figure"),
 }

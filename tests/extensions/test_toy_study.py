@@ -96,7 +96,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
         source = (TOYS / f"{name}.py").read_text()
         toys.install(folder / "site", source, {f"cell_tune.{group}": points}, f"toy_{name}")
     (folder / "cells").mkdir()
-    for sample in synthetic.make(images=5, side=64).samples:
+    for sample in synthetic.make_cells(images=5, side=64).samples:
         np.savez(
             folder / "cells" / f"{sample.name}.npz",
             image=sample.image,

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from core import interrupts
 from tune import database
-from tune.database import Patience, cause_of, file_of, make_whole, place_of, refusal
+from tune.database import Patience, cause_of, file_of, make_whole, place_of, refusal_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -344,7 +344,7 @@ def meant(url: str, do: Callable[[], object]) -> database.Refusal:
         do()
     cause = cause_of(caught.value)
     assert cause is not None
-    return refusal(cause, url)
+    return refusal_of(cause, url)
 
 
 def test_a_lock_is_transient_and_waited_out(table: tuple[sqlalchemy.Engine, str, Path]) -> None:
@@ -376,7 +376,7 @@ def test_nobody_waits_for_a_database_in_a_process_that_is_asked_to_end(
     ):
         other.execute("BEGIN EXCLUSIVE")
         patience = Patience(url)
-        timer = threading.Timer(1.5, interrupts.note)
+        timer = threading.Timer(1.5, interrupts.note_interrupt)
         timer.start()
         begin = time.monotonic()
         for _ in range(3):
@@ -540,7 +540,7 @@ def from_driver(
 def test_refusals_of_a_server_that_may_pass_are_told_from_those_that_will_not(
     error: sqlalchemy.exc.SQLAlchemyError, transient: bool, order: str
 ) -> None:
-    found = refusal(error, "postgresql://me:secret@db/team")
+    found = refusal_of(error, "postgresql://me:secret@db/team")
     assert (found.transient, order in found.way_out) == (transient, True)
     assert "secret" not in f"{found.reason}{found.way_out}"
     assert "\n" not in f"{found.reason}{found.way_out}"
@@ -561,7 +561,7 @@ def test_an_operation_is_done_as_often_as_it_takes_and_not_once_more(
         return "done"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(database, "PAUSE_SECONDS", 1e-6)
+        patch.setattr(database, "FIRST_PAUSE_SECONDS", 1e-6)
         if passes:
             assert Patience("postgresql://db/team")(operation) == "done"
         else:

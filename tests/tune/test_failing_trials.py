@@ -202,7 +202,7 @@ def test_a_trial_whose_loaders_process_is_killed_goes_on_in_another_attempt_and_
         search={"sampler": "random", "trials": 2, "seed": 0},
         resources={},
     )
-    plan = dataclasses.replace(plan, data=synthetic.make(images=4, side=64))
+    plan = dataclasses.replace(plan, data=synthetic.make_cells(images=4, side=64))
     assert study.run_study(plan, Console(file=io.StringIO()), Replays(make))
     records = open_ledger(plan.storage, plan.request).records
     assert [(record.state, record.attempts, len(record.epochs)) for record in records] == [

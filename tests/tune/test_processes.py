@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tune.processes import marked, runs
+from tune.processes import is_running, marked
 
 CHILD_WITHOUT_MARK = "env -i sleep 1000 & echo $!; wait"
 """A shell whose child has lost its environment, as has a process of Ray that names itself."""
@@ -38,7 +38,7 @@ def test_a_process_that_lost_its_mark_is_found_by_its_parent_and_known_after_the
             parent.wait()
             assert started.living() == [child]
         started.end()
-        assert not runs(child)
+        assert not is_running(child)
         assert started.living() == []
         assert others.living() == [stranger.pid]
     finally:

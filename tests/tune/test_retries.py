@@ -51,7 +51,7 @@ SPACE: dict[str, Any] = {
 
 @functools.cache
 def synthetic_data() -> Dataset:
-    return datasets.load("synthetic")
+    return datasets.load_data("synthetic")
 
 
 class Unseen:

@@ -20,7 +20,7 @@ from tune.engine.messages import NoGpu
 from tune.engine.resources import Machine, Node
 from tune.ledger.ledger import MAX_LOST
 from tune.ledger.records import State
-from tune.processes import runs
+from tune.processes import is_running
 
 TRIALS, TOGETHER, GUILTY = 5, 3, 1
 
@@ -37,7 +37,11 @@ class StandInCard:
         now = self._faults()
         for client in self.folder.glob("client-*"):
             process = int(client.name.split("-")[1])
-            if process != os.getpid() and runs(process) and int(client.read_text() or now) < now:
+            if (
+                process != os.getpid()
+                and is_running(process)
+                and int(client.read_text() or now) < now
+            ):
                 time.sleep(0.5)
                 raise NoGpu("CUDA error: the MPS server is not ready to accept new MPS requests")
         mine = self.folder / f"client-{os.getpid()}"

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from core.values import NOTHING
+from core.values import NO_VALUE
 from tune.ledger.records import State, TrialRecord
 from tune.statistics.certainty import Interval
-from tune.tables import COLUMNS, Cell, Column, Kind, Table, text, trials_csv
+from tune.tables import COLUMNS, Cell, Column, Kind, Table, cell_text, trials_csv
 
 MINUS = "\N{MINUS SIGN}"
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False, width=64)
@@ -127,7 +127,7 @@ def test_latex_sets_a_table_of_booktabs() -> None:
 @pytest.mark.parametrize(
     ("cell", "kind", "seen"),
     [
-        (None, Kind.AP50, NOTHING),
+        (None, Kind.AP50, NO_VALUE),
         (0.46994, Kind.AP50, "0.4699"),
         (1234, Kind.COUNT, "1,234"),
         (1333, Kind.NUMBER, "1333"),
@@ -148,7 +148,7 @@ def test_latex_sets_a_table_of_booktabs() -> None:
     ],
 )
 def test_a_value_is_written_by_what_it_is(cell: Cell, kind: Kind, seen: str) -> None:
-    assert text(cell, kind) == seen
+    assert cell_text(cell, kind) == seen
     assert one_cell(cell, kind).texts == ((seen,),)
 
 

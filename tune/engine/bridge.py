@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ray.tune import Callback
-from ray.tune.experiment import Trial
+from ray.tune.experiment import Trial as RayTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -78,12 +78,12 @@ class LedgerScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray ships no type
         super().__init__()
         self._desk = desk
 
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:  # noqa: ARG002
+    def on_trial_result(self, tune_controller: Any, trial: RayTrial, result: dict[str, Any]) -> str:  # noqa: ARG002
         """Pass a worker's message to the desk; returns STOP to end the Ray trial, or CONTINUE."""
         ended = self._desk.take_in(assignment_in(trial.config), message_in(result))
         return str(TrialScheduler.STOP if ended else TrialScheduler.CONTINUE)
 
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:  # noqa: ARG002
+    def on_trial_error(self, tune_controller: Any, trial: RayTrial) -> None:  # noqa: ARG002
         """Tell the desk that a worker's process died, could not start or cannot go on.
 
         An exception that the trial itself raised arrives as a result (`Failure`) instead.
@@ -103,15 +103,15 @@ class LedgerCallback(Callback):  # type: ignore[misc]  # Ray ships no types
     def on_trial_start(
         self,
         iteration: int,  # noqa: ARG002  # Ray's signature
-        trials: list[Trial],  # noqa: ARG002
-        trial: Trial,
+        trials: list[RayTrial],  # noqa: ARG002
+        trial: RayTrial,
         **info: Any,  # noqa: ARG002
     ) -> None:
         """Tell the desk that a worker runs the trial from now on."""
         self._desk.begun(assignment_in(trial.config))
 
 
-def _loss_of(trial: Trial) -> WorkerLost:
+def _loss_of(trial: RayTrial) -> WorkerLost:
     """The cause of a Ray trial's error, read from the text file in which Ray leaves it."""
     try:
         text = Path(trial.error_file).read_text()

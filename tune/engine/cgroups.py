@@ -29,7 +29,7 @@ class Allowed:
     memory: int
 
 
-def allowed(root: Path = Path("/")) -> Allowed:
+def allowed_resources(root: Path = Path("/")) -> Allowed:
     """The resources of this process: the least of its CPU affinity, the machine's memory and the
     limits of its control groups.
 
@@ -37,9 +37,9 @@ def allowed(root: Path = Path("/")) -> Allowed:
     """
     cpus: list[float] = [float(len(os.sched_getaffinity(0)))]
     memory: list[float] = [memory_of_the_machine()]
-    for group in _groups(root):
-        cpus += _numbers(_cpu_limit(group))
-        memory += _numbers(_memory_limit(group))
+    for group in _group_folders(root):
+        cpus += _as_list(_cpu_limit(group))
+        memory += _as_list(_memory_limit(group))
     return Allowed(max(1, int(min(cpus) + 1e-6)), int(min(memory)))
 
 
@@ -50,24 +50,24 @@ def memory_of_the_machine() -> int:
 
 def memory_available(root: Path = Path("/")) -> int:
     """Bytes that processes may still take before the machine swaps; 0 if that is not known."""
-    for line in (_read(root / "proc/meminfo") or "").splitlines():
+    for line in (_text_of(root / "proc/meminfo") or "").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return 0
 
 
-def _numbers(limit: float | None) -> list[float]:
+def _as_list(limit: float | None) -> list[float]:
     """A limit as a list, which is empty where there is none."""
     return [] if limit is None else [limit]
 
 
 def _cpu_limit(group: Path) -> float | None:
     """Processors that a group may use, perhaps a fraction; None for no limit. Both versions."""
-    quota, _, period = (_read(group / "cpu.max") or "").partition(" ")
+    quota, _, period = (_text_of(group / "cpu.max") or "").partition(" ")
     if not period:
         quota, period = (
-            _read(group / "cpu.cfs_quota_us") or "",
-            _read(group / "cpu.cfs_period_us") or "",
+            _text_of(group / "cpu.cfs_quota_us") or "",
+            _text_of(group / "cpu.cfs_period_us") or "",
         )
     if not (quota.isdigit() and period.isdigit()) or not int(quota) or not int(period):
         return None  # "max", or -1
@@ -77,16 +77,16 @@ def _cpu_limit(group: Path) -> float | None:
 def _memory_limit(group: Path) -> int | None:
     """Bytes that a group may use; None for no limit. Both versions."""
     for name in ("memory.max", "memory.limit_in_bytes"):
-        text = _read(group / name)
+        text = _text_of(group / name)
         if text and text.isdigit() and 0 < int(text) < _UNLIMITED:
             return int(text)
     return None
 
 
-def _groups(root: Path) -> Iterator[Path]:
+def _group_folders(root: Path) -> Iterator[Path]:
     """The visible folders of this process's groups in every hierarchy, and of all groups above."""
     mine = _my_groups(root)
-    for line in (_read(root / "proc/self/mountinfo") or "").splitlines():
+    for line in (_text_of(root / "proc/self/mountinfo") or "").splitlines():
         # 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw: root in the file system,
         # mount point, options
         before, _, after = line.partition(" - ")
@@ -113,7 +113,9 @@ def _my_groups(root: Path) -> Mapping[str, PurePosixPath]:
 
     The controllers are "" in version 2. A line of /proc/self/cgroup is `4:cpu,cpuacct:/jobs/7`.
     """
-    lines = [line.split(":", 2) for line in (_read(root / "proc/self/cgroup") or "").splitlines()]
+    lines = [
+        line.split(":", 2) for line in (_text_of(root / "proc/self/cgroup") or "").splitlines()
+    ]
     return {line[1]: PurePosixPath(line[2]) for line in lines if len(line) == 3}
 
 
@@ -134,7 +136,7 @@ def _unescaped(path: str) -> str:
     return path
 
 
-def _read(path: Path) -> str | None:
+def _text_of(path: Path) -> str | None:
     """The text of a file without white space around it; None if it cannot be read."""
     try:
         return path.read_text().strip()

@@ -41,7 +41,7 @@ def execute(
             ray_tune.with_parameters(
                 TrialWorker, make_trial=make_trial, stall_seconds=stall_seconds
             ),
-            lambda config: _room(resources.cpus, assignment_in(config).gpus),
+            lambda config: _reservation(resources.cpus, assignment_in(config).gpus),
         )
         tuner = ray_tune.Tuner(
             trainable,
@@ -79,7 +79,7 @@ def execute(
         raise KeyboardInterrupt
 
 
-def _room(cpus: int, gpus: float) -> Any:
+def _reservation(cpus: int, gpus: float) -> Any:
     """Ray's request for the processors and GPUs of an attempt."""
     return ray_tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}])
 

@@ -33,7 +33,7 @@ class NotesCtrlC(ray_tune.Callback):  # type: ignore[misc]  # Ray ships no types
         handler_of_ray = signal.getsignal(signal.SIGINT)
 
         def handle(number: int, frame: Any) -> None:
-            interrupts.note()
+            interrupts.note_interrupt()
             if callable(handler_of_ray):
                 handler_of_ray(number, frame)
 
@@ -136,7 +136,8 @@ def ended_with_ray(started: processes.Started) -> Iterator[None]:
     def watch() -> None:
         while not done.wait(_WATCH_SECONDS):
             gone = next(
-                (name for process, name in watched.items() if not processes.runs(process)), None
+                (name for process, name in watched.items() if not processes.is_running(process)),
+                None,
             )
             if gone is not None and not done.is_set():
                 _end_at_once(

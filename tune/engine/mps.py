@@ -32,7 +32,7 @@ import torch
 
 from core.errors import ResourceError
 from tune.engine import scratch
-from tune.processes import MARK, deaf_to_sigterm, runs, variables
+from tune.processes import MARK, deaf_to_sigterm, environment_variables, is_running
 
 PROGRAM = "nvidia-cuda-mps-control"
 """NVIDIA's program that starts the service, queries it and stops it."""
@@ -40,7 +40,7 @@ PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 """The environment variables that name the folders of the service's sockets and of its logs."""
 MACHINE_WIDE = Path("/tmp/nvidia-mps")
 """The folder in which a client looks for the service if PIPES is not set."""
-START_SECONDS, END_SECONDS = 30, 30
+SERVICE_START_SECONDS, SERVICE_END_SECONDS = 30, 30
 """Seconds that the start of the service may take, and its end."""
 ANSWER_SECONDS = 10
 """Seconds that the service may take to answer a question."""
@@ -129,7 +129,7 @@ class Service:
         if self._ours is None or not self.runs:
             return False
         with contextlib.suppress(OSError, ValueError):
-            return not runs(_process_of(self._ours))
+            return not is_running(_process_of(self._ours))
         return False
 
     def mend(self) -> None:
@@ -273,7 +273,7 @@ def _usable(insisted: bool, alive: Callable[[], object]) -> Service:
 @contextlib.contextmanager
 def _hidden() -> Iterator[None]:
     """Let processes that start inside the block look for the service in an empty folder."""
-    with scratch.folder() as folder, variables({PIPES: str(folder)}):
+    with scratch.folder() as folder, environment_variables({PIPES: str(folder)}):
         yield
 
 
@@ -302,7 +302,7 @@ def _ours() -> Iterator[Path]:
     with (
         scratch.folder() as folder,
         _ended_with_this_process(folder),
-        variables({PIPES: str(folder), LOGS: str(folder)}),
+        environment_variables({PIPES: str(folder), LOGS: str(folder)}),
     ):
         _start(folder)
         yield folder
@@ -330,7 +330,7 @@ def _process_of(folder: Path) -> int:
 def _start(folder: Path) -> None:
     """Start the service in a folder. Raises ResourceError, which quotes the program's output."""
     try:
-        _output((PROGRAM, "-d"), START_SECONDS, environment=_of_program(folder), stays=True)
+        _output((PROGRAM, "-d"), SERVICE_START_SECONDS, environment=_of_program(folder), stays=True)
     except ResourceError as error:
         raise ResourceError(f"{PROGRAM} did not start ({error})") from None
     _ask("get_server_list", folder)
@@ -422,4 +422,4 @@ def _ended_with_this_process(folder: Path) -> Iterator[None]:
         assert watcher.stdin is not None
         watcher.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            watcher.wait(END_SECONDS)
+            watcher.wait(SERVICE_END_SECONDS)

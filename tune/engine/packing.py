@@ -23,11 +23,11 @@ from core.text import listed, many
 from tune.space.domains import Domain
 from tune.space.space import SearchSpace
 
-FORMAT = 2
+PACKING_FORMAT = 2
 """Version of `packing.json`. Where a file has another version, everything is measured anew."""
 FAILED, CUT_SHORT = "failed", "cut_short_after"
 """Keys of `packing.json` that say why nothing was measured: a reason; seconds until time was up."""
-_TYPES: Mapping[str, tuple[type, ...]] = {FAILED: (str,), CUT_SHORT: (int, float)}
+_FACT_TYPES: Mapping[str, tuple[type, ...]] = {FAILED: (str,), CUT_SHORT: (int, float)}
 GAIN = 1.1
 """Smallest ratio of two speeds that counts as a gain. Measurements of two seconds scatter by nearly
 10%, and few trials at once have merits of their own: each has more memory, and the sampler knows
@@ -37,7 +37,7 @@ MEMORY = 0.92
 MARGIN = 1.15
 """Memory reserved for a trial, as a multiple of the most that a measured one held: other images,
 more proposals or fragmentation may need more."""
-MOST = 16
+MOST_TRIALS = 16
 """Largest number of trials on one GPU: further processes would cost more than they gain."""
 
 
@@ -236,7 +236,7 @@ def images_per_second(trainings: Sequence[Sequence[tuple[float, int]]], since: f
     return float(images / (until - begin))
 
 
-def numbers(most: int) -> list[int]:
+def numbers_to_measure(most: int) -> list[int]:
     """The numbers of trials to measure: 1, 2, 4 and so on below `most`, and `most` itself."""
     return sorted({min(2**power, most) for power in range(most.bit_length() + 1)})
 
@@ -252,11 +252,11 @@ def next_number(rounds: Sequence[Round], most: int) -> int | None:
     last = rounds[-1].images_per_second
     if last <= 0 or (len(rounds) > 1 and last < GAIN * rounds[-2].images_per_second):
         return None
-    return next((number for number in numbers(most) if number > rounds[-1].trials), None)
+    return next((number for number in numbers_to_measure(most) if number > rounds[-1].trials), None)
 
 
 def most_that_fit(held: int, free: int) -> int:
-    """The number of trials for which a memory has room, from 1 to MOST.
+    """The number of trials for which a memory has room, from 1 to MOST_TRIALS.
 
     held   largest number of bytes that one trial held
     free   bytes that all of them together may take
@@ -264,8 +264,8 @@ def most_that_fit(held: int, free: int) -> int:
     0 for either means that it is not known; then the number is MOST.
     """
     if held <= 0 or free <= 0:
-        return MOST
-    return max(1, min(int(MEMORY * free / (MARGIN * held)), MOST))
+        return MOST_TRIALS
+    return max(1, min(int(MEMORY * free / (MARGIN * held)), MOST_TRIALS))
 
 
 def speeds(gpus: Iterable[Measured], service: bool) -> dict[int, float]:
@@ -287,7 +287,7 @@ def speeds(gpus: Iterable[Measured], service: bool) -> dict[int, float]:
     return {trials: sum(kind[trials] for kind in found) for trials in sorted(common)}
 
 
-def best(by_trials: Mapping[int, float]) -> int:
+def best_number(by_trials: Mapping[int, float]) -> int:
     """The smallest number of trials whose speed no other number exceeds by a gain (GAIN).
 
     by_trials   images per second by the number of trials; not empty
@@ -296,7 +296,7 @@ def best(by_trials: Mapping[int, float]) -> int:
     return min(trials for trials, speed in by_trials.items() if GAIN * speed > most)
 
 
-def choose(turns: Mapping[int, float], together: Mapping[int, float]) -> tuple[int, bool]:
+def choose_sharing(turns: Mapping[int, float], together: Mapping[int, float]) -> tuple[int, bool]:
     """The number of trials that share a GPU, and whether they do so by the service.
 
     The service is used if its best number of trials is a gain over the best number that takes
@@ -307,10 +307,10 @@ def choose(turns: Mapping[int, float], together: Mapping[int, float]) -> tuple[i
                the two may be empty
     """
     if not together:
-        return best(turns), False
-    trials = best(together)
-    if turns and together[trials] < GAIN * turns[best(turns)]:
-        return best(turns), False
+        return best_number(turns), False
+    trials = best_number(together)
+    if turns and together[trials] < GAIN * turns[best_number(turns)]:
+        return best_number(turns), False
     return trials, trials > 1
 
 
@@ -330,7 +330,7 @@ class Packing:
     @property
     def choice(self) -> tuple[int, bool]:
         """The number of trials that share a GPU, and whether they do so by the service."""
-        return choose(speeds(self.gpus, False), speeds(self.gpus, True))
+        return choose_sharing(speeds(self.gpus, False), speeds(self.gpus, True))
 
     @property
     def trials(self) -> int:
@@ -354,8 +354,9 @@ class Packing:
         if not together:
             return "no trials that shared a GPU by the service trained"
         return (
-            f"the service gained less than {100 * (GAIN - 1):.0f}% ({together[best(together)]:.1f}"
-            f" images/s, and {turns[best(turns)]:.1f} by turns)"
+            f"the service gained less than {100 * (GAIN - 1):.0f}%"
+            f" ({together[best_number(together)]:.1f} images/s,"
+            f" and {turns[best_number(turns)]:.1f} by turns)"
         )
 
     @property
@@ -413,7 +414,7 @@ class Packing:
         """
         content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return {
-            "format": FORMAT,
+            "format": PACKING_FORMAT,
             **content,
             "trials": self.trials,
             "service": self.service,
@@ -449,7 +450,7 @@ def read_packing(path: Path) -> Packing | None:
     """The packing that a file holds; None where it is missing, damaged, or of another version."""
     try:
         content = read_json(path, ValueError)
-        if content["format"] != FORMAT:
+        if content["format"] != PACKING_FORMAT:
             return None
         conditions = content["conditions"]
         found = Packing(
@@ -470,7 +471,7 @@ def read_packing(path: Path) -> Packing | None:
         found.sentences  # noqa: B018
     except (ValueError, LookupError, TypeError, AttributeError, ZeroDivisionError):
         return None
-    return found if 1 <= found.trials <= MOST else None
+    return found if 1 <= found.trials <= MOST_TRIALS else None
 
 
 def unmeasured_to_json(conditions: Conditions, fact: str, value: str | float) -> dict[str, Any]:
@@ -482,7 +483,7 @@ def unmeasured_to_json(conditions: Conditions, fact: str, value: str | float) ->
     value   the reason of a failure; the seconds after which the study's time was up
     """
     known: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(conditions)))
-    return {"format": FORMAT, "conditions": known, fact: value}
+    return {"format": PACKING_FORMAT, "conditions": known, fact: value}
 
 
 def remembered_fact(path: Path, conditions: Conditions, fact: str) -> str | float | None:
@@ -494,13 +495,13 @@ def remembered_fact(path: Path, conditions: Conditions, fact: str) -> str | floa
         content = read_json(path, ValueError)
         value: str | float = content[fact]
         known = content == unmeasured_to_json(conditions, fact, value)
-        holds = known and isinstance(value, _TYPES[fact])
+        holds = known and isinstance(value, _FACT_TYPES[fact])
         return value if holds else None
     except (ValueError, LookupError, TypeError):
         return None
 
 
-def remembered(path: Path, conditions: Conditions) -> Packing | None:
+def remembered_packing(path: Path, conditions: Conditions) -> Packing | None:
     """The packing that a file holds, if it was measured under these conditions; else None."""
     found = read_packing(path)
     return found if found is not None and found.conditions == conditions else None

@@ -26,7 +26,7 @@ import torch
 
 from core.config import TrialConfig
 from core.data.dataset import Dataset
-from core.device import is_out_of_memory, limit_memory, resolve
+from core.device import is_out_of_memory, limit_memory, resolve_device
 from core.errors import BadRequest, CellTuneError, ResourceError
 from core.network.weights import BaseWeights
 from core.text import first_line
@@ -34,7 +34,7 @@ from core.training.probe import Memory, Probe, Trained
 from tune import processes
 from tune.engine import cgroups
 from tune.engine.packing import (
-    MOST,
+    MOST_TRIALS,
     Conditions,
     Gpu,
     Measured,
@@ -46,19 +46,19 @@ from tune.engine.packing import (
 )
 from tune.engine.resources import Machine
 
-SECONDS = 45.0
+SECONDS_A_KIND = 45.0
 """Seconds for all rounds with several trials on one kind of GPU. The first trial, measured alone,
 and its start come before and have their own limit; in all this usually takes about a minute."""
-FIRST_SECONDS, START_SECONDS, ROUND_SECONDS = 180.0, 30.0, 20.0
+FIRST_SECONDS, FURTHER_SECONDS, ROUND_SECONDS = 180.0, 30.0, 20.0
 """Limits in seconds for the first trial alone with its start, for the start of further processes,
 and for a round. A process that takes longer counts as hanging."""
 LEAST_SECONDS = 4.0
 """Seconds that must be left for a round to begin."""
 WINDOW_SECONDS = 2.0
 """Least number of seconds over which the speed of a round is measured."""
-WARM, STEPS = 2, 4
+WARM_STEPS, TIMED_STEPS = 2, 4
 """Least number of steps of each trial in a round before the measured time, and within it."""
-TOGETHER = 8
+STARTED_TOGETHER = 8
 """Number of processes that are started together where there is room, since their starts overlap."""
 ALIVE_SECONDS = 5.0
 """Seconds between two calls of `alive` while the driver waits for an answer."""
@@ -75,7 +75,7 @@ _PROGRAM = "import sys; from tune.engine.rehearsal import serve; serve(int(sys.a
 
 def usual_seconds(kinds: int) -> float:
     """Seconds that measuring a number of kinds of GPU usually takes, the starts included."""
-    return kinds * (START_SECONDS + SECONDS)
+    return kinds * (FURTHER_SECONDS + SECONDS_A_KIND)
 
 
 class NotMeasured(Exception):
@@ -91,7 +91,7 @@ class _NoRound(NotMeasured):
 
 
 @dataclass(frozen=True)
-class Inputs:
+class RehearsalInputs:
     """The configuration that every process trains, with its data, base weights and device."""
 
     config: TrialConfig
@@ -123,7 +123,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Trouble:
+class ProcessTrouble:
     """The reason why a process could not go on.
 
     reason    one line
@@ -153,7 +153,7 @@ class Answer:
     host_bytes: int = 0
     memory: Memory = field(default_factory=Memory)
     processes: int = 0
-    trouble: Trouble | None = None
+    trouble: ProcessTrouble | None = None
 
 
 def gpus_here() -> tuple[Gpu, ...]:
@@ -173,10 +173,10 @@ def gpus_here() -> tuple[Gpu, ...]:
     )
 
 
-def pack(
+def measure_packing(
     conditions: Conditions,
     machine: Machine,
-    inputs: Inputs,
+    inputs: RehearsalInputs,
     turns: Callable[[], AbstractContextManager[object]] = nullcontext,
     alive: Callable[[], object] = int,
 ) -> Packing:
@@ -185,7 +185,7 @@ def pack(
     turns   makes a block inside which new processes take turns on a GPU; processes that start
             outside of it share the GPU by NVIDIA's service, if the conditions ask for that
     alive   called every few seconds, to check that this process still runs the study; what it
-            raises, `pack` raises too, such as TimeIsUp
+            raises, `measure_packing` raises too, such as TimeIsUp
 
     Raises ResourceError if one trial of the configuration is too large for a GPU, BadRequest if the
     configuration cannot be trained at all, and NotMeasured if anything else goes wrong.
@@ -206,7 +206,7 @@ def _rehearse(
     machine: Machine,
     rehearsal: "Rehearsal",
     turns: Callable[[], AbstractContextManager[object]],
-) -> Sequence["_Kind"]:
+) -> Sequence["_KindOfGpu"]:
     """The kinds of GPU with their rounds. Rounds that worked are kept if a later one breaks off.
 
     ways   whether trials share a GPU by NVIDIA's service (True) or take turns (False), in the order
@@ -215,7 +215,7 @@ def _rehearse(
     A GPU that takes one process at a time (compute mode EXCLUSIVE_PROCESS) may take only that of
     the service. So if no trial can train by turns, all are measured with the service.
     """
-    found = [_Kind(gpu, conditions, machine, rehearsal) for gpu in conditions.gpus]
+    found = [_KindOfGpu(gpu, conditions, machine, rehearsal) for gpu in conditions.gpus]
     try:
         _rehearse_ways(found, ways, turns)
     except _NoRound:
@@ -231,7 +231,7 @@ def _rehearse(
 
 
 def _rehearse_ways(
-    kinds: Sequence["_Kind"],
+    kinds: Sequence["_KindOfGpu"],
     ways: Sequence[bool],
     turns: Callable[[], AbstractContextManager[object]],
 ) -> None:
@@ -245,13 +245,13 @@ def _rehearse_ways(
             for kind in kinds:
                 if not kind.rounds:
                     kind.alone(by_service)
-                seconds += SECONDS / len(ways)
+                seconds += SECONDS_A_KIND / len(ways)
                 begin = time.monotonic()
                 kind.grow(by_service, begin + seconds)
                 seconds = max(0.0, seconds - (time.monotonic() - begin))
 
 
-class _Kind:
+class _KindOfGpu:
     """The rounds on one kind of GPU."""
 
     def __init__(
@@ -267,7 +267,9 @@ class _Kind:
         self._rehearsal = rehearsal
         self._memory = Memory()
         self._host = _host_room(conditions, rehearsal.inputs.data)
-        self._most = machine.most_on_a_gpu(conditions.cpus_per_trial, conditions.parallel, MOST)
+        self._most = machine.most_on_a_gpu(
+            conditions.cpus_per_trial, conditions.parallel, MOST_TRIALS
+        )
 
     def alone(self, service: bool) -> None:
         """Measure one trial alone, and the memory that it takes.
@@ -307,9 +309,11 @@ class _Kind:
             now = time.monotonic()
             if until - now < LEAST_SECONDS:
                 break
-            wanted = max(trials, min(TOGETHER, most))
+            wanted = max(trials, min(STARTED_TOGETHER, most))
             try:
-                answer = self._ask(trials, wanted, min(until, now + START_SECONDS + ROUND_SECONDS))
+                answer = self._ask(
+                    trials, wanted, min(until, now + FURTHER_SECONDS + ROUND_SECONDS)
+                )
             except NotMeasured as reason:
                 self.rounds.append(Round(trials, service, 0.0, trouble=str(reason)))
                 raise
@@ -372,7 +376,7 @@ class Rehearsal:
     alive   called every few seconds while this process waits; what it raises ends the waiting
     """
 
-    def __init__(self, inputs: Inputs, alive: Callable[[], object] = int) -> None:
+    def __init__(self, inputs: RehearsalInputs, alive: Callable[[], object] = int) -> None:
         self.inputs, self._alive = inputs, alive
 
     def __enter__(self) -> Self:
@@ -403,7 +407,7 @@ class Rehearsal:
         """Run a round. Raises NotMeasured if the nursery hangs or has ended."""
         self._connection.send(ask)
         # After `until` the nursery may end processes twice: those that start slowly, then the rest.
-        answer = self._hear(ask.until + 2 * (LEAVE_SECONDS + MOST * KILLED_SECONDS))
+        answer = self._hear(ask.until + 2 * (LEAVE_SECONDS + MOST_TRIALS * KILLED_SECONDS))
         assert isinstance(answer, Answer)
         return answer
 
@@ -468,7 +472,7 @@ class _Nursery:
     driver   the connection to the driver; if it is ready during a round, the driver is gone
     """
 
-    def __init__(self, driver: Connection, inputs: Inputs) -> None:
+    def __init__(self, driver: Connection, inputs: RehearsalInputs) -> None:
         self._driver, self._inputs = driver, inputs
         self._actors: list[_Actor] = []
         self._environment: Mapping[str, str] = {}
@@ -484,13 +488,13 @@ class _Nursery:
             self.end()
             return Answer(trouble=trouble)
         trained = self._train(ask)
-        if isinstance(trained, Trouble):
+        if isinstance(trained, ProcessTrouble):
             self.end()
             return Answer(trouble=trained)
         since, trainings = trained
         speed = images_per_second([one.ends for one in trainings], since)
         if not speed:
-            trouble = Trouble("the trials did not train at the same time")
+            trouble = ProcessTrouble("the trials did not train at the same time")
         return Answer(
             speed,
             max(one.peak_bytes for one in trainings),
@@ -500,7 +504,7 @@ class _Nursery:
             trouble,
         )
 
-    def _start(self, ask: Ask) -> Trouble | None:
+    def _start(self, ask: Ask) -> ProcessTrouble | None:
         """Start the missing processes; returns the trouble of the first that failed, if any did."""
         context = multiprocessing.get_context("fork")
         new = []
@@ -511,7 +515,7 @@ class _Nursery:
             theirs.close()
             new.append(_Actor(process, ours))
         self._actors += new
-        first: Trouble | None = None
+        first: ProcessTrouble | None = None
         for actor, message in self._heard(new, ask.until):
             if isinstance(message, Memory):
                 actor.memory = message
@@ -524,7 +528,7 @@ class _Nursery:
         self.end(slow)
         return first or (_SILENT if slow else None)
 
-    def _train(self, ask: Ask) -> tuple[float, list[Trained]] | Trouble:
+    def _train(self, ask: Ask) -> tuple[float, list[Trained]] | ProcessTrouble:
         """Have the processes train until all of them have trained together for long enough.
 
         Returns the time of `time.monotonic` since when all of them trained, and their trainings.
@@ -535,7 +539,7 @@ class _Nursery:
         trainings: list[Trained] = []
         stopped = False
         for actor, message in self._heard(actors, ask.until):
-            if isinstance(message, Trouble):
+            if isinstance(message, ProcessTrouble):
                 return message
             if isinstance(message, Trained):
                 trainings.append(message)
@@ -544,9 +548,9 @@ class _Nursery:
                 continue
             steps[actor] += 1
             now = time.monotonic()
-            if not since and min(steps.values()) >= WARM:
+            if not since and min(steps.values()) >= WARM_STEPS:
                 steps, since = dict.fromkeys(actors, 0), now
-            elif since and min(steps.values()) >= STEPS and now - since >= WINDOW_SECONDS:
+            elif since and min(steps.values()) >= TIMED_STEPS and now - since >= WINDOW_SECONDS:
                 if not stopped:
                     _tell(actors, _STOP)
                 stopped = True
@@ -567,7 +571,7 @@ class _Nursery:
                 if message is None and not actor.process.is_alive():
                     message = _said(actor) or (_death(actor.process.exitcode),)
                 if message is not None:
-                    if isinstance(message[0], Trouble):
+                    if isinstance(message[0], ProcessTrouble):
                         listening.remove(actor)
                     yield actor, message[0]
 
@@ -585,7 +589,7 @@ class _Nursery:
             self._actors.remove(actor)
 
 
-_SILENT = Trouble("a process did not answer in time")
+_SILENT = ProcessTrouble("a process did not answer in time")
 
 
 def _tell(actors: Iterable[_Actor], what: Ask | str) -> None:
@@ -602,17 +606,17 @@ def _said(actor: _Actor) -> tuple[Any] | None:
         return None
 
 
-def _death(exit_code: int) -> Trouble:
+def _death(exit_code: int) -> ProcessTrouble:
     """The trouble of a process that ended with this exit code: minus the signal that killed it."""
     if exit_code == -signal.SIGALRM:
         return _SILENT
     if exit_code < 0:
         name = signal.Signals(-exit_code).name
-        return Trouble(f"a process was killed ({name})")
-    return Trouble(f"a process ended with status {exit_code}")
+        return ProcessTrouble(f"a process was killed ({name})")
+    return ProcessTrouble(f"a process ended with status {exit_code}")
 
 
-def _act(driver: Connection, nursery: Connection, inputs: Inputs, ask: Ask) -> None:
+def _act(driver: Connection, nursery: Connection, inputs: RehearsalInputs, ask: Ask) -> None:
     """The program of a process that trains: once on the largest images, then when it is told to.
 
     The kernel kills it if it takes too long or is told nothing, even where native code holds the
@@ -622,7 +626,7 @@ def _act(driver: Connection, nursery: Connection, inputs: Inputs, ask: Ask) -> N
     os.environ.update(ask.environment)
     try:
         _alarm(ask.until)
-        limit_memory(resolve(inputs.device), 1 / ask.processes)
+        limit_memory(resolve_device(inputs.device), 1 / ask.processes)
         torch.set_num_threads(ask.threads)
         probe = Probe(inputs.config, inputs.data, inputs.weights, inputs.device)
         nursery.send(probe.at_its_largest())
@@ -633,7 +637,7 @@ def _act(driver: Connection, nursery: Connection, inputs: Inputs, ask: Ask) -> N
                 return
             if isinstance(message, Ask):
                 _alarm(message.until)
-                limit_memory(resolve(inputs.device), 1 / message.trials)
+                limit_memory(resolve_device(inputs.device), 1 / message.trials)
 
                 def goes_on() -> bool:
                     nursery.send(None)
@@ -644,7 +648,7 @@ def _act(driver: Connection, nursery: Connection, inputs: Inputs, ask: Ask) -> N
         return  # the nursery is gone
     except Exception as error:  # noqa: BLE001  # whatever it raises ends only this round
         with contextlib.suppress(OSError):
-            nursery.send(_trouble(error))
+            nursery.send(_trouble_of(error))
 
 
 def _alarm(until: float) -> None:
@@ -652,10 +656,12 @@ def _alarm(until: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, max(until - time.monotonic(), 0.001))
 
 
-def _trouble(error: Exception) -> Trouble:
+def _trouble_of(error: Exception) -> ProcessTrouble:
     line = first_line(error)
     # A GPU that this process cannot use is no fault of the request.
     if isinstance(error, BadRequest) and not isinstance(error, ResourceError):
-        return Trouble(line, refusal=error)
+        return ProcessTrouble(line, refusal=error)
     missing = is_out_of_memory(error)
-    return Trouble("out of memory" if missing else f"{type(error).__name__}: {line}", missing)
+    return ProcessTrouble(
+        "out of memory" if missing else f"{type(error).__name__}: {line}", missing
+    )

@@ -45,7 +45,7 @@ class Machine:
     @classmethod
     def here(cls) -> "Machine":
         """The part of this machine that this process may use (see `tune.engine.cgroups`)."""
-        allowed = cgroups.allowed()
+        allowed = cgroups.allowed_resources()
         return cls((Node(allowed.cpus, torch.cuda.device_count(), allowed.memory),))
 
     def share(

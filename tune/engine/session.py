@@ -56,7 +56,9 @@ def ray_session(machine: Machine) -> Iterator[Path]:
             with (
                 on_loopback(),
                 # A short path, as Ray's sockets need, in a folder that is removed at the end.
-                processes.variables({"TMPDIR": str(folder), **_memory_of_workers(node)}),
+                processes.environment_variables(
+                    {"TMPDIR": str(folder), **_memory_of_workers(node)}
+                ),
                 processes.deaf_to_sigterm(),
                 own_handler_of_sigterm(),
             ):

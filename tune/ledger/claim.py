@@ -97,7 +97,7 @@ class Claim:
     def _take(self, engine: sqlalchemy.engine.Engine) -> None:
         """Make the claim's row, or take it over from a holder that is dead or gave it up."""
         _make_table(engine)
-        us = {"pid": os.getpid(), "host": socket.gethostname(), "machine": processes.machine()}
+        us = {"pid": os.getpid(), "host": socket.gethostname(), "machine": processes.machine_name()}
         ours = {"driver": json.dumps(us), "heard": func.now()}
         mine = CLAIMS.c.study == self.study
         with engine.begin() as connection:
@@ -133,10 +133,10 @@ class Claim:
         A holder is dead after CLAIM_SECONDS of silence, and on this machine also if its process is
         gone. This process may take over a claim of its own.
         """
-        here = driver.get("machine") == processes.machine()
+        here = driver.get("machine") == processes.machine_name()
         if silence > CLAIM_SECONDS or (here and driver["pid"] == os.getpid()):
             return
-        if not here or processes.runs(driver["pid"]):
+        if not here or processes.is_running(driver["pid"]):
             raise StudyError(self._taken(f"process {driver['pid']} on host {driver['host']}"))
 
     def _taken(self, holder: str) -> str:

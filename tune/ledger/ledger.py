@@ -20,17 +20,17 @@ from tune.ledger.claim import Claim
 from tune.ledger.growth import plain_name, stored_parameter
 from tune.ledger.proposals import next_point
 from tune.ledger.records import (
-    FACTS,
-    IDENTITY,
-    NAME,
-    NOTES,
-    PARAMS,
-    SETTINGS,
-    VERDICT,
+    FACTS_KEY,
+    IDENTITY_KEY,
+    NAME_KEY,
+    NOTES_KEY,
+    PARAMS_KEY,
+    SETTINGS_KEY,
+    VERDICT_KEY,
     Point,
     State,
+    TrialEnd,
     TrialRecord,
-    Verdict,
     best_of,
     continued_name,
     epoch_name,
@@ -43,7 +43,7 @@ from tune.request.request import StudyRequest
 from tune.samplers.view import distribution
 from tune.space.domains import Choices, Domain
 from tune.space.space import SearchSpace
-from tune.stopping.rule import RULES, Curve, NoisyCurve
+from tune.stopping.rule import STOPPING_RULES, Curve, NoisyCurve
 
 MAX_LOST = 2
 """Largest number of a trial's attempts that may end without finishing it and are repeated. The next
@@ -76,11 +76,11 @@ class Ledger:
         self._domains = _domains(request.space)
         self._study = claim.database.made_study(request.study)
         known = self._study.attributes()
-        self._facts: Mapping[str, Any] | None = known.get(FACTS)
-        self.identity: str = known.get(IDENTITY) or uuid.uuid4().hex
+        self._facts: Mapping[str, Any] | None = known.get(FACTS_KEY)
+        self.identity: str = known.get(IDENTITY_KEY) or uuid.uuid4().hex
         """A name that no other ledger has, whatever its study is called."""
-        if IDENTITY not in known:
-            self._study.set_attribute(IDENTITY, self.identity)
+        if IDENTITY_KEY not in known:
+            self._study.set_attribute(IDENTITY_KEY, self.identity)
         self._stored: dict[str, BaseDistribution] = {}
         self._drawn: list[Mapping[str, BaseDistribution]] = []
         self._records: dict[int, TrialRecord] = {}
@@ -104,7 +104,7 @@ class Ledger:
     def remember(self, facts: Mapping[str, Any]) -> None:
         """Store the facts that all trials of the study have in common, as JSON types."""
         if self._facts != facts:
-            self._study.set_attribute(FACTS, facts)
+            self._study.set_attribute(FACTS_KEY, facts)
             self._facts = facts
 
     @property
@@ -178,7 +178,7 @@ class Ledger:
             entry = {**epoch, "at": time.time_ns() // 1_000_000}
             record = replace(record, epochs=(*record.epochs, entry))
             verdict = self._judge(record)
-            stored = entry if verdict is None else {**entry, VERDICT: asdict(verdict)}
+            stored = entry if verdict is None else {**entry, VERDICT_KEY: asdict(verdict)}
             self._set(number, epoch_name(place), stored)
             faults.passing("reported")
             self._records[number] = record
@@ -196,7 +196,7 @@ class Ledger:
         seconds   wall time inside the epoch that was lost with it
         """
         lost_seconds = self._records[number].lost_seconds + seconds
-        self._stop(number, Verdict(State.FAIL, reason), lost_seconds=lost_seconds)
+        self._stop(number, TrialEnd(State.FAIL, reason), lost_seconds=lost_seconds)
 
     def lost(
         self, number: int, reason: str, seconds: float = 0.0, gpus_needed: float | None = None
@@ -214,7 +214,7 @@ class Ledger:
         changes: dict[str, Any] = {} if gpus_needed is None else {"gpus_needed": gpus_needed}
         changes |= {"lost": record.lost + 1, "lost_seconds": record.lost_seconds + seconds}
         if record.lost >= MAX_LOST and not grows:
-            verdict = Verdict(State.FAIL, f"{reason} ({record.lost + 1} times)")
+            verdict = TrialEnd(State.FAIL, f"{reason} ({record.lost + 1} times)")
             self._stop(number, verdict, **changes)
             return False
         self._note(number, reason=reason, **changes)
@@ -274,7 +274,7 @@ class Ledger:
         number = len(self._records)
         if self._missing is not None:
             point = self._missing[0]
-            self._store(number, point, {}, {PARAMS: dict(point.params)})
+            self._store(number, point, {}, {PARAMS_KEY: dict(point.params)})
             self._missing.popleft()
             return number
         point = next_point(self._request, self.records, self._drawn)
@@ -298,7 +298,7 @@ class Ledger:
             number,
             {named[name][0]: value for name, value in params.items()},
             distributions,
-            {NAME: point.name, SETTINGS: dict(point.settings), **also},
+            {NAME_KEY: point.name, SETTINGS_KEY: dict(point.settings), **also},
         )
         self._stored = {**distributions, **self._stored}
         self._drawn.append({plain_name(name): one for name, one in distributions.items()})
@@ -314,9 +314,9 @@ class Ledger:
         number = record.id
         if not record.settings:  # an earlier version drew settings one after the other
             point = next_point(self._request, self.records[:-1])
-            self._study.set_trial_attribute(number, PARAMS, dict(point.params))
-            self._study.set_trial_attribute(number, NAME, point.name)
-            self._study.set_trial_attribute(number, SETTINGS, dict(point.settings))
+            self._study.set_trial_attribute(number, PARAMS_KEY, dict(point.params))
+            self._study.set_trial_attribute(number, NAME_KEY, point.name)
+            self._study.set_trial_attribute(number, SETTINGS_KEY, dict(point.settings))
             self._records[number] = replace(
                 record, name=point.name, params=point.params, settings=point.settings
             )
@@ -326,7 +326,7 @@ class Ledger:
         if record.state is State.RUNNING and len(record.epochs) >= record.planned_epochs:
             record = replace(record, state=State.COMPLETE, reason="")
         if record.state is not State.RUNNING:
-            self._end(number, Verdict(record.state, record.reason))
+            self._end(number, TrialEnd(record.state, record.reason))
 
     def _keep_only(self, wanted: Sequence[Point]) -> list[Point]:
         """Stop running trials that are not wanted; returns the wanted points without a trial."""
@@ -336,18 +336,18 @@ class Ledger:
             key = settings_key(record.settings)
             if record.state is State.RUNNING and key not in asked:
                 reason = f"stopped after epoch {len(record.epochs)}: no longer asked for"
-                self._stop(record.id, Verdict(State.PRUNED, reason))
+                self._stop(record.id, TrialEnd(State.PRUNED, reason))
             elif record.state is not State.PRUNED:
                 there.add(key)
         return [point for point in wanted if settings_key(point.settings) not in there]
 
-    def _judge(self, record: TrialRecord) -> Verdict | None:
+    def _judge(self, record: TrialRecord) -> TrialEnd | None:
         """The verdict on a trial after its last epoch so far; None if it goes on."""
         if len(record.epochs) >= record.planned_epochs:
-            return Verdict(State.COMPLETE, _how_continued(record))
+            return TrialEnd(State.COMPLETE, _how_continued(record))
         if record.continued_after is not None:
             return None
-        with RULES.calling(self._request.stop_early.rule):
+        with STOPPING_RULES.calling(self._request.stop_early.rule):
             why = self._rule.why_stopped(
                 _curve(record),
                 self._rival_curves(record.id),
@@ -356,7 +356,7 @@ class Ledger:
             )
             if not isinstance(why, str):
                 raise TypeError(f"a reason is a text, and this one is {why!r:.100}")
-        return Verdict(State.PRUNED, why) if why else None
+        return TrialEnd(State.PRUNED, why) if why else None
 
     def _rival_curves(self, number: int) -> Iterator[Curve]:
         """Curves of the other trials that have not failed."""
@@ -371,7 +371,7 @@ class Ledger:
     def _note(self, number: int, **changes: Any) -> TrialRecord:
         """Change notes on a running trial, in one write."""
         record = replace(self._records[number], **changes)
-        self._set(number, NOTES, notes_of(record))
+        self._set(number, NOTES_KEY, notes_of(record))
         self._records[number] = record
         return record
 
@@ -382,15 +382,15 @@ class Ledger:
         else:
             self._study.set_attribute(continued_name(number, name), value)
 
-    def _stop(self, number: int, verdict: Verdict, **changes: Any) -> None:
+    def _stop(self, number: int, verdict: TrialEnd, **changes: Any) -> None:
         """End a running trial between two epochs, with changes of its notes."""
         record = replace(self._records[number], **changes)
-        stored = {**notes_of(record), VERDICT: asdict(verdict)}
-        self._set(number, NOTES, stored)
+        stored = {**notes_of(record), VERDICT_KEY: asdict(verdict)}
+        self._set(number, NOTES_KEY, stored)
         self._records[number] = record
         self._end(number, verdict)
 
-    def _end(self, number: int, verdict: Verdict) -> None:
+    def _end(self, number: int, verdict: TrialEnd) -> None:
         """Let Optuna's state of a trial follow its verdict, which is stored already."""
         record = self._records[number]
         value = record.ap50 if verdict.state is State.COMPLETE else None

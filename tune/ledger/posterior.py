@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from tune.ledger.proposals import tried_of
 from tune.ledger.records import TrialRecord
 from tune.samplers.encoding import Encoding
-from tune.samplers.surrogate import fitted, points_of
+from tune.samplers.surrogate import encoded_points, fit_surrogate
 from tune.space.space import SearchSpace
 
 
@@ -42,7 +42,7 @@ def posterior(space: SearchSpace, records: Sequence[TrialRecord]) -> Mapping[int
     if not scored:
         return {}
     encoding, tried = Encoding(space), [one for _, one in scored]
-    means_N, sds_N = fitted(encoding, tried).estimates(points_of(encoding, tried))
+    means_N, sds_N = fit_surrogate(encoding, tried).estimates(encoded_points(encoding, tried))
     return {
         number: Estimate(float(mean), float(sd))
         for (number, _), mean, sd in zip(scored, means_N, sds_N, strict=True)

@@ -61,20 +61,26 @@ def missing_rows(space: SearchSpace, records: Sequence[TrialRecord]) -> Iterator
 
     Where a study asked for more variants or seeds later, its existing trials keep their order.
     """
-    there = {_repeat(record.name, record.settings) for record in records}
-    return (row for row in space.rows() if _repeat(row.name, row.config.settings()) not in there)
+    there = {_row_and_repeat(record.name, record.settings) for record in records}
+    return (
+        row for row in space.rows() if _row_and_repeat(row.name, row.config.settings()) not in there
+    )
 
 
 def as_planned(space: SearchSpace, records: Sequence[TrialRecord]) -> tuple[TrialRecord, ...]:
     """Records in the order of a study that asked for all of them from the start."""
     if not space.variants:
         return tuple(records)
-    places = {_repeat(row.name, row.config.settings()): at for at, row in enumerate(space.rows())}
+    places = {
+        _row_and_repeat(row.name, row.config.settings()): at for at, row in enumerate(space.rows())
+    }
     last = len(places)
-    return tuple(sorted(records, key=lambda one: places.get(_repeat(one.name, one.settings), last)))
+    return tuple(
+        sorted(records, key=lambda one: places.get(_row_and_repeat(one.name, one.settings), last))
+    )
 
 
-def _repeat(name: str, settings: Mapping[str, Value]) -> tuple[Value | None, ...]:
+def _row_and_repeat(name: str, settings: Mapping[str, Value]) -> tuple[Value | None, ...]:
     """A variant's name, and the settings that tell its repeats apart."""
     return name, *(settings.get(one) for one in BY_REPEAT)
 

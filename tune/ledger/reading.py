@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from optuna.trial import TrialState
 
-from tune.ledger.records import FACTS, IDENTITY, State, TrialRecord, best_of, record_of
+from tune.ledger.records import FACTS_KEY, IDENTITY_KEY, State, TrialRecord, best_of, record_of
 from tune.ledger.storage import StoredStudy, open_to_read
 
 
@@ -47,13 +47,13 @@ def read_ledger(storage: str, study: str) -> Reading | None:
     # Trials that an earlier version had planned but not begun come last, and do not count yet.
     trials = [trial for trial in found.trials() if trial.state is not TrialState.WAITING]
     records = tuple(record_of(trial, known) for trial in trials)
-    return Reading(known.get(IDENTITY, ""), known.get(FACTS, {}), records)
+    return Reading(known.get(IDENTITY_KEY, ""), known.get(FACTS_KEY, {}), records)
 
 
 def remembered_facts(storage: str, study: str) -> Mapping[str, Any] | None:
     """The facts of a study; None if there is none yet. Raises the errors of `read_ledger`."""
     found = _study(storage, study)
-    facts = None if found is None else found.attributes().get(FACTS)
+    facts = None if found is None else found.attributes().get(FACTS_KEY)
     return cast("Mapping[str, Any] | None", facts)
 
 

@@ -38,15 +38,21 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from core.config import Value
-from core.dependence import effective
+from core.dependence import effective_settings
 from core.errors import StorageError
 from tune.ledger.growth import plain_name
 
-IDENTITY, FACTS = "identity", "facts"
+IDENTITY_KEY, FACTS_KEY = "identity", "facts"
 """Names of user attributes of the study."""
-NAME, SETTINGS, PARAMS, NOTES, VERDICT = "name", "settings", "params", "notes", "verdict"
-"""Names of user attributes of a trial; VERDICT is a key in its notes or in the report of an epoch.
-"""
+NAME_KEY, SETTINGS_KEY, PARAMS_KEY, NOTES_KEY, VERDICT_KEY = (
+    "name",
+    "settings",
+    "params",
+    "notes",
+    "verdict",
+)
+"""Names of user attributes of a trial; VERDICT_KEY is a key in its notes or in the report of an
+epoch."""
 
 
 class State(StrEnum):
@@ -116,8 +122,8 @@ class TrialRecord(Notes):
 
     @functools.cached_property
     def in_effect(self) -> Mapping[str, Value]:
-        """Its settings that have an effect (see `core.dependence.effective`)."""
-        return effective(self.settings)
+        """Its settings that have an effect (see `core.dependence.effective_settings`)."""
+        return effective_settings(self.settings)
 
     @functools.cached_property
     def curve(self) -> list[float]:
@@ -180,7 +186,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TrialEnd:
     """The end of a trial: its state, and the reason, which is empty for a complete trial."""
 
     state: State
@@ -197,9 +203,9 @@ def run_name(number: int) -> str:
     return f"mlflow_run {number}"
 
 
-def continued_name(number: int, name: str = NOTES) -> str:
+def continued_name(number: int, name: str = NOTES_KEY) -> str:
     """The name of the study's attribute in place of an attribute of a trial that was continued."""
-    return f"continued {number}" if name == NOTES else f"continued {number} {name}"
+    return f"continued {number}" if name == NOTES_KEY else f"continued {number} {name}"
 
 
 def notes_of(record: TrialRecord) -> dict[str, Any]:
@@ -231,7 +237,7 @@ def _record_of(trial: FrozenTrial, study: Mapping[str, Any]) -> TrialRecord:
     attributes = trial.user_attrs
     epochs = _epochs_in(attributes.get)
     # Earlier versions wrote each note under a name of its own.
-    notes = dict(attributes.get(NOTES, attributes))
+    notes = dict(attributes.get(NOTES_KEY, attributes))
     ended = _verdict_in(notes, epochs) or {"state": trial.state.name}
     continued_after = None
     if (since := study.get(continued_name(trial.number))) is not None:
@@ -243,11 +249,11 @@ def _record_of(trial: FrozenTrial, study: Mapping[str, Any]) -> TrialRecord:
     known = {one.name: notes[one.name] for one in fields(Notes) if one.name in notes}
     return TrialRecord(
         trial.number,
-        attributes.get(NAME, ""),
+        attributes.get(NAME_KEY, ""),
         State[ended["state"]],
         {plain_name(name): value for name, value in trial.params.items()}
-        | attributes.get(PARAMS, {}),
-        attributes.get(SETTINGS, {}),
+        | attributes.get(PARAMS_KEY, {}),
+        attributes.get(SETTINGS_KEY, {}),
         tuple(epochs),
         study.get(run_name(trial.number)),
         continued_after,
@@ -269,7 +275,7 @@ def _epochs_in(stored: Callable[[str], Any], known: int = 0) -> list[dict[str, A
 def _verdict_in(notes: dict[str, Any], epochs: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
     """The last verdict in a trial's notes and epochs; all verdicts are removed from them."""
     verdicts: list[dict[str, Any]] = [
-        one.pop(VERDICT) for one in (notes, *epochs) if VERDICT in one
+        one.pop(VERDICT_KEY) for one in (notes, *epochs) if VERDICT_KEY in one
     ]
     return verdicts[-1] if verdicts else None
 

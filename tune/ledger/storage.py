@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from core.config import Value
 from core.errors import StorageError, StudyError
 from tune import database
-from tune.database import Patience, cause_of, place_of, refusal
+from tune.database import Patience, cause_of, place_of, refusal_of
 from tune.redaction import without_password
 
 BUSY_SECONDS = 5
@@ -96,7 +96,7 @@ class Database:
             cause = cause_of(error)
             if cause is None:
                 raise
-            meant = refusal(cause, self.url)
+            meant = refusal_of(cause, self.url)
             tried = f" for {database.RETRY_SECONDS:g} seconds" if meant.transient else ""
             whole = "what it holds is whole: " if meant.whole else ""
             raise StorageError(
@@ -213,7 +213,7 @@ def open_to_read(url: str) -> Database | None:
     file = database.file_of(_checked(url))
     if file is not None and (not file.is_file() or _is_half_made(file)):
         return None
-    return _opened(url, make=False)
+    return _open_patiently(url, make=False)
 
 
 def open_to_write(url: str) -> Database:
@@ -224,7 +224,7 @@ def open_to_write(url: str) -> Database:
     """
     if url == IN_MEMORY:
         return Database(url, optuna.storages.InMemoryStorage(), None)
-    made = _opened(_checked(url), make=True)
+    made = _open_patiently(_checked(url), make=True)
     assert made is not None
     return made
 
@@ -241,7 +241,7 @@ def _checked(url: str) -> str:
     return url
 
 
-def _opened(url: str, make: bool) -> Database | None:
+def _open_patiently(url: str, make: bool) -> Database | None:
     """The database at a URL; None where there is none and `make` is False."""
     try:
         return Patience(url, OPEN_SECONDS)(lambda: _open(url, make))
@@ -254,7 +254,7 @@ def _opened(url: str, make: bool) -> Database | None:
         OSError,
     ) as error:
         cause = cause_of(error)
-        meant = None if cause is None else refusal(cause, url)
+        meant = None if cause is None else refusal_of(cause, url)
         reason = meant.reason if meant else str(error).strip().splitlines()[0]
         order = "see to it, or name another --storage"
         if meant:
@@ -265,7 +265,7 @@ def _opened(url: str, make: bool) -> Database | None:
 
 
 def _open(url: str, make: bool) -> Database | None:
-    """One attempt at `_opened`."""
+    """One attempt at `_open_patiently`."""
     if not url.startswith("sqlite"):
         empty = _is_empty(url)
         if empty and not make:

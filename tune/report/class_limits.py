@@ -99,10 +99,10 @@ def _of_row(
             classes[called.index(max(called))] if any(called) else None,
             {kind: sum(one.detections[kind] for one in limits) for kind in DETECTION_KINDS},
             statistics.fmean(scores),
-            {mend: _mean(limits, mend) for mend in MENDS},
+            {mend: _mean_mended(limits, mend) for mend in MENDS},
         )
 
 
-def _mean(limits: Sequence[ClassLimits], mend: str) -> float | None:
+def _mean_mended(limits: Sequence[ClassLimits], mend: str) -> float | None:
     known = [value for one in limits if (value := one.mended[mend]) is not None]
     return statistics.fmean(known) if known else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from core.data.dataset import Dataset
 from tune.report.class_limits import RowLimits
-from tune.report.evidence import gather
+from tune.report.evidence import gather_evidence
 from tune.report.main_table import MainRow, SmallestDifference
 from tune.report.sentences import answer_of, cautions_of, provenance_of
 from tune.report.tables import tables_of
@@ -91,7 +91,7 @@ def content_of(study: Study, data: Dataset | None = None) -> ReportContent:
 
     Without a complete trial the answer says that there is none.
     """
-    evidence = gather(study)
+    evidence = gather_evidence(study)
     confirmation = evidence.confirmation
     return ReportContent(
         folder=study.folder,

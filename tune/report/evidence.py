@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.dependence import unmet
+from core.dependence import unmet_need
 from core.errors import CheckpointError
 from tune.engine.packing import Packing, read_packing
 from tune.ledger.importances import importances
@@ -17,7 +17,7 @@ from tune.ledger.records import State, best_of
 from tune.report.class_limits import RowLimits, limits_of_rows
 from tune.report.further import Further, further_of
 from tune.report.main_table import MainRow, SmallestDifference, main_rows, smallest_shown
-from tune.report.trial_scores import ScoredTrial, examine
+from tune.report.trial_scores import ScoredTrial, score_trial
 from tune.request.request import StudyRequest
 from tune.statistics.choice import Choice
 from tune.statistics.effects import Effect, comparable_epoch, main_effects
@@ -87,21 +87,21 @@ class Evidence:
         return tuple(trial for trial in self.trials if trial.record.state is state)
 
 
-def gather(study: Study) -> Evidence:
+def gather_evidence(study: Study) -> Evidence:
     """Gather all numbers of a study's report. A study without a complete trial has no rows."""
     request, description, folder = study.request, study.description, study.folder
     classes = len(description["data"]["classes"])
     # A report is the same whenever the study asked for its trials.
     records = as_planned(request.space, study.records)
     trials = tuple(
-        examine(record, "search", folder.trial(record.id), classes) for record in records
+        score_trial(record, "search", folder.trial(record.id), classes) for record in records
     )
     rows = main_rows(request, trials)
     complete = [trial for trial in trials if trial.record.state is State.COMPLETE]
     best = best_of(records)
     confirming = study.confirmation
     confirm_trials = tuple(
-        examine(record, "confirm", folder.confirm_trial(record.id), classes)
+        score_trial(record, "confirm", folder.confirm_trial(record.id), classes)
         for record in (confirming.records if confirming else ())
     )
     trouble = [trial.trouble for trial in (*trials, *confirm_trials) if trial.trouble]
@@ -125,16 +125,16 @@ def gather(study: Study) -> Evidence:
         effects,
         effects_epoch,
         {} if alike else _importances(study, _with_effect(complete)),
-        smallest_shown(request, rows, _units(description)),
+        smallest_shown(request, rows, _number_of_units(description)),
         next((trial for trial in trials if best is not None and trial.record.id == best.id), None),
         limits_of_rows(rows, trials, description["data"]["classes"], bool(request.space.variants)),
-        further_of(request, rows, trials, _units(description)) if study.searched else (),
+        further_of(request, rows, trials, _number_of_units(description)) if study.searched else (),
         read_packing(folder.packing),
         tuple(trouble),
     )
 
 
-def _units(description: Mapping[str, Any]) -> int:
+def _number_of_units(description: Mapping[str, Any]) -> int:
     """Number of groups of images, or of images if study.json is older than the count of groups."""
     data = description["data"]
     return int(data.get("groups", data["images"]))
@@ -146,7 +146,7 @@ def _with_effect(trials: Sequence[ScoredTrial]) -> list[str]:
         name
         for trial in trials
         for name in trial.record.params
-        if unmet(name, trial.record.settings) is None
+        if unmet_need(name, trial.record.settings) is None
     ]
     return list(dict.fromkeys(names))
 

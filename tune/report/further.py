@@ -24,7 +24,8 @@ class Further:
     trainings   number of trainings that these are in the whole table; 0 where `seeds` is None
     hours       hours that these trainings take one after the other, at the pace of the study's own
     images      number of further images, or groups of them, that would decide with ENOUGH_SEEDS
-                seeds; None where seeds alone do, or where MOST_IMAGES times the images would not
+                seeds; None where seeds alone do, or where MOST_TIMES_THE_IMAGES times the images
+                would not
     """
 
     row: MainRow

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from core.config import Value
-from core.dependence import effective
+from core.dependence import effective_settings
 from core.text import many
 from tune.ledger.records import State, TrialRecord
 from tune.report.trial_scores import ScoredTrial
@@ -31,7 +31,7 @@ from tune.statistics.certainty import (
 )
 from tune.study.learned import nothing_learned
 
-SAME = "same settings"
+SAME_SETTINGS = "same settings"
 """The verdict of a row that is the same configuration in effect as its counterpart."""
 
 
@@ -98,7 +98,9 @@ def main_rows(request: StudyRequest, trials: Sequence[ScoredTrial]) -> tuple[Mai
     rows = _variant_rows(request, complete) if request.space.variants else _trial_rows(complete)
     if nothing_learned([trial.record for trial in trials]):
         return tuple(
-            replace(row, difference=None, verdict="" if row.verdict != SAME else SAME)
+            replace(
+                row, difference=None, verdict="" if row.verdict != SAME_SETTINGS else SAME_SETTINGS
+            )
             for row in rows
         )
     return rows
@@ -137,7 +139,7 @@ def _variant_rows(request: StudyRequest, complete: Sequence[ScoredTrial]) -> tup
             continue
         scored = list(scores[name].values())
         whole = len(scored) == len(trials)
-        row = _row(name, trials, own[name])
+        row = _row_of_trials(name, trials, own[name])
         of_seeds = None if variances is None else variances.of_mean([name], row.seeds)
         row = replace(row, interval=mean_interval(scored, of_seeds) if whole else None)
         attribution = attributed.get(name)
@@ -150,7 +152,7 @@ def _variant_rows(request: StudyRequest, complete: Sequence[ScoredTrial]) -> tup
                 confounds=(attribution.sentence,) if attribution.is_confounded else (),
                 made_of=attribution.causes,
                 factors=attribution.factors,
-                verdict=row.verdict if attribution.factors else SAME,
+                verdict=row.verdict if attribution.factors else SAME_SETTINGS,
             )
         uneven = variances is not None and name in variances.own
         lucky = any(trial.is_lucky for trial in trials)
@@ -174,16 +176,19 @@ def _trial_rows(complete: Sequence[ScoredTrial]) -> tuple[MainRow, ...]:
     """
     ranked = sorted(complete, key=lambda trial: (-_ap50(trial.record), trial.record.id))
     rows = [
-        replace(_row(f"trial {t.record.id}", [t], t.record.searched), interval=t.interval)
+        replace(_row_of_trials(f"trial {t.record.id}", [t], t.record.searched), interval=t.interval)
         for t in ranked
     ]
     if not ranked or ranked[0].scored is None:
         return tuple(rows)
     same = [
-        effective(trial.record.settings) == effective(ranked[0].record.settings) for trial in ranked
+        effective_settings(trial.record.settings) == effective_settings(ranked[0].record.settings)
+        for trial in ranked
     ]
     rows = [
-        replace(row, compared_with=rows[0].name, verdict=SAME) if place and same[place] else row
+        replace(row, compared_with=rows[0].name, verdict=SAME_SETTINGS)
+        if place and same[place]
+        else row
         for place, row in enumerate(rows)
     ]
     compared = [
@@ -199,7 +204,9 @@ def _trial_rows(complete: Sequence[ScoredTrial]) -> tuple[MainRow, ...]:
     return tuple(rows)
 
 
-def _row(name: str, trials: Sequence[ScoredTrial], settings: Mapping[str, Value]) -> MainRow:
+def _row_of_trials(
+    name: str, trials: Sequence[ScoredTrial], settings: Mapping[str, Value]
+) -> MainRow:
     records = [trial.record for trial in trials]
     return MainRow(
         name,
@@ -244,7 +251,7 @@ def _note(row: MainRow, planned: int, uneven: bool, lucky: bool) -> str:
         notes.append("match tables are missing")
     if lucky:
         notes.append("not less the luck of its epochs, which is unknown")
-    if row.verdict == SAME:
+    if row.verdict == SAME_SETTINGS:
         notes.append(f"the same configuration in effect as {row.compared_with}")
     elif row.compared_with is not None and row.difference is None:
         notes.append(f"no repeat in common with {row.compared_with}")

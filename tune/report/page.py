@@ -17,14 +17,14 @@ from core import data as datasets
 from core.data.dataset import Dataset
 from core.errors import BadRequest
 from core.files import write_atomically
-from core.values import NOTHING
+from core.values import NO_VALUE
 from tune.report.content import ReportContent, content_of
 from tune.report.figures.figure import Absence, Pictures, figures_of
-from tune.report.svg import COLOURS, Drawn
+from tune.report.svg import COLOURS, DrawnFigure
 from tune.study.plan import tracking_of
 from tune.study.reading import Study
 from tune.tables import Table
-from tune.tracking.tracker import TrackedStudy, Trouble, trouble
+from tune.tracking.tracker import TrackedStudy, Trouble, trouble_told_by
 
 PAGE = "index.html"
 
@@ -42,7 +42,7 @@ class Section:
     title: str
     tables: tuple[Table, ...]
     sentences: tuple[str, ...]
-    figures: Mapping[str, Drawn | Pictures]
+    figures: Mapping[str, DrawnFigure | Pictures]
 
     @property
     def is_empty(self) -> bool:
@@ -51,7 +51,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenReport:
     """A report that was written.
 
     content    the content that it shows
@@ -68,7 +68,7 @@ class Written:
     trouble: Trouble | None = None
 
 
-def make_report(study: Study, data: Dataset | None = None) -> Written:
+def make_report(study: Study, data: Dataset | None = None) -> WrittenReport:
     """Write the report of a study, and show it in the tracker if that answers.
 
     data   the data set, for the pictures of predictions; without it the page has none
@@ -76,13 +76,13 @@ def make_report(study: Study, data: Dataset | None = None) -> Written:
     Raises StorageError if the ledger does not answer, OSError if the disk fails.
     """
     content = content_of(study, data)
-    page = write(content, figures_of(content))
+    page = write_report(content, figures_of(content))
     tracker = tracking_of(study.options)
     try:
         address = tracker.show_report(TrackedStudy(study.name, study.ledger.identity), page.parent)
     except Exception as error:  # noqa: BLE001  # whatever a tracker raises: it is a view
-        return Written(content, page, tracker.name, None, trouble(tracker, error))
-    return Written(content, page, tracker.name, address)
+        return WrittenReport(content, page, tracker.name, None, trouble_told_by(tracker, error))
+    return WrittenReport(content, page, tracker.name, address)
 
 
 def dataset_of(study: Study, where: str | None = None) -> tuple[Dataset | None, str]:
@@ -93,14 +93,16 @@ def dataset_of(study: Study, where: str | None = None) -> tuple[Dataset | None, 
     Raises BadRequest if it is not at `where`.
     """
     try:
-        return datasets.load(where or study.request.data, study.request.reading_again), ""
+        return datasets.load_data(where or study.request.data, study.request.reading_again), ""
     except BadRequest as error:
         if where is not None:
             raise
         return None, str(error)
 
 
-def write(content: ReportContent, figures: Mapping[str, Drawn | Pictures | Absence]) -> Path:
+def write_report(
+    content: ReportContent, figures: Mapping[str, DrawnFigure | Pictures | Absence]
+) -> Path:
     """Write all files of a report, each whole or not at all, the page last.
 
     Files of an older report that are not part of this one are removed.
@@ -109,7 +111,7 @@ def write(content: ReportContent, figures: Mapping[str, Drawn | Pictures | Absen
     """
     files: dict[str, bytes] = {}
     for name, figure in figures.items():
-        if isinstance(figure, Drawn):
+        if isinstance(figure, DrawnFigure):
             files[f"figures/{name}.svg"] = figure.alone.encode()
         elif isinstance(figure, Pictures):
             for number, picture in enumerate(figure.pictures, start=1):
@@ -127,11 +129,11 @@ def write(content: ReportContent, figures: Mapping[str, Drawn | Pictures | Absen
                 path.unlink()
     for name, written in files.items():
         write_atomically(report / name, written)
-    write_atomically(report / PAGE, page(content, _sections(content.tables, figures)).encode())
+    write_atomically(report / PAGE, page_html(content, _sections(content.tables, figures)).encode())
     return report / PAGE
 
 
-def page(content: ReportContent, sections: Sequence[Section]) -> str:
+def page_html(content: ReportContent, sections: Sequence[Section]) -> str:
     """The page as HTML that needs no other file.
 
     Names and reasons are escaped, so they stay text.
@@ -150,7 +152,7 @@ def page(content: ReportContent, sections: Sequence[Section]) -> str:
         sections=sections,
         numbers={name: number for number, name in enumerate(names, start=1)},
         colours=COLOURS,
-        nothing=NOTHING,
+        nothing=NO_VALUE,
     )
 
 
@@ -170,7 +172,7 @@ _SECTIONS = (
 
 
 def _sections(
-    tables: Sequence[Table], figures: Mapping[str, Drawn | Pictures | Absence]
+    tables: Sequence[Table], figures: Mapping[str, DrawnFigure | Pictures | Absence]
 ) -> list[Section]:
     """The sections that have content; tables and figures of no section stand in the last one."""
     known = {name for name, *_ in _SECTIONS}

@@ -8,14 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from core.config import Value
+from core.metric.ap50 import FEW_IMAGES
 from core.text import have, listed, many
 from core.values import as_duration, as_settings
 from tune.ledger.records import State
 from tune.report.evidence import Evidence
-from tune.report.main_table import SAME, MainRow
+from tune.report.main_table import SAME_SETTINGS, MainRow
 from tune.report.tables import ap50_cell, difference_cell, effects_score
 from tune.statistics.certainty import (
-    FEW_IMAGES,
     Interval,
     Repeat,
     Scope,
@@ -24,11 +24,11 @@ from tune.statistics.certainty import (
     warnings_of,
 )
 from tune.statistics.choice import Choice
-from tune.statistics.further import ENOUGH_SEEDS, MOST_IMAGES
+from tune.statistics.further import ENOUGH_SEEDS, MOST_TIMES_THE_IMAGES
 from tune.study.candidates import Candidate
 from tune.study.confirmation import changed_prediction
 from tune.study.learned import no_winner, remedies
-from tune.tables import Kind, text
+from tune.tables import Kind, cell_text
 
 _VERDICTS = {
     Verdict.BETTER: "Better than",
@@ -106,9 +106,10 @@ def _what_would_decide(evidence: Evidence) -> Iterator[str]:
         said = [
             f"{one.row.name} from {one.row.compared_with}"
             + (
-                f" (nor would {MOST_IMAGES:g} times as many images)"
+                f" (nor would {MOST_TIMES_THE_IMAGES:g} times as many images)"
                 if one.images is None
-                else f" (about {one.images:,} more {_units(evidence)} would, with seeds={enough})"
+                else f" (about {one.images:,} more {_units_in_words(evidence)} would, with"
+                f" seeds={enough})"
             )
             for one in by_images[:_MOST]
         ]
@@ -116,7 +117,7 @@ def _what_would_decide(evidence: Evidence) -> Iterator[str]:
         yield f"No number of further seeds would distinguish {listed(said)}{more}"
 
 
-def _units(evidence: Evidence) -> str:
+def _units_in_words(evidence: Evidence) -> str:
     grouped = evidence.request.space.value("data.group_pattern", {})
     return "groups of annotated images" if grouped else "annotated images"
 
@@ -146,14 +147,15 @@ def _limited(evidence: Evidence) -> Iterator[str]:
     weakest = min(mine, key=lambda one: one.ap50)
     kinds = sorted((kind for kind in _LIMITS if weakest.instances[kind]), key=weakest.share)[::-1]
     said = [
-        f"{text(weakest.share(kind), Kind.PERCENT)} {_LIMITS[kind]}"
+        f"{cell_text(weakest.share(kind), Kind.PERCENT)} {_LIMITS[kind]}"
         + (f" ({weakest.called} most often)" if kind == "called_another_class" else "")
         for kind in kinds
     ]
-    found = f"{text(weakest.share('found'), Kind.PERCENT)} were found rightly"
+    found = f"{cell_text(weakest.share('found'), Kind.PERCENT)} were found rightly"
     mend = weakest.best_mend
     gain = (
-        f"; the AP50 of the class would be {text(weakest.mended[mend], Kind.AP50)} {_MENDED[mend]}"
+        f"; the AP50 of the class would be {cell_text(weakest.mended[mend], Kind.AP50)}"
+        f" {_MENDED[mend]}"
         if mend
         else ""
     )
@@ -162,7 +164,7 @@ def _limited(evidence: Evidence) -> Iterator[str]:
     if not evidence.request.space.variants:
         row = f"T{row[1:]}"  # it begins a sentence: "trial 3", not a name that a user gave
     subject = (
-        f"{row} is weakest in {weakest.label} (AP50 {text(weakest.ap50, Kind.AP50)}): of its"
+        f"{row} is weakest in {weakest.label} (AP50 {cell_text(weakest.ap50, Kind.AP50)}): of its"
         f" {instances}{counted}"
         if len(mine) > 1
         else f"Of the {instances} in the validation images of {weakest.row}{counted}"
@@ -221,7 +223,11 @@ def _variants_answer(evidence: Evidence) -> Iterator[str]:
             ]
             if named:
                 yield f"{words} {counterpart}: {listed(named)}"
-    same = [f"{row.name} as {row.compared_with}" for row in others_of_all if row.verdict == SAME]
+    same = [
+        f"{row.name} as {row.compared_with}"
+        for row in others_of_all
+        if row.verdict == SAME_SETTINGS
+    ]
     if same:
         yield (
             f"The same configuration in effect, so that they differ by chance alone: {listed(same)}"
@@ -250,7 +256,7 @@ def _comparison(row: MainRow, rows: Sequence[MainRow]) -> Iterator[str]:
             yield f"{row.name} is what the others are compared with"
         return
     if row.difference is None:
-        if row.verdict == SAME:
+        if row.verdict == SAME_SETTINGS:
             yield (
                 f"It is the same configuration in effect as {row.compared_with}: they differ by"
                 " chance alone"
@@ -265,21 +271,20 @@ def _comparison(row: MainRow, rows: Sequence[MainRow]) -> Iterator[str]:
             one, other = f"The model trained as {one}", f"that trained as {other}"
         else:
             one = f"{one}, trained with one seed,"
-    p = text(row.difference.p_adjusted, Kind.P)
-    found = (
-        f"{text(difference_cell(row), Kind.DIFFERENCE)}, p {p if p.startswith('<') else f'= {p}'}"
-    )
+    p = cell_text(row.difference.p_adjusted, Kind.P)
+    p = p if p.startswith("<") else f"= {p}"
+    found = f"{cell_text(difference_cell(row), Kind.DIFFERENCE)}, p {p}"
     if row.verdict == Verdict.CANNOT_TELL:
         who = f"t{one[1:]}" if one.startswith("The model trained as ") else one
         yield f"The data cannot tell whether {who} is better than {other}: {found}"
         return
     yield f"{one} is {row.verdict} than {other}: {found}"
-    yield from _cause(row)
+    yield from _attribution(row)
     if row.scope is not None and row.scope in _SCOPES:
         yield _SCOPES[row.scope]
 
 
-def _cause(row: MainRow) -> Iterator[str]:
+def _attribution(row: MainRow) -> Iterator[str]:
     """A sentence on what a clear difference can be attributed to."""
     if row.confounds:
         yield row.confounds[0]
@@ -303,7 +308,7 @@ def _with_difference(row: MainRow) -> str:
     assert row.difference is not None
     more = ", on these training images" if row.scope is Scope.HERE else ""
     more += ", confounded" if row.confounds else ""
-    return f"{row.name} ({text(row.difference.estimate, Kind.CHANGE)}{more})"
+    return f"{row.name} ({cell_text(row.difference.estimate, Kind.CHANGE)}{more})"
 
 
 def _confounded(row: MainRow) -> str:
@@ -322,7 +327,7 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
             f" {_settings_in_words(best.settings)}"
         )
         return
-    same = [row.trials[0] for row in others if row.verdict == SAME]
+    same = [row.trials[0] for row in others if row.verdict == SAME_SETTINGS]
     if len(same) == len(others):
         yield (
             f"All {len(evidence.rows)} complete trials are the same configuration in effect, since"
@@ -332,8 +337,8 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
         return
     yield (
         f"Trial {best.trials[0]} has the highest validation AP50 as measured,"
-        f" {text(best.measured, Kind.AP50)}, of the search's {len(evidence.rows)} complete trials,"
-        f" with {_settings_in_words(best.settings)}; less the luck of its best epoch it is"
+        f" {cell_text(best.measured, Kind.AP50)}, of the search's {len(evidence.rows)} complete"
+        f" trials, with {_settings_in_words(best.settings)}; less the luck of its best epoch it is"
         f" {_score(best)}"
     )
     if evidence.choice is None:
@@ -382,7 +387,7 @@ def _effects(evidence: Evidence) -> Iterator[str]:
     )
     if clear:
         said = [
-            f"{one.setting} {one.change} ({text(one.estimate, Kind.DIFFERENCE)})"
+            f"{one.setting} {one.change} ({cell_text(one.estimate, Kind.DIFFERENCE)})"
             for one in clear[:_MOST]
         ]
         more = f" and {len(clear) - _MOST} more" if len(clear) > _MOST else ""
@@ -413,9 +418,9 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
         else "is the only candidate"
     )
     yield (
-        f"{name} {among} on fresh seeds and splits: AP50 {text(choice.score, Kind.AP50)} at epoch"
-        f" {choice.epoch}, {trained}; less the estimated luck of having been chosen, it is"
-        f" {text(choice.corrected, Kind.INTERVAL)}" + _of_one_seed(confirmation.repeats)
+        f"{name} {among} on fresh seeds and splits: AP50 {cell_text(choice.score, Kind.AP50)} at"
+        f" epoch {choice.epoch}, {trained}; less the estimated luck of having been chosen, it is"
+        f" {cell_text(choice.corrected, Kind.INTERVAL)}" + _of_one_seed(confirmation.repeats)
     )
     if choice.others:
         yield runners_up(choice)
@@ -424,8 +429,8 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
     optimism = candidate.score - choice.corrected.estimate
     how = "above" if optimism > 0 else "below"
     yield (
-        f"Its score in the search was {text(candidate.score, Kind.AP50)},"
-        f" {text(abs(optimism), Kind.AP50)} {how} that"
+        f"Its score in the search was {cell_text(candidate.score, Kind.AP50)},"
+        f" {cell_text(abs(optimism), Kind.AP50)} {how} that"
     )
 
 
@@ -452,7 +457,7 @@ def runners_up(choice: Choice) -> str:
         difference = Interval(first.estimate, first.low, first.high)
         counts.append(
             f"{len(alike)} cannot be told from the winner, the best of which is {alike[0]}"
-            f" ({text(difference, Kind.DIFFERENCE)})"
+            f" ({cell_text(difference, Kind.DIFFERENCE)})"
         )
     models = (
         "; this is about the trained models, one training each"
@@ -472,7 +477,7 @@ def _way_to_predict(choice: Choice, candidate: Candidate) -> str:
     changed = as_settings(changed_prediction(choice, candidate.trial))
     return (
         f"Its best settings of prediction are {changed}: a gain of"
-        f" {text(choice.gains[choice.prediction], Kind.AP50)}, counted above, the largest of"
+        f" {cell_text(choice.gains[choice.prediction], Kind.AP50)}, counted above, the largest of"
         f" {tried}; the luck of this choice is subtracted too"
     )
 
@@ -499,7 +504,9 @@ def _cautions(evidence: Evidence) -> Iterator[str]:
         if (images_C[images_C > 0] < FEW_IMAGES).any():
             yield "AP50 is the mean over classes, so a rare class moves it as much as a common one"
     if best is not None and best.record.best_epoch:
-        yield from _capped(best.record.epochs[best.record.best_epoch - 1], best.record.settings)
+        yield from _cap_was_reached(
+            best.record.epochs[best.record.best_epoch - 1], best.record.settings
+        )
     if evidence.confirmation is not None:
         yield "fresh splits reuse the images of the search: only a test set is independent of it"
         yield from evidence.confirmation.notes
@@ -519,7 +526,7 @@ def _cautions(evidence: Evidence) -> Iterator[str]:
         yield f"{many(more, 'more trial')} {have(more)} no interval for such reasons"
 
 
-def _capped(epoch: Mapping[str, Any], settings: Mapping[str, Value]) -> Iterator[str]:
+def _cap_was_reached(epoch: Mapping[str, Any], settings: Mapping[str, Value]) -> Iterator[str]:
     """A sentence if the cap on detections was reached in an epoch.
 
     Epochs of an earlier version do not say whether it was.
@@ -568,7 +575,7 @@ def _weights(files: Mapping[str, Any]) -> str:
 
 
 def _score(row: MainRow) -> str:
-    return text(ap50_cell(row), Kind.INTERVAL)
+    return cell_text(ap50_cell(row), Kind.INTERVAL)
 
 
 def _repeats(row: MainRow) -> str:

@@ -101,7 +101,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnFigure:
     """A figure that is drawn. `section`, `title` and `caption` are those of its `Drawing`.
 
     wide      an `svg` element for a wide page, in the colours of the page
@@ -122,13 +122,13 @@ def colour(name: str) -> str:
     return COLOURS[name][0]
 
 
-def drawn(name: str, drawing: Drawing) -> Drawn:
+def draw_figure(name: str, drawing: Drawing) -> DrawnFigure:
     """Draw a figure in both widths. `name` is no other figure's: ids of elements begin with it."""
     title, caption = drawing.title, drawing.caption
     wide, narrow = (
         _svg(width, drawing.height(width == WIDE), drawing.draw) for width in (WIDE, NARROW)
     )
-    return Drawn(
+    return DrawnFigure(
         drawing.section,
         title,
         caption,

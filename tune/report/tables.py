@@ -9,15 +9,15 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
 from core.config import Value
-from core.dependence import effective
+from core.dependence import effective_settings
 from tune.ledger.records import State
 from tune.report.evidence import Evidence
 from tune.report.main_table import MainRow
-from tune.report.trial_scores import of_class
+from tune.report.trial_scores import class_interval
 from tune.request.confounds import BACKBONE, BACKBONE_FREEZING, SCHEDULE
 from tune.statistics.certainty import Interval
 from tune.statistics.further import ENOUGH_SEEDS, USUAL_SEED_SD
-from tune.stopping.hope import PLACES
+from tune.stopping.hope import BEST_PLACES
 from tune.tables import Cell, Column, Kind, Table
 
 _AP50 = Column("ap50", "AP50 (95% confidence)", Kind.INTERVAL)
@@ -127,7 +127,7 @@ def _factor_tables(evidence: Evidence) -> Iterator[Table]:
         alone = [row for row in evidence.rows if [one.name for one in row.factors] == [factor]]
         shown = {row.name for row in alone} | {row.compared_with for row in alone}
         rows = [row for row in evidence.rows if row.name in shown]
-        by_row = {row.name: effective(_trained_settings(evidence, row)) for row in rows}
+        by_row = {row.name: effective_settings(_trained_settings(evidence, row)) for row in rows}
         varying = [one for one in settings if len({by_row[row.name].get(one) for row in rows}) > 1]
         columns = (
             Column("method", "Method"), *(_setting_column(evidence, one) for one in varying), _AP50,
@@ -159,7 +159,7 @@ def _comparisons_table(evidence: Evidence) -> Table:
     rows = tuple(
         (
             row.name, row.compared_with, "; ".join(map(str, row.factors)) or "nothing",
-            _cause(row),
+            _cause_cell(row),
         )
         for row in evidence.rows
         if row.compared_with is not None and evidence.request.space.variants
@@ -289,7 +289,7 @@ def _classes_table(evidence: Evidence) -> Table:
         assert best is not None
         value = best.per_class[place] if place < len(best.per_class) else None
         images = None if best.scored is None else int(best.scored.images_C[place])
-        found = None if best.scored is None or value is None else of_class(best.scored, place)
+        found = None if best.scored is None or value is None else class_interval(best.scored, place)
         ends = (math.nan, math.nan) if found is None else (found.low, found.high)
         rows.append((name, images, None if value is None else Interval(value, *ends)))
     which = (
@@ -391,7 +391,7 @@ def _stopped_table(evidence: Evidence) -> Table:
     caption = (
         "Trials that were stopped early: at a rung because others had done better by the same"
         " epoch, or between rungs because even with much luck they would not have come among the"
-        f" best {PLACES} complete trials. They are compared with no other trial."
+        f" best {BEST_PLACES} complete trials. They are compared with no other trial."
     )
     return Table("stopped", "Stopped early", caption, columns, rows)
 
@@ -492,7 +492,7 @@ def _packing_table(evidence: Evidence) -> Table | None:
     return Table("packing", "Trials that share a GPU", caption, columns, tuple(rows))
 
 
-def _cause(row: MainRow) -> str:
+def _cause_cell(row: MainRow) -> str:
     if row.confounds:
         return "no single thing: confounded"
     together = " together" if len(row.factors) > 1 else ""

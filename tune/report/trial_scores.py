@@ -12,11 +12,11 @@ import numpy as np
 
 from core.data.split import group_names
 from core.errors import CheckpointError, DataError
-from core.metric.ap50 import MatchTable
+from core.metric.ap50 import FEW_IMAGES, MatchTable
 from core.metric.limits import ClassLimits
 from core.values import as_ap50
 from tune.ledger.records import State, TrialRecord
-from tune.statistics.certainty import FEW_IMAGES, Interval, Scored, interval
+from tune.statistics.certainty import Interval, Scored, interval
 from tune.statistics.epochs import epochs_for_luck, luck_of_best
 from tune.store.folder import match_table_path
 
@@ -60,7 +60,7 @@ class ScoredTrial:
         return self.record.ap50
 
 
-def examine(
+def score_trial(
     record: TrialRecord, phase: Literal["search", "confirm"], folder: Path, classes: int
 ) -> ScoredTrial:
     """A trial with the interval of its best epoch, from the match table in its folder.
@@ -141,7 +141,7 @@ def _luck(record: TrialRecord, folder: Path, best: int, scored: Scored) -> float
     return luck_of_best(record.curve, tables)
 
 
-def of_class(scored: Scored, column: int) -> Interval | None:
+def class_interval(scored: Scored, column: int) -> Interval | None:
     """The interval of one class's AP50; None if the class is in fewer than FEW_IMAGES images.
 
     column   the class's place, counted from 0

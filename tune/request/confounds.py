@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from core.config import SETTINGS, Value
-from core.dependence import effective
+from core.dependence import effective_settings
 from core.text import listed, many
 from core.values import as_setting
 
@@ -79,7 +79,7 @@ class Factor:
         return f"{self.name} ({self.values})"
 
 
-def differences(one: Mapping[str, Value], other: Mapping[str, Value]) -> tuple[Factor, ...]:
+def differing_factors(one: Mapping[str, Value], other: Mapping[str, Value]) -> tuple[Factor, ...]:
     """The factors in which two configurations differ, in the order of FACTORS.
 
     one, other   all settings of each, by flat names such as `optim.learning_rate`
@@ -88,7 +88,7 @@ def differences(one: Mapping[str, Value], other: Mapping[str, Value]) -> tuple[F
     the length of cycles without restarts. A learning rate that changes in proportion to the images
     of a step counts as part of the batch size.
     """
-    one, other = effective(one), effective(other)
+    one, other = effective_settings(one), effective_settings(other)
     names = {
         name
         for name, default in SETTINGS.items()
@@ -153,7 +153,7 @@ class Attribution:
         return differs
 
 
-def attributions(
+def attribute_comparisons(
     counterparts: Mapping[str, str], table: Mapping[str, Mapping[str, Value]]
 ) -> list[Attribution]:
     """The attribution of each comparison of a table.
@@ -168,10 +168,12 @@ def attributions(
     factors: dict[str, dict[str, tuple[Factor, ...]]] = {}
     alone: dict[str, dict[str, dict[str, Value | None]]] = {}
     for counterpart in dict.fromkeys(counterparts.values()):
-        found = {row: differences(settings, table[counterpart]) for row, settings in table.items()}
+        found = {
+            row: differing_factors(settings, table[counterpart]) for row, settings in table.items()
+        }
         factors[counterpart] = found
         alone[counterpart] = {
-            row: _changed_settings(table[row], table[counterpart])
+            row: _differing_settings(table[row], table[counterpart])
             for row, differing in found.items()
             if len(differing) == 1
         }
@@ -181,7 +183,9 @@ def attributions(
             counterpart,
             factors[counterpart][name],
             (
-                _together(_changed_settings(table[name], table[counterpart]), alone[counterpart])
+                _rows_that_make(
+                    _differing_settings(table[name], table[counterpart]), alone[counterpart]
+                )
                 if len(factors[counterpart][name]) > 1
                 else ()
             ),
@@ -190,7 +194,7 @@ def attributions(
     ]
 
 
-def _together(
+def _rows_that_make(
     changes: Mapping[str, Value | None], alone: Mapping[str, Mapping[str, Value | None]]
 ) -> tuple[str, ...]:
     """The rows of `alone` that together make exactly these changes; empty where none do."""
@@ -205,13 +209,13 @@ def _together(
     return tuple(row for row in alone if row in chosen) if covered == changes else ()
 
 
-def _changed_settings(
+def _differing_settings(
     one: Mapping[str, Value], other: Mapping[str, Value]
 ) -> dict[str, Value | None]:
     """Every setting in which a configuration differs from another, with its own value."""
-    names = [name for factor in differences(one, other) for name in factor.settings]
+    names = [name for factor in differing_factors(one, other) for name in factor.settings]
     names += [RATE] if _scaled(one, other) else []
-    own = effective(one)
+    own = effective_settings(one)
     return {name: own.get(name) for name in names}
 
 

@@ -178,7 +178,7 @@ def _read_yaml(path: Path) -> object:
 
 def _parse_yaml(text: str, place: str) -> object:
     try:
-        return bounded_yaml.load(text)
+        return bounded_yaml.load_yaml(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""

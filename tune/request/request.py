@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from core.config import SETTINGS, DataConfig, Value
-from core.dependence import effective, unmet
+from core.dependence import effective_settings, unmet_need
 from core.extensions import NameIn
 from core.text import many
 from core.values import as_settings
@@ -21,7 +21,7 @@ from tune.request.values import condition
 from tune.samplers.sampler import SAMPLERS, Sampler
 from tune.space.domains import Choices
 from tune.space.space import BY_REPEAT, Parameter, SearchSpace
-from tune.stopping.rule import RULES, StoppingRule
+from tune.stopping.rule import STOPPING_RULES, StoppingRule
 
 DEFAULT_TRIALS = 30
 MAX_TRIALS = 10_000
@@ -50,7 +50,7 @@ class SearchOptions(_Options):
 class StopEarly(_Options):
     """When a trial is stopped before its last epoch."""
 
-    rule: Annotated[str, NameIn(RULES)] = "successive_halving"
+    rule: Annotated[str, NameIn(STOPPING_RULES)] = "successive_halving"
     """successive_halving: at each rung only the best 1 / reduction of the trials go on, and from
     the first rung on only trials that may still come among the best three complete ones. Variants:
     none unless asked."""
@@ -196,8 +196,8 @@ class StudyRequest:
     def stopping_rule(self) -> StoppingRule:
         """The rule that decides which trials stop before their last epoch."""
         first_rung = self.stop_early.first_rung(self.max_epochs)
-        with RULES.calling(self.stop_early.rule):
-            return RULES[self.stop_early.rule](first_rung, self.stop_early.reduction)
+        with STOPPING_RULES.calling(self.stop_early.rule):
+            return STOPPING_RULES[self.stop_early.rule](first_rung, self.stop_early.reduction)
 
     @property
     def candidates(self) -> int:
@@ -379,13 +379,13 @@ def _variant_notes(space: SearchSpace, planned: int) -> Iterator[str]:
     for variant in space.variants:
         settings = {**space.fixed, **variant.settings}
         for name in variant.settings:
-            need = unmet(name, settings)
+            need = unmet_need(name, settings)
             if need is not None and settings[name] != space.value(name, {}):
                 yield (
                     f"variant '{variant.name}': {name} {settings[name]} has no effect, since it"
                     f" needs {need}"
                 )
-        key = frozenset(effective(settings).items())
+        key = frozenset(effective_settings(settings).items())
         if key in names:
             both = f"variants '{names[key]}' and '{variant.name}'"
             yield f"{both} are the same configuration in effect, and differ by chance alone"
@@ -415,7 +415,7 @@ def variant_attributions(
     by_repeat = {name: SETTINGS[name] for name in BY_REPEAT}
     table |= {name: {**settings, **by_repeat} for name, settings in (trained or {}).items()}
     counterparts = {name: other for name in table if (other := space.counterpart(name)) is not None}
-    return confounds.attributions(counterparts, table)
+    return confounds.attribute_comparisons(counterparts, table)
 
 
 def _parameter_document(parameter: Parameter) -> dict[str, Any]:

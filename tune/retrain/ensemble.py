@@ -20,8 +20,8 @@ from core.data.split import group_names, split
 from core.errors import CheckpointError, StudyError
 from core.metric import ap50
 from core.metric.ap50 import MatchTable
-from core.prediction.choice import Evaluated, evaluate
-from core.prediction.trained_model import TrainedModel, together
+from core.prediction.choice import Evaluated, evaluate_candidates
+from core.prediction.trained_model import TrainedModel, join_models
 from core.sample import Detections, Sample
 from core.training.trial import Trial
 from tune.ledger.records import TrialRecord
@@ -47,7 +47,7 @@ class Ensemble:
     found: Sequence[Detections]
 
 
-def make(plan: RetrainingPlan, console: Console, device: str) -> Ensemble:
+def make_ensemble(plan: RetrainingPlan, console: Console, device: str) -> Ensemble:
     """Put the plan's members together, and measure what that gains.
 
     Raises StudyError where the weights of a member are missing.
@@ -55,13 +55,13 @@ def make(plan: RetrainingPlan, console: Console, device: str) -> Ensemble:
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
     members = [_member(plan, record, device) for record in plan.members]
-    trained = together(members)
+    trained = join_models(members)
     parts = [
         set(split(plan.data, TrialConfig.from_settings(record.settings).data).validation)
         for record in plan.members
     ]
     unseen = [plan.data.samples[index] for index in sorted(set.intersection(*parts))]
-    evaluated = _evaluate([trained, *members], unseen, console) if unseen else []
+    evaluated = _scores_of_each([trained, *members], unseen, console) if unseen else []
     return Ensemble(
         trained,
         _metrics(plan, evaluated),
@@ -88,7 +88,7 @@ def _member(plan: RetrainingPlan, record: TrialRecord, device: str) -> TrainedMo
     return kept.predicting_with(plan.own)
 
 
-def _evaluate(
+def _scores_of_each(
     models: Sequence[TrainedModel], samples: Sequence[Sample], console: Console
 ) -> list[Evaluated]:
     """The score of each model on the samples."""
@@ -97,7 +97,7 @@ def _evaluate(
     title = "Predicting the images that no member trained on"
     with Steps(console, title, len(models), "") as steps:
         for number, model in enumerate(models):
-            (one,) = evaluate(
+            (one,) = evaluate_candidates(
                 model,
                 samples,
                 [model.config.predict],
@@ -138,7 +138,7 @@ def _metrics(plan: RetrainingPlan, evaluated: Sequence[Evaluated]) -> dict[str, 
             "epochs": len(record.epochs),
             "state": record.state.value,
         },
-        "together": gain(evaluated, plan.config.data.group_pattern),
+        "together": gain_of_ensemble(evaluated, plan.config.data.group_pattern),
         "prediction": {"chosen": plan.own.model_dump()},
         "data_fingerprint": plan.data.fingerprint,
         "threads": torch.get_num_threads(),
@@ -146,7 +146,7 @@ def _metrics(plan: RetrainingPlan, evaluated: Sequence[Evaluated]) -> dict[str, 
     }
 
 
-def gain(evaluated: Sequence[Evaluated], pattern: str) -> dict[str, Any] | None:
+def gain_of_ensemble(evaluated: Sequence[Evaluated], pattern: str) -> dict[str, Any] | None:
     """The gain of models together over one alone; None without instances to tell it by.
 
     evaluated   the scores on the images that none of them trained on: together, then of each alone;

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from core.data.dataset import Category, TestImage
-from core.data.images import SUFFIXES, read_test_image
+from core.data.images import IMAGE_SUFFIXES, read_test_image
 from core.errors import DataError, SubmissionError
 from core.files import write_json_atomically
 from core.prediction import overlay, submission
@@ -45,7 +45,7 @@ class Tested:
     missing: list[str] = field(default_factory=list)
 
 
-def submit(
+def add_submission(
     best: Path,
     trained: TrainedModel,
     images: Sequence[TestImage],
@@ -96,7 +96,7 @@ def draw_validation(
         for seen, (sample, name, of_sample) in enumerate(
             zip(samples, names, found, strict=True), 1
         ):
-            drawn = overlay.draw(sample.image, of_sample, classes, sample, min_score=shown)
+            drawn = overlay.draw_overlay(sample.image, of_sample, classes, sample, min_score=shown)
             overlay.write_png(folder / name, drawn)
             steps.at(seen)
 
@@ -134,7 +134,7 @@ def _predict_test(
     def end(picture: _TestPicture, seen: Seen) -> tuple[int, list[CocoResult], int]:
         image, path, pixels = picture
         found = combine(seen, config.predict)
-        drawn = overlay.draw(pixels, found, trained.classes, min_score=shown)
+        drawn = overlay.draw_overlay(pixels, found, trained.classes, min_score=shown)
         overlay.write_png(path, drawn)
         results = submission.results_of(found, image.id, image.height, image.width, trained.classes)
         return image.id, results, found.full_tiles
@@ -162,7 +162,7 @@ def _file_names(names: Sequence[str]) -> list[str]:
     for name in names:
         path = Path(name.replace("\\", "/"))
         stem = "_".join(
-            path.with_suffix("").parts if path.suffix.lower() in SUFFIXES else path.parts
+            path.with_suffix("").parts if path.suffix.lower() in IMAGE_SUFFIXES else path.parts
         )
         stem = stem.encode()[:_LONGEST].decode(errors="ignore")
         candidate, number = f"{stem}.png", 1

@@ -166,7 +166,7 @@ def plan_retraining(
     if weights is not None and _same_weights(weights, study.ledger.facts, record):
         changed.pop("model.weights", None)  # the file was moved, and is the same
 
-    dataset = datasets.load(data or request.data, request.reading_again)
+    dataset = datasets.load_data(data or request.data, request.reading_again)
     known = study.ledger.facts.get("data", dataset.fingerprint)
     if dataset.fingerprint != known:
         raise StudyError(

@@ -31,7 +31,7 @@ import torch
 from rich.console import Console
 
 from core.console import say
-from core.device import precision_of, resolve
+from core.device import precision_of, resolve_device
 from core.errors import CellTuneError, CheckpointError, TornCheckpoint
 from core.files import recover, replaced, write_json_atomically
 from core.metric import ap50
@@ -45,7 +45,7 @@ from core.prediction.trained_model import TrainedModel
 from core.training.trial import EpochReport, Trial
 from core.values import as_ap50
 from tune.retrain import ensemble
-from tune.retrain.outputs import DRAWN_SCORE, NOT_YET, draw_validation, submit
+from tune.retrain.outputs import DRAWN_SCORE, NOT_YET, add_submission, draw_validation
 from tune.retrain.plan import RetrainingPlan
 from tune.store.folder import match_table_path
 from tune.study.progress import Steps
@@ -60,7 +60,7 @@ class OutOfMemoryError(CellTuneError):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RetrainingOutcome:
     """The result of a retraining.
 
     metrics     the content of metrics.json
@@ -77,7 +77,9 @@ class Outcome:
     shown: Retraining
 
 
-def run_retraining(plan: RetrainingPlan, console: Console, device: str = "auto") -> Outcome:
+def run_retraining(
+    plan: RetrainingPlan, console: Console, device: str = "auto"
+) -> RetrainingOutcome:
     """Retrain, or continue a retraining, and write `best/`. Raises CellTuneError.
 
     Where the plan has members, nothing is trained: they are put together.
@@ -93,7 +95,7 @@ def run_retraining(plan: RetrainingPlan, console: Console, device: str = "auto")
             evaluated = _evaluate(plan, trained, trial, console)
         elif plan.candidates:
             evaluated = _evaluate_winner(plan, console, device)
-        chosen = prediction_choice.best(evaluated) if evaluated else None
+        chosen = prediction_choice.best_evaluated(evaluated) if evaluated else None
         trained = trained.predicting_with(plan.own if chosen is None else chosen.config)
         metrics = _metrics(plan, trial, evaluated, chosen)
         matches = _matches_of_search(plan) if chosen is None or plan.on == "all" else chosen.masks
@@ -107,7 +109,7 @@ def run_retraining(plan: RetrainingPlan, console: Console, device: str = "auto")
             if plan.on == "train" and chosen is not None:
                 samples = [plan.data.samples[index] for index in trial.split.validation]
                 draw_validation(folder, samples, chosen.found, trained.classes, shown, console)
-        tested = submit(
+        tested = add_submission(
             plan.folder.best,
             trained,
             plan.data.test_images,
@@ -117,7 +119,7 @@ def run_retraining(plan: RetrainingPlan, console: Console, device: str = "auto")
             helpers=trial.threads - 1,
         )
         plan.folder.description.touch()  # this is now the study that was used last
-    return Outcome(
+    return RetrainingOutcome(
         metrics,
         tested.results,
         tested.full_tiles,
@@ -126,8 +128,8 @@ def run_retraining(plan: RetrainingPlan, console: Console, device: str = "auto")
     )
 
 
-def _put_together(plan: RetrainingPlan, console: Console, device: str) -> Outcome:
-    made = ensemble.make(plan, console, device)
+def _put_together(plan: RetrainingPlan, console: Console, device: str) -> RetrainingOutcome:
+    made = ensemble.make_ensemble(plan, console, device)
     metrics, trained = made.metrics, made.trained
     metrics["submission"] = NOT_YET if plan.data.test_images else None
     with replaced(plan.folder.best) as folder:
@@ -136,7 +138,7 @@ def _put_together(plan: RetrainingPlan, console: Console, device: str) -> Outcom
         if made.unseen:
             classes, shown = trained.classes, metrics["balanced_score"]
             draw_validation(folder, made.unseen, made.found, classes, shown, console)
-    tested = submit(
+    tested = add_submission(
         plan.folder.best,
         trained,
         plan.data.test_images,
@@ -151,10 +153,10 @@ def _put_together(plan: RetrainingPlan, console: Console, device: str) -> Outcom
         numbers |= {name: metrics["together"][name] for name in ("ap50", "ap50_gain")}
     settings = trained.config.settings()
     shown_as = Retraining(plan.folder.best, plan.kind, plan.key, settings, [], numbers)
-    return Outcome(metrics, tested.results, tested.full_tiles, tested.missing, shown_as)
+    return RetrainingOutcome(metrics, tested.results, tested.full_tiles, tested.missing, shown_as)
 
 
-def show(plan: RetrainingPlan, outcome: Outcome) -> str | Trouble:
+def show_in_tracker(plan: RetrainingPlan, outcome: RetrainingOutcome) -> str | Trouble:
     """Show a retraining in the tracker; returns the model's address there, or why the tracker did
     not take the model.
 
@@ -191,7 +193,7 @@ def _memory_in_one_sentence(plan: RetrainingPlan) -> Iterator[None]:
 def _train(plan: RetrainingPlan, console: Console, device: str) -> Trial:
     """Train to the last epoch, from a checkpoint if there is one; returns the trial."""
     helpers = min(len(os.sched_getaffinity(0)) - 1, MAX_WORKERS)
-    place = resolve(device)
+    place = resolve_device(device)
     half = plan.config.optim.precision
     if (half == "bf16" and precision_of(place) != "bf16") or (
         half == "fp16" and place.type == "cpu"
@@ -253,7 +255,7 @@ def _evaluate(
     samples = [plan.data.samples[index] for index in trial.split.validation]
     candidates = [plan.own, *plan.candidates]
     with Steps(console, "Predicting the validation images", 1, "") as steps:
-        return prediction_choice.evaluate(
+        return prediction_choice.evaluate_candidates(
             trained, samples, candidates, steps.at, helpers=trial.threads - 1
         )
 

@@ -38,14 +38,14 @@ class Encoding:
     def shown(self, settings: Mapping[str, Value]) -> dict[str, Value]:
         """The value of each parameter in these settings or params, as one of its domain."""
         return {
-            one.name: inside(one.domain, self.space.value(one.name, settings))
+            one.name: value_inside(one.domain, self.space.value(one.name, settings))
             for one in self.space.parameters
         }
 
     def encoded(self, points: Sequence[Mapping[str, Value]]) -> Array:
         """Points as rows [N, D]; each names a value of its domain for every parameter."""
         columns = [
-            [_number(one.domain, point[one.name]) for point in points]
+            [_coordinate(one.domain, point[one.name]) for point in points]
             for one in self.space.parameters
         ]
         return np.array(columns, dtype=np.float64).T
@@ -83,11 +83,11 @@ class Encoding:
                     continue
                 place = list(active_N).index(name)
                 domain = self.space.parameters[place].domain
-                numbers = [_number(domain, value) for value in values if value in domain]
+                numbers = [_coordinate(domain, value) for value in values if value in domain]
                 holds_N &= np.where(active_N[name], np.isin(rows_ND[:, place], numbers), by_default)
             active_N[one.name] = holds_N
-            rows_ND[~holds_N, column] = _number(
-                one.domain, inside(one.domain, self.space.value(one.name, {}))
+            rows_ND[~holds_N, column] = _coordinate(
+                one.domain, value_inside(one.domain, self.space.value(one.name, {}))
             )
         return rows_ND
 
@@ -106,12 +106,12 @@ class Encoding:
             domain = one.domain
             count = domain.count
             few = count is not None and count <= _MOST_STEPS
-            values = [_number(domain, value) for value in domain.points()] if few else None
+            values = [_coordinate(domain, value) for value in domain.points()] if few else None
             found.append(None if values is None else np.array(values))
         return found
 
 
-def _number(domain: Domain, value: Value) -> float:
+def _coordinate(domain: Domain, value: Value) -> float:
     if isinstance(domain, Choices):
         return float(domain.values.index(value))
     low, high, number = float(domain.low), float(domain.high), float(value)
@@ -129,10 +129,10 @@ def _value(domain: Domain, number: float) -> Value:
     else:
         value = low + number * (high - low)
     value = min(max(value, low), high)
-    return domain.nearest(value) if isinstance(domain, FloatRange) else _step(domain, value)
+    return domain.nearest(value) if isinstance(domain, FloatRange) else _nearest_step(domain, value)
 
 
-def inside(domain: Domain, value: Value) -> Value:
+def value_inside(domain: Domain, value: Value) -> Value:
     """The value itself, or a value of the domain that stands for it.
 
     The fixed value of an inactive setting may lie outside its domain.
@@ -144,8 +144,8 @@ def inside(domain: Domain, value: Value) -> Value:
     near = domain.low
     if not isinstance(value, str):
         near = min(max(value, domain.low), domain.high)
-    return domain.nearest(near) if isinstance(domain, FloatRange) else _step(domain, near)
+    return domain.nearest(near) if isinstance(domain, FloatRange) else _nearest_step(domain, near)
 
 
-def _step(domain: IntRange, value: float) -> int:
+def _nearest_step(domain: IntRange, value: float) -> int:
     return int(domain.low + round((value - domain.low) / domain.step) * domain.step)

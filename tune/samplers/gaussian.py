@@ -9,7 +9,7 @@ from optuna.trial import TrialState, create_trial
 
 from core.config import Value
 from tune.samplers import view
-from tune.samplers.encoding import inside
+from tune.samplers.encoding import value_inside
 from tune.samplers.sampler import Tried
 from tune.samplers.tpe import TreeParzen
 from tune.space.space import SearchSpace
@@ -18,7 +18,7 @@ STARTUP = 10
 """Number of trials with a score that the Gaussian process needs; with fewer, settings are random.
 """
 
-MOST = 100
+MOST_TRIED = 100
 """Largest number of earlier trials with which the Gaussian process is used. The time of a proposal
 grows with their cube (0.15 s at 100). With more of them TPE goes on, which takes next to none."""
 
@@ -38,8 +38,8 @@ class GaussianProcess:
     def propose(
         self, space: SearchSpace, given: Mapping[str, Value], tried: Sequence[Tried], seed: int
     ) -> dict[str, Value]:
-        """The process's point; a random one below STARTUP scores, and TPE's above MOST trials."""
-        if len(tried) > MOST:
+        """The process's point; a random one below STARTUP scores, TPE's above MOST_TRIED trials."""
+        if len(tried) > MOST_TRIED:
             return TreeParzen().propose(space, given, tried, seed)
         at_random = optuna.samplers.RandomSampler(seed=seed)
         return view.propose(at_random, space, {**proposal(space, tried, seed), **given})
@@ -76,7 +76,8 @@ def proposal(space: SearchSpace, tried: Sequence[Tried], seed: int) -> dict[str,
 def _shown(space: SearchSpace, settings: Mapping[str, Value]) -> dict[str, Value]:
     """The values of all parameters that the process is shown for these settings, or params."""
     return {
-        one.name: inside(one.domain, space.value(one.name, settings)) for one in space.parameters
+        one.name: value_inside(one.domain, space.value(one.name, settings))
+        for one in space.parameters
     }
 
 

@@ -123,17 +123,17 @@ class Surrogate:
         return self._mean + self._spread * mean_M, self._spread * sd_M
 
 
-def fitted(encoding: Encoding, scored: Sequence[Tried]) -> Surrogate:
+def fit_surrogate(encoding: Encoding, scored: Sequence[Tried]) -> Surrogate:
     """The Gaussian process of trials that have a score."""
     return Surrogate(
         encoding,
-        points_of(encoding, scored),
+        encoded_points(encoding, scored),
         np.array([one.score for one in scored], dtype=np.float64),
         np.array([one.variance for one in scored], dtype=np.float64),
     )
 
 
-def points_of(encoding: Encoding, tried: Sequence[Tried]) -> Array:
+def encoded_points(encoding: Encoding, tried: Sequence[Tried]) -> Array:
     """The points of trials as rows [N, D]."""
     # The params win: where `auto` was chosen they say so, and the settings hold its number.
     points = [encoding.shown({**one.settings, **one.params}) for one in tried]

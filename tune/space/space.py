@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from core.config import AUTO, SETTINGS, TrialConfig, Value
-from core.dependence import NEEDS, Need, unmet
+from core.dependence import NEEDS, Need, unmet_need
 from core.errors import SpaceError
 from tune.space.domains import Choices, Domain
 
@@ -235,7 +235,7 @@ class SearchSpace:
             if part.size > MAX_COMBINATIONS:
                 return None
             points = [point for point in part.grid() if name in point or name in self.fixed]
-        lacking = [unmet(name, {**self.fixed, **point}) for point in points]
+        lacking = [unmet_need(name, {**self.fixed, **point}) for point in points]
         return lacking[0] if lacking and None not in lacking else None
 
     @property

@@ -26,15 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-from core.metric.ap50 import MatchTable
+from core.metric.ap50 import FEW_IMAGES, MatchTable
 from core.metric.reweighted import Reweighted
 
-ScalarT = TypeVar("ScalarT", bound=np.generic)
+_ScalarT = TypeVar("_ScalarT", bound=np.generic)
 
 CONFIDENCE = 0.95
 POWER = 0.8
-FEW_IMAGES = 5
-"""A class in fewer images than this is flagged: its AP50 is hardly known."""
 HIGH_AP50, MANY_UNITS = 0.9, 41
 """Above this AP50, on fewer units than this, no interval that we know of covers the truth as often
 as it promises."""
@@ -532,8 +530,8 @@ _UNEVEN = 2.0
 
 
 def _aligned(
-    columns: Sequence[NDArray[ScalarT]], units: Sequence[Sequence[str]]
-) -> NDArray[ScalarT]:
+    columns: Sequence[NDArray[_ScalarT]], units: Sequence[Sequence[str]]
+) -> NDArray[_ScalarT]:
     """Arrays whose first axis is their own units, stacked over the union of all units.
 
     Returns [unit, array, ...], with 0 where an array lacks a unit.

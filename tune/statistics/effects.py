@@ -85,11 +85,11 @@ def main_effects(points: Sequence[Mapping[str, Value]], ap50: Sequence[float]) -
     ):
         columns = np.concatenate([coding.columns_NP for coding in everywhere], axis=1)
         changes = [(coding.name, change) for coding in everywhere for change in coding.changes]
-        effects = _fitted(changes, columns, y, alone=False)
+        effects = _least_squares(changes, columns, y, alone=False)
     for coding in [coding for coding in codings if not effects or not coding.rows_N.all()]:
         rows = coding.rows_N
         changes = [(coding.name, change) for change in coding.changes]
-        effects = [*effects, *_fitted(changes, coding.columns_NP[rows], y[rows], alone=True)]
+        effects = [*effects, *_least_squares(changes, coding.columns_NP[rows], y[rows], alone=True)]
     adjusted = holm([effect.p for effect in effects])
     return [replace(effect, p_adjusted=p) for effect, p in zip(effects, adjusted, strict=True)]
 
@@ -143,7 +143,7 @@ def _coded(name: str, points: Sequence[Mapping[str, Value]]) -> _Coding | None:
     )
 
 
-def _fitted(
+def _least_squares(
     names: Sequence[tuple[str, str]],
     columns_NP: NDArray[np.float64],
     y: NDArray[np.float64],

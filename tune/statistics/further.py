@@ -36,7 +36,7 @@ MOST_SEEDS = 1000
 ENOUGH_SEEDS = 10
 """Least number of seeds that is assumed where the number of images is multiplied instead: more
 seeds than these hardly matter."""
-MOST_IMAGES = 20.0
+MOST_TIMES_THE_IMAGES = 20.0
 """Largest number of images that is considered, as a multiple of the present number."""
 USUAL_SEED_SD = 0.02
 """Usual standard deviation of AP50 over trainings with the same settings; it is assumed where each
@@ -157,14 +157,14 @@ def seeds_to_decide(found: Outlook, comparisons: int) -> int | None:
 def images_to_decide(found: Outlook, comparisons: int) -> float | None:
     """The smallest multiple of the present number of images that decides a comparison.
 
-    It is computed with at least ENOUGH_SEEDS seeds; None where no multiple up to MOST_IMAGES
-    decides.
+    It is computed with at least ENOUGH_SEEDS seeds; None where no multiple up to
+    MOST_TIMES_THE_IMAGES decides.
     """
     seeds = max(found.seeds, ENOUGH_SEEDS)
     hundredths = _smallest(
         lambda number: found.decides(comparisons, seeds, number / 100),
         100,
-        round(100 * MOST_IMAGES),
+        round(100 * MOST_TIMES_THE_IMAGES),
     )
     return None if hundredths is None else hundredths / 100
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from tune.stopping.rule import Curve
 
-PLACES = 3
+BEST_PLACES = 3
 """A trial has hope as long as it may still come among this number of best complete trials. If it
 had to beat the best trial alone, too few trials would run to the end to confirm a winner among
 them, and noisy scores make the best trial a lucky one."""
-NO_HOPE = f"without hope of coming among the best {PLACES} complete trials"
+NO_HOPE = f"without hope of coming among the best {BEST_PLACES} complete trials"
 """Part of the reason of a trial that is stopped for want of hope."""
 LUCK = 0.9
 """The gain that a trial may hope for is this quantile of the gains of complete trials after the
@@ -22,18 +22,19 @@ same epoch."""
 
 
 def has_no_hope(curve: Curve, complete: Iterable[Curve], epochs: int) -> bool:
-    """Whether a trial, even with much luck, would not come among the best PLACES complete trials.
+    """Whether a trial, even with much luck, would not come among the BEST_PLACES best complete
+    trials.
 
     epochs   number of epochs of the trial in all
 
     A trial with much luck gains as much from here on as the LUCK quantile of the complete trials'
-    gains after the same epoch. With fewer than PLACES such gains there is always hope.
+    gains after the same epoch. With fewer than BEST_PLACES such gains there is always hope.
     """
     complete = list(complete)
     gains = _gains(complete, len(curve), epochs)
-    if len(gains) < PLACES:
+    if len(gains) < BEST_PLACES:
         return False
-    return max(curve) + float(np.quantile(gains, LUCK)) < sorted(map(max, complete))[-PLACES]
+    return max(curve) + float(np.quantile(gains, LUCK)) < sorted(map(max, complete))[-BEST_PLACES]
 
 
 def expected_gain(complete: Iterable[Curve], epoch: int, epochs: int) -> float:

@@ -1,6 +1,6 @@
 """The protocol of a stopping rule, and the table of rules.
 
-To add a rule, write a class like those beside this file and give it a row in `RULES`.
+To add a rule, write a class like those beside this file and give it a row in `STOPPING_RULES`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -62,7 +62,7 @@ class StoppingRule(Protocol):
         """
 
 
-RULES = Parts[type[StoppingRule]](
+STOPPING_RULES = Parts[type[StoppingRule]](
     "stopping rule",
     "cell_tune.stopping_rules",
     {

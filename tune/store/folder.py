@@ -14,7 +14,7 @@ from core.config import PredictConfig
 from core.errors import StudyError
 from core.files import read_json, write_json_atomically
 
-FORMAT = 1
+STUDY_FORMAT = 1
 """Version of study.json."""
 
 _READ_AGAIN = {
@@ -91,9 +91,9 @@ class StudyFolder:
         if not self.description.exists():
             raise StudyError(_NONE.format(self.path))
         content = read_json(self.description, StudyError, "bring it back")
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        if not isinstance(content, dict) or content.get("format") != STUDY_FORMAT:
             raise StudyError(
-                f"{self.description} must be of format {FORMAT}, and is not; another version"
+                f"{self.description} must be of format {STUDY_FORMAT}, and is not; another version"
                 " wrote it"
             )
         for name, kinds in _READ_AGAIN.items():
@@ -109,7 +109,7 @@ class StudyFolder:
 
         Raises StudyError, which names the process and host that hold it.
         """
-        return _held(
+        return _locked(
             self.path,
             "driver",
             "searched",
@@ -121,7 +121,7 @@ class StudyFolder:
 
         Raises StudyError, which names their holder.
         """
-        return _held(self.retrain, "retrain", "retrained", "wait for it, or stop it")
+        return _locked(self.retrain, "retrain", "retrained", "wait for it, or stop it")
 
 
 def last_study(results: Path) -> StudyFolder:
@@ -136,7 +136,7 @@ _NONE = "{} holds no study; start one with: python -m tune.search --space FILE"
 
 
 @contextlib.contextmanager
-def _held(folder: Path, name: str, doing: str, way_out: str) -> Iterator[None]:
+def _locked(folder: Path, name: str, doing: str, way_out: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     holder = folder / f"{name}.json"
     lock = filelock.FileLock(folder / f".{name}.lock", timeout=0)

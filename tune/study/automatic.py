@@ -16,7 +16,7 @@ from core.data.dataset import Dataset
 from core.data.measure import measure
 from core.device import precision_of
 from core.errors import StudyError
-from core.fitting import READ_OFF_DATA, RULES, Circumstances
+from core.fitting import FITTING_RULES, READ_OFF_DATA, Circumstances
 from core.values import as_setting
 from tune.engine.resources import Machine, TrialResources
 from tune.request.request import StudyRequest
@@ -27,18 +27,18 @@ KEPT = "auto"
 """The key of a study's facts that holds the measurement of its data."""
 
 
-def resolved(request: StudyRequest, facts: Mapping[str, Any]) -> StudyRequest:
+def resolved_request(request: StudyRequest, facts: Mapping[str, Any]) -> StudyRequest:
     """The request of a study that has begun, with `auto` as its facts have it.
 
     Rules of a later version than this one leave open what they would say.
     """
     kept = facts.get(KEPT, {})
-    known = kept if kept.get("rules", 0) in RULES else {}
+    known = kept if kept.get("rules", 0) in FITTING_RULES else {}
     auto = Circumstances.from_json(known, "bf16" if precision_in(facts) == "bf16" else "fp32")
     return replace(request, space=replace(request.space, auto=auto))
 
 
-def circumstances(
+def study_circumstances(
     request: StudyRequest,
     before: Mapping[str, Any] | None,
     data: Dataset | None,
@@ -55,17 +55,17 @@ def circumstances(
     kept = (before or {}).get(KEPT, {})
     if kept:
         rules = kept.get("rules")
-        if rules not in RULES:
+        if rules not in FITTING_RULES:
             raise StudyError(
                 f"study {request.study} reads `auto` off its data by rules {rules!r:.20} of a later"
-                f" version, and this one has {max(RULES)}; continue it with that version"
+                f" version, and this one has {max(FITTING_RULES)}; continue it with that version"
             )
         return Circumstances.from_json(kept, precision), said
-    wanted = data is not None and leaves_open(request)
+    wanted = data is not None and settings_left_open(request)
     return Circumstances(precision, measure(data) if data is not None and wanted else None), said
 
 
-def leaves_open(request: StudyRequest) -> list[str]:
+def settings_left_open(request: StudyRequest) -> list[str]:
     """The settings that some trial, or a try after training, leaves to the data."""
     tried = request.after_training
     return sorted(
@@ -75,13 +75,13 @@ def leaves_open(request: StudyRequest) -> list[str]:
     )
 
 
-def facts_of(request: StudyRequest) -> dict[str, Any]:
+def measurement_facts(request: StudyRequest) -> dict[str, Any]:
     """The measurement of the data as a study's facts keep it; empty where nothing is read off."""
     auto = request.space.auto
     return {KEPT: auto.to_json()} if auto is not None and auto.data is not None else {}
 
 
-def said_of_data(request: StudyRequest) -> Iterator[str]:
+def sentences_on_data(request: StudyRequest) -> Iterator[str]:
     """A sentence for each setting that is read off the data, with its value and why.
 
     A value may depend on settings that are searched, or differ between variants: then it is that of

@@ -37,17 +37,17 @@ from tune.engine.packing import (
     Conditions,
     Packing,
     heaviest,
-    remembered,
     remembered_fact,
+    remembered_packing,
     unmeasured_to_json,
     what_matters,
 )
 from tune.engine.rehearsal import (
-    Inputs,
     NotMeasured,
+    RehearsalInputs,
     TimeIsUp,
     gpus_here,
-    pack,
+    measure_packing,
     usual_seconds,
 )
 from tune.engine.worker import MakeTrial, seconds_of_lost_epoch
@@ -55,7 +55,7 @@ from tune.ledger.claim import Claim
 from tune.ledger.ledger import MAX_LOST, Ledger
 from tune.ledger.records import State, TrialRecord
 from tune.redaction import without_password
-from tune.store.folder import FORMAT, checkpoint_path
+from tune.store.folder import STUDY_FORMAT, checkpoint_path
 from tune.study import confirmation, pace
 from tune.study.candidates import candidates, continued_names, may_be_continued, to_continue
 from tune.study.duration import Forecast, Span, time_left, time_line
@@ -128,11 +128,11 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
                 service.close()
             elif plan.request.resources.mps is not False:
                 say(console, service.why)
-            describe(plan)
+            write_study_json(plan)
             inputs = TrialInputs(plan.data, weights, plan.resources.cpus, plan.resources.gpus > 0)
             make_trial = functools.partial(trials.make, inputs=inputs)
             measures = trials.trains and not console.quiet  # nobody reads the estimate otherwise
-            forecast = pace.forecast(plan, ledger.records, measures)
+            forecast = pace.forecast_plan(plan, ledger.records, measures)
             phase = _search_phase(plan, ledger)
             continues = confirmation.continues(plan.storage, plan.request)
             while True:
@@ -146,7 +146,7 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
                 forecast = replace(forecast, continuing=())
             _remove_weights_that_lost(phase, (), set())
             repeats = plan.repeats
-            points = confirmation.points(ledger.records, plan.request, repeats)
+            points = confirmation.confirming_points(ledger.records, plan.request, repeats)
             if not points:
                 return True
             confirming = Ledger(claim, confirmation.confirming_request(plan.request), points)
@@ -252,16 +252,16 @@ def _measured(
     failed = remembered_fact(plan.folder.packing, conditions, FAILED)
     if failed is not None:
         raise NotMeasured(failed)
-    packing = remembered(plan.folder.packing, conditions)
+    packing = remembered_packing(plan.folder.packing, conditions)
     if packing is None:
         before = remembered_fact(plan.folder.packing, conditions, CUT_SHORT) or 0
         alive(max(usual_seconds(len(conditions.gpus)), MORE * float(before)))
         say(console, "Measuring how many trials share a GPU")
-        inputs = Inputs(config, plan.data, weights.get(weights_key(config.model)))
+        inputs = RehearsalInputs(config, plan.data, weights.get(weights_key(config.model)))
         in_turns = service.without if service.runs else nullcontext
         begin = time.monotonic()
         try:
-            packing = pack(conditions, plan.machine, inputs, in_turns, alive)
+            packing = measure_packing(conditions, plan.machine, inputs, in_turns, alive)
         except NotMeasured as reason:
             fact: tuple[str, str | float] = (FAILED, str(reason))
             if isinstance(reason, TimeIsUp):
@@ -321,7 +321,7 @@ def _search_phase(plan: StudyPlan, ledger: Ledger) -> _Phase:
         paused=lambda: may_be_continued(ledger.records, request),
         followed=lambda: bool(
             to_continue(ledger.records, request)
-            or confirmation.points(ledger.records, request, plan.repeats)
+            or confirmation.confirming_points(ledger.records, request, plan.repeats)
         ),
     )
 
@@ -736,7 +736,7 @@ class _Conductor:
         write_atomically(self._phase.table, table.encode())
 
 
-def describe(plan: StudyPlan) -> None:
+def write_study_json(plan: StudyPlan) -> None:
     """Write study.json; the date of creation in it stays that of the first time."""
     folder = plan.folder
     created = (
@@ -747,7 +747,7 @@ def describe(plan: StudyPlan) -> None:
     write_json_atomically(
         folder.description,
         {
-            "format": FORMAT,
+            "format": STUDY_FORMAT,
             "study": plan.request.study,
             "created": created,
             "command": shlex.join(

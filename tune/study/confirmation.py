@@ -182,7 +182,7 @@ def shortage(request: StudyRequest, repeats: Sequence[Repeat]) -> str | None:
     )
 
 
-def points(
+def confirming_points(
     records: Sequence[TrialRecord], request: StudyRequest, repeats: Sequence[Repeat]
 ) -> tuple[Point, ...]:
     """The trials that confirm the best of a search.
@@ -285,7 +285,7 @@ def read_confirmation(
             record for record in there if record is not None and record.state is not State.RUNNING
         ]
         ended += len(done)
-        trouble = _trouble(folder, done)
+        trouble = _why_not_chosen(folder, done)
         if trouble is not None:
             notes.append(f"{candidate.name} is left out of the choice: {trouble}")
         elif len(done) == len(repeats):
@@ -318,7 +318,7 @@ def read_confirmation(
     )
 
 
-def _trouble(folder: StudyFolder, ended: Sequence[TrialRecord]) -> str | None:
+def _why_not_chosen(folder: StudyFolder, ended: Sequence[TrialRecord]) -> str | None:
     """Why a candidate cannot be chosen, whatever the results of its other repeats; None if it
     can.
     """

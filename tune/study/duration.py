@@ -20,13 +20,13 @@ from tune.ledger.records import State, TrialRecord
 from tune.request.request import StudyRequest
 from tune.stopping.rule import StoppingRule
 
-START_SECONDS = (5.0, 45.0)
+OVERHEAD_SECONDS = (5.0, 45.0)
 """Seconds, at least and at most, from the command to the first epoch, and for the report: processes
 start, libraries are imported."""
-BESIDE = 1.3
+SLOWER_BESIDE = 1.3
 """Largest factor by which an epoch takes longer where other trials run beside it: they share
 memory, and what an epoch takes outside of its own seconds is in it too."""
-SPREAD = 0.3
+EPOCH_SPREAD = 0.3
 """Spread of the seconds of an epoch over trials, relative to their mean, before trials show it."""
 ENDED_BEFORE = 4
 """The expected numbers of epochs weigh as many trials as this beside those that ended."""
@@ -48,7 +48,7 @@ class Span:
         return Span(self.low + other.low, self.high + other.high)
 
 
-NOTHING = Span(0.0, 0.0)
+NO_TIME = Span(0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Forecast:
     parallel: int
     epoch: Span | None = None
     continuing: tuple[Span, ...] = ()
-    trying: Span = NOTHING
+    trying: Span = NO_TIME
     evaluating: Span = Span(0.0, 1.0)
 
     def left(
@@ -169,8 +169,8 @@ def seconds_of_an_epoch(records: Iterable[TrialRecord], before: Span | None = No
         return before
     mean = statistics.fmean(means)
     if not mean > 0:
-        return NOTHING
-    spread = SPREAD
+        return NO_TIME
+    spread = EPOCH_SPREAD
     if before is not None and before.low > 0:
         spread = max(spread, (before.high / before.low - 1) / 4)
     squares = 2 * spread**2 + sum((one / mean - 1) ** 2 for one in means)
@@ -288,12 +288,12 @@ def _wall(trainings: Sequence[Span], epoch: Span, parallel: int, longest: float)
     At worst the longest begins last, when all others end.
     """
     if not trainings:
-        return NOTHING
+        return NO_TIME
     at_once = min(parallel, len(trainings))
     low = max(sum(one.low for one in trainings) / at_once, longest)
     high = sum(one.high for one in trainings) / at_once
     high += (1 - 1 / at_once) * max(one.high for one in trainings)
-    return Span(low * epoch.low, high * epoch.high * BESIDE)
+    return Span(low * epoch.low, high * epoch.high * SLOWER_BESIDE)
 
 
 def time_line(
@@ -314,7 +314,7 @@ def time_line(
         )
     if left is None or left.high < SHOWN_SECONDS:
         return None
-    left = left + Span(*START_SECONDS)
+    left = left + Span(*OVERHEAD_SECONDS)
     what = "left of this study" if runs_already else "for this study"
     line = f"Time: {as_time_span(left.low, left.high)} {what} on this machine"
     if on_processors and left.low >= LONG_SECONDS:

@@ -30,7 +30,11 @@ _GROWING = ("space", "variants", "seeds")
 """The parts of a request that may grow while a study goes on."""
 _EXTENT = ("low", "high", "choices")
 """The parts of a setting's domain that may grow."""
-_KINDS = {"request": "another request", "data": "other data", "weights": "other pretrained weights"}
+_FACTS_IN_WORDS = {
+    "request": "another request",
+    "data": "other data",
+    "weights": "other pretrained weights",
+}
 _ANOTHER = "give this search another --study name"
 
 
@@ -47,7 +51,7 @@ def study_facts(request: StudyRequest, data: Dataset | None) -> dict[str, Any]:
         name: value for name, value in asked["search"].items() if name != "trials"
     }  # a study may be continued with more trials
     of_data = {} if data is None else {"data": data.fingerprint}
-    return {"request": asked} | of_data | automatic.facts_of(request)
+    return {"request": asked} | of_data | automatic.measurement_facts(request)
 
 
 def refuse_other_facts(
@@ -61,7 +65,9 @@ def refuse_other_facts(
     if before is None:
         return
     _refuse_less(before.get("request", {}), now.get("request", {}), folder)
-    for kind, (old, new) in {name: (before.get(name), now.get(name)) for name in _KINDS}.items():
+    for kind, (old, new) in {
+        name: (before.get(name), now.get(name)) for name in _FACTS_IN_WORDS
+    }.items():
         if old is None or new is None:
             continue
         if kind == "request":
@@ -76,7 +82,7 @@ def refuse_other_facts(
         different = _difference(old, new)
         if different is not None:
             raise StudyError(
-                f"{folder.path} is a study with {_KINDS[kind]}: {different}; "
+                f"{folder.path} is a study with {_FACTS_IN_WORDS[kind]}: {different}; "
                 f"go back to that, or {_ANOTHER}"
             )
 

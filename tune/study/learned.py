@@ -43,7 +43,7 @@ def remedies(records: Sequence[TrialRecord]) -> str:
 
     def had(name: str) -> str:
         values = list(dict.fromkeys(settings[name] for settings in tried if name in settings))
-        return f"{name} was {_tried(values)}" if values else name
+        return f"{name} was {_tried_values(values)}" if values else name
 
     return (
         f"to try: more epochs ({had('optim.epochs')}), a higher learning rate"
@@ -54,7 +54,7 @@ def remedies(records: Sequence[TrialRecord]) -> str:
     )
 
 
-def _tried(values: Sequence[Value]) -> str:
+def _tried_values(values: Sequence[Value]) -> str:
     numbers = [
         value for value in values if isinstance(value, int | float) and not isinstance(value, bool)
     ]

@@ -49,7 +49,7 @@ def storage_of(options: Options, folder: StudyFolder) -> str:
     return options.storage or f"sqlite:///{folder.path / 'study.db'}"
 
 
-def recall(options: Options, folder: StudyFolder, moved: bool = False) -> Options:
+def recall_options(options: Options, folder: StudyFolder, moved: bool = False) -> Options:
     """The options, with the study's own addresses of ledger and tracker where the command gives
     none.
 

@@ -17,7 +17,7 @@ from core.config import DataConfig, TrialConfig
 from core.data.dataset import Dataset
 from core.data.split import split
 from core.errors import CellTuneError
-from core.prediction.choice import looks
+from core.prediction.choice import looks_needed
 from core.sample import Sample
 from core.training.trial import Trial
 from core.training.visits import Visits
@@ -27,18 +27,18 @@ from tune.ledger.reading import read_ledger
 from tune.ledger.records import State, TrialRecord
 from tune.study import confirmation
 from tune.study.candidates import to_continue
-from tune.study.duration import NOTHING, SHOWN_SECONDS, Forecast, Span, forecast_of, time_line
+from tune.study.duration import NO_TIME, SHOWN_SECONDS, Forecast, Span, forecast_of, time_line
 from tune.study.plan import StudyPlan
 
-SECONDS = 8.0
+MEASURING_SECONDS = 8.0
 """Seconds that measuring one configuration should take; what they do not suffice for is
 extrapolated from smaller images."""
-PARTS = (0.25, 0.5, 1.0)
+MEASURED_PARTS = (0.25, 0.5, 1.0)
 """Sizes of the image that are measured, as parts of its side, smallest first."""
 IN_A_BATCH = 0.7
 """Seconds of an image in a batch, as a part of those of an image alone, at least: 0.72 was measured
 in a batch of two (results/LOG.md, 2026-11-30)."""
-LEAST_SIDE = 64
+LEAST_MEASURED_SIDE = 64
 """Pixels; batch norm that learns from one smaller image fails, since its last map is one pixel."""
 SLOWEST = (0.5, 2.5e-5)
 """Seconds that an image may take on a processor, training and evaluation together, and seconds for
@@ -65,7 +65,7 @@ class Pace:
         return trained * self.trained + validated * self.evaluated
 
 
-def forecast(
+def forecast_plan(
     plan: StudyPlan,
     searched: Sequence[TrialRecord],
     measures: bool,
@@ -107,9 +107,9 @@ def dry_time_line(plan: StudyPlan) -> str | None:
     records = () if searched is None else searched.records
     confirming = confirmation.read_confirmation(plan.folder, plan.storage, plan.request, records)
     confirmed = () if confirming is None else confirming.records
-    known = forecast(plan, records, measures=True, confirmed=confirmed)
+    known = forecast_plan(plan, records, measures=True, confirmed=confirmed)
     if searched is not None and searched.finished(plan.request.planned_trials):
-        points = confirmation.points(records, plan.request, plan.repeats)
+        points = confirmation.confirming_points(records, plan.request, plan.repeats)
         known = replace(known, confirming=known.confirming[: len(points)])
     return time_line(
         known.left(records, confirmed),
@@ -154,7 +154,7 @@ def _seconds_of_an_epoch(plan: StudyPlan, known: Forecast) -> Span | None:
     configs = dict.fromkeys([_typical(plan), heaviest(plan.request.space)])
     try:
         seconds = [
-            measured(config, plan.data, plan.resources.cpus).epoch(*sizes) for config in configs
+            measure_pace(config, plan.data, plan.resources.cpus).epoch(*sizes) for config in configs
         ]
     except (CellTuneError, RuntimeError, ValueError, MemoryError):
         return None  # the trial itself will say what is wrong; an estimate stops no study
@@ -170,10 +170,10 @@ def _after_training(plan: StudyPlan) -> tuple[Span, Span]:
     request, config = plan.request, _typical(plan)
     others = config.other_predictions(request.after_training, request.space.auto)
     if not others:
-        return NOTHING, NOTHING
+        return NO_TIME, NO_TIME
     parts = split(plan.data, config.data)
     sizes = Counter(plan.data.samples[index].size for index in parts.validation)
-    own, tried = (looks(one, sizes, config.data.crop) for one in ([config.predict], others))
+    own, tried = (looks_needed(one, sizes, config.data.crop) for one in ([config.predict], others))
     trained, validated = len(parts.train), len(parts.validation)
     low, high = (factor * validated for factor in EVALUATED)
     return (
@@ -194,7 +194,9 @@ def _slowest(plan: StudyPlan, images: int) -> float:
     return images * (of_an_image + of_a_pixel * model.image_min_side * model.image_max_side)
 
 
-def measured(config: TrialConfig, data: Dataset, threads: int, seconds: float = SECONDS) -> Pace:
+def measure_pace(
+    config: TrialConfig, data: Dataset, threads: int, seconds: float = MEASURING_SECONDS
+) -> Pace:
     """The pace of a trial on processors, from one image of the data set that has about as many
     instances as the mean.
 
@@ -206,7 +208,9 @@ def measured(config: TrialConfig, data: Dataset, threads: int, seconds: float = 
     """
     before, until = torch.get_num_threads(), time.monotonic() + seconds
     sample, whole = _mean_image(data.samples), config.model.image_min_side
-    sides = dict.fromkeys(min(whole, max(LEAST_SIDE, round(whole * part))) for part in PARTS)
+    sides = dict.fromkeys(
+        min(whole, max(LEAST_MEASURED_SIDE, round(whole * part))) for part in MEASURED_PARTS
+    )
     found: list[tuple[float, Pace]] = []
     try:
         for side in sides:
@@ -215,7 +219,7 @@ def measured(config: TrialConfig, data: Dataset, threads: int, seconds: float = 
                 expected = _at_area(found, scale**2).epoch(1, 1)
                 if time.monotonic() + expected > until:
                     break
-            pace = _of_one_image(_small(config, scale), sample, data, threads)
+            pace = _of_one_image(_smaller_config(config, scale), sample, data, threads)
             found.append((scale**2, pace))
     finally:
         torch.set_num_threads(before)
@@ -247,7 +251,7 @@ def _mean_image(samples: Sequence[Sample]) -> Sample:
     return samples[int(some[np.argmin(np.abs(counts[some] - mean))])]
 
 
-def _small(config: TrialConfig, scale: float) -> TrialConfig:
+def _smaller_config(config: TrialConfig, scale: float) -> TrialConfig:
     """The configuration for one image at a part of its size, without an effect of its training."""
     model, optim = config.model, config.optim
     names = ("image_min_side", "image_max_side")

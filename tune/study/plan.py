@@ -32,7 +32,7 @@ from tune.study.going_on import (
     refuse_smaller_confirmation,
     study_facts,
 )
-from tune.study.options import Options, recall, storage_of
+from tune.study.options import Options, recall_options, storage_of
 from tune.study.reading import without_ledger
 from tune.study.trials import weights_key
 from tune.tracking.tracker import TrackedStudy, Tracker, tracker_at
@@ -129,7 +129,7 @@ def check_request(
     said: str | None = None
     folder = StudyFolder(options.results / request.study)
     try:
-        data = datasets.load(
+        data = datasets.load_data(
             request.data, request.reading_again if folder.description.exists() else request.reading
         )
         for config in _data_configs(request.space):
@@ -155,7 +155,7 @@ def check_request(
     except BadRequest as error:
         problems.append(error)
     try:
-        options = recall(options, folder)
+        options = recall_options(options, folder)
         before = remembered_facts(storage_of(options, folder), request.study)
         if before is None and folder.description.exists():
             raise StudyError(
@@ -163,7 +163,7 @@ def check_request(
                     folder, storage_of(options, folder), "give this search another --study name"
                 )
             )
-        auto, said = automatic.circumstances(request, before, data, machine, resources)
+        auto, said = automatic.study_circumstances(request, before, data, machine, resources)
         request = replace(request, space=replace(request.space, auto=auto))
         refuse_other_facts(before, study_facts(request, data), folder)
         refuse_smaller_confirmation(request, storage_of(options, folder), folder)
@@ -198,7 +198,7 @@ def data_advice(request: StudyRequest, data: Dataset) -> list[str]:
     known = request.space.auto
     measurement = known.data if known is not None and known.data else measure(data)
     auto = Circumstances(data=measurement)
-    configs = dict.fromkeys(config.resolved(auto) for config in _tried(request))
+    configs = dict.fromkeys(config.resolved(auto) for config in _tried_configs(request))
     return list(advice(data, measurement, list(configs)))
 
 
@@ -207,7 +207,7 @@ def network_advice(request: StudyRequest) -> list[str]:
     return list(dict.fromkeys(note for model in _models(request.space) for note in model.advice))
 
 
-def _tried(request: StudyRequest) -> Iterator[TrialConfig]:
+def _tried_configs(request: StudyRequest) -> Iterator[TrialConfig]:
     """Configurations with the values that a request tries of the settings on which advice depends:
     all combinations of choices and ends of ranges, unless there are too many.
     """

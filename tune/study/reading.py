@@ -17,7 +17,7 @@ from tune.store.folder import StudyFolder, last_study
 from tune.study import automatic, confirmation
 from tune.study.candidates import continued_names
 from tune.study.confirmation import Confirmation
-from tune.study.options import Options, recall, storage_of
+from tune.study.options import Options, recall_options, storage_of
 from tune.tables import trials_frame
 
 if TYPE_CHECKING:
@@ -119,13 +119,13 @@ def read_study(
     folder = last_study(options.results) if name is None else StudyFolder(options.results / name)
     description = folder.read_description()
     request = request_of(folder)
-    options = recall(options, folder, moved=True)
+    options = recall_options(options, folder, moved=True)
     reading = read_ledger(storage_of(options, folder), request.study)
     if reading is None:
         raise StudyError(
             without_ledger(folder, storage_of(options, folder), "name it with --storage")
         )
-    request = automatic.resolved(request, reading.facts)
+    request = automatic.resolved_request(request, reading.facts)
     return Study(options, folder, request, description, reading)
 
 

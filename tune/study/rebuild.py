@@ -13,7 +13,7 @@ from tune.redaction import without_password
 from tune.request.file import request_of
 from tune.store.folder import StudyFolder
 from tune.study import confirmation
-from tune.study.options import Options, recall, storage_of
+from tune.study.options import Options, recall_options, storage_of
 from tune.study.plan import tracked_study, tracking_of
 from tune.tracking.tracker import Tracker
 
@@ -29,7 +29,7 @@ def rebuild_tracking(options: Options, study: str) -> tuple[int, int, Tracker]:
     folder = StudyFolder(options.results / study)
     request = request_of(folder)
     fingerprint = folder.read_description()["data"]["fingerprint"]
-    options = recall(options, folder)
+    options = recall_options(options, folder)
     tracker, storage = tracking_of(options), storage_of(options, folder)
     before = read_ledger(storage, study)
     if before is None or not before.records:

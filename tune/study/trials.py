@@ -12,7 +12,7 @@ import torch
 
 from core.config import ModelConfig, PredictConfig, TrialConfig, Value
 from core.data.dataset import Dataset
-from core.device import limit_memory, resolve
+from core.device import limit_memory, resolve_device
 from core.errors import ResourceError
 from core.fitting import Circumstances
 from core.network.weights import BaseWeights
@@ -95,7 +95,7 @@ def begin_to_use_gpu(share: float) -> None:
     try:
         if not torch.cuda.is_available():
             raise NoGpu("torch sees none there, although the trial holds one")
-        limit_memory(resolve("cuda:0"), share)
+        limit_memory(resolve_device("cuda:0"), share)
         torch.ones(1, device="cuda:0").sum().item()
     except (NoGpu, RuntimeError, ResourceError) as error:
         if "out of memory" in str(error):

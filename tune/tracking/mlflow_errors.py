@@ -7,10 +7,10 @@ from mlflow.exceptions import MlflowException
 
 from core.errors import CellTuneError
 from core.files import way_out
-from tune.database import cause_of, place_of, refusal
+from tune.database import cause_of, place_of, refusal_of
 from tune.redaction import without_password
 from tune.tracking.mlflow_destination import Destination
-from tune.tracking.tracker import Trouble, first_line
+from tune.tracking.tracker import Trouble, safe_first_line
 
 
 class ExperimentDeletedError(CellTuneError):
@@ -34,7 +34,7 @@ _REFUSED = {
 
 def trouble_of(error: BaseException, destination: Destination) -> Trouble:
     """What an error of MLflow means, and what the user can do."""
-    reason, uri = first_line(error), destination.uri
+    reason, uri = safe_first_line(error), destination.uri
     again = ", then run the same command again"
     if isinstance(error, ExperimentDeletedError):
         return Trouble(
@@ -59,7 +59,7 @@ def trouble_of(error: BaseException, destination: Destination) -> Trouble:
         )
     cause = cause_of(error)
     if cause is not None:
-        meant = refusal(cause, uri)
+        meant = refusal_of(cause, uri)
         return Trouble(meant.reason, f"{meant.way_out}{again}", not meant.transient)
     return _trouble_of_server(error, reason, again)
 

@@ -28,7 +28,7 @@ from core.prediction import trained_model
 from core.values import as_ap50
 from tune.ledger.records import TrialRecord
 from tune.tracking.mlflow_destination import Destination
-from tune.tracking.mlflow_runs import MEASURED, PARENT, StudyRuns, points_of
+from tune.tracking.mlflow_runs import MEASURED, PARENT, StudyRuns, metric_points
 from tune.tracking.tracker import Retraining, TrackedStudy
 
 ALIAS = "best"
@@ -106,7 +106,7 @@ def _log_results(runs: StudyRuns, run: Run, model: LoggedModel, retraining: Retr
     points = []
     for epoch in retraining.epochs:
         at += int(float(epoch["seconds"]) * 1000)
-        points += points_of({**epoch, "at": at})
+        points += metric_points({**epoch, "at": at})
     kept = int(retraining.metrics.get("epoch", len(retraining.epochs)))
     for name, value in retraining.metrics.items():
         shown = f"best_{name}" if name in (*MEASURED, "epoch") else name

@@ -256,7 +256,9 @@ class TrialRuns(TrialsView):
             self._written[trial] = 0
         faults.passing("tracking")
         metrics = [
-            point for epoch in record.epochs[self._written[trial] :] for point in points_of(epoch)
+            point
+            for epoch in record.epochs[self._written[trial] :]
+            for point in metric_points(epoch)
         ]
         self._all.log_metrics(run, metrics)
         self._written[trial] = len(record.epochs)
@@ -335,7 +337,7 @@ def show_report(destination: Destination, study: TrackedStudy, folder: Path) -> 
     return address
 
 
-def points_of(epoch: Mapping[str, Any]) -> list[Metric]:
+def metric_points(epoch: Mapping[str, Any]) -> list[Metric]:
     """An epoch's numbers as metric points, at the time the epoch reached the ledger."""
     at, step = int(epoch["at"]), int(epoch["epoch"])
     values: dict[str, Any] = {name: epoch.get(name) for name in MEASURED}

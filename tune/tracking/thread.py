@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tune.ledger.records import TrialRecord
-from tune.tracking.tracker import TrackedStudy, Tracker, TrialsView, Trouble, trouble
+from tune.tracking.tracker import TrackedStudy, Tracker, TrialsView, Trouble, trouble_told_by
 
-RETRY_SECONDS, LASTING_RETRY_SECONDS = 5.0, 30.0
+PASSING_TROUBLE_SECONDS, LASTING_TROUBLE_SECONDS = 5.0, 30.0
 """Seconds before the next attempt, after a passing refusal and after one that lasts until the user
 acts (see `Trouble.lasting`)."""
 
-PAUSE_SECONDS = 1.0
+GATHERING_SECONDS = 1.0
 """Seconds of pause after records were written, in which more records gather. Writing many costs
 little more than writing one, and each call delays the search, since Python runs one thread at a
 time."""
@@ -76,7 +76,7 @@ class TrackingThread:
             try:
                 self._view.close(ended)
             except Exception as error:  # noqa: BLE001  # whatever a tracker raises
-                self.trouble = trouble(self._tracker, error)
+                self.trouble = trouble_told_by(self._tracker, error)
         return unwritten
 
     def _run(self) -> None:
@@ -88,13 +88,15 @@ class TrackingThread:
                 batch, closing = list(self._pending.values()), self._closing
             self.trouble = self._try_to_open() or self._try_to_write(batch)
             if not self.trouble:
-                self._hurry.wait(PAUSE_SECONDS)
+                self._hurry.wait(GATHERING_SECONDS)
             elif closing and self.trouble.lasting:
                 return
             elif closing:
-                self._stopped.wait(RETRY_SECONDS)
+                self._stopped.wait(PASSING_TROUBLE_SECONDS)
             else:
-                self._hurry.wait(LASTING_RETRY_SECONDS if self.trouble.lasting else RETRY_SECONDS)
+                self._hurry.wait(
+                    LASTING_TROUBLE_SECONDS if self.trouble.lasting else PASSING_TROUBLE_SECONDS
+                )
 
     def _try_to_open(self) -> Trouble | None:
         """Open the view if it is not open; returns what went wrong, or None."""
@@ -126,6 +128,6 @@ class TrackingThread:
         return met
 
     def _note(self, error: Exception) -> Trouble:
-        meant = trouble(self._tracker, error)
+        meant = trouble_told_by(self._tracker, error)
         _logger.debug("%s did not take a record: %s", self._tracker.name, meant.reason)
         return meant

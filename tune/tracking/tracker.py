@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from core.config import Value
 from core.extensions import Parts
+from core.text import first_line
 from tune.ledger.records import TrialRecord
 from tune.redaction import without_password
 
@@ -137,7 +138,7 @@ class Tracker(Protocol):
 
     def trouble_of(self, error: Exception) -> Trouble:
         """What an error means that another method raised."""
-        return Trouble(first_line(error))
+        return Trouble(safe_first_line(error))
 
 
 TRACKERS: Parts[Callable[[str | None, Path], Tracker]] = Parts(
@@ -157,15 +158,15 @@ def tracker_at(uri: str | None, results: Path) -> Tracker:
         return TRACKERS[name](uri, results)
 
 
-def trouble(tracker: Tracker, error: Exception) -> Trouble:
+def trouble_told_by(tracker: Tracker, error: Exception) -> Trouble:
     """What a tracker's error means, also where the tracker's own `trouble_of` fails."""
     try:
         meant = tracker.trouble_of(error)
     except Exception as other:  # noqa: BLE001  # whatever a tracker raises
-        meant = Trouble(first_line(other))
-    return meant if isinstance(meant, Trouble) else Trouble(first_line(error))
+        meant = Trouble(safe_first_line(other))
+    return meant if isinstance(meant, Trouble) else Trouble(safe_first_line(error))
 
 
-def first_line(error: BaseException) -> str:
+def safe_first_line(error: BaseException) -> str:
     """The first line of an error's message, without passwords."""
-    return without_password((str(error).strip() or type(error).__name__).splitlines()[0][:300])
+    return without_password(first_line(error))

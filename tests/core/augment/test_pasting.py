@@ -16,7 +16,7 @@ from core.sample import MAX_INSTANCES, Sample
 from tests.core.scenes import random_sample
 
 SEEDS = st.integers(0, 2**63 - 1)
-TISSUE = synthetic.make(images=6, side=96).samples
+TISSUE = synthetic.make_cells(images=6, side=96).samples
 
 
 def scenes(seed: int, images: int = 4) -> list[Sample]:

@@ -11,7 +11,7 @@ from scipy import ndimage
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from core.augment import pipeline as augment
-from core.augment.library import FILL, Transformed
+from core.augment.library import FILL_COLOUR, Transformed
 from core.augmentations import AUGMENTATIONS, Augmentation
 from core.config import AugmentConfig
 from core.data import synthetic
@@ -54,7 +54,7 @@ def scene(seed: int = 0, height: int = 96, width: int = 120) -> tuple[np.ndarray
 def call(
     config: AugmentConfig, seed: int = 0, image_seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    augmenter = augment.build(config)
+    augmenter = augment.build_augmenter(config)
     assert augmenter is not None
     return augmenter(*scene(image_seed), np.random.default_rng(seed))
 
@@ -67,7 +67,7 @@ def transforms(augmenter: augment.Augmenter) -> list[albumentations.BasicTransfo
 
 
 def test_nothing_switched_on_is_no_augmentation():
-    assert augment.build(AugmentConfig()) is None
+    assert augment.build_augmenter(AugmentConfig()) is None
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
@@ -125,7 +125,7 @@ def test_flips_and_quarter_turns_together_make_the_eight_views_equally_often():
         for quarters in range(4)
     ]
     config = AugmentConfig(horizontal_flip=True, vertical_flip=True, quarter_turns=True)
-    augmenter = augment.build(config)
+    augmenter = augment.build_augmenter(config)
     counts = dict.fromkeys((view.tobytes() + bytes(view.shape) for view in views), 0)
     assert len(counts) == 8
     for seed in range(1600):
@@ -140,7 +140,7 @@ def test_flips_and_quarter_turns_together_make_the_eight_views_equally_often():
 @given(seed=SEEDS)
 def test_augmenting_label_maps_equals_augmenting_mask_by_mask(switches, seed):
     image, label_maps = scene(seed % 7)
-    augmenter = augment.build(always(*switches))
+    augmenter = augment.build_augmenter(always(*switches))
     numbers = np.unique(label_maps)[1:]
     stack = np.array([(label_maps == number).any(axis=0) for number in numbers]).astype(np.uint16)
     image_a, changed_maps = augmenter(image, label_maps, np.random.default_rng(seed))
@@ -156,7 +156,7 @@ def test_label_maps_agree_with_albumentations_own_pipeline_of_binary_masks():
     label_map = label_maps[0]
     numbers = np.unique(label_map)[1:]
     config = always("affine", "elastic")
-    augmenter = augment.build(config)
+    augmenter = augment.build_augmenter(config)
     steps = transforms(augmenter)
     pipeline = albumentations.Compose(steps)
     for step, seed in zip(
@@ -210,25 +210,25 @@ def test_what_comes_in_from_outside_is_neutral_in_colour_and_belongs_to_no_insta
     strengths = {"shift": 0.3, "elastic_alpha": 300.0, "scale_jitter_high": 1.0}
     config = always(switch).model_copy(update=strengths)
     for seed in range(5):
-        changed_image, changed_maps = augment.build(config)(
+        changed_image, changed_maps = augment.build_augmenter(config)(
             image, label_maps, np.random.default_rng(seed)
         )
         outside = changed_maps[0] == 0
         assert outside.any()
         deep = ndimage.binary_erosion(outside, iterations=2)  # linear interpolation mixes the edge
-        assert (changed_image[deep] == FILL).all()
+        assert (changed_image[deep] == FILL_COLOUR).all()
 
 
 def test_two_calls_with_equally_seeded_generators_are_bit_identical_whatever_the_global_state():
     config = always(*SWITCHES)
-    augmenter = augment.build(config)
+    augmenter = augment.build_augmenter(config)
     first = augmenter(*scene(), np.random.default_rng([1, 3, 0, 7]))
     for disturbance in range(3):
         random.seed(disturbance)
         np.random.seed(disturbance)  # noqa: NPY002
         torch.manual_seed(disturbance)
         augmenter(*scene(disturbance), np.random.default_rng(disturbance))
-        for other in (augmenter, augment.build(config)):
+        for other in (augmenter, augment.build_augmenter(config)):
             again = other(*scene(), np.random.default_rng([1, 3, 0, 7]))
             assert np.array_equal(again[0], first[0])
             assert np.array_equal(again[1], first[1])
@@ -246,7 +246,7 @@ def test_the_coins_of_the_switches_are_independent():
     config = AugmentConfig(
         horizontal_flip=True, affine=True, rotate=0, scale=0, shift=0.5, affine_p=0.5
     )
-    augmenter = augment.build(config)
+    augmenter = augment.build_augmenter(config)
     flip, affine = transforms(augmenter)
     tosses = []
     for seed in range(400):
@@ -262,8 +262,8 @@ def test_the_coins_of_the_switches_are_independent():
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_a_switch_changes_nothing_of_what_the_others_draw(switch):
     """So a pair of variants that differ in one switch sees the same flips, shifts and colours."""
-    every = augment.build(always(*SWITCHES))
-    others = augment.build(always(*(name for name in SWITCHES if name != switch)))
+    every = augment.build_augmenter(always(*SWITCHES))
+    others = augment.build_augmenter(always(*(name for name in SWITCHES if name != switch)))
     every(*scene(), np.random.default_rng(3))
     others(*scene(), np.random.default_rng(3))
     drawn = {type(one): one.params for one in transforms(every) if hasattr(one, "params")}
@@ -305,7 +305,7 @@ def test_every_seed_is_the_one_that_the_first_version_drew() -> None:
 
 
 def test_every_draw_is_the_one_that_the_first_version_made() -> None:
-    augmenter = augment.build(always(*FIRST))
+    augmenter = augment.build_augmenter(always(*FIRST))
     image, label_maps = np.zeros((40, 48, 3), np.uint8), np.zeros((1, 40, 48), np.uint16)
     augmenter(image, label_maps, generator(3, Purpose.AUGMENT, 1, 7))
     _, jitter, hue, affine, elastic, blur_or_noise = transforms(augmenter)
@@ -345,7 +345,7 @@ class Borrower(Augmentation):
 
 
 def test_an_augmentation_that_needs_other_images_draws_by_its_name_and_is_given_them() -> None:
-    samples = synthetic.make(images=3, side=32).samples
+    samples = synthetic.make_cells(images=3, side=32).samples
 
     def borrowed(*names: str) -> dict[str, list[int]]:
         borrowers = {name: Borrower() for name in names}
@@ -361,10 +361,10 @@ def test_an_augmentation_that_needs_other_images_draws_by_its_name_and_is_given_
 
 
 def test_what_is_off_needs_no_other_images() -> None:
-    samples = synthetic.make(images=2, side=32).samples
+    samples = synthetic.make_cells(images=2, side=32).samples
     assert augment.build_mixer(always(*SWITCHES), samples) is None
     assert augment.build_mixer(always("copy_paste"), samples) is not None
-    assert augment.build(always("copy_paste")) is None
+    assert augment.build_augmenter(always("copy_paste")) is None
 
 
 def test_only_a_geometric_augmentation_moves_labels() -> None:
@@ -387,7 +387,7 @@ def displacements(alpha: float, sigma: float, side: int, seed: int) -> np.ndarra
     column.
     """
     config = always("elastic").model_copy(update={"elastic_alpha": alpha, "elastic_sigma": sigma})
-    (step,) = transforms(augment.build(config))
+    (step,) = transforms(augment.build_augmenter(config))
     step.set_random_state(np.random.default_rng(seed), random.Random(seed))
     step(image=np.zeros((side, side, 3), np.uint8))
     return step.params["map_x"] - np.arange(side)

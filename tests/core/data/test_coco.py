@@ -17,9 +17,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from core.config import DataConfig
-from core.data import inspect, load
+from core.data import inspect_data, load_data
 from core.data.coco_masks import mask_of
-from core.data.synthetic import make
+from core.data.synthetic import make_cells
 from core.errors import DataError
 from core.labels import rle
 
@@ -97,7 +97,7 @@ def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )  # pycocotools on NumPy 2
 def test_every_instance_has_exactly_the_pixels_that_pycocotools_gives_it(rich: Path) -> None:
     oracle = COCO(rich / "train.json")
-    data = load(str(rich))
+    data = load_data(str(rich))
     assert [(category.id, category.name) for category in data.classes] == [
         (3, "tumour"),
         (12, "lymphocyte"),
@@ -117,7 +117,7 @@ def test_every_instance_has_exactly_the_pixels_that_pycocotools_gives_it(rich: P
 
 
 def test_the_same_cells_as_coco_and_as_synthetic_have_the_same_label_maps(tmp_path: Path) -> None:
-    data = make(images=3, side=64)
+    data = make_cells(images=3, side=64)
     (tmp_path / "train2017").mkdir()
     (tmp_path / "annotations").mkdir()
     content: dict[str, Any] = {
@@ -136,7 +136,7 @@ def test_the_same_cells_as_coco_and_as_synthetic_have_the_same_label_maps(tmp_pa
             annotation = {"id": image_id * 100 + number, "image_id": image_id, "category_id": label}
             content["annotations"].append({**annotation, "segmentation": segmentation})
     (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
-    read = load(str(tmp_path))
+    read = load_data(str(tmp_path))
     for sample, original in zip(read.samples, data.samples, strict=True):
         np.testing.assert_array_equal(sample.image, original.image)
         np.testing.assert_array_equal(sample.label_maps, original.label_maps)
@@ -151,7 +151,7 @@ def test_a_damaged_run_length_encoding_is_refused_or_decodes_to_its_runs(counts:
         crop = mask_of(segmentation, 4, 5)
     except DataError:
         return
-    runs = rle.runs(counts)
+    runs = rle.decode_runs(counts)
     assert sum(runs) == 20
     mask = np.zeros((4, 5), np.bool_)
     h, w = crop.pixels.shape
@@ -205,7 +205,7 @@ def test_an_annotation_that_is_no_mask_is_refused_by_its_id(
     with pytest.raises(
         DataError, match=f"^{re.escape(f'{path}, annotation 2: ')}.*{re.escape(told)}"
     ):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 def changed(*where: str | int, to: Any) -> dict[str, Any]:
@@ -279,18 +279,18 @@ def changed(*where: str | int, to: Any) -> dict[str, Any]:
 )
 def test_a_wrong_entry_is_refused_with_its_place(tmp_path: Path, content: Any, told: str) -> None:
     path = write(tmp_path, content)
-    problems = [str(problem) for problem in inspect(str(tmp_path)).problems]
+    problems = [str(problem) for problem in inspect_data(str(tmp_path)).problems]
     assert any(told in problem for problem in problems), problems
     assert all(problem.startswith(str(path)) for problem in problems)
     with pytest.raises(DataError):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 def test_a_position_counts_the_entries_that_cannot_be_used(tmp_path: Path) -> None:
     content = changed("categories", 1, "id", to=12)
     content["categories"].insert(0, {"name": "without an id"})
     write(tmp_path, content)
-    places = [problem.place for problem in inspect(str(tmp_path)).problems]
+    places = [problem.place for problem in inspect_data(str(tmp_path)).problems]
     assert [place.partition(", ")[2] for place in places] == [
         "category 0 (counted from 0)",
         "category 2 (counted from 0)",
@@ -301,7 +301,7 @@ def test_a_position_counts_the_entries_that_cannot_be_used(tmp_path: Path) -> No
 def test_a_file_that_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
     write(tmp_path, {}).write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(DataError, match=r"train\.json: the file is no JSON"):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 def test_two_annotation_files_are_refused_by_name(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_two_annotation_files_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"there are instances_train2014\.json, instances_train2017\.json"
     ):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 def test_images_may_lie_in_train_in_images_or_beside_the_file(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_images_may_lie_in_train_in_images_or_beside_the_file(tmp_path: Path) ->
         write(folder, document([SQUARE]))
         (folder / place).mkdir(exist_ok=True)
         (folder / "train" / "a.png").rename(folder / place / "a.png")
-        prints.add(load(str(folder)).fingerprint)
+        prints.add(load_data(str(folder)).fingerprint)
     assert len(prints) == 1
 
 
@@ -331,7 +331,7 @@ def test_test_images_are_listed_and_not_decoded(tmp_path: Path) -> None:
     Image.fromarray(RGB[:30]).save(tmp_path / "test" / "b.jpg")
     listed = [{"id": 4, "file_name": "b.jpg", "height": 30, "width": WIDTH}]
     (tmp_path / "test.json").write_text(json.dumps({"images": listed}))
-    (image,) = load(str(tmp_path)).test_images
+    (image,) = load_data(str(tmp_path)).test_images
     assert (image.id, image.file_name, image.height, image.width) == (4, "b.jpg", 30, WIDTH)
     assert Path(image.path) == tmp_path / "test" / "b.jpg"
     listed[0]["file_name"] = "../train/a.png"
@@ -339,7 +339,7 @@ def test_test_images_are_listed_and_not_decoded(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"test\.json, image 0 \(counted from 0\): a file name must stay inside"
     ):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 def test_a_listed_test_image_that_prediction_would_refuse_is_refused_with_the_data_set(
@@ -352,7 +352,7 @@ def test_a_listed_test_image_that_prediction_would_refuse_is_refused_with_the_da
     with pytest.raises(
         DataError, match=r"b\.png: images must have 8 bits a channel, and this one has 16"
     ):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 def test_a_picture_is_turned_by_its_exif_unless_the_listed_size_is_that_of_the_stored_pixels(
@@ -363,24 +363,24 @@ def test_a_picture_is_turned_by_its_exif_unless_the_listed_size_is_that_of_the_s
     exif[0x0112] = 6
     path = tmp_path / "train" / "a.png"
     Image.fromarray(np.rot90(RGB)).save(path, exif=exif)
-    np.testing.assert_array_equal(load(str(tmp_path)).samples[0].image, RGB)
+    np.testing.assert_array_equal(load_data(str(tmp_path)).samples[0].image, RGB)
     Image.fromarray(RGB).save(path, exif=exif)
-    np.testing.assert_array_equal(load(str(tmp_path)).samples[0].image, RGB)
+    np.testing.assert_array_equal(load_data(str(tmp_path)).samples[0].image, RGB)
 
 
 def test_palette_grey_and_rgba_pngs_become_rgb(tmp_path: Path) -> None:
     write(tmp_path, document([SQUARE]))
     path = tmp_path / "train" / "a.png"
     Image.fromarray(np.dstack([RGB, RGB[:, :, 0]])).save(path)
-    np.testing.assert_array_equal(load(str(tmp_path)).samples[0].image, RGB)
+    np.testing.assert_array_equal(load_data(str(tmp_path)).samples[0].image, RGB)
     Image.fromarray(RGB[:, :, 0]).save(path)
     np.testing.assert_array_equal(
-        load(str(tmp_path)).samples[0].image, np.repeat(RGB[:, :, :1], 3, axis=2)
+        load_data(str(tmp_path)).samples[0].image, np.repeat(RGB[:, :, :1], 3, axis=2)
     )
     palette = Image.fromarray(RGB // 64 * 64).quantize(64)
     palette.save(path)
     np.testing.assert_array_equal(
-        load(str(tmp_path)).samples[0].image, np.asarray(palette.convert("RGB"))
+        load_data(str(tmp_path)).samples[0].image, np.asarray(palette.convert("RGB"))
     )
 
 
@@ -391,12 +391,12 @@ def test_sixteen_bit_and_cmyk_pictures_are_refused_by_name(tmp_path: Path) -> No
     with pytest.raises(
         DataError, match=r"a\.png: images must have 8 bits a channel, and this one has 16"
     ):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
     Image.fromarray(RGB).convert("CMYK").save(path, format="JPEG")
     with pytest.raises(
         DataError, match=r"a\.png: an image must be grey, RGB or RGBA, and this one is CMYK"
     ):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -428,7 +428,7 @@ def test_where_no_size_tells_whether_annotations_were_drawn_on_the_turned_pictur
         content["images"] = [{"id": 7, "file_name": "a.png"}]
     write(tmp_path, content)
     Image.fromarray(stored).save(tmp_path / "train" / "a.png", exif=exif)
-    notes = load(str(tmp_path)).notes
+    notes = load_data(str(tmp_path)).notes
     assert (
         any(note.startswith("1 image is turned as EXIF says, and no size tells") for note in notes)
         == noted
@@ -450,7 +450,7 @@ def test_a_truncated_picture_is_refused(tmp_path: Path, kind: str) -> None:
         with pytest.raises(
             DataError, match=r"a\.png: (the file is (damaged|empty)|an image must be a TIFF)"
         ):
-            load(str(tmp_path))
+            load_data(str(tmp_path))
 
 
 def many_cells(
@@ -517,13 +517,13 @@ def each(key: str, **new: Any) -> Any:
 def messages(folder: Path, **settings: Any) -> list[str]:
     return [
         problem.message
-        for problem in inspect(str(folder), DataConfig.model_validate(settings)).problems
+        for problem in inspect_data(str(folder), DataConfig.model_validate(settings)).problems
     ]
 
 
 def refusal(folder: Path, **settings: Any) -> str:
     with pytest.raises(DataError) as refused:
-        load(str(folder), DataConfig.model_validate(settings))
+        load_data(str(folder), DataConfig.model_validate(settings))
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -531,7 +531,7 @@ def refusal(folder: Path, **settings: Any) -> str:
 def plain(folder: Path) -> str:
     """The fingerprint of the same cells as they should be written."""
     many_cells(folder)
-    return load(str(folder)).fingerprint
+    return load_data(str(folder)).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -557,12 +557,12 @@ def plain(folder: Path) -> str:
 )  # fmt: skip
 def test_what_tools_write_otherwise_is_read_the_same(tmp_path: Path, change: Any) -> None:
     many_cells(tmp_path / "other", change)
-    assert load(str(tmp_path / "other")).fingerprint == plain(tmp_path / "plain")
+    assert load_data(str(tmp_path / "other")).fingerprint == plain(tmp_path / "plain")
 
 
 def test_paths_of_windows_are_found(tmp_path: Path) -> None:
     many_cells(tmp_path, each("images", file_name=lambda entry: "train\\" + entry["file_name"]))
-    assert load(str(tmp_path)).instance_counts().sum() == 30
+    assert load_data(str(tmp_path)).instance_counts().sum() == 30
 
 
 def test_sizes_that_are_left_out_are_taken_from_the_images(tmp_path: Path) -> None:
@@ -571,12 +571,12 @@ def test_sizes_that_are_left_out_are_taken_from_the_images(tmp_path: Path) -> No
             del image["height"], image["width"]
 
     many_cells(tmp_path / "other", change)
-    assert load(str(tmp_path / "other")).fingerprint == plain(tmp_path / "plain")
+    assert load_data(str(tmp_path / "other")).fingerprint == plain(tmp_path / "plain")
 
 
 def test_annotation_ids_that_repeat_are_noted_and_all_are_used(tmp_path: Path) -> None:
     many_cells(tmp_path / "other", each("annotations", id=lambda entry: entry["id"] % 6))
-    data = load(str(tmp_path / "other"))
+    data = load_data(str(tmp_path / "other"))
     assert data.instance_counts().sum() == 30
     assert "24 annotations with an id that another one has; all are used" in data.notes
 
@@ -589,7 +589,7 @@ def test_one_polygon_without_a_pixel_is_named_and_left_out_when_asked(tmp_path: 
     told = refusal(tmp_path)
     assert told.startswith(f"{path}, annotation 4: segmentation must cover at least one pixel")
     assert "`--set data.skip_bad=true` skips and counts" in told
-    data = load(str(tmp_path), DataConfig(skip_bad=True))
+    data = load_data(str(tmp_path), DataConfig(skip_bad=True))
     assert data.instance_counts().sum() == 29
     assert data.notes == (
         (
@@ -603,7 +603,7 @@ def test_a_missing_image_is_left_out_when_asked(tmp_path: Path) -> None:
     many_cells(tmp_path)
     (tmp_path / "train" / "picture 02.png").unlink()
     assert "'picture 02.png' is not there" in refusal(tmp_path)
-    data = load(str(tmp_path), DataConfig(skip_bad=True))
+    data = load_data(str(tmp_path), DataConfig(skip_bad=True))
     assert [sample.name for sample in data.samples] == [
         f"picture {number:02d}.png" for number in (0, 1, 3, 4)
     ]
@@ -623,7 +623,7 @@ def test_a_data_set_that_is_mostly_bad_is_not_skipped_to_its_rest(tmp_path: Path
 @pytest.mark.parametrize("segmentation", [[], None])
 def test_boxes_without_outlines_are_one_sentence(tmp_path: Path, segmentation: Any) -> None:
     path = many_cells(tmp_path, each("annotations", segmentation=segmentation))
-    (problem,) = inspect(str(tmp_path)).problems
+    (problem,) = inspect_data(str(tmp_path)).problems
     assert str(problem).startswith(
         f"{path}: 30 of 30 annotations are boxes without outlines, as for object detection"
     )
@@ -632,10 +632,10 @@ def test_boxes_without_outlines_are_one_sentence(tmp_path: Path, segmentation: A
 
 def test_one_box_among_outlines_is_its_own_problem(tmp_path: Path) -> None:
     path = many_cells(tmp_path, lambda content: content["annotations"][3].update(segmentation=[]))
-    (problem,) = inspect(str(tmp_path)).problems
+    (problem,) = inspect_data(str(tmp_path)).problems
     assert problem.place == f"{path}, annotation 4"
     assert problem.skippable
-    assert load(str(tmp_path), DataConfig(skip_bad=True)).instance_counts().sum() == 29
+    assert load_data(str(tmp_path), DataConfig(skip_bad=True)).instance_counts().sum() == 29
 
 
 def fractions(entry: dict[str, Any]) -> list[list[float]]:
@@ -649,7 +649,7 @@ def fractions(entry: dict[str, Any]) -> list[list[float]]:
 
 def test_coordinates_that_are_fractions_of_the_image_are_called_that(tmp_path: Path) -> None:
     many_cells(tmp_path, each("annotations", segmentation=fractions))
-    problems = inspect(str(tmp_path)).problems
+    problems = inspect_data(str(tmp_path)).problems
     assert len(problems) == 30
     assert len({problem.cause for problem in problems}) == 1
     assert "look like fractions of the image" in problems[0].message
@@ -678,12 +678,12 @@ def test_masks_that_are_not_where_their_own_bbox_is_are_suspected(
     tmp_path: Path, change: Any, told: str
 ) -> None:
     path = many_cells(tmp_path, change, side=(128, 128))
-    (problem,) = inspect(str(tmp_path)).problems
+    (problem,) = inspect_data(str(tmp_path)).problems
     assert problem.place == str(path)
     assert " of 30 annotations have a bbox that is not where their mask is" in problem.message
     assert told in problem.message
     assert "data.allow_suspicious=true" in problem.message
-    assert load(str(tmp_path), DataConfig(allow_suspicious=True)).instance_counts().sum() == 30
+    assert load_data(str(tmp_path), DataConfig(allow_suspicious=True)).instance_counts().sum() == 30
 
 
 @pytest.mark.parametrize("change", [{}, {"bbox": None}, {"area": 1}])
@@ -693,7 +693,7 @@ def test_outlines_beside_the_image_put_the_whole_file_in_doubt_in_one_sentence(
     path = many_cells(
         tmp_path, each("annotations", segmentation=exchanged, **change), side=(96, 160)
     )
-    found = inspect(str(tmp_path))
+    found = inspect_data(str(tmp_path))
     (told,) = found.problems
     assert found.dataset is None or found.dataset.notes == ()
     assert re.match(
@@ -709,7 +709,7 @@ def test_one_outline_beside_the_image_is_its_own_problem(tmp_path: Path) -> None
     path = many_cells(
         tmp_path, lambda content: content["annotations"][3].update(segmentation=beside)
     )
-    (problem,) = inspect(str(tmp_path)).problems
+    (problem,) = inspect_data(str(tmp_path)).problems
     assert str(problem).startswith(
         f"{path}, annotation 4: a polygon must lie in the image (128 wide, 96 high)"
     )
@@ -724,7 +724,7 @@ def test_an_image_most_of_whose_annotations_are_bad_is_skipped_whole_and_no_true
             annotation["segmentation"] = [[5, 5, 5, 5, 5, 5]]
 
     path = many_cells(tmp_path, change)
-    data = load(str(tmp_path), DataConfig(skip_bad=True))
+    data = load_data(str(tmp_path), DataConfig(skip_bad=True))
     assert [sample.name for sample in data.samples] == [
         f"picture {number:02d}.png" for number in range(1, 5)
     ]
@@ -749,7 +749,7 @@ def test_masks_written_row_by_row_are_suspected_and_not_called_semantic(tmp_path
     many_cells(tmp_path, row_by_row)
     (message,) = messages(tmp_path)
     assert "written row by row" in message
-    noted = inspect(str(tmp_path), DataConfig(allow_suspicious=True))
+    noted = inspect_data(str(tmp_path), DataConfig(allow_suspicious=True))
     assert noted.problems == ()
     assert noted.dataset is not None
     assert any("semantic masks" in note for note in noted.dataset.notes)
@@ -772,21 +772,21 @@ def test_a_few_boxes_elsewhere_and_boxes_of_two_corners_are_notes(tmp_path: Path
     )
     assert any(
         "1 of 30 annotations have a bbox that is not where" in note
-        for note in load(str(tmp_path / "few")).notes
+        for note in load_data(str(tmp_path / "few")).notes
     )
     two = each(
         "annotations",
         bbox=lambda e: [*e["bbox"][:2], e["bbox"][0] + e["bbox"][2], e["bbox"][1] + e["bbox"][3]],
     )
     many_cells(tmp_path / "corners", two)
-    assert any("holds two corners" in note for note in load(str(tmp_path / "corners")).notes)
+    assert any("holds two corners" in note for note in load_data(str(tmp_path / "corners")).notes)
 
 
 def test_areas_that_are_not_those_of_the_masks_are_a_note(tmp_path: Path) -> None:
     many_cells(
         tmp_path, lambda content: [entry.update(area=7) for entry in content["annotations"][:8]]
     )
-    notes = load(str(tmp_path)).notes
+    notes = load_data(str(tmp_path)).notes
     assert any(
         "8 of 30 annotations have an area that differs from that of their mask" in note
         for note in notes
@@ -810,7 +810,7 @@ def test_the_heading_that_roboflow_puts_over_its_categories_is_left_out(tmp_path
         {"id": 1, "name": "nucleus", "supercategory": "cells"},
     ]
     many_cells(tmp_path, lambda content: content.update(categories=categories))
-    data = load(str(tmp_path))
+    data = load_data(str(tmp_path))
     assert [category.name for category in data.classes] == ["nucleus"]
     assert any(
         "1 category without annotations that is the supercategory of others" in note
@@ -844,7 +844,7 @@ def test_exports_of_annotation_tools_are_read_where_they_lie(
     path.rename(tmp_path / "other" / file)
     for picture in list((tmp_path / "other" / "train").glob("*.png")):
         picture.rename(tmp_path / "other" / images / picture.name)
-    assert load(str(tmp_path / "other")).fingerprint == plain(tmp_path / "plain")
+    assert load_data(str(tmp_path / "other")).fingerprint == plain(tmp_path / "plain")
 
 
 def test_several_unnamed_files_are_refused_by_name(tmp_path: Path) -> None:
@@ -860,7 +860,7 @@ def test_a_validation_file_that_is_not_read_is_noted(tmp_path: Path) -> None:
     (tmp_path / "valid" / "_annotations.coco.json").write_text("{}")
     assert any(
         note.startswith("valid/_annotations.coco.json is not read")
-        for note in load(str(tmp_path)).notes
+        for note in load_data(str(tmp_path)).notes
     )
 
 
@@ -897,7 +897,7 @@ def test_numbers_that_are_none_end_in_a_sentence(tmp_path: Path, number: str) ->
         )
         assert changed_text != text
         (tmp_path / "train.json").write_text(changed_text)
-        inspect(str(tmp_path))
+        inspect_data(str(tmp_path))
         path.write_text(text)
 
 
@@ -919,7 +919,7 @@ def test_instances_that_lie_on_each_other_by_thousands_end_in_a_sentence_in_time
     started = time.process_time()
     told = [
         problem
-        for problem in inspect(str(tmp_path)).problems
+        for problem in inspect_data(str(tmp_path)).problems
         if "may overlap at one place" in problem.message
     ]
     assert len(told) > 1900
@@ -973,7 +973,7 @@ def test_another_file_of_annotations_beside_the_one_that_is_read_is_noted(tmp_pa
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(path.read_text() if name != "test.json" else '{"images": []}')
     (tmp_path / "info.json").write_text("{}")
-    (note,) = [note for note in load(str(tmp_path)).notes if "not read" in note]
+    (note,) = [note for note in load_data(str(tmp_path)).notes if "not read" in note]
     assert note.startswith(
         "train2.json, annotations/second_half.json is not read, because one file is, "
     )

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from core.data.dataset import Category, assemble, fingerprint, place, renumber
-from core.data.synthetic import make
+from core.data.dataset import Category, assemble, fingerprint, place_labels, renumber
+from core.data.synthetic import make_cells
 from core.errors import DataError
 from core.sample import Sample
 
-DATA = make(images=3, side=48)
+DATA = make_cells(images=3, side=48)
 
 
 def with_changed(array: np.ndarray) -> np.ndarray:
@@ -117,7 +117,7 @@ def test_placed_instances_are_whole_in_the_first_map_where_they_fit(
     placed: list[np.ndarray] = []
     homes: list[int] = []
     for number, (y0, x0, mask) in enumerate(windows, start=1):
-        place(maps, mask * np.uint16(number), y0, x0)
+        place_labels(maps, mask * np.uint16(number), y0, x0)
         full = np.zeros((9, 9), np.bool_)
         full[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] = mask
         taken = {home for home, other in zip(homes, placed, strict=True) if np.any(other & full)}

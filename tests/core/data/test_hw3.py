@@ -17,9 +17,9 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from core.config import DataConfig
-from core.data import inspect, load
+from core.data import inspect_data, load_data
 from core.data.images import MAX_PIXELS, read_rgb, read_size
-from core.data.synthetic import make, write_hw3
+from core.data.synthetic import make_cells, write_hw3
 from core.errors import DataError
 from core.sample import Sample
 
@@ -46,7 +46,7 @@ def pixels_of(sample: Sample, number: int) -> np.ndarray:
 
 def fingerprint_or_sentence(folder: Path) -> str:
     try:
-        return load(str(folder)).fingerprint
+        return load_data(str(folder)).fingerprint
     except DataError as error:
         return str(error)
 
@@ -59,9 +59,9 @@ def mask_with(value: float, dtype: str = "float64") -> np.ndarray:
 
 
 def test_a_data_set_written_as_hw3_and_read_again_is_the_same(tmp_path: Path) -> None:
-    written = make(images=5, side=64, seed=3)
-    write_hw3(written, tmp_path / "cells", test=make(images=2, side=48, seed=4).samples)
-    read = load(str(tmp_path / "cells"))
+    written = make_cells(images=5, side=64, seed=3)
+    write_hw3(written, tmp_path / "cells", test=make_cells(images=2, side=48, seed=4).samples)
+    read = load_data(str(tmp_path / "cells"))
     assert read.fingerprint == written.fingerprint
     assert read.name == "cells"
     assert [(image.id, image.file_name) for image in read.test_images] == [
@@ -69,7 +69,7 @@ def test_a_data_set_written_as_hw3_and_read_again_is_the_same(tmp_path: Path) ->
         (2, "slide01_field2.tif"),
     ]
     for image, sample in zip(
-        read.test_images, make(images=2, side=48, seed=4).samples, strict=True
+        read.test_images, make_cells(images=2, side=48, seed=4).samples, strict=True
     ):
         assert (image.height, image.width) == sample.size
         np.testing.assert_array_equal(read_rgb(Path(image.path)), sample.image)
@@ -78,11 +78,11 @@ def test_a_data_set_written_as_hw3_and_read_again_is_the_same(tmp_path: Path) ->
 def test_the_fingerprint_does_not_depend_on_the_folder_or_on_naming_the_train_folder_itself(
     tmp_path: Path,
 ) -> None:
-    data = make(images=2, side=48)
+    data = make_cells(images=2, side=48)
     write_hw3(data, tmp_path / "one")
     write_hw3(data, tmp_path / "deeper" / "two")
     prints = {
-        load(str(tmp_path / place)).fingerprint for place in ("one", "one/train", "deeper/two")
+        load_data(str(tmp_path / place)).fingerprint for place in ("one", "one/train", "deeper/two")
     }
     assert prints == {data.fingerprint}
 
@@ -92,8 +92,8 @@ def test_the_test_folder_is_no_training_image_and_a_training_image_may_be_called
 ) -> None:
     write_image(tmp_path, "test")
     write_image(tmp_path, "a")
-    assert [sample.name for sample in load(str(tmp_path)).samples] == ["a", "test"]
-    assert [sample.name for sample in load(str(tmp_path / "train")).samples] == ["a"]
+    assert [sample.name for sample in load_data(str(tmp_path)).samples] == ["a", "test"]
+    assert [sample.name for sample in load_data(str(tmp_path / "train")).samples] == ["a"]
 
 
 def test_rgba_rgb_and_grey_images_become_rgb(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_other_kinds_of_image_are_refused_by_name(
     with pytest.raises(
         DataError, match=f"^{re.escape(str(place / 'image.tif'))}: .*{re.escape(named)}"
     ):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -166,13 +166,13 @@ def test_ids_that_are_no_whole_numbers_are_refused_with_value_and_place(
         + re.escape(shown)
         + ".*; export the ids again",
     ):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 def test_a_negative_whole_number_is_refused_in_an_integer_mask(tmp_path: Path) -> None:
     write_image(tmp_path, masks={1: mask_with(-7, "int32")})
     with pytest.raises(DataError, match="holds -7"):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 @given(
@@ -189,7 +189,7 @@ def test_every_id_of_any_data_type_becomes_one_instance_in_ascending_order(ids: 
     with tempfile.TemporaryDirectory() as folder:
         image = np.zeros((*ids.shape, 3), np.uint8)
         write_image(Path(folder), image=image, masks={3: ids})
-        sample = load(folder, DataConfig(allow_suspicious=True)).samples[
+        sample = load_data(folder, DataConfig(allow_suspicious=True)).samples[
             0
         ]  # noise looks like no cells
     known = np.unique(ids[ids != 0])
@@ -214,7 +214,7 @@ def test_the_same_id_in_two_class_files_is_two_instances_and_none_is_lost_where_
             image=np.zeros((9, 11, 3), np.uint8),
             masks=dict(zip((1, 2, 4), masks, strict=True)),
         )
-        sample = load(folder, DataConfig(allow_suspicious=True)).samples[
+        sample = load_data(folder, DataConfig(allow_suspicious=True)).samples[
             0
         ]  # noise looks like no cells
     expected = [
@@ -236,7 +236,7 @@ def test_class_maps_share_a_label_map_where_they_do_not_overlap(tmp_path: Path) 
     left, right, both = np.zeros((3, 20, 30))
     left[:, :10], right[:, 20:], both[5:8] = 1, 1, 4
     write_image(tmp_path, masks={1: left, 2: both, 3: right})
-    sample = load(str(tmp_path)).samples[0]
+    sample = load_data(str(tmp_path)).samples[0]
     assert [sorted(set(np.unique(label_map)) - {0}) for label_map in sample.label_maps] == [
         [1, 3],
         [2],
@@ -246,7 +246,7 @@ def test_class_maps_share_a_label_map_where_they_do_not_overlap(tmp_path: Path) 
 def test_an_image_without_masks_is_a_true_negative(tmp_path: Path) -> None:
     write_image(tmp_path)
     write_image(tmp_path, "b", masks={1: np.zeros((20, 30))})
-    data = load(str(tmp_path))
+    data = load_data(str(tmp_path))
     assert [(len(sample.labels_N), sample.label_maps.shape) for sample in data.samples] == [
         (0, (1, 20, 30))
     ] * 2
@@ -257,13 +257,13 @@ def test_instances_of_one_pixel_and_of_one_row_are_kept(tmp_path: Path) -> None:
     mask = np.zeros((20, 30))
     mask[3, 4], mask[7, 2:9] = 5, 8
     write_image(tmp_path, masks={1: mask})
-    sample = load(str(tmp_path)).samples[0]
+    sample = load_data(str(tmp_path)).samples[0]
     assert [np.count_nonzero(pixels_of(sample, number)) for number in (1, 2)] == [1, 7]
 
 
 def test_classes_above_four_are_added_and_keep_their_number(tmp_path: Path) -> None:
     write_image(tmp_path, masks={7: mask_with(1)})
-    data = load(str(tmp_path))
+    data = load_data(str(tmp_path))
     assert [(category.id, category.name) for category in data.classes][3:] == [
         (4, "class4"),
         (7, "class7"),
@@ -288,7 +288,7 @@ def test_a_mask_that_does_not_fit_its_image_is_refused(
 ) -> None:
     write_image(tmp_path, masks={1: mask})
     with pytest.raises(DataError, match=re.escape(told)):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 def test_more_instances_than_a_label_map_can_count_are_refused(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_more_instances_than_a_label_map_can_count_are_refused(tmp_path: Path) -
     with pytest.raises(
         DataError, match=f"{re.escape(str(place))}/class1.tif: an image can hold 65,535 instances"
     ):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_a_mask_under_a_wrong_name_is_not_overlooked(tmp_path: Path, name: str) 
     place = write_image(tmp_path)
     tifffile.imwrite(place / name, mask_with(1))
     with pytest.raises(DataError, match=re.escape(name)):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 def test_a_mask_in_another_format_is_read_and_never_lost(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_a_mask_in_another_format_is_read_and_never_lost(tmp_path: Path) -> None
             tifffile.imwrite(place / f"class2.{suffix}", ids)
         else:
             Image.fromarray(ids).save(place / f"class2.{suffix}")
-        sample = load(str(tmp_path / suffix)).samples[0]
+        sample = load_data(str(tmp_path / suffix)).samples[0]
         assert sample.labels_N.tolist() == [1, 1, 2, 2]
         np.testing.assert_array_equal(pixels_of(sample, 4), ids == 2)
 
@@ -334,7 +334,7 @@ def test_the_image_may_have_any_format_that_is_read(tmp_path: Path, name: str) -
         tifffile.imwrite(place / name, RGB)
     else:
         Image.fromarray(RGB).save(place / name)
-    (sample,) = load(str(tmp_path)).samples
+    (sample,) = load_data(str(tmp_path)).samples
     np.testing.assert_array_equal(sample.image, read_rgb(place / name))
     assert len(sample.labels_N) == 2
 
@@ -379,14 +379,14 @@ def test_a_file_that_may_be_a_mask_and_is_not_read_is_an_error(
         place / name, format="JPEG" if name.endswith("jpg") else "PNG"
     )
     with pytest.raises(DataError, match=re.escape(told)):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 def test_one_name_that_is_not_read_in_many_folders_is_one_sentence(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         place = write_image(tmp_path, name, masks={1: mask_with(2)})
         (place / f"{name}_preview.png").write_bytes(b"x")
-    (problem,) = inspect(str(tmp_path)).problems
+    (problem,) = inspect_data(str(tmp_path)).problems
     assert problem.place.endswith("a_preview.png")
     assert problem.message.endswith("(2 more folders with one like it)")
 
@@ -396,10 +396,10 @@ def test_what_systems_leave_is_passed_over_and_every_other_file_is_noted(tmp_pat
     for name in (".DS_Store", "Thumbs.db", "._class2.tif", "desktop.ini", "README", "notes.txt"):
         (place / name).write_bytes(b"x")
     (place / "__pycache__").mkdir()
-    assert load(str(tmp_path)).notes == ()
+    assert load_data(str(tmp_path)).notes == ()
     (place / "outline.xml").write_bytes(b"x")
     Image.fromarray(RGB).save(tmp_path / "train" / "loose.png")
-    assert load(str(tmp_path)).notes == (
+    assert load_data(str(tmp_path)).notes == (
         (
             f"1 picture directly in {tmp_path / 'train'} not read, since each image has a folder of"
             " its own: loose.png"
@@ -409,12 +409,12 @@ def test_what_systems_leave_is_passed_over_and_every_other_file_is_noted(tmp_pat
 
 
 def test_images_in_a_folder_beside_train_are_noted(tmp_path: Path) -> None:
-    write_hw3(make(images=3, side=64), tmp_path)
-    assert load(str(tmp_path)).notes == ()
-    write_hw3(make(images=2, side=64), tmp_path / "more")
+    write_hw3(make_cells(images=3, side=64), tmp_path)
+    assert load_data(str(tmp_path)).notes == ()
+    write_hw3(make_cells(images=2, side=64), tmp_path / "more")
     (tmp_path / "more" / "train").rename(tmp_path / "val")
     (tmp_path / "weights" / "old").mkdir(parents=True)
-    data = load(str(tmp_path))
+    data = load_data(str(tmp_path))
     assert len(data.samples) == 3
     (note,) = data.notes
     assert note.startswith(
@@ -427,7 +427,7 @@ def test_an_image_with_a_damaged_mask_is_skipped_whole_where_that_is_asked_for(
 ) -> None:
     write_image(tmp_path, "a", masks={1: mask_with(2), 2: mask_with(0.5)})
     write_image(tmp_path, "b", masks={1: mask_with(2)})
-    data = load(str(tmp_path), DataConfig(skip_bad=True))
+    data = load_data(str(tmp_path), DataConfig(skip_bad=True))
     assert [sample.name for sample in data.samples] == ["b"]
     assert data.notes[0].startswith("data.skip_bad: 1 skipped; ")
 
@@ -437,9 +437,9 @@ def test_an_image_that_is_turned_by_its_exif_stays_as_stored_where_its_masks_wer
 ) -> None:
     place = write_image(tmp_path, masks={1: mask_with(2)})
     tifffile.imwrite(place / "image.tif", RGB, extratags=[(274, 3, 1, 6, True)])
-    np.testing.assert_array_equal(load(str(tmp_path)).samples[0].image, RGB)
+    np.testing.assert_array_equal(load_data(str(tmp_path)).samples[0].image, RGB)
     tifffile.imwrite(place / "class1.tif", np.rot90(mask_with(2), -1))
-    np.testing.assert_array_equal(load(str(tmp_path)).samples[0].image, np.rot90(RGB, -1))
+    np.testing.assert_array_equal(load_data(str(tmp_path)).samples[0].image, np.rot90(RGB, -1))
 
 
 @pytest.mark.parametrize("side", [20, 30])
@@ -448,7 +448,7 @@ def test_a_square_image_that_exif_turns_is_noted_for_its_masks_may_be_drawn_on_e
 ) -> None:
     place = write_image(tmp_path, image=RGB[:, :side], masks={1: mask_with(2)[:, :side]})
     Image.fromarray(RGB[:, :side]).save(place / "image.tif", tiffinfo={274: 8})
-    notes = load(str(tmp_path)).notes
+    notes = load_data(str(tmp_path)).notes
     assert any("turned as EXIF says, and no size tells" in note for note in notes) == (side == 20)
 
 
@@ -464,7 +464,7 @@ def test_back_slashes_ids_as_text_and_sizes_that_are_missing_are_understood(
         {} if unknown == "gone" else {"height": unknown, "width": unknown}
     )
     (tmp_path / "test_image_name_to_ids.json").write_text(json.dumps([entry]))
-    (image,) = load(str(tmp_path)).test_images
+    (image,) = load_data(str(tmp_path)).test_images
     assert (image.id, image.file_name, image.height, image.width) == (7, file_name, 20, 30)
     assert Path(image.path).resolve() == (tmp_path / "test" / "x.tif").resolve()
 
@@ -484,7 +484,7 @@ def test_a_test_image_that_prediction_would_refuse_is_refused_where_it_is_listed
     tifffile.imwrite(tmp_path / "test" / "x.tif", pixels, photometric="rgb")
     (tmp_path / "test_image_name_to_ids.json").write_text('[{"file_name": "x.tif", "id": 1}]')
     with pytest.raises(DataError, match=told):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 WAYS_TO_WRITE = [
@@ -507,7 +507,7 @@ def test_a_truncated_tiff_is_refused_wherever_it_is_cut(
     place = write_image(tmp_path, masks={1: mask_with(2)})
     tifffile.imwrite(place / which, RGB if which == "image.tif" else mask_with(2), **options)
     whole = (place / which).read_bytes()
-    good = load(str(tmp_path)).fingerprint
+    good = load_data(str(tmp_path)).fingerprint
     for length in {
         *range(0, len(whole), max(1, len(whole) // 60)),
         *range(len(whole) - 12, len(whole)),
@@ -529,7 +529,7 @@ def test_a_truncated_tiff_whose_directory_comes_last_is_refused(tmp_path: Path) 
         with pytest.raises(
             DataError, match=r"image\.tif: the file is (damaged|empty)|image\.tif: an image must be"
         ):
-            load(str(tmp_path))
+            load_data(str(tmp_path))
 
 
 @given(data=st.data())
@@ -561,7 +561,7 @@ def test_an_image_over_the_size_limit_is_refused_by_its_header(tmp_path: Path) -
         DataError,
         match=f"may have at most {MAX_PIXELS:,} pixels, and this one has 3,000,000 x 30; cut it",
     ):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 @pytest.mark.parametrize("side", [10_000, 30_000])
@@ -580,7 +580,7 @@ def test_all_problems_are_found_at_once_and_load_says_how_many_more(tmp_path: Pa
     write_image(tmp_path, "b", image=RGB.astype(np.uint16))
     write_image(tmp_path, "c")
     (tmp_path / "train" / "d").mkdir()
-    inspection = inspect(str(tmp_path))
+    inspection = inspect_data(str(tmp_path))
     assert [
         Path(problem.place).relative_to(tmp_path / "train").as_posix()
         for problem in inspection.problems
@@ -596,23 +596,23 @@ def test_all_problems_are_found_at_once_and_load_says_how_many_more(tmp_path: Pa
         DataError,
         match=r"class1.tif: .* \(and 3 more problems\); .*data.skip_bad=true.*; `python -m core",
     ):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 def test_a_missing_folder_is_answered_with_where_to_put_the_images(tmp_path: Path) -> None:
     where = str(tmp_path / "train_set")
     with pytest.raises(DataError, match="there is no such folder") as missing:
-        load(where)
+        load_data(where)
     (tmp_path / "train_set" / "train").mkdir(parents=True)
     with pytest.raises(DataError, match="holds no annotated image") as empty:
-        load(where)
+        load_data(where)
     (tmp_path / "train_set" / "train").rmdir()
     write_image(tmp_path / "train_set", ".hidden")
     with pytest.raises(DataError, match="holds no annotated image"):
-        load(where)
+        load_data(where)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="this is a file"):
-        load(str(tmp_path / "file"))
+        load_data(str(tmp_path / "file"))
     for error in (missing, empty):
         assert f"{where}/train/NAME/image.tif" in str(error.value)
         assert f"{where}/train.json" in str(error.value)
@@ -667,7 +667,7 @@ def test_a_wrong_entry_of_the_test_listing_is_named(
         DataError,
         match=re.escape(f"{listing}, image 1 (counted from 0): ") + ".*" + re.escape(told),
     ):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"file_name": 1}', "[" * 200_000])
@@ -675,11 +675,11 @@ def test_a_listing_that_is_no_list_is_refused(tmp_path: Path, text: str) -> None
     write_image(tmp_path)
     (tmp_path / "test_image_name_to_ids.json").write_text(text)
     with pytest.raises(DataError, match=r"test_image_name_to_ids\.json: the (listing|file)"):
-        load(str(tmp_path))
+        load_data(str(tmp_path))
 
 
 def test_listed_images_without_a_folder_are_refused(tmp_path: Path) -> None:
     write_image(tmp_path)
     (tmp_path / "test_image_name_to_ids.json").write_text('[{"file_name": "x.tif"}]')
     with pytest.raises(DataError, match="test_release is not there; add it"):
-        load(str(tmp_path))
+        load_data(str(tmp_path))

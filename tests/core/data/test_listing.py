@@ -11,14 +11,14 @@ import pytest
 import tifffile
 from PIL import Image
 
-from core.data import TestImage, coco, hw3, list_images, load
+from core.data import TestImage, coco, hw3, list_images, load_data
 from core.data.images import read_test_image
 from core.data.listing import find_listing, look_through
-from core.data.synthetic import make, write_hw3
+from core.data.synthetic import make_cells, write_hw3
 from core.errors import DataError
 
-DATA = make(images=3, side=64)
-TEST = make(images=3, side=48, seed=4).samples
+DATA = make_cells(images=3, side=64)
+TEST = make_cells(images=3, side=48, seed=4).samples
 
 
 def pixels(height: int = 20, width: int = 30, seed: int = 0) -> np.ndarray:
@@ -51,7 +51,7 @@ def refused(where: Path, sentence: str) -> None:
 
 def test_a_data_folder_with_a_test_listing_lists_what_its_reader_lists(tmp_path: Path) -> None:
     write_hw3(DATA, tmp_path / "hw3", TEST)
-    assert list_images(str(tmp_path / "hw3")) == load(str(tmp_path / "hw3")).test_images
+    assert list_images(str(tmp_path / "hw3")) == load_data(str(tmp_path / "hw3")).test_images
     assert [image.id for image in list_images(str(tmp_path / "hw3"))] == [1, 2, 3]
 
     folder = tmp_path / "coco"
@@ -70,7 +70,7 @@ def test_a_data_folder_with_a_test_listing_lists_what_its_reader_lists(tmp_path:
         folder / "annotations" / "image_info_test2017.json",
         [entry(70, "b.png"), entry(4, "c.jpg", 5, 7)],
     )
-    assert list_images(str(folder)) == load(str(folder)).test_images
+    assert list_images(str(folder)) == load_data(str(folder)).test_images
     assert [(image.id, image.file_name) for image in list_images(str(folder))] == [
         (70, "b.png"),
         (4, "c.jpg"),
@@ -184,7 +184,9 @@ def test_one_image_file_is_a_list_of_one(tmp_path: Path) -> None:
 
 
 def test_the_synthetic_data_set_lists_its_own_test_images() -> None:
-    for image, same in zip(list_images("synthetic"), load("synthetic").test_images, strict=True):
+    for image, same in zip(
+        list_images("synthetic"), load_data("synthetic").test_images, strict=True
+    ):
         assert (image.file_name, image.id) == (same.file_name, same.id)
         assert np.array_equal(read_test_image(image), read_test_image(same))
 

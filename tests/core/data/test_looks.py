@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.data.dataset import Category, Dataset, assemble
 from core.data.looks import Looks
-from core.data.synthetic import make
+from core.data.synthetic import make_cells
 from core.sample import Sample
 
 Pixels = NDArray[np.uint8]
@@ -123,7 +123,7 @@ def test_what_all_images_have_in_common_makes_no_copies() -> None:
 
 
 def test_synthetic_images_are_no_copies_and_share_the_stain_of_their_slides() -> None:
-    looks = Looks(make(images=24, side=64))
+    looks = Looks(make_cells(images=24, side=64))
     assert looks.near_copies() == []
     assert looks.share_colours(of_slide)
 

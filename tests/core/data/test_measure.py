@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from core.data import measure as measuring
 from core.data.dataset import assemble
 from core.data.measure import SIDES, Measurement, measure, most_in_window
-from core.data.synthetic import make
+from core.data.synthetic import make_cells
 
-DATA = make(images=5, side=64)
+DATA = make_cells(images=5, side=64)
 
 boxes = st.lists(
     st.tuples(st.integers(0, 36), st.integers(0, 26), st.integers(1, 14), st.integers(1, 14)),
@@ -68,7 +68,7 @@ def test_what_is_kept_of_a_large_data_set_is_bounded_and_the_same_each_time(
 ) -> None:
     whole = measure(DATA)
     monkeypatch.setattr(measuring, "MOST_INSTANCES", 7)
-    monkeypatch.setattr(measuring, "MOST_IMAGES", 2)
+    monkeypatch.setattr(measuring, "MOST_IMAGE_SIZES", 2)
     some = measure(DATA)
     assert some == measure(DATA)
     assert (len(some.cells), len(some.images)) == (7, 2)

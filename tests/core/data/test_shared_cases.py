@@ -59,7 +59,7 @@ def test_an_input_that_says_what_it_is_is_read_as_it_was_drawn(
     cases.CASES[name](tmp_path)
     assert main([str(tmp_path)]) == 0
     assert "Usable: no problems found." in capsys.readouterr().out
-    data = datasets.load(str(tmp_path))
+    data = datasets.load_data(str(tmp_path))
     assert data.instance_counts().sum() == 5 * cases.CELLS
     for seed, sample in enumerate(data.samples):
         drawn, _, _ = cases.scene(seed)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from core.config import DataConfig
 from core.data.dataset import Category, Dataset, assemble
-from core.data.split import NEAR, Split, copies, group_names, parts, split
-from core.data.synthetic import make
+from core.data.split import NEAR, Split, copies_by_name, group_names, parts_by_name, split
+from core.data.synthetic import make_cells
 from core.errors import DataError
 from core.sample import Sample
 
@@ -197,7 +197,7 @@ def test_a_large_data_set_is_split_in_little_time_and_evenly() -> None:
 
 
 def test_synthetic_slides_are_kept_together() -> None:
-    dataset = make(images=12, side=48)
+    dataset = make_cells(images=12, side=48)
     parts = split(dataset, DataConfig(group_pattern=r"(slide\d+)_", validation_fraction=0.25))
     assert len({dataset.samples[index].name[:7] for index in parts.validation}) == 1
     assert len(parts.validation) == 3
@@ -273,7 +273,7 @@ WINDOWS = [f"biopsy {k} ({number}).jpg" for k in range(6) for number in (1, 2)]
     ],
 )  # fmt: skip
 def test_copies_are_known_by_their_names(names: list[str], first: list[str]) -> None:
-    found = copies(names)
+    found = copies_by_name(names)
     assert found is not None
     assert list(found.groups[0]) == first
     assert len(found.groups) == 6
@@ -296,8 +296,8 @@ def test_copies_are_known_by_their_names(names: list[str], first: list[str]) -> 
 def test_parts_of_one_slide_are_known_by_their_names(
     names: list[str], first: list[str], pattern: str
 ) -> None:
-    assert copies(names) is None
-    found = parts(names)
+    assert copies_by_name(names) is None
+    found = parts_by_name(names)
     assert found is not None
     assert list(found.groups[0]) == first
     assert found.pattern == pattern
@@ -329,5 +329,5 @@ def test_parts_of_one_slide_are_known_by_their_names(
     ],
 )
 def test_names_that_only_number_their_images_are_no_groups(names: list[str]) -> None:
-    assert copies(names) is None
-    assert parts(names) is None
+    assert copies_by_name(names) is None
+    assert parts_by_name(names) is None

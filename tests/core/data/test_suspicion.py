@@ -18,10 +18,10 @@ from PIL import Image
 from scipy import ndimage
 
 from core.config import DataConfig
-from core.data import inspect, load
+from core.data import inspect_data, load_data
 from core.data.dataset import Category, Dataset, assemble
 from core.data.suspicion import SLIVER, components, shapes_of, split_components, suspicions
-from core.data.synthetic import make
+from core.data.synthetic import make_cells
 from core.errors import DataError
 from core.sample import Sample
 
@@ -144,7 +144,7 @@ def test_shapes_are_measured_as_scipy_measures_them(label_map: Labels) -> None:
 
 
 def test_cells_that_are_well_annotated_raise_no_suspicion() -> None:
-    assert suspicions(make(), DataConfig(), "x") == ([], [])
+    assert suspicions(make_cells(), DataConfig(), "x") == ([], [])
     assert suspicions(five(lambda seed: sample_of(f"a{seed}", cells(seed))), DataConfig(), "x") == (
         [],
         [],
@@ -198,11 +198,11 @@ def test_masks_of_one_value_are_called_semantic_and_split_into_cells_when_asked(
     with pytest.raises(
         DataError, match=r"semantic masks.*data\.split_components=true.*data\.allow_suspicious=true"
     ):
-        load(where)
-    split = load(where, DataConfig(split_components=True))
+        load_data(where)
+    split = load_data(where, DataConfig(split_components=True))
     assert split.instance_counts().sum() == sum(cells(seed).max() for seed in range(5))
     assert any("data.split_components: 5 instances became 60" in note for note in split.notes)
-    as_it_is = load(where, DataConfig(allow_suspicious=True))
+    as_it_is = load_data(where, DataConfig(allow_suspicious=True))
     assert as_it_is.instance_counts().sum() == 5
     assert any(
         "data.allow_suspicious: 5 of 5 instances of class1" in note for note in as_it_is.notes
@@ -250,7 +250,7 @@ def test_ids_that_were_interpolated_or_compressed_with_loss_are_suspected(
         tifffile.imwrite(place / "class1.tif", ids)
 
     where = write_hw3(tmp_path, save)
-    problems = inspect(where).problems
+    problems = inspect_data(where).problems
     assert len(problems) == 1
     assert "are slivers along the borders of others" in problems[0].message
     assert "in 5 images (slide0, slide1, slide2 and 2 more)" in problems[0].message
@@ -300,7 +300,7 @@ def test_binary_masks_of_any_kind_of_png_are_called_semantic(tmp_path: Path, kin
             place / "class1.png"
         )
 
-    (problem,) = inspect(write_hw3(tmp_path, save)).problems
+    (problem,) = inspect_data(write_hw3(tmp_path, save)).problems
     assert "(semantic masks)" in problem.message
 
 
@@ -313,7 +313,7 @@ def test_a_mask_of_one_bit_whose_white_is_0_is_read_as_stored_and_suspected_eith
     def save(place: Path, labels: Labels) -> None:
         tifffile.imwrite(place / "class1.tif", (labels > 0) != inverted, photometric="miniswhite")
 
-    (problem,) = inspect(write_hw3(tmp_path, save)).problems
+    (problem,) = inspect_data(write_hw3(tmp_path, save)).problems
     assert told in problem.message
 
 
@@ -325,7 +325,7 @@ def test_ids_resized_by_nearest_neighbour_are_not(tmp_path: Path) -> None:
         resized = small.resize((SIDE, SIDE), Image.Resampling.NEAREST)
         tifffile.imwrite(place / "class1.tif", np.asarray(resized))
 
-    assert load(write_hw3(tmp_path, save)).instance_counts().sum() == 60
+    assert load_data(write_hw3(tmp_path, save)).instance_counts().sum() == 60
 
 
 def test_the_same_instances_in_two_classes_are_suspected(tmp_path: Path) -> None:
@@ -333,7 +333,7 @@ def test_the_same_instances_in_two_classes_are_suspected(tmp_path: Path) -> None
         for number in (1, 2):
             tifffile.imwrite(place / f"class{number}.tif", labels.astype(np.float64))
 
-    (problem,) = inspect(write_hw3(tmp_path, save)).problems
+    (problem,) = inspect_data(write_hw3(tmp_path, save)).problems
     assert (
         "60 instances in 5 images (slide0, slide1, slide2 and 2 more) are annotated twice, 60 in two"
         " classes" in str(problem)
@@ -461,8 +461,8 @@ def test_what_was_allowed_is_noted_and_travels_with_the_data(tmp_path: Path) -> 
         tmp_path,
         lambda place, labels: tifffile.imwrite(place / "class1.tif", labels + np.uint16(1)),
     )
-    assert len(inspect(where).problems) == 1
-    allowed = inspect(where, DataConfig(allow_suspicious=True))
+    assert len(inspect_data(where).problems) == 1
+    allowed = inspect_data(where, DataConfig(allow_suspicious=True))
     assert allowed.problems == ()
     assert allowed.dataset is not None
     assert any(note.startswith("data.allow_suspicious: 5 images") for note in allowed.dataset.notes)

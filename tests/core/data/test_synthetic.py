@@ -7,31 +7,31 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from core.data import load
+from core.data import load_data
 from core.data.dataset import Dataset
-from core.data.synthetic import CLASSES, MOST_HIDDEN, make, write_hw3
+from core.data.synthetic import CLASSES, MOST_HIDDEN, make_cells, write_hw3
 from core.errors import DataError
 
 GOLDEN = "37fade8a2836cf477ba00e73b5d74d1efdc6f663fe67e6f01aac7551f9f12203"
-DATA = make()
+DATA = make_cells()
 
 
 def test_the_pixels_are_the_same_on_every_machine() -> None:
     # Changes only on purpose: measured numbers elsewhere rest on these very pixels.
-    assert make(images=4, side=64, seed=7).fingerprint == GOLDEN
+    assert make_cells(images=4, side=64, seed=7).fingerprint == GOLDEN
 
 
 def test_the_word_synthetic_loads_it() -> None:
-    assert load("synthetic").fingerprint == DATA.fingerprint
+    assert load_data("synthetic").fingerprint == DATA.fingerprint
 
 
 def test_a_field_does_not_depend_on_how_many_are_drawn_and_depends_on_the_seed() -> None:
-    few = make(images=2)
+    few = make_cells(images=2)
     for one, other in zip(few.samples, DATA.samples, strict=False):
         assert one.name == other.name
         np.testing.assert_array_equal(one.image, other.image)
         np.testing.assert_array_equal(one.label_maps, other.label_maps)
-    assert make(images=2, seed=1).fingerprint != few.fingerprint
+    assert make_cells(images=2, seed=1).fingerprint != few.fingerprint
 
 
 def test_by_default_there_are_24_fields_of_96_to_128_pixels_with_about_ten_cells_of_four_classes() -> (
@@ -47,7 +47,7 @@ def test_by_default_there_are_24_fields_of_96_to_128_pixels_with_about_ten_cells
 
 
 def test_instances_are_numbered_from_one_and_each_is_one_visible_piece() -> None:
-    for sample in make(images=9, side=96, seed=2).samples:
+    for sample in make_cells(images=9, side=96, seed=2).samples:
         assert set(np.unique(sample.label_maps)) - {0} == set(range(1, len(sample.labels_N) + 1))
         for number in range(1, len(sample.labels_N) + 1):
             pixels = sample.label_maps[0] == number
@@ -116,4 +116,4 @@ def test_what_hw3_cannot_hold_is_refused(tmp_path: Path) -> None:
     write_hw3(
         replace(DATA, samples=(replace(overlap, labels_N=np.array([1, 2])),)), tmp_path / "good"
     )
-    np.testing.assert_array_equal(load(str(tmp_path / "good")).samples[0].label_maps, maps)
+    np.testing.assert_array_equal(load_data(str(tmp_path / "good")).samples[0].label_maps, maps)

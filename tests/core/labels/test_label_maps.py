@@ -67,7 +67,7 @@ def test_every_instance_is_found_once_with_its_map_area_and_tightest_box(
         assert found.boxes_N4[index].tolist() == box_of(mask)
         assert (label_maps[found.maps_N[index]] == number).any()
         x0, y0, x1, y1 = box_of(mask)
-        crop = masks.crop(label_maps, found, index)
+        crop = masks.crop_mask(label_maps, found, index)
         assert (crop.y0, crop.x0) == (y0, x0)
         assert np.array_equal(crop.pixels, mask[y0:y1, x0:x1])
 
@@ -376,7 +376,7 @@ def test_windows_hold_all_instances_but_the_longest_and_fewer_pixels_than_those_
 ):
     size = 800, 1344
     sides_N2 = scale * np.array(sides, np.float64).reshape(-1, 2)
-    (height, width), count = masks.windows_of(sides_N2, size, proposals, ratio)
+    (height, width), count = masks.window_sizes(sides_N2, size, proposals, ratio)
     order = np.argsort(-sides_N2.max(axis=1, initial=1), kind="stable")
     large, rest = sides_N2[order[:count]], sides_N2[order[count:]]
     assert (ratio * rest <= [height, width]).all()
@@ -444,7 +444,7 @@ def test_pasted_masks_are_pixel_identical_to_those_of_torchvision(seed, height, 
         torch.rand(len(boxes), 1, 1) < 0.5, smooth, torch.rand(len(boxes), 28, 28)
     ).clamp(0, 1)
     wanted = paste_masks_in_image(probs[:, None], boxes_N4, (height, width))[:, 0] > threshold
-    got = masks.paste(probs, boxes_N4, height, width, threshold)
+    got = masks.paste_masks(probs, boxes_N4, height, width, threshold)
     assert np.array_equal(pasted(got, height, width), wanted.numpy())
 
 
@@ -452,10 +452,14 @@ def test_pasted_masks_are_pixel_identical_to_those_of_torchvision(seed, height, 
     "box", [[-30, 5, -10, 15], [5, -30, 15, -10], [70, 5, 90, 15], [5, 70, 15, 90]]
 )
 def test_a_box_outside_the_image_gives_an_empty_mask(box):
-    crops = masks.paste(torch.ones(1, 28, 28), torch.tensor([box], dtype=torch.float32), 50, 60)
+    crops = masks.paste_masks(
+        torch.ones(1, 28, 28), torch.tensor([box], dtype=torch.float32), 50, 60
+    )
     assert [crop.area for crop in crops] == [0]
 
 
 def test_a_pasted_window_is_no_larger_than_its_box_grown_by_the_padding():
-    crops = masks.paste(torch.ones(1, 28, 28), torch.tensor([[100.0, 200, 128, 256]]), 2000, 2000)
+    crops = masks.paste_masks(
+        torch.ones(1, 28, 28), torch.tensor([[100.0, 200, 128, 256]]), 2000, 2000
+    )
     assert crops[0].pixels.shape == (61, 31)  # 30 / 28 of the box, both ends counted

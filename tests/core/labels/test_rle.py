@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
 
 from core.errors import DataError
-from core.labels.rle import encode, runs
+from core.labels.rle import decode_runs, encode
 from core.sample import MaskCrop
 
 
@@ -88,7 +88,7 @@ def test_the_runs_of_an_encoding_add_up_to_the_image_and_rebuild_the_mask(
     drawn: tuple[MaskCrop, int, int],
 ) -> None:
     crop, height, width = drawn
-    lengths = runs(encode(crop, height, width)["counts"])
+    lengths = decode_runs(encode(crop, height, width)["counts"])
     assert sum(lengths) == height * width
     rebuilt = np.repeat(np.arange(len(lengths)) % 2, lengths).reshape(width, height).T
     np.testing.assert_array_equal(rebuilt, full_mask(crop, height, width))
@@ -96,7 +96,7 @@ def test_the_runs_of_an_encoding_add_up_to_the_image_and_rebuild_the_mask(
 
 @given(hnp.arrays(np.bool_, st.tuples(st.integers(1, 20), st.integers(1, 20))))
 def test_compressed_runs_are_read_as_pycocotools_writes_them(mask: np.ndarray) -> None:
-    assert runs(str(by_pycocotools(mask)["counts"])) == runs_pixel_by_pixel(mask)
+    assert decode_runs(str(by_pycocotools(mask)["counts"])) == runs_pixel_by_pixel(mask)
 
 
 def test_a_mirrored_view_is_encoded_like_its_copy() -> None:
@@ -133,7 +133,7 @@ def test_the_longest_runs_of_an_encoding_can_be_read() -> None:
     # Runs of 32 bits, the most that pycocotools holds, with the largest differences up and down.
     lengths = [0, 1, 2**32 - 1, 2**32 - 1, 0, 0, 2**32 - 1]
     encoded = coco_mask.frPyObjects({"size": [2**16, 2**16], "counts": lengths}, 2**16, 2**16)
-    assert runs(encoded["counts"].decode()) == lengths
+    assert decode_runs(encoded["counts"].decode()) == lengths
 
 
 @pytest.mark.parametrize(
@@ -150,4 +150,4 @@ def test_text_that_pycocotools_would_not_write_is_refused(counts: str, told: str
     with pytest.raises(
         DataError, match=f"^counts must be text as pycocotools writes it, and {told}$"
     ):
-        runs(counts)
+        decode_runs(counts)

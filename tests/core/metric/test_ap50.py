@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from core.errors import CheckpointError
 from core.labels.label_maps import find_instances
-from core.metric.ap50 import MatchTable, ap50, balanced_score, match
+from core.metric.ap50 import MatchTable, ap50, balanced_score, match_images
 from core.sample import Detections, MaskCrop, Sample
 from tests.core.scenes import CLASSES, random_detections, random_sample, random_scene
 
@@ -89,7 +89,9 @@ def coco_ap50(
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 3, 7, 11, 100, None]))
 def test_ap50_of_masks_and_boxes_equals_the_full_official_evaluation(seed, max_dets):
     samples, detections = random_scene(seed)
-    for iou_type, table in zip(("segm", "bbox"), match(samples, detections, CLASSES), strict=True):
+    for iou_type, table in zip(
+        ("segm", "bbox"), match_images(samples, detections, CLASSES), strict=True
+    ):
         mean, per_class = coco_ap50(samples, detections, iou_type, max_dets or 10_000)
         score = ap50(table, max_dets)
         assert score.mean == pytest.approx(mean, abs=1e-12, nan_ok=True)
@@ -104,7 +106,7 @@ def test_ap50_equals_the_official_evaluation_where_more_than_100_detections_of_a
     rng = np.random.default_rng(5)
     samples = [random_sample(rng, str(index), [1, 2], 25) for index in range(3)]
     detections = [random_detections(rng, sample, [1, 2], 330) for sample in samples]
-    masks_table, boxes_table = match(samples, detections, CLASSES)
+    masks_table, boxes_table = match_images(samples, detections, CLASSES)
     assert masks_table.rank_D.max() > 100
     for iou_type, table in (("segm", masks_table), ("bbox", boxes_table)):
         capped, uncapped = ap50(table, 100).mean, ap50(table, None).mean
@@ -119,7 +121,7 @@ def test_ap50_equals_the_official_evaluation_where_more_than_100_detections_of_a
 @given(st.integers(0, 2**32 - 1))
 def test_a_match_table_has_one_row_a_detection_by_image_then_descending_score(seed):
     samples, detections = random_scene(seed)
-    for table in match(samples, detections, CLASSES):
+    for table in match_images(samples, detections, CLASSES):
         assert len(table.score_D) == sum(len(found) for found in detections)
         keys = list(zip(table.image_D.tolist(), (-table.score_D).tolist(), strict=True))
         assert keys == sorted(keys)
@@ -152,7 +154,7 @@ def test_perfect_detections_score_one_for_every_class_that_exists(seed):
         perfect.append(
             Detections(truth.boxes_N4[kept].astype(np.float32), sample.labels_N[kept], ones, masks)
         )
-    for table in match(samples, perfect, CLASSES):
+    for table in match_images(samples, perfect, CLASSES):
         scores = [value for value in ap50(table, None).per_class if value is not None]
         assert scores == pytest.approx([1.0] * int(table.truths_IC.any(axis=0).sum()), abs=1e-12)
 
@@ -179,7 +181,7 @@ def simple(
         np.linspace(0.9, 0.5, len(masks), dtype=np.float32),
         tuple(MaskCrop(0, 0, mask) for mask in masks),
     )
-    return match([sample], [found], CLASSES)
+    return match_images([sample], [found], CLASSES)
 
 
 def test_an_overlap_of_exactly_one_half_is_a_match_and_less_is_not():
@@ -249,14 +251,14 @@ def test_matching_writes_into_none_of_its_inputs():
             *(crop.pixels for crop in found.masks),
         ):
             array.setflags(write=False)
-    tables = match(samples, detections, CLASSES)
+    tables = match_images(samples, detections, CLASSES)
     assert len(tables[0].score_D) > 10
 
 
 def test_a_match_table_is_read_as_it_was_written_dtypes_included(tmp_path):
     samples, detections = random_scene(12)
-    empty = match([], [], CLASSES)[0]
-    for number, table in enumerate((*match(samples, detections, CLASSES), empty)):
+    empty = match_images([], [], CLASSES)[0]
+    for number, table in enumerate((*match_images(samples, detections, CLASSES), empty)):
         path = tmp_path / f"epoch-{number:04}.npz"
         table.save(path)
         again = MatchTable.load(path)
@@ -271,7 +273,7 @@ def test_a_match_table_is_read_as_it_was_written_dtypes_included(tmp_path):
 @pytest.mark.parametrize("part", [0.0, 0.01, 0.3, 0.5, 0.9, 0.99])
 def test_a_torn_match_table_is_an_error_that_names_the_file(tmp_path, part):
     path = tmp_path / "epoch-0003.npz"
-    match(*random_scene(12), CLASSES)[0].save(path)
+    match_images(*random_scene(12), CLASSES)[0].save(path)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * part)])
     with pytest.raises(CheckpointError, match=r"epoch-0003\.npz"):
@@ -280,7 +282,7 @@ def test_a_torn_match_table_is_an_error_that_names_the_file(tmp_path, part):
 
 def test_a_damaged_match_table_is_an_error_that_names_the_file_or_is_read_unharmed(tmp_path):
     path = tmp_path / "epoch-0003.npz"
-    table = match(*random_scene(12), CLASSES)[0]
+    table = match_images(*random_scene(12), CLASSES)[0]
     table.save(path)
     data = bytearray(path.read_bytes())
     errors = []

@@ -14,9 +14,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from core.labels import rle
-from core.labels.label_maps import crop, find_instances
-from core.metric.ap50 import ap50, match
-from core.metric.coco_summary import NAMES, coco_summary
+from core.labels.label_maps import crop_mask, find_instances
+from core.metric.ap50 import ap50, match_images
+from core.metric.coco_summary import SUMMARY_NAMES, coco_summary
 from core.sample import Detections, MaskCrop, Sample
 from tests.core.scenes import CLASSES, random_detections, random_sample, random_scene
 
@@ -38,7 +38,7 @@ def official(
                     "image_id": image,
                     "category_id": int(sample.labels_N[number - 1]),
                     "segmentation": rle.encode(
-                        crop(sample.label_maps, instances, row), *sample.size
+                        crop_mask(sample.label_maps, instances, row), *sample.size
                     ),
                     "area": area,
                     "iscrowd": int(sample.crowd_N[number - 1]),
@@ -75,7 +75,9 @@ def official(
         evaluation.accumulate()
         evaluation.summarize()
     stats = np.asarray(evaluation.stats).tolist()
-    return {name: None if value < 0 else value for name, value in zip(NAMES, stats, strict=True)}
+    return {
+        name: None if value < 0 else value for name, value in zip(SUMMARY_NAMES, stats, strict=True)
+    }
 
 
 def larger(
@@ -113,7 +115,7 @@ def test_they_are_those_of_pycocotools(seed: int, factor: int) -> None:
     samples, detections = larger(random_scene(seed), factor)
     expected = official(samples, detections)
     found = coco_summary(samples, detections, CLASSES)
-    assert tuple(found) == NAMES
+    assert tuple(found) == SUMMARY_NAMES
     assert found == pytest.approx(expected, abs=1e-12)
 
 
@@ -145,8 +147,8 @@ def test_instances_of_all_sizes_are_among_those_that_are_compared_with_pycocotoo
 def test_its_ap50_is_ours(seed: int) -> None:
     samples, detections = random_scene(seed)
     found = coco_summary(samples, detections, CLASSES)
-    assert tuple(found) == NAMES
-    ours = ap50(match(samples, detections, CLASSES)[0], 100).mean
+    assert tuple(found) == SUMMARY_NAMES
+    ours = ap50(match_images(samples, detections, CLASSES)[0], 100).mean
     assert (
         found["AP50"] is None if ours != ours else found["AP50"] == pytest.approx(ours, abs=1e-12)
     )
@@ -167,7 +169,7 @@ def test_the_annotations_themselves_have_all_numbers_at_1_but_for_recall_by_one_
                 there.boxes_N4.astype("float32"),
                 sample.labels_N[there.ids_N - 1],
                 there.areas_N.astype("float32") * 0 + 0.5,
-                tuple(crop(sample.label_maps, there, row) for row in range(len(there))),
+                tuple(crop_mask(sample.label_maps, there, row) for row in range(len(there))),
             )
         )
     found = coco_summary(samples, perfect, CLASSES)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from core.labels.label_maps import find_instances
-from core.metric.ap50 import ap50, average_precision, match, match_image
+from core.metric.ap50 import ap50, average_precision, match_image, match_images
 from core.metric.limits import (
     DETECTION_KINDS,
     INSTANCE_KINDS,
@@ -175,7 +175,7 @@ def test_every_instance_and_every_detection_that_counts_is_of_one_kind(
     seed: int, max_dets: int
 ) -> None:
     samples, detections = random_scene(seed)
-    table = match(samples, detections, CLASSES)[0]
+    table = match_images(samples, detections, CLASSES)[0]
     counted_D = ~table.ignored_D & (table.rank_D < max_dets)
     scores = ap50(table, max_dets).per_class
     for label, one in enumerate(limits_of(samples, detections, max_dets), start=1):
@@ -243,7 +243,7 @@ def test_a_class_has_the_ap50_that_it_would_have_if_an_error_were_really_mended(
         mended = [
             really_mended(*pair, label, mend) for pair in zip(samples, detections, strict=True)
         ]
-        table = match([pair[0] for pair in mended], [pair[1] for pair in mended], CLASSES)[0]
+        table = match_images([pair[0] for pair in mended], [pair[1] for pair in mended], CLASSES)[0]
         assert one.mended[mend] == pytest.approx(ap50(table, None).per_class[label - 1], abs=1e-12)
 
 

@@ -438,7 +438,7 @@ def test_detections_and_their_pasted_masks_equal_torchvision(detector: str) -> N
         assert torch.equal(found.scores_N, wanted["scores"])
         assert found.mask_probs_NMM.shape == (len(wanted["scores"]), 28, 28)
         height, width = image.shape[1:]
-        crops = masks.paste(found.mask_probs_NMM, found.boxes_N4, height, width)
+        crops = masks.paste_masks(found.mask_probs_NMM, found.boxes_N4, height, width)
         for crop, full in zip(crops, wanted["masks"][:, 0] > 0.5, strict=True):
             assert np.array_equal(canvas(crop, height, width), full.numpy())
 
@@ -467,7 +467,7 @@ def test_masks_are_learned_and_predicted_at_the_side_that_is_set(side: int, fixe
     found = network.eval().detect([image])[0]
     assert len(found.boxes_N4) > 0
     assert found.mask_probs_NMM.shape[1:] == (side, side)
-    crops = masks.paste(found.mask_probs_NMM, found.boxes_N4, 90, 120)
+    crops = masks.paste_masks(found.mask_probs_NMM, found.boxes_N4, 90, 120)
     full = mask_rcnn_paste(found.mask_probs_NMM[:, None], found.boxes_N4, (90, 120))
     for crop, expected in zip(crops, full[:, 0] > 0.5, strict=True):
         assert np.array_equal(canvas(crop, 90, 120), expected.numpy())

@@ -7,20 +7,20 @@ import torch
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
-from core.network.pooling import SCALES, PyramidPooling, regions_of
+from core.network.pooling import LEVEL_SCALES, PyramidPooling, regions_of
 
 LEVELS = ["0", "1", "2", "3"]
 
 
 def torchvisions(size: int) -> MultiScaleRoIAlign:
     pool = MultiScaleRoIAlign(LEVELS, output_size=size, sampling_ratio=2)
-    pool.scales, pool.map_levels = list(SCALES), initLevelMapper(2, 5)
+    pool.scales, pool.map_levels = list(LEVEL_SCALES), initLevelMapper(2, 5)
     return pool
 
 
 def pyramid(images: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    sides = [int(640 * scale) for scale in SCALES]
+    sides = [int(640 * scale) for scale in LEVEL_SCALES]
     levels = {
         name: torch.randn(images, 6, side, side, generator=generator)
         for name, side in zip(LEVELS, sides, strict=True)

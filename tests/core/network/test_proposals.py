@@ -15,7 +15,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 
 from core.network import proposals
 from core.network.anchors import Anchors
-from core.network.balanced import BalancedSampler, Drawn
+from core.network.balanced import BalancedSampler, ImageDraws
 from core.network.proposals import ProposalNetwork
 from core.network.resizing import ImageBatch
 
@@ -204,7 +204,7 @@ def test_where_nothing_of_a_level_is_drawn_its_gradient_is_zeros() -> None:
     """AdamW leaves out what has none."""
     (network, run), _ = scene(0, depth=1)
     none = torch.zeros(0, dtype=torch.int64)
-    network.sampler = lambda labels: [Drawn(none, torch.tensor([0, 1])) for _ in labels]
+    network.sampler = lambda labels: [ImageDraws(none, torch.tensor([0, 1])) for _ in labels]
     levels = levels_of([(24, 32), (12, 16), (3, 4)])
     sum(run(levels)[1].values()).backward()
     assert levels[0].grad is not None

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torchvision.ops import nms
 
 from core.network import matching, suppression
-from core.network.suppression import ROUNDS, suppress
+from core.network.suppression import ROUNDS, suppress_in_rows
 
 
 def torchvisions(boxes_T4: torch.Tensor, fits_T: torch.Tensor, iou: float) -> torch.Tensor:
@@ -49,9 +49,9 @@ def test_what_is_kept_of_each_row_is_what_torchvision_keeps(
 ) -> None:
     boxes_OT4, fits_OT = rows(seed, count, boxes, spread)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(suppression, "BOXES_AT_ONCE", at_once)
+        patch.setattr(suppression, "BOXES_A_PIECE", at_once)
         patch.setitem(matching.IOU_ENTRIES, "cpu", entries)
-        kept_OT = suppress(boxes_OT4, fits_OT, iou)
+        kept_OT = suppress_in_rows(boxes_OT4, fits_OT, iou)
     for kept_T, boxes_T4, fits_T in zip(kept_OT, boxes_OT4, fits_OT, strict=True):
         assert torch.equal(kept_T, torchvisions(boxes_T4, fits_T, iou))
 
@@ -61,7 +61,7 @@ def test_a_chain_of_as_many_boxes_as_there_are_rounds_is_exact(length: int) -> N
     boxes_T4, fits_T = chain(length), torch.ones(length, dtype=torch.bool)
     wanted_T = torchvisions(boxes_T4, fits_T, 0.7)
     assert torch.equal(wanted_T, torch.arange(length) % 2 == 0)  # every second
-    assert torch.equal(suppress(boxes_T4[None], fits_T[None], 0.7)[0], wanted_T)
+    assert torch.equal(suppress_in_rows(boxes_T4[None], fits_T[None], 0.7)[0], wanted_T)
 
 
 @given(seed=st.integers(0, 2**32), rounds=st.sampled_from([0, 2, 4]))
@@ -70,7 +70,7 @@ def test_with_too_few_rounds_nothing_that_torchvision_keeps_is_missed(
     seed: int, rounds: int
 ) -> None:
     boxes_OT4, fits_OT = rows(seed, 2, 100, 15.0)
-    kept_OT = suppress(boxes_OT4, fits_OT, 0.5, rounds)
+    kept_OT = suppress_in_rows(boxes_OT4, fits_OT, 0.5, rounds)
     for kept_T, boxes_T4, fits_T in zip(kept_OT, boxes_OT4, fits_OT, strict=True):
         assert not (torchvisions(boxes_T4, fits_T, 0.5) & ~kept_T).any()
         assert not (kept_T & ~fits_T).any()
@@ -78,7 +78,7 @@ def test_with_too_few_rounds_nothing_that_torchvision_keeps_is_missed(
 
 def test_a_chain_longer_than_the_rounds_keeps_its_first_boxes_right_and_its_last_ones_all() -> None:
     boxes_T4, fits_T = chain(2 * ROUNDS), torch.ones(2 * ROUNDS, dtype=torch.bool)
-    kept_T = suppress(boxes_T4[None], fits_T[None], 0.7)[0]
+    kept_T = suppress_in_rows(boxes_T4[None], fits_T[None], 0.7)[0]
     assert torch.equal(kept_T[:ROUNDS], torch.arange(ROUNDS) % 2 == 0)
     assert kept_T[ROUNDS + 1 :].all()
 
@@ -90,5 +90,5 @@ def test_many_better_boxes_suppress_as_one_does() -> None:
     boxes_T4 = torch.cat([chain(3)[:1], apart, chain(3)[1:]])
     fits_T = torch.ones(len(boxes_T4), dtype=torch.bool)
     assert torch.equal(
-        suppress(boxes_T4[None], fits_T[None], 0.7)[0], torchvisions(boxes_T4, fits_T, 0.7)
+        suppress_in_rows(boxes_T4[None], fits_T[None], 0.7)[0], torchvisions(boxes_T4, fits_T, 0.7)
     )

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.memory import Made
 from core.labels import label_maps as masks
-from core.network.truths import Truths, first_of
+from core.network.truths import Truths, first_places
 from core.sample import Target
 
 SIZES = {"one size": [(60, 80)] * 3, "two sizes": [(60, 80), (60, 80), (50, 90)]}
@@ -47,14 +47,14 @@ def test_the_instances_of_each_image_come_first_and_zeros_fill_up(
             assert torch.equal(values_N[: len(wanted_N)], wanted_N)
             assert not values_N[len(wanted_N) :].any()
     boxes = truths.by_image(truths.boxes_N4)
-    for first, boxes_N4 in zip(first_of(boxes).tolist(), boxes, strict=False):
+    for first, boxes_N4 in zip(first_places(boxes).tolist(), boxes, strict=False):
         assert torch.equal(truths.boxes_N4[first : first + len(boxes_N4)], boxes_N4)
 
 
 def wanted_masks(given: list[Target], seen: list[tuple[int, int]], *, padded: bool) -> torch.Tensor:
     """The wanted masks of boxes around the instances, by turns."""
     truths = Truths.of(given, seen, padded=padded)
-    first = first_of(truths.by_image(truths.boxes_N4)).tolist()
+    first = first_places(truths.by_image(truths.boxes_N4)).tolist()
     instances, boxes = [], []
     for start, target, (height, width) in zip(first, given, seen, strict=False):
         some = torch.arange(5) % len(target.boxes_N4)

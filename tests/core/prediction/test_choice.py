@@ -9,9 +9,9 @@ import torch
 
 from core.config import PredictConfig, TrialConfig
 from core.data import synthetic
-from core.metric.ap50 import ap50, match
+from core.metric.ap50 import ap50, match_images
 from core.network.build import build_detector
-from core.prediction.choice import best, evaluate
+from core.prediction.choice import best_evaluated, evaluate_candidates
 from core.prediction.detect import predict
 from core.training.trial import Trial
 from tests.core.narrow import narrowed
@@ -33,7 +33,7 @@ SETTINGS: dict[str, Any] = {
     "predict.score_threshold": 0.0,
     "predict.max_detections": 20,
 }
-DATA = synthetic.make(images=4, side=96)
+DATA = synthetic.make_cells(images=4, side=96)
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +64,14 @@ def test_each_candidate_scores_what_a_model_built_with_it_scores(trial: Trial) -
     trained = trial.trained_model()
     state = {name: value.clone() for name, value in trained.model.state_dict().items()}
     samples = [DATA.samples[index] for index in trial.split.validation]
-    evaluated = evaluate(trained, samples, candidates(trained.config.predict))
+    evaluated = evaluate_candidates(trained, samples, candidates(trained.config.predict))
     different = set()
     for one in evaluated:
         model = build_detector(trial.config.model, len(DATA.classes), None, one.config)
         model.load_state_dict(state)
         model.eval()
         expected = [predict([model], sample.image, one.config) for sample in samples]
-        masks, boxes = match(samples, expected, len(DATA.classes))
+        masks, boxes = match_images(samples, expected, len(DATA.classes))
         for found, alone in zip(one.found, expected, strict=True):
             assert np.array_equal(found.boxes_N4, alone.boxes_N4)
             assert np.array_equal(found.scores_N, alone.scores_N)
@@ -88,7 +88,7 @@ def test_a_cap_of_all_classes_scores_what_the_metrics_cap_scores(trial: Trial) -
     trained = trial.trained_model()
     own, samples = trained.config.predict, DATA.samples
     capped = [own.model_copy(update={"class_caps": caps}) for caps in ("0", "1", "4")]
-    free, *others = evaluate(trained, samples, capped)
+    free, *others = evaluate_candidates(trained, samples, capped)
     for cap, one in zip((1, 4), others, strict=True):
         assert one.ap50 == ap50(free.masks, cap).mean
     counts = [sum(map(len, one.found)) for one in (others[0], others[1], free)]
@@ -98,7 +98,7 @@ def test_a_cap_of_all_classes_scores_what_the_metrics_cap_scores(trial: Trial) -
 def test_the_models_own_settings_score_what_its_best_epoch_reported(trial: Trial) -> None:
     trained = trial.trained_model()
     samples = [DATA.samples[index] for index in trial.split.validation]
-    (own,) = evaluate(trained, samples, [trained.config.predict])
+    (own,) = evaluate_candidates(trained, samples, [trained.config.predict])
     assert trial.best is not None
     assert own.ap50 == trial.best.ap50
     assert ap50(own.masks, None).mean == trial.best.ap50_uncapped
@@ -110,7 +110,7 @@ def test_the_model_is_left_with_its_own_settings_and_progress_rises_to_one(trial
     trained = trial.trained_model()
     before = trained.predict(DATA.samples[0].image)
     seen: list[float] = []
-    evaluate(trained, DATA.samples[:2], candidates(trained.config.predict), seen.append)
+    evaluate_candidates(trained, DATA.samples[:2], candidates(trained.config.predict), seen.append)
     assert seen == sorted(seen)
     assert seen[-1] == 1.0
     assert np.array_equal(trained.predict(DATA.samples[0].image).scores_N, before.scores_N)
@@ -122,6 +122,6 @@ def test_the_first_of_equals_is_the_best(trial: Trial) -> None:
     nothing = [
         own.model_copy(update={"score_threshold": 0.999, "flips": flips}) for flips in (False, True)
     ]
-    evaluated = evaluate(trained, DATA.samples[:2], nothing)
+    evaluated = evaluate_candidates(trained, DATA.samples[:2], nothing)
     assert [one.ap50 for one in evaluated] == [0.0, 0.0]
-    assert best(evaluated).config == nothing[0]
+    assert best_evaluated(evaluated).config == nothing[0]

@@ -13,7 +13,7 @@ from core.labels import label_maps as masks
 from core.network.build import build_detector
 from core.network.detector import Detector
 from core.prediction.detect import about_full_tiles, combine, predict
-from core.prediction.merge import suppress
+from core.prediction.merge import suppress_overlapping
 from core.prediction.symmetries import SYMMETRIES, Symmetry
 from core.prediction.tiles import Window, merge_tiles, tiles
 from core.prediction.views import Seen, View, look_at_each, loosest
@@ -48,10 +48,10 @@ def test_suppression_is_that_of_torchvision_by_class(seed: int, count: int, iou:
     scores_N = np.sort(rng.random(count).astype(np.float32))[::-1].copy()
     crops = tuple(MaskCrop(index, 0, np.ones((1, 1), np.bool_)) for index in range(count))
     given_ = Detections(boxes_N4, rng.integers(1, 4, count), scores_N, crops)
-    kept = suppress(given_, iou)
+    kept = suppress_overlapping(given_, iou)
     expected = batched_nms(*map(torch.from_numpy, (boxes_N4, scores_N, given_.labels_N)), iou)
     assert [crop.y0 for crop in kept.masks] == expected.tolist()
-    assert_same_detections(suppress(kept, iou), kept)
+    assert_same_detections(suppress_overlapping(kept, iou), kept)
 
 
 def build(**predict_settings: Any) -> tuple[Detector, PredictConfig]:
@@ -105,7 +105,7 @@ def test_a_prediction_is_the_networks_with_its_masks_pasted() -> None:
     check(found, 70, 100, config)
     assert len(found) <= config.max_detections
     raw = model.detect([torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255])[0]
-    crops = masks.paste(raw.mask_probs_NMM, raw.boxes_N4, 70, 100)
+    crops = masks.paste_masks(raw.mask_probs_NMM, raw.boxes_N4, 70, 100)
     filled = np.array([crop.area > 0 for crop in crops])
     expected = Detections(
         raw.boxes_N4.numpy()[filled],
@@ -155,7 +155,9 @@ def test_tiles_are_predicted_alone_and_merged(flips: bool) -> None:
         crops = tuple(MaskCrop(c.y0 + window.y0, c.x0 + window.x0, c.pixels) for c in piece.masks)
         corner = np.array([window.x0, window.y0] * 2, np.float32)
         pieces.append(Detections(piece.boxes_N4 + corner, piece.labels_N, piece.scores_N, crops))
-    assert_same_detections(found, suppress(merge_tiles(windows, pieces, 64, 112), config.nms_iou))
+    assert_same_detections(
+        found, suppress_overlapping(merge_tiles(windows, pieces, 64, 112), config.nms_iou)
+    )
 
 
 @pytest.mark.parametrize("flips", [False, True])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torchvision.ops import box_iou
 
 from core.config import PredictConfig
-from core.prediction.merge import SIGMA, merge
+from core.prediction.merge import SIGMA, merge_looks
 from core.sample import Detections, MaskCrop
 from tests.core.scenes import assert_same_detections
 
@@ -66,8 +66,8 @@ def test_the_order_of_the_looks_changes_no_bit(
     seed: int, way: str, agreement: float, order: list[int]
 ) -> None:
     looks, how = looks_of(seed, count=4), config(merge=way, agreement=agreement)
-    merged = merge(looks, how)
-    assert_same_detections(merged, merge([looks[number] for number in order], how))
+    merged = merge_looks(looks, how)
+    assert_same_detections(merged, merge_looks([looks[number] for number in order], how))
     assert (np.diff(merged.scores_N) <= 0).all()
     assert (merged.scores_N > 0).all()
     assert all(crop.area > 0 for crop in merged.masks)
@@ -79,18 +79,20 @@ def test_looks_that_see_the_same_are_as_one(
     seed: int, way: str, agreement: float, count: int
 ) -> None:
     (look,) = looks_of(seed, count=1)
-    alone = merge([look], config())  # what a network suppressed
-    assert_same_detections(merge([alone] * count, config(merge=way, agreement=agreement)), alone)
+    alone = merge_looks([look], config())  # what a network suppressed
+    assert_same_detections(
+        merge_looks([alone] * count, config(merge=way, agreement=agreement)), alone
+    )
 
 
 @settings(deadline=None)
 @given(seeds, ways)
 def test_classes_are_merged_each_by_itself(seed: int, way: str) -> None:
     looks, how = looks_of(seed), config(merge=way, agreement=0.5)
-    merged = merge(looks, how)
+    merged = merge_looks(looks, how)
     for label in (1, 2):
         only = [pick(look, look.labels_N == label) for look in looks]
-        assert_same_detections(pick(merged, merged.labels_N == label), merge(only, how))
+        assert_same_detections(pick(merged, merged.labels_N == label), merge_looks(only, how))
 
 
 def pick(found: Detections, chosen: Any) -> Detections:
@@ -106,7 +108,7 @@ def pick(found: Detections, chosen: Any) -> Detections:
 @settings(deadline=None)
 @given(seeds, st.sampled_from(["nms", "weighted"]))
 def test_no_two_boxes_of_a_class_overlap_more_than_allowed(seed: int, way: str) -> None:
-    merged = merge(looks_of(seed), config(merge=way, nms_iou=0.3))
+    merged = merge_looks(looks_of(seed), config(merge=way, nms_iou=0.3))
     overlap = box_iou(*(torch.from_numpy(merged.boxes_N4),) * 2).numpy()
     same = merged.labels_N[:, None] == merged.labels_N
     assert (overlap[same & ~np.eye(len(merged), dtype=np.bool_)] <= 0.3 + 1e-6).all()
@@ -118,7 +120,7 @@ IOU = 8 / 12
 
 
 def test_weighted_fusion_is_the_mean_by_scores() -> None:
-    merged = merge([detections([A]), detections([B])], config(merge="weighted"))
+    merged = merge_looks([detections([A]), detections([B])], config(merge="weighted"))
     x0 = (0.8 * 10 + 0.4 * 12) / 1.2
     assert merged.boxes_N4 == pytest.approx(np.array([[x0, 10, x0 + 10, 20]]))
     assert merged.scores_N == pytest.approx([0.6])
@@ -134,16 +136,16 @@ def test_weighted_fusion_is_the_mean_by_scores() -> None:
 def test_a_pixel_is_in_a_fused_mask_if_half_of_the_scores_say_so() -> None:
     third = (0.5, 1, 10, 11, 10, 10)
     looks = [detections([row]) for row in ((0.5, *A[1:]), (0.5, *B[1:]), third)]
-    (crop,) = merge(looks, config(merge="weighted")).masks
+    (crop,) = merge_looks(looks, config(merge="weighted")).masks
     assert crop.pixels.any(axis=0).tolist() == [False, *[True] * 10, False]
     assert (crop.y0, crop.x0, crop.pixels.shape) == (10, 10, (10, 12))
 
 
 def test_soft_suppression_is_gaussian_and_keeps_all_boxes() -> None:
-    merged = merge([detections([A]), detections([B])], config(merge="soft_nms"))
+    merged = merge_looks([detections([A]), detections([B])], config(merge="soft_nms"))
     assert merged.scores_N == pytest.approx([0.8, 0.4 * np.exp(-(IOU**2) / SIGMA)])
     few = config(merge="soft_nms", score_threshold=0.3)
-    assert len(merge([detections([A]), detections([B])], few)) == 1
+    assert len(merge_looks([detections([A]), detections([B])], few)) == 1
 
 
 @pytest.mark.parametrize(
@@ -155,22 +157,22 @@ def test_a_score_is_scaled_by_the_fraction_of_looks_that_agree(
     agreement: float, seen: int, score: float, way: str
 ) -> None:
     looks = [detections([A])] * seen + [detections([(0.9, 1, 30, 30, 9, 9)])] * (4 - seen)
-    merged = merge(looks, config(merge=way, agreement=agreement))
+    merged = merge_looks(looks, config(merge=way, agreement=agreement))
     (ours,) = np.flatnonzero(merged.boxes_N4[:, 0] == 10)
     assert merged.scores_N[ours] == pytest.approx(score)
     strict = config(merge=way, agreement=agreement, score_threshold=score)
-    assert not (merge(looks, strict).boxes_N4[:, 0] == 10).any()
+    assert not (merge_looks(looks, strict).boxes_N4[:, 0] == 10).any()
 
 
 def test_the_best_stay_under_the_cap_and_a_look_that_reached_it_is_told() -> None:
     many = detections([(0.1 + number / 20, 1, 0, 20 * number, 9, 9) for number in range(6)])
     for way in WAYS:
-        merged = merge([many, many], config(merge=way, max_detections=4, nms_iou=0.4))
+        merged = merge_looks([many, many], config(merge=way, max_detections=4, nms_iou=0.4))
         assert (len(merged), merged.full_tiles) == (4, 1)
         assert merged.scores_N.max() == many.scores_N.max()
-        assert merge([many, many], config(merge=way, max_detections=40)).full_tiles == 0
+        assert merge_looks([many, many], config(merge=way, max_detections=40)).full_tiles == 0
         full = replace(many, full_tiles=1)
-        assert merge([many, full], config(merge=way, max_detections=40)).full_tiles == 1
+        assert merge_looks([many, full], config(merge=way, max_detections=40)).full_tiles == 1
 
 
 @settings(deadline=None, max_examples=40)
@@ -193,7 +195,7 @@ def test_weighted_fusion_is_the_papers_algorithm_one_box_at_a_time(seed: int) ->
     expected = sorted(
         (float(np.mean([score for score, _ in cluster])), *mean_of(cluster)) for cluster in clusters
     )
-    merged = merge(looks, config(merge="weighted"))
+    merged = merge_looks(looks, config(merge="weighted"))
     found = sorted(zip(merged.scores_N.tolist(), merged.boxes_N4.tolist(), strict=True))
     if len(found) == len(expected):  # else means that overlap were suppressed in the end
         for (score, box), (wanted, *sides) in zip(found, expected, strict=True):

@@ -142,7 +142,7 @@ def test_pixels_outside_every_instance_are_those_of_the_resized_image(
         [(float(rng.uniform(0.5, 1)), int(rng.integers(1, 5)), mask) for mask in guesses]
     )
     base = resized(image, max_side)
-    panels = cut(overlay.draw(image, found, CLASSES, truth, max_side), base, 2 + annotated)
+    panels = cut(overlay.draw_overlay(image, found, CLASSES, truth, max_side), base, 2 + annotated)
     h, w = base.shape[:2]
     for panel, painted in zip(
         panels, ([[], truths, guesses] if annotated else [[], guesses]), strict=True
@@ -176,7 +176,9 @@ def test_an_enlarged_mask_has_its_own_pixels_and_an_outline_one_screen_pixel_thi
     h, w = base.shape[:2]
     assert h % height == w % width == 0
     panel = cut(
-        overlay.draw(image, detections([(0.9, 3, mask)]), CLASSES, max_side=max_side), base, 2
+        overlay.draw_overlay(image, detections([(0.9, 3, mask)]), CLASSES, max_side=max_side),
+        base,
+        2,
     )[1]
     inside = covered([mask], height, width).repeat(h // height, axis=0).repeat(w // width, axis=1)
     border = np.pad(inside, 1)
@@ -196,7 +198,7 @@ def test_every_mask_is_seen_however_much_the_image_shrinks():
     places = [(y, x) for y in range(7, 2000, 199) for x in range(5, 1500, 187)]
     found = detections([(0.9, 4, block(y, x, 1, 1)) for y, x in places])
     base = resized(image, 300)
-    panel = overlay.draw(image, found, CLASSES, max_side=300)
+    panel = overlay.draw_overlay(image, found, CLASSES, max_side=300)
     shades = overlay.palette(4)[3]
     is_shade = (panel[:, :, None, :] == shades).all(axis=-1).any(axis=-1)
     is_shade[-40:] = False  # the legend has these colours too
@@ -213,7 +215,7 @@ def test_the_best_detection_lies_on_top_and_the_one_beneath_keeps_its_outline(be
         [(0.6, worse, block(150, 150, 10, 10)), (0.9, better, block(100, 100, 200, 200))]
     )
     wanted, panel = (
-        cut(overlay.draw(image, found, CLASSES), image, 2)[1] for found in (alone, both)
+        cut(overlay.draw_overlay(image, found, CLASSES), image, 2)[1] for found in (alone, both)
     )
     difference = np.argwhere((panel != wanted).any(axis=-1))
     border = [(y, x) for y in range(150, 160) for x in range(150, 160) if {y, x} & {150, 159}]
@@ -225,9 +227,13 @@ def test_the_best_detection_lies_on_top_and_the_one_beneath_keeps_its_outline(be
 def test_small_annotations_lie_on_top_of_large_ones():
     image = np.full((480, 480, 3), 120, np.uint8)
     small, large = block(160, 160, 40, 40), block(40, 40, 400, 400)
-    alone = cut(overlay.draw(image, NOTHING, CLASSES, sample(image, [(1, small)])), image, 3)[1]
+    alone = cut(
+        overlay.draw_overlay(image, NOTHING, CLASSES, sample(image, [(1, small)])), image, 3
+    )[1]
     for blocks in ([(1, small), (2, large)], [(2, large), (1, small)]):
-        panel = cut(overlay.draw(image, NOTHING, CLASSES, sample(image, blocks)), image, 3)[1]
+        panel = cut(overlay.draw_overlay(image, NOTHING, CLASSES, sample(image, blocks)), image, 3)[
+            1
+        ]
         assert np.array_equal(panel[160:200, 160:200], alone[160:200, 160:200])
         assert (panel[40, 40] == overlay.palette(4)[1]).all(axis=-1).any()
 
@@ -291,7 +297,7 @@ def test_touching_instances_of_one_class_differ_clearly_in_shade(label):
     found = detections(
         [(float(rng.uniform(0.5, 1)), label, block(y, x, side, side)) for y, x in places]
     )
-    panel = cut(overlay.draw(image, found, CLASSES), image, 2)[1]
+    panel = cut(overlay.draw_overlay(image, found, CLASSES), image, 2)[1]
     corners = panel[::side, ::side]
     assert (corners[:, :, None] == overlay.palette(4)[label - 1]).all(axis=-1).any(axis=-1).all()
     labs = cielab(corners)
@@ -304,7 +310,7 @@ def test_touching_instances_of_one_class_differ_clearly_in_shade(label):
 def test_few_instances_of_a_class_all_differ_in_shade():
     image = np.full((480, 480, 3), 230, np.uint8)
     found = detections([(0.9, 2, block(80 * k, 60 * k, 20, 20)) for k in range(overlay.SHADES)])
-    panel = cut(overlay.draw(image, found, CLASSES), image, 2)[1]
+    panel = cut(overlay.draw_overlay(image, found, CLASSES), image, 2)[1]
     corners = [tuple(panel[80 * k, 60 * k].tolist()) for k in range(overlay.SHADES)]
     assert len(set(corners)) == overlay.SHADES
 
@@ -326,7 +332,7 @@ def test_titles_count_what_is_drawn_and_say_above_which_score(written):
 
     def titles(*arguments, **named) -> list[str]:
         written.clear()
-        overlay.draw(image, *arguments, **named)
+        overlay.draw_overlay(image, *arguments, **named)
         return [
             text for text, _ in written if text.split(":")[0] in ("image", "annotated", "predicted")
         ]
@@ -351,7 +357,7 @@ def test_titles_count_what_is_drawn_and_say_above_which_score(written):
 def test_the_legend_names_the_classes_that_are_drawn_and_no_other(written):
     image = np.zeros((100, 100, 3), np.uint8)
     found = detections([(0.9, 4, block(0, 0, 9, 9)), (0.3, 2, block(20, 20, 9, 9))])
-    overlay.draw(
+    overlay.draw_overlay(
         image,
         found,
         CLASSES,
@@ -364,7 +370,7 @@ def test_the_legend_names_the_classes_that_are_drawn_and_no_other(written):
 def test_crowd_regions_are_grey():
     image = noise(np.random.default_rng(0), 480, 480)
     crowd = sample(image, [(3, block(20, 30, 100, 100))], crowd=(0,))
-    panel = cut(overlay.draw(image, NOTHING, CLASSES, crowd), image, 3)[1]
+    panel = cut(overlay.draw_overlay(image, NOTHING, CLASSES, crowd), image, 3)[1]
     inside = panel[20:120, 30:130].astype(int)
     assert (np.ptp(inside, axis=-1) == 0).all()
     assert (panel[20, 30:130] == 128).all()
@@ -390,7 +396,7 @@ def test_no_text_leaves_the_picture_or_covers_another_whatever_the_names(written
     image = np.zeros((*shape, 3), np.uint8)
     classes = [Category(number, name) for number, name in enumerate(NAMES, start=1)]
     found = detections([(0.9, label, block(0, 0, 1, 1)) for label in range(1, len(NAMES) + 1)])
-    picture = overlay.draw(
+    picture = overlay.draw_overlay(
         image, found, classes, sample(image, [(1, block(0, 0, 1, 1))]), max_side=640
     )
     height, width = picture.shape[:2]
@@ -410,7 +416,7 @@ def test_names_that_no_font_can_write_are_told_apart_by_their_ids(written, monke
     overlay._font.cache_clear()
     image = np.zeros((100, 100, 3), np.uint8)
     classes = (Category(7, "細胞"), Category(9, "細菌"), Category(11, "cell"), Category(12, " "))
-    overlay.draw(
+    overlay.draw_overlay(
         image, detections([(0.9, label, block(0, 0, 9, 9)) for label in (1, 2, 3, 4)]), classes
     )
     overlay._font.cache_clear()
@@ -420,7 +426,9 @@ def test_names_that_no_font_can_write_are_told_apart_by_their_ids(written, monke
 def test_a_name_too_long_for_the_legend_keeps_its_beginning_and_its_end(written):
     image = np.zeros((100, 100, 3), np.uint8)
     classes = (Category(1, "T" + "h" * 500 + "one"), Category(2, "T" + "h" * 500 + "two"))
-    overlay.draw(image, detections([(0.9, label, block(0, 0, 9, 9)) for label in (1, 2)]), classes)
+    overlay.draw_overlay(
+        image, detections([(0.9, label, block(0, 0, 9, 9)) for label in (1, 2)]), classes
+    )
     first, second = (text for text, _ in written[2:])
     assert first.startswith("Thh")
     assert first.endswith("hone")
@@ -444,8 +452,8 @@ def test_panels_stay_within_the_longest_side_and_enlarge_by_whole_factors(height
 
 
 def test_a_picture_is_a_little_larger_than_its_panels():
-    dataset = synthetic.make(images=1, side=128)
-    picture = overlay.draw(
+    dataset = synthetic.make_cells(images=1, side=128)
+    picture = overlay.draw_overlay(
         dataset.samples[0].image, NOTHING, dataset.classes, dataset.samples[0], max_side=700
     )
     h, w = overlay.panel_size(*dataset.samples[0].size, 700)
@@ -455,21 +463,21 @@ def test_a_picture_is_a_little_larger_than_its_panels():
 
 
 def test_read_only_arrays_are_drawn_unchanged_and_the_same_twice():
-    dataset = synthetic.make(images=1, side=128)
+    dataset = synthetic.make_cells(images=1, side=128)
     truth = dataset.samples[0]
     assert not truth.image.flags.writeable
     instances = masks.find_instances(truth.label_maps)
-    crops = [masks.crop(truth.label_maps, instances, index) for index in range(len(instances))]
+    crops = [masks.crop_mask(truth.label_maps, instances, index) for index in range(len(instances))]
     found = detections(
         [(0.9 - 0.01 * k, int(truth.labels_N[k]), crop) for k, crop in enumerate(crops)]
     )
     for array in (found.boxes_N4, found.labels_N, found.scores_N, *(crop.pixels for crop in crops)):
         array.setflags(write=False)
     before = truth.image.copy(), truth.label_maps.copy()
-    first = overlay.draw(truth.image, found, dataset.classes, truth)
+    first = overlay.draw_overlay(truth.image, found, dataset.classes, truth)
     overlay.palette.cache_clear()
     overlay._font.cache_clear()
-    assert np.array_equal(first, overlay.draw(truth.image, found, dataset.classes, truth))
+    assert np.array_equal(first, overlay.draw_overlay(truth.image, found, dataset.classes, truth))
     assert np.array_equal(truth.image, before[0])
     assert np.array_equal(truth.label_maps, before[1])
     annotated, predicted = cut(first, resized(truth.image, 1000), 3)[1:]
@@ -486,7 +494,7 @@ def test_memory_grows_with_boxes_and_panels_never_with_instances_times_pixels():
     ]
     found = detections(rows)
     tracemalloc.start()
-    picture = overlay.draw(image, found, CLASSES)
+    picture = overlay.draw_overlay(image, found, CLASSES)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert picture.shape[0] > 1000

@@ -18,12 +18,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from core.data.dataset import Category, TestImage
-from core.data.synthetic import make
+from core.data.synthetic import make_cells
 from core.errors import SubmissionError
-from core.labels.label_maps import crop as cut_out
+from core.labels.label_maps import crop_mask as cut_out
 from core.labels.label_maps import find_instances
-from core.metric.ap50 import ap50, match
-from core.prediction.submission import CocoResult, check, results_of, write_zip
+from core.metric.ap50 import ap50, match_images
+from core.prediction.submission import CocoResult, check_results, results_of, write_zip
 from core.sample import Detections, MaskCrop, Sample
 
 CLASSES = (
@@ -32,7 +32,7 @@ CLASSES = (
     Category(40, "fibroblast"),
     Category(77, "other"),
 )
-SAMPLES = make(images=5, side=72).samples
+SAMPLES = make_cells(images=5, side=72).samples
 IDS = (4, 9, 10, 23, 61)
 LISTING = tuple(
     TestImage(
@@ -165,7 +165,7 @@ def test_the_official_evaluation_of_the_written_file_equals_our_own_ap50(
             precision = evaluation.eval["precision"]
             scores[iou_type] = float(precision[precision > -1].mean())
     of_masks, of_boxes = (
-        ap50(table, max_dets).mean for table in match(SAMPLES, FOUND, len(CLASSES))
+        ap50(table, max_dets).mean for table in match_images(SAMPLES, FOUND, len(CLASSES))
     )
     assert 0.1 < of_masks < 0.9, "a score at the end of its range would say nothing"
     assert scores["segm"] == pytest.approx(of_masks, abs=1e-12)
@@ -341,7 +341,7 @@ def test_what_may_not_be_handed_in_is_refused_by_name_and_leaves_the_old_file_as
     told = told.replace("FILE", file).replace("RESULT", f"{file}, result 1 (counted from 0)")
     broken = change(copy.deepcopy(results()))
     with pytest.raises(SubmissionError, match=re.escape(told)) as refused:
-        check(broken, LISTING, CLASSES, lambda _: MAX_DETECTIONS)
+        check_results(broken, LISTING, CLASSES, lambda _: MAX_DETECTIONS)
     assert str(refused.value).startswith((file, "image id 5"))
     assert "; " in str(refused.value), "a way out follows the rule and the value"
     with pytest.raises(SubmissionError, match=re.escape(told)):
@@ -360,6 +360,6 @@ def test_as_many_results_as_the_cap_allows_and_a_score_of_one_are_handed_in() ->
     allowed = results()
     allowed[9][0]["score"] = 1.0
     cap = max(len(of_image) for of_image in allowed.values())
-    check(allowed, LISTING, CLASSES, lambda _: cap)
+    check_results(allowed, LISTING, CLASSES, lambda _: cap)
     with pytest.raises(SubmissionError, match=f"at most {cap - 1} results, and this one has {cap}"):
-        check(allowed, LISTING, CLASSES, lambda _: cap - 1)
+        check_results(allowed, LISTING, CLASSES, lambda _: cap - 1)

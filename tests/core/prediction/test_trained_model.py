@@ -26,7 +26,7 @@ from core.errors import ModelError
 from core.network.build import build_detector
 from core.network.weights import BaseWeights
 from core.prediction import trained_model
-from core.prediction.trained_model import CONFIG, MEMBERS, WEIGHTS, TrainedModel, together
+from core.prediction.trained_model import CONFIG, MEMBERS, WEIGHTS, TrainedModel, join_models
 from tests.core.scenes import assert_same_detections
 
 CLASSES = (Category(3, "épithélium: oui"), Category(7, "no"), Category(11, "12"))
@@ -40,7 +40,7 @@ TINY: dict[str, Any] = {
     "predict.score_threshold": 0.01,
     "predict.max_detections": 20,
 }
-IMAGE = synthetic.make(images=1, side=96).samples[0].image
+IMAGE = synthetic.make_cells(images=1, side=96).samples[0].image
 
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -199,7 +199,7 @@ def a_pair(**settings: Any) -> TrainedModel:
     with torch.no_grad():
         for parameter in members[1].model.parameters():
             parameter.mul_(1.01)
-    return together(members)
+    return join_models(members)
 
 
 @pytest.mark.parametrize("merge", ["nms", "weighted"])

@@ -47,9 +47,9 @@ def test_what_is_loaded_is_what_was_saved(
         tensors[name] = tensor.mT if transposed and tensor.ndim >= 2 else tensor
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "last.safetensors"
-        checkpoint.save(path, tensors, state)
+        checkpoint.save_checkpoint(path, tensors, state)
         assert [file.name for file in path.parent.iterdir()] == ["last.safetensors"]
-        loaded, loaded_state = checkpoint.load(path)
+        loaded, loaded_state = checkpoint.load_checkpoint(path)
     assert loaded_state == state
     assert set(loaded) == set(tensors)
     for name, tensor in tensors.items():
@@ -58,8 +58,8 @@ def test_what_is_loaded_is_what_was_saved(
 
 def test_what_is_loaded_outlives_its_file(tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
-    checkpoint.save(path, {"a": torch.arange(1000)}, {})
-    loaded, _ = checkpoint.load(path)
+    checkpoint.save_checkpoint(path, {"a": torch.arange(1000)}, {})
+    loaded, _ = checkpoint.load_checkpoint(path)
     path.write_bytes(b"\xff" * path.stat().st_size)
     path.unlink()
     torch.testing.assert_close(loaded["a"], torch.arange(1000))
@@ -69,9 +69,9 @@ def test_a_parameter_is_saved_without_its_gradient_and_as_it_was_at_that_moment(
     tmp_path: Path,
 ) -> None:
     path, parameter = tmp_path / "last.safetensors", torch.nn.Parameter(torch.ones(3))
-    checkpoint.save(path, {"a": parameter}, {})
+    checkpoint.save_checkpoint(path, {"a": parameter}, {})
     torch.nn.init.zeros_(parameter)
-    loaded, _ = checkpoint.load(path)
+    loaded, _ = checkpoint.load_checkpoint(path)
     assert not loaded["a"].requires_grad
     torch.testing.assert_close(loaded["a"], torch.ones(3))
 
@@ -80,11 +80,11 @@ def test_a_parameter_is_saved_without_its_gradient_and_as_it_was_at_that_moment(
 def test_a_file_cut_off_anywhere_is_refused_by_name(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "last.safetensors"
-        checkpoint.save(path, {"a": torch.arange(40), "b": torch.ones(3)}, {"epoch": 3})
+        checkpoint.save_checkpoint(path, {"a": torch.arange(40), "b": torch.ones(3)}, {"epoch": 3})
         whole = path.read_bytes()
         path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
         with pytest.raises(CheckpointError, match=r"last\.safetensors is torn or is no checkpoint"):
-            checkpoint.load(path)
+            checkpoint.load_checkpoint(path)
 
 
 def test_a_pickle_is_refused_and_never_run(tmp_path: Path) -> None:
@@ -96,10 +96,10 @@ def test_a_pickle_is_refused_and_never_run(tmp_path: Path) -> None:
 
     path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(CheckpointError, match="is torn or is no checkpoint"):
-        checkpoint.load(path)
+        checkpoint.load_checkpoint(path)
     torch.save({"a": Bomb()}, path)
     with pytest.raises(CheckpointError, match="is torn or is no checkpoint"):
-        checkpoint.load(path)
+        checkpoint.load_checkpoint(path)
     assert not ran.exists()
 
 
@@ -110,26 +110,26 @@ def test_tensors_without_a_state_are_no_checkpoint(
     path = tmp_path / "weights.safetensors"
     safetensors.torch.save_file({"a": torch.ones(1)}, path, metadata)
     with pytest.raises(CheckpointError, match=r"weights\.safetensors .* not a checkpoint"):
-        checkpoint.load(path)
+        checkpoint.load_checkpoint(path)
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"last\.safetensors: there is no such checkpoint"):
-        checkpoint.load(tmp_path / "last.safetensors")
+        checkpoint.load_checkpoint(tmp_path / "last.safetensors")
 
 
 def test_a_state_that_json_cannot_hold_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
-    checkpoint.save(path, {"a": torch.ones(1)}, {"epoch": 1})
+    checkpoint.save_checkpoint(path, {"a": torch.ones(1)}, {"epoch": 1})
     with pytest.raises(ValueError, match="Out of range float"):
-        checkpoint.save(path, {"a": torch.zeros(1)}, {"ap50": math.nan})
-    loaded, state = checkpoint.load(path)
+        checkpoint.save_checkpoint(path, {"a": torch.zeros(1)}, {"ap50": math.nan})
+    loaded, state = checkpoint.load_checkpoint(path)
     assert (loaded["a"].item(), state) == (1, {"epoch": 1})
 
 
 def test_the_state_can_be_read_without_this_project(tmp_path: Path) -> None:
     path = tmp_path / "last.safetensors"
-    checkpoint.save(path, {"a": torch.ones(1)}, {"epoch": 1})
+    checkpoint.save_checkpoint(path, {"a": torch.ones(1)}, {"epoch": 1})
     header = path.read_bytes()[8:].split(b"}}")[0]
     assert b'"state"' in header
     with safetensors.safe_open(path, framework="numpy") as file:

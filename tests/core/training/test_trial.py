@@ -26,11 +26,11 @@ from core.data import synthetic
 from core.data.dataset import Dataset, assemble
 from core.errors import CheckpointError, ProcessLost, TornCheckpoint, TrialDiverged
 from core.fitting import READ_OFF_DATA, Chosen
-from core.metric.ap50 import MatchTable, ap50, match
+from core.metric.ap50 import MatchTable, ap50, match_images
 from core.metric.limits import DETECTION_KINDS, INSTANCE_KINDS, MENDS, ClassLimits
 from core.metric.reweighted import pulls
 from core.network.weights import BaseWeights
-from core.prediction.choice import evaluate
+from core.prediction.choice import evaluate_candidates
 from core.prediction.detect import predict
 from core.training import checkpoint
 from core.training import trial as trainable
@@ -64,7 +64,7 @@ EVERYTHING = TINY | {
     "optim.ema": 0.7,
     "model.size_jitter": 0.25,
 }
-DATA = synthetic.make(images=5, side=64)
+DATA = synthetic.make_cells(images=5, side=64)
 Uninterrupted = tuple[Trial, list[dict[str, torch.Tensor]], Path]
 WALL_TIME = ("seconds", "train_seconds", "evaluate_seconds", "wait_seconds", "images_per_second")
 
@@ -236,7 +236,7 @@ def test_a_folder_holds_match_tables_the_best_weights_and_all_to_go_on(
             "last.safetensors",
             *(f"matches/epoch-{number:04d}.npz" for number in range(1, epoch + 1)),
         ]
-        tensors, state = checkpoint.load(parent / str(epoch) / "last.safetensors")
+        tensors, state = checkpoint.load_checkpoint(parent / str(epoch) / "last.safetensors")
         assert state["best"] == {"epoch": best, "file": f"best-{best:04d}.safetensors"}
         assert state["epoch"] == epoch
         assert [EpochReport.from_json(report) for report in state["reports"]] == whole.reports[
@@ -273,7 +273,7 @@ def test_reports_follow_from_the_match_tables_and_these_from_the_model(
             DATA.samples[index].name for index in whole.split.validation
         )
     for path in (parent / "3").glob("best-*.safetensors"):
-        tensors, state = checkpoint.load(path)
+        tensors, state = checkpoint.load_checkpoint(path)
         best = trial_of(EVERYTHING)
         best.model.load_state_dict(tensors, strict=False)
         best.model.eval()
@@ -283,7 +283,7 @@ def test_reports_follow_from_the_match_tables_and_these_from_the_model(
             sum(one.full_tiles > 0 for one in found)
             == EpochReport.from_json(state["report"]).capped_images
         )
-        masks, boxes = match(samples, found, len(DATA.classes))
+        masks, boxes = match_images(samples, found, len(DATA.classes))
         report = EpochReport.from_json(state["report"])
         assert (ap50(masks, 100).mean, ap50(boxes, 100).mean) == (report.ap50, report.ap50_box)
 
@@ -358,16 +358,16 @@ def test_an_older_best_gives_way_to_a_better_epoch(
     uninterrupted: Uninterrupted, tmp_path: Path
 ) -> None:
     folder = copy(uninterrupted[2] / "1", tmp_path / "trial")
-    tensors, state = checkpoint.load(folder / "last.safetensors")
+    tensors, state = checkpoint.load_checkpoint(folder / "last.safetensors")
     state["reports"][0]["ap50"] = -1.0
-    checkpoint.save(folder / "last.safetensors", tensors, state)
+    checkpoint.save_checkpoint(folder / "last.safetensors", tensors, state)
     trial = trial_of(EVERYTHING)
     trial.load(folder)
     trial.run_epoch()
     trial.save(folder)
     assert [path.name for path in folder.glob("best-*")] == ["best-0002.safetensors"]
-    assert checkpoint.load(folder / "last.safetensors")[1]["best"]["epoch"] == 2
-    best, _ = checkpoint.load(folder / "best-0002.safetensors")
+    assert checkpoint.load_checkpoint(folder / "last.safetensors")[1]["best"]["epoch"] == 2
+    best, _ = checkpoint.load_checkpoint(folder / "best-0002.safetensors")
     assert_same_state(best, trial.evaluated.trained_state())
 
 
@@ -386,7 +386,7 @@ def test_a_trial_goes_on_from_whatever_a_death_inside_save_left(
     lost.load(folder)
     lost.run_epoch()
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", die)
+        patch.setattr(checkpoint, "save_checkpoint", die)
         with pytest.raises(KeyboardInterrupt):
             lost.save(folder)
     os.link(
@@ -422,7 +422,7 @@ def test_a_save_writes_match_tables_then_the_best_then_last(
         there.append((path.name[:4], sorted(contents(tmp_path))))
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save", note)
+        patch.setattr(checkpoint, "save_checkpoint", note)
         trial.save(tmp_path)  # a new folder: the best is written as well
     assert there == [("best", ["matches/epoch-0002.npz"]), ("last", ["matches/epoch-0002.npz"])]
 
@@ -456,18 +456,20 @@ def test_a_checkpoint_that_is_not_this_trials_is_refused_and_changes_nothing(
     for number, (change, sentence) in enumerate(CHANGES):
         for name in ("last.safetensors", "best-0001.safetensors"):
             folder = copy(uninterrupted[2] / "1", tmp_path / f"{number}-{name}")
-            _, state = checkpoint.load(folder / name)
+            _, state = checkpoint.load_checkpoint(folder / name)
             if "settings" in change:
                 change = {"settings": state["settings"] | change["settings"]}
-            checkpoint.save(folder / name, {}, state | change)
+            checkpoint.save_checkpoint(folder / name, {}, state | change)
             files = contents(folder)
             with pytest.raises(CheckpointError, match=f"^{folder / name} .*{sentence}") as caught:
                 trial.load(folder)
             assert "\n" not in str(caught.value)
             assert contents(folder) == files
     folder = copy(uninterrupted[2] / "1", tmp_path / "other layers")
-    _, state = checkpoint.load(folder / "last.safetensors")
-    checkpoint.save(folder / "last.safetensors", {"model.no.such.weight": torch.zeros(1)}, state)
+    _, state = checkpoint.load_checkpoint(folder / "last.safetensors")
+    checkpoint.save_checkpoint(
+        folder / "last.safetensors", {"model.no.such.weight": torch.zeros(1)}, state
+    )
     with pytest.raises(CheckpointError, match="holds other layers than this trial trains"):
         trial.load(folder)
     assert trial.epoch == 0
@@ -481,14 +483,14 @@ def test_a_trial_that_an_earlier_version_began_goes_on_though_settings_were_adde
     added = ("data.skip_bad", "data.allow_suspicious", "data.split_components")
     folder = copy(uninterrupted[2] / "1", tmp_path / "old")
     for path in (folder / "last.safetensors", next(folder.glob("best-*.safetensors"))):
-        tensors, state = checkpoint.load(path)
+        tensors, state = checkpoint.load_checkpoint(path)
         for report in (state.get("report"), *state.get("reports", [])):
             if report is not None:
                 del report["capped_images"]
         state["settings"] = {
             name: value for name, value in state["settings"].items() if name not in added
         }
-        checkpoint.save(path, tensors, state)
+        checkpoint.save_checkpoint(path, tensors, state)
     trial = trial_of(EVERYTHING)
     assert trial.load(folder)
     assert trial.epoch == 1
@@ -532,7 +534,7 @@ def test_a_checkpoint_holds_only_what_training_changed_and_needs_the_same_pretra
     trial.run_epoch()
     trial.save(tmp_path)
     for path in tmp_path.glob("*.safetensors"):
-        tensors, state = checkpoint.load(path)
+        tensors, state = checkpoint.load_checkpoint(path)
         assert not any("backbone.body" in name for name in tensors)
         assert any("backbone.fpn" in name for name in tensors)
         assert state["weights"]["sha256"] == f"{1:064d}"
@@ -671,7 +673,7 @@ def test_a_trial_reads_what_is_auto_off_its_data_and_goes_on_with_what_it_began_
     def halved(_: object, __: object) -> Chosen:
         return Chosen(0.05, "the rules are others now")
 
-    monkeypatch.setitem(fitting.RULES[fitting.NEWEST], "model.anchor_scale", halved)
+    monkeypatch.setitem(fitting.FITTING_RULES[fitting.NEWEST_RULES], "model.anchor_scale", halved)
     later = trial_of(TINY | dict.fromkeys(READ_OFF_DATA, AUTO) | given)
     assert later.config.model.anchor_scale == 0.05
     assert later.load(tmp_path)
@@ -734,7 +736,7 @@ def test_after_the_last_epoch_the_best_model_tries_other_settings_of_prediction(
     samples = [DATA.samples[index] for index in trial.split.validation]
     tables = trial.predictions
     assert list(tables) == others
-    for alone in evaluate(trial.trained_model(), samples, others):
+    for alone in evaluate_candidates(trial.trained_model(), samples, others):
         assert np.array_equal(tables[alone.config].score_D, alone.masks.score_D)
         assert np.array_equal(tables[alone.config].hit_D, alone.masks.hit_D)
     trial.save(tmp_path)
@@ -879,12 +881,12 @@ def test_averaged_weights_are_evaluated_and_kept_and_the_others_train_on(tmp_pat
                            averaged.model.roi_heads.box_predictor.cls_score.weight)  # fmt: skip
     samples = [DATA.samples[index] for index in averaged.split.validation]
     found = [predict([evaluated], sample.image, averaged.config.predict) for sample in samples]
-    masks, _ = match(samples, found, len(DATA.classes))
+    masks, _ = match_images(samples, found, len(DATA.classes))
     assert ap50(masks, 100).mean == averaged.reports[-1].ap50
     assert averaged.best is not None
     if averaged.best.epoch == 2:
         (best,) = tmp_path.glob("best-*.safetensors")
-        assert_same_state(checkpoint.load(best)[0], evaluated.trained_state())
+        assert_same_state(checkpoint.load_checkpoint(best)[0], evaluated.trained_state())
 
 
 def test_a_trial_in_fp16_goes_on_with_its_scale(tmp_path: Path) -> None:
@@ -903,9 +905,9 @@ def test_a_trial_in_fp16_goes_on_with_its_scale(tmp_path: Path) -> None:
     assert resumed.load(tmp_path)
     assert resumed.optim.scaler.get_scale() == 2**10
     assert_same_state(state_of(resumed), state_of(whole))
-    tensors, state = checkpoint.load(tmp_path / "last.safetensors")
+    tensors, state = checkpoint.load_checkpoint(tmp_path / "last.safetensors")
     del tensors["scaler.scale"]
-    checkpoint.save(tmp_path / "last.safetensors", tensors, state)
+    checkpoint.save_checkpoint(tmp_path / "last.safetensors", tensors, state)
     with pytest.raises(TornCheckpoint, match=r"is damaged \(KeyError: .*scaler\.scale"):
         trial_of(chosen).load(tmp_path)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tune.engine.cgroups import Allowed, allowed, memory_available
+from tune.engine.cgroups import Allowed, allowed_resources, memory_available
 from tune.engine.resources import Machine
 
 HERE = len(os.sched_getaffinity(0))
@@ -146,7 +146,7 @@ def test_the_smallest_limit_along_the_path_of_the_process_wins(name: str, tmp_pa
     for path, content in files.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(content + "\n")
-    found = allowed(tmp_path)
+    found = allowed_resources(tmp_path)
     assert found.cpus == min(HERE, HERE if cpus is None else cpus)
     assert found.memory == min(MEMORY, MEMORY if memory is None else memory)
 
@@ -154,8 +154,8 @@ def test_the_smallest_limit_along_the_path_of_the_process_wins(name: str, tmp_pa
 def test_affinity_counts() -> None:
     one = min(os.sched_getaffinity(0))
     code = (
-        f"import os; os.sched_setaffinity(0, [{one}]); from tune.engine.cgroups import allowed;"
-        " print(allowed().cpus)"
+        f"import os; os.sched_setaffinity(0, [{one}]); from tune.engine.cgroups import allowed_resources_resources_resources;"
+        " print(allowed_resources().cpus)"
     )
     assert (
         subprocess.run(
@@ -166,7 +166,9 @@ def test_affinity_counts() -> None:
 
 
 def test_a_machine_has_what_its_control_groups_allow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tune.engine.cgroups.allowed", lambda: Allowed(cpus=3, memory=5 * GIB))
+    monkeypatch.setattr(
+        "tune.engine.cgroups.allowed_resources", lambda: Allowed(cpus=3, memory=5 * GIB)
+    )
     (node,) = Machine.here().nodes
     assert (node.cpus, node.memory) == (3, 5 * GIB)
     assert Machine.here().share("auto", 0, None).parallel == 3
@@ -217,8 +219,8 @@ def test_a_real_group_limits_what_a_process_in_it_takes_itself_to_have() -> None
             "import os, sys\n"
             "for group in sys.argv[1:]:\n"
             "    open(group + '/cgroup.procs', 'w').write(str(os.getpid()))\n"
-            "from tune.engine.cgroups import allowed\n"
-            "print(allowed().cpus, allowed().memory)\n"
+            "from tune.engine.cgroups import allowed_resources_resources_resources\n"
+            "print(allowed_resources().cpus, allowed_resources().memory)\n"
         )
         done = subprocess.run(
             [sys.executable, "-c", code, *map(str, groups)],

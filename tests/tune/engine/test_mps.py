@@ -29,7 +29,7 @@ from tune.engine.mps import LOGS, PIPES, PROGRAM
 from tune.engine.resources import Machine, Node, TrialResources
 from tune.ledger.ledger import open_ledger
 from tune.ledger.records import State
-from tune.processes import runs
+from tune.processes import is_running
 from tune.request.file import from_document
 from tune.study import automatic
 from tune.study import conductor as study
@@ -76,7 +76,7 @@ def test_the_service_runs_within_the_block_and_only_there_and_what_starts_there_
     with mps.service("auto") as service:
         assert (service.runs, service.why) == (True, TOGETHER)
         (process,) = stand_in.started
-        assert runs(process)
+        assert is_running(process)
         folder = Path(os.environ[PIPES])
         assert folder.stat().st_mode & 0o77 == 0
         show = f"import os; print(os.environ['{PIPES}'])"
@@ -84,7 +84,7 @@ def test_the_service_runs_within_the_block_and_only_there_and_what_starts_there_
             [sys.executable, "-c", show], check=True, capture_output=True, text=True
         ).stdout
         assert said.strip() == str(folder)
-    assert until(lambda: not runs(process))
+    assert until(lambda: not is_running(process))
     assert PIPES not in os.environ
     assert LOGS not in os.environ
     assert not folder.exists()
@@ -94,7 +94,7 @@ def test_the_service_ends_with_an_error_in_the_block(stand_in: StandIn) -> None:
     with pytest.raises(ValueError, match="inside"), mps.service("auto"):
         raise ValueError("inside")
     (process,) = stand_in.started
-    assert until(lambda: not runs(process))
+    assert until(lambda: not is_running(process))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_service_of_the_users_own_is_used_and_left_running(
         service.mend()
     assert os.environ.get(PIPES) == before
     assert stand_in.started == [process]
-    assert runs(process)
+    assert is_running(process)
     os.kill(process, signal.SIGTERM)
 
 
@@ -164,9 +164,9 @@ def test_a_service_that_is_there_and_cannot_be_used_is_passed_over_and_one_of_ou
         assert service.why == f"{TOGETHER} (the service in {stand_in.machine_wide}: {reason})"
         assert os.environ[PIPES] != str(stand_in.machine_wide)
         assert len(stand_in.started) == 2
-    assert until(lambda: not runs(stand_in.started[1]))
+    assert until(lambda: not is_running(stand_in.started[1]))
     if how != "is left over":
-        assert runs(process)
+        assert is_running(process)
         os.kill(process, signal.SIGTERM)
 
 
@@ -201,7 +201,7 @@ def test_a_service_that_cannot_be_used_is_done_without_in_one_sentence_and_refus
         monkeypatch.setenv("PATH", "/nowhere/to/be/found")
     else:
         stand_in.misbehave(how)
-        for seconds in ("START_SECONDS", "ANSWER_SECONDS", "CLIENT_SECONDS"):
+        for seconds in ("SERVICE_START_SECONDS", "ANSWER_SECONDS", "CLIENT_SECONDS"):
             if "hangs" in how:
                 monkeypatch.setattr(mps, seconds, 1)
     begin = time.monotonic()
@@ -215,7 +215,9 @@ def test_a_service_that_cannot_be_used_is_done_without_in_one_sentence_and_refus
         " out, and trials take turns where it cannot be used"
     )
     assert time.monotonic() - begin < 60
-    assert all(until(lambda process=process: not runs(process)) for process in stand_in.started)
+    assert all(
+        until(lambda process=process: not is_running(process)) for process in stand_in.started
+    )
 
 
 def test_the_driver_says_that_it_lives_between_the_steps_of_the_start(stand_in: StandIn) -> None:
@@ -245,7 +247,7 @@ def test_a_service_that_gained_nothing_ends_and_the_sentence_says_so(stand_in: S
         (process,) = stand_in.started
         service.give_up("measured, it gained nothing")
         assert (service.runs, service.why) == (False, f"{TURNS}measured, it gained nothing")
-        assert until(lambda: not runs(process))
+        assert until(lambda: not is_running(process))
         assert PIPES not in os.environ
         service.give_up("once more")
         service.mend()
@@ -257,7 +259,7 @@ def test_a_service_that_was_asked_for_is_not_given_up(stand_in: StandIn) -> None
     with mps.service(True) as service:
         service.give_up("measured, it gained nothing")
         assert (service.runs, service.why) == (True, TOGETHER)
-        assert runs(stand_in.started[0])
+        assert is_running(stand_in.started[0])
 
 
 def test_processes_can_do_without_the_service_for_a_while(stand_in: StandIn) -> None:
@@ -266,7 +268,7 @@ def test_processes_can_do_without_the_service_for_a_while(stand_in: StandIn) -> 
         with service.without():
             assert not (Path(os.environ[PIPES]) / "control").exists()
         assert os.environ[PIPES] == place
-        assert runs(stand_in.started[0])
+        assert is_running(stand_in.started[0])
 
 
 def test_the_driver_opens_cuda_without_the_service_and_never_becomes_its_client(
@@ -319,7 +321,7 @@ def test_a_service_of_ours_that_died_or_hangs_is_started_again_where_its_clients
         place, (first,) = os.environ[PIPES], stand_in.started
         if how == "is dead":
             os.kill(first, signal.SIGKILL)
-            assert until(lambda: not runs(first))
+            assert until(lambda: not is_running(first))
         elif how == "hangs":
             os.kill(first, signal.SIGSTOP)
             stand_in.misbehave("hangs")
@@ -330,9 +332,11 @@ def test_a_service_of_ours_that_died_or_hangs_is_started_again_where_its_clients
         assert os.environ[PIPES] == place
         stand_in.behave()
         assert len(stand_in.started) == (1 if how == "lives" else 2)
-        assert runs(stand_in.started[-1])
-        assert how == "lives" or not runs(first)
-    assert all(until(lambda process=process: not runs(process)) for process in stand_in.started)
+        assert is_running(stand_in.started[-1])
+        assert how == "lives" or not is_running(first)
+    assert all(
+        until(lambda process=process: not is_running(process)) for process in stand_in.started
+    )
 
 
 @pytest.mark.parametrize("value", ["", "/nowhere/to/be/found"])
@@ -359,7 +363,7 @@ def test_a_service_that_does_not_obey_is_ended_by_its_process(stand_in: StandIn)
     stand_in.misbehave("deaf")
     with mps.service("auto"):
         (process,) = stand_in.started
-    assert until(lambda: not runs(process))
+    assert until(lambda: not is_running(process))
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
@@ -382,10 +386,10 @@ def test_the_service_ends_when_its_search_is_killed(stand_in: StandIn, end: sign
     assert search.stdout is not None
     folder = Path(search.stdout.readline().strip())
     (process,) = stand_in.started
-    assert runs(process)
+    assert is_running(process)
     os.killpg(search.pid, end)  # Ctrl-C reaches all that the search started in its session
     search.communicate()
-    assert until(lambda: not runs(process))
+    assert until(lambda: not is_running(process))
     assert until(lambda: not folder.exists())
 
 
@@ -435,9 +439,9 @@ def test_sigterm_to_all_processes_of_a_job_ends_the_service_after_the_driver_end
         os.kill(process, signal.SIGTERM)
     said, _ = search.communicate()
     assert said == "False\n"
-    assert until(lambda: not runs(service))
+    assert until(lambda: not is_running(service))
     assert until(lambda: not folder.exists())
-    assert until(lambda: not any(map(runs, watchers)))
+    assert until(lambda: not any(map(is_running, watchers)))
 
 
 def test_the_service_carries_no_mark_by_which_a_ray_session_ends_its_processes(
@@ -538,7 +542,7 @@ def test_the_workers_of_a_search_whose_trials_share_a_gpu_find_one_service_for_a
     document = {**SPACE, "resources": {"mps": asked, "gpus_per_trial": share}}
     plan = StudyPlan(
         from_document(document, "test"), Options(provide(tmp_path / "results")),
-        datasets.load("synthetic"), {}, Machine((Node(2, 1),)), TrialResources(1, share, round(1 / share)),
+        datasets.load_data("synthetic"), {}, Machine((Node(2, 1),)), TrialResources(1, share, round(1 / share)),
     )  # fmt: skip
     said = io.StringIO()
     study.run_study(plan, Console(file=said, width=200), Finds(seen))
@@ -551,4 +555,6 @@ def test_the_workers_of_a_search_whose_trials_share_a_gpu_find_one_service_for_a
     assert len(stand_in.started) == expected
     assert (found == {"none"}) is not bool(expected)
     assert len(found) == 1
-    assert all(until(lambda process=process: not runs(process)) for process in stand_in.started)
+    assert all(
+        until(lambda process=process: not is_running(process)) for process in stand_in.started
+    )

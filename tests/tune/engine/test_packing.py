@@ -17,25 +17,25 @@ from core.network.detector import Traits
 from core.network.detectors import FPN_V2
 from tests.core.activations import kept_bytes
 from tune.engine.packing import (
-    FORMAT,
     GAIN,
     MARGIN,
     MEMORY,
-    MOST,
+    MOST_TRIALS,
+    PACKING_FORMAT,
     Conditions,
     Gpu,
     Measured,
     Packing,
     Round,
-    best,
-    choose,
+    best_number,
+    choose_sharing,
     heaviest,
     images_per_second,
     most_that_fit,
     next_number,
-    numbers,
+    numbers_to_measure,
     read_packing,
-    remembered,
+    remembered_packing,
     speeds,
     what_matters,
 )
@@ -82,7 +82,7 @@ def both(gpu: Gpu = H200) -> Measured:
 
 @given(st.integers(1, 64))
 def test_the_numbers_that_are_tried_double_up_to_the_largest_that_may_be_tried(most: int) -> None:
-    tried = numbers(most)
+    tried = numbers_to_measure(most)
     assert (tried[0], tried[-1]) == (1, most)
     assert all(2 * one == two for one, two in pairwise(tried[:-1]))
     assert len(tried) == 1 or tried[-2] < tried[-1] <= 2 * tried[-2]
@@ -95,29 +95,29 @@ def grown(speed: Any, most: int) -> list[Round]:
     return found
 
 
-@given(by_number, st.integers(1, MOST))
+@given(by_number, st.integers(1, MOST_TRIALS))
 def test_more_trials_are_tried_as_long_as_the_last_number_gained_and_there_is_room(
     known: dict[int, float], most: int
 ) -> None:
     found = grown(lambda trials: known.get(trials, 5.0), most)
-    assert [one.trials for one in found] == numbers(most)[: len(found)]
+    assert [one.trials for one in found] == numbers_to_measure(most)[: len(found)]
     gains = [two.images_per_second >= GAIN * one.images_per_second for one, two in pairwise(found)]
     assert all(gains[:-1])
     assert found[-1].trials == most or not gains[-1]
 
 
-@given(st.integers(2, MOST))
+@given(st.integers(2, MOST_TRIALS))
 def test_a_number_that_did_not_work_is_the_last(fails: int) -> None:
-    found = grown(lambda trials: 0.0 if trials >= fails else 2.0**trials, MOST)
+    found = grown(lambda trials: 0.0 if trials >= fails else 2.0**trials, MOST_TRIALS)
     assert [one.trials for one in found if one.images_per_second] == [
-        trials for trials in numbers(MOST) if trials < fails
+        trials for trials in numbers_to_measure(MOST_TRIALS) if trials < fails
     ]
     assert sum(not one.images_per_second for one in found) == 1
 
 
 @given(by_number)
 def test_the_smallest_number_is_taken_over_which_none_gains(known: dict[int, float]) -> None:
-    trials = best(known)
+    trials = best_number(known)
     assert max(known.values()) < GAIN * known[trials]
     for fewer in known:
         if fewer < trials:
@@ -128,16 +128,16 @@ def test_the_smallest_number_is_taken_over_which_none_gains(known: dict[int, flo
 def test_the_service_is_taken_where_its_best_number_gains_over_the_best_number_of_turns(
     turns: dict[int, float], together: dict[int, float]
 ) -> None:
-    trials, service = choose(turns, together)
-    gains = together[best(together)] >= GAIN * turns[best(turns)]
-    assert trials == (best(together) if gains else best(turns))
+    trials, service = choose_sharing(turns, together)
+    gains = together[best_number(together)] >= GAIN * turns[best_number(turns)]
+    assert trials == (best_number(together) if gains else best_number(turns))
     assert service == (gains and trials > 1)
 
 
 @given(by_number)
 def test_what_was_not_measured_is_not_taken(known: dict[int, float]) -> None:
-    assert choose(known, {}) == (best(known), False)
-    assert choose({}, known) == (best(known), best(known) > 1)
+    assert choose_sharing(known, {}) == (best_number(known), False)
+    assert choose_sharing({}, known) == (best_number(known), best_number(known) > 1)
 
 
 @given(by_number, by_number, st.floats(0.1, 10))
@@ -152,26 +152,26 @@ def test_the_choice_depends_on_ratios_of_speeds_alone(
     scaled = [
         {trials: factor * one for trials, one in known.items()} for known in (turns, together)
     ]
-    assert choose(*scaled) == choose(turns, together)
+    assert choose_sharing(*scaled) == choose_sharing(turns, together)
 
 
 @given(st.integers(1, 200 * GB), st.integers(1, 200 * GB))
 def test_trials_that_fit_leave_a_margin_or_are_one(held: int, free: int) -> None:
     trials = most_that_fit(held, free)
-    assert 1 <= trials <= MOST
+    assert 1 <= trials <= MOST_TRIALS
     assert trials == 1 or trials * MARGIN * held <= MEMORY * free
-    assert trials == MOST or (trials + 1) * MARGIN * held > MEMORY * free - 2
+    assert trials == MOST_TRIALS or (trials + 1) * MARGIN * held > MEMORY * free - 2
 
 
 def test_a_memory_of_which_nothing_is_known_bounds_nothing() -> None:
-    assert most_that_fit(0, 8 * GB) == most_that_fit(GB, 0) == MOST
+    assert most_that_fit(0, 8 * GB) == most_that_fit(GB, 0) == MOST_TRIALS
 
 
 def test_processors_and_parallel_bound_what_a_gpu_would_hold() -> None:
     def most(
         cpus: int, gpus: int, per_trial: int | str = "auto", parallel: int | None = None
     ) -> int:
-        return Machine((Node(cpus, gpus),)).most_on_a_gpu(per_trial, parallel, MOST)
+        return Machine((Node(cpus, gpus),)).most_on_a_gpu(per_trial, parallel, MOST_TRIALS)
 
     assert most(16, 1) == 16
     assert most(3, 1) == 3
@@ -187,13 +187,13 @@ def test_the_largest_number_on_a_gpu_runs_and_the_next_does_not(
     cpus: int, gpus: int, parallel: int | None
 ) -> None:
     machine = Machine((Node(cpus, gpus),))
-    most = machine.most_on_a_gpu("auto", parallel, MOST)
+    most = machine.most_on_a_gpu("auto", parallel, MOST_TRIALS)
 
     def on_the_fullest(trials: int) -> int:
         return -(-machine.share("auto", 1 / trials, parallel).parallel // gpus)
 
     assert most == 1 or on_the_fullest(most) == most
-    assert most == MOST or on_the_fullest(most + 1) <= most
+    assert most == MOST_TRIALS or on_the_fullest(most + 1) <= most
 
 
 steps_of_trials = st.lists(
@@ -312,7 +312,7 @@ def test_a_packing_is_read_as_it_was_written_and_used_under_the_same_conditions_
     found = packing(both())
     file.write_text(json.dumps(found.to_json()))
     assert read_packing(file) == found
-    assert remembered(file, found.conditions) == found
+    assert remembered_packing(file, found.conditions) == found
     for change in (
         {"gpus": (dataclasses.replace(H200, number=2),)},
         {"settings": {**found.conditions.settings, "optim.batch_size": 4}},
@@ -320,7 +320,7 @@ def test_a_packing_is_read_as_it_was_written_and_used_under_the_same_conditions_
         {"parallel": 3},
         {"services": (False,)},
     ):
-        assert remembered(file, dataclasses.replace(found.conditions, **change)) is None
+        assert remembered_packing(file, dataclasses.replace(found.conditions, **change)) is None
 
 
 @pytest.mark.parametrize(
@@ -330,8 +330,8 @@ def test_a_packing_is_read_as_it_was_written_and_used_under_the_same_conditions_
         "{}",
         "[]",
         '{"settings": {}, "probe": {"device": "a GPU"}, "trials": 2}',  # of the version before
-        json.dumps({"format": FORMAT, "conditions": {}, "gpus": []}),
-        json.dumps(packing(both()).to_json() | {"format": FORMAT + 1}),
+        json.dumps({"format": PACKING_FORMAT, "conditions": {}, "gpus": []}),
+        json.dumps(packing(both()).to_json() | {"format": PACKING_FORMAT + 1}),
         json.dumps(packing(both()).to_json() | {"gpus": []}),
         json.dumps(packing(both()).to_json() | {"gpus": [{"gpu": {}, "rounds": []}]}),
         json.dumps(packing(both()).to_json()).replace("30.1", '"many"'),

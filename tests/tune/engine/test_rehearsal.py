@@ -32,15 +32,15 @@ from tune.engine.packing import MARGIN, MEMORY, Conditions, Gpu, what_matters
 from tune.engine.rehearsal import (
     Answer,
     Ask,
-    Inputs,
     NotMeasured,
+    ProcessTrouble,
     Rehearsal,
+    RehearsalInputs,
     TimeIsUp,
-    Trouble,
-    pack,
+    measure_packing,
 )
 from tune.engine.resources import Machine, Node
-from tune.processes import runs, variables
+from tune.processes import environment_variables, is_running
 
 SMALL: dict[str, Any] = {
     "model.backbone": "resnet18",
@@ -63,16 +63,18 @@ CPU = Gpu("a processor", 0)
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds have time on a busy machine."""
-    for name in ("SECONDS", "FIRST_SECONDS", "START_SECONDS", "ROUND_SECONDS"):
+    for name in ("SECONDS_A_KIND", "FIRST_SECONDS", "FURTHER_SECONDS", "ROUND_SECONDS"):
         monkeypatch.setattr(rehearsal, name, 300.0)
 
 
-def inputs(**settings: Any) -> Inputs:
+def inputs(**settings: Any) -> RehearsalInputs:
     config = TrialConfig.from_settings({**SMALL, **settings})
-    return Inputs(config, synthetic.make(images=6, side=64), None, "cpu")
+    return RehearsalInputs(config, synthetic.make_cells(images=6, side=64), None, "cpu")
 
 
-def conditions(inputs: Inputs, cpus: int = 2, services: tuple[bool, ...] = (False,)) -> Conditions:
+def conditions(
+    inputs: RehearsalInputs, cpus: int = 2, services: tuple[bool, ...] = (False,)
+) -> Conditions:
     return Conditions(what_matters(inputs.config), (CPU,), cpus, 0, "auto", None, services)
 
 
@@ -130,7 +132,7 @@ def noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[Rehearsal], th
 def test_one_and_two_trials_are_measured_and_the_data_are_as_they_were() -> None:
     given = inputs()
     before = given.data.fingerprint
-    found = pack(conditions(given), machine(), given)
+    found = measure_packing(conditions(given), machine(), given)
     (measured,) = found.gpus
     assert [one.trials for one in measured.rounds] == [1, 2]
     for one in measured.rounds:
@@ -146,13 +148,13 @@ def test_one_and_two_trials_are_measured_and_the_data_are_as_they_were() -> None
 class Simulated:
     """A nursery whose processes are figures: each round takes a time on a clock of its own."""
 
-    def __init__(self, given: Inputs, memory: Memory, host: int, seconds: float) -> None:
+    def __init__(self, given: RehearsalInputs, memory: Memory, host: int, seconds: float) -> None:
         self.inputs, self.memory, self.host, self.seconds = given, memory, host, seconds
         self.asked: list[Ask] = []
-        self.faults: Callable[[Ask], Trouble | Exception | None] = lambda _: None
+        self.faults: Callable[[Ask], ProcessTrouble | Exception | None] = lambda _: None
         self.now = 0.0
 
-    def __call__(self, _: Inputs, alive: Callable[[], object]) -> "Simulated":
+    def __call__(self, _: RehearsalInputs, alive: Callable[[], object]) -> "Simulated":
         self.alive = alive
         return self
 
@@ -169,13 +171,13 @@ class Simulated:
         self.alive()
         self.asked.append(ask)
         if (fault := self.faults(ask)) is not None:
-            if isinstance(fault, Trouble):
+            if isinstance(fault, ProcessTrouble):
                 return Answer(trouble=fault)
             raise fault
         self.now += self.seconds
         if self.now > ask.until:
             self.now = ask.until
-            return Answer(trouble=Trouble("a process did not answer in time"))
+            return Answer(trouble=ProcessTrouble("a process did not answer in time"))
         return Answer(10.0 * ask.trials, GB, self.host, self.memory, ask.processes)
 
 
@@ -214,7 +216,7 @@ def test_nothing_is_started_that_would_not_fit_the_gpu_or_the_machine(
 ) -> None:
     at = simulated(monkeypatch, free, host, room)
     few = replace(conditions(at.inputs, 16), gpus=(H200,))
-    found = pack(few, machine(16), at.inputs)
+    found = measure_packing(few, machine(16), at.inputs)
     assert max(one.processes for one in at.asked) == found.trials == most
     assert most == 1 or most * MARGIN * 1.5 * GB <= MEMORY * free
     assert found.gpus[0].rounds[0].peak_bytes == 1.5 * GB
@@ -222,7 +224,7 @@ def test_nothing_is_started_that_would_not_fit_the_gpu_or_the_machine(
 
 def test_each_trial_has_the_processors_that_it_will_have(monkeypatch: pytest.MonkeyPatch) -> None:
     at = simulated(monkeypatch)
-    pack(replace(conditions(at.inputs, 16), gpus=(H200,)), machine(16), at.inputs)
+    measure_packing(replace(conditions(at.inputs, 16), gpus=(H200,)), machine(16), at.inputs)
     asked = {one.trials: (one.threads, one.workers) for one in at.asked}
     assert asked == {1: (8, 7), 2: (8, 7), 4: (4, 3), 8: (2, 1), 16: (1, 0)}
     for trials, (threads, _) in asked.items():
@@ -233,7 +235,7 @@ def test_starts_overlap_and_each_round_has_the_processes_it_needs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     at = simulated(monkeypatch)
-    pack(replace(conditions(at.inputs, 16), gpus=(H200,)), machine(16), at.inputs)
+    measure_packing(replace(conditions(at.inputs, 16), gpus=(H200,)), machine(16), at.inputs)
     assert [(one.trials, one.processes) for one in at.asked] == [
         (1, 1), (2, 8), (4, 8), (8, 8), (16, 16),
     ]  # fmt: skip
@@ -252,9 +254,9 @@ def test_each_kind_of_gpu_is_measured_in_turns_and_by_the_service(
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/service")
     kinds = (replace(H200, number=2), Gpu("small", 8 * GB, 1, 2))
     wanted = replace(conditions(at.inputs, 12, (False, True)), gpus=kinds)
-    found = pack(
+    found = measure_packing(
         wanted, Machine((Node(12, 3),)), at.inputs,
-        lambda: variables({"CUDA_MPS_PIPE_DIRECTORY": "/nowhere"}),
+        lambda: environment_variables({"CUDA_MPS_PIPE_DIRECTORY": "/nowhere"}),
     )  # fmt: skip
     assert {frozenset(one.environment.items()) for one in at.asked} == {
         frozenset({"CUDA_VISIBLE_DEVICES": gpu, "CUDA_MPS_PIPE_DIRECTORY": folder}.items())
@@ -272,9 +274,11 @@ def test_rounds_end_within_their_time_however_slow_a_trial_is(
     seconds: float, ways: tuple[bool, ...]
 ) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(rehearsal, "SECONDS", 45.0)
+        monkeypatch.setattr(rehearsal, "SECONDS_A_KIND", 45.0)
         at = simulated(monkeypatch, seconds=seconds)
-        found = pack(replace(conditions(at.inputs, 16, ways), gpus=(H200,)), machine(16), at.inputs)
+        found = measure_packing(
+            replace(conditions(at.inputs, 16, ways), gpus=(H200,)), machine(16), at.inputs
+        )
         assert at.now <= seconds + 45.0 + 1e-6
         assert found.trials >= 1
         assert found.gpus[0].rounds[0].images_per_second == 10.0
@@ -362,7 +366,7 @@ def test_a_process_that_dies_ends_the_growth_and_the_largest_number_that_worked_
     given = inputs()
     with noted(monkeypatch) as (begun, ready):
         thread = in_another_thread(lambda: kill_when_begun(begun, ready, 1, 2))
-        found = pack(conditions(given), machine(), given)
+        found = measure_packing(conditions(given), machine(), given)
         thread.join()
     assert [(one.trials, one.trouble) for one in found.gpus[0].rounds] == [
         (1, ""),
@@ -385,14 +389,14 @@ def test_what_does_not_fit_one_gpu_alone_is_refused_with_a_way_out(
     monkeypatch: pytest.MonkeyPatch, error: Exception, refused: bool
 ) -> None:
     at = simulated(monkeypatch)
-    at.faults = lambda _: rehearsal._trouble(error)
+    at.faults = lambda _: rehearsal._trouble_of(error)
     with pytest.raises(
         ResourceError if refused else NotMeasured,
         match=r"optim.batch_size 1\) must fit one GPU alone.* take the largest images"
         if refused
         else str(error),
     ):
-        pack(replace(conditions(at.inputs), gpus=(H200,)), machine(), at.inputs)
+        measure_packing(replace(conditions(at.inputs), gpus=(H200,)), machine(), at.inputs)
 
 
 def test_a_gpu_that_takes_one_process_at_a_time_is_measured_by_the_service_alone(
@@ -401,16 +405,18 @@ def test_a_gpu_that_takes_one_process_at_a_time_is_measured_by_the_service_alone
     """As one of compute mode EXCLUSIVE_PROCESS, whose one process is the service's."""
     at = simulated(monkeypatch)
     at.faults = lambda _: (
-        Trouble("devices are busy") if os.environ["CUDA_MPS_PIPE_DIRECTORY"] == "/nowhere" else None
+        ProcessTrouble("devices are busy")
+        if os.environ["CUDA_MPS_PIPE_DIRECTORY"] == "/nowhere"
+        else None
     )
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/service")
-    without = lambda: variables({"CUDA_MPS_PIPE_DIRECTORY": "/nowhere"})  # noqa: E731
+    without = lambda: environment_variables({"CUDA_MPS_PIPE_DIRECTORY": "/nowhere"})  # noqa: E731
     wanted = replace(conditions(at.inputs, 16, (False, True)), gpus=(H200,))
-    found = pack(wanted, machine(16), at.inputs, without)
+    found = measure_packing(wanted, machine(16), at.inputs, without)
     assert {one.service for one in found.gpus[0].rounds} == {True}
     assert (found.trials, found.service, found.against_service) == (16, True, "")
     with pytest.raises(NotMeasured, match="devices are busy"):
-        pack(replace(wanted, services=(False,)), machine(16), at.inputs, without)
+        measure_packing(replace(wanted, services=(False,)), machine(16), at.inputs, without)
 
 
 def test_gpus_that_only_nvidias_driver_counts_are_not_measured(
@@ -441,9 +447,9 @@ def test_a_measurement_that_breaks_off_keeps_what_worked_once_a_trial_trained_al
     wanted = replace(conditions(at.inputs, 16), gpus=(H200,))
     if fails_with == 1:
         with pytest.raises(NotMeasured, match="they hang"):
-            pack(wanted, machine(16), at.inputs)
+            measure_packing(wanted, machine(16), at.inputs)
         return
-    found = pack(wanted, machine(16), at.inputs)
+    found = measure_packing(wanted, machine(16), at.inputs)
     assert found.trials == fails_with // 2
     assert found.gpus[0].rounds[-1].trouble == "they hang"
 
@@ -459,7 +465,9 @@ def test_a_measurement_whose_study_has_no_time_left_gives_no_number(
             raise TimeIsUp("no time is left")
 
     with pytest.raises(TimeIsUp, match="no time is left"):
-        pack(replace(conditions(at.inputs, 16), gpus=(H200,)), machine(16), at.inputs, alive=alive)
+        measure_packing(
+            replace(conditions(at.inputs, 16), gpus=(H200,)), machine(16), at.inputs, alive=alive
+        )
     assert len(at.asked) == after
 
 
@@ -485,7 +493,7 @@ def test_a_process_that_the_kernel_kills_for_the_machines_memory_does_not_end_th
     with noted(monkeypatch) as (begun, ready):
         thread = in_another_thread(lambda: kill_when_begun(begun, ready, 0, 1))
         with pytest.raises(NotMeasured, match="SIGKILL"):
-            pack(conditions(given), machine(), given)
+            measure_packing(conditions(given), machine(), given)
         thread.join()
 
 
@@ -506,20 +514,20 @@ def test_no_study_ends_because_a_measurement_failed(
 
         thread = in_another_thread(strike)
         with pytest.raises(NotMeasured):
-            pack(conditions(given), machine(), given)
+            measure_packing(conditions(given), machine(), given)
         thread.join()
 
 
 def test_a_gpu_that_the_processes_do_not_see_ends_no_study() -> None:
     given = replace(inputs(), device="cuda:7")
     with pytest.raises(NotMeasured, match="the device cuda:7 is not there"):
-        pack(conditions(given), machine(), given)
+        measure_packing(conditions(given), machine(), given)
 
 
 def test_a_configuration_that_cannot_be_trained_is_the_users_to_mend() -> None:
     given = inputs(**{"optim.restarts": 100})
     with pytest.raises(SettingError, match="use fewer restarts or more epochs"):
-        pack(conditions(given), machine(), given)
+        measure_packing(conditions(given), machine(), given)
 
 
 @pytest.mark.fault
@@ -537,7 +545,7 @@ def test_ctrl_c_ends_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
         thread = in_another_thread(strike)
         try:
             with pytest.raises(KeyboardInterrupt):
-                pack(conditions(given), machine(), given)
+                measure_packing(conditions(given), machine(), given)
         finally:
             signal.signal(signal.SIGINT, before)
         thread.join()
@@ -562,7 +570,7 @@ def test_the_processes_end_when_the_driver_is_killed() -> None:
     assert len(found) == 3
     driver.kill()
     driver.communicate()
-    assert until(lambda: not any(map(runs, found)), 20)
+    assert until(lambda: not any(map(is_running, found)), 20)
 
 
 @pytest.mark.usefixtures("narrow")

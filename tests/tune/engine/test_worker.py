@@ -165,7 +165,7 @@ def test_a_trial_that_holds_a_gpu_never_trains_without_one(
     monkeypatch.setattr(trials, "NO_GPU_SECONDS", 0.0)
     settings = TrialConfig.from_settings({"model.weights": "none", "optim.epochs": 1}).settings()
     assignment = Assignment(0, 1, str(tmp_path), settings, 0, 0.5)
-    inputs = trials.TrialInputs(datasets.load("synthetic"), {}, 1, gpu=True)
+    inputs = trials.TrialInputs(datasets.load_data("synthetic"), {}, 1, gpu=True)
     with pytest.raises(NoGpu, match=r"^torch sees none there, although the trial holds one$"):
         trials.CoreTrials().make(assignment, inputs)
 

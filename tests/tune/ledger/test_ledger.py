@@ -676,7 +676,7 @@ def held_by(url: str, driver: Mapping[str, Any], seconds_ago: float) -> None:
 def test_a_study_is_claimed_by_one_live_process_of_this_machine(url: str) -> None:
     open_ledger(url, request(SPACE))
     with subprocess.Popen(["sleep", "100"]) as other:
-        held_by(url, {"pid": other.pid, "host": "here", "machine": processes.machine()}, 0)
+        held_by(url, {"pid": other.pid, "host": "here", "machine": processes.machine_name()}, 0)
         with pytest.raises(
             StudyError,
             match=f"is being searched by process {other.pid} on host here",

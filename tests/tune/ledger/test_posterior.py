@@ -11,7 +11,7 @@ from tune.ledger.proposals import tried_of
 from tune.ledger.records import State
 from tune.request.file import from_document
 from tune.samplers.sampler import Outcome
-from tune.stopping.rule import RULES, NoisyCurve
+from tune.stopping.rule import STOPPING_RULES, NoisyCurve
 
 DOCUMENT: dict[str, Any] = {
     "study": "law",
@@ -92,7 +92,7 @@ def test_a_rule_is_shown_curves_with_the_pulls_of_each_epoch(
     assert (curve, curve.pulls) == ((0.1, 0.2), [(), ()])
     assert others == complete == [(0.1, 0.2, 0.3)]
     assert [list(one) for one in others[0].pulls] == pulls
-    assert RULES  # the table from which a study takes its rule
+    assert STOPPING_RULES  # the table from which a study takes its rule
 
 
 def test_the_order_by_posterior_mean_is_that_of_the_truth_where_the_best_score_is_a_lucky_one() -> (

@@ -15,9 +15,9 @@ from tune.report import class_limits
 from tune.report.class_limits import MOST_ROWS, limits_of_rows
 from tune.report.content import ReportContent, content_of
 from tune.report.figures.limits import limits as figure
-from tune.report.svg import drawn
+from tune.report.svg import draw_figure
 from tune.study.reading import read_study
-from tune.tables import Kind, text
+from tune.tables import Kind, cell_text
 
 VARIANTS = {
     **SMALL,
@@ -109,13 +109,13 @@ def test_the_answer_says_what_limited_the_weakest_class(
     assert (repeats > 1) == (name == "variants")
     counted = f", counted in {repeats} repeats," if repeats > 1 else ""
     assert f": of its {sum(weakest.instances.values()):,} instances{counted} " in said
-    share = text(weakest.share("called_another_class"), Kind.PERCENT)
+    share = cell_text(weakest.share("called_another_class"), Kind.PERCENT)
     assert f"{share} were found but called another class ({weakest.called} most often)" in said
-    assert f"{text(weakest.share('found'), Kind.PERCENT)} were found rightly" in said
+    assert f"{cell_text(weakest.share('found'), Kind.PERCENT)} were found rightly" in said
     shares = [float(part) for part in re.findall(r"([\d.]+)%", said)]
     assert sum(shares) == pytest.approx(100, abs=0.25)
     best = max(weakest.mended.values(), key=lambda value: value or 0.0)
-    assert text(best, Kind.AP50) in said
+    assert cell_text(best, Kind.AP50) in said
 
 
 def test_the_tables_have_a_row_for_each_class_of_each_row(
@@ -137,7 +137,7 @@ def test_the_figure_says_every_part_of_every_bar_in_numbers(
 ) -> None:
     drawing = figure(contents[name])
     assert drawing is not None
-    svg = drawn("limits", drawing).wide
+    svg = draw_figure("limits", drawing).wide
     for one in contents[name].limits:
         parts = " · ".join(f"{100 * one.share(kind):.0f}" for kind in INSTANCE_KINDS)
         assert f">{parts} of {sum(one.instances.values()):,}<" in svg

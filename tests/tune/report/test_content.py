@@ -37,7 +37,7 @@ from tune.ledger.reading import read_ledger
 from tune.ledger.records import State, TrialRecord
 from tune.report import main_table
 from tune.report.content import ReportContent, content_of
-from tune.report.evidence import gather
+from tune.report.evidence import gather_evidence
 from tune.report.sentences import answer_of
 from tune.report.trial_scores import ScoredTrial
 from tune.request.file import from_document
@@ -72,7 +72,7 @@ def plan_of(results: Path, document: Mapping[str, Any]) -> StudyPlan:
     return StudyPlan(
         request,
         Options(results),
-        datasets.load("synthetic"),
+        datasets.load_data("synthetic"),
         {},
         Machine((Node(2, 0),)),
         TrialResources(1, 0.0, 2),
@@ -90,7 +90,7 @@ def report_of(epoch: int, table: MatchTable) -> dict[str, Any]:
 def begin(results: Path, document: Mapping[str, Any]) -> tuple[StudyPlan, Ledger]:
     plan = plan_of(results, document)
     plan.folder.path.mkdir(parents=True)
-    study.describe(plan)
+    study.write_study_json(plan)
     return plan, open_ledger(plan.storage, plan.request)
 
 
@@ -471,7 +471,7 @@ def test_a_study_that_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> N
         read_study("s", tmp_path, "sqlite:///none.db")
     plan = plan_of(tmp_path, VARIANTS)
     plan.folder.path.mkdir()
-    study.describe(plan)
+    study.write_study_json(plan)
     with pytest.raises(StudyError, match=r"its ledger sqlite:.* does not hold"):
         found(plan)
 
@@ -602,7 +602,7 @@ def test_the_best_as_measured_is_said_to_be_that_and_may_be_worse_than_another_w
     )
     assert f"; less the luck of its best epoch it is {best.ap50:.4f} (" in sentence
     *before, last = [row for row in others if row.difference is not None]
-    evidence = gather(read_study(sampled.request.study, sampled.options.results))
+    evidence = gather_evidence(read_study(sampled.request.study, sampled.options.results))
     rows = (best, *before, replace(last, verdict="better"))
     answer = " ".join(answer_of(replace(evidence, rows=rows)))
     assert "1 is better once the luck of best epochs is taken off" in answer
@@ -711,7 +711,9 @@ def confirmed(results: Path, document: Mapping[str, Any]) -> StudyPlan:
     """A search, and the confirmation of its best."""
     plan = replay(results, document, by_rate)
     request, repeats = plan.request, confirmation.fresh_repeats(plan.request, plan.data)
-    points = confirmation.points(open_ledger(plan.storage, request).records, request, repeats)
+    points = confirmation.confirming_points(
+        open_ledger(plan.storage, request).records, request, repeats
+    )
     book = open_ledger(plan.storage, confirmation.confirming_request(request), points)
     book.remember(confirmation.confirmation_facts(request, repeats))
     while (record := book.next()) is not None:

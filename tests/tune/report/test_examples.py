@@ -25,7 +25,7 @@ from tests.core.narrow import narrowed
 from tune.ledger.ledger import open_ledger
 from tune.report import page as report
 from tune.report.content import ReportContent, content_of
-from tune.report.figures.examples import chosen, examples, image_f1
+from tune.report.figures.examples import chosen_images, examples, image_f1
 from tune.report.figures.figure import Absence, Pictures, figures_of
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder, match_table_path
@@ -59,7 +59,7 @@ def _few_channels() -> Iterator[None]:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyFolder, Dataset]:
     """A study of one trial that was really trained, an epoch on eight small images."""
     place = tmp_path_factory.mktemp("trained")
-    data = synthetic.make(images=8, side=64)
+    data = synthetic.make_cells(images=8, side=64)
     synthetic.write_hw3(data, place / "cells")
     request = from_document({**SPACE, "data": str(place / "cells")}, "test")
     plan, problems = check_request(request, Options(place / "results"))
@@ -67,7 +67,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyFolder, Data
     plan.folder.path.mkdir(parents=True)
     ledger = open_ledger(plan.storage, request)
     ledger.remember(study_facts(request, plan.data))
-    study.describe(plan)
+    study.write_study_json(plan)
     record = ledger.next()
     assert record is not None
     trial = Trial(TrialConfig.from_settings(record.settings), plan.data, device="cpu", threads=1)
@@ -97,7 +97,7 @@ def test_the_page_shows_annotations_and_predictions_of_validation_images(
         assert image.size == picture.size
         assert any(name in picture.alt for name in table.image_names)
     assert examples(found(folder, data)) == shown
-    page = report.write(found(folder), figures_of(found(folder, data))).read_text()
+    page = report.write_report(found(folder), figures_of(found(folder, data))).read_text()
     embedded = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     assert embedded == [picture.base64 for picture in shown.pictures]
     for number, picture in enumerate(shown.pictures, start=1):
@@ -159,7 +159,7 @@ def test_the_images_are_the_middling_and_the_worst_of_those_that_are_quick_to_pr
     f1: list[float], data: st.DataObject
 ) -> None:
     pixels = data.draw(st.lists(st.sampled_from([100, 10**8]), min_size=len(f1), max_size=len(f1)))
-    picked = chosen(np.array(f1), pixels)
+    picked = chosen_images(np.array(f1), pixels)
     there = [place for place, score in enumerate(f1) if not np.isnan(score)]
     quick = [place for place in there if pixels[place] == 100]
     assert len(set(picked)) == len(picked) <= 2

@@ -18,11 +18,11 @@ from tune.report.figures.curves import HIGHLIGHTED
 from tune.report.figures.figure import figures_of
 from tune.report.figures.scores import _scores_of
 from tune.report.figures.settings import _draw_setting
-from tune.report.svg import Drawn, colour
+from tune.report.svg import DrawnFigure, colour
 from tune.statistics.certainty import Verdict
-from tune.stopping.hope import NO_HOPE, PLACES
+from tune.stopping.hope import BEST_PLACES, NO_HOPE
 from tune.study.reading import read_study
-from tune.tables import Kind, text
+from tune.tables import Kind, cell_text
 
 VARIANTS = {
     **SMALL,
@@ -63,15 +63,15 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ReportContent]:
 
 
 @pytest.fixture(scope="module")
-def drawn(found: dict[str, ReportContent]) -> dict[str, dict[str, Drawn]]:
+def drawn(found: dict[str, ReportContent]) -> dict[str, dict[str, DrawnFigure]]:
     return {name: figures(findings) for name, findings in found.items()}
 
 
-def figures(findings: ReportContent) -> dict[str, Drawn]:
-    return {name: one for name, one in figures_of(findings).items() if isinstance(one, Drawn)}
+def figures(findings: ReportContent) -> dict[str, DrawnFigure]:
+    return {name: one for name, one in figures_of(findings).items() if isinstance(one, DrawnFigure)}
 
 
-def texts(figure: Drawn) -> list[str]:
+def texts(figure: DrawnFigure) -> list[str]:
     return [
         element.text or ""
         for element in ET.fromstring(figure.alone).iter()
@@ -79,7 +79,7 @@ def texts(figure: Drawn) -> list[str]:
     ]
 
 
-def lines(figure: Drawn, width: str) -> list[tuple[float, float]]:
+def lines(figure: DrawnFigure, width: str) -> list[tuple[float, float]]:
     """Left and right end of the horizontal lines of a width, top to bottom as they were drawn."""
     ends = []
     for element in ET.fromstring(figure.alone).iter():
@@ -93,7 +93,7 @@ def lines(figure: Drawn, width: str) -> list[tuple[float, float]]:
     return ends
 
 
-def hollow(figure: Drawn, shade: str) -> int:
+def hollow(figure: DrawnFigure, shade: str) -> int:
     """How many points were drawn that are filled with the page's colour."""
     look = f"fill: {colour('paper')}; stroke: {colour(shade)}"
     uses = [
@@ -104,7 +104,7 @@ def hollow(figure: Drawn, shade: str) -> int:
 
 @pytest.mark.parametrize("name", ["variants", "search"])
 def test_intervals_are_drawn_to_scale(
-    found: dict[str, ReportContent], drawn: dict[str, dict[str, Drawn]], name: str
+    found: dict[str, ReportContent], drawn: dict[str, dict[str, DrawnFigure]], name: str
 ) -> None:
     rows = found[name].rows
     intervals = [row.interval for row in rows if row.interval is not None]
@@ -118,7 +118,7 @@ def test_intervals_are_drawn_to_scale(
 
 
 def test_a_difference_has_its_verdict_in_words_beside_it(
-    found: dict[str, ReportContent], drawn: dict[str, dict[str, Drawn]]
+    found: dict[str, ReportContent], drawn: dict[str, dict[str, DrawnFigure]]
 ) -> None:
     compared = [row for row in found["variants"].rows if row.difference is not None]
     figure = drawn["variants"]["differences"]
@@ -128,7 +128,7 @@ def test_a_difference_has_its_verdict_in_words_beside_it(
     assert len(lines(figure, "2")) == len(compared)
     smallest = found["variants"].smallest_difference.value
     assert smallest is not None
-    assert text(smallest, Kind.AP50) in figure.caption
+    assert cell_text(smallest, Kind.AP50) in figure.caption
 
 
 def test_a_confounded_difference_is_marked(found: dict[str, ReportContent]) -> None:
@@ -141,12 +141,12 @@ def test_a_confounded_difference_is_marked(found: dict[str, ReportContent]) -> N
 
 @pytest.mark.parametrize("name", ["variants", "search"])
 def test_the_best_curves_have_names_and_scores_and_the_others_are_a_backdrop(
-    found: dict[str, ReportContent], drawn: dict[str, dict[str, Drawn]], name: str
+    found: dict[str, ReportContent], drawn: dict[str, dict[str, DrawnFigure]], name: str
 ) -> None:
     rows = sorted(found[name].rows, key=lambda row: -row.ap50)[:HIGHLIGHTED]
     for figure in (drawn[name]["ap50-curves"], drawn[name]["loss-curves"]):
         legend = [one for one in texts(figure) if re.search(r": 0\.\d{4}$", one)]
-        assert legend == [f"{row.name}: {text(row.ap50, Kind.AP50)}" for row in rows]
+        assert legend == [f"{row.name}: {cell_text(row.ap50, Kind.AP50)}" for row in rows]
         grey = f"stroke: {colour('backdrop')}"
         backdrop = [
             element
@@ -163,7 +163,7 @@ def test_the_best_curves_have_names_and_scores_and_the_others_are_a_backdrop(
 
 
 def test_repeats_are_shown_as_bands_and_single_trainings_say_that_there_is_none(
-    drawn: dict[str, dict[str, Drawn]],
+    drawn: dict[str, dict[str, DrawnFigure]],
 ) -> None:
     assert (
         "bands reach from the lowest to the highest repeat"
@@ -173,7 +173,7 @@ def test_repeats_are_shown_as_bands_and_single_trainings_say_that_there_is_none(
 
 
 def test_backbones_are_compared_where_nothing_else_differs(
-    drawn: dict[str, dict[str, Drawn]],
+    drawn: dict[str, dict[str, DrawnFigure]],
 ) -> None:
     shown = [one for one in texts(drawn["variants"]["backbones"]) if one.startswith("resnet")]
     assert shown == ["resnet18: Res18", "resnet34: Res34"]
@@ -193,11 +193,11 @@ def test_the_caption_says_how_many_trials_ended_without_hope(
     )
     drawn = figures(changed)["stopped"]
     assert f" {len(stopped)} stopped early (2 of them without hope)" in drawn.caption
-    assert f"unlikely to reach the best {PLACES} complete trials" in drawn.caption
+    assert f"unlikely to reach the best {BEST_PLACES} complete trials" in drawn.caption
 
 
 def test_trials_that_were_stopped_early_are_hollow_and_are_counted(
-    found: dict[str, ReportContent], drawn: dict[str, dict[str, Drawn]]
+    found: dict[str, ReportContent], drawn: dict[str, dict[str, DrawnFigure]]
 ) -> None:
     states = Counter(trial.record.state for trial in found["search"].trials)
     assert states[State.PRUNED] > 5
@@ -256,7 +256,7 @@ def test_an_interval_that_is_not_known_is_not_drawn_and_the_caption_says_so(
 
 
 def test_a_figure_without_anything_to_show_is_absent(
-    found: dict[str, ReportContent], drawn: dict[str, dict[str, Drawn]]
+    found: dict[str, ReportContent], drawn: dict[str, dict[str, DrawnFigure]]
 ) -> None:
     assert set(drawn["variants"]) == {
         "differences",

@@ -26,7 +26,7 @@ from tune.report.figures.figure import figures_of
 from tune.request.file import from_document
 from tune.store.folder import StudyFolder
 from tune.study.reading import read_study
-from tune.tables import Kind, text
+from tune.tables import Kind, cell_text
 
 HOSTILE = "<script>alert('1')</script> $x^2$ & <b>"
 REASON = "<img src=x onerror=alert(2)> took 3 & more"
@@ -124,7 +124,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StudyFolder]:
 
 def write(folder: StudyFolder) -> Path:
     findings = content_of(read_study(folder.path.name, folder.path.parent))
-    return report.write(findings, figures_of(findings))
+    return report.write_report(findings, figures_of(findings))
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_figures_say_the_numbers_of_the_tables(
     texts = [
         element.text for element in ET.fromstring(drawn).iter() if element.tag.endswith("}text")
     ]
-    assert [text(row.ap50, Kind.AP50) for row in rows] == [
+    assert [cell_text(row.ap50, Kind.AP50) for row in rows] == [
         one for one in texts if one and one.count(".") == 1
     ][-len(rows) :]
 

@@ -22,9 +22,9 @@ from tune.report.svg import (
     SERIES,
     WIDE,
     Drawing,
-    Drawn,
+    DrawnFigure,
     colour,
-    drawn,
+    draw_figure,
     plain,
 )
 
@@ -128,13 +128,15 @@ def drawing(canvas: Canvas, wide: bool) -> None:
     canvas.legend(loc="outside right upper")
 
 
-def make(name: str = "one") -> Drawn:
+def make(name: str = "one") -> DrawnFigure:
     height = lambda wide: 300 if wide else 400  # noqa: E731
-    return drawn(name, Drawing("training", "A title <b>", "A caption & more.", height, drawing))
+    return draw_figure(
+        name, Drawing("training", "A title <b>", "A caption & more.", height, drawing)
+    )
 
 
 @pytest.fixture(scope="module")
-def made() -> Drawn:
+def made() -> DrawnFigure:
     return make()
 
 
@@ -142,7 +144,7 @@ def parsed(svg: str) -> ET.Element:
     return ET.fromstring(svg)
 
 
-def test_the_same_figure_is_the_same_text(made: Drawn) -> None:
+def test_the_same_figure_is_the_same_text(made: DrawnFigure) -> None:
     assert make() == made
 
 
@@ -152,7 +154,7 @@ def test_drawing_changes_no_setting_of_matplotlib() -> None:
     assert dict(matplotlib.rcParams) == before
 
 
-def test_no_two_figures_share_an_id_and_every_reference_leads_somewhere(made: Drawn) -> None:
+def test_no_two_figures_share_an_id_and_every_reference_leads_somewhere(made: DrawnFigure) -> None:
     every: list[str] = []
     for svg in (made.wide, made.narrow, make("two").wide, make("two").narrow):
         ids = [element.attrib["id"] for element in parsed(svg).iter() if "id" in element.attrib]
@@ -163,7 +165,9 @@ def test_no_two_figures_share_an_id_and_every_reference_leads_somewhere(made: Dr
     assert len(set(every)) == len(every)
 
 
-def test_in_a_page_every_colour_follows_the_theme_and_a_file_needs_no_page(made: Drawn) -> None:
+def test_in_a_page_every_colour_follows_the_theme_and_a_file_needs_no_page(
+    made: DrawnFigure,
+) -> None:
     for svg in (made.wide, made.narrow):
         colours = re.findall(r"(?:var\(--[a-z]+, )?#[0-9a-f]{6}\b", svg)
         assert colours
@@ -175,7 +179,7 @@ def test_in_a_page_every_colour_follows_the_theme_and_a_file_needs_no_page(made:
     }
 
 
-def test_a_figure_scales_is_named_and_keeps_its_text_as_text(made: Drawn) -> None:
+def test_a_figure_scales_is_named_and_keeps_its_text_as_text(made: DrawnFigure) -> None:
     for svg, view in ((made.wide, WIDE), (made.narrow, NARROW), (made.alone, WIDE)):
         root = parsed(svg)
         assert root.attrib["viewBox"].startswith(f"0 0 {view:g} ")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from core.config import SETTINGS, TrialConfig, Value
 from core.text import listed
 from tune.request import confounds
-from tune.request.confounds import BACKBONE, FACTORS, Attribution, differences
+from tune.request.confounds import BACKBONE, FACTORS, Attribution, differing_factors
 from tune.request.file import load_request
 from tune.request.request import variant_attributions
 
@@ -27,7 +27,7 @@ def changed(**settings: Value) -> dict[str, Value]:
 
 
 def factors(one: dict[str, Value], other: dict[str, Value] = PLAIN) -> list[str]:
-    return [factor.name for factor in differences(one, other)]
+    return [factor.name for factor in differing_factors(one, other)]
 
 
 def other_value(name: str) -> Value:
@@ -90,7 +90,7 @@ def test_differences_are_the_same_factors_from_either_side_and_none_from_itself(
 ) -> None:
     names = data.draw(st.lists(st.sampled_from(list(SETTINGS)), unique=True, max_size=6))
     one = {**PLAIN, **{name: other_value(name) for name in names}}
-    assert differences(one, one) == ()
+    assert differing_factors(one, one) == ()
     assert factors(one) == factors(PLAIN, one)
 
 
@@ -110,14 +110,14 @@ def test_a_batch_size_says_what_it_does_to_the_learning_rate_of_an_image() -> No
         6: "batch size (6 instead of 2; learning rate per image 0.333 times)",
     }
     for size, said in texts.items():
-        assert [str(factor) for factor in differences(changed(optim__batch_size=size), PLAIN)] == [
-            said
-        ]
+        assert [
+            str(factor) for factor in differing_factors(changed(optim__batch_size=size), PLAIN)
+        ] == [said]
 
 
 def test_a_learning_rate_that_follows_the_batch_size_is_no_factor_of_its_own() -> None:
     scaled = changed(optim__batch_size=8, optim__learning_rate=2e-4)
-    assert [str(factor) for factor in differences(scaled, PLAIN)] == [
+    assert [str(factor) for factor in differing_factors(scaled, PLAIN)] == [
         "batch size (8 instead of 2, the learning rate in proportion)"
     ]
     halfway = changed(optim__batch_size=8, optim__learning_rate=1e-4)
@@ -126,7 +126,7 @@ def test_a_learning_rate_that_follows_the_batch_size_is_no_factor_of_its_own() -
 
 def test_batches_that_make_one_step_count_as_its_batch_size() -> None:
     def said(one: dict[str, Value], other: dict[str, Value] = PLAIN) -> list[str]:
-        return [str(factor) for factor in differences(one, other)]
+        return [str(factor) for factor in differing_factors(one, other)]
 
     assert said(changed(optim__accumulate=4, optim__learning_rate=2e-4)) == [
         "batch size (8 images a step in 4 batches instead of 2 images a step in 1 batch, the"
@@ -150,7 +150,7 @@ def test_both_values_of_a_difference_are_said() -> None:
         augment__affine=True, augment__rotate=45.0, optim__restarts=2,
         optim__restart_multiplier=2.0, model__image_min_side=512,
     )  # fmt: skip
-    assert [str(factor) for factor in differences(one, PLAIN)] == [
+    assert [str(factor) for factor in differing_factors(one, PLAIN)] == [
         "augmentation (affine on, rotate 45)",
         "freezing of the backbone (trains all stages instead of the last stage)",
         "freezing of the feature pyramid (frozen instead of trained)",
@@ -159,7 +159,7 @@ def test_both_values_of_a_difference_are_said() -> None:
         "image size (image min side 512 instead of 800)",
         "learning rate schedule (restarts 2 instead of 0, restart multiplier 2)",
     ]
-    assert "affine off" in str(differences(PLAIN, one)[0])
+    assert "affine off" in str(differing_factors(PLAIN, one)[0])
 
 
 AUG = {"augment.affine": True, "augment.horizontal_flip": True}
@@ -174,7 +174,7 @@ TABLE = {
 def attribution(
     name: str, counterpart: str, table: Mapping[str, Mapping[str, Value]]
 ) -> Attribution:
-    (found,) = confounds.attributions({name: counterpart}, table)
+    (found,) = confounds.attribute_comparisons({name: counterpart}, table)
     return found
 
 
@@ -320,7 +320,7 @@ def test_factors_are_found_in_resolved_configurations() -> None:
         {"model.backbone": "resnet101"},
         TrialConfig.from_settings({"model.backbone": "resnet101"}).settings(),
     )
-    assert differences(short | PLAIN, PLAIN) == ()
+    assert differing_factors(short | PLAIN, PLAIN) == ()
     assert factors(whole) == ["backbone", "pretrained weights"]
 
 

@@ -10,9 +10,9 @@ from core.data import synthetic
 from core.metric.ap50 import match_image, match_tables
 from core.prediction.choice import Evaluated
 from core.sample import Detections, MaskCrop, Sample
-from tune.retrain.ensemble import gain
+from tune.retrain.ensemble import gain_of_ensemble
 
-CELLS = synthetic.make(images=3, side=64)
+CELLS = synthetic.make_cells(images=3, side=64)
 CLASSES = len(CELLS.classes)
 
 
@@ -36,13 +36,18 @@ def evaluated(samples: list[Sample], found: int) -> Evaluated:
 @pytest.mark.filterwarnings("error")
 def test_images_without_an_instance_tell_no_gain() -> None:
     nothing = [emptied(one) for one in CELLS.samples]
-    assert gain([evaluated(nothing, 2), evaluated(nothing, 1), evaluated(nothing, 0)], "") is None
-    assert gain([], "") is None
+    assert (
+        gain_of_ensemble([evaluated(nothing, 2), evaluated(nothing, 1), evaluated(nothing, 0)], "")
+        is None
+    )
+    assert gain_of_ensemble([], "") is None
 
 
 def test_the_gain_is_that_over_the_mean_of_each_alone() -> None:
     samples = list(CELLS.samples)
-    told = gain([evaluated(samples, 2), evaluated(samples, 1), evaluated(samples, 0)], "")
+    told = gain_of_ensemble(
+        [evaluated(samples, 2), evaluated(samples, 1), evaluated(samples, 0)], ""
+    )
     assert told is not None
     assert told["images"] == 3
     alone = [evaluated(samples, count).ap50 for count in (1, 0)]

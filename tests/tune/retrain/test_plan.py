@@ -132,7 +132,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     beside it.
     """
     folder = tmp_path_factory.mktemp("searched")
-    synthetic.write_hw3(synthetic.make(images=5, side=64), folder / "cells")
+    synthetic.write_hw3(synthetic.make_cells(images=5, side=64), folder / "cells")
     return search(folder)
 
 
@@ -148,7 +148,7 @@ def search(folder: Path, reading: str = "") -> Path:
     plan.folder.path.mkdir(parents=True)
     ledger = open_ledger(plan.storage, plan.request)
     ledger.remember(study_facts(plan.request, plan.data))
-    study.describe(plan)
+    study.write_study_json(plan)
     for curve in ([0.1, 0.2, 0.4, 0.3], [0.3, 0.2, 0.1, 0.0]):
         number = ledger.next().id  # type: ignore[union-attr]
         ledger.report(number, [epoch(place, ap50) for place, ap50 in enumerate(curve, 1)])
@@ -233,7 +233,7 @@ def test_auto_is_read_off_the_data_as_the_study_read_it(
     assert plan.changed == {"model.anchor_scale": 2.8, "predict.max_detections": 100}
     assert (plan.config.model.anchor_scale, plan.own.max_detections) == (2.8, 100)
 
-    synthetic.write_hw3(synthetic.make(images=5, side=64), tmp_path / "cells")
+    synthetic.write_hw3(synthetic.make_cells(images=5, side=64), tmp_path / "cells")
     results = search(tmp_path, ", model.anchor_scale: auto")
     monkeypatch.setattr(plan_module, "circumstances_of", lambda *_: pytest.fail("measured again"))
     plan = plan_of(results)
@@ -293,7 +293,7 @@ def test_a_wrong_request_is_refused_in_one_sentence(
 
 
 def test_another_data_set_is_refused_with_both_fingerprints(searched: Path, tmp_path: Path) -> None:
-    other = synthetic.make(images=4, side=64)
+    other = synthetic.make_cells(images=4, side=64)
     synthetic.write_hw3(other, tmp_path)
     with pytest.raises(
         StudyError, match=f"was searched on .* is another .{other.fingerprint[:12]}"
@@ -302,14 +302,14 @@ def test_another_data_set_is_refused_with_both_fingerprints(searched: Path, tmp_
 
 
 def test_the_data_set_may_have_moved(searched: Path, tmp_path: Path) -> None:
-    synthetic.write_hw3(synthetic.make(images=5, side=64), tmp_path / "elsewhere")
+    synthetic.write_hw3(synthetic.make_cells(images=5, side=64), tmp_path / "elsewhere")
     assert plan_of(searched, data=str(tmp_path / "elsewhere")).data.name == "elsewhere"
 
 
 def test_a_study_goes_on_with_data_that_only_a_later_version_suspects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    synthetic.write_hw3(synthetic.make(images=5, side=64), tmp_path / "cells")
+    synthetic.write_hw3(synthetic.make_cells(images=5, side=64), tmp_path / "cells")
     for mask in (tmp_path / "cells").rglob("class2.tif"):
         shutil.copy(mask, mask.with_name("class5.tif"))
     with monkeypatch.context() as earlier:
@@ -328,7 +328,7 @@ def test_a_study_goes_on_with_data_that_only_a_later_version_suspects(
 
 
 def test_a_data_set_is_read_again_as_the_search_read_it(tmp_path: Path) -> None:
-    data = synthetic.make(images=5, side=64)
+    data = synthetic.make_cells(images=5, side=64)
     synthetic.write_hw3(data, tmp_path / "cells")
     image = next((tmp_path / "cells").rglob("image.tif"))
     image.write_bytes(b"")

@@ -7,8 +7,8 @@ import pytest
 from core.config import AUTO, Value
 from tune.request.file import from_document
 from tune.samplers.at_random import AtRandom
-from tune.samplers.encoding import inside
-from tune.samplers.gaussian import MOST, STARTUP, GaussianProcess, proposal
+from tune.samplers.encoding import value_inside
+from tune.samplers.gaussian import MOST_TRIED, STARTUP, GaussianProcess, proposal
 from tune.samplers.sampler import Outcome, Tried
 from tune.samplers.tpe import TreeParzen
 from tune.space.domains import Choices, FloatRange, IntRange
@@ -113,8 +113,8 @@ def test_what_is_not_active_makes_no_proposal_new() -> None:
 def test_a_value_outside_of_a_domain_is_stood_for_by_one_inside(
     domain: Any, value: Value, stands: Value
 ) -> None:
-    assert inside(domain, value) == stands
-    assert inside(domain, value) in domain
+    assert value_inside(domain, value) == stands
+    assert value_inside(domain, value) in domain
 
 
 def test_a_start_point_keeps_what_it_gives_and_the_process_chooses_the_rest() -> None:
@@ -131,7 +131,7 @@ def test_tpe_takes_over_where_the_process_would_be_slow() -> None:
     space = space_of(FINITE)
     known = [
         Tried({name: one[name] for name in FINITE}, one, Outcome.COMPLETE, score=0.1 * number % 1)
-        for number, one in enumerate(at_random(space, MOST + 1))
+        for number, one in enumerate(at_random(space, MOST_TRIED + 1))
     ]
     process, tpe = GaussianProcess(), TreeParzen()
     assert process.propose(space, {}, known, 7) == tpe.propose(space, {}, known, 7)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from tests.tune.samplers.test_gaussian import SPACE, at_random, space_of, tried
 from tune.samplers.encoding import Encoding
 from tune.samplers.sampler import Tried
-from tune.samplers.surrogate import fitted, points_of
+from tune.samplers.surrogate import encoded_points, fit_surrogate
 from tune.space.space import SearchSpace
 
 
@@ -52,7 +52,7 @@ def test_scores_without_noise_are_what_the_process_expects_there() -> None:
     space = space_of(SPACE)
     known = noisy(space, 20, 0.0)
     encoding = Encoding(space)
-    means, sds = fitted(encoding, known).estimates(points_of(encoding, known))
+    means, sds = fit_surrogate(encoding, known).estimates(encoded_points(encoding, known))
     np.testing.assert_allclose(means, [one.score for one in known], atol=0.05)
     assert (sds < 0.05).all()
 
@@ -65,7 +65,7 @@ def test_estimates_lie_nearer_to_the_truth_than_noisy_scores_and_a_lucky_one_is_
     truth = np.array([np.log10(float(one.settings["optim.learning_rate"])) / 3 for one in known])
     lucky = int(np.argmin(truth))
     known[lucky] = replace(known[lucky], score=max(one.score or 0.0 for one in known) + 0.05)
-    means, _ = fitted(encoding, known).estimates(points_of(encoding, known))
+    means, _ = fit_surrogate(encoding, known).estimates(encoded_points(encoding, known))
     away = np.array([one.score for one in known]) - truth
     assert np.square(means - truth).mean() < np.square(away).mean() / 2
     assert np.argmax(means) != lucky
@@ -76,9 +76,9 @@ def test_the_surer_of_two_scores_at_one_point_counts_for_more() -> None:
     known = noisy(space, 20, 0.0001)
     sure, vague = known[0], replace(known[0], variance=0.25)
     means = [
-        fitted(encoding, [*known[1:], replace(one, score=(one.score or 0.0) + 0.3)]).estimates(
-            points_of(encoding, [one])
-        )[0][0]
+        fit_surrogate(
+            encoding, [*known[1:], replace(one, score=(one.score or 0.0) + 0.3)]
+        ).estimates(encoded_points(encoding, [one]))[0][0]
         for one in (sure, vague)
     ]
     assert means[0] > means[1] + 0.03
@@ -87,7 +87,7 @@ def test_the_surer_of_two_scores_at_one_point_counts_for_more() -> None:
 def test_the_gradient_by_which_the_process_is_fitted_is_that_of_its_loss() -> None:
     encoding = Encoding(space_of(SPACE))
     known = noisy(encoding.space, 15, 0.01)
-    surrogate = fitted(encoding, known)
+    surrogate = fit_surrogate(encoding, known)
     theta = np.random.default_rng(1).normal(0.0, 1.0, len(encoding.space.parameters) + 2)
     value, gradient = surrogate.loss(theta)
     step = 1e-6 * np.eye(len(theta))

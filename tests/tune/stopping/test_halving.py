@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from tune.stopping.halving import SuccessiveHalving
-from tune.stopping.hope import NO_HOPE, PLACES, expected_gain
+from tune.stopping.hope import BEST_PLACES, NO_HOPE, expected_gain
 
 RULE = SuccessiveHalving(2, 3)
 EPOCHS = 12
@@ -74,22 +74,31 @@ def test_hope_is_not_judged_before_the_first_rung(
     assert not SuccessiveHalving(len(curve) + 1, 3).has_no_hope(curve, complete, EPOCHS)
 
 
-@given(curves, st.lists(whole_curves, max_size=PLACES - 1))
+@given(curves, st.lists(whole_curves, max_size=BEST_PLACES - 1))
 def test_hope_is_not_judged_by_too_few_complete_trials(
     curve: list[float], complete: list[list[float]]
 ) -> None:
     assert not RULE.has_no_hope(curve, complete, EPOCHS)
 
 
-@given(curves, st.lists(whole_curves, min_size=PLACES, max_size=6))
+@given(curves, st.lists(whole_curves, min_size=BEST_PLACES, max_size=6))
 def test_a_trial_as_good_as_the_third_best_complete_one_has_hope(
     curve: list[float], complete: list[list[float]]
 ) -> None:
-    assert not RULE.has_no_hope([*curve, sorted(map(max, complete))[-PLACES]], complete, EPOCHS + 1)
-    assert not RULE.has_no_hope([*curve, sorted(map(max, complete))[-PLACES]], complete, EPOCHS)
+    assert not RULE.has_no_hope(
+        [*curve, sorted(map(max, complete))[-BEST_PLACES]], complete, EPOCHS + 1
+    )
+    assert not RULE.has_no_hope(
+        [*curve, sorted(map(max, complete))[-BEST_PLACES]], complete, EPOCHS
+    )
 
 
-@given(curves, st.lists(whole_curves, min_size=PLACES, max_size=6), st.floats(0, 1), st.randoms())
+@given(
+    curves,
+    st.lists(whole_curves, min_size=BEST_PLACES, max_size=6),
+    st.floats(0, 1),
+    st.randoms(),
+)
 def test_who_does_better_does_not_lose_hope_by_it_and_the_order_of_trials_changes_nothing(
     curve: list[float], complete: list[list[float]], more: float, random: Random
 ) -> None:

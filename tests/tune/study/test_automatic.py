@@ -24,7 +24,7 @@ from tune.ledger.records import TrialRecord
 from tune.request.file import from_document, request_of, with_overrides
 from tune.request.request import variant_attributions
 from tune.study import automatic
-from tune.study.conductor import describe
+from tune.study.conductor import write_study_json
 from tune.study.going_on import study_facts
 from tune.study.options import Options
 from tune.study.plan import StudyPlan, check_request
@@ -59,12 +59,12 @@ ROWS: dict[str, Any] = {
         "both": {"model.anchor_scale": AUTO, "model.image_min_side": AUTO},
     },
 }
-DATA = synthetic.make(images=4, side=64)
+DATA = synthetic.make_cells(images=4, side=64)
 
 
 @pytest.fixture(autouse=True)
 def _small_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.data.load", lambda *_: DATA)
+    monkeypatch.setattr("core.data.load_data", lambda *_: DATA)
 
 
 def planned(document: Mapping[str, Any], results: Path, *changes: str) -> StudyPlan:
@@ -80,7 +80,7 @@ def begin(plan: StudyPlan, trials: int = 9) -> tuple[TrialRecord, ...]:
     with Claim(plan.storage, plan.request.study) as claim:
         ledger = Ledger(claim, plan.request)
         ledger.remember(study_facts(plan.request, plan.data))
-        describe(plan)
+        write_study_json(plan)
         for _ in range(trials):
             ledger.next(0)
         return ledger.records
@@ -118,7 +118,7 @@ def test_what_was_read_off_the_data_is_said_with_its_reason(tmp_path: Path) -> N
     for document in (SEARCHED, CHOICES):
         plan = planned(document, tmp_path)
         said = [line for line in search_lines(plan) if " auto is " in line]
-        assert len(said) == len(automatic.leaves_open(plan.request))
+        assert len(said) == len(automatic.settings_left_open(plan.request))
         (scale,) = [line for line in said if "model.anchor_scale auto is" in line]
         assert "% of the instances" in scale
     assert not [
@@ -136,8 +136,8 @@ def test_a_study_that_goes_on_keeps_what_it_began_with_whatever_a_later_version_
 
     others: dict[str, Value] = {**dict.fromkeys(READ_OFF_DATA, 64), "model.anchor_scale": 3.0}
     rules = {name: lambda *_, value=value: Chosen(value, "") for name, value in others.items()}
-    monkeypatch.setattr(fitting, "RULES", {**fitting.RULES, 99: rules})
-    monkeypatch.setattr(fitting, "NEWEST", 99)
+    monkeypatch.setattr(fitting, "FITTING_RULES", {**fitting.FITTING_RULES, 99: rules})
+    monkeypatch.setattr(fitting, "NEWEST_RULES", 99)
     anew = planned({**SEARCHED, "study": "anew"}, tmp_path).request.space.resolve({}).settings()
     assert {name: anew[name] for name in others} == others
 

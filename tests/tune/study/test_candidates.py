@@ -31,7 +31,7 @@ from benchmarks.confirmed_candidates import play
 from benchmarks.replay import ReplayedTrial, execute_here
 from core import data as datasets
 from core.config import TrialConfig
-from core.dependence import effective
+from core.dependence import effective_settings
 from tune.engine.messages import Assignment
 from tune.engine.resources import Machine, Node, TrialResources
 from tune.ledger.claim import Claim
@@ -163,7 +163,9 @@ def test_a_stopped_trial_that_would_repeat_another_is_not_continued() -> None:
 def test_what_settings_have_an_effect_is_found_once_for_each_trial() -> None:
     """Candidates are asked for when a trial ends; of 1,000 trials that would be a million times."""
     records = [record(number, [0.1 + number / 100] * EPOCHS, State.COMPLETE) for number in range(9)]
-    with mock.patch("tune.ledger.records.effective", side_effect=effective) as found:
+    with mock.patch(
+        "tune.ledger.records.effective_settings", side_effect=effective_settings
+    ) as found:
         for _ in range(3):
             candidates(records, asked())
             may_be_continued(records, asked())
@@ -247,7 +249,7 @@ def plan_for(results: Path, request: StudyRequest | None = None) -> StudyPlan:
     return StudyPlan(
         request or asked(),
         Options(results),
-        datasets.load("synthetic"),
+        datasets.load_data("synthetic"),
         {},
         Machine((Node(2, 0),)),
         TrialResources(1, 0.0, 2),
@@ -449,7 +451,7 @@ def test_a_study_that_an_earlier_version_confirmed_stays_finished(tmp_path: Path
     paused = searched(plan)
     facts = confirmation.confirmation_facts(plan.request, plan.repeats)
     del facts["confirm"]["continues"]
-    wanted = confirmation.points(paused, plan.request, plan.repeats)
+    wanted = confirmation.confirming_points(paused, plan.request, plan.repeats)
     held = open_ledger(plan.storage, confirmation.confirming_request(plan.request), wanted)
     held.remember(facts)
     for _ in range(2):
@@ -465,20 +467,20 @@ def test_a_study_that_an_earlier_version_confirmed_stays_finished(tmp_path: Path
 
 def test_the_forecast_counts_what_may_be_continued_and_then_what_is(tmp_path: Path) -> None:
     plan = plan_for(tmp_path / "results")
-    before = pace.forecast(plan, (), measures=False)
+    before = pace.forecast_plan(plan, (), measures=False)
     assert [(span.low, span.high) for span in before.continuing] == [(0, EPOCHS - FIRST_RUNG)] * 3
     note = next(one for one in plan.request.notes if "stopped early and may be" in one)
     assert note.endswith("at most 3 trials of up to 4 further epochs")
     searched_by_hand(plan, tmp_path / "begun")
     paused = searched(plan)
     chosen = to_continue(paused, plan.request)
-    known = pace.forecast(plan, paused, measures=False)
+    known = pace.forecast_plan(plan, paused, measures=False)
     rest = [float(EPOCHS - len(paused[number].epochs)) for number in chosen]
     assert [(span.low, span.high) for span in known.continuing] == [(one, one) for one in rest]
     held = open_ledger(plan.storage, plan.request)
     for number in chosen:
         held.reopen(number)
-    running = pace.forecast(plan, held.records, measures=False)
+    running = pace.forecast_plan(plan, held.records, measures=False)
     assert running.continuing == ()
     left, promised = running.left(held.records), known.left(paused)
     assert left is not None

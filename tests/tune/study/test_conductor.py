@@ -87,7 +87,7 @@ def make_plan(
     return StudyPlan(
         from_document({**SPACE, **(document or {})}, "test"),
         Options(provide(results)),
-        datasets.load("synthetic"),
+        datasets.load_data("synthetic"),
         {},
         Machine((Node(max(parallel, 2), gpus),)),
         TrialResources(1, share, parallel),

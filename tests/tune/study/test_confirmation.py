@@ -62,8 +62,8 @@ from tune.study.candidates import Candidate, candidates
 from tune.study.confirmation import (
     FIRST_SEED,
     Confirmation,
+    confirming_points,
     fresh_repeats,
-    points,
     shortage,
 )
 from tune.study.learned import nothing_learned
@@ -115,7 +115,7 @@ def asked(
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    return datasets.load("synthetic")
+    return datasets.load_data("synthetic")
 
 
 # What is trained again, and on what
@@ -203,7 +203,7 @@ def test_a_variant_is_one_candidate_and_its_score_the_mean_of_its_repeats() -> N
         ("plain", 0.5),
     ]
     assert [[one.id for one in candidate.trials] for candidate in found] == [[1, 4], [0, 3]]
-    wanted = points(records, request, [(1000, 0), (1001, 0)])
+    wanted = confirming_points(records, request, [(1000, 0), (1001, 0)])
     assert [point.name for point in wanted] == ["flip", "plain"] * 2
     for point in wanted:
         own = next(
@@ -261,7 +261,7 @@ def test_with_folds_every_seed_validates_each_image_once(data: Dataset) -> None:
             for fold in range(3)
         ]
         assert sorted(itertools.chain(*parts)) == list(range(len(data.samples)))
-    wanted = points([record(0, [0.5])], asked(folds=3), repeats)
+    wanted = confirming_points([record(0, [0.5])], asked(folds=3), repeats)
     assert [(one.settings["data.folds"], one.settings["data.fold"]) for one in wanted] == [  # type: ignore[index]
         (3, fold) for _, fold in repeats
     ]
@@ -271,7 +271,7 @@ def test_with_folds_every_seed_validates_each_image_once(data: Dataset) -> None:
 def test_a_data_set_with_few_splits_is_confirmed_on_those_there_are_and_it_is_said(
     images: int,
 ) -> None:
-    few, request = synthetic.make(images=images, side=64), asked(seeds=7)
+    few, request = synthetic.make_cells(images=images, side=64), asked(seeds=7)
     seeds = [seed for seed, _ in fresh_repeats(request, few)]
     parts = {validation(few, {"data.split_seed": seed}) for seed in [0, *seeds]}
     assert parts == {
@@ -301,7 +301,7 @@ def test_with_enough_splits_nothing_is_said_and_too_many_folds_are_refused(data:
     assert fresh_repeats(asked(top=0), data) == ()
     assert shortage(asked(top=0), ()) is None
     with pytest.raises(DataError, match=r"confirm, 7 folds: .* needs at least 7 images"):
-        fresh_repeats(asked(folds=7), synthetic.make(images=4, side=64))
+        fresh_repeats(asked(folds=7), synthetic.make_cells(images=4, side=64))
 
 
 # Its ledger
@@ -531,7 +531,7 @@ def test_what_wins_is_a_pair_where_every_repeat_tried_other_ways_to_predict(
     while (one := held.next()) is not None:
         run_by_hand(held, one.id, plan.folder.trial(one.id), data, tmp_path / "begun")
     request = confirmation.confirming_request(plan.request)
-    asked_for = points(held.records, plan.request, plan.repeats)
+    asked_for = confirming_points(held.records, plan.request, plan.repeats)
     confirmed = open_ledger(plan.storage, request, asked_for)
     confirmed.remember(confirmation.confirmation_facts(plan.request, plan.repeats))
     while (one := confirmed.next()) is not None:
@@ -642,7 +642,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, data: Dataset) -> Study:
     held = open_ledger(
         plan.storage,
         confirmation.confirming_request(plan.request),
-        points(held.records, plan.request, plan.repeats),
+        confirming_points(held.records, plan.request, plan.repeats),
     )
     for epochs in (EPOCHS, 1):
         one = held.next()
@@ -900,9 +900,11 @@ def test_a_candidate_with_a_failed_repeat_is_left_out_and_it_is_said(
         finish(held, one.id)
     repeats = [(1000, 0), (1001, 0)]
     confirmed = open_ledger(
-        url, confirmation.confirming_request(request), points(held.records, request, repeats)
+        url,
+        confirmation.confirming_request(request),
+        confirming_points(held.records, request, repeats),
     )
-    folder = plan_for(tmp_path, request, datasets.load("synthetic")).folder
+    folder = plan_for(tmp_path, request, datasets.load_data("synthetic")).folder
     assert (
         confirmation.read_confirmation(folder, url, request, held.records) is None
     )  # nothing is known of it yet
@@ -982,7 +984,7 @@ def test_groups_of_images_are_the_units_of_the_choice_where_there_are_groups(mad
 def test_a_dry_run_states_what_the_confirmation_costs_and_what_a_small_data_set_cannot_give(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    synthetic.write_hw3(synthetic.make(images=6, side=64), tmp_path / "cells")
+    synthetic.write_hw3(synthetic.make_cells(images=6, side=64), tmp_path / "cells")
     space = tmp_path / "space.yaml"
     space.write_text(
         f"study: cost\ndata: {tmp_path / 'cells'}\nfixed: {{model.weights: none, optim.epochs:"
@@ -1016,7 +1018,7 @@ def test_the_time_budget_of_a_search_is_that_of_its_confirmation_too(
     more = open_ledger(
         plan.storage,
         confirmation.confirming_request(request),
-        points(held.records, request, plan.repeats),
+        confirming_points(held.records, request, plan.repeats),
     )
     phase = study._confirm_phase(plan, held, more)
     with (
@@ -1038,7 +1040,7 @@ def test_a_confirmation_on_other_data_is_refused(made: Study, tmp_path: Path) ->
     copied = copy_of(made, tmp_path / "results")
     held = open_ledger(copied.plan.storage, asked())
     held.remember({name: value for name, value in (held.facts or {}).items() if name != "data"})
-    other = synthetic.make(images=8, side=64)
+    other = synthetic.make_cells(images=8, side=64)
     with pytest.raises(StudyError, match="is a study with other data"):
         run(replace(copied.plan, data=other), Replays(refuse))
 
@@ -1108,7 +1110,7 @@ if __name__ == "__main__":
     sys.exit(
         0
         if study.run_study(
-            plan_for(here / "results", asked(), datasets.load("synthetic")),
+            plan_for(here / "results", asked(), datasets.load_data("synthetic")),
             Console(),
             Matched(here / "begun"),
         )

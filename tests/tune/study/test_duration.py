@@ -39,7 +39,7 @@ from tune.stopping.never import Never
 from tune.stopping.rule import StoppingRule
 from tune.study import pace
 from tune.study.duration import (
-    START_SECONDS,
+    OVERHEAD_SECONDS,
     Forecast,
     Span,
     epochs_left,
@@ -261,7 +261,7 @@ def test_a_time_budget_bounds_what_is_said_to_be_left(
         return
     assert line is not None
     assert said is not None
-    whole = span + Span(*START_SECONDS)
+    whole = span + Span(*OVERHEAD_SECONDS)
     if budget >= whole.high:
         assert "--time-budget" not in line
     elif budget > whole.low:
@@ -313,7 +313,7 @@ def make_plan(
     return StudyPlan(
         from_document(document, "test"),
         Options(results),
-        datasets.load("synthetic"),
+        datasets.load_data("synthetic"),
         {},
         Machine((Node(2, int(gpus > 0)),), address),
         TrialResources(1, gpus, 2),
@@ -329,7 +329,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[TrialConfig]:
         configs.append(config)
         return Pace(6.0 * len(configs), 3.0 * len(configs))
 
-    monkeypatch.setattr(pace, "measured", measured)
+    monkeypatch.setattr(pace, "measure_pace", measured)
     return configs
 
 
@@ -368,7 +368,7 @@ def test_settings_of_prediction_take_the_looks_that_they_need(
     plan = make_plan(tmp_path)
     after = {name: tuple(values) for name, values in tried.items()}
     plan = replace(plan, request=replace(plan.request, after_training=after))
-    known = pace.forecast(plan, (), measures=False)
+    known = pace.forecast_plan(plan, (), measures=False)
     assert known.trying == trying
     assert 0 <= known.evaluating.low <= known.evaluating.high < 1
     assert (known.evaluating.low > 0) == bool(tried)
@@ -378,7 +378,7 @@ def test_the_first_and_the_heaviest_configuration_are_measured_each_once(
     asked: list[TrialConfig], tmp_path: Path
 ) -> None:
     plan = make_plan(tmp_path)
-    known = pace.forecast(plan, (), measures=True)
+    known = pace.forecast_plan(plan, (), measures=True)
     assert known.epoch == Span(0.7 * (19 * 6.0 + 5 * 3.0), 19 * 12.0 + 5 * 6.0)
     assert [config.model.backbone for config in asked] == ["resnet18", "resnet50"]
 
@@ -387,7 +387,7 @@ def test_an_epoch_that_shows_images_again_takes_longer(
     asked: list[TrialConfig], tmp_path: Path
 ) -> None:
     plan = make_plan(tmp_path, repeat_rare=1.0)
-    known = pace.forecast(plan, (), measures=True)
+    known = pace.forecast_plan(plan, (), measures=True)
     shown = Trial(asked[0], plan.data, device="cpu").batches.images
     assert shown > 19
     assert known.epoch == Span(0.7 * (shown * 6.0 + 5 * 3.0), shown * 12.0 + 5 * 6.0)
@@ -406,7 +406,7 @@ def test_nothing_is_measured_where_it_would_be_pointless(
         address="127.0.0.1:6379" if case == "a cluster" else None,
         is_short=case == "a short study",
     )
-    known = pace.forecast(plan, ran, measures=case != "nobody measures")
+    known = pace.forecast_plan(plan, ran, measures=case != "nobody measures")
     assert known.epoch is None
     assert asked == []
     assert (known.left(ran) is None) == (not ran)
@@ -423,9 +423,9 @@ def test_on_a_gpu_an_epoch_takes_what_was_measured_alone_or_among_those_that_sha
     packing = Packing(conditions, (Measured(gpu, rounds),))
     plan.folder.path.mkdir(parents=True)
     plan.folder.packing.write_text(json.dumps(packing.to_json()))
-    alone = pace.forecast(plan, (), measures=True).epoch
+    alone = pace.forecast_plan(plan, (), measures=True).epoch
     assert alone == Span(*(pytest.approx((19 + part * 5) / 20) for part in (0.2, 1.5)))
-    packed = pace.forecast(replace(plan, resources=TrialResources(1, 0.5, 2)), (), True).epoch
+    packed = pace.forecast_plan(replace(plan, resources=TrialResources(1, 0.5, 2)), (), True).epoch
     assert packed == Span(*(pytest.approx((19 + part * 5) / 16) for part in (0.2, 1.5)))
     assert asked == []
     line = pace.dry_time_line(plan)
@@ -439,8 +439,8 @@ def test_what_cannot_be_measured_stops_no_study(
     def refused(*_: Any) -> Pace:
         raise DataError("an image that no network takes")
 
-    monkeypatch.setattr(pace, "measured", refused)
-    assert pace.forecast(make_plan(tmp_path), (), measures=True).epoch is None
+    monkeypatch.setattr(pace, "measure_pace", refused)
+    assert pace.forecast_plan(make_plan(tmp_path), (), measures=True).epoch is None
 
 
 @given(st.floats(0.001, 3), st.floats(0, 3), st.floats(1.0, 30.0))
@@ -460,7 +460,7 @@ def test_larger_images_are_extrapolated_along_a_line_in_their_pixels(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pace, "_of_one_image", one_image)
         patch.setattr(pace.time, "monotonic", lambda: now[0])
-        found = pace.measured(config, synthetic.make(images=2, side=64), 1, budget)
+        found = pace.measure_pace(config, synthetic.make_cells(images=2, side=64), 1, budget)
     assert found.trained == pytest.approx(constant + slope)
     assert found.evaluated == pytest.approx(constant)
     assert sides in ([200, 400], [200, 400, 800])
@@ -479,7 +479,7 @@ def test_a_real_measurement_has_positive_figures_and_leaves_the_threads_alone() 
             "optim.restarts": 3,
         }
     )  # fmt: skip
-    found = pace.measured(config, synthetic.make(images=3, side=64), 1)
+    found = pace.measure_pace(config, synthetic.make_cells(images=3, side=64), 1)
     assert found.trained > 0
     assert found.evaluated > 0
     assert torch.get_num_threads() == before

@@ -71,7 +71,7 @@ TABLE: dict[str, Any] = {
     "baseline": "plain",
     "seeds": 2,
 }
-DATA = synthetic.make(images=2, side=64)
+DATA = synthetic.make_cells(images=2, side=64)
 
 
 def facts(space: dict[str, Any] | None = None, **sections: Any) -> dict[str, Any]:
@@ -395,7 +395,7 @@ def run(how: str, folder: Path, document: dict[str, Any], kill: str = "") -> Non
 
 def by_hand(request: StudyRequest, results: Path, begun: Path) -> None:
     """Do what the driver and the workers of a study do, without Ray and MLflow."""
-    data = datasets.load("synthetic")
+    data = datasets.load_data("synthetic")
     resources = TrialResources(1, 0.0, 1)
     plan = StudyPlan(request, Options(results), data, {}, Machine((Node(1, 0),)), resources)
     plan.folder.path.mkdir(parents=True, exist_ok=True)
@@ -423,9 +423,9 @@ def by_hand(request: StudyRequest, results: Path, begun: Path) -> None:
 
     with Claim(plan.storage, request.study) as claim:
         ledger = Ledger(claim, request)
-        conductor.describe(plan)
+        conductor.write_study_json(plan)
         run_all(ledger, plan.folder.trial, {})
-        points = confirmation.points(ledger.records, request, plan.repeats)
+        points = confirmation.confirming_points(ledger.records, request, plan.repeats)
         confirming = Ledger(claim, confirmation.confirming_request(request), points)
         known = confirmation.confirmation_facts(request, plan.repeats)
         run_all(confirming, plan.folder.confirm_trial, known)

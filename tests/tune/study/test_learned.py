@@ -27,7 +27,7 @@ from tune.ledger.records import State, TrialRecord
 from tune.report import page as report
 from tune.report.content import ReportContent, content_of
 from tune.report.figures.figure import figures_of
-from tune.report.main_table import SAME
+from tune.report.main_table import SAME_SETTINGS
 from tune.request.file import from_document
 from tune.retrain.plan import choose_trial
 from tune.store.folder import StudyFolder
@@ -197,7 +197,7 @@ def test_trials_that_are_one_configuration_in_effect_are_not_ranked(tmp_path: Pa
     shown = found(folder)
     assert len({tuple(record.params.items()) for record in records(folder)}) == 3
     best, *others = shown.rows
-    assert [(row.verdict, row.difference) for row in others] == [(SAME, None)] * 2
+    assert [(row.verdict, row.difference) for row in others] == [(SAME_SETTINGS, None)] * 2
     said = " ".join(shown.answer)
     assert "All 3 complete trials are the same configuration in effect" in said
     assert "has the highest" not in said
@@ -216,8 +216,8 @@ def test_a_trial_that_is_the_same_in_effect_as_the_best_is_not_called_worse(tmp_
     verdicts = {row.name: row.verdict for row in shown.rows}
     best = shown.rows[0].name
     (twin,) = {"trial 0", "trial 1"} - {best}
-    assert verdicts[twin] == SAME
-    assert verdicts["trial 2"] not in ("", SAME)
+    assert verdicts[twin] == SAME_SETTINGS
+    assert verdicts["trial 2"] not in ("", SAME_SETTINGS)
     assert f"Trial {twin.removeprefix('trial ')} is the same configuration in effect" in " ".join(
         shown.answer
     )
@@ -237,7 +237,7 @@ def test_variants_that_are_one_configuration_in_effect_are_said_to_be(tmp_path: 
     )
     shown = found(build(tmp_path, document, lambda record: float(record.name == "Deep")))
     turned = next(row for row in shown.rows if row.name == "Turned")
-    assert (turned.verdict, turned.difference) == (SAME, None)
+    assert (turned.verdict, turned.difference) == (SAME_SETTINGS, None)
     assert "the same configuration in effect as Plain" in turned.note
     assert "so that they differ by chance alone: Turned as Plain" in " ".join(shown.answer)
 

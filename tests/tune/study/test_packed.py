@@ -18,7 +18,7 @@ from rich.console import Console
 from core import data as datasets
 from tune.engine.mps import Service
 from tune.engine.packing import Conditions, Gpu, Measured, Packing, Round, read_packing
-from tune.engine.rehearsal import Inputs, NotMeasured, TimeIsUp, usual_seconds
+from tune.engine.rehearsal import NotMeasured, RehearsalInputs, TimeIsUp, usual_seconds
 from tune.engine.resources import Machine, Node, TrialResources
 from tune.request.file import from_document
 from tune.study import conductor as study
@@ -37,14 +37,19 @@ GPU = Gpu("a GPU", 80 * GB)
 
 
 class Measuring:
-    """Stands in for `pack`: notes what is asked for, and answers with speeds by way and number."""
+    """Stands in for `measure_packing`: notes what is asked for, and answers with speeds by way and number."""
 
     def __init__(self, speeds: dict[bool, dict[int, float]]) -> None:
         self.speeds = speeds
         self.asked: list[tuple[Conditions, Any]] = []
 
     def __call__(
-        self, conditions: Conditions, machine: Machine, inputs: Inputs, turns: Any, alive: Any
+        self,
+        conditions: Conditions,
+        machine: Machine,
+        inputs: RehearsalInputs,
+        turns: Any,
+        alive: Any,
     ) -> Packing:
         assert machine.nodes[0].gpus == 1
         assert inputs.config.optim.batch_size == 2
@@ -77,7 +82,7 @@ class Desk:
             1.0 if request.resources.gpus_per_trial == "auto" else request.resources.gpus_per_trial
         )
         plan = StudyPlan(
-            request, Options(self.folder, parallel=parallel), datasets.load("synthetic"), {},
+            request, Options(self.folder, parallel=parallel), datasets.load_data("synthetic"), {},
             machine, TrialResources(8, float(share), 1),
         )  # fmt: skip
         plan.folder.path.mkdir(parents=True, exist_ok=True)
@@ -87,7 +92,7 @@ class Desk:
         self, plan: StudyPlan, measuring: Any, service: Service
     ) -> tuple[StudyPlan, list[str]]:
         said = io.StringIO()
-        self.monkeypatch.setattr(study, "pack", measuring)
+        self.monkeypatch.setattr(study, "measure_packing", measuring)
         console = Console(file=said, width=1000)
 
         def beat(seconds: float = 0.0) -> None:

@@ -15,7 +15,7 @@ SPACE: dict[str, Any] = {
     "optim.restarts": [0, 1],
     "optim.restart_multiplier": {"choices": [1, 2], "when": {"optim.restarts": [1]}},
 }
-DATA = synthetic.make(images=2, side=64)
+DATA = synthetic.make_cells(images=2, side=64)
 
 
 def advised(**sections: Any) -> list[str]:

@@ -20,7 +20,7 @@ from tune.engine.resources import Machine, Node
 from tune.ledger.claim import Claim
 from tune.ledger.ledger import Ledger
 from tune.request.file import from_document, load_request, request_of, with_overrides
-from tune.study.conductor import describe
+from tune.study.conductor import write_study_json
 from tune.study.going_on import study_facts
 from tune.study.options import Options
 from tune.study.plan import StudyPlan, check_request
@@ -49,7 +49,7 @@ BY_MACHINE = {"cpu": "fp32", "old gpu": "fp32", "gpu": "bf16", "one old gpu": "f
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cells")
-    synthetic.write_hw3(synthetic.make(images=3, side=32), folder)
+    synthetic.write_hw3(synthetic.make_cells(images=3, side=32), folder)
     return folder
 
 
@@ -86,7 +86,7 @@ def begin(plan: StudyPlan, facts: Mapping[str, Any] | None = None, trials: int =
     with Claim(plan.storage, plan.request.study) as claim:
         ledger = Ledger(claim, plan.request)
         ledger.remember(facts or study_facts(plan.request, plan.data))
-        describe(plan)
+        write_study_json(plan)
         records = [ledger.next(plan.resources.gpus) for _ in range(trials)]
         return [str(record.settings[NAME]) for record in records if record is not None]
 

@@ -152,7 +152,7 @@ def test_a_trial_that_is_shown_to_its_end_is_not_written_again_and_one_that_is_n
 def test_epochs_that_come_close_together_are_written_together_and_closing_waits_for_no_pause(
     destination: Destination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tune.tracking.thread.PAUSE_SECONDS", 1000.0)
+    monkeypatch.setattr("tune.tracking.thread.GATHERING_SECONDS", 1000.0)
     started = replace(record(0), state=State.RUNNING, epochs=())
     thread = show(destination, started)
     while not thread.new_names():
@@ -206,7 +206,7 @@ def test_a_record_that_mlflow_refuses_holds_up_no_other(destination: Destination
 def test_what_could_not_be_shown_is_shown_when_mlflow_is_back(
     destination: Destination, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tune.tracking.thread.RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("tune.tracking.thread.PASSING_TROUBLE_SECONDS", 0.2)
     away = tmp_path / "away"
 
     class Away(MLflow):
@@ -276,7 +276,7 @@ def test_the_command_that_is_said_to_restore_an_experiment_restores_it(
 def test_an_experiment_that_is_deleted_while_trials_are_shown_and_restored_misses_nothing(
     destination: Destination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tune.tracking.thread.LASTING_RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("tune.tracking.thread.LASTING_TROUBLE_SECONDS", 0.2)
     half = replace(record(0), state=State.RUNNING, epochs=record(0).epochs[:1])
     thread = show(destination, half)
     while not thread.new_names():

@@ -75,7 +75,7 @@ class Registered:
 
 
 def images() -> list[np.ndarray]:
-    return [sample.image for sample in synthetic.make(images=2, side=64).samples]
+    return [sample.image for sample in synthetic.make_cells(images=2, side=64).samples]
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +124,7 @@ def test_models_that_predict_together_are_registered_as_one_that_finds_what_they
         torch.manual_seed(seed)
         model = build_detector(CONFIG.model, len(CLASSES), None, CONFIG.predict).eval()
         members.append(TrainedModel(CONFIG, CLASSES, model))
-    together = trained_model.together(members)
+    together = trained_model.join_models(members)
     trained_model.save(tmp_path / "best", together)
     retraining = Retraining(tmp_path / "best", "together", "two", CONFIG.settings(), [], {})
     study = TrackedStudy("pairs", "two")

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure as Canvas
 
 from core.config import Value
-from core.dependence import effective
+from core.dependence import effective_settings
 from tune.report.content import MainRow, ReportContent
-from tune.report.figures.intervals import IntervalLine, draw_lines, ends, height_of
+from tune.report.figures.intervals import IntervalLine, draw_lines, height_of, interval_ends
 from tune.report.svg import MARKERS, SERIES, Drawing, plain
 from tune.space.space import BY_REPEAT
-from tune.tables import Kind, text
+from tune.tables import Kind, cell_text
 
 
 def backbones(content: ReportContent) -> Drawing | None:
@@ -33,8 +33,8 @@ def backbones(content: ReportContent) -> Drawing | None:
                 else f"{backbone}, {row.name}"
             ),
             row.ap50,
-            *ends(row.interval),
-            text(row.ap50, Kind.AP50),
+            *interval_ends(row.interval),
+            cell_text(row.ap50, Kind.AP50),
             MARKERS[place % len(MARKERS)],
             SERIES[place % len(SERIES)],
         )
@@ -68,7 +68,7 @@ def backbones(content: ReportContent) -> Drawing | None:
 def _effective_settings(content: ReportContent, row: MainRow) -> dict[str, Value]:
     """The effective settings of a row's first trial, with `auto` resolved."""
     first = next(trial.record for trial in content.trials if trial.record.id in row.trials)
-    return dict(effective(first.settings))
+    return dict(effective_settings(first.settings))
 
 
 def _same_but(

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure as Canvas
 from tune.report.content import ReportContent
 from tune.report.figures.intervals import IntervalLine, draw_lines, height_of
 from tune.report.svg import Drawing, plain
-from tune.tables import Kind, text
+from tune.tables import Kind, cell_text
 
 
 def confirmation(content: ReportContent) -> Drawing | None:
@@ -26,14 +26,16 @@ def confirmation(content: ReportContent) -> Drawing | None:
         before = of_search[name]
         marks += [
             IntervalLine(
-                f"{plain(name)} in the search", before, note=text(before, Kind.AP50), marker="D",
-                shade="ochre", hollow=True, apart=True,
+                f"{plain(name)} in the search", before, note=cell_text(before, Kind.AP50),
+                marker="D", shade="ochre", hollow=True, apart=True,
             ),
-            IntervalLine("on fresh seeds and splits", best, note=text(best, Kind.AP50), dots=dots),
+            IntervalLine(
+                "on fresh seeds and splits", best, note=cell_text(best, Kind.AP50), dots=dots
+            ),
         ]  # fmt: skip
         if name == choice.name:
             found = choice.corrected
-            note = text(found.estimate, Kind.AP50)
+            note = cell_text(found.estimate, Kind.AP50)
             marks.append(
                 IntervalLine(
                     "less the luck of the choice",

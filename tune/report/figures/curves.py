@@ -10,9 +10,9 @@ from matplotlib.ticker import MaxNLocator
 
 from tune.ledger.records import TrialRecord
 from tune.report.content import MainRow, ReportContent
-from tune.report.figures.intervals import ends, without_interval
+from tune.report.figures.intervals import interval_ends, without_interval
 from tune.report.svg import DASHES, MARKERS, SERIES, Drawing, colour, plain
-from tune.tables import Kind, text
+from tune.tables import Kind, cell_text
 
 HIGHLIGHTED = 5
 """Number of curves with a name and a colour, beside the baseline's; the others are a backdrop."""
@@ -40,7 +40,7 @@ def ap50_curves(content: ReportContent) -> Drawing | None:
         named = [one for one in shown if one.row is not None]
         for place, one in enumerate(named):
             assert one.row is not None
-            low, high = ends(one.row.interval)
+            low, high = interval_ends(one.row.interval)
             shade = colour(SERIES[one.look])
             if low is not None and high is not None:
                 best.plot([place, place], [low, high], color=shade, linewidth=1.8)
@@ -180,7 +180,7 @@ def _draw_curves(
         axes.plot(
             epochs, one.mean, color=shade, linestyle=DASHES[one.look], marker=MARKERS[one.look],
             markevery=marked, markersize=5,
-            label=f"{plain(one.row.name)}: {text(one.row.ap50, Kind.AP50)}", zorder=3,
+            label=f"{plain(one.row.name)}: {cell_text(one.row.ap50, Kind.AP50)}", zorder=3,
         )  # fmt: skip
     longest = max(len(one.mean) for one in shown)
     margin = 0.5 if longest == 1 else 0.03 * longest

@@ -8,7 +8,7 @@ from tune.report.content import ReportContent
 from tune.report.figures.intervals import IntervalLine, draw_lines, height_of
 from tune.report.svg import Drawing, colour, plain
 from tune.statistics.certainty import Verdict
-from tune.tables import Kind, text
+from tune.tables import Kind, cell_text
 
 
 def differences(content: ReportContent) -> Drawing | None:
@@ -45,8 +45,8 @@ def differences(content: ReportContent) -> Drawing | None:
     )
     if smallest is not None and math.isfinite(smallest):
         caption += (
-            f" The grey zone reaches {text(smallest, Kind.AP50)} to either side: a true difference"
-            " inside it would be missed more often than once in five."
+            f" The grey zone reaches {cell_text(smallest, Kind.AP50)} to either side: a true"
+            " difference inside it would be missed more often than once in five."
         )
     if any(row.confounds for row in rows):
         caption += (

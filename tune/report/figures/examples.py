@@ -23,14 +23,14 @@ from tune.ledger.records import TrialRecord
 from tune.report.content import ReportContent
 from tune.report.figures.figure import Absence, Pictures, PngPicture
 from tune.store.folder import match_table_path
-from tune.tables import Kind, text
+from tune.tables import Kind, cell_text
 
 PANEL = 560
 """Longest side of a panel, in pixels: three of them fill a page's width."""
-MOST_PIXELS = 2_000_000
+LARGE_IMAGE_PIXELS = 2_000_000
 """Larger images are left out if there are smaller ones: a report should be written in seconds, on a
 processor."""
-MOST_THREADS = 4
+PREDICTING_THREADS = 4
 
 
 def examples(content: ReportContent) -> Pictures | Absence:
@@ -45,7 +45,7 @@ def examples(content: ReportContent) -> Pictures | Absence:
     return Absence("pictures", f"There are no pictures: {made}.") if isinstance(made, str) else made
 
 
-def _best(content: ReportContent) -> TrialRecord | None:
+def _winning_trial(content: ReportContent) -> TrialRecord | None:
     """The trial whose settings won: the confirmed winner's, else the best of the search."""
     if content.choice is not None:
         number = content.candidates[content.choice.name]
@@ -55,7 +55,7 @@ def _best(content: ReportContent) -> TrialRecord | None:
 
 def _drawn(content: ReportContent) -> Pictures | str:
     """The pictures, or why there are none."""
-    record, data = _best(content), content.data
+    record, data = _winning_trial(content), content.data
     if record is None:
         return "no trial has run to its end yet"
     if data is None:
@@ -75,7 +75,7 @@ def _drawn(content: ReportContent) -> Pictures | str:
     shown = 0.5 if shown is None else shown
     f1_I = image_f1(table, shown)
     places = {sample.name: index for index, sample in enumerate(data.samples)}
-    images = chosen(
+    images = chosen_images(
         f1_I, [data.samples[places[name]].image.size // 3 for name in table.image_names]
     )
     with _few_threads():
@@ -86,7 +86,7 @@ def _drawn(content: ReportContent) -> Pictures | str:
         pictures = []
         for index in images:
             sample = data.samples[places[table.image_names[index]]]
-            drawn = overlay.draw(
+            drawn = overlay.draw_overlay(
                 sample.image,
                 model.predict(sample.image),
                 data.classes,
@@ -98,7 +98,7 @@ def _drawn(content: ReportContent) -> Pictures | str:
             Image.fromarray(drawn).save(stream, format="PNG")
             said = (
                 f"Image {sample.name}: as it is, as annotated, and as predicted; F1"
-                f" {text(float(f1_I[index]), _F1)}."
+                f" {cell_text(float(f1_I[index]), _F1)}."
             )
             pictures.append(PngPicture(stream.getvalue(), said))
     which = f"trial {record.id}" + (f" ({record.name})" if record.name else "")
@@ -107,13 +107,13 @@ def _drawn(content: ReportContent) -> Pictures | str:
         if images[1:]
         else "Shown is a validation image with"
     )
-    f1 = " and ".join(text(float(f1_I[index]), _F1) for index in images)
+    f1 = " and ".join(cell_text(float(f1_I[index]), _F1) for index in images)
     caption = (
         f"Annotations, and what {which} predicts at its best epoch, coloured by class."
         f" {which_images} an F1 of {f1}. F1 is the balance of instances that were found and"
-        f" predictions that are right. Only predictions of score {text(shown, _F1)} or more are"
-        " drawn: there F1 over all validation images is highest. A picture has no uncertainty to"
-        " show: the intervals say how much scores differ from image to image."
+        f" predictions that are right. Only predictions of score {cell_text(shown, _F1)} or"
+        " more are drawn: there F1 over all validation images is highest. A picture has no"
+        " uncertainty to show: the intervals say how much scores differ from image to image."
     )
     return Pictures("pictures", "What the best trial sees", caption, tuple(pictures))
 
@@ -137,7 +137,7 @@ def image_f1(table: MatchTable, min_score: float) -> NDArray[np.float64]:
     return f1_I
 
 
-def chosen(f1_I: NDArray[np.float64], pixels: list[int]) -> list[int]:
+def chosen_images(f1_I: NDArray[np.float64], pixels: list[int]) -> list[int]:
     """The image of median F1 and that of the lowest; too large and empty images are left out.
 
     Of images with equal F1 the first counts.
@@ -145,14 +145,14 @@ def chosen(f1_I: NDArray[np.float64], pixels: list[int]) -> list[int]:
     there = [
         index for index in np.argsort(f1_I, kind="stable").tolist() if not np.isnan(f1_I[index])
     ]
-    small = [index for index in there if pixels[index] <= MOST_PIXELS] or there[:1]
+    small = [index for index in there if pixels[index] <= LARGE_IMAGE_PIXELS] or there[:1]
     return list(dict.fromkeys([small[len(small) // 2], small[0]])) if small else []
 
 
 @contextlib.contextmanager
 def _few_threads() -> Iterator[None]:
     before = torch.get_num_threads()
-    torch.set_num_threads(min(MOST_THREADS, len(os.sched_getaffinity(0))))
+    torch.set_num_threads(min(PREDICTING_THREADS, len(os.sched_getaffinity(0))))
     try:
         yield
     finally:

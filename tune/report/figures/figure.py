@@ -18,7 +18,7 @@ from PIL import Image
 
 from core.extensions import Parts
 from tune.report.content import ReportContent
-from tune.report.svg import Drawing, Drawn, drawn
+from tune.report.svg import Drawing, DrawnFigure, draw_figure
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,14 @@ FIGURES: Parts[Figure] = Parts(
 """The figures by name, in the order in which they stand within a section of the page."""
 
 
-def figures_of(content: ReportContent) -> Mapping[str, Drawn | Pictures | Absence]:
+def figures_of(content: ReportContent) -> Mapping[str, DrawnFigure | Pictures | Absence]:
     """The figures that apply to a study, by name, drawn."""
     made: dict[str, Drawing | Pictures | Absence | None] = {}
     for name, make in FIGURES.items():
         with FIGURES.calling(name):
             made[name] = make(content)
     return {
-        name: drawn(name, one) if isinstance(one, Drawing) else one
+        name: draw_figure(name, one) if isinstance(one, Drawing) else one
         for name, one in made.items()
         if one is not None
     }

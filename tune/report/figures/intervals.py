@@ -9,7 +9,9 @@ from tune.report.content import MainRow
 from tune.report.svg import colour, plain
 from tune.statistics.certainty import Interval
 
-_ABOVE, _ROW, _TWO_LINES = 64.0, 25.0, 42.0
+ROW_HEIGHT, TWO_LINES_HEIGHT = 25.0, 42.0
+"""Pixels of a row of a wide figure, and of a narrow one, whose label has a line of its own."""
+_ABOVE = 64.0
 _ACROSS = 48
 """Characters that fit beside each other in a narrow figure."""
 _EDGE = 0.05
@@ -36,13 +38,13 @@ class IntervalLine:
     apart: bool = False
 
 
-def draw_lines(axes: Axes, marks: Sequence[IntervalLine], wide: bool, label: str) -> None:
+def draw_lines(axes: Axes, lines: Sequence[IntervalLine], wide: bool, label: str) -> None:
     """Draw points with their intervals, one a line.
 
     Labels stand at the left, in a narrow figure above the points.
     """
     lift = 0.0 if wide else 0.2
-    for place, mark in enumerate(marks):
+    for place, mark in enumerate(lines):
         y = place + lift
         shade = colour(mark.shade)
         if mark.apart and place:
@@ -84,9 +86,9 @@ def draw_lines(axes: Axes, marks: Sequence[IntervalLine], wide: bool, label: str
             va="center",
             ha="left" if wide else "right",
         )
-    axes.set_yticks(range(len(marks)), [mark.label for mark in marks] if wide else [])
+    axes.set_yticks(range(len(lines)), [mark.label for mark in lines] if wide else [])
     axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(marks) - 0.4, -0.6)
+    axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.spines["left"].set_visible(False)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(label)
@@ -96,13 +98,13 @@ def draw_lines(axes: Axes, marks: Sequence[IntervalLine], wide: bool, label: str
         axes.set_xticks([at for at in axes.get_xticks() if low + edge <= at <= high - edge])
 
 
-def height_of(marks: Sequence[IntervalLine]) -> Callable[[bool], float]:
-    """The height of a figure with these marks, as a function of whether it is wide."""
-    return lambda wide: _ABOVE + len(marks) * (_ROW if wide else _TWO_LINES)
+def height_of(lines: Sequence[IntervalLine]) -> Callable[[bool], float]:
+    """The height of a figure with these lines, as a function of whether it is wide."""
+    return lambda wide: _ABOVE + len(lines) * (ROW_HEIGHT if wide else TWO_LINES_HEIGHT)
 
 
-def ends(interval: Interval | None) -> tuple[float | None, float | None]:
-    """The ends of an interval, as `Mark` takes them."""
+def interval_ends(interval: Interval | None) -> tuple[float | None, float | None]:
+    """The ends of an interval, as `IntervalLine` takes them."""
     return (None, None) if interval is None else (interval.low, interval.high)
 
 

@@ -7,16 +7,17 @@ from matplotlib.ticker import PercentFormatter
 from core.text import listed
 from tune.report.class_limits import RowLimits
 from tune.report.content import ReportContent
+from tune.report.figures.intervals import ROW_HEIGHT, TWO_LINES_HEIGHT
 from tune.report.svg import Drawing, colour, plain
 
-_KINDS = {
+_KINDS_IN_WORDS = {
     "found": ("found", "blue"),
     "called_another_class": ("called another class", "vermillion"),
     "badly_outlined": ("badly outlined", "green"),
     "not_found": ("not found", "backdrop"),
 }
 """Words and colours of the kinds of instances, in the order in which they are stacked."""
-_AROUND, _ROW, _TWO_LINES = 96.0, 25.0, 42.0
+_AROUND = 96.0
 
 
 def limits(content: ReportContent) -> Drawing | None:
@@ -25,7 +26,7 @@ def limits(content: ReportContent) -> Drawing | None:
         return None
     bars = sorted(content.limits, key=lambda one: content.classes.index(one.label))
     rows = list(dict.fromkeys(one.row for one in bars))
-    words = ", ".join(word for word, _ in _KINDS.values())
+    words = ", ".join(word for word, _ in _KINDS_IN_WORDS.values())
     caption = (
         f"Shares of each class's annotated instances in the validation images, by what became of"
         f" them, in {_which(content, rows)} at the best epoch. The numbers beside a bar are its"
@@ -53,26 +54,26 @@ def limits(content: ReportContent) -> Drawing | None:
         axes.set_xlabel("instances")
         handles, words = axes.get_legend_handles_labels()
         canvas.legend(
-            handles[: len(_KINDS)], words[: len(_KINDS)], loc="outside upper left",
-            ncols=4 if wide else 2, handlelength=1.2, columnspacing=1.2,
+            handles[: len(_KINDS_IN_WORDS)], words[: len(_KINDS_IN_WORDS)],
+            loc="outside upper left", ncols=4 if wide else 2, handlelength=1.2, columnspacing=1.2,
         )  # fmt: skip
 
     def height(wide: bool) -> float:
-        return _AROUND + len(bars) * (_ROW if wide else _TWO_LINES)
+        return _AROUND + len(bars) * (ROW_HEIGHT if wide else TWO_LINES_HEIGHT)
 
     return Drawing("classes", "What limited each class", caption, height, draw)
 
 
 def _draw_bar(axes: Axes, place: int, one: RowLimits, wide: bool) -> None:
     left = 0.0
-    for kind, (words, shade) in _KINDS.items():
+    for kind, (words, shade) in _KINDS_IN_WORDS.items():
         share = one.share(kind)
         axes.barh(
             place if wide else place + 0.18, share, 0.6 if wide else 0.36, left,
             color=colour(shade), edgecolor=colour("paper"), linewidth=0.8, label=words, zorder=2,
         )  # fmt: skip
         left += share
-    parts = " · ".join(f"{100 * one.share(kind):.0f}" for kind in _KINDS)
+    parts = " · ".join(f"{100 * one.share(kind):.0f}" for kind in _KINDS_IN_WORDS)
     note = f"{parts} of {sum(one.instances.values()):,}"
     x, y = (1.02, float(place)) if wide else (1.0, place - 0.22)
     axes.text(x, y, note, va="center", ha="left" if wide else "right")

@@ -6,28 +6,28 @@ from tune.report.content import MainRow, ReportContent
 from tune.report.figures.intervals import (
     IntervalLine,
     draw_lines,
-    ends,
     height_of,
+    interval_ends,
     without_interval,
 )
 from tune.report.svg import Drawing, plain
-from tune.tables import Kind, text
+from tune.tables import Kind, cell_text
 
-MOST_ROWS = 12
+MOST_NAMED_TRIALS = 12
 """Largest number of trials of a sampled study that are shown by name; variants are all shown."""
 
 
 def scores(content: ReportContent) -> Drawing | None:
     """AP50 of every row with its interval."""
-    rows = content.rows if content.request.space.variants else content.rows[:MOST_ROWS]
+    rows = content.rows if content.request.space.variants else content.rows[:MOST_NAMED_TRIALS]
     if not rows or content.nothing_learned:
         return None
     marks = [
         IntervalLine(
             plain(row.name),
             row.ap50,
-            *ends(row.interval),
-            text(row.ap50, Kind.AP50),
+            *interval_ends(row.interval),
+            cell_text(row.ap50, Kind.AP50),
             shade="blue",
             dots=_scores_of(content, row) if len(row.trials) > 1 else (),
         )

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from core.config import Value
-from core.dependence import effective
+from core.dependence import effective_settings
 from core.values import as_setting
 from tune.ledger.records import State
 from tune.report.content import ReportContent, ScoredTrial
@@ -18,7 +18,7 @@ from tune.report.figures.intervals import IntervalLine, draw_lines, height_of
 from tune.report.svg import Drawing, colour, plain
 from tune.report.tables import effects_score
 from tune.space.domains import Choices, Domain
-from tune.tables import Kind, text
+from tune.tables import Kind, cell_text
 
 MOST_SETTINGS = 12
 """Largest number of settings that are drawn; the caption names the others."""
@@ -32,7 +32,7 @@ def effects(content: ReportContent) -> Drawing | None:
     for effect in content.effects:
         sure = effect.is_clear
         label = plain(f"{effect.setting.rpartition('.')[2]}: {effect.change}", 40)
-        note = text(effect.estimate, Kind.DIFFERENCE)
+        note = cell_text(effect.estimate, Kind.DIFFERENCE)
         shade = "blue" if sure else "muted"
         marks.append(
             IntervalLine(
@@ -67,7 +67,10 @@ def hyperparameters(content: ReportContent) -> Drawing | None:
     parameters = [
         parameter
         for parameter in content.request.space.parameters
-        if len({effective(trial.record.settings).get(parameter.name) for trial in scored} - {None})
+        if len(
+            {effective_settings(trial.record.settings).get(parameter.name) for trial in scored}
+            - {None}
+        )
         > 1
     ]
     if not parameters or not complete or content.nothing_learned:

@@ -6,7 +6,7 @@ from matplotlib.ticker import MaxNLocator
 from tune.ledger.records import State
 from tune.report.content import ReportContent
 from tune.report.svg import Drawing, colour
-from tune.stopping.hope import NO_HOPE, PLACES
+from tune.stopping.hope import BEST_PLACES, NO_HOPE
 
 
 def stopped(content: ReportContent) -> Drawing | None:
@@ -50,7 +50,7 @@ def stopped(content: ReportContent) -> Drawing | None:
         caption += (
             f" Each dashed line is a rung (epoch {at}), where only the best {share} trials go on."
             " From the first rung on, a trial also ends after any epoch where it is unlikely to"
-            f" reach the best {PLACES} complete trials."
+            f" reach the best {BEST_PLACES} complete trials."
         )
     caption += " These are counts, not estimates: they have no uncertainty."
 
