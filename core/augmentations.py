@@ -26,14 +26,14 @@ Change: TypeAlias = (
     " tuple[NDArray[np.uint8], NDArray[np.uint16]]]"
 )
 """A function of an image, uint8 [H, W, 3], its label maps, uint16 [L, H, W], and a seed. It returns
-both changed, in their shapes or with height and width exchanged, and never writes into what it was
-given. All that it draws follows from the seed."""
+both changed, in their shapes or with height and width exchanged, and never writes into its
+arguments. All that it draws follows from the seed."""
 
 Mix: TypeAlias = "Callable[[Sample, int], Sample]"
 """A function of a training image with its labels, at full resolution, and a seed. It returns the
 image with what it took from other training images, in its shape and under its name, and never
-writes into what it was given. Instances that it adds are numbered after those that were there;
-one that it removes keeps its number and has no pixel. All that it draws follows from the seed."""
+writes into its arguments. Instances that it adds are numbered after those that were there; one that
+it removes keeps its number and has no pixel. All that it draws follows from the seed."""
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -46,7 +46,8 @@ class Augmentation(BaseModel):
     A field `NAME_p` is the probability of a change. Fields of another package's augmentation begin
     with `NAME_`.
 
-    geometric   whether it moves instances; the label maps that any other returns are not used
+    geometric   whether it moves instances; where it does not, the label maps it returns are not
+                used
     needs       strengths that have an effect only where another strength is above 0
     """
 
@@ -56,12 +57,13 @@ class Augmentation(BaseModel):
     needs: ClassVar[Mapping[str, str]] = {}
 
     def changes(self) -> Sequence[Change]:
-        """The changes that are made one after the other, each with a seed of its own."""
+        """The changes, which are made one after the other, each with a seed of its own."""
         return ()
 
     def mixes(self, training: "Sequence[Sample]") -> Sequence[Mix]:  # noqa: ARG002
-        """The changes that need other training images, each with a seed of its own. They are made
-        before all `changes`.
+        """The changes that need other training images, each with a seed of its own.
+
+        They are made before all `changes`.
 
         training   the images of the training part, and no others
         """
@@ -81,8 +83,8 @@ AUGMENTATIONS: Parts[type[Augmentation]] = Parts(
         "scale_jitter": "core.augment.scale_jitter:ScaleJitter",
         "elastic": "core.augment.elastic:Elastic",
         "blur_or_noise": "core.augment.blur_or_noise:BlurOrNoise",
-        # The last of ours: elastic draws a displacement for each pixel, so its draws would be
-        # others in an image whose height and width were exchanged before.
+        # The last of ours: elastic draws a displacement for each pixel, so it would draw others for
+        # an image whose height and width were exchanged before.
         "quarter_turns": "core.augment.quarter_turns:QuarterTurns",
     },
 )
@@ -90,11 +92,10 @@ AUGMENTATIONS: Parts[type[Augmentation]] = Parts(
 
 
 def augment_fields() -> dict[str, Any]:
-    """The settings under `augment.`, as pydantic makes a model of them: the switch of every
-    augmentation, then the strengths of each.
+    """The fields of the model `augment.`: each augmentation's switch, then all strengths.
 
-    Raises ExtensionError for another package's part that is no augmentation, or has a setting whose
-    name is not its own.
+    Raises ExtensionError for another package's part that is no augmentation, that changes nothing,
+    or that has a setting whose name is taken or does not begin with its own.
     """
     switches: dict[str, Any] = {}
     strengths: dict[str, Any] = {}
@@ -109,7 +110,10 @@ def augment_fields() -> dict[str, Any]:
 
 
 def _wrong(name: str, part: object, taken: Collection[str]) -> str | None:
-    """The rule that a part breaks, None if it breaks none."""
+    """The rule that a part breaks, as words that follow its name; None if it breaks none.
+
+    taken   the settings of the augmentations before it
+    """
     if not (isinstance(part, type) and issubclass(part, Augmentation)):
         return f"must be a class of core.augmentations.Augmentation, and is {part!r:.80}"
     ours = part.__module__.startswith("core.augment.")

@@ -1,5 +1,4 @@
-"""The table of backbones: what settings, weights, the packing of a GPU and the network must know
-of each.
+"""The table of backbones: all that settings, weights, packing and network must know of each.
 
 It imports no torch, because settings are read before anything is trained. To add a network of
 torchvision's, add a row and its name to `BACKBONES`; a network of another kind brings its own
@@ -19,7 +18,7 @@ class Backbone:
     """One row of the table.
 
     channels     channels of each level, from the finest
-    memory_rank  place by the memory that training takes, all stages trained (results/LOG.md): 0 for
+    memory_rank  rank by the memory that training takes, all stages trained (results/LOG.md): 0 for
                  resnet18, the largest for swin_s; may lie between two of ours
     weights      the values of `model.weights` that name a file of torchvision's, that of `auto`
                  first
@@ -27,18 +26,18 @@ class Backbone:
                  doctor and a search say it where the backbone is used
     stages       what `model.trainable_layers` counts, from the last: the layers, by their paths in
                  the body, that train together
-    body         makes its layers from a function that makes a layer of normalisation for a number
-                 of channels. It returns a module whose output is the list of the levels' features,
-                 [B, channels, height, width], at strides of 4, 8, 16 and 32 pixels, drawn from
-                 torch's global generator. None for the network of torchvision's that has the row's
-                 name, of which the fields below say what is taken
+    body         makes its layers, given a function that makes a normalisation layer for a number of
+                 channels; weights are drawn from torch's global generator. It returns a module
+                 whose output is the list of the levels' features, [B, channels, height, width], at
+                 strides of 4, 8, 16 and 32 pixels. None for the network of torchvision's that has
+                 the row's name, of which the fields below say what is taken
     levels       the layers, by their paths, whose output the pyramid takes
     head         prefixes of the names, in torchvision's file, of the layers after the last level
     bottleneck   whether it is a ResNet of bottleneck blocks, whose stride may be in the first 1x1
                  convolution
     norm         batch: batch norm, which a detector may freeze; layer: layer norm inside the
-                 blocks. Nothing normalises what a stage of these returns, so each level gets a
-                 layer norm of its own, one of `level_norms`
+                 blocks. The output of such a stage is not normalised, so each level gets a layer
+                 norm of its own, one of `level_norms`
     norm_eps     number that its batch norm adds to the variance
     axes         order of the axes of what its layers return, in the letters of `core.sample`
     """
@@ -63,7 +62,7 @@ class Backbone:
     axes: Literal["BFHW", "BHWF"] = "BFHW"
 
     def has(self, weights: str) -> bool:
-        """Whether torchvision has the file that `model.weights` names: auto, coco or imagenet."""
+        """Whether torchvision has a file for auto, coco or imagenet, a value of `model.weights`."""
         return weights in self.weights or (weights == "auto" and bool(self.weights))
 
 
@@ -93,8 +92,8 @@ MOBILENET_V3_LARGE = Backbone(
     norm_eps=1e-3,
 )
 
-# Patches of 4 x 4 pixels, then four stages of blocks; between two stages a layer that halves the
-# sides, which belongs to the later one.
+# Patches of 4 x 4 pixels, then four stages of blocks. A layer between two stages halves the sides
+# and belongs to the later stage.
 _IN_PATCHES = partial(
     Backbone,
     channels=(96, 192, 384, 768),

@@ -1,6 +1,4 @@
-"""YAML read in time and memory that grow with the size of the file, whatever its aliases and
-merge keys say.
-"""
+"""YAML read in bounded time and memory, however its aliases and merge keys multiply."""
 
 import itertools
 from typing import Any, NoReturn
@@ -8,15 +6,15 @@ from typing import Any, NoReturn
 import yaml
 
 MAX_VALUES = 200_000
-"""Largest number of keys and values in a document, repeats by aliases included: some seconds and
-200 MB."""
+"""Largest number of keys and values in a document, repeats by aliases included; reading so many
+takes some seconds and 200 MB."""
 MAX_CHARACTERS = 10_000
 """Largest length of a value, in characters: the time to read a number grows with the square of its
 digits."""
 
 
 def load_yaml(text: str) -> object:
-    """The content of a document.
+    """Read a document.
 
     Raises yaml.YAMLError, and ValueError, TypeError or AttributeError for odd values.
     """
@@ -24,8 +22,7 @@ def load_yaml(text: str) -> object:
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader that refuses equal keys, and documents that aliases and merge keys make larger
-    than MAX_VALUES.
+    """A loader that refuses equal keys, and documents of more than MAX_VALUES with their repeats.
 
     The plain loader keeps the last of two equal keys without a message. It also lets anchors
     multiply: twenty lines, each of which merges the one before twice (`<<: [*a, *a]`), make a
@@ -36,7 +33,7 @@ class _Loader(yaml.SafeLoader):
         super().__init__(stream)
         self._values = 0
         self._sizes: dict[yaml.Node, int] = {}
-        """Keys and values in a node that is whole, what an alias repeats in it included."""
+        """Number of keys and values in each completed node, what aliases repeat included."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         is_alias = self.check_event(yaml.AliasEvent)
@@ -44,7 +41,7 @@ class _Loader(yaml.SafeLoader):
         if node is None:
             return None
         if is_alias and node not in self._sizes:
-            self._refuse(node, "an alias must not name what it stands in; write it out")
+            self._refuse(node, "an alias must not name a value that contains it; write it out")
         if not is_alias:
             inside = (
                 itertools.chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value

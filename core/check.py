@@ -65,9 +65,7 @@ def _config(assignments: Sequence[str]) -> "TrialConfig":
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals:
-            raise SettingError(
-                f"--set takes a setting, NAME=VALUE, and is given {assignment!r:.80}"
-            )
+            raise SettingError(f"--set must be a setting, NAME=VALUE, and is {assignment!r:.80}")
         settings[name] = value
     return TrialConfig.from_settings(settings, "--set")
 

@@ -24,7 +24,7 @@ class Main(Protocol):
 
 
 def command_line(interrupted: str) -> Callable[[Main], Main]:
-    """Decorate a `main` so that it returns an exit status, whatever is raised on purpose inside.
+    """Decorate a `main` so that expected errors are printed and become its exit status.
 
     The status is 2 for a wrong request; 1 for any other error of ours, and where the system
     refuses a file; 130 after Ctrl-C and 143 after SIGTERM. Each is one sentence on standard error.

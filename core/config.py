@@ -1,5 +1,6 @@
-"""Every setting of a trial, once: name, unit, range, default and meaning. Those under `augment.`
-stand with their augmentations in `core/augment/`.
+"""Every setting of a trial, once: name, unit, range, default and meaning.
+
+The settings under `augment.` are defined with their augmentations in `core/augment/`.
 
 A setting's name is its path, such as `optim.learning_rate`; space files, `--set`, `trials.csv` and
 MLflow all use it. Defaults are those of the reference report where they are sound;
@@ -45,7 +46,7 @@ AUTO = "auto"
 
 
 class MayBeAuto:
-    """Marks a setting that may be `auto` beside the values of its type.
+    """Marks a setting that may be `auto` as well as a value of its type.
 
     A type checker sees that type alone, since nothing computes with a setting before
     `TrialConfig.resolved` has put a value in place of `auto`.
@@ -129,8 +130,7 @@ class DataConfig(_Settings):
     """Whether annotations that look wrong, and that a person has looked at, are used as they are.
     """
     split_components: bool = False
-    """Whether every connected piece of a mask is an instance of its own, as semantic masks need it.
-    """
+    """Whether every connected piece of a mask is an instance of its own, as semantic masks need."""
     crop: Annotated[int, Field(ge=0, le=8192), MayBeAuto()] = 0
     """Pixels; 0 for the whole image, otherwise the side of a random training crop and of the tiles
     in prediction; auto: crops where whole images would show the cells too small."""
@@ -179,7 +179,7 @@ else:
 
 
 def _as_number(value: Any) -> Any:
-    """A whole number that is written as text, as on a command line, as a number."""
+    """Turn a whole number that is written as text, as on a command line, into a number."""
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
@@ -196,8 +196,8 @@ class ModelConfig(_Settings):
     """auto (coco for resnet50, imagenet for the others), coco, imagenet, none, or the path of a
     file."""
     stride_in_1x1: bool = False
-    """Whether a bottleneck strides in its first 1x1 convolution; a WEIGHTS.json beside the file may
-    declare it."""
+    """Whether a bottleneck strides in its first 1x1 convolution; a WEIGHTS.json beside the file of
+    weights may declare it."""
     trainable_layers: int = Field(1, ge=0, le=5)
     """Backbone stages that train, from the last: 0 frozen, 1 the last stage, 5 all."""
     trainable_fpn: bool = True
@@ -207,7 +207,7 @@ class ModelConfig(_Settings):
     the median cell has 30 to 40 pixels."""
     image_max_side: Annotated[int, Field(ge=32, le=8192), MayBeAuto()] = 1333
     """Pixels; largest length of the longer side; where it is reached, the shorter side stays under
-    `model.image_min_side`; auto: so large that nearly all images have `model.image_min_side`."""
+    `model.image_min_side`; auto: so large that nearly all images reach `model.image_min_side`."""
     anchor_scale: Annotated[float, Field(ge=0.05, le=8), MayBeAuto()] = 1.0
     """Factor on torchvision's anchor sides of 32, 64, 128, 256, 512 pixels; under 0.05 the smallest
     have no area; auto: the factor at which most instances have an anchor that fits."""
@@ -218,8 +218,9 @@ class ModelConfig(_Settings):
     """Proposals kept per image before and after non-maximum suppression, in prediction; auto:
     enough for the most crowded image."""
     size_jitter: float = Field(0, ge=0, le=0.9)
-    """s: in training both sides above are multiplied by a factor, drawn uniformly for each image
-    from 1 - s to 1 + s; 0 for one size. The largest size decides how much memory is taken."""
+    """s: in training `model.image_min_side` and `model.image_max_side` are multiplied by a factor,
+    drawn uniformly for each image from 1 - s to 1 + s; 0 for one size. The largest size decides how
+    much memory is taken."""
     rpn_samples: int = Field(256, ge=16, le=4096)
     """Anchors per image that enter the loss of the proposal network."""
     box_samples: int = Field(512, ge=16, le=4096)
@@ -238,8 +239,8 @@ class ModelConfig(_Settings):
         sides = self.image_min_side, self.image_max_side
         if all(isinstance(side, int) for side in sides) and sides[0] > sides[1]:
             raise ValueError(
-                f"model.image_min_side must not pass model.image_max_side ({self.image_max_side}), "
-                f"and is {self.image_min_side}"
+                "model.image_min_side must not exceed model.image_max_side"
+                f" ({self.image_max_side}), and is {self.image_min_side}"
             )
         row = BACKBONES[self.backbone]
         if self.weights in ("auto", "coco", "imagenet") and not row.has(self.weights):
@@ -251,9 +252,9 @@ class ModelConfig(_Settings):
             )
         if self.stride_in_1x1 and not row.bottleneck:
             raise ValueError(
-                "model.stride_in_1x1 is a matter of bottleneck blocks"
+                "model.stride_in_1x1 needs a backbone of bottleneck blocks"
                 f" ({names_with(lambda one: one.bottleneck)}), and model.backbone is"
-                f" {self.backbone}"
+                f" {self.backbone}; use one of these, or false"
             )
         if self.norm != "batch":
             self._check_norm()
@@ -261,7 +262,7 @@ class ModelConfig(_Settings):
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """The advice of the tables on this backbone and detector, a sentence each."""
+        """The tables' advice on this backbone and this detector, one sentence each."""
         rows = (
             ("backbone", self.backbone, BACKBONES[self.backbone].advice),
             ("detector", self.detector, DETECTORS[self.detector].advice),
@@ -286,7 +287,7 @@ class ModelConfig(_Settings):
 
 
 class OptimConfig(_Settings):
-    """AdamW and its learning rate, step by step."""
+    """The optimizer AdamW: its learning rates, batches, precision and averaged weights."""
 
     learning_rate: float = Field(5e-5, gt=0, le=1)
     """Highest learning rate of every cycle."""
@@ -338,7 +339,7 @@ MOST_SCALES = 8
 
 
 def _as_scales(value: Any) -> Any:
-    """A value of `predict.scales` in its one form, `0.75,1,1.25`: ascending, no needless digits."""
+    """Write `predict.scales` in its one form, `0.75,1,1.25`: ascending, without needless digits."""
     texts = [value] if isinstance(value, int | float) else str(value).split(",")
     try:
         factors = sorted({float(text) for text in texts})
@@ -358,7 +359,7 @@ def _as_scales(value: Any) -> Any:
 
 
 def _as_caps(value: Any) -> Any:
-    """A value of `predict.class_caps` in its one form, `20,0`: without repetitions at its end."""
+    """Write `predict.class_caps` in its one form, `20,0`: without repetitions at its end."""
     texts = [value] if isinstance(value, int) else str(value).split(",")
     try:
         caps = [int(text) for text in texts]
@@ -381,8 +382,8 @@ class PredictConfig(_Settings):
     score_threshold: float = Field(0.05, ge=0, lt=1)
     """Detections must score more than this."""
     nms_iou: float = Field(0.5, gt=0, le=1)
-    """Largest overlap (IoU) of two boxes of one class; of boxes that overlap more only the best
-    stays."""
+    """Largest IoU of two boxes of one class; of boxes that overlap more, non-maximum suppression
+    keeps only the best."""
     max_detections: Annotated[int, Field(ge=1, le=MOST_DETECTIONS), MayBeAuto()] = 400
     """Detections kept per tile, all classes together; an image that is not cut into tiles is one;
     auto: enough for the most crowded tile."""
@@ -414,7 +415,7 @@ class PredictConfig(_Settings):
 
     @property
     def key(self) -> str:
-        """A name for files that no other settings of prediction have.
+        """A name for files, 12 hexadecimal digits that differ for other settings of prediction.
 
         A setting that a later version adds does not change it while it has its default.
         """
@@ -422,7 +423,7 @@ class PredictConfig(_Settings):
         return hashlib.sha256(changed.encode()).hexdigest()[:12]
 
     def cap_of(self, label: int) -> int:
-        """Largest number of detections of class `label`, counted from 1, in an image; 0 for any."""
+        """Largest number of detections of class `label`, from 1 on, in an image; 0 for no cap."""
         caps = self.class_caps.split(",")
         return int(caps[min(label, len(caps)) - 1])
 
@@ -465,8 +466,7 @@ class TrialConfig(_Settings):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], place: str = "settings") -> "TrialConfig":
-        """Build a configuration from flat names, such as `{"optim.epochs": 5}`; what is not
-        named keeps its default.
+        """Build a configuration from flat names, such as `{"optim.epochs": 5}`, and defaults.
 
         Raises SettingError, one sentence that begins with `place`.
         """
@@ -485,14 +485,15 @@ class TrialConfig(_Settings):
 
     @property
     def open(self) -> tuple[str, ...]:
-        """The settings that are `auto`, each after those that its value depends on."""
+        """The names of the settings that are `auto`, each after those that its value depends on."""
         settings = self.settings()
         return tuple(name for name in AUTO_SETTINGS if settings[name] == AUTO)
 
     def resolved(self, value_of: "Resolver") -> "TrialConfig":
-        """The configuration with what `value_of` says in place of every `auto`.
+        """The configuration with the value that `value_of` returns in place of each `auto`.
 
-        Raises SettingError where that and the other settings exclude each other.
+        Where it returns None, `auto` stays. Raises SettingError where a value and the other
+        settings exclude each other.
         """
         config = self
         for name in self.open:
@@ -510,10 +511,11 @@ class TrialConfig(_Settings):
     ) -> list[PredictConfig]:
         """The settings of prediction, changed by each combination of values of `predict.` settings.
 
-        value_of   what an `auto` among the values stands for; None leaves it
+        tried      the values of each of these settings
+        value_of   finds the values that `auto` stands for; None leaves it
 
         They have the order of itertools.product, so the first has the first value of each list.
-        Where nothing is to be tried, they are the configuration's own alone.
+        Where nothing is to be tried, they are the configuration's own alone. Raises SettingError.
         """
         changed = (
             self.changed(dict(zip(tried, values, strict=True)))
@@ -597,12 +599,13 @@ SYNONYMS: Mapping[str, str] = {
     "conf": "predict.score_threshold",
     "random_state": "seed",
 }
-"""Names by which other programs call some settings, to suggest ours to a user who writes them."""
+"""Names of some settings in other programs, to suggest ours to a user who writes them."""
 
 
 def check_setting_name(name: str, place: str, others: Iterable[str] = ()) -> None:
-    """Raise SettingError, with the nearest existing name, unless `name` is a trial setting.
+    """Raise SettingError, with the most similar name, unless `name` is a trial setting.
 
+    place    the beginning of the error's sentence
     others   names of other things that may have been meant
     """
     if name in SETTINGS:
@@ -615,7 +618,7 @@ def check_setting_name(name: str, place: str, others: Iterable[str] = ()) -> Non
 
 
 def _sentence(error: ValidationError) -> str:
-    """One sentence of the first problem of a pydantic error: name, rule, value received."""
+    """The first problem of a pydantic error in one sentence: name, rule, value received."""
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "value_error":  # ours: already a sentence that names the setting

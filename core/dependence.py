@@ -1,6 +1,4 @@
-"""The settings that have an effect, given the others: one table for all code that compares,
-searches or ranks.
-"""
+"""Settings that have an effect, given the others, for all code that compares, searches or ranks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,9 +20,7 @@ class Need:
     above_0: bool = True
 
     def is_met(self, settings: Mapping[str, Value]) -> bool:
-        """Whether the condition holds among settings with flat names; a setting that is not
-        named has its default.
-        """
+        """Whether the condition holds among `settings`, and defaults for those not named."""
         return bool(settings.get(self.setting, SETTINGS[self.setting])) == self.above_0
 
     def __str__(self) -> str:
@@ -34,6 +30,7 @@ class Need:
 
 
 def _needs() -> dict[str, tuple[Need, ...]]:
+    """Make the table NEEDS from the table of augmentations and the rules of other settings."""
     needs: dict[str, tuple[Need, ...]] = {}
     for name, part in AUGMENTATIONS.items():
         switch, probability = Need(f"augment.{name}"), Need(f"augment.{name}_p")
@@ -60,19 +57,18 @@ NEEDS: Mapping[str, tuple[Need, ...]] = _needs()
 
 
 def unmet_need(name: str, settings: Mapping[str, Value]) -> Need | None:
-    """The first need of a setting that settings with flat names do not meet; None if the setting
-    has an effect.
-    """
+    """The first need of setting `name` that is not met; None if the setting has an effect."""
     return next((need for need in NEEDS.get(name, ()) if not need.is_met(settings)), None)
 
 
 def effective_settings(settings: Mapping[str, Value]) -> dict[str, Value]:
-    """The settings that have an effect, in a form that is equal for two configurations exactly
-    if they train alike.
+    """The settings that have an effect, equal for two configurations exactly if these do the same.
 
     Settings without effect are left out, such as the strength of an augmentation that is off; a
-    switch without effect is off; `auto` weights have their real name, tiles as large as the
-    crops become the default, and `predict.flips` becomes the view that it stands for.
+    switch without effect is off; `auto` weights have their real name, tiles as large as the crops
+    become the default, and `predict.flips` becomes the view that it stands for.
+
+    settings   with flat names; those that are not named have their defaults
     """
     having = {**SETTINGS, **settings}
     if having["model.weights"] == "auto":

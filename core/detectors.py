@@ -1,4 +1,4 @@
-"""The table of detectors: what settings, the packing of a GPU and the network must know of each.
+"""The table of detectors: all that settings, packing and network must know of each.
 
 It imports no torch, because settings are read before anything is trained. To add a detector, write
 a builder of a `core.network.detector.Detector` in `core/network/detectors.py` and give its row a
@@ -20,7 +20,7 @@ class Recipe:
                   number of classes beside background, a `PredictConfig` and its `Traits`
     freezes_norm  whether batch norm of a pretrained backbone is frozen, and all other layers have
                   none
-    memory_rank   place by the memory that training takes: 0 for fpn, the largest for fpn_v2
+    memory_rank   rank by the memory that training takes: 0 for fpn, the largest for fpn_v2
     coco          the recipe of torchvision's Mask R-CNN whose COCO weights fill it, the end of a
                   name such as `maskrcnn_resnet50_fpn`; empty where it is the row's own name
     copies        pairs of prefixes of layers' names: where a whole network's weights have layers

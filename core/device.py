@@ -17,10 +17,9 @@ _LIBRARIES_MISSING = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a name: auto (the first GPU that torch sees, or else the CPU), cpu, cuda or
-    cuda:N.
+    """Choose a device by its name: cpu, cuda, cuda:N, or auto: the first GPU, or else the CPU.
 
-    Raises ResourceError for another name, and for a GPU that is not there.
+    Raises ResourceError for another name, and for a GPU that torch does not see.
     """
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -38,12 +37,11 @@ def resolve_device(name: str) -> torch.device:
 
 
 def limit_memory(device: torch.device, share: float) -> None:
-    """Limit this process to a fraction `share`, in (0, 1], of a GPU's memory; on a CPU there is
-    no limit.
+    """Limit this process to a fraction `share`, in (0, 1], of a GPU's memory; a CPU has no limit.
 
-    A trial that needs more then runs out of memory itself, and the trials beside it do not. A share
-    below 1 holds what CUDA takes beside torch's allocator too; the allocator gets half of it at
-    least.
+    A trial that needs more then runs out of memory itself, and the trials beside it do not. Of a
+    share below 1, CONTEXT_BYTES are left to CUDA, and torch's allocator may take the rest, or half
+    of the share if that is more.
     """
     if device.type == "cuda":
         if share < 1:
@@ -53,8 +51,10 @@ def limit_memory(device: torch.device, share: float) -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that a GPU's memory was missing: torch's allocator says so in its own
-    words, CUDA and its libraries, for what they need themselves, in others.
+    """Whether an error says that a GPU ran out of memory.
+
+    torch's allocator says so in an error of its own; CUDA and its libraries, which take memory
+    themselves, say so in others.
     """
     said = str(error)
     return (
@@ -65,12 +65,11 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def precision_of(device: torch.device) -> Precision:
-    """The precision that `optim.precision: auto` is on a device: bf16 on a GPU that computes in
-    it, else fp32.
+    """The precision that `optim.precision: auto` stands for: bf16 on a GPU that has it, else fp32.
 
-    These are AMD's GPUs and NVIDIA's from compute capability 8.0 on; older ones only emulate bf16.
-    torch's own question, `is_bf16_supported`, is of the current device alone. A GPU that does not
-    answer counts as one without.
+    AMD's GPUs have it, and NVIDIA's from compute capability 8.0 on; older ones only emulate bf16.
+    torch's `is_bf16_supported` tells of the current device alone. A GPU that does not answer counts
+    as one without.
     """
     if device.type != "cuda":
         return "fp32"
@@ -84,14 +83,14 @@ def precision_of(device: torch.device) -> Precision:
 def autocast(
     device: torch.device, precision: Precision | Literal["auto", "fp16"]
 ) -> torch.autocast:
-    """A block in which a network computes in this precision, its weights being float32."""
+    """A context in which a network of float32 weights computes in this precision."""
     chosen = precision_of(device) if precision == "auto" else precision
     dtype = torch.float16 if chosen == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=chosen != "fp32")
 
 
 def memory_format(device: torch.device) -> torch.memory_format:
-    """The memory format for convolutions: channels last on a GPU, whose tensor cores read it.
+    """The memory format for convolutions: channels last on a GPU, for its tensor cores.
 
     A CPU keeps the default, because channels last gained nothing there (results/LOG.md).
     """
@@ -99,9 +98,7 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 
 def use_fast_kernels(device: torch.device) -> None:
-    """Let a GPU multiply float32 matrices in TF32 (10 bits of mantissa), as cuDNN's convolutions
-    do by default.
-    """
+    """Let a GPU multiply float32 in TF32, with 10 bits of mantissa, as cuDNN does by default."""
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -73,7 +73,7 @@ def _content(dataset: Dataset, where: str, config: TrialConfig, signs: bool) -> 
     sizes = np.array([sample.size for sample in dataset.samples])
     yield f"image height        {_range_in_words(sizes[:, 0])} pixels"
     yield f"image width         {_range_in_words(sizes[:, 1])} pixels"
-    yield f"instances an image  {_range_in_words(counts_IC.sum(axis=1))}"
+    yield f"instances per image {_range_in_words(counts_IC.sum(axis=1))}"
     shapes = [shapes_of(sample) for sample in dataset.samples]
     areas = np.concatenate([one.areas_N for one in shapes])
     if len(areas):
@@ -104,7 +104,7 @@ def _content(dataset: Dataset, where: str, config: TrialConfig, signs: bool) -> 
 
 
 def _recommended(data: Measurement, config: TrialConfig) -> Iterator[str]:
-    """Each setting that can be read off the data with its value and why, and what that brings."""
+    """Each setting that can be read off the data with value and reason, then what they bring."""
     if not data.cells:
         return
     better, found = recommended(data, config)
@@ -137,9 +137,10 @@ def _class_table(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str
 
 
 def _notes(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str]:
+    """A note on images without instances, if there are any."""
     names = [sample.name for sample in dataset.samples]
     empty = [name for name, count in zip(names, counts_IC.sum(axis=1), strict=True) if count == 0]
-    if 0 < len(empty) < len(names) / 2:  # `advice` speaks of more than that
+    if 0 < len(empty) < len(names) / 2:  # `advice` tells of more than that
         yield (
             f"{many(len(empty), 'image')} without instances, taken as true negatives:"
             f" {examples_of(empty)}"
@@ -205,6 +206,7 @@ def _split_problems(dataset: Dataset, where: str, config: DataConfig) -> list[Pr
 
 
 def _verdict(problems: list[Problem], inspection: Inspection) -> Iterator[str]:
+    """Whether the data set is usable; if not, its problems by cause, and what would skip them."""
     if not problems:
         yield "Usable: no problems found."
         return
@@ -222,7 +224,7 @@ def _verdict(problems: list[Problem], inspection: Inspection) -> Iterator[str]:
     if inspection.dataset is not None and not all(
         problem.suspicious for problem in inspection.problems
     ):
-        yield "The figures above leave out what could not be read."
+        yield "The numbers above leave out what could not be read."
 
 
 def _range_in_words(values: NDArray[np.int64]) -> str:

@@ -13,21 +13,20 @@ from collections import Counter
 
 VARIABLE = "CELL_TUNE_KILL"
 DRIVER = "CELL_TUNE_DRIVER"
-"""The driver's process id, for workers; the driver sets it before it starts them."""
+"""Environment variable of the driver's process id, which the driver sets before it starts workers.
+"""
 
 _passed: Counter[str] = Counter()
 
 
 def mark_driver() -> None:
-    """Mark this process as the driver: workers that start from now on kill it as well, if a test
-    asks for it.
-    """
+    """Mark this process as the driver, which its workers kill as well if a test asks for it."""
     if VARIABLE in os.environ:
         os.environ[DRIVER] = str(os.getpid())
 
 
 def passing(point: str) -> None:
-    """Pass a point: the process is killed here if the variable says so."""
+    """Pass a point: kill this process, and the driver before it, if VARIABLE says so."""
     wanted = os.environ.get(VARIABLE)
     if wanted is None:
         return

@@ -1,6 +1,4 @@
-"""Files and folders that are written whole or not at all, and the way out where the system refuses
-one.
-"""
+"""Files and folders written whole or not at all, and ways out where the system refuses one."""
 
 import contextlib
 import ctypes
@@ -40,23 +38,26 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_json_atomically(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON; NaN is refused, since JSON has none."""
+    """Write `content` as indented JSON, as `write_atomically` does.
+
+    Raises ValueError for nan and infinity, which JSON does not have.
+    """
     write_atomically(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path, raising: type[Exception], order: str = "") -> Any:
-    """The content of a JSON file.
+    """Read a JSON file.
 
     raising   what to raise, with one sentence that begins with the path, for a file that cannot be
-              read, is no JSON, or has a key twice, whose first value would be lost
-    order     what the user can do, added to that sentence
+              read, is not JSON, or has a key twice, of which one value would be lost
+    order     what the user can do, an imperative that is added to that sentence
     """
     try:
         return json.loads(path.read_bytes(), object_pairs_hook=_once_each)
     except OSError as error:
         trouble = f"cannot be read: {reason(error)}"
     except (ValueError, RecursionError) as error:
-        trouble = f"is no JSON ({error})"
+        trouble = f"is not JSON ({error})"
     raise raising(f"{path}: the file {trouble}{'; ' if order else ''}{order}")
 
 
@@ -69,10 +70,10 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def write_once(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write a file, whole or not at all, unless a file with content exists; it has `mode` from
-    the beginning.
+    """Write a file, whole or not at all and with `mode` from the beginning, unless one exists.
 
-    If several processes do so at once, one succeeds, and all find the content that it wrote.
+    A file without content does not count as one. If several processes write at once, one succeeds,
+    and all find the content that it wrote. Raises OSError.
     """
     if path.exists():
         if path.stat().st_size:
@@ -101,10 +102,10 @@ def write_once(path: Path, data: bytes, mode: int = 0o600) -> None:
 
 @contextlib.contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
-    """Yield a new folder that replaces `folder` when the block ends; after an exception it is
-    removed instead.
+    """Yield a new folder that replaces `folder` at the end of the block.
 
-    A process that dies in between leaves the old folder, perhaps under another name: see `recover`.
+    If something is raised, the new folder is removed instead. A process that dies in between leaves
+    the old folder, perhaps under another name: see `recover`. Raises OSError.
     """
     part, old = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.old")
     shutil.rmtree(part, ignore_errors=True)
@@ -126,9 +127,7 @@ def replaced(folder: Path) -> Iterator[Path]:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two folders in one step, so that both always exist; False where the file system
-    cannot.
-    """
+    """Exchange two folders in one step, so that both always exist; False if the system cannot."""
     here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
     try:
         exchanged: int = ctypes.CDLL(None).renameat2(
@@ -140,16 +139,14 @@ def _exchange(one: Path, other: Path) -> bool:
 
 
 def recover(folder: Path) -> None:
-    """Bring back the old folder of a process that died before `replaced` had the new one there."""
+    """Bring back the old folder of a process that died before `replaced` had moved the new one."""
     old = folder.with_name(f".{folder.name}.old")
     if old.exists() and not folder.exists():
         old.rename(folder)
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk, so that a file that was given a name keeps it
-    when power is lost.
-    """
+    """Flush the names in a folder to the disk, so that a loss of power does not undo a rename."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -179,15 +176,12 @@ _WAYS_OUT = {
 
 
 def way_out(error: OSError) -> str:
-    """The user's way out where the system refuses a file or folder, as an order; empty if none
-    is known.
-    """
+    """The user's way out of an error of the system, in the imperative; empty if none is known."""
     return _WAYS_OUT.get(error.errno or 0, "")
 
 
 def refused(error: OSError, what: object = "a file", again: bool = False) -> str:
-    """An error of the operating system in one sentence: the file, the system's words, and the
-    way out, as an order.
+    """An error of the operating system in one sentence: file, the system's words, way out.
 
     what    words for the file if the system does not name it
     again   whether the same command, run again, goes on from what was saved
@@ -199,5 +193,5 @@ def refused(error: OSError, what: object = "a file", again: bool = False) -> str
 
 
 def reason(error: OSError) -> str:
-    """The system's words for its error."""
+    """The system's own words for its error, without the name of the file."""
     return error.strerror or str(error) or type(error).__name__

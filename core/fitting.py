@@ -1,5 +1,4 @@
-"""Settings read off a data set: at what size its cells are seen, which anchors fit them, which caps
-hold its crowded images.
+"""Settings read off a data set: sizes of images and crops, anchor scale, caps of detections.
 
 Everything here is a pure function of a measurement of the data (`core.data.measure`) and of other
 settings, so that a study which keeps the measurement resolves `auto` alike wherever it goes on. It
@@ -25,9 +24,9 @@ from core.network.resizing import MULTIPLE, network_size
 from core.sample import Size
 
 FITS = 0.5
-"""Least overlap (IoU) of an instance's box with an anchor that fits it."""
+"""Least IoU of an instance's box with an anchor that fits it."""
 PLACES_PER_AXIS = 7
-"""Number of places along an axis at which a box is held against the grid of anchors. It is odd, so
+"""Number of places along an axis at which a box is laid over the grid of anchors. It is odd, so
 that they are spread evenly over the cells of every level."""
 
 LEAST_CELL, GOOD_CELL = 30, 40
@@ -35,7 +34,7 @@ LEAST_CELL, GOOD_CELL = 30, 40
 the side that it should have where that needs neither crops nor images enlarged by more than
 ENLARGED. The side of a cell is the square root of its box's area."""
 CROPS_PAY = 1.5
-"""Least factor by which crops must show the median cell longer than whole images would. A crop
+"""Least factor by which crops must show the median cell larger than whole images would. A crop
 shows a part of an image, and its tiles in prediction overlap: an image that is one and a half times
 as long as its tiles is predicted in four tiles in place of one."""
 ENLARGED = 2.0
@@ -50,19 +49,19 @@ SIDE_STEP, CROP_STEP = 8, 64
 ANCHOR_SCALES = (0.125, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)
 """Anchor scales among which one is chosen: each is about sqrt(2) times the one before."""
 AS_GOOD = 0.01
-"""Difference of two shares of fitted instances that counts for nothing. The largest scale that is
-as good as the best is chosen, since large instances have no other anchors."""
+"""Largest difference between the shares of fitted instances of two scales that are equally good. Of
+scales as good as the best the largest is chosen, since large instances have no other anchors."""
 DETECTIONS_A_CELL, PROPOSALS_A_CELL = 1.5, 4
 """Detections and proposals for each instance of the most crowded image or tile: false ones take
 places, too."""
 LEAST_DETECTIONS = 100
-"""Least cap of detections, torchvision's default. The least caps of proposals are the defaults of
-their settings, which are torchvision's too."""
+"""Least cap of detections: torchvision's default. The least caps of proposals are the defaults of
+their settings, which are torchvision's, too."""
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The value of a setting that was read off the data, and why, as words that follow it."""
+    """A value that was read off the data for a setting, and the reason, in words that follow it."""
 
     value: Value
     why: str
@@ -94,6 +93,7 @@ def seen_cell(data: Measurement, config: TrialConfig) -> float:
 
 
 def _sides(config: TrialConfig) -> tuple[int, int, int]:
+    """The crop, and the limits of the shorter and the longer side, in pixels."""
     model = config.model
     return config.data.crop, model.image_min_side, model.image_max_side
 
@@ -101,7 +101,7 @@ def _sides(config: TrialConfig) -> tuple[int, int, int]:
 def share_of_places(
     sides_K2: NDArray[np.float64], anchors: Sequence[NDArray[np.float64]]
 ) -> NDArray[np.float64]:
-    """The share of places at which each box has an IoU of FITS with some anchor, float64 [K].
+    """The share of places at which some anchor fits each box, an IoU of FITS or more: float64 [K].
 
     sides_K2   height and width of each box, in pixels of the resized image
     anchors    x0 y0 x1 y1 of the anchors of one grid cell, centred at 0, [Z, 4] for each level
@@ -126,8 +126,10 @@ def _overlap(
     high: float,
     stride: int,
 ) -> NDArray[np.float64]:
-    """The overlap [J, K], along one axis, of boxes that begin at each of `starts_J` with the
-    nearest anchor, which extends from `low` to `high` around a multiple of `stride`.
+    """The length, [J, K], along one axis, that boxes share with the nearest anchor of one kind.
+
+    A box begins at one of `starts_J`; the anchor extends from `low` to `high` around a multiple of
+    `stride`. All lengths are in pixels of the resized image.
     """
     ends_JK = starts_J[:, None] + sides_K
     middles_JK = (starts_J[:, None] + ends_JK - low - high) / 2
@@ -147,7 +149,7 @@ def anchors_of_cell(scale: float) -> list[NDArray[np.float64]]:
 def _shares(
     data: Measurement, crop: int, min_side: int, max_side: int, scales: tuple[float, ...]
 ) -> tuple[float, ...]:
-    """The share of instances that some anchor fits, for each anchor scale."""
+    """The share of instances that some anchor fits, in 0..1, for each anchor scale."""
     seen_K2 = _cells_as_seen(data, crop, min_side, max_side)
     if not len(seen_K2):
         return (0.0,) * len(scales)
@@ -179,6 +181,7 @@ def _crop_size(size: Size, crop: int) -> Size:
 
 
 def _median_cell(sides_K2: NDArray[np.float64] | NDArray[np.int64]) -> float:
+    """The median of the cells' sides, each the square root of its box's area; 0 without cells."""
     return float(np.median(np.sqrt(sides_K2.prod(axis=1)))) if len(sides_K2) else 0.0
 
 
@@ -199,10 +202,11 @@ _NO_LIMIT = 8192
 
 @functools.lru_cache(maxsize=256)
 def _shorter_side(data: Measurement, crop: int, max_side: int, cell: float) -> int:
-    """The smallest side to which the shorter side of images can be brought so that the median cell
-    has `cell` pixels; the largest within MOST_SEEN_PIXELS where that is smaller.
+    """The smallest length of images' shorter side at which the median cell has `cell` pixels.
 
-    max_side   the limit of the longer side
+    If images would then have more than MOST_SEEN_PIXELS, the largest length at which they do not.
+
+    max_side   the limit of the longer side in pixels
     """
     cuts = [_crop_size(size, crop) for size in data.images]
 
@@ -223,8 +227,8 @@ def _limit(config: TrialConfig) -> int:
 
 
 def _crop_below(enough: float, data: Measurement, config: TrialConfig) -> Chosen:
-    """The whole image where that shows the median cell in `enough` pixels; otherwise crops that
-    show it in LEAST_CELL.
+    """Choose whole images if they show the median cell in `enough` pixels, or crops that show it in
+    LEAST_CELL.
     """
     own = _own_cell(data)
     side, limit = config.model.image_min_side, _limit(config)
@@ -245,8 +249,9 @@ def _crop_below(enough: float, data: Measurement, config: TrialConfig) -> Chosen
 
 
 def _image_min_side(data: Measurement, config: TrialConfig) -> Chosen:
-    """The side at which the median cell has GOOD_CELL pixels, within MOST_SEEN_PIXELS and ENLARGED,
-    and LEAST_CELL at least.
+    """Choose the side at which the median cell has GOOD_CELL pixels, as far as ENLARGED allows.
+
+    It has at least LEAST_CELL, whatever ENLARGED says, and fewer where MOST_SEEN_PIXELS is reached.
     """
     own, limit = _own_cell(data), _limit(config)
     goal = max(min(GOOD_CELL, ENLARGED * own), LEAST_CELL)
@@ -260,7 +265,7 @@ def _image_min_side(data: Measurement, config: TrialConfig) -> Chosen:
 
 
 def _image_max_side(data: Measurement, config: TrialConfig) -> Chosen:
-    """The longer side that nearly all images do not exceed where the shorter one has its length."""
+    """Choose a limit of the longer side that lets nearly all images reach the shorter side."""
     cuts = [_crop_size(size, config.data.crop) for size in data.images]
     longer = np.percentile([max(cut) / min(cut) for cut in cuts], NEARLY_ALL)
     least = config.model.image_min_side
@@ -271,8 +276,9 @@ def _image_max_side(data: Measurement, config: TrialConfig) -> Chosen:
 
 
 def _anchor_scale(data: Measurement, config: TrialConfig) -> Chosen:
-    """The largest of ANCHOR_SCALES at which the share of instances that some anchor fits is
-    highest, to within AS_GOOD; 1 where it is no more than AS_GOOD at any, as for fibres.
+    """Choose the largest of ANCHOR_SCALES whose share of fitted instances is as good as the best.
+
+    It is 1 where that share is at most AS_GOOD at every scale, as for fibres.
     """
     shares = _shares(data, *_sides(config), ANCHOR_SCALES)
     if max(shares) <= AS_GOOD:
@@ -288,12 +294,15 @@ def _anchor_scale(data: Measurement, config: TrialConfig) -> Chosen:
 
 
 def _cap(least: int, factor: float, cells: int) -> int:
-    """A cap of `factor` places for each cell, rounded up to hundreds."""
+    """A cap of `factor` places for each cell, at least `least`, rounded up to hundreds."""
     return min(max(least, math.ceil(factor * cells / 100) * 100), MOST_DETECTIONS)
 
 
 def _crowded(data: Measurement, side: int) -> tuple[int, str]:
-    """The most instances in an image or in a tile, and where, in words."""
+    """The largest number of instances in an image or in a tile, and that number in words.
+
+    side   of the tile in pixels; 0 for whole images
+    """
     cells = data.crowded_in(side)
     where = f"a tile of {side} pixels" if side and cells < data.crowded else "an image"
     return cells, f"{where} holds up to {cells:,} instances"
@@ -343,7 +352,7 @@ FITTING_RULES: Mapping[int, Mapping[str, Rule]] = {
 """The rules by which settings are read off data, by version. A version that studies began with is
 never changed, or they would go on with other settings: a change is another version."""
 NEWEST_RULES = max(FITTING_RULES)
-"""The rules of a study that begins."""
+"""The version of the rules for a study that begins now."""
 
 
 @dataclass(frozen=True)
@@ -370,16 +379,14 @@ class Circumstances:
         return None if self.data is None else self.chosen(name, config).value
 
     def chosen(self, name: str, config: TrialConfig) -> Chosen:
-        """The value of a setting, which must be one that is read off the data, and why."""
+        """The value of a setting that is read off the data, and why; `data` must be known."""
         assert self.data is not None
         if not self.data.cells:
             return Chosen(_without_cells(name, config), "there is no instance to measure")
         return FITTING_RULES[self.rules][name](self.data, config)
 
     def explained(self, config: TrialConfig) -> Iterator[tuple[str, Chosen]]:
-        """Every setting of a configuration that is `auto` and read off the data, with its value
-        and why.
-        """
+        """Yield each setting that is `auto` and read off the data, with its value and why."""
         for name in config.open if self.data else ():
             if name in FITTING_RULES[self.rules]:
                 found = self.chosen(name, config)
@@ -401,7 +408,7 @@ class Circumstances:
 READ_OFF_DATA = frozenset(FITTING_RULES[NEWEST_RULES])
 """The settings whose `auto` is read off the data."""
 SIZES = ("data.crop", "model.image_min_side", "model.image_max_side", "model.anchor_scale")
-"""The settings that decide which instances some anchor fits."""
+"""The settings that decide which instances an anchor fits."""
 
 
 def circumstances_of(
@@ -413,8 +420,9 @@ def circumstances_of(
 
 
 def recommended(data: Measurement, config: TrialConfig) -> tuple[TrialConfig, dict[str, Chosen]]:
-    """A configuration in which the data decide every setting that they can decide, and these
-    settings, each with its value and why.
+    """A configuration in which every setting of READ_OFF_DATA has the value that the data suggest.
+
+    Returns these values, too, by their settings, each with the reason.
     """
     found = Circumstances(data=data)
     asked = config.changed(dict.fromkeys(READ_OFF_DATA, AUTO))

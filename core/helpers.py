@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 _Result = TypeVar("_Result")
 
 AHEAD = 2
-"""Number of tasks for each helper that may wait, run, or have a result that nobody has taken: it
+"""Number of tasks for each helper that may wait, run, or have a result that nobody has taken, which
 bounds the memory that they hold."""
 
 
@@ -40,7 +40,7 @@ class Helpers:
             self._pool.shutdown(cancel_futures=True)
 
     def in_order(self, tasks: Iterable[Callable[[], _Result]]) -> Iterator[_Result]:
-        """The results of tasks, in the order of the tasks.
+        """Yield the results of tasks, in the order of the tasks.
 
         The tasks are taken one by one in the caller's thread while earlier ones run, no further
         ahead than AHEAD for each helper. An exception of a task is raised in the place of its

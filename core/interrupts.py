@@ -17,7 +17,7 @@ _interrupted = False
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Handle the first SIGTERM inside the block as Ctrl-C; only in the main thread of a program."""
+    """Handle the first SIGTERM inside the block as Ctrl-C; no effect outside the main thread."""
     global _terminated, _interrupted  # signals are a process's own
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -35,7 +35,7 @@ def interrupted() -> bool:
     """Whether this process was asked to end, by SIGTERM or by a Ctrl-C that a library handles.
 
     Code that waits in a loop asks this in every turn. Everywhere else Ctrl-C raises
-    KeyboardInterrupt, and nobody need ask.
+    KeyboardInterrupt, and there is no need to ask.
     """
     return _interrupted
 

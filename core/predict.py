@@ -118,7 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--max-detections",
         type=int,
         metavar="N",
-        help="most instances of a tile, or of an image without",
+        help="largest number of instances in a tile, or in an image without tiles",
     )
     add(
         "--class-caps",

@@ -28,7 +28,7 @@ class Purpose(IntEnum):
 
 
 def generator(seed: int, purpose: Purpose, *where: int) -> np.random.Generator:
-    """The NumPy generator at an address; `where` is the epoch, or the epoch and the image."""
+    """The NumPy generator at an address; `where` is often the epoch, or the epoch and the image."""
     return np.random.default_rng([seed, int(purpose), *where])
 
 

@@ -87,9 +87,9 @@ class Target:
     labels_N        int64 [N], class numbers 1..C
     ids_N           int16 [N], the instance's value in its label map, the bits of uint16
     maps_N          int64 [N], index of the label map (axis L) that holds the instance
-    label_maps_LHW  int16 [L, H, W], the bits of uint16, with which GPUs compute less
-    sides_N2        int64 [N, 2], height and width of the boxes in pixels, which Python knows
-                    without asking a GPU; None where they were not counted
+    label_maps_LHW  int16 [L, H, W], the bits of uint16, for which torch has few operations
+    sides_N2        int64 [N, 2], height and width of the boxes in pixels, as an array, so that
+                    Python need not wait for a GPU to know them; None where they were not measured
     """
 
     boxes_N4: torch.Tensor
@@ -109,7 +109,7 @@ class Target:
         return self.of(tensor.to(device, non_blocking=True) for tensor in self.tensors)
 
     def of(self, tensors: Iterable[torch.Tensor]) -> "Target":
-        """The target with the same numbers in other tensors, given in the order of `tensors`."""
+        """The target with other tensors of the same values, in the order of `tensors`."""
         boxes_N4, labels_N, ids_N, maps_N, label_maps_LHW = tensors
         return Target(boxes_N4, labels_N, ids_N, maps_N, label_maps_LHW, self.sides_N2)
 

@@ -1,6 +1,4 @@
-"""The words of messages: counts that agree with their noun, lists, foreign text made safe, and
-suggested names.
-"""
+"""The words of messages: counts with their noun, lists, foreign text made safe, suggested names."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +23,7 @@ def _plural(noun: str) -> str:
 
 
 def have(count: int) -> str:
-    """The verb after such a count: `1 has`, `2 have`."""
+    """The verb that agrees with a count: `1 has`, `2 have`."""
     return "has" if count == 1 else "have"
 
 
@@ -35,8 +33,7 @@ def listed(parts: Sequence[str]) -> str:
 
 
 def shown(text: str) -> str:
-    r"""Text of any origin as one line that a terminal only displays: escapes stand for characters
-    that are not printable.
+    r"""Text of any origin as one line that is safe in a terminal: unprintable characters escaped.
 
     Names of files, classes and variants, and reasons of errors, may hold escape sequences that move
     the cursor or retitle the window, characters that turn the direction of writing, line breaks,
@@ -58,8 +55,7 @@ def first_line(error: BaseException) -> str:
 def nearest(
     name: str, known: Iterable[str], synonyms: Mapping[str, str] | None = None
 ) -> str | None:
-    """The known name that a person who wrote `name` most likely meant; None where no known name is
-    similar.
+    """The known name that a person who wrote `name` most likely meant; None if none is similar.
 
     known      names, perhaps with a section before a dot: `optim.learning_rate`
     synonyms   other words for some of them: `{"freeze": "model.trainable_layers"}`
@@ -78,6 +74,7 @@ def nearest(
 
 
 _LIKE = 0.6
+"""Least likeness, from 0 to 1, of a name that is suggested."""
 
 
 def _words(name: str) -> list[str]:
@@ -87,7 +84,7 @@ def _words(name: str) -> list[str]:
 
 
 def _likeness(name: str, other: str) -> float:
-    """From 0 to 1; a section that agrees tells apart names that are alike otherwise."""
+    """The likeness of two dotted names, from 0 to 1; names of one section are more alike."""
     mine, its = _words(name), _words(other)
     whole = SequenceMatcher(None, ".".join(mine), ".".join(its)).ratio()
     return max(whole, _of_leaves(mine[-1], its[-1])) - _stranger(name, other) + 0.001 * whole
@@ -100,6 +97,7 @@ def _stranger(name: str, other: str) -> float:
 
 
 def _of_leaves(mine: str, its: str) -> float:
+    """The likeness of the last parts of two names, as `_words` gives them, from 0 to 1."""
     if not mine or not its:
         return 0.0
     if mine == its:

@@ -24,13 +24,14 @@ def as_ap50(score: float | None) -> str:
 
 
 def as_duration(seconds: float) -> str:
-    """A time in the unit in which it is easy to grasp: `89 s`, `40 min`, `2.5 h`, `3 months`."""
+    """A time in the unit that is easiest to grasp: `89 s`, `40 min`, `2.5 h`, `3 months`."""
     return " ".join(_amount_and_unit(seconds))
 
 
 def as_time_span(low: float, high: float) -> str:
-    """A range of times, in seconds: `3 to 5 min`, `40 min to 2.5 h`, `about 20 min`; `up to 4 min`
-    where the low end is next to nothing.
+    """A range of times, given in seconds: `3 to 5 min`, `40 min to 2.5 h`, `about 20 min`.
+
+    It is `up to 4 min` where the low end is under a fiftieth of the high one.
     """
     (least, unit), (most, other) = _amount_and_unit(low), _amount_and_unit(high)
     if low < high / 50:

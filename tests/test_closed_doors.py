@@ -435,7 +435,7 @@ def test_a_planted_study_json_is_refused_in_one_sentence(
     attacked: Attacked, command: Any, content: Content
 ) -> None:
     plant(attacked.study / "study.json", content(attacked.marker))
-    assert "study.json: the file is no JSON" in attacked.ends(command, "--study", "tiny")
+    assert "study.json: the file is not JSON" in attacked.ends(command, "--study", "tiny")
 
 
 def test_a_planted_space_file_is_refused_in_one_sentence(attacked: Attacked) -> None:

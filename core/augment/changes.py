@@ -75,9 +75,9 @@ class Rescaled:
 
 
 def _window(side: int, part: float, rng: np.random.Generator) -> slice:
-    """A random window of `side` pixels, as long as the fraction `part` of it.
+    """Draw a window along a side of `side` pixels, as long as the fraction `part` of it.
 
-    It has one pixel at least, and is the whole side where `part` is 1 or more.
+    It has at least one pixel, and is the whole side where `part` is 1 or more.
     """
     length = min(max(round(part * side), 1), side)
     start = int(rng.integers(side - length + 1))
@@ -97,9 +97,10 @@ def _nearest(window: slice, length: int) -> NDArray[np.intp]:
 
 @dataclass(frozen=True)
 class Restained:
-    """Another amount of each stain, as a `core.augmentations.Change`: the amount of a stain in each
-    pixel is multiplied by a factor and shifted (Tellez et al., IEEE Transactions on Medical Imaging
-    37, 2018).
+    """Another amount of each stain, as a `core.augmentations.Change`.
+
+    The amount of a stain in each pixel is multiplied by a factor and shifted (Tellez et al., IEEE
+    Transactions on Medical Imaging 37, 2018).
 
     p       probability of a change
     alpha   factors are uniform in 1 - alpha .. 1 + alpha
@@ -122,5 +123,5 @@ class Restained:
         mix_33 = np.linalg.inv(STAINS) @ (factors_3[:, None] * STAINS)
         shift_3 = math.log(256) - math.log(10) * (shifts_3 @ STAINS)
         logs = cv2.transform(cv2.LUT(image, LOG_LIGHT), np.column_stack([mix_33.T, shift_3]))
-        # LOG_LIGHT added 1 to the grey level: less that 1, and 0.5 more to round, is 0.5 less.
+        # Less the 1 that LOG_LIGHT added to each grey level, and 0.5 more to round: 0.5 less.
         return np.clip(cv2.exp(logs) - 0.5, 0, 255).astype(np.uint8), label_maps

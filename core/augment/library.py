@@ -1,4 +1,4 @@
-"""albumentations, imported without its question to the package index; its transforms as changes."""
+"""albumentations, imported without its check for a newer version; its transforms as changes."""
 
 import os
 import random
@@ -23,10 +23,10 @@ WARP = {
     "fill": FILL_COLOUR,
     "fill_mask": 0,
 }
-"""How a geometric transform makes its pixels.
+"""Interpolation and filling of every geometric transform.
 
-Pixels from outside the image get ImageNet's mean colour, which is 0 after normalisation, the value
-of torchvision's own padding, and belong to no instance. They are not reflected: a reflected cell
+Pixels from outside the image belong to no instance and get ImageNet's mean colour, which is 0 after
+normalisation, the value of torchvision's own padding. They are not reflected: a reflected cell
 would be a second piece of the same instance in another place.
 """
 
@@ -41,8 +41,8 @@ class Transformed:
         self, image: NDArray[np.uint8], label_maps: NDArray[np.uint16], seed: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
         """See `core.augmentations.Change`."""
-        # Compose.set_random_seed is not used: it seeds all its members alike, and a coin of 0.5
-        # then falls the same way for the flip and the affine change.
+        # Compose.set_random_seed is not used: it seeds all its members alike, so that a flip and an
+        # affine change of probability 0.5 would always be made together.
         self.transform.set_random_state(np.random.default_rng(seed), random.Random(seed))
         data: dict[str, Any] = self.transform(image=image, masks=label_maps)
         return data["image"], data["masks"]

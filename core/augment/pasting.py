@@ -40,9 +40,9 @@ class Pasting:
     blend      width in pixels of the rim in which a pasted instance fades into the image
 
     Crowd regions are not pasted, nor instances that touch the border of their image: what is beyond
-    it would be missing. The n of a class counts all its other instances, but for those of the image
-    that is pasted into. A place is drawn uniformly from those where the instance's box is in the
-    image; an instance that is larger than the image is left out.
+    it would be missing. n counts the instances of a class that can be pasted, without those of the
+    image that is pasted into. A place is drawn uniformly from those where the instance's box is in
+    the image; an instance that is larger than the image is left out.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Pasting:
         self._classes = [rows_K2[labels_K == label] for label in np.unique(labels_K)]
 
     def draw(self, sample: Sample, seed: int) -> list[Paste]:
-        """The instances that are pasted into an image, in their order."""
+        """Draw the instances that are pasted into an image, in the order in which they are."""
         rng = np.random.default_rng(seed)
         if rng.random() >= self.p:
             return []

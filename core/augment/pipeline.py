@@ -1,6 +1,4 @@
-"""A training image and its label maps through all that changes them: augmentations, random crops,
-and shrinking to the network's size.
-"""
+"""Changes of a training image and its label maps: augmentations, crops, the network's size."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -88,6 +86,7 @@ class Mixer:
 
 
 def _named_seed(base: int, name: str, number: int) -> int:
+    """The seed of change `number` of an augmentation, drawn from `base` and the name."""
     return int(np.random.default_rng([base, *name.encode(), number]).integers(2**63))
 
 
@@ -118,9 +117,7 @@ def _switched_on(config: AugmentConfig) -> dict[str, Augmentation]:
 def random_crop(
     image: Image, label_maps: LabelMaps, side: int, rng: np.random.Generator
 ) -> tuple[Image, LabelMaps]:
-    """Cut the same random square of `side` pixels out of both, as views; a side that is shorter
-    stays whole.
-    """
+    """Cut a random square of `side` pixels out of both, as views; shorter sides stay whole."""
     height, width = image.shape[:2]
     y0 = int(rng.integers(max(height - side, 0) + 1))
     x0 = int(rng.integers(max(width - side, 0) + 1))
@@ -130,12 +127,11 @@ def random_crop(
 def shrink(
     image: Image, label_maps: LabelMaps, min_side: int, max_side: int
 ) -> tuple[Image, LabelMaps]:
-    """Shrink both to the size at which the network sees them; smaller ones are returned as they
-    came.
+    """Shrink both to the size at which the network sees them; smaller ones stay as they are.
 
     Augmenting pixels that the network never sees is wasted. The image is interpolated bilinearly,
     without smoothing, as the network's transform does it, so that training images look like those
-    of prediction, which pass that alone.
+    of prediction, which go through that transform alone.
     """
     height, width = image.shape[:2]
     new_height, new_width = network_size(height, width, min_side, max_side)

@@ -6,8 +6,9 @@ from core.augmentations import Augmentation, Change, Probability
 
 
 class QuarterTurns(Augmentation):
-    """Turn by 90, 180 or 270 degrees, without loss. A batch of upright and lying images takes the
-    memory and the time of square ones.
+    """Turn by 90, 180 or 270 degrees, without loss.
+
+    A batch that holds upright and lying images takes the memory and time of square ones.
     """
 
     geometric = True

@@ -8,9 +8,7 @@ from core.augmentations import Augmentation, Change, Probability
 
 
 class ScaleJitter(Augmentation):
-    """Enlarge a random window to the whole image, or shrink the image to a random window of it
-    (large-scale jitter).
-    """
+    """Enlarge a random window to the image's size, or shrink the image (large-scale jitter)."""
 
     geometric = True
 

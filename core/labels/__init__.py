@@ -1,5 +1,4 @@
-"""Instances as label maps, crops and run lengths: read off, resized, made into targets, pasted,
-encoded.
+"""Instances as label maps, crops, training targets and run lengths, and the ways between them.
 
 The whole package knows arrays only: no network, no file, no setting.
 

@@ -21,8 +21,8 @@ WINDOW_PIXELS = 2**20
 """Largest number of pixels that `mask_targets` gathers at once, unless a single window is larger:
 about 10 MB."""
 PIXELS_ON_A_GPU = 2**24
-"""Largest number of pixels that `mask_targets` gathers at once on a GPU, which waits for Python to
-ask for each operation: about 130 MB."""
+"""Largest number of pixels that are gathered at once on a GPU, about 130 MB: more, because a GPU
+waits for Python to launch each operation."""
 LONGER = 0.01
 """Least difference, in pixels, between the longest sides of instances whose masks are computed
 whole and of others."""
@@ -66,9 +66,7 @@ def find_instances(label_maps: NDArray[np.uint16]) -> Instances:
 
 
 def crop_mask(label_maps: NDArray[np.uint16], instances: Instances, index: int) -> MaskCrop:
-    """Cut instance `index` (a row of `instances`, not an id) out of `label_maps`, uint16 [L, H,
-    W].
-    """
+    """Cut an instance out of `label_maps`, uint16 [L, H, W]; `index` is a row of `instances`."""
     x0, y0, x1, y1 = instances.boxes_N4[index].tolist()
     window = label_maps[instances.maps_N[index], y0:y1, x0:x1]
     return MaskCrop(y0, x0, window == instances.ids_N[index])
@@ -77,7 +75,7 @@ def crop_mask(label_maps: NDArray[np.uint16], instances: Instances, index: int) 
 def target_of(
     label_maps: NDArray[np.uint16], labels_N: NDArray[np.int64], crowd_N: NDArray[np.bool_]
 ) -> Target:
-    """Turn the label maps of one (augmented) image into what the model learns.
+    """Turn the label maps of one (augmented) image into its training target.
 
     label_maps   uint16 [L, H, W]
     labels_N     int64 [N], class numbers; instance k has labels_N[k - 1]
@@ -104,8 +102,9 @@ def target_of(
 def resize_label_maps(
     label_maps: NDArray[np.uint16], height: int, width: int
 ) -> NDArray[np.uint16]:
-    """Resize label maps, uint16 [L, H, W], to [L, height, width] by the nearest pixels, those that
-    torchvision's transform takes for a mask.
+    """Resize label maps, uint16 [L, H, W], to [L, height, width] by nearest neighbour.
+
+    The pixels taken are those that torchvision's transform takes for a mask.
     """
     cpu = torch.device("cpu")
     rows = nearest_pixels(label_maps.shape[1], height, cpu).numpy()
@@ -114,8 +113,7 @@ def resize_label_maps(
 
 
 def nearest_pixels(old: int, new: int, device: torch.device) -> torch.Tensor:
-    """The row (or column) from which each one is taken where `old` rows are resized to `new`, int64
-    [new].
+    """The old row, or column, that each new one repeats if `old` are resized to `new`: int64 [new].
 
     These are the rows of `interpolate(..., mode="nearest")`, which computes in float32.
     """
@@ -144,13 +142,13 @@ def mask_targets(
                      another size are read at the nearest pixels, see `resize_label_maps`
     largest          height and width, in pixels, that no proposal whose target is needed exceeds;
                      the targets of larger ones mean nothing. None to measure the proposals, for
-                     which a GPU is waited for
+                     which Python waits for a GPU
 
     Equals torchvision's `project_masks_on_boxes` on full masks up to rounding: `roi_align` on a
-    window around each proposal. A window never passes the image's border, so that the two borders
-    coincide where they matter, and `roi_align` repeats the last pixels, and stops, where it would
-    on the full mask. Windows move by whole pixels, which float32 subtracts exactly, so the sampling
-    grid stays torchvision's.
+    window around each proposal. A window never extends beyond the image, so a proposal that does
+    meets the border of its window where it would meet that of the full mask, and `roi_align` treats
+    its samples there alike. Windows move by whole pixels, which float32 subtracts exactly, so the
+    sampling grid stays torchvision's.
     """
     image = _Resized(label_maps_LHW, seen)
     height, width = image.size
@@ -172,19 +170,17 @@ def mask_targets(
         targets[some] = _pooled(masks_Khw, numbers_K, boxes_K4, size)
 
     if largest is not None:
-        # A pixel more at each end where a side does not begin and end on whole pixels, and the last
-        # sample's right-hand neighbour.
+        # One pixel more at each end, because a side need not begin and end on whole pixels, and one
+        # for the last sample's right-hand neighbour.
         h, w = min(largest[0] + 3, height), min(largest[1] + 3, width)
         step = max(1, PIXELS_ON_A_GPU // (w * h))
         for start in range(0, len(targets), step):
             fill(slice(start, start + step), w, h)
         return targets
-    ends_P2 = torch.maximum(
-        proposals_P4[:, 2:], proposals_P4[:, :2] + 1
-    )  # roi_align widens boxes under one pixel
-    sides_P2 = (ends_P2.floor() - corners_P2).to(
-        torch.int64
-    ) + 2  # the last sample and its right-hand neighbour
+    # `roi_align` widens boxes under one pixel.
+    ends_P2 = torch.maximum(proposals_P4[:, 2:], proposals_P4[:, :2] + 1)
+    # 2 for the pixel of the last sample and its right-hand neighbour.
+    sides_P2 = (ends_P2.floor() - corners_P2).to(torch.int64) + 2
     width_P, height_P = sides_P2[:, 0].clamp(max=width), sides_P2[:, 1].clamp(max=height)
     order_P = (width_P * height_P).argsort(stable=True)
     sides = torch.stack([width_P, height_P], dim=1)[order_P].tolist()  # waits for the GPU
@@ -204,8 +200,10 @@ def whole_mask_targets(
     *,
     seen: tuple[int, int] | None = None,
 ) -> torch.Tensor:
-    """The targets of `mask_targets` for proposals that share few instances, from whole masks of
-    these; zeros for other proposals. Float32 [P, size, size] in 0..1.
+    """Compute the targets of `mask_targets` from whole masks, for proposals of a few instances.
+
+    Float32 [P, size, size] in 0..1, zeros for proposals of other instances. For instances too large
+    for the windows of `mask_targets`, see `windows_of`.
 
     ids_K, maps_K   int16 and int64 [K], the instances, as in `mask_targets`
     instance_P      int64 [P], number in K of the instance that a proposal is matched to; -1 for
@@ -229,7 +227,7 @@ def whole_mask_targets(
 
 
 class _Resized:
-    """Label maps, int16 [L, H, W], at another size, of which only what is asked for is computed."""
+    """Label maps, int16 [L, H, W], as if resized to `size`; only what is asked for is computed."""
 
     def __init__(self, label_maps_LHW: torch.Tensor, size: tuple[int, int] | None) -> None:
         self._maps_LHW = label_maps_LHW
@@ -250,8 +248,9 @@ class _Resized:
         rows_Kh: torch.Tensor,
         columns_Kw: torch.Tensor,
     ) -> torch.Tensor:
-        """The masks of instances, float32 [K, h, w], in these rows and columns; those of all
-        instances may be given once, as [1, h] and [1, w].
+        """The masks of instances in these rows and columns, float32 [K, h, w].
+
+        Rows and columns that all instances share may be given once, as [1, h] and [1, w].
         """
         if self._nearest is not None:
             rows_Kh, columns_Kw = self._nearest[0][rows_Kh], self._nearest[1][columns_Kw]
@@ -278,8 +277,9 @@ def _pooled(
 def window_sizes(
     sides_N2: NDArray[np.floating[Any]], size: tuple[int, int], proposals: int, ratio: float
 ) -> tuple[tuple[int, int], int]:
-    """Height and width of windows for all proposals (`largest` of `mask_targets`), and the number
-    of instances that are too large for them.
+    """Choose the windows' height and width, in pixels, that `mask_targets` takes as `largest`.
+
+    Returns them, and the number of instances that are too large for such windows.
 
     sides_N2    [N, 2], height and width of each instance in pixels
     size        height and width of the image in pixels
@@ -309,8 +309,8 @@ def window_sizes(
 def _chunks(sides: list[list[int]]) -> Iterator[tuple[int, int, int, int]]:
     """Divide windows, (width, height) each, the smallest first, into runs of at most WINDOW_PIXELS.
 
-    Gives the first of each run and the one after its last, and the width and height that holds each
-    of its windows.
+    Yields for each run the index of its first window, that after its last, and a width and height
+    that hold all its windows.
     """
     start = w = h = 0
     for index, (width, height) in enumerate(sides):
@@ -334,7 +334,8 @@ def paste_masks(
     """Turn mask predictions into masks, each inside its own window of a `height` x `width` image.
 
     mask_probs_NMM   float32 [N, M, M], probabilities
-    boxes_N4         float32 [N, 4], in pixels of that image
+    boxes_N4         float32 [N, 4], x0 y0 x1 y1 in pixels of that image
+    threshold        probability above which a pixel belongs to the mask
 
     The pixels are those of `torchvision.models.detection.roi_heads.paste_masks_in_image(...) >
     threshold`. Windows are clipped to the image; a box outside it gives an empty one. Runs on the

@@ -2,7 +2,7 @@
 
 An encoding is the lengths of runs of equal pixels, column by column and down each column;
 background and mask take turns, and background comes first, if need be with 0 pixels. COCO writes
-the runs as a compressed text.
+the runs as a compressed string.
 """
 
 from typing import TypedDict
@@ -22,7 +22,7 @@ class Rle(TypedDict):
     """An encoded mask, as JSON has it.
 
     size     [height, width] of the image, pixels
-    counts   the runs as compressed text
+    counts   the runs as a compressed string
     """
 
     size: list[int]
@@ -32,14 +32,14 @@ class Rle(TypedDict):
 def encode(crop: MaskCrop, height: int, width: int) -> Rle:
     """Encode the mask of one instance in an image of `height` x `width` pixels; it may be empty.
 
-    Byte for byte what `pycocotools.mask.encode` makes of the full mask, in time and memory of the
-    window alone.
+    The result is byte for byte what `pycocotools.mask.encode` makes of the full mask, in time and
+    memory of the window alone.
     """
     h, w = crop.pixels.shape
     assert 0 <= crop.y0 <= height - h, "the window lies inside the image"
     assert 0 <= crop.x0 <= width - w, "the window lies inside the image"
-    # Above and below every column of the window is background, so each column begins and ends as
-    # many runs.
+    # Above and below the window is background, so each of its columns ends as many runs of mask as
+    # it begins.
     x, y = np.nonzero(np.diff(crop.pixels.T, axis=1, prepend=False, append=False))
     borders = (x + crop.x0) * height + y + crop.y0
     # In a window as high as the image, a run that ends with its column may go on at the top of the
@@ -54,14 +54,14 @@ def encode(crop: MaskCrop, height: int, width: int) -> Rle:
 
 
 def decode_runs(counts: str) -> list[int]:
-    """The runs in COCO's compressed text: base 32 with a continuation bit, from the fourth on as
-    differences.
+    """Decode COCO's compressed string to run lengths.
 
-    pycocotools itself reads past the end of a damaged text, and fills what its runs leave open with
-    whatever is in memory. That no run is negative, and how many pixels they add up to, is for the
-    caller to check.
+    A run is written in base 32 with a continuation bit; from the fourth on it is the difference
+    from the run two before. pycocotools itself reads past the end of a damaged string, and fills
+    what its runs leave open with whatever is in memory. Whether no run is negative, and how many
+    pixels they add up to, is for the caller to check.
 
-    Raises DataError, without a place, for a text that pycocotools would not write.
+    Raises DataError, without a place, for a string that pycocotools would not write.
     """
     found: list[int] = []
     value = shift = 0

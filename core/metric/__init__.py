@@ -1,5 +1,4 @@
-"""COCO AP50 of masks, the per-image match tables from which all statistics come, what limited each
-class, and COCO's twelve numbers.
+"""COCO AP50 of masks, the match tables of all statistics, class limits, COCO's twelve numbers.
 
 ap50.py          COCO AP50 and the per-image match table
 coco_summary.py  COCO's twelve numbers, after a trial's last epoch

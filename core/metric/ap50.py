@@ -28,8 +28,9 @@ from core.sample import MAX_INSTANCES, Detections, MaskCrop, Sample
 _ScalarT = TypeVar("_ScalarT", bound=np.generic)
 
 IOU = 0.5
+"""IoU from which on a detection matches an instance."""
 FEW_IMAGES = 5
-"""A class in fewer images than this is too rare for an AP50 that says much."""
+"""Number of images below which a class is too rare for its AP50 to say much."""
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
 """COCO's recall levels; compared exactly, since a tolerance of 1e-12 moves AP50 by 0.001."""
 
@@ -73,8 +74,9 @@ class MatchTable:
 
     @classmethod
     def load(cls, path: Path) -> "MatchTable":
-        """Read what `save` wrote; raises CheckpointError, which names the file, when it is
-        missing or torn.
+        """Read what `save` wrote.
+
+        Raises CheckpointError, which names the file, if it is missing, damaged or another file.
         """
         try:
             # From memory, because np.load leaves a torn file open.
@@ -149,7 +151,8 @@ class Ap50:
 class Overlaps:
     """Pairs of a detection and an annotated instance that overlap, with their IoU, each [K].
 
-    Detections and instances are named by their rows.
+    `detection` and `truth` are the rows of the two. For a crowd region the IoU is COCO's: the
+    intersection divided by the area of the detection.
     """
 
     detection: NDArray[np.int64]
@@ -269,9 +272,7 @@ def match_tables(images: Sequence[ImageMatches], classes: int) -> tuple[MatchTab
 
 
 def ap50(table: MatchTable, max_dets: int | None) -> Ap50:
-    """Average precision from the `max_dets` best detections of each image and class; None for
-    all of them.
-    """
+    """Compute AP50 from the `max_dets` best detections of each image and class; None for all."""
     counted_D = (
         ~table.ignored_D if max_dets is None else ~table.ignored_D & (table.rank_D < max_dets)
     )
@@ -289,11 +290,10 @@ def ap50(table: MatchTable, max_dets: int | None) -> Ap50:
 
 
 def balanced_score(table: MatchTable) -> float | None:
-    """The score from which on detections have the highest F1, all classes and images together;
-    None without a hit.
+    """Find the score threshold with the highest F1 over all classes and images; None without a hit.
 
-    F1 = 2 hits / (detections + instances), the harmonic mean of precision and recall. A score to
-    show pictures by: AP50 itself needs none. Of equal F1 the highest score.
+    F1 = 2 hits / (detections + instances), the harmonic mean of precision and recall; of equal ones
+    the highest threshold is taken. It is for showing pictures: AP50 itself needs no threshold.
     """
     counted_D = ~table.ignored_D
     order = np.argsort(-table.score_D[counted_D], kind="stable")
@@ -306,16 +306,18 @@ def balanced_score(table: MatchTable) -> float | None:
 
 
 def average_precision(score_D: NDArray[np.float32], hit_D: NDArray[np.bool_], truths: int) -> float:
-    """The average precision of one class. Rows come in the order of the images, which decides
-    between equal scores.
+    """The average precision of one class, in 0..1.
+
+    truths   number of its ground-truth instances, above 0
+
+    The rows come in the order of the images, which decides between equal scores.
     """
     hits_D = np.cumsum(hit_D[np.argsort(-score_D, kind="stable")])
     precision_D = hits_D / (np.arange(1, len(hits_D) + 1) + np.spacing(1))
     envelope_D = np.maximum.accumulate(precision_D[::-1])[::-1]
     reached_at = np.searchsorted(hits_D / truths, RECALL_LEVELS, side="left")
-    return float(
-        np.append(envelope_D, 0.0)[reached_at].mean()
-    )  # a level that is never reached counts 0
+    # A recall level that is never reached counts 0.
+    return float(np.append(envelope_D, 0.0)[reached_at].mean())
 
 
 def mask_overlaps(
@@ -324,7 +326,11 @@ def mask_overlaps(
     truth: Instances,
     crowd_G: NDArray[np.bool_],
 ) -> Overlaps:
-    """Count, for each detection, the labels under its mask: all its intersections at once."""
+    """The overlaps of each mask with all instances, found by counting the labels under the mask.
+
+    label_maps   uint16 [L, H, W], whose instances are the rows of `truth`
+    crowd_G      bool, which of these are crowd regions
+    """
     row_of_id = np.zeros(MAX_INSTANCES + 1, dtype=np.int64)
     row_of_id[truth.ids_N] = np.arange(len(truth))
     numbers, ids, intersections = [], [], []
@@ -350,7 +356,7 @@ def _box_overlaps(
     labels_G: NDArray[np.int64],
     crowd_G: NDArray[np.bool_],
 ) -> Overlaps:
-    """Overlaps of boxes of one class, in float64 as pycocotools has them."""
+    """The overlaps of boxes of equal class, in float64 as pycocotools computes them."""
     boxes_D4, boxes_G4 = boxes_D4.astype(np.float64), boxes_G4.astype(np.float64)
     areas_D = (boxes_D4[:, 2:] - boxes_D4[:, :2]).prod(axis=1)
     areas_G = (boxes_G4[:, 2:] - boxes_G4[:, :2]).prod(axis=1)

@@ -1,4 +1,4 @@
-"""COCO's twelve numbers of a set of predictions, as other papers print them.
+"""COCO's twelve numbers of a set of predictions, as papers print them.
 
 They are those of pycocotools' COCOeval to 1e-12. It compares each detection with each instance in
 Python, at ten IoUs and in four ranges of area, which took minutes for crowded images; here a
@@ -20,8 +20,8 @@ SUMMARY_NAMES = (
     "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
 )  # fmt: skip
 """The numbers in pycocotools' order. All but AP50 and AP75 are means over the IoUs .50 to .95; all
-but AR_1 and AR_10 take at most 100 detections per image and class; a small instance has under 32^2
-pixels, a large one over 96^2."""
+but AR_1 and AR_10 take at most 100 detections per image and class; a small instance has at most
+32^2 pixels, a large one at least 96^2."""
 
 _IOUS = np.linspace(0.5, 0.95, 10)
 _AREAS = ((0, 10**10), (0, 32**2), (32**2, 96**2), (96**2, 10**10))
@@ -60,7 +60,8 @@ def coco_summary(
     """The twelve numbers of masks, by their `SUMMARY_NAMES`, in 0..1; None where there is
     nothing to find.
 
-    `classes` is C. AP50 is that of `core.metric.ap50` with at most 100 detections.
+    `classes` is C. AP50 is that of `core.metric.ap50` with at most 100 detections per image and
+    class.
     """
     return summarize(
         [
@@ -118,10 +119,12 @@ def _takes_ignored(
     ignored: Sequence[bool],
     crowd: Sequence[bool],
 ) -> dict[int, bool]:
-    """For each detection that takes an instance, whether that instance is ignored.
+    """Match greedily; returns for each matched detection whether its instance is ignored.
 
-    candidates   for each detection, the best score first, its IoU with each instance
+    candidates   for each detection, the best score first, IoU and row of the instances it overlaps
     least        least IoU of a match
+    ignored      for each instance, whether it is a crowd region or outside of the range of area
+    crowd        for each instance, whether any number of detections may take it
     """
     free = [True] * len(ignored)
     matched = {}
@@ -172,5 +175,6 @@ def summarize(images: Sequence[GradedMatches]) -> Mapping[str, float | None]:
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:
+    """The mean without nan; None where nothing else is there."""
     there = values[~np.isnan(values)]
     return float(there.mean()) if there.size else None

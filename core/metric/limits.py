@@ -1,10 +1,10 @@
-"""Per class, what limited its AP50: every instance and every detection is of exactly one kind.
+"""The limits of each class's AP50: every instance and every detection is of exactly one kind.
 
 The kinds are those of D. Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection
-Errors", 2020, made simpler in three ways. Each instance has a kind as well, where TIDE counts only
-those that no detection comes near. Half an overlap with another class is looked at before a lesser
-one with the own class, as a person would say it. And a detection that comes near an instance of
-another class, without covering half, is background, where TIDE has a kind of its own.
+Errors", 2020, changed in three ways. Each instance has a kind as well, where TIDE counts only those
+that no detection comes near. An IoU of 0.5 with another class is looked at before a smaller one
+with the own class, as a person would say it. And a detection that comes near an instance of another
+class, with an IoU under 0.5, is background, where TIDE has a kind of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -110,6 +110,7 @@ class _Pooled:
 
 
 def _pool(images: Sequence[ImageMatches], max_dets: int) -> _Pooled:
+    """Join the detections and instances of all images, and give each its kind."""
     labels, scores, taken, truth_labels = [], [], [], []
     detections, truths, ious = [], [], []
     first_D = first_G = 0
@@ -134,7 +135,7 @@ def _pool(images: Sequence[ImageMatches], max_dets: int) -> _Pooled:
         concatenated(truths, np.int64),
         concatenated(ious, np.float64),
     )
-    order = np.lexsort((g, d))  # of equal overlaps the first instance is taken, as annotated
+    order = np.lexsort((g, d))  # of equal overlaps that with the first instance is taken
     d, g, iou = d[order], g[order], iou[order]
 
     own, half = labels_D[d] == labels_G[g], iou >= IOU
@@ -158,19 +159,20 @@ def _pool(images: Sequence[ImageMatches], max_dets: int) -> _Pooled:
 
 
 def _marked(rows: NDArray[np.int64], like: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """An array of the length of `like` that is true at these rows."""
+    """A bool array of the length of `like` that is true at these rows."""
     marked = np.zeros(len(like), dtype=np.bool_)
     marked[rows] = True
     return marked
 
 
 def _best_rows(keys_K: NDArray[np.int64], values_K: NDArray[np.floating]) -> NDArray[np.int64]:
-    """For each distinct key, ascending, the row with the highest value; of equals the first."""
+    """The row with the highest value of each distinct key, keys ascending; of equals the first."""
     order = np.lexsort((-values_K, keys_K))
     return order[np.unique(keys_K[order], return_index=True)[1]]
 
 
 def _of_class(every: _Pooled, label: int, classes: int) -> ClassLimits:
+    """Count one class's kinds, and compute its AP50 with each kind of error mended."""
     mine_D, mine_G = every.labels_D == label, every.labels_G == label
     counts_D = np.bincount(every.kinds_D[mine_D], minlength=len(DETECTION_KINDS)).tolist()
     counts_G = np.bincount(every.kinds_G[mine_G], minlength=len(INSTANCE_KINDS)).tolist()
@@ -182,7 +184,12 @@ def _of_class(every: _Pooled, label: int, classes: int) -> ClassLimits:
     def ap50(
         gone: str = "", right_instead: NDArray[np.int64] = none, truths: int = sum(counts_G)
     ) -> float | None:
-        """AP50 without the detections of a kind, and with others that are right."""
+        """AP50 of the class without one kind of its detections; None without an instance to find.
+
+        gone           that kind; empty for none
+        right_instead  rows of detections, of whatever class, that are added as right
+        truths         number of instances to find
+        """
         if not truths:
             return None
         kept_D = mine_D & (every.kinds_D != (DETECTION_KINDS.index(gone) if gone else -1))

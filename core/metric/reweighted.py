@@ -1,7 +1,7 @@
 """AP50 of another sample of images, from the match table of the one that was evaluated.
 
-Matching at one IoU never looks beyond an image, so another sample of images is the same table under
-other weights: nothing is matched again, and the result is exact.
+Matching at one IoU never looks beyond an image, so another sample of images is the same table with
+other weights of its images: nothing is matched again, and the result is exact.
 """
 
 import math
@@ -24,7 +24,7 @@ class Reweighted:
     """AP50 of one match table as a function of how often each of its units counts.
 
     table      the match table of one evaluated epoch, with C classes
-    max_dets   detections counted per image and class (`metric.max_dets`); None for all
+    max_dets   number of detections that count per image and class (`metric.max_dets`); None for all
     units      the unit of each image, such as its group; None where each image is its own unit
 
     Detections of equal score keep the order of the images, whatever the weights.
@@ -49,19 +49,18 @@ class Reweighted:
 
     @property
     def per_class(self) -> NDArray[np.float64]:
-        """AP50 of each class [C] as it was evaluated; nan for a class without ground truth."""
+        """AP50 of each class as evaluated, float64 [C]; nan for a class without ground truth."""
         result_C: NDArray[np.float64] = self.ap50(np.ones((len(self.units), 1)))[0]
         return result_C
 
     def ap50(self, weights_UR: ArrayLike) -> NDArray[np.float64]:
-        """AP50 of each class, [R, C], under R weightings of the units.
+        """AP50 of each class, float64 [R, C], for each of R weightings of the units, [U, R].
 
         It is nan where there is no ground truth. The weight of a unit, a whole number from 0, is
         how often its images count. Weights of 1 give the AP50 that was evaluated.
         """
-        weights = np.asarray(
-            weights_UR, dtype=np.float32
-        )  # sums of whole numbers under 2^24 are exact
+        # In float32, sums of whole numbers under 2^24 are exact.
+        weights = np.asarray(weights_UR, dtype=np.float32)
         result_RC = np.full((weights.shape[1], len(self._classes)), np.nan)
         for start in range(0, weights.shape[1], _AT_ONCE):
             some_UR = weights[:, start : start + _AT_ONCE]
@@ -73,7 +72,7 @@ class Reweighted:
         return result_RC
 
     def without_each(self) -> NDArray[np.float64]:
-        """AP50 of each class, [U, C], with one unit left out; nan where no ground truth is left."""
+        """AP50 of each class without each unit, float64 [U, C]; nan without ground truth left."""
         result_UC = np.full(self.truths_UC.shape, np.nan)
         for column, ranking in enumerate(self._classes):
             truths_U = self.truths_UC[:, column].astype(np.float64)
@@ -87,13 +86,14 @@ class Reweighted:
         return result_UC
 
     def jackknife(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The pull of each unit on the mean AP50 through each class [U, C], and the bias [C].
+        """The pull of each unit on the mean AP50 through each class, [U, C], and the bias, [C].
 
         The pull of unit i is its jackknife pseudo-value less the mean, (n - 1) (mean_j AP(-j) -
         AP(-i)), divided by n and multiplied by sqrt(n / (n - 1)), so that the sum of the squared
         pulls of all units is the variance of AP50 that is due to images. It is 0 where no other
         unit holds the class. The bias of a class, (n - 1) (mean_j AP(-j) - AP), is its part in how
-        much the mean AP50 is too high on average; it is 0 for a class in one unit.
+        much the mean AP50 is too high on average; it is 0 for a class in one unit. Both are divided
+        by the number of classes with ground truth, since they are parts of a mean over these.
         """
         per_class_C = self.per_class
         present_C = ~np.isnan(per_class_C)
@@ -132,8 +132,8 @@ def pulls(table: MatchTable, max_dets: int | None, groups: Sequence[str]) -> tup
 class _Ranking:
     """The detections of one class, best score first, as counts up to each of K hits, by unit.
 
-    hits_KU   float32, number of hits up to and including this one
-    rows_KU   float32, number of detections up to and including this one
+    hits_KU   float32, number of the unit's hits up to and including this hit
+    rows_KU   float32, number of the unit's detections up to and including this hit
     """
 
     hits_KU: NDArray[np.float32]
@@ -148,13 +148,15 @@ class _Ranking:
         unit_I: NDArray[np.int64],
         units: int,
     ) -> "_Ranking":
+        """Rank the detections of class `label`; unit_I is the number of each image's unit."""
         counted_D = (table.label_D == label) & ~table.ignored_D
         if max_dets is not None:
             counted_D &= table.rank_D < max_dets
         rows = np.flatnonzero(counted_D)
         rows = rows[np.argsort(-table.score_D[rows], kind="stable")]
         unit_D, hits = unit_I[table.image_D[rows]], np.flatnonzero(table.hit_D[rows])
-        # A detection counts from the first hit at or after it.
+        # A detection is entered at the first hit at or after it; those after the last hit, whose
+        # row is dropped below, lower no precision that counts.
         rows_KU = np.zeros((len(hits) + 1, units), dtype=np.float32)
         np.add.at(rows_KU, (np.searchsorted(hits, np.arange(len(rows))), unit_D), 1)
         hits_KU = np.zeros((len(hits), units), dtype=np.float32)
@@ -165,7 +167,7 @@ class _Ranking:
 def _average_precision(
     hits_KR: NDArray[np.floating], rows_KR: NDArray[np.floating], truths_R: NDArray[np.floating]
 ) -> NDArray[np.float64]:
-    """AP50 of one class under R weightings, [R]; `core.metric.ap50` explains the formula."""
+    """AP50 of one class for each of R weightings, [R]; `core.metric.ap50` explains the formula."""
     hits_RK = np.ascontiguousarray(hits_KR.T, dtype=np.float64)
     precision_RK = hits_RK / (np.ascontiguousarray(rows_KR.T, dtype=np.float64) + np.spacing(1))
     envelope_RK = np.maximum.accumulate(precision_RK[:, ::-1], axis=1)[:, ::-1]

@@ -115,9 +115,9 @@ def test_what_was_written_as_json_is_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"{", "the file is no JSON"),
-        (b"\xff", "the file is no JSON"),
-        (b"[" * 100_000, "the file is no JSON"),
+        (b"{", "the file is not JSON"),
+        (b"\xff", "the file is not JSON"),
+        (b"[" * 100_000, "the file is not JSON"),
         (b'{"a": 1, "a": 2}', "must hold a key once, and one holds 'a' twice"),
         (None, "the file cannot be read: No such file"),
     ],

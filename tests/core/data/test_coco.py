@@ -300,7 +300,7 @@ def test_a_position_counts_the_entries_that_cannot_be_used(tmp_path: Path) -> No
 @pytest.mark.parametrize("text", ["", "{", "[" * 200_000, "\udcff"])
 def test_a_file_that_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
     write(tmp_path, {}).write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(DataError, match=r"train\.json: the file is no JSON"):
+    with pytest.raises(DataError, match=r"train\.json: the file is not JSON"):
         load_data(str(tmp_path))
 
 

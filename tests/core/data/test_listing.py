@@ -254,7 +254,7 @@ def test_two_listings_in_one_folder_are_not_guessed_between(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("x.json", "{", "x.json: the file is no JSON"),
+        ("x.json", "{", "x.json: the file is not JSON"),
         (
             "x.json",
             "3",

@@ -536,7 +536,7 @@ MISTAKES = {
         "space: {model.image_min_side: {low: 500, high: 1500}, optim.restarts: [0, 1]}",
         [],
         (
-            "model.image_min_side must not pass model.image_max_side (1333), and is 1500 (the"
+            "model.image_min_side must not exceed model.image_max_side (1333), and is 1500 (the"
             " combination model.image_min_side=1500)"
         ),
     ),
