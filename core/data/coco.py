@@ -11,8 +11,8 @@ the one JSON file in DIR or DIR/annotations that has the lists of COCO, under an
 Studio).
 
 The test listing may be absent, and annotations in it are not read. Instances that overlap go to
-different label maps. `iscrowd` marks a crowd region. A validation listing is not read: the split
-takes validation images out of the training images, the same for every study.
+different label maps. `iscrowd` marks a crowd region. A validation listing is not read: validation
+images are taken from the training images, see `core.data.split`.
 """
 
 import os
@@ -115,7 +115,8 @@ def annotation_file(folder: Path, part: str = "train") -> Path | None:
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
             raise DataError(
-                f"{folder / 'annotations'}: one {kind}_{part}*.json is read, and there are {names}"
+                f"{folder}: one annotations/{kind}_{part}*.json is read, and there are {names};"
+                " move the others to another folder"
             )
         if found:
             return found[0]
@@ -170,7 +171,7 @@ def read_coco(folder: Path) -> Inspection:
             annotation_file(folder, "test"),
         )
     except DataError as error:
-        return Inspection(None, (Problem.of(error, folder / "annotations"),))
+        return Inspection(None, (Problem.of(error, folder),))
     if path is None:
         return Inspection(
             None, (Problem(str(folder), "no train.json and no annotations/instances_train*.json"),)

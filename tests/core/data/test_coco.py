@@ -304,14 +304,24 @@ def test_a_file_that_is_no_json_is_refused(tmp_path: Path, text: str) -> None:
         load_data(str(tmp_path))
 
 
-def test_two_annotation_files_are_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("names", "rule"),
+    [
+        (("instances_train2014", "instances_train2017"), "one annotations/instances_train*.json"),
+        (("first", "second"), "one file of annotations"),
+    ],
+)
+def test_two_annotation_files_are_refused_by_name_and_place(
+    tmp_path: Path, names: tuple[str, str], rule: str
+) -> None:
     (tmp_path / "annotations").mkdir()
-    for year in (2014, 2017):
-        (tmp_path / "annotations" / f"instances_train{year}.json").write_text("{}")
-    with pytest.raises(
-        DataError, match=r"there are instances_train2014\.json, instances_train2017\.json"
-    ):
-        load_data(str(tmp_path))
+    for name in names:
+        lists = '{"images": [], "annotations": [], "categories": []}'
+        (tmp_path / "annotations" / f"{name}.json").write_text(lists)
+    (problem,) = inspect_data(str(tmp_path)).problems
+    assert str(problem).startswith(f"{tmp_path}: {rule} is read, and there are ")
+    assert all(f"{name}.json" in problem.message for name in names)
+    assert str(problem).count(str(tmp_path)) == 1
 
 
 def test_images_may_lie_in_train_in_images_or_beside_the_file(tmp_path: Path) -> None:
