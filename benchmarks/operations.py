@@ -1,6 +1,7 @@
 """How many operations a training step asks of its device, and how often it waits for an answer.
 
-    python -m benchmarks.operations            half a minute on 2 cores
+    python -m benchmarks.operations              half a minute on 2 cores
+    python -m benchmarks.operations --changes    with each change taken back alone, a minute
 
 A GPU is done with most operations before Python asks the next; where Python must know a number that
 is on the GPU, or brings one there, it waits until all that was asked before is done, and the GPU
@@ -19,7 +20,7 @@ import argparse
 import copy
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -39,10 +40,12 @@ from benchmarks.table import Line, as_text
 from benchmarks.training_step import with_full_masks
 from core.config import ModelConfig, PredictConfig
 from core.labels import label_maps as masks
-from core.network import mask_loss, matching
+from core.network import anchors, mask_loss, matching
 from core.network.build import build_detector
+from core.network.frozen_norm import FrozenBatchNorm
 from core.network.mask_rcnn import MaskRCNN
 from core.network.weights import BaseWeights
+from core.sample import Target
 
 SIDE, INSTANCES = 800, 150
 FEW, MANY = 2, 8
@@ -182,17 +185,77 @@ def counted(
     return Counts(counter.operations, counter.waits, parts)
 
 
-def lines(short: bool) -> Iterator[Line]:
-    """fp32; bf16 as well where there is time, which CPUs without matrix units take for it."""
-    ours, theirs = networks()
-    samples = [image_of_cells(INSTANCES, SIDE, SIDE, seed) for seed in range(MANY)]
-    images = [
+def batch_of(images: int) -> tuple[list[torch.Tensor], list[Target]]:
+    """Images crowded with cells, and what is to be learned of each."""
+    samples = [image_of_cells(INSTANCES, SIDE, SIDE, seed) for seed in range(images)]
+    pixels = [
         torch.from_numpy(sample.image.transpose(2, 0, 1).astype(np.float32) / 255)
         for sample in samples
     ]
     targets = [
         masks.target_of(sample.label_maps, sample.labels_N, sample.crowd_N) for sample in samples
     ]
+    return pixels, targets
+
+
+BEFORE = Counts(
+    1259,
+    9,
+    {"images": 8, "backbone": 187, "proposals": 363, "heads": 407, "backward": 294},
+)
+"""A step of commit 82649c2, the last one whose shapes depended on what was computed: counted by
+this program on processors, in fp32 (results/LOG.md)."""
+
+
+def counted_now() -> Counts:
+    """A step of today in fp32, on torch's `meta` device."""
+    ours, _ = networks()
+    pixels, targets = batch_of(FEW)
+    meta = torch.device("meta")
+    return counted(
+        ours.to(meta), [one.to(meta) for one in pixels], [one.to(meta) for one in targets], "fp32"
+    )
+
+
+def one_change_less() -> Mapping[str, AbstractContextManager[Any]]:
+    """Each change of the fixed form that can be taken back alone, and what takes it back."""
+    few_masks = mock.patch.object(mask_loss, "CELLS_ON_A_GPU", mask_loss.CELLS_AT_ONCE)
+    twice = 2 * matching.IOU_ENTRIES["cuda"]
+    return {
+        "frozen norm in torchvision's seven operations": mock.patch.object(
+            FrozenBatchNorm, "forward", FrozenBatchNorm2d.forward
+        ),
+        "anchors computed anew in each step": mock.patch.object(anchors, "SIZES_KEPT", 0),
+        "64 masks at a time in their loss instead of 256": few_masks,
+        "twice as many overlaps at once": mock.patch.dict(matching.IOU_ENTRIES, cuda=twice),
+    }
+
+
+def changes(short: bool) -> Iterator[str]:
+    """The step of today, then with each change taken back alone, a line each.
+
+    short   leaves out the other form of the step, which is computed on the CPU
+    """
+    yield f"{'a step of today':48} {in_short(counted_now())}"
+    for name, taken_back in one_change_less().items():
+        with taken_back:
+            yield f"{name:48} {in_short(counted_now())}"
+    if not short:
+        ours, _ = networks()
+        ours.fixed = False
+        with as_on_a_gpu():
+            yield f"{'a step image by image':48} {in_short(counted(ours, *batch_of(FEW), 'fp32'))}"
+
+
+def in_short(counts: Counts) -> str:
+    """The operations and the waits of a step: `1,045 operations, 0 waits`."""
+    return f"{counts.operations:,} operations, {counts.waits} waits"
+
+
+def lines(short: bool) -> Iterator[Line]:
+    """fp32; bf16 as well where there is time, which CPUs without matrix units take for it."""
+    ours, theirs = networks()
+    images, targets = batch_of(MANY)
     full = [with_full_masks(target, torch.device("cpu")) for target in targets[:FEW]]
     for precision in ("fp32",) if short else ("fp32", "bf16"):
         device = torch.device("meta" if precision == "fp32" else "cpu")
@@ -232,8 +295,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.operations", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--short", action="store_true", help="fp32 alone")
-    print(as_text(lines(parser.parse_args(arguments).short)))
+    parser.add_argument("--short", action="store_true", help="fp32 alone, and no other form")
+    parser.add_argument("--changes", action="store_true", help="each change taken back alone")
+    parsed = parser.parse_args(arguments)
+    if parsed.changes:
+        for line in changes(parsed.short):
+            print(line, flush=True)
+    else:
+        print(as_text(lines(parsed.short)))
     return 0
 
 

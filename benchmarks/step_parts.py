@@ -21,7 +21,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.cells import CLASSES, image_of_cells
-from benchmarks.operations import Counter
+from benchmarks.operations import BEFORE as COUNTED
+from benchmarks.operations import Counter, Counts, counted_now
 from core.config import TrialConfig
 from core.data.dataset import Category, Dataset, assemble
 from core.network.weights import BaseWeights
@@ -177,14 +178,35 @@ def as_table(now: Mapping[str, float]) -> str:
     )
 
 
-def as_chart(figures: Mapping[str, float]) -> str:
-    """The milliseconds of a step as bars, a sign each, and of its kernels beside them."""
-    rows = [(_WORDS.get(name, name), figures[name]) for name in (*PARTS, "kernels")
-            if name in figures]  # fmt: skip
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(
-        f"{name.ljust(width)} {took:5.1f} ms {'#' * round(took)}" for name, took in rows
-    )
+def picture(counts: Counts, took: Mapping[str, float] | None = None) -> str:
+    """A step before and now: the milliseconds of its parts on a GPU, and their operations, as bars.
+
+    counts   operations and waits of a step of today
+    took     milliseconds of its parts on a GPU, by their names in `PARTS`; None if unmeasured
+    """
+    lines = [f"{'':27}{'milliseconds':32}operations, a # for 20"]
+    for name, part in zip(PARTS, counts.parts, strict=False):
+        for when, milliseconds, found in (("before", BEFORE, COUNTED), ("now", took, counts)):
+            title = name if when == "before" else ""
+            number = found.parts[part]
+            lines.append(
+                f"{title:20}{when:7}{_bar(milliseconds, name):32}{number:5,} {_marks(number / 20)}"
+            )
+    for when, milliseconds, found in (("before", BEFORE, COUNTED), ("now", took, counts)):
+        title = _WORDS["step"] if when == "before" else ""
+        whole = "unmeasured" if milliseconds is None else f"{milliseconds['step']:4.1f}"
+        lines.append(f"{title:20}{when:7}{whole:32}{found.operations:5,}, {found.waits} waits")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _bar(milliseconds: Mapping[str, float] | None, part: str) -> str:
+    if milliseconds is None:
+        return "unmeasured"
+    return f"{milliseconds[part]:4.1f} {_marks(milliseconds[part])}"
+
+
+def _marks(number: float) -> str:
+    return "#" * round(number)
 
 
 _WORDS = {
@@ -204,7 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="a small network on small images")
     parsed = parser.parse_args(arguments)
     found = measured_alone(parsed.device, parsed.short)
-    print(f"{as_table(found)}\n\n{as_chart(found)}")
+    took = found if "kernels" in found else None
+    print(f"{as_table(found)}\n\n{picture(counted_now(), took)}")
     return 0
 
 

@@ -14,9 +14,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import gpu_throughput, step_parts
+from benchmarks import gpu_throughput, operations, step_parts
 from benchmarks.gpu_throughput import LIMIT_SECONDS, PART_SECONDS, PARTS, study_figures, table
-from benchmarks.step_parts import BEFORE, as_chart, as_table
+from benchmarks.operations import counted_now
+from benchmarks.step_parts import as_table, picture
 from tune.engine import rehearsal
 
 ROOT = Path(__file__).parents[1]
@@ -158,8 +159,27 @@ def test_a_table_of_parts_has_each_part_before_and_now() -> None:
     assert waits.split() == ["waits", "11", "1", "a", "step"]
 
 
-def test_the_picture_in_the_docs_is_drawn_from_the_recorded_figures() -> None:
-    assert as_chart(BEFORE) in (ROOT / "docs/performance.md").read_text()
+def test_the_picture_in_the_docs_has_the_operations_of_today() -> None:
+    assert picture(counted_now()) in (ROOT / "docs/performance.md").read_text()
+
+
+def test_each_change_taken_back_alone_asks_for_as_many_operations_as_the_docs_say() -> None:
+    docs = (ROOT / "docs/performance.md").read_text()
+    found = []
+    for taken_back in operations.one_change_less().values():
+        with taken_back:
+            counts = counted_now()
+        assert f"| {counts.operations:,} | {counts.waits} |" in docs
+        found.append(counts.operations)
+    assert len({*found, counted_now().operations}) == 5
+
+
+def test_a_picture_has_the_milliseconds_of_now_where_they_were_measured() -> None:
+    took = dict.fromkeys(step_parts.PARTS, 2.0) | {"step": 12.0}
+    lines = [line.split() for line in picture(operations.BEFORE, took).splitlines()]
+    assert ["now", "2.0", "##", "187", "#########"] in lines
+    assert ["now", "12.0", "1,259,", "9", "waits"] in lines
+    assert "unmeasured" not in picture(operations.BEFORE, took)
 
 
 def asked(*only: str) -> argparse.Namespace:
