@@ -53,12 +53,23 @@ def read_json(path: Path, raising: type[Exception], order: str = "") -> Any:
     order     what the user can do, an imperative that is added to that sentence
     """
     try:
-        return json.loads(path.read_bytes(), object_pairs_hook=_once_each)
+        return parse_json(path.read_bytes())
     except OSError as error:
         trouble = f"cannot be read: {reason(error)}"
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         trouble = f"is not JSON ({error})"
     raise raising(f"{path}: the file {trouble}{'; ' if order else ''}{order}")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The content of JSON, such as that of a file, a header or an attribute.
+
+    Raises ValueError where it is not JSON, is nested too deeply to be read, or has a key twice.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_once_each)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -176,6 +176,53 @@ def test_only_the_trial_assembles_model_optimizer_and_batches() -> None:
     assert users <= {"core.training.trial", "core.training.loop", "core.training.probe"}
 
 
+# Names that several modules define, because each is that module's own part of one interface.
+EVERYWHERE = {
+    "main": "a command line's function, which `python -m` calls",
+    "build_parser": "a command line's options, which its help and the tests of README read",
+    "READER": "a format's row in the table of readers",
+}
+
+
+def definitions(path: Path) -> set[str]:
+    """Public names of the functions, classes and constants that a module defines."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {
+                name.id
+                for target in targets
+                for name in ast.walk(target)
+                if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)
+            }
+    return {name for name in found if not name.startswith("_")}
+
+
+def test_a_public_name_is_defined_in_one_module() -> None:
+    homes: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for name in definitions(path):
+            homes.setdefault(name, []).append(module)
+    assert {"Trial", "MOST_THREADS", "load_data"} <= homes.keys()
+    shared = {name: modules for name, modules in homes.items() if len(modules) > 1}
+    assert shared.keys() == EVERYWHERE.keys(), shared
+
+
+def test_json_is_read_in_one_place() -> None:
+    """There a key that stands twice is refused, and so is what is nested too deeply."""
+    readers = {
+        name
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if ast.unparse(node) in {"json.loads", "json.load", "json.JSONDecoder"}
+        or (isinstance(node, ast.ImportFrom) and node.module == "json")
+    }
+    assert readers == {"core.files"}
+
+
 ALONE = """
 import sys
 from pathlib import Path

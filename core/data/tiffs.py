@@ -6,7 +6,6 @@ tifffile's `series` are not used: those of OME-TIFF open other files that the de
 
 import contextlib
 import io
-import json
 import logging
 import math
 import struct
@@ -22,6 +21,7 @@ from PIL import Image
 
 from core.data.stored import MAX_PIXELS, NOT_8_BITS, check_size
 from core.errors import DataError
+from core.files import parse_json
 from core.text import listed, many
 
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -325,12 +325,12 @@ def _shaped_axes(page: tifffile.TiffPage) -> dict[str, int]:
     Where it names none, Q has the number of pages that the described shape would fill.
     """
     try:
-        content = json.loads(page.description)
+        content = parse_json(page.description)
         shape, axes = (
             [min(int(size), MOST_PLANES) for size in content["shape"]],
             content.get("axes"),
         )
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError):
         return {}
     if isinstance(axes, str) and len(axes) == len(shape):
         return dict(zip(axes.upper(), shape, strict=True))

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from core.errors import CheckpointError, TornCheckpoint
-from core.files import reason, write_atomically
+from core.files import parse_json, reason, write_atomically
 
 
 def save_checkpoint(
@@ -45,8 +45,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
             f"{path} is torn or is no checkpoint ({error}); remove it to begin anew"
         ) from None
     try:
-        state = json.loads(metadata["state"])
-    except (KeyError, json.JSONDecodeError):
+        state = parse_json(metadata["state"])
+    except (KeyError, ValueError):
         raise TornCheckpoint(
             f"{path} is a safetensors file without a trial's state, not a checkpoint; remove it to"
             " begin anew"

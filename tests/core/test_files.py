@@ -14,6 +14,7 @@ import pytest
 
 from core import files
 from core.files import (
+    parse_json,
     read_json,
     recover,
     refused,
@@ -134,6 +135,13 @@ def test_a_damaged_json_file_is_one_sentence_with_its_name_and_the_way_out(
     assert sentence.startswith(f"{path}: ")
     assert told in sentence
     assert sentence.endswith("; bring it back")
+
+
+@pytest.mark.parametrize("text", ["{", "", b"\xff", "[" * 100_000, '{"a": 1, "a": 2}'])
+def test_json_that_is_damaged_or_has_a_key_twice_is_refused(text: str | bytes) -> None:
+    assert parse_json('{"a": [1, {"a": null}]}') == {"a": [1, {"a": None}]}
+    with pytest.raises(ValueError, match=r"."):
+        parse_json(text)
 
 
 def test_a_file_that_cannot_be_written_has_its_own_name_in_the_error(tmp_path: Path) -> None:

@@ -3,9 +3,7 @@
 `tune.engine.rehearsal` measures. Here are the rules, and the file that keeps the measurements.
 """
 
-import dataclasses
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic_core import to_jsonable_python
 
 from core.augmentations import AUGMENTATIONS
 from core.backbones import BACKBONES
@@ -412,7 +411,7 @@ class Packing:
 
         The choice is written for other programs; `read_packing` makes it anew.
         """
-        content: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        content: dict[str, Any] = to_jsonable_python(self)
         return {
             "format": PACKING_FORMAT,
             **content,
@@ -482,8 +481,7 @@ def unmeasured_to_json(conditions: Conditions, fact: str, value: str | float) ->
     fact    FAILED or CUT_SHORT
     value   the reason of a failure; the seconds after which the study's time was up
     """
-    known: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(conditions)))
-    return {"format": PACKING_FORMAT, "conditions": known, fact: value}
+    return {"format": PACKING_FORMAT, "conditions": to_jsonable_python(conditions), fact: value}
 
 
 def remembered_fact(path: Path, conditions: Conditions, fact: str) -> str | float | None:

@@ -19,6 +19,7 @@ import sqlalchemy
 from sqlalchemy import Column, DateTime, Integer, MetaData, String, Table, Text, func, select
 
 from core.errors import ClaimLost, StorageError, StudyError
+from core.files import parse_json
 from tune import processes
 from tune.ledger.storage import open_to_write
 
@@ -108,7 +109,7 @@ class Claim:
             if row is not None:
                 token, driver, heard, now = row
                 if driver is not None:
-                    self._refuse(json.loads(driver), (now - heard).total_seconds())
+                    self._refuse(parse_json(driver), (now - heard).total_seconds())
             try:
                 if row is None:
                     connection.execute(CLAIMS.insert().values(study=self.study, token=1, **ours))

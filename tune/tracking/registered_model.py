@@ -9,7 +9,8 @@ path of an image file, or a list of these:
     model.predict([image, "slide.tif"], {"image_id": 7})         # image ids 7 and 8
 
 The file imports `core` and no more of this project, which must be installed where the model is
-loaded. The network goes to the first GPU that torch sees, or else stays on the CPU.
+loaded. A copy of it stays with each registered model, so what it calls in `core` keeps its name.
+The network goes to the first GPU that torch sees, or else stays on the CPU.
 """
 
 import logging

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions, requires, version
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -238,6 +239,25 @@ def test_a_version_holds_the_weights_and_the_code_and_no_pickle(registered: Regi
     assert set(files) - written_when_loaded == (
         expected | {"registered_model.py", trained_model.CONFIG, trained_model.WEIGHTS}
     )
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "core.data.images:read_rgb",
+        "core.errors:DataError",
+        "core.prediction.detect:about_full_tiles",
+        "core.prediction.submission:CocoResult",
+        "core.prediction.submission:results_of",
+        "core.prediction.trained_model:CONFIG",
+        "core.prediction.trained_model:load",
+        "core.prediction.trained_model:TrainedModel.predict",
+        "core.sample:Detections.full_tiles",
+    ],
+)
+def test_what_the_code_of_versions_registered_before_calls_keeps_its_name(place: str) -> None:
+    """MLflow runs the code as it was when the model was registered, with today's `core`."""
+    assert resolve_name(place) is not None
 
 
 def test_a_version_requires_what_the_code_that_it_runs_imports_as_it_is_installed(
