@@ -1,8 +1,9 @@
-"""The values that `auto` stands for in a study: found where the study begins, kept in its facts.
+"""The values that `auto` stands for in a study: found when the study begins, kept in its facts.
 
-So a study that goes on elsewhere, or under a version with other rules, its confirmation and its
-retraining have the settings of the trials before. The facts in the ledger hold the precision under
-`request`, `fixed`, and the measurement of the data with the version of the rules under `auto`.
+Thus all trials have the same settings: also those of a study that is continued on another machine
+or by a version with other rules, those of its confirmation, and its retraining. The facts in the
+ledger hold the precision under `request`, `fixed`, and under `auto` the measurement of the data
+with the version of the rules.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,9 +29,9 @@ KEPT = "auto"
 
 
 def resolved_request(request: StudyRequest, facts: Mapping[str, Any]) -> StudyRequest:
-    """The request of a study that has begun, with `auto` as its facts have it.
+    """The request of a study that has begun, with the values of `auto` that its facts hold.
 
-    Rules of a later version than this one leave open what they would say.
+    Settings that rules of a later version read off the data stay `auto`.
     """
     kept = facts.get(KEPT, {})
     known = kept if kept.get("rules", 0) in FITTING_RULES else {}
@@ -45,11 +46,13 @@ def study_circumstances(
     machine: Machine | None,
     resources: TrialResources | None,
 ) -> tuple[Circumstances, str | None]:
-    """The facts on which `auto` depends in a study, and a sentence on its precision where needed.
+    """The facts on which `auto` depends in a study, and a sentence on the precision.
 
-    before   the facts of the study that is continued, whose values it keeps
+    before   the facts of the study that is continued, which keeps its values; None for a new one
 
-    What is not given is left open. Raises StudyError for a study that a later version began.
+    The sentence is None if the user need not know it. Where data, machine or resources are None,
+    what depends on them stays open. Raises StudyError if a later version began the study by rules
+    that this one does not have.
     """
     precision, said = _precision(request.space, before, machine, resources)
     kept = (before or {}).get(KEPT, {})
@@ -66,7 +69,7 @@ def study_circumstances(
 
 
 def settings_left_open(request: StudyRequest) -> list[str]:
-    """The settings that some trial, or a try after training, leaves to the data."""
+    """The settings that are `auto`, and read off the data, in some trial or try after training."""
     tried = request.after_training
     return sorted(
         name
@@ -76,16 +79,16 @@ def settings_left_open(request: StudyRequest) -> list[str]:
 
 
 def measurement_facts(request: StudyRequest) -> dict[str, Any]:
-    """The measurement of the data as a study's facts keep it; empty where nothing is read off."""
+    """The measurement of the data as a study's facts keep it; empty if no setting needs it."""
     auto = request.space.auto
     return {KEPT: auto.to_json()} if auto is not None and auto.data is not None else {}
 
 
 def sentences_on_data(request: StudyRequest) -> Iterator[str]:
-    """A sentence for each setting that is read off the data, with its value and why.
+    """A sentence for each setting that is read off the data, with its value and the reason.
 
-    A value may depend on settings that are searched, or differ between variants: then it is that of
-    the first configuration.
+    If a value depends on searched settings or on the variant, that of the first configuration is
+    given.
     """
     space, told = request.space, set[str]()
     if space.auto is None:
@@ -107,11 +110,12 @@ def _precision(
     machine: Machine | None,
     resources: TrialResources | None,
 ) -> tuple[Precision | None, str | None]:
-    """The precision that `optim.precision: auto` is in a study, and a sentence on it where needed.
+    """The precision that `optim.precision: auto` is in a study, and a sentence on it.
 
-    before   the facts of the study that is continued: it keeps the precision with which it began
+    before   the facts of the study that is continued, which keeps its precision; None for a new one
 
-    The precision is None where neither these nor the machine are known.
+    The precision is None if neither `before` nor machine and resources are given; the sentence, if
+    the user need not know it.
     """
     found: Precision | None = None
     said = None
@@ -127,9 +131,9 @@ def _precision(
 
 
 def _precision_here(machine: Machine, resources: TrialResources) -> tuple[Precision, str | None]:
-    """The precision of a study that begins, and words on it for a user of GPUs.
+    """The precision of a new study, and words on it if trials have GPUs.
 
-    The driver cannot see the GPUs of a cluster, and need not have one itself.
+    On a cluster it is fp32, because the driver cannot see the GPUs of other nodes.
     """
     if not resources.gpus:
         return "fp32", None
@@ -145,7 +149,8 @@ def _precision_here(machine: Machine, resources: TrialResources) -> tuple[Precis
 
 
 def precision_in(facts: Mapping[str, Any]) -> str:
-    """The precision that the facts of a study name for trials that name none; an earlier version,
-    which did not write it down, trained these in fp32.
+    """The precision of the trials whose settings leave it open, by the facts of their study.
+
+    An earlier version did not store it, and trained these trials in fp32.
     """
     return str(facts.get("request", {}).get("fixed", {}).get(PRECISION, "fp32"))

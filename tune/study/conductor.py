@@ -1,4 +1,4 @@
-"""One study run from its first trial to its last, confirmation included."""
+"""Runs a study from its first trial to its last, the confirmation included."""
 
 import contextlib
 import functools
@@ -71,13 +71,13 @@ CLOSE_SECONDS, INTERRUPTED_SECONDS = 60.0, 10.0
 """Seconds to wait for the tracker at the end of a study, and after an interruption; what it misses
 can be shown later."""
 GPU_AWAY_SECONDS, GPU_BACK_SECONDS = 600.0, 300.0
-"""Seconds for which workers may find no GPU that they can use before the study stops, and seconds
-without such a report after which the GPU counts as back. NVIDIA's service needs some time after an
-error on the GPU, until all that were struck have ended."""
+"""Seconds for which workers may find no usable GPU before the study stops, and seconds without such
+a report after which the GPU counts as back. After an error on the GPU NVIDIA's service needs some
+time, until all processes that saw the error have ended."""
 
 MORE = 1.5
-"""A measurement that the study's time cut short begins again where this many times the seconds that
-it took are left."""
+"""Factor on the seconds after which a measurement was cut short for want of time: it begins again
+only if at least this much is left."""
 
 _PACKAGES = (
     "torch",
@@ -93,13 +93,15 @@ _PACKAGES = (
 
 
 def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = None) -> bool:
-    """Run a study, or continue it; True if it is finished, False if its time is up before.
+    """Run a study, or continue it; True if it is finished, False if its time was up before.
 
-    Where the request asks for a confirmation, it follows the finished search, and the study is
-    finished when it ends. Raises BadRequest and StorageError, and KeyboardInterrupt after Ctrl-C.
+    If the request asks for a confirmation, it follows the finished search and belongs to the study.
 
-    trials   what makes the trials that workers run: real ones by default; tests and benchmarks
-             replay learning curves
+    trials   builds the trials that workers run: real ones by default; tests and benchmarks replay
+             learning curves
+
+    Raises BadRequest; StorageError if a disk or a database fails; GpuLost if the GPU stays away;
+    ProcessLost if memory ran out; and KeyboardInterrupt after Ctrl-C.
     """
     trials = trials or CoreTrials()
     faults.mark_driver()
@@ -166,9 +168,9 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
 
 
 def _service(plan: StudyPlan, alive: Callable[[], object] = int) -> AbstractContextManager[Service]:
-    """NVIDIA's service for the time of the block, where trials may share a GPU of this machine.
+    """NVIDIA's service for the time of the block, if trials may share a GPU of this machine.
 
-    alive   called between the steps of its start: this process still runs the study
+    alive   called between the steps of its start, to check that this process still runs the study
     """
     wanted = plan.request.resources
     if plan.machine.address is not None:
@@ -188,14 +190,14 @@ def _packed(
     alive: Callable[..., object],
     console: Console,
 ) -> StudyPlan:
-    """The plan with as many trials on a GPU as gained when it was measured, where the request says
-    `auto` and this machine has a GPU. A service that gained nothing is given up.
+    """The plan with the number of trials on a GPU that measurements choose.
 
     alive   called every few seconds, to check that this process still runs the study; raises
-            TimeIsUp where less time is left than its argument, in seconds; 0 without one
+            TimeIsUp if less time is left than its argument, in seconds (0 by default)
 
-    The GPUs of a cluster are not measured. What was measured under the same conditions is used
-    again. Where nothing could be measured, each trial has a GPU.
+    The plan stays as it is unless the request says `auto` and this machine has a GPU; the GPUs of a
+    cluster are not measured. A measurement under the same conditions is used again. If nothing
+    could be measured, each trial has a whole GPU. A service that gained nothing is given up.
     """
     wanted = plan.request.resources
     here = plan.machine.address is None and torch.cuda.is_available()
@@ -233,12 +235,11 @@ def _measured(
     alive: Callable[..., object],
     console: Console,
 ) -> Packing:
-    """The measurements of this machine, those of the study's folder if they hold.
+    """The measurements of this machine: those in the study's folder if they still hold, else new.
 
-    Raises NotMeasured where that is not possible. Failures are remembered too: jobs of a few
-    minutes, one after the other, would measure in vain each time and never train. A measurement
-    that the study's time cut short begins again where more time is left. It does not begin where
-    too little is left.
+    Raises NotMeasured if nothing can be measured. This is stored too: otherwise jobs of a few
+    minutes, one after the other, would each measure in vain and never train. A measurement that was
+    cut short because the study's time was up begins again only if more time is left now.
     """
     wanted, (node,) = plan.request.resources, plan.machine.nodes
     config = heaviest(plan.request.space, plan.request.after_training)
@@ -279,13 +280,13 @@ class _Phase:
     name        search or confirm, also the name of the phase in the tracker
     ledger      the ledger that holds these trials
     searched    the ledger of the search
-    first_rung  epochs after which a trial can be stopped early; 1 where no trial is
+    first_rung  number of epochs after which a trial can first be stopped early; 1 if none can
     folder_of   returns a trial's folder, given its number
-    table       the CSV file with the table of these trials
+    table       path of the CSV file with the table of these trials
     kept        returns the numbers of the trials whose weights are kept after their end
     paused      returns the numbers of the stopped trials that may still be continued, whose
                 checkpoints are kept
-    followed    whether another phase follows when all these trials have ended
+    followed    returns whether more trials follow when all these have ended
     """
 
     name: Literal["search", "confirm"]
@@ -341,7 +342,10 @@ def _confirm_phase(plan: StudyPlan, searched: Ledger, ledger: Ledger) -> _Phase:
 
 
 def _reopen(plan: StudyPlan, ledger: Ledger, chosen: Sequence[int], console: Console) -> None:
-    """Let stopped trials go on to their last epoch, and say so."""
+    """Reopen stopped trials in the ledger, so that they go on to their last epoch, and say so.
+
+    chosen   numbers of the trials
+    """
     records = [ledger.records[number] for number in chosen]
     trials = listed([f"trial {one.id} after epoch {len(one.epochs)}" for one in records])
     epochs = sum(one.planned_epochs - len(one.epochs) for one in records)
@@ -357,11 +361,12 @@ def _reopen(plan: StudyPlan, ledger: Ledger, chosen: Sequence[int], console: Con
 
 
 def _remove_weights_that_lost(phase: _Phase, paused: Container[int], settled: set[int]) -> None:
-    """Remove the weights of ended trials that can no longer win, and their checkpoints; their
-    epochs and match tables stay.
+    """Remove the last checkpoint of ended trials, and all weights of those that can no longer win.
 
-    paused    numbers of the trials whose checkpoints stay
-    settled   numbers of the trials whose weights are removed already; it is brought up to date
+    Epochs and match tables stay.
+
+    paused    numbers of the trials of which everything stays, since they may be continued
+    settled   numbers of the trials whose weights were removed before; those removed now are added
     """
     kept = phase.kept()
     for record in phase.ledger.records:
@@ -376,9 +381,11 @@ def _remove_weights_that_lost(phase: _Phase, paused: Container[int], settled: se
 
 
 def _remove_weights_but_the_winners(plan: StudyPlan, searched: Sequence[TrialRecord]) -> None:
-    """Remove the weights of confirming trials but those of the winner, which can predict together.
+    """Remove the weights of confirming trials, except the winner's, which can predict together.
 
-    Where no winner can be told, all stay.
+    If there is no winner, all stay.
+
+    searched   the trials of the search
     """
     found = confirmation.read_confirmation(plan.folder, plan.storage, plan.request, searched)
     with contextlib.suppress(CheckpointError):  # a damaged match table: the report names it
@@ -401,8 +408,11 @@ def _run_phase(
     make_trial: MakeTrial,
     service: Service,
 ) -> None:
-    """Run the rest of a phase until the deadline (a time of `time.monotonic`; None for no
-    limit).
+    """Run the trials of a phase that have not ended, until the deadline.
+
+    deadline   a time of `time.monotonic`; None for no limit
+
+    Raises the error that stopped the study, if one did.
     """
 
     def seconds_left(records: Sequence[TrialRecord]) -> Span | None:
@@ -444,9 +454,7 @@ def _run_phase(
 
 @contextlib.contextmanager
 def _files_in_one_sentence() -> Iterator[None]:
-    """Turn an OSError into StorageError, whose sentence names the file, the reason and the way
-    out.
-    """
+    """Turn an OSError into a StorageError that names the file, the reason and the way out."""
     try:
         yield
     except OSError as error:
@@ -454,8 +462,8 @@ def _files_in_one_sentence() -> Iterator[None]:
 
 
 class _Conductor:
-    """The desk of one phase (`tune.engine.bridge`): it tells ledger, tracker, table and progress of
-    each event once.
+    """The desk of one phase (see `tune.engine.bridge`): hands out its trials' attempts, and tells
+    ledger, tracker, table and progress of each event once.
     """
 
     def __init__(
@@ -468,8 +476,9 @@ class _Conductor:
     ) -> None:
         self._plan, self._phase, self._progress, self._deadline = plan, phase, progress, deadline
         self._ledger, self._service = phase.ledger, service
-        # The nodes of a cluster may have a service that this process cannot see, and a user's own
-        # is found by all workers even where the study asks for none.
+        # Whether trials may compute together by NVIDIA's service. The nodes of a cluster may have
+        # one that this process cannot see, and a user's own is found by all workers even if the
+        # study asks for none.
         self._together = service.runs or plan.machine.address is not None or mps.is_there()
         self._gpus = sum(node.gpus for node in plan.machine.nodes)
         self._gpu_away_since: float | None = None
@@ -483,12 +492,12 @@ class _Conductor:
         study = tracked_study(plan.request, phase.searched.identity, plan.data.fingerprint)
         self._tracking = TrackingThread(plan.tracking, study, phase.name, phase.folder_of)
         self.untracked: Sequence[int] = ()
-        """Trials that the tracker does not show in full; known when the phase has ended."""
+        """Numbers of the trials that the tracker does not show in full; set when the phase ends."""
         self.trouble = Trouble("")
         """The reason why the tracker does not show them, and the way out."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Ray always pickles searcher and scheduler, and never uses the copies.
+        # Ray always pickles searcher and scheduler, and this desk with them, but uses no copy.
         return (str, ())
 
     def __enter__(self) -> Self:
@@ -522,7 +531,7 @@ class _Conductor:
             self._ledger.claim.beat()  # Ray calls this often enough for a heartbeat
         if self.error is not None or not self._has_room:
             return None
-        # Tested last, since it reads every epoch of the study.
+        # Checked last, since it reads every epoch of the study.
         if self._time_is_up or not self._first_rung_fits:
             return None
         with self._halting():
@@ -545,8 +554,8 @@ class _Conductor:
         """Whether another attempt may be handed out.
 
         An attempt that needs a larger share of a GPU than others is handed out before there is room
-        for it. Until it has begun no other is handed out, which would take the part of the GPU that
-        becomes free.
+        for it. Until it has begun, no other is handed out, because that would take the part of the
+        GPU that becomes free.
         """
         if self._without_room or len(self._heard) >= self._plan.resources.parallel:
             return False
@@ -555,8 +564,9 @@ class _Conductor:
 
     @property
     def _first_rung_fits(self) -> bool:
-        """Whether a trial that starts now would reach its first rung before the deadline, at the
-        median time of the study's epochs.
+        """Whether a trial that starts now would reach its first rung before the deadline.
+
+        Each epoch counts with the median time of the study's epochs; True if there are none yet.
         """
         if self._deadline is None:
             return True
@@ -603,7 +613,7 @@ class _Conductor:
         return True
 
     def _note_beginning_anew(self, number: int, epochs: Sequence[Mapping[str, Any]]) -> None:
-        """Say so where a trial that had run some epochs is trained again from its first."""
+        """Tell the user if a trial that had run some epochs is trained again from its first."""
         known = len(self._ledger.records[number].epochs)
         if len(epochs) == 1 < known:
             self._progress.say(
@@ -612,13 +622,13 @@ class _Conductor:
             )
 
     def _enter_loss(self, assignment: Assignment, lost: WorkerLost) -> None:
-        """Enter that the worker of an attempt is lost, and whether that counts against its trial.
+        """Record that the worker of an attempt is lost, and whether that counts against its trial.
 
-        With NVIDIA's service, the study's or the user's, an error on the GPU in one trial ends all
-        that share it, and CUDA tells each of them the same. So no attempt counts that was lost
-        among others. After it the trial has twice its share, among half as many, for one epoch: a
-        trial that is to blame falls again, until it is alone with a GPU and its losses count, and
-        the others go on as before.
+        With NVIDIA's service, the study's or the user's, one trial's error on the GPU ends all that
+        share the GPU, and CUDA tells each of them the same. So an attempt that was lost while it
+        shared a GPU does not count. The trial then holds twice its share for one epoch, beside half
+        as many others. A trial that is to blame is lost again, until it is alone on a GPU and its
+        losses count; the others go on as before.
         """
         number, share = assignment.trial, assignment.gpus
         silence, limit = self._silence(number), self._stall_seconds
@@ -630,30 +640,30 @@ class _Conductor:
                 " ended"
             )
         seconds = seconds_of_lost_epoch(Path(assignment.folder), assignment.attempt)
-        # The kernel ended the worker at its time limit, however late Ray noticed.
+        # The kernel killed the worker at its time limit, however late Ray noticed that.
         seconds = min(seconds, silence, limit or silence)
         if lost.cause is Cause.NO_GPU:
             self._ledger.spare(number, reason, seconds)
             self._wait_for_gpu(reason)
         elif self._together and 0 < share < 1 and lost.cause is not Cause.COULD_NOT_RUN:
             reason = f"{reason} (perhaps through another trial on its GPU, so not counted)"
-            # A trial that hangs costs its whole time limit each time.
+            # A trial that hangs costs its whole time limit each time, so it is alone at once.
             room = 1.0 if stalled else min(2 * share, 1.0)
             self._ledger.spare(number, reason, seconds, room)
         else:
             self._ledger.lost(number, reason, seconds)
 
     def _leaves(self, number: int) -> bool:
-        """Whether a trial that has trained an epoch goes on in another attempt.
+        """Whether a trial that has trained an epoch ends its attempt, and goes on in another.
 
-        One that was lost among others has had its larger share for an epoch, and goes on with the
-        study's share. With NVIDIA's service others make room for a trial that waits for a larger
-        share; else the GPU would empty until the longest of them has ended.
+        A trial that had a larger share for one epoch goes on with the study's share. With NVIDIA's
+        service the others make room for a trial that waits for a larger share; otherwise the GPU
+        would slowly empty until the longest of them has ended.
         """
         records = self._ledger.records
         waiting = [records[one].gpu_share for one in self._without_room]
         held = sum(records[one].gpu_share for one in self._heard.keys() - self._without_room)
-        # The free parts of several GPUs may be large enough only together.
+        # With several GPUs the free parts may be large enough only in sum.
         full = self._gpus > 1 or held + sum(waiting) > self._gpus + 1e-6
         crowded = self._together and full
         if not (records[number].room_needed or (waiting and crowded)):
@@ -662,9 +672,10 @@ class _Conductor:
         return True
 
     def _wait_for_gpu(self, reason: str) -> None:
-        """Stop the study if no worker could use a GPU for GPU_AWAY_SECONDS, and none trained."""
+        """Stop the study if for GPU_AWAY_SECONDS no worker could use a GPU and none trained."""
         now = time.monotonic()
-        # An epoch may take longer than the limit, so no epoch for its time says nothing.
+        # An epoch may take longer than the limit, so that none ended in this time says nothing; but
+        # if no worker has reported a missing GPU for a while, the GPU is back.
         if self._gpu_away_since is None or now - self._gpu_away_heard > GPU_BACK_SECONDS:
             self._gpu_away_since = now
         self._gpu_away_heard = now
@@ -678,10 +689,10 @@ class _Conductor:
             )
 
     def _more_memory(self, number: int) -> float | None:
-        """GPUs for the next attempt of a trial that ran out of memory; None for no change.
+        """The share of a GPU for the next attempt of a trial that ran out of memory.
 
-        The trial's share is doubled, so that fewer trials run beside it; its last attempt has a
-        whole GPU.
+        It is doubled, so that fewer trials run beside it, and 1 in the last attempt. None for no
+        change: the trial has no GPU, or a whole one.
         """
         record = self._ledger.records[number]
         if not 0 < record.gpu_share < 1:
@@ -690,8 +701,9 @@ class _Conductor:
 
     @contextlib.contextmanager
     def _halting(self) -> Iterator[None]:
-        """Stop the study in order at any exception inside. An exception that reached Ray, whose
-        hooks call this desk, would end the study in disorder.
+        """Stop the study in order at any exception inside the block.
+
+        Ray's hooks call this desk, and an exception that reached Ray would end it in disorder.
         """
         try:
             yield
@@ -704,7 +716,10 @@ class _Conductor:
         self._without_room.clear()
 
     def _after(self, number: int, ended: bool) -> bool:
-        """Show a trial's new state; True if its worker leaves the trial."""
+        """Show a trial's new state; True if its worker must leave the trial.
+
+        ended   whether the attempt has ended
+        """
         self._heard[number] = time.monotonic()
         if ended or self._time_is_up:
             del self._heard[number]
@@ -717,11 +732,12 @@ class _Conductor:
         return number not in self._heard
 
     def _note_runs(self) -> None:
-        """Enter the runs in which the tracker shows trials: only this thread writes the ledger."""
+        """Record which run of the tracker shows which trial: only this thread writes the ledger."""
         for number, run in self._tracking.new_names().items():
             self._ledger.note_mlflow_run(number, run)
 
     def _silence(self, number: int) -> float:
+        """Seconds since the last news of a trial's attempt."""
         return time.monotonic() - self._heard[number]
 
     def _show(self, number: int) -> None:
@@ -737,7 +753,7 @@ class _Conductor:
 
 
 def write_study_json(plan: StudyPlan) -> None:
-    """Write study.json; the date of creation in it stays that of the first time."""
+    """Write study.json. If there is one already, its date of creation stays."""
     folder = plan.folder
     created = (
         folder.read_description()["created"]
@@ -761,8 +777,8 @@ def write_study_json(plan: StudyPlan) -> None:
                 "groups": plan.groups,
                 "classes": [category.name for category in plan.data.classes],
             },
-            # None stands for the default: a file in this folder or beside it, wherever the folder
-            # is moved.
+            # None stands for the default, a file in this folder or beside it, which holds wherever
+            # the folder is moved.
             "storage": plan.options.storage and without_password(plan.options.storage),
             "tracking_uri": (
                 plan.options.tracking_uri and without_password(plan.options.tracking_uri)
@@ -781,9 +797,7 @@ def write_study_json(plan: StudyPlan) -> None:
 
 
 def _git_revision() -> str | None:
-    """The revision of this project's checkout, with `+` where it has changes; None outside a
-    checkout.
-    """
+    """The git revision of this project, with `+` if files have changed; None outside a checkout."""
     git = shutil.which("git")
     if git is None:
         return None

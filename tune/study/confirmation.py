@@ -1,13 +1,12 @@
-"""The confirmation of a study: the best of a search run again on fresh seeds and splits, where
-the winner is chosen.
+"""The confirmation of a study: the best of the search run again on fresh seeds and splits.
 
 The best of many scores on the same images is partly the luckiest of them. So the best `confirm.top`
 candidates are trained again, all on the same fresh seeds; a seed also draws the split of the
 images. Each candidate has a mean curve over these trainings. The winner is the candidate whose mean
-curve has the highest point, and the winner's epoch is the epoch of that point. Where the space file
+curve has the highest point, and the winner's epoch is the epoch of that point. If the space file
 lists settings of prediction under `after_training:`, each training tries them on its own validation
-images after its last epoch, and what wins is a pair of a candidate and a way to predict. The fresh
-splits divide the same images as the search's, so only a test set is independent of the search.
+images after its last epoch, and the winner is a pair of a candidate and settings of prediction. The
+fresh splits divide the same images as the search's do, so only a test set is independent of it.
 
 The trials of a confirmation are a second study in the ledger, `STUDY.confirm`, so that neither the
 search's sampler nor its early stopping sees them. The facts of that study are those of the search,
@@ -44,7 +43,7 @@ from tune.study.candidates import Candidate, candidates, to_continue
 FIRST_SEED = 1000
 """The smallest fresh seed."""
 PATIENCE = 100
-"""Number of seeds in a row without a new split after which the search for fresh splits ends."""
+"""Number of consecutive seeds without a new split after which no further seed is tried."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,9 @@ class Confirmed:
     """A candidate whose repeats are all complete.
 
     repeats       the trials of the repeats, in the order of `Confirmation.repeats`
-    matches       the files of their match tables, by repeat and epoch
-    predictions   the files of the match tables of other settings of prediction, by repeat; only
-                  settings that every repeat tried
+    matches       the files of their match tables: for each repeat, one for each epoch
+    predictions   the files of the match tables with other settings of prediction, one for each
+                  repeat; only settings that every repeat tried
     """
 
     candidate: Candidate
@@ -64,7 +63,7 @@ class Confirmed:
 
     @property
     def ways(self) -> Predictions:
-        """The tables of all settings of prediction, those of the candidate's own too."""
+        """The match tables for all settings of prediction, the candidate's own included."""
         own = [
             paths[(record.best_epoch or 1) - 1]
             for record, paths in zip(self.repeats, self.matches, strict=True)
@@ -78,14 +77,14 @@ class Confirmation:
     """A confirmation as its ledger and folder have it.
 
     candidates   the candidates of the search as it stands, best first
-    confirmed    the candidates that can be chosen, in the same order
-    repeats      the repeats of each candidate
+    confirmed    those of them that can be chosen, in the same order
+    repeats      the repeats of each candidate: seed and fold
     records      all trials of the confirmation, those of former candidates included
     ended        number of trainings of these candidates that have ended
     planned      number of trainings that these candidates need
-    finished     whether the search and all these trainings have ended, so that the winner can be
-                 chosen
-    notes        which candidates are left out and why, a sentence each
+    finished     whether the search and all these trainings have ended, with the options that the
+                 request has now, so that the winner can be chosen
+    notes        notes for the user, a sentence each, such as why a candidate is left out
     """
 
     candidates: tuple[Candidate, ...]
@@ -109,12 +108,12 @@ class Confirmation:
 
 
 def fresh_repeats(request: StudyRequest, data: Dataset) -> tuple[Repeat, ...]:
-    """The repeats of each candidate: seeds and splits that the search does not use, the same in
-    every call.
+    """The repeats of each candidate: seeds and splits that the search does not use.
 
-    A number is passed over if it is a seed of the search, or if every validation part that it draws
-    is known already: a small data set has few splits. So there may be fewer seeds than asked for,
-    or none (see `shortage`). Raises DataError where the images cannot be divided this way.
+    Every call returns the same. A seed is passed over if the search uses it, or if every validation
+    part that it draws is known already: a small data set has few splits. So there may be fewer
+    seeds than asked for, or none (see `shortage`). Raises DataError if the images cannot be divided
+    this way.
     """
     asked, space = request.confirm, request.space
     if not asked.top:
@@ -153,9 +152,7 @@ def fresh_repeats(request: StudyRequest, data: Dataset) -> tuple[Repeat, ...]:
 
 
 def _validation_parts(data: Dataset, config: DataConfig, seed: int) -> set[tuple[int, ...]]:
-    """The validation parts of a seed, as indices of images: one for a hold-out, one for each
-    fold else.
-    """
+    """The validation parts that a seed draws, as indices of images: one, or one for each fold."""
     configs = (
         config.model_copy(update={"split_seed": seed, "fold": fold})
         for fold in range(max(config.folds, 1))
@@ -164,13 +161,13 @@ def _validation_parts(data: Dataset, config: DataConfig, seed: int) -> set[tuple
 
 
 def shortage(request: StudyRequest, repeats: Sequence[Repeat]) -> str | None:
-    """A sentence for the user where there are fewer fresh splits than asked for; None where
-    there are enough.
-    """
+    """A sentence for the user if there are fewer fresh splits than asked for; None otherwise."""
     found, asked = len({seed for seed, _ in repeats}), request.confirm.seeds
     if not request.confirm.top or found == asked:
         return None
-    way_out = "" if request.confirm.folds else " (confirm.folds would have every image validate)"
+    way_out = (
+        "" if request.confirm.folds else " (with confirm.folds every image serves for validation)"
+    )
     if not found:
         return (
             "confirm: these images have no split but those of the search, so nothing is"
@@ -185,7 +182,7 @@ def shortage(request: StudyRequest, repeats: Sequence[Repeat]) -> str | None:
 def confirming_points(
     records: Sequence[TrialRecord], request: StudyRequest, repeats: Sequence[Repeat]
 ) -> tuple[Point, ...]:
-    """The trials that confirm the best of a search.
+    """The trials that confirm the best of a search, in the order in which they run.
 
     The first repeats of all candidates come before any second one, so a confirmation that is cut
     short compares like with like.
@@ -210,8 +207,8 @@ def _repeat_settings(
         "data.folds": request.confirm.folds,
         "data.fold": fold,
     }
-    # The first trial's settings, not the best one's: another trial with the same effect may become
-    # the best.
+    # The first trial's settings, not the best one's: another trial with the same settings in effect
+    # may become the best.
     return {**candidate.trials[0].settings, **changed}
 
 
@@ -231,7 +228,8 @@ def confirming_request(request: StudyRequest) -> StudyRequest:
 def continues(storage: str, request: StudyRequest) -> bool:
     """Whether stopped trials are continued before the confirmation.
 
-    They are not where an earlier version began it without, since its candidates would change.
+    False only if an earlier version, which continued none, has begun the confirmation: its
+    candidates would change.
     """
     facts = remembered_facts(storage, confirming_request(request).study) or {}
     return bool(facts.get("confirm", {"continues": True}).get("continues", False))
@@ -240,7 +238,7 @@ def continues(storage: str, request: StudyRequest) -> bool:
 def confirmation_facts(
     request: StudyRequest, repeats: Sequence[Repeat], continues: bool = True
 ) -> dict[str, Any]:
-    """The facts of a confirmation beside those that it shares with the search, as JSON types.
+    """The facts of a confirmation, besides those that it shares with the search, as JSON types.
 
     continues   whether stopped trials were continued before it
     """
@@ -260,6 +258,8 @@ def read_confirmation(
     folder: StudyFolder, storage: str, request: StudyRequest, search_records: Sequence[TrialRecord]
 ) -> Confirmation | None:
     """Read the confirmation of a study as it stands, also while it runs; None if there is none.
+
+    search_records   the trials of the search
 
     Writes nothing.
     """
@@ -319,8 +319,9 @@ def read_confirmation(
 
 
 def _why_not_chosen(folder: StudyFolder, ended: Sequence[TrialRecord]) -> str | None:
-    """Why a candidate cannot be chosen, whatever the results of its other repeats; None if it
-    can.
+    """The reason why a candidate cannot be chosen, whatever its other repeats give; None if none.
+
+    ended   its repeats that have ended
     """
     for record in ended:
         if record.state is State.FAIL:
@@ -339,7 +340,7 @@ def _matches(folder: StudyFolder, record: TrialRecord) -> tuple[Path, ...]:
 def _asked_predictions(
     request: StudyRequest, repeats: Sequence[TrialRecord]
 ) -> list[PredictConfig]:
-    """The settings of prediction that are tried beside a candidate's own."""
+    """The settings of prediction that a candidate tries besides its own."""
     config = TrialConfig.from_settings(repeats[0].settings)
     return config.other_predictions(request.after_training, request.space.auto)
 
@@ -347,7 +348,7 @@ def _asked_predictions(
 def _predictions(
     folder: StudyFolder, request: StudyRequest, repeats: Sequence[TrialRecord]
 ) -> dict[PredictConfig, tuple[Path, ...]]:
-    """The files of settings of prediction that all repeats of a candidate have tried."""
+    """The match tables of the settings of prediction that all repeats of a candidate tried."""
     found = {
         predict: tuple(
             prediction_table_path(folder.confirm_trial(record.id), predict) for record in repeats
@@ -364,7 +365,7 @@ def _loading(paths: Sequence[Path]) -> list[Callable[[], MatchTable]]:
 
 
 def changed_prediction(choice: Choice, trial: TrialRecord) -> dict[str, Value]:
-    """The settings of prediction in which the winner differs from its own trial."""
+    """The winner's settings of prediction that its trial has with another value."""
     if choice.prediction is None:
         return {}
     chosen = {f"predict.{name}": value for name, value in choice.prediction.model_dump().items()}
@@ -373,10 +374,10 @@ def changed_prediction(choice: Choice, trial: TrialRecord) -> dict[str, Value]:
 
 
 def confirmed_winner(confirmation: Confirmation) -> Choice | None:
-    """The winner, its epoch, its settings of prediction and its corrected score; None before the
-    confirmation has ended, or if it confirmed none.
+    """The winner, with its epoch, its settings of prediction and its corrected score.
 
-    Raises CheckpointError for a damaged match table.
+    None before the confirmation has ended, or if no candidate can be chosen. Raises CheckpointError
+    for a damaged match table.
     """
     if not confirmation.finished or not confirmation.confirmed:
         return None

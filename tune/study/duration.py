@@ -1,8 +1,9 @@
-"""How long a study will take, and how much of that is left: arithmetic alone.
+"""How long a study will take, and how much of that is left. Nothing is measured here.
 
 Two things are estimated, each as a span: the epochs that trials will run, and the seconds of an
-epoch. The low end of the epochs is what early stopping would train if chance alone ordered the
-trials, the high end is no early stopping. Both ends move towards what the study itself shows.
+epoch. The low end of the epochs is the number that trials would run if chance alone ordered them at
+the rungs of early stopping; the high end is the number without early stopping. Both ends move
+towards what the study itself shows.
 """
 
 import itertools
@@ -21,25 +22,27 @@ from tune.request.request import StudyRequest
 from tune.stopping.rule import StoppingRule
 
 OVERHEAD_SECONDS = (5.0, 45.0)
-"""Seconds, at least and at most, from the command to the first epoch, and for the report: processes
-start, libraries are imported."""
+"""Seconds, least and most, for all that is no training: the start of processes, the import of
+libraries, and the report."""
 SLOWER_BESIDE = 1.3
-"""Largest factor by which an epoch takes longer where other trials run beside it: they share
-memory, and what an epoch takes outside of its own seconds is in it too."""
+"""Largest factor by which an epoch takes longer than its own seconds say: trials that run at once
+share the memory's bandwidth, and some time passes between two epochs."""
 EPOCH_SPREAD = 0.3
-"""Spread of the seconds of an epoch over trials, relative to their mean, before trials show it."""
+"""Standard deviation of the seconds of an epoch over trials, as a part of their mean, before trials
+show it."""
 ENDED_BEFORE = 4
-"""The expected numbers of epochs weigh as many trials as this beside those that ended."""
+"""Prior weight, in trials, of the number of epochs that a trial is expected to run: it is averaged
+with what the trials that ended ran."""
 SHOWN_SECONDS = 60.0
-"""Seconds; if at most fewer are left, nothing is said."""
+"""Seconds: if a study takes less even at most, nothing is said."""
 LONG_SECONDS = 2 * 86_400.0
-"""Seconds; if at least these are left and there is no GPU, the message names ways to shorten the
-study."""
+"""Seconds: if a study takes longer even at least, and there is no GPU, the message names ways to
+shorten it."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """A range that should hold the true value: 0 <= low <= high."""
+    """A range that should hold the true value, in the unit of its place: 0 <= low <= high."""
 
     low: float
     high: float
@@ -53,20 +56,20 @@ NO_TIME = Span(0.0, 0.0)
 
 @dataclass(frozen=True)
 class Forecast:
-    """All that is known beside the trials themselves about the time that a study takes.
+    """All that is known, besides the trials themselves, about the time that a study takes.
 
     coming       the epochs, fewest and most, of each trial of the search, in its order
-    rule         the rule that stops trials of the search
+    rule         the rule that stops trials of the search early
     reduction    `stop_early.reduction`
-    continuing   the epochs, fewest and most, of each stopped trial that is continued before the
-                 confirmation and does not run yet
     confirming   the epochs, fewest and most, of each training that confirms the best
     parallel     number of trials that run at once
-    epoch        seconds of one epoch, as measured before the study; None where nobody measured
-    trying       seconds that each training that confirms tries settings of prediction after its
-                 last epoch, as a multiple of those of an evaluation
-    evaluating   the part of an epoch's seconds that evaluation takes; it counts until a trial of
-                 the search shows it
+    epoch        seconds of one epoch, as measured before the study; None if they were not measured
+    continuing   the epochs, fewest and most, of each stopped trial that is to be continued before
+                 the confirmation and does not run yet
+    trying       time for which each confirming training tries settings of prediction after its last
+                 epoch, as a multiple of the time of an evaluation
+    evaluating   the part of an epoch's time that evaluation takes; it counts until a trial of the
+                 search shows it
     """
 
     coming: tuple[Span, ...]
@@ -82,19 +85,19 @@ class Forecast:
     def left(
         self, searched: Sequence[TrialRecord], confirmed: Sequence[TrialRecord] = ()
     ) -> Span | None:
-        """The seconds that are left of a study; None where nothing tells how long an epoch takes.
+        """The seconds that a study still takes; None if nothing tells how long an epoch takes.
 
         searched    the trials of the search so far
         confirmed   the trials of the confirmation so far
         """
-        # The last epoch of a training that confirms also holds the seconds in which it tries.
+        # The last epoch of a confirming training also holds the time in which it tries settings.
         alike = searched if self.trying.high else [*searched, *confirmed]
         epoch = seconds_of_an_epoch(alike, self.epoch)
         if epoch is None:
             return None
         stopped = epochs_left(searched, self.coming, self.rule, self.reduction)
         full = [*_rest(confirmed), *self.confirming[len(confirmed) :]]
-        # Nothing stops the first trial that reaches a rung, nor a training that confirms.
+        # Nothing stops the first trial that reaches a rung, nor a confirming training.
         new = self.coming[len(searched) :]
         to_the_end = 0.0 if searched else min((span.low for span in new), default=0.0)
         longest = max((span.low for span in full), default=0.0)
@@ -121,8 +124,8 @@ def forecast_of(
 
     repeats    number of trainings that confirm one candidate
     parallel   number of trials that run at once
-    epoch      seconds of one epoch, as measured
-    records    the study's trials so far
+    epoch      seconds of one epoch, as measured; None if they were not
+    records    the search's trials so far
     """
     few, most = _fewest_epochs(request), float(request.max_epochs)
     coming: list[Span] = []
@@ -143,7 +146,7 @@ def forecast_of(
 
 
 def _fewest_epochs(request: StudyRequest) -> float:
-    """Number of epochs of the shortest possible trial."""
+    """Number of epochs of the shortest trial that the request allows, without early stopping."""
     space = request.space
     values = [space.value("optim.epochs", variant.settings) for variant in space.variants]
     for parameter in space.parameters:
@@ -153,12 +156,12 @@ def _fewest_epochs(request: StudyRequest) -> float:
 
 
 def seconds_of_an_epoch(records: Iterable[TrialRecord], before: Span | None = None) -> Span | None:
-    """Seconds of one epoch of a trial that is to come; None where nothing tells it.
+    """Seconds of one epoch of a trial that is to come; None if nothing tells them.
 
-    before   the seconds as they were measured before the study; they count until a trial has run
-             an epoch, and say how much trials may differ
+    before   the seconds as measured before the study: they count until a trial has run an epoch,
+             and then still say how much trials may differ
 
-    The span is the mean over the trials with two standard errors, as a factor, to both sides.
+    The span is the trials' mean, divided and multiplied by 1 plus two relative standard errors.
     """
     means = [
         (record.seconds - record.lost_seconds) / len(record.epochs)
@@ -179,7 +182,7 @@ def seconds_of_an_epoch(records: Iterable[TrialRecord], before: Span | None = No
 
 
 def _share_of_evaluation(records: Iterable[TrialRecord]) -> Span | None:
-    """The part of their epochs' seconds that trials evaluated; None where none tells it."""
+    """The part of the trials' epochs that evaluation took; None if no epoch tells it."""
     epochs = [epoch for record in records for epoch in record.epochs if "evaluate_seconds" in epoch]
     total = math.fsum(float(epoch["seconds"]) for epoch in epochs)
     if not total > 0:
@@ -194,9 +197,10 @@ def epochs_left(
     rule: StoppingRule,
     reduction: int,
 ) -> list[Span]:
-    """The epochs that each trial of a search has left that has not ended.
+    """The epochs left to each trial of a search that has not ended: the running ones first.
 
-    coming   the epochs of all trials of the search, in its order; those of `records` came first
+    coming      the epochs of all trials of the search, in its order; those of `records` come first
+    reduction   `stop_early.reduction`
     """
     new = coming[len(records) :]
     spans = _rest(records, rule)
@@ -221,11 +225,11 @@ def epochs_left(
 
 
 def _learned(epochs: Span, full: Span, shares: Sequence[float]) -> Span:
-    """The expected epochs of a trial, moved towards those of the trials that ended.
+    """The expected epochs of a trial, averaged with what the trials that ended did.
 
-    epochs   as expected without them
-    full     without early stopping
-    shares   the part of its epochs that each trial ran that ended
+    epochs   the epochs as expected without those trials
+    full     the epochs without early stopping
+    shares   for each trial that ended, the part of its planned epochs that it ran
     """
     if not shares:
         return epochs
@@ -237,7 +241,7 @@ def _learned(epochs: Span, full: Span, shares: Sequence[float]) -> Span:
 
 
 def _rest(records: Iterable[TrialRecord], rule: StoppingRule | None = None) -> list[Span]:
-    """The epochs that running trials have left; `rule` None where nothing stops them early."""
+    """The epochs left to each running trial; `rule` is None if nothing stops them early."""
     spans = []
     for record in records:
         if record.state is not State.RUNNING or not record.settings:
@@ -246,7 +250,7 @@ def _rest(records: Iterable[TrialRecord], rule: StoppingRule | None = None) -> l
         stoppable = rule is not None and record.continued_after is None
         rungs = rule.rungs(planned) if rule is not None and stoppable else ()
         first = next((rung for rung in rungs if rung > done), planned)
-        # An epoch may be nearly done, and past the first rung a trial may be stopped after any.
+        # The present epoch may be nearly done; past the first rung any may be a trial's last.
         low = 0 if rungs and done >= rungs[0] else first - done - 1
         spans.append(Span(max(0.0, low), max(0.0, planned - done)))
     return spans
@@ -255,10 +259,11 @@ def _rest(records: Iterable[TrialRecord], rule: StoppingRule | None = None) -> l
 def _expected(
     trials: int, epochs: int, rule: StoppingRule, reduction: int, arrived: Mapping[int, int]
 ) -> float:
-    """The number of epochs that these trials are expected to run together, if chance alone orders
-    them.
+    """The epochs that new trials together are expected to run, if chance alone orders all trials.
 
-    arrived   number of earlier trials that reached each rung
+    trials    number of new trials
+    epochs    planned epochs of each
+    arrived   for each rung, the number of earlier trials that reached it
     """
     rungs = rule.rungs(epochs)
     total = float(trials * (rungs[0] if rungs else epochs))
@@ -270,22 +275,24 @@ def _expected(
 
 
 def _passing(trials: float, before: int, reduction: int) -> float:
-    """How many of these trials are expected to pass a rung that `before` others have reached.
+    """The number of `trials` expected to pass a rung that `before` others have reached already.
 
     The k-th trial that arrives passes if it is among the best max(1, k // reduction) so far. If
     chance alone orders the trials, its rank is any of k with the same probability.
     """
     k = np.arange(before + 1, before + math.ceil(trials) + 1)
-    counts = np.minimum(1.0, trials - np.arange(len(k)))  # the last may be a part of a trial
+    counts = np.minimum(1.0, trials - np.arange(len(k)))  # `trials` may have a fraction
     return float(np.sum(counts * np.maximum(1, k // reduction) / k))
 
 
 def _wall(trainings: Sequence[Span], epoch: Span, parallel: int, longest: float) -> Span:
-    """Seconds until trainings of these epochs have ended, `parallel` of them at once.
+    """Seconds until all of these trainings have ended, `parallel` of them at a time.
 
-    longest   number of epochs that one of them runs for certain
+    trainings   the epochs of each
+    epoch       seconds of one epoch
+    longest     number of epochs that one of them runs for certain
 
-    At worst the longest begins last, when all others end.
+    In the worst case the longest begins last, when all others end.
     """
     if not trainings:
         return NO_TIME
@@ -299,13 +306,12 @@ def _wall(trainings: Sequence[Span], epoch: Span, parallel: int, longest: float)
 def time_line(
     left: Span | None, budget: float | None, on_processors: bool, runs_already: bool = False
 ) -> str | None:
-    """The sentence on the time that a study takes; None where that is short, or not known on
-    processors.
+    """The sentence on the time that a study takes; None if it is short or, without a GPU, unknown.
 
-    left            seconds that are left, without the start; None where that is not known
+    left            seconds that are left, without the start; None if they are not known
     budget          seconds of `--time-budget`; None without one
     on_processors   whether trials train without a GPU
-    runs_already    whether the study goes on, so that some of it is done
+    runs_already    whether some of the study is done
     """
     if left is None and not on_processors:
         return (
@@ -331,9 +337,9 @@ def time_line(
 
 
 def time_left(left: Span | None, until: float | None = None) -> str | None:
-    """The rest of a study in a few words, such as `3 to 5 min left`; None where little is left or
-    nothing is known.
+    """The rest of a study in words, such as `3 to 5 min left`; None if it is short or unknown.
 
+    left    seconds that are left, without the start; None if they are not known
     until   seconds until the end of the time budget; None without one
     """
     if left is None or left.high < SHOWN_SECONDS:

@@ -1,9 +1,9 @@
-"""Rules for a study that goes on: it may ask for all that it has, and for more.
+"""The rules for a study that is continued: it may ask for all that it has, and for more.
 
 Existing trials stay as they are, and new ones are compared with them. So a study may grow: wider
-bounds, more choices, more variants, more seeds, a larger confirmation. It does not shrink, because
-leaving a trial out after its score was seen is a choice by that score. All else that the trials
-have in common stays the same.
+bounds, more choices, more variants, more seeds, a larger confirmation. It must not shrink, because
+to leave a trial out after its score was seen is to choose by that score. All else that the trials
+have in common must stay the same.
 """
 
 import json
@@ -39,9 +39,7 @@ _ANOTHER = "give this search another --study name"
 
 
 def study_facts(request: StudyRequest, data: Dataset | None) -> dict[str, Any]:
-    """The facts that all trials of a study must have in common for their scores to be compared,
-    as JSON types.
-    """
+    """The facts that all trials of a study share so that their scores compare, as JSON types."""
     document = request.to_document()
     asked = {part: document[part] for part in _COMPARED if part in document}
     auto = request.space.auto
@@ -57,10 +55,12 @@ def study_facts(request: StudyRequest, data: Dataset | None) -> dict[str, Any]:
 def refuse_other_facts(
     before: Mapping[str, Any] | None, now: Mapping[str, Any], folder: StudyFolder
 ) -> None:
-    """Raise StudyError, which names the first difference, where new trials could not be compared
-    with the existing ones.
+    """Raise StudyError, which names the first difference, if new trials would not compare.
 
-    A study may grow (see `growth`), since its existing trials stay comparable with the new ones.
+    before   the facts of the existing trials; None for a new study, which nothing refuses
+    now      the facts of the request
+
+    A study may grow (see `growth`): its existing trials stay comparable with the new ones.
     """
     if before is None:
         return
@@ -75,9 +75,7 @@ def refuse_other_facts(
             new = {**new, "fixed": {**new.get("fixed", {}), PRECISION: precision_in(now)}}
             if growth(before, now):
                 old = {**old, **{part: new[part] for part in _GROWING if part in new}}
-        if (
-            kind == "weights"
-        ):  # a backbone that was added since has weights that the study did not know
+        if kind == "weights":  # a backbone that was added has weights that the study did not know
             old, new = ({key: one[key] for key in old.keys() & new.keys()} for one in (old, new))
         different = _difference(old, new)
         if different is not None:
@@ -88,7 +86,7 @@ def refuse_other_facts(
 
 
 def _refuse_less(old: Mapping[str, Any], new: Mapping[str, Any], folder: StudyFolder) -> None:
-    """Raise StudyError where a study of variants asks for fewer seeds or variants than it has."""
+    """Raise StudyError if a study of variants asks for fewer seeds or variants than it has."""
     if "variants" not in old or "variants" not in new:
         return
     seeds, asked = (one.get("seeds", 1) for one in (old, new))
@@ -107,11 +105,11 @@ def _refuse_less(old: Mapping[str, Any], new: Mapping[str, Any], folder: StudyFo
 
 
 def refuse_smaller_confirmation(request: StudyRequest, storage: str, folder: StudyFolder) -> None:
-    """Raise StudyError where a winner was chosen by a larger confirmation than is asked for.
+    """Raise StudyError if a larger confirmation than is asked for has already chosen a winner.
 
-    storage   URL of the ledger
+    storage   SQLAlchemy URL of the ledger
 
-    A confirmation that has not ended may be cut short, and so may one whose search goes on.
+    A confirmation may still be made smaller while it, or its search, has not ended.
     """
     known = remembered_facts(storage, confirming_request(request).study) or {}
     before: Mapping[str, Any] = known.get("confirm", {}).get("asked", {})
@@ -127,7 +125,10 @@ def refuse_smaller_confirmation(request: StudyRequest, storage: str, folder: Stu
 def _has_ended(
     request: StudyRequest, asked: Mapping[str, Any], storage: str, folder: StudyFolder
 ) -> bool:
-    """Whether a confirmation that was asked for has ended, for the search that is wanted now."""
+    """Whether a confirmation has ended, given the search that the request asks for now.
+
+    asked   the options of the confirmation when it ran
+    """
     searched = read_ledger(storage, request.study)
     request = replace(request, confirm=request.confirm.model_copy(update=dict(asked)))
     records = () if searched is None else searched.records
@@ -136,9 +137,12 @@ def _has_ended(
 
 
 def growth(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Sentences on what is asked for in addition to what a study had when its facts were written.
+    """Sentences, without a full stop, on what a request adds to a study.
 
-    The list is empty where nothing was added, or where something was changed in another way.
+    before   the facts of the study
+    now      the facts of the request
+
+    The list is empty if nothing was added, or if anything was changed in another way.
     """
     old, new = (facts.get("request", {}) for facts in (before, now))
     if old.get("variants") and new.get("variants"):
@@ -170,6 +174,7 @@ def _more_of_a_space(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
 
 
 def _grown(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
+    """A sentence on how the domain of a setting has grown; None if it did not only grow."""
     if {key: value for key, value in old.items() if key not in _EXTENT} != {
         key: value for key, value in new.items() if key not in _EXTENT
     }:
@@ -183,7 +188,7 @@ def _grown(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str | N
     if "low" not in old or "low" not in new:
         return None
     wider = new["low"] <= old["low"] and new["high"] >= old["high"]
-    # Values of existing trials must be values of the wider range as well.
+    # The values of existing trials must lie on the steps of the wider range.
     steps = (old["low"] - new["low"]) / new.get("step", math.inf)
     if wider and is_whole(steps):
         return (
@@ -197,7 +202,7 @@ def _difference(old: Any, new: Any, place: str = "") -> str | None:
     """The first place where two JSON values differ, with both values; None where they are equal."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         if place == "space" and old.keys() == new.keys() and list(old) != list(new):
-            # The random numbers go to the settings in their order.
+            # Samplers draw random numbers for the settings in this order.
             return f"space was in the order {', '.join(old)} and is in the order {', '.join(new)}"
         for key in dict.fromkeys([*old, *new]):
             found = _difference(

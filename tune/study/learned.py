@@ -1,6 +1,4 @@
-"""Whether the trials of a study learned anything, and the sentences for the user where they did
-not.
-"""
+"""Whether the trials of a study learned anything, and sentences for the user if they did not."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,14 +8,12 @@ from core.values import as_ap50, as_setting
 from tune.ledger.records import State, TrialRecord
 
 LEARNED = 0.01
-"""AP50 that at least one trial must reach; below it a study has learned nothing, and its scores
-differ by chance."""
+"""Least AP50 that one trial of a study must reach. Below it the study has learned nothing, and its
+scores differ by chance."""
 
 
 def nothing_learned(records: Iterable[TrialRecord]) -> bool:
-    """Whether at least one trial is complete, and no trial, complete or not, ever reached an
-    AP50 of `LEARNED`.
-    """
+    """Whether some trial is complete, and no trial, complete or not, reached an AP50 of LEARNED."""
     scored = [record for record in records if record.ap50 is not None]
     return any(record.state is State.COMPLETE for record in scored) and all(
         record.ap50 < LEARNED for record in scored if record.ap50 is not None
@@ -25,7 +21,7 @@ def nothing_learned(records: Iterable[TrialRecord]) -> bool:
 
 
 def no_winner(records: Sequence[TrialRecord]) -> str:
-    """Why a study in which nothing was learned has no winner, without a full stop."""
+    """The reason why a study that learned nothing has no winner: a sentence without a full stop."""
     scored = [record for record in records if record.ap50 is not None]
     best = max(scored, key=lambda record: (record.ap50, -record.id))
     return (
@@ -36,8 +32,9 @@ def no_winner(records: Sequence[TrialRecord]) -> str:
 
 
 def remedies(records: Sequence[TrialRecord]) -> str:
-    """Suggestions where nothing was learned, with the values that were tried, without a full
-    stop.
+    """Suggestions for a study that learned nothing, with the values that it tried.
+
+    A sentence without a full stop.
     """
     tried = [record.settings for record in records if record.ap50 is not None]
 
@@ -55,6 +52,7 @@ def remedies(records: Sequence[TrialRecord]) -> str:
 
 
 def _tried_values(values: Sequence[Value]) -> str:
+    """The values of a setting in words: the range of several numbers, else each value."""
     numbers = [
         value for value in values if isinstance(value, int | float) and not isinstance(value, bool)
     ]

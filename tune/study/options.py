@@ -1,4 +1,4 @@
-"""The options of a command beside its request: where files are, and what the trials may use."""
+"""The options of a command besides its request: folders, addresses and limits."""
 
 import re
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from tune.store.folder import StudyFolder
 
 @dataclass(frozen=True)
 class Options:
-    """The options of a command beside its request.
+    """The options of a command besides its request.
 
     results       folder of all studies
     storage       SQLAlchemy URL of the ledger; None for a file in the study's folder
@@ -20,8 +20,8 @@ class Options:
     time_budget   seconds after which no epoch begins; None for no limit
     address       address of a Ray cluster; None for this machine
 
-    URLs of sqlite files are kept with absolute paths, so that they hold in every folder. Raises
-    BadRequest for `parallel` under 1.
+    URLs of SQLite files are stored with absolute paths, so that they hold in any working directory.
+    Raises BadRequest for `parallel` under 1, and for `results` with ?, % or # in its path.
     """
 
     results: Path = Path("results")
@@ -45,18 +45,17 @@ class Options:
 
 
 def storage_of(options: Options, folder: StudyFolder) -> str:
-    """URL of a study's ledger."""
+    """The SQLAlchemy URL of a study's ledger, password included."""
     return options.storage or f"sqlite:///{folder.path / 'study.db'}"
 
 
 def recall_options(options: Options, folder: StudyFolder, moved: bool = False) -> Options:
-    """The options, with the study's own addresses of ledger and tracker where the command gives
-    none.
+    """The options, completed with the ledger and tracker that the study's study.json names.
 
-    moved   whether the ledger may have moved since
+    moved   whether the command may give another ledger than the study's, because it was moved
 
-    Raises StudyError where the command gives another ledger, or must give a URL again because it
-    has a password.
+    Raises StudyError if the command gives another ledger, or leaves out a URL that has a password,
+    which is not stored.
     """
     if not folder.description.exists():
         return options
@@ -69,8 +68,8 @@ def recall_options(options: Options, folder: StudyFolder, moved: bool = False) -
         if given is None and before is not None:
             if "***" in before:
                 raise StudyError(
-                    f"{option} must be given again for {folder.path}: it was {before}, passwords"
-                    " are not kept"
+                    f"{option} must be given again for {folder.path}: it was {before}, and"
+                    " passwords are not stored"
                 )
             options = replace(options, **{name: before})
         elif (
@@ -88,5 +87,6 @@ def recall_options(options: Options, folder: StudyFolder, moved: bool = False) -
 
 
 def _absolute(url: str | None) -> str | None:
+    """A URL, in which the relative path of a SQLite file is made absolute."""
     relative = re.fullmatch(r"(sqlite(?:\+\w+)?:///)(?!file:)([^/?:][^?]*)(.*)", url or "")
     return url if relative is None else f"{relative[1]}{Path(relative[2]).absolute()}{relative[3]}"

@@ -1,7 +1,8 @@
 """How long an epoch of a study's trials takes on this machine, measured before the study.
 
-Without a GPU one image is trained on and evaluated, at small sizes first, within some seconds. With
-a GPU it was measured when it was measured how many trials share it (`tune.engine.packing`).
+Without a GPU, one image is trained on and evaluated, at small sizes first, within some seconds.
+With a GPU, the speed is known from the measurement of how many trials share it
+(`tune.engine.packing`).
 """
 
 import statistics
@@ -31,37 +32,37 @@ from tune.study.duration import NO_TIME, SHOWN_SECONDS, Forecast, Span, forecast
 from tune.study.plan import StudyPlan
 
 MEASURING_SECONDS = 8.0
-"""Seconds that measuring one configuration should take; what they do not suffice for is
-extrapolated from smaller images."""
+"""Seconds that measuring one configuration should take. Sizes of the image that would take longer
+are not measured, but extrapolated from smaller ones."""
 MEASURED_PARTS = (0.25, 0.5, 1.0)
 """Sizes of the image that are measured, as parts of its side, smallest first."""
 IN_A_BATCH = 0.7
-"""Seconds of an image in a batch, as a part of those of an image alone, at least: 0.72 was measured
-in a batch of two (results/LOG.md, 2026-11-30)."""
+"""Least time of an image in a batch, as a part of the time of an image alone: 0.72 was measured in
+a batch of two (results/LOG.md, 2026-11-30)."""
 LEAST_MEASURED_SIDE = 64
-"""Pixels; batch norm that learns from one smaller image fails, since its last map is one pixel."""
+"""Smallest side, in pixels, of an image that is measured. Of a smaller one the last feature map is
+a single pixel, and batch norm cannot learn from one value."""
 SLOWEST = (0.5, 2.5e-5)
-"""Seconds that an image may take on a processor, training and evaluation together, and seconds for
-each of its pixels beside them: more than is needed, to tell studies that are over before a
-measurement pays."""
+"""Upper bound on the time of an image on a processor, training and evaluation together: seconds for
+each image, and seconds for each of its pixels. A study that is short even so is not measured."""
 EVALUATED = (0.2, 1.5)
-"""Seconds that an evaluated image takes on a GPU, as a multiple of a trained one, at least and at
-most: on a GPU training alone is measured."""
+"""Time to evaluate an image on a GPU, least and most, as a multiple of the time to train on it: on
+a GPU only training is measured."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that a trial takes for one image.
+    """The seconds that a trial takes for one image.
 
-    trained     in training
-    evaluated   in evaluation
+    trained     seconds in training
+    evaluated   seconds in evaluation
     """
 
     trained: float
     evaluated: float
 
     def epoch(self, trained: int, validated: int) -> float:
-        """Seconds of an epoch that shows so many training and validation images."""
+        """Seconds of an epoch with `trained` training images and `validated` validation images."""
         return trained * self.trained + validated * self.evaluated
 
 
@@ -74,8 +75,7 @@ def forecast_plan(
     """The forecast of a plan.
 
     searched    the trials of the search so far
-    measures    whether to measure where nobody has; where a trial has run an epoch, nothing is
-                measured
+    measures    whether to measure the seconds of an epoch if no trial has run one yet
     confirmed   the trials of the confirmation so far
     """
     trying, evaluating = _after_training(plan)
@@ -99,8 +99,9 @@ def forecast_plan(
 
 
 def dry_time_line(plan: StudyPlan) -> str | None:
-    """The sentence on the time of a search, for a dry run: it reads the ledger and writes
-    nothing.
+    """The sentence on the time of a search, for a dry run: the ledger is read, nothing is written.
+
+    None if the time is short or, without a GPU, unknown.
     """
     plan = _as_packed(plan)
     searched = read_ledger(plan.storage, plan.request.study)
@@ -120,7 +121,7 @@ def dry_time_line(plan: StudyPlan) -> str | None:
 
 
 def _as_packed(plan: StudyPlan) -> StudyPlan:
-    """The plan with as many trials on a GPU as an earlier search of the study measured to gain."""
+    """The plan with the number of trials on a GPU that an earlier search of the study chose."""
     wanted, packing = plan.request.resources, read_packing(plan.folder.packing)
     here = plan.machine.address is None and plan.resources.gpus > 0
     if packing is None or wanted.gpus_per_trial != "auto" or not here:
@@ -131,8 +132,10 @@ def _as_packed(plan: StudyPlan) -> StudyPlan:
 
 
 def _seconds_of_an_epoch(plan: StudyPlan, known: Forecast) -> Span | None:
-    """Seconds of an epoch of the first and of the heaviest configuration; None where they cannot
-    be told, or are not worth it.
+    """Seconds of an epoch, from the first and the heaviest configuration.
+
+    With a GPU they come from packing.json. None if they are not known, cannot be measured, or the
+    study is too short to measure them.
     """
     data_settings = _typical(plan).data
     parts = split(plan.data, data_settings)
@@ -157,15 +160,15 @@ def _seconds_of_an_epoch(plan: StudyPlan, known: Forecast) -> Span | None:
             measure_pace(config, plan.data, plan.resources.cpus).epoch(*sizes) for config in configs
         ]
     except (CellTuneError, RuntimeError, ValueError, MemoryError):
-        return None  # the trial itself will say what is wrong; an estimate stops no study
+        return None  # the trial itself will say what is wrong: an estimate must stop no study
     return Span(IN_A_BATCH * min(seconds), max(seconds))
 
 
 def _after_training(plan: StudyPlan) -> tuple[Span, Span]:
-    """`Forecast.trying` and `Forecast.evaluating` of a study.
+    """The values of `Forecast.trying` and `Forecast.evaluating` for a study.
 
-    Trying takes the looks that the settings of prediction need which are tried, or at most an
-    evaluation for each of them.
+    Trying takes at least the network's looks at the images that the tried settings need, and at
+    most an evaluation for each setting, if that is more.
     """
     request, config = plan.request, _typical(plan)
     others = config.other_predictions(request.after_training, request.space.auto)
@@ -183,12 +186,12 @@ def _after_training(plan: StudyPlan) -> tuple[Span, Span]:
 
 
 def _typical(plan: StudyPlan) -> TrialConfig:
-    """The first configuration of the study."""
+    """The study's first configuration, which stands for all where one is enough."""
     return TrialConfig.from_settings(preview(plan.request, 1)[0].settings)
 
 
 def _slowest(plan: StudyPlan, images: int) -> float:
-    """Seconds that an epoch of so many images does not exceed."""
+    """Upper bound on the seconds of an epoch with this number of images, by SLOWEST."""
     model = heaviest(plan.request.space).model
     of_an_image, of_a_pixel = SLOWEST
     return images * (of_an_image + of_a_pixel * model.image_min_side * model.image_max_side)
@@ -197,14 +200,13 @@ def _slowest(plan: StudyPlan, images: int) -> float:
 def measure_pace(
     config: TrialConfig, data: Dataset, threads: int, seconds: float = MEASURING_SECONDS
 ) -> Pace:
-    """The pace of a trial on processors, from one image of the data set that has about as many
-    instances as the mean.
+    """The pace of a trial on processors, measured on one image with a mean number of instances.
 
     threads   processor threads of the trial
-    seconds   time that this may take; two sizes of the image are measured in any case
+    seconds   limit for the measurement; two sizes of the image are measured in any case
 
-    The network is new, whatever weights the trial starts from: they change what it finds, and not
-    what a layer takes. Raises what `Trial` raises.
+    The network has random weights, whatever weights the trial starts from: weights change what it
+    finds, and not how long a layer takes. Raises what `Trial` and its first epoch raise.
     """
     before, until = torch.get_num_threads(), time.monotonic() + seconds
     sample, whole = _mean_image(data.samples), config.model.image_min_side
@@ -227,10 +229,10 @@ def measure_pace(
 
 
 def _at_area(found: Sequence[tuple[float, Pace]], area: float) -> Pace:
-    """The pace at a part of the image's area, on the line through the last two that were measured.
+    """The pace at a part of the image's area, extrapolated from the last two that were measured.
 
-    found   measured parts of the area, ascending, each with its pace; one of them is the whole
-            area, or they are two at least
+    found   measured parts of the area, ascending, each with its pace; at least two, unless the last
+            one is `area`
     """
     last, pace = found[-1]
     if last == area:
@@ -245,6 +247,7 @@ def _at_area(found: Sequence[tuple[float, Pace]], area: float) -> Pace:
 
 
 def _mean_image(samples: Sequence[Sample]) -> Sample:
+    """The image, of those with instances, whose number of them is nearest to the mean of all."""
     counts = np.array([len(sample.labels_N) for sample in samples])
     some = np.nonzero(counts)[0]
     mean = statistics.fmean(counts.tolist())
@@ -252,7 +255,7 @@ def _mean_image(samples: Sequence[Sample]) -> Sample:
 
 
 def _smaller_config(config: TrialConfig, scale: float) -> TrialConfig:
-    """The configuration for one image at a part of its size, without an effect of its training."""
+    """The configuration for one image at a part of its side, which learns practically nothing."""
     model, optim = config.model, config.optim
     names = ("image_min_side", "image_max_side")
     sides = {name: round(getattr(model, name) * scale) for name in names}
@@ -260,14 +263,14 @@ def _smaller_config(config: TrialConfig, scale: float) -> TrialConfig:
         update={
             "data": DataConfig(validation_fraction=0.5, crop=config.data.crop),
             "model": model.model_copy(update={**sides, "weights": "none", "size_jitter": 0.0}),
-            # The last epoch of a trial computes more than others.
+            # Two epochs, of which only the first is run: a trial's last one computes more.
             "optim": optim.model_copy(
                 update={
                     "learning_rate": 1e-12,
                     "batch_size": 1,
                     "epochs": 2,
                     "warmup_epochs": 0,
-                    "restarts": 0,  # two steps are too few for more than one
+                    "restarts": 0,  # two steps are too few for several restarts
                 }
             ),
         }
@@ -275,6 +278,7 @@ def _smaller_config(config: TrialConfig, scale: float) -> TrialConfig:
 
 
 def _of_one_image(config: TrialConfig, sample: Sample, data: Dataset, threads: int) -> Pace:
+    """The pace of an epoch that trains on an image once and evaluates it once."""
     twice = replace(data, samples=(sample, sample), test_images=())
     report = Trial(config, twice, device="cpu", threads=threads).run_epoch()
     return Pace(report.train_seconds, report.evaluate_seconds)

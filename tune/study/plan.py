@@ -46,11 +46,10 @@ _MODEL_SETTINGS = ("model.detector", "model.backbone", "model.weights", "model.s
 class StudyPlan:
     """A request that was checked against the data, the weights and the machine, and can start.
 
-    weights   the files of pretrained weights, by `weights_key`
-    growth    what the continued study asks for in addition to what it had, a sentence each
-    precision what `optim.precision: auto` is in this study, a sentence; None where none is needed
-
-    The request's space says what every `auto` stands for.
+    request     its space holds the values that every `auto` stands for
+    weights     the files of pretrained weights, by `weights_key`
+    growth      what the request adds to the study that it continues, a sentence each
+    precision   a sentence on the value of `optim.precision: auto`; None if the user need not know
     """
 
     request: StudyRequest
@@ -69,21 +68,17 @@ class StudyPlan:
 
     @property
     def storage(self) -> str:
-        """URL of the ledger."""
+        """The SQLAlchemy URL of the ledger, password included."""
         return storage_of(self.options, self.folder)
 
     @property
     def repeats(self) -> tuple[Repeat, ...]:
-        """The fresh seeds and folds on which the candidates are confirmed; empty without a
-        confirmation.
-        """
+        """The fresh seeds and folds on which candidates are confirmed; empty if none are to be."""
         return fresh_repeats(self.request, self.data)
 
     @property
     def groups(self) -> int:
-        """Number of groups of images (`data.group_pattern`); without a pattern each image is a
-        group.
-        """
+        """Number of groups of images (`data.group_pattern`), or of images without a pattern."""
         pattern = str(self.request.space.value("data.group_pattern", {}))
         return len(
             set(group_names((sample.name for sample in self.data.samples), pattern, self.data.name))
@@ -96,12 +91,10 @@ class StudyPlan:
 
 
 def plan_study(request: StudyRequest, options: Options) -> StudyPlan:
-    """Check a request against data, weights, machine and ledger.
+    """Check a request against data, weights, machine and ledger. Raises the first BadRequest.
 
-    Raises BadRequest for the first problem.
-
-    Nothing is started. Pretrained weights that are on no disk are downloaded into torch's cache;
-    nothing else is written.
+    Nothing is started. Pretrained weights that are not on this machine are downloaded into torch's
+    cache; nothing else is written.
     """
     plan, problems = check_request(request, options)
     if plan is None:
@@ -116,7 +109,7 @@ def plan_study(request: StudyRequest, options: Options) -> StudyPlan:
 def check_request(
     request: StudyRequest, options: Options
 ) -> tuple[StudyPlan | None, Sequence[BadRequest]]:
-    """The plan of a request, or everything that is wrong with it.
+    """The plan of a request, or None and everything that is wrong with the request.
 
     Downloads nothing and writes nothing.
     """
@@ -177,6 +170,7 @@ def check_request(
 
 
 def _resources(request: StudyRequest, options: Options, machine: Machine) -> TrialResources:
+    """The resources of each trial. Raises ResourceError if the machine does not have them."""
     wanted = request.resources
     resources = machine.share(wanted.cpus_per_trial, wanted.gpus_per_trial, options.parallel)
     if wanted.mps is True and machine.address is not None:
@@ -190,10 +184,10 @@ def _resources(request: StudyRequest, options: Options, machine: Machine) -> Tri
 
 
 def data_advice(request: StudyRequest, data: Dataset) -> list[str]:
-    """Notes on settings that do not suit the data set.
+    """Notes on settings that do not suit the data set, a sentence each.
 
-    Where a request tries several values of a setting, in trials or after training, those that suit
-    best count.
+    If a request tries several values of a setting, in trials or after training, the value that
+    suits best counts.
     """
     known = request.space.auto
     measurement = known.data if known is not None and known.data else measure(data)
@@ -208,8 +202,10 @@ def network_advice(request: StudyRequest) -> list[str]:
 
 
 def _tried_configs(request: StudyRequest) -> Iterator[TrialConfig]:
-    """Configurations with the values that a request tries of the settings on which advice depends:
-    all combinations of choices and ends of ranges, unless there are too many.
+    """Configurations with the values that a request tries of the settings in _ADVISED.
+
+    These are all combinations of choices and ends of ranges; if there are more than
+    MAX_COMBINATIONS, the settings that trials search keep their fixed values or defaults.
     """
     space = request.space
     later = {name: tried for name, tried in request.after_training.items() if name in _ADVISED}
@@ -226,7 +222,7 @@ def _tried_configs(request: StudyRequest) -> Iterator[TrialConfig]:
 
 
 def _data_configs(space: SearchSpace) -> Iterator[TrialConfig]:
-    """One configuration for each split the study uses."""
+    """One configuration for each split that the search uses."""
     if not space.variants:
         yield TrialConfig.from_settings(
             {name: value for name, value in space.fixed.items() if name.startswith("data.")}
@@ -240,7 +236,7 @@ def _data_configs(space: SearchSpace) -> Iterator[TrialConfig]:
 
 
 def _model_configs(space: SearchSpace) -> Iterator[ModelConfig]:
-    """One model for each key that the study's trials can have."""
+    """One model for each `weights_key` that the study's trials can have."""
     seen = set()
     for model in _models(space):
         if weights_key(model) not in seen:
@@ -249,30 +245,34 @@ def _model_configs(space: SearchSpace) -> Iterator[ModelConfig]:
 
 
 def _models(space: SearchSpace) -> Iterator[ModelConfig]:
+    """The models of the variants, or of a space, all combinations of _MODEL_SETTINGS.
+
+    In the latter all other settings have their defaults.
+    """
     if space.variants:
         yield from (row.config.model for row in space.rows())
         return
     values = {name: [space.fixed.get(name, SETTINGS[name])] for name in _MODEL_SETTINGS}
     for parameter in space.parameters:
         if parameter.name in values and isinstance(parameter.domain, Choices):
-            # Where the parameter is not active, its default holds.
+            # In trials whose `when` does not hold, the setting has its default.
             default = [SETTINGS[parameter.name]] if parameter.when else []
             values[parameter.name] = list(dict.fromkeys([*parameter.domain.values, *default]))
     for combination in itertools.product(*values.values()):
-        with contextlib.suppress(SettingError):  # a combination that `when` rules out
+        with contextlib.suppress(SettingError):  # a combination that no trial can have
             yield TrialConfig.from_settings(dict(zip(values, combination, strict=True))).model
 
 
 def tracking_of(options: Options) -> Tracker:
-    """The tracker that shows the studies."""
+    """The tracker at the options' address, or MLflow in the folder of all studies."""
     return tracker_at(options.tracking_uri, options.results)
 
 
 def tracked_study(request: StudyRequest, ledger: str, fingerprint: str) -> TrackedStudy:
     """A study as its tracker knows it.
 
-    ledger        the ledger's identity
-    fingerprint   the data set's
+    ledger        identity of the ledger
+    fingerprint   fingerprint of the data set
     """
     tags = {
         "data": request.data,

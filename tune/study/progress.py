@@ -1,6 +1,4 @@
-"""The progress of a command: a live table or a bar in a terminal, one line for each event
-elsewhere.
-"""
+"""The progress of a command: a live table or bar in a terminal, a line for each event elsewhere."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -20,8 +18,8 @@ from core.values import as_ap50, as_duration, as_settings
 from tune.ledger.records import State, TrialRecord
 
 LEFT_SECONDS = 1.0
-"""Seconds for which an estimate of the time left is shown again. An estimate reads all epochs of a
-study, and the trial that reports waits meanwhile."""
+"""Seconds for which an estimate of the time left is used again. An estimate reads all epochs of a
+study, and the trial that has just reported waits for it."""
 
 
 class Progress:
@@ -30,8 +28,8 @@ class Progress:
     planned    number of trials there will be
     console    the console to write to
     phase      search or confirm
-    left       says in a few words how much time is left of the study, given the trials as they are
-               now; None where nothing is to be said. It is asked once in LEFT_SECONDS at most
+    left       returns the time left of the study in a few words, given the trials as they are now;
+               None to say nothing. It is called at most once in LEFT_SECONDS
     """
 
     def __init__(
@@ -54,7 +52,7 @@ class Progress:
         self._shown: dict[int, TrialRecord] = {}
 
     def __enter__(self) -> Self:
-        self._left_until = time.monotonic()  # rich has asked before there were trials
+        self._left_until = time.monotonic()  # rich asked already, before there were trials
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -69,7 +67,10 @@ class Progress:
             self._live.stop()
 
     def show(self, records: Sequence[TrialRecord], changed: TrialRecord | None = None) -> None:
-        """Show all trials as they are now; `changed` is the one that has news."""
+        """Show all trials as they are now.
+
+        changed   the trial that has news; None if none has
+        """
         self._records = records
         if changed is None or self._console.is_terminal:
             return
@@ -79,11 +80,14 @@ class Progress:
             say(self._console, line)
 
     def say(self, line: str) -> None:
-        """Print a line, above the table where there is one."""
+        """Print a line, in a terminal above the table."""
         say(self._console, line)
 
     def _line(self, record: TrialRecord, before: TrialRecord | None) -> str | None:
-        """One line on what is new about a trial; None if nothing is."""
+        """One line on what is new about a trial; None if nothing is.
+
+        before   the trial as it was shown last; None if it is new
+        """
         done = sum(other.state is not State.RUNNING for other in self._records)
         head = f"[{done}/{self._planned}] {self._called(record)}"
         if record.state is State.FAIL:
@@ -144,7 +148,7 @@ class Progress:
         return table
 
     def _time(self) -> str:
-        """The time so far, and the time that is left."""
+        """The time so far, and the time left, in words."""
         passed = as_duration(time.monotonic() - self._begin)
         left = self._time_left()
         return f"{passed} so far, {left}" if left else f"{passed} so far"
@@ -157,7 +161,7 @@ class Progress:
 
 
 class Steps:
-    """A bar for a number of steps in a terminal; elsewhere only the lines of `say`.
+    """A progress bar for steps of work in a terminal; elsewhere only the lines of `say`.
 
     what    name of the work, shown before the bar
     total   number of steps
@@ -184,9 +188,9 @@ class Steps:
             self._bar.stop()
 
     def at(self, done: float) -> None:
-        """Show that `done` steps are done; a fraction is a step that is done in part."""
+        """Show that `done` steps are done; its fraction is the done part of the present step."""
         self._bar.update(self._task, completed=done, step=min(int(done) + 1, self._total))
 
     def say(self, line: str) -> None:
-        """Print a line, above the bar where there is one."""
+        """Print a line, in a terminal above the bar."""
         say(self._console, line)

@@ -1,4 +1,4 @@
-"""A study as its folder and its ledger have it, also while it runs. Nothing is written."""
+"""Reads a study from its folder and its ledger, also while it runs. Nothing is written."""
 
 import functools
 from collections.abc import Mapping
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 class Study:
     """A study at the moment when it was read.
 
-    options       where its ledger and MLflow are
+    options       the addresses of its ledger and of MLflow, among others
     folder        its files, wherever they were moved
-    request       what was asked for
+    request       the request, with the values that every `auto` stands for
     description   content of study.json
-    ledger        the search's part of the ledger
+    ledger        the search as its ledger has it
     """
 
     options: Options
@@ -53,12 +53,12 @@ class Study:
 
     @property
     def storage(self) -> str:
-        """SQLAlchemy URL of the ledger."""
+        """The SQLAlchemy URL of the ledger, password included."""
         return storage_of(self.options, self.folder)
 
     @property
     def trials(self) -> "DataFrame":
-        """The trials of the search: the columns of trials.csv, one row a trial."""
+        """The trials of the search, one row each, with the columns of trials.csv."""
         return trials_frame(self.records, self.request.searched)
 
     @property
@@ -74,7 +74,7 @@ class Study:
 
     @functools.cached_property
     def winner(self) -> Choice | None:
-        """The candidate that the confirmation chose; None before its end, or without one.
+        """The winner that the confirmation chose; None before its end, or without a confirmation.
 
         Raises CheckpointError for a damaged match table.
         """
@@ -104,16 +104,16 @@ def read_study(
     storage: str | None = None,
     tracking_uri: str | None = None,
 ) -> Study:
-    """Read a study, also while it runs. Writes nothing, and starts nothing.
+    """Read a study, also while it runs. Nothing is written and nothing is started.
 
     name           name of the study; None for the one that was used last
     results        folder of all studies
-    storage        SQLAlchemy URL of its ledger, where it has moved or has a password; None for the
+    storage        SQLAlchemy URL of its ledger, if that was moved or has a password; None for the
                    one that study.json names
-    tracking_uri   MLflow's tracking URI; None for the one that study.json names
+    tracking_uri   address of the tracker; None for the one that study.json names
 
-    Raises StudyError where there is no such study or its ledger is away, and StorageError where
-    the ledger does not answer.
+    Raises StudyError if there is no such study or its ledger is missing, and StorageError if the
+    ledger does not answer.
     """
     options = Options(Path(results), storage, tracking_uri)
     folder = last_study(options.results) if name is None else StudyFolder(options.results / name)
@@ -130,11 +130,12 @@ def read_study(
 
 
 def without_ledger(folder: StudyFolder, storage: str, or_else: str) -> str:
-    """A sentence for a study that its ledger does not hold.
+    """A sentence for the user on a study that is not in its ledger.
 
+    storage   SQLAlchemy URL of the ledger
     or_else   another way out than to bring the ledger back
     """
     return (
-        f"{folder.path} is a study that its ledger {without_password(storage)} does not hold;"
+        f"{folder.path} is a study that is not in its ledger {without_password(storage)};"
         f" bring the ledger back, or {or_else}"
     )

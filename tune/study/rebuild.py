@@ -1,6 +1,4 @@
-"""The tracker's view of a study, written anew from its ledger: `python -m tune.search --study NAME
---rebuild-tracking`.
-"""
+"""Writes a tracker's view of a study anew from the ledger: `tune.search --rebuild-tracking`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,12 +17,12 @@ from tune.tracking.tracker import Tracker
 
 
 def rebuild_tracking(options: Options, study: str) -> tuple[int, int, Tracker]:
-    """Show every trial of a study's ledger in its tracker.
+    """Show every trial of a study's ledger in its tracker, without data set, weights or training.
 
-    Returns the number of the search's trials, the number of trials that confirm them, and the
-    tracker. It needs neither the data set nor pretrained weights, and trains nothing. What the
-    tracker has already is kept and completed. Raises StudyError for a study that is unknown or
-    being searched, and StorageError where the tracker does not take the trials.
+    Returns the number of trials of the search, the number of trials of its confirmation, and the
+    tracker. What the tracker has already is kept and completed. Raises StudyError for a study that
+    is unknown, has no trials or is being searched, and StorageError if the tracker does not take
+    the trials.
     """
     folder = StudyFolder(options.results / study)
     request = request_of(folder)
@@ -52,7 +50,7 @@ def rebuild_tracking(options: Options, study: str) -> tuple[int, int, Tracker]:
                     for record in held.records
                 ]
             view.close(finished)
-        except Exception as error:  # whatever a tracker raises
+        except Exception as error:  # a tracker may raise anything
             raise StorageError(
                 f"{tracker.name} at {without_password(tracker.uri)} did not take the trials"
                 f" {tracker.trouble_of(error)}"

@@ -1,6 +1,6 @@
-"""The trials of a study: what they start from, and what makes them in the workers.
+"""The inputs of a study's trials, and the object that builds the trials in the workers.
 
-Workers import this module, so it imports nothing of ledger and trackers.
+Workers import this module, so it imports neither the ledger nor trackers.
 """
 
 import time
@@ -22,18 +22,18 @@ from tune.engine.messages import Assignment, NoGpu
 from tune.engine.worker import RunnableTrial
 
 NO_GPU_SECONDS = 10.0
-"""Seconds that a worker that finds no GPU stays before another takes its place."""
+"""Seconds that a worker without a usable GPU waits before it ends and another takes its place."""
 
 
 @dataclass(frozen=True)
 class TrialInputs:
-    """The inputs that all trials of a study start from. In a worker its arrays are read-only.
+    """The inputs that all trials of a study share. In a worker the arrays are read-only.
 
     weights   the pretrained weights, by `weights_key`
-    cpus      whole processors of each trial
+    cpus      number of whole processors of each trial
     gpu       whether each trial holds a GPU, or a part of one
     predict   `predict.` settings, each with the values that a trial tries after its last epoch
-    auto      what an `auto` among these values stands for
+    auto      resolves an `auto` among these values; None where there is none
     """
 
     data: Dataset
@@ -45,27 +45,27 @@ class TrialInputs:
 
 
 class TrialMaker(Protocol):
-    """An object that makes the trials of a study. It is pickled and sent to the workers."""
+    """An object that builds the trials of a study. It is pickled and sent to the workers."""
 
     @property
     def trains(self) -> bool:
-        """Whether its trials train, so that measuring one says how many of them share a GPU."""
+        """Whether its trials really train, so that it makes sense to measure one beforehand."""
 
     def make(self, assignment: Assignment, inputs: TrialInputs) -> RunnableTrial:
-        """The trial of an attempt; called in the attempt's worker."""
+        """Build the trial of an attempt; called in the attempt's worker."""
 
 
 class CoreTrials:
-    """Makes real trials, those of `core`."""
+    """Builds real trials: `core.training.trial.Trial`."""
 
     trains = True
 
     def make(self, assignment: Assignment, inputs: TrialInputs) -> Trial:
-        """The trial of an attempt.
+        """Build the trial of an attempt.
 
-        Raises NoGpu where the attempt holds a GPU and cannot use it: the GPU is lost, its driver
+        Raises NoGpu if the attempt holds a GPU and cannot use it: the GPU is lost, its driver
         restarts, or NVIDIA's service takes no client yet after an error on the GPU. A trial never
-        moves to a CPU unnoticed.
+        moves to a CPU silently.
         """
         config = TrialConfig.from_settings(assignment.settings, f"trial {assignment.trial}")
         if inputs.gpu:
@@ -75,8 +75,8 @@ class CoreTrials:
             inputs.data,
             inputs.weights.get(weights_key(config.model)),
             device="cuda:0" if inputs.gpu else "cpu",
-            # Beside a GPU one processor drives it and the others prepare images; without one all
-            # of them compute.
+            # With a GPU one processor drives it and the others prepare images; without a GPU all
+            # of them train.
             loader_workers=inputs.cpus - 1 if inputs.gpu else 0,
             threads=inputs.cpus,
             predictions=self.predictions(config, inputs),
@@ -88,9 +88,12 @@ class CoreTrials:
 
 
 def begin_to_use_gpu(share: float) -> None:
-    """Limit this process to its share of the GPU's memory, and compute on it once.
+    """Limit this process to its share of the GPU's memory, and compute once on the GPU.
 
-    Raises NoGpu, and what torch raises where memory is missing.
+    share   part of the GPU, in (0, 1]
+
+    Raises NoGpu, after NO_GPU_SECONDS, if the GPU cannot be used, and torch's error if its memory
+    is full.
     """
     try:
         if not torch.cuda.is_available():
@@ -105,5 +108,5 @@ def begin_to_use_gpu(share: float) -> None:
 
 
 def weights_key(model: ModelConfig) -> str:
-    """A key for pretrained weights: models with the same key start from the same file."""
+    """A key for pretrained weights: models with the same key start from the same weights file."""
     return f"{model.detector} {model.backbone} {model.weights}"

@@ -292,7 +292,7 @@ def test_a_data_set_with_few_splits_is_confirmed_on_those_there_are_and_it_is_sa
     repeats = fresh_repeats(request, few)
     assert (
         shortage(request, repeats)
-        == said[images] + " (confirm.folds would have every image validate)"
+        == said[images] + " (with confirm.folds every image serves for validation)"
     )
 
 

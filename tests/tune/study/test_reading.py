@@ -62,7 +62,9 @@ def test_the_study_that_was_used_last_is_read_where_none_is_named(folder: StudyF
 def test_a_study_without_its_ledger_is_refused_with_the_way_out(
     folder: StudyFolder, tmp_path: Path
 ) -> None:
-    with pytest.raises(StudyError, match=r"does not hold; bring the ledger back, or name it with"):
+    with pytest.raises(
+        StudyError, match=r"not in its ledger .*; bring the ledger back, or name it with"
+    ):
         read_study("read", folder.path.parent, f"sqlite:///{tmp_path}/none.db")
 
 
