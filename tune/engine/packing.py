@@ -260,7 +260,7 @@ def most_that_fit(held: int, free: int) -> int:
     held   largest number of bytes that one trial held
     free   bytes that all of them together may take
 
-    0 for either means that it is not known; then the number is MOST.
+    0 for either means that it is not known; then the number is MOST_TRIALS.
     """
     if held <= 0 or free <= 0:
         return MOST_TRIALS
