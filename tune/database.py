@@ -166,7 +166,7 @@ def _wait_until_quiet(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What a database's error means.
+    """The meaning of a database's error.
 
     reason      the database's own words, one line without secrets
     way_out     what the user can do, as an order that names the database
@@ -307,7 +307,7 @@ def cause_of(error: BaseException) -> sqlalchemy.exc.SQLAlchemyError | None:
 
 
 def refusal_of(error: sqlalchemy.exc.SQLAlchemyError, url: str) -> Refusal:
-    """What an error of the database at `url` means."""
+    """The meaning of an error of the database at `url`."""
     said = getattr(error, "orig", None) or error
     words = str(said).strip() or type(said).__name__
     kind = _kind_of_refusal(error, words)

@@ -1,8 +1,8 @@
-"""The report of a study: numbers, then words, tables and figures of them, then one page.
+"""The report of a study: numbers, then their words, tables and figures, then one page.
 
 __main__.py      the command line, `python -m tune.report`
 class_limits.py  what limited each class in the rows of the main table
-content.py       numbers, sentences and tables together
+content.py       the content of a report: numbers, sentences and tables
 evidence.py      all numbers of a report
 further.py       the seeds, with their cost, or the images that would decide open comparisons
 main_table.py    the rows of the main table, compared

@@ -1,6 +1,7 @@
-"""The limits of each class in the rows of the main table, from what their trials reported.
+"""The limits of each class's AP50 in the rows of the main table: instances and detections by kind.
 
-Trials of an earlier version reported none; their rows are left out.
+They are those that the trials reported (see `core.metric.limits`). Trials of an earlier version
+reported none; their rows are left out.
 """
 
 import statistics
@@ -12,14 +13,14 @@ from tune.report.main_table import MainRow
 from tune.report.trial_scores import ScoredTrial
 
 MOST_ROWS = 6
-"""Largest number of variants that are shown, the best first."""
+"""Largest number of variants that are shown: those with the highest AP50."""
 MOST_CLASSES = 20
-"""Largest number of classes that are shown, the weakest."""
+"""Largest number of classes that are shown of a row: those with the lowest AP50."""
 
 
 @dataclass(frozen=True)
 class RowLimits:
-    """The limits of one class in the best epochs of a row's trials, taken together.
+    """The limits of one class's AP50 at the best epochs of a row's trials, one trial a repeat.
 
     row          name of the row
     label        name of the class
@@ -43,12 +44,12 @@ class RowLimits:
     mended: Mapping[str, float | None]
 
     def share(self, kind: str) -> float:
-        """The share of the instances that are of a kind, in 0..1."""
+        """The share of the annotated instances that are of a kind, in 0..1."""
         return self.instances[kind] / sum(self.instances.values())
 
     @property
     def best_mend(self) -> str | None:
-        """The kind of error that would gain most if it were mended; None if none would gain."""
+        """The error whose mending would gain most AP50, by MENDS; None if none would gain any."""
         gains = {mend: value - self.ap50 for mend, value in self.mended.items() if value}
         best = max(gains, key=gains.__getitem__, default=None)
         return best if best is not None and gains[best] > 0 else None
@@ -57,15 +58,16 @@ class RowLimits:
 def limits_of_rows(
     rows: Sequence[MainRow], trials: Sequence[ScoredTrial], classes: Sequence[str], variants: bool
 ) -> tuple[RowLimits, ...]:
-    """The limits of the classes in the best row, or in the best variants, the best first.
+    """The limits of the classes' AP50 in the best variants, or in the best trial, best row first.
 
     classes    names of the classes
-    variants   whether the rows are variants, which people compare; of trials the best is taken
+    variants   whether the rows are variants: of these the best MOST_ROWS are taken, of trials one
 
-    Of each row the MOST_CLASSES classes with the lowest AP50 are there, in the order of `classes`.
-    Classes without an annotated instance are left out, and rows of which a trial reported nothing.
+    Of each row the MOST_CLASSES classes with the lowest AP50 are taken, in the order of `classes`.
+    Classes without an annotated instance are left out, and so are rows of which a trial reported
+    nothing.
     """
-    # Trials come best first, as measured; the answer and the table of classes take the same one.
+    # Trials are ordered by AP50 as measured: answer and table of classes take the first one too.
     best = sorted(rows, key=lambda row: -row.ap50)[:MOST_ROWS] if variants else rows[:1]
     by_number = {trial.record.id: trial for trial in trials}
     of_rows = (

@@ -1,7 +1,7 @@
 """The content of a study's report, computed once: every number, sentence and table.
 
-They are computed from the study's folder and its ledger alone, also while the search runs; neither
-images nor weights are needed. Files that are missing are named, and their content is never guessed.
+It is computed from the study's folder and its ledger alone, also while the search runs; neither
+images nor weights are needed. Missing files are named, and their content is never guessed.
 """
 
 from collections.abc import Mapping
@@ -29,12 +29,12 @@ class ReportContent:
     """The content of a study's report.
 
     folder              folder of the study
-    data                the data set, for pictures; None where it is not known where that is now
+    data                the data set, for pictures; None where its place is not known
     study               name of the study
     request             the search request
     finished            whether search and confirmation have ended; otherwise the answer says "so
                         far"
-    nothing_learned     whether trials are complete, and none ever reached an AP50 of
+    nothing_learned     whether trials are complete, and no trial ever reached an AP50 of
                         `tune.study.learned.LEARNED`
     answer              the answer in plain sentences, the most important first
     cautions            the limits of the answer, a sentence each
@@ -43,8 +43,8 @@ class ReportContent:
     confirm_trials      trials of the confirmation, in the order of their numbers
     rows                rows of the main table: variants in the order of the file, trials of a
                         sampled study best first
-    choice              the confirmed winner; None before the confirmation has ended, and without
-                        one
+    choice              the confirmed winner; None before the confirmation has ended, and where
+                        there is none
     candidates          number of the search trial that each candidate of the confirmation repeats,
                         by candidate name
     effects             effects of the settings of a sampled study; empty for variants
@@ -55,7 +55,7 @@ class ReportContent:
     classes             names of the classes, in the order of every `per_class`
     tables              the tables, the main one first
     best                the complete trial of the search with the highest AP50
-    limits              what limited each class in the best row, or in the best variants; empty
+    limits              what limited each class in the best variants, or in the best trial; empty
                         where an earlier version ran the trials
     provenance          facts that are needed to repeat the study, by name
     """
@@ -87,9 +87,10 @@ class ReportContent:
 def content_of(study: Study, data: Dataset | None = None) -> ReportContent:
     """Compute the content of a study's report.
 
-    data   the data set, for pictures; None where it is not known where that is now
+    data   the data set, for pictures; None where its place is not known
 
-    Without a complete trial the answer says that there is none.
+    Without a complete trial the answer says that there is none. Raises StorageError if the ledger
+    does not answer.
     """
     evidence = gather_evidence(study)
     confirmation = evidence.confirmation

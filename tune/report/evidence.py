@@ -1,7 +1,6 @@
 """All numbers of a study's report, without any sentences about them.
 
-They come from the study's folder and its ledger alone. They can be gathered while the search runs.
-Neither images nor weights are needed.
+They come from the study's folder and its ledger alone, and can be gathered while the search runs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +36,8 @@ class Evidence:
     further         the seeds or images that would decide each open comparison; empty before the
                     search has ended
     packing         what was measured of trials that share a GPU; None if nothing was
-    trouble         files that could not be read, a sentence each
+    trouble         why an interval, the luck of an epoch or the winner is unknown, a sentence each,
+                    without full stops
     effects_epoch   the epoch after which the effects compare all trials; None where no trial was
                     stopped early, so that they compare final scores
     The other fields are those of `tune.report.content.ReportContent`.
@@ -68,7 +68,7 @@ class Evidence:
 
     @property
     def nothing_learned(self) -> bool:
-        """Whether trials of the search are complete and none learned (see `tune.study.learned`)."""
+        """Whether trials are complete, and none learned anything (see `tune.study.learned`)."""
         return nothing_learned([trial.record for trial in self.trials])
 
     @property
@@ -91,7 +91,7 @@ def gather_evidence(study: Study) -> Evidence:
     """Gather all numbers of a study's report. A study without a complete trial has no rows."""
     request, description, folder = study.request, study.description, study.folder
     classes = len(description["data"]["classes"])
-    # A report is the same whenever the study asked for its trials.
+    # A study that was extended has the same report as one that asked for all trials at once.
     records = as_planned(request.space, study.records)
     trials = tuple(
         score_trial(record, "search", folder.trial(record.id), classes) for record in records
@@ -135,7 +135,7 @@ def gather_evidence(study: Study) -> Evidence:
 
 
 def _number_of_units(description: Mapping[str, Any]) -> int:
-    """Number of groups of images, or of images if study.json is older than the count of groups."""
+    """Number of groups of images; of images, if study.json is of a version without that count."""
     data = description["data"]
     return int(data.get("groups", data["images"]))
 
@@ -152,7 +152,7 @@ def _with_effect(trials: Sequence[ScoredTrial]) -> list[str]:
 
 
 def _importances(study: Study, names: Sequence[str]) -> dict[str, float]:
-    """Optuna's importances of settings with an effect, scaled to add up to 1.
+    """Optuna's importances of the settings `names`, scaled to add up to 1; empty if it has none.
 
     Optuna also rates settings that have no effect.
     """
@@ -163,9 +163,9 @@ def _importances(study: Study, names: Sequence[str]) -> dict[str, float]:
 
 
 def _effects_of_settings(trials: Sequence[ScoredTrial]) -> tuple[tuple[Effect, ...], int | None]:
-    """The effects of the searched settings over the trials that have ended with a score.
+    """The effects of the searched settings, and the epoch after which they compare the trials.
 
-    Returns them with the epoch after which they compare the trials (see `Evidence`).
+    They are estimated over the trials that ended with a score. The epoch is None for final scores.
     """
     ended = [one for one in trials if one.record.state in (State.COMPLETE, State.PRUNED)]
     epoch = comparable_epoch(

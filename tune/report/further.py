@@ -1,6 +1,4 @@
-"""Further seeds and their cost, or further images, that would decide the open comparisons of a
-table of variants.
-"""
+"""Further seeds with their cost, or further images, that would decide open comparisons."""
 
 import math
 import statistics
@@ -16,16 +14,17 @@ from tune.statistics.further import Outlook, images_to_decide, outlook, seeds_to
 
 @dataclass(frozen=True)
 class Further:
-    """The seeds or images that would decide an open comparison, if the true difference is the
-    observed one.
+    """The seeds or images that would decide an open comparison in 80% of cases.
+
+    It is assumed that the true difference is the observed one.
 
     row         the row, with its difference to its counterpart
     seeds       number of further seeds; None where no number of them would decide
-    trainings   number of trainings that these are in the whole table; 0 where `seeds` is None
-    hours       hours that these trainings take one after the other, at the pace of the study's own
-    images      number of further images, or groups of them, that would decide with ENOUGH_SEEDS
-                seeds; None where seeds alone do, or where MOST_TIMES_THE_IMAGES times the images
-                would not
+    trainings   number of trainings of the whole table with these seeds; 0 where `seeds` is None
+    hours       hours of these trainings one after the other, at the pace of the study's trainings
+    images      number of further annotated images, or groups of them, that would decide with at
+                least ENOUGH_SEEDS seeds; None where seeds alone do, or where MOST_TIMES_THE_IMAGES
+                times the images would not
     """
 
     row: MainRow
@@ -42,6 +41,8 @@ def further_of(
 
     trials   the trials of the search
     units    number of images of the whole data set, or of their groups
+
+    A comparison is open if its verdict is "cannot tell". A sampled study has none.
     """
     by_number = {trial.record.id: trial for trial in trials}
     scores: dict[str, dict[Repeat, Scored]] = {
@@ -96,7 +97,12 @@ def _further(
     units: int,
     hours: float,
 ) -> Further:
-    """`hours` are those of one training of each row."""
+    """The seeds or images for one comparison.
+
+    comparisons   number of open comparisons of the table
+    units         number of images, or of their groups
+    hours         hours of one training of each row, one after the other
+    """
     needed = seeds_to_decide(found, comparisons)
     if needed is not None:
         seeds, each = needed - found.seeds, max(int(request.space.value("data.folds", {})), 1)

@@ -54,8 +54,8 @@ class MainRow:
     compared_with   name of the row's counterpart; None for a row that is compared with none
     difference      the row's AP50 minus its counterpart's, over the repeats that both have; None if
                     there is none
-    confounds       why the difference cannot be attributed to what the name says, a sentence each;
-                    empty if it can
+    confounds       why the difference cannot be attributed to what the name says, a sentence each,
+                    without full stops; empty if it can
     made_of         the causes of an attributable difference: a factor, or other rows whose effects
                     add up to it
     verdict         better, worse, cannot tell, or same settings; empty where nothing is compared
@@ -82,7 +82,7 @@ class MainRow:
 
     @property
     def scope(self) -> Scope | None:
-        """The widest claim that a verdict of better or worse makes; None for any other verdict."""
+        """The widest claim of a verdict of better or worse; None for any other verdict."""
         clear = (Verdict.BETTER, Verdict.WORSE)
         return self.difference.scope if self.difference and self.verdict in clear else None
 
@@ -91,8 +91,8 @@ def main_rows(request: StudyRequest, trials: Sequence[ScoredTrial]) -> tuple[Mai
     """The main table's rows: variants as in the file, trials of a sampled study best first.
 
     A row has at least one complete trial; trials that were stopped early, have failed or still run
-    are in no row. Rows that are the same configuration in effect are not compared, since they
-    differ by chance alone. No row is compared where nothing was learned.
+    are in no row. A row that is the same configuration in effect as its counterpart is not compared
+    with it, since the two differ by chance alone. No row is compared where nothing was learned.
     """
     complete = [trial for trial in trials if trial.record.state is State.COMPLETE]
     rows = _variant_rows(request, complete) if request.space.variants else _trial_rows(complete)
@@ -168,11 +168,10 @@ def _validation_over_training(settings: Mapping[str, Value]) -> float:
 
 
 def _trial_rows(complete: Sequence[ScoredTrial]) -> tuple[MainRow, ...]:
-    """The trials, best first, each compared with the best over images alone.
+    """The trials, best first as measured, each compared with the first over images alone.
 
-    Each row is one trained model. The best was picked by the same scores, so some difference to it
-    is large by chance. So p values are adjusted for the comparisons of all trials with each other,
-    of which these are a part.
+    Each row is one trained model. The first was picked by these scores, so some difference to it is
+    large by chance: p values are adjusted as if every trial had been compared with every other.
     """
     ranked = sorted(complete, key=lambda trial: (-_ap50(trial.record), trial.record.id))
     rows = [
@@ -207,6 +206,7 @@ def _trial_rows(complete: Sequence[ScoredTrial]) -> tuple[MainRow, ...]:
 def _row_of_trials(
     name: str, trials: Sequence[ScoredTrial], settings: Mapping[str, Value]
 ) -> MainRow:
+    """A row with its scores, before it has an interval and is compared."""
     records = [trial.record for trial in trials]
     return MainRow(
         name,
@@ -238,11 +238,12 @@ def _ap50(record: TrialRecord) -> float:
 
 
 def _note(row: MainRow, planned: int, uneven: bool, lucky: bool) -> str:
-    """The note of a variant: its missing repeats, and the reasons why its difference is unclear.
+    """The note of a variant: its missing repeats, and what limits its interval and difference.
 
-    uneven   whether its seeds differ so much more than those of the others that its own variance
-             counts
-    lucky    whether the luck of an epoch is unknown, and so is in its score and its difference
+    planned   number of repeats that were asked for
+    uneven    whether its seeds differ so much more than those of the others that its interval is
+              from its own variance
+    lucky     whether the luck of an epoch is unknown, and so is in its score and its difference
     """
     notes = []
     if len(row.trials) < planned:
@@ -269,9 +270,10 @@ def _note(row: MainRow, planned: int, uneven: bool, lucky: bool) -> str:
 
 
 class SmallestDifference(NamedTuple):
-    """The smallest true difference that a comparison finds in 80% of cases, and a sentence on it.
+    """The smallest true difference that a comparison finds in 80% of cases.
 
-    value   the difference in AP50; None if there are too few images to say
+    value      the difference in AP50; None if there are too few images or seeds to say
+    sentence   the same in words, without a full stop
     """
 
     value: float | None
@@ -279,7 +281,7 @@ class SmallestDifference(NamedTuple):
 
 
 _NEAR_ZERO = 0.02
-"""Below this AP50 images hardly pull on a score. Where every AP50 is below it, a difference seems
+"""AP50 below which no image moves a score by much. Where every AP50 is below it, a difference seems
 surer than it will be once the models have learned something."""
 _NOTHING_LEARNED = ". Every AP50 is near 0 here, and higher scores differ more from image to image"
 
@@ -299,8 +301,8 @@ def smallest_shown(
     if measured and not found:
         return SmallestDifference(
             None,
-            "How small a difference this study can show cannot be said: so few seeds say too"
-            " little of how far seeds differ for any verdict; three or more are better",
+            "How small a difference this study can show is unknown: so few seeds cannot show how"
+            " much seeds differ, so there is no verdict; three seeds or more are better",
         )
     if found:
         comparisons = len(compared) if variants else math.comb(len(compared) + 1, 2)
@@ -320,8 +322,7 @@ def smallest_shown(
             )
     folds = int(request.space.value("data.folds", {}))
     repeats = request.space.seeds * max(folds, 1) if variants else 1
-    # No two folds validate the same image; the hold-outs of several seeds overlap as random draws
-    # do.
+    # Folds share no validation image; hold-outs of several seeds overlap as random draws do.
     fraction = (
         1.0
         if folds
@@ -334,12 +335,11 @@ def smallest_shown(
     if not math.isfinite(value):
         return SmallestDifference(
             None,
-            f"{what[0].upper()}{what[1:]} and seeds are too few to say how small a difference they"
-            " can show",
+            f"There are too few {what} and seeds to say how small a difference this study can show",
         )
     return SmallestDifference(
         value,
-        "Before two trials can be compared, experience with simulated cell images says: with"
+        "As long as no two trials can be compared, simulated cell images tell what to expect: with"
         f" {validation} {what} and {many(repeats, 'repeat')}{_sharing(comparisons, variants)}, a"
         f" true difference of {value:.2f} AP50 is found in 80% of cases. This is a prior, not a"
         " measurement on these data",
@@ -355,6 +355,7 @@ def _sharing(comparisons: int, variants: bool) -> str:
 
 
 def _over(request: StudyRequest, difference: Difference) -> str:
+    """The validation images and repeats of a comparison, in words."""
     repeats = (
         "one training each" if difference.repeats == 1 else f"{difference.repeats} repeats each"
     )
@@ -362,6 +363,7 @@ def _over(request: StudyRequest, difference: Difference) -> str:
 
 
 def _what_validates(request: StudyRequest) -> str:
+    """The word for the units of the images' part of the variance: images, or groups of them."""
     return (
         "groups of validation images"
         if request.space.value("data.group_pattern", {})

@@ -1,10 +1,10 @@
-"""The page of a report, its tables and its figures, written as files.
+"""The files of a report: its page, its tables and its figures.
 
 results/STUDY/report/
     index.html               one page that needs no other file, no network and no script
     tables/NAME.csv, .md     its tables; the main one also as main.tex
     figures/NAME.svg         its figures
-    figures/examples-1.png   its pictures
+    figures/NAME-1.png       its pictures
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,8 +33,8 @@ PAGE = "index.html"
 class Section:
     """A part of the page.
 
-    name        anchor of the section, by which figures name it
-    sentences   sentences in place of figures that are not there
+    name        HTML id of the section, which figures name as their section
+    sentences   sentences in place of figures that cannot be drawn
     figures     the figures by name
     """
 
@@ -56,9 +56,9 @@ class WrittenReport:
 
     content    the content that it shows
     page       file of the page
-    tracker    name of the tracker: `MLflow`
+    tracker    name of the tracker, such as `MLflow`
     address    address of the page in the tracker; None if the tracker did not take it
-    trouble    why the tracker did not take it, and the way out
+    trouble    why the tracker did not take it, and the way out; None if it did
     """
 
     content: ReportContent
@@ -71,9 +71,9 @@ class WrittenReport:
 def make_report(study: Study, data: Dataset | None = None) -> WrittenReport:
     """Write the report of a study, and show it in the tracker if that answers.
 
-    data   the data set, for the pictures of predictions; without it the page has none
+    data   the data set, for the pictures of predictions; None for a page without them
 
-    Raises StorageError if the ledger does not answer, OSError if the disk fails.
+    Raises StorageError if the ledger does not answer, and OSError if the files cannot be written.
     """
     content = content_of(study, data)
     page = write_report(content, figures_of(content))
@@ -86,11 +86,11 @@ def make_report(study: Study, data: Dataset | None = None) -> WrittenReport:
 
 
 def dataset_of(study: Study, where: str | None = None) -> tuple[Dataset | None, str]:
-    """The data set of a study; None, and the reason, if it is not at its old place.
+    """The data set of a study and an empty text, or None and why it cannot be read.
 
-    where   the place where it is now; None for its old place
+    where   where the data set is now; None for where it was in the search
 
-    Raises BadRequest if it is not at `where`.
+    Raises BadRequest if it cannot be read at `where`.
     """
     try:
         return datasets.load_data(where or study.request.data, study.request.reading_again), ""
@@ -103,9 +103,9 @@ def dataset_of(study: Study, where: str | None = None) -> tuple[Dataset | None, 
 def write_report(
     content: ReportContent, figures: Mapping[str, DrawnFigure | Pictures | Absence]
 ) -> Path:
-    """Write all files of a report, each whole or not at all, the page last.
+    """Write all files of a report, each whole or not at all; returns the path of the page.
 
-    Files of an older report that are not part of this one are removed.
+    The page is written last. Files of an older report that are not part of this one are removed.
 
     figures   the figures of the page, by name
     """
@@ -134,10 +134,7 @@ def write_report(
 
 
 def page_html(content: ReportContent, sections: Sequence[Section]) -> str:
-    """The page as HTML that needs no other file.
-
-    Names and reasons are escaped, so they stay text.
-    """
+    """The page as HTML that needs no other file; texts such as names and reasons are escaped."""
     names = [name for section in sections for name in section.figures]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -168,13 +165,13 @@ _SECTIONS = (
     ("cost", "Cost", ("cost", "packing")),
     ("failures", "Failures", ("failures",)),
 )
-"""Name, title and tables of the sections, in the order of reading."""
+"""The sections in the order of reading: name, title, names of tables."""
 
 
 def _sections(
     tables: Sequence[Table], figures: Mapping[str, DrawnFigure | Pictures | Absence]
 ) -> list[Section]:
-    """The sections that have content; tables and figures of no section stand in the last one."""
+    """The sections that have content; a last one, Others, has what belongs to no other."""
     known = {name for name, *_ in _SECTIONS}
     placed = {table for *_, names in _SECTIONS for table in names}
     others = ("others", "Others", tuple({table.name for table in tables} - placed))

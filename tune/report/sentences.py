@@ -1,7 +1,7 @@
 """A study's report in plain sentences: the answer, its limits, the facts to repeat it.
 
-The sentences follow the numbers: a difference is called the effect of something only where nothing
-else differs, and with one training each it is a difference of two trained models.
+No sentence claims more than the numbers: a difference is called the effect of something only where
+nothing else differs, and with one training each it is a difference of two trained models.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -127,7 +127,7 @@ _LIMITS = {
     "not_found": "were not found",
     "badly_outlined": "were badly outlined",
 }
-"""Words for the kinds of instances that were not found rightly."""
+"""Words for each kind of instance, but for those that were found."""
 
 _MENDED = {
     "called_another_class": "if all were called by their class",
@@ -136,11 +136,11 @@ _MENDED = {
     "duplicate": "without duplicates",
     "background": "without detections on the background",
 }
-"""Words for the AP50 that a class would have without a kind of error."""
+"""Words for each kind of error, after "the AP50 of the class would be X"."""
 
 
 def _limited(evidence: Evidence) -> Iterator[str]:
-    """A sentence on what limited the weakest class of the best row."""
+    """A sentence on what limited the class with the lowest AP50 in the best row."""
     mine = [one for one in evidence.limits if one.row == evidence.limits[0].row]
     if not mine:
         return
@@ -151,7 +151,7 @@ def _limited(evidence: Evidence) -> Iterator[str]:
         + (f" ({weakest.called} most often)" if kind == "called_another_class" else "")
         for kind in kinds
     ]
-    found = f"{cell_text(weakest.share('found'), Kind.PERCENT)} were found rightly"
+    found = f"{cell_text(weakest.share('found'), Kind.PERCENT)} were found correctly"
     mend = weakest.best_mend
     gain = (
         f"; the AP50 of the class would be {cell_text(weakest.mended[mend], Kind.AP50)}"
@@ -244,13 +244,13 @@ def _variants_answer(evidence: Evidence) -> Iterator[str]:
         row.difference is not None and row.difference.seeds == 1 for row in compared
     ):
         yield (
-            "Every method was compared with one seed: the verdicts are about these trained models,"
-            " not about the methods, since another seed can change their order"
+            "Every comparison is over one seed: the verdicts are about these trained models, not"
+            " about the methods, since another seed can change their order"
         )
 
 
 def _comparison(row: MainRow, rows: Sequence[MainRow]) -> Iterator[str]:
-    """Sentences on the comparison of the winner with its counterpart."""
+    """Sentences on the comparison of the best row with its counterpart."""
     if row.compared_with is None:
         if any(other.compared_with == row.name for other in rows):
             yield f"{row.name} is what the others are compared with"
@@ -285,7 +285,7 @@ def _comparison(row: MainRow, rows: Sequence[MainRow]) -> Iterator[str]:
 
 
 def _attribution(row: MainRow) -> Iterator[str]:
-    """A sentence on what a clear difference can be attributed to."""
+    """A sentence on what a difference can be attributed to that is better or worse."""
     if row.confounds:
         yield row.confounds[0]
     elif row.factors and row.scope is Scope.MODELS:
@@ -363,7 +363,7 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
     if compared:
         counts = [f"{worse} {_is(worse)} worse"] if worse else []
         counts += (
-            [f"{better} {_is(better)} better once the luck of best epochs is taken off"]
+            [f"{better} {_is(better)} better once the luck of best epochs is subtracted"]
             if better
             else []
         )
@@ -380,7 +380,7 @@ def _search_answer(evidence: Evidence) -> Iterator[str]:
 
 
 def _effects(evidence: Evidence) -> Iterator[str]:
-    """A sentence on the searched settings that go with a difference in AP50."""
+    """A sentence on the searched settings with a clear effect on AP50, or that there are none."""
     score = effects_score(evidence.effects_epoch)
     clear = sorted(
         (one for one in evidence.effects if one.is_clear), key=lambda one: -abs(one.estimate)
@@ -401,6 +401,7 @@ def _effects(evidence: Evidence) -> Iterator[str]:
 
 
 def _confirmed(evidence: Evidence) -> Iterator[str]:
+    """Sentences on the confirmed winner; one where a planned confirmation has not ended."""
     choice, confirmation = evidence.choice, evidence.confirmation
     if choice is None or confirmation is None:
         if evidence.request.confirm.top and evidence.searched:
@@ -435,7 +436,7 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
 
 
 def _of_one_seed(repeats: Sequence[Repeat]) -> str:
-    """A clause that an interval is over images alone, where the repeats have one seed."""
+    """A clause for repeats of one seed, which says that the interval is over images alone."""
     if distinct_seeds(repeats) > 1:
         return ""
     what = "one training cannot show the luck of its seed"
@@ -445,7 +446,7 @@ def _of_one_seed(repeats: Sequence[Repeat]) -> str:
 
 
 def runners_up(choice: Choice) -> str:
-    """A sentence on the comparison of the other candidates with the winner."""
+    """A sentence on how the other candidates compare with the winner, without a full stop."""
     worse = [name for name, one in choice.others.items() if one.verdict is Verdict.WORSE]
     alike = sorted(
         (name for name in choice.others if name not in worse),
@@ -523,14 +524,11 @@ def _cautions(evidence: Evidence) -> Iterator[str]:
     yield from evidence.trouble[:_MOST]
     more = len(evidence.trouble) - _MOST
     if more > 0:
-        yield f"{many(more, 'more trial')} {have(more)} no interval for such reasons"
+        yield f"{many(more, 'more problem')} of this kind {_is(more)} not shown"
 
 
 def _cap_was_reached(epoch: Mapping[str, Any], settings: Mapping[str, Value]) -> Iterator[str]:
-    """A sentence if the cap on detections was reached in an epoch.
-
-    Epochs of an earlier version do not say whether it was.
-    """
+    """A sentence if an epoch reached the cap on detections; earlier versions did not report it."""
     images = int(epoch.get("capped_images", 0))
     if images:
         yield (

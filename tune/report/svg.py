@@ -18,8 +18,8 @@ import matplotlib.style
 from matplotlib.figure import Figure as Canvas
 
 WIDE, NARROW = 720.0, 344.0
-"""Widths of the two drawings in their own units, which are CSS pixels if there is room; text is 12
-units high."""
+"""Widths of the two drawings in SVG units, which are CSS pixels where the page is wide enough. The
+font size is 12 units."""
 
 COLOURS: Mapping[str, tuple[str, str]] = {
     "paper": ("#ffffff", "#15181b"),
@@ -34,18 +34,18 @@ COLOURS: Mapping[str, tuple[str, str]] = {
     "ochre": ("#5d3a00", "#f2e64a"),
     "violet": ("#8a2be2", "#7269ff"),
 }
-"""Each colour in the light and in the dark theme; CSS variables `--paper` and so on. The last six
-tell series apart: hues near those of M. Okabe and K. Ito, whose lightness was moved apart by a
-search until people with any kind of colour vision tell any two apart, and each stands out from the
-ground by 3 to 1 at least."""
+"""Each colour in the light and the dark theme, by the name of its CSS variable without `--`. The
+last six tell series apart: their hues are near those of M. Okabe and K. Ito, and a search moved
+their lightness apart until people with any kind of colour vision can tell any two apart. The
+contrast of each with the background is at least 3 to 1."""
 
 SERIES = ("blue", "vermillion", "green", "orchid", "ochre", "violet")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES: tuple[tuple[float, tuple[float, ...] | None], ...] = (
     (0, None), (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)), (0, (3, 3)), (0, (9, 3)),
 )  # fmt: skip
-"""Dashes by series, in the order of SERIES and MARKERS, so that readers who see no colours can tell
-series apart."""
+"""Matplotlib's dash patterns by series, in the order of SERIES and MARKERS: series differ without
+colours too."""
 
 _STYLE = {
     "svg.fonttype": "none",
@@ -89,8 +89,8 @@ class Drawing:
               `training`, `pictures`, `confirmation`, `classes`, `stopped`, `cost` or `failures`;
               with any other name it stands in the last section, `Others`
     caption   what the figure shows, and how sure it is, in plain sentences
-    height    returns the height of the wide (True) or the narrow drawing, in the units of `WIDE`
-    draw      draws on an empty canvas; its second argument says whether that is the wide one
+    height    returns the height of the wide (True) or the narrow drawing, in SVG units as `WIDE`
+    draw      draws on an empty canvas; its second argument says whether the drawing is the wide one
     """
 
     section: str
@@ -105,8 +105,8 @@ class DrawnFigure:
     """A figure that is drawn. `section`, `title` and `caption` are those of its `Drawing`.
 
     wide      an `svg` element for a wide page, in the colours of the page
-    narrow    the same for a phone
-    alone     content of a file of its own, in the colours of the light theme
+    narrow    an `svg` element for a phone, in the colours of the page
+    alone     the text of an SVG file, in the colours of the light theme
     """
 
     section: str
@@ -118,12 +118,12 @@ class DrawnFigure:
 
 
 def colour(name: str) -> str:
-    """A colour of the light theme, which inside a page is replaced by the page's variable."""
+    """A colour as `#rrggbb`, that of the light theme; `draw_figure` makes it a CSS variable."""
     return COLOURS[name][0]
 
 
 def draw_figure(name: str, drawing: Drawing) -> DrawnFigure:
-    """Draw a figure in both widths. `name` is no other figure's: ids of elements begin with it."""
+    """Draw a figure in both widths. `name` must be unique, since ids of elements begin with it."""
     title, caption = drawing.title, drawing.caption
     wide, narrow = (
         _svg(width, drawing.height(width == WIDE), drawing.draw) for width in (WIDE, NARROW)
@@ -141,9 +141,9 @@ def draw_figure(name: str, drawing: Drawing) -> DrawnFigure:
 
 
 def plain(text: str, longest: int = 30) -> str:
-    """`text` on one line for a figure.
+    """A text on one line of at most `longest` characters, without unprintable ones.
 
-    The middle of a long text is left out, since names often differ at their end.
+    The middle of a longer text is left out, since names often differ at their end.
     """
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     if len(text) <= longest:
@@ -153,13 +153,10 @@ def plain(text: str, longest: int = 30) -> str:
 
 
 def _svg(width: float, height: float, draw: Callable[[Canvas, bool], None]) -> str:
-    """The SVG file that matplotlib writes.
-
-    Its settings are changed for the time of this call only.
-    """
+    """The SVG that matplotlib writes, as text; its settings are changed in this call only."""
     stream = io.StringIO()
     with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
-        # The browser has the fonts; matplotlib only measures the text, with fonts of its own.
+        # The browser draws the text; matplotlib only measures it, and may lack its characters.
         warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
         canvas = Canvas(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
         draw(canvas, width == WIDE)
@@ -177,7 +174,11 @@ _MEASURES = ("d", "x", "y", "transform", "width", "height", "points")
 
 
 def _finished(svg: str, prefix: str, title: str, description: str, themed: bool) -> str:
-    """Turn matplotlib's file into an element that can stand beside others in one page."""
+    """Matplotlib's SVG file turned into an element that can stand beside others in one page.
+
+    prefix   begin of all ids, which no other element of the page has
+    themed   whether colours become CSS variables of the page
+    """
     root = ET.fromstring(svg)
     used: dict[str, str] = {}
     for element in root.iter():
@@ -235,7 +236,7 @@ def _attributes(
 
 
 def _references(name: str, value: str) -> list[str]:
-    """The ids that an attribute refers to; `#c44a00` in a style is a colour, not an id."""
+    """The ids that an attribute refers to; a `#c44a00` in a style is a colour and no id."""
     return [value[1:]] if name == _HREF else _URL.findall(value)
 
 

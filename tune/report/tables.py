@@ -1,7 +1,7 @@
 """The tables of a study's report: methods, differences, classes, cost, trials that ended early.
 
-The tables of the reference report (restarts, depth of freezing, backbones) are made if a study's
-variants fill them.
+The tables of the reference report (restarts, depth of freezing, backbones) are there if the study
+has variants for them.
 """
 
 import math
@@ -487,7 +487,7 @@ def _packing_table(evidence: Evidence) -> Table | None:
     caption = (
         "Training images per second of all trials of one GPU together, with the settings of the"
         " study that take the most memory, measured before the search. The service is NVIDIA's"
-        f" Multi-Process Service; without it trials take turns. So {share}{way}."
+        f" Multi-Process Service; without it trials take turns. In this study {share}{way}."
     )
     return Table("packing", "Trials that share a GPU", caption, columns, tuple(rows))
 
@@ -500,7 +500,7 @@ def _cause_cell(row: MainRow) -> str:
 
 
 def effects_score(epoch: int | None) -> str:
-    """The score on which settings have effects, in words.
+    """Words for the score that the effects of settings change.
 
     epoch   the epoch after which the effects compare all trials; None for final scores
     """
@@ -508,23 +508,24 @@ def effects_score(epoch: int | None) -> str:
 
 
 def ap50_cell(row: MainRow) -> Interval:
-    """A row's AP50, with its interval if there is one."""
+    """A row's AP50 with its interval; the ends are nan if there is none."""
     ends = (math.nan, math.nan) if row.interval is None else (row.interval.low, row.interval.high)
     return Interval(row.ap50, *ends)
 
 
 def difference_cell(row: MainRow) -> Interval | None:
-    """The difference of a row to its counterpart."""
+    """The difference of a row to its counterpart with its interval; None if not compared."""
     found = row.difference
     return None if found is None else Interval(found.estimate, found.low, found.high)
 
 
 def p_cell(row: MainRow) -> float | None:
-    """The p value of a row's difference, adjusted for all comparisons of the table."""
+    """The p value of a row's difference, adjusted for all comparisons; None if not compared."""
     return None if row.difference is None else row.difference.p_adjusted
 
 
 def _single(rows: Sequence[MainRow]) -> bool:
+    """Whether each row was trained with one seed only."""
     return all(row.seeds == 1 for row in rows)
 
 

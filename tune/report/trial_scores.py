@@ -1,4 +1,4 @@
-"""How sure the score of a trial is, by the match table in its folder.
+"""The interval of a trial's score, from the match table in its folder.
 
 If the table is missing or damaged, or gives another score than the ledger, the trial has no
 interval; its score stays, and the report says why.
@@ -21,25 +21,27 @@ from tune.statistics.epochs import epochs_for_luck, luck_of_best
 from tune.store.folder import match_table_path
 
 _ROUNDING = 1e-9
+"""Largest difference between the AP50s of ledger and match table that counts as rounding."""
 
 
 @dataclass(frozen=True)
 class ScoredTrial:
-    """A trial and how sure its score is.
+    """A trial with the interval of its score.
 
     record      the trial as the ledger has it
     phase       search, or confirm for a repeat of a candidate on a fresh seed and split
     interval    interval of the AP50 of its best epoch, over images alone; of a complete trial it is
                 around the score without the luck of the epoch's choice. None for a failed trial,
-                before the first epoch, and if its match table is missing
+                before the first epoch, and if there is no match table that fits the score
     per_class   AP50 of each class at its best epoch; None for a class without validation instances;
                 empty without epochs
-    trouble     why there is no interval although there is a score, a sentence; empty otherwise
-    scored      the score and pulls from which `interval` was computed
+    trouble     why the interval, or the luck of the epoch's choice, is unknown, a sentence without
+                a full stop; empty if both are known
+    scored      the score and pulls from which `interval` was computed; None without interval
     limits      what limited each class at its best epoch; empty without epochs, and where an
-                earlier version ran it
-    is_lucky    whether the trial is complete and the luck of its best epoch is unknown, so that it
-                is in the score
+                earlier version ran the trial
+    is_lucky    whether the trial is complete and the luck of its best epoch is unknown, and
+                therefore still in the score
     """
 
     record: TrialRecord
@@ -53,7 +55,7 @@ class ScoredTrial:
 
     @property
     def honest(self) -> float:
-        """AP50 of the best epoch without the luck of its choice, where that is known."""
+        """AP50 of the best epoch, less the luck of the epoch's choice where that is known."""
         if self.scored is not None:
             return self.scored.honest
         assert self.record.ap50 is not None, "a trial with an epoch has a score"
@@ -80,7 +82,7 @@ def score_trial(
     try:
         scored = _scored(record, path)
     except CheckpointError:
-        kind = "torn" if path.exists() else "missing"
+        kind = "damaged" if path.exists() else "missing"
         return replace(
             trial, trouble=f"trial {record.id} has no interval: its match table {path} is {kind}"
         )
@@ -110,22 +112,25 @@ def score_trial(
                 trial,
                 is_lucky=True,
                 trouble=(
-                    f"the luck of having chosen the best epoch of trial {record.id} is unknown, and"
-                    f" so is not subtracted from its AP50: {error}"
+                    f"the luck of having chosen the best epoch of trial {record.id} is unknown, so"
+                    f" it is not subtracted from its AP50: {error}"
                 ),
             )
     return replace(trial, interval=interval(scored), scored=scored)
 
 
 def _scored(record: TrialRecord, path: Path) -> Scored:
-    """The score of one epoch. Raises CheckpointError and DataError."""
+    """The score of the match table at `path`. Raises CheckpointError and DataError."""
     table = MatchTable.load(path)
     units = group_names(table.image_names, str(record.settings["data.group_pattern"]), str(path))
     return Scored.of(table, int(record.settings["metric.max_dets"]), units)
 
 
 def _luck(record: TrialRecord, folder: Path, best: int, scored: Scored) -> float:
-    """How much too high the best epoch's score is. Raises CheckpointError and DataError."""
+    """The luck of the best epoch, by which its AP50 is too high on average.
+
+    It reads the match tables of a few epochs. Raises CheckpointError and DataError.
+    """
     tables = {best: scored}
     for epoch in epochs_for_luck(record.curve):
         if epoch == best:

@@ -106,7 +106,7 @@ def differing_factors(one: Mapping[str, Value], other: Mapping[str, Value]) -> t
 
 @dataclass(frozen=True)
 class Attribution:
-    """What the difference between a row of a table and its counterpart can be attributed to.
+    """The causes, if they can be told, of the difference between a table's row and its counterpart.
 
     name, counterpart   the names of the two rows
     factors             the factors in which they differ

@@ -35,7 +35,7 @@ class _Options(BaseModel):
 
 
 class SearchOptions(_Options):
-    """How configurations are chosen, and how many."""
+    """The sampler that chooses configurations, and the number of trials."""
 
     sampler: Annotated[str, NameIn(SAMPLERS)] = "gp"
     """gp (a Gaussian process; tpe from trial 100 on) and tpe learn from earlier trials; random does
@@ -48,7 +48,7 @@ class SearchOptions(_Options):
 
 
 class StopEarly(_Options):
-    """When a trial is stopped before its last epoch."""
+    """The rule that stops trials before their last epoch."""
 
     rule: Annotated[str, NameIn(STOPPING_RULES)] = "successive_halving"
     """successive_halving: at each rung only the best 1 / reduction of the trials go on, and from
@@ -66,7 +66,7 @@ class StopEarly(_Options):
 
 
 class Confirm(_Options):
-    """How the winner is chosen among the best: on fresh seeds and splits."""
+    """The choice of the winner among the best trials, on fresh seeds and splits."""
 
     top: int = Field(5, ge=0, le=100)
     """Number of the best trials that are run again; 0 for none. Variants: 0 unless asked."""

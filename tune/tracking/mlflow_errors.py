@@ -1,4 +1,4 @@
-"""What MLflow's errors mean, in one sentence each, with the way out."""
+"""The meaning of MLflow's errors, in one sentence each, with the way out."""
 
 import re
 import shlex
@@ -33,7 +33,7 @@ _REFUSED = {
 
 
 def trouble_of(error: BaseException, destination: Destination) -> Trouble:
-    """What an error of MLflow means, and what the user can do."""
+    """The meaning of an error of MLflow, and what the user can do."""
     reason, uri = safe_first_line(error), destination.uri
     again = ", then run the same command again"
     if isinstance(error, ExperimentDeletedError):

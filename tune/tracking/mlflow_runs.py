@@ -351,7 +351,7 @@ def metric_points(epoch: Mapping[str, Any]) -> list[Metric]:
 
 
 def _limits_of_class(name: str, limits: Mapping[str, Any]) -> dict[str, Any]:
-    """What limited a class (see `core.metric.limits`) as metrics, counts as shares in 0..1."""
+    """The limits of a class's AP50 (`core.metric.limits`) as metrics, counts as shares in 0..1."""
     values: dict[str, Any] = {}
     for of in ("instances", "detections"):
         total = sum(limits[of].values())

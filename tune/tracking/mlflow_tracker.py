@@ -45,5 +45,5 @@ class MLflow(Tracker):
         return mlflow_models.show_retraining(self._destination, study, record, retraining)
 
     def trouble_of(self, error: Exception) -> Trouble:
-        """What an error of MLflow means, and what the user can do."""
+        """The meaning of an error of MLflow, and what the user can do."""
         return mlflow_errors.trouble_of(error, self._destination)

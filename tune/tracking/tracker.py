@@ -137,7 +137,7 @@ class Tracker(Protocol):
         ...
 
     def trouble_of(self, error: Exception) -> Trouble:
-        """What an error means that another method raised."""
+        """The meaning of an error that another method raised."""
         return Trouble(safe_first_line(error))
 
 
@@ -159,7 +159,7 @@ def tracker_at(uri: str | None, results: Path) -> Tracker:
 
 
 def trouble_told_by(tracker: Tracker, error: Exception) -> Trouble:
-    """What a tracker's error means, also where the tracker's own `trouble_of` fails."""
+    """The meaning of a tracker's error, also where the tracker's own `trouble_of` fails."""
     try:
         meant = tracker.trouble_of(error)
     except Exception as other:  # noqa: BLE001  # whatever a tracker raises

@@ -111,7 +111,7 @@ def test_the_answer_says_what_limited_the_weakest_class(
     assert f": of its {sum(weakest.instances.values()):,} instances{counted} " in said
     share = cell_text(weakest.share("called_another_class"), Kind.PERCENT)
     assert f"{share} were found but called another class ({weakest.called} most often)" in said
-    assert f"{cell_text(weakest.share('found'), Kind.PERCENT)} were found rightly" in said
+    assert f"{cell_text(weakest.share('found'), Kind.PERCENT)} were found correctly" in said
     shares = [float(part) for part in re.findall(r"([\d.]+)%", said)]
     assert sum(shares) == pytest.approx(100, abs=0.25)
     best = max(weakest.mended.values(), key=lambda value: value or 0.0)

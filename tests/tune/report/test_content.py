@@ -360,7 +360,7 @@ def test_two_rows_with_two_seeds_promise_no_difference_and_say_why_there_is_no_v
     assert good.difference is not None
     assert (good.verdict, good.note) == ("cannot tell", "too few seeds for a verdict")
     assert shown.smallest_difference.value is None
-    assert "cannot be said: so few seeds" in shown.smallest_difference.sentence
+    assert "is unknown: so few seeds" in shown.smallest_difference.sentence
     assert any("Good from Plain with seeds=" in sentence for sentence in shown.answer)
 
 
@@ -396,10 +396,10 @@ def test_what_is_missing_is_said_and_takes_an_interval_and_never_a_score(tmp_pat
     assert set(troubles) == {gone, torn, other, numbers["Large"][1]}
     assert f"is of {fewer.truths_IC.shape[1] + 1} classes" in troubles[numbers["Large"][1]]
     assert troubles[gone].endswith("is missing")
-    assert troubles[torn].endswith("is torn")
+    assert troubles[torn].endswith("is damaged")
     assert f"and the ledger {left.trials[other].record.ap50:.4f}" in troubles[other]
     assert sum(": its match table " in caution for caution in left.cautions) == 3
-    assert "1 more trial has no interval for such reasons." in left.cautions
+    assert "1 more problem of this kind is not shown." in left.cautions
     for before, after in zip(whole.rows, left.rows, strict=True):
         assert before.measured == after.measured
         assert (after.interval is None) == (after.name in ("Twin", "Good", "Large"))
@@ -558,7 +558,7 @@ def test_what_was_measured_of_trials_that_share_a_gpu_is_a_table_and_damaged_fil
         ("NVIDIA H200", "2", "57.0", "55.0", "3.0", "2.0", ""),
         ("NVIDIA H200", "4", "", "", "", "", "out of memory"),
     ]
-    assert table(said, "packing").caption.endswith("So 2 trials share a GPU.")
+    assert table(said, "packing").caption.endswith("In this study 2 trials share a GPU.")
     plan.folder.packing.write_text("{}")
     assert "packing" not in {one.name for one in found(plan).tables}
 
@@ -605,7 +605,7 @@ def test_the_best_as_measured_is_said_to_be_that_and_may_be_worse_than_another_w
     evidence = gather_evidence(read_study(sampled.request.study, sampled.options.results))
     rows = (best, *before, replace(last, verdict="better"))
     answer = " ".join(answer_of(replace(evidence, rows=rows)))
-    assert "1 is better once the luck of best epochs is taken off" in answer
+    assert "1 is better once the luck of best epochs is subtracted" in answer
     worse = sum(row.verdict == "worse" for row in before)
     assert (f"{worse} {'is' if worse == 1 else 'are'} worse" in answer) == (worse > 0)
 

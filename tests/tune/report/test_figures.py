@@ -192,7 +192,7 @@ def test_the_caption_says_how_many_trials_ended_without_hope(
         search, trials=(*(one for one in search.trials if one not in stopped[:2]), *hopeless)
     )
     drawn = figures(changed)["stopped"]
-    assert f" {len(stopped)} stopped early (2 of them without hope)" in drawn.caption
+    assert f" {len(stopped)} stopped early (2 of them {NO_HOPE})" in drawn.caption
     assert f"unlikely to reach the best {BEST_PLACES} complete trials" in drawn.caption
 
 

@@ -6,9 +6,9 @@ curves.py        AP50 and loss after each epoch
 differences.py   each row of the main table against its counterpart
 examples.py      pictures of predictions
 figure.py        what a figure is, and the table of figures
-intervals.py     points with their intervals, one a line, as several figures have them
+intervals.py     lines with a label and a point with its interval, which several figures draw
 limits.py        what became of the annotated instances of each class
 scores.py        AP50 of each row of the main table
-settings.py      the searched settings against AP50, and their effects
+settings.py      AP50 against each searched setting, and the effects of settings
 stopped.py       when trials ended
 """

@@ -1,4 +1,4 @@
-"""AP50 by backbone."""
+"""The figure of AP50 by backbone."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from tune.tables import Kind, cell_text
 
 
 def backbones(content: ReportContent) -> Drawing | None:
-    """AP50 by backbone, where it varies."""
+    """AP50 by backbone; None where all rows have one backbone, or nothing was learned."""
     name = "model.backbone"
     rows = [row for row in content.rows if name in _effective_settings(content, row)]
     if content.request.space.variants:
@@ -66,7 +66,7 @@ def backbones(content: ReportContent) -> Drawing | None:
 
 
 def _effective_settings(content: ReportContent, row: MainRow) -> dict[str, Value]:
-    """The effective settings of a row's first trial, with `auto` resolved."""
+    """The effective settings (see `core.dependence`) of a row's first trial, without `auto`."""
     first = next(trial.record for trial in content.trials if trial.record.id in row.trials)
     return dict(effective_settings(first.settings))
 
@@ -74,9 +74,9 @@ def _effective_settings(content: ReportContent, row: MainRow) -> dict[str, Value
 def _same_but(
     content: ReportContent, rows: Sequence[MainRow], names: Sequence[str]
 ) -> list[MainRow]:
-    """The largest group of rows that agree in all settings but `names`.
+    """The largest group of rows that agree in all settings but `names`, and differ in `names[0]`.
 
-    They differ in the first of `names`. The list is empty where there is no such group.
+    The list is empty where there is no such group.
     """
     groups: dict[tuple[tuple[str, Value], ...], list[MainRow]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""The search's score of each candidate against its confirmed one."""
+"""The figure of the candidates' scores in search and confirmation."""
 
 from matplotlib.figure import Figure as Canvas
 
@@ -9,7 +9,7 @@ from tune.tables import Kind, cell_text
 
 
 def confirmation(content: ReportContent) -> Drawing | None:
-    """The search's score of each candidate against its confirmed one."""
+    """AP50 of each candidate in the search and on fresh seeds; None without a confirmed winner."""
     choice = content.choice
     if choice is None:
         return None
@@ -51,9 +51,9 @@ def confirmation(content: ReportContent) -> Drawing | None:
         "Each candidate's score in the search (hollow diamond) against its mean on fresh seeds and"
         " fresh splits (filled circle; small circles are the single repeats, whose spread is its"
         " uncertainty). The search's score is too high on average, because it was picked as the"
-        " best of many. For the winner, the square is what is left after the estimated luck of this"
-        " second choice is taken off as well, with its 95% interval. Fresh splits reuse the"
-        " search's images: only a test set is independent."
+        " best of many. The square is the winner's AP50 less the estimated luck of this second"
+        " choice, with its 95% interval. Fresh splits reuse the search's images: only a test set is"
+        " independent."
     )
 
     def draw(canvas: Canvas, wide: bool) -> None:
@@ -63,7 +63,7 @@ def confirmation(content: ReportContent) -> Drawing | None:
 
 
 def _search_scores(content: ReportContent) -> dict[str, float]:
-    """AP50 of each candidate in the search, as in the table of the confirmation."""
+    """AP50 of each candidate in the search, by name, from the table of the confirmation."""
     table = next(table for table in content.tables if table.name == "confirmation")
     place = [column.name for column in table.columns].index("search_ap50")
     return {str(row[0]): score for row in table.rows if isinstance(score := row[place], float)}

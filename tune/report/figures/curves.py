@@ -1,4 +1,4 @@
-"""AP50 and loss after each epoch: the best trials by name, the others as a backdrop."""
+"""The figures of AP50 and loss after each epoch: the best rows by name, others as a backdrop."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,22 +15,22 @@ from tune.report.svg import DASHES, MARKERS, SERIES, Drawing, colour, plain
 from tune.tables import Kind, cell_text
 
 HIGHLIGHTED = 5
-"""Number of curves with a name and a colour, beside the baseline's; the others are a backdrop."""
+"""Largest number of rows whose curves have a name and a colour, without the baseline."""
 BACKDROP = 150
-"""Largest number of curves in the backdrop: more are one grey mass."""
+"""Largest number of curves in the backdrop: more would be one grey mass."""
 
 
 def ap50_curves(content: ReportContent) -> Drawing | None:
-    """AP50 after each epoch."""
+    """AP50 after each epoch; None before the first epoch, and where nothing was learned."""
     shown = _series(content, lambda record: record.curve)
     if not shown or content.nothing_learned:
         return None
     caption = (
         f"Validation AP50 after each epoch: {_whose(content, shown)} {_bands(shown)} At the right,"
-        " the AP50 of the best epoch with its 95% interval, in the same colours and markers: the"
-        " best epoch was picked on the same images, and what that adds on average is taken off, so"
-        " these points may lie below the curves' peaks. A step from one epoch to the next that is"
-        " much smaller than these intervals means"
+        " the AP50 of the best epoch with its 95% interval, in the same colours and markers. The"
+        " luck of having picked that epoch on the same images is subtracted, so these points may"
+        " lie below the curves' peaks. A step from one epoch to the next that is much smaller than"
+        " these intervals means"
         f" nothing.{without_interval([one.row for one in shown if one.row is not None])}"
     )
 
@@ -57,7 +57,7 @@ def ap50_curves(content: ReportContent) -> Drawing | None:
 
 
 def loss_curves(content: ReportContent) -> Drawing | None:
-    """Training loss of each epoch."""
+    """Training loss of each epoch; None before the first epoch."""
     shown = _series(
         content, lambda record: [float(epoch["losses"]["loss"]) for epoch in record.epochs]
     )
@@ -84,9 +84,10 @@ def loss_curves(content: ReportContent) -> Drawing | None:
 
 @dataclass(frozen=True)
 class _Series:
-    """The curves of a row, one for each repeat; without a row, a curve of the backdrop.
+    """The curves of a row, one for each repeat; without a row, the one curve of a backdrop trial.
 
-    look   the row's place among the highlighted ones, which chooses colour, marker and dashes
+    look     the row's place among the highlighted ones, which chooses colour, marker and dashes
+    curves   a value for each epoch, epoch 1 first
     """
 
     row: MainRow | None
@@ -102,7 +103,7 @@ class _Series:
 def _series(
     content: ReportContent, values: Callable[[TrialRecord], Sequence[float]]
 ) -> list[_Series]:
-    """The curves to draw: the backdrop first, then the highlighted rows, best first."""
+    """The curves to draw: the backdrop first, then the best rows, best first, then the baseline."""
     records = {trial.record.id: trial.record for trial in content.trials}
     best = sorted(content.rows, key=lambda row: -row.ap50)[:HIGHLIGHTED]
     partners = [

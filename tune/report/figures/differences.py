@@ -1,4 +1,4 @@
-"""The main comparison: the difference of each row to its counterpart."""
+"""The figure of the main comparison: the difference of each row to its counterpart."""
 
 import math
 
@@ -12,7 +12,7 @@ from tune.tables import Kind, cell_text
 
 
 def differences(content: ReportContent) -> Drawing | None:
-    """The main comparison: the difference of each row to its counterpart."""
+    """The difference of each row to its counterpart; None where nothing is compared."""
     rows = [row for row in content.rows if row.difference is not None]
     if not rows:
         return None

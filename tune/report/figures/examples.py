@@ -1,4 +1,4 @@
-"""Predictions of the best trial beside the annotations.
+"""The figure of the best trial's predictions beside the annotations.
 
 The validation images are picked by a rule, not by hand.
 """
@@ -26,11 +26,12 @@ from tune.store.folder import match_table_path
 from tune.tables import Kind, cell_text
 
 PANEL = 560
-"""Longest side of a panel, in pixels: three of them fill a page's width."""
+"""Longest side of a panel, in pixels; a picture has three panels side by side."""
 LARGE_IMAGE_PIXELS = 2_000_000
-"""Larger images are left out if there are smaller ones: a report should be written in seconds, on a
-processor."""
+"""Number of pixels above which an image is left out, unless all are larger: a report should be
+written in seconds on a CPU."""
 PREDICTING_THREADS = 4
+"""Largest number of CPU threads that predict."""
 
 
 def examples(content: ReportContent) -> Pictures | Absence:
@@ -46,7 +47,7 @@ def examples(content: ReportContent) -> Pictures | Absence:
 
 
 def _winning_trial(content: ReportContent) -> TrialRecord | None:
-    """The trial whose settings won: the confirmed winner's, else the best of the search."""
+    """The winner's trial of the search, or the best of the search where none is confirmed."""
     if content.choice is not None:
         number = content.candidates[content.choice.name]
         return next(trial.record for trial in content.trials if trial.record.id == number)
@@ -54,7 +55,7 @@ def _winning_trial(content: ReportContent) -> TrialRecord | None:
 
 
 def _drawn(content: ReportContent) -> Pictures | str:
-    """The pictures, or why there are none."""
+    """The pictures, or the reason why there are none, in words."""
     record, data = _winning_trial(content), content.data
     if record is None:
         return "no trial has run to its end yet"
@@ -103,17 +104,18 @@ def _drawn(content: ReportContent) -> Pictures | str:
             pictures.append(PngPicture(stream.getvalue(), said))
     which = f"trial {record.id}" + (f" ({record.name})" if record.name else "")
     which_images = (
-        "Shown are the validation image of middling F1 and, below it, that of the lowest F1, with"
+        "Shown are the validation image of median F1 and, below it, that of the lowest F1, with"
         if images[1:]
         else "Shown is a validation image with"
     )
     f1 = " and ".join(cell_text(float(f1_I[index]), _F1) for index in images)
     caption = (
         f"Annotations, and what {which} predicts at its best epoch, coloured by class."
-        f" {which_images} an F1 of {f1}. F1 is the balance of instances that were found and"
-        f" predictions that are right. Only predictions of score {cell_text(shown, _F1)} or"
-        " more are drawn: there F1 over all validation images is highest. A picture has no"
-        " uncertainty to show: the intervals say how much scores differ from image to image."
+        f" {which_images} an F1 of {f1}. F1 is the harmonic mean of recall (the share of instances"
+        " that were found) and precision (the share of predictions that are right). Only"
+        f" predictions of score {cell_text(shown, _F1)} or more are drawn: there F1 over all"
+        " validation images is highest. A picture has no uncertainty to show: the intervals say how"
+        " much scores differ from image to image."
     )
     return Pictures("pictures", "What the best trial sees", caption, tuple(pictures))
 
@@ -124,8 +126,8 @@ _F1 = Kind.NUMBER
 def image_f1(table: MatchTable, min_score: float) -> NDArray[np.float64]:
     """F1 of each image [I], 2 hits / (detections + instances).
 
-    Only detections that score `min_score` or more count. F1 is nan for an image
-    without detections and instances.
+    Only detections that score `min_score` or more count. F1 is nan for an image without detections
+    and instances.
     """
     counted_D = ~table.ignored_D & (table.score_D >= min_score)
     images = len(table.image_names)
@@ -138,9 +140,12 @@ def image_f1(table: MatchTable, min_score: float) -> NDArray[np.float64]:
 
 
 def chosen_images(f1_I: NDArray[np.float64], pixels: list[int]) -> list[int]:
-    """The image of median F1 and that of the lowest; too large and empty images are left out.
+    """The places of the image of median F1 and of that of the lowest; one place if they are one.
 
-    Of images with equal F1 the first counts.
+    pixels   number of pixels of each image
+
+    Images without F1, and of more than LARGE_IMAGE_PIXELS, are left out; where all are larger, the
+    one of the lowest F1 is taken. Of images with equal F1 the first counts.
     """
     there = [
         index for index in np.argsort(f1_I, kind="stable").tolist() if not np.isnan(f1_I[index])

@@ -23,7 +23,11 @@ from tune.report.svg import Drawing, DrawnFigure, draw_figure
 
 @dataclass(frozen=True)
 class PngPicture:
-    """A picture as a PNG. `alt` describes it for readers who cannot see it."""
+    """A picture.
+
+    png   content of a PNG file
+    alt   a description for readers who cannot see it
+    """
 
     png: bytes
     alt: str
@@ -52,7 +56,10 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Absence:
-    """A sentence that stands in a section in place of a figure, and says why it is not there."""
+    """A sentence in place of a figure, which says why the figure is not there.
+
+    section   section of the page, as in `Drawing`
+    """
 
     section: str
     sentence: str
@@ -64,8 +71,8 @@ class Figure(Protocol):
     def __call__(self, content: ReportContent, /) -> Drawing | Pictures | Absence | None:
         """The figure of a study; None where it does not apply.
 
-        The caption says how sure the figure is, or why that cannot be said. Nothing is told by
-        colour alone. No score is computed here: all are in `content`.
+        The caption must say how sure the figure is, or why that cannot be said. Nothing may be told
+        by colour alone. A figure computes no score: all are in `content`.
         """
         ...
 
@@ -88,11 +95,14 @@ FIGURES: Parts[Figure] = Parts(
         "stopped": f"{_HERE}.stopped:stopped",
     },
 )
-"""The figures by name, in the order in which they stand within a section of the page."""
+"""The figures by name; those of one section of the page stand there in this order."""
 
 
 def figures_of(content: ReportContent) -> Mapping[str, DrawnFigure | Pictures | Absence]:
-    """The figures that apply to a study, by name, drawn."""
+    """The figures that apply to a study, drawn, by name.
+
+    Raises ExtensionError for a figure of another package that fails.
+    """
     made: dict[str, Drawing | Pictures | Absence | None] = {}
     for name, make in FIGURES.items():
         with FIGURES.calling(name):

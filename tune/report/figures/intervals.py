@@ -1,4 +1,4 @@
-"""Points with their intervals, one a line, as differences, scores and effects are drawn."""
+"""Lines with a label and a point with its interval: how differences and scores are drawn."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,20 +10,26 @@ from tune.report.svg import colour, plain
 from tune.statistics.certainty import Interval
 
 ROW_HEIGHT, TWO_LINES_HEIGHT = 25.0, 42.0
-"""Pixels of a row of a wide figure, and of a narrow one, whose label has a line of its own."""
-_ABOVE = 64.0
+"""Heights of a line of a wide figure, and of a narrow one, whose label is above its point, in the
+units of `tune.report.svg.WIDE`."""
+_AROUND = 64.0
+"""Height of what is around the lines, in the same units."""
 _ACROSS = 48
-"""Characters that fit beside each other in a narrow figure."""
+"""Number of characters that fit on a line of a narrow figure."""
 _EDGE = 0.05
-"""Part of the axis of a narrow figure, at each end, that has no tick."""
+"""Fraction of the axis of a narrow figure, at each end, that has no tick."""
 
 
 @dataclass(frozen=True)
 class IntervalLine:
     """A line of a figure of intervals: a label, a point with its interval, a note in words.
 
-    dots    smaller points on the same line, such as single repeats
-    apart   whether a rule separates the line from the one above
+    low, high   ends of the interval; None for a point without one
+    marker      marker of the point, as matplotlib names it
+    shade       name of its colour in `tune.report.svg.COLOURS`
+    hollow      whether the point is not filled
+    dots        smaller points on the same line, such as single repeats
+    apart       whether a rule separates the line from the one above
     """
 
     label: str
@@ -39,9 +45,9 @@ class IntervalLine:
 
 
 def draw_lines(axes: Axes, lines: Sequence[IntervalLine], wide: bool, label: str) -> None:
-    """Draw points with their intervals, one a line.
+    """Draw lines; labels stand at the left, in a narrow figure above the points.
 
-    Labels stand at the left, in a narrow figure above the points.
+    label   label of the horizontal axis
     """
     lift = 0.0 if wide else 0.2
     for place, mark in enumerate(lines):
@@ -99,8 +105,8 @@ def draw_lines(axes: Axes, lines: Sequence[IntervalLine], wide: bool, label: str
 
 
 def height_of(lines: Sequence[IntervalLine]) -> Callable[[bool], float]:
-    """The height of a figure with these lines, as a function of whether it is wide."""
-    return lambda wide: _ABOVE + len(lines) * (ROW_HEIGHT if wide else TWO_LINES_HEIGHT)
+    """The height of a figure with these lines, as `Drawing.height` is given it."""
+    return lambda wide: _AROUND + len(lines) * (ROW_HEIGHT if wide else TWO_LINES_HEIGHT)
 
 
 def interval_ends(interval: Interval | None) -> tuple[float | None, float | None]:
@@ -109,7 +115,7 @@ def interval_ends(interval: Interval | None) -> tuple[float | None, float | None
 
 
 def without_interval(rows: Sequence[MainRow]) -> str:
-    """The last sentence of a caption, which names the rows without interval; may be empty."""
+    """The last sentence of a caption, which names the rows without interval; empty if none is."""
     missing = [row.name for row in rows if row.interval is None]
     return (
         f" No interval is known for {', '.join(missing)}: match tables are missing."

@@ -1,4 +1,4 @@
-"""The annotated instances of each class by what became of them."""
+"""The figure of the annotated instances of each class, by what became of them."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -18,10 +18,11 @@ _KINDS_IN_WORDS = {
 }
 """Words and colours of the kinds of instances, in the order in which they are stacked."""
 _AROUND = 96.0
+"""Height of what is around the bars, in the units of `tune.report.svg.WIDE`."""
 
 
 def limits(content: ReportContent) -> Drawing | None:
-    """The kinds of each class's instances in the best variants, or in the best trial."""
+    """The kinds of each class's instances in the best rows; None if unknown, or nothing learned."""
     if not content.limits or content.nothing_learned:
         return None
     bars = sorted(content.limits, key=lambda one: content.classes.index(one.label))

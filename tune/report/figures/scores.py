@@ -1,4 +1,4 @@
-"""AP50 of every row of the main table, with its interval."""
+"""The figure of AP50 of each row of the main table, with its interval."""
 
 from matplotlib.figure import Figure as Canvas
 
@@ -18,7 +18,7 @@ MOST_NAMED_TRIALS = 12
 
 
 def scores(content: ReportContent) -> Drawing | None:
-    """AP50 of every row with its interval."""
+    """AP50 of each row with its interval; None without a row, or where nothing was learned."""
     rows = content.rows if content.request.space.variants else content.rows[:MOST_NAMED_TRIALS]
     if not rows or content.nothing_learned:
         return None

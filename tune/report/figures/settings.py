@@ -1,4 +1,4 @@
-"""The searched settings: each against AP50, and the effect of each."""
+"""The figures of the searched settings: AP50 against each, and the effect of each."""
 
 import math
 from collections import Counter
@@ -25,7 +25,7 @@ MOST_SETTINGS = 12
 
 
 def effects(content: ReportContent) -> Drawing | None:
-    """The change of AP50 with each setting, by the main effects."""
+    """The main effect of each setting on AP50; None where no effect is known."""
     if not content.effects:
         return None
     marks = []
@@ -47,8 +47,8 @@ def effects(content: ReportContent) -> Drawing | None:
     )
     if any(effect.alone for effect in content.effects):
         caption += (
-            " There are too few trials to hold the other settings still, so each is looked at by"
-            " itself."
+            " There are too few trials to adjust for the other settings, so each setting is looked"
+            " at by itself."
         )
 
     def draw(canvas: Canvas, wide: bool) -> None:
@@ -60,7 +60,7 @@ def effects(content: ReportContent) -> Drawing | None:
 
 
 def hyperparameters(content: ReportContent) -> Drawing | None:
-    """Each searched setting against AP50."""
+    """AP50 against each setting with several values; None without any, or without scores."""
     scored = [trial for trial in content.trials if trial.record.ap50 is not None]
     complete = [trial for trial in scored if trial.record.state is State.COMPLETE]
     stopped_early = [trial for trial in scored if trial.record.state is State.PRUNED]
@@ -138,9 +138,8 @@ def _draw_setting(
         across = []
         for trial in mine:
             x = at = place(trial.record.params[name])
-            if isinstance(
-                domain, Choices
-            ):  # trials of one choice stand beside each other, in their order
+            if isinstance(domain, Choices):
+                # Trials with the same choice stand beside each other, in their order.
                 x += 0.5 * ((seen[at] + 0.5) / alike[at] - 0.5)
                 seen[at] += 1
             across.append(x)

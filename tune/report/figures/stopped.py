@@ -1,4 +1,4 @@
-"""When each trial ended, and why."""
+"""The figure of when each trial ended, and why."""
 
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
@@ -10,7 +10,7 @@ from tune.stopping.hope import BEST_PLACES, NO_HOPE
 
 
 def stopped(content: ReportContent) -> Drawing | None:
-    """The number of epochs that each trial trained, and why it ended there."""
+    """The number of epochs of each trial, and why it ended; None if all trials are complete."""
     records = [trial.record for trial in content.trials]
     if all(record.state is State.COMPLETE for record in records):
         return None
@@ -28,7 +28,7 @@ def stopped(content: ReportContent) -> Drawing | None:
         record.state is State.COMPLETE and record.continued_after is not None for record in records
     )
     between = {
-        State.PRUNED: f" ({hopeless} of them without hope)" if hopeless else "",
+        State.PRUNED: f" ({hopeless} of them {NO_HOPE})" if hopeless else "",
         State.COMPLETE: (
             f" ({continued} of them continued before the confirmation, after they had been stopped"
             " early)"
