@@ -559,7 +559,8 @@ class _Nursery:
     def _heard(self, actors: Iterable[_Actor], until: float) -> Iterator[tuple[_Actor, Any]]:
         """The messages of processes until a time of `time.monotonic`.
 
-        If a process dies, its last message is a ProcessTrouble. Raises EOFError if the driver is gone.
+        The last one of a process that dies is a ProcessTrouble. Raises EOFError if the driver is
+        gone.
         """
         listening = list(actors)
         while listening and (left := until - time.monotonic()) > 0:
