@@ -113,6 +113,7 @@ _SWIN = partial(_IN_PATCHES, head=("norm.", "head."), axes="BHWF")
 
 
 def _advice(authors: str, times: float) -> str:
+    """The advice on a backbone: its authors' recipe, and its memory in `times` resnet50's."""
     return (
         f"{authors} fine-tuned it with AdamW, a learning rate of 1e-4 for batches of 16, a weight"
         " decay of 0.05 and a warm-up; with all stages trained, its activations take"

@@ -15,12 +15,13 @@ from core.interrupts import exit_status, terminable
 
 
 class Main(Protocol):
-    """The `main` of a command line: it takes the arguments, or else those of the process, and
-    returns the exit status.
-    """
+    """The `main` of a command line."""
 
     def __call__(self, arguments: Sequence[str] | None = None) -> int:
-        """Run the command."""
+        """Run the command; returns its exit status.
+
+        arguments   without the program's name; None for those of the process
+        """
 
 
 def command_line(interrupted: str) -> Callable[[Main], Main]:

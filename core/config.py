@@ -75,6 +75,7 @@ def _as_it_is(value: Value) -> Value:
 
 
 def _or_auto(value: object, handler: ValidatorFunctionWrapHandler) -> object:
+    """Accept `auto`, or what the type accepts; the rule that another text breaks names both."""
     if isinstance(value, str) and value == AUTO:
         return value
     try:
@@ -96,9 +97,7 @@ class _Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false as numbers: Python takes True for 1, so `optim.epochs: true`
-        would train one epoch.
-        """
+        """Refuse true and false as numbers, or `optim.epochs: true` would train one epoch."""
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation in (
             int,
             float,
@@ -108,9 +107,7 @@ class _Settings(BaseModel):
 
 
 class DataConfig(_Settings):
-    """The annotated images, their split into training and validation images, and how training
-    shows them.
-    """
+    """The annotated images: how they are read, split and shown in training."""
 
     validation_fraction: float = Field(0.2, gt=0, lt=1)
     """Fraction of the images held out for validation; unused when `folds` is set."""
@@ -536,6 +533,7 @@ class TrialConfig(_Settings):
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Value]]:
+    """Pairs of a flat name, such as `optim.epochs`, and its value, from nested settings."""
     pairs: list[tuple[str, Value]] = []
     for key, value in tree.items():
         pairs += (
@@ -551,6 +549,7 @@ SETTINGS: Mapping[str, Value] = TrialConfig().settings()
 
 
 def _may_be_auto() -> Iterator[str]:
+    """Yield the flat names of the settings that are marked MayBeAuto."""
     for group, info in TrialConfig.model_fields.items():
         for leaf, field in getattr(info.annotation, "model_fields", {}).items():
             if any(isinstance(one, MayBeAuto) for one in field.metadata):

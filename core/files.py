@@ -73,6 +73,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of its keys and values; raises ValueError for a key that is there twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)

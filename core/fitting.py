@@ -227,8 +227,9 @@ def _limit(config: TrialConfig) -> int:
 
 
 def _crop_below(enough: float, data: Measurement, config: TrialConfig) -> Chosen:
-    """Choose whole images if they show the median cell in `enough` pixels, or crops that show it in
-    LEAST_CELL.
+    """Choose whole images if they show the median cell in `enough` pixels, or else crops.
+
+    Crops show it in LEAST_CELL pixels.
     """
     own = _own_cell(data)
     side, limit = config.model.image_min_side, _limit(config)
@@ -357,12 +358,13 @@ NEWEST_RULES = max(FITTING_RULES)
 
 @dataclass(frozen=True)
 class Circumstances:
-    """The facts on which `auto` depends; each of the first two is None where it is not known, and
-    then leaves its settings open.
+    """The facts on which the values that `auto` stands for depend.
 
-    precision   the precision that `optim.precision: auto` is
-    data        the measurement of the data set
-    rules       version of the rules by which settings are read off it
+    precision   the precision that `optim.precision: auto` stands for; None if it is not known,
+                which leaves that setting open
+    data        the measurement of the data set; None if it is not known, which leaves the settings
+                open that are read off it
+    rules       version of the rules by which settings are read off the data
 
     Called with the name of a setting and a configuration it is a resolver: see
     `TrialConfig.resolved`.

@@ -52,6 +52,7 @@ def exit_status() -> int:
 
 
 def _as_ctrl_c(_: int, frame: FrameType | None) -> None:
+    """Handle the first SIGTERM as Ctrl-C would be at this moment, and ignore further ones."""
     global _terminated
     if _terminated:
         return

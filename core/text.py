@@ -15,6 +15,7 @@ def many(count: int, noun: str, plural: str | None = None) -> str:
 
 
 def _plural(noun: str) -> str:
+    """The regular plural of a noun."""
     if noun.endswith(("s", "x", "z", "sh", "tch")):
         return f"{noun}es"
     if noun.endswith("y") and noun[-2:-1] not in tuple("aeiou"):

@@ -42,6 +42,7 @@ def as_time_span(low: float, high: float) -> str:
 
 
 def _amount_and_unit(seconds: float) -> tuple[str, str]:
+    """A time as a rounded amount and its unit, from seconds to years."""
     minutes, days = round(seconds / 60), seconds / 86_400
     if seconds < 90:
         return f"{round(seconds)}", "s"

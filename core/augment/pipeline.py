@@ -42,11 +42,10 @@ class Augmenter:
     def __call__(
         self, image: Image, label_maps: LabelMaps, rng: np.random.Generator
     ) -> tuple[Image, LabelMaps]:
-        """Return `image`, uint8 [H, W, 3], and `label_maps`, uint16 [L, H, W], changed in new
-        arrays of their shapes, or with height and width exchanged in both.
+        """Change `image`, uint8 [H, W, 3], and `label_maps`, uint16 [L, H, W], in new arrays.
 
-        The label maps hold no value that they did not hold before. An array that nothing changes is
-        returned as it came.
+        These have the same shapes, or height and width exchanged in both. The label maps hold no
+        value that they did not hold before. An array that nothing changes is returned itself.
         """
         *first, rest = rng.integers(2**63, size=len(FIRST_SEEDS) + 1).tolist()
         for name, number, geometric, change in self.changes:
@@ -59,11 +58,10 @@ class Augmenter:
 
 
 class Mixer:
-    """The augmentations that are on and need other training images; call it with an image and a
-    generator, before the image is shrunk.
+    """The augmentations that are on and need other training images.
 
-    Every one draws from its own stream, whose seed depends on the generator and on its name, as in
-    `Augmenter`.
+    Call it with an image and a generator, before the image is shrunk. Every augmentation draws from
+    its own stream, whose seed depends on the generator and on its name, as in `Augmenter`.
 
     training   the images of the training part
     """
@@ -106,6 +104,7 @@ def build_mixer(config: AugmentConfig, training: Sequence[Sample]) -> Mixer | No
 
 
 def _switched_on(config: AugmentConfig) -> dict[str, Augmentation]:
+    """The augmentations that are on, by name in the table's order, with their strengths."""
     settings = config.model_dump()
     return {
         name: part(**{leaf: settings[leaf] for leaf in part.model_fields})

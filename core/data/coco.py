@@ -470,6 +470,8 @@ def _read_image(
     folders: list[Path],
     path: Path,
 ) -> _Read:
+    """Read one image and draw its annotations into label maps."""
+
     def unusable(problem: Problem) -> _Read:
         return _Read(None, [replace(problem, skippable=True)], Counter(), Counter(), [], [])
 

@@ -61,8 +61,7 @@ class TestImage:
 
 @dataclass(frozen=True)
 class Dataset:
-    """All annotated images of a data set, in the order of their names, and the images to predict
-    on.
+    """All annotated images of a data set, in the order of their names, and its test images.
 
     Plain dataclasses over contiguous read-only arrays, so that Ray's object store shares them
     between processes without a copy. The fingerprint covers classes, names, pixels and labels, not
@@ -168,6 +167,7 @@ def by_cause(problems: Iterable[Problem]) -> list[str]:
 
 
 def _one_sentence(alike: Sequence[Problem]) -> str:
+    """The first of problems of one cause, their number, and the places of some others."""
     first, *others = alike
     if not others:
         return str(first)

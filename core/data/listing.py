@@ -75,6 +75,7 @@ def find_listing(path: Path) -> Path | None:
 
 
 def _is_image_file(path: Path) -> bool:
+    """Whether a file that is not hidden has the suffix of an image; broken links count, too."""
     hidden = path.name.startswith(".")  # macOS puts ._NAME.tif beside NAME.tif on foreign disks
     leads_nowhere = path.is_symlink() and not path.exists()  # reported as a problem, not ignored
     return (

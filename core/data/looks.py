@@ -16,7 +16,7 @@ from PIL import Image
 from core.data.dataset import Dataset
 
 MOST_COMPARED = 600
-"""Largest number of images that are compared: of a larger data set, every so many-th by name."""
+"""Largest number of images that are compared; a larger data set is sampled evenly by name."""
 SIDE = 24
 """Side, in pixels, of the small copies that are compared."""
 SAME_PLACE = 0.95
@@ -92,8 +92,9 @@ class Looks:
         return self._are_close(order_N[:-1], order_N[1:])
 
     def _are_close(self, ones_K: NDArray[np.int64], others_K: NDArray[np.int64]) -> bool:
-        """Whether these pairs of images are closer in colour than random pairs, by CLOSE and
-        SHUFFLES; false for fewer than LEAST_IMAGES images.
+        """Whether these pairs of images are closer in colour than random pairs.
+
+        Always false for fewer than LEAST_IMAGES images.
         """
         if len(self.names) < LEAST_IMAGES or not len(ones_K):
             return False

@@ -244,6 +244,7 @@ def _are_parts(grouping: Grouping, images: int) -> bool:
 
 
 def _grouping(names: Sequence[str], pattern: str) -> Grouping:
+    """Group names by a pattern that finds a group in each; groups of one are left out."""
     members: dict[str, list[str]] = {}
     for group, name in zip(group_names(names, pattern, "names"), names, strict=True):
         members.setdefault(group, []).append(name)

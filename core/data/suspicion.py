@@ -288,7 +288,7 @@ def _has_crumbs(shapes: Shapes) -> NDArray[np.bool_]:
 def _scattered(dataset: Dataset, shapes: Sequence[Shapes]) -> Iterator[str]:
     """Yield a suspicion for each class whose masks show the class and not its instances.
 
-    Each of their instances is then several pieces, all over the image.
+    Most instances of such a class are several pieces each, all over the image.
     """
     for label, category in enumerate(dataset.classes, start=1):
         instances, pieces, images = 0, [], []

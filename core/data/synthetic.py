@@ -130,6 +130,7 @@ def write_hw3(dataset: Dataset, folder: Path, test: Sequence[Sample] = ()) -> No
 
 
 def _write_image(path: Path, image: NDArray[np.uint8]) -> None:
+    """Write an RGB image as an opaque RGBA TIFF file with LZW compression."""
     opaque = np.full((*image.shape[:2], 1), 255, np.uint8)
     tifffile.imwrite(
         path,

@@ -234,6 +234,7 @@ def _without_levels(pages: list[tifffile.TiffPage]) -> list[tifffile.TiffPage]:
     """
 
     def is_level(page: tifffile.TiffPage) -> bool:
+        """Whether a page is a smaller copy of the first, by its type and size."""
         first = pages[0]
         same = (page.dtype, page.samplesperpixel, page.photometric) == (
             first.dtype,
@@ -282,7 +283,7 @@ IMAGEJ_AXES = ("channels", "slices", "frames")
 
 
 def _claimed_number(content: Mapping[str, Any] | None, key: str) -> int:
-    """A size in ImageJ's metadata, at most MOST; 1 where it is missing or no positive number."""
+    """A size in ImageJ's metadata, at most MOST_PLANES; 1 where it is missing or not positive."""
     value = (content or {}).get(key, 1)
     return min(value, MOST_PLANES) if isinstance(value, int) and value > 0 else 1
 

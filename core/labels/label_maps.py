@@ -203,7 +203,7 @@ def whole_mask_targets(
     """Compute the targets of `mask_targets` from whole masks, for proposals of a few instances.
 
     Float32 [P, size, size] in 0..1, zeros for proposals of other instances. For instances too large
-    for the windows of `mask_targets`, see `windows_of`.
+    for the windows of `mask_targets`, see `window_sizes`.
 
     ids_K, maps_K   int16 and int64 [K], the instances, as in `mask_targets`
     instance_P      int64 [P], number in K of the instance that a proposal is matched to; -1 for

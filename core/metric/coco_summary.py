@@ -57,8 +57,7 @@ class GradedMatches:
 def coco_summary(
     samples: Sequence[Sample], detections: Sequence[Detections], classes: int
 ) -> Mapping[str, float | None]:
-    """The twelve numbers of masks, by their `SUMMARY_NAMES`, in 0..1; None where there is
-    nothing to find.
+    """The twelve numbers of masks by their SUMMARY_NAMES, in 0..1; None without ground truth.
 
     `classes` is C. AP50 is that of `core.metric.ap50` with at most 100 detections per image and
     class.
