@@ -266,6 +266,7 @@ def _python_here() -> str:
 
 
 def _scores(metrics: dict[str, Any]) -> str:
+    """A clause on the retrained model's AP50 beside that of the search."""
     search = f"AP50 {as_ap50(metrics['search']['ap50'])} in the search"
     if metrics["validation"] is None:
         return f"; no image is left to score it, the trial had {search}"

@@ -328,6 +328,7 @@ def refusal_of(error: sqlalchemy.exc.SQLAlchemyError, url: str) -> Refusal:
 
 
 def _kind_of_refusal(error: sqlalchemy.exc.SQLAlchemyError, words: str) -> _RefusalKind:
+    """The first kind that fits an error by its code, its SQLSTATE or its words."""
     said = getattr(error, "orig", None)
     code, state = (
         _code(said),

@@ -33,6 +33,7 @@ def without_password(text: str) -> str:
 
 
 def _without_secrets(word: str) -> str:
+    """A word, which may be a URL, with *** in place of its secrets."""
     user_info, parameter = _USER_INFO.search(word), _PARAMETER.search(word)
     if user_info and parameter and parameter.start() < user_info.end():
         # An @ is in the parameter's value, or a = in the password: nobody can tell where the secret

@@ -123,6 +123,7 @@ def _options(parsed: argparse.Namespace) -> Options:
 
 
 def _seconds(text: str) -> float:
+    """The seconds of a time such as 90m. Raises BadRequest."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
     if match is None:
         raise BadRequest(
@@ -132,6 +133,7 @@ def _seconds(text: str) -> float:
 
 
 def _asked_for(parsed: argparse.Namespace, options: Options) -> "StudyRequest":
+    """The request of the space file, or of the known study, with the command line's changes."""
     if parsed.space is None and parsed.study is None:
         raise BadRequest(
             "--space FILE is needed, or --study NAME of a known study; search_spaces/ holds"

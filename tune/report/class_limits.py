@@ -78,6 +78,7 @@ def limits_of_rows(
 
 
 def _weakest(found: Sequence[RowLimits]) -> list[RowLimits]:
+    """The MOST_CLASSES of them with the lowest AP50, in their order."""
     weakest = sorted(found, key=lambda one: one.ap50)[:MOST_CLASSES]
     return [one for one in found if one in weakest]
 
@@ -85,6 +86,7 @@ def _weakest(found: Sequence[RowLimits]) -> list[RowLimits]:
 def _of_row(
     name: str, trials: Sequence[ScoredTrial], classes: Sequence[str]
 ) -> Iterator[RowLimits]:
+    """The limits of each class of a row, but for classes without an annotated instance."""
     if any(len(trial.limits) != len(classes) for trial in trials):
         return
     for place, label in enumerate(classes):

@@ -75,6 +75,7 @@ def further_of(
 def _outlook(
     request: StudyRequest, row: MainRow, scores: Mapping[str, Mapping[Repeat, Scored]]
 ) -> Outlook:
+    """The state of a row's comparison, from which the seeds and images that it needs follow."""
     assert row.difference is not None
     assert row.compared_with is not None
     own, other = scores[row.name], scores[row.compared_with]

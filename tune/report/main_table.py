@@ -112,6 +112,7 @@ def repeat_of(record: TrialRecord) -> Repeat:
 
 
 def _variant_rows(request: StudyRequest, complete: Sequence[ScoredTrial]) -> tuple[MainRow, ...]:
+    """The variants with a complete trial, compared with their counterparts over common repeats."""
     space, planned = request.space, request.planned_trials // len(request.space.variants)
     own = {variant.name: dict(variant.settings) for variant in space.variants}
     by_name = {name: [trial for trial in complete if trial.record.name == name] for name in own}

@@ -305,6 +305,7 @@ def _is_clear(row: MainRow) -> bool:
 
 
 def _with_difference(row: MainRow) -> str:
+    """A row's name with its difference, and what limits the verdict."""
     assert row.difference is not None
     more = ", on these training images" if row.scope is Scope.HERE else ""
     more += ", confounded" if row.confounds else ""
@@ -312,6 +313,7 @@ def _with_difference(row: MainRow) -> str:
 
 
 def _confounded(row: MainRow) -> str:
+    """A row's name with the factors in which it differs from its counterpart."""
     return (
         f"{row.name} ({listed([factor.name for factor in row.factors])} differ from"
         f" {row.compared_with})"
@@ -469,6 +471,7 @@ def runners_up(choice: Choice) -> str:
 
 
 def _way_to_predict(choice: Choice, candidate: Candidate) -> str:
+    """A sentence on the winner's best settings of prediction, and on what they gain."""
     tried = (
         f"{many(len(choice.gains), 'other combination')} of them (after_training), tried on the"
         " validation images of each of these trainings"
@@ -577,6 +580,7 @@ def _score(row: MainRow) -> str:
 
 
 def _repeats(row: MainRow) -> str:
+    """A clause on the trainings behind a row's score."""
     count = len(row.trials)
     if row.seeds > 1:
         return f"the mean of {count} repeats"

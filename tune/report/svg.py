@@ -213,6 +213,7 @@ def _finished(svg: str, prefix: str, title: str, description: str, themed: bool)
 def _attributes(
     found: Mapping[str, str], used: Mapping[str, str], themed: bool
 ) -> list[tuple[str, str]]:
+    """The attributes of an element: ids made unique, numbers cut to two decimals, fonts removed."""
     kept: list[tuple[str, str]] = []
     for name, value in found.items():
         if name == "id":

@@ -275,6 +275,7 @@ def _in_batches(settings: Mapping[str, Value]) -> str:
 
 
 def _rate_beside_batch(one: Mapping[str, Value], other: Mapping[str, Value]) -> str:
+    """A clause on the learning rate per image, for two configurations of different batch size."""
     if _scaled(one, other):
         return ", the learning rate in proportion"
     ratio = round(_rate_per_image(one) / _rate_per_image(other), 9)
@@ -283,6 +284,7 @@ def _rate_beside_batch(one: Mapping[str, Value], other: Mapping[str, Value]) -> 
 
 
 def _both(name: str, one: Mapping[str, Value], other: Mapping[str, Value]) -> str:
+    """Both values of a setting, in words; the own alone if it is a switch or the other has none."""
     mine, its = one[name], other.get(name)
     if its is None or isinstance(mine, bool):
         return as_setting(mine)

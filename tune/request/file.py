@@ -203,6 +203,7 @@ def _merge(
     study: str | None = None,
     trials: int | None = None,
 ) -> StudyRequest:
+    """The request of a document, with the command line merged into it and everything checked."""
     sections = _shape(document, place)
     named = {"data": data, "study": study}
     sections |= {name: value for name, value in named.items() if value is not None}
@@ -290,6 +291,7 @@ def _shape(document: object, place: str) -> dict[str, Any]:
 
 
 def _refuse(sections: Mapping[str, Any], names: Iterable[str], message: str) -> None:
+    """Raise SpaceError with this message if one of the sections is there."""
     if any(name in sections for name in names):
         raise SpaceError(message)
 
@@ -346,6 +348,7 @@ def _key_and_value(text: str) -> tuple[str, str, str]:
 
 
 def _override_value(raw: str, place: str) -> object:
+    """The value of `--set KEY=VALUE`, read as YAML. Raises SettingError."""
     if not raw:
         return ""
     try:

@@ -218,6 +218,7 @@ def _check_not_shared(names: Iterable[str], place: str) -> None:
 
 
 def _domain(name: str, spec: object, place: str) -> Domain:
+    """The domain of a searched setting, from its entry in the file. Raises SpaceError."""
     if isinstance(spec, list):
         return _choices(name, spec, place)
     if not isinstance(spec, Mapping):
@@ -335,6 +336,7 @@ def _when(
     fixed: Mapping[str, Value],
     place: str,
 ) -> dict[str, tuple[Value, ...]]:
+    """The conditions under the `when` of a setting: other settings, each with allowed values."""
     spec = specs[name]
     raw = spec.get("when") if isinstance(spec, Mapping) else None
     where = f"{place}, {name}, when"
@@ -400,12 +402,14 @@ def _check_combinations(space: SearchSpace, place: str) -> None:
 
 
 def _draws(space: SearchSpace) -> Iterator[dict[str, Value]]:
+    """Random points whose values are choices and range ends, the same in every call."""
     rng = random.Random(0)
     for _ in range(_SAMPLED_COMBINATIONS):
         yield space.sample(lambda _, domain: rng.choice(domain.corners))
 
 
 def _check_all(space: SearchSpace, points: Iterable[Mapping[str, Value]], place: str) -> None:
+    """Raise SettingError, which names the combination, for a point that is no configuration."""
     for params in points:
         try:
             space.resolve(params, place)
@@ -422,6 +426,7 @@ def _check_all(space: SearchSpace, points: Iterable[Mapping[str, Value]], place:
 def _start_point(
     space: SearchSpace, raw: Mapping[str, object], place: str, overridden: Set[str]
 ) -> dict[str, Value]:
+    """A checked point of `start`, without the settings that `--set` made inactive."""
     if not raw:
         raise SpaceError(f"{place}: must name at least one setting, and is empty.")
     searched = {parameter.name: parameter for parameter in space.parameters}

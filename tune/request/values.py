@@ -16,6 +16,7 @@ _MAX_TEXT = 1000
 
 
 def _fields() -> dict[str, FieldInfo]:
+    """Every setting with its definition, in the order of SETTINGS."""
     fields: dict[str, FieldInfo] = {}
     for group, info in TrialConfig.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
@@ -29,6 +30,7 @@ def _fields() -> dict[str, FieldInfo]:
 
 
 def _adapter(info: FieldInfo) -> TypeAdapter[Any]:
+    """The validator of a setting's type and range."""
     # Annotated needs at least one annotation. A field may have no constraint, but it has a
     # description.
     annotated: Any = Annotated

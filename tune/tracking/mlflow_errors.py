@@ -65,6 +65,7 @@ def trouble_of(error: BaseException, destination: Destination) -> Trouble:
 
 
 def _trouble_of_server(error: BaseException, reason: str, again: str) -> Trouble:
+    """The meaning of an error of an MLflow server or of the way to it."""
     said = str(error)
     if isinstance(error, MlflowException):
         code = error.get_http_status_code()  # type: ignore[no-untyped-call]

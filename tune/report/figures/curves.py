@@ -126,6 +126,7 @@ def _series(
 
 
 def _whose(content: ReportContent, shown: Sequence[_Series]) -> str:
+    """A sentence on the rows whose curves are drawn."""
     named = [one for one in shown if one.row is not None]
     rest = len(shown) - len(named)
     what = "variants" if content.request.space.variants else "trials that ran to their end"
@@ -144,13 +145,14 @@ def _whose(content: ReportContent, shown: Sequence[_Series]) -> str:
 
 
 def _bands(shown: Sequence[_Series]) -> str:
+    """A sentence on what lines and bands are, and on what they cannot show."""
     if any(len(one.curves) > 1 for one in shown):
         return (
             "Lines are means over the repeats, bands reach from the lowest to the highest repeat."
         )
     return (
-        "Each line is one training with one seed, so how far another seed would be from it cannot"
-        " be seen."
+        "Each line is one training with one seed; how much another seed would differ cannot be"
+        " seen."
     )
 
 

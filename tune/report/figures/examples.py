@@ -156,6 +156,7 @@ def chosen_images(f1_I: NDArray[np.float64], pixels: list[int]) -> list[int]:
 
 @contextlib.contextmanager
 def _few_threads() -> Iterator[None]:
+    """Limit torch to PREDICTING_THREADS threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(min(PREDICTING_THREADS, len(os.sched_getaffinity(0))))
     try:

@@ -85,6 +85,7 @@ def _label(one: RowLimits, several: bool) -> str:
 
 
 def _which(content: ReportContent, rows: list[str]) -> str:
+    """The rows of the figure, in words."""
     if len(rows) == 1:
         return rows[0]
     return f"the {len(rows)} best variants" if len(rows) < len(content.rows) else listed(rows)
