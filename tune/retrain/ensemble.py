@@ -1,10 +1,10 @@
-"""The models that the confirmation trained of the winner, put together to predict as one.
+"""The ensemble of the models that the confirmation trained of the winner: they predict as one.
 
 They differ in seed and split, and were trained anyway. Their detections are merged as those of
 views are (`predict.merge`, `predict.agreement`).
 
-What they gain together is measured on the images that none of them trained on: those that
-validated in all of their splits. There may be few of them, or none.
+The gain of the ensemble is measured on the images that none of its models trained on: those in the
+validation parts of all their splits. There may be few of these images, or none.
 """
 
 import math
@@ -36,9 +36,10 @@ from tune.study.progress import Steps
 class Ensemble:
     """Models that predict together.
 
+    trained   the joined model
     metrics   the content of metrics.json
     unseen    the samples that none of them trained on
-    found     the detections in each of these
+    found     the joined model's detections in each of these samples
     """
 
     trained: TrainedModel
@@ -48,9 +49,9 @@ class Ensemble:
 
 
 def make_ensemble(plan: RetrainingPlan, console: Console, device: str) -> Ensemble:
-    """Put the plan's members together, and measure what that gains.
+    """Join the plan's members into one model, and measure its gain over one member alone.
 
-    Raises StudyError where the weights of a member are missing.
+    Raises StudyError if the weights of a member are missing or damaged.
     """
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
@@ -71,7 +72,10 @@ def make_ensemble(plan: RetrainingPlan, console: Console, device: str) -> Ensemb
 
 
 def _member(plan: RetrainingPlan, record: TrialRecord, device: str) -> TrainedModel:
-    """The model of a confirming trial's best epoch, which predicts with the plan's settings."""
+    """The model of a confirming trial's best epoch, set to predict with the plan's settings.
+
+    Raises StudyError if its weights are missing or damaged.
+    """
     folder = plan.folder.confirm_trial(record.id)
     config = TrialConfig.from_settings(record.settings, f"confirming trial {record.id}")
     trial = Trial(config, plan.data, plan.weights, device=device)
@@ -91,7 +95,7 @@ def _member(plan: RetrainingPlan, record: TrialRecord, device: str) -> TrainedMo
 def _scores_of_each(
     models: Sequence[TrainedModel], samples: Sequence[Sample], console: Console
 ) -> list[Evaluated]:
-    """The score of each model on the samples."""
+    """The score of each model on the samples, with the model's own settings of prediction."""
     helpers = torch.get_num_threads() - 1
     scored = []
     title = "Predicting the images that no member trained on"
@@ -147,11 +151,13 @@ def _metrics(plan: RetrainingPlan, evaluated: Sequence[Evaluated]) -> dict[str, 
 
 
 def gain_of_ensemble(evaluated: Sequence[Evaluated], pattern: str) -> dict[str, Any] | None:
-    """The gain of models together over one alone; None without instances to tell it by.
+    """The gain of the joined model over one model alone, as in metrics.json.
 
-    evaluated   the scores on the images that none of them trained on: together, then of each alone;
-                empty without such images
+    evaluated   the scores on the images that none of them trained on: of the joined model, then of
+                each alone; empty if there are no such images
     pattern     `data.group_pattern`
+
+    None if there are no such images, or no instances in them.
     """
     if not evaluated or math.isnan(evaluated[0].ap50):
         return None

@@ -1,4 +1,4 @@
-"""The files that are written beside a model in `best/`: the submission, and pictures."""
+"""The files that are written beside a model in `best/`: the submission and the pictures."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +22,8 @@ from core.sample import Detections, Sample
 from tune.study.progress import Steps
 
 DRAWN_SCORE = 0.5
-"""Least score of a drawn detection, where no validation image tells which score balances precision
-and recall."""
+"""Least score of a detection that is drawn, if no validation image tells at which score precision
+and recall balance."""
 
 NOT_YET = {
     "written": False,
@@ -37,7 +37,7 @@ class Tested:
 
     results      the detections in each image that could be predicted, by the image's id
     full_tiles   for each of these images, the number of tiles that reached the cap on detections
-    missing      why there is no submission, a sentence for each cause
+    missing      the reasons why there is no submission, a sentence each; empty if there is one
     """
 
     results: dict[int, list[CocoResult]] = field(default_factory=dict)
@@ -56,7 +56,11 @@ def add_submission(
 ) -> Tested:
     """Predict the test images, and add the submission to `best` if every image could be predicted.
 
-    The result is entered in `metrics`, and at the end in metrics.json.
+    metrics   the content of metrics.json, to which the outcome is added, also in the file
+    shown     least score of a detection that is drawn
+    helpers   number of threads that draw pictures while the network looks at the next images
+
+    Does nothing if there are no test images.
     """
     if not images:
         return Tested()
@@ -102,7 +106,7 @@ def draw_validation(
 
 
 _TestPicture = tuple[TestImage, Path, NDArray[np.uint8]]
-"""A test image, the path of its picture, and its pixels."""
+"""A test image, the path of its picture, and its pixels (H x W x 3)."""
 
 
 def _predict_test(
@@ -113,9 +117,11 @@ def _predict_test(
     console: Console,
     helpers: int,
 ) -> Tested:
-    """Predict each test image that can be read, and write its picture to `folder`; the others
-    get a sentence each.
+    """Predict each test image that can be read, and write its picture to `folder`.
 
+    Each of the others gets a sentence in `missing`.
+
+    shown     least score of a detection that is drawn
     helpers   number of threads that draw pictures while the network looks at the next images
     """
     tested = Tested()
@@ -157,7 +163,7 @@ def _predict_test(
 
 
 def _file_names(names: Sequence[str]) -> list[str]:
-    """A file name for the picture of each image, no two alike in one folder."""
+    """A name for the picture of each image, in their order; no two are alike."""
     taken: dict[str, None] = {}
     for name in names:
         path = Path(name.replace("\\", "/"))
@@ -174,5 +180,4 @@ def _file_names(names: Sequence[str]) -> list[str]:
 
 
 _LONGEST = 200
-"""Largest length, in bytes, of a picture's name: file systems allow 255, and writing adds a suffix.
-"""
+"""Largest length, in bytes, of a picture's name without suffixes: file systems allow 255 in all."""

@@ -1,6 +1,4 @@
-"""A retraining: the choice of its trial, and its check against the study, the data and the
-weights.
-"""
+"""The plan of a retraining: its trial is chosen, and checked against study, data and weights."""
 
 import hashlib
 import json
@@ -43,20 +41,19 @@ class RetrainingPlan:
 
     identity    the ledger's identity
     record      the trial that is repeated
-    why         the reason for this trial, a sentence
-    on          train: the trial's own split, the epoch chosen on its validation part; all: every
-                image
+    why         the reason for this trial, a sentence without a full stop
+    on          train: the trial's own split, with the epoch that is best on its validation part;
+                all: every annotated image
     config      the settings of the training
     epochs      number of epochs to train; `config.optim.epochs` is the length of the schedule. With
-                `all` it is the best epoch: on the mean curve of the confirmation where there is
-                one, else of the trial
+                `all` it is the best epoch of the confirmation's mean curve, or else of the trial
     own         the settings of prediction that are used unless one of `candidates` is better
-    candidates  other settings of prediction to try; none where the confirmation chose
-    confirmed   the mean AP50 of the winner in the confirmation with each of the settings of
-                prediction that were tried there, its own first; empty where none were
-    changed     the settings to which the command line gives other values than the trial's
+    candidates  other settings of prediction to try; empty if the confirmation chose them
+    confirmed   mean AP50 of the winner in the confirmation with each of the settings of prediction
+                that were tried there, its own first; empty if none were tried
+    changed     the settings for which the command line gives another value than the trial's
     threads     number of processor threads; None for torch's default
-    members     the trials of the confirmation whose models predict together; empty where a model is
+    members     the trials of the confirmation whose models predict together; empty if a model is
                 trained
     """
 
@@ -80,12 +77,12 @@ class RetrainingPlan:
 
     @property
     def kind(self) -> str:
-        """The value of `on`, or `together` where members predict together."""
+        """The value of `on`, or `together` if members predict together."""
         return "together" if self.members else self.on
 
     @property
     def key(self) -> str:
-        """A name that no other training of this study has."""
+        """A name that only this retraining has: it depends on all that changes its result."""
         identity = [
             self.config.settings(),
             self.data.fingerprint,
@@ -97,7 +94,10 @@ class RetrainingPlan:
         return f"{self.record.id}-{self.kind}-{digest[:8]}"
 
     def changed_in(self, trained: TrialConfig) -> dict[str, Value]:
-        """`changed`, in which each `auto` is the value that it had in the training."""
+        """The changed settings, with the value that the training used for each `auto`.
+
+        A setting whose value is then the trial's own is left out.
+        """
         settings = trained.settings()
         found = {name: settings[name] if one == AUTO else one for name, one in self.changed.items()}
         before = self.record.settings
@@ -120,8 +120,8 @@ class RetrainingPlan:
             )
         if self.changed:
             notes.append(
-                f"the search's score of trial {self.record.id} was without:"
-                f" {as_settings(self.changed)}"
+                f"the score of trial {self.record.id} in the search is of a training without these"
+                f" changes: {as_settings(self.changed)}"
             )
         if not self.data.test_images:
             notes.append(f"{self.data.name} lists no test images, so no submission is written")
@@ -137,19 +137,17 @@ def plan_retraining(
     threads: int | None = None,
     ensemble: bool = False,
 ) -> RetrainingPlan:
-    """Check a retraining against study, data and weights.
+    """Check a retraining against study, data and weights. Raises the first BadRequest.
 
-    Nothing is written but pretrained weights that it downloads.
+    Missing pretrained weights are downloaded; nothing else is written.
 
     trial     number of the trial; None for the winner
     data      the folder of the data set now; None for the folder of the search
     on        train or all, see `RetrainingPlan`
     changes   changes to the trial's settings
-    threads   number of processor threads; None for those of the trial where it is repeated on its
-              own split, which a CPU then does bit for bit
-    ensemble  whether the winner's models of the confirmation are put together, instead of training
-
-    Raises BadRequest for the first problem.
+    threads   number of processor threads; None for the trial's own number with `train`, so that a
+              CPU repeats the trial bit for bit, and for torch's default with `all`
+    ensemble  whether to join the winner's models of the confirmation, instead of training one
     """
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise BadRequest(f"--threads must be from 1 to {MOST_THREADS}, and is {threads}")
@@ -213,9 +211,9 @@ def plan_retraining(
 
 
 def _automatic(request: StudyRequest, asked: TrialConfig, dataset: Dataset) -> Circumstances:
-    """The values of `auto` on the command line: as in the study, or else as these data say.
+    """The values of `auto` on the command line: the study's, or else those read off these data.
 
-    A precision that is left open is found on the device of the training.
+    The precision stays open: it is resolved on the device of the training.
     """
     known = request.space.auto
     if known is not None and known.data is not None:
@@ -226,7 +224,7 @@ def _automatic(request: StudyRequest, asked: TrialConfig, dataset: Dataset) -> C
 def _members(
     study: Study, trial: int | None, on: On, changed: Mapping[str, Value]
 ) -> tuple[TrialRecord, ...]:
-    """The confirming trials of the winner. Raises BadRequest where they cannot be put together."""
+    """The confirming trials of the winner. Raises BadRequest if they cannot be joined."""
     if trial is not None or on == "all":
         other = "--on all" if trial is None else "--trial"
         raise BadRequest(
@@ -255,7 +253,12 @@ def _members(
 
 
 def _confirmed_predictions(choice: Choice, own: PredictConfig) -> dict[PredictConfig, float]:
-    """The winner's mean AP50 in the confirmation with each of the settings that were tried."""
+    """The winner's mean AP50 in the confirmation for each of the settings that it tried.
+
+    own   the winner's own settings of prediction
+
+    Empty if the confirmation tried none.
+    """
     if not choice.gains:
         return {}
     alone = choice.curves[choice.name][choice.epoch - 1]
@@ -263,13 +266,13 @@ def _confirmed_predictions(choice: Choice, own: PredictConfig) -> dict[PredictCo
 
 
 def _threads_of_trials(description: Mapping[str, Any]) -> int:
-    """Processors of each trial of the search. Raises StudyError where study.json is damaged."""
+    """Number of processors of each trial of the search. Raises StudyError for a bad study.json."""
     try:
         return int(description["resources"]["cpus_per_trial"])
     except (LookupError, TypeError, ValueError):
         raise StudyError(
-            "study.json is damaged: resources.cpus_per_trial must be a whole number; bring it back,"
-            " or give --on all"
+            "study.json is damaged: resources.cpus_per_trial must be a whole number; restore it"
+            " from a backup, or give --on all"
         ) from None
 
 
@@ -280,13 +283,15 @@ def choose_trial(
     confirmed: Confirmation | None = None,
     choice: Choice | None = None,
 ) -> tuple[TrialRecord, str]:
-    """The trial to retrain, and the reason for it in a sentence. Raises StudyError.
+    """The trial to retrain, and the reason for it in a sentence without a full stop.
 
-    trial       number of the trial; None for the winner: that of `choice`, else the best of the
+    trial       number of the trial; None for the winner: that of `choice`, or else the best of the
                 search
     planned     number of trials that the search plans
     confirmed   the confirmation of the search, if there is one
     choice      the winner of the confirmation, if there is one
+
+    Raises StudyError if there is no such trial, or it has no score.
     """
     best = best_of(records)
     if trial is None and confirmed is not None and choice is not None:
@@ -358,7 +363,7 @@ def _confirmed_winner(
 
 
 def _unconfirmed(confirmed: Confirmation | None) -> str:
-    """Why the best of the search is taken although no fresh seeds confirmed it."""
+    """Words on why the best of the search is taken although it was not confirmed."""
     if confirmed is None:
         return "no fresh seeds and splits confirmed it"
     if confirmed.finished:
@@ -371,10 +376,10 @@ def _unconfirmed(confirmed: Confirmation | None) -> str:
 
 
 def _other_images(records: Sequence[TrialRecord]) -> str:
-    """A warning where the trials were scored on different images: repeats of variants, or folds."""
+    """A warning if trials were scored on different images (repeats of variants, folds); or ""."""
     splits = {tuple(record.settings.get(name) for name in _SPLIT) for record in records}
     return (
-        "the trials were scored on different images, so that luck has a part in it; "
+        "the trials were scored on different images, so luck has a part in their order; "
         if len(splits) > 1
         else ""
     )
@@ -387,7 +392,10 @@ def _named(record: TrialRecord) -> str:
 def _changed_settings(
     overrides: Sequence[str], record: TrialRecord, on: On, best_epoch: int
 ) -> dict[str, Value]:
-    """The settings that the command line changes. Raises SettingError."""
+    """The settings to which the command line gives another value than the trial's.
+
+    Raises BadRequest if a setting cannot be changed, or `--on all` does not fit the trial.
+    """
     changed: dict[str, Value] = {}
     for text in overrides:
         name, value = setting_override(text)
@@ -414,17 +422,18 @@ def _changed_settings(
 def _pretrained(
     model: ModelConfig, facts: Mapping[str, Any], record: TrialRecord
 ) -> BaseWeights | None:
-    """The pretrained weights of a model.
+    """The pretrained weights of a model; None for a model that starts from none.
 
-    Raises BadRequest, also where a file of the search has other content now.
+    facts   the facts of the search
+
+    Raises BadRequest if they cannot be read, or are others than the search used.
     """
     file = pretrained.find_weights(model)
     if file is None:
         return None
     weights = pretrained.read_weights(file)
-    known = facts.get("weights", {}).get(
-        weights_key(model)
-    )  # None for weights that the search did not use
+    # None for weights that the search did not use.
+    known = facts.get("weights", {}).get(weights_key(model))
     if known not in (None, [weights.sha256, weights.stride_in_1x1]):
         raise StudyError(
             f"trial {record.id} began with other pretrained weights: {file.path} had SHA-256"
@@ -435,7 +444,7 @@ def _pretrained(
 
 
 def _same_weights(weights: BaseWeights, facts: Mapping[str, Any], record: TrialRecord) -> bool:
-    """Whether these are the weights that the trial began with, whatever the name of their file."""
+    """Whether the trial began with these weights, whatever the name of their file."""
     model = TrialConfig.from_settings(record.settings).model
     return bool(
         facts.get("weights", {}).get(weights_key(model)) == [weights.sha256, weights.stride_in_1x1]

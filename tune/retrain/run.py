@@ -1,5 +1,4 @@
-"""The retraining of a study's winner: training, settings of prediction, submission, pictures,
-and the tracker.
+"""The retraining of a study's winner: training, settings of prediction, submission and pictures.
 
 It writes `results/STUDY/best/`:
 
@@ -56,7 +55,7 @@ MAX_WORKERS = 8
 
 
 class OutOfMemoryError(CellTuneError):
-    """The training does not fit into memory."""
+    """The retraining does not fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class RetrainingOutcome:
     metrics     the content of metrics.json
     test        the detections in each test image that could be predicted, by the image's id
     full_tiles  for each of these images, the number of tiles that reached the cap on detections
-    missing     why there is no submission, a sentence for each cause; empty if there is one
+    missing     the reasons why there is no submission, a sentence each; empty if there is one
     shown       the results for the tracker
     """
 
@@ -82,7 +81,7 @@ def run_retraining(
 ) -> RetrainingOutcome:
     """Retrain, or continue a retraining, and write `best/`. Raises CellTuneError.
 
-    Where the plan has members, nothing is trained: they are put together.
+    If the plan has members, nothing is trained: they are joined into one model.
     """
     with plan.folder.retrain_lock(), _memory_in_one_sentence(plan):
         recover(plan.folder.best)
@@ -157,22 +156,23 @@ def _put_together(plan: RetrainingPlan, console: Console, device: str) -> Retrai
 
 
 def show_in_tracker(plan: RetrainingPlan, outcome: RetrainingOutcome) -> str | Trouble:
-    """Show a retraining in the tracker; returns the model's address there, or why the tracker did
-    not take the model.
+    """Show a retraining in the tracker.
 
-    A tracker is a view: the files that were written stay, whatever it answers.
+    Returns the model's address there, or why the tracker did not take the model. The files that
+    were written stay in either case, because a tracker is only a view.
     """
     study = TrackedStudy(plan.request.study, plan.identity)
     try:
         return plan.tracking.show_retraining(study, plan.record, outcome.shown)
-    except Exception as error:  # noqa: BLE001  # whatever a tracker raises
+    except Exception as error:  # noqa: BLE001  # a tracker may raise anything
         return plan.tracking.trouble_of(error)
 
 
 @contextlib.contextmanager
 def _memory_in_one_sentence(plan: RetrainingPlan) -> Iterator[None]:
-    """Turn a lack of memory, for which torch on a CPU raises a plain RuntimeError, into
-    OutOfMemoryError.
+    """Turn errors that say that memory ran out into OutOfMemoryError.
+
+    On a CPU torch raises a plain RuntimeError for it.
     """
     try:
         yield
@@ -183,15 +183,16 @@ def _memory_in_one_sentence(plan: RetrainingPlan) -> Iterator[None]:
         ):
             raise
         reason = (str(error).strip() or "out of memory").splitlines()[0][:200]
+        kept = "" if plan.members else f", and the epochs that ended are kept in {plan.work}"
         raise OutOfMemoryError(
-            f"this does not fit into memory ({reason}); the epochs that ended are kept in"
-            f" {plan.work}: free memory, or give the command again with --device cpu, or, if"
-            " training had ended, with --set predict.tile=512"
+            f"the retraining does not fit into memory ({reason}){kept}; free memory, or give the"
+            " command again with --device cpu, or, if training had ended, with"
+            " --set predict.tile=512"
         ) from error
 
 
 def _train(plan: RetrainingPlan, console: Console, device: str) -> Trial:
-    """Train to the last epoch, from a checkpoint if there is one; returns the trial."""
+    """Train to the plan's last epoch, from a checkpoint if there is one; returns the trial."""
     helpers = min(len(os.sched_getaffinity(0)) - 1, MAX_WORKERS)
     place = resolve_device(device)
     half = plan.config.optim.precision
@@ -200,8 +201,8 @@ def _train(plan: RetrainingPlan, console: Console, device: str) -> Trial:
     ):
         say(
             console,
-            f"Note: the trial trained in {half}, for which {place} has no units: retraining is slow"
-            " there; --set optim.precision=fp32 is faster, and another method",
+            f"Note: the trial trained in {half}, which is slow on {place};"
+            " --set optim.precision=fp32 is faster, but is not the trial's method",
         )
     trial = Trial(
         plan.config,
@@ -232,9 +233,8 @@ def _train(plan: RetrainingPlan, console: Console, device: str) -> Trial:
             report = trial.run_epoch(lambda done, before=before: steps.at(before + done))  # type: ignore[misc]
             trial.save(plan.work)
             steps.say(_epoch_line(report, plan.epochs))
-    torch.set_num_threads(
-        trial.threads
-    )  # so that what follows is the same whether or not an epoch was run
+    # What follows must be the same whether or not an epoch was run here.
+    torch.set_num_threads(trial.threads)
     return trial
 
 
@@ -249,8 +249,10 @@ def _epoch_line(report: EpochReport, epochs: int) -> str:
 def _evaluate(
     plan: RetrainingPlan, trained: TrainedModel, trial: Trial, console: Console
 ) -> list[Evaluated]:
-    """The model's scores on its validation images, with its own settings of prediction first,
-    then each candidate's.
+    """A model's scores on its validation images: with the plan's own settings of prediction first,
+    then with each of its candidates.
+
+    trial   the trial whose validation images these are
     """
     samples = [plan.data.samples[index] for index in trial.split.validation]
     candidates = [plan.own, *plan.candidates]
@@ -261,24 +263,24 @@ def _evaluate(
 
 
 def _evaluate_winner(plan: RetrainingPlan, console: Console, device: str) -> list[Evaluated]:
-    """The scores of the search's own model with each candidate: the new model trains on every
-    image, so none is left to score it.
+    """The scores of the search's own model with each candidate, to choose settings of prediction.
 
-    The list is empty where the search kept no weights of the trial, or where the retraining has
-    other settings.
+    The new model trains on every image, so none is left to score it. The list is empty if the
+    search kept no weights of the trial, if these are damaged or of an earlier version, or if the
+    retraining has other settings.
     """
     if any(not name.startswith("predict.") for name in plan.changed):
         return []
     trial = Trial(plan.config, plan.data, plan.weights, device=device)
     try:
         kept = trial.kept_model(plan.folder.trial(plan.record.id))
-    except CheckpointError:  # the checkpoint is of an earlier version, or damaged: nothing is tried
+    except CheckpointError:
         kept = None
     return [] if kept is None else _evaluate(plan, kept, trial, console)
 
 
 def _matches_of_search(plan: RetrainingPlan) -> MatchTable | None:
-    """The match table of the trial's best epoch in the search; None if it is missing."""
+    """The match table of the trial's best epoch in the search; None if the file is missing."""
     path = match_table_path(plan.folder.trial(plan.record.id), plan.record.best_epoch or 0)
     return MatchTable.load(path) if path.exists() else None
 

@@ -1,4 +1,4 @@
-"""The files of one study, `results/STUDY/`, and the lock that one search at a time holds."""
+"""The files of one study, `results/STUDY/`, and the locks of its search and its retraining."""
 
 import contextlib
 import os
@@ -24,21 +24,21 @@ _READ_AGAIN = {
     "storage": str | None,
     "tracking_uri": str | None,
 }
-"""The entries of study.json that later commands read, with their types."""
+"""The entries of study.json whose types are checked when it is read; None may be one of them."""
 
 
 def checkpoint_path(trial: Path) -> Path:
-    """The path of the checkpoint from which a trial goes on, in its folder."""
+    """The path of the checkpoint from which a trial goes on, in the trial's folder."""
     return trial / "last.safetensors"
 
 
 def match_table_path(trial: Path, epoch: int) -> Path:
-    """The path of an epoch's match table in a trial's folder."""
+    """The path of the match table of an epoch, counted from 1, in a trial's folder."""
     return trial / "matches" / f"epoch-{epoch:04d}.npz"
 
 
 def prediction_table_path(trial: Path, predict: PredictConfig) -> Path:
-    """The path of the match table of other settings of prediction in a trial's folder."""
+    """The path of the match table for other settings of prediction, in a trial's folder."""
     return trial / "matches" / f"predict-{predict.key}.npz"
 
 
@@ -50,32 +50,32 @@ class StudyFolder:
 
     @property
     def description(self) -> Path:
-        """The request and all that is needed to repeat it."""
+        """The file with the request and all that is needed to repeat the study."""
         return self.path / "study.json"
 
     @property
     def trials_csv(self) -> Path:
-        """One row a trial."""
+        """The file with the table of the search: one row for each trial."""
         return self.path / "trials.csv"
 
     @property
     def confirm_csv(self) -> Path:
-        """One row a trial of the confirmation."""
+        """The file with the table of the confirmation: one row for each trial."""
         return self.path / "confirm.csv"
 
     @property
     def packing(self) -> Path:
-        """The measurements of trials that share a GPU."""
+        """The file with the measurements of trials that share a GPU."""
         return self.path / "packing.json"
 
     @property
     def retrain(self) -> Path:
-        """The checkpoints of retrainings, one folder for each retraining."""
+        """The folder of retrainings' checkpoints, in which each retraining has a folder."""
         return self.path / "retrain"
 
     @property
     def best(self) -> Path:
-        """The result of the last retraining: model, metrics, submission, pictures."""
+        """The folder of the last retraining's model, metrics, submission and pictures."""
         return self.path / "best"
 
     def trial(self, number: int) -> Path:
@@ -87,27 +87,28 @@ class StudyFolder:
         return self.path / "confirm" / str(number)
 
     def read_description(self) -> dict[str, Any]:
-        """The content of study.json. Raises StudyError."""
+        """The content of study.json. Raises StudyError if it is missing, damaged or too new."""
         if not self.description.exists():
             raise StudyError(_NONE.format(self.path))
-        content = read_json(self.description, StudyError, "bring it back")
+        content = read_json(self.description, StudyError, _RESTORE)
         if not isinstance(content, dict) or content.get("format") != STUDY_FORMAT:
+            found = content.get("format") if isinstance(content, dict) else None
             raise StudyError(
-                f"{self.description} must be of format {STUDY_FORMAT}, and is not; another version"
-                " wrote it"
+                f"{self.description} must be of format {STUDY_FORMAT}, and is of format"
+                f" {found!r:.20}; use the version that wrote it, or {_RESTORE}"
             )
         for name, kinds in _READ_AGAIN.items():
             if not isinstance(content.get(name, ...), kinds):
                 raise StudyError(
-                    f"{self.description} is damaged: {name} is {content.get(name)!r:.80}; bring it"
-                    " back"
+                    f"{self.description} is damaged: {name} is {content.get(name)!r:.80};"
+                    f" {_RESTORE}"
                 )
         return content
 
     def driver_lock(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the study for one search.
+        """Lock the study for one search, for the time of a block.
 
-        Raises StudyError, which names the process and host that hold it.
+        Raises StudyError, which names the process and host that hold the lock.
         """
         return _locked(
             self.path,
@@ -117,15 +118,15 @@ class StudyFolder:
         )
 
     def retrain_lock(self) -> contextlib.AbstractContextManager[None]:
-        """Hold `retrain/` and `best/` for one retraining.
+        """Lock `retrain/` and `best/` for one retraining, for the time of a block.
 
-        Raises StudyError, which names their holder.
+        Raises StudyError, which names the process and host that hold the lock.
         """
         return _locked(self.retrain, "retrain", "retrained", "wait for it, or stop it")
 
 
 def last_study(results: Path) -> StudyFolder:
-    """The study that was searched or retrained last. Raises StudyError where there is none."""
+    """The study that was searched or retrained last. Raises StudyError if there is none."""
     found = sorted(results.glob("*/study.json"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise StudyError(_NONE.format(results))
@@ -133,6 +134,7 @@ def last_study(results: Path) -> StudyFolder:
 
 
 _NONE = "{} holds no study; start one with: python -m tune.search --space FILE"
+_RESTORE = "restore it from a backup"
 
 
 @contextlib.contextmanager
@@ -146,7 +148,7 @@ def _locked(folder: Path, name: str, doing: str, way_out: str) -> Iterator[None]
         raise StudyError(
             f"{folder} is being {doing} by process {_who(holder)}; {way_out}"
         ) from None
-    for part in folder.glob(".*.part"):  # files that a killed process had half written
+    for part in folder.glob(".*.part"):  # half-written files of a killed process
         if part.is_file():
             part.unlink()
     try:
@@ -158,6 +160,7 @@ def _locked(folder: Path, name: str, doing: str, way_out: str) -> Iterator[None]
 
 
 def _who(holder: Path) -> str:
+    """The process and host in a lock's file, in words."""
     try:
         who = read_json(holder, ValueError)
         return f"{who['pid']} on host {who['host']}"

@@ -293,10 +293,10 @@ def read_confirmation(
             missing = len(_asked_predictions(request, done)) - len(predictions)
             if missing:
                 notes.append(
-                    f"{many(missing, 'combination')} of predict settings (after_training) were not"
-                    f" tried on {candidate.name}: they did not fit the GPU's memory, were asked for"
-                    " after its trainings, or an earlier version trained it; it is compared without"
-                    " their gain"
+                    f"{candidate.name} was not tried with {many(missing, 'combination')} of predict"
+                    " settings (after_training), for want of GPU memory, or because they were asked"
+                    " for after its trainings, or an earlier version trained it; it is compared"
+                    " without their gain"
                 )
             matches = tuple(_matches(folder, record) for record in done)
             confirmed.append(Confirmed(candidate, tuple(done), matches, predictions))

@@ -222,7 +222,7 @@ def test_every_other_change_is_another_training(searched: Path, change: str) -> 
     name, _, value = change.partition("=")
     assert str(other.config.settings()[name]).lower() == value
     assert other.work != plan.work
-    assert any(f"the search's score of trial 0 was without: {name}" in note for note in other.notes)
+    assert any(f"of a training without these changes: {name}" in note for note in other.notes)
     assert plan_of(searched, on="all").work != plan.work
 
 

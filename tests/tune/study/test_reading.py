@@ -68,6 +68,23 @@ def test_a_study_without_its_ledger_is_refused_with_the_way_out(
         read_study("read", folder.path.parent, f"sqlite:///{tmp_path}/none.db")
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"format": 99}', "must be of format 1, and is of format 99; use the version that wrote"),
+        ("[]", "must be of format 1, and is of format None; use the version that wrote"),
+        ('{"format": 1, "created": 3}', "is damaged: created is 3; "),
+        ("{", "the file is not JSON"),
+    ],
+)
+def test_a_study_json_that_cannot_be_used_is_refused_with_the_way_out(
+    text: str, sentence: str, tmp_path: Path
+) -> None:
+    (tmp_path / "study.json").write_text(text)
+    with pytest.raises(StudyError, match=f"study.json:? {sentence}.*restore it from a backup$"):
+        StudyFolder(tmp_path).read_description()
+
+
 def test_a_program_writes_the_report(folder: StudyFolder) -> None:
     page = report(read_study("read", folder.path.parent))
     assert page == folder.path / "report/index.html"
