@@ -46,16 +46,18 @@ class Stack(nn.Module):
 
 
 @contextmanager
-def narrowed(body: bool = True) -> Iterator[None]:
+def narrowed(body: bool = True, channels: int = CHANNELS, vector: int = VECTOR) -> Iterator[None]:
     """Build every detector with narrow pyramid and heads, and with `Stack` as resnet18.
 
-    body   False leaves resnet18 as it is; the other backbones stay as they are in any case
+    body       False leaves resnet18 as it is; the other backbones stay as they are in any case
+    channels   channels of the pyramid and the heads
+    vector     length of a box's vector
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pyramid, "CHANNELS", CHANNELS)
-        patch.setattr(detectors, "CHANNELS", CHANNELS)
-        patch.setattr(detectors, "CONVOLUTIONS", [CHANNELS] * 4)
-        patch.setattr(detectors, "BOX_VECTOR", VECTOR)
+        patch.setattr(pyramid, "CHANNELS", channels)
+        patch.setattr(detectors, "CHANNELS", channels)
+        patch.setattr(detectors, "CONVOLUTIONS", [channels] * 4)
+        patch.setattr(detectors, "BOX_VECTOR", vector)
         patch.setattr(detectors, "GROUPS", GROUPS)
         if body:
             row = replace(BACKBONES["resnet18"], channels=OF_LEVELS, body=Stack)
