@@ -92,9 +92,7 @@ class LedgerScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray ships no type
 
 
 class LedgerCallback(Callback):  # type: ignore[misc]  # Ray ships no types
-    """Ray's callback: tells the desk when a trial starts, of which Ray tells no searcher and no
-    scheduler.
-    """
+    """Ray's callback: tells the desk when a trial starts; searcher and scheduler are not told."""
 
     def __init__(self, desk: Desk) -> None:
         super().__init__()

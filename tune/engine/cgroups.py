@@ -30,8 +30,7 @@ class Allowed:
 
 
 def allowed_resources(root: Path = Path("/")) -> Allowed:
-    """The resources of this process: the least of its CPU affinity, the machine's memory and the
-    limits of its control groups.
+    """The resources of this process, by CPU affinity, the machine's memory and control groups.
 
     root   the folder that holds `proc` and the control groups' files; tests give another than `/`
     """

@@ -1,4 +1,4 @@
-"""How many trials share a GPU, decided from measurements of trials that trained at once.
+"""The number of trials that share a GPU, decided from measurements of trials that trained at once.
 
 `tune.engine.rehearsal` measures. Here are the rules, and the file that keeps the measurements.
 """
@@ -92,6 +92,7 @@ def heaviest(space: SearchSpace, tried: Mapping[str, Sequence[Value]] | None = N
 
 
 def _heaviest(space: SearchSpace) -> TrialConfig:
+    """The heaviest configuration of the trials, without what is tried after training."""
     heavy = _heavy()
     if space.variants:
         return max((row.config for row in space.rows()), key=_weight)
@@ -392,6 +393,7 @@ class Packing:
         return (found, *self._notes())
 
     def _notes(self) -> Iterable[str]:
+        """Sentences on rounds that failed, and on GPUs that differ."""
         for measured in self.gpus:
             for one in measured.rounds:
                 if one.trouble:

@@ -334,6 +334,7 @@ class _KindOfGpu:
         return min(by_gpu, most_that_fit(held, self._host), self._most)
 
     def _ask(self, trials: int, wanted: int, until: float) -> Answer:
+        """Run a round of `trials` trials, for which `wanted` processes are to be started."""
         conditions = self._conditions
         share = self._machine.share(conditions.cpus_per_trial, 1 / trials, conditions.parallel)
         # As in `CoreTrials`, one processor drives the GPU, and the others prepare images.
@@ -428,6 +429,7 @@ class Rehearsal:
             raise NotMeasured("the process that starts those that measure has ended") from None
 
     def _end(self) -> None:
+        """End the nursery with all that it started: by closing the connection, then by force."""
         self._connection.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._nursery.wait(2 * LEAVE_SECONDS)
@@ -658,6 +660,7 @@ def _alarm(until: float) -> None:
 
 
 def _trouble_of(error: Exception) -> ProcessTrouble:
+    """The trouble that an error of a training process is to the driver."""
     line = first_line(error)
     # A GPU that this process cannot use is no fault of the request.
     if isinstance(error, BadRequest) and not isinstance(error, ResourceError):

@@ -137,6 +137,7 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         return to_result(message)
 
     def _message(self, assignment: Assignment, folder: Path) -> History | Failure:
+        """The message of one step. Raises GpuFailed."""
         try:
             return self._advance(assignment, folder)
         except GpuFailed:
@@ -145,6 +146,10 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
             return self._failure(error, folder)
 
     def _advance(self, assignment: Assignment, folder: Path) -> History:
+        """Run and save one epoch, or find a checkpoint that is ahead of the ledger.
+
+        Raises whatever the trial raises.
+        """
         self._set_alarm()
         if self._trial is None:
             self._trial = self._open(assignment, folder)
@@ -179,6 +184,7 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         return Failure(*_reason_and_step(error, folder), seconds)
 
     def _open(self, assignment: Assignment, folder: Path) -> RunnableTrial:
+        """Lock a trial's folder, build the trial, and load its checkpoint if there is one."""
         if not self._frozen:
             # Imported modules are never freed. Searching their half a million objects for garbage
             # at the end of each trial took most of the time between two trials.
@@ -205,6 +211,7 @@ class TrialWorker(ray_tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         return History(self._history)
 
     def _leave(self) -> None:
+        """Drop the present trial, free its GPU memory and release its folder."""
         self._trial, self._history = None, []
         gc.collect()
         if torch.cuda.is_available():

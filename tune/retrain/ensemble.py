@@ -113,6 +113,7 @@ def _scores_of_each(
 
 
 def _metrics(plan: RetrainingPlan, evaluated: Sequence[Evaluated]) -> dict[str, Any]:
+    """The content of metrics.json for an ensemble; `evaluated` is that of `gain_of_ensemble`."""
     record = plan.record
     first = plan.members[0]
     tables = match_table_path(plan.folder.confirm_trial(first.id), first.best_epoch or 0)

@@ -344,6 +344,7 @@ def choose_trial(
 def _confirmed_winner(
     confirmed: Confirmation, choice: Choice, best: TrialRecord | None
 ) -> tuple[TrialRecord, str]:
+    """The confirmed winner's best trial, and the reason for it; `best` is the search's best."""
     winner = next(candidate for candidate in confirmed.candidates if candidate.name == choice.name)
     others = len(confirmed.confirmed)
     changed = changed_prediction(choice, winner.trial)

@@ -128,6 +128,7 @@ def run_retraining(
 
 
 def _put_together(plan: RetrainingPlan, console: Console, device: str) -> RetrainingOutcome:
+    """Join the plan's members into one model, and write `best/`."""
     made = ensemble.make_ensemble(plan, console, device)
     metrics, trained = made.metrics, made.trained
     metrics["submission"] = NOT_YET if plan.data.test_images else None
@@ -249,8 +250,9 @@ def _epoch_line(report: EpochReport, epochs: int) -> str:
 def _evaluate(
     plan: RetrainingPlan, trained: TrainedModel, trial: Trial, console: Console
 ) -> list[Evaluated]:
-    """A model's scores on its validation images: with the plan's own settings of prediction first,
-    then with each of its candidates.
+    """A model's scores on validation images with each of the plan's settings of prediction.
+
+    The plan's own settings come first, then its candidates.
 
     trial   the trial whose validation images these are
     """
@@ -288,6 +290,7 @@ def _matches_of_search(plan: RetrainingPlan) -> MatchTable | None:
 def _metrics(
     plan: RetrainingPlan, trial: Trial, evaluated: Sequence[Evaluated], chosen: Evaluated | None
 ) -> dict[str, Any]:
+    """The content of metrics.json; `chosen` is the one of `evaluated` that the model uses."""
     record, best = plan.record, trial.best
     assert best is not None
     search = {
@@ -358,6 +361,7 @@ def _metrics(
 def _for_tracker(
     plan: RetrainingPlan, trial: Trial, trained: TrainedModel, metrics: dict[str, Any]
 ) -> Retraining:
+    """The results of a retraining as a tracker shows them."""
     validation = metrics["validation"] or {}
     numbers = {
         name: validation[name]

@@ -139,6 +139,12 @@ _RESTORE = "restore it from a backup"
 
 @contextlib.contextmanager
 def _locked(folder: Path, name: str, doing: str, way_out: str) -> Iterator[None]:
+    """Hold a folder's lock of this name for the time of the block.
+
+    doing, way_out   words of the error if another process holds it: `searched`, `wait for it`
+
+    Raises StudyError, which names that process.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     holder = folder / f"{name}.json"
     lock = filelock.FileLock(folder / f".{name}.lock", timeout=0)

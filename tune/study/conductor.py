@@ -237,7 +237,7 @@ def _measured(
 ) -> Packing:
     """The measurements of this machine: those in the study's folder if they still hold, else new.
 
-    Raises NotMeasured if nothing can be measured. This is stored too: otherwise jobs of a few
+    Raises NotMeasured if nothing can be measured. Failures are stored too: otherwise jobs of a few
     minutes, one after the other, would each measure in vain and never train. A measurement that was
     cut short because the study's time was up begins again only if more time is left now.
     """
@@ -301,6 +301,7 @@ class _Phase:
 
 
 def _search_phase(plan: StudyPlan, ledger: Ledger) -> _Phase:
+    """The phase of the search, in which trials may be stopped early and continued."""
     request = plan.request
     rungs = request.stopping_rule.rungs(request.max_epochs)
 
@@ -328,6 +329,7 @@ def _search_phase(plan: StudyPlan, ledger: Ledger) -> _Phase:
 
 
 def _confirm_phase(plan: StudyPlan, searched: Ledger, ledger: Ledger) -> _Phase:
+    """The phase of the confirmation, in which no trial is stopped early and all weights stay."""
     return _Phase(
         name="confirm",
         ledger=ledger,
@@ -462,8 +464,9 @@ def _files_in_one_sentence() -> Iterator[None]:
 
 
 class _Conductor:
-    """The desk of one phase (see `tune.engine.bridge`): hands out its trials' attempts, and tells
-    ledger, tracker, table and progress of each event once.
+    """The desk of one phase (see `tune.engine.bridge`).
+
+    It hands out attempts, and tells ledger, tracker, table and progress of each event once.
     """
 
     def __init__(

@@ -200,6 +200,7 @@ def confirming_points(
 def _repeat_settings(
     candidate: Candidate, repeat: Repeat, request: StudyRequest
 ) -> dict[str, Value]:
+    """The settings of a candidate's training on the seed and fold of a repeat."""
     seed, fold = repeat
     changed = {
         "seed": seed,
@@ -213,9 +214,7 @@ def _repeat_settings(
 
 
 def confirming_request(request: StudyRequest) -> StudyRequest:
-    """The confirmation as a study of its own, for its ledger: nothing is searched and nothing is
-    stopped early.
-    """
+    """The request of the confirmation as a study of its own, which searches and stops nothing."""
     return replace(
         request,
         study=f"{request.study}.confirm",

@@ -151,6 +151,7 @@ def growth(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _more_of_a_table(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """`growth` of a study of variants."""
     kept = all(new["variants"].get(name) == own for name, own in old["variants"].items())
     seeds, asked = (one.get("seeds", 1) for one in (old, new))
     if not kept or asked < seeds:
@@ -161,6 +162,7 @@ def _more_of_a_table(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
 
 
 def _more_of_a_space(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """`growth` of a search space."""
     if list(old) != list(new):
         return []
     grown = []

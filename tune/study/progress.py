@@ -121,6 +121,7 @@ class Progress:
         return f"trial {record.id}" + (f" ({record.name})" if record.name else "")
 
     def _table(self) -> Table:
+        """The live table: a row for each running trial; the title counts those that have ended."""
         done = [record for record in self._records if record.state is not State.RUNNING]
         running = [record for record in self._records if record.state is State.RUNNING]
         complete = [record for record in done if record.state is State.COMPLETE]
