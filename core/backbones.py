@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Literal
 
 from core.extensions import Parts
+from core.values import as_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ def _advice(authors: str, times: float) -> str:
     return (
         f"{authors} fine-tuned it with AdamW, a learning rate of 1e-4 for batches of 16, a weight"
         " decay of 0.05 and a warm-up; with all stages trained, its activations take"
-        f" {times:g} times the memory of resnet50's"
+        f" {as_number(times)} times the memory of resnet50's"
     )
 
 

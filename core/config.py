@@ -36,6 +36,7 @@ from core.detectors import DETECTORS
 from core.errors import SettingError
 from core.extensions import NameIn
 from core.text import nearest
+from core.values import as_number, as_setting
 
 Value = bool | int | float | str
 """The types that a setting's value can have."""
@@ -324,7 +325,7 @@ class OptimConfig(_Settings):
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"optim.warmup_epochs must be under optim.epochs ({self.epochs}), and is"
-                f" {self.warmup_epochs:g}"
+                f" {as_setting(self.warmup_epochs)}"
             )
         return self
 
@@ -352,7 +353,7 @@ def _as_scales(value: Any) -> Any:
             f"Input should be 1 to {MOST_SCALES} different factors from 0.25 to 4, such as"
             " 0.75,1,1.25",
         )
-    return ",".join(f"{factor:g}" for factor in factors)
+    return ",".join(as_number(factor, 6) for factor in factors)
 
 
 def _as_caps(value: Any) -> Any:

@@ -17,7 +17,7 @@ from core.fitting import Circumstances, fitted_share, recommended
 from core.metric.ap50 import FEW_IMAGES
 from core.prediction.advice import advice
 from core.text import many, shown
-from core.values import as_setting
+from core.values import as_percent, as_setting
 
 MOST_LISTED_CLASSES = 40
 """Largest number of classes in the table."""
@@ -112,9 +112,10 @@ def _recommended(data: Measurement, config: TrialConfig) -> Iterator[str]:
     yield "Recommended; `--set NAME=auto` takes the value:"
     for name, chosen in found.items():
         yield f"  {name} {as_setting(chosen.value)}: {chosen.why}"
+    then, now = as_percent(fitted_share(data, better)), as_percent(fitted_share(data, config))
     yield (
-        f"Instances that some anchor fits (IoU 0.5 or more): {fitted_share(data, better):.0%} with"
-        f" these values, {fitted_share(data, config):.0%} with the settings given"
+        f"Instances that some anchor fits (IoU 0.5 or more): {then} with these values, {now} with"
+        " the settings given"
     )
 
 
@@ -129,7 +130,7 @@ def _class_table(dataset: Dataset, counts_IC: NDArray[np.int64]) -> Iterator[str
         share = totals_C[column] / max(1, counts_IC.sum())
         yield (
             f"{names[column]:{width}}  {dataset.classes[column].id:>5}  {totals_C[column]:>10,} "
-            f" {share:>6.1%}  {images_C[column]:>7,}"
+            f" {as_percent(share, 1):>6}  {images_C[column]:>7,}"
         )
     if (more := len(dataset.classes) - len(columns)) > 0:
         rest = int(totals_C.sum() - totals_C[columns].sum())
@@ -228,4 +229,4 @@ def _verdict(problems: list[Problem], inspection: Inspection) -> Iterator[str]:
 
 
 def _range_in_words(values: NDArray[np.int64]) -> str:
-    return f"{values.min():,} to {values.max():,}, median {np.median(values):,.0f}"
+    return f"{values.min():,} to {values.max():,}, median {round(np.median(values)):,}"

@@ -14,6 +14,7 @@ from typing import Any
 import filelock
 
 from core import faults
+from core.text import first_line
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -55,7 +56,7 @@ def read_json(path: Path, raising: type[Exception], order: str = "") -> Any:
     try:
         return parse_json(path.read_bytes())
     except OSError as error:
-        trouble = f"cannot be read: {reason(error)}"
+        trouble = f"cannot be read: {reason_of(error)}"
     except ValueError as error:
         trouble = f"is not JSON ({error})"
     raise raising(f"{path}: the file {trouble}{'; ' if order else ''}{order}")
@@ -198,12 +199,15 @@ def refused(error: OSError, what: object = "a file", again: bool = False) -> str
     what    words for the file if the system does not name it
     again   whether the same command, run again, goes on from what was saved
     """
-    file = f"{error.filename or what} cannot be used ({reason(error)})"
+    file = f"{error.filename or what} cannot be used ({reason_of(error)})"
     order = way_out(error) or "see to it"
     then = ", then run the same command again; what was saved is whole" if again else ""
     return f"{file}: {order}{then}"
 
 
-def reason(error: OSError) -> str:
-    """The system's own words for its error, without the name of the file."""
-    return error.strerror or str(error) or type(error).__name__
+def reason_of(error: Exception) -> str:
+    """The system's own words for its error, without the name of the file.
+
+    Of any other error it is the first line of the message.
+    """
+    return (isinstance(error, OSError) and error.strerror) or first_line(error)

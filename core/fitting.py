@@ -22,6 +22,7 @@ from core.data.measure import Measurement, measure
 from core.network.anchors import ANCHOR_RATIOS, ANCHOR_SIDES, STRIDES, Anchors
 from core.network.resizing import MULTIPLE, network_size
 from core.sample import Size
+from core.values import as_percent
 
 FITS = 0.5
 """Least IoU of an instance's box with an anchor that fits it."""
@@ -237,15 +238,15 @@ def _crop_below(enough: float, data: Measurement, config: TrialConfig) -> Chosen
     seen = _seen_cell(data, 0, whole, limit)
     if seen >= enough:
         return Chosen(
-            0, f"whole images show the median cell of {own:.0f} pixels in {seen:.0f} pixels"
+            0, f"whole images show the median cell of {round(own)} pixels in {round(seen)} pixels"
         )
     longest = min(side if isinstance(side, int) else math.isqrt(MOST_SEEN_PIXELS), limit)
     found = int(longest * own / LEAST_CELL) // CROP_STEP * CROP_STEP
     found = min(max(found, CROP_STEP), _NO_LIMIT)
     return Chosen(
         found,
-        f"whole images would show the median cell of {own:.0f} pixels in {seen:.0f} pixels,"
-        f" and crops can show it in {longest / found * own:.0f}",
+        f"whole images would show the median cell of {round(own)} pixels in {round(seen)} pixels,"
+        f" and crops can show it in {round(longest / found * own)}",
     )
 
 
@@ -260,8 +261,8 @@ def _image_min_side(data: Measurement, config: TrialConfig) -> Chosen:
     seen = _seen_cell(data, config.data.crop, side, limit)
     return Chosen(
         side,
-        f"the median cell of {own:.0f} pixels is then {seen:.0f} pixels long where the network"
-        " sees it",
+        f"the median cell of {round(own)} pixels is then {round(seen)} pixels long where the"
+        " network sees it",
     )
 
 
@@ -283,15 +284,15 @@ def _anchor_scale(data: Measurement, config: TrialConfig) -> Chosen:
     """
     shares = _shares(data, *_sides(config), ANCHOR_SCALES)
     if max(shares) <= AS_GOOD:
-        return Chosen(1.0, f"some anchor fits {max(shares):.0%} of the instances at most")
+        return Chosen(1.0, f"some anchor fits {as_percent(max(shares))} of the instances at most")
     best = max(
         scale
         for scale, one in zip(ANCHOR_SCALES, shares, strict=True)
         if one >= max(shares) - AS_GOOD
     )
     here, plain = shares[ANCHOR_SCALES.index(best)], shares[ANCHOR_SCALES.index(1.0)]
-    than = "" if best == 1.0 else f", and {plain:.0%} at 1"
-    return Chosen(best, f"some anchor then fits {here:.0%} of the instances{than}")
+    than = "" if best == 1.0 else f", and {as_percent(plain)} at 1"
+    return Chosen(best, f"some anchor then fits {as_percent(here)} of the instances{than}")
 
 
 def _cap(least: int, factor: float, cells: int) -> int:

@@ -1,6 +1,7 @@
 """Who may import whom: read from the source, and tried with what core must not need taken away."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -221,6 +222,21 @@ def test_json_is_read_in_one_place() -> None:
         or (isinstance(node, ast.ImportFrom) and node.module == "json")
     }
     assert readers == {"core.files"}
+
+
+def test_numbers_are_written_in_one_place() -> None:
+    """A number that is not whole gets its digits from `core.values`, whose functions name the kind
+    of the value. The coordinates inside a figure are no values.
+    """
+    writers = {
+        name
+        for name, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FormattedValue)
+        and node.format_spec is not None
+        and re.search("[efg%]'$", ast.unparse(node.format_spec))
+    }
+    assert writers == {"core.values", "tune.report.svg"}
 
 
 ALONE = """

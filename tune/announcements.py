@@ -9,7 +9,7 @@ from typing import Any
 
 from core.prediction.detect import about_full_tiles
 from core.text import have, many
-from core.values import as_ap50, as_settings
+from core.values import as_ap50, as_setting, as_settings
 from tune.ledger.proposals import preview
 from tune.ledger.records import State
 from tune.report.main_table import smallest_shown
@@ -34,7 +34,7 @@ def search_lines(plan: StudyPlan) -> list[str]:
     """Lines printed before a search: its plan, then notes, a sentence each."""
     request, resources, data = plan.request, plan.resources, plan.data
     instances = int(data.instance_counts().sum())
-    gpu = f"{resources.gpus:g} GPU and " if resources.gpus else ""
+    gpu = f"{as_setting(resources.gpus)} GPU and " if resources.gpus else ""
     measured = (
         resources.gpus
         and request.resources.gpus_per_trial == "auto"
@@ -54,7 +54,7 @@ def search_lines(plan: StudyPlan) -> list[str]:
     ]
     for file in dict.fromkeys(plan.weights.values()):
         at_first = (
-            f" (to be downloaded: {file.missing.size:.0f} MiB from {file.missing.url})"
+            f" (to be downloaded: {round(file.missing.size)} MiB from {file.missing.url})"
             if file.missing
             else ""
         )

@@ -25,7 +25,7 @@ import filelock
 import sqlalchemy
 
 from core import faults
-from core.files import sync_folder, way_out
+from core.files import reason_of, sync_folder, way_out
 from core.interrupts import interrupted
 from tune.redaction import without_password
 
@@ -323,7 +323,7 @@ def refusal_of(error: sqlalchemy.exc.SQLAlchemyError, url: str) -> Refusal:
     ):
         # sqlite gives this code for a full disk, and for a file that may not grow, as well: ask the
         # system.
-        return Refusal(f"{reason}: {refused.strerror}", way_out(refused) or order)
+        return Refusal(f"{reason}: {reason_of(refused)}", way_out(refused) or order)
     return Refusal(reason, order, kind.transient, kind.whole)
 
 

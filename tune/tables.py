@@ -15,7 +15,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from core.config import Value
-from core.values import NO_VALUE, as_ap50, as_setting
+from core.values import (
+    NO_VALUE,
+    as_ap50,
+    as_difference,
+    as_hours,
+    as_interval,
+    as_p_value,
+    as_percent,
+    as_setting,
+)
 from tune.ledger.records import TrialRecord
 from tune.request.values import TYPES
 from tune.statistics.certainty import Interval
@@ -136,10 +145,8 @@ def cell_text(cell: Cell, kind: Kind) -> str:
     if isinstance(cell, str):
         return cell
     if isinstance(cell, Interval):
-        sign, estimate = ("+", "+.4f") if kind is Kind.DIFFERENCE else ("", ".4f")
-        if math.isnan(cell.low):
-            return _minus(f"{cell.estimate:{estimate}}") + " (interval not known)"
-        return _minus(f"{cell.estimate:{estimate}} ({cell.low:{sign}.3f} to {cell.high:{sign}.3f})")
+        signed = kind is Kind.DIFFERENCE
+        return _minus(as_interval(cell.estimate, cell.low, cell.high, signed))
     return _minus(_number_text(cell, kind))
 
 
@@ -150,13 +157,13 @@ def _number_text(value: float, kind: Kind) -> str:
         case Kind.AP50:
             return as_ap50(value)
         case Kind.CHANGE | Kind.DIFFERENCE:
-            return f"{value:+.4f}"
+            return as_difference(value)
         case Kind.P:
-            return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+            return as_p_value(value)
         case Kind.HOURS:
-            return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
+            return as_hours(value)
         case Kind.PERCENT:
-            return f"{100 * value:.1f}%"
+            return as_percent(value, 1)
         case _:
             return as_setting(value)
 

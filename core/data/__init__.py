@@ -37,7 +37,7 @@ from core.data.listing import list_images
 from core.data.readers import READERS
 from core.data.suspicion import split_components, suspicions
 from core.errors import DataError
-from core.files import reason
+from core.files import reason_of
 from core.text import listed, shown
 
 __all__ = [
@@ -137,7 +137,7 @@ def _read(where: str) -> Inspection:
         return Inspection(None, (Problem.of(error, where),))
     except OSError as error:
         return Inspection(
-            None, (Problem(str(error.filename), f"the folder cannot be read: {reason(error)}"),)
+            None, (Problem(str(error.filename), f"the folder cannot be read: {reason_of(error)}"),)
         )
     return Inspection(None, (Problem(where, f"{message}; {_where_to_put(where)}"),))
 

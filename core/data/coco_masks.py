@@ -107,7 +107,7 @@ def _of_polygons(polygons: list[Any], height: int, width: int) -> Sequence[int]:
     if outline > LONGEST_OUTLINE:
         raise DataError(
             f"the outlines of an annotation may be {LONGEST_OUTLINE:,} pixels long, and these are"
-            f" {outline:,.0f}; simplify them"
+            f" {round(outline):,}; simplify them"
         )
     if not in_sight:
         raise BesideImage(

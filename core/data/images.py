@@ -17,7 +17,7 @@ from core.data import pictures, tiffs
 from core.data.dataset import Problem, TestImage, examples_of
 from core.data.stored import MAX_PIXELS, Stored, turned, turned_size
 from core.errors import DataError
-from core.files import reason
+from core.files import reason_of
 from core.sample import Size
 from core.text import many
 
@@ -180,7 +180,7 @@ def _opened(path: Path) -> Iterator[Stored]:
     # On damaged bytes decoders raise almost anything: struct.error, IndexError, their own errors.
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
-            raise DataError(f"{path}: the file cannot be read: {reason(error)}") from error
+            raise DataError(f"{path}: the file cannot be read: {reason_of(error)}") from error
         cause = " ".join(f"{type(error).__name__}: {error}".split())
         raise DataError(
             f"{path}: the file is damaged or cut off; copy it again from its source ({cause})"

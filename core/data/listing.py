@@ -7,7 +7,7 @@ from core.data import coco, hw3, synthetic
 from core.data.dataset import Problem, TestImage, first_problem_of
 from core.data.images import IMAGE_SUFFIXES, read_listed, read_size
 from core.errors import DataError
-from core.files import read_json, reason
+from core.files import read_json, reason_of
 
 
 def list_images(where: str) -> tuple[TestImage, ...]:
@@ -44,7 +44,9 @@ def look_through(where: str) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]
         listing = find_listing(path)
         return _files(path) if listing is None else _images_of_listing(listing)
     except OSError as error:
-        raise DataError(f"{error.filename}: the folder cannot be read: {reason(error)}") from None
+        raise DataError(
+            f"{error.filename}: the folder cannot be read: {reason_of(error)}"
+        ) from None
 
 
 def find_listing(path: Path) -> Path | None:

@@ -20,6 +20,7 @@ from core.data.split import copies_by_name, group_names
 from core.errors import DataError
 from core.sample import MAX_INSTANCES, Sample
 from core.text import have, listed, many, shown
+from core.values import as_number
 
 ANYWAY = "`--set data.allow_suspicious=true` uses the annotations as they are"
 CALLED_MOST = 0.5
@@ -339,8 +340,8 @@ def _twins(dataset: Dataset, shapes: Sequence[Shapes]) -> tuple[list[str], list[
     ] * bool(in_one)
     sentence = (
         f"{many(twins, 'instance')} in {many(len(images), 'image')} ({_names(dataset, images)})"
-        f" {'is' if twins == 1 else 'are'} annotated twice, {listed(kinds)} (an IoU of {TWIN:g} or"
-        " more)"
+        f" {'is' if twins == 1 else 'are'} annotated twice, {listed(kinds)} (an IoU of"
+        f" {as_number(TWIN)} or more)"
     )
     least, fraction = TWINS
     if twins >= least and twins >= fraction * sum(len(one.ids_N) for one in shapes):

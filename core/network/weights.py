@@ -52,8 +52,8 @@ from core.backbones import BACKBONES, names_with
 from core.config import ModelConfig
 from core.detectors import DETECTORS
 from core.errors import WeightsError
-from core.files import read_json, reason
-from core.text import listed
+from core.files import read_json, reason_of
+from core.text import first_line, listed
 
 FOLDER_VARIABLE = "CELL_TUNE_WEIGHTS"
 """Environment variable that names a folder of weights."""
@@ -98,7 +98,8 @@ class Source:
 
     def __str__(self) -> str:
         return (
-            f"{self.name} ({self.size:.0f} MiB, SHA-256 begins with {self.sha256}, from {self.url})"
+            f"{self.name} ({round(self.size)} MiB, SHA-256 begins with {self.sha256}, from"
+            f" {self.url})"
         )
 
 
@@ -184,7 +185,7 @@ def read_weights(file: WeightsFile) -> BaseWeights:
         data = file.path.read_bytes()
     except OSError as error:
         raise WeightsError(
-            f"{file.path} cannot be read ({reason(error)}); see to it, or name another file"
+            f"{file.path} cannot be read ({reason_of(error)}); see to it, or name another file"
         ) from None
     tensors: dict[str, NDArray[Any]] = {}
     for name, value in _state_dict(file.path, data).items():
@@ -366,9 +367,8 @@ def _state_dict(path: Path, data: bytes) -> Mapping[str, Any]:
                 warnings.simplefilter("ignore")  # torch warns of a file before it refuses it
                 content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(
-            f"{path} is torn, or holds more than tensors ({reason}); fetch it again"
+            f"{path} is torn, or holds more than tensors ({first_line(error)}); fetch it again"
         ) from None
     except safetensors.SafetensorError as error:
         raise WeightsError(

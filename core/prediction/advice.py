@@ -19,7 +19,7 @@ from core.errors import DataError
 from core.fitting import SIZES, Circumstances, fitted_share, recommended, seen_cell
 from core.prediction.views import tiles_of
 from core.text import many, shown
-from core.values import as_settings
+from core.values import as_percent, as_settings
 
 MANY_EMPTY = 0.5
 """A note asks whether images were annotated where at least this fraction has no instance."""
@@ -61,10 +61,10 @@ def _fitted(data: Measurement, configs: Sequence[TrialConfig]) -> Iterator[str]:
         return
     changed = {name: settings[name] for name in SIZES if settings[name] != config.settings()[name]}
     yield (
-        f"some anchor fits {now:.0%} of the instances (IoU 0.5 or more), and the network sees the"
-        f" median cell at {seen_cell(data, config):.0f} pixels; with"
-        f" `{' '.join(f'--set {name}=auto' for name in changed)}` some anchor fits {then:.0%}"
-        f" ({as_settings(changed)})"
+        f"some anchor fits {as_percent(now)} of the instances (IoU 0.5 or more), and the network"
+        f" sees the median cell at {round(seen_cell(data, config))} pixels; with"
+        f" `{' '.join(f'--set {name}=auto' for name in changed)}` some anchor fits"
+        f" {as_percent(then)} ({as_settings(changed)})"
     )
 
 

@@ -26,11 +26,12 @@ from core.data.images import read_test_image
 from core.data.listing import find_listing, look_through
 from core.device import MOST_THREADS
 from core.errors import BadRequest, CellTuneError, DataError, ResourceError
-from core.files import reason, refused, write_atomically, write_json_atomically
+from core.files import reason_of, refused, write_atomically, write_json_atomically
 from core.prediction.detect import about_full_tiles
 from core.prediction.submission import results_of
 from core.prediction.trained_model import TrainedModel, load
 from core.text import many
+from core.values import as_seconds
 
 
 @dataclass
@@ -150,7 +151,7 @@ def _listing_beside(out: Path, images: str) -> Path:
             return beside
     except OSError as error:
         raise BadRequest(
-            f"--out: {out} cannot be written: {reason(error)}; name a file in another folder"
+            f"--out: {out} cannot be written: {reason_of(error)}; name a file in another folder"
         ) from None
 
 
@@ -204,7 +205,10 @@ def _predict(
             progress.advance(task)
             if not console.is_terminal:
                 seconds = time.perf_counter() - begin
-                say(console, f"{number}/{len(images)} {image.file_name}: {found}, {seconds:.1f} s")
+                say(
+                    console,
+                    f"{number}/{len(images)} {image.file_name}: {found}, {as_seconds(seconds)}",
+                )
 
 
 def _results_in(trained: TrainedModel, image: TestImage) -> tuple[list[str], int]:

@@ -21,6 +21,7 @@ from core.data.dataset import Category
 from core.files import write_atomically
 from core.labels import label_maps as masks
 from core.sample import Detections, MaskCrop, Sample
+from core.values import as_number
 
 ENLARGE_TO = 480
 """Screen pixels. An image whose longer side is shorter than this is enlarged by the smallest whole
@@ -267,10 +268,10 @@ def _title_of_predictions(predicted: Detections, count: int, min_score: float) -
     if len(predicted) == 0:
         return "predicted: none"
     if count:
-        return f"predicted: {count:,} of score {min_score:.2g} or more"
+        return f"predicted: {count:,} of score {as_number(min_score, 2)} or more"
     return (
-        f"predicted: none of score {min_score:.2g} or more (the best has"
-        f" {predicted.scores_N.max():.2g})"
+        f"predicted: none of score {as_number(min_score, 2)} or more (the best has"
+        f" {as_number(predicted.scores_N.max(), 2)})"
     )
 
 

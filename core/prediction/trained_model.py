@@ -38,7 +38,7 @@ from core.config import PredictConfig, TrialConfig
 from core.data.dataset import Category
 from core.device import resolve_device
 from core.errors import ModelError, SettingError
-from core.files import reason, write_atomically
+from core.files import reason_of, write_atomically
 from core.network.build import restore_detector
 from core.network.detector import Detector, Traits
 from core.prediction.detect import predict
@@ -214,7 +214,7 @@ def _load_one(folder: Path, document: Mapping[str, Any], place: torch.device) ->
         data = path.read_bytes()
     except OSError as error:
         raise ModelError(
-            f"{path} cannot be read ({reason(error)}); --model needs it beside {CONFIG}"
+            f"{path} cannot be read ({reason_of(error)}); --model needs it beside {CONFIG}"
         ) from None
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:

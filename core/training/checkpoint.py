@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from core.errors import CheckpointError, TornCheckpoint
-from core.files import parse_json, reason, write_atomically
+from core.files import parse_json, reason_of, write_atomically
 
 
 def save_checkpoint(
@@ -39,7 +39,7 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]
     except FileNotFoundError:
         raise TornCheckpoint(f"{path}: there is no such checkpoint") from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {reason(error)}") from None
+        raise CheckpointError(f"{path} cannot be read: {reason_of(error)}") from None
     except safetensors.SafetensorError as error:
         raise TornCheckpoint(
             f"{path} is torn or is no checkpoint ({error}); remove it to begin anew"

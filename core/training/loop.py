@@ -27,6 +27,7 @@ from core.randomness import Purpose, generator
 from core.sample import Target
 from core.training.optim import Optimization
 from core.training.visits import Visits
+from core.values import as_number
 
 DEATH_SECONDS = 1.0
 """Seconds that are waited, up to three times, until the death of a loader's process is known."""
@@ -313,7 +314,8 @@ def train_one_epoch(
     if optim.scaler.get_scale() < LEAST_SCALE:
         raise TrialDiverged(
             f"{place}: gradients are not finite in fp16, even with the loss multiplied by"
-            f" {optim.scaler.get_scale():g}; optim.precision bf16 or fp32 has a wider range"
+            f" {as_number(optim.scaler.get_scale(), 6)}; optim.precision bf16 or fp32 has a wider"
+            " range"
         )
     return losses.means()
 
@@ -367,8 +369,8 @@ class _Losses:
                 raise TrialDiverged(f"{place}: loss is {self.last}")
             if self.last > MOST_LOSS:
                 raise TrialDiverged(
-                    f"{place}: loss is {self.last:.4g}, and no training that works has one above"
-                    f" {MOST_LOSS:,.0f}"
+                    f"{place}: loss is {as_number(self.last)}, and no training that works has one"
+                    f" above {round(MOST_LOSS):,}"
                 )
             for name, value in zip(self.names, values, strict=True):
                 self.sums[name] += value * self.images[number]
@@ -397,4 +399,6 @@ def _check_state(model: Detector, place: str, loss: float) -> None:
         return
     name, value = next((name, value) for name, value in state.items() if not value.isfinite().all())
     bad = value[~value.isfinite()][0].item()
-    raise TrialDiverged(f"{place}: {name} is {bad} after the step, and the loss was {loss:.4g}")
+    raise TrialDiverged(
+        f"{place}: {name} is {bad} after the step, and the loss was {as_number(loss)}"
+    )

@@ -10,6 +10,7 @@ from core.config import OptimConfig
 from core.errors import SettingError
 from core.network.detector import Detector
 from core.training.average import WeightAverage
+from core.values import as_number, as_setting
 
 
 class Schedule:
@@ -42,10 +43,10 @@ class Schedule:
         if first < 1:
             raise SettingError(
                 f"optim.restarts ({config.restarts}) and optim.restart_multiplier"
-                f" ({config.restart_multiplier:g}) make {cycles} cycles that need at least"
-                f" {math.ceil(sum(shares)):.6g} optimizer steps, and {left} are left after the"
-                f" warm-up: optim.epochs is {config.epochs}, with {steps_per_epoch} steps an epoch;"
-                " use fewer restarts or more epochs"
+                f" ({as_setting(config.restart_multiplier)}) make {cycles} cycles that need"
+                f" at least {as_number(math.ceil(sum(shares)), 6)} optimizer steps, and {left} are"
+                f" left after the warm-up: optim.epochs is {config.epochs}, with {steps_per_epoch}"
+                " steps an epoch; use fewer restarts or more epochs"
             )
         lengths = [math.floor(first * share) for share in shares[:-1]]
         lengths.append(left - sum(lengths))

@@ -1,10 +1,29 @@
 """Laws of written values: one form for each kind, and none that a person would read as another."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.values import NO_VALUE, as_ap50, as_duration, as_setting, as_settings, as_time_span
+from core.values import (
+    NO_VALUE,
+    as_ap50,
+    as_difference,
+    as_duration,
+    as_hours,
+    as_interval,
+    as_loss,
+    as_number,
+    as_p_value,
+    as_percent,
+    as_seconds,
+    as_setting,
+    as_settings,
+    as_tenths,
+    as_tick,
+    as_time_span,
+)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +42,25 @@ def test_a_setting_has_one_form(value: bool | int | float | str, text: str) -> N
 def test_an_ap50_is_written_to_within_half_of_its_last_digit(score: float) -> None:
     assert len(as_ap50(score)) == 6
     assert abs(float(as_ap50(score)) - score) <= 0.5e-4 + 1e-12
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (as_number(0.000123456), "0.0001235"), (as_number(2.0), "2"), (as_number(0.4321, 2), "0.43"),
+        (as_ap50(0.0449, 2), "0.04"), (as_difference(0.01), "+0.0100"),
+        (as_difference(-0.00004), "-0.0000"), (as_p_value(0.00009), "< 0.0001"),
+        (as_p_value(0.04321), "0.0432"), (as_percent(0.125), "12%"), (as_percent(0.125, 1), "12.5%"),
+        (as_loss(1.23456), "1.235"), (as_tenths(30.06), "30.1"), (as_seconds(12.34), "12.3 s"),
+        (as_hours(1.234), "1.23"), (as_hours(0.01234), "0.012"), (as_tick(3e-5), "3e-5"),
+        (as_tick(0.01), "0.01"), (as_tick(100.0), "100"), (as_tick(1e6), "1e6"),
+        (as_interval(0.5, 0.4, 0.6123, signed=False), "0.5000 (0.400 to 0.612)"),
+        (as_interval(0.1, -0.02, 0.22, signed=True), "+0.1000 (-0.020 to +0.220)"),
+        (as_interval(0.1, math.nan, math.nan, signed=True), "+0.1000 (interval not known)"),
+    ],
+)  # fmt: skip
+def test_each_kind_of_value_has_one_form(text: str, expected: str) -> None:
+    assert text == expected
 
 
 def test_no_score_is_no_number() -> None:

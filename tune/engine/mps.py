@@ -31,6 +31,8 @@ from typing import Literal
 import torch
 
 from core.errors import ResourceError
+from core.files import reason_of
+from core.values import as_duration
 from tune.engine import scratch
 from tune.processes import MARK, deaf_to_sigterm, environment_variables, is_running
 
@@ -383,11 +385,11 @@ def _output(
                     stderr=subprocess.STDOUT, start_new_session=True,
                 )  # fmt: skip
         except OSError as error:
-            raise ResourceError(str(error)) from None
+            raise ResourceError(reason_of(error)) from None
         try:
             process.communicate(typed.encode(), timeout=seconds)
         except subprocess.TimeoutExpired:
-            raise ResourceError(f"no end within {seconds:g} s") from None
+            raise ResourceError(f"no end within {as_duration(seconds)}") from None
         finally:
             if process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):

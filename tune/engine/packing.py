@@ -19,6 +19,7 @@ from core.config import AUTO, TrialConfig, Value
 from core.detectors import DETECTORS
 from core.files import read_json
 from core.text import listed, many
+from core.values import as_percent, as_tenths
 from tune.space.domains import Domain
 from tune.space.space import SearchSpace
 
@@ -354,9 +355,9 @@ class Packing:
         if not together:
             return "no trials that shared a GPU by the service trained"
         return (
-            f"the service gained less than {100 * (GAIN - 1):.0f}%"
-            f" ({together[best_number(together)]:.1f} images/s,"
-            f" and {turns[best_number(turns)]:.1f} by turns)"
+            f"the service gained less than {as_percent(GAIN - 1)}"
+            f" ({as_tenths(together[best_number(together)])} images/s,"
+            f" and {as_tenths(turns[best_number(turns)])} by turns)"
         )
 
     @property
@@ -431,10 +432,10 @@ def _way(one: Round) -> str:
 def _in_words(measured: Measured) -> str:
     """The rounds on one kind of GPU: `30.1 images/s alone on NVIDIA H200, 55.0 with 2 ...`."""
     alone, *others = measured.rounds
-    parts = [f"{alone.images_per_second:.1f} images/s alone on {measured.gpu.name}"]
+    parts = [f"{as_tenths(alone.images_per_second)} images/s alone on {measured.gpu.name}"]
     for service, how in ((False, "taking turns"), (True, "using the Multi-Process Service")):
         found = [
-            f"{one.images_per_second:.1f} with {one.trials}"
+            f"{as_tenths(one.images_per_second)} with {one.trials}"
             for one in others
             if one.service is service and not one.trouble
         ]
@@ -442,7 +443,8 @@ def _in_words(measured: Measured) -> str:
     peak = max(one.peak_bytes for one in measured.rounds)
     if measured.gpu.memory:
         parts.append(
-            f"each in {peak / 2**30:.1f} of {measured.gpu.memory / 2**30:.0f} GiB of its memory"
+            f"each in {as_tenths(peak / 2**30)} of {round(measured.gpu.memory / 2**30)} GiB of its"
+            " memory"
         )
     return ", ".join(parts)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from core.errors import ResourceError
+from core.values import as_setting
 from tune.engine import cgroups
 
 
@@ -71,7 +72,7 @@ class Machine:
         if gpus and not most_gpus:
             raise ResourceError(
                 "resources.gpus_per_trial must be 0, since"
-                f" {'no node has a' if several else 'there is no'} GPU, and is {gpus:g};"
+                f" {'no node has a' if several else 'there is no'} GPU, and is {as_setting(gpus)};"
                 " --gpus-per-trial 0 runs on processors"
             )
         by_gpu = [(node, _trials_by_gpu(node, gpus)) for node in self.nodes]

@@ -15,7 +15,7 @@ from pathlib import Path
 import filelock
 
 from core.errors import ResourceError
-from core.files import reason
+from core.files import reason_of
 
 PREFIX = "ct-"
 """The beginning of the folders' names."""
@@ -46,7 +46,7 @@ def folder() -> Iterator[Path]:
         path = made.rename(base / f"{PREFIX}{made.name[-8:]}")
     except OSError as error:
         raise ResourceError(
-            f"TMPDIR must be a folder that can be written, and {base} is not ({reason(error)});"
+            f"TMPDIR must be a folder that can be written, and {base} is not ({reason_of(error)});"
             " set TMPDIR to another"
         ) from None
     try:

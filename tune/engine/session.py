@@ -10,7 +10,7 @@ from pathlib import Path
 import ray
 
 from core.errors import ResourceError
-from core.files import reason, write_once
+from core.files import reason_of, write_once
 from core.text import first_line
 from tune import processes
 from tune.engine import cgroups, scratch
@@ -129,8 +129,7 @@ def _make_token() -> None:
             raise ResourceError(
                 "RAY_AUTH_TOKEN_PATH must name a file that Ray's token can be kept in, and"
                 f" {chosen} cannot be written"
-                f" ({reason(error) if isinstance(error, OSError) else error}); name another, or"
-                " unset it"
+                f" ({reason_of(error)}); name another, or unset it"
             ) from None
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 

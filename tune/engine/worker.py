@@ -17,7 +17,7 @@ from ray import tune as ray_tune
 from core import faults
 from core.device import is_out_of_memory
 from core.errors import CheckpointError, ProcessLost, TornCheckpoint, TrialDiverged
-from core.files import reason, write_atomically, write_json_atomically
+from core.files import reason_of, write_atomically, write_json_atomically
 from core.text import first_line
 from tune.engine.messages import (
     Assignment,
@@ -238,7 +238,7 @@ def _reason_and_step(error: Exception, folder: Path) -> tuple[str, Then]:
     if isinstance(error, CheckpointError):
         return line, Then.FAIL
     if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
-        return f"{error.filename or folder} cannot be written: {reason(error)}", Then.HALT
+        return f"{error.filename or folder} cannot be written: {reason_of(error)}", Then.HALT
     with contextlib.suppress(OSError):
         write_atomically(folder / "error.txt", "".join(traceback.format_exception(error)).encode())
     if isinstance(error, torch.AcceleratorError) or not _gpu_answers():

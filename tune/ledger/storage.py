@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from core.config import Value
 from core.errors import StorageError, StudyError
+from core.values import as_number
 from tune import database
 from tune.database import Patience, cause_of, place_of, refusal_of
 from tune.redaction import without_password
@@ -97,7 +98,7 @@ class Database:
             if cause is None:
                 raise
             meant = refusal_of(cause, self.url)
-            tried = f" for {database.RETRY_SECONDS:g} seconds" if meant.transient else ""
+            tried = f" for {as_number(database.RETRY_SECONDS)} seconds" if meant.transient else ""
             whole = "what it holds is whole: " if meant.whole else ""
             raise StorageError(
                 f"the ledger could not be read or written{tried} ({meant.reason});"

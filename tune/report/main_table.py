@@ -9,6 +9,7 @@ from typing import NamedTuple
 from core.config import Value
 from core.dependence import effective_settings
 from core.text import many
+from core.values import as_ap50
 from tune.ledger.records import State, TrialRecord
 from tune.report.trial_scores import ScoredTrial
 from tune.request.confounds import Factor
@@ -316,7 +317,7 @@ def smallest_shown(
             middle = sorted(found, key=lambda one: one.se)[len(found) // 2]
             return SmallestDifference(
                 value,
-                f"A true difference of {value:.2f} AP50 is found in 80% of cases"
+                f"A true difference of {as_ap50(value, 2)} AP50 is found in 80% of cases"
                 f" ({_over(request, middle)}{_sharing(comparisons, variants)}); smaller ones are"
                 " missed more often"
                 + (_NOTHING_LEARNED if max(row.ap50 for row in rows) < _NEAR_ZERO else ""),
@@ -342,8 +343,8 @@ def smallest_shown(
         value,
         "As long as no two trials can be compared, simulated cell images tell what to expect: with"
         f" {validation} {what} and {many(repeats, 'repeat')}{_sharing(comparisons, variants)}, a"
-        f" true difference of {value:.2f} AP50 is found in 80% of cases. This is a prior, not a"
-        " measurement on these data",
+        f" true difference of {as_ap50(value, 2)} AP50 is found in 80% of cases. This is a prior,"
+        " not a measurement on these data",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from core.config import Value
 from core.metric.ap50 import FEW_IMAGES
 from core.text import have, listed, many
-from core.values import as_duration, as_settings
+from core.values import as_duration, as_number, as_settings
 from tune.ledger.records import State
 from tune.report.evidence import Evidence
 from tune.report.main_table import SAME_SETTINGS, MainRow
@@ -106,7 +106,7 @@ def _what_would_decide(evidence: Evidence) -> Iterator[str]:
         said = [
             f"{one.row.name} from {one.row.compared_with}"
             + (
-                f" (nor would {MOST_TIMES_THE_IMAGES:g} times as many images)"
+                f" (nor would {as_number(MOST_TIMES_THE_IMAGES)} times as many images)"
                 if one.images is None
                 else f" (about {one.images:,} more {_units_in_words(evidence)} would, with"
                 f" seeds={enough})"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from core.config import SETTINGS, Value
 from core.dependence import effective_settings
 from core.text import listed, many
-from core.values import as_setting
+from core.values import as_number, as_setting
 
 RATE = "optim.learning_rate"
 STEP = ("optim.batch_size", "optim.accumulate")
@@ -280,7 +280,7 @@ def _rate_beside_batch(one: Mapping[str, Value], other: Mapping[str, Value]) -> 
         return ", the learning rate in proportion"
     ratio = round(_rate_per_image(one) / _rate_per_image(other), 9)
     words = {0.25: "a quarter", 0.5: "half", 1.0: "the same", 2.0: "twice", 4.0: "four times"}
-    return f"; learning rate per image {words.get(ratio, f'{ratio:.3g} times')}"
+    return f"; learning rate per image {words.get(ratio, f'{as_number(ratio, 3)} times')}"
 
 
 def _both(name: str, one: Mapping[str, Value], other: Mapping[str, Value]) -> str:

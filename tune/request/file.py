@@ -18,6 +18,7 @@ import yaml
 from core import bounded_yaml
 from core.config import SETTINGS, Value, check_setting_name
 from core.errors import SettingError, SpaceError
+from core.files import reason_of
 from tune.request.request import MAX_TRIALS, OPTIONS, SearchOptions, StudyRequest
 from tune.request.sections import (
     prediction_values,
@@ -164,7 +165,7 @@ def _read_yaml(path: Path) -> object:
         with path.open("rb") as stream:
             content = stream.read(_MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise SpaceError(f"{brief(place)}: cannot be read ({error}).") from None
+        raise SpaceError(f"{brief(place)}: cannot be read ({reason_of(error)}).") from None
     if len(content) > _MAX_FILE_BYTES:
         raise SpaceError(f"{place}: must be at most 1 MB, and is larger. Is it a space file?")
     try:

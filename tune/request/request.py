@@ -14,7 +14,7 @@ from core.config import SETTINGS, DataConfig, Value
 from core.dependence import effective_settings, unmet_need
 from core.extensions import NameIn
 from core.text import many
-from core.values import as_settings
+from core.values import as_setting, as_settings
 from tune.request import confounds
 from tune.request.confounds import Attribution
 from tune.request.values import condition
@@ -110,8 +110,8 @@ class Resources(_Options):
         if gpus != "auto" and gpus > 1:
             raise ValueError(
                 "gpus_per_trial must be at most 1, since a trial trains on one GPU, and is"
-                f" {gpus:g}; take 1, and more GPUs run more trials at once, or a fraction, and"
-                " trials share a GPU"
+                f" {as_setting(gpus)}; take 1, and more GPUs run more trials at once, or a"
+                " fraction, and trials share a GPU"
             )
         return gpus
 

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from core.config import AUTO, SETTINGS, TrialConfig, Value
 from core.errors import SettingError, SpaceError
+from core.values import as_number
 from tune.request.values import (
     TYPES,
     as_mapping,
@@ -324,7 +325,7 @@ def _step(name: str, raw: object, low: float, high: float, place: str) -> float:
         last = low + math.floor((high - low) / step) * step
         raise SpaceError(
             f"{place}: {name} must have a whole number of steps from low to high, and step {step}"
-            f" does not lead from {low} to {high}. The last step under it is {last:g}."
+            f" does not lead from {low} to {high}. The last step under it is {as_number(last, 6)}."
         )
     return float(step)
 

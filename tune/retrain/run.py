@@ -42,7 +42,7 @@ from core.prediction.choice import Evaluated
 from core.prediction.submission import CocoResult
 from core.prediction.trained_model import TrainedModel
 from core.training.trial import EpochReport, Trial
-from core.values import as_ap50
+from core.values import as_ap50, as_loss, as_seconds
 from tune.retrain import ensemble
 from tune.retrain.outputs import DRAWN_SCORE, NOT_YET, add_submission, draw_validation
 from tune.retrain.plan import RetrainingPlan
@@ -242,8 +242,8 @@ def _train(plan: RetrainingPlan, console: Console, device: str) -> Trial:
 def _epoch_line(report: EpochReport, epochs: int) -> str:
     score = "" if report.ap50 is None else f", AP50 {as_ap50(report.ap50)}"
     return (
-        f"Epoch {report.epoch}/{epochs}: loss {report.losses['loss']:.3f}{score},"
-        f" {report.seconds:.1f} s"
+        f"Epoch {report.epoch}/{epochs}: loss {as_loss(report.losses['loss'])}{score},"
+        f" {as_seconds(report.seconds)}"
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from core.config import Value
-from core.values import as_setting
+from core.values import as_number, as_setting
 from tune.statistics.certainty import CONFIDENCE, holm
 
 
@@ -139,7 +139,10 @@ def _coded(name: str, points: Sequence[Mapping[str, Value]]) -> _Coding | None:
     if low > 0 and high / low >= _RATIO_OF_DOUBLING:
         return _Coding(name, ("doubled",), rows_N, np.log2(numbers)[:, None])
     return _Coding(
-        name, (f"from {low:.3g} to {high:.3g}",), rows_N, ((numbers - low) / (high - low))[:, None]
+        name,
+        (f"from {as_number(low, 3)} to {as_number(high, 3)}",),
+        rows_N,
+        ((numbers - low) / (high - low))[:, None],
     )
 
 

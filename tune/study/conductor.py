@@ -27,6 +27,7 @@ from core.files import refused, write_atomically, write_json_atomically
 from core.network import weights as pretrained
 from core.network.weights import BaseWeights
 from core.text import listed, many
+from core.values import as_number
 from tune.engine import mps
 from tune.engine.executor import execute
 from tune.engine.messages import Assignment, Cause, Failure, History, Then, WorkerLost
@@ -639,8 +640,8 @@ class _Conductor:
         reason = lost.reason
         if stalled:
             reason = (
-                f"no epoch for {limit / 60:g} minutes (resources.stall_minutes): its worker was"
-                " ended"
+                f"no epoch for {as_number(limit / 60)} minutes (resources.stall_minutes): its"
+                " worker was ended"
             )
         seconds = seconds_of_lost_epoch(Path(assignment.folder), assignment.attempt)
         # The kernel killed the worker at its time limit, however late Ray noticed that.
@@ -686,8 +687,8 @@ class _Conductor:
         if now - self._gpu_away_since >= GPU_AWAY_SECONDS:
             self._halt(
                 GpuLost(
-                    f"the GPU could not be used for {GPU_AWAY_SECONDS / 60:g} minutes ({reason});"
-                    " see to it, then run the same command again"
+                    f"the GPU could not be used for {as_number(GPU_AWAY_SECONDS / 60)} minutes"
+                    f" ({reason}); see to it, then run the same command again"
                 )
             )
 

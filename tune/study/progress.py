@@ -14,7 +14,7 @@ from rich.text import Text
 
 from core.console import say
 from core.text import many, shown
-from core.values import as_ap50, as_duration, as_settings
+from core.values import as_ap50, as_duration, as_loss, as_seconds, as_settings
 from tune.ledger.records import State, TrialRecord
 
 LEFT_SECONDS = 1.0
@@ -105,7 +105,8 @@ class Progress:
         last = record.epochs[-1]
         text = (
             f"{head} epoch {len(record.epochs)}/{record.planned_epochs}: loss"
-            f" {last['losses']['loss']:.3f}, AP50 {as_ap50(last['ap50'])}, {last['seconds']:.1f} s"
+            f" {as_loss(last['losses']['loss'])}, AP50 {as_ap50(last['ap50'])},"
+            f" {as_seconds(last['seconds'])}"
         )
         if record.state is State.PRUNED:
             text += f"; {record.reason}"

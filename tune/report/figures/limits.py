@@ -74,7 +74,7 @@ def _draw_bar(axes: Axes, place: int, one: RowLimits, wide: bool) -> None:
             color=colour(shade), edgecolor=colour("paper"), linewidth=0.8, label=words, zorder=2,
         )  # fmt: skip
         left += share
-    parts = " · ".join(f"{100 * one.share(kind):.0f}" for kind in _KINDS_IN_WORDS)
+    parts = " · ".join(str(round(100 * one.share(kind))) for kind in _KINDS_IN_WORDS)
     note = f"{parts} of {sum(one.instances.values()):,}"
     x, y = (1.02, float(place)) if wide else (1.0, place - 0.22)
     axes.text(x, y, note, va="center", ha="left" if wide else "right")

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from core.config import Value
 from core.dependence import effective_settings
-from core.values import as_setting
+from core.values import as_setting, as_tick
 from tune.ledger.records import State
 from tune.report.content import ReportContent, ScoredTrial
 from tune.report.figures.intervals import IntervalLine, draw_lines, height_of
@@ -172,15 +172,6 @@ def _draw_setting(
     elif domain.log:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: as_tick(value)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title(plain(name, 34), loc="left")
-
-
-def _short(value: float) -> str:
-    """A number on an axis: 3e-5, 0.01, 100."""
-    return (
-        f"{value:g}"
-        if 0.001 < value < 10_000
-        else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-    )
