@@ -1,5 +1,6 @@
 """README's table says where a part is added, and nothing else knows the part: counted in the source."""
 
+import ast
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -46,6 +47,24 @@ def test_readme_names_the_folder_of_the_parts_and_the_table(table: str) -> None:
     named = re.findall(r"`([\w/.]+)`", row)
     assert named[0] == folder
     assert table in (named[-1], folder + named[-1])
+
+
+def named_in_files() -> list[tuple[str, str]]:
+    """Each name with its file, of the rows that say "`freeze` and `losses` in `core/c.py`"."""
+    rows = [row for row in (ROOT / "README.md").read_text().splitlines() if row.startswith("|")]
+    found = re.findall(r"((?:`\w+`(?: and )?)+) in `([\w/]+\.py)`", "\n".join(rows))
+    return [(name, file) for names, file in found for name in re.findall(r"`(\w+)`", names)]
+
+
+@pytest.mark.parametrize(("name", "file"), named_in_files())
+def test_what_readme_names_in_a_file_is_defined_there(name: str, file: str) -> None:
+    defined = {
+        node.id if isinstance(node, ast.Name) else node.name
+        for node in ast.walk(ast.parse((ROOT / file).read_text()))
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+    }
+    assert name in defined
 
 
 @pytest.mark.parametrize(
