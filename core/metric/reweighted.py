@@ -4,6 +4,7 @@ Matching at one IoU never looks beyond an image, so another sample of images is 
 other weights of its images: nothing is matched again, and the result is exact.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Reweighted:
     @property
     def per_class(self) -> NDArray[np.float64]:
         """AP50 of each class as evaluated, float64 [C]; nan for a class without ground truth."""
-        result_C: NDArray[np.float64] = self.ap50(np.ones((len(self.units), 1)))[0]
+        result_C: NDArray[np.float64] = self._left_out[-1]
         return result_C
 
     def ap50(self, weights_UR: ArrayLike) -> NDArray[np.float64]:
@@ -66,24 +67,22 @@ class Reweighted:
             some_UR = weights[:, start : start + _AT_ONCE]
             for column, ranking in enumerate(self._classes):
                 truths_R = self.truths_UC[:, column].astype(np.float64) @ some_UR
+                hits_KU, rows_KU = ranking.counts
                 result_RC[start : start + _AT_ONCE, column] = _average_precision(
-                    ranking.hits_KU @ some_UR, ranking.rows_KU @ some_UR, truths_R
+                    hits_KU @ some_UR, rows_KU @ some_UR, truths_R
                 )
         return result_RC
 
     def without_each(self) -> NDArray[np.float64]:
         """AP50 of each class without each unit, float64 [U, C]; nan without ground truth left."""
-        result_UC = np.full(self.truths_UC.shape, np.nan)
-        for column, ranking in enumerate(self._classes):
-            truths_U = self.truths_UC[:, column].astype(np.float64)
-            hits_K1, rows_K1 = (
-                counts_KU.sum(axis=1, keepdims=True)
-                for counts_KU in (ranking.hits_KU, ranking.rows_KU)
-            )
-            result_UC[:, column] = _average_precision(
-                hits_K1 - ranking.hits_KU, rows_K1 - ranking.rows_KU, truths_U.sum() - truths_U
-            )
+        result_UC: NDArray[np.float64] = self._left_out[:-1]
         return result_UC
+
+    @functools.cached_property
+    def _left_out(self) -> NDArray[np.float64]:
+        """AP50 of each class, [U + 1, C], with one unit left out; the last row has all units."""
+        columns = zip(self._classes, self.truths_UC.T, strict=True)
+        return np.stack([ranking.without_each(truths_U) for ranking, truths_U in columns], axis=1)
 
     def jackknife(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The pull of each unit on the mean AP50 through each class, [U, C], and the bias, [C].
@@ -130,14 +129,20 @@ def pulls(table: MatchTable, max_dets: int | None, groups: Sequence[str]) -> tup
 
 @dataclass(frozen=True)
 class _Ranking:
-    """The detections of one class, best score first, as counts up to each of K hits, by unit.
+    """The detections of one class, best score first, as far as the last of its K hits.
 
-    hits_KU   float32, number of the unit's hits up to and including this hit
-    rows_KU   float32, number of the unit's detections up to and including this hit
+    units       number of units
+    unit_K      unit of each hit
+    rows_K      number of detections up to and including each hit
+    unit_D      unit of each detection
+    slot_D      place, among the hits, of the first hit at or after each detection
     """
 
-    hits_KU: NDArray[np.float32]
-    rows_KU: NDArray[np.float32]
+    units: int
+    unit_K: NDArray[np.int64]
+    rows_K: NDArray[np.int64]
+    unit_D: NDArray[np.int64]
+    slot_D: NDArray[np.int64]
 
     @classmethod
     def of(
@@ -154,14 +159,69 @@ class _Ranking:
             counted_D &= table.rank_D < max_dets
         rows = np.flatnonzero(counted_D)
         rows = rows[np.argsort(-table.score_D[rows], kind="stable")]
-        unit_D, hits = unit_I[table.image_D[rows]], np.flatnonzero(table.hit_D[rows])
-        # A detection is entered at the first hit at or after it; those after the last hit, whose
-        # row is dropped below, lower no precision that counts.
-        rows_KU = np.zeros((len(hits) + 1, units), dtype=np.float32)
-        np.add.at(rows_KU, (np.searchsorted(hits, np.arange(len(rows))), unit_D), 1)
-        hits_KU = np.zeros((len(hits), units), dtype=np.float32)
-        hits_KU[np.arange(len(hits)), unit_D[hits]] = 1
-        return cls(np.cumsum(hits_KU, axis=0), np.cumsum(rows_KU[:-1], axis=0))
+        hits = np.flatnonzero(table.hit_D[rows])
+        # Detections after the last hit lower no precision that counts.
+        rows = rows[: hits[-1] + 1] if len(hits) else rows[:0]
+        unit_D = unit_I[table.image_D[rows]]
+        slot_D = np.searchsorted(hits, np.arange(len(rows)))
+        return cls(units, unit_D[hits], hits + 1, unit_D, slot_D)
+
+    @functools.cached_property
+    def counts(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The hits of each unit up to and including each hit, and its detections: [K, U] each."""
+        hits = len(self.unit_K)
+        hits_KU = np.zeros((hits, self.units), dtype=np.float32)
+        hits_KU[np.arange(hits), self.unit_K] = 1
+        rows_KU = np.zeros((hits, self.units), dtype=np.float32)
+        np.add.at(rows_KU, (self.slot_D, self.unit_D), 1)
+        return np.cumsum(hits_KU, axis=0), np.cumsum(rows_KU, axis=0)
+
+    def without_each(self, truths_U: NDArray[np.int64]) -> NDArray[np.float64]:
+        """AP50 with one unit left out, then with all: [U + 1]; nan where no ground truth is left.
+
+        truths_U   number of ground-truth instances of each unit
+        """
+        hits = len(self.unit_K)
+        left_B = truths_U.sum() - np.append(truths_U, 0)  # B: the units, then one that has nothing
+        result_B = np.where(left_B > 0, 0.0, np.nan)
+        if not hits:
+            return result_B
+        for start in range(0, len(left_B), _UNITS_AT_ONCE):
+            some = slice(start, start + _UNITS_AT_ONCE)
+            truths_B1 = np.maximum(left_B[some], 1)[:, None]
+            offsets_B1 = np.arange(len(truths_B1))[:, None] * hits
+            mine_K, mine_D = (
+                (unit >= start) & (unit < start + len(truths_B1))
+                for unit in (self.unit_K, self.unit_D)
+            )
+            hits_BK = np.ones((len(truths_B1), hits), dtype=np.int64)
+            hits_BK[self.unit_K[mine_K] - start, np.flatnonzero(mine_K)] = 0
+            hits_BK = np.cumsum(hits_BK, axis=1)
+            rows_BK = np.bincount(
+                (self.unit_D[mine_D] - start) * hits + self.slot_D[mine_D],
+                minlength=hits_BK.size,
+            ).reshape(hits_BK.shape)
+            rows_BK = self.rows_K - np.cumsum(rows_BK, axis=1)
+            precision_BK = hits_BK / (rows_BK + np.spacing(1))
+            # The least number of hits whose recall, as a quotient of floats, reaches each level.
+            least_BL = np.ceil(RECALL_LEVELS * truths_B1 - _ROUNDING).astype(np.int64)
+            least_BL += least_BL / truths_B1 < RECALL_LEVELS
+            reached_BL = least_BL <= hits_BK[:, -1:]
+            # Rows of counts follow each other in one ascending array.
+            apart_B1 = np.arange(len(truths_B1))[:, None] * (hits + 1)
+            flat = np.searchsorted((hits_BK + apart_B1).ravel(), least_BL + apart_B1)
+            place_BL = np.where(reached_BL, flat - offsets_B1, hits - 1)
+            between_BL = np.maximum.reduceat(
+                precision_BK.ravel(), (place_BL + offsets_B1).ravel()
+            ).reshape(place_BL.shape)
+            envelope_BL = np.maximum.accumulate(between_BL[:, ::-1], axis=1)[:, ::-1]
+            result_B[some] += np.where(reached_BL, envelope_BL, 0.0).mean(axis=1)
+        return result_B
+
+
+_UNITS_AT_ONCE = 32
+"""Number of units that are left out together: few enough to stay in the processor's cache."""
+_ROUNDING = 1e-6
 
 
 def _average_precision(

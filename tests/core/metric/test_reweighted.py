@@ -80,6 +80,14 @@ def test_leaving_out_an_image_is_an_evaluation_without_it(seed: int, images: int
         np.testing.assert_allclose(left_UC[image], expected(others, 100), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("images", [31, 32, 33, 70])
+def test_leaving_out_a_unit_is_a_weight_of_0_for_any_number_of_units(images: int) -> None:
+    reweighted = Reweighted(simulated(images, images), 100)
+    weights_UR = np.concatenate([1 - np.eye(images), np.ones((images, 1))], axis=1)
+    left_RC = np.concatenate([reweighted.without_each(), reweighted.per_class[None]])
+    np.testing.assert_allclose(left_RC, reweighted.ap50(weights_UR), rtol=0, atol=1e-12)
+
+
 def test_images_of_one_group_count_together() -> None:
     table = simulated(3, 6)
     grouped = Reweighted(table, 100, ["a", "b", "a", "c", "b", "a"])
