@@ -59,9 +59,10 @@ class Images:
         )  # fmt: skip
 
 
-def draw_images(rng: np.random.Generator, count: int) -> Images:
-    """Images of the population."""
-    sizes = np.clip(np.rint(np.exp(rng.normal(np.log(60), 1.1, count))), 1, 700).astype(np.int64)
+def draw_images(rng: np.random.Generator, count: int, median: int = 60) -> Images:
+    """Images of the population; `median` is that of their numbers of instances."""
+    sizes = np.exp(rng.normal(np.log(median), 1.1, count))
+    sizes = np.clip(np.rint(sizes), 1, 700).astype(np.int64)
     mixture = rng.gamma(np.broadcast_to(3 * SHARES, (count, len(SHARES))))
     truths_IC = rng.multinomial(sizes, mixture / mixture.sum(axis=1, keepdims=True))
     classes = len(SHARES)

@@ -1,14 +1,17 @@
 """Are the statistics right? Simulated studies in which the truth is known.
 
-    python -m benchmarks.statistics            the table of docs/statistics.md, about an hour on 2
-                                               cores
-    python -m benchmarks.statistics --short    a tenth of the repetitions
+    python -m benchmarks.statistics                 the tables of docs/statistics.md
+    python -m benchmarks.statistics --short         a tenth of the repetitions
+    python -m benchmarks.statistics --only tables   one of them
 
-Each line is one law and how often it held; a share of R repetitions has a standard error of sqrt(p
-(1 - p) / R).
+A share of R repetitions has a standard error of sqrt(p (1 - p) / R). All tables of rows of one size
+of hold-out are made from the same simulated data sets and trainings, each evaluated once, so their
+errors are correlated.
 """
 
 import argparse
+import functools
+import math
 import os
 import sys
 import time
@@ -16,9 +19,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 
 from benchmarks.simulated_scores import (
     MAX_DETS,
@@ -32,18 +37,21 @@ from benchmarks.simulated_scores import (
 from core.config import Value
 from core.metric.ap50 import MatchTable, ap50
 from core.metric.reweighted import Reweighted
+from tune.report.trial_scores import of_class
 from tune.statistics.certainty import (
     Difference,
     Repeat,
     Scored,
+    Scores,
     Verdict,
+    compare,
     compare_all,
     interval,
     mean_interval,
     seed_variances,
     smallest_difference,
 )
-from tune.statistics.choice import choose_winner
+from tune.statistics.choice import choose_winner, compared_with_winner
 from tune.statistics.effects import Effect, comparable_epoch, main_effects
 from tune.statistics.epochs import epochs_for_luck, luck_of_best
 from tune.stopping.halving import SuccessiveHalving
@@ -57,73 +65,143 @@ QUALITY = 3.0
 """Change of quality that changes AP50 by 1, by the slope around an AP50 of 0.33."""
 COLLAPSED = -2.5
 """Change of quality in a collapsed training: an AP50 of 0.33 becomes 0.01."""
+_EPOCH_SD = 0.03
+"""Standard deviation of the true quality over the epochs of a training."""
+_STEP = 0.12
+"""Trainings are evaluated at multiples of this quality, 0.04 of AP50; the rest of their quality, at
+most half of it, is added to the score by the slope of AP50."""
 
 
 @dataclass(frozen=True)
 class Luck:
     """Sources of differences between trainings, beside their validation images.
 
-    seeds      standard deviation of AP50 over seeds; one for all rows, or one for each
+    seeds      standard deviation of AP50 over seeds; one for all rows, or that of the first row and
+               that of the others
     collapse   probability that a training of the first row collapses
     training   standard deviation of AP50 of a row's advantage over training sets of other images
     epochs     number of epochs, equal but for `_EPOCH_SD`, of which the best on its images is kept
     """
 
-    seeds: float | tuple[float, ...] = SEED_SD / QUALITY
+    seeds: float | tuple[float, float] = SEED_SD / QUALITY
     collapse: float = 0.0
     training: float = 0.0
     epochs: int = 1
 
     def sd(self, row: int) -> float:
         """The seeds' standard deviation of a row."""
-        return self.seeds if isinstance(self.seeds, float) else self.seeds[row]
+        return self.seeds if isinstance(self.seeds, float) else self.seeds[min(row, 1)]
 
 
 USUAL = Luck()
-_EPOCH_SD = 0.03
-"""Standard deviation of the true quality over the epochs of a training."""
 
 
-def study(
-    rng: np.random.Generator,
-    images: int,
-    repeats: int,
-    qualities: Sequence[float],
-    fresh: bool,
-    luck: Luck = USUAL,
-) -> dict[str, dict[Repeat, Scored]]:
-    """A table of variants: each repeat trains a model of each variant and validates it on
-    `images` images.
+@dataclass(frozen=True)
+class Table:
+    """A table of rows that are alike, but for their luck and the last row.
 
-    fresh   each repeat has its own hold-out of one data set, as the variants of a study have; else
-            all the same images
+    rows, seeds   their numbers; each row has one training a seed
+    luck          what trainings differ by
+    better        true advantage of the last row, in AP50
+    score         true AP50 of the rows
     """
-    data = draw_images(rng, images * FRACTION if fresh else images)
-    # The gain in a row's quality from each image, if it is among those that train.
-    taught_VI = rng.normal(0, luck.training * QUALITY, (len(qualities), len(data)))
-    scores: dict[str, dict[Repeat, Scored]] = {
-        str(variant): {} for variant in range(len(qualities))
-    }
-    for repeat in range(repeats):
-        held_out = (
-            np.sort(rng.choice(len(data), images, replace=False)) if fresh else np.arange(images)
-        )
-        part = data.take(held_out)
-        trained = np.setdiff1d(np.arange(len(data)), held_out)
-        for variant, quality in enumerate(qualities):
-            quality += rng.normal(0, luck.sd(variant) * QUALITY)
-            if len(trained):
-                quality += taught_VI[variant, trained].sum() / np.sqrt(len(trained))
-            if variant == 0 and rng.random() < luck.collapse:
-                quality += COLLAPSED
-            wander_E = rng.normal(0, _EPOCH_SD, luck.epochs) if luck.epochs > 1 else [0.0]
-            epochs = [quality + step for step in wander_E]
-            scores[str(variant)][Repeat(repeat)] = chosen_epoch(rng, part, epochs, held_out)
-    return scores
+
+    rows: int
+    seeds: int
+    luck: Luck = USUAL
+    better: float = 0.0
+    score: float = 0.33
+
+
+class DataSet:
+    """A simulated data set, its hold-outs and the models that are trained on it.
+
+    seed     each seed is another data set
+    images   number of images of a hold-out
+    fresh    whether each repeat has its own hold-out, as the rows of a study have; else all
+             validate the same images
+    """
+
+    def __init__(self, seed: int, images: int, fresh: bool = True) -> None:
+        self._key = (seed, images, int(fresh))
+        self._images = images
+        self._fresh = fresh
+        rng = np.random.default_rng(self._key)
+        self._data = draw_images(rng, images * FRACTION if fresh else images)
+        self._scored: dict[tuple[int, int, int, float, int], Scored] = {}
+        self._drawn: dict[tuple[int, int], tuple[float, float, float]] = {}
+        self._held_out = [self._hold_out(repeat) for repeat in range(MOST_SEEDS)]
+
+    def scores(self, table: Table) -> dict[str, dict[Repeat, Scored]]:
+        """The rows of a table. Tables share trainings of equal place, quality and epochs."""
+        return {
+            str(row): {
+                Repeat(seed): self._training(table, row, seed) for seed in range(table.seeds)
+            }
+            for row in range(table.rows)
+        }
+
+    def _training(self, table: Table, row: int, repeat: int) -> Scored:
+        luck, slope = table.luck, _slope(table.score)
+        place = _BETTER if table.better and row == table.rows - 1 else row
+        drawn, collapses, taught = self._luck(place, repeat)
+        moved = (drawn * luck.sd(row) + taught * luck.training) * QUALITY
+        if place == _BETTER:
+            moved += table.better / slope
+        if row == 0 and collapses < luck.collapse:
+            moved += COLLAPSED
+        step = round(moved / _STEP)
+        found = self._evaluated(place, repeat, step, table.score, luck.epochs)
+        ap50 = found.ap50 + slope * (moved - step * _STEP)
+        return replace(found, ap50=min(max(ap50, 0.0), 1.0))
+
+    def _luck(self, place: int, repeat: int) -> tuple[float, float, float]:
+        """Standard normal luck of the seed, a uniform number for its collapse, and how well the
+        images that it trains on suit the row, of variance 1.
+        """
+        if (place, repeat) not in self._drawn:
+            rng = np.random.default_rng([*self._key, 1, place, repeat])
+            taught_I = np.random.default_rng([*self._key, 2, place]).normal(size=len(self._data))
+            trained = np.delete(taught_I, self._held_out[repeat])
+            taught = float(trained.sum()) / math.sqrt(len(trained)) if len(trained) else 0.0
+            self._drawn[place, repeat] = (rng.normal(), rng.random(), taught)
+        return self._drawn[place, repeat]
+
+    def _hold_out(self, repeat: int) -> NDArray[np.int64]:
+        if not self._fresh:
+            return np.arange(self._images)
+        rng = np.random.default_rng([*self._key, 3, repeat])
+        return np.sort(rng.choice(len(self._data), self._images, replace=False))
+
+    def _evaluated(self, place: int, repeat: int, step: int, score: float, epochs: int) -> Scored:
+        key = (place, repeat, step, score, epochs)
+        if key not in self._scored:
+            rng = np.random.default_rng([*self._key, 4, place, repeat, epochs])
+            held_out = self._held_out[repeat]
+            quality = quality_for(score) if score != 0.33 else 0.0
+            wander_E = rng.normal(0, _EPOCH_SD, epochs) if epochs > 1 else np.zeros(1)
+            qualities = (quality + step * _STEP + wander_E).tolist()
+            self._scored[key] = chosen_epoch(rng, self._data.take(held_out), qualities, held_out)
+        return self._scored[key]
+
+
+MOST_SEEDS = 40
+"""Largest number of seeds of a table."""
+_BETTER = 1000
+"""The place of the row that is better, in every table that has one."""
+
+
+@functools.cache
+def _slope(score: float) -> float:
+    """The change of AP50 with quality, around an AP50."""
+    if score == 0.33:
+        return 1 / QUALITY
+    quality = quality_for(score)
+    return (truth(quality + _STEP) - truth(quality - _STEP)) / (2 * _STEP)
 
 
 def chosen_epoch(
-    rng: np.random.Generator, images: Images, qualities: Sequence[float], names: np.ndarray
+    rng: np.random.Generator, images: Images, qualities: Sequence[float], names: NDArray[np.int64]
 ) -> Scored:
     """The best of the epochs with these qualities."""
     tables = [evaluate(rng, images, quality, names) for quality in qualities]
@@ -135,83 +213,112 @@ def chosen_epoch(
     return replace(best, luck=luck_of_best(curve, looked_at))
 
 
-def comparisons(
-    images: int, repeats: int, qualities: Sequence[float], fresh: bool, luck: Luck, seed: int
-) -> list[Difference]:
-    """The comparisons of one simulated table with its first variant."""
-    rng = np.random.default_rng([seed, images, repeats, fresh, len(qualities)])
-    scores = study(rng, images, repeats, qualities, fresh, luck)
-    pairs = [(variant, "0") for variant in list(scores)[1:]]
+def compared(scores: Scores, fresh: bool) -> list[Difference]:
+    """The comparisons of a simulated table with its first row."""
+    pairs = [(row, "0") for row in list(scores)[1:]]
     return compare_all(scores, pairs, 1 / (FRACTION - 1) if fresh else None)
 
 
-@dataclass(frozen=True)
-class FalseAlarms:
-    """Shares of tables without any true difference: single comparisons under 5%, and tables with
-    any verdict.
+def by_one_pooled_variance(scores: Scores) -> Difference:
+    """The last row compared with the first by the rule that today's is measured against.
+
+    All rows have the pooled variance of seeds, the degrees of freedom are Satterthwaite's, and the
+    p value is adjusted for as many comparisons as the table has rows to compare.
+    """
+    names = list(scores)
+    one, other = (list(scores[name].values()) for name in (names[-1], names[0]))
+    variances, seeds = seed_variances(scores), len(other)
+    assert variances is not None
+    pooled = replace(variances, own={}).of_mean((names[-1], names[0]), seeds)
+    found = compare(one, other, seeds, [part._replace(firm=True) for part in pooled])
+    return replace(found, p_adjusted=min(1.0, found.p * (len(names) - 1)))
+
+
+class Outcome(NamedTuple):
+    """What a simulated table says; for many of them, means over tables, where not stated otherwise.
+
+    single       share of comparisons with p under 5%
+    verdicts     whether the table has any verdict of better or worse
+    elsewhere    whether it has one on methods trained on other images of this kind
+    found        whether the last row is found better
+    by_pooled    whether it is by `by_one_pooled_variance`
+    smallest     smallest difference that is stated; median
+    smallest_by_pooled   the same by `by_one_pooled_variance`; median
+    covered      whether the interval of the first row holds the truth
+    width        width of that interval; median
+    too_high     its estimate less the truth
+    measured     the same where the luck of having chosen the epochs is not subtracted
     """
 
     single: float
-    family: float
-    smallest: float
-    """Median of the smallest difference that is stated."""
+    verdicts: float
     elsewhere: float
-    """Share of tables with a verdict on methods trained on other images of this kind."""
+    found: float
+    by_pooled: float
+    smallest: float
+    smallest_by_pooled: float
+    covered: float
+    width: float
+    too_high: float
+    measured: float
 
 
-def false_alarms(
-    images: int,
-    repeats: int,
-    variants: int,
-    fresh: bool,
-    repetitions: int,
-    score: float = 0.33,
-    luck: Luck = USUAL,
-) -> FalseAlarms:
-    """Tables whose variants are all alike."""
-    qualities = [quality_for(score) if score != 0.33 else 0.0] * variants
-    tables = _in_parallel(
-        partial(comparisons, images, repeats, qualities, fresh, luck), range(repetitions)
-    )
-    return FalseAlarms(
-        float(np.mean([[one.p < 0.05 for one in table] for table in tables])),
-        float(
-            np.mean(
-                [any(one.verdict is not Verdict.CANNOT_TELL for one in table) for table in tables]
-            )
-        ),
-        float(
-            np.median(
-                [
-                    smallest_difference(one.se, one.df, len(table))
-                    for table in tables
-                    for one in table
-                ]
-            )
-        ),
-        float(np.mean([any(one.p_elsewhere < 0.05 for one in table) for table in tables])),
+def outcome(data: DataSet, table: Table, fresh: bool, true: float) -> Outcome:
+    """The outcome of one table."""
+    scores = data.scores(table)
+    found, first = compared(scores, fresh), list(scores["0"].values())
+    variances = seed_variances(scores)
+    of_seeds = None if variances is None else variances.of_mean(["0"], table.seeds)
+    around = mean_interval(first, of_seeds)
+    clear = [one.verdict is not Verdict.CANNOT_TELL for one in found]
+    pooled = by_one_pooled_variance(scores) if found and variances is not None else None
+    return Outcome(
+        float(np.mean([one.p < 0.05 for one in found])) if found else math.nan,
+        float(any(clear)),
+        float(any(one.p_elsewhere < 0.05 for one in found)),
+        float(bool(found) and found[-1].verdict is Verdict.BETTER),
+        float(pooled is not None and pooled.verdict is Verdict.BETTER),
+        _smallest(found),
+        _smallest([pooled] * len(found)) if pooled is not None else math.nan,
+        float(around.low <= true <= around.high),
+        around.high - around.low,
+        around.estimate - true,
+        float(np.mean([one.ap50 for one in first])) - true,
     )
 
 
-def power(
-    images: int,
-    repeats: int,
-    fresh: bool,
-    repetitions: int,
-    difference: float,
-    variants: int = 2,
-    score: float = 0.33,
-) -> float:
-    """How often a true difference is found, around an AP50.
+def _smallest(found: Sequence[Difference]) -> float:
+    """The smallest difference that a table states; nan for a table without comparisons."""
+    if not found:
+        return math.nan
+    se, df = (float(np.median(part)) for part in zip(*((o.se, o.df) for o in found), strict=True))
+    return smallest_difference(se, df, len(found))
 
-    The last of `variants` is better by `difference` than all others, which are alike.
+
+def _outcomes(
+    images: int, tables: Sequence[Table], fresh: bool, trues: Sequence[float], seed: int
+) -> list[Outcome]:
+    data = DataSet(seed, images, fresh)
+    return [outcome(data, table, fresh, true) for table, true in zip(tables, trues, strict=True)]
+
+
+def simulated(
+    images: int, tables: Sequence[Table], repetitions: int, fresh: bool = True, first: int = 0
+) -> list[Outcome]:
+    """The outcomes of tables over simulated data sets, whose hold-outs have `images` images.
+
+    first   seed of the first data set
+
+    Epochs truly differ so little that the truth of a chosen epoch is taken to be that of the row.
     """
-    alike, better = quality_for(score - difference / 2), quality_for(score + difference / 2)
-    qualities = [alike] * (variants - 1) + [better]
-    tables = _in_parallel(
-        partial(comparisons, images, repeats, qualities, fresh, USUAL), range(repetitions)
-    )
-    return float(np.mean([table[-1].verdict is Verdict.BETTER for table in tables]))
+    trues = [truth(quality_for(t.score) if t.score != 0.33 else 0.0) for t in tables]
+    for table in tables:
+        _slope(table.score)
+    task = partial(_outcomes, images, tables, fresh, trues)
+    found = np.array(_in_parallel(task, range(first, first + repetitions)))
+    means, medians = found.mean(axis=0), np.median(found, axis=0)
+    medianed = [name in ("smallest", "smallest_by_pooled", "width") for name in Outcome._fields]
+    return [Outcome(*row) for row in np.where(medianed, medians, means).tolist()]
 
 
 def _covers(images: int, quality: float, true: float, seed: int) -> tuple[bool, float]:
@@ -229,56 +336,27 @@ def coverage(images: int, score: float, repetitions: int) -> tuple[float, float]
     )
 
 
-@dataclass(frozen=True)
-class MeanCoverage:
-    """How often the interval of a mean over repeats holds the truth, and how wide and how far off
-    it is.
-
-    covered    share of the 95% intervals that hold the truth
-    width      their median width
-    too_high   mean of the estimate less the truth
-    measured   the same where the luck of having chosen the epochs is not subtracted
-    """
-
-    covered: float
-    width: float
-    too_high: float
-    measured: float
+def _covers_class(images: int, quality: float, true: float, seed: int) -> bool:
+    rng = np.random.default_rng([seed, images, 6])
+    part = draw_images(rng, images, CROWDED)
+    found = of_class(Scored.of(evaluate(rng, part, quality), None), 0)
+    return found is not None and found.low <= true <= found.high
 
 
-def _mean_covers(
-    images: int, repeats: int, rows: int, quality: float, true: float, luck: Luck, seed: int
-) -> tuple[float, ...]:
-    rng = np.random.default_rng([seed, images, repeats])
-    scores = study(rng, images, repeats, [quality] * rows, fresh=True, luck=luck)
-    mine = list(scores["0"].values())
-    variances = seed_variances(scores)
-    of_seeds = None if variances is None else variances.of_mean(["0"], repeats)
-    found = mean_interval(mine, of_seeds)
-    measured = float(np.mean([one.ap50 for one in mine]))
-    holds = float(found.low <= true <= found.high)
-    return holds, found.high - found.low, found.estimate - true, measured - true
+def crowded(images: int, score: float, repetitions: int) -> float:
+    """How often the interval of a common class alone holds its truth in crowded images."""
+    rng = np.random.default_rng([CROWDED])
+    pool, low, high, true = draw_images(rng, 2000, CROWDED), -3.0, 6.0, math.nan
+    while high - low > 0.01:
+        quality = (low + high) / 2
+        true = ap50(evaluate(np.random.default_rng(1), pool, quality), None).per_class[0] or 0.0
+        low, high = (quality, high) if true < score else (low, quality)
+    task = partial(_covers_class, images, quality, true)
+    return float(np.mean(_in_parallel(task, range(repetitions))))
 
 
-def mean_coverage(
-    images: int,
-    repeats: int,
-    score: float,
-    repetitions: int,
-    rows: int = 4,
-    luck: Luck = USUAL,
-) -> MeanCoverage:
-    """As `coverage`, of the mean over a row's repeats on fresh hold-outs, in a table of rows.
-
-    Epochs truly differ so little that the truth of a chosen epoch is taken to be that of the row.
-    """
-    quality = quality_for(score)
-    task = partial(_mean_covers, images, repeats, rows, quality, truth(quality), luck)
-    covered, widths, too_high, measured = np.array(_in_parallel(task, range(repetitions))).T
-    return MeanCoverage(
-        float(covered.mean()), float(np.median(widths)), float(too_high.mean()),
-        float(measured.mean()),
-    )  # fmt: skip
+CROWDED = 300
+"""Median number of instances of a crowded image."""
 
 
 @dataclass(frozen=True)
@@ -325,7 +403,7 @@ def _search(
     held_out = np.sort(rng.choice(len(data), images, replace=False))
     part = data.take(held_out)
     best_T = np.array(
-        [max(Scored.of(t, MAX_DETS).ap50 for t in curve(n, part, held_out)) for n in range(trials)]
+        [max(ap50(t, MAX_DETS).mean for t in curve(n, part, held_out)) for n in range(trials)]
     )
     first = int(np.argmax(best_T))
     tables: dict[str, list[list[Callable[[], MatchTable]]]] = {
@@ -355,6 +433,44 @@ def _search(
         float(choice.corrected.estimate - true_T[winner]),
         float(choice.corrected.low <= true_T[winner] <= choice.corrected.high),
     )
+
+
+def _winner_alarm(images: int, top: int, repeats: int, seed: int) -> bool:
+    """Whether a confirmation of candidates that are alike finds its winner better than another."""
+    rng = np.random.default_rng([seed, images, top, repeats, 5])
+    data = draw_images(rng, images * FRACTION)
+    tables: dict[str, list[list[MatchTable]]] = {str(number): [] for number in range(top)}
+    for _ in range(repeats):
+        held_out = np.sort(rng.choice(len(data), images, replace=False))
+        part = data.take(held_out)
+        for trained in tables.values():
+            moved = rng.normal(0, SEED_SD)
+            trained.append(
+                [
+                    evaluate(rng, part, moved + step, held_out)
+                    for step in rng.normal(0, _EPOCH_SD, EPOCHS)
+                ]
+            )
+    curves = {
+        name: np.mean([[ap50(one, MAX_DETS).mean for one in curve] for curve in trained], axis=0)
+        for name, trained in tables.items()
+    }
+    winner = max(curves, key=lambda name: float(curves[name].max()))
+    scores = {
+        name: {
+            Repeat(number): Scored.of(curve[int(np.argmax(curves[name]))], MAX_DETS)
+            for number, curve in enumerate(trained)
+        }
+        for name, trained in tables.items()
+    }
+    others = compared_with_winner(winner, scores)
+    return any(one.verdict is not Verdict.CANNOT_TELL for one in others.values())
+
+
+def winner_alarms(images: int, top: int, repeats: int, repetitions: int) -> float:
+    """Share of confirmations of like candidates in which the winner is found better than one."""
+    task = partial(_winner_alarm, images, top, repeats)
+    return float(np.mean(_in_parallel(task, range(repetitions))))
 
 
 def _same(table: MatchTable) -> MatchTable:
@@ -468,7 +584,7 @@ def effects(trials: int, true: float, stops: bool, sampler: str, repetitions: in
     return Effects(named, clear, estimate, covered, (before, before_covered))
 
 
-def _in_parallel(task: Callable[[int], object], seeds: Sequence[int]) -> list:
+def _in_parallel(task: Callable[[int], Any], seeds: Sequence[int]) -> list[Any]:
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), initializer=_one_thread) as pool:
         return list(pool.map(task, seeds, chunksize=max(1, min(20, len(seeds) // 8))))
 
@@ -477,80 +593,115 @@ def _one_thread() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
-def _alarms(less: int) -> Iterator[str]:
+COUNTS = {41: 300, 100: 200, 20: 200, 10: 200}
+"""Simulated data sets, by the number of images of a hold-out."""
+_PILOT = 40
+"""Data sets from which the smallest difference is stated whose power is then simulated."""
+
+
+def _named(images: int) -> dict[str, Table]:
+    """The tables without a true difference that are simulated with hold-outs of this size."""
+    tables: dict[str, Table] = {}
+    small = images < 41
+    for seeds in (3, 5):
+        for rows in (2, 4) if small else (2, 4, 8):
+            tables[f"{seeds} seeds, {rows} rows, alike"] = Table(rows, seeds)
+            kinds = {
+                "first row of SD 0.08, others 0.01": Luck((0.08, 0.01)),
+                "first row of SD 0.04, others 0.01": Luck((0.04, 0.01)),
+                "first row of SD 0.12, others 0.01": Luck((0.12, 0.01)),
+                "a tenth of the first row collapses": Luck(collapse=0.1),
+            }
+            if rows < 8:
+                kinds["all of SD 0.065"] = Luck(0.065)
+                kinds["all of SD 0.12"] = Luck(0.12)
+            if rows == 4:
+                kinds["an advantage of SD 0.02 between training sets"] = Luck(training=0.02)
+            if not small:
+                for name, luck in kinds.items():
+                    tables[f"{seeds} seeds, {rows} rows, {name}"] = Table(rows, seeds, luck)
+    tables["1 seed, 4 trained models of equal quality"] = Table(4, 1, Luck(0.0))
+    if images < 100:
+        tables["3 seeds, 4 rows, best of 10 epochs"] = Table(4, 3, Luck(epochs=10))
+    if images == 41:
+        tables["2 seeds, 4 rows, alike"] = Table(4, 2)
+        tables["2 seeds, 4 rows, first row of SD 0.08, others 0.01"] = Table(
+            4, 2, Luck((0.08, 0.01))
+        )
+    for name, sd in (("", 0.02), (" of SD 0.065", 0.065)):
+        tables[f"3 seeds{name}, 1 row"] = Table(1, 3, Luck(sd))
+    return tables
+
+
+def _tables(less: int) -> Iterator[str]:
     yield (
-        "No true difference, tables of 4: % of comparisons under p 0.05, of tables with a verdict;"
-        " smallest stated"
+        "No true difference: % of comparisons with p under 5%; of tables with a verdict; of tables"
+        " with one on images of this kind; smallest difference; and of the first row: % of"
+        " intervals that hold the truth, their width, how much too high its score is, and as"
+        " measured"
     )
-    for fresh in (True, False):
-        for images in (10, 20, 41, 100):
-            for repeats in (3, 5):
-                found = false_alarms(images, repeats, 4, fresh, 1000 // less)
-                how = "fresh hold-outs" if fresh else "same images"
-                shares = f"{100 * found.single:4.1f}  {100 * found.family:4.1f}"
-                yield (
-                    f"  {images:4} images, {repeats} seeds, {how:15}: {shares} "
-                    f" {found.smallest:.3f}"
-                )
+    for images, count in COUNTS.items():
+        tables = _named(images)
+        found = simulated(images, list(tables.values()), count // less)
+        yield f"{images} images, {count // less} data sets"
+        for name, one in zip(tables, found, strict=True):
+            yield f"  | {images} | {name} | {_summary(one)} |"
 
 
-UNEVEN = {
-    "a baseline of SD 0.08, others 0.01": (0.08, 0.01),
-    "a baseline of SD 0.04, others 0.01": (0.04, 0.01),
-    "all of SD 0.065": (0.065, 0.065),
-    "all of SD 0.12": (0.12, 0.12),
-}
-
-
-def _uneven(less: int) -> Iterator[str]:
-    yield (
-        "No true difference, rows whose seeds differ by unequal SDs: % of comparisons with p under"
-        " 0.05, % of tables with any verdict"
+def _summary(one: Outcome) -> str:
+    shares = (one.single, one.verdicts, one.elsewhere)
+    of_first = (
+        f"{100 * one.covered:.1f} | {one.width:.2f} | {one.too_high:+.3f} | {one.measured:+.3f}"
     )
-    cells = [
-        (images, repeats, rows) for images in (41, 100) for repeats in (3, 5) for rows in (2, 4, 8)
-    ]
-    for images, repeats, rows in cells:
-        kinds = {
-            name: Luck((first, *[rest] * (rows - 1))) for name, (first, rest) in UNEVEN.items()
+    return (
+        " | ".join(f"{100 * share:.1f}" for share in shares) + f" | {one.smallest:.3f} | {of_first}"
+    )
+
+
+def _same_images(less: int) -> Iterator[str]:
+    yield "The same, where all repeats validate the same images"
+    tables = {f"{seeds} seeds, 4 rows, alike": Table(4, seeds) for seeds in (3, 5)}
+    found = simulated(41, list(tables.values()), 300 // less, fresh=False)
+    for name, one in zip(tables, found, strict=True):
+        yield f"  | 41 | {name} | {_summary(one)} |"
+
+
+def _scores(less: int) -> Iterator[str]:
+    yield "The same at other AP50"
+    for images, seeds, count in ((10, 5, 300), (41, 3, 200)):
+        tables = {
+            f"{seeds} seeds, 4 rows, AP50 {score}": Table(4, seeds, score=score)
+            for score in (0.1, 0.33, 0.6, 0.8)
         }
-        kinds["a baseline of which a tenth collapses"] = Luck(collapse=0.1)
-        for name, luck in kinds.items():
-            if rows == 2 or not name.startswith("all"):
-                found = false_alarms(images, repeats, rows, True, 500 // less, luck=luck)
-                yield (
-                    f"  {images:4} images, {repeats} seeds, {rows} rows, {name}:"
-                    f" {100 * found.single:4.1f}  {100 * found.family:4.1f}"
-                )
-
-
-def _training(less: int) -> Iterator[str]:
-    yield (
-        "No true difference but an advantage that varies by SD 0.02 between training sets, tables"
-        " of 4 rows: % with a verdict on methods trained on these images, on images of this kind"
-    )
-    for images in (41, 100):
-        for repeats in (3, 5):
-            luck = Luck(training=0.02)
-            found = false_alarms(images, repeats, 4, True, 500 // less, luck=luck)
-            yield (
-                f"  {images:4} images, {repeats} seeds: {100 * found.family:4.1f} "
-                f" {100 * found.elsewhere:4.1f}"
-            )
+        found = simulated(images, list(tables.values()), count // less)
+        for name, one in zip(tables, found, strict=True):
+            yield f"  | {images} | {name} | {_summary(one)} |"
 
 
 def _power(less: int) -> Iterator[str]:
-    yield "A true difference of the stated smallest size: % found"
-    cells = [(images, repeats, 2, 0.33) for images in (20, 41, 100) for repeats in (3, 5)]
-    cells += [(20, 3, 8, 0.33), (41, 3, 8, 0.33), (41, 5, 8, 0.33)]
-    cells += [(41, 3, 2, score) for score in (0.1, 0.6, 0.8)]
-    for images, repeats, variants, score in cells:
-        smallest = false_alarms(images, repeats, variants, True, 300 // less, score).smallest
-        found = power(images, repeats, True, 600 // less, smallest, variants, score)
-        yield (
-            f"  {images:4} images, {repeats} seeds, {variants} variants, AP50 {score:4}:"
-            f" {smallest:.3f}  {100 * found:4.1f}"
-        )
+    yield (
+        "A true difference: stated smallest, % found; stated by one pooled variance, % found there"
+        " by that rule, % found there by today's"
+    )
+    for images, count in COUNTS.items():
+        alike = [Table(rows, seeds) for seeds in (3, 5) for rows in (2, 4, 8)]
+        if images == 41:
+            alike += [Table(2, 3, score=score) for score in (0.1, 0.6, 0.8)]
+        stated = simulated(images, alike, _PILOT, first=10_000)
+        tables = [
+            replace(table, better=size)
+            for table, one in zip(alike, stated, strict=True)
+            for size in (one.smallest, one.smallest_by_pooled)
+        ]
+        found = iter(simulated(images, tables, count // 2 // less))
+        yield f"{images} images, {count // 2 // less} data sets"
+        for table, one in zip(alike, stated, strict=True):
+            ours, theirs = next(found), next(found)
+            yield (
+                f"  | {images} | {table.seeds} | {table.rows} | {table.score} |"
+                f" {one.smallest:.3f} | {100 * ours.found:.0f} | {one.smallest_by_pooled:.3f} |"
+                f" {100 * theirs.by_pooled:.0f} | {100 * theirs.found:.0f} |"
+            )
 
 
 def _settings(less: int) -> Iterator[str]:
@@ -579,39 +730,28 @@ def _coverage(less: int) -> Iterator[str]:
     yield "One model: % of 95% intervals that hold the truth; median width"
     for score in (0.05, 0.1, 0.3, 0.5, 0.8):
         for images in (10, 20, 41, 100, 200):
-            covered, width = coverage(images, score, 1000 // less)
+            covered, width = coverage(images, score, 300 // less)
             yield f"  AP50 {score:4}, {images:4} images: {100 * covered:4.1f}  {width:.3f}"
 
 
-def _means(less: int) -> Iterator[str]:
-    yield (
-        "The mean over repeats on fresh hold-outs: % of 95% intervals that hold the truth; median"
-        " width"
-    )
-    for score in (0.1, 0.33, 0.6):
-        for images, repeats in ((10, 3), (10, 5), (20, 5), (41, 3), (41, 5), (100, 5)):
-            found = mean_coverage(images, repeats, score, 500 // less)
-            yield (
-                f"  AP50 {score:4}, {images:4} images, {repeats} seeds: {100 * found.covered:4.1f} "
-                f" {found.width:.3f}"
-            )
-
-
-def _alone(less: int) -> Iterator[str]:
-    yield (
-        "One row, or one of four, at AP50 0.33 and the best of its epochs: % of 95% intervals that"
-        " hold the truth; how much too high the estimate is, and how much as measured"
-    )
-    for images in (20, 41, 100):
-        for rows, sd, epochs in ((1, 0.02, 1), (1, 0.065, 1), (4, 0.02, 10), (4, 0.02, 40)):
-            found = mean_coverage(images, 3, 0.33, 200 // less, rows, Luck(sd, epochs=epochs))
-            yield (
-                f"  {images:4} images, 3 seeds of SD {sd}, {rows} rows, {epochs:2} epochs:"
-                f" {100 * found.covered:4.1f}  {found.too_high:+.3f} {found.measured:+.3f}"
-            )
+def _crowded(less: int) -> Iterator[str]:
+    yield "A common class in crowded images: % of its own 95% intervals that hold the truth"
+    for images in (20, 41):
+        for score in (0.5, 0.8):
+            share = crowded(images, score, 400 // less)
+            yield f"  {images:4} images, AP50 {score}: {100 * share:.1f}"
 
 
 def _winner(less: int) -> Iterator[str]:
+    for images in (20, 41):
+        share = winner_alarms(images, 5, 3, 200 // less)
+        yield (
+            f"5 candidates alike, 3 seeds, {images} images: winner better than another in"
+            f" {100 * share:.1f}%"
+        )
+
+
+def _confirmed(less: int) -> Iterator[str]:
     yield (
         "Winner of 30 trials, 41 images: regret by best score, by confirmation; too high: best,"
         " confirmed, corrected"
@@ -639,16 +779,16 @@ def _speed(_: int) -> Iterator[str]:
 
 
 _TABLES = {
-    "speed": _speed,
-    "alarms": _alarms,
-    "uneven": _uneven,
-    "training": _training,
+    "tables": _tables,
     "power": _power,
-    "coverage": _coverage,
-    "means": _means,
-    "alone": _alone,
     "winner": _winner,
+    "scores": _scores,
+    "crowded": _crowded,
+    "same": _same_images,
+    "coverage": _coverage,
     "settings": _settings,
+    "confirmed": _confirmed,
+    "speed": _speed,
 }
 
 

@@ -15,6 +15,7 @@ from tune.report.trial_scores import ScoredTrial
 from tune.request.confounds import Factor
 from tune.request.request import StudyRequest, variant_attributions
 from tune.statistics.certainty import (
+    LEAST_DF,
     Difference,
     Interval,
     Repeat,
@@ -156,7 +157,8 @@ def _variant_rows(request: StudyRequest, complete: Sequence[ScoredTrial]) -> tup
                 factors=attribution.factors,
                 verdict=row.verdict if attribution.factors else SAME_SETTINGS,
             )
-        uneven = variances is not None and name in variances.own
+        own_variance = variances.own.get(name) if variances is not None else None
+        uneven = own_variance is not None and own_variance.df >= LEAST_DF
         lucky = any(trial.is_lucky for trial in trials)
         rows.append(replace(row, note=_note(row, planned, uneven, lucky)))
     return tuple(rows)
@@ -244,7 +246,8 @@ def _note(row: MainRow, planned: int, uneven: bool, lucky: bool) -> str:
 
     planned   number of repeats that were asked for
     uneven    whether its seeds differ so much more than those of the others that its interval is
-              from its own variance
+              from its own variance, and there are more than two: of two, one row in four would
+              be called so by chance
     lucky     whether the luck of an epoch is unknown, and so is in its score and its difference
     """
     notes = []
@@ -264,7 +267,8 @@ def _note(row: MainRow, planned: int, uneven: bool, lucky: bool) -> str:
         notes.append("too few seeds for a verdict")
     if uneven:
         notes.append(
-            "its seeds differ far more than those of the others, which widens its interval"
+            "its seeds differ more than those of the others, as those of one row in five do by"
+            " chance; that widens its interval"
         )
     if row.confounds:
         notes.append("confounded")

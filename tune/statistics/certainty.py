@@ -103,23 +103,37 @@ class Scored:
 
 
 class Variance(NamedTuple):
-    """A part of a variance, and the degrees of freedom of its estimate."""
+    """A part of a variance, and the degrees of freedom of its estimate.
+
+    firm   whether the estimate is seldom far too small: it comes from many units, or it is used
+           because it is large
+    """
 
     value: float
     df: float
+    firm: bool = False
 
 
 def _quantile(parts: Sequence[Variance], tail: float) -> float:
     """The quantile of a t statistic whose variance is the sum of independently estimated parts.
 
-    It is the mean of the parts' own t quantiles, weighted by their values (Cochran and Cox,
-    *Experimental Designs*, 1950). With Satterthwaite's degrees of freedom false alarms are too
-    frequent where one part is known from two degrees of freedom and comes out small by chance.
+    The firm parts together have Satterthwaite's degrees of freedom. The result is the mean of the t
+    quantiles of these and of each other part, weighted by their values (Cochran and Cox,
+    *Experimental Designs*, 1950): with Satterthwaite's degrees of freedom for all, false alarms are
+    too frequent where a part is known from two degrees of freedom and comes out small by chance.
 
     tail   probability above the quantile
     """
+    firm = [part for part in parts if part.firm]
+    apart = [part for part in parts if not part.firm] + ([_together(firm)] if firm else [])
+    total = sum(part.value for part in apart)
+    return sum(float(special.stdtrit(part.df, 1 - tail)) * part.value for part in apart) / total
+
+
+def _together(parts: Sequence[Variance]) -> Variance:
+    """The sum of independently estimated variances, with Satterthwaite's degrees of freedom."""
     total = sum(part.value for part in parts)
-    return sum(float(special.stdtrit(part.df, 1 - tail)) * part.value for part in parts) / total
+    return Variance(total, total**2 / sum(part.value**2 / part.df for part in parts), firm=True)
 
 
 def _two_sided_p(t: float, parts: Sequence[Variance]) -> float:
@@ -341,7 +355,7 @@ def _image_variance(pulls: _Pulls) -> Variance:
     variance = float((pulls.share_UC.sum(axis=1) ** 2).sum() + (moderated_C - v_C).sum())
     square = float((moderated_C**2 / weight_C).sum())
     df = float(moderated_C.sum()) ** 2 / square if square > 0 else math.inf
-    return Variance(max(variance, 0.0), min(df, len(pulls.share_UC) - 1.0))
+    return Variance(max(variance, 0.0), min(df, len(pulls.share_UC) - 1.0), firm=True)
 
 
 def noise_between(one: Scored, other: Scored) -> float:
@@ -455,7 +469,7 @@ class SeedVariances:
         pooled = sum(row not in self.own for row in rows)
         parts = [Variance(pooled * self.pooled.value, self.pooled.df)] if pooled else []
         parts += [self.own[row] for row in rows if row in self.own]
-        return tuple(Variance(part.value / seeds, part.df) for part in parts)
+        return tuple(part._replace(value=part.value / seeds) for part in parts)
 
 
 def seed_variances(scores: Scores) -> SeedVariances | None:
@@ -513,17 +527,14 @@ def seed_variances(scores: Scores) -> SeedVariances | None:
         others = float(squares_M[~mine_M].sum()) / others_df
         variance = (float(squares_M[mine_M].sum()) - by_others * others) / by_own
         if variance > _UNEVEN * others:
-            own[row] = Variance(max(variance - of_images, pooled.value), own_df)
+            own[row] = Variance(max(variance - of_images, pooled.value), own_df, firm=True)
     return SeedVariances(pooled, own)
 
 
-def of_one_seed(scores: Scores, row: str, other: str) -> Variance | None:
-    """The variance that one seed adds to the difference of two rows; None if it is unknown."""
+def of_one_seed(scores: Scores, row: str, other: str) -> tuple[Variance, ...] | None:
+    """Parts that one seed adds to the variance of the difference of two rows; None if unknown."""
     variances = seed_variances(scores)
-    if variances is None:
-        return None
-    se, df = standard_error(variances.of_mean((row, other), 1))
-    return Variance(se**2, df)
+    return None if variances is None else variances.of_mean((row, other), 1)
 
 
 _UNEVEN = 2.0
@@ -577,8 +588,8 @@ def compare(
     2003).
 
     The variance of the mean difference is the variance due to images, moderated as in `interval`,
-    plus that due to the seeds. Where the latter has fewer than `LEAST_DF` degrees of freedom no
-    verdict is given: the p values are 1.
+    plus that due to the seeds. Where the latter has fewer than `LEAST_DF` degrees of freedom, and
+    is not firm, no verdict is given: the p values are 1.
     """
     assert len(variant) == len(baseline) > 0
     repeats = len(variant)
@@ -600,12 +611,14 @@ def compare(
             units,
         )  # fmt: skip
     se = math.sqrt(variance)
-    known = all(part.df >= LEAST_DF for part in of_seeds or () if part.value > 0)
+    known = all(part.firm or part.df >= LEAST_DF for part in of_seeds or () if part.value > 0)
     p = _two_sided_p(estimate / se, parts) if known else 1.0
     elsewhere = 1.0
     if training is not None and of_seeds is not None and known:
         wider = [
-            Variance(part.value * (1 + training * (repeats if part is images else seeds)), part.df)
+            part._replace(
+                value=part.value * (1 + training * (repeats if part is images else seeds))
+            )
             for part in parts
         ]
         wide_se = math.sqrt(sum(part.value for part in wider))
@@ -702,7 +715,7 @@ def prior_smallest_difference(units: int, repeats: int, comparisons: int = 1) ->
     comparisons   number of comparisons of the table, each of a row with the same baseline; the
                   variance of seeds is estimated from all rows
     """
-    images = Variance(_PRIOR_IMAGE_VARIANCE / max(units, 1), max(units - 1, 1))
+    images = Variance(_PRIOR_IMAGE_VARIANCE / max(units, 1), max(units - 1, 1), firm=True)
     of_seeds = 2 * _PRIOR_SEED_SD**2 / max(repeats, 1)
     if repeats < 2:
         return smallest_difference(math.sqrt(images.value + of_seeds), images.df, comparisons)

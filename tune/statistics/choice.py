@@ -173,11 +173,11 @@ def choose_winner(
         curves,
         prediction,
         gains[winner],
-        _others(winner, scores),
+        compared_with_winner(winner, scores),
     )
 
 
-def _others(winner: str, scores: Scores) -> dict[str, Difference]:
+def compared_with_winner(winner: str, scores: Scores) -> dict[str, Difference]:
     """The difference of each other candidate from the winner (see `Choice.others`)."""
     names = [name for name in scores if name != winner]
     found = compare_all(scores, [(name, winner) for name in names])

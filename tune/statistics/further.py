@@ -59,10 +59,10 @@ class Outlook:
     fraction     share of the images that validate in the trainings of one seed: 1 with folds
     common       variance due to images that all trainings see alike, once every image validates
     own          variance due to images as the trainings of one seed see them
-    of_seeds     variance due to the seed, with one seed
+    of_seeds     parts of the variance due to the seed, with one seed; their degrees of freedom are
+                 those for each seed beyond the first
     other        the rest of the variance, which no number of seeds or images changes
     df_images    degrees of freedom of the variance due to images
-    df_seeds     degrees of freedom of that due to the seeds, for each seed beyond the first
     """
 
     estimate: float
@@ -70,10 +70,9 @@ class Outlook:
     fraction: float
     common: float
     own: float
-    of_seeds: float
+    of_seeds: tuple[Variance, ...]
     other: float
     df_images: float
-    df_seeds: float
 
     def at(self, seeds: float, images: float = 1.0) -> tuple[float, float]:
         """The standard error of the comparison with more seeds or images, and its df.
@@ -83,11 +82,15 @@ class Outlook:
         """
         overlap = 1 + (1 - self.fraction) / (self.fraction * seeds)
         of_images = (self.common * overlap + self.own / seeds) / images
-        of_seeds = self.of_seeds / seeds
-        return standard_error([
-            Variance(of_images + self.other, self.df_images),
-            Variance(of_seeds, max(self.df_seeds * (seeds - 1), 1.0)),
-        ])  # fmt: skip
+        return standard_error(
+            [
+                Variance(of_images + self.other, self.df_images, firm=True),
+                *(
+                    Variance(part.value / seeds, max(part.df * (seeds - 1), 1.0), part.firm)
+                    for part in self.of_seeds
+                ),
+            ]
+        )
 
     def decides(self, comparisons: int, seeds: float, images: float = 1.0) -> bool:
         """Whether a true difference of the observed size is found in 80% of cases (see `at`).
@@ -96,7 +99,10 @@ class Outlook:
 
         It is not with too few seeds for any verdict (see `certainty.compare`).
         """
-        if self.of_seeds > 0 and self.df_seeds * (seeds - 1) < LEAST_DF - _ROUNDING:
+        if any(
+            part.value > 0 and not part.firm and part.df * (seeds - 1) < LEAST_DF - _ROUNDING
+            for part in self.of_seeds
+        ):
             return False
         se, df = self.at(seeds, images)
         return smallest_difference(se, df, comparisons) <= abs(self.estimate)
@@ -106,7 +112,7 @@ def outlook(
     variant: Sequence[Scored],
     baseline: Sequence[Scored],
     difference: Difference,
-    seeds: Variance | None,
+    seeds: Sequence[Variance] | None,
     folds: int,
     fraction: float,
 ) -> Outlook:
@@ -116,7 +122,7 @@ def outlook(
     each other.
 
     difference   the comparison as it stands
-    seeds        the part that one seed adds to the variance of the comparison; None with one seed
+    seeds        parts that one seed adds to the variance of the comparison; None with one seed
     folds        number of folds of each seed; 0 for hold-outs
     fraction     share of the images that a hold-out validates
 
@@ -137,14 +143,16 @@ def outlook(
         common += (number - 1) / (number - 1 + _PRIOR_WEIGHT) * (seen - common)
     own = max(of_images - common * overlap, 0.0) * number
     if seeds is None or number < 2:
-        variance, df = 2 * USUAL_SEED_SD**2 / each, 1.0
+        parts: tuple[Variance, ...] = (Variance(2 * USUAL_SEED_SD**2 / each, 1.0),)
     else:
-        variance, df = seeds.value, seeds.df / (number - 1)
-    known = of_images + (variance / number if seeds is not None else 0.0)
+        parts = tuple(part._replace(df=part.df / (number - 1)) for part in seeds)
+    known = of_images
+    if seeds is not None:
+        known += sum(part.value for part in parts) / number
     other = max(difference.se**2 - known, 0.0) if math.isfinite(difference.se) else 0.0
     return Outlook(
-        difference.estimate, round(number), fraction, common, own, variance, other,
-        max(together.df, 1.0), df,
+        difference.estimate, round(number), fraction, common, own, parts, other,
+        max(together.df, 1.0),
     )  # fmt: skip
 
 

@@ -219,8 +219,9 @@ def test_equal_predictions_cannot_be_told_apart(shown: ReportContent) -> None:
     )
 
 
-def test_a_row_whose_seeds_differ_far_more_than_the_others_says_that_its_interval_is_wider(
-    tmp_path: Path,
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_a_row_whose_seeds_differ_more_than_the_others_says_so_with_three_seeds(
+    tmp_path: Path, seeds: int
 ) -> None:
     def by_seed(record: TrialRecord, epoch: int) -> MatchTable:
         seed = int(record.settings["seed"])
@@ -229,11 +230,14 @@ def test_a_row_whose_seeds_differ_far_more_than_the_others_says_that_its_interva
 
     names = ("Plain", "Calm", "Quiet", "Wild")
     rows = {name: {"optim.learning_rate": 1e-4 + place * 1e-5} for place, name in enumerate(names)}
-    document = {"fixed": {"optim.epochs": EPOCHS}, "variants": rows, "seeds": 3}
+    document = {"fixed": {"optim.epochs": EPOCHS}, "variants": rows, "seeds": seeds}
     shown = found(replay(tmp_path, document, by_seed))
     notes = {row["method"]: row["note"] for row in rows_of(shown, "methods")}
-    words = "its seeds differ far more than those of the others, which widens its interval"
-    assert [name for name in names if words in notes[name]] == ["Wild"]
+    words = (
+        "its seeds differ more than those of the others, as those of one row in five do by chance;"
+        " that widens its interval"
+    )
+    assert [name for name in names if words in (notes[name] or "")] == ["Wild"] * (seeds > 2)
     width = {row.name: row.interval.high - row.interval.low for row in shown.rows if row.interval}
     assert width["Wild"] > max(width[name] for name in names[:3])
 

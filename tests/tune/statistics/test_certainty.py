@@ -157,9 +157,7 @@ def test_a_class_in_few_images_and_a_score_near_1_are_flagged() -> None:
 def repeats(
     seed: int, variants: int, count: int, images: int = 20
 ) -> dict[str, dict[Repeat, Scored]]:
-    return statistics.study(
-        np.random.default_rng(seed), images, count, [0.0] * variants, fresh=True
-    )
+    return statistics.DataSet(seed, images).scores(statistics.Table(variants, count))
 
 
 def test_a_model_does_not_differ_from_itself() -> None:
@@ -220,9 +218,7 @@ def test_the_seeds_variance_is_found_beside_that_of_images(sd: float) -> None:
     """A seed's 0.05 of quality is 0.017 of AP50, and 0.3 is 0.1, around a score of 0.33."""
     found = [
         seed_variances(
-            statistics.study(
-                np.random.default_rng(seed), 40, 4, [0.0] * 4, True, statistics.Luck(sd / 3)
-            )
+            statistics.DataSet(seed, 40).scores(statistics.Table(4, 4, statistics.Luck(sd / 3)))
         )
         for seed in range(12)
     ]
@@ -233,15 +229,16 @@ def test_the_seeds_variance_is_found_beside_that_of_images(sd: float) -> None:
 
 def test_seeds_that_differ_more_make_a_difference_less_sure() -> None:
     calm, wild = (
-        compare_all(
-            statistics.study(
-                np.random.default_rng(1), 40, 5, [0.0] * 4, True, statistics.Luck(sd / 3)
-            ),
-            [("1", "0")],
-        )[0]
-        for sd in (0.01, 0.5)
+        np.mean(
+            [
+                compare_all(statistics.DataSet(seed, 40).scores(table), [("1", "0")])[0].se
+                for seed in range(6)
+            ]
+        )
+        for sd in (0.003, 0.17)
+        for table in [statistics.Table(4, 5, statistics.Luck(sd))]
     )
-    assert wild.se > 1.5 * calm.se
+    assert wild > 1.5 * calm
 
 
 @given(p=st.lists(st.floats(0, 1), min_size=1, max_size=12))
@@ -311,7 +308,7 @@ def test_before_any_trial_the_smallest_difference_falls_with_images_and_repeats(
 
 def test_before_any_trial_the_smallest_difference_is_that_of_simulated_studies() -> None:
     """Three hold-outs of a fifth of the data set hold about half of it."""
-    found = statistics.false_alarms(41, 3, 2, True, 40).smallest
+    found = simulated(41, statistics.Table(2, 3), 40).smallest
     assert prior_smallest_difference(round(205 * (1 - 0.8**3)), 3) == pytest.approx(found, rel=0.25)
 
 
@@ -320,34 +317,26 @@ def binomial_bound(repetitions: int, share: float = 0.05) -> float:
     return float(stats.binom.ppf(0.99, repetitions, share)) / repetitions
 
 
+def simulated(
+    images: int, table: statistics.Table, repetitions: int, fresh: bool = True
+) -> statistics.Outcome:
+    return statistics.simulated(images, [table], repetitions, fresh)[0]
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("fresh", [True, False], ids=["fresh hold-outs", "the same images"])
-@pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize("images", [10, 20, 41, 100])
-def test_without_a_difference_a_verdict_is_rare_and_not_rarer_than_it_need_be(
-    images: int, seeds: int, fresh: bool
-) -> None:
-    """Not rarer where it would cost power: a study's repeats have fresh hold-outs."""
-    found = statistics.false_alarms(images, seeds, 2, fresh, 1000)
-    least = stats.binom.ppf(0.01, 1000, 0.02) / 1000 if fresh else 0.0
-    assert least <= found.single <= binomial_bound(1000)
+def test_without_a_difference_a_verdict_is_rare(images: int, fresh: bool) -> None:
+    tables = [statistics.Table(rows, seeds) for rows in (2, 4) for seeds in (3, 5)]
+    for found in statistics.simulated(images, tables, 600, fresh):
+        assert found.single <= binomial_bound(600)
+        assert found.verdicts <= binomial_bound(600)
 
 
 @pytest.mark.timeout(600)
 def test_without_a_difference_a_table_of_four_seldom_has_any_verdict() -> None:
-    found = statistics.false_alarms(20, 3, 4, True, 200)
-    assert found.family <= binomial_bound(200)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1500)
-@pytest.mark.parametrize("seeds", [3, 5])
-@pytest.mark.parametrize("images", [10, 20, 41])
-def test_without_a_difference_a_table_of_four_has_any_verdict_in_one_of_twenty_at_most(
-    images: int, seeds: int
-) -> None:
-    assert statistics.false_alarms(images, seeds, 4, True, 1000).family <= binomial_bound(1000)
+    assert simulated(20, statistics.Table(4, 3), 200).verdicts <= binomial_bound(200)
 
 
 @pytest.mark.long
@@ -366,7 +355,7 @@ def test_intervals_of_one_model_hold_the_truth(images: int, score: float) -> Non
 def test_intervals_of_a_mean_over_repeats_hold_the_truth(
     images: int, seeds: int, score: float
 ) -> None:
-    covered = statistics.mean_coverage(images, seeds, score, 400).covered
+    covered = simulated(images, statistics.Table(4, seeds, score=score), 400).covered
     assert covered >= 0.92 - 2.33 * math.sqrt(0.92 * 0.08 / 400)
 
 
@@ -413,8 +402,9 @@ def test_a_class_in_one_image_of_a_repeat_is_as_unsure_there_as_in_the_other_rep
 def test_a_difference_of_the_stated_smallest_size_is_found_about_four_times_in_five(
     images: int, seeds: int
 ) -> None:
-    smallest = statistics.false_alarms(images, seeds, 2, True, 200).smallest
-    assert 0.75 - 0.04 <= statistics.power(images, seeds, True, 400, smallest) <= 0.9 + 0.03
+    smallest = simulated(images, statistics.Table(2, seeds), 200).smallest
+    found = simulated(images, statistics.Table(2, seeds, better=smallest), 400).found
+    assert 0.75 - 0.04 <= found <= 0.9 + 0.03
 
 
 def test_a_mean_over_repeats_is_surer_than_one_of_them_and_less_sure_than_its_images_alone() -> (
@@ -542,6 +532,24 @@ def test_p_is_under_5_percent_exactly_beyond_the_bound_and_the_bound_lies_betwee
     assert stats.t.ppf(0.975, certainty._df_with(bound)) == pytest.approx(bound, rel=2e-3)
 
 
+@given(
+    firm=st.lists(st.floats(1e-5, 1e-2), min_size=1, max_size=3),
+    dfs=st.lists(st.floats(1, 60), min_size=3, max_size=3),
+    tail=st.floats(1e-4, 0.2),
+)
+@settings(max_examples=60, deadline=None)
+def test_firm_parts_together_have_satterthwaites_degrees_of_freedom(
+    firm: list[float], dfs: list[float], tail: float
+) -> None:
+    parts = [Variance(value, df, firm=True) for value, df in zip(firm, dfs, strict=False)]
+    df = sum(firm) ** 2 / sum(part.value**2 / part.df for part in parts)
+    assert certainty._quantile(parts, tail) == pytest.approx(stats.t.isf(tail, df), rel=1e-6)
+    apart = [part._replace(firm=False) for part in parts]
+    least = min(part.df for part in parts)
+    assert certainty._quantile(parts, tail) <= certainty._quantile(apart, tail) + 1e-9
+    assert certainty._quantile(parts, tail) <= stats.t.isf(tail, least) + 1e-9
+
+
 def test_a_verdict_on_other_training_images_needs_more_than_one_on_these() -> None:
     """It is never surer, and is not given without seeds or without the share of training images;
     its p value grows with the ratio of validation to training images.
@@ -570,17 +578,22 @@ def test_the_scope_of_a_verdict_is_the_widest_claim_that_it_holds_for() -> None:
 def test_an_advantage_of_these_training_images_is_seldom_taken_for_one_of_the_methods(
     images: int,
 ) -> None:
-    found = statistics.false_alarms(images, 5, 4, True, 300, luck=statistics.Luck(training=0.02))
+    luck = statistics.Luck(training=0.02)
+    found = simulated(images, statistics.Table(4, 5, luck), 300)
     assert found.elsewhere <= binomial_bound(300)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("first", [0.04, 0.08])
-def test_a_baseline_whose_seeds_differ_more_raises_few_alarms(first: float) -> None:
-    luck = statistics.Luck((first, 0.01, 0.01, 0.01))
-    found = statistics.false_alarms(41, 5, 4, True, 300, luck=luck)
-    assert found.single <= binomial_bound(300, 0.06)
+@pytest.mark.parametrize("images", [41, 100])
+def test_rows_whose_seeds_differ_unequally_or_collapse_seldom_get_a_verdict_by_chance(
+    images: int,
+) -> None:
+    lucks = [statistics.Luck((sd, 0.01)) for sd in (0.04, 0.08, 0.12)]
+    lucks += [statistics.Luck(collapse=0.1), statistics.Luck(0.065), statistics.Luck(0.12)]
+    tables = [statistics.Table(4, 5, luck) for luck in lucks]
+    for found in statistics.simulated(images, tables, 300):
+        assert found.verdicts <= binomial_bound(300)
 
 
 @pytest.mark.long
@@ -590,6 +603,6 @@ def test_intervals_of_a_row_alone_and_of_chosen_epochs_hold_the_truth(
     images: int, rows: int, epochs: int
 ) -> None:
     luck = statistics.Luck(0.02, epochs=epochs)
-    found = statistics.mean_coverage(images, 3, 0.33, 200, rows, luck)
+    found = simulated(images, statistics.Table(rows, 3, luck), 200)
     assert found.covered >= 0.92 - 2.33 * math.sqrt(0.92 * 0.08 / 200)
     assert abs(found.too_high) < 0.03
