@@ -37,7 +37,7 @@ from benchmarks.simulated_scores import (
 from core.config import Value
 from core.metric.ap50 import MatchTable, ap50
 from core.metric.reweighted import Reweighted
-from tune.report.trial_scores import of_class
+from tune.report.trial_scores import class_interval
 from tune.statistics.certainty import (
     Difference,
     Repeat,
@@ -339,7 +339,7 @@ def coverage(images: int, score: float, repetitions: int) -> tuple[float, float]
 def _covers_class(images: int, quality: float, true: float, seed: int) -> bool:
     rng = np.random.default_rng([seed, images, 6])
     part = draw_images(rng, images, CROWDED)
-    found = of_class(Scored.of(evaluate(rng, part, quality), None), 0)
+    found = class_interval(Scored.of(evaluate(rng, part, quality), None), 0)
     return found is not None and found.low <= true <= found.high
 
 
