@@ -11,13 +11,14 @@ with 95% t intervals.
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from scipy import stats
 
-from benchmarks.step_forms import mean_interval
 from benchmarks.trial import SMALL
 from core.config import TrialConfig, Value
 from core.data import synthetic
@@ -93,6 +94,20 @@ def summary(curve: Sequence[float]) -> dict[str, float]:
     """The numbers of a curve that are compared."""
     change = np.diff(curve)
     return {"SD of change": float(change.std(ddof=1)), "last": curve[-1], "best": max(curve)}
+
+
+CONFIDENCE = 0.95
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean of values, and the ends of its t interval at CONFIDENCE."""
+    mean = float(np.mean(values))
+    half = float(
+        stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
+        * np.std(values, ddof=1)
+        / math.sqrt(len(values))
+    )
+    return mean, mean - half, mean + half
 
 
 def rows(by_seed: Sequence[Curves]) -> list[str]:
