@@ -444,6 +444,11 @@ class MetricConfig(_Settings):
     """Detections per image and class that count, as in the official evaluation."""
 
 
+RELATED = ("model.backbone", "model.weights", "model.trainable_layers", "optim.precision")
+"""The settings that a rule relates though they are of two groups; every other rule of this file
+relates settings of one group."""
+
+
 class TrialConfig(_Settings):
     """All settings of one trial."""
 
@@ -461,6 +466,20 @@ class TrialConfig(_Settings):
     """The detections."""
     metric: MetricConfig = MetricConfig()
     """The objective."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        backbone, layers = self.model.backbone, self.model.trainable_layers
+        row = BACKBONES[backbone]
+        is_new = self.model.weights == "none" and layers == len(row.stages)
+        if self.optim.precision == "fp16" and is_new and not row.new_in_fp16:
+            raise ValueError(
+                f"optim.precision: fp16 cannot train all stages of model.backbone: {backbone} from"
+                " model.weights: none, whose gradients overflow at the padding of images; use"
+                " pretrained weights, bf16, fp32, or model.trainable_layers under"
+                f" {layers}"
+            )
+        return self
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], place: str = "settings") -> "TrialConfig":

@@ -244,6 +244,15 @@ def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(name: str) -
         ),
         ({"optim.warmup_epochs": 2, "optim.epochs": 2}, "optim.warmup_epochs"),
         ({"predict.tile": 31}, "predict.tile"),
+        (
+            {
+                "optim.precision": "fp16",
+                "model.backbone": "convnext_small",
+                "model.weights": "none",
+                "model.trainable_layers": 5,
+            },
+            "optim.precision",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(

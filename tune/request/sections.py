@@ -4,14 +4,14 @@ import itertools
 import math
 import operator
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from core.config import AUTO, SETTINGS, TrialConfig, Value
+from core.config import AUTO, RELATED, SETTINGS, TrialConfig, Value
 from core.errors import SettingError, SpaceError
 from core.values import as_number
 from tune.request.values import (
@@ -385,16 +385,21 @@ def _check_combinations(space: SearchSpace, place: str) -> None:
     """Raise SettingError for a space in which some points are no valid configuration.
 
     All combinations of choices and range ends are tried. If there are more than MAX_COMBINATIONS,
-    each group of settings (`model.`, `optim.`) is tried by itself, since the rules of `core.config`
-    relate settings of one group only. Of a group that still has too many, a random sample is tried.
+    each group of settings (`model.`, `optim.`, RELATED) is tried by itself, since the rules of
+    `core.config` relate settings of one group only. Of a group that still has too many, a random
+    sample is tried.
     """
     whole = space.corners
     assert whole.size is not None
     if whole.size <= MAX_COMBINATIONS:
         _check_all(whole, whole.grid(), place)
         return
-    for group in dict.fromkeys(parameter.name.partition(".")[0] for parameter in space.parameters):
-        part = whole.part(operator.methodcaller("startswith", f"{group}."))
+    prefixes = dict.fromkeys(parameter.name.partition(".")[0] for parameter in space.parameters)
+    groups: list[Callable[[str], bool]] = [
+        operator.methodcaller("startswith", f"{prefix}.") for prefix in prefixes
+    ]
+    for group in (*groups, RELATED.__contains__):
+        part = whole.part(group)
         assert part.size is not None
         if part.size <= MAX_COMBINATIONS:
             _check_all(part, part.grid(), place)

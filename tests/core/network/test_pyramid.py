@@ -279,3 +279,30 @@ def test_a_classifiers_weights_fill_all_but_the_norms_of_the_levels(name: str) -
     left_out = {one for one in of_classifier if one not in own}
     assert all(one.startswith(BACKBONES[name].head) for one in left_out)
     assert len(left_out) >= 2
+
+
+@pytest.mark.long
+def test_gradients_of_a_new_convnext_overflow_in_fp16_and_not_where_padding_is_no_zeros(
+    example: tuple[torch.Tensor, Target],
+) -> None:
+    """So the settings refuse the first, and pretrained weights, which have biases, may be used."""
+    image, target = example
+    settings = {**SMALL, "model.backbone": "convnext_tiny", "model.weights": "none",
+                "model.trainable_layers": 5, "model.image_min_side": 48}  # fmt: skip
+    config = TrialConfig.from_settings(settings)
+    torch.manual_seed(0)
+    network = build_detector(config.model, len(CLASSES), None, config.predict)
+
+    def overflows(scale: float) -> bool:
+        network.zero_grad()
+        network.loss_scale = torch.tensor(scale)
+        with torch.autocast("cpu", torch.float16):
+            losses = network.losses([image[:, :48, :40]], [target])
+        (torch.stack(list(losses.values())).sum() * scale).backward()
+        return not all(value.grad.isfinite().all() for value in network.backbone.parameters())
+
+    assert overflows(1.0)
+    for name, value in network.backbone.body.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(value, 0, 0.1)
+    assert not overflows(2.0**16)

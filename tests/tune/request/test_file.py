@@ -1113,20 +1113,35 @@ def test_a_condition_excludes_a_combination_that_is_no_configuration(tmp_path: P
     }
 
 
-def test_a_bad_combination_is_found_in_a_space_too_large_to_be_tried_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (
+            "optim.precision: [fp32, bf16], model.trainable_layers: [0, 1, 5],"
+            " model.stride_in_1x1: {choices: [false, true], when: {optim.precision: bf16}},"
+            " model.backbone: [resnet50, resnet18]",
+            "model.stride_in_1x1=True, model.backbone=resnet18",
+        ),
+        (
+            "optim.precision: [fp16, bf16], model.trainable_layers: [4, 5],"
+            " model.weights: [none, imagenet], model.backbone: [convnext_tiny, swin_t]",
+            "optim.precision=fp16, model.trainable_layers=5, model.weights=none,"
+            " model.backbone=convnext_tiny",
+        ),
+    ],
+)
+def test_a_bad_combination_is_found_in_a_space_too_large_to_be_tried_whole(
+    settings: str, named: str, tmp_path: Path
+) -> None:
     switches = ", ".join(
         f"augment.{name}: [false, true]"
         for name in ("affine", "elastic", "color_jitter", "blur_or_noise")
     )
     text = (
         f"space: {{{switches}, optim.restarts: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], optim.epochs: [10,"
-        " 20, 30], optim.precision: [fp32, bf16], model.trainable_layers: [0, 1, 5],"
-        " model.stride_in_1x1: {choices: [false, true], when: {optim.precision: bf16}},"
-        " model.backbone: [resnet50, resnet18]}"
+        f" 20, 30], {settings}}}"
     )
-    with pytest.raises(
-        SettingError, match=r"the combination model.stride_in_1x1=True, model.backbone=resnet18\)"
-    ):
+    with pytest.raises(SettingError, match=re.escape(f"the combination {named})")):
         request_of(text, tmp_path=tmp_path)
 
 
