@@ -1,7 +1,8 @@
 """The words of messages: counts with their noun, lists, foreign text made safe, suggested names."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 
 
@@ -46,6 +47,19 @@ def shown(text: str) -> str:
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
     )
+
+
+class _Brief(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 2
+        self.maxlist = self.maxdict = 8
+        self.maxstring = self.maxother = 80
+
+
+brief: Callable[[object], str] = _Brief().repr
+"""A value from a file as messages show it, cut short without being written out first: the full text
+of a hostile value could fill the memory."""
 
 
 def first_line(error: BaseException) -> str:

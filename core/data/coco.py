@@ -33,7 +33,6 @@ from core.data.coco_masks import (
     fit_of_area,
     fit_of_bbox,
     mask_of,
-    short,
 )
 from core.data.dataset import (
     Category,
@@ -57,7 +56,7 @@ from core.data.readers import Reader
 from core.errors import DataError
 from core.files import read_json
 from core.sample import MAX_INSTANCES, MaskCrop, Sample
-from core.text import many
+from core.text import brief, many
 
 LISTS = ("images", "annotations", "categories")
 """The lists that a COCO file of annotated images has."""
@@ -300,7 +299,7 @@ def _numbered(
     for position, item in enumerate(items):
         entry_id = whole_number(item.get("id")) if isinstance(item, dict) else None
         if entry_id is None:
-            message = f"{kind} must be an object with a whole number as id, and is {short(item)}"
+            message = f"{kind} must be an object with a whole number as id, and is {brief(item)}"
             problems.append(Problem(f"{path}, {kind} {position} (counted from 0)", message))
         else:
             found.append((position, {**item, "id": entry_id}))
@@ -354,7 +353,7 @@ def _classes(
             problems.append(
                 Problem(
                     f"{path}, category {category_id}",
-                    f"its name must be a string, and is {short(name)}",
+                    f"its name must be a string, and is {brief(name)}",
                 )
             )
         elif name in parents and category_id not in used and len(entries) > 1:
@@ -401,7 +400,7 @@ def _checked_images(
         if isinstance(name, str) and name not in names:
             names.add(name)
             continue
-        message = f"its file_name must be a string of its own, and is {short(name)}"
+        message = f"its file_name must be a string of its own, and is {brief(name)}"
         problems.append(Problem(f"{path}, image {image_id}", message))
         del images[image_id]
     return images
@@ -433,14 +432,14 @@ def _by_image(
         )
         crowd = 0 if item.get("iscrowd") is None else item["iscrowd"]
         if image_id is None or image_id not in images:
-            given = short(item.get("image_id", ""))
+            given = brief(item.get("image_id", ""))
             problems.append(
                 Problem(
                     place, f"image_id must be the id of an image, and is {given}", skippable=True
                 )
             )
         elif category_id not in label_of:
-            given = short(item.get("category_id", ""))
+            given = brief(item.get("category_id", ""))
             problems.append(
                 Problem(
                     place,
@@ -450,7 +449,7 @@ def _by_image(
             )
         elif isinstance(crowd, list | dict) or crowd not in (0, 1, "0", "1"):
             problems.append(
-                Problem(place, f"iscrowd must be 0 or 1, and is {short(crowd)}", skippable=True)
+                Problem(place, f"iscrowd must be 0 or 1, and is {brief(crowd)}", skippable=True)
             )
         else:
             annotations[image_id].append(

@@ -1,6 +1,5 @@
 """COCO segmentations to masks, and how well an annotation's own bbox and area fit its mask."""
 
-import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from pycocotools import mask as coco_mask
 from core.errors import DataError
 from core.labels import rle
 from core.sample import MaskCrop
+from core.text import brief
 
 LONGEST_OUTLINE = 2_000_000
 """Largest length, in pixels, of an annotation's outlines. pycocotools takes some 100 bytes for each
@@ -34,19 +34,6 @@ class BesideImage(DataError):
     """
 
 
-class _Short(reprlib.Repr):
-    """Shortens a value for a message, without first writing out a list of millions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlist = self.maxdict = 8
-        self.maxstring = self.maxother = 80
-        self.maxlevel = 3
-
-
-short = _Short().repr
-
-
 def is_real(value: Any) -> bool:
     """Whether a value from JSON is a number that a coordinate can be: finite, and below 1e9."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
@@ -65,7 +52,7 @@ def mask_of(segmentation: Any, height: int, width: int) -> MaskCrop:
         runs = _of_encoding(segmentation, height, width)
     else:
         raise DataError(
-            f"segmentation must be polygons or a run-length encoding, and is {short(segmentation)}"
+            f"segmentation must be polygons or a run-length encoding, and is {brief(segmentation)}"
         )
     # Runs of background and of mask take turns, column by column, and begin with background.
     ends_R = np.cumsum(runs, dtype=np.int64)
@@ -137,7 +124,7 @@ def _corners(polygon: Any, height: int, width: int) -> NDArray[np.float64]:
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
         raise DataError(
             "a polygon must be a list x, y, x, y, ... of three points or more, and is"
-            f" {short(polygon)}"
+            f" {brief(polygon)}"
         )
     if set(map(type, polygon)) <= {int, float} and all(map(is_real, polygon)):
         corners = np.array(polygon, np.float64)
@@ -152,7 +139,7 @@ def _corners(polygon: Any, height: int, width: int) -> NDArray[np.float64]:
         position = next(number for number, value in enumerate(polygon) if not is_real(value))
     raise DataError(
         f"a polygon's corners must be numbers in or near the image ({width} wide, {height} high), "
-        f"and value {position} (counted from 0) is {short(polygon[position])}"
+        f"and value {position} (counted from 0) is {brief(polygon[position])}"
     )
 
 
@@ -162,7 +149,7 @@ def _of_encoding(segmentation: Mapping[str, Any], height: int, width: int) -> Se
     if size != [height, width]:
         raise DataError(
             f"a run-length encoding must have the image's size, {[height, width]}, and has"
-            f" {short(size)}"
+            f" {brief(size)}"
         )
     if isinstance(counts, str):
         runs = rle.decode_runs(counts)
@@ -170,7 +157,7 @@ def _of_encoding(segmentation: Mapping[str, Any], height: int, width: int) -> Se
         runs = counts
     else:
         raise DataError(
-            f"counts must be a list of whole numbers or a compressed string, and is {short(counts)}"
+            f"counts must be a list of whole numbers or a compressed string, and is {brief(counts)}"
         )
     total = sum(runs)
     if any(run < 0 for run in runs) or total != height * width:

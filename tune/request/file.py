@@ -19,6 +19,7 @@ from core import bounded_yaml
 from core.config import SETTINGS, Value, check_setting_name
 from core.errors import SettingError, SpaceError
 from core.files import reason_of
+from core.text import brief
 from tune.request.request import MAX_TRIALS, OPTIONS, SearchOptions, StudyRequest
 from tune.request.sections import (
     prediction_values,
@@ -28,7 +29,6 @@ from tune.request.sections import (
 )
 from tune.request.values import (
     as_mapping,
-    brief,
     check_known,
     checked_options,
     checked_settings,

@@ -13,11 +13,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from core.config import AUTO, RELATED, SETTINGS, TrialConfig, Value
 from core.errors import SettingError, SpaceError
+from core.text import brief
 from core.values import as_number
 from tune.request.values import (
     TYPES,
     as_mapping,
-    brief,
     check_known,
     check_name,
     checked_settings,

@@ -1,8 +1,7 @@
 """Single values of a space file: checked by themselves, and shown in messages."""
 
 import re
-import reprlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -10,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from core.config import SETTINGS, SYNONYMS, TrialConfig, Value, check_setting_name
 from core.errors import SettingError, SpaceError
-from core.text import nearest
+from core.text import brief, nearest
 
 _MAX_TEXT = 1000
 
@@ -178,18 +177,6 @@ def as_mapping(value: object, place: str, what: str) -> Mapping[Any, Any]:
     if not isinstance(value, Mapping):
         raise SpaceError(f"{place}: must be a mapping of {what}, and is {brief(value)}.")
     return value
-
-
-class _Short(reprlib.Repr):
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel = 2
-        self.maxstring = self.maxother = 80
-
-
-brief: Callable[[object], str] = _Short().repr
-"""A value as messages show it, cut short: the full text of a hostile value could fill the memory.
-"""
 
 
 def condition(when: Mapping[str, tuple[Value, ...]]) -> str:

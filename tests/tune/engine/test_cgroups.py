@@ -154,8 +154,8 @@ def test_the_smallest_limit_along_the_path_of_the_process_wins(name: str, tmp_pa
 def test_affinity_counts() -> None:
     one = min(os.sched_getaffinity(0))
     code = (
-        f"import os; os.sched_setaffinity(0, [{one}]); from tune.engine.cgroups import allowed_resources_resources_resources;"
-        " print(allowed_resources().cpus)"
+        f"import os; os.sched_setaffinity(0, [{one}]);"
+        " from tune.engine.cgroups import allowed_resources; print(allowed_resources().cpus)"
     )
     assert (
         subprocess.run(
@@ -219,7 +219,7 @@ def test_a_real_group_limits_what_a_process_in_it_takes_itself_to_have() -> None
             "import os, sys\n"
             "for group in sys.argv[1:]:\n"
             "    open(group + '/cgroup.procs', 'w').write(str(os.getpid()))\n"
-            "from tune.engine.cgroups import allowed_resources_resources_resources\n"
+            "from tune.engine.cgroups import allowed_resources\n"
             "print(allowed_resources().cpus, allowed_resources().memory)\n"
         )
         done = subprocess.run(
