@@ -44,6 +44,8 @@ Precision = Literal["fp32", "bf16"]
 """The precisions that `optim.precision: auto` can be."""
 AUTO = "auto"
 """The value of a setting that is read off the data, or off the machine, before a trial begins."""
+AT_HAND = "at_hand"
+"""The value of `model.weights` that is found on the machine before a trial, or a study, begins."""
 
 
 class MayBeAuto:
@@ -192,7 +194,8 @@ class ModelConfig(_Settings):
     their own, which a search notes."""
     weights: str = Field("auto", min_length=1)
     """auto (coco for resnet50, imagenet for the others), coco, imagenet, none, or the path of a
-    file."""
+    file; at_hand: the first of coco, imagenet and none that needs no download, the same for all
+    backbones of a study, which keeps it."""
     stride_in_1x1: bool = False
     """Whether a bottleneck strides in its first 1x1 convolution; a WEIGHTS.json beside the file of
     weights may declare it."""

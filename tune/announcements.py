@@ -62,7 +62,7 @@ def search_lines(plan: StudyPlan) -> list[str]:
     notes = [*data.notes, *data_advice(request, data), *network_advice(request)]
     lines += [f"Note: {note}" for note in notes]
     lines += [f"Note: the study has grown: {sentence}" for sentence in plan.growth]
-    lines += [f"Note: {plan.precision}"] if plan.precision else []
+    lines += [f"Note: {said}" for said in (plan.at_hand, plan.precision) if said]
     lines += [f"Note: {sentence}" for sentence in sentences_on_data(request)]
     shortage = confirmation.shortage(request, plan.repeats)
     lines += [f"Note: {shortage}"] if shortage else []

@@ -7,6 +7,7 @@ coco       torchvision's Mask R-CNN of the detector's recipe, trained on COCO; e
 imagenet   torchvision's classifier of the backbone's name, trained on ImageNet (IMAGENET1K_V1)
 auto       coco for resnet50, imagenet for the other backbones
 none       no file
+at_hand    coco, imagenet or none, the first that needs no download
 a path     .pth or .pt (a state dict; nothing else is unpickled) or .safetensors
 
 IMAGENET1K_V1 exists for every backbone. All ResNets were trained by one recipe, so that comparing
@@ -49,7 +50,7 @@ from numpy.typing import NDArray
 from torchvision.models import get_model_weights
 
 from core.backbones import BACKBONES, names_with
-from core.config import ModelConfig
+from core.config import AT_HAND, ModelConfig
 from core.detectors import DETECTORS
 from core.errors import WeightsError
 from core.files import read_json, reason_of
@@ -155,6 +156,8 @@ def find_weights(
     Nothing is decoded. Raises WeightsError, which says which file is missing, where to put it, and
     the way out.
     """
+    if config.weights == AT_HAND:
+        config = config.model_copy(update={"weights": weights_at_hand([config], folder)})
     if config.weights == "none":
         return None
     kind = _kind_of_weights(config)
@@ -173,6 +176,26 @@ def find_weights(
             " name"
         )
     return WeightsFile(path, kind, stride_in_1x1, missing)
+
+
+def weights_at_hand(models: Iterable[ModelConfig], folder: Path | None = None) -> str:
+    """What `at_hand` stands for: coco or imagenet, the first whose file for every one of these
+    models is on this machine; else none.
+
+    folder   first place to look in
+    """
+    wanted = list(models)
+
+    def is_here(config: ModelConfig, kind: str) -> bool:
+        try:
+            return _known(config, kind, folder)[1] is None
+        except WeightsError:  # another package's detector, of which torchvision has no weights
+            return False
+
+    for kind in ("coco", "imagenet"):
+        if all(BACKBONES[one.backbone].has(kind) and is_here(one, kind) for one in wanted):
+            return kind
+    return "none"
 
 
 def read_weights(file: WeightsFile) -> BaseWeights:

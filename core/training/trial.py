@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from core.config import SETTINGS, PredictConfig, TrialConfig
+from core.config import AT_HAND, SETTINGS, PredictConfig, TrialConfig
 from core.data.dataset import Dataset
 from core.data.split import Split, group_names, split
 from core.device import (
@@ -165,6 +165,9 @@ class Trial:
         threads: int | None = None,
         predictions: Sequence[PredictConfig] = (),
     ) -> None:
+        if config.model.weights == AT_HAND:
+            found = pretrained.weights_at_hand([config.model])
+            config = config.changed({"model.weights": found})
         if weights is None:
             file = pretrained.find_weights(config.model)
             weights = None if file is None else pretrained.read_weights(file)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from core.config import AUTO, RELATED, SETTINGS, TrialConfig, Value
+from core.config import AT_HAND, AUTO, RELATED, SETTINGS, TrialConfig, Value
 from core.errors import SettingError, SpaceError
 from core.text import brief
 from core.values import as_number
@@ -66,6 +66,8 @@ def variants_space(
             raise SpaceError(f"{where}: a variant's name must be a text of 1 to 100 characters.")
         settings = checked_settings(raw, where)
         _check_not_shared(settings, where)
+        for setting, value in settings.items():
+            _refuse_at_hand(setting, [value], where)
         variants.append(Variant(name, settings))
     seeds = sections.get("seeds", 1)
     if not isinstance(seeds, int) or isinstance(seeds, bool) or not 1 <= seeds <= 1000:
@@ -253,12 +255,22 @@ def _choices(name: str, values: Sequence[object], place: str) -> Choices:
             f"{place}: {name} must have choices that are the same on every machine, fp32, bf16 and"
             " fp16, and auto is among them. It may stand under `fixed:`."
         )
+    _refuse_at_hand(name, choices, place)
     if len(set(choices)) < len(choices):
         twice = next(value for value in choices if choices.count(value) > 1)
         raise SpaceError(
             f"{place}: {name} must have different choices, and {brief(twice)} is there twice."
         )
     return Choices(tuple(choices))
+
+
+def _refuse_at_hand(name: str, values: Iterable[Value], place: str) -> None:
+    """Raise SpaceError for weights that would not be the same on every machine."""
+    if name == "model.weights" and AT_HAND in values:
+        raise SpaceError(
+            f"{place}: {name} must be the same on every machine where rows or trials differ in it,"
+            " and is at_hand. That may stand under `fixed:`."
+        )
 
 
 def _range(name: str, spec: Mapping[str, object], place: str) -> FloatRange | IntRange:

@@ -6,24 +6,26 @@ ledger hold the precision under `request`, `fixed`, and under `auto` the measure
 with the version of the rules.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from core.config import AUTO, Precision, TrialConfig
+from core.config import AT_HAND, AUTO, ModelConfig, Precision, TrialConfig
 from core.data.dataset import Dataset
 from core.data.measure import measure
 from core.device import precision_of
 from core.errors import StudyError
 from core.fitting import FITTING_RULES, READ_OFF_DATA, Circumstances
+from core.network.weights import weights_at_hand
 from core.values import as_setting
 from tune.engine.resources import Machine, TrialResources
+from tune.request.file import with_overrides
 from tune.request.request import StudyRequest
 from tune.space.space import SearchSpace
 
-PRECISION = "optim.precision"
+PRECISION, WEIGHTS = "optim.precision", "model.weights"
 KEPT = "auto"
 """The key of a study's facts that holds the measurement of its data."""
 
@@ -37,6 +39,33 @@ def resolved_request(request: StudyRequest, facts: Mapping[str, Any]) -> StudyRe
     known = kept if kept.get("rules", 0) in FITTING_RULES else {}
     auto = Circumstances.from_json(known, "bf16" if precision_in(facts) == "bf16" else "fp32")
     return replace(request, space=replace(request.space, auto=auto))
+
+
+def with_weights_at_hand(
+    request: StudyRequest, before: Mapping[str, Any] | None, models: Iterable[ModelConfig]
+) -> tuple[StudyRequest, str | None]:
+    """The request with a name in place of `model.weights: at_hand`, and a sentence on it.
+
+    before   the facts of the study that is continued, whose weights it keeps
+    models   the networks that the study trains
+
+    A request that names its weights is returned as it is, without a sentence. Raises SettingError
+    where what was found and other settings exclude each other.
+    """
+    if request.space.fixed.get(WEIGHTS) != AT_HAND:
+        return request, None
+    kept = (before or {}).get("request", {}).get("fixed", {}).get(WEIGHTS)
+    found = weights_at_hand(models) if kept is None else str(kept)
+    if kept is not None:
+        why = "as when the study began"
+    elif found == "none":
+        why = (
+            "since this machine has no file of coco or imagenet for all its networks, and training"
+            " begins from nothing; --set model.weights=auto downloads what is missing"
+        )
+    else:
+        why = "the first whose files are on this machine"
+    return with_overrides(request, [f"{WEIGHTS}={found}"]), f"{WEIGHTS} at_hand is {found}, {why}"
 
 
 def study_circumstances(

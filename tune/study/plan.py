@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from core import data as datasets
 from core.config import SETTINGS, ModelConfig, TrialConfig, Value
@@ -50,6 +51,7 @@ class StudyPlan:
     weights     the files of pretrained weights, by `weights_key`
     growth      what the request adds to the study that it continues, a sentence each
     precision   a sentence on the value of `optim.precision: auto`; None if the user need not know
+    at_hand     a sentence on the value of `model.weights: at_hand`; None if another was asked for
     """
 
     request: StudyRequest
@@ -60,6 +62,7 @@ class StudyPlan:
     resources: TrialResources
     growth: tuple[str, ...] = ()
     precision: str | None = None
+    at_hand: str | None = None
 
     @property
     def folder(self) -> StudyFolder:
@@ -117,10 +120,16 @@ def check_request(
     data: Dataset | None = None
     machine: Machine | None = None
     resources: TrialResources | None = None
-    weights: dict[str, WeightsFile] = {}
     grown: list[str] = []
     said: str | None = None
+    at_hand: str | None = None
     folder = StudyFolder(options.results / request.study)
+    try:
+        request, at_hand = automatic.with_weights_at_hand(
+            request, _facts_before(request, options, folder), _models(request.space)
+        )
+    except BadRequest as error:
+        problems.append(error)
     try:
         data = datasets.load_data(
             request.data, request.reading_again if folder.description.exists() else request.reading
@@ -130,14 +139,7 @@ def check_request(
         fresh_repeats(request, data)
     except BadRequest as error:
         problems.append(error)
-    for model in _model_configs(request.space):
-        try:
-            file = pretrained.find_weights(model, download=False)
-        except BadRequest as error:
-            problems.append(error)
-        else:
-            if file is not None:
-                weights[weights_key(model)] = file
+    weights = _weights_files(request.space, problems)
     try:
         if options.address is None:
             mps.stay_outside()
@@ -165,8 +167,39 @@ def check_request(
         problems.append(error)
     if problems or data is None or machine is None or resources is None:
         return None, problems
-    plan = StudyPlan(request, options, data, weights, machine, resources, tuple(grown), said)
+    plan = StudyPlan(
+        request, options, data, weights, machine, resources, tuple(grown), said, at_hand
+    )
     return plan, problems
+
+
+def _weights_files(space: SearchSpace, problems: list[BadRequest]) -> dict[str, WeightsFile]:
+    """The files of pretrained weights of a study, by `weights_key`; problems are added to a list.
+
+    Downloads nothing.
+    """
+    files: dict[str, WeightsFile] = {}
+    for model in _model_configs(space):
+        try:
+            file = pretrained.find_weights(model, download=False)
+        except BadRequest as error:
+            problems.append(error)
+        else:
+            if file is not None:
+                files[weights_key(model)] = file
+    return files
+
+
+def _facts_before(
+    request: StudyRequest, options: Options, folder: StudyFolder
+) -> Mapping[str, Any] | None:
+    """The facts of the study that a request continues; None for a new study, and for one whose
+    ledger cannot be read, which `check_request` reports.
+    """
+    try:
+        return remembered_facts(storage_of(recall_options(options, folder), folder), request.study)
+    except BadRequest:
+        return None
 
 
 def _resources(request: StudyRequest, options: Options, machine: Machine) -> TrialResources:

@@ -255,7 +255,7 @@ def test_what_harmed_is_not_in_the_search_for_the_best_score() -> None:
 def test_the_first_look_is_short() -> None:
     request = shipped("quick")
     assert (request.planned_trials, request.max_epochs, request.confirm.top) == (2, 3, 0)
-    assert request.space.value("model.weights", {}) == "auto"
+    assert request.space.fixed["model.weights"] == "at_hand"
     assert request.space.fixed["model.anchor_scale"] == "auto"
 
 
