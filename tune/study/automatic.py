@@ -25,7 +25,7 @@ from tune.request.file import with_overrides
 from tune.request.request import StudyRequest
 from tune.space.space import SearchSpace
 
-PRECISION, WEIGHTS = "optim.precision", "model.weights"
+PRECISION, PRETRAINED = "optim.precision", "model.weights"
 KEPT = "auto"
 """The key of a study's facts that holds the measurement of its data."""
 
@@ -52,9 +52,9 @@ def with_weights_at_hand(
     A request that names its weights is returned as it is, without a sentence. Raises SettingError
     where what was found and other settings exclude each other.
     """
-    if request.space.fixed.get(WEIGHTS) != AT_HAND:
+    if request.space.fixed.get(PRETRAINED) != AT_HAND:
         return request, None
-    kept = (before or {}).get("request", {}).get("fixed", {}).get(WEIGHTS)
+    kept = (before or {}).get("request", {}).get("fixed", {}).get(PRETRAINED)
     found = weights_at_hand(models) if kept is None else str(kept)
     if kept is not None:
         why = "as when the study began"
@@ -65,7 +65,9 @@ def with_weights_at_hand(
         )
     else:
         why = "the first whose files are on this machine"
-    return with_overrides(request, [f"{WEIGHTS}={found}"]), f"{WEIGHTS} at_hand is {found}, {why}"
+    return with_overrides(
+        request, [f"{PRETRAINED}={found}"]
+    ), f"{PRETRAINED} at_hand is {found}, {why}"
 
 
 def study_circumstances(
