@@ -68,7 +68,7 @@ from tune.tables import trials_csv
 from tune.tracking.thread import TrackingThread
 from tune.tracking.tracker import Trouble
 
-CLOSE_SECONDS, INTERRUPTED_SECONDS = 60.0, 10.0
+TRACKER_CLOSE_SECONDS, TRACKER_INTERRUPTED_SECONDS = 60.0, 10.0
 """Seconds to wait for the tracker at the end of a study, and after an interruption; what it misses
 can be shown later."""
 GPU_AWAY_SECONDS, GPU_BACK_SECONDS = 600.0, 300.0
@@ -515,7 +515,9 @@ class _Conductor:
             self._write_table()
         ended = self._ledger.finished
         last = ended and not self._phase.followed()
-        self.untracked = self._tracking.close(last, CLOSE_SECONDS if ended else INTERRUPTED_SECONDS)
+        self.untracked = self._tracking.close(
+            last, TRACKER_CLOSE_SECONDS if ended else TRACKER_INTERRUPTED_SECONDS
+        )
         self.trouble = self._tracking.trouble or Trouble("it took too long")
         with self._halting():
             self._note_runs()
