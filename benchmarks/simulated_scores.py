@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import optimize
 
 from core.metric.ap50 import MatchTable, ap50
 
@@ -134,11 +135,5 @@ def truth(quality: float, seed: int = 0) -> float:
 
 @functools.cache
 def quality_for(score: float, seed: int = 0) -> float:
-    """The quality that has this AP50 on the pool, by bisection, to 0.0005 of AP50."""
-    low, high = -3.0, 6.0
-    while True:
-        middle = (low + high) / 2
-        found = truth(middle, seed)
-        if abs(found - score) < 0.0005 or high - low < 1e-4:
-            return middle
-        low, high = (middle, high) if found < score else (low, middle)
+    """The quality that has this AP50 on the pool, to 0.001 of quality."""
+    return float(optimize.brentq(lambda quality: truth(quality, seed) - score, -3, 6, xtol=1e-3))

@@ -488,6 +488,41 @@ def test_two_rows_with_two_seeds_get_no_verdict() -> None:
     assert not found.decidable
 
 
+def test_with_two_seeds_a_row_of_its_own_variance_can_get_a_verdict() -> None:
+    """Its one degree of freedom counts in the bound, which a difference can exceed."""
+    scores = {"wild": trained("wild", 2, 0.6, 5)} | {
+        row: trained(row, 2, 0.02, 5) for row in ("a", "b", "c")
+    }
+    variances = seed_variances(scores)
+    assert variances is not None
+    assert variances.own["wild"].df == 1
+    found = compare_all(scores, [("a", "wild")])[0]
+    assert found.decidable
+    far = {repeat: replace(one, ap50=one.ap50 + 5.0) for repeat, one in scores["a"].items()}
+    calm = compare_all({**scores, "a": far}, [("a", "wild"), ("a", "b")])
+    assert calm[0].p < 0.05
+    assert calm[0].p > calm[1].p
+
+
+@given(
+    own=st.floats(1e-5, 1e-2),
+    pooled=st.floats(1e-5, 1e-2),
+    images=st.floats(1e-5, 1e-2),
+    df=st.floats(1, 8),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_variance_that_may_be_small_by_chance_is_doubted_more_than_a_firm_one(
+    own: float, pooled: float, images: float, df: float
+) -> None:
+    rest = [Variance(images, 30.0, firm=True), Variance(pooled, 6.0)]
+    firm, doubted = (
+        certainty._quantile([*rest, Variance(own, df, firm)], 0.025) for firm in (True, False)
+    )
+    assert stats.norm.ppf(0.975) < firm <= doubted + 1e-9
+    more = certainty._quantile([*rest, Variance(own, df + 1, firm=True)], 0.025)
+    assert more <= firm + 1e-9
+
+
 def test_a_row_alone_knows_its_seeds_from_its_own_repeats() -> None:
     found = [seed_variances({"alone": trained("alone", 5, 0.45, seed)}) for seed in range(8)]
     assert all(one is not None and one.pooled.df == 4 for one in found)
