@@ -146,12 +146,11 @@ class DataSet:
         place = _BETTER if table.better and row == table.rows - 1 else row
         drawn, collapses, taught = self._luck(place, repeat)
         moved = (drawn * luck.sd(row) + taught * luck.training) * QUALITY
-        if place == _BETTER:
-            moved += table.better / slope
         if row == 0 and collapses < luck.collapse:
             moved += COLLAPSED
         step = round(moved / _STEP)
-        found = self._evaluated(place, repeat, step, table.score, luck.epochs)
+        better = table.better if place == _BETTER else 0.0
+        found = self._evaluated(place, repeat, step, _quality(table.score, better), luck.epochs)
         ap50 = found.ap50 + slope * (moved - step * _STEP)
         return replace(found, ap50=min(max(ap50, 0.0), 1.0))
 
@@ -173,12 +172,11 @@ class DataSet:
         rng = np.random.default_rng([*self._key, 3, repeat])
         return np.sort(rng.choice(len(self._data), self._images, replace=False))
 
-    def _evaluated(self, place: int, repeat: int, step: int, score: float, epochs: int) -> Scored:
-        key = (place, repeat, step, score, epochs)
+    def _evaluated(self, place: int, repeat: int, step: int, quality: float, epochs: int) -> Scored:
+        key = (place, repeat, step, quality, epochs)
         if key not in self._scored:
             rng = np.random.default_rng([*self._key, 4, place, repeat, epochs])
             held_out = self._held_out[repeat]
-            quality = quality_for(score) if score != 0.33 else 0.0
             wander_E = rng.normal(0, _EPOCH_SD, epochs) if epochs > 1 else np.zeros(1)
             qualities = (quality + step * _STEP + wander_E).tolist()
             self._scored[key] = chosen_epoch(rng, self._data.take(held_out), qualities, held_out)
@@ -192,11 +190,19 @@ _BETTER = 1000
 
 
 @functools.cache
+def _quality(score: float, better: float = 0.0) -> float:
+    """The quality of rows of this AP50, or of one that is better by `better`."""
+    if score == 0.33 and not better:
+        return 0.0
+    return quality_for(truth(_quality(score)) + better if better else score)
+
+
+@functools.cache
 def _slope(score: float) -> float:
     """The change of AP50 with quality, around an AP50."""
     if score == 0.33:
         return 1 / QUALITY
-    quality = quality_for(score)
+    quality = _quality(score)
     return (truth(quality + _STEP) - truth(quality - _STEP)) / (2 * _STEP)
 
 
@@ -311,9 +317,10 @@ def simulated(
 
     Epochs truly differ so little that the truth of a chosen epoch is taken to be that of the row.
     """
-    trues = [truth(quality_for(t.score) if t.score != 0.33 else 0.0) for t in tables]
-    for table in tables:
+    trues = [truth(_quality(table.score)) for table in tables]
+    for table in tables:  # before processes are started, which inherit what is cached
         _slope(table.score)
+        _quality(table.score, table.better)
     task = partial(_outcomes, images, tables, fresh, trues)
     found = np.array(_in_parallel(task, range(first, first + repetitions)))
     means, medians = found.mean(axis=0), np.median(found, axis=0)
@@ -686,7 +693,7 @@ def _power(less: int) -> Iterator[str]:
     for images, count in COUNTS.items():
         alike = [Table(rows, seeds) for seeds in (3, 5) for rows in (2, 4, 8)]
         if images == 41:
-            alike += [Table(2, 3, score=score) for score in (0.1, 0.6, 0.8)]
+            alike += [Table(2, 3, score=score) for score in (0.1, 0.6, 0.7)]
         stated = simulated(images, alike, _PILOT, first=10_000)
         tables = [
             replace(table, better=size)
