@@ -1,5 +1,6 @@
 """Laws of every backbone of the table, under its pyramid: torchvision's own network is the oracle."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from core.network.weights import BaseWeights
 from core.prediction import trained_model
 from core.prediction.trained_model import TrainedModel
 from core.sample import Target
+from core.training import checkpoint
 from tests.core.narrow import narrowed
 from tests.core.network.test_mask_rcnn import arrays_of, scene, step_on_meta
 
@@ -120,7 +122,7 @@ def test_the_levels_are_those_of_torchvisions_network_with_the_same_weights(
     body = started.network.eval().backbone.body
     with torch.no_grad():
         found = body(images)
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert_alike(found, expected)
     norms = [module for module in body.modules() if isinstance(module, FrozenBatchNorm)]
     assert bool(norms) == (BACKBONES[started.name].norm == "batch")
     with torch.no_grad():
@@ -128,31 +130,48 @@ def test_the_levels_are_those_of_torchvisions_network_with_the_same_weights(
             images.contiguous(memory_format=torch.channels_last)
         )
         body.to(memory_format=torch.contiguous_format)
-    torch.testing.assert_close(in_the_order_of_a_gpu, expected, rtol=1e-3, atol=1e-4)
+    assert_alike(in_the_order_of_a_gpu, expected)
 
 
-@pytest.mark.parametrize("depth", range(6))
-def test_just_the_last_stages_train_and_the_others_rest(started: Started, depth: int) -> None:
-    network, row = started.network, BACKBONES[started.name]
-    network.freeze(depth, pyramid=True)
-    network.eval()
-    network.train()
-    body = network.backbone.body
-    trains = {name for name, value in body.named_parameters() if value.requires_grad}
-    in_stages = tuple(f"{layer}." for stage in row.stages[:depth] for layer in stage)
-    assert trains == {name for name, _ in body.named_parameters() if name.startswith(in_stages)}
-    assert bool(trains) == (depth > 0)
-    drawn = [
-        (name, module.training)
-        for name, module in body.named_modules()
-        if isinstance(module, StochasticDepth)
-    ]
-    assert bool(drawn) == (row.norm == "layer")
-    assert all(training == name.startswith(in_stages) for name, training in drawn)
-    others = [
-        value for name, value in network.named_parameters() if not name.startswith("backbone.body.")
-    ]
-    assert all(value.requires_grad for value in others)
+def assert_alike(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    """Levels are equal to rounding, which grows with their own size: deep networks make them large."""
+    for level, wanted in zip(found, expected, strict=True):
+        size = wanted.std()
+        torch.testing.assert_close(level / size, wanted / size, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_at_each_depth_just_the_last_stages_of_the_table_train_and_the_others_rest(
+    name: str,
+) -> None:
+    row = BACKBONES[name]
+    config = TrialConfig.from_settings({**SMALL, "model.backbone": name, "model.weights": "none"})
+    with torch.device("meta"):  # nothing is computed
+        network = build_detector(config.model, len(CLASSES), None, config.predict)
+    body = network.get_submodule("backbone.body")
+    numbers = []
+    for depth in range(6):
+        network.freeze(depth, pyramid=depth % 2 == 0)
+        network.eval()
+        network.train()
+        trains = {one for one, value in body.named_parameters() if value.requires_grad}
+        in_stages = tuple(f"{layer}." for stage in row.stages[:depth] for layer in stage)
+        assert trains == {one for one, _ in body.named_parameters() if one.startswith(in_stages)}
+        numbers.append(len(trains))
+        drawn = [
+            (one, module.training)
+            for one, module in body.named_modules()
+            if isinstance(module, StochasticDepth)
+        ]
+        assert bool(drawn) == (row.norm == "layer")
+        assert all(training == one.startswith(in_stages) for one, training in drawn)
+        for one, value in network.named_parameters():
+            if not one.startswith("backbone.body."):
+                in_pyramid = one.startswith("backbone.fpn.")
+                assert value.requires_grad == (depth % 2 == 0 or not in_pyramid), one
+    assert numbers[0] == 0
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] == len([*body.parameters()])
 
 
 @pytest.fixture(scope="module")
@@ -161,15 +180,18 @@ def example() -> tuple[torch.Tensor, Target]:
     return image, target
 
 
-@pytest.mark.parametrize("depth", [0, 2, 5])
-def test_a_step_has_gradients_of_just_what_trains_and_moves_it(
-    started: Started, depth: int, example: tuple[torch.Tensor, Target]
+@pytest.mark.parametrize(
+    "depth",
+    [pytest.param(one, marks=pytest.mark.long if one in (1, 3, 4) else ()) for one in range(6)],
+)
+def test_a_step_moves_just_what_trains_and_what_is_saved_of_it_restores_it_to_the_bit(
+    started: Started, depth: int, example: tuple[torch.Tensor, Target], tmp_path: Path
 ) -> None:
     network = started.network
     network.freeze(depth, pyramid=True)
     network.train()
     network.zero_grad(set_to_none=True)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
+    before = copy.deepcopy(network)
     image, target = example
     for module in network.modules():
         if isinstance(module, StochasticDepth):
@@ -183,10 +205,20 @@ def test_a_step_has_gradients_of_just_what_trains_and_moves_it(
         assert value.grad is None or value.grad.isfinite().all(), name
     trained = [value for value in network.parameters() if value.requires_grad]
     torch.optim.AdamW(trained, lr=1e-3).step()
+    saved = network.trained_state()
+    unmoved = before.state_dict()
     moved = {
-        name for name, value in network.state_dict().items() if not torch.equal(value, before[name])
+        name
+        for name, value in network.state_dict().items()
+        if not torch.equal(value, unmoved[name])
     }
-    assert moved == network.trained_state().keys()
+    assert moved == saved.keys()
+    checkpoint.save_checkpoint(tmp_path / "trained.safetensors", saved, {})
+    tensors, _ = checkpoint.load_checkpoint(tmp_path / "trained.safetensors")
+    before.load_state_dict(tensors, strict=False)
+    restored = before.state_dict()
+    for name, value in network.state_dict().items():
+        assert torch.equal(restored[name], value), name
 
 
 def test_the_stages_that_are_frozen_draw_nothing(started: Started) -> None:
