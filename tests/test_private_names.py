@@ -15,8 +15,9 @@ FILES = {
 }
 
 # Public all the same. torch promises them no less than its other names: a tensor's count of writes,
-# and addition to many tensors at once. The standard library documents `os._exit`.
-PUBLIC = {"_version", "_foreach_add_", "_foreach_mul_", "_exit"}
+# and addition to many tensors at once. The standard library documents `os._exit`, and `_replace` of a
+# named tuple, whose underscore keeps it apart from the fields.
+PUBLIC = {"_version", "_foreach_add_", "_foreach_mul_", "_exit", "_replace"}
 
 ALLOWED = {
     # Ray has no public way to listen on loopback alone. This constant is Ray's own switch for it,
