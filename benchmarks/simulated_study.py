@@ -25,6 +25,7 @@ from tune.request.file import from_document
 from tune.store.folder import StudyFolder
 from tune.study import conductor as study
 from tune.study import confirmation
+from tune.study.candidates import candidates
 from tune.study.going_on import study_facts
 from tune.study.options import Options
 from tune.study.plan import StudyPlan, check_request
@@ -132,7 +133,8 @@ def build(
 
 
 def _confirm(plan: StudyPlan, ledger: Ledger, facts: Mapping[str, Any], quality: Quality) -> None:
-    points = confirmation.confirming_points(ledger.records, plan.request, plan.repeats)
+    found = candidates(ledger.records, plan.request, confirmation.decide(ledger, plan.request))
+    points = confirmation.confirming_points(found, plan.request, plan.repeats)
     if not points:
         return
     confirming = open_ledger(plan.storage, confirmation.confirming_request(plan.request), points)

@@ -174,11 +174,12 @@ def _confirmation_lines(study: Study, choice: Choice | None) -> list[str]:
         lines.append(
             f"Its best settings of prediction are {changed}; they bring {gain} of that AP50"
         )
-    first = read.candidates[0]
+    first = max(read.candidates, key=lambda candidate: candidate.score)
     if first.name != choice.name:
         curve = choice.curves.get(first.name)
         lines.append(
-            f"The best of the search was another: {first.name} had {as_ap50(first.score)} there"
+            f"The highest score among the candidates in the search was another's: {first.name} had"
+            f" {as_ap50(first.score)} there"
             + (
                 f" and {as_ap50(max(curve))} on the fresh seeds, where the winner had"
                 f" {as_ap50(choice.score)}"

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from core.config import Value
@@ -37,36 +36,56 @@ COLUMNS = (
     "attempts", "seed", "fold", "reason", "continued_after",
 )  # fmt: skip
 """The first columns of `trials.csv`; one for each searched setting follows."""
+OF_ORIGIN = ("search_ap50", "expected_ap50")
+"""Columns of `confirm.csv` that follow these: AP50 in the search of the configuration, and the AP50
+that was expected of it when it was chosen."""
 
 
 _TYPES = {
     "trial": "int64", "epochs": "int64", "ap50": "float64", "ap50_last": "float64",
     "best_epoch": "Int64", "seconds": "float64", "gpu_hours": "float64", "attempts": "int64",
     "seed": "Int64", "fold": "Int64", "continued_after": "Int64",
+    "search_ap50": "float64", "expected_ap50": "float64",
 }  # fmt: skip
 """The pandas dtypes of these columns; the others are texts. Int64 may lack values, int64 may not.
 """
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What the search had found of a configuration that is confirmed.
+
+    continued_after   the epoch after which a trial of it had been stopped early, and from which it
+                      was continued; None if none was
+    score             its AP50 in the search
+    expected          the AP50 that was expected of it when it was chosen; None where it was chosen
+                      by its score
+    """
+
+    continued_after: int | None
+    score: float
+    expected: float | None
+
+
 def trials_csv(
     records: Iterable[TrialRecord],
     searched: Sequence[str],
-    continued: Mapping[str, int] = MappingProxyType({}),
+    origins: Mapping[str, Origin] | None = None,
 ) -> str:
     """The text of `trials.csv`. A setting has its value also in trials that did not search it.
 
-    searched    names of the settings that get a column
-    continued   for the trials of a confirmation: the epoch after which the search stopped a
-                candidate, which was later continued, by the candidate's name
+    searched   names of the settings that get a column
+    origins    for the trials of a confirmation: what the search had found of each candidate, by
+               the candidate's name
     """
-    rows = (_csv_row(record, searched, continued) for record in records)
-    return _csv([*COLUMNS, *searched], rows)
+    rows = (_csv_row(record, searched, origins) for record in records)
+    return _csv(_columns(searched, origins), rows)
 
 
 def trials_frame(
     records: Iterable[TrialRecord],
     searched: Sequence[str],
-    continued: Mapping[str, int] = MappingProxyType({}),
+    origins: Mapping[str, Origin] | None = None,
 ) -> "DataFrame":
     """The table of `trials.csv` as a DataFrame; the parameters are those of `trials_csv`.
 
@@ -77,11 +96,11 @@ def trials_frame(
 
     of_settings = {bool: "boolean", int: "Int64", float: "float64"}
     types = _TYPES | {name: of_settings.get(TYPES[name], "str") for name in searched}
-    columns = [*COLUMNS, *searched]
+    columns = _columns(searched, origins)
     rows = [
         [
             None if value == "" and types.get(name, "str") != "str" else value
-            for name, value in zip(columns, _csv_row(record, searched, continued), strict=True)
+            for name, value in zip(columns, _csv_row(record, searched, origins), strict=True)
         ]
         for record in records
     ]
@@ -89,12 +108,21 @@ def trials_frame(
     return frame.astype({name: types.get(name, "str") for name in columns})
 
 
+def _columns(searched: Sequence[str], origins: Mapping[str, Origin] | None) -> list[str]:
+    return [*COLUMNS, *(OF_ORIGIN if origins is not None else ()), *searched]
+
+
 def _csv_row(
-    record: TrialRecord, searched: Sequence[str], continued: Mapping[str, int]
+    record: TrialRecord, searched: Sequence[str], origins: Mapping[str, Origin] | None
 ) -> list[Value]:
     curve, continued_after = record.curve, record.continued_after
-    if continued_after is None:
-        continued_after = continued.get(record.name)
+    of_origin: list[Value] = []
+    if origins is not None:
+        origin = origins.get(record.name, Origin(None, math.nan, None))
+        continued_after = origin.continued_after
+        of_origin = [
+            "" if one is None or math.isnan(one) else one for one in (origin.score, origin.expected)
+        ]
     return [
         record.id,
         record.name,
@@ -110,6 +138,7 @@ def _csv_row(
         record.settings.get("data.fold", ""),
         record.reason,
         "" if continued_after is None else continued_after,
+        *of_origin,
         *(record.settings.get(name, "") for name in searched),
     ]
 

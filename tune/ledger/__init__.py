@@ -6,6 +6,7 @@ claim.py         the right to write a study, held by one process at a time
 ledger.py        the trials of a study as its driver runs them: the next one, reports, verdicts
 proposals.py     the settings of the next trial, before it is in the ledger
 posterior.py     the AP50 that settings like each trial's reach, estimated from all trials together
+selections.py    the trials that a search has chosen for its confirmation
 growth.py        trials of one study whose spaces differ, because the space has grown
 reading.py       a study as other processes read it, also while it runs
 importances.py   Optuna's importance of each searched setting

@@ -39,6 +39,7 @@ from tune.ledger.records import (
     run_name,
     settings_key,
 )
+from tune.ledger.selections import CHOSEN_KEY, Selections, stored_selections
 from tune.request.request import StudyRequest
 from tune.samplers.view import distribution
 from tune.space.domains import Choices, Domain
@@ -77,6 +78,7 @@ class Ledger:
         self._study = claim.database.made_study(request.study)
         known = self._study.attributes()
         self._facts: Mapping[str, Any] | None = known.get(FACTS_KEY)
+        self._chosen = stored_selections(known)
         self.identity: str = known.get(IDENTITY_KEY) or uuid.uuid4().hex
         """A name that no other ledger has, whatever its study is called."""
         if IDENTITY_KEY not in known:
@@ -106,6 +108,17 @@ class Ledger:
         if self._facts != facts:
             self._study.set_attribute(FACTS_KEY, facts)
             self._facts = facts
+
+    @property
+    def chosen(self) -> Selections:
+        """The trials that were chosen for the confirmation."""
+        return self._chosen
+
+    def choose(self, chosen: Selections) -> None:
+        """Store the trials that were chosen for the confirmation."""
+        if self._chosen != chosen:
+            self._study.set_attribute(CHOSEN_KEY, chosen.to_json())
+            self._chosen = chosen
 
     @property
     def planned(self) -> int:

@@ -7,6 +7,7 @@ from typing import Any, cast
 from optuna.trial import TrialState
 
 from tune.ledger.records import FACTS_KEY, IDENTITY_KEY, State, TrialRecord, best_of, record_of
+from tune.ledger.selections import NOTHING_CHOSEN, Selections, stored_selections
 from tune.ledger.storage import StoredStudy, open_to_read
 
 
@@ -17,11 +18,13 @@ class Reading:
     identity   a name that no other ledger has
     facts      what its trials have in common (see `Ledger.remember`)
     records    its trials, in the order of their numbers
+    chosen     the trials that were chosen for its confirmation
     """
 
     identity: str
     facts: Mapping[str, Any]
     records: tuple[TrialRecord, ...]
+    chosen: Selections = NOTHING_CHOSEN
 
     @property
     def best(self) -> TrialRecord | None:
@@ -47,7 +50,9 @@ def read_ledger(storage: str, study: str) -> Reading | None:
     # Trials that an earlier version had planned but not begun come last, and do not count yet.
     trials = [trial for trial in found.trials() if trial.state is not TrialState.WAITING]
     records = tuple(record_of(trial, known) for trial in trials)
-    return Reading(known.get(IDENTITY_KEY, ""), known.get(FACTS_KEY, {}), records)
+    return Reading(
+        known.get(IDENTITY_KEY, ""), known.get(FACTS_KEY, {}), records, stored_selections(known)
+    )
 
 
 def remembered_facts(storage: str, study: str) -> Mapping[str, Any] | None:

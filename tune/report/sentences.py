@@ -431,9 +431,15 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
         yield _way_to_predict(choice, candidate)
     optimism = candidate.score - choice.corrected.estimate
     how = "above" if optimism > 0 else "below"
+    expected = candidate.origin.expected
+    by_others = (
+        ""
+        if expected is None
+        else f"; by the scores of similar trials {cell_text(expected, Kind.AP50)} was expected"
+    )
     yield (
         f"Its score in the search was {cell_text(candidate.score, Kind.AP50)},"
-        f" {cell_text(abs(optimism), Kind.AP50)} {how} that"
+        f" {cell_text(abs(optimism), Kind.AP50)} {how} that{by_others}"
     )
 
 

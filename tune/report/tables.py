@@ -210,10 +210,12 @@ def _confirmation_table(evidence: Evidence) -> Table | None:
     confirmation, choice = evidence.confirmation, evidence.choice
     if confirmation is None or choice is None:
         return None
+    expects = any(one.expected is not None for one in confirmation.candidates)
     columns = (
         Column("candidate", "Candidate"), Column("trial", "Trial of the search"),
         Column("continued_after", "Continued after epoch", Kind.COUNT),
         Column("search_ap50", "AP50 in the search", Kind.AP50),
+        *([Column("expected_ap50", "Expected by similar trials", Kind.AP50)] if expects else []),
         Column("confirmed_ap50", "AP50 on fresh seeds and splits", Kind.AP50),
         Column("epoch", "At epoch", Kind.COUNT), Column("change", "Change", Kind.CHANGE),
         Column("corrected", "Less the luck of the choice", Kind.INTERVAL),
@@ -227,6 +229,7 @@ def _confirmation_table(evidence: Evidence) -> Table | None:
         other = choice.others.get(candidate.name)
         rows.append((
             candidate.name, str(candidate.trial.id), candidate.continued_after, candidate.score,
+            *([candidate.origin.expected] if expects else []),
             found,
             None if curve is None else 1 + curve.index(max(curve)),
             None if found is None else found - candidate.score,
@@ -236,7 +239,8 @@ def _confirmation_table(evidence: Evidence) -> Table | None:
             None if other is None else other.verdict.value,
         ))  # fmt: skip
     caption = (
-        "The best of the search, each trained again on the same fresh seeds and splits. The epoch"
+        f"{_why_candidates(expects)} Each was trained again on the same fresh seeds and splits. The"
+        " epoch"
         " is the one at which a candidate's mean curve is highest. The winner's score is corrected"
         " for having been chosen among candidates, epochs and ways to predict. The others are"
         " compared with it over the same images; as it was picked by these scores, p is adjusted"
@@ -245,6 +249,17 @@ def _confirmation_table(evidence: Evidence) -> Table | None:
         " is independent of it."
     )
     return Table("confirmation", "Confirmation", caption, columns, tuple(rows))
+
+
+def _why_candidates(expects: bool) -> str:
+    """Sentences on what made configurations candidates: an expectation, or their scores alone."""
+    if not expects:
+        return "The configurations with the highest scores in the search."
+    return (
+        "The trials of which the highest AP50 was expected when the search had ended, and the one"
+        " with the highest score in it. The expectation weighs a trial's score against those of"
+        " trials with similar settings, because the highest scores are partly the luckiest."
+    )
 
 
 def _effects_table(evidence: Evidence) -> Table:

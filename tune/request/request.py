@@ -24,6 +24,9 @@ from tune.space.space import BY_REPEAT, Parameter, SearchSpace
 from tune.stopping.rule import STOPPING_RULES, StoppingRule
 
 DEFAULT_TRIALS = 30
+CONTINUED = 2
+"""Of the trials of a search that were stopped early, at most this number times `confirm.top` are
+continued before the confirmation."""
 MAX_TRIALS = 10_000
 """Largest number of trials that a study may plan."""
 
@@ -214,8 +217,9 @@ class StudyRequest:
         """
         if not self.stopping_rule.rungs(self.max_epochs):
             return 0
-        repeats = self.planned_trials // len(self.space.variants) if self.space.variants else 1
-        return self.candidates * repeats
+        if self.space.variants:
+            return self.candidates * self.planned_trials // len(self.space.variants)
+        return min(CONTINUED * self.candidates, self.planned_trials)
 
     @property
     def reading(self) -> DataConfig:
@@ -352,9 +356,10 @@ class StudyRequest:
         )
         if self.continued:
             rung = min(self.stopping_rule.rungs(epochs))
+            among = best if self.space.variants else self.continued
             yield (
-                f"confirm: trials that were stopped early and may be among the best {best} go on to"
-                f" their last epoch first: at most {many(self.continued, 'trial')} of up to"
+                f"confirm: before that, those of the best {among} that were stopped early go on to"
+                f" their last epoch: at most {many(self.continued, 'trial')} of up to"
                 f" {many(epochs - rung, 'further epoch')}"
             )
 

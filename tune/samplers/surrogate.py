@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import linalg, optimize
 
+from core.config import Value
+from core.dependence import unmet_need
 from tune.samplers.encoding import Array, Encoding
 from tune.samplers.sampler import Tried
 
@@ -134,7 +136,12 @@ def fit_surrogate(encoding: Encoding, scored: Sequence[Tried]) -> Surrogate:
 
 
 def encoded_points(encoding: Encoding, tried: Sequence[Tried]) -> Array:
-    """The points of trials as rows [N, D]."""
-    # The params win: where `auto` was chosen they say so, and the settings hold its number.
-    points = [encoding.shown({**one.settings, **one.params}) for one in tried]
+    """The points of trials as rows [N, D]; settings without an effect make no difference."""
+    points = [encoding.shown(_having_effect(one)) for one in tried]
     return encoding.encoded(points).reshape(len(points), len(encoding.space.parameters))
+
+
+def _having_effect(one: Tried) -> dict[str, Value]:
+    # The params win: where `auto` was chosen they say so, and the settings hold its number.
+    named = {**one.settings, **one.params}
+    return {name: value for name, value in named.items() if unmet_need(name, one.settings) is None}

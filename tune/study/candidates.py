@@ -1,46 +1,66 @@
 """The candidates of a confirmation, and the trials that are continued to make them complete.
 
 A trial that was stopped early is paused, not lost: it may still be one of the best, because it was
-stopped on few epochs and noisy scores. So when all trials of a search have ended, the best
-configurations are chosen among complete and stopped trials alike, by the score that each is
-expected to have at its last epoch. Their stopped trials go on to their last epoch. The candidates
-are then the best among all complete trials.
+stopped on few epochs and noisy scores. So when all trials of a search have ended, the best of them,
+twice as many as there will be candidates, are chosen among complete and stopped trials alike, and
+the stopped ones go on to their last epoch. Then the candidates are the best `confirm.top` of all
+complete trials. Best means the highest posterior mean of AP50 (`tune.ledger.posterior`), which
+weighs a trial's score against those of similar settings, because the highest scores are partly the
+luckiest. The trial with the highest score is a candidate in any case, if there are several.
 
-All of this is read off the ledger's trials as early stopping left them. So a study that is
-continued after a crash chooses the same trials.
+Both choices are made once and stored in the ledger, so a study that is opened again, whatever died,
+goes on with them. A trial that was not chosen loses its checkpoint and does not go on later.
+
+What was chosen also stays when a study grows. If `confirm.top` is raised, the best of the other
+complete trials become candidates as well. If trials were added, the stopped ones among them may go
+on, and those become candidates that are among the best of all, so there may be more candidates than
+`confirm.top`. More seeds and folds of the confirmation change no candidate.
+
+A study of variants has no settings that could be similar, and its rows are to be compared whatever
+was asked for first. It chooses by score, stores nothing, and chooses again when it has grown. A
+confirmation that an earlier version began had chosen by score too, and keeps its candidates.
 """
 
 import functools
 import math
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.config import Value
+from tune.ledger.posterior import posterior
 from tune.ledger.records import State, TrialRecord, best_of, settings_key
+from tune.ledger.selections import NOTHING_CHOSEN, Estimate, Selection, Selections
 from tune.request.request import StudyRequest
 from tune.space.space import BY_REPEAT
 from tune.stopping.hope import expected_gain
 from tune.study.learned import nothing_learned
+from tune.tables import Origin
 
 SPARE = 2
-"""While the search runs, the checkpoints of the best configurations are kept, this number times
-`confirm.top` of them. The order of trials that have ended changes little when others end."""
+"""While a search runs, the weights and checkpoints of this number times as many configurations are
+kept as will be chosen. The order of trials that have ended changes little when others end."""
+
+_Settings = tuple[tuple[str, Value], ...]
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A configuration that did well in the search.
 
-    name      name of the variant, or `trial 12`
-    trials    the complete trials of the search with this configuration in effect, in the order of
-              their numbers; the trials of a variant differ in seed, split and fold
+    name       name of the variant, or `trial 12`
+    trials     the complete trials of the search with this configuration in effect, in the order of
+               their numbers, but first the one whose settings are trained again; the trials of a
+               variant differ in seed, split and fold
+    expected   the AP50 that was expected of it when it was chosen; None where it was chosen by its
+               score
     """
 
     name: str
     trials: tuple[TrialRecord, ...]
+    expected: Estimate | None = None
 
     @property
     def score(self) -> float:
@@ -61,44 +81,128 @@ class Candidate:
             (one.continued_after for one in self.trials if one.continued_after is not None), None
         )
 
+    @property
+    def origin(self) -> Origin:
+        """The candidate's result in the search, for the table of the confirmation."""
+        expected = None if self.expected is None else self.expected.mean
+        return Origin(self.continued_after, self.score, expected)
 
-def candidates(records: Sequence[TrialRecord], request: StudyRequest) -> tuple[Candidate, ...]:
-    """The candidates of a search, best first, at most `confirm.top`, among its complete trials.
+
+def candidates(
+    records: Sequence[TrialRecord], request: StudyRequest, chosen: Selections
+) -> tuple[Candidate, ...]:
+    """The candidates that a search has chosen, in the order of their choice, the best first.
 
     Trials that differ in nothing but seed, split and settings without effect are one candidate.
-    There are no candidates where nothing was learned, since training again would confirm nothing.
-    Where some repeats of a variant failed, its score is corrected for the splits of these repeats.
     """
-    if nothing_learned(records):
+    if chosen.candidates is None:
         return ()
-    return _best_first(records, (State.COMPLETE,))[: request.confirm.top]
+    by_number = {record.id: record for record in records}
+    alike = _alike(records, (State.COMPLETE,))
+    found = []
+    for number in _asked(chosen.candidates, request):
+        first = by_number[number]
+        others = [one for one in alike[_key(first, BY_REPEAT)] if one.id != number]
+        expected = chosen.candidates.expected[number]
+        found.append(Candidate(_name(first), (first, *others), expected))
+    return tuple(found)
 
 
-def to_continue(records: Sequence[TrialRecord], request: StudyRequest) -> tuple[int, ...]:
-    """Numbers of the stopped trials that go on before the confirmation of a finished search.
+def choose(
+    records: Sequence[TrialRecord], request: StudyRequest, before: Selections = NOTHING_CHOSEN
+) -> Selections:
+    """What a search all of whose trials have ended has chosen, with what is to be chosen now.
 
-    They are the stopped trials of the best `confirm.top` configurations.
+    before   what it has chosen so far
+
+    The candidates are chosen when no chosen trial waits to be continued. Nothing is chosen where
+    nothing was learned, since training again would confirm nothing.
     """
-    if nothing_learned(records):
-        return ()
+    if not request.confirm.top or nothing_learned(records):
+        return before
+    if not request.space.parameters:
+        return _by_score(records, request.confirm.top)
+    if _covers(before.candidates, records, request):
+        return before
+    chosen = replace(before, continued=_continued(records, request, before))
+    if to_continue(records, chosen):
+        return chosen
+    chosen = replace(chosen, candidates=_candidates(records, request, before.candidates))
+    return released(records, chosen, kept=())
+
+
+def chosen_before(records: Sequence[TrialRecord], request: StudyRequest, top: int) -> Selections:
+    """What a search has chosen whose confirmation an earlier version began: the candidates that
+    were best by score. That version stored no choice.
+
+    top   `confirm.top` of that confirmation
+    """
+    if not request.space.parameters or nothing_learned(records):
+        return NOTHING_CHOSEN
+    best = _best_first(records, (State.COMPLETE,))[:top]
+    numbers = [one.trials[0].id for one in best]
+    return released(records, Selections(candidates=_selection(records, top, numbers)), kept=())
+
+
+def is_settled(records: Sequence[TrialRecord], request: StudyRequest, chosen: Selections) -> bool:
+    """Whether a search all of whose trials have ended has nothing to choose or to continue."""
+    if not request.confirm.top or nothing_learned(records):
+        return True
+    if not request.space.parameters:
+        return not to_continue(records, chosen)
+    return _covers(chosen.candidates, records, request)
+
+
+def most_candidates(
+    records: Sequence[TrialRecord], request: StudyRequest, chosen: Selections
+) -> int:
+    """Largest number of candidates that a search can have in the end."""
+    known = 0 if chosen.candidates is None else len(_asked(chosen.candidates, request))
+    planned = request.planned_trials
+    if len(records) >= planned and is_settled(records, request, chosen):
+        return known
+    if chosen.candidates is None or not request.space.parameters:
+        return request.candidates
+    added = planned - chosen.candidates.trials
+    return max(request.candidates, known + min(added, request.candidates))
+
+
+def to_continue(records: Sequence[TrialRecord], chosen: Selections) -> tuple[int, ...]:
+    """Numbers of the stopped trials that are to go on, in the order of their choice."""
     stopped = {record.id for record in records if record.state is State.PRUNED}
-    return tuple(number for number in _paused(records, request.confirm.top) if number in stopped)
+    numbers = () if chosen.continued is None else chosen.continued.expected
+    return tuple(number for number in numbers if number in stopped)
 
 
-def may_be_continued(records: Sequence[TrialRecord], request: StudyRequest) -> frozenset[int]:
-    """Numbers of the stopped trials that `to_continue` may still choose when more trials have
-    ended. Their checkpoints are kept.
+def may_be_chosen(
+    records: Sequence[TrialRecord], request: StudyRequest, chosen: Selections
+) -> frozenset[int]:
+    """Numbers of the ended trials that a search has chosen, or may choose when all have ended.
+
+    Their weights are kept, and the checkpoints of those that were stopped.
     """
-    return frozenset(_paused(records, SPARE * request.confirm.top))
+    top = request.confirm.top
+    if not top:
+        return frozenset()
+    if not request.space.parameters:
+        complete = _best_first(records, (State.COMPLETE,))[:top]
+        return frozenset({*_paused(records, SPARE * top), *(one.trial.id for one in complete)})
+    expected = posterior(request.space, records)
+    best = _ranked(records, chosen.released, expected)[: SPARE * max(request.continued, top)]
+    selections = [one for one in (chosen.continued, chosen.candidates) if one is not None]
+    return frozenset(best).union(*(one.expected for one in selections))
 
 
-def continued_names(records: Sequence[TrialRecord]) -> dict[str, int]:
-    """The epoch after which a trial was continued, by the name of its configuration."""
-    return {
-        one.name: one.continued_after
-        for one in _best_first(records, (State.COMPLETE,))
-        if one.continued_after is not None
-    }
+def released(
+    records: Sequence[TrialRecord], chosen: Selections, kept: Container[int]
+) -> Selections:
+    """What a search has chosen, when only the checkpoints of some of its stopped trials are kept.
+
+    kept   numbers of these trials
+    """
+    stopped = {record.id for record in records if record.state is State.PRUNED}
+    gone = frozenset(number for number in stopped if number not in kept)
+    return replace(chosen, released=chosen.released | gone)
 
 
 def expected_scores(records: Sequence[TrialRecord]) -> dict[int, float]:
@@ -121,6 +225,98 @@ def expected_scores(records: Sequence[TrialRecord]) -> dict[int, float]:
     }
 
 
+def _covers(
+    selection: Selection | None, records: Sequence[TrialRecord], request: StudyRequest
+) -> bool:
+    """Whether a selection was made among all these trials, for at least `confirm.top`."""
+    return (
+        selection is not None
+        and selection.trials >= len(records)
+        and selection.top >= request.confirm.top
+    )
+
+
+def _asked(selection: Selection, request: StudyRequest) -> list[int]:
+    """The numbers of a selection; only the first ones if `confirm.top` is lower than it was."""
+    numbers = list(selection.expected)
+    return numbers[: request.confirm.top] if request.confirm.top < selection.top else numbers
+
+
+def _continued(
+    records: Sequence[TrialRecord], request: StudyRequest, chosen: Selections
+) -> Selection:
+    """The stopped trials that go on: those of the best `request.continued` configurations."""
+    before = chosen.continued
+    if before is not None and _covers(before, records, request):
+        return before
+    expected = posterior(request.space, records)
+    best = _ranked(records, chosen.released, expected)[: request.continued]
+    stopped = {record.id for record in records if record.state is State.PRUNED}
+    found = {number: expected[number] for number in best if number in stopped}
+    known = {} if before is None else before.expected
+    return Selection(len(records), request.confirm.top, {**known, **found})
+
+
+def _candidates(
+    records: Sequence[TrialRecord], request: StudyRequest, before: Selection | None
+) -> Selection:
+    """A trial of each candidate: the earlier ones, the best of the others until there are
+    `confirm.top`, and of the trials that were added since all that are among the best of all.
+
+    The trial with the highest score is among the best, if there are several: a reader looks for it.
+    """
+    top, known, since = request.confirm.top, dict[int, Estimate | None](), len(records)
+    if before is not None:
+        known = {number: before.expected[number] for number in _asked(before, request)}
+        since = before.trials
+    stopped = {record.id for record in records if record.state is State.PRUNED}
+    expected = posterior(request.space, records)
+    by_number = {record.id: record for record in records}
+    keys = {_key(by_number[number], BY_REPEAT) for number in known}
+    missing, found = top - len(known), known
+    ranked = _ranked(records, stopped, expected)
+    highest = max(ranked, key=lambda number: by_number[number].ap50 or 0.0, default=None)
+    if highest is not None and ranked.index(highest) >= top > 1:
+        ranked.remove(highest)
+        ranked.insert(top - 1, highest)
+    for place, number in enumerate(ranked):
+        added = number >= since and place < top
+        if _key(by_number[number], BY_REPEAT) not in keys and (missing > 0 or added):
+            missing -= 1
+            found[number] = expected[number]
+    return Selection(len(records), top, found)
+
+
+def _ranked(
+    records: Sequence[TrialRecord], without: Collection[int], expected: Mapping[int, Estimate]
+) -> list[int]:
+    """A trial of each configuration that has an estimate, the best first: a complete one, or else
+    the first that was stopped.
+
+    without   numbers of trials that do not count
+    """
+    counted = [record for record in records if record.id not in without and record.id in expected]
+    alike = _alike(counted, (State.COMPLETE, State.PRUNED))
+    firsts = [
+        next((one for one in trials if one.state is State.COMPLETE), trials[0]).id
+        for trials in alike.values()
+    ]
+    return sorted(firsts, key=lambda number: (-expected[number].mean, number))
+
+
+def _by_score(records: Sequence[TrialRecord], top: int) -> Selections:
+    """What a study of variants chooses."""
+    best = _best_first(records, (State.COMPLETE,))[:top]
+    return Selections(
+        _selection(records, top, _paused(records, top)),
+        _selection(records, top, (one.trials[0].id for one in best)),
+    )
+
+
+def _selection(records: Sequence[TrialRecord], top: int, numbers: Iterable[int]) -> Selection:
+    return Selection(len(records), top, dict.fromkeys(numbers))
+
+
 def _paused(records: Sequence[TrialRecord], best: int) -> list[int]:
     """Numbers of the trials of the `best` configurations that early stopping stopped, those that
     were continued since included.
@@ -131,7 +327,7 @@ def _paused(records: Sequence[TrialRecord], best: int) -> list[int]:
     found = _best_first([record.as_stopped for record in records], (State.COMPLETE, State.PRUNED))
     paused: list[int] = []
     for one in found[:best]:
-        alike: dict[tuple[tuple[str, Value], ...], TrialRecord] = {}
+        alike: dict[_Settings, TrialRecord] = {}
         for record in one.trials:
             known = alike.setdefault(_key(record), record)
             if record.state is State.COMPLETE and known.state is State.PRUNED:
@@ -140,20 +336,32 @@ def _paused(records: Sequence[TrialRecord], best: int) -> list[int]:
     return paused
 
 
-def _key(record: TrialRecord, without: Sequence[str] = ()) -> tuple[tuple[str, Value], ...]:
+def _key(record: TrialRecord, without: Sequence[str] = ()) -> _Settings:
     return settings_key(record.in_effect, without)
+
+
+def _name(record: TrialRecord) -> str:
+    return record.name or f"trial {record.id}"
+
+
+def _alike(
+    records: Sequence[TrialRecord], states: Collection[State]
+) -> dict[_Settings, list[TrialRecord]]:
+    """The trials in these states that have run an epoch, by their settings in effect without those
+    of a repeat.
+    """
+    alike: dict[_Settings, list[TrialRecord]] = {}
+    for record in records:
+        if record.state in states and record.curve:
+            alike.setdefault(_key(record, BY_REPEAT), []).append(record)
+    return alike
 
 
 def _best_first(records: Sequence[TrialRecord], states: Collection[State]) -> tuple[Candidate, ...]:
     """The configurations of all trials in these states that have run an epoch, best first."""
     expected = expected_scores(records)
-    alike: dict[tuple[tuple[str, Value], ...], list[TrialRecord]] = {}
-    for record in records:
-        if record.state in states and record.id in expected:
-            alike.setdefault(_key(record, BY_REPEAT), []).append(record)
     found = [
-        Candidate(trials[0].name or f"trial {trials[0].id}", tuple(trials))
-        for trials in alike.values()
+        Candidate(_name(trials[0]), tuple(trials)) for trials in _alike(records, states).values()
     ]
     scores = _without_luck_of_splits(found, lambda record: expected[record.id])
     return tuple(found[place] for place in np.argsort(-scores, kind="stable"))

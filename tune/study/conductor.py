@@ -58,13 +58,14 @@ from tune.ledger.records import State, TrialRecord
 from tune.redaction import without_password
 from tune.store.folder import STUDY_FORMAT, checkpoint_path
 from tune.study import confirmation, pace
-from tune.study.candidates import candidates, continued_names, may_be_continued, to_continue
+from tune.study.candidates import Candidate, candidates, to_continue
 from tune.study.duration import Forecast, Span, time_left, time_line
 from tune.study.going_on import refuse_other_facts, study_facts
+from tune.study.learned import nothing_learned
 from tune.study.plan import StudyPlan, tracked_study
 from tune.study.progress import Progress
 from tune.study.trials import CoreTrials, TrialInputs, TrialMaker, weights_key
-from tune.tables import trials_csv
+from tune.tables import Origin, trials_csv
 from tune.tracking.thread import TrackingThread
 from tune.tracking.tracker import Trouble
 
@@ -134,29 +135,35 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
             write_study_json(plan)
             inputs = TrialInputs(plan.data, weights, plan.resources.cpus, plan.resources.gpus > 0)
             make_trial = functools.partial(trials.make, inputs=inputs)
+            chosen = confirmation.chosen_so_far(ledger, plan.storage, plan.request)
+            if plan.request.space.parameters:
+                ledger.choose(chosen)
             measures = trials.trains and not console.quiet  # nobody reads the estimate otherwise
-            forecast = pace.forecast_plan(plan, ledger.records, measures)
+            forecast = pace.forecast_plan(plan, ledger.records, measures, chosen=chosen)
             phase = _search_phase(plan, ledger)
             continues = confirmation.continues(plan.storage, plan.request)
             while True:
                 _run_phase(plan, phase, forecast, deadline, console, make_trial, service)
                 if not ledger.finished:
                     return False
-                chosen = to_continue(ledger.records, plan.request) if continues else ()
-                if not chosen:
+                chosen = confirmation.decide(ledger, plan.request)
+                waiting = to_continue(ledger.records, chosen) if continues else ()
+                if not waiting:
                     break
-                _reopen(plan, ledger, chosen, console)
+                _reopen(ledger, waiting, console)
                 forecast = replace(forecast, continuing=())
-            _remove_weights_that_lost(phase, (), set())
+            found = candidates(ledger.records, plan.request, chosen)
+            kept = {one.trial.id for one in found} | _best(ledger)
+            _remove_weights_that_lost(replace(phase, kept=lambda: kept), set())
             repeats = plan.repeats
-            points = confirmation.confirming_points(ledger.records, plan.request, repeats)
+            points = confirmation.confirming_points(found, plan.request, repeats)
             if not points:
                 return True
             confirming = Ledger(claim, confirmation.confirming_request(plan.request), points)
             refuse_other_facts(confirming.facts, facts, plan.folder)
             own = confirmation.confirmation_facts(plan.request, repeats, continues)
             confirming.remember(facts | own)
-            phase = _confirm_phase(plan, ledger, confirming)
+            phase = _confirm_phase(plan, ledger, confirming, found)
             trainings = forecast.confirming[:1] * confirming.planned
             forecast = replace(forecast, continuing=(), confirming=trainings)
             request = plan.request
@@ -164,7 +171,7 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
             make_trial = functools.partial(trials.make, inputs=inputs)
             _run_phase(plan, phase, forecast, deadline, console, make_trial, service)
             if confirming.finished:
-                _remove_weights_but_the_winners(plan, ledger.records)
+                _remove_weights_but_the_winners(plan, ledger)
             return confirming.finished
 
 
@@ -284,9 +291,9 @@ class _Phase:
     first_rung  number of epochs after which a trial can first be stopped early; 1 if none can
     folder_of   returns a trial's folder, given its number
     table       path of the CSV file with the table of these trials
-    kept        returns the numbers of the trials whose weights are kept after their end
-    paused      returns the numbers of the stopped trials that may still be continued, whose
-                checkpoints are kept
+    kept        returns the numbers of the trials whose weights are kept after their end, and the
+                checkpoints of those that were stopped, which may still be continued
+    origins     where the settings of these trials came from, by the trials' names; None in a search
     followed    returns whether more trials follow when all these have ended
     """
 
@@ -297,7 +304,7 @@ class _Phase:
     folder_of: Callable[[int], Path]
     table: Path
     kept: Callable[[], Container[int]]
-    paused: Callable[[], Container[int]]
+    origins: Mapping[str, Origin] | None
     followed: Callable[[], bool]
 
 
@@ -306,13 +313,6 @@ def _search_phase(plan: StudyPlan, ledger: Ledger) -> _Phase:
     request = plan.request
     rungs = request.stopping_rule.rungs(request.max_epochs)
 
-    def kept() -> set[int]:
-        best = [
-            ledger.best,
-            *(candidate.trial for candidate in candidates(ledger.records, request)),
-        ]
-        return {record.id for record in best if record is not None}
-
     return _Phase(
         name="search",
         ledger=ledger,
@@ -320,16 +320,24 @@ def _search_phase(plan: StudyPlan, ledger: Ledger) -> _Phase:
         first_rung=min(rungs, default=1),
         folder_of=plan.folder.trial,
         table=plan.folder.trials_csv,
-        kept=kept,
-        paused=lambda: may_be_continued(ledger.records, request),
-        followed=lambda: bool(
-            to_continue(ledger.records, request)
-            or confirmation.confirming_points(ledger.records, request, plan.repeats)
+        kept=lambda: confirmation.keep(ledger, request) | _best(ledger),
+        origins=None,
+        followed=lambda: (
+            bool(plan.repeats)
+            and not nothing_learned(ledger.records)
+            and any(record.state is not State.FAIL for record in ledger.records)
         ),
     )
 
 
-def _confirm_phase(plan: StudyPlan, searched: Ledger, ledger: Ledger) -> _Phase:
+def _best(ledger: Ledger) -> set[int]:
+    """Number of the complete trial with the highest AP50; empty before one is complete."""
+    return set() if ledger.best is None else {ledger.best.id}
+
+
+def _confirm_phase(
+    plan: StudyPlan, searched: Ledger, ledger: Ledger, found: Sequence[Candidate]
+) -> _Phase:
     """The phase of the confirmation, in which no trial is stopped early and all weights stay."""
     return _Phase(
         name="confirm",
@@ -338,13 +346,13 @@ def _confirm_phase(plan: StudyPlan, searched: Ledger, ledger: Ledger) -> _Phase:
         first_rung=1,
         folder_of=plan.folder.confirm_trial,
         table=plan.folder.confirm_csv,
-        kept=lambda: range(len(ledger.records)),
-        paused=tuple,
+        kept=lambda: {one.id for one in ledger.records if one.state is not State.PRUNED},
+        origins={one.name: one.origin for one in found},
         followed=lambda: False,
     )
 
 
-def _reopen(plan: StudyPlan, ledger: Ledger, chosen: Sequence[int], console: Console) -> None:
+def _reopen(ledger: Ledger, chosen: Sequence[int], console: Console) -> None:
     """Reopen stopped trials in the ledger, so that they go on to their last epoch, and say so.
 
     chosen   numbers of the trials
@@ -356,34 +364,35 @@ def _reopen(plan: StudyPlan, ledger: Ledger, chosen: Sequence[int], console: Con
     say(
         console,
         f"Before the confirmation, {many(len(records), 'trial')} that {was} stopped early and may"
-        f" be among the best {plan.request.confirm.top} {goes} on to the last epoch: {trials},"
+        f" be among the best {goes} on to the last epoch: {trials},"
         f" {many(epochs, 'epoch')} in all",
     )
     for number in chosen:
         ledger.reopen(number)
 
 
-def _remove_weights_that_lost(phase: _Phase, paused: Container[int], settled: set[int]) -> None:
-    """Remove the last checkpoint of ended trials, and all weights of those that can no longer win.
+def _remove_weights_that_lost(phase: _Phase, settled: set[int]) -> None:
+    """Remove the last checkpoint of ended trials that will not go on, and all weights of those that
+    can no longer win.
 
     Epochs and match tables stay.
 
-    paused    numbers of the trials of which everything stays, since they may be continued
     settled   numbers of the trials whose weights were removed before; those removed now are added
     """
     kept = phase.kept()
     for record in phase.ledger.records:
-        if record.state is State.RUNNING or record.id in settled or record.id in paused:
+        if record.state is State.RUNNING or record.id in settled:
             continue
         folder = phase.folder_of(record.id)
+        goes_on = record.id in kept and record.state is State.PRUNED
         for file in [*folder.glob("*.safetensors")]:
-            if file == checkpoint_path(folder) or record.id not in kept:
+            if record.id not in kept or (file == checkpoint_path(folder) and not goes_on):
                 file.unlink(missing_ok=True)
         if record.id not in kept:
             settled.add(record.id)
 
 
-def _remove_weights_but_the_winners(plan: StudyPlan, searched: Sequence[TrialRecord]) -> None:
+def _remove_weights_but_the_winners(plan: StudyPlan, searched: Ledger) -> None:
     """Remove the weights of confirming trials, except the winner's, which can predict together.
 
     If there is no winner, all stay.
@@ -734,7 +743,7 @@ class _Conductor:
         self._note_runs()
         if ended:
             self._write_table()
-            _remove_weights_that_lost(self._phase, self._phase.paused(), self._without_weights)
+            _remove_weights_that_lost(self._phase, self._without_weights)
         return number not in self._heard
 
     def _note_runs(self) -> None:
@@ -752,9 +761,8 @@ class _Conductor:
         self._progress.show(records, records[number])
 
     def _write_table(self) -> None:
-        confirms = self._phase.name == "confirm"
-        names = continued_names(self._phase.searched.records) if confirms else {}
-        table = trials_csv(self._ledger.records, self._plan.request.searched, names)
+        searched = self._plan.request.searched
+        table = trials_csv(self._ledger.records, searched, self._phase.origins)
         write_atomically(self._phase.table, table.encode())
 
 

@@ -15,7 +15,7 @@ and `confirm`:
     asked      the options of the confirmation
     repeats    seed and fold of each repeat
     notes      notes for the user, a sentence each
-    continues  whether stopped trials were continued before it began (see `tune.study.candidates`)
+    continues  whether stopped trials of variants were continued before it began
 """
 
 import functools
@@ -25,20 +25,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from core import faults
 from core.config import DataConfig, PredictConfig, TrialConfig, Value
 from core.data.dataset import Dataset
 from core.data.split import group_names, split
 from core.errors import DataError
 from core.metric.ap50 import MatchTable
 from core.text import many
-from tune.ledger.reading import read_ledger, remembered_facts
+from tune.ledger.ledger import Ledger
+from tune.ledger.reading import Reading, read_ledger, remembered_facts
 from tune.ledger.records import Point, State, TrialRecord, settings_key
+from tune.ledger.selections import NOTHING_CHOSEN, Selections
 from tune.request.request import SearchOptions, StopEarly, StudyRequest
 from tune.space.space import SearchSpace
 from tune.statistics.certainty import Repeat
 from tune.statistics.choice import Choice, Predictions, choose_winner
 from tune.store.folder import StudyFolder, match_table_path, prediction_table_path
-from tune.study.candidates import Candidate, candidates, to_continue
+from tune.study.candidates import (
+    Candidate,
+    candidates,
+    choose,
+    chosen_before,
+    is_settled,
+    may_be_chosen,
+    released,
+)
 
 FIRST_SEED = 1000
 """The smallest fresh seed."""
@@ -76,7 +87,7 @@ class Confirmed:
 class Confirmation:
     """A confirmation as its ledger and folder have it.
 
-    candidates   the candidates of the search as it stands, best first
+    candidates   the candidates that the search has chosen, best first
     confirmed    those of them that can be chosen, in the same order
     repeats      the repeats of each candidate: seed and fold
     records      all trials of the confirmation, those of former candidates included
@@ -180,14 +191,13 @@ def shortage(request: StudyRequest, repeats: Sequence[Repeat]) -> str | None:
 
 
 def confirming_points(
-    records: Sequence[TrialRecord], request: StudyRequest, repeats: Sequence[Repeat]
+    chosen: Sequence[Candidate], request: StudyRequest, repeats: Sequence[Repeat]
 ) -> tuple[Point, ...]:
-    """The trials that confirm the best of a search, in the order in which they run.
+    """The trials that confirm the candidates of a search, in the order in which they run.
 
     The first repeats of all candidates come before any second one, so a confirmation that is cut
     short compares like with like.
     """
-    chosen = candidates(records, request)
     return tuple(
         Point(
             candidate.name, candidate.trials[0].params, _repeat_settings(candidate, repeat, request)
@@ -224,12 +234,51 @@ def confirming_request(request: StudyRequest) -> StudyRequest:
     )
 
 
+def chosen_so_far(search: Reading | Ledger, storage: str, request: StudyRequest) -> Selections:
+    """What a search has chosen for its confirmation.
+
+    storage   URL of the ledger
+
+    Studies of variants do not store it. An earlier version that began a confirmation stored none
+    either: its candidates were the best by score.
+    """
+    if not request.space.parameters:
+        return choose(search.records, request)
+    facts = remembered_facts(storage, confirming_request(request).study) or {}
+    if search.chosen == NOTHING_CHOSEN and "confirm" in facts:
+        return chosen_before(search.records, request, int(facts["confirm"]["asked"]["top"]))
+    return search.chosen
+
+
+def decide(ledger: Ledger, request: StudyRequest) -> Selections:
+    """Choose what a search all of whose trials have ended needs for its confirmation, unless it is
+    chosen already, and store it.
+    """
+    chosen = choose(ledger.records, request, ledger.chosen)
+    if request.space.parameters:
+        ledger.choose(chosen)
+        faults.passing("chosen")
+    return chosen
+
+
+def keep(ledger: Ledger, request: StudyRequest) -> frozenset[int]:
+    """Numbers of the trials of a running search whose weights are kept. Stopped trials that are
+    not among them are stored as such: they cannot be chosen any more.
+    """
+    kept = may_be_chosen(ledger.records, request, ledger.chosen)
+    if request.space.parameters:
+        ledger.choose(released(ledger.records, ledger.chosen, kept))
+    return kept
+
+
 def continues(storage: str, request: StudyRequest) -> bool:
     """Whether stopped trials are continued before the confirmation.
 
-    False only if an earlier version, which continued none, has begun the confirmation: its
-    candidates would change.
+    False only for variants, if an earlier version, which continued none, has begun the
+    confirmation: its candidates would change.
     """
+    if request.space.parameters:
+        return True
     facts = remembered_facts(storage, confirming_request(request).study) or {}
     return bool(facts.get("confirm", {"continues": True}).get("continues", False))
 
@@ -239,7 +288,7 @@ def confirmation_facts(
 ) -> dict[str, Any]:
     """The facts of a confirmation, besides those that it shares with the search, as JSON types.
 
-    continues   whether stopped trials were continued before it
+    continues   whether stopped trials of variants were continued before it
     """
     note = shortage(request, repeats)
     asked = request.confirm.model_dump()
@@ -254,7 +303,7 @@ def confirmation_facts(
 
 
 def read_confirmation(
-    folder: StudyFolder, storage: str, request: StudyRequest, search_records: Sequence[TrialRecord]
+    folder: StudyFolder, storage: str, request: StudyRequest, search: Reading | Ledger
 ) -> Confirmation | None:
     """Read the confirmation of a study as it stands, also while it runs; None if there is none.
 
@@ -273,11 +322,12 @@ def read_confirmation(
         for record in reading.records
         if record.state is not State.PRUNED
     }
-    chosen = candidates(search_records, request)
+    chosen = chosen_so_far(search, storage, request)
+    found = candidates(search.records, request, chosen)
     confirmed: list[Confirmed] = []
     notes: list[str] = list(known["notes"])
     ended = 0
-    for candidate in chosen:
+    for candidate in found:
         asked = [_repeat_settings(candidate, repeat, request) for repeat in repeats]
         there = [by_settings.get(settings_key(settings)) for settings in asked]
         done = [
@@ -299,14 +349,14 @@ def read_confirmation(
                 )
             matches = tuple(_matches(folder, record) for record in done)
             confirmed.append(Confirmed(candidate, tuple(done), matches, predictions))
-    searched = len(search_records) >= request.planned_trials and all(
-        record.state is not State.RUNNING for record in search_records
+    searched = len(search.records) >= request.planned_trials and all(
+        record.state is not State.RUNNING for record in search.records
     )
-    if known.get("continues"):
-        searched = searched and not to_continue(search_records, request)
-    planned = len(chosen) * len(repeats)
+    if request.space.parameters or known.get("continues"):
+        searched = searched and is_settled(search.records, request, chosen)
+    planned = len(found) * len(repeats)
     return Confirmation(
-        candidates=chosen,
+        candidates=found,
         confirmed=tuple(confirmed),
         repeats=repeats,
         records=reading.records,

@@ -130,9 +130,10 @@ def _has_ended(
     asked   the options of the confirmation when it ran
     """
     searched = read_ledger(storage, request.study)
+    if searched is None:
+        return False
     request = replace(request, confirm=request.confirm.model_copy(update=dict(asked)))
-    records = () if searched is None else searched.records
-    found = read_confirmation(folder, storage, request, records)
+    found = read_confirmation(folder, storage, request, searched)
     return found is not None and found.finished
 
 

@@ -24,10 +24,11 @@ from core.training.trial import Trial
 from core.training.visits import Visits
 from tune.engine.packing import heaviest, read_packing
 from tune.ledger.proposals import preview
-from tune.ledger.reading import read_ledger
+from tune.ledger.reading import Reading, read_ledger
 from tune.ledger.records import State, TrialRecord
+from tune.ledger.selections import NOTHING_CHOSEN, Selections
 from tune.study import confirmation
-from tune.study.candidates import to_continue
+from tune.study.candidates import choose, most_candidates, to_continue
 from tune.study.duration import NO_TIME, SHOWN_SECONDS, Forecast, Span, forecast_of, time_line
 from tune.study.plan import StudyPlan
 
@@ -71,12 +72,14 @@ def forecast_plan(
     searched: Sequence[TrialRecord],
     measures: bool,
     confirmed: Sequence[TrialRecord] = (),
+    chosen: Selections = NOTHING_CHOSEN,
 ) -> Forecast:
     """The forecast of a plan.
 
     searched    the trials of the search so far
     measures    whether to measure the seconds of an epoch if no trial has run one yet
     confirmed   the trials of the confirmation so far
+    chosen      what the search has chosen for its confirmation so far
     """
     trying, evaluating = _after_training(plan)
     unknown = replace(
@@ -84,13 +87,18 @@ def forecast_plan(
         trying=trying,
         evaluating=evaluating,
     )
+    there = len(searched) >= plan.request.planned_trials
+    if there and all(one.state is not State.RUNNING for one in searched):
+        chosen = choose(searched, plan.request, chosen)
+    trainings = most_candidates(searched, plan.request, chosen) * len(plan.repeats)
+    unknown = replace(unknown, confirming=unknown.confirming[:1] * trainings)
     if not confirmation.continues(plan.storage, plan.request):
         unknown = replace(unknown, continuing=())
-    elif len(searched) >= plan.request.planned_trials and all(
-        one.as_stopped.state is not State.RUNNING for one in searched
-    ):
-        chosen = to_continue(searched, plan.request)
-        rest = [float(one.planned_epochs - len(one.epochs)) for one in searched if one.id in chosen]
+    elif there and all(one.as_stopped.state is not State.RUNNING for one in searched):
+        waiting = to_continue(searched, chosen)
+        rest = [
+            float(one.planned_epochs - len(one.epochs)) for one in searched if one.id in waiting
+        ]
         unknown = replace(unknown, continuing=tuple(Span(one, one) for one in rest))
     seen = any(record.epochs for record in (*searched, *confirmed))
     if seen or not measures or plan.machine.address is not None:
@@ -104,14 +112,12 @@ def dry_time_line(plan: StudyPlan) -> str | None:
     None if the time is short or, without a GPU, unknown.
     """
     plan = _as_packed(plan)
-    searched = read_ledger(plan.storage, plan.request.study)
-    records = () if searched is None else searched.records
-    confirming = confirmation.read_confirmation(plan.folder, plan.storage, plan.request, records)
+    searched = read_ledger(plan.storage, plan.request.study) or Reading("", {}, ())
+    records = searched.records
+    confirming = confirmation.read_confirmation(plan.folder, plan.storage, plan.request, searched)
     confirmed = () if confirming is None else confirming.records
-    known = forecast_plan(plan, records, measures=True, confirmed=confirmed)
-    if searched is not None and searched.finished(plan.request.planned_trials):
-        points = confirmation.confirming_points(records, plan.request, plan.repeats)
-        known = replace(known, confirming=known.confirming[: len(points)])
+    chosen = confirmation.chosen_so_far(searched, plan.storage, plan.request)
+    known = forecast_plan(plan, records, measures=True, confirmed=confirmed, chosen=chosen)
     return time_line(
         known.left(records, confirmed),
         plan.options.time_budget,

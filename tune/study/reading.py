@@ -15,7 +15,6 @@ from tune.request.request import StudyRequest
 from tune.statistics.choice import Choice
 from tune.store.folder import StudyFolder, last_study
 from tune.study import automatic, confirmation
-from tune.study.candidates import continued_names
 from tune.study.confirmation import Confirmation
 from tune.study.options import Options, recall_options, storage_of
 from tune.tables import trials_frame
@@ -63,9 +62,11 @@ class Study:
 
     @property
     def confirm(self) -> "DataFrame":
-        """The trials of the confirmation, with the same columns; no rows before it begins."""
-        records = () if self.confirmation is None else self.confirmation.records
-        return trials_frame(records, self.request.searched, continued_names(self.records))
+        """The trials of the confirmation: the columns of confirm.csv; no rows before it begins."""
+        read = self.confirmation
+        records, found = ((), ()) if read is None else (read.records, read.candidates)
+        origins = {one.name: one.origin for one in found}
+        return trials_frame(records, self.request.searched, origins)
 
     @property
     def best(self) -> TrialRecord | None:
@@ -95,7 +96,7 @@ class Study:
     @functools.cached_property
     def confirmation(self) -> Confirmation | None:
         """The confirmation as the ledger has it; None if there is none."""
-        return confirmation.read_confirmation(self.folder, self.storage, self.request, self.records)
+        return confirmation.read_confirmation(self.folder, self.storage, self.request, self.ledger)
 
 
 def read_study(

@@ -38,7 +38,7 @@ def rebuild_tracking(options: Options, study: str) -> tuple[int, int, Tracker]:
         confirming = confirmation.confirming_request(request)
         if read_ledger(storage, confirming.study) is not None:
             phases.append(("confirm", Ledger(claim, confirming), folder.confirm_trial))
-        confirmed = confirmation.read_confirmation(folder, storage, request, ledger.records)
+        confirmed = confirmation.read_confirmation(folder, storage, request, ledger)
         finished = ledger.finished and (confirmed is None or confirmed.finished)
         tracked = tracked_study(request, ledger.identity, fingerprint)
         runs: list[tuple[Ledger, int, str]] = []

@@ -28,6 +28,14 @@ from tune.ledger.ledger import MAX_LOST, Ledger, open_ledger
 from tune.ledger.proposals import preview
 from tune.ledger.reading import read_ledger, remembered_facts
 from tune.ledger.records import State, TrialRecord, best_of
+from tune.ledger.selections import (
+    CHOSEN_KEY,
+    NOTHING_CHOSEN,
+    Estimate,
+    Selection,
+    Selections,
+    stored_selections,
+)
 from tune.request.file import from_document
 from tune.request.request import StudyRequest
 from tune.stopping.hope import NO_HOPE
@@ -483,6 +491,7 @@ def test_a_driver_whose_study_was_taken_over_writes_nothing_more(url: str) -> No
         lambda: first.fail(asked.id, "it came too late"),
         lambda: first.lost(asked.id, "it came too late"),
         lambda: first.remember({"late": True}),
+        lambda: first.choose(Selections(released=frozenset({asked.id}))),
         lambda: first.note_mlflow_run(asked.id, "late"),
         first.next,
     ]
@@ -497,6 +506,30 @@ def test_a_driver_whose_study_was_taken_over_writes_nothing_more(url: str) -> No
     assert reading is not None
     assert reading.records == second.records
     assert reading.facts == {}
+    assert reading.chosen == NOTHING_CHOSEN
+
+
+def test_what_was_chosen_is_read_as_it_was_stored_and_damage_is_one_sentence(url: str) -> None:
+    chosen = Selections(
+        Selection(60, 5, {7: Estimate(0.41, 0.02), 3: Estimate(1 / 3, 0.0)}),
+        Selection(60, 5, {3: None}),
+        frozenset({1, 2}),
+    )
+    held = open_ledger(url, request(SPACE))
+    held.choose(chosen)
+    assert held.chosen == open_ledger(url, request(SPACE)).chosen == chosen
+    reading = read_ledger(url, "law")
+    assert reading is not None
+    assert reading.chosen == chosen
+    assert reading.chosen.continued is not None
+    assert list(reading.chosen.continued.expected) == [7, 3]  # the first choice comes first
+    for damage in (
+        "nonsense",
+        {"continued": {}},
+        {"candidates": {**chosen.to_json()["candidates"], "top": None}},
+    ):
+        with pytest.raises(StorageError, match="candidates of the confirmation are damaged"):
+            stored_selections({CHOSEN_KEY: damage})
 
 
 def test_a_driver_that_dies_while_settings_are_drawn_loses_no_trial_and_draws_no_setting_twice(

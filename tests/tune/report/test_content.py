@@ -47,6 +47,7 @@ from tune.statistics.epochs import epochs_for_luck, luck_of_best
 from tune.store.folder import match_table_path
 from tune.study import conductor as study
 from tune.study import confirmation
+from tune.study.candidates import candidates
 from tune.study.options import Options
 from tune.study.plan import StudyPlan
 from tune.study.reading import read_study
@@ -715,9 +716,9 @@ def confirmed(results: Path, document: Mapping[str, Any]) -> StudyPlan:
     """A search, and the confirmation of its best."""
     plan = replay(results, document, by_rate)
     request, repeats = plan.request, confirmation.fresh_repeats(plan.request, plan.data)
-    points = confirmation.confirming_points(
-        open_ledger(plan.storage, request).records, request, repeats
-    )
+    searched = open_ledger(plan.storage, request)
+    found = candidates(searched.records, request, confirmation.decide(searched, request))
+    points = confirmation.confirming_points(found, request, repeats)
     book = open_ledger(plan.storage, confirmation.confirming_request(request), points)
     book.remember(confirmation.confirmation_facts(request, repeats))
     while (record := book.next()) is not None:
@@ -752,6 +753,8 @@ def test_a_confirmed_winner_is_said_first_with_both_its_scores(said: ReportConte
     rows = {row["candidate"]: row for row in rows_of(said, "confirmation")}
     assert float(rows[choice.name]["confirmed_ap50"]) == choice.score
     assert float(rows[choice.name]["search_ap50"]) == record.ap50
+    expected = rows[choice.name]["expected_ap50"]
+    assert f"by the scores of similar trials {float(expected):.4f} was expected" in said.answer[2]
     assert {name: int(row["trial"]) for name, row in rows.items()} == dict(said.candidates)
     ((other, compared),) = choice.others.items()
     assert "has the highest AP50 of 2 candidates on fresh seeds and splits" in said.answer[0]

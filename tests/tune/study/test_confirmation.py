@@ -58,7 +58,7 @@ from tune.statistics.choice import choose_winner as chosen_among
 from tune.store.folder import prediction_table_path
 from tune.study import conductor as study
 from tune.study import confirmation
-from tune.study.candidates import Candidate, candidates
+from tune.study.candidates import SPARE, Candidate, candidates, choose
 from tune.study.confirmation import (
     FIRST_SEED,
     Confirmation,
@@ -73,6 +73,7 @@ from tune.study.progress import Progress
 from tune.study.reading import read_study
 from tune.study.rebuild import rebuild_tracking
 from tune.study.trials import TrialInputs, TrialMaker
+from tune.tables import OF_ORIGIN
 
 ROOT = Path(__file__).parents[3]
 EPOCHS = 3
@@ -129,27 +130,42 @@ def record(
     return TrialRecord(number, state=state, settings=whole, epochs=epochs)
 
 
+def chosen(records: Sequence[TrialRecord], request: StudyRequest) -> tuple[Candidate, ...]:
+    return candidates(records, request, choose(records, request))
+
+
+def decided(held: Ledger, request: StudyRequest) -> tuple[Candidate, ...]:
+    return candidates(held.records, request, confirmation.decide(held, request))
+
+
 trials = st.tuples(
     st.sampled_from(list(State)), st.sampled_from([0, 1, 3]), st.lists(st.floats(0, 1), min_size=1)
 )
 
 
 @given(st.lists(trials, max_size=9), st.integers(1, 4))
-def test_candidates_are_the_best_settings_of_trials_that_ran_to_their_end_no_two_alike(
+def test_candidates_are_settings_of_trials_that_ran_to_their_end_no_two_alike_the_highest_among_them(
     drawn: list[tuple[State, int, list[float]]], top: int
 ) -> None:
     records = [
         record(number, one[2], one[0], **{"optim.restarts": one[1]})
         for number, one in enumerate(drawn)
     ]
-    found = candidates(records, asked(top=top))
+    found = chosen(records, asked(top=top))
     of_settings: dict[int, list[float]] = {}
     for state, restarts, curve in drawn:
         if state is State.COMPLETE:
             of_settings.setdefault(restarts, []).append(max(curve))
-    means = sorted((float(np.mean(scores)) for scores in of_settings.values()), reverse=True)
-    means = [] if nothing_learned(records) else means
-    assert [candidate.score for candidate in found] == pytest.approx(means[:top])
+    means = {key: float(np.mean(scores)) for key, scores in of_settings.items()}
+    means = {} if nothing_learned(records) else means
+    assert len(found) == min(top, len(means))
+    for candidate in found:
+        restarts = int(candidate.trial.settings["optim.restarts"])
+        assert candidate.score == pytest.approx(means[restarts])
+    if found and top > 1:
+        firsts = {key: scores[0] for key, scores in of_settings.items()}
+        highest = max(firsts, key=lambda key: firsts[key])
+        assert firsts[highest] in [candidate.trials[0].ap50 for candidate in found]
     assert len({candidate.trial.settings["optim.restarts"] for candidate in found}) == len(found)
     assert len({candidate.name for candidate in found}) == len(found)
     for candidate in found:
@@ -171,16 +187,14 @@ def test_a_variant_gains_no_rank_by_lacking_a_repeat_on_a_hard_split() -> None:
         for number, row in enumerate(request.space.rows())
         for score in [scores[row.name][number // 3]]
     ]
-    found = candidates(
-        records, replace(request, confirm=request.confirm.model_copy(update={"top": 3}))
-    )
+    found = chosen(records, replace(request, confirm=request.confirm.model_copy(update={"top": 3})))
     assert [candidate.name for candidate in found] == ["flip", "plain", "deep"]
     assert [candidate.score for candidate in found] == pytest.approx([0.5, 0.4, 0.5])
 
 
 def test_of_equal_candidates_the_earliest_comes_first() -> None:
     records = [record(number, [0.5], **{"optim.restarts": number}) for number in range(3)]
-    assert [candidate.name for candidate in candidates(records, asked(top=2))] == [
+    assert [candidate.name for candidate in chosen(records, asked(top=2))] == [
         "trial 0",
         "trial 1",
     ]
@@ -197,13 +211,13 @@ def test_a_variant_is_one_candidate_and_its_score_the_mean_of_its_repeats() -> N
         )
         for number, row in enumerate(request.space.rows())
     ]
-    found = candidates(records, request)
+    found = chosen(records, request)
     assert [(candidate.name, candidate.score) for candidate in found] == [
         ("flip", 0.55),
         ("plain", 0.5),
     ]
     assert [[one.id for one in candidate.trials] for candidate in found] == [[1, 4], [0, 3]]
-    wanted = confirming_points(records, request, [(1000, 0), (1001, 0)])
+    wanted = confirming_points(found, request, [(1000, 0), (1001, 0)])
     assert [point.name for point in wanted] == ["flip", "plain"] * 2
     for point in wanted:
         own = next(
@@ -261,7 +275,7 @@ def test_with_folds_every_seed_validates_each_image_once(data: Dataset) -> None:
             for fold in range(3)
         ]
         assert sorted(itertools.chain(*parts)) == list(range(len(data.samples)))
-    wanted = confirming_points([record(0, [0.5])], asked(folds=3), repeats)
+    wanted = confirming_points(chosen([record(0, [0.5])], asked(folds=3)), asked(folds=3), repeats)
     assert [(one.settings["data.folds"], one.settings["data.fold"]) for one in wanted] == [  # type: ignore[index]
         (3, fold) for _, fold in repeats
     ]
@@ -531,16 +545,14 @@ def test_what_wins_is_a_pair_where_every_repeat_tried_other_ways_to_predict(
     while (one := held.next()) is not None:
         run_by_hand(held, one.id, plan.folder.trial(one.id), data, tmp_path / "begun")
     request = confirmation.confirming_request(plan.request)
-    asked_for = confirming_points(held.records, plan.request, plan.repeats)
+    asked_for = confirming_points(decided(held, plan.request), plan.request, plan.repeats)
     confirmed = open_ledger(plan.storage, request, asked_for)
     confirmed.remember(confirmation.confirmation_facts(plan.request, plan.repeats))
     while (one := confirmed.next()) is not None:
         run_by_hand(confirmed, one.id, plan.folder.confirm_trial(one.id), data, tmp_path / "begun")
 
     def read() -> Confirmation:
-        found = confirmation.read_confirmation(
-            plan.folder, plan.storage, plan.request, held.records
-        )
+        found = confirmation.read_confirmation(plan.folder, plan.storage, plan.request, held)
         assert found is not None
         assert found.finished
         return found
@@ -604,7 +616,7 @@ class Study:
 
     def read(self) -> Confirmation:
         found = confirmation.read_confirmation(
-            self.plan.folder, self.plan.storage, self.plan.request, self.searched
+            self.plan.folder, self.plan.storage, self.plan.request, self.reading("sure")
         )
         assert found is not None
         return found
@@ -642,7 +654,11 @@ def made(tmp_path_factory: pytest.TempPathFactory, data: Dataset) -> Study:
     held = open_ledger(
         plan.storage,
         confirmation.confirming_request(plan.request),
-        confirming_points(held.records, plan.request, plan.repeats),
+        confirming_points(
+            decided(open_ledger(plan.storage, plan.request), plan.request),
+            plan.request,
+            plan.repeats,
+        ),
     )
     for epochs in (EPOCHS, 1):
         one = held.next()
@@ -703,7 +719,8 @@ def test_confirm_csv_has_the_columns_of_trials_csv_and_names_what_was_repeated(m
         list(csv.DictReader(io.StringIO(path.read_text())))
         for path in (made.plan.folder.trials_csv, made.plan.folder.confirm_csv)
     ]
-    assert tables[0][0].keys() == tables[1][0].keys()
+    assert {*tables[1][0]} - {*tables[0][0]} == {*OF_ORIGIN}
+    assert {*tables[0][0]} < {*tables[1][0]}
     for row, one in zip(tables[1], made.confirmed, strict=True):
         assert (row["name"], row["seed"], row["ap50"]) == (
             one.name,
@@ -795,7 +812,10 @@ def test_the_search_ends_by_saying_what_was_confirmed_and_that_another_was_the_b
         f") at epoch 2, on 2 fresh seeds and splits; in the search it had {second.score:.4f}"
         in lines
     )
-    assert f"The best of the search was another: {first.name} had {first.score:.4f} there" in lines
+    assert (
+        f"The highest score among the candidates in the search was another's: {first.name} had"
+        f" {first.score:.4f} there" in lines
+    )
     assert (
         f"Settings of {second.name}: optim.learning_rate"
         f" {second.trial.params['optim.learning_rate']:.4g}" in lines
@@ -827,7 +847,7 @@ def test_the_confirmed_winner_is_retrained_up_to_the_epoch_of_the_mean_curve(mad
 def test_when_the_search_goes_on_only_what_is_missing_is_confirmed(
     made: Study, data: Dataset, tmp_path: Path
 ) -> None:
-    """Two more trials, of which one is better than all before."""
+    """Two more trials, of which one is better than all before and joins the candidates."""
     shutil.copytree(made.plan.options.results, tmp_path / "results")
     begun = tmp_path / "begun"
     shutil.copytree(made.begun, begun)
@@ -841,9 +861,9 @@ def test_when_the_search_goes_on_only_what_is_missing_is_confirmed(
         run_by_hand(held, one.id, plan.folder.trial(one.id), data, begun)
     said = run(plan, Matched(begun))
     new = copied.read()
-    (kept,) = {one.name for one in former} & {one.name for one in new.candidates}
     assert new.finished
-    (added,) = {one.name for one in new.candidates} - {kept}
+    *kept, added = [one.name for one in new.candidates]
+    assert kept == [one.name for one in former]
     records = copied.confirmed
     assert records[:4] == made.confirmed
     assert [(one.id, one.name, one.settings["seed"]) for one in records[4:]] == [
@@ -859,7 +879,10 @@ def test_when_the_search_goes_on_only_what_is_missing_is_confirmed(
 def test_the_search_keeps_the_weights_of_all_that_may_be_confirmed(made: Study) -> None:
     held = open_ledger(made.plan.storage, made.plan.request)
     best = sorted(held.records, key=lambda one: -(one.ap50 or 0.0))
-    assert study._search_phase(made.plan, held).kept() == {one.id for one in best[:2]}
+    kept = study._search_phase(made.plan, held).kept()
+    assert isinstance(kept, frozenset)
+    assert {one.id for one in best[:2]} <= kept
+    assert len(kept) <= SPARE * made.plan.request.confirm.top
     alone = replace(made.plan, request=asked(top=0))
     assert study._search_phase(alone, held).kept() == {best[0].id}
 
@@ -902,20 +925,20 @@ def test_a_candidate_with_a_failed_repeat_is_left_out_and_it_is_said(
     confirmed = open_ledger(
         url,
         confirmation.confirming_request(request),
-        confirming_points(held.records, request, repeats),
+        confirming_points(decided(held, request), request, repeats),
     )
     folder = plan_for(tmp_path, request, datasets.load_data("synthetic")).folder
     assert (
-        confirmation.read_confirmation(folder, url, request, held.records) is None
+        confirmation.read_confirmation(folder, url, request, held) is None
     )  # nothing is known of it yet
     confirmed.remember(confirmation.confirmation_facts(request, repeats))
     first, second = confirmed.next(), confirmed.next()
     confirmed.fail(first.id, "diverged")  # type: ignore[union-attr]
-    before = confirmation.read_confirmation(folder, url, request, held.records)
+    before = confirmation.read_confirmation(folder, url, request, held)
     assert before is not None
     assert (before.ended, before.planned, before.finished) == (1, 2, False)
     confirmed.fail(second.id, "diverged")  # type: ignore[union-attr]
-    read = confirmation.read_confirmation(folder, url, request, held.records)
+    read = confirmation.read_confirmation(folder, url, request, held)
     assert read is not None
     assert read.finished
     assert read.notes == (
@@ -923,7 +946,7 @@ def test_a_candidate_with_a_failed_repeat_is_left_out_and_it_is_said(
     )
     assert confirmation.confirmed_winner(read) is None
     more = asked(top=1, seeds=3)
-    again = confirmation.read_confirmation(folder, url, more, held.records)
+    again = confirmation.read_confirmation(folder, url, more, held)
     assert again is not None
     assert not again.finished  # what is asked for now was not
 
@@ -1015,12 +1038,13 @@ def test_the_time_budget_of_a_search_is_that_of_its_confirmation_too(
     request = asked(seeds=3)
     plan = replace(copied.plan, request=request)
     held = open_ledger(plan.storage, request)
+    found = decided(held, request)
     more = open_ledger(
         plan.storage,
         confirmation.confirming_request(request),
-        confirming_points(held.records, request, plan.repeats),
+        confirming_points(found, request, plan.repeats),
     )
-    phase = study._confirm_phase(plan, held, more)
+    phase = study._confirm_phase(plan, held, more, found)
     with (
         Progress(more.planned, Console(file=io.StringIO()), "confirm") as progress,
         study._Conductor(
@@ -1092,7 +1116,7 @@ def test_a_driver_killed_anywhere_in_a_confirmation_goes_on_and_nothing_is_confi
     assert reading is not None
     assert {one.state for one in reading.records} == {State.COMPLETE}
     names = Counter((one.name, one.settings["seed"]) for one in reading.records)
-    best = candidates(open_ledger(plan.storage, plan.request).records, plan.request)
+    best = decided(open_ledger(plan.storage, plan.request), plan.request)
     assert names == Counter((one.name, seed) for one in best for seed in (1000, 1001))
     client = mlflow.MlflowClient(plan.tracking.uri)
     shown = client.search_runs([client.get_experiment_by_name("sure").experiment_id])

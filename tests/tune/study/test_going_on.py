@@ -49,6 +49,7 @@ from tune.request.request import StudyRequest
 from tune.search import main as search
 from tune.store.folder import StudyFolder
 from tune.study import conductor, confirmation
+from tune.study.candidates import candidates
 from tune.study.going_on import growth, refuse_other_facts, study_facts
 from tune.study.options import Options
 from tune.study.plan import StudyPlan
@@ -425,7 +426,8 @@ def by_hand(request: StudyRequest, results: Path, begun: Path) -> None:
         ledger = Ledger(claim, request)
         conductor.write_study_json(plan)
         run_all(ledger, plan.folder.trial, {})
-        points = confirmation.confirming_points(ledger.records, request, plan.repeats)
+        found = candidates(ledger.records, request, confirmation.decide(ledger, request))
+        points = confirmation.confirming_points(found, request, plan.repeats)
         confirming = Ledger(claim, confirmation.confirming_request(request), points)
         known = confirmation.confirmation_facts(request, plan.repeats)
         run_all(confirming, plan.folder.confirm_trial, known)

@@ -24,6 +24,7 @@ from core.errors import StudyError
 from tune.announcements import search_lines, searched_lines
 from tune.ledger.reading import read_ledger
 from tune.ledger.records import State, TrialRecord
+from tune.ledger.selections import NOTHING_CHOSEN
 from tune.report import page as report
 from tune.report.content import ReportContent, content_of
 from tune.report.figures.figure import figures_of
@@ -31,7 +32,7 @@ from tune.report.main_table import SAME_SETTINGS
 from tune.request.file import from_document
 from tune.retrain.plan import choose_trial
 from tune.store.folder import StudyFolder
-from tune.study.candidates import candidates
+from tune.study.candidates import choose
 from tune.study.learned import LEARNED, no_winner, nothing_learned, remedies
 from tune.study.options import Options
 from tune.study.plan import check_request
@@ -145,7 +146,7 @@ def test_where_nothing_was_learned_nothing_is_confirmed_and_no_trial_is_taken_bu
     hopeless: StudyFolder,
 ) -> None:
     there = records(hopeless)
-    assert candidates(there, found(hopeless).request) == ()
+    assert choose(there, found(hopeless).request) == NOTHING_CHOSEN
     with pytest.raises(
         StudyError, match=r"there is no winner; retrain one of them all the same with --trial ID"
     ):
@@ -201,7 +202,9 @@ def test_trials_that_are_one_configuration_in_effect_are_not_ranked(tmp_path: Pa
     said = " ".join(shown.answer)
     assert "All 3 complete trials are the same configuration in effect" in said
     assert "has the highest" not in said
-    assert len(candidates(records(folder), shown.request)) == 1
+    selection = choose(records(folder), shown.request).candidates
+    assert selection is not None
+    assert len(selection.expected) == 1
     assert shown.effects == ()
     assert best.verdict == ""
 
