@@ -600,7 +600,7 @@ def _one_thread() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
-COUNTS = {41: 300, 100: 200, 20: 200, 10: 200}
+COUNTS = {41: 310, 100: 140, 20: 90, 10: 90}
 """Simulated data sets, by the number of images of a hold-out."""
 _PILOT = 40
 """Data sets from which the smallest difference is stated whose power is then simulated."""
@@ -668,14 +668,14 @@ def _summary(one: Outcome) -> str:
 def _same_images(less: int) -> Iterator[str]:
     yield "The same, where all repeats validate the same images"
     tables = {f"{seeds} seeds, 4 rows, alike": Table(4, seeds) for seeds in (3, 5)}
-    found = simulated(41, list(tables.values()), 300 // less, fresh=False)
+    found = simulated(41, list(tables.values()), 150 // less, fresh=False)
     for name, one in zip(tables, found, strict=True):
         yield f"  | 41 | {name} | {_summary(one)} |"
 
 
 def _scores(less: int) -> Iterator[str]:
     yield "The same at other AP50"
-    for images, seeds, count in ((10, 5, 300), (41, 3, 200)):
+    for images, seeds, count in ((10, 5, 200), (41, 3, 100), (41, 5, 100)):
         tables = {
             f"{seeds} seeds, 4 rows, AP50 {score}": Table(4, seeds, score=score)
             for score in (0.1, 0.33, 0.6, 0.8)
@@ -700,8 +700,8 @@ def _power(less: int) -> Iterator[str]:
             for table, one in zip(alike, stated, strict=True)
             for size in (one.smallest, one.smallest_by_pooled)
         ]
-        found = iter(simulated(images, tables, count // 2 // less))
-        yield f"{images} images, {count // 2 // less} data sets"
+        found = iter(simulated(images, tables, count // less))
+        yield f"{images} images, {count // less} data sets"
         for table, one in zip(alike, stated, strict=True):
             ours, theirs = next(found), next(found)
             yield (
@@ -745,7 +745,7 @@ def _crowded(less: int) -> Iterator[str]:
     yield "A common class in crowded images: % of its own 95% intervals that hold the truth"
     for images in (20, 41):
         for score in (0.5, 0.8):
-            share = crowded(images, score, 400 // less)
+            share = crowded(images, score, 300 // less)
             yield f"  {images:4} images, AP50 {score}: {100 * share:.1f}"
 
 

@@ -403,7 +403,8 @@ def test_a_difference_of_the_stated_smallest_size_is_found_about_four_times_in_f
     images: int, seeds: int
 ) -> None:
     smallest = simulated(images, statistics.Table(2, seeds), 200).smallest
-    found = simulated(images, statistics.Table(2, seeds, better=smallest), 400).found
+    around = statistics.Table(2, seeds, better=smallest, score=0.33 - smallest / 2)
+    found = simulated(images, around, 400).found
     assert 0.75 - 0.04 <= found <= 0.9 + 0.03
 
 
@@ -637,7 +638,8 @@ def test_rows_whose_seeds_differ_unequally_or_collapse_seldom_get_a_verdict_by_c
 def test_intervals_of_a_row_alone_and_of_chosen_epochs_hold_the_truth(
     images: int, rows: int, epochs: int
 ) -> None:
-    luck = statistics.Luck(0.02, epochs=epochs)
-    found = simulated(images, statistics.Table(rows, 3, luck), 200)
+    """Of chosen epochs' luck little is left beside that AP50 is too high on few images."""
+    tables = [statistics.Table(rows, 3, statistics.Luck(0.02, epochs=e)) for e in (epochs, 1)]
+    found, fixed = statistics.simulated(images, tables, 200)
     assert found.covered >= 0.92 - 2.33 * math.sqrt(0.92 * 0.08 / 200)
-    assert abs(found.too_high) < 0.03
+    assert abs(found.too_high - fixed.too_high) < 0.03
