@@ -635,8 +635,13 @@ def test_the_same_command_on_such_a_study_runs_and_chooses_nothing(
     made: Study, tmp_path: Path
 ) -> None:
     before = read_ledger(made.plan.storage, "paused")
+    assert before is not None
+    assert before.chosen.candidates is not None
     with mock.patch("tune.study.candidates.posterior", side_effect=AssertionError):
         run(made.plan, tmp_path / "begun")
+        assert [one.trial.id for one in confirmed(made.plan)] == [
+            *(before.chosen.candidates.expected)
+        ]
     assert not any((tmp_path / "begun").iterdir())
     assert read_ledger(made.plan.storage, "paused") == before
 
