@@ -131,7 +131,7 @@ def rows_of_augmentations() -> Iterator[tuple[str, Row]]:
         surely = {probability: 1.0}
         yield switch, Row(True, surely, shown)
         yield probability, Row(0.0, {switch: True}, shown)
-        for strength in part.model_fields.keys() - {f"{name}_p"}:
+        for strength in sorted(part.model_fields.keys() - {f"{name}_p"}):
             if strength in STRENGTHS:
                 yield (
                     f"augment.{strength}",
