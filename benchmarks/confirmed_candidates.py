@@ -114,7 +114,7 @@ class Landscape:
         """
         settings = record.settings
         luck = np.random.default_rng([42, self._seed, record.id]).normal(0, SEED_SD)
-        pace = 4.5 + math.log10(settings["optim.learning_rate"] / 1e-4)
+        pace = 4.5 + math.log10(float(settings["optim.learning_rate"]) / 1e-4)
         pace -= 0.2 * sum(bool(settings[f"augment.{name}"]) for name in SWITCHES)
         missing = 1.5 * math.exp(-max(pace, 3.0) * epoch / record.planned_epochs)
         rng = np.random.default_rng([43, self._seed, record.id, epoch])

@@ -420,7 +420,9 @@ def compare(
         begin = clock()
         later = sum(PART_SECONDS[one] for one in parsed.only[place + 1 :])
         left = until - begin - patience * later
-        figures = run(name, left, parsed, at_once) if left > 0 else {"error": "no time was left"}
+        figures: dict[str, Any] = {"error": "no time was left"}
+        if left > 0:
+            figures = run(name, left, parsed, at_once)
         at_once = figures.get("at_once", at_once)
         content["parts"][name] = figures
         took = clock() - begin

@@ -28,7 +28,6 @@ from core.augmentations import AUGMENTATIONS
 from core.config import AugmentConfig
 from core.labels import label_maps as masks
 from core.network.truths import Truths
-from core.sample import Target
 
 
 def taking_turns(
@@ -114,7 +113,7 @@ def _one_large(times: int) -> Line:
     label_maps = np.concatenate([sample.label_maps, behind])
     target = masks.target_of(label_maps, np.ones(301, np.int64), np.zeros(301, np.bool_))
     truths = Truths.of([target], [(800, 800)], padded=True)
-    of_windows = dataclasses.replace(truths, targets=[Target(*target.tensors)])
+    of_windows = dataclasses.replace(truths, targets=[dataclasses.replace(target, sides_N2=None)])
     instances_P = torch.arange(301)[-256:]
     arguments = instances_P, target.boxes_N4[instances_P], [256], 28, 2.0
     ours_is, theirs_is = (

@@ -51,7 +51,7 @@ def ways_of(own: PredictConfig, tile: int) -> dict[str, PredictConfig]:
         "half as many detections": {"max_detections": own.max_detections // 2},
     }
     return {
-        name: PredictConfig.model_validate(own.model_dump() | change)
+        name: PredictConfig.model_validate({**own.model_dump(), **change})
         for name, change in changes.items()
     }
 

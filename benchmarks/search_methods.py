@@ -8,7 +8,7 @@ import logging
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution
 
 from benchmarks.learning_curves import EPOCHS, SPACE, random_configs
 from tune.ledger.ledger import open_ledger
 from tune.request.file import from_document
-from tune.study.candidates import candidates
+from tune.request.request import StopEarly
+from tune.study.candidates import candidates, choose
 
 GRACE = 6
 """The first rung of all rivals that have one, in epochs: a tenth of EPOCHS, as in ours. It favours
@@ -39,7 +41,7 @@ SETTINGS: Mapping[str, str] = {
 }
 """LCBench's settings, each under the name of one of ours that has room for its range."""
 
-DISTRIBUTIONS = {
+DISTRIBUTIONS: dict[str, BaseDistribution] = {
     name: (
         optuna.distributions.IntDistribution(int(low), int(high))
         if whole and not log
@@ -153,9 +155,13 @@ class Engine(Method):
         return Fate.ENDS if self._ledger.report(trial.handle, epochs) else Fate.GOES_ON
 
     def candidates(self) -> list[Trial]:
-        """The trials that a confirmation of the study would train again."""
-        found = candidates(self._ledger.records, self._request)
-        return [self.trials[one.trial.id] for one in found] or super().candidates()
+        """The trials that a confirmation of the study would train again, if none that was stopped
+        early were continued: their epochs would not be in the budget.
+        """
+        records = self._ledger.records
+        request = replace(self._request, stop_early=StopEarly(rule="none"))
+        found = candidates(records, request, choose(records, request))
+        return [self.trials[one.trials[0].id] for one in found] or super().candidates()
 
 
 class Optuna(Method):

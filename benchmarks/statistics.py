@@ -531,7 +531,7 @@ def _effects(
     """One search, whose trials have the seven settings of `_SPACE`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rng = np.random.default_rng([seed, trials, stops, *sampler.encode()])
-    samplers = {
+    samplers: dict[str, Callable[[], optuna.samplers.BaseSampler]] = {
         "random": partial(optuna.samplers.RandomSampler, seed=seed),
         "tpe": partial(optuna.samplers.TPESampler, seed=seed, multivariate=True, group=True),
     }

@@ -41,9 +41,9 @@ CONFIG = ModelConfig(weights="none", trainable_layers=1)
 
 def torchvision_model(
     state: dict[str, torch.Tensor], config: ModelConfig, classes: int
-) -> nn.Module:
+) -> detection.MaskRCNN:
     """Torchvision's `maskrcnn_resnet50_fpn` with the numbers of ours, frozen alike."""
-    network: nn.Module = detection.maskrcnn_resnet50_fpn(
+    network = detection.maskrcnn_resnet50_fpn(
         weights=None, weights_backbone=None, num_classes=classes + 1, trainable_backbone_layers=5
     )
     network.load_state_dict(state)
@@ -84,7 +84,7 @@ def measure(side: str, instances: int, steps: int, device: torch.device) -> dict
             terms = ours.losses(images, [target.to(device) for target in targets])
         else:
             terms = network(images, [with_full_masks(target, device) for target in targets])
-        sum(terms.values()).backward()
+        torch.stack(list(terms.values())).sum().backward()
         if not step:
             losses = {name: float(term.detach()) for name, term in terms.items()}
         if device.type == "cuda":

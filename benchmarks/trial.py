@@ -4,16 +4,17 @@ python -m benchmarks.trial [--data DIR] [--epochs N] [--threads N] [--set KEY=VA
 """
 
 import argparse
+from collections.abc import Mapping
 
 import torch
 import yaml
 
 from benchmarks.memory import peak_bytes
 from core import data as datasets
-from core.config import TrialConfig
+from core.config import TrialConfig, Value
 from core.training.trial import Trial
 
-SMALL = {
+SMALL: Mapping[str, Value] = {
     "model.backbone": "resnet18",
     "model.weights": "none",
     "model.trainable_layers": 5,
