@@ -194,8 +194,8 @@ class ModelConfig(_Settings):
     their own, which a search notes."""
     weights: str = Field("auto", min_length=1)
     """auto (coco for resnet50, imagenet for the others), coco, imagenet, none, or the path of a
-    file; at_hand: the first of coco, imagenet and none that needs no download, the same for all
-    backbones of a study, which keeps it."""
+    file; at_hand: the first of coco, imagenet and none that needs no download for any backbone of
+    the study, which keeps it."""
     stride_in_1x1: bool = False
     """Whether a bottleneck strides in its first 1x1 convolution; a WEIGHTS.json beside the file of
     weights may declare it."""

@@ -178,7 +178,7 @@ def _confirmation_lines(study: Study, choice: Choice | None) -> list[str]:
     if first.name != choice.name:
         curve = choice.curves.get(first.name)
         lines.append(
-            f"The highest score among the candidates in the search was another's: {first.name} had"
+            f"In the search another candidate had the highest score: {first.name} had"
             f" {as_ap50(first.score)} there"
             + (
                 f" and {as_ap50(max(curve))} on the fresh seeds, where the winner had"

@@ -8,7 +8,7 @@ from core.augmentations import Augmentation, Change, Probability
 
 
 class ColorJitter(Augmentation):
-    """Brightness and contrast, then hue, saturation and value; each of the two by itself."""
+    """Change brightness and contrast, then hue, saturation and value, each with its own draw."""
 
     geometric = False
 

@@ -307,8 +307,9 @@ def smallest_shown(
     if measured and not found:
         return SmallestDifference(
             None,
-            "How small a difference this study can show is unknown: so few seeds cannot show how"
-            " much seeds differ, so there is no verdict; three seeds or more are better",
+            "How small a difference this study can show is unknown, and there is no verdict,"
+            " because so few seeds cannot show how much seeds differ; three seeds or more are"
+            " better",
         )
     if found:
         comparisons = len(compared) if variants else math.comb(len(compared) + 1, 2)

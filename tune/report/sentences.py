@@ -435,7 +435,8 @@ def _confirmed(evidence: Evidence) -> Iterator[str]:
     by_others = (
         ""
         if expected is None
-        else f"; by the scores of similar trials {cell_text(expected, Kind.AP50)} was expected"
+        else f"; given this score and those of similar trials, {cell_text(expected, Kind.AP50)} was"
+        " expected"
     )
     yield (
         f"Its score in the search was {cell_text(candidate.score, Kind.AP50)},"

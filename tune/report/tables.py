@@ -215,7 +215,7 @@ def _confirmation_table(evidence: Evidence) -> Table | None:
         Column("candidate", "Candidate"), Column("trial", "Trial of the search"),
         Column("continued_after", "Continued after epoch", Kind.COUNT),
         Column("search_ap50", "AP50 in the search", Kind.AP50),
-        *([Column("expected_ap50", "Expected by similar trials", Kind.AP50)] if expects else []),
+        *([Column("expected_ap50", "Expected AP50", Kind.AP50)] if expects else []),
         Column("confirmed_ap50", "AP50 on fresh seeds and splits", Kind.AP50),
         Column("epoch", "At epoch", Kind.COUNT), Column("change", "Change", Kind.CHANGE),
         Column("corrected", "Less the luck of the choice", Kind.INTERVAL),
@@ -240,13 +240,12 @@ def _confirmation_table(evidence: Evidence) -> Table | None:
         ))  # fmt: skip
     caption = (
         f"{_why_candidates(expects)} Each was trained again on the same fresh seeds and splits. The"
-        " epoch"
-        " is the one at which a candidate's mean curve is highest. The winner's score is corrected"
-        " for having been chosen among candidates, epochs and ways to predict. The others are"
-        " compared with it over the same images; as it was picked by these scores, p is adjusted"
-        " for all pairs of candidates. A candidate that was continued had been stopped early in the"
-        " search. Fresh splits reuse the images of the search: only a test set"
-        " is independent of it."
+        " epoch is the one at which a candidate's mean curve is highest. The winner's score is"
+        " corrected for having been chosen among candidates, epochs and ways to predict. The others"
+        " are compared with it over the same images; as it was picked by these scores, p is"
+        " adjusted for all pairs of candidates. A candidate that was continued had been stopped"
+        " early in the search. Fresh splits reuse the images of the search: only a test set is"
+        " independent of it."
     )
     return Table("confirmation", "Confirmation", caption, columns, tuple(rows))
 
@@ -254,11 +253,12 @@ def _confirmation_table(evidence: Evidence) -> Table | None:
 def _why_candidates(expects: bool) -> str:
     """Sentences on what made configurations candidates: an expectation, or their scores alone."""
     if not expects:
-        return "The configurations with the highest scores in the search."
+        return "The candidates are the configurations with the highest scores in the search."
     return (
-        "The trials of which the highest AP50 was expected when the search had ended, and the one"
-        " with the highest score in it. The expectation weighs a trial's score against those of"
-        " trials with similar settings, because the highest scores are partly the luckiest."
+        "The candidates are the trials with the highest expected AP50 when the search had ended,"
+        " and the trial with the highest score in the search. The expected AP50 weighs a trial's"
+        " score against those of trials with similar settings, because the highest scores are"
+        " partly the luckiest."
     )
 
 

@@ -103,9 +103,9 @@ class Resources(_Options):
     train faster with it. With it, an error on the GPU in one trial ends all trials that share the
     GPU; they go on in other workers."""
     stall_minutes: float = Field(120, ge=0)
-    """Minutes that one epoch may take, and after training each image on which `after_training:` is
-    tried. A worker that takes longer is ended, and its trial goes on in another worker; 0 for no
-    limit."""
+    """Largest number of minutes for an epoch and, after training, for each image on which
+    `after_training:` is tried. A worker that takes longer is ended, and its trial goes on in
+    another worker; 0 for no limit."""
 
     @field_validator("gpus_per_trial")
     @classmethod
@@ -113,8 +113,8 @@ class Resources(_Options):
         if gpus != "auto" and gpus > 1:
             raise ValueError(
                 "gpus_per_trial must be at most 1, since a trial trains on one GPU, and is"
-                f" {as_setting(gpus)}; take 1, and more GPUs run more trials at once, or a"
-                " fraction, and trials share a GPU"
+                f" {as_setting(gpus)}; take 1, so that more GPUs run more trials at once, or a"
+                " fraction, so that trials share a GPU"
             )
         return gpus
 
@@ -358,8 +358,8 @@ class StudyRequest:
             rung = min(self.stopping_rule.rungs(epochs))
             among = best if self.space.variants else self.continued
             yield (
-                f"confirm: before that, those of the best {among} that were stopped early go on to"
-                f" their last epoch: at most {many(self.continued, 'trial')} of up to"
+                f"confirm: before that, trials among the best {among} that were stopped early go on"
+                f" to their last epoch, at most {many(self.continued, 'trial')} of up to"
                 f" {many(epochs - rung, 'further epoch')}"
             )
 

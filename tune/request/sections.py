@@ -268,8 +268,8 @@ def _refuse_at_hand(name: str, values: Iterable[Value], place: str) -> None:
     """Raise SpaceError for weights that would not be the same on every machine."""
     if name == "model.weights" and AT_HAND in values:
         raise SpaceError(
-            f"{place}: {name} must be the same on every machine where rows or trials differ in it,"
-            " and is at_hand. That may stand under `fixed:`."
+            f"{place}: {name} must name the same weights on every machine, since rows or trials"
+            " differ in it, and is at_hand. That may stand under `fixed:`."
         )
 
 

@@ -60,8 +60,9 @@ def with_weights_at_hand(
         why = "as when the study began"
     elif found == "none":
         why = (
-            "since this machine has no file of coco or imagenet for all its networks, and training"
-            " begins from nothing; --set model.weights=auto downloads what is missing"
+            "since this machine has the files of neither coco nor imagenet for all networks of the"
+            " study; training starts from scratch, and --set model.weights=auto downloads what is"
+            " missing"
         )
     else:
         why = "the first whose files are on this machine"

@@ -343,7 +343,7 @@ def read_confirmation(
             if missing:
                 notes.append(
                     f"{candidate.name} was not tried with {many(missing, 'combination')} of predict"
-                    " settings (after_training), for want of GPU memory, or because they were asked"
+                    " settings (after_training), because GPU memory was short, or they were asked"
                     " for after its trainings, or an earlier version trained it; it is compared"
                     " without their gain"
                 )

@@ -365,7 +365,7 @@ def test_two_rows_with_two_seeds_promise_no_difference_and_say_why_there_is_no_v
     assert good.difference is not None
     assert (good.verdict, good.note) == ("cannot tell", "too few seeds for a verdict")
     assert shown.smallest_difference.value is None
-    assert "is unknown: so few seeds" in shown.smallest_difference.sentence
+    assert "is unknown, and there is no verdict, because" in shown.smallest_difference.sentence
     assert any("Good from Plain with seeds=" in sentence for sentence in shown.answer)
 
 
@@ -754,7 +754,7 @@ def test_a_confirmed_winner_is_said_first_with_both_its_scores(said: ReportConte
     assert float(rows[choice.name]["confirmed_ap50"]) == choice.score
     assert float(rows[choice.name]["search_ap50"]) == record.ap50
     expected = rows[choice.name]["expected_ap50"]
-    assert f"by the scores of similar trials {float(expected):.4f} was expected" in said.answer[2]
+    assert f"those of similar trials, {float(expected):.4f} was expected" in said.answer[2]
     assert {name: int(row["trial"]) for name, row in rows.items()} == dict(said.candidates)
     ((other, compared),) = choice.others.items()
     assert "has the highest AP50 of 2 candidates on fresh seeds and splits" in said.answer[0]

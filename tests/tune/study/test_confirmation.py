@@ -813,7 +813,7 @@ def test_the_search_ends_by_saying_what_was_confirmed_and_that_another_was_the_b
         in lines
     )
     assert (
-        f"The highest score among the candidates in the search was another's: {first.name} had"
+        f"In the search another candidate had the highest score: {first.name} had"
         f" {first.score:.4f} there" in lines
     )
     assert (
