@@ -1,6 +1,7 @@
 """Who may import whom: read from the source, and tried with what core must not need taken away."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -210,6 +211,15 @@ def test_a_public_name_is_defined_in_one_module() -> None:
     assert {"Trial", "MOST_THREADS", "load_data"} <= homes.keys()
     shared = {name: modules for name, modules in homes.items() if len(modules) > 1}
     assert shared.keys() == EVERYWHERE.keys(), shared
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, path in MODULES.items() if "__all__ = " in path.read_text()]
+)
+def test_all_that_a_module_offers_by_name_is_there(name: str) -> None:
+    """So that `from core.data import *` fails on no name that was given up."""
+    module = importlib.import_module(name)
+    assert [one for one in module.__all__ if not hasattr(module, one)] == []
 
 
 def test_json_is_read_in_one_place() -> None:

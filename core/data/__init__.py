@@ -46,9 +46,9 @@ __all__ = [
     "Inspection",
     "Problem",
     "TestImage",
-    "inspect",
+    "inspect_data",
     "list_images",
-    "load",
+    "load_data",
 ]
 
 STRICT = DataConfig()

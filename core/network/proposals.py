@@ -236,8 +236,8 @@ def _boxes_at(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The boxes [B, T, 4] at `places_BT`, clipped to their images, and their scores [B, T].
 
-    A box with a side under LEAST_SIDE, or whose score is NaN, gets a score of -1, below all others:
-    it suppresses none of them, and comes last.
+    A box with a side under LEAST_PROPOSAL_SIDE, or whose score is NaN, gets a score of -1, below
+    all others: it suppresses none of them, and comes last.
     """
     scores_BT = objectness_BA.gather(1, places_BT).sigmoid()
     boxes_BT4 = clipped(boxes_BA4.gather(1, places_BT[..., None].expand(-1, -1, 4)), sizes)

@@ -404,7 +404,7 @@ def _samples(
 
 
 def _with_sides(boxes: OfImages, sizes: Sequence[Size]) -> OfImages:
-    """Boxes clipped to their images; zeros where a side is then under LEAST_SIDE or is NaN."""
+    """Boxes clipped to their images; zeros where a side is then under LEAST_BOX_SIDE or is NaN."""
 
     def zeros_for_none(boxes: torch.Tensor) -> torch.Tensor:
         has_sides = ((boxes[..., 2:] - boxes[..., :2]) >= LEAST_BOX_SIDE).all(dim=-1, keepdim=True)

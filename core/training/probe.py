@@ -245,7 +245,7 @@ def _by_size(data: Dataset, indices: tuple[int, ...]) -> list[int]:
 
 
 def _largest_batches(config: TrialConfig, data: Dataset, train: tuple[int, ...]) -> list[Batch]:
-    """PROBE_PROBE_PROBE_STEPS batches, as training would make them, each of the same images.
+    """PROBE_STEPS batches, as training would make them, each of the same images.
 
     These are the `batch_size` most crowded of the 4 x `batch_size` largest images.
     """
