@@ -13,7 +13,11 @@ from tune.samplers.sampler import Tried
 
 _REACH = 3.0
 """Scores below the median by more than this number of times the distance from the median to the
-best are raised to that bound: how bad the bad ones are says nothing about where the best are."""
+best are raised to that bound: how bad the bad ones are says nothing about where the best are. The
+distance is at least the noise of a score, because a bound nearer than that would let bad scores
+pass for good ones where most are nearly the best. Where it is 0, no score is raised."""
+_SAME = 1e-9
+"""Scores that differ by less than this count as equal."""
 _JITTER = 1e-6
 """Variance, in units of the scores' variance, that is added so that a matrix can be factorized."""
 _LENGTH, _LENGTH_SPREAD = math.log(0.35), 1.5
@@ -39,8 +43,9 @@ class Surrogate:
         """Fit the process to scores at points; each score has a variance, 0 where none is known."""
         self._nominal_D = encoding.nominal
         self._points_ND = points_ND
-        middle = float(np.median(scores_N))
-        floor = middle - _REACH * (float(scores_N.max()) - middle)
+        middle, noise = float(np.median(scores_N)), math.sqrt(float(np.median(variances_N)))
+        distance = max(float(scores_N.max()) - middle, noise)
+        floor = middle - _REACH * distance if distance > _SAME else -math.inf
         clipped_N = np.maximum(scores_N, floor)
         self._mean, self._spread = float(clipped_N.mean()), float(clipped_N.std()) or 1.0
         self._scores_N = (clipped_N - self._mean) / self._spread

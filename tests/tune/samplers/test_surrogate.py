@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import given, settings
 
 from tests.tune.samplers.test_gaussian import SPACE, at_random, space_of, tried
@@ -69,6 +70,21 @@ def test_estimates_lie_nearer_to_the_truth_than_noisy_scores_and_a_lucky_one_is_
     away = np.array([one.score for one in known]) - truth
     assert np.square(means - truth).mean() < np.square(away).mean() / 2
     assert np.argmax(means) != lucky
+
+
+@pytest.mark.parametrize("variance", [0.0, 1e-3])
+@pytest.mark.parametrize("others", [(1.0, 1.0), (0.7, 0.7), (0.99, 1.0)])
+def test_a_bad_score_does_not_pass_for_a_good_one_where_most_are_nearly_the_best(
+    others: tuple[float, float], variance: float
+) -> None:
+    space, encoding = space_of(SPACE), Encoding(space_of(SPACE))
+    scores = [0.02, *(others[place % 2] for place in range(9))]
+    known = [
+        replace(tried(point, score), variance=variance)
+        for point, score in zip(at_random(space, len(scores)), scores, strict=True)
+    ]
+    means, _ = fit_surrogate(encoding, known).estimates(encoded_points(encoding, known))
+    assert np.argmin(means) == 0
 
 
 def test_the_surer_of_two_scores_at_one_point_counts_for_more() -> None:

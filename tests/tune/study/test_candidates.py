@@ -217,6 +217,16 @@ def test_a_trial_that_few_similar_ones_support_is_a_candidate_only_if_its_score_
     assert candidates(records, alone, choose(records, alone))[0].trial.id >= 20
 
 
+def test_a_single_candidate_is_no_bad_trial_where_all_others_have_the_same_score() -> None:
+    records = [
+        record(number, [score] * EPOCHS, State.COMPLETE, **{"optim.learning_rate": rate})
+        for number, (rate, score) in enumerate([(0.2, 0.1), (0.5, 0.9), (0.8, 0.9)])
+    ]
+    request = asked(confirm={"top": 1}, search={"trials": len(records)})
+    (found,) = candidates(records, request, choose(records, request))
+    assert found.score == 0.9
+
+
 # A study that goes on
 
 
