@@ -190,7 +190,12 @@ def may_be_chosen(
     expected = posterior(request.space, records)
     best = _ranked(records, chosen.released, expected)[: SPARE * max(request.continued, top)]
     selections = [one for one in (chosen.continued, chosen.candidates) if one is not None]
-    return frozenset(best).union(*(one.expected for one in selections))
+    numbers = frozenset(best).union(*(one.expected for one in selections))
+    # The report and a retraining use the best trial of a configuration, whichever was chosen.
+    alike = _alike(records, (State.COMPLETE,))
+    keys = {_key(record, BY_REPEAT) for record in records if record.id in numbers}
+    bests = (best_of(alike[key]) for key in keys if key in alike)
+    return numbers | {one.id for one in bests if one is not None}
 
 
 def released(

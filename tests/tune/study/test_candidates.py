@@ -227,6 +227,21 @@ def test_a_single_candidate_is_no_bad_trial_where_all_others_have_the_same_score
     assert found.score == 0.9
 
 
+def test_of_trials_that_are_alike_the_weights_of_the_best_are_kept() -> None:
+    """The report shows its pictures, and a retraining may use its model."""
+    alike = {"optim.learning_rate": 0.5}
+    records = [
+        record(0, [0.9] * EPOCHS, State.COMPLETE),
+        record(1, [0.5] * EPOCHS, State.COMPLETE, **alike),
+        record(2, [0.6] * EPOCHS, State.COMPLETE, **alike),
+    ]
+    request = asked(confirm={"top": 2}, search={"trials": len(records)})
+    kept = may_be_chosen(records, request, NOTHING_CHOSEN)
+    found = candidates(records, request, choose(records, request))
+    assert sorted(numbers(found)) == [0, 2]
+    assert {*numbers(found)} <= kept
+
+
 # A study that goes on
 
 
