@@ -154,6 +154,7 @@ def run_study(plan: StudyPlan, console: Console, trials: TrialMaker | None = Non
                 forecast = replace(forecast, continuing=())
             found = candidates(ledger.records, plan.request, chosen)
             kept = {one.trial.id for one in found} | _best(ledger)
+            confirmation.release(ledger, plan.request, kept)
             _remove_weights_that_lost(replace(phase, kept=lambda: kept), set())
             repeats = plan.repeats
             points = confirmation.confirming_points(found, plan.request, repeats)

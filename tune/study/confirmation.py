@@ -20,7 +20,7 @@ and `confirm`:
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -266,9 +266,17 @@ def keep(ledger: Ledger, request: StudyRequest) -> frozenset[int]:
     not among them are stored as such: they cannot be chosen any more.
     """
     kept = may_be_chosen(ledger.records, request, ledger.chosen)
+    release(ledger, request, kept)
+    return kept
+
+
+def release(ledger: Ledger, request: StudyRequest, kept: Container[int]) -> None:
+    """Store that stopped trials cannot be chosen any more, before their checkpoints are removed.
+
+    kept   numbers of the trials whose checkpoints stay
+    """
     if request.space.parameters:
         ledger.choose(released(ledger.records, ledger.chosen, kept))
-    return kept
 
 
 def continues(storage: str, request: StudyRequest) -> bool:

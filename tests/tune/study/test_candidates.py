@@ -697,6 +697,24 @@ def test_a_stopped_trial_without_checkpoint_is_trained_again_from_its_first_epoc
 
 
 @pytest.mark.study
+def test_no_stopped_trial_goes_on_whose_checkpoint_was_removed_when_nothing_was_to_be_confirmed(
+    tmp_path: Path,
+) -> None:
+    plan, begun = plan_for(tmp_path / "results", asked(confirm={"top": 0})), tmp_path / "begun"
+    searched_by_hand(plan, begun)
+    run(plan, begun)
+    before = searched(plan)
+    stopped = [one.id for one in before if one.state is State.PRUNED]
+    assert stopped
+    assert not any(weights(plan, number) for number in stopped)
+    later = plan_for(tmp_path / "results")
+    said = run(later, begun)
+    assert "has no checkpoint" not in said
+    assert [one.state for one in searched(later)] == [one.state for one in before]
+    assert len(confirmed(later)) == min(3, len(before) - len(stopped))
+
+
+@pytest.mark.study
 def test_a_study_that_an_earlier_version_confirmed_stays_finished(tmp_path: Path) -> None:
     plan, begun = plan_for(tmp_path / "results"), tmp_path / "begun"
     searched_by_hand(plan, begun)
