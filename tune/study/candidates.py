@@ -140,8 +140,12 @@ def chosen_before(records: Sequence[TrialRecord], request: StudyRequest, top: in
     if not request.space.parameters or nothing_learned(records):
         return NOTHING_CHOSEN
     best = _best_first(records, (State.COMPLETE,))[:top]
-    numbers = [one.trials[0].id for one in best]
-    return released(records, Selections(candidates=_selection(records, top, numbers)), kept=())
+    # Trials that run were added since; they are compared with the candidates when they have ended.
+    running = (record.id for record in records if record.state is State.RUNNING)
+    chosen = Selection(
+        next(running, len(records)), top, dict.fromkeys(one.trials[0].id for one in best)
+    )
+    return released(records, Selections(candidates=chosen), kept=())
 
 
 def is_settled(records: Sequence[TrialRecord], request: StudyRequest, chosen: Selections) -> bool:

@@ -48,6 +48,7 @@ from tune.study.candidates import (
     Candidate,
     candidates,
     choose,
+    chosen_before,
     expected_scores,
     is_settled,
     may_be_chosen,
@@ -303,6 +304,18 @@ def test_what_was_stopped_and_not_chosen_is_not_continued_later_and_what_was_add
     added = [*records, record(8, [0.9], State.PRUNED)]
     grown = asked(confirm={"top": 1}, search={"trials": 9})
     assert to_continue(added, choose(added, grown, chosen)) == (8,)
+
+
+def test_a_trial_that_ran_when_an_earlier_versions_candidates_were_taken_over_may_join_them() -> (
+    None
+):
+    records = complete(8)
+    request = asked(confirm={"top": 3}, search={"trials": 9})
+    chosen = chosen_before([*records, record(8, [0.2], State.RUNNING)], request, 3)
+    ended = [*records, record(8, [0.9] * EPOCHS, State.COMPLETE)]
+    assert not is_settled(ended, request, chosen)
+    assert numbers(candidates(ended, request, choose(ended, request, chosen))) == [7, 6, 5, 8]
+    assert is_settled(records, asked(confirm={"top": 3}), chosen_before(records, request, 3))
 
 
 def test_candidates_of_a_wider_space_are_chosen_among_all_trials() -> None:
