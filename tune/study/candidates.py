@@ -288,9 +288,13 @@ def _candidates(
     if highest is not None and ranked.index(highest) >= top > 1:
         ranked.remove(highest)
         ranked.insert(top - 1, highest)
-    for place, number in enumerate(ranked):
-        added = number >= since and place < top
-        if _key(by_number[number], BY_REPEAT) not in keys and (missing > 0 or added):
+    others = [one for one in ranked if _key(by_number[one], BY_REPEAT) not in keys]
+    # A single candidate need not have the highest score, and a second one may be asked for later.
+    if highest is not None and top > 1 and missing > 0 and highest in others[missing:]:
+        others.remove(highest)
+        others.insert(missing - 1, highest)
+    for number in others:
+        if missing > 0 or (number >= since and number in ranked[:top]):
             missing -= 1
             found[number] = expected[number]
     return Selection(len(records), top, found)

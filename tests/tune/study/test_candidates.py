@@ -293,6 +293,32 @@ def test_of_trials_that_were_added_those_among_the_best_join_the_candidates() ->
     assert sorted(numbers(joined)[3:]) == [9, 10, 11]
 
 
+def test_the_highest_score_is_among_several_candidates_also_where_one_was_chosen_first() -> None:
+    """Two of the trials with low rates had luck; only one of them scored more than those added."""
+    low = [(0.1 + place / 50, 0.3) for place in range(20)]
+    low[5], low[12] = (low[5][0], 0.6), (low[12][0], 0.55)
+    high = [(0.6 + place / 50, 0.45 + place / 300) for place in range(15)]
+    records = [
+        record(number, [score] * EPOCHS, State.COMPLETE, **{"optim.learning_rate": rate})
+        for number, (rate, score) in enumerate([*low, *high])
+    ]
+    alone = asked(confirm={"top": 1}, search={"trials": len(records)})
+    first = choose(records, alone)
+    (before,) = numbers(candidates(records, alone, first))
+    assert before != 5
+    added = [
+        record(
+            number, [0.59] * EPOCHS, State.COMPLETE, **{"optim.learning_rate": 0.3 + number / 80}
+        )
+        for number in range(len(records), len(records) + 5)
+    ]
+    grown = [*records, *added]
+    three = asked(confirm={"top": 3}, search={"trials": len(grown)})
+    found = numbers(candidates(grown, three, choose(grown, three, first)))
+    assert before in found
+    assert 5 in found
+
+
 def test_what_was_stopped_and_not_chosen_is_not_continued_later_and_what_was_added_is() -> None:
     records = [*complete(4), *(record(number, [0.3], State.PRUNED) for number in range(4, 8))]
     request = asked(confirm={"top": 1})
