@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from core.config import AT_HAND, AUTO, ModelConfig, Precision, TrialConfig
+from core.config import AT_HAND, AUTO, SETTINGS, ModelConfig, Precision, TrialConfig
 from core.data.dataset import Dataset
 from core.data.measure import measure
 from core.device import precision_of
@@ -54,7 +54,15 @@ def with_weights_at_hand(
     """
     if request.space.fixed.get(PRETRAINED) != AT_HAND:
         return request, None
-    kept = (before or {}).get("request", {}).get("fixed", {}).get(PRETRAINED)
+    fixed: Mapping[str, Any] | None = (before or {}).get("request", {}).get("fixed")
+    if fixed is not None and PRETRAINED not in fixed:
+        # The study began when its space file left the weights to the default.
+        others = {name: one for name, one in request.space.fixed.items() if name != PRETRAINED}
+        return (
+            replace(request, space=replace(request.space, fixed=others)),
+            f"{PRETRAINED} at_hand is {SETTINGS[PRETRAINED]}, as when the study began",
+        )
+    kept = None if fixed is None else fixed[PRETRAINED]
     found = weights_at_hand(models) if kept is None else str(kept)
     if kept is not None:
         why = "as when the study began"

@@ -115,6 +115,19 @@ def test_a_study_keeps_the_weights_with_which_it_began_whatever_comes_or_goes(
     assert request_of(begun.folder).space.fixed[NAME] == "imagenet"
 
 
+def test_a_study_whose_file_said_nothing_of_weights_when_it_began_goes_on_with_the_default(
+    here: Path, document: dict[str, Any], tmp_path: Path
+) -> None:
+    """`quick.yaml` left the weights to the default, and asks for what is at hand now."""
+    fixed = {name: value for name, value in document["fixed"].items() if name != NAME}
+    assert begin(planned({**document, "fixed": fixed}, tmp_path / "results")) == "auto"
+    put(here, IMAGENET["resnet50"])
+    plan = planned(document, tmp_path / "results")
+    assert plan.at_hand == f"{NAME} at_hand is auto, as when the study began"
+    assert NAME not in plan.request.space.fixed
+    assert begin(plan) == "auto"
+
+
 def test_all_backbones_of_a_study_begin_with_one_kind_of_weights(
     here: Path, document: dict[str, Any], tmp_path: Path
 ) -> None:
