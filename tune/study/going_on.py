@@ -109,7 +109,8 @@ def refuse_smaller_confirmation(request: StudyRequest, storage: str, folder: Stu
 
     storage   SQLAlchemy URL of the ledger
 
-    A confirmation may still be made smaller while it, or its search, has not ended.
+    A confirmation may still be made smaller while repeats of its candidates are missing. More
+    trials of the search change nothing about that.
     """
     known = remembered_facts(storage, confirming_request(request).study) or {}
     before: Mapping[str, Any] = known.get("confirm", {}).get("asked", {})
@@ -125,7 +126,7 @@ def refuse_smaller_confirmation(request: StudyRequest, storage: str, folder: Stu
 def _has_ended(
     request: StudyRequest, asked: Mapping[str, Any], storage: str, folder: StudyFolder
 ) -> bool:
-    """Whether a confirmation has ended, given the search that the request asks for now.
+    """Whether all repeats of the candidates that were confirmed so far have ended.
 
     asked   the options of the confirmation when it ran
     """
@@ -134,7 +135,7 @@ def _has_ended(
         return False
     request = replace(request, confirm=request.confirm.model_copy(update=dict(asked)))
     found = read_confirmation(folder, storage, request, searched)
-    return found is not None and found.finished
+    return found is not None and 0 < found.planned == found.ended
 
 
 def growth(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

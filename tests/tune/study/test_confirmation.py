@@ -66,6 +66,7 @@ from tune.study.confirmation import (
     fresh_repeats,
     shortage,
 )
+from tune.study.going_on import refuse_smaller_confirmation
 from tune.study.learned import nothing_learned
 from tune.study.options import Options
 from tune.study.plan import StudyPlan
@@ -711,6 +712,17 @@ def test_the_same_command_on_a_confirmed_study_runs_nothing(made: Study) -> None
     before = made.plan.folder.confirm_csv.read_bytes()
     run(made.plan, Replays(refuse))
     assert made.plan.folder.confirm_csv.read_bytes() == before
+
+
+@pytest.mark.study
+def test_a_confirmed_candidate_is_not_left_out_by_asking_for_fewer_also_with_more_trials(
+    made: Study,
+) -> None:
+    for trials in (SEARCHED, SEARCHED + 2):
+        with pytest.raises(StudyError, match=r"confirm\.top must be at least 2"):
+            refuse_smaller_confirmation(
+                asked(trials=trials, top=1), made.plan.storage, made.plan.folder
+            )
 
 
 @pytest.mark.study
