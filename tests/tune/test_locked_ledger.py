@@ -72,7 +72,7 @@ def test_a_ledger_that_stays_locked_is_one_sentence_and_read_again_it_is_whole(
             StorageError,
             match=(
                 r"could not be read or written for 1 seconds \(database is locked\); what it holds"
-                r" is whole: see "
+                r" is whole: find out "
                 rf"which process holds {tmp_path / 'study.db'}, and end it, then run"
             ),
         ),
