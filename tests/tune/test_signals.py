@@ -135,7 +135,7 @@ def test_a_search_whose_ray_dies_ends_at_once_in_one_sentence_with_all_its_proce
     begin = time.monotonic()
     assert driver.wait(60) == 1
     assert time.monotonic() - begin < 30  # Ray waits for a minute
-    assert search.err.startswith("Ray's gcs_server ended, ")
+    assert search.err.startswith("Ray's gcs_server has ended; ")
     assert search.err.endswith("run the same command again\n")
     assert search.err.count("\n") == 1
     assert search.processes == {}
