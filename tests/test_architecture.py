@@ -217,7 +217,7 @@ def test_a_public_name_is_defined_in_one_module() -> None:
     "name", [name for name, path in MODULES.items() if "__all__ = " in path.read_text()]
 )
 def test_all_that_a_module_offers_by_name_is_there(name: str) -> None:
-    """So that `from core.data import *` fails on no name that was given up."""
+    """`from core.data import *` would fail on a name that was given up."""
     module = importlib.import_module(name)
     assert [one for one in module.__all__ if not hasattr(module, one)] == []
 

@@ -53,7 +53,7 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Origin:
-    """What the search had found of a configuration that is confirmed.
+    """The result that a confirmed configuration had in the search.
 
     continued_after   the epoch after which a trial of it had been stopped early, and from which it
                       was continued; None if none was

@@ -179,8 +179,8 @@ def find_weights(
 
 
 def weights_at_hand(models: Iterable[ModelConfig], folder: Path | None = None) -> str:
-    """What `at_hand` stands for: coco or imagenet, the first whose file for every one of these
-    models is on this machine; else none.
+    """The weights that `at_hand` stands for: coco or imagenet, the first whose files for all
+    these models are on this machine; else none.
 
     folder   first place to look in
     """

@@ -226,7 +226,7 @@ def write_what_is_wrong(folder: Path) -> None:
 
 @cache
 def done(seen: Observer, settings: tuple[tuple[str, Value], ...]) -> Any:
-    """What a configuration does; once for all rows that compare with it."""
+    """The observed result of a configuration, kept for all rows that compare with it."""
     return seen(TrialConfig.from_settings(dict(settings)))
 
 
@@ -244,7 +244,7 @@ def test_every_row_meets_the_needs_that_its_setting_is_said_to_have() -> None:
 def test_two_configurations_that_differ_only_in_settings_without_effect_do_the_same(
     seen: Observer,
 ) -> None:
-    """So that a difference below is the setting's, and no other chance."""
+    """A difference in the tests below is then due to the setting, and not to chance."""
     idle = {"augment.rotate": 90.0, "optim.restart_multiplier": 3.0, "predict.overlap": 0.75}
     assert effective_settings({**BASE, **idle}) == effective_settings(BASE)
     one, other = (TrialConfig.from_settings({**BASE, **more}) for more in ({}, idle))

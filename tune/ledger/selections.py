@@ -76,7 +76,7 @@ class Selections:
     released: frozenset[int] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
-        """What was chosen, as JSON types."""
+        """The selections as JSON types."""
         parts = {"continued": self.continued, "candidates": self.candidates}
         return {
             "released": sorted(self.released),
@@ -88,9 +88,9 @@ NOTHING_CHOSEN = Selections()
 
 
 def stored_selections(study: Mapping[str, Any]) -> Selections:
-    """What a study has chosen, from its user attributes.
+    """The selections that a study's user attributes hold.
 
-    Raises StorageError where that is not what a driver writes.
+    Raises StorageError where they are not what a driver writes.
     """
     try:
         parts = dict(study.get(CHOSEN_KEY, {}))

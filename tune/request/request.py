@@ -25,8 +25,8 @@ from tune.stopping.rule import STOPPING_RULES, StoppingRule
 
 DEFAULT_TRIALS = 30
 CONTINUED = 2
-"""Of the trials of a search that were stopped early, at most this number times `confirm.top` are
-continued before the confirmation."""
+"""At most this number times `confirm.top` of the trials that were stopped early are continued
+before the confirmation."""
 MAX_TRIALS = 10_000
 """Largest number of trials that a study may plan."""
 

@@ -111,7 +111,7 @@ def candidates(
 def choose(
     records: Sequence[TrialRecord], request: StudyRequest, before: Selections = NOTHING_CHOSEN
 ) -> Selections:
-    """What a search all of whose trials have ended has chosen, with what is to be chosen now.
+    """The selections of a search all of whose trials have ended, with what is to be chosen now.
 
     before   what it has chosen so far
 
@@ -132,7 +132,7 @@ def choose(
 
 
 def chosen_before(records: Sequence[TrialRecord], request: StudyRequest, top: int) -> Selections:
-    """What a search has chosen whose confirmation an earlier version began: the candidates that
+    """The selections of a search whose confirmation an earlier version began: the candidates that
     were best by score. That version stored no choice.
 
     top   `confirm.top` of that confirmation
@@ -205,7 +205,7 @@ def may_be_chosen(
 def released(
     records: Sequence[TrialRecord], chosen: Selections, kept: Container[int]
 ) -> Selections:
-    """What a search has chosen, when only the checkpoints of some of its stopped trials are kept.
+    """The selections of a search, when only the checkpoints of some of its stopped trials are kept.
 
     kept   numbers of these trials
     """
@@ -318,7 +318,7 @@ def _ranked(
 
 
 def _by_score(records: Sequence[TrialRecord], top: int) -> Selections:
-    """What a study of variants chooses."""
+    """The selections of a study of variants."""
     best = _best_first(records, (State.COMPLETE,))[:top]
     return Selections(
         _selection(records, top, _paused(records, top)),

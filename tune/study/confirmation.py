@@ -235,7 +235,7 @@ def confirming_request(request: StudyRequest) -> StudyRequest:
 
 
 def chosen_so_far(search: Reading | Ledger, storage: str, request: StudyRequest) -> Selections:
-    """What a search has chosen for its confirmation.
+    """The selections of a search for its confirmation.
 
     storage   URL of the ledger
 

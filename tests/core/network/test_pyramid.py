@@ -317,7 +317,7 @@ def test_a_classifiers_weights_fill_all_but_the_norms_of_the_levels(name: str) -
 def test_gradients_of_a_new_convnext_overflow_in_fp16_and_not_where_padding_is_no_zeros(
     example: tuple[torch.Tensor, Target],
 ) -> None:
-    """So the settings refuse the first, and pretrained weights, which have biases, may be used."""
+    """The settings therefore refuse the first, and pretrained weights, which have biases, may be used."""
     image, target = example
     settings = {**SMALL, "model.backbone": "convnext_tiny", "model.weights": "none",
                 "model.trainable_layers": 5, "model.image_min_side": 48}  # fmt: skip

@@ -197,17 +197,21 @@ def test_of_stopped_trials_with_equal_scores_the_one_among_better_settings_goes_
     assert scores[10] == scores[11] < scores[0]
 
 
-def test_a_trial_that_few_similar_ones_support_is_a_candidate_only_if_its_score_is_the_highest() -> (
-    None
-):
-    """Rates below 0.5 reach 0.3, and two of them had luck; those above reach 0.45 to 0.5."""
+def with_two_lucky_trials() -> list[TrialRecord]:
+    """Rates below 0.5 reach 0.3, and trials 5 and 12 had luck; those above reach 0.45 to 0.5."""
     low = [(0.1 + place / 50, 0.3) for place in range(20)]
     low[5], low[12] = (low[5][0], 0.6), (low[12][0], 0.55)
     high = [(0.6 + place / 50, 0.45 + place / 300) for place in range(15)]
-    records = [
+    return [
         record(number, [score] * EPOCHS, State.COMPLETE, **{"optim.learning_rate": rate})
         for number, (rate, score) in enumerate([*low, *high])
     ]
+
+
+def test_a_trial_that_few_similar_ones_support_is_a_candidate_only_if_its_score_is_the_highest() -> (
+    None
+):
+    records = with_two_lucky_trials()
     request = asked(confirm={"top": 4}, search={"trials": len(records)})
     found = candidates(records, request, choose(records, request))
     assert [one.trial.id for one in found][-1] == 5
@@ -295,13 +299,7 @@ def test_of_trials_that_were_added_those_among_the_best_join_the_candidates() ->
 
 def test_the_highest_score_is_among_several_candidates_also_where_one_was_chosen_first() -> None:
     """Two of the trials with low rates had luck; only one of them scored more than those added."""
-    low = [(0.1 + place / 50, 0.3) for place in range(20)]
-    low[5], low[12] = (low[5][0], 0.6), (low[12][0], 0.55)
-    high = [(0.6 + place / 50, 0.45 + place / 300) for place in range(15)]
-    records = [
-        record(number, [score] * EPOCHS, State.COMPLETE, **{"optim.learning_rate": rate})
-        for number, (rate, score) in enumerate([*low, *high])
-    ]
+    records = with_two_lucky_trials()
     alone = asked(confirm={"top": 1}, search={"trials": len(records)})
     first = choose(records, alone)
     (before,) = numbers(candidates(records, alone, first))

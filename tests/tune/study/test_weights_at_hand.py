@@ -131,7 +131,7 @@ def test_a_study_whose_file_said_nothing_of_weights_when_it_began_goes_on_with_t
 def test_all_backbones_of_a_study_begin_with_one_kind_of_weights(
     here: Path, document: dict[str, Any], tmp_path: Path
 ) -> None:
-    """So that comparing them compares no weights."""
+    """Comparing the backbones then compares no weights."""
     del document["fixed"]["model.backbone"]
     document["space"] = {"model.backbone": ["resnet50", "resnet18"]}
     put(here, COCO, IMAGENET["resnet18"])
