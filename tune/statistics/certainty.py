@@ -131,9 +131,13 @@ def _quantile(parts: Sequence[Variance], tail: float) -> float:
 
 
 def _together(parts: Sequence[Variance]) -> Variance:
-    """The sum of independently estimated variances, with Satterthwaite's degrees of freedom."""
+    """The sum of independently estimated variances, with Satterthwaite's degrees of freedom.
+
+    Shares are squared, not values: the square of a very small value is 0.
+    """
     total = sum(part.value for part in parts)
-    return Variance(total, total**2 / sum(part.value**2 / part.df for part in parts), firm=True)
+    inverse = sum((part.value / total) ** 2 / part.df for part in parts)
+    return Variance(total, 1 / inverse, firm=True)
 
 
 def _two_sided_p(t: float, parts: Sequence[Variance]) -> float:

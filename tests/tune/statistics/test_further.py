@@ -3,11 +3,12 @@ be known.
 """
 
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmarks import statistics
@@ -62,6 +63,10 @@ outlooks = st.builds(
 
 
 @given(found=outlooks, comparisons=st.integers(1, 12))
+@example(
+    found=Outlook(0.5, 1, 1.0, 0.0, 0.0, (Variance(2**-7, 1.0),), sys.float_info.min, 1.0),
+    comparisons=1,
+)
 def test_the_number_of_seeds_is_the_smallest_that_decides(found: Outlook, comparisons: int) -> None:
     needed = seeds_to_decide(found, comparisons)
     if needed is None:
