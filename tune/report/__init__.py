@@ -8,7 +8,6 @@ further.py       the seeds, with their cost, or the images that would decide ope
 main_table.py    the rows of the main table, compared
 page.py          the page, its tables and figures as files; page.html.jinja is its template
 sentences.py     the sentences of a report
-svg.py           figures as SVG text that follows the page's theme
 tables.py        the tables of a report
 trial_scores.py  how sure a trial's score is
 

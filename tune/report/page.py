@@ -11,16 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-
 from core import data as datasets
 from core.data.dataset import Dataset
 from core.errors import BadRequest
 from core.files import write_atomically
+from core.html import filled
+from core.svg import DrawnFigure
 from core.values import NO_VALUE
 from tune.report.content import ReportContent, content_of
 from tune.report.figures.figure import Absence, Pictures, figures_of
-from tune.report.svg import COLOURS, DrawnFigure
 from tune.study.plan import tracking_of
 from tune.study.reading import Study
 from tune.tables import Table
@@ -136,19 +135,11 @@ def write_report(
 def page_html(content: ReportContent, sections: Sequence[Section]) -> str:
     """The page as HTML that needs no other file; texts such as names and reasons are escaped."""
     names = [name for section in sections for name in section.figures]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("page.html.jinja").render(
+    return filled(
+        Path(__file__).with_name("page.html.jinja"),
         content=content,
         sections=sections,
         numbers={name: number for number, name in enumerate(names, start=1)},
-        colours=COLOURS,
         nothing=NO_VALUE,
     )
 

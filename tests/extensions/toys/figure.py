@@ -1,6 +1,6 @@
 """Two toy figures, one of which never applies."""
 
-from tune.report.svg import Drawing
+from core.svg import Drawing
 
 
 def speed(findings):

@@ -11,11 +11,11 @@ import pytest
 
 from benchmarks.simulated_study import SAMPLED, SMALL, build, sampled_quality
 from core.metric.limits import DETECTION_KINDS, INSTANCE_KINDS, MENDS
+from core.svg import draw_figure
 from tune.report import class_limits
 from tune.report.class_limits import MOST_ROWS, limits_of_rows
 from tune.report.content import ReportContent, content_of
 from tune.report.figures.limits import limits as figure
-from tune.report.svg import draw_figure
 from tune.study.reading import read_study
 from tune.tables import Kind, cell_text
 

@@ -12,13 +12,13 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 
 from benchmarks.simulated_study import SAMPLED, SMALL, build, sampled_quality
+from core.svg import DrawnFigure, colour
 from tune.ledger.records import State
 from tune.report.content import ReportContent, content_of
 from tune.report.figures.curves import HIGHLIGHTED
 from tune.report.figures.figure import figures_of
 from tune.report.figures.scores import _scores_of
 from tune.report.figures.settings import _draw_setting
-from tune.report.svg import DrawnFigure, colour
 from tune.statistics.certainty import Verdict
 from tune.stopping.hope import BEST_PLACES, NO_HOPE
 from tune.study.reading import read_study

@@ -6,9 +6,9 @@ from matplotlib.figure import Figure as Canvas
 
 from core.config import Value
 from core.dependence import effective_settings
+from core.svg import MARKERS, SERIES, Drawing, plain
 from tune.report.content import MainRow, ReportContent
 from tune.report.figures.intervals import IntervalLine, draw_lines, height_of, interval_ends
-from tune.report.svg import MARKERS, SERIES, Drawing, plain
 from tune.space.space import BY_REPEAT
 from tune.tables import Kind, cell_text
 

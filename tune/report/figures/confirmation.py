@@ -2,9 +2,9 @@
 
 from matplotlib.figure import Figure as Canvas
 
+from core.svg import Drawing, plain
 from tune.report.content import ReportContent
 from tune.report.figures.intervals import IntervalLine, draw_lines, height_of
-from tune.report.svg import Drawing, plain
 from tune.tables import Kind, cell_text
 
 

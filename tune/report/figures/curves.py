@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
+from core.svg import DASHES, MARKERS, SERIES, Drawing, colour, plain
 from tune.ledger.records import TrialRecord
 from tune.report.content import MainRow, ReportContent
 from tune.report.figures.intervals import interval_ends, without_interval
-from tune.report.svg import DASHES, MARKERS, SERIES, Drawing, colour, plain
 from tune.tables import Kind, cell_text
 
 HIGHLIGHTED = 5

@@ -4,9 +4,9 @@ import math
 
 from matplotlib.figure import Figure as Canvas
 
+from core.svg import Drawing, colour, plain
 from tune.report.content import ReportContent
 from tune.report.figures.intervals import IntervalLine, draw_lines, height_of
-from tune.report.svg import Drawing, colour, plain
 from tune.statistics.certainty import Verdict
 from tune.tables import Kind, cell_text
 

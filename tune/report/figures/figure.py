@@ -17,8 +17,8 @@ from typing import Protocol
 from PIL import Image
 
 from core.extensions import Parts
+from core.svg import Drawing, DrawnFigure, draw_figure
 from tune.report.content import ReportContent
-from tune.report.svg import Drawing, DrawnFigure, draw_figure
 
 
 @dataclass(frozen=True)

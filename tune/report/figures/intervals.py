@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
+from core.svg import colour, plain
 from tune.report.content import MainRow
-from tune.report.svg import colour, plain
 from tune.statistics.certainty import Interval
 
 ROW_HEIGHT, TWO_LINES_HEIGHT = 25.0, 42.0
 """Heights of a line of a wide figure, and of a narrow one, whose label is above its point, in the
-units of `tune.report.svg.WIDE`."""
+units of `core.svg.WIDE`."""
 _AROUND = 64.0
 """Height of what is around the lines, in the same units."""
 _ACROSS = 48
@@ -26,7 +26,7 @@ class IntervalLine:
 
     low, high   ends of the interval; None for a point without one
     marker      marker of the point, as matplotlib names it
-    shade       name of its colour in `tune.report.svg.COLOURS`
+    shade       name of its colour in `core.svg.COLOURS`
     hollow      whether the point is not filled
     dots        smaller points on the same line, such as single repeats
     apart       whether a rule separates the line from the one above

@@ -4,11 +4,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import PercentFormatter
 
+from core.svg import Drawing, colour, plain
 from core.text import listed
 from tune.report.class_limits import RowLimits
 from tune.report.content import ReportContent
 from tune.report.figures.intervals import ROW_HEIGHT, TWO_LINES_HEIGHT
-from tune.report.svg import Drawing, colour, plain
 
 _KINDS_IN_WORDS = {
     "found": ("found", "blue"),
@@ -18,7 +18,7 @@ _KINDS_IN_WORDS = {
 }
 """Words and colours of the kinds of instances, in the order in which they are stacked."""
 _AROUND = 96.0
-"""Height of what is around the bars, in the units of `tune.report.svg.WIDE`."""
+"""Height of what is around the bars, in the units of `core.svg.WIDE`."""
 
 
 def limits(content: ReportContent) -> Drawing | None:

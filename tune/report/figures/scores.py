@@ -2,6 +2,7 @@
 
 from matplotlib.figure import Figure as Canvas
 
+from core.svg import Drawing, plain
 from tune.report.content import MainRow, ReportContent
 from tune.report.figures.intervals import (
     IntervalLine,
@@ -10,7 +11,6 @@ from tune.report.figures.intervals import (
     interval_ends,
     without_interval,
 )
-from tune.report.svg import Drawing, plain
 from tune.tables import Kind, cell_text
 
 MOST_NAMED_TRIALS = 12

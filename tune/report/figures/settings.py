@@ -11,11 +11,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from core.config import Value
 from core.dependence import effective_settings
+from core.svg import Drawing, colour, plain
 from core.values import as_setting, as_tick
 from tune.ledger.records import State
 from tune.report.content import ReportContent, ScoredTrial
 from tune.report.figures.intervals import IntervalLine, draw_lines, height_of
-from tune.report.svg import Drawing, colour, plain
 from tune.report.tables import effects_score
 from tune.space.domains import Choices, Domain
 from tune.tables import Kind, cell_text

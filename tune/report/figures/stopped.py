@@ -3,9 +3,9 @@
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
+from core.svg import Drawing, colour
 from tune.ledger.records import State
 from tune.report.content import ReportContent
-from tune.report.svg import Drawing, colour
 from tune.stopping.hope import BEST_PLACES, NO_HOPE
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 
-from tune.report.svg import (
+from core.svg import (
     COLOURS,
     DASHES,
     MARKERS,

@@ -1,0 +1,32 @@
+"""Pages that need no other file: their frame, their look, and how their templates are filled.
+
+A page is whole without scripts and without a network, and forbids both by its own policy; it
+follows the reader's choice of light or dark, and can be read on a phone and on paper. The frame,
+`frame.html.jinja`, is what the template of a page extends: it fills the blocks `title` and `body`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from core.svg import COLOURS
+
+
+def filled(template: Path, **values: Any) -> str:
+    """The page that a template makes of `values`; every text among these is escaped.
+
+    template   file of a template that extends `frame.html.jinja`
+
+    Raises jinja2.UndefinedError for a value that the template needs and does not get.
+    """
+    folders = [template.parent, Path(__file__).parent]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template.name).render(colours=COLOURS, **values)
