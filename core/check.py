@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m core.check", description=__doc__.partition("\n")[0]
     )
     parser.add_argument(
-        "dir", metavar="DIR", help="a folder in the HW3 or COCO layout, or the word synthetic"
+        "dir", metavar="DIR", help="the folder of a data set, or the word synthetic"
     )
     parser.add_argument(
         "--set",

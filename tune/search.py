@@ -54,9 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="the space file; may be left out with --study of a known study",
     )
-    add(
-        "--data", metavar="DIR", help="the data set: a folder in HW3 or COCO layout, or 'synthetic'"
-    )
+    add("--data", metavar="DIR", help="the data set: its folder, or 'synthetic'")
     add(
         "--study",
         metavar="NAME",

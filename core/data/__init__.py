@@ -1,15 +1,19 @@
 """Images and their annotations: one reader per format, all of them ending in a `Dataset`.
 
+arrays.py      NumPy's arrays, as masks
 coco.py        the COCO layout
 coco_masks.py  polygons and run lengths of a COCO file to masks
 dataset.py     the data set that every reader delivers, and its problems
 hw3.py         the HW3 layout: one folder per image, one mask per class
 images.py      image and mask files to arrays
+label_images.py  one label image per image: Cellpose, Omnipose, StarDist
 listing.py     images to predict on
 looks.py       images that belong together by their looks
+mask_folders.py  one mask file per instance, as the Data Science Bowl 2018 has them
 measure.py     images and instances in numbers, from which settings are read
 pictures.py    PNG, JPEG and BMP files
 readers.py     the table of formats: which reader reads a data set
+signs.py       signs of exports that no reader reads, and what to do with them
 split.py       the split into training and validation images
 stored.py      an image file as it is stored, before EXIF turns it
 suspicion.py   annotations that can be read but look wrong
@@ -17,9 +21,6 @@ synthetic.py   a data set of drawn cells, made without files
 tiffs.py       TIFF files, by the axes that they name
 """
 
-import itertools
-import os
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,10 +36,11 @@ from core.data.dataset import (
 )
 from core.data.listing import list_images
 from core.data.readers import READERS
+from core.data.signs import seen_in
 from core.data.suspicion import split_components, suspicions
 from core.errors import DataError
 from core.files import reason_of
-from core.text import listed, shown
+from core.text import shown
 
 __all__ = [
     "Category",
@@ -53,13 +55,10 @@ __all__ = [
 
 STRICT = DataConfig()
 """Settings of reading under which a data set with any problem is refused."""
-MOST_FOLDERS, KINDS_SHOWN = 1000, 5
-"""Largest numbers of folders that are searched, and of kinds of files that are named, to describe a
-folder that holds no data set."""
 
 
 def load_data(where: str, config: DataConfig = STRICT) -> Dataset:
-    """Read a data set: the word `synthetic`, or a folder in the HW3 or COCO layout.
+    """Read a data set: the word `synthetic`, or a folder in a layout of `core.data.readers`.
 
     config   of its settings, skip_bad, allow_suspicious, split_components and group_pattern count
 
@@ -132,7 +131,10 @@ def _read(where: str) -> Inspection:
         elif not folder.is_dir():
             message = "a folder is expected, and this is a file"
         else:
-            message = f"the folder holds no annotated image ({_kinds_of_files(folder)})"
+            kinds, *signs = seen_in(folder)
+            message = f"the folder holds no annotated image ({kinds})"
+            if signs:
+                return Inspection(None, (Problem(where, "; ".join([message, *signs])),))
     except DataError as error:
         return Inspection(None, (Problem.of(error, where),))
     except OSError as error:
@@ -142,29 +144,11 @@ def _read(where: str) -> Inspection:
     return Inspection(None, (Problem(where, f"{message}; {_where_to_put(where)}"),))
 
 
-def _kinds_of_files(folder: Path) -> str:
-    """Count the files in a folder and below it by their suffix, in words."""
-    kinds: Counter[str] = Counter()
-    for _, _, names in itertools.islice(os.walk(folder), MOST_FOLDERS):
-        kinds.update(
-            Path(name).suffix.lower() or "without a suffix"
-            for name in names
-            if not name.startswith(".")
-        )
-    if not kinds:
-        return "it holds no files"
-    common = [f"{count:,} {kind}" for kind, count in kinds.most_common(KINDS_SHOWN)]
-    others = [
-        f"{kinds.total() - sum(count for _, count in kinds.most_common(KINDS_SHOWN)):,} of other"
-        " kinds"
-    ]
-    return f"seen: {listed(common + others * (len(kinds) > KINDS_SHOWN))}"
-
-
 def _where_to_put(where: str) -> str:
     return (
         f"put one folder per image there, {where}/train/NAME/image.tif with its masks class1.tif,"
         f" class2.tif, ... beside it (the HW3 layout; {where}/NAME/image.tif is read too), or COCO"
-        f" annotations as {where}/train.json with the images in {where}/train/, or name another"
-        " folder with --data"
+        f" annotations as {where}/train.json with the images in {where}/train/, or label images as"
+        f" {where}/NAME_masks.png beside the images {where}/NAME.png, or name another folder with"
+        " --data"
     )

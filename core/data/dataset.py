@@ -37,6 +37,10 @@ class Category:
     name: str
 
 
+CELL = Category(1, "cell")
+"""The class of all instances in a format that has no classes."""
+
+
 @dataclass(frozen=True)
 class TestImage:
     """An image to predict on, listed and not decoded; `core.data.images.read_test_image` reads it.
@@ -236,6 +240,23 @@ def fingerprint(classes: Sequence[Category], samples: Sequence[Sample]) -> str:
         digest.update(np.ascontiguousarray(sample.labels_N, "<i8").data)
         digest.update(np.ascontiguousarray(sample.crowd_N).data)
     return digest.hexdigest()
+
+
+def of_one_class(
+    name: str, image: NDArray[np.uint8], label_maps: Sequence[NDArray[np.uint16]], count: int
+) -> Sample:
+    """Make a sample whose instances are all of class 1.
+
+    image        uint8 [H, W, 3]
+    label_maps   one or more, uint16 [H, W], which hold the instances 1 to `count`
+    """
+    return Sample(
+        name,
+        image,
+        np.stack(label_maps),
+        np.ones(count, np.int64),
+        np.zeros(count, np.bool_),
+    )
 
 
 def renumber(ids_HW: NDArray[np.generic], first: int) -> tuple[NDArray[np.uint16], int]:

@@ -1,8 +1,9 @@
 """Image files to arrays: headers are checked before decoding, damage is reported in a sentence.
 
-TIFF, PNG, JPEG and BMP files are told apart by their first bytes, not by their names. Pictures are
-turned by their EXIF orientation, as every viewer and annotation tool shows them, unless the listed
-size shows that the annotations were drawn on the stored pixels.
+TIFF, PNG, JPEG and BMP files, and NumPy's arrays, which can only be masks, are told apart by their
+first bytes, not by their names. Pictures are turned by their EXIF orientation, as every viewer and
+annotation tool shows them, unless the listed size shows that the annotations were drawn on the
+stored pixels.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.data import pictures, tiffs
+from core.data import arrays, pictures, tiffs
 from core.data.dataset import Problem, TestImage, examples_of
 from core.data.stored import MAX_PIXELS, Stored, turned, turned_size
 from core.errors import DataError
@@ -170,10 +171,7 @@ def _opened(path: Path) -> Iterator[Stored]:
     Whatever is raised inside becomes a DataError that begins with the path.
     """
     try:
-        kind = _file_kind(path)
-        with (
-            tiffs.open_tiff(path) if kind == "TIFF" else pictures.open_picture(path, kind) as stored
-        ):
+        with _open(path, _file_kind(path)) as stored:
             yield stored
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
@@ -187,14 +185,23 @@ def _opened(path: Path) -> Iterator[Stored]:
         ) from error
 
 
+def _open(path: Path, kind: str) -> contextlib.AbstractContextManager[Stored]:
+    """Open a file of a known format."""
+    if kind == "TIFF":
+        return tiffs.open_tiff(path)
+    return arrays.open_array(path) if kind == "NPY" else pictures.open_picture(path, kind)
+
+
 def _file_kind(path: Path) -> str:
-    """The format of a file by its first bytes: TIFF, PNG, JPEG or BMP."""
+    """The format of a file by its first bytes: TIFF, PNG, JPEG, BMP or NPY."""
     with path.open("rb") as stream:
         head = stream.read(8)
     if not head:
         raise DataError("the file is empty; copy it again from its source")
     if head.startswith(tiffs.TIFF_SIGNATURES):
         return "TIFF"
+    if head.startswith(arrays.ARRAY_SIGNATURE):
+        return "NPY"
     for kind, signature in pictures.PICTURE_SIGNATURES.items():
         if head.startswith(signature):
             return kind

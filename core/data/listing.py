@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from core.data import coco, hw3, synthetic
+from core.data import coco, hw3, label_images, mask_folders, synthetic
 from core.data.dataset import Problem, TestImage, first_problem_of
 from core.data.images import IMAGE_SUFFIXES, read_listed, read_size
 from core.errors import DataError
@@ -15,7 +15,8 @@ def list_images(where: str) -> tuple[TestImage, ...]:
 
     where   a data folder with a test listing in the HW3 or COCO layout, or the listing itself: its
             images, with its ids; any other folder: the image files directly in it, in the order of
-            their names, ids from 1; one image file; or the word `synthetic`
+            their names, ids from 1, without masks that lie beside them, or if there are none those
+            in NAME/images/; one image file; or the word `synthetic`
 
     Raises DataError, one sentence: for a listed image that is missing or of another size, a file
     that is damaged or that `read_rgb` would refuse, and a folder in which there is nothing to
@@ -108,12 +109,8 @@ def _images_of_listing(listing: Path) -> tuple[tuple[TestImage, ...], tuple[Prob
 
 
 def _files(path: Path) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
-    """List one image file, or all that lie directly in a folder, with ids from 1."""
-    files = (
-        [path]
-        if path.is_file()
-        else sorted(entry for entry in path.iterdir() if _is_image_file(entry))
-    )
+    """List one image file, or those of a folder, with ids from 1."""
+    files = [path] if path.is_file() else _images_in(path)
     if not files:
         raise DataError(
             f"{path}: no image file ({', '.join(IMAGE_SUFFIXES)}) lies directly in this folder;"
@@ -131,14 +128,27 @@ def _files(path: Path) -> tuple[tuple[TestImage, ...], tuple[Problem, ...]]:
             )
             continue
         try:
-            images.append(TestImage(str(file.absolute()), file.name, number, *read_size(file)))
+            inside = file.name if path in (file, file.parent) else file.relative_to(path).as_posix()
+            images.append(TestImage(str(file.absolute()), inside, number, *read_size(file)))
         except DataError as error:
             problems.append(Problem.of(error, file))
     return tuple(images), tuple(problems)
 
 
+def _images_in(folder: Path) -> list[Path]:
+    """The image files directly in a folder that are no masks, else those of DSB 2018's layout."""
+    beside = label_images.not_images(folder)
+    files = sorted(
+        entry for entry in folder.iterdir() if _is_image_file(entry) and entry not in beside
+    )
+    return files or mask_folders.single_images(folder)
+
+
 def _way_out(folder: Path) -> str:
     """The user's way out for a folder without image files, as an order."""
+    for place in ("test/images", "stage1_test", "images"):
+        if (folder / place).is_dir():
+            return f"name {folder / place}"
     for name in hw3.TEST_FOLDERS:
         if (folder / name).is_dir():
             return f"name {folder / name}, or add {hw3.LISTING} with the images' ids"

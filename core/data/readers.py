@@ -34,6 +34,8 @@ READERS: Parts[Reader] = Parts(
         "synthetic": "core.data.synthetic:READER",
         "coco": "core.data.coco:READER",
         "hw3": "core.data.hw3:READER",
+        "label_images": "core.data.label_images:READER",
+        "mask_folders": "core.data.mask_folders:READER",
         "coco_export": "core.data.coco:EXPORT_READER",
     },
 )

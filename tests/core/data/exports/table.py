@@ -1,0 +1,13 @@
+"""The table of exports: each is checked, trained on, searched on and predicted.
+
+To add one, write a file beside this one and give it a line here.
+"""
+
+from tests.core.data.exports import cellpose, dsb2018, stardist
+from tests.core.data.exports.export import Export
+
+EXPORTS: dict[str, Export] = {
+    "cellpose": cellpose.EXPORT,
+    "dsb2018": dsb2018.EXPORT,
+    "stardist": stardist.EXPORT,
+}
